@@ -1,0 +1,173 @@
+"""What a scenario is.
+
+A scenario is one object. Tasks take it and never ask which one it is; flows name it. It is pure:
+frames in, frames out, with no files, no environment and no orchestration.
+
+The life of a scenario, in the order in which the tasks call it::
+
+    tables          what is ingested, and the contract of each table
+    context         small frames that every shard needs, computed once a run
+    prepare_shard   what one shard contributes to training        (mapped over the shards)
+    fit             the estimators, the backtest and its metrics   (once, from all the parts)
+    load            files of a bundle -> a model that can score
+    requested       which keys a scoring run must account for
+    score           the published rows of some keys                (mapped over the shards)
+    sections        what the page of a run shows
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Protocol
+
+import dataframely as dy
+import polars as pl
+
+from models.page import Section
+
+Frames = Mapping[str, pl.LazyFrame]
+"""Input tables by name; each lazy, already at its resolved version and cut to the shard."""
+
+File = pl.DataFrame | str | dict[str, Any]
+"""A file of a bundle: a frame (`.parquet`), text (`.txt`, a LightGBM model) or `.json`."""
+
+AsOf = date | datetime
+
+
+class ContractError(ValueError):
+    """The data as a whole breaks its contract: nothing of it can be used."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """An input table of a scenario and its contract.
+
+    `schema` holds columns, types and the rules of a row. `unique` names the columns that identify
+    a row: a later row with the same values replaces the earlier one. `shard_by` is the part of
+    the key whose hash is the row's shard; empty for a small table that every shard reads whole.
+    With `covariates`, further numeric columns are kept as float64.
+    """
+
+    name: str
+    schema: type[dy.Schema]
+    unique: tuple[str, ...]
+    shard_by: tuple[str, ...] = ()
+    covariates: bool = False
+    required: bool = True
+
+    def check(self, frame: pl.DataFrame, stored: pl.LazyFrame | None) -> None:
+        """Raise `ContractError` where `frame`, the good rows, is wrong as a whole.
+
+        `stored` is what the table holds already, None at first.
+        """
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `fit` returns: a bundle that has not been saved yet.
+
+    `backtest` holds out-of-sample predictions with actuals, so that the metrics can be computed
+    again by anyone. `metrics` is long: `slice, value_of_slice, metric, value`. `headline` are the
+    few numbers to show first. `loss` is the one to compare bundles by; lower is better.
+    """
+
+    files: Mapping[str, File]
+    features: Sequence[str]
+    backtest: pl.DataFrame
+    metrics: pl.DataFrame
+    headline: Mapping[str, float]
+    loss: float
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The outcome of scoring some keys.
+
+    `rows` are the rows to publish, without `as_of`, `bundle` and `run_id`, which publishing adds.
+    `keys` has one row per requested key: the key's columns, `status` (one of `scored`, `fallback`,
+    `skipped`, `failed`), `rung` and `reason` (both null for `scored` where there is nothing to say).
+    """
+
+    rows: pl.DataFrame
+    keys: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Published:
+    """The table that a scoring run publishes: `partition` is its `as_of` column's name."""
+
+    name: str
+    schema: Mapping[str, Any]
+    sort: tuple[str, ...]
+
+
+class Scenario(Protocol):
+    """One batch scoring scenario. See the module's docstring for the order of calls."""
+
+    name: str
+    key: tuple[str, ...]
+    tables: Mapping[str, Table]
+    backtests: str
+    """Name of the table that holds the backtests."""
+
+    def published(self, options: Mapping[str, Any]) -> Published:
+        """The table that scoring publishes, given the bundle's options."""
+
+    def latest(self, tables: Frames) -> pl.LazyFrame:
+        """One row, one column `as_of`: the time up to which the tables are complete."""
+
+    def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
+        """Small frames that every shard needs, from all shards together; known at `as_of`."""
+
+    def prepare_shard(
+        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """What one shard contributes to training, by name; frames of one name are concatenated."""
+
+    def fit(
+        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> Trained:
+        """Backtest, estimators and calibration from the parts of all shards."""
+
+    def load(self, files: Mapping[str, File]) -> Any:
+        """The model made of a bundle's files; loading executes nothing that is in them."""
+
+    def rebacktest(self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf) -> tuple[float, float, int] | None:
+        """Losses of (`backtest`, `model`) on the same rows that `model` has not seen, and their number.
+
+        None where `model`, trained on data up to `trained_as_of`, has seen them all.
+        """
+
+    def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
+        """The keys to account for: the key's columns and `shard`, one row each."""
+
+    def score(
+        self,
+        model: Any,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        keys: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> Scores:
+        """Score `keys` in one vectorised pass. Rows of a key do not depend on the other keys."""
+
+    def sections(self, run: "RunView") -> list[Section]:
+        """What the page of a scoring run shows, most useful first."""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What a page may look at: everything lazy, nothing loaded before it is asked for."""
+
+    as_of: AsOf
+    bundle: int
+    options: Mapping[str, Any]
+    tables: Frames
+    published: pl.LazyFrame
+    previous: pl.LazyFrame | None
+    keys: pl.LazyFrame
+    backtest: pl.LazyFrame
+    metrics: pl.DataFrame
+    headline: Mapping[str, float] = field(default_factory=dict)
