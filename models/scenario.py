@@ -34,10 +34,6 @@ File = pl.DataFrame | str | dict[str, Any]
 AsOf = date | datetime
 
 
-class ContractError(ValueError):
-    """The data as a whole breaks its contract: nothing of it can be used."""
-
-
 @dataclass(frozen=True)
 class Table:
     """An input table of a scenario and its contract.
@@ -55,10 +51,10 @@ class Table:
     covariates: bool = False
     required: bool = True
 
-    def check(self, frame: pl.DataFrame, stored: pl.LazyFrame | None) -> None:
+    def check(self, frame: pl.DataFrame, stored: Frames) -> None:
         """Raise `ContractError` where `frame`, the good rows, is wrong as a whole.
 
-        `stored` is what the table holds already, None at first.
+        `stored` are the scenario's tables as they are, without those that do not exist yet.
         """
 
 
@@ -114,8 +110,11 @@ class Scenario(Protocol):
     def published(self, options: Mapping[str, Any]) -> Published:
         """The table that scoring publishes, given the bundle's options."""
 
-    def latest(self, tables: Frames) -> pl.LazyFrame:
-        """One row, one column `as_of`: the time up to which the tables are complete."""
+    def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> AsOf:
+        """The time up to which data is used: `as_of` on the scenario's grid, or the last complete one.
+
+        Raises `ContractError` where `as_of` is before the data or after it.
+        """
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """Small frames that every shard needs, from all shards together; known at `as_of`."""

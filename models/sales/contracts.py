@@ -1,0 +1,74 @@
+"""The contracts of what is ingested: sales history, marketing plan, store attributes."""
+
+from dataclasses import dataclass
+
+import dataframely as dy
+import polars as pl
+
+from models.errors import ContractError
+from models.scenario import Frames, Table
+
+
+class History(dy.Schema):
+    """Units sold per SKU, store and week; further numeric columns are covariates."""
+
+    sku = dy.String(min_length=1)
+    store = dy.String(min_length=1)
+    week = dy.Date()
+    units = dy.Float64(min=0)
+
+
+class Plan(dy.Schema):
+    """Covariates of the weeks to come, per SKU, store and week."""
+
+    sku = dy.String(min_length=1)
+    store = dy.String(min_length=1)
+    week = dy.Date()
+
+
+class Stores(dy.Schema):
+    """Numeric attributes of each store."""
+
+    store = dy.String(min_length=1)
+
+
+@dataclass(frozen=True)
+class Weekly(Table):
+    """A table whose rows are weeks, all starting on the same weekday: the week anchor."""
+
+    def check(self, frame: pl.DataFrame, stored: Frames) -> None:
+        """Raise `ContractError` where weeks start on more than one weekday, here or in `stored`."""
+        anchors = _anchors(frame.lazy(), self.name)
+        known = [_anchors(stored[name].head(1), f"stored {name}") for name in ("history", "plan") if name in stored]
+        found = pl.concat([anchors, *known])
+        if found["weekday"].n_unique() > 1:
+            lines = [
+                f"  {row['origin']}: {row['rows']:,} rows start on {row['weekday']}, e.g. sku {row['sku']}, "
+                f"store {row['store']}, week {row['week']}"
+                for row in found.iter_rows(named=True)
+            ]
+            raise ContractError(
+                f"{self.name}: weeks start on different weekdays.\n"
+                + "\n".join(lines)
+                + "\nExpected one week anchor in all files. Give every row the first day of its week."
+            )
+
+
+def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
+    """Weekdays on which weeks start, most frequent first, each with an example."""
+    return (
+        frame.group_by(pl.col("week").dt.strftime("%A").alias("weekday"))
+        .agg(pl.len().alias("rows"), pl.col("sku", "store", "week").sort_by("week", "sku", "store").first())
+        .sort(["rows", "weekday"], descending=[True, False])
+        .with_columns(pl.lit(origin).alias("origin"))
+        .collect()
+    )
+
+
+_KEY_AND_WEEK = ("sku", "store", "week")
+
+TABLES: dict[str, Table] = {
+    "history": Weekly("history", History, unique=_KEY_AND_WEEK, shard_by=("sku",), covariates=True),
+    "plan": Weekly("plan", Plan, unique=_KEY_AND_WEEK, shard_by=("sku",), covariates=True, required=False),
+    "stores": Table("stores", Stores, unique=("store",), covariates=True, required=False),
+}
