@@ -39,7 +39,9 @@ class Weekly(Table):
     def check(self, frame: pl.DataFrame, stored: Frames) -> None:
         """Raise `ContractError` where weeks start on more than one weekday, here or in `stored`."""
         anchors = _anchors(frame.lazy(), self.name)
-        known = [_anchors(stored[name].head(1), f"stored {name}") for name in ("history", "plan") if name in stored]
+        known = [
+            _anchors(stored[name].head(1), f"stored {name}") for name in ("history", "plan") if name in stored
+        ]
         found = pl.concat([anchors, *known])
         if found["weekday"].n_unique() > 1:
             lines = [

@@ -1,0 +1,147 @@
+"""Reading rows from anywhere: CSV, Parquet, a folder or glob of either, or a Delta table."""
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import obstore
+import polars as pl
+from deltalake import DeltaTable
+
+from models.errors import AlmanacError
+from tasks.store import is_remote, object_store
+
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+
+
+class SourceError(AlmanacError):
+    """The source cannot be found or read, or lacks what is needed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of one file or Delta table. `name` is what a person calls it."""
+
+    name: str
+    frame: pl.LazyFrame
+
+
+def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
+    """`["week=date"]` -> `{"week": "date"}`: column of the table -> column of the source."""
+    mapping = {}
+    for pair in pairs:
+        column, separator, found = pair.partition("=")
+        if not (separator and column and found):
+            raise SourceError(
+                f"--column {pair}: expected TABLE_COLUMN=SOURCE_COLUMN, for example --column week=date."
+            )
+        mapping[column] = found
+    return mapping
+
+
+def read(uri: str) -> Iterator[Source]:
+    """The sources at `uri`, in the order of their names, so that a later file comes later.
+
+    CSV columns are read as text: types are the contract's business, so that nothing is lost on the
+    way. Raises `SourceError` where nothing is there, and for a file that cannot be read.
+    """
+    if _is_delta(uri):
+        yield Source(uri, pl.scan_delta(uri))
+        return
+    for path in _files(uri):
+        name = path.rsplit("/", 1)[-1]
+        try:
+            frame = _scan(path)
+            columns = frame.collect_schema().names()
+        except pl.exceptions.NoDataError:
+            raise SourceError(f"{name}: the file is empty. Expected a header and at least one row.") from None
+        except Exception as error:
+            raise SourceError(f"{name}: cannot be read: {str(error).splitlines()[0][:200]}") from None
+        if not columns:
+            raise SourceError(f"{name}: the file has no columns. Expected a header and at least one row.")
+        yield Source(name, frame)
+
+
+def rename(source: Source, mapping: Mapping[str, str], needed: Sequence[str]) -> Source:
+    """`source` with the table's column names. Raises `SourceError` where a needed column is missing.
+
+    A mapping applies where its source column exists, so that one mapping serves several files.
+    """
+    found = source.frame.collect_schema().names()
+    applied = {old: new for new, old in mapping.items() if old in found}
+    columns = [applied.get(name, name) for name in found if name in applied or name not in mapping]
+    for column in needed:
+        if column not in columns:
+            hint = mapping.get(column)
+            missing = f"column '{column}' is missing" + (f" (mapped from '{hint}')" if hint else "")
+            raise SourceError(
+                f"{source.name}: {missing}. Found: {', '.join(found)}.\n"
+                f"Map it with --column {column}=NAME_IN_THE_FILE."
+            )
+    kept = [name for name in found if name in applied or name not in mapping]
+    return Source(source.name, source.frame.select(pl.col(kept)).rename(applied))
+
+
+def _scan(path: str) -> pl.LazyFrame:
+    if path.endswith(".parquet"):
+        return pl.scan_parquet(path, glob=False)
+    return pl.scan_csv(path, infer_schema=False, glob=False, null_values=[""], truncate_ragged_lines=False)
+
+
+def _is_delta(uri: str) -> bool:
+    if is_remote(uri):
+        return not uri.endswith(SUFFIXES) and not _is_glob(uri) and DeltaTable.is_deltatable(uri)
+    return Path(uri).expanduser().is_dir() and DeltaTable.is_deltatable(uri)
+
+
+def _is_glob(uri: str) -> bool:
+    return any(c in uri for c in "*?[")
+
+
+def _files(uri: str) -> list[str]:
+    """The files at a path, folder or glob; raises `SourceError` where there is none."""
+    found = _remote_files(uri) if is_remote(uri) else _local_files(uri)
+    if not found:
+        raise SourceError(
+            f"{uri}: no such file, and no folder or glob with files that end in {', '.join(SUFFIXES)}. "
+            "Check the path given with --source, --plan or --stores."
+        )
+    return found
+
+
+def _local_files(uri: str) -> list[str]:
+    path = Path(uri).expanduser()
+    if path.is_file():
+        return [str(path)]
+    if path.is_dir():
+        return sorted(str(p) for p in path.rglob("*") if p.name.endswith(SUFFIXES))
+    if _is_glob(uri):
+        anchor = Path(path.anchor) if path.anchor else Path()
+        return sorted(str(p) for p in anchor.glob(str(path.relative_to(path.anchor))) if p.is_file())
+    return []
+
+
+def _remote_files(uri: str) -> list[str]:
+    """Files in Blob under a folder, or matching a glob, or the one of that name."""
+    fixed = uri.split("*")[0].split("?")[0]
+    folder = uri if fixed == uri else fixed.rsplit("/", 1)[0]
+    scheme, _, rest = folder.partition("://")
+    container, _, prefix = rest.partition("/")
+    root = f"{scheme}://{container}"
+    try:
+        listing = obstore.list(object_store(root), prefix or None)
+        paths = sorted(str(item["path"]) for batch in listing for item in batch)
+        if not paths and prefix:
+            obstore.head(object_store(root), prefix)
+            paths = [prefix]
+    except FileNotFoundError:
+        return []
+    except obstore.exceptions.BaseError as error:
+        raise SourceError(f"{uri}: cannot be listed: {str(error).splitlines()[0][:200]}") from None
+    pattern = uri.partition("://")[2].partition("/")[2]
+    if fixed != uri:
+        paths = [p for p in paths if fnmatch.fnmatch(p, pattern)]
+    elif paths != [pattern]:
+        paths = [p for p in paths if PurePosixPath(p).name.endswith(SUFFIXES)]
+    return [f"{root}/{p}" for p in paths]

@@ -1,0 +1,239 @@
+"""The store: Delta tables and small files under one URI, on local disk or in Azure Blob.
+
+Credentials come from the environment only (managed identity or the standard `AZURE_*` variables);
+one object store library reads and writes everything, so there is one way to configure it.
+"""
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import obstore
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction
+from obstore.exceptions import AlreadyExistsError, NotFoundError
+from obstore.store import LocalStore, ObjectStore
+
+from models.errors import AlmanacError
+
+REMOTE = ("az://", "abfss://", "abfs://", "azure://")
+_TRIES = 8
+
+
+class StoreError(AlmanacError):
+    """The store cannot be opened, read or written."""
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` is in Blob storage."""
+    return uri.startswith(REMOTE)
+
+
+def object_store(uri: str, *, create: bool = False) -> ObjectStore:
+    """The objects under a folder or container URI.
+
+    Raises `StoreError` for a URI of another kind, or one that carries a credential.
+    """
+    if is_remote(uri):
+        if re.search(r"[?&](sig|se|sv)=|AccountKey|//[^/@]+:[^/@]+@", uri):
+            raise StoreError(
+                "A store URI carries a credential. Expected a plain URI such as az://container/folder.\n"
+                "Use a managed identity or the AZURE_* environment variables, and revoke what was written out."
+            )
+        return obstore.store.from_url(uri)
+    if "://" in uri:
+        scheme = uri.split("://")[0]
+        raise StoreError(
+            f"{scheme}:// is not a kind of store. Expected a local folder, az:// or abfss://. "
+            "Give one with --store or ALMANAC_STORE."
+        )
+    return LocalStore(uri, mkdir=create)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Tables and files under `uri`. Cheap to make; hands over nothing but its URI between processes."""
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        uri = self.uri.rstrip("/")
+        object.__setattr__(self, "uri", uri if "://" in uri else str(Path(uri).expanduser().resolve()))
+
+    # files
+
+    @cached_property
+    def files(self) -> ObjectStore:
+        """The store's objects; a local folder is made when it is first asked for."""
+        try:
+            return object_store(self.uri, create=True)
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise StoreError(_cannot_write(self.uri, error)) from None
+
+    def check_writable(self) -> None:
+        """Raise `StoreError` unless a file can be written and removed."""
+        probe = f"_probe-{hashlib.sha256(str(datetime.now(UTC)).encode()).hexdigest()[:12]}"
+        try:
+            self.files.put(probe, b"")
+            self.files.delete(probe)
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise StoreError(_cannot_write(self.uri, error)) from None
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file as a whole: readers see all of it or what was there before."""
+        self.files.put(path, content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file unless it exists; whether it was written. Of several writers one wins."""
+        try:
+            self.files.put(path, content, mode="create")
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def get(self, path: str) -> bytes | None:
+        """The content of a file, None where there is none."""
+        try:
+            return bytes(self.files.get(path).bytes())
+        except (NotFoundError, FileNotFoundError):
+            return None
+
+    def size(self, path: str) -> int | None:
+        """Size of a file in bytes, None where there is none."""
+        try:
+            return int(self.files.head(path)["size"])
+        except (NotFoundError, FileNotFoundError):
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """Paths of all files under a folder, sorted."""
+        return sorted(str(item["path"]) for batch in self.files.list(folder + "/") for item in batch)
+
+    def put_json(self, path: str, value: Any) -> None:
+        self.put(path, json.dumps(value, indent=1, sort_keys=True, default=str).encode())
+
+    def get_json(self, path: str) -> Any | None:
+        content = self.get(path)
+        return None if content is None else json.loads(content)
+
+    def put_frame(self, path: str, frame: pl.DataFrame) -> int:
+        """Write a frame as one Parquet file, as a whole; its size in bytes."""
+        import io
+
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer, compression="zstd", compression_level=1, statistics=True)
+        content = buffer.getvalue()
+        self.put(path, content)
+        return len(content)
+
+    def uri_of(self, path: str) -> str:
+        return f"{self.uri}/{path}"
+
+    # tables
+
+    def table(self, name: str, version: int | None = None) -> DeltaTable:
+        """A table at a version (default: the newest). Raises `StoreError` where it does not exist."""
+        try:
+            return DeltaTable(self.uri_of(name), version=version)
+        except TableNotFoundError:
+            raise StoreError(
+                f"{self.uri}: there is no table '{name}'. Ingest data first, or give another --store."
+            ) from None
+        except Exception as error:
+            if version is not None and self.version(name) is not None:
+                raise StoreError(
+                    f"{self.uri}: table '{name}' has no version {version} any more; its newest is "
+                    f"{self.version(name)}. A version is readable until its files are vacuumed."
+                ) from None
+            raise StoreError(f"{self.uri}: table '{name}' cannot be read: {_first_line(error)}") from None
+
+    def version(self, name: str) -> int | None:
+        """The newest version of a table, None where it does not exist."""
+        try:
+            return int(DeltaTable(self.uri_of(name)).version())
+        except TableNotFoundError:
+            return None
+
+    def scan(self, name: str, version: int | None = None, shard: int | None = None) -> pl.LazyFrame:
+        """A table's rows, lazily; with `shard`, only the files of that shard."""
+        frame = pl.scan_delta(self.table(name, version))
+        return frame if shard is None else frame.filter(pl.col("shard") == shard)
+
+    def append(self, name: str, frame: pl.DataFrame, *, once: str, partition_by: str | None = None) -> bool:
+        """Append rows in one commit unless this was done before under the name `once`; whether it was."""
+
+        def attempt() -> bool:
+            existing = self.version(name) is not None
+            if existing and self.table(name).transaction_version(once) is not None:
+                return False
+            write_deltalake(
+                self.uri_of(name),
+                frame,
+                mode="append" if existing else "error",
+                partition_by=partition_by,
+                schema_mode="merge" if existing else None,
+                commit_properties=CommitProperties(app_transactions=[Transaction(once, 1)]),
+            )
+            return True
+
+        return self.retrying(name, attempt)
+
+    def retrying(self, name: str, attempt: Callable[[], Any]) -> Any:
+        """The result of `attempt`, tried again when another writer commits first, a bounded number of times."""
+        for _ in range(_TRIES):
+            try:
+                return attempt()
+            except CommitFailedError as error:
+                lost = error
+            except Exception as error:
+                if "already exists" not in str(error):
+                    raise
+                lost = error
+        raise StoreError(
+            f"{self.uri}: table '{name}': other writers came first {_TRIES} times. "
+            f"Nothing was written; run it again. Last conflict: {_first_line(lost)}"
+        )
+
+
+def add_action(path: str, size: int, rows: int, partition: Mapping[str, str]) -> AddAction:
+    """A data file that is in place already, to be committed into a table."""
+    modified = int(datetime.now(UTC).timestamp() * 1000)
+    return AddAction(path, size, dict(partition), modified, True, json.dumps({"numRecords": rows}))
+
+
+def with_shard(frame: pl.DataFrame, columns: Sequence[str], shards: int) -> pl.DataFrame:
+    """`frame` with `shard`: the CRC-32 of `columns`, joined by the unit separator, modulo `shards`."""
+    keys = frame.select(columns).unique()
+    numbers = [zlib.crc32("\x1f".join(map(str, row)).encode()) % shards for row in keys.iter_rows()]
+    lookup = keys.with_columns(pl.Series("shard", numbers, dtype=pl.Int32))
+    return frame.drop("shard", strict=False).join(lookup, on=list(columns), how="left", maintain_order="left")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-like value, independent of the order of its mappings."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def concat_lazy(frames: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
+    """One frame after the other; columns that some lack are null there."""
+    return pl.concat(list(frames), how="diagonal")
+
+
+def _cannot_write(uri: str, error: Exception) -> str:
+    return (
+        f"{uri}: the store cannot be written: {_first_line(error)}\n"
+        "Expected a folder or container that this user may write. Give another with --store or ALMANAC_STORE."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]
