@@ -1,0 +1,66 @@
+"""The options of the sales scenario, with their defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import date, timedelta
+from typing import Any
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training or scoring run of `sales` may be told; see `Options.of`."""
+
+    horizon: int = 13
+    """Weeks to forecast."""
+    quantiles: tuple[float, ...] = QUANTILES
+    seed: int = 7
+    training_rows: int = 300_000
+    """At most about this many training rows; keys and horizons are sampled to stay below."""
+    backtest_rows: int = 200_000
+    """At most about this many rows in the backtest of all origins together."""
+    origins: int = 4
+    """Backtest origins, `horizon` weeks apart, the last one `horizon` weeks before `as_of`."""
+    requested_weeks: int = 52
+    """A key without history in this many weeks, and without plan, is not asked for."""
+    threads: int = 0
+    """Threads of LightGBM; 0 for all. The result does not depend on it."""
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "Options":
+        """The options with defaults filled in; names that belong to other stages are ignored.
+
+        >>> Options.of({"horizon": 4, "quantiles": [0.1, 0.5]}).columns
+        ('q10', 'q50')
+        """
+        known = {field.name for field in fields(cls)}
+        given = {name: value for name, value in options.items() if name in known and value is not None}
+        if "quantiles" in given:
+            given["quantiles"] = tuple(float(q) for q in given["quantiles"])
+        chosen = cls(**given)
+        if not chosen.quantiles or list(chosen.quantiles) != sorted(set(chosen.quantiles)):
+            raise ValueError(f"quantiles are {chosen.quantiles}. Expected different ones in rising order.")
+        if not 0 < chosen.quantiles[0] <= chosen.quantiles[-1] < 1:
+            raise ValueError(f"quantiles are {chosen.quantiles}. Expected each between 0 and 1, e.g. 0.05.")
+        if chosen.horizon < 1:
+            raise ValueError(f"horizon is {chosen.horizon}. Expected at least 1 week.")
+        return chosen
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the quantile columns: 0.05 is `q5`, 0.975 is `q97.5`."""
+        return tuple(quantile_column(q) for q in self.quantiles)
+
+    def backtest_origins(self, as_of: date) -> list[date]:
+        """Dates of the backtest origins, latest first, without regard to how far the history reaches."""
+        return [as_of - timedelta(weeks=self.horizon * (i + 1)) for i in range(self.origins)]
+
+
+def quantile_column(q: float) -> str:
+    """Name of the column that holds quantile `q`.
+
+    >>> quantile_column(0.05), quantile_column(0.975)
+    ('q5', 'q97.5')
+    """
+    return f"q{round(q * 100, 6):g}"
