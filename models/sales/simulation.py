@@ -34,7 +34,8 @@ flag also occurs without a cut.
 
 `kind` of a row of the truth, first that holds: `new` (the key has less than `NEW_WEEKS` weeks at `as_of`),
 `intermittent` (the key sells less than about two units in a usual week), `promoted` (a price cut, deal or
-feat that week), `regular`. Regular keys sell at least about 20 units, so that whole numbers hardly matter.
+feat that week), `regular`. Keys that are not intermittent sell about `USUAL_UNITS` or more in a usual
+week, so that whole numbers hardly matter for their quantiles.
 
 Every SKU and every category has its own generator (Philox, seeded by `seed` and its number): a SKU's rows
 depend neither on the chunking nor on how many SKUs there are. They do depend on `stores`, `weeks` and
@@ -49,9 +50,11 @@ from functools import lru_cache
 import numpy as np
 import polars as pl
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+from models.sales.options import QUANTILES, quantile_column
+
 FIRST_WEEK = date(2023, 1, 2)
 NEW_WEEKS = 8
+USUAL_UNITS = 60
 SKUS_PER_CATEGORY = 12
 ZONES = 4
 KINDS = ("regular", "promoted", "intermittent", "new")
@@ -197,15 +200,6 @@ def attained_level(units: pl.Expr, quantile: pl.Expr, level: float) -> pl.Expr:
     return pl.lit(level).clip((units < quantile).mean(), (units <= quantile).mean())
 
 
-def quantile_names(quantiles: Sequence[float]) -> list[str]:
-    """Columns of quantiles: percent without trailing zeros.
-
-    >>> quantile_names([0.05, 0.5, 0.975])
-    ['q5', 'q50', 'q97.5']
-    """
-    return [f"q{round(100 * level, 6):g}" for level in quantiles]
-
-
 def _check(skus: range, stores: int, weeks: int, horizon: int, first_week: date) -> None:
     counts = {"skus": len(skus), "stores": stores, "weeks": weeks, "horizon": horizon}
     for name, count in counts.items():
@@ -300,8 +294,8 @@ def _true_quantiles(truth: pl.DataFrame, quantiles: Sequence[float]) -> list[pl.
 
     mean, size = truth["mean"].to_numpy(), truth["dispersion"].to_numpy()
     return [
-        pl.Series(name, nbinom.ppf(level, size, size / (size + mean)), dtype=pl.Float64)
-        for name, level in zip(quantile_names(quantiles), quantiles, strict=True)
+        pl.Series(quantile_column(level), nbinom.ppf(level, size, size / (size + mean)), dtype=pl.Float64)
+        for level in quantiles
     ]
 
 
@@ -349,11 +343,13 @@ def _levels(
     store_effect = 0.8 * np.log(stores["size_m2"].to_numpy() / 1500)
     taste = rng.normal(0, 0.5) * np.log(stores["income_index"].to_numpy() / 100)
     own = rng.normal(0, 0.25, n)
-    level = np.log(70) + 0.6 * rng.standard_t(4) + store_effect + taste + own
+    level = np.log(200) + 0.6 * rng.standard_t(4) + store_effect + taste + own
     slow = (rng.random() < shares.slow_skus) | (rng.random(n) < shares.slow_keys)
     slow_level = np.log(0.7) + 0.4 * rng.standard_normal() + 0.5 * (store_effect + own)
     level = np.where(
-        slow, np.clip(slow_level, np.log(0.15), np.log(2)), np.clip(level, np.log(20), np.log(5000))
+        slow,
+        np.clip(slow_level, np.log(0.15), np.log(2)),
+        np.clip(level, np.log(USUAL_UNITS), np.log(10_000)),
     )
     dispersion = np.exp(rng.uniform(np.log(8), np.log(40))) * np.exp(0.2 * rng.standard_normal(n))
     return level, slow, np.where(slow, rng.uniform(0.5, 1.5), dispersion)
