@@ -1,0 +1,121 @@
+"""Raw readings -> readings per fixed interval, so that late and repeated readings change nothing.
+
+An interval keeps the readings it is made of (`point_times`, `point_values`), and its figures are a
+function of that set alone. So the order in which readings arrive, in how many files, and how often
+does not matter: merging gives, to the last bit, the table that a single pass would have given.
+
+Two readings are the same when device, tag, time and value are: a message that was delivered twice
+is recognised in whichever file it comes, also where its offset and sequence number differ. Points
+older than the retention may be forgotten (`forget`); a reading that comes later than that for such
+an interval is not merged but returned as too late.
+"""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import polars as pl
+
+from models.devices.contracts import KEY, TIME
+from models.errors import ContractError
+
+POINT = (*KEY, "at", "value")
+_INTERVAL = (*KEY, "time")
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+class Merged(NamedTuple):
+    """`readings` are the intervals that changed; `duplicates` and `too_late` are points that changed none."""
+
+    readings: pl.DataFrame
+    duplicates: pl.DataFrame
+    too_late: pl.DataFrame
+
+
+def interval_of(text: str) -> timedelta:
+    """The interval that `text` names: a number and `s`, `m` or `h`. It must divide an hour.
+
+    >>> interval_of("1m")
+    datetime.timedelta(seconds=60)
+    """
+    amount, unit = text[:-1], text[-1:]
+    seconds = int(amount) * _UNITS[unit] if unit in _UNITS and amount.isdecimal() else 0
+    if seconds == 0 or 3600 % seconds:
+        raise ContractError(
+            f"--interval is '{text}'. Expected a number and s, m or h that divides an hour, e.g. 1m."
+        )
+    return timedelta(seconds=seconds)
+
+
+def points(raw: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
+    """Good raw readings as points, sorted and each once: device, tag, `time`, `at`, value.
+
+    `at` is the reading's own time, `time` the start of its interval, which holds readings up to, not
+    including, its end.
+    """
+    return (
+        raw.select(*KEY, pl.col("time").cast(TIME).alias("at"), pl.col("value").cast(pl.Float64))
+        .unique()
+        .with_columns(pl.col("at").dt.truncate(interval).alias("time"))
+        .select(*_INTERVAL, "at", "value")
+        .sort(*POINT)
+    )
+
+
+def aggregate(found: pl.DataFrame) -> pl.DataFrame:
+    """Points -> readings, one row per device, tag and interval, sorted; the same for any order of `found`.
+
+    `std` is the sample standard deviation, null for one reading. `last` is the value at the latest
+    time; of several at that time the greatest.
+    """
+    lists = (
+        found.sort(*POINT)
+        .group_by(_INTERVAL, maintain_order=True)
+        .agg(pl.col("at").alias("point_times"), pl.col("value").alias("point_values"))
+    )
+    values = pl.col("point_values").list
+    return lists.select(
+        *_INTERVAL,
+        values.len().cast(pl.Int64).alias("count"),
+        values.mean().alias("mean"),
+        values.min().alias("min"),
+        values.max().alias("max"),
+        pl.when(values.len() > 1).then(values.std(ddof=1)).alias("std"),
+        values.last().alias("last"),
+        "point_times",
+        "point_values",
+    )
+
+
+def merge(stored: pl.DataFrame, new: pl.DataFrame) -> Merged:
+    """New points brought into the stored readings of the same intervals.
+
+    `stored` are readings, of the intervals that `new` touches or of more; `new` are points. Intervals
+    in which nothing is new are not returned. A point that `stored` has is a duplicate. A point for an
+    interval whose own points were forgotten is too late.
+    """
+    fresh = new.unique().sort(*POINT)
+    touched = stored.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
+    forgotten = touched.filter(pl.col("point_times").is_null())
+    too_late = fresh.join(forgotten, on=_INTERVAL, how="semi")
+    fresh = fresh.join(forgotten, on=_INTERVAL, how="anti")
+    known = unfold(touched.filter(pl.col("point_times").is_not_null()))
+    duplicates = fresh.join(known, on=POINT, how="semi")
+    fresh = fresh.join(known, on=POINT, how="anti")
+    changed = known.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
+    return Merged(aggregate(pl.concat([changed, fresh])), duplicates.sort(*POINT), too_late.sort(*POINT))
+
+
+def unfold(readings: pl.DataFrame) -> pl.DataFrame:
+    """The points that readings are made of: the inverse of `aggregate`."""
+    lists = readings.select(
+        *_INTERVAL, pl.col("point_times").alias("at"), pl.col("point_values").alias("value")
+    )
+    return lists.explode("at", "value", empty_as_null=False).sort(*POINT)
+
+
+def forget(readings: pl.DataFrame, before: datetime) -> pl.DataFrame:
+    """`readings` without the points of intervals that start before `before`; their figures stay."""
+    kept = pl.col("time") >= before
+    return readings.with_columns(
+        pl.when(kept).then(pl.col(c)).alias(c) for c in ("point_times", "point_values")
+    )

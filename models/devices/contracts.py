@@ -1,0 +1,208 @@
+"""The contracts of what is ingested: raw readings as devices send them, and readings per interval.
+
+Raw readings are never stored as such: the good ones are aggregated to intervals (see
+`models.devices.aggregation`), the others go to the quarantine with the rule that they broke.
+"""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import dataframely as dy
+import polars as pl
+
+from models.errors import ContractError
+from models.scenario import Table
+
+KEY = ("device", "tag")
+JOINT_TAG = "*"
+"""The tag of a device's joint detector over all its tags; no sensor may be called so."""
+
+TIME = pl.Datetime("us", "UTC")
+RAW_COLUMNS = ("device", "tag", "time", "value")
+
+
+class Readings(dy.Schema):
+    """Readings of one sensor in one interval, which starts at `time` and is as long as the store's interval.
+
+    `std` is the sample standard deviation, null for a single reading. `point_times` and
+    `point_values` are the readings that the interval is made of, sorted by both: late readings
+    and repeated ones are recognised by them. They are null in readings that came aggregated, or
+    whose points were forgotten.
+    """
+
+    device = dy.String(min_length=1)
+    tag = dy.String(min_length=1)
+    time = dy.Datetime(time_unit="us", time_zone="UTC")
+    count = dy.Int64(min=1)
+    mean = dy.Float64()
+    min = dy.Float64()
+    max = dy.Float64()
+    std = dy.Float64(nullable=True, min=0)
+    last = dy.Float64()
+    point_times = dy.List(dy.Datetime(time_unit="us", time_zone="UTC"), nullable=True)
+    point_values = dy.List(dy.Float64(), nullable=True)
+
+    @dy.rule()
+    def tag_is_not_reserved(cls) -> pl.Expr:  # noqa: N805
+        return pl.col("tag") != JOINT_TAG
+
+    @dy.rule()
+    def mean_between_min_and_max(cls) -> pl.Expr:  # noqa: N805
+        slack = 1e-9 * (pl.col("max") - pl.col("min") + pl.col("mean").abs())
+        return pl.col("mean").is_between(pl.col("min") - slack, pl.col("max") + slack)
+
+
+TABLES: dict[str, Table] = {
+    "readings": Table("readings", Readings, unique=("device", "tag", "time"), shard_by=("device",)),
+}
+
+
+class Checked(NamedTuple):
+    """`good` raw readings (device, tag, time, value), and the `bad` rows as they came, with `rule`."""
+
+    good: pl.DataFrame
+    bad: pl.DataFrame
+
+
+def check_raw(
+    raw: pl.DataFrame,
+    now: datetime,
+    *,
+    tolerance: timedelta = timedelta(minutes=5),
+    limits: pl.DataFrame | None = None,
+    timezone: str | None = None,
+) -> Checked:
+    """Raw readings split into good and bad ones; every row is in exactly one of the two, in its order.
+
+    Columns `device`, `tag`, `time`, `value` of any type; others are passed on. `time` comes out in
+    UTC: without an offset of its own it is taken to be in `timezone`. The rules, of which a bad row
+    names the first that it breaks: `device_missing`, `tag_missing`, `tag_reserved`, `time_missing`,
+    `time_unparsable` (also: an hour that `timezone` has twice or not at all), `time_in_future` (more
+    than `tolerance` after `now`), `value_missing`, `value_not_a_number`, `value_not_finite`,
+    `value_outside_limits`, `duplicate` (the same device, tag, time and value as an earlier row).
+    `limits` has `tag`, `low`, `high` and may have `device`; a null limit is none.
+
+    Raises `ContractError` for a missing column, and for times without offset where no `timezone` is given.
+    """
+    missing = [c for c in RAW_COLUMNS if c not in raw.columns]
+    if missing:
+        raise ContractError(
+            f"readings: column '{missing[0]}' is missing. Found: {', '.join(raw.columns)}. "
+            f"Map it with --column {missing[0]}=NAME."
+        )
+    typed = raw.select(
+        pl.exclude(RAW_COLUMNS),
+        *(pl.col(c).cast(pl.String).str.strip_chars().alias(c) for c in KEY),
+        utc(raw["time"], timezone),
+        _number(raw["value"]),
+    ).with_columns(_limit_columns(raw, limits))
+    rule = _broken_rule(raw, now + tolerance)
+    checked = typed.with_columns(rule.alias("rule"))
+    repeated = ~pl.struct(RAW_COLUMNS).is_first_distinct().over(pl.col("rule").is_null())
+    checked = checked.with_columns(
+        pl.coalesce("rule", pl.when(repeated).then(pl.lit("duplicate"))).alias("rule")
+    )
+    fine = checked["rule"].is_null()
+    good = checked.filter(fine).drop("rule", "low", "high")
+    bad = raw.with_columns(checked["rule"]).filter(~fine)
+    return Checked(good, bad)
+
+
+def utc(times: pl.Series, timezone: str | None) -> pl.Series:
+    """`times` as UTC in microseconds, null where they cannot be read; called `time`.
+
+    Text may carry an offset (`2018-08-28T23:00:05+02:00`, `…Z`). Raises `ContractError` where times
+    have no offset and `timezone` is None, and for an unknown `timezone`.
+    """
+    if timezone is not None:
+        _known_timezone(timezone)
+    if isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone is not None:
+        return times.dt.convert_time_zone("UTC").cast(TIME).alias("time")
+    if isinstance(times.dtype, pl.Datetime):
+        return _located(times.cast(pl.Datetime("us")), timezone).alias("time")
+    text = times.cast(pl.String).str.strip_chars().str.replace(r"^(\d{4}-\d\d-\d\d)T", "${1} ")
+    offset = text.str.contains(r"\d(Z|[+-]\d\d:?\d\d)$").fill_null(False)
+    with_offset = (
+        text.filter(offset).str.replace(r"Z$", "+0000").str.replace(r"([+-]\d\d):(\d\d)$", "${1}${2}")
+    )
+    parsed = _parse(with_offset, ["%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z"], TIME)
+    local = _located(
+        _parse(text.filter(~offset), ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"], pl.Datetime("us")), timezone
+    )
+    place = pl.int_range(times.len(), eager=True)
+    order = pl.concat([place.filter(offset), place.filter(~offset)]).arg_sort()
+    return pl.concat([parsed, local])[order].alias("time")
+
+
+def _parse(text: pl.Series, formats: list[str], dtype: pl.Datetime) -> pl.Series:
+    found = pl.Series([None] * text.len(), dtype=dtype)
+    for form in formats:
+        found = found.fill_null(text.str.to_datetime(form, strict=False, time_unit="us").cast(dtype))
+    return found
+
+
+def _located(naive: pl.Series, timezone: str | None) -> pl.Series:
+    """Local times as UTC; null where the clock shows them twice or never."""
+    if timezone is None:
+        found = naive.drop_nulls()
+        if found.len():
+            raise ContractError(
+                f"readings: times carry no time zone, e.g. {found[0]}. Expected an offset such as "
+                f"{found[0].isoformat()}Z, or say what they are in with --timezone, e.g. --timezone UTC."
+            )
+        return pl.Series([None] * naive.len(), dtype=TIME)
+    there = naive.dt.replace_time_zone(timezone, ambiguous="null", non_existent="null")
+    return there.dt.convert_time_zone("UTC")
+
+
+def _known_timezone(timezone: str) -> None:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ContractError(
+            f"--timezone is '{timezone}', which is not known. Expected a name such as UTC or Europe/Zurich."
+        ) from error
+
+
+def _number(values: pl.Series) -> pl.Series:
+    if values.dtype == pl.String:
+        values = values.str.strip_chars()
+    if values.dtype == pl.Boolean or values.dtype.is_numeric() or values.dtype in (pl.String, pl.Null):
+        return values.cast(pl.Float64, strict=False).alias("value")
+    return pl.Series("value", [None] * values.len(), dtype=pl.Float64)
+
+
+def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Series]:
+    """The physical limits of each row as `low` and `high`; null where there is none."""
+    if limits is None:
+        return [pl.Series(name, [None] * raw.height, dtype=pl.Float64) for name in ("low", "high")]
+    on = [c for c in KEY if c in limits.columns]
+    wanted = limits.select(*(pl.col(c).cast(pl.String) for c in on), pl.col("low", "high").cast(pl.Float64))
+    if "tag" not in on or wanted.select(on).is_duplicated().any():
+        raise ContractError("limits: expected columns tag, low, high (and device), one row for each.")
+    keys = raw.select(pl.col(c).cast(pl.String).str.strip_chars() for c in on)
+    found = keys.join(wanted, on=on, how="left", maintain_order="left")
+    return [found["low"], found["high"]]
+
+
+def _broken_rule(raw: pl.DataFrame, latest: datetime) -> pl.Expr:
+    """The first rule that a row breaks, null for none. `raw` tells an empty cell from an unreadable one."""
+    time_given, value_given = raw["time"].is_not_null(), raw["value"].is_not_null()
+    if raw["value"].dtype == pl.String:
+        value_given &= raw["value"].str.strip_chars() != ""
+    time, value = pl.col("time"), pl.col("value")
+    rules = {
+        "device_missing": pl.col("device").fill_null("") == "",
+        "tag_missing": pl.col("tag").fill_null("") == "",
+        "tag_reserved": pl.col("tag") == JOINT_TAG,
+        "time_missing": pl.lit(~time_given),
+        "time_unparsable": time.is_null(),
+        "time_in_future": time > latest,
+        "value_missing": pl.lit(~value_given),
+        "value_not_a_number": value.is_null(),
+        "value_not_finite": ~value.is_finite(),
+        "value_outside_limits": (value < pl.col("low")) | (value > pl.col("high")),
+    }
+    return pl.coalesce(*(pl.when(broken).then(pl.lit(name)) for name, broken in rules.items()))
