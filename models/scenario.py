@@ -91,7 +91,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Published:
-    """The table that a scoring run publishes: `partition` is its `as_of` column's name."""
+    """The table that a scoring run publishes: columns with polars types, without those added there."""
 
     name: str
     schema: Mapping[str, Any]
@@ -103,9 +103,12 @@ class Scenario(Protocol):
 
     name: str
     key: tuple[str, ...]
-    tables: Mapping[str, Table]
-    backtests: str
-    """Name of the table that holds the backtests."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """The input tables by name."""
 
     def published(self, options: Mapping[str, Any]) -> Published:
         """The table that scoring publishes, given the bundle's options."""

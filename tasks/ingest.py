@@ -132,7 +132,7 @@ def check_rows(table: Table, source: Source) -> _Checked:
     )
     broken = _unparsable(raw, typed)
     parsed = typed.join(broken, on=ROW, how="anti", maintain_order="left")
-    contract = type("Numbered", (schema,), {ROW: dy.UInt32()})
+    contract: type[dy.Schema] = type("Numbered", (schema,), {ROW: dy.UInt32()})
     good, failure = contract.filter(parsed, cast=True)
     rules = [c for c in failure.details().columns if "|" in c]
     first = (
@@ -250,7 +250,7 @@ def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
             names.append(column.name)
         elif column.dtype == pl.String and (filled := column.drop_nulls()).len():
             parsed = filled.str.strip_chars().cast(pl.Float64, strict=False)
-            if parsed.is_not_null().mean() >= _NUMERIC_SHARE:
+            if parsed.count() >= _NUMERIC_SHARE * parsed.len():
                 names.append(column.name)
     return names
 

@@ -5,6 +5,7 @@ one object store library reads and writes everything, so there is one way to con
 """
 
 import hashlib
+import io
 import json
 import re
 import zlib
@@ -69,6 +70,9 @@ class Store:
         uri = self.uri.rstrip("/")
         object.__setattr__(self, "uri", uri if "://" in uri else str(Path(uri).expanduser().resolve()))
 
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        return Store, (self.uri,)
+
     # files
 
     @cached_property
@@ -127,13 +131,16 @@ class Store:
 
     def put_frame(self, path: str, frame: pl.DataFrame) -> int:
         """Write a frame as one Parquet file, as a whole; its size in bytes."""
-        import io
-
         buffer = io.BytesIO()
         frame.write_parquet(buffer, compression="zstd", compression_level=1, statistics=True)
         content = buffer.getvalue()
         self.put(path, content)
         return len(content)
+
+    def get_frame(self, path: str) -> pl.DataFrame | None:
+        """A frame from a Parquet file, None where there is none."""
+        content = self.get(path)
+        return None if content is None else pl.read_parquet(content)
 
     def uri_of(self, path: str) -> str:
         return f"{self.uri}/{path}"
@@ -189,6 +196,7 @@ class Store:
 
     def retrying(self, name: str, attempt: Callable[[], Any]) -> Any:
         """The result of `attempt`, tried again when another writer commits first, a bounded number of times."""
+        lost: Exception
         for _ in range(_TRIES):
             try:
                 return attempt()

@@ -1,0 +1,197 @@
+"""Bundles: saved once, never changed, loaded without executing anything; and which one is champion.
+
+A bundle is a folder of Parquet, JSON and LightGBM text files with a manifest that holds the SHA-256
+of each. The registry is a table of events (`registered`, `promoted`): the champion is the bundle of
+the last promotion, and every change of it stays on record with its reason.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+
+from models.errors import AlmanacError
+from models.scenario import AsOf, File, Scenario, Trained
+from tasks.store import Store
+
+KINDS = (".parquet", ".json", ".txt")
+
+
+class BundleError(AlmanacError):
+    """There is no such bundle, or it is not what its manifest says."""
+
+
+def save(
+    store: Store,
+    scenario: str,
+    trained: Trained,
+    contents: Mapping[str, File],
+    facts: Mapping[str, Any],
+    as_of: AsOf,
+    run_id: str,
+) -> int:
+    """Save and register a bundle; its number. A `run_id` that is registered is not saved again."""
+    known = events(store, scenario)
+    if known is not None:
+        same = known.filter(run_id=run_id, event="registered")
+        if same.height:
+            return int(same["bundle"][0])
+    number = _claim(store, scenario)
+    folder = _folder(scenario, number)
+    files = {}
+    for name, content in sorted(contents.items()):
+        path, data = _encode(name, content)
+        store.put(f"{folder}/{path}", data)
+        files[path] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    manifest = {
+        "scenario": scenario,
+        "bundle": number,
+        "as_of": as_of.isoformat(),
+        "run_id": run_id,
+        "features": list(trained.features),
+        "headline": dict(trained.headline),
+        "loss": trained.loss,
+        "notes": list(trained.notes),
+        "created": datetime.now(UTC).isoformat(),
+        "files": files,
+        **facts,
+    }
+    store.put_json(f"{folder}/manifest.json", manifest)
+    _record(store, scenario, number, "registered", manifest, "trained")
+    return number
+
+
+def promote(store: Store, scenario: str, number: int, reason: str) -> None:
+    """Make a bundle the champion, with a reason that stays on record."""
+    _record(store, scenario, number, "promoted", manifest(store, scenario, number), reason)
+
+
+def events(store: Store, scenario: str) -> pl.DataFrame | None:
+    """The registry, oldest event first; None where nothing was trained yet."""
+    path = f"{scenario}/registry"
+    return None if store.version(path) is None else store.scan(path).sort("at", "bundle").collect()
+
+
+def champion(store: Store, scenario: str) -> int | None:
+    """The bundle that scoring uses, None where none was promoted yet."""
+    known = events(store, scenario)
+    promoted = None if known is None else known.filter(event="promoted")
+    return None if promoted is None or promoted.is_empty() else int(promoted["bundle"][-1])
+
+
+def for_as_of(store: Store, scenario: str, as_of: AsOf) -> int:
+    """The bundle to score `as_of` with: the champion; where it knows data after `as_of`, an older one.
+
+    That is the last champion, else the last bundle, which does not know later data. Raises
+    `BundleError` where there is none.
+    """
+    known = events(store, scenario)
+    if known is None:
+        raise BundleError(
+            f"{store.uri}: there is no bundle for {scenario} yet. Train one: python -m flows {scenario} train"
+        )
+    fit = known.filter(pl.col("as_of") <= as_of.isoformat())
+    promoted = fit.filter(event="promoted")
+    chosen = promoted if promoted.height else fit
+    if chosen.is_empty():
+        raise BundleError(
+            f"{store.uri}: no bundle of {scenario} was trained on data up to {as_of} or earlier; "
+            f"the oldest knows data up to {min(known['as_of'].to_list())}. Train one with "
+            f"`python -m flows {scenario} train --as-of {as_of}`, or name a bundle with --bundle."
+        )
+    return int(chosen["bundle"][-1])
+
+
+def manifest(store: Store, scenario: str, number: int) -> dict[str, Any]:
+    """What a bundle says of itself. Raises `BundleError` for an unknown number."""
+    found = store.get_json(f"{_folder(scenario, number)}/manifest.json")
+    if found is None:
+        known = events(store, scenario)
+        numbers = [] if known is None else sorted(known["bundle"].unique())
+        listed = ", ".join(map(str, numbers)) or "none"
+        raise BundleError(f"{store.uri}: there is no bundle {number} of {scenario}. There are: {listed}.")
+    return dict(found)
+
+
+@lru_cache(maxsize=4)
+def model(scenario: Scenario, store: Store, number: int) -> Any:
+    """A bundle's model, loaded once per process."""
+    return scenario.load(files(store, scenario.name, number))
+
+
+def files(store: Store, scenario: str, number: int) -> dict[str, File]:
+    """The content of a bundle's files by name, checked against the manifest; nothing is executed.
+
+    Raises `BundleError` for a file that is missing, was changed, or is of another kind than
+    Parquet, JSON and text.
+    """
+    folder = _folder(scenario, number)
+    contents: dict[str, File] = {}
+    for path, facts in manifest(store, scenario, number)["files"].items():
+        if not path.endswith(KINDS) or "/" in path or "\\" in path:
+            raise BundleError(
+                f"{store.uri}/{folder}/{path}: not a kind of file that a bundle may hold. Expected {', '.join(KINDS)}. "
+                "Nothing was loaded; train again, and find out who wrote it."
+            )
+        data = store.get(f"{folder}/{path}")
+        if data is None or hashlib.sha256(data).hexdigest() != facts["sha256"]:
+            raise BundleError(
+                f"{store.uri}/{folder}/{path}: {'missing' if data is None else 'changed'} since it was saved. "
+                "Nothing was loaded; choose another bundle with --bundle, or train again."
+            )
+        contents[path.rsplit(".", 1)[0]] = _decode(path, data)
+    return contents
+
+
+def _encode(name: str, content: File) -> tuple[str, bytes]:
+    if isinstance(content, pl.DataFrame):
+        if any(dtype == pl.Object for dtype in content.dtypes):
+            raise BundleError(f"{name}: a bundle holds no Python objects. Expected columns of plain types.")
+        buffer = io.BytesIO()
+        content.write_parquet(buffer)
+        return f"{name}.parquet", buffer.getvalue()
+    if isinstance(content, str):
+        return f"{name}.txt", content.encode()
+    return f"{name}.json", json.dumps(content, sort_keys=True).encode()
+
+
+def _decode(path: str, data: bytes) -> File:
+    if path.endswith(".parquet"):
+        return pl.read_parquet(io.BytesIO(data))
+    return data.decode() if path.endswith(".txt") else dict(json.loads(data))
+
+
+def _claim(store: Store, scenario: str) -> int:
+    """The next free number, taken in one step so that two trainings never share it."""
+    known = events(store, scenario)
+    number = 1 if known is None else max(known["bundle"].to_list()) + 1
+    while not store.create(f"{_folder(scenario, number)}/claim.json", b"{}"):
+        number += 1
+    return number
+
+
+def _folder(scenario: str, number: int) -> str:
+    return f"{scenario}/bundles/{number}"
+
+
+def _record(
+    store: Store, scenario: str, number: int, event: str, facts: Mapping[str, Any], reason: str
+) -> None:
+    at = datetime.now(UTC)
+    row = {
+        "bundle": number,
+        "event": event,
+        "at": at,
+        "reason": reason,
+        "as_of": facts["as_of"],
+        "loss": float(facts["loss"]),
+        "headline": json.dumps(facts["headline"], sort_keys=True),
+        "run_id": facts["run_id"],
+    }
+    once = f"{event}-{number}" if event == "registered" else f"{event}-{number}-{at.isoformat()}"
+    store.append(f"{scenario}/registry", pl.DataFrame([row]), once=once)

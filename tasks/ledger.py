@@ -1,0 +1,61 @@
+"""The ledger: one row per published scoring run; requested = scored + fallback + skipped + failed."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from models.scenario import AsOf
+from tasks.store import Store
+
+PATH = "ledger"
+COUNTS = ("requested", "scored", "fallback", "skipped", "failed")
+
+
+def record(
+    store: Store,
+    *,
+    run_id: str,
+    scenario: str,
+    flow: str,
+    as_of: AsOf,
+    bundle: int,
+    versions: Mapping[str, int],
+    counts: Mapping[str, int],
+    reasons: Mapping[str, int],
+    started: datetime,
+) -> bool:
+    """Append the row of a run unless it is there; whether it was appended.
+
+    `as_of` is kept as text in ISO form, since scenarios differ in its type.
+    """
+    row = {
+        "run_id": run_id,
+        "scenario": scenario,
+        "flow": flow,
+        "as_of": as_of.isoformat(),
+        "bundle": bundle,
+        "versions": json.dumps(dict(versions), sort_keys=True),
+        **{name: int(counts[name]) for name in COUNTS},
+        "reasons": json.dumps(dict(reasons), sort_keys=True),
+        "started": started,
+        "ended": datetime.now(UTC),
+    }
+    return store.append(PATH, pl.DataFrame([row]), once=f"run-{run_id}")
+
+
+def rows(store: Store) -> pl.LazyFrame | None:
+    """The ledger, None where nothing was published yet."""
+    return None if store.version(PATH) is None else store.scan(PATH)
+
+
+def last(store: Store, scenario: str, flow: str, as_of: AsOf) -> dict[str, Any] | None:
+    """The newest run of a flow for an `as_of`, with `versions` as a mapping."""
+    ledger = rows(store)
+    if ledger is None:
+        return None
+    same = ledger.filter(scenario=scenario, flow=flow, as_of=as_of.isoformat())
+    found = same.sort("ended").tail(1).collect().to_dicts()
+    return {**found[0], "versions": json.loads(found[0]["versions"])} if found else None
