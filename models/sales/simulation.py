@@ -279,7 +279,7 @@ def _batch(
     plan = rows(planned, ["price", "deal", "feat"])
     truth = rows(planned, ["kind", "units", "mean", "dispersion"])
     truth = truth.head(len(truth) if with_truth else 0)
-    step = (pl.col("week") - weeks[setting.weeks - 1]).dt.total_days().floordiv(7).cast(pl.Int64)
+    step = (pl.col("week") - weeks[setting.weeks - 1]).dt.total_days().floordiv(7).cast(pl.Int32)
     kind = pl.col("kind").replace_strict(dict(enumerate(KINDS)), return_dtype=pl.String)
     truth = truth.with_columns(kind, step.alias("step")).with_columns(_true_quantiles(truth, quantiles))
     return (

@@ -1,0 +1,348 @@
+"""The fallback rungs: quantiles for keys that no fitted model should score.
+
+Contract::
+
+    profiles(history, as_of, quantiles) -> {"ladder_sku", "ladder_store", "ladder_all"}
+    answer(keys, own_history, profiles, as_of, horizon, quantiles, plan=None)
+        -> sku, store, week, step (Int32), one column per quantile, rung, reason
+
+`history`, `own_history`: sku, store, week, units and, where there are any, price, deal, feat; frames or
+lazy frames. Rows after `as_of` are ignored. `plan`: sku, store, week and covariates. `profiles` come from
+all shards together and are the `context` that makes a key's answer independent of the other keys.
+
+Rule: a key gets the first rung that applies, for all its weeks:
+
+1. `stopped`        no row in the last `STOPPED_WEEKS` weeks and none in the plan: zero.
+2. `own_history`    at least `OWN_WEEKS` weeks of history: empirical quantiles of its last `RECENT_WEEKS`
+                    reported weeks.
+3. `short_history`  fewer weeks: its SKU's spread around a level, which is the mean of its own weeks and,
+                    counted as `PRIOR_WEEKS` more weeks, what its SKU and store lead to expect.
+4. `sku_profile`    no history: quantiles of the SKU's sales in the other stores, times the store's size.
+5. `store_profile`  the SKU is unknown, too: quantiles over all SKUs of the store.
+6. `everything`     the store is unknown, too: quantiles over all sales; zero where there are none at all.
+
+Fallback: where a rung lacks what it needs (an SKU whose profile is empty), the next one answers.
+
+Promotions: each week is `promoted` (deal or feat, or a price `PROMOTED_DEPTH` below the usual one),
+`regular`, or `any` where the plan says nothing. Quantiles come from weeks of the same demand; where those
+are fewer than `OWN_WEEKS`, from all weeks, scaled by what the SKU's weeks of that demand sell relative to
+all its weeks.
+
+Invariant: every key and every step 1..horizon is answered exactly once; quantiles are finite, not
+negative and do not fall from one level to the next; rung and reason are the same for all weeks of a key;
+a key's rows depend on its own history, its plan and the profiles only.
+
+Empirical quantiles are order statistics: of n values the one with rank nearest to level * (n + 1), which
+a next value falls below with about that probability, even where n is small (Weibull 1939; Hyndman & Fan
+1996, definition 6, without interpolation so that counts stay counts).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+
+import polars as pl
+
+from models.sales.options import quantile_column
+
+OWN_WEEKS = 8
+PRIOR_WEEKS = 2.0
+RECENT_WEEKS = 52
+PROFILE_WEEKS = 26
+STOPPED_WEEKS = 26
+PROMOTED_DEPTH = 0.05
+
+RUNGS = ("stopped", "own_history", "short_history", "sku_profile", "store_profile", "everything")
+KEY = ["sku", "store"]
+_HINTS = ("price", "deal", "feat")
+
+
+def profiles(
+    history: pl.DataFrame | pl.LazyFrame, as_of: date, quantiles: Sequence[float]
+) -> dict[str, pl.DataFrame]:
+    """What the last `PROFILE_WEEKS` weeks tell about SKUs, stores and everything; a few rows per SKU.
+
+    `ladder_sku`: sku, demand (any, promoted, regular), rows, stores, usual_price, mean and quantiles of
+    units in a store of size 1, `shape_*`: quantiles of units relative to the key's own mean.
+    `ladder_store`: store, size, demand, rows, mean and quantiles of units over the store's SKUs. A store's
+    size is what it sells relative to what its SKUs sell in an average store. `ladder_all`: demand, rows,
+    mean and quantiles. All are empty where the history is.
+    """
+    recent = _typed(history).filter(
+        pl.col("week") <= as_of, pl.col("week") > as_of - timedelta(weeks=PROFILE_WEEKS)
+    )
+    rows = recent.collect(engine="streaming")
+    rows = rows.with_columns(_demand(pl.col("price").median().over(KEY))).drop("deal", "feat")
+    key = rows.group_by(KEY).agg(key_mean=pl.col("units").mean(), key_rows=pl.len())
+    key = key.with_columns(expected=pl.col("key_mean").mean().over("sku"))
+    size = key.group_by("store").agg(size=pl.col("key_mean").sum() / pl.col("expected").sum())
+    size = size.with_columns(pl.when(pl.col("size") > 0).then("size").otherwise(1.0))
+    rows = rows.join(size, on="store").join(key, on=KEY)
+    scaled = rows.with_columns(pl.col("units") / pl.col("size"))
+    steady = pl.col("units").filter((pl.col("key_rows") >= OWN_WEEKS) & (pl.col("key_mean") > 0))
+    share = steady / pl.col("key_mean").filter((pl.col("key_rows") >= OWN_WEEKS) & (pl.col("key_mean") > 0))
+    shapes = [expr.name.prefix("shape_") for expr in _ranked(share, quantiles)]
+    usual = scaled.group_by("sku").agg(
+        usual_price=pl.col("price").median(), stores=pl.col("store").n_unique()
+    )
+    by_sku = _by_demand(scaled, ["sku"], quantiles).join(usual, on="sku")
+    by_shape = _stacked(rows).group_by("sku", "demand").agg(shapes)
+    return {
+        "ladder_sku": by_sku.join(by_shape, on=["sku", "demand"], how="left").sort("sku", "demand"),
+        "ladder_store": _by_demand(rows, ["store"], quantiles).join(size, on="store").sort("store", "demand"),
+        "ladder_all": _by_demand(rows, [], quantiles).sort("demand"),
+    }
+
+
+def answer(
+    keys: pl.DataFrame,
+    own_history: pl.DataFrame | pl.LazyFrame,
+    profiles: Mapping[str, pl.DataFrame],
+    as_of: date,
+    horizon: int,
+    quantiles: Sequence[float],
+    plan: pl.DataFrame | pl.LazyFrame | None = None,
+) -> pl.DataFrame:
+    """Quantiles in units for every key and step, with rung and reason; see the module's docstring.
+
+    `keys`: sku, store; duplicates are answered once. `profiles` may be empty: a key without history of
+    its own then gets zeros. Sorted by sku, store, week.
+    """
+    keys = keys.select(KEY).unique().sort(KEY)
+    names = [quantile_column(level) for level in quantiles]
+    book = _complete(profiles, names)
+    own = _typed(own_history).filter(pl.col("week") <= as_of).join(keys.lazy(), on=KEY, how="semi").collect()
+    own = own.sort(*KEY, "week").filter(pl.int_range(pl.len()).reverse().over(KEY) < RECENT_WEEKS)
+    sku_price = book["ladder_sku"].filter(demand="any").select("sku", "usual_price")
+    usual = keys.join(own.group_by(KEY).agg(own_price=pl.col("price").median()), on=KEY, how="left")
+    usual = usual.join(sku_price, on="sku", how="left")
+    usual = usual.select(*KEY, usual_price=pl.coalesce("own_price", "usual_price"))
+    own = own.join(usual, on=KEY).with_columns(_demand(pl.col("usual_price")))
+    targets = _targets(keys, plan, as_of, horizon, usual)
+    rows = targets.join(_rungs(keys, own, targets, book, as_of), on=KEY)
+    rows = rows.join(_uplifts(rows, book), on=["sku", "demand"])
+
+    def of(*rungs: str) -> pl.DataFrame:
+        return rows.filter(pl.col("rung").is_in(rungs))
+
+    answered = [
+        of("stopped").with_columns(pl.lit(0.0).alias(name) for name in names),
+        _looked_up(of("own_history"), _by_demand(own, KEY, quantiles), KEY, names),
+        _scaled_to_own(of("short_history"), own, book, names),
+        _sized(_looked_up(of("sku_profile"), book["ladder_sku"], ["sku"], names), book, names),
+        _looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
+        _looked_up(of("everything"), book["ladder_all"], [], names),
+    ]
+    wanted = [*KEY, "week", "step", *names, "rung", "reason"]
+    return _valid(pl.concat(part.select(wanted) for part in answered), names).sort(*KEY, "week")
+
+
+def _typed(history: pl.DataFrame | pl.LazyFrame) -> pl.LazyFrame:
+    """Key, week, units and the columns that tell promotions, null where the history lacks them."""
+    found = history.lazy()
+    schema = found.collect_schema()
+    hints = [
+        (pl.col(name) if name in schema else pl.lit(None)).cast(pl.Float64).fill_nan(None).alias(name)
+        for name in _HINTS
+    ]
+    if "units" not in schema:
+        return found.select(*KEY, "week", *hints)
+    return found.select(*KEY, "week", pl.col("units").cast(pl.Float64), *hints).filter(
+        pl.col("units").is_finite()
+    )
+
+
+def _demand(usual_price: pl.Expr) -> pl.Expr:
+    """`promoted`, `regular`, or `any` where price and flags are all unknown."""
+    cheap = pl.col("price") < (1 - PROMOTED_DEPTH) * usual_price
+    promoted = pl.any_horizontal(
+        (pl.col("deal") > 0).fill_null(False), (pl.col("feat") > 0).fill_null(False), cheap.fill_null(False)
+    )
+    unknown = pl.all_horizontal(pl.col(name).is_null() for name in _HINTS)
+    said = pl.when(promoted).then(pl.lit("promoted")).otherwise(pl.lit("regular"))
+    return pl.when(unknown).then(pl.lit("any")).otherwise(said).alias("demand")
+
+
+def _stacked(rows: pl.DataFrame) -> pl.DataFrame:
+    """Every row as demand `any`, and once more as what it is."""
+    known = rows.filter(pl.col("demand") != "any")
+    return pl.concat([rows.with_columns(demand=pl.lit("any")), known])
+
+
+def _ranked(values: pl.Expr, quantiles: Sequence[float]) -> list[pl.Expr]:
+    """Order statistics with rank nearest to level * (n + 1), one expression per quantile."""
+    n = values.len().cast(pl.Float64)
+    ordered = values.sort()
+    return [
+        ordered.get((level * (n + 1)).round().clip(1, n).cast(pl.Int64) - 1, null_on_oob=True).alias(
+            quantile_column(level)
+        )
+        for level in quantiles
+    ]
+
+
+def _by_demand(rows: pl.DataFrame, by: list[str], quantiles: Sequence[float]) -> pl.DataFrame:
+    units = pl.col("units")
+    return (
+        _stacked(rows)
+        .group_by(*by, "demand")
+        .agg(*_ranked(units, quantiles), rows=pl.len().cast(pl.Int64), mean=units.mean())
+    )
+
+
+def _complete(profiles: Mapping[str, pl.DataFrame], names: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """The three profiles; those that are missing are empty."""
+    values = dict.fromkeys(["mean", *names], pl.Float64)
+    told = {"demand": pl.String, "rows": pl.Int64, **values}
+    shapes = {f"shape_{name}": pl.Float64 for name in names}
+    empty = {
+        "ladder_sku": {"sku": pl.String, **told, **shapes, "stores": pl.UInt32, "usual_price": pl.Float64},
+        "ladder_store": {"store": pl.String, **told, "size": pl.Float64},
+        "ladder_all": told,
+    }
+    return {name: profiles.get(name, pl.DataFrame(schema=schema)) for name, schema in empty.items()}
+
+
+def _targets(
+    keys: pl.DataFrame,
+    plan: pl.DataFrame | pl.LazyFrame | None,
+    as_of: date,
+    horizon: int,
+    usual: pl.DataFrame,
+) -> pl.DataFrame:
+    """Every key and step, with the demand that the plan leads to expect, and whether it is `planned`."""
+    steps = pl.DataFrame({"step": range(1, horizon + 1)}, schema={"step": pl.Int32})
+    weeks = steps.select((pl.lit(as_of) + pl.duration(weeks="step")).cast(pl.Date).alias("week"), "step")
+    targets = keys.join(weeks, how="cross")
+    if plan is None:
+        return targets.with_columns(planned=False, demand=pl.lit("any"))
+    told = _typed(plan).join(keys.lazy(), on=KEY, how="semi").collect()
+    told = told.unique([*KEY, "week"], keep="last", maintain_order=True).with_columns(planned=True)
+    targets = targets.join(told, on=[*KEY, "week"], how="left").join(usual, on=KEY)
+    demand = _demand(pl.col("usual_price"))
+    return targets.select(*KEY, "week", "step", pl.col("planned").fill_null(False), demand)
+
+
+def _rungs(
+    keys: pl.DataFrame,
+    own: pl.DataFrame,
+    targets: pl.DataFrame,
+    book: Mapping[str, pl.DataFrame],
+    as_of: date,
+) -> pl.DataFrame:
+    """Rung and reason of each key."""
+    had = own.group_by(KEY).agg(
+        weeks=pl.len().cast(pl.Int64), sold=(pl.col("units") > 0).sum(), last=pl.col("week").max()
+    )
+    anything = pl.col("demand") == "any"
+    sku = book["ladder_sku"].filter(anything).select("sku", "stores", sku_mean="mean")
+    store = book["ladder_store"].filter(anything).select("store", in_store=pl.lit(True))
+    found = (
+        keys.join(had, on=KEY, how="left")
+        .join(targets.group_by(KEY).agg(pl.col("planned").any()), on=KEY)
+        .join(sku, on="sku", how="left")
+        .join(store, on="store", how="left")
+        .with_columns(pl.col("weeks").fill_null(0))
+    )
+    weeks, idle = pl.col("weeks"), (pl.lit(as_of) - pl.col("last")).dt.total_days() // 7
+    counted = pl.format("{} week{}", weeks, pl.when(weeks == 1).then(pl.lit("")).otherwise(pl.lit("s")))
+    short = pl.format("{} of history, {} are needed", counted, OWN_WEEKS)
+    some = pl.format("sold in {} of its last {} weeks", "sold", weeks)
+    stopped = pl.format("last seen {} weeks ago and not in the plan", idle)
+    elsewhere = pl.format("no history; taken from {} stores that have the SKU", "stores")
+    nothing = pl.lit("no history, and neither SKU nor store is known")
+    rules: list[tuple[pl.Expr, str, pl.Expr]] = [
+        ((weeks > 0) & (idle >= STOPPED_WEEKS) & ~pl.col("planned"), "stopped", stopped),
+        (weeks >= OWN_WEEKS, "own_history", some),
+        ((weeks > 0) & (pl.col("sku_mean") > 0), "short_history", short),
+        (weeks > 0, "own_history", short),
+        (pl.col("sku_mean").is_not_null(), "sku_profile", elsewhere),
+        (
+            pl.col("in_store").is_not_null(),
+            "store_profile",
+            pl.lit("no history, and the SKU is new everywhere"),
+        ),
+        (pl.lit(True), "everything", nothing),
+    ]
+    rung: pl.Expr = pl.lit(None, dtype=pl.String)
+    reason = rung
+    for applies, name, why in reversed(rules):
+        rung = pl.when(applies).then(pl.lit(name)).otherwise(rung)
+        reason = pl.when(applies).then(why).otherwise(reason)
+    return found.select(*KEY, rung=rung, reason=reason)
+
+
+def _uplifts(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """What weeks of a demand sell relative to all weeks: of the SKU, else of everything, else 1."""
+    enough = pl.col("rows") >= OWN_WEEKS
+
+    def relative(table: pl.DataFrame, by: list[str], name: str) -> pl.DataFrame:
+        overall = pl.col("mean").filter(demand="any").first()
+        overall = overall.over(by) if by else overall
+        ratio = pl.when(enough & (overall > 0)).then(pl.col("mean") / overall)
+        return table.select(*by, "demand", ratio.alias(name))
+
+    pairs = rows.select("sku", "demand").unique()
+    pairs = pairs.join(relative(book["ladder_sku"], ["sku"], "of_sku"), on=["sku", "demand"], how="left")
+    pairs = pairs.join(relative(book["ladder_all"], [], "of_all"), on="demand", how="left")
+    return pairs.select("sku", "demand", uplift=pl.coalesce("of_sku", "of_all", 1.0))
+
+
+def _looked_up(rows: pl.DataFrame, table: pl.DataFrame, by: list[str], names: Sequence[str]) -> pl.DataFrame:
+    """`rows` with the values `names` of `table` for their demand, else of all weeks times the uplift."""
+    same = table.filter(pl.col("rows") >= OWN_WEEKS).select(*by, "demand", *names)
+    rows = rows.join(same, on=[*by, "demand"], how="left")
+    overall = table.filter(demand="any").select(*by, *(pl.col(name).alias(f"any_{name}") for name in names))
+    if not by and overall.is_empty():
+        overall = overall.clear(1)
+    rows = rows.join(overall, on=by, how="left") if by else rows.join(overall, how="cross")
+
+    def lifted(value: pl.Expr) -> pl.Expr:
+        times = value * pl.col("uplift")
+        return pl.when(value == value.round()).then(times.round()).otherwise(times)
+
+    filled = [pl.coalesce(name, lifted(pl.col(f"any_{name}"))).alias(name) for name in names]
+    return rows.with_columns(filled).drop(f"any_{name}" for name in names)
+
+
+def _sized(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:
+    """`rows` with the values `names` times the size of their store; 1 where the store is unknown."""
+    size = book["ladder_store"].filter(demand="any").select("store", "size")
+    sized = rows.join(size, on="store", how="left")
+    return sized.with_columns(pl.col(name) * pl.col("size").fill_null(1.0) for name in names).drop("size")
+
+
+def _scaled_to_own(
+    rows: pl.DataFrame, own: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]
+) -> pl.DataFrame:
+    """The SKU's quantiles around a key's own level.
+
+    Of a key with n weeks that sold `own` where its SKU and store led to expect `expected`, the level is
+    the expected one times `(own + p) / (expected + p)`, `p` being `PRIOR_WEEKS` expected weeks. Its
+    quantiles are the mean of two, weighted n to `PRIOR_WEEKS`: the level times the spread of a single
+    key about its mean, and the SKU's profile, which has the spread between keys, too.
+    """
+    seen = own.join(rows.select(KEY).unique(), on=KEY, how="semi")
+    seen = seen.join(_uplifts(seen, book), on=["sku", "demand"])
+    seen = _sized(_looked_up(seen, book["ladder_sku"], ["sku"], ["mean"]), book, ["mean"])
+    level = seen.group_by(KEY).agg(weeks=pl.len(), own=pl.col("units").sum(), expected=pl.col("mean").sum())
+    prior = PRIOR_WEEKS * pl.col("expected") / pl.col("weeks")
+    factor = ((pl.col("own") + prior) / (pl.col("expected") + prior)).fill_nan(1.0)
+    level = level.select(*KEY, factor=factor, trust=pl.col("weeks") / (pl.col("weeks") + PRIOR_WEEKS))
+
+    shapes = [f"shape_{name}" for name in names]
+    mean = book["ladder_sku"].filter(demand="any").select("sku", "mean")
+    rows = _looked_up(rows, book["ladder_sku"], ["sku"], [*names, *shapes])
+    rows = _sized(rows.join(mean, on="sku").join(level, on=KEY), book, [*names, "mean"])
+
+    def blend(name: str) -> pl.Expr:
+        profile = pl.col(name)
+        steady = pl.coalesce(pl.col("mean") * pl.col(f"shape_{name}"), profile)
+        return pl.col("factor") * (pl.col("trust") * steady + (1 - pl.col("trust")) * profile)
+
+    return rows.with_columns(blend(name).alias(name) for name in names)
+
+
+def _valid(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """Finite, not negative, not falling from one quantile to the next."""
+    rows = rows.with_columns(pl.col(names).fill_nan(None).fill_null(0.0).clip(0.0, 1e300))
+    return rows.with_columns(pl.max_horizontal(names[: at + 1]).alias(name) for at, name in enumerate(names))
