@@ -1,0 +1,436 @@
+"""What the page of a sales run shows: the run in figures, any series, the total, and how far to trust it."""
+
+import re
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Any, cast
+
+import polars as pl
+
+from models import page
+from models.page import Band, Chart, Explorer, Figures, Grid, Line, Part, Section, Text, Track
+from models.scenario import RunView
+
+KEY = ("sku", "store")
+BASELINES = {"naive": "Naive (last week)", "seasonal_naive": "Seasonal naive (last year)"}
+KINDS_FIRST = 40
+EXPLORER_KEYS = 120_000
+"""Keys in the explorer at most; those with the largest forecasts stay."""
+EXPLORER_WEEKS = 10_500_000
+"""History weeks of all keys in the explorer together, about; each key has between 52 and 208."""
+TOTAL_WEEKS = 104
+RECENT_WEEKS = 52
+CHANGES = 25
+FALLBACKS = 200
+
+
+def sections(run: RunView) -> list[Section]:
+    """Key figures, explorer, total demand, accuracy, fallbacks and changes; those without data are left out.
+
+    Columns of `run.published` that are named `q5`, `q97.5` and so on are its quantiles.
+    """
+    view = _View(run)
+    return [
+        Section("This forecast", _summary(view)),
+        Section("Any SKU and store", _explorer(view)),
+        Section("Total demand", _total(view)),
+        Section("Accuracy in the backtest", _accuracy(view)),
+        Section("Fallbacks", _fallbacks(view)),
+        Section("Changes since the last forecast", _changes(view)),
+    ]
+
+
+class _View:
+    """The run, with what several sections ask for."""
+
+    def __init__(self, run: RunView) -> None:
+        self.run = run
+        self.as_of = cast(date, run.as_of)
+        self.quantiles = quantile_columns(run.published.collect_schema().names())
+        self.median = min(self.quantiles, key=lambda name: abs(self.quantiles[name] - 50))
+        self.history = run.tables["history"].filter(pl.col("week") <= self.as_of)
+        weeks = run.published.select(
+            pl.col("week").min().alias("first"), pl.col("week").max().alias("last"), pl.len().alias("rows")
+        )
+        self.weeks = weeks.collect(engine="streaming").row(0, named=True)
+        self.status = dict(run.keys.group_by("status").len().collect().iter_rows())
+
+    def count(self, *statuses: str) -> int:
+        """Keys with one of the statuses; all of them where none is named."""
+        return sum(n for status, n in self.status.items() if not statuses or status in statuses)
+
+    @property
+    def bands(self) -> list[Band]:
+        """Pairs of mirrored quantiles, outermost first."""
+        pairs = [(name, q) for name, q in self.quantiles.items() if q < 50]
+        mirrors = {q: name for name, q in self.quantiles.items()}
+        return [
+            Band(name, mirrors[round(100 - q, 6)], f"{q:g}–{100 - q:g} %")
+            for name, q in sorted(pairs, key=lambda pair: pair[1])
+            if round(100 - q, 6) in mirrors
+        ]
+
+
+def quantile_columns(names: list[str]) -> dict[str, float]:
+    """The quantile columns among `names` and their percentages, in rising order.
+
+    >>> quantile_columns(["sku", "q50", "q5", "quality", "q97.5"])
+    {'q5': 5.0, 'q50': 50.0, 'q97.5': 97.5}
+    """
+    found = {name: float(name[1:]) for name in names if re.fullmatch(r"q\d+(\.\d+)?", name)}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def _summary(view: _View) -> list[Part]:
+    run, weeks = view.run, view.weeks
+    if not weeks["rows"]:
+        return [Text(f"No row was published; {view.count():,} SKU-store pairs were asked for.")]
+    horizon = (weeks["last"] - weeks["first"]).days // 7 + 1
+    expected = run.published.select(pl.col(view.median).sum()).collect(engine="streaming").item()
+    recent = view.history.filter(pl.col("week") > view.as_of - timedelta(weeks=horizon))
+    sold = recent.select(pl.col("units").sum()).collect(engine="streaming").item()
+    figures = {
+        "SKU-store pairs": f"{view.count():,}",
+        "Weeks ahead": f"{horizon}",
+        "Units expected": compact(expected),
+        f"Against the last {horizon} weeks": f"{expected / sold - 1:+.1%}" if sold else "–",
+        "Answered by a fallback": share(view.count("fallback"), view.count()),
+    }
+    if view.count("skipped", "failed"):
+        figures["Skipped or failed"] = f"{view.count('skipped', 'failed'):,}"
+    overall = _measures(run.metrics, "all")
+    for name, label in _coverages(overall).items():
+        figures[f"{label} band covered"] = f"{overall[name][0]:.1%}"
+    if "wape" in overall.columns:
+        figures["WAPE in the backtest"] = f"{overall['wape'][0]:.1%}"
+    until = f"Sales are known up to the week of **{view.as_of}**; the forecast is for the weeks of "
+    text = f"{until}**{weeks['first']}** to **{weeks['last']}**. Units expected are the sum of all medians."
+    return [Figures(figures), Text(text)]
+
+
+def _explorer(view: _View) -> list[Part]:
+    if not view.weeks["rows"]:
+        return []
+    run, key = view.run, list(KEY)
+    size = run.published.group_by(key).agg(pl.col(view.median).sum().alias("size"))
+    sizes = size.sort("size", *key, descending=[True, False, False]).collect(engine="streaming")
+    weeks = max(52, min(208, EXPLORER_WEEKS // max(1, sizes.height)))
+    history = view.history.filter(pl.col("week") > view.as_of - timedelta(weeks=weeks))
+    published, about = run.published, run.keys
+    limited = sizes.height > EXPLORER_KEYS
+    if limited:
+        kept = sizes.head(EXPLORER_KEYS).select(key).lazy()
+        history, published, about = (f.join(kept, on=key, how="semi") for f in (history, published, about))
+    forecast = Track(
+        published,
+        expected=Line(view.median, "Median forecast" if view.median == "q50" else view.median),
+        bands=view.bands,
+    )
+    explorer = Explorer(
+        {"sku": "SKU", "store": "Store"},
+        "week",
+        [Track(history, Line("units", "Sold"), marks=_deals(history)), forecast],
+        unit="Units per week",
+        start=sizes.row(0, named=True) | {"size": ""},
+        about=_about(about),
+        recent=RECENT_WEEKS + run.options.get("horizon", 13),
+        caption=_explorer_caption(weeks, limited),
+    )
+    return [explorer]
+
+
+def _deals(frame: pl.LazyFrame) -> list[Line]:
+    return [Line("deal", "On deal")] if "deal" in frame.collect_schema() else []
+
+
+def _about(keys: pl.LazyFrame) -> pl.LazyFrame:
+    """What the explorer says about a key: how it was answered, and why not otherwise."""
+    return keys.select(
+        *KEY,
+        pl.col("status").str.to_titlecase().alias("Outcome"),
+        pl.col("rung").str.replace_all("_", " ").alias("Estimator"),
+        pl.col("reason").alias("Reason"),
+    )
+
+
+def _explorer_caption(weeks: int, limited: bool) -> str:
+    keys = f" The {EXPLORER_KEYS:,} pairs with the largest forecasts are here." if limited else ""
+    return (
+        f"Up to {weeks} weeks of history.{keys} Missing weeks are gaps in the line. "
+        "Values are rounded to a small fraction of each series’ range; the published table holds them in full."
+    )
+
+
+def _total(view: _View) -> list[Part]:
+    if not view.weeks["rows"]:
+        return []
+    since = view.as_of - timedelta(weeks=TOTAL_WEEKS)
+    sold = _weekly(view.history.filter(pl.col("week") > since), ["units"])
+    ahead = _weekly(view.run.published, list(view.quantiles))
+    data: list[dict[str, Any]] = []
+    inner = view.bands[-1:]
+    for band in inner:
+        x, low, high = (ahead[c].to_list() for c in ("week", band.low, band.high))
+        data.append(
+            _line(
+                "Every pair at its " + band.label.replace(" %", " % quantile"),
+                x + x[::-1],
+                high + low[::-1],
+                page.OUTER,
+            )
+            | {"fill": "toself", "fillcolor": page.OUTER, "hoverinfo": "skip"}
+        )
+    data.append(_line("Sold", sold["week"].to_list(), sold["units"].to_list(), page.INK))
+    data.append(
+        _line("Sum of medians", ahead["week"].to_list(), ahead[view.median].to_list(), page.MEDIAN, "5px,3px")
+    )
+    caption = "Units per week over all SKU-store pairs: sold, and the sum of the median forecasts."
+    note = (
+        "A sum of medians is not the median of the sum, and the shaded area is not a band of the total: "
+        f"it runs from the sum of all {inner[0].label.split('–')[0]} % quantiles to the sum of all "
+        f"{inner[0].label.split('–')[1]} quantiles, as if every pair missed in the same direction at once. "
+        if inner
+        else "A sum of medians is not the median of the sum. "
+    )
+    return [_chart(data, caption, "Units per week"), Text(note + _total_error(view))]
+
+
+def _weekly(frame: pl.LazyFrame, columns: list[str]) -> pl.DataFrame:
+    return frame.group_by("week").agg(pl.col(columns).sum()).sort("week").collect(engine="streaming")
+
+
+def _total_error(view: _View) -> str:
+    """How far the summed medians of the backtest were from the total that was then sold."""
+    totals = (
+        view.run.backtest.group_by("origin", "step")
+        .agg(pl.col("units").sum(), pl.col(view.median).sum().alias("forecast"))
+        .filter(pl.col("units") > 0)
+        .select((pl.col("forecast") / pl.col("units") - 1).alias("error"))
+        .collect(engine="streaming")["error"]
+    )
+    if totals.len() < 8:
+        return ""
+    usual, lean = totals.abs().quantile(0.9), totals.mean()
+    return (
+        f"In the backtest the sum of medians was within **{usual:.0%}** of what was sold in nine of ten weeks "
+        f"({totals.len()} weeks at all origins and steps), and on average {lean:+.1%} from it."
+    )
+
+
+def _accuracy(view: _View) -> list[Part]:
+    table = view.run.metrics
+    overall = _measures(table, "all")
+    if not overall.height:
+        return []
+    parts: list[Part] = [Text(_verdict(overall))]
+    steps = (
+        _measures(table, "step")
+        .with_columns(pl.col("value_of_slice").cast(pl.Float64))
+        .sort("value_of_slice")
+    )
+    if steps.height and "pinball" in steps.columns:
+        parts += [_loss_by_step(steps), _coverage_by_step(steps)]
+    named = {"kind": "Kind of demand", "rung": "Estimator", "origin": "Origin"}
+    captions = {"kind": "By kind of demand", "rung": "By estimator", "origin": "By origin of the backtest"}
+    for name, head in named.items():
+        rows = _measures(table, name)
+        if rows.height:
+            parts.append(_measure_grid(pl.concat([rows, overall], how="diagonal"), head, captions[name]))
+    return parts
+
+
+def _verdict(overall: pl.DataFrame) -> str:
+    row = overall.row(0, named=True)
+    found = [
+        f"{row[f'pinball_{name}'] and 1 - row['pinball'] / row[f'pinball_{name}']:.0%} below {label.split(' (')[0].lower()}"
+        for name, label in BASELINES.items()
+        if row.get(f"pinball_{name}")
+    ]
+    against = f" That is {' and '.join(found)}." if found else ""
+    return (
+        f"On rolling origins that the models had not seen, the pinball loss is **{row['pinball']:.3f}** "
+        f"(mean over the quantiles, per unit sold; lower is better).{against} "
+        "A band that says 90 % should have held 90 % of what was sold."
+    )
+
+
+def _loss_by_step(steps: pl.DataFrame) -> Chart:
+    x = steps["value_of_slice"].to_list()
+    data = [_line("This bundle", x, steps["pinball"].to_list(), page.ACCENT)]
+    colours = {"naive": page.MUTED, "seasonal_naive": page.SECOND}
+    for name, label in BASELINES.items():
+        if f"pinball_{name}" in steps.columns:
+            data.append(_line(label, x, steps[f"pinball_{name}"].to_list(), colours[name]))
+    return _chart(
+        data, "Pinball loss by step; lower is better.", "Pinball loss per unit sold", _steps_axis(zero=True)
+    )
+
+
+def _coverage_by_step(steps: pl.DataFrame) -> Chart:
+    x, data = steps["value_of_slice"].to_list(), []
+    colours = [page.ACCENT, page.SECOND, page.THIRD]
+    for i, (name, label) in enumerate(_coverages(steps).items()):
+        colour, nominal = colours[i % 3], int(name.removeprefix("coverage_")) / 100
+        data.append(_line(f"{label} band", x, steps[name].to_list(), colour))
+        promised = _line(f"promised {label}", x, [nominal] * len(x), colour, "2px,3px")
+        data.append(promised | {"showlegend": False, "hoverinfo": "skip"})
+    layout = _steps_axis(zero=False)
+    layout["yaxis"] = {"range": [0, 1.02], "tickformat": ".0%"}
+    return _chart(
+        data,
+        "Share of weeks inside the band, by step; dotted is what the band says.",
+        "Weeks inside the band",
+        layout,
+    )
+
+
+def _steps_axis(*, zero: bool) -> dict[str, Any]:
+    x_axis = {"title": {"text": "Weeks ahead"}, "dtick": 1, "type": "linear"}
+    return {"xaxis": x_axis, "yaxis": {"rangemode": "tozero"} if zero else {}}
+
+
+def _measure_grid(rows: pl.DataFrame, head: str, caption: str) -> Grid:
+    labels = {"rows": "Weeks", "units": "Units", "pinball": "Pinball"}
+    labels |= {f"pinball_{name}": label.split(" (")[0] for name, label in BASELINES.items()}
+    labels |= {"wape": "WAPE", "bias": "Bias"} | {
+        name: f"In {label} band" for name, label in _coverages(rows).items()
+    }
+    shown = {name: label for name, label in labels.items() if name in rows.columns}
+    frame = rows.select(
+        pl.col("value_of_slice").replace("all", "All").str.replace_all("_", " ").alias(head),
+        *[pl.col(name).alias(label) for name, label in shown.items()],
+    )
+    whole = {labels[name]: ",.0f" for name in ("rows", "units")}
+    loss = {label: ".3f" for name, label in labels.items() if name.startswith("pinball")}
+    ratios = {label: ".1%" for label in frame.columns if label == "WAPE" or label.startswith("In ")}
+    return Grid(frame, caption, formats=whole | loss | ratios | {"Bias": "+.1%"})
+
+
+def _measures(table: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The metrics of a slice, one column per metric and one row per value; empty where there are none."""
+    rows = table.filter((pl.col("slice") == name) & pl.col("value").is_finite())
+    return rows.pivot("metric", index="value_of_slice", values="value", aggregate_function="first")
+
+
+def _coverages(table: pl.DataFrame) -> dict[str, str]:
+    """Columns of coverage, widest band first, and the band's name."""
+    found = [name for name in table.columns if re.fullmatch(r"coverage_\d+", name)]
+    return {name: f"{name.removeprefix('coverage_')} %" for name in sorted(found, reverse=True)}
+
+
+def _fallbacks(view: _View) -> list[Part]:
+    other = view.run.keys.filter(pl.col("status") != "scored")
+    if not view.count("fallback", "skipped", "failed"):
+        return [Text(f"None: all {view.count():,} SKU-store pairs were scored by their own model.")]
+    pattern = pl.col("reason").str.replace_all(r"\d+", "n").fill_null("not said")
+    groups = (
+        other.group_by(
+            pl.col("status").str.to_titlecase().alias("Outcome"),
+            pl.col("rung").fill_null("–").str.replace_all("_", " ").alias("Estimator"),
+            pattern.alias("Reason"),
+        )
+        .agg(pl.len().alias("Pairs"))
+        .with_columns((pl.col("Pairs") / view.count()).alias("Share"))
+        .sort("Pairs", "Outcome", "Estimator", "Reason", descending=[True, False, False, False])
+        .collect()
+    )
+    rows = (
+        other.sort((pl.col("status") == "fallback"), *KEY)
+        .select(
+            pl.col("sku").alias("SKU"),
+            pl.col("store").alias("Store"),
+            pl.col("status").str.to_titlecase().alias("Outcome"),
+            pl.col("rung").str.replace_all("_", " ").alias("Estimator"),
+            pl.col("reason").alias("Reason"),
+        )
+        .collect()
+    )
+    counts = ", ".join(f"{n:,} {s}" for s in ("fallback", "skipped", "failed") if (n := view.count(s)))
+    return [
+        Text(f"Of {view.count():,} SKU-store pairs: {view.count('scored'):,} scored, {counts}."),
+        Grid(
+            groups, "Why, by estimator and reason (n stands for a number)", limit=30, formats={"Share": ".1%"}
+        ),
+        Grid(
+            rows, "The pairs; open one in the explorer", limit=FALLBACKS, key={"sku": "SKU", "store": "Store"}
+        ),
+    ]
+
+
+def _changes(view: _View) -> list[Part]:
+    previous = view.run.previous
+    if previous is None:
+        return []
+    key, median = list(KEY), pl.col(view.median)
+    now = view.run.published.select(*key, "week", median.alias("now"))
+    before = previous.select(*key, "week", median.alias("before"), "as_of")
+    pairs = (
+        now.join(before, on=[*key, "week"])
+        .group_by(key)
+        .agg(pl.col("now", "before").sum(), pl.len().alias("weeks"), pl.col("as_of").max())
+        .with_columns((pl.col("now") - pl.col("before")).alias("change"))
+        .collect(engine="streaming")
+    )
+    if not pairs.height:
+        return [Text("The last forecast has no SKU, store and week in common with this one.")]
+    total, old = float(pairs["now"].sum()), float(pairs["before"].sum())
+    relative = f" ({total / old - 1:+.1%})" if old else ""
+    text = (
+        f"Against the forecast as of **{pairs['as_of'].max()}**, over the {pairs['weeks'].max()} weeks that both "
+        f"cover and {pairs.height:,} pairs: **{total - old:+,.0f} units**{relative}. Medians are compared."
+    )
+    return [Text(text), _change_grid(pairs, up=True), _change_grid(pairs, up=False)]
+
+
+def _change_grid(pairs: pl.DataFrame, *, up: bool) -> Grid:
+    change = pl.col("change")
+    rows = pairs.filter(change > 0 if up else change < 0).sort("change", *KEY, descending=[up, False, False])
+    frame = rows.head(CHANGES).select(
+        pl.col("sku").alias("SKU"),
+        pl.col("store").alias("Store"),
+        pl.col("before").alias("Before, units"),
+        pl.col("now").alias("Now, units"),
+        change.alias("Change, units"),
+        pl.when(pl.col("before") > 0).then(change / pl.col("before")).alias("Change"),
+    )
+    return Grid(
+        frame,
+        "Largest increases" if up else "Largest decreases",
+        formats={"Change, units": "+,.0f", "Change": "+.0%", "Before, units": ",.0f", "Now, units": ",.0f"},
+        key={"sku": "SKU", "store": "Store"},
+    )
+
+
+def _line(name: str, x: list[Any], y: list[Any], colour: str, dash: str = "solid") -> dict[str, Any]:
+    line = {"color": colour, "width": 1.75, "dash": dash}
+    return {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": line}
+
+
+def _chart(
+    data: list[dict[str, Any]], caption: str, y_title: str, layout: Mapping[str, Any] | None = None
+) -> Chart:
+    given = dict(layout or {})
+    given["yaxis"] = {"title": {"text": y_title}, "rangemode": "tozero", **given.get("yaxis", {})}
+    return Chart({"data": data, "layout": given}, caption)
+
+
+def share(part: int, whole: int) -> str:
+    """A count and its percentage of the whole.
+
+    >>> share(41, 913), share(0, 0)
+    ('41 (4.5 %)', '0')
+    """
+    return f"{part:,} ({part / whole:.1%})".replace("%", " %") if whole else f"{part:,}"
+
+
+def compact(units: float) -> str:
+    """A number to read at a glance, three digits of it.
+
+    >>> compact(950), compact(12_345), compact(5_432_100), compact(0.4)
+    ('950', '12,345', '5.43 M', '0.4')
+    """
+    if abs(units) >= 1e9:
+        return f"{units / 1e9:,.2f} bn"
+    if abs(units) >= 1e6:
+        return f"{units / 1e6:,.2f} M"
+    return f"{units:,.0f}" if abs(units) >= 10 or units == int(units) else f"{units:.1f}"
