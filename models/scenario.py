@@ -101,10 +101,15 @@ class Published:
 class Scenario(Protocol):
     """One batch scoring scenario. See the module's docstring for the order of calls."""
 
-    name: str
-    key: tuple[str, ...]
-
     def __hash__(self) -> int: ...
+
+    @property
+    def name(self) -> str:
+        """The scenario's name: its folder in the store, its commands, its events."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Columns that identify what is scored separately."""
 
     @property
     def tables(self) -> Mapping[str, Table]:

@@ -145,8 +145,8 @@ def check_rows(table: Table, source: Source) -> _Checked:
     bad = raw.join(bad, on=ROW, how="inner", maintain_order="left").with_columns(
         pl.lit(source.name).alias(SOURCE)
     )
-    good = pl.DataFrame(good).sort(ROW).with_columns(pl.lit(source.name).alias(SOURCE))
-    return _Checked(good, _as_bad(bad, pl.col("rule")), ignored)
+    accepted = pl.DataFrame(good).sort(ROW).with_columns(pl.lit(source.name).alias(SOURCE))
+    return _Checked(accepted, _as_bad(bad, pl.col("rule")), ignored)
 
 
 def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame) -> None:

@@ -62,7 +62,7 @@ def _open(scenario: Scenario, run: Run) -> DeltaTable:
         frame = pl.DataFrame(schema=schema).with_columns(pl.lit(run.as_of).alias("as_of"))
         DeltaTable.create(
             run.store.uri_of(run.table),
-            schema=DeltaSchema.from_arrow(frame),
+            schema=DeltaSchema.from_arrow(frame.to_arrow().schema),
             partition_by=["as_of"],
             mode="ignore",
         )

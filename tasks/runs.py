@@ -152,7 +152,7 @@ def _earlier(one: date, other: date) -> bool:
 
 
 @task(name="begin")
-def begin(scenario: Scenario, run: Run, shards: int) -> None:
+def begin(scenario: Scenario, run: Run) -> None:
     """Write what all shards of a run need: its identity and its context. Files that are there are kept."""
     run.store.create(
         run.path("run.json"),
@@ -160,7 +160,6 @@ def begin(scenario: Scenario, run: Run, shards: int) -> None:
             {
                 "id": run.id,
                 "started": run.started,
-                "shards": shards,
                 "versions": run.versions,
                 "options": run.options,
             }

@@ -69,7 +69,8 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
 def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: float) -> Outcome:
     """Write a shard's rows, the outcome of each key and, last, the outcome of the shard."""
     published = scenario.published(run.options)
-    rows = scores.rows.select(*published.schema).cast(dict(published.schema)).sort(published.sort)
+    rows = scores.rows.select(pl.col(c).cast(dtype) for c, dtype in published.schema.items())
+    rows = rows.sort(published.sort)
     rows = rows.with_columns(
         pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id, dtype=pl.String).alias("run_id")
     )

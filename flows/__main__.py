@@ -1,0 +1,179 @@
+"""The command line: one command per flow, made from the flow's own signature and docstring.
+
+Every module of `flows` that names its flows in `COMMANDS` is a group of commands; a new scenario is
+a new module.
+"""
+
+import importlib
+import inspect
+import json
+import logging
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("PREFECT_LOGGING_ROOT_LEVEL", "WARNING")
+
+from cyclopts import App, Group, Parameter
+from prefect import Flow
+from prefect.logging.configuration import setup_logging
+from prefect.logging.handlers import PrefectConsoleHandler
+from rich.console import Console
+
+import flows
+from models.errors import AlmanacError
+
+_EVERYWHERE = Group("Everywhere", sort_key=9)
+
+
+@Parameter(name="*", group=_EVERYWHERE)
+@dataclass(frozen=True)
+class Session:
+    """How a command runs, whatever it does."""
+
+    workers: Annotated[int | None, Parameter(help="Worker processes; default: the cores.")] = None
+    scheduler: Annotated[str | None, Parameter(help="Use the Dask cluster at tcp://HOST:PORT.")] = None
+    ui: Annotated[bool, Parameter(help="Leave the Prefect server up and say where.", negative="")] = False
+    json: Annotated[bool, Parameter(help="Print the result as one JSON object.", negative="")] = False
+
+
+def application() -> App:
+    """All commands: `python -m flows <scenario> <command>`, and those of no scenario by their own name."""
+    app = App(
+        name="python -m flows",
+        help="Batch scoring on a schedule: sales quantiles, device anomalies, machine failures.",
+        version_flags=[],
+        result_action="return_value",
+    )
+    for name, commands in _modules():
+        group = app
+        if len(commands) > 1 or commands[0].name != name:
+            module = sys.modules[f"flows.{name}"]
+            group = App(
+                name=name, help=(module.__doc__ or "").partition("\n")[0], result_action="return_value"
+            )
+            app.command(group)
+        for command in commands:
+            group.command(_command(command), name=command.name.removeprefix(f"{name}-"))
+    return app
+
+
+def main() -> None:
+    """Run the command that was asked for. Exit status 0 only when it did what it is for."""
+    _hide_tracebacks_of_user_errors()
+    try:
+        status = application()(sys.argv[1:])
+    except AlmanacError as error:
+        Console(stderr=True).print(
+            f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False
+        )
+        status = 1
+    except KeyboardInterrupt:
+        Console(stderr=True).print(
+            "Stopped. Start it again with the same parameters: it goes on where it was."
+        )
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _modules() -> Iterator[tuple[str, tuple[Flow[Any, Any], ...]]]:
+    for module in pkgutil.iter_modules(flows.__path__):
+        if module.name.startswith("_"):
+            continue
+        commands = getattr(importlib.import_module(f"flows.{module.name}"), "COMMANDS", None)
+        if commands:
+            yield module.name, commands
+
+
+def _command(command: Flow[Any, Any]) -> Callable[..., int]:
+    """A function with the flow's signature and the session's options, which runs the flow."""
+
+    def run(*args: Any, session: Session | None = None, **kwargs: Any) -> int:
+        bound = inspect.signature(command.fn).bind(*args, **kwargs)
+        return _run(command, bound.arguments, session or Session())
+
+    signature = inspect.signature(command.fn, eval_str=True)
+    store = [
+        p.replace(annotation=Annotated[p.annotation, Parameter(group=_EVERYWHERE)])
+        if p.name == "store"
+        else p
+        for p in signature.parameters.values()
+    ]
+    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in store]
+    extra = inspect.Parameter(
+        "session", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Session | None
+    )
+    run.__signature__ = signature.replace(parameters=[*keyword_only, extra], return_annotation=int)  # type: ignore[attr-defined]
+    run.__doc__ = inspect.getdoc(command.fn)
+    run.__name__ = command.fn.__name__
+    return run
+
+
+def _run(command: Flow[Any, Any], parameters: dict[str, Any], session: Session) -> int:
+    from flows.cluster import prefect_server
+
+    if session.workers:
+        os.environ["ALMANAC_WORKERS"] = str(session.workers)
+    if session.scheduler:
+        os.environ["ALMANAC_SCHEDULER"] = session.scheduler
+    with _only_json_on_stdout(), prefect_server(leave_up=session.ui) as url:
+        result = command(**parameters)
+        if session.ui:
+            Console(stderr=True).print(f"Prefect UI: {url.removesuffix('/api')}", highlight=False)
+    if session.json:
+        print(json.dumps(result, default=str))
+    else:
+        _show(result)
+    return 0
+
+
+def _hide_tracebacks_of_user_errors() -> None:
+    """Keep errors that are meant for a person out of the log: they are printed once, at the end."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], AlmanacError):
+            return False
+        return "Finished in state Failed" not in record.getMessage()
+
+    setup_logging()
+    for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.addFilter(wanted)
+
+
+@contextmanager
+def _only_json_on_stdout() -> Iterator[None]:
+    """While a flow runs, whatever it prints goes to standard error."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _show(result: dict[str, Any], indent: str = "") -> None:
+    console = Console()
+    width = max(len(name) for name in result)
+    for name, value in result.items():
+        if value is None or value == []:
+            continue
+        if isinstance(value, list):
+            console.print(f"{indent}{name}", highlight=False)
+            for item in value:
+                if isinstance(item, dict):
+                    _show(item, indent + "  ")
+                    console.print()
+                else:
+                    console.print(f"{indent}  {item}", highlight=False, markup=False, soft_wrap=True)
+        else:
+            text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+            console.print(f"{indent}{name:<{width}}  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

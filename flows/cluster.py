@@ -1,0 +1,158 @@
+"""What a run computes on: the Dask cluster of its flow, and a local Prefect server where none is named."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import httpx
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect_dask import DaskTaskRunner
+
+from flows.settings import Settings
+from models.errors import AlmanacError
+
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+_SERVER_START_SECONDS = 120
+
+
+class ClusterError(AlmanacError):
+    """Nothing to compute on: the scheduler or the local server cannot be reached."""
+
+
+@contextmanager
+def dask() -> Iterator[object]:
+    """A Dask cluster: the address that the settings name, or worker processes on this machine.
+
+    Each local worker is one process with one thread, so that two never compete for a core.
+    """
+    from distributed import LocalCluster
+
+    settings = Settings()
+    if settings.scheduler:
+        _check_scheduler(settings.scheduler)
+        yield settings.scheduler
+        return
+    with LocalCluster(
+        n_workers=settings.workers or os.cpu_count() or 1,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit=0,
+        env=dict.fromkeys(_ONE_THREAD, "1"),
+        silence_logs="ERROR",
+    ) as cluster:
+        yield cluster
+
+
+def task_runner() -> Any:
+    """The task runner of a flow. It makes its cluster when the first task is submitted."""
+    return DaskTaskRunner(cluster_class=cast(Any, dask))
+
+
+@contextmanager
+def prefect_server(*, leave_up: bool) -> Iterator[str]:
+    """The API of a Prefect server: the one that `PREFECT_API_URL` names, or one on this machine.
+
+    The local server listens on the loopback interface only. It ends with this process, however that
+    ends, unless `leave_up`.
+    """
+    named = PREFECT_API_URL.value()
+    if named:
+        yield named
+        return
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    process = _start_server(port, url, leave_up=leave_up)
+    try:
+        _wait_for(url, process)
+        os.environ["PREFECT_API_URL"] = url
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield url
+    finally:
+        _send_what_is_left()
+        os.environ.pop("PREFECT_API_URL", None)
+        if not leave_up:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _send_what_is_left() -> None:
+    """Wait until the logs and events of this process have reached the server."""
+    APILogWorker.drain_all(timeout=10)
+    EventsWorker.drain_all(timeout=10)
+
+
+def _start_server(port: int, url: str, *, leave_up: bool) -> subprocess.Popen[bytes]:
+    quiet = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+        "PREFECT_UI_API_URL": url,
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    }
+    factory = "prefect.server.api.server:create_app"
+    return subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "--factory", factory, "--host", "127.0.0.1", "--port", str(port)],
+        env={**os.environ, **quiet},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=None if leave_up or sys.platform != "linux" else _die_with_parent,
+    )
+
+
+def _die_with_parent() -> None:
+    """Have Linux end this process when the one that started it ends, even by SIGKILL (`prctl(2)`)."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _SERVER_START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ClusterError(
+                f"The local Prefect server ended with status {process.returncode} before it answered. "
+                "Start one by hand with `prefect server start` to see why, and set PREFECT_API_URL."
+            )
+        try:
+            if httpx.get(f"{url}/health", timeout=2).status_code == httpx.codes.OK:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    process.kill()
+    raise ClusterError(
+        f"The local Prefect server did not answer at {url} within {_SERVER_START_SECONDS} s. "
+        "Try again, or start one with `prefect server start` and set PREFECT_API_URL."
+    )
+
+
+def _check_scheduler(address: str) -> None:
+    """Raise `ClusterError` unless something answers at a `tcp://host:port` address."""
+    host, _, port = address.removeprefix("tcp://").partition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"--scheduler {address}: no Dask scheduler answers there ({error}). Expected tcp://HOST:PORT of a "
+            "running one; start one with `dask scheduler`, or leave --scheduler out to use this machine."
+        ) from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

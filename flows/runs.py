@@ -1,0 +1,172 @@
+"""The three kinds of run that every scenario has: ingest, train and score."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from prefect import unmapped
+from prefect.logging import get_run_logger
+
+from flows.progress import gather
+from models.scenario import AsOf, Scenario
+from tasks import ledger
+from tasks.ingest import Ingested, fixed_shards, ingest
+from tasks.pages import announce, write_page
+from tasks.publishing import publish
+from tasks.runs import Run, RunError, begin, resolve_scoring, resolve_training, started
+from tasks.scoring import finished_outcome, score_shard, write_crashed
+from tasks.shards import Outcome, plan, reasons, reconcile
+from tasks.sources import column_mapping
+from tasks.store import Store
+from tasks.training import compare, fit, prepare_shard, track
+
+
+def ingest_sources(
+    scenario: Scenario,
+    store: Store,
+    sources: Mapping[str, str | None],
+    columns: Sequence[str],
+    shards: int | None,
+    max_bad_share: float,
+) -> dict[str, Any]:
+    """Ingest each source that is given into its table, in the order of `sources`."""
+    mapping = column_mapping(columns)
+    number = fixed_shards(scenario, store, shards)
+    given = {name: uri for name, uri in sources.items() if uri}
+    done: list[Ingested] = [
+        ingest(scenario, store, name, uri, mapping, number, max_bad_share) for name, uri in given.items()
+    ]
+    for result in done:
+        get_run_logger().info(
+            "%s: %s rows read, %s in quarantine, %s new or changed",
+            *(result.table, f"{result.read:,}", f"{result.quarantined:,}", f"{result.changed:,}"),
+        )
+    return {"store": store.uri, "tables": [asdict(result) for result in done]}
+
+
+def train_bundle(
+    scenario: Scenario, store: Store, as_of: AsOf | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Prepare the shards' parts, fit, and let the challenger meet the champion."""
+    begun = time.monotonic()
+    run = resolve_training(scenario, store, as_of, options)
+    begin(scenario, run)
+    shards = list(plan(scenario, run))
+    futures = prepare_shard.map(unmapped(scenario), unmapped(run), shards)
+    names = gather("preparing", futures, _raise)
+    fitted = fit(scenario, run, sorted({name for some in names for name in some}))
+    verdict = compare(scenario, run, fitted, sorted({name for some in names for name in some}))
+    record = track(run, fitted, verdict)
+    get_run_logger().info("Bundle %d: %s", fitted.bundle, verdict.reason)
+    return {
+        "run_id": run.id,
+        "as_of": run.as_of.isoformat(),
+        "bundle": fitted.bundle,
+        "promoted": verdict.promoted,
+        "champion": verdict.champion,
+        "reason": verdict.reason,
+        "loss": fitted.loss,
+        "headline": dict(fitted.headline),
+        "notes": list(fitted.notes),
+        "mlflow_run": record,
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def score(
+    scenario: Scenario,
+    store: Store,
+    flow: str,
+    as_of: AsOf | None,
+    bundle: int | None,
+    options: Mapping[str, Any],
+    *,
+    dry_run: bool,
+    max_failed_share: float = 0.05,
+) -> dict[str, Any]:
+    """Resolve, plan, map, reconcile, publish, report: see "How a scoring run goes" in the documentation."""
+    begun = time.monotonic()
+    run = resolve_scoring(scenario, store, flow, as_of, bundle, options)
+    begin(scenario, run)
+    outcomes = _score_shards(scenario, run, plan(scenario, run))
+    counts = reconcile(scenario, run, outcomes)
+    _refuse_failures(run, outcomes, counts, max_failed_share)
+    summary: dict[str, Any] = {
+        "run_id": run.id,
+        "as_of": run.as_of.isoformat(),
+        "bundle": run.bundle,
+        **counts,
+    }
+    if dry_run:
+        return summary | _unpublished(run, begun)
+    publication = publish(scenario, run, outcomes)
+    page = write_page(scenario, run, outcomes)
+    ledger.record(
+        store,
+        run_id=run.id,
+        scenario=scenario.name,
+        flow=flow,
+        as_of=run.as_of,
+        bundle=run.bundle or 0,
+        versions=run.versions,
+        counts=counts,
+        reasons=reasons(outcomes),
+        started=started(run),
+    )
+    summary |= {
+        "published": True,
+        "table": publication.table,
+        "version": publication.version,
+        "rows": publication.rows,
+        "page": page,
+        "reused_shards": sum(o.reused for o in outcomes),
+        "notes": [*run.notes, *(["These rows had been published before."] if publication.already else [])],
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+    announce(scenario, run, summary, publication)
+    return summary
+
+
+def _score_shards(scenario: Scenario, run: Run, shards: Iterable[int]) -> list[Outcome]:
+    """One outcome per shard, of an earlier start of the run where there is one.
+
+    A shard whose worker died on every try has all its keys failed.
+    """
+    finished = [outcome for shard in shards if (outcome := finished_outcome(run, shard))]
+    pending = sorted(set(shards) - {outcome.shard for outcome in finished})
+
+    def crashed(position: int, error: Exception) -> Outcome:
+        get_run_logger().error("Shard %d: %s", pending[position], error)
+        return write_crashed(scenario, run, pending[position], f"{type(error).__name__}: {error}")
+
+    futures = score_shard.map(unmapped(scenario), unmapped(run), pending) if pending else []
+    return sorted([*finished, *gather("scoring", futures, crashed)], key=lambda outcome: outcome.shard)
+
+
+def _refuse_failures(
+    run: Run, outcomes: Sequence[Outcome], counts: Mapping[str, int], max_failed_share: float
+) -> None:
+    """Raise `RunError` where more keys failed than a published run may have."""
+    if counts["failed"] > max_failed_share * counts["requested"]:
+        told = "\n".join(f"  {count:,} {reason}" for reason, count in list(reasons(outcomes).items())[:10])
+        raise RunError(
+            f"{run.scenario}: {counts['failed']:,} of {counts['requested']:,} keys failed, "
+            f"{max_failed_share:.0%} may. Nothing was published.\n{told}\n"
+            "Shards that were scored are kept: correct the cause and run again."
+        )
+
+
+def _unpublished(run: Run, begun: float) -> dict[str, Any]:
+    return {
+        "published": False,
+        "table": run.table,
+        "version": None,
+        "page": None,
+        "notes": [*run.notes, "Dry run: nothing was published; the scored shards are kept."],
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def _raise(_: int, error: Exception) -> Any:
+    raise error

@@ -1,0 +1,119 @@
+"""Flows of the `sales` scenario: quantile forecasts of unit sales, per SKU and store, every week."""
+
+from datetime import date
+from typing import Annotated, Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.cluster import task_runner
+from flows.runs import ingest_sources, score, train_bundle
+from flows.settings import open_store
+from models.sales import SALES
+from tasks import bundles
+
+
+@flow(name="sales-ingest", task_runner=task_runner())
+def ingest(
+    source: str,
+    plan: str | None = None,
+    stores: str | None = None,
+    column: list[str] | None = None,
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
+    shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Read sales, plan and stores into the store's tables.
+
+    Reading the same file again changes nothing. Rows that break the contract go to quarantine.
+
+    Args:
+        source: Sales: sku, store, week, units, and any numeric covariates such as price. CSV, Parquet,
+            a folder or glob of either, or a Delta table; local, az:// or abfss://.
+        plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
+        stores: Attributes of the stores: store, and any numeric columns.
+        column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
+        max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
+        shards: Number of shards the keys are spread over; settled at the first ingest (default 32).
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    sources = {"history": source, "plan": plan, "stores": stores}
+    return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share)
+
+
+@flow(name="sales-train", task_runner=task_runner())
+def train(
+    as_of: date | None = None,
+    horizon: Annotated[int, Field(ge=1, le=104)] = 13,
+    quantiles: list[float] | None = None,
+    seed: int = 7,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Backtest and train a bundle; it becomes champion if it is better than the champion.
+
+    Args:
+        as_of: Last week to learn from, any day of it; default: the last complete week.
+        horizon: Weeks to forecast.
+        quantiles: Quantiles to forecast, between 0 and 1; default 0.05 0.25 0.5 0.75 0.95.
+        seed: Seed of everything random in training.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    options = _options(horizon, quantiles, seed)
+    return train_bundle(SALES, open_store(store), as_of, options)
+
+
+@flow(name="sales-forecast", task_runner=task_runner())
+def forecast(
+    as_of: date | None = None,
+    bundle: Annotated[int | None, Field(ge=1)] = None,
+    dry_run: bool = False,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Forecast every SKU and store, and publish.
+
+    A run that was stopped is started again with the same parameters: it does what is missing.
+
+    Args:
+        as_of: Last week to use, any day of it; default: the last complete week.
+        bundle: Number of the bundle to forecast with; default: the champion.
+        dry_run: Score and account for every key, and publish nothing.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    return score(SALES, open_store(store), "forecast", as_of, bundle, {}, dry_run=dry_run)
+
+
+@flow(name="sales-run", task_runner=task_runner())
+def run(
+    source: str,
+    plan: str | None = None,
+    stores: str | None = None,
+    column: list[str] | None = None,
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
+    shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Ingest, train if there is no champion yet, and forecast.
+
+    Args:
+        source: Sales: sku, store, week, units, and any numeric covariates such as price. CSV, Parquet,
+            a folder or glob of either, or a Delta table; local, az:// or abfss://.
+        plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
+        stores: Attributes of the stores: store, and any numeric columns.
+        column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
+        max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
+        shards: Number of shards the keys are spread over; settled at the first ingest (default 32).
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    opened = open_store(store)
+    sources = {"history": source, "plan": plan, "stores": stores}
+    ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share)
+    if bundles.champion(opened, SALES.name) is None:
+        train_bundle(SALES, opened, None, _options())
+    return score(SALES, opened, "forecast", None, None, {}, dry_run=False)
+
+
+def _options(horizon: int = 13, quantiles: list[float] | None = None, seed: int = 7) -> dict[str, Any]:
+    return {"horizon": horizon, "seed": seed} | ({"quantiles": quantiles} if quantiles else {})
+
+
+COMMANDS = (ingest, train, forecast, run)

@@ -1,0 +1,41 @@
+"""Weeks: the last complete one, and the one that a given day belongs to."""
+
+from datetime import date, datetime, timedelta
+
+import polars as pl
+
+from models.errors import ContractError
+
+WEEK = timedelta(weeks=1)
+
+
+def resolve_as_of(history: pl.LazyFrame, as_of: date | None, now: datetime) -> date:
+    """First day of the last week that may be used: the one of `as_of`, or the last complete one at `now`.
+
+    Weeks without a single row still count, on the history's week anchor. Raises `ContractError`
+    where `as_of` is before the first week of the history or after its last.
+    """
+    first, last = (
+        history.select(pl.col("week").min().alias("first"), pl.col("week").max().alias("last"))
+        .collect()
+        .row(0)
+    )
+    if first is None:
+        raise ContractError("history: the table has no rows. Ingest sales first.")
+    today = now.date()
+    while last + WEEK > today and last > first:
+        last -= WEEK
+    if as_of is None:
+        return last
+    day = as_of.date() if isinstance(as_of, datetime) else as_of
+    if day >= last + WEEK:
+        raise ContractError(
+            f"--as-of {day}: after the last complete week of the history, which starts on {last}. "
+            "Ingest newer sales, or give a day up to the end of that week."
+        )
+    if day < first:
+        raise ContractError(
+            f"--as-of {day}: before the data; the first week of the history starts on {first}. "
+            f"Give a day from {first} to {last}."
+        )
+    return first + WEEK * ((day - first) // WEEK)
