@@ -1,0 +1,329 @@
+"""The features of a machine at a time: one definition for training, testing and scoring.
+
+Contract::
+
+    windows(interval_hours, options) -> Windows           the windows that the telemetry can resolve
+    feature_list(vocabulary, options) -> list[Feature]    names and meaning, in the order of the columns
+    build(tables, vocabulary, machines, last, count, options) -> pl.DataFrame
+
+`build` gives machine_id, time, `readings` and the features (Float32; null where there is nothing to
+say) for the row times `last`, `last - every`, ... of each machine. A row at T knows what is dated T
+or earlier. A window of w hours is (T - w, T]: a reading belongs to it when its interval ended in it,
+an error when it is dated in it. Nothing in a feature depends on the range of rows that was asked
+for, nor on the calendar, so the same history an hour or a year later gives the same features.
+
+Per sensor and window: mean, standard deviation, least, greatest, slope per hour, and how far the
+mean is from the machine's own normal, in standard deviations of its readings over `normal_days`
+that end before the longest window. Per error: how many in each window. Days since each component, and
+any, was last replaced, and since any failed, from the whole history; a failure counts as a replacement,
+recorded or not. Age, and one column per model of machine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import gcd
+
+import numpy as np
+import polars as pl
+
+from models.errors import ContractError
+from models.machines.moments import Floats, Moments, in_blocks, merge
+from models.machines.options import Options
+from models.machines.vocabulary import Vocabulary, as_known
+from models.scenario import Frames
+
+ROW = ("machine_id", "time")
+_HOUR = 3_600_000_000
+_NORMAL_HOURS = 72
+_MANY = 12
+_ANY = "|any"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A column of the features: what it is about, what it measures, and over how many hours."""
+
+    name: str
+    kind: str
+    subject: str
+    statistic: str
+    hours: int | None = None
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The telemetry windows in hours that can be resolved: `spread` also hold two readings or more."""
+
+    hours: tuple[int, ...]
+    spread: tuple[int, ...]
+    left_out: tuple[str, ...]
+
+
+def windows(interval_hours: float, options: Options) -> Windows:
+    """The windows of `options` that telemetry at this interval resolves, and why others are left out.
+
+    A window has to hold a whole number of intervals, so that it holds as many readings at every row,
+    or a dozen of them, where one more or less says little.
+
+    >>> windows(24.0, Options()).left_out[0]
+    'window of 12 h: the telemetry comes every 24 h'
+    """
+    hours, spread, left_out = [], [], []
+    for window in options.windows_hours:
+        readings = window / interval_hours
+        if readings < 1:
+            left_out.append(f"window of {window} h: the telemetry comes every {interval_hours:g} h")
+        elif readings < _MANY and abs(readings - round(readings)) > 1e-9:
+            left_out.append(f"window of {window} h: not a whole number of intervals of {interval_hours:g} h")
+        else:
+            hours.append(window)
+            if readings >= 2:
+                spread.append(window)
+            else:
+                left_out.append(
+                    f"window of {window} h: deviation, extremes and slope, as it holds one reading"
+                )
+    return Windows(tuple(hours), tuple(spread), tuple(left_out))
+
+
+def feature_list(vocabulary: Vocabulary, options: Options) -> list[Feature]:
+    """The features in the order of their columns."""
+    usable = windows(vocabulary.interval_hours, options)
+    found: list[Feature] = []
+    for sensor in vocabulary.sensors:
+        for hours in usable.hours:
+            several = ("std", "min", "max", "slope") if hours in usable.spread else ()
+            for statistic in ("mean", *several, "deviation"):
+                found.append(Feature(f"{sensor}_{statistic}_{hours}h", "sensor", sensor, statistic, hours))
+    for error in vocabulary.errors:
+        for hours in options.error_windows_hours:
+            found.append(Feature(f"{error}_count_{hours}h", "error", error, "count", hours))
+    for component in vocabulary.components:
+        found.append(Feature(f"{component}_replaced_days", "component", component, "replaced"))
+    found.append(Feature("any_replaced_days", "machine", "any component", "replaced"))
+    found.append(Feature("any_failed_days", "machine", "any component", "failed"))
+    found.append(Feature("age_years", "machine", "machine", "age"))
+    for model in vocabulary.models:
+        found.append(Feature(f"model_is_{model}", "machine", model, "model"))
+    names = [f.name for f in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ContractError(
+            f"The data gives two features of one name: {', '.join(twice)}. Expected different names of "
+            "sensors, errors, components and models. Rename a sensor's column, or an error or component."
+        )
+    return found
+
+
+def lookback_hours(options: Options) -> int:
+    """How far before the first row time telemetry is looked at; events are looked at from their beginning."""
+    longest = max(options.windows_hours)
+    steps = -(-longest // options.every_hours) + -(-options.normal_days * 24 // options.every_hours)
+    return max(longest, (steps + 1) * options.every_hours)
+
+
+def build(
+    tables: Frames,
+    vocabulary: Vocabulary,
+    machines: Sequence[str],
+    last: datetime,
+    count: int,
+    options: Options,
+) -> pl.DataFrame:
+    """Features of `machines` at `count` row times up to `last`; see the module's docstring.
+
+    `readings` is the number of readings in the longest window, of the sensor that has most.
+    Rows are sorted by machine and time; every machine has all of them, known or not.
+    """
+    seen = as_known(tables, last, vocabulary.interval_hours, options)
+    ids = sorted(set(machines))
+    step = timedelta(hours=options.every_hours)
+    times = pl.Series("time", [last - step * back for back in range(count - 1, -1, -1)])
+    times = times.cast(pl.Datetime("us", "UTC"))
+    rows = pl.DataFrame({"machine_id": pl.Series(ids, dtype=pl.String)}).join(times.to_frame(), how="cross")
+    columns = {
+        **_telemetry(seen["telemetry"], vocabulary, ids, last, count, options),
+        **_errors(seen.get("errors"), vocabulary, rows, options),
+        **_events(seen, vocabulary, rows),
+        **_attributes(seen.get("machines"), vocabulary, rows),
+    }
+    names = [f.name for f in feature_list(vocabulary, options)]
+    return rows.with_columns(columns["readings"], *(columns[name] for name in names))
+
+
+def _telemetry(
+    telemetry: pl.LazyFrame,
+    vocabulary: Vocabulary,
+    ids: list[str],
+    last: datetime,
+    count: int,
+    options: Options,
+) -> dict[str, pl.Series]:
+    """The sensors' features by name, and `readings`, in the order of the rows."""
+    usable = windows(vocabulary.interval_hours, options)
+    block = gcd(options.every_hours, *options.windows_hours)
+    grid = _Grid(len(ids), count, block, options)
+    present = [s for s in vocabulary.sensors if s in telemetry.collect_schema()]
+    readings = (
+        telemetry.filter(
+            pl.col("time") > last - timedelta(hours=grid.blocks * block), pl.col("machine_id").is_in(ids)
+        )
+        .select("machine_id", "time", *present)
+        .collect()
+        .sort("machine_id", "time")
+    )
+    machine = readings["machine_id"].cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int64)
+    before = (pl.Series([last]).cast(pl.Datetime("us", "UTC")) - readings["time"]).dt.total_microseconds()
+    back = before.to_numpy() // (block * _HOUR)
+    cells = machine * grid.blocks + (grid.blocks - 1 - back)
+    hours = (back * (block * _HOUR) - before.to_numpy()) / _HOUR
+    most = np.zeros((len(ids), count))
+    found = {}
+    for sensor in vocabulary.sensors:
+        column = readings[sensor] if sensor in present else pl.Series([None] * readings.height)
+        values = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        moments = grid.shaped(in_blocks(cells, hours, values, len(ids) * grid.blocks))
+        most = np.maximum(most, grid.window(moments, max(options.windows_hours)).count)
+        for name, array in _of_sensor(grid, moments, usable, vocabulary.interval_hours).items():
+            found[f"{sensor}_{name}"] = _series(f"{sensor}_{name}", array)
+    found["readings"] = pl.Series("readings", most.ravel().astype(np.int32))
+    return found
+
+
+def _of_sensor(grid: "_Grid", moments: Moments, usable: Windows, interval_hours: float) -> dict[str, Floats]:
+    normal = grid.normal(moments)
+    deviation = normal.std()
+    enough = (normal.count * interval_hours >= _NORMAL_HOURS) & (deviation > 1e-9 * np.abs(normal.mean))
+    scale = np.where(enough, deviation, np.nan)
+    found = {}
+    for hours in usable.hours:
+        window = grid.window(moments, hours)
+        found[f"mean_{hours}h"] = window.level()
+        found[f"deviation_{hours}h"] = (window.level() - normal.mean) / scale
+        if hours in usable.spread:
+            found[f"std_{hours}h"] = window.std()
+            found[f"min_{hours}h"], found[f"max_{hours}h"] = window.extremes()
+            found[f"slope_{hours}h"] = window.slope()
+    return found
+
+
+class _Grid:
+    """Blocks of `block` hours that end at the last row time, for each machine and far enough back."""
+
+    def __init__(self, machines: int, count: int, block: int, options: Options) -> None:
+        self.machines, self.count, self.block = machines, count, block
+        self.step = options.every_hours // block
+        self.longest = max(options.windows_hours) // block
+        self.gap = -(-self.longest // self.step)
+        self.normal_steps = -(-options.normal_days * 24 // options.every_hours)
+        self.rows = count + self.gap + self.normal_steps
+        self.blocks = max(self.rows * self.step, (count - 1) * self.step + self.longest)
+
+    def shaped(self, flat: Moments) -> Moments:
+        shape = (self.machines, self.blocks)
+        return Moments(*(getattr(flat, name).reshape(shape) for name in flat.__dataclass_fields__))
+
+    def window(self, moments: Moments, hours: int) -> Moments:
+        """Moments of (T - hours, T] at each row time, shape (machines, count)."""
+        length = hours // self.block
+        first = self.blocks - (self.count - 1) * self.step - length
+        return merge([self._each(moments, first + i, self.count) for i in range(length)], self.block)
+
+    def normal(self, moments: Moments) -> Moments:
+        """Moments of the steps that end a longest window, rounded up to steps, before each row time."""
+        first = self.blocks - self.rows * self.step
+        steps = merge([self._each(moments, first + i, self.rows) for i in range(self.step)], self.block)
+        each = (slice(None),)
+        parts = [steps[(*each, slice(i, i + self.count))] for i in range(self.normal_steps)]
+        return merge(parts, self.block * self.step)
+
+    def _each(self, moments: Moments, first: int, count: int) -> Moments:
+        return moments[(slice(None), slice(first, first + (count - 1) * self.step + 1, self.step))]
+
+
+def _errors(
+    errors: pl.LazyFrame | None, vocabulary: Vocabulary, rows: pl.DataFrame, options: Options
+) -> dict[str, pl.Series]:
+    """How many errors of each type each window holds; 0 where none is on record."""
+    if not vocabulary.errors:
+        return {}
+    if errors is None:
+        return {
+            f"{error}_count_{hours}h": pl.Series(f"{error}_count_{hours}h", [None] * rows.height, pl.Float32)
+            for error in vocabulary.errors
+            for hours in options.error_windows_hours
+        }
+    so_far = (
+        errors.select(*ROW, *((pl.col("error") == e).cast(pl.Int32).alias(e) for e in vocabulary.errors))
+        .group_by(ROW)
+        .sum()
+        .sort("time", "machine_id")
+        .select(*ROW, *(pl.col(e).cum_sum().over("machine_id") for e in vocabulary.errors))
+        .collect()
+    )
+    until = _at(rows, so_far, timedelta(0)).fill_null(0)
+    found = {}
+    for hours in options.error_windows_hours:
+        counts = until.select(vocabulary.errors) - _at(rows, so_far, timedelta(hours=hours)).fill_null(0)
+        for error in vocabulary.errors:
+            name = f"{error}_count_{hours}h"
+            found[name] = counts[error].cast(pl.Float32).alias(name)
+    return found
+
+
+def _events(seen: Frames, vocabulary: Vocabulary, rows: pl.DataFrame) -> dict[str, pl.Series]:
+    """Days since each component, and any, was last replaced, and since any failed; null if never on record."""
+    failed = [seen["failures"].select(*ROW, "component")] if "failures" in seen else []
+    replaced = [seen["maintenance"].select(*ROW, "component")] if "maintenance" in seen else []
+    since = _since(replaced + failed, vocabulary.components, rows)
+    found = {f"{c}_replaced_days": since[c].alias(f"{c}_replaced_days") for c in vocabulary.components}
+    found["any_replaced_days"] = since[_ANY].alias("any_replaced_days")
+    found["any_failed_days"] = _since(failed, (), rows)[_ANY].alias("any_failed_days")
+    return found
+
+
+def _since(frames: list[pl.LazyFrame], components: Sequence[str], rows: pl.DataFrame) -> pl.DataFrame:
+    """Days since the last event of each component, and of any (`_ANY`), at each row."""
+    names = (*components, _ANY)
+    if not frames:
+        return pl.DataFrame({name: pl.Series([None] * rows.height, dtype=pl.Float32) for name in names})
+    last = (
+        pl.concat(frames)
+        .select(*ROW, *(pl.when(pl.col("component") == c).then("time").alias(c) for c in components))
+        .group_by(ROW)
+        .max()
+        .sort("time", "machine_id")
+        .select(*ROW, *(pl.col(c).forward_fill().over("machine_id") for c in components))
+        .with_columns(pl.col("time").alias(_ANY))
+        .collect()
+    )
+    days = [
+        ((rows["time"] - column).dt.total_microseconds() / (24 * _HOUR)).cast(pl.Float32).alias(column.name)
+        for column in _at(rows, last, timedelta(0)).select(names).iter_columns()
+    ]
+    return pl.DataFrame(days)
+
+
+def _at(rows: pl.DataFrame, history: pl.DataFrame, back: timedelta) -> pl.DataFrame:
+    """The last line of each machine's `history` dated `time - back` or earlier, in the order of `rows`."""
+    wanted = rows.select("machine_id", pl.col("time") - back).with_row_index("|row").sort("time")
+    found = wanted.join_asof(history, on="time", by="machine_id", strategy="backward", check_sortedness=False)
+    return found.sort("|row").drop("|row", *ROW)
+
+
+def _attributes(
+    machines: pl.LazyFrame | None, vocabulary: Vocabulary, rows: pl.DataFrame
+) -> dict[str, pl.Series]:
+    """Age in years, and 1 for the machine's own model, 0 for others; null where not on record."""
+    schema = {"machine_id": pl.String, "model": pl.String, "age_years": pl.Float64}
+    of = pl.DataFrame(schema=schema) if machines is None else machines.select(list(schema)).collect()
+    joined = rows.select("machine_id").join(of, on="machine_id", how="left", maintain_order="left")
+    found = {"age_years": joined["age_years"].cast(pl.Float32)}
+    for model in vocabulary.models:
+        name = f"model_is_{model}"
+        found[name] = (joined["model"] == model).cast(pl.Float32).alias(name)
+    return found
+
+
+def _series(name: str, values: Floats) -> pl.Series:
+    return pl.Series(name, values.ravel().astype(np.float32)).fill_nan(None)

@@ -1,0 +1,74 @@
+"""What happened after a row's time: when each component failed next, and what is known of it yet."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import polars as pl
+
+OBSERVED = "observed_hours"
+"""Column: hours after the row's time for which failures are on record; negative where the row is later."""
+
+_HOUR = 3_600_000_000
+
+
+def next_failure_column(component: str) -> str:
+    """Name of the column with the hours from the row's time to the component's next failure."""
+    return f"{component}|next_failure_hours"
+
+
+def outcomes(
+    rows: pl.DataFrame, failures: pl.LazyFrame, components: Sequence[str], observed_until: datetime
+) -> pl.DataFrame:
+    """Hours to the next failure of each component after each row's time, and `observed_hours`.
+
+    `rows` holds machine_id and time; the result has its order. Null where no failure follows that was
+    on record at `observed_until`. A failure at the row's very time is past, not next. Hours are
+    Float64: time counts, not rows.
+    """
+    names = [next_failure_column(c) for c in components]
+    wanted = rows.select("machine_id", "time").with_row_index("|row").sort("time")
+    component = pl.col("component")
+    following = (
+        failures.filter(pl.col("time") <= observed_until)
+        .select(
+            "machine_id",
+            "time",
+            *(
+                pl.when(component == c).then("time").alias(name)
+                for c, name in zip(components, names, strict=True)
+            ),
+        )
+        .group_by("machine_id", "time")
+        .max()
+        .sort("time", "machine_id")
+        .with_columns(pl.col(name).backward_fill().over("machine_id") for name in names)
+        .collect()
+    )
+    found = wanted.join_asof(
+        following,
+        on="time",
+        by="machine_id",
+        strategy="forward",
+        allow_exact_matches=False,
+        check_sortedness=False,
+    )
+    end = pl.lit(observed_until).cast(pl.Datetime("us", "UTC"))
+    return found.sort("|row").select(
+        *(((pl.col(name) - pl.col("time")).dt.total_microseconds() / _HOUR).alias(name) for name in names),
+        ((end - pl.col("time")).dt.total_microseconds() / _HOUR).alias(OBSERVED),
+    )
+
+
+def fails_within(component: str, horizon_hours: float) -> pl.Expr:
+    """The label: whether `component` fails in (T, T + horizon], its last moment included.
+
+    Null (pending) where the horizon reaches past what is observed, whatever is on record by then: a
+    row is decided when all rows of its time are. Each component has its own label, so two that fail
+    within one horizon are two labels.
+
+    >>> frame = pl.DataFrame({"pump|next_failure_hours": [24.0, 25.0, None, 3.0], OBSERVED: [48, 48, 48, 12]})
+    >>> frame.select(fails_within("pump", 24).alias("label"))["label"].to_list()
+    [True, False, False, None]
+    """
+    within = (pl.col(next_failure_column(component)) <= horizon_hours).fill_null(value=False)
+    return pl.when(pl.col(OBSERVED) >= horizon_hours).then(within)

@@ -1,0 +1,110 @@
+"""The options of the machines scenario, with their defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Literal
+
+ESTIMATORS = ("lightgbm", "random_forest", "decision_tree")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training or scoring run of `machines` may be told; see `Options.of`."""
+
+    since: datetime | None = None
+    """First row time; None for all of the history in training, and for `as_of` alone in scoring."""
+    every_hours: int = 12
+    """One row per machine in this many hours, counted back from `as_of`."""
+    windows_hours: tuple[int, ...] = (12, 24, 36)
+    """Lengths of the telemetry windows."""
+    error_windows_hours: tuple[int, ...] = (24, 168)
+    """Lengths of the windows in which errors are counted."""
+    normal_days: int = 28
+    """Length of the history that a machine's own normal is taken from; it ends before the longest window."""
+    telemetry_marks: Literal["end", "start"] = "end"
+    """Which end of its interval a telemetry row's time marks."""
+    horizons_hours: tuple[int, ...] = (24, 168)
+    estimator: str = "lightgbm"
+    missed_failure_cost: float = 10.0
+    """What a failure costs that no inspection came before."""
+    needless_inspection_cost: float = 1.0
+    """What an inspection costs that no failure would have followed within the horizon."""
+    inspect_every_days: int = 14
+    """The plan to compare with: every component is inspected once in this many days."""
+    under_work_hours: int = 12
+    """A component counts as under work for this long after its replacement or failure."""
+    held_out_share: float = 0.2
+    """Share of the time range that calibrates, and again that tests."""
+    min_failures: int = 10
+    """Failures that a component needs in the training range for a model of its own."""
+    training_rows: int = 150_000
+    """About this many rows are learnt from; healthy ones are sampled, and weighted to make up for it."""
+    seed: int = 7
+    threads: int = 0
+    """Threads of the estimators; 0 for all. The result does not depend on it."""
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "Options":
+        """The options with defaults filled in; names that belong to other stages are ignored.
+
+        >>> Options.of({"horizons_hours": [24], "unknown": 1}).horizons_hours
+        (24,)
+        """
+        known = {field.name for field in fields(cls)}
+        given = {name: value for name, value in options.items() if name in known and value is not None}
+        for name in ("windows_hours", "error_windows_hours", "horizons_hours"):
+            if name in given:
+                given[name] = tuple(sorted({int(hours) for hours in given[name]}))
+        if "since" in given:
+            given["since"] = moment(given["since"], start_of_day=True)
+        chosen = cls(**given)
+        chosen._check()
+        return chosen
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which an inspection is cheaper than waiting.
+
+        Waiting costs `p * missed`, inspecting `(1 - p) * needless`; they are equal at
+        `needless / (needless + missed)`. It is the best choice as far as `p` is calibrated.
+
+        >>> round(Options(missed_failure_cost=9.0, needless_inspection_cost=1.0).threshold, 3)
+        0.1
+        """
+        return self.needless_inspection_cost / (self.needless_inspection_cost + self.missed_failure_cost)
+
+    def _check(self) -> None:
+        for name in ("windows_hours", "error_windows_hours", "horizons_hours"):
+            hours = getattr(self, name)
+            if not hours or hours[0] < 1:
+                raise ValueError(
+                    f"{name} is {hours}. Expected whole numbers of hours, at least 1, e.g. (24,)."
+                )
+        for name in ("every_hours", "normal_days", "inspect_every_days", "min_failures", "training_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}. Expected at least 1.")
+        for name in ("missed_failure_cost", "needless_inspection_cost"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}. Expected an amount above 0.")
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"estimator is {self.estimator!r}. Expected one of {', '.join(ESTIMATORS)}.")
+        if self.telemetry_marks not in ("end", "start"):
+            raise ValueError(f"telemetry_marks is {self.telemetry_marks!r}. Expected end or start.")
+        if not 0 < self.held_out_share < 0.5:
+            raise ValueError(
+                f"held_out_share is {self.held_out_share}. Expected between 0 and 0.5, e.g. 0.2."
+            )
+
+
+def moment(when: date | datetime | str, *, start_of_day: bool = False) -> datetime:
+    """A point in time, in UTC: a naive time is taken as UTC, a date as the end (or start) of that day.
+
+    >>> moment(date(2015, 7, 31)).isoformat(), moment("2015-07-31", start_of_day=True).isoformat()
+    ('2015-08-01T00:00:00+00:00', '2015-07-31T00:00:00+00:00')
+    """
+    if isinstance(when, str):
+        when = datetime.fromisoformat(when) if len(when) > 10 else date.fromisoformat(when)
+    if not isinstance(when, datetime):
+        return datetime.combine(when, time(), UTC) + timedelta(days=0 if start_of_day else 1)
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
