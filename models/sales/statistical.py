@@ -1,0 +1,415 @@
+"""Per-SKU statistical models: a local level in log units with regression on the covariates.
+
+Contract::
+
+    fit(panel, origin, horizon, quantiles) -> params            one row per SKU, to be saved as a frame
+    forecast(params, panel, origin, horizon, quantiles)
+        -> sku, store, origin, week, step (Int32), units, one column per quantile
+    better(pooled, own, quantiles) -> sku, store, gain, error   the keys to forecast with `own`
+
+`panel` is a `models.sales.panel.Panel` with all the stores of each of its SKUs: a key's forecast depends on
+the other stores of its SKU, and on nothing else. `origin` is the index of the last week known; units after
+it are not looked at, covariates after it are the plan (in a backtest: what was then charged). Forecasts
+come for keys with units in the panel up to `origin` and whose SKU is in `params`; the caller takes the keys
+it wants. `units` are the actuals where the panel has them, null where not.
+
+The model of a SKU, with `y = log(1 + units)` of key k (a store) in week t::
+
+    y[k, t] = effect[k, t] + level[t] + x[k, t] @ beta + noise
+
+- `x`: covariates less the key's mean of the last year; prices (names that start with `price`) as
+  logarithms. What is not known, or not in the plan, counts as usual (zero). For SKUs with two years of
+  history also the first `HARMONICS` harmonics of the year.
+- `beta`: least squares over all store-weeks with a little ridge, so that constant or collinear
+  covariates do no harm.
+- `level`: local level model (a random walk plus noise; Durbin & Koopman 2012, Time Series Analysis by
+  State Space Methods, ch. 2) of the SKU's index, which is the mean over the stores that report in a week,
+  each less its own mean and its regression. Missing store-weeks are missing, not zero. The two variances
+  are statsmodels' maximum likelihood (`UnobservedComponents`, exact diffuse start).
+- `effect`: what a store sells relative to the level: the mean of its residuals, with weights that fall by
+  `FORGETTING` a week.
+- Spread: forecast errors of several steps at the origins of the last year, at the fitted parameters. Their
+  variance is a line in the step that does not fall; their shape is empirical, the same for all steps; a
+  key's own variance counts in proportion to its weeks.
+
+Fallback, said in `reason` (null for the full model): with fewer than `ENOUGH_WEEKS` weeks the level is the
+mean of all weeks; so it is where the index never changes; where the optimiser does not converge, it is
+exponential smoothing with `FORGETTING`.
+
+Invariant: quantiles are finite, not negative, and do not fall from one level to the next.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from models.sales.options import quantile_column
+from models.sales.panel import Panel
+
+KEY = ("sku", "store")
+YEAR = 52
+ENOUGH_WEEKS = 12
+FORGETTING = 0.1
+RIDGE_WEEKS = 10.0
+KEY_WEEKS = 30.0
+HARMONICS = 2
+DEFAULT_VARIANCE = 0.25
+"""Of a forecast error in logs where there are no errors yet: half to twice the median, roughly."""
+ENOUGH_ERRORS = 50
+STEPS = (1, 4, 8, 13, 26)
+EXTRAPOLATION = 2.0
+"""Log units above the SKU's highest ever that a forecast may reach: a promotion deeper than any seen."""
+
+BETA, SHAPE = "beta_", "shape_"
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Logs:
+    """Log units `y` (weeks up to the origin, keys); regressors `x` by name (weeks up to the last target,
+    keys); the SKU `names`, the first key of each (`starts`), and the SKU's number of each key (`sku`)."""
+
+    y: np.ndarray
+    x: Arrays
+    names: pl.Series
+    starts: np.ndarray
+    sku: np.ndarray
+
+    def mean_by_sku(self, values: np.ndarray) -> np.ndarray:
+        """Mean over the finite values of a SKU's keys, shape (weeks, SKUs); NaN where there is none."""
+        known = np.isfinite(values)
+        total = np.add.reduceat(np.where(known, values, 0.0), self.starts, axis=1)
+        return _ratio(total, np.add.reduceat(known.astype(float), self.starts, axis=1))
+
+    def regression(self, betas: Arrays) -> np.ndarray:
+        """`x @ beta`, shape of the regressors; `betas` by covariate, one value per SKU."""
+        total = np.zeros(next(iter(self.x.values())).shape)
+        for name, values in self.x.items():
+            if name in betas:
+                total += values * betas[name][self.sku]
+        return total
+
+
+@dataclass(frozen=True)
+class _State:
+    """Filtered at every week up to the origin: `level` (weeks, SKUs), store `effect` (weeks, keys), and
+    the residual of each store-week from the level, before the effect (weeks, keys)."""
+
+    level: np.ndarray
+    effect: np.ndarray
+    residual: np.ndarray
+
+
+def fit(panel: Panel, origin: int, horizon: int, quantiles: Sequence[float]) -> pl.DataFrame:
+    """Parameters of each SKU with units up to week `origin`, one row each, sorted by SKU.
+
+    Columns: sku, reason (String, null for the full model), weeks, variance_noise, variance_level,
+    variance_start and variance_step (a forecast error in logs has variance start + step * its step),
+    `beta_<covariate>` and `shape_<quantile>` (quantiles of the standardised errors). Deterministic.
+    """
+    logs = _logs(panel, origin, 0)
+    betas = _betas(logs)
+    rest = logs.y - logs.regression(betas)
+    series = _index(logs, rest)
+    found = [_local_level(series[:, at]) for at in range(series.shape[1])]
+    noise, drift = (np.array([one[at] for one in found], dtype=float) for at in (0, 1))
+    spread = _spread(logs, rest, _state(logs, rest, noise, drift), horizon, quantiles)
+    params = pl.DataFrame(
+        {
+            "sku": logs.names,
+            "reason": pl.Series([one[2] for one in found], dtype=pl.String),
+            "weeks": np.isfinite(series).sum(axis=0),
+            "variance_noise": noise,
+            "variance_level": drift,
+            **spread,
+            **{BETA + name: beta for name, beta in betas.items()},
+        }
+    )
+    return params.filter(pl.col("weeks") > 0)
+
+
+def forecast(
+    params: pl.DataFrame, panel: Panel, origin: int, horizon: int, quantiles: Sequence[float]
+) -> pl.DataFrame:
+    """Quantiles in units at week `origin` for the next `horizon` weeks, with saved `params`.
+
+    The parameters stay as they were fitted; levels, store effects and the keys' own variances are those
+    of the panel's units up to `origin`. See the module's docstring for columns; sorted by sku, store, week.
+    """
+    logs = _logs(panel, origin, horizon)
+    saved = pl.DataFrame({"sku": logs.names}).join(params, on="sku", how="left", maintain_order="left")
+    told = {
+        name: saved[name].to_numpy().astype(float) for name in saved.columns if name not in ("sku", "reason")
+    }
+    betas = {name[len(BETA) :]: np.nan_to_num(told[name]) for name in told if name.startswith(BETA)}
+    regression = logs.regression(betas)
+    rest = logs.y - regression[: origin + 1]
+    state = _state(logs, rest, told["variance_noise"], told["variance_level"])
+    wanted = np.flatnonzero(np.isfinite(state.effect[-1]) & np.isfinite(told["variance_start"])[logs.sku])
+    sku = logs.sku[wanted]
+    centre = state.level[-1][sku] + state.effect[-1][wanted] + regression[origin + 1 :, wanted]
+    steps = np.arange(1, horizon + 1)[:, None]
+    variance = (told["variance_start"][sku] + steps * told["variance_step"][sku]) * _own_variance(
+        logs, state.residual
+    )[wanted]
+    highest = np.maximum.reduceat(np.nan_to_num(logs.y, nan=0.0).max(axis=0), logs.starts)[sku]
+    values = []
+    for q in quantiles:
+        shape = told[SHAPE + quantile_column(q)][sku]
+        reached = np.minimum(centre + shape * np.sqrt(variance), highest + EXTRAPOLATION)
+        values.append(np.maximum(np.expm1(reached), 0.0))
+    return _rows(panel, origin, wanted, np.maximum.accumulate(np.stack(values), axis=0), quantiles)
+
+
+def better(
+    pooled: pl.DataFrame, own: pl.DataFrame, quantiles: Sequence[float], margin: float = 0.02
+) -> pl.DataFrame:
+    """The keys whose own SKU's model was better by more than chance: sku, store, gain, error.
+
+    `pooled` and `own` are backtest rows: sku, store, origin, week, units and the quantiles; rows that only
+    one of them has do not count. Per key and origin the gain is the pinball loss of `pooled` less that of
+    `own`, relative to the key's mean loss with `pooled`. A key's mean gain is shrunk to the mean of all
+    keys in proportion to how noisy it is (empirical Bayes; Efron & Morris 1975, JASA 70); the noise is
+    estimated from the spread of gains between the origins of a key, pooled over keys, and that of the
+    mean from its spread between origins. A key is chosen when its shrunk gain exceeds both `margin` and
+    its standard error (the one-standard-error rule of Breiman et al. 1984). A key with fewer than two
+    origins is never chosen.
+    """
+    on = ["sku", "store", "origin", "week"]
+    names = [quantile_column(q) for q in quantiles]
+    both = pooled.select(*on, "units", *names).join(own.select(*on, *names), on=on, suffix="_own")
+
+    def loss(suffix: str) -> pl.Expr:
+        errors = [
+            (q, pl.col("units") - pl.col(name + suffix)) for q, name in zip(quantiles, names, strict=True)
+        ]
+        return pl.sum_horizontal(pl.max_horizontal(q * error, (q - 1) * error) for q, error in errors)
+
+    folds = both.group_by("sku", "store", "origin").agg(theirs=loss("").mean(), ours=loss("_own").mean())
+    folds = folds.with_columns(usual=pl.col("theirs").mean().over(KEY)).filter(pl.col("usual") > 0)
+    folds = folds.with_columns(gain=(pl.col("theirs") - pl.col("ours")) / pl.col("usual"))
+    origins = folds.group_by("origin").agg(pl.col("gain").mean())["gain"]
+    of_mean = (origins.var() or 0.0) / max(len(origins), 1)
+    n = pl.col("n")
+    keys = folds.group_by(KEY).agg(
+        pl.col("gain").mean(), n=pl.len().cast(pl.Float64), between=pl.col("gain").var()
+    )
+    keys = keys.filter(n >= 2).with_columns(
+        noise=(pl.col("between") * (n - 1)).sum() / (n - 1).sum() / n, mean=pl.col("gain").mean()
+    )
+    signal = (pl.col("gain").var() - pl.col("noise").mean()).fill_null(0.0).clip(0.0)
+    trust = signal / (signal + pl.col("noise")).clip(1e-12)
+    keys = keys.select(
+        *KEY,
+        gain=trust * pl.col("gain") + (1 - trust) * pl.col("mean"),
+        error=(trust * pl.col("noise") + (1 - trust) ** 2 * of_mean).sqrt(),
+    )
+    return keys.filter(pl.col("gain") > margin, pl.col("gain") > pl.col("error")).sort(KEY)
+
+
+def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """`total / count`, NaN where the count is zero."""
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def _mean_by_key(values: np.ndarray) -> np.ndarray:
+    """Mean over the finite weeks of each key, NaN where there is none."""
+    known = np.isfinite(values)
+    return _ratio(np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0))
+
+
+def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
+    """Log units up to `origin` and centred regressors up to `horizon` weeks later."""
+    end = origin + 1 + horizon
+    x = {"": np.zeros((end, panel.keys.height))}
+    for name, values in panel.covariates.items():
+        value = values[:end].astype(float)
+        if name.startswith("price"):
+            value = np.log(np.where(value > 0, value, np.nan))
+        usual = _mean_by_key(value[max(0, origin + 1 - YEAR) : origin + 1])
+        known = np.zeros(x[""].shape)
+        known[: len(value)] = np.nan_to_num(value - usual)
+        x[name] = known
+    phase = 2 * np.pi * np.array([panel.week(at).toordinal() for at in range(end)]) / 365.25
+    for at in range(1, HARMONICS + 1):
+        x[f"year_sin{at}"], x[f"year_cos{at}"] = (
+            np.broadcast_to(wave(at * phase)[:, None], x[""].shape) for wave in (np.sin, np.cos)
+        )
+    skus = panel.keys["sku"].rle_id().to_numpy()
+    starts = np.flatnonzero(np.diff(skus, prepend=-1.0))
+    y = np.log1p(np.maximum(panel.units[: origin + 1], 0.0))
+    return _Logs(y, x, panel.keys["sku"].gather(starts), starts, skus.astype(np.int64))
+
+
+def _betas(logs: _Logs) -> dict[str, np.ndarray]:
+    """Least squares of each SKU's log units, less each key's mean, on its regressors.
+
+    The ridge is worth `RIDGE_WEEKS` store-weeks in which the regressor varies as it usually does.
+    """
+    names = [name for name in logs.x if name]
+    seasonal = np.array([name.startswith("year_") for name in names])
+    effects = _mean_by_key(logs.y)
+    betas = np.zeros((len(logs.names), len(names)))
+    ends = [*logs.starts[1:], logs.y.shape[1]]
+    for at, (start, end) in enumerate(zip(logs.starts, ends, strict=True)):
+        y = logs.y[:, start:end] - effects[start:end]
+        known = np.isfinite(y)
+        x = np.stack([logs.x[name][: len(y), start:end][known] for name in names] or [[]], axis=-1)
+        if names and len(x) > len(names):
+            x = x - x.mean(axis=0)
+            usual = (x**2).mean(axis=0)
+            weeks = np.flatnonzero(known.any(axis=1))
+            useful = (usual > 1e-9) & (~seasonal | (weeks[-1] - weeks[0] >= 2 * YEAR))
+            x[:, ~useful] = 0.0
+            ridge = np.diag(RIDGE_WEEKS * usual + 1e-9)
+            betas[at] = np.linalg.solve(x.T @ x + ridge, x.T @ y[known])
+    return {name: betas[:, at] for at, name in enumerate(names)}
+
+
+def _index(logs: _Logs, rest: np.ndarray) -> np.ndarray:
+    """Each SKU's level week by week, shape (weeks, SKUs): the mean over its stores, each less its mean.
+
+    Two-way means by turns, so that a store that reports in some weeks only does not move the level.
+    NaN in weeks in which no store reports.
+    """
+    effect = _mean_by_key(rest)
+    for _ in range(4):
+        effect = _mean_by_key(rest - logs.mean_by_sku(rest - effect)[:, logs.sku])
+    return logs.mean_by_sku(rest - effect)
+
+
+def _local_level(series: np.ndarray) -> tuple[float, float, str | None]:
+    """Variances of noise and level by maximum likelihood, and the reason where they are not."""
+    known = np.flatnonzero(np.isfinite(series))
+    if len(known) < ENOUGH_WEEKS:
+        weeks = f"{len(known)} week{'' if len(known) == 1 else 's'}"
+        return 1.0, 0.0, f"mean: {weeks} of history, {ENOUGH_WEEKS} are needed"
+    series = series[known[0] :]
+    deviation = float(np.nanstd(series))
+    if deviation < 1e-6:
+        return 1.0, 0.0, "mean: it never changes"
+
+    from statsmodels.tsa.statespace.structural import UnobservedComponents
+
+    smoothing = FORGETTING**2 / (1 - FORGETTING)
+    fixed = (1.0, smoothing, "exponential smoothing: the optimiser did not converge")
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        model = UnobservedComponents(series / deviation, "llevel", use_exact_diffuse=True)
+        try:
+            found = model.fit(disp=False, maxiter=100, cov_type="none")
+        except (np.linalg.LinAlgError, ValueError, FloatingPointError):
+            return fixed
+    noise, drift = (float(variance) for variance in found.params)
+    usable = found.mle_retvals["converged"] and np.isfinite([noise, drift]).all() and noise + drift > 0
+    return (noise * deviation**2, drift * deviation**2, None) if usable else fixed
+
+
+def _filtered(series: np.ndarray, noise: np.ndarray, drift: np.ndarray) -> np.ndarray:
+    """Filtered levels of local level models, shape (weeks, SKUs), NaN before the first value.
+
+    The Kalman filter with an exact diffuse start: the first value is the level, with the noise's variance.
+    """
+    level = np.full(series.shape[1], np.nan)
+    variance = np.full(series.shape[1], np.inf)
+    levels = np.empty(series.shape)
+    for at, value in enumerate(series):
+        known, first = np.isfinite(value), np.isnan(level)
+        variance = variance + drift
+        with np.errstate(invalid="ignore"):
+            gain = np.where(first, 1.0, variance / np.maximum(variance + noise, 1e-300))
+            after = np.where(first, noise, variance * (1 - gain))
+        level = np.where(known, np.where(first, value, level + gain * (value - level)), level)
+        variance = np.where(known, after, variance)
+        levels[at] = level
+    return levels
+
+
+def _state(logs: _Logs, rest: np.ndarray, noise: np.ndarray, drift: np.ndarray) -> _State:
+    """Levels and store effects, each week from that week and earlier ones at fixed variances."""
+    level = _filtered(_index(logs, rest), noise, drift)
+    residual = rest - level[:, logs.sku]
+    total, weight = np.zeros(residual.shape[1]), np.zeros(residual.shape[1])
+    effect = np.empty(residual.shape)
+    for at, value in enumerate(residual):
+        known = np.isfinite(value)
+        total = (1 - FORGETTING) * total + np.where(known, value, 0.0)
+        weight = (1 - FORGETTING) * weight + known
+        effect[at] = _ratio(total, weight)
+    return _State(level, effect, residual)
+
+
+def _own_variance(logs: _Logs, residual: np.ndarray) -> np.ndarray:
+    """A key's variance relative to its SKU's, of the residuals of the last year; near 1 for few weeks."""
+    recent = residual[-YEAR:]
+    squares = (recent - _mean_by_key(recent)) ** 2
+    known = np.isfinite(squares)
+    total, weeks = np.where(known, squares, 0.0).sum(axis=0), known.sum(axis=0)
+    usual = _ratio(np.add.reduceat(total, logs.starts), np.add.reduceat(weeks, logs.starts))[logs.sku]
+    return np.where(usual > 1e-12, (_ratio(total, usual) + KEY_WEEKS) / (weeks + KEY_WEEKS), 1.0)
+
+
+def _spread(
+    logs: _Logs, rest: np.ndarray, state: _State, horizon: int, quantiles: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Variance of forecast errors as a line in the step, and the quantiles of their shape, per SKU."""
+    from scipy.stats import norm
+
+    last = len(rest) - 1
+    steps = [step for step in STEPS if step <= max(horizon, 1) and step <= last // 2] or [1]
+    errors = {}
+    for step in steps:
+        origins = np.arange(max(min(ENOUGH_WEEKS, last // 2), last - YEAR), last + 1 - step)
+        errors[step] = rest[origins + step] - state.level[origins][:, logs.sku] - state.effect[origins]
+    relative = np.sqrt(_own_variance(logs, state.residual))
+    start, slope = np.full(len(logs.names), DEFAULT_VARIANCE), np.zeros(len(logs.names))
+    shape = np.tile(norm.ppf(quantiles), (len(logs.names), 1))
+    for at, first in enumerate(logs.starts):
+        keys = slice(first, logs.starts[at + 1] if at + 1 < len(logs.starts) else None)
+        mine = {step: (error[:, keys] / relative[keys]) for step, error in errors.items()}
+        start[at], slope[at] = _line({step: e[np.isfinite(e)] for step, e in mine.items()})
+        pooled = np.concatenate(
+            [(e / np.sqrt(max(start[at] + slope[at] * step, 1e-12))).ravel() for step, e in mine.items()]
+        )
+        pooled = pooled[np.isfinite(pooled)]
+        if len(pooled) >= ENOUGH_ERRORS:
+            shape[at] = np.quantile(pooled, quantiles)
+    named = {SHAPE + quantile_column(q): shape[:, at] for at, q in enumerate(quantiles)}
+    return {"variance_start": start, "variance_step": slope, **named}
+
+
+def _line(errors: Mapping[int, np.ndarray]) -> tuple[float, float]:
+    """Start and slope of the mean squared error over the steps; neither is negative."""
+    steps = [step for step, values in errors.items() if len(values) >= 3]
+    if not steps:
+        return DEFAULT_VARIANCE, 0.0
+    squares = np.array([np.mean(errors[step] ** 2) for step in steps])
+    slope = np.polyfit(steps, squares, 1)[0] if len(steps) > 1 else 0.0
+    slope = float(np.clip(slope, 0.0, squares[-1] / steps[-1]))
+    return max(float(np.mean(squares) - slope * np.mean(steps)), 0.0), slope
+
+
+def _rows(
+    panel: Panel, origin: int, wanted: np.ndarray, values: np.ndarray, quantiles: Sequence[float]
+) -> pl.DataFrame:
+    """Long rows of `values` (quantiles, steps, wanted keys), sorted by key and week."""
+    horizon = values.shape[1]
+    units = np.full((horizon, len(wanted)), np.nan)
+    later = panel.units[origin + 1 : origin + 1 + horizon, wanted]
+    units[: len(later)] = later
+    weeks = pl.Series([panel.week(origin + step) for step in range(1, horizon + 1)], dtype=pl.Date)
+    at_key, at_step = np.repeat(wanted, horizon), np.tile(np.arange(horizon), len(wanted))
+    return pl.DataFrame(
+        [
+            panel.keys["sku"].gather(at_key),
+            panel.keys["store"].gather(at_key),
+            pl.repeat(panel.week(origin), len(at_key), eager=True, dtype=pl.Date).alias("origin"),
+            weeks.gather(at_step).alias("week"),
+            pl.Series("step", at_step + 1, dtype=pl.Int32),
+            pl.Series("units", units.T.ravel(), nan_to_null=True),
+            *[pl.Series(quantile_column(q), values[at].T.ravel()) for at, q in enumerate(quantiles)],
+        ]
+    )
