@@ -4,12 +4,10 @@ Every module of `flows` that names its flows in `COMMANDS` is a group of command
 a new module.
 """
 
-import importlib
 import inspect
 import json
 import logging
 import os
-import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -20,6 +18,8 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("PREFECT_LOGGING_ROOT_LEVEL", "WARNING")
+os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 from cyclopts import App, Group, Parameter
 from prefect import Flow
@@ -27,7 +27,7 @@ from prefect.logging.configuration import setup_logging
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 
-import flows
+from flows.modules import with_commands
 from models.errors import AlmanacError
 
 _EVERYWHERE = Group("Everywhere", sort_key=9)
@@ -52,15 +52,14 @@ def application() -> App:
         version_flags=[],
         result_action="return_value",
     )
-    for name, commands in _modules():
+    for module in with_commands():
+        name = module.__name__.rpartition(".")[2]
         group = app
-        if len(commands) > 1 or commands[0].name != name:
-            module = sys.modules[f"flows.{name}"]
-            group = App(
-                name=name, help=(module.__doc__ or "").partition("\n")[0], result_action="return_value"
-            )
+        if any(command.name.startswith(f"{name}-") for command in module.COMMANDS):
+            summary = (module.__doc__ or "").partition("\n")[0]
+            group = App(name=name, help=summary, result_action="return_value")
             app.command(group)
-        for command in commands:
+        for command in module.COMMANDS:
             group.command(_command(command), name=command.name.removeprefix(f"{name}-"))
     return app
 
@@ -81,15 +80,6 @@ def main() -> None:
         )
         status = 130
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _modules() -> Iterator[tuple[str, tuple[Flow[Any, Any], ...]]]:
-    for module in pkgutil.iter_modules(flows.__path__):
-        if module.name.startswith("_"):
-            continue
-        commands = getattr(importlib.import_module(f"flows.{module.name}"), "COMMANDS", None)
-        if commands:
-            yield module.name, commands
 
 
 def _command(command: Flow[Any, Any]) -> Callable[..., int]:

@@ -46,7 +46,7 @@ def dask() -> Iterator[object]:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         memory_limit=0,
         env=dict.fromkeys(_ONE_THREAD, "1"),
         silence_logs="ERROR",

@@ -11,6 +11,7 @@ from flows.runs import ingest_sources, score, train_bundle
 from flows.settings import open_store
 from models.sales import SALES
 from tasks import bundles
+from tasks.store import Store
 
 
 @flow(name="sales-ingest", task_runner=task_runner())
@@ -114,6 +115,17 @@ def run(
 
 def _options(horizon: int = 13, quantiles: list[float] | None = None, seed: int = 7) -> dict[str, Any]:
     return {"horizon": horizon, "seed": seed} | ({"quantiles": quantiles} if quantiles else {})
+
+
+def simulated(store: Store, seed: int) -> dict[str, Any]:
+    """Parameters of `run` for a small simulated chain, whose files are written into the store."""
+    from models.sales.simulation import simulate
+
+    made = simulate(skus=40, stores=6, weeks=120, seed=seed)
+    frames = {"source": made.history, "plan": made.plan, "stores": made.stores}
+    return {
+        name: store.write_source(f"{SALES.name}/simulated/{name}.parquet", f) for name, f in frames.items()
+    }
 
 
 COMMANDS = (ingest, train, forecast, run)

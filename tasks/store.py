@@ -137,6 +137,11 @@ class Store:
         self.put(path, content)
         return len(content)
 
+    def write_source(self, path: str, frame: pl.DataFrame) -> str:
+        """Write a frame as a Parquet file that can be ingested; its URI."""
+        self.put_frame(path, frame)
+        return self.uri_of(path)
+
     def get_frame(self, path: str) -> pl.DataFrame | None:
         """A frame from a Parquet file, None where there is none."""
         content = self.get(path)

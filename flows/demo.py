@@ -1,0 +1,35 @@
+"""A first run of everything, on simulated data."""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.modules import with_commands
+from flows.settings import open_store
+
+
+@flow(name="demo")
+def demo(seed: int = 7, store: str | None = None) -> dict[str, Any]:
+    """Simulate data, run each scenario on it, and say where to look.
+
+    A scenario takes part when its module has `simulated(store, seed)`: the parameters of its `run`.
+
+    Args:
+        seed: Seed of the simulation.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    opened = open_store(store)
+    results = {
+        module.__name__.rpartition(".")[2]: module.run(**module.simulated(opened, seed), store=opened.uri)
+        for module in with_commands()
+        if hasattr(module, "simulated")
+    }
+    pages = {f"{name} page": result["page"] for name, result in results.items()}
+    return {
+        "published": all(result["published"] for result in results.values()),
+        "store": opened.uri,
+        **pages,
+    }
+
+
+COMMANDS = (demo,)
