@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.page import Explorer, Line, Track
+from models.page import Explorer, Line, Mark, Track
 
 FINE, COARSE = 50_000, 1_000
 """Steps between a series' smallest and largest value: few series, many series."""
@@ -75,6 +75,7 @@ def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
     header = {
         "key": [{"column": c, "label": label} for c, label in explorer.key.items()],
         "panels": explorer.panels,
+        "order": list(explorer.order),
         "unit": explorer.unit,
         "start": dict(explorer.start),
         "recent": explorer.recent,
@@ -253,7 +254,7 @@ class _TrackPacker:
         )
         self.labels = {mark.column: self._labels(mark) for mark in track.marks}
 
-    def _labels(self, mark: Line) -> list[str]:
+    def _labels(self, mark: Mark) -> list[str]:
         """The texts of a mark; a single empty one where it is not text."""
         if self.schema[mark.column] != pl.String:
             return [""]
@@ -276,7 +277,9 @@ class _TrackPacker:
             "actual": line(track.actual),
             "expected": line(track.expected),
             "bands": [{"low": at[b.low], "high": at[b.high], "label": b.label} for b in track.bands],
-            "marks": [{"label": m.label, "labels": self.labels[m.column]} for m in track.marks],
+            "marks": [
+                {"label": m.label, "colour": m.colour, "labels": self.labels[m.column]} for m in track.marks
+            ],
         }
 
     def read(self, batch: _Batch) -> pl.DataFrame:
@@ -312,14 +315,12 @@ class _TrackPacker:
         return _Block(origin, step, codes, marks)
 
     def _marks(
-        self, frame: pl.DataFrame, mark: Line, series: np.ndarray, when: np.ndarray, size: int
+        self, frame: pl.DataFrame, mark: Mark, series: np.ndarray, when: np.ndarray, size: int
     ) -> Iterator[np.ndarray]:
         column = frame[mark.column]
         for label in self.labels[mark.column]:
-            if column.dtype == pl.String:
-                here = column == label
-            else:
-                here = column if column.dtype == pl.Boolean else column > 0
+            boolean = column.dtype == pl.Boolean
+            here = column == label if label else column if boolean else column > 0
             hit = here.fill_null(False).to_numpy()
             grid = np.zeros((size, len(self.times)), bool)
             grid[series[hit], when[hit]] = True
@@ -356,7 +357,7 @@ def values_of(packed: Packed, key: Mapping[str, str], track: int) -> np.ndarray:
 def _number_of(packed: Packed, key: Mapping[str, str]) -> int:
     header, size = packed.header, packed.series
     planes = np.frombuffer(zlib.decompress(packed.index), np.uint8).reshape(-1, 4, size).astype(np.uint32)
-    codes = sum(planes[:, i] << np.uint32(8 * i) for i in range(4))
+    codes = (planes << np.array([0, 8, 16, 24], np.uint32)[:, None]).sum(axis=1)
     match = np.ones(size, bool)
     for i, column in enumerate(header["key"]):
         labels = header["labels"][i]

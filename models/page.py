@@ -72,6 +72,19 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A column of a track that says where to put a marker, and what the page calls it.
+
+    The column is boolean, a number (marked where it is positive) or text (marked where it is not
+    null, and shown).
+    """
+
+    column: str
+    label: str
+    colour: str = ACCENT
+
+
+@dataclass(frozen=True)
 class Band:
     """Two columns of a track with `low <= high`, and what the page calls the area between them."""
 
@@ -85,16 +98,14 @@ class Track:
     """Columns of an explorer that share their times.
 
     `frame` has the explorer's key and time columns and those named here, one row per key and time;
-    missing values leave a gap. `bands` go from the outermost to the innermost. The column of a
-    mark is boolean, a number (marked where it is positive) or text (marked where it is not null;
-    the text is shown).
+    missing values leave a gap. `bands` go from the outermost to the innermost.
     """
 
     frame: pl.LazyFrame
     actual: Line | None = None
     expected: Line | None = None
     bands: Sequence[Band] = ()
-    marks: Sequence[Line] = ()
+    marks: Sequence[Mark] = ()
 
 
 @dataclass(frozen=True)
@@ -102,8 +113,8 @@ class Explorer:
     """A chart of any one key, chosen on the page.
 
     `key` maps key columns to their names on the page; each becomes a searchable selector, except
-    `panels`, the last of them, whose values are drawn one below the other. `start` is the key
-    shown first, by default the first one. `about` has the key columns and further text columns,
+    `panels`, the last of them, whose values are drawn one below the other: those in `order` first,
+    then the rest by name. `start` is the key shown first, by default the first one. `about` has the key columns and further text columns,
     named as they are to be shown, at most one row a key. With `recent`, the chart opens on that
     many last points in time, and a button shows them all. `unit` is the title of the value axis;
     with panels, the panel's name is. A `shard` column, where a track has one, saves reading.
@@ -114,6 +125,7 @@ class Explorer:
     tracks: Sequence[Track]
     unit: str = ""
     panels: str = ""
+    order: Sequence[str] = ()
     start: Mapping[str, str] = field(default_factory=dict)
     about: pl.LazyFrame | None = None
     recent: int | None = None

@@ -26,6 +26,7 @@ from markupsafe import Markup
 from models.explorer import pack
 from models.page import Chart, Explorer, Figures, Grid, Part, Section, Text
 
+SCRIPTS = ("page.js", "series.js", "traces.js", "explorer.js", "picker.js", "start.js")
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
@@ -51,7 +52,7 @@ def render(
         for section in sections
         if section.parts
     ]
-    plotly, app = _plotly(), _packaged("page.js")
+    plotly, app = _plotly(), _app()
     scripts = f"{_hash(plotly)} {_hash(app)}"
     return (
         _templates()
@@ -62,8 +63,8 @@ def render(
             sections=body,
             facts=facts or {},
             policy=POLICY.format(scripts=scripts),
-            style=Markup(_packaged("page.css")),
-            app=Markup(app),
+            style=_trusted(_packaged("page.css")),
+            app=_trusted(app),
             plotly=_plotly_packed(),
         )
     )
@@ -73,14 +74,21 @@ def _part(part: Part, number: int) -> Markup:
     """One part as HTML."""
     macros = _templates().get_template("parts.html.j2").module
     renderers: dict[type, Callable[[Any], dict[str, Any]]] = {
-        Text: lambda p: {"html": Markup(_markdown().render(p.markdown))},
-        Figures: lambda p: {"values": p.values},
+        Text: lambda p: {"html": _trusted(_markdown().render(p.markdown))},
+        Figures: _figures,
         Grid: _grid,
         Chart: _chart,
         Explorer: _explorer,
     }
     name = type(part).__name__.lower()
-    return Markup(getattr(macros, name)(number=number, **renderers[type(part)](part)))
+    return _trusted(getattr(macros, name)(number=number, **renderers[type(part)](part)))
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    """Values with a real minus sign, in rows of nearly equal length and at most six."""
+    values = {label: re.sub(r"^-(?=[\d.])", "−", value) for label, value in figures.values.items()}
+    rows = math.ceil(len(values) / 6) or 1
+    return {"values": values, "columns": math.ceil(len(values) / rows)}
 
 
 def _grid(grid: Grid) -> dict[str, Any]:
@@ -92,11 +100,16 @@ def _grid(grid: Grid) -> dict[str, Any]:
         links = ["#" + urlencode(row) for row in keys.to_dicts()]
     return {
         "caption": grid.caption,
-        "heads": [(c, shown[c].dtype.is_numeric()) for c in shown.columns],
+        "heads": [(c, _kind(dtype)) for c, dtype in shown.schema.items()],
         "rows": list(zip(links, zip(*cells, strict=True), strict=True)) if cells else [],
         "left": grid.frame.height - shown.height,
         "opening": next(iter(grid.key.values()), ""),
     }
+
+
+def _kind(dtype: pl.DataType) -> str:
+    """The class of a column's cells: number, time or text."""
+    return "n" if dtype.is_numeric() else "t" if dtype.is_temporal() else "s"
 
 
 def _cells(values: pl.Series, form: str | None) -> list[str]:
@@ -113,7 +126,7 @@ def _cells(values: pl.Series, form: str | None) -> list[str]:
             return value.strftime("%Y-%m-%d %H:%M")
         if isinstance(value, date):
             return value.isoformat()
-        return format(value, form) if form else str(value)
+        return format(value, form).replace("-", "−") if form else str(value)
 
     return [cell(value) for value in values.to_list()]
 
@@ -167,11 +180,16 @@ def _json(value: Any) -> Markup:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)  # noqa: S704 - what could be read as markup is escaped above
+    return _trusted(text)
 
 
 def _base64(data: bytes) -> Markup:
-    return Markup(base64.b64encode(data).decode())  # noqa: S704 - letters, digits, +, / and =
+    return _trusted(base64.b64encode(data).decode())
+
+
+def _trusted(html: str) -> Markup:
+    """Text that goes into the page as it is: packaged, encoded above, or escaped by its renderer."""
+    return Markup(html)  # noqa: S704
 
 
 def _hash(script: str) -> str:
@@ -194,7 +212,7 @@ def _anchor(title: str, taken: set[str]) -> str:
 @cache
 def _templates() -> Environment:
     return Environment(
-        loader=PackageLoader("tasks", ""),
+        loader=PackageLoader("tasks", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -209,7 +227,14 @@ def _markdown() -> MarkdownIt:
 
 @cache
 def _packaged(name: str) -> str:
-    return files("tasks").joinpath(name).read_text(encoding="utf-8")
+    return files("tasks").joinpath("page", name).read_text(encoding="utf-8")
+
+
+@cache
+def _app() -> str:
+    """The page's own scripts as one, which leaves no name behind."""
+    body = "\n".join(_packaged(name) for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{body}\n}})();\n'
 
 
 @cache

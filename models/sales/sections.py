@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Mapping
-from datetime import date, timedelta
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any
 
+import numpy as np
 import polars as pl
 
 from models import page
-from models.page import Band, Chart, Explorer, Figures, Grid, Line, Part, Section, Text, Track
+from models.page import Band, Chart, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
 from models.scenario import RunView
 
 KEY = ("sku", "store")
 BASELINES = {"naive": "Naive (last week)", "seasonal_naive": "Seasonal naive (last year)"}
-KINDS_FIRST = 40
 EXPLORER_KEYS = 120_000
 """Keys in the explorer at most; those with the largest forecasts stay."""
 EXPLORER_WEEKS = 10_500_000
@@ -45,7 +45,7 @@ class _View:
 
     def __init__(self, run: RunView) -> None:
         self.run = run
-        self.as_of = cast(date, run.as_of)
+        self.as_of = run.as_of
         self.quantiles = quantile_columns(run.published.collect_schema().names())
         self.median = min(self.quantiles, key=lambda name: abs(self.quantiles[name] - 50))
         self.history = run.tables["history"].filter(pl.col("week") <= self.as_of)
@@ -65,7 +65,7 @@ class _View:
         pairs = [(name, q) for name, q in self.quantiles.items() if q < 50]
         mirrors = {q: name for name, q in self.quantiles.items()}
         return [
-            Band(name, mirrors[round(100 - q, 6)], f"{q:g}–{100 - q:g} %")
+            Band(name, mirrors[round(100 - q, 6)], f"{q:g}–{100 - q:g}%")
             for name, q in sorted(pairs, key=lambda pair: pair[1])
             if round(100 - q, 6) in mirrors
         ]
@@ -91,20 +91,21 @@ def _summary(view: _View) -> list[Part]:
     sold = recent.select(pl.col("units").sum()).collect(engine="streaming").item()
     figures = {
         "SKU-store pairs": f"{view.count():,}",
-        "Weeks ahead": f"{horizon}",
-        "Units expected": compact(expected),
+        "Sum of median forecasts, units": compact(expected),
         f"Against the last {horizon} weeks": f"{expected / sold - 1:+.1%}" if sold else "–",
         "Answered by a fallback": share(view.count("fallback"), view.count()),
     }
     if view.count("skipped", "failed"):
-        figures["Skipped or failed"] = f"{view.count('skipped', 'failed'):,}"
+        figures["Skipped or failed"] = share(view.count("skipped", "failed"), view.count())
     overall = _measures(run.metrics, "all")
-    for name, label in _coverages(overall).items():
-        figures[f"{label} band covered"] = f"{overall[name][0]:.1%}"
     if "wape" in overall.columns:
         figures["WAPE in the backtest"] = f"{overall['wape'][0]:.1%}"
-    until = f"Sales are known up to the week of **{view.as_of}**; the forecast is for the weeks of "
-    text = f"{until}**{weeks['first']}** to **{weeks['last']}**. Units expected are the sum of all medians."
+    for name, label in _coverages(overall).items():
+        figures[f"{label} band held"] = f"{overall[name][0]:.1%}"
+    text = (
+        f"Sales are known up to the week of **{view.as_of}**. The forecast is for {horizon} weeks, "
+        f"**{weeks['first']}** to **{weeks['last']}**."
+    )
     return [Figures(figures), Text(text)]
 
 
@@ -139,8 +140,8 @@ def _explorer(view: _View) -> list[Part]:
     return [explorer]
 
 
-def _deals(frame: pl.LazyFrame) -> list[Line]:
-    return [Line("deal", "On deal")] if "deal" in frame.collect_schema() else []
+def _deals(frame: pl.LazyFrame) -> list[Mark]:
+    return [Mark("deal", "On deal")] if "deal" in frame.collect_schema() else []
 
 
 def _about(keys: pl.LazyFrame) -> pl.LazyFrame:
@@ -173,7 +174,7 @@ def _total(view: _View) -> list[Part]:
         x, low, high = (ahead[c].to_list() for c in ("week", band.low, band.high))
         data.append(
             _line(
-                "Every pair at its " + band.label.replace(" %", " % quantile"),
+                f"{band.label} quantiles, each summed",
                 x + x[::-1],
                 high + low[::-1],
                 page.OUTER,
@@ -187,7 +188,7 @@ def _total(view: _View) -> list[Part]:
     caption = "Units per week over all SKU-store pairs: sold, and the sum of the median forecasts."
     note = (
         "A sum of medians is not the median of the sum, and the shaded area is not a band of the total: "
-        f"it runs from the sum of all {inner[0].label.split('–')[0]} % quantiles to the sum of all "
+        f"it runs from the sum of all {inner[0].label.split('–')[0]}% quantiles to the sum of all "
         f"{inner[0].label.split('–')[1]} quantiles, as if every pair missed in the same direction at once. "
         if inner
         else "A sum of medians is not the median of the sum. "
@@ -210,10 +211,11 @@ def _total_error(view: _View) -> str:
     )
     if totals.len() < 8:
         return ""
-    usual, lean = totals.abs().quantile(0.9), totals.mean()
+    errors = totals.to_numpy()
+    usual, lean = float(np.quantile(np.abs(errors), 0.9)), float(errors.mean())
     return (
         f"In the backtest the sum of medians was within **{usual:.0%}** of what was sold in nine of ten weeks "
-        f"({totals.len()} weeks at all origins and steps), and on average {lean:+.1%} from it."
+        f"({len(errors)} weeks at all origins and steps), and on average {signed(lean, '.1%')} from it."
     )
 
 
@@ -234,7 +236,7 @@ def _accuracy(view: _View) -> list[Part]:
     captions = {"kind": "By kind of demand", "rung": "By estimator", "origin": "By origin of the backtest"}
     for name, head in named.items():
         rows = _measures(table, name)
-        if rows.height:
+        if rows.height > 1:
             parts.append(_measure_grid(pl.concat([rows, overall], how="diagonal"), head, captions[name]))
     return parts
 
@@ -250,7 +252,7 @@ def _verdict(overall: pl.DataFrame) -> str:
     return (
         f"On rolling origins that the models had not seen, the pinball loss is **{row['pinball']:.3f}** "
         f"(mean over the quantiles, per unit sold; lower is better).{against} "
-        "A band that says 90 % should have held 90 % of what was sold."
+        "A 90% band should have held nine of ten weeks."
     )
 
 
@@ -315,7 +317,7 @@ def _measures(table: pl.DataFrame, name: str) -> pl.DataFrame:
 def _coverages(table: pl.DataFrame) -> dict[str, str]:
     """Columns of coverage, widest band first, and the band's name."""
     found = [name for name in table.columns if re.fullmatch(r"coverage_\d+", name)]
-    return {name: f"{name.removeprefix('coverage_')} %" for name in sorted(found, reverse=True)}
+    return {name: f"{name.removeprefix('coverage_')}%" for name in sorted(found, reverse=True)}
 
 
 def _fallbacks(view: _View) -> list[Part]:
@@ -374,10 +376,10 @@ def _changes(view: _View) -> list[Part]:
     if not pairs.height:
         return [Text("The last forecast has no SKU, store and week in common with this one.")]
     total, old = float(pairs["now"].sum()), float(pairs["before"].sum())
-    relative = f" ({total / old - 1:+.1%})" if old else ""
+    relative = f" ({signed(total / old - 1, '.1%')})" if old else ""
     text = (
-        f"Against the forecast as of **{pairs['as_of'].max()}**, over the {pairs['weeks'].max()} weeks that both "
-        f"cover and {pairs.height:,} pairs: **{total - old:+,.0f} units**{relative}. Medians are compared."
+        f"Against the forecast as of **{pairs['as_of'].to_list()[0]}**, over the {pairs['weeks'].max()!s} weeks that both "
+        f"cover and {pairs.height:,} pairs: **{signed(total - old, ',.0f')} units**{relative}. Medians are compared."
     )
     return [Text(text), _change_grid(pairs, up=True), _change_grid(pairs, up=False)]
 
@@ -418,9 +420,18 @@ def share(part: int, whole: int) -> str:
     """A count and its percentage of the whole.
 
     >>> share(41, 913), share(0, 0)
-    ('41 (4.5 %)', '0')
+    ('41 (4.5%)', '0')
     """
-    return f"{part:,} ({part / whole:.1%})".replace("%", " %") if whole else f"{part:,}"
+    return f"{part:,} ({part / whole:.1%})" if whole else f"{part:,}"
+
+
+def signed(value: float, form: str) -> str:
+    """A number with its sign, which is a real minus sign.
+
+    >>> signed(-1234.5, ",.0f"), signed(0.031, ".1%")
+    ('−1,234', '+3.1%')
+    """
+    return format(value, "+" + form).replace("-", "−")
 
 
 def compact(units: float) -> str:

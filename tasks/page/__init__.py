@@ -1,0 +1,1 @@
+"""Template, style and scripts of the page; `tasks.reports` puts them together."""
