@@ -150,9 +150,12 @@ def _show(result: dict[str, Any], indent: str = "") -> None:
     console = Console()
     width = max(len(name) for name in result)
     for name, value in result.items():
-        if value is None or value == []:
+        if value is None or value in ([], {}):
             continue
-        if isinstance(value, list):
+        if isinstance(value, dict):
+            console.print(f"{indent}{name}", highlight=False)
+            _show(value, indent + "  ")
+        elif isinstance(value, list):
             console.print(f"{indent}{name}", highlight=False)
             for item in value:
                 if isinstance(item, dict):

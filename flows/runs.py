@@ -1,6 +1,5 @@
 """The three kinds of run that every scenario has: ingest, train and score."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from prefect import unmapped
 from prefect.logging import get_run_logger
 
+from flows.clock import Clock
 from flows.progress import gather
 from models.scenario import AsOf, Scenario
 from tasks import ledger
@@ -49,15 +49,20 @@ def train_bundle(
     scenario: Scenario, store: Store, as_of: AsOf | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Prepare the shards' parts, fit, and let the challenger meet the champion."""
-    begun = time.monotonic()
+    clock = Clock()
     run = resolve_training(scenario, store, as_of, options)
     begin(scenario, run)
     shards = list(plan(scenario, run))
+    clock.mark("plan")
     futures = prepare_shard.map(unmapped(scenario), unmapped(run), shards)
-    names = gather("preparing", futures, _raise)
-    fitted = fit(scenario, run, sorted({name for some in names for name in some}))
-    verdict = compare(scenario, run, fitted, sorted({name for some in names for name in some}))
+    parts = sorted({name for names in gather("preparing", futures, _raise) for name in names})
+    clock.mark("prepare")
+    fitted = fit(scenario, run, parts)
+    clock.mark("fit")
+    verdict = compare(scenario, run, fitted, parts)
+    clock.mark("compare")
     record = track(run, fitted, verdict)
+    clock.mark("track")
     get_run_logger().info("Bundle %d: %s", fitted.bundle, verdict.reason)
     return {
         "run_id": run.id,
@@ -70,7 +75,8 @@ def train_bundle(
         "headline": dict(fitted.headline),
         "notes": list(fitted.notes),
         "mlflow_run": record,
-        "seconds": round(time.monotonic() - begun, 1),
+        "stages": clock.stages,
+        "seconds": clock.seconds,
     }
 
 
@@ -86,10 +92,13 @@ def score(
     max_failed_share: float = 0.05,
 ) -> dict[str, Any]:
     """Resolve, plan, map, reconcile, publish, report: see "How a scoring run goes" in the documentation."""
-    begun = time.monotonic()
+    clock = Clock()
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options)
     begin(scenario, run)
-    outcomes = _score_shards(scenario, run, plan(scenario, run))
+    shards = plan(scenario, run)
+    clock.mark("plan")
+    outcomes = _score_shards(scenario, run, shards)
+    clock.mark("score")
     counts = reconcile(scenario, run, outcomes)
     _refuse_failures(run, outcomes, counts, max_failed_share)
     summary: dict[str, Any] = {
@@ -99,21 +108,12 @@ def score(
         **counts,
     }
     if dry_run:
-        return summary | _unpublished(run, begun)
+        return summary | _unpublished(run, clock)
     publication = publish(scenario, run, outcomes)
+    _record(scenario, run, counts, outcomes)
+    clock.mark("publish")
     page = write_page(scenario, run, outcomes)
-    ledger.record(
-        store,
-        run_id=run.id,
-        scenario=scenario.name,
-        flow=flow,
-        as_of=run.as_of,
-        bundle=run.bundle or 0,
-        versions=run.versions,
-        counts=counts,
-        reasons=reasons(outcomes),
-        started=started(run),
-    )
+    clock.mark("page")
     summary |= {
         "published": True,
         "table": publication.table,
@@ -122,10 +122,26 @@ def score(
         "page": page,
         "reused_shards": sum(o.reused for o in outcomes),
         "notes": [*run.notes, *(["These rows had been published before."] if publication.already else [])],
-        "seconds": round(time.monotonic() - begun, 1),
+        "stages": clock.stages,
+        "seconds": clock.seconds,
     }
     announce(scenario, run, summary, publication)
     return summary
+
+
+def _record(scenario: Scenario, run: Run, counts: Mapping[str, int], outcomes: Sequence[Outcome]) -> None:
+    ledger.record(
+        run.store,
+        run_id=run.id,
+        scenario=scenario.name,
+        flow=run.flow,
+        as_of=run.as_of,
+        bundle=run.bundle or 0,
+        versions=run.versions,
+        counts=counts,
+        reasons=reasons(outcomes),
+        started=started(run),
+    )
 
 
 def _score_shards(scenario: Scenario, run: Run, shards: Iterable[int]) -> list[Outcome]:
@@ -157,14 +173,15 @@ def _refuse_failures(
         )
 
 
-def _unpublished(run: Run, begun: float) -> dict[str, Any]:
+def _unpublished(run: Run, clock: Clock) -> dict[str, Any]:
     return {
         "published": False,
         "table": run.table,
         "version": None,
         "page": None,
         "notes": [*run.notes, "Dry run: nothing was published; the scored shards are kept."],
-        "seconds": round(time.monotonic() - begun, 1),
+        "stages": clock.stages,
+        "seconds": clock.seconds,
     }
 
 

@@ -1,0 +1,90 @@
+"""Running a command as a user would, and measuring it: wall seconds and peak memory of all its processes."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+_SAMPLE_SECONDS = 0.2
+WORKER = "multiprocessing.spawn"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a command printed as JSON, its seconds, and memory in bytes.
+
+    Memory is the proportional set size: a page that processes share is counted once. `peak` is over
+    all processes of the command together, the local Prefect server included; `peak_worker` is that
+    of the largest worker process.
+    """
+
+    result: dict[str, Any]
+    seconds: float
+    peak: int
+    peak_worker: int
+
+
+def run(*arguments: str) -> Measured:
+    """Run `python -m flows ... --json`; raises `RuntimeError` with its messages where it fails."""
+    command = [sys.executable, "-m", "flows", *arguments, "--json"]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watcher = _Watcher(process.pid)
+    watcher.start()
+    out, err = process.communicate()
+    seconds = time.perf_counter() - begun
+    watcher.stopped.set()
+    watcher.join()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} ended with status {process.returncode}:\n{err[-4000:]}")
+    return Measured(json.loads(out), seconds, watcher.peak, watcher.peak_worker)
+
+
+class _Watcher(threading.Thread):
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.root, self.peak, self.peak_worker = psutil.Process(pid), 0, 0
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopped.wait(_SAMPLE_SECONDS):
+            total = 0
+            for process in self._tree():
+                try:
+                    size = process.memory_full_info().pss
+                    total += size
+                    if WORKER in " ".join(process.cmdline()):
+                        self.peak_worker = max(self.peak_worker, size)
+                except psutil.Error:
+                    continue
+            self.peak = max(self.peak, total)
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return [self.root, *self.root.children(recursive=True)]
+        except psutil.Error:
+            return []
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as text, columns aligned; numbers to the right."""
+    names = list(rows[0])
+    cells = [[_text(row.get(name)) for name in names] for row in rows]
+    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
+    lines = ["  ".join(name.rjust(width) for name, width in zip(names, widths, strict=True))]
+    lines += [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells
+    ]
+    return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value if value is not None else "")
