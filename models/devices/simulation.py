@@ -136,16 +136,20 @@ def _autocorrelated(noise: Floats, coefficients: Floats) -> Floats:
 
 
 def _course_of_modes(kinds: NDArray[np.object_], draws: Floats) -> Floats:
-    """The course of `mode` without noise: one of four values for 8 intervals on average, regimes for 180."""
+    """The course of `mode` without noise: one of four values for 8 intervals on average, four regimes for 60.
+
+    Values follow each other at random, regimes in turn.
+    """
     found = np.zeros((len(kinds), draws.shape[2]))
-    for kind, dwell, spread in (("few_values", 8, 1.0), ("regimes", 180, 8.0)):
+    for kind, dwell, spread in (("few_values", 8, 1.0), ("regimes", 60, 8.0)):
         rows = np.flatnonzero(kinds == kind)
         if not len(rows):
             continue
         jumps = draws[rows, 1] < 1 / dwell
         jumps[:, 0] = True
         since = np.maximum.accumulate(np.where(jumps, np.arange(jumps.shape[1]), 0), axis=1)
-        found[rows] = spread * np.floor(4 * np.take_along_axis(draws[rows, 0], since, axis=1))
+        state = np.floor(4 * np.take_along_axis(draws[rows, 0], since, axis=1))
+        found[rows] = spread * (state if kind == "few_values" else np.cumsum(jumps, axis=1) % 4)
     return found
 
 

@@ -1,0 +1,205 @@
+"""What is unusual about a reading, in five ways, each in robust standard deviations.
+
+`value`: the distance from what is expected at this time. `jump`: the change that the last reading does
+not explain. `level`: the weighted mean of the last 30 distances, for drifts and small shifts. `spread`:
+the logarithm of the recent variance of the jumps, against its usual value. `flat`: the same value again
+and again; a run whose chance is p counts sqrt(-2 ln p), as far out as a Gaussian is where its density
+has fallen by p. A cell without a reading has none of them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.devices.grid import LOOKBACK, Floats, Grid, ages, lagged, row_quantiles
+
+CHANNELS = ("value", "jump", "level", "spread", "flat")
+HARMONICS = 4
+PROFILE = 2 * HARMONICS + 1
+LEVEL_WEIGHTS: Floats = np.power(0.93, np.arange(30))
+SPREAD_WEIGHTS: Floats = np.power(0.95, np.arange(25))
+LOCAL_WEIGHTS: Floats = np.power(0.9, np.arange(30))
+_CLIP = 5.0
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Per sensor: arrays of length S. `usual_spread` and `spread` are of the logarithm of the variance."""
+
+    scale: Floats
+    autocorrelation: Floats
+    jump: Floats
+    level: Floats
+    usual_spread: Floats
+    spread: Floats
+    flat: Floats
+    """Chance that a reading equals the one before."""
+
+    def take(self, rows: NDArray[np.int64]) -> "Scales":
+        return Scales(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+def seasonal_design(grid: Grid) -> Floats:
+    """Shape (T, PROFILE): 1, and sine and cosine of the first harmonics of the day."""
+    angle = 2 * np.pi * grid.phase
+    waves = [f(k * angle) for k in range(1, HARMONICS + 1) for f in (np.sin, np.cos)]
+    return np.stack([np.ones_like(angle), *waves], axis=1)
+
+
+def seasonal(design: Floats, profile: Floats) -> Floats:
+    """Profiles (S, PROFILE) as values (S, T)."""
+    found = np.repeat(profile[:, :1], len(design), axis=1)
+    for k in range(1, PROFILE):
+        if profile[:, k].any():
+            found += profile[:, k : k + 1] * design[None, :, k]
+    return found
+
+
+def recent_level(x: Floats, center: Floats) -> Floats:
+    """Weighted mean of the last 30 values before each cell, `center` where there are none."""
+    before = weighted_mean(lagged(x, 1), LOCAL_WEIGHTS, least=0.0)
+    return np.where(np.isnan(before), center[:, None], before)
+
+
+def weighted_mean(x: Floats, weights: Floats, least: float = 0.5, first: int = 0) -> Floats:
+    """Mean of each cell and those before it, weighted, for the columns from `first` on.
+
+    NaN where the cells that have a value carry no more than the share `least` of the weights.
+    """
+    known = ~np.isnan(x)
+    gappy = np.flatnonzero(~known.all(axis=1))
+    total = _windowed(np.where(known, x, 0.0), weights, first)
+    weight = np.repeat(_windowed(np.ones((1, x.shape[1])), weights, first), len(x), axis=0)
+    weight[gappy] = _windowed(known[gappy].astype(float), weights, first)
+    enough = weight > least * weights.sum()
+    return np.divide(total, weight, out=np.full_like(total, np.nan), where=enough)
+
+
+def _windowed(x: Floats, weights: Floats, first: int) -> Floats:
+    """Weighted sum of each cell and those before it, always added in the same order."""
+    columns = x.shape[1] - first
+    pad = max(0, len(weights) - 1 - first)
+    padded = np.pad(x, ((0, 0), (pad, 0)))
+    total, term = np.zeros((len(x), columns)), np.empty((len(x), columns))
+    for lag, w in enumerate(weights):
+        begin = first + pad - lag
+        np.multiply(padded[:, begin : begin + columns], w, out=term)
+        total += term
+    return total
+
+
+def jumps_of(rest: Floats, autocorrelation: Floats) -> Floats:
+    """What is left of the distances after the one before is accounted for; NaN without one."""
+    return rest - autocorrelation[:, None] * lagged(rest, 1)
+
+
+def log_spread(jumps: Floats, scale: Floats, first: int = 0) -> Floats:
+    """Logarithm of the weighted mean square of the recent jumps, each counted up to five scales."""
+    unit = np.clip(jumps / scale[:, None], -_CLIP, _CLIP)
+    return np.log(weighted_mean(unit * unit, SPREAD_WEIGHTS, first=first) + 1e-6)
+
+
+def runs(x: Floats) -> NDArray[np.int16]:
+    """How many readings in a row had this value, up to and with this one, at most `LOOKBACK`."""
+    return ages(x == lagged(x, 1), LOOKBACK - 1) + np.int16(1)
+
+
+def distances(x: Floats, expected: Floats, scales: Scales, first: int = 0) -> tuple[Floats, NDArray[np.int8]]:
+    """The greatest of the channels and which one it is (position in `CHANNELS`), for columns from `first` on.
+
+    NaN and -1 for a cell without a reading.
+    """
+    rest = x - expected
+    jumps = jumps_of(rest, scales.autocorrelation)
+    spread = log_spread(jumps, scales.jump, first)
+    again = -np.log(scales.flat)[:, None] * (runs(x)[:, first:] - 1)
+    found = np.full(rest[:, first:].shape, np.nan)
+    cause = np.full(found.shape, -1, np.int8)
+    absent = np.isnan(x[:, first:])
+    for number, z in enumerate(
+        (
+            np.abs(rest[:, first:]) / scales.scale[:, None],
+            np.abs(jumps[:, first:]) / scales.jump[:, None],
+            np.abs(weighted_mean(rest, LEVEL_WEIGHTS, first=first)) / scales.level[:, None],
+            np.abs(spread - scales.usual_spread[:, None]) / scales.spread[:, None],
+            np.sqrt(2 * again),
+        )
+    ):
+        more = ~absent & (np.isnan(found) | (z > found)) & ~np.isnan(z)
+        found = np.where(more, z, found)
+        cause[more] = number
+    return found, cause
+
+
+def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_]) -> Scales:
+    """Robust scales of each sensor from the cells where `fit`: medians, and clipped products.
+
+    Where theory for AR(1) noise gives a larger scale of level and spread than the few independent
+    windows of the past show, it is used: a window's own past says little about it.
+    """
+    rest = x - expected
+    inside = np.where(fit, rest, np.nan)
+    scale = robust_scale(inside)
+    phi = _autocorrelation(inside / scale[:, None])
+    jumps = jumps_of(rest, phi)
+    jump = robust_scale(np.where(fit, jumps, np.nan), 0.05 * scale)
+    spread = np.where(fit, log_spread(jumps, jump), np.nan)
+    usual = row_quantiles(spread, (0.5,))[:, 0]
+    levels = np.where(fit, weighted_mean(rest, LEVEL_WEIGHTS), np.nan)
+    same = fit & ~np.isnan(rest) & ~np.isnan(lagged(rest, 1))
+    repeats = (same & (x == lagged(x, 1))).sum(axis=1)
+    return Scales(
+        scale=scale,
+        autocorrelation=phi,
+        jump=jump,
+        level=robust_scale(levels, scale * _level_ratio(phi)),
+        usual_spread=np.where(np.isnan(usual), 0.0, usual),
+        spread=robust_scale(spread, np.full(len(x), _SPREAD_OF_GAUSSIAN)),
+        flat=(repeats + 1.0) / (same.sum(axis=1) + 2.0),
+    )
+
+
+def robust_scale(x: Floats, least: Floats | None = None) -> Floats:
+    """Standard deviation that the median absolute deviation stands for, at least `least`; per row.
+
+    Where more than half of the values are the same it says nothing: then from the outer quantiles.
+    """
+    middle = row_quantiles(x, (0.5,))
+    wide = row_quantiles(np.abs(x - middle), (0.5, 0.9, 0.99, 1.0)) / np.array(
+        [0.6745, 1.6449, 2.5758, 3.2905]
+    )
+    found = np.zeros(len(x))
+    for column in range(wide.shape[1]):
+        found = np.where(found > 0, found, np.nan_to_num(wide[:, column]))
+    tiny = np.nan_to_num(1e-9 * np.abs(middle[:, 0])) + 1e-12
+    return np.maximum(found, tiny if least is None else np.maximum(tiny, least))
+
+
+_SPREAD_OF_GAUSSIAN = float(np.sqrt(2 * (SPREAD_WEIGHTS**2).sum()) / SPREAD_WEIGHTS.sum())
+
+
+def _level_ratio(phi: Floats) -> Floats:
+    """Standard deviation of the weighted mean of AR(1) noise of standard deviation 1."""
+    weights = LEVEL_WEIGHTS / LEVEL_WEIGHTS.sum()
+    found = np.full(len(phi), (weights**2).sum())
+    for lag in range(1, len(weights)):
+        found += 2 * phi**lag * (weights[lag:] * weights[:-lag]).sum()
+    return np.sqrt(np.maximum(found, (weights**2).sum() / 4))
+
+
+def _autocorrelation(unit: Floats) -> Floats:
+    """Correlation of neighbours, from values clipped at three scales; from -0.5 to 0.99."""
+    clipped = np.clip(unit, -3, 3)
+    before = lagged(clipped, 1)
+    both = ~np.isnan(clipped) & ~np.isnan(before)
+    now, then = np.where(both, clipped, 0.0), np.where(both, before, 0.0)
+    power = np.sqrt((now * now).sum(axis=1) * (then * then).sum(axis=1))
+    return np.clip((now * then).sum(axis=1) / np.maximum(power, 1e-12), -0.5, 0.99)
+
+
+def causes(numbers: NDArray[np.int8]) -> pl.Series:
+    """Names of the channels at these positions; null for -1."""
+    names = pl.Series("cause", [*CHANNELS, None], dtype=pl.Enum(CHANNELS))
+    return names.gather(np.where(numbers < 0, len(CHANNELS), numbers).ravel())

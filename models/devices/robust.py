@@ -1,0 +1,193 @@
+"""The default detector: distances from what a sensor usually does, in robust standard deviations.
+
+What is expected is the sensor's level (`robust_level`), its course over the day (`robust_seasonal`),
+where it jumps between separate levels the nearest of them (`robust_regimes`), and where it wanders
+the mean of its last 30 readings (`robust_local`). The score is the greatest of the channels of
+`models.devices.channels`; higher is more anomalous. Scoring costs a few hundred operations a
+reading, for any number of sensors at once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.devices import channels
+from models.devices.channels import HARMONICS, PROFILE, Scales
+from models.devices.contracts import KEY
+from models.devices.grid import Floats, Grid, row_quantiles
+
+BASELINES = ("level", "seasonal", "local", "regimes")
+LEVEL, SEASONAL, LOCAL, REGIMES = range(4)
+_BINS = 64
+_SUSPECT = 7.0
+_EPISODES_PER_DAY = 3
+_SUSPECT_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """`baseline` is the position in `BASELINES` for each sensor.
+
+    `profile` (S, PROFILE) are its harmonics, or with `regimes` its levels, then NaN.
+    `clean` is the history without the episodes that were taken for faults.
+    """
+
+    baseline: NDArray[np.int8]
+    profile: Floats
+    scales: Scales
+    clean: Floats
+
+    def frame(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """One row per sensor: device, tag, `baseline`, `profile` and the scales."""
+        scales = [pl.Series(name, getattr(self.scales, name)) for name in Scales.__dataclass_fields__]
+        profile = pl.Series("profile", self.profile, dtype=pl.Array(pl.Float64, PROFILE))
+        return keys.select(*KEY).with_columns(pl.Series("baseline", self.baseline), profile, *scales)
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> "Fitted":
+        """The inverse of `frame`, without the history."""
+        scales = Scales(*(frame[name].to_numpy() for name in Scales.__dataclass_fields__))
+        profile = frame["profile"].to_numpy().reshape(-1, PROFILE)
+        return cls(frame["baseline"].to_numpy(), profile, scales, np.empty((frame.height, 0)))
+
+
+def fit(grid: Grid, part: NDArray[np.bool_]) -> Fitted:
+    """Detectors of all sensors of `grid` from the columns where `part`; which expectation, by the others.
+
+    Up to three short episodes a day of readings more than seven scales out, at most a twentieth of
+    the history, are taken for faults and left out; more than that is how the sensor behaves.
+    """
+    first = _fit(grid, grid.values, part)
+    suspects = _suspects(grid, first)
+    if not suspects.any():
+        return first
+    rows = np.flatnonzero(suspects.any(axis=1))
+    clean = grid.values.copy()
+    clean[suspects] = np.nan
+    again = _fit(grid.take(rows), clean[rows], part)
+    baseline, profile = first.baseline.copy(), first.profile.copy()
+    baseline[rows], profile[rows] = again.baseline, again.profile
+    scales = {}
+    for name in Scales.__dataclass_fields__:
+        scales[name] = getattr(first.scales, name).copy()
+        scales[name][rows] = getattr(again.scales, name)
+    return Fitted(baseline, profile, Scales(**scales), clean)
+
+
+def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_]) -> Fitted:
+    inside = np.where(part[None, :], x, np.nan)
+    center = row_quantiles(inside, (0.5,))[:, 0]
+    center = np.where(np.isnan(center), row_quantiles(x, (0.5,))[:, 0], center)
+    level = np.zeros((len(x), PROFILE))
+    level[:, 0] = center
+    design = channels.seasonal_design(grid)
+    daily = _profile(grid, inside, center, design)
+    expected = center[:, None]
+    course = channels.seasonal(design, daily)
+    recent = channels.recent_level(x, center)
+    outside = ~part[None, :]
+    widths = [_width(np.where(outside, x - e, np.nan)) for e in (expected, course, recent)]
+    baseline = np.where(widths[1][:, 1] < 0.85 * widths[0][:, 1], SEASONAL, LEVEL).astype(np.int8)
+    baseline[(widths[2] < 0.5 * np.minimum(widths[0], widths[1])).any(axis=1)] = LOCAL
+    profile = np.where((baseline == SEASONAL)[:, None], daily, level)
+    for s in np.flatnonzero(baseline == LOCAL):
+        regimes = _regimes(x[s])
+        if len(regimes) > 1:
+            baseline[s], profile[s] = REGIMES, np.nan
+            profile[s, : len(regimes)] = regimes
+    expected = expected_of(grid, x, baseline, profile)
+    scales = channels.fit_scales(x, expected, np.broadcast_to(part[None, :], x.shape))
+    return Fitted(baseline, profile, scales, x)
+
+
+def _width(rest: Floats) -> Floats:
+    """Distances that half and a tenth of the cells exceed, per row."""
+    return row_quantiles(np.abs(rest), (0.5, 0.9))
+
+
+def _regimes(x: Floats) -> Floats:
+    """The levels between which one sensor jumps: groups of values with nothing in between, lowest first.
+
+    A sensor that wanders passes through all values between its extremes, so it has one group.
+    Groups of less than a fiftieth of the values are none; of more than PROFILE, the largest are kept.
+    """
+    values = np.sort(x[~np.isnan(x)])
+    low, high = np.quantile(values, [0.005, 0.995])
+    if high <= low:
+        return values[:1]
+    breaks = np.flatnonzero(np.diff(values) > 3 * (high - low) / _BINS)
+    groups = [g for g in np.split(values, breaks + 1) if len(g) >= 0.02 * len(values)]
+    largest = sorted(groups, key=len, reverse=True)[:PROFILE]
+    return np.sort(np.array([np.median(g) for g in largest]))
+
+
+def _profile(grid: Grid, x: Floats, center: Floats, design: Floats) -> Floats:
+    """Harmonics of the day by Huber's iteration: residuals clipped at 2 scales, then least squares again.
+
+    Only the level, where the history covers less than 4/5 of a day; two harmonics for less than two
+    days, four for more.
+    """
+    found = np.zeros((len(x), PROFILE))
+    found[:, 0] = center
+    span = grid.intervals * grid.interval.total_seconds() / 86400
+    if span < 0.8:
+        return found
+    size = 1 + 2 * (HARMONICS if span >= 2 else 2)
+    known = ~np.isnan(x)
+    normal = np.empty((len(x), size, size))
+    for i in range(size):
+        for j in range(size):
+            normal[:, i, j] = np.where(known, design[None, :, i] * design[None, :, j], 0.0).sum(axis=1)
+    normal += 1e-6 * np.eye(size)
+    enough = known.sum(axis=1) >= 10 * size
+    for _ in range(4):
+        course = channels.seasonal(design, found)
+        rest = x - course
+        scale = channels.robust_scale(rest)[:, None]
+        pulled = np.where(known, np.clip(rest, -2 * scale, 2 * scale), 0.0)
+        right = np.stack([(pulled * design[None, :, i]).sum(axis=1) for i in range(size)], axis=1)
+        step = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
+        found[:, :size] += np.where(enough[:, None], step, 0.0)
+    return found
+
+
+def _suspects(grid: Grid, fitted: Fitted) -> NDArray[np.bool_]:
+    """Cells that are taken for faults: far out, and few episodes of them."""
+    score, _ = score_of(grid, fitted)
+    out = np.nan_to_num(score) > _SUSPECT
+    near = out.copy()
+    for lag in range(1, 6):
+        near[:, lag:] |= out[:, :-lag]
+    starts = near & ~np.concatenate([np.zeros((len(near), 1), bool), near[:, :-1]], axis=1)
+    days = max(1.0, grid.intervals * grid.interval.total_seconds() / 86400)
+    few = (starts.sum(axis=1) <= _EPISODES_PER_DAY * days) & (near.mean(axis=1) <= _SUSPECT_SHARE)
+    return near & few[:, None]
+
+
+def expected_of(grid: Grid, x: Floats, baseline: NDArray[np.int8], profile: Floats) -> Floats:
+    """What sensors with the values `x`, on the columns of `grid`, are expected to show; see the module."""
+    found = np.empty_like(x)
+    steady = np.flatnonzero(baseline <= SEASONAL)
+    found[steady] = channels.seasonal(channels.seasonal_design(grid), profile[steady])
+    wandering = np.flatnonzero(baseline == LOCAL)
+    found[wandering] = channels.recent_level(x[wandering], profile[wandering, 0])
+    jumping = np.flatnonzero(baseline == REGIMES)
+    found[jumping] = _nearest(x[jumping], profile[jumping])
+    return found
+
+
+def _nearest(x: Floats, levels: Floats) -> Floats:
+    """The level next to each value, of each row's `levels`."""
+    found = np.repeat(levels[:, :1], x.shape[1], axis=1)
+    for i in range(1, levels.shape[1]):
+        level = levels[:, i : i + 1]
+        found = np.where(np.abs(x - level) < np.abs(x - found), level, found)
+    return found
+
+
+def score_of(grid: Grid, fitted: Fitted, first: int = 0) -> tuple[Floats, NDArray[np.int8]]:
+    """Scores and causes (see `channels.distances`) of the columns of `grid` from `first` on."""
+    expected = expected_of(grid, grid.values, fitted.baseline, fitted.profile)
+    return channels.distances(grid.values, expected, fitted.scales, first)
