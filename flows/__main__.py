@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -25,7 +25,10 @@ from cyclopts import App, Group, Parameter
 from prefect import Flow
 from prefect.logging.configuration import setup_logging
 from prefect.logging.handlers import PrefectConsoleHandler
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from flows.modules import with_commands
 from models.errors import AlmanacError
@@ -146,26 +149,37 @@ def _only_json_on_stdout() -> Iterator[None]:
         yield
 
 
-def _show(result: dict[str, Any], indent: str = "") -> None:
+def _show(result: Mapping[str, Any], indent: str = "") -> None:
+    """Print a result for a person: figures in a column, lists of records as tables."""
     console = Console()
-    width = max(len(name) for name in result)
-    for name, value in result.items():
-        if value is None or value in ([], {}):
-            continue
-        if isinstance(value, dict):
+    shown = {name: value for name, value in result.items() if value is not None and value not in ([], {})}
+    width = max(len(name) for name in shown)
+    for name, value in shown.items():
+        if isinstance(value, Mapping):
             console.print(f"{indent}{name}", highlight=False)
             _show(value, indent + "  ")
-        elif isinstance(value, list):
-            console.print(f"{indent}{name}", highlight=False)
-            for item in value:
-                if isinstance(item, dict):
-                    _show(item, indent + "  ")
-                    console.print()
-                else:
-                    console.print(f"{indent}  {item}", highlight=False, markup=False, soft_wrap=True)
+        elif isinstance(value, list) and isinstance(value[0], Mapping):
+            console.print(_records(name, value))
         else:
             text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-            console.print(f"{indent}{name:<{width}}  {text}", highlight=False, markup=False, soft_wrap=True)
+            lines = [str(item) for item in value] if isinstance(value, list) else [text]
+            for number, line in enumerate(lines):
+                label = name if number == 0 else ""
+                console.print(
+                    f"{indent}{label:<{width}}  {line}", highlight=False, markup=False, soft_wrap=True
+                )
+
+
+def _records(name: str, records: Sequence[Mapping[str, Any]]) -> Table:
+    """Records as a table under their name."""
+    table = Table(title=name, title_justify="left", box=SIMPLE)
+    for column in records[0]:
+        table.add_column(column, overflow="fold")
+    for record in records:
+        table.add_row(
+            *(Text("" if value is None or value == {} else str(value)) for value in record.values())
+        )
+    return table
 
 
 if __name__ == "__main__":

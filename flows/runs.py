@@ -16,7 +16,7 @@ from tasks.pages import announce, write_page
 from tasks.publishing import publish
 from tasks.runs import Run, RunError, begin, resolve_scoring, resolve_training, started
 from tasks.scoring import finished_outcome, score_shard, write_crashed
-from tasks.shards import Outcome, plan, reasons, reconcile
+from tasks.shards import Outcome, gaps_path, plan, read_frame, reasons, reconcile
 from tasks.sources import column_mapping
 from tasks.store import Store
 from tasks.training import compare, fit, prepare_shard, track
@@ -107,6 +107,7 @@ def score(
         "bundle": run.bundle,
         **counts,
     }
+    summary["gaps"] = read_frame(run, gaps_path(run)).to_dicts()
     if dry_run:
         return summary | _unpublished(run, clock)
     publication = publish(scenario, run, outcomes)

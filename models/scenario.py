@@ -11,6 +11,7 @@ The life of a scenario, in the order in which the tasks call it::
     fit             the estimators, the backtest and its metrics   (once, from all the parts)
     load            files of a bundle -> a model that can score
     requested       which keys a scoring run must account for
+    gaps            what the inputs lack for them
     score           the published rows of some keys                (mapped over the shards)
     sections        what the page of a run shows
 """
@@ -140,7 +141,9 @@ class Scenario(Protocol):
     def load(self, files: Mapping[str, File]) -> Any:
         """The model made of a bundle's files; loading executes nothing that is in them."""
 
-    def rebacktest(self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf) -> tuple[float, float, int] | None:
+    def rebacktest(
+        self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
+    ) -> tuple[float, float, int] | None:
         """Losses of (`backtest`, `model`) on the same rows that `model` has not seen, and their number.
 
         None where `model`, trained on data up to `trained_as_of`, has seen them all.
@@ -148,6 +151,11 @@ class Scenario(Protocol):
 
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         """The keys to account for: the key's columns and `shard`, one row each."""
+
+    def gaps(
+        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """What the inputs lack for `keys`, and what the run does about it: few lines, in words; often none."""
 
     def score(
         self,
@@ -178,3 +186,4 @@ class RunView:
     backtest: pl.LazyFrame
     metrics: pl.DataFrame
     headline: Mapping[str, float] = field(default_factory=dict)
+    gaps: pl.DataFrame = field(default_factory=pl.DataFrame)

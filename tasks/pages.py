@@ -13,7 +13,7 @@ from tasks import bundles
 from tasks.publishing import Publication
 from tasks.reports import render
 from tasks.runs import Run
-from tasks.shards import Outcome, keys_path
+from tasks.shards import Outcome, gaps_path, keys_path, read_frame
 from tasks.training import BACKTESTS
 
 
@@ -37,7 +37,10 @@ def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome]) -> str:
 def announce(scenario: Scenario, run: Run, summary: Mapping[str, Any], publication: Publication) -> None:
     """Prefect artifacts of a published run, and the event `almanac.<scenario>.published`."""
     key = f"{scenario.name}-{run.flow}"
-    rows = [{"figure": name, "value": str(value)} for name, value in summary.items()]
+    rows = [{"figure": name, "value": str(value)} for name, value in summary.items() if name != "gaps"]
+    if summary["gaps"]:
+        lacking = f"What the inputs lack for {scenario.name} as of {run.as_of}"
+        create_table_artifact(list(summary["gaps"]), key=f"{key}-gaps", description=lacking)
     create_table_artifact(rows, key=f"{key}-summary", description=f"{scenario.name} as of {run.as_of}")
     page = str(summary["page"])
     link = page if "://" in page else f"file://{page}"
@@ -77,6 +80,7 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome]) -> RunView:
         backtest=backtest,
         metrics=metrics if isinstance(metrics, pl.DataFrame) else pl.DataFrame(),
         headline=manifest["headline"],
+        gaps=read_frame(run, gaps_path(run)),
     )
 
 

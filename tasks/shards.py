@@ -41,6 +41,11 @@ def requested_path(run: Run) -> str:
     return run.path("requested.parquet")
 
 
+def gaps_path(run: Run) -> str:
+    """Where that is kept which the inputs lack for the requested keys."""
+    return run.path("gaps.parquet")
+
+
 def outcome_path(run: Run, shard: int) -> str:
     return run.path(f"shards/{shard:04d}.json")
 
@@ -61,6 +66,7 @@ def plan(scenario: Scenario, run: Run) -> dict[int, int]:
         )
     keys = keys.select(*scenario.key, "shard").sort("shard", *scenario.key)
     run.store.put_frame(requested_path(run), keys)
+    run.store.put_frame(gaps_path(run), scenario.gaps(run.tables(scenario), keys, run.as_of, run.options))
     return dict(keys.group_by("shard").len().sort("shard").iter_rows())
 
 
