@@ -39,6 +39,7 @@ a next value falls below with about that probability, even where n is small (Wei
 
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from typing import Any
 
 import polars as pl
 
@@ -53,6 +54,7 @@ PROMOTED_DEPTH = 0.05
 
 RUNGS = ("stopped", "own_history", "short_history", "sku_profile", "store_profile", "everything")
 KEY = ["sku", "store"]
+DEMAND = pl.Enum(["any", "promoted", "regular"])
 _HINTS = ("price", "deal", "feat")
 
 
@@ -67,29 +69,33 @@ def profiles(
     size is what it sells relative to what its SKUs sell in an average store. `ladder_all`: demand, rows,
     mean and quantiles. All are empty where the history is.
     """
+    names = [quantile_column(level) for level in quantiles]
     recent = _typed(history).filter(
         pl.col("week") <= as_of, pl.col("week") > as_of - timedelta(weeks=PROFILE_WEEKS)
     )
-    rows = recent.collect(engine="streaming")
-    rows = rows.with_columns(_demand(pl.col("price").median().over(KEY))).drop("deal", "feat")
-    key = rows.group_by(KEY).agg(key_mean=pl.col("units").mean(), key_rows=pl.len())
-    key = key.with_columns(expected=pl.col("key_mean").mean().over("sku"))
-    size = key.group_by("store").agg(size=pl.col("key_mean").sum() / pl.col("expected").sum())
+    short = pl.col(KEY).cast(pl.Categorical)
+    rows = recent.with_columns(short).collect(engine="streaming")
+    rows = rows.with_columns(_demand(pl.col("price").median().over(KEY)))
+    key = rows.group_by(KEY).agg(key_mean=_steady(pl.col("units").mean()), key_rows=pl.len())
+    key = key.with_columns(expected=_steady(pl.col("key_mean").mean().over("sku")))
+    size = key.group_by("store").agg(size=_steady(pl.col("key_mean").sum() / pl.col("expected").sum()))
     size = size.with_columns(pl.when(pl.col("size") > 0).then("size").otherwise(1.0))
-    rows = rows.join(size, on="store").join(key, on=KEY)
-    scaled = rows.with_columns(pl.col("units") / pl.col("size"))
-    steady = pl.col("units").filter((pl.col("key_rows") >= OWN_WEEKS) & (pl.col("key_mean") > 0))
-    share = steady / pl.col("key_mean").filter((pl.col("key_rows") >= OWN_WEEKS) & (pl.col("key_mean") > 0))
-    shapes = [expr.name.prefix("shape_") for expr in _ranked(share, quantiles)]
-    usual = scaled.group_by("sku").agg(
-        usual_price=pl.col("price").median(), stores=pl.col("store").n_unique()
-    )
-    by_sku = _by_demand(scaled, ["sku"], quantiles).join(usual, on="sku")
-    by_shape = _stacked(rows).group_by("sku", "demand").agg(shapes)
+    usual = rows.group_by("sku").agg(usual_price=pl.col("price").median(), stores=pl.col("store").n_unique())
+    rows = rows.drop("week", *_HINTS).join(size, on="store").join(key, on=KEY)
+    rising = rows.sort("units")
+    by_store = _by_demand(rising, ["store"], quantiles).join(size, on="store")
+    overall = _by_demand(rising, [], quantiles)
+    rising = rows.with_columns(pl.col("units") / pl.col("size")).sort("units")
+    by_sku = _by_demand(rising, ["sku"], quantiles).join(usual, on="sku")
+    steady = rows.filter(pl.col("key_rows") >= OWN_WEEKS, pl.col("key_mean") > 0)
+    rising = steady.with_columns(pl.col("units") / pl.col("key_mean")).sort("units")
+    shapes = _by_demand(rising, ["sku"], quantiles).drop("rows", "mean")
+    shapes = shapes.rename({name: f"shape_{name}" for name in names})
+    by_sku = by_sku.join(shapes, on=["sku", "demand"], how="left")
     return {
-        "ladder_sku": by_sku.join(by_shape, on=["sku", "demand"], how="left").sort("sku", "demand"),
-        "ladder_store": _by_demand(rows, ["store"], quantiles).join(size, on="store").sort("store", "demand"),
-        "ladder_all": _by_demand(rows, [], quantiles).sort("demand"),
+        "ladder_sku": by_sku.cast({"sku": pl.String, "demand": pl.String}).sort("sku", "demand"),
+        "ladder_store": by_store.cast({"store": pl.String, "demand": pl.String}).sort("store", "demand"),
+        "ladder_all": overall.cast({"demand": pl.String}).sort("demand"),
     }
 
 
@@ -126,7 +132,7 @@ def answer(
 
     answered = [
         of("stopped").with_columns(pl.lit(0.0).alias(name) for name in names),
-        _looked_up(of("own_history"), _by_demand(own, KEY, quantiles), KEY, names),
+        _looked_up(of("own_history"), _by_demand(own.sort("units"), KEY, quantiles), KEY, names),
         _scaled_to_own(of("short_history"), own, book, names),
         _sized(_looked_up(of("sku_profile"), book["ladder_sku"], ["sku"], names), book, names),
         _looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
@@ -159,47 +165,48 @@ def _demand(usual_price: pl.Expr) -> pl.Expr:
     )
     unknown = pl.all_horizontal(pl.col(name).is_null() for name in _HINTS)
     said = pl.when(promoted).then(pl.lit("promoted")).otherwise(pl.lit("regular"))
-    return pl.when(unknown).then(pl.lit("any")).otherwise(said).alias("demand")
+    return pl.when(unknown).then(pl.lit("any")).otherwise(said).cast(DEMAND).alias("demand")
 
 
-def _stacked(rows: pl.DataFrame) -> pl.DataFrame:
-    """Every row as demand `any`, and once more as what it is."""
-    known = rows.filter(pl.col("demand") != "any")
-    return pl.concat([rows.with_columns(demand=pl.lit("any")), known])
+def _steady(mean: pl.Expr) -> pl.Expr:
+    """A mean without the last digits, which depend on the order in which rows were added."""
+    return mean.round_sig_figs(10)
 
 
-def _ranked(values: pl.Expr, quantiles: Sequence[float]) -> list[pl.Expr]:
-    """Order statistics with rank nearest to level * (n + 1), one expression per quantile."""
-    n = values.len().cast(pl.Float64)
-    ordered = values.sort()
-    return [
-        ordered.get((level * (n + 1)).round().clip(1, n).cast(pl.Int64) - 1, null_on_oob=True).alias(
-            quantile_column(level)
-        )
+def _by_demand(rising: pl.DataFrame, by: list[str], quantiles: Sequence[float]) -> pl.DataFrame:
+    """Number, mean and order statistics of units, of the weeks of each demand and of `any` week.
+
+    `rising` is sorted by units.
+    """
+    n = pl.len().cast(pl.Float64)
+    ranked = [
+        pl.col("units")
+        .get((level * (n + 1) + 0.5).floor().clip(1, n).cast(pl.Int64) - 1)
+        .alias(quantile_column(level))
         for level in quantiles
     ]
-
-
-def _by_demand(rows: pl.DataFrame, by: list[str], quantiles: Sequence[float]) -> pl.DataFrame:
-    units = pl.col("units")
-    return (
-        _stacked(rows)
-        .group_by(*by, "demand")
-        .agg(*_ranked(units, quantiles), rows=pl.len().cast(pl.Int64), mean=units.mean())
-    )
+    found = [*ranked, pl.len().cast(pl.Int64).alias("rows"), _steady(pl.col("units").mean()).alias("mean")]
+    rising = rising.select(*by, "demand", "units")
+    every = rising.with_columns(demand=pl.lit("any").cast(DEMAND))
+    known = rising.filter(pl.col("demand") != "any")
+    parts = [part.group_by(*by, "demand", maintain_order=True).agg(found) for part in (every, known)]
+    return pl.concat(parts)
 
 
 def _complete(profiles: Mapping[str, pl.DataFrame], names: Sequence[str]) -> dict[str, pl.DataFrame]:
     """The three profiles; those that are missing are empty."""
     values = dict.fromkeys(["mean", *names], pl.Float64)
-    told = {"demand": pl.String, "rows": pl.Int64, **values}
+    told: dict[str, Any] = {"demand": DEMAND, "rows": pl.Int64, **values}
     shapes = {f"shape_{name}": pl.Float64 for name in names}
-    empty = {
+    empty: dict[str, dict[str, Any]] = {
         "ladder_sku": {"sku": pl.String, **told, **shapes, "stores": pl.UInt32, "usual_price": pl.Float64},
         "ladder_store": {"store": pl.String, **told, "size": pl.Float64},
         "ladder_all": told,
     }
-    return {name: profiles.get(name, pl.DataFrame(schema=schema)) for name, schema in empty.items()}
+    return {
+        name: profiles.get(name, pl.DataFrame(schema=schema)).with_columns(pl.col("demand").cast(DEMAND))
+        for name, schema in empty.items()
+    }
 
 
 def _targets(
@@ -214,7 +221,7 @@ def _targets(
     weeks = steps.select((pl.lit(as_of) + pl.duration(weeks="step")).cast(pl.Date).alias("week"), "step")
     targets = keys.join(weeks, how="cross")
     if plan is None:
-        return targets.with_columns(planned=False, demand=pl.lit("any"))
+        return targets.with_columns(planned=False, demand=pl.lit("any").cast(DEMAND))
     told = _typed(plan).join(keys.lazy(), on=KEY, how="semi").collect()
     told = told.unique([*KEY, "week"], keep="last", maintain_order=True).with_columns(planned=True)
     targets = targets.join(told, on=[*KEY, "week"], how="left").join(usual, on=KEY)
@@ -327,7 +334,9 @@ def _scaled_to_own(
     level = seen.group_by(KEY).agg(weeks=pl.len(), own=pl.col("units").sum(), expected=pl.col("mean").sum())
     prior = PRIOR_WEEKS * pl.col("expected") / pl.col("weeks")
     factor = ((pl.col("own") + prior) / (pl.col("expected") + prior)).fill_nan(1.0)
-    level = level.select(*KEY, factor=factor, trust=pl.col("weeks") / (pl.col("weeks") + PRIOR_WEEKS))
+    level = level.select(
+        *KEY, factor=_steady(factor), trust=pl.col("weeks") / (pl.col("weeks") + PRIOR_WEEKS)
+    )
 
     shapes = [f"shape_{name}" for name in names]
     mean = book["ladder_sku"].filter(demand="any").select("sku", "mean")
