@@ -114,10 +114,11 @@ class Explorer:
 
     `key` maps key columns to their names on the page; each becomes a searchable selector, except
     `panels`, the last of them, whose values are drawn one below the other: those in `order` first,
-    then the rest by name. `start` is the key shown first, by default the first one. `about` has the key columns and further text columns,
-    named as they are to be shown, at most one row a key. With `recent`, the chart opens on that
-    many last points in time, and a button shows them all. `unit` is the title of the value axis;
-    with panels, the panel's name is. A `shard` column, where a track has one, saves reading.
+    then the rest by name. `start` is the key shown first, by default the first one. `about` has the
+    key columns and further text columns, named as they are to be shown, at most one row a key. With
+    `recent`, the chart opens on that many last points in time, and a button shows them all. `unit`
+    is the title of the value axis; with panels, the panel's name is. A `shard` column, where a track
+    has one, saves reading.
     """
 
     key: Mapping[str, str]

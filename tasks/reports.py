@@ -122,6 +122,8 @@ def _cells(values: pl.Series, form: str | None) -> list[str]:
     def cell(value: object) -> str:
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return "–"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
         if isinstance(value, datetime):
             return value.strftime("%Y-%m-%d %H:%M")
         if isinstance(value, date):

@@ -1,6 +1,7 @@
 """A real Chromium for tests, spoken to over a pipe with the DevTools protocol."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -69,6 +70,8 @@ class Page:
                 *messages, pending = (pending + data).split(b"\0")
                 for message in messages:
                     self._take(json.loads(message))
+        for answers in list(self._answers.values()):
+            answers.put({"error": "chromium ended"})
 
     def _take(self, message: dict[str, Any]) -> None:
         params = message.get("params", {})
@@ -101,7 +104,7 @@ class Page:
         """Open a file and wait until it has drawn everything, or says why it could not."""
         self.send("Page.navigate", url=file.resolve().as_uri() + fragment)
         self.wait(
-            "document.documentElement?.dataset.ready || document.querySelector('#problem:not([hidden])')"
+            "document.documentElement?.dataset.ready || document.querySelector('#problem')?.textContent"
         )
 
     def run(self, expression: str) -> Any:
@@ -124,14 +127,23 @@ class Page:
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
+def _pipe() -> tuple[int, int]:
+    """A pipe's two ends, numbered above those that the browser expects, 3 and 4."""
+    low = os.pipe()
+    high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low)
+    for end in low:
+        os.close(end)
+    return high[0], high[1]
+
+
 @contextmanager
 def browser() -> Iterator[Page]:
     """A fresh Chromium with one tab, closed at the end."""
-    to_browser, from_us = os.pipe()
-    to_us, from_browser = os.pipe()
+    to_browser, from_us = _pipe()
+    to_us, from_browser = _pipe()
     profile = tempfile.mkdtemp(prefix="chromium-")
     shell = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
-    command = ["sh", "-c", shell, find_chromium(), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    command = ["bash", "-c", shell, find_chromium(), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(
         command, pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

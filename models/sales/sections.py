@@ -132,7 +132,7 @@ def _explorer(view: _View) -> list[Part]:
         "week",
         [Track(history, Line("units", "Sold"), marks=_deals(history)), forecast],
         unit="Units per week",
-        start=sizes.row(0, named=True) | {"size": ""},
+        start=dict(zip(KEY, sizes.row(0), strict=False)),
         about=_about(about),
         recent=RECENT_WEEKS + run.options.get("horizon", 13),
         caption=_explorer_caption(weeks, limited),
@@ -168,31 +168,25 @@ def _total(view: _View) -> list[Part]:
     since = view.as_of - timedelta(weeks=TOTAL_WEEKS)
     sold = _weekly(view.history.filter(pl.col("week") > since), ["units"])
     ahead = _weekly(view.run.published, list(view.quantiles))
-    data: list[dict[str, Any]] = []
-    inner = view.bands[-1:]
-    for band in inner:
-        x, low, high = (ahead[c].to_list() for c in ("week", band.low, band.high))
-        data.append(
-            _line(
-                f"{band.label} quantiles, each summed",
-                x + x[::-1],
-                high + low[::-1],
-                page.OUTER,
-            )
-            | {"fill": "toself", "fillcolor": page.OUTER, "hoverinfo": "skip"}
+    weeks = ahead["week"].to_list()
+    data = [
+        _line("Sold", sold["week"].to_list(), sold["units"].to_list(), page.INK),
+        _line("Sum of medians", weeks, ahead[view.median].to_list(), page.MEDIAN, "5px,3px"),
+    ]
+    note = "Where demand is skewed a sum of medians lies below the total to expect. "
+    if view.bands:
+        band = view.bands[-1]
+        low, high = ahead[band.low].to_list(), ahead[band.high].to_list()
+        area = _line(
+            f"{band.label} quantiles, each summed", weeks + weeks[::-1], high + low[::-1], page.OUTER
         )
-    data.append(_line("Sold", sold["week"].to_list(), sold["units"].to_list(), page.INK))
-    data.append(
-        _line("Sum of medians", ahead["week"].to_list(), ahead[view.median].to_list(), page.MEDIAN, "5px,3px")
-    )
+        look = {"fill": "toself", "fillcolor": page.OUTER, "hoverinfo": "skip", "legendrank": 1}
+        data.insert(0, area | look)
+        note += (
+            f"The shaded area is not a band of the total: it runs from the sum of all {band.low[1:]}% quantiles "
+            f"to the sum of all {band.high[1:]}% quantiles, as if every pair missed in the same direction at once. "
+        )
     caption = "Units per week over all SKU-store pairs: sold, and the sum of the median forecasts."
-    note = (
-        "A sum of medians is not the median of the sum, and the shaded area is not a band of the total: "
-        f"it runs from the sum of all {inner[0].label.split('–')[0]}% quantiles to the sum of all "
-        f"{inner[0].label.split('–')[1]} quantiles, as if every pair missed in the same direction at once. "
-        if inner
-        else "A sum of medians is not the median of the sum. "
-    )
     return [_chart(data, caption, "Units per week"), Text(note + _total_error(view))]
 
 
@@ -310,6 +304,8 @@ def _measure_grid(rows: pl.DataFrame, head: str, caption: str) -> Grid:
 
 def _measures(table: pl.DataFrame, name: str) -> pl.DataFrame:
     """The metrics of a slice, one column per metric and one row per value; empty where there are none."""
+    if not table.height:
+        return pl.DataFrame({"value_of_slice": []})
     rows = table.filter((pl.col("slice") == name) & pl.col("value").is_finite())
     return rows.pivot("metric", index="value_of_slice", values="value", aggregate_function="first")
 

@@ -1,0 +1,211 @@
+"""The sections of the sales page, on a small run with plain numbers."""
+
+import dataclasses
+from datetime import timedelta
+
+import polars as pl
+import pytest
+
+from models.page import Chart, Explorer, Figures, Grid, Section, Text
+from models.sales import sections as module
+from models.sales.sections import sections
+from models.scenario import RunView
+from tests.sales_run import AS_OF, HISTORY_WEEKS, HORIZON, a_run
+
+
+def parts(run: RunView, title: str, kind: type) -> list:
+    section = next(s for s in sections(run) if s.title == title)
+    return [part for part in section.parts if isinstance(part, kind)]
+
+
+def figures(run: RunView) -> dict[str, str]:
+    return dict(parts(run, "This forecast", Figures)[0].values)
+
+
+def prose(run: RunView, title: str) -> str:
+    return " ".join(part.markdown for part in parts(run, title, Text))
+
+
+def explorer(run: RunView) -> Explorer:
+    return parts(run, "Any SKU and store", Explorer)[0]
+
+
+def test_sections_come_in_order_of_use() -> None:
+    titles = [s.title for s in sections(a_run()) if s.parts]
+    assert titles == [
+        "This forecast",
+        "Any SKU and store",
+        "Total demand",
+        "Accuracy in the backtest",
+        "Fallbacks",
+        "Changes since the last forecast",
+    ]
+
+
+def test_key_figures_are_those_of_the_run() -> None:
+    found = figures(a_run())
+    assert found["SKU-store pairs"] == "4"
+    assert found["Sum of median forecasts, units"] == f"{HORIZON * 100 * (1 + 2 + 3 + 4):,}"
+    assert found["Answered by a fallback"] == "1 (25.0%)"
+    assert found["90% band held"] == "91.0%"
+    sold = sum(10 * i + step + HISTORY_WEEKS for i in (1, 2, 3, 4) for step in range(-HORIZON + 1, 1))
+    assert found[f"Against the last {HORIZON} weeks"] == f"{4000 / sold - 1:+.1%}"
+    assert "Skipped or failed" not in found
+
+
+def test_skipped_and_failed_keys_are_among_the_key_figures() -> None:
+    run = a_run()
+    failed = pl.when(pl.col("store") == "10").then(pl.lit("failed")).otherwise("status").alias("status")
+    found = figures(dataclasses.replace(run, keys=run.keys.with_columns(failed)))
+    assert found["Skipped or failed"] == "1 (25.0%)"
+
+
+def test_the_explorer_opens_on_the_largest_forecast_and_says_how_it_was_answered() -> None:
+    part = explorer(a_run())
+    assert part.start == {"sku": "B", "store": "10"}
+    assert part.about is not None
+    assert part.about.collect().row(3) == (
+        "B",
+        "10",
+        "Fallback",
+        "own history",
+        "sold in 3 of its last 30 weeks",
+    )
+
+
+def test_the_explorer_has_the_outer_band_before_the_inner_one() -> None:
+    _, forecast = explorer(a_run()).tracks
+    assert [(b.low, b.high, b.label) for b in forecast.bands] == [
+        ("q5", "q95", "5–95%"),
+        ("q25", "q75", "25–75%"),
+    ]
+
+
+def test_bands_follow_the_quantiles_of_the_run() -> None:
+    run = a_run()
+    renamed = run.published.rename({"q5": "q2.5", "q95": "q97.5"}).drop("q25", "q75")
+    backtest = run.backtest.rename({"q5": "q2.5", "q95": "q97.5"}).drop("q25", "q75")
+    run = dataclasses.replace(run, published=renamed, backtest=backtest, previous=None)
+    assert [(b.low, b.high, b.label) for b in explorer(run).tracks[1].bands] == [
+        ("q2.5", "q97.5", "2.5–97.5%")
+    ]
+
+
+def test_history_after_as_of_is_not_shown() -> None:
+    run = a_run()
+    later = run.tables["history"].with_columns(pl.col("week") + timedelta(weeks=5), pl.col("units") * 1000)
+    mixed = dataclasses.replace(run, tables={"history": pl.concat([run.tables["history"], later]).unique()})
+    shown = explorer(mixed).tracks[0].frame.select(pl.col("week").max()).collect().item()
+    assert shown == AS_OF
+
+
+def test_many_keys_shorten_the_history_and_the_largest_forecasts_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "EXPLORER_KEYS", 2)
+    part = explorer(a_run())
+    for track in part.tracks:
+        kept = track.frame.select("sku", "store").unique().sort("store").collect().rows()
+        assert kept == [("B", "1"), ("B", "10")]
+    assert "2 pairs with the largest forecasts" in part.caption
+
+
+def test_deals_are_marked_where_the_history_has_them() -> None:
+    assert [m.column for m in explorer(a_run()).tracks[0].marks] == ["deal"]
+    assert list(explorer(a_run(deal=False)).tracks[0].marks) == []
+
+
+def test_the_total_is_the_sum_over_all_keys() -> None:
+    chart = parts(a_run(), "Total demand", Chart)[0]
+    lines = {trace["name"]: trace for trace in chart.figure["data"]}
+    assert lines["Sold"]["y"] == [float(100 + 4 * week) for week in range(1, HISTORY_WEEKS + 1)]
+    assert lines["Sum of medians"]["y"] == [1000.0] * HORIZON
+    band = next(trace for name, trace in lines.items() if "25–75%" in name)
+    assert sorted(set(band["y"])) == [800.0, 1300.0]
+
+
+def test_the_total_says_what_it_is_not_and_how_far_it_was_off() -> None:
+    text = prose(a_run(), "Total demand")
+    assert "is not a band of the total" in text
+    assert "within **10%**" in text
+    assert "+10.0%" in text
+
+
+def test_accuracy_is_told_against_the_baselines_that_there_are() -> None:
+    text = prose(a_run(), "Accuracy in the backtest")
+    assert "**0.200**" in text
+    assert "50% below naive" in text
+    assert "seasonal" not in text
+    grid = parts(a_run(), "Accuracy in the backtest", Grid)[0]
+    assert grid.frame["Kind of demand"].to_list() == ["regular", "promoted", "All"]
+
+
+def test_coverage_by_step_is_drawn_beside_what_the_band_says() -> None:
+    chart = parts(a_run(), "Accuracy in the backtest", Chart)[1]
+    assert [trace["y"] for trace in chart.figure["data"]] == [
+        [0.91] * HORIZON,
+        [0.9] * HORIZON,
+        [0.52] * HORIZON,
+        [0.5] * HORIZON,
+    ]
+
+
+def test_fallbacks_are_grouped_by_reason_whatever_its_numbers() -> None:
+    run = a_run([("A", str(i)) for i in range(20)])
+    weeks = pl.format("{} weeks of history, 8 are needed", pl.col("store")).alias("reason")
+    keys = run.keys.with_columns(
+        weeks, pl.lit("fallback").alias("status"), pl.lit("short_history").alias("rung")
+    )
+    groups, rows = parts(dataclasses.replace(run, keys=keys), "Fallbacks", Grid)
+    assert groups.frame.rows() == [("Fallback", "short history", "n weeks of history, n are needed", 20, 1.0)]
+    assert rows.frame.height == 20
+    assert "7 weeks of history, 8 are needed" in rows.frame["Reason"].to_list()
+
+
+def test_without_fallbacks_it_says_so() -> None:
+    run = a_run()
+    keys = run.keys.with_columns(pl.lit("scored").alias("status"))
+    assert "None" in prose(dataclasses.replace(run, keys=keys), "Fallbacks")
+
+
+def test_changes_are_over_the_weeks_that_both_forecasts_cover() -> None:
+    run = a_run()
+    shared = HORIZON - 1
+    text = prose(run, "Changes since the last forecast")
+    assert f"+{shared * 100:,} units" in text
+    assert f"as of **{AS_OF - timedelta(weeks=1)}**" in text
+    up, down = parts(run, "Changes since the last forecast", Grid)
+    assert up.frame.row(0) == ("B", "10", 360.0 * shared, 400.0 * shared, 40.0 * shared, pytest.approx(1 / 9))
+    assert down.frame.is_empty()
+
+
+def test_the_first_forecast_has_no_changes() -> None:
+    assert next(s for s in sections(a_run(previous=False)) if s.title.startswith("Changes")).parts == []
+
+
+def test_a_run_that_published_nothing_still_has_a_page() -> None:
+    run = a_run()
+    none = dataclasses.replace(
+        run,
+        published=run.published.clear(),
+        keys=run.keys.with_columns(pl.lit("failed").alias("status"), pl.lit("ValueError: x").alias("reason")),
+    )
+    found: list[Section] = sections(none)
+    assert "No row was published" in prose(none, "This forecast")
+    assert [s.title for s in found if s.parts][:1] == ["This forecast"]
+    assert parts(none, "Fallbacks", Grid)[0].frame["Pairs"].sum() == 4
+
+
+def test_a_bundle_without_metrics_leaves_the_accuracy_out() -> None:
+    run = dataclasses.replace(a_run(), metrics=pl.DataFrame())
+    assert next(s for s in sections(run) if s.title.startswith("Accuracy")).parts == []
+
+
+def test_a_single_key_with_a_single_week_of_zero_is_shown() -> None:
+    run = a_run([("A", "1")], previous=False)
+    one = run.tables["history"].filter(pl.col("week") == AS_OF).with_columns(pl.lit(0.0).alias("units"))
+    found = sections(dataclasses.replace(run, tables={"history": one}))
+    assert (
+        figures(dataclasses.replace(run, tables={"history": one}))[f"Against the last {HORIZON} weeks"] == "–"
+    )
+    assert len(found) == 6
