@@ -1,0 +1,84 @@
+"""Coverage of the sales bands on simulated demand, whose true distribution is known.
+
+    python -m benchmarks.calibration --skus 200 --stores 20 --seeds 7 8 9
+
+For each seed a chain is simulated, ingested, trained on and forecast by the command line. `level` is the
+share of the true distribution below a forecast quantile, so no chance of single sales is in it; a band's
+coverage is the difference of the levels of its ends. Slow keys sell whole numbers: where a forecast
+equals a possible sale, the level is the nearest that the definition of a quantile allows,
+P(units < q) <= level <= P(units <= q), taken over all rows of the kind.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from benchmarks.measure import run, table
+from models.sales.simulation import KINDS, simulate
+from tasks.store import Store
+
+BANDS = {"50% band": ("q25", "q75"), "90% band": ("q5", "q95")}
+LEVELS = {"q5": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
+
+
+def main() -> None:
+    arguments = _arguments()
+    rows = pl.concat([_forecasts(seed, arguments) for seed in arguments.seeds])
+    lines = [_line("all", rows)] + [_line(kind, rows.filter(kind=kind)) for kind in KINDS]
+    print(table(lines))
+
+
+def _forecasts(seed: int, arguments: argparse.Namespace) -> pl.DataFrame:
+    """Forecasts of one simulated chain beside the truth of the same weeks."""
+    made = simulate(arguments.skus, arguments.stores, arguments.weeks, seed)
+    with tempfile.TemporaryDirectory(prefix="almanac-calibration-") as folder:
+        paths = {name: f"{folder}/{name}.parquet" for name in ("history", "plan", "stores")}
+        for name, path in paths.items():
+            getattr(made, name).write_parquet(path)
+        store = str(Path(folder) / "store")
+        run(
+            *("sales", "run", "--source", paths["history"], "--plan", paths["plan"]),
+            *("--stores", paths["stores"], "--store", store),
+        )
+        published = Store(store).scan("sales/forecasts").collect()
+    truth = made.truth.drop(*LEVELS)
+    return truth.join(published, on=["sku", "store", "week"], how="inner", validate="1:1")
+
+
+def _line(kind: str, rows: pl.DataFrame) -> dict[str, object]:
+    levels = {name: _attained(rows, name, level) for name, level in LEVELS.items()}
+    bands = {band: levels[high] - levels[low] for band, (low, high) in BANDS.items()}
+    shares = {f"sold within {band}": _sold_within(rows, *ends) for band, ends in BANDS.items()}
+    return {"kind": kind, "rows": rows.height, **bands, **levels, **shares}
+
+
+def _attained(rows: pl.DataFrame, name: str, level: float) -> float:
+    """Mean true probability below a forecast quantile, ties counted as far as `level` needs them."""
+    size, mean, forecast = (rows[c].to_numpy() for c in ("dispersion", "mean", name))
+    truth = stats.nbinom(size, size / (size + mean))
+    below, at_most = truth.cdf(np.ceil(forecast) - 1).mean(), truth.cdf(np.floor(forecast)).mean()
+    return float(np.clip(level, below, at_most))
+
+
+def _sold_within(rows: pl.DataFrame, low: str, high: str) -> float:
+    inside = rows.select(pl.col("units").is_between(pl.col(low), pl.col(high)).mean())
+    return float(inside.item())
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--skus", type=int, default=200)
+    parser.add_argument("--stores", type=int, default=20)
+    parser.add_argument("--weeks", type=int, default=120)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7])
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
