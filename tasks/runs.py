@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 import polars as pl
@@ -13,6 +12,7 @@ from prefect import task
 from models.errors import AlmanacError
 from models.scenario import AsOf, Frames, Scenario
 from tasks import bundles, ledger
+from tasks.code import code_version
 from tasks.store import Store, StoreError, digest
 
 
@@ -49,7 +49,7 @@ class Run:
             dict(self.options),
             self.bundle,
         ]
-        return f"{self.as_of_text[:10]}-{self.flow}-{digest([*identity, version('almanac')])[:12]}"
+        return f"{self.as_of_text[:10]}-{self.flow}-{digest([*identity, code_version()])[:12]}"
 
     @property
     def as_of_text(self) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import polars as pl
 from prefect import task
@@ -10,6 +9,7 @@ from prefect.logging import get_run_logger
 
 from models.scenario import AsOf, Scenario
 from tasks import bundles, tracking
+from tasks.code import code_version
 from tasks.runs import Run, RunError, context
 
 BACKTESTS = "backtests"
@@ -55,7 +55,7 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
     """Backtest, fit and calibrate on all parts; save and register the bundle with its backtest."""
     shared = context(run.store, run.folder)
     trained = scenario.fit(_parts(run, names), shared, run.as_of, run.options)
-    facts = {"options": dict(run.options), "versions": dict(run.versions), "code": version("almanac")}
+    facts = {"options": dict(run.options), "versions": dict(run.versions), "code": code_version()}
     files = {**trained.files, "metrics": trained.metrics}
     number = bundles.save(run.store, scenario.name, trained, files, facts, run.as_of, run.id)
     backtest = trained.backtest.with_columns(pl.lit(number, pl.Int64).alias("bundle"))
