@@ -36,7 +36,7 @@ class Options:
     """A component counts as under work for this long after its replacement or failure."""
     held_out_share: float = 0.2
     """Share of the time range that calibrates, and again that tests."""
-    min_failures: int = 10
+    min_failures: int = 3
     """Failures that a component needs in the training range for a model of its own."""
     training_rows: int = 150_000
     """About this many rows are learnt from; healthy ones are sampled, and weighted to make up for it."""

@@ -1,0 +1,258 @@
+"""How good probabilities of failure were, against what then happened.
+
+A judged row is one machine, component, time and horizon: `probability`, `above_threshold`, `failed`
+(null while pending: the horizon reaches past what is observed) and `next_failure_hours`. Measures that
+are said to be over all components pool their rows (micro average): a row counts as a true positive
+where that very component fails within the horizon.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.machines import costs
+from models.machines.labels import fails_within, next_failure_column
+from models.machines.options import Options
+from models.machines.risks import Model
+
+JUDGED: dict[str, Any] = {
+    "machine_id": pl.String,
+    "component": pl.String,
+    "horizon_hours": pl.Int32,
+    "time": pl.Datetime("us", "UTC"),
+    "probability": pl.Float64,
+    "above_threshold": pl.Boolean,
+    "failed": pl.Boolean,
+    "next_failure_hours": pl.Float64,
+    "rung": pl.String,
+}
+
+_BINS = 10
+_FLOOR = 1e-4
+
+
+def judge(model: Model, rows: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Judged rows of every risk of `model`, pending ones included; `rows` are features with outcomes.
+
+    Without model the probability and the alarm are null.
+    """
+    said = model.predict(model.matrix(rows))
+    parts = [
+        judged(
+            rows,
+            risk.component,
+            risk.horizon_hours,
+            said[risk.component, risk.horizon_hours],
+            risk.rung,
+            options,
+        )
+        for risk in model.risks
+        if next_failure_column(risk.component) in rows.columns
+    ]
+    return pl.concat(parts) if parts else pl.DataFrame(schema=JUDGED)
+
+
+def judged(
+    rows: pl.DataFrame,
+    component: str,
+    horizon_hours: int,
+    probability: NDArray[np.float64],
+    rung: str,
+    options: Options,
+) -> pl.DataFrame:
+    """Judged rows of one component and horizon; NaN probabilities become null."""
+    value = pl.Series("probability", probability, dtype=pl.Float64).fill_nan(None)
+    return rows.select(
+        "machine_id",
+        pl.lit(component).alias("component"),
+        pl.lit(horizon_hours, dtype=pl.Int32).alias("horizon_hours"),
+        "time",
+        value,
+        (value >= options.threshold).alias("above_threshold"),
+        fails_within(component, horizon_hours).alias("failed"),
+        pl.col(next_failure_column(component)).alias("next_failure_hours"),
+        pl.lit(rung).alias("rung"),
+    )
+
+
+def coherent(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Judged rows whose probability is at least that of each shorter horizon, as in `Model.predict`."""
+    order = ["horizon_hours", "component", "machine_id", "time"]
+    least = pl.col("probability").cum_max().over("component", "machine_id", "time")
+    return (
+        rows.sort(order)
+        .with_columns(least)
+        .with_columns((pl.col("probability") >= options.threshold).alias("above_threshold"))
+    )
+
+
+def measures(rows: pl.DataFrame, options: Options) -> dict[str, float]:
+    """Measures of judged `rows` of one horizon that are not pending.
+
+    `rows`, `failing_rows`; at the threshold `precision`, `recall`, `f1`; `average_precision`;
+    `calibration_error`; `brier`; `log_loss`; `failures` and of them `warned` (an alarm within the
+    horizon before), `lead_hours` (median time from the first such alarm to the failure); and the
+    costs `saved_to_never` and `saved_to_every_n_days`. A measure that is not defined is left out.
+    A row without model counts as an alarm that was not given, and as a probability of next to nothing.
+    """
+    done = rows.filter(pl.col("failed").is_not_null())
+    if done.is_empty():
+        return {}
+    probability = done["probability"].fill_null(0.0).to_numpy()
+    failed = done["failed"].to_numpy().astype(bool)
+    alarm = done["above_threshold"].fill_null(value=False).to_numpy().astype(bool)
+    hits = int((alarm & failed).sum())
+    found = {"rows": float(len(failed)), "failing_rows": float(failed.sum())}
+    if alarm.any():
+        found["precision"] = hits / int(alarm.sum())
+    if failed.any():
+        found["recall"] = hits / int(failed.sum())
+        found["f1"] = 2 * hits / int(alarm.sum() + failed.sum())
+        found["average_precision"] = average_precision(probability, failed)
+    clipped = np.clip(probability, _FLOOR, 1 - _FLOOR)
+    found["calibration_error"] = calibration_error(probability, failed)
+    found["brier"] = float(((probability - failed) ** 2).mean())
+    found["log_loss"] = float(-np.where(failed, np.log(clipped), np.log1p(-clipped)).mean())
+    return found | _warnings(done) | _savings(done, options)
+
+
+def metrics(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Long: slice, value_of_slice, metric, value. Slices `horizon`, `component_<h>h`, `any_component`.
+
+    `any_component` joins a machine's components into one row: the chance that some component fails,
+    taken as independent, against whether one did.
+    """
+    parts = []
+    for hours in sorted(rows["horizon_hours"].unique()):
+        of = rows.filter(pl.col("horizon_hours") == hours)
+        parts.append(_long("horizon", f"{hours}h", measures(of, options)))
+        for component in sorted(of["component"].unique()):
+            one = of.filter(pl.col("component") == component)
+            parts.append(_long(f"component_{hours}h", component, measures(one, options)))
+        parts.append(_long("any_component", f"{hours}h", _any_component(of)))
+    schema = {"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
+    return pl.concat([pl.DataFrame(schema=schema), *parts])
+
+
+def average_precision(probability: NDArray[np.float64], failed: NDArray[np.bool_]) -> float:
+    """Area under the precision-recall steps: precision at each distinct probability times the recall it adds.
+
+    >>> average_precision(np.array([0.9, 0.8, 0.1]), np.array([True, False, True]))
+    0.8333333333333333
+    """
+    precision, recall, _ = precision_recall(probability, failed)
+    return float((precision * np.diff(recall, prepend=0.0)).sum())
+
+
+def precision_recall(
+    probability: NDArray[np.float64], failed: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Precision, recall and threshold at each distinct probability, falling; equal ones are taken together."""
+    order = np.argsort(-probability, kind="stable")
+    sorted_p = probability[order]
+    hits = np.cumsum(failed[order])
+    last = np.flatnonzero(np.diff(sorted_p, append=-np.inf))
+    return hits[last] / (last + 1), hits[last] / max(int(failed.sum()), 1), sorted_p[last]
+
+
+def calibration_error(probability: NDArray[np.float64], failed: NDArray[np.bool_]) -> float:
+    """Expected calibration error over ten bins of equal width: |mean probability - share failed|, by rows.
+
+    Naeini, Cooper & Hauskrecht (2015), AAAI: "Obtaining well calibrated probabilities".
+    """
+    table = reliability(probability, failed)
+    off = (table["probability"] - table["share"]).abs().to_numpy()
+    return float(np.average(off, weights=table["rows"].to_numpy())) if table.height else 0.0
+
+
+def reliability(probability: NDArray[np.float64], failed: NDArray[np.bool_]) -> pl.DataFrame:
+    """Per bin of equal width that has rows: mean `probability`, `share` that failed, `rows`."""
+    which = np.minimum((probability * _BINS).astype(int), _BINS - 1)
+    frame = pl.DataFrame({"bin": which, "probability": probability, "failed": failed})
+    return (
+        frame.group_by("bin", maintain_order=True)
+        .agg(pl.col("probability").mean(), pl.col("failed").mean().alias("share"), pl.len().alias("rows"))
+        .sort("bin")
+    )
+
+
+def log_loss(rows: pl.DataFrame) -> float | None:
+    """Mean log loss of judged rows that are not pending, each horizon weighing the same; lower is better."""
+    parts = []
+    for _, of in rows.filter(pl.col("failed").is_not_null()).group_by("horizon_hours"):
+        p = np.clip(of["probability"].fill_null(0.0).to_numpy(), _FLOOR, 1 - _FLOOR)
+        parts.append(float(-np.where(of["failed"].to_numpy(), np.log(p), np.log1p(-p)).mean()))
+    return sum(sorted(parts)) / len(parts) if parts else None
+
+
+def failures_of(rows: pl.DataFrame) -> pl.DataFrame:
+    """The failures that judged rows had in their horizon: machine_id, component, time, one row each."""
+    at = pl.col("time") + pl.duration(microseconds=(pl.col("next_failure_hours") * 3.6e9).round())
+    return (
+        rows.filter("failed")
+        .select(*costs.COMPONENT, at.alias("time"))
+        .unique()
+        .sort(*costs.COMPONENT, "time")
+    )
+
+
+def _warnings(done: pl.DataFrame) -> dict[str, float]:
+    failures = failures_of(done).height
+    if not failures:
+        return {"failures": 0.0}
+    at = pl.col("time") + pl.duration(microseconds=(pl.col("next_failure_hours") * 3.6e9).round())
+    first = (
+        done.filter("failed", "above_threshold")
+        .with_columns(at.alias("failed_at"))
+        .group_by(*costs.COMPONENT, "failed_at")
+        .agg(pl.col("next_failure_hours").max())
+    )
+    found = {"failures": float(failures), "warned": first.height / failures}
+    return found | ({"lead_hours": float(first["next_failure_hours"].median())} if first.height else {})  # type: ignore[arg-type]
+
+
+def _savings(done: pl.DataFrame, options: Options) -> dict[str, float]:
+    """Money saved with the alarms of one horizon, against never inspecting and against a fixed plan."""
+    hours = int(done["horizon_hours"][0])
+    failures = failures_of(done)
+    ours = costs.bill(costs.alarms(done.filter("above_threshold"), hours), failures, hours, options)
+    planned = costs.every(done, done["time"].min(), done["time"].max(), options.inspect_every_days)  # type: ignore[arg-type]
+    plan = costs.bill(planned, failures, hours, options)
+    never = failures.height * options.missed_failure_cost
+    return {"saved_to_never": never - ours.cost, "saved_to_every_n_days": plan.cost - ours.cost}
+
+
+def _any_component(rows: pl.DataFrame) -> dict[str, float]:
+    joined = (
+        rows.filter(pl.col("failed").is_not_null())
+        .group_by("machine_id", "time")
+        .agg(
+            (1 - (1 - pl.col("probability").fill_null(0.0)).product()).alias("probability"),
+            pl.col("failed").any(),
+        )
+        .sort("machine_id", "time")
+    )
+    failed = joined["failed"].to_numpy().astype(bool)
+    if not failed.any():
+        return {}
+    p = joined["probability"].to_numpy()
+    return {
+        "average_precision": average_precision(p, failed),
+        "calibration_error": calibration_error(p, failed),
+        "failing_rows": float(failed.sum()),
+        "rows": float(len(failed)),
+    }
+
+
+def _long(name: str, value: str, found: dict[str, float]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "slice": [name] * len(found),
+            "value_of_slice": [value] * len(found),
+            "metric": list(found),
+            "value": list(found.values()),
+        },
+        schema={"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64},
+    )

@@ -1,0 +1,137 @@
+"""The model of a bundle: for every component and horizon a probability of failure, or why there is none."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.machines import estimators
+from models.machines.calibration import IDENTITY, Calibration, calibrated
+from models.machines.estimators import Estimator, Floats, Matrix
+from models.machines.features import Feature, feature_list
+from models.machines.options import Options
+from models.machines.vocabulary import Vocabulary
+from models.scenario import File
+
+MODEL, BASE_RATE, NO_MODEL = "model", "base_rate", "no_model"
+
+_LEARNT = (
+    "every_hours",
+    "windows_hours",
+    "error_windows_hours",
+    "normal_days",
+    "telemetry_marks",
+    "estimator",
+)
+
+
+@dataclass(frozen=True)
+class Risk:
+    """One component and horizon: `rung` is `model`, `base_rate` or `no_model`; `reason` says why not a model."""
+
+    component: str
+    horizon_hours: int
+    rung: str
+    base_rate: float
+    reason: str | None = None
+    estimator: Estimator | None = None
+    calibration: Calibration = field(default_factory=lambda: IDENTITY)
+
+    def predict(self, X: Matrix) -> Floats:
+        """Calibrated probability per row; NaN without model."""
+        if self.estimator is not None:
+            return calibrated(self.estimator.predict(X), self.calibration)
+        return np.full(len(X), self.base_rate if self.rung == BASE_RATE else np.nan)
+
+
+@dataclass(frozen=True)
+class Model:
+    """All risks, with the vocabulary and the options that their features are made by."""
+
+    vocabulary: Vocabulary
+    options: Options
+    risks: tuple[Risk, ...]
+
+    @property
+    def features(self) -> list[Feature]:
+        return feature_list(self.vocabulary, self.options)
+
+    @property
+    def horizons(self) -> list[int]:
+        return sorted({risk.horizon_hours for risk in self.risks})
+
+    def matrix(self, rows: pl.DataFrame) -> Matrix:
+        """The features of `rows` as the estimators take them; a column that `rows` lacks is missing."""
+        return matrix(rows, [f.name for f in self.features])
+
+    def predict(self, X: Matrix) -> dict[tuple[str, int], Floats]:
+        """Probability per row by component and horizon; NaN without model.
+
+        What may happen within a day may happen within a week: a probability is at least that of each
+        shorter horizon.
+        """
+        found: dict[tuple[str, int], Floats] = {}
+        least: dict[str, Floats] = {}
+        for risk in sorted(self.risks, key=lambda r: (r.component, r.horizon_hours)):
+            p = risk.predict(X)
+            least[risk.component] = np.fmax(p, least.get(risk.component, p))
+            found[risk.component, risk.horizon_hours] = np.where(np.isnan(p), p, least[risk.component])
+        return found
+
+    def files(self) -> dict[str, File]:
+        """The files of the bundle: `model`, and one for each estimator."""
+        entries, files = [], {}
+        for i, risk in enumerate(self.risks):
+            name = f"risk_{i}_{risk.horizon_hours}h" if risk.estimator is not None else None
+            if risk.estimator is not None and name:
+                files[name] = risk.estimator.file()
+            entries.append(
+                {
+                    "component": risk.component,
+                    "horizon_hours": risk.horizon_hours,
+                    "rung": risk.rung,
+                    "base_rate": risk.base_rate,
+                    "reason": risk.reason,
+                    "calibration": dict(risk.calibration),
+                    "file": name,
+                }
+            )
+        options = {name: getattr(self.options, name) for name in _LEARNT}
+        model = {"vocabulary": self.vocabulary.to_dict(), "options": options, "risks": entries}
+        return {"model": model, **files}
+
+
+def load(files: Mapping[str, File]) -> Model:
+    """The model of a bundle's files; nothing in them is executed."""
+    model = files["model"]
+    if not isinstance(model, Mapping):
+        raise TypeError(f"model is {type(model).__name__}. Expected the JSON object of a machines bundle.")
+    return Model(
+        vocabulary=Vocabulary.of_dict(model["vocabulary"]),
+        options=Options.of(model["options"]),
+        risks=tuple(_risk(entry, files) for entry in model["risks"]),
+    )
+
+
+def matrix(rows: pl.DataFrame, names: Sequence[str]) -> NDArray[np.float32]:
+    """Columns `names` of `rows` as float32, one row each, NaN where null or where there is no such column."""
+    out = np.full((rows.height, len(names)), np.nan, dtype=np.float32)
+    for i, name in enumerate(names):
+        if name in rows.columns:
+            out[:, i] = rows[name].cast(pl.Float32).fill_null(float("nan")).to_numpy()
+    return out
+
+
+def _risk(entry: Mapping[str, Any], files: Mapping[str, File]) -> Risk:
+    return Risk(
+        component=entry["component"],
+        horizon_hours=int(entry["horizon_hours"]),
+        rung=entry["rung"],
+        base_rate=float(entry["base_rate"]),
+        reason=entry["reason"],
+        estimator=estimators.load(files[entry["file"]]) if entry["file"] else None,
+        calibration=entry["calibration"],
+    )

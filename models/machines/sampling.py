@@ -1,0 +1,112 @@
+"""Which rows are learnt from, and where time is cut.
+
+All choices hang on the machine and on how many steps a row lies before the last one, so they are the
+same for any sharding, and the same when all times are shifted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zlib import crc32
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.machines.features import Feature
+from models.machines.options import Options
+
+STEPS = "steps_back"
+"""Column: row steps from this row to the last row time."""
+
+DRAWN = "drawn"
+"""Column: a number in [0, 1) that decides whether the row is in a sample."""
+
+_MASKED_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A cut of time: rows learnt from end before it, rows held out begin after it.
+
+    A row is on one side when the time that its label looks at, and the longest telemetry window that
+    its features look at, are: so no machine's window lies across the cut, and the gap is as long as the
+    horizon.
+    """
+
+    cut: datetime
+    until: datetime
+
+    def learnt(self, horizon_hours: int) -> pl.Expr:
+        """Rows whose horizon ends at the cut or before."""
+        return pl.col("time") <= self.cut - timedelta(hours=horizon_hours)
+
+    def held_out(self, horizon_hours: int, window_hours: int) -> pl.Expr:
+        """Rows whose windows begin at the cut or after, and whose horizon ends at `until` or before."""
+        return pl.col("time").is_between(
+            self.cut + timedelta(hours=window_hours), self.until - timedelta(hours=horizon_hours)
+        )
+
+
+def folds(first: datetime, observed_until: datetime, share: float) -> list[Fold]:
+    """Two cuts: the first holds out the next `share` of the range to calibrate, the second the last to test."""
+    span = observed_until - first
+    middle, late = first + span * (1 - 2 * share), first + span * (1 - share)
+    return [Fold(middle, late), Fold(late, observed_until)]
+
+
+def draw(rows: pl.DataFrame, seed: int) -> pl.Series:
+    """A number in [0, 1) for each row, from its machine, its `steps_back` and `seed` alone."""
+    code = {name: crc32(name.encode()) for name in rows["machine_id"].unique()}
+    machine = rows["machine_id"].replace_strict(code, return_dtype=pl.UInt64).to_numpy()
+    mixed = (machine << np.uint64(32)) ^ rows[STEPS].to_numpy().astype(np.uint64)
+    start = np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+    return pl.Series(DRAWN, _mix(mixed + start) / 2.0**64)
+
+
+def shares(positives: int, negatives: int, most: int) -> tuple[float, float]:
+    """Shares of failing and of healthy rows to learn from, so that about `most` are.
+
+    All failing ones while they are at most half of `most`; healthy ones fill up what is left.
+
+    >>> shares(positives=100, negatives=10_000, most=1_100)
+    (1.0, 0.1)
+    """
+    failing = min(1.0, most / 2 / max(positives, 1))
+    healthy = min(1.0, (most - failing * positives) / max(negatives, 1))
+    return failing, healthy
+
+
+def masked(
+    X: NDArray[np.float32], drawn: NDArray[np.float64], features: Sequence[Feature]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Copies of a tenth of the rows with one sensor's features missing, or all sensors', and their rows.
+
+    Learnt from beside the rows themselves, so that a silent sensor is nothing that a model has never
+    seen: LightGBM would take it for a reading of 0.
+    """
+    sensors = sorted({f.subject for f in features if f.kind == "sensor"})
+    chosen = np.flatnonzero(drawn < _MASKED_SHARE)
+    copies = X[chosen].copy()
+    which = np.minimum((drawn[chosen] / _MASKED_SHARE * (len(sensors) + 1)).astype(int), len(sensors))
+    for i in range(len(sensors) + 1):
+        columns = [
+            j
+            for j, f in enumerate(features)
+            if f.kind == "sensor" and (i == len(sensors) or f.subject == sensors[i])
+        ]
+        copies[np.ix_(which == i, columns)] = np.nan
+    return copies, chosen
+
+
+def row_count(first: datetime, last: datetime, options: Options) -> int:
+    """How many row times there are from `first` (or the start that the options name) up to `last`."""
+    start = max(first, options.since) if options.since else first
+    return max(0, int((last - start) / timedelta(hours=options.every_hours)) + 1)
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Steele, Lea & Flood (2014), "Fast splittable pseudorandom number generators": the finaliser."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

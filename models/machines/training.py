@@ -1,0 +1,270 @@
+"""Training: rows with features and outcomes per shard, then an estimator and a calibration per risk.
+
+Each horizon is fitted three times. Up to the first cut, judged on the rows held out after it: that
+settles how many trees are worth having, and gives a calibration. Up to the second cut, with that
+calibration: its probabilities for the rows held out last are the backtest, which nothing was chosen
+by. Up to the end, for the bundle, calibrated by the held-out rows of both cuts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from models.errors import ContractError
+from models.machines import estimators, evaluation
+from models.machines.calibration import IDENTITY, Calibration, calibrated, calibration
+from models.machines.estimators import Floats, Sample
+from models.machines.features import Feature, build, feature_list, windows
+from models.machines.labels import OBSERVED, fails_within, next_failure_column, outcomes
+from models.machines.options import Options
+from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk, matrix
+from models.machines.sampling import DRAWN, STEPS, Fold, draw, folds, masked, row_count, shares
+from models.machines.vocabulary import Vocabulary, as_known
+from models.scenario import Frames, Trained
+
+
+def rows_of(
+    tables: Frames,
+    vocabulary: Vocabulary,
+    observed: pl.DataFrame,
+    options: Options,
+) -> pl.DataFrame:
+    """Features and outcomes of all machines in `tables`, in time from the start asked for to the last.
+
+    Row times are counted back from the latest telemetry. A machine has no row where its longest
+    window holds no reading. Columns: those of `features.build` and
+    `labels.outcomes`, `steps_back` and `drawn`.
+    """
+    first, last = observed["first"].item(), observed["last"].item()
+    count = row_count(first, last, options)
+    seen = as_known(tables, last, vocabulary.interval_hours, options)
+    machines = seen["telemetry"].select(pl.col("machine_id").unique()).collect()["machine_id"].to_list()
+    rows = build(tables, vocabulary, machines, last, count, options)
+    steps = np.tile(np.arange(count - 1, -1, -1, dtype=np.int32), len(machines))
+    nothing = pl.LazyFrame(
+        schema={"machine_id": pl.String, "time": rows.schema["time"], "component": pl.String}
+    )
+    failures = seen.get("failures", nothing)
+    after = outcomes(rows, failures, vocabulary.components, last)
+    rows = rows.with_columns(pl.Series(STEPS, steps)).hstack(after).filter(pl.col("readings") > 0)
+    return rows.with_columns(draw(rows, options.seed))
+
+
+@dataclass
+class _Held:
+    """Held-out rows of one cut, with what each component's estimator said of them."""
+
+    rows: pl.DataFrame
+    said: dict[str, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Work:
+    rows: pl.LazyFrame
+    vocabulary: Vocabulary
+    features: Sequence[Feature]
+    options: Options
+    notes: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        return [f.name for f in self.features]
+
+
+def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> Trained:
+    """The bundle, its backtest and metrics, from the rows of all shards.
+
+    Raises `ContractError` where there is no row, or no component.
+    """
+    ends = rows.select(pl.col("time").min().alias("first"), pl.len().alias("rows")).collect()
+    if not ends["rows"].item() or not vocabulary.components:
+        raise ContractError(
+            f"Nothing to learn from: {ends['rows'].item()} rows of machines with telemetry, "
+            f"{len(vocabulary.components)} components that were replaced or failed. Expected some of both. "
+            "Ingest telemetry, maintenance and failures of the same machines and time, or widen --from and --to."
+        )
+    left_out = list(windows(vocabulary.interval_hours, options).left_out)
+    work = _Work(rows, vocabulary, feature_list(vocabulary, options), options, left_out)
+    cuts = folds(ends["first"].item(), observed["last"].item(), options.held_out_share)
+    failures = _failures(rows, vocabulary.components)
+    fitted = [_horizon(work, hours, cuts, failures) for hours in options.horizons_hours]
+    model = Model(vocabulary, options, tuple(risk for risks, _, _ in fitted for risk in risks))
+    backtest = pl.concat([pl.DataFrame(schema=evaluation.JUDGED), *(b for _, b, _ in fitted)])
+    backtest = evaluation.coherent(backtest, options)
+    metrics = pl.concat([evaluation.metrics(backtest, options), *(i for _, _, i in fitted)])
+    return Trained(
+        files=model.files(),
+        features=work.names,
+        backtest=backtest,
+        metrics=metrics,
+        headline=_headline(metrics),
+        loss=evaluation.log_loss(backtest) or float("inf"),
+        notes=[
+            *work.notes,
+            *(f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in model.risks if r.reason),
+        ],
+    )
+
+
+def _horizon(
+    work: _Work, hours: int, cuts: Sequence[Fold], failures: Mapping[str, int]
+) -> tuple[list[Risk], pl.DataFrame, pl.DataFrame]:
+    """Risks of one horizon, their backtest, and the importance of features as metrics."""
+    options, components = work.options, work.vocabulary.components
+    modelled = [c for c in components if failures[c] >= options.min_failures]
+    sizes: dict[str, int | None] = dict.fromkeys(modelled)
+    base = _base_rates(work, hours)
+    held = [_held(work, cut, hours) for cut in cuts]
+    for fold, cut in zip(held, cuts, strict=True):
+        learnt = _learn(work, cut.learnt(hours), hours, modelled)
+        X = matrix(fold.rows, work.names)
+        for component, sample in learnt.items():
+            truth = fold.rows.select(fails_within(component, hours)).to_series().to_numpy().astype(bool)
+            judge = Sample(X, truth, np.ones(len(X))) if fold is held[0] else None
+            found = estimators.fit(sample, options, judge, sizes[component])
+            sizes[component] = found.trees
+            fold.said[component] = found.estimator.predict(X)
+    first = {c: _calibration(held[:1], c, hours) for c in components}
+    both = {c: _calibration(held, c, hours) for c in components}
+    backtest = [
+        _judged(
+            held[1],
+            _without(component, hours, failures[component], base[component], options),
+            first[component],
+            options,
+        )
+        for component in components
+    ]
+    final = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
+    risks, importance = [], []
+    for component in components:
+        if component in final:
+            found = estimators.fit(final[component], options, trees=sizes[component])
+            rate, how = base[component], both[component]
+            risks.append(Risk(component, hours, MODEL, rate, None, found.estimator, how))
+            importance.append(_importance(found.estimator, component, hours, work.names))
+        else:
+            risks.append(_without(component, hours, failures[component], base[component], options))
+    return risks, pl.concat(backtest), pl.concat(importance) if importance else _no_metrics()
+
+
+def _learn(work: _Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> dict[str, Sample]:
+    """A sample to learn from for each component that fails in it, of the rows `where`.
+
+    Rows are the same for all components: all that some component fails after, and a share of the
+    healthy ones, weighted so that proportions stay as they are.
+    """
+    if not modelled:
+        return {}
+    some = pl.any_horizontal(fails_within(c, hours) for c in modelled)
+    counts = work.rows.filter(where).select(some.sum().alias("failing"), pl.len().alias("rows")).collect()
+    failing = int(counts["failing"].item() or 0)
+    share = shares(failing, counts["rows"].item() - failing, work.options.training_rows)
+    of_row = pl.when(some).then(share[0]).otherwise(share[1])
+    labels = [fails_within(c, hours).alias(f"|{c}") for c in modelled]
+    chosen = (
+        work.rows.filter(where, pl.col(DRAWN) < of_row)
+        .select("machine_id", "time", *work.names, DRAWN, of_row.alias("|share"), *labels)
+        .collect()
+        .sort("machine_id", "time")
+    )
+    X = matrix(chosen, work.names)
+    again = (chosen[DRAWN] / chosen["|share"] * 1009) % 1
+    copies, which = masked(X, again.to_numpy(), work.features)
+    X = np.concatenate([X, copies])
+    weight = 1 / chosen["|share"].to_numpy()
+    weight = np.concatenate([weight, weight[which]])
+    found = {}
+    for component in modelled:
+        failed = chosen[f"|{component}"].to_numpy().astype(bool)
+        if failed.any():
+            found[component] = Sample(X, np.concatenate([failed, failed[which]]), weight)
+    return found
+
+
+def _held(work: _Work, fold: Fold, hours: int) -> _Held:
+    where = fold.held_out(hours, max(work.options.windows_hours))
+    needed = [*work.names, "machine_id", "time", OBSERVED]
+    needed += [next_failure_column(c) for c in work.vocabulary.components]
+    rows = work.rows.filter(where).select(needed).collect().sort("machine_id", "time")
+    if rows.is_empty():
+        note = f"horizon of {hours} h: the time range is too short to hold out rows after {fold.cut:%Y-%m-%d %H:%M}"
+        work.notes.append(note)
+    return _Held(rows)
+
+
+def _calibration(held: Sequence[_Held], component: str, hours: int) -> Calibration:
+    parts = [h for h in held if component in h.said]
+    if not parts:
+        return IDENTITY
+    truth = pl.concat([h.rows.select(fails_within(component, hours).alias("failed")) for h in parts])
+    return calibration(
+        np.concatenate([h.said[component] for h in parts]), truth["failed"].to_numpy().astype(bool)
+    )
+
+
+def _judged(held: _Held, without: Risk, how: Calibration, options: Options) -> pl.DataFrame:
+    """Judged rows of the backtest; `without` answers where there was no estimator for the held-out rows."""
+    component, hours = without.component, without.horizon_hours
+    if component in held.said:
+        said, rung = calibrated(held.said[component], how), MODEL
+    else:
+        said, rung = without.predict(matrix(held.rows, [])), without.rung
+    return evaluation.judged(held.rows, component, hours, said, rung, options)
+
+
+def _without(component: str, hours: int, failures: int, base: float, options: Options) -> Risk:
+    """The risk of a component that failed too seldom for a model, or never."""
+    if not failures:
+        return Risk(component, hours, NO_MODEL, base, f"{component} never failed in the training range")
+    reason = (
+        f"{component} failed {failures} times in the training range, a model needs {options.min_failures}"
+    )
+    return Risk(component, hours, BASE_RATE, base, reason)
+
+
+def _failures(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
+    """How often each component failed after some row."""
+    names = {c: next_failure_column(c) for c in components}
+    at = {
+        c: pl.struct("machine_id", pl.col("time") + pl.duration(microseconds=(pl.col(n) * 3.6e9).round()))
+        for c, n in names.items()
+    }
+    counts = rows.select(at[c].filter(pl.col(names[c]).is_not_null()).n_unique().alias(c) for c in components)
+    return {c: int(counts_of[0]) for c, counts_of in counts.collect().to_dict(as_series=False).items()}
+
+
+def _base_rates(work: _Work, hours: int) -> dict[str, float]:
+    """Share of the rows of all of the training range that each component failed after."""
+    means = [fails_within(c, hours).mean().fill_null(0.0).alias(c) for c in work.vocabulary.components]
+    return work.rows.select(means).collect().row(0, named=True)
+
+
+def _importance(
+    estimator: estimators.Estimator, component: str, hours: int, names: Sequence[str]
+) -> pl.DataFrame:
+    share = estimator.importance(len(names))
+    kept = [
+        (f"importance_{hours}h_{component}", n, "share", float(s)) for n, s in zip(names, share, strict=True)
+    ]
+    return pl.DataFrame([k for k in kept if k[3] > 0], schema=_no_metrics().schema, orient="row")
+
+
+def _no_metrics() -> pl.DataFrame:
+    return pl.DataFrame(
+        schema={"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
+    )
+
+
+def _headline(metrics: pl.DataFrame) -> dict[str, float]:
+    """The few numbers of each horizon: over all components, and for machines in which some component fails."""
+    wanted = ("f1", "average_precision", "calibration_error", "warned", "saved_to_every_n_days")
+    found = {}
+    for part, hours, metric, value in metrics.iter_rows():
+        if part == "horizon" and metric in wanted:
+            found[f"{metric}_{hours}"] = value
+        elif part == "any_component" and metric == "average_precision":
+            found[f"machine_{metric}_{hours}"] = value
+    return found
