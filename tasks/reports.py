@@ -27,6 +27,7 @@ from models.explorer import pack
 from models.page import Chart, Explorer, Figures, Grid, Part, Section, Text
 
 SCRIPTS = ("page.js", "series.js", "traces.js", "explorer.js", "picker.js", "start.js")
+SHORT = 20
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
@@ -100,16 +101,19 @@ def _grid(grid: Grid) -> dict[str, Any]:
         links = ["#" + urlencode(row) for row in keys.to_dicts()]
     return {
         "caption": grid.caption,
-        "heads": [(c, _kind(dtype)) for c, dtype in shown.schema.items()],
+        "heads": [(c, _kind(shown[c])) for c in shown.columns],
         "rows": list(zip(links, zip(*cells, strict=True), strict=True)) if cells else [],
         "left": grid.frame.height - shown.height,
         "opening": next(iter(grid.key.values()), ""),
     }
 
 
-def _kind(dtype: pl.DataType) -> str:
-    """The class of a column's cells: number, time or text."""
-    return "n" if dtype.is_numeric() else "t" if dtype.is_temporal() else "s"
+def _kind(values: pl.Series) -> str:
+    """The class of a column's cells: number, short text, which is not wrapped, or text."""
+    if values.dtype.is_numeric():
+        return "n"
+    longest = max(map(len, values.cast(pl.String).drop_nulls()), default=0)
+    return "t" if longest <= SHORT else "s"
 
 
 def _cells(values: pl.Series, form: str | None) -> list[str]:

@@ -122,11 +122,9 @@ def _explorer(view: _View) -> list[Part]:
     if limited:
         kept = sizes.head(EXPLORER_KEYS).select(key).lazy()
         history, published, about = (f.join(kept, on=key, how="semi") for f in (history, published, about))
-    forecast = Track(
-        published,
-        expected=Line(view.median, "Median forecast" if view.median == "q50" else view.median),
-        bands=view.bands,
-    )
+    planned = _with_plan(published, run.tables.get("plan"))
+    median = Line(view.median, "Median forecast" if view.median == "q50" else view.median)
+    forecast = Track(planned, expected=median, bands=view.bands, marks=_deals(planned))
     explorer = Explorer(
         {"sku": "SKU", "store": "Store"},
         "week",
@@ -138,6 +136,13 @@ def _explorer(view: _View) -> list[Part]:
         caption=_explorer_caption(weeks, limited),
     )
     return [explorer]
+
+
+def _with_plan(published: pl.LazyFrame, plan: pl.LazyFrame | None) -> pl.LazyFrame:
+    """The published rows with the plan's deals, where there is such a column."""
+    if plan is None or "deal" not in plan.collect_schema():
+        return published
+    return published.join(plan.select(*KEY, "week", "deal"), on=[*KEY, "week"], how="left")
 
 
 def _deals(frame: pl.LazyFrame) -> list[Mark]:
@@ -319,7 +324,7 @@ def _coverages(table: pl.DataFrame) -> dict[str, str]:
 def _fallbacks(view: _View) -> list[Part]:
     other = view.run.keys.filter(pl.col("status") != "scored")
     if not view.count("fallback", "skipped", "failed"):
-        return [Text(f"None: all {view.count():,} SKU-store pairs were scored by their own model.")]
+        return [Text(f"None: all {view.count():,} SKU-store pairs were scored.")]
     pattern = pl.col("reason").str.replace_all(r"\d+", "n").fill_null("not said")
     groups = (
         other.group_by(
