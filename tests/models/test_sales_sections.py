@@ -209,3 +209,15 @@ def test_a_single_key_with_a_single_week_of_zero_is_shown() -> None:
         figures(dataclasses.replace(run, tables={"history": one}))[f"Against the last {HORIZON} weeks"] == "–"
     )
     assert len(found) == 6
+
+
+def test_planned_deals_are_marked_on_the_forecast() -> None:
+    run = a_run()
+    plan = run.published.select("sku", "store", "week", (pl.col("step") == 2).cast(pl.Float64).alias("deal"))
+    only_a = plan.filter(pl.col("sku") == "A")
+    forecast = explorer(dataclasses.replace(run, tables={**run.tables, "plan": only_a})).tracks[1]
+    assert [m.column for m in forecast.marks] == ["deal"]
+    marked = forecast.frame.filter(pl.col("deal") > 0).select("sku", "store", "step").sort("store").collect()
+    assert marked.rows() == [("A", "1", 2), ("A", "2", 2)]
+    assert forecast.frame.select(pl.len()).collect().item() == 4 * HORIZON
+    assert list(explorer(run).tracks[1].marks) == []
