@@ -1,0 +1,158 @@
+"""Fixtures that several test modules share. What is heavy is imported where it is used."""
+
+import base64
+import hashlib
+import hmac
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+os.environ["PREFECT_TASKS_REFRESH_CACHE"] = "true"
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["DO_NOT_TRACK"] = "true"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+for named in (
+    "ALMANAC_STORE",
+    "ALMANAC_SCHEDULER",
+    "ALMANAC_WORKERS",
+    "MLFLOW_TRACKING_URI",
+    "PREFECT_API_URL",
+):
+    os.environ.pop(named, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Prefect keeps its files, here and in every process that a test starts."""
+    home = tmp_path_factory.mktemp("prefect")
+    os.environ["PREFECT_HOME"] = str(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def prefect_api(prefect_home: Path) -> Iterator[str]:
+    """The address of the one Prefect server of all tests."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture
+def without_run_logger() -> Iterator[None]:
+    """Lets `task.fn(...)` be called outside a run."""
+    from prefect.logging import disable_run_logger
+
+    with disable_run_logger():
+        yield
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    """An empty store on local disk."""
+    from tasks.store import Store
+
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
+def orange_juice() -> Path:
+    """The folder of the real sales; skips where it is absent."""
+    root = Path(os.environ.get("ALMANAC_TEST_DATA", ROOT.parent / "shared" / "data"))
+    folder = root / "orange_juice"
+    if not (folder / "sales.parquet").exists():
+        pytest.skip(
+            f"no real sales at {folder}; set ALMANAC_TEST_DATA to the folder with the public data sets"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A real Blob service on this machine; `container()` makes an empty container and gives its URI.
+
+    Found as `node_modules/.bin/azurite-blob` under the project, or on the path. Without it tests are
+    skipped, except on CI, where that is a failure.
+    """
+    local = ROOT / "node_modules" / ".bin" / "azurite-blob"
+    found = str(local) if local.exists() else shutil.which("azurite-blob")
+    if not found:
+        reason = "no azurite-blob; install it with: npm install --no-save azurite@3.35.0"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    port = free_port()
+    folder = tmp_path_factory.mktemp("azurite")
+    flags = ["--silent", "--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence"]
+    where = ["--blobHost", "127.0.0.1", "--blobPort", str(port)]
+    log = (folder / "log").open("wb")
+    server = subprocess.Popen([found, *flags, *where], cwd=folder, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: answers(port) or server.poll() is not None, 60, f"azurite answers on port {port}")
+        assert server.poll() is None, (folder / "log").read_text()
+        yield from _blob_service(port)
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def _blob_service(port: int) -> Iterator[SimpleNamespace]:
+    url = f"http://127.0.0.1:{port}"
+    environment = {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": url}
+    made = iter(range(1_000))
+
+    def container() -> str:
+        name = f"almanac-{next(made)}"
+        _create_container(url, name)
+        return f"az://{name}"
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield SimpleNamespace(container=container, environment=environment)
+
+
+def _create_container(url: str, name: str) -> None:
+    """Create a container by the Blob REST API, signed with the key that every emulator has."""
+    import httpx
+
+    account = "devstoreaccount1"
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    canonical = "".join(f"{header}:{value}\n" for header, value in sorted(headers.items()))
+    resource = f"/{account}/{account}/{name}\nrestype:container"
+    signed = "\n".join(["PUT", *[""] * 11, canonical + resource])
+    digest = hmac.new(base64.b64decode(key), signed.encode(), hashlib.sha256).digest()
+    headers["Authorization"] = f"SharedKey {account}:{base64.b64encode(digest).decode()}"
+    httpx.put(f"{url}/{account}/{name}?restype=container", headers=headers).raise_for_status()
+
+
+def free_port() -> int:
+    """A port of the loopback interface on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    """Whether something listens on a port of the loopback interface."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(condition, seconds: float, what: str) -> None:
+    """Wait until `condition()` holds; fails the test when it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s: {what}")
+        time.sleep(0.05)

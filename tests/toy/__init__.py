@@ -1,0 +1,195 @@
+"""A fourth scenario, small enough to know every row by heart: it doubles each key's last value.
+
+It lives up to `models.scenario.Scenario` and touches no existing file. Its options misbehave on
+request: `seconds` to sleep per key, `raises` and `kills` name keys that raise or that kill the
+process scoring them; with `once`, a path, only as long as no file is there.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dataframely as dy
+import polars as pl
+
+from models.errors import ContractError
+from models.page import Figures, Section
+from models.scenario import AsOf, File, Frames, Published, RunView, Scores, Table, Trained
+
+FACTOR = 2.0
+
+
+class Daily(dy.Schema):
+    name = dy.String(min_length=1)
+    at = dy.Date()
+    value = dy.Float64(nullable=True, min=0)
+
+
+class Hourly(dy.Schema):
+    name = dy.String(min_length=1)
+    at = dy.Datetime(time_zone="UTC")
+    value = dy.Float64(nullable=True, min=0)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Doubles the last value of each name; hourly it is as of a moment, else as of a day."""
+
+    name: str = "toy"
+    key: tuple[str, ...] = ("name",)
+    hourly: bool = False
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        schema = Hourly if self.hourly else Daily
+        return {
+            "values": Table("values", schema, unique=("name", "at"), shard_by=("name",), covariates=True),
+            "extras": Table("extras", schema, unique=("name", "at"), required=False),
+        }
+
+    def published(self, options: Mapping[str, Any]) -> Published:
+        wide = {name: pl.Float64 for name in options.get("columns", [])}
+        schema = {"name": pl.String, "value": pl.Float64, "names": pl.Int64, "rung": pl.String} | wide
+        return Published("doubled", schema, ("name",))
+
+    def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> AsOf:
+        first, last = (
+            tables["values"].select(low=pl.col("at").min(), high=pl.col("at").max()).collect().row(0)
+        )
+        if as_of is None:
+            return last
+        if not first <= as_of <= last:
+            raise ContractError(f"--as-of {as_of}: the values are from {first} to {last}. Give one of those.")
+        return as_of
+
+    def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
+        known = tables["values"].filter(pl.col("at") <= as_of)
+        return {"count": known.select(names=pl.col("name").n_unique().cast(pl.Int64)).collect()}
+
+    def prepare_shard(
+        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        return {"last": _last(tables, as_of).collect()}
+
+    def fit(
+        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> Trained:
+        last = parts["last"].sort("name").collect()
+        loss = float(options.get("loss", 1.0))
+        return Trained(
+            files={"factor": {"factor": FACTOR}, "seen": last, "remark": "doubles"},
+            features=("value",),
+            backtest=last.select("name", "at", actual="value", forecast=pl.col("value") * FACTOR),
+            metrics=pl.DataFrame(
+                {"slice": ["all"], "value_of_slice": ["all"], "metric": ["loss"], "value": [loss]}
+            ),
+            headline={"loss": loss},
+            loss=loss,
+            notes=("It doubles.",),
+        )
+
+    def load(self, files: Mapping[str, File]) -> float:
+        content = files["factor"]
+        assert isinstance(content, dict)
+        return float(content["factor"])
+
+    def rebacktest(
+        self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
+    ) -> tuple[float, float, int] | None:
+        unseen = backtest.filter(pl.col("at") > trained_as_of).height
+        return (1.0, 2.0, unseen) if unseen else None
+
+    def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
+        return tables["values"].filter(pl.col("at") <= as_of).select("name", "shard").unique()
+
+    def score(
+        self,
+        model: Any,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        keys: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> Scores:
+        time.sleep(float(options.get("seconds", 0)) * keys.height)
+        _misbehave(keys["name"].to_list(), options)
+        last = keys.lazy().join(_last(tables, as_of), on="name", how="left").collect()
+        told = last.with_columns(status=_STATUS, rung=_RUNG, reason=_REASON)
+        rows = told.filter(pl.col("status") != "skipped").select(
+            "name",
+            pl.col("value") * model,
+            pl.lit(context["count"].item(), pl.Int64).alias("names"),
+            pl.col("rung").fill_null("doubled"),
+            *(pl.lit(1.0).alias(name) for name in options.get("columns", [])),
+        )
+        return Scores(rows, told.select("name", "status", "rung", "reason"))
+
+    def sections(self, run: RunView) -> list[Section]:
+        rows = run.published.select(pl.len()).collect().item()
+        return [Section("What was doubled", [Figures({"Rows": f"{rows}"})])]
+
+
+_STATUS = pl.when(pl.col("value").is_null()).then(pl.lit("skipped"))
+_STATUS = _STATUS.when(pl.col("count") == 1).then(pl.lit("fallback")).otherwise(pl.lit("scored"))
+_RUNG = pl.when(pl.col("count") == 1, pl.col("value").is_not_null()).then(pl.lit("single"))
+_REASON = pl.when(pl.col("value").is_null()).then(pl.lit("the last value is missing"))
+
+
+def _last(tables: Frames, as_of: AsOf) -> pl.LazyFrame:
+    known = tables["values"].filter(pl.col("at") <= as_of).sort("name", "at")
+    return known.group_by("name", maintain_order=True).agg(
+        pl.col("at", "value").last(), pl.len().alias("count")
+    )
+
+
+def _misbehave(names: list[str], options: Mapping[str, Any]) -> None:
+    once = options.get("once")
+    if once and Path(once).exists():
+        return
+    for deed, done in (("raises", _raise), ("kills", _die)):
+        for name in sorted(set(options.get(deed, [])) & set(names)):
+            if once:
+                Path(once).touch()
+            done(name)
+
+
+def _raise(name: str) -> None:
+    raise ValueError(f"{name} cannot be doubled")
+
+
+def _die(name: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def values(names: int = 12, days: int = 3, start: date = date(2024, 1, 1)) -> pl.DataFrame:
+    """Rows to ingest: `name, at, value`; the value of `n07` on day 2 is 7.2."""
+    return pl.DataFrame(
+        [
+            {"name": f"n{name:02d}", "at": start + timedelta(days=day), "value": name + day / 10}
+            for name in range(names)
+            for day in range(days)
+        ],
+        schema={"name": pl.String, "at": pl.Date, "value": pl.Float64},
+    )
+
+
+def hourly_values(names: int = 6, hours: int = 4) -> pl.DataFrame:
+    """As `values`, by the hour from 2018-08-29 00:00 UTC."""
+    start = datetime(2018, 8, 29, tzinfo=UTC)
+    return pl.DataFrame(
+        [
+            {"name": f"n{name:02d}", "at": start + timedelta(hours=hour), "value": name + hour / 10}
+            for name in range(names)
+            for hour in range(hours)
+        ],
+        schema={"name": pl.String, "at": pl.Datetime("us", "UTC"), "value": pl.Float64},
+    )
+
+
+TOY = Toy()
+HOURLY = Toy(hourly=True)

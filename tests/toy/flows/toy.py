@@ -1,0 +1,73 @@
+"""Flows of the toy scenario, as a fourth scenario would have them in `flows/toy.py`."""
+
+from datetime import date
+from typing import Annotated, Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.cluster import task_runner
+from flows.runs import ingest_sources, train_bundle
+from flows.runs import score as score_run
+from flows.settings import open_store
+from tests.toy import TOY
+
+
+@flow(name="toy-ingest", task_runner=task_runner())
+def ingest(source: str, shards: int | None = None, store: str | None = None) -> dict[str, Any]:
+    """Read values.
+
+    Args:
+        source: name, at, value.
+        shards: Number of shards.
+        store: URI of the store.
+    """
+    return ingest_sources(TOY, open_store(store), {"values": source}, [], shards, 0.05)
+
+
+@flow(name="toy-train", task_runner=task_runner())
+def train(as_of: date | None = None, loss: float = 1.0, store: str | None = None) -> dict[str, Any]:
+    """Learn to double.
+
+    Args:
+        as_of: Last day to learn from.
+        loss: What the backtest shall say.
+        store: URI of the store.
+    """
+    return train_bundle(TOY, open_store(store), as_of, {"loss": loss})
+
+
+@flow(name="toy-score", task_runner=task_runner())
+def score(
+    as_of: date | None = None,
+    bundle: int | None = None,
+    seconds: float = 0.0,
+    raises: list[str] | None = None,
+    kills: list[str] | None = None,
+    once: str | None = None,
+    dry_run: bool = False,
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Double every name's last value.
+
+    Args:
+        as_of: Last day to use.
+        bundle: Number of the bundle.
+        seconds: Seconds to take per name.
+        raises: Names that raise.
+        kills: Names that kill the process that scores them.
+        once: File that ends the misbehaviour as soon as it exists.
+        dry_run: Publish nothing.
+        max_failed_share: Share of names that may fail.
+        store: URI of the store.
+    """
+    misbehaviour = {"seconds": seconds, "raises": raises or [], "kills": kills or [], "once": once}
+    options = {name: value for name, value in misbehaviour.items() if value}
+    opened = open_store(store)
+    return score_run(
+        TOY, opened, "score", as_of, bundle, options, dry_run=dry_run, max_failed_share=max_failed_share
+    )
+
+
+COMMANDS = (ingest, train, score)
