@@ -78,6 +78,11 @@ class _Logs:
     starts: np.ndarray
     sku: np.ndarray
 
+    def runs(self) -> list[slice]:
+        """The keys of each SKU."""
+        bounds = [*self.starts, self.y.shape[1]]
+        return [slice(bounds[at], bounds[at + 1]) for at in range(len(self.starts))]
+
     def mean_by_sku(self, values: np.ndarray) -> np.ndarray:
         """Mean over the finite values of a SKU's keys, shape (weeks, SKUs); NaN where there is none."""
         known = np.isfinite(values)
@@ -218,7 +223,17 @@ def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 def _mean_by_key(values: np.ndarray) -> np.ndarray:
     """Mean over the finite weeks of each key, NaN where there is none."""
     known = np.isfinite(values)
-    return _ratio(np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0))
+    return _ratio(_sum_of_weeks(np.where(known, values, 0.0)), known.sum(axis=0))
+
+
+def _sum_of_weeks(values: np.ndarray) -> np.ndarray:
+    """Sum over weeks, added in calendar order whatever the number of keys.
+
+    Of a single column numpy would add pairs, with other last digits than of the same column among others.
+    """
+    if values.shape[1] == 1:
+        return np.repeat(values, 2, axis=1).sum(axis=0)[:1]
+    return values.sum(axis=0)
 
 
 def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
@@ -226,7 +241,7 @@ def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
     end = origin + 1 + horizon
     x = {"": np.zeros((end, panel.keys.height))}
     for name, values in panel.covariates.items():
-        value = values[:end].astype(float)
+        value = np.array(values[:end], dtype=float, order="C")
         if name.startswith("price"):
             value = np.log(np.where(value > 0, value, np.nan))
         usual = _mean_by_key(value[max(0, origin + 1 - YEAR) : origin + 1])
@@ -240,7 +255,7 @@ def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
         )
     skus = panel.keys["sku"].rle_id().to_numpy()
     starts = np.flatnonzero(np.diff(skus, prepend=-1.0))
-    y = np.log1p(np.maximum(panel.units[: origin + 1], 0.0))
+    y = np.log1p(np.maximum(np.ascontiguousarray(panel.units[: origin + 1]), 0.0))
     return _Logs(y, x, panel.keys["sku"].gather(starts), starts, skus.astype(np.int64))
 
 
@@ -253,11 +268,10 @@ def _betas(logs: _Logs) -> dict[str, np.ndarray]:
     seasonal = np.array([name.startswith("year_") for name in names])
     effects = _mean_by_key(logs.y)
     betas = np.zeros((len(logs.names), len(names)))
-    ends = [*logs.starts[1:], logs.y.shape[1]]
-    for at, (start, end) in enumerate(zip(logs.starts, ends, strict=True)):
-        y = logs.y[:, start:end] - effects[start:end]
+    for at, keys in enumerate(logs.runs()):
+        y = logs.y[:, keys] - effects[keys]
         known = np.isfinite(y)
-        x = np.stack([logs.x[name][: len(y), start:end][known] for name in names] or [[]], axis=-1)
+        x = np.stack([logs.x[name][: len(y), keys][known] for name in names] or [[]], axis=-1)
         if names and len(x) > len(names):
             x = x - x.mean(axis=0)
             usual = (x**2).mean(axis=0)
@@ -265,7 +279,8 @@ def _betas(logs: _Logs) -> dict[str, np.ndarray]:
             useful = (usual > 1e-9) & (~seasonal | (weeks[-1] - weeks[0] >= 2 * YEAR))
             x[:, ~useful] = 0.0
             ridge = np.diag(RIDGE_WEEKS * usual + 1e-9)
-            betas[at] = np.linalg.solve(x.T @ x + ridge, x.T @ y[known])
+            squares = np.einsum("ij,ik->jk", x, x)
+            betas[at] = np.linalg.solve(squares + ridge, np.einsum("ij,i->j", x, y[known]))
     return {name: betas[:, at] for at, name in enumerate(names)}
 
 
@@ -294,18 +309,18 @@ def _local_level(series: np.ndarray) -> tuple[float, float, str | None]:
 
     from statsmodels.tsa.statespace.structural import UnobservedComponents
 
-    smoothing = FORGETTING**2 / (1 - FORGETTING)
-    fixed = (1.0, smoothing, "exponential smoothing: the optimiser did not converge")
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         model = UnobservedComponents(series / deviation, "llevel", use_exact_diffuse=True)
-        try:
-            found = model.fit(disp=False, maxiter=100, cov_type="none")
-        except (np.linalg.LinAlgError, ValueError, FloatingPointError):
-            return fixed
-    noise, drift = (float(variance) for variance in found.params)
-    usable = found.mle_retvals["converged"] and np.isfinite([noise, drift]).all() and noise + drift > 0
-    return (noise * deviation**2, drift * deviation**2, None) if usable else fixed
+        for method in ("bfgs", "nm"):
+            try:
+                found = model.fit(method=method, maxiter=200, disp=False, cov_type="none")
+            except (np.linalg.LinAlgError, ValueError, FloatingPointError):
+                continue
+            noise, drift = (float(variance) * deviation**2 for variance in found.params)
+            if found.mle_retvals["converged"] and np.isfinite([noise, drift]).all() and noise + drift > 0:
+                return noise, drift, None
+    return 1.0, FORGETTING**2 / (1 - FORGETTING), "exponential smoothing: the optimiser did not converge"
 
 
 def _filtered(series: np.ndarray, noise: np.ndarray, drift: np.ndarray) -> np.ndarray:
@@ -347,7 +362,7 @@ def _own_variance(logs: _Logs, residual: np.ndarray) -> np.ndarray:
     recent = residual[-YEAR:]
     squares = (recent - _mean_by_key(recent)) ** 2
     known = np.isfinite(squares)
-    total, weeks = np.where(known, squares, 0.0).sum(axis=0), known.sum(axis=0)
+    total, weeks = _sum_of_weeks(np.where(known, squares, 0.0)), known.sum(axis=0)
     usual = _ratio(np.add.reduceat(total, logs.starts), np.add.reduceat(weeks, logs.starts))[logs.sku]
     return np.where(usual > 1e-12, (_ratio(total, usual) + KEY_WEEKS) / (weeks + KEY_WEEKS), 1.0)
 
@@ -367,8 +382,7 @@ def _spread(
     relative = np.sqrt(_own_variance(logs, state.residual))
     start, slope = np.full(len(logs.names), DEFAULT_VARIANCE), np.zeros(len(logs.names))
     shape = np.tile(norm.ppf(quantiles), (len(logs.names), 1))
-    for at, first in enumerate(logs.starts):
-        keys = slice(first, logs.starts[at + 1] if at + 1 < len(logs.starts) else None)
+    for at, keys in enumerate(logs.runs()):
         mine = {step: (error[:, keys] / relative[keys]) for step, error in errors.items()}
         start[at], slope[at] = _line({step: e[np.isfinite(e)] for step, e in mine.items()})
         pooled = np.concatenate(
