@@ -107,17 +107,12 @@ def check_sources(table: Table, source: str, mapping: Mapping[str, str]) -> _Che
     """
     checked = [check_rows(table, rename(s, mapping, _required(table))) for s in read(source)]
     good = pl.concat([c.good for c in checked], how="diagonal_relaxed")
-    if good.height + sum(c.bad.height for c in checked) == 0:
+    bad = pl.concat([c.bad for c in checked])
+    if good.height + bad.height == 0:
         raise SourceError(f"{source}: there is a header but no rows. Expected at least one.")
-    within = [SOURCE, *table.unique]
-    is_last = pl.int_range(pl.len()).over(within) == pl.len().over(within) - 1
-    good = good.with_columns(is_last.alias("_last"))
-    repeated = _as_bad(
-        good.filter(~pl.col("_last")).drop("_last"), pl.lit(f"{','.join(table.unique)}|duplicate")
-    )
-    latest = good.filter("_last").drop("_last").unique(table.unique, keep="last", maintain_order=True)
-    ignored = tuple(sorted({name for c in checked for name in c.ignored}))
-    return _Checked(latest, pl.concat([*(c.bad for c in checked), repeated]), ignored)
+    if len(checked) > 1:
+        good = good.unique(table.unique, keep="last", maintain_order=True)
+    return _Checked(good, bad, tuple(sorted({name for c in checked for name in c.ignored})))
 
 
 def check_rows(table: Table, source: Source) -> _Checked:
@@ -145,8 +140,11 @@ def check_rows(table: Table, source: Source) -> _Checked:
     bad = raw.join(bad, on=ROW, how="inner", maintain_order="left").with_columns(
         pl.lit(source.name).alias(SOURCE)
     )
-    accepted = pl.DataFrame(good).sort(ROW).with_columns(pl.lit(source.name).alias(SOURCE))
-    return _Checked(accepted, _as_bad(bad, pl.col("rule")), ignored)
+    kept = pl.DataFrame(good).sort(ROW).with_columns(pl.lit(source.name).alias(SOURCE))
+    latest = kept.unique(table.unique, keep="last", maintain_order=True)
+    repeated = kept.join(latest, on=ROW, how="anti") if latest.height < kept.height else kept.clear()
+    duplicate = pl.lit(f"{','.join(table.unique)}|duplicate")
+    return _Checked(latest, pl.concat([_as_bad(bad, pl.col("rule")), _as_bad(repeated, duplicate)]), ignored)
 
 
 def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame) -> None:
@@ -271,7 +269,9 @@ def _cast(values: pl.Series, dtype: Any) -> pl.Series:
 
 def _unparsable(raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
     """Rows in which a value is there but not of its column's type, with the first such column as the rule."""
-    columns = [c for c in raw.columns if c != ROW]
+    columns = [c for c in raw.columns if raw[c].dtype != typed[c].dtype]
+    if not columns:
+        return pl.DataFrame(schema={ROW: pl.UInt32, "rule": pl.String})
     both = raw.select(ROW, *columns).hstack([typed[c].alias(f"{c}|typed") for c in columns])
     lost = [
         pl.when(pl.col(c).is_not_null() & pl.col(f"{c}|typed").is_null()).then(
