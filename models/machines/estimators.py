@@ -22,7 +22,13 @@ _USUAL_TREES = 50
 
 
 class Estimator(Protocol):
-    """A fitted estimator. `X` has one column per feature, float32, NaN where missing."""
+    """A fitted estimator. `X` has one column per feature, float32, NaN where missing.
+
+    `unit` is what contributions are in: `odds` (their logarithm) or `probability`.
+    """
+
+    @property
+    def unit(self) -> str: ...
 
     def predict(self, X: Matrix) -> Floats:
         """Uncalibrated probability of failure per row."""
@@ -51,6 +57,8 @@ class Sample:
 
 class Boosted:
     """Gradient-boosted trees of LightGBM, kept as its text; contributions are SHAP values in log-odds."""
+
+    unit = "odds"
 
     def __init__(self, text: str, threads: int = 0) -> None:
         import lightgbm as lgb
@@ -81,6 +89,7 @@ class Classical:
 
     trees: Trees
     learnt: Floats | None = field(default=None, compare=False)
+    unit: str = "probability"
 
     def predict(self, X: Matrix) -> Floats:
         return self.trees.predict(X)

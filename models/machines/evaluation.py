@@ -1,7 +1,7 @@
 """How good probabilities of failure were, against what then happened.
 
 A judged row is one machine, component, time and horizon: `probability`, `above_threshold`, `failed`
-(null while pending: the horizon reaches past what is observed) and `next_failure_hours`. Measures that
+(null while pending: the horizon reaches past what is observed), `next_failure_hours`, `under_work`. Measures that
 are said to be over all components pool their rows (micro average): a row counts as a true positive
 where that very component fails within the horizon.
 """
@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.machines import costs
+from models.machines.features import under_work
 from models.machines.labels import fails_within, next_failure_column
 from models.machines.options import Options
 from models.machines.risks import Model
@@ -26,8 +27,10 @@ JUDGED: dict[str, Any] = {
     "above_threshold": pl.Boolean,
     "failed": pl.Boolean,
     "next_failure_hours": pl.Float64,
+    "under_work": pl.Boolean,
     "rung": pl.String,
 }
+"""Columns of judged rows."""
 
 _BINS = 10
 _FLOOR = 1e-4
@@ -62,17 +65,22 @@ def judged(
     rung: str,
     options: Options,
 ) -> pl.DataFrame:
-    """Judged rows of one component and horizon; NaN probabilities become null."""
+    """Judged rows of one component and horizon; NaN probabilities become null.
+
+    There is no alarm while the component is under work.
+    """
     value = pl.Series("probability", probability, dtype=pl.Float64).fill_nan(None)
+    working = under_work(component, options)
     return rows.select(
         "machine_id",
         pl.lit(component).alias("component"),
         pl.lit(horizon_hours, dtype=pl.Int32).alias("horizon_hours"),
         "time",
         value,
-        (value >= options.threshold).alias("above_threshold"),
+        ((value >= options.threshold) & ~working).alias("above_threshold"),
         fails_within(component, horizon_hours).alias("failed"),
         pl.col(next_failure_column(component)).alias("next_failure_hours"),
+        working.alias("under_work"),
         pl.lit(rung).alias("rung"),
     )
 

@@ -38,6 +38,7 @@ _HOUR = 3_600_000_000
 _NORMAL_HOURS = 72
 _MANY = 12
 _ANY = "|any"
+_MOMENT_DAYS = 1e-4
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,10 @@ def feature_list(vocabulary: Vocabulary, options: Options) -> list[Feature]:
     return found
 
 
-def lookback_hours(options: Options) -> int:
-    """How far before the first row time telemetry is looked at; events are looked at from their beginning."""
-    longest = max(options.windows_hours)
-    steps = -(-longest // options.every_hours) + -(-options.normal_days * 24 // options.every_hours)
-    return max(longest, (steps + 1) * options.every_hours)
+def under_work(component: str, options: Options) -> pl.Expr:
+    """Whether `component` was replaced, or failed, less than `under_work_hours` before the row's time."""
+    days = options.under_work_hours / 24
+    return (pl.col(f"{component}_replaced_days") < days - _MOMENT_DAYS).fill_null(value=False)
 
 
 def build(

@@ -6,14 +6,26 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal
 
 ESTIMATORS = ("lightgbm", "random_forest", "decision_tree")
+_WHOLE = {
+    "every_hours",
+    "normal_days",
+    "inspect_every_days",
+    "under_work_hours",
+    "min_failures",
+    "training_rows",
+    "seed",
+    "threads",
+}
 
 
 @dataclass(frozen=True)
 class Options:
     """What a training or scoring run of `machines` may be told; see `Options.of`."""
 
-    since: datetime | None = None
-    """First row time; None for all of the history in training, and for `as_of` alone in scoring."""
+    train_from: datetime | None = None
+    """First row time to learn from; None for all of the history."""
+    score_from: datetime | None = None
+    """First row time to score; None for `as_of` alone."""
     every_hours: int = 12
     """One row per machine in this many hours, counted back from `as_of`."""
     windows_hours: tuple[int, ...] = (12, 24, 36)
@@ -56,8 +68,11 @@ class Options:
         for name in ("windows_hours", "error_windows_hours", "horizons_hours"):
             if name in given:
                 given[name] = tuple(sorted({int(hours) for hours in given[name]}))
-        if "since" in given:
-            given["since"] = moment(given["since"], start_of_day=True)
+        for name in ("train_from", "score_from"):
+            if name in given:
+                given[name] = moment(given[name], start_of_day=True)
+        for name in _WHOLE & given.keys():
+            given[name] = int(given[name])
         chosen = cls(**given)
         chosen._check()
         return chosen

@@ -59,9 +59,9 @@ class Model:
     def features(self) -> list[Feature]:
         return feature_list(self.vocabulary, self.options)
 
-    @property
-    def horizons(self) -> list[int]:
-        return sorted({risk.horizon_hours for risk in self.risks})
+    def options_for(self, given: Mapping[str, Any]) -> Options:
+        """Options of a run that uses the model: what features are made by is the model's, the rest as given."""
+        return Options.of({**given, **{name: getattr(self.options, name) for name in _LEARNT}})
 
     def matrix(self, rows: pl.DataFrame) -> Matrix:
         """The features of `rows` as the estimators take them; a column that `rows` lacks is missing."""

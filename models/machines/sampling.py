@@ -14,7 +14,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.machines.features import Feature
-from models.machines.options import Options
 
 STEPS = "steps_back"
 """Column: row steps from this row to the last row time."""
@@ -99,10 +98,13 @@ def masked(
     return copies, chosen
 
 
-def row_count(first: datetime, last: datetime, options: Options) -> int:
-    """How many row times there are from `first` (or the start that the options name) up to `last`."""
-    start = max(first, options.since) if options.since else first
-    return max(0, int((last - start) / timedelta(hours=options.every_hours)) + 1)
+def row_count(first: datetime, last: datetime, every_hours: int) -> int:
+    """How many row times there are from `first` to `last`, counted back from `last`.
+
+    >>> row_count(datetime(2015, 1, 1, 7), datetime(2015, 1, 2, 6), every_hours=12)
+    2
+    """
+    return max(0, int((last - first) / timedelta(hours=every_hours)) + 1)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

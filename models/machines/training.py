@@ -8,6 +8,7 @@ by. Up to the end, for the bundle, calibrated by the held-out rows of both cuts.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -29,16 +30,17 @@ def rows_of(
     tables: Frames,
     vocabulary: Vocabulary,
     observed: pl.DataFrame,
+    since: datetime | None,
     options: Options,
 ) -> pl.DataFrame:
-    """Features and outcomes of all machines in `tables`, in time from the start asked for to the last.
+    """Features and outcomes of all machines in `tables`, from `since` (or the first telemetry) on.
 
-    Row times are counted back from the latest telemetry. A machine has no row where its longest
-    window holds no reading. Columns: those of `features.build` and
-    `labels.outcomes`, `steps_back` and `drawn`.
+    Row times are counted back from the latest telemetry, which is also how far outcomes are known. A
+    machine has no row where its longest window holds no reading. Columns: those of `features.build`
+    and `labels.outcomes`, `steps_back` and `drawn`.
     """
     first, last = observed["first"].item(), observed["last"].item()
-    count = row_count(first, last, options)
+    count = row_count(max(first, since) if since else first, last, options.every_hours)
     seen = as_known(tables, last, vocabulary.interval_hours, options)
     machines = seen["telemetry"].select(pl.col("machine_id").unique()).collect()["machine_id"].to_list()
     rows = build(tables, vocabulary, machines, last, count, options)

@@ -1,0 +1,173 @@
+"""What is odd in the tables taken together: told, and left as it is.
+
+Each finding is a frame of `FINDINGS`: which, in which table, of which machine (null: of several), what
+in words, and how many rows or events it is about.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from models.machines.contracts import known, sensors
+from models.scenario import Frames
+
+FINDINGS = {
+    "finding": pl.String,
+    "table": pl.String,
+    "machine_id": pl.String,
+    "detail": pl.String,
+    "count": pl.Int64,
+}
+
+EFFECTS = {
+    "unknown machine": "scored without model and age",
+    "failure without maintenance record": "the failure counts as the replacement",
+    "duplicate timestamps": "the later row is used",
+    "uneven interval": "windows hold fewer readings",
+    "constant sensor": "its deviation from normal is missing",
+    "missing sensor": "its features are missing, not zero",
+    "no telemetry": "scored without telemetry, as a fallback",
+}
+"""What a run does about each finding."""
+
+
+def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
+    """All findings among what is known at `as_of`; sensors are looked at over the last `days`."""
+    seen = known(tables, as_of)
+    since = as_of - timedelta(days=days)
+    recent = seen["telemetry"].filter(pl.col("time") > since)
+    parts = [duplicate_timestamps(recent), uneven_interval(recent), *silent_sensors(recent, days)]
+    if "machines" in seen:
+        parts += [unknown_machines(seen), machines_without_telemetry(seen["machines"], recent, days)]
+    if "failures" in seen and "maintenance" in seen:
+        parts.append(failures_without_maintenance(seen["failures"], seen["maintenance"]))
+    return pl.concat([pl.DataFrame(schema=FINDINGS), *parts])
+
+
+def unknown_machines(tables: Frames) -> pl.DataFrame:
+    """Machines of telemetry, errors, maintenance or failures that the table of machines does not have."""
+    parts = []
+    for name in ("telemetry", "errors", "maintenance", "failures"):
+        if name in tables:
+            strange = tables[name].join(tables["machines"], on="machine_id", how="anti")
+            counted = strange.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"))
+            parts.append(_finding("unknown machine", name, counted, pl.lit("not in the table of machines")))
+    return pl.concat(parts)
+
+
+def machines_without_telemetry(machines: pl.LazyFrame, recent: pl.LazyFrame, days: int) -> pl.DataFrame:
+    """Machines on record that sent nothing in the last `days`."""
+    silent = machines.join(recent, on="machine_id", how="anti").with_columns(
+        pl.lit(0, pl.Int64).alias("count")
+    )
+    return _finding("no telemetry", "telemetry", silent, pl.lit(f"none in {days} days"))
+
+
+def failures_without_maintenance(
+    failures: pl.LazyFrame, maintenance: pl.LazyFrame, within: timedelta = timedelta(hours=24)
+) -> pl.DataFrame:
+    """Failures of a component that is not on record as replaced from the failure until `within` after it."""
+    replaced = maintenance.select("machine_id", "component", "time", replaced_at="time").sort("time")
+    open_ones = (
+        failures.sort("time")
+        .join_asof(
+            replaced,
+            on="time",
+            by=["machine_id", "component"],
+            strategy="forward",
+            tolerance=within,
+            check_sortedness=False,
+        )
+        .filter(pl.col("replaced_at").is_null())
+        .group_by("machine_id", "component")
+        .agg(pl.len().cast(pl.Int64).alias("count"), pl.col("time").min().alias("first"))
+    )
+    detail = pl.format("{}, first {}", "component", pl.col("first").dt.strftime("%Y-%m-%d %H:%M"))
+    return _finding("failure without maintenance record", "failures", open_ones, detail)
+
+
+def duplicate_timestamps(telemetry: pl.LazyFrame) -> pl.DataFrame:
+    """Rows of a machine with a time that another of its rows has."""
+    repeated = (
+        telemetry.group_by("machine_id", "time")
+        .agg((pl.len() - 1).cast(pl.Int64).alias("count"))
+        .filter(pl.col("count") > 0)
+        .group_by("machine_id")
+        .agg(pl.col("count").sum(), pl.col("time").min())
+    )
+    detail = pl.format("first {}", pl.col("time").dt.strftime("%Y-%m-%d %H:%M"))
+    return _finding("duplicate timestamps", "telemetry", repeated, detail)
+
+
+def uneven_interval(telemetry: pl.LazyFrame) -> pl.DataFrame:
+    """Machines with distances between rows other than their commonest: gaps, and hours at clock changes."""
+    distance = pl.col("time").diff().over("machine_id").dt.total_minutes()
+    distances = (
+        telemetry.select("machine_id", "time")
+        .sort("machine_id", "time")
+        .with_columns(distance.alias("minutes"))
+        .filter(pl.col("minutes") > 0)
+        .group_by("machine_id", "minutes")
+        .agg(pl.len().cast(pl.Int64).alias("count"))
+        .sort("machine_id", "count", "minutes", descending=[False, True, False])
+    )
+    usual = pl.col("minutes").first()
+    odd = distances.group_by("machine_id").agg(
+        usual.alias("usual"),
+        (pl.col("count").sum() - pl.col("count").first()).alias("count"),
+        pl.col("minutes").filter(pl.col("minutes") != usual).max().alias("longest"),
+    )
+    detail = pl.format("usually {} minutes, once up to {}", "usual", "longest")
+    return _finding("uneven interval", "telemetry", odd.filter(pl.col("count") > 0), detail)
+
+
+def silent_sensors(telemetry: pl.LazyFrame, days: int) -> list[pl.DataFrame]:
+    """Sensors of a machine that sent no reading, or one value only, in `telemetry` of the last `days`."""
+    parts = []
+    for sensor in sensors(telemetry):
+        values = (
+            telemetry.group_by("machine_id")
+            .agg(
+                pl.len().cast(pl.Int64).alias("count"),
+                pl.col(sensor).drop_nulls().drop_nans().n_unique().alias("values"),
+            )
+            .collect()
+            .lazy()
+        )
+        missing, constant = (
+            pl.lit(f"{sensor}: no reading in {days} days"),
+            f"{sensor}: one value in {days} days",
+        )
+        parts.append(_finding("missing sensor", "telemetry", values.filter(pl.col("values") == 0), missing))
+        still = values.filter(pl.col("values") == 1, pl.col("count") > 2)
+        parts.append(_finding("constant sensor", "telemetry", still, pl.lit(constant)))
+    return parts
+
+
+def told(found: pl.DataFrame, names: Sequence[str] = tuple(EFFECTS), most: int = 5) -> pl.DataFrame:
+    """One line per finding and table: finding, table, machines, examples, effect; none where all is well."""
+    return (
+        found.filter(pl.col("finding").is_in(list(names)))
+        .group_by("finding", "table")
+        .agg(
+            pl.col("machine_id").n_unique().cast(pl.Int64).alias("machines"),
+            pl.format("{}: {}", "machine_id", "detail").sort().head(most).str.join("; ").alias("examples"),
+        )
+        .with_columns(pl.col("finding").replace_strict(EFFECTS, default="none").alias("effect"))
+        .sort("finding", "table")
+    )
+
+
+def _finding(name: str, table: str, rows: pl.LazyFrame, detail: pl.Expr) -> pl.DataFrame:
+    return (
+        rows.select(
+            pl.lit(name).alias("finding"),
+            pl.lit(table).alias("table"),
+            "machine_id",
+            detail.cast(pl.String).alias("detail"),
+            pl.col("count").cast(pl.Int64),
+        )
+        .sort("machine_id", "detail")
+        .collect()
+    )

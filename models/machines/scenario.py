@@ -1,0 +1,192 @@
+"""The `machines` scenario: which component of which machine will fail within a day or a week, and why."""
+
+# ruff: noqa: ARG002 - every scenario has the same signatures
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from models.errors import ContractError
+from models.machines import evaluation, risks, scoring, training
+from models.machines.contracts import TABLES, end_labelled
+from models.machines.findings import findings, told
+from models.machines.options import Options, moment
+from models.machines.vocabulary import Vocabulary, vocabulary
+from models.page import Section
+from models.scenario import AsOf, File, Frames, Published, RunView, Scores, Table, Trained
+
+
+@dataclass(frozen=True)
+class Machines:
+    """See `models.scenario.Scenario`; options are those of `models.machines.options.Options`.
+
+    `as_of` is a point in time, in UTC; a date is the end of that day. Beside the protocol: `complete`
+    ranks the published rows of all shards, `evaluate` says what became of probabilities, `measures`
+    sums that up.
+    """
+
+    name: str = "machines"
+    key: tuple[str, ...] = scoring.KEY
+    evaluations: str = "evaluations"
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        return TABLES
+
+    def published(self, options: Mapping[str, Any]) -> Published:
+        return Published("risks", scoring.RISKS, ("machine_id", "component", "time", "horizon_hours"))
+
+    def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> datetime:
+        """The latest telemetry up to `as_of`, or of all where none is given.
+
+        Raises `ContractError` where there is no telemetry up to then, and where `as_of` is more than a day
+        after the last of it.
+        """
+        times = tables["telemetry"].select(
+            pl.col("time").min().alias("first"), pl.col("time").max().alias("last")
+        )
+        first, last = times.collect(engine="streaming").row(0)
+        if last is None:
+            raise ContractError(
+                "telemetry: there is none. Ingest some: python -m flows machines ingest --help"
+            )
+        if as_of is None:
+            return last
+        wanted = moment(as_of)
+        if not first <= wanted <= last + timedelta(days=1):
+            raise ContractError(
+                f"--as-of is {wanted:%Y-%m-%dT%H:%MZ}. There is telemetry from {first:%Y-%m-%dT%H:%MZ} to "
+                f"{last:%Y-%m-%dT%H:%MZ}: expected a time in there."
+            )
+        before = tables["telemetry"].filter(pl.col("time") <= wanted).select(pl.col("time").max())
+        return before.collect(engine="streaming").item()
+
+    def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
+        """`vocabulary`, see `Vocabulary.to_frame`; `observed`: `first` and `last` telemetry up to `as_of`."""
+        words = vocabulary(tables, moment(as_of))
+        telemetry = tables["telemetry"]
+        if Options.of(options).telemetry_marks == "start":
+            telemetry = end_labelled(telemetry, words.interval_hours)
+        time = pl.col("time")
+        observed = telemetry.filter(time <= moment(as_of)).select(
+            time.min().alias("first"), time.max().alias("last")
+        )
+        return {"vocabulary": words.to_frame(), "observed": observed.collect(engine="streaming")}
+
+    def prepare_shard(
+        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """`rows`: see `training.rows_of`."""
+        chosen = Options.of(options)
+        words = Vocabulary.of_frame(context["vocabulary"])
+        return {"rows": training.rows_of(tables, words, context["observed"], chosen.train_from, chosen)}
+
+    def fit(
+        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> Trained:
+        words = Vocabulary.of_frame(context["vocabulary"])
+        return training.fit(parts["rows"], words, context["observed"], Options.of(options))
+
+    def load(self, files: Mapping[str, File]) -> risks.Model:
+        return risks.load(files)
+
+    def rebacktest(
+        self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
+    ) -> tuple[float, float, int] | None:
+        """Log losses on the backtest rows after `trained_as_of`, horizons and components as in the backtest.
+
+        A component or horizon that `model` does not know counts as a probability of next to nothing.
+        """
+        unseen = backtest.filter(pl.col("time") > moment(trained_as_of), pl.col("failed").is_not_null())
+        if unseen.is_empty():
+            return None
+        needed = unseen.select("machine_id", "time").unique().lazy()
+        rows = parts["rows"].join(needed, on=["machine_id", "time"], how="semi").collect()
+        place = ["machine_id", "component", "time", "horizon_hours"]
+        said = evaluation.judge(model, rows, model.options).select(*place, pl.col("probability"))
+        theirs = unseen.drop("probability").join(said, on=place, how="left", maintain_order="left")
+        ours, other = evaluation.log_loss(unseen), evaluation.log_loss(theirs)
+        return None if ours is None or other is None else (ours, other, unseen.height)
+
+    def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
+        """Every component that was replaced or failed, of every machine on record or with recent telemetry."""
+        until, chosen = moment(as_of), Options.of(options)
+        time = pl.col("time")
+        recent = time.is_between(until - timedelta(days=chosen.normal_days), until, closed="right")
+        machines = [tables["telemetry"].filter(recent).select("machine_id", "shard")]
+        if "machines" in tables:
+            machines.append(tables["machines"].select("machine_id", "shard"))
+        components = [
+            tables[name].filter(time <= until).select("component")
+            for name in ("maintenance", "failures")
+            if name in tables
+        ]
+        every = pl.concat(machines, how="vertical_relaxed").unique()
+        keys = every.join(pl.concat(components).unique(), how="cross")
+        return keys.select(*self.key, "shard").sort(*self.key)
+
+    def gaps(
+        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
+        return told(findings(tables, moment(as_of)))
+
+    def score(
+        self,
+        model: risks.Model,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        keys: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> Scores:
+        """The risks of `keys`, without rank: see `complete`.
+
+        Where telemetry comes at another interval than the model was trained on, every key is skipped.
+        """
+        interval = Vocabulary.of_frame(context["vocabulary"]).interval_hours
+        if abs(interval - model.vocabulary.interval_hours) > 1e-9:
+            reason = (
+                f"telemetry comes every {interval:g} h, the bundle was trained on every "
+                f"{model.vocabulary.interval_hours:g} h: train again"
+            )
+            outcome = keys.select(
+                *self.key,
+                pl.lit("skipped").alias("status"),
+                pl.lit("other_interval").alias("rung"),
+                pl.lit(reason).alias("reason"),
+            )
+            return Scores(pl.DataFrame(schema=scoring.RISKS), outcome)
+        return scoring.score(model, tables, keys, moment(as_of), options)
+
+    def complete(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows of a whole run, from all shards, as they are published: with their rank."""
+        return scoring.ranked(rows)
+
+    def evaluate(
+        self,
+        model: risks.Model,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> pl.DataFrame:
+        """Judged rows of one shard from `score_from` to `as_of`, those pending included; see `evaluation`."""
+        chosen = model.options_for(options)
+        rows = training.rows_of(tables, model.vocabulary, context["observed"], chosen.score_from, chosen)
+        return evaluation.judge(model, rows, chosen)
+
+    def measures(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        """Metrics of the judged rows of all shards, long; see `evaluation.metrics`."""
+        return evaluation.metrics(judged, Options.of(options))
+
+    def sections(self, run: RunView) -> list[Section]:
+        from models.machines.sections import sections
+
+        return sections(run)
+
+
+MACHINES = Machines()

@@ -1,0 +1,195 @@
+"""Scoring: the risks of some machines' components, each with its rank to come and its reasons."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from models.machines.explanations import reasons
+from models.machines.features import build, under_work
+from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk
+from models.machines.sampling import row_count
+from models.scenario import Frames, Scores
+
+KEY = ("machine_id", "component")
+UNDER_WORK, PARTIAL, WITHOUT_TELEMETRY = "under_work", "partial_telemetry", "without_telemetry"
+
+RISKS: dict[str, Any] = {
+    "machine_id": pl.String,
+    "component": pl.String,
+    "time": pl.Datetime("us", "UTC"),
+    "horizon_hours": pl.Int32,
+    "probability": pl.Float64,
+    "rank": pl.Int64,
+    "reasons": pl.String,
+    "above_threshold": pl.Boolean,
+    "rung": pl.String,
+}
+"""The published columns, without those that publishing adds.
+
+`probability` of failure in (time, time + horizon], null without model; `rank` 1 is looked at first, of
+all rows of that time and horizon, null without model or under work; `reasons` says what speaks for the
+risk, or why there is none; `above_threshold` where an inspection is worth its cost, never under work,
+null without model. `rung`: `model`; `partial_telemetry`, a sensor is silent; `without_telemetry`;
+`under_work`; `base_rate`, too few failures for a model; `no_model`.
+"""
+
+
+def score(
+    model: Model, tables: Frames, keys: pl.DataFrame, as_of: datetime, options: Mapping[str, Any]
+) -> Scores:
+    """Risks of `keys` (machine_id, component) at `as_of`, or at each row time from `score_from` to it.
+
+    A row at T uses nothing later than T. Reasons are given for every row of a single time, and for
+    those above the threshold of a range. Ranks are left null: see `ranked`.
+    """
+    chosen = model.options_for(options)
+    count = row_count(chosen.score_from, as_of, chosen.every_hours) if chosen.score_from else 1
+    machines = keys["machine_id"].unique().sort().to_list()
+    rows = build(tables, model.vocabulary, machines, as_of, max(count, 1), chosen)
+    X = model.matrix(rows)
+    said = model.predict(X)
+    rungs = _telemetry(rows, model)
+    parts = [pl.DataFrame(schema=RISKS)]
+    for risk in _risks(model, keys["component"].unique().sort().to_list()):
+        wanted = keys.filter(component=risk.component)["machine_id"].implode()
+        place = (risk.component, risk.horizon_hours)
+        found = _rows(risk, rows, said.get(place, np.full(len(X), np.nan)), rungs, chosen.threshold)
+        working = (
+            under_work(risk.component, chosen)
+            if risk.component in model.vocabulary.components
+            else pl.lit(value=False)
+        )
+        found = _suppressed(found, rows.select(working.alias("working"))["working"])
+        mine = rows.select(pl.col("machine_id").is_in(wanted))["machine_id"]
+        parts.append(_explained(found, mine, X, risk, model, every=count <= 1).filter(mine))
+    published = pl.concat(parts).sort(*KEY, "time", "horizon_hours")
+    return Scores(published, _outcomes(keys, published, as_of))
+
+
+def ranked(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Published rows of all shards with their `rank` within time and horizon: 1 has the highest probability.
+
+    Equal ones are ranked by machine and component. Rows without probability, and those under work, are
+    not ranked. The order of the rows is not kept.
+    """
+    counts = pl.col("probability").is_not_null() & (pl.col("rung") != UNDER_WORK)
+    order = ["time", "horizon_hours", "probability", *KEY]
+    place = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("time", "horizon_hours")
+    listed = rows.filter(counts).sort(order, descending=[False, False, True, False, False])
+    rest = rows.filter(~counts).with_columns(pl.lit(None, pl.Int64).alias("rank"))
+    return pl.concat([listed.with_columns(place.alias("rank")), rest])
+
+
+def _risks(model: Model, components: Sequence[str]) -> list[Risk]:
+    """The model's risks of `components`; for one that it does not know, risks that say so."""
+    horizons = sorted({risk.horizon_hours for risk in model.risks})
+    strange = [c for c in components if c not in model.vocabulary.components]
+    unknown = [
+        Risk(c, h, NO_MODEL, float("nan"), f"{c} was not on record when the bundle was trained")
+        for c in strange
+        for h in horizons
+    ]
+    return [risk for risk in model.risks if risk.component in components] + unknown
+
+
+def _telemetry(rows: pl.DataFrame, model: Model) -> pl.DataFrame:
+    """Per row: the rung that its telemetry allows, and what is missing."""
+    longest = max((f.hours or 0 for f in model.features if f.kind == "sensor"), default=0)
+    hours = longest or max(model.options.windows_hours)
+    silent = [
+        pl.when(pl.col(f"{s}_mean_{longest}h").is_null()).then(pl.lit(s))
+        for s in model.vocabulary.sensors
+        if longest
+    ]
+    missing = pl.concat_list(silent).list.drop_nulls().list.join(", ") if silent else pl.lit("")
+    return rows.select(pl.col("readings"), missing.alias("missing")).select(
+        pl.when(pl.col("readings") == 0)
+        .then(pl.lit(WITHOUT_TELEMETRY))
+        .when(pl.col("missing") != "")
+        .then(pl.lit(PARTIAL))
+        .otherwise(pl.lit(MODEL))
+        .alias("rung"),
+        pl.when(pl.col("readings") == 0)
+        .then(pl.lit(f"no telemetry in the last {hours} h"))
+        .when(pl.col("missing") != "")
+        .then(pl.format(f"no reading of {{}} in the last {hours} h", "missing"))
+        .alias("lack"),
+    )
+
+
+def _rows(
+    risk: Risk, rows: pl.DataFrame, probability: np.ndarray, telemetry: pl.DataFrame, threshold: float
+) -> pl.DataFrame:
+    value = pl.Series("probability", probability, dtype=pl.Float64).fill_nan(None)
+    rung = telemetry["rung"] if risk.rung == MODEL else pl.lit(risk.rung)
+    reason = telemetry["lack"] if risk.rung == MODEL else pl.lit(risk.reason, pl.String)
+    return rows.select(
+        "machine_id",
+        pl.lit(risk.component).alias("component"),
+        "time",
+        pl.lit(risk.horizon_hours, pl.Int32).alias("horizon_hours"),
+        value,
+        pl.lit(None, pl.Int64).alias("rank"),
+        reason.alias("reasons"),
+        (value >= threshold).alias("above_threshold"),
+        rung.alias("rung"),
+    )
+
+
+def _suppressed(found: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
+    """Rows under work: their rung says so, and they raise no alarm."""
+    held = working & found["probability"].is_not_null()
+    return found.with_columns(
+        pl.when(held).then(pl.lit(UNDER_WORK)).otherwise("rung").alias("rung"),
+        pl.when(held).then(pl.lit(value=False)).otherwise("above_threshold").alias("above_threshold"),
+    )
+
+
+def _explained(
+    found: pl.DataFrame, mine: pl.Series, X: np.ndarray, risk: Risk, model: Model, *, every: bool
+) -> pl.DataFrame:
+    """Rows with the reasons of their risk, after what is missing; a base rate and no model say why."""
+    if risk.estimator is None:
+        return found
+    which = np.flatnonzero((mine & (found["above_threshold"] | every)).to_numpy())
+    texts = np.full(found.height, None, dtype=object)
+    texts[which] = reasons(risk.estimator, X[which], model.features)
+    told = pl.Series("told", texts.tolist(), dtype=pl.String)
+    joined = pl.concat_str(
+        pl.when(pl.col("reasons").is_not_null()).then("reasons"),
+        pl.when(told != "").then(told),
+        separator="; ",
+        ignore_nulls=True,
+    )
+    return found.with_columns(joined.alias("reasons"))
+
+
+def _outcomes(keys: pl.DataFrame, published: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
+    """What became of each key at `as_of`: the worst of its horizons."""
+    status = {MODEL: "scored", PARTIAL: "scored", UNDER_WORK: "scored"}
+    status |= {WITHOUT_TELEMETRY: "fallback", BASE_RATE: "fallback", NO_MODEL: "skipped"}
+    worst = list(status)
+    last = (
+        published.filter(pl.col("time") == as_of)
+        .with_columns(pl.col("rung").replace_strict({r: i for i, r in enumerate(worst)}).alias("order"))
+        .sort(*KEY, "order", "horizon_hours", descending=[False, False, True, False])
+        .group_by(KEY, maintain_order=True)
+        .first()
+    )
+    rung = pl.col("rung")
+    found = keys.select(KEY).join(last, on=KEY, how="left", maintain_order="left")
+    return found.select(
+        *KEY,
+        rung.replace_strict(status, default="skipped").alias("status"),
+        pl.when(rung != MODEL).then(rung).alias("rung"),
+        pl.when(rung == UNDER_WORK)
+        .then(pl.lit("replaced or failed a short time ago"))
+        .when(rung.is_in([NO_MODEL, BASE_RATE]))
+        .then("reasons")
+        .when(rung != MODEL)
+        .then(pl.col("reasons").str.split("; ").list.first())
+        .alias("reason"),
+    )
