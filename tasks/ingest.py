@@ -1,6 +1,6 @@
 """Source -> contract -> table. Bad rows go to the scenario's quarantine with the rule they broke."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -111,7 +111,7 @@ def check_sources(table: Table, source: str, mapping: Mapping[str, str]) -> _Che
     if good.height + bad.height == 0:
         raise SourceError(f"{source}: there is a header but no rows. Expected at least one.")
     if len(checked) > 1:
-        good = good.unique(table.unique, keep="last", maintain_order=True)
+        good = last_of_each(good, table.unique)
     return _Checked(good, bad, tuple(sorted({name for c in checked for name in c.ignored})))
 
 
@@ -141,10 +141,22 @@ def check_rows(table: Table, source: Source) -> _Checked:
         pl.lit(source.name).alias(SOURCE)
     )
     kept = pl.DataFrame(good).sort(ROW).with_columns(pl.lit(source.name).alias(SOURCE))
-    latest = kept.unique(table.unique, keep="last", maintain_order=True)
+    latest = last_of_each(kept, table.unique)
     repeated = kept.join(latest, on=ROW, how="anti") if latest.height < kept.height else kept.clear()
     duplicate = pl.lit(f"{','.join(table.unique)}|duplicate")
     return _Checked(latest, pl.concat([_as_bad(bad, pl.col("rule")), _as_bad(repeated, duplicate)]), ignored)
+
+
+def last_of_each(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The last row of each combination of `columns`, sorted by them.
+
+    >>> last_of_each(pl.DataFrame({"key": ["b", "a", "b"], "value": [1, 2, 3]}), ["key"]).rows()
+    [('a', 2), ('b', 3)]
+    """
+    ordered = frame.sort(columns, maintain_order=True)
+    differs = [pl.col(c).ne_missing(pl.col(c).shift(-1)) for c in columns]
+    is_last = pl.int_range(pl.len()) == pl.len() - 1
+    return ordered.filter(pl.any_horizontal(is_last, *differs))
 
 
 def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame) -> None:
@@ -173,7 +185,7 @@ def upsert(store: Store, path: str, table: Table, frame: pl.DataFrame) -> int:
 
     def attempt() -> int:
         if store.version(path) is None:
-            write_deltalake(store.uri_of(path), frame.sort(table.unique), partition_by=partition)
+            write_deltalake(store.uri_of(path), frame, partition_by=partition)
             return frame.height
         target = store.table(path)
         changed = _changed(store.scan(path), frame, table)
