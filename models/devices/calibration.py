@@ -3,14 +3,16 @@
 A conformal p-value is the share of calibration scores that are at least as high, so it never falls
 below 1 / (n + 1): with a day of minutes, half of it held out, not below 0.0014. Above the
 calibration scores' upper tenth, their tail is therefore continued by a generalised Pareto
-distribution (peaks over threshold). Three things keep the rate of alarms at what p promises:
+distribution (peaks over threshold). These keep the rate of alarms at what p promises:
 
-- the tail's shape is estimated for the fleet and shrunk towards it (empirical Bayes): one sensor's
-  own estimate is too noisy to extrapolate by;
+- the tail's shape is estimated for the fleet, and a sensor's own shrunk towards it (empirical Bayes):
+  one sensor's own estimate is too noisy to extrapolate by;
 - the tail is the predictive one: for an exponential tail the chance to exceed what k excesses of mean
   m suggest is exactly (1 + x / (k m))^-k, that is a shape greater by 1 / k;
-- k counts clusters of excesses, not excesses: neighbours in time say the same thing. A cluster
-  counts 0.8, which makes the rate come out right on autocorrelated noise (`CLUSTER_WORTH`).
+- k counts independent clusters of excesses, not excesses, since neighbours say the same thing; and
+  a cluster for CLUSTER_WORTH of one, since their sizes vary, too;
+- where p-values of blocks, calibrated on the other blocks of a sample of sensors, turn out too small,
+  they are raised by that (`corrections`).
 
 Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World. Davison & Smith (1990),
 JRSS B 52(3). Hosking & Wallis (1987), Technometrics 29(3), for the estimates by probability-weighted
@@ -30,8 +32,8 @@ FEWEST_EXCESSES = 10
 BODY = 33
 """Points at which the scores below the tail are kept: from the lowest to the tail's threshold."""
 P_FLOOR = 1e-9
-CLUSTER_WORTH = 0.8
-_CLUSTER_GAP = 30
+CLUSTER_WORTH = 0.5
+LEAST_SHAPE = -0.1
 
 
 def tails_of(scores: Floats, held_out: NDArray[np.bool_]) -> pl.DataFrame:
@@ -61,7 +63,7 @@ def tails_of(scores: Floats, held_out: NDArray[np.bool_]) -> pl.DataFrame:
         {
             "n": n,
             "k": k,
-            "clusters": _clusters(over),
+            "clusters": _clusters(over, ~np.isnan(cells)),
             "threshold": threshold,
             "excess": excess.sum(axis=1) / np.maximum(k, 1),
             "moment": (weight * excess).sum(axis=1) / np.maximum(k, 1),
@@ -72,12 +74,23 @@ def tails_of(scores: Floats, held_out: NDArray[np.bool_]) -> pl.DataFrame:
     return frame.with_columns(pl.when(kept).then(pl.col(c)).alias(c) for c in frame.columns[1:-1])
 
 
-def _clusters(over: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number of groups of `over` cells that are more than `_CLUSTER_GAP` columns apart."""
-    column = np.arange(over.shape[1])[None, :]
-    latest = np.maximum.accumulate(np.where(over, column, -(10**6)), axis=1)
-    before = np.concatenate([np.full((len(over), 1), -(10**6)), latest[:, :-1]], axis=1)
-    return (over & (column - before > _CLUSTER_GAP)).sum(axis=1)
+def _clusters(over: NDArray[np.bool_], known: NDArray[np.bool_]) -> Floats:
+    """Number of independent clusters of the cells `over`: how many there are, times their extremal index.
+
+    The index is the intervals estimator of Ferro & Segers (2003), JRSS B 65(2): 1 where the times
+    between excesses are those of independent cells. Time counts the cells that are `known`.
+    """
+    time = np.cumsum(known, axis=1)
+    latest = np.maximum.accumulate(np.where(over, time, 0), axis=1)
+    before = np.concatenate([np.zeros((len(over), 1), latest.dtype), latest[:, :-1]], axis=1)
+    apart = np.where(over & (before > 0), time - before, 0).astype(float)
+    count = over.sum(axis=1)
+    close = apart.max(axis=1, initial=0) <= 2
+    less = np.where(close[:, None], apart, np.maximum(apart - 1, 0))
+    lesser = np.where(close[:, None], apart, np.maximum(apart - 2, 0))
+    squares = (less * lesser).sum(axis=1)
+    index = 2 * less.sum(axis=1) ** 2 / np.maximum((count - 1) * squares, 1)
+    return np.clip(np.where(squares > 0, index, 1.0), 0.0, 1.0) * count
 
 
 def fit_shapes(tails: pl.DataFrame) -> pl.DataFrame:
@@ -96,12 +109,17 @@ def fit_shapes(tails: pl.DataFrame) -> pl.DataFrame:
         middle = float(usable["own"].var() or 0.0) - float(usable["noise"].mean() or 0.0)  # type: ignore[arg-type]
         between = max(0.0, middle)
     share = between / (between + pl.col("noise"))
-    shape = (share * pl.col("own").fill_null(fleet) + (1 - share) * fleet).clip(-0.4, 0.8)
+    shape = (share * pl.col("own").fill_null(fleet) + (1 - share) * fleet).clip(LEAST_SHAPE, 0.8)
     return known.with_columns(shape.alias("shape")).select(
         *tails.columns,
         pl.when(pl.col("k").is_not_null()).then("shape").alias("shape"),
-        (pl.col("excess") * (1 - pl.col("shape"))).clip(1e-9).alias("scale"),
+        _scale(),
     )
+
+
+def _scale() -> pl.Expr:
+    """The scale that a generalised Pareto distribution of this mean and shape has."""
+    return (pl.col("excess") * (1 - pl.col("shape"))).clip(1e-9).alias("scale")
 
 
 @dataclass(frozen=True)
@@ -150,3 +168,82 @@ def _survival(x: Floats, scale: Floats, shape: Floats) -> Floats:
     """Chance that a generalised Pareto variable exceeds `x`; 0 beyond the end of a bounded tail."""
     shape = np.where(np.abs(shape) < 1e-6, 1e-6, shape)
     return np.maximum(1 + shape * x / scale, 0.0) ** (-1 / shape)
+
+
+FOLDS = 4
+_GRID = 10.0 ** np.arange(-1.0, -4.01, -0.25)
+_FEWEST_EXPECTED = 50
+
+
+def folds_of(scores: Floats, held_out: NDArray[np.bool_]) -> pl.DataFrame:
+    """Each block of the calibration scores, and the tails of the others: FOLDS rows for each row of `scores`.
+
+    The columns of `tails_of`, `row`, and of the block's scores `count` and those above the threshold, `high`.
+    """
+    columns = np.flatnonzero(held_out.any(axis=0))
+    fold = np.full(scores.shape[1], -1)
+    fold[columns] = np.arange(len(columns)) * FOLDS // max(1, len(columns))
+    frames = []
+    for number in range(FOLDS):
+        tails = tails_of(scores, held_out & (fold != number)[None, :])
+        block = np.where(held_out & (fold == number)[None, :], scores, np.nan)
+        threshold = tails["threshold"].fill_null(np.inf).to_numpy()[:, None]
+        high = [row[above].tolist() for row, above in zip(block, block > threshold, strict=True)]
+        frames.append(
+            tails.with_row_index("row").with_columns(
+                pl.Series("count", np.isfinite(block).sum(axis=1)),
+                pl.Series("high", high, dtype=pl.List(pl.Float64)),
+            )
+        )
+    return pl.concat(frames)
+
+
+def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
+    """For each rung, what p-values should have been: columns rung, `p` and `corrected`, p falling.
+
+    `folds` as in `folds_of`, with device, tag and rung; `shapes` the `shape` of each device and tag.
+    p-values are only ever raised. Below the p that fewer than 50 of the scores are expected to
+    reach, the factor stays what it is there.
+    """
+    known = folds.join(shapes.select("device", "tag", "shape"), on=["device", "tag"], how="inner")
+    known = known.filter(pl.col("k").is_not_null()).with_columns(_scale()).sort("rung", "device", "tag")
+    frames = []
+    for (rung,), part in known.group_by("rung", maintain_order=True):
+        total = int(part["count"].sum())
+        high = part["high"]
+        row = np.repeat(np.arange(part.height), high.list.len().to_numpy().astype(np.int64))
+        scores = high.explode(empty_as_null=False).to_numpy()
+        found = np.sort(Tails.of(part[row]).p_values(scores[:, None])[:, 0])
+        share = np.searchsorted(found, _GRID, side="right") / max(total, 1)
+        factor = np.maximum(share / _GRID, 1.0)
+        enough = np.maximum(int((total * _GRID >= _FEWEST_EXPECTED).sum()), 1)
+        factor[enough:] = factor[enough - 1]
+        corrected = np.minimum.accumulate(np.minimum(factor * _GRID, 0.25))
+        frames.append(pl.DataFrame({"rung": [rung] * len(_GRID), "p": _GRID, "corrected": corrected}))
+    return (
+        pl.concat(frames)
+        if frames
+        else pl.DataFrame(schema={"rung": pl.String, "p": pl.Float64, "corrected": pl.Float64})
+    )
+
+
+def corrected(p: Floats, correction: pl.DataFrame) -> Floats:
+    """p-values of one rung, raised by its rows of `corrections`; as they are where it has none."""
+    if correction.is_empty():
+        return p
+    grid, value = correction["p"].to_numpy(), correction["corrected"].to_numpy()
+    logs = np.log(np.maximum(p, P_FLOOR))
+    inside = np.interp(logs, np.log(grid[::-1]), np.log(value[::-1]))
+    below = logs + np.log(value[-1] / grid[-1])
+    raised = np.exp(np.where(logs < np.log(grid[-1]), below, inside))
+    return np.where(p >= grid[0], np.maximum(p, value[0]), np.maximum(raised, p))
+
+
+def uncorrected(alpha: float, correction: pl.DataFrame) -> float:
+    """The greatest p-value that becomes at most `alpha` when corrected."""
+    if correction.is_empty():
+        return alpha
+    grid, value = correction["p"].to_numpy(), correction["corrected"].to_numpy()
+    if alpha <= value[-1]:
+        return float(alpha * grid[-1] / value[-1])
+    return float(np.exp(np.interp(np.log(alpha), np.log(value[::-1]), np.log(grid[::-1]))))

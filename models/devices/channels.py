@@ -133,28 +133,30 @@ def distances(x: Floats, expected: Floats, scales: Scales, first: int = 0) -> tu
     return found, cause
 
 
-def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_]) -> Scales:
+def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_], estimated: Floats) -> Scales:
     """Robust scales of each sensor from the cells where `fit`: medians, and clipped products.
 
     Where theory for AR(1) noise gives a larger scale of level and spread than the few independent
-    windows of the past show, it is used: a window's own past says little about it.
+    windows of the past show, it is used: a window's own past says little about it. `estimated` is how
+    many numbers `expected` was estimated by; its own error, which lasts, is part of the scale of the level.
     """
     rest = x - expected
     inside = np.where(fit, rest, np.nan)
     scale = robust_scale(inside)
-    phi = _autocorrelation(inside / scale[:, None])
+    phi = autocorrelation_of(inside / scale[:, None])
     jumps = jumps_of(rest, phi)
     jump = robust_scale(np.where(fit, jumps, np.nan), 0.05 * scale)
     spread = np.where(fit, log_spread(jumps, jump), np.nan)
     usual = row_quantiles(spread, (0.5,))[:, 0]
     levels = np.where(fit, weighted_mean(rest, LEVEL_WEIGHTS), np.nan)
     same = fit & ~np.isnan(rest) & ~np.isnan(lagged(rest, 1))
+    error = estimated * (1 + phi) / (1 - phi) / np.maximum((~np.isnan(inside)).sum(axis=1), 1)
     repeats = (same & (x == lagged(x, 1))).sum(axis=1)
     return Scales(
         scale=scale,
         autocorrelation=phi,
         jump=jump,
-        level=robust_scale(levels, scale * _level_ratio(phi)),
+        level=robust_scale(levels, scale * np.sqrt(level_ratio(phi) ** 2 + error)),
         usual_spread=np.where(np.isnan(usual), 0.0, usual),
         spread=robust_scale(spread, np.full(len(x), _SPREAD_OF_GAUSSIAN)),
         flat=(repeats + 1.0) / (same.sum(axis=1) + 2.0),
@@ -180,7 +182,7 @@ def robust_scale(x: Floats, least: Floats | None = None) -> Floats:
 _SPREAD_OF_GAUSSIAN = float(np.sqrt(2 * (SPREAD_WEIGHTS**2).sum()) / SPREAD_WEIGHTS.sum())
 
 
-def _level_ratio(phi: Floats) -> Floats:
+def level_ratio(phi: Floats) -> Floats:
     """Standard deviation of the weighted mean of AR(1) noise of standard deviation 1."""
     weights = LEVEL_WEIGHTS / LEVEL_WEIGHTS.sum()
     found = np.full(len(phi), (weights**2).sum())
@@ -189,7 +191,7 @@ def _level_ratio(phi: Floats) -> Floats:
     return np.sqrt(np.maximum(found, (weights**2).sum() / 4))
 
 
-def _autocorrelation(unit: Floats) -> Floats:
+def autocorrelation_of(unit: Floats) -> Floats:
     """Correlation of neighbours, from values clipped at three scales; from -0.5 to 0.99."""
     clipped = np.clip(unit, -3, 3)
     before = lagged(clipped, 1)

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 LOOKBACK = 60
 """Intervals before a cell that may be looked at for it."""
 DAY = timedelta(days=1)
+_OFTEN = 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -66,31 +67,77 @@ class Grid:
             )
 
 
-def grid_of(
-    readings: pl.DataFrame, keys: pl.DataFrame, start: datetime, end: datetime, interval: timedelta
-) -> Grid:
-    """Readings (device, tag, time, mean) of `keys` from `start` up to, not including, `end` as a grid.
+@dataclass(frozen=True)
+class Panel:
+    """Readings of many sensors, not yet laid out: `row` (rising), `column` and `mean` of each reading."""
 
-    Readings of other sensors and other times are left out. A row of the grid for every key, also
-    where there is no reading.
+    keys: pl.DataFrame
+    cells: pl.DataFrame
+    start: datetime
+    columns: int
+    interval: timedelta
+
+    def grids(self, cells: int) -> Iterator[Grid]:
+        """Grids of at most about `cells` cells, all sensors of a device in one; keys in their order."""
+        size = max(1, cells // max(1, self.columns))
+        row, column, mean = (self.cells[name].to_numpy() for name in ("row", "column", "mean"))
+        last_of_device = np.flatnonzero(self.keys["device"].ne_missing(self.keys["device"].shift(-1)))
+        first = 0
+        while first < self.keys.height:
+            inside = last_of_device[(last_of_device >= first) & (last_of_device < first + size)]
+            after = int(inside[-1] if len(inside) else last_of_device[last_of_device >= first][0]) + 1
+            values = np.full((after - first, self.columns), np.nan)
+            begin, end = np.searchsorted(row, [first, after])
+            values[row[begin:end] - first, column[begin:end]] = mean[begin:end]
+            yield Grid(self.keys[first:after], values, self.start, self.interval)
+            first = after
+
+    def only(self, keys: pl.DataFrame) -> "Panel":
+        """The readings of `keys`, which are some of the panel's own, in their order there."""
+        place = self.keys.with_row_index("old").join(keys, on=list(KEY), how="semi").with_row_index("new")
+        kept = place.select(pl.col("old").cast(pl.Int64).alias("row"), pl.col("new").cast(pl.Int64))
+        cells = self.cells.join(kept, on="row", how="inner").sort("new")
+        cells = cells.select(pl.col("new").alias("row"), "column", "mean")
+        return replace(self, keys=place.select(*KEY), cells=cells)
+
+
+def panel_of(
+    readings: pl.LazyFrame, keys: pl.DataFrame, start: datetime, end: datetime, interval: timedelta
+) -> Panel:
+    """Readings (device, tag, time, mean) of `keys` from `start` up to, not including, `end`.
+
+    Readings of other sensors and other times are left out. Every key has a row, also without any reading.
     """
-    columns = (end - start) // interval
+    ordered = keys.select(*KEY).unique().sort(*KEY)
     step = interval // timedelta(microseconds=1)
-    place = keys.select(*KEY).with_row_index("row")
-    found = readings.lazy().filter(pl.col("time") >= start, pl.col("time") < end)
+    found = readings.filter(pl.col("time") >= start, pl.col("time") < end).select(*KEY, "time", "mean")
     cells = (
-        found.select(*KEY, "time", "mean")
-        .join(place.lazy(), on=list(KEY), how="inner")
+        found.join(ordered.with_row_index("row").lazy(), on=list(KEY), how="inner")
         .select(
             pl.col("row").cast(pl.Int64),
             ((pl.col("time") - pl.lit(start, TIME)).dt.total_microseconds() // step).alias("column"),
             "mean",
         )
+        .sort("row")
         .collect()
     )
-    values = np.full((keys.height, columns), np.nan)
-    values[cells["row"].to_numpy(), cells["column"].to_numpy()] = cells["mean"].to_numpy()
-    return Grid(keys.select(*KEY), values, start, interval)
+    return Panel(ordered, cells, start, (end - start) // interval, interval)
+
+
+def grid_of(
+    readings: pl.DataFrame, keys: pl.DataFrame, start: datetime, end: datetime, interval: timedelta
+) -> Grid:
+    """As `panel_of`, in one grid; keys sorted."""
+    panel = panel_of(readings.lazy(), keys, start, end, interval)
+    return next(panel.grids(2**62))
+
+
+def matrix_of(lists: pl.Series, width: int) -> Floats:
+    """Lists of numbers as the rows of a matrix, filled up with zeros to `width`."""
+    found = np.zeros((lists.len(), width))
+    sizes = lists.list.len().to_numpy().astype(np.int64)
+    found[np.arange(width)[None, :] < sizes[:, None]] = lists.explode(empty_as_null=False).to_numpy()
+    return found
 
 
 def lagged(x: Floats, lag: int) -> Floats:
@@ -127,3 +174,30 @@ def ages(event: NDArray[np.bool_], cap: int = LOOKBACK) -> NDArray[np.int16]:
         running = np.where(event[:, t], np.minimum(running + 1, cap), 0).astype(np.int16)
         age[:, t] = running
     return age
+
+
+def age_chances(age: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
+    """p-values of the ages 1 to LOOKBACK of something that comes and lasts, shape (S, LOOKBACK).
+
+    The share of the `n` cells at which it had lasted as long, with one more time in the count that
+    lasts as long as they do on average. Beyond the greatest length that twenty times reached, the
+    predictive tail of a geometric length, as in `models.devices.calibration`.
+    """
+    rows = np.arange(len(age))
+    flat = rows[:, None] * (LOOKBACK + 1) + np.minimum(age, LOOKBACK)
+    cells = np.bincount(flat.ravel(), minlength=len(age) * (LOOKBACK + 1)).reshape(-1, LOOKBACK + 1)
+    before = np.concatenate([np.zeros((len(age), 1), age.dtype), age[:, :-1]], axis=1)
+    reached = np.where(age > before, flat, rows[:, None] * (LOOKBACK + 1))
+    times = np.bincount(reached.ravel(), minlength=len(age) * (LOOKBACK + 1)).reshape(-1, LOOKBACK + 1)[:, 1:]
+    at_least = cells[:, :0:-1].cumsum(axis=1)[:, ::-1]
+    overall = np.where(times[:, :1] > 0, at_least[:, :1] / np.maximum(times[:, :1], 1), 1.0)
+    mean = np.where(times > 0, at_least / np.maximum(times, 1), overall)
+    p = (mean + at_least) / (n[:, None] + mean)
+    often = (times >= _OFTEN).sum(axis=1)
+    u = np.maximum(often, 1) - 1
+    k, m, base = times[rows, u].astype(float), mean[rows, u], p[rows, u]
+    decay = -1 / np.log1p(-1 / np.maximum(m, 1 + 1 / np.maximum(k, 1)))
+    beyond = np.arange(LOOKBACK)[None, :] - u[:, None]
+    excess = np.maximum(beyond, 0) / np.maximum(k * decay, 1e-9)[:, None]
+    tail = base[:, None] * (1 + excess) ** -np.maximum(k, 1)[:, None]
+    return np.minimum(np.where((often > 0)[:, None] & (beyond > 0), tail, p), 1.0)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices.grid import Floats, Grid
+from models.devices.grid import Floats, Grid, matrix_of
 
 NU = 0.01
 SCHEMA: dict[str, Any] = {
@@ -84,14 +84,6 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
 def _padded(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Sizes rounded up to a multiple of 8, so that sensors of about one size go together."""
     return -(-sizes // 8) * 8
-
-
-def matrix_of(lists: pl.Series, width: int) -> Floats:
-    """Lists of numbers as the rows of a matrix, filled up with zeros to `width`."""
-    found = np.zeros((lists.len(), width))
-    sizes = lists.list.len().to_numpy().astype(np.int64)
-    found[np.arange(width)[None, :] < sizes[:, None]] = lists.explode(empty_as_null=False).to_numpy()
-    return found
 
 
 def labels(scores: Floats) -> NDArray[np.int8]:

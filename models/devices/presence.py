@@ -1,9 +1,9 @@
 """Missing readings and repeated values: how unusual is a gap, or a run, as long as this one.
 
 A sensor that sends every minute is silent after one missing reading; one that sends now and then is
-not. The p-value of a gap is the share of the past intervals, with this one among them, in which the
-sensor had been away at least as long; of a run, in which it had shown the same value at least as
-long. Gaps and runs of more than `LOOKBACK` intervals count as that long.
+not. The p-value of a gap is the share of the past intervals in which the sensor had been away at
+least as long, with a new gap among them; of a run, in which it had shown the same value at least as
+long (`grid.age_chances`). Gaps and runs of more than `LOOKBACK` intervals count as that long.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.devices import channels
-from models.devices.grid import LOOKBACK, Floats, Grid, ages
+from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages
 
 
 def fit(grid: Grid) -> pl.DataFrame:
@@ -25,24 +25,16 @@ def fit(grid: Grid) -> pl.DataFrame:
     begin = np.where(known.any(axis=1), known.argmax(axis=1), grid.intervals)
     end = np.where(known.any(axis=1), grid.intervals - 1 - known[:, ::-1].argmax(axis=1), 0)
     since = columns[None, :] >= begin[:, None]
-    gaps = np.where(since, ages(absent), 0)
-    repeated = np.where(absent, 0, channels.runs(grid.values))
+    gaps = np.where(since, ages(absent), 0).astype(np.int16)
+    repeated = np.where(absent, 0, channels.runs(grid.values)).astype(np.int16)
     times = grid.times
     return grid.keys.with_columns(
         times.gather(np.minimum(begin, grid.intervals - 1)).alias("first"),
         times.gather(end).alias("last"),
         pl.Series("readings", known.sum(axis=1)),
-        pl.Series("p_of_gap", _chances(gaps, since.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
-        pl.Series("p_of_run", _chances(repeated, known.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
+        pl.Series("p_of_gap", age_chances(gaps, since.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
+        pl.Series("p_of_run", age_chances(repeated, known.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
     )
-
-
-def _chances(lengths: NDArray[np.int16], n: NDArray[np.int64]) -> NDArray[np.float32]:
-    """p-values of the lengths 1 to LOOKBACK, shape (S, LOOKBACK)."""
-    flat = np.arange(len(lengths))[:, None] * (LOOKBACK + 1) + np.minimum(lengths, LOOKBACK)
-    counts = np.bincount(flat.ravel(), minlength=len(lengths) * (LOOKBACK + 1)).reshape(-1, LOOKBACK + 1)
-    at_least = counts[:, :0:-1].cumsum(axis=1)[:, ::-1]
-    return ((1 + at_least) / (n[:, None] + 1)).astype(np.float32)
 
 
 def gap_p_values(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.devices import channels
-from models.devices.channels import HARMONICS, PROFILE, Scales
+from models.devices.channels import PROFILE, Scales
 from models.devices.contracts import KEY
 from models.devices.grid import Floats, Grid, row_quantiles
 
@@ -98,7 +98,8 @@ def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_]) -> Fitted:
             baseline[s], profile[s] = REGIMES, np.nan
             profile[s, : len(regimes)] = regimes
     expected = expected_of(grid, x, baseline, profile)
-    scales = channels.fit_scales(x, expected, np.broadcast_to(part[None, :], x.shape))
+    estimated = np.where(baseline == SEASONAL, (daily != 0).sum(axis=1), np.where(baseline == LOCAL, 0, 1))
+    scales = channels.fit_scales(x, expected, np.broadcast_to(part[None, :], x.shape), estimated)
     return Fitted(baseline, profile, scales, x)
 
 
@@ -129,28 +130,36 @@ def _profile(grid: Grid, x: Floats, center: Floats, design: Floats) -> Floats:
     Only the level, where the history covers less than 4/5 of a day; two harmonics for less than two
     days, four for more.
     """
+    known = ~np.isnan(x)
+    days = _days(grid)
+    size = np.where(days >= 2, PROFILE, np.where(days >= 0.8, 5, 1))
+    size = np.where(known.sum(axis=1) >= 10 * size, size, 1)
+    used = np.arange(PROFILE)[None, :] < size[:, None]
+    normal = np.empty((len(x), PROFILE, PROFILE))
+    for i in range(PROFILE):
+        for j in range(i + 1):
+            normal[:, i, j] = np.where(known, design[None, :, i] * design[None, :, j], 0.0).sum(axis=1)
+            normal[:, j, i] = normal[:, i, j]
+    normal = np.where(used[:, :, None] & used[:, None, :], normal, 0.0)
+    normal += np.where(used, 1e-6, 1.0)[:, :, None] * np.eye(PROFILE)
     found = np.zeros((len(x), PROFILE))
     found[:, 0] = center
-    span = grid.intervals * grid.interval.total_seconds() / 86400
-    if span < 0.8:
-        return found
-    size = 1 + 2 * (HARMONICS if span >= 2 else 2)
-    known = ~np.isnan(x)
-    normal = np.empty((len(x), size, size))
-    for i in range(size):
-        for j in range(size):
-            normal[:, i, j] = np.where(known, design[None, :, i] * design[None, :, j], 0.0).sum(axis=1)
-    normal += 1e-6 * np.eye(size)
-    enough = known.sum(axis=1) >= 10 * size
     for _ in range(4):
         course = channels.seasonal(design, found)
         rest = x - course
         scale = channels.robust_scale(rest)[:, None]
         pulled = np.where(known, np.clip(rest, -2 * scale, 2 * scale), 0.0)
-        right = np.stack([(pulled * design[None, :, i]).sum(axis=1) for i in range(size)], axis=1)
-        step = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
-        found[:, :size] += np.where(enough[:, None], step, 0.0)
+        right = np.stack([(pulled * design[None, :, i]).sum(axis=1) for i in range(PROFILE)], axis=1)
+        found += np.linalg.solve(normal, np.where(used, right, 0.0)[:, :, None])[:, :, 0]
     return found
+
+
+def _days(grid: Grid) -> Floats:
+    """Days between the first and the last reading of each sensor."""
+    known = ~np.isnan(grid.values)
+    span = grid.intervals - known[:, ::-1].argmax(axis=1) - known.argmax(axis=1)
+    days: Floats = np.where(known.any(axis=1), span, 0) * grid.interval.total_seconds() / 86400
+    return days
 
 
 def _suspects(grid: Grid, fitted: Fitted) -> NDArray[np.bool_]:
@@ -161,8 +170,9 @@ def _suspects(grid: Grid, fitted: Fitted) -> NDArray[np.bool_]:
     for lag in range(1, 6):
         near[:, lag:] |= out[:, :-lag]
     starts = near & ~np.concatenate([np.zeros((len(near), 1), bool), near[:, :-1]], axis=1)
-    days = max(1.0, grid.intervals * grid.interval.total_seconds() / 86400)
-    few = (starts.sum(axis=1) <= _EPISODES_PER_DAY * days) & (near.mean(axis=1) <= _SUSPECT_SHARE)
+    readings = np.maximum((~np.isnan(grid.values)).sum(axis=1), 1)
+    few = starts.sum(axis=1) <= _EPISODES_PER_DAY * np.maximum(_days(grid), 1.0)
+    few &= near.sum(axis=1) <= _SUSPECT_SHARE * readings
     return near & few[:, None]
 
 

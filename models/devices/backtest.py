@@ -1,0 +1,147 @@
+"""The backtest: how often a detector calls normal readings anomalies, and how often it misses changed ones.
+
+On a sample of devices, detectors are trained without the last two hours (or the last fifth of a short
+history) and score them. Nobody knows which of these readings are faults, but few are; so the share of
+alarms should be about alpha. In a copy every tenth reading is moved by four scales of the sensor's
+short-term noise: of these, as few as possible should be missed.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from models.devices.channels import recent_level, robust_scale
+from models.devices.contracts import KEY
+from models.devices.grid import LOOKBACK, Floats, Grid, Panel, row_quantiles
+from models.devices.model import Model
+from models.devices.options import Options
+from models.devices.scoring import score_span
+from models.devices.training import files_of, fit_grid, stacked
+from models.metrics import by_slice
+
+HELD_OUT = timedelta(hours=2)
+HELD_OUT_SHARE = 0.2
+INJECTED_SCALES = 4.0
+_EVERY = 10
+ALPHAS = (0.01, 0.001)
+LOSS_ALPHA = 0.01
+_PREFIX = "backtest_"
+COLUMNS = (*KEY, "time", "injected", "value", "score", "p_value", "rung")
+
+
+def part_of_shard(panel: Panel, sample: pl.DataFrame, options: Options) -> dict[str, pl.DataFrame]:
+    """Detectors of the sampled devices without the last hours, and these hours' readings with and without changes.
+
+    `backtest_readings` has device, tag, time, mean, `moved` (the changed copy), `injected` (a changed
+    reading) and `held_out` (not only for looking back). The frames of the detectors are those of
+    `training.fit_grid`, prefixed with `backtest_`.
+    """
+    held_out = min(HELD_OUT // panel.interval, int(HELD_OUT_SHARE * panel.columns))
+    if held_out < 1 or sample.is_empty():
+        return {}
+    parts = []
+    for grid in panel.only(sample).grids(options.cells):
+        past = Grid(grid.keys, grid.values[:, :-held_out], grid.start, grid.interval)
+        frames = fit_grid(past, options, sample) | {"readings": _readings(grid, held_out)}
+        parts.append({_PREFIX + name: frame for name, frame in frames.items()})
+    return stacked(parts)
+
+
+def _readings(grid: Grid, held_out: int) -> pl.DataFrame:
+    """The last intervals and those that scoring looks back at, as they are and moved."""
+    first = max(0, grid.intervals - held_out - LOOKBACK)
+    x = grid.values[:, first:]
+    cells = np.zeros(x.shape, bool)
+    cells[:, -held_out:] = (grid.index[-held_out:] + np.arange(len(x))[:, None]) % _EVERY == 0
+    sign = np.where((grid.index[first:] // _EVERY + np.arange(len(x))[:, None]) % 2, 1.0, -1.0)
+    moved = np.where(cells, x + INJECTED_SCALES * sign * _short_term_scale(grid)[:, None], x)
+    as_is = _long(grid, x, first, np.zeros_like(cells), moved=False)
+    frame = pl.concat([as_is, _long(grid, moved, first, cells, moved=True)])
+    begin = grid.times[grid.intervals - held_out]
+    return frame.with_columns((pl.col("time") >= begin).alias("held_out"))
+
+
+def _short_term_scale(grid: Grid) -> Floats:
+    center = row_quantiles(grid.values, (0.5,))[:, 0]
+    return robust_scale(grid.values - recent_level(grid.values, center))
+
+
+def _long(grid: Grid, x: Floats, first: int, injected: Any, moved: bool) -> pl.DataFrame:
+    row, column = np.nonzero(~np.isnan(x))
+    return pl.DataFrame(
+        [
+            *(grid.keys[c].gather(row).alias(c) for c in KEY),
+            grid.times.gather(column + first),
+            pl.Series("mean", x[row, column]),
+            pl.Series("moved", np.full(len(row), moved)),
+            pl.Series("injected", injected[row, column]),
+        ]
+    )
+
+
+def predictions(parts: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
+    """The backtest: one row per held-out reading as it is, and per changed one; see `COLUMNS`."""
+    found = {name.removeprefix(_PREFIX): frame for name, frame in parts.items() if name.startswith(_PREFIX)}
+    if "readings" not in found:
+        return pl.DataFrame(schema=dict(zip(COLUMNS, _TYPES, strict=True)))
+    model = Model.of(files_of(found, options))
+    return predicted(model, found["readings"], options)
+
+
+_TYPES = (
+    pl.String,
+    pl.String,
+    pl.Datetime("us", "UTC"),
+    pl.Boolean,
+    pl.Float64,
+    pl.Float64,
+    pl.Float64,
+    pl.String,
+)
+
+
+def predicted(model: Model, readings: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """What `model` says of the backtest's readings; joint detectors and missing readings are left out."""
+    keys = readings.select(KEY).unique().sort(*KEY)
+    time, held_out = pl.col("time"), pl.col("held_out")
+    first, last = readings.filter(held_out).select(time.min().alias("first"), time.max().alias("last")).row(0)
+    rows = []
+    for moved in (False, True):
+        part = readings.filter(moved=moved)
+        scored = score_span(model, part.lazy(), keys, first, last + options.step, options).rows
+        part = part.filter("held_out")
+        rows.append(scored.join(part.select(*KEY, "time", "injected"), on=[*KEY, "time"], how="inner"))
+    found = pl.concat([rows[0], rows[1].filter("injected")])
+    return found.filter(pl.col("p_value").is_not_null()).select(COLUMNS).sort(*KEY, "time", "injected")
+
+
+def loss(backtest: pl.DataFrame) -> float:
+    """Share of changed readings missed at alpha 0.01, plus ten times what the share of alarms is off by.
+
+    Between 0 and about 1 for a detector whose alarms are as often as promised; infinite without rows.
+    """
+    if backtest.is_empty():
+        return float("inf")
+    alarm = (backtest["p_value"] <= LOSS_ALPHA).to_numpy()
+    injected = backtest["injected"].to_numpy()
+    missed = 1 - alarm[injected].mean() if injected.any() else 0.0
+    rate = alarm[~injected].mean() if (~injected).any() else LOSS_ALPHA
+    return float(missed + 10 * abs(rate - LOSS_ALPHA))
+
+
+def metrics(backtest: pl.DataFrame) -> pl.DataFrame:
+    """Long: slice, value_of_slice, metric, value; the alarm rates and missed shares of all rows and by rung."""
+    measures = {"readings": pl.len(), **_measures()}
+    return by_slice(backtest, measures, [None, "rung"]).drop_nulls("value")
+
+
+def _measures() -> dict[str, pl.Expr]:
+    p, injected = pl.col("p_value"), pl.col("injected")
+    found = {}
+    for alpha in ALPHAS:
+        found[f"alarm_rate_at_{alpha:g}"] = (p.filter(~injected) <= alpha).mean()
+        found[f"missed_at_{alpha:g}"] = (p.filter(injected) > alpha).mean()
+    return found

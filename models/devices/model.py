@@ -1,0 +1,76 @@
+"""The model of a fleet: the parameters of all detectors, as columns.
+
+The files of a bundle are frames, one per kind of detector, and hold nothing but numbers and names:
+`sensors` (what each sensor's past looks like and which detector it has), `robust`, `discrete`,
+`one_class_svm`, `isolation_forest`, `joint`, `pooled`, `calibration` and, by rung, `corrections` of
+p-values; `settings` holds the options of the training.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from models.devices.contracts import KEY
+from models.devices.robust import BASELINES
+from models.errors import ContractError
+from models.scenario import File
+
+KINDS = (
+    "sensors",
+    "robust",
+    "discrete",
+    "one_class_svm",
+    "isolation_forest",
+    "joint",
+    "pooled",
+    "calibration",
+)
+ROBUST_RUNGS = tuple(f"robust_{name}" for name in BASELINES)
+DISCRETE_RUNGS = ("constant", "few_values")
+OTHER_RUNGS = ("one_class_svm", "isolation_forest")
+RUNGS = (*ROBUST_RUNGS, *DISCRETE_RUNGS, *OTHER_RUNGS, "pooled", "none", "missing", "joint")
+
+
+@dataclass(frozen=True)
+class Model:
+    """`frames` by kind; a kind that no sensor uses may be absent. `settings` are the options of the training."""
+
+    frames: Mapping[str, pl.DataFrame]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, files: Mapping[str, File]) -> "Model":
+        """The model that the files of a bundle hold. Raises `ContractError` where `sensors` or `settings` is absent."""
+        settings = files.get("settings")
+        frames = {name: file for name, file in files.items() if isinstance(file, pl.DataFrame)}
+        if not isinstance(settings, Mapping) or "sensors" not in frames:
+            raise ContractError(
+                f"not a bundle of devices: it holds {', '.join(sorted(files)) or 'nothing'}. "
+                "Expected at least sensors and settings. Train again: python -m flows devices train"
+            )
+        return cls(frames, settings)
+
+    def within(self, devices: pl.DataFrame) -> "Model":
+        """The part of the model that is about `devices` (one column, `device`)."""
+        kept = {
+            name: frame.join(devices, on="device", how="semi") if "device" in frame.columns else frame
+            for name, frame in self.frames.items()
+        }
+        return Model(kept, self.settings)
+
+    def rows(self, kind: str, keys: pl.DataFrame) -> pl.DataFrame:
+        """Rows of one kind for `keys`, in their order. Every key must have one."""
+        return keys.select(*KEY).join(self.frames[kind], on=list(KEY), how="left", maintain_order="left")
+
+    def correction(self, rung: str) -> pl.DataFrame:
+        """How p-values of one rung are corrected; no rows where they are not."""
+        if "corrections" not in self.frames:
+            return pl.DataFrame()
+        return self.frames["corrections"].filter(pl.col("rung") == rung)
+
+    def rungs(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """`keys` with `rung`, `readings` and `last`; null for sensors that the training did not know."""
+        known = self.frames["sensors"].select(*KEY, "rung", "readings", "last")
+        return keys.select(*KEY).join(known, on=list(KEY), how="left", maintain_order="left")

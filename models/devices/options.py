@@ -1,0 +1,56 @@
+"""The options of the devices scenario, with their defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+from models.devices.aggregation import interval_of
+from models.errors import ContractError
+
+DETECTORS = ("auto", "one_class_svm", "isolation_forest")
+HIGHEST_ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training or scoring run of `devices` may be told; see `Options.of`."""
+
+    interval: str = "1m"
+    """Length of an interval: a number and s, m or h that divides an hour."""
+    detector: str = "auto"
+    """`auto`: robust channels, by what the sensor's past looks like; or one for all sensors that vary."""
+    alpha: float = 0.001
+    """Share of normal readings that may be called anomalies, chosen at scoring."""
+    seed: int = 7
+    history_days: float = 14.0
+    """Days before `as_of` to train on, at most."""
+    fewest_readings: int = 60
+    """A sensor with fewer readings in the history gets a fallback instead of a detector of its own."""
+    requested_hours: int = 24
+    """A sensor without a reading for so many hours is not asked for any more."""
+    backtest_devices: int = 200
+    """About how many devices the backtest is made on."""
+    cells: int = 250_000
+    """Readings that are worked on at a time; the result does not depend on it."""
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "Options":
+        """The options with defaults filled in; names that belong to other stages are ignored.
+
+        >>> Options.of({"alpha": 0.01, "shards": 4}).alpha
+        0.01
+        """
+        known = {field.name for field in fields(cls)}
+        chosen = cls(**{name: v for name, v in options.items() if name in known and v is not None})
+        interval_of(chosen.interval)
+        if not 0 < chosen.alpha <= HIGHEST_ALPHA:
+            raise ContractError(f"alpha is {chosen.alpha}. Expected more than 0 and at most {HIGHEST_ALPHA}.")
+        if chosen.detector not in DETECTORS:
+            raise ContractError(f"detector is '{chosen.detector}'. Expected one of {', '.join(DETECTORS)}.")
+        return chosen
+
+    @property
+    def step(self) -> timedelta:
+        """The interval as a duration."""
+        return interval_of(self.interval)

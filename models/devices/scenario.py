@@ -1,0 +1,178 @@
+"""The `devices` scenario: each hour, which readings of each sensor are not normal."""
+
+# ruff: noqa: ARG002 - every scenario has the same signatures
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+import polars as pl
+
+from models.devices import backtest as backtests
+from models.devices import scoring, training
+from models.devices.channels import CHANNELS
+from models.devices.contracts import JOINT_TAG, KEY, TABLES
+from models.devices.model import Model
+from models.devices.options import Options
+from models.errors import ContractError
+from models.page import Section
+from models.scenario import AsOf, File, Frames, Published, RunView, Scores, Table, Trained
+
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """See `models.scenario.Scenario`; options are those of `models.devices.options.Options`.
+
+    `as_of` is the end of a complete hour, in UTC. A device's joint detector is a key of its own, with
+    the reserved tag `*`.
+    """
+
+    name: str = "devices"
+    key: tuple[str, ...] = KEY
+    backtests: str = "backtests"
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        return TABLES
+
+    def published(self, options: Mapping[str, Any]) -> Published:
+        return Published("scores", scoring.SCORES, (*KEY, "time"))
+
+    def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> datetime:
+        """The end of an hour. Without `as_of`, of the last hour whose last interval has a reading, or that is over.
+
+        An `as_of` within an hour is the hour's start. Raises `ContractError` where no reading lies before
+        it, and where it is after the hour of the last reading.
+        """
+        first, last, step = _extent(tables["readings"])
+        if first is None or last is None:
+            raise ContractError("readings: there are none. Ingest some: python -m flows devices ingest")
+        if as_of is None:
+            complete = _hour(last) + HOUR if now >= _hour(last) + HOUR else _hour(last + step)
+            return max(complete, _hour(first) + HOUR)
+        wanted = _hour(_moment(as_of))
+        if not first < wanted <= _hour(last) + HOUR:
+            raise ContractError(
+                f"--as-of is {wanted:%Y-%m-%dT%H:%MZ}. There are readings from {first:%Y-%m-%dT%H:%MZ} to "
+                f"{last:%Y-%m-%dT%H:%MZ}: expected the end of an hour up to {_hour(last) + HOUR:%Y-%m-%dT%H:%MZ}."
+            )
+        return wanted
+
+    def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
+        """`fleet`: `first` reading before `as_of`, and the number of `devices` with one in the last two hours."""
+        known = tables["readings"].filter(pl.col("time") < _moment(as_of))
+        first = known.select(pl.col("time").min().alias("first"))
+        recent = known.filter(pl.col("time") >= _moment(as_of) - 2 * HOUR)
+        devices = recent.select(pl.col("device").n_unique().cast(pl.Int64).alias("devices"))
+        return {"fleet": pl.concat([first, devices], how="horizontal").collect(engine="streaming")}
+
+    def prepare_shard(
+        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        return training.prepare(tables, context, _moment(as_of), Options.of(options))
+
+    def fit(
+        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> Trained:
+        chosen = Options.of(options)
+        collected = {name: frame.collect() for name, frame in parts.items()}
+        files = training.files_of(collected, chosen)
+        backtest = backtests.predictions(collected, chosen)
+        metrics = backtests.metrics(backtest)
+        headline = dict(metrics.filter(pl.col("slice") == "all").select("metric", "value").iter_rows())
+        rungs = collected["sensors"]["rung"]
+        notes = [
+            f"{count:,} sensors: {rung}" for rung, count in rungs.value_counts().sort("rung").iter_rows()
+        ]
+        headline |= {"sensors": float(len(rungs)), "without_detector": float((rungs == "none").sum())}
+        return Trained(
+            files=files,
+            features=CHANNELS,
+            backtest=backtest,
+            metrics=metrics,
+            headline=headline,
+            loss=backtests.loss(backtest),
+            notes=notes,
+        )
+
+    def load(self, files: Mapping[str, File]) -> Model:
+        return Model.of(files)
+
+    def rebacktest(
+        self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
+    ) -> tuple[float, float, int] | None:
+        unseen = backtest.filter(pl.col("time") >= _moment(trained_as_of))
+        if unseen.is_empty() or "backtest_readings" not in parts:
+            return None
+        options = Options.of({"interval": model.settings["interval"]})
+        theirs = backtests.predicted(model, parts["backtest_readings"].collect(), options)
+        row = [*KEY, "time", "injected"]
+        theirs = theirs.join(unseen, on=row, how="semi")
+        ours = unseen.join(theirs, on=row, how="semi")
+        if ours.is_empty():
+            return None
+        return backtests.loss(ours), backtests.loss(theirs), ours.height
+
+    def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
+        """Sensors with a reading in the last `requested_hours`, and `*` for each device with two of them."""
+        since = _moment(as_of) - HOUR * Options.of(options).requested_hours
+        time = pl.col("time")
+        recent = tables["readings"].filter(time >= since, time < _moment(as_of))
+        sensors = recent.select(*KEY, "shard").unique()
+        several = sensors.group_by("device", "shard").len().filter(pl.col("len") > 1)
+        joint = several.select("device", pl.lit(JOINT_TAG).alias("tag"), "shard")
+        return pl.concat([sensors, joint]).sort(*KEY)
+
+    def gaps(
+        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """Nothing: a missing reading is scored like any other."""
+        return pl.DataFrame()
+
+    def score(
+        self,
+        model: Model,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        keys: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> Scores:
+        chosen = Options.of({**options, "interval": model.settings["interval"]})
+        return scoring.score(model, tables["readings"], keys, _moment(as_of), chosen)
+
+    def sections(self, run: RunView) -> list[Section]:
+        from models.devices.sections import sections
+
+        return sections(run)
+
+
+def _moment(as_of: AsOf) -> datetime:
+    """`as_of` as a time in UTC; a date is its midnight, a time without offset is in UTC."""
+    if not isinstance(as_of, datetime):
+        return datetime.combine(as_of, time(), UTC)
+    return as_of.astimezone(UTC) if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+
+
+def _hour(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def _extent(readings: pl.LazyFrame) -> tuple[datetime | None, datetime | None, timedelta]:
+    """Times of the first and the last reading, and the shortest time between two in the last two hours."""
+    first, last = (
+        readings.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b"))
+        .collect(engine="streaming")
+        .row(0)
+    )
+    if last is None:
+        return None, None, timedelta(0)
+    recent = readings.filter(pl.col("time") > last - 2 * HOUR).select(pl.col("time").unique()).collect()
+    steps = recent["time"].sort().diff().drop_nulls()
+    return first, last, steps.min() if len(steps) else timedelta(minutes=1)  # type: ignore[return-value]
+
+
+DEVICES = Devices()

@@ -1,0 +1,377 @@
+"""Scoring an hour: the rows of all requested sensors in one pass over the columns of the model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.devices import (
+    channels,
+    discrete,
+    isolation_forest,
+    joint,
+    one_class_svm,
+    pooled,
+    presence,
+    robust,
+)
+from models.devices.calibration import Tails, corrected, uncorrected
+from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.grid import LOOKBACK, Floats, Grid, panel_of
+from models.devices.model import DISCRETE_RUNGS, OTHER_RUNGS, ROBUST_RUNGS, RUNGS, Model
+from models.devices.options import HIGHEST_ALPHA, Options
+from models.scenario import Scores
+
+HOUR = timedelta(hours=1)
+CAUSES = (*channels.CHANNELS, "missing", "joint")
+_FLAT_LENGTH = 5
+SCORES: dict[str, Any] = {
+    "device": pl.String,
+    "tag": pl.String,
+    "time": pl.Datetime("us", "UTC"),
+    "value": pl.Float64,
+    "score": pl.Float64,
+    "p_value": pl.Float64,
+    "is_anomaly": pl.Boolean,
+    "rung": pl.String,
+    "cause": pl.String,
+    "expected": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+"""The rows that scoring publishes.
+
+`score`: higher is more anomalous, comparable between rows of one sensor and rung. `cause`: what it is
+that is the most unusual. `expected`, and the band from `low` to `high` that a reading by itself leaves
+with a chance of about alpha. A missing reading has a row where it is unusual; its `value` is null. The
+joint detector of a device has the tag `*`; its `value` is the Mahalanobis distance of the tags.
+"""
+
+
+@dataclass
+class _Block:
+    """What is known of the cells of some sensors in the hour; arrays of shape (S, columns), to be filled in."""
+
+    grid: Grid
+    rung: NDArray[np.int8]
+    score: Floats
+    p_value: Floats
+    cause: NDArray[np.int8]
+    expected: Floats
+    low: Floats
+    high: Floats
+    units: Floats
+    """Distances from what is expected in the sensor's scale, over all of the grid; NaN without one."""
+
+    @classmethod
+    def of(cls, grid: Grid, first: int) -> "_Block":
+        keys, columns = grid.keys.height, grid.intervals - first
+        score, p_value, expected, low, high = (np.full((keys, columns), np.nan) for _ in range(5))
+        return cls(
+            grid=grid,
+            rung=np.full(keys, RUNGS.index("none"), np.int8),
+            score=score,
+            p_value=p_value,
+            cause=np.full((keys, columns), -1, np.int8),
+            expected=expected,
+            low=low,
+            high=high,
+            units=np.full_like(grid.values, np.nan),
+        )
+
+
+def score(
+    model: Model, readings: pl.LazyFrame, keys: pl.DataFrame, as_of: datetime, options: Options
+) -> Scores:
+    """Rows (see `SCORES`) and outcomes of `keys` for the hour that ends at `as_of`.
+
+    Looks at the readings of that hour and of `LOOKBACK` intervals before it, and at none after. The
+    joint detector of a device looks at all of its tags, requested or not.
+    """
+    until = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+    return score_span(model, readings, keys, until - HOUR, until, options)
+
+
+def score_span(
+    model: Model,
+    readings: pl.LazyFrame,
+    keys: pl.DataFrame,
+    first: datetime,
+    until: datetime,
+    options: Options,
+) -> Scores:
+    """As `score`, for the intervals from `first` up to, not including, `until`."""
+    devices = keys.select("device").unique().sort("device")
+    near = model.within(devices)
+    start = first - LOOKBACK * options.step
+    recent = readings.filter(pl.col("time") >= start, pl.col("time") < until)
+    recent = recent.join(devices.lazy(), on="device", how="semi")
+    panel = panel_of(recent, _sensors(near, keys), start, until, options.step)
+    rows, outcomes = [], []
+    for grid in panel.grids(options.cells):
+        chunk = near.within(grid.keys.select("device").unique())
+        wanted = keys.select(*KEY).join(grid.keys.select("device").unique(), on="device", how="semi")
+        found, outcome = _score_grid(chunk, grid, wanted, options)
+        rows.append(found)
+        outcomes.append(outcome)
+    table = pl.concat(rows) if rows else pl.DataFrame(schema=SCORES)
+    return Scores(table.sort(*KEY, "time"), pl.concat(outcomes).sort(*KEY) if outcomes else _no_outcomes())
+
+
+def _no_outcomes() -> pl.DataFrame:
+    return pl.DataFrame(schema=[(c, pl.String) for c in (*KEY, "status", "rung", "reason")])
+
+
+def _sensors(model: Model, keys: pl.DataFrame) -> pl.DataFrame:
+    """Sensors whose readings are needed: the requested ones, and all that the joint detectors look at."""
+    wanted = [keys.select(*KEY).filter(pl.col("tag") != JOINT_TAG)]
+    together = keys.filter(pl.col("tag") == JOINT_TAG).select("device")
+    if "joint" in model.frames:
+        tags = model.frames["joint"].join(together, on="device", how="semi")
+        wanted.append(tags.select("device", pl.col("tags").alias("tag")).explode("tag"))
+    devices_only = together.join(pl.concat(wanted), on="device", how="anti")
+    wanted.append(devices_only.select("device", pl.lit(JOINT_TAG).alias("tag")))
+    return pl.concat(wanted).unique()
+
+
+def _score_grid(
+    model: Model, grid: Grid, wanted: pl.DataFrame, options: Options
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    block = _Block.of(grid, LOOKBACK)
+    known = model.rungs(grid.keys)
+    _score_varying(model, block, known["rung"], options)
+    _score_discrete(model, block, known["rung"])
+    _score_pooled(model, block, known["rung"], options)
+    _score_missing(model, block, known["rung"])
+    rows = _rows(block, options)
+    together, outcome = _joint_rows(model, block, wanted, options)
+    rows = pl.concat([rows.join(wanted, on=list(KEY), how="semi"), together])
+    sensors = wanted.filter(pl.col("tag") != JOINT_TAG)
+    sensors = _outcomes(model, block, known, options).join(sensors, on=list(KEY), how="semi")
+    return rows, pl.concat([sensors, outcome])
+
+
+def _where(rung: pl.Series, names: tuple[str, ...]) -> NDArray[np.int64]:
+    return np.flatnonzero(rung.is_in(names).fill_null(False).to_numpy())
+
+
+def _score_varying(model: Model, block: _Block, rung: pl.Series, options: Options) -> None:
+    """Sensors whose values vary: the score of their own detector, and what the robust one expects."""
+    at = _where(rung, (*ROBUST_RUNGS, *OTHER_RUNGS))
+    if not len(at):
+        return
+    grid = block.grid.take(at)
+    fitted = robust.Fitted.of(model.rows("robust", grid.keys))
+    expected = robust.expected_of(grid, grid.values, fitted.baseline, fitted.profile)
+    block.units[at] = (grid.values - expected) / fitted.scales.scale[:, None]
+    block.expected[at] = expected[:, LOOKBACK:]
+    tails = Tails.of(model.rows("calibration", grid.keys))
+    found, cause = channels.distances(grid.values, expected, fitted.scales, LOOKBACK)
+    names = rung.gather(at)
+    width = np.full(len(at), NormalDist().inv_cdf(1 - options.alpha / 2))
+    others: dict[str, Callable[[pl.DataFrame, Grid, int], Floats]] = {
+        "one_class_svm": one_class_svm.score,
+        "isolation_forest": isolation_forest.score,
+    }
+    for name, detector in others.items():
+        rows = _where(names, (name,))
+        if len(rows):
+            part = grid.take(rows)
+            found[rows] = detector(model.rows(name, part.keys), part, LOOKBACK)
+            cause[rows] = np.where(np.isnan(found[rows]), -1, 0)
+    p = tails.p_values(found)
+    for name in names.unique():
+        rows, correction = _where(names, (name,)), model.correction(name)
+        p[rows] = corrected(p[rows], correction)
+        if name in ROBUST_RUNGS:
+            width[rows] = tails.scores_at(uncorrected(options.alpha, correction))[rows]
+    block.score[at], block.p_value[at], block.cause[at] = found, p, cause
+    band = (width * fitted.scales.scale)[:, None]
+    block.low[at], block.high[at] = block.expected[at] - band, block.expected[at] + band
+    block.rung[at] = _numbers(names)
+
+
+def _numbers(rungs: pl.Series) -> NDArray[np.int8]:
+    return rungs.replace_strict(list(RUNGS), list(range(len(RUNGS))), return_dtype=pl.Int8).to_numpy()
+
+
+def _score_discrete(model: Model, block: _Block, rung: pl.Series) -> None:
+    at = _where(rung, DISCRETE_RUNGS)
+    if not len(at):
+        return
+    grid = block.grid.take(at)
+    params = model.rows("discrete", grid.keys)
+    block.score[at], block.p_value[at], block.cause[at] = discrete.score(params, grid, LOOKBACK)
+    for name, column in (("expected", "usual"), ("low", "low"), ("high", "high")):
+        getattr(block, name)[at] = params[column].to_numpy()[:, None]
+    block.rung[at] = _numbers(rung.gather(at))
+
+
+def _score_pooled(model: Model, block: _Block, rung: pl.Series, options: Options) -> None:
+    """Sensors without a detector of their own, where others have the same tag."""
+    if "pooled" not in model.frames:
+        return
+    without = np.flatnonzero((rung.is_null() | (rung == "none")).to_numpy())
+    params = block.grid.keys[without].join(
+        model.frames["pooled"], on="tag", how="left", maintain_order="left"
+    )
+    some = params["center"].is_not_null().to_numpy()
+    at, params = without[some], params.filter(pl.Series(some))
+    if not len(at):
+        return
+    block.score[at], block.p_value[at] = pooled.score(params, block.grid.take(at), LOOKBACK)
+    block.cause[at] = np.where(np.isnan(block.score[at]), -1, 0)
+    center, scale = params["center"].to_numpy()[:, None], params["scale"].to_numpy()[:, None]
+    band = NormalDist().inv_cdf(1 - options.alpha / 2) * scale
+    block.expected[at], block.low[at], block.high[at] = center, center - band, center + band
+    block.rung[at] = RUNGS.index("pooled")
+
+
+def _score_missing(model: Model, block: _Block, rung: pl.Series) -> None:
+    """Missing readings of sensors that the training knows, where they are unusual."""
+    at = np.flatnonzero(rung.is_not_null().to_numpy())
+    if not len(at):
+        return
+    grid = block.grid.take(at)
+    p = presence.gap_p_values(model.rows("sensors", grid.keys), grid, LOOKBACK)
+    row, column = np.nonzero(p <= HIGHEST_ALPHA)
+    block.p_value[at[row], column] = p[row, column]
+    block.score[at[row], column] = np.sqrt(-2 * np.log(p[row, column]))
+    block.cause[at[row], column] = CAUSES.index("missing")
+
+
+def _rows(block: _Block, options: Options) -> pl.DataFrame:
+    """The rows of a block: one for each reading, and for each missing reading that is unusual."""
+    value = block.grid.values[:, LOOKBACK:]
+    absent = np.isnan(value)
+    missing = block.cause == CAUSES.index("missing")
+    row, column = np.nonzero(~absent | missing)
+    rung = np.where(missing[row, column], RUNGS.index("missing"), block.rung[row])
+    columns = {"value": value, "score": block.score, "p_value": block.p_value}
+    bands = {"expected": block.expected, "low": block.low, "high": block.high}
+    cause = block.cause[row, column]
+    return pl.DataFrame(
+        [
+            *(block.grid.keys[c].gather(row).alias(c) for c in KEY),
+            block.grid.times.gather(column + LOOKBACK),
+            *(pl.Series(name, a[row, column], nan_to_null=True) for name, a in columns.items()),
+            pl.Series("rung", RUNGS, dtype=pl.String).gather(rung),
+            pl.Series("cause", [*CAUSES, None], dtype=pl.String).gather(
+                np.where(cause < 0, len(CAUSES), cause)
+            ),
+            *(pl.Series(name, a[row, column], nan_to_null=True) for name, a in bands.items()),
+        ]
+    ).select(_with_verdict(options))
+
+
+def _with_verdict(options: Options) -> list[pl.Expr]:
+    verdict = (pl.col("p_value") <= options.alpha).fill_null(False).alias("is_anomaly")
+    return [verdict if name == "is_anomaly" else pl.col(name).cast(dtype) for name, dtype in SCORES.items()]
+
+
+def _joint_rows(
+    model: Model, block: _Block, wanted: pl.DataFrame, options: Options
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows and outcomes of the requested joint detectors."""
+    keys = wanted.filter(pl.col("tag") == JOINT_TAG).sort("device")
+    params = pl.DataFrame(schema=joint.SCHEMA)
+    if "joint" in model.frames:
+        params = model.frames["joint"].join(keys, on="device", how="semi").sort("device")
+    found, distance = joint.score(params, block.units, block.grid.keys, LOOKBACK)
+    own = joint.keys_of(params)
+    p = found
+    if params.height:
+        p = corrected(Tails.of(model.rows("calibration", own)).p_values(found), model.correction("joint"))
+    row, column = np.nonzero(~np.isnan(found))
+    nothing = pl.lit(None, pl.Float64)
+    rows = pl.DataFrame(
+        [
+            *(own[c].gather(row).alias(c) for c in KEY),
+            block.grid.times.gather(column + LOOKBACK),
+            pl.Series("value", distance[row, column]),
+            pl.Series("score", found[row, column]),
+            pl.Series("p_value", p[row, column], nan_to_null=True),
+        ]
+    ).with_columns(rung=pl.lit("joint"), cause=pl.lit("joint"), expected=nothing, low=nothing, high=nothing)
+    scored = own.with_columns(pl.Series("rows", (~np.isnan(found)).sum(axis=1), dtype=pl.Int64))
+    return rows.select(_with_verdict(options)), _joint_outcomes(keys, scored)
+
+
+def _joint_outcomes(keys: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
+    rows = pl.col("rows")
+    return keys.join(scored, on=list(KEY), how="left", maintain_order="left").select(
+        *KEY,
+        pl.when(rows > 0).then(pl.lit("scored")).otherwise(pl.lit("skipped")).alias("status"),
+        pl.when(rows > 0).then(pl.lit("joint")).alias("rung"),
+        pl.when(rows.is_null())
+        .then(pl.lit("fewer than two sensors with a detector for varying values"))
+        .when(rows == 0)
+        .then(pl.lit("fewer than two sensors with readings at the same time"))
+        .alias("reason"),
+    )
+
+
+def _outcomes(model: Model, block: _Block, known: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """One row per sensor of the block: status, rung and reason; silent and flat sensors are findings."""
+    values = block.grid.values
+    count = (~np.isnan(values[:, LOOKBACK:])).sum(axis=1)
+    alarmed = (block.cause == CAUSES.index("missing")).any(axis=1)
+    length, chance = np.zeros(len(values), np.int16), np.full(len(values), np.nan)
+    at = np.flatnonzero(known["rung"].is_not_null().to_numpy())
+    if len(at):
+        grid = block.grid.take(at)
+        length[at], chance[at] = presence.last_runs(model.rows("sensors", grid.keys), grid)
+    varies = ~known["rung"].is_in(DISCRETE_RUNGS[:1]).fill_null(False).to_numpy()
+    flat = (chance <= options.alpha) & (length >= _FLAT_LENGTH) & varies & (count > 0)
+    rung = pl.Series(RUNGS, dtype=pl.String).gather(block.rung)
+    frame = known.with_columns(
+        pl.Series("count", count),
+        pl.Series("alarmed", alarmed),
+        pl.Series("flat", flat),
+        pl.Series("run", length),
+        rung.alias("own"),
+    )
+    return frame.select(*KEY, _status(), _rung_shown(), _reason())
+
+
+_OWN = ~pl.col("own").is_in(["pooled", "none"])
+
+
+def _status() -> pl.Expr:
+    return (
+        pl.when((pl.col("count") == 0) & ~pl.col("alarmed"))
+        .then(pl.lit("skipped"))
+        .when(_OWN)
+        .then(pl.lit("scored"))
+        .otherwise(pl.lit("fallback"))
+        .alias("status")
+    )
+
+
+def _rung_shown() -> pl.Expr:
+    nothing = (pl.col("count") == 0) & ~pl.col("alarmed")
+    return pl.when(~nothing).then("own").alias("rung")
+
+
+def _reason() -> pl.Expr:
+    last = pl.col("last").dt.strftime("%Y-%m-%d %H:%M")
+    few = pl.format("{} readings in the history, too few for a detector of its own", "readings")
+    silent = pl.format("silent: no reading in the hour; the last one that training saw is of {}", last)
+    return (
+        pl.when(pl.col("count") == 0, pl.col("alarmed"))
+        .then(silent)
+        .when(pl.col("count") == 0)
+        .then(pl.lit("no reading in the hour, which is not unusual for it"))
+        .when(pl.col("flat"))
+        .then(pl.format("flat: the same value in the last {} readings or more", "run"))
+        .when(~_OWN, pl.col("readings").is_null())
+        .then(pl.lit("new: not known at training"))
+        .when(~_OWN)
+        .then(few)
+        .alias("reason")
+    )

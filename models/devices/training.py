@@ -1,0 +1,187 @@
+"""Training: the detectors of a shard's sensors, and the model and its backtest from all shards together.
+
+The history is split into blocks of 60 intervals that take turns, each hour of the day changing sides
+from day to day: detectors are fitted on the one half, their p-values calibrated on the other. So both
+halves see all times of day, and calibration holds out whole blocks, since neighbours are alike.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.devices import discrete, isolation_forest, joint, one_class_svm, pooled, presence, robust
+from models.devices.calibration import corrections, fit_shapes, folds_of, tails_of
+from models.devices.contracts import KEY
+from models.devices.grid import DAY, Floats, Grid, panel_of
+from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS
+from models.devices.options import Options
+from models.scenario import File, Frames
+
+BLOCK = 60
+FEWEST_PER_PART = 20
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Sensors with a detector of their own on varying values: the grid without suspected faults."""
+
+    grid: Grid
+    part: NDArray[np.bool_]
+    fitted: robust.Fitted
+    scores: Floats
+    units: Floats
+
+
+def fit_columns(grid: Grid) -> NDArray[np.bool_]:
+    """Which columns detectors are fitted on; the others calibrate them. Follows from the time alone."""
+    index = grid.index
+    return (index // BLOCK + index // (DAY // grid.interval)) % 2 == 0
+
+
+def prepare(
+    tables: Frames, context: Mapping[str, pl.DataFrame], as_of: datetime, options: Options
+) -> dict[str, pl.DataFrame]:
+    """The detectors of the shard's sensors by kind and their `tails`, and the shard's part of the backtest."""
+    from models.devices.backtest import part_of_shard
+
+    start = history_start(context, as_of, options)
+    readings = tables["readings"].filter(pl.col("time") >= start, pl.col("time") < as_of)
+    readings = readings.select(*KEY, "time", "mean")
+    keys = readings.select(KEY).unique().sort(*KEY).collect()
+    panel = panel_of(readings, keys, start, as_of, options.step)
+    sample = sampled(keys, context, options)
+    parts = [fit_grid(grid, options, sample) for grid in panel.grids(options.cells)]
+    return stacked(parts) | part_of_shard(panel, sample, options)
+
+
+def history_start(context: Mapping[str, pl.DataFrame], as_of: datetime, options: Options) -> datetime:
+    """The first interval of the history: of the first reading of all, at most `history_days` before `as_of`."""
+    first = context["fleet"]["first"].item()
+    longest = as_of - DAY * options.history_days
+    start = longest if first is None else max(first, longest)
+    return as_of - -(-(as_of - start) // options.step) * options.step
+
+
+def sampled(keys: pl.DataFrame, context: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
+    """Keys of the devices that the backtest is made on: chosen by a hash of the name, whatever the shard."""
+    share = min(1.0, options.backtest_devices / max(1, context["fleet"]["devices"].item() or 0))
+    names = keys["device"].unique(maintain_order=True)
+    chosen = [name for name in names if crc32(f"{options.seed} {name}".encode()) < share * 2**32]
+    return keys.filter(pl.col("device").is_in(chosen))
+
+
+def stacked(parts: list[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
+    """Frames of one name below each other; a name without rows is left out."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    found = {name: pl.concat([part[name] for part in parts if name in part]) for name in names}
+    return {name: frame for name, frame in found.items() if frame.height}
+
+
+def fit_grid(grid: Grid, options: Options, sample: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Detectors of all sensors of `grid`, by kind, and their `tails`; `folds` for those of `sample`.
+
+    `grid` holds whole devices, since joint detectors are fitted too.
+    """
+    part = fit_columns(grid)
+    known = ~np.isnan(grid.values)
+    readings = known.sum(axis=1)
+    few = discrete.is_discrete(grid.values) & (readings >= options.fewest_readings)
+    halves = np.minimum(known[:, part].sum(axis=1), known[:, ~part].sum(axis=1))
+    own = (readings >= options.fewest_readings) & (halves >= FEWEST_PER_PART) & ~few
+    rung = np.where(few, DISCRETE_RUNGS[1], "none").astype(object)
+    frames: dict[str, pl.DataFrame] = {}
+    if few.any():
+        frames["discrete"] = discrete.fit(grid.take(np.flatnonzero(few)))
+        rung[np.flatnonzero(few)[frames["discrete"]["distinct"].to_numpy() == 1]] = DISCRETE_RUNGS[0]
+    if own.any():
+        rows = np.flatnonzero(own)
+        fitted = _fit_own(grid.take(rows), part)
+        names = np.array(ROBUST_RUNGS, dtype=object)[fitted.fitted.baseline]
+        rung[rows] = names if options.detector == "auto" else options.detector
+        frames["robust"] = fitted.fitted.frame(fitted.grid.keys)
+        scored = [_detector(grid.take(rows), fitted, options, rung[rows], frames), _joint(fitted, frames)]
+        held_out = ~part
+        frames |= stacked([_calibrated(s, held_out, sample) for s in scored])
+    frames["sensors"] = presence.fit(grid).with_columns(pl.Series("rung", rung, dtype=pl.String))
+    return frames
+
+
+def _fit_own(grid: Grid, part: NDArray[np.bool_]) -> _Own:
+    fitted = robust.fit(grid, part)
+    clean = Grid(grid.keys, fitted.clean, grid.start, grid.interval)
+    scores, _ = robust.score_of(clean, fitted)
+    expected = robust.expected_of(clean, clean.values, fitted.baseline, fitted.profile)
+    units = (clean.values - expected) / fitted.scales.scale[:, None]
+    return _Own(clean, part, fitted, scores, units)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Scores (S, T) of the history: `keys` have device, tag and rung."""
+
+    keys: pl.DataFrame
+    scores: Floats
+
+
+def _calibrated(
+    scored: _Scored, held_out: NDArray[np.bool_], sample: pl.DataFrame
+) -> dict[str, pl.DataFrame]:
+    """The tails of the scores by which p-values are found, and the folds by which they are checked."""
+    cells = np.broadcast_to(held_out, scored.scores.shape)
+    tails = pl.concat([scored.keys, tails_of(scored.scores, cells)], how="horizontal")
+    devices = sample.select("device").unique()
+    chosen = np.flatnonzero(scored.keys["device"].is_in(devices["device"].to_list()).to_numpy())
+    if not len(chosen):
+        return {"tails": tails}
+    folds = folds_of(scored.scores[chosen], cells[chosen])
+    keys = scored.keys[chosen][folds["row"]]
+    return {"tails": tails, "folds": pl.concat([keys, folds.drop("row")], how="horizontal")}
+
+
+def _detector(
+    grid: Grid, own: _Own, options: Options, rung: NDArray[Any], frames: dict[str, pl.DataFrame]
+) -> _Scored:
+    """The scores of the chosen detector; where it is not the robust one, its parameters go to `frames`.
+
+    It is fitted on the readings as they are, and calibrated on those that are not suspected of a fault.
+    """
+    scores = own.scores
+    if options.detector == "one_class_svm":
+        frames["one_class_svm"] = one_class_svm.fit(grid, own.part)
+        scores = one_class_svm.score(frames["one_class_svm"], own.grid)
+    elif options.detector == "isolation_forest":
+        frames["isolation_forest"] = isolation_forest.fit(grid, own.part, options.seed)
+        scores = isolation_forest.score(frames["isolation_forest"], own.grid)
+    return _Scored(grid.keys.with_columns(pl.Series("rung", rung, dtype=pl.String)), scores)
+
+
+def _joint(own: _Own, frames: dict[str, pl.DataFrame]) -> _Scored:
+    """The scores of the joint detectors of devices with at least two such sensors; parameters go to `frames`."""
+    frames["joint"] = joint.fit(own.units, own.grid.keys, own.part)
+    scores, _ = joint.score(frames["joint"], own.units, own.grid.keys)
+    return _Scored(joint.keys_of(frames["joint"]).with_columns(pl.lit("joint").alias("rung")), scores)
+
+
+def files_of(parts: Mapping[str, pl.DataFrame], options: Options) -> dict[str, File]:
+    """The files of a bundle from the parts of all shards, each sorted by its key."""
+    files: dict[str, File] = {"settings": {"interval": options.interval, "detector": options.detector}}
+    for name in ("sensors", "robust", "discrete", "one_class_svm", "isolation_forest", "joint"):
+        if name in parts:
+            frame = parts[name]
+            files[name] = frame.sort([c for c in KEY if c in frame.columns])
+    if "tails" in parts:
+        by_rung = parts["tails"].sort("rung", *KEY).partition_by("rung", maintain_order=True)
+        shaped = pl.concat([fit_shapes(tails) for tails in by_rung]).sort(*KEY)
+        files["calibration"] = shaped
+        if "folds" in parts:
+            files["corrections"] = corrections(parts["folds"], shaped)
+    if "robust" in parts:
+        center = pl.col("profile").arr.get(0).alias("center")
+        files["pooled"] = pooled.fit(parts["robust"].select("tag", center, "scale"))
+    return files
