@@ -7,7 +7,9 @@ one object store library reads and writes everything, so there is one way to con
 import hashlib
 import io
 import json
+import random
 import re
+import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,6 +176,8 @@ class Store:
             return int(DeltaTable(self.uri_of(name)).version())
         except TableNotFoundError:
             return None
+        except Exception as error:
+            raise StoreError(f"{self.uri}: table '{name}' cannot be read: {_first_line(error)}") from None
 
     def scan(self, name: str, version: int | None = None, shard: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; with `shard`, only the files of that shard."""
@@ -184,16 +188,18 @@ class Store:
         """Append rows in one commit unless this was done before under the name `once`; whether it was."""
 
         def attempt() -> bool:
-            existing = self.version(name) is not None
-            if existing and self.table(name).transaction_version(once) is not None:
+            table = None if self.version(name) is None else self.table(name)
+            if table is not None and table.transaction_version(once) is not None:
                 return False
             write_deltalake(
-                self.uri_of(name),
+                self.uri_of(name) if table is None else table,
                 frame,
-                mode="append" if existing else "error",
+                mode="error" if table is None else "append",
                 partition_by=partition_by,
-                schema_mode="merge" if existing else None,
-                commit_properties=CommitProperties(app_transactions=[Transaction(once, 1)]),
+                schema_mode=None if table is None else "merge",
+                commit_properties=CommitProperties(
+                    app_transactions=[Transaction(once, 1)], max_commit_retries=0
+                ),
             )
             return True
 
@@ -202,7 +208,7 @@ class Store:
     def retrying(self, name: str, attempt: Callable[[], Any]) -> Any:
         """The result of `attempt`, tried again when another writer commits first, a bounded number of times."""
         lost: Exception
-        for _ in range(_TRIES):
+        for number in range(_TRIES):
             try:
                 return attempt()
             except CommitFailedError as error:
@@ -211,6 +217,7 @@ class Store:
                 if "already exists" not in str(error):
                     raise
                 lost = error
+            time.sleep(random.uniform(0, 0.02 * 2**number))  # noqa: S311
         raise StoreError(
             f"{self.uri}: table '{name}': other writers came first {_TRIES} times. "
             f"Nothing was written; run it again. Last conflict: {_first_line(lost)}"
@@ -249,4 +256,7 @@ def _cannot_write(uri: str, error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]
+    """What an error says: what the Blob service answered, or the first line."""
+    text = str(error).strip()
+    answered = re.search(r"<Message>([^<\n]+)", text)
+    return answered[1] if answered else text.split("\n")[0][:300]
