@@ -3,15 +3,18 @@
 import base64
 import hashlib
 import hmac
+import multiprocessing
 import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -134,6 +137,30 @@ def _create_container(url: str, name: str) -> None:
     digest = hmac.new(base64.b64decode(key), signed.encode(), hashlib.sha256).digest()
     headers["Authorization"] = f"SharedKey {account}:{base64.b64encode(digest).decode()}"
     httpx.put(f"{url}/{account}/{name}?restype=container", headers=headers).raise_for_status()
+
+
+@pytest.fixture(scope="session")
+def together() -> Iterator[Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]]:
+    """`together(function, arguments)`: `function(*each)` for each, at once, in processes of their own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(4, mp_context=context) as pool:
+
+        def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+            assert len(arguments) <= 4
+            barrier = manager.Barrier(len(arguments))
+            azure = {name: value for name, value in os.environ.items() if name.startswith("AZ")}
+            futures = [pool.submit(_meet, barrier, azure, function, each) for each in arguments]
+            return [future.result(timeout=120) for future in futures]
+
+        yield run
+
+
+def _meet(
+    barrier: Any, azure: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
+    os.environ.update(azure)
+    barrier.wait(100)
+    return function(*arguments)
 
 
 def free_port() -> int:

@@ -19,7 +19,7 @@ import polars as pl
 
 from models.errors import ContractError
 from models.page import Figures, Section
-from models.scenario import AsOf, File, Frames, Published, RunView, Scores, Table, Trained
+from models.scenario import AsOf, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
 
 FACTOR = 2.0
 
@@ -37,7 +37,7 @@ class Hourly(dy.Schema):
 
 
 @dataclass(frozen=True)
-class Toy:
+class Toy(Scenario):
     """Doubles the last value of each name; hourly it is as of a moment, else as of a day."""
 
     name: str = "toy"
@@ -53,7 +53,7 @@ class Toy:
         }
 
     def published(self, options: Mapping[str, Any]) -> Published:
-        wide = {name: pl.Float64 for name in options.get("columns", [])}
+        wide = dict.fromkeys(options.get("columns", []), pl.Float64)
         schema = {"name": pl.String, "value": pl.Float64, "names": pl.Int64, "rung": pl.String} | wide
         return Published("doubled", schema, ("name",))
 
@@ -106,6 +106,12 @@ class Toy:
 
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         return tables["values"].filter(pl.col("at") <= as_of).select("name", "shard").unique()
+
+    def gaps(
+        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        stale = _last(tables, as_of).filter(pl.col("at") < as_of).collect()
+        return keys.join(stale, on="name").select("name", last="at", done=pl.lit("uses the older value"))
 
     def score(
         self,

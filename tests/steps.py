@@ -1,0 +1,111 @@
+"""The steps of a run, called one by one without Prefect: `task.fn` in the order of `flows.runs`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from models.scenario import AsOf, Scenario
+from tasks import ledger, scoring
+from tasks.ingest import Ingested, fixed_shards, ingest
+from tasks.publishing import Publication, publish
+from tasks.runs import Run, begin, resolve_scoring, resolve_training, started
+from tasks.shards import Outcome, plan, reasons, reconcile
+from tasks.store import Store
+from tasks.training import Fitted, Verdict, compare, fit, prepare_shard
+from tests.toy import TOY, values
+
+
+def put(
+    store: Store, frame: pl.DataFrame | None = None, scenario: Scenario = TOY, shards: int = 4
+) -> Ingested:
+    """Ingest a frame into the toy's `values`, by default those of `tests.toy.values`."""
+    source = Path(store.uri).parent / "values.parquet"
+    (values() if frame is None else frame).write_parquet(source)
+    return read(store, "values", str(source), scenario, shards)
+
+
+def read(
+    store: Store,
+    table: str,
+    source: str,
+    scenario: Scenario,
+    shards: int = 4,
+    mapping: Mapping[str, str] | None = None,
+    max_bad_share: float = 0.05,
+) -> Ingested:
+    """Ingest a source into a table."""
+    number = fixed_shards(scenario, store, shards)
+    return ingest.fn(scenario, store, table, source, mapping or {}, number, max_bad_share)
+
+
+def train(
+    store: Store, as_of: AsOf | None = None, scenario: Scenario = TOY, **options: Any
+) -> tuple[Fitted, Verdict]:
+    """Train a bundle and let it meet the champion."""
+    run = resolve_training.fn(scenario, store, as_of, options)
+    begin.fn(scenario, run)
+    names = {name for shard in plan.fn(scenario, run) for name in prepare_shard.fn(scenario, run, shard)}
+    fitted = fit.fn(scenario, run, sorted(names))
+    return fitted, compare.fn(scenario, run, fitted, sorted(names))
+
+
+def resolve(
+    store: Store,
+    as_of: AsOf | None = None,
+    bundle: int | None = None,
+    scenario: Scenario = TOY,
+    **options: Any,
+) -> Run:
+    """A scoring run that has begun."""
+    run = resolve_scoring.fn(scenario, store, "score", as_of, bundle, options)
+    begin.fn(scenario, run)
+    return run
+
+
+def outcomes(run: Run, scenario: Scenario = TOY) -> list[Outcome]:
+    """All shards of a run, scored."""
+    return [scoring.score_shard.fn(scenario, run, shard) for shard in plan.fn(scenario, run)]
+
+
+def commit(run: Run, scored: list[Outcome], scenario: Scenario = TOY) -> Publication:
+    """Reconcile, publish and enter into the ledger."""
+    counts = reconcile.fn(scenario, run, scored)
+    publication = publish.fn(scenario, run, scored)
+    enter(run, counts, scored)
+    return publication
+
+
+def enter(run: Run, counts: Mapping[str, int], scored: list[Outcome]) -> bool:
+    """Enter a run into the ledger."""
+    return ledger.record(
+        run.store,
+        run_id=run.id,
+        scenario=run.scenario,
+        flow=run.flow,
+        as_of=run.as_of,
+        bundle=run.bundle or 0,
+        versions=run.versions,
+        counts=counts,
+        reasons=reasons(scored),
+        started=started(run),
+    )
+
+
+def score(
+    store: Store,
+    as_of: AsOf | None = None,
+    bundle: int | None = None,
+    scenario: Scenario = TOY,
+    **options: Any,
+) -> Publication:
+    """A whole scoring run, from resolving to the ledger."""
+    run = resolve(store, as_of, bundle, scenario, **options)
+    return commit(run, outcomes(run, scenario), scenario)
+
+
+def published(store: Store, table: str = "toy/doubled", version: int | None = None) -> pl.DataFrame:
+    """All rows of a published table, in an order of their own."""
+    frame = store.scan(table, version).collect()
+    return frame.sort("as_of", *[c for c in frame.columns if c not in ("as_of", "run_id")])
