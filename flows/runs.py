@@ -11,9 +11,10 @@ from flows.clock import Clock
 from flows.progress import gather
 from models.scenario import AsOf, Scenario
 from tasks import ledger
+from tasks.announcing import announce, derive
 from tasks.ingest import Ingested, fixed_shards, ingest
-from tasks.pages import announce, write_page
-from tasks.publishing import publish
+from tasks.pages import write_page
+from tasks.publishing import complete, publish
 from tasks.runs import Run, RunError, begin, resolve_scoring, resolve_training, started
 from tasks.scoring import finished_outcome, score_shard, write_crashed
 from tasks.shards import Outcome, gaps_path, plan, read_frame, reasons, reconcile
@@ -101,19 +102,15 @@ def score(
     clock.mark("score")
     counts = reconcile(scenario, run, outcomes)
     _refuse_failures(run, outcomes, counts, max_failed_share)
-    summary: dict[str, Any] = {
-        "run_id": run.id,
-        "as_of": run.as_of.isoformat(),
-        "bundle": run.bundle,
-        **counts,
-    }
-    summary["gaps"] = read_frame(run, gaps_path(run)).to_dicts()
+    summary = _summary(run, counts)
     if dry_run:
         return summary | _unpublished(run, clock)
-    publication = publish(scenario, run, outcomes)
+    parts = complete(scenario, run, outcomes)
+    publication = publish(scenario, run, parts)
+    events = derive(scenario, run)
     _record(scenario, run, counts, outcomes)
     clock.mark("publish")
-    page = write_page(scenario, run, outcomes)
+    page = write_page(scenario, run, outcomes, parts)
     clock.mark("page")
     summary |= {
         "published": True,
@@ -126,8 +123,13 @@ def score(
         "stages": clock.stages,
         "seconds": clock.seconds,
     }
-    announce(scenario, run, summary, publication)
+    announce(scenario, run, summary, publication, events)
     return summary
+
+
+def _summary(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
+    gaps = read_frame(run, gaps_path(run)).to_dicts()
+    return {"run_id": run.id, "as_of": run.as_of.isoformat(), "bundle": run.bundle, **counts, "gaps": gaps}
 
 
 def _record(scenario: Scenario, run: Run, counts: Mapping[str, int], outcomes: Sequence[Outcome]) -> None:

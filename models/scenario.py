@@ -13,6 +13,8 @@ The life of a scenario, in the order in which the tasks call it::
     requested       which keys a scoring run must account for
     gaps            what the inputs lack for them
     score           the published rows of some keys                (mapped over the shards)
+    complete        what rows need from those of other shards, such as a rank
+    derive, events  tables and events that follow from the published rows
     sections        what the page of a run shows
 """
 
@@ -99,10 +101,24 @@ class Published:
     sort: tuple[str, ...]
 
 
-class Scenario(Protocol):
-    """One batch scoring scenario. See the module's docstring for the order of calls."""
+@dataclass(frozen=True)
+class Event:
+    """Something that others may act on: emitted as `almanac.<scenario>.<name>` about `resource`."""
 
-    def __hash__(self) -> int: ...
+    name: str
+    resource: str
+    payload: Mapping[str, Any]
+
+
+class Scenario(Protocol):
+    """One batch scoring scenario. See the module's docstring for the order of calls.
+
+    A class that derives from it inherits what most scenarios do not need: `gaps`, `complete`,
+    `derive` and `events` that have nothing to say.
+    """
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     @property
     def name(self) -> str:
@@ -156,6 +172,7 @@ class Scenario(Protocol):
         self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """What the inputs lack for `keys`, and what the run does about it: few lines, in words; often none."""
+        return pl.DataFrame()
 
     def score(
         self,
@@ -167,6 +184,30 @@ class Scenario(Protocol):
         options: Mapping[str, Any],
     ) -> Scores:
         """Score `keys` in one vectorised pass. Rows of a key do not depend on the other keys."""
+
+    def complete(self, rows: pl.LazyFrame) -> pl.LazyFrame | None:
+        """The rows of all shards with what they need from each other; None where they need nothing."""
+        return None
+
+    @property
+    def derived_tables(self) -> tuple[str, ...]:
+        """Names of the tables that `derive` makes; published like the scored rows, by `as_of`."""
+        return ()
+
+    def derive(
+        self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """Further tables that follow from the published `rows`.
+
+        `earlier` holds the derived tables' rows before `as_of`, of those that exist; `tables` the inputs.
+        """
+        return {}
+
+    def events(
+        self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> list[Event]:
+        """What the published rows call for others to act on; few."""
+        return []
 
     def sections(self, run: "RunView") -> list[Section]:
         """What the page of a scoring run shows, most useful first."""
@@ -187,3 +228,4 @@ class RunView:
     metrics: pl.DataFrame
     headline: Mapping[str, float] = field(default_factory=dict)
     gaps: pl.DataFrame = field(default_factory=pl.DataFrame)
+    derived: Frames = field(default_factory=dict)

@@ -1,16 +1,11 @@
-"""The page of a run, and what Prefect shows of it."""
-
-from collections.abc import Mapping
-from typing import Any
+"""The page of a run."""
 
 import polars as pl
 from prefect import task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-from prefect.events import emit_event
 
 from models.scenario import RunView, Scenario
 from tasks import bundles
-from tasks.publishing import Publication
+from tasks.publishing import Part, scan_parts
 from tasks.reports import render
 from tasks.runs import Run
 from tasks.shards import Outcome, gaps_path, keys_path, read_frame
@@ -18,9 +13,9 @@ from tasks.training import BACKTESTS
 
 
 @task(name="write-page")
-def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome]) -> str:
+def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Part]) -> str:
     """Write the run's page into the store; its address."""
-    view = _view(scenario, run, outcomes)
+    view = _view(scenario, run, outcomes, parts)
     facts = {
         "Run": run.id,
         "Bundle": str(run.bundle),
@@ -34,36 +29,8 @@ def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome]) -> str:
     return run.store.uri_of(path)
 
 
-def announce(scenario: Scenario, run: Run, summary: Mapping[str, Any], publication: Publication) -> None:
-    """Prefect artifacts of a published run, and the event `almanac.<scenario>.published`."""
-    key = f"{scenario.name}-{run.flow}"
-    rows = [{"figure": name, "value": str(value)} for name, value in summary.items() if name != "gaps"]
-    if summary["gaps"]:
-        lacking = f"What the inputs lack for {scenario.name} as of {run.as_of}"
-        create_table_artifact(list(summary["gaps"]), key=f"{key}-gaps", description=lacking)
-    create_table_artifact(rows, key=f"{key}-summary", description=f"{scenario.name} as of {run.as_of}")
-    page = str(summary["page"])
-    link = page if "://" in page else f"file://{page}"
-    create_link_artifact(link, key=f"{key}-page", link_text="Page of the run")
-    notes = "\n".join(f"- {note}" for note in run.notes) or "Nothing out of the ordinary."
-    create_markdown_artifact(f"# {run.id}\n\n[{page}]({link})\n\n{notes}", key=f"{key}-notes")
-    emit_event(
-        f"almanac.{scenario.name}.published",
-        resource={"prefect.resource.id": f"almanac.{scenario.name}", "prefect.resource.name": scenario.name},
-        payload={
-            "run_id": run.id,
-            "as_of": run.as_of.isoformat(),
-            "table": publication.table,
-            "version": publication.version,
-            "rows": publication.rows,
-        },
-    )
-
-
-def _view(scenario: Scenario, run: Run, outcomes: list[Outcome]) -> RunView:
+def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Part]) -> RunView:
     table = run.store.scan(run.table)
-    parts = [o for o in outcomes if o.rows]
-    published = _scan_parts([run.store.uri_of(f"{run.table}/{o.path}") for o in parts])
     earlier = table.filter(pl.col("as_of") < run.as_of)
     latest = earlier.select(pl.col("as_of").max()).collect().item()
     manifest = bundles.manifest(run.store, scenario.name, run.bundle or 0)
@@ -74,15 +41,16 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome]) -> RunView:
         bundle=run.bundle or 0,
         options=run.options,
         tables=run.tables(scenario),
-        published=published,
+        published=scan_parts(run, parts) if parts else table.filter(pl.col("as_of") == run.as_of),
+        derived={
+            name: run.store.scan(path)
+            for name in scenario.derived_tables
+            if run.store.version(path := f"{scenario.name}/{name}") is not None
+        },
         previous=None if latest is None else table.filter(pl.col("as_of") == latest),
-        keys=_scan_parts([run.store.uri_of(keys_path(run, o.shard)) for o in outcomes]),
+        keys=pl.scan_parquet([run.store.uri_of(keys_path(run, o.shard)) for o in outcomes]),
         backtest=backtest,
         metrics=metrics if isinstance(metrics, pl.DataFrame) else pl.DataFrame(),
         headline=manifest["headline"],
         gaps=read_frame(run, gaps_path(run)),
     )
-
-
-def _scan_parts(uris: list[str]) -> pl.LazyFrame:
-    return pl.scan_parquet(uris, hive_partitioning=False)

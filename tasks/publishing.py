@@ -1,6 +1,6 @@
-"""Publishing: one commit that replaces the `as_of` partition with the parts of all shards."""
+"""Publishing: one commit that replaces a table's `as_of` partition with parts that are in place already."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,15 @@ from tasks.store import add_action
 
 
 @dataclass(frozen=True)
+class Part:
+    """A Parquet file in the folder of a table, that no reader sees before it is committed."""
+
+    path: str
+    bytes: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class Publication:
     """The version of the table that holds the run's rows; `already` where another start had published them."""
 
@@ -25,23 +34,54 @@ class Publication:
     already: bool
 
 
+@task(name="complete")
+def complete(scenario: Scenario, run: Run, outcomes: Sequence[Outcome]) -> list[Part]:
+    """The parts to publish: those of the shards, or, where rows need all others, one made from them."""
+    parts = [Part(o.path, o.bytes, o.rows) for o in outcomes if o.rows]
+    if not parts:
+        return parts
+    completed = scenario.complete(scan_parts(run, parts))
+    if completed is None:
+        return parts
+    rows = completed.collect()
+    path = f"{run.partition}/{run.id}.parquet"
+    return [Part(path, run.store.put_frame(f"{run.table}/{path}", rows), rows.height)]
+
+
 @task(name="publish")
-def publish(scenario: Scenario, run: Run, outcomes: Sequence[Outcome]) -> Publication:
-    """Swap the run's parts into the published table, in one commit that readers see whole or not at all.
+def publish(scenario: Scenario, run: Run, parts: Sequence[Part]) -> Publication:
+    """Swap the run's parts into the published table; see `replace_partition`."""
+    schema = {**scenario.published(run.options).schema, "bundle": pl.Int64, "run_id": pl.String}
+    return replace_partition(run, run.table, schema, parts)
+
+
+def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
+    """Publish a further table that follows from the run's rows, in the same way."""
+    table = f"{run.scenario}/{name}"
+    rows = frame.with_columns(
+        pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id")
+    )
+    path = f"{run.partition}/{run.id}.parquet"
+    size = run.store.put_frame(f"{table}/{path}", rows)
+    parts = [Part(path, size, rows.height)] if rows.height else []
+    return replace_partition(run, table, rows.schema, parts)
+
+
+def replace_partition(run: Run, name: str, schema: Mapping[str, Any], parts: Sequence[Part]) -> Publication:
+    """Replace the `as_of` partition in one commit, which readers see whole or not at all.
 
     Where another run commits first, this one looks again: rows of the same run are left as they
     are, those of another run are replaced. After a bounded number of lost races it raises
     `StoreError` and nothing has changed.
     """
-    parts = [o for o in outcomes if o.rows]
-    rows = sum(o.rows for o in parts)
+    rows = sum(part.rows for part in parts)
 
     def attempt() -> Publication:
-        table = _open(scenario, run)
-        if _published(run) == (run.id, rows):
-            return Publication(run.table, table.version(), rows, already=True)
+        table = _open(run, name, schema)
+        if _published(run, name) == (run.id, rows):
+            return Publication(name, table.version(), rows, already=True)
         table.create_write_transaction(
-            [add_action(o.path, o.bytes, o.rows, {"as_of": run.as_of_text}) for o in parts],
+            [add_action(part.path, part.bytes, part.rows, {"as_of": run.as_of_text}) for part in parts],
             mode="overwrite",
             schema=table.schema(),
             partition_by=["as_of"],
@@ -49,29 +89,40 @@ def publish(scenario: Scenario, run: Run, outcomes: Sequence[Outcome]) -> Public
             commit_properties=CommitProperties(custom_metadata=_metadata(run)),
         )
         table.update_incremental()
-        return Publication(run.table, table.version(), rows, already=False)
+        return Publication(name, table.version(), rows, already=False)
 
-    result: Publication = run.store.retrying(run.table, attempt)
+    result: Publication = run.store.retrying(name, attempt)
     return result
 
 
-def _open(scenario: Scenario, run: Run) -> DeltaTable:
-    """The published table, made empty at first."""
-    if run.store.version(run.table) is None:
-        schema = {**scenario.published(run.options).schema, "bundle": pl.Int64, "run_id": pl.String}
-        frame = pl.DataFrame(schema=schema).with_columns(pl.lit(run.as_of).alias("as_of"))
+def scan_parts(run: Run, parts: Sequence[Part]) -> pl.LazyFrame:
+    """The rows of parts, lazily, without `as_of`. `parts` has at least one."""
+    uris = [run.store.uri_of(f"{run.table}/{part.path}") for part in parts]
+    return pl.scan_parquet(uris, hive_partitioning=False, glob=False)
+
+
+def _open(run: Run, name: str, schema: Mapping[str, Any]) -> DeltaTable:
+    """The published table: made empty at first, widened by columns that it lacks."""
+    frame = pl.DataFrame(schema=schema)
+    if run.store.version(name) is None:
+        columns = frame.with_columns(pl.lit(run.as_of).alias("as_of")).to_arrow().schema
         DeltaTable.create(
-            run.store.uri_of(run.table),
-            schema=DeltaSchema.from_arrow(frame.to_arrow().schema),
+            run.store.uri_of(name),
+            schema=DeltaSchema.from_arrow(columns),
             partition_by=["as_of"],
             mode="ignore",
         )
-    return run.store.table(run.table)
+    table = run.store.table(name)
+    known = {field.name for field in table.schema().fields}
+    new = DeltaSchema.from_arrow(frame.select(c for c in frame.columns if c not in known).to_arrow().schema)
+    if new.fields:
+        table.alter.add_columns(new.fields)
+    return table
 
 
-def _published(run: Run) -> tuple[str, int] | None:
+def _published(run: Run, name: str) -> tuple[str, int] | None:
     """The run whose rows are in the partition, and how many rows there are."""
-    same = run.store.scan(run.table).filter(pl.col("as_of") == run.as_of)
+    same = run.store.scan(name).filter(pl.col("as_of") == run.as_of)
     found = same.select(pl.col("run_id").first(), pl.len().alias("rows")).collect()
     return None if found["run_id"][0] is None else (found["run_id"][0], found["rows"][0])
 

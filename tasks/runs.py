@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 from prefect import task
@@ -49,14 +50,20 @@ class Run:
             dict(self.options),
             self.bundle,
         ]
-        return f"{self.as_of_text[:10]}-{self.flow}-{digest([*identity, code_version()])[:12]}"
+        when = self.as_of.strftime("%Y-%m-%dT%H%MZ" if isinstance(self.as_of, datetime) else "%Y-%m-%d")
+        return f"{when}-{self.flow}-{digest([*identity, code_version()])[:12]}"
 
     @property
     def as_of_text(self) -> str:
         """`as_of` as the value of a Delta partition."""
         if isinstance(self.as_of, datetime):
-            return self.as_of.strftime("%Y-%m-%d %H:%M:%S")
+            return self.as_of.strftime("%Y-%m-%d %H:%M:%S.%f")
         return self.as_of.isoformat()
+
+    @property
+    def partition(self) -> str:
+        """Folder of the published table's partition; encoded as readers of such folders expect it."""
+        return f"as_of={quote(self.as_of_text)}"
 
     @property
     def table(self) -> str:

@@ -76,7 +76,7 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
     )
     path, size = "", 0
     if rows.height:
-        path = f"as_of={run.as_of_text}/{run.id}-{shard:04d}.parquet"
+        path = f"{run.partition}/{run.id}-{shard:04d}.parquet"
         size = run.store.put_frame(f"{run.table}/{path}", rows)
     run.store.put_frame(keys_path(run, shard), _typed(scenario, scores.keys).sort(scenario.key))
     outcome = Outcome(

@@ -1,0 +1,79 @@
+"""What a published run tells the world: derived tables, events, and the artifacts that Prefect shows."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import polars as pl
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.events import emit_event
+
+from models.scenario import Event, Scenario
+from tasks.publishing import Publication, publish_derived
+from tasks.runs import Run
+
+
+@task(name="derive")
+def derive(scenario: Scenario, run: Run) -> list[Event]:
+    """Publish the tables that follow from the run's rows; the events that they call for."""
+    rows = run.store.scan(run.table).filter(pl.col("as_of") == run.as_of)
+    earlier = {
+        name: run.store.scan(path).filter(pl.col("as_of") < run.as_of)
+        for name in scenario.derived_tables
+        if run.store.version(path := f"{scenario.name}/{name}") is not None
+    }
+    derived = scenario.derive(rows, earlier, run.tables(scenario), run.as_of, run.options)
+    for name, frame in derived.items():
+        publish_derived(run, name, frame)
+    return scenario.events(rows, derived, run.as_of, run.options)
+
+
+def announce(
+    scenario: Scenario,
+    run: Run,
+    summary: Mapping[str, Any],
+    publication: Publication,
+    events: list[Event],
+) -> None:
+    """Prefect artifacts of a published run, the scenario's events, and `almanac.<scenario>.published`.
+
+    An event's id follows from the run and the event, so that one that is emitted again by a
+    repeated run can be recognised.
+    """
+    page = str(summary["page"])
+    link = page if "://" in page else f"file://{page}"
+    _artifacts(scenario, run, summary, page, link)
+    published = {
+        "as_of": run.as_of.isoformat(),
+        "table": publication.table,
+        "version": publication.version,
+        "rows": publication.rows,
+    }
+    for event in [*events, Event("published", scenario.name, published)]:
+        name = f"almanac.{scenario.name}.{event.name}"
+        emit_event(
+            name,
+            resource={
+                "prefect.resource.id": f"almanac.{event.resource}",
+                "prefect.resource.name": event.resource,
+            },
+            payload={"run_id": run.id, "page": link, **event.payload},
+            id=_event_id(run, event),
+        )
+
+
+def _event_id(run: Run, event: Event) -> UUID:
+    return uuid5(NAMESPACE_URL, f"{run.store.uri}/{run.id}/{event.name}/{event.resource}")
+
+
+def _artifacts(scenario: Scenario, run: Run, summary: Mapping[str, Any], page: str, link: str) -> None:
+    key = f"{scenario.name}-{run.flow}"
+    rows = [{"figure": name, "value": str(value)} for name, value in summary.items() if name != "gaps"]
+    if summary["gaps"]:
+        lacking = f"What the inputs lack for {scenario.name} as of {run.as_of}"
+        create_table_artifact(list(summary["gaps"]), key=f"{key}-gaps", description=lacking)
+    create_table_artifact(rows, key=f"{key}-summary", description=f"{scenario.name} as of {run.as_of}")
+    create_link_artifact(link, key=f"{key}-page", link_text="Page of the run")
+    notes = "\n".join(f"- {note}" for note in summary["notes"]) or "Nothing out of the ordinary."
+    create_markdown_artifact(f"# {run.id}\n\n[{page}]({link})\n\n{notes}", key=f"{key}-notes")
