@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,18 @@ import polars as pl
 
 from models.page import Section
 from models.sales import features, pooled, training
+from models.sales.calendar import resolve_as_of
 from models.sales.contracts import TABLES
+from models.sales.gaps import plan_gaps
 from models.sales.options import Options
 from models.sales.panel import KEY, known_covariates, panel_of, past_and_plan
-from models.scenario import AsOf, File, Frames, Published, RunView, Scores, Table, Trained
+from models.scenario import AsOf, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
 
 LOOKBACK_WEEKS = 104
 
 
 @dataclass(frozen=True)
-class Sales:
+class Sales(Scenario):
     """See `models.scenario.Scenario`; options are those of `models.sales.options.Options`."""
 
     name: str = "sales"
@@ -35,8 +37,8 @@ class Sales:
         schema = {"sku": pl.String, "store": pl.String, "week": pl.Date, "step": pl.Int32}
         return Published("forecasts", schema | quantiles | {"rung": pl.String}, ("sku", "store", "week"))
 
-    def latest(self, tables: Frames) -> pl.LazyFrame:
-        return tables["history"].select(pl.col("week").max().alias("as_of"))
+    def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> date:
+        return resolve_as_of(tables["history"], as_of, now)
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         known = tables["history"].filter(pl.col("week") <= as_of)
@@ -143,6 +145,11 @@ class Sales:
             pl.when(~pl.col("known")).then(pl.lit("no history in two years")).alias("reason"),
         )
         return Scores(published, outcome)
+
+    def gaps(
+        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        return plan_gaps(tables, keys, as_of, Options.of(options).horizon)
 
     def sections(self, run: RunView) -> list[Section]:
         from models.sales.sections import sections
