@@ -114,6 +114,7 @@ def fit(panel: Panel, origin: int, horizon: int, quantiles: Sequence[float]) -> 
     Columns: sku, reason (String, null for the full model), weeks, variance_noise, variance_level,
     variance_start and variance_step (a forecast error in logs has variance start + step * its step),
     `beta_<covariate>` and `shape_<quantile>` (quantiles of the standardised errors). Deterministic.
+    Raises ValueError where `origin` is not a week of the panel.
     """
     logs = _logs(panel, origin, 0)
     betas = _betas(logs)
@@ -176,16 +177,17 @@ def better(
 
     `pooled` and `own` are backtest rows: sku, store, origin, week, units and the quantiles; rows that only
     one of them has do not count. Per key and origin the gain is the pinball loss of `pooled` less that of
-    `own`, relative to the key's mean loss with `pooled`. A key's mean gain is shrunk to the mean of all
-    keys in proportion to how noisy it is (empirical Bayes; Efron & Morris 1975, JASA 70); the noise is
-    estimated from the spread of gains between the origins of a key, pooled over keys, and that of the
-    mean from its spread between origins. A key is chosen when its shrunk gain exceeds both `margin` and
-    its standard error (the one-standard-error rule of Breiman et al. 1984). A key with fewer than two
-    origins is never chosen.
+    `own`, relative to the larger of the two, so that it lies in -1..1 and one disaster does not outweigh
+    the other keys. A key's mean gain is shrunk to the mean of all keys in proportion to how noisy it is
+    (empirical Bayes; Efron & Morris 1975, JASA 70); the noise is estimated from the spread of gains
+    between the origins of a key, pooled over keys, and that of the mean from its spread between origins;
+    keys differ as far as their gains vary by more than noise and the sampling error of that variance.
+    A key is chosen when its shrunk gain exceeds both `margin` and its standard error (the one-standard-
+    error rule of Breiman et al. 1984). A key with fewer than two origins is never chosen.
     """
     on = ["sku", "store", "origin", "week"]
     names = [quantile_column(q) for q in quantiles]
-    both = pooled.select(*on, "units", *names).join(own.select(*on, *names), on=on, suffix="_own")
+    both = pooled.select(*on, "units", *names).join(own.select(*on, *names), on=on, suffix="_own").sort(on)
 
     def loss(suffix: str) -> pl.Expr:
         errors = [
@@ -193,19 +195,21 @@ def better(
         ]
         return pl.sum_horizontal(pl.max_horizontal(q * error, (q - 1) * error) for q, error in errors)
 
-    folds = both.group_by("sku", "store", "origin").agg(theirs=loss("").mean(), ours=loss("_own").mean())
-    folds = folds.with_columns(usual=pl.col("theirs").mean().over(KEY)).filter(pl.col("usual") > 0)
-    folds = folds.with_columns(gain=(pl.col("theirs") - pl.col("ours")) / pl.col("usual"))
-    origins = folds.group_by("origin").agg(pl.col("gain").mean())["gain"]
+    each = both.group_by("sku", "store", "origin", maintain_order=True)
+    folds = each.agg(theirs=loss("").mean(), ours=loss("_own").mean())
+    larger = pl.max_horizontal("theirs", "ours").clip(1e-300)
+    folds = folds.with_columns(gain=(pl.col("theirs") - pl.col("ours")) / larger)
+    origins = folds.group_by("origin", maintain_order=True).agg(pl.col("gain").mean())["gain"]
     of_mean = (origins.var() or 0.0) / max(len(origins), 1)
     n = pl.col("n")
-    keys = folds.group_by(KEY).agg(
+    keys = folds.group_by(KEY, maintain_order=True).agg(
         pl.col("gain").mean(), n=pl.len().cast(pl.Float64), between=pl.col("gain").var()
     )
     keys = keys.filter(n >= 2).with_columns(
         noise=(pl.col("between") * (n - 1)).sum() / (n - 1).sum() / n, mean=pl.col("gain").mean()
     )
-    signal = (pl.col("gain").var() - pl.col("noise").mean()).fill_null(0.0).clip(0.0)
+    certain = 1 - (2 / pl.max_horizontal(pl.len() - 1, 2)).sqrt()
+    signal = (pl.col("gain").var() * certain - pl.col("noise").mean()).fill_null(0.0).clip(0.0)
     trust = signal / (signal + pl.col("noise")).clip(1e-12)
     keys = keys.select(
         *KEY,
@@ -238,6 +242,10 @@ def _sum_of_weeks(values: np.ndarray) -> np.ndarray:
 
 def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
     """Log units up to `origin` and centred regressors up to `horizon` weeks later."""
+    if not 0 <= origin < panel.weeks:
+        raise ValueError(
+            f"origin is {origin}. Expected the index of a week of the panel, 0 to {panel.weeks - 1}."
+        )
     end = origin + 1 + horizon
     x = {"": np.zeros((end, panel.keys.height))}
     for name, values in panel.covariates.items():

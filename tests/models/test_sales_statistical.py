@@ -368,6 +368,12 @@ def test_an_sku_without_parameters_or_units_has_no_rows(market, params):
     assert statistical.fit(nothing, 29, 13, QUANTILES).is_empty()
 
 
+def test_an_origin_outside_the_panel_is_refused():
+    panel = panel_from({("a", "s"): [5.0] * 20})
+    with pytest.raises(ValueError, match="origin is 20. Expected the index of a week of the panel, 0 to 19"):
+        statistical.fit(panel, 20, 13, QUANTILES)
+
+
 def test_an_empty_panel_gives_empty_frames():
     panel = Panel(pl.DataFrame(schema=dict.fromkeys(KEY, pl.String)), MONDAY, 20, np.zeros((21, 0)), {})
     params = statistical.fit(panel, 20, 13, QUANTILES)
@@ -399,7 +405,7 @@ def test_any_panel_gives_finite_positive_quantiles_in_order(data):
 
 
 def backtests(gain: np.ndarray, noise: float, origins: int = 4) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows of two models for keys of which `own` is better by `gain`, give or take `noise` per origin."""
+    """Rows of two models; the loss of `own` is less by `gain`, give or take `noise` per origin, in logs."""
     rng = np.random.default_rng(0)
     rows = [
         (
@@ -414,7 +420,7 @@ def backtests(gain: np.ndarray, noise: float, origins: int = 4) -> tuple[pl.Data
     ]
     frame = pl.DataFrame(rows, schema=["sku", "store", "origin", "week"], orient="row")
     frame = frame.with_columns(units=pl.lit(100.0))
-    shares = np.repeat(1 - gain[:, None] + rng.normal(0, noise, (len(gain), origins)), 4)
+    shares = np.repeat(np.exp(-gain[:, None] + rng.normal(0, noise, (len(gain), origins))), 4)
     pooled = frame.with_columns(pl.lit(80.0).alias(name) for name in NAMES)
     own = frame.with_columns(pl.Series(name, 100 - 20 * shares) for name in NAMES)
     return pooled, own
