@@ -370,7 +370,9 @@ def test_an_sku_without_parameters_or_units_has_no_rows(market, params):
 
 def test_an_origin_outside_the_panel_is_refused():
     panel = panel_from({("a", "s"): [5.0] * 20})
-    with pytest.raises(ValueError, match="origin is 20. Expected the index of a week of the panel, 0 to 19"):
+    with pytest.raises(
+        ValueError, match=r"origin is 20\. Expected the index of a week of the panel, 0 to 19"
+    ):
         statistical.fit(panel, 20, 13, QUANTILES)
 
 
