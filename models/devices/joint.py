@@ -1,9 +1,12 @@
 """The detector of a device over all its tags: what no single sensor shows, such as a broken correlation.
 
 The tags' distances from what is expected of them, each in its own scale, are compared with their usual
-correlation: the squared Mahalanobis distance, brought to a standard normal by Wilson & Hilferty's cube
-root. The score is the greater of that and of its recent weighted mean in its own scale; higher is more
-anomalous. Where tags are missing, it is the distance of the others by themselves.
+correlation: the squared Mahalanobis distance (`whole`), and the part of it in the directions in which
+the tags together vary little, less than half of what one does by itself (`residual`, as of a principal
+component analysis). Each is brought to a standard normal by Wilson & Hilferty's cube root, and taken
+by itself and as its recent weighted mean in its own scale; the score is the greatest of the four.
+Higher is more anomalous. Where tags are missing, the whole is the distance of the others by
+themselves, and there is no residual.
 
 Wilson & Hilferty (1931), PNAS 17(12). The correlation is estimated from distances clipped at three
 scales and shrunk a little towards none.
@@ -33,10 +36,16 @@ _CLIP_FIT, _CLIP = 3.0, 12.0
 SCHEMA: dict[str, Any] = {
     "device": pl.String,
     "tags": pl.List(pl.String),
-    "precision": pl.List(pl.Float64),
-    "mean_center": pl.Float64,
-    "mean_scale": pl.Float64,
+    "whole": pl.List(pl.Float64),
+    "whole_center": pl.Float64,
+    "whole_scale": pl.Float64,
+    "residual": pl.List(pl.Float64),
+    "directions": pl.Int64,
+    "residual_center": pl.Float64,
+    "residual_scale": pl.Float64,
 }
+"""`whole` and `residual` are matrices by rows; `center` and `scale` those of the recent means."""
+_WEAK = 0.5
 
 
 def members(keys: pl.DataFrame) -> pl.DataFrame:
@@ -73,29 +82,49 @@ def groups(
 
 
 def fit(units: Floats, keys: pl.DataFrame, part: NDArray[np.bool_]) -> pl.DataFrame:
-    """One row per device of at least two tags: the inverse of its tags' correlation, by rows of the matrix.
+    """One row per device of at least two tags, see `SCHEMA`.
 
     `units` (S, T) are the distances of the sensors `keys` in their own scales; fitted where `part`.
     """
     devices = members(keys)
-    inverse: list[Any] = [None] * devices.height
-    center, scale = np.zeros(devices.height), np.ones(devices.height)
+    frames = []
     for positions, rows in groups(devices, keys):
-        inside = np.clip(units[rows][:, :, part], -_CLIP_FIT, _CLIP_FIT)
-        precision: Any = np.linalg.inv(_correlation(inside))
-        normal = np.where(
-            part[None, :], np.clip(_normal(units[rows], precision), -_CLIP_FIT, _CLIP_FIT), np.nan
-        )
-        middle = row_quantiles(normal, (0.5,))
-        width = robust_scale(normal)
-        phi = autocorrelation_of((normal - middle) / width[:, None])
-        means = np.where(part[None, :], weighted_mean(normal, LEVEL_WEIGHTS), np.nan)
-        center[positions] = np.nan_to_num(middle[:, 0])
-        scale[positions] = robust_scale(means, width * level_ratio(phi))
-        for position, matrix in zip(positions, precision, strict=True):
-            inverse[position] = matrix.ravel().tolist()
-    columns: dict[str, Any] = {"precision": inverse, "mean_center": center, "mean_scale": scale}
-    return devices.with_columns(pl.Series(name, c, dtype=SCHEMA[name]) for name, c in columns.items())
+        x = units[rows]
+        whole, residual, directions = _matrices(np.clip(x[:, :, part], -_CLIP_FIT, _CLIP_FIT))
+        columns: dict[str, Any] = {"directions": directions}
+        for name, matrix, normal in (
+            ("whole", whole, _whole(x, whole)[0]),
+            ("residual", residual, _residual(x, residual, directions)),
+        ):
+            columns[name] = matrix.reshape(len(rows), -1).tolist()
+            columns[f"{name}_center"], columns[f"{name}_scale"] = _usual_mean(normal, part)
+        found = [pl.Series(name, c, dtype=SCHEMA[name]) for name, c in columns.items()]
+        frames.append(devices[positions].with_columns(found))
+    empty = pl.DataFrame(schema=SCHEMA)
+    return pl.concat([empty, *(frame.select(list(SCHEMA)) for frame in frames)]).sort("device")
+
+
+def _matrices(x: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """The inverse correlation of each device's tags, its part in weak directions, and how many these are."""
+    values, vectors = np.linalg.eigh(_correlation(x))
+    values = np.maximum(values, SHRINKAGE)
+    tags = x.shape[1]
+    whole, residual = np.zeros((len(x), tags, tags)), np.zeros((len(x), tags, tags))
+    for i in range(tags):
+        term = vectors[:, :, None, i] * vectors[:, None, :, i] / values[:, i, None, None]
+        whole += term
+        residual += np.where((values[:, i] < _WEAK)[:, None, None], term, 0.0)
+    return whole, residual, (values < _WEAK).sum(axis=1)
+
+
+def _usual_mean(normal: Floats, part: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Center and scale of the recent weighted mean; the scale at least that of AR(1) noise."""
+    inside = np.where(part[None, :], np.clip(normal, -_CLIP_FIT, _CLIP_FIT), np.nan)
+    middle = row_quantiles(inside, (0.5,))
+    width = robust_scale(inside)
+    phi = autocorrelation_of((inside - middle) / width[:, None])
+    means = np.where(part[None, :], weighted_mean(inside, LEVEL_WEIGHTS), np.nan)
+    return np.nan_to_num(middle[:, 0]), robust_scale(means, np.maximum(width, 0.1) * level_ratio(phi))
 
 
 def _correlation(x: Floats) -> Floats:
@@ -114,25 +143,36 @@ def _correlation(x: Floats) -> Floats:
     found += found.transpose(0, 2, 1)
     found *= 1 - SHRINKAGE
     found[:, np.arange(tags), np.arange(tags)] = 1.0
-    return _positive(found)
+    return found
 
 
-def _positive(matrices: Floats) -> Floats:
-    """Correlations from pairs need not be those of any data: eigenvalues are raised to `SHRINKAGE`."""
-    values, vectors = np.linalg.eigh(matrices)
-    poor = np.flatnonzero(values[:, 0] < SHRINKAGE)
-    for s in poor:
-        matrices[s] = (vectors[s] * np.maximum(values[s], SHRINKAGE)) @ vectors[s].T
-    return matrices
-
-
-def _normal(x: Floats, precision: Floats) -> Floats:
-    """Distances of n devices, x (n, d, T), as if they were standard normal: (n, T)."""
-    squared, tags = squared_distances(x, precision)
-    share = 2 / (9 * np.maximum(tags, 1))
+def _normal(squared: Floats, count: Floats | NDArray[np.int64]) -> Floats:
+    """Squared distances in `count` directions as if they were standard normal; NaN for none."""
+    share = 2 / (9 * np.maximum(count, 1))
     return np.where(
-        tags < 2, np.nan, ((squared / np.maximum(tags, 1)) ** (1 / 3) - (1 - share)) / np.sqrt(share)
+        count < 1, np.nan, ((squared / np.maximum(count, 1)) ** (1 / 3) - (1 - share)) / np.sqrt(share)
     )
+
+
+def _whole(x: Floats, precision: Floats) -> tuple[Floats, Floats]:
+    """The whole distance of x (n, d, T): as a standard normal and as it is, (n, T); NaN for fewer than two tags."""
+    squared, tags = squared_distances(x, precision)
+    few = tags < 2
+    return np.where(few, np.nan, _normal(squared, tags)), np.where(few, np.nan, np.sqrt(squared))
+
+
+def _residual(x: Floats, matrix: Floats, directions: NDArray[np.int64]) -> Floats:
+    """The distance in the weak directions as a standard normal, (n, T); NaN where a tag is missing."""
+    squared = _quadratic(np.clip(x, -_CLIP, _CLIP), matrix)
+    return np.where(directions[:, None] < 1, np.nan, _normal(np.maximum(squared, 0.0), directions[:, None]))
+
+
+def _quadratic(x: Floats, matrix: Floats) -> Floats:
+    found = np.zeros((len(x), x.shape[2]))
+    for i in range(x.shape[1]):
+        for j in range(i + 1):
+            found += (1 if i == j else 2) * matrix[:, i, j, None] * x[:, i] * x[:, j]
+    return found
 
 
 def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.int64]]:
@@ -144,10 +184,7 @@ def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.
     known = ~np.isnan(x)
     filled = np.clip(np.where(known, x, 0.0), -_CLIP, _CLIP)
     tags = x.shape[1]
-    found = np.zeros((len(x), x.shape[2]))
-    for i in range(tags):
-        for j in range(i + 1):
-            found += (1 if i == j else 2) * precision[:, i, j, None] * filled[:, i] * filled[:, j]
+    found = _quadratic(filled, precision)
     count = known.sum(axis=1)
     device, column = np.nonzero((count < tags) & (count > 1))
     for begin in range(0, len(device), 20_000):
@@ -181,18 +218,25 @@ def score(params: pl.DataFrame, units: Floats, keys: pl.DataFrame, first: int = 
     shape = (params.height, units.shape[1] - first)
     found, distance = np.full(shape, np.nan), np.full(shape, np.nan)
     absent = np.concatenate([units, np.full((1, units.shape[1]), np.nan)])
-    center, scale = params["mean_center"].to_numpy()[:, None], params["mean_scale"].to_numpy()[:, None]
     for positions, rows in groups(params, keys):
-        tags = rows.shape[1]
-        precision = matrix_of(params["precision"][positions], tags * tags).reshape(-1, tags, tags)
-        x = absent[rows]
-        normal = _normal(x, precision)
-        mean = (weighted_mean(normal, LEVEL_WEIGHTS, first=first) - center[positions]) / scale[positions]
-        now = normal[:, first:]
-        found[positions] = np.where(np.isnan(now), np.nan, np.fmax(now, mean))
-        squared, count = squared_distances(x[:, :, first:], precision)
-        distance[positions] = np.where(count < 2, np.nan, np.sqrt(squared))
+        chosen, tags, x = params[positions], rows.shape[1], absent[rows]
+        matrices = [
+            matrix_of(chosen[name], tags * tags).reshape(-1, tags, tags) for name in ("whole", "residual")
+        ]
+        whole, far = _whole(x, matrices[0])
+        residual = _residual(x, matrices[1], chosen["directions"].to_numpy())
+        best = np.fmax(
+            _with_mean(whole, chosen, "whole", first), _with_mean(residual, chosen, "residual", first)
+        )
+        found[positions] = np.where(np.isnan(whole[:, first:]), np.nan, best)
+        distance[positions] = far[:, first:]
     return found, distance
+
+
+def _with_mean(normal: Floats, params: pl.DataFrame, name: str, first: int) -> Floats:
+    center, scale = (params[f"{name}_{what}"].to_numpy()[:, None] for what in ("center", "scale"))
+    mean = (weighted_mean(normal, LEVEL_WEIGHTS, first=first) - center) / scale
+    return np.fmax(normal[:, first:], mean)
 
 
 def keys_of(devices: pl.DataFrame) -> pl.DataFrame:

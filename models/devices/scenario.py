@@ -1,7 +1,5 @@
 """The `devices` scenario: each hour, which readings of each sensor are not normal."""
 
-# ruff: noqa: ARG002 - every scenario has the same signatures
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta

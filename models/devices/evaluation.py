@@ -1,0 +1,160 @@
+"""How well faults are found: precision, recall and delay per kind of fault, against two baselines.
+
+A fault is found when a row of its sensor, or of its device's joint detector, is called an anomaly
+while it lasts; the delay is the number of intervals until then. Precision is the share of the called
+rows, of the devices with this kind of fault, that lie within the fault or up to 30 intervals after.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.grid import DAY, Floats, Grid, lagged
+from models.devices.model import Model
+from models.devices.options import Options
+from models.devices.scoring import score_span
+from models.devices.simulation import FAULTS, Faulty, inject, readings_of, simulate
+from models.devices.training import files_of, prepare
+
+AFTERMATH = 30
+"""Intervals after a fault in which its traces are not counted as false."""
+_WINDOW = 60
+
+
+def outcomes(called: pl.DataFrame, faulty: Faulty) -> pl.DataFrame:
+    """Per kind of fault: fault, `faults`, `precision`, `recall`, `delay` (median intervals of those found).
+
+    `called` has device, tag and time of the rows called anomalies. Null where there is nothing to divide by.
+    """
+    grid = faulty.grid
+    moment = {c: grid.start + pl.col(c) * grid.interval for c in ("start", "end")}
+    faults = faulty.faults.rename({"tag": "fault_tag"}).with_columns(**moment)
+    found = called.select(*KEY, "time").join(faults, on="device", how="inner")
+    concerned = (pl.col("tag") == pl.col("fault_tag")) | (pl.col("tag") == JOINT_TAG)
+    pair = (pl.col("fault") == "correlation") & pl.col("tag").is_in(["speed", "current"])
+    inside = (concerned | pair) & (pl.col("time") >= pl.col("start"))
+    found = found.with_columns(
+        (inside & (pl.col("time") < pl.col("end"))).alias("during"),
+        (inside & (pl.col("time") < pl.col("end") + AFTERMATH * grid.interval)).alias("true"),
+    )
+    first = found.filter("during").group_by("device").agg(pl.col("time").min().alias("first"))
+    by_fault = (
+        faults.join(first, on="device", how="left")
+        .group_by("fault")
+        .agg(
+            pl.len().alias("faults"),
+            pl.col("first").is_not_null().mean().alias("recall"),
+            ((pl.col("first") - pl.col("start")) / grid.interval).median().alias("delay"),
+        )
+    )
+    precision = found.group_by("fault").agg(pl.col("true").mean().alias("precision"))
+    order = pl.DataFrame({"fault": list(FAULTS)})
+    columns = ["fault", "faults", "precision", "recall", "delay"]
+    known = order.join(by_fault, on="fault", maintain_order="left")
+    return known.join(precision, on="fault", how="left", maintain_order="left").select(columns)
+
+
+def called_by_scores(rows: pl.DataFrame, alpha: float) -> pl.DataFrame:
+    """The published rows whose p-value is at most `alpha`."""
+    return rows.filter(pl.col("p_value") <= alpha).select(*KEY, "time")
+
+
+def plain_one_class_svm(past: Grid, now: Grid) -> pl.DataFrame:
+    """Baseline: the readings of `now` that scikit-learn's `OneClassSVM`, as it comes, calls -1."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import OneClassSVM
+
+    called = np.zeros(now.values.shape, bool)
+    for s, (before, after) in enumerate(zip(past.values, now.values, strict=True)):
+        known = ~np.isnan(after)
+        if known.any():
+            model = make_pipeline(StandardScaler(), OneClassSVM()).fit(before[~np.isnan(before), None])
+            called[s, known] = model.predict(after[known, None]) == -1
+    return _rows(now, called)
+
+
+def rolling_z_score(grid: Grid, first: int, threshold: float = 3.0) -> pl.DataFrame:
+    """Baseline: readings more than `threshold` standard deviations from the mean of the 60 intervals before."""
+    count, total, squares = (np.zeros(grid.values.shape) for _ in range(3))
+    for lag in range(1, _WINDOW + 1):
+        before: Floats = lagged(grid.values, lag)
+        known = ~np.isnan(before)
+        filled = np.where(known, before, 0.0)
+        count, total, squares = count + known, total + filled, squares + filled**2
+    mean = total / np.maximum(count, 1)
+    deviation = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0.0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        called = (np.abs(grid.values - mean) > threshold * deviation) & (count >= _WINDOW / 2)
+    return _rows(
+        replace(grid, values=grid.values[:, first:], start=grid.start + first * grid.interval),
+        called[:, first:],
+    )
+
+
+def _rows(grid: Grid, called: NDArray[np.bool_]) -> pl.DataFrame:
+    row, column = np.nonzero(called)
+    return pl.DataFrame([*(grid.keys[c].gather(row).alias(c) for c in KEY), grid.times.gather(column)])
+
+
+def trained(readings: pl.LazyFrame, start: datetime, as_of: datetime, options: Options) -> Model:
+    """The model of simulated readings from `start` to `as_of`, all in one shard."""
+    devices = readings.select(pl.col("device").n_unique().cast(pl.Int64)).collect().item()
+    fleet = pl.DataFrame({"first": [start], "devices": [devices]})
+    return Model.of(files_of(prepare({"readings": readings}, {"fleet": fleet}, as_of, options), options))
+
+
+def compare(
+    devices: int,
+    start: datetime,
+    *,
+    days: int = 1,
+    hours: int = 3,
+    alphas: Sequence[float] = (0.01, 0.001),
+    detector: str = "auto",
+    seed: int = 7,
+) -> pl.DataFrame:
+    """Faults of all kinds in turn, one in each simulated device, found by the scenario and by the baselines.
+
+    Trained on `days` without faults, scored on the `hours` after. Long: `method`, then as `outcomes`, and
+    `alarm_rate`: the share of the rows of the same devices, without faults, that are called anomalies.
+    """
+    past = days * (DAY // timedelta(minutes=1))
+    simulated = simulate(devices, start, past + 60 * hours, seed=seed)
+    faulty = inject(simulated, list(FAULTS), past, seed=seed)
+    as_of, until = start + DAY * days, start + DAY * days + timedelta(hours=hours)
+    options = Options.of({"detector": detector, "seed": seed})
+    model = trained(readings_of(simulated.grid).lazy(), start, as_of, options)
+    keys = pl.concat(
+        [simulated.grid.keys, simulated.grid.keys.select("device", pl.lit(JOINT_TAG).alias("tag")).unique()]
+    )
+    scored = {}
+    for name, grid in (("fine", simulated.grid), ("faulty", faulty.grid)):
+        scored[name] = score_span(model, readings_of(grid).lazy(), keys, as_of, until, options).rows
+    frames = []
+    for alpha in alphas:
+        called = {name: called_by_scores(rows, alpha) for name, rows in scored.items()}
+        rate = called["fine"].height / scored["fine"].height
+        frames.append(_labelled(f"{detector}, alpha {alpha:g}", outcomes(called["faulty"], faulty), rate))
+    before = replace(simulated.grid, values=simulated.grid.values[:, :past])
+    cells = int(np.isfinite(simulated.grid.values[:, past:]).sum())
+    for method, found in (
+        ("plain one-class SVM", lambda grid: plain_one_class_svm(before, _after(grid, past))),
+        ("rolling z-score above 3", lambda grid: rolling_z_score(grid, past)),
+    ):
+        rate = found(simulated.grid).height / cells
+        frames.append(_labelled(method, outcomes(found(faulty.grid), faulty), rate))
+    return pl.concat(frames)
+
+
+def _labelled(method: str, frame: pl.DataFrame, rate: float) -> pl.DataFrame:
+    return frame.select(pl.lit(method).alias("method"), pl.all(), pl.lit(rate).alias("alarm_rate"))
+
+
+def _after(grid: Grid, first: int) -> Grid:
+    return replace(grid, values=grid.values[:, first:], start=grid.start + first * grid.interval)
