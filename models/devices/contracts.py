@@ -12,12 +12,13 @@ import polars as pl
 
 from models.errors import ContractError
 from models.scenario import Table
+from models.times import TIME as TIME
+from models.times import utc
 
 KEY = ("device", "tag")
 JOINT_TAG = "*"
 """The tag of a device's joint detector over all its tags; no sensor may be called so."""
 
-TIME = pl.Datetime("us", "UTC")
 RAW_COLUMNS = ("device", "tag", "time", "value")
 
 
@@ -106,64 +107,6 @@ def check_raw(
     good = checked.filter(fine).drop("rule", "low", "high")
     bad = raw.with_columns(checked["rule"]).filter(~fine)
     return Checked(good, bad)
-
-
-def utc(times: pl.Series, timezone: str | None) -> pl.Series:
-    """`times` as UTC in microseconds, null where they cannot be read; called `time`.
-
-    Text may carry an offset (`2018-08-28T23:00:05+02:00`, `…Z`). Raises `ContractError` where times
-    have no offset and `timezone` is None, and for an unknown `timezone`.
-    """
-    if timezone is not None:
-        _known_timezone(timezone)
-    if isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone is not None:
-        return times.dt.convert_time_zone("UTC").cast(TIME).alias("time")
-    if isinstance(times.dtype, pl.Datetime):
-        return _located(times.cast(pl.Datetime("us")), timezone).alias("time")
-    text = times.cast(pl.String).str.strip_chars().str.replace(r"^(\d{4}-\d\d-\d\d)T", "${1} ")
-    offset = text.str.contains(r"\d(Z|[+-]\d\d:?\d\d)$").fill_null(False)
-    with_offset = (
-        text.filter(offset).str.replace(r"Z$", "+0000").str.replace(r"([+-]\d\d):(\d\d)$", "${1}${2}")
-    )
-    parsed = _parse(with_offset, ["%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z"], TIME)
-    local = _located(
-        _parse(text.filter(~offset), ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"], pl.Datetime("us")), timezone
-    )
-    place = pl.int_range(times.len(), eager=True)
-    order = pl.concat([place.filter(offset), place.filter(~offset)]).arg_sort()
-    return pl.concat([parsed, local])[order].alias("time")
-
-
-def _parse(text: pl.Series, formats: list[str], dtype: pl.Datetime) -> pl.Series:
-    found = pl.Series([None] * text.len(), dtype=dtype)
-    for form in formats:
-        found = found.fill_null(text.str.to_datetime(form, strict=False, time_unit="us").cast(dtype))
-    return found
-
-
-def _located(naive: pl.Series, timezone: str | None) -> pl.Series:
-    """Local times as UTC; null where the clock shows them twice or never."""
-    if timezone is None:
-        found = naive.drop_nulls()
-        if found.len():
-            raise ContractError(
-                f"readings: times carry no time zone, e.g. {found[0]}. Expected an offset such as "
-                f"{found[0].isoformat()}Z, or say what they are in with --timezone, e.g. --timezone UTC."
-            )
-        return pl.Series([None] * naive.len(), dtype=TIME)
-    there = naive.dt.replace_time_zone(timezone, ambiguous="null", non_existent="null")
-    return there.dt.convert_time_zone("UTC")
-
-
-def _known_timezone(timezone: str) -> None:
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-    try:
-        ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ContractError(
-            f"--timezone is '{timezone}', which is not known. Expected a name such as UTC or Europe/Zurich."
-        ) from error
 
 
 def _number(values: pl.Series) -> pl.Series:
