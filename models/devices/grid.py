@@ -186,13 +186,13 @@ def age_chances(age: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
     rows = np.arange(len(age))
     flat = rows[:, None] * (LOOKBACK + 1) + np.minimum(age, LOOKBACK)
     cells = np.bincount(flat.ravel(), minlength=len(age) * (LOOKBACK + 1)).reshape(-1, LOOKBACK + 1)
-    before = np.concatenate([np.zeros((len(age), 1), age.dtype), age[:, :-1]], axis=1)
-    reached = np.where(age > before, flat, rows[:, None] * (LOOKBACK + 1))
-    times = np.bincount(reached.ravel(), minlength=len(age) * (LOOKBACK + 1)).reshape(-1, LOOKBACK + 1)[:, 1:]
+    again = (age[:, 1:] >= LOOKBACK) & (age[:, :-1] >= LOOKBACK)
+    times = cells[:, 1:].copy()
+    times[:, -1] -= again.sum(axis=1)
     at_least = cells[:, :0:-1].cumsum(axis=1)[:, ::-1]
     overall = np.where(times[:, :1] > 0, at_least[:, :1] / np.maximum(times[:, :1], 1), 1.0)
     mean = np.where(times > 0, at_least / np.maximum(times, 1), overall)
-    p = (mean + at_least) / (n[:, None] + mean)
+    p = np.maximum.accumulate(((mean + at_least) / (n[:, None] + mean))[:, ::-1], axis=1)[:, ::-1]
     often = (times >= _OFTEN).sum(axis=1)
     u = np.maximum(often, 1) - 1
     k, m, base = times[rows, u].astype(float), mean[rows, u], p[rows, u]

@@ -23,7 +23,7 @@ LEVEL, SEASONAL, LOCAL, REGIMES = range(4)
 _BINS = 64
 _SUSPECT = 7.0
 _EPISODES_PER_DAY = 3
-_SUSPECT_SHARE = 0.05
+_SUSPECT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Fitted:
 def fit(grid: Grid, part: NDArray[np.bool_]) -> Fitted:
     """Detectors of all sensors of `grid` from the columns where `part`; which expectation, by the others.
 
-    Up to three short episodes a day of readings more than seven scales out, at most a twentieth of
+    Up to three short episodes a day of readings more than seven scales out, at most a tenth of
     the history, are taken for faults and left out; more than that is how the sensor behaves.
     """
     first = _fit(grid, grid.values, part)
