@@ -1,6 +1,7 @@
 """Reading rows from anywhere: CSV, Parquet, a folder or glob of either, or a Delta table."""
 
 import fnmatch
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,17 @@ class Source:
     name: str
     frame: pl.LazyFrame
 
+    @property
+    def columns(self) -> list[str]:
+        return self.frame.collect_schema().names()
+
+    def rows(self) -> pl.DataFrame:
+        """All rows. Raises `SourceError` where the file turns out not to be what it began as."""
+        try:
+            return self.frame.collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise SourceError(_unreadable(self.name, error)) from None
+
 
 def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
     """`["week=date"]` -> `{"week": "date"}`: column of the table -> column of the source."""
@@ -46,18 +58,23 @@ def read(uri: str) -> Iterator[Source]:
     CSV columns are read as text: types are the contract's business, so that nothing is lost on the
     way. Raises `SourceError` where nothing is there, and for a file that cannot be read.
     """
-    if _is_delta(uri):
-        yield Source(uri, pl.scan_delta(uri))
+    place = uri if is_remote(uri) else str(Path(uri).expanduser())
+    if _is_delta(place):
+        try:
+            table = DeltaTable(place)
+        except Exception as error:
+            raise SourceError(_unreadable(uri, error)) from None
+        yield Source(uri, pl.scan_delta(table))
         return
     for path in _files(uri):
-        name = path.rsplit("/", 1)[-1]
+        name = _name(path, uri)
         try:
             frame = _scan(path)
             columns = frame.collect_schema().names()
         except pl.exceptions.NoDataError:
             raise SourceError(f"{name}: the file is empty. Expected a header and at least one row.") from None
         except Exception as error:
-            raise SourceError(f"{name}: cannot be read: {str(error).splitlines()[0][:200]}") from None
+            raise SourceError(_unreadable(name, error)) from None
         if not columns:
             raise SourceError(f"{name}: the file has no columns. Expected a header and at least one row.")
         yield Source(name, frame)
@@ -68,18 +85,17 @@ def rename(source: Source, mapping: Mapping[str, str], needed: Sequence[str]) ->
 
     A mapping applies where its source column exists, so that one mapping serves several files.
     """
-    found = source.frame.collect_schema().names()
+    found = source.columns
     applied = {old: new for new, old in mapping.items() if old in found}
-    columns = [applied.get(name, name) for name in found if name in applied or name not in mapping]
+    kept = [name for name in found if name in applied or name not in applied.values()]
     for column in needed:
-        if column not in columns:
+        if column not in (applied.get(name, name) for name in kept):
             hint = mapping.get(column)
             missing = f"column '{column}' is missing" + (f" (mapped from '{hint}')" if hint else "")
             raise SourceError(
                 f"{source.name}: {missing}. Found: {', '.join(found)}.\n"
                 f"Map it with --column {column}=NAME_IN_THE_FILE."
             )
-    kept = [name for name in found if name in applied or name not in mapping]
     return Source(source.name, source.frame.select(pl.col(kept)).rename(applied))
 
 
@@ -89,10 +105,24 @@ def _scan(path: str) -> pl.LazyFrame:
     return pl.scan_csv(path, infer_schema=False, glob=False, null_values=[""], truncate_ragged_lines=False)
 
 
+def _unreadable(name: str, error: Exception) -> str:
+    return f"{name}: cannot be read: {str(error).strip().splitlines()[0][:200]}"
+
+
+def _name(path: str, uri: str) -> str:
+    """`path` below the folder that `uri` names, or in which its wildcards begin."""
+    fixed = re.split(r"[*?\[]", uri)[0]
+    if not is_remote(uri) and fixed:
+        fixed = str(Path(fixed).expanduser())
+    fixed = fixed.rstrip("/")
+    folder = fixed if path.startswith(f"{fixed}/") else fixed.rpartition("/")[0]
+    return path.removeprefix(folder).lstrip("/")
+
+
 def _is_delta(uri: str) -> bool:
     if is_remote(uri):
         return not uri.endswith(SUFFIXES) and not _is_glob(uri) and DeltaTable.is_deltatable(uri)
-    return Path(uri).expanduser().is_dir() and DeltaTable.is_deltatable(uri)
+    return Path(uri).is_dir() and DeltaTable.is_deltatable(uri)
 
 
 def _is_glob(uri: str) -> bool:
