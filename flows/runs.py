@@ -12,7 +12,7 @@ from flows.progress import gather
 from models.scenario import AsOf, Scenario
 from tasks import ledger
 from tasks.announcing import announce, derive
-from tasks.ingest import Ingested, fixed_shards, ingest
+from tasks.ingest import Ingested, ingest
 from tasks.pages import write_page
 from tasks.publishing import complete, publish
 from tasks.runs import Run, RunError, begin, resolve_scoring, resolve_training, started
@@ -32,12 +32,8 @@ def ingest_sources(
     max_bad_share: float,
 ) -> dict[str, Any]:
     """Ingest each source that is given into its table, in the order of `sources`."""
-    mapping = column_mapping(columns)
-    number = fixed_shards(scenario, store, shards)
     given = {name: uri for name, uri in sources.items() if uri}
-    done: list[Ingested] = [
-        ingest(scenario, store, name, uri, mapping, number, max_bad_share) for name, uri in given.items()
-    ]
+    done: list[Ingested] = ingest(scenario, store, given, column_mapping(columns), shards, max_bad_share)
     for result in done:
         get_run_logger().info(
             "%s: %s rows read, %s in quarantine, %s new or changed",
