@@ -8,7 +8,7 @@ import polars as pl
 
 from models.scenario import AsOf, Scenario
 from tasks import ledger, scoring
-from tasks.ingest import Ingested, fixed_shards, ingest
+from tasks.ingest import Ingested, ingest
 from tasks.publishing import Publication, publish
 from tasks.runs import Run, begin, resolve_scoring, resolve_training, started
 from tasks.shards import Outcome, plan, reasons, reconcile
@@ -31,13 +31,13 @@ def read(
     table: str,
     source: str,
     scenario: Scenario,
-    shards: int = 4,
+    shards: int | None = 4,
     mapping: Mapping[str, str] | None = None,
     max_bad_share: float = 0.05,
 ) -> Ingested:
     """Ingest a source into a table."""
-    number = fixed_shards(scenario, store, shards)
-    return ingest.fn(scenario, store, table, source, mapping or {}, number, max_bad_share)
+    (done,) = ingest.fn(scenario, store, {table: source}, mapping or {}, shards, max_bad_share)
+    return done
 
 
 def train(

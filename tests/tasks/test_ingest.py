@@ -1,0 +1,553 @@
+import json
+from csv import reader
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import write_deltalake
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from models.errors import AlmanacError, ContractError
+from models.sales import SALES
+from tasks.ingest import ingest
+from tasks.sources import SourceError
+from tasks.store import Store, StoreError
+from tests.steps import read
+
+pytestmark = pytest.mark.usefixtures("without_run_logger")
+
+MONDAY = date(2024, 1, 1)
+HISTORY, QUARANTINE = "sales/history", "sales/quarantine"
+
+
+def sales(skus: int = 5, weeks: int = 8, start: date = MONDAY) -> pl.DataFrame:
+    """Sales of a few SKUs in two stores; the units of SKU 3 in week 2 are 32."""
+    return pl.DataFrame(
+        [
+            {
+                "sku": f"{sku}",
+                "store": store,
+                "week": start + timedelta(weeks=week),
+                "units": sku * 10.0 + week,
+                "price": 1.0 + sku / 100,
+            }
+            for sku in range(skus)
+            for store in ("A", "B")
+            for week in range(weeks)
+        ]
+    )
+
+
+def csv(folder: Path, rows: pl.DataFrame | str, name: str = "sales.csv") -> str:
+    """A CSV file of the rows."""
+    text = rows if isinstance(rows, str) else rows.write_csv()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def with_lines(folder: Path, *lines: str, name: str = "sales.csv") -> str:
+    """`sales()` as a CSV file with further lines."""
+    return csv(folder, sales().write_csv() + "".join(f"{line}\n" for line in lines), name)
+
+
+def table(store: Store, name: str = HISTORY, version: int | None = None) -> pl.DataFrame:
+    frame = store.scan(name, version).collect()
+    first = [c for c in ("sku", "store", "week", "units") if c in frame.columns]
+    return frame.select(*first, *sorted(set(frame.columns) - set(first))).sort(first)
+
+
+def written(store: Store) -> dict[str, int]:
+    """Versions of whatever tables there are."""
+    names = ("sales/history", "sales/plan", "sales/stores", "sales/quarantine")
+    return {name: version for name in names if (version := store.version(name)) is not None}
+
+
+# the contract
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        (",A,2024-01-01,1,1", "sku|nullability"),
+        ("9,,2024-01-01,1,1", "store|nullability"),
+        ("9,A,,1,1", "week|nullability"),
+        ("9,A,2024-01-01,,1", "units|nullability"),
+        ('"",A,2024-01-01,1,1', "sku|"),
+        ("9,A,2024-13-01,1,1", "week|date"),
+        ("9,A,yesterday,1,1", "week|date"),
+        ("9,A,01/02/2024,1,1", "week|date"),
+        ("9,A,2024-01-01,many,1", "units|number"),
+        ('9,A,2024-01-01,"1,5",1', "units|number"),
+        ("9,A,2024-01-01,-1,1", "units|min"),
+        ("9,A,2024-01-01,nan,1", "units|nan"),
+        ("9,A,2024-01-01,inf,1", "units|inf"),
+        ("9,A,2024-01-01,-inf,1", "units|"),
+        ("9,A,2024-01-01,1e999,1", "units|inf"),
+        ("9,A,2024-01-01,1,free", "price|number"),
+        ("9,A,2024-01-01,1,inf", "price|inf"),
+    ],
+)
+def test_a_row_that_breaks_a_rule_goes_to_quarantine_with_the_rule_and_the_row_as_it_came(
+    store, tmp_path, line, rule
+):
+    done = read(store, "history", with_lines(tmp_path, line), SALES)
+    (bad,) = store.scan(QUARANTINE).collect().to_dicts()
+    assert bad["rule"].startswith(rule)
+    assert (bad["table"], bad["source"], bad["row_number"]) == ("history", "sales.csv", 81)
+    assert [value or "" for value in json.loads(bad["row"]).values()] == next(reader([line]))
+    assert (done.read, done.accepted, done.quarantined) == (81, 80, 1)
+    assert done.rules == {bad["rule"]: 1}
+    assert table(store).height == 80
+
+
+@pytest.mark.parametrize("week", ["2024-01-01", "2024-01-01T00:00:00", "2024-01-01 00:00:00", " 2024-01-01 "])
+def test_a_date_is_read_with_or_without_a_time_of_day(store, tmp_path, week):
+    read(store, "history", csv(tmp_path, f"sku,store,week,units\n1,A,{week},3\n"), SALES)
+    assert table(store)["week"].to_list() == [MONDAY]
+
+
+def test_of_rows_of_the_same_key_and_week_in_one_file_the_last_counts_and_the_others_are_duplicates(
+    store, tmp_path
+):
+    lines = ("9,A,2024-01-01,1,1", "9,A,2024-01-01,2,1", "9,A,2024-01-01,3,1")
+    done = read(store, "history", with_lines(tmp_path, *lines), SALES)
+    assert table(store).filter(sku="9")["units"].to_list() == [3]
+    bad = store.scan(QUARANTINE).collect().sort("row_number")
+    assert bad["rule"].unique().to_list() == ["sku,store,week|duplicate"]
+    assert bad["row_number"].to_list() == [81, 82]
+    assert [json.loads(row)["units"] for row in bad["row"]] == ["1", "2"]
+    assert (done.read, done.accepted, done.quarantined) == (83, 81, 2)
+
+
+def test_a_bad_row_does_not_take_the_place_of_a_good_one(store, tmp_path):
+    read(store, "history", with_lines(tmp_path, "9,A,2024-01-01,1,1", "9,A,2024-01-01,-2,1"), SALES)
+    assert table(store).filter(sku="9")["units"].to_list() == [1]
+
+
+def test_the_quarantine_keeps_all_columns_of_a_row_also_those_that_are_ignored(store, tmp_path):
+    rows = sales().with_columns(note=pl.lit("hello"), rule=pl.lit("mine"))
+    read(store, "history", csv(tmp_path, rows.write_csv() + "9,A,2024-01-01,-1,1,world,x\n"), SALES)
+    (row,) = store.scan(QUARANTINE).collect()["row"]
+    assert json.loads(row) == {
+        "sku": "9", "store": "A", "week": "2024-01-01", "units": "-1", "price": "1", "note": "world", "rule": "x"
+    }  # fmt: skip
+
+
+def test_bad_rows_of_typed_columns_are_kept_whatever_their_type(store, tmp_path):
+    rows = sales().with_columns(
+        blob=pl.lit(b"\xff"), day=pl.lit(MONDAY), list=pl.lit([1.5]), group=pl.lit("g", pl.Categorical)
+    )
+    bad = rows.head(1).with_columns(sku=pl.lit("9"), units=pl.lit(-1.0))
+    pl.concat([rows, bad]).write_parquet(tmp_path / "sales.parquet")
+    done = read(store, "history", str(tmp_path / "sales.parquet"), SALES)
+    (row,) = store.scan(QUARANTINE).collect()["row"]
+    assert json.loads(row)["units"] == -1
+    assert set(done.ignored) == {"blob", "day", "list", "group"}
+
+
+# nothing is written
+
+
+@pytest.mark.parametrize(
+    ("bad_lines", "share"),
+    [(5, 0.05), (1, 0.0), (50, 0.3)],
+)
+def test_more_bad_rows_than_allowed_stop_before_anything_is_written(store, tmp_path, bad_lines, share):
+    lines = [f"9,A,2024-01-01,{-n - 1},1" for n in range(bad_lines)]
+    with pytest.raises(ContractError) as caught:
+        read(store, "history", with_lines(tmp_path, *lines), SALES, max_bad_share=share)
+    told = str(caught.value)
+    assert f"{bad_lines} of {80 + bad_lines} rows" in told
+    assert f"units|min: {bad_lines}" in told
+    assert "sales.csv, row 81" in told
+    assert "--max-bad-share" in told
+    assert not Path(store.uri).exists()
+
+
+def test_as_many_bad_rows_as_allowed_are_accepted(store, tmp_path):
+    lines = [f"9,A,2024-01-01,{-n - 1},1" for n in range(4)]
+    assert read(store, "history", with_lines(tmp_path, *lines), SALES, max_bad_share=4 / 84).quarantined == 4
+
+
+def test_bad_rows_of_one_source_stop_the_others_too(store, tmp_path):
+    good = csv(tmp_path, sales())
+    bad = csv(tmp_path, "sku,store,week\n1,A,never\n", "plan.csv")
+    with pytest.raises(ContractError, match="plan: 1 of 1 rows"):
+        ingest.fn(SALES, store, {"history": good, "plan": bad}, {}, None, 0.05)
+    assert written(store) == {}
+
+
+def test_a_file_with_only_bad_rows_is_refused_even_when_all_may_be_bad(store, tmp_path):
+    with pytest.raises(ContractError, match=r"1 of 1 rows \(100.0%\)"):
+        read(store, "history", csv(tmp_path, "sku,store,week,units\n1,A,never,1\n"), SALES, max_bad_share=1.0)
+    assert written(store) == {}
+
+
+def test_a_later_failure_changes_nothing_that_is_there(store, tmp_path):
+    read(store, "history", with_lines(tmp_path, "9,A,2024-01-01,-1,1"), SALES)
+    before = written(store)
+    worse = with_lines(tmp_path, *[f"9,A,2024-01-01,{-n - 1},1" for n in range(20)], name="worse.csv")
+    with pytest.raises(ContractError):
+        read(store, "history", worse, SALES)
+    assert written(store) == before
+
+
+def test_a_header_without_rows_is_refused(store, tmp_path):
+    with pytest.raises(SourceError, match=r"there is a header but no rows"):
+        read(store, "history", csv(tmp_path, "sku,store,week,units\n"), SALES)
+    assert not Path(store.uri).exists()
+
+
+def test_a_store_that_cannot_be_written_is_named_before_anything_is_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be written"):
+        read(Store(str(tmp_path / "file" / "store")), "history", csv(tmp_path, sales()), SALES)
+
+
+# weeks
+
+
+def test_weeks_that_start_on_different_days_are_refused_with_examples_of_each(store, tmp_path):
+    with pytest.raises(ContractError) as caught:
+        read(store, "history", with_lines(tmp_path, "7,B,2024-01-04,1,1"), SALES)
+    told = str(caught.value)
+    assert "history: 80 rows start on Monday, e.g. sku 0, store A, week 2024-01-01" in told
+    assert "history: 1 rows start on Thursday, e.g. sku 7, store B, week 2024-01-04" in told
+    assert written(store) == {}
+
+
+def test_weeks_of_the_plan_start_on_the_same_day_as_those_of_the_sales(store, tmp_path):
+    thursdays = csv(tmp_path, sales(start=MONDAY + timedelta(days=59)).drop("units"), "plan.csv")
+    history = csv(tmp_path, sales())
+    with pytest.raises(ContractError, match="weeks start on different weekdays"):
+        ingest.fn(SALES, store, {"history": history, "plan": thursdays}, {}, None, 0.05)
+    assert written(store) == {}
+    read(store, "history", history, SALES)
+    with pytest.raises(ContractError, match=r"(?s)Thursday.*stored history.*Monday"):
+        read(store, "plan", thursdays, SALES)
+    assert list(written(store)) == ["sales/history"]
+
+
+# again and later
+
+
+def test_the_same_file_twice_changes_nothing(store, tmp_path):
+    source = with_lines(tmp_path, "9,A,2024-01-01,-1,1", "8,A,2024-01-01,1,1", "8,A,2024-01-01,1,1")
+    first = read(store, "history", source, SALES)
+    before = written(store)
+    again = read(store, "history", source, SALES)
+    assert written(store) == before
+    assert again.changed == 0
+    assert first.changed == first.accepted == again.accepted
+    assert again.quarantined == 2
+    assert store.scan(QUARANTINE).collect().height == 2
+
+
+def test_a_later_file_replaces_values_and_the_earlier_ones_stay_in_the_older_version(store, tmp_path):
+    read(store, "history", csv(tmp_path, sales()), SALES)
+    later = sales().filter(pl.col("sku") == "3").with_columns(units=pl.lit(99.0))
+    done = read(store, "history", csv(tmp_path, later, "later.csv"), SALES)
+    assert done.changed == 16
+    assert table(store).height == 80
+    assert table(store).filter(sku="3")["units"].unique().to_list() == [99]
+    assert_frame_equal(
+        table(store).filter(pl.col("sku") != "3"), table(store, version=0).filter(pl.col("sku") != "3")
+    )
+    assert_frame_equal(table(store, version=0).drop("shard"), table_of(sales()))
+
+
+def table_of(frame: pl.DataFrame) -> pl.DataFrame:
+    first = ["sku", "store", "week", "units"]
+    return frame.select(*first, *sorted(set(frame.columns) - set(first))).sort(first)
+
+
+def test_only_rows_with_other_values_count_as_changed(store, tmp_path):
+    read(store, "history", csv(tmp_path, sales()), SALES)
+    later = sales(weeks=9).with_columns(
+        price=pl.when(sku="2", week=MONDAY).then(None).otherwise(pl.col("price"))
+    )
+    done = read(store, "history", csv(tmp_path, later, "later.csv"), SALES)
+    assert done.changed == 10 + 2
+    assert_frame_equal(table(store).drop("shard"), table_of(later))
+
+
+def test_a_file_without_a_column_keeps_the_values_of_that_column(store, tmp_path):
+    read(store, "history", csv(tmp_path, sales()), SALES)
+    later = sales(weeks=9).drop("price").with_columns(pl.col("units") + 1)
+    read(store, "history", csv(tmp_path, later, "later.csv"), SALES)
+    prices = table(store).filter(pl.col("week") < MONDAY + timedelta(weeks=8))["price"]
+    assert_frame_equal(prices.to_frame(), table_of(sales()).select("price"))
+    assert table(store).filter(pl.col("week") == MONDAY + timedelta(weeks=8))["price"].null_count() == 10
+
+
+def test_a_column_that_comes_later_is_null_in_earlier_rows(store, tmp_path):
+    read(store, "history", csv(tmp_path, sales()), SALES)
+    later = sales(weeks=1).with_columns(deal=pl.lit(1.0))
+    done = read(store, "history", csv(tmp_path, later, "later.csv"), SALES)
+    assert done.changed == 10
+    assert table(store)["deal"].null_count() == 70
+
+
+def test_rows_of_a_later_file_of_one_source_replace_those_of_an_earlier_one(store, tmp_path):
+    folder = tmp_path / "in"
+    csv(folder, sales(), "2024-01.csv")
+    csv(folder, sales(skus=1).with_columns(units=pl.lit(7.0)), "2024-02.csv")
+    done = read(store, "history", str(folder), SALES)
+    assert (done.read, done.accepted, done.quarantined, done.superseded) == (96, 80, 0, 16)
+    assert table(store).filter(sku="0")["units"].unique().to_list() == [7]
+    assert written(store) == {HISTORY: 0}
+
+
+def test_a_file_of_the_same_name_in_another_folder_is_another_file(store, tmp_path):
+    csv(tmp_path / "in" / "1", sales(), "part.csv")
+    csv(tmp_path / "in" / "2", sales(), "part.csv")
+    done = read(store, "history", str(tmp_path / "in"), SALES)
+    assert (done.quarantined, done.superseded) == (0, 80)
+
+
+def test_two_ingests_at_the_same_time_lose_nothing_and_repeat_nothing(store, tmp_path, together):
+    read(store, "history", with_lines(tmp_path, "9,A,2024-01-01,-1,1"), SALES)
+    files = []
+    for number in range(4):
+        rows = sales(skus=number + 2).with_columns(units=pl.col("units") + 100)
+        text = rows.write_csv() + f"same,A,2024-01-01,{number},1\nbad,A,2024-01-01,-1,1\n"
+        files.append(csv(tmp_path, text, f"{number}.csv"))
+    files[3] = files[2]
+    done = together(_ingest, [(store, file) for file in files])
+    found = table(store).drop("shard")
+    assert found.filter(pl.col("sku") != "same").equals(table_of(sales().with_columns(units=_later(4))))
+    assert found.filter(sku="same").height == 1
+    assert found.filter(sku="same")["units"].item() in (0, 1, 2)
+    bad = store.scan(QUARANTINE).collect()
+    assert sorted(bad["source"]) == ["0.csv", "1.csv", "2.csv", "sales.csv"]
+    assert store.version(HISTORY) >= max(one.version for one in done)
+
+
+def _later(skus: int) -> pl.Expr:
+    return pl.when(pl.col("sku").cast(pl.Int64) < skus).then(pl.col("units") + 100).otherwise("units")
+
+
+def test_first_ingests_at_the_same_time_lose_nothing_and_repeat_nothing(store, tmp_path, together):
+    halves = [sales().filter(pl.col("store") == name) for name in ("A", "B")]
+    files = [csv(tmp_path, half, f"{i}.csv") for i, half in enumerate(halves)]
+    together(_ingest, [(store, file) for file in [*files, *files]])
+    assert_frame_equal(table(store).drop("shard"), table_of(sales()))
+
+
+def _ingest(store, source):
+    from prefect.logging import disable_run_logger
+
+    with disable_run_logger():
+        return read(store, "history", source, SALES)
+
+
+# sources
+
+
+def test_csv_parquet_folder_glob_and_delta_give_the_same_table(tmp_path):
+    rows = sales().with_columns(deal=pl.lit(1).cast(pl.Int8), share=pl.lit(0.5, pl.Float32))
+    csv(tmp_path, rows)
+    rows.write_parquet(tmp_path / "sales.parquet")
+    rows.with_columns(sku=pl.col("sku").cast(pl.Int32), week=pl.col("week").cast(pl.Datetime)).write_parquet(
+        tmp_path / "typed.parquet"
+    )
+    for number, part in enumerate(rows.iter_slices(30)):
+        csv(tmp_path / "folder", part, f"{number}.csv")
+    write_deltalake(str(tmp_path / "delta"), rows)
+    found = {}
+    for place in ("sales.csv", "sales.parquet", "typed.parquet", "folder", "folder/*.csv", "delta"):
+        store = Store(str(tmp_path / "stores" / place.replace("/*", "-")))
+        read(store, "history", str(tmp_path / place), SALES)
+        found[place] = table(store)
+    expected = found.pop("sales.parquet")
+    assert expected.select("deal", "share").unique().rows() == [(1.0, 0.5)]
+    for place, frame in found.items():
+        assert frame.equals(expected), place
+
+
+def test_columns_of_other_names_are_mapped(store, tmp_path):
+    rows = sales().rename({"week": "date", "units": "qty"})
+    done = read(store, "history", csv(tmp_path, rows), SALES, mapping={"week": "date", "units": "qty"})
+    assert_frame_equal(table(store).drop("shard"), table_of(sales()))
+    assert done.ignored == ()
+
+
+def test_one_mapping_serves_sources_of_which_only_some_need_it(store, tmp_path):
+    history = csv(tmp_path, sales().rename({"week": "date"}))
+    plan = csv(tmp_path, sales(start=MONDAY + timedelta(weeks=8)).drop("units"), "plan.csv")
+    ingest.fn(SALES, store, {"history": history, "plan": plan}, {"week": "date"}, None, 0.05)
+    assert set(written(store)) == {HISTORY, "sales/plan"}
+
+
+def test_a_mapping_from_a_column_that_no_source_has_is_refused(store, tmp_path):
+    with pytest.raises(
+        SourceError, match=r"--column price2=prise: no source has a column 'prise'. Found: price, sku"
+    ):
+        read(store, "history", csv(tmp_path, sales()), SALES, mapping={"price2": "prise"})
+    assert written(store) == {}
+
+
+def test_further_numeric_columns_are_covariates_and_text_is_reported_as_ignored(store, tmp_path):
+    rows = sales().with_columns(
+        temperature=pl.lit("12.5"), sparse=pl.when(pl.col("units") == 0).then(pl.lit(None)).otherwise(pl.lit("1")),
+        colour=pl.lit("red"), mostly=pl.when(pl.col("units") < 30).then(pl.lit("n/a")).otherwise(pl.lit("1")),
+    )  # fmt: skip
+    done = read(store, "history", csv(tmp_path, rows), SALES)
+    assert done.ignored == ("colour", "mostly")
+    found = store.scan(HISTORY).collect_schema()
+    assert {name: found[name] for name in ("price", "temperature", "sparse")} == dict.fromkeys(
+        ("price", "temperature", "sparse"), pl.Float64
+    )
+    assert "colour" not in found
+
+
+def test_names_that_mean_something_here_are_no_trouble_in_a_source(store, tmp_path):
+    names = [
+        "row",
+        "rule",
+        "known",
+        "row_number",
+        "filter",
+        "columns",
+        "validate",
+        "class",
+        "units|low",
+        "a b",
+    ]
+    names += [
+        "(x)",
+        "é",
+        "x.y",
+        "t",
+        "s",
+        '"q"',
+        "a`b",
+        "as_of",
+        "_last",
+        "covariate_0",
+        "len",
+        "select",
+    ]
+    rows = sales().with_columns(pl.lit(float(i)).alias(name) for i, name in enumerate(names))
+    for number, units in enumerate((0.0, 1.0)):
+        frame = rows.with_columns(pl.col("units") + units)
+        frame.write_parquet(tmp_path / f"{number}.parquet")
+        done = read(store, "history", str(tmp_path / f"{number}.parquet"), SALES)
+        assert done.accepted == done.changed == 80
+        assert_frame_equal(table(store).drop("shard"), table_of(frame.drop(done.ignored)))
+    assert done.ignored == ("a`b",)
+
+
+def test_names_that_differ_only_in_case_are_refused_here_and_against_the_table(store, tmp_path):
+    both = csv(tmp_path, sales().with_columns(Price=pl.lit(1.0)), "both.csv")
+    told = r"'price' and 'Price' differ only .*--column price=Price"
+    with pytest.raises(SourceError, match=told):
+        read(store, "history", both, SALES)
+    read(store, "history", csv(tmp_path, sales()), SALES)
+    other = csv(tmp_path, sales().rename({"price": "Price"}), "other.csv")
+    with pytest.raises(SourceError, match=told):
+        read(store, "history", other, SALES)
+    assert read(store, "history", other, SALES, mapping={"price": "Price"}).changed == 0
+    assert read(store, "history", both, SALES, mapping={"price": "Price"}).changed == 64
+
+
+def test_a_shard_column_of_the_source_is_ignored_and_said_to_be(store, tmp_path):
+    done = read(store, "history", csv(tmp_path, sales().with_columns(shard=pl.lit(99))), SALES)
+    assert done.ignored == ("shard",)
+    assert table(store)["shard"].max() < 4
+
+
+# shards
+
+
+def test_the_number_of_shards_is_settled_by_the_first_ingest_that_writes(store, tmp_path):
+    with pytest.raises(ContractError):
+        read(store, "history", csv(tmp_path, "sku,store,week,units\n1,A,never,1\n"), SALES, shards=3)
+    read(store, "history", csv(tmp_path, sales()), SALES, shards=5)
+    read(store, "history", csv(tmp_path, sales()), SALES, shards=None)
+    with pytest.raises(StoreError, match=r"5 shards; 7 were asked for.*--shards"):
+        read(store, "history", csv(tmp_path, sales()), SALES, shards=7)
+    assert table(store)["shard"].max() < 5
+
+
+def test_all_stores_of_a_sku_are_in_one_shard_in_history_and_plan(store, tmp_path):
+    read(store, "history", csv(tmp_path, sales(skus=30)), SALES)
+    read(store, "plan", csv(tmp_path, sales(skus=30, start=MONDAY + timedelta(weeks=8)).drop("units")), SALES)
+    both = pl.concat([table(store).select("sku", "shard"), table(store, "sales/plan").select("sku", "shard")])
+    assert both.group_by("sku").agg(pl.col("shard").n_unique())["shard"].max() == 1
+    assert both["shard"].n_unique() == 4
+
+
+# any input
+
+
+FIELDS = st.sampled_from(
+    ["1", "A", "", "2024-01-01", "2024-01-08", "x", "-1", "1e400", '"a,b"', " 3 ", "nan", "é"]
+)
+LINES = st.lists(FIELDS, min_size=3, max_size=6).map(",".join)
+HEADERS = st.sampled_from(
+    ["sku,store,week,units", "sku,store,week,units,price", "sku,store,units,week,note,x", "a,b"]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HEADERS, st.lists(LINES, max_size=12), st.sampled_from([0.0, 0.5, 1.0]))
+@example("sku,store,week,units", ["1,A,2024-01-01,1"] * 3, 1.0)
+def test_whatever_a_csv_holds_every_row_is_accepted_or_in_quarantine_or_there_is_a_clear_error(
+    tmp_path_factory, header, lines, share
+):
+    folder = tmp_path_factory.mktemp("any")
+    store = Store(str(folder / "store"))
+    source = csv(folder, "\n".join([header, *lines]) + "\n")
+    try:
+        done = read(store, "history", source, SALES, max_bad_share=share)
+    except AlmanacError:
+        assert written(store) == {}
+        return
+    bad = store.scan(QUARANTINE).collect() if store.version(QUARANTINE) is not None else None
+    assert done.read == len([line for line in lines if line])
+    assert done.read == table(store).height + (0 if bad is None else bad.height)
+    assert done.accepted == table(store).height
+    assert sum(done.rules.values()) == done.quarantined
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.binary(max_size=80).map(lambda content: b"sku,store,week,units\n1,A,2024-01-01,1\n" + content))
+def test_whatever_bytes_follow_the_outcome_is_rows_or_a_clear_error(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("bytes")
+    (folder / "sales.csv").write_bytes(content)
+    store = Store(str(folder / "store"))
+    try:
+        done = read(store, "history", str(folder / "sales.csv"), SALES, max_bad_share=1.0)
+    except AlmanacError:
+        assert written(store) == {}
+        return
+    assert done.read == done.accepted + done.quarantined
+
+
+# Blob
+
+
+def test_ingest_reads_from_blob_and_writes_to_blob(azurite, tmp_path):
+    container = azurite.container()
+    rows = sales()
+    rows.write_parquet(f"{container}/in/sales.parquet")
+    later = rows.with_columns(pl.col("units") + 1)
+    store = Store(f"{container}/store")
+    read(store, "history", f"{container}/in/sales.parquet", SALES)
+    done = read(store, "history", with_lines(tmp_path, "9,A,2024-01-01,-1,1"), SALES)
+    assert (done.changed, done.quarantined) == (0, 1)
+    later.write_parquet(f"{container}/in/sales.parquet")
+    assert read(store, "history", f"{container}/in/*.parquet", SALES).changed == 80
+    assert_frame_equal(table(store).drop("shard"), table_of(later))
+    assert_frame_equal(table(store, version=0).drop("shard"), table_of(rows))
+
+
+def test_when_rows_were_ingested_is_recorded(store, tmp_path):
+    before = datetime.now().astimezone()
+    read(store, "history", with_lines(tmp_path, "9,A,2024-01-01,-1,1"), SALES)
+    assert before <= store.scan(QUARANTINE).collect()["ingested_at"].item() <= datetime.now().astimezone()
