@@ -1,5 +1,7 @@
 """The page of a run."""
 
+from typing import cast
+
 import polars as pl
 from prefect import task
 
@@ -35,7 +37,6 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
     latest = earlier.select(pl.col("as_of").max()).collect().item()
     manifest = bundles.manifest(run.store, scenario.name, run.bundle or 0)
     backtest = run.store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=run.bundle)
-    metrics = bundles.files(run.store, scenario.name, run.bundle or 0)["metrics"]
     return RunView(
         as_of=run.as_of,
         bundle=run.bundle or 0,
@@ -50,7 +51,7 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
         previous=None if latest is None else table.filter(pl.col("as_of") == latest),
         keys=pl.scan_parquet([run.store.uri_of(keys_path(run, o.shard)) for o in outcomes]),
         backtest=backtest,
-        metrics=metrics if isinstance(metrics, pl.DataFrame) else pl.DataFrame(),
+        metrics=cast(pl.DataFrame, bundles.files(run.store, scenario.name, run.bundle or 0)["metrics"]),
         headline=manifest["headline"],
         gaps=read_frame(run, gaps_path(run)),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import polars as pl
 from prefect import task
@@ -122,7 +123,8 @@ def track(run: Run, fitted: Fitted, verdict: Verdict) -> str | None:
                 "as_of": run.as_of_text,
                 **{f"{n}_version": v for n, v in run.versions.items()},
             },
-            metrics=fitted.headline,
+            headline=fitted.headline,
+            metrics=_metrics(run, fitted.bundle),
             bundle=fitted.bundle,
             champion=verdict.promoted,
             reason=verdict.reason,
@@ -130,6 +132,10 @@ def track(run: Run, fitted: Fitted, verdict: Verdict) -> str | None:
     except Exception as error:
         get_run_logger().warning("MLflow tracking failed, the bundle is registered all the same: %s", error)
         return None
+
+
+def _metrics(run: Run, bundle: int) -> pl.DataFrame:
+    return cast(pl.DataFrame, bundles.files(run.store, run.scenario, bundle)["metrics"])
 
 
 def _parts(run: Run, names: Sequence[str]) -> dict[str, pl.LazyFrame]:
