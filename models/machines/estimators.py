@@ -1,8 +1,8 @@
 """The estimators of failure: one interface over LightGBM, a random forest and a single decision tree."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -14,9 +14,11 @@ from models.scenario import File
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
+Flags = NDArray[np.bool_]
 
 MOST_TREES = 100
 LEAST_TREES = 20
+FOREST_TREES = 200
 _PATIENCE = 20
 _USUAL_TREES = 50
 
@@ -44,15 +46,6 @@ class Estimator(Protocol):
 
     def importance(self, features: int) -> Floats:
         """Share of each of the features in what was learnt; sums to 1, or is all 0."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Rows to learn from, or to be judged by: features, whether each failed, and its weight."""
-
-    X: Matrix
-    failed: NDArray[np.bool_]
-    weight: Floats
 
 
 class Boosted:
@@ -107,20 +100,81 @@ class Classical:
 
 @dataclass(frozen=True)
 class Fitted:
+    """A fitted estimator, and the number of trees in it."""
+
     estimator: Estimator
     trees: int
 
 
-def fit(sample: Sample, options: Options, judge: Sample | None = None, trees: int | None = None) -> Fitted:
-    """The estimator of `options` fitted to `sample`, and the number of trees in it.
+class Learner:
+    """Fits the estimator of `options` to one set of rows `X`, as often as there are outcomes of them.
 
-    LightGBM stops adding trees when `judge`, rows of later time, is no longer predicted better;
-    `trees` sets their number instead. The result depends neither on the number of threads nor on
-    the order in which other estimators are fitted.
+    What a fit gives depends neither on the number of threads nor on what was fitted before. `judge`
+    are rows of later time, to settle the number of trees by.
     """
-    if options.estimator == "lightgbm":
-        return _boosted(sample, options, judge, trees)
-    return _classical(sample, options)
+
+    def __init__(self, X: Matrix, weight: Floats, options: Options, judge: Matrix | None = None) -> None:
+        self._X, self._weight, self._options = X, weight, options
+        self._judge = judge if judge is not None and len(judge) else None
+
+    @cached_property
+    def _boosting(self) -> "_Boosting":
+        return _Boosting(self._X, self._weight, self._options, self._judge)
+
+    def fit(self, failed: Flags, judged: Flags | None = None, trees: int | None = None) -> Fitted:
+        """The estimator for the outcomes `failed` of the rows.
+
+        LightGBM has `trees` of them, or stops adding more when the outcomes `judged` of the rows of later
+        time are no longer predicted better. The others have as many as they always have.
+        """
+        if self._options.estimator == "lightgbm":
+            return self._boosting.fit(failed, judged, trees)
+        return _classical(self._X, failed, self._weight, self._options)
+
+
+class _Boosting:
+    """LightGBM on rows that are put into bins once."""
+
+    def __init__(self, X: Matrix, weight: Floats, options: Options, judge: Matrix | None) -> None:
+        import lightgbm as lgb
+
+        self._parameters = {
+            "objective": "binary",
+            "learning_rate": 0.1,
+            "num_leaves": 7,
+            "min_data_in_leaf": 20,
+            "feature_fraction": 0.5,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "lambda_l2": 1.0,
+            "max_bin": 63,
+            "deterministic": True,
+            "force_row_wise": True,
+            "seed": options.seed,
+            "num_threads": options.threads,
+            "verbose": -1,
+        }
+        self._threads = options.threads
+        self._data = lgb.Dataset(X, np.zeros(len(X)), weight=weight, params=self._parameters).construct()
+        self._judge = (
+            None if judge is None else self._data.create_valid(judge, np.zeros(len(judge))).construct()
+        )
+
+    def fit(self, failed: Flags, judged: Flags | None, trees: int | None) -> Fitted:
+        import lightgbm as lgb
+
+        self._data.set_label(failed.astype(np.float64))
+        if self._judge is None or judged is None or trees is not None or not judged.any():
+            booster = lgb.train(dict(self._parameters), self._data, trees or _USUAL_TREES)
+            best = booster.num_trees()
+        else:
+            judge = self._judge.set_label(judged.astype(np.float64))
+            stop = lgb.early_stopping(_PATIENCE, verbose=False)
+            booster = lgb.train(
+                dict(self._parameters), self._data, MOST_TREES, valid_sets=[judge], callbacks=[stop]
+            )
+            best = min(max(booster.best_iteration, LEAST_TREES), booster.num_trees())
+        return Fitted(Boosted(booster.model_to_string(num_iteration=best), self._threads), best)
 
 
 def load(file: File, threads: int = 0) -> Estimator:
@@ -132,52 +186,20 @@ def load(file: File, threads: int = 0) -> Estimator:
     raise TypeError(f"an estimator is text or a frame, not {type(file).__name__}")
 
 
-def _boosted(sample: Sample, options: Options, judge: Sample | None, trees: int | None) -> Fitted:
-    import lightgbm as lgb
-
-    parameters: Mapping[str, Any] = {
-        "objective": "binary",
-        "learning_rate": 0.1,
-        "num_leaves": 7,
-        "min_data_in_leaf": 20,
-        "feature_fraction": 0.5,
-        "bagging_fraction": 0.8,
-        "bagging_freq": 1,
-        "lambda_l2": 1.0,
-        "max_bin": 63,
-        "deterministic": True,
-        "force_row_wise": True,
-        "seed": options.seed,
-        "num_threads": options.threads,
-        "verbose": -1,
-    }
-    data = lgb.Dataset(sample.X, sample.failed, weight=sample.weight)
-    judged = judge is not None and trees is None and judge.failed.any()
-    booster = lgb.train(
-        dict(parameters),
-        data,
-        num_boost_round=trees or (MOST_TREES if judged else _USUAL_TREES),
-        valid_sets=[lgb.Dataset(judge.X, judge.failed, reference=data)] if judge and judged else None,
-        callbacks=[lgb.early_stopping(_PATIENCE, verbose=False)] if judged else None,
-    )
-    best = max(booster.best_iteration, LEAST_TREES) if judged else booster.num_trees()
-    return Fitted(Boosted(booster.model_to_string(num_iteration=best), options.threads), best)
-
-
-def _classical(sample: Sample, options: Options) -> Fitted:
+def _classical(X: Matrix, failed: Flags, weight: Floats, options: Options) -> Fitted:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.tree import DecisionTreeClassifier
 
     if options.estimator == "decision_tree":
         tree = DecisionTreeClassifier(max_depth=8, min_samples_leaf=10, random_state=options.seed)
-        tree.fit(sample.X, sample.failed, sample_weight=sample.weight)
+        tree.fit(X, failed, sample_weight=weight)
         return Fitted(Classical(Trees.of_sklearn([tree]), tree.feature_importances_), 1)
     forest = RandomForestClassifier(
-        n_estimators=200,
+        n_estimators=FOREST_TREES,
         max_depth=15,
         min_samples_leaf=3,
         random_state=options.seed,
         n_jobs=options.threads or -1,
     )
-    forest.fit(sample.X, sample.failed, sample_weight=sample.weight)
-    return Fitted(Classical(Trees.of_sklearn(forest.estimators_), forest.feature_importances_), 200)
+    forest.fit(X, failed, sample_weight=weight)
+    return Fitted(Classical(Trees.of_sklearn(forest.estimators_), forest.feature_importances_), FOREST_TREES)

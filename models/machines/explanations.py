@@ -52,10 +52,13 @@ def reasons(estimator: Estimator, X: Matrix, features: Sequence[Feature], most: 
 def effect(total: float, unit: str) -> str:
     """What a contribution does to the risk.
 
-    >>> effect(2.0, "odds"), effect(0.25, "probability")
-    ('odds x 7.4', '+0.250')
+    >>> effect(2.0, "odds"), effect(7.0, "odds"), effect(0.25, "probability")
+    ('odds x 7.4', 'odds x 1,097', '+0.250')
     """
-    return f"odds x {np.exp(min(total, 50.0)):.2g}" if unit == "odds" else f"{total:+.3f}"
+    if unit != "odds":
+        return f"{total:+.3f}"
+    times = float(np.exp(min(total, 50.0)))
+    return f"odds x {times:,.0f}" if times >= 10 else f"odds x {times:.1f}"
 
 
 def in_words(feature: Feature, row: NDArray[np.float32], columns: dict[str, int]) -> str:

@@ -216,7 +216,7 @@ class _Grid:
         self.longest = max(options.windows_hours) // block
         self.gap = -(-self.longest // self.step)
         self.normal_steps = -(-options.normal_days * 24 // options.every_hours)
-        self.rows = count + self.gap + self.normal_steps
+        self.rows = count + self.gap + self.normal_steps - 1
         self.blocks = max(self.rows * self.step, (count - 1) * self.step + self.longest)
 
     def shaped(self, flat: Moments) -> Moments:

@@ -20,6 +20,8 @@ FINDINGS = {
     "count": pl.Int64,
 }
 
+MAINTAINED_WITHIN = timedelta(hours=24)
+
 EFFECTS = {
     "unknown machine": "scored without model and age",
     "failure without maintenance record": "the failure counts as the replacement",
@@ -33,15 +35,24 @@ EFFECTS = {
 
 
 def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
-    """All findings among what is known at `as_of`; sensors are looked at over the last `days`."""
+    """All findings among what is known at `as_of`, in rows of the last `days`.
+
+    A failure of the last day may still be recorded as maintenance, so it is no finding yet.
+    """
     seen = known(tables, as_of)
-    since = as_of - timedelta(days=days)
-    recent = seen["telemetry"].filter(pl.col("time") > since)
+    seen = {
+        name: frame.filter(pl.col("time") > as_of - timedelta(days=days))
+        if "time" in frame.collect_schema()
+        else frame
+        for name, frame in seen.items()
+    }
+    recent = seen["telemetry"]
     parts = [duplicate_timestamps(recent), uneven_interval(recent), *silent_sensors(recent, days)]
     if "machines" in seen:
         parts += [unknown_machines(seen), machines_without_telemetry(seen["machines"], recent, days)]
     if "failures" in seen and "maintenance" in seen:
-        parts.append(failures_without_maintenance(seen["failures"], seen["maintenance"]))
+        settled = seen["failures"].filter(pl.col("time") <= as_of - MAINTAINED_WITHIN)
+        parts.append(failures_without_maintenance(settled, seen["maintenance"]))
     return pl.concat([pl.DataFrame(schema=FINDINGS), *parts])
 
 
@@ -65,7 +76,7 @@ def machines_without_telemetry(machines: pl.LazyFrame, recent: pl.LazyFrame, day
 
 
 def failures_without_maintenance(
-    failures: pl.LazyFrame, maintenance: pl.LazyFrame, within: timedelta = timedelta(hours=24)
+    failures: pl.LazyFrame, maintenance: pl.LazyFrame, within: timedelta = MAINTAINED_WITHIN
 ) -> pl.DataFrame:
     """Failures of a component that is not on record as replaced from the failure until `within` after it."""
     replaced = maintenance.select("machine_id", "component", "time", replaced_at="time").sort("time")

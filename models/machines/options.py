@@ -50,7 +50,7 @@ class Options:
     """Share of the time range that calibrates, and again that tests."""
     min_failures: int = 3
     """Failures that a component needs in the training range for a model of its own."""
-    training_rows: int = 150_000
+    training_rows: int = 100_000
     """About this many rows are learnt from; healthy ones are sampled, and weighted to make up for it."""
     seed: int = 7
     threads: int = 0

@@ -1,7 +1,5 @@
 """The `machines` scenario: which component of which machine will fail within a day or a week, and why."""
 
-# ruff: noqa: ARG002 - every scenario has the same signatures
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 
 from models.errors import ContractError
-from models.machines import estimators, evaluation
+from models.machines import evaluation
 from models.machines.calibration import IDENTITY, Calibration, calibrated, calibration
-from models.machines.estimators import Floats, Sample
+from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, build, feature_list, windows
 from models.machines.labels import OBSERVED, fails_within, next_failure_column, outcomes
 from models.machines.options import Options
@@ -60,6 +60,18 @@ class _Held:
 
     rows: pl.DataFrame
     said: dict[str, Floats] = field(default_factory=dict)
+
+    def failed(self, component: str, hours: int) -> Flags:
+        return self.rows.select(fails_within(component, hours)).to_series().to_numpy().astype(bool)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Rows to learn from: features, weights, and the outcome of each component that fails in some."""
+
+    X: Matrix
+    weight: Floats
+    failed: dict[str, Flags]
 
 
 @dataclass(frozen=True)
@@ -116,18 +128,8 @@ def _horizon(
     """Risks of one horizon, their backtest, and the importance of features as metrics."""
     options, components = work.options, work.vocabulary.components
     modelled = [c for c in components if failures[c] >= options.min_failures]
-    sizes: dict[str, int | None] = dict.fromkeys(modelled)
     base = _base_rates(work, hours)
-    held = [_held(work, cut, hours) for cut in cuts]
-    for fold, cut in zip(held, cuts, strict=True):
-        learnt = _learn(work, cut.learnt(hours), hours, modelled)
-        X = matrix(fold.rows, work.names)
-        for component, sample in learnt.items():
-            truth = fold.rows.select(fails_within(component, hours)).to_series().to_numpy().astype(bool)
-            judge = Sample(X, truth, np.ones(len(X))) if fold is held[0] else None
-            found = estimators.fit(sample, options, judge, sizes[component])
-            sizes[component] = found.trees
-            fold.said[component] = found.estimator.predict(X)
+    held, sizes = _held_out(work, cuts, hours, modelled)
     first = {c: _calibration(held[:1], c, hours) for c in components}
     both = {c: _calibration(held, c, hours) for c in components}
     backtest = [
@@ -140,10 +142,11 @@ def _horizon(
         for component in components
     ]
     final = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
+    learner = _learner(final, options)
     risks, importance = [], []
     for component in components:
-        if component in final:
-            found = estimators.fit(final[component], options, trees=sizes[component])
+        if component in final.failed:
+            found = learner.fit(final.failed[component], trees=sizes.get(component))
             rate, how = base[component], both[component]
             risks.append(Risk(component, hours, MODEL, rate, None, found.estimator, how))
             importance.append(_importance(found.estimator, component, hours, work.names))
@@ -152,14 +155,32 @@ def _horizon(
     return risks, pl.concat(backtest), pl.concat(importance) if importance else _no_metrics()
 
 
-def _learn(work: _Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> dict[str, Sample]:
-    """A sample to learn from for each component that fails in it, of the rows `where`.
+def _held_out(
+    work: _Work, cuts: Sequence[Fold], hours: int, modelled: Sequence[str]
+) -> tuple[list[_Held], dict[str, int]]:
+    """What estimators that know each cut's past say of its held-out rows; trees per component, from the first."""
+    sizes: dict[str, int] = {}
+    held = [_held(work, cut, hours) for cut in cuts]
+    for fold, cut in zip(held, cuts, strict=True):
+        X = matrix(fold.rows, work.names)
+        learnt = _learn(work, cut.learnt(hours), hours, modelled)
+        learner = _learner(learnt, work.options, X if fold is held[0] else None)
+        for component, failed in learnt.failed.items():
+            found = learner.fit(failed, fold.failed(component, hours), sizes.get(component))
+            fold.said[component] = found.estimator.predict(X)
+            if fold is held[0]:
+                sizes[component] = found.trees
+    return held, sizes
+
+
+def _learn(work: _Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> _Sample:
+    """A sample of the rows `where`.
 
     Rows are the same for all components: all that some component fails after, and a share of the
     healthy ones, weighted so that proportions stay as they are.
     """
     if not modelled:
-        return {}
+        return _Sample(matrix(pl.DataFrame(), work.names), np.empty(0), {})
     some = pl.any_horizontal(fails_within(c, hours) for c in modelled)
     counts = work.rows.filter(where).select(some.sum().alias("failing"), pl.len().alias("rows")).collect()
     failing = int(counts["failing"].item() or 0)
@@ -175,15 +196,14 @@ def _learn(work: _Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> 
     X = matrix(chosen, work.names)
     again = (chosen[DRAWN] / chosen["|share"] * 1009) % 1
     copies, which = masked(X, again.to_numpy(), work.features)
-    X = np.concatenate([X, copies])
     weight = 1 / chosen["|share"].to_numpy()
-    weight = np.concatenate([weight, weight[which]])
-    found = {}
-    for component in modelled:
-        failed = chosen[f"|{component}"].to_numpy().astype(bool)
-        if failed.any():
-            found[component] = Sample(X, np.concatenate([failed, failed[which]]), weight)
-    return found
+    failed = {c: chosen[f"|{c}"].to_numpy().astype(bool) for c in modelled}
+    failed = {c: np.concatenate([flags, flags[which]]) for c, flags in failed.items() if flags.any()}
+    return _Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), failed)
+
+
+def _learner(sample: _Sample, options: Options, judge: Matrix | None = None) -> Learner:
+    return Learner(sample.X, sample.weight, options, judge)
 
 
 def _held(work: _Work, fold: Fold, hours: int) -> _Held:
@@ -201,10 +221,8 @@ def _calibration(held: Sequence[_Held], component: str, hours: int) -> Calibrati
     parts = [h for h in held if component in h.said]
     if not parts:
         return IDENTITY
-    truth = pl.concat([h.rows.select(fails_within(component, hours).alias("failed")) for h in parts])
-    return calibration(
-        np.concatenate([h.said[component] for h in parts]), truth["failed"].to_numpy().astype(bool)
-    )
+    said = np.concatenate([h.said[component] for h in parts])
+    return calibration(said, np.concatenate([h.failed(component, hours) for h in parts]))
 
 
 def _judged(held: _Held, without: Risk, how: Calibration, options: Options) -> pl.DataFrame:
@@ -244,9 +262,7 @@ def _base_rates(work: _Work, hours: int) -> dict[str, float]:
     return work.rows.select(means).collect().row(0, named=True)
 
 
-def _importance(
-    estimator: estimators.Estimator, component: str, hours: int, names: Sequence[str]
-) -> pl.DataFrame:
+def _importance(estimator: Estimator, component: str, hours: int, names: Sequence[str]) -> pl.DataFrame:
     share = estimator.importance(len(names))
     kept = [
         (f"importance_{hours}h_{component}", n, "share", float(s)) for n, s in zip(names, share, strict=True)
