@@ -68,22 +68,6 @@ class WithSensors(Table):
             )
 
 
-TABLES: dict[str, Table] = {
-    "telemetry": WithSensors(
-        "telemetry", Telemetry, unique=("machine_id", "time"), shard_by=("machine_id",), covariates=True
-    ),
-    "errors": Table(
-        "errors", Errors, unique=("machine_id", "time", "error"), shard_by=("machine_id",), required=False
-    ),
-    "maintenance": Table(
-        "maintenance", Maintenance, unique=("machine_id", "time", "component"), shard_by=("machine_id",)
-    ),
-    "failures": Table(
-        "failures", Failures, unique=("machine_id", "time", "component"), shard_by=("machine_id",)
-    ),
-    "machines": Table("machines", Machines, unique=("machine_id",), shard_by=("machine_id",), required=False),
-}
-
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "telemetry": {"machine_id": "machineID", "time": "datetime"},
     "errors": {"machine_id": "machineID", "time": "datetime", "error": "errorID"},
@@ -93,6 +77,46 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 }
 """Default mapping of columns by table, canonical -> source: the shape of the public five-table data set."""
 
+TABLES: dict[str, Table] = {
+    "telemetry": WithSensors(
+        "telemetry",
+        Telemetry,
+        unique=("machine_id", "time"),
+        shard_by=("machine_id",),
+        covariates=True,
+        aliases=COLUMNS["telemetry"],
+    ),
+    "errors": Table(
+        "errors",
+        Errors,
+        unique=("machine_id", "time", "error"),
+        shard_by=("machine_id",),
+        required=False,
+        aliases=COLUMNS["errors"],
+    ),
+    "maintenance": Table(
+        "maintenance",
+        Maintenance,
+        unique=("machine_id", "time", "component"),
+        shard_by=("machine_id",),
+        aliases=COLUMNS["maintenance"],
+    ),
+    "failures": Table(
+        "failures",
+        Failures,
+        unique=("machine_id", "time", "component"),
+        shard_by=("machine_id",),
+        aliases=COLUMNS["failures"],
+    ),
+    "machines": Table(
+        "machines",
+        Machines,
+        unique=("machine_id",),
+        shard_by=("machine_id",),
+        required=False,
+        aliases=COLUMNS["machines"],
+    ),
+}
 
 def sensors(telemetry: pl.LazyFrame) -> list[str]:
     """Names of the sensors: the numeric columns of `telemetry` beside the shard, sorted."""

@@ -104,7 +104,7 @@ def row_count(first: datetime, last: datetime, every_hours: int) -> int:
     >>> row_count(datetime(2015, 1, 1, 7), datetime(2015, 1, 2, 6), every_hours=12)
     2
     """
-    return max(0, int((last - first) / timedelta(hours=every_hours)) + 1)
+    return max(0, (last - first) // timedelta(hours=every_hours) + 1)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
