@@ -29,7 +29,7 @@ class Options:
     """A sensor with fewer readings in the history gets a fallback instead of a detector of its own."""
     requested_hours: int = 24
     """A sensor without a reading for so many hours is not asked for any more."""
-    backtest_devices: int = 200
+    backtest_devices: int = 500
     """About how many devices the backtest is made on."""
     cells: int = 250_000
     """Readings that are worked on at a time; the result does not depend on it."""

@@ -1,0 +1,278 @@
+"""The promise of alpha, incidents that are one alarm each, and faults that are found."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.devices.calibration import (
+    Tails,
+    corrected,
+    corrections,
+    fit_shapes,
+    folds_of,
+    tails_of,
+    uncorrected,
+)
+from models.devices.contracts import JOINT_TAG
+from models.devices.evaluation import compare, outcomes, rolling_z_score, trained
+from models.devices.incidents import INCIDENTS, incidents, what_happened
+from models.devices.options import Options
+from models.devices.scoring import SCORES, score_span
+from models.devices.simulation import FAULTS, inject, readings_of, simulate
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+
+
+def p_values_of(past, now):
+    shaped = fit_shapes(tails_of(past, np.ones(past.shape, bool)))
+    return Tails.of(shaped).p_values(now)
+
+
+def test_p_values_fall_as_scores_rise_and_are_those_of_ranks_below_the_tail():
+    past = np.random.default_rng(0).normal(size=(8, 700))
+    now = np.sort(np.random.default_rng(1).normal(size=(8, 500)) * 2, axis=1)
+    p = p_values_of(past, now)
+    assert (np.diff(p, axis=1) <= 1e-15).all()
+    ranks = np.array(
+        [[(1 + (row >= x).sum()) / 701 for x in line] for row, line in zip(past, now, strict=True)]
+    )
+    body = ranks > 0.1
+    assert np.abs(p - ranks)[body].max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("name", "draw"),
+    [
+        ("normal", lambda rng, shape: np.abs(rng.normal(size=shape))),
+        ("exponential", lambda rng, shape: rng.exponential(size=shape)),
+        ("student", lambda rng, shape: np.abs(rng.standard_t(4, size=shape))),
+    ],
+)
+def test_independent_scores_are_called_at_about_alpha_far_below_one_in_n(name, draw):
+    rng = np.random.default_rng(11)
+    p = p_values_of(draw(rng, (400, 500)), draw(rng, (400, 2000)))
+    for alpha in (0.05, 0.01, 0.001):
+        assert (p <= alpha).mean() / alpha == pytest.approx(1.0, abs=0.35), (name, alpha)
+
+
+def test_too_few_calibration_readings_give_no_p_value_and_few_give_cautious_ones():
+    past = np.random.default_rng(2).normal(size=(1, 30))
+    assert np.isnan(p_values_of(past[:, :15], np.array([[9.0]]))).all()
+    assert 1e-6 < p_values_of(past, np.array([[6.0]])).item() < 0.05
+
+
+def test_a_band_ends_where_the_p_value_is_alpha():
+    past = np.abs(np.random.default_rng(3).normal(size=(5, 600)))
+    tails = Tails.of(fit_shapes(tails_of(past, np.ones(past.shape, bool))))
+    for alpha in (0.05, 0.001):
+        assert tails.p_values(tails.scores_at(alpha)[:, None]) == pytest.approx(alpha, rel=1e-6)
+
+
+def test_p_values_that_come_out_too_small_on_held_out_blocks_are_raised_to_what_they_should_be():
+    rng = np.random.default_rng(4)
+    wandering = np.repeat(rng.normal(size=(300, 4)), 150, axis=1) + rng.normal(size=(300, 600))
+    keys = pl.DataFrame({"device": [f"d{i}" for i in range(300)], "tag": ["t"] * 300, "rung": ["r"] * 300})
+    everywhere = np.ones(wandering.shape, bool)
+    shaped = fit_shapes(pl.concat([keys, tails_of(wandering, everywhere)], how="horizontal"))
+    folds = folds_of(wandering, everywhere)
+    named = pl.concat([keys[folds["row"]], folds.drop("row")], how="horizontal")
+    correction = corrections(named, shaped).filter(rung="r")
+    p = np.logspace(-8, 0, 200)
+    raised = corrected(p, correction)
+    assert (np.diff(raised) >= 0).all()
+    assert (raised >= p).all()
+    assert corrected(np.array([0.001]), correction)[0] > 0.002
+    for alpha in (0.05, 0.01, 1e-4, 1e-6):
+        assert corrected(np.array([uncorrected(alpha, correction)]), correction)[0] == pytest.approx(
+            alpha, rel=0.01
+        )
+    assert corrected(p, pl.DataFrame()).tolist() == p.tolist()
+
+
+@pytest.fixture(scope="module")
+def fault_free():
+    simulated = simulate(100, START, 1440 + 240, seed=21)
+    readings = readings_of(simulated.grid).lazy()
+    model = trained(readings, START, START + 24 * HOUR, Options.of({"backtest_devices": 100}))
+    tags = simulated.grid.keys
+    keys = pl.concat([tags, tags.select("device", pl.lit(JOINT_TAG).alias("tag")).unique()])
+    return score_span(
+        model, readings, keys, START + 24 * HOUR, START + 28 * HOUR, Options.of({})
+    ).rows.filter(pl.col("value").is_not_null())
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.001])
+def test_on_fault_free_sensors_the_alarm_rate_is_alpha_within_a_factor_of_1_3(fault_free, alpha):
+    assert fault_free.height > 100_000
+    assert alpha / 1.3 <= (fault_free["p_value"] <= alpha).mean() <= alpha * 1.3
+
+
+def test_every_kind_of_fault_is_found_and_better_than_by_the_baselines():
+    table = compare(len(FAULTS) * 4, START, hours=2, alphas=(0.001,), seed=5)
+    ours = table.filter(pl.col("method").str.starts_with("auto"))
+    assert ours["fault"].to_list() == list(FAULTS)
+    assert ours["alarm_rate"][0] < 0.003
+    assert (ours.filter(pl.col("fault") != "correlation")["recall"] >= 3 / 4).all()
+    assert (ours["precision"] > 0.6).all()
+    for _, baseline in table.filter(~pl.col("method").str.starts_with("auto")).group_by("method"):
+        assert baseline["precision"].fill_null(0).mean() < ours["precision"].mean() / 2
+        assert baseline["recall"].mean() < ours["recall"].mean()
+        assert baseline["alarm_rate"][0] > 5 * ours["alarm_rate"][0]
+
+
+def test_outcomes_count_a_call_within_the_fault_as_found_and_calls_elsewhere_as_false():
+    simulated = simulate(2, START, 240)
+    faulty = inject(simulated, ["level_shift"], 100)
+    device, tag, _, begin, end = faulty.faults.row(0)
+    times = [begin - 5, begin + 3, end + 5, end + 40]
+    called = pl.DataFrame(
+        {"device": [device] * 4, "tag": [tag] * 4, "time": [START + t * MINUTE for t in times]},
+        schema_overrides={"time": pl.Datetime("us", "UTC")},
+    )
+    row = outcomes(called, faulty).row(0, named=True)
+    assert row == {"fault": "level_shift", "faults": 2, "precision": 0.5, "recall": 0.5, "delay": 3.0}
+
+
+def test_faults_change_only_their_sensor_and_their_time():
+    simulated = simulate(14, START, 400)
+    faulty = inject(simulated, list(FAULTS), 200)
+    assert set(faulty.faults["fault"]) == set(FAULTS)
+    same = simulated.grid.values == faulty.grid.values
+    same |= np.isnan(simulated.grid.values) & np.isnan(faulty.grid.values)
+    inside = np.zeros_like(same)
+    for device, tag, _, begin, end in faulty.faults.iter_rows():
+        row = simulated.grid.keys.with_row_index("i").filter(device=device, tag=tag)["i"].item()
+        inside[row, begin:end] = True
+        assert begin >= 200
+        assert not same[row, begin:end].all()
+    assert same[~inside].all()
+
+
+def test_the_rolling_z_score_is_that_of_a_loop():
+    grid = simulate(1, START, 200, missing=0.05).grid
+    called = set(rolling_z_score(grid, 100, threshold=2.0).rows())
+    for s, key in enumerate(grid.keys.rows()):
+        for t in range(100, 200):
+            before = grid.values[s, t - 60 : t]
+            before = before[~np.isnan(before)]
+            far = len(before) >= 30 and abs(grid.values[s, t] - before.mean()) > 2 * before.std() + 1e-9
+            if key[1] != "mode":
+                assert ((*key, START + t * MINUTE) in called) == far
+
+
+def anomalies(*found, as_of=START + HOUR):
+    base = {"value": 1.0, "score": 5.0, "p_value": 1e-4, "is_anomaly": True, "rung": "robust_level"}
+    base |= {"cause": "value", "expected": 0.0, "low": -1.0, "high": 1.0, "device": "d", "tag": "a"}
+    rows = [base | {"time": as_of - HOUR + minute * MINUTE} | more for minute, more in found]
+    return pl.DataFrame(rows, schema=SCORES) if rows else pl.DataFrame(schema=SCORES)
+
+
+def run(rows, previous=None, as_of=START + HOUR, **options):
+    return incidents(rows, previous, as_of, MINUTE, 0.001, **options)
+
+
+def test_neighbouring_anomalies_on_several_tags_are_one_incident_with_its_most_unusual_tag():
+    found = run(
+        anomalies(
+            (10, {}),
+            (12, {"tag": "b", "p_value": 1e-6, "value": 9.0}),
+            (12, {"tag": "*", "p_value": 1e-6, "score": 50.0}),
+            (30, {"is_anomaly": False, "tag": "c", "p_value": 1e-9}),
+        )
+    )
+    row = found.row(0, named=True)
+    assert found.height == 1
+    assert (row["start"], row["end"]) == (START + 10 * MINUTE, START + 13 * MINUTE)
+    assert (row["tag"], row["p_value"], row["value"], row["anomalies"]) == ("b", 1e-6, 9.0, 3)
+    assert row["tags"] == ["*", "a", "b"]
+    assert row["is_alarm"]
+    assert row["is_new_alarm"]
+
+
+def test_devices_and_anomalies_further_apart_than_the_cooldown_are_incidents_of_their_own():
+    rows = anomalies((0, {}), (20, {}), (42, {}), (5, {"device": "e"}))
+    found = run(rows, cooldown=20 * MINUTE)
+    assert found.select("device", "anomalies").rows() == [("d", 2), ("d", 1), ("e", 1)]
+    assert found["incident"].n_unique() == 3
+
+
+def test_one_fault_over_three_hours_is_one_alarm_that_rings_once():
+    previous, rung = None, []
+    for hour in range(1, 4):
+        as_of = START + hour * HOUR
+        rows = anomalies(
+            *((m, {"score": 5.0 + hour, "p_value": 10.0 ** -(4 + hour)}) for m in (1, 30, 59)), as_of=as_of
+        )
+        previous = run(rows, previous, as_of)
+        rung.append(previous["is_new_alarm"].to_list())
+    row = previous.row(0, named=True)
+    assert rung == [[True], [False], [False]]
+    assert previous.height == 1
+    assert (row["anomalies"], row["start"], row["end"]) == (9, START + MINUTE, START + 3 * HOUR)
+    assert row["p_value"] == 1e-7
+
+
+def test_a_lone_weak_anomaly_is_no_alarm_until_another_follows_within_the_cooldown():
+    weak = {"p_value": 9e-4}
+    first = run(anomalies((50, weak)))
+    assert not first["is_alarm"].any()
+    second = run(anomalies((20, weak), as_of=START + 2 * HOUR), first, START + 2 * HOUR)
+    assert second["is_new_alarm"].to_list() == [True]
+    assert second["incident"].to_list() == first["incident"].to_list()
+    strong = run(anomalies((50, {"p_value": 9e-5})))
+    assert strong["is_alarm"].all()
+
+
+def test_an_incident_closes_after_the_cooldown_and_is_then_forgotten():
+    first = run(anomalies((5, {}), (6, {})))
+    assert first["is_open"].to_list() == [True]
+    second = run(anomalies(), first, START + 2 * HOUR)
+    assert second.is_empty()
+    later = run(anomalies((30, {}), as_of=START + 2 * HOUR), first, START + 2 * HOUR)
+    assert later["start"].to_list() == [START + 90 * MINUTE]
+
+
+def test_the_same_hour_again_gives_the_same_incidents():
+    first = run(anomalies((50, {}), (51, {})))
+    rows = anomalies((3, {}), (4, {"tag": "b"}), as_of=START + 2 * HOUR)
+    once = run(rows, first, START + 2 * HOUR)
+    again = run(rows.sample(fraction=1.0, shuffle=True, seed=1), first, START + 2 * HOUR)
+    assert again.equals(once)
+    assert dict(once.schema) == INCIDENTS
+    assert run(rows, once, START + 2 * HOUR)["anomalies"].to_list() == [2]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 179), max_size=30, unique=True), st.integers(1, 70))
+def test_incidents_hour_by_hour_are_those_of_a_loop_over_all_anomalies_at_once(minutes, cooldown):
+    expected, groups = [], []
+    for minute in sorted(minutes):
+        if groups and minute - (groups[-1][-1] + 1) <= cooldown:
+            groups[-1].append(minute)
+        else:
+            groups.append([minute])
+    expected = [(START + g[0] * MINUTE, START + (g[-1] + 1) * MINUTE, len(g)) for g in groups]
+    previous, seen, rings = None, {}, 0
+    for hour in range(3):
+        as_of = START + (hour + 1) * HOUR
+        own = [(m - 60 * hour, {"p_value": 5e-4}) for m in minutes if 60 * hour <= m < 60 * hour + 60]
+        previous = run(anomalies(*own, as_of=as_of), previous, as_of, cooldown=cooldown * MINUTE)
+        seen |= {row["incident"]: row for row in previous.iter_rows(named=True)}
+        rings += previous["is_new_alarm"].sum()
+    found = sorted((row["start"], row["end"], row["anomalies"]) for row in seen.values())
+    assert found == expected
+    assert rings == sum(len(g) > 1 for g in groups)
+
+
+def test_what_happened_is_said_for_every_cause():
+    causes = ["value", "jump", "level", "spread", "flat", "missing", "joint"]
+    rows = anomalies(*((i, {"cause": cause, "value": 12.3456}) for i, cause in enumerate(causes)))
+    said = rows.select(what_happened())["what"]
+    assert said[0] == "12.35 where -1.0 to 1.0 is normal"
+    assert said.n_unique() == len(causes)
+    assert (said.str.len_chars() > 8).all()
