@@ -44,7 +44,8 @@ class Table:
     `schema` holds columns, types and the rules of a row. `unique` names the columns that identify
     a row: a later row with the same values replaces the earlier one. `shard_by` is the part of
     the key whose hash is the row's shard; empty for a small table that every shard reads whole.
-    With `covariates`, further numeric columns are kept as float64.
+    With `covariates`, further numeric columns are kept as float64. `aliases` are names that columns
+    usually have in sources: column -> name, used for a source that lacks the column.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Table:
     shard_by: tuple[str, ...] = ()
     covariates: bool = False
     required: bool = True
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, frame: pl.DataFrame, stored: Frames) -> None:
         """Raise `ContractError` where `frame`, the good rows, is wrong as a whole.

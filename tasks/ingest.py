@@ -13,7 +13,7 @@ from prefect import task
 
 from models.errors import ContractError
 from models.scenario import Scenario, Table
-from tasks.sources import Source, SourceError, read, rename
+from tasks.sources import Source, SourceError, of_table, read, rename
 from tasks.store import Store, StoreError, concat_lazy, digest, with_shard
 
 _MARK = "·"
@@ -76,7 +76,7 @@ def ingest(
     checked = {}
     for name, source in sources.items():
         table = scenario.tables[name]
-        found = check_sources(table, source, mapping)
+        found = check_sources(table, source, of_table(mapping, name, scenario.tables))
         _refuse(table, found, max_bad_share)
         table.check(found.good, stored)
         stored[name] = concat_lazy([*([stored[name]] if name in stored else []), found.good.lazy()])
@@ -132,7 +132,7 @@ def check_sources(table: Table, source: str, mapping: Mapping[str, str]) -> Chec
     Of the rows of one file with the same unique columns the last is good, the others are duplicates;
     a row of a later file replaces that of an earlier one.
     """
-    found = [(one.columns, rename(one, mapping, _required(table))) for one in read(source)]
+    found = [(one.columns, rename(one, mapping, _required(table), table.aliases)) for one in read(source)]
     checked = [check_rows(table, one, frozenset(columns)) for columns, one in found]
     good = pl.concat([c.good for c in checked], how="diagonal_relaxed")
     bad = pl.concat([c.bad for c in checked])
@@ -277,8 +277,10 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float) -> None:
 
 def _refuse_unused(mapping: Mapping[str, str], checked: Mapping[str, Checked]) -> None:
     """Raise `SourceError` where a column is mapped from one that no source has."""
-    found = sorted({name for c in checked.values() for name in c.columns})
     for column, source in mapping.items():
+        table, dot, _ = column.partition(".")
+        of = [checked[table]] if dot and table in checked else checked.values()
+        found = sorted({name for c in of for name in c.columns})
         if source not in found:
             raise SourceError(
                 f"--column {column}={source}: no source has a column '{source}'. Found: {', '.join(found)}."

@@ -2,9 +2,10 @@
 
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 import obstore
 import polars as pl
@@ -40,7 +41,10 @@ class Source:
 
 
 def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
-    """`["week=date"]` -> `{"week": "date"}`: column of the table -> column of the source."""
+    """`["week=date"]` -> `{"week": "date"}`: column of the table -> column of the source.
+
+    A column may be named with its table, `plan.week=date`, see `of_table`.
+    """
     mapping = {}
     for pair in pairs:
         column, separator, found = pair.partition("=")
@@ -50,6 +54,17 @@ def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
             )
         mapping[column] = found
     return mapping
+
+
+def of_table(mapping: Mapping[str, str], table: str, tables: Collection[str]) -> dict[str, str]:
+    """The part of a mapping that is for `table`, one of `tables`; what names it counts more than what names none.
+
+    >>> of_table({"week": "date", "plan.week": "wk", "stores.store": "shop"}, "plan", ["plan", "stores"])
+    {'week': 'wk'}
+    """
+    general = {c: name for c, name in mapping.items() if "." not in c or c.partition(".")[0] not in tables}
+    own = {c.removeprefix(f"{table}."): name for c, name in mapping.items() if c.startswith(f"{table}.")}
+    return general | own
 
 
 def read(uri: str) -> Iterator[Source]:
@@ -80,13 +95,21 @@ def read(uri: str) -> Iterator[Source]:
         yield Source(name, frame)
 
 
-def rename(source: Source, mapping: Mapping[str, str], needed: Sequence[str]) -> Source:
+def rename(
+    source: Source,
+    mapping: Mapping[str, str],
+    needed: Sequence[str],
+    aliases: Mapping[str, str] = MappingProxyType({}),
+) -> Source:
     """`source` with the table's column names. Raises `SourceError` where a needed column is missing.
 
-    A mapping applies where its source column exists, so that one mapping serves several files.
+    A mapping applies where its source column exists, so that one mapping serves several files;
+    `aliases` do for a column that neither the source nor the mapping has.
     """
     found = source.columns
     applied = {old: new for new, old in mapping.items() if old in found}
+    named = {*found, *applied.values()}
+    applied |= {old: new for new, old in aliases.items() if new not in named and old in found}
     kept = [name for name in found if name in applied or name not in applied.values()]
     for column in needed:
         if column not in (applied.get(name, name) for name in kept):

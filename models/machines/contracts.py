@@ -118,6 +118,7 @@ TABLES: dict[str, Table] = {
     ),
 }
 
+
 def sensors(telemetry: pl.LazyFrame) -> list[str]:
     """Names of the sensors: the numeric columns of `telemetry` beside the shard, sorted."""
     schema = telemetry.collect_schema()
