@@ -17,7 +17,10 @@ from tasks.store import add_action
 
 @dataclass(frozen=True)
 class Part:
-    """A Parquet file in the folder of a table, that no reader sees before it is committed."""
+    """A Parquet file in the folder of a table, that no reader sees before it is committed.
+
+    Its name tells its content, see `Store.put_part`.
+    """
 
     path: str
     bytes: int
@@ -43,9 +46,7 @@ def complete(scenario: Scenario, run: Run, outcomes: Sequence[Outcome]) -> list[
     completed = scenario.complete(scan_parts(run, parts))
     if completed is None:
         return parts
-    rows = completed.collect()
-    path = f"{run.partition}/{run.id}.parquet"
-    return [Part(path, run.store.put_frame(f"{run.table}/{path}", rows), rows.height)]
+    return _write(run, run.table, completed.collect())
 
 
 @task(name="publish")
@@ -61,10 +62,17 @@ def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
     rows = frame.with_columns(
         pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id")
     )
-    path = f"{run.partition}/{run.id}.parquet"
-    size = run.store.put_frame(f"{table}/{path}", rows)
-    parts = [Part(path, size, rows.height)] if rows.height else []
-    return replace_partition(run, table, rows.schema, parts)
+    return replace_partition(run, table, rows.schema, _write(run, table, rows))
+
+
+def write_part(run: Run, table: str, stem: str, rows: pl.DataFrame) -> Part:
+    """Write rows beside the files of a table's `as_of` partition."""
+    path, size = run.store.put_part(f"{table}/{run.partition}/{stem}", rows)
+    return Part(path.removeprefix(f"{table}/"), size, rows.height)
+
+
+def _write(run: Run, table: str, rows: pl.DataFrame) -> list[Part]:
+    return [write_part(run, table, run.id, rows)] if rows.height else []
 
 
 def replace_partition(run: Run, name: str, schema: Mapping[str, Any], parts: Sequence[Part]) -> Publication:
@@ -78,7 +86,7 @@ def replace_partition(run: Run, name: str, schema: Mapping[str, Any], parts: Seq
 
     def attempt() -> Publication:
         table = _open(run, name, schema)
-        if _published(run, name) == (run.id, rows):
+        if _files(table, run) == {_name(part.path) for part in parts}:
             return Publication(name, table.version(), rows, already=True)
         table.create_write_transaction(
             [add_action(part.path, part.bytes, part.rows, {"as_of": run.as_of_text}) for part in parts],
@@ -120,11 +128,13 @@ def _open(run: Run, name: str, schema: Mapping[str, Any]) -> DeltaTable:
     return table
 
 
-def _published(run: Run, name: str) -> tuple[str, int] | None:
-    """The run whose rows are in the partition, and how many rows there are."""
-    same = run.store.scan(name).filter(pl.col("as_of") == run.as_of)
-    found = same.select(pl.col("run_id").first(), pl.len().alias("rows")).collect()
-    return None if found["run_id"][0] is None else (found["run_id"][0], found["rows"][0])
+def _files(table: DeltaTable, run: Run) -> set[str]:
+    """Names of the files in the run's partition."""
+    return {_name(uri) for uri in table.file_uris(file_pruning_predicate=[("as_of", "=", run.as_of_text)])}
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _metadata(run: Run) -> dict[str, Any]:

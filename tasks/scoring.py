@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 
 from models.scenario import Scenario, Scores
 from tasks import bundles
+from tasks.publishing import Part, write_part
 from tasks.runs import Run, context
 from tasks.shards import Outcome, keys_path, outcome_path, read_frame, requested_path
 from tasks.store import Store
@@ -35,11 +36,16 @@ def score_shard(scenario: Scenario, run: Run, shard: int) -> Outcome:
 
 
 def finished_outcome(run: Run, shard: int) -> Outcome | None:
-    """The outcome of a shard whose files are all in place, None where it is still to be scored."""
+    """The outcome of a shard whose files are all in place, None where it is still to be scored.
+
+    A shard with failed keys is scored again: what made them fail may have been corrected.
+    """
     known = run.store.get_json(outcome_path(run, shard))
     if known is None:
         return None
     outcome = Outcome(**known, reused=True)
+    if outcome.failed:
+        return None
     in_place = not outcome.path or run.store.size(f"{run.table}/{outcome.path}") == outcome.bytes
     return outcome if in_place and run.store.size(keys_path(run, shard)) else None
 
@@ -74,16 +80,13 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
     rows = rows.with_columns(
         pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id, dtype=pl.String).alias("run_id")
     )
-    path, size = "", 0
-    if rows.height:
-        path = f"{run.partition}/{run.id}-{shard:04d}.parquet"
-        size = run.store.put_frame(f"{run.table}/{path}", rows)
+    part = write_part(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else Part("", 0, 0)
     run.store.put_frame(keys_path(run, shard), _typed(scenario, scores.keys).sort(scenario.key))
     outcome = Outcome(
         shard=shard,
-        path=path,
-        bytes=size,
-        rows=rows.height,
+        path=part.path,
+        bytes=part.bytes,
+        rows=part.rows,
         requested=scores.keys.height,
         reasons=_reasons(scores.keys),
         seconds=round(seconds, 3),

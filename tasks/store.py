@@ -133,11 +133,19 @@ class Store:
 
     def put_frame(self, path: str, frame: pl.DataFrame) -> int:
         """Write a frame as one Parquet file, as a whole; its size in bytes."""
-        buffer = io.BytesIO()
-        frame.write_parquet(buffer, compression="zstd", compression_level=1, statistics=True)
-        content = buffer.getvalue()
+        content = _parquet(frame)
         self.put(path, content)
         return len(content)
+
+    def put_part(self, stem: str, frame: pl.DataFrame) -> tuple[str, int]:
+        """Write a frame as a Parquet file whose name ends in a digest of its content; its path and size.
+
+        So a file that readers of a table see is never changed: other content is another file.
+        """
+        content = _parquet(frame)
+        path = f"{stem}-{hashlib.sha256(content).hexdigest()[:8]}.parquet"
+        self.put(path, content)
+        return path, len(content)
 
     def write_source(self, path: str, frame: pl.DataFrame) -> str:
         """Write a frame as a Parquet file that can be ingested; its URI."""
@@ -246,6 +254,12 @@ def digest(value: Any) -> str:
 def concat_lazy(frames: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
     """One frame after the other; columns that some lack are null there."""
     return pl.concat(list(frames), how="diagonal")
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", compression_level=1, statistics=True)
+    return buffer.getvalue()
 
 
 def _cannot_write(uri: str, error: Exception) -> str:
