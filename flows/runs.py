@@ -104,7 +104,7 @@ def score(
     parts = complete(scenario, run, outcomes)
     publication = publish(scenario, run, parts)
     events = derive(scenario, run)
-    _record(scenario, run, counts, outcomes)
+    _record(scenario, run, counts, outcomes, published=not publication.already)
     clock.mark("publish")
     page = write_page(scenario, run, outcomes, parts)
     clock.mark("page")
@@ -128,7 +128,9 @@ def _summary(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
     return {"run_id": run.id, "as_of": run.as_of.isoformat(), "bundle": run.bundle, **counts, "gaps": gaps}
 
 
-def _record(scenario: Scenario, run: Run, counts: Mapping[str, int], outcomes: Sequence[Outcome]) -> None:
+def _record(
+    scenario: Scenario, run: Run, counts: Mapping[str, int], outcomes: Sequence[Outcome], *, published: bool
+) -> None:
     ledger.record(
         run.store,
         run_id=run.id,
@@ -140,6 +142,7 @@ def _record(scenario: Scenario, run: Run, counts: Mapping[str, int], outcomes: S
         counts=counts,
         reasons=reasons(outcomes),
         started=started(run),
+        published=published,
     )
 
 

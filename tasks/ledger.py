@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
+from deltalake import CommitProperties, write_deltalake
 
 from models.scenario import AsOf
 from tasks.store import Store
@@ -26,9 +27,11 @@ def record(
     counts: Mapping[str, int],
     reasons: Mapping[str, int],
     started: datetime,
+    published: bool = True,
 ) -> bool:
-    """Append the row of a run unless it is there; whether it was appended.
+    """Enter the row of a run, in place of the one of an earlier start; whether anything was entered.
 
+    A start that has not `published`, since the rows were there already, changes nothing but a missing row.
     `as_of` is kept as text in ISO form, since scenarios differ in its type.
     """
     row = {
@@ -43,7 +46,26 @@ def record(
         "started": started,
         "ended": datetime.now(UTC),
     }
-    return store.append(PATH, pl.DataFrame([row]), once=f"run-{run_id}")
+    return bool(store.retrying(PATH, lambda: _enter(store, row, replace=published)))
+
+
+def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
+    frame = pl.DataFrame([row])
+    if store.version(PATH) is None:
+        write_deltalake(store.uri_of(PATH), frame, mode="error")
+        return True
+    table = store.table(PATH)
+    known = pl.scan_delta(table).filter(run_id=row["run_id"]).select("run_id").collect()
+    if known.height and not replace:
+        return False
+    table.merge(
+        frame,
+        predicate="t.run_id = s.run_id",
+        source_alias="s",
+        target_alias="t",
+        commit_properties=CommitProperties(max_commit_retries=0),
+    ).when_matched_update_all().when_not_matched_insert_all().execute()
+    return True
 
 
 def rows(store: Store) -> pl.LazyFrame | None:
