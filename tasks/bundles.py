@@ -109,7 +109,13 @@ def for_as_of(store: Store, scenario: str, as_of: AsOf) -> int:
 
 def manifest(store: Store, scenario: str, number: int) -> dict[str, Any]:
     """What a bundle says of itself. Raises `BundleError` for an unknown number."""
-    found = store.get_json(f"{_folder(scenario, number)}/manifest.json")
+    path = f"{_folder(scenario, number)}/manifest.json"
+    try:
+        found = store.get_json(path)
+    except ValueError:
+        raise BundleError(
+            f"{store.uri}/{path}: cannot be read. Choose another bundle with --bundle, or train again."
+        ) from None
     if found is None:
         known = events(store, scenario)
         numbers = [] if known is None else sorted(known["bundle"].unique())
@@ -144,7 +150,13 @@ def files(store: Store, scenario: str, number: int) -> dict[str, File]:
                 f"{store.uri}/{folder}/{path}: {'missing' if data is None else 'changed'} since it was saved. "
                 "Nothing was loaded; choose another bundle with --bundle, or train again."
             )
-        contents[path.rsplit(".", 1)[0]] = _decode(path, data)
+        try:
+            contents[path.rsplit(".", 1)[0]] = _decode(path, data)
+        except (ValueError, pl.exceptions.PolarsError):
+            raise BundleError(
+                f"{store.uri}/{folder}/{path}: cannot be read as what its name says. "
+                "Nothing was loaded; train again, and find out who wrote it."
+            ) from None
     return contents
 
 
@@ -157,6 +169,8 @@ def _encode(name: str, content: File) -> tuple[str, bytes]:
         return f"{name}.parquet", buffer.getvalue()
     if isinstance(content, str):
         return f"{name}.txt", content.encode()
+    if not isinstance(content, dict):
+        raise BundleError(f"{name}: a bundle holds frames, text and mappings, not {type(content).__name__}.")
     return f"{name}.json", json.dumps(content, sort_keys=True).encode()
 
 
