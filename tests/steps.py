@@ -9,7 +9,7 @@ import polars as pl
 from models.scenario import AsOf, Scenario
 from tasks import ledger, scoring
 from tasks.ingest import Ingested, ingest
-from tasks.publishing import Publication, publish
+from tasks.publishing import Publication, complete, publish
 from tasks.runs import Run, begin, resolve_scoring, resolve_training, started
 from tasks.shards import Outcome, plan, reasons, reconcile
 from tasks.store import Store
@@ -64,20 +64,25 @@ def resolve(
     return run
 
 
+def outcome(run: Run, shard: int, scenario: Scenario = TOY) -> Outcome:
+    """One shard of a run that has been planned, scored."""
+    return scoring.score_shard.fn(scenario, run, shard)
+
+
 def outcomes(run: Run, scenario: Scenario = TOY) -> list[Outcome]:
     """All shards of a run, scored."""
-    return [scoring.score_shard.fn(scenario, run, shard) for shard in plan.fn(scenario, run)]
+    return [outcome(run, shard, scenario) for shard in plan.fn(scenario, run)]
 
 
 def commit(run: Run, scored: list[Outcome], scenario: Scenario = TOY) -> Publication:
     """Reconcile, publish and enter into the ledger."""
     counts = reconcile.fn(scenario, run, scored)
-    publication = publish.fn(scenario, run, scored)
-    enter(run, counts, scored)
+    publication = publish.fn(scenario, run, complete.fn(scenario, run, scored))
+    enter(run, counts, scored, published=not publication.already)
     return publication
 
 
-def enter(run: Run, counts: Mapping[str, int], scored: list[Outcome]) -> bool:
+def enter(run: Run, counts: Mapping[str, int], scored: list[Outcome], *, published: bool = True) -> bool:
     """Enter a run into the ledger."""
     return ledger.record(
         run.store,
@@ -90,6 +95,7 @@ def enter(run: Run, counts: Mapping[str, int], scored: list[Outcome]) -> bool:
         counts=counts,
         reasons=reasons(scored),
         started=started(run),
+        published=published,
     )
 
 
