@@ -156,9 +156,10 @@ class _Boosting:
         }
         self._threads = options.threads
         self._data = lgb.Dataset(X, np.zeros(len(X)), weight=weight, params=self._parameters).construct()
-        self._judge = (
-            None if judge is None else self._data.create_valid(judge, np.zeros(len(judge))).construct()
-        )
+        self._judge = None
+        if judge is not None:
+            nothing = np.zeros(len(judge))
+            self._judge = self._data.create_valid(judge, nothing, params=self._parameters).construct()
 
     def fit(self, failed: Flags, judged: Flags | None, trees: int | None) -> Fitted:
         import lightgbm as lgb

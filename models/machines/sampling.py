@@ -57,10 +57,10 @@ def folds(first: datetime, observed_until: datetime, share: float) -> list[Fold]
 def draw(rows: pl.DataFrame, seed: int) -> pl.Series:
     """A number in [0, 1) for each row, from its machine, its `steps_back` and `seed` alone."""
     code = {name: crc32(name.encode()) for name in rows["machine_id"].unique()}
-    machine = rows["machine_id"].replace_strict(code, return_dtype=pl.UInt64).to_numpy()
+    machine = rows["machine_id"].replace_strict(code, return_dtype=pl.UInt64).to_numpy().astype(np.uint64)
     mixed = (machine << np.uint64(32)) ^ rows[STEPS].to_numpy().astype(np.uint64)
     start = np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
-    return pl.Series(DRAWN, _mix(mixed + start) / 2.0**64)
+    return pl.Series(DRAWN, _mix(mixed + start) / 2.0**64, dtype=pl.Float64)
 
 
 def shares(positives: int, negatives: int, most: int) -> tuple[float, float]:

@@ -140,10 +140,11 @@ def _rows(
 
 
 def _suppressed(found: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
-    """Rows under work: their rung says so, and they raise no alarm."""
+    """Rows under work raise no alarm; where a model with telemetry spoke, their rung says so."""
     held = working & found["probability"].is_not_null()
+    by_model = held & found["rung"].is_in([MODEL, PARTIAL])
     return found.with_columns(
-        pl.when(held).then(pl.lit(UNDER_WORK)).otherwise("rung").alias("rung"),
+        pl.when(by_model).then(pl.lit(UNDER_WORK)).otherwise("rung").alias("rung"),
         pl.when(held).then(pl.lit(value=False)).otherwise("above_threshold").alias("above_threshold"),
     )
 

@@ -1,0 +1,393 @@
+"""The scenario from tables to published rows: no future, no calendar, no sharding in them; the ladder."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from models.errors import ContractError
+from models.machines import scoring
+from models.machines.evaluation import JUDGED, log_loss
+from models.machines.scenario import MACHINES
+from models.machines.simulation import simulate
+from models.scenario import Trained
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+OPTIONS: dict[str, Any] = {"horizons_hours": [24, 72], "threads": 1, "normal_days": 7, "training_rows": 3000}
+SHARDS = 3
+
+
+def with_shards(tables: Mapping[str, pl.DataFrame], shards: int = SHARDS) -> dict[str, pl.DataFrame]:
+    return {
+        name: frame.with_columns(
+            pl.col("machine_id")
+            .map_elements(lambda m: crc32(m.encode()) % shards, return_dtype=pl.Int64)
+            .alias("shard")
+        )
+        for name, frame in tables.items()
+    }
+
+
+def cut(tables: Mapping[str, pl.DataFrame], shard: int | None = None) -> dict[str, pl.LazyFrame]:
+    return {
+        n: f.lazy() if shard is None else f.lazy().filter(pl.col("shard") == shard) for n, f in tables.items()
+    }
+
+
+def train(
+    tables: Mapping[str, pl.DataFrame], as_of: datetime, options: Mapping[str, Any] = OPTIONS
+) -> Trained:
+    context = MACHINES.context(cut(tables), as_of, options)
+    parts = [MACHINES.prepare_shard(cut(tables, i), context, as_of, options)["rows"] for i in range(SHARDS)]
+    return MACHINES.fit({"rows": pl.concat(parts).lazy()}, context, as_of, options)
+
+
+def score(
+    model: Any, tables: Mapping[str, pl.DataFrame], as_of: datetime, options: Mapping[str, Any] = OPTIONS
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Published rows with ranks, and what became of the keys, shard by shard."""
+    context = MACHINES.context(cut(tables), as_of, options)
+    wanted = MACHINES.requested(cut(tables), as_of, options).collect()
+    found = [
+        MACHINES.score(model, cut(tables, i), context, wanted.filter(shard=i).drop("shard"), as_of, options)
+        for i in range(SHARDS)
+    ]
+    rows = MACHINES.complete(pl.concat([s.rows for s in found]).lazy()).collect()
+    keys = pl.concat([s.keys for s in found]).sort("machine_id", "component")
+    assert keys.select("machine_id", "component").equals(
+        wanted.select("machine_id", "component").sort("machine_id", "component")
+    )
+    return rows.sort("machine_id", "component", "time", "horizon_hours"), keys
+
+
+@pytest.fixture(scope="module")
+def fleet() -> dict[str, pl.DataFrame]:
+    return with_shards(simulate(14, days=200, seed=2, interval_hours=4, start=START, components=2))
+
+
+AS_OF = START + timedelta(days=150)
+
+
+@pytest.fixture(scope="module")
+def trained(fleet) -> Trained:
+    return train(fleet, AS_OF)
+
+
+@pytest.fixture(scope="module")
+def model(trained) -> Any:
+    return MACHINES.load(json_and_back(trained))
+
+
+def json_and_back(trained: Trained) -> dict[str, Any]:
+    """The bundle's files, JSON having gone through text."""
+    return {n: json.loads(json.dumps(f)) if isinstance(f, dict) else f for n, f in trained.files.items()}
+
+
+@pytest.fixture(scope="module")
+def published(fleet, model) -> tuple[pl.DataFrame, pl.DataFrame]:
+    return score(model, fleet, AS_OF)
+
+
+def test_every_requested_component_is_scored_at_every_horizon(fleet, published):
+    rows, keys = published
+    assert rows.height == 14 * 2 * 2
+    assert dict(rows.schema) == scoring.RISKS
+    assert set(keys["status"]) == {"scored"}
+    assert rows["probability"].is_between(0, 1).all()
+    assert rows["time"].unique().to_list() == [AS_OF]
+
+
+def test_probabilities_rise_with_the_horizon(published):
+    both = published[0].pivot(on="horizon_hours", index=["machine_id", "component"], values="probability")
+    assert (both["72"] >= both["24"]).all()
+
+
+def test_a_rank_is_over_all_shards_and_leaves_out_what_is_under_work(published):
+    rows = published[0]
+    for hours in (24, 72):
+        of = rows.filter(horizon_hours=hours)
+        ranked = of.filter(pl.col("rank").is_not_null()).sort("rank")
+        assert ranked["rank"].to_list() == list(range(1, ranked.height + 1))
+        assert (ranked["probability"].diff().drop_nulls() <= 0).all()
+        assert set(of.filter(pl.col("rank").is_null())["rung"]) <= {"under_work"}
+
+
+def test_training_twice_from_shards_in_another_order_gives_the_same_bundle(fleet, trained):
+    turned = {name: frame[::-1] for name, frame in fleet.items()}
+    again = train(turned, AS_OF)
+    assert again.files == trained.files
+    assert_frame_equal(again.backtest, trained.backtest, check_exact=True)
+    assert again.loss == trained.loss
+
+
+@pytest.mark.parametrize("table", ["telemetry", "errors", "maintenance", "failures"])
+def test_nothing_that_comes_after_as_of_changes_a_bundle_or_a_probability(
+    fleet, trained, published, model, table
+):
+    frame = fleet[table]
+    later = frame.filter(pl.col("time") > AS_OF)
+    assert later.height > 0
+    if table == "telemetry":
+        changed = later.with_columns(pl.col("volt", "rotate") * 3 + 50)
+    else:
+        name = frame.columns[2]
+        changed = later.with_columns(pl.lit("another").alias(name))
+    tables = {**fleet, table: pl.concat([frame.filter(pl.col("time") <= AS_OF), changed])}
+    rows, keys = score(model, tables, AS_OF)
+    assert_frame_equal(rows, published[0], check_exact=True)
+    assert keys.equals(published[1])
+    if table in ("telemetry", "failures"):
+        assert train(tables, AS_OF).files == trained.files
+
+
+def test_the_whole_data_at_another_time_gives_the_same_probabilities(fleet, published, trained):
+    shift = timedelta(days=1000, hours=7)
+    moved = {
+        name: frame.with_columns(pl.col("time") + shift) if "time" in frame.columns else frame
+        for name, frame in fleet.items()
+    }
+    again = train(moved, AS_OF + shift)
+    assert again.files == trained.files
+    rows, _ = score(MACHINES.load(again.files), moved, AS_OF + shift)
+    assert_frame_equal(rows.drop("time"), published[0].drop("time"), check_exact=True)
+
+
+def test_a_key_s_rows_do_not_depend_on_the_other_keys(fleet, model, published):
+    context = MACHINES.context(cut(fleet), AS_OF, OPTIONS)
+    rows = published[0].drop("rank")
+    for key in rows.select("machine_id", "component").unique().sort(pl.all()).gather_every(9).iter_slices(1):
+        alone = MACHINES.score(model, cut(fleet), context, key, AS_OF, OPTIONS)
+        wanted = rows.join(key, on=["machine_id", "component"], how="semi")
+        assert_frame_equal(alone.rows.drop("rank"), wanted, check_exact=True)
+
+
+def test_a_range_has_at_each_time_what_a_run_for_that_time_had(fleet, model):
+    options = {**OPTIONS, "score_from": (AS_OF - timedelta(hours=36)).isoformat()}
+    several, _ = score(model, fleet, AS_OF, options)
+    for back in (0, 24, 36):
+        at = AS_OF - timedelta(hours=back)
+        one, _ = score(model, fleet, at)
+        assert_frame_equal(several.filter(time=at).drop("reasons"), one.drop("reasons"), check_exact=True)
+
+
+def test_no_alarm_is_raised_while_a_component_is_under_work(fleet, model, published):
+    rows = published[0]
+    machine, component = rows.sort("probability")["machine_id", "component"].row(-1)
+    just_now = AS_OF - timedelta(hours=3)
+    event = pl.DataFrame(
+        {"machine_id": [machine], "time": [just_now], "component": [component]},
+        schema_overrides={"time": pl.Datetime("us", "UTC")},
+    )
+    more = pl.concat(
+        [fleet["maintenance"], with_shards({"m": event})["m"].select(fleet["maintenance"].columns)]
+    )
+    again, outcome = score(model, {**fleet, "maintenance": more}, AS_OF)
+    mine = again.filter(machine_id=machine, component=component)
+    assert mine["rung"].to_list() == ["under_work"] * 2
+    assert mine["above_threshold"].to_list() == [False, False]
+    assert mine["rank"].null_count() == 2
+    told = outcome.filter(machine_id=machine, component=component).row(0, named=True)
+    assert (told["status"], told["rung"]) == ("scored", "under_work")
+
+
+def test_alarms_follow_the_costs_that_are_given_when_scoring(fleet, model, published):
+    bold, _ = score(model, fleet, AS_OF, {**OPTIONS, "missed_failure_cost": 1e6})
+    shy, _ = score(model, fleet, AS_OF, {**OPTIONS, "missed_failure_cost": 1e-6})
+    normal = published[0].filter(pl.col("rung") == "model")
+    assert bold.filter(pl.col("rung") == "model")["above_threshold"].all()
+    assert not shy["above_threshold"].any()
+    assert (normal["above_threshold"] == (normal["probability"] >= 1 / 11)).all()
+
+
+def test_silent_machines_and_silent_sensors_are_scored_and_say_so(fleet, model):
+    since = AS_OF - timedelta(days=3)
+    late = pl.col("time") > since
+    telemetry = fleet["telemetry"].filter(~(late & (pl.col("machine_id") == "M00001")))
+    quiet = late & (pl.col("machine_id") == "M00002")
+    telemetry = telemetry.with_columns(pl.when(~quiet).then("volt").alias("volt"))
+    rows, keys = score(model, {**fleet, "telemetry": telemetry}, AS_OF)
+    silent, partial = (keys.filter(machine_id=m) for m in ("M00001", "M00002"))
+    assert set(silent["status"]) == {"fallback"}
+    assert set(silent["rung"]) == {"without_telemetry"}
+    assert set(silent["reason"]) == {"no telemetry in the last 36 h"}
+    assert set(partial["status"]) == {"scored"}
+    assert set(partial["reason"]) == {"no reading of volt in the last 36 h"}
+    usual = rows.filter(pl.col("rung") == "model")["probability"].mean()
+    for machine in ("M00001", "M00002"):
+        assert rows.filter(machine_id=machine)["probability"].mean() < 10 * usual
+
+
+@pytest.fixture(scope="module")
+def uneven(fleet) -> dict[str, pl.DataFrame]:
+    """comp1 never fails in the training range, comp2 twice; both are replaced."""
+    failures = fleet["failures"]
+    second = failures.filter(component="comp2").sort("time")
+    few = pl.concat([second[:2], second.filter(pl.col("time") > AS_OF)])
+    first = failures.filter(pl.col("component") == "comp1", pl.col("time") > AS_OF)
+    others = failures.filter(~pl.col("component").is_in(["comp1", "comp2"]))
+    return {**fleet, "failures": pl.concat([others, few, first])}
+
+
+def test_a_component_that_never_failed_has_no_model_and_one_that_seldom_did_a_base_rate(uneven):
+    trained = train(uneven, AS_OF)
+    rows, keys = score(MACHINES.load(json_and_back(trained)), uneven, AS_OF)
+    never, seldom = (keys.filter(component=c) for c in ("comp1", "comp2"))
+    assert set(never["status"]) == {"skipped"}
+    assert set(never["reason"]) == {"comp1 never failed in the training range"}
+    assert set(seldom["status"]) == {"fallback"}
+    silent = rows.filter(component="comp1")
+    assert silent["probability"].null_count() == silent["above_threshold"].null_count() == silent.height == 28
+    assert set(silent["rung"]) == {"no_model"}
+    assert set(silent["reasons"]) == {"comp1 never failed in the training range"}
+    constant = rows.filter(component="comp2", horizon_hours=24)
+    assert constant["probability"].n_unique() == 1
+    assert 0 < constant["probability"][0] < 0.01
+    assert any("comp1 never failed" in note for note in trained.notes)
+
+
+def test_a_component_that_the_bundle_has_not_heard_of_is_skipped_and_said(fleet, model):
+    row = {"machine_id": "M00003", "time": AS_OF - timedelta(days=9), "component": "belt"}
+    event = pl.DataFrame([row], schema_overrides={"time": pl.Datetime("us", "UTC")})
+    more = pl.concat(
+        [fleet["maintenance"], with_shards({"m": event})["m"].select(fleet["maintenance"].columns)]
+    )
+    rows, keys = score(model, {**fleet, "maintenance": more}, AS_OF)
+    assert keys.filter(component="belt").height == 14
+    assert set(keys.filter(component="belt")["status"]) == {"skipped"}
+    assert rows.filter(component="belt")["reasons"].str.contains("was not on record").all()
+
+
+def test_telemetry_at_another_interval_than_trained_on_is_not_scored(fleet, model):
+    daily = fleet["telemetry"].filter(pl.col("time").dt.hour() == 0)
+    rows, keys = score(model, {**fleet, "telemetry": daily}, AS_OF)
+    assert rows.is_empty()
+    assert set(keys["status"]) == {"skipped"}
+    assert keys["reason"].str.contains("every 24 h, the bundle was trained on every 4 h").all()
+
+
+def test_an_evaluation_is_pending_where_the_horizon_is_not_over(fleet, model):
+    end = START + timedelta(days=200)
+    options = {**OPTIONS, "score_from": AS_OF.isoformat()}
+    context = MACHINES.context(cut(fleet), end, options)
+    parts = [MACHINES.evaluate(model, cut(fleet, i), context, end, options) for i in range(SHARDS)]
+    judged = pl.concat(parts)
+    assert dict(judged.schema) == JUDGED
+    for hours in (24, 72):
+        of = judged.filter(horizon_hours=hours)
+        pending = of.filter(pl.col("failed").is_null())["time"]
+        assert pending.min() > end - timedelta(hours=hours) >= of.drop_nulls("failed")["time"].max()
+    table = MACHINES.measures(judged, options)
+    value = dict(table.filter(slice="horizon", value_of_slice="24h").select("metric", "value").iter_rows())
+    assert value["f1"] > 0.4
+    assert value["calibration_error"] < 0.03
+    assert value["saved_to_never"] > 0
+
+
+def test_the_backtest_is_later_than_what_its_estimators_learnt_from(trained):
+    span = AS_OF - START
+    late = START + span * 0.8
+    assert trained.backtest["time"].min() >= late
+    assert trained.backtest["failed"].null_count() == 0
+    assert trained.loss == log_loss(trained.backtest)
+    assert trained.headline["average_precision_24h"] > 0.4
+
+
+def test_a_champion_is_compared_on_rows_that_it_has_not_seen(fleet, model):
+    later = START + timedelta(days=200)
+    context = MACHINES.context(cut(fleet), later, OPTIONS)
+    rows = MACHINES.prepare_shard(cut(fleet), context, later, OPTIONS)["rows"]
+    challenger = MACHINES.fit({"rows": rows.lazy()}, context, later, OPTIONS)
+    found = MACHINES.rebacktest(model, {"rows": rows.lazy()}, challenger.backtest, AS_OF)
+    assert found is not None
+    ours, theirs, count = found
+    unseen = challenger.backtest.filter(pl.col("time") > AS_OF)
+    assert count == unseen.height > 0
+    assert ours == log_loss(unseen)
+    assert 0.2 < ours / theirs < 5
+    assert MACHINES.rebacktest(model, {"rows": rows.lazy()}, challenger.backtest, later) is None
+    itself = MACHINES.load(challenger.files)
+    mine, again, _ = MACHINES.rebacktest(itself, {"rows": rows.lazy()}, challenger.backtest, AS_OF) or (
+        0,
+        0,
+        0,
+    )
+    assert again < mine * 1.5
+
+
+@pytest.mark.parametrize("estimator", ["random_forest", "decision_tree"])
+def test_the_classical_estimators_go_the_same_way(fleet, estimator, monkeypatch):
+    monkeypatch.setattr("models.machines.estimators.FOREST_TREES", 40)
+    options = {**OPTIONS, "estimator": estimator, "horizons_hours": [24], "training_rows": 1500}
+    trained = train(fleet, AS_OF, options)
+    frames = [f for f in trained.files.values() if isinstance(f, pl.DataFrame)]
+    assert len(frames) == 2
+    rows, keys = score(MACHINES.load(json_and_back(trained)), fleet, AS_OF, options)
+    assert rows.height == 28
+    assert set(keys["status"]) == {"scored"}
+    assert rows.filter("above_threshold")["reasons"].str.contains(r"\(\+0\.\d+\)").all()
+    assert trained.headline["average_precision_24h"] > 0.2
+
+
+def test_as_of_is_the_latest_telemetry_up_to_what_is_asked_for(fleet):
+    tables = cut(fleet)
+    last = START + timedelta(days=200)
+    assert MACHINES.resolve_as_of(tables, None, NOW) == last
+    assert MACHINES.resolve_as_of(tables, START + timedelta(days=9, hours=7), NOW) == START + timedelta(
+        days=9, hours=4
+    )
+    assert MACHINES.resolve_as_of(tables, date(2024, 3, 5), NOW) == datetime(2024, 3, 6, tzinfo=UTC)
+    for wrong in (date(2024, 2, 1), last + timedelta(days=3)):
+        with pytest.raises(ContractError, match="There is telemetry from 2024-03-01T04:00Z"):
+            MACHINES.resolve_as_of(tables, wrong, NOW)
+    with pytest.raises(ContractError, match="there is none"):
+        MACHINES.resolve_as_of({**tables, "telemetry": tables["telemetry"].head(0)}, None, NOW)
+
+
+def test_nothing_to_learn_from_is_an_error_that_says_what_to_do(fleet):
+    empty = {**fleet, "telemetry": fleet["telemetry"].head(0)}
+    context = MACHINES.context(cut(fleet), AS_OF, OPTIONS)
+    rows = MACHINES.prepare_shard(cut(empty), context, AS_OF, OPTIONS)["rows"]
+    with pytest.raises(ContractError, match="Ingest telemetry, maintenance and failures"):
+        MACHINES.fit({"rows": rows.lazy()}, context, AS_OF, OPTIONS)
+
+
+def test_a_short_range_trains_without_held_out_rows_and_says_so(fleet):
+    options = {**OPTIONS, "train_from": (AS_OF - timedelta(days=12)).isoformat(), "horizons_hours": [72]}
+    trained = train(fleet, AS_OF, options)
+    assert any("too short to hold out rows" in note for note in trained.notes)
+    rows, _ = score(MACHINES.load(trained.files), fleet, AS_OF, options)
+    assert rows.height == 28
+
+
+def test_a_shard_without_machines_contributes_nothing(fleet):
+    context = MACHINES.context(cut(fleet), AS_OF, OPTIONS)
+    none = {n: f.filter(pl.col("shard") > 99).lazy() for n, f in fleet.items()}
+    empty = MACHINES.prepare_shard(none, context, AS_OF, OPTIONS)["rows"]
+    full = MACHINES.prepare_shard(cut(fleet, 0), context, AS_OF, OPTIONS)["rows"]
+    assert empty.is_empty()
+    assert empty.schema == full.schema
+
+
+def test_options_that_make_no_sense_are_refused_with_what_was_expected():
+    from models.machines.options import Options
+
+    for wrong in (
+        {"windows_hours": []},
+        {"horizons_hours": [0]},
+        {"estimator": "magic"},
+        {"missed_failure_cost": -1.0},
+        {"needless_inspection_cost": float("nan")},
+        {"telemetry_marks": "middle"},
+        {"held_out_share": 0.7},
+        {"every_hours": 0},
+    ):
+        with pytest.raises(ValueError, match="Expected"):
+            Options.of(wrong)
+    assert np.isfinite(Options.of({"score_from": "2024-01-02"}).threshold)
