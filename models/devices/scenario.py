@@ -8,20 +8,20 @@ from typing import Any
 import polars as pl
 
 from models.devices import backtest as backtests
-from models.devices import scoring, training
+from models.devices import incidents, scoring, training
 from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY, TABLES
 from models.devices.model import Model
 from models.devices.options import Options
 from models.errors import ContractError
 from models.page import Section
-from models.scenario import AsOf, File, Frames, Published, RunView, Scores, Table, Trained
+from models.scenario import AsOf, Event, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
 
 HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class Devices:
+class Devices(Scenario):
     """See `models.scenario.Scenario`; options are those of `models.devices.options.Options`.
 
     `as_of` is the end of a complete hour, in UTC. A device's joint detector is a key of its own, with
@@ -124,12 +124,6 @@ class Devices:
         joint = several.select("device", pl.lit(JOINT_TAG).alias("tag"), "shard")
         return pl.concat([sensors, joint]).sort(*KEY)
 
-    def gaps(
-        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
-    ) -> pl.DataFrame:
-        """Nothing: a missing reading is scored like any other."""
-        return pl.DataFrame()
-
     def score(
         self,
         model: Model,
@@ -142,10 +136,50 @@ class Devices:
         chosen = Options.of({**options, "interval": model.settings["interval"]})
         return scoring.score(model, tables["readings"], keys, _moment(as_of), chosen)
 
+    @property
+    def derived_tables(self) -> tuple[str, ...]:
+        return ("incidents",)
+
+    def derive(
+        self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """`incidents` after the hour, which go on from those of the last run before it."""
+        chosen, until = Options.of(options), _moment(as_of)
+        anomalies = rows.filter("is_anomaly").select(list(scoring.SCORES)).collect(engine="streaming")
+        previous = None
+        if "incidents" in earlier:
+            past = earlier["incidents"].filter(pl.col("end") > until - timedelta(days=1)).collect()
+            previous = past.filter(pl.col("as_of") == pl.col("as_of").max())
+        return {"incidents": incidents.incidents(anomalies, previous, until, chosen.step, chosen.alpha)}
+
+    def events(
+        self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> list[Event]:
+        """`incident` for each one that became an alarm in this run, the most unusual first."""
+        new = derived["incidents"].filter("is_new_alarm").sort("p_value", "incident")
+        return [
+            Event("incident", f"devices.{row['device']}.{row['start']:%Y-%m-%dT%H:%MZ}", _payload(row))
+            for row in new.with_columns(incidents.what_happened()).iter_rows(named=True)
+        ]
+
     def sections(self, run: RunView) -> list[Section]:
         from models.devices.sections import sections
 
         return sections(run)
+
+
+def _payload(incident: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "incident": incident["incident"],
+        "device": incident["device"],
+        "tags": incident["tags"],
+        "start": incident["start"].isoformat(),
+        "peak": incident["peak_time"].isoformat(),
+        "most_unusual_tag": incident["tag"],
+        "score": incident["score"],
+        "p_value": incident["p_value"],
+        "what": incident["what"],
+    }
 
 
 def _moment(as_of: AsOf) -> datetime:
