@@ -1,0 +1,180 @@
+"""Contracts of the five tables, and what is odd in them taken together."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.errors import ContractError
+from models.machines import contracts
+from models.machines.contracts import COLUMNS, TABLES, end_labelled, interval_hours, known, sensors
+from models.machines.findings import (
+    EFFECTS,
+    FINDINGS,
+    duplicate_timestamps,
+    failures_without_maintenance,
+    findings,
+    silent_sensors,
+    told,
+    uneven_interval,
+    unknown_machines,
+)
+from models.machines.simulation import simulate
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+WHEN = pl.Datetime("us", "UTC")
+
+
+def telemetry(*hours: float, machine: str = "m", **readings: list[float | None]) -> pl.LazyFrame:
+    times = pl.Series("time", [START + h * HOUR for h in hours], dtype=WHEN)
+    values = readings or {"load": [1.0 + i for i in range(len(hours))]}
+    return pl.LazyFrame(
+        {"machine_id": pl.Series([machine] * len(hours), dtype=pl.String), "time": times, **values}
+    )
+
+
+def events(*rows: tuple[str, float, str]) -> pl.LazyFrame:
+    return pl.LazyFrame(
+        [(machine, START + hour * HOUR, component) for machine, hour, component in rows],
+        schema={"machine_id": pl.String, "time": WHEN, "component": pl.String},
+        orient="row",
+    )
+
+
+@pytest.fixture(scope="module")
+def fleet() -> dict[str, pl.DataFrame]:
+    return simulate(3, days=20, seed=1, start=START)
+
+
+def test_simulated_tables_keep_their_contracts(fleet):
+    for name, table in TABLES.items():
+        good, failure = table.schema.filter(fleet[name].select(table.schema.column_names()))
+        assert len(failure) == 0, name
+        assert good.height == fleet[name].height > 0
+        assert fleet[name].select(table.unique).is_unique().all(), name
+        table.check(fleet[name], {})
+
+
+def test_rows_without_machine_without_time_or_with_an_age_below_0_break_the_contract(fleet):
+    wrong = fleet["machines"].with_columns(
+        pl.Series("age_years", [-1.0, 3.0, None]), pl.Series("machine_id", ["a", "", "c"])
+    )
+    good, failure = TABLES["machines"].schema.filter(wrong)
+    assert good["machine_id"].to_list() == ["c"]
+    assert set(failure.counts()) == {"age_years|min", "machine_id|min_length"}
+    empty = fleet["telemetry"].head(2).with_columns(pl.lit(None, WHEN).alias("time"))
+    good, failure = TABLES["telemetry"].schema.filter(empty.select("machine_id", "time"))
+    assert good.is_empty()
+
+
+def test_telemetry_without_a_sensor_or_with_empty_ones_only_is_an_error_that_says_so(fleet):
+    bare = fleet["telemetry"].select("machine_id", "time")
+    for frame in (bare, bare.with_columns(pl.lit(None, pl.Float64).alias("volt"))):
+        with pytest.raises(ContractError, match="no column with readings"):
+            TABLES["telemetry"].check(frame, {})
+
+
+def test_the_default_mapping_covers_the_columns_of_every_table():
+    for name, table in TABLES.items():
+        assert set(COLUMNS[name]) <= set(table.schema.column_names())
+
+
+def test_sensors_are_the_numeric_columns_that_are_not_part_of_the_row_s_identity():
+    frame = telemetry(1, 2, b=[1.0, 2.0], a=[1.0, None]).with_columns(
+        shard=pl.lit(3), note=pl.lit("x"), count=pl.lit(2)
+    )
+    assert sensors(frame) == ["a", "b", "count"]
+
+
+@pytest.mark.parametrize("hours", [1, 24, 1 / 6])
+def test_the_interval_is_the_commonest_distance_in_spite_of_gaps(hours):
+    at = np.arange(60) * hours
+    kept = np.delete(at, [5, 6, 17, 40])
+    several = pl.concat([telemetry(*kept, machine=f"m{i}") for i in range(30)])
+    assert interval_hours(several) == pytest.approx(hours)
+
+
+def test_one_row_of_telemetry_has_no_interval():
+    assert interval_hours(telemetry(3)) is None
+    assert interval_hours(telemetry()) is None
+
+
+def test_what_is_known_ends_at_as_of_included_and_tables_without_time_are_whole(fleet):
+    lazy = {name: frame.lazy() for name, frame in fleet.items()}
+    seen = known(lazy, START + 24 * HOUR)
+    assert seen["telemetry"].collect()["time"].max() == START + 24 * HOUR
+    assert seen["machines"].collect().equals(fleet["machines"])
+
+
+def test_a_label_at_the_start_becomes_one_at_the_end():
+    assert end_labelled(telemetry(0, 24), 24.0).collect()["time"].to_list() == [
+        START + 24 * HOUR,
+        START + 48 * HOUR,
+    ]
+
+
+def test_machines_that_the_table_of_machines_lacks_are_found_in_every_table(fleet):
+    tables = {name: frame.lazy() for name, frame in fleet.items()}
+    tables["machines"] = tables["machines"].filter(pl.col("machine_id") != "M00001")
+    found = unknown_machines(tables)
+    assert set(found["machine_id"]) == {"M00001"}
+    assert {"telemetry", "maintenance"} <= set(found["table"])
+    counts = fleet["telemetry"].filter(machine_id="M00001").height
+    assert found.filter(table="telemetry")["count"].item() == counts
+
+
+def test_a_failure_is_without_maintenance_record_when_no_replacement_of_it_follows_in_time():
+    failed = events(("m", 10, "pump"), ("m", 50, "pump"), ("m", 90, "gear"), ("n", 10, "pump"))
+    replaced = events(("m", 13, "pump"), ("m", 75, "pump"), ("m", 90, "gear"), ("m", 11, "gear"))
+    found = failures_without_maintenance(failed, replaced)
+    assert sorted(found.select("machine_id", "detail").iter_rows()) == [
+        ("m", "pump, first 2024-03-03 02:00"),
+        ("n", "pump, first 2024-03-01 10:00"),
+    ]
+
+
+def test_duplicate_timestamps_are_found_per_machine():
+    twice = pl.concat([telemetry(1, 2, 3), telemetry(2, 3, 3), telemetry(2, machine="n")])
+    found = duplicate_timestamps(twice)
+    assert found.select("machine_id", "count").rows() == [("m", 3)]
+
+
+def test_gaps_and_clock_changes_make_the_interval_uneven():
+    found = uneven_interval(pl.concat([telemetry(*range(10)), telemetry(0, 1, 2, 4, 5, 9, machine="n")]))
+    assert found.select("machine_id", "count", "detail").rows() == [
+        ("n", 2, "usually 60 minutes, once up to 240")
+    ]
+
+
+def test_sensors_that_are_constant_or_missing_for_weeks_are_found():
+    frame = telemetry(
+        1, 2, 3, 4, a=[1.0, 2.0, 3.0, 4.0], b=[5.0, 5.0, None, 5.0], c=[None, float("nan"), None, None]
+    )
+    found = pl.concat(silent_sensors(frame, 14))
+    assert found.select("finding", "detail").rows() == [
+        ("constant sensor", "b: one value in 14 days"),
+        ("missing sensor", "c: no reading in 14 days"),
+    ]
+
+
+def test_a_healthy_fleet_has_no_findings_and_every_finding_has_an_effect(fleet):
+    tables = {name: frame.lazy() for name, frame in fleet.items()}
+    assert findings(tables, START + timedelta(days=20)).is_empty()
+    assert told(findings(tables, START + timedelta(days=20))).is_empty()
+    broken = {
+        **tables,
+        "machines": tables["machines"].with_columns(
+            pl.col("machine_id").replace({"M00000": "M99999"}).alias("machine_id")
+        ),
+        "telemetry": tables["telemetry"].with_columns(pl.lit(3.0).alias("volt")),
+        "maintenance": tables["maintenance"].head(0),
+    }
+    found = findings(broken, START + timedelta(days=20))
+    assert dict(found.schema) == FINDINGS
+    lines = told(found)
+    assert {"unknown machine", "no telemetry", "constant sensor"} <= set(lines["finding"])
+    assert set(lines["finding"]) <= set(EFFECTS)
+    assert set(lines["effect"]) <= set(EFFECTS.values())
+    assert contracts.sensors(broken["telemetry"]) == ["pressure", "rotate", "vibration", "volt"]
