@@ -42,7 +42,7 @@ def _one(folder: Path, skus: int, arguments: argparse.Namespace) -> dict[str, An
     ingested: Measured | None = None
     trained: Measured | None = None
     if not source.exists():
-        _simulate(folder, skus, arguments)
+        simulate_files(folder, skus, arguments.stores, arguments.weeks, arguments.seed)
         ingested = run("sales", "ingest", "--source", str(source), "--plan", str(plan), *store)
         trained = run("sales", "train", *store)
     forecast = run("sales", "forecast", *store)
@@ -65,11 +65,11 @@ def _memory(measured: Measured) -> dict[str, float]:
     return {"peak MB": measured.peak / MEGABYTE, "worker MB": measured.peak_worker / MEGABYTE}
 
 
-def _simulate(folder: Path, skus: int, arguments: argparse.Namespace) -> None:
+def simulate_files(folder: Path, skus: int, stores: int, weeks: int, seed: int) -> None:
     """Write the simulated history and plan as Parquet, one file per range of SKUs."""
     for name in ("source", "plan"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    parts = simulate_parts(skus, arguments.stores, arguments.weeks, arguments.seed)
+    parts = simulate_parts(skus, stores, weeks, seed)
     for number, part in enumerate(parts):
         frames: dict[str, pl.DataFrame] = {"source": part.history, "plan": part.plan}
         for name, frame in frames.items():

@@ -47,6 +47,7 @@ def train(
     as_of: date | None = None,
     horizon: Annotated[int, Field(ge=1, le=104)] = 13,
     quantiles: list[float] | None = None,
+    training_rows: Annotated[int, Field(ge=1_000)] = 300_000,
     seed: int = 7,
     store: str | None = None,
 ) -> dict[str, Any]:
@@ -56,10 +57,11 @@ def train(
         as_of: Last week to learn from, any day of it; default: the last complete week.
         horizon: Weeks to forecast.
         quantiles: Quantiles to forecast, between 0 and 1; default 0.05 0.25 0.5 0.75 0.95.
+        training_rows: Rows to learn from, at most about; more keys and weeks are sampled down to it.
         seed: Seed of everything random in training.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    options = _options(horizon, quantiles, seed)
+    options = _options(horizon, quantiles, seed) | {"training_rows": training_rows}
     return train_bundle(SALES, open_store(store), as_of, options)
 
 
