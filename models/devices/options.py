@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from models.devices.aggregation import interval_of
 from models.errors import ContractError
+from models.scenario import AsOf
 
 DETECTORS = ("auto", "one_class_svm", "isolation_forest")
 HIGHEST_ALPHA = 0.05
@@ -54,3 +55,10 @@ class Options:
     def step(self) -> timedelta:
         """The interval as a duration."""
         return interval_of(self.interval)
+
+
+def moment_of(as_of: AsOf) -> datetime:
+    """`as_of` as a time in UTC; a date is its midnight, a time without offset is in UTC."""
+    if not isinstance(as_of, datetime):
+        return datetime.combine(as_of, time(), UTC)
+    return as_of.astimezone(UTC) if as_of.tzinfo else as_of.replace(tzinfo=UTC)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -12,7 +12,7 @@ from models.devices import incidents, scoring, training
 from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY, TABLES
 from models.devices.model import Model
-from models.devices.options import Options
+from models.devices.options import Options, moment_of
 from models.errors import ContractError
 from models.page import Section
 from models.scenario import AsOf, Event, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
@@ -51,7 +51,7 @@ class Devices(Scenario):
         if as_of is None:
             complete = _hour(last) + HOUR if now >= _hour(last) + HOUR else _hour(last + step)
             return max(complete, _hour(first) + HOUR)
-        wanted = _hour(_moment(as_of))
+        wanted = _hour(moment_of(as_of))
         if not first < wanted <= _hour(last) + HOUR:
             raise ContractError(
                 f"--as-of is {wanted:%Y-%m-%dT%H:%MZ}. There are readings from {first:%Y-%m-%dT%H:%MZ} to "
@@ -61,16 +61,16 @@ class Devices(Scenario):
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """`fleet`: `first` reading before `as_of`, and the number of `devices` with one in the last two hours."""
-        known = tables["readings"].filter(pl.col("time") < _moment(as_of))
+        known = tables["readings"].filter(pl.col("time") < moment_of(as_of))
         first = known.select(pl.col("time").min().alias("first"))
-        recent = known.filter(pl.col("time") >= _moment(as_of) - 2 * HOUR)
+        recent = known.filter(pl.col("time") >= moment_of(as_of) - 2 * HOUR)
         devices = recent.select(pl.col("device").n_unique().cast(pl.Int64).alias("devices"))
         return {"fleet": pl.concat([first, devices], how="horizontal").collect(engine="streaming")}
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        return training.prepare(tables, context, _moment(as_of), Options.of(options))
+        return training.prepare(tables, context, moment_of(as_of), Options.of(options))
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
@@ -102,7 +102,7 @@ class Devices(Scenario):
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
     ) -> tuple[float, float, int] | None:
-        unseen = backtest.filter(pl.col("time") >= _moment(trained_as_of))
+        unseen = backtest.filter(pl.col("time") >= moment_of(trained_as_of))
         if unseen.is_empty() or "backtest_readings" not in parts:
             return None
         options = Options.of({"interval": model.settings["interval"]})
@@ -116,9 +116,9 @@ class Devices(Scenario):
 
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         """Sensors with a reading in the last `requested_hours`, and `*` for each device with two of them."""
-        since = _moment(as_of) - HOUR * Options.of(options).requested_hours
+        since = moment_of(as_of) - HOUR * Options.of(options).requested_hours
         time = pl.col("time")
-        recent = tables["readings"].filter(time >= since, time < _moment(as_of))
+        recent = tables["readings"].filter(time >= since, time < moment_of(as_of))
         sensors = recent.select(*KEY, "shard").unique()
         several = sensors.group_by("device", "shard").len().filter(pl.col("len") > 1)
         joint = several.select("device", pl.lit(JOINT_TAG).alias("tag"), "shard")
@@ -134,7 +134,7 @@ class Devices(Scenario):
         options: Mapping[str, Any],
     ) -> Scores:
         chosen = Options.of({**options, "interval": model.settings["interval"]})
-        return scoring.score(model, tables["readings"], keys, _moment(as_of), chosen)
+        return scoring.score(model, tables["readings"], keys, moment_of(as_of), chosen)
 
     @property
     def derived_tables(self) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ class Devices(Scenario):
         self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`incidents` after the hour, which go on from those of the last run before it."""
-        chosen, until = Options.of(options), _moment(as_of)
+        chosen, until = Options.of(options), moment_of(as_of)
         anomalies = rows.filter("is_anomaly").select(list(scoring.SCORES)).collect(engine="streaming")
         previous = None
         if "incidents" in earlier:
@@ -180,13 +180,6 @@ def _payload(incident: Mapping[str, Any]) -> dict[str, Any]:
         "p_value": incident["p_value"],
         "what": incident["what"],
     }
-
-
-def _moment(as_of: AsOf) -> datetime:
-    """`as_of` as a time in UTC; a date is its midnight, a time without offset is in UTC."""
-    if not isinstance(as_of, datetime):
-        return datetime.combine(as_of, time(), UTC)
-    return as_of.astimezone(UTC) if as_of.tzinfo else as_of.replace(tzinfo=UTC)
 
 
 def _hour(moment: datetime) -> datetime:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from statistics import NormalDist
 from typing import Any
 
@@ -93,8 +93,7 @@ def score(
     Looks at the readings of that hour and of `LOOKBACK` intervals before it, and at none after. The
     joint detector of a device looks at all of its tags, requested or not.
     """
-    until = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
-    return score_span(model, readings, keys, until - HOUR, until, options)
+    return score_span(model, readings, keys, as_of - HOUR, as_of, options)
 
 
 def score_span(

@@ -1,0 +1,281 @@
+"""What the page of a devices run shows: what needs attention, when, each device, and how far to trust it."""
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from models import page
+from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.incidents import INCIDENTS, incidents, what_happened
+from models.devices.options import Options, moment_of
+from models.devices.scoring import HOUR, SCORES
+from models.page import Band, Chart, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
+from models.scenario import RunView
+
+ATTENTION = 100
+TIMELINE_DEVICES = 40
+EXPLORER_ROWS = 600_000
+"""About so many rows of this hour in the explorer; devices with incidents, then those first by name."""
+PAST = timedelta(hours=6)
+FINDINGS = 300
+_CURVE = np.round(10.0 ** np.arange(-4.0, -0.9, 0.25), 6)
+
+
+def sections(run: RunView) -> list[Section]:
+    """Attention, timeline, explorer, false alarms and findings; those without data say so."""
+    view = _View(run)
+    return [
+        Section("This hour", _summary(view)),
+        Section("Devices that need attention now", _attention(view)),
+        Section("Incidents", _timeline(view)),
+        Section("Any device", _explorer(view)),
+        Section("False alarms", _false_alarms(view)),
+        Section("Silent, flat and without a detector", _findings(view)),
+    ]
+
+
+class _View:
+    """The run, with what several sections ask for."""
+
+    def __init__(self, run: RunView) -> None:
+        self.run = run
+        self.options = Options.of(run.options)
+        self.until = moment_of(run.as_of)
+        self.rows = run.published.select(list(SCORES))
+        self.counts = self.rows.select(
+            pl.col("device").n_unique().alias("devices"),
+            (pl.col("tag") != JOINT_TAG).sum().alias("readings"),
+            pl.col("is_anomaly").sum().alias("anomalies"),
+        )
+        self.incidents = self._incidents().filter("is_alarm")
+
+    def _incidents(self) -> pl.DataFrame:
+        if "incidents" in self.run.derived:
+            known = self.run.derived["incidents"].filter(pl.col("as_of") == self.run.as_of)
+            return known.select(list(INCIDENTS)).collect()
+        found = self.rows.filter("is_anomaly").collect(engine="streaming")
+        return incidents(found, None, self.until, self.options.step, self.options.alpha)
+
+    @property
+    def current(self) -> pl.DataFrame:
+        """Alarms with an anomaly in this hour, those of the least p-value first."""
+        now = self.incidents.filter(pl.col("end") > self.until - HOUR)
+        return now.sort("p_value", "score", "device", "start", descending=[False, True, False, False])
+
+
+def _summary(view: _View) -> list[Part]:
+    counts = view.counts.collect(engine="streaming").row(0, named=True)
+    status = dict(view.run.keys.group_by("status").len().collect().iter_rows())
+    rate = view.run.headline.get(f"alarm_rate_at_{view.options.alpha:g}")
+    new = view.incidents["is_new_alarm"].sum()
+    figures = {
+        "Devices that need attention": f"{view.current['device'].n_unique():,} of {counts['devices']:,}",
+        "New alarms": f"{new:,}",
+        "Readings scored": f"{counts['readings']:,}",
+        "Called anomalies": f"{counts['anomalies']:,}",
+        "Detectors": f"{status.get('scored', 0):,}",
+        "By a fallback": f"{status.get('fallback', 0):,}",
+        "Sensitivity, alpha": f"{view.options.alpha:g}",
+    }
+    if rate is not None:
+        figures["Share called in the backtest"] = f"{rate:.2%}"
+    if status.get("failed") or status.get("skipped"):
+        figures["Skipped or failed"] = f"{status.get('failed', 0) + status.get('skipped', 0):,}"
+    text = (
+        f"The hour up to **{view.until:%Y-%m-%d %H:%M} UTC**. A reading is called an anomaly where its p-value is at "
+        "most alpha: of normal readings about that share is. Scores are higher the more anomalous a reading is, and "
+        "comparable for one sensor; p-values are comparable for all. Two anomalies of a device that are no more than "
+        "an hour apart are one incident, and one alarm."
+    )
+    return [Figures(figures), Text(text)]
+
+
+def _attention(view: _View) -> list[Part]:
+    current = view.current
+    if current.is_empty():
+        return [Text("None. No device has an alarm in this hour.")]
+    frame = current.with_columns(what_happened()).select(
+        pl.col("device").alias("Device"),
+        pl.col("tag").replace(JOINT_TAG, "all together").alias("Most unusual sensor"),
+        pl.col("what").alias("What"),
+        pl.col("tags").list.join(", ").str.replace(JOINT_TAG, "all together", literal=True).alias("Sensors"),
+        pl.col("start").dt.strftime("%m-%d %H:%M").alias("Since"),
+        pl.col("peak_time").dt.strftime("%m-%d %H:%M").alias("Peak"),
+        pl.col("p_value").alias("p-value"),
+        pl.col("score").alias("Score"),
+        pl.col("anomalies").alias("Anomalies"),
+        pl.when("is_new_alarm").then(pl.lit("new")).otherwise(pl.lit("goes on")).alias("Alarm"),
+    )
+    caption = (
+        "Alarms with an anomaly in this hour, the least likely by chance first; open one in the explorer"
+    )
+    formats = {"p-value": ".1e", "Score": ".1f"}
+    return [Grid(frame, caption, limit=ATTENTION, formats=formats, key={"device": "Device"})]
+
+
+def _timeline(view: _View) -> list[Part]:
+    """One line per incident; the devices with the least p-values."""
+    if view.incidents.is_empty():
+        return [Text("No alarm is open.")]
+    worst = view.incidents.sort("p_value", "device").unique("device", keep="first", maintain_order=True)
+    devices = worst["device"].head(TIMELINE_DEVICES).to_list()
+    shown = view.incidents.filter(pl.col("device").is_in(devices)).with_columns(what_happened())
+    data = []
+    for name, now, colour in (
+        ("Alarm of this hour", True, page.ALERT),
+        ("Earlier, still open", False, page.MUTED),
+    ):
+        x: list[Any] = []
+        y: list[Any] = []
+        text: list[Any] = []
+        recent = pl.col("end") > view.until - HOUR
+        for row in shown.filter(recent if now else ~recent).iter_rows(named=True):
+            label = f"{row['device']} {row['tag']}: {row['what']}"
+            x += [row["start"].isoformat(), row["end"].isoformat(), None]
+            y += [row["device"], row["device"], None]
+            text += [label, label, None]
+        if x:
+            line = {"color": colour, "width": 9}
+            data.append(
+                {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "text": text, "line": line}
+            )
+    height = 140 + 18 * len(devices)
+    order = {"type": "category", "categoryorder": "array", "categoryarray": devices[::-1], "automargin": True}
+    layout = {"height": height, "yaxis": order, "hovermode": "closest", "xaxis": {"type": "date"}}
+    more = worst.height - len(devices)
+    caption = "From the first to the last anomaly of each open incident" + (
+        f"; {more:,} further devices are not drawn" if more > 0 else ""
+    )
+    return [Chart({"data": data, "layout": layout}, caption)]
+
+
+def _explorer(view: _View) -> list[Part]:
+    shown, total = _shown_devices(view)
+    if shown.is_empty():
+        return [Text("There is nothing to show: no reading was scored.")]
+    devices = shown.lazy().select("device")
+    rows = view.rows.join(devices, on="device", how="semi")
+    tracks = [
+        Track(
+            rows,
+            actual=Line("value", "Reading"),
+            expected=Line("expected", "Expected"),
+            bands=[Band("low", "high", "Normal")],
+            marks=[Mark("is_anomaly", "Anomaly", page.ALERT)],
+        )
+    ]
+    if "readings" in view.run.tables:
+        tracks.insert(0, Track(_past(view, devices), actual=Line("past", "Before this hour")))
+    about = view.run.keys.join(devices, on="device", how="semi").select(
+        *KEY,
+        pl.col("rung").str.replace_all("_", " ").alias("Detector"),
+        pl.col("reason").alias("Note"),
+    )
+    order = [JOINT_TAG]
+    start = {"device": view.current["device"][0]} if view.current.height else {}
+    caption = (
+        f"{shown.height:,} of {total:,} devices: all with an alarm in this hour and the first of the others. "
+        if shown.height < total
+        else ""
+    ) + (
+        f"`{JOINT_TAG}` is the distance of all sensors together from how they usually go together. Bands are where a "
+        "single reading is normal; slow changes and changes of spread are anomalies also within it."
+    )
+    explorer = Explorer(
+        key={"device": "Device", "tag": "Sensor"},
+        time="time",
+        tracks=tracks,
+        panels="tag",
+        order=order,
+        start=start,
+        about=about,
+        recent=3 * int(HOUR / view.options.step),
+        caption=caption,
+    )
+    return [explorer]
+
+
+def _shown_devices(view: _View) -> tuple[pl.DataFrame, int]:
+    """Devices in the explorer, and how many there are; those with alarms come first."""
+    sizes = view.rows.group_by("device").len().sort("device").collect(engine="streaming")
+    alarmed = pl.col("device").is_in(view.current["device"].to_list())
+    ordered = sizes.with_columns(alarmed.alias("alarmed")).sort("alarmed", "device", descending=[True, False])
+    return ordered.filter(pl.col("len").cum_sum() <= EXPLORER_ROWS), sizes.height
+
+
+def _past(view: _View, devices: pl.LazyFrame) -> pl.LazyFrame:
+    time, begin = pl.col("time"), view.until - HOUR
+    past = view.run.tables["readings"].filter(time >= begin - PAST, time < begin)
+    columns = [c for c in (*KEY, "time", "shard") if c in past.collect_schema()]
+    return past.join(devices, on="device", how="semi").select(*columns, pl.col("mean").alias("past"))
+
+
+def _false_alarms(view: _View) -> list[Part]:
+    backtest = view.run.backtest.select("rung", "injected", "p_value").collect(engine="streaming")
+    normal = backtest.filter(~pl.col("injected"))["p_value"].to_numpy()
+    if not len(normal):
+        return [Text("The bundle has no backtest: its history was too short to hold a part of it out.")]
+    metrics = view.run.metrics.filter(pl.col("slice").is_in(["all", "rung"]))
+    table = metrics.pivot("metric", index="value_of_slice", values="value", aggregate_function="first")
+    names = {"value_of_slice": "Detector", "readings": "Readings"}
+    for alpha in ("0.01", "0.001"):
+        names |= {f"alarm_rate_at_{alpha}": f"Called at {alpha}", f"missed_at_{alpha}": f"Missed at {alpha}"}
+    shown = table.select(pl.col(c).alias(label) for c, label in names.items() if c in table.columns)
+    shown = shown.with_columns(pl.col("Detector").replace("all", "All").str.replace_all("_", " "))
+    formats = {label: ".2%" if "Called" in label else ".1%" for label in shown.columns[2:]} | {
+        "Readings": ",.0f"
+    }
+    text = (
+        "Detectors were trained without the last hours of the history and then scored them. Few of these readings are "
+        "faults, so the share that is **called** an anomaly should be about alpha. In a copy every tenth reading was "
+        "moved by four short-term standard deviations: **missed** is the share of these that was not called."
+    )
+    return [Text(text), Grid(shown, "In the backtest, by detector", formats=formats), _rates(normal)]
+
+
+def _rates(p_values: np.ndarray) -> Chart:
+    share = [float((p_values <= alpha).mean()) for alpha in _CURVE]
+    known = [(float(a), s) for a, s in zip(_CURVE, share, strict=True) if s > 0]
+    promised = {"color": page.MUTED, "width": 1.5, "dash": "dash"}
+    seen = {"color": page.ACCENT, "width": 2}
+    axis = {"type": "log", "tickformat": ".2~%"}
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "Promised",
+            "x": list(_CURVE),
+            "y": list(_CURVE),
+            "line": promised,
+        },
+        {"type": "scatter", "mode": "lines+markers", "name": "In the backtest", "line": seen},
+    ]
+    data[1] |= {"x": [a for a, _ in known], "y": [s for _, s in known]}
+    layout = {
+        "xaxis": {**axis, "title": {"text": "alpha"}},
+        "yaxis": {**axis, "title": {"text": "Share of readings called anomalies"}},
+    }
+    return Chart({"data": data, "layout": layout}, "The share of alarms that each alpha would have given")
+
+
+def _findings(view: _View) -> list[Part]:
+    noted = view.run.keys.filter(pl.col("reason").is_not_null(), pl.col("tag") != JOINT_TAG)
+    frame = noted.select(
+        pl.col("device").alias("Device"),
+        pl.col("tag").alias("Sensor"),
+        pl.col("status").str.to_titlecase().alias("Outcome"),
+        pl.col("rung").fill_null("–").str.replace_all("_", " ").alias("Detector"),
+        pl.col("reason").alias("Finding"),
+    ).collect()
+    if frame.is_empty():
+        return [Text("None: every sensor sends readings that vary as usual, and has a detector.")]
+    kind = pl.col("Finding").str.extract(r"^(silent|flat|new)").fill_null("other")
+    counts = dict(frame.group_by(kind).len().sort("Finding").iter_rows())
+    said = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    ordered = frame.sort(kind.replace({"silent": "0", "flat": "1", "new": "2"}), "Device", "Sensor")
+    return [
+        Text(f"{frame.height:,} sensors: {said}."),
+        Grid(ordered, "Sensors with a finding", limit=FINDINGS, key={"device": "Device", "tag": "Sensor"}),
+    ]

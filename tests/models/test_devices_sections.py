@@ -1,0 +1,139 @@
+"""The page of a devices run, and the incidents and events that follow from its rows."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from models.devices.scenario import DEVICES
+from models.devices.simulation import inject, readings_of, simulate
+from models.explorer import pack
+from models.page import Chart, Explorer, Figures, Grid, Text
+from models.scenario import RunView
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+AS_OF = START + timedelta(hours=24)
+HOUR = timedelta(hours=1)
+OPTIONS = {"alpha": 0.001}
+
+
+@pytest.fixture(scope="module")
+def hours():
+    """The views of two hours: a level shift in the first of three devices' hours, one silent sensor."""
+    simulated = simulate(6, START, 1440 + 120, missing=0.0)
+    faulty = inject(simulated, ["level_shift"], 1440)
+    readings = readings_of(faulty.grid).with_columns(shard=pl.lit(0))
+    silent = (pl.col("device") == "d00005") & (pl.col("tag") == "mode") & (pl.col("time") >= AS_OF)
+    tables = {"readings": readings.filter(~silent).lazy()}
+    context = DEVICES.context(tables, AS_OF, OPTIONS)
+    parts = {n: f.lazy() for n, f in DEVICES.prepare_shard(tables, context, AS_OF, OPTIONS).items()}
+    bundle = DEVICES.fit(parts, context, AS_OF, OPTIONS)
+    views, earlier, events = [], {}, []
+    for hour in (1, 2):
+        as_of = AS_OF + hour * HOUR
+        keys = DEVICES.requested(tables, as_of, OPTIONS).collect()
+        scores = DEVICES.score(DEVICES.load(bundle.files), tables, {}, keys, as_of, OPTIONS)
+        rows = scores.rows.with_columns(as_of=pl.lit(as_of)).lazy()
+        derived = DEVICES.derive(rows, earlier, tables, as_of, OPTIONS)
+        events.append(DEVICES.events(rows, derived, as_of, OPTIONS))
+        stamped = {name: frame.with_columns(as_of=pl.lit(as_of)).lazy() for name, frame in derived.items()}
+        view = RunView(
+            as_of=as_of,
+            bundle=1,
+            options=OPTIONS,
+            tables=tables,
+            published=rows,
+            previous=None,
+            keys=scores.keys.lazy(),
+            backtest=bundle.backtest.lazy(),
+            metrics=bundle.metrics,
+            headline=bundle.headline,
+            derived=stamped,
+        )
+        views.append(view)
+        earlier = {n: pl.concat([earlier[n], f]) if n in earlier else f for n, f in stamped.items()}
+    return views, events, faulty
+
+
+def parts(view, title, kind):
+    section = next(s for s in DEVICES.sections(view) if s.title == title)
+    return [part for part in section.parts if isinstance(part, kind)]
+
+
+def test_sections_come_in_order_of_use_and_none_is_empty(hours):
+    found = DEVICES.sections(hours[0][0])
+    assert [s.title for s in found] == [
+        "This hour",
+        "Devices that need attention now",
+        "Incidents",
+        "Any device",
+        "False alarms",
+        "Silent, flat and without a detector",
+    ]
+    assert all(s.parts for s in found)
+
+
+def test_every_shifted_device_and_the_silent_sensor_need_attention(hours):
+    views, _, faulty = hours
+    grid = parts(views[0], "Devices that need attention now", Grid)[0].frame
+    begun = faulty.faults.filter(pl.col("start") < 1500)["device"].to_list()
+    assert set(begun) | {"d00005"} <= set(grid["Device"])
+    assert (grid["What"].str.len_chars() > 5).all()
+    figures = dict(parts(views[0], "This hour", Figures)[0].values)
+    assert figures["Devices that need attention"] == f"{grid['Device'].n_unique()} of 6"
+    assert figures["Sensitivity, alpha"] == "0.001"
+
+
+def test_a_fault_that_goes_on_is_announced_once_and_stays_one_incident(hours):
+    views, events, _ = hours
+    first = {event.payload["incident"] for event in events[0]}
+    second = {event.payload["incident"] for event in events[1]}
+    assert first
+    assert not first & second
+    silent = next(e for e in events[0] if e.payload["device"] == "d00005" and "mode" in e.payload["tags"])
+    now = views[1].derived["incidents"].collect().filter(incident=silent.payload["incident"])
+    assert now["anomalies"].item() > 100
+    assert now["is_alarm"].item()
+    assert not now["is_new_alarm"].item()
+    assert silent.name == "incident"
+    assert silent.resource.startswith("devices.d00005.")
+    assert {"device", "tags", "start", "peak", "score", "p_value", "what"} <= set(silent.payload)
+
+
+def test_the_timeline_draws_each_open_incident(hours):
+    chart = parts(hours[0][0], "Incidents", Chart)[0].figure
+    drawn = sum(len(trace["x"]) // 3 for trace in chart["data"])
+    assert drawn == hours[0][0].derived["incidents"].filter("is_alarm").collect().height
+
+
+def test_the_explorer_holds_the_hour_with_its_band_and_the_hours_before(hours):
+    view = hours[0][0]
+    explorer = parts(view, "Any device", Explorer)[0]
+    assert explorer.panels == "tag"
+    past, now = (track.frame.collect() for track in explorer.tracks)
+    assert past["time"].max() < AS_OF <= now["time"].min()
+    assert pack(explorer).series == now.select("device", "tag").n_unique()
+    assert explorer.start["device"] in now["device"].to_list()
+
+
+def test_false_alarms_are_shown_by_detector_and_findings_by_sensor(hours):
+    view = hours[0][0]
+    table = parts(view, "False alarms", Grid)[0].frame
+    assert table["Detector"][0] == "All"
+    assert "Called at 0.01" in table.columns
+    findings = parts(view, "Silent, flat and without a detector", Grid)[0].frame
+    silent = findings.filter(Device="d00005", Sensor="mode")
+    assert silent["Finding"].str.starts_with("silent").all()
+    assert silent.height == 1
+
+
+def test_a_quiet_hour_says_so(hours):
+    view = hours[0][0]
+    calm = view.published.with_columns(is_anomaly=pl.lit(False))
+    keys = view.keys.with_columns(reason=pl.lit(None, pl.String))
+    quiet = replace(view, published=calm, keys=keys, derived={}, backtest=view.backtest.head(0))
+    for title in ("Devices that need attention now", "Incidents", "False alarms"):
+        assert len(parts(quiet, title, Text)) == 1
+        assert not parts(quiet, title, Grid)
+    assert "None" in parts(quiet, "Silent, flat and without a detector", Text)[0].markdown
