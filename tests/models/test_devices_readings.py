@@ -44,7 +44,9 @@ def checked(*rows, **options):
     ],
 )
 def test_a_bad_reading_is_refused_with_the_rule_it_breaks_and_good_ones_beside_it_are_kept(row, rule):
-    limits = pl.DataFrame({"tag": ["a"], "low": [None], "high": [100.0]}, schema_overrides={"low": pl.Float64})
+    limits = pl.DataFrame(
+        {"tag": ["a"], "low": [None], "high": [100.0]}, schema_overrides={"low": pl.Float64}
+    )
     good = ("d", "a", "2026-03-01T12:04:00Z", "100")
     found = checked(good, row, limits=limits)
     assert found.bad["rule"].to_list() == [rule]
@@ -127,7 +129,9 @@ def test_intervals_hold_what_a_loop_over_the_distinct_readings_finds(readings):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(reading, max_size=30), st.lists(st.integers(0, 3), min_size=30, max_size=30), st.randoms())
-def test_readings_in_any_order_in_any_files_some_twice_give_the_table_of_a_single_pass(readings, files, random):
+def test_readings_in_any_order_in_any_files_some_twice_give_the_table_of_a_single_pass(
+    readings, files, random
+):
     once = aggregate(as_points(readings))
     stored = aggregate(as_points([]))
     parts = [[r for r, f in zip(readings, files, strict=False) if f == number] for number in range(4)]
