@@ -50,15 +50,17 @@ class Run:
             dict(self.options),
             self.bundle,
         ]
-        when = self.as_of.strftime("%Y-%m-%dT%H%MZ" if isinstance(self.as_of, datetime) else "%Y-%m-%d")
-        return f"{when}-{self.flow}-{digest([*identity, code_version()])[:12]}"
+        return f"{self._when('%Y-%m-%dT%H%MZ')}-{self.flow}-{digest([*identity, code_version()])[:12]}"
 
     @property
     def as_of_text(self) -> str:
-        """`as_of` as the value of a Delta partition."""
-        if isinstance(self.as_of, datetime):
-            return self.as_of.strftime("%Y-%m-%d %H:%M:%S.%f")
-        return self.as_of.isoformat()
+        """`as_of` as the value of a Delta partition; a moment in UTC."""
+        return self._when("%Y-%m-%d %H:%M:%S.%f")
+
+    def _when(self, form: str) -> str:
+        if not isinstance(self.as_of, datetime):
+            return self.as_of.isoformat()
+        return (self.as_of.astimezone(UTC) if self.as_of.tzinfo else self.as_of).strftime(form)
 
     @property
     def partition(self) -> str:
@@ -102,7 +104,8 @@ def input_versions(scenario: Scenario, store: Store) -> dict[str, int]:
     return versions
 
 
-def _scans(scenario: Scenario, store: Store, versions: Mapping[str, int]) -> Frames:
+def scans(scenario: Scenario, store: Store, versions: Mapping[str, int]) -> Frames:
+    """The input tables at `versions`, whole."""
     return {name: store.scan(f"{scenario.name}/{name}", number) for name, number in versions.items()}
 
 
@@ -110,7 +113,7 @@ def _scans(scenario: Scenario, store: Store, versions: Mapping[str, int]) -> Fra
 def resolve_training(scenario: Scenario, store: Store, as_of: AsOf | None, options: Mapping[str, Any]) -> Run:
     """The run that trains on the newest tables, cut at `as_of`."""
     versions = input_versions(scenario, store)
-    resolved = scenario.resolve_as_of(_scans(scenario, store, versions), as_of, datetime.now(UTC))
+    resolved = scenario.resolve_as_of(scans(scenario, store, versions), as_of, datetime.now(UTC))
     return Run(scenario.name, "train", store, resolved, versions, options)
 
 
@@ -130,9 +133,9 @@ def resolve_scoring(
     that knows data after `as_of` is used only when it is named.
     """
     versions = input_versions(scenario, store)
-    scans = _scans(scenario, store, versions)
-    newest = scenario.resolve_as_of(scans, None, datetime.now(UTC))
-    resolved = newest if as_of is None else scenario.resolve_as_of(scans, as_of, datetime.now(UTC))
+    tables = scans(scenario, store, versions)
+    newest = scenario.resolve_as_of(tables, None, datetime.now(UTC))
+    resolved = newest if as_of is None else scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
     notes: list[str] = []
     recorded = ledger.last(store, scenario.name, flow, resolved) if _earlier(resolved, newest) else None
     if recorded:
