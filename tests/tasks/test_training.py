@@ -1,0 +1,169 @@
+from datetime import date, timedelta
+
+import polars as pl
+import pytest
+
+from models.scenario import Trained
+from tasks import bundles
+from tasks.runs import RunError, begin, resolve_training
+from tasks.shards import plan
+from tasks.training import Fitted, compare, fit, prepare_shard, track
+from tests import steps
+from tests.toy import TOY, Toy, values
+
+pytestmark = pytest.mark.usefixtures("without_run_logger")
+
+DAYS = [date(2024, 1, 1) + timedelta(days=n) for n in range(6)]
+
+
+@pytest.fixture
+def run(store):
+    """A training run of values of three days whose parts are prepared."""
+    steps.put(store)
+    begun = resolve_training.fn(TOY, store, None, {"loss": 1.0})
+    begin.fn(TOY, begun)
+    for shard in plan.fn(TOY, begun):
+        assert prepare_shard.fn(TOY, begun, shard) == ("last",)
+    return begun
+
+
+# parts
+
+
+def test_the_parts_of_all_shards_together_hold_every_key(run):
+    parts = run.store.names(run.path("parts/last"))
+    assert len(parts) == 4
+    found = pl.concat([run.store.get_frame(name) for name in parts])
+    assert found["name"].sort().to_list() == [f"n{n:02d}" for n in range(12)]
+
+
+def test_a_part_is_prepared_once(run, monkeypatch):
+    def unexpected(*given):
+        raise AssertionError("it was prepared again")
+
+    monkeypatch.setattr(Toy, "prepare_shard", unexpected)
+    assert prepare_shard.fn(TOY, run, 0) == ("last",)
+
+
+def test_a_part_knows_nothing_after_its_day(store):
+    steps.put(store)
+    begun = resolve_training.fn(TOY, store, DAYS[1], {})
+    begin.fn(TOY, begun)
+    prepare_shard.fn(TOY, begun, 0)
+    assert store.get_frame(begun.path("parts/last/0000.parquet"))["at"].max() == DAYS[1]
+
+
+def test_a_training_without_anything_to_train_on_is_refused(run):
+    with pytest.raises(RunError, match="no shard has anything to train on as of 2024-01-03"):
+        fit.fn(TOY, run, [])
+
+
+# the fit
+
+
+def test_a_fit_registers_a_bundle_with_what_it_was_trained_on(run):
+    fitted = fit.fn(TOY, run, ["last"])
+    manifest = bundles.manifest(run.store, "toy", fitted.bundle)
+    assert manifest["versions"] == {"values": 0}
+    assert manifest["options"] == {"loss": 1.0}
+    assert manifest["as_of"] == "2024-01-03"
+    assert manifest["run_id"] == run.id
+    assert manifest["code"]
+    assert bundles.files(run.store, "toy", fitted.bundle)["metrics"].height == 1
+    assert fitted == Fitted(1, 1.0, {"loss": 1.0}, ("It doubles.",))
+
+
+def test_a_fit_that_is_started_again_leaves_one_bundle_and_one_backtest(run):
+    assert fit.fn(TOY, run, ["last"]) == fit.fn(TOY, run, ["last"])
+    assert bundles.events(run.store, "toy").height == 1
+    assert run.store.scan("toy/backtests").collect().height == 12
+
+
+def test_a_fit_that_was_stopped_before_its_backtest_was_written_writes_it_when_started_again(run):
+    fit.fn(TOY, run, ["last"])
+    run.store.files.delete(run.store.names("toy/backtests"))
+    fit.fn(TOY, run, ["last"])
+    assert run.store.scan("toy/backtests").collect()["bundle"].unique().to_list() == [1]
+
+
+def test_the_backtests_of_all_bundles_are_kept_side_by_side(store):
+    steps.put(store)
+    for loss in (1.0, 0.5):
+        steps.train(store, loss=loss)
+    found = store.scan("toy/backtests").collect()
+    assert found.group_by("bundle").len().sort("bundle").rows() == [(1, 12), (2, 12)]
+
+
+def test_backtests_with_other_columns_are_kept_side_by_side(store):
+    class Wide(Toy):
+        def fit(self, *given):
+            trained = super().fit(*given)
+            wide = trained.backtest.with_columns(q99=pl.lit(1.0))
+            return Trained(**{**vars(trained), "backtest": wide})
+
+    steps.put(store)
+    steps.train(store)
+    steps.train(store, scenario=Wide(), other=1)
+    assert store.scan("toy/backtests").collect()["q99"].null_count() == 12
+
+
+# champion and challenger
+
+
+def test_the_first_bundle_is_champion(store):
+    steps.put(store)
+    _, verdict = steps.train(store)
+    assert (verdict.promoted, verdict.champion) == (True, 1)
+    assert verdict.reason == "The first bundle; loss 1.0000."
+    assert bundles.champion(store, "toy") == 1
+
+
+@pytest.mark.parametrize(("loss", "better"), [(0.9, True), (1.0, False), (1.1, False), (float("nan"), False)])
+def test_a_challenger_becomes_champion_only_when_it_is_better_on_the_same_backtest(store, loss, better):
+    steps.put(store)
+    steps.train(store, loss=1.0)
+    fitted, verdict = steps.train(store, loss=loss, other=1)
+    assert fitted.bundle == verdict.bundle == 2
+    assert verdict.promoted == better
+    assert verdict.champion == bundles.champion(store, "toy") == (2 if better else 1)
+    assert f"of champion 1, on the backtest of the same as_of {DAYS[2]}" in verdict.reason
+
+
+def test_on_newer_data_both_are_compared_on_what_the_champion_has_not_seen(store):
+    steps.put(store)
+    steps.train(store, loss=1.0)
+    steps.put(store, values(days=5))
+    _, verdict = steps.train(store, loss=99.0)
+    assert verdict.promoted
+    assert (
+        verdict.reason
+        == "Loss 1.0000 < 2.0000 of champion 1, on the 12 backtest rows that champion 1 has not seen."
+    )
+
+
+def test_a_champion_that_knows_the_whole_backtest_stays(store):
+    steps.put(store)
+    steps.train(store, DAYS[2], loss=1.0)
+    _, verdict = steps.train(store, DAYS[1], loss=0.1)
+    assert not verdict.promoted
+    assert "knows all data of this backtest" in verdict.reason
+    assert bundles.champion(store, "toy") == 1
+
+
+def test_a_verdict_that_is_asked_for_again_is_the_same_and_leaves_no_second_event(store):
+    steps.put(store)
+    fitted, first = steps.train(store)
+    again = resolve_training.fn(TOY, store, None, {})
+    second = compare.fn(TOY, again, fitted, ["last"])
+    assert (second.promoted, second.champion) == (first.promoted, first.champion)
+    assert bundles.events(store, "toy").filter(event="promoted").height == 1
+
+
+# what is logged
+
+
+def test_a_tracking_server_that_cannot_be_reached_does_not_fail_the_training(store, monkeypatch, run):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/mlflow.db")
+    fitted, verdict = steps.train(store)
+    assert track.fn(run, fitted, verdict) is None
+    assert bundles.champion(store, "toy") == 1
