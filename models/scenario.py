@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import dataframely as dy
 import polars as pl
 
+from models.contracts import Accepted, Folded, accept, appended, replace
 from models.page import Section
 
 Frames = Mapping[str, pl.LazyFrame]
@@ -55,12 +56,34 @@ class Table:
     covariates: bool = False
     required: bool = True
     aliases: Mapping[str, str] = field(default_factory=dict)
+    rows_at_a_time: int | None = None
+    """Sources are read and folded so many rows at a time; None: whole, as `check` needs it."""
+    harmless: tuple[str, ...] = ()
+    """Rules whose breach costs nothing but the row: it does not count where sources are refused."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns that a source must have."""
+        return tuple(self.schema.column_names())
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        """Rows of a file as they came, numbered by `models.contracts.ROW`, split by the contract.
+
+        `options` are those of the ingest; the one that every table knows is `timezone`.
+        """
+        timezone = options.get("timezone")
+        return accept(raw, self.schema, self.unique, covariates=self.covariates, timezone=timezone)
 
     def check(self, frame: pl.DataFrame, stored: Frames) -> None:
         """Raise `ContractError` where `frame`, the good rows, is wrong as a whole.
 
-        `stored` are the scenario's tables as they are, without those that do not exist yet.
+        `stored` are the scenario's tables as they are, without those that do not exist yet. Not
+        called for tables that are read some rows at a time.
         """
+
+    def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
+        """What accepted rows make of the stored ones of the same shards; None where there is no table yet."""
+        return appended(rows) if stored is None else replace(stored, rows, self.unique)
 
 
 @dataclass(frozen=True)
@@ -133,6 +156,11 @@ class Scenario(Protocol):
     @property
     def tables(self) -> Mapping[str, Table]:
         """The input tables by name."""
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """Options of the ingest that are settled by the first one, since they are part of every stored row."""
+        return {}
 
     def published(self, options: Mapping[str, Any]) -> Published:
         """The table that scoring publishes, given the bundle's options."""

@@ -19,6 +19,7 @@ from typing import Any, cast
 import obstore
 import polars as pl
 
+from models.contracts import QUARANTINE
 from models.times import TIME
 from tasks.store import Store, digest, is_remote, object_store
 
@@ -131,8 +132,7 @@ _FILE = {"uri": pl.String, "partition": pl.String, "size": pl.Int64, "etag": pl.
 
 
 def _quarantine(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
-    schema = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "rule": pl.String}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=QUARANTINE, orient="row")
 
 
 def _listed(uri: str) -> Iterator[CaptureFile]:

@@ -11,6 +11,7 @@ import obstore
 import polars as pl
 from deltalake import DeltaTable
 
+from models.contracts import ROW
 from models.errors import AlmanacError
 from tasks.store import is_remote, object_store
 
@@ -36,6 +37,16 @@ class Source:
         """All rows. Raises `SourceError` where the file turns out not to be what it began as."""
         try:
             return self.frame.collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise SourceError(_unreadable(self.name, error)) from None
+
+    def batches(self, rows: int | None) -> Iterator[pl.DataFrame]:
+        """All rows, numbered by `ROW` from 1, about so many at a time; None: at once. Raises as `rows` does."""
+        if rows is None:
+            yield self.rows().with_row_index(ROW, offset=1)
+            return
+        try:
+            yield from self.frame.with_row_index(ROW, offset=1).collect_batches(chunk_size=rows)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise SourceError(_unreadable(self.name, error)) from None
 
