@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
+import polars as pl
 from prefect import unmapped
 from prefect.logging import get_run_logger
 
@@ -11,7 +13,8 @@ from flows.clock import Clock
 from flows.progress import gather
 from models.scenario import AsOf, Scenario
 from tasks import ledger
-from tasks.announcing import announce, derive
+from tasks.announcing import announce, announce_ingest, derive
+from tasks.evaluating import Judged, evaluate_shard, measure, publish_evaluation, resolve_evaluation
 from tasks.ingest import Ingested, ingest
 from tasks.pages import write_page
 from tasks.publishing import complete, publish
@@ -39,7 +42,8 @@ def ingest_sources(
             "%s: %s rows read, %s in quarantine, %s new or changed",
             *(result.table, f"{result.read:,}", f"{result.quarantined:,}", f"{result.changed:,}"),
         )
-    return {"store": store.uri, "tables": [asdict(result) for result in done]}
+    news = announce_ingest(scenario, store)
+    return {"store": store.uri, "tables": [asdict(result) for result in done], "announced": news}
 
 
 def train_bundle(
@@ -121,6 +125,50 @@ def score(
     }
     announce(scenario, run, summary, publication, events)
     return summary
+
+
+def evaluate_bundle(
+    scenario: Judged, store: Store, since: datetime | None, until: datetime | None, bundle: int | None
+) -> dict[str, Any]:
+    """Judge a bundle's predictions over a range, shard by shard, and publish the judged rows."""
+    clock = Clock()
+    run = resolve_evaluation(scenario, store, since, until, bundle)
+    begin(scenario, run)
+    futures = evaluate_shard.map(unmapped(scenario), unmapped(run), list(plan(scenario, run)))
+    parts = gather("evaluating", futures, _raise)
+    clock.mark("evaluate")
+    publication = publish_evaluation(run, parts)
+    metrics = measure(scenario, run, parts)
+    clock.mark("publish")
+    return {
+        "run_id": run.id,
+        "bundle": run.bundle,
+        "from": run.options["score_from"],
+        "to": run.options["score_to"],
+        "observed_until": run.as_of.isoformat(),
+        "table": publication.table,
+        "version": publication.version,
+        "rows": publication.rows,
+        "notes": list(run.notes),
+        "stages": clock.stages,
+        "seconds": clock.seconds,
+        "metrics": _wide(metrics),
+    }
+
+
+def _wide(metrics: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """Metrics by slice: a line per metric, a column per value of the slice."""
+    found = {}
+    for (name,), rows in metrics.group_by("slice", maintain_order=True):
+        wide = rows.pivot("value_of_slice", index="metric", values="value").to_dicts()
+        found[str(name)] = [{c: _rounded(v) for c, v in line.items()} for line in wide]
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else round(value, 4)
 
 
 def _summary(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a published run tells the world: derived tables, events, and the artifacts that Prefect shows."""
+"""What an ingest and a published run tell the world: derived tables, events, and artifacts in Prefect."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,15 @@ import polars as pl
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
 
 from models.scenario import Event, Scenario
+from tasks.commits import committed
 from tasks.publishing import Publication, publish_derived
 from tasks.runs import Run
+from tasks.store import Store
+
+_HANDOVER_SECONDS = 30
 
 
 @task(name="derive")
@@ -61,6 +66,49 @@ def announce(
             payload={"run_id": run.id, "page": link, **event.payload},
             id=_event_id(run, event),
         )
+
+
+@task(name="announce-ingest")
+def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
+    """Emit `almanac.<scenario>.ingested` for what was committed since the last one; what it tells, or None.
+
+    The payload has `tables`, for each changed one its `version`, how many rows `changed` and the range
+    of their times; `from` and `to`, those of the first of the scenario's tables that changed and has
+    times; and the `versions` of all tables. What was told is written down after the event has been
+    handed over: an ingest that was killed before that has it told by the next one, under the same id.
+    """
+    path = f"{scenario.name}/announced.json"
+    told = store.get_json(path) or {}
+    versions = {name: store.version(f"{scenario.name}/{name}") for name in scenario.tables}
+    news = {
+        name: committed(store, f"{scenario.name}/{name}", told.get(name, -1))
+        for name, version in versions.items()
+        if version is not None and version > told.get(name, -1)
+    }
+    changed = {name: found for name, found in news.items() if found["changed"]}
+    if not changed:
+        return None
+    first = next((found for found in changed.values() if "from" in found), {})
+    known = {name: version for name, version in versions.items() if version is not None}
+    payload = {
+        **{end: first[end] for end in ("from", "to") if first},
+        "tables": changed,
+        "versions": known,
+        "store": store.uri,
+    }
+    identity = f"{store.uri}/{scenario.name}/ingested/{sorted(told.items())}/{sorted(known.items())}"
+    emit_event(
+        f"almanac.{scenario.name}.ingested",
+        resource={
+            "prefect.resource.id": f"almanac.{scenario.name}",
+            "prefect.resource.name": scenario.name,
+        },
+        payload=payload,
+        id=uuid5(NAMESPACE_URL, identity),
+    )
+    EventsWorker.drain_all(timeout=_HANDOVER_SECONDS)
+    store.put_json(path, known)
+    return payload
 
 
 def _event_id(run: Run, event: Event) -> UUID:

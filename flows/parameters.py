@@ -1,0 +1,45 @@
+"""Types of flow parameters that several flows share."""
+
+import re
+from collections.abc import Iterable
+from datetime import date, datetime
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from models.errors import AlmanacError
+
+_HOURS = {"h": 1, "d": 24, "w": 168}
+
+
+class ParameterError(AlmanacError):
+    """A parameter has no meaning, or none beside another one."""
+
+
+def _as_written(value: Any) -> Any:
+    """Text as a date where it is no longer than one, else as a time: midnight is not the whole day."""
+    if not isinstance(value, str):
+        return value
+    return date.fromisoformat(value) if len(value) <= len("2015-07-31") else datetime.fromisoformat(value)
+
+
+Moment = Annotated[date | datetime, BeforeValidator(_as_written)]
+"""A point in time, or a day; as text in the form of ISO 8601."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A share of a whole, 0 to 1."""
+
+
+def hours(durations: Iterable[str]) -> list[int]:
+    """Durations in whole hours. Raises `ParameterError` for one that is not a number of hours, days or weeks.
+
+    >>> hours(["24h", "7d", "1w"])
+    [24, 168, 168]
+    """
+    found = []
+    for text in durations:
+        match = re.fullmatch(r"([1-9]\d{0,5})([hdw])", text.strip())
+        if not match:
+            raise ParameterError(f"'{text}' is not a duration. Expected hours, days or weeks: 24h, 7d or 1w.")
+        found.append(int(match[1]) * _HOURS[match[2]])
+    return found
