@@ -11,7 +11,6 @@ import dataframely as dy
 import polars as pl
 
 from models.errors import ContractError
-from models.scenario import Table
 from models.times import TIME as TIME
 from models.times import utc
 
@@ -51,11 +50,6 @@ class Readings(dy.Schema):
     def mean_between_min_and_max(cls) -> pl.Expr:  # noqa: N805
         slack = 1e-9 * (pl.col("max") - pl.col("min") + pl.col("mean").abs())
         return pl.col("mean").is_between(pl.col("min") - slack, pl.col("max") + slack)
-
-
-TABLES: dict[str, Table] = {
-    "readings": Table("readings", Readings, unique=("device", "tag", "time"), shard_by=("device",)),
-}
 
 
 class Checked(NamedTuple):

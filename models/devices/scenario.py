@@ -10,9 +10,10 @@ import polars as pl
 from models.devices import backtest as backtests
 from models.devices import incidents, scoring, training
 from models.devices.channels import CHANNELS
-from models.devices.contracts import JOINT_TAG, KEY, TABLES
+from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
 from models.devices.options import Options, moment_of
+from models.devices.tables import TABLES
 from models.errors import ContractError
 from models.page import Section
 from models.scenario import AsOf, Event, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
@@ -35,6 +36,10 @@ class Devices(Scenario):
     @property
     def tables(self) -> Mapping[str, Table]:
         return TABLES
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        return {"interval": Options.interval}
 
     def published(self, options: Mapping[str, Any]) -> Published:
         return Published("scores", scoring.SCORES, (*KEY, "time"))

@@ -1,0 +1,116 @@
+"""The table of readings: raw readings are accepted by their own rules and folded into intervals, exactly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from models.contracts import ROW, RULE, Accepted, Folded
+from models.devices import aggregation
+from models.devices.contracts import KEY, RAW_COLUMNS, Readings, check_raw
+from models.scenario import Table
+from models.times import TIME
+
+ENQUEUED = "EnqueuedTimeUtc"
+TOLERANCE = timedelta(minutes=5)
+_MOST_RANGES = 50
+_FUTURE, _LATE = "time_in_future", "interval_closed"
+
+
+@dataclass(frozen=True)
+class ReadingsTable(Table):
+    """Raw readings become the points of intervals, and these the rows that are stored.
+
+    Options of the ingest: `interval`, `timezone`, `limits` (a frame, see `check_raw`),
+    `tolerance_seconds` that a reading may be ahead of the clock, and `now`.
+    """
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return RAW_COLUMNS
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        """`good` are points, see `aggregation.points`.
+
+        A reading is in the future when it is ahead of `now` or, where a message says when it was
+        enqueued, of that: so a message is judged in the same way whenever it is read.
+        """
+        interval = aggregation.interval_of(options["interval"])
+        seconds = options.get("tolerance_seconds")
+        tolerance = TOLERANCE if seconds is None else timedelta(seconds=seconds)
+        checked = check_raw(
+            raw,
+            options.get("now") or datetime.now(UTC),
+            tolerance=tolerance,
+            limits=options.get("limits"),
+            timezone=options.get("timezone"),
+        )
+        bad = checked.bad.select(ROW, pl.col("rule").alias(RULE))
+        good = checked.good
+        if ENQUEUED in raw.columns:
+            ahead = good.filter(pl.col("time") > _enqueued(good[ENQUEUED]) + tolerance)
+            good = good.join(ahead, on=ROW, how="anti", maintain_order="left")
+            bad = pl.concat([bad, ahead.select(ROW, pl.lit(_FUTURE).alias(RULE))])
+        ignored = tuple(c for c in raw.columns if c not in (ROW, *RAW_COLUMNS))
+        return Accepted(aggregation.points(good, interval), bad, ignored)
+
+    def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
+        """Points merged into the stored intervals that they touch. Those of a closed interval are refused."""
+        fresh = rows.unique()
+        touched = _touched(stored, fresh) if stored is not None else _nothing(rows)
+        merged = aggregation.merge(touched, fresh.drop("shard"))
+        shards = fresh.select("device", "shard").unique()
+        readings = merged.readings.join(shards, on="device", how="left", maintain_order="left")
+        known = touched.select(*KEY, "time")
+        return Folded(
+            new=readings.join(known, on=[*KEY, "time"], how="anti", maintain_order="left"),
+            changed=readings.join(known, on=[*KEY, "time"], how="semi", maintain_order="left"),
+            repeated=rows.height - fresh.height + merged.duplicates.height,
+            refused=merged.too_late.with_columns(pl.lit(_LATE).alias(RULE)),
+        )
+
+
+def _enqueued(text: pl.Series) -> pl.Series:
+    """When messages were enqueued, as Event Hubs Capture writes it, in UTC; null where it cannot be read."""
+    found = text.str.to_datetime("%m/%d/%Y %I:%M:%S %p", strict=False, time_unit="us")
+    other = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", strict=False, time_unit="us")
+    return found.fill_null(other).dt.replace_time_zone("UTC").cast(TIME)
+
+
+def _touched(stored: pl.LazyFrame, points: pl.DataFrame) -> pl.DataFrame:
+    """The stored readings of the intervals of `points`."""
+    intervals = points.select(*KEY, "time").unique()
+    time = pl.col("time")
+    near = pl.any_horizontal(*(time.is_between(*hours, closed="left") for hours in _hours(points)))
+    found = stored.filter(near).select(Readings.column_names())
+    return found.join(intervals.lazy(), on=[*KEY, "time"], how="semi").collect(engine="streaming")
+
+
+def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:
+    """The hours that points lie in, as ranges from begin to end; one for all where they are many."""
+    hour = timedelta(hours=1)
+    ranges: list[tuple[datetime, datetime]] = []
+    for begin in points.select(pl.col("time").dt.truncate("1h").unique().sort())["time"]:
+        if ranges and ranges[-1][1] == begin:
+            ranges[-1] = (ranges[-1][0], begin + hour)
+        else:
+            ranges.append((begin, begin + hour))
+    return ranges if len(ranges) <= _MOST_RANGES else [(ranges[0][0], ranges[-1][1])]
+
+
+def _nothing(points: pl.DataFrame) -> pl.DataFrame:
+    return aggregation.aggregate(points.clear())
+
+
+TABLES: dict[str, Table] = {
+    "readings": ReadingsTable(
+        "readings",
+        Readings,
+        unique=(*KEY, "time"),
+        shard_by=("device",),
+        rows_at_a_time=2_000_000,
+        harmless=("duplicate",),
+    ),
+}
