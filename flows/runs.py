@@ -33,10 +33,12 @@ def ingest_sources(
     columns: Sequence[str],
     shards: int | None,
     max_bad_share: float,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Ingest each source that is given into its table, in the order of `sources`."""
+    """Ingest each source that is given into its table, in the order of `sources`, and tell what is new."""
     given = {name: uri for name, uri in sources.items() if uri}
-    done: list[Ingested] = ingest(scenario, store, given, column_mapping(columns), shards, max_bad_share)
+    mapping = column_mapping(columns)
+    done: list[Ingested] = ingest(scenario, store, given, mapping, shards, max_bad_share, options)
     for result in done:
         get_run_logger().info(
             "%s: %s rows read, %s in quarantine, %s new or changed",

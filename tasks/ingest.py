@@ -283,8 +283,10 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, known: bool
 
 def _refuse_unused(mapping: Mapping[str, str], checked: Mapping[str, Checked]) -> None:
     """Raise `SourceError` where a column is mapped from one that no source has."""
-    found = sorted({name for c in checked.values() for name in c.columns})
     for column, source in mapping.items():
+        table, dot, _ = column.partition(".")
+        of = [checked[table]] if dot and table in checked else checked.values()
+        found = sorted({name for c in of for name in c.columns})
         if source not in found:
             raise SourceError(
                 f"--column {column}={source}: no source has a column '{source}'. Found: {', '.join(found)}."

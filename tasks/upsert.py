@@ -10,6 +10,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from models.contracts import Folded
 from models.scenario import Table
+from tasks.commits import facts
 from tasks.staging import Staged, reader
 from tasks.store import Store
 
@@ -58,7 +59,7 @@ def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Pa
                 mode="error" if target is None else "append",
                 partition_by=partition,
                 schema_mode=None if target is None else "merge",
-                commit_properties=CommitProperties(max_commit_retries=0),
+                commit_properties=_commit(table, new.rows()),
             )
         return Brought(new.height + changed.height, repeated, pl.concat(refused))
 
@@ -115,8 +116,13 @@ def _merge(target: DeltaTable, table: Table, changed: pl.LazyFrame) -> None:
         source_alias="s",
         target_alias="t",
         merge_schema=True,
-        commit_properties=CommitProperties(max_commit_retries=0),
+        commit_properties=_commit(table, changed),
     ).when_matched_update_all().execute()
+
+
+def _commit(table: Table, rows: pl.LazyFrame) -> CommitProperties:
+    """A commit that brings `rows`, and says so; it is not tried again behind our back."""
+    return CommitProperties(custom_metadata=facts(table, rows), max_commit_retries=0)
 
 
 def _literal(value: int | date | datetime) -> str:
