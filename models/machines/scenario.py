@@ -14,11 +14,11 @@ from models.machines.findings import findings, told
 from models.machines.options import Options, moment
 from models.machines.vocabulary import Vocabulary, vocabulary
 from models.page import Section
-from models.scenario import AsOf, File, Frames, Published, RunView, Scores, Table, Trained
+from models.scenario import AsOf, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
 
 
 @dataclass(frozen=True)
-class Machines:
+class Machines(Scenario):
     """See `models.scenario.Scenario`; options are those of `models.machines.options.Options`.
 
     `as_of` is a point in time, in UTC; a date is the end of that day. Beside the protocol: `complete`
