@@ -1,16 +1,25 @@
 """The devices scenario from readings to scores: what must hold for any shard, batch and hour."""
 
+import os
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import OneClassSVM
 
-from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.aggregation import aggregate, points
+from models.devices.contracts import JOINT_TAG, KEY, check_raw
+from models.devices.grid import grid_of
+from models.devices.one_class_svm import labels
 from models.devices.scenario import DEVICES
 from models.devices.scoring import SCORES
 from models.devices.simulation import readings_of, simulate
+from models.devices.training import fit_columns
 from models.errors import ContractError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -304,3 +313,55 @@ def test_simulated_devices_do_not_depend_on_the_chunk_they_are_made_in():
     whole, part = simulate(7, START, 200), simulate(2, START, 200, first=4)
     assert np.array_equal(whole.grid.values[20:30], part.grid.values, equal_nan=True)
     assert whole.traits[20:30].equals(part.traits)
+
+
+@pytest.fixture(scope="module")
+def sensor_file():
+    data = Path(os.environ.get("ALMANAC_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    path = data / "sensors" / "sensor_data.csv"
+    if not path.exists():
+        pytest.skip(
+            f"{path} is not there; set ALMANAC_TEST_DATA to the folder that holds sensors/sensor_data.csv"
+        )
+    named = pl.read_csv(path).rename({"TS": "time", "Device": "device", "Tag": "tag", "Value": "value"})
+    good, bad = check_raw(named, datetime(2026, 1, 1, tzinfo=UTC), timezone="UTC")
+    readings = aggregate(points(good, timedelta(minutes=1)))
+    assert readings["count"].sum() + bad.height == named.height
+    return readings.with_columns(shard=pl.lit(0))
+
+
+@pytest.mark.parametrize("detector", ["auto", "one_class_svm"])
+def test_the_sensor_file_is_scored_on_every_interval_and_the_svms_labels_are_scikit_learns(
+    sensor_file, detector
+):
+    tables, options = {"readings": sensor_file.lazy()}, {"detector": detector, "alpha": 0.01}
+    as_of = DEVICES.resolve_as_of(tables, None, datetime(2026, 1, 1, tzinfo=UTC))
+    assert as_of == datetime(2018, 8, 29, 4, tzinfo=UTC)
+    context = DEVICES.context(tables, as_of, options)
+    parts = {n: f.lazy() for n, f in DEVICES.prepare_shard(tables, context, as_of, options).items()}
+    bundle = DEVICES.fit(parts, context, as_of, options)
+    model, rows = DEVICES.load(bundle.files), []
+    for hour in range(4, -1, -1):
+        end = as_of - hour * HOUR
+        keys = DEVICES.requested(tables, end, options).collect()
+        assert keys.height == 18
+        rows.append(DEVICES.score(model, tables, {}, keys, end, options).rows)
+    table = pl.concat(rows)
+    own = table.filter(pl.col("value").is_not_null(), pl.col("tag") != JOINT_TAG)
+    assert_frame_equal(
+        own.select(*KEY, "time", "value").sort(*KEY, "time"),
+        sensor_file.select(*KEY, "time", pl.col("mean").alias("value")).sort(*KEY, "time"),
+    )
+    assert own["p_value"].is_not_null().all()
+    assert 0 < own["is_anomaly"].mean() < 0.03
+    if detector == "auto":
+        return
+    grid = grid_of(
+        sensor_file, own.select(KEY).unique(), sensor_file["time"].min(), as_of, timedelta(minutes=1)
+    )
+    part = fit_columns(grid)
+    for key, values in zip(grid.keys.rows(), grid.values, strict=True):
+        window = values[part & ~np.isnan(values), None]
+        svm = make_pipeline(StandardScaler(), OneClassSVM(nu=0.01)).fit(window)
+        found = own.filter(device=key[0], tag=key[1])
+        assert (svm.predict(found["value"].to_numpy()[:, None]) == labels(found["score"].to_numpy())).all()
