@@ -171,6 +171,13 @@ class Scenario(Protocol):
         Raises `ContractError` where `as_of` is before the data or after it.
         """
 
+    def due(self, tables: Frames, newest: AsOf, last: AsOf | None, at_most: int) -> list[AsOf]:
+        """What a scoring run is to cover that is given no `as_of`, oldest first, where runs catch up.
+
+        `newest` is the last complete `as_of`, `last` the last one that was published, None where none was.
+        """
+        return [newest]
+
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """Small frames that every shard needs, from all shards together; known at `as_of`."""
 

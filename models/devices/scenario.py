@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.devices import backtest as backtests
-from models.devices import incidents, scoring, training
+from models.devices import hours, incidents, scoring, training
 from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
@@ -63,6 +63,12 @@ class Devices(Scenario):
                 f"{last:%Y-%m-%dT%H:%MZ}: expected the end of an hour up to {_hour(last) + HOUR:%Y-%m-%dT%H:%MZ}."
             )
         return wanted
+
+    def due(self, tables: Frames, newest: AsOf, last: AsOf | None, at_most: int) -> list[AsOf]:
+        """The ends of hours, see `models.devices.hours.due`."""
+        before = None if last is None else moment_of(last)
+        memory = Options.requested_hours
+        return [*hours.due(tables["readings"], moment_of(newest), before, at_most, memory)]
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """`fleet`: `first` reading before `as_of`, and the number of `devices` with one in the last two hours."""
