@@ -5,14 +5,22 @@ none is in there, and the component is left alone for that long after it. What a
 was not prevented, and what a needless inspection costs, are the two settings.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import log
 
+import numpy as np
 import polars as pl
 
 from models.machines.options import Options
 
 COMPONENT = ("machine_id", "component")
+THRESHOLDS = (
+    *(0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2),
+    *(0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
+)
+_ENOUGH = 10
 
 
 @dataclass(frozen=True)
@@ -50,16 +58,58 @@ def alarms(rows: pl.DataFrame, horizon_hours: int) -> pl.DataFrame:
     """The inspections that a model's alarms lead to: `rows` (machine_id, component, time) with an alarm.
 
     A component that was inspected is left alone for the horizon; the next alarm after it counts again.
+    Times are compared to the second. All components take their next inspection at once, so it is as
+    many steps as one component has inspections.
     """
-    chosen: list[int] = []
-    ordered = rows.sort(*COMPONENT, "time")
-    previous, free = None, None
-    pause = timedelta(hours=horizon_hours)
-    for i, (machine, component, time) in enumerate(ordered.select(*COMPONENT, "time").iter_rows()):
-        if (machine, component) != previous or free is None or time >= free:
-            previous, free = (machine, component), time + pause
-            chosen.append(i)
-    return ordered.select(*COMPONENT, "time")[chosen]
+    ordered = rows.select(*COMPONENT, "time").sort(*COMPONENT, "time")
+    if ordered.is_empty():
+        return ordered
+    seconds = ordered["time"].dt.epoch("s").to_numpy()
+    seconds = seconds - seconds.min()
+    pause = horizon_hours * 3600
+    group = ordered.select(pl.struct(COMPONENT).rle_id()).to_series().to_numpy().astype(np.int64)
+    key = group * (seconds.max() + pause + 1) + seconds
+    at = np.flatnonzero(np.diff(group, prepend=-1))
+    chosen = []
+    while len(at):
+        chosen.append(at)
+        following = np.searchsorted(key, key[at] + pause)
+        inside = following < len(key)
+        here, following = at[inside], following[inside]
+        at = following[group[following] == group[here]]
+    return ordered[np.sort(np.concatenate(chosen))]
+
+
+def bills(rows: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int) -> list[dict[str, float]]:
+    """What alarms from each of `THRESHOLDS` on would have led to: threshold, missed, needless.
+
+    `rows` are judged rows of one horizon. Kept in a bundle, it gives the threshold for any costs.
+    """
+    found = []
+    awake = rows.filter(~pl.col("under_work"))
+    for threshold in THRESHOLDS:
+        inspected = alarms(awake.filter(pl.col("probability") >= threshold), horizon_hours)
+        one = bill(inspected, failures, horizon_hours, Options())
+        found.append({"threshold": threshold, "missed": one.missed, "needless": one.needless})
+    return found
+
+
+def cheapest(table: Sequence[Mapping[str, float]], failures: int, options: Options) -> float:
+    """The threshold of `table` (see `bills`) that would have cost least on held-out time.
+
+    It may lie far above the probability from which an inspection pays at once, `options.threshold`:
+    where waiting brings certainty before the failure, waiting is worth more. Of equally cheap ones
+    that nearest to it in log-odds. With fewer than ten failures it is `options.threshold` itself.
+    """
+    if failures < _ENOUGH or not table:
+        return options.threshold
+    cost = [
+        row["missed"] * options.missed_failure_cost + row["needless"] * options.needless_inspection_cost
+        for row in table
+    ]
+    least = min(cost)
+    tied = [row["threshold"] for row, c in zip(table, cost, strict=True) if c <= least * (1 + 1e-12)]
+    return min(tied, key=lambda threshold: (abs(_logit(threshold) - _logit(options.threshold)), threshold))
 
 
 def every(components: pl.DataFrame, first: datetime, last: datetime, days: int) -> pl.DataFrame:
@@ -68,3 +118,8 @@ def every(components: pl.DataFrame, first: datetime, last: datetime, days: int) 
     if last > first:
         times = pl.datetime_range(first, last, timedelta(days=days), time_unit="us", eager=True).alias("time")
     return components.select(COMPONENT).unique().sort(COMPONENT).join(times.to_frame(), how="cross")
+
+
+def _logit(p: float) -> float:
+    inside = min(max(p, 1e-12), 1 - 1e-12)
+    return log(inside / (1 - inside))

@@ -1,9 +1,9 @@
 """How good probabilities of failure were, against what then happened.
 
-A judged row is one machine, component, time and horizon: `probability`, `above_threshold`, `failed`
-(null while pending: the horizon reaches past what is observed), `next_failure_hours`, `under_work`. Measures that
-are said to be over all components pool their rows (micro average): a row counts as a true positive
-where that very component fails within the horizon.
+A judged row is one machine, component, time and horizon: `probability`, `threshold`,
+`above_threshold` (the alarm), `failed` (null while pending: the horizon reaches past what is observed),
+`next_failure_hours`, `under_work`. Measures that are said to be over all components pool their rows
+(micro average): a row counts as a true positive where that very component fails within the horizon.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from models.machines import costs
 from models.machines.features import under_work
 from models.machines.labels import fails_within, next_failure_column
 from models.machines.options import Options
-from models.machines.risks import Model
+from models.machines.risks import Model, Risk
 
 JUDGED: dict[str, Any] = {
     "machine_id": pl.String,
@@ -24,6 +24,7 @@ JUDGED: dict[str, Any] = {
     "horizon_hours": pl.Int32,
     "time": pl.Datetime("us", "UTC"),
     "probability": pl.Float64,
+    "threshold": pl.Float64,
     "above_threshold": pl.Boolean,
     "failed": pl.Boolean,
     "next_failure_hours": pl.Float64,
@@ -43,14 +44,7 @@ def judge(model: Model, rows: pl.DataFrame, options: Options) -> pl.DataFrame:
     """
     said = model.predict(model.matrix(rows))
     parts = [
-        judged(
-            rows,
-            risk.component,
-            risk.horizon_hours,
-            said[risk.component, risk.horizon_hours],
-            risk.rung,
-            options,
-        )
+        judged(rows, risk, said[risk.component, risk.horizon_hours], risk.threshold(options), options)
         for risk in model.risks
         if next_failure_column(risk.component) in rows.columns
     ]
@@ -58,18 +52,14 @@ def judge(model: Model, rows: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 
 def judged(
-    rows: pl.DataFrame,
-    component: str,
-    horizon_hours: int,
-    probability: NDArray[np.float64],
-    rung: str,
-    options: Options,
+    rows: pl.DataFrame, risk: Risk, probability: NDArray[np.float64], threshold: float, options: Options
 ) -> pl.DataFrame:
-    """Judged rows of one component and horizon; NaN probabilities become null.
+    """Judged rows of one risk; NaN probabilities become null.
 
     There is no alarm while the component is under work.
     """
     value = pl.Series("probability", probability, dtype=pl.Float64).fill_nan(None)
+    component, horizon_hours = risk.component, risk.horizon_hours
     working = under_work(component, options)
     return rows.select(
         "machine_id",
@@ -77,22 +67,25 @@ def judged(
         pl.lit(horizon_hours, dtype=pl.Int32).alias("horizon_hours"),
         "time",
         value,
-        ((value >= options.threshold) & ~working).alias("above_threshold"),
+        pl.lit(threshold).alias("threshold"),
+        ((value >= threshold) & ~working).alias("above_threshold"),
         fails_within(component, horizon_hours).alias("failed"),
         pl.col(next_failure_column(component)).alias("next_failure_hours"),
         working.alias("under_work"),
-        pl.lit(rung).alias("rung"),
+        pl.lit(risk.rung).alias("rung"),
     )
 
 
-def coherent(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
+def coherent(rows: pl.DataFrame) -> pl.DataFrame:
     """Judged rows whose probability is at least that of each shorter horizon, as in `Model.predict`."""
     order = ["horizon_hours", "component", "machine_id", "time"]
     least = pl.col("probability").cum_max().over("component", "machine_id", "time")
     return (
         rows.sort(order)
         .with_columns(least)
-        .with_columns((pl.col("probability") >= options.threshold).alias("above_threshold"))
+        .with_columns(
+            ((pl.col("probability") >= pl.col("threshold")) & ~pl.col("under_work")).alias("above_threshold")
+        )
     )
 
 

@@ -79,10 +79,10 @@ class Options:
 
     @property
     def threshold(self) -> float:
-        """The probability from which an inspection is cheaper than waiting.
+        """The probability from which an inspection is cheaper than doing nothing.
 
-        Waiting costs `p * missed`, inspecting `(1 - p) * needless`; they are equal at
-        `needless / (needless + missed)`. It is the best choice as far as `p` is calibrated.
+        Doing nothing costs `p * missed`, inspecting `(1 - p) * needless`; they are equal at
+        `needless / (needless + missed)`. See `costs.cheapest` for what waiting is worth.
 
         >>> round(Options(missed_failure_cost=9.0, needless_inspection_cost=1.0).threshold, 3)
         0.1

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.machines import estimators
 from models.machines.calibration import IDENTITY, Calibration, calibrated
+from models.machines.costs import cheapest
 from models.machines.estimators import Estimator, Floats, Matrix
 from models.machines.features import Feature, feature_list
 from models.machines.options import Options
@@ -30,7 +31,10 @@ _LEARNT = (
 
 @dataclass(frozen=True)
 class Risk:
-    """One component and horizon: `rung` is `model`, `base_rate` or `no_model`; `reason` says why not a model."""
+    """One component and horizon: `rung` is `model`, `base_rate` or `no_model`; `reason` says why not a model.
+
+    `bills` is what alarms from each threshold on led to on held-out rows with `failures`, see `costs`.
+    """
 
     component: str
     horizon_hours: int
@@ -39,12 +43,18 @@ class Risk:
     reason: str | None = None
     estimator: Estimator | None = None
     calibration: Calibration = field(default_factory=lambda: IDENTITY)
+    failures: int = 0
+    bills: Sequence[Mapping[str, float]] = ()
 
     def predict(self, X: Matrix) -> Floats:
         """Calibrated probability per row; NaN without model."""
         if self.estimator is not None:
             return calibrated(self.estimator.predict(X), self.calibration)
         return np.full(len(X), self.base_rate if self.rung == BASE_RATE else np.nan)
+
+    def threshold(self, options: Options) -> float:
+        """The probability from which to raise an alarm at the costs of `options`."""
+        return cheapest(self.bills, self.failures, options)
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,8 @@ class Model:
                     "base_rate": risk.base_rate,
                     "reason": risk.reason,
                     "calibration": dict(risk.calibration),
+                    "failures": risk.failures,
+                    "bills": [dict(row) for row in risk.bills],
                     "file": name,
                 }
             )
@@ -134,4 +146,6 @@ def _risk(entry: Mapping[str, Any], files: Mapping[str, File]) -> Risk:
         reason=entry["reason"],
         estimator=estimators.load(files[entry["file"]]) if entry["file"] else None,
         calibration=entry["calibration"],
+        failures=int(entry["failures"]),
+        bills=entry["bills"],
     )

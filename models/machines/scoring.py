@@ -56,7 +56,7 @@ def score(
     for risk in _risks(model, keys["component"].unique().sort().to_list()):
         wanted = keys.filter(component=risk.component)["machine_id"].implode()
         place = (risk.component, risk.horizon_hours)
-        found = _rows(risk, rows, said.get(place, np.full(len(X), np.nan)), rungs, chosen.threshold)
+        found = _rows(risk, rows, said.get(place, np.full(len(X), np.nan)), rungs, risk.threshold(chosen))
         working = (
             under_work(risk.component, chosen)
             if risk.component in model.vocabulary.components

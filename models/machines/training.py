@@ -7,14 +7,14 @@ by. Up to the end, for the bundle, calibrated by the held-out rows of both cuts.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
 import polars as pl
 
 from models.errors import ContractError
-from models.machines import evaluation
+from models.machines import costs, evaluation
 from models.machines.calibration import IDENTITY, Calibration, calibrated, calibration
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, build, feature_list, windows
@@ -54,6 +54,10 @@ def rows_of(
     return rows.with_columns(draw(rows, options.seed))
 
 
+_Place = tuple[str, int]
+_Bills = tuple[list[dict[str, float]], int]
+
+
 @dataclass
 class _Held:
     """Held-out rows of one cut, with what each component's estimator said of them."""
@@ -63,6 +67,19 @@ class _Held:
 
     def failed(self, component: str, hours: int) -> Flags:
         return self.rows.select(fails_within(component, hours)).to_series().to_numpy().astype(bool)
+
+
+@dataclass(frozen=True)
+class _Horizon:
+    """What one horizon came to: risks for the bundle, held-out rows of both cuts, calibrations by each."""
+
+    hours: int
+    risks: Sequence[Risk]
+    held: Sequence[_Held]
+    first: Mapping[str, Calibration]
+    both: Mapping[str, Calibration]
+    without: Mapping[str, Risk]
+    importance: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -104,10 +121,12 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
     cuts = folds(ends["first"].item(), observed["last"].item(), options.held_out_share)
     failures = _failures(rows, vocabulary.components)
     fitted = [_horizon(work, hours, cuts, failures) for hours in options.horizons_hours]
-    model = Model(vocabulary, options, tuple(risk for risks, _, _ in fitted for risk in risks))
-    backtest = pl.concat([pl.DataFrame(schema=evaluation.JUDGED), *(b for _, b, _ in fitted)])
-    backtest = evaluation.coherent(backtest, options)
-    metrics = pl.concat([evaluation.metrics(backtest, options), *(i for _, _, i in fitted)])
+    before = _bills(_judged(fitted, slice(0, 1), first=True, options=options, bills={}))
+    backtest = _judged(fitted, slice(1, 2), first=True, options=options, bills=before)
+    after = _bills(_judged(fitted, slice(0, 2), first=False, options=options, bills={}))
+    risks = [_billed(risk, after) for f in fitted for risk in f.risks]
+    model = Model(vocabulary, options, tuple(risks))
+    metrics = pl.concat([evaluation.metrics(backtest, options), *(f.importance for f in fitted)])
     return Trained(
         files=model.files(),
         features=work.names,
@@ -117,42 +136,31 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
         loss=evaluation.log_loss(backtest) or float("inf"),
         notes=[
             *work.notes,
-            *(f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in model.risks if r.reason),
+            *(f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in risks if r.reason),
         ],
     )
 
 
-def _horizon(
-    work: _Work, hours: int, cuts: Sequence[Fold], failures: Mapping[str, int]
-) -> tuple[list[Risk], pl.DataFrame, pl.DataFrame]:
-    """Risks of one horizon, their backtest, and the importance of features as metrics."""
+def _horizon(work: _Work, hours: int, cuts: Sequence[Fold], failures: Mapping[str, int]) -> _Horizon:
+    """The estimators of one horizon, and what was said of held-out rows on the way."""
     options, components = work.options, work.vocabulary.components
     modelled = [c for c in components if failures[c] >= options.min_failures]
     base = _base_rates(work, hours)
+    without = {c: _without(c, hours, failures[c], base[c], options) for c in components}
     held, sizes = _held_out(work, cuts, hours, modelled)
-    first = {c: _calibration(held[:1], c, hours) for c in components}
     both = {c: _calibration(held, c, hours) for c in components}
-    backtest = [
-        _judged(
-            held[1],
-            _without(component, hours, failures[component], base[component], options),
-            first[component],
-            options,
-        )
-        for component in components
-    ]
     final = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
     learner = _learner(final, options)
-    risks, importance = [], []
+    risks, importance = [], [_no_metrics()]
     for component in components:
         if component in final.failed:
-            found = learner.fit(final.failed[component], trees=sizes.get(component))
-            rate, how = base[component], both[component]
-            risks.append(Risk(component, hours, MODEL, rate, None, found.estimator, how))
-            importance.append(_importance(found.estimator, component, hours, work.names))
+            found = learner.fit(final.failed[component], trees=sizes.get(component)).estimator
+            risks.append(Risk(component, hours, MODEL, base[component], None, found, both[component]))
+            importance.append(_importance(found, component, hours, work.names))
         else:
-            risks.append(_without(component, hours, failures[component], base[component], options))
-    return risks, pl.concat(backtest), pl.concat(importance) if importance else _no_metrics()
+            risks.append(without[component])
+    first = {c: _calibration(held[:1], c, hours) for c in components}
+    return _Horizon(hours, risks, held, first, both, without, pl.concat(importance))
 
 
 def _held_out(
@@ -170,6 +178,7 @@ def _held_out(
             fold.said[component] = found.estimator.predict(X)
             if fold is held[0]:
                 sizes[component] = found.trees
+        fold.rows = fold.rows.drop([f.name for f in work.features if f.statistic != "replaced"])
     return held, sizes
 
 
@@ -225,14 +234,36 @@ def _calibration(held: Sequence[_Held], component: str, hours: int) -> Calibrati
     return calibration(said, np.concatenate([h.failed(component, hours) for h in parts]))
 
 
-def _judged(held: _Held, without: Risk, how: Calibration, options: Options) -> pl.DataFrame:
-    """Judged rows of the backtest; `without` answers where there was no estimator for the held-out rows."""
-    component, hours = without.component, without.horizon_hours
-    if component in held.said:
-        said, rung = calibrated(held.said[component], how), MODEL
-    else:
-        said, rung = without.predict(matrix(held.rows, [])), without.rung
-    return evaluation.judged(held.rows, component, hours, said, rung, options)
+def _judged(
+    fitted: Sequence[_Horizon], cuts: slice, *, first: bool, options: Options, bills: Mapping[_Place, _Bills]
+) -> pl.DataFrame:
+    """Judged rows that were held out, calibrated by the first cut alone or by both, alarms by `bills`."""
+    parts = [pl.DataFrame(schema=evaluation.JUDGED)]
+    for horizon in fitted:
+        for held in horizon.held[cuts]:
+            for component, without in horizon.without.items():
+                if component in held.said:
+                    how = (horizon.first if first else horizon.both)[component]
+                    said, risk = calibrated(held.said[component], how), replace(without, rung=MODEL)
+                else:
+                    said, risk = without.predict(matrix(held.rows, [])), without
+                threshold = _billed(risk, bills).threshold(options)
+                parts.append(evaluation.judged(held.rows, risk, said, threshold, options))
+    return evaluation.coherent(pl.concat(parts))
+
+
+def _bills(judged: pl.DataFrame) -> dict[_Place, _Bills]:
+    """For each component and horizon the bills of all thresholds, and the failures they are about."""
+    found = {}
+    for (component, hours), rows in judged.group_by("component", "horizon_hours"):
+        failures = evaluation.failures_of(rows)
+        found[str(component), int(hours)] = (costs.bills(rows, failures, int(hours)), failures.height)
+    return found
+
+
+def _billed(risk: Risk, bills: Mapping[_Place, _Bills]) -> Risk:
+    rows, failures = bills.get((risk.component, risk.horizon_hours), ([], 0))
+    return replace(risk, bills=rows, failures=failures)
 
 
 def _without(component: str, hours: int, failures: int, base: float, options: Options) -> Risk:

@@ -215,6 +215,22 @@ def test_a_component_that_was_inspected_is_left_alone_for_the_horizon(alarmed, h
         assert [(t - START) / HOUR for t in times] == kept
 
 
+@pytest.mark.parametrize(("missed", "needless"), [(10.0, 1.0), (1.0, 5.0), (1e4, 1.0)])
+def test_the_threshold_of_a_bundle_is_the_cheapest_of_those_tried_on_held_out_rows(missed, needless):
+    options = Options(missed_failure_cost=missed, needless_inspection_cost=needless)
+    rows = judged(11, rows=1500)
+    failures = evaluation.failures_of(rows)
+    table = costs.bills(rows, failures, 24)
+    chosen = costs.cheapest(json.loads(json.dumps(table)), failures.height, options)
+    price = {}
+    for threshold in costs.THRESHOLDS:
+        alarmed = costs.alarms(rows.filter(pl.col("probability") >= threshold), 24)
+        price[threshold] = costs.bill(alarmed, failures, 24, options).cost
+    assert price[chosen] == min(price.values())
+    assert costs.cheapest(table, 9, options) == options.threshold
+    assert costs.cheapest([], 99, options) == options.threshold
+
+
 def test_inspecting_everything_every_n_days_begins_at_the_first_row():
     found = costs.every(events([(3, "a"), (5, "b"), (9, "a")]), START, START + timedelta(days=21), 10)
     assert found.height == 6
@@ -233,6 +249,7 @@ def judged(seed: int, rows: int = 400, pending: int = 0) -> pl.DataFrame:
             "horizon_hours": pl.Series([24] * rows, dtype=pl.Int32),
             "time": [START + 12 * i * HOUR for i in range(rows)],
             "probability": p,
+            "threshold": 0.3,
             "above_threshold": p >= 0.3,
             "failed": failed,
             "next_failure_hours": np.where(failed, 13.0, 100.0),
@@ -297,6 +314,7 @@ def test_lead_time_runs_from_the_first_alarm_within_the_horizon():
             "horizon_hours": pl.Series([48] * 5, dtype=pl.Int32),
             "time": [START + 12 * i * HOUR for i in range(5)],
             "probability": [0.9, 0.1, 0.9, 0.9, 0.1],
+            "threshold": 0.5,
             "above_threshold": [True, False, True, True, False],
             "failed": [False, True, True, True, True],
             "next_failure_hours": [54.0, 42.0, 30.0, 18.0, 6.0],
@@ -313,7 +331,7 @@ def test_what_may_happen_in_a_day_may_happen_in_a_week():
     week = day.with_columns(
         pl.lit(168, pl.Int32).alias("horizon_hours"), (1 - pl.col("probability")).alias("probability")
     )
-    found = evaluation.coherent(pl.concat([week, day]), Options())
+    found = evaluation.coherent(pl.concat([week, day]))
     both = found.pivot(on="horizon_hours", index=["component", "time"], values="probability")
     assert (both["168"] >= both["24"]).all()
     assert sorted(both["24"]) == sorted(day["probability"])

@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 from models.errors import ContractError
 from models.machines import scoring
 from models.machines.evaluation import JUDGED, log_loss
+from models.machines.options import Options
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
 from models.scenario import Trained
@@ -200,10 +201,13 @@ def test_no_alarm_is_raised_while_a_component_is_under_work(fleet, model, publis
 def test_alarms_follow_the_costs_that_are_given_when_scoring(fleet, model, published):
     bold, _ = score(model, fleet, AS_OF, {**OPTIONS, "missed_failure_cost": 1e6})
     shy, _ = score(model, fleet, AS_OF, {**OPTIONS, "missed_failure_cost": 1e-6})
-    normal = published[0].filter(pl.col("rung") == "model")
-    assert bold.filter(pl.col("rung") == "model")["above_threshold"].all()
-    assert not shy["above_threshold"].any()
-    assert (normal["above_threshold"] == (normal["probability"] >= 1 / 11)).all()
+    alarms = [rows["above_threshold"].sum() for rows in (shy, published[0], bold)]
+    assert alarms == sorted(alarms)
+    assert alarms[0] < alarms[-1]
+    for risk in model.risks:
+        here = published[0].filter(component=risk.component, horizon_hours=risk.horizon_hours, rung="model")
+        threshold = risk.threshold(Options.of(OPTIONS))
+        assert (here["above_threshold"] == (here["probability"] >= threshold)).all()
 
 
 def test_silent_machines_and_silent_sensors_are_scored_and_say_so(fleet, model):
@@ -376,8 +380,6 @@ def test_a_shard_without_machines_contributes_nothing(fleet):
 
 
 def test_options_that_make_no_sense_are_refused_with_what_was_expected():
-    from models.machines.options import Options
-
     for wrong in (
         {"windows_hours": []},
         {"horizons_hours": [0]},
