@@ -1,5 +1,6 @@
 """The three kinds of run that every scenario has: ingest, train and score."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -14,6 +15,7 @@ from flows.progress import gather
 from models.scenario import AsOf, Scenario
 from tasks import ledger
 from tasks.announcing import announce, announce_ingest, derive
+from tasks.catching_up import covered_by
 from tasks.evaluating import Judged, evaluate_shard, measure, publish_evaluation, resolve_evaluation
 from tasks.ingest import Ingested, ingest
 from tasks.pages import write_page
@@ -94,7 +96,10 @@ def score(
     dry_run: bool,
     max_failed_share: float = 0.05,
 ) -> dict[str, Any]:
-    """Resolve, plan, map, reconcile, publish, report: see "How a scoring run goes" in the documentation."""
+    """Resolve, plan, map, reconcile, publish, report: see "How a scoring run goes" in the documentation.
+
+    The ledger comes last: a run that is not in it is done again, so that nothing of it is missing.
+    """
     clock = Clock()
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options)
     begin(scenario, run)
@@ -106,11 +111,16 @@ def score(
     _refuse_failures(run, outcomes, counts, max_failed_share)
     summary = _summary(run, counts)
     if dry_run:
-        return summary | _unpublished(run, clock)
+        return summary | _unpublished(
+            run, clock, "Dry run: nothing was published; the scored shards are kept."
+        )
+    newer = covered_by(run)
+    if newer:
+        note = f"Run {newer} has published {run.as_of} from newer data: these rows are not needed any more."
+        return summary | _unpublished(run, clock, note) | {"covered_by": newer}
     parts = complete(scenario, run, outcomes)
     publication = publish(scenario, run, parts)
     events = derive(scenario, run)
-    _record(scenario, run, counts, outcomes, published=not publication.already)
     clock.mark("publish")
     page = write_page(scenario, run, outcomes, parts)
     clock.mark("page")
@@ -120,12 +130,14 @@ def score(
         "version": publication.version,
         "rows": publication.rows,
         "page": page,
+        "events": dict(Counter(event.name for event in events)),
         "reused_shards": sum(o.reused for o in outcomes),
         "notes": [*run.notes, *(["These rows had been published before."] if publication.already else [])],
         "stages": clock.stages,
         "seconds": clock.seconds,
     }
     announce(scenario, run, summary, publication, events)
+    _record(scenario, run, counts, outcomes, published=not publication.already)
     return summary
 
 
@@ -225,13 +237,13 @@ def _refuse_failures(
         )
 
 
-def _unpublished(run: Run, clock: Clock) -> dict[str, Any]:
+def _unpublished(run: Run, clock: Clock, note: str) -> dict[str, Any]:
     return {
         "published": False,
         "table": run.table,
         "version": None,
         "page": None,
-        "notes": [*run.notes, "Dry run: nothing was published; the scored shards are kept."],
+        "notes": [*run.notes, note],
         "stages": clock.stages,
         "seconds": clock.seconds,
     }

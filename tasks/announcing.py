@@ -43,8 +43,8 @@ def announce(
 ) -> None:
     """Prefect artifacts of a published run, the scenario's events, and `almanac.<scenario>.published`.
 
-    An event's id follows from the run and the event, so that one that is emitted again by a
-    repeated run can be recognised.
+    Returns when the events have been handed over. An event's id follows from the run and the event,
+    so that one that is emitted again by a repeated run can be recognised.
     """
     page = str(summary["page"])
     link = page if "://" in page else f"file://{page}"
@@ -66,6 +66,7 @@ def announce(
             payload={"run_id": run.id, "page": link, **event.payload},
             id=_event_id(run, event),
         )
+    EventsWorker.drain_all(timeout=_HANDOVER_SECONDS)
 
 
 @task(name="announce-ingest")

@@ -1,0 +1,210 @@
+"""Flows of the `devices` scenario: which readings of each sensor are not normal, every hour."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import polars as pl
+from prefect import flow
+from prefect.states import Completed
+from pydantic import Field
+
+from flows.cluster import task_runner
+from flows.parameters import Moment, Share
+from flows.runs import ingest_sources, train_bundle
+from flows.runs import score as score_run
+from flows.settings import open_store
+from models.devices.scenario import DEVICES
+from models.scenario import AsOf
+from tasks import bundles
+from tasks.catching_up import bundle_for, due, last_published
+from tasks.settled import settled
+from tasks.sources import small_table
+from tasks.store import Store
+
+Alpha = Annotated[float, Field(gt=0, le=0.05)]
+Hours = Annotated[int, Field(ge=1, le=1000)]
+Shards = Annotated[int | None, Field(ge=1, le=1000)]
+
+
+@flow(name="devices-ingest", task_runner=task_runner())
+def ingest(
+    source: str,
+    timezone: str | None = None,
+    interval: str | None = None,
+    limits: str | None = None,
+    tolerance_seconds: Annotated[float, Field(ge=0)] = 300,
+    column: list[str] | None = None,
+    max_bad_share: Share = 0.05,
+    shards: Shards = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Read raw readings, and merge them into readings per interval.
+
+    A reading counts once, however often and in whichever order it comes. Of Event Hubs Capture, files
+    that were read before are not read again. Rows that break the contract go to quarantine.
+
+    Args:
+        source: Raw readings: device, tag, time, value. CSV, Parquet, a folder or glob of either, a Delta
+            table, or Event Hubs Capture (a folder with Avro files); local, az:// or abfss://.
+        timezone: What times without an offset are in, such as UTC or Europe/Zurich.
+        interval: Length of an interval, a number and s, m or h; settled at the first ingest (default 1m).
+        limits: Physical limits: tag, low, high, and device where they differ. A reading outside is bad.
+        tolerance_seconds: Seconds that a reading may be ahead of the clock.
+        column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
+        max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
+        shards: Number of shards the devices are spread over; settled at the first ingest (default 32).
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    options = _ingesting(timezone, interval, limits, tolerance_seconds)
+    sources = {"readings": source}
+    return ingest_sources(DEVICES, open_store(store), sources, column or [], shards, max_bad_share, options)
+
+
+@flow(name="devices-train", task_runner=task_runner())
+def train(
+    as_of: Moment | None = None,
+    detector: Literal["auto", "one_class_svm", "isolation_forest"] = "auto",
+    history_days: Annotated[float, Field(gt=0)] = 14,
+    seed: int = 7,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Train a detector for each sensor on its own past; the bundle becomes champion if it is better.
+
+    Args:
+        as_of: End of the last hour to learn from; times without an offset are UTC. Default: the last
+            complete hour.
+        detector: auto: chosen by what the sensor's past looks like; or one for all that vary.
+        history_days: Days to learn from, at most.
+        seed: Seed of everything random in training.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    options = {"detector": detector, "history_days": history_days, "seed": seed}
+    return _train(open_store(store), as_of, options)
+
+
+@flow(name="devices-score", task_runner=task_runner())
+def score(
+    as_of: Moment | None = None,
+    alpha: Alpha = 0.001,
+    bundle: Annotated[int | None, Field(ge=1)] = None,
+    catch_up: Hours = 24,
+    dry_run: bool = False,
+    store: str | None = None,
+) -> Any:
+    """Score every complete hour since the last published one, oldest first, one commit each.
+
+    Where another run has covered them all, this one ends as skipped. A run that was stopped is started
+    again with the same parameters: it does what is missing.
+
+    Args:
+        as_of: End of the one hour to score, published or not; times without an offset are UTC. Default:
+            all complete hours that are not published yet.
+        alpha: Share of normal readings that may be called anomalies.
+        bundle: Number of the bundle to score with; default: the champion.
+        catch_up: Hours to cover, at most; older ones are left out.
+        dry_run: Score and account for every key, and publish nothing.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    return _ended(_score(open_store(store), as_of, alpha, bundle, catch_up, dry_run=dry_run))
+
+
+@flow(name="devices-run", task_runner=task_runner())
+def run(
+    source: str,
+    timezone: str | None = None,
+    interval: str | None = None,
+    limits: str | None = None,
+    tolerance_seconds: Annotated[float, Field(ge=0)] = 300,
+    column: list[str] | None = None,
+    max_bad_share: Share = 0.05,
+    shards: Shards = None,
+    detector: Literal["auto", "one_class_svm", "isolation_forest"] = "auto",
+    alpha: Alpha = 0.001,
+    catch_up: Hours = 24,
+    store: str | None = None,
+) -> Any:
+    """Ingest, train if there is no champion yet, and score every complete hour that is not published yet.
+
+    Args:
+        source: Raw readings: device, tag, time, value. CSV, Parquet, a folder or glob of either, a Delta
+            table, or Event Hubs Capture (a folder with Avro files); local, az:// or abfss://.
+        timezone: What times without an offset are in, such as UTC or Europe/Zurich.
+        interval: Length of an interval, a number and s, m or h; settled at the first ingest (default 1m).
+        limits: Physical limits: tag, low, high, and device where they differ. A reading outside is bad.
+        tolerance_seconds: Seconds that a reading may be ahead of the clock.
+        column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
+        max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
+        shards: Number of shards the devices are spread over; settled at the first ingest (default 32).
+        detector: Of a first training. auto: chosen by what the sensor's past looks like; or one for all.
+        alpha: Share of normal readings that may be called anomalies.
+        catch_up: Hours to cover, at most; older ones are left out.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    opened = open_store(store)
+    options = _ingesting(timezone, interval, limits, tolerance_seconds)
+    ingest_sources(DEVICES, opened, {"readings": source}, column or [], shards, max_bad_share, options)
+    if bundles.champion(opened, DEVICES.name) is None:
+        _train(opened, None, {"detector": detector})
+    return _ended(_score(opened, None, alpha, None, catch_up, dry_run=False))
+
+
+def _ingesting(
+    timezone: str | None, interval: str | None, limits: str | None, tolerance_seconds: float
+) -> dict[str, Any]:
+    return {
+        "timezone": timezone,
+        "interval": interval,
+        "limits": None if limits is None else small_table(limits),
+        "tolerance_seconds": tolerance_seconds,
+    }
+
+
+def _train(store: Store, as_of: AsOf | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    interval = settled(DEVICES, store)["interval"]
+    return train_bundle(DEVICES, store, as_of, {"interval": interval, **options})
+
+
+def _score(
+    store: Store, as_of: AsOf | None, alpha: float, bundle: int | None, catch_up: int, *, dry_run: bool
+) -> dict[str, Any]:
+    """The result of the last hour, with a line for each in `hours`."""
+    hours = [as_of] if as_of is not None else due(DEVICES, store, "score", catch_up)
+    done = []
+    for hour in hours:
+        number = bundle or (bundle_for(DEVICES, store, hour) if as_of is None else None)
+        done.append(score_run(DEVICES, store, "score", hour, number, {"alpha": alpha}, dry_run=dry_run))
+    if not done:
+        last = last_published(DEVICES, store, "score", datetime.now(UTC))
+        return {
+            "published": False,
+            "covered_by": f"an earlier run: {last:%Y-%m-%dT%H:%MZ} and before are published",
+            "hours": [],
+        }
+    shown = ("as_of", "run_id", "published", "rows", "requested", "failed", "events", "seconds")
+    lines = [{name: result.get(name) for name in shown} for result in done]
+    return {**done[-1], "seconds": round(sum(r["seconds"] for r in done), 1), "hours": lines}
+
+
+def _ended(result: dict[str, Any]) -> Any:
+    """The result; with a state that says so where there was nothing left to do."""
+    if "covered_by" not in result:
+        return result
+    return Completed(name="Skipped", message=f"Covered by {result['covered_by']}", data=result)
+
+
+def simulated(store: Store, seed: int) -> dict[str, Any]:
+    """Parameters of `run` for a few simulated devices, some of which go wrong in the last hours."""
+    from models.devices.simulation import FAULTS, inject, readings_of, simulate
+
+    day, hours = 24 * 60, 3
+    made = simulate(10, datetime(2026, 3, 2, tzinfo=UTC), day + 60 * hours, seed=seed)
+    faulty = inject(made, list(FAULTS), day + 30, seed=seed)
+    raw = readings_of(faulty.grid).select(
+        "device", "tag", (pl.col("time") + timedelta(seconds=20)).alias("time"), pl.col("mean").alias("value")
+    )
+    source = store.write_source(f"{DEVICES.name}/simulated/readings.parquet", raw)
+    return {"source": source, "shards": 2, "catch_up": hours}
+
+
+COMMANDS = (ingest, train, score, run)
