@@ -135,6 +135,7 @@ class Tails:
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> "Tails":
+        """The predictive tails of the rows of `frame`: their shapes are greater by 1 / k."""
         count = CLUSTER_WORTH * pl.col("clusters").cast(pl.Float64).clip(3)
         wanted = frame.select(
             pl.col("n", "k", "threshold").cast(pl.Float64),

@@ -38,6 +38,7 @@ class Scales:
     """Chance that a reading equals the one before."""
 
     def take(self, rows: NDArray[np.int64]) -> "Scales":
+        """The scales of the sensors at `rows`, in that order."""
         return Scales(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 

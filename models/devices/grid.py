@@ -35,6 +35,7 @@ class Grid:
 
     @property
     def intervals(self) -> int:
+        """Number of columns."""
         return int(self.values.shape[1])
 
     @property

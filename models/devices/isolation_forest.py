@@ -27,7 +27,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def fit(grid: Grid, part: NDArray[np.bool_], seed: int = 7, trees: int = TREES) -> pl.DataFrame:
+def fit(grid: Grid, part: NDArray[np.bool_], seed: int = 7, *, trees: int = TREES) -> pl.DataFrame:
     """One row per sensor: the steps of its forest. `depth` has one entry more than `threshold`.
 
     Trained on the readings in the columns where `part`.

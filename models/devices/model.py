@@ -13,24 +13,14 @@ from typing import Any
 import polars as pl
 
 from models.devices.contracts import KEY
+from models.devices.detectors import DETECTORS
 from models.devices.robust import BASELINES
 from models.errors import ContractError
 from models.scenario import File
 
-KINDS = (
-    "sensors",
-    "robust",
-    "discrete",
-    "one_class_svm",
-    "isolation_forest",
-    "joint",
-    "pooled",
-    "calibration",
-)
 ROBUST_RUNGS = tuple(f"robust_{name}" for name in BASELINES)
 DISCRETE_RUNGS = ("constant", "few_values")
-OTHER_RUNGS = ("one_class_svm", "isolation_forest")
-RUNGS = (*ROBUST_RUNGS, *DISCRETE_RUNGS, *OTHER_RUNGS, "pooled", "none", "missing", "joint")
+RUNGS = (*ROBUST_RUNGS, *DISCRETE_RUNGS, *DETECTORS, "pooled", "none", "missing", "joint")
 
 
 @dataclass(frozen=True)

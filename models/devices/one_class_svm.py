@@ -28,10 +28,17 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def fit(grid: Grid, part: NDArray[np.bool_], nu: float = NU) -> pl.DataFrame:
+def fit(
+    grid: Grid,
+    part: NDArray[np.bool_],
+    seed: int = 0,  # noqa: ARG001
+    *,
+    nu: float = NU,
+) -> pl.DataFrame:
     """One row per sensor: its scaler, and the support vectors, dual coefficients and intercept of its SVM.
 
     Trained on the readings in the columns where `part`, of which about the share `nu` may be outside.
+    There is no chance in it: `seed` changes nothing.
     """
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import OneClassSVM

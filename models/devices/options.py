@@ -6,10 +6,11 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from models.devices.aggregation import interval_of
+from models.devices.detectors import DETECTORS
 from models.errors import ContractError
 from models.scenario import AsOf
 
-DETECTORS = ("auto", "one_class_svm", "isolation_forest")
+AUTO = "auto"
 HIGHEST_ALPHA = 0.05
 
 
@@ -19,7 +20,7 @@ class Options:
 
     interval: str = "1m"
     """Length of an interval: a number and s, m or h that divides an hour."""
-    detector: str = "auto"
+    detector: str = AUTO
     """`auto`: robust channels, by what the sensor's past looks like; or one for all sensors that vary."""
     alpha: float = 0.001
     """Share of normal readings that may be called anomalies, chosen at scoring."""
@@ -47,8 +48,10 @@ class Options:
         interval_of(chosen.interval)
         if not 0 < chosen.alpha <= HIGHEST_ALPHA:
             raise ContractError(f"alpha is {chosen.alpha}. Expected more than 0 and at most {HIGHEST_ALPHA}.")
-        if chosen.detector not in DETECTORS:
-            raise ContractError(f"detector is '{chosen.detector}'. Expected one of {', '.join(DETECTORS)}.")
+        if chosen.detector not in (AUTO, *DETECTORS):
+            raise ContractError(
+                f"detector is '{chosen.detector}'. Expected one of {', '.join((AUTO, *DETECTORS))}."
+            )
         return chosen
 
     @property

@@ -1,6 +1,5 @@
 """Scoring an hour: the rows of all requested sensors in one pass over the columns of the model."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import NormalDist
@@ -10,20 +9,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import (
-    channels,
-    discrete,
-    isolation_forest,
-    joint,
-    one_class_svm,
-    pooled,
-    presence,
-    robust,
-)
+from models.devices import channels, discrete, joint, pooled, presence, robust
 from models.devices.calibration import Tails, corrected, uncorrected
 from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.detectors import DETECTORS
 from models.devices.grid import LOOKBACK, Floats, Grid, panel_of
-from models.devices.model import DISCRETE_RUNGS, OTHER_RUNGS, ROBUST_RUNGS, RUNGS, Model
+from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS, RUNGS, Model
 from models.devices.options import HIGHEST_ALPHA, Options
 from models.scenario import Scores
 
@@ -70,6 +61,7 @@ class _Block:
 
     @classmethod
     def of(cls, grid: Grid, first: int) -> "_Block":
+        """Nothing known yet of the columns of `grid` from `first` on."""
         keys, columns = grid.keys.height, grid.intervals - first
         score, p_value, expected, low, high = (np.full((keys, columns), np.nan) for _ in range(5))
         return cls(
@@ -161,7 +153,7 @@ def _where(rung: pl.Series, names: tuple[str, ...]) -> NDArray[np.int64]:
 
 def _score_varying(model: Model, block: _Block, rung: pl.Series, options: Options) -> None:
     """Sensors whose values vary: the score of their own detector, and what the robust one expects."""
-    at = _where(rung, (*ROBUST_RUNGS, *OTHER_RUNGS))
+    at = _where(rung, (*ROBUST_RUNGS, *DETECTORS))
     if not len(at):
         return
     grid = block.grid.take(at)
@@ -173,15 +165,11 @@ def _score_varying(model: Model, block: _Block, rung: pl.Series, options: Option
     found, cause = channels.distances(grid.values, expected, fitted.scales, LOOKBACK)
     names = rung.gather(at)
     width = np.full(len(at), NormalDist().inv_cdf(1 - options.alpha / 2))
-    others: dict[str, Callable[[pl.DataFrame, Grid, int], Floats]] = {
-        "one_class_svm": one_class_svm.score,
-        "isolation_forest": isolation_forest.score,
-    }
-    for name, detector in others.items():
+    for name, detector in DETECTORS.items():
         rows = _where(names, (name,))
         if len(rows):
             part = grid.take(rows)
-            found[rows] = detector(model.rows(name, part.keys), part, LOOKBACK)
+            found[rows] = detector.score(model.rows(name, part.keys), part, LOOKBACK)
             cause[rows] = np.where(np.isnan(found[rows]), -1, 0)
     p = tails.p_values(found)
     for name in names.unique():

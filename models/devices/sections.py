@@ -180,7 +180,7 @@ def _explorer(view: _View) -> list[Part]:
         if shown.height < total
         else ""
     ) + (
-        f"The panel {JOINT_TAG} is the distance of all sensors together from how they usually go together. Bands are where a "
+        f"The panel {JOINT_TAG} is how far all sensors together are from how they usually go together. Bands are where a "
         "single reading is normal; slow changes and changes of spread are anomalies also within it."
     )
     explorer = Explorer(

@@ -15,9 +15,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import discrete, isolation_forest, joint, one_class_svm, pooled, presence, robust
+from models.devices import discrete, joint, pooled, presence, robust
 from models.devices.calibration import corrections, fit_shapes, folds_of, tails_of
 from models.devices.contracts import KEY
+from models.devices.detectors import DETECTORS
 from models.devices.grid import DAY, Floats, Grid, panel_of
 from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS
 from models.devices.options import Options
@@ -152,12 +153,10 @@ def _detector(
     It is fitted on the readings as they are, and calibrated on those that are not suspected of a fault.
     """
     scores = own.scores
-    if options.detector == "one_class_svm":
-        frames["one_class_svm"] = one_class_svm.fit(grid, own.part)
-        scores = one_class_svm.score(frames["one_class_svm"], own.grid)
-    elif options.detector == "isolation_forest":
-        frames["isolation_forest"] = isolation_forest.fit(grid, own.part, options.seed)
-        scores = isolation_forest.score(frames["isolation_forest"], own.grid)
+    if options.detector in DETECTORS:
+        detector = DETECTORS[options.detector]
+        params = detector.fit(grid, own.part, options.seed)
+        scores, frames[options.detector] = detector.score(params, own.grid, 0), params
     return _Scored(grid.keys.with_columns(pl.Series("rung", rung, dtype=pl.String)), scores)
 
 
@@ -171,7 +170,7 @@ def _joint(own: _Own, frames: dict[str, pl.DataFrame]) -> _Scored:
 def files_of(parts: Mapping[str, pl.DataFrame], options: Options) -> dict[str, File]:
     """The files of a bundle from the parts of all shards, each sorted by its key."""
     files: dict[str, File] = {"settings": {"interval": options.interval, "detector": options.detector}}
-    for name in ("sensors", "robust", "discrete", "one_class_svm", "isolation_forest", "joint"):
+    for name in ("sensors", "robust", "discrete", *DETECTORS, "joint"):
         if name in parts:
             frame = parts[name]
             files[name] = frame.sort([c for c in KEY if c in frame.columns])
