@@ -1,6 +1,7 @@
 """Running a command as a user would, and measuring it: wall seconds and peak memory of all its processes."""
 
 import json
+import resource
 import subprocess
 import sys
 import threading
@@ -21,19 +22,21 @@ class Measured:
 
     Memory is the proportional set size: a page that processes share is counted once. `peak` is over
     all processes of the command together, the local Prefect server included; `peak_worker` is that
-    of the largest worker process.
+    of the largest worker process. `cpu` are the processor seconds of all of them, which depend less
+    on what else the machine does.
     """
 
     result: dict[str, Any]
     seconds: float
     peak: int
     peak_worker: int
+    cpu: float
 
 
 def run(*arguments: str) -> Measured:
     """Run `python -m flows ... --json`; raises `RuntimeError` with its messages where it fails."""
     command = [sys.executable, "-m", "flows", *arguments, "--json"]
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), _cpu_of_children()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     watcher = _Watcher(process.pid)
     watcher.start()
@@ -43,7 +46,14 @@ def run(*arguments: str) -> Measured:
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with status {process.returncode}:\n{err[-4000:]}")
-    return Measured(json.loads(out), seconds, watcher.peak, watcher.peak_worker)
+    cpu = _cpu_of_children() - cpu
+    return Measured(json.loads(out), seconds, watcher.peak, watcher.peak_worker, cpu)
+
+
+def _cpu_of_children() -> float:
+    """Processor seconds of all processes that were started from here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class _Watcher(threading.Thread):

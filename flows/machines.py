@@ -1,0 +1,224 @@
+"""Flows of the `machines` scenario: which component of which machine will fail, each time new data lands."""
+
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from pydantic import Field
+
+from flows.cluster import task_runner
+from flows.parameters import Moment, ParameterError, Share, hours
+from flows.runs import evaluate_bundle, ingest_sources, train_bundle
+from flows.runs import score as score_run
+from flows.settings import open_store
+from models.machines.options import moment
+from models.machines.scenario import MACHINES
+from tasks import bundles
+from tasks.store import Store
+
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@flow(name="machines-ingest", task_runner=task_runner())
+def ingest(
+    telemetry: str,
+    maintenance: str,
+    failures: str,
+    errors: str | None = None,
+    machines: str | None = None,
+    column: list[str] | None = None,
+    timezone: str = "UTC",
+    max_bad_share: Share = 0.05,
+    shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Read telemetry, errors, maintenance, failures and machines into the store's tables.
+
+    Reading the same files again changes nothing. Rows that break the contract go to quarantine. The
+    event `almanac.machines.ingested` tells the table versions and the time range that is new.
+
+    Args:
+        telemetry: Readings at regular intervals: machine_id, time, and a numeric column per sensor. Like
+            all sources CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
+        maintenance: Replacements of components: machine_id, time, component.
+        failures: Failures of components: machine_id, time, component.
+        errors: Errors that machines reported: machine_id, time, error.
+        machines: What is known of the machines: machine_id, model, age_years.
+        column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
+            for one table. Known without it: machineID, datetime, errorID, comp, failure, age.
+        timezone: What times without an offset are in, such as UTC or Europe/Zurich.
+        max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
+        shards: Number of shards the machines are spread over; settled at the first ingest (default 32).
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    sources = {
+        "telemetry": telemetry,
+        "errors": errors,
+        "maintenance": maintenance,
+        "failures": failures,
+        "machines": machines,
+    }
+    return ingest_sources(
+        MACHINES,
+        open_store(store),
+        sources,
+        column or [],
+        shards,
+        max_bad_share,
+        {"timezone": timezone},
+    )
+
+
+@flow(name="machines-train", task_runner=task_runner())
+def train(
+    from_: Moment | None = None,
+    to: Moment | None = None,
+    horizon: list[str] | None = None,
+    estimator: Literal["lightgbm", "random_forest", "decision_tree"] = "lightgbm",
+    every: str = "12h",
+    windows: list[str] | None = None,
+    telemetry_marks: Literal["end", "start"] = "end",
+    missed_failure_cost: Amount = 10.0,
+    needless_inspection_cost: Amount = 1.0,
+    inspect_every_days: Annotated[int, Field(ge=1)] = 14,
+    seed: int = 7,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Backtest and train a bundle; it becomes champion if it is better than the champion.
+
+    Args:
+        from_: First day or time to learn from; default: the first telemetry. Times without an offset are UTC.
+        to: Last day (all of it) or time to learn from; default: the last telemetry.
+        horizon: How far ahead failures are predicted, in hours, days or weeks; default 24h and 7d.
+        estimator: What predicts: gradient-boosted trees, a random forest, or one decision tree.
+        every: Distance of the rows of a machine that are learnt from and scored.
+        windows: Lengths of the windows that telemetry is summed up over; default 12h, 24h and 36h.
+        telemetry_marks: Which end of its interval a telemetry row's time marks.
+        missed_failure_cost: What a failure costs that no inspection came before; with the next one it
+            settles the probability from which an inspection is worth it.
+        needless_inspection_cost: What an inspection costs that no failure would have followed.
+        inspect_every_days: The plan to compare with: every component is inspected once in this many days.
+        seed: Seed of everything random in training.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    options: dict[str, Any] = {
+        "estimator": estimator,
+        "every_hours": hours([every])[0],
+        "telemetry_marks": telemetry_marks,
+        "missed_failure_cost": missed_failure_cost,
+        "needless_inspection_cost": needless_inspection_cost,
+        "inspect_every_days": inspect_every_days,
+        "seed": seed,
+    }
+    options |= {"horizons_hours": hours(horizon)} if horizon else {}
+    options |= {"windows_hours": hours(windows)} if windows else {}
+    return train_bundle(MACHINES, open_store(store), to, options | _since("train_from", from_))
+
+
+@flow(name="machines-score", task_runner=task_runner())
+def score(
+    as_of: Moment | None = None,
+    from_: Moment | None = None,
+    to: Moment | None = None,
+    bundle: Annotated[int | None, Field(ge=1)] = None,
+    dry_run: bool = False,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Score every component of every machine at one time, or at each row time of a range, and publish.
+
+    A run that was stopped is started again with the same parameters: it does what is missing.
+
+    Args:
+        as_of: Day (its end) or time up to which data is used; default: the last telemetry. Times without
+            an offset are UTC.
+        from_: First day or time of a range to score, instead of `as_of`.
+        to: Last day (all of it) or time of the range; default: the last telemetry.
+        bundle: Number of the bundle to score with; default: the champion.
+        dry_run: Score and account for every key, and publish nothing.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    if as_of is not None and (from_ is not None or to is not None):
+        raise ParameterError(
+            "--as-of is one time, --from and --to are a range. Expected one or the other; leave one out."
+        )
+    last = as_of if as_of is not None else to
+    options = _since("score_from", from_)
+    return score_run(MACHINES, open_store(store), "score", last, bundle, options, dry_run=dry_run)
+
+
+@flow(name="machines-evaluate", task_runner=task_runner())
+def evaluate(
+    from_: Moment | None = None,
+    to: Moment | None = None,
+    bundle: Annotated[int | None, Field(ge=1)] = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """What became of a bundle's probabilities over a range, with all that is known by now.
+
+    Rows whose horizon reaches past the data are written as pending, and count in no measure.
+
+    Args:
+        from_: First day or time of the range; default: the last telemetry that the bundle knows. Times
+            without an offset are UTC.
+        to: Last day (all of it) or time of the range; default: the last telemetry.
+        bundle: Number of the bundle; default: the last champion that knows nothing after `from_`.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    since = None if from_ is None else moment(from_, start_of_day=True)
+    until = None if to is None else moment(to)
+    return evaluate_bundle(MACHINES, open_store(store), since, until, bundle)
+
+
+@flow(name="machines-run", task_runner=task_runner())
+def run(
+    telemetry: str,
+    maintenance: str,
+    failures: str,
+    errors: str | None = None,
+    machines: str | None = None,
+    column: list[str] | None = None,
+    timezone: str = "UTC",
+    max_bad_share: Share = 0.05,
+    shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Ingest, train if there is no champion yet, and score.
+
+    Args:
+        telemetry: Readings at regular intervals: machine_id, time, and a numeric column per sensor. Like
+            all sources CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
+        maintenance: Replacements of components: machine_id, time, component.
+        failures: Failures of components: machine_id, time, component.
+        errors: Errors that machines reported: machine_id, time, error.
+        machines: What is known of the machines: machine_id, model, age_years.
+        column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
+            for one table. Known without it: machineID, datetime, errorID, comp, failure, age.
+        timezone: What times without an offset are in, such as UTC or Europe/Zurich.
+        max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
+        shards: Number of shards the machines are spread over; settled at the first ingest (default 32).
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    opened = open_store(store)
+    ingest.fn(
+        telemetry, maintenance, failures, errors, machines, column, timezone, max_bad_share, shards, store
+    )
+    if bundles.champion(opened, MACHINES.name) is None:
+        train_bundle(MACHINES, opened, None, {})
+    return score_run(MACHINES, opened, "score", None, None, {}, dry_run=False)
+
+
+def _since(name: str, first: Moment | None) -> dict[str, str]:
+    """The option that holds the begin of a range."""
+    return {} if first is None else {name: moment(first, start_of_day=True).isoformat()}
+
+
+def simulated(store: Store, seed: int) -> dict[str, Any]:
+    """Parameters of `run` for a small simulated fleet, whose files are written into the store."""
+    from models.machines.simulation import simulate
+
+    frames = simulate(machines=40, days=150, seed=seed, interval_hours=2)
+    return {
+        name: store.write_source(f"{MACHINES.name}/simulated/{name}.parquet", f) for name, f in frames.items()
+    }
+
+
+COMMANDS = (ingest, train, score, evaluate, run)
