@@ -6,10 +6,12 @@ Times are UTC. Which components, sensors and errors there are is read from the d
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import dataframely as dy
 import polars as pl
 
+from models.contracts import ROW, Accepted
 from models.errors import ContractError
 from models.scenario import Frames, Table
 
@@ -54,69 +56,80 @@ class Machines(dy.Schema):
 
 
 @dataclass(frozen=True)
-class WithSensors(Table):
-    """A table that needs at least one column of readings."""
+class TelemetryTable(Table):
+    """Readings over intervals, stored with the time at which the interval ended.
 
-    def check(self, frame: pl.DataFrame, stored: Frames) -> None:  # noqa: ARG002
-        """Raise `ContractError` where `frame` has no sensor, or only empty ones."""
-        found = sensors(frame.lazy())
-        if not any(frame[name].is_not_null().any() for name in found):
+    Options of the ingest: `timezone`, and `telemetry_marks`: `end` (the default), or `start` where the
+    source's times mark that. `telemetry_hours` is then the interval, where a source does not show it.
+    """
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        """Raises `ContractError` where there is no column with readings, and where the interval is not known."""
+        accepted = super().accept(raw, options)
+        good = accepted.good
+        if not sensors(good.lazy()):
             raise ContractError(
-                f"{self.name}: no column with readings. Found: {', '.join(frame.columns)}. "
+                f"{self.name}: no column with readings. Found: {', '.join(c for c in raw.columns if c != ROW)}. "
                 "Expected at least one numeric column beside machine_id and time, e.g. vibration. "
                 "Check that its values are numbers."
             )
+        if options.get("telemetry_marks", "end") == "end" or good.is_empty():
+            return accepted
+        hours = options.get("telemetry_hours") or interval_hours(good.lazy())
+        if hours is None:
+            raise ContractError(
+                f"{self.name}: times mark the start of an interval, but no machine has two rows to tell its "
+                "length by. Say it with --telemetry-hours, e.g. 1."
+            )
+        return Accepted(end_labelled(good.lazy(), hours).collect(), accepted.bad, accepted.ignored)
 
 
-COLUMNS: Mapping[str, Mapping[str, str]] = {
-    "telemetry": {"machine_id": "machineID", "time": "datetime"},
-    "errors": {"machine_id": "machineID", "time": "datetime", "error": "errorID"},
-    "maintenance": {"machine_id": "machineID", "time": "datetime", "component": "comp"},
-    "failures": {"machine_id": "machineID", "time": "datetime", "component": "failure"},
-    "machines": {"machine_id": "machineID", "age_years": "age"},
-}
-"""Default mapping of columns by table, canonical -> source: the shape of the public five-table data set."""
+_MACHINE = {"machine_id": "machineID"}
+_EVENT = {**_MACHINE, "time": "datetime"}
+_BY_MACHINE = ("machine_id",)
 
 TABLES: dict[str, Table] = {
-    "telemetry": WithSensors(
+    "telemetry": TelemetryTable(
         "telemetry",
         Telemetry,
         unique=("machine_id", "time"),
-        shard_by=("machine_id",),
+        shard_by=_BY_MACHINE,
         covariates=True,
-        aliases=COLUMNS["telemetry"],
+        aliases=_EVENT,
+        rows_at_a_time=2_000_000,
     ),
     "errors": Table(
         "errors",
         Errors,
         unique=("machine_id", "time", "error"),
-        shard_by=("machine_id",),
+        shard_by=_BY_MACHINE,
         required=False,
-        aliases=COLUMNS["errors"],
+        aliases={**_EVENT, "error": "errorID"},
     ),
     "maintenance": Table(
         "maintenance",
         Maintenance,
         unique=("machine_id", "time", "component"),
-        shard_by=("machine_id",),
-        aliases=COLUMNS["maintenance"],
+        shard_by=_BY_MACHINE,
+        aliases={**_EVENT, "component": "comp"},
     ),
     "failures": Table(
         "failures",
         Failures,
         unique=("machine_id", "time", "component"),
-        shard_by=("machine_id",),
-        aliases=COLUMNS["failures"],
+        shard_by=_BY_MACHINE,
+        aliases={**_EVENT, "component": "failure"},
     ),
     "machines": Table(
         "machines",
         Machines,
-        unique=("machine_id",),
-        shard_by=("machine_id",),
+        unique=_BY_MACHINE,
+        shard_by=_BY_MACHINE,
         required=False,
-        aliases=COLUMNS["machines"],
+        aliases={**_MACHINE, "age_years": "age"},
     ),
 }
+"""The tables; the names that a source's columns have without a mapping are those of the public data set."""
 
 
 def sensors(telemetry: pl.LazyFrame) -> list[str]:

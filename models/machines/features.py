@@ -28,9 +28,10 @@ import numpy as np
 import polars as pl
 
 from models.errors import ContractError
+from models.machines.contracts import known
 from models.machines.moments import Floats, Moments, in_blocks, merge
 from models.machines.options import Options
-from models.machines.vocabulary import Vocabulary, as_known
+from models.machines.vocabulary import Vocabulary
 from models.scenario import Frames
 
 ROW = ("machine_id", "time")
@@ -135,7 +136,7 @@ def build(
     `readings` is the number of readings in the longest window, of the sensor that has most.
     Rows are sorted by machine and time; every machine has all of them, known or not.
     """
-    seen = as_known(tables, last, vocabulary.interval_hours, options)
+    seen = known(tables, last)
     ids = sorted(set(machines))
     step = timedelta(hours=options.every_hours)
     times = pl.Series("time", [last - step * back for back in range(count - 1, -1, -1)])

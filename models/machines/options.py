@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Literal
+from typing import Any
 
 ESTIMATORS = ("lightgbm", "random_forest", "decision_tree")
 _WHOLE = {
@@ -25,7 +25,9 @@ class Options:
     train_from: datetime | None = None
     """First row time to learn from; None for all of the history."""
     score_from: datetime | None = None
-    """First row time to score; None for `as_of` alone."""
+    """First row time to score or evaluate; None for `as_of` alone."""
+    score_to: datetime | None = None
+    """Last row time to evaluate; None for the last one."""
     every_hours: int = 12
     """One row per machine in this many hours, counted back from `as_of`."""
     windows_hours: tuple[int, ...] = (12, 24, 36)
@@ -34,8 +36,6 @@ class Options:
     """Lengths of the windows in which errors are counted."""
     normal_days: int = 28
     """Length of the history that a machine's own normal is taken from; it ends before the longest window."""
-    telemetry_marks: Literal["end", "start"] = "end"
-    """Which end of its interval a telemetry row's time marks."""
     horizons_hours: tuple[int, ...] = (24, 168)
     estimator: str = "lightgbm"
     missed_failure_cost: float = 10.0
@@ -71,6 +71,13 @@ class Options:
         for name in ("train_from", "score_from"):
             if name in given:
                 given[name] = moment(given[name], start_of_day=True)
+        if "score_to" in given:
+            given["score_to"] = moment(given["score_to"])
+        if options.get("telemetry_marks", "end") != "end":
+            raise ValueError(
+                f"telemetry_marks is {options['telemetry_marks']!r}. Stored telemetry is labelled with the end of "
+                "its interval. Say what the source's times mark when ingesting it."
+            )
         for name in _WHOLE & given.keys():
             given[name] = int(given[name])
         chosen = cls(**given)
@@ -104,8 +111,6 @@ class Options:
                 raise ValueError(f"{name} is {getattr(self, name)}. Expected an amount above 0.")
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator is {self.estimator!r}. Expected one of {', '.join(ESTIMATORS)}.")
-        if self.telemetry_marks not in ("end", "start"):
-            raise ValueError(f"telemetry_marks is {self.telemetry_marks!r}. Expected end or start.")
         if not 0 < self.held_out_share < 0.5:
             raise ValueError(
                 f"held_out_share is {self.held_out_share}. Expected between 0 and 0.5, e.g. 0.2."

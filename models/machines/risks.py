@@ -19,14 +19,7 @@ from models.scenario import File
 
 MODEL, BASE_RATE, NO_MODEL = "model", "base_rate", "no_model"
 
-_LEARNT = (
-    "every_hours",
-    "windows_hours",
-    "error_windows_hours",
-    "normal_days",
-    "telemetry_marks",
-    "estimator",
-)
+_LEARNT = ("every_hours", "windows_hours", "error_windows_hours", "normal_days", "estimator")
 
 
 @dataclass(frozen=True)

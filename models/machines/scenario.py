@@ -9,21 +9,20 @@ import polars as pl
 
 from models.errors import ContractError
 from models.machines import evaluation, risks, scoring, training
-from models.machines.contracts import TABLES, end_labelled
+from models.machines.contracts import TABLES
 from models.machines.findings import findings, told
 from models.machines.options import Options, moment
 from models.machines.vocabulary import Vocabulary, vocabulary
 from models.page import Section
-from models.scenario import AsOf, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
+from models.scenario import AsOf, Event, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
 
 
 @dataclass(frozen=True)
 class Machines(Scenario):
     """See `models.scenario.Scenario`; options are those of `models.machines.options.Options`.
 
-    `as_of` is a point in time, in UTC; a date is the end of that day. Beside the protocol: `complete`
-    ranks the published rows of all shards, `evaluate` says what became of probabilities, `measures`
-    sums that up.
+    `as_of` is a point in time, in UTC; a date is the end of that day. Beside the protocol, for the
+    `evaluations` table: `evaluate` says per shard what became of probabilities, `measures` sums it up.
     """
 
     name: str = "machines"
@@ -64,14 +63,10 @@ class Machines(Scenario):
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """`vocabulary`, see `Vocabulary.to_frame`; `observed`: `first` and `last` telemetry up to `as_of`."""
-        words = vocabulary(tables, moment(as_of))
-        telemetry = tables["telemetry"]
-        if Options.of(options).telemetry_marks == "start":
-            telemetry = end_labelled(telemetry, words.interval_hours)
-        time = pl.col("time")
-        observed = telemetry.filter(time <= moment(as_of)).select(
-            time.min().alias("first"), time.max().alias("last")
-        )
+        time, until = pl.col("time"), moment(as_of)
+        seen = tables["telemetry"].filter(time <= until)
+        observed = seen.select(time.min().alias("first"), time.max().alias("last"))
+        words = vocabulary(tables, until)
         return {"vocabulary": words.to_frame(), "observed": observed.collect(engine="streaming")}
 
     def prepare_shard(
@@ -164,6 +159,12 @@ class Machines(Scenario):
         """The rows of a whole run, from all shards, as they are published: with their rank."""
         return scoring.ranked(rows)
 
+    def events(
+        self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> list[Event]:
+        """`at_risk` for each machine of which a component is above the threshold at `as_of`, by its best rank."""
+        return scoring.at_risk(rows.filter(pl.col("time") == moment(as_of)))
+
     def evaluate(
         self,
         model: risks.Model,
@@ -172,9 +173,14 @@ class Machines(Scenario):
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> pl.DataFrame:
-        """Judged rows of one shard from `score_from` to `as_of`, those pending included; see `evaluation`."""
+        """Judged rows of one shard from `score_from` to `score_to`, by what is known at `as_of`.
+
+        Rows whose horizon reaches past that are among them, and pending; see `evaluation`.
+        """
         chosen = model.options_for(options)
         rows = training.rows_of(tables, model.vocabulary, context["observed"], chosen.score_from, chosen)
+        if chosen.score_to:
+            rows = rows.filter(pl.col("time") <= chosen.score_to)
         return evaluation.judge(model, rows, chosen)
 
     def measures(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from models.machines.explanations import reasons
 from models.machines.features import build, under_work
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk
 from models.machines.sampling import row_count
-from models.scenario import Frames, Scores
+from models.scenario import Event, Frames, Scores
 
 KEY = ("machine_id", "component")
 UNDER_WORK, PARTIAL, WITHOUT_TELEMETRY = "under_work", "partial_telemetry", "without_telemetry"
@@ -73,14 +73,40 @@ def ranked(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Published rows of all shards with their `rank` within time and horizon: 1 has the highest probability.
 
     Equal ones are ranked by machine and component. Rows without probability, and those under work, are
-    not ranked. The order of the rows is not kept.
+    not ranked. Sorted by machine, component, time and horizon.
     """
     counts = pl.col("probability").is_not_null() & (pl.col("rung") != UNDER_WORK)
     order = ["time", "horizon_hours", "probability", *KEY]
     place = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("time", "horizon_hours")
     listed = rows.filter(counts).sort(order, descending=[False, False, True, False, False])
     rest = rows.filter(~counts).with_columns(pl.lit(None, pl.Int64).alias("rank"))
-    return pl.concat([listed.with_columns(place.alias("rank")), rest])
+    whole = pl.concat([listed.with_columns(place.alias("rank")), rest])
+    return whole.sort(*KEY, "time", "horizon_hours")
+
+
+def at_risk(rows: pl.LazyFrame) -> list[Event]:
+    """An event for each machine with ranked rows above the threshold, the machine of the best rank first.
+
+    Its payload: `machine_id`, `time`, and `risks`: component, horizon_hours, probability, rank and reasons
+    of each such row, the shortest horizon first.
+    """
+    columns = ["component", "horizon_hours", "probability", "rank", "reasons"]
+    found = (
+        rows.filter("above_threshold")
+        .sort("horizon_hours", "rank", *KEY)
+        .group_by("machine_id", maintain_order=True)
+        .agg(pl.col("time").first(), pl.struct(columns).alias("risks"), pl.col("rank").min().alias("best"))
+        .sort("best", "machine_id")
+        .collect()
+    )
+    return [
+        Event(
+            "at_risk",
+            f"machines.{row['machine_id']}.{row['time']:%Y-%m-%dT%H:%MZ}",
+            {"machine_id": row["machine_id"], "time": row["time"].isoformat(), "risks": row["risks"]},
+        )
+        for row in found.iter_rows(named=True)
+    ]
 
 
 def _risks(model: Model, components: Sequence[str]) -> list[Risk]:

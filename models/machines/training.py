@@ -16,13 +16,14 @@ import polars as pl
 from models.errors import ContractError
 from models.machines import costs, evaluation
 from models.machines.calibration import IDENTITY, Calibration, calibrated, calibration
+from models.machines.contracts import known
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, build, feature_list, windows
 from models.machines.labels import OBSERVED, fails_within, next_failure_column, outcomes
 from models.machines.options import Options
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk, matrix
 from models.machines.sampling import DRAWN, STEPS, Fold, draw, folds, masked, row_count, shares
-from models.machines.vocabulary import Vocabulary, as_known
+from models.machines.vocabulary import Vocabulary
 from models.scenario import Frames, Trained
 
 
@@ -41,7 +42,7 @@ def rows_of(
     """
     first, last = observed["first"].item(), observed["last"].item()
     count = row_count(max(first, since) if since else first, last, options.every_hours)
-    seen = as_known(tables, last, vocabulary.interval_hours, options)
+    seen = known(tables, last)
     machines = seen["telemetry"].select(pl.col("machine_id").unique()).collect()["machine_id"].to_list()
     rows = build(tables, vocabulary, machines, last, count, options)
     steps = np.tile(np.arange(count - 1, -1, -1, dtype=np.int32), len(machines))

@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 
 from models.machines import contracts
-from models.machines.options import Options
 from models.scenario import Frames
 
 _LISTS = ("sensors", "components", "errors", "models")
@@ -62,16 +61,6 @@ def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
         models=_distinct(seen["machines"], "model") if "machines" in seen else (),
         interval_hours=contracts.interval_hours(seen["telemetry"]) or 1.0,
     )
-
-
-def as_known(
-    tables: Frames, as_of: datetime, interval_hours: float, options: Options
-) -> dict[str, pl.LazyFrame]:
-    """The tables as they were known at `as_of`, telemetry labelled with the end of its interval."""
-    found = dict(tables)
-    if options.telemetry_marks == "start":
-        found["telemetry"] = contracts.end_labelled(found["telemetry"], interval_hours)
-    return contracts.known(found, as_of)
 
 
 def _distinct(frame: pl.LazyFrame, column: str) -> tuple[str, ...]:

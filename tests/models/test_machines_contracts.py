@@ -1,14 +1,16 @@
 """Contracts of the five tables, and what is odd in them taken together."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+from models.contracts import ROW, RULE, Accepted
 from models.errors import ContractError
 from models.machines import contracts
-from models.machines.contracts import COLUMNS, TABLES, end_labelled, interval_hours, known, sensors
+from models.machines.contracts import TABLES, end_labelled, interval_hours, known, sensors
 from models.machines.findings import (
     EFFECTS,
     FINDINGS,
@@ -48,37 +50,53 @@ def fleet() -> dict[str, pl.DataFrame]:
     return simulate(3, days=20, seed=1, start=START)
 
 
+def accepted(name: str, frame: pl.DataFrame, **options: Any) -> Accepted:
+    raw = frame.with_row_index(ROW, offset=1)
+    return TABLES[name].accept(raw, {"timezone": "UTC", **options})
+
+
 def test_simulated_tables_keep_their_contracts(fleet):
     for name, table in TABLES.items():
-        good, failure = table.schema.filter(fleet[name].select(table.schema.column_names()))
-        assert len(failure) == 0, name
-        assert good.height == fleet[name].height > 0
-        assert fleet[name].select(table.unique).is_unique().all(), name
-        table.check(fleet[name], {})
+        found = accepted(name, fleet[name])
+        assert found.bad.is_empty(), name
+        assert found.good.sort(table.unique).equals(
+            fleet[name].sort(table.unique).select(found.good.columns)
+        ), name
 
 
 def test_rows_without_machine_without_time_or_with_an_age_below_0_break_the_contract(fleet):
     wrong = fleet["machines"].with_columns(
         pl.Series("age_years", [-1.0, 3.0, None]), pl.Series("machine_id", ["a", "", "c"])
     )
-    good, failure = TABLES["machines"].schema.filter(wrong)
-    assert good["machine_id"].to_list() == ["c"]
-    assert set(failure.counts()) == {"age_years|min", "machine_id|min_length"}
-    empty = fleet["telemetry"].head(2).with_columns(pl.lit(None, WHEN).alias("time"))
-    good, failure = TABLES["telemetry"].schema.filter(empty.select("machine_id", "time"))
-    assert good.is_empty()
+    found = accepted("machines", wrong)
+    assert found.good["machine_id"].to_list() == ["c"]
+    assert set(found.bad[RULE]) == {"age_years|min", "machine_id|min_length"}
+    without = fleet["telemetry"].head(2).with_columns(pl.lit(None, WHEN).alias("time"))
+    assert accepted("telemetry", without).good.is_empty()
 
 
-def test_telemetry_without_a_sensor_or_with_empty_ones_only_is_an_error_that_says_so(fleet):
-    bare = fleet["telemetry"].select("machine_id", "time")
-    for frame in (bare, bare.with_columns(pl.lit(None, pl.Float64).alias("volt"))):
-        with pytest.raises(ContractError, match="no column with readings"):
-            TABLES["telemetry"].check(frame, {})
+def test_telemetry_without_a_sensor_is_an_error_that_says_so(fleet):
+    bare = fleet["telemetry"].select("machine_id", "time", note=pl.lit("good"))
+    with pytest.raises(ContractError, match="Found: machine_id, time, note"):
+        accepted("telemetry", bare)
 
 
-def test_the_default_mapping_covers_the_columns_of_every_table():
-    for name, table in TABLES.items():
-        assert set(COLUMNS[name]) <= set(table.schema.column_names())
+def test_telemetry_whose_times_mark_the_start_is_stored_with_the_end(fleet):
+    begun = fleet["telemetry"].with_columns(pl.col("time") - HOUR)
+    found = accepted("telemetry", begun, telemetry_marks="start")
+    assert found.good.equals(accepted("telemetry", fleet["telemetry"]).good)
+    alone = begun.unique("machine_id", keep="first", maintain_order=True)
+    with pytest.raises(ContractError, match="--telemetry-hours"):
+        accepted("telemetry", alone, telemetry_marks="start")
+    told_so = accepted("telemetry", alone, telemetry_marks="start", telemetry_hours=1)
+    assert told_so.good["time"].to_list() == [START + HOUR] * 3
+
+
+def test_the_columns_of_the_public_data_set_are_known_by_their_names():
+    for table in TABLES.values():
+        assert set(table.aliases) <= set(table.schema.column_names())
+        assert table.aliases["machine_id"] == "machineID"
+    assert TABLES["failures"].aliases["component"] == "failure"
 
 
 def test_sensors_are_the_numeric_columns_that_are_not_part_of_the_row_s_identity():

@@ -240,18 +240,6 @@ def test_a_failure_without_a_maintenance_record_counts_as_a_replacement():
     assert found["pump_replaced_days"].item() == found["any_failed_days"].item() == 2.0
 
 
-def test_telemetry_labelled_with_the_start_gives_the_features_of_the_same_telemetry_labelled_with_the_end(
-    fleet,
-):
-    last = START + timedelta(days=10)
-    words = vocabulary(lazy(fleet), last)
-    begun = fleet["telemetry"].with_columns(pl.col("time") - HOUR)
-    machines = fleet["machines"]["machine_id"].to_list()
-    starts = Options(normal_days=4, telemetry_marks="start")
-    ours = build(lazy({**fleet, "telemetry": begun}), words, machines, last, 8, starts)
-    assert_frame_equal(ours, features(fleet, last, 8), check_exact=True)
-
-
 def test_windows_that_the_interval_cannot_resolve_are_left_out_and_said():
     daily = windows(24.0, Options())
     assert (daily.hours, daily.spread) == ((24,), ())

@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 
 from models.machines import evaluation
-from models.machines.contracts import COLUMNS, TABLES
+from models.machines.contracts import TABLES
 from models.machines.labels import fails_within
 from models.machines.options import Options
 from models.machines.risks import Risk, matrix
@@ -54,7 +54,7 @@ def tables_of(case: Case) -> dict[str, pl.LazyFrame]:
     found = {}
     for name, file in {**FILES, "telemetry": case.telemetry}.items():
         frame = pl.read_parquet(DATA / f"{file}.parquet")
-        frame = frame.rename({source: column for column, source in COLUMNS[name].items()})
+        frame = frame.rename({source: column for column, source in TABLES[name].aliases.items()})
         types = {c: s.dtype for c, s in TABLES[name].schema.columns().items() if c != "time"}
         frame = frame.with_columns(pl.col(c).cast(t) for c, t in types.items())
         if "time" in frame.columns:
@@ -65,7 +65,7 @@ def tables_of(case: Case) -> dict[str, pl.LazyFrame]:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Trial:
     """Judged rows of our bundle and of the reference, on the same rows, and the seconds of training."""
 
     ours: pl.DataFrame
@@ -79,7 +79,7 @@ class Tested:
 
 
 @lru_cache(maxsize=4)
-def tested(case: Case, every_hours: int) -> Tested:
+def trial(case: Case, every_hours: int, trees: int = 40) -> Trial:
     tables = tables_of(case)
     options = {**OPTIONS, "every_hours": every_hours}
     context = MACHINES.context(tables, case.until, options)
@@ -94,14 +94,14 @@ def tested(case: Case, every_hours: int) -> Tested:
     ours = MACHINES.evaluate(model, tables, later, end, test_options)
     ours = ours.filter(pl.col("time") > case.until)
     rows = MACHINES.prepare_shard(tables, later, end, options)["rows"].filter(pl.col("time") > case.until)
-    reference = forest(case, tables, learnt, rows)
-    return Tested(ours, reference, tuple(trained.notes), seconds)
+    reference = forest(case, tables, learnt, rows, trees)
+    return Trial(ours, reference, tuple(trained.notes), seconds)
 
 
 def forest(
-    case: Case, tables: dict[str, pl.LazyFrame], learnt: pl.DataFrame, rows: pl.DataFrame
+    case: Case, tables: dict[str, pl.LazyFrame], learnt: pl.DataFrame, rows: pl.DataFrame, trees: int
 ) -> pl.DataFrame:
-    """Judged rows of 200 trees of depth 15 per component and horizon, on the raw reference features.
+    """Judged rows of `trees` trees of depth 15 per component and horizon, on the raw reference features.
 
     Those are the telemetry as it comes (by the hour: mean and deviation over 3 and 24 hours), errors of
     24 hours, days since each replacement, model and age. Uncalibrated; `above_threshold` from 0.5.
@@ -122,7 +122,7 @@ def forest(
         for component in components:
             label = learnt.select(fails_within(component, hours)).to_series()
             known = label.is_not_null().to_numpy()
-            fitted = RandomForestClassifier(200, max_depth=15, random_state=7, n_jobs=1)
+            fitted = RandomForestClassifier(trees, max_depth=15, random_state=7, n_jobs=1)
             fitted.fit(X[known], label.drop_nulls().to_numpy())
             said = fitted.predict_proba(fresh)[:, -1]
             parts.append(evaluation.judged(rows, Risk(component, hours, "forest", 0.0), said, 0.5, Options()))
@@ -148,7 +148,7 @@ def raw_telemetry(
 
 
 def test_daily_telemetry_foretells_the_failing_component_a_day_ahead():
-    found = tested(DAILY, 12)
+    found = trial(DAILY, 12)
     assert found.value(found.ours, "horizon", "24h", "f1") >= 0.95
     assert found.value(found.ours, "horizon", "24h", "calibration_error") < 0.001
     for component in ("comp1", "comp2", "comp3", "comp4"):
@@ -162,7 +162,7 @@ def test_a_week_ahead_probabilities_of_daily_telemetry_are_calibrated_and_beat_a
     Given the rule by which its failures are drawn, and when the next visit is, average precision over
     rows and components is about 0.45. Machines in which some component fails are told apart better.
     """
-    found = tested(DAILY, 12)
+    found = trial(DAILY, 12)
     assert found.value(found.ours, "horizon", "168h", "calibration_error") < 0.015
     assert found.value(found.ours, "any_component", "168h", "average_precision") >= 0.5
     ours, theirs = (
@@ -175,7 +175,7 @@ def test_a_week_ahead_probabilities_of_daily_telemetry_are_calibrated_and_beat_a
 
 
 def test_hourly_telemetry_of_20_machines_for_two_months_is_enough_for_a_day_ahead():
-    found = tested(HOURLY, 12)
+    found = trial(HOURLY, 12)
     assert found.notes == ()
     assert found.value(found.ours, "horizon", "24h", "f1") >= 0.9
     assert found.value(found.ours, "horizon", "168h", "calibration_error") < 0.03
@@ -190,7 +190,7 @@ def test_hourly_telemetry_of_20_machines_for_two_months_is_enough_for_a_day_ahea
 
 
 def test_windows_that_a_day_cannot_resolve_are_reported():
-    assert [note.split(":")[0] for note in tested(DAILY, 12).notes] == [
+    assert [note.split(":")[0] for note in trial(DAILY, 12).notes] == [
         "window of 12 h",
         "window of 24 h",
         "window of 36 h",
@@ -198,7 +198,7 @@ def test_windows_that_a_day_cannot_resolve_are_reported():
 
 
 def test_ours_and_the_reference_are_judged_on_the_same_rows():
-    found = tested(DAILY, 12)
+    found = trial(DAILY, 12)
     place = ["machine_id", "component", "horizon_hours", "time", "failed"]
     assert found.ours.select(place).sort(place).equals(found.reference.select(place).sort(place))
 
@@ -217,7 +217,7 @@ def show() -> None:
     metrics += ["saved_to_never", "saved_to_every_n_days"]
     with pl.Config(tbl_rows=40, tbl_cols=20, tbl_width_chars=220, tbl_hide_dataframe_shape=True):
         for case, every in ((DAILY, 12), (DAILY, 24), (HOURLY, 12)):
-            found = tested(case, every)
+            found = trial(case, every, trees=200)
             print(f"{case.telemetry}, a row every {every} h, trained in {found.seconds:.1f} s; {found.notes}")
             for name, rows in (("ours", found.ours), ("forest", found.reference)):
                 table = evaluation.metrics(rows, Options()).pivot(

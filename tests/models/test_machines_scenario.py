@@ -294,6 +294,31 @@ def test_an_evaluation_is_pending_where_the_horizon_is_not_over(fleet, model):
     assert value["saved_to_never"] > 0
 
 
+def test_an_evaluation_of_a_past_range_knows_all_outcomes_by_now(fleet, model):
+    end = START + timedelta(days=200)
+    options = {
+        **OPTIONS,
+        "score_from": AS_OF.isoformat(),
+        "score_to": (AS_OF + timedelta(days=9)).isoformat(),
+    }
+    judged = MACHINES.evaluate(model, cut(fleet), MACHINES.context(cut(fleet), end, options), end, options)
+    assert (judged["time"].min(), judged["time"].max()) == (AS_OF, AS_OF + timedelta(days=9))
+    assert judged["failed"].null_count() == 0
+
+
+def test_an_event_tells_of_each_machine_at_risk_the_worst_first(fleet, model):
+    rows, _ = score(model, fleet, AS_OF, {**OPTIONS, "missed_failure_cost": 1e4})
+    found = MACHINES.events(rows.lazy(), {}, AS_OF, OPTIONS)
+    alarms = rows.filter("above_threshold")
+    assert len(found) == alarms["machine_id"].n_unique() > 0
+    assert {event.name for event in found} == {"at_risk"}
+    best = [min(risk["rank"] for risk in event.payload["risks"]) for event in found]
+    assert best == sorted(best)
+    assert sum(len(event.payload["risks"]) for event in found) == alarms.height
+    assert json.loads(json.dumps(found[0].payload)) == found[0].payload
+    assert len({event.resource for event in found}) == len(found)
+
+
 def test_the_backtest_is_later_than_what_its_estimators_learnt_from(trained):
     span = AS_OF - START
     late = START + span * 0.8
@@ -386,10 +411,11 @@ def test_options_that_make_no_sense_are_refused_with_what_was_expected():
         {"estimator": "magic"},
         {"missed_failure_cost": -1.0},
         {"needless_inspection_cost": float("nan")},
-        {"telemetry_marks": "middle"},
         {"held_out_share": 0.7},
         {"every_hours": 0},
     ):
         with pytest.raises(ValueError, match="Expected"):
             Options.of(wrong)
+    with pytest.raises(ValueError, match="when ingesting"):
+        Options.of({"telemetry_marks": "start"})
     assert np.isfinite(Options.of({"score_from": "2024-01-02"}).threshold)
