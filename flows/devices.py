@@ -181,9 +181,15 @@ def _score(
             "covered_by": f"an earlier run: {last:%Y-%m-%dT%H:%MZ} and before are published",
             "hours": [],
         }
-    shown = ("as_of", "run_id", "published", "rows", "requested", "failed", "events", "seconds")
-    lines = [{name: result.get(name) for name in shown} for result in done]
-    return {**done[-1], "seconds": round(sum(r["seconds"] for r in done), 1), "hours": lines}
+    return {**done[-1], "seconds": round(sum(r["seconds"] for r in done), 1), "hours": [*map(_line, done)]}
+
+
+def _line(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of one of several hours."""
+    told = ("rows", "scored", "fallback", "skipped", "failed", "seconds")
+    hour = datetime.fromisoformat(result["as_of"])
+    alarms = result.get("events", {}).get("incident", 0)
+    return {"hour": f"{hour:%Y-%m-%d %H:%M}", **{name: result.get(name) for name in told}, "alarms": alarms}
 
 
 def _ended(result: dict[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """What an ingest and a published run tell the world: derived tables, events, and artifacts in Prefect."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -9,6 +10,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
+from prefect.logging import get_run_logger
 
 from models.scenario import Event, Scenario
 from tasks.commits import committed
@@ -66,7 +68,7 @@ def announce(
             payload={"run_id": run.id, "page": link, **event.payload},
             id=_event_id(run, event),
         )
-    EventsWorker.drain_all(timeout=_HANDOVER_SECONDS)
+    _hand_over()
 
 
 @task(name="announce-ingest")
@@ -75,7 +77,7 @@ def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
 
     The payload has `tables`, for each changed one its `version`, how many rows `changed` and the range
     of their times; `from` and `to`, those of the first of the scenario's tables that changed and has
-    times; and the `versions` of all tables. What was told is written down after the event has been
+    times, null where none has; and the `versions` of all tables. What was told is written down after the event has been
     handed over: an ingest that was killed before that has it told by the next one, under the same id.
     """
     path = f"{scenario.name}/announced.json"
@@ -92,7 +94,8 @@ def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
     first = next((found for found in changed.values() if "from" in found), {})
     known = {name: version for name, version in versions.items() if version is not None}
     payload = {
-        **{end: first[end] for end in ("from", "to") if first},
+        "from": first.get("from"),
+        "to": first.get("to"),
         "tables": changed,
         "versions": known,
         "store": store.uri,
@@ -107,9 +110,18 @@ def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
         payload=payload,
         id=uuid5(NAMESPACE_URL, identity),
     )
-    EventsWorker.drain_all(timeout=_HANDOVER_SECONDS)
+    _hand_over()
     store.put_json(path, known)
     return payload
+
+
+def _hand_over() -> None:
+    """Wait until the events of this process have reached the API, for a bounded time."""
+    waiter = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
+    waiter.start()
+    waiter.join(_HANDOVER_SECONDS)
+    if waiter.is_alive():
+        get_run_logger().warning("Events have not reached the Prefect API within %d s.", _HANDOVER_SECONDS)
 
 
 def _event_id(run: Run, event: Event) -> UUID:
