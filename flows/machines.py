@@ -27,6 +27,8 @@ def ingest(
     machines: str | None = None,
     column: list[str] | None = None,
     timezone: str = "UTC",
+    telemetry_marks: Literal["end", "start"] = "end",
+    telemetry_hours: Amount | None = None,
     max_bad_share: Share = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
     store: str | None = None,
@@ -46,6 +48,8 @@ def ingest(
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
             for one table. Known without it: machineID, datetime, errorID, comp, failure, age.
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
+        telemetry_marks: Which end of its interval a telemetry row's time marks.
+        telemetry_hours: Length of that interval, where it marks the start and the rows do not show it.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the machines are spread over; settled at the first ingest (default 32).
         store: URI of the store; default: ALMANAC_STORE, or ./store.
@@ -57,15 +61,8 @@ def ingest(
         "failures": failures,
         "machines": machines,
     }
-    return ingest_sources(
-        MACHINES,
-        open_store(store),
-        sources,
-        column or [],
-        shards,
-        max_bad_share,
-        {"timezone": timezone},
-    )
+    options = {"timezone": timezone, "telemetry_marks": telemetry_marks, "telemetry_hours": telemetry_hours}
+    return ingest_sources(MACHINES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
 @flow(name="machines-train", task_runner=task_runner())
@@ -76,7 +73,6 @@ def train(
     estimator: Literal["lightgbm", "random_forest", "decision_tree"] = "lightgbm",
     every: str = "12h",
     windows: list[str] | None = None,
-    telemetry_marks: Literal["end", "start"] = "end",
     missed_failure_cost: Amount = 10.0,
     needless_inspection_cost: Amount = 1.0,
     inspect_every_days: Annotated[int, Field(ge=1)] = 14,
@@ -92,7 +88,6 @@ def train(
         estimator: What predicts: gradient-boosted trees, a random forest, or one decision tree.
         every: Distance of the rows of a machine that are learnt from and scored.
         windows: Lengths of the windows that telemetry is summed up over; default 12h, 24h and 36h.
-        telemetry_marks: Which end of its interval a telemetry row's time marks.
         missed_failure_cost: What a failure costs that no inspection came before; with the next one it
             settles the probability from which an inspection is worth it.
         needless_inspection_cost: What an inspection costs that no failure would have followed.
@@ -103,7 +98,6 @@ def train(
     options: dict[str, Any] = {
         "estimator": estimator,
         "every_hours": hours([every])[0],
-        "telemetry_marks": telemetry_marks,
         "missed_failure_cost": missed_failure_cost,
         "needless_inspection_cost": needless_inspection_cost,
         "inspect_every_days": inspect_every_days,
@@ -177,6 +171,8 @@ def run(
     machines: str | None = None,
     column: list[str] | None = None,
     timezone: str = "UTC",
+    telemetry_marks: Literal["end", "start"] = "end",
+    telemetry_hours: Amount | None = None,
     max_bad_share: Share = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
     store: str | None = None,
@@ -193,13 +189,26 @@ def run(
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
             for one table. Known without it: machineID, datetime, errorID, comp, failure, age.
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
+        telemetry_marks: Which end of its interval a telemetry row's time marks.
+        telemetry_hours: Length of that interval, where it marks the start and the rows do not show it.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the machines are spread over; settled at the first ingest (default 32).
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
     ingest.fn(
-        telemetry, maintenance, failures, errors, machines, column, timezone, max_bad_share, shards, store
+        telemetry=telemetry,
+        maintenance=maintenance,
+        failures=failures,
+        errors=errors,
+        machines=machines,
+        column=column,
+        timezone=timezone,
+        telemetry_marks=telemetry_marks,
+        telemetry_hours=telemetry_hours,
+        max_bad_share=max_bad_share,
+        shards=shards,
+        store=store,
     )
     if bundles.champion(opened, MACHINES.name) is None:
         train_bundle(MACHINES, opened, None, {})
