@@ -212,11 +212,18 @@ def _plain(messages: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) ->
         return None
     if found.height != len(messages) or not set(columns.values()) <= set(found.columns):
         return None
+    for name in set(columns.values()):
+        plain = found[name].dtype in (pl.Int64, pl.Float64) or _is_always_text(name, text, len(messages))
+        if found[name].null_count() or not plain:
+            return None
     found = found.select(pl.col(name).alias(column) for column, name in columns.items())
-    if any(one.null_count() or one.dtype not in (pl.String, pl.Int64, pl.Float64) for one in found):
-        return None
     own = [_column(name, [m.get(name) for m in messages]) for name in (SEQUENCE, OFFSET, ENQUEUED)]
     return found.with_columns(own)
+
+
+def _is_always_text(name: str, text: bytes, times: int) -> bool:
+    """Whether a member is given so many times, and is text each time."""
+    return len(re.findall(re.escape(json.dumps(name).encode()) + rb"\s*:\s*\"", text)) == times
 
 
 def _readings(
