@@ -7,6 +7,7 @@ a new module.
 import inspect
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 from cyclopts import App, Group, Parameter
+from cyclopts.validators import Number
 from prefect import Flow
 from prefect.logging.configuration import setup_logging
 from prefect.logging.handlers import PrefectConsoleHandler
@@ -31,6 +33,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.modules import with_commands
+from flows.settings import settings
 from models.errors import AlmanacError
 
 _EVERYWHERE = Group("Everywhere", sort_key=9)
@@ -41,7 +44,9 @@ _EVERYWHERE = Group("Everywhere", sort_key=9)
 class Session:
     """How a command runs, whatever it does."""
 
-    workers: Annotated[int | None, Parameter(help="Worker processes; default: the cores.")] = None
+    workers: Annotated[
+        int | None, Parameter(help="Worker processes; default: the cores.", validator=Number(gte=1))
+    ] = None
     scheduler: Annotated[str | None, Parameter(help="Use the Dask cluster at tcp://HOST:PORT.")] = None
     ui: Annotated[bool, Parameter(help="Leave the Prefect server up and say where.", negative="")] = False
     json: Annotated[bool, Parameter(help="Print the result as one JSON object.", negative="")] = False
@@ -74,7 +79,7 @@ def main() -> None:
         status = application()(sys.argv[1:])
     except AlmanacError as error:
         Console(stderr=True).print(
-            f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False
+            f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True
         )
         status = 1
     except KeyboardInterrupt:
@@ -110,21 +115,32 @@ def _command(command: Flow[Any, Any]) -> Callable[..., int]:
 
 
 def _run(command: Flow[Any, Any], parameters: dict[str, Any], session: Session) -> int:
-    from flows.cluster import prefect_server
+    from flows.cluster import check_scheduler, prefect_server
 
     if session.workers:
         os.environ["ALMANAC_WORKERS"] = str(session.workers)
     if session.scheduler:
         os.environ["ALMANAC_SCHEDULER"] = session.scheduler
+    if scheduler := settings().scheduler:
+        check_scheduler(scheduler)
     with _only_json_on_stdout(), prefect_server(leave_up=session.ui) as url:
         result = command(**parameters)
         if session.ui:
             Console(stderr=True).print(f"Prefect UI: {url.removesuffix('/api')}", highlight=False)
     if session.json:
-        print(json.dumps(result, default=str))
+        print(json.dumps(_finite(result), default=str, allow_nan=False))
     else:
         _show(result)
     return 0
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _hide_tracebacks_of_user_errors() -> None:

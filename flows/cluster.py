@@ -17,7 +17,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_dask import DaskTaskRunner
 
-from flows.settings import Settings
+from flows.settings import settings
 from models.errors import AlmanacError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -36,13 +36,13 @@ def dask() -> Iterator[object]:
     """
     from distributed import LocalCluster
 
-    settings = Settings()
-    if settings.scheduler:
-        _check_scheduler(settings.scheduler)
-        yield settings.scheduler
+    wanted = settings()
+    if wanted.scheduler:
+        check_scheduler(wanted.scheduler)
+        yield wanted.scheduler
         return
     with LocalCluster(
-        n_workers=settings.workers or os.cpu_count() or 1,
+        n_workers=wanted.workers or os.cpu_count() or 1,
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
@@ -68,6 +68,7 @@ def prefect_server(*, leave_up: bool) -> Iterator[str]:
     """
     named = PREFECT_API_URL.value()
     if named:
+        _check_api(named)
         yield named
         return
     port = _free_port()
@@ -140,7 +141,18 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     )
 
 
-def _check_scheduler(address: str) -> None:
+def _check_api(url: str) -> None:
+    """Raise `ClusterError` unless something answers at the API's address."""
+    try:
+        httpx.get(f"{url.rstrip('/')}/health", timeout=30)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ClusterError(
+            f"PREFECT_API_URL={url}: no Prefect server answers there ({error}). Start it with "
+            "`prefect server start`, or unset the variable to use a server of this run's own."
+        ) from None
+
+
+def check_scheduler(address: str) -> None:
     """Raise `ClusterError` unless something answers at a `tcp://host:port` address."""
     host, _, port = address.removeprefix("tcp://").partition(":")
     try:

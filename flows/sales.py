@@ -46,7 +46,7 @@ def ingest(
 def train(
     as_of: date | None = None,
     horizon: Annotated[int, Field(ge=1, le=104)] = 13,
-    quantiles: list[float] | None = None,
+    quantiles: list[Annotated[float, Field(gt=0, lt=1)]] | None = None,
     training_rows: Annotated[int, Field(ge=1_000)] = 300_000,
     seed: int = 7,
     store: str | None = None,
@@ -116,7 +116,7 @@ def run(
 
 
 def _options(horizon: int = 13, quantiles: list[float] | None = None, seed: int = 7) -> dict[str, Any]:
-    return {"horizon": horizon, "seed": seed} | ({"quantiles": quantiles} if quantiles else {})
+    return {"horizon": horizon, "seed": seed} | ({"quantiles": sorted(set(quantiles))} if quantiles else {})
 
 
 def simulated(store: Store, seed: int) -> dict[str, Any]:

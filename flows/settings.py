@@ -1,8 +1,9 @@
 """The environment, read when a run starts."""
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.errors import AlmanacError
 from tasks.store import Store
 
 
@@ -18,6 +19,22 @@ class Settings(BaseSettings):
     )
 
 
+class SettingsError(AlmanacError):
+    """A variable of the environment has a value that it cannot have."""
+
+
+def settings() -> Settings:
+    """The settings as they are now. Raises `SettingsError` that names the variable at fault."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        told = "\n".join(
+            f"ALMANAC_{'_'.join(map(str, one['loc'])).upper()}={one['input']}: {one['msg']}."
+            for one in error.errors()
+        )
+        raise SettingsError(told) from None
+
+
 def open_store(uri: str | None) -> Store:
     """The store at `uri`, or the one that the environment names."""
-    return Store(uri or Settings().store)
+    return Store(uri or settings().store)
