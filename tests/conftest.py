@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import json
 import multiprocessing
 import os
 import shutil
@@ -24,6 +25,8 @@ os.environ["PREFECT_TASKS_REFRESH_CACHE"] = "true"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["PREFECT_LOGGING_LEVEL"] = os.environ["PREFECT_LOGGING_ROOT_LEVEL"] = "WARNING"
+os.environ["DASK_LOGGING__DISTRIBUTED"] = "critical"
 for named in (
     "ALMANAC_STORE",
     "ALMANAC_SCHEDULER",
@@ -50,6 +53,72 @@ def prefect_api(prefect_home: Path) -> Iterator[str]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="session")
+def dask_cluster() -> Iterator[Any]:
+    """Two worker processes that all runs of the tests in this process share.
+
+    A key that kills its worker is given up after the second worker.
+    """
+    import dask
+    from distributed import LocalCluster
+
+    settings = {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.scheduler.unknown-task-duration": "1ms",
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+            silence_logs="CRITICAL",
+            preload=["tests.toy.__main__"],
+            env={"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"},
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def mlflow_records(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of the one MLflow database of the stores that do not care where it is."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def command(prefect_api: str, dask_cluster: Any, mlflow_records: str) -> Callable[..., SimpleNamespace]:
+    """`command("sales", "run", ...)`: the command line, called in this process; what it printed and its status."""
+    import contextlib
+    import io
+
+    import tests.toy.__main__
+
+    def run(*arguments: str) -> SimpleNamespace:
+        words = [str(argument) for argument in arguments]
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.setattr("sys.argv", ["python -m flows", *words])
+            patch.setenv("ALMANAC_SCHEDULER", dask_cluster.scheduler_address)
+            patch.setenv("MLFLOW_TRACKING_URI", mlflow_records)
+            try:
+                tests.toy.__main__.main()
+            except SystemExit as ended:
+                status = ended.code
+        found = SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue(), json=None)
+        if "--json" in words and status == 0:
+            found.json = json.loads(found.out)
+        return found
+
+    return run
 
 
 @pytest.fixture

@@ -1,0 +1,241 @@
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flows.sales
+from flows.modules import with_commands
+from tasks.store import Store
+from tests import steps, toy
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+SCORING = {
+    "run_id", "as_of", "bundle", "requested", "scored", "fallback", "skipped", "failed", "table", "version", "page",
+    "seconds",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(command, tmp_path_factory) -> Path:
+    """A store of the toy with a bundle; its values lie beside it."""
+    folder = tmp_path_factory.mktemp("command-line")
+    toy.values().write_parquet(folder / "values.parquet")
+    for words in (["ingest", "--source", folder / "values.parquet", "--shards", "4"], ["train"]):
+        done = command("toy", *words, "--store", folder / "store")
+        assert done.status == 0, done.err
+    return folder / "store"
+
+
+def python(*words, **environment) -> subprocess.CompletedProcess:
+    """A process of its own, started as a person would, in a folder of no meaning."""
+    command = [sys.executable, *map(str, words)]
+    paths = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=paths, cwd=ROOT)
+
+
+# help
+
+
+def test_without_a_command_all_that_can_be_run_is_listed_with_a_line_each(command):
+    for words in ([], ["--help"]):
+        shown = command(*words)
+        assert shown.status == 0
+        for module in with_commands():
+            assert module.__name__.rpartition(".")[2] in shown.out
+        assert "quantile forecasts of unit sales" in shown.out
+
+
+def test_a_scenario_lists_its_commands(command):
+    shown = command("sales", "--help")
+    for name in ("ingest", "train", "forecast", "run"):
+        assert name in shown.out
+    assert "Ingest, train if there is no champion yet, and forecast." in shown.out
+
+
+@pytest.mark.parametrize("flow", flows.sales.COMMANDS, ids=lambda flow: flow.name)
+def test_the_help_of_a_command_explains_every_parameter_of_its_flow(command, flow):
+    shown = command("sales", flow.name.removeprefix("sales-"), "--help")
+    words = " ".join(shown.out.replace("│", " ").split())
+    for name in inspect.signature(flow.fn).parameters:
+        assert f"--{name.replace('_', '-')}" in words, name
+        explained = flow.parameters.properties[name].get("description", "")
+        assert explained, f"{name} is not explained in the Prefect form"
+        assert " ".join(explained.split()[:3]) in words, name
+    for name in ("--workers", "--scheduler", "--ui", "--json", "--store"):
+        assert name in words
+
+
+def test_a_flow_refuses_in_the_prefect_form_what_it_refuses_on_the_command_line():
+    schema = flows.sales.train.parameters.properties
+    assert schema["horizon"]["minimum"] == 1
+    assert schema["as_of"]["anyOf"][0]["format"] == "date"
+
+
+# results
+
+
+def test_a_scoring_run_prints_one_json_object_with_all_that_happened(command, trained):
+    done = command("toy", "score", "--store", trained, "--json")
+    assert done.status == 0, done.err
+    assert set(done.json) >= SCORING
+    assert done.json["table"] == "toy/doubled"
+    assert Path(done.json["page"]).read_text().startswith("<!doctype html>")
+    assert (done.json["requested"], done.json["scored"], done.json["failed"]) == (12, 12, 0)
+    assert done.json["published"] is True
+    assert done.json["reused_shards"] == 0
+
+
+def test_the_same_run_again_says_so_and_changes_nothing(command, trained):
+    store = Store(str(trained))
+    first = command("toy", "score", "--store", trained, "--json").json
+    rows = steps.published(store)
+    again = command("toy", "score", "--store", trained, "--json").json
+    assert again["reused_shards"] == 4
+    assert again["version"] == first["version"]
+    assert "These rows had been published before." in again["notes"]
+    assert steps.published(store).equals(rows)
+
+
+def test_without_json_a_person_can_read_the_result(command, trained):
+    shown = command("toy", "score", "--store", trained).out
+    assert "requested" in shown
+    assert "toy/doubled" in shown
+    assert not shown.lstrip().startswith("{")
+
+
+def test_a_dry_run_accounts_for_every_key_and_publishes_nothing(command, trained):
+    store = Store(str(trained))
+    before = store.version("toy/doubled")
+    done = command("toy", "score", "--store", trained, "--dry-run", "--seconds", "0.001", "--json").json
+    assert (done["requested"], done["scored"]) == (12, 12)
+    assert (done["published"], done["version"], done["page"]) == (False, None, None)
+    assert store.version("toy/doubled") == before
+    real = command("toy", "score", "--store", trained, "--seconds", "0.001", "--json").json
+    assert real["run_id"] == done["run_id"]
+    assert real["reused_shards"] == 4
+
+
+def test_figures_that_are_no_numbers_are_still_json(command, trained):
+    done = command("toy", "train", "--loss", "nan", "--store", trained, "--json")
+    assert done.status == 0, done.err
+    strict = json.loads(done.out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    assert strict["loss"] is None
+    assert strict["promoted"] is False
+
+
+def test_an_older_day_is_scored_with_as_of(command, trained):
+    refused = command("toy", "score", "--as-of", "2024-01-02", "--store", trained)
+    assert refused.status == 1
+    assert "no bundle of toy was trained on data up to 2024-01-02 or earlier" in refused.err
+    done = command(
+        "toy", "score", "--as-of", "2024-01-02", "--bundle", "1", "--store", trained, "--json"
+    ).json
+    assert done["as_of"] == "2024-01-02"
+    assert any("know some of their future" in note for note in done["notes"])
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["toy", "score", "--as-of", "yesterday"], "as-of"),
+        (["toy", "score", "--as-of", "2024-02-30"], "as-of"),
+        (["toy", "score", "--bundle", "first"], "bundle"),
+        (["toy", "score", "--no-such-option", "1"], "no-such-option"),
+        (["toy", "scores"], "scores"),
+        (["toy", "ingest"], "source"),
+        (["toy", "score", "--max-failed-share", "1.5"], "max.failed.share"),
+        (["toy", "score", "--workers", "0"], "workers"),
+        (["toy", "score", "--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers there"),
+        (["toy", "score", "--scheduler", "nonsense"], "Expected tcp://HOST:PORT"),
+        (["sales", "train", "--horizon", "0"], "horizon"),
+        (["sales", "train", "--quantiles", "1.5"], "quantiles"),
+        (["sales", "ingest", "--source", "x.csv", "--shards", "0"], "shards"),
+        (["sales", "ingest", "--source", "x.csv", "--column", "week"], "expected TABLE_COLUMN=SOURCE_COLUMN"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_in_words(command, trained, words, told):
+    store = [] if words[1] in ("scores",) else ["--store", str(trained)]
+    done = command(*words, *store)
+    assert done.status != 0
+    shown = " ".join((done.err + done.out).replace("│", " ").split()).lower()
+    assert "traceback" not in shown
+
+    assert re.search(told.lower().replace("(", r"\("), shown), shown[-2000:]
+
+
+def test_too_many_failed_keys_stop_the_run_with_their_reasons(command, trained):
+    store = Store(str(trained))
+    before = store.version("toy/doubled")
+    done = command("toy", "score", "--raises", "n03", "--store", trained)
+    assert done.status == 1
+    assert "1 of 12 keys failed, 5% may. Nothing was published." in done.err
+    assert "ValueError: n03 cannot be doubled" in done.err
+    assert store.version("toy/doubled") == before
+    allowed = command(
+        "toy", "score", "--raises", "n03", "--max-failed-share", "0.1", "--store", trained, "--json"
+    ).json
+    assert (allowed["failed"], allowed["scored"], allowed["rows"]) == (1, 11, 11)
+
+
+def test_an_error_in_the_code_is_shown_with_its_traceback_and_is_a_failure(command, trained, monkeypatch):
+    def broken(self, tables, as_of, now):
+        raise ZeroDivisionError("a mistake in the code")
+
+    monkeypatch.setattr(toy.Toy, "resolve_as_of", broken)
+    with pytest.raises(ZeroDivisionError):
+        command("toy", "score", "--store", trained)
+
+
+def test_the_store_can_be_named_by_the_environment(command, trained, monkeypatch):
+    monkeypatch.setenv("ALMANAC_STORE", str(trained))
+    assert command("toy", "score", "--json").json["table"] == "toy/doubled"
+
+
+def test_a_mistake_in_the_environment_is_told_in_words(command, trained, monkeypatch):
+    monkeypatch.setenv("ALMANAC_WORKERS", "many")
+    done = command("toy", "score", "--seconds", "0.002", "--store", trained)
+    assert done.status == 1
+    assert "ALMANAC_WORKERS" in done.err.upper()
+    assert "Traceback" not in done.err
+
+
+# a process of its own
+
+
+def test_in_a_process_of_its_own_only_the_result_is_on_standard_output(prefect_api, dask_cluster, trained):
+    scheduler = dask_cluster.scheduler_address
+    done = python(
+        "-m", "tests.toy", "toy", "score", "--store", trained, "--scheduler", scheduler, "--json",
+        PREFECT_API_URL=prefect_api,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["requested"] == 12
+    assert "Traceback" not in done.stderr
+
+
+def test_in_a_process_of_its_own_an_error_is_one_message_and_a_status(prefect_api, tmp_path):
+    words = ["-m", "flows", "sales", "forecast", "--store", tmp_path / "store", "--json"]
+    done = python(*words, PREFECT_API_URL=prefect_api)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("StoreError: ")
+    assert "python -m flows sales ingest --help" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_prefect_server_that_does_not_answer_is_named(tmp_path):
+    words = ["-m", "flows", "sales", "forecast", "--store", tmp_path / "store"]
+    done = python(*words, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert done.returncode == 1
+    assert "http://127.0.0.1:9/api" in done.stderr
+    assert "Traceback" not in done.stderr
