@@ -28,13 +28,13 @@ def pinball(actual: str, quantiles: Mapping[str, float]) -> pl.Expr:
     """
     y = pl.col(actual)
     losses = [pinball_loss(y, pl.col(name), q) for name, q in quantiles.items()]
-    return _ratio(pl.mean_horizontal(losses).sum(), y.sum())
+    return per_unit(pl.mean_horizontal(losses).sum(), y.sum())
 
 
 def wape(actual: str, forecast: str) -> pl.Expr:
     """Summed absolute error per summed `actual`: 0 is perfect. Null where the actuals sum to nothing."""
     y = pl.col(actual)
-    return _ratio((y - pl.col(forecast)).abs().sum(), y.sum())
+    return per_unit((y - pl.col(forecast)).abs().sum(), y.sum())
 
 
 def mape(actual: str, forecast: str) -> pl.Expr:
@@ -46,7 +46,7 @@ def mape(actual: str, forecast: str) -> pl.Expr:
 def bias(actual: str, forecast: str) -> pl.Expr:
     """Summed forecast minus actual, per summed `actual`: 0.1 says 10 % too much was forecast."""
     y = pl.col(actual)
-    return _ratio((pl.col(forecast) - y).sum(), y.sum())
+    return per_unit((pl.col(forecast) - y).sum(), y.sum())
 
 
 def coverage(actual: str, lower: str, upper: str) -> pl.Expr:
@@ -95,5 +95,6 @@ def by_slice(
     return pl.concat(parts)
 
 
-def _ratio(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
+def per_unit(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
+    """`numerator` over `denominator`, null where that is not positive."""
     return pl.when(denominator > 0).then(numerator / denominator)

@@ -1,95 +1,362 @@
-"""Features of one forecast row: a key, an origin (the last week known) and a target week after it."""
+"""Features of a forecast row: a key, an origin (the last week known) and a target week after it.
 
-from collections.abc import Sequence
+Units enter only as `panel.units[: origin + 1]`. Covariates of later weeks are the plan (in a backtest:
+what was then charged), and may enter up to the target week.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from models.sales.panel import Panel
+from models.sales.neighbours import PRICE
+from models.sales.panel import Panel, Shared, panel_of
+from models.sales.promotions import Others, Promotions, others, promotions
 
-PRICE = "price"
-PROMOTED_DEPTH = 0.05
-"""A price this share below the key's usual price is a promotion."""
+ENOUGH_WEEKS = 8
+"""Weeks with units, in the last year, that a key needs for the pooled model; with fewer it is left to the ladder."""
+LEVEL_WEEKS = 26
+YEAR = 52
+NEW_WEEKS = 26
+INTERMITTENT_SHARE = 1 / 1.32
+"""Below this share of weeks with sales, demand is intermittent (Syntetos, Boylan & Croston 2005, JORS 56)."""
+OFFSET = 0.1
+"""Added to units relative to the level before the logarithm, so that zero has one."""
+PRIOR_WEEKS = 4.0
+"""Weeks of no effect that are mixed into what promotions did before."""
+KINDS = ("regular", "promoted", "intermittent", "new")
+
+
+@dataclass(frozen=True)
+class View:
+    """A panel and what is known of its keys' promotions, of the other SKUs, and of the SKUs over all stores."""
+
+    panel: Panel
+    promotions: Promotions
+    others: Others
+    sku: Panel
+    sku_promotions: Promotions
+    sku_spread: np.ndarray | None
+    sku_of_key: np.ndarray
+    attributes: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Forecast rows: `frame` says which (sku, store, origin, week, step, units, level, kind, planned),
-    `values` holds their features, float32 of shape (rows, features)."""
+    """Forecast rows: `frame` says which (sku, store, origin, week, step, units, level, kind, planned, enough,
+    naive, seasonal_naive), `values` holds their features, float32 of shape (rows, features)."""
 
     frame: pl.DataFrame
     values: np.ndarray
     names: tuple[str, ...]
 
 
+def view_of(
+    panel: Panel, shared: Mapping[str, pl.DataFrame], flags: Sequence[str], attributes: pl.DataFrame | None
+) -> View:
+    """What features of the panel's keys are made of; `shared` are the frames of `neighbours.shared_frames`."""
+    own = promotions(panel, flags)
+    skus = panel.keys.select(pl.col("sku").unique().sort())
+    until = panel.week(panel.last)
+    covariates = list(panel.covariates)
+    horizon = panel.weeks - panel.last - 1
+    weeks = shared["sku_weeks"]
+    sku = panel_of(weeks.lazy(), skus, covariates, panel.first_week, until, horizon)
+    spread = Shared(sku, weeks, "sku").array("spread") if PRICE in covariates else None
+    at = panel.keys.join(skus.with_row_index("_at"), on="sku", how="left", maintain_order="left")["_at"]
+    numbers = {}
+    if attributes is not None:
+        known = panel.keys.join(attributes, on="store", how="left", maintain_order="left")
+        numbers = {
+            name: known[name].to_numpy().astype(float) for name in attributes.columns if name != "store"
+        }
+    return View(
+        panel,
+        own,
+        others(panel, own, shared["store_weeks"]),
+        sku,
+        promotions(sku, flags),
+        spread,
+        at.to_numpy(),
+        numbers,
+    )
+
+
 def mean(values: np.ndarray) -> np.ndarray:
-    """Mean over weeks of what is known; NaN where nothing is."""
+    """Mean over weeks (the first axis) of what is known; NaN where nothing is."""
     known = np.isfinite(values)
     count = known.sum(axis=0)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    total = np.add.reduce(np.where(known, values, 0.0), axis=0)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
-def level_of(units: np.ndarray) -> np.ndarray:
-    """The key's own level in units a week: the mean of its last 26 weeks, at least 0.1."""
-    return np.maximum(np.nan_to_num(mean(units[-26:]), nan=0.0), 0.1)
+def deviation(values: np.ndarray) -> np.ndarray:
+    """Standard deviation over weeks of what is known, NaN where fewer than two weeks are."""
+    spread = np.sqrt(np.maximum(mean((values - mean(values)) ** 2), 0.0))
+    return np.where(np.isfinite(values).sum(axis=0) >= 2, spread, np.nan)
 
 
-def origin_features(panel: Panel, origin: int) -> dict[str, np.ndarray]:
-    """What is known of each key at week `origin`."""
-    units = panel.units[: origin + 1]
-    level = level_of(units)
-    features = {"level": np.log(level)}
-    for window in (1, 2, 4, 8, 13):
-        features[f"recent_{window}"] = np.log(mean(units[-window:]) / level + 0.1)
-    return features
+def level_of(units: np.ndarray, promoted: np.ndarray) -> np.ndarray:
+    """Units that a key usually sells in a week without promotion: positive, NaN where it sold nothing.
+
+    The mean of the weeks without promotion among the last `LEVEL_WEEKS`; where fewer than four are
+    known, of the last year; where there are none either, or all are zero, of all weeks of the year.
+    """
+    regular = np.where(promoted == 1, np.nan, units)
+    recent = regular[-LEVEL_WEEKS:]
+    found = np.where(np.isfinite(recent).sum(axis=0) >= 4, mean(recent), mean(regular[-YEAR:]))
+    found = np.where(found > 0, found, mean(units[-YEAR:]))
+    return np.where(found > 0, found, np.nan)
 
 
-def target_features(panel: Panel, origin: int, step: int, level: np.ndarray) -> dict[str, np.ndarray]:
-    """What is known of the target week, `step` weeks after `origin`."""
-    target = origin + step
-    empty = np.full(panel.keys.height, np.nan)
-    last_year = panel.units[target - 52] if target >= 52 else empty
-    features = {
-        "step": np.full(panel.keys.height, float(step)),
-        "month": np.full(panel.keys.height, float(panel.week(target).month)),
-        "last_year": np.log(last_year / level + 0.1),
+def to_log(units: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Units as the logarithm of their ratio to the key's own level, `OFFSET` added to the ratio."""
+    return np.log(units / level + OFFSET)
+
+
+def from_log(values: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """The inverse of `to_log`, never negative."""
+    return np.maximum((np.exp(values) - OFFSET) * level, 0.0)
+
+
+def _recent(panel: Panel, known: Promotions, origin: int, level: np.ndarray) -> dict[str, np.ndarray]:
+    """Recent sales relative to the level, of keys or of SKUs."""
+    units, promoted = panel.units[: origin + 1], known.promoted[: origin + 1]
+    regular = np.where(promoted == 1, np.nan, units)
+    found = {f"regular_{n}": to_log(mean(regular[-n:]), level) for n in (1, 2, 4, 8, 13, YEAR)}
+    found |= {f"all_{n}": to_log(mean(units[-n:]), level) for n in (1, 4, 13, LEVEL_WEEKS)}
+    return found
+
+
+def _last_year(
+    panel: Panel, known: Promotions, origin: int, target: int, level: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The same weeks last year, relative to the quarters around them."""
+    if target < YEAR + 2:
+        empty = np.full(level.shape, np.nan)
+        return {"year_ago": empty, "season": empty}
+    at = target - YEAR
+    regular = np.where(known.promoted == 1, np.nan, panel.units)
+    around = mean(regular[max(0, at - 13) : min(at + 14, origin + 1)])
+    around = np.where(around > 0, around, np.nan)
+    return {
+        "year_ago": to_log(panel.units[at], level),
+        "season": to_log(mean(regular[at - 2 : at + 3]), around),
     }
-    for name, values in panel.covariates.items():
-        known = values[target] if target < panel.weeks else empty
-        if name == PRICE:
-            with np.errstate(all="ignore"):
-                import warnings
-
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    usual = np.nanquantile(values[max(0, origin - 51) : origin + 1], 0.75, axis=0)
-            features["depth"] = 1 - known / usual
-        else:
-            features[name] = known
-    return features
 
 
-def build(panel: Panel, origins: Sequence[int], steps: Sequence[int]) -> Rows:
-    """Rows of every key of the panel, for each origin and step, in that order."""
-    frames, blocks, names = [], [], ()
+def _effects(panel: Panel, known: Promotions, origin: int, level: np.ndarray) -> dict[str, np.ndarray]:
+    """What promotions did before: mean of the log ratio in promoted weeks, and its slope on the depth."""
+    past = slice(max(0, origin + 1 - 2 * YEAR), origin + 1)
+    ratio = to_log(panel.units[past], level)
+    found = {}
+    for name, values in known.flags.items():
+        flagged = np.where(values[past] >= 0.5, ratio, np.nan)
+        found[f"effect_{name}"] = _shrunk(flagged)
+    if known.depth is not None:
+        depth = known.depth[past]
+        found["effect_deep"] = _shrunk(np.where(depth >= 0.1, ratio, np.nan))
+        both = np.isfinite(depth) & np.isfinite(ratio)
+        x, y = np.where(both, depth, np.nan), np.where(both, ratio, np.nan)
+        x, y = x - mean(x), y - mean(y)
+        count = both.sum(axis=0)
+        found["elasticity"] = mean(x * y) * count / (mean(x * x) * count + PRIOR_WEEKS * 0.01)
+    return found
+
+
+def _shrunk(values: np.ndarray) -> np.ndarray:
+    count = np.isfinite(values).sum(axis=0)
+    return np.nan_to_num(mean(values)) * count / (count + PRIOR_WEEKS)
+
+
+def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
+    """What is known of each key at week `origin`, one value per key; `_level` is the level in units."""
+    panel, known = view.panel, view.promotions
+    units, promoted = panel.units[: origin + 1], known.promoted[: origin + 1]
+    level = level_of(units, promoted)
+    sku_units = view.sku.units[: origin + 1]
+    sku_level = level_of(sku_units, view.sku_promotions.promoted[: origin + 1])
+    year = units[-YEAR:]
+    regular = np.where(promoted[-YEAR:] == 1, np.nan, year)
+    seen = np.isfinite(units)
+    found = {"_level": level, "_sku_level": sku_level}
+    found["level"] = np.log(level)
+    found["share_of_sku"] = np.log(level / sku_level[view.sku_of_key])
+    found |= _recent(panel, known, origin, level)
+    found["variation"] = deviation(to_log(regular, level))
+    found["variation_all"] = deviation(to_log(year, level))
+    found["zeros"] = mean(np.where(np.isfinite(year), year <= 0, np.nan))
+    found["weeks_known"] = np.minimum(seen.sum(axis=0), 2 * YEAR).astype(float)
+    found["promoted_share"] = mean(promoted[-YEAR:])
+    found |= _effects(panel, known, origin, level)
+    sku = _recent(view.sku, view.sku_promotions, origin, sku_level)
+    sku |= _effects(view.sku, view.sku_promotions, origin, sku_level)
+    found |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
+    if known.log_price is not None:
+        prices = np.sort(known.log_price[max(0, origin + 1 - YEAR) : origin + 1], axis=0)
+        count = np.isfinite(prices).sum(axis=0)
+        middle = np.take_along_axis(prices, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
+        found |= {"_median_price": middle, "_lowest_price": prices[0]}
+    return {**found, **view.attributes}
+
+
+def target_features(
+    view: View, origin: int, step: int, fixed: Mapping[str, np.ndarray], flagged: bool = False
+) -> dict[str, np.ndarray]:
+    """What is known of the week `step` weeks after `origin`; `fixed` are the origin's features.
+
+    With `flagged`, every flag of every key is 1 that week, whatever the plan says.
+    """
+    panel, target = view.panel, origin + step
+    found = {
+        "step": np.full(panel.keys.height, float(step)),
+        "week_of_year": np.full(panel.keys.height, float(panel.week(target).isocalendar().week)),
+    }
+    found |= _last_year(panel, view.promotions, origin, target, fixed["_level"])
+    sku = _last_year(view.sku, view.sku_promotions, origin, target, fixed["_sku_level"])
+    found |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
+    if not panel.covariates:
+        return found
+    if target >= panel.weeks:
+        raise ValueError(f"week {target} is beyond the panel of {panel.weeks} weeks; step is {step}.")
+    return found | _flags(view, target, flagged) | _prices(view, target, fixed)
+
+
+def _flags(view: View, target: int, flagged: bool) -> dict[str, np.ndarray]:
+    """Flags of the target week and the one before: the key's, the other SKUs', the SKU's over all stores."""
+    own, week_before = view.promotions, max(target - 1, 0)
+    found: dict[str, np.ndarray] = {}
+    for name, values in own.flags.items():
+        sku = view.sku_promotions.flags[name][target][view.sku_of_key]
+        of_week = {
+            name: values[target],
+            f"others_{name}": view.others.flags[name][target],
+            f"sku_{name}": sku,
+        }
+        if flagged:
+            of_week = {about: np.where(np.isfinite(v), 1.0, v) for about, v in of_week.items()}
+        found |= of_week
+        found[f"before_{name}"] = values[week_before]
+    for name, values in view.panel.covariates.items():
+        if name != PRICE and name not in own.flags:
+            found[name] = values[target]
+            found[f"unusual_{name}"] = values[target] - mean(values[max(0, target - YEAR) : target])
+    found["since_promotion"] = own.since[target]
+    found["promoted_before"] = mean(own.promoted[max(0, target - 8) : target])
+    return found
+
+
+def _prices(view: View, target: int, fixed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The price of the target week, relative to what it usually is and to that of the other SKUs."""
+    price, depth, rest = view.promotions.log_price, view.promotions.depth, view.others.log_price
+    sku_depth, spread = view.sku_promotions.depth, view.sku_spread
+    if price is None or depth is None or rest is None or sku_depth is None or spread is None:
+        return {}
+    relative = price - rest
+    return {
+        "depth": depth[target],
+        "depth_before": depth[max(target - 1, 0)],
+        "price_to_median": price[target] - fixed["_median_price"],
+        "price_to_lowest": price[target] - fixed["_lowest_price"],
+        "price_to_others": relative[target],
+        "price_to_others_moved": relative[target] - mean(relative[max(0, target - YEAR) : target]),
+        "others_moved": rest[target] - mean(rest[max(0, target - LEVEL_WEEKS) : target]),
+        "sku_depth": sku_depth[target][view.sku_of_key],
+        "sku_price_spread": spread[target][view.sku_of_key],
+    }
+
+
+_PLANNED = frozenset(
+    {
+        "since_promotion",
+        "promoted_before",
+        "depth",
+        "depth_before",
+        "price_to_median",
+        "price_to_lowest",
+        "price_to_others",
+        "price_to_others_moved",
+        "others_moved",
+        "sku_depth",
+        "sku_price_spread",
+    }
+)
+
+
+def needs_plan(name: str, covariates: Sequence[str]) -> bool:
+    """Whether feature `name` is of the plan, or of promotions up to the target week."""
+    about = {
+        f"{kind}{covariate}"
+        for covariate in covariates
+        for kind in ("", "others_", "sku_", "before_", "unusual_")
+    }
+    return name in _PLANNED or name in about
+
+
+def build(
+    view: View,
+    origins: Sequence[int],
+    steps: Mapping[int, Sequence[int]],
+    flagged: frozenset[tuple[int, int]] = frozenset(),
+) -> Rows:
+    """Rows of every key of the panel for each of the `origins` and each of its `steps`, in that order.
+
+    In the (origin, step) of `flagged`, every flag of the target week is 1.
+    """
+    frames, blocks = [], []
+    names: tuple[str, ...] = ()
     for origin in origins:
-        fixed = origin_features(panel, origin)
-        level = np.exp(fixed["level"])
-        for step in steps:
-            found = fixed | target_features(panel, origin, step, level)
+        fixed = origin_features(view, origin)
+        about = _about_origin(view, origin, fixed)
+        for step in steps[origin]:
+            more = target_features(view, origin, step, fixed, (origin, step) in flagged)
+            found = {name: values for name, values in (fixed | more).items() if name[0] != "_"}
             names = tuple(found)
             blocks.append(np.stack(list(found.values()), axis=1).astype(np.float32))
-            frames.append(
-                panel.keys.with_columns(
-                    pl.lit(panel.week(origin)).alias("origin"),
-                    pl.lit(panel.week(origin + step)).alias("week"),
-                    pl.lit(step, dtype=pl.Int32).alias("step"),
-                    pl.Series("units", panel.units[origin + step], nan_to_null=True),
-                    pl.Series("level", level),
-                    pl.lit("regular").alias("kind"),
-                    pl.Series("planned", np.isfinite(found.get("depth", np.zeros(len(level))))),
-                )
-            )
+            frames.append(_about_target(view, about, origin, step))
     return Rows(pl.concat(frames), np.concatenate(blocks), names)
+
+
+def _about_origin(view: View, origin: int, fixed: Mapping[str, np.ndarray]) -> pl.DataFrame:
+    """Keys with origin, level, `enough` (history for the pooled model), naive, and kind but for promotions."""
+    units = view.panel.units[: origin + 1]
+    weeks_of_year = np.isfinite(units[-YEAR:]).sum(axis=0)
+    enough = (weeks_of_year >= ENOUGH_WEEKS) & np.isfinite(fixed["_level"])
+    last = np.full(units.shape[1], np.nan)
+    for now in units[-YEAR:]:
+        last = np.where(np.isfinite(now), now, last)
+    new, slow = fixed["weeks_known"] < NEW_WEEKS, fixed["zeros"] > 1 - INTERMITTENT_SHARE
+    kind = np.array(["regular", "intermittent", "new"])[np.where(new, 2, np.where(slow, 1, 0))]
+    return view.panel.keys.with_columns(
+        pl.lit(view.panel.week(origin)).alias("origin"),
+        pl.Series("level", fixed["_level"]),
+        pl.Series("enough", enough),
+        pl.Series("naive", last),
+        pl.Series("kind", kind),
+    )
+
+
+def _about_target(view: View, about: pl.DataFrame, origin: int, step: int) -> pl.DataFrame:
+    """`about` with week, step, units, planned, seasonal_naive, and the kind of demand of that week."""
+    panel, target = view.panel, origin + step
+    empty = np.full(about.height, np.nan)
+    actual = panel.units[target] if target < panel.weeks else empty
+    year_ago = panel.units[target - YEAR] if target >= YEAR else empty
+    promoted, planned = np.zeros(about.height, bool), np.zeros(about.height, bool)
+    if target < panel.weeks:
+        promoted = view.promotions.promoted[target] == 1
+        for values in panel.covariates.values():
+            planned |= np.isfinite(values[target])
+    kind = pl.col("kind")
+    return about.with_columns(
+        pl.lit(panel.week(target)).alias("week"),
+        pl.lit(step, dtype=pl.Int32).alias("step"),
+        pl.Series("units", actual, nan_to_null=True),
+        pl.Series("planned", planned),
+        pl.when((kind == "regular") & pl.Series(promoted))
+        .then(pl.lit("promoted"))
+        .otherwise(kind)
+        .alias("kind"),
+        pl.Series("seasonal_naive", np.where(np.isfinite(year_ago), year_ago, about["naive"].to_numpy())),
+    )

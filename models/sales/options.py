@@ -24,8 +24,12 @@ class Options:
     """Backtest origins, `horizon` weeks apart, the last one `horizon` weeks before `as_of`."""
     requested_weeks: int = 52
     """A key without history in this many weeks, and without plan, is not asked for."""
+    statistical_skus: int = 30
+    """SKUs, at most, whose own models are tried in the backtest; all of them where there are no covariates."""
     threads: int = 0
-    """Threads of LightGBM; 0 for all. The result does not depend on it."""
+    """Threads of LightGBM in training; 0 for all. The result does not depend on it."""
+    scoring_threads: int = 1
+    """Threads of LightGBM in each worker that scores."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Options":

@@ -43,6 +43,34 @@ class Panel:
     def index(self, week: date) -> int:
         return (week - self.first_week).days // 7
 
+    def cut(self, start: int, stop: int) -> "Panel":
+        """The panel of the keys from `start` up to `stop`."""
+        covariates = {name: values[:, start:stop] for name, values in self.covariates.items()}
+        return Panel(self.keys[start:stop], self.first_week, self.last, self.units[:, start:stop], covariates)
+
+
+class Shared:
+    """A frame with one row per week and value of one key column, as arrays of (weeks, keys of a panel).
+
+    Every key sees the rows of its own value; NaN where the frame has none.
+    """
+
+    def __init__(self, panel: Panel, frame: pl.DataFrame, column: str) -> None:
+        values = panel.keys.select(pl.col(column).unique().sort()).with_row_index("_at")
+        week = ((pl.col("week") - panel.first_week).dt.total_days() // 7).alias("_week")
+        self._rows = frame.join(values, on=column, how="inner", maintain_order="left").with_columns(week)
+        self._rows = self._rows.filter(pl.col("_week").is_between(0, panel.weeks - 1))
+        self._shape = (panel.weeks, values.height)
+        own = panel.keys.select(column).join(values, on=column, how="left", maintain_order="left")
+        self._own = own["_at"].to_numpy()
+
+    def array(self, name: str) -> np.ndarray:
+        """Column `name` of the frame as float64 of shape (weeks, keys)."""
+        found = np.full(self._shape, np.nan)
+        at = (self._rows["_week"].to_numpy(), self._rows["_at"].to_numpy())
+        found[at] = self._rows[name].cast(pl.Float64).to_numpy()
+        return found[:, self._own]
+
 
 def covariate_columns(schema: Mapping[str, pl.DataType]) -> list[str]:
     """Names of the numeric columns of a history or plan that are neither key, week nor units, sorted."""
@@ -102,14 +130,14 @@ def panel_of(
 ) -> Panel:
     """The panel of `keys` from long `rows`; keys without rows are columns of NaN.
 
-    `keys` are sorted by all their columns. Rows before `first_week` are left out.
+    `keys` are sorted by all their columns. Rows before `first_week`, and after the horizon, are left out.
     """
     names = keys.columns
     ordered = keys.sort(names)
     last = (as_of - first_week).days // 7
     values = ["units", *covariates]
     found = (
-        rows.filter(pl.col("week") >= first_week)
+        rows.filter(pl.col("week").is_between(first_week, as_of + timedelta(weeks=horizon)))
         .join(ordered.with_row_index("_key").lazy(), on=names, how="inner")
         .select(
             pl.col("_key"),

@@ -1,23 +1,21 @@
 """The `sales` scenario: weekly units per SKU and store, as quantiles for the next quarter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from models.page import Section
-from models.sales import features, pooled, training
+from models.sales import comparison, ladder, neighbours, preparation, scoring, training
 from models.sales.calendar import resolve_as_of
 from models.sales.contracts import TABLES
 from models.sales.gaps import plan_gaps
+from models.sales.model import Model, load
 from models.sales.options import Options
-from models.sales.panel import KEY, known_covariates, panel_of, past_and_plan
+from models.sales.panel import KEY
 from models.scenario import AsOf, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
-
-LOOKBACK_WEEKS = 104
 
 
 @dataclass(frozen=True)
@@ -41,48 +39,28 @@ class Sales(Scenario):
         return resolve_as_of(tables["history"], as_of, now)
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
-        known = tables["history"].filter(pl.col("week") <= as_of)
-        calendar = known.select(pl.col("week").min().alias("first_week"), pl.len().alias("rows"))
-        return {"calendar": calendar.collect(engine="streaming")}
+        """Totals per SKU and week and per store and week, and the profiles of the ladder."""
+        chosen = Options.of(options)
+        found = neighbours.shared_frames(tables, as_of, chosen.horizon)
+        return found | ladder.profiles(tables["history"], as_of, chosen.quantiles)
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        return training.prepare(tables, context, as_of, Options.of(options))
+        return preparation.prepare(tables, context, as_of, Options.of(options))
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Trained:
-        return training.fit(parts, as_of, Options.of(options))
+        return training.fit(parts, context, as_of, Options.of(options))
 
-    def load(self, files: Mapping[str, File]) -> pooled.Pooled:
-        texts = {
-            name.removeprefix("pooled_"): text
-            for name, text in files.items()
-            if name.startswith("pooled_") and isinstance(text, str)
-        }
-        return pooled.read(texts)
+    def load(self, files: Mapping[str, File]) -> Model:
+        return load(files)
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
     ) -> tuple[float, float, int] | None:
-        unseen = backtest.filter(pl.col("week") > trained_as_of)
-        if unseen.is_empty():
-            return None
-        options = _options_of(backtest)
-        rows = (
-            parts["backtest"]
-            .filter(pl.col("week") > trained_as_of)
-            .collect()
-            .join(
-                unseen.select("sku", "store", "origin", "week"),
-                on=["sku", "store", "origin", "week"],
-                how="semi",
-            )
-        )
-        theirs = training._predict(model, rows, options)
-        loss = training.measures(options)["pinball"]
-        return unseen.select(loss).item(), theirs.select(loss).item(), theirs.height
+        return comparison.on_unseen(model, parts, backtest, trained_as_of)
 
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         chosen = Options.of(options)
@@ -98,53 +76,14 @@ class Sales(Scenario):
 
     def score(
         self,
-        model: pooled.Pooled,
+        model: Any,
         tables: Frames,
         context: Mapping[str, pl.DataFrame],
         keys: pl.DataFrame,
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> Scores:
-        chosen = Options.of(options)
-        covariates = known_covariates(tables)
-        first = as_of - timedelta(weeks=LOOKBACK_WEEKS - 1)
-        panel = panel_of(
-            past_and_plan(tables, covariates, as_of, chosen.horizon),
-            keys.select(KEY),
-            covariates,
-            first,
-            as_of,
-            chosen.horizon,
-        )
-        rows = features.build(panel, [panel.last], range(1, chosen.horizon + 1))
-        order = [rows.names.index(name) if name in rows.names else -1 for name in model.features]
-        padded = np.concatenate([rows.values, np.full((len(rows.values), 1), np.nan, np.float32)], axis=1)
-        found = model.predict(np.ascontiguousarray(padded[:, order]), chosen.threads)
-        units = pooled.from_log(found, rows.frame["level"].to_numpy()[:, None])
-        known = pl.Series("known", np.isfinite(panel.units).any(axis=0))
-        keyed = panel.keys.with_columns(known)
-        published = (
-            rows.frame.join(keyed, on=KEY, how="left", maintain_order="left")
-            .select(
-                "sku",
-                "store",
-                "week",
-                "step",
-                *[
-                    pl.when("known").then(pl.Series(name, units[:, i])).otherwise(0.0).alias(name)
-                    for i, name in enumerate(chosen.columns)
-                ],
-                pl.when("known").then(pl.lit("pooled")).otherwise(pl.lit("nothing_known")).alias("rung"),
-            )
-            .sort(*KEY, "week")
-        )
-        outcome = keyed.select(
-            *KEY,
-            pl.when("known").then(pl.lit("scored")).otherwise(pl.lit("fallback")).alias("status"),
-            pl.when("known").then(pl.lit("pooled")).otherwise(pl.lit("nothing_known")).alias("rung"),
-            pl.when(~pl.col("known")).then(pl.lit("no history in two years")).alias("reason"),
-        )
-        return Scores(published, outcome)
+        return scoring.score(model, tables, context, keys, as_of, Options.of(options))
 
     def gaps(
         self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
@@ -155,13 +94,6 @@ class Sales(Scenario):
         from models.sales.sections import sections
 
         return sections(run)
-
-
-def _options_of(backtest: pl.DataFrame) -> Options:
-    quantiles: Sequence[float] = [
-        float(c[1:]) / 100 for c in backtest.columns if c[0] == "q" and c[1:2].isdigit()
-    ]
-    return Options.of({"quantiles": quantiles})
 
 
 SALES = Sales()

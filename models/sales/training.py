@@ -1,93 +1,222 @@
-"""Backtest and fit of the sales models."""
+"""From the parts of all shards to a bundle: backtest, choice of rungs, calibration, final fit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from functools import partial
 
 import numpy as np
 import polars as pl
 
-from models import metrics
-from models.sales import features, pooled
+from models import conformal
+from models.sales import backtest as measuring
+from models.sales import features, pooled, statistical
+from models.sales.model import (
+    CLUSTER,
+    GROUPS,
+    NO_PLAN,
+    POOLED,
+    STATISTICAL,
+    Model,
+    empty_keys,
+    log_values,
+    steps,
+)
+from models.sales.neighbours import flag_names
 from models.sales.options import Options
-from models.sales.panel import KEY, known_covariates, panel_of, past_and_plan
+from models.sales.panel import KEY
+from models.sales.preparation import FEATURE
 from models.scenario import Frames, Trained
 
-META = ("sku", "store", "origin", "week", "step", "units", "level", "kind", "planned")
+LEAST_ROWS = 200
+"""Training rows that the pooled model needs; with fewer, all keys are left to the other rungs."""
+ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", "naive", "seasonal_naive")
 
 
-def prepare(
-    tables: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options: Options
-) -> dict[str, pl.DataFrame]:
-    covariates = known_covariates(tables)
-    first = context["calendar"]["first_week"][0]
-    keys = tables["history"].filter(pl.col("week") <= as_of).select(KEY).unique().collect()
-    panel = panel_of(
-        past_and_plan({"history": tables["history"]}, covariates, as_of, 0), keys, covariates, first, as_of, 0
+def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options: Options) -> Trained:
+    """The bundle from the parts of `preparation.prepare`.
+
+    Each backtest origin is forecast by ensembles fitted to target weeks up to it. Its quantiles are then
+    calibrated, and the rungs of its keys chosen, by the errors made at the other origins, never its own;
+    the bundle itself uses those of all origins.
+    """
+    found = {name: frame.collect() for name, frame in parts.items()}
+    train, test = found.get("train", pl.DataFrame()), found.get("backtest", pl.DataFrame())
+    covariates = tuple(shared["covariates"]["name"])
+    flags = flag_names(shared["covariates"])
+    learn = partial(_ensembles, covariates=covariates, flags=flags, options=options)
+    raw = _raw_backtest(train, test, found.get("statistical_backtest"), learn, options)
+    own_first = not covariates
+    chosen = _honest(raw, own_first, options)
+    backtest = _assembled(chosen, found.get("ladder_backtest"), options)
+    ensembles = learn(train)
+    model = Model(
+        quantiles=options.quantiles,
+        horizon=options.horizon,
+        covariates=covariates,
+        flags=flags,
+        with_plan=ensembles.get(POOLED),
+        without_plan=ensembles.get(NO_PLAN),
+        offsets=_offsets(raw, options),
+        own_models=found.get("statistical", pl.DataFrame()),
+        own_keys=empty_keys() if own_first else _own_keys(raw, options),
+        own_first=own_first,
     )
-    origins = [panel.index(origin) for origin in options.backtest_origins(as_of)]
-    steps = range(1, options.horizon + 1)
-    test = features.build(panel, [origin for origin in origins if origin >= 26], steps)
-    fit_origins = range(13, panel.last, 2)
-    train = [
-        features.build(panel, [origin], [step])
-        for origin in fit_origins
-        for step in (1 + origin % 13,)
-        if origin + step <= panel.last
-    ]
-    return {"train": pl.concat([_frame(rows) for rows in train]), "backtest": _frame(test)}
+    table = measuring.measured(backtest, options)
+    names = [name.removeprefix(FEATURE) for name in train.columns if name.startswith(FEATURE)]
+    return Trained(
+        files=model.files(),
+        features=names,
+        backtest=backtest,
+        metrics=table,
+        headline=measuring.headline(table),
+        loss=measuring.loss(backtest, options),
+        notes=_notes(train, backtest, model, as_of, options),
+    )
 
 
-def _frame(rows: features.Rows) -> pl.DataFrame:
-    values = pl.DataFrame(rows.values, schema=dict.fromkeys(rows.names, pl.Float32))
-    renamed = values.rename({name: f"f:{name}" for name in rows.names})
-    return pl.concat([rows.frame, renamed], how="horizontal").filter(pl.col("units").is_not_null())
-
-
-def _values(frame: pl.DataFrame, names: list[str]) -> np.ndarray:
-    return frame.select([f"f:{name}" for name in names]).to_numpy()
-
-
-def fit(parts: Frames, as_of: date, options: Options) -> Trained:
-    train, test = parts["train"].collect(), parts["backtest"].collect()
-    names = [name.removeprefix("f:") for name in train.columns if name.startswith("f:")]
-    forecasts = []
-    for origin in sorted(test["origin"].unique()):
-        model = _fit(train.filter(pl.col("week") <= origin), names, options)
-        forecasts.append(_predict(model, test.filter(pl.col("origin") == origin), options))
-    backtest = pl.concat(forecasts)
-    model = _fit(train, names, options)
-    measured = metrics.by_slice(backtest, measures(options), [None, "origin", "step", "kind", "rung"])
-    overall = {row["metric"]: row["value"] for row in measured.filter(pl.col("slice") == "all").to_dicts()}
-    files = {f"pooled_{name}": text for name, text in pooled.text(model).items()}
-    return Trained(files, names, backtest, measured, overall, overall["pinball"])
-
-
-def measures(options: Options) -> dict[str, pl.Expr]:
-    named = dict(zip(options.columns, options.quantiles, strict=True))
-    middle = min(named, key=lambda name: abs(named[name] - 0.5))
-    found = {
-        "rows": pl.len(),
-        "units": pl.col("units").sum(),
-        "pinball": metrics.pinball("units", named),
-        "wape": metrics.wape("units", middle),
-        "mape": metrics.mape("units", middle),
-        "bias": metrics.bias("units", middle),
-    }
-    columns = {q: name for name, q in named.items()}
-    for percentage, (low, high) in metrics.bands(options.quantiles).items():
-        found[f"coverage_{percentage}"] = metrics.coverage("units", columns[low], columns[high])
+def _ensembles(
+    train: pl.DataFrame, covariates: Sequence[str], flags: Sequence[str], options: Options
+) -> dict[str, pooled.Pooled]:
+    """The ensembles with and without plan, fitted to rows of `train`; neither where there are too few."""
+    if train.is_empty():
+        return {}
+    names = [name.removeprefix(FEATURE) for name in train.columns if name.startswith(FEATURE)]
+    unplanned = [name for name in names if not features.needs_plan(name, covariates)]
+    found = {}
+    for rung, chosen in ((POOLED, names), (NO_PLAN, unplanned)):
+        rows = train.filter("planned") if rung == POOLED else train
+        if rows.height < LEAST_ROWS:
+            continue
+        found[rung] = pooled.fit(
+            _matrix(rows, chosen),
+            features.to_log(rows["units"].to_numpy(), rows["level"].to_numpy()),
+            (rows["week"].to_physical() // 7).to_numpy(),
+            chosen,
+            flags,
+            options.quantiles,
+            seed=options.seed,
+            threads=options.threads,
+        )
     return found
 
 
-def _fit(train: pl.DataFrame, names: list[str], options: Options) -> pooled.Pooled:
-    target = pooled.to_log(train["units"].to_numpy(), train["level"].to_numpy())
-    return pooled.fit(_values(train, names), target, names, options.quantiles, options.seed, options.threads)
+def _matrix(rows: pl.DataFrame, names: Sequence[str]) -> np.ndarray:
+    return np.ascontiguousarray(rows.select([FEATURE + name for name in names]).to_numpy())
 
 
-def _predict(model: pooled.Pooled, rows: pl.DataFrame, options: Options) -> pl.DataFrame:
-    found = model.predict(_values(rows, list(model.features)), options.threads)
-    units = pooled.from_log(found, rows["level"].to_numpy()[:, None])
-    quantiles = [pl.Series(name, units[:, i]) for i, name in enumerate(options.columns)]
-    return rows.select(
-        "sku", "store", "origin", "week", "step", "units", *quantiles, pl.lit("pooled").alias("rung"), "kind"
-    )
+def _raw_backtest(
+    train: pl.DataFrame,
+    test: pl.DataFrame,
+    own: pl.DataFrame | None,
+    learn: Callable[[pl.DataFrame], Mapping[str, pooled.Pooled]],
+    options: Options,
+) -> pl.DataFrame:
+    """Forecasts of each origin by each rung before calibration: `ABOUT`, rung, and `v<i>` on the log scale."""
+    found = []
+    names = [name.removeprefix(FEATURE) for name in test.columns if name.startswith(FEATURE)]
+    for (origin,), rows in test.group_by("origin", maintain_order=True):
+        ensembles = learn(train.filter(pl.col("week") <= origin))
+        for rung, ensemble in ensembles.items():
+            fitting = rows.filter("planned") if rung == POOLED else rows
+            if fitting.height:
+                values = log_values(ensemble, _matrix(fitting, names), names, options.threads)
+                found.append(_with_values(fitting, rung, values))
+    if own is not None and test.height:
+        quantiles = list(options.columns)
+        rows = test.select(ABOUT).join(
+            own.select(*KEY, "origin", "week", *quantiles), on=[*KEY, "origin", "week"]
+        )
+        values = features.to_log(rows.select(quantiles).to_numpy(), rows["level"].to_numpy()[:, None])
+        found.append(_with_values(rows, STATISTICAL, values))
+    if not found:
+        return pl.DataFrame()
+    return pl.concat(found).with_columns(steps(options.horizon)).sort("rung", "origin", *KEY, "week")
+
+
+def _with_values(rows: pl.DataFrame, rung: str, values: np.ndarray) -> pl.DataFrame:
+    columns = [pl.Series(f"v{i}", values[:, i]) for i in range(values.shape[1])]
+    return rows.select(*ABOUT, pl.lit(rung).alias("rung"), *columns)
+
+
+def _values(raw: pl.DataFrame, options: Options) -> np.ndarray:
+    return raw.select([f"v{i}" for i in range(len(options.quantiles))]).to_numpy()
+
+
+def _offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Calibration from the errors of `raw`; without rows for any group where there are none."""
+    n = len(options.quantiles)
+    if raw.is_empty():
+        schema = {"rung": pl.String, "kind": pl.String, "steps": pl.Int32, "clusters": pl.Float64}
+        return pl.DataFrame(schema=schema | {f"offset{i}": pl.Float64 for i in range(n)})
+    actual = features.to_log(raw["units"].to_numpy(), raw["level"].to_numpy())
+    residuals = actual[:, None] - _values(raw, options)
+    columns = [pl.Series(f"r{i}", residuals[:, i]) for i in range(n)]
+    return conformal.fit_offsets(raw.with_columns(columns), options.quantiles, GROUPS, CLUSTER)
+
+
+def _in_units(raw: pl.DataFrame, values: np.ndarray, options: Options) -> pl.DataFrame:
+    units = features.from_log(values, raw["level"].to_numpy()[:, None])
+    columns = [pl.Series(name, units[:, i]) for i, name in enumerate(options.columns)]
+    return raw.select(*ABOUT, "rung", *columns)
+
+
+def _own_keys(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Keys whose SKU's own model did better than the pooled one at the origins of `raw`."""
+    if raw.is_empty() or STATISTICAL not in raw["rung"]:
+        return empty_keys()
+    rows = _in_units(raw, _values(raw, options), options)
+    theirs, own = rows.filter(pl.col("rung") == POOLED), rows.filter(pl.col("rung") == STATISTICAL)
+    return statistical.better(theirs, own, options.quantiles).select(KEY)
+
+
+def _honest(raw: pl.DataFrame, own_first: bool, options: Options) -> pl.DataFrame:
+    """The forecast of each row, calibrated and with its rung chosen by the errors at the other origins."""
+    found = []
+    for origin in raw["origin"].unique().sort() if raw.height else []:
+        rows, rest = raw.filter(pl.col("origin") == origin), raw.filter(pl.col("origin") != origin)
+        values = conformal.calibrated(_values(rows, options), rows, _offsets(rest, options), GROUPS)
+        forecasts = _in_units(rows, values, options)
+        keys = forecasts.select(KEY).unique() if own_first else _own_keys(rest, options)
+        chosen = keys.with_columns(pl.lit(STATISTICAL).alias("rung"))
+        found += [
+            forecasts.join(chosen, on=[*KEY, "rung"], how="semi"),
+            forecasts.filter(pl.col("rung") == POOLED),
+            forecasts.filter(pl.col("rung") == NO_PLAN),
+        ]
+    if not found:
+        return pl.DataFrame()
+    # the first rung that a row has is its rung
+    return pl.concat(found).unique([*KEY, "origin", "week"], keep="first", maintain_order=True)
+
+
+def _assembled(chosen: pl.DataFrame, short: pl.DataFrame | None, options: Options) -> pl.DataFrame:
+    """The backtest to publish: rows of the models and of the ladder."""
+    columns = [*measuring.COLUMNS, *options.columns, "rung", "kind", *measuring.NAIVES]
+    parts = [part.select(columns) for part in (chosen, short) if part is not None and part.height]
+    if parts:
+        return pl.concat(parts).sort("origin", *KEY, "week")
+    text = dict.fromkeys(("sku", "store", "rung", "kind"), pl.String)
+    types = text | {"origin": pl.Date, "week": pl.Date, "step": pl.Int32}
+    return pl.DataFrame(schema={name: types.get(name, pl.Float64) for name in columns})
+
+
+def _notes(
+    train: pl.DataFrame, backtest: pl.DataFrame, model: Model, as_of: date, options: Options
+) -> list[str]:
+    found = []
+    origins = backtest["origin"].n_unique()
+    if origins < options.origins:
+        found.append(
+            f"The backtest has {origins} of {options.origins} origins: before {as_of} there is no more history."
+        )
+    if origins == 1:
+        found.append("With one origin the backtest is not calibrated; the bundle is.")
+    if origins == 0:
+        found.append("The bundle is not calibrated: there is too little history to hold any out.")
+    if model.without_plan is None:
+        found.append(
+            f"{train.height} rows to learn from are too few for the pooled model; {LEAST_ROWS} are needed."
+        )
+    if model.own_keys.height:
+        found.append(f"{model.own_keys.height:,} keys are forecast by their SKU's own model.")
+    return found

@@ -1,0 +1,77 @@
+"""Conformal calibration: quantile forecasts are moved so that they hold what they say on held-out data."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+BORROWED = 30.0
+"""So many clusters' worth of the larger group is mixed into the offset of a group."""
+
+
+def fit_offsets(
+    residuals: pl.DataFrame, quantiles: Sequence[float], by: Sequence[str], cluster: Sequence[str]
+) -> pl.DataFrame:
+    """What to add to each quantile forecast, for groups of rows and for ever larger ones.
+
+    `residuals` has, for the i-th of `quantiles`, a column `r<i>`: the actual less that forecast, on held-out
+    rows, on the scale on which the offsets are to be added. The offset of a group is the residuals'
+    quantile of the same level: added, that share of the held-out rows lies below the forecast. A group
+    of n clusters (rows with the same values of `cluster` share their errors, so they count once) takes
+    its offset as n parts and that of the group without its last column of `by` as `BORROWED` parts; the
+    group of all rows borrows from zero.
+
+    Columns: `by` (null stands for any), `clusters`, and `offset<i>`. Sorted, the largest group last.
+
+    Romano, Patterson & Candes (2019), Conformalized quantile regression, NeurIPS; one quantile at a time.
+
+    >>> held_out = pl.DataFrame({"kind": ["a"] * 99, "week": range(99), "r0": range(99)})
+    >>> fit_offsets(held_out, [0.5], ["kind"], ["week"])["offset0"].round(1).to_list()
+    [46.3, 37.6]
+    """
+    names = [f"offset{i}" for i in range(len(quantiles))]
+    own = [pl.col(f"r{i}").quantile(q, "linear").alias(f"offset{i}") for i, q in enumerate(quantiles)]
+    measured = [pl.struct(cluster).n_unique().cast(pl.Float64).alias("clusters"), *own]
+    whole = residuals.select(measured).with_columns(
+        _mixed(pl.col(name), pl.lit(0.0)).alias(name) for name in names
+    )
+    levels = [whole]
+    for depth in range(1, len(by) + 1):
+        group, larger = list(by[:depth]), list(by[: depth - 1])
+        borrowed = levels[-1].select(*larger, *(pl.col(name).alias(f"larger_{name}") for name in names))
+        smaller = residuals.group_by(group).agg(measured)
+        joined = smaller.join(borrowed, on=larger) if larger else smaller.join(borrowed, how="cross")
+        mixed = (_mixed(pl.col(name), pl.col(f"larger_{name}")).alias(name) for name in names)
+        levels.append(joined.with_columns(mixed).drop(f"larger_{name}" for name in names))
+    return pl.concat(levels, how="diagonal").select(*by, "clusters", *names).sort(by, nulls_last=True)
+
+
+def _mixed(own: pl.Expr, larger: pl.Expr) -> pl.Expr:
+    n = pl.col("clusters")
+    return (n * own + BORROWED * larger) / (n + BORROWED)
+
+
+def calibrated(
+    values: np.ndarray, rows: pl.DataFrame, offsets: pl.DataFrame, by: Sequence[str]
+) -> np.ndarray:
+    """`values` (rows, quantiles) with the offsets of their groups added, rising along each row again.
+
+    A group that `offsets` lacks takes that of the next larger one that is there; without any, nothing.
+    """
+    names = [name for name in offsets.columns if name.startswith("offset")]
+    added = np.zeros((rows.height, len(names)))
+    for depth in range(len(by) + 1):
+        group, rest = list(by[:depth]), list(by[depth:])
+        level = offsets.filter(
+            *[pl.col(c).is_not_null() for c in group], *[pl.col(c).is_null() for c in rest]
+        )
+        if level.is_empty():
+            continue
+        found = (
+            rows.select(group).join(level.select(*group, *names), on=group, how="left", maintain_order="left")
+            if group
+            else level.select(names).select(pl.all().repeat_by(rows.height).explode())
+        )
+        known = found[names[0]].is_not_null().to_numpy()
+        added = np.where(known[:, None], found.select(names).to_numpy(), added)
+    return np.maximum.accumulate(values + added, axis=1)

@@ -1,0 +1,68 @@
+"""How the sales models did on weeks that they had not seen: measures, by slice, against naive forecasts."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from models import metrics
+from models.sales.options import Options
+
+NAIVES = ("naive", "seasonal_naive")
+SLICES = (None, "origin", "step", "kind", "rung")
+COLUMNS = ("sku", "store", "origin", "week", "step", "units")
+HEADLINE = ("pinball", "wape", "mape", "bias")
+
+
+def measures(options: Options) -> dict[str, pl.Expr]:
+    """Measures of backtest rows, by name.
+
+    rows, units; pinball, wape and bias per unit sold, mape; `coverage_90` and so on: the share of actuals
+    in each central band, ends included; `pinball_naive`, `wape_naive` and the same for `seasonal_naive`: of
+    the last week known, and of the same week last year, each as a point forecast of every quantile.
+    """
+    named = dict(zip(options.columns, options.quantiles, strict=True))
+    columns = {q: name for name, q in named.items()}
+    middle = middle_column(options)
+    found = {
+        "rows": pl.len(),
+        "units": pl.col("units").sum(),
+        "pinball": metrics.pinball("units", named),
+        "wape": metrics.wape("units", middle),
+        "mape": metrics.mape("units", middle),
+        "bias": metrics.bias("units", middle),
+    }
+    for percentage, (low, high) in metrics.bands(options.quantiles).items():
+        found[f"coverage_{percentage}"] = metrics.coverage("units", columns[low], columns[high])
+    for naive in NAIVES:
+        losses = [metrics.pinball_loss(pl.col("units"), pl.col(naive), q) for q in options.quantiles]
+        found[f"pinball_{naive}"] = metrics.per_unit(pl.mean_horizontal(losses).sum(), pl.col("units").sum())
+        found[f"wape_{naive}"] = metrics.wape("units", naive)
+    return found
+
+
+def middle_column(options: Options) -> str:
+    """The column of the quantile nearest to the median."""
+    named = zip(options.columns, options.quantiles, strict=True)
+    return min(named, key=lambda pair: abs(pair[1] - 0.5))[0]
+
+
+def measured(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """`measures` of the whole backtest, per origin, step, kind of demand and rung; see `metrics.by_slice`."""
+    return metrics.by_slice(backtest, measures(options), SLICES)
+
+
+def headline(metrics_table: pl.DataFrame) -> dict[str, float]:
+    """The few measures of the whole backtest to show first; those that are not known are left out."""
+    whole = metrics_table.filter(pl.col("slice") == "all").drop_nulls("value")
+    values: Mapping[str, float] = dict(zip(whole["metric"], whole["value"], strict=True))
+    return {
+        name: value
+        for name, value in values.items()
+        if name in HEADLINE or name.startswith(("coverage_", "pinball_"))
+    }
+
+
+def loss(rows: pl.DataFrame, options: Options) -> float:
+    """The pinball loss per unit sold; NaN where there is nothing to measure."""
+    found = rows.select(measures(options)["pinball"]).item() if rows.height else None
+    return float("nan") if found is None else float(found)

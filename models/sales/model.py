@@ -1,0 +1,140 @@
+"""The sales model of a bundle: the pooled ensembles, their calibration, and the SKUs' own models."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from models import conformal
+from models.sales import pooled
+from models.sales.features import from_log, to_log
+from models.sales.options import quantile_column
+from models.sales.panel import KEY
+from models.scenario import File
+
+POOLED, NO_PLAN, STATISTICAL = "pooled", "pooled_no_plan", "statistical"
+GROUPS = ("rung", "kind", "steps")
+"""What errors are calibrated by, from the largest group to the smallest; `steps` are thirds of the horizon."""
+CLUSTER = ("sku", "week")
+"""All stores of a SKU share the fate of a week."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Estimators of a bundle.
+
+    `with_plan` is for rows whose week is planned, `without_plan` for the others; None where there was
+    too little to learn from. `offsets` calibrate them on the log scale. `own_models` are the parameters of
+    `statistical`, and `own_keys` (sku, store) the keys that they forecast; with `own_first` all
+    keys that they can forecast. `quantiles`, `horizon`, `covariates` and `flags` are those of training.
+    """
+
+    quantiles: tuple[float, ...]
+    horizon: int
+    covariates: tuple[str, ...]
+    flags: tuple[str, ...]
+    with_plan: pooled.Pooled | None
+    without_plan: pooled.Pooled | None
+    offsets: pl.DataFrame
+    own_models: pl.DataFrame
+    own_keys: pl.DataFrame
+    own_first: bool
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the quantile columns."""
+        return tuple(quantile_column(q) for q in self.quantiles)
+
+    def of_rung(self, rung: str) -> pooled.Pooled | None:
+        return self.with_plan if rung == POOLED else self.without_plan
+
+    def files(self) -> dict[str, File]:
+        """The files of the bundle: text of ensembles, frames, and JSON."""
+        about = {
+            "quantiles": list(self.quantiles),
+            "horizon": self.horizon,
+            "covariates": list(self.covariates),
+            "flags": list(self.flags),
+            "own_first": self.own_first,
+        }
+        found: dict[str, File] = {"about": about, "offsets": self.offsets, "own_keys": self.own_keys}
+        if self.own_models.height:
+            found["own_models"] = self.own_models
+        for rung in (POOLED, NO_PLAN):
+            ensemble = self.of_rung(rung)
+            found |= ensemble.files(rung) if ensemble else {}
+        return found
+
+    def forecast(
+        self, rows: pl.DataFrame, values: np.ndarray, names: Sequence[str], threads: int
+    ) -> pl.DataFrame:
+        """`rows` with `rung` and the quantiles in units; see `features.build` for rows, values and names.
+
+        Planned rows have the rung `pooled`, others `pooled_no_plan`. Rows for which there is no ensemble
+        have neither.
+        """
+        rung = pl.when("planned").then(pl.lit(POOLED)).otherwise(pl.lit(NO_PLAN)).alias("rung")
+        rows = rows.with_columns(rung, steps(self.horizon))
+        found = np.full((rows.height, len(self.quantiles)), np.nan)
+        for name in (POOLED, NO_PLAN):
+            ensemble, at = self.of_rung(name), np.flatnonzero((rows["rung"] == name).to_numpy())
+            if ensemble is None or len(at) == 0:
+                continue
+            raw = log_values(ensemble, values if len(at) == len(values) else values[at], names, threads)
+            found[at] = conformal.calibrated(raw, rows[at], self.offsets, GROUPS)
+        units = from_log(found, rows["level"].to_numpy()[:, None])
+        quantiles = [pl.Series(name, units[:, i], nan_to_null=True) for i, name in enumerate(self.columns)]
+        known = pl.Series(np.isfinite(units).all(axis=1))
+        return rows.with_columns(pl.when(known).then("rung").alias("rung"), *quantiles).drop("steps")
+
+    def with_own(self, rows: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
+        """`rows` of `forecast`, those of the keys and weeks in `own` with its quantiles, calibrated."""
+        columns = list(self.columns)
+        both = rows.drop(*columns, "rung").join(own.select(*KEY, "week", *columns), on=[*KEY, "week"])
+        both = both.with_columns(pl.lit(STATISTICAL).alias("rung"), steps(self.horizon))
+        level = both["level"].to_numpy()[:, None]
+        raw = to_log(both.select(columns).to_numpy(), level)
+        units = from_log(conformal.calibrated(raw, both, self.offsets, GROUPS), level)
+        quantiles = [pl.Series(name, units[:, i]) for i, name in enumerate(columns)]
+        both = both.with_columns(quantiles).select(rows.columns)
+        return pl.concat([rows.join(both, on=[*KEY, "week"], how="anti"), both])
+
+
+def load(files: Mapping[str, Any]) -> Model:
+    """The model from the files of `Model.files`; nothing that is in them is executed."""
+    about = files["about"]
+    return Model(
+        quantiles=tuple(about["quantiles"]),
+        horizon=about["horizon"],
+        covariates=tuple(about["covariates"]),
+        flags=tuple(about["flags"]),
+        with_plan=pooled.read(files, POOLED),
+        without_plan=pooled.read(files, NO_PLAN),
+        offsets=files["offsets"],
+        own_models=files.get("own_models", pl.DataFrame()),
+        own_keys=files["own_keys"],
+        own_first=about["own_first"],
+    )
+
+
+def log_values(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str], threads: int) -> np.ndarray:
+    """Quantiles on the log scale; features of the ensemble that `names` lacks are unknown."""
+    if tuple(names) != ensemble.features:
+        at = {name: i for i, name in enumerate(names)}
+        chosen = np.full((len(values), len(ensemble.features)), np.nan, np.float32)
+        for i, name in enumerate(ensemble.features):
+            if name in at:
+                chosen[:, i] = values[:, at[name]]
+        values = chosen
+    return ensemble.predict(values, threads)
+
+
+def steps(horizon: int) -> pl.Expr:
+    """The third of the horizon that `step` is in: 0, 1 or 2."""
+    return ((pl.col("step").cast(pl.Int32) - 1) * 3 // horizon).clip(0, 2).cast(pl.Int32).alias("steps")
+
+
+def empty_keys() -> pl.DataFrame:
+    return pl.DataFrame(schema=dict.fromkeys(KEY, pl.String))

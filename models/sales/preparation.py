@@ -1,0 +1,164 @@
+"""What one shard contributes to training: rows to learn from, rows of the backtest, own models of SKUs."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import numpy as np
+import polars as pl
+
+from models.sales import features, ladder, statistical
+from models.sales.neighbours import first_week_of, flag_names, store_attributes
+from models.sales.options import Options
+from models.sales.panel import KEY, Panel, known_covariates, panel_of, past_and_plan
+from models.scenario import Frames
+
+FEATURE = "f:"
+"""Begins the names of feature columns in a part."""
+FIRST_ORIGIN = 8
+"""Weeks of history that there are at least before the first training origin."""
+BACKTEST_WEEKS = 26
+"""Weeks of history that a backtest origin needs before it."""
+FLAGGED_SHARE = 0.04
+"""Share of the training weeks in which every flag of every key is set to 1.
+
+Plans are sometimes flagged wholesale. Together with the share of other SKUs that are flagged, this teaches
+the model to trust prices in such a week."""
+MAX_STEPS = 4
+
+
+def prepare(
+    tables: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options: Options
+) -> dict[str, pl.DataFrame]:
+    """The shard's parts, by name; a part without rows is left out.
+
+    `train`: rows whose target week is known, with features. `backtest`: rows of each backtest origin with
+    actuals, with features; keys without enough history for the pooled model are in `ladder_backtest`
+    instead, with the ladder's quantiles as of that origin. `statistical_backtest`: quantiles of SKUs' own models,
+    fitted at each origin; `statistical`: their parameters at `as_of`. Keys are sampled by a hash of
+    their name, so that all shards together stay below the options' numbers of rows.
+    """
+    covariates = known_covariates(tables)
+    first = max(first_week_of(as_of), shared["calendar"]["first_week"][0])
+    rows = past_and_plan({"history": tables["history"]}, covariates, as_of, 0).filter(pl.col("week") >= first)
+    keys = rows.select(KEY).unique().collect().sort(KEY)
+    learnt, tested, skus = sampled(keys, shared, options)
+    flags = flag_names(shared["covariates"])
+    attributes = store_attributes(tables)
+    parts: dict[str, pl.DataFrame] = {}
+    if learnt.height:
+        panel = panel_of(rows, learnt, covariates, first, as_of, 0)
+        view = features.view_of(panel, shared, flags, attributes)
+        parts["train"] = training_rows(view, shared, options)
+    panel = panel_of(rows, tested, covariates, first, as_of, 0)
+    origins = backtest_origins(panel, as_of, options)
+    if tested.height and origins:
+        view = features.view_of(panel, shared, flags, attributes)
+        built = features.build(view, origins, dict.fromkeys(origins, range(1, options.horizon + 1)))
+        test = _as_part(built)
+        parts["backtest"] = test.filter("enough")
+        short = test.filter(~pl.col("enough"))
+        parts["ladder_backtest"] = _ladder_rows(short, rows, options)
+    parts |= _statistical_parts(rows, keys, skus, covariates, first, as_of, options)
+    if "statistical_backtest" in parts:
+        parts["statistical_backtest"] = parts["statistical_backtest"].join(tested, on=KEY, how="semi")
+    return {name: part for name, part in parts.items() if part.height}
+
+
+def sampled(
+    keys: pl.DataFrame, shared: Mapping[str, pl.DataFrame], options: Options
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Keys to learn from, keys of the backtest, and SKUs whose own models are tried.
+
+    Each is the same share of the keys (or SKUs) in every shard. The keys of the SKUs that are tried are in
+    the backtest, too.
+    """
+    calendar, covariates = shared["calendar"], shared["covariates"].height > 0
+    learnt = options.training_rows / max(calendar["rows"][0], 1)
+    tested = options.backtest_rows / max(calendar["recent_rows"][0] * options.origins, 1)
+    tried = options.statistical_skus / max(shared["sku_weeks"]["sku"].n_unique(), 1) if covariates else 1.0
+    named = [f"{options.seed}/{sku}/{store}" for sku, store in keys.iter_rows()]
+    skus = keys.select(pl.col("sku").unique().sort())
+    skus = skus.filter(pl.Series(_chances([f"{options.seed}/{sku}" for sku in skus["sku"]]) < tried))
+    in_tried = keys["sku"].is_in(skus["sku"].to_list()) & covariates
+    in_test = pl.Series(_chances([f"{name}/backtest" for name in named]) < tested)
+    return keys.filter(pl.Series(_chances(named) < learnt)), keys.filter(in_test | in_tried), skus
+
+
+def _chances(names: Sequence[str]) -> np.ndarray:
+    """A number between 0 and 1 that follows from a name, evenly spread and always the same."""
+    return np.array([zlib.crc32(name.encode()) / 2**32 for name in names], dtype=float)
+
+
+def training_rows(view: features.View, shared: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
+    """Rows of all origins of the view, some steps each, whose target week is known."""
+    last = view.panel.last
+    count = options.training_rows / max(shared["calendar"]["rows"][0], 1)
+    each = int(np.clip(np.floor(count), 1, MAX_STEPS))
+    steps: dict[int, list[int]] = {}
+    flagged = set()
+    for origin in range(FIRST_ORIGIN, last):
+        known = [step for step in range(1, options.horizon + 1) if origin + step <= last]
+        week = view.panel.week(origin)
+        chances = _chances([f"{options.seed}/{week}/{step}" for step in known])
+        steps[origin] = sorted(np.array(known)[np.argsort(chances)[:each]].tolist())
+        weeks = [f"{options.seed}/{view.panel.week(origin + step)}/{step}/flagged" for step in steps[origin]]
+        marked = zip(steps[origin], _chances(weeks) < FLAGGED_SHARE, strict=True)
+        flagged |= {(origin, step) for step, is_marked in marked if is_marked}
+    if not steps:
+        return pl.DataFrame()
+    return _as_part(features.build(view, list(steps), steps, frozenset(flagged))).filter("enough")
+
+
+def backtest_origins(panel: Panel, as_of: date, options: Options) -> list[int]:
+    """Indices of the backtest origins that the history reaches back to, earliest first."""
+    found = [panel.index(origin) for origin in options.backtest_origins(as_of)]
+    return sorted(origin for origin in found if origin >= BACKTEST_WEEKS - 1)
+
+
+def _as_part(rows: features.Rows) -> pl.DataFrame:
+    """Rows with an actual, their features as float32 columns."""
+    values = pl.DataFrame(rows.values, schema=[(FEATURE + name, pl.Float32) for name in rows.names])
+    return pl.concat([rows.frame, values], how="horizontal").filter(pl.col("units").is_not_null())
+
+
+def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, options: Options) -> pl.DataFrame:
+    """The ladder's answers for the keys and weeks of `short`, as of each origin.
+
+    Profiles of SKUs are complete, since a shard holds all stores of its SKUs; those of stores are of the
+    shard alone.
+    """
+    about = short.select("sku", "store", "origin", "week", "step", "units", "naive", "seasonal_naive", "kind")
+    found = []
+    for (origin,), part in about.group_by("origin", maintain_order=True):
+        assert isinstance(origin, date)
+        profiles = ladder.profiles(rows, origin, options.quantiles)
+        plan = rows.drop("units").filter(pl.col("week") > origin)
+        keys = part.select(KEY).unique().sort(KEY)
+        answers = ladder.answer(keys, rows, profiles, origin, options.horizon, options.quantiles, plan)
+        found.append(part.join(answers.drop("reason", "step"), on=[*KEY, "week"], maintain_order="left"))
+    return pl.concat(found) if found else pl.DataFrame()
+
+
+def _statistical_parts(
+    rows: pl.LazyFrame,
+    keys: pl.DataFrame,
+    skus: pl.DataFrame,
+    covariates: Sequence[str],
+    first: date,
+    as_of: date,
+    options: Options,
+) -> dict[str, pl.DataFrame]:
+    """Parameters of the SKUs' own models at `as_of`, and their forecasts of the backtest."""
+    if skus.is_empty():
+        return {}
+    panel = panel_of(rows, keys.join(skus, on="sku", how="semi"), covariates, first, as_of, 0)
+    tests = []
+    for origin in backtest_origins(panel, as_of, options):
+        params = statistical.fit(panel, origin, options.horizon, options.quantiles)
+        tests.append(statistical.forecast(params, panel, origin, options.horizon, options.quantiles))
+    params = statistical.fit(panel, panel.last, options.horizon, options.quantiles)
+    parts = {"statistical": params}
+    if tests:
+        parts["statistical_backtest"] = pl.concat(tests).filter(pl.col("units").is_not_null())
+    return parts

@@ -1,0 +1,110 @@
+"""What is known of prices and promotions, week by week: arrays of (weeks, keys), as in a `Panel`.
+
+All of it follows from covariates of that week and earlier ones, never from units. After the origin the
+covariates are the plan, so it is known ahead.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from models.sales.neighbours import PRICE
+from models.sales.panel import Panel, Shared
+
+PROMOTED_DEPTH = 0.05
+"""A price this share below the usual one is a promotion; so is a flag of at least `FLAGGED`."""
+FLAGGED = 0.5
+FORGETTING = 0.1
+"""The usual price follows a higher price at once, and a lower one by this share of the gap a week."""
+LONG_AGO = 26.0
+"""Weeks since the last promotion are counted up to here."""
+
+
+@dataclass(frozen=True)
+class Promotions:
+    """`log_price` and `depth` (share below the usual price; negative above it) are NaN where there is no
+    price, `promoted` is 1, 0 or NaN where nothing is known, `since` the weeks since the last promotion
+    before a week, `flags` by name."""
+
+    log_price: np.ndarray | None
+    depth: np.ndarray | None
+    promoted: np.ndarray
+    since: np.ndarray
+    flags: Mapping[str, np.ndarray]
+
+
+def promotions(panel: Panel, flags: Sequence[str]) -> Promotions:
+    """Promotions of the panel's keys; `flags` are those of its covariates that mark promotions."""
+    marks = {name: panel.covariates[name] for name in flags}
+    log_price = depth = None
+    if PRICE in panel.covariates:
+        price = panel.covariates[PRICE]
+        log_price = logarithm(price)
+        depth = 1.0 - np.exp(log_price - usual(log_price))
+    known, promoted = np.zeros(panel.units.shape, bool), np.zeros(panel.units.shape, bool)
+    for values, least in [(depth, PROMOTED_DEPTH), *((values, FLAGGED) for values in marks.values())]:
+        if values is not None:
+            known |= np.isfinite(values)
+            promoted |= np.nan_to_num(values, nan=-1.0) >= least
+    if not panel.covariates:
+        known |= np.isfinite(panel.units)
+    marked = np.where(known, promoted.astype(float), np.nan)
+    return Promotions(log_price, depth, marked, _since(promoted), marks)
+
+
+def logarithm(values: np.ndarray) -> np.ndarray:
+    """Natural logarithm; NaN where a value is not positive."""
+    positive = np.greater(values, 0, where=np.isfinite(values), out=np.zeros(values.shape, bool))
+    return np.log(values, where=positive, out=np.full(values.shape, np.nan))
+
+
+def usual(log_price: np.ndarray) -> np.ndarray:
+    """Logarithm of the usual price at each week, from that week and those before; NaN before the first.
+
+    It follows a higher price at once, and a lower one by `FORGETTING` of the gap a week, so that a
+    promotion of some weeks hardly moves it and a lasting cut becomes usual within a quarter.
+    """
+    held = np.full(log_price.shape[1], np.nan)
+    found = np.empty_like(log_price)
+    for week, now in enumerate(log_price):
+        gap = np.nan_to_num(now - held)
+        moved = held + np.where(gap > 0, gap, FORGETTING * gap)
+        held = np.where(np.isfinite(held), moved, now)
+        found[week] = held
+    return found
+
+
+def _since(promoted: np.ndarray) -> np.ndarray:
+    count = np.full(promoted.shape[1], LONG_AGO)
+    found = np.empty(promoted.shape)
+    for week, now in enumerate(promoted):
+        found[week] = count
+        count = np.where(now, 1.0, np.minimum(count + 1.0, LONG_AGO))
+    return found
+
+
+@dataclass(frozen=True)
+class Others:
+    """What the other SKUs of the same store do in the same week, on average: `log_price` and `flags`."""
+
+    log_price: np.ndarray | None
+    flags: Mapping[str, np.ndarray]
+
+
+def others(panel: Panel, own: Promotions, store_weeks: pl.DataFrame) -> Others:
+    """Means over the other SKUs of the key's store and week; NaN where there is no other.
+
+    `store_weeks` are those of `neighbours.shared_frames`: sums and counts that include the key itself.
+    """
+    shared = Shared(panel, store_weeks, "store")
+
+    def mean(name: str, value: np.ndarray) -> np.ndarray:
+        total, count = shared.array(f"sum_{name}"), shared.array(f"n_{name}")
+        known = np.isfinite(value)
+        rest, n = total - np.where(known, value, 0.0), count - known
+        return np.divide(rest, n, out=np.full(value.shape, np.nan), where=n > 0)
+
+    log_price = None if own.log_price is None else mean(PRICE, own.log_price)
+    return Others(log_price, {name: mean(name, values) for name, values in own.flags.items()})

@@ -1,0 +1,124 @@
+"""One shard's forecast: every key by the highest rung that it has history for."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+
+import polars as pl
+
+from models.sales import features, ladder, statistical
+from models.sales.model import NO_PLAN, Model
+from models.sales.neighbours import store_attributes
+from models.sales.options import Options
+from models.sales.panel import KEY, Panel, known_covariates, panel_of, past_and_plan
+from models.scenario import Frames, Scores
+
+PANEL_WEEKS = 2 * features.YEAR + 13
+"""Weeks of history that a forecast looks at."""
+KEYS_AT_A_TIME = 2_000
+"""Keys whose features are in memory together: 8 MB for 13 steps and 80 features."""
+
+
+def score(
+    model: Model,
+    tables: Frames,
+    shared: Mapping[str, pl.DataFrame],
+    keys: pl.DataFrame,
+    as_of: date,
+    options: Options,
+) -> Scores:
+    """Rows and outcomes of `keys`, from the shard's tables and the frames that all shards share.
+
+    A key with `features.ENOUGH_WEEKS` weeks of history in the last year is forecast by the pooled model or,
+    where the bundle says so, by its SKU's own; every other one by the ladder. A key's rows depend on
+    its own history and plan, on the shared frames, and with its SKU's own model on that SKU's other stores.
+    """
+    known = known_covariates(tables)
+    covariates = [name for name in model.covariates if name in known]
+    first = as_of - timedelta(weeks=PANEL_WEEKS - 1)
+    rows = past_and_plan(tables, covariates, as_of, options.horizon).filter(pl.col("week") >= first)
+    wanted = keys.select(KEY).unique().sort(KEY)
+    panel = panel_of(rows, wanted, covariates, first, as_of, options.horizon)
+    done = _pooled_rows(model, panel, shared, store_attributes(tables), options)
+    own = _own_rows(model, rows, wanted, covariates, first, as_of, options)
+    if own is not None:
+        done = model.with_own(done, own)
+    done = done.drop_nulls("rung")
+    left = wanted.join(done.select(KEY).unique(), on=KEY, how="anti")
+    answers = _ladder_rows(left, tables, shared, first, as_of, options)
+    published = ["sku", "store", "week", "step", *options.columns, "rung"]
+    every = pl.concat([done.select(published), answers.select(published)]).sort(*KEY, "week")
+    return Scores(every, _outcomes(done, answers, options))
+
+
+def _pooled_rows(
+    model: Model,
+    panel: Panel,
+    shared: Mapping[str, pl.DataFrame],
+    attributes: pl.DataFrame | None,
+    options: Options,
+) -> pl.DataFrame:
+    """Forecasts of the keys of `panel` that have enough history; some keys at a time."""
+    steps = {panel.last: range(1, options.horizon + 1)}
+    found = []
+    for start in range(0, max(panel.keys.height, 1), KEYS_AT_A_TIME):
+        part = panel.cut(start, start + KEYS_AT_A_TIME)
+        view = features.view_of(part, shared, model.flags, attributes)
+        built = features.build(view, [part.last], steps)
+        enough = built.frame["enough"]
+        values = built.values if enough.all() else built.values[enough.to_numpy()]
+        found.append(model.forecast(built.frame.filter(enough), values, built.names, options.scoring_threads))
+    return pl.concat(found)
+
+
+def _own_rows(
+    model: Model,
+    rows: pl.LazyFrame,
+    keys: pl.DataFrame,
+    covariates: Sequence[str],
+    first: date,
+    as_of: date,
+    options: Options,
+) -> pl.DataFrame | None:
+    """Forecasts by their SKU's own model of those `keys` that the bundle leaves to it; None where there are none."""
+    wanted = keys if model.own_first else keys.join(model.own_keys, on=KEY, how="semi")
+    if wanted.is_empty() or model.own_models.is_empty():
+        return None
+    stores = rows.join(wanted.lazy().select(pl.col("sku").unique()), on="sku", how="semi")
+    every = stores.select(KEY).unique().collect()
+    panel = panel_of(stores, every, covariates, first, as_of, options.horizon)
+    found = statistical.forecast(model.own_models, panel, panel.last, options.horizon, options.quantiles)
+    return found.join(wanted, on=KEY, how="semi")
+
+
+def _ladder_rows(
+    keys: pl.DataFrame,
+    tables: Frames,
+    shared: Mapping[str, pl.DataFrame],
+    first: date,
+    as_of: date,
+    options: Options,
+) -> pl.DataFrame:
+    """The ladder's answers, with rung and reason."""
+    own = tables["history"].filter(pl.col("week") >= first)
+    until = as_of + timedelta(weeks=options.horizon)
+    plan = (
+        tables["plan"].filter(pl.col("week") > as_of, pl.col("week") <= until) if "plan" in tables else None
+    )
+    return ladder.answer(keys, own, shared, as_of, options.horizon, options.quantiles, plan)
+
+
+def _outcomes(done: pl.DataFrame, answers: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """One row per key: status, rung and reason."""
+    unplanned = (pl.col("rung") == NO_PLAN).sum()
+    scored = done.group_by(KEY, maintain_order=True).agg(
+        pl.lit("scored").alias("status"),
+        pl.col("rung").sort_by(pl.col("rung") == NO_PLAN, maintain_order=True).first(),
+        unplanned.alias("unplanned"),
+    )
+    lacking = pl.format("{} of {} weeks are not in the plan", "unplanned", options.horizon)
+    scored = scored.select(
+        *KEY, "status", "rung", pl.when(pl.col("unplanned") > 0).then(lacking).alias("reason")
+    )
+    fallback = answers.unique(KEY, keep="first", maintain_order=True)
+    fallback = fallback.select(*KEY, pl.lit("fallback").alias("status"), "rung", "reason")
+    return pl.concat([scored, fallback]).sort(KEY)
