@@ -1,0 +1,214 @@
+"""The machines scenario on the command line, on a small simulated fleet."""
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from models.machines import evaluation
+from models.machines.options import Options
+from tasks import bundles
+from tasks.store import Store
+from tests.fleet import CUT, END, OPTIONS, after_cut, fleet, sources, until_cut
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pl.DataFrame]:
+    return fleet()
+
+
+@pytest.fixture(scope="module")
+def machines(command):
+    """`machines("score", ...)`: the result of a command that has to succeed."""
+
+    def run(*words):
+        done = command("machines", *words, "--json")
+        assert done.status == 0, done.err
+        return done.json
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tables, machines, tmp_path_factory) -> Path:
+    """A store with a bundle that knows what was known at `CUT`, and the tables until the end."""
+    folder = tmp_path_factory.mktemp("machines")
+    where = ["--store", folder / "store"]
+    machines("ingest", *sources(folder / "early", until_cut(tables)), "--shards", "2", *where)
+    machines("train", *OPTIONS, *where)
+    machines("ingest", *sources(folder / "late", after_cut(tables)), *where)
+    return folder / "store"
+
+
+@pytest.fixture
+def own(trained, tmp_path) -> Path:
+    """A copy of the trained store that a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "store"))
+
+
+def test_ingest_tells_the_tables_and_the_time_range_that_are_new_and_nothing_the_second_time(
+    tables, machines, tmp_path
+):
+    where = ["--shards", "2", "--store", tmp_path / "store"]
+    first = machines("ingest", *sources(tmp_path / "early", until_cut(tables)), *where)["announced"]
+    begin = tables["telemetry"]["time"].min()
+    assert (first["from"], first["to"]) == (begin.isoformat(), CUT.isoformat())
+    assert first["tables"]["telemetry"]["changed"] == until_cut(tables)["telemetry"].height
+    assert first["versions"] == dict.fromkeys(tables, 0)
+
+    again = machines("ingest", *sources(tmp_path / "early", until_cut(tables)), *where)
+    assert again["announced"] is None
+    assert [t["changed"] for t in again["tables"]] == [0] * 5
+
+    late = sources(tmp_path / "late", after_cut(tables))
+    second = machines("ingest", *late, *where)["announced"]
+    assert second["from"] == (CUT + timedelta(hours=4)).isoformat()
+    assert second["to"] == END.isoformat()
+    assert "machines" not in second["tables"]
+    assert second["versions"] == {"telemetry": 1, "errors": 1, "maintenance": 1, "failures": 1, "machines": 0}
+
+
+def test_what_was_committed_but_not_told_is_told_by_the_next_ingest(own, tables, machines, tmp_path):
+    told = own / "machines" / "announced.json"
+    known = json.loads(told.read_text())
+    told.write_text(json.dumps({**known, "telemetry": 0, "failures": 0}))
+    news = machines("ingest", *sources(tmp_path / "late", after_cut(tables)), "--store", own)["announced"]
+    assert set(news["tables"]) == {"telemetry", "failures"}
+    assert (news["from"], news["to"]) == ((CUT + timedelta(hours=4)).isoformat(), END.isoformat())
+
+
+def test_the_commit_of_a_correction_tells_its_time(own, tables, machines, tmp_path):
+    late = tables["telemetry"].filter(pl.col("time") == CUT + timedelta(hours=8))
+    corrected = {**after_cut(tables), "telemetry": late.with_columns(pl.col("volt") + 1)}
+    news = machines("ingest", *sources(tmp_path / "late", corrected), "--store", own)["announced"]
+    assert set(news["tables"]) == {"telemetry"}
+    assert news["tables"]["telemetry"]["changed"] == 10
+    assert news["from"] == news["to"] == (CUT + timedelta(hours=8)).isoformat()
+
+
+def test_a_run_publishes_every_component_of_every_machine_ranked_over_all_shards(trained, machines):
+    done = machines("score", "--store", trained)
+    assert done["requested"] == 20 == sum(done[s] for s in ("scored", "fallback", "skipped", "failed"))
+    assert datetime.fromisoformat(done["as_of"]) == END
+    rows = Store(str(trained)).scan("machines/risks").filter(pl.col("as_of") == END).collect()
+    assert set(rows["horizon_hours"]) == {24, 72}
+    assert set(rows["time"]) == {END}
+    for (_,), of in rows.group_by("horizon_hours"):
+        listed = of.filter(pl.col("rank").is_not_null()).sort("rank")
+        assert listed["rank"].to_list() == list(range(1, listed.height + 1))
+        assert listed["probability"].is_sorted(descending=True)
+    assert rows["shard" if "shard" in rows.columns else "run_id"].n_unique() == 1
+    assert Path(done["page"]).exists()
+
+
+def test_a_range_has_a_row_every_twelve_hours_each_by_what_was_known_then(own, machines):
+    one = machines("score", "--as-of", (END - timedelta(hours=24)).isoformat(), "--store", own)
+    done = machines("score", "--from", CUT.isoformat(), "--to", END.isoformat(), "--store", own)
+    store = Store(str(own))
+    rows = store.scan("machines/risks").filter(pl.col("as_of") == END).collect()
+    assert done["rows"] == rows.height
+    assert rows["time"].unique().sort().to_list() == [CUT + timedelta(hours=12 * n) for n in range(13)]
+    earlier = store.scan("machines/risks").filter(run_id=one["run_id"]).collect()
+    both = ["machine_id", "component", "time", "horizon_hours", "probability", "rung", "rank"]
+    place = both[:4]
+    same = rows.filter(pl.col("time") == END - timedelta(hours=24)).select(both).sort(place)
+    assert_frame_equal(earlier.select(both).sort(place), same)
+
+
+def test_a_range_and_a_time_together_are_refused(trained, command):
+    done = command("machines", "score", "--as-of", "2024-03-20", "--from", "2024-03-18", "--store", trained)
+    assert done.status == 1
+    assert "leave one out" in done.err
+
+
+def test_a_day_given_as_the_end_is_that_whole_day(trained, machines):
+    done = machines("score", "--to", "2024-03-25", "--dry-run", "--store", trained)
+    assert done["as_of"] == "2024-03-26T00:00:00+00:00"
+    done = machines("score", "--to", "2024-03-25T00:00", "--dry-run", "--store", trained)
+    assert done["as_of"] == "2024-03-25T00:00:00+00:00"
+
+
+def test_training_takes_the_range_the_horizons_and_the_estimator(own, machines):
+    words = ["--from", "2024-01-20", "--to", "2024-03-20", "--horizon", "2d", "--estimator", "decision_tree"]
+    done = machines("train", *words, "--every", "1d", "--windows", "24h", "--store", own)
+    manifest = bundles.manifest(Store(str(own)), "machines", done["bundle"])
+    assert manifest["as_of"] == "2024-03-21T00:00:00+00:00"
+    assert manifest["options"]["horizons_hours"] == [48]
+    assert manifest["options"]["train_from"] == "2024-01-20T00:00:00+00:00"
+    assert not any(name.endswith("_12h") for name in manifest["features"])
+    backtest = Store(str(own)).scan("machines/backtests").filter(bundle=done["bundle"]).collect()
+    assert backtest["time"].min() >= datetime(2024, 1, 20, tzinfo=UTC)
+    assert set(backtest["horizon_hours"]) == {48}
+
+
+@pytest.mark.parametrize("horizon", ["7", "0d", "1 month", "d"])
+def test_a_horizon_that_is_no_duration_is_refused(trained, command, horizon):
+    done = command("machines", "train", "--horizon", horizon, "--store", trained)
+    assert done.status == 1
+    assert "24h, 7d or 1w" in done.err
+
+
+def test_an_evaluation_judges_what_came_after_the_bundle_with_all_that_is_known_now(own, machines):
+    store = Store(str(own))
+    done = machines("evaluate", "--store", own)
+    assert (done["from"], done["to"], done["bundle"]) == (CUT.isoformat(), END.isoformat(), 1)
+    rows = store.scan("machines/evaluations").collect()
+    assert rows.height == done["rows"] == 10 * 2 * 2 * 13
+    pending = pl.col("time") + pl.duration(hours="horizon_hours") > END
+    assert rows.filter(pending)["failed"].is_null().all()
+    assert rows.filter(~pending)["failed"].is_not_null().all()
+    failures = store.scan("machines/failures").filter(pl.col("time").is_between(CUT, END, "right")).collect()
+    judged = evaluation.failures_of(rows).select("machine_id", "component", "time")
+    assert judged.join(failures, on=judged.columns, how="anti").is_empty()
+
+    again = machines("evaluate", "--store", own)
+    assert again["version"] == done["version"]
+    assert_frame_equal(store.scan("machines/evaluations").collect(), rows, check_row_order=False)
+    told = {line["metric"]: line["24h"] for line in again["metrics"]["horizon"]}
+    recomputed = evaluation.metrics(rows, Options.of({}))
+    brier = recomputed.filter(slice="horizon", value_of_slice="24h", metric="brier")["value"].item()
+    assert told["brier"] == pytest.approx(brier, abs=1e-4)
+
+
+def test_an_evaluation_over_a_shorter_range_knows_what_came_after_it(own, machines):
+    whole = machines("evaluate", "--store", own)
+    part = machines("evaluate", "--to", "2024-03-25", "--store", own)
+    assert part["observed_until"] == whole["observed_until"]
+    rows = Store(str(own)).scan("machines/evaluations").collect()
+    assert rows["time"].max() <= datetime(2024, 3, 26, tzinfo=UTC)
+    assert rows.filter(horizon_hours=24)["failed"].is_not_null().all()
+
+
+def test_an_evaluation_of_rows_that_the_bundle_has_learnt_from_says_so(own, machines):
+    done = machines("evaluate", "--from", "2024-03-01", "--bundle", "1", "--store", own)
+    assert any("has seen the outcome" in note for note in done["notes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--from", "2024-06-01"], "nothing to evaluate"),
+        (["--from", "2024-03-28", "--to", "2024-03-26"], "Expected --from before --to"),
+        (["--from", "2024-03-01"], "no bundle of machines was trained on data up to"),
+        (["--bundle", "9"], "there is no bundle 9"),
+    ],
+)
+def test_a_range_that_cannot_be_evaluated_is_refused(trained, command, words, said):
+    done = command("machines", "evaluate", *words, "--store", trained)
+    assert done.status == 1
+    assert said in done.err
+
+
+def test_run_ingests_trains_once_and_scores(tables, machines, tmp_path):
+    words = sources(tmp_path / "all", tables)
+    first = machines("run", *words, "--shards", "2", "--store", tmp_path / "store")
+    again = machines("run", *words, "--shards", "2", "--store", tmp_path / "store")
+    assert first["published"]
+    assert (first["bundle"], first["run_id"]) == (again["bundle"], again["run_id"])
+    assert again["reused_shards"] == 2
