@@ -178,12 +178,13 @@ def _check(
         accepted = table.accept(batch.raw, options)
         broken = batch.raw.join(accepted.bad, on=ROW, how="inner", maintain_order="left")
         checked.bad.add(_as_bad(broken, batch.name, batch.number))
-        if batch.broken is not None:
+        if batch.broken is None:
+            checked.ignored |= set(accepted.ignored)
+        else:
             checked.bad.add(batch.broken)
         good = accepted.good
         checked.good.add(with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good)
         checked.read += batch.raw.height + (0 if batch.broken is None else batch.broken.height)
-        checked.ignored |= set(accepted.ignored)
         names.add(batch.name)
     if checked.read == 0 and checked.looked is None:
         raise SourceError(f"{source}: there is a header but no rows. Expected at least one.")

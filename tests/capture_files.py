@@ -28,7 +28,7 @@ SCHEMA = parse_schema(
 START = datetime(2026, 3, 2, 10, tzinfo=UTC)
 
 
-def message(body: Any, sequence: int = 0, enqueued: datetime = START + timedelta(hours=1)) -> dict[str, Any]:
+def message(body: Any, sequence: int = 0, enqueued: datetime = START + timedelta(hours=3)) -> dict[str, Any]:
     """A message; a body that is not bytes is sent as JSON."""
     hour = enqueued.hour % 12 or 12
     half = "AM" if enqueued.hour < 12 else "PM"

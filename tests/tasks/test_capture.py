@@ -107,7 +107,7 @@ def test_a_message_holds_a_reading_or_a_list_of_them(tmp_path):
     rows, broken, looked = read(bodies(tmp_path, one, [two, three]))
     assert rows.select(*COLUMNS).to_dicts() == [one, two, three]
     assert rows["SequenceNumber"].to_list() == [0, 1, 1]
-    assert rows["EnqueuedTimeUtc"].unique().to_list() == ["3/2/2026 11:00:00 AM"]
+    assert rows["EnqueuedTimeUtc"].unique().to_list() == ["3/2/2026 1:00:00 PM"]
     assert (broken.height, looked.messages, looked.rule) == (0, 2, None)
 
 
@@ -152,7 +152,7 @@ def test_members_of_other_names_are_mapped_and_the_enqueue_time_can_be_the_time(
     columns = {"device": "Device", "tag": "Tag", "time": "EnqueuedTimeUtc", "value": "v"}
     rows, broken, _ = read(bodies(tmp_path, {"Device": 7, "Tag": "t", "v": 1}), columns)
     assert broken.is_empty()
-    assert rows.select(*COLUMNS).row(0) == (7, "t", "3/2/2026 11:00:00 AM", 1)
+    assert rows.select(*COLUMNS).row(0) == (7, "t", "3/2/2026 1:00:00 PM", 1)
 
 
 scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5)

@@ -1,0 +1,547 @@
+"""Readings from files and captures to intervals: exactly once, whatever happens on the way."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from models.devices import aggregation
+from models.devices.scenario import DEVICES, Devices
+from models.devices.tables import TABLES
+from models.errors import ContractError
+from models.scenario import Table
+from tasks.ingest import ingest
+from tasks.sources import SourceError
+from tasks.store import Store, StoreError
+from tests.capture_files import START, content, message, name, put, reading
+
+pytestmark = pytest.mark.usefixtures("without_run_logger")
+
+NOW = START + timedelta(hours=3)
+
+
+def bring(store, source, *, scenario=DEVICES, mapping=None, shards=3, max_bad_share=0.05, **options):
+    """Ingest a source of readings."""
+    options = {"now": NOW, **options}
+    (done,) = ingest.fn(
+        scenario, store, {"readings": str(source)}, mapping or {}, shards, max_bad_share, options
+    )
+    assert done.read == done.accepted + done.quarantined + done.superseded
+    return done
+
+
+def table(store) -> pl.DataFrame:
+    return store.scan("devices/readings").collect().sort("device", "tag", "time")
+
+
+def quarantine(store) -> pl.DataFrame:
+    if store.version("devices/quarantine") is None:
+        return pl.DataFrame(schema={"source": pl.String, "rule": pl.String, "row": pl.String})
+    return store.scan("devices/quarantine").collect().sort("source", "rule", "row")
+
+
+def csv(tmp_path, *lines, file="readings.csv", header="device,tag,time,value"):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def at(second: float) -> str:
+    return (START + timedelta(seconds=second)).isoformat()
+
+
+def many(number: int = 300, seed: int = 1, span: int = 3600) -> list[dict]:
+    """Readings of four sensors over an hour, in no order, all different."""
+    random_numbers = random.Random(seed)
+    return [
+        reading(
+            f"d{random_numbers.randrange(2)}",
+            f"t{random_numbers.randrange(2)}",
+            random_numbers.uniform(0, span),
+            n,
+        )
+        for n in range(number)
+    ]
+
+
+def by_hand(readings: list[dict], minutes: int = 1) -> pl.DataFrame:
+    """Count, mean, min, max, standard deviation and last of each interval, by a loop over the readings."""
+    groups: dict[tuple, list] = {}
+    for one in readings:
+        time = datetime.fromisoformat(one["time"])
+        begin = time - timedelta(
+            minutes=time.minute % minutes, seconds=time.second, microseconds=time.microsecond
+        )
+        groups.setdefault((one["device"], one["tag"], begin), []).append((time, float(one["value"])))
+    rows = []
+    for key, found in sorted(groups.items()):
+        values = [value for _, value in found]
+        mean = sum(values) / len(values)
+        spread = sum((v - mean) ** 2 for v in values) / (len(values) - 1) if len(values) > 1 else None
+        std = None if spread is None else spread**0.5
+        rows.append((*key, len(values), mean, min(values), max(values), std, max(found)[1]))
+    columns = ["device", "tag", "time", "count", "mean", "min", "max", "std", "last"]
+    return pl.DataFrame(rows, schema=columns, orient="row").cast({"time": pl.Datetime("us", "UTC")})
+
+
+def capture_of(root: Path, readings: list[dict], files: int = 6) -> list[Path]:
+    """The readings as the files of a capture, in turn."""
+    parts = [readings[n::files] for n in range(files)]
+    return [
+        put(root, [message(one, i) for i, one in enumerate(part)], minute=5 * n, partition=n % 2)
+        for n, part in enumerate(parts)
+    ]
+
+
+def undisturbed(tmp_path: Path, root: Path) -> pl.DataFrame:
+    """The table that one pass over all files makes."""
+    other = Store(str(tmp_path / "undisturbed"))
+    bring(other, root)
+    return table(other)
+
+
+# from a file to intervals
+
+
+def test_every_interval_has_what_a_loop_over_its_readings_finds(store, tmp_path):
+    readings = many()
+    done = bring(
+        store, csv(tmp_path, *(f"{r['device']},{r['tag']},{r['time']},{r['value']}" for r in readings))
+    )
+    expected = by_hand(readings)
+    assert_frame_equal(table(store).select(expected.columns), expected, check_exact=False, rel_tol=1e-12)
+    assert (done.read, done.accepted, done.quarantined, done.repeated) == (300, 300, 0, 0)
+    assert done.changed == expected.height == table(store).height
+
+
+def test_all_tags_of_a_device_are_in_one_shard(store, tmp_path):
+    readings = [reading(f"d{n % 40}", f"t{n}", n, 1.0) for n in range(200)]
+    capture_of(tmp_path / "raw", readings)
+    bring(store, tmp_path / "raw")
+    assert table(store).group_by("device").agg(pl.col("shard").n_unique())["shard"].unique().to_list() == [1]
+    assert set(table(store)["shard"]) == {0, 1, 2}
+
+
+def test_the_interval_is_settled_by_the_first_ingest(store, tmp_path):
+    source = csv(tmp_path, *(f"d,t,{at(second)},{second}" for second in range(0, 600, 60)))
+    bring(store, source, interval="5m")
+    assert table(store)["count"].to_list() == [5, 5]
+    assert bring(store, source).repeated == 10
+    with pytest.raises(StoreError, match=r"interval 5m; 1m were asked for.*--interval"):
+        bring(store, source, interval="1m")
+
+
+@pytest.mark.parametrize("interval", ["7m", "1d", "", "m", "0s", "1.5m"])
+def test_an_interval_that_does_not_divide_an_hour_is_refused(store, tmp_path, interval):
+    with pytest.raises(ContractError, match="--interval"):
+        bring(store, csv(tmp_path, f"d,t,{at(0)},1"), interval=interval)
+    assert not Path(store.uri).exists()
+
+
+# time zones
+
+
+def test_times_without_an_offset_are_refused_unless_it_is_said_what_they_are_in(store, tmp_path):
+    source = csv(
+        tmp_path, "d,t,2026-07-01 12:00:05.5,1", "d,t,2026-03-29 02:30:00,2", "d,t,2026-10-25 02:30:00,3"
+    )
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+    with pytest.raises(ContractError, match=r"time: times carry no time zone.*--timezone"):
+        bring(store, source, now=now)
+    assert not Path(store.uri).exists()
+    done = bring(store, source, timezone="Europe/Zurich", max_bad_share=0.7, now=now)
+    assert table(store)["point_times"].explode().to_list() == [datetime(2026, 7, 1, 10, 0, 5, 500_000, UTC)]
+    assert done.rules == {"time_unparsable": 2}
+
+
+def test_every_way_to_write_an_offset_is_the_same_time(store, tmp_path):
+    ways = [
+        "2026-03-02T10:00:00Z",
+        "2026-03-02 11:00:00+01:00",
+        "2026-03-02T15:30:00.000+0530",
+        "2026-03-02T10:00Z",
+    ]
+    bring(store, csv(tmp_path, *(f"d,t{n},{way},1" for n, way in enumerate(ways))))
+    assert table(store)["time"].unique().to_list() == [START]
+
+
+def test_parquet_times_with_a_zone_need_no_more_and_those_without_do(store, tmp_path):
+    times = pl.Series("time", [START], dtype=pl.Datetime("ns", "UTC"))
+    frame = pl.DataFrame(
+        {"device": [1], "tag": [2], "time": times.dt.convert_time_zone("Asia/Tokyo"), "value": [3]}
+    )
+    frame.write_parquet(tmp_path / "a.parquet")
+    bring(store, tmp_path / "a.parquet")
+    assert table(store).select("device", "tag", "time", "last").row(0) == ("1", "2", START, 3.0)
+    frame.with_columns(pl.col("time").dt.replace_time_zone(None)).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ContractError, match="--timezone"):
+        bring(store, tmp_path / "b.parquet")
+
+
+# what is bad
+
+
+def test_each_bad_reading_is_in_quarantine_with_its_rule_and_all_others_are_counted(store, tmp_path):
+    bad = {
+        ",t,{0},1": "device_missing",
+        "d,,{0},1": "tag_missing",
+        "d,*,{0},1": "tag_reserved",
+        "d,t,,1": "time_missing",
+        "d,t,yesterday,1": "time_unparsable",
+        "d,t,2026-03-02T13:06:00Z,1": "time_in_future",
+        "d,t,{0},": "value_missing",
+        "d,t,{0},high": "value_not_a_number",
+        "d,t,{0},inf": "value_not_finite",
+        "d,t,{0},101": "value_outside_limits",
+    }
+    good = [f"d,t,{at(n)},{n}" for n in range(30)]
+    limits = pl.DataFrame({"tag": ["t"], "low": [None], "high": [100.0]})
+    source = csv(tmp_path, *good, *(line.format(at(0)) for line in bad))
+    done = bring(store, source, limits=limits, max_bad_share=0.3)
+    assert done.rules == dict.fromkeys(sorted(bad.values()), 1)
+    assert table(store)["count"].sum() == done.accepted == 30
+    assert quarantine(store)["row_number"].sort().to_list() == list(range(31, 41))
+    assert bring(store, source, limits=limits, max_bad_share=0.3).changed == 0
+    assert quarantine(store).height == 10
+
+
+def test_limits_of_a_device_are_for_that_device(store, tmp_path):
+    limits = pl.DataFrame({"device": ["a", "b"], "tag": ["t", "t"], "low": [0, 10], "high": [None, 20]})
+    lines = [
+        f"{device},t,{at(n)},{value}" for n, (device, value) in enumerate([("a", 5), ("b", 5), ("c", -5)])
+    ]
+    done = bring(store, csv(tmp_path, *lines), limits=limits, max_bad_share=0.5)
+    assert done.rules == {"value_outside_limits": 1}
+    assert table(store)["device"].to_list() == ["a", "c"]
+
+
+def test_a_reading_ahead_of_the_clock_is_kept_within_the_tolerance(store, tmp_path):
+    ahead = NOW + timedelta(seconds=60)
+    source = csv(tmp_path, f"d,t,{ahead.isoformat()},1", f"d,t,{at(0)},1")
+    assert bring(store, source, tolerance_seconds=59, max_bad_share=0.5).rules == {"time_in_future": 1}
+    assert bring(store, source, tolerance_seconds=60).quarantined == 0
+
+
+def test_a_message_is_judged_by_when_it_was_enqueued_so_whenever_it_is_read(store, tmp_path):
+    early = message(reading("d", "t", 600, 1.0), enqueued=START)
+    fine = [message(reading("d", "t", n, 1.0), n, enqueued=START) for n in range(30)]
+    put(tmp_path, [*fine, early])
+    done = bring(store, tmp_path, now=NOW + timedelta(days=300))
+    assert done.rules == {"time_in_future": 1}
+    assert table(store)["count"].sum() == 30
+
+
+def test_exact_duplicates_go_to_quarantine_and_never_stop_an_ingest(store, tmp_path):
+    line = f"d,t,{at(0)},1"
+    done = bring(store, csv(tmp_path, line, line, line, f"d,t,{at(0)},2"))
+    assert done.rules == {"duplicate": 2}
+    assert table(store).select("count", "mean").row(0) == (2, 1.5)
+
+
+def test_a_tag_with_only_nulls_and_a_tag_with_one_reading(store, tmp_path):
+    nulls = [f"d,empty,{at(n)}," for n in range(3)]
+    done = bring(store, csv(tmp_path, *nulls, f"d,one,{at(0)},5"), max_bad_share=0.8)
+    assert done.rules == {"value_missing": 3}
+    assert table(store).select("tag", "count", "mean", "std").rows() == [("one", 1, 5.0, None)]
+
+
+def test_a_clock_that_jumps_back_fills_the_intervals_that_it_names(store, tmp_path):
+    seconds = [0, 20, 40, 60, 10, 30, 50, 70]
+    bring(store, csv(tmp_path, *(f"d,t,{at(s)},{n}" for n, s in enumerate(seconds))))
+    assert table(store).select("count", "last").rows() == [(6, 6.0), (2, 7.0)]
+
+
+def test_more_bad_readings_than_allowed_stop_before_anything_is_written(store, tmp_path):
+    lines = [f"d,t,{at(n)},{n if n % 2 else 'x'}" for n in range(10)]
+    with pytest.raises(
+        ContractError, match=r"5 of 10 rows(.|\n)*value_not_a_number: 5(.|\n)*--max-bad-share"
+    ):
+        bring(store, csv(tmp_path, *lines))
+    assert not Path(store.uri).exists()
+
+
+def test_missing_columns_are_named_with_how_to_map_them(store, tmp_path):
+    source = csv(tmp_path, "d,t,x,1", header="Device,Tag,TS,Value")
+    with pytest.raises(
+        SourceError, match=r"'device' is missing. Found: Device, Tag, TS, Value(.|\n)*--column"
+    ):
+        bring(store, source)
+    mapping = {"device": "Device", "tag": "Tag", "time": "TS", "value": "Value"}
+    bring(store, csv(tmp_path, f"d,t,{at(0)},1", header="Device,Tag,TS,Value"), mapping=mapping)
+    assert table(store).height == 1
+
+
+# some rows at a time
+
+
+@dataclass(frozen=True)
+class Piecemeal(Devices):
+    """Devices that are read and folded seven rows at a time."""
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        return {"readings": replace(TABLES["readings"], rows_at_a_time=7)}
+
+
+def test_the_table_is_the_same_when_it_is_read_and_folded_some_rows_at_a_time(store, tmp_path):
+    readings = many(200)
+    lines = [f"{r['device']},{r['tag']},{r['time']},{r['value']}" for r in readings]
+    lines += lines[:20] + [f"d,t,{at(0)},x"] * 2
+    source = csv(tmp_path, *lines)
+    whole, pieces = Store(f"{store.uri}/whole"), Store(f"{store.uri}/pieces")
+    one = bring(whole, source)
+    other = bring(pieces, source, scenario=Piecemeal())
+    assert_frame_equal(table(whole), table(pieces))
+    assert (one.quarantined, one.repeated) == (22, 0)
+    assert other.read == one.read
+    assert other.accepted - other.repeated == one.accepted
+    assert bring(pieces, source, scenario=Piecemeal()).changed == 0
+
+
+# arriving late, twice, out of order
+
+
+def test_a_late_reading_is_merged_into_its_interval_and_no_other_file_is_touched(store, tmp_path):
+    readings = [reading(f"d{n}", "t", 60 * minute, 1.0) for n in range(12) for minute in (0, 90, 170)]
+    for hour in range(3):
+        inside = [r for r in readings if datetime.fromisoformat(r["time"]).hour == START.hour + hour]
+        put(tmp_path / f"{hour}", [message(r, n) for n, r in enumerate(inside)])
+        bring(store, tmp_path / f"{hour}")
+    before = set(store.table("devices/readings").file_uris())
+    put(tmp_path / "late", [message(reading("d3", "t", 60 * 90 + 1, 3.0))])
+    done = bring(store, tmp_path / "late")
+    after = set(store.table("devices/readings").file_uris())
+    assert done.changed == 1
+    assert len(before - after) == len(after - before) == 1
+    changed = table(store).filter(pl.col("count") == 2)
+    assert changed.select("device", "mean", "last").row(0) == ("d3", 2.0, 3.0)
+    assert table(store)["count"].sum() == 37
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_files_late_twice_out_of_order_cut_off_and_empty_make_the_table_of_one_pass(tmp_path_factory, data):
+    tmp_path = tmp_path_factory.mktemp("arrival")
+    root, arrived = tmp_path / "all", tmp_path / "arrived"
+    readings = many(120, span=7200)
+    readings += data.draw(st.lists(st.sampled_from(readings), max_size=10), label="delivered twice")
+    files = capture_of(root, readings, files=5)
+    put(root, [], minute=40)
+    store = Store(str(tmp_path / "store"))
+    order = data.draw(st.permutations(files), label="order")
+    arrived.mkdir()
+    for file in order:
+        target = arrived / file.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fate = data.draw(st.sampled_from(["whole", "empty", "cut off", "copied"]), label="fate")
+        if fate in ("empty", "cut off"):
+            target.write_bytes(file.read_bytes()[: 0 if fate == "empty" else data.draw(st.integers(1, 3000))])
+            if store.version("devices/readings") is not None:
+                bring(store, arrived)
+        shutil.copy(file, target)
+        if fate == "copied":
+            shutil.copy(
+                file,
+                arrived / f"copy-{file.parent.parent.name}-{file.name}-{len(list(arrived.iterdir()))}.avro",
+            )
+        bring(store, arrived)
+    bring(store, arrived)
+    assert bring(store, arrived).files == 0
+    assert_frame_equal(table(store), undisturbed(tmp_path, root))
+
+
+def test_one_broken_message_among_good_ones_loses_only_itself(store, tmp_path):
+    readings = many(30)
+    sent = [message(r, n) for n, r in enumerate(readings)]
+    sent.insert(10, message(b'{"device": "d", "tag', 99))
+    path = put(tmp_path, sent)
+    done = bring(store, tmp_path)
+    assert done.rules == {"body|json": 1}
+    assert table(store)["count"].sum() == 30
+    (row,) = quarantine(store).to_dicts()
+    assert (row["source"], row["row_number"]) == (str(path), 99)
+    assert '{\\"device\\": \\"d\\", \\"tag' in row["row"]
+
+
+def test_a_cut_off_file_is_named_in_quarantine_and_completed_later(store, tmp_path):
+    readings = many(60)
+    sent = [message(r, n) for n, r in enumerate(readings)]
+    whole = put(tmp_path, sent[:30], minute=0)
+    cut = put(tmp_path, [], minute=5)
+    blocks = content(sent[30:], block_bytes=600)
+    cut.write_bytes(blocks[:-300])
+    first = bring(store, tmp_path)
+    assert first.files == 2
+    assert quarantine(store)["source"].to_list() == [str(cut)]
+    assert quarantine(store)["rule"][0].startswith("file|unreadable after ")
+    assert 30 < table(store)["count"].sum() < 60
+    again = bring(store, tmp_path)
+    assert (again.files, again.read, again.changed) == (0, 0, 0)
+    cut.write_bytes(blocks)
+    assert bring(store, tmp_path).files == 1
+    assert table(store)["count"].sum() == 60
+    assert_frame_equal(table(store), undisturbed(tmp_path, whole.parents[8]))
+
+
+def test_a_run_without_new_files_changes_nothing_and_says_so(store, tmp_path):
+    capture_of(tmp_path, many(20), files=2)
+    bring(store, tmp_path)
+    before = store.version("devices/readings"), store.version("devices/captures")
+    done = bring(store, tmp_path)
+    assert (done.files, done.read, done.changed) == (0, 0, 0)
+    assert (store.version("devices/readings"), store.version("devices/captures")) == before
+
+
+def test_a_few_bad_messages_do_not_stop_a_stream_that_has_begun_and_many_do(store, tmp_path):
+    put(tmp_path, [message(b"?", 0)], minute=0)
+    with pytest.raises(ContractError, match=r"1 of 1 rows \(100.0%\)"):
+        bring(store, tmp_path)
+    assert store.version("devices/captures") is None
+    put(tmp_path, [message(r, n) for n, r in enumerate(many(30))], minute=5)
+    bring(store, tmp_path)
+    put(tmp_path, [message(b"?", n) for n in range(100)], minute=10)
+    assert bring(store, tmp_path).quarantined == 100
+    put(tmp_path, [message(b"?", n) for n in range(101)], minute=15)
+    with pytest.raises(ContractError, match=r"101 of 101 rows"):
+        bring(store, tmp_path)
+    assert bring(store, tmp_path, max_bad_share=1.0).files == 1
+
+
+def test_a_mapping_that_fits_no_message_is_told_by_the_first_message(store, tmp_path):
+    put(tmp_path, [message({"Device": "d", "Tag": "t", "TS": at(0), "Value": 1})])
+    with pytest.raises(ContractError, match=r"body\|lacks device(.|\n)*Device(.|\n)*--column"):
+        bring(store, tmp_path)
+
+
+def test_an_interval_whose_points_were_forgotten_takes_no_more_and_says_so(store, tmp_path):
+    bring(store, csv(tmp_path, f"d,t,{at(0)},1", f"d,t,{at(60)},1"))
+    closed = aggregation.forget(table(store), START + timedelta(minutes=1))
+    from deltalake import write_deltalake
+
+    write_deltalake(store.uri_of("devices/readings"), closed, mode="overwrite")
+    done = bring(store, csv(tmp_path, f"d,t,{at(5)},9", f"d,t,{at(65)},9"))
+    assert (done.accepted, done.quarantined, done.rules) == (1, 1, {"interval_closed": 1})
+    assert table(store)["count"].to_list() == [1, 2]
+
+
+# killed, and raced
+
+_KILLED = """
+import os, signal, sys
+from prefect.logging import disable_run_logger
+import tasks.upsert, tasks.capture
+from tests.tasks.test_ingest_readings import bring
+from tasks.store import Store
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+where, uri, source = sys.argv[1:]
+if where == "before the commit":
+    tasks.upsert.write_deltalake = die
+else:
+    tasks.capture.record = die
+with disable_run_logger():
+    bring(Store(uri), source)
+"""
+
+
+@pytest.fixture
+def half_read(store, tmp_path):
+    """A store that has read the first files of a capture, and the folder with four more."""
+    root = tmp_path / "raw"
+    readings = many(120)
+    capture_of(root, readings[:40], files=2)
+    bring(store, root)
+    for n in range(4):
+        part = readings[40:][n::4]
+        put(root, [message(r, i) for i, r in enumerate(part)], minute=5 * n + 10)
+    return root
+
+
+def versions(store) -> tuple[int, int]:
+    return store.version("devices/readings"), store.version("devices/captures")
+
+
+def assert_the_next_ingest_completes(store, tmp_path, root):
+    assert bring(store, root).files == 4
+    assert_frame_equal(table(store), undisturbed(tmp_path, root))
+    assert bring(store, root).files == 0
+
+
+@pytest.mark.parametrize(("where", "commits"), [("before the commit", 1), ("after the commit", 2)])
+def test_an_ingest_that_was_killed_is_done_by_the_next_as_if_nothing_had_happened(
+    store, tmp_path, half_read, where, commits
+):
+    readings, captures = versions(store)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED, where, store.uri, str(half_read)], env=environment
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert versions(store) == (readings + commits, captures)
+    assert_the_next_ingest_completes(store, tmp_path, half_read)
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["tasks.ingest.with_shard", "tasks.ingest.upsert", "tasks.upsert._merge", "tasks.ingest.quarantine"],
+)
+def test_wherever_an_ingest_fails_the_next_one_completes_it(store, tmp_path, half_read, monkeypatch, step):
+    before = versions(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(step, lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bring(store, half_read)
+    assert versions(store) == before
+    assert_the_next_ingest_completes(store, tmp_path, half_read)
+
+
+def _bring(uri: str, source: str) -> int:
+    from prefect.logging import disable_run_logger
+
+    with disable_run_logger():
+        return bring(Store(uri), source).changed
+
+
+def test_ingests_at_the_same_time_count_every_reading_once(store, tmp_path, together):
+    readings = many(150)
+    for n in range(3):
+        capture_of(tmp_path / f"raw{n}", readings[40 * n : 40 * n + 70], files=2)
+    together(_bring, [(store.uri, str(tmp_path / f"raw{n}")) for n in range(3)])
+    for n in range(3):
+        bring(store, tmp_path / f"raw{n}")
+    everything = tmp_path / "everything"
+    capture_of(everything, readings, files=1)
+    assert_frame_equal(table(store), undisturbed(tmp_path, everything))
+    assert table(store)["count"].sum() == 150
+
+
+def test_a_capture_is_read_from_blob_and_written_to_blob(azurite, tmp_path):
+    import obstore
+
+    from tasks.store import object_store
+
+    raw, container = azurite.container(), azurite.container()
+    sent = [message(r, n) for n, r in enumerate(many(50))]
+    obstore.put(object_store(raw), name(), content(sent[:30]))
+    obstore.put(object_store(raw), name(5), b"")
+    store = Store(f"{container}/store")
+    first = bring(store, raw)
+    assert (first.files, first.quarantined) == (2, 1)
+    obstore.put(object_store(raw), name(5), content(sent[30:]))
+    assert bring(store, f"{raw}/plant").files == 1
+    assert table(store)["count"].sum() == 50
+    assert bring(store, raw).files == 0
