@@ -1,0 +1,138 @@
+"""The charts of a machines page: calibration, precision and recall, importance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from models import page
+from models.machines.evaluation import average_precision, precision_recall, reliability
+from models.page import Chart
+
+COLOURS = (page.ACCENT, page.SECOND, page.THIRD, page.MUTED)
+_POINTS = 200
+
+
+def span(hours: int) -> str:
+    """A horizon as a reader would say it.
+
+    >>> span(24), span(168), span(36)
+    ('24 h', '7 d', '36 h')
+    """
+    return f"{hours // 24} d" if hours % 24 == 0 and hours > 48 else f"{hours} h"
+
+
+def calibration(judged: Mapping[int, pl.DataFrame]) -> Chart:
+    """Share that failed against the probability given, per horizon; `judged` has probability and failed."""
+    data: list[dict[str, Any]] = [
+        {
+            **_line("as promised", [0, 1], [0, 1], page.MUTED),
+            "line": {"color": page.MUTED, "width": 1, "dash": "3px,3px"},
+            "hoverinfo": "skip",
+        }
+    ]
+    for i, (hours, rows) in enumerate(judged.items()):
+        table = reliability(rows["probability"].to_numpy(), rows["failed"].to_numpy().astype(bool))
+        data.append(
+            {
+                **_line(
+                    f"within {span(hours)}",
+                    table["probability"].to_list(),
+                    table["share"].to_list(),
+                    COLOURS[i % 4],
+                ),
+                "mode": "lines+markers",
+                "marker": {"size": _sizes(table["rows"]), "color": COLOURS[i % 4]},
+                "text": [f"{n:,} rows" for n in table["rows"]],
+            }
+        )
+    axes = {
+        "xaxis": {
+            "title": {"text": "Probability given"},
+            "tickformat": ".0%",
+            "range": [0, 1],
+            "type": "linear",
+        },
+        "yaxis": {"title": {"text": "Share that failed"}, "tickformat": ".0%", "range": [0, 1.02]},
+    }
+    caption = (
+        "How often components failed that were given a probability, in ten bins; larger dots hold more rows. "
+        "On the dotted line probabilities can be taken at their word."
+    )
+    return Chart({"data": data, "layout": {**axes, "hovermode": "closest"}}, caption)
+
+
+def curves(judged: Mapping[int, pl.DataFrame]) -> Chart:
+    """Precision against recall at every threshold, per horizon, with the average precision."""
+    data = []
+    for i, (hours, rows) in enumerate(judged.items()):
+        p, failed = rows["probability"].to_numpy(), rows["failed"].to_numpy().astype(bool)
+        precision, recall, threshold = precision_recall(p, failed)
+        some = np.unique(np.linspace(0, len(recall) - 1, min(_POINTS, len(recall))).astype(int))
+        name = f"within {span(hours)}, average precision {average_precision(p, failed):.2f}"
+        trace = _line(name, recall[some].tolist(), precision[some].tolist(), COLOURS[i % 4])
+        data.append({**trace, "text": [f"threshold {t:.3f}" for t in threshold[some]]})
+    axes = {
+        "xaxis": {"title": {"text": "Recall"}, "tickformat": ".0%", "range": [0, 1.01], "type": "linear"},
+        "yaxis": {"title": {"text": "Precision"}, "tickformat": ".0%", "range": [0, 1.02]},
+    }
+    caption = (
+        "Rows of the backtest, all components together: of the rows above a threshold the share that failed, "
+        "against the share of failing rows that are above it."
+    )
+    return Chart({"data": data, "layout": {**axes, "hovermode": "closest"}}, caption)
+
+
+def importance(metrics: pl.DataFrame, hours: Sequence[int], most: int = 12) -> Chart | None:
+    """The features that say most, mean over the components, per horizon; None where that is not known."""
+    found = []
+    for horizon in hours:
+        rows = metrics.filter(pl.col("slice").str.starts_with(f"importance_{horizon}h_"))
+        models = max(rows["slice"].n_unique(), 1)
+        share = rows.group_by("value_of_slice").agg((pl.col("value").sum() / models).alias("share"))
+        found.append(share.with_columns(pl.lit(horizon).alias("horizon")))
+    table = pl.concat(found) if found else pl.DataFrame()
+    if table.is_empty():
+        return None
+    top = (
+        table.group_by("value_of_slice")
+        .agg(pl.col("share").sum())
+        .sort("share", "value_of_slice", descending=[True, False])
+    )
+    names = top["value_of_slice"].head(most).to_list()[::-1]
+    data = []
+    for i, horizon in enumerate(hours):
+        of = dict(table.filter(horizon=horizon).select("value_of_slice", "share").iter_rows())
+        bar = {"type": "bar", "orientation": "h", "name": f"within {span(horizon)}"}
+        x = [of.get(name, 0.0) for name in names]
+        data.append({**bar, "x": x, "y": [said(n) for n in names], "marker": {"color": COLOURS[i % 4]}})
+    layout = {
+        "height": 130 + 34 * len(names),
+        "xaxis": {"title": {"text": "Share of what was learnt"}, "tickformat": ".0%", "type": "linear"},
+        "yaxis": {"type": "category", "automargin": True},
+    }
+    return Chart({"data": data, "layout": layout}, "The features that say most, mean over the components")
+
+
+def said(feature: str) -> str:
+    """The name of a feature to read.
+
+    >>> said("volt_mean_24h"), said("comp1_replaced_days")
+    ('volt mean 24 h', 'comp1 replaced days')
+    """
+    words = feature.split("_")
+    if words[-1][:-1].isdigit() and words[-1].endswith("h"):
+        words[-1] = f"{words[-1][:-1]} h"
+    return " ".join(words)
+
+
+def _line(name: str, x: Sequence[float], y: Sequence[float], colour: str) -> dict[str, Any]:
+    line = {"color": colour, "width": 1.75}
+    return {"type": "scatter", "mode": "lines", "name": name, "x": [*x], "y": [*y], "line": line}
+
+
+def _sizes(rows: pl.Series) -> list[float]:
+    """Diameters of dots: 5 to 18, by the logarithm of the rows they stand for."""
+    logs = np.log10(np.maximum(rows.to_numpy(), 1))
+    return (5 + 13 * logs / max(float(logs.max()), 1.0)).round(1).tolist() if len(logs) else []

@@ -1,0 +1,431 @@
+"""What the page of a machines run shows: what to look at first, any machine, and how far to trust it."""
+
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+
+from models import page
+from models.machines import charts, contracts
+from models.machines.charts import span
+from models.machines.options import Options, moment
+from models.machines.scoring import KEY
+from models.page import Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
+from models.scenario import RunView
+
+WATCHED = 100
+FIRST = 10
+EXPLORER_ROWS = 1_500_000
+"""About so many readings in the explorer; machines with the highest risks come first."""
+POINTS = 720
+"""Readings of a sensor in the explorer, at most; and at most 120 days."""
+CHANGES = 25
+OTHERS = 200
+PLACE = [*KEY, "horizon_hours"]
+
+
+def sections(run: RunView) -> list[Section]:
+    """Watch list, explorer, trust, importance, changes and what has no model; those without data say so."""
+    view = _View(run)
+    return [
+        Section("Look at these first", _watch_list(view)),
+        Section("Any machine", _explorer(view)),
+        Section("How far to trust it", _trust(view)),
+        Section("What the models look at", _importance(view)),
+        Section("Changes since the last run", _changes(view)),
+        Section("Without telemetry, without a model, under work", _others(view)),
+    ]
+
+
+class _View:
+    """The run, with what several sections ask for."""
+
+    def __init__(self, run: RunView) -> None:
+        self.run = run
+        self.options = Options.of(run.options)
+        self.as_of = moment(run.as_of)
+        self.rows = run.published.filter(pl.col("time") == pl.col("time").max()).collect()
+        self.horizons: list[int] = sorted(self.rows["horizon_hours"].unique())
+        self.status = dict(run.keys.group_by("status").len().collect().iter_rows())
+
+    @property
+    def listed(self) -> pl.DataFrame:
+        """One line per component with a probability, alarms first, those of the shortest horizon at the top."""
+        known = self.rows.filter(pl.col("probability").is_not_null())
+        alarm = pl.col("horizon_hours").filter("above_threshold").min()
+        told = pl.coalesce(
+            pl.col("reasons").filter("above_threshold").first(), pl.col("reasons").last(), pl.lit("")
+        )
+        return (
+            known.sort(PLACE)
+            .group_by(KEY, maintain_order=True)
+            .agg(
+                *(
+                    pl.col("probability").filter(pl.col("horizon_hours") == h).first().alias(f"within {h}")
+                    for h in self.horizons
+                ),
+                alarm.alias("alarm"),
+                told.alias("why"),
+                (pl.col("rung") == "under_work").any().alias("under work"),
+            )
+            .filter(~pl.col("under work"))
+            .sort(
+                [pl.col("alarm"), *(f"within {h}" for h in self.horizons[::-1]), *KEY],
+                descending=[False, *[True] * len(self.horizons), False, False],
+                nulls_last=True,
+            )
+        )
+
+
+def _watch_list(view: _View) -> list[Part]:
+    if view.rows.is_empty():
+        return [Text("No component was scored.")]
+    listed, rows = view.listed, view.rows
+    counts = {
+        f"At risk within {span(h)}": f"{rows.filter(horizon_hours=h)['above_threshold'].sum():,}"
+        for h in view.horizons
+    }
+    figures = {
+        **counts,
+        "Machines": f"{rows['machine_id'].n_unique():,}",
+        "Components scored": f"{view.status.get('scored', 0):,}",
+        "By a fallback": f"{view.status.get('fallback', 0):,}",
+        "Without a model, or failed": f"{view.status.get('skipped', 0) + view.status.get('failed', 0):,}",
+    }
+    alarms = listed.height - listed["alarm"].null_count()
+    text = (
+        f"Data up to **{view.as_of:%Y-%m-%d %H:%M} UTC**. A component is at risk where inspecting it is expected to "
+        f"cost less than waiting: a missed failure costs {view.options.missed_failure_cost:g}, a needless inspection "
+        f"{view.options.needless_inspection_cost:g}. It is not listed while it is under work."
+    )
+    frame = listed.head(max(FIRST, alarms)).select(
+        pl.col("machine_id").alias("Machine"),
+        pl.col("component").alias("Component"),
+        *(pl.col(f"within {h}").alias(f"Within {span(h)}") for h in view.horizons),
+        pl.col("alarm").map_elements(span, return_dtype=pl.String).alias("At risk within"),
+        pl.col("why").alias("Why"),
+    )
+    formats = {f"Within {span(h)}": ".1%" for h in view.horizons}
+    caption = "Probability of failure, what is at risk first; open one in the explorer"
+    return [
+        Figures(figures),
+        Text(text),
+        Grid(frame, caption, limit=WATCHED, formats=formats, key={"machine_id": "Machine"}),
+    ]
+
+
+def _explorer(view: _View) -> list[Part]:
+    if view.rows.is_empty():
+        return [Text("There is nothing to show.")]
+    telemetry = view.run.tables["telemetry"].filter(pl.col("time") <= view.as_of)
+    sensors = contracts.sensors(telemetry)
+    hours = (
+        contracts.interval_hours(telemetry.filter(pl.col("time") > view.as_of - timedelta(days=60))) or 1.0
+    )
+    since = view.as_of - min(timedelta(hours=hours * POINTS), timedelta(days=120))
+    points = max(1, int((view.as_of - since) / timedelta(hours=hours)) * max(1, len(sensors)))
+    order = view.rows.group_by("machine_id").agg(pl.col("probability").max())
+    order = order.sort("probability", "machine_id", descending=[True, False], nulls_last=True)
+    shown = order.head(max(1, EXPLORER_ROWS // points)).select("machine_id")
+    recent = telemetry.filter(pl.col("time") > since).join(shown.lazy(), on="machine_id", how="semi")
+    longest = view.horizons[-1]
+    components = sorted(view.rows["component"].unique())
+    risk = _risk_track(view, shown.lazy(), since, longest)
+    caption = (
+        f"{shown.height:,} of {order.height:,} machines, those with the highest risks. "
+        if shown.height < order.height
+        else ""
+    ) + (
+        f"Readings since {since:%Y-%m-%d}; what happened is marked at the reading that followed. Risks are within "
+        f"{span(longest)}: those of the backtest, which the models had not seen, of the last run and of this one."
+    )
+    first = view.listed["machine_id"].head(1).to_list() or shown["machine_id"].head(1).to_list()
+    explorer = Explorer(
+        key={"machine_id": "Machine", "series": "Panel"},
+        time="time",
+        tracks=[_telemetry_track(view, recent, sensors, timedelta(hours=2 * hours)), risk],
+        panels="series",
+        order=[*(_panel(c) for c in components), *sensors],
+        start={"machine_id": first[0]} if first else {},
+        about=_about(view, _panel(components[0]), shown.lazy()),
+        caption=caption,
+    )
+    return [explorer]
+
+
+def _panel(component: str) -> str:
+    return f"{component} risk"
+
+
+def _telemetry_track(view: _View, recent: pl.LazyFrame, sensors: list[str], near: timedelta) -> Track:
+    """Readings of each sensor, with errors, replacements and failures where the next reading is, if `near`."""
+    marked = recent.sort("time")
+    kinds = (("errors", "error"), ("maintenance", "component"), ("failures", "component"))
+    for table, column in kinds:
+        if table in view.run.tables:
+            marked = marked.join(
+                _at_readings(view.run.tables[table], recent, column, table, near),
+                on=["machine_id", "time"],
+                how="left",
+            )
+    names = [table for table, _ in kinds if table in view.run.tables]
+    frame = marked.select("machine_id", "time", *sensors, *names).unpivot(
+        on=sensors, index=["machine_id", "time", *names], variable_name="series", value_name="value"
+    )
+    labels = {
+        "errors": ("Error", page.SECOND),
+        "maintenance": ("Replaced", page.ACCENT),
+        "failures": ("Failed", page.ALERT),
+    }
+    return Track(frame, actual=Line("value", "Reading"), marks=[Mark(n, *labels[n]) for n in names])
+
+
+def _at_readings(
+    events: pl.LazyFrame, readings: pl.LazyFrame, column: str, name: str, near: timedelta
+) -> pl.LazyFrame:
+    """Events by machine and the time of the reading that followed: which, as text."""
+    times = readings.select("machine_id", "time").sort("time").with_columns(at="time")
+    return (
+        events.select("machine_id", "time", column)
+        .sort("time")
+        .join_asof(
+            times, on="time", by="machine_id", strategy="forward", tolerance=near, check_sortedness=False
+        )
+        .filter(pl.col("at").is_not_null())
+        .group_by("machine_id", pl.col("at").alias("time"))
+        .agg(pl.col(column).unique().sort().str.join(", ").alias(name))
+    )
+
+
+def _risk_track(view: _View, shown: pl.LazyFrame, since: Any, hours: int) -> Track:
+    """The probability of each component's failure over time, the latest word on each time, and its failures."""
+    columns = [*KEY, "time", "probability", "horizon_hours"]
+    said = [
+        view.run.backtest,
+        *([view.run.previous] if view.run.previous is not None else []),
+        view.run.published,
+    ]
+    rows = pl.concat(
+        [
+            frame.select(columns).with_columns(
+                pl.col("horizon_hours").cast(pl.Int32), pl.lit(i).alias("source")
+            )
+            for i, frame in enumerate(said)
+        ]
+    )
+    rows = (
+        rows.filter(pl.col("horizon_hours") == hours, pl.col("time") > since, pl.col("time") <= view.as_of)
+        .join(shown, on="machine_id", how="semi")
+        .sort("source")
+        .group_by(*KEY, "time")
+        .last()
+        .sort("time")
+    )
+    marks = []
+    if "failures" in view.run.tables:
+        times = rows.select(*KEY, "time").with_columns(at="time")
+        failed = (
+            view.run.tables["failures"]
+            .select(*KEY, "time")
+            .sort("time")
+            .join_asof(
+                times,
+                on="time",
+                by=list(KEY),
+                strategy="forward",
+                tolerance=timedelta(hours=2 * view.options.every_hours),
+                check_sortedness=False,
+            )
+            .filter(pl.col("at").is_not_null())
+            .select(*KEY, pl.col("at").alias("time"), pl.lit(value=True).alias("failed"))
+            .unique()
+        )
+        rows = rows.join(failed, on=[*KEY, "time"], how="left")
+        marks = [Mark("failed", "Failed", page.ALERT)]
+    frame = rows.with_columns(pl.format(_panel("{}"), "component").alias("series")).drop("component")
+    return Track(frame, actual=Line("probability", "Probability"), marks=marks)
+
+
+def _about(view: _View, first: str, shown: pl.LazyFrame) -> pl.LazyFrame:
+    """What the explorer says about a machine, with its first panel: model, age, and its highest risk."""
+    highest = (
+        view.listed.lazy()
+        .group_by("machine_id", maintain_order=True)
+        .first()
+        .select(
+            "machine_id",
+            pl.format(
+                "{}: {} % within {}",
+                "component",
+                (pl.col(f"within {view.horizons[-1]}") * 100).round(1),
+                pl.lit(span(view.horizons[-1])),
+            ).alias("Highest risk"),
+            pl.col("why").alias("Why"),
+        )
+    )
+    about = shown.select("machine_id", pl.lit(first).alias("series"))
+    if "machines" in view.run.tables:
+        kept = view.run.tables["machines"].select(
+            "machine_id",
+            pl.col("model").alias("Model"),
+            pl.format("{} years", pl.col("age_years").round(1)).alias("Age"),
+        )
+        about = about.join(kept, on="machine_id", how="left")
+    return about.join(highest, on="machine_id", how="left")
+
+
+def _trust(view: _View) -> list[Part]:
+    judged = {}
+    for hours in view.horizons:
+        of = view.run.backtest.filter(
+            pl.col("horizon_hours") == hours,
+            pl.col("failed").is_not_null(),
+            pl.col("probability").is_not_null(),
+        )
+        rows = of.select("probability", "failed").collect()
+        if rows["failed"].any():
+            judged[hours] = rows
+    if not judged:
+        return [
+            Text(
+                "There is no backtest with failures in it: nothing is known of how good the probabilities are."
+            )
+        ]
+    text = (
+        "On the last part of the training range, which its models had not seen. A row is one component of one machine "
+        f"every {view.options.every_hours} hours; an alarm is right where that very component fails within the horizon. "
+        f"Saved is what the alarms would have saved there, against never inspecting and against inspecting everything "
+        f"every {view.options.inspect_every_days} days."
+    )
+    return [
+        Text(text),
+        *(_measures(view, h) for h in judged),
+        charts.calibration(judged),
+        charts.curves(judged),
+    ]
+
+
+def _measures(view: _View, hours: int) -> Grid:
+    """Measures of each component and of all, at one horizon."""
+    metrics = view.run.metrics
+    whole = metrics.filter(pl.col("slice") == "horizon", pl.col("value_of_slice") == f"{hours}h")
+    each = metrics.filter(pl.col("slice") == f"component_{hours}h")
+    rows = pl.concat([each, whole.with_columns(pl.lit("all").alias("value_of_slice"))])
+    table = rows.pivot(on="metric", index="value_of_slice", values="value", aggregate_function="first")
+    labels = {
+        "failures": "Failures",
+        "warned": "Warned of",
+        "lead_hours": "Hours ahead",
+        "precision": "Precision",
+        "recall": "Recall",
+        "f1": "F1",
+        "average_precision": "Average precision",
+        "calibration_error": "Calibration error",
+        "saved_to_never": "Saved to never",
+        "saved_to_every_n_days": "Saved to the plan",
+    }
+    shown = {name: label for name, label in labels.items() if name in table.columns}
+    frame = table.select(
+        pl.col("value_of_slice").alias("Component"), *(pl.col(n).alias(label) for n, label in shown.items())
+    )
+    formats = {label: ".2f" for name, label in shown.items() if name in ("precision", "recall", "f1")}
+    formats |= {
+        "Average precision": ".2f",
+        "Calibration error": ".2%",
+        "Warned of": ".0%",
+        "Failures": ",.0f",
+    }
+    formats |= {"Hours ahead": ",.0f", "Saved to never": "+,.0f", "Saved to the plan": "+,.0f"}
+    return Grid(frame, f"Failures within {span(hours)}", formats=formats)
+
+
+def _importance(view: _View) -> list[Part]:
+    chart = charts.importance(view.run.metrics, view.horizons)
+    return [Text("The bundle does not say.")] if chart is None else [chart]
+
+
+def _changes(view: _View) -> list[Part]:
+    """What is newly at risk, what no longer is, and the largest changes of probability."""
+    if view.run.previous is None:
+        return [Text("This is the first run.")]
+    before = view.run.previous.filter(pl.col("time") == pl.col("time").max()).collect()
+    both = view.rows.join(
+        before.select(
+            *PLACE,
+            pl.col("probability").alias("before"),
+            pl.col("above_threshold").alias("was at risk"),
+            then="time",
+        ),
+        on=PLACE,
+        how="left",
+    ).with_columns(
+        (pl.col("probability") - pl.col("before").fill_null(0.0)).alias("change"),
+        pl.col("above_threshold").fill_null(value=False),
+        pl.col("was at risk").fill_null(value=False),
+    )
+    new = both.filter(pl.col("above_threshold") & ~pl.col("was at risk"))
+    gone = both.filter(~pl.col("above_threshold") & pl.col("was at risk"))
+    when = before["time"].dt.strftime("%Y-%m-%d %H:%M").max()
+    text = (
+        f"Against the run for **{when!s} UTC**: {new.height:,} newly at risk, "
+        f"{gone.height:,} no longer, of {both.height:,} components and horizons."
+    )
+    parts: list[Part] = [Text(text)]
+    for rows, caption, up in ((new, "Newly at risk", True), (gone, "No longer at risk", False)):
+        if rows.height:
+            parts.append(_change_grid(rows, caption, up=up))
+    steady = both.filter(pl.col("above_threshold") == pl.col("was at risk"), pl.col("change").abs() >= 0.01)
+    if steady.height:
+        largest = steady.sort(pl.col("change").abs(), descending=True).head(CHANGES)
+        parts.append(_change_grid(largest, "Largest other changes", up=True))
+    return parts
+
+
+def _change_grid(rows: pl.DataFrame, caption: str, *, up: bool) -> Grid:
+    ordered = rows.sort(
+        "change", *KEY, "horizon_hours", descending=[up, False, False, False], nulls_last=True
+    )
+    frame = ordered.select(
+        pl.col("machine_id").alias("Machine"),
+        pl.col("component").alias("Component"),
+        pl.col("horizon_hours").map_elements(span, return_dtype=pl.String).alias("Within"),
+        pl.col("before").alias("Before"),
+        pl.col("probability").alias("Now"),
+        pl.col("change").alias("Change"),
+        pl.col("reasons").alias("Why"),
+    )
+    formats = {"Before": ".1%", "Now": ".1%", "Change": "+.1%"}
+    return Grid(frame, caption, limit=CHANGES, formats=formats, key={"machine_id": "Machine"})
+
+
+def _others(view: _View) -> list[Part]:
+    """Components that no model with all its telemetry spoke for, and what is odd in the tables."""
+    other = view.run.keys.filter(pl.col("rung").is_not_null() | (pl.col("status") == "failed"))
+    groups = (
+        other.group_by(
+            pl.col("status").str.to_titlecase().alias("Outcome"),
+            pl.col("rung").fill_null("–").str.replace_all("_", " ").alias("Estimator"),
+            pl.col("reason").fill_null("not said").alias("Reason"),
+        )
+        .agg(pl.len().alias("Components"), pl.col("machine_id").min().alias("Such as"))
+        .sort("Components", "Outcome", "Estimator", "Reason", descending=[True, False, False, False])
+        .collect()
+    )
+    parts: list[Part] = []
+    if groups.height:
+        parts.append(
+            Grid(
+                groups,
+                "Components that are not as usual, and why",
+                limit=OTHERS,
+                key={"machine_id": "Such as"},
+            )
+        )
+    else:
+        parts.append(Text("None: every component has a model and all its telemetry."))
+    if view.run.gaps.height:
+        heads = {c: c.capitalize() for c in view.run.gaps.columns}
+        parts.append(
+            Grid(view.run.gaps.rename(heads), "What is odd in the tables, and what the run does about it")
+        )
+    return parts
