@@ -31,13 +31,15 @@ class Folded:
     """What rows make of those that are stored.
 
     `new` are rows to add, `changed` rows that take the place of stored ones. `repeated` counts rows
-    that were stored already. `refused` are rows that cannot be taken any more, with `RULE`.
+    that were stored already. `refused` are rows that cannot be taken any more, with `RULE`. `superseded`
+    counts rows that later ones among them replace.
     """
 
     new: pl.DataFrame
     changed: pl.DataFrame
     repeated: int
     refused: pl.DataFrame
+    superseded: int = 0
 
 
 def accept(

@@ -18,6 +18,7 @@ The life of a scenario, in the order in which the tasks call it::
     sections        what the page of a run shows
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -26,7 +27,7 @@ from typing import Any, Protocol
 import dataframely as dy
 import polars as pl
 
-from models.contracts import Accepted, Folded, accept, appended, replace
+from models.contracts import Accepted, Folded, accept, appended, last_of_each, replace
 from models.page import Section
 
 Frames = Mapping[str, pl.LazyFrame]
@@ -82,8 +83,13 @@ class Table:
         """
 
     def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
-        """What accepted rows make of the stored ones of the same shards; None where there is no table yet."""
-        return appended(rows) if stored is None else replace(stored, rows, self.unique)
+        """What accepted rows make of the stored ones of the same shards; None where there is no table yet.
+
+        A row takes the place of an earlier one with the same unique columns, stored or among `rows`.
+        """
+        latest = rows if self.rows_at_a_time is None else last_of_each(rows, self.unique)
+        found = appended(latest) if stored is None else replace(stored, latest, self.unique)
+        return dataclasses.replace(found, superseded=rows.height - latest.height)
 
 
 @dataclass(frozen=True)

@@ -129,14 +129,14 @@ def _write(
     table, path = scenario.tables[name], f"{scenario.name}/{name}"
     bad = checked.bad.rows().collect()
     quarantine(scenario, store, table, bad)
-    changed = repeated = 0
+    changed = repeated = superseded = 0
     if checked.good.height:
         brought = upsert(store, path, table, checked.good.rows(), folder)
-        changed, repeated = brought.changed, brought.repeated
+        changed, repeated, superseded = brought.changed, brought.repeated, brought.superseded
         late = _as_bad(brought.refused, source, None)
         quarantine(scenario, store, table, late)
         bad = pl.concat([bad, late])
-    accepted = checked.good.height - (bad.height - checked.bad.height)
+    accepted = checked.good.height - superseded - (bad.height - checked.bad.height)
     if checked.looked is not None:
         capture.record(store, scenario.name, checked.looked)
     return Ingested(

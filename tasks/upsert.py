@@ -21,11 +21,13 @@ _FEW = 1_000_000
 class Brought:
     """What became of rows: `changed` rows of the table are new or other than before.
 
-    `repeated` counts rows that changed nothing; `refused` are rows that came too late to be taken.
+    `repeated` counts rows that changed nothing, `superseded` those that later ones replace; `refused`
+    are rows that came too late to be taken.
     """
 
     changed: int
     repeated: int
+    superseded: int
     refused: pl.DataFrame
 
 
@@ -42,11 +44,12 @@ def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Pa
     def attempt() -> Brought:
         target = None if store.version(path) is None else store.table(path)
         found = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
-        repeated, refused = 0, []
+        repeated, superseded, refused = 0, 0, []
         for folded in _folded(table, target, rows):
             found[0].add(folded.new)
             found[1].add(folded.changed)
             repeated += folded.repeated
+            superseded += folded.superseded
             refused.append(folded.refused)
         new, changed = found
         if changed.height and target is not None:
@@ -61,7 +64,7 @@ def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Pa
                 schema_mode=None if target is None else "merge",
                 commit_properties=_commit(table, new.rows()),
             )
-        return Brought(new.height + changed.height, repeated, pl.concat(refused))
+        return Brought(new.height + changed.height, repeated, superseded, pl.concat(refused))
 
     result: Brought = store.retrying(path, attempt)
     return result
