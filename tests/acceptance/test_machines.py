@@ -1,0 +1,262 @@
+"""The machines scenario as a user meets it: real data, odd data, bad input, and new data that starts a run."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tasks.store import Store
+from tests.fleet import END, OPTIONS, fleet, sources
+
+pytestmark = pytest.mark.slow
+
+
+def ingest(command, folder: Path, tables: Mapping[str, pl.DataFrame], *words):
+    """What became of ingesting `tables` into the store in `folder`."""
+    given = sources(folder / "sources", tables)
+    return command(
+        "machines", "ingest", *given, *words, "--shards", "2", "--store", folder / "store", "--json"
+    )
+
+
+# Data that is odd, taken together: it is scored, and what is odd is told.
+
+
+@pytest.fixture(scope="module")
+def odd(command, tmp_path_factory):
+    """What became of a fleet with everything wrong that may be; and the store."""
+    folder = tmp_path_factory.mktemp("odd")
+    tables = fleet(8)
+    ids = tables["machines"]["machine_id"].to_list()
+    machine, time = pl.col("machine_id"), pl.col("time")
+    last_weeks = time > END - timedelta(days=21)
+    telemetry = tables["telemetry"].with_columns(
+        pl.when(machine.eq(ids[1]) & last_weeks).then(None).otherwise("volt").alias("volt"),
+        pl.when(machine == ids[2]).then(pl.lit(450.0)).otherwise("rotate").alias("rotate"),
+    )
+    lost = tables["failures"].filter(time.is_between(END - timedelta(days=10), END - timedelta(days=2)))
+    fan = {"machine_id": ids, "time": [END - timedelta(days=60)] * 8, "component": ["fan"] * 8}
+    replaced = pl.DataFrame(fan, schema=tables["maintenance"].schema)
+    bad = {
+        "telemetry": telemetry.filter(~(machine.eq(ids[3]) & last_weeks)),
+        "errors": tables["errors"],
+        "maintenance": pl.concat([tables["maintenance"], replaced]).join(
+            lost, on=["machine_id", "time", "component"], how="anti"
+        ),
+        "failures": tables["failures"],
+        "machines": tables["machines"].filter(machine != ids[4]),
+    }
+    assert lost.height, "the simulated fleet has to lose a maintenance record"
+    assert ingest(command, folder, bad).status == 0
+    where = ["--store", folder / "store", "--json"]
+    trained = command("machines", "train", *OPTIONS, *where)
+    assert trained.status == 0, trained.err
+    scored = command("machines", "score", *where)
+    assert scored.status == 0, scored.err
+    rows = Store(str(folder / "store")).scan("machines/risks").filter(run_id=scored.json["run_id"]).collect()
+    return {"ids": ids, "trained": trained.json, "scored": scored.json, "rows": rows, "lost": lost}
+
+
+def finding(odd, name: str) -> dict:
+    """The first line on a finding; a finding may concern several tables."""
+    return next(line for line in odd["scored"]["gaps"] if line["finding"] == name)
+
+
+def test_every_component_of_every_machine_is_accounted_for(odd):
+    counts = odd["scored"]
+    assert counts["requested"] == 8 * 3 == sum(counts[s] for s in ("scored", "fallback", "skipped"))
+    assert odd["rows"].select("machine_id", "component").unique().height == 8 * 3
+
+
+def test_telemetry_of_a_machine_that_is_not_on_record_is_scored_and_told(odd):
+    stranger = odd["ids"][4]
+    assert f"{stranger}: not in the table of machines" in finding(odd, "unknown machine")["examples"]
+    mine = odd["rows"].filter(pl.col("machine_id") == stranger, pl.col("component") == "comp1")
+    assert mine["probability"].is_not_null().all()
+
+
+def test_a_failure_without_maintenance_record_is_told_and_counts_as_the_replacement(odd):
+    line = finding(odd, "failure without maintenance record")
+    assert line["machines"] == odd["lost"]["machine_id"].n_unique()
+    assert odd["lost"]["machine_id"][0] in line["examples"]
+
+
+def test_a_sensor_that_is_silent_for_weeks_is_missing_and_says_so(odd):
+    mine = odd["rows"].filter(pl.col("machine_id") == odd["ids"][1], pl.col("component") == "comp1")
+    assert set(mine["rung"]) <= {"partial_telemetry", "under_work"}
+    assert mine["reasons"].str.contains("no reading of volt in the last 36 h").all()
+    assert "volt: no reading in 14 days" in finding(odd, "missing sensor")["examples"]
+
+
+def test_a_sensor_that_never_moves_is_told(odd):
+    assert f"{odd['ids'][2]}: rotate: one value in 14 days" in finding(odd, "constant sensor")["examples"]
+
+
+def test_a_machine_that_has_fallen_silent_is_a_fallback(odd):
+    mine = odd["rows"].filter(pl.col("machine_id") == odd["ids"][3], pl.col("component") == "comp1")
+    assert set(mine["rung"]) == {"without_telemetry"}
+    assert odd["ids"][3] in finding(odd, "no telemetry")["examples"]
+
+
+def test_a_component_that_never_failed_has_no_model_and_says_so_instead_of_seeming_healthy(odd):
+    fan = odd["rows"].filter(component="fan")
+    assert set(fan["rung"]) == {"no_model"}
+    assert fan["probability"].is_null().all()
+    assert fan["rank"].is_null().all()
+    assert fan["reasons"].str.contains("fan never failed in the training range").all()
+    assert odd["scored"]["skipped"] == 8
+    assert any("fan at 24 h: fan never failed" in note for note in odd["trained"]["notes"])
+
+
+# Rows that are wrong by themselves go to quarantine, with the rule.
+
+
+def quarantined(folder: Path) -> pl.DataFrame:
+    return Store(str(folder / "store")).scan("machines/quarantine").collect()
+
+
+def test_duplicate_timestamps_in_a_file_go_to_quarantine_but_for_the_last(command, tmp_path):
+    tables = fleet(4)
+    twice = tables["telemetry"].head(3).with_columns(pl.col("volt") + 1000)
+    doubled = {**tables, "telemetry": pl.concat([tables["telemetry"], twice])}
+    done = ingest(command, tmp_path, doubled)
+    assert done.status == 0, done.err
+    assert done.json["tables"][0]["rules"] == {"machine_id,time|duplicate": 3}
+    stored = Store(str(tmp_path / "store")).scan("machines/telemetry").filter(pl.col("volt") > 900).collect()
+    assert stored.height == 3
+
+
+def test_overlapping_files_give_each_row_once_and_the_later_file_wins(command, tmp_path):
+    tables = fleet(4)
+    telemetry = tables.pop("telemetry").sort("time", "machine_id")
+    folder = tmp_path / "telemetry"
+    folder.mkdir()
+    telemetry[:1500].write_parquet(folder / "2024-01.parquet")
+    telemetry[1400:].with_columns(pl.col("volt") + 1000).write_parquet(folder / "2024-02.parquet")
+    done = ingest(command, tmp_path, tables, "--telemetry", folder)
+    assert done.status == 0, done.err
+    stored = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
+    assert stored.height == telemetry.height
+    counts = done.json["tables"][0]
+    assert counts["read"] == telemetry.height + 100
+    assert (counts["accepted"], counts["superseded"]) == (telemetry.height, 100)
+    assert stored.sort("time", "machine_id")["volt"].gt(900).to_list() == [False] * 1400 + [True] * (
+        telemetry.height - 1400
+    )
+
+
+def test_hours_that_a_clock_change_makes_ambiguous_go_to_quarantine_and_the_others_are_stored_in_utc(
+    command, tmp_path
+):
+    hours = pl.datetime_range(datetime(2023, 10, 28), datetime(2023, 10, 31), "1h", eager=True)
+    local = pl.DataFrame({"machineID": [7] * len(hours), "datetime": hours.cast(pl.String), "volt": 170.0})
+    event = pl.DataFrame({"machineID": [7], "datetime": ["2023-10-29 01:30"], "comp": ["comp1"]})
+    (tmp_path / "sources").mkdir()
+    for name, frame in {"t": local, "m": event, "f": event.rename({"comp": "failure"})}.items():
+        frame.write_csv(tmp_path / f"{name}.csv")
+    words = ["--telemetry", tmp_path / "t.csv", "--maintenance", tmp_path / "m.csv"]
+    words += ["--failures", tmp_path / "f.csv", "--timezone", "Europe/Zurich", "--store", tmp_path / "store"]
+    done = command("machines", "ingest", *words, "--json")
+    assert done.status == 0, done.err
+    bad = quarantined(tmp_path)
+    assert bad["rule"].to_list() == ["time|datetime"]
+    assert "2023-10-29 02:00" in bad["row"][0]
+    stored = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
+    assert stored["time"].min().isoformat() == "2023-10-27T22:00:00+00:00"
+    assert stored["time"].max().isoformat() == "2023-10-30T23:00:00+00:00"
+    assert stored.height == local.height - 1
+
+
+def test_telemetry_that_marks_the_start_of_its_interval_is_stored_with_the_end(command, tmp_path):
+    tables = fleet(3)
+    started = {
+        **tables,
+        "telemetry": tables["telemetry"].with_columns(pl.col("time") - pl.duration(hours=4)),
+    }
+    assert ingest(command, tmp_path / "start", started, "--telemetry-marks", "start").status == 0
+    assert ingest(command, tmp_path / "end", tables).status == 0
+    found = [
+        Store(str(tmp_path / name / "store")).scan("machines/telemetry").collect().sort("machine_id", "time")
+        for name in ("start", "end")
+    ]
+    assert found[0].equals(found[1])
+
+
+def test_columns_may_be_mapped_for_one_table(command, tmp_path):
+    tables = fleet(3)
+    given = sources(
+        tmp_path, {**tables, "errors": tables["errors"].rename({"time": "seen", "error": "code"})}
+    )
+    words = ["--column", "errors.time=seen", "--column", "error=code", "--store", tmp_path / "store"]
+    done = command("machines", "ingest", *given, *words, "--json")
+    assert done.status == 0, done.err
+    assert done.json["tables"][1]["accepted"] == tables["errors"].height
+
+
+# Input that cannot be used is refused with words that help.
+
+
+NO_SENSOR = fleet(2)["telemetry"].select("machine_id", "time")
+WORDS = fleet(2)["telemetry"].with_columns(pl.lit("high").alias("volt"), pl.lit("low").alias("rotate"))
+NO_TIME = fleet(2)["telemetry"].with_columns(pl.lit("soon").alias("time"))
+NO_COMPONENT = fleet(2)["failures"].drop("component")
+
+
+@pytest.mark.parametrize(
+    ("name", "frame", "said"),
+    [
+        ("telemetry", NO_SENSOR, "no column with readings"),
+        ("telemetry", WORDS, "no column with readings"),
+        ("telemetry", NO_TIME, "100.0%) break the contract"),
+        ("telemetry", NO_SENSOR.clear().with_columns(pl.lit(1.0).alias("volt")), "no rows"),
+        ("failures", NO_COMPONENT, "column 'component' is missing"),
+    ],
+    ids=["no sensor", "text for numbers", "no times", "no rows", "no column"],
+)
+def test_input_that_breaks_the_contract_is_refused_and_nothing_is_written(
+    command, tmp_path, name, frame, said
+):
+    done = ingest(command, tmp_path, {**fleet(2), name: frame})
+    assert done.status == 1
+    assert said in done.err
+    assert not (tmp_path / "store" / "machines" / "telemetry").exists()
+
+
+def test_a_file_that_is_not_there_is_named(command, tmp_path):
+    tables = fleet(2)
+    del tables["errors"]
+    done = ingest(command, tmp_path, tables, "--errors", tmp_path / "nothing.csv")
+    assert done.status == 1
+    assert "nothing.csv" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["score"], "there is no bundle for machines yet"),
+        (["score", "--as-of", "2030-01-01"], "expected a time in there"),
+        (["score", "--as-of", "2001-01-01"], "expected a time in there"),
+        (["score", "--bundle", "5"], "there is no bundle 5"),
+        (["train", "--from", "2024-03-30", "--to", "2024-03-28"], "Nothing to learn from"),
+    ],
+    ids=["no bundle", "future", "before the data", "unknown bundle", "empty range"],
+)
+def test_what_cannot_be_done_is_said(command, untrained, words, said):
+    done = command("machines", *words, "--store", untrained)
+    assert done.status == 1
+    assert said in done.err
+
+
+@pytest.fixture(scope="module")
+def untrained(command, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("untrained")
+    assert ingest(command, folder, fleet(2)).status == 0
+    return folder / "store"
+
+
+def test_tables_that_were_never_ingested_are_named(command, tmp_path):
+    done = command("machines", "score", "--store", tmp_path / "store")
+    assert done.status == 1
+    assert "python -m flows machines ingest" in done.err
