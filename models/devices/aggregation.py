@@ -52,13 +52,17 @@ def points(raw: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
     `at` is the reading's own time, `time` the start of its interval, which holds readings up to, not
     including, its end.
     """
-    return (
-        raw.select(*KEY, pl.col("time").cast(TIME).alias("at"), pl.col("value").cast(pl.Float64))
-        .unique()
-        .with_columns(pl.col("at").dt.truncate(interval).alias("time"))
-        .select(*_INTERVAL, "at", "value")
-        .sort(*POINT)
-    )
+    found = raw.select(*KEY, pl.col("time").cast(TIME).alias("at"), pl.col("value").cast(pl.Float64))
+    found = found.with_columns(pl.col("at").dt.truncate(interval).alias("time"))
+    return once(found.select(*_INTERVAL, "at", "value"))
+
+
+def once(found: pl.DataFrame) -> pl.DataFrame:
+    """Points sorted, each once."""
+    sensors = found.select(*KEY).unique().sort(*KEY).with_row_index("sensor")
+    ordered = found.join(sensors, on=list(KEY), how="left").sort("sensor", "at", "value")
+    differs = [pl.col(c).ne_missing(pl.col(c).shift(1)) for c in ("sensor", "at", "value")]
+    return ordered.filter(pl.any_horizontal(differs)).drop("sensor")
 
 
 def aggregate(found: pl.DataFrame) -> pl.DataFrame:
@@ -93,8 +97,12 @@ def merge(stored: pl.DataFrame, new: pl.DataFrame) -> Merged:
     in which nothing is new are not returned. A point that `stored` has is a duplicate. A point for an
     interval whose own points were forgotten is too late.
     """
-    fresh = new.unique().sort(*POINT)
+    fresh = once(new)
     touched = stored.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
+    if touched.is_empty():
+        return Merged(aggregate(fresh), fresh.clear(), fresh.clear())
+    apart = fresh.join(touched, on=_INTERVAL, how="anti")
+    fresh = fresh.join(touched, on=_INTERVAL, how="semi")
     forgotten = touched.filter(pl.col("point_times").is_null())
     too_late = fresh.join(forgotten, on=_INTERVAL, how="semi")
     fresh = fresh.join(forgotten, on=_INTERVAL, how="anti")
@@ -102,7 +110,9 @@ def merge(stored: pl.DataFrame, new: pl.DataFrame) -> Merged:
     duplicates = fresh.join(known, on=POINT, how="semi")
     fresh = fresh.join(known, on=POINT, how="anti")
     changed = known.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
-    return Merged(aggregate(pl.concat([changed, fresh])), duplicates.sort(*POINT), too_late.sort(*POINT))
+    return Merged(
+        aggregate(pl.concat([changed, fresh, apart])), duplicates.sort(*POINT), too_late.sort(*POINT)
+    )
 
 
 def unfold(readings: pl.DataFrame) -> pl.DataFrame:

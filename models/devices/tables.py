@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -16,6 +16,7 @@ from models.times import TIME
 ENQUEUED = "EnqueuedTimeUtc"
 TOLERANCE = timedelta(minutes=5)
 _MOST_RANGES = 50
+_NEW_AND_CHANGED: tuple[Literal["anti"], Literal["semi"]] = ("anti", "semi")
 _FUTURE, _LATE = "time_in_future", "interval_closed"
 
 
@@ -32,7 +33,7 @@ class ReadingsTable(Table):
         return RAW_COLUMNS
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        """`good` are points, see `aggregation.points`.
+        """`good` are points, see `aggregation`.
 
         A reading is in the future when it is ahead of `now` or, where a message says when it was
         enqueued, of that: so a message is judged in the same way whenever it is read.
@@ -54,22 +55,26 @@ class ReadingsTable(Table):
             good = good.join(ahead, on=ROW, how="anti", maintain_order="left")
             bad = pl.concat([bad, ahead.select(ROW, pl.lit(_FUTURE).alias(RULE))])
         ignored = tuple(c for c in raw.columns if c not in (ROW, *RAW_COLUMNS))
-        return Accepted(aggregation.points(good, interval), bad, ignored)
+        begin = pl.col("time").dt.truncate(interval)
+        points = good.select(*KEY, begin, pl.col("time").alias("at"), "value")
+        return Accepted(points, bad, ignored)
 
     def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
         """Points merged into the stored intervals that they touch. Those of a closed interval are refused."""
-        fresh = rows.unique()
-        touched = _touched(stored, fresh) if stored is not None else _nothing(rows)
-        merged = aggregation.merge(touched, fresh.drop("shard"))
-        shards = fresh.select("device", "shard").unique()
+        points = rows.drop("shard")
+        touched = aggregation.aggregate(points.clear()) if stored is None else _touched(stored, points)
+        merged = aggregation.merge(touched, points)
+        shards = rows.select("device", "shard").unique()
         readings = merged.readings.join(shards, on="device", how="left", maintain_order="left")
-        known = touched.select(*KEY, "time")
-        return Folded(
-            new=readings.join(known, on=[*KEY, "time"], how="anti", maintain_order="left"),
-            changed=readings.join(known, on=[*KEY, "time"], how="semi", maintain_order="left"),
-            repeated=rows.height - fresh.height + merged.duplicates.height,
-            refused=merged.too_late.with_columns(pl.lit(_LATE).alias(RULE)),
-        )
+        new, changed, taken = readings, readings.clear(), int(readings["count"].sum())
+        if touched.height:
+            new, changed = (
+                readings.join(touched, on=[*KEY, "time"], how=how, maintain_order="left")
+                for how in _NEW_AND_CHANGED
+            )
+            taken -= int(touched.join(changed, on=[*KEY, "time"], how="semi")["count"].sum())
+        late = merged.too_late.with_columns(pl.lit(_LATE).alias(RULE))
+        return Folded(new, changed, rows.height - taken - late.height, late)
 
 
 def _enqueued(text: pl.Series) -> pl.Series:
@@ -98,10 +103,6 @@ def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:
         else:
             ranges.append((begin, begin + hour))
     return ranges if len(ranges) <= _MOST_RANGES else [(ranges[0][0], ranges[-1][1])]
-
-
-def _nothing(points: pl.DataFrame) -> pl.DataFrame:
-    return aggregation.aggregate(points.clear())
 
 
 TABLES: dict[str, Table] = {
