@@ -15,8 +15,10 @@ from models.errors import ContractError
 from models.machines import scoring
 from models.machines.evaluation import JUDGED, log_loss
 from models.machines.options import Options
+from models.machines.risks import Model, Risk
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
+from models.machines.vocabulary import Vocabulary
 from models.scenario import Trained
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -105,6 +107,21 @@ def test_every_requested_component_is_scored_at_every_horizon(fleet, published):
     assert rows["time"].unique().to_list() == [AS_OF]
 
 
+def test_a_probability_is_at_least_that_of_a_shorter_horizon():
+    words = Vocabulary((), ("pump", "gear"), (), (), 1.0)
+    rates = {("pump", 168): 0.1, ("pump", 24): 0.3, ("gear", 24): 0.2, ("gear", 168): 0.4}
+    made = [Risk(component, hours, "base_rate", rate) for (component, hours), rate in rates.items()]
+    nothing = Risk("pump", 336, "no_model", 0.0)
+    said = Model(words, Options(), (*made, nothing)).predict(np.zeros((2, 0), dtype=np.float32))
+    assert {place: p.tolist() for place, p in said.items() if place[1] < 336} == {
+        ("pump", 24): [0.3, 0.3],
+        ("pump", 168): [0.3, 0.3],
+        ("gear", 24): [0.2, 0.2],
+        ("gear", 168): [0.4, 0.4],
+    }
+    assert np.isnan(said["pump", 336]).all()
+
+
 def test_probabilities_rise_with_the_horizon(published):
     both = published[0].pivot(on="horizon_hours", index=["machine_id", "component"], values="probability")
     assert (both["72"] >= both["24"]).all()
@@ -189,7 +206,10 @@ def test_no_alarm_is_raised_while_a_component_is_under_work(fleet, model, publis
     more = pl.concat(
         [fleet["maintenance"], with_shards({"m": event})["m"].select(fleet["maintenance"].columns)]
     )
-    again, outcome = score(model, {**fleet, "maintenance": more}, AS_OF)
+    bold = {**OPTIONS, "missed_failure_cost": 1e6}
+    before = score(model, fleet, AS_OF, bold)[0].filter(machine_id=machine, component=component)
+    assert before["above_threshold"].any()
+    again, outcome = score(model, {**fleet, "maintenance": more}, AS_OF, bold)
     mine = again.filter(machine_id=machine, component=component)
     assert mine["rung"].to_list() == ["under_work"] * 2
     assert mine["above_threshold"].to_list() == [False, False]
