@@ -12,7 +12,7 @@ import polars as pl
 
 from models.sales.neighbours import PRICE
 from models.sales.panel import Panel, Shared, panel_of
-from models.sales.promotions import Others, Promotions, others, promotions
+from models.sales.promotions import FLAGGED, Others, Promotions, others, promotions
 
 ENOUGH_WEEKS = 8
 """Weeks with units, in the last year, that a key needs for the pooled model; with fewer it is left to the ladder."""
@@ -24,7 +24,9 @@ INTERMITTENT_SHARE = 1 / 1.32
 OFFSET = 0.1
 """Added to units relative to the level before the logarithm, so that zero has one."""
 PRIOR_WEEKS = 4.0
-"""Weeks of no effect that are mixed into what promotions did before."""
+"""Weeks of the SKU's effect that are mixed into what promotions did to a key before."""
+DEEP = 0.1
+"""A price this share below the usual one is a deep cut."""
 KINDS = ("regular", "promoted", "intermittent", "new")
 
 
@@ -146,28 +148,41 @@ def _last_year(
     }
 
 
-def _effects(panel: Panel, known: Promotions, origin: int, level: np.ndarray) -> dict[str, np.ndarray]:
-    """What promotions did before: mean of the log ratio in promoted weeks, and its slope on the depth."""
+def _effects(view: View, origin: int, level: np.ndarray, sku_level: np.ndarray) -> dict[str, np.ndarray]:
+    """What promotions did to each key before: the mean of the log ratio to the level in promoted weeks.
+
+    Of the weeks of each flag, and of those with a price a tenth below the usual one; and the slope of the log
+    ratio on the depth. A key borrows `PRIOR_WEEKS` from its SKU, and the SKU as many from no effect.
+    """
+    at = view.sku_of_key
+    of_sku = _effects_of(view.sku, view.sku_promotions, origin, sku_level, {})
+    return _effects_of(
+        view.panel, view.promotions, origin, level, {name: v[at] for name, v in of_sku.items()}
+    )
+
+
+def _effects_of(
+    panel: Panel, known: Promotions, origin: int, level: np.ndarray, prior: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     past = slice(max(0, origin + 1 - 2 * YEAR), origin + 1)
     ratio = to_log(panel.units[past], level)
-    found = {}
-    for name, values in known.flags.items():
-        flagged = np.where(values[past] >= 0.5, ratio, np.nan)
-        found[f"effect_{name}"] = _shrunk(flagged)
+    promoted = {f"effect_{name}": values[past] >= FLAGGED for name, values in known.flags.items()}
     if known.depth is not None:
-        depth = known.depth[past]
-        found["effect_deep"] = _shrunk(np.where(depth >= 0.1, ratio, np.nan))
-        both = np.isfinite(depth) & np.isfinite(ratio)
-        x, y = np.where(both, depth, np.nan), np.where(both, ratio, np.nan)
-        x, y = x - mean(x), y - mean(y)
-        count = both.sum(axis=0)
-        found["elasticity"] = mean(x * y) * count / (mean(x * x) * count + PRIOR_WEEKS * 0.01)
+        promoted["effect_deep"] = known.depth[past] >= DEEP
+    found = {}
+    for name, weeks in promoted.items():
+        values = np.where(weeks, ratio, np.nan)
+        count = np.isfinite(values).sum(axis=0)
+        expected = prior.get(name, 0.0)
+        found[name] = (np.nan_to_num(mean(values)) * count + expected * PRIOR_WEEKS) / (count + PRIOR_WEEKS)
+    if known.depth is not None:
+        both = np.isfinite(known.depth[past]) & np.isfinite(ratio)
+        x, y = (np.where(both, values, np.nan) for values in (known.depth[past], ratio))
+        x, y, count = x - mean(x), y - mean(y), both.sum(axis=0)
+        weight = PRIOR_WEEKS * DEEP**2
+        along = np.nan_to_num(mean(x * y)) * count + weight * prior.get("elasticity", 0.0)
+        found["elasticity"] = along / (np.nan_to_num(mean(x * x)) * count + weight)
     return found
-
-
-def _shrunk(values: np.ndarray) -> np.ndarray:
-    count = np.isfinite(values).sum(axis=0)
-    return np.nan_to_num(mean(values)) * count / (count + PRIOR_WEEKS)
 
 
 def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
@@ -189,9 +204,8 @@ def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
     found["zeros"] = mean(np.where(np.isfinite(year), year <= 0, np.nan))
     found["weeks_known"] = np.minimum(seen.sum(axis=0), 2 * YEAR).astype(float)
     found["promoted_share"] = mean(promoted[-YEAR:])
-    found |= _effects(panel, known, origin, level)
+    found |= _effects(view, origin, level, sku_level)
     sku = _recent(view.sku, view.sku_promotions, origin, sku_level)
-    sku |= _effects(view.sku, view.sku_promotions, origin, sku_level)
     found |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
     if known.log_price is not None:
         prices = np.sort(known.log_price[max(0, origin + 1 - YEAR) : origin + 1], axis=0)

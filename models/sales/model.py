@@ -72,10 +72,11 @@ class Model:
     ) -> pl.DataFrame:
         """`rows` with `rung` and the quantiles in units; see `features.build` for rows, values and names.
 
-        Planned rows have the rung `pooled`, others `pooled_no_plan`. Rows for which there is no ensemble
-        have neither.
+        Planned rows have the rung `pooled`, where the bundle has such an ensemble; all others
+        `pooled_no_plan`. Without any ensemble, rung and quantiles are null.
         """
-        rung = pl.when("planned").then(pl.lit(POOLED)).otherwise(pl.lit(NO_PLAN)).alias("rung")
+        planned = pl.col("planned") & (self.with_plan is not None)
+        rung = pl.when(planned).then(pl.lit(POOLED)).otherwise(pl.lit(NO_PLAN)).alias("rung")
         rows = rows.with_columns(rung, steps(self.horizon))
         found = np.full((rows.height, len(self.quantiles)), np.nan)
         for name in (POOLED, NO_PLAN):
@@ -93,13 +94,22 @@ class Model:
         """`rows` of `forecast`, those of the keys and weeks in `own` with its quantiles, calibrated."""
         columns = list(self.columns)
         both = rows.drop(*columns, "rung").join(own.select(*KEY, "week", *columns), on=[*KEY, "week"])
-        both = both.with_columns(pl.lit(STATISTICAL).alias("rung"), steps(self.horizon))
-        level = both["level"].to_numpy()[:, None]
-        raw = to_log(both.select(columns).to_numpy(), level)
-        units = from_log(conformal.calibrated(raw, both, self.offsets, GROUPS), level)
-        quantiles = [pl.Series(name, units[:, i]) for i, name in enumerate(columns)]
-        both = both.with_columns(quantiles).select(rows.columns)
-        return pl.concat([rows.join(both, on=[*KEY, "week"], how="anti"), both])
+        both = self.recalibrated(both.with_columns(pl.lit(STATISTICAL).alias("rung")), "level")
+        return pl.concat([rows.join(both, on=[*KEY, "week"], how="anti"), both.select(rows.columns)])
+
+    def recalibrated(self, rows: pl.DataFrame, level: str) -> pl.DataFrame:
+        """`rows` of another estimator, with rung, kind, step and quantiles in units, calibrated.
+
+        The column `level` holds the units that the log scale is relative to; where it is not positive,
+        the quantiles stay as they are.
+        """
+        columns = list(self.columns)
+        scale = rows[level].to_numpy()[:, None]
+        values = rows.select(columns).to_numpy()
+        raw = to_log(values, np.where(scale > 0, scale, 1.0))
+        moved = conformal.calibrated(raw, rows.with_columns(steps(self.horizon)), self.offsets, GROUPS)
+        units = np.where(scale > 0, from_log(moved, scale), values)
+        return rows.with_columns(pl.Series(name, units[:, i]) for i, name in enumerate(columns))
 
 
 def load(files: Mapping[str, Any]) -> Model:
@@ -129,6 +139,11 @@ def log_values(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str]
                 chosen[:, i] = values[:, at[name]]
         values = chosen
     return ensemble.predict(values, threads)
+
+
+def ladder_level(columns: Sequence[str]) -> pl.Expr:
+    """The units that the errors of a ladder's row are measured by: the mean of its quantiles."""
+    return pl.mean_horizontal(columns).alias("level")
 
 
 def steps(horizon: int) -> pl.Expr:

@@ -15,7 +15,7 @@ from models.scenario import Frames
 PRICE = "price"
 HISTORY_WEEKS = 156
 """Weeks of history that are looked at: three years, so that two of them can be learnt from."""
-_DIGITS = {"units": 1e3, "price": 1e9, "square": 1e9, "share": 1e9}
+_DIGITS = {"units": 1e3, "price": 1e12, "square": 1e12, "share": 1e9}
 
 
 def first_week_of(as_of: date) -> date:

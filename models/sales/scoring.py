@@ -6,7 +6,7 @@ from datetime import date, timedelta
 import polars as pl
 
 from models.sales import features, ladder, statistical
-from models.sales.model import NO_PLAN, Model
+from models.sales.model import NO_PLAN, Model, ladder_level
 from models.sales.neighbours import store_attributes
 from models.sales.options import Options
 from models.sales.panel import KEY, Panel, known_covariates, panel_of, past_and_plan
@@ -39,12 +39,15 @@ def score(
     wanted = keys.select(KEY).unique().sort(KEY)
     panel = panel_of(rows, wanted, covariates, first, as_of, options.horizon)
     done = _pooled_rows(model, panel, shared, store_attributes(tables), options)
+    kinds = done.select(*KEY, "week", "kind")
     own = _own_rows(model, rows, wanted, covariates, first, as_of, options)
     if own is not None:
         done = model.with_own(done, own)
     done = done.drop_nulls("rung")
     left = wanted.join(done.select(KEY).unique(), on=KEY, how="anti")
     answers = _ladder_rows(left, tables, shared, first, as_of, options)
+    answers = answers.join(kinds, on=[*KEY, "week"], how="left", maintain_order="left")
+    answers = model.recalibrated(answers.with_columns(ladder_level(options.columns)), "level")
     published = ["sku", "store", "week", "step", *options.columns, "rung"]
     every = pl.concat([done.select(published), answers.select(published)]).sort(*KEY, "week")
     return Scores(every, _outcomes(done, answers, options))
@@ -57,7 +60,7 @@ def _pooled_rows(
     attributes: pl.DataFrame | None,
     options: Options,
 ) -> pl.DataFrame:
-    """Forecasts of the keys of `panel` that have enough history; some keys at a time."""
+    """Forecasts of the keys of `panel`, some keys at a time; rung is null where there is too little history."""
     steps = {panel.last: range(1, options.horizon + 1)}
     found = []
     for start in range(0, max(panel.keys.height, 1), KEYS_AT_A_TIME):
@@ -67,7 +70,8 @@ def _pooled_rows(
         enough = built.frame["enough"]
         values = built.values if enough.all() else built.values[enough.to_numpy()]
         found.append(model.forecast(built.frame.filter(enough), values, built.names, options.scoring_threads))
-    return pl.concat(found)
+        found.append(built.frame.filter(~enough))
+    return pl.concat(found, how="diagonal")
 
 
 def _own_rows(

@@ -18,6 +18,7 @@ from models.sales.model import (
     STATISTICAL,
     Model,
     empty_keys,
+    ladder_level,
     log_values,
     steps,
 )
@@ -45,9 +46,13 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
     flags = flag_names(shared["covariates"])
     learn = partial(_ensembles, covariates=covariates, flags=flags, options=options)
     raw = _raw_backtest(train, test, found.get("statistical_backtest"), learn, options)
+    answered = found.get("ladder_backtest", pl.DataFrame())
+    if answered.height:
+        answered = answered.with_columns(ladder_level(options.columns))
+        raw = pl.concat([raw, _raw_ladder(answered.filter(pl.col("level") > 0), options)], how="diagonal")
     own_first = not covariates
     chosen = _honest(raw, own_first, options)
-    backtest = _assembled(chosen, found.get("ladder_backtest"), options)
+    backtest = _assembled(chosen, answered, options)
     ensembles = learn(train)
     model = Model(
         quantiles=options.quantiles,
@@ -133,6 +138,14 @@ def _raw_backtest(
     return pl.concat(found).with_columns(steps(options.horizon)).sort("rung", "origin", *KEY, "week")
 
 
+def _raw_ladder(answered: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """The ladder's answers, in the shape of `_raw_backtest`."""
+    level = answered["level"].to_numpy()[:, None]
+    values = features.to_log(answered.select(options.columns).to_numpy(), level)
+    columns = [pl.Series(f"v{i}", values[:, i]) for i in range(values.shape[1])]
+    return answered.select(*ABOUT, "rung", *columns, steps(options.horizon))
+
+
 def _with_values(rows: pl.DataFrame, rung: str, values: np.ndarray) -> pl.DataFrame:
     columns = [pl.Series(f"v{i}", values[:, i]) for i in range(values.shape[1])]
     return rows.select(*ABOUT, pl.lit(rung).alias("rung"), *columns)
@@ -182,6 +195,7 @@ def _honest(raw: pl.DataFrame, own_first: bool, options: Options) -> pl.DataFram
             forecasts.join(chosen, on=[*KEY, "rung"], how="semi"),
             forecasts.filter(pl.col("rung") == POOLED),
             forecasts.filter(pl.col("rung") == NO_PLAN),
+            forecasts.filter(~pl.col("rung").is_in([STATISTICAL, POOLED, NO_PLAN])),
         ]
     if not found:
         return pl.DataFrame()
@@ -189,10 +203,11 @@ def _honest(raw: pl.DataFrame, own_first: bool, options: Options) -> pl.DataFram
     return pl.concat(found).unique([*KEY, "origin", "week"], keep="first", maintain_order=True)
 
 
-def _assembled(chosen: pl.DataFrame, short: pl.DataFrame | None, options: Options) -> pl.DataFrame:
-    """The backtest to publish: rows of the models and of the ladder."""
+def _assembled(chosen: pl.DataFrame, short: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """The backtest to publish: the calibrated rows, and those that the ladder answers with zero."""
     columns = [*measuring.COLUMNS, *options.columns, "rung", "kind", *measuring.NAIVES]
-    parts = [part.select(columns) for part in (chosen, short) if part is not None and part.height]
+    zeros = short.filter(pl.col("level") <= 0) if short.height else short
+    parts = [part.select(columns) for part in (chosen, zeros) if part.height]
     if parts:
         return pl.concat(parts).sort("origin", *KEY, "week")
     text = dict.fromkeys(("sku", "store", "rung", "kind"), pl.String)

@@ -1,0 +1,323 @@
+"""Features against loops written from their definitions, on random sales with gaps, late starts and stops."""
+
+import math
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.sales import features, neighbours
+from models.sales.panel import KEY, panel_of, past_and_plan
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+MONDAY = date(2022, 1, 3)
+WEEKS, HORIZON = 80, 4
+LAST = WEEKS - 1
+AS_OF = MONDAY + timedelta(weeks=LAST)
+FLAGS = ("deal", "feat")
+
+
+def market(seed: int, covariates: tuple[str, ...] = ("price", "deal", "feat")) -> dict[str, pl.DataFrame]:
+    """Three SKUs in three stores: history with gaps, late starts, stops and zeros, and a plan with holes."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for sku in ("a", "b", "c"):
+        for store in ("s1", "s2", "s3"):
+            first, last = rng.choice([0, 0, 20, 70]), rng.choice([LAST, LAST, 60]) + HORIZON
+            usual, level = rng.uniform(1, 5), rng.choice([0.4, 8, 300])
+            for week in range(first, min(last, LAST + HORIZON) + 1):
+                if rng.random() < 0.15:
+                    continue
+                cut = rng.choice([0, 0, 0, 0.02, 0.15, 0.4])
+                row = {"sku": sku, "store": store, "week": MONDAY + timedelta(weeks=week)}
+                row |= {
+                    "price": usual * (1 - cut),
+                    "deal": float(cut > 0.1),
+                    "feat": round(rng.random() * cut, 2),
+                }
+                row["units"] = float(rng.poisson(level * math.exp(3 * cut)))
+                if rng.random() < 0.05:
+                    row["price"] = None
+                rows.append(
+                    {
+                        name: v
+                        for name, v in row.items()
+                        if name in ("sku", "store", "week", "units", *covariates)
+                    }
+                )
+    frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.lit(0).alias("shard"))
+    return {
+        "history": frame.filter(pl.col("week") <= AS_OF),
+        "plan": frame.filter(pl.col("week") > AS_OF).drop("units"),
+        "stores": pl.DataFrame({"store": ["s1", "s2"], "size": [1.5, 2.5]}),
+    }
+
+
+def view_of(frames: dict[str, pl.DataFrame], keys: pl.DataFrame | None = None) -> features.View:
+    tables = {name: frame.lazy() for name, frame in frames.items()}
+    covariates = [name for name in ("deal", "feat", "price") if name in frames["history"].columns]
+    shared = neighbours.shared_frames(tables, AS_OF, HORIZON)
+    keys = frames["history"].select(KEY).unique() if keys is None else keys
+    rows = past_and_plan(tables, covariates, AS_OF, HORIZON)
+    panel = panel_of(rows, keys, covariates, MONDAY, AS_OF, HORIZON)
+    flags = neighbours.flag_names(shared["covariates"])
+    return features.view_of(panel, shared, flags, neighbours.store_attributes(tables))
+
+
+def built(view: features.View, origin: int) -> pl.DataFrame:
+    rows = features.build(view, [origin], {origin: range(1, HORIZON + 1)})
+    values = pl.DataFrame(rows.values, schema=[f"f:{name}" for name in rows.names])
+    return pl.concat([rows.frame, values], how="horizontal")
+
+
+class Oracle:
+    """The same features, one key at a time, by loops over the weeks of a dictionary."""
+
+    def __init__(self, frames: dict[str, pl.DataFrame], sku: str, store: str) -> None:
+        every = pl.concat([frames["history"], frames["plan"]], how="diagonal")
+        self.all = {
+            (row["sku"], row["store"], (row["week"] - MONDAY).days // 7): row
+            for row in every.iter_rows(named=True)
+        }
+        self.sku, self.store = sku, store
+        self.rows = {week: row for (a, b, week), row in self.all.items() if (a, b) == (sku, store)}
+
+    def usual(self, until: int) -> float | None:
+        held = None
+        for week in range(until + 1):
+            price = self.price(week)
+            if price is None:
+                continue
+            log = math.log(price)
+            held = log if held is None or log > held else held + 0.1 * (log - held)
+        return None if held is None else math.exp(held)
+
+    def price(self, week: int) -> float | None:
+        return self.rows.get(week, {}).get("price")
+
+    def depth(self, week: int) -> float | None:
+        price = self.price(week)
+        return None if price is None else 1 - price / self.usual(week)
+
+    def promoted(self, week: int) -> bool | None:
+        row = self.rows.get(week)
+        if row is None:
+            return None
+        depth = self.depth(week)
+        return (depth is not None and depth >= 0.05) or row["deal"] >= 0.5 or row["feat"] >= 0.5
+
+    def units(self, weeks: range, *, regular: bool) -> list[float]:
+        known = [week for week in weeks if self.rows.get(week, {}).get("units") is not None]
+        return [self.rows[week]["units"] for week in known if not (regular and self.promoted(week))]
+
+    def level(self, origin: int) -> float | None:
+        def past(n: int) -> range:
+            return range(max(0, origin - n + 1), origin + 1)
+
+        recent = self.units(past(26), regular=True)
+        found = recent if len(recent) >= 4 else self.units(past(52), regular=True)
+        if sum(found) <= 0:
+            found = self.units(past(52), regular=False)
+        return sum(found) / len(found) if sum(found) > 0 else None
+
+
+def log_mean(values: list[float], level: float | None) -> float | None:
+    return None if not values or level is None else math.log(sum(values) / len(values) / level + 0.1)
+
+
+def agree(found: float | None, expected: float | None) -> bool:
+    if found is None or not math.isfinite(found):
+        return expected is None
+    return expected is not None and found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10_000), st.integers(10, LAST))
+def test_sales_features_are_what_their_definitions_say(seed, origin):
+    frames = market(seed)
+    for row in built(view_of(frames), origin).iter_rows(named=True):
+        oracle = Oracle(frames, row["sku"], row["store"])
+        level = oracle.level(origin)
+        assert agree(row["level"], level)
+        for n in (1, 4, 13):
+            past = range(max(0, origin - n + 1), origin + 1)
+            assert agree(row[f"f:regular_{n}"], log_mean(oracle.units(past, regular=True), level))
+            assert agree(row[f"f:all_{n}"], log_mean(oracle.units(past, regular=False), level))
+        year = oracle.units(range(max(0, origin - 51), origin + 1), regular=False)
+        assert agree(row["f:zeros"], sum(u == 0 for u in year) / len(year) if year else None)
+        assert row["enough"] == (len(year) >= 8 and level is not None)
+        target = origin + row["step"]
+        actual = oracle.rows.get(target, {}).get("units")
+        assert agree(row["units"], actual)
+        if target >= 54:
+            ago = range(target - 52, target - 51)
+            assert agree(row["f:year_ago"], log_mean(oracle.units(ago, regular=False), level))
+            around = oracle.units(range(target - 65, min(target - 38, origin + 1)), regular=True)
+            near = oracle.units(range(target - 54, target - 49), regular=True)
+            usual = sum(around) / len(around) if around and sum(around) > 0 else None
+            assert agree(row["f:season"], log_mean(near, usual))
+        else:
+            assert math.isnan(row["f:year_ago"])
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10_000), st.integers(10, LAST))
+def test_promotion_features_are_what_their_definitions_say(seed, origin):
+    frames = market(seed)
+    for row in built(view_of(frames), origin).iter_rows(named=True):
+        oracle = Oracle(frames, row["sku"], row["store"])
+        target = origin + row["step"]
+        assert agree(row["f:depth"], oracle.depth(target))
+        assert agree(row["f:deal"], oracle.rows.get(target, {}).get("deal"))
+        since = next((n for n in range(1, 26) if oracle.promoted(target - n)), 26)
+        assert row["f:since_promotion"] == since
+        told = [oracle.promoted(week) for week in range(max(0, target - 8), target)]
+        told = [one for one in told if one is not None]
+        assert agree(row["f:promoted_before"], sum(told) / len(told) if told else None)
+        assert row["planned"] == (target in oracle.rows)
+        promoted = oracle.promoted(target)
+        if row["kind"] in ("regular", "promoted"):
+            assert (row["kind"] == "promoted") == bool(promoted)
+        others = [
+            math.log(other["price"])
+            for (sku, store, week), other in oracle.all.items()
+            if store == row["store"] and week == target and sku != row["sku"] and other["price"] is not None
+        ]
+        price = oracle.price(target)
+        known = price is not None and bool(others)
+        assert agree(row["f:price_to_others"], math.log(price) - sum(others) / len(others) if known else None)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10_000), st.integers(20, LAST))
+def test_effects_of_past_promotions_borrow_from_the_sku(seed, origin):
+    frames = market(seed)
+    view = view_of(frames)
+    for row in built(view, origin).filter(step=1).iter_rows(named=True):
+        oracle = Oracle(frames, row["sku"], row["store"])
+        level = oracle.level(origin)
+        flagged = [week for week in range(origin + 1) if oracle.rows.get(week, {}).get("deal", 0) >= 0.5]
+        ratios = [log_mean([oracle.rows[week]["units"]], level) for week in flagged]
+        if level is None:
+            continue
+        own = sum(ratios) / len(ratios) if ratios else 0.0
+        of_sku = (row["f:effect_deal"] * (len(ratios) + 4) - own * len(ratios)) / 4
+        assert abs(of_sku) < 6
+        if len(ratios) >= 12:
+            assert abs(row["f:effect_deal"] - own) <= abs(of_sku - own) * 4 / 16 + 1e-4
+
+
+def changed_after(frames: dict[str, pl.DataFrame], week: date, columns: list[str]) -> dict[str, pl.DataFrame]:
+    later = pl.col("week") > week
+    return {
+        name: frame.with_columns(
+            pl.when(later).then(pl.col(column) * 0.3 + 0.7).otherwise(column).alias(column)
+            for column in columns
+            if column in frame.columns
+        )
+        if "week" in frame.columns
+        else frame
+        for name, frame in frames.items()
+    }
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10_000), st.integers(10, LAST - 1))
+def test_units_after_the_origin_change_no_feature(seed, origin):
+    frames = market(seed)
+    other = changed_after(frames, MONDAY + timedelta(weeks=origin), ["units"])
+    before, after = built(view_of(frames), origin), built(view_of(other), origin)
+    assert before.drop("units").equals(after.drop("units"))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10_000), st.integers(10, LAST), st.integers(1, HORIZON))
+def test_plans_after_the_target_week_change_no_feature(seed, origin, step):
+    frames = market(seed)
+    target = MONDAY + timedelta(weeks=origin + step)
+    other = changed_after(frames, target, ["units", "price", "deal", "feat"])
+    before = built(view_of(frames), origin).filter(step=step)
+    after = built(view_of(other), origin).filter(step=step)
+    assert before.equals(after)
+
+
+def test_the_plan_of_the_target_week_does_change_features():
+    frames = market(3)
+    other = changed_after(frames, AS_OF, ["price"])
+    before, after = built(view_of(frames), LAST), built(view_of(other), LAST)
+    assert not before.equals(after)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10_000), st.integers(10, LAST), st.integers(1, 8))
+def test_a_key_has_the_same_features_alone_and_in_company(seed, origin, n):
+    frames = market(seed)
+    keys = frames["history"].select(KEY).unique().sort(KEY)
+    together = built(view_of(frames), origin)
+    for part in (keys[:n], keys[n:], keys[n - 1 : n]):
+        if part.height:
+            alone = built(view_of(frames, part), origin)
+            assert alone.sort(*KEY, "week").equals(together.join(part, on=KEY, how="semi").sort(*KEY, "week"))
+
+
+@pytest.mark.parametrize("covariates", [(), ("price",), ("deal",), ("price", "deal", "feat")])
+def test_features_need_no_covariate_in_particular(covariates):
+    view = view_of(market(5, covariates))
+    rows = features.build(view, [LAST], {LAST: [1, HORIZON]})
+    assert rows.values.shape == (2 * view.panel.keys.height, len(rows.names))
+    plain = [name for name in rows.names if not features.needs_plan(name, covariates)]
+    assert ("depth" in rows.names) == ("price" in covariates)
+    assert len(plain) == len(rows.names) if not covariates else len(plain) < len(rows.names)
+
+
+def test_a_week_flagged_wholesale_changes_flags_only():
+    view = view_of(market(5))
+    plain = features.build(view, [LAST], {LAST: [1]})
+    flagged = features.build(view, [LAST], {LAST: [1]}, frozenset({(LAST, 1)}))
+    differ = {
+        name
+        for i, name in enumerate(plain.names)
+        if not np.array_equal(plain.values[:, i], flagged.values[:, i], equal_nan=True)
+    }
+    assert differ == {f"{kind}{flag}" for flag in FLAGS for kind in ("", "others_", "sku_")}
+
+
+def test_store_attributes_and_calendar_are_features():
+    view = view_of(market(5))
+    rows = built(view, LAST)
+    assert set(rows.filter(store="s2")["f:size"]) == {2.5}
+    assert rows.filter(store="s3")["f:size"].is_nan().all()
+    week = (AS_OF + timedelta(weeks=2)).isocalendar().week
+    assert set(rows.filter(step=2)["f:week_of_year"]) == {float(week)}
+
+
+def test_totals_of_all_shards_are_those_of_their_definition():
+    frames = market(11)
+    tables = {name: frame.lazy() for name, frame in frames.items()}
+    shared = neighbours.shared_frames(tables, AS_OF, HORIZON)
+    every = pl.concat([frames["history"], frames["plan"]], how="diagonal")
+    for row in shared["sku_weeks"].iter_rows(named=True):
+        rows = every.filter(sku=row["sku"], week=row["week"])
+        assert row["keys"] == rows.height
+        assert agree(row["units"], rows["units"].mean())
+        logs = rows["price"].log()
+        assert agree(row["price"], None if logs.mean() is None else math.exp(logs.mean()))
+        assert agree(row["spread"], logs.std(ddof=0))
+    store = shared["store_weeks"].row(5, named=True)
+    rows = every.filter(store=store["store"], week=store["week"])
+    assert store["sum_deal"] == pytest.approx(rows["deal"].sum())
+    assert store["n_price"] == rows["price"].count()
+
+
+def test_totals_are_the_same_to_the_bit_in_any_order_of_rows():
+    frames = market(12)
+    shuffled = {n: f.sample(fraction=1, shuffle=True, seed=1) for n, f in frames.items()}
+    first, second = (
+        neighbours.shared_frames({n: f.lazy() for n, f in some.items()}, AS_OF, HORIZON)
+        for some in (frames, shuffled)
+    )
+    assert all(first[name].equals(second[name]) for name in first)
