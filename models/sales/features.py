@@ -15,7 +15,7 @@ from models.sales.panel import Panel, Shared, panel_of
 from models.sales.promotions import FLAGGED, Others, Promotions, others, promotions
 
 ENOUGH_WEEKS = 8
-"""Weeks with units, in the last year, that a key needs for the pooled model; with fewer it is left to the ladder."""
+"""Weeks with units, in the last year, that a key needs for the pooled model, one of them in the last `LEVEL_WEEKS`."""
 LEVEL_WEEKS = 26
 YEAR = 52
 NEW_WEEKS = 26
@@ -336,7 +336,8 @@ def _about_origin(view: View, origin: int, fixed: Mapping[str, np.ndarray]) -> p
     """Keys with origin, level, `enough` (history for the pooled model), naive, and kind but for promotions."""
     units = view.panel.units[: origin + 1]
     weeks_of_year = np.isfinite(units[-YEAR:]).sum(axis=0)
-    enough = (weeks_of_year >= ENOUGH_WEEKS) & np.isfinite(fixed["_level"])
+    seen = np.isfinite(units[-LEVEL_WEEKS:]).any(axis=0)
+    enough = (weeks_of_year >= ENOUGH_WEEKS) & seen & np.isfinite(fixed["_level"])
     last = np.full(units.shape[1], np.nan)
     for now in units[-YEAR:]:
         last = np.where(np.isfinite(now), now, last)

@@ -119,7 +119,7 @@ def _raw_backtest(
     """Forecasts of each origin by each rung before calibration: `ABOUT`, rung, and `v<i>` on the log scale."""
     found = []
     names = [name.removeprefix(FEATURE) for name in test.columns if name.startswith(FEATURE)]
-    for (origin,), rows in test.group_by("origin", maintain_order=True):
+    for (origin,), rows in test.group_by("origin", maintain_order=True) if test.height else ():
         ensembles = learn(train.filter(pl.col("week") <= origin))
         for rung, ensemble in ensembles.items():
             fitting = rows.filter("planned") if rung == POOLED else rows

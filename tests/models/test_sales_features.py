@@ -149,7 +149,8 @@ def test_sales_features_are_what_their_definitions_say(seed, origin):
             assert agree(row[f"f:all_{n}"], log_mean(oracle.units(past, regular=False), level))
         year = oracle.units(range(max(0, origin - 51), origin + 1), regular=False)
         assert agree(row["f:zeros"], sum(u == 0 for u in year) / len(year) if year else None)
-        assert row["enough"] == (len(year) >= 8 and level is not None)
+        seen = oracle.units(range(max(0, origin - 25), origin + 1), regular=False)
+        assert row["enough"] == (len(year) >= 8 and len(seen) > 0 and level is not None)
         target = origin + row["step"]
         actual = oracle.rows.get(target, {}).get("units")
         assert agree(row["units"], actual)

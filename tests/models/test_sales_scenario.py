@@ -1,0 +1,306 @@
+"""The sales scenario from tables to published rows, on small simulated sales."""
+
+import io
+import json
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.sales import SALES, backtest
+from models.sales.options import Options
+from models.sales.panel import KEY
+from models.sales.simulation import simulate
+from models.scenario import Scores, Trained
+
+HORIZON = 6
+OPTIONS = {"horizon": HORIZON, "origins": 2, "training_rows": 6000, "statistical_skus": 2, "threads": 1}
+QUANTILES = ["q5", "q25", "q50", "q75", "q95"]
+Tables = dict[str, pl.LazyFrame]
+
+
+def tables_of(simulated) -> Tables:
+    def sharded(frame: pl.DataFrame) -> pl.LazyFrame:
+        return frame.with_columns(pl.lit(0).alias("shard")).lazy()
+
+    history, plan = sharded(simulated.history), sharded(simulated.plan)
+    return {"history": history, "plan": plan, "stores": simulated.stores.lazy()}
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return simulate(8, 6, 84, seed=4, horizon=HORIZON)
+
+
+@pytest.fixture(scope="module")
+def tables(simulated) -> Tables:
+    return tables_of(simulated)
+
+
+def trained_on(tables: Tables, as_of: date, options: dict = OPTIONS) -> tuple[Trained, Tables]:
+    context = SALES.context(tables, as_of, options)
+    parts = {name: part.lazy() for name, part in SALES.prepare_shard(tables, context, as_of, options).items()}
+    return SALES.fit(parts, context, as_of, options), parts
+
+
+@pytest.fixture(scope="module")
+def trained(simulated, tables) -> tuple[Trained, Tables]:
+    return trained_on(tables, simulated.as_of)
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return SALES.load(saved_and_read(trained[0].files))
+
+
+def saved_and_read(files: dict) -> dict:
+    """The files as they come back from a store: JSON, text and Parquet."""
+    found = {}
+    for name, content in files.items():
+        if isinstance(content, pl.DataFrame):
+            content.write_parquet(stream := io.BytesIO())
+            found[name] = pl.read_parquet(stream.getvalue())
+        else:
+            found[name] = json.loads(json.dumps(content))
+    return found
+
+
+def scored(model, tables: Tables, as_of: date, keys: pl.DataFrame | None = None) -> Scores:
+    context = SALES.context(tables, as_of, OPTIONS)
+    keys = SALES.requested(tables, as_of, OPTIONS).collect() if keys is None else keys
+    return SALES.score(model, tables, context, keys, as_of, OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def scores(model, tables, simulated) -> Scores:
+    return scored(model, tables, simulated.as_of)
+
+
+def assert_complete(scores: Scores, keys: pl.DataFrame, as_of: date) -> None:
+    """Every key once for every step, valid quantiles, and one outcome that fits its rows."""
+    assert dict(scores.rows.schema) == dict(SALES.published(OPTIONS).schema)
+    wanted = keys.select(KEY).join(pl.DataFrame({"step": range(1, HORIZON + 1)}), how="cross")
+    assert (
+        scores.rows.select(*KEY, "step")
+        .sort(*KEY, "step")
+        .equals(wanted.cast({"step": pl.Int32}).sort(*KEY, "step"))
+    )
+    weeks = scores.rows.select((pl.col("week") - as_of).dt.total_days() / 7 == pl.col("step")).to_series()
+    assert weeks.all()
+    values = scores.rows.select(QUANTILES).to_numpy()
+    assert np.isfinite(values).all()
+    assert (values >= 0).all()
+    assert (np.diff(values, axis=1) >= 0).all()
+    assert scores.keys.select(KEY).sort(KEY).equals(keys.select(KEY).sort(KEY))
+    assert set(scores.keys["status"]) <= {"scored", "fallback"}
+    assert scores.keys.filter(status="fallback")["reason"].null_count() == 0
+
+
+def test_every_requested_key_is_answered_once(scores, tables, simulated):
+    keys = SALES.requested(tables, simulated.as_of, OPTIONS).collect()
+    assert_complete(scores, keys, simulated.as_of)
+    assert {"pooled"} <= set(scores.keys["rung"])
+
+
+def test_requested_are_keys_with_history_in_the_last_year_or_in_the_plan(tables, simulated):
+    as_of = simulated.as_of
+    found = SALES.requested(tables, as_of, OPTIONS).collect()
+    recent = simulated.history.filter(pl.col("week") > as_of - timedelta(weeks=52))
+    expected = pl.concat([recent.select(KEY), simulated.plan.select(KEY)]).unique().sort(KEY)
+    assert found.select(KEY).equals(expected)
+
+
+def test_a_key_has_the_same_rows_to_the_bit_alone_and_in_company(model, scores, tables, simulated):
+    keys = scores.keys.select(KEY)
+    for part in (keys[::2], keys[1::2], keys[5:6], keys[-1:]):
+        alone = scored(model, tables, simulated.as_of, part)
+        assert alone.rows.equals(scores.rows.join(part, on=KEY, how="semi"))
+        assert alone.keys.equals(scores.keys.join(part, on=KEY, how="semi"))
+
+
+def test_a_run_for_an_older_week_is_the_run_of_that_week(model, simulated, tables):
+    as_of = simulated.as_of - timedelta(weeks=7)
+    past = simulated.history.filter(pl.col("week") <= as_of)
+    covariates = simulated.history.drop("units").filter(pl.col("week") > as_of)
+    plan = pl.concat([covariates, simulated.plan])
+    then = {
+        "history": past.with_columns(shard=pl.lit(0)).lazy(),
+        "plan": plan.with_columns(shard=pl.lit(0)).lazy(),
+    }
+    now = {**then, "history": tables["history"]}
+    keys = past.select(KEY).unique()
+    assert scored(model, now, as_of, keys).rows.equals(scored(model, then, as_of, keys).rows)
+
+
+def test_the_backtest_of_an_origin_knows_nothing_after_it(trained, tables, simulated):
+    origin = simulated.as_of - timedelta(weeks=HORIZON)
+    later = pl.col("week") > origin
+    units = pl.when(later).then(pl.col("units") * 7 + 100).otherwise("units").alias("units")
+    other, _ = trained_on({**tables, "history": tables["history"].with_columns(units)}, simulated.as_of)
+    columns = [*KEY, "week", *QUANTILES, "rung"]
+    before, after = (
+        one.backtest.filter(pl.col("origin") == origin, pl.col("rung") != "stopped").select(columns)
+        for one in (trained[0], other)
+    )
+    assert before.height > 100
+    assert before.equals(after)
+
+
+def test_metrics_can_be_computed_again_from_the_backtest(trained):
+    found = trained[0]
+    options = Options.of(OPTIONS)
+    assert backtest.measured(found.backtest, options).equals(found.metrics)
+    assert found.loss == found.headline["pinball"] == backtest.loss(found.backtest, options)
+    assert set(found.metrics["slice"]) == {"all", "origin", "step", "kind", "rung"}
+    assert found.backtest["origin"].n_unique() == 2
+    assert found.loss < found.headline["pinball_naive"]
+
+
+def test_a_backtest_row_is_unique_and_follows_its_origin(trained):
+    rows = trained[0].backtest
+    assert rows.select(*KEY, "origin", "week").is_unique().all()
+    assert (((rows["week"] - rows["origin"]).dt.total_days() // 7) == rows["step"]).all()
+    assert rows["units"].null_count() == 0
+
+
+def test_the_files_of_a_bundle_are_text_frames_and_json(trained):
+    for name, content in trained[0].files.items():
+        assert isinstance(content, str | dict | pl.DataFrame), name
+        if isinstance(content, str):
+            assert content.startswith("tree\n")
+
+
+def test_training_twice_gives_the_same_bundle(trained, tables, simulated):
+    again, _ = trained_on(tables, simulated.as_of)
+    for name, content in trained[0].files.items():
+        same = (
+            again.files[name].equals(content)
+            if isinstance(content, pl.DataFrame)
+            else again.files[name] == content
+        )
+        assert same, name
+    assert again.backtest.equals(trained[0].backtest)
+
+
+def test_parts_of_several_shards_are_the_parts_of_one(trained, tables, simulated):
+    context = SALES.context(tables, simulated.as_of, OPTIONS)
+    skus = simulated.history["sku"].unique().sort()
+    found: dict[str, list[pl.DataFrame]] = {}
+    for some in (skus[:3], skus[3:]):
+        shard = {n: t.filter(pl.col("sku").is_in(some.to_list())) for n, t in tables.items() if n != "stores"}
+        shard["stores"] = tables["stores"]
+        for name, part in SALES.prepare_shard(shard, context, simulated.as_of, OPTIONS).items():
+            found.setdefault(name, []).append(part)
+    for name in ("train", "backtest"):
+        order = [*KEY, "origin", "week"]
+        whole = trained[1][name].collect()
+        assert pl.concat(found[name]).sort(order).equals(whole.sort(order)), name
+
+
+def test_an_older_champion_is_compared_on_rows_that_it_has_not_seen(trained, tables, simulated, model):
+    until = simulated.as_of - timedelta(weeks=HORIZON)
+    older, _ = trained_on(tables, until)
+    champion = SALES.load(older.files)
+    result = SALES.rebacktest(champion, trained[1], trained[0].backtest, until)
+    assert result is not None
+    challenger_loss, champion_loss, rows = result
+    unseen = trained[0].backtest.filter(
+        pl.col("week") > until, pl.col("rung").is_in(["pooled", "pooled_no_plan", "statistical"])
+    )
+    assert rows == unseen.height
+    assert challenger_loss == pytest.approx(backtest.loss(unseen, Options.of(OPTIONS)))
+    assert 0 < champion_loss < 1
+    assert SALES.rebacktest(model, trained[1], trained[0].backtest, simulated.as_of) is None
+
+
+def odd_history(as_of: date) -> pl.DataFrame:
+    """A series of length 1, one of zeros, a constant one, one that stopped, and one that starts twice."""
+
+    def series(sku: str, ages: range, units: float) -> pl.DataFrame:
+        weeks = [as_of - timedelta(weeks=age) for age in ages]
+        fixed = {"store": "s001", "units": units, "price": 2.0, "deal": 0.0, "feat": 0.0, "shard": 0}
+        return pl.DataFrame({"sku": sku, "week": weeks}).with_columns(
+            pl.lit(v).alias(n) for n, v in fixed.items()
+        )
+
+    return pl.concat(
+        [
+            series("once", range(1), 7.0),
+            series("zeros", range(60), 0.0),
+            series("constant", range(60), 5.0),
+            series("stopped", range(40, 80), 9.0),
+            series("again", range(0, 80, 9), 4.0),
+        ]
+    )
+
+
+def test_odd_series_are_answered_with_a_reason(model, tables, simulated):
+    odd = odd_history(simulated.as_of)
+    order = tables["history"].collect_schema().names()
+    history = pl.concat([tables["history"].collect(), odd.select(order).cast({"shard": pl.Int32})]).lazy()
+    with_odd = {**tables, "history": history}
+    keys = pl.concat(
+        [odd.select(KEY).unique(), pl.DataFrame([("nowhere", "s999")], schema=KEY, orient="row")]
+    )
+    found = scored(model, with_odd, simulated.as_of, keys)
+    assert_complete(found, keys, simulated.as_of)
+    rung = dict(found.keys.select("sku", "rung").iter_rows())
+    middle = dict(found.rows.group_by("sku").agg(pl.col("q50").mean()).iter_rows())
+    assert rung["constant"] == "pooled_no_plan"
+    assert middle["constant"] == pytest.approx(5, rel=0.5)
+    assert middle["zeros"] == 0
+    assert rung["stopped"] == "stopped"
+    assert middle["stopped"] == 0
+    assert middle["once"] > 0
+    assert rung["nowhere"] == "everything"
+
+
+def test_without_a_plan_every_key_is_forecast_without_it(model, tables, simulated):
+    found = scored(model, {n: t for n, t in tables.items() if n != "plan"}, simulated.as_of)
+    assert set(found.keys.filter(status="scored")["rung"]) <= {"pooled_no_plan", "statistical"}
+    assert (
+        found.keys.filter(rung="pooled_no_plan")["reason"]
+        .str.contains("6 of 6 weeks are not in the plan")
+        .all()
+    )
+
+
+def test_a_week_that_is_not_in_the_plan_says_so(model, tables, simulated, scores):
+    key = scores.keys.filter(rung="pooled").row(0, named=True)
+    week = simulated.as_of + timedelta(weeks=3)
+    this = (pl.col("sku") == key["sku"]) & (pl.col("store") == key["store"])
+    plan = tables["plan"].filter(~(this & (pl.col("week") == week)))
+    found = scored(model, {**tables, "plan": plan}, simulated.as_of, scores.keys.select(KEY))
+    assert found.rows.filter(this)["rung"].to_list() == [
+        "pooled_no_plan" if step == 3 else "pooled" for step in range(1, HORIZON + 1)
+    ]
+    assert found.keys.filter(this)["reason"].item() == "1 of 6 weeks are not in the plan"
+
+
+def test_without_covariates_the_skus_own_models_are_first(simulated):
+    bare = simulated.history.select(*KEY, "week", "units").with_columns(shard=pl.lit(0))
+    tables = {"history": bare.lazy()}
+    found, _ = trained_on(tables, simulated.as_of)
+    scores = scored(SALES.load(found.files), tables, simulated.as_of)
+    assert_complete(scores, SALES.requested(tables, simulated.as_of, OPTIONS).collect(), simulated.as_of)
+    rungs = scores.keys.filter(status="scored")["rung"]
+    assert (rungs == "statistical").mean() > 0.9
+    assert "statistical" in set(found.backtest["rung"])
+
+
+def test_a_history_too_short_for_a_backtest_is_still_answered(simulated):
+    as_of = simulated.history["week"].min() + timedelta(weeks=9)
+    tables = tables_of(simulated)
+    found, _ = trained_on(tables, as_of)
+    assert found.backtest.is_empty()
+    assert any("0 of 2 origins" in note for note in found.notes)
+    scores = scored(SALES.load(saved_and_read(found.files)), tables, as_of)
+    assert_complete(scores, SALES.requested(tables, as_of, OPTIONS).collect(), as_of)
+
+
+def test_names_of_quantiles_follow_the_options():
+    schema = SALES.published({"quantiles": [0.1, 0.5, 0.975]}).schema
+    assert [name for name in schema if name.startswith("q")] == ["q10", "q50", "q97.5"]
+    with pytest.raises(ValueError, match="rising order"):
+        SALES.published({"quantiles": [0.5, 0.1]})
