@@ -6,7 +6,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
 
 from models.contracts import Folded
 from models.scenario import Table
@@ -15,6 +15,8 @@ from tasks.staging import Staged, reader
 from tasks.store import Store
 
 _FEW = 1_000_000
+_FILE_BYTES, _ROW_GROUP = 16_000_000, 100_000
+"""Files are held in memory until they are this large, and row groups until they have so many rows."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Pa
                 mode="error" if target is None else "append",
                 partition_by=partition,
                 schema_mode=None if target is None else "merge",
+                target_file_size=_FILE_BYTES,
+                writer_properties=WriterProperties(max_row_group_size=_ROW_GROUP),
                 commit_properties=_commit(table, new.rows()),
             )
         return Brought(new.height + changed.height, repeated, superseded, pl.concat(refused))
