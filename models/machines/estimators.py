@@ -58,7 +58,7 @@ class Boosted:
 
         self._text = text
         self._booster = lgb.Booster(model_str=text)
-        self._threads = threads
+        self._threads = threads or 1
 
     def predict(self, X: Matrix) -> Floats:
         return np.asarray(self._booster.predict(X, num_threads=self._threads))
@@ -151,7 +151,7 @@ class _Boosting:
             "deterministic": True,
             "force_row_wise": True,
             "seed": options.seed,
-            "num_threads": options.threads,
+            "num_threads": options.threads or 1,
             "verbose": -1,
         }
         self._threads = options.threads

@@ -51,10 +51,12 @@ class Options:
     min_failures: int = 3
     """Failures that a component needs in the training range for a model of its own."""
     training_rows: int = 100_000
-    """About this many rows are learnt from; healthy ones are sampled, and weighted to make up for it."""
+    """About this many rows are learnt from, of which a forest or a tree takes a fifth; healthy ones are sampled,
+    and weighted to make up for it."""
     seed: int = 7
     threads: int = 0
-    """Threads of the estimators; 0 for all. The result does not depend on it."""
+    """Threads of the estimators. 0: one for LightGBM, as its threads wait for each other busily where cores
+    are shared, and all cores for a forest. The result does not depend on it."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Options":

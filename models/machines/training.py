@@ -104,6 +104,11 @@ class _Work:
     def names(self) -> list[str]:
         return [f.name for f in self.features]
 
+    @property
+    def most_rows(self) -> int:
+        rows = self.options.training_rows
+        return rows if self.options.estimator == "lightgbm" else rows // 5
+
 
 def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> Trained:
     """The bundle, its backtest and metrics, from the rows of all shards.
@@ -194,7 +199,7 @@ def _learn(work: _Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> 
     some = pl.any_horizontal(fails_within(c, hours) for c in modelled)
     counts = work.rows.filter(where).select(some.sum().alias("failing"), pl.len().alias("rows")).collect()
     failing = int(counts["failing"].item() or 0)
-    share = shares(failing, counts["rows"].item() - failing, work.options.training_rows)
+    share = shares(failing, counts["rows"].item() - failing, work.most_rows)
     of_row = pl.when(some).then(share[0]).otherwise(share[1])
     labels = [fails_within(c, hours).alias(f"|{c}") for c in modelled]
     chosen = (
