@@ -143,10 +143,12 @@ def run(
     """
     opened = open_store(store)
     options = _ingesting(timezone, interval, limits, tolerance_seconds)
-    ingest_sources(DEVICES, opened, {"readings": source}, column or [], shards, max_bad_share, options)
+    sources = {"readings": source}
+    read = ingest_sources(DEVICES, opened, sources, column or [], shards, max_bad_share, options)
     if bundles.champion(opened, DEVICES.name) is None:
         _train(opened, None, {"detector": detector})
-    return _ended(_score(opened, None, alpha, None, catch_up, dry_run=False))
+    result = _score(opened, None, alpha, None, catch_up, dry_run=False)
+    return _ended({**result, "stages": {"ingest": read["seconds"], **result.get("stages", {})}})
 
 
 def _ingesting(

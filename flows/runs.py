@@ -38,6 +38,7 @@ def ingest_sources(
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Ingest each source that is given into its table, in the order of `sources`, and tell what is new."""
+    clock = Clock()
     given = {name: uri for name, uri in sources.items() if uri}
     mapping = column_mapping(columns)
     done: list[Ingested] = ingest(scenario, store, given, mapping, shards, max_bad_share, options)
@@ -47,7 +48,8 @@ def ingest_sources(
             *(result.table, f"{result.read:,}", f"{result.quarantined:,}", f"{result.changed:,}"),
         )
     news = announce_ingest(scenario, store)
-    return {"store": store.uri, "tables": [asdict(result) for result in done], "announced": news}
+    tables = [asdict(result) for result in done]
+    return {"store": store.uri, "tables": tables, "announced": news, "seconds": clock.seconds}
 
 
 def train_bundle(
