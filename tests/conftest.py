@@ -64,10 +64,9 @@ def dask_cluster() -> Iterator[Any]:
     import dask
     from distributed import LocalCluster
 
-    settings = {
-        "distributed.scheduler.allowed-failures": 1,
-        "distributed.scheduler.unknown-task-duration": "1ms",
-    }
+    from flows.cluster import DASK_SETTINGS
+
+    settings = DASK_SETTINGS | {"distributed.scheduler.allowed-failures": 1}
     with (
         dask.config.set(settings),
         LocalCluster(
@@ -252,3 +251,23 @@ def wait_until(condition, seconds: float, what: str) -> None:
         if time.monotonic() > deadline:
             pytest.fail(f"not within {seconds} s: {what}")
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def sales_store(
+    command: Callable[..., SimpleNamespace], tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """A store after one `sales run` on a small simulated chain: `uri`, `sources` by name, the run's `result`."""
+    from models.sales.simulation import simulate
+
+    folder = tmp_path_factory.mktemp("sales")
+    made = simulate(skus=8, stores=4, weeks=96, seed=3)
+    sources = {}
+    for name in ("history", "plan", "stores"):
+        sources[name] = str(folder / f"{name}.parquet")
+        getattr(made, name).write_parquet(sources[name])
+    uri = str(folder / "store")
+    files = ("--source", sources["history"], "--plan", sources["plan"], "--stores", sources["stores"])
+    done = command("sales", "run", *files, "--store", uri, "--json")
+    assert done.status == 0, done.err
+    return SimpleNamespace(uri=uri, sources=sources, result=done.json, made=made)
