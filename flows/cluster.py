@@ -23,17 +23,27 @@ from models.errors import AlmanacError
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 _SERVER_START_SECONDS = 120
 
+DASK_SETTINGS = {
+    "distributed.deploy.lost-worker-timeout": "1h",
+    "distributed.scheduler.worker-saturation": 1.0,
+}
+"""A worker process that died is started again however long that takes: by default Dask gives it up after
+15 seconds, and a run without workers waits for ever. A worker is given one shard at a time, so that its
+death is blamed on no other.
+"""
+
 
 class ClusterError(AlmanacError):
     """Nothing to compute on: the scheduler or the local server cannot be reached."""
 
 
 @contextmanager
-def dask() -> Iterator[object]:
+def local_or_named() -> Iterator[object]:
     """A Dask cluster: the address that the settings name, or worker processes on this machine.
 
     Each local worker is one process with one thread, so that two never compete for a core.
     """
+    import dask
     from distributed import LocalCluster
 
     wanted = settings()
@@ -41,22 +51,25 @@ def dask() -> Iterator[object]:
         check_scheduler(wanted.scheduler)
         yield wanted.scheduler
         return
-    with LocalCluster(
-        n_workers=wanted.workers or os.cpu_count() or 1,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-        env=dict.fromkeys(_ONE_THREAD, "1"),
-        silence_logs="ERROR",
-    ) as cluster:
+    with (
+        dask.config.set(DASK_SETTINGS),
+        LocalCluster(
+            n_workers=wanted.workers or os.cpu_count() or 1,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+            env=dict.fromkeys(_ONE_THREAD, "1"),
+            silence_logs="ERROR",
+        ) as cluster,
+    ):
         yield cluster
 
 
 def task_runner() -> Any:
     """The task runner of a flow. It makes its cluster when the first task is submitted."""
-    return DaskTaskRunner(cluster_class=cast(Any, dask))
+    return DaskTaskRunner(cluster_class=cast(Any, local_or_named))
 
 
 @contextmanager
