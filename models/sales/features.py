@@ -134,18 +134,29 @@ def _recent(panel: Panel, known: Promotions, origin: int, level: np.ndarray) -> 
 def _last_year(
     panel: Panel, known: Promotions, origin: int, target: int, level: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The same weeks last year, relative to the quarters around them."""
-    if target < YEAR + 2:
+    """The same weeks a year ago (of the last year known), relative to the quarters around them."""
+    at = year_before(origin, target)
+    if at < 2:
         empty = np.full(level.shape, np.nan)
         return {"year_ago": empty, "season": empty}
-    at = target - YEAR
-    regular = np.where(known.promoted == 1, np.nan, panel.units)
-    around = mean(regular[max(0, at - 13) : min(at + 14, origin + 1)])
+    first, stop = max(0, at - 13), min(at + 14, origin + 1)
+    regular = np.where(known.promoted[first:stop] == 1, np.nan, panel.units[first:stop])
+    around = mean(regular)
     around = np.where(around > 0, around, np.nan)
     return {
         "year_ago": to_log(panel.units[at], level),
-        "season": to_log(mean(regular[at - 2 : at + 3]), around),
+        "season": to_log(mean(regular[at - 2 - first : at + 3 - first]), around),
     }
+
+
+def year_before(origin: int, target: int) -> int:
+    """The week that lies whole years before `target`, the last of them that is known at `origin`.
+
+    >>> year_before(100, 104), year_before(100, 160)
+    (52, 56)
+    """
+    years = -(-(target - origin) // YEAR)
+    return target - YEAR * years
 
 
 def _effects(view: View, origin: int, level: np.ndarray, sku_level: np.ndarray) -> dict[str, np.ndarray]:
@@ -207,11 +218,19 @@ def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
     found |= _effects(view, origin, level, sku_level)
     sku = _recent(view.sku, view.sku_promotions, origin, sku_level)
     found |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
+    for name, values in panel.covariates.items():
+        if name != PRICE and name not in known.flags:
+            found[f"_usual_{name}"] = mean(values[max(0, origin + 1 - YEAR) : origin + 1])
     if known.log_price is not None:
         prices = np.sort(known.log_price[max(0, origin + 1 - YEAR) : origin + 1], axis=0)
         count = np.isfinite(prices).sum(axis=0)
         middle = np.take_along_axis(prices, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
         found |= {"_median_price": middle, "_lowest_price": prices[0]}
+        rest = view.others.log_price
+        assert rest is not None
+        past = slice(max(0, origin + 1 - YEAR), origin + 1)
+        found["_price_to_others"] = mean(known.log_price[past] - rest[past])
+        found["_price_of_others"] = mean(rest[past][-LEVEL_WEEKS:])
     return {**found, **view.attributes}
 
 
@@ -234,10 +253,10 @@ def target_features(
         return found
     if target >= panel.weeks:
         raise ValueError(f"week {target} is beyond the panel of {panel.weeks} weeks; step is {step}.")
-    return found | _flags(view, target, flagged) | _prices(view, target, fixed)
+    return found | _flags(view, target, fixed, flagged) | _prices(view, target, fixed)
 
 
-def _flags(view: View, target: int, flagged: bool) -> dict[str, np.ndarray]:
+def _flags(view: View, target: int, fixed: Mapping[str, np.ndarray], flagged: bool) -> dict[str, np.ndarray]:
     """Flags of the target week and the one before: the key's, the other SKUs', the SKU's over all stores."""
     own, week_before = view.promotions, max(target - 1, 0)
     found: dict[str, np.ndarray] = {}
@@ -255,7 +274,7 @@ def _flags(view: View, target: int, flagged: bool) -> dict[str, np.ndarray]:
     for name, values in view.panel.covariates.items():
         if name != PRICE and name not in own.flags:
             found[name] = values[target]
-            found[f"unusual_{name}"] = values[target] - mean(values[max(0, target - YEAR) : target])
+            found[f"unusual_{name}"] = values[target] - fixed[f"_usual_{name}"]
     found["since_promotion"] = own.since[target]
     found["promoted_before"] = mean(own.promoted[max(0, target - 8) : target])
     return found
@@ -267,15 +286,15 @@ def _prices(view: View, target: int, fixed: Mapping[str, np.ndarray]) -> dict[st
     sku_depth, spread = view.sku_promotions.depth, view.sku_spread
     if price is None or depth is None or rest is None or sku_depth is None or spread is None:
         return {}
-    relative = price - rest
+    relative = price[target] - rest[target]
     return {
         "depth": depth[target],
         "depth_before": depth[max(target - 1, 0)],
         "price_to_median": price[target] - fixed["_median_price"],
         "price_to_lowest": price[target] - fixed["_lowest_price"],
-        "price_to_others": relative[target],
-        "price_to_others_moved": relative[target] - mean(relative[max(0, target - YEAR) : target]),
-        "others_moved": rest[target] - mean(rest[max(0, target - LEVEL_WEEKS) : target]),
+        "price_to_others": relative,
+        "price_to_others_moved": relative - fixed["_price_to_others"],
+        "others_moved": rest[target] - fixed["_price_of_others"],
         "sku_depth": sku_depth[target][view.sku_of_key],
         "sku_price_spread": spread[target][view.sku_of_key],
     }
@@ -357,7 +376,8 @@ def _about_target(view: View, about: pl.DataFrame, origin: int, step: int) -> pl
     panel, target = view.panel, origin + step
     empty = np.full(about.height, np.nan)
     actual = panel.units[target] if target < panel.weeks else empty
-    year_ago = panel.units[target - YEAR] if target >= YEAR else empty
+    ago = year_before(origin, target)
+    year_ago = panel.units[ago] if ago >= 0 else empty
     promoted, planned = np.zeros(about.height, bool), np.zeros(about.height, bool)
     if target < panel.weeks:
         promoted = view.promotions.promoted[target] == 1

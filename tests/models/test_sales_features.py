@@ -322,3 +322,34 @@ def test_totals_are_the_same_to_the_bit_in_any_order_of_rows():
         for some in (frames, shuffled)
     )
     assert all(first[name].equals(second[name]) for name in first)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([40, 51, 53, 60]))
+def test_a_horizon_beyond_a_year_does_not_look_ahead(seed, step):
+    frames = market(seed)
+    origin = 20
+    other = changed_after(frames, MONDAY + timedelta(weeks=origin), ["units"])
+    before, after = (features.build(view_of(some), [origin], {origin: [step]}) for some in (frames, other))
+    assert np.array_equal(before.values, after.values, equal_nan=True)
+    assert before.frame["seasonal_naive"].equals(after.frame["seasonal_naive"])
+
+
+def test_another_numeric_covariate_is_a_feature_with_its_deviation_from_usual():
+    frames = market(5)
+    warmth = pl.col("week").dt.month().cast(pl.Float64) * 10
+    frames = {
+        n: f.with_columns(warmth.alias("warmth")) if "week" in f.columns else f for n, f in frames.items()
+    }
+    tables = {name: frame.lazy() for name, frame in frames.items()}
+    shared = neighbours.shared_frames(tables, AS_OF, HORIZON)
+    assert neighbours.flag_names(shared["covariates"]) == FLAGS
+    covariates = ["deal", "feat", "price", "warmth"]
+    rows = past_and_plan(tables, covariates, AS_OF, HORIZON)
+    panel = panel_of(rows, frames["history"].select(KEY).unique(), covariates, MONDAY, AS_OF, HORIZON)
+    found = built(features.view_of(panel, shared, FLAGS, None), LAST)
+    year = frames["history"].filter(pl.col("week") > AS_OF - timedelta(weeks=52))
+    usual = year.group_by(KEY).agg(usual=pl.col("warmth").mean())
+    known = found.filter("planned").join(usual, on=KEY)
+    assert known.height > 0
+    assert np.allclose(known["f:unusual_warmth"], known["f:warmth"] - known["usual"], atol=1e-3)
