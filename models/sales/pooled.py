@@ -27,11 +27,7 @@ TREES = 80
 SPREAD_TREES = 20
 LOCATION = {"learning_rate": 0.1, "num_leaves": 31, "feature_fraction": 0.1}
 SPREAD = {"learning_rate": 0.15, "num_leaves": 8, "feature_fraction": 0.3}
-"""Scoring takes about 10 microseconds a row and core with these. Twice the location's trees at half the
-learning rate cost 8 microseconds more, and half of them 4 less; neither changes the pinball loss on
-unseen weeks by more than its noise, 1 %."""
-LEAST_FEATURES = 4
-"""A tree of the location sees at least so many."""
+"""Few features per tree and small leaves in the spread: many weak trees averaged, see above."""
 FOLDS, BLOCK_WEEKS = 5, 4
 LOCATION_LEAF_SHARE, SPREAD_LEAF_SHARE = 1 / 150, 1 / 50
 """The least rows in a leaf, as a share of all rows."""
