@@ -28,6 +28,8 @@ SPREAD_TREES = 20
 LOCATION = {"learning_rate": 0.1, "num_leaves": 31, "feature_fraction": 0.1}
 SPREAD = {"learning_rate": 0.15, "num_leaves": 8, "feature_fraction": 0.3}
 """Few features per tree and small leaves in the spread: many weak trees averaged, see above."""
+LEAST_FEATURES = 4
+"""A tree of the location sees at least so many."""
 FOLDS, BLOCK_WEEKS = 5, 4
 LOCATION_LEAF_SHARE, SPREAD_LEAF_SHARE = 1 / 150, 1 / 50
 """The least rows in a leaf, as a share of all rows."""
