@@ -51,8 +51,9 @@ def record(
 
 def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
     frame = pl.DataFrame([row])
+    once = CommitProperties(max_commit_retries=0)
     if store.version(PATH) is None:
-        write_deltalake(store.uri_of(PATH), frame, mode="error")
+        write_deltalake(store.uri_of(PATH), frame, mode="error", commit_properties=once)
         return True
     table = store.table(PATH)
     known = pl.scan_delta(table).filter(run_id=row["run_id"]).select("run_id").collect()
@@ -63,14 +64,19 @@ def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
         predicate="t.run_id = s.run_id",
         source_alias="s",
         target_alias="t",
-        commit_properties=CommitProperties(max_commit_retries=0),
+        commit_properties=once,
     ).when_matched_update_all().when_not_matched_insert_all().execute()
     return True
 
 
 def rows(store: Store) -> pl.LazyFrame | None:
-    """The ledger, None where nothing was published yet."""
-    return None if store.version(PATH) is None else store.scan(PATH)
+    """The ledger, None where nothing was published yet; the first row of a run.
+
+    Two starts of a run that end at the same moment can each append its row before it sees the other's.
+    """
+    if store.version(PATH) is None:
+        return None
+    return store.scan(PATH).sort("ended").unique("run_id", keep="first", maintain_order=True)
 
 
 def last(store: Store, scenario: str, flow: str, as_of: AsOf) -> dict[str, Any] | None:

@@ -94,7 +94,7 @@ def replace_partition(run: Run, name: str, schema: Mapping[str, Any], parts: Seq
             schema=table.schema(),
             partition_by=["as_of"],
             partition_filters=[("as_of", "=", run.as_of_text)],
-            commit_properties=CommitProperties(custom_metadata=_metadata(run)),
+            commit_properties=CommitProperties(custom_metadata=_metadata(run), max_commit_retries=0),
         )
         table.update_incremental()
         return Publication(name, table.version(), rows, already=False)
