@@ -115,3 +115,10 @@ def published(store: Store, table: str = "toy/doubled", version: int | None = No
     """All rows of a published table, in an order of their own."""
     frame = store.scan(table, version).collect()
     return frame.sort("as_of", *[c for c in frame.columns if c not in ("as_of", "run_id")])
+
+
+def written(store: Store) -> dict[str, int]:
+    """Versions of whatever tables of the sales there are."""
+    names = ("history", "plan", "stores", "quarantine", "forecasts", "backtests", "registry")
+    found = {f"sales/{name}": store.version(f"sales/{name}") for name in names}
+    return {name: version for name, version in found.items() if version is not None}
