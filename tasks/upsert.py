@@ -12,7 +12,7 @@ from models.contracts import Folded
 from models.scenario import Table
 from tasks.commits import facts
 from tasks.staging import Staged, reader
-from tasks.store import Store
+from tasks.store import Store, concat_lazy
 
 _FEW = 1_000_000
 _FILE_BYTES, _ROW_GROUP = 16_000_000, 100_000
@@ -36,10 +36,10 @@ class Brought:
 def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Path) -> Brought:
     """Bring accepted `rows` into a table, as the table folds them into what is stored.
 
-    New rows become visible in one commit, those that replace others in one before it; there is none
-    where nothing changes. Where another writer commits in between, all is folded anew. Rows are
-    looked at some shards at a time, and next to stored rows of these shards only; `folder` is for
-    what does not fit into memory meanwhile.
+    All of it becomes visible in one commit; of more rows than fit into memory, those that replace
+    others do so in a commit before that of the new ones. There is none where nothing changes. Where
+    another writer commits in between, all is folded anew. Rows are looked at some shards at a time,
+    and next to stored rows of these shards only; `folder` is for what does not fit into memory meanwhile.
     """
     partition = "shard" if table.shard_by else None
 
@@ -54,10 +54,12 @@ def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Pa
             superseded += folded.superseded
             refused.append(folded.refused)
         new, changed = found
+        together = changed.height > 0 and new.height + changed.height <= _FEW
         if changed.height and target is not None:
-            _merge(target, table, changed.rows())
+            news = concat_lazy([changed.rows(), new.rows()]) if together else changed.rows()
+            _merge(target, table, news)
             target.update_incremental()
-        if new.height or target is None:
+        if target is None or (new.height and not together):
             write_deltalake(
                 store.uri_of(path) if target is None else target,
                 reader(new.rows()),
@@ -101,7 +103,7 @@ def _groups(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
 
 
 def _merge(target: DeltaTable, table: Table, changed: pl.LazyFrame) -> None:
-    """Have `changed` take the place of the rows with the same unique columns, in one commit.
+    """Have `changed` take the place of the rows with the same unique columns, or be added, in one commit.
 
     The predicate names the shards and times concerned, so that no other file is looked at.
     """
@@ -124,7 +126,7 @@ def _merge(target: DeltaTable, table: Table, changed: pl.LazyFrame) -> None:
         target_alias="t",
         merge_schema=True,
         commit_properties=_commit(table, changed),
-    ).when_matched_update_all().execute()
+    ).when_matched_update_all().when_not_matched_insert_all().execute()
 
 
 def _commit(table: Table, rows: pl.LazyFrame) -> CommitProperties:

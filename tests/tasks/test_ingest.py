@@ -15,7 +15,7 @@ from models.sales import SALES
 from tasks.ingest import ingest
 from tasks.sources import SourceError
 from tasks.store import Store, StoreError
-from tests.steps import read
+from tests.steps import read, written
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")
 
@@ -58,12 +58,6 @@ def table(store: Store, name: str = HISTORY, version: int | None = None) -> pl.D
     frame = store.scan(name, version).collect()
     first = [c for c in ("sku", "store", "week", "units") if c in frame.columns]
     return frame.select(*first, *sorted(set(frame.columns) - set(first))).sort(first)
-
-
-def written(store: Store) -> dict[str, int]:
-    """Versions of whatever tables there are."""
-    names = ("sales/history", "sales/plan", "sales/stores", "sales/quarantine")
-    return {name: version for name in names if (version := store.version(name)) is not None}
 
 
 # the contract

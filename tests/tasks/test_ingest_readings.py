@@ -450,6 +450,9 @@ def die(*_, **__):
 
 where, uri, source = sys.argv[1:]
 if where == "before the commit":
+    tasks.upsert._merge = die
+elif where == "between two commits":
+    tasks.upsert._FEW = 10
     tasks.upsert.write_deltalake = die
 else:
     tasks.capture.record = die
@@ -481,7 +484,9 @@ def assert_the_next_ingest_completes(store, tmp_path, root):
     assert bring(store, root).files == 0
 
 
-@pytest.mark.parametrize(("where", "commits"), [("before the commit", 1), ("after the commit", 2)])
+@pytest.mark.parametrize(
+    ("where", "commits"), [("before the commit", 0), ("between two commits", 1), ("after the commit", 1)]
+)
 def test_an_ingest_that_was_killed_is_done_by_the_next_as_if_nothing_had_happened(
     store, tmp_path, half_read, where, commits
 ):
