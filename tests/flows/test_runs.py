@@ -1,0 +1,163 @@
+"""What a scoring run leaves in Prefect, and how it takes what its workers do to it."""
+
+import os
+import signal
+import threading
+
+import httpx
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from tasks import ledger
+from tasks.store import Store
+from tests import steps, toy
+from tests.conftest import wait_until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def trained(without_run_logger, tmp_path) -> Store:
+    """A store with twelve names in nine shards and a bundle."""
+    store = Store(str(tmp_path / "store"))
+    steps.put(store, shards=10)
+    steps.train(store)
+    return store
+
+
+@pytest.fixture
+def undisturbed(trained, tmp_path):
+    """The rows of a run that nothing happened to, in another store."""
+    other = Store(str(tmp_path / "other"))
+    steps.put(other, shards=10)
+    steps.train(other)
+    steps.score(other)
+    return steps.published(other).drop("run_id")
+
+
+def score(command, store, *words):
+    return command("toy", "score", "--store", store.uri, *words, "--json")
+
+
+def ask(api: str, what: str, **body):
+    """What Prefect knows of `what`."""
+    answer = httpx.post(f"{api}/{what}/filter", json=body, timeout=30)
+    answer.raise_for_status()
+    return answer.json()
+
+
+# workers that die
+
+
+def test_a_worker_that_is_killed_while_it_scores_does_not_stop_the_run(
+    command, trained, undisturbed, dask_cluster
+):
+    workers = {name: worker.process.pid for name, worker in dask_cluster.workers.items()}
+    killed = threading.Event()
+
+    def kill_one_when_a_shard_is_done():
+        while not any(name.endswith(".json") for name in trained.names("toy/runs") if "/shards/" in name):
+            if killed.wait(0.05):
+                return
+        os.kill(workers[0], signal.SIGKILL)
+        killed.set()
+
+    watching = threading.Thread(target=kill_one_when_a_shard_is_done, daemon=True)
+    watching.start()
+    done = score(command, trained, "--seconds", "0.5")
+    happened = killed.is_set()
+    killed.set()
+    watching.join(10)
+    assert happened, "the run was over before its worker could be killed"
+    assert done.status == 0, done.err
+    wait_until(
+        lambda: dask_cluster.workers[0].process.pid not in (None, workers[0]), 60, "the worker is back"
+    )
+    assert (done.json["scored"], done.json["failed"]) == (12, 0)
+    assert_frame_equal(steps.published(trained).drop("run_id"), undisturbed)
+
+
+def test_a_key_that_kills_its_worker_once_does_not_stop_the_run(command, trained, undisturbed, tmp_path):
+    done = score(command, trained, "--kills", "n03", "--once", str(tmp_path / "killed"))
+    assert (tmp_path / "killed").exists()
+    assert done.status == 0, done.err
+    assert done.json["failed"] == 0
+    assert_frame_equal(steps.published(trained).drop("run_id"), undisturbed)
+
+
+def test_keys_of_a_shard_that_kills_every_worker_are_failed_and_stop_the_run_unless_allowed(
+    command, trained, undisturbed
+):
+    refused = score(command, trained, "--kills", "n03")
+    assert refused.status == 1
+    assert "of 12 keys failed, 5% may. Nothing was published." in refused.err
+    assert "KilledWorker" in refused.err
+    assert "Traceback" not in refused.err
+    assert trained.version("toy/doubled") is None
+
+    allowed = score(command, trained, "--kills", "n03", "--max-failed-share", "0.5").json
+    shard = trained.scan("toy/values").filter(name="n03").collect()["shard"][0]
+    lost = trained.scan("toy/values").filter(shard=shard).collect()["name"].unique().to_list()
+    assert allowed["failed"] == len(lost)
+    assert allowed["reused_shards"] == trained.scan("toy/values").collect()["shard"].n_unique() - 1
+    assert_frame_equal(
+        steps.published(trained).drop("run_id"), undisturbed.filter(~undisturbed["name"].is_in(lost))
+    )
+    (row,) = ledger.rows(trained).collect().to_dicts()
+    assert row["requested"] == row["scored"] + row["fallback"] + row["skipped"] + row["failed"] == 12
+    assert "KilledWorker" in row["reasons"]
+
+
+# Prefect
+
+
+def test_prefect_shows_the_run_with_its_page_summary_and_progress(command, trained, prefect_api):
+    done = score(command, trained).json
+
+    def artifact(key):
+        found = ask(prefect_api, "artifacts", artifacts={"key": {"any_": [key]}}, sort="CREATED_DESC")
+        return str(found[0]["data"])
+
+    assert done["page"] in artifact("toy-score-page")
+    assert done["run_id"] in artifact("toy-score-summary")
+    assert done["run_id"] in artifact("toy-score-notes")
+    progress = ask(prefect_api, "artifacts", artifacts={"type": {"any_": ["progress"]}}, sort="CREATED_DESC")
+    assert (progress[0]["description"], progress[0]["data"]) == ("scoring", 100.0)
+
+
+def test_others_can_act_on_a_published_run(command, trained, prefect_api):
+    done = score(command, trained).json
+
+    def arrived():
+        found = ask(prefect_api, "events", filter={"event": {"name": ["almanac.toy.published"]}})["events"]
+        return [event for event in found if event["payload"]["page"].endswith(done["page"])]
+
+    wait_until(arrived, 60, "the event has arrived")
+    (event,) = arrived()
+    assert event["resource"]["prefect.resource.id"] == "almanac.toy"
+    assert (event["payload"]["run_id"], event["payload"]["rows"]) == (done["run_id"], 12)
+    assert (event["payload"]["table"], event["payload"]["version"]) == ("toy/doubled", done["version"])
+    assert event["payload"]["as_of"] == "2024-01-03"
+
+
+def test_every_shard_is_a_task_run_of_its_own(command, trained, prefect_api):
+    score(command, trained, "--seconds", "0.003")
+    names = {f"score-shard-{shard}" for shard in trained.scan("toy/values").collect()["shard"].unique()}
+
+    def completed():
+        found = ask(prefect_api, "task_runs", task_runs={"name": {"any_": sorted(names)}}, sort="ID_DESC")
+        return {run["name"] for run in found if run["state_type"] == "COMPLETED"}
+
+    wait_until(lambda: completed() == names, 60, "the task runs of all shards have arrived")
+
+
+def test_an_older_day_is_repeated_after_newer_data_has_come(command, trained):
+    first = score(command, trained).json
+    rows = steps.published(trained)
+    steps.put(trained, toy.values(days=5).with_columns(pl.col("value") + 1), shards=10)
+    assert score(command, trained).json["as_of"] == "2024-01-05"
+    again = score(command, trained, "--as-of", "2024-01-03").json
+    assert again["run_id"] == first["run_id"]
+    assert any("Repeats run" in note for note in again["notes"])
+    assert_frame_equal(steps.published(trained).filter(as_of=rows["as_of"][0]), rows)
