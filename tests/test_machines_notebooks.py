@@ -1,0 +1,30 @@
+"""The notebooks on machines run from top to bottom, on a small simulated fleet."""
+
+import pytest
+
+from tests.fleet import CUT, OPTIONS, fleet, sources
+from tests.test_notebooks import NOTEBOOKS, _execute
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def scored(command, tmp_path_factory):
+    """A store in which machines were trained on, scored over a range and evaluated."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    where = ["--store", folder / "store"]
+    for words in (
+        ["ingest", *sources(folder / "sources", fleet()), "--shards", "2"],
+        ["train", "--to", CUT.isoformat(), *OPTIONS],
+        ["score", "--from", CUT.isoformat()],
+        ["evaluate"],
+    ):
+        done = command("machines", *words, *where)
+        assert done.status == 0, done.err
+    return folder / "store"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("machines_*.ipynb")))
+def test_a_machines_notebook_runs_from_top_to_bottom(name, scored, monkeypatch):
+    monkeypatch.setenv("ALMANAC_STORE", str(scored))
+    _execute(NOTEBOOKS / name)
