@@ -27,7 +27,7 @@ def ingest(
     machines: str | None = None,
     column: list[str] | None = None,
     timezone: str = "UTC",
-    telemetry_marks: Literal["end", "start"] = "end",
+    telemetry_marks: Literal["end", "start"] | None = None,
     telemetry_hours: Amount | None = None,
     max_bad_share: Share = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
@@ -48,7 +48,8 @@ def ingest(
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
             for one table. Known without it: machineID, datetime, errorID, comp, failure, age.
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
-        telemetry_marks: Which end of its interval a telemetry row's time marks.
+        telemetry_marks: Which end of its interval a telemetry row's time marks; settled at the first ingest
+            (default end).
         telemetry_hours: Length of that interval, where it marks the start and the rows do not show it.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the machines are spread over; settled at the first ingest (default 32).
@@ -171,7 +172,7 @@ def run(
     machines: str | None = None,
     column: list[str] | None = None,
     timezone: str = "UTC",
-    telemetry_marks: Literal["end", "start"] = "end",
+    telemetry_marks: Literal["end", "start"] | None = None,
     telemetry_hours: Amount | None = None,
     max_bad_share: Share = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
@@ -189,7 +190,8 @@ def run(
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
             for one table. Known without it: machineID, datetime, errorID, comp, failure, age.
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
-        telemetry_marks: Which end of its interval a telemetry row's time marks.
+        telemetry_marks: Which end of its interval a telemetry row's time marks; settled at the first ingest
+            (default end).
         telemetry_hours: Length of that interval, where it marks the start and the rows do not show it.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the machines are spread over; settled at the first ingest (default 32).

@@ -59,8 +59,9 @@ class Machines(dy.Schema):
 class TelemetryTable(Table):
     """Readings over intervals, stored with the time at which the interval ended.
 
-    Options of the ingest: `timezone`, and `telemetry_marks`: `end` (the default), or `start` where the
-    source's times mark that. `telemetry_hours` is then the interval, where a source does not show it.
+    Options of the ingest: `timezone`, and `telemetry_marks`, which the first ingest settles: `end` (the
+    default), or `start` where the sources' times mark that. `telemetry_hours` is then the interval,
+    where a source does not show it.
     """
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:

@@ -20,6 +20,14 @@ FINDINGS = {
     "count": pl.Int64,
 }
 
+TOLD = {
+    "finding": pl.String,
+    "table": pl.String,
+    "machines": pl.Int64,
+    "examples": pl.String,
+    "effect": pl.String,
+}
+
 MAINTAINED_WITHIN = timedelta(hours=24)
 
 EFFECTS = {
@@ -30,6 +38,7 @@ EFFECTS = {
     "constant sensor": "its deviation from normal is missing",
     "missing sensor": "its features are missing, not zero",
     "no telemetry": "scored without telemetry, as a fallback",
+    "range before the data": "scored from the first telemetry on",
 }
 """What a run does about each finding."""
 
@@ -54,6 +63,18 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
         settled = seen["failures"].filter(pl.col("time") <= as_of - MAINTAINED_WITHIN)
         parts.append(failures_without_maintenance(settled, seen["maintenance"]))
     return pl.concat([pl.DataFrame(schema=FINDINGS), *parts])
+
+
+def before_the_data(telemetry: pl.LazyFrame, since: datetime | None) -> pl.DataFrame:
+    """A line as in `told` where a range was asked for that begins before the first telemetry; else none."""
+    name = "range before the data"
+    first = telemetry.select(pl.col("time").min()).collect(engine="streaming").item() if since else None
+    if since is None or first is None or since >= first:
+        return pl.DataFrame(schema=TOLD)
+    examples = (
+        f"asked for from {since:%Y-%m-%d %H:%M} UTC, the first telemetry is of {first:%Y-%m-%d %H:%M} UTC"
+    )
+    return pl.DataFrame([(name, "telemetry", 0, examples, EFFECTS[name])], schema=TOLD, orient="row")
 
 
 def unknown_machines(tables: Frames) -> pl.DataFrame:

@@ -75,11 +75,6 @@ class Options:
                 given[name] = moment(given[name], start_of_day=True)
         if "score_to" in given:
             given["score_to"] = moment(given["score_to"])
-        if options.get("telemetry_marks", "end") != "end":
-            raise ValueError(
-                f"telemetry_marks is {options['telemetry_marks']!r}. Stored telemetry is labelled with the end of "
-                "its interval. Say what the source's times mark when ingesting it."
-            )
         for name in _WHOLE & given.keys():
             given[name] = int(given[name])
         chosen = cls(**given)

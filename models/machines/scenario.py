@@ -10,7 +10,7 @@ import polars as pl
 from models.errors import ContractError
 from models.machines import evaluation, risks, scoring, training
 from models.machines.contracts import TABLES
-from models.machines.findings import findings, told
+from models.machines.findings import before_the_data, findings, told
 from models.machines.options import Options, moment
 from models.machines.vocabulary import Vocabulary, vocabulary
 from models.page import Section
@@ -32,6 +32,16 @@ class Machines(Scenario):
     @property
     def tables(self) -> Mapping[str, Table]:
         return TABLES
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """What the times of telemetry mark in sources: it is said once, and holds for what comes later."""
+        return {"telemetry_marks": "end"}
+
+    @property
+    def derived_tables(self) -> tuple[str, ...]:
+        """The published risks: a page shows those of earlier runs, too. `derive` makes no table."""
+        return ("risks",)
 
     def published(self, options: Mapping[str, Any]) -> Published:
         return Published("risks", scoring.RISKS, ("machine_id", "component", "time", "horizon_hours"))
@@ -125,7 +135,8 @@ class Machines(Scenario):
         self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
-        return told(findings(tables, moment(as_of)))
+        until, since = moment(as_of), Options.of(options).score_from
+        return pl.concat([before_the_data(tables["telemetry"], since), told(findings(tables, until))])
 
     def score(
         self,
@@ -153,7 +164,8 @@ class Machines(Scenario):
                 pl.lit(reason).alias("reason"),
             )
             return Scores(pl.DataFrame(schema=scoring.RISKS), outcome)
-        return scoring.score(model, tables, keys, moment(as_of), options)
+        first = context["observed"]["first"].item()
+        return scoring.score(model, tables, keys, first, moment(as_of), options)
 
     def complete(self, rows: pl.LazyFrame) -> pl.LazyFrame:
         """The rows of a whole run, from all shards, as they are published: with their rank."""

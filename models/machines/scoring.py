@@ -38,17 +38,24 @@ null without model. `rung`: `model`; `partial_telemetry`, a sensor is silent; `w
 
 
 def score(
-    model: Model, tables: Frames, keys: pl.DataFrame, as_of: datetime, options: Mapping[str, Any]
+    model: Model,
+    tables: Frames,
+    keys: pl.DataFrame,
+    first: datetime,
+    as_of: datetime,
+    options: Mapping[str, Any],
 ) -> Scores:
     """Risks of `keys` (machine_id, component) at `as_of`, or at each row time from `score_from` to it.
 
-    A row at T uses nothing later than T. Reasons are given for every row of a single time, and for
-    those above the threshold of a range. Ranks are left null: see `ranked`.
+    A range begins at `first`, when telemetry began, where it was asked for from before that. A row at T
+    uses nothing later than T. Reasons are given for every row at `as_of`, and for those above the
+    threshold of the others. Ranks are left null: see `ranked`.
     """
     chosen = model.options_for(options)
-    count = row_count(chosen.score_from, as_of, chosen.every_hours) if chosen.score_from else 1
+    count = row_count(max(chosen.score_from, first), as_of, chosen.every_hours) if chosen.score_from else 1
     machines = keys["machine_id"].unique().sort().to_list()
     rows = build(tables, model.vocabulary, machines, as_of, max(count, 1), chosen)
+    latest = rows["time"] == as_of
     X = model.matrix(rows)
     said = model.predict(X)
     rungs = _telemetry(rows, model)
@@ -64,7 +71,7 @@ def score(
         )
         found = _suppressed(found, rows.select(working.alias("working"))["working"])
         mine = rows.select(pl.col("machine_id").is_in(wanted))["machine_id"]
-        parts.append(_explained(found, mine, X, risk, model, every=count <= 1).filter(mine))
+        parts.append(_explained(found, mine, X, risk, model, latest).filter(mine))
     published = pl.concat(parts).sort(*KEY, "time", "horizon_hours")
     return Scores(published, _outcomes(keys, published, as_of))
 
@@ -176,12 +183,15 @@ def _suppressed(found: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
 
 
 def _explained(
-    found: pl.DataFrame, mine: pl.Series, X: np.ndarray, risk: Risk, model: Model, *, every: bool
+    found: pl.DataFrame, mine: pl.Series, X: np.ndarray, risk: Risk, model: Model, every: pl.Series
 ) -> pl.DataFrame:
-    """Rows with the reasons of their risk, after what is missing; a base rate and no model say why."""
+    """Rows with the reasons of their risk, after what is missing; a base rate and no model say why.
+
+    Reasons of the rows of `mine` that are above the threshold or in `every`.
+    """
     if risk.estimator is None:
         return found
-    which = np.flatnonzero((mine & (found["above_threshold"] | every)).to_numpy())
+    which = np.flatnonzero((mine & (found["above_threshold"] | every)).fill_null(value=False).to_numpy())
     texts = np.full(found.height, None, dtype=object)
     texts[which] = reasons(risk.estimator, X[which], model.features)
     told = pl.Series("told", texts.tolist(), dtype=pl.String)

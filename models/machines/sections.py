@@ -1,7 +1,6 @@
 """What the page of a machines run shows: what to look at first, any machine, and how far to trust it."""
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 import polars as pl
 
@@ -19,6 +18,8 @@ EXPLORER_ROWS = 1_500_000
 """About so many readings in the explorer; machines with the highest risks come first."""
 POINTS = 720
 """Readings of a sensor in the explorer, at most; and at most 120 days."""
+MOMENTS = 60
+"""Earlier runs whose risks the explorer shows, at most."""
 CHANGES = 25
 OTHERS = 200
 PLACE = [*KEY, "horizon_hours"]
@@ -137,7 +138,7 @@ def _explorer(view: _View) -> list[Part]:
         else ""
     ) + (
         f"Readings since {since:%Y-%m-%d}; what happened is marked at the reading that followed. Risks are within "
-        f"{span(longest)}: those of the backtest, which the models had not seen, of the last run and of this one."
+        f"{span(longest)}: those of the backtest, which the models had not seen, and of the last {MOMENTS} runs."
     )
     first = view.listed["machine_id"].head(1).to_list() or shown["machine_id"].head(1).to_list()
     explorer = Explorer(
@@ -197,24 +198,15 @@ def _at_readings(
     )
 
 
-def _risk_track(view: _View, shown: pl.LazyFrame, since: Any, hours: int) -> Track:
+def _risk_track(view: _View, shown: pl.LazyFrame, since: datetime, hours: int) -> Track:
     """The probability of each component's failure over time, the latest word on each time, and its failures."""
-    columns = [*KEY, "time", "probability", "horizon_hours"]
-    said = [
-        view.run.backtest,
-        *([view.run.previous] if view.run.previous is not None else []),
-        view.run.published,
-    ]
-    rows = pl.concat(
-        [
-            frame.select(columns).with_columns(
-                pl.col("horizon_hours").cast(pl.Int32), pl.lit(i).alias("source")
-            )
-            for i, frame in enumerate(said)
-        ]
-    )
+    columns = [*KEY, "time", "probability"]
+    inside = (pl.col("horizon_hours") == hours) & pl.col("time").is_between(since, view.as_of, closed="right")
+    said = [view.run.backtest, *_earlier(view, since), view.run.published]
     rows = (
-        rows.filter(pl.col("horizon_hours") == hours, pl.col("time") > since, pl.col("time") <= view.as_of)
+        pl.concat(
+            [frame.filter(inside).select(*columns, pl.lit(i).alias("source")) for i, frame in enumerate(said)]
+        )
         .join(shown, on="machine_id", how="semi")
         .sort("source")
         .group_by(*KEY, "time")
@@ -244,6 +236,17 @@ def _risk_track(view: _View, shown: pl.LazyFrame, since: Any, hours: int) -> Tra
         marks = [Mark("failed", "Failed", page.ALERT)]
     frame = rows.with_columns(pl.format(_panel("{}"), "component").alias("series")).drop("component")
     return Track(frame, actual=Line("probability", "Probability"), marks=marks)
+
+
+def _earlier(view: _View, since: datetime) -> list[pl.LazyFrame]:
+    """What earlier runs published, of each time the last word; at most the last `MOMENTS` runs."""
+    if "risks" not in view.run.derived:
+        return [] if view.run.previous is None else [view.run.previous]
+    kept = view.run.derived["risks"].filter(pl.col("as_of").is_between(since, view.as_of, closed="none"))
+    runs = kept.select(pl.col("as_of").unique().sort().tail(MOMENTS)).collect()["as_of"]
+    place = [*KEY, "time", "horizon_hours"]
+    latest = kept.filter(pl.col("as_of").is_in(runs.implode())).sort("as_of").group_by(place)
+    return [latest.agg(pl.col("probability").last())]
 
 
 def _about(view: _View, first: str, shown: pl.LazyFrame) -> pl.LazyFrame:

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from tasks.store import Store
-from tests.fleet import END, OPTIONS, fleet, sources
+from tests.fleet import CUT, END, OPTIONS, fleet, sources
 
 pytestmark = pytest.mark.slow
 
@@ -169,13 +169,18 @@ def test_hours_that_a_clock_change_makes_ambiguous_go_to_quarantine_and_the_othe
     assert stored.height == local.height - 1
 
 
-def test_telemetry_that_marks_the_start_of_its_interval_is_stored_with_the_end(command, tmp_path):
+def test_telemetry_that_marks_the_start_of_its_interval_is_stored_with_the_end_and_it_is_said_once(
+    command, tmp_path
+):
     tables = fleet(3)
-    started = {
-        **tables,
-        "telemetry": tables["telemetry"].with_columns(pl.col("time") - pl.duration(hours=4)),
-    }
-    assert ingest(command, tmp_path / "start", started, "--telemetry-marks", "start").status == 0
+    begun = tables["telemetry"].with_columns(pl.col("time") - pl.duration(hours=4))
+    early, late = begun.filter(pl.col("time") <= CUT), begun.filter(pl.col("time") > CUT)
+    marks = ("--telemetry-marks", "start")
+    assert ingest(command, tmp_path / "start", {**tables, "telemetry": early}, *marks).status == 0
+    assert ingest(command, tmp_path / "start", {**tables, "telemetry": late}).status == 0
+    other = ingest(command, tmp_path / "start", tables, "--telemetry-marks", "end")
+    assert other.status == 1
+    assert "was ingested with telemetry_marks start" in other.err
     assert ingest(command, tmp_path / "end", tables).status == 0
     found = [
         Store(str(tmp_path / name / "store")).scan("machines/telemetry").collect().sort("machine_id", "time")

@@ -296,6 +296,33 @@ def test_telemetry_at_another_interval_than_trained_on_is_not_scored(fleet, mode
     assert keys["reason"].str.contains("every 24 h, the bundle was trained on every 4 h").all()
 
 
+def test_a_range_from_before_the_first_telemetry_begins_with_it_and_says_so(fleet, model):
+    early = {name: frame.clone() for name, frame in fleet.items()}
+    first = START + timedelta(days=100, hours=3)
+    early["telemetry"] = early["telemetry"].filter(pl.col("time") >= first)
+    first = early["telemetry"]["time"].min()
+    since = {**OPTIONS, "score_from": (START + timedelta(days=60)).isoformat()}
+    rows, _ = score(model, early, AS_OF, since)
+    assert first <= rows["time"].min() < first + timedelta(hours=12)
+    assert "without_telemetry" not in set(rows["rung"])
+    keys = MACHINES.requested(cut(early), AS_OF, since).collect()
+    (line,) = MACHINES.gaps(cut(early), keys, AS_OF, since).filter(finding="range before the data").to_dicts()
+    assert "asked for from 2024-04-30 00:00" in line["examples"]
+    assert f"{first:%Y-%m-%d %H:%M}" in line["examples"]
+    inside = {**OPTIONS, "score_from": first.isoformat()}
+    assert not MACHINES.gaps(cut(early), keys, AS_OF, inside).filter(finding="range before the data").height
+
+
+def test_of_a_range_the_last_rows_have_reasons_and_of_the_others_those_at_risk(fleet, model, published):
+    since = {**OPTIONS, "score_from": (AS_OF - timedelta(days=9)).isoformat()}
+    rows, _ = score(model, fleet, AS_OF, since)
+    assert_frame_equal(rows.filter(time=AS_OF).drop("rank"), published[0].drop("rank"))
+    before = rows.filter(pl.col("time") < AS_OF, rung="model")
+    told = before.group_by("above_threshold").agg((pl.col("reasons").fill_null("") != "").all())
+    assert dict(told.iter_rows()) == {True: True, False: False}
+    assert not (before.filter(~pl.col("above_threshold"))["reasons"].fill_null("") != "").any()
+
+
 def test_an_evaluation_is_pending_where_the_horizon_is_not_over(fleet, model):
     end = START + timedelta(days=200)
     options = {**OPTIONS, "score_from": AS_OF.isoformat()}
@@ -436,6 +463,4 @@ def test_options_that_make_no_sense_are_refused_with_what_was_expected():
     ):
         with pytest.raises(ValueError, match="Expected"):
             Options.of(wrong)
-    with pytest.raises(ValueError, match="when ingesting"):
-        Options.of({"telemetry_marks": "start"})
     assert np.isfinite(Options.of({"score_from": "2024-01-02"}).threshold)

@@ -146,6 +146,35 @@ def test_the_risk_over_time_ends_with_what_is_published(run):
     assert not risk.select("machine_id", "series", "time").is_duplicated().any()
 
 
+def test_the_risk_over_time_has_what_earlier_runs_published_of_each_time_the_last_word(run):
+    now = run.published.collect().drop("as_of")
+    days = [AS_OF - timedelta(days=n) for n in (0, 1, 2, 3, 70, 200)]
+
+    def of(as_of: datetime, time: datetime, probability: float) -> pl.DataFrame:
+        return now.with_columns(as_of=pl.lit(as_of), time=pl.lit(time), probability=pl.lit(probability))
+
+    known = [of(day, day, 0.01 * n) for n, day in enumerate(days)]
+    known += [of(AS_OF - timedelta(hours=12), days[2], 0.5), of(AS_OF + timedelta(days=1), days[1], 0.9)]
+    told = dataclasses.replace(
+        run,
+        backtest=run.backtest.head(0),
+        derived={"risks": pl.concat(known).sample(fraction=1.0, seed=1).lazy()},
+    )
+    risk = explorer(told).tracks[1].frame.filter(machine_id="M00003", series="comp1 risk").collect()
+    found = dict(risk.select("time", "probability").iter_rows())
+    published = now.filter(machine_id="M00003", component="comp1", horizon_hours=168)["probability"].item()
+    assert found == {days[4]: 0.04, days[3]: 0.03, days[2]: 0.5, days[1]: 0.01, AS_OF: published}
+
+
+def test_of_many_earlier_runs_the_last_sixty_are_shown(run):
+    now = run.published.collect().drop("as_of")
+    times = [AS_OF - timedelta(hours=12 * n) for n in range(1, 71)]
+    known = pl.concat([now.with_columns(as_of=pl.lit(t), time=pl.lit(t)) for t in times])
+    told = dataclasses.replace(run, backtest=run.backtest.head(0), derived={"risks": known.lazy()})
+    risk = explorer(told).tracks[1].frame.filter(machine_id="M00003", series="comp1 risk").collect()
+    assert risk["time"].sort(descending=True).to_list() == [AS_OF, *times[:60]]
+
+
 def test_trust_shows_measures_of_every_component_and_both_curves(run):
     grids = parts(run, "How far to trust it", Grid)
     assert [grid.frame["Component"].to_list() for grid in grids] == [["comp1", "comp2", "all"]] * 2
