@@ -116,9 +116,27 @@ def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Se
     if limits is None:
         return [pl.Series(name, [None] * raw.height, dtype=pl.Float64) for name in ("low", "high")]
     on = [c for c in KEY if c in limits.columns]
-    wanted = limits.select(*(pl.col(c).cast(pl.String) for c in on), pl.col("low", "high").cast(pl.Float64))
-    if "tag" not in on or wanted.select(on).is_duplicated().any():
-        raise ContractError("limits: expected columns tag, low, high (and device), one row for each.")
+    lacking = [c for c in ("tag", "low", "high") if c not in limits.columns]
+    if lacking:
+        raise ContractError(
+            f"limits: column '{lacking[0]}' is missing. Found: {', '.join(limits.columns)}. "
+            "Expected tag, low, high, and device where they differ."
+        )
+    wanted = limits.select(
+        *(pl.col(c).cast(pl.String).str.strip_chars() for c in on),
+        pl.col("low", "high").cast(pl.Float64, strict=False),
+    )
+    for c in ("low", "high"):
+        wrong = limits.filter(wanted[c].is_null() & limits[c].is_not_null())
+        if wrong.height:
+            raise ContractError(
+                f"limits: {c} is '{wrong[c][0]}'. Expected a number, or nothing for no limit."
+            )
+    twice = wanted.filter(wanted.select(on).is_duplicated())
+    if twice.height:
+        raise ContractError(
+            f"limits: {'/'.join(map(str, twice.select(on).row(0)))} has two rows. Expected one."
+        )
     keys = raw.select(pl.col(c).cast(pl.String).str.strip_chars() for c in on)
     found = keys.join(wanted, on=on, how="left", maintain_order="left")
     return [found["low"], found["high"]]

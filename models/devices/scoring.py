@@ -347,7 +347,7 @@ def _rung_shown() -> pl.Expr:
 
 def _reason() -> pl.Expr:
     last = pl.col("last").dt.strftime("%Y-%m-%d %H:%M")
-    few = pl.format("{} readings in the history, too few for a detector of its own", "readings")
+    few = pl.format("too few readings in the history for a detector of its own: {}", "readings")
     silent = pl.format("silent: no reading in the hour; the last one that training saw is of {}", last)
     return (
         pl.when(pl.col("count") == 0, pl.col("alarmed"))
