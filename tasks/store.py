@@ -41,25 +41,26 @@ def is_remote(uri: str) -> bool:
     return uri.startswith(REMOTE)
 
 
-def object_store(uri: str, *, create: bool = False) -> ObjectStore:
-    """The objects under a folder or container URI.
-
-    Raises `StoreError` for a URI of another kind, or one that carries a credential.
-    """
+def check_uri(uri: str) -> None:
+    """Raise `StoreError` for a URI that is neither a folder nor in Blob storage, or that carries a credential."""
     if is_remote(uri):
         if re.search(r"[?&](sig|se|sv)=|AccountKey|//[^/@]+:[^/@]+@", uri):
             raise StoreError(
                 "A store URI carries a credential. Expected a plain URI such as az://container/folder.\n"
                 "Use a managed identity or the AZURE_* environment variables, and revoke what was written out."
             )
-        return obstore.store.from_url(uri)
-    if "://" in uri:
+    elif "://" in uri:
         scheme = uri.split("://")[0]
         raise StoreError(
             f"{scheme}:// is not a kind of store. Expected a local folder, az:// or abfss://. "
             "Give one with --store or ALMANAC_STORE."
         )
-    return LocalStore(uri, mkdir=create)
+
+
+def object_store(uri: str, *, create: bool = False) -> ObjectStore:
+    """The objects under a folder or container URI; see `check_uri` for what it raises."""
+    check_uri(uri)
+    return obstore.store.from_url(uri) if is_remote(uri) else LocalStore(uri, mkdir=create)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Store:
     uri: str
 
     def __post_init__(self) -> None:
+        check_uri(self.uri)
         uri = self.uri.rstrip("/")
         object.__setattr__(self, "uri", uri if "://" in uri else str(Path(uri).expanduser().resolve()))
 
