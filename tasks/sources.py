@@ -131,9 +131,11 @@ def rename(
         if column not in (applied.get(name, name) for name in kept):
             hint = mapping.get(column)
             missing = f"column '{column}' is missing" + (f" (mapped from '{hint}')" if hint else "")
+            others = [name for name in found if name not in needed]
+            likely = others[0] if len(others) == 1 else "NAME_IN_THE_FILE"
             raise SourceError(
                 f"{source.name}: {missing}. Found: {', '.join(found)}.\n"
-                f"Map it with --column {column}=NAME_IN_THE_FILE."
+                f"Map it with --column {column}={likely}."
             )
     return Source(source.name, source.frame.select(pl.col(kept)).rename(applied))
 
