@@ -81,6 +81,10 @@ def in_words(feature: Feature, row: NDArray[np.float32], columns: dict[str, int]
         )
     if feature.statistic == "failed":
         return f"last failure {value:.1f} days ago" if np.isfinite(value) else "no failure on record"
+    if feature.statistic == "due":
+        return (
+            f"maintenance is due in {value:.1f} days" if np.isfinite(value) else "maintenance has no rhythm"
+        )
     if feature.statistic == "age":
         return f"the machine is {value:.0f} years old" if np.isfinite(value) else "its age is not on record"
     return f"the model is {'' if value == 1 else 'not '}{feature.subject}"

@@ -16,7 +16,9 @@ Per sensor and window: mean, standard deviation, least, greatest, slope per hour
 mean is from the machine's own normal, in standard deviations of its readings over `normal_days`
 that end before the longest window. Per error: how many in each window. Days since each component, and
 any, was last replaced, and since any failed, from the whole history; a failure counts as a replacement,
-recorded or not. Age, and one column per model of machine.
+recorded or not. Days until the next maintenance, if the machine keeps to its rhythm: the median of
+the last nine distances between its maintenances, counted on from the last one; on record are at least
+four. Age, and one column per model of machine.
 """
 
 from collections.abc import Sequence
@@ -40,6 +42,7 @@ _NORMAL_HOURS = 72
 _MANY = 12
 _ANY = "|any"
 _MOMENT_DAYS = 1e-4
+_RHYTHM, _LEAST_RHYTHM = 9, 3
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def feature_list(vocabulary: Vocabulary, options: Options) -> list[Feature]:
         found.append(Feature(f"{component}_replaced_days", "component", component, "replaced"))
     found.append(Feature("any_replaced_days", "machine", "any component", "replaced"))
     found.append(Feature("any_failed_days", "machine", "any component", "failed"))
+    found.append(Feature("maintenance_due_days", "machine", "maintenance", "due"))
     found.append(Feature("age_years", "machine", "machine", "age"))
     for model in vocabulary.models:
         found.append(Feature(f"model_is_{model}", "machine", model, "model"))
@@ -280,7 +284,30 @@ def _events(seen: Frames, vocabulary: Vocabulary, rows: pl.DataFrame) -> dict[st
     found = {f"{c}_replaced_days": since[c].alias(f"{c}_replaced_days") for c in vocabulary.components}
     found["any_replaced_days"] = since[_ANY].alias("any_replaced_days")
     found["any_failed_days"] = _since(failed, (), rows)[_ANY].alias("any_failed_days")
+    found["maintenance_due_days"] = _due(seen.get("maintenance"), rows)
     return found
+
+
+def _due(maintenance: pl.LazyFrame | None, rows: pl.DataFrame) -> pl.Series:
+    """Days until the next maintenance by the machine's rhythm, above 0; null where there is none yet."""
+    name = "maintenance_due_days"
+    if maintenance is None:
+        return pl.Series(name, [None] * rows.height, pl.Float32)
+    distance = pl.col("time").diff().over("machine_id").dt.total_microseconds().cast(pl.Float64)
+    rhythm = pl.col("rhythm").rolling_quantile(
+        0.5, interpolation="lower", window_size=_RHYTHM, min_samples=_LEAST_RHYTHM
+    )
+    visits = (
+        maintenance.select(ROW)
+        .unique()
+        .sort(ROW)
+        .with_columns(distance.alias("rhythm"))
+        .with_columns(rhythm.over("machine_id").round().cast(pl.Int64), pl.col("time").alias("visit"))
+        .collect()
+    )
+    last = _at(rows, visits, timedelta(0))
+    since = (rows["time"] - last["visit"]).dt.total_microseconds()
+    return ((last["rhythm"] - since % last["rhythm"]) / (24 * _HOUR)).cast(pl.Float32).alias(name)
 
 
 def _since(frames: list[pl.LazyFrame], components: Sequence[str], rows: pl.DataFrame) -> pl.DataFrame:

@@ -21,7 +21,7 @@ STEPS = "steps_back"
 DRAWN = "drawn"
 """Column: a number in [0, 1) that decides whether the row is in a sample."""
 
-_MASKED_SHARE = 0.1
+_MASKED_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def shares(positives: int, negatives: int, most: int) -> tuple[float, float]:
 def masked(
     X: NDArray[np.float32], drawn: NDArray[np.float64], features: Sequence[Feature]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Copies of a tenth of the rows with one sensor's features missing, or all sensors', and their rows.
+    """Copies of a twentieth of the rows with one sensor's features missing, or all sensors', and their rows.
 
     Learnt from beside the rows themselves, so that a silent sensor is nothing that a model has never
     seen: LightGBM would take it for a reading of 0.

@@ -1,6 +1,7 @@
 """Features against a slow oracle written from their definition, and against the future."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -85,6 +86,10 @@ def oracle(
         found[f"{component}_replaced_days"] = days(at, [t for t, c in replaced if c == component])
     found["any_replaced_days"] = days(at, [t for t, _ in replaced])
     found["any_failed_days"] = days(at, failed)
+    visits = sorted(
+        {t for t in tables["maintenance"].filter(machine_id=machine)["time"].to_list() if t <= at}
+    )
+    found["maintenance_due_days"] = due(at, visits)
     about = tables["machines"].row(by_predicate=pl.col("machine_id") == machine, named=True)
     found["age_years"] = about["age_years"]
     for model in words.models:
@@ -109,6 +114,17 @@ def normal_range(at: datetime, options: Options) -> tuple[datetime, datetime]:
 
 def days(at: datetime, times: list[datetime]) -> float | None:
     return (at - max(times)) / timedelta(days=1) if times else None
+
+
+def due(at: datetime, visits: list[datetime]) -> float | None:
+    distances = [b - a for a, b in pairwise(visits)][-9:]
+    if len(distances) < 3:
+        return None
+    rhythm = sorted(distances)[(len(distances) - 1) // 2]
+    following = visits[-1]
+    while following <= at:
+        following += rhythm
+    return (following - at) / timedelta(days=1)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +247,18 @@ def test_days_since_replacement_count_from_the_last_one_and_with_all_history_bef
     at = [START + timedelta(days=10) - 12 * HOUR * back for back in range(10, -1, -1)]
     wanted = [(t - (moments[2] if t >= moments[2] else moments[1])) / timedelta(days=1) for t in at]
     assert found["pump_replaced_days"].to_list() == pytest.approx(wanted)
+
+
+def test_the_next_maintenance_is_due_by_the_machine_s_own_rhythm_also_where_one_left_no_record():
+    tables = only(hourly(days=30))
+    visits = [START - timedelta(days=n) for n in (75, 60, 45, 15, 0)]
+    maintenance = pl.DataFrame({"machine_id": "m", "time": visits, "component": "pump"})
+    known = {**tables, "maintenance": maintenance}
+    for days, wanted in ((0, 15.0), (5, 10.0), (14.5, 0.5), (15, 15.0), (20, 10.0)):
+        found = features(known, START + timedelta(days=days), 1)["maintenance_due_days"]
+        assert found.item() == pytest.approx(wanted)
+    few = {**tables, "maintenance": maintenance.head(3)}
+    assert features(few, START + timedelta(days=3), 1)["maintenance_due_days"].item() is None
 
 
 def test_a_failure_without_a_maintenance_record_counts_as_a_replacement():

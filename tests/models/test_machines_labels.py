@@ -162,8 +162,8 @@ def test_masked_copies_lack_one_sensor_or_all_and_nothing_else():
     from models.machines.vocabulary import Vocabulary
 
     features = feature_list(Vocabulary(("a", "b"), ("pump",), ("e",), (), 1.0), Options())
-    X = np.arange(2000 * len(features), dtype=np.float32).reshape(2000, -1)
-    drawn = np.linspace(0, 1, 2000, endpoint=False)
+    X = np.arange(4000 * len(features), dtype=np.float32).reshape(4000, -1)
+    drawn = np.linspace(0, 1, 4000, endpoint=False)
     copies, which = masked(X, drawn, features)
     assert len(copies) == 200
     patterns = set()

@@ -5,7 +5,7 @@ machines by the hour, January and February learnt, March tested. Rows are every 
 (06:00, when the daily telemetry comes, and 18:00), pending ones left out. F1 is micro-averaged: a hit is
 a row and component above the threshold where that component fails within the horizon; the threshold
 follows from the default costs and rows before the test. `python -m tests.models.test_machines_real_data` prints
-the comparison.
+the comparison, also with one who knows the rule by which this data's failures are drawn, see `rule`.
 """
 
 import os
@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -66,10 +67,11 @@ def tables_of(case: Case) -> dict[str, pl.LazyFrame]:
 
 @dataclass(frozen=True)
 class Trial:
-    """Judged rows of our bundle and of the reference, on the same rows, and the seconds of training."""
+    """Judged rows of our bundle, of the reference, and of `rule`, on the same rows; the seconds of training."""
 
     ours: pl.DataFrame
     reference: pl.DataFrame
+    ceiling: pl.DataFrame
     notes: tuple[str, ...]
     seconds: float
 
@@ -95,7 +97,8 @@ def trial(case: Case, every_hours: int, trees: int = 40) -> Trial:
     ours = ours.filter(pl.col("time") > case.until)
     rows = MACHINES.prepare_shard(tables, later, end, options)["rows"].filter(pl.col("time") > case.until)
     reference = forest(case, tables, learnt, rows, trees)
-    return Trial(ours, reference, tuple(trained.notes), seconds)
+    ceiling = rule(tables, learnt, rows, 168)
+    return Trial(ours, reference, ceiling, tuple(trained.notes), seconds)
 
 
 def forest(
@@ -129,6 +132,59 @@ def forest(
     return pl.concat(parts)
 
 
+def rule(
+    tables: dict[str, pl.LazyFrame], learnt: pl.DataFrame, rows: pl.DataFrame, hours: int
+) -> pl.DataFrame:
+    """Judged rows of one who knows how the failures of this data come about, and when they can be seen.
+
+    A component fails only when its machine is visited, which is every 15 days on a day of its own, and
+    sensors and errors show it for 24 hours before. So failures of the next 24 hours are certain here. Of
+    others there is the chance of a failure at a visit, learnt from visits of the learning range by
+    component, its age then, model and age of the machine; on rows of 36 to 168 hours before a visit
+    nothing else was found to add to it.
+    """
+    import lightgbm as lgb
+
+    day = (pl.col("time") - pl.datetime(2015, 1, 1, 6, time_zone="UTC")).dt.total_hours() / 24
+    visited = tables["maintenance"].filter(pl.col("time").dt.year() == 2015).collect()
+    days = visited.select("machine_id", (day % 15).round().cast(pl.Int64).alias("visited")).unique()
+    assert days["machine_id"].is_unique().all()
+
+    def of(frame: pl.DataFrame, component: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        known = frame.join(days, on="machine_id", how="left", maintain_order="left")
+        due = 15 - (day - pl.col("visited")) % 15
+        after = pl.col(f"{component}|next_failure_hours")
+        models = [c for c in frame.columns if c.startswith("model_is_")]
+        age = ((pl.col(f"{component}_replaced_days") + due) / 15).alias("age")
+        x = known.select(age, pl.lit(float(component[-1])).alias("component"), "age_years", *models)
+        facts = known.select(
+            due.alias("due"),
+            (after <= 24).fill_null(False).alias("seen"),
+            (after <= due * 24 + 1e-6).fill_null(False).alias("fails"),
+        )
+        return x, facts
+
+    components = sorted(
+        c.removesuffix("|next_failure_hours") for c in rows.columns if c.endswith("|next_failure_hours")
+    )
+    visits = []
+    for component in components:
+        x, facts = of(learnt.filter(pl.col("observed_hours") >= 168), component)
+        before = facts["due"].is_between(6.5, 7.0, closed="right")
+        visits.append((x.filter(before).to_numpy(), facts.filter(before)["fails"].to_numpy()))
+    X, fails = (np.concatenate(parts) for parts in zip(*visits, strict=True))
+    chosen = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 7, "lambda_l2": 1.0, "seed": 7}
+    chosen |= {"deterministic": True, "force_row_wise": True, "num_threads": 1, "verbose": -1}
+    fitted = lgb.train(chosen, lgb.Dataset(X, fails.astype(float)), 120)
+    parts = []
+    for component in components:
+        x, facts = of(rows, component)
+        seen, due = facts["seen"].to_numpy(), facts["due"].to_numpy() * 24
+        said = np.where(seen, 1.0, np.where((due <= 24) | (due > hours), 0.0, fitted.predict(x.to_numpy())))
+        parts.append(evaluation.judged(rows, Risk(component, hours, "rule", 0.0), said, 0.5, Options()))
+    return pl.concat(parts)
+
+
 def raw_telemetry(
     case: Case, tables: dict[str, pl.LazyFrame], rows: pl.DataFrame
 ) -> tuple[pl.DataFrame, list[str]]:
@@ -157,10 +213,10 @@ def test_daily_telemetry_foretells_the_failing_component_a_day_ahead():
 
 
 def test_a_week_ahead_probabilities_of_daily_telemetry_are_calibrated_and_beat_a_plain_forest():
-    """Nothing shows in this data before the last two days but the age of components at planned visits.
+    """Given the rule by which its failures are drawn, average precision over rows and components is 0.45.
 
-    Given the rule by which its failures are drawn, and when the next visit is, average precision over
-    rows and components is about 0.45. Machines in which some component fails are told apart better.
+    See `rule`: nothing shows before the last day but the age of components at planned visits. Machines in
+    which some component fails are told apart better.
     """
     found = trial(DAILY, 12)
     assert found.value(found.ours, "horizon", "168h", "calibration_error") < 0.015
@@ -168,7 +224,8 @@ def test_a_week_ahead_probabilities_of_daily_telemetry_are_calibrated_and_beat_a
     ours, theirs = (
         found.value(r, "horizon", "168h", "average_precision") for r in (found.ours, found.reference)
     )
-    assert ours >= 0.39
+    ceiling = found.value(found.ceiling, "horizon", "168h", "average_precision")
+    assert 0.9 * ceiling <= ours <= ceiling < 0.5
     assert ours > theirs
     ours, theirs = (found.value(r, "horizon", "168h", "log_loss") for r in (found.ours, found.reference))
     assert ours < theirs
@@ -219,7 +276,7 @@ def show() -> None:
         for case, every in ((DAILY, 12), (DAILY, 24), (HOURLY, 12)):
             found = trial(case, every, trees=200)
             print(f"{case.telemetry}, a row every {every} h, trained in {found.seconds:.1f} s; {found.notes}")
-            for name, rows in (("ours", found.ours), ("forest", found.reference)):
+            for name, rows in (("ours", found.ours), ("forest", found.reference), ("rule", found.ceiling)):
                 table = evaluation.metrics(rows, Options()).pivot(
                     on="metric", index=["slice", "value_of_slice"], values="value"
                 )
