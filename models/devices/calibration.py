@@ -36,12 +36,13 @@ CLUSTER_WORTH = 0.5
 LEAST_SHAPE = -0.1
 
 
-def tails_of(scores: Floats, held_out: NDArray[np.bool_]) -> pl.DataFrame:
+def tails_of(scores: Floats, held_out: NDArray[np.bool_], worth: float = 1.0) -> pl.DataFrame:
     """The calibration scores of each row, summed up: one row each, in the same order.
 
-    `n` scores, of which `k` lie above `threshold`, in `clusters` clusters; `excess` and `moment` are the
-    first two probability-weighted moments of the excesses; `body` are scores at equal steps of rank
-    from the lowest to the threshold. Rows with fewer than 2 * FEWEST_EXCESSES scores have n only.
+    `n` scores, of which `k` lie above `threshold`, in `clusters` clusters, each of which counts `worth`;
+    `excess` and `moment` are the first two probability-weighted moments of the excesses; `body` are
+    scores at equal steps of rank from the lowest to the threshold. Rows with fewer than
+    2 * FEWEST_EXCESSES scores have n only.
     """
     cells = np.where(held_out & np.isfinite(scores), scores, np.nan)
     n = (~np.isnan(cells)).sum(axis=1)
@@ -63,7 +64,7 @@ def tails_of(scores: Floats, held_out: NDArray[np.bool_]) -> pl.DataFrame:
         {
             "n": n,
             "k": k,
-            "clusters": _clusters(over, ~np.isnan(cells)),
+            "clusters": worth * _clusters(over, ~np.isnan(cells)),
             "threshold": threshold,
             "excess": excess.sum(axis=1) / np.maximum(k, 1),
             "moment": (weight * excess).sum(axis=1) / np.maximum(k, 1),
@@ -176,7 +177,7 @@ _GRID = 10.0 ** np.arange(-1.0, -4.01, -0.25)
 _FEWEST_EXPECTED = 50
 
 
-def folds_of(scores: Floats, held_out: NDArray[np.bool_]) -> pl.DataFrame:
+def folds_of(scores: Floats, held_out: NDArray[np.bool_], worth: float = 1.0) -> pl.DataFrame:
     """Each block of the calibration scores, and the tails of the others: FOLDS rows for each row of `scores`.
 
     The columns of `tails_of`, `row`, and of the block's scores `count` and those above the threshold, `high`.
@@ -186,7 +187,7 @@ def folds_of(scores: Floats, held_out: NDArray[np.bool_]) -> pl.DataFrame:
     fold[columns] = np.arange(len(columns)) * FOLDS // max(1, len(columns))
     frames = []
     for number in range(FOLDS):
-        tails = tails_of(scores, held_out & (fold != number)[None, :])
+        tails = tails_of(scores, held_out & (fold != number)[None, :], worth)
         block = np.where(held_out & (fold == number)[None, :], scores, np.nan)
         threshold = tails["threshold"].fill_null(np.inf).to_numpy()[:, None]
         high = [row[above].tolist() for row, above in zip(block, block > threshold, strict=True)]

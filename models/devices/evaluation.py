@@ -6,7 +6,7 @@ rows, of the devices with this kind of fault, that lie within the fault or up to
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from models.devices.grid import DAY, Floats, Grid, lagged
 from models.devices.model import Model
 from models.devices.options import Options
 from models.devices.scoring import score_span
-from models.devices.simulation import FAULTS, Faulty, inject, readings_of, simulate
+from models.devices.simulation import FAULTS, Faulty, Simulated, inject, readings_of, simulate
 from models.devices.training import files_of, prepare
 
 AFTERMATH = 30
@@ -115,22 +115,25 @@ def trained(readings: pl.LazyFrame, start: datetime, as_of: datetime, options: O
     return Model.of(files_of(prepare({"readings": readings}, {"fleet": fleet}, as_of, options), options))
 
 
-def compare(
-    devices: int,
-    start: datetime,
-    *,
-    days: int = 1,
-    hours: int = 3,
-    alphas: Sequence[float] = (0.01, 0.001),
-    detector: str = "auto",
-    seed: int = 7,
-) -> pl.DataFrame:
-    """Faults of all kinds in turn, one in each simulated device, found by the scenario and by the baselines.
+@dataclass(frozen=True)
+class Trial:
+    """Simulated devices: a model of the past without faults, and what came `hours` after it, with and without faults."""
 
-    Trained on `days` without faults, scored on the `hours` after. Long: `method`, then as `outcomes`, and
-    `alarm_rate`: the share of the readings of the same devices, without faults, that are called anomalies;
-    a lost reading is no reading.
-    """
+    simulated: Simulated
+    faulty: Faulty
+    past: int
+    model: Model
+    options: Options
+    fine: pl.DataFrame
+    """The scored rows where there are no faults."""
+    found: pl.DataFrame
+    """The scored rows where each device has one."""
+
+
+def trial(
+    devices: int, start: datetime, *, days: int = 1, hours: int = 3, detector: str = "auto", seed: int = 7
+) -> Trial:
+    """Train on `days` without faults, score the `hours` after without faults, and with all kinds of them in turn."""
     past = days * (DAY // timedelta(minutes=1))
     simulated = simulate(devices, start, past + 60 * hours, seed=seed)
     faulty = inject(simulated, list(FAULTS), past, seed=seed)
@@ -140,25 +143,60 @@ def compare(
     keys = pl.concat(
         [simulated.grid.keys, simulated.grid.keys.select("device", pl.lit(JOINT_TAG).alias("tag")).unique()]
     )
-    scored = {}
-    for name, grid in (("fine", simulated.grid), ("faulty", faulty.grid)):
-        scored[name] = score_span(model, readings_of(grid).lazy(), keys, as_of, until, options).rows
+    fine, found = (
+        score_span(model, readings_of(grid).lazy(), keys, as_of, until, options).rows
+        for grid in (simulated.grid, faulty.grid)
+    )
+    return Trial(simulated, faulty, past, model, options, fine, found)
+
+
+def compare(made: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines: bool = True) -> pl.DataFrame:
+    """The faults as the scenario finds them, and two baselines.
+
+    Long: `method`, then as `outcomes`, and `alarm_rate`: the share of the readings of the same devices,
+    without faults, that are called anomalies; a lost reading is no reading.
+    """
     frames = []
     for alpha in alphas:
-        called = {name: called_by_scores(rows, alpha) for name, rows in scored.items()}
-        p_values = scored["fine"].filter(pl.col("rung") != "missing")["p_value"].to_numpy()
+        p_values = made.fine.filter(pl.col("rung") != "missing")["p_value"].to_numpy()
         rate = float((p_values <= alpha).mean())
-        frames.append(_labelled(f"{detector}, alpha {alpha:g}", outcomes(called["faulty"], faulty), rate))
-    before = replace(simulated.grid, values=simulated.grid.values[:, :past])
-    cells = int(np.isfinite(simulated.grid.values[:, past:]).sum())
-    svms = plain_one_class_svms(before)
+        called = outcomes(called_by_scores(made.found, alpha), made.faulty)
+        frames.append(_labelled(f"{made.options.detector}, alpha {alpha:g}", called, rate))
+    if not baselines:
+        return pl.concat(frames)
+    past, grid = made.past, made.simulated.grid
+    svms = plain_one_class_svms(replace(grid, values=grid.values[:, :past]))
+    cells = int(np.isfinite(grid.values[:, past:]).sum())
     for method, found in (
         ("plain one-class SVM", lambda grid: called_by_models(svms, _after(grid, past))),
         ("rolling z-score above 3", lambda grid: rolling_z_score(grid, past)),
     ):
-        rate = found(simulated.grid).height / cells
-        frames.append(_labelled(method, outcomes(found(faulty.grid), faulty), rate))
+        called = outcomes(found(made.faulty.grid), made.faulty)
+        frames.append(_labelled(method, called, found(grid).height / cells))
     return pl.concat(frames)
+
+
+def false_alarms(fine: pl.DataFrame, alphas: Sequence[float] = (0.01, 0.001)) -> pl.DataFrame:
+    """Rows scored on devices without faults -> per device and rung: `rows`, and how many have p <= each alpha.
+
+    Columns device, rung, rows and `at_<alpha>`. Readings that were lost are of the rung `missing`.
+    """
+    called = [(pl.col("p_value") <= alpha).sum().alias(f"at_{alpha:g}") for alpha in alphas]
+    counts = fine.group_by("device", "rung").agg(pl.len().alias("rows"), *called)
+    return counts.sort("device", "rung")
+
+
+def rate_with_error(alarms: pl.Series, rows: pl.Series) -> tuple[float, float]:
+    """Alarms per row over all devices, and half the width of its 95 % interval.
+
+    One element per device: what a device's rows say together is one observation, since neighbouring
+    anomalies have one cause. The interval is that of a ratio of two means (Cochran 1977, Sampling
+    Techniques, chapter 6).
+    """
+    k, n = alarms.to_numpy().astype(float), rows.to_numpy().astype(float)
+    rate = float(k.sum() / n.sum())
+    many = len(k) / max(1, len(k) - 1)
+    return rate, float(1.96 * np.sqrt(many * ((k - rate * n) ** 2).sum()) / n.sum())
 
 
 def _labelled(method: str, frame: pl.DataFrame, rate: float) -> pl.DataFrame:

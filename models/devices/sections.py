@@ -98,9 +98,12 @@ def _attention(view: _View) -> list[Part]:
         return [Text("None. No device has an alarm in this hour.")]
     frame = current.with_columns(what_happened()).select(
         pl.col("device").alias("Device"),
-        pl.col("tag").replace(JOINT_TAG, "all together").alias("Most unusual sensor"),
-        pl.col("what").alias("What"),
-        pl.col("tags").list.join(", ").str.replace(JOINT_TAG, "all together", literal=True).alias("Sensors"),
+        pl.col("tag").replace(JOINT_TAG, "all together").alias("Sensor"),
+        pl.col("what").alias("What was seen, and what is normal"),
+        pl.col("tags")
+        .list.join(", ")
+        .str.replace(JOINT_TAG, "all together", literal=True)
+        .alias("All sensors of it"),
         pl.col("start").dt.strftime("%m-%d %H:%M").alias("Since"),
         pl.col("peak_time").dt.strftime("%m-%d %H:%M").alias("Peak"),
         pl.col("p_value").alias("p-value"),

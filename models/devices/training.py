@@ -26,6 +26,9 @@ from models.scenario import File, Frames
 
 BLOCK = 60
 FEWEST_PER_PART = 20
+JOINT_WORTH = 0.4
+"""A cluster of high joint scores says less about the next ones than one of a sensor's: what is expected of each
+of several tags is an estimate, and errors that last for hours add up."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,11 @@ def _fit_own(grid: Grid, part: NDArray[np.bool_]) -> _Own:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Scores (S, T) of the history: `keys` have device, tag and rung."""
+    """Scores (S, T) of the history: `keys` have device, tag and rung; `worth` as in `calibration.tails_of`."""
 
     keys: pl.DataFrame
     scores: Floats
+    worth: float = 1.0
 
 
 def _calibrated(
@@ -135,12 +139,12 @@ def _calibrated(
 ) -> dict[str, pl.DataFrame]:
     """The tails of the scores by which p-values are found, and the folds by which they are checked."""
     cells = np.broadcast_to(held_out, scored.scores.shape)
-    tails = pl.concat([scored.keys, tails_of(scored.scores, cells)], how="horizontal")
+    tails = pl.concat([scored.keys, tails_of(scored.scores, cells, scored.worth)], how="horizontal")
     devices = sample.select("device").unique()
     chosen = np.flatnonzero(scored.keys["device"].is_in(devices["device"].to_list()).to_numpy())
     if not len(chosen):
         return {"tails": tails}
-    folds = folds_of(scored.scores[chosen], cells[chosen])
+    folds = folds_of(scored.scores[chosen], cells[chosen], scored.worth)
     keys = scored.keys[chosen][folds["row"]]
     return {"tails": tails, "folds": pl.concat([keys, folds.drop("row")], how="horizontal")}
 
@@ -164,7 +168,8 @@ def _joint(own: _Own, frames: dict[str, pl.DataFrame]) -> _Scored:
     """The scores of the joint detectors of devices with at least two such sensors; parameters go to `frames`."""
     frames["joint"] = joint.fit(own.units, own.grid.keys, own.part)
     scores, _ = joint.score(frames["joint"], own.units, own.grid.keys)
-    return _Scored(joint.keys_of(frames["joint"]).with_columns(pl.lit("joint").alias("rung")), scores)
+    keys = joint.keys_of(frames["joint"]).with_columns(pl.lit("joint").alias("rung"))
+    return _Scored(keys, scores, worth=JOINT_WORTH)
 
 
 def files_of(parts: Mapping[str, pl.DataFrame], options: Options) -> dict[str, File]:

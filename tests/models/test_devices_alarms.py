@@ -18,7 +18,15 @@ from models.devices.calibration import (
     uncorrected,
 )
 from models.devices.contracts import JOINT_TAG
-from models.devices.evaluation import compare, outcomes, rolling_z_score, trained
+from models.devices.evaluation import (
+    compare,
+    false_alarms,
+    outcomes,
+    rate_with_error,
+    rolling_z_score,
+    trained,
+    trial,
+)
 from models.devices.incidents import INCIDENTS, incidents, what_happened
 from models.devices.options import Options
 from models.devices.scoring import SCORES, score_span
@@ -112,8 +120,36 @@ def test_on_fault_free_sensors_the_alarm_rate_is_alpha_within_a_factor_of_1_3(fa
     assert alpha / 1.3 <= (fault_free["p_value"] <= alpha).mean() <= alpha * 1.3
 
 
+def test_false_alarms_are_counted_by_device_and_rung():
+    rows = pl.DataFrame(
+        {
+            "device": ["a", "a", "a", "b", "b"],
+            "rung": ["joint", "level", "level", "level", "missing"],
+            "p_value": [0.5, 0.01, 0.002, 0.0005, None],
+        }
+    )
+    assert false_alarms(rows).rows() == [
+        ("a", "joint", 1, 0, 0),
+        ("a", "level", 2, 2, 0),
+        ("b", "level", 1, 1, 1),
+        ("b", "missing", 1, 0, 0),
+    ]
+
+
+@pytest.mark.parametrize("together", [1, 20])
+def test_the_interval_of_a_rate_holds_the_truth_nineteen_times_in_twenty_also_where_alarms_come_together(
+    together,
+):
+    rng, held = np.random.default_rng(7), 0
+    for _ in range(400):
+        alarms = together * rng.poisson(2.0 / together, size=300)
+        rate, error = rate_with_error(pl.Series(alarms), pl.Series(np.full(300, 1000)))
+        held += abs(rate - 0.002) <= error
+    assert 0.92 < held / 400 < 0.97
+
+
 def test_every_kind_of_fault_is_found_and_better_than_by_the_baselines():
-    table = compare(len(FAULTS) * 4, START, hours=2, alphas=(0.001,), seed=5)
+    table = compare(trial(len(FAULTS) * 4, START, hours=2, seed=5), alphas=(0.001,))
     ours = table.filter(pl.col("method").str.starts_with("auto"))
     assert ours["fault"].to_list() == list(FAULTS)
     assert ours["alarm_rate"][0] < 0.003
