@@ -1,0 +1,306 @@
+"""The devices scenario on the command line, on a small simulated fleet."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from models.devices.scenario import DEVICES
+from models.devices.simulation import readings_of, simulate
+from tasks import catching_up, ledger
+from tasks.store import Store
+from tests import steps
+
+pytestmark = pytest.mark.slow
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+TRAINED, HOURS = 6, 9
+"""Hours that the bundle knows, and hours that there are."""
+
+
+def fleet() -> pl.DataFrame:
+    """Raw readings of four devices. The flow of d00001 is far too high from 7:50 on, for half an hour."""
+    readings = readings_of(simulate(4, START, 60 * HOURS).grid)
+    fault = (pl.col("device") == "d00001") & (pl.col("tag") == "flow")
+    fault &= pl.col("time").is_between(START + 7.8 * HOUR, START + 8.3 * HOUR)
+    value = pl.col("mean") + pl.when(fault).then(50.0).otherwise(0.0)
+    return readings.select("device", "tag", pl.col("time") + timedelta(seconds=20), value.alias("value"))
+
+
+def between(readings: pl.DataFrame, first: int, last: int) -> pl.DataFrame:
+    time = pl.col("time")
+    return readings.filter(time >= START + first * HOUR, time < START + last * HOUR)
+
+
+@pytest.fixture(scope="module")
+def devices(command):
+    """`devices("score", ...)`: the result of a command that has to succeed."""
+
+    def run(*words):
+        done = command("devices", *words, "--json")
+        assert done.status == 0, done.err
+        return done.json
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(devices, tmp_path_factory) -> SimpleNamespace:
+    """A store whose bundle knows six hours, of which the last two are published; and the rest as a file."""
+    folder = tmp_path_factory.mktemp("devices")
+    early, late = folder / "early.parquet", folder / "late.parquet"
+    between(fleet(), 0, TRAINED).write_parquet(early)
+    between(fleet(), TRAINED, HOURS).write_parquet(late)
+    result = devices(
+        "run", "--source", early, "--shards", "2", "--catch-up", "2", "--store", folder / "store"
+    )
+    return SimpleNamespace(early=early, late=late, store=folder / "store", result=result)
+
+
+@pytest.fixture
+def own(trained, tmp_path) -> Store:
+    """A copy of the trained store that a test may change."""
+    return Store(str(shutil.copytree(trained.store, tmp_path / "store")))
+
+
+@pytest.fixture(scope="module")
+def behind(trained, devices, tmp_path_factory) -> Path:
+    """The store with three more hours of readings that no run has covered."""
+    store = shutil.copytree(trained.store, tmp_path_factory.mktemp("behind") / "store")
+    devices("ingest", "--source", trained.late, "--store", store)
+    return store
+
+
+@pytest.fixture
+def missed(behind, tmp_path) -> Store:
+    """A copy of the store that is behind, which a test may change."""
+    return Store(str(shutil.copytree(behind, tmp_path / "store")))
+
+
+@contextmanager
+def emitted() -> Iterator[list[dict]]:
+    """What events are emitted, in their order."""
+    found: list[dict] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "tasks.announcing.emit_event", lambda event, **facts: found.append({"event": event, **facts})
+        )
+        yield found
+
+
+def alarms(events: list[dict]) -> list[dict]:
+    return [event for event in events if event["event"] == "almanac.devices.incident"]
+
+
+@pytest.fixture(scope="module")
+def caught_up(behind, devices, tmp_path_factory) -> SimpleNamespace:
+    """What became of the store that was behind, with the result and the events of the run that covered it."""
+    store = Store(str(shutil.copytree(behind, tmp_path_factory.mktemp("caught-up") / "store")))
+    with emitted() as events:
+        result = devices("score", "--store", store.uri)
+    return SimpleNamespace(store=store, result=result, events=events)
+
+
+def scores(store: Store) -> pl.DataFrame:
+    return steps.published(store, "devices/scores")
+
+
+def incidents(store: Store) -> pl.DataFrame:
+    return store.scan("devices/incidents").collect().sort("as_of", "incident")
+
+
+def published_hours(store: Store) -> list[str]:
+    return sorted(ledger.rows(store).collect()["as_of"])
+
+
+def hour(number: int) -> str:
+    return f"{START + number * HOUR:%Y-%m-%d %H:%M}"
+
+
+# catching up
+
+
+def test_a_run_covers_every_hour_since_the_last_published_one_oldest_first_in_a_commit_each(
+    caught_up, behind
+):
+    store, done = caught_up.store, caught_up.result
+    assert [line["hour"] for line in done["hours"]] == [hour(7), hour(8), hour(9)]
+    assert (done["published"], done["as_of"]) == (True, (START + 9 * HOUR).isoformat())
+    assert store.version("devices/scores") == Store(str(behind)).version("devices/scores") + 3
+    assert published_hours(store) == [(START + n * HOUR).isoformat() for n in (5, 6, 7, 8, 9)]
+    rows = scores(store)
+    assert rows.filter(pl.col("time") >= pl.col("as_of")).is_empty()
+    assert rows.filter(pl.col("time") < pl.col("as_of") - HOUR).is_empty()
+
+
+def test_a_run_whose_hours_are_all_covered_ends_as_skipped(caught_up, devices):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    async def last_state():
+        async with get_client() as client:
+            (run,) = await client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+            return run.state
+
+    rows, version = scores(caught_up.store), caught_up.store.version("devices/scores")
+    done = devices("score", "--store", caught_up.store.uri)
+    assert (done["published"], done["hours"]) == (False, [])
+    assert "2026-03-02T09:00Z and before are published" in done["covered_by"]
+    state = asyncio.run(last_state())
+    assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
+    assert "2026-03-02T09:00Z" in state.message
+    assert caught_up.store.version("devices/scores") == version
+    assert_frame_equal(scores(caught_up.store), rows)
+
+
+def test_hours_beyond_catch_up_are_left_out_and_not_made_up_for(missed, devices):
+    done = devices("score", "--catch-up", "1", "--store", missed.uri)
+    assert [line["hour"] for line in done["hours"]] == [hour(9)]
+    assert devices("score", "--store", missed.uri)["published"] is False
+
+
+def test_the_first_run_covers_hours_before_its_training_and_says_that_they_are_known(trained, own, devices):
+    assert [line["hour"] for line in trained.result["hours"]] == [hour(5), hour(6)]
+    again = devices("score", "--as-of", "2026-03-02T05:00", "--dry-run", "--store", own.uri)
+    assert any("know some of their future" in note for note in again["notes"])
+
+
+def test_an_hour_that_is_named_is_scored_alone_with_the_sensitivity_that_is_asked_for(
+    caught_up, own, devices
+):
+    strict = scores(caught_up.store).filter(pl.col("as_of") == START + 6 * HOUR)
+    done = devices("score", "--as-of", "2026-03-02T06:00", "--alpha", "0.05", "--store", own.uri)
+    assert [line["hour"] for line in done["hours"]] == [hour(6)]
+    loose = scores(own).filter(pl.col("as_of") == START + 6 * HOUR)
+    for rows, alpha in ((strict, 0.001), (loose, 0.05)):
+        assert rows["is_anomaly"].to_list() == (rows["p_value"] <= alpha).fill_null(False).to_list()
+    key = ["device", "tag", "time"]
+    assert loose.join(strict.filter("is_anomaly"), on=key, how="semi")["is_anomaly"].all()
+    assert_frame_equal(loose.select(*key, "score"), strict.select(*key, "score"))
+    assert loose["is_anomaly"].sum() > strict["is_anomaly"].sum()
+
+
+def test_a_dry_run_publishes_none_of_the_hours(missed, devices):
+    before = scores(missed)
+    done = devices("score", "--dry-run", "--catch-up", "2", "--store", missed.uri)
+    assert len(done["hours"]) == 2
+    assert done["published"] is False
+    assert_frame_equal(scores(missed), before)
+    assert len(published_hours(missed)) == 2
+
+
+# killed, late and raced
+
+
+@pytest.mark.parametrize("step", ["derive", "_record"])
+def test_a_run_that_ends_after_its_commit_is_made_up_for_and_loses_no_alarm(
+    missed, caught_up, devices, command, step
+):
+    expected = [event["payload"]["incident"] for event in alarms(caught_up.events)]
+    assert expected
+    with emitted() as events:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"flows.runs.{step}", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                command("devices", "score", "--catch-up", "2", "--store", missed.uri)
+        assert len(published_hours(missed)) == 2
+        devices("score", "--store", missed.uri)
+    other = caught_up.store
+    assert_frame_equal(scores(missed).drop("run_id"), scores(other).drop("run_id"))
+    assert_frame_equal(incidents(missed).drop("run_id"), incidents(other).drop("run_id"))
+    told = {event["id"]: event["payload"]["incident"] for event in alarms(events)}
+    assert sorted(told.values()) == sorted(expected)
+
+
+def test_a_run_that_began_with_older_tables_does_not_replace_what_a_newer_one_published(
+    missed, devices, trained, tmp_path, without_run_logger
+):
+    began = steps.resolve(missed, START + 9 * HOUR, scenario=DEVICES, alpha=0.001)
+    assert catching_up.covered_by(began) is None
+    fleet().filter(pl.col("time") > START + 8.9 * HOUR).with_columns(
+        pl.col("time") + timedelta(seconds=1)
+    ).write_parquet(tmp_path / "more.parquet")
+    devices("ingest", "--source", tmp_path / "more.parquet", "--store", missed.uri)
+    done = devices("score", "--catch-up", "1", "--store", missed.uri)
+    assert catching_up.covered_by(began) == done["run_id"]
+    now = steps.resolve(missed, START + 9 * HOUR, scenario=DEVICES, alpha=0.01)
+    assert catching_up.covered_by(now) is None
+
+
+# incidents
+
+
+def test_a_fault_that_lasts_from_one_hour_to_the_next_is_one_incident_and_one_alarm(caught_up):
+    listed = incidents(caught_up.store)
+    ours = listed.filter(pl.col("device") == "d00001", pl.col("tags").list.contains("flow"))
+    assert ours["incident"].n_unique() == 1
+    assert ours["as_of"].to_list()[:2] == [START + 8 * HOUR, START + 9 * HOUR]
+    assert ours["start"].unique().to_list() == [START + 7.8 * HOUR]
+    assert ours["is_new_alarm"].to_list()[:2] == [True, False]
+    mine = [event for event in alarms(caught_up.events) if event["payload"]["device"] == "d00001"]
+    assert len(mine) == 1
+    payload = mine[0]["payload"]
+    assert {"device", "tags", "start", "peak", "score", "p_value", "page"} <= set(payload)
+    assert payload["start"] == (START + 7.8 * HOUR).isoformat()
+    assert payload["page"].startswith("file://")
+
+
+# sensors that come and go
+
+
+def test_a_new_device_is_answered_and_a_vanished_one_is_told(own, trained, devices, tmp_path):
+    readings = between(fleet(), TRAINED, TRAINED + 1)
+    new = readings.filter(device="d00002").with_columns(device=pl.lit("newcomer"))
+    gone = readings.filter(pl.col("device") != "d00003")
+    pl.concat([gone, new]).write_parquet(tmp_path / "hour.parquet")
+    devices("ingest", "--source", tmp_path / "hour.parquet", "--store", own.uri)
+    done = devices("score", "--store", own.uri)
+    assert done["failed"] == 0
+    assert done["requested"] == sum(done[name] for name in ("scored", "fallback", "skipped"))
+    reasons = ledger.last(own, "devices", "score", START + 7 * HOUR)["reasons"]
+    assert "new: not known at training" in reasons
+    rows = scores(own).filter(pl.col("as_of") == START + 7 * HOUR)
+    assert rows.filter(device="newcomer", tag="flow")["rung"].unique().to_list() == ["pooled"]
+    silent = rows.filter(device="d00003")
+    assert set(silent["cause"]) == {"missing"}
+    assert "silent: no reading in the hour" in Path(done["page"]).read_text()
+
+
+# the same rows
+
+
+def test_the_rows_of_an_hour_do_not_depend_on_shards_or_on_readings_after_it(
+    caught_up, trained, devices, tmp_path
+):
+    until = tmp_path / "until.parquet"
+    between(fleet(), TRAINED, TRAINED + 1).sample(fraction=1, shuffle=True, seed=3).write_parquet(until)
+    other = Store(str(tmp_path / "store-of-one-shard"))
+    words = ["--store", other.uri]
+    devices("ingest", "--source", trained.early, "--shards", "1", *words)
+    devices("train", *words)
+    devices("ingest", "--source", until, *words)
+    devices("score", "--as-of", "2026-03-02T07:00", *words)
+    this, that = (
+        scores(store).filter(pl.col("as_of") == START + 7 * HOUR).drop("run_id").sort("device", "tag", "time")
+        for store in (caught_up.store, other)
+    )
+    assert this.height > 1000
+    assert_frame_equal(this, that)
+
+
+def test_the_demo_parameters_are_those_of_run(tmp_path):
+    import inspect
+
+    from flows.devices import run, simulated
+
+    parameters = simulated(Store(str(tmp_path)), seed=7)
+    inspect.signature(run.fn).bind(**parameters, store=str(tmp_path))
+    assert pl.read_parquet(parameters["source"]).columns == ["device", "tag", "time", "value"]
