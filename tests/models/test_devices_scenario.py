@@ -238,7 +238,7 @@ def test_a_sensor_with_too_little_history_and_one_with_a_single_reading_get_a_fa
     found = score(DEVICES.load(train(table).files), table)
     keys = {row["tag"]: row for row in found.keys.filter(device="d00002").iter_rows(named=True)}
     assert keys["short"]["status"] == "fallback"
-    assert "40 readings in the history" in keys["short"]["reason"]
+    assert keys["short"]["reason"] == "too few readings in the history for a detector of its own: 40"
     assert keys["single"]["status"] in ("fallback", "skipped")
     assert found.rows.filter(tag="single", device="d00002")["value"].null_count() in (0, 60)
 
