@@ -229,6 +229,31 @@ def test_input_that_breaks_the_contract_is_refused_and_nothing_is_written(
     assert not (tmp_path / "store" / "machines" / "telemetry").exists()
 
 
+def test_a_word_among_the_readings_goes_to_quarantine_and_the_others_stay_numbers(command, tmp_path):
+    tables = fleet(2)
+    written = tables["telemetry"].with_columns(pl.col("volt").cast(pl.String))
+    tables["telemetry"] = written.with_columns(
+        pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("high")).otherwise("volt").alias("volt")
+    )
+    done = ingest(command, tmp_path, tables)
+    assert done.status == 0, done.err
+    assert done.json["tables"][0]["quarantined"] == 1
+    assert "high" in quarantined(tmp_path)["row"][0]
+    stored = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
+    assert stored.schema["volt"] == pl.Float64
+    assert stored.height == written.height - 1
+
+
+def test_an_empty_file_is_refused(command, tmp_path):
+    tables = fleet(2)
+    del tables["failures"]
+    (tmp_path / "nothing.csv").touch()
+    done = ingest(command, tmp_path, tables, "--failures", tmp_path / "nothing.csv")
+    assert done.status == 1
+    assert "nothing.csv" in done.err
+    assert not (tmp_path / "store" / "machines").exists()
+
+
 def test_a_file_that_is_not_there_is_named(command, tmp_path):
     tables = fleet(2)
     del tables["errors"]

@@ -200,6 +200,7 @@ def test_a_row_is_the_same_whatever_range_of_rows_and_machines_was_asked_for(fle
 
 
 def test_a_reading_of_the_hour_that_follows_is_not_seen_and_one_that_ends_at_the_row_is():
+    """The known trap: 12-hour buckets rounded to the nearest, so that a row saw up to six hours ahead."""
     times = [START + hour * HOUR for hour in range(1, 49)]
     telemetry = pl.DataFrame({"machine_id": "m", "time": times, "load": [0.0] * 24 + [10.0] + [0.0] * 23})
     tables = only(telemetry)
