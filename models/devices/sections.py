@@ -99,22 +99,21 @@ def _attention(view: _View) -> list[Part]:
     frame = current.with_columns(what_happened()).select(
         pl.col("device").alias("Device"),
         pl.col("tag").replace(JOINT_TAG, "all together").alias("Sensor"),
-        pl.col("what").alias("What was seen, and what is normal"),
+        pl.col("what").alias("What is not normal about it"),
         pl.col("tags")
         .list.join(", ")
         .str.replace(JOINT_TAG, "all together", literal=True)
-        .alias("All sensors of it"),
+        .alias("All sensors"),
         pl.col("start").dt.strftime("%m-%d %H:%M").alias("Since"),
         pl.col("peak_time").dt.strftime("%m-%d %H:%M").alias("Peak"),
         pl.col("p_value").alias("p-value"),
-        pl.col("score").alias("Score"),
         pl.col("anomalies").alias("Anomalies"),
         pl.when("is_new_alarm").then(pl.lit("new")).otherwise(pl.lit("goes on")).alias("Alarm"),
     )
     caption = (
         "Alarms with an anomaly in this hour, the least likely by chance first; open one in the explorer"
     )
-    formats = {"p-value": ".1e", "Score": ".1f"}
+    formats = {"p-value": ".1e"}
     return [Grid(frame, caption, limit=ATTENTION, formats=formats, key={"device": "Device"})]
 
 
