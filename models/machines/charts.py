@@ -12,6 +12,7 @@ from models.page import Chart
 
 COLOURS = (page.ACCENT, page.SECOND, page.THIRD, page.MUTED)
 _POINTS = 200
+_FEW = 10
 
 
 def span(hours: int) -> str:
@@ -34,6 +35,7 @@ def calibration(judged: Mapping[int, pl.DataFrame]) -> Chart:
     ]
     for i, (hours, rows) in enumerate(judged.items()):
         table = reliability(rows["probability"].to_numpy(), rows["failed"].to_numpy().astype(bool))
+        table = table.filter(pl.col("rows") >= _FEW)
         data.append(
             {
                 **_line(
@@ -57,7 +59,8 @@ def calibration(judged: Mapping[int, pl.DataFrame]) -> Chart:
         "yaxis": {"title": {"text": "Share that failed"}, "tickformat": ".0%", "range": [0, 1.02]},
     }
     caption = (
-        "How often components failed that were given a probability, in ten bins; larger dots hold more rows. "
+        "How often components failed that were given a probability, in ten bins; larger dots hold more "
+        "rows, bins of fewer than ten are left out. "
         "On the dotted line probabilities can be taken at their word."
     )
     return Chart({"data": data, "layout": {**axes, "hovermode": "closest"}}, caption)

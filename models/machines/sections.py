@@ -131,20 +131,20 @@ def _explorer(view: _View) -> list[Part]:
     recent = telemetry.filter(pl.col("time") > since).join(shown.lazy(), on="machine_id", how="semi")
     longest = view.horizons[-1]
     components = sorted(view.rows["component"].unique())
-    risk = _risk_track(view, shown.lazy(), since, longest)
+    risks = _risk_tracks(view, shown.lazy(), since, longest)
     caption = (
         f"{shown.height:,} of {order.height:,} machines, those with the highest risks. "
         if shown.height < order.height
         else ""
     ) + (
         f"Readings since {since:%Y-%m-%d}; what happened is marked at the reading that followed. Risks are within "
-        f"{span(longest)}: those of the backtest, which the models had not seen, and of the last {MOMENTS} runs."
+        f"{span(longest)}: those of the last {MOMENTS} runs, and before them of the backtest, which its models had not seen."
     )
     first = view.listed["machine_id"].head(1).to_list() or shown["machine_id"].head(1).to_list()
     explorer = Explorer(
         key={"machine_id": "Machine", "series": "Panel"},
         time="time",
-        tracks=[_telemetry_track(view, recent, sensors, timedelta(hours=2 * hours)), risk],
+        tracks=[_telemetry_track(view, recent, sensors, timedelta(hours=2 * hours)), *risks],
         panels="series",
         order=[*(_panel(c) for c in components), *sensors],
         start={"machine_id": first[0]} if first else {},
@@ -198,44 +198,44 @@ def _at_readings(
     )
 
 
-def _risk_track(view: _View, shown: pl.LazyFrame, since: datetime, hours: int) -> Track:
-    """The probability of each component's failure over time, the latest word on each time, and its failures."""
-    columns = [*KEY, "time", "probability"]
+def _risk_tracks(view: _View, shown: pl.LazyFrame, since: datetime, hours: int) -> list[Track]:
+    """The probability of each component's failure over time, as published and in the backtest, and its failures."""
     inside = (pl.col("horizon_hours") == hours) & pl.col("time").is_between(since, view.as_of, closed="right")
-    said = [view.run.backtest, *_earlier(view, since), view.run.published]
-    rows = (
-        pl.concat(
-            [frame.filter(inside).select(*columns, pl.lit(i).alias("source")) for i, frame in enumerate(said)]
-        )
-        .join(shown, on="machine_id", how="semi")
-        .sort("source")
-        .group_by(*KEY, "time")
-        .last()
-        .sort("time")
-    )
-    marks = []
-    if "failures" in view.run.tables:
-        times = rows.select(*KEY, "time").with_columns(at="time")
-        failed = (
-            view.run.tables["failures"]
-            .select(*KEY, "time")
-            .sort("time")
-            .join_asof(
-                times,
-                on="time",
-                by=list(KEY),
-                strategy="forward",
-                tolerance=timedelta(hours=2 * view.options.every_hours),
-                check_sortedness=False,
+
+    def told(frames: list[pl.LazyFrame]) -> tuple[pl.LazyFrame, list[Mark]]:
+        parts = [f.filter(inside).select(*KEY, "time", "probability", source=i) for i, f in enumerate(frames)]
+        rows = pl.concat(parts).join(shown, on="machine_id", how="semi").sort("source")
+        rows = rows.group_by(*KEY, "time").last().sort("time")
+        marks = []
+        if "failures" in view.run.tables:
+            failed = _failed_before(rows, view.run.tables["failures"], view.options.every_hours)
+            rows, marks = (
+                rows.join(failed, on=[*KEY, "time"], how="left"),
+                [Mark("failed", "Failed", page.ALERT)],
             )
-            .filter(pl.col("at").is_not_null())
-            .select(*KEY, pl.col("at").alias("time"), pl.lit(value=True).alias("failed"))
-            .unique()
-        )
-        rows = rows.join(failed, on=[*KEY, "time"], how="left")
-        marks = [Mark("failed", "Failed", page.ALERT)]
-    frame = rows.with_columns(pl.format(_panel("{}"), "component").alias("series")).drop("component")
-    return Track(frame, actual=Line("probability", "Probability"), marks=marks)
+        return rows.with_columns(pl.format(_panel("{}"), "component").alias("series")).drop(
+            "component"
+        ), marks
+
+    published, failed = told([*_earlier(view, since), view.run.published])
+    backtest, failed_then = told([view.run.backtest])
+    return [
+        Track(published, actual=Line("probability", "Published"), marks=failed),
+        Track(backtest, expected=Line("probability", "Backtest"), marks=failed_then),
+    ]
+
+
+def _failed_before(rows: pl.LazyFrame, failures: pl.LazyFrame, every_hours: int) -> pl.LazyFrame:
+    """The first of `rows` after each failure, if near: key, time and `failed`."""
+    times = rows.select(*KEY, "time").with_columns(at="time")
+    near = timedelta(hours=max(24, 2 * every_hours))
+    following = (
+        failures.select(*KEY, "time")
+        .sort("time")
+        .join_asof(times, on="time", by=list(KEY), strategy="forward", tolerance=near, check_sortedness=False)
+    )
+    found = following.filter(pl.col("at").is_not_null())
+    return found.select(*KEY, pl.col("at").alias("time"), pl.lit(value=True).alias("failed")).unique()
 
 
 def _earlier(view: _View, since: datetime) -> list[pl.LazyFrame]:
