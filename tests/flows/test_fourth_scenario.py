@@ -3,13 +3,14 @@
 import importlib
 import inspect
 import pkgutil
+import re
 
 import pytest
 
 import models
 from models.scenario import Scenario
 from tests.conftest import ROOT
-from tests.toy import HOURLY, TOY
+from tests.toy import HOURLY, TOY, Toy
 
 SCENARIOS = [TOY, HOURLY] + [
     value
@@ -59,3 +60,20 @@ def test_tasks_never_ask_which_scenario_it_is(name):
         text = path.read_text()
         assert f'"{name}"' not in text, path
         assert f"models.{name}" not in text, path
+
+
+SNIPPET = re.compile(r"^```python (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_what_is_written_about_an_own_scenario_shows_the_example_s_own_text():
+    written = (ROOT / "docs" / "own_scenario.md").read_text()
+    snippets = SNIPPET.findall(written)
+    assert len(snippets) == written.count("```python") > 8
+    for path, snippet in snippets:
+        assert snippet in (ROOT / path).read_text(), f"not in {path}:\n{snippet}"
+
+
+def test_every_member_that_an_own_scenario_may_leave_out_is_named_there():
+    written = (ROOT / "docs" / "own_scenario.md").read_text()
+    inherited = [name for name in MEMBERS if name not in vars(Toy) and name not in Toy.__dataclass_fields__]
+    assert [name for name in inherited if f"`{name}`" not in written and name != "derived_tables"] == []

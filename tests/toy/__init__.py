@@ -122,7 +122,6 @@ class Toy(Scenario):
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> Scores:
-        time.sleep(float(options.get("seconds", 0)) * keys.height)
         _misbehave(keys["name"].to_list(), options)
         last = keys.lazy().join(_last(tables, as_of), on="name", how="left").collect()
         told = last.with_columns(status=_STATUS, rung=_RUNG, reason=_REASON)
@@ -154,6 +153,7 @@ def _last(tables: Frames, as_of: AsOf) -> pl.LazyFrame:
 
 
 def _misbehave(names: list[str], options: Mapping[str, Any]) -> None:
+    time.sleep(float(options.get("seconds", 0)) * len(names))
     once = options.get("once")
     if once and Path(once).exists():
         return
