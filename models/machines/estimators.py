@@ -151,10 +151,9 @@ class _Boosting:
             "deterministic": True,
             "force_row_wise": True,
             "seed": options.seed,
-            "num_threads": options.threads or 1,
+            "num_threads": 1,
             "verbose": -1,
         }
-        self._threads = options.threads
         self._data = lgb.Dataset(X, np.zeros(len(X)), weight=weight, params=self._parameters).construct()
         self._judge = None
         if judge is not None:
@@ -175,7 +174,7 @@ class _Boosting:
                 dict(self._parameters), self._data, MOST_TREES, valid_sets=[judge], callbacks=[stop]
             )
             best = min(max(booster.best_iteration, LEAST_TREES), booster.num_trees())
-        return Fitted(Boosted(booster.model_to_string(num_iteration=best), self._threads), best)
+        return Fitted(Boosted(booster.model_to_string(num_iteration=best)), best)
 
 
 def load(file: File, threads: int = 0) -> Estimator:

@@ -55,8 +55,8 @@ class Options:
     and weighted to make up for it."""
     seed: int = 7
     threads: int = 0
-    """Threads of the estimators. 0: one for LightGBM, as its threads wait for each other busily where cores
-    are shared, and all cores for a forest. The result does not depend on it."""
+    """Estimators of LightGBM that are fitted at once, each on one thread, as its threads wait for each other busily
+    where cores are shared; the threads of a forest. 0: two at once, all cores. The result does not depend on it."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Options":

@@ -7,6 +7,7 @@ by. Up to the end, for the bundle, calibrated by the held-out rows of both cuts.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -54,6 +55,9 @@ def rows_of(
     rows = rows.with_columns(pl.Series(STEPS, steps)).hstack(after).filter(pl.col("readings") > 0)
     return rows.with_columns(draw(rows, options.seed))
 
+
+_AT_ONCE = 2
+"""Sets of estimators that are fitted at the same time, each on a thread; their rows are in memory together."""
 
 _Place = tuple[str, int]
 _Bills = tuple[list[dict[str, float]], int]
@@ -125,8 +129,7 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
     left_out = list(windows(vocabulary.interval_hours, options).left_out)
     work = _Work(rows, vocabulary, feature_list(vocabulary, options), options, left_out)
     cuts = folds(ends["first"].item(), observed["last"].item(), options.held_out_share)
-    failures = _failures(rows, vocabulary.components)
-    fitted = [_horizon(work, hours, cuts, failures) for hours in options.horizons_hours]
+    fitted = _horizons(work, cuts, _failures(rows, vocabulary.components))
     before = _bills(_judged(fitted, slice(0, 1), first=True, options=options, bills={}))
     backtest = _judged(fitted, slice(1, 2), first=True, options=options, bills=before)
     after = _bills(_judged(fitted, slice(0, 2), first=False, options=options, bills={}))
@@ -147,45 +150,79 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
     )
 
 
-def _horizon(work: _Work, hours: int, cuts: Sequence[Fold], failures: Mapping[str, int]) -> _Horizon:
-    """The estimators of one horizon, and what was said of held-out rows on the way."""
-    options, components = work.options, work.vocabulary.components
-    modelled = [c for c in components if failures[c] >= options.min_failures]
-    base = _base_rates(work, hours)
-    without = {c: _without(c, hours, failures[c], base[c], options) for c in components}
-    held, sizes = _held_out(work, cuts, hours, modelled)
-    both = {c: _calibration(held, c, hours) for c in components}
-    final = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
-    learner = _learner(final, options)
-    risks, importance = [], [_no_metrics()]
-    for component in components:
-        if component in final.failed:
-            found = learner.fit(final.failed[component], trees=sizes.get(component)).estimator
-            risks.append(Risk(component, hours, MODEL, base[component], None, found, both[component]))
-            importance.append(_importance(found, component, hours, work.names))
-        else:
-            risks.append(without[component])
+def _horizons(work: _Work, cuts: Sequence[Fold], failures: Mapping[str, int]) -> list[_Horizon]:
+    """The estimators of each horizon, and what was said of held-out rows on the way; some are fitted at once."""
+    horizons, components = work.options.horizons_hours, work.vocabulary.components
+    modelled = [c for c in components if failures[c] >= work.options.min_failures]
+    held = {(hours, cut): _held(work, cut, hours) for hours in horizons for cut in cuts}
+    with ThreadPoolExecutor(work.options.threads or _AT_ONCE) as pool:
+
+        def judged(hours: int) -> dict[str, int]:
+            return _judge(work, cuts[0], held[hours, cuts[0]], hours, modelled)
+
+        sizes = dict(zip(horizons, pool.map(judged, horizons), strict=True))
+        later = [
+            pool.submit(_judge, work, cuts[1], held[h, cuts[1]], h, modelled, sizes[h]) for h in horizons
+        ]
+        final = {h: pool.submit(_final, work, h, modelled, sizes[h]) for h in horizons}
+        for done in later:
+            done.result()
+        found = {hours: future.result() for hours, future in final.items()}
+    return [_horizon(work, h, found[h], [held[h, cut] for cut in cuts], failures) for h in horizons]
+
+
+def _horizon(
+    work: _Work,
+    hours: int,
+    found: Mapping[str, Estimator],
+    held: Sequence[_Held],
+    failures: Mapping[str, int],
+) -> _Horizon:
+    components, base = work.vocabulary.components, _base_rates(work, hours)
+    without = {c: _without(c, hours, failures[c], base[c], work.options) for c in components}
     first = {c: _calibration(held[:1], c, hours) for c in components}
-    return _Horizon(hours, risks, held, first, both, without, pl.concat(importance))
+    both = {c: _calibration(held, c, hours) for c in components}
+    risks = [
+        Risk(c, hours, MODEL, base[c], None, found[c], both[c]) if c in found else without[c]
+        for c in components
+    ]
+    importance = [_importance(found[c], c, hours, work.names) for c in components if c in found]
+    return _Horizon(hours, risks, held, first, both, without, pl.concat([_no_metrics(), *importance]))
 
 
-def _held_out(
-    work: _Work, cuts: Sequence[Fold], hours: int, modelled: Sequence[str]
-) -> tuple[list[_Held], dict[str, int]]:
-    """What estimators that know each cut's past say of its held-out rows; trees per component, from the first."""
-    sizes: dict[str, int] = {}
-    held = [_held(work, cut, hours) for cut in cuts]
-    for fold, cut in zip(held, cuts, strict=True):
-        X = matrix(fold.rows, work.names)
-        learnt = _learn(work, cut.learnt(hours), hours, modelled)
-        learner = _learner(learnt, work.options, X if fold is held[0] else None)
-        for component, failed in learnt.failed.items():
-            found = learner.fit(failed, fold.failed(component, hours), sizes.get(component))
-            fold.said[component] = found.estimator.predict(X)
-            if fold is held[0]:
-                sizes[component] = found.trees
-        fold.rows = fold.rows.drop([f.name for f in work.features if f.statistic != "replaced"])
-    return held, sizes
+def _judge(
+    work: _Work,
+    cut: Fold,
+    held: _Held,
+    hours: int,
+    modelled: Sequence[str],
+    sizes: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """Have estimators that know the cut's past say what they do of its held-out rows; the trees they have.
+
+    Without `sizes`, the number of trees is settled by the held-out rows.
+    """
+    X = matrix(held.rows, work.names)
+    learnt = _learn(work, cut.learnt(hours), hours, modelled)
+    learner = Learner(learnt.X, learnt.weight, work.options, X if sizes is None else None)
+    trees = {}
+    for component, failed in learnt.failed.items():
+        if sizes is None:
+            found = learner.fit(failed, held.failed(component, hours))
+        else:
+            found = learner.fit(failed, trees=sizes.get(component))
+        held.said[component], trees[component] = found.estimator.predict(X), found.trees
+    held.rows = held.rows.drop([f.name for f in work.features if f.statistic != "replaced"])
+    return trees
+
+
+def _final(
+    work: _Work, hours: int, modelled: Sequence[str], sizes: Mapping[str, int]
+) -> dict[str, Estimator]:
+    """The bundle's estimators, learnt from all rows whose horizon is over."""
+    learnt = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
+    learner = Learner(learnt.X, learnt.weight, work.options)
+    return {c: learner.fit(failed, trees=sizes.get(c)).estimator for c, failed in learnt.failed.items()}
 
 
 def _learn(work: _Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> _Sample:
@@ -215,10 +252,6 @@ def _learn(work: _Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> 
     failed = {c: chosen[f"|{c}"].to_numpy().astype(bool) for c in modelled}
     failed = {c: np.concatenate([flags, flags[which]]) for c, flags in failed.items() if flags.any()}
     return _Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), failed)
-
-
-def _learner(sample: _Sample, options: Options, judge: Matrix | None = None) -> Learner:
-    return Learner(sample.X, sample.weight, options, judge)
 
 
 def _held(work: _Work, fold: Fold, hours: int) -> _Held:

@@ -375,6 +375,12 @@ def test_the_backtest_is_later_than_what_its_estimators_learnt_from(trained):
     assert trained.headline["average_precision_24h"] > 0.4
 
 
+def test_a_bundle_is_the_same_however_many_estimators_are_fitted_at_once(fleet, trained):
+    again = train(fleet, AS_OF, {**OPTIONS, "threads": 3})
+    assert again.files == trained.files
+    assert_frame_equal(again.backtest, trained.backtest, check_exact=True)
+
+
 def test_a_champion_is_compared_on_rows_that_it_has_not_seen(fleet, model):
     later = START + timedelta(days=200)
     context = MACHINES.context(cut(fleet), later, OPTIONS)
