@@ -8,7 +8,6 @@ import polars as pl
 from models.sales import backtest as measuring
 from models.sales.model import Model
 from models.sales.options import Options
-from models.sales.panel import KEY
 from models.sales.preparation import FEATURE
 from models.scenario import Frames
 
@@ -21,7 +20,7 @@ def on_unseen(
     """Pinball losses of `backtest` and of `model` on the same rows, and the number of rows.
 
     The rows are those of the pooled model's backtest whose target week is after `trained_as_of`. The
-    model forecasts them from the features in `parts`; its keys that have an own model, by the own models that
+    model forecasts them from the features in `parts`, and where SKUs' own models have a part in it, by those that
     `parts` hold, which are fitted at each origin. Rows of the ladder are the same for both, and left out.
     Quantiles that only one of the two has do not count. None where there is no such row.
     """
@@ -34,13 +33,11 @@ def on_unseen(
         return None
     names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
     values = np.ascontiguousarray(rows.select([FEATURE + name for name in names]).to_numpy())
-    theirs = model.forecast(rows.select(pl.exclude(f"^{FEATURE}.*$")), values, names, threads=0)
+    own = None
     if "statistical_backtest" in parts:
         own = parts["statistical_backtest"].filter(pl.col("week") > trained_as_of).collect()
-        if not model.own_first:
-            own = own.join(model.own_keys, on=KEY, how="semi")
-        if set(model.columns) <= set(own.columns):
-            theirs = model.with_own(theirs, own.join(rows, on=ROW, how="semi"))
+        own = own if set(model.columns) <= set(own.columns) else None
+    theirs = model.forecast(rows.select(pl.exclude(f"^{FEATURE}.*$")), values, names, own, threads=0)
     theirs = theirs.drop_nulls("rung")
     ours = backtest.join(theirs, on=ROW, how="semi")
     quantiles = tuple(q for q, name in zip(model.quantiles, model.columns, strict=True) if name in columns)

@@ -48,6 +48,14 @@ class Panel:
         covariates = {name: values[:, start:stop] for name, values in self.covariates.items()}
         return Panel(self.keys[start:stop], self.first_week, self.last, self.units[:, start:stop], covariates)
 
+    def of(self, chosen: pl.Expr) -> "Panel":
+        """The panel of the `keys` for which `chosen` is true; itself where that is all."""
+        mask = self.keys.select(chosen.alias("chosen"))["chosen"].to_numpy()
+        if mask.all():
+            return self
+        covariates = {name: values[:, mask] for name, values in self.covariates.items()}
+        return Panel(self.keys.filter(chosen), self.first_week, self.last, self.units[:, mask], covariates)
+
 
 class Shared:
     """A frame with one row per week and value of one key column, as arrays of (weeks, keys of a panel).

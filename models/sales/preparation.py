@@ -11,6 +11,7 @@ from models.sales import features, ladder, statistical
 from models.sales.neighbours import first_week_of, flag_names, store_attributes
 from models.sales.options import Options
 from models.sales.panel import KEY, Panel, known_covariates, panel_of, past_and_plan
+from models.sales.promotions import with_prices_of_others
 from models.scenario import Frames
 
 FEATURE = "f:"
@@ -59,7 +60,9 @@ def prepare(
         parts["backtest"] = test.filter("enough")
         short = test.filter(~pl.col("enough"))
         parts["ladder_backtest"] = _ladder_rows(short, rows, options)
-    parts |= _statistical_parts(rows, keys, skus, covariates, first, as_of, options)
+    every = panel_of(rows, keys, covariates, first, as_of, 0)
+    every = with_prices_of_others(every, shared["store_weeks"])
+    parts |= _statistical_parts(every, skus, as_of, options)
     if "statistical_backtest" in parts:
         parts["statistical_backtest"] = parts["statistical_backtest"].join(tested, on=KEY, how="semi")
     return {name: part for name, part in parts.items() if part.height}
@@ -141,24 +144,15 @@ def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, options: Options) -> p
 
 
 def _statistical_parts(
-    rows: pl.LazyFrame,
-    keys: pl.DataFrame,
-    skus: pl.DataFrame,
-    covariates: Sequence[str],
-    first: date,
-    as_of: date,
-    options: Options,
+    panel: Panel, skus: pl.DataFrame, as_of: date, options: Options
 ) -> dict[str, pl.DataFrame]:
-    """Parameters of the SKUs' own models at `as_of`, and their forecasts of the backtest."""
-    if skus.is_empty():
-        return {}
-    panel = panel_of(rows, keys.join(skus, on="sku", how="semi"), covariates, first, as_of, 0)
+    """Parameters of all SKUs' own models at `as_of`, and the backtest of those of `skus`."""
+    tried = panel.of(pl.col("sku").is_in(skus["sku"].implode()))
     tests = []
-    for origin in backtest_origins(panel, as_of, options):
-        params = statistical.fit(panel, origin, options.horizon, options.quantiles)
-        tests.append(statistical.forecast(params, panel, origin, options.horizon, options.quantiles))
-    params = statistical.fit(panel, panel.last, options.horizon, options.quantiles)
-    parts = {"statistical": params}
+    for origin in backtest_origins(panel, as_of, options) if tried.keys.height else ():
+        params = statistical.fit(tried, origin, options.horizon, options.quantiles)
+        tests.append(statistical.forecast(params, tried, origin, options.horizon, options.quantiles))
+    parts = {"statistical": statistical.fit(panel, panel.last, options.horizon, options.quantiles)}
     if tests:
         parts["statistical_backtest"] = pl.concat(tests).filter(pl.col("units").is_not_null())
     return parts

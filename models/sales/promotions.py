@@ -5,7 +5,7 @@ covariates are the plan, so it is known ahead.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,7 @@ PROMOTED_DEPTH = 0.05
 FLAGGED = 0.5
 FORGETTING = 0.1
 """The usual price follows a higher price at once, and a lower one by this share of the gap a week."""
+PRICE_OTHERS = "price_others"
 LONG_AGO = 26.0
 """Weeks since the last promotion are counted up to here."""
 
@@ -108,3 +109,11 @@ def others(panel: Panel, own: Promotions, store_weeks: pl.DataFrame) -> Others:
 
     log_price = None if own.log_price is None else mean(PRICE, own.log_price)
     return Others(log_price, {name: mean(name, values) for name, values in own.flags.items()})
+
+
+def with_prices_of_others(panel: Panel, store_weeks: pl.DataFrame) -> Panel:
+    """The panel with a covariate `price_others`: the geometric mean of `others`; as it is without prices."""
+    found = others(panel, promotions(panel, ()), store_weeks).log_price
+    if found is None:
+        return panel
+    return replace(panel, covariates={**panel.covariates, PRICE_OTHERS: np.exp(found)})

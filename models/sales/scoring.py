@@ -10,6 +10,7 @@ from models.sales.model import NO_PLAN, Model, ladder_level
 from models.sales.neighbours import store_attributes
 from models.sales.options import Options
 from models.sales.panel import KEY, Panel, known_covariates, panel_of, past_and_plan
+from models.sales.promotions import with_prices_of_others
 from models.scenario import Frames, Scores
 
 PANEL_WEEKS = 2 * features.YEAR + 13
@@ -37,12 +38,11 @@ def score(
     first = as_of - timedelta(weeks=PANEL_WEEKS - 1)
     rows = past_and_plan(tables, covariates, as_of, options.horizon).filter(pl.col("week") >= first)
     wanted = keys.select(KEY).unique().sort(KEY)
-    panel = panel_of(rows, wanted, covariates, first, as_of, options.horizon)
-    done = _pooled_rows(model, panel, shared, store_attributes(tables), options)
+    panel = _panel(rows, wanted, covariates, first, as_of, options)
+    own = _own_rows(model, panel, wanted, shared, options)
+    asked = panel.of(pl.struct(KEY).is_in(wanted.select(pl.struct(KEY).implode()).to_series()))
+    done = _fitted_rows(model, asked, own, shared, store_attributes(tables), options)
     kinds = done.select(*KEY, "week", "kind")
-    own = _own_rows(model, rows, wanted, covariates, first, as_of, options)
-    if own is not None:
-        done = model.with_own(done, own)
     done = done.drop_nulls("rung")
     left = wanted.join(done.select(KEY).unique(), on=KEY, how="anti")
     answers = _ladder_rows(left, tables, shared, first, as_of, options)
@@ -53,9 +53,24 @@ def score(
     return Scores(every, _outcomes(done, answers, options))
 
 
-def _pooled_rows(
+def _panel(
+    rows: pl.LazyFrame,
+    wanted: pl.DataFrame,
+    covariates: Sequence[str],
+    first: date,
+    as_of: date,
+    options: Options,
+) -> Panel:
+    """The panel of the `wanted` keys and of all others of their SKUs."""
+    stores = rows.join(wanted.lazy().select("sku").unique(), on="sku", how="semi")
+    every = pl.concat([stores.select(KEY).unique().collect(), wanted]).unique().sort(KEY)
+    return panel_of(stores, every, covariates, first, as_of, options.horizon)
+
+
+def _fitted_rows(
     model: Model,
     panel: Panel,
+    own: pl.DataFrame | None,
     shared: Mapping[str, pl.DataFrame],
     attributes: pl.DataFrame | None,
     options: Options,
@@ -69,29 +84,25 @@ def _pooled_rows(
         built = features.build(view, [part.last], steps)
         enough = built.frame["enough"]
         values = built.values if enough.all() else built.values[enough.to_numpy()]
-        found.append(model.forecast(built.frame.filter(enough), values, built.names, options.scoring_threads))
+        rows = built.frame.filter(enough)
+        found.append(model.forecast(rows, values, built.names, own, options.scoring_threads))
         found.append(built.frame.filter(~enough))
     return pl.concat(found, how="diagonal")
 
 
 def _own_rows(
     model: Model,
-    rows: pl.LazyFrame,
-    keys: pl.DataFrame,
-    covariates: Sequence[str],
-    first: date,
-    as_of: date,
+    panel: Panel,
+    wanted: pl.DataFrame,
+    shared: Mapping[str, pl.DataFrame],
     options: Options,
 ) -> pl.DataFrame | None:
-    """Forecasts by their SKU's own model of those `keys` that the bundle leaves to it; None where there are none."""
-    wanted = keys if model.own_first else keys.join(model.own_keys, on=KEY, how="semi")
-    if wanted.is_empty() or model.own_models.is_empty():
+    """Forecasts of the SKUs' own models; None where they have no part in the forecast of `wanted` keys."""
+    needed = model.own_first or model.blended or wanted.join(model.own_keys, on=KEY, how="semi").height
+    if not needed or model.own_models.is_empty():
         return None
-    stores = rows.join(wanted.lazy().select(pl.col("sku").unique()), on="sku", how="semi")
-    every = stores.select(KEY).unique().collect()
-    panel = panel_of(stores, every, covariates, first, as_of, options.horizon)
-    found = statistical.forecast(model.own_models, panel, panel.last, options.horizon, options.quantiles)
-    return found.join(wanted, on=KEY, how="semi")
+    told = with_prices_of_others(panel, shared["store_weeks"])
+    return statistical.forecast(model.own_models, told, told.last, options.horizon, options.quantiles)
 
 
 def _ladder_rows(

@@ -11,12 +11,14 @@ from models import conformal
 from models.sales import backtest as measuring
 from models.sales import features, pooled, statistical
 from models.sales.model import (
+    BLEND,
     CLUSTER,
     GROUPS,
     NO_PLAN,
     POOLED,
     STATISTICAL,
     Model,
+    blend,
     empty_keys,
     ladder_level,
     log_values,
@@ -52,6 +54,7 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
         raw = pl.concat([raw, _raw_ladder(answered.filter(pl.col("level") > 0), options)], how="diagonal")
     own_first = not covariates
     chosen = _honest(raw, own_first, options)
+    blended = not own_first and _blended(raw, options)
     backtest = _assembled(chosen, answered, options)
     ensembles = learn(train)
     model = Model(
@@ -63,8 +66,9 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
         without_plan=ensembles.get(NO_PLAN),
         offsets=_offsets(raw, options),
         own_models=found.get("statistical", pl.DataFrame()),
-        own_keys=empty_keys() if own_first else _own_keys(raw, options),
+        own_keys=empty_keys() if own_first else _own_keys(raw, blended, options),
         own_first=own_first,
+        blended=blended,
     )
     table = measuring.measured(backtest, options)
     names = [name.removeprefix(FEATURE) for name in train.columns if name.startswith(FEATURE)]
@@ -133,9 +137,19 @@ def _raw_backtest(
         )
         values = features.to_log(rows.select(quantiles).to_numpy(), rows["level"].to_numpy()[:, None])
         found.append(_with_values(rows, STATISTICAL, values))
+        found.append(_raw_blend(pl.concat(found), options))
     if not found:
         return pl.DataFrame()
     return pl.concat(found).with_columns(steps(options.horizon)).sort("rung", "origin", *KEY, "week")
+
+
+def _raw_blend(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """The blend of the rows that have a forecast by both, in the shape of `_raw_backtest`."""
+    on = [*KEY, "origin", "week"]
+    pooled_rows, own = raw.filter(rung=POOLED), raw.filter(rung=STATISTICAL)
+    both = pooled_rows.join(own.select(on), on=on, how="semi").sort(on)
+    own = own.join(both.select(on), on=on, how="semi").sort(on)
+    return _with_values(both, BLEND, blend(_values(both, options), _values(own, options)))
 
 
 def _raw_ladder(answered: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -173,13 +187,29 @@ def _in_units(raw: pl.DataFrame, values: np.ndarray, options: Options) -> pl.Dat
     return raw.select(*ABOUT, "rung", *columns)
 
 
-def _own_keys(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """Keys whose SKU's own model did better than the pooled one at the origins of `raw`."""
-    if raw.is_empty() or STATISTICAL not in raw["rung"]:
+def _by_rung(raw: pl.DataFrame, rung: str, options: Options) -> pl.DataFrame:
+    """The forecasts of a rung before calibration, in units."""
+    rows = raw.filter(rung=rung) if raw.height else raw
+    return _in_units(rows, _values(rows, options), options) if rows.height else rows
+
+
+def _blended(raw: pl.DataFrame, options: Options) -> bool:
+    """Whether the blend did better than the pooled model at the origins of `raw`, on the rows of both."""
+    both, alone = _by_rung(raw, BLEND, options), _by_rung(raw, POOLED, options)
+    if both.is_empty():
+        return False
+    alone = alone.join(both, on=[*KEY, "origin", "week"], how="semi")
+    return measuring.loss(both, options) < measuring.loss(alone, options)
+
+
+def _own_keys(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame:
+    """Keys whose SKU's own model did better than what they would have else, at the origins of `raw`."""
+    own = _by_rung(raw, STATISTICAL, options)
+    if own.is_empty():
         return empty_keys()
-    rows = _in_units(raw, _values(raw, options), options)
-    theirs, own = rows.filter(pl.col("rung") == POOLED), rows.filter(pl.col("rung") == STATISTICAL)
-    return statistical.better(theirs, own, options.quantiles).select(KEY)
+    theirs = _by_rung(raw, BLEND if blended else POOLED, options)
+    found = statistical.better(theirs, own, options.quantiles) if theirs.height else empty_keys()
+    return found.select(KEY)
 
 
 def _honest(raw: pl.DataFrame, own_first: bool, options: Options) -> pl.DataFrame:
@@ -189,13 +219,14 @@ def _honest(raw: pl.DataFrame, own_first: bool, options: Options) -> pl.DataFram
         rows, rest = raw.filter(pl.col("origin") == origin), raw.filter(pl.col("origin") != origin)
         values = conformal.calibrated(_values(rows, options), rows, _offsets(rest, options), GROUPS)
         forecasts = _in_units(rows, values, options)
-        keys = forecasts.select(KEY).unique() if own_first else _own_keys(rest, options)
+        blended = not own_first and _blended(rest, options)
+        keys = forecasts.select(KEY).unique() if own_first else _own_keys(rest, blended, options)
         chosen = keys.with_columns(pl.lit(STATISTICAL).alias("rung"))
+        rungs = [BLEND] * blended + [POOLED, NO_PLAN]
         found += [
             forecasts.join(chosen, on=[*KEY, "rung"], how="semi"),
-            forecasts.filter(pl.col("rung") == POOLED),
-            forecasts.filter(pl.col("rung") == NO_PLAN),
-            forecasts.filter(~pl.col("rung").is_in([STATISTICAL, POOLED, NO_PLAN])),
+            *[forecasts.filter(rung=rung) for rung in rungs],
+            forecasts.filter(~pl.col("rung").is_in([STATISTICAL, BLEND, POOLED, NO_PLAN])),
         ]
     if not found:
         return pl.DataFrame()
@@ -232,6 +263,8 @@ def _notes(
         found.append(
             f"{train.height} rows to learn from are too few for the pooled model; {LEAST_ROWS} are needed."
         )
+    if model.blended:
+        found.append("Planned weeks are forecast by the mean of the pooled and the SKU's own model.")
     if model.own_keys.height:
         found.append(f"{model.own_keys.height:,} keys are forecast by their SKU's own model.")
     return found

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -100,7 +101,7 @@ def assert_complete(scores: Scores, keys: pl.DataFrame, as_of: date) -> None:
 def test_every_requested_key_is_answered_once(scores, tables, simulated):
     keys = SALES.requested(tables, simulated.as_of, OPTIONS).collect()
     assert_complete(scores, keys, simulated.as_of)
-    assert {"pooled"} <= set(scores.keys["rung"])
+    assert "blend" in set(scores.keys["rung"])
 
 
 def test_requested_are_keys_with_history_in_the_last_year_or_in_the_plan(tables, simulated):
@@ -206,7 +207,7 @@ def test_an_older_champion_is_compared_on_rows_that_it_has_not_seen(trained, tab
     assert result is not None
     challenger_loss, champion_loss, rows = result
     unseen = trained[0].backtest.filter(
-        pl.col("week") > until, pl.col("rung").is_in(["pooled", "pooled_no_plan", "statistical"])
+        pl.col("week") > until, pl.col("rung").is_in(["pooled", "pooled_no_plan", "statistical", "blend"])
     )
     assert rows == unseen.height
     assert challenger_loss == pytest.approx(backtest.loss(unseen, Options.of(OPTIONS)))
@@ -267,15 +268,50 @@ def test_without_a_plan_every_key_is_forecast_without_it(model, tables, simulate
 
 
 def test_a_week_that_is_not_in_the_plan_says_so(model, tables, simulated, scores):
-    key = scores.keys.filter(rung="pooled").row(0, named=True)
+    key = scores.keys.filter(rung="blend").row(0, named=True)
     week = simulated.as_of + timedelta(weeks=3)
     this = (pl.col("sku") == key["sku"]) & (pl.col("store") == key["store"])
     plan = tables["plan"].filter(~(this & (pl.col("week") == week)))
     found = scored(model, {**tables, "plan": plan}, simulated.as_of, scores.keys.select(KEY))
     assert found.rows.filter(this)["rung"].to_list() == [
-        "pooled_no_plan" if step == 3 else "pooled" for step in range(1, HORIZON + 1)
+        "pooled_no_plan" if step == 3 else "blend" for step in range(1, HORIZON + 1)
     ]
     assert found.keys.filter(this)["reason"].item() == "1 of 6 weeks are not in the plan"
+
+
+def test_a_blend_is_the_mean_of_two_forecasts_quantiles_of_logarithms(model, tables, simulated):
+    bare = replace(model, offsets=model.offsets.clear(), own_keys=model.own_keys.clear())
+    forecasts = {
+        rung: scored(replace(bare, own_first=first, blended=blended), tables, simulated.as_of).rows
+        for rung, first, blended in (
+            ("pooled", False, False),
+            ("statistical", True, False),
+            ("blend", False, True),
+        )
+    }
+    blend = forecasts["blend"].filter(rung="blend")
+    on = [*KEY, "week"]
+    pooled, own = (
+        forecasts[rung].join(blend.select(on), on=on, how="semi").filter(rung=rung)
+        for rung in ("pooled", "statistical")
+    )
+    assert blend.height == pooled.height == own.height > 100
+    a, b, both = (rows.select(QUANTILES).to_numpy() for rows in (pooled, own, blend))
+    # the logarithm is of units over the level plus a tenth, which matters little to sales that are not slow
+    assert ((np.minimum(a, b) - 1e-9 <= both) & (both <= np.maximum(a, b) + 1e-9)).all()
+    large = a[:, 0] > 20
+    assert np.abs(np.log(both[large] / np.sqrt(a[large] * b[large]))).max() < 0.1
+
+
+def test_own_models_that_did_badly_in_the_backtest_have_no_part_in_the_forecast(trained, tables, simulated):
+    parts = trained[1]
+    bad = parts["statistical_backtest"].with_columns(pl.col(QUANTILES) * 8)
+    context = SALES.context(tables, simulated.as_of, OPTIONS)
+    found = SALES.fit({**parts, "statistical_backtest": bad}, context, simulated.as_of, OPTIONS)
+    refused = SALES.load(saved_and_read(found.files))
+    assert not refused.blended
+    assert refused.own_keys.is_empty()
+    assert set(found.backtest["rung"]).isdisjoint({"blend", "statistical"})
 
 
 def test_without_covariates_the_skus_own_models_are_first(simulated):
