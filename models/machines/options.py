@@ -50,7 +50,7 @@ class Options:
     """Share of the time range that calibrates, and again that tests."""
     min_failures: int = 3
     """Failures that a component needs in the training range for a model of its own."""
-    training_rows: int = 100_000
+    training_rows: int = 60_000
     """About this many rows are learnt from, of which a forest or a tree takes a fifth; healthy ones are sampled,
     and weighted to make up for it."""
     seed: int = 7
