@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 
 from flows.clock import Clock
 from flows.progress import gather
+from models.errors import AlmanacError
 from models.scenario import AsOf, Scenario
 from tasks import ledger
 from tasks.announcing import announce, announce_ingest, derive
@@ -213,12 +214,15 @@ def _record(
 def _score_shards(scenario: Scenario, run: Run, shards: Iterable[int]) -> list[Outcome]:
     """One outcome per shard, of an earlier start of the run where there is one.
 
-    A shard whose worker died on every try has all its keys failed.
+    A shard whose worker died on every try has all its keys failed. An error that names what to do is not one
+    of a shard but of the run, such as a bundle that cannot be loaded, and ends it.
     """
     finished = [outcome for shard in shards if (outcome := finished_outcome(run, shard))]
     pending = sorted(set(shards) - {outcome.shard for outcome in finished})
 
     def crashed(position: int, error: Exception) -> Outcome:
+        if isinstance(error, AlmanacError):
+            raise error
         get_run_logger().error("Shard %d: %s", pending[position], error)
         return write_crashed(scenario, run, pending[position], f"{type(error).__name__}: {error}")
 
