@@ -1,0 +1,328 @@
+"""What can be relied on, the same for every scenario: repeats, restarts, bundles that execute nothing."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+from polars.testing import assert_frame_equal
+
+from models.devices.scenario import DEVICES
+from models.machines.scenario import MACHINES
+from models.sales.scenario import SALES
+from models.scenario import Scenario
+from tasks import ledger
+from tasks.store import Store
+from tests import fleet
+from tests.conftest import ROOT, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+SHARDS = 12
+
+
+# Small data, known early and late; what comes late also corrects something of before
+
+Tables = dict[str, pl.DataFrame]
+
+
+def chain() -> tuple[Tables, Tables]:
+    """Sales of eight SKUs in three stores; late are one more week and other units for the one before."""
+    from models.sales.simulation import simulate
+
+    made = simulate(skus=8, stores=3, weeks=72, seed=3, with_truth=False)
+    week, last = pl.col("week"), made.as_of
+    before = made.history.filter(week == last - timedelta(weeks=1)).with_columns(pl.col("units") + 50)
+    plan = pl.concat([made.history.filter(week == last).drop("units"), made.plan], how="diagonal_relaxed")
+    early = {"source": made.history.filter(week < last), "plan": plan, "stores": made.stores}
+    return early, {"source": pl.concat([before, made.history.filter(week == last)])}
+
+
+def sensors() -> tuple[Tables, Tables]:
+    """Seven hours of six devices, one with a fault in the sixth; late are the last and odd readings before it."""
+    from models.devices.simulation import readings_of, simulate
+
+    start, hour, time = datetime(2026, 3, 2, tzinfo=UTC), timedelta(hours=1), pl.col("time")
+    readings = readings_of(simulate(6, start, 60 * 7).grid).rename({"mean": "value"})
+    readings = readings.select("device", "tag", time + timedelta(seconds=20), "value")
+    fault = (pl.col("tag") == "flow") & time.is_between(start + 5.2 * hour, start + 5.8 * hour)
+    fault &= pl.col("device") == "d00001"
+    readings = readings.with_columns(pl.col("value") + pl.when(fault).then(50.0).otherwise(0.0))
+    again = readings.filter(time > start + 5.9 * hour, time < start + 6 * hour)
+    again = again.with_columns(time + timedelta(seconds=20), pl.col("value") + 1000)
+    late = pl.concat([again, readings.filter(time > start + 6 * hour)])
+    return {"source": readings.filter(time < start + 6 * hour)}, {"source": late}
+
+
+def machines() -> tuple[Tables, Tables]:
+    """Three months of ten machines; late are six days and other voltages for the last hour before."""
+    tables = fleet.fleet()
+    late = fleet.after_cut(tables)
+    again = tables["telemetry"].filter(pl.col("time") == fleet.CUT).with_columns(pl.col("volt") + 100)
+    return fleet.until_cut(tables), late | {"telemetry": pl.concat([again, late["telemetry"]])}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scenario, its data, and how its bundle is trained and used."""
+
+    scenario: Scenario
+    data: Callable[[], tuple[Tables, Tables]]
+    score: str
+    training: Sequence[str] = ()
+    newest: Sequence[str] = ()
+    """Words without which more than the newest moment is scored at first."""
+
+
+CASES = {
+    "sales": Case(SALES, chain, "forecast", training=("--training-rows", "20000")),
+    "devices": Case(
+        DEVICES,
+        sensors,
+        "score",
+        training=("--as-of", "2026-03-02T05:00"),
+        newest=("--catch-up", "1"),
+    ),
+    "machines": Case(MACHINES, machines, "score", training=("--horizon", "3d")),
+}
+
+
+# Runs
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A store with a bundle in which one moment is published, and the words that publish it again."""
+
+    case: Case
+    store: Store
+    as_of: str
+    late: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.case.scenario.name
+
+    @property
+    def words(self) -> list[str]:
+        return [self.name, self.case.score, "--as-of", self.as_of, "--store", self.store.uri, "--json"]
+
+    @property
+    def tables(self) -> list[str]:
+        """The published tables: that of the scores, and those that follow from it."""
+        scenario = self.case.scenario
+        names = dict.fromkeys([scenario.published({}).name, *scenario.derived_tables])
+        return [f"{self.name}/{name}" for name in names]
+
+    def rows(self) -> dict[str, pl.DataFrame]:
+        """All that is published of the moment, by table, in an order of its own."""
+        found = {name: self.store.scan(name).collect() for name in self.tables}
+        moment = type(found[self.tables[0]]["as_of"][0]).fromisoformat(self.as_of)
+        return {name: _sorted(rows.filter(as_of=moment)) for name, rows in found.items()}
+
+    def height(self) -> int:
+        """How many rows the first published table has now."""
+        if self.store.version(self.tables[0]) is None:
+            return 0
+        return int(self.store.scan(self.tables[0]).select(pl.len()).collect().item())
+
+    def versions(self) -> dict[str, int | None]:
+        return {name: self.store.version(name) for name in [*self.tables, ledger.PATH]}
+
+    def scored_shards(self) -> list[Path]:
+        return sorted(Path(self.store.uri, self.name, "runs").glob("*/shards/*.json"))
+
+    def copied(self, folder: Path, *without: str) -> "Ready":
+        """The same in another folder, but without some tables and folders."""
+        shutil.copytree(self.store.uri, folder)
+        for name in without:
+            shutil.rmtree(folder / name)
+        return replace(self, store=Store(str(folder)))
+
+    def unpublished(self, folder: Path) -> "Ready":
+        """The same in another folder, without what was published and all that led to it."""
+        return self.copied(folder, *self.tables, f"{self.name}/runs", ledger.PATH)
+
+
+def _sorted(rows: pl.DataFrame) -> pl.DataFrame:
+    rows = rows.drop("run_id")
+    return rows.sort([c for c, dtype in rows.schema.items() if not dtype.is_nested()])
+
+
+def same(found: Ready, wanted: Ready) -> None:
+    """Both have published the same rows, and some."""
+    for name, rows in wanted.rows().items():
+        assert rows.height, name
+        assert_frame_equal(found.rows()[name], rows)
+
+
+@pytest.fixture(scope="module")
+def run(command) -> Callable[..., dict[str, Any]]:
+    """`run("sales", "forecast", ...)`: the result of a command that has to succeed."""
+
+    def succeed(*words: str) -> dict[str, Any]:
+        done = command(*words, *([] if "--json" in words else ["--json"]))
+        assert done.status == 0, done.err
+        return dict(done.json)
+
+    return succeed
+
+
+@pytest.fixture(scope="module", params=CASES)
+def ready(request, run, tmp_path_factory) -> Ready:
+    case, folder = CASES[request.param], tmp_path_factory.mktemp(request.param)
+    early, late = case.data()
+    where = ["--store", str(folder / "store")]
+    run(request.param, "ingest", *fleet.sources(folder / "early", early), "--shards", str(SHARDS), *where)
+    run(request.param, "train", *case.training, *where)
+    store = Store(str(folder / "store"))
+    as_of = run(request.param, case.score, *case.newest, *where)["as_of"]
+    return Ready(case, store, as_of, tuple(fleet.sources(folder / "late", late)))
+
+
+def started(ready: Ready, **environment: str) -> subprocess.Popen[str]:
+    """The run as a process group of its own; with a server and workers of its own, unless those are named."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows", *ready.words],
+        cwd=ROOT,
+        env={**os.environ, "ALMANAC_WORKERS": "2", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a run printed, once it has ended well."""
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err[-3000:]
+    assert "Traceback" not in err, err[-3000:]
+    return dict(json.loads(out))
+
+
+# Repeats
+
+
+def test_the_same_run_twice_changes_nothing(ready, run, tmp_path):
+    again = ready.copied(tmp_path / "again")
+    done = run(*again.words)
+    assert "These rows had been published before." in done["notes"]
+    assert again.versions() == ready.versions()
+    same(again, ready)
+
+
+def test_an_older_moment_is_scored_as_it_was_after_newer_and_corrected_data_have_come(ready, run, tmp_path):
+    later = ready.copied(tmp_path / "later", f"{ready.name}/runs", *ready.tables)
+    run(ready.name, "ingest", *ready.late, "--store", later.store.uri)
+    newest = run(ready.name, ready.case.score, "--store", later.store.uri)
+    assert datetime.fromisoformat(newest["as_of"]) > datetime.fromisoformat(ready.as_of)
+    again = run(*later.words)
+    assert again["as_of"] == ready.as_of
+    assert again["reused_shards"] == 0
+    assert any("Repeats run" in note for note in again["notes"])
+    same(later, ready)
+
+
+# Restarts
+
+
+def test_a_run_killed_in_the_middle_shows_nothing_leaves_nothing_behind_and_is_continued(
+    ready, run, tmp_path
+):
+    killed = ready.unpublished(tmp_path / "killed")
+    process = started(killed)
+    try:
+        wait_until(
+            lambda: killed.scored_shards() or process.poll() is not None, 300, "the first shard is scored"
+        )
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        parent = psutil.Process(process.pid)
+        family = [parent, *parent.children(recursive=True)]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = len(killed.scored_shards())
+    assert killed.store.version(killed.tables[0]) is None, "readers see a run that is not complete"
+    assert ledger.rows(killed.store) is None
+    assert done < len(ready.scored_shards()), "the run was over before it could be killed"
+    assert len(family) >= 4, "a run has a server and two workers"
+    _, alive = psutil.wait_procs(family, timeout=120)
+    assert not alive, f"left behind: {[' '.join(p.cmdline()) for p in alive]}"
+
+    assert run(*killed.words)["reused_shards"] == done
+    same(killed, ready)
+
+
+def test_of_two_runs_of_the_same_moment_at_the_same_time_one_publishes_and_the_other_says_so(
+    ready, prefect_api, dask_cluster, tmp_path
+):
+    both = ready.unpublished(tmp_path / "both")
+    shared = {"PREFECT_API_URL": prefect_api, "ALMANAC_SCHEDULER": dask_cluster.scheduler_address}
+    processes = [started(both, **shared) for _ in range(2)]
+    seen = set()
+    while any(process.poll() is None for process in processes):
+        seen.add(both.height())
+        time.sleep(0.05)
+    results = [result(process) for process in processes]
+    assert seen <= {0, ready.height()}, "readers see a part of a run"
+    assert results[0]["run_id"] == results[1]["run_id"]
+    assert results[0]["version"] == results[1]["version"] == both.store.version(both.tables[0])
+    assert sum("These rows had been published before." in one["notes"] for one in results) == 1
+    same(both, ready)
+    assert ledger.rows(both.store).collect().height == 1
+
+
+# Bundles
+
+
+def test_a_bundle_with_a_changed_byte_is_not_loaded(ready, command, tmp_path):
+    changed = ready.unpublished(tmp_path / "changed")
+    folder = Path(changed.store.uri, changed.name, "bundles", "1")
+    names = json.loads((folder / "manifest.json").read_text())["files"]
+    victim = max((folder / name for name in names), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    done = command(*changed.words)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("BundleError: ")
+    assert f"{victim.name}: changed since it was saved." in done.err
+    assert changed.store.version(changed.tables[0]) is None
+
+
+class Smuggled:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_in_a_bundle_is_refused_and_not_executed(ready, command, tmp_path):
+    smuggled = ready.unpublished(tmp_path / "smuggled")
+    folder = Path(smuggled.store.uri, smuggled.name, "bundles", "1")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "model.pkl").write_bytes(pickle.dumps(Smuggled(tmp_path / "executed")))
+    manifest["files"]["model.pkl"] = {"sha256": "", "bytes": 0}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    done = command(*smuggled.words)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("BundleError: ")
+    assert "model.pkl: not a kind of file that a bundle may hold" in done.err
+    assert not (tmp_path / "executed").exists()
+    assert smuggled.store.version(smuggled.tables[0]) is None
