@@ -147,10 +147,13 @@ def test_overlapping_files_give_each_row_once_and_the_later_file_wins(command, t
     )
 
 
-def test_hours_that_a_clock_change_makes_ambiguous_go_to_quarantine_and_the_others_are_stored_in_utc(
+def test_hours_that_a_clock_change_skips_or_repeats_go_to_quarantine_and_the_others_are_stored_in_utc(
     command, tmp_path
 ):
-    hours = pl.datetime_range(datetime(2023, 10, 28), datetime(2023, 10, 31), "1h", eager=True)
+    spring = pl.datetime_range(datetime(2023, 3, 25), datetime(2023, 3, 28), "1h", eager=True)
+    hours = pl.concat(
+        [spring, pl.datetime_range(datetime(2023, 10, 28), datetime(2023, 10, 31), "1h", eager=True)]
+    )
     local = pl.DataFrame({"machineID": [7] * len(hours), "datetime": hours.cast(pl.String), "volt": 170.0})
     event = pl.DataFrame({"machineID": [7], "datetime": ["2023-10-29 01:30"], "comp": ["comp1"]})
     (tmp_path / "sources").mkdir()
@@ -161,12 +164,13 @@ def test_hours_that_a_clock_change_makes_ambiguous_go_to_quarantine_and_the_othe
     done = command("machines", "ingest", *words, "--json")
     assert done.status == 0, done.err
     bad = quarantined(tmp_path)
-    assert bad["rule"].to_list() == ["time|datetime"]
-    assert "2023-10-29 02:00" in bad["row"][0]
+    assert bad["rule"].to_list() == ["time|datetime"] * 2
+    assert "2023-03-26 02:00" in bad.sort("row_number")["row"][0]
+    assert "2023-10-29 02:00" in bad.sort("row_number")["row"][1]
     stored = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
-    assert stored["time"].min().isoformat() == "2023-10-27T22:00:00+00:00"
+    assert stored["time"].min().isoformat() == "2023-03-24T23:00:00+00:00"
     assert stored["time"].max().isoformat() == "2023-10-30T23:00:00+00:00"
-    assert stored.height == local.height - 1
+    assert stored.height == local.height - 2
 
 
 def test_telemetry_that_marks_the_start_of_its_interval_is_stored_with_the_end_and_it_is_said_once(
