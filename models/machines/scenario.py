@@ -115,8 +115,16 @@ class Machines(Scenario):
         return None if ours is None or other is None else (ours, other, unseen.height)
 
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
-        """Every component that was replaced or failed, of every machine on record or with recent telemetry."""
+        """Every component that was replaced or failed, of every machine on record or with recent telemetry.
+
+        Raises `ContractError` where the range that is to be scored begins after `as_of`.
+        """
         until, chosen = moment(as_of), Options.of(options)
+        if chosen.score_from and chosen.score_from > until:
+            raise ContractError(
+                f"--from is {chosen.score_from:%Y-%m-%dT%H:%MZ}, the last telemetry up to --to is of "
+                f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that; give another, or ingest newer telemetry."
+            )
         time = pl.col("time")
         recent = time.is_between(until - timedelta(days=chosen.normal_days), until, closed="right")
         machines = [tables["telemetry"].filter(recent).select("machine_id", "shard")]

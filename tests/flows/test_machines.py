@@ -127,6 +127,12 @@ def test_a_range_and_a_time_together_are_refused(trained, command):
     assert "leave one out" in done.err
 
 
+def test_a_range_that_begins_after_the_data_is_refused(trained, command):
+    done = command("machines", "score", "--from", "2024-05-01", "--store", trained)
+    assert done.status == 1
+    assert "Expected --from before" in done.err
+
+
 def test_a_day_given_as_the_end_is_that_whole_day(trained, machines):
     done = machines("score", "--to", "2024-03-25", "--dry-run", "--store", trained)
     assert done["as_of"] == "2024-03-26T00:00:00+00:00"

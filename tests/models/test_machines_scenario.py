@@ -313,6 +313,12 @@ def test_a_range_from_before_the_first_telemetry_begins_with_it_and_says_so(flee
     assert not MACHINES.gaps(cut(early), keys, AS_OF, inside).filter(finding="range before the data").height
 
 
+def test_a_range_that_begins_after_its_end_is_refused(fleet):
+    late = {**OPTIONS, "score_from": (AS_OF + timedelta(hours=1)).isoformat()}
+    with pytest.raises(ContractError, match="Expected --from before"):
+        MACHINES.requested(cut(fleet), AS_OF, late)
+
+
 def test_of_a_range_the_last_rows_have_reasons_and_of_the_others_those_at_risk(fleet, model, published):
     since = {**OPTIONS, "score_from": (AS_OF - timedelta(days=9)).isoformat()}
     rows, _ = score(model, fleet, AS_OF, since)
