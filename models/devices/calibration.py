@@ -12,7 +12,7 @@ distribution (peaks over threshold). These keep the rate of alarms at what p pro
 - k counts independent clusters of excesses, not excesses, since neighbours say the same thing; and
   a cluster for CLUSTER_WORTH of one, since their sizes vary, too;
 - where p-values of blocks, calibrated on the other blocks of a sample of sensors, turn out too small,
-  they are raised by that (`corrections`).
+  they are raised by that, and lowered where they are far too large (`corrections`).
 
 Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World. Davison & Smith (1990),
 JRSS B 52(3). Hosking & Wallis (1987), Technometrics 29(3), for the estimates by probability-weighted
@@ -173,6 +173,7 @@ def _survival(x: Floats, scale: Floats, shape: Floats) -> Floats:
 
 
 FOLDS = 4
+TOLERATED, LEAST_FACTOR = 0.8, 0.4
 _GRID = 10.0 ** np.arange(-1.0, -4.01, -0.25)
 _FEWEST_EXPECTED = 50
 
@@ -204,8 +205,8 @@ def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
     """For each rung, what p-values should have been: columns rung, `p` and `corrected`, p falling.
 
     `folds` as in `folds_of`, with device, tag and rung; `shapes` the `shape` of each device and tag.
-    p-values are only ever raised. Below the p that fewer than 50 of the scores are expected to
-    reach, the factor stays what it is there.
+    A factor between TOLERATED and 1 is left out: alarms that are a little too few do no harm. Below the
+    p that fewer than 50 of the scores are expected to reach, the factor stays what it is there.
     """
     known = folds.join(shapes.select("device", "tag", "shape"), on=["device", "tag"], how="inner")
     known = known.filter(pl.col("k").is_not_null()).with_columns(_scale()).sort("rung", "device", "tag")
@@ -217,7 +218,8 @@ def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
         scores = high.explode(empty_as_null=False).to_numpy()
         found = np.sort(Tails.of(part[row]).p_values(scores[:, None])[:, 0])
         share = np.searchsorted(found, _GRID, side="right") / max(total, 1)
-        factor = np.maximum(share / _GRID, 1.0)
+        factor = share / _GRID
+        factor = np.where((factor >= TOLERATED) & (factor < 1), 1.0, np.maximum(factor, LEAST_FACTOR))
         enough = np.maximum(int((total * _GRID >= _FEWEST_EXPECTED).sum()), 1)
         factor[enough:] = factor[enough - 1]
         corrected = np.minimum.accumulate(np.minimum(factor * _GRID, 0.25))
@@ -230,15 +232,15 @@ def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
 
 
 def corrected(p: Floats, correction: pl.DataFrame) -> Floats:
-    """p-values of one rung, raised by its rows of `corrections`; as they are where it has none."""
+    """p-values of one rung, by its rows of `corrections`; as they are where it has none."""
     if correction.is_empty():
         return p
     grid, value = correction["p"].to_numpy(), correction["corrected"].to_numpy()
     logs = np.log(np.maximum(p, P_FLOOR))
     inside = np.interp(logs, np.log(grid[::-1]), np.log(value[::-1]))
     below = logs + np.log(value[-1] / grid[-1])
-    raised = np.exp(np.where(logs < np.log(grid[-1]), below, inside))
-    return np.where(p >= grid[0], np.maximum(p, value[0]), np.maximum(raised, p))
+    found = np.exp(np.where(logs < np.log(grid[-1]), below, inside))
+    return np.where(p >= grid[0], np.maximum(p, value[0]), found)
 
 
 def uncorrected(alpha: float, correction: pl.DataFrame) -> float:
