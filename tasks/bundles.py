@@ -26,6 +26,10 @@ class BundleError(AlmanacError):
     """There is no such bundle, or it is not what its manifest says."""
 
 
+class UnknownBundleFormat(BundleError):
+    """A bundle whose files are intact, and not those that this version of the scenario makes."""
+
+
 def save(
     store: Store,
     scenario: str,
@@ -126,8 +130,19 @@ def manifest(store: Store, scenario: str, number: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def model(scenario: Scenario, store: Store, number: int) -> Any:
-    """A bundle's model, loaded once per process."""
-    return scenario.load(files(store, scenario.name, number))
+    """A bundle's model, loaded once per process.
+
+    Raises `UnknownBundleFormat` where the files are intact and the scenario cannot make a model of them.
+    """
+    contents = files(store, scenario.name, number)
+    try:
+        return scenario.load(contents)
+    except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise UnknownBundleFormat(
+            f"{store.uri}/{_folder(scenario.name, number)}: saved by another version of Almanac, which this one "
+            f"cannot read ({type(error).__name__}: {error}). Train a new bundle with "
+            f"`python -m flows {scenario.name} train`, or name another with --bundle."
+        ) from error
 
 
 def files(store: Store, scenario: str, number: int) -> dict[str, File]:

@@ -89,7 +89,10 @@ def _better(
     known = bundles.manifest(run.store, scenario.name, champion)
     until: AsOf = type(run.as_of).fromisoformat(known["as_of"])
     backtest = run.store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=fitted.bundle).collect()
-    model = bundles.model(scenario, run.store, champion)
+    try:
+        model = bundles.model(scenario, run.store, champion)
+    except bundles.UnknownBundleFormat:
+        return True, f"Champion {champion} was saved by another version and cannot score any more."
     losses = scenario.rebacktest(model, _parts(run, names), backtest, until)
     if losses is not None:
         challenger_loss, champion_loss, rows = losses

@@ -150,6 +150,23 @@ def test_a_champion_that_knows_the_whole_backtest_stays(store):
     assert bundles.champion(store, "toy") == 1
 
 
+class Newer(Toy):
+    """A version of the scenario whose bundles hold something that older ones lack."""
+
+    def load(self, files):
+        return files["new"]
+
+
+def test_a_champion_of_another_version_is_replaced_and_scoring_with_it_says_what_to_do(store):
+    steps.put(store)
+    steps.train(store, DAYS[1])
+    with pytest.raises(bundles.UnknownBundleFormat, match="another version of Almanac.*flows toy train"):
+        bundles.model(Newer(), store, 1)
+    _, verdict = steps.train(store, scenario=Newer())
+    assert verdict.promoted
+    assert verdict.reason == "Champion 1 was saved by another version and cannot score any more."
+
+
 def test_a_verdict_that_is_asked_for_again_is_the_same_and_leaves_no_second_event(store):
     steps.put(store)
     fitted, first = steps.train(store)
