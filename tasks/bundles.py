@@ -26,7 +26,7 @@ class BundleError(AlmanacError):
     """There is no such bundle, or it is not what its manifest says."""
 
 
-class UnknownBundleFormat(BundleError):
+class BundleFormatError(BundleError):
     """A bundle whose files are intact, and not those that this version of the scenario makes."""
 
 
@@ -132,13 +132,13 @@ def manifest(store: Store, scenario: str, number: int) -> dict[str, Any]:
 def model(scenario: Scenario, store: Store, number: int) -> Any:
     """A bundle's model, loaded once per process.
 
-    Raises `UnknownBundleFormat` where the files are intact and the scenario cannot make a model of them.
+    Raises `BundleFormatError` where the files are intact and the scenario cannot make a model of them.
     """
     contents = files(store, scenario.name, number)
     try:
         return scenario.load(contents)
     except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise UnknownBundleFormat(
+        raise BundleFormatError(
             f"{store.uri}/{_folder(scenario.name, number)}: saved by another version of Almanac, which this one "
             f"cannot read ({type(error).__name__}: {error}). Train a new bundle with "
             f"`python -m flows {scenario.name} train`, or name another with --bundle."

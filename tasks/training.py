@@ -91,7 +91,7 @@ def _better(
     backtest = run.store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=fitted.bundle).collect()
     try:
         model = bundles.model(scenario, run.store, champion)
-    except bundles.UnknownBundleFormat:
+    except bundles.BundleFormatError:
         return True, f"Champion {champion} was saved by another version and cannot score any more."
     losses = scenario.rebacktest(model, _parts(run, names), backtest, until)
     if losses is not None:

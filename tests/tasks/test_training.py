@@ -160,7 +160,7 @@ class Newer(Toy):
 def test_a_champion_of_another_version_is_replaced_and_scoring_with_it_says_what_to_do(store):
     steps.put(store)
     steps.train(store, DAYS[1])
-    with pytest.raises(bundles.UnknownBundleFormat, match="another version of Almanac.*flows toy train"):
+    with pytest.raises(bundles.BundleFormatError, match=r"another version of Almanac.*flows toy train"):
         bundles.model(Newer(), store, 1)
     _, verdict = steps.train(store, scenario=Newer())
     assert verdict.promoted
