@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 from models.devices.contracts import JOINT_TAG
 from tasks import ledger
 from tasks.store import Store
+from tests.capture_files import message, put
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -89,6 +90,30 @@ def test_raw_readings_that_are_damaged_or_repeated_are_quarantined_with_the_reas
         ("duplicate", 20),
         ("value_not_a_number", 10),
     ]
+
+
+def test_a_capture_of_the_same_readings_gives_the_same_table_and_is_read_once(command, raw, tmp_path):
+    rows = pl.read_csv(raw.path, n_rows=3_000)
+    rows.write_csv(tmp_path / "readings.csv")
+    messages = [message(row, number) for number, row in enumerate(rows.to_dicts())]
+    shared = ["--timezone", "UTC", *MAPPED, "--shards", "2", "--json"]
+
+    def ingest(source, store):
+        ended = command("devices", "ingest", "--source", source, "--store", tmp_path / store, *shared)
+        assert ended.status == 0, ended.err
+        return ended.json["tables"][0]
+
+    ingest(tmp_path / "readings.csv", "from-csv")
+    for number, part in enumerate((messages[2_000:], messages[:1_000], messages[900:2_100])):
+        put(tmp_path / "raw", part, minute=60 - 5 * number, partition=number % 2)
+        assert ingest(tmp_path / "raw", "from-capture")["files"] == 1
+    again = ingest(tmp_path / "raw", "from-capture")
+    assert (again["files"], again["changed"]) == (0, 0)
+    these, those = (
+        Store(str(tmp_path / name)).scan("devices/readings").collect().sort(*KEY, "time")
+        for name in ("from-csv", "from-capture")
+    )
+    assert_frame_equal(these, those)
 
 
 def test_every_interval_of_every_sensor_is_scored_in_a_commit_per_hour(done):

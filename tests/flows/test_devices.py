@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,9 +13,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from models.devices.scenario import DEVICES
 from models.devices.simulation import readings_of, simulate
-from tasks import catching_up, ledger
+from tasks import ledger
+from tasks.shards import reconcile
 from tasks.store import Store
 from tests import steps
 
@@ -117,6 +118,19 @@ def incidents(store: Store) -> pl.DataFrame:
     return store.scan("devices/incidents").collect().sort("as_of", "incident")
 
 
+def last_state():
+    """The state of the flow run that ended last."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    async def ask():
+        async with get_client() as client:
+            (run,) = await client.read_flow_runs(sort=FlowRunSort.END_TIME_DESC, limit=1)
+            return run.state
+
+    return asyncio.run(ask())
+
+
 def published_hours(store: Store) -> list[str]:
     return sorted(ledger.rows(store).collect()["as_of"])
 
@@ -142,19 +156,11 @@ def test_a_run_covers_every_hour_since_the_last_published_one_oldest_first_in_a_
 
 
 def test_a_run_whose_hours_are_all_covered_ends_as_skipped(caught_up, devices):
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.sorting import FlowRunSort
-
-    async def last_state():
-        async with get_client() as client:
-            (run,) = await client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
-            return run.state
-
     rows, version = scores(caught_up.store), caught_up.store.version("devices/scores")
     done = devices("score", "--store", caught_up.store.uri)
     assert (done["published"], done["hours"]) == (False, [])
     assert "2026-03-02T09:00Z and before are published" in done["covered_by"]
-    state = asyncio.run(last_state())
+    state = last_state()
     assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
     assert "2026-03-02T09:00Z" in state.message
     assert caught_up.store.version("devices/scores") == version
@@ -220,19 +226,27 @@ def test_a_run_that_ends_after_its_commit_is_made_up_for_and_loses_no_alarm(
     assert sorted(told.values()) == sorted(expected)
 
 
-def test_a_run_that_began_with_older_tables_does_not_replace_what_a_newer_one_published(
-    missed, devices, trained, tmp_path, without_run_logger
-):
-    began = steps.resolve(missed, START + 9 * HOUR, scenario=DEVICES, alpha=0.001)
-    assert catching_up.covered_by(began) is None
-    fleet().filter(pl.col("time") > START + 8.9 * HOUR).with_columns(
-        pl.col("time") + timedelta(seconds=1)
-    ).write_parquet(tmp_path / "more.parquet")
-    devices("ingest", "--source", tmp_path / "more.parquet", "--store", missed.uri)
-    done = devices("score", "--catch-up", "1", "--store", missed.uri)
-    assert catching_up.covered_by(began) == done["run_id"]
-    now = steps.resolve(missed, START + 9 * HOUR, scenario=DEVICES, alpha=0.01)
-    assert catching_up.covered_by(now) is None
+def test_a_run_that_is_overtaken_by_one_on_newer_readings_ends_as_skipped(missed, devices, tmp_path):
+    late = fleet().filter(pl.col("time") > START + 8.9 * HOUR)
+    late.with_columns(pl.col("time") + timedelta(seconds=1)).write_parquet(tmp_path / "more.parquet")
+    words = ["--as-of", "2026-03-02T09:00", "--store", missed.uri]
+    newer = []
+
+    def overtaken(*arguments):
+        patch.undo()
+        with ThreadPoolExecutor(1) as apart:
+            apart.submit(devices, "ingest", "--source", tmp_path / "more.parquet", *words[2:]).result()
+            newer.append(apart.submit(devices, "score", *words).result())
+        return reconcile(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.runs.reconcile", overtaken)
+        done = devices("score", *words)
+    assert newer[0]["published"] is True
+    assert (done["published"], done["covered_by"]) == (False, f"{newer[0]['run_id']}")
+    rows = scores(missed).filter(pl.col("as_of") == START + 9 * HOUR)
+    assert set(rows["run_id"]) == {newer[0]["run_id"]}
+    assert last_state().name == "Skipped"
 
 
 # incidents
