@@ -217,7 +217,7 @@ def _risk_tracks(view: _View, shown: pl.LazyFrame, since: datetime, hours: int) 
             "component"
         ), marks
 
-    published, failed = told([*_earlier(view, since), view.run.published])
+    published, failed = told([*_earlier(view, since, inside), view.run.published])
     backtest, failed_then = told([view.run.backtest])
     return [
         Track(published, actual=Line("probability", "Published"), marks=failed),
@@ -238,14 +238,14 @@ def _failed_before(rows: pl.LazyFrame, failures: pl.LazyFrame, every_hours: int)
     return found.select(*KEY, pl.col("at").alias("time"), pl.lit(value=True).alias("failed")).unique()
 
 
-def _earlier(view: _View, since: datetime) -> list[pl.LazyFrame]:
-    """What earlier runs published, of each time the last word; at most the last `MOMENTS` runs."""
+def _earlier(view: _View, since: datetime, inside: pl.Expr) -> list[pl.LazyFrame]:
+    """Rows `inside` that earlier runs published, of each time the last word; at most the last `MOMENTS` runs."""
     if "risks" not in view.run.derived:
         return [] if view.run.previous is None else [view.run.previous]
     kept = view.run.derived["risks"].filter(pl.col("as_of").is_between(since, view.as_of, closed="none"))
     runs = kept.select(pl.col("as_of").unique().sort().tail(MOMENTS)).collect()["as_of"]
     place = [*KEY, "time", "horizon_hours"]
-    latest = kept.filter(pl.col("as_of").is_in(runs.implode())).sort("as_of").group_by(place)
+    latest = kept.filter(inside, pl.col("as_of").is_in(runs.implode())).sort("as_of").group_by(place)
     return [latest.agg(pl.col("probability").last())]
 
 
