@@ -47,7 +47,7 @@ class View:
 @dataclass(frozen=True)
 class Rows:
     """Forecast rows: `frame` says which (sku, store, origin, week, step, units, level, kind, planned, enough,
-    naive, seasonal_naive), `values` holds their features, float32 of shape (rows, features)."""
+    naive (zero where nothing is known), seasonal_naive), `values` holds their features, float32 of shape (rows, features)."""
 
     frame: pl.DataFrame
     values: np.ndarray
@@ -357,7 +357,7 @@ def _about_origin(view: View, origin: int, fixed: Mapping[str, np.ndarray]) -> p
     weeks_of_year = np.isfinite(units[-YEAR:]).sum(axis=0)
     seen = np.isfinite(units[-LEVEL_WEEKS:]).any(axis=0)
     enough = (weeks_of_year >= ENOUGH_WEEKS) & seen & np.isfinite(fixed["_level"])
-    last = np.full(units.shape[1], np.nan)
+    last = np.zeros(units.shape[1])
     for now in units[-YEAR:]:
         last = np.where(np.isfinite(now), now, last)
     new, slow = fixed["weeks_known"] < NEW_WEEKS, fixed["zeros"] > 1 - INTERMITTENT_SHARE
