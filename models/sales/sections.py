@@ -221,8 +221,12 @@ def _total_error(view: _View) -> str:
 def _accuracy(view: _View) -> list[Part]:
     table = view.run.metrics
     overall = _measures(table, "all")
-    if not overall.height:
-        return []
+    if "pinball" not in overall.columns:
+        return [
+            Text(
+                "The history is too short, or sold too little, for a backtest: there is no measure of accuracy."
+            )
+        ]
     parts: list[Part] = [Text(_verdict(overall))]
     steps = (
         _measures(table, "step")
