@@ -47,7 +47,8 @@ class View:
 @dataclass(frozen=True)
 class Rows:
     """Forecast rows: `frame` says which (sku, store, origin, week, step, units, level, kind, planned, enough,
-    naive (zero where nothing is known), seasonal_naive), `values` holds their features, float32 of shape (rows, features)."""
+    naive (zero where nothing is known), seasonal_naive), `values` holds their features, float32 of shape
+    (rows, features)."""
 
     frame: pl.DataFrame
     values: np.ndarray

@@ -221,6 +221,8 @@ def _total_error(view: _View) -> str:
 def _accuracy(view: _View) -> list[Part]:
     table = view.run.metrics
     overall = _measures(table, "all")
+    if not overall.height:
+        return []
     if "pinball" not in overall.columns:
         return [
             Text(
