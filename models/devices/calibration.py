@@ -173,7 +173,7 @@ def _survival(x: Floats, scale: Floats, shape: Floats) -> Floats:
 
 
 FOLDS = 4
-TOLERATED, LEAST_FACTOR = 0.8, 0.4
+TOLERATED, LEAST_FACTOR, LOWERED_FROM = 0.8, 0.4, 0.003
 _GRID = 10.0 ** np.arange(-1.0, -4.01, -0.25)
 _FEWEST_EXPECTED = 50
 
@@ -205,8 +205,9 @@ def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
     """For each rung, what p-values should have been: columns rung, `p` and `corrected`, p falling.
 
     `folds` as in `folds_of`, with device, tag and rung; `shapes` the `shape` of each device and tag.
-    A factor between TOLERATED and 1 is left out: alarms that are a little too few do no harm. Below the
-    p that fewer than 50 of the scores are expected to reach, the factor stays what it is there.
+    A factor between TOLERATED and 1 is left out, since alarms that are a little too few do no harm, and so
+    is one below 1 for a p less than LOWERED_FROM, where few independent scores say so. Below the p that
+    fewer than 50 of the scores are expected to reach, the factor stays what it is there.
     """
     known = folds.join(shapes.select("device", "tag", "shape"), on=["device", "tag"], how="inner")
     known = known.filter(pl.col("k").is_not_null()).with_columns(_scale()).sort("rung", "device", "tag")
@@ -219,7 +220,8 @@ def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
         found = np.sort(Tails.of(part[row]).p_values(scores[:, None])[:, 0])
         share = np.searchsorted(found, _GRID, side="right") / max(total, 1)
         factor = share / _GRID
-        factor = np.where((factor >= TOLERATED) & (factor < 1), 1.0, np.maximum(factor, LEAST_FACTOR))
+        lowered = (factor < TOLERATED) & (_GRID >= LOWERED_FROM)
+        factor = np.where(lowered, np.maximum(factor, LEAST_FACTOR), np.maximum(factor, 1.0))
         enough = np.maximum(int((total * _GRID >= _FEWEST_EXPECTED).sum()), 1)
         factor[enough:] = factor[enough - 1]
         corrected = np.minimum.accumulate(np.minimum(factor * _GRID, 0.25))
