@@ -36,7 +36,7 @@ def _check(scenario: Scenario, store: Store, known: Mapping[str, Any], wanted: M
             shown = f"{value} {name}" if isinstance(value, int) else f"{name} {value}"
             raise StoreError(
                 f"{store.uri}: {scenario.name} was ingested with {shown}; {asked} were asked for. "
-                f"Leave --{name} out, or ingest into a new --store."
+                f"Leave --{name.replace("_", "-")} out, or ingest into a new --store."
             )
 
 
