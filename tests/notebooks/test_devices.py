@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from models.devices.simulation import FAULTS, inject, readings_of, simulate
-from tests.test_notebooks import NOTEBOOKS, _execute
+from tests.notebooks import execute, names
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def scored(command, tmp_path_factory):
     return folder / "store"
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("devices_*.ipynb")))
+@pytest.mark.parametrize("name", names("devices"))
 def test_a_devices_notebook_runs_from_top_to_bottom(name, scored, monkeypatch):
     monkeypatch.setenv("ALMANAC_STORE", str(scored))
-    _execute(NOTEBOOKS / name)
+    execute(name)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.fleet import CUT, OPTIONS, fleet, sources
-from tests.test_notebooks import NOTEBOOKS, _execute
+from tests.notebooks import execute, names
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def scored(command, tmp_path_factory):
     return folder / "store"
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("machines_*.ipynb")))
+@pytest.mark.parametrize("name", names("machines"))
 def test_a_machines_notebook_runs_from_top_to_bottom(name, scored, monkeypatch):
     monkeypatch.setenv("ALMANAC_STORE", str(scored))
-    _execute(NOTEBOOKS / name)
+    execute(name)
