@@ -34,9 +34,10 @@ def _check(scenario: Scenario, store: Store, known: Mapping[str, Any], wanted: M
         asked = wanted.get(name)
         if asked not in (None, value):
             shown = f"{value} {name}" if isinstance(value, int) else f"{name} {value}"
+            option = name.replace("_", "-")
             raise StoreError(
                 f"{store.uri}: {scenario.name} was ingested with {shown}; {asked} were asked for. "
-                f"Leave --{name.replace("_", "-")} out, or ingest into a new --store."
+                f"Leave --{option} out, or ingest into a new --store."
             )
 
 
