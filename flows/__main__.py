@@ -60,15 +60,19 @@ def application() -> App:
         version_flags=[],
         result_action="return_value",
     )
+    lines = []
     for module in with_commands():
         name = module.__name__.rpartition(".")[2]
         group = app
         if any(command.name.startswith(f"{name}-") for command in module.COMMANDS):
             summary = (module.__doc__ or "").partition("\n")[0]
-            group = App(name=name, help=summary, result_action="return_value")
+            group = App(name=name, help=summary, help_epilogue="", result_action="return_value")
             app.command(group)
         for command in module.COMMANDS:
             group.command(_command(command), name=command.name.removeprefix(f"{name}-"))
+            about = (inspect.getdoc(command.fn) or "").partition("\n")[0]
+            lines.append(f"- `{command.name.replace('-', ' ', 1)}` {about}")
+    app.help_epilogue = "\n".join(lines)
     return app
 
 

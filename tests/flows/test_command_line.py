@@ -49,6 +49,9 @@ def test_without_a_command_all_that_can_be_run_is_listed_with_a_line_each(comman
         assert shown.status == 0
         for module in with_commands():
             assert module.__name__.rpartition(".")[2] in shown.out
+            for flow in module.COMMANDS:
+                about = (flow.fn.__doc__ or "").partition("\n")[0]
+                assert f"{flow.name.replace('-', ' ', 1)} {about}"[:60] in shown.out
         assert "quantile forecasts of unit sales" in shown.out
 
 
