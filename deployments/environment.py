@@ -1,0 +1,121 @@
+"""The variables that deploying asks of the environment, and what they are for."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from prefect.settings import PREFECT_API_URL
+
+from models.errors import AlmanacError
+from tasks.store import StoreError, check_uri, is_remote
+
+PROJECT = Path(__file__).parent.parent
+POOLS = PROJECT / "deployments" / "work_pools"
+PROCESS = "process"
+"""The type of work pool whose runs are processes on the worker's machine."""
+
+
+class VariableError(AlmanacError):
+    """The environment lacks a variable, or gives one a value that it cannot have."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable with what it is for. Without a `default` it is required; an empty one leaves it unset."""
+
+    name: str
+    purpose: str
+    default: str | None = ""
+
+
+VARIABLES = (
+    Variable("PREFECT_API_URL", "API of the Prefect server to deploy to, such as http://HOST:4200/api", None),
+    Variable("ALMANAC_STORE", "store of all runs: az://, abfss://, or a folder on a laptop", None),
+    Variable("ALMANAC_POOL", "name of the work pool", "almanac"),
+    Variable("ALMANAC_POOL_TYPE", "type of the work pool; its template is deployments/work_pools/TYPE.json", PROCESS),
+    Variable("ALMANAC_IMAGE", "image of the runs; required unless the pool's type is process"),
+    Variable("ALMANAC_HOME", "folder of the code where runs run; default: this one, in containers /app"),
+    Variable("ALMANAC_TIMEZONE", "time zone of daily, weekly and monthly schedules, such as Europe/Zurich", "UTC"),
+    Variable("ALMANAC_SALES_SOURCE", "sales to ingest every week; without it they are ingested by hand"),
+    Variable("ALMANAC_SALES_PLAN", "marketing plan to ingest with them"),
+    Variable("ALMANAC_SALES_STORES", "attributes of the stores to ingest with them"),
+    Variable("ALMANAC_DEVICES_SOURCE", "readings to ingest every hour; without it they are ingested by hand"),
+    Variable("ALMANAC_DEVICES_TIMEZONE", "what readings' times without an offset are in"),
+    Variable("ALMANAC_DEVICES_LIMITS", "physical limits of the readings"),
+    Variable("ALMANAC_MACHINES_TELEMETRY", "telemetry to ingest every day; without it it is ingested by hand"),
+    Variable("ALMANAC_MACHINES_MAINTENANCE", "replacements of components; required with the telemetry"),
+    Variable("ALMANAC_MACHINES_FAILURES", "failures of components; required with the telemetry"),
+    Variable("ALMANAC_MACHINES_ERRORS", "errors that machines reported"),
+    Variable("ALMANAC_MACHINES_MACHINES", "what is known of the machines"),
+    Variable("ALMANAC_MACHINES_TIMEZONE", "what their times without an offset are in"),
+    Variable("ALMANAC_ALERT_BLOCK", "notification block on the server that alerts go to, such as slack-webhook/ops"),
+)  # fmt: skip
+
+_SCHEDULED_BY = {
+    "ALMANAC_SALES_SCHEDULED": "ALMANAC_SALES_SOURCE",
+    "ALMANAC_DEVICES_SCHEDULED": "ALMANAC_DEVICES_SOURCE",
+    "ALMANAC_MACHINES_SCHEDULED": "ALMANAC_MACHINES_TELEMETRY",
+}
+_URIS = ("SOURCE", "PLAN", "STORES", "LIMITS", "TELEMETRY", "MAINTENANCE", "FAILURES", "ERRORS", "MACHINES")
+
+
+def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Every variable of `prefect.yaml` with its value, from `given` (default: this process' environment).
+
+    Those without a value are empty. `…_SCHEDULED` says whether an ingest has a source. Raises `VariableError`
+    that names all variables that are missing or wrong at once.
+    """
+    found = {"PREFECT_API_URL": PREFECT_API_URL.value() or "", **(os.environ if given is None else given)}
+    values = {one.name: found.get(one.name, "").strip() or one.default or "" for one in VARIABLES}
+    process = values["ALMANAC_POOL_TYPE"] == PROCESS
+    values["ALMANAC_HOME"] = values["ALMANAC_HOME"] or (str(PROJECT) if process else "/app")
+    told = [*_missing(values, process=process), *_wrong(values, process=process)]
+    if told:
+        raise VariableError(
+            "Nothing was deployed; the environment has to be corrected first.\n" + "\n".join(told)
+        )
+    if not is_remote(values["ALMANAC_STORE"]):
+        values["ALMANAC_STORE"] = str(Path(values["ALMANAC_STORE"]).expanduser().resolve())
+    return values | {name: str(bool(values[source])).lower() for name, source in _SCHEDULED_BY.items()}
+
+
+def _missing(values: Mapping[str, str], *, process: bool) -> list[str]:
+    required = [one.name for one in VARIABLES if one.default is None]
+    required += [] if process else ["ALMANAC_IMAGE"]
+    if values["ALMANAC_MACHINES_TELEMETRY"]:
+        required += ["ALMANAC_MACHINES_MAINTENANCE", "ALMANAC_MACHINES_FAILURES"]
+    purposes = {one.name: one.purpose for one in VARIABLES}
+    return [f"{name} is not set: {purposes[name]}." for name in required if not values[name]]
+
+
+def _wrong(values: Mapping[str, str], *, process: bool) -> list[str]:
+    told = []
+    for name in ("ALMANAC_TIMEZONE", "ALMANAC_DEVICES_TIMEZONE", "ALMANAC_MACHINES_TIMEZONE"):
+        if values[name] and not _known_zone(values[name]):
+            told.append(
+                f"{name}={values[name]}: no such time zone. Expected a name such as Europe/Zurich or UTC."
+            )
+    if not (POOLS / f"{values['ALMANAC_POOL_TYPE']}.json").exists():
+        known = ", ".join(sorted(path.stem for path in POOLS.glob("*.json")))
+        told.append(
+            f"ALMANAC_POOL_TYPE={values['ALMANAC_POOL_TYPE']}: no such template. Expected one of: {known}."
+        )
+    for name in ("ALMANAC_STORE", *(name for name in values if name.endswith(_URIS))):
+        try:
+            check_uri(values[name])
+        except StoreError as error:
+            told.append(f"{name}: {str(error).splitlines()[0]}")
+    store = values["ALMANAC_STORE"]
+    if store and not process and not is_remote(store):
+        told.append(f"ALMANAC_STORE={store}: a container keeps no folder. Expected az:// or abfss://.")
+    return told
+
+
+def _known_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True

@@ -1,0 +1,96 @@
+"""Housekeeping: what has become superfluous in a store, and runs that do not end."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from pydantic import Field
+
+from flows.settings import open_store
+from tasks.housekeeping import (
+    HousekeepingError,
+    Tidied,
+    check_store,
+    expire_pages,
+    expire_runs,
+    scenarios,
+    stuck_runs,
+    tables,
+    tidy_table,
+)
+
+Days = Annotated[int, Field(ge=1)]
+
+
+@flow(name="housekeeping")
+def housekeeping(
+    retention_days: Annotated[int, Field(ge=7)] = 90,
+    page_days: Days = 365,
+    run_days: Days = 30,
+    stuck_hours: Annotated[float, Field(gt=0)] = 24,
+    dry_run: bool = True,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Say what there is to tidy up, and do it with `--no-dry-run`.
+
+    Tables are compacted and vacuumed; every version that a run of the retention has read stays readable.
+
+    Args:
+        retention_days: Days for which tables can be read as they were; older versions are removed.
+        page_days: Days after which a run's page is removed; the newest of a scenario stays.
+        run_days: Days after which the intermediate files of a run that was not published are removed; those of
+            a published one after a day.
+        stuck_hours: Hours in Running after which a flow run is reported as stuck; nothing is done to it.
+        dry_run: Say what would be done, and do nothing.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    opened, now = open_store(store), datetime.now(UTC)
+    check_store(opened)
+    tidied = [tidy_table(opened, name, retention_days, now, dry_run=dry_run) for name in tables(opened)]
+    known = scenarios(opened)
+    pages = [path for one in known for path in expire_pages(opened, one, page_days, now, dry_run=dry_run)]
+    runs = [path for one in known for path in expire_runs(opened, one, run_days, now, dry_run=dry_run)]
+    stuck = stuck_runs(stuck_hours, now)
+    result = {
+        "dry_run": dry_run,
+        "store": opened.uri,
+        "files_compacted": sum(one.compacted for one in tidied),
+        "files_vacuumed": sum(one.removed for one in tidied),
+        "pages": len(pages),
+        "run_folders": len(runs),
+        "stuck_runs": stuck,
+        "tables": [_line(one) for one in tidied if one.compacted or one.removed],
+    }
+    _report(result)
+    _refuse_problems(tidied)
+    return result
+
+
+def _line(tidied: Tidied) -> dict[str, Any]:
+    return {**asdict(tidied), "kept": ", ".join(map(str, tidied.kept))}
+
+
+def _report(result: dict[str, Any]) -> None:
+    rows = [
+        {"figure": name, "value": value} for name, value in result.items() if isinstance(value, int | str)
+    ]
+    create_table_artifact(rows, key="housekeeping", description="What there was to tidy up")
+    if result["stuck_runs"]:
+        create_table_artifact(
+            result["stuck_runs"], key="housekeeping-stuck-runs", description="Runs that are stuck in Running"
+        )
+
+
+def _refuse_problems(tidied: Sequence[Tidied]) -> None:
+    """Raise `HousekeepingError` where tables could not be tidied; the others are."""
+    told = "\n".join(f"  {one.table}: {one.problem}" for one in tidied if one.problem)
+    if told:
+        raise HousekeepingError(
+            f"Some tables were left as they are; all else was done.\n{told}\nRun it again."
+        )
+
+
+COMMANDS = (housekeeping,)

@@ -1,0 +1,195 @@
+"""`prefect.yaml` and the environment, without a server."""
+
+import importlib
+import inspect
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from prefect.server.schemas.schedules import CronSchedule
+
+from deployments.declared import PREFECT_FILE, declared
+from deployments.environment import VariableError, environment
+from models.errors import AlmanacError
+
+SERVER = {"PREFECT_API_URL": "http://127.0.0.1:4200/api", "ALMANAC_STORE": "az://almanac/store"}
+TABLE = {
+    "sales-forecast/weekly": "0 6 * * 1 Europe/Zurich",
+    "sales-ingest/weekly": "0 5 * * 1 Europe/Zurich",
+    "sales-train/monthly": "0 4 1 * * Europe/Zurich",
+    "devices-ingest/hourly": "2 * * * * UTC",
+    "devices-score/hourly": "5 * * * * UTC",
+    "devices-train/weekly": "0 4 * * 0 Europe/Zurich",
+    "machines-ingest/daily": "0 5 * * * Europe/Zurich",
+    "machines-score/on-new-data": None,
+    "machines-score/daily": "0 6 * * * Europe/Zurich",
+    "machines-train/monthly": "30 4 1 * * Europe/Zurich",
+    "housekeeping/daily": "45 4 * * * Europe/Zurich",
+}
+
+
+def the_file(**given: str) -> dict[str, dict]:
+    """The declared deployments by flow and name."""
+    content = declared(environment({**SERVER, **given}))
+    return {f"{flow_of(one).name}/{one['name']}": one for one in content["deployments"]}
+
+
+def flow_of(deployment):
+    path, _, name = deployment["entrypoint"].partition(":")
+    return getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
+
+
+@pytest.fixture(scope="module")
+def zurich() -> dict[str, dict]:
+    return the_file(ALMANAC_TIMEZONE="Europe/Zurich")
+
+
+def test_every_deployment_of_the_table_is_there_at_its_time(zurich):
+    found = {
+        name: next((f"{s['cron']} {s['timezone']}" for s in one.get("schedules", [])), None)
+        for name, one in zurich.items()
+    }
+    assert found == TABLE
+
+
+def test_every_deployment_says_what_it_reads_and_writes_and_what_happens_when_it_is_started_again(zurich):
+    for name, one in zurich.items():
+        for told in ("Reads:", "Writes:", "Started again:"):
+            assert told in one["description"], name
+        assert one["enforce_parameter_schema"] is True
+        assert one["concurrency_limit"]["limit"] == 1
+        assert "almanac" in one["tags"]
+        assert one["work_pool"]["job_variables"]["env"]["ALMANAC_STORE"] == "az://almanac/store"
+
+
+def test_parameters_and_those_of_triggers_are_parameters_of_the_flow(zurich):
+    for name, one in zurich.items():
+        known = set(inspect.signature(flow_of(one).fn).parameters)
+        given = {*one["parameters"], *(p for t in one.get("triggers", []) for p in t["parameters"])}
+        assert given <= known, name
+
+
+def test_an_hourly_run_does_not_pile_up_and_an_event_is_never_skipped(zurich):
+    strategies = {name: one["concurrency_limit"]["collision_strategy"] for name, one in zurich.items()}
+    assert strategies["devices-score/hourly"] == "CANCEL_NEW"
+    assert strategies["machines-score/on-new-data"] == "ENQUEUE"
+
+
+@pytest.mark.parametrize(
+    ("flow", "source", "schedule"),
+    [
+        ("sales-ingest/weekly", {"ALMANAC_SALES_SOURCE": "az://in/sales"}, {"source": "az://in/sales"}),
+        ("devices-ingest/hourly", {"ALMANAC_DEVICES_SOURCE": "az://in/iot"}, {"source": "az://in/iot"}),
+    ],
+)
+def test_an_ingest_is_scheduled_where_it_has_a_source_and_else_by_hand(flow, source, schedule):
+    without, given = the_file()[flow], the_file(**source)[flow]
+    assert [s["active"] for s in without["schedules"]] == [False]
+    assert without["parameters"] == {}
+    assert [s["active"] for s in given["schedules"]] == [True]
+    assert given["parameters"] == schedule
+
+
+def test_an_ingest_comes_before_its_scoring(zurich):
+    for ingest, score in (
+        ("sales-ingest/weekly", "sales-forecast/weekly"),
+        ("devices-ingest/hourly", "devices-score/hourly"),
+        ("machines-ingest/daily", "machines-score/daily"),
+    ):
+        minutes = [int(zurich[n]["schedules"][0]["cron"].split()[0]) for n in (ingest, score)]
+        hours = [zurich[n]["schedules"][0]["cron"].split()[1] for n in (ingest, score)]
+        assert (hours[0], minutes[0]) < (hours[1], minutes[1])
+
+
+# missing and wrong
+
+
+def test_all_that_is_missing_is_named_at_once_with_what_it_is_for():
+    with pytest.raises(VariableError) as raised:
+        environment(
+            {
+                "ALMANAC_POOL_TYPE": "azure-container-instance",
+                "PREFECT_API_URL": "",
+                "ALMANAC_TIMEZONE": "Mars/Base",
+            }
+        )
+    told = str(raised.value)
+    for name in ("ALMANAC_STORE", "ALMANAC_IMAGE", "ALMANAC_TIMEZONE=Mars/Base"):
+        assert name in told
+    assert "store of all runs" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"ALMANAC_STORE": "s3://bucket"}, "ALMANAC_STORE: s3:// is not a kind of store"),
+        ({"ALMANAC_STORE": "az://c/f?sig=SECRET"}, "carries a credential"),
+        ({"ALMANAC_SALES_SOURCE": "az://c/f?sig=SECRET"}, "ALMANAC_SALES_SOURCE"),
+        ({"ALMANAC_MACHINES_TELEMETRY": "az://in/t"}, "ALMANAC_MACHINES_MAINTENANCE is not set"),
+        ({"ALMANAC_POOL_TYPE": "kubernets"}, "Expected one of: "),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_and_no_secret_is_repeated(given, told):
+    with pytest.raises(AlmanacError) as raised:
+        environment({**SERVER, **given})
+    assert told in str(raised.value)
+    assert "SECRET" not in str(raised.value)
+
+
+def test_a_variable_that_the_file_asks_for_and_nobody_knows_is_named(tmp_path):
+    path = tmp_path / "prefect.yaml"
+    path.write_text(PREFECT_FILE.read_text().replace("$ALMANAC_TIMEZONE", "$ALMANAC_TIMEZON"))
+    with pytest.raises(VariableError, match="ALMANAC_TIMEZON"):
+        declared(environment(SERVER), path)
+
+
+# the next ten times
+
+
+def ten(schedule: dict, start: datetime) -> list[datetime]:
+    import asyncio
+
+    cron = CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+    return asyncio.run(cron.get_dates(n=10, start=start))
+
+
+ACROSS = [
+    ("Europe/Zurich", datetime(2026, 3, 26, tzinfo=UTC)),
+    ("Europe/Zurich", datetime(2026, 10, 22, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 3, 5, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 10, 29, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2026, 4, 2, tzinfo=UTC)),
+    ("UTC", datetime(2026, 6, 1, tzinfo=UTC)),
+]
+
+
+@pytest.mark.parametrize(("zone", "start"), ACROSS)
+def test_the_next_ten_times_are_those_of_the_calendar_also_where_the_clocks_change(zone, start):
+    """The oracle walks through the minutes' wall time, one by one, and knows no cron."""
+    for name, one in the_file(ALMANAC_TIMEZONE=zone).items():
+        for schedule in one.get("schedules", []):
+            found = [moment.astimezone(UTC).replace(tzinfo=UTC) for moment in ten(schedule, start)]
+            assert found == by_hand(name, schedule["timezone"], start), name
+
+
+def by_hand(name: str, zone: str, start: datetime) -> list[datetime]:
+    due = {
+        "sales-ingest/weekly": lambda t: t.weekday() == 0 and (t.hour, t.minute) == (5, 0),
+        "sales-forecast/weekly": lambda t: t.weekday() == 0 and (t.hour, t.minute) == (6, 0),
+        "sales-train/monthly": lambda t: t.day == 1 and (t.hour, t.minute) == (4, 0),
+        "devices-ingest/hourly": lambda t: t.minute == 2,
+        "devices-score/hourly": lambda t: t.minute == 5,
+        "devices-train/weekly": lambda t: t.weekday() == 6 and (t.hour, t.minute) == (4, 0),
+        "machines-ingest/daily": lambda t: (t.hour, t.minute) == (5, 0),
+        "machines-score/daily": lambda t: (t.hour, t.minute) == (6, 0),
+        "machines-train/monthly": lambda t: t.day == 1 and (t.hour, t.minute) == (4, 30),
+        "housekeeping/daily": lambda t: (t.hour, t.minute) == (4, 45),
+    }[name]
+    found, moment = [], start
+    step = timedelta(minutes=1 if "hourly" in name else 15)
+    where = ZoneInfo(zone)
+    while len(found) < 10:
+        if due(moment.astimezone(where)):
+            found.append(moment)
+        moment += step
+    return found

@@ -1,0 +1,77 @@
+"""The flow `housekeeping` on the command line, against a real Prefect server."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.flows import flow
+
+from tasks.store import Store
+from tests import steps
+from tests.tasks.test_housekeeping import add, age
+
+pytestmark = pytest.mark.slow
+
+
+@flow(name="never-ends")
+def never_ends() -> None:
+    """Stands for a flow whose machine has gone."""
+
+
+@pytest.fixture
+def old(store, without_run_logger) -> Store:
+    for day in range(11):
+        add(store, day)
+    steps.train(store)
+    steps.score(store)
+    age(store, 40)
+    return store
+
+
+def test_it_says_what_it_would_do_and_does_it_only_when_told_to(command, old):
+    words = ("housekeeping", "--store", old.uri, "--retention-days", "30", "--json")
+    files = old.names("toy")
+    told = command(*words)
+    assert told.status == 0, told.err
+    assert told.json["dry_run"] is True
+    assert told.json["files_compacted"] == 44
+    assert told.json["run_folders"] == 2
+    assert old.names("toy") == files
+    done = command(*words, "--no-dry-run").json
+    assert {**done, "dry_run": True} == told.json
+    assert old.names("toy/runs") == []
+    assert len(old.table("toy/values").file_uris()) == 4
+    again = command(*words, "--no-dry-run").json
+    assert (again["files_compacted"], again["run_folders"]) == (0, 0)
+
+
+def test_a_run_that_has_been_running_for_too_long_is_reported(command, prefect_api, old):
+    began = datetime.now(UTC) - timedelta(hours=30)
+
+    async def left_running() -> str:
+        async with get_client() as client:
+            run = await client.create_flow_run(never_ends)
+            state = {"type": "RUNNING", "timestamp": began.isoformat()}
+            answer = await client._client.post(
+                f"/flow_runs/{run.id}/set_state", json={"state": state, "force": True}
+            )
+            answer.raise_for_status()
+            return str(run.id)
+
+    number = asyncio.run(left_running())
+    words = ("housekeeping", "--store", old.uri, "--json")
+    found = {one["id"]: one for one in command(*words).json["stuck_runs"]}
+    assert found[number]["flow"] == "never-ends"
+    assert number not in {one["id"] for one in command(*words, "--stuck-hours", "40").json["stuck_runs"]}
+
+
+def test_a_retention_shorter_than_any_run_is_refused(command, old):
+    done = command("housekeeping", "--store", old.uri, "--retention-days", "1")
+    assert done.status != 0
+
+
+def test_a_store_without_anything_is_told_in_words(command, tmp_path):
+    done = command("housekeeping", "--store", str(tmp_path / "nowhere"))
+    assert done.status == 1
+    assert "there is nothing in this store" in done.err
