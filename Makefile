@@ -1,10 +1,11 @@
-# Two commands do everything, installation included: make demo, make test.
+# Installation included: make demo, make test, and make deploy, which make undeploy stops.
 
 PYTHON ?= python3.11
+PORT ?= 4200
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test check lock clean
+.PHONY: install demo deploy undeploy test check lock clean
 
 install: $(INSTALLED)
 
@@ -18,6 +19,12 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 demo: install
 	$(BIN)/python -m flows demo
+
+deploy: install
+	$(BIN)/python -m deployments up --port $(PORT)
+
+undeploy:
+	$(BIN)/python -m deployments down
 
 test: check
 	$(BIN)/python -m pytest
@@ -33,4 +40,4 @@ lock:
 		--generate-hashes --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
 clean:
-	rm -rf .venv store node_modules
+	rm -rf .venv .deploy store node_modules

@@ -1,0 +1,159 @@
+"""Drift: what differs between `prefect.yaml` and the server, and how it is put right."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.events import DeploymentTriggerTypes
+from prefect.flows import load_flow_from_entrypoint
+from pydantic import TypeAdapter
+
+from deployments.server import comparable, ours, triggers
+
+GONE = "deployment"
+SCHEDULE = "schedule "
+TRIGGER = "trigger "
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One fact of a deployment that is `file` in the file and `server` on the server; None where there is none."""
+
+    deployment: str
+    fact: str
+    file: Any
+    server: Any
+
+    def __str__(self) -> str:
+        if self.file is None:
+            return f"{self.deployment}: {self.fact} is on the server only: {_short(self.server)}"
+        if self.server is None:
+            return f"{self.deployment}: {self.fact} is in the file only: {_short(self.file)}"
+        return f"{self.deployment}: {self.fact} is {_short(self.file)} in the file, {_short(self.server)} on the server"
+
+
+def named(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The declared deployments by flow and name, as on the server."""
+    found = {}
+    for one in content["deployments"]:
+        flow: Flow[Any, Any] = load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False)
+        found[f"{flow.name}/{one['name']}"] = one
+    return found
+
+
+def differences(client: SyncPrefectClient, content: Mapping[str, Any], pool: str) -> list[Difference]:
+    """All differences between the declared deployments and those of the project on the server."""
+    wanted, there = named(content), ours(client, pool)
+    found = []
+    for name in sorted({*wanted, *there}):
+        if name not in there:
+            found.append(Difference(name, GONE, "declared", None))
+        elif name not in wanted:
+            found.append(Difference(name, GONE, None, f"created {there[name].created:%Y-%m-%d}"))
+        else:
+            server = _on_server(client, there[name])
+            file = _in_file(wanted[name], there[name], content.get("pull"))
+            found += [
+                Difference(name, fact, file.get(fact), server.get(fact))
+                for fact in sorted({*file, *server})
+                if file.get(fact) != server.get(fact)
+            ]
+    return found
+
+
+def remove_schedules(client: SyncPrefectClient, found: Sequence[Difference], pool: str) -> list[Difference]:
+    """Remove the schedules that only the server has, and the runs that they have scheduled; which they were."""
+    there = ours(client, pool)
+    removed = [one for one in found if one.fact.startswith(SCHEDULE) and one.file is None]
+    for one in removed:
+        deployment = there[one.deployment]
+        for schedule in deployment.schedules:
+            if SCHEDULE + (schedule.slug or str(schedule.id)) == one.fact:
+                client.delete_deployment_schedule(deployment.id, schedule.id)
+    return removed
+
+
+def remove_deployments(client: SyncPrefectClient, found: Sequence[Difference], pool: str) -> list[Difference]:
+    """Remove the project's deployments that only the server has, with their schedules; which they were."""
+    there = ours(client, pool)
+    removed = [one for one in found if one.fact == GONE and one.file is None]
+    for one in removed:
+        client.delete_deployment(there[one.deployment].id)
+    return removed
+
+
+def remove_triggers(client: SyncPrefectClient, found: Sequence[Difference], pool: str) -> list[Difference]:
+    """Remove the automations that run a deployment without the file knowing of them; which they were."""
+    there = ours(client, pool)
+    removed = [one for one in found if one.fact.startswith(TRIGGER) and one.file is None]
+    for one in removed:
+        known = triggers(client, there[one.deployment])
+        client.delete_automation(known[one.fact.removeprefix(TRIGGER)].id)
+    return removed
+
+
+def _in_file(one: Mapping[str, Any], server: DeploymentResponse, pull: Any) -> dict[str, Any]:
+    limit = one.get("concurrency_limit") or {}
+    facts = {
+        "entrypoint": one["entrypoint"],
+        "description": (one.get("description") or "").strip(),
+        "tags": sorted(one["tags"]),
+        "parameters": one["parameters"],
+        "parameters are checked": one.get("enforce_parameter_schema", True),
+        "concurrency": f"{limit.get('limit')} {limit.get('collision_strategy')}",
+        "job variables": one["work_pool"]["job_variables"],
+        "pull": one.get("pull", pull),
+        "paused": one.get("paused", False),
+    }
+    for schedule in one.get("schedules") or []:
+        facts[SCHEDULE + schedule["slug"]] = _schedule(
+            schedule["cron"], schedule["timezone"], schedule["active"], schedule.get("parameters")
+        )
+    for spec in one.get("triggers") or []:
+        trigger: Any = TypeAdapter(DeploymentTriggerTypes).validate_python(spec)
+        trigger.set_deployment_id(server.id)
+        facts[TRIGGER + str(trigger.name)] = _automation(trigger.as_automation())
+    return facts
+
+
+def _on_server(client: SyncPrefectClient, one: DeploymentResponse) -> dict[str, Any]:
+    limit, options = one.global_concurrency_limit, one.concurrency_options
+    facts = {
+        "entrypoint": one.entrypoint,
+        "description": (one.description or "").strip(),
+        "tags": sorted(one.tags),
+        "parameters": one.parameters,
+        "parameters are checked": one.enforce_parameter_schema,
+        "concurrency": f"{limit and limit.limit} {options and options.collision_strategy.value}",
+        "job variables": one.job_variables,
+        "pull": one.pull_steps,
+        "paused": one.paused,
+    }
+    for schedule in one.schedules:
+        when: Any = schedule.schedule
+        facts[SCHEDULE + (schedule.slug or str(schedule.id))] = _schedule(
+            getattr(when, "cron", repr(when)), when.timezone, schedule.active, schedule.parameters
+        )
+    for name, automation in triggers(client, one).items():
+        facts[TRIGGER + name] = _automation(automation)
+    return facts
+
+
+def _schedule(cron: str, timezone: str | None, active: bool, parameters: Any) -> str:
+    given = f" with {parameters}" if parameters else ""
+    return f"'{cron}' {timezone or 'UTC'} {'on' if active else 'off'}{given}"
+
+
+def _automation(automation: Any) -> Any:
+    told = automation.model_dump(
+        mode="json", include={"name", "description", "enabled", "trigger", "actions"}
+    )
+    return comparable(told)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) < 200 else f"{text[:200]}…"

@@ -1,0 +1,126 @@
+"""A Prefect server and a worker on this machine, that go on when the command that started them has ended."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import psutil
+
+from deployments.environment import PROJECT
+from models.errors import AlmanacError
+
+_START_SECONDS = 180
+_STOP_SECONDS = 30
+SERVER, WORKER = "server", "worker"
+
+
+class LocalError(AlmanacError):
+    """The local server or worker cannot be started."""
+
+
+class Local:
+    """What runs on this machine for the project: processes by name, with their logs, in one folder."""
+
+    def __init__(self, port: int, folder: Path = PROJECT / ".deploy") -> None:
+        self.port, self.folder = port, folder
+        self.ui = f"http://127.0.0.1:{port}"
+        self.url = f"{self.ui}/api"
+
+    def environment(self) -> dict[str, str]:
+        """This process' environment, for a server on the loopback interface that keeps its files in the folder."""
+        own = {
+            "PREFECT_API_URL": self.url,
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "true",
+        }
+        return {"ALMANAC_STORE": str(PROJECT / "store"), **os.environ, **own}
+
+    def start_server(self) -> bool:
+        """Have the server up; whether it was started now. Raises `LocalError` where something else has the port."""
+        if self.running(SERVER):
+            self._wait()
+            return False
+        if self._answers():
+            raise LocalError(
+                f"Something answers at {self.ui} that `make deploy` has not started. Stop it, or take another "
+                "port: make deploy PORT=4201"
+            )
+        words = ("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        self._start(SERVER, words, self.environment())
+        self._wait()
+        return True
+
+    def start_worker(self, values: Mapping[str, str]) -> bool:
+        """Have a worker of the process pool up; whether it was started now."""
+        if self.running(WORKER):
+            return False
+        words = ("worker", "start", "--pool", values["ALMANAC_POOL"], "--type", "process", "--name", "local")
+        self._start(WORKER, (*words, "--limit", "2"), {**self.environment(), **values})
+        return True
+
+    def stop(self) -> list[str]:
+        """Stop worker and server, with the runs that the worker has started; what was stopped."""
+        stopped = []
+        for name in (WORKER, SERVER):
+            process = self.running(name)
+            if process:
+                children = process.children(recursive=True)
+                process.terminate()
+                psutil.wait_procs([process], timeout=_STOP_SECONDS)
+                left = [one for one in (process, *children) if one.is_running()]
+                for one in left:
+                    one.kill()
+                psutil.wait_procs(left, timeout=_STOP_SECONDS)
+                stopped.append(name)
+            self._record(name).unlink(missing_ok=True)
+        return stopped
+
+    def running(self, name: str) -> psutil.Process | None:
+        """The process of that name, None where it does not run. Another one with its number is not taken for it."""
+        try:
+            known = json.loads(self._record(name).read_text())
+            process = psutil.Process(known["pid"])
+            same = process.is_running() and abs(process.create_time() - known["started"]) < 1
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+            return None
+
+    def _start(self, name: str, words: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._log(name).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "prefect", *words],
+                cwd=PROJECT,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        started = {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
+        self._record(name).write_text(json.dumps(started))
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if not self.running(SERVER) or time.monotonic() > deadline:
+                raise LocalError(f"The Prefect server has not come up; it says why in {self._log(SERVER)}.")
+            time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=2).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def _record(self, name: str) -> Path:
+        return self.folder / f"{name}.json"

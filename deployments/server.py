@@ -1,0 +1,98 @@
+"""What the Prefect server has of this project: deployments, work pool, automations; all through its API."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import DeploymentFilter
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.events.schemas.automations import Automation
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.declared import MINE
+from deployments.environment import POOLS
+from models.errors import AlmanacError
+
+
+class ServerError(AlmanacError):
+    """The Prefect server cannot be reached, or refuses."""
+
+
+@contextmanager
+def connected(values: Mapping[str, str]) -> Iterator[SyncPrefectClient]:
+    """A client of the server that the environment names. Raises `ServerError` where none answers."""
+    url = values["PREFECT_API_URL"]
+    try:
+        httpx.get(f"{url.rstrip('/')}/health", timeout=30)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServerError(
+            f"PREFECT_API_URL={url}: no Prefect server answers there ({error}). Start one with `make deploy` or "
+            "`prefect server start`, or correct the variable."
+        ) from None
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        yield client
+
+
+def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:
+    """Create the work pool, or give it the template of the file; `created`, `updated` or `unchanged`.
+
+    Raises `ServerError` where a pool of that name has another type.
+    """
+    name, kind = values["ALMANAC_POOL"], values["ALMANAC_POOL_TYPE"]
+    template = json.loads((POOLS / f"{kind}.json").read_text())
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
+        return "created"
+    if pool.type != kind:
+        raise ServerError(
+            f"ALMANAC_POOL={name} is a work pool of type {pool.type}; ALMANAC_POOL_TYPE is {kind}. "
+            "Give another name, or delete that pool."
+        )
+    if pool.base_job_template == template:
+        return "unchanged"
+    client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+    return "updated"
+
+
+def ours(client: SyncPrefectClient, pool: str) -> dict[str, DeploymentResponse]:
+    """The deployments of the work pool that carry the project's tag, by flow and name."""
+    tagged = DeploymentFilter.model_validate({"tags": {"all_": [MINE]}})
+    found: dict[str, DeploymentResponse] = {}
+    while True:
+        page = client.read_deployments(deployment_filter=tagged, offset=len(found))
+        for one in page:
+            found[f"{client.read_flow(one.flow_id).name}/{one.name}"] = one
+        if not page:
+            break
+    return {name: one for name, one in sorted(found.items()) if one.work_pool_name == pool}
+
+
+def triggers(client: SyncPrefectClient, deployment: DeploymentResponse) -> dict[str, Automation]:
+    """The automations that run a deployment, by name; also those that someone made by hand."""
+    related = client.read_resource_related_automations(f"prefect.deployment.{deployment.id}")
+    return {
+        one.name: one
+        for one in related
+        if any(getattr(action, "deployment_id", None) == deployment.id for action in one.actions)
+    }
+
+
+def comparable(value: Any) -> Any:
+    """A value of the API in a form in which equal ones are equal: without ids, lists of texts sorted.
+
+    >>> comparable({"id": 1, "expect": ["b", "a"], "posture": None})
+    {'expect': ['a', 'b']}
+    """
+    if isinstance(value, Mapping):
+        return {k: comparable(one) for k, one in value.items() if k != "id" and one not in (None, [], {}, "")}
+    if isinstance(value, list):
+        items = [comparable(one) for one in value]
+        return sorted(items) if all(isinstance(one, str) for one in items) else items
+    return value
