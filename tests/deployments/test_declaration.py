@@ -9,8 +9,9 @@ import pytest
 from prefect.server.schemas.schedules import CronSchedule
 
 from deployments.declared import PREFECT_FILE, declared
-from deployments.environment import VariableError, environment
+from deployments.environment import VARIABLES, VariableError, environment
 from models.errors import AlmanacError
+from tests.conftest import ROOT
 
 SERVER = {"PREFECT_API_URL": "http://127.0.0.1:4200/api", "ALMANAC_STORE": "az://almanac/store"}
 TABLE = {
@@ -141,6 +142,11 @@ def test_a_variable_that_the_file_asks_for_and_nobody_knows_is_named(tmp_path):
     path.write_text(PREFECT_FILE.read_text().replace("$ALMANAC_TIMEZONE", "$ALMANAC_TIMEZON"))
     with pytest.raises(VariableError, match="ALMANAC_TIMEZON"):
         declared(environment(SERVER), path)
+
+
+def test_every_variable_is_in_the_operations_page():
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert [one.name for one in VARIABLES if f"`{one.name}`" not in page] == []
 
 
 # the next ten times

@@ -1,0 +1,92 @@
+"""One Prefect server of its own for all tests of the deployments; each test has its work pool and its names."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import free_port
+
+TEN_RUNS = {
+    "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "10",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "10",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_SCHEDULED_TIME": "P400D",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+}
+"""The server plans ten runs of each schedule, also of those that are months away."""
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The server, as `make deploy` starts it; `stop` ends whatever a test has started with it."""
+    from deployments.local import Local
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in TEN_RUNS.items():
+            patch.setenv(name, value)
+        found = Local(free_port(), tmp_path_factory.mktemp("deploy"))
+        assert found.start_server()
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture(scope="session")
+def deployments(local: Any) -> Callable[..., SimpleNamespace]:
+    """`deployments("deploy", ..., ALMANAC_POOL=...)`: the command, called in this process; what it said."""
+    import contextlib
+    import io
+
+    from deployments.__main__ import main
+
+    def run(*words: Any, **given: str) -> SimpleNamespace:
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.setattr("sys.argv", ["python -m deployments", *map(str, words)])
+            for name in [name for name in os.environ if name.startswith("ALMANAC_")]:
+                patch.delenv(name)
+            for name, value in {"PREFECT_API_URL": local.url, "COLUMNS": "200", **given}.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        return SimpleNamespace(status=ended.value.code, out=out.getvalue(), err=err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def client(local: Any) -> Iterator[Any]:
+    """A client of the server."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: local.url}), get_client(sync_client=True) as made:
+        yield made
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Callable[..., Path]:
+    """`few("forecast", ...)`: a file with the deployments of these flows only, under names of the test's own."""
+    from deployments.declared import PREFECT_FILE
+
+    def write(*flows: str, change: Callable[[list[dict[str, Any]]], object] | None = None) -> Path:
+        content = yaml.safe_load(PREFECT_FILE.read_text())
+        kept = [one for one in content["deployments"] if one["entrypoint"].partition(":")[2] in flows]
+        for one in kept:
+            one["name"] = f"{one['name']}-{tmp_path.name}"
+        if change:
+            change(kept)
+        path = tmp_path / "prefect.yaml"
+        path.write_text(yaml.safe_dump({"pull": content["pull"], "deployments": kept}))
+        return path
+
+    return write

@@ -1,0 +1,270 @@
+"""Deploying to a real Prefect server: what is there afterwards, what starts runs, and drift."""
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from prefect.client.schemas.objects import StateType
+from prefect.events import emit_event
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Failed, Running, State
+
+from deployments.automations import AUTOMATIONS_FILE, apply_automations, automations
+from deployments.environment import environment
+from tests import steps
+from tests.conftest import wait_until
+from tests.deployments.test_declaration import TABLE, by_hand
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+STORE = "az://almanac/store"
+
+
+@pytest.fixture(scope="module")
+def all_of_it(deployments) -> Any:
+    """The whole file, deployed."""
+    sources = {
+        "ALMANAC_SALES_SOURCE": "az://in/sales",
+        "ALMANAC_DEVICES_SOURCE": "az://in/iot",
+        **{f"ALMANAC_MACHINES_{name}": "az://in/m" for name in ("TELEMETRY", "MAINTENANCE", "FAILURES")},
+    }
+    done = deployments("deploy", ALMANAC_STORE=STORE, ALMANAC_TIMEZONE="Europe/Zurich", **sources)
+    assert done.status == 0, done.out + done.err
+    return done
+
+
+def runs_of(client, name: str) -> list[Any]:
+    deployment = client.read_deployment_by_name(name)
+    answer = client._client.post(
+        "/flow_runs/filter",
+        json={"deployments": {"id": {"any_": [str(deployment.id)]}}, "sort": "EXPECTED_START_TIME_ASC"},
+    )
+    return answer.raise_for_status().json()
+
+
+# all deployments
+
+
+def test_every_deployment_is_there_and_the_server_agrees_with_the_file(all_of_it, client):
+    assert "File and server agree." in all_of_it.out
+    for name in TABLE:
+        deployment = client.read_deployment_by_name(name)
+        assert deployment.enforce_parameter_schema
+        assert deployment.job_variables["env"]["ALMANAC_STORE"] == STORE
+        assert deployment.global_concurrency_limit.limit == 1
+
+
+def test_the_server_plans_the_next_ten_times_also_across_a_change_of_the_clocks(all_of_it, client):
+    scheduled = [name for name, when in TABLE.items() if when]
+    wait_until(lambda: all(len(runs_of(client, name)) >= 10 for name in scheduled), 150, "ten runs of each")
+    for name in scheduled:
+        found = [datetime.fromisoformat(run["expected_start_time"]) for run in runs_of(client, name)]
+        zone = "UTC" if "hourly" in name else "Europe/Zurich"
+        start = found[0].replace(second=0, microsecond=0)
+        assert [moment.astimezone(UTC) for moment in found[:10]] == by_hand(name, zone, start), name
+    months = [
+        datetime.fromisoformat(run["expected_start_time"]) for run in runs_of(client, "sales-train/monthly")
+    ]
+    assert len({moment.astimezone(UTC).hour for moment in months}) == 2
+
+
+def test_an_event_of_new_data_starts_the_scoring_of_its_range_with_typed_parameters(all_of_it, client, local):
+    name = "machines-score/on-new-data"
+    assert runs_of(client, name) == []
+    payload = {"from": "2015-07-01T00:00:00+00:00", "to": None, "store": "az://almanac/store", "tables": {}}
+    with temporary_settings({PREFECT_API_URL: local.url}):
+        emit_event(
+            "almanac.machines.ingested", resource={"prefect.resource.id": "almanac.machines"}, payload=payload
+        )
+    wait_until(lambda: runs_of(client, name), 60, "the event starts a run")
+    (run,) = runs_of(client, name)
+    assert run["parameters"] == {"from_": payload["from"], "to": None, "store": payload["store"]}
+
+
+def test_a_run_can_be_started_with_other_parameters_and_wrong_ones_are_refused(all_of_it, client):
+    deployment = client.read_deployment_by_name("sales-forecast/weekly")
+    given = {"as_of": "2024-01-07", "dry_run": True}
+    run = client.create_flow_run_from_deployment(deployment.id, parameters=given)
+    assert run.parameters == given
+    assert "almanac" in run.tags
+    client.delete_flow_run(run.id)
+    for wrong in ({"as_of": "yesterday"}, {"bundle": 0}, {"as-of": "2024-01-07"}, {"dry_run": "perhaps"}):
+        with pytest.raises(PrefectHTTPStatusError) as refused:
+            client.create_flow_run_from_deployment(deployment.id, parameters=wrong)
+        assert refused.value.response.status_code in (409, 422)
+
+
+# again, drift
+
+
+def test_deployed_twice_there_are_no_duplicates(deployments, client, few, tmp_path):
+    pool = {"ALMANAC_STORE": STORE, "ALMANAC_POOL": tmp_path.name}
+    file = few("housekeeping", "score")
+    first = deployments("deploy", "--prefect-file", file, **pool)
+    assert first.status == 0, first.out + first.err
+    assert f"work pool {tmp_path.name}: created" in first.out
+    name = f"machines-score/on-new-data-{tmp_path.name}"
+    before = client.read_deployment_by_name(name)
+    count = len(client.read_automations())
+    again = deployments("deploy", "--prefect-file", file, **pool)
+    assert again.status == 0, again.out + again.err
+    assert f"work pool {tmp_path.name}: unchanged" in again.out
+    assert client.read_deployment_by_name(name).id == before.id
+    assert len(client.read_automations()) == count
+    daily = client.read_deployment_by_name(f"machines-score/daily-{tmp_path.name}")
+    assert len(daily.schedules) == 1
+
+
+def test_what_differs_is_told_and_repaired(deployments, client, few, tmp_path):
+    pool = {"ALMANAC_STORE": STORE, "ALMANAC_POOL": tmp_path.name}
+    full = few("housekeeping", "forecast", "evaluate", change=with_two_schedules)
+    assert deployments("deploy", "--prefect-file", full, **pool).status == 0
+    forecast = client.read_deployment_by_name(f"sales-forecast/weekly-{tmp_path.name}")
+    assert {one.slug for one in forecast.schedules} == {"weekly", "evening"}
+
+    file = few("forecast", change=later)
+    told = deployments("drift", "--prefect-file", file, **pool)
+    assert told.status == 1
+    words = " ".join(told.out.split())
+    assert f"housekeeping/daily-{tmp_path.name}: deployment is on the server only" in words
+    assert f"sales-forecast/weekly-{tmp_path.name}: schedule evening is on the server only" in words
+    assert "schedule weekly is '0 7 * * 1' UTC on in the file, '0 6 * * 1' UTC on on the server" in words
+    assert "3 differences" in words
+
+    repaired = deployments("drift", "--repair", "--prefect-file", file, **pool)
+    assert repaired.status == 0, repaired.out + repaired.err
+    forecast = client.read_deployment_by_name(f"sales-forecast/weekly-{tmp_path.name}")
+    assert [(one.slug, one.schedule.cron) for one in forecast.schedules] == [("weekly", "0 7 * * 1")]
+    with pytest.raises(Exception, match="not found"):
+        client.read_deployment_by_name(f"housekeeping/daily-{tmp_path.name}")
+
+
+def with_two_schedules(kept: list[dict[str, Any]]) -> None:
+    for one in kept:
+        if one["entrypoint"].endswith("forecast"):
+            evening = {"slug": "evening", "cron": "0 18 * * 1", "timezone": "UTC", "active": True}
+            one["schedules"] = [*one["schedules"], evening]
+
+
+def later(kept: list[dict[str, Any]]) -> None:
+    kept[0]["schedules"][0]["cron"] = "0 7 * * 1"
+
+
+def test_a_missing_variable_is_named_before_anything_is_deployed(deployments, client, tmp_path):
+    done = deployments("deploy", ALMANAC_POOL=tmp_path.name)
+    assert done.status == 1
+    assert "ALMANAC_STORE is not set: store of all runs" in done.err
+    assert tmp_path.name not in {pool.name for pool in client.read_work_pools()}
+
+
+def test_a_server_that_does_not_answer_is_named(deployments):
+    done = deployments("drift", ALMANAC_STORE=STORE, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert done.status == 1
+    assert "PREFECT_API_URL=http://127.0.0.1:9/api: no Prefect server answers there" in done.err
+
+
+# a run
+
+
+def test_a_worker_runs_a_deployment_with_the_store_of_the_environment(
+    deployments, client, local, few, store, tmp_path, without_run_logger
+):
+    steps.put(store)
+    pool = {"ALMANAC_STORE": store.uri, "ALMANAC_POOL": tmp_path.name}
+    assert deployments("deploy", "--prefect-file", few("housekeeping"), **pool).status == 0
+    assert local.start_worker(environment({"PREFECT_API_URL": local.url, **pool}))
+    assert not local.start_worker(environment({"PREFECT_API_URL": local.url, **pool}))
+    deployment = client.read_deployment_by_name(f"housekeeping/daily-{tmp_path.name}")
+    run = client.create_flow_run_from_deployment(deployment.id, parameters={"retention_days": 30})
+    wait_until(lambda: client.read_flow_run(run.id).state.is_final(), 120, "the run ends")
+    ended = client.read_flow_run(run.id)
+    assert ended.state.is_completed(), (local.folder / "worker.log").read_text()[-3000:]
+    assert ended.parameters == {"dry_run": True, "retention_days": 30}
+
+
+# automations
+
+
+@pytest.fixture
+def received() -> Iterator[list[str]]:
+    """What was posted to `received.url`-less local address; the address is its first entry."""
+    posted: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    listener = HTTPServer(("127.0.0.1", 0), Handler)
+    posted.append(f"http://127.0.0.1:{listener.server_port}/")
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    yield posted
+    listener.shutdown()
+
+
+def test_failed_late_and_silent_runs_raise_an_alert(client, local, received, tmp_path):
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    address = received.pop()
+    with temporary_settings({PREFECT_API_URL: local.url}):
+        content = {"subject": "{{subject}}", "body": "{{body}}"}
+        CustomWebhookNotificationBlock(name="test", url=address, json_data=content).save(
+            "alerts", overwrite=True
+        )
+    quick = tmp_path / "automations.yaml"
+    quick.write_text(AUTOMATIONS_FILE.read_text().replace("within: 300", "within: 10"))
+    values = environment(
+        {"PREFECT_API_URL": local.url, "ALMANAC_STORE": STORE, "ALMANAC_ALERT_BLOCK": "custom-webhook/alerts"}
+    )
+    apply_automations(client, automations(client, values, quick))
+    time.sleep(3)
+
+    silent = started(client, "silent", Running())
+    with temporary_settings({PREFECT_API_URL: local.url}):
+        related = [{"prefect.resource.id": "prefect.tag.almanac", "prefect.resource.role": "tag"}]
+        run_id = {"prefect.resource.id": f"prefect.flow-run.{silent}"}
+        emit_event("prefect.flow-run.heartbeat", resource=run_id, related=related)
+    started(client, "breaks", Failed(message="the disk is full"))
+    started(client, "waits", State(type=StateType.SCHEDULED, name="Late"))
+    expected = ("breaks has failed", "waits is late", "silent has stopped without a word")
+    wait_until(
+        lambda: all(any(one in text for text in received) for one in expected), 90, f"{expected}: {received}"
+    )
+    assert any("the disk is full" in text for text in received)
+    assert client.read_flow_run(silent).state.is_crashed()
+    done = apply_automations(client, automations(client, {**values, "ALMANAC_ALERT_BLOCK": ""}))
+    assert set(done.values()) == {"updated"}
+    assert set(
+        apply_automations(client, automations(client, {**values, "ALMANAC_ALERT_BLOCK": ""})).values()
+    ) == {"unchanged"}
+
+
+def started(client, name: str, state: State) -> Any:
+    """A flow run with the project's tag, set to a state as a worker or the server does."""
+    from prefect import flow
+
+    @flow(name=name)
+    def stands_for_one() -> None:
+        """Never called."""
+
+    run = client.create_flow_run(stands_for_one, tags=["almanac"])
+    if not state.is_scheduled():
+        client.set_flow_run_state(run.id, Running(), force=True)
+    if not state.is_running():
+        client.set_flow_run_state(run.id, state, force=True)
+    return run.id
+
+
+def test_a_block_that_the_server_does_not_have_is_named(client, local):
+    values = {"ALMANAC_ALERT_BLOCK": "slack-webhook/nobody", "ALMANAC_POOL": "almanac"}
+    with pytest.raises(Exception, match="slack-webhook/nobody: the server has no such block"):
+        automations(client, values)
