@@ -25,12 +25,12 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The server, as `make deploy` starts it; `stop` ends whatever a test has started with it."""
     from deployments.local import Local
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in TEN_RUNS.items():
-            patch.setenv(name, value)
-        found = Local(free_port(), tmp_path_factory.mktemp("deploy"))
-        assert found.start_server()
+    found = Local(free_port(), tmp_path_factory.mktemp("deploy"))
     try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in TEN_RUNS.items():
+                patch.setenv(name, value)
+            assert found.start_server()
         yield found
     finally:
         found.stop()
