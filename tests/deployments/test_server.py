@@ -233,7 +233,9 @@ def test_failed_late_and_silent_runs_raise_an_alert(all_of_it, client, local, re
 
     silent = started(client, "silent", Running())
     with temporary_settings({PREFECT_API_URL: local.url}):
-        related = [{"prefect.resource.id": "prefect.tag.almanac", "prefect.resource.role": "tag"}]
+        flow = f"prefect.flow.{client.read_flow_run(silent).flow_id}"
+        told = {"tag": "prefect.tag.almanac", "flow": flow}
+        related = [{"prefect.resource.id": one, "prefect.resource.role": role} for role, one in told.items()]
         run_id = {"prefect.resource.id": f"prefect.flow-run.{silent}"}
         emit_event("prefect.flow-run.heartbeat", resource=run_id, related=related)
     started(client, "breaks", Failed(message="the disk is full"))
