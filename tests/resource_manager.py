@@ -1,0 +1,177 @@
+"""Azure Resource Manager as the container worker knows it, played on this machine: a container is a process."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.conftest import ROOT
+
+Answer = tuple[int, dict[str, Any], dict[str, str]]
+
+_DEPLOYMENT = re.compile(
+    r"(?i)/subscriptions/[^/]+/resourcegroups/[^/]+/providers/Microsoft.Resources/deployments/([^/]+)$"
+)
+_GROUP = re.compile(
+    r"(?i)/subscriptions/[^/]+/resourcegroups/[^/]+/providers/Microsoft.ContainerInstance/containerGroups/([^/]+)$"
+)
+_OPERATION = re.compile(r"/operations/([^/]+)$")
+_SOON = {"retry-after-ms": "50"}
+
+
+@dataclass
+class ResourceManager:
+    """What was asked of it, and what it has. `refuse` are kinds of request that are answered with 503."""
+
+    output: Path
+    url: str = ""
+    deployments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    groups: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
+    refuse: dict[str, int] = field(default_factory=dict)
+    """How many of the next requests of a kind to refuse."""
+    pulls: bool = True
+    """Whether images can be pulled."""
+
+    @property
+    def submitted(self) -> dict[str, Any]:
+        """The properties of the only deployment."""
+        (one,) = self.deployments.values()
+        return one
+
+    def answer(self, method: str, path: str, body: Any) -> Answer:
+        for kind, pattern in (("deployment", _DEPLOYMENT), ("group", _GROUP), ("operation", _OPERATION)):
+            if found := pattern.search(path):
+                asked = f"{method} {kind}"
+                self.asked[asked] += 1
+                if self.refuse.get(asked, 0) > 0:
+                    self.refuse[asked] -= 1
+                    return 503, {"error": {"code": "ServiceUnavailable", "message": "Try again."}}, _SOON
+                return getattr(self, f"_{method.lower()}_{kind}")(found[1], body)
+        return 404, {"error": {"code": "NotFound", "message": path}}, {}
+
+    def _put_deployment(self, name: str, body: Any) -> Answer:
+        self.deployments[name] = body["properties"]
+        if self.pulls:
+            group, resource = resolved(body["properties"])
+            self.groups[group] = self._start(group, resource["properties"])
+        where = {"Azure-AsyncOperation": f"{self.url}/operations/{name}", **_SOON}
+        return 201, {"name": name, "properties": {"provisioningState": "Accepted"}}, where
+
+    def _get_operation(self, name: str, _: Any) -> Answer:
+        if self.pulls:
+            return 200, {"status": "Succeeded"}, _SOON
+        error = {"code": "InaccessibleImage", "message": "The image is not accessible."}
+        return 200, {"status": "Failed", "error": error}, _SOON
+
+    def _get_deployment(self, name: str, _: Any) -> Answer:
+        return 200, {"name": name, "properties": {"provisioningState": "Succeeded"}}, {}
+
+    def _get_group(self, name: str, _: Any) -> Answer:
+        if name not in self.groups:
+            return 404, {"error": {"code": "ResourceNotFound", "message": name}}, {}
+        status = self.groups[name].poll()
+        state: dict[str, Any] = {"state": "Running"}
+        if status is not None:
+            state = {"state": "Terminated", "exitCode": status if status >= 0 else 128 - status}
+        container = {"name": "main", "properties": {"instanceView": {"currentState": state}}}
+        properties = {"provisioningState": "Succeeded", "osType": "Linux", "containers": [container]}
+        return 200, {"name": name, "location": "here", "properties": properties}, {}
+
+    def _delete_group(self, name: str, _: Any) -> Answer:
+        if name not in self.groups:
+            return 204, {}, {}
+        kill(self.groups.pop(name))
+        return 200, {"name": name}, {}
+
+    def _start(self, name: str, properties: dict[str, Any]) -> subprocess.Popen[bytes]:
+        """The container's command, with its environment and no more, where the image has the flows."""
+        container = properties["containers"][0]["properties"]
+        given = {v["name"]: v.get("value", v.get("secureValue")) for v in container["environmentVariables"]}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        with (self.output / f"{name}.log").open("wb") as output:
+            return subprocess.Popen(
+                container["command"],
+                env={"PATH": path, "HOME": str(self.output), **given},
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def told(self) -> str:
+        """What all containers have written."""
+        return "\n".join(path.read_text() for path in sorted(self.output.glob("*.log")))
+
+
+def resolved(deployment: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and content of the container group that a deployment's template makes, its parameters put in."""
+    template = deployment["template"]
+    values = {name: one.get("defaultValue") for name, one in template["parameters"].items()}
+    values |= {name: one["value"] for name, one in deployment["parameters"].items()}
+
+    def put_in(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: put_in(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [put_in(inner) for inner in value]
+        named = re.fullmatch(r"\[parameters\('(\w+)'\)\]", value) if isinstance(value, str) else None
+        return values[named[1]] if named else value
+
+    (resource,) = template["resources"]
+    whole = put_in(resource)
+    return whole["name"], whole
+
+
+def kill(container: subprocess.Popen[bytes]) -> None:
+    """End a container with all its processes, as running out of memory does."""
+    if container.poll() is None:
+        os.killpg(container.pid, signal.SIGKILL)
+    container.wait(20)
+
+
+@contextmanager
+def serving(output: Path) -> Iterator[ResourceManager]:
+    """A resource manager that answers at its `url`; at the end its containers are ended."""
+    manager = ResourceManager(output)
+
+    class Handler(BaseHTTPRequestHandler):
+        def _handle(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else None
+            status, content, headers = manager.answer(self.command, urlsplit(self.path).path, body)
+            payload = b"" if status == 204 else json.dumps(content).encode()
+            self.send_response(status)
+            for name, value in {"Content-Type": "application/json", **headers}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        do_GET = do_PUT = do_DELETE = do_POST = do_HEAD = _handle  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    manager.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield manager
+    finally:
+        server.shutdown()
+        server.server_close()
+        for container in manager.groups.values():
+            kill(container)
