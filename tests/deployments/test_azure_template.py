@@ -1,0 +1,344 @@
+"""The template of all that is in Azure: what it refers to exists, roles are the least, no secret is in plain text."""
+
+import json
+import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from typing import Any
+
+import pytest
+
+from deployments.filled import TemplateError, filled
+from tests.arm import Template, resource_id
+from tests.conftest import ROOT
+from tests.deployments.test_container_pool import TEMPLATE as POOL
+
+TEMPLATE = json.loads((ROOT / "deployments/azure/main.json").read_text())
+RESOURCES = TEMPLATE["resources"]
+IDENTITIES = "Microsoft.ManagedIdentity/userAssignedIdentities"
+
+ROLES = {
+    "Storage Blob Data Contributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe",
+    "AcrPull": "7f951dda-4ed3-4680-a7ca-43fe172d538d",
+    "Managed Identity Operator": "f1a07417-d97a-45cb-824c-7a7467783830",
+}
+"""Built-in roles by the ids that every tenant has."""
+
+
+def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every string of a JSON value, keys included, with where it is."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from strings(inner, f"{path}[{number}]")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield f"{path}.{key}", key
+            yield from strings(inner, f"{path}.{key}")
+
+
+def of_type(kind: str) -> list[dict[str, Any]]:
+    return [resource for resource in RESOURCES if resource["type"] == kind]
+
+
+def the(kind: str) -> dict[str, Any]:
+    (one,) = of_type(kind)
+    return one
+
+
+OWN = {
+    "selfHosted": True,
+    "workerImage": "almanac-worker:1",
+    "postgresqlPassword": "pass:word/",
+    "prefectAuthString": "admin:word",
+}
+EXISTING = {
+    "workerImage": "almanac-worker:1",
+    "prefectApiUrl": "https://prefect.example/api",
+    "prefectApiKey": "the-key",
+}
+CASES = {"first": {}, "existing server": EXISTING, "own server": OWN}
+both = pytest.mark.parametrize(
+    "template", [Template(TEMPLATE, **given) for given in CASES.values()], ids=CASES
+)
+
+
+# What the template refers to
+
+
+def test_every_resource_has_a_type_a_version_and_a_name_of_its_own():
+    for resource in RESOURCES:
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", resource["apiVersion"]), resource["type"]
+        assert resource["type"].startswith("Microsoft.")
+    names = [(r["type"], r["name"], r.get("scope")) for r in RESOURCES]
+    assert len(set(names)) == len(names)
+
+
+def test_parameters_and_variables_are_declared_and_used():
+    text = json.dumps({key: TEMPLATE[key] for key in ("variables", "resources", "outputs")})
+    for kind in ("parameters", "variables"):
+        used = set(re.findall(rf"{kind}\('(\w+)'\)", text))
+        assert used == set(TEMPLATE[kind]), kind
+    assert all(one["metadata"]["description"] for one in TEMPLATE["parameters"].values())
+
+
+@both
+def test_every_expression_can_be_evaluated(template):
+    assert len(template.resources()) >= 15
+    outputs = template.value(TEMPLATE["outputs"])
+    assert not re.search(r"(parameters|variables|resourceId)\(", json.dumps([template.resources(), outputs]))
+
+
+def test_variables_do_not_ask_for_what_is_known_only_at_run_time():
+    for name, text in strings(TEMPLATE["variables"]):
+        assert "reference(" not in text, name
+        assert "listKeys(" not in text, name
+
+
+@both
+def test_what_a_resource_waits_for_and_what_is_looked_up_is_made_by_the_template(template):
+    resources = template.resources()
+    made = {resource["id"] for resource in resources}
+    every = made | {resource["id"] for resource in Template(TEMPLATE, **OWN).resources()}
+    template.value(TEMPLATE["outputs"])
+    assert set(template.looked_up) <= made
+    assert {name for resource in resources for name in resource.get("dependsOn", [])} <= every
+
+
+@both
+def test_a_resource_waits_for_every_other_that_it_looks_up_or_belongs_to(template):
+    for resource in TEMPLATE["resources"]:
+        if not template.value(resource.get("condition", True)):
+            continue
+        template.looked_up.clear()
+        whole = template.value({key: value for key, value in resource.items() if key != "condition"})
+        waits = set(whole.get("dependsOn", []))
+        assert set(template.looked_up) <= waits, whole["name"]
+        assert whole.get("scope") in {None, *waits}, whole["name"]
+        kind, name = whole["type"].split("/"), whole["name"].split("/")
+        if len(name) > 1:
+            assert resource_id("/".join(kind[:-1]), *name[:-1]) in waits, whole["name"]
+
+
+@both
+def test_no_resource_waits_for_itself_in_a_circle(template):
+    waits = {resource["id"]: set(resource.get("dependsOn", [])) for resource in template.resources()}
+    assert tuple(TopologicalSorter(waits).static_order())
+
+
+@pytest.mark.parametrize("name", ["alm", "almanac", "abcdefghijk"])
+def test_names_are_as_long_as_azure_takes_them(name):
+    names = {r["type"]: r["name"] for r in Template(TEMPLATE, name=name, **OWN).resources()}
+    assert re.fullmatch(r"[a-z0-9]{3,24}", names["Microsoft.Storage/storageAccounts"])
+    assert re.fullmatch(r"[a-z0-9]{5,50}", names["Microsoft.ContainerRegistry/registries"])
+    assert re.fullmatch(
+        r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", names["Microsoft.DBforPostgreSQL/flexibleServers"]
+    )
+    assert re.fullmatch(
+        r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", names["Microsoft.ContainerInstance/containerGroups"]
+    )
+    assert names["Microsoft.Network/privateDnsZones"].endswith(".postgres.database.azure.com")
+
+
+# Secrets
+
+
+def test_secrets_are_secure_parameters_without_a_value():
+    for name, parameter in TEMPLATE["parameters"].items():
+        if re.search(r"key|password|auth|secret|token", name, re.I):
+            assert parameter["type"] == "securestring", name
+            assert parameter["defaultValue"] == ""
+
+
+def test_secure_parameters_go_nowhere_but_into_secure_values():
+    secure = [name for name, one in TEMPLATE["parameters"].items() if one["type"] == "securestring"]
+    secure_variables = ["keyEnvironment", "authEnvironment"]
+    assert len(secure) == 3
+    for path, text in strings(TEMPLATE["resources"]):
+        if any(f"parameters('{name}')" in text for name in secure):
+            assert path.endswith((".secureValue", ".administratorLoginPassword")), path
+        if any(f"variables('{name}')" in text for name in secure_variables):
+            assert path.endswith(".environmentVariables"), path
+    for name in secure_variables:
+        assert re.search(r"'secureValue', parameters\('\w+'\)\)", TEMPLATE["variables"][name])
+    for name, text in strings(TEMPLATE["variables"]):
+        if any(f"parameters('{one}')" in text for one in secure):
+            assert name.strip(".") in secure_variables
+    assert not any(
+        f"parameters('{name}')" in text for name in secure for _, text in strings(TEMPLATE["outputs"])
+    )
+
+
+def test_no_output_holds_a_key():
+    assert "listKeys" not in json.dumps(TEMPLATE["outputs"])
+    assert all(output["type"] in ("string", "object") for output in TEMPLATE["outputs"].values())
+
+
+# What is built
+
+
+def test_the_store_has_folders_and_is_neither_public_nor_opened_by_keys():
+    account = the("Microsoft.Storage/storageAccounts")
+    assert account["kind"] == "StorageV2"
+    properties = account["properties"]
+    assert properties["isHnsEnabled"] is True
+    assert properties["minimumTlsVersion"] == "TLS1_2"
+    assert properties["supportsHttpsTrafficOnly"] is True
+    assert properties["allowBlobPublicAccess"] is False
+    assert properties["allowSharedKeyAccess"] is False
+    assert (
+        the("Microsoft.Storage/storageAccounts/blobServices/containers")["properties"]["publicAccess"]
+        == "None"
+    )
+    assert the("Microsoft.ContainerRegistry/registries")["properties"]["adminUserEnabled"] is False
+
+
+def test_roles_are_known_and_as_narrow_as_can_be():
+    wanted = {
+        "storageBlobDataContributor": ("Storage Blob Data Contributor", "Microsoft.Storage/storageAccounts", {"runs"}),
+        "acrPull": ("AcrPull", "Microsoft.ContainerRegistry/registries", {"runs", "worker"}),
+        "managedIdentityOperator": ("Managed Identity Operator", IDENTITIES, {"worker"}),
+    }  # fmt: skip
+    assignments = of_type("Microsoft.Authorization/roleAssignments")
+    for variable, (name, scope, who) in wanted.items():
+        assert ROLES[name] in TEMPLATE["variables"][variable]
+        given = [a for a in assignments if variable in a["properties"]["roleDefinitionId"]]
+        assert {
+            re.search(r"variables\('(\w+)'\)\), '2023", a["properties"]["principalId"])[1] for a in given
+        } == who
+        assert all(f"'{scope}'" in a["scope"] for a in given)
+    known = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", json.dumps(TEMPLATE))
+    assert set(known) == set(ROLES.values())
+    on_the_group = [a for a in assignments if "scope" not in a]
+    assert len(on_the_group) == len(assignments) - 4 == 2
+    assert all("Role'))" in a["properties"]["roleDefinitionId"] for a in on_the_group)
+
+
+def test_roles_of_our_own_can_do_what_is_needed_and_neither_give_roles_nor_read_data():
+    roles = of_type("Microsoft.Authorization/roleDefinitions")
+    actions = {role["name"]: role["properties"]["permissions"][0]["actions"] for role in roles}
+    for role in roles:
+        assert role["properties"]["assignableScopes"] == ["[resourceGroup().id]"]
+        assert role["properties"]["permissions"][0]["dataActions"] == []
+    for granted in actions.values():
+        assert not [a for a in granted if "*" in a or a.startswith("Microsoft.Authorization")]
+    worker, housekeeping = actions["[variables('workerRole')]"], actions["[variables('housekeepingRole')]"]
+    groups, records = "Microsoft.ContainerInstance/containerGroups", "Microsoft.Resources/deployments"
+    assert {f"{groups}/{verb}" for verb in ("read", "write", "delete")} <= set(worker)
+    assert {f"{records}/{verb}" for verb in ("read", "write", "operationstatuses/read")} <= set(worker)
+    assert "Microsoft.OperationalInsights/workspaces/sharedKeys/action" in worker, "for listKeys of the pool"
+    assert f"{records}/delete" in housekeeping
+    assert not [a for a in housekeeping if a.endswith("/write")]
+
+
+def test_between_runs_only_the_worker_runs_unless_the_server_is_our_own():
+    (worker,) = [r for r in of_type("Microsoft.ContainerInstance/containerGroups") if "'worker'" in r["name"]]
+    (server,) = [r for r in of_type("Microsoft.ContainerInstance/containerGroups") if "'server'" in r["name"]]
+    assert worker["condition"] == "[not(empty(parameters('workerImage')))]"
+    assert "parameters('selfHosted')" in server["condition"]
+    request = worker["properties"]["containers"][0]["properties"]["resources"]["requests"]
+    assert request["cpu"] <= 0.5
+    assert request["memoryInGB"] <= 1
+    assert worker["properties"]["restartPolicy"] == "Always"
+    assert not TEMPLATE["parameters"]["selfHosted"]["defaultValue"]
+    for resource in RESOURCES:
+        if resource["type"].startswith(("Microsoft.Network/", "Microsoft.DBforPostgreSQL/")):
+            assert resource["condition"] == "[parameters('selfHosted')]"
+
+
+def test_a_server_of_our_own_and_its_database_have_no_public_address():
+    (server,) = [r for r in of_type("Microsoft.ContainerInstance/containerGroups") if "'server'" in r["name"]]
+    assert server["properties"]["ipAddress"]["type"] == "Private"
+    database = the("Microsoft.DBforPostgreSQL/flexibleServers")["properties"]["network"]
+    assert database["delegatedSubnetResourceId"] == "[variables('databaseSubnet')]"
+    subnets = the("Microsoft.Network/virtualNetworks")["properties"]["subnets"]
+    assert {s["name"]: s["properties"]["delegations"][0]["properties"]["serviceName"] for s in subnets} == {
+        "containers": "Microsoft.ContainerInstance/containerGroups",
+        "database": "Microsoft.DBforPostgreSQL/flexibleServers",
+    }
+    variables = TEMPLATE["variables"]
+    assert "'containers')" in variables["containerSubnet"]
+    assert "'database')" in variables["databaseSubnet"]
+
+
+def test_container_groups_write_to_the_workspace_and_pull_by_identity():
+    for group in of_type("Microsoft.ContainerInstance/containerGroups"):
+        logs = group["properties"]["diagnostics"]["logAnalytics"]
+        assert logs["workspaceKey"].startswith("[listKeys(")
+        assert "password" not in group["properties"]["imageRegistryCredentials"][0]
+        assert (
+            group["properties"]["imageRegistryCredentials"][0]["identity"]
+            in group["identity"]["userAssignedIdentities"]
+        )
+
+
+def workers_environment(given):
+    groups = [
+        r
+        for r in Template(TEMPLATE, **given).resources()
+        if r["name"] == "almanac-worker" and "/containerGroups" in r["type"]
+    ]
+    (container,) = groups[0]["properties"]["containers"]
+    return {one["name"]: one for one in container["properties"]["environmentVariables"]}, groups[0]
+
+
+def test_the_worker_is_told_where_the_server_is_and_its_keys_securely():
+    existing, group = workers_environment(EXISTING)
+    assert existing["PREFECT_API_URL"]["value"] == "https://prefect.example/api"
+    assert existing["PREFECT_API_KEY"] == {"name": "PREFECT_API_KEY", "secureValue": "the-key"}
+    assert "PREFECT_API_AUTH_STRING" not in existing
+    assert group["properties"]["subnetIds"] is None
+    own, group = workers_environment(OWN)
+    assert re.fullmatch(
+        r"http://reference .*/almanac-server\.ipAddress\.ip:4200/api", own["PREFECT_API_URL"]["value"]
+    )
+    assert own["PREFECT_API_AUTH_STRING"]["secureValue"] == "admin:word"
+    assert group["properties"]["subnetIds"][0]["id"].endswith("/subnets/containers")
+
+
+def test_a_password_with_any_character_reaches_the_database():
+    from sqlalchemy import make_url
+
+    (server,) = [r for r in Template(TEMPLATE, **OWN).resources() if r["name"] == "almanac-server"]
+    variables = server["properties"]["containers"][0]["properties"]["environmentVariables"]
+    (url,) = [make_url(v["secureValue"]) for v in variables if v["name"].endswith("CONNECTION_URL")]
+    assert url.password == OWN["postgresqlPassword"]
+    assert url.host.endswith(".postgres.database.azure.com")
+
+
+# What the pool is told
+
+
+def test_the_template_gives_the_pool_every_value_that_it_needs():
+    given = TEMPLATE["outputs"]["poolVariables"]["value"]
+    assert set(POOL["variables"]["required"]) <= set(given) <= set(POOL["variables"]["properties"])
+    assert filled(POOL, given)["variables"]["required"] == []
+
+
+@both
+def test_what_the_pool_is_told_is_what_was_made(template):
+    made = {resource["id"] for resource in template.resources()}
+    told = template.value(TEMPLATE["outputs"])["poolVariables"]["value"]
+    assert {told["identity"], told["log_workspace"]} <= made
+    account = next(
+        r["name"] for r in template.resources() if r["type"] == "Microsoft.Storage/storageAccounts"
+    )
+    assert told["store"] == f"abfss://almanac@{account}.dfs.core.windows.net/store"
+    assert bool(told["subnet_ids"]) == template.parameters["selfHosted"]
+
+
+def test_a_filled_template_has_values_as_defaults_and_is_otherwise_the_same():
+    values = {"image": "r.azurecr.io/almanac:2", "subnet_ids": None}
+    made = filled(POOL, values)
+    variables = made["variables"]["properties"]
+    assert variables["image"]["default"] == "r.azurecr.io/almanac:2"
+    assert variables["subnet_ids"] == POOL["variables"]["properties"]["subnet_ids"]
+    assert set(POOL["variables"]["required"]) - set(made["variables"]["required"]) == {"image"}
+    assert made["job_configuration"] == POOL["job_configuration"]
+    assert "default" not in POOL["variables"]["properties"]["image"]
+
+
+def test_a_value_without_a_variable_is_an_error_that_names_it():
+    with pytest.raises(TemplateError, match="imgae: not a variable"):
+        filled(POOL, {"imgae": "x"})
