@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from tasks.store import Store
 from tests import steps
 from tests.conftest import ROOT, wait_until
 from tests.deployments.test_container_pool import TEMPLATE, VARIABLES, WORKSPACE, environment
+from tests.deployments.test_docs import ENDED
 from tests.resource_manager import ResourceManager, kill, resolved, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -69,7 +71,10 @@ def submit(prefect_api: str, azure: ResourceManager, dask_cluster: Any) -> Calla
             "task_watch_poll_interval": 0.2,
             "log_workspace": WORKSPACE,
         }
-        variables["env"] = {"ALMANAC_SCHEDULER": dask_cluster.scheduler_address}
+        variables["env"] = {
+            "ALMANAC_SCHEDULER": dask_cluster.scheduler_address,
+            "PREFECT_LOGGING_LEVEL": "INFO",
+        }
         name = Path(entrypoint.partition(":")[0]).stem + "-" + entrypoint.partition(":")[2]
         with get_client(sync_client=True) as client:
             deployment = client.create_deployment(
@@ -129,6 +134,7 @@ def test_a_weekly_forecast_completes_in_a_container_while_azure_fails_now_and_th
     container = group["properties"]["containers"][0]["properties"]
     assert name.endswith(run["id"]), "what the container writes is found by the flow run's id"
     assert len(name) <= 63
+    assert re.search(ENDED, azure.told())[1] == "Completed", "what the query for failures looks for"
     assert run["infrastructure_pid"] == f"{run['id']}:{name}"
     assert container["image"] == VARIABLES["image"]
     assert container["command"] == ["prefect", "flow-run", "execute"]

@@ -1,0 +1,77 @@
+"""What the Azure page says about names and logs is what the worker and the flows do."""
+
+import re
+from uuid import uuid4
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+PAGE = (ROOT / "docs/azure.md").read_text()
+FLOW_OF = re.search(r'extract\(@"(\^\(\.\+\).*?)", 1, ContainerGroup_s\)', PAGE)[1]
+ENDED = re.search(r'extract\(@"(Flow run .*?)", 1, Message\)', PAGE)[1]
+"""Patterns of the queries."""
+
+
+@pytest.mark.parametrize("flow", ["sales-forecast", "devices-score", "machines-evaluate", "housekeeping"])
+def test_the_queries_find_the_flow_in_a_container_groups_name(flow):
+    assert re.search(FLOW_OF, f"{flow}-{uuid4()}")[1] == flow
+
+
+def test_the_queries_leave_out_the_worker_and_the_server():
+    assert not re.search(FLOW_OF, "almanac-worker")
+    assert not re.search(FLOW_OF, "almanac-server")
+
+
+def test_no_flows_name_is_cut_short_in_a_container_groups_name():
+    from flows.modules import with_commands
+
+    longest = 55 - len(str(uuid4()))
+    names = [command.name for module in with_commands() for command in module.COMMANDS]
+    assert names
+    assert not [name for name in names if len(name) > longest]
+
+
+def test_every_component_of_the_older_architectures_has_its_successor():
+    table = PAGE.split("## What takes the place of what")[1].split("##")[0]
+    older = [row.split("|")[1] for row in table.splitlines() if row.startswith("|")]
+    for component in (
+        "Logic Apps", "Batch", "Batch AI", "Container Instances", "Container Registry", "Blob", "Event Hubs",
+        "Stream Analytics", "Databricks jobs", "notebooks", "DBFS", "scheduler container",
+    ):  # fmt: skip
+        assert [row for row in older if component in row], component
+
+
+def test_files_that_the_page_links_to_are_there():
+    for target in re.findall(r"\]\((\.\./[^)#]+)", PAGE):
+        assert (ROOT / "docs" / target).exists(), target
+    for command in re.findall(r"deployments/[\w/.-]+\.(?:sh|yaml)", PAGE):
+        assert (ROOT / command).exists(), command
+
+
+def test_the_dask_cluster_has_workers_from_zero_one_thread_each_and_no_public_address():
+    found = list(yaml.safe_load_all((ROOT / "deployments/dask/kubernetes.yaml").read_text()))
+    kinds = {one["kind"]: one for one in found}
+    cluster, autoscaler = kinds["DaskCluster"]["spec"], kinds["DaskAutoscaler"]["spec"]
+    (worker,) = cluster["worker"]["spec"]["containers"]
+    assert autoscaler["minimum"] == cluster["worker"]["replicas"] == 0
+    assert autoscaler["cluster"] == kinds["DaskCluster"]["metadata"]["name"]
+    assert worker["args"][worker["args"].index("--nthreads") + 1] == "1"
+    assert cluster["scheduler"]["service"]["type"] == "ClusterIP"
+    internal = "service.beta.kubernetes.io/azure-load-balancer-internal"
+    assert kinds["Service"]["metadata"]["annotations"][internal] == "true"
+
+
+def test_the_dask_cluster_is_set_up_as_the_flows_set_up_their_own():
+    import dask.config
+
+    from flows.cluster import DASK_SETTINGS
+
+    found = list(yaml.safe_load_all((ROOT / "deployments/dask/kubernetes.yaml").read_text()))
+    (cluster,) = [one["spec"] for one in found if one["kind"] == "DaskCluster"]
+    (scheduler,) = cluster["scheduler"]["spec"]["containers"]
+    environment = {one["name"]: one["value"] for one in scheduler["env"]}
+    settings = dask.config.collect_env(environment)
+    for name, value in DASK_SETTINGS.items():
+        assert dask.config.get(name, config=settings) == value, name
