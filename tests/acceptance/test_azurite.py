@@ -1,0 +1,186 @@
+"""Stores and sources in Blob storage: all scenarios, a network that fails, wrong credentials, no container."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from polars.testing import assert_frame_equal
+
+from tasks import ledger
+from tasks.store import Store
+from tests import steps
+from tests.acceptance.test_guarantees import CASES
+from tests.breaking_proxy import proxy_to
+from tests.conftest import ROOT, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def blob(azurite: SimpleNamespace, dask_cluster: Any) -> Iterator[SimpleNamespace]:
+    """The Blob service, known to the shared workers, too."""
+    from distributed import Client
+
+    with Client(dask_cluster) as client:
+        client.run(os.environ.update, azurite.environment)
+        yield azurite
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_scenario_runs_with_store_and_source_in_blob_and_a_repeat_changes_nothing(blob, command, name):
+    case, store = CASES[name], Store(blob.container() + "/store")
+    sources = Store(blob.container())
+    words = []
+    for table, frame in case.data()[0].items():
+        words += [f"--{table}", sources.write_source(f"{table}.parquet", frame)]
+
+    def run(*words: str) -> dict[str, Any]:
+        done = command(name, *words, "--store", store.uri, "--json")
+        assert done.status == 0, done.err
+        assert "Eby8vdM02xNO" not in done.out + done.err, "the key of the account is shown"
+        return dict(done.json)
+
+    run("ingest", *words, "--shards", "4")
+    run("train", *case.training)
+    first = run(case.score, *case.newest)
+    table = f"{name}/{case.scenario.published({}).name}"
+    published = store.scan(table).collect()
+    assert first["requested"] == first["scored"] + first["fallback"] + first["skipped"] + first["failed"]
+    assert first["scored"] > 0
+    assert published.filter(run_id=first["run_id"]).height == first["rows"] > 0
+    assert store.get(f"{name}/pages/{first['run_id']}.html").startswith(b"<!doctype html>")
+
+    again = run(case.score, "--as-of", first["as_of"])
+    assert "These rows had been published before." in again["notes"]
+    assert store.version(table) == first["version"]
+    assert ledger.rows(store).collect().height >= 1
+    assert_frame_equal(store.scan(table).collect(), published, check_row_order=False)
+
+
+def toys(uri: str) -> Store:
+    """A store in which the toy scenario can be scored."""
+    store = Store(uri)
+    store.append("toy/values", with_shard(values(), ["name"], 10), once="values", partition_by="shard")
+    steps.train(store)
+    return store
+
+
+def test_a_network_that_fails_for_seconds_loses_nothing_and_publishes_nothing_by_half(
+    azurite, prefect_api, without_run_logger, tmp_path
+):
+    store, undisturbed = toys(azurite.container() + "/store"), toys(str(tmp_path / "undisturbed"))
+    steps.score(undisturbed)
+    port = urlsplit(azurite.environment["AZURITE_BLOB_STORAGE_URL"]).port
+    seen: set[int] = set()
+
+    def height() -> int:
+        return 0 if store.version("toy/doubled") is None else steps.published(store).height
+
+    with proxy_to(port) as proxy:
+        through = {"AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{proxy.port}", "PREFECT_API_URL": prefect_api}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.toy", "toy", "score", "--store", store.uri]
+            + ["--seconds", "0.3", "--workers", "2", "--json"],
+            cwd=ROOT,
+            env={**os.environ, **azurite.environment, **through},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            wait_until(
+                lambda: any("/shards/" in n for n in store.names("toy/runs")) or process.poll() is not None,
+                120,
+                "the first shard is scored",
+            )
+            assert process.poll() is None, process.communicate()[1][-3000:]
+            broken = threading.Thread(target=proxy.break_for, args=(5.0,))
+            broken.start()
+            while process.poll() is None:
+                seen.add(height())
+                time.sleep(0.2)
+            broken.join()
+        finally:
+            process.kill() if process.poll() is None else None
+        out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    assert proxy.refused > 0, "nobody noticed that the network had failed"
+    result = json.loads(out)
+    assert result["scored"] == result["requested"] == 12
+    assert seen <= {0, 12}
+    assert_frame_equal(steps.published(store).drop("run_id"), steps.published(undisturbed).drop("run_id"))
+    assert ledger.rows(store).collect().height == 1
+
+
+# What cannot be opened
+
+
+@pytest.fixture
+def quickly(command) -> Callable[..., SimpleNamespace]:
+    """`quickly(*words)`: what a command that has to fail says, which must not take long."""
+
+    def fail(*words: str) -> SimpleNamespace:
+        begun = time.monotonic()
+        done = command(*words)
+        seconds = time.monotonic() - begun
+        assert done.status == 1, done.out
+        assert "Traceback" not in done.err
+        assert seconds < 30, f"{seconds:.0f} s until it was said: {done.err}"
+        return done
+
+    return fail
+
+
+WRONG = base64.b64encode(b"this is not the key of the account").decode()
+
+USES = {
+    "store of an ingest": ("sales", "ingest", "--source", "{file}", "--store", "{blob}"),
+    "store of a training": ("sales", "train", "--store", "{blob}"),
+    "store of a run": ("sales", "forecast", "--store", "{blob}"),
+    "source": ("sales", "ingest", "--source", "{blob}/sales.parquet", "--store", "{folder}"),
+    "source that is a folder": ("devices", "ingest", "--source", "{blob}/readings/", "--store", "{folder}"),
+}
+
+
+@pytest.fixture(params=USES)
+def words(request, tmp_path) -> Callable[[str], list[str]]:
+    """Words that use a URI in Blob as a store or as a source."""
+    file = tmp_path / "sales.csv"
+    file.write_text("sku,store,week,units\nA,1,2024-01-01,3\n")
+
+    def use(uri: str) -> list[str]:
+        return [word.format(file=file, blob=uri, folder=tmp_path / "store") for word in USES[request.param]]
+
+    return use
+
+
+def test_a_container_that_is_missing_is_said_within_seconds(blob, quickly, words):
+    told = quickly(*words("az://no-such-container/x")).err
+    assert "no-such-container" in told
+    assert "container does not exist" in told
+
+
+def test_wrong_credentials_are_said_within_seconds_and_not_shown(blob, quickly, words, monkeypatch):
+    uri = blob.container() + "/x"
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", WRONG)
+    told = quickly(*words(uri)).err
+    assert uri in told
+    assert "authenticat" in told.lower() or "authoriz" in told.lower()
+    assert WRONG not in told
+
+
+def test_a_service_that_does_not_answer_is_said_within_seconds(blob, quickly, words, monkeypatch):
+    from tests.conftest import free_port
+
+    monkeypatch.setenv("AZURITE_BLOB_STORAGE_URL", f"http://127.0.0.1:{free_port()}")
+    told = quickly(*words("az://almanac-0/x")).err
+    assert "az://almanac-0/x" in told
