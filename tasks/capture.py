@@ -21,6 +21,7 @@ import polars as pl
 
 from models.contracts import QUARANTINE
 from models.times import TIME
+from tasks.sources import SourceError, unlisted
 from tasks.store import Store, digest, is_remote, object_store
 
 SUFFIX = ".avro"
@@ -136,7 +137,10 @@ def _quarantine(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
 
 
 def _listed(uri: str) -> Iterator[CaptureFile]:
-    """The Avro files at a path, below a folder, or matching a glob; none where nothing is there."""
+    """The Avro files at a path, below a folder, or matching a glob; none where nothing is there.
+
+    Raises `SourceError` where they cannot be listed.
+    """
     place = (uri if is_remote(uri) else str(Path(uri).expanduser().resolve())).rstrip("/")
     fixed = re.split(r"[*?\[]", place)[0]
     glob = fixed != place and (is_remote(uri) or not Path(place).exists())
@@ -144,12 +148,15 @@ def _listed(uri: str) -> Iterator[CaptureFile]:
     folder = fixed.rpartition("/")[0] if glob else place.rpartition("/")[0] if alone else place
     if not is_remote(uri) and not Path(folder).is_dir():
         return
-    for batch in obstore.list(object_store(folder)):
-        for item in batch:
-            address = f"{folder}/{item['path']}"
-            wanted = fnmatch.fnmatch(address, place) if glob else not alone or address == place
-            if wanted and address.endswith(SUFFIX):
-                yield CaptureFile(address, _partition(address), int(item["size"]), str(item["e_tag"]))
+    try:
+        for batch in obstore.list(object_store(folder)):
+            for item in batch:
+                address = f"{folder}/{item['path']}"
+                wanted = fnmatch.fnmatch(address, place) if glob else not alone or address == place
+                if wanted and address.endswith(SUFFIX):
+                    yield CaptureFile(address, _partition(address), int(item["size"]), str(item["e_tag"]))
+    except obstore.exceptions.BaseError as error:
+        raise SourceError(unlisted(uri, error)) from None
 
 
 _LAYOUT = re.compile(r"([^/]+/[^/]+/\d+)/\d{4}/\d\d/\d\d/\d\d/\d\d/\d\d\.avro$")

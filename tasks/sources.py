@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 
 from models.contracts import ROW
 from models.errors import AlmanacError
-from tasks.store import is_remote, object_store
+from tasks.store import first_line, is_remote, object_store
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
@@ -146,6 +146,14 @@ def _scan(path: str) -> pl.LazyFrame:
     return pl.scan_csv(path, infer_schema=False, glob=False, null_values=[""], truncate_ragged_lines=False)
 
 
+def unlisted(uri: str, error: Exception) -> str:
+    """What to say of a place in Blob whose files cannot be listed."""
+    return (
+        f"{uri}: cannot be listed: {first_line(error)}\n"
+        "Expected a container that exists and that this user or identity may read."
+    )
+
+
 def _unreadable(name: str, error: Exception) -> str:
     return f"{name}: cannot be read: {str(error).strip().splitlines()[0][:200]}"
 
@@ -209,7 +217,7 @@ def _remote_files(uri: str) -> list[str]:
     except FileNotFoundError:
         return []
     except obstore.exceptions.BaseError as error:
-        raise SourceError(f"{uri}: cannot be listed: {str(error).splitlines()[0][:200]}") from None
+        raise SourceError(unlisted(uri, error)) from None
     pattern = uri.partition("://")[2].partition("/")[2]
     if fixed != uri:
         paths = [p for p in paths if fnmatch.fnmatch(p, pattern)]

@@ -178,7 +178,7 @@ class Store:
                     f"{self.uri}: table '{name}' has no version {version} any more; its newest is "
                     f"{self.version(name)}. A version is readable until its files are vacuumed."
                 ) from None
-            raise StoreError(f"{self.uri}: table '{name}' cannot be read: {_first_line(error)}") from None
+            raise StoreError(f"{self.uri}: table '{name}' cannot be read: {first_line(error)}") from None
 
     def version(self, name: str) -> int | None:
         """The newest version of a table, None where it does not exist."""
@@ -187,7 +187,7 @@ class Store:
         except TableNotFoundError:
             return None
         except Exception as error:
-            raise StoreError(f"{self.uri}: table '{name}' cannot be read: {_first_line(error)}") from None
+            raise StoreError(f"{self.uri}: table '{name}' cannot be read: {first_line(error)}") from None
 
     def scan(self, name: str, version: int | None = None, shard: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; with `shard`, only the files of that shard."""
@@ -230,7 +230,7 @@ class Store:
             time.sleep(random.uniform(0, 0.02 * 2**number))  # noqa: S311
         raise StoreError(
             f"{self.uri}: table '{name}': other writers came first {_TRIES} times. "
-            f"Nothing was written; run it again. Last conflict: {_first_line(lost)}"
+            f"Nothing was written; run it again. Last conflict: {first_line(lost)}"
         )
 
 
@@ -266,12 +266,12 @@ def _parquet(frame: pl.DataFrame) -> bytes:
 
 def _cannot_write(uri: str, error: Exception) -> str:
     return (
-        f"{uri}: the store cannot be written: {_first_line(error)}\n"
+        f"{uri}: the store cannot be written: {first_line(error)}\n"
         "Expected a folder or container that this user may write. Give another with --store or ALMANAC_STORE."
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What an error says: what the Blob service answered, or the first line."""
     text = str(error).strip()
     answered = re.search(r"<Message>([^<\n]+)", text)
