@@ -3,15 +3,19 @@
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
+import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
@@ -21,6 +25,7 @@ from tests import steps
 from tests.acceptance.test_guarantees import CASES
 from tests.breaking_proxy import proxy_to
 from tests.conftest import ROOT, wait_until
+from tests.toy import TOY, values
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -66,58 +71,121 @@ def test_a_scenario_runs_with_store_and_source_in_blob_and_a_repeat_changes_noth
     assert_frame_equal(store.scan(table).collect(), published, check_row_order=False)
 
 
-def toys(uri: str) -> Store:
-    """A store in which the toy scenario can be scored."""
+def toys(uri: str, folder: Path) -> Store:
+    """A store in which the toy scenario can be scored, from a source in a folder."""
     store = Store(uri)
-    store.append("toy/values", with_shard(values(), ["name"], 10), once="values", partition_by="shard")
+    values().write_parquet(folder / "values.parquet")
+    steps.read(store, "values", str(folder / "values.parquet"), TOY, 10)
     steps.train(store)
     return store
 
 
-def test_a_network_that_fails_for_seconds_loses_nothing_and_publishes_nothing_by_half(
-    azurite, prefect_api, without_run_logger, tmp_path
-):
-    store, undisturbed = toys(azurite.container() + "/store"), toys(str(tmp_path / "undisturbed"))
+@pytest.fixture
+def ready(azurite, without_run_logger, tmp_path) -> tuple[Store, pl.DataFrame]:
+    """A store in Blob in which the toy scenario can be scored, and the rows that this publishes undisturbed."""
+    undisturbed = toys(str(tmp_path / "undisturbed"), tmp_path)
     steps.score(undisturbed)
-    port = urlsplit(azurite.environment["AZURITE_BLOB_STORAGE_URL"]).port
+    return toys(azurite.container() + "/store", tmp_path), steps.published(undisturbed).drop("run_id")
+
+
+def started(store: Store, **environment: str) -> subprocess.Popen[str]:
+    """A run with workers of its own, as a process group."""
+    words = ["--store", store.uri, "--seconds", "0.3", "--workers", "2", "--json"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.toy", "toy", "score", *words],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a run printed, once it has ended well."""
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err[-3000:]
+    return dict(json.loads(out))
+
+
+def scored(store: Store) -> int:
+    """How many shards are done."""
+    return sum("/shards/" in name and name.endswith(".json") for name in store.names("toy/runs"))
+
+
+def height(store: Store) -> int:
+    """How many rows readers see."""
+    return 0 if store.version("toy/doubled") is None else steps.published(store).height
+
+
+def wait_for_a_shard(store: Store, process: subprocess.Popen[str]) -> None:
+    wait_until(lambda: scored(store) > 0 or process.poll() is not None, 120, "the first shard is scored")
+    assert process.poll() is None, process.communicate()[1][-3000:]
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_network_that_fails_for_seconds_loses_nothing_and_publishes_nothing_by_half(
+    azurite, prefect_api, ready
+):
+    store, wanted = ready
     seen: set[int] = set()
-
-    def height() -> int:
-        return 0 if store.version("toy/doubled") is None else steps.published(store).height
-
-    with proxy_to(port) as proxy:
-        through = {"AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{proxy.port}", "PREFECT_API_URL": prefect_api}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.toy", "toy", "score", "--store", store.uri]
-            + ["--seconds", "0.3", "--workers", "2", "--json"],
-            cwd=ROOT,
-            env={**os.environ, **azurite.environment, **through},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    with proxy_to(urlsplit(azurite.environment["AZURITE_BLOB_STORAGE_URL"]).port) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        process = started(store, AZURITE_BLOB_STORAGE_URL=url, PREFECT_API_URL=prefect_api)
         try:
-            wait_until(
-                lambda: any("/shards/" in n for n in store.names("toy/runs")) or process.poll() is not None,
-                120,
-                "the first shard is scored",
-            )
-            assert process.poll() is None, process.communicate()[1][-3000:]
+            wait_for_a_shard(store, process)
             broken = threading.Thread(target=proxy.break_for, args=(5.0,))
             broken.start()
             while process.poll() is None:
-                seen.add(height())
+                seen.add(height(store))
                 time.sleep(0.2)
             broken.join()
         finally:
-            process.kill() if process.poll() is None else None
-        out, err = process.communicate()
-    assert process.returncode == 0, err[-3000:]
+            end(process)
+        done = result(process)
     assert proxy.refused > 0, "nobody noticed that the network had failed"
-    result = json.loads(out)
-    assert result["scored"] == result["requested"] == 12
+    assert done["scored"] == done["requested"] == 12
     assert seen <= {0, 12}
-    assert_frame_equal(steps.published(store).drop("run_id"), steps.published(undisturbed).drop("run_id"))
+    assert_frame_equal(steps.published(store).drop("run_id"), wanted)
+    assert ledger.rows(store).collect().height == 1
+
+
+def test_a_run_killed_in_the_middle_shows_nothing_and_is_continued(prefect_api, ready):
+    store, wanted = ready
+    process = started(store, PREFECT_API_URL=prefect_api)
+    try:
+        wait_for_a_shard(store, process)
+    finally:
+        end(process)
+    process.communicate()
+    done = scored(store)
+    assert height(store) == 0
+    assert done < 9, "the run was over before it could be killed"
+    assert result(started(store, PREFECT_API_URL=prefect_api))["reused_shards"] >= done
+    assert_frame_equal(steps.published(store).drop("run_id"), wanted)
+
+
+def test_of_two_writers_one_publishes_and_the_other_says_so(prefect_api, ready):
+    store, wanted = ready
+    processes = [started(store, PREFECT_API_URL=prefect_api) for _ in range(2)]
+    seen = set()
+    try:
+        while any(process.poll() is None for process in processes):
+            seen.add(height(store))
+            time.sleep(0.2)
+    finally:
+        for process in processes:
+            end(process)
+    results = [result(process) for process in processes]
+    assert seen <= {0, 12}, "readers see a part of a run"
+    assert results[0]["version"] == results[1]["version"] == store.version("toy/doubled")
+    assert sum("These rows had been published before." in one["notes"] for one in results) == 1
+    assert_frame_equal(steps.published(store).drop("run_id"), wanted)
     assert ledger.rows(store).collect().height == 1
 
 
