@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from importlib import metadata
@@ -65,11 +66,13 @@ def test_the_last_stage_ends_as_a_user_who_is_not_root(path):
 
 @dockerfiles
 def test_only_pins_with_hashes_of_the_lock_are_installed_and_bytecode_is_compiled(path):
-    installing = [text for text in of(path, "RUN") if "pip install" in text]
-    assert len(installing) == 2
-    for text in installing:
+    installing = re.findall(r"pip install ((?:(?! && ).)*)", " ".join(of(path, "RUN")))
+    packages = [text for text in installing if "--editable /app" not in text]
+    assert len(packages) == 2
+    for text in packages:
         assert re.search(r"--require-hashes .*--requirement \w+\.lock", text)
-    assert "--compile-bytecode" in installing[-1]
+    assert "--compile-bytecode" in packages[-1]
+    assert all("--no-deps" in text and "--offline" in text for text in installing if text not in packages)
     made = dict(re.findall(r"locked\.py requirements\.lock ?(.*?) > (\w+\.lock)", " ".join(of(path, "RUN"))))
     installed = re.findall(r"--requirement (\w+\.lock)", " ".join(installing))
     assert set(made.values()) == set(installed)
@@ -177,7 +180,7 @@ RULES = [
     [
         ".git/config", ".venv/bin/python", "tests/conftest.py", "store/sales/history/x.parquet", "node_modules/x/y.js",
         ".env", "flows/.env", "flows/.env.local", "mlflow.db", "tasks/prefect.db", "flows/__pycache__/sales.pyc",
-        "models/sales/__pycache__/x.cpython-311.pyc", "notebooks/x.ipynb", "deployments/azure/main.json", "README.md",
+        "models/sales/__pycache__/x.cpython-311.pyc", "notebooks/x.ipynb", "deployments/azure/main.json", "docs/azure.md",
         "prefect.yaml", ".prefect/profiles.toml",
     ],
 )  # fmt: skip
@@ -199,6 +202,15 @@ def context(tmp_path: Path) -> Path:
     return tmp_path / "context"
 
 
+def put(source: Path, target: Path) -> None:
+    """Copy a file into a folder, or a folder as a folder."""
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
 @pytest.mark.slow
 def test_all_that_is_copied_is_there_and_the_flows_run_from_it(context, tmp_path):
     app = tmp_path / "app"
@@ -207,19 +219,39 @@ def test_all_that_is_copied_is_there_and_the_flows_run_from_it(context, tmp_path
             for source in copied[:-1]:
                 assert (context / source).exists(), source
                 if copied[-1].startswith("/app/"):
-                    shutil.copytree(context / source, app / copied[-1].removeprefix("/app/"))
-    assert sorted(found.name for found in app.iterdir()) == ["flows", "models", "tasks"]
+                    put(context / source, app / copied[-1].removeprefix("/app/"))
+    folders = [found.name for found in app.iterdir() if found.is_dir()]
+    assert sorted(folders) == ["flows", "models", "tasks"]
     assert not [
         found for found in app.rglob("*") if found.suffix in (".db", ".pyc") or found.name.startswith(".")
     ]
-    environment = {name: os.environ[name] for name in ("PATH", "PREFECT_HOME")} | {"PYTHONPATH": str(app)}
+    python = installed(app, tmp_path / "venv")
     (words,) = of(IMAGES["flows"], "CMD")
     assert words == '["python", "-m", "flows"]'
-    command = [sys.executable, "-P", "-m", "flows", "sales", "forecast", "--help"]
+    told = run(python, app, "-m", "flows", "sales", "forecast", "--help")
+    assert "Forecast every SKU and store" in told
+    program = "import flows; from tasks.code import code_version; print(flows.__file__, code_version())"
+    assert run(python, app, "-c", program).startswith(f"{app / 'flows/__init__.py'} 0.")
+    where = "from importlib.metadata import distribution; print(distribution('almanac').locate_file(''))"
+    assert run(python, app, "-c", where).startswith(str(tmp_path / "venv"))
+
+
+def installed(app: Path, folder: Path) -> Path:
+    """A Python with the project installed as the image has it, and the packages that are installed here."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (found,) = folder.glob("lib/python3*/site-packages")
+    (found / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (command,) = re.findall(r"/uv (pip install [^&]*--editable) /app", " ".join(of(IMAGES["flows"], "RUN")))
+    python = folder / "bin/python"
+    words = command.replace("/opt/almanac/bin/python", str(python)).split()
+    subprocess.run([Path(sys.executable).parent / "uv", *words, str(app)], check=True, capture_output=True)
+    return python
+
+
+def run(python: Path, app: Path, *words: str) -> str:
+    """What a command prints in the folder and with the little environment of a container."""
+    environment = {name: os.environ[name] for name in ("PATH", "PREFECT_HOME")}
+    command = [python, *words]
     done = subprocess.run(command, cwd=app, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "Forecast every SKU and store" in done.stdout
-    located = "import flows, tasks.store, models; print(flows.__file__)"
-    command = [sys.executable, "-P", "-c", located]
-    done = subprocess.run(command, cwd=app, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == str(app / "flows/__init__.py"), done.stderr
+    return done.stdout
