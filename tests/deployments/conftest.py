@@ -66,10 +66,9 @@ def deployments(local: Any) -> Callable[..., SimpleNamespace]:
 @pytest.fixture(scope="session")
 def client(local: Any) -> Iterator[Any]:
     """A client of the server."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.client.orchestration import SyncPrefectClient
 
-    with temporary_settings({PREFECT_API_URL: local.url}), get_client(sync_client=True) as made:
+    with SyncPrefectClient(local.url) as made:
         yield made
 
 
