@@ -171,6 +171,8 @@ def _score(
     store: Store, as_of: AsOf | None, alpha: float, bundle: int | None, catch_up: int, *, dry_run: bool
 ) -> dict[str, Any]:
     """The result of the last hour, with a line for each in `hours`."""
+    if bundle:
+        bundles.manifest(store, DEVICES.name, bundle)
     hours = [as_of] if as_of is not None else due(DEVICES, store, "score", catch_up)
     done = []
     for hour in hours:

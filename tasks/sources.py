@@ -184,7 +184,7 @@ def _files(uri: str) -> list[str]:
     if not found:
         raise SourceError(
             f"{uri}: no such file, and no folder or glob with files that end in {', '.join(SUFFIXES)}. "
-            "Check the path given with --source, --plan or --stores."
+            "Check the path; relative ones begin at the working directory."
         )
     return found
 

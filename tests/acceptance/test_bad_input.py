@@ -48,7 +48,7 @@ def refused(command, *words) -> str:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("missing.csv", None, ["missing.csv: no such file", "--source"]),
+        ("missing.csv", None, ["missing.csv: no such file", "Check the path"]),
         (
             "empty.csv",
             "",

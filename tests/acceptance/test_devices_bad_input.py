@@ -36,7 +36,7 @@ def written(store: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "content", "words", "told"),
     [
-        ("missing.csv", None, [], ["SourceError: ", "missing.csv: no such file", "--source"]),
+        ("missing.csv", None, [], ["SourceError: ", "missing.csv: no such file", "Check the path"]),
         ("empty.csv", "", [], ["empty.csv: the file is empty. Expected a header and at least one row."]),
         ("header.csv", HEADER, [], ["there is a header but no rows. Expected at least one."]),
         ("torn.parquet", "not Parquet", [], ["SourceError: torn.parquet: cannot be read"]),
@@ -230,8 +230,9 @@ def test_a_store_with_a_single_reading_trains_and_scores(command, tmp_path):
             ["score", "--as-of", "2026-03-02T04:00", "--bundle", "9"],
             "there is no bundle 9 of devices. There are: 1.",
         ),
+        (["score", "--bundle", "9"], "there is no bundle 9 of devices. There are: 1."),
     ],
-    ids=["future", "before the data", "training before the data", "unknown bundle"],
+    ids=["future", "before the data", "training before the data", "unknown bundle", "and no hour is due"],
 )
 def test_what_cannot_be_scored_is_said(command, odd, words, told):
     before = odd["store"].version("devices/scores")

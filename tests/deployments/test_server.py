@@ -83,7 +83,10 @@ def test_an_event_of_new_data_starts_the_scoring_of_its_range_with_typed_paramet
     assert runs_of(client, name) == []
     payload = {"from": "2015-07-01T00:00:00+00:00", "to": None, "store": "az://almanac/store", "tables": {}}
     emit(
-        client, "almanac.machines.ingested", resource={"prefect.resource.id": "almanac.machines"}, payload=payload
+        client,
+        "almanac.machines.ingested",
+        resource={"prefect.resource.id": "almanac.machines"},
+        payload=payload,
     )
     wait_until(lambda: runs_of(client, name), 60, "the event starts a run")
     (run,) = runs_of(client, name)
