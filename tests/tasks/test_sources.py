@@ -94,7 +94,7 @@ def test_where_there_is_nothing_the_path_is_named(tmp_path, monkeypatch, uri):
     with pytest.raises(SourceError) as caught:
         list(read(uri))
     assert uri in str(caught.value)
-    assert "--source" in str(caught.value)
+    assert "Check the path" in str(caught.value)
 
 
 def test_a_folder_without_data_is_named(tmp_path):
