@@ -269,7 +269,7 @@ class _TrackPacker:
         stamp = "%Y-%m-%d" if self.times.dtype == pl.Date else "%Y-%m-%d %H:%M:%S"
 
         def line(part: Line | None) -> dict[str, Any] | None:
-            return {"column": at[part.column], "label": part.label} if part else None
+            return {"column": at[part.column], "label": part.label, "colour": part.colour} if part else None
 
         return {
             "times": self.times.dt.strftime(stamp).to_list(),

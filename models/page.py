@@ -65,10 +65,11 @@ class Chart:
 
 @dataclass(frozen=True)
 class Line:
-    """A column of a track, and what the page calls it."""
+    """A column of a track, and what the page calls it; where no colour is given, it follows from its part."""
 
     column: str
     label: str
+    colour: str | None = None
 
 
 @dataclass(frozen=True)

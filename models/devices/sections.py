@@ -20,6 +20,8 @@ EXPLORER_ROWS = 600_000
 """About so many rows of this hour in the explorer; devices with incidents, then those first by name."""
 PAST = timedelta(hours=6)
 FINDINGS = 300
+TOGETHER = "all together"
+"""What the page calls the detector of all a device's sensors."""
 _CURVE = np.round(10.0 ** np.arange(-4.0, -0.9, 0.25), 6)
 
 
@@ -98,12 +100,9 @@ def _attention(view: _View) -> list[Part]:
         return [Text("None. No device has an alarm in this hour.")]
     frame = current.with_columns(what_happened()).select(
         pl.col("device").alias("Device"),
-        pl.col("tag").replace(JOINT_TAG, "all together").alias("Sensor"),
+        pl.col("tag").replace(JOINT_TAG, TOGETHER).alias("Sensor"),
         pl.col("what").alias("What is not normal about it"),
-        pl.col("tags")
-        .list.join(", ")
-        .str.replace(JOINT_TAG, "all together", literal=True)
-        .alias("All sensors"),
+        pl.col("tags").list.join(", ").str.replace(JOINT_TAG, TOGETHER, literal=True).alias("All sensors"),
         pl.col("start").dt.strftime("%m-%d %H:%M").alias("Since"),
         pl.col("peak_time").dt.strftime("%m-%d %H:%M").alias("Peak"),
         pl.col("p_value").alias("p-value"),
@@ -158,7 +157,7 @@ def _explorer(view: _View) -> list[Part]:
     if shown.is_empty():
         return [Text("There is nothing to show: no reading was scored.")]
     devices = shown.lazy().select("device")
-    rows = view.rows.join(devices, on="device", how="semi")
+    rows = view.rows.join(devices, on="device", how="semi").with_columns(_panel())
     tracks = [
         Track(
             rows,
@@ -169,20 +168,22 @@ def _explorer(view: _View) -> list[Part]:
         )
     ]
     if "readings" in view.run.tables:
-        tracks.insert(0, Track(_past(view, devices), actual=Line("past", "Before this hour")))
+        tracks.insert(
+            0, Track(_past(view, devices), actual=Line("past", "Reading before this hour", page.MUTED))
+        )
     about = view.run.keys.join(devices, on="device", how="semi").select(
-        *KEY,
+        "device",
+        _panel(),
         pl.col("rung").str.replace_all("_", " ").alias("Detector"),
         pl.col("reason").alias("Note"),
     )
-    order = [JOINT_TAG]
     start = {"device": view.current["device"][0]} if view.current.height else {}
     caption = (
         f"{shown.height:,} of {total:,} devices: all with an alarm in this hour and the first of the others. "
         if shown.height < total
         else ""
     ) + (
-        f"The panel {JOINT_TAG} is how far all sensors together are from how they usually go together. Bands are where a "
+        f"The panel '{TOGETHER}' is how far all sensors together are from how they usually go together. Bands are where a "
         "single reading is normal; slow changes and changes of spread are anomalies also within it."
     )
     explorer = Explorer(
@@ -190,13 +191,17 @@ def _explorer(view: _View) -> list[Part]:
         time="time",
         tracks=tracks,
         panels="tag",
-        order=order,
+        order=[TOGETHER],
         start=start,
         about=about,
         recent=3 * int(HOUR / view.options.step),
         caption=caption,
     )
     return [explorer]
+
+
+def _panel() -> pl.Expr:
+    return pl.col("tag").replace(JOINT_TAG, TOGETHER)
 
 
 def _shown_devices(view: _View) -> tuple[pl.DataFrame, int]:

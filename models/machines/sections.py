@@ -220,8 +220,8 @@ def _risk_tracks(view: _View, shown: pl.LazyFrame, since: datetime, hours: int) 
     published, failed = told([*_earlier(view, since, inside), view.run.published])
     backtest, failed_then = told([view.run.backtest])
     return [
-        Track(published, actual=Line("probability", "Published"), marks=failed),
-        Track(backtest, expected=Line("probability", "Backtest"), marks=failed_then),
+        Track(published, actual=Line("probability", "Published risk", page.ACCENT), marks=failed),
+        Track(backtest, expected=Line("probability", "Risk in the backtest"), marks=failed_then),
     ]
 
 

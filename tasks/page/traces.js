@@ -108,7 +108,7 @@ function tracesOf(track, data, from, axes, legend) {
   });
   const centre = track.expected ? columns[track.expected.column] : null;
   if (centre) {
-    const expected = track.actual ? "@accent" : "@median";
+    const expected = track.expected.colour ?? (track.actual ? "@accent" : "@median");
     const points = line(track, centre, from);
     add(track.expected.label, 2, {
       ...points,
@@ -125,10 +125,11 @@ function tracesOf(track, data, from, axes, legend) {
   const actual = track.actual ? columns[track.actual.column] : null;
   if (actual) {
     const points = line(track, actual, from);
+    const colour = track.actual.colour ?? "@ink";
     add(track.actual.label, 1, {
       ...points,
-      line: { color: "@ink", width: 1.5 },
-      marker: { ...points.marker, color: "@ink" },
+      line: { color: colour, width: 1.5 },
+      marker: { ...points.marker, color: colour },
       text: points.at.map((t) =>
         t < 0
           ? ""
