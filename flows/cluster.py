@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any, cast
 import httpx
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect_dask import DaskTaskRunner
 
 from flows.settings import settings
@@ -86,9 +87,14 @@ def prefect_server(*, leave_up: bool) -> Iterator[str]:
         return
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
-    process = _start_server(port, url, leave_up=leave_up)
+    with _one_at_a_time():
+        process = _start_server(port, url, leave_up=leave_up)
+        try:
+            _wait_for(url, process)
+        except BaseException:
+            process.kill()
+            raise
     try:
-        _wait_for(url, process)
         os.environ["PREFECT_API_URL"] = url
         with temporary_settings({PREFECT_API_URL: url}):
             yield url
@@ -101,6 +107,27 @@ def prefect_server(*, leave_up: bool) -> Iterator[str]:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let one server start at a time: of two that make the database in PREFECT_HOME at once, one fails.
+
+    The lock is that of an SQLite file, which the operating system releases however a process ends.
+    """
+    home = PREFECT_HOME.value()
+    home.mkdir(parents=True, exist_ok=True)
+    lock = sqlite3.connect(home / "starting.db", timeout=_SERVER_START_SECONDS, isolation_level=None)
+    try:
+        lock.execute("begin exclusive")
+        yield
+    except sqlite3.OperationalError as error:
+        raise ClusterError(
+            f"Other local Prefect servers have not come up for {_SERVER_START_SECONDS} s ({error}: {home / 'starting.db'}). "
+            "Try again, or start one with `prefect server start` and set PREFECT_API_URL."
+        ) from None
+    finally:
+        lock.close()
 
 
 def _send_what_is_left() -> None:
@@ -147,7 +174,6 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         except httpx.HTTPError:
             pass
         time.sleep(0.1)
-    process.kill()
     raise ClusterError(
         f"The local Prefect server did not answer at {url} within {_SERVER_START_SECONDS} s. "
         "Try again, or start one with `prefect server start` and set PREFECT_API_URL."

@@ -1,0 +1,125 @@
+"""Two flows at once, on a server that is named and on servers of their own."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tasks import ledger
+from tasks.store import Store
+from tests import steps
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@pytest.fixture
+def shared(sales_store: SimpleNamespace, tmp_path: Path, without_run_logger: None) -> Store:
+    """One store in which sales and the toy have a champion and nothing is published."""
+    shutil.copytree(sales_store.uri, tmp_path / "store")
+    for published in ("sales/forecasts", "sales/runs", "ledger"):
+        shutil.rmtree(tmp_path / "store" / published)
+    store = Store(str(tmp_path / "store"))
+    steps.put(store)
+    steps.train(store)
+    return store
+
+
+def start(store: Store, *words: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.toy", *words, "--store", store.uri, "--json"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def both(store: Store, **environment: str) -> list[subprocess.Popen[str]]:
+    return [
+        start(store, "sales", "forecast", **environment),
+        start(store, "toy", "score", "--seconds", "0.5", **environment),
+    ]
+
+
+def results(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
+    """What the runs printed; each ended well."""
+    told = [process.communicate(timeout=300) for process in processes]
+    for process, (_, err) in zip(processes, told, strict=True):
+        assert process.returncode == 0, err[-3000:]
+        assert "Traceback" not in err, err[-3000:]
+    return [json.loads(out) for out, _ in told]
+
+
+def check(store: Store, found: list[dict[str, Any]], rows: int) -> None:
+    """Both have published, and the ledger has one row of each."""
+    assert [one["published"] for one in found] == [True, True]
+    entries = ledger.rows(store).sort("scenario").collect()
+    assert entries["scenario"].to_list() == ["sales", "toy"]
+    assert entries["run_id"].to_list() == [one["run_id"] for one in found]
+    assert entries["requested"].to_list() == [one["requested"] for one in found]
+    assert store.scan("ledger").collect().height == 2
+    assert store.scan("sales/forecasts").collect().height == rows
+    assert store.scan("toy/doubled").collect().height == 12
+
+
+def test_two_scenarios_at_once_are_recorded_by_the_server_that_is_named(
+    shared, sales_store, prefect_api, dask_cluster
+):
+    named = {"PREFECT_API_URL": prefect_api, "ALMANAC_SCHEDULER": dask_cluster.scheduler_address}
+    processes = both(shared, **named)
+    found = results(processes)
+    check(shared, found, sales_store.result["rows"])
+    answer = httpx.post(f"{prefect_api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 50})
+    runs = [one for one in answer.json() if one["parameters"].get("store") == shared.uri]
+    assert [one["state_type"] for one in runs] == ["COMPLETED", "COMPLETED"]
+    assert max(one["start_time"] for one in runs) < min(one["end_time"] for one in runs), "not at once"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A Prefect home that nobody has used: the first servers make its database."""
+    (tmp_path / "prefect").mkdir()
+    return tmp_path / "prefect"
+
+
+def test_two_scenarios_at_once_without_a_named_server_have_one_each_that_ends_with_them(
+    shared, sales_store, home
+):
+    processes = both(shared, PREFECT_HOME=str(home), ALMANAC_WORKERS="1")
+    servers: dict[int, psutil.Process] = {}
+    while any(process.poll() is None for process in processes):
+        for process in processes:
+            for one in servers_of(process):
+                servers[process.pid] = one
+        time.sleep(0.1)
+    check(shared, results(processes), sales_store.result["rows"])
+    assert set(servers) == {process.pid for process in processes}
+    _, alive = psutil.wait_procs(list(servers.values()), timeout=30)
+    assert not alive
+    with sqlite3.connect(home / "prefect.db") as database:
+        wanted = "select flow.name, flow_run.state_type from flow_run join flow on flow.id = flow_run.flow_id"
+        recorded = sorted(database.execute(wanted))
+    assert recorded == [("sales-forecast", "COMPLETED"), ("toy-score", "COMPLETED")]
+
+
+def servers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The Prefect servers that a process has started; they listen on the loopback interface only."""
+    try:
+        found = [one for one in psutil.Process(process.pid).children() if "uvicorn" in one.cmdline()]
+        heard = [c for one in found for c in one.net_connections() if c.status == psutil.CONN_LISTEN]
+    except psutil.NoSuchProcess:
+        return []
+    assert {connection.laddr.ip for connection in heard} <= {"127.0.0.1"}
+    return found
