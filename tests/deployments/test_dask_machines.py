@@ -1,0 +1,101 @@
+"""A Dask scheduler and workers as processes of their own, as on several machines; one is killed during a run."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from polars.testing import assert_frame_equal
+
+from tasks import ledger
+from tasks.store import Store
+from tests import steps
+from tests.conftest import ROOT, answers, free_port, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def machines(prefect_api: str, tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """A scheduler at `address` and two workers, started by Dask's own commands; each writes a log."""
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *words: str) -> subprocess.Popen[bytes]:
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            begun.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "dask", *words],
+                    cwd=ROOT,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+        return begun[-1]
+
+    try:
+        start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+        wait_until(lambda: answers(port), 60, "the scheduler answers")
+        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0")
+        names = ("one", "two")
+        local = ("--local-directory", str(tmp_path))
+        workers = [start(name, "worker", address, "--name", name, *options, *local) for name in names]
+        yield SimpleNamespace(address=address, workers=workers, told=lambda: told(tmp_path))
+    finally:
+        for process in begun:
+            process.kill()
+            process.wait(20)
+
+
+def told(folder: Path) -> str:
+    return "\n".join(path.read_text()[-2000:] for path in sorted(folder.glob("*.log")))
+
+
+def score(store: Store, scheduler: str, *words: str) -> subprocess.Popen[str]:
+    command = ["-m", "tests.toy", "toy", "score", "--store", store.uri, "--scheduler", scheduler, "--json"]
+    return subprocess.Popen(
+        [sys.executable, *command, *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def twins(tmp_path: Path, without_run_logger: None) -> list[Store]:
+    """Two stores with the same values and the same champion."""
+    stores = [Store(str(tmp_path / name / "store")) for name in ("killed", "undisturbed")]
+    for store in stores:
+        Path(store.uri).parent.mkdir()
+        steps.put(store, shards=12)
+        steps.train(store)
+    return stores
+
+
+def test_a_worker_killed_during_a_run_on_a_separate_scheduler_costs_nothing_but_time(
+    machines, twins, command
+):
+    killed, undisturbed = twins
+    run = score(killed, machines.address, "--seconds", "1")
+    shards = Path(killed.uri, "toy", "runs")
+    wait_until(
+        lambda: list(shards.glob("*/shards/*.json")) or run.poll() is not None, 120, "a shard is scored"
+    )
+    assert run.poll() is None, run.communicate()[1]
+    victim, other = machines.workers
+    victim.kill()
+    assert victim.wait(20) == -9
+    out, err = run.communicate(timeout=200)
+    assert run.returncode == 0, err[-2000:] + machines.told()
+    assert other.poll() is None
+    result = json.loads(out)
+    assert (result["scored"], result["failed"], result["published"]) == (12, 0, True)
+    assert command("toy", "score", "--store", undisturbed.uri, "--seconds", "1").status == 0
+    rows = [steps.published(store) for store in twins]
+    assert_frame_equal(rows[0].drop("run_id"), rows[1].drop("run_id"))
+    assert [ledger.rows(store).collect().height for store in twins] == [1, 1]
