@@ -15,9 +15,10 @@ TEN_RUNS = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "10",
     "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "10",
     "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_SCHEDULED_TIME": "P400D",
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
 }
-"""The server plans ten runs of each schedule, also of those that are months away."""
+"""The server plans ten runs of each schedule, also of those that are months away. Queued runs ask often."""
 
 
 @pytest.fixture(scope="session")
