@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from models.scenario import AsOf, Scenario
 from tasks import bundles, tracking
 from tasks.code import code_version
+from tasks.registered_models import register
 from tasks.runs import Run, RunError, context
 
 BACKTESTS = "backtests"
@@ -112,26 +113,28 @@ def _better(
 
 @task(name="track")
 def track(run: Run, fitted: Fitted, verdict: Verdict) -> str | None:
-    """Log the training to MLflow; the address of its record, None where there is no tracking server.
+    """Log the training to MLflow and register its bundle; the MLflow run's id, None without a tracking server.
 
     A tracking server that fails does not fail the training: the bundle is registered in the store.
     """
     try:
-        return tracking.log_training(
+        record = tracking.log_run(
             run.store,
             scenario=run.scenario,
+            kind="train",
             run_id=run.id,
             params={
                 **run.options,
                 "as_of": run.as_of_text,
                 **{f"{n}_version": v for n, v in run.versions.items()},
             },
-            headline=fitted.headline,
-            metrics=_metrics(run, fitted.bundle),
-            bundle=fitted.bundle,
-            champion=verdict.promoted,
-            reason=verdict.reason,
+            metrics=fitted.headline,
+            tags={"bundle": str(fitted.bundle), "reason": verdict.reason},
+            sliced=_metrics(run, fitted.bundle),
         )
+        if record is not None:
+            register(run.store, run.scenario, fitted.bundle, record, champion=verdict.promoted)
+        return record
     except Exception as error:
         get_run_logger().warning("MLflow tracking failed, the bundle is registered all the same: %s", error)
         return None

@@ -3,8 +3,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tasks.registered_models import register
 from tasks.store import Store
-from tasks.tracking import log_training, tracking_uri
+from tasks.tracking import log_run, tracking_uri
 
 pytestmark = pytest.mark.slow
 
@@ -24,17 +25,20 @@ def store(tmp_path_factory) -> Store:
 
 
 def log(store: Store, run_id: str, bundle: int, *, champion: bool) -> str | None:
-    return log_training(
+    record = log_run(
         store,
         scenario="toy",
+        kind="train",
         run_id=run_id,
         params={"horizon": 13, "quantiles": [0.05, 0.95], "long": "x" * 1000},
-        headline={"pinball": 0.25, "unknown": float("nan")},
-        metrics=METRICS,
-        bundle=bundle,
-        champion=champion,
-        reason="because",
+        metrics={"pinball": 0.25, "unknown": float("nan")},
+        tags={"bundle": str(bundle), "reason": "because"},
+        sliced=METRICS,
+        files={"plots/by_step.html": "<p>plot</p>"},
     )
+    if record is not None:
+        register(store, "toy", bundle, record, champion=champion)
+    return record
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,10 @@ def test_a_training_is_a_run_with_its_parameters_metrics_and_bundle(store, clien
     assert record.data.params["quantiles"] == "[0.05, 0.95]"
     assert record.data.metrics == {"pinball": 0.25, "wape.kind.new _ odd": 0.75, "wape.by_step": 0.6}
     assert record.data.tags["bundle"] == "1"
+    assert record.data.tags["kind"] == "train"
+    assert record.data.tags["code_version"]
+    plot = Path(store.uri, "mlflow", record.info.run_id, "artifacts", "plots", "by_step.html")
+    assert plot.read_text() == "<p>plot</p>"
     assert record.info.status == "FINISHED"
     assert Path(store.uri, "mlflow.db").exists()
 
@@ -80,6 +88,19 @@ def test_every_bundle_is_a_version_of_a_model_and_the_alias_follows_the_champion
     version = client.get_model_version_by_alias("almanac-toy", "champion")
     assert version.tags["bundle"] == "3"
     assert version.source == f"{store.uri}/toy/bundles/3"
+
+
+def test_a_run_whose_logging_was_stopped_is_completed(store, client):
+    experiment = client.get_experiment_by_name("almanac-toy").experiment_id
+    begun = client.create_run(experiment, tags={"almanac_run_id": "r5", "kind": "train"})
+    assert log(store, "r5", 5, champion=False) == begun.info.run_id
+    assert client.get_run(begun.info.run_id).data.metrics["pinball"] == 0.25
+
+
+def test_runs_of_two_kinds_may_share_an_id(store):
+    train = log(store, "r6", 6, champion=False)
+    tune = log_run(store, scenario="toy", kind="tune", run_id="r6", params={}, metrics={})
+    assert train != tune
 
 
 def test_a_training_that_is_logged_again_has_one_record(store, client):
