@@ -1,7 +1,7 @@
 """The command line: one command per flow, made from the flow's own signature and docstring.
 
 Every module of `flows` that names its flows in `COMMANDS` is a group of commands; a new scenario is
-a new module.
+a new module. A command that is no flow (`flows.modules.Direct`) needs no server, and starts none.
 """
 
 import inspect
@@ -32,24 +32,34 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.modules import with_commands
+from flows.modules import Direct, with_commands
 from flows.settings import settings
 from models.errors import AlmanacError
 
 _EVERYWHERE = Group("Everywhere", sort_key=9)
+_SHORT = 20
+"""Values of a column that are no longer than this are not broken over lines."""
+_LARGE = 1000.0
 
 
 @Parameter(name="*", group=_EVERYWHERE)
 @dataclass(frozen=True)
-class Session:
-    """How a command runs, whatever it does."""
+class Shown:
+    """How the result of a command is shown, whatever it does."""
+
+    json: Annotated[bool, Parameter(help="Print the result as one JSON object.", negative="")] = False
+
+
+@Parameter(name="*", group=_EVERYWHERE)
+@dataclass(frozen=True)
+class Session(Shown):
+    """How a flow runs, whatever it does."""
 
     workers: Annotated[
         int | None, Parameter(help="Worker processes; default: the cores.", validator=Number(gte=1))
     ] = None
     scheduler: Annotated[str | None, Parameter(help="Use the Dask cluster at tcp://HOST:PORT.")] = None
     ui: Annotated[bool, Parameter(help="Leave the Prefect server up and say where.", negative="")] = False
-    json: Annotated[bool, Parameter(help="Print the result as one JSON object.", negative="")] = False
 
 
 def application() -> App:
@@ -64,14 +74,16 @@ def application() -> App:
     for module in with_commands():
         name = module.__name__.rpartition(".")[2]
         group = app
-        if any(command.name.startswith(f"{name}-") for command in module.COMMANDS):
+        grouped = any(command.name.startswith(f"{name}-") for command in module.COMMANDS)
+        if grouped:
             summary = (module.__doc__ or "").partition("\n")[0]
             group = App(name=name, help=summary, help_epilogue="", result_action="return_value")
             app.command(group)
         for command in module.COMMANDS:
             group.command(_command(command), name=command.name.removeprefix(f"{name}-"))
             about = (inspect.getdoc(command.fn) or "").partition("\n")[0]
-            lines.append(f"- `{command.name.replace('-', ' ', 1)}` {about}")
+            called = command.name.replace("-", " ", 1) if grouped else command.name
+            lines.append(f"- `{called}` {about}")
     app.help_epilogue = "\n".join(lines)
     return app
 
@@ -94,12 +106,13 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _command(command: Flow[Any, Any]) -> Callable[..., int]:
-    """A function with the flow's signature and the session's options, which runs the flow."""
+def _command(command: Flow[Any, Any] | Direct) -> Callable[..., int]:
+    """A function with the command's signature and the options that all have, which runs it."""
+    options = Shown if isinstance(command, Direct) else Session
 
-    def run(*args: Any, session: Session | None = None, **kwargs: Any) -> int:
+    def run(*args: Any, session: Shown | None = None, **kwargs: Any) -> int:
         bound = inspect.signature(command.fn).bind(*args, **kwargs)
-        return _run(command, bound.arguments, session or Session())
+        return _run(command, bound.arguments, session or options())
 
     signature = inspect.signature(command.fn, eval_str=True)
     store = [
@@ -110,7 +123,7 @@ def _command(command: Flow[Any, Any]) -> Callable[..., int]:
     ]
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in store]
     extra = inspect.Parameter(
-        "session", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Session | None
+        "session", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=options | None
     )
     run.__signature__ = signature.replace(parameters=[*keyword_only, extra], return_annotation=int)  # type: ignore[attr-defined]
     run.__doc__ = inspect.getdoc(command.fn)
@@ -118,7 +131,20 @@ def _command(command: Flow[Any, Any]) -> Callable[..., int]:
     return run
 
 
-def _run(command: Flow[Any, Any], parameters: dict[str, Any], session: Session) -> int:
+def _run(command: Flow[Any, Any] | Direct, parameters: dict[str, Any], session: Shown) -> int:
+    if isinstance(session, Session):
+        result = _on_a_server(command, parameters, session)
+    else:
+        with _only_json_on_stdout():
+            result = command(**parameters)
+    if session.json:
+        print(json.dumps(_finite(result), default=str, allow_nan=False))
+    else:
+        _show(result)
+    return 0
+
+
+def _on_a_server(command: Callable[..., Any], parameters: dict[str, Any], session: Session) -> Any:
     from flows.cluster import check_scheduler, prefect_server
 
     if session.workers:
@@ -131,11 +157,7 @@ def _run(command: Flow[Any, Any], parameters: dict[str, Any], session: Session) 
         result = command(**parameters)
         if session.ui:
             Console(stderr=True).print(f"Prefect UI: {url.removesuffix('/api')}", highlight=False)
-    if session.json:
-        print(json.dumps(_finite(result), default=str, allow_nan=False))
-    else:
-        _show(result)
-    return 0
+    return result
 
 
 def _finite(value: Any) -> Any:
@@ -171,7 +193,7 @@ def _only_json_on_stdout() -> Iterator[None]:
 
 def _show(result: Mapping[str, Any], indent: str = "") -> None:
     """Print a result for a person: figures in a column, lists of records as tables."""
-    console = Console()
+    console = _console()
     shown = {name: value for name, value in result.items() if value is not None and value not in ([], {})}
     width = max(len(name) for name in shown)
     for name, value in shown.items():
@@ -179,7 +201,7 @@ def _show(result: Mapping[str, Any], indent: str = "") -> None:
             console.print(f"{indent}{name}", highlight=False)
             _show(value, indent + "  ")
         elif isinstance(value, list) and isinstance(value[0], Mapping):
-            console.print(_records(name, value))
+            _show_records(name, value)
         else:
             text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
             lines = [str(item) for item in value] if isinstance(value, list) else [text]
@@ -190,16 +212,39 @@ def _show(result: Mapping[str, Any], indent: str = "") -> None:
                 )
 
 
-def _records(name: str, records: Sequence[Mapping[str, Any]]) -> Table:
-    """Records as a table under their name."""
+def _show_records(name: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print records as a table, or one below the other where that would squeeze the columns."""
+    console = _console()
+    cells = [{column: _cell(value) for column, value in record.items()} for record in records]
+    widest = {column: max(len(cell.get(column, "")) for cell in cells) for column in cells[0]}
+    needed = sum(max(len(column), min(width, _SHORT)) + 3 for column, width in widest.items())
+    if needed > console.width:
+        console.print(name, highlight=False)
+        for record in records:
+            _show(record, "  ")
+            console.print()
+        return
     table = Table(title=name, title_justify="left", box=SIMPLE)
-    for column in records[0]:
-        table.add_column(column, overflow="fold")
-    for record in records:
-        table.add_row(
-            *(Text("" if value is None or value == {} else str(value)) for value in record.values())
-        )
-    return table
+    for column, width in widest.items():
+        table.add_column(column, overflow="fold", no_wrap=width <= _SHORT)
+    for cell in cells:
+        table.add_row(*(Text(text) for text in cell.values()))
+    console.print(table)
+
+
+def _console() -> Console:
+    """Standard output; as wide as the terminal, and where there is none a little wider than it usually is."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {one}" for name, one in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < _LARGE else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows.cluster import task_runner
+from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, Share
 from flows.runs import ingest_sources, train_bundle
 from flows.runs import score as score_run
@@ -217,4 +218,7 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
     return {"source": source, "shards": 2, "catch_up": hours}
 
 
-COMMANDS = (ingest, train, score, run)
+promote, rollback = promotions(DEVICES)
+
+SCENARIO = DEVICES
+COMMANDS = (ingest, train, score, run, promote, rollback, *listings(DEVICES))

@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.cluster import task_runner
+from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, ParameterError, Share, hours
 from flows.runs import evaluate_bundle, ingest_sources, train_bundle
 from flows.runs import score as score_run
@@ -232,4 +233,7 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
     }
 
 
-COMMANDS = (ingest, train, score, evaluate, run)
+promote, rollback = promotions(MACHINES)
+
+SCENARIO = MACHINES
+COMMANDS = (ingest, train, score, evaluate, run, promote, rollback, *listings(MACHINES))

@@ -2,14 +2,30 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import flows
 
 
+@dataclass(frozen=True)
+class Direct:
+    """A command that is no flow: a function that is called at once, without a Prefect server.
+
+    For what only looks at a store. `name` and `fn` are what they are of a flow.
+    """
+
+    name: str
+    fn: Callable[..., Mapping[str, Any]]
+
+    def __call__(self, **parameters: Any) -> Mapping[str, Any]:
+        return self.fn(**parameters)
+
+
 def with_commands() -> Iterator[ModuleType]:
-    """Modules that name their flows in `COMMANDS`, in alphabetical order."""
+    """Modules that name their flows and direct commands in `COMMANDS`, in alphabetical order."""
     for found in pkgutil.iter_modules(flows.__path__):
         if found.name.startswith("_"):
             continue

@@ -7,6 +7,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.cluster import task_runner
+from flows.lifecycle import listings, promotions
 from flows.runs import ingest_sources, score, train_bundle
 from flows.settings import open_store
 from models.sales import SALES
@@ -130,4 +131,7 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
     }
 
 
-COMMANDS = (ingest, train, forecast, run)
+promote, rollback = promotions(SALES)
+
+SCENARIO = SALES
+COMMANDS = (ingest, train, forecast, run, promote, rollback, *listings(SALES))

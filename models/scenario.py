@@ -21,7 +21,7 @@ The life of a scenario, in the order in which the tasks call it::
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Protocol
 
 import dataframely as dy
@@ -162,6 +162,11 @@ class Scenario(Protocol):
     @property
     def tables(self) -> Mapping[str, Table]:
         """The input tables by name."""
+
+    @property
+    def cadence(self) -> timedelta | None:
+        """How often new data is expected in the first of `tables`; None where nobody waits for it."""
+        return None
 
     @property
     def settled(self) -> Mapping[str, Any]:

@@ -1,15 +1,15 @@
 """Bundles: saved once, never changed, loaded without executing anything; and which one is champion.
 
 A bundle is a folder of Parquet, JSON and LightGBM text files with a manifest that holds the SHA-256
-of each. The registry is a table of events (`registered`, `promoted`): the champion is the bundle of
-the last promotion, and every change of it stays on record with its reason.
+of each. The registry is a table of events (`registered`, `promoted`, `refused`, `rolled_back`): the
+champion is the bundle of the last promotion, and every decision stays on record with its reason.
 """
 
 import hashlib
 import io
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from models.scenario import AsOf, File, Scenario, Trained
 from tasks.store import Store
 
 KINDS = (".parquet", ".json", ".txt")
+ROLLED_BACK = "rolled_back"
 
 
 class BundleError(AlmanacError):
@@ -75,6 +76,33 @@ def promote(store: Store, scenario: str, number: int, reason: str) -> None:
     _record(store, scenario, number, "promoted", manifest(store, scenario, number), reason)
 
 
+def refuse(store: Store, scenario: str, number: int, reason: str) -> None:
+    """Record why a bundle did not become the champion."""
+    _record(store, scenario, number, "refused", manifest(store, scenario, number), reason)
+
+
+def roll_back(store: Store, scenario: str, number: int, before: int, reason: str) -> None:
+    """Take the promotion of `number` back, and make `before` the champion again; both or neither."""
+    at = datetime.now(UTC)
+    rows = [
+        _row(number, ROLLED_BACK, at, manifest(store, scenario, number), reason),
+        _row(
+            before,
+            "promoted",
+            at + timedelta(microseconds=1),
+            manifest(store, scenario, before),
+            f"Back from bundle {number}: {reason}",
+        ),
+    ]
+    once = f"{ROLLED_BACK}-{number}-{at.isoformat()}"
+    store.append(f"{scenario}/registry", pl.DataFrame(rows), once=once)
+
+
+def no_bundle(store: Store, scenario: str) -> str:
+    """What to say where nothing was trained yet."""
+    return f"{store.uri}: there is no bundle for {scenario} yet. Train one: python -m flows {scenario} train"
+
+
 def events(store: Store, scenario: str) -> pl.DataFrame | None:
     """The registry, oldest event first; None where nothing was trained yet."""
     path = f"{scenario}/registry"
@@ -96,9 +124,7 @@ def for_as_of(store: Store, scenario: str, as_of: AsOf) -> int:
     """
     known = events(store, scenario)
     if known is None:
-        raise BundleError(
-            f"{store.uri}: there is no bundle for {scenario} yet. Train one: python -m flows {scenario} train"
-        )
+        raise BundleError(no_bundle(store, scenario))
     fit = known.filter(pl.col("as_of") <= as_of.isoformat())
     promoted = fit.filter(event="promoted")
     chosen = promoted if promoted.height else fit
@@ -130,9 +156,15 @@ def manifest(store: Store, scenario: str, number: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def model(scenario: Scenario, store: Store, number: int) -> Any:
-    """A bundle's model, loaded once per process.
+    """A bundle's model, loaded once per process; see `loaded` for what it raises."""
+    return loaded(scenario, store, number)
 
-    Raises `BundleFormatError` where the files are intact and the scenario cannot make a model of them.
+
+def loaded(scenario: Scenario, store: Store, number: int) -> Any:
+    """A bundle's model, from its files as they are now.
+
+    Raises `BundleError` as `files` does, and `BundleFormatError` where the files are intact and the
+    scenario cannot make a model of them.
     """
     contents = files(store, scenario.name, number)
     try:
@@ -212,7 +244,13 @@ def _record(
     store: Store, scenario: str, number: int, event: str, facts: Mapping[str, Any], reason: str
 ) -> None:
     at = datetime.now(UTC)
-    row = {
+    once = f"{event}-{number}" if event == "registered" else f"{event}-{number}-{at.isoformat()}"
+    rows = pl.DataFrame([_row(number, event, at, facts, reason)])
+    store.append(f"{scenario}/registry", rows, once=once)
+
+
+def _row(number: int, event: str, at: datetime, facts: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    return {
         "bundle": number,
         "event": event,
         "at": at,
@@ -222,5 +260,3 @@ def _record(
         "headline": json.dumps(facts["headline"], sort_keys=True),
         "run_id": facts["run_id"],
     }
-    once = f"{event}-{number}" if event == "registered" else f"{event}-{number}-{at.isoformat()}"
-    store.append(f"{scenario}/registry", pl.DataFrame([row]), once=once)

@@ -30,6 +30,19 @@ def register(store: Store, scenario: str, bundle: int, record: str, *, champion:
         client.set_registered_model_alias(name, CHAMPION, version.version)
 
 
+def move_alias(store: Store, scenario: str, bundle: int) -> str | None:
+    """Have the alias `champion` name a bundle; what stood in the way, in words, else None."""
+    uri = tracking_uri(store)
+    if uri is None:
+        return None
+    client, name = client_of(uri), model_name(scenario)
+    found = client.search_model_versions(f"name = '{name}' and tags.bundle = '{bundle}'", max_results=1)
+    if not found:
+        return f"MLflow knows no version of {name} for bundle {bundle}: its alias was not moved."
+    client.set_registered_model_alias(name, CHAMPION, found[0].version)
+    return None
+
+
 def _version(client: Any, name: str, record: str) -> Any:
     found = client.search_model_versions(f"name = '{name}' and run_id = '{record}'", max_results=1)
     return found[0] if found else None

@@ -194,6 +194,10 @@ class Store:
         frame = pl.scan_delta(self.table(name, version))
         return frame if shard is None else frame.filter(pl.col("shard") == shard)
 
+    def rows(self, name: str, version: int | None = None) -> int:
+        """The number of a table's rows, as its log tells it."""
+        return int(pl.DataFrame(self.table(name, version).get_add_actions())["num_records"].sum())
+
     def append(self, name: str, frame: pl.DataFrame, *, once: str, partition_by: str | None = None) -> bool:
         """Append rows in one commit unless this was done before under the name `once`; whether it was."""
 

@@ -57,7 +57,12 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
     """Backtest, fit and calibrate on all parts; save and register the bundle with its backtest."""
     shared = context(run.store, run.folder)
     trained = scenario.fit(_parts(run, names), shared, run.as_of, run.options)
-    facts = {"options": dict(run.options), "versions": dict(run.versions), "code": code_version()}
+    facts = {
+        "options": dict(run.options),
+        "versions": dict(run.versions),
+        "rows": {name: run.store.rows(f"{scenario.name}/{name}", n) for name, n in run.versions.items()},
+        "code": code_version(),
+    }
     files = {**trained.files, "metrics": trained.metrics}
     number = bundles.save(run.store, scenario.name, trained, files, facts, run.as_of, run.id)
     backtest = trained.backtest.with_columns(pl.lit(number, pl.Int64).alias("bundle"))
@@ -77,8 +82,8 @@ def compare(scenario: Scenario, run: Run, fitted: Fitted, names: Sequence[str]) 
     if champion == number:
         return Verdict(number, True, number, "It is the champion already.")
     better, reason = _better(scenario, run, fitted, champion, names)
-    if better:
-        bundles.promote(store, scenario.name, number, reason)
+    decide = bundles.promote if better else bundles.refuse
+    decide(store, scenario.name, number, reason)
     return Verdict(number, better, number if better or champion is None else champion, reason)
 
 

@@ -41,6 +41,10 @@ class Devices(Scenario):
     def settled(self) -> Mapping[str, Any]:
         return {"interval": Options.interval}
 
+    @property
+    def cadence(self) -> timedelta:
+        return HOUR
+
     def published(self, options: Mapping[str, Any]) -> Published:
         return Published("scores", scoring.SCORES, (*KEY, "time"))
 

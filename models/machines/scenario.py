@@ -43,6 +43,10 @@ class Machines(Scenario):
         """The published risks: a page shows those of earlier runs, too. `derive` makes no table."""
         return ("risks",)
 
+    @property
+    def cadence(self) -> timedelta:
+        return timedelta(days=1)
+
     def published(self, options: Mapping[str, Any]) -> Published:
         return Published("risks", scoring.RISKS, ("machine_id", "component", "time", "horizon_hours"))
 

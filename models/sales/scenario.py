@@ -30,6 +30,10 @@ class Sales(Scenario):
     def tables(self) -> Mapping[str, Table]:
         return TABLES
 
+    @property
+    def cadence(self) -> timedelta:
+        return timedelta(weeks=1)
+
     def published(self, options: Mapping[str, Any]) -> Published:
         quantiles = dict.fromkeys(Options.of(options).columns, pl.Float64)
         schema = {"sku": pl.String, "store": pl.String, "week": pl.Date, "step": pl.Int32}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import flows.sales
-from flows.modules import with_commands
+from flows.modules import Direct, with_commands
 from tasks.store import Store
 from tests import steps, toy
 from tests.conftest import ROOT
@@ -50,8 +50,11 @@ def test_without_a_command_all_that_can_be_run_is_listed_with_a_line_each(comman
         for module in with_commands():
             assert module.__name__.rpartition(".")[2] in shown.out
             for flow in module.COMMANDS:
-                about = (flow.fn.__doc__ or "").partition("\n")[0].replace("`", "")
-                assert f"{flow.name.replace('-', ' ', 1)} {about}" in " ".join(shown.out.split())
+                about = (inspect.getdoc(flow.fn) or "").partition("\n")[0].replace("`", "")
+                scenario = module.__name__.rpartition(".")[2]
+                called = f"{scenario} {flow.name.removeprefix(f'{scenario}-')}"
+                called = called if flow.name.startswith(f"{scenario}-") else flow.name
+                assert f"{called} {about}" in " ".join(shown.out.split())
         assert "quantile forecasts of unit sales" in shown.out
 
 
@@ -68,10 +71,14 @@ def test_the_help_of_a_command_explains_every_parameter_of_its_flow(command, flo
     words = " ".join(shown.out.replace("│", " ").split())
     for name in inspect.signature(flow.fn).parameters:
         assert f"--{name.replace('_', '-')}" in words, name
+        if isinstance(flow, Direct):
+            continue
         explained = flow.parameters.properties[name].get("description", "")
         assert explained, f"{name} is not explained in the Prefect form"
         assert " ".join(explained.split()[:3]) in words, name
-    for name in ("--workers", "--scheduler", "--ui", "--json", "--store"):
+    everywhere = ("--json", "--store")
+    of_flows = ("--workers", "--scheduler", "--ui")
+    for name in everywhere if isinstance(flow, Direct) else (*everywhere, *of_flows):
         assert name in words
 
 

@@ -7,6 +7,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.cluster import task_runner
+from flows.lifecycle import listings, promotions
 from flows.runs import ingest_sources, train_bundle
 from flows.runs import score as score_run
 from flows.settings import open_store
@@ -70,4 +71,7 @@ def score(
     )
 
 
-COMMANDS = (ingest, train, score)
+promote, rollback = promotions(TOY)
+
+SCENARIO = TOY
+COMMANDS = (ingest, train, score, promote, rollback, *listings(TOY))

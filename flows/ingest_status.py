@@ -1,0 +1,69 @@
+"""What the store's input tables hold, for all scenarios."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from flows.modules import Direct, with_commands
+from flows.settings import open_store
+from models.scenario import Scenario
+from tasks.ingest_status import TableStatus, freshness, quarantined, table_status
+from tasks.store import Store
+
+
+def status(store: str | None = None) -> Mapping[str, Any]:
+    """Say what was ingested, how fresh it is, and what is in quarantine and why.
+
+    Fresh is a scenario whose data ends less than two of its cadences ago.
+
+    Args:
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    opened, now = open_store(store), datetime.now(UTC)
+    known = [module.SCENARIO for module in with_commands() if hasattr(module, "SCENARIO")]
+    found = {scenario: _statuses(scenario, opened) for scenario in known}
+    some = {scenario: statuses for scenario, statuses in found.items() if statuses}
+    return {
+        "store": opened.uri,
+        "scenarios": [_scenario(scenario, statuses, now) for scenario, statuses in some.items()],
+        "tables": [_table(scenario, one) for scenario, statuses in some.items() for one in statuses],
+        "quarantine": [line for scenario in known for line in quarantined(opened, scenario.name)],
+        "notes": [] if some else [f"{opened.uri}: nothing was ingested yet. Begin: python -m flows demo"],
+    }
+
+
+def _statuses(scenario: Scenario, store: Store) -> list[TableStatus]:
+    found = [table_status(scenario, store, table) for table in scenario.tables.values()]
+    return [status for status in found if status is not None]
+
+
+def _scenario(scenario: Scenario, statuses: list[TableStatus], now: datetime) -> dict[str, Any]:
+    age_hours, fresh = freshness(scenario, statuses, now)
+    every = scenario.cadence
+    return {
+        "scenario": scenario.name,
+        "every_hours": None if every is None else every.total_seconds() / 3600,
+        "age_hours": age_hours,
+        "fresh": fresh,
+    }
+
+
+def _table(scenario: Scenario, status: TableStatus) -> dict[str, Any]:
+    return {
+        "table": f"{scenario.name}/{status.table}",
+        "rows": status.rows,
+        "keys": status.keys,
+        "from": _moment(status.first),
+        "to": _moment(status.last),
+        "version": status.version,
+        "written": _moment(status.written),
+    }
+
+
+def _moment(when: Any) -> str | None:
+    if isinstance(when, datetime):
+        return when.strftime("%Y-%m-%d %H:%M")
+    return None if when is None else str(when)
+
+
+COMMANDS = (Direct("ingest-status", status),)

@@ -1,0 +1,115 @@
+"""Bundles and runs on the command line, for a scenario like any other."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from flows import sales
+from flows.modules import Direct
+from tests import steps
+from tests.conftest import ROOT
+from tests.toy import TOY
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A store of the toy with two bundles and a published run."""
+    from prefect.logging import disable_run_logger
+
+    from tasks.store import Store
+
+    store = Store(str(tmp_path_factory.mktemp("lifecycle") / "store"))
+    with disable_run_logger():
+        steps.put(store)
+        steps.train(store, loss=2.0)
+        steps.train(store, loss=1.0)
+        steps.score(store)
+    return store.uri
+
+
+def test_every_scenario_has_the_commands(command):
+    names = {one.name for one in sales.COMMANDS}
+    assert {"sales-bundles", "sales-promote", "sales-rollback", "sales-history"} <= names
+
+
+def test_promoting_and_rolling_back_are_seen_in_the_listing(command, trained):
+    def champion():
+        return command("toy", "bundles", "--store", trained, "--json").json["champion"]
+
+    assert champion() == 2
+    done = command("toy", "promote", "--bundle", "1", "--reason", "try", "--store", trained, "--json")
+    assert done.status == 0, done.err
+    assert (done.json["champion"], done.json["before"]) == (1, 2)
+    assert any("MLflow knows no version" in note for note in done.json["notes"])
+    assert champion() == 1
+    back = command("toy", "rollback", "--reason", "it was worse", "--store", trained, "--json")
+    assert (back.json["champion"], back.json["before"]) == (2, 1)
+    listed = command("toy", "bundles", "--store", trained)
+    assert "rolled back: it was worse" in " ".join(listed.out.split())
+
+
+def test_a_promotion_needs_a_reason_and_a_bundle_that_is_there(command, trained):
+    without = command("toy", "promote", "--bundle", "1", "--store", trained)
+    assert without.status != 0
+    assert "reason" in without.err + without.out
+    unknown = command("toy", "promote", "--bundle", "7", "--reason", "why not", "--store", trained)
+    assert unknown.status == 1
+    assert "there is no bundle 7 of toy. There are: 1, 2." in unknown.err
+
+
+def test_the_ledger_and_what_was_ingested_are_listed(command, trained):
+    runs = command("toy", "history", "--last", "1", "--store", trained, "--json").json["runs"]
+    assert [(run["bundle"], run["requested"]) for run in runs] == [(2, 12)]
+    status = command("ingest-status", "--store", trained, "--json").json
+    assert status["tables"][0] | {"written": ""} == {
+        "table": "toy/values", "rows": 36, "keys": 12, "from": "2024-01-01", "to": "2024-01-03", "version": 0,
+        "written": "",
+    }  # fmt: skip
+    assert status["scenarios"] == [
+        {
+            "scenario": "toy",
+            "every_hours": None,
+            "age_hours": status["scenarios"][0]["age_hours"],
+            "fresh": None,
+        }
+    ]
+
+
+def test_a_listing_takes_no_number_that_makes_no_sense(command, trained):
+    done = command("toy", "bundles", "--last", "0", "--store", trained)
+    assert done.status != 0
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("words", [["toy", "bundles"], ["toy", "history"], ["ingest-status"]])
+def test_on_an_empty_store_a_listing_says_so_and_makes_nothing(command, tmp_path, words):
+    done = command(*words, "--store", tmp_path / "nothing")
+    assert done.status == 0
+    assert str(tmp_path / "nothing") in done.out.replace("\n", "")
+    assert " yet." in " ".join(done.out.split())
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("words", [["promote", "--bundle", "1"], ["rollback"]])
+def test_on_an_empty_store_a_promotion_is_an_error_in_words(command, tmp_path, words):
+    done = command("toy", *words, "--reason", "why not", "--store", tmp_path / "nothing")
+    assert done.status == 1
+    assert "Train one: python -m flows toy train" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_listing_starts_no_server(trained):
+    script = "import flows.cluster, tests.toy.__main__ as toy; del flows.cluster.prefect_server; toy.main()"
+    words = [sys.executable, "-c", script, "toy", "bundles", "--store", trained, "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["champion"] == 2
+
+
+def test_direct_commands_are_named_like_flows():
+    assert {one.name for one in sales.COMMANDS if isinstance(one, Direct)} >= {"sales-bundles"}
+    assert TOY.cadence is None
