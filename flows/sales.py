@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
+from flows import evaluating
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.runs import ingest_sources, score, train_bundle
@@ -86,6 +87,9 @@ def forecast(
     return score(SALES, open_store(store), "forecast", as_of, bundle, {}, dry_run=dry_run)
 
 
+evaluate = evaluating.flow_of(SALES)
+
+
 @flow(name="sales-run", task_runner=task_runner())
 def run(
     source: str,
@@ -134,4 +138,4 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
 promote, rollback = promotions(SALES)
 
 SCENARIO = SALES
-COMMANDS = (ingest, train, forecast, run, promote, rollback, *listings(SALES))
+COMMANDS = (ingest, train, forecast, evaluate, run, promote, rollback, *listings(SALES))

@@ -16,13 +16,15 @@ The life of a scenario, in the order in which the tasks call it::
     complete        what rows need from those of other shards, such as a rank
     derive, events  tables and events that follow from the published rows
     sections        what the page of a run shows
+    judge           what became of published rows                  (mapped over the `as_of`s)
+    measures        how good they were; `tallies`: the same, as points of control charts
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import dataframely as dy
 import polars as pl
@@ -141,11 +143,49 @@ class Event:
     payload: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """Where it can be seen what became of published rows.
+
+    `tables` are the inputs that tell it: a change in them can change the verdict on rows. `since` and
+    `until` aggregate judged rows to the range of those tables' times that the verdict depends on, ends
+    included; None: whatever came before.
+    """
+
+    tables: tuple[str, ...]
+    since: pl.Expr | None
+    until: pl.Expr
+
+
+@dataclass(frozen=True)
+class ControlChart:
+    """A measure that is watched over time: what the page calls it, and on which side of the limits it is worse.
+
+    `every` is the time that a point stands for, beginning at its period.
+    """
+
+    label: str
+    every: Literal["day", "week"]
+    worse: Literal["above", "either side"] = "above"
+    format: str = ".3f"
+
+
+TALLIES: dict[str, Any] = {
+    "chart": pl.String,
+    "series": pl.String,
+    "period": pl.Date,
+    "numerator": pl.Float64,
+    "denominator": pl.Float64,
+    "rows": pl.Int64,
+}
+"""What judged rows add to points of control charts: sums over all rows of a point, whose value is their ratio."""
+
+
 class Scenario(Protocol):
     """One batch scoring scenario. See the module's docstring for the order of calls.
 
     A class that derives from it inherits what most scenarios do not need: `gaps`, `complete`,
-    `derive` and `events` that have nothing to say.
+    `derive` and `events` that have nothing to say, and no `outcomes` to judge what was published by.
     """
 
     def __hash__(self) -> int:
@@ -260,6 +300,38 @@ class Scenario(Protocol):
     def sections(self, run: "RunView") -> list[Section]:
         """What the page of a scoring run shows, most useful first."""
 
+    @property
+    def outcomes(self) -> Outcomes | None:
+        """Where it can be seen what became of published rows; None where nothing tells."""
+        return None
+
+    @property
+    def charts(self) -> Mapping[str, ControlChart]:
+        """The control charts by name: one or two measures that `tallies` adds up."""
+        return {}
+
+    def judge(
+        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """Published rows of one `as_of` with what became of them up to `until`, once per target.
+
+        `options` are those of the bundle that published them. The result has `bundle` and `run_id` as
+        published, no `as_of`, and `pending`: true where the outcome is not known yet; in an order of its own.
+        """
+        return pl.DataFrame()
+
+    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        """Metrics of judged rows, long: slice, value_of_slice, metric, value. Pending rows count in none."""
+        return pl.DataFrame()
+
+    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        """What judged rows of one `as_of` add to the points of `charts`; see `TALLIES`."""
+        return pl.DataFrame(schema=TALLIES)
+
+    def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        """The same of a bundle's backtest: the points before the first published one."""
+        return pl.DataFrame(schema=TALLIES)
+
 
 @dataclass(frozen=True)
 class RunView:
@@ -277,3 +349,5 @@ class RunView:
     headline: Mapping[str, float] = field(default_factory=dict)
     gaps: pl.DataFrame = field(default_factory=pl.DataFrame)
     derived: Frames = field(default_factory=dict)
+    control: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """The points of the control charts, see `models.control`; empty where nothing was evaluated yet."""

@@ -32,9 +32,6 @@ class Judged(Scenario, Protocol):
     ) -> pl.DataFrame:
         """Judged rows of one shard from `score_from` to `score_to`, by what is known at `as_of`."""
 
-    def measures(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        """Metrics of the judged rows of all shards, long: `slice, value_of_slice, metric, value`."""
-
 
 @task(name="resolve-evaluation")
 def resolve_evaluation(
@@ -100,4 +97,4 @@ def publish_evaluation(run: Run, parts: Sequence[Part]) -> Publication:
 @task(name="measure")
 def measure(scenario: Judged, run: Run, parts: Sequence[Part]) -> pl.DataFrame:
     """The metrics of all judged rows."""
-    return scenario.measures(scan_parts(run, [part for part in parts if part.rows]).collect(), run.options)
+    return scenario.measures(scan_parts(run, [part for part in parts if part.rows]), run.options)

@@ -1,5 +1,6 @@
 """Publishing: one commit that replaces a table's `as_of` partition with parts that are in place already."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake import Schema as DeltaSchema
 from prefect import task
 
-from models.scenario import Scenario
+from models.scenario import AsOf, Scenario
 from tasks.runs import Run
 from tasks.shards import Outcome
 from tasks.store import add_action
@@ -76,24 +77,38 @@ def _write(run: Run, table: str, rows: pl.DataFrame) -> list[Part]:
 
 
 def replace_partition(run: Run, name: str, schema: Mapping[str, Any], parts: Sequence[Part]) -> Publication:
-    """Replace the `as_of` partition in one commit, which readers see whole or not at all.
+    """Replace the run's `as_of` partition; see `replace_partitions`."""
+    return replace_partitions(run, name, schema, {run.as_of: parts})
+
+
+def replace_partitions(
+    run: Run, name: str, schema: Mapping[str, Any], parts: Mapping[AsOf, Sequence[Part]]
+) -> Publication:
+    """Replace `as_of` partitions in one commit, which readers see whole or not at all.
 
     Where another run commits first, this one looks again: rows of the same run are left as they
     are, those of another run are replaced. After a bounded number of lost races it raises
-    `StoreError` and nothing has changed.
+    `StoreError` and nothing has changed. Names of parts differ between partitions.
     """
-    rows = sum(part.rows for part in parts)
+    texts = {as_of: dataclasses.replace(run, as_of=as_of).as_of_text for as_of in parts}
+    every = [part for some in parts.values() for part in some]
+    filters = [("as_of", "in", sorted(texts.values()))]
+    rows = sum(part.rows for part in every)
 
     def attempt() -> Publication:
         table = _open(run, name, schema)
-        if _files(table, run) == {_name(part.path) for part in parts}:
+        if _files(table, filters) == {_name(part.path) for part in every}:
             return Publication(name, table.version(), rows, already=True)
         table.create_write_transaction(
-            [add_action(part.path, part.bytes, part.rows, {"as_of": run.as_of_text}) for part in parts],
+            [
+                add_action(part.path, part.bytes, part.rows, {"as_of": texts[as_of]})
+                for as_of, some in parts.items()
+                for part in some
+            ],
             mode="overwrite",
             schema=table.schema(),
             partition_by=["as_of"],
-            partition_filters=[("as_of", "=", run.as_of_text)],
+            partition_filters=filters,
             commit_properties=CommitProperties(custom_metadata=_metadata(run), max_commit_retries=0),
         )
         table.update_incremental()
@@ -128,9 +143,9 @@ def _open(run: Run, name: str, schema: Mapping[str, Any]) -> DeltaTable:
     return table
 
 
-def _files(table: DeltaTable, run: Run) -> set[str]:
-    """Names of the files in the run's partition."""
-    return {_name(uri) for uri in table.file_uris(file_pruning_predicate=[("as_of", "=", run.as_of_text)])}
+def _files(table: DeltaTable, filters: list[tuple[str, str, Any]]) -> set[str]:
+    """Names of the files in some partitions."""
+    return {_name(uri) for uri in table.file_uris(file_pruning_predicate=filters)}
 
 
 def _name(path: str) -> str:

@@ -207,9 +207,9 @@ class Machines(Scenario):
             rows = rows.filter(pl.col("time") <= chosen.score_to)
         return evaluation.judge(model, rows, chosen)
 
-    def measures(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        """Metrics of the judged rows of all shards, long; see `evaluation.metrics`."""
-        return evaluation.metrics(judged, Options.of(options))
+    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        """Metrics of judged rows, long; see `evaluation.metrics`."""
+        return evaluation.metrics(judged.collect(), Options.of(options))
 
     def sections(self, run: RunView) -> list[Section]:
         from models.machines.sections import sections

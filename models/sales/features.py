@@ -213,7 +213,7 @@ def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
     found |= _recent(panel, known, origin, level)
     found["variation"] = deviation(to_log(regular, level))
     found["variation_all"] = deviation(to_log(year, level))
-    found["zeros"] = mean(np.where(np.isfinite(year), year <= 0, np.nan))
+    found["zeros"] = share_of_zeros(units)
     found["weeks_known"] = np.minimum(seen.sum(axis=0), 2 * YEAR).astype(float)
     found["promoted_share"] = mean(promoted[-YEAR:])
     found |= _effects(view, origin, level, sku_level)
@@ -358,18 +358,33 @@ def _about_origin(view: View, origin: int, fixed: Mapping[str, np.ndarray]) -> p
     weeks_of_year = np.isfinite(units[-YEAR:]).sum(axis=0)
     seen = np.isfinite(units[-LEVEL_WEEKS:]).any(axis=0)
     enough = (weeks_of_year >= ENOUGH_WEEKS) & seen & np.isfinite(fixed["_level"])
-    last = np.zeros(units.shape[1])
-    for now in units[-YEAR:]:
-        last = np.where(np.isfinite(now), now, last)
-    new, slow = fixed["weeks_known"] < NEW_WEEKS, fixed["zeros"] > 1 - INTERMITTENT_SHARE
-    kind = np.array(["regular", "intermittent", "new"])[np.where(new, 2, np.where(slow, 1, 0))]
     return view.panel.keys.with_columns(
         pl.lit(view.panel.week(origin)).alias("origin"),
         pl.Series("level", fixed["_level"]),
         pl.Series("enough", enough),
-        pl.Series("naive", last),
-        pl.Series("kind", kind),
+        pl.Series("naive", last_known(units)),
+        pl.Series("kind", kinds_of_keys(fixed["weeks_known"], fixed["zeros"])),
     )
+
+
+def last_known(units: np.ndarray) -> np.ndarray:
+    """The last units of each key that are known, within a year; zero where none are."""
+    last = np.zeros(units.shape[1])
+    for now in units[-YEAR:]:
+        last = np.where(np.isfinite(now), now, last)
+    return last
+
+
+def share_of_zeros(units: np.ndarray) -> np.ndarray:
+    """Share of the last year's known weeks in which nothing was sold; NaN where none are known."""
+    year = units[-YEAR:]
+    return mean(np.where(np.isfinite(year), year <= 0, np.nan))
+
+
+def kinds_of_keys(weeks_known: np.ndarray, zeros: np.ndarray) -> np.ndarray:
+    """The kind of demand of each key, but for promotions: new, intermittent or regular."""
+    new, slow = weeks_known < NEW_WEEKS, zeros > 1 - INTERMITTENT_SHARE
+    return np.array(["regular", "intermittent", "new"])[np.where(new, 2, np.where(slow, 1, 0))]
 
 
 def _about_target(view: View, about: pl.DataFrame, origin: int, step: int) -> pl.DataFrame:

@@ -45,7 +45,7 @@ def shared_frames(tables: Frames, as_of: date, horizon: int) -> dict[str, pl.Dat
             pl.len().alias("rows"),
             (pl.col("week") > as_of - timedelta(weeks=horizon)).sum().alias("recent_rows"),
         ),
-        "covariates": _ranges(past, covariates),
+        "covariates": ranges(past, covariates),
     }
     collected = pl.collect_all(list(frames.values()), engine="streaming")
     return dict(zip(frames, collected, strict=True))
@@ -97,7 +97,8 @@ def _store_weeks(rows: pl.LazyFrame, covariates: Sequence[str]) -> pl.LazyFrame:
     )
 
 
-def _ranges(past: pl.LazyFrame, covariates: Sequence[str]) -> pl.LazyFrame:
+def ranges(past: pl.LazyFrame, covariates: Sequence[str]) -> pl.LazyFrame:
+    """name, low and high of each covariate."""
     schema: Mapping[str, type[pl.DataType]] = {"name": pl.String, "low": pl.Float64, "high": pl.Float64}
     if not covariates:
         return pl.LazyFrame(schema=schema)

@@ -8,14 +8,26 @@ from typing import Any
 import polars as pl
 
 from models.page import Section
-from models.sales import comparison, ladder, neighbours, preparation, scoring, training
+from models.sales import comparison, ladder, neighbours, outcomes, preparation, scoring, training
 from models.sales.calendar import resolve_as_of
 from models.sales.contracts import TABLES
 from models.sales.gaps import plan_gaps
 from models.sales.model import Model, load
 from models.sales.options import Options
 from models.sales.panel import KEY
-from models.scenario import AsOf, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
+from models.scenario import (
+    AsOf,
+    ControlChart,
+    File,
+    Frames,
+    Outcomes,
+    Published,
+    RunView,
+    Scenario,
+    Scores,
+    Table,
+    Trained,
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,29 @@ class Sales(Scenario):
         from models.sales.sections import sections
 
         return sections(run)
+
+    @property
+    def outcomes(self) -> Outcomes:
+        return outcomes.OUTCOMES
+
+    @property
+    def charts(self) -> Mapping[str, ControlChart]:
+        return outcomes.CHARTS
+
+    def judge(
+        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """Published rows with `units`, `kind` and the naive forecasts; see `models.sales.outcomes`."""
+        return outcomes.judge(published, tables, until)
+
+    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return outcomes.measures(judged, Options.of(options))
+
+    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return outcomes.tallies(judged, Options.of(options))
+
+    def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return outcomes.tallies(backtest.collect(), Options.of(options))
 
 
 SALES = Sales()

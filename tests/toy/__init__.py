@@ -18,8 +18,21 @@ import dataframely as dy
 import polars as pl
 
 from models.errors import ContractError
+from models.metrics import by_slice
 from models.page import Figures, Section
-from models.scenario import AsOf, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
+from models.scenario import (
+    AsOf,
+    ControlChart,
+    File,
+    Frames,
+    Outcomes,
+    Published,
+    RunView,
+    Scenario,
+    Scores,
+    Table,
+    Trained,
+)
 
 FACTOR = 2.0
 
@@ -137,6 +150,36 @@ class Toy(Scenario):
     def sections(self, run: RunView) -> list[Section]:
         rows = run.published.select(pl.len()).collect().item()
         return [Section("What was doubled", [Figures({"Rows": f"{rows}"})])]
+
+    @property
+    def outcomes(self) -> Outcomes:
+        return Outcomes(("values",), since=pl.col("at").min(), until=pl.col("at").max())
+
+    @property
+    def charts(self) -> Mapping[str, ControlChart]:
+        return {"error": ControlChart("Absolute error per value", every="day")}
+
+    def judge(
+        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        next_one = pl.col("as_of") + (timedelta(hours=1) if self.hourly else timedelta(days=1))
+        then = tables["values"].select("name", "at", actual="value")
+        rows = published.with_columns(at=next_one).join(then, on=["name", "at"], how="left").collect()
+        return rows.with_columns(pending=pl.col("at") > until).drop("as_of").sort("name")
+
+    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        known = judged.drop_nulls(["value", "actual"]).collect()
+        measures = {"rows": pl.len(), "mean_error": (pl.col("value") - pl.col("actual")).abs().mean()}
+        return by_slice(known, measures, [None, "at"])
+
+    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        known = judged.drop_nulls(["value", "actual"])
+        sums = known.group_by(pl.col("at").cast(pl.Date).alias("period")).agg(
+            numerator=(pl.col("value") - pl.col("actual")).abs().sum(),
+            denominator=pl.col("actual").sum(),
+            rows=pl.len().cast(pl.Int64),
+        )
+        return sums.with_columns(chart=pl.lit("error"), series=pl.lit("all"))
 
 
 _STATUS = pl.when(pl.col("value").is_null()).then(pl.lit("skipped"))

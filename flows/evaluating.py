@@ -1,0 +1,125 @@
+"""Evaluating what was published against what then happened: one flow, made for any scenario."""
+
+from typing import Annotated, Any
+
+import polars as pl
+from prefect import Flow, flow, unmapped
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from flows.clock import Clock
+from flows.cluster import task_runner
+from flows.parameters import Moment
+from flows.progress import gather
+from flows.settings import open_store
+from models.scenario import AsOf, Scenario
+from tasks.outcomes import (
+    Judging,
+    judge,
+    measure_outcomes,
+    publish_outcomes,
+    remember_outcomes,
+    resolve_outcomes,
+    track_outcomes,
+)
+from tasks.store import Store
+
+AT_MOST = 500
+_SHOWN = 26
+"""Values of a slice that a result shows, at most; all of them are in the table of measures."""
+
+Count = Annotated[int, Field(ge=1, le=10_000)]
+
+
+def flow_of(scenario: Scenario) -> Flow[..., dict[str, Any]]:
+    """The flow `<scenario>-evaluate`."""
+
+    def evaluate(
+        from_: Moment | None = None,
+        to: Moment | None = None,
+        at_most: Count = AT_MOST,
+        store: str | None = None,
+    ) -> dict[str, Any]:
+        """Judge what was published by what then happened, as far as it is known.
+
+        Judges every published time that is due: never judged, published anew, with outcomes that were
+        pending, or whose outcomes were restated. Judging twice gives the same rows.
+
+        Args:
+            from_: First published time or day to judge, due or not; default: those that are due.
+            to: Last published time or day (all of it) to judge, due or not; default: those that are due.
+            at_most: Published times to judge without from and to, at most; the others are left for the next run.
+            store: URI of the store; default: ALMANAC_STORE, or ./store.
+        """
+        return evaluate_published(scenario, open_store(store), from_, to, at_most)
+
+    return flow(name=f"{scenario.name}-evaluate", task_runner=task_runner())(evaluate)
+
+
+def evaluate_published(
+    scenario: Scenario, store: Store, since: AsOf | None, until: AsOf | None, at_most: int
+) -> dict[str, Any]:
+    """Resolve, judge, publish, measure, track, remember: in that order, so that a stopped run is done again."""
+    clock = Clock()
+    judging = resolve_outcomes(scenario, store, since, until, at_most)
+    clock.mark("resolve")
+    summary = _judged(scenario, judging, clock) if judging.groups else _nothing_due(judging)
+    return summary | {"left": judging.left, "stages": clock.stages, "seconds": clock.seconds}
+
+
+def _judged(scenario: Scenario, judging: Judging, clock: Clock) -> dict[str, Any]:
+    run, targets = judging.run, judging.targets
+    futures = judge.map(unmapped(scenario), unmapped(run), [list(group) for group in judging.groups])
+    judged = [one for group in gather("judging", futures, _raise) for one in group]
+    clock.mark("judge")
+    publication = publish_outcomes(run, judged)
+    metrics = measure_outcomes.submit(scenario, run, targets, publication.version).result()
+    clock.mark("publish")
+    record = track_outcomes(run, metrics)
+    remember_outcomes(judging, judged)
+    clock.mark("track")
+    pending = sum(one.pending for one in judged)
+    get_run_logger().info("%d published times judged, %s rows pending", len(judged), f"{pending:,}")
+    return {
+        "run_id": run.id,
+        "judged": len(judged),
+        "from": targets[0].as_of.isoformat(),
+        "to": targets[-1].as_of.isoformat(),
+        "observed_until": run.as_of.isoformat(),
+        "table": publication.table,
+        "version": publication.version,
+        "rows": publication.rows,
+        "pending": pending,
+        "metrics": _lines(metrics) if pending < publication.rows else {},
+        "notes": [] if pending < publication.rows else ["Of none of it the outcome is known yet."],
+        "mlflow_run": record,
+    }
+
+
+def _nothing_due(judging: Judging) -> dict[str, Any]:
+    remember_outcomes(judging, [])
+    note = "All that was published is judged by what is known now. Give --from and --to to judge it again."
+    return {"run_id": judging.run.id, "judged": 0, "notes": [note]}
+
+
+def _lines(metrics: pl.DataFrame) -> dict[str, Any]:
+    """Metrics of the whole, and by slice a line per value with a column per metric; long slices are left out."""
+    found: dict[str, Any] = {}
+    for (name,), rows in metrics.group_by("slice", maintain_order=True):
+        wide = rows.pivot("metric", index="value_of_slice", values="value")
+        lines = [{c: _rounded(value) for c, value in line.items()} for line in wide.to_dicts()]
+        if name == "all":
+            found["all"] = {metric: value for metric, value in lines[0].items() if metric != "value_of_slice"}
+        elif len(lines) <= _SHOWN:
+            found[str(name)] = [{str(name): line.pop("value_of_slice"), **line} for line in lines]
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else round(value, 4)
+
+
+def _raise(_: int, error: Exception) -> Any:
+    raise error

@@ -1,0 +1,118 @@
+"""What became of published forecasts: units that were then sold, and how good the quantiles were.
+
+A judged row is a published one (one SKU, store and week of one `as_of`) with `units`, null where the week
+has no row in the history; `pending` while the week is not over; the `kind` of demand,
+and the two naive forecasts, of the same definitions as in the backtest.
+"""
+
+from datetime import date, timedelta
+from typing import cast
+
+import numpy as np
+import polars as pl
+
+from models import metrics
+from models.sales import backtest as measuring
+from models.sales import features
+from models.sales.neighbours import flag_names, ranges
+from models.sales.options import Options
+from models.sales.panel import KEY, Panel, known_covariates, panel_of
+from models.sales.promotions import promotions
+from models.sales.scoring import PANEL_WEEKS
+from models.scenario import TALLIES, ControlChart, Frames, Outcomes
+
+OUTCOMES = Outcomes(("history",), since=pl.col("week").min(), until=pl.col("week").max())
+CHARTS = {"pinball": ControlChart("Pinball loss per unit sold", every="week")}
+STEPS = (1, 4, 13)
+"""Steps whose loss is watched, as far as the horizon reaches."""
+SLICES = (None, "as_of", "week", "step", "kind", "rung", "sku")
+KEYS_AT_A_TIME = 20_000
+"""Keys whose history is in memory together: 20 MB for a series of 130 weeks."""
+
+
+def judge(published: pl.LazyFrame, tables: Frames, until: date) -> pl.DataFrame:
+    """Judged rows of one `as_of`, sorted by SKU, store and week; `until` is the last complete week."""
+    rows = published.collect().sort(*KEY, "week")
+    if rows.is_empty():
+        return rows.drop("as_of").with_columns(pending=pl.lit(value=False))
+    origin, end = rows["as_of"][0], cast(date, rows["week"].max())
+    keys = rows.select(KEY).unique().sort(KEY)
+    known = [
+        _known(tables, keys[start : start + KEYS_AT_A_TIME], origin, end)
+        for start in range(0, keys.height, KEYS_AT_A_TIME)
+    ]
+    judged = rows.join(pl.concat(known), on=[*KEY, "week"], how="left", maintain_order="left")
+    pending = pl.col("week") > until
+    return judged.drop("as_of").with_columns(
+        pl.when(~pending).then("units").alias("units"), pending.alias("pending")
+    )
+
+
+def _known(tables: Frames, keys: pl.DataFrame, origin: date, end: date) -> pl.DataFrame:
+    """Per key and week after `origin`: units, kind, naive and seasonal_naive."""
+    first = origin - timedelta(weeks=PANEL_WEEKS - 1)
+    covariates = known_covariates(tables)
+    rows = tables["history"].filter(pl.col("week").is_between(first, end))
+    rows = rows.select(*KEY, "week", "units", *covariates).join(keys.lazy(), on=list(KEY), how="semi")
+    panel = panel_of(rows, keys, covariates, first, end, 0)
+    past = tables["history"].filter(pl.col("week") <= origin)
+    promoted = promotions(panel, flag_names(ranges(past, covariates).collect())).promoted
+    return pl.concat(_weeks(panel, panel.index(origin), promoted))
+
+
+def _weeks(panel: Panel, origin: int, promoted: np.ndarray) -> list[pl.DataFrame]:
+    units = panel.units[: origin + 1]
+    naive = features.last_known(units)
+    kinds = features.kinds_of_keys(np.isfinite(units).sum(axis=0), features.share_of_zeros(units))
+    found = []
+    for target in range(origin + 1, panel.weeks):
+        ago = features.year_before(origin, target)
+        year_ago = panel.units[ago] if ago >= 0 else np.full(naive.shape, np.nan)
+        kind = np.where((kinds == "regular") & (promoted[target] == 1), "promoted", kinds)
+        found.append(
+            panel.keys.with_columns(
+                pl.lit(panel.week(target)).alias("week"),
+                pl.Series("units", panel.units[target], nan_to_null=True),
+                pl.Series("kind", kind),
+                pl.Series("naive", naive),
+                pl.Series("seasonal_naive", np.where(np.isfinite(year_ago), year_ago, naive)),
+            )
+        )
+    return found
+
+
+def measures(judged: pl.LazyFrame, options: Options) -> pl.DataFrame:
+    """`backtest.measures` of the rows whose units are known, per `SLICES`.
+
+    Rows without one of the quantiles of `options`, of a bundle with others, do not count.
+    """
+    columns = [*KEY, "as_of", "week", "step", "units", *options.columns, "rung", "kind", *measuring.NAIVES]
+    known = judged.select(columns).drop_nulls(["units", *options.columns])
+    rows = known.collect(engine="streaming").sort("as_of", *KEY, "week")
+    return metrics.by_slice(rows, measuring.measures(options), SLICES)
+
+
+def tallies(judged: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Losses, units and rows of each target week at each of `STEPS`, of rows whose units are known."""
+    named = dict(zip(options.columns, options.quantiles, strict=True))
+    if not set(named) <= set(judged.columns):
+        return pl.DataFrame(schema=TALLIES)
+    losses = [metrics.pinball_loss(pl.col("units"), pl.col(name), q) for name, q in named.items()]
+    return (
+        judged.filter(pl.col("units").is_not_null(), pl.col("step").is_in(STEPS))
+        .group_by("step", "week")
+        .agg(
+            pl.mean_horizontal(losses).sum().alias("numerator"),
+            pl.col("units").sum().alias("denominator"),
+            pl.len().cast(pl.Int64).alias("rows"),
+        )
+        .sort("step", "week")
+        .select(
+            pl.lit("pinball").alias("chart"),
+            pl.format("{} weeks ahead", "step").alias("series"),
+            pl.col("week").alias("period"),
+            "numerator",
+            "denominator",
+            "rows",
+        )
+    )

@@ -1,0 +1,125 @@
+"""What became of published forecasts, against definitions written out and against the backtest's own rows."""
+
+from datetime import date, timedelta
+
+import polars as pl
+import pytest
+
+from models.sales import SALES, outcomes
+from models.sales.options import Options
+from models.sales.simulation import simulate
+
+QUANTILES = {"q5": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
+OPTIONS = {"horizon": 4, "origins": 1}
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pl.LazyFrame]:
+    made = simulate(skus=6, stores=3, weeks=90, seed=5)
+    return {"history": made.history.lazy(), "plan": made.plan.lazy()}
+
+
+@pytest.fixture(scope="module")
+def last(tables) -> date:
+    return tables["history"].select(pl.col("week").max()).collect().item()
+
+
+def published(tables, as_of: date) -> pl.LazyFrame:
+    """Of every key, and one that never sold, medians of 10 and bands from 5 to 20."""
+    keys = tables["history"].select("sku", "store").unique().collect()
+    keys = pl.concat([keys, pl.DataFrame({"sku": ["none"], "store": ["none"]})])
+    weeks = pl.DataFrame({"step": range(1, 5)}, schema={"step": pl.Int32})
+    rows = keys.join(weeks, how="cross").with_columns(
+        week=pl.lit(as_of) + pl.duration(weeks=pl.col("step")),
+        **{name: pl.lit(5.0 + 5 * i) for i, name in enumerate(QUANTILES)},
+        rung=pl.lit("pooled"),
+        as_of=pl.lit(as_of),
+        bundle=pl.lit(1),
+        run_id=pl.lit("run"),
+    )
+    return rows.with_columns(pl.col("week").cast(pl.Date)).lazy()
+
+
+def test_kinds_units_and_naive_forecasts_are_those_of_a_backtest_at_the_same_origin(tables, last):
+    origin = last - timedelta(weeks=4)
+    context = SALES.context(tables, last, OPTIONS)
+    backtest = SALES.prepare_shard(tables, context, last, OPTIONS)["backtest"]
+    judged = outcomes.judge(published(tables, origin), tables, last)
+    columns = ["units", "kind", "naive", "seasonal_naive"]
+    both = backtest.join(judged, on=["sku", "store", "week"], suffix="_judged")
+    assert both.height == backtest.height > 40
+    assert both["kind"].n_unique() > 1
+    for column in columns:
+        assert both[column].equals(both[f"{column}_judged"], check_names=False), column
+
+
+def test_a_week_is_pending_until_it_is_over_and_a_week_without_a_row_is_never_known(tables, last):
+    judged = outcomes.judge(published(tables, last - timedelta(weeks=2)), tables, last)
+    assert judged["pending"].equals(judged["week"] > last, check_names=False)
+    assert judged.filter("pending")["units"].null_count() == judged["pending"].sum()
+    assert judged.filter(sku="none")["units"].null_count() == 4
+    in_progress = outcomes.judge(
+        published(tables, last - timedelta(weeks=2)), tables, last - timedelta(weeks=1)
+    )
+    assert in_progress["pending"].sum() == judged["pending"].sum() * 3 // 2
+
+
+def test_what_is_sold_later_changes_no_verdict_on_what_was_known_before(tables, last):
+    origin = last - timedelta(weeks=8)
+    later = pl.when(pl.col("week") > last - timedelta(weeks=4)).then(pl.col("units") + 99).otherwise("units")
+    changed = {**tables, "history": tables["history"].with_columns(later.alias("units"))}
+    rows = published(tables, origin)
+    assert outcomes.judge(rows, tables, last).equals(outcomes.judge(rows, changed, last))
+
+
+def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
+    origin = last - timedelta(weeks=4)
+    judged = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
+    options = Options(horizon=4)
+    table = outcomes.measures(judged.lazy(), options)
+    known = [row for row in judged.iter_rows(named=True) if row["units"] is not None]
+
+    def loss(row) -> float:
+        return (
+            sum(
+                max(q * (row["units"] - row[c]), (q - 1) * (row["units"] - row[c]))
+                for c, q in QUANTILES.items()
+            )
+            / 5
+        )
+
+    def measure(of, metric, name="all", value="all"):
+        chosen = table.filter(slice=name, value_of_slice=value, metric=metric)["value"].item()
+        units = sum(row["units"] for row in of)
+        by_hand = {
+            "rows": len(of),
+            "pinball": sum(map(loss, of)) / units,
+            "wape": sum(abs(row["units"] - row["q50"]) for row in of) / units,
+            "bias": sum(row["q50"] - row["units"] for row in of) / units,
+            "coverage_90": sum(row["q5"] <= row["units"] <= row["q95"] for row in of) / len(of),
+        }[metric]
+        assert chosen == pytest.approx(by_hand), (metric, name, value)
+
+    for metric in ("rows", "pinball", "wape", "bias", "coverage_90"):
+        measure(known, metric)
+        measure([row for row in known if row["step"] == 3], metric, "step", "3")
+    sku, kind = known[0]["sku"], known[0]["kind"]
+    measure([row for row in known if row["sku"] == sku], "pinball", "sku", sku)
+    measure([row for row in known if row["kind"] == kind], "bias", "kind", kind)
+
+    tally = outcomes.tallies(judged, options)
+    assert tally["series"].to_list() == ["1 weeks ahead", "4 weeks ahead"]
+    first = [row for row in known if row["step"] == 1]
+    assert tally["period"][0] == origin + timedelta(weeks=1)
+    assert tally["numerator"][0] == pytest.approx(sum(map(loss, first)))
+    assert tally["denominator"][0] == pytest.approx(sum(row["units"] for row in first))
+    assert tally["rows"][0] == len(first)
+
+
+def test_rows_of_a_bundle_with_other_quantiles_do_not_count(tables, last):
+    origin = last - timedelta(weeks=4)
+    judged = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
+    other = judged.with_columns(q5=pl.lit(None, pl.Float64))
+    table = outcomes.measures(pl.concat([judged, other]).lazy(), Options(horizon=4))
+    assert table.equals(outcomes.measures(judged.lazy(), Options(horizon=4)))
+    assert outcomes.tallies(judged.drop("q5"), Options(horizon=4)).is_empty()

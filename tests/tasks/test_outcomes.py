@@ -1,0 +1,205 @@
+"""What is due to be judged, and what becomes of it; steps are called one by one, without Prefect."""
+
+from datetime import date, timedelta
+
+import polars as pl
+import pytest
+
+from models.scenario import Scenario
+from tasks import outcomes
+from tasks.outcomes import EVALUATIONS, judge, judged_so_far, measure_outcomes, resolve_outcomes
+from tasks.publishing import Publication
+from tasks.runs import RunError
+from tests import steps
+from tests.toy import HOURLY, TOY, Toy, hourly_values, values
+
+pytestmark = pytest.mark.usefixtures("without_run_logger")
+
+DAYS = [date(2024, 1, 1) + timedelta(days=n) for n in range(6)]
+
+
+def resolve(store, since=None, until=None, at_most=100, scenario: Scenario = TOY):
+    return resolve_outcomes.fn(scenario, store, since, until, at_most)
+
+
+def finish(judging, scenario: Scenario = TOY) -> Publication:
+    judged = [one for group in judging.groups for one in judge.fn(scenario, judging.run, group)]
+    publication = outcomes.publish_outcomes.fn(judging.run, judged)
+    measure_outcomes.fn(scenario, judging.run, judging.targets, publication.version)
+    outcomes.remember_outcomes.fn(judging, judged)
+    return publication
+
+
+def evaluate(store, **given) -> Publication:
+    scenario = given.get("scenario", TOY)
+    return finish(resolve(store, **given), scenario)
+
+
+def rows(store, scenario: Scenario = TOY) -> pl.DataFrame:
+    return store.scan(f"{scenario.name}/{EVALUATIONS}").collect().sort("as_of", "name")
+
+
+def as_ofs(judging) -> list:
+    return [target.as_of for target in judging.targets]
+
+
+@pytest.fixture
+def scored(store):
+    """Values of four days, of which those of days 2, 3 and 4 were scored."""
+    steps.put(store, values(days=4))
+    steps.train(store, as_of=DAYS[0])
+    for day in DAYS[1:4]:
+        steps.score(store, as_of=day)
+    return store
+
+
+def test_each_published_row_is_judged_once_by_what_then_happened(scored):
+    evaluate(scored)
+    found = rows(scored)
+    published = steps.published(scored).sort("as_of", "name")
+    assert found.select("as_of", "name", "value", "bundle", "run_id").equals(
+        published.select("as_of", "name", "value", "bundle", "run_id")
+    )
+    actual = values(days=4).rename({"value": "actual"})
+    by_hand = found.drop("actual").join(actual, on=["name", "at"], how="left", maintain_order="left")
+    assert found["actual"].equals(by_hand["actual"])
+    assert found.filter("pending")["as_of"].unique().to_list() == [DAYS[3]]
+
+
+def test_what_is_judged_and_known_is_not_judged_again_and_what_was_pending_is(scored):
+    evaluate(scored)
+    assert as_ofs(resolve(scored)) == []
+    steps.put(scored, values(days=5))
+    assert as_ofs(resolve(scored)) == [DAYS[3]]
+    evaluate(scored)
+    assert not rows(scored)["pending"].any()
+    assert as_ofs(resolve(scored)) == []
+
+
+def test_restated_values_restate_the_rows_they_concern_and_no_others(scored):
+    evaluate(scored)
+    before = rows(scored)
+    restated = values(days=4).filter(at=DAYS[2]).with_columns(pl.col("value") + 100)
+    steps.put(scored, restated)
+    judging = resolve(scored)
+    # the last day is pending, so any change of the values may be news to it
+    assert as_ofs(judging) == [DAYS[1], DAYS[3]]
+    finish(judging)
+    changed = pl.col("as_of") == DAYS[1]
+    after = rows(scored)
+    assert (after.filter(changed)["actual"] - before.filter(changed)["actual"]).unique().to_list() == [100]
+    assert after.filter(~changed).equals(before.filter(~changed))
+    assert as_ofs(resolve(scored)) == []
+
+
+def test_what_is_published_anew_is_judged_anew(scored):
+    evaluate(scored)
+    steps.score(scored, as_of=DAYS[1], columns=["more"])
+    assert as_ofs(resolve(scored)) == [DAYS[1]]
+    evaluate(scored)
+    found = rows(scored)
+    assert found.filter(as_of=DAYS[1])["more"].to_list() == [1.0] * 12
+    assert found.filter(as_of=DAYS[2])["more"].null_count() == 12
+
+
+def test_evaluated_twice_gives_the_same_rows_in_the_same_version(scored):
+    first = evaluate(scored, since=DAYS[1])
+    again = evaluate(scored, since=DAYS[1])
+    assert again.already
+    assert again.version == first.version
+    assert rows(scored).height == 36
+
+
+def test_a_run_that_was_stopped_judges_what_is_missing_when_it_is_started_again(scored, monkeypatch):
+    judging = resolve(scored)
+    judge.fn(TOY, judging.run, judging.groups[0])
+    seen = []
+
+    def noted(self, published, tables, until, options):
+        seen.append(published.select(pl.col("as_of").first()).collect().item())
+        return Toy.judge(TOY, published, tables, until, options)
+
+    class Noted(Toy):
+        judge = noted
+
+    again = resolve(scored, scenario=Noted())
+    assert again.run.id == judging.run.id
+    finish(again, Noted())
+    assert seen == DAYS[2:4]
+    assert rows(scored).height == 36
+    assert scored.scan("toy/measures").collect()["run_id"].n_unique() == 1
+
+
+def test_a_run_that_was_stopped_before_it_was_remembered_publishes_nothing_twice(scored):
+    judging = resolve(scored)
+    judged = [one for group in judging.groups for one in judge.fn(TOY, judging.run, group)]
+    first = outcomes.publish_outcomes.fn(judging.run, judged)
+    assert judged_so_far(scored, "toy") is None
+    again = evaluate(scored)
+    assert (again.already, again.version) == (True, first.version)
+    assert judged_so_far(scored, "toy").height == 3
+
+
+def test_a_range_is_judged_whether_it_is_due_or_not(scored):
+    evaluate(scored)
+    assert as_ofs(resolve(scored, since=DAYS[1], until=DAYS[2])) == DAYS[1:3]
+    assert as_ofs(resolve(scored, until=DAYS[1])) == [DAYS[1]]
+
+
+def test_without_a_range_the_oldest_come_first_and_the_others_are_left_for_the_next_run(scored):
+    first = resolve(scored, at_most=2)
+    assert (as_ofs(first), first.left) == (DAYS[1:3], 1)
+    finish(first)
+    second = resolve(scored, at_most=2)
+    assert (as_ofs(second), second.left) == ([DAYS[3]], 0)
+
+
+def test_those_that_stay_pending_never_keep_others_from_their_turn(scored):
+    evaluate(scored, at_most=10)
+    steps.put(scored, values(days=6).filter(pl.col("at") == DAYS[5]))
+    steps.score(scored, as_of=DAYS[5])
+    assert as_ofs(resolve(scored, at_most=1)) == [DAYS[5]]
+
+
+def test_moments_are_judged_and_a_day_given_as_the_end_is_the_whole_day(store):
+    steps.put(store, hourly_values(hours=26), scenario=HOURLY)
+    steps.train(store, as_of=hourly_values()["at"][0], scenario=HOURLY)
+    moments = hourly_values(hours=26)["at"].unique().sort().to_list()
+    for moment in (moments[1], moments[23], moments[25]):
+        steps.score(store, as_of=moment, scenario=HOURLY)
+    day = date(2018, 8, 29)
+    assert as_ofs(resolve(store, since=day, until=day, scenario=HOURLY)) == [moments[1], moments[23]]
+    evaluate(store, scenario=HOURLY)
+    assert rows(store)["pending"].sum() == 6
+    assert as_ofs(resolve(store, scenario=HOURLY)) == []
+
+
+def test_the_metrics_are_kept_with_what_they_are_of(scored):
+    evaluate(scored)
+    kept = scored.scan("toy/measures").collect()
+    assert set(kept["first"]) == {DAYS[1]}
+    assert set(kept["observed"]) == {DAYS[3]}
+    known = rows(scored).filter(~pl.col("pending"))
+    error = (known["value"] - known["actual"]).abs().mean()
+    assert kept.filter(slice="all", metric="mean_error")["value"].item() == pytest.approx(error)
+
+
+def test_where_nothing_was_published_it_says_so(store):
+    steps.put(store)
+    with pytest.raises(RunError, match="toy has published nothing yet"):
+        resolve(store)
+
+
+def test_a_range_without_anything_published_is_refused_with_what_there_is(scored):
+    with pytest.raises(
+        RunError, match=r"nothing was published from 2025-01-01 to the last\. There are 3 from"
+    ):
+        resolve(scored, since=date(2025, 1, 1))
+
+
+def test_a_scenario_without_outcomes_says_so(scored):
+    class Silent(Toy):
+        outcomes = None
+
+    with pytest.raises(RunError, match="no table of this scenario tells what became of what it publishes"):
+        resolve(scored, scenario=Silent())
