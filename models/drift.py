@@ -1,0 +1,278 @@
+"""Drift: whether what a bundle is given now is still what it was trained on.
+
+Rows are wide: `cycle`, the time of the cycle that they belong to, and a column per feature, numbers or
+text. Null is a missing value. NaN is no value at all, such as the relative price of a product without a
+past: those rows do not count for that feature.
+
+How far apart two samples are is the population stability index (PSI), for which a textbook calls 0.1
+moderate and 0.25 large. But inputs have seasons, and the rows of a cycle depend on each other: weeks that
+nobody would call unusual can differ by more. So the limit is learnt from the past: each cycle of the
+reference is compared with all others of it, and an alarm is what is beyond all of them, and beyond their
+upper prediction limit, see `Usual`.
+
+Siddiqi (2006), Credit Risk Scorecards, for the PSI; Whitmore (1986), The American Statistician 40(2), for
+prediction limits.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+CYCLE = "cycle"
+SCHEMA: dict[str, Any] = {
+    "rank": pl.Int32,
+    "feature": pl.String,
+    "drifted": pl.Boolean,
+    "psi": pl.Float64,
+    "limit": pl.Float64,
+    "usual": pl.Float64,
+    "p_value": pl.Float64,
+    "distance": pl.Float64,
+    "mean_before": pl.Float64,
+    "mean_now": pl.Float64,
+    "missing_before": pl.Float64,
+    "missing_now": pl.Float64,
+    "unseen": pl.Float64,
+    "rows": pl.Int64,
+    "cycles": pl.Int64,
+}
+"""`psi` of the current cycle against the reference, `usual` its median among the cycles of the reference,
+`limit` the one above which it is an alarm, `p_value` the chance of one as high, of one feature in one cycle.
+`distance` is the greatest difference of shares: Kolmogorov-Smirnov for numbers, total variation for text.
+`unseen` is the share of values outside the reference's range, or not among its values. `rows` are those of
+the current cycle, `cycles` those of the reference that could be compared. Null where it is not known.
+"""
+
+_ROOT = 1 / 6
+_LEAST_SPREAD = 0.5
+_ROWS_PER_BIN = 20
+_CATEGORIES = 50
+
+Counts = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a feature has drifted."""
+
+    rate: float = 0.001
+    """Cycles with a false alarm, as a share, over all features together."""
+    material: float = 0.1
+    """A PSI below this is no alarm, however unusual it is."""
+    fewest_cycles: int = 12
+    """With fewer cycles to compare with, nothing is an alarm."""
+    bins: int = 5
+    """Bins of numbers, by quantiles of the reference; fewer where a cycle has few rows."""
+
+
+def drift(reference: pl.DataFrame, current: pl.DataFrame, rule: Rule | None = None) -> pl.DataFrame:
+    """Each feature of each cycle of `current` against `reference`, which has many; see `SCHEMA`. The worst first.
+
+    Ranked are, within a cycle, drifted features before others, by how many times their limit the PSI is;
+    ties by name. Features that only one of the two has are left out.
+    """
+    rule = rule or Rule()
+    features = [name for name in reference.columns if name != CYCLE and name in current.columns]
+    found = [line for name in features for line in _feature(reference, current, name, rule, len(features))]
+    schema: dict[str, Any] = {CYCLE: current.schema[CYCLE], **SCHEMA}
+    lines = pl.DataFrame(found, schema={name: dtype for name, dtype in schema.items() if name != "rank"})
+    excess = (pl.col("psi") / pl.col("limit")).fill_null(-1.0)
+    lines = lines.sort(CYCLE, "drifted", excess, "feature", descending=[False, True, True, False])
+    return lines.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(CYCLE).alias("rank")).select(
+        list(schema)
+    )
+
+
+def psi(counts: Counts, reference: Counts) -> Counts:
+    """Population stability index of each row of `counts` against its row of `reference`; bins are columns.
+
+    Sum over the bins of the difference of shares times the logarithm of their ratio, 0 where they are
+    equal. A bin of the reference counts half a row more than it has, and a sample one row more than it
+    has, spread like the reference: so an empty bin costs what so few rows can tell, and no more.
+
+    >>> psi(np.array([[50.0, 50.0], [0.0, 100.0]]), np.array([[500.0, 500.0], [500.0, 500.0]])).round(2).tolist()
+    [0.0, 2.63]
+    """
+    expected = (reference + 0.5) / (reference + 0.5).sum(axis=1, keepdims=True)
+    share = (counts + expected) / (counts.sum(axis=1, keepdims=True) + 1)
+    found: Counts = ((share - expected) * np.log(share / expected)).sum(axis=1)
+    return np.maximum(found, 0.0)
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What the PSI of cycles of the reference is, each against the others.
+
+    Of a further cycle's, `(root - mean) / error` has Student's t distribution with `freedom` degrees of
+    freedom. The root is the sixth one: the cube root makes the PSI of independent rows nearly normal, the
+    logarithm one that varies by factors, and rows of a cycle are something in between.
+    """
+
+    median: float
+    highest: float
+    mean: float
+    error: float
+    freedom: float
+
+    @classmethod
+    def of(cls, values: Counts) -> "Usual":
+        """From the PSI of at least three cycles, in their order.
+
+        Neighbours that resemble each other tell less than as many independent ones: `n` count as
+        `n (1 - r) / (1 + r)`, where r is the autocorrelation. Where the past hardly varies, as of something
+        that has not happened yet, a PSI is taken to vary by half of itself.
+        """
+        roots = values**_ROOT
+        mean = float(roots.mean())
+        about = roots - mean
+        r = float(np.clip((about[1:] @ about[:-1]) / max(float(about @ about), 1e-12), 0, 0.9))
+        effective = max(len(roots) * (1 - r) / (1 + r), 3.0)
+        spread = max(math.sqrt(float(about @ about) / (len(roots) - 1)), _LEAST_SPREAD * _ROOT * mean, 1e-9)
+        error = spread * math.sqrt(1 + 1 / effective)
+        return cls(float(np.median(values)), float(values.max()), mean, error, effective - 1)
+
+    def limit(self, rate: float) -> float:
+        """The value that a further one exceeds with probability `rate`; not below the highest there was."""
+        from scipy.stats import t
+
+        return max((self.mean + float(t.isf(rate, self.freedom)) * self.error) ** (1 / _ROOT), self.highest)
+
+    def p_value(self, value: float) -> float:
+        """The chance of a further value as high as `value`."""
+        from scipy.stats import t
+
+        return float(t.sf((value**_ROOT - self.mean) / self.error, self.freedom))
+
+
+def _feature(
+    reference: pl.DataFrame, current: pl.DataFrame, name: str, rule: Rule, features: int
+) -> list[dict[str, object]]:
+    """The lines of one feature, one per cycle of `current`, without their ranks."""
+    before = _counted(reference, name)
+    nothing = {"feature": name, "drifted": False, "rows": 0, "cycles": 0}
+    if before.is_empty():
+        return [{CYCLE: cycle, **nothing} for cycle in current[CYCLE].unique().sort()]
+    old = before[name].sort()
+    bins = _Bins.of(old, before.height / before[CYCLE].n_unique(), rule.bins)
+    place = bins.of_each(before[name])
+    everything = np.bincount(place, minlength=bins.number)[None, :].astype(float)
+    values, cycles = _among_themselves(before, place, bins.number)
+    usual = Usual.of(values) if cycles >= rule.fewest_cycles else None
+    limit = None if usual is None else max(usual.limit(rule.rate / features), rule.material)
+    counted = _counted(current, name)
+    lines: list[dict[str, object]] = []
+    for cycle in current[CYCLE].unique().sort():
+        new = counted.filter(pl.col(CYCLE) == cycle)[name]
+        line = {CYCLE: cycle, **nothing, "cycles": cycles, "rows": len(new), "limit": limit}
+        if len(new):
+            this = np.bincount(bins.of_each(new), minlength=bins.number)[None, :].astype(float)
+            value = float(psi(this, everything)[0])
+            line |= {"psi": value, "drifted": limit is not None and value > limit, **_described(old, new)}
+            line |= {} if usual is None else {"usual": usual.median, "p_value": usual.p_value(value)}
+        lines.append(line)
+    return lines
+
+
+def _counted(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Cycle and value of the rows that count for a feature; truth values as numbers."""
+    column = pl.col(name)
+    found = rows.select(CYCLE, column)
+    if found.schema[name].is_float():
+        return found.filter(column.is_not_nan() | column.is_null()).with_columns(column.cast(pl.Float64))
+    if found.schema[name] == pl.String:
+        return found
+    return found.with_columns(column.cast(pl.Float64))
+
+
+def _among_themselves(rows: pl.DataFrame, place: NDArray[np.int64], bins: int) -> tuple[Counts, int]:
+    """PSI of each cycle against all others, in order; and their number.
+
+    Cycles with less than half the rows of the median cycle are not compared: of few rows it is high by chance.
+    """
+    cycle = rows[CYCLE].rank("dense").to_numpy().astype(np.int64) - 1
+    number = int(cycle.max()) + 1
+    counts = np.bincount(cycle * bins + place, minlength=number * bins).reshape(number, bins).astype(float)
+    sizes = counts.sum(axis=1)
+    full = sizes >= np.median(sizes) / 2
+    return psi(counts, counts.sum(axis=0) - counts)[full], int(full.sum())
+
+
+def _described(old: pl.Series, new: pl.Series) -> dict[str, float | None]:
+    """What is told beside the PSI: distance, means, and shares of missing and unseen values. `old` is sorted."""
+    found: dict[str, float | None] = {
+        "missing_before": old.null_count() / len(old),
+        "missing_now": new.null_count() / len(new),
+    }
+    a, b = old.drop_nulls(), new.drop_nulls()
+    if a.is_empty() or b.is_empty():
+        return found
+    if a.dtype == pl.String:
+        shares = [one.value_counts(normalize=True, name="share") for one in (a, b)]
+        both = shares[0].join(shares[1], on=a.name, how="full", suffix="_now").fill_null(0.0)
+        distance = np.abs(both["share"].to_numpy() - both["share_now"].to_numpy()).sum() / 2
+        unseen = ~b.is_in(a.unique().implode()).to_numpy()
+        return found | {"distance": float(distance), "unseen": float(np.mean(unseen))}
+    x, y = a.to_numpy(), b.sort().to_numpy()
+    return found | {
+        "distance": _distance(x, y),
+        "unseen": float(np.mean((y < x[0]) | (y > x[-1]))),
+        "mean_before": float(np.mean(x)),
+        "mean_now": float(np.mean(y)),
+    }
+
+
+def _distance(x: Counts, y: Counts) -> float:
+    """The greatest difference of the distribution functions of sorted `x` and `y`: it is at a value of `y`."""
+    sides: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+    shares = [[np.searchsorted(one, y, side=side) / len(one) for one in (x, y)] for side in sides]
+    return float(max(np.abs(a - b).max() for a, b in shares))
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """The bins of a feature: missing values are the first; numbers by `edges`, or text by `names`.
+
+    A number lies in the bin that begins with the last edge up to it. Text that the reference has not is
+    the last bin.
+    """
+
+    edges: Counts
+    names: pl.DataFrame | None = None
+
+    @classmethod
+    def of(cls, values: pl.Series, rows: float, most: int) -> "_Bins":
+        """For a reference of `values`, in cycles of about so many `rows`.
+
+        Bins of numbers end at quantiles, so that they hold about as many rows; the outermost hundredth,
+        or thousandth, is a bin of its own on either side, and so is a value that many rows share.
+        """
+        known = values.drop_nulls()
+        if values.dtype == pl.String:
+            common = known.value_counts().sort("count", values.name, descending=[True, False])
+            names = common.head(_CATEGORIES).select(values.name).with_row_index("bin", offset=1)
+            return cls(np.empty(0), names)
+        inner = int(np.clip(rows / _ROWS_PER_BIN, 2, most))
+        levels = [i / inner for i in range(1, inner)]
+        for least, tail in ((500, 0.01), (5_000, 0.001)):
+            levels += [tail, 1 - tail] if len(known) >= least else []
+        found = np.quantile(known.to_numpy(), sorted(levels), method="lower") if len(known) else np.empty(0)
+        edges, times = np.unique(found, return_counts=True)
+        own = edges[times > 1]
+        return cls(np.unique(np.concatenate([edges, own, np.nextafter(own, np.inf)])))
+
+    @property
+    def number(self) -> int:
+        return (len(self.edges) if self.names is None else self.names.height) + 2
+
+    def of_each(self, values: pl.Series) -> NDArray[np.int64]:
+        """The bin of each value."""
+        if self.names is None:
+            place = np.searchsorted(self.edges, values.fill_null(0.0).to_numpy(), side="right") + 1
+        else:
+            named = values.to_frame().join(self.names, on=values.name, how="left", maintain_order="left")
+            place = named["bin"].fill_null(self.number - 1).to_numpy().astype(np.int64)
+        return np.where(values.is_null().to_numpy(), 0, place).astype(np.int64)
