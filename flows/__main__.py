@@ -126,6 +126,7 @@ def _command(command: Flow[Any, Any] | Direct) -> Callable[..., int]:
         "session", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=options | None
     )
     run.__signature__ = signature.replace(parameters=[*keyword_only, extra], return_annotation=int)  # type: ignore[attr-defined]
+    run.__annotations__ = {"session": options | None, "return": int}
     run.__doc__ = inspect.getdoc(command.fn)
     run.__name__ = command.fn.__name__
     return run
