@@ -50,6 +50,7 @@ VARIABLES = (
     Variable("ALMANAC_MACHINES_ERRORS", "errors that machines reported"),
     Variable("ALMANAC_MACHINES_MACHINES", "what is known of the machines"),
     Variable("ALMANAC_MACHINES_TIMEZONE", "what their times without an offset are in"),
+    Variable("ALMANAC_RESOURCE_GROUP", "resource ID of the Azure resource group of container runs, for housekeeping"),
     Variable("ALMANAC_ALERT_BLOCK", "notification block on the server that alerts go to, such as slack-webhook/ops"),
 )  # fmt: skip
 

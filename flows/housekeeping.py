@@ -10,6 +10,7 @@ from prefect.artifacts import create_table_artifact
 from pydantic import Field
 
 from flows.settings import open_store
+from tasks.container_groups import expire_deployment_records, orphaned_container_groups, parts
 from tasks.housekeeping import (
     HousekeepingError,
     Tidied,
@@ -31,6 +32,8 @@ def housekeeping(
     page_days: Days = 365,
     run_days: Days = 30,
     stuck_hours: Annotated[float, Field(gt=0)] = 24,
+    record_days: Days = 7,
+    resource_group: str | None = None,
     dry_run: bool = True,
     store: str | None = None,
 ) -> dict[str, Any]:
@@ -44,16 +47,26 @@ def housekeeping(
         run_days: Days after which the intermediate files of a run that was not published are removed; those of
             a published one after a day.
         stuck_hours: Hours in Running after which a flow run is reported as stuck; nothing is done to it.
+        record_days: Days after which the record of a run's deployment is removed from the resource group.
+        resource_group: Resource ID of the Azure resource group of the runs, whose container groups without a run
+            are reported; default: nothing is asked of Azure.
         dry_run: Say what would be done, and do nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened, now = open_store(store), datetime.now(UTC)
     check_store(opened)
+    if resource_group:
+        parts(resource_group)
     tidied = [tidy_table(opened, name, retention_days, now, dry_run=dry_run) for name in tables(opened)]
     known = scenarios(opened)
     pages = [path for one in known for path in expire_pages(opened, one, page_days, now, dry_run=dry_run)]
     runs = [path for one in known for path in expire_runs(opened, one, run_days, now, dry_run=dry_run)]
     stuck = stuck_runs(stuck_hours, now)
+    azure = {}
+    if resource_group:
+        records = expire_deployment_records(resource_group, record_days, now, dry_run=dry_run)
+        orphaned = orphaned_container_groups(resource_group, now)
+        azure = {"deployment_records": len(records), "orphaned_container_groups": orphaned}
     result = {
         "dry_run": dry_run,
         "store": opened.uri,
@@ -61,6 +74,7 @@ def housekeeping(
         "files_vacuumed": sum(one.removed for one in tidied),
         "pages": len(pages),
         "run_folders": len(runs),
+        **azure,
         "stuck_runs": stuck,
         "tables": [_line(one) for one in tidied if one.compacted or one.removed],
     }
@@ -78,10 +92,14 @@ def _report(result: dict[str, Any]) -> None:
         {"figure": name, "value": value} for name, value in result.items() if isinstance(value, int | str)
     ]
     create_table_artifact(rows, key="housekeeping", description="What there was to tidy up")
-    if result["stuck_runs"]:
-        create_table_artifact(
-            result["stuck_runs"], key="housekeeping-stuck-runs", description="Runs that are stuck in Running"
-        )
+    listed = {
+        "stuck_runs": "Runs that are stuck in Running",
+        "orphaned_container_groups": "Container groups whose run is over; they cost until they are deleted",
+    }
+    for name, description in listed.items():
+        if result.get(name):
+            key = f"housekeeping-{name.replace('_', '-')}"
+            create_table_artifact(result[name], key=key, description=description)
 
 
 def _refuse_problems(tidied: Sequence[Tidied]) -> None:

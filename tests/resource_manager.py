@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ _DEPLOYMENT = re.compile(
 )
 _GROUP = re.compile(
     r"(?i)/subscriptions/[^/]+/resourcegroups/[^/]+/providers/Microsoft.ContainerInstance/containerGroups/([^/]+)$"
+)
+_LIST = re.compile(
+    r"(?i)(/subscriptions/[^/]+/resourcegroups/[^/]+/providers/(?:Microsoft.Resources/deployments|"
+    r"Microsoft.ContainerInstance/containerGroups)/?(?:page/\d+)?)$"
 )
 _OPERATION = re.compile(r"/operations/([^/]+)$")
 _SOON = {"retry-after-ms": "50"}
@@ -43,6 +48,12 @@ class ResourceManager:
     """How many of the next requests of a kind to refuse."""
     pulls: bool = True
     """Whether images can be pulled."""
+    records: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    """Records of older deployments: their states, and when they ended."""
+    left: list[str] = field(default_factory=list)
+    """Names of container groups that are there, whoever started them."""
+    page: int = 2
+    """How many records are listed at a time."""
 
     @property
     def submitted(self) -> dict[str, Any]:
@@ -51,7 +62,8 @@ class ResourceManager:
         return one
 
     def answer(self, method: str, path: str, body: Any) -> Answer:
-        for kind, pattern in (("deployment", _DEPLOYMENT), ("group", _GROUP), ("operation", _OPERATION)):
+        kinds = (("list", _LIST), ("deployment", _DEPLOYMENT), ("group", _GROUP), ("operation", _OPERATION))
+        for kind, pattern in kinds:
             if found := pattern.search(path):
                 asked = f"{method} {kind}"
                 self.asked[asked] += 1
@@ -60,6 +72,27 @@ class ResourceManager:
                     return 503, {"error": {"code": "ServiceUnavailable", "message": "Try again."}}, _SOON
                 return getattr(self, f"_{method.lower()}_{kind}")(found[1], body)
         return 404, {"error": {"code": "NotFound", "message": path}}, {}
+
+    def _get_list(self, path: str, _: Any) -> Answer:
+        listed, _, page = path.partition("/page/")
+        if listed.rstrip("/").lower().endswith("groups"):
+            groups = [
+                {"name": name, "properties": {"osType": "Linux", "containers": []}} for name in self.left
+            ]
+            return 200, {"value": groups}, {}
+        first, names = self.page * int(page or 0), sorted(self.records)
+        records = [
+            {"name": name, "properties": {"provisioningState": state, "timestamp": ended.isoformat()}}
+            for name in names[first : first + self.page]
+            for state, ended in [self.records[name]]
+        ]
+        after = f"{self.url}{listed.rstrip('/')}/page/{int(page or 0) + 1}"
+        return 200, {"value": records} | ({"nextLink": after} if first + self.page < len(names) else {}), {}
+
+    def _delete_deployment(self, name: str, _: Any) -> Answer:
+        if self.records.pop(name, None) is None:
+            return 204, {}, {}
+        return 202, {}, {"Location": f"{self.url}/operations/{name}", **_SOON}
 
     def _put_deployment(self, name: str, body: Any) -> Answer:
         self.deployments[name] = body["properties"]
