@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 
 from flows.clock import Clock
 from flows.progress import gather
+from flows.settings import settings
 from models.errors import AlmanacError
 from models.scenario import AsOf, Scenario
 from tasks import ledger
@@ -25,6 +26,7 @@ from tasks.runs import Run, RunError, begin, resolve_scoring, resolve_training, 
 from tasks.scoring import finished_outcome, score_shard, write_crashed
 from tasks.shards import Outcome, gaps_path, plan, read_frame, reasons, reconcile
 from tasks.sources import column_mapping
+from tasks.sql import publish_sql
 from tasks.store import Store
 from tasks.training import compare, fit, prepare_shard, track
 
@@ -101,7 +103,8 @@ def score(
 ) -> dict[str, Any]:
     """Resolve, plan, map, reconcile, publish, report: see "How a scoring run goes" in the documentation.
 
-    The ledger comes last: a run that is not in it is done again, so that nothing of it is missing.
+    The ledger comes last: a run that is not in it is done again, so that nothing of it is missing. Where an SQL
+    database is named, it follows, from what is published.
     """
     clock = Clock()
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options)
@@ -141,6 +144,8 @@ def score(
     }
     announce(scenario, run, summary, publication, events)
     _record(scenario, run, counts, outcomes, published=not publication.already)
+    if url := settings().sql_url:
+        summary |= {"sql": publish_sql(scenario, run, url)}
     return summary
 
 

@@ -1,6 +1,6 @@
 """The environment, read when a run starts."""
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import AlmanacError
@@ -16,6 +16,10 @@ class Settings(BaseSettings):
     workers: int | None = Field(default=None, ge=1, description="Worker processes; default: the cores.")
     scheduler: str | None = Field(
         default=None, description="Address of a Dask scheduler to use, tcp://host:port."
+    )
+    sql_url: SecretStr | None = Field(
+        default=None,
+        description="SQL database that published rows are brought into, postgresql://USER@HOST/DATABASE.",
     )
 
 

@@ -1,0 +1,235 @@
+"""SQL databases to write to: PostgreSQL by ADBC, which copies rows in binary form, others by SQLAlchemy."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, Protocol
+
+import polars as pl
+import sqlalchemy as sa
+from pydantic import SecretStr
+from sqlalchemy.dialects import postgresql
+
+from models.errors import AlmanacError
+
+SCHEMA = "almanac"
+_CONNECT_SECONDS = "15"
+_LOCK_MINUTES = 10
+_LOCK = 4_711_204_211
+"""Whoever writes holds this lock of the database until the end of the transaction."""
+
+_AZURE_POSTGRESQL = ".postgres.database.azure.com"
+_AZURE_SCOPE = "https://ossrdbms-aad.database.windows.net/.default"
+_EXPECTED = (
+    "Expected ALMANAC_SQL_URL as postgresql://USER@HOST/DATABASE, mssql+pyodbc://HOST/DATABASE?driver=... or "
+    "sqlite:////FILE."
+)
+
+
+class SqlError(AlmanacError):
+    """The SQL database cannot be reached, or refuses."""
+
+
+class Database(Protocol):
+    """A transaction that has begun; all writing is serialized by a lock."""
+
+    def run(self, statement: Any) -> Sequence[Any]:
+        """The rows that a statement returns; none for one that returns none."""
+
+    def insert(self, table: sa.Table, rows: pl.DataFrame) -> None:
+        """Add rows, whose columns have the table's names and types."""
+
+    def columns(self, table: sa.Table) -> set[str]:
+        """Names of the columns of a table; none where it is not there."""
+
+    def has_schema(self) -> bool:
+        """Whether the schema of the tables is there, or the database has no schemas."""
+
+    def add_column(self, table: sa.Table, column: sa.Column[Any]) -> None:
+        """Widen a table by a column that it lacks."""
+
+
+@contextmanager
+def transaction(url: SecretStr) -> Iterator[Database]:
+    """A transaction that alone may write; committed at the end, rolled back where that is not reached.
+
+    What goes wrong in it is a `SqlError` in words of the database, without anything secret of `url`.
+    """
+    address = _parsed(url)
+    try:
+        begun = _postgresql if address.drivername in ("postgresql", "postgres") else _other
+        with begun(address) as database:
+            yield database
+    except AlmanacError:
+        raise
+    except ModuleNotFoundError as error:
+        raise SqlError(
+            f"{_shown(address)}: the package '{error.name}' is missing. Install it beside Almanac "
+            f"(for Azure SQL: pip install pyodbc, and Microsoft's ODBC driver), or use another database. {_EXPECTED}"
+        ) from None
+    except (sa.exc.SQLAlchemyError, _adbc_error(), OSError) as error:
+        raise SqlError(
+            f"{_shown(address)}: {_without_secrets(error, address)}\n"
+            "The run is published in the store all the same. Correct the cause and start the run again: it brings "
+            "its rows into the database; so does the next run of the scenario."
+        ) from None
+
+
+class _Adbc:
+    """PostgreSQL by ADBC."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self._dialect = postgresql.dialect(paramstyle="named")
+
+    def run(self, statement: Any) -> Sequence[Any]:
+        options = {} if isinstance(statement, sa.schema.ExecutableDDLElement) else {"literal_binds": True}
+        self._cursor.execute(str(statement.compile(dialect=self._dialect, compile_kwargs=options)))
+        return list(self._cursor.fetchall()) if isinstance(statement, sa.Select) else []
+
+    def insert(self, table: sa.Table, rows: pl.DataFrame) -> None:
+        self._cursor.adbc_ingest(table.name, rows.to_arrow(), mode="append", db_schema_name=SCHEMA)
+
+    def columns(self, table: sa.Table) -> set[str]:
+        names = ("table_schema", "table_name", "column_name")
+        known = sa.table(
+            "columns", *(sa.column(name, sa.Text()) for name in names), schema="information_schema"
+        )
+        where = (known.c.table_schema == SCHEMA) & (known.c.table_name == table.name)
+        return {str(name) for (name,) in self.run(sa.select(known.c.column_name).where(where))}
+
+    def add_column(self, table: sa.Table, column: sa.Column[Any]) -> None:
+        self._cursor.execute(_add_column(table, column, self._dialect))
+
+    def has_schema(self) -> bool:
+        known = sa.table("pg_namespace", sa.column("nspname", sa.Text()))
+        return bool(self.run(sa.select(known.c.nspname).where(known.c.nspname == SCHEMA)))
+
+
+class _Sqlalchemy:
+    """Any other database by SQLAlchemy."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def run(self, statement: Any) -> Sequence[Any]:
+        result = self._connection.execute(statement)
+        return list(result.fetchall()) if result.returns_rows else []
+
+    def insert(self, table: sa.Table, rows: pl.DataFrame) -> None:
+        self._connection.execute(sa.insert(table), rows.to_dicts())
+
+    def columns(self, table: sa.Table) -> set[str]:
+        known = sa.inspect(self._connection)
+        if not known.has_table(table.name, schema=self._schema()):
+            return set()
+        return {column["name"] for column in known.get_columns(table.name, schema=self._schema())}
+
+    def has_schema(self) -> bool:
+        return self._schema() is None or SCHEMA in sa.inspect(self._connection).get_schema_names()
+
+    def add_column(self, table: sa.Table, column: sa.Column[Any]) -> None:
+        there = table.to_metadata(sa.MetaData(), schema=self._schema())
+        wide = _add_column(there, column, self._connection.dialect)
+        self._connection.execute(sa.text(wide))
+
+    def _schema(self) -> str | None:
+        return None if self._connection.dialect.name == "sqlite" else SCHEMA
+
+
+def _add_column(table: sa.Table, column: sa.Column[Any], dialect: sa.Dialect) -> str:
+    name = dialect.identifier_preparer.format_table(table)
+    kind = column.type.compile(dialect=dialect)
+    return f"alter table {name} add {dialect.identifier_preparer.format_column(column)} {kind}"
+
+
+@contextmanager
+def _postgresql(address: sa.URL) -> Iterator[Database]:
+    from adbc_driver_postgresql import dbapi
+
+    address = address.set(drivername="postgresql")
+    if "connect_timeout" not in address.query:
+        address = address.update_query_dict({"connect_timeout": _CONNECT_SECONDS})
+    if _by_identity(address):
+        address = address.set(password=_token())
+    with closing(dbapi.connect(address.render_as_string(hide_password=False))) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute(f"set local lock_timeout = '{_LOCK_MINUTES}min'")
+            cursor.execute(f"select pg_advisory_xact_lock({_LOCK})")
+            yield _Adbc(cursor)
+        connection.commit()
+
+
+@contextmanager
+def _other(address: sa.URL) -> Iterator[Database]:
+    kind = address.get_backend_name()
+    if kind not in ("mssql", "sqlite", "postgresql"):
+        raise SqlError(f"{_shown(address)}: {kind} is not a kind of database that is written to. {_EXPECTED}")
+    fast = {"fast_executemany": True} if address.drivername == "mssql+pyodbc" else {}
+    engine = sa.create_engine(address, poolclass=sa.NullPool, hide_parameters=True, **fast)
+    if kind == "sqlite":
+        _lock_from_the_beginning(engine)
+        engine = engine.execution_options(schema_translate_map={SCHEMA: None})
+    with engine.begin() as connection:
+        if kind == "postgresql":
+            connection.execute(sa.text(f"select pg_advisory_xact_lock({_LOCK})"))
+        if kind == "mssql":
+            lock = (
+                "exec sp_getapplock @Resource = 'almanac', @LockMode = 'Exclusive', @LockTimeout = :patience"
+            )
+            connection.execute(sa.text(lock), {"patience": _LOCK_MINUTES * 60_000})
+        yield _Sqlalchemy(connection)
+
+
+def _lock_from_the_beginning(engine: sa.Engine) -> None:
+    """Have SQLite begin each transaction as the only writer; by itself it begins with the first change of a row."""
+
+    @sa.event.listens_for(engine, "connect")
+    def by_hand(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("begin immediate")
+
+
+def _parsed(url: SecretStr) -> sa.URL:
+    try:
+        return sa.make_url(url.get_secret_value())
+    except (sa.exc.ArgumentError, ValueError):
+        raise SqlError(f"ALMANAC_SQL_URL is not the address of a database. {_EXPECTED}") from None
+
+
+def _by_identity(address: sa.URL) -> bool:
+    """Whether the database is one of Azure that the process has no password for."""
+    given = address.password or address.query.get("password") or os.environ.get("PGPASSWORD")
+    return not given and str(address.host or os.environ.get("PGHOST", "")).endswith(_AZURE_POSTGRESQL)
+
+
+def _token() -> str:
+    """A token of this process' identity, which Azure's PostgreSQL takes for a password."""
+    from azure.identity import DefaultAzureCredential
+
+    return str(DefaultAzureCredential().get_token(_AZURE_SCOPE).token)
+
+
+def _adbc_error() -> type[Exception]:
+    from adbc_driver_manager import Error
+
+    return Error
+
+
+def _shown(address: sa.URL) -> str:
+    """Kind, host and name of a database: of its address what cannot be secret."""
+    host = address.host or ""
+    return f"{address.get_backend_name()}://{host}/{address.database or ''}"
+
+
+def _without_secrets(error: Exception, address: sa.URL) -> str:
+    """What an error says, in one line, without the password and without values of the address' query."""
+    told = " ".join(str(error).split())[:600]
+    secret = [address.password, os.environ.get("PGPASSWORD"), *address.query.values()]
+    for value in secret:
+        for one in (value,) if isinstance(value, str) else (value or ()):
+            told = told.replace(one, "***") if len(one) > 2 else told
+    return told
