@@ -57,11 +57,14 @@ def flow_of(scenario: Scenario) -> Flow[..., dict[str, Any]]:
 
 
 def evaluate_published(
-    scenario: Scenario, store: Store, since: AsOf | None, until: AsOf | None, at_most: int
+    scenario: Scenario, store: Store, since: AsOf | None, until: AsOf | None, at_most: int, hint: str = ""
 ) -> dict[str, Any]:
-    """Resolve, judge, publish, measure, track, remember: in that order, so that a stopped run is done again."""
+    """Resolve, judge, publish, measure, track, remember: in that order, so that a stopped run is done again.
+
+    `hint` is told where nothing was published.
+    """
     clock = Clock()
-    judging = resolve_outcomes(scenario, store, since, until, at_most)
+    judging = resolve_outcomes(scenario, store, since, until, at_most, hint)
     clock.mark("resolve")
     summary = _judged(scenario, judging, clock) if judging.groups else _nothing_due(judging)
     return summary | {"left": judging.left, "stages": clock.stages, "seconds": clock.seconds}

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
+from flows import evaluating
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, ParameterError, Share, hours
@@ -146,22 +147,31 @@ def evaluate(
     from_: Moment | None = None,
     to: Moment | None = None,
     bundle: Annotated[int | None, Field(ge=1)] = None,
+    at_most: evaluating.Count = evaluating.AT_MOST,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """What became of a bundle's probabilities over a range, with all that is known by now.
+    """Judge what was published, or what a bundle would have said, by what then happened.
 
-    Rows whose horizon reaches past the data are written as pending, and count in no measure.
+    Without a bundle: every published time that is due: never judged, published anew, with outcomes that
+    were pending, or whose outcomes were restated. Rows whose horizon reaches past the data are pending, and
+    count in no measure. Judging twice gives the same rows.
 
     Args:
-        from_: First day or time of the range; default: the last telemetry that the bundle knows. Times
-            without an offset are UTC.
-        to: Last day (all of it) or time of the range; default: the last telemetry.
-        bundle: Number of the bundle; default: the last champion that knows nothing after `from_`.
+        from_: First published time or day to judge, due or not; of a bundle: first row time, by default the
+            last telemetry that the bundle knows. Times without an offset are UTC.
+        to: Last published time or day (all of it) to judge; of a bundle: last row time, by default the last
+            telemetry.
+        bundle: Number of a bundle to judge over a range, whether it was used or not; default: what was published.
+        at_most: Published times to judge without from and to, at most; the others are left for the next run.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
+    opened = open_store(store)
+    if bundle is None:
+        hint = " `--bundle N` judges what a bundle would have said."
+        return evaluating.evaluate_published(MACHINES, opened, from_, to, at_most, hint)
     since = None if from_ is None else moment(from_, start_of_day=True)
     until = None if to is None else moment(to)
-    return evaluate_bundle(MACHINES, open_store(store), since, until, bundle)
+    return evaluate_bundle(MACHINES, opened, since, until, bundle)
 
 
 @flow(name="machines-run", task_runner=task_runner())

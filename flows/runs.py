@@ -150,9 +150,9 @@ def score(
 
 
 def evaluate_bundle(
-    scenario: Judged, store: Store, since: datetime | None, until: datetime | None, bundle: int | None
+    scenario: Judged, store: Store, since: datetime | None, until: datetime | None, bundle: int
 ) -> dict[str, Any]:
-    """Judge a bundle's predictions over a range, shard by shard, and publish the judged rows."""
+    """Judge what a bundle would have said over a range, shard by shard, and publish the judged rows."""
     clock = Clock()
     run = resolve_evaluation(scenario, store, since, until, bundle)
     begin(scenario, run)

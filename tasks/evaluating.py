@@ -1,4 +1,7 @@
-"""Evaluating: what became of a bundle's predictions over a range, with all that is known by now."""
+"""Judging a bundle: what it would have said over a range, against what then happened.
+
+What was published is judged by `tasks.outcomes`; these rows are in a table of their own.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,11 +19,11 @@ from tasks.store import Store
 
 
 class Judged(Scenario, Protocol):
-    """A scenario that can say what became of its predictions."""
+    """A scenario that can say what a bundle would have said over a range of time."""
 
     @property
-    def evaluations(self) -> str:
-        """Name of the table that judged rows are published in, by `as_of`."""
+    def bundle_evaluations(self) -> str:
+        """Name of the table that the judged rows of bundles are in, by what was then the last `as_of`."""
 
     def evaluate(
         self,
@@ -35,17 +38,14 @@ class Judged(Scenario, Protocol):
 
 @task(name="resolve-evaluation")
 def resolve_evaluation(
-    scenario: Judged, store: Store, since: datetime | None, until: datetime | None, bundle: int | None
+    scenario: Judged, store: Store, since: datetime | None, until: datetime | None, number: int
 ) -> Run:
-    """The run that judges a bundle from `since` to `until`, by the newest tables.
+    """The run that judges bundle `number` from `since` to `until`, by the newest tables.
 
-    Without `bundle` it is the one that would have scored `since`, or the champion; without `since`
-    the range begins where the bundle's data ends. Raises `RunError` for a range without data.
+    Without `since` the range begins where the bundle's data ends. Raises `RunError` for a range without data.
     """
     versions = input_versions(scenario, store)
     newest = scenario.resolve_as_of(scans(scenario, store, versions), None, datetime.now(UTC))
-    number = bundle or (None if since else bundles.champion(store, scenario.name))
-    number = number or bundles.for_as_of(store, scenario.name, since or newest)
     manifest = bundles.manifest(store, scenario.name, number)
     known: AsOf = type(newest).fromisoformat(manifest["as_of"])
     begin, end = since or known, until or newest
@@ -62,8 +62,8 @@ def resolve_evaluation(
         )
     span = {"score_from": begin.isoformat(), "score_to": min(end, newest).isoformat()}
     options = {**manifest["options"], **span}
-    output = scenario.evaluations
-    return Run(scenario.name, "evaluate", store, newest, versions, options, output, number, notes)
+    output = scenario.bundle_evaluations
+    return Run(scenario.name, "evaluate-bundle", store, newest, versions, options, output, number, notes)
 
 
 @task(name="evaluate-shard", task_run_name="evaluate-shard-{shard}", retries=1, retry_delay_seconds=1)

@@ -70,7 +70,7 @@ class Judged:
 
 @task(name="resolve-outcomes")
 def resolve_outcomes(
-    scenario: Scenario, store: Store, since: AsOf | None, until: AsOf | None, at_most: int
+    scenario: Scenario, store: Store, since: AsOf | None, until: AsOf | None, at_most: int, hint: str = ""
 ) -> Judging:
     """What there is to judge: all that was published from `since` to `until`, or what is due where neither is given.
 
@@ -89,7 +89,7 @@ def resolve_outcomes(
     table, published = _published(scenario, store)
     within = [target for target in published if _within(target.as_of, since, until)]
     if not within:
-        raise RunError(_nothing(scenario, store, published, since, until))
+        raise RunError(_nothing(scenario, store, published, since, until) + hint)
     known = _known(store, scenario.name)
     touched = _Touched(store, scenario, told, versions, newest)
     due = [target for target in published if touched(target, known.get(target.as_of))]
@@ -312,11 +312,11 @@ class _Touched:
             told = committed(self._store, f"{self._scenario.name}/{name}", after)
             self._changes[name, after] = (told["from"], told["to"]) if "from" in told else None
         found = self._changes[name, after]
-        if found is None or known["until"] is None:
+        if found is None or not known["rows"]:
             return False
         first, last = (_parsed(end, self._newest) for end in found)
         since, until = known["since"], known["until"]
-        return bool(first <= until and (since is None or last >= since))
+        return bool((until is None or first <= until) and (since is None or last >= since))
 
 
 def _span(scenario: Scenario, rows: pl.DataFrame, target: Target) -> tuple[AsOf | None, AsOf | None]:
@@ -353,7 +353,7 @@ def _nothing(
     if not published:
         return (
             f"{store.uri}: {scenario.name} has published nothing yet. There is something to evaluate after a "
-            f"scoring run: python -m flows {scenario.name} --help"
+            f"scoring run: python -m flows {scenario.name} --help."
         )
     begin = since.isoformat() if since else "the first"
     end = until.isoformat() if until else "the last"

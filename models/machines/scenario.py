@@ -8,26 +8,39 @@ from typing import Any
 import polars as pl
 
 from models.errors import ContractError
-from models.machines import evaluation, risks, scoring, training
+from models.machines import evaluation, outcomes, risks, scoring, training
 from models.machines.contracts import TABLES
 from models.machines.findings import before_the_data, findings, told
 from models.machines.options import Options, moment
 from models.machines.vocabulary import Vocabulary, vocabulary
 from models.page import Section
-from models.scenario import AsOf, Event, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
+from models.scenario import (
+    AsOf,
+    ControlChart,
+    Event,
+    File,
+    Frames,
+    Outcomes,
+    Published,
+    RunView,
+    Scenario,
+    Scores,
+    Table,
+    Trained,
+)
 
 
 @dataclass(frozen=True)
 class Machines(Scenario):
     """See `models.scenario.Scenario`; options are those of `models.machines.options.Options`.
 
-    `as_of` is a point in time, in UTC; a date is the end of that day. Beside the protocol, for the
-    `evaluations` table: `evaluate` says per shard what became of probabilities, `measures` sums it up.
+    `as_of` is a point in time, in UTC; a date is the end of that day. Beside the protocol: `evaluate` says
+    per shard what a bundle would have said over a range, and what then happened.
     """
 
     name: str = "machines"
     key: tuple[str, ...] = scoring.KEY
-    evaluations: str = "evaluations"
+    bundle_evaluations: str = "bundle_evaluations"
 
     @property
     def tables(self) -> Mapping[str, Table]:
@@ -207,9 +220,31 @@ class Machines(Scenario):
             rows = rows.filter(pl.col("time") <= chosen.score_to)
         return evaluation.judge(model, rows, chosen)
 
+    @property
+    def outcomes(self) -> Outcomes:
+        return outcomes.OUTCOMES
+
+    @property
+    def charts(self) -> Mapping[str, ControlChart]:
+        return outcomes.CHARTS
+
+    def judge(
+        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """Published rows with `failed` and `next_failure_hours`; see `models.machines.outcomes`."""
+        return outcomes.judge(published, tables, moment(until))
+
     def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        """Metrics of judged rows, long; see `evaluation.metrics`."""
-        return evaluation.metrics(judged.collect(), Options.of(options))
+        """Metrics of judged rows, published or of a bundle; see `evaluation.metrics`."""
+        published = "as_of" in judged.collect_schema()
+        rows = outcomes.first_said(judged) if published else judged.collect()
+        return evaluation.metrics(rows, Options.of(options))
+
+    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return outcomes.tallies(judged)
+
+    def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return outcomes.tallies(backtest.collect())
 
     def sections(self, run: RunView) -> list[Section]:
         from models.machines.sections import sections

@@ -9,7 +9,7 @@ from tasks.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-WEEKS, STORES = 8, 4
+WEEKS, STORES, SKUS = 8, 12, 3
 QUANTILES = {"q5": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 
 
@@ -30,7 +30,8 @@ def weeks(command, orange_juice, tmp_path_factory):
 
     history = pl.read_parquet(orange_juice / "sales.parquet")
     stores = history["store"].unique().sort().head(STORES)
-    history = history.filter(pl.col("store").is_in(stores.implode()))
+    skus = history["sku"].unique().sort().head(SKUS)
+    history = history.filter(pl.col("store").is_in(stores.implode()), pl.col("sku").is_in(skus.implode()))
     begin = history["week"].max() - timedelta(weeks=WEEKS)
     ingest(history.filter(pl.col("week") <= begin), "--shards", "2")
     sales("train", "--training-rows", "2000", "--horizon", "6")

@@ -160,11 +160,11 @@ def test_a_horizon_that_is_no_duration_is_refused(trained, command, horizon):
     assert "24h, 7d or 1w" in done.err
 
 
-def test_an_evaluation_judges_what_came_after_the_bundle_with_all_that_is_known_now(own, machines):
+def test_a_bundle_is_judged_by_what_came_after_it_with_all_that_is_known_now(own, machines):
     store = Store(str(own))
-    done = machines("evaluate", "--store", own)
+    done = machines("evaluate", "--bundle", "1", "--store", own)
     assert (done["from"], done["to"], done["bundle"]) == (CUT.isoformat(), END.isoformat(), 1)
-    rows = store.scan("machines/evaluations").collect()
+    rows = store.scan("machines/bundle_evaluations").collect()
     assert rows.height == done["rows"] == 10 * 2 * 2 * 13
     pending = pl.col("time") + pl.duration(hours="horizon_hours") > END
     assert rows.filter(pending)["failed"].is_null().all()
@@ -173,40 +173,61 @@ def test_an_evaluation_judges_what_came_after_the_bundle_with_all_that_is_known_
     judged = evaluation.failures_of(rows).select("machine_id", "component", "time")
     assert judged.join(failures, on=judged.columns, how="anti").is_empty()
 
-    again = machines("evaluate", "--store", own)
+    again = machines("evaluate", "--bundle", "1", "--store", own)
     assert again["version"] == done["version"]
-    assert_frame_equal(store.scan("machines/evaluations").collect(), rows, check_row_order=False)
+    assert_frame_equal(store.scan("machines/bundle_evaluations").collect(), rows, check_row_order=False)
     told = {line["metric"]: line["24h"] for line in again["metrics"]["horizon"]}
     recomputed = evaluation.metrics(rows, Options.of({}))
     brier = recomputed.filter(slice="horizon", value_of_slice="24h", metric="brier")["value"].item()
     assert told["brier"] == pytest.approx(brier, abs=1e-4)
+    assert store.version("machines/evaluations") is None
 
 
-def test_an_evaluation_over_a_shorter_range_knows_what_came_after_it(own, machines):
-    whole = machines("evaluate", "--store", own)
-    part = machines("evaluate", "--to", "2024-03-25", "--store", own)
+def test_a_bundle_judged_over_a_shorter_range_knows_what_came_after_it(own, machines):
+    whole = machines("evaluate", "--bundle", "1", "--store", own)
+    part = machines("evaluate", "--bundle", "1", "--to", "2024-03-25", "--store", own)
     assert part["observed_until"] == whole["observed_until"]
-    rows = Store(str(own)).scan("machines/evaluations").collect()
+    rows = Store(str(own)).scan("machines/bundle_evaluations").collect()
     assert rows["time"].max() <= datetime(2024, 3, 26, tzinfo=UTC)
     assert rows.filter(horizon_hours=24)["failed"].is_not_null().all()
 
 
-def test_an_evaluation_of_rows_that_the_bundle_has_learnt_from_says_so(own, machines):
+def test_a_bundle_judged_by_rows_that_it_has_learnt_from_says_so(own, machines):
     done = machines("evaluate", "--from", "2024-03-01", "--bundle", "1", "--store", own)
     assert any("has seen the outcome" in note for note in done["notes"])
+
+
+def test_what_was_published_is_judged_like_the_bundle_that_published_it(own, machines):
+    """A range that was scored, against the same range of the bundle: same rows, same verdicts."""
+    store = Store(str(own))
+    machines("score", "--from", CUT.isoformat(), "--to", END.isoformat(), "--store", own)
+    machines("evaluate", "--bundle", "1", "--store", own)
+    done = machines("evaluate", "--store", own)
+    place = ["machine_id", "component", "horizon_hours", "time"]
+    columns = [*place, "probability", "above_threshold", "failed", "next_failure_hours", "under_work"]
+    rows = store.scan("machines/evaluations").select(*columns, "pending").collect().sort(place)
+    wanted = store.scan("machines/bundle_evaluations").select(columns).collect().sort(place)
+    assert_frame_equal(rows.select(columns), wanted)
+    assert done["pending"] == rows["pending"].sum() == wanted["failed"].null_count()
+    known = evaluation.metrics(rows, Options.of(bundles.manifest(store, "machines", 1)["options"]))
+    precision = known.filter(slice="horizon", value_of_slice="24h", metric="recall")["value"].item()
+    told = {line["horizon"]: line["recall"] for line in done["metrics"]["horizon"]}
+    assert told["24h"] == pytest.approx(precision, abs=1e-4)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--from", "2024-06-01"], "nothing to evaluate"),
-        (["--from", "2024-03-28", "--to", "2024-03-26"], "Expected --from before --to"),
-        (["--from", "2024-03-01"], "no bundle of machines was trained on data up to"),
+        (["--from", "2024-06-01", "--bundle", "1"], "nothing to evaluate"),
+        (["--from", "2024-03-28", "--to", "2024-03-26", "--bundle", "1"], "Expected --from before --to"),
         (["--bundle", "9"], "there is no bundle 9"),
+        ([], "machines has published nothing yet"),
+        (["--from", "2024-03-01"], "`--bundle N` judges what a bundle would have said"),
     ],
 )
-def test_a_range_that_cannot_be_evaluated_is_refused(trained, command, words, said):
-    done = command("machines", "evaluate", *words, "--store", trained)
+def test_a_range_that_cannot_be_evaluated_is_refused(own, command, words, said):
+    shutil.rmtree(own / "ledger", ignore_errors=True)
+    done = command("machines", "evaluate", *words, "--store", own)
     assert done.status == 1
     assert said in done.err
 

@@ -1,0 +1,81 @@
+"""What became of published risks: whether that component failed within the horizon, as far as telemetry reaches.
+
+A judged row is a published one with `failed` (null while pending), `next_failure_hours` and `under_work`. A
+time that several runs have scored counts once in the measures, as the first of them said.
+"""
+
+from datetime import datetime
+
+import polars as pl
+
+from models.machines.scoring import KEY, UNDER_WORK
+from models.scenario import TALLIES, ControlChart, Frames, Outcomes
+
+OUTCOMES = Outcomes(
+    ("failures", "telemetry"),
+    since=pl.col("time").min(),
+    until=(pl.col("time") + pl.duration(hours="horizon_hours")).max(),
+)
+CHARTS = {"brier": ControlChart("Brier score of the probabilities", every="week", format=".4f")}
+PLACE = [*KEY, "horizon_hours", "time"]
+_HOUR = 3_600_000_000
+
+
+def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFrame:
+    """Judged rows of one `as_of`, sorted by machine, component, time and horizon.
+
+    `failed`: in (time, time + horizon], its last moment included; pending where the horizon reaches past
+    `until`, the last telemetry, whatever is on record by then. `next_failure_hours`: from the row's time to
+    the component's next failure that is on record at `until`.
+    """
+    rows = published.drop("as_of", "reasons").collect().sort("time")
+    time = pl.col("time")
+    nothing = pl.LazyFrame(schema={name: rows.schema[name] for name in (*KEY, "time")})
+    failures = tables.get("failures", nothing).filter(time <= until)
+    following = failures.select(*KEY, time, failed_at=time).unique().sort("time").collect()
+    found = rows.join_asof(
+        following,
+        on="time",
+        by=list(KEY),
+        strategy="forward",
+        allow_exact_matches=False,
+        check_sortedness=False,
+    )
+    pending = time + pl.duration(hours="horizon_hours") > until
+    hours = (pl.col("failed_at") - time).dt.total_microseconds() / _HOUR
+    within = (hours <= pl.col("horizon_hours")).fill_null(value=False)
+    return (
+        found.with_columns(
+            pl.when(~pending).then(within).alias("failed"),
+            hours.alias("next_failure_hours"),
+            (pl.col("rung") == UNDER_WORK).alias("under_work"),
+            pending.alias("pending"),
+        )
+        .drop("failed_at")
+        .sort(*KEY, "time", "horizon_hours")
+    )
+
+
+def first_said(judged: pl.LazyFrame) -> pl.DataFrame:
+    """Judged rows, each machine, component, time and horizon once: as the first published `as_of` said."""
+    return judged.sort("as_of").unique(PLACE, keep="first", maintain_order=True).collect().sort(PLACE)
+
+
+def tallies(judged: pl.DataFrame) -> pl.DataFrame:
+    """Squared errors and rows of each week (from Monday) and horizon; a missing probability counts as none."""
+    error = pl.col("probability").fill_null(0.0) - pl.col("failed").cast(pl.Float64)
+    return (
+        judged.filter(pl.col("failed").is_not_null())
+        .group_by("horizon_hours", pl.col("time").dt.truncate("1w").dt.date().alias("period"))
+        .agg((error**2).sum().alias("numerator"), pl.len().cast(pl.Int64).alias("rows"))
+        .sort("horizon_hours", "period")
+        .select(
+            pl.lit("brier").alias("chart"),
+            pl.format("within {} h", "horizon_hours").alias("series"),
+            "period",
+            "numerator",
+            pl.col("rows").cast(pl.Float64).alias("denominator"),
+            "rows",
+        )
+        .select(list(TALLIES))
+    )

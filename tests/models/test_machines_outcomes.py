@@ -1,0 +1,93 @@
+"""What became of published risks, against a loop over failures."""
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.machines import MACHINES, outcomes
+from models.machines.scoring import RISKS
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+UNTIL = START + timedelta(hours=60)
+HORIZONS = (24, 48)
+
+
+def published(as_of: datetime, times: list[datetime], probability: float | None = 0.2) -> pl.DataFrame:
+    rows = [
+        {
+            "machine_id": machine, "component": component, "time": time, "horizon_hours": horizon,
+            "probability": probability, "rank": 1, "reasons": "", "above_threshold": True, "rung": "model",
+            "as_of": as_of, "bundle": 1, "run_id": "r",
+        }
+        for machine in ("a", "b") for component in ("fan", "pump") for time in times for horizon in HORIZONS
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema_overrides=RISKS | {"as_of": pl.Datetime("us", "UTC")})
+
+
+def failures(hours: list[tuple[str, str, int]]) -> pl.LazyFrame:
+    rows = [(machine, component, START + timedelta(hours=hour)) for machine, component, hour in hours]
+    schema = {"machine_id": pl.String, "component": pl.String, "time": pl.Datetime("us", "UTC")}
+    return pl.LazyFrame(rows, schema=schema, orient="row")
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from(["fan", "pump"]), st.integers(-5, 90)), max_size=9
+    )
+)
+def test_a_row_failed_where_its_component_fails_within_the_horizon_and_is_pending_where_that_is_not_over(
+    found,
+):
+    times = [START + timedelta(hours=hour) for hour in (0, 12, 24, 36)]
+    rows = published(times[-1], times)
+    judged = outcomes.judge(rows.lazy(), {"failures": failures(found)}, UNTIL)
+    assert judged.height == rows.height
+    for row in judged.iter_rows(named=True):
+        later = [
+            START + timedelta(hours=hour)
+            for machine, component, hour in found
+            if (machine, component) == (row["machine_id"], row["component"])
+            and row["time"] < START + timedelta(hours=hour) <= UNTIL
+        ]
+        end = row["time"] + timedelta(hours=row["horizon_hours"])
+        assert row["pending"] == (end > UNTIL)
+        assert row["failed"] == (None if end > UNTIL else any(time <= end for time in later))
+        hours = (min(later) - row["time"]).total_seconds() / 3600 if later else None
+        assert row["next_failure_hours"] == hours
+
+
+def test_without_a_table_of_failures_nothing_failed():
+    judged = outcomes.judge(published(START, [START]).lazy(), {}, UNTIL)
+    assert judged["failed"].to_list() == [False] * judged.height
+    assert judged["next_failure_hours"].null_count() == judged.height
+
+
+def test_a_time_that_two_runs_have_scored_counts_once_as_the_first_has_said():
+    tables = {"failures": failures([])}
+    first, second = (
+        outcomes.judge(published(as_of, [START], p).lazy(), tables, UNTIL).with_columns(as_of=pl.lit(as_of))
+        for as_of, p in ((START, 0.2), (START + timedelta(hours=12), 0.9))
+    )
+    table = MACHINES.measures(pl.concat([second, first]).lazy(), {})
+    found = dict(table.filter(slice="horizon", value_of_slice="24h").select("metric", "value").iter_rows())
+    assert found["rows"] == 4
+    assert found["brier"] == pytest.approx(0.04)
+
+
+def test_tallies_add_up_to_the_brier_score_of_each_week():
+    times = [START + timedelta(days=day) for day in (0, 2, 9)]
+    tables = {"failures": failures([("a", "fan", 10), ("b", "pump", 50)])}
+    judged = outcomes.judge(published(START, times).lazy(), tables, START + timedelta(days=30))
+    table = MACHINES.tallies(judged, {})
+    for row in table.iter_rows(named=True):
+        hours = int(row["series"].split()[1])
+        of = judged.filter(
+            pl.col("horizon_hours") == hours, pl.col("time").dt.truncate("1w").dt.date() == row["period"]
+        )
+        errors = [(r["probability"] - r["failed"]) ** 2 for r in of.iter_rows(named=True)]
+        assert row["numerator"] == pytest.approx(sum(errors))
+        assert row["denominator"] == row["rows"] == len(errors)
+    assert table["rows"].sum() == judged.height
