@@ -51,6 +51,8 @@ _ROOT = 1 / 6
 _LEAST_SPREAD = 0.5
 _ROWS_PER_BIN = 20
 _CATEGORIES = 50
+_TAIL = 0.01
+_FEWEST_IN_TAIL = 5
 
 Counts = NDArray[np.float64]
 
@@ -63,6 +65,8 @@ class Rule:
     """Cycles with a false alarm, as a share, over all features together."""
     material: float = 0.1
     """A PSI below this is no alarm, however unusual it is."""
+    fewest_rows: int = 2
+    """So many rows, where there never were any, are no alarm by themselves."""
     fewest_cycles: int = 12
     """With fewer cycles to compare with, nothing is an alarm."""
     bins: int = 5
@@ -80,11 +84,15 @@ def drift(reference: pl.DataFrame, current: pl.DataFrame, rule: Rule | None = No
     found = [line for name in features for line in _feature(reference, current, name, rule, len(features))]
     schema: dict[str, Any] = {CYCLE: current.schema[CYCLE], **SCHEMA}
     lines = pl.DataFrame(found, schema={name: dtype for name, dtype in schema.items() if name != "rank"})
+    parts = [ranked(part) for _, part in lines.group_by(CYCLE, maintain_order=True)]
+    return pl.concat(parts).sort(CYCLE, "rank").select(list(schema)) if parts else pl.DataFrame(schema=schema)
+
+
+def ranked(lines: pl.DataFrame) -> pl.DataFrame:
+    """Lines of one cycle in their order, with `rank`; see `drift`."""
     excess = (pl.col("psi") / pl.col("limit")).fill_null(-1.0)
-    lines = lines.sort(CYCLE, "drifted", excess, "feature", descending=[False, True, True, False])
-    return lines.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(CYCLE).alias("rank")).select(
-        list(schema)
-    )
+    ordered = lines.sort("drifted", excess, "feature", descending=[True, True, False])
+    return ordered.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("rank"))
 
 
 def psi(counts: Counts, reference: Counts) -> Counts:
@@ -162,11 +170,16 @@ def _feature(
     everything = np.bincount(place, minlength=bins.number)[None, :].astype(float)
     values, cycles = _among_themselves(before, place, bins.number)
     usual = Usual.of(values) if cycles >= rule.fewest_cycles else None
-    limit = None if usual is None else max(usual.limit(rule.rate / features), rule.material)
+    usual_limit = None if usual is None else max(usual.limit(rule.rate / features), rule.material)
     counted = _counted(current, name)
     lines: list[dict[str, object]] = []
     for cycle in current[CYCLE].unique().sort():
         new = counted.filter(pl.col(CYCLE) == cycle)[name]
+        limit = (
+            None
+            if usual_limit is None
+            else max(usual_limit, _of_few_rows(everything, len(new), rule.fewest_rows))
+        )
         line = {CYCLE: cycle, **nothing, "cycles": cycles, "rows": len(new), "limit": limit}
         if len(new):
             this = np.bincount(bins.of_each(new), minlength=bins.number)[None, :].astype(float)
@@ -201,6 +214,14 @@ def _among_themselves(rows: pl.DataFrame, place: NDArray[np.int64], bins: int) -
     return psi(counts, counts.sum(axis=0) - counts)[full], int(full.sum())
 
 
+def _of_few_rows(reference: Counts, rows: int, few: int) -> float:
+    """PSI of so many `rows` that are spread like the reference but for a `few`, which are in its rarest bin."""
+    few = min(few, rows)
+    counts = reference / reference.sum() * (rows - few)
+    counts[0, reference[0].argmin()] += few
+    return float(psi(counts, reference)[0])
+
+
 def _described(old: pl.Series, new: pl.Series) -> dict[str, float | None]:
     """What is told beside the PSI: distance, means, and shares of missing and unseen values. `old` is sorted."""
     found: dict[str, float | None] = {
@@ -211,8 +232,12 @@ def _described(old: pl.Series, new: pl.Series) -> dict[str, float | None]:
     if a.is_empty() or b.is_empty():
         return found
     if a.dtype == pl.String:
-        shares = [one.value_counts(normalize=True, name="share") for one in (a, b)]
-        both = shares[0].join(shares[1], on=a.name, how="full", suffix="_now").fill_null(0.0)
+        shares = [one.value_counts(normalize=True, name="share").sort(a.name) for one in (a, b)]
+        both = (
+            shares[0]
+            .join(shares[1], on=a.name, how="full", suffix="_now", maintain_order="left_right")
+            .fill_null(0.0)
+        )
         distance = np.abs(both["share"].to_numpy() - both["share_now"].to_numpy()).sum() / 2
         unseen = ~b.is_in(a.unique().implode()).to_numpy()
         return found | {"distance": float(distance), "unseen": float(np.mean(unseen))}
@@ -247,8 +272,8 @@ class _Bins:
     def of(cls, values: pl.Series, rows: float, most: int) -> "_Bins":
         """For a reference of `values`, in cycles of about so many `rows`.
 
-        Bins of numbers end at quantiles, so that they hold about as many rows; the outermost hundredth,
-        or thousandth, is a bin of its own on either side, and so is a value that many rows share.
+        Bins of numbers end at quantiles, so that they hold about as many rows; the outermost hundredth
+        is a bin of its own on either side where there are enough rows, and so is a value that many rows share.
         """
         known = values.drop_nulls()
         if values.dtype == pl.String:
@@ -257,8 +282,7 @@ class _Bins:
             return cls(np.empty(0), names)
         inner = int(np.clip(rows / _ROWS_PER_BIN, 2, most))
         levels = [i / inner for i in range(1, inner)]
-        for least, tail in ((500, 0.01), (5_000, 0.001)):
-            levels += [tail, 1 - tail] if len(known) >= least else []
+        levels += [_TAIL, 1 - _TAIL] if len(known) * _TAIL >= _FEWEST_IN_TAIL else []
         found = np.quantile(known.to_numpy(), sorted(levels), method="lower") if len(known) else np.empty(0)
         edges, times = np.unique(found, return_counts=True)
         own = edges[times > 1]

@@ -18,6 +18,7 @@ The life of a scenario, in the order in which the tasks call it::
     sections        what the page of a run shows
     judge           what became of published rows                  (mapped over the `as_of`s)
     measures        how good they were; `tallies`: the same, as points of control charts
+    watched         the inputs that are watched for drift          (mapped over the shards)
 """
 
 import dataclasses
@@ -185,7 +186,8 @@ class Scenario(Protocol):
     """One batch scoring scenario. See the module's docstring for the order of calls.
 
     A class that derives from it inherits what most scenarios do not need: `gaps`, `complete`,
-    `derive` and `events` that have nothing to say, and no `outcomes` to judge what was published by.
+    `derive` and `events` that have nothing to say, no `outcomes` to judge what was published by, and
+    nothing `watched`.
     """
 
     def __hash__(self) -> int:
@@ -296,6 +298,21 @@ class Scenario(Protocol):
     ) -> list[Event]:
         """What the published rows call for others to act on; few."""
         return []
+
+    def watched(
+        self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.LazyFrame | None:
+        """The inputs that are watched for drift, of some shards; None where nothing is.
+
+        A row per key, or less, and `cycle`, the `as_of` that it belongs to, up to `as_of`; a column per feature, in
+        a form that has little season of its own. See `models.drift` for null and NaN. What is usual for a
+        key is not taken from rows after `trained_as_of`, or from rows before each cycle alone.
+        """
+        return None
+
+    def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Published columns whose drift is watched; by default `rung`, where there is one."""
+        return ("rung",) if "rung" in self.published(options).schema else ()
 
     def sections(self, run: "RunView") -> list[Section]:
         """What the page of a scoring run shows, most useful first."""

@@ -115,6 +115,23 @@ def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
     return payload
 
 
+def emit(store: Store, scenario: str, event: Event, occasion: str) -> None:
+    """Emit an event of a scenario that is not one of a published run; returns when it has been handed over.
+
+    Its id follows from the store, the event and the `occasion`, so that a repeated one can be recognised.
+    """
+    emit_event(
+        f"almanac.{scenario}.{event.name}",
+        resource={
+            "prefect.resource.id": f"almanac.{event.resource}",
+            "prefect.resource.name": event.resource,
+        },
+        payload=dict(event.payload),
+        id=uuid5(NAMESPACE_URL, f"{store.uri}/{scenario}/{event.name}/{event.resource}/{occasion}"),
+    )
+    _hand_over()
+
+
 def _hand_over() -> None:
     """Wait until the events of this process have reached the API, for a bounded time."""
     waiter = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.devices import backtest as backtests
-from models.devices import hours, incidents, scoring, training
+from models.devices import hours, incidents, scoring, training, watching
 from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
@@ -176,6 +176,16 @@ class Devices(Scenario):
             Event("incident", f"devices.{row['device']}.{row['start']:%Y-%m-%dT%H:%MZ}", _payload(row))
             for row in new.with_columns(incidents.what_happened()).iter_rows(named=True)
         ]
+
+    def watched(
+        self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.LazyFrame:
+        trained = moment_of(trained_as_of)
+        since = trained - timedelta(days=Options.of(options).history_days)
+        return watching.watched(tables["readings"], since, trained, moment_of(as_of))
+
+    def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("rung", "p_value")
 
     def sections(self, run: RunView) -> list[Section]:
         from models.devices.sections import sections

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.errors import ContractError
-from models.machines import evaluation, outcomes, risks, scoring, training
+from models.machines import evaluation, outcomes, risks, scoring, training, watching
 from models.machines.contracts import TABLES
 from models.machines.findings import before_the_data, findings, told
 from models.machines.options import Options, moment
@@ -245,6 +245,15 @@ class Machines(Scenario):
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return outcomes.tallies(backtest.collect())
+
+    def watched(
+        self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.LazyFrame:
+        since = Options.of(options).train_from
+        return watching.watched(tables, since, moment(trained_as_of), moment(as_of))
+
+    def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("rung", "probability")
 
     def sections(self, run: RunView) -> list[Section]:
         from models.machines.sections import sections

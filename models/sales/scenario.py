@@ -8,12 +8,12 @@ from typing import Any
 import polars as pl
 
 from models.page import Section
-from models.sales import comparison, ladder, neighbours, outcomes, preparation, scoring, training
+from models.sales import comparison, ladder, neighbours, outcomes, preparation, scoring, training, watching
 from models.sales.calendar import resolve_as_of
 from models.sales.contracts import TABLES
 from models.sales.gaps import plan_gaps
 from models.sales.model import Model, load
-from models.sales.options import Options
+from models.sales.options import Options, quantile_column
 from models.sales.panel import KEY
 from models.scenario import (
     AsOf,
@@ -105,6 +105,17 @@ class Sales(Scenario):
         self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         return plan_gaps(tables, keys, as_of, Options.of(options).horizon)
+
+    def watched(
+        self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.LazyFrame:
+        return watching.watched(tables, as_of)
+
+    def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The rung, and the quantile nearest to the median."""
+        chosen = Options.of(options)
+        middle = min(chosen.quantiles, key=lambda q: abs(q - 0.5))
+        return ("rung", quantile_column(middle))
 
     def sections(self, run: RunView) -> list[Section]:
         from models.sales.sections import sections

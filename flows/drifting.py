@@ -1,0 +1,81 @@
+"""A part of the evaluation that every scenario has: whether what the bundle is given has drifted."""
+
+from typing import Any
+
+from prefect import unmapped
+from prefect.logging import get_run_logger
+
+from flows.clock import Clock
+from flows.progress import gather
+from models.drift import Rule
+from models.scenario import AsOf, Scenario
+from tasks.drift import (
+    announce_drift,
+    measure_drift,
+    publish_drift,
+    reason,
+    resolve_watching,
+    seen_by_bundle,
+    watch_shard,
+    watched_shards,
+)
+from tasks.shards import plan
+from tasks.store import Store
+
+SHOWN = (
+    "rank",
+    "feature",
+    "kind",
+    "drifted",
+    "psi",
+    "limit",
+    "p_value",
+    "mean_before",
+    "mean_now",
+    "missing_now",
+    "unseen",
+)
+
+
+def watch(
+    scenario: Scenario,
+    store: Store,
+    as_of: AsOf | None = None,
+    *,
+    rate: float = 0.001,
+    cooldown_days: float = 28,
+) -> dict[str, Any]:
+    """Compare the last cycle with what its bundle was trained on; tell of it once, then not for a while.
+
+    `rate` is the share of cycles without a shift in which a false alarm may be raised. A cycle that the bundle
+    was trained on is not compared.
+    """
+    clock = Clock()
+    rule = Rule(rate=rate)
+    run = resolve_watching(scenario, store, as_of, rule)
+    result: dict[str, Any] = {"run_id": run.id, "as_of": run.as_of.isoformat(), "bundle": run.bundle}
+    if seen_by_bundle(run):
+        note = (
+            f"Bundle {run.bundle} was trained on data up to {run.options['trained_as_of']}: nothing is newer."
+        )
+        return result | {"drifted": [], "announced": False, "notes": [note], "seconds": clock.seconds}
+    shards = watched_shards(plan(scenario, run))
+    gather("watching", watch_shard.map(unmapped(scenario), unmapped(run), shards), _raise)
+    lines = measure_drift(scenario, run, shards, rule)
+    announced = publish_drift(run, lines, cooldown_days)
+    if announced:
+        announce_drift(run, lines)
+    moved = lines.filter("drifted")
+    told = reason(run, moved) if moved.height else f"Nothing has drifted as of {run.as_of}."
+    get_run_logger().info(told)
+    return result | {
+        "drifted": moved["feature"].to_list(),
+        "announced": announced,
+        "features": lines.select(SHOWN).to_dicts(),
+        "notes": [told],
+        "seconds": clock.seconds,
+    }
+
+
+def _raise(_: int, error: Exception) -> Any:
+    raise error

@@ -1,0 +1,92 @@
+"""The readings of sensors that are watched for drift: by hour, against what is usual for each sensor."""
+
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from models.devices.contracts import KEY
+from models.drift import CYCLE
+
+HOUR = timedelta(hours=1)
+SILENT_HOURS = 24
+"""A sensor without a reading for so long is not expected to have one."""
+FEWEST_HOURS = 12
+"""A sensor with fewer hours in the training has no usual."""
+
+_NOT_KNOWN = float("nan")
+_MAD = 1.4826
+
+
+def watched(
+    readings: pl.LazyFrame, since: datetime, trained_as_of: datetime, as_of: datetime
+) -> pl.LazyFrame:
+    """One row per device and hour from `since` to `as_of`; `cycle` is the end of the hour.
+
+    Of each tag, three columns: `<tag>`, how far the hour's mean is from the sensor's usual, in its usual
+    deviations; `<tag> spread`, the logarithm of the ratio of the standard deviation within the hour to the usual
+    one; `<tag> readings`, that of the number of intervals with a reading. What is usual is a median of the hours
+    up to `trained_as_of`. NaN for a tag that a device has not, or that had none then; an hour without a
+    reading has a number of readings and nothing else. `new` is 1 for a device without any reading then.
+    """
+    hourly = _every_hour(_hourly(readings, since, as_of), as_of).collect(engine="streaming").lazy()
+    known = hourly.filter(pl.col(CYCLE) <= trained_as_of)
+    compared = hourly.join(_usual(known), on=list(KEY), how="left")
+    scale = pl.max_horizontal("scale", 1e-6 * pl.col("centre").abs(), 1e-9)
+    values = {
+        "": (pl.col("mean") - pl.col("centre")) / scale,
+        " spread": ((pl.col("std") + 1e-6 * scale) / (pl.col("usual_std") + 1e-6 * scale)).log(),
+        " readings": ((pl.col("n") + 1) / (pl.col("usual_n") + 1)).log(),
+    }
+    named = [value.fill_null(_NOT_KNOWN).alias(name) for name, value in values.items()]
+    long = compared.select("device", "tag", CYCLE, *named).unpivot(
+        on=list(values), index=["device", "tag", CYCLE], variable_name="of"
+    )
+    wide = (
+        long.select("device", CYCLE, pl.concat_str("tag", "of").alias("feature"), "value")
+        .collect()
+        .pivot("feature", index=["device", CYCLE], values="value", sort_columns=True)
+    )
+    features = [name for name in wide.columns if name not in ("device", CYCLE)]
+    devices = known.select("device").unique().collect()["device"]
+    new = (~pl.col("device").is_in(devices.implode())).cast(pl.Float64).alias("new")
+    return wide.lazy().with_columns(pl.col(features).fill_null(_NOT_KNOWN), new)
+
+
+def _hourly(readings: pl.LazyFrame, since: datetime, as_of: datetime) -> pl.LazyFrame:
+    """Readings by sensor and hour: `n`, `mean`, and `std` of the intervals' means, null for a single one."""
+    time = pl.col("time")
+    return (
+        readings.filter(time >= since, time < as_of)
+        .group_by(*KEY, (time.dt.truncate("1h") + HOUR).alias(CYCLE))
+        .agg(pl.len().alias("n"), pl.col("mean").mean(), pl.col("mean").std().alias("std"))
+    )
+
+
+def _every_hour(hourly: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
+    """With a row, of 0 readings, for each hour that a sensor lacks up to `SILENT_HOURS` after its last one."""
+    until = pl.min_horizontal(pl.col(CYCLE).max() + SILENT_HOURS * HOUR, pl.lit(as_of))
+    spans = hourly.group_by(KEY).agg(pl.col(CYCLE).min().alias("first"), until.alias("until"))
+    hours = pl.datetime_ranges("first", "until", interval="1h").alias(CYCLE)
+    grid = spans.select(*KEY, hours).explode(CYCLE)
+    return grid.join(hourly, on=[*KEY, CYCLE], how="left").with_columns(pl.col("n").fill_null(0))
+
+
+def _usual(known: pl.LazyFrame) -> pl.LazyFrame:
+    """By sensor: centre and scale of the hours' means, by median and median deviation; medians of std and n.
+
+    Not by the hour of the day: of so few days, a sensor would be nearer to its usual than it ever is again.
+    """
+    mean = pl.col("mean")
+    return (
+        known.filter(pl.col("n") > 0)
+        .group_by(KEY)
+        .agg(
+            mean.median().alias("centre"),
+            ((mean - mean.median()).abs().median() * _MAD).alias("scale"),
+            pl.col("std").median().alias("usual_std"),
+            pl.col("n").median().alias("usual_n"),
+            pl.len().alias("hours"),
+        )
+        .filter(pl.col("hours") >= FEWEST_HOURS)
+        .drop("hours")
+    )

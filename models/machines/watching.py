@@ -1,0 +1,84 @@
+"""The inputs of failure probabilities that are watched for drift: by day, against what is usual for each machine."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from models.drift import CYCLE
+from models.machines.contracts import sensors
+
+DAY = timedelta(days=1)
+SILENT_DAYS = 7
+"""A machine without telemetry for so long is not expected to have any."""
+FEWEST_DAYS = 7
+"""A machine with fewer days of telemetry in the training has no usual."""
+
+_NOT_KNOWN = float("nan")
+_MAD = 1.4826
+_MACHINE = "machine_id"
+
+
+def watched(
+    tables: Mapping[str, pl.LazyFrame], since: datetime | None, trained_as_of: datetime, as_of: datetime
+) -> pl.LazyFrame:
+    """One row per machine and day; days end at `as_of`, and `cycle` is a day's end.
+
+    Of each sensor how far the day's mean is from the machine's usual, in its usual deviations; what is usual
+    is the median of the days up to `trained_as_of`, NaN for a machine that has none. `telemetry` is the
+    number of rows as a share of the greatest; `errors` their number; `model` and `age_years` as they are on record.
+    """
+    names = sensors(tables["telemetry"])
+    rows = tables["telemetry"].filter(pl.col("time") <= as_of)
+    if since is not None:
+        rows = rows.filter(pl.col("time") > since)
+    daily = rows.group_by(_MACHINE, _day(as_of)).agg(pl.len().alias("telemetry"), pl.col(names).mean())
+    days = _every_day(daily, as_of).collect(engine="streaming").lazy()
+    usual = _usual(days.filter(pl.col(CYCLE) <= trained_as_of), names)
+    found = days.join(usual, on=_MACHINE, how="left")
+    most = pl.col("telemetry").max()
+    features = [(pl.col("telemetry") / most).alias("telemetry")]
+    for name in names:
+        scale = pl.max_horizontal(f"{name} scale", 1e-6 * pl.col(f"{name} centre").abs(), 1e-9)
+        features.append(((pl.col(name) - pl.col(f"{name} centre")) / scale).fill_null(_NOT_KNOWN).alias(name))
+    if "errors" in tables:
+        known = tables["errors"].filter(pl.col("time") <= as_of)
+        counts = known.group_by(_MACHINE, _day(as_of)).agg(pl.len().cast(pl.Float64).alias("errors"))
+        found = found.join(counts, on=[_MACHINE, CYCLE], how="left")
+        features.append(pl.col("errors").fill_null(0.0))
+    if "machines" in tables:
+        found = found.join(tables["machines"].select(_MACHINE, "model", "age_years"), on=_MACHINE, how="left")
+        features += [pl.col("model"), pl.col("age_years")]
+    return found.select(_MACHINE, CYCLE, *features)
+
+
+def _day(as_of: datetime) -> pl.Expr:
+    """The end of the day of a row, days being counted back from `as_of`."""
+    before = (pl.lit(as_of) - pl.col("time")).dt.total_microseconds() // (DAY // timedelta(microseconds=1))
+    return (pl.lit(as_of) - before * DAY).alias(CYCLE)
+
+
+def _every_day(daily: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
+    """With a row, without telemetry, for each day that a machine lacks up to `SILENT_DAYS` after its last one."""
+    until = pl.min_horizontal(pl.col(CYCLE).max() + SILENT_DAYS * DAY, pl.lit(as_of))
+    spans = daily.group_by(_MACHINE).agg(pl.col(CYCLE).min().alias("first"), until.alias("until"))
+    grid = spans.select(_MACHINE, pl.datetime_ranges("first", "until", interval="1d").alias(CYCLE)).explode(
+        CYCLE
+    )
+    return grid.join(daily, on=[_MACHINE, CYCLE], how="left").with_columns(pl.col("telemetry").fill_null(0))
+
+
+def _usual(days: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
+    """By machine, centre and scale of each sensor's daily means, by median and median deviation."""
+    seen = days.filter(pl.col("telemetry") > 0)
+    measures = [
+        one
+        for name in names
+        for one in (
+            pl.col(name).median().alias(f"{name} centre"),
+            (_MAD * (pl.col(name) - pl.col(name).median()).abs().median()).alias(f"{name} scale"),
+        )
+    ]
+    return (
+        seen.group_by(_MACHINE).agg(*measures, pl.len().alias("days")).filter(pl.col("days") >= FEWEST_DAYS)
+    )

@@ -1,0 +1,73 @@
+"""The inputs of a forecast that are watched for drift, in forms that have little season of their own."""
+
+from datetime import date, timedelta
+
+import polars as pl
+
+from models.drift import CYCLE
+from models.sales.panel import KEY, covariate_columns
+from models.scenario import Frames
+
+PAST_WEEKS = 26
+"""What is usual for a key is taken from so many weeks before a week, and from at least `FEWEST_WEEKS`."""
+FEWEST_WEEKS = 8
+SILENT_WEEKS = 8
+"""A key without a row for so many weeks is not expected to have one."""
+
+_NOT_KNOWN = float("nan")
+
+
+def watched(tables: Frames, as_of: date) -> pl.LazyFrame:
+    """One row per key and week up to `as_of` in which it is sold, or was in the `SILENT_WEEKS` before.
+
+    `units`, and covariates that are never zero or negative, such as a price, are logarithms of their ratio
+    to the key's usual: the mean or the median of the weeks before; other covariates are as they are.
+    `sells_nothing` and `no_row` are 0 or 1. The first 26 weeks of the table are left out, where there are twice
+    as many: in them, too little is known of what is usual.
+    """
+    rows = tables["history"].filter(pl.col("week") <= as_of)
+    covariates = covariate_columns(rows.collect_schema())
+    lows = rows.select(pl.col(covariates).min()).collect(engine="streaming") if covariates else pl.DataFrame()
+    relative = [name for name in covariates if (lows[name][0] or 0) > 0]
+    begin, end = rows.select(pl.col("week").min(), pl.col("week").max().alias("end")).collect().row(0)
+    grid = _every_week(rows.select(*KEY, "week", "units", *covariates), end)
+    units, reported = pl.col("units"), pl.col("units").is_not_null()
+    level = _usual(units, "mean")
+    features = [
+        pl.when(reported, level > 0)
+        .then(((units + 0.5) / (level + 0.5)).log())
+        .otherwise(_NOT_KNOWN)
+        .alias("units"),
+        pl.when(reported).then((units == 0).cast(pl.Float64)).otherwise(_NOT_KNOWN).alias("sells_nothing"),
+        (~reported).cast(pl.Float64).alias("no_row"),
+    ]
+    for name in covariates:
+        column = pl.col(name).cast(pl.Float64)
+        value = (
+            (column / _usual(column, "median")).log().fill_null(_NOT_KNOWN) if name in relative else column
+        )
+        known = reported & column.is_not_null()
+        given = pl.when(known).then(value).when(~reported).then(_NOT_KNOWN)
+        features.append(given.alias(name))
+    found = grid.select(*KEY, pl.col("week").alias(CYCLE), *features)
+    early = begin + timedelta(weeks=PAST_WEEKS)
+    return found.filter(pl.col(CYCLE) >= early) if end >= early + timedelta(weeks=PAST_WEEKS) else found
+
+
+def _every_week(rows: pl.LazyFrame, end: date) -> pl.LazyFrame:
+    """`rows` sorted by key and week, with a row without values for each week that a key lacks.
+
+    The weeks are those from its first one to `SILENT_WEEKS` after its last one, at most to `end`.
+    """
+    until = pl.min_horizontal(pl.col("week").max() + timedelta(weeks=SILENT_WEEKS), pl.lit(end))
+    spans = rows.group_by(KEY).agg(pl.col("week").min().alias("first"), until.alias("until"))
+    weeks = pl.date_ranges("first", "until", interval="1w").alias("week")
+    grid = spans.select(*KEY, weeks).explode("week")
+    return grid.join(rows, on=[*KEY, "week"], how="left").sort(*KEY, "week")
+
+
+def _usual(value: pl.Expr, kind: str) -> pl.Expr:
+    """Mean or median of the weeks before; null where too few of them have a value."""
+    before = value.cast(pl.Float64).shift(1)
+    rolling = before.rolling_mean if kind == "mean" else before.rolling_median
+    return rolling(PAST_WEEKS, min_samples=FEWEST_WEEKS).over(KEY)
