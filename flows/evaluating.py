@@ -9,6 +9,7 @@ from pydantic import Field
 
 from flows.clock import Clock
 from flows.cluster import task_runner
+from flows.drifting import watch
 from flows.parameters import Moment
 from flows.progress import gather
 from flows.settings import open_store
@@ -40,7 +41,7 @@ def flow_of(scenario: Scenario) -> Flow[..., dict[str, Any]]:
         at_most: Count = AT_MOST,
         store: str | None = None,
     ) -> dict[str, Any]:
-        """Judge what was published by what then happened, as far as it is known.
+        """Judge what was published by what then happened, and see whether the inputs have drifted.
 
         Judges every published time that is due: never judged, published anew, with outcomes that were
         pending, or whose outcomes were restated. Judging twice gives the same rows.
@@ -67,6 +68,8 @@ def evaluate_published(
     judging = resolve_outcomes(scenario, store, since, until, at_most, hint)
     clock.mark("resolve")
     summary = _judged(scenario, judging, clock) if judging.groups else _nothing_due(judging)
+    summary |= {"drift": watch(scenario, store)}
+    clock.mark("drift")
     return summary | {"left": judging.left, "stages": clock.stages, "seconds": clock.seconds}
 
 

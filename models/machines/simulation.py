@@ -193,3 +193,17 @@ def _dated(frame: pl.DataFrame, start: datetime) -> pl.DataFrame:
 
 def _empty(name: str) -> pl.DataFrame:
     return _machine(0, np.empty(0), 0.0, 0, 1, 4)[name].clear()
+
+
+def joined_by(
+    tables: dict[str, pl.DataFrame], machines: int, since: datetime, model: str = "E"
+) -> dict[str, pl.DataFrame]:
+    """`tables` in which the last so many `machines` are of another `model`, and nothing is known of them before `since`."""
+    names = tables["machines"]["machine_id"].unique().sort().tail(machines)
+    new = pl.col("machine_id").is_in(names.implode())
+    found = {
+        name: frame.filter(~new | (pl.col("time") > since)) if "time" in frame.columns else frame
+        for name, frame in tables.items()
+    }
+    kind = pl.when(new).then(pl.lit(model)).otherwise("model").alias("model")
+    return found | {"machines": found["machines"].with_columns(kind)}

@@ -400,3 +400,22 @@ def _trend(setting: _Setting, rng: np.random.Generator) -> np.ndarray:
     bend = -rng.uniform(0.2, 1.5)
     slopes = rng.normal(0, 0.12, 2)
     return slopes[0] * np.minimum(years - bend, 0) + slopes[1] * np.maximum(years, bend)
+
+
+def price_war(
+    history: pl.DataFrame, since: date, cut: float = 0.2, elasticity: float = -2.0, share: float = 1.0
+) -> pl.DataFrame:
+    """`history` in which a `share` of the SKUs, the first ones, cost a `cut` less from the week `since` on.
+
+    Units are multiplied by `(1 - cut) ** elasticity`, and are whole numbers.
+    """
+    names = history["sku"].unique().sort()
+    cheaper = names.head(max(1, round(share * len(names)))).implode()
+    now = (pl.col("week") >= since) & pl.col("sku").is_in(cheaper)
+    return history.with_columns(
+        pl.when(now).then((pl.col("price") * (1 - cut)).round(2)).otherwise("price").alias("price"),
+        pl.when(now)
+        .then((pl.col("units") * (1 - cut) ** elasticity).round())
+        .otherwise("units")
+        .alias("units"),
+    )

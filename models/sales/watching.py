@@ -15,22 +15,26 @@ SILENT_WEEKS = 8
 """A key without a row for so many weeks is not expected to have one."""
 
 _NOT_KNOWN = float("nan")
+_RARELY = 0.01
 
 
 def watched(tables: Frames, as_of: date) -> pl.LazyFrame:
     """One row per key and week up to `as_of` in which it is sold, or was in the `SILENT_WEEKS` before.
 
-    `units`, and covariates that are never zero or negative, such as a price, are logarithms of their ratio
+    `units`, and covariates that are hardly ever zero, such as a price, are logarithms of their ratio
     to the key's usual: the mean or the median of the weeks before; other covariates are as they are.
     `sells_nothing` and `no_row` are 0 or 1. The first 26 weeks of the table are left out, where there are twice
     as many: in them, too little is known of what is usual.
     """
     rows = tables["history"].filter(pl.col("week") <= as_of)
     covariates = covariate_columns(rows.collect_schema())
-    lows = rows.select(pl.col(covariates).min()).collect(engine="streaming") if covariates else pl.DataFrame()
+    lows = (
+        rows.select(pl.col(covariates).cast(pl.Float64).quantile(_RARELY)).collect()
+        if covariates
+        else pl.DataFrame()
+    )
     relative = [name for name in covariates if (lows[name][0] or 0) > 0]
-    begin, end = rows.select(pl.col("week").min(), pl.col("week").max().alias("end")).collect().row(0)
-    grid = _every_week(rows.select(*KEY, "week", "units", *covariates), end)
+    grid = _every_week(rows.select(*KEY, "week", "units", *covariates), as_of)
     units, reported = pl.col("units"), pl.col("units").is_not_null()
     level = _usual(units, "mean")
     features = [
@@ -50,8 +54,9 @@ def watched(tables: Frames, as_of: date) -> pl.LazyFrame:
         given = pl.when(known).then(value).when(~reported).then(_NOT_KNOWN)
         features.append(given.alias(name))
     found = grid.select(*KEY, pl.col("week").alias(CYCLE), *features)
-    early = begin + timedelta(weeks=PAST_WEEKS)
-    return found.filter(pl.col(CYCLE) >= early) if end >= early + timedelta(weeks=PAST_WEEKS) else found
+    begin = rows.select(pl.col("week").min()).collect().item()
+    early = (begin or as_of) + timedelta(weeks=PAST_WEEKS)
+    return found.filter(pl.col(CYCLE) >= early) if as_of >= early + timedelta(weeks=PAST_WEEKS) else found
 
 
 def _every_week(rows: pl.LazyFrame, end: date) -> pl.LazyFrame:

@@ -181,6 +181,11 @@ class Toy(Scenario):
         )
         return sums.with_columns(chart=pl.lit("error"), series=pl.lit("all"))
 
+    def watched(
+        self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.LazyFrame:
+        return tables["values"].filter(pl.col("at") <= as_of).select("name", "value", cycle="at")
+
 
 _STATUS = pl.when(pl.col("value").is_null()).then(pl.lit("skipped"))
 _STATUS = _STATUS.when(pl.col("count") == 1).then(pl.lit("fallback")).otherwise(pl.lit("scored"))

@@ -1,0 +1,148 @@
+"""What a bundle is given is compared with what it was trained on; steps are called one by one, without Prefect."""
+
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.drift import Rule
+from tasks import bundles, drift
+from tasks.store import Store
+from tests import steps
+from tests.toy import TOY
+
+pytestmark = pytest.mark.usefixtures("without_run_logger")
+
+FIRST = date(2024, 1, 1)
+TRAINED = FIRST + timedelta(days=39)
+
+
+def noise(days: int, moved: int = 0) -> pl.DataFrame:
+    """Values of 40 names, of which those of the last `moved` days are higher."""
+    rng = np.random.default_rng(4)
+    return pl.DataFrame(
+        [
+            {
+                "name": f"n{name:02d}",
+                "at": FIRST + timedelta(days=day),
+                "value": 5 + value + 4 * (day >= days - moved),
+            }
+            for day in range(days)
+            for name, value in enumerate(rng.normal(0, 1, 40).clip(-4, 4))
+        ]
+    )
+
+
+@pytest.fixture
+def events(monkeypatch) -> list:
+    found: list = []
+    monkeypatch.setattr(
+        drift, "emit", lambda store, scenario, event, occasion: found.append((event, occasion))
+    )
+    return found
+
+
+def watch(
+    store: Store, as_of: date | None = None, cooldown_days: float = 28, keys: int = 1000
+) -> pl.DataFrame:
+    """The lines that are published for an `as_of`; tells of them where that is due."""
+    run = drift.resolve_watching.fn(TOY, store, as_of, Rule())
+    shards = drift.watched_shards(steps.plan.fn(TOY, run), keys)
+    for shard in shards:
+        drift.watch_shard.fn(TOY, run, shard)
+    lines = drift.measure_drift.fn(TOY, run, shards, Rule())
+    if drift.publish_drift.fn(run, lines, cooldown_days):
+        drift.announce_drift.fn(run, lines)
+    return store.scan("toy/drift").filter(pl.col("as_of") == run.as_of).collect().sort("rank")
+
+
+def day(number: int) -> date:
+    return TRAINED + timedelta(days=number)
+
+
+@pytest.fixture
+def trained(store):
+    """Values of 45 days, of which the last five are higher; a bundle that knows the first 40."""
+    steps.put(store, noise(45, moved=5))
+    steps.train(store, as_of=TRAINED)
+    return store
+
+
+def test_a_shift_is_found_in_its_first_cycle_and_told_with_what_moved(trained, events):
+    found = watch(trained, day(1)).row(0, named=True)
+    assert (found["feature"], found["kind"], found["drifted"], found["announced"]) == (
+        "value",
+        "input",
+        True,
+        True,
+    )
+    assert found["mean_now"] - found["mean_before"] == pytest.approx(4, abs=0.5)
+    ((event, _),) = events
+    assert event.name == "drifted"
+    assert event.payload["features"][0]["feature"] == "value"
+    assert event.payload["reason"].startswith(f"Drifted as of {day(1)}, against bundle 1: value (PSI ")
+    assert event.payload["store"] == trained.uri
+
+
+def test_an_as_of_is_told_once_and_the_next_ones_not_before_the_cooldown_is_over(trained, events):
+    for number in (1, 1, 2, 3):
+        watch(trained, day(number))
+    assert len(events) == 1
+    assert watch(trained, day(3))["drifted"].any()
+    assert not watch(trained, day(3))["announced"].any()
+    watch(trained, day(4), cooldown_days=3)
+    assert [event.payload["as_of"] for event, _ in events] == [day(1).isoformat(), day(4).isoformat()]
+
+
+def test_what_was_published_but_not_told_is_told_by_the_next_one_that_drifts(trained, events, monkeypatch):
+    monkeypatch.setattr(drift.announce_drift, "fn", lambda run, lines: None)
+    watch(trained, day(1))
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        drift, "emit", lambda store, scenario, event, occasion: events.append((event, occasion))
+    )
+    watch(trained, day(2))
+    assert [event.payload["as_of"] for event, _ in events] == [day(2).isoformat()]
+
+
+def test_measured_twice_the_table_has_the_same_rows_in_the_same_version(trained, events):
+    once, version = watch(trained, day(1)), trained.version("toy/drift")
+    assert watch(trained, day(1)).equals(once)
+    assert trained.version("toy/drift") == version
+
+
+def test_a_cycle_that_the_bundle_was_trained_on_is_not_compared(trained):
+    run = drift.resolve_watching.fn(TOY, trained, TRAINED, Rule())
+    assert drift.seen_by_bundle(run)
+    assert not drift.seen_by_bundle(drift.resolve_watching.fn(TOY, trained, day(1), Rule()))
+
+
+def test_without_a_shift_nothing_is_told(store, events):
+    steps.put(store, noise(60))
+    steps.train(store, as_of=TRAINED)
+    found = [watch(store, day(number)) for number in range(1, 21)]
+    assert not any(lines["drifted"].any() for lines in found)
+    assert events == []
+
+
+def test_scores_are_compared_with_what_the_same_bundle_published_before(trained, events):
+    for number in range(-14, 0):
+        steps.score(trained, as_of=day(number), bundle=1)
+    steps.score(trained, as_of=day(1))
+    found = watch(trained, day(1)).filter(kind="score")
+    assert found["feature"].to_list() == ["published rung"]
+    assert found["cycles"].to_list() == [14]
+    assert not found["drifted"].any()
+
+
+def test_of_many_keys_those_of_the_first_shards_are_watched(trained, events):
+    everything, some = watch(trained, day(1)), watch(trained, day(2), keys=10)
+    assert everything["rows"][0] == 40
+    assert 10 <= some["rows"][0] < 40
+
+
+def test_without_a_bundle_it_is_said_how_to_get_one(store):
+    steps.put(store, noise(3))
+    with pytest.raises(bundles.BundleError, match="python -m flows toy train"):
+        watch(store)
