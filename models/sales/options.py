@@ -6,6 +6,8 @@ from datetime import date, timedelta
 from typing import Any
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+AUTO = "auto"
+ESTIMATORS = (AUTO, "pooled", "statistical", "blend")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,28 @@ class Options:
     """A key without history in this many weeks, and without plan, is not asked for."""
     statistical_skus: int = 30
     """SKUs, at most, whose own models are tried in the backtest; all of them where there are no covariates."""
+    estimator: str = AUTO
+    """`auto`: what the backtest says, see `models.sales.training`; or one for all keys that it can forecast."""
+    trees: int = 80
+    """Of the pooled model's location; scoring costs in proportion to trees times the logarithm of leaves."""
+    learning_rate: float = 0.1
+    leaves: int = 31
+    leaf_share: float = 1 / 150
+    """The least rows in a leaf, as a share of all rows."""
+    feature_share: float = 0.1
+    """The share of the features that a tree sees: many trees that each see few, averaged."""
+    spread_trees: int = 20
+    """Of each quantile's ensemble, on the residuals of the location."""
+    spread_learning_rate: float = 0.15
+    spread_leaves: int = 8
+    spread_leaf_share: float = 1 / 50
+    spread_feature_share: float = 0.3
+    use_neighbours: bool = True
+    """Whether the pooled model sees this group of features; see `groups.group_of`."""
+    use_promotions: bool = True
+    use_last_year: bool = True
+    use_calendar: bool = True
+    use_stores: bool = True
     threads: int = 0
     """Threads of LightGBM in training; 0 for all. The result does not depend on it."""
     scoring_threads: int = 1
@@ -49,6 +73,8 @@ class Options:
             raise ValueError(f"quantiles are {chosen.quantiles}. Expected each between 0 and 1, e.g. 0.05.")
         if chosen.horizon < 1:
             raise ValueError(f"horizon is {chosen.horizon}. Expected at least 1 week.")
+        if chosen.estimator not in ESTIMATORS:
+            raise ValueError(f"estimator is {chosen.estimator!r}. Expected one of {', '.join(ESTIMATORS)}.")
         return chosen
 
     @property

@@ -8,11 +8,11 @@ Two stages, on the logarithm of units relative to the level (`features.to_log`):
   blocks of weeks: the residual of a week comes from an ensemble that has not seen that block, so that the
   quantiles are as wide as errors on unseen weeks are. (Chernozhukov et al. 2018, Econometrics Journal 21.)
 
-In the real data that this was tuned on, all stores of a SKU share the fate of a promotion week: 300,000
-rows are worth some thousand. What helps is averaging many trees that each see few features
-(`feature_fraction`), not deeper ones.
+In the real data that the defaults were tuned on, all stores of a SKU share the fate of a promotion week:
+300,000 rows are worth some thousand. What helps is averaging many trees that each see few features
+(`feature_share`), not deeper ones. Small leaves in the spread do the same: many weak trees averaged.
 
-Scoring costs in proportion to `TREES` and `SPREAD_TREES`; see `LOCATION` and `SPREAD` for the trade.
+Scoring costs in proportion to `trees` and `spread_trees`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from models.sales.options import quantile_column
+from models.sales.options import Options, quantile_column
 
-TREES = 80
-SPREAD_TREES = 20
-LOCATION = {"learning_rate": 0.1, "num_leaves": 31, "feature_fraction": 0.1}
-SPREAD = {"learning_rate": 0.15, "num_leaves": 8, "feature_fraction": 0.3}
-"""Few features per tree and small leaves in the spread: many weak trees averaged, see above."""
 LEAST_FEATURES = 4
 """A tree of the location sees at least so many."""
 FOLDS, BLOCK_WEEKS = 5, 4
-LOCATION_LEAF_SHARE, SPREAD_LEAF_SHARE = 1 / 150, 1 / 50
-"""The least rows in a leaf, as a share of all rows."""
+BINS = 127
 
 RISING = ("depth", "sku_depth", "others_moved")
 FALLING = ("price_to_median", "price_to_lowest")
@@ -72,42 +66,18 @@ def fit(
     weeks: np.ndarray,
     names: Sequence[str],
     flags: Sequence[str],
-    quantiles: Sequence[float],
-    *,
-    seed: int,
-    threads: int,
+    options: Options,
 ) -> Pooled:
     """The model of `target` (rows,) on the log scale, from `values` (rows, features).
 
-    `weeks` are the numbers of the target weeks, by whose blocks the residuals are cross-fitted;
-    `flags` names the covariates that mark promotions.
+    `options` give the quantiles, the seed, the threads and how trees are grown. `weeks` are the numbers of
+    the target weeks, by whose blocks the residuals are cross-fitted; `flags` names the covariates that mark
+    promotions.
     """
     import lightgbm as lgb
 
-    common = {
-        "deterministic": True,
-        "force_row_wise": True,
-        "seed": seed,
-        "num_threads": threads,
-        "verbosity": -1,
-        "max_bin": 127,
-    }
-    location = {
-        **common,
-        **LOCATION,
-        "objective": "l2",
-        "monotone_constraints": _directions(names, flags),
-        "feature_fraction": max(LOCATION["feature_fraction"], min(1.0, LEAST_FEATURES / len(names))),
-        "min_data_in_leaf": max(20, int(len(target) * LOCATION_LEAF_SHARE)),
-    }
-    spread = {
-        **common,
-        **SPREAD,
-        "objective": "quantile",
-        "boost_from_average": False,
-        "min_data_in_leaf": max(20, int(len(target) * SPREAD_LEAF_SHARE)),
-    }
-    binned = {"max_bin": 127, "verbosity": -1, "num_threads": threads}
+    location, spread = _parameters(len(target), names, flags, options)
+    binned = {"max_bin": BINS, "verbosity": -1, "num_threads": options.threads}
     everything = lgb.Dataset(values, target, feature_name=list(names), params=binned, free_raw_data=False)
     fold = (weeks // BLOCK_WEEKS) % FOLDS
     centre = np.empty(len(target))
@@ -115,19 +85,52 @@ def fit(
         kept = np.flatnonzero(fold != held_out)
         if len(kept) == 0:
             kept = np.arange(len(target))
-        booster = lgb.train(location, everything.subset(kept.tolist()), TREES)
+        booster = lgb.train(location, everything.subset(kept.tolist()), options.trees)
         rows = np.flatnonzero(fold == held_out)
-        centre[rows] = booster.predict(values[rows], num_threads=threads)
+        centre[rows] = booster.predict(values[rows], num_threads=options.threads)
     residual = target - centre
     start, boosters = {}, {}
-    for q in quantiles:
+    for q in options.quantiles:
         name = quantile_column(q)
         start[name] = float(np.quantile(residual, q))
         data = lgb.Dataset(
             values, residual - start[name], feature_name=list(names), params=binned, reference=everything
         )
-        boosters[name] = lgb.train({**spread, "alpha": q}, data, SPREAD_TREES)
-    return Pooled(tuple(names), lgb.train(location, everything, TREES), boosters, start)
+        boosters[name] = lgb.train({**spread, "alpha": q}, data, options.spread_trees)
+    return Pooled(tuple(names), lgb.train(location, everything, options.trees), boosters, start)
+
+
+def _parameters(
+    rows: int, names: Sequence[str], flags: Sequence[str], options: Options
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """LightGBM's parameters of the location and of the spread."""
+    common = {
+        "deterministic": True,
+        "force_row_wise": True,
+        "seed": options.seed,
+        "num_threads": options.threads,
+        "verbosity": -1,
+        "max_bin": BINS,
+    }
+    location = {
+        **common,
+        "objective": "l2",
+        "learning_rate": options.learning_rate,
+        "num_leaves": options.leaves,
+        "feature_fraction": max(options.feature_share, min(1.0, LEAST_FEATURES / len(names))),
+        "min_data_in_leaf": max(20, int(rows * options.leaf_share)),
+        "monotone_constraints": _directions(names, flags),
+    }
+    spread = {
+        **common,
+        "objective": "quantile",
+        "boost_from_average": False,
+        "learning_rate": options.spread_learning_rate,
+        "num_leaves": options.spread_leaves,
+        "feature_fraction": options.spread_feature_share,
+        "min_data_in_leaf": max(20, int(rows * options.spread_leaf_share)),
+    }
+    return location, spread
 
 
 def read(files: Mapping[str, Any], name: str) -> Pooled | None:

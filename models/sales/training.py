@@ -9,7 +9,7 @@ import polars as pl
 
 from models import conformal
 from models.sales import backtest as measuring
-from models.sales import features, pooled, statistical
+from models.sales import features, groups, pooled, statistical
 from models.sales.model import (
     BLEND,
     CLUSTER,
@@ -25,7 +25,7 @@ from models.sales.model import (
     steps,
 )
 from models.sales.neighbours import flag_names
-from models.sales.options import Options
+from models.sales.options import AUTO, Options
 from models.sales.panel import KEY
 from models.sales.preparation import FEATURE
 from models.scenario import Frames, Trained
@@ -46,24 +46,24 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
     train, test = found.get("train", pl.DataFrame()), found.get("backtest", pl.DataFrame())
     covariates = tuple(shared["covariates"]["name"])
     flags = flag_names(shared["covariates"])
-    learn = partial(_ensembles, covariates=covariates, flags=flags, options=options)
+    learn = partial(ensembles, covariates=covariates, flags=flags, options=options)
     raw = _raw_backtest(train, test, found.get("statistical_backtest"), learn, options)
     answered = found.get("ladder_backtest", pl.DataFrame())
     if answered.height:
         answered = answered.with_columns(ladder_level(options.columns))
-        raw = pl.concat([raw, _raw_ladder(answered.filter(pl.col("level") > 0), options)], how="diagonal")
-    own_first = not covariates
+        raw = pl.concat([raw, raw_ladder(answered.filter(pl.col("level") > 0), options)], how="diagonal")
+    own_first = own_models_first(covariates, options)
     chosen = _honest(raw, own_first, options)
     blended = not own_first and _blended(raw, options)
-    backtest = _assembled(chosen, answered, options)
-    ensembles = learn(train)
+    backtest = assembled(chosen, answered, options)
+    final = learn(train)
     model = Model(
         quantiles=options.quantiles,
         horizon=options.horizon,
         covariates=covariates,
         flags=flags,
-        with_plan=ensembles.get(POOLED),
-        without_plan=ensembles.get(NO_PLAN),
+        with_plan=final.get(POOLED),
+        without_plan=final.get(NO_PLAN),
         offsets=_offsets(raw, options),
         own_models=found.get("statistical", pl.DataFrame()),
         own_keys=empty_keys() if own_first else _own_keys(raw, blended, options),
@@ -71,7 +71,7 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
         blended=blended,
     )
     table = measuring.measured(backtest, options)
-    names = [name.removeprefix(FEATURE) for name in train.columns if name.startswith(FEATURE)]
+    names = _features(train, covariates, options)
     return Trained(
         files=model.files(),
         features=names,
@@ -83,18 +83,32 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
     )
 
 
-def _ensembles(
-    train: pl.DataFrame, covariates: Sequence[str], flags: Sequence[str], options: Options
+def own_models_first(covariates: Sequence[str], options: Options) -> bool:
+    """Whether the SKUs' own models forecast all keys that they can."""
+    return options.estimator == STATISTICAL or (options.estimator == AUTO and not covariates)
+
+
+def _features(rows: pl.DataFrame, covariates: Sequence[str], options: Options) -> list[str]:
+    every = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
+    return groups.used(every, covariates, options)
+
+
+def ensembles(
+    train: pl.DataFrame,
+    covariates: Sequence[str],
+    flags: Sequence[str],
+    options: Options,
+    rungs: Sequence[str] = (POOLED, NO_PLAN),
 ) -> dict[str, pooled.Pooled]:
     """The ensembles with and without plan, fitted to rows of `train`; neither where there are too few."""
     if train.is_empty():
         return {}
-    names = [name.removeprefix(FEATURE) for name in train.columns if name.startswith(FEATURE)]
+    names = _features(train, covariates, options)
     unplanned = [name for name in names if not features.needs_plan(name, covariates)]
     found = {}
     for rung, chosen in ((POOLED, names), (NO_PLAN, unplanned)):
         rows = train.filter("planned") if rung == POOLED else train
-        if rows.height < LEAST_ROWS:
+        if rung not in rungs or rows.height < LEAST_ROWS:
             continue
         found[rung] = pooled.fit(
             _matrix(rows, chosen),
@@ -102,9 +116,7 @@ def _ensembles(
             (rows["week"].to_physical() // 7).to_numpy(),
             chosen,
             flags,
-            options.quantiles,
-            seed=options.seed,
-            threads=options.threads,
+            options,
         )
     return found
 
@@ -120,31 +132,41 @@ def _raw_backtest(
     learn: Callable[[pl.DataFrame], Mapping[str, pooled.Pooled]],
     options: Options,
 ) -> pl.DataFrame:
-    """Forecasts of each origin by each rung before calibration: `ABOUT`, rung, and `v<i>` on the log scale."""
+    """Forecasts of all origins by each rung before calibration; see `raw_of_origin`."""
+    found = [
+        raw_of_origin(learn(train.filter(pl.col("week") <= origin)), rows, own, options)
+        for (origin,), rows in (test.group_by("origin", maintain_order=True) if test.height else ())
+    ]
+    found = [raw for raw in found if raw.height]
+    return pl.concat(found).sort("rung", "origin", *KEY, "week") if found else pl.DataFrame()
+
+
+def raw_of_origin(
+    learnt: Mapping[str, pooled.Pooled], rows: pl.DataFrame, own: pl.DataFrame | None, options: Options
+) -> pl.DataFrame:
+    """Forecasts of one origin by each rung before calibration: `ABOUT`, rung, and `v<i>` on the log scale.
+
+    `learnt` are ensembles that know nothing after the origin, `own` the forecasts of the SKUs' own models.
+    """
+    names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
     found = []
-    names = [name.removeprefix(FEATURE) for name in test.columns if name.startswith(FEATURE)]
-    for (origin,), rows in test.group_by("origin", maintain_order=True) if test.height else ():
-        ensembles = learn(train.filter(pl.col("week") <= origin))
-        for rung, ensemble in ensembles.items():
-            fitting = rows.filter("planned") if rung == POOLED else rows
-            if fitting.height:
-                values = log_values(ensemble, _matrix(fitting, names), names, options.threads)
-                found.append(_with_values(fitting, rung, values))
-    if own is not None and test.height:
+    for rung, ensemble in learnt.items():
+        fitting = rows.filter("planned") if rung == POOLED else rows
+        if fitting.height:
+            values = log_values(ensemble, _matrix(fitting, names), names, options.threads)
+            found.append(_with_values(fitting, rung, values))
+    if own is not None:
         quantiles = list(options.columns)
-        rows = test.select(ABOUT).join(
-            own.select(*KEY, "origin", "week", *quantiles), on=[*KEY, "origin", "week"]
-        )
-        values = features.to_log(rows.select(quantiles).to_numpy(), rows["level"].to_numpy()[:, None])
-        found.append(_with_values(rows, STATISTICAL, values))
+        on = [*KEY, "origin", "week"]
+        theirs = rows.select(ABOUT).join(own.select(*on, *quantiles), on=on)
+        values = features.to_log(theirs.select(quantiles).to_numpy(), theirs["level"].to_numpy()[:, None])
+        found.append(_with_values(theirs, STATISTICAL, values))
         found.append(_raw_blend(pl.concat(found), options))
-    if not found:
-        return pl.DataFrame()
-    return pl.concat(found).with_columns(steps(options.horizon)).sort("rung", "origin", *KEY, "week")
+    return pl.concat(found).with_columns(steps(options.horizon)) if found else pl.DataFrame()
 
 
 def _raw_blend(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """The blend of the rows that have a forecast by both, in the shape of `_raw_backtest`."""
+    """The blend of the rows that have a forecast by both, in the shape of `raw_of_origin`."""
     on = [*KEY, "origin", "week"]
     pooled_rows, own = raw.filter(rung=POOLED), raw.filter(rung=STATISTICAL)
     both = pooled_rows.join(own.select(on), on=on, how="semi").sort(on)
@@ -152,8 +174,8 @@ def _raw_blend(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     return _with_values(both, BLEND, blend(_values(both, options), _values(own, options)))
 
 
-def _raw_ladder(answered: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """The ladder's answers, in the shape of `_raw_backtest`."""
+def raw_ladder(answered: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """The ladder's answers, in the shape of `raw_of_origin`."""
     level = answered["level"].to_numpy()[:, None]
     values = features.to_log(answered.select(options.columns).to_numpy(), level)
     columns = [pl.Series(f"v{i}", values[:, i]) for i in range(values.shape[1])]
@@ -195,6 +217,8 @@ def _by_rung(raw: pl.DataFrame, rung: str, options: Options) -> pl.DataFrame:
 
 def _blended(raw: pl.DataFrame, options: Options) -> bool:
     """Whether the blend did better than the pooled model at the origins of `raw`, on the rows of both."""
+    if options.estimator != AUTO:
+        return options.estimator == BLEND
     both, alone = _by_rung(raw, BLEND, options), _by_rung(raw, POOLED, options)
     if both.is_empty():
         return False
@@ -205,7 +229,7 @@ def _blended(raw: pl.DataFrame, options: Options) -> bool:
 def _own_keys(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame:
     """Keys whose SKU's own model did better than what they would have else, at the origins of `raw`."""
     own = _by_rung(raw, STATISTICAL, options)
-    if own.is_empty():
+    if own.is_empty() or options.estimator != AUTO:
         return empty_keys()
     theirs = _by_rung(raw, BLEND if blended else POOLED, options)
     found = statistical.better(theirs, own, options.quantiles) if theirs.height else empty_keys()
@@ -214,27 +238,33 @@ def _own_keys(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFram
 
 def _honest(raw: pl.DataFrame, own_first: bool, options: Options) -> pl.DataFrame:
     """The forecast of each row, calibrated and with its rung chosen by the errors at the other origins."""
-    found = []
-    for origin in raw["origin"].unique().sort() if raw.height else []:
-        rows, rest = raw.filter(pl.col("origin") == origin), raw.filter(pl.col("origin") != origin)
-        values = conformal.calibrated(_values(rows, options), rows, _offsets(rest, options), GROUPS)
-        forecasts = _in_units(rows, values, options)
-        blended = not own_first and _blended(rest, options)
-        keys = forecasts.select(KEY).unique() if own_first else _own_keys(rest, blended, options)
-        chosen = keys.with_columns(pl.lit(STATISTICAL).alias("rung"))
-        rungs = [BLEND] * blended + [POOLED, NO_PLAN]
-        found += [
-            forecasts.join(chosen, on=[*KEY, "rung"], how="semi"),
-            *[forecasts.filter(rung=rung) for rung in rungs],
-            forecasts.filter(~pl.col("rung").is_in([STATISTICAL, BLEND, POOLED, NO_PLAN])),
-        ]
-    if not found:
-        return pl.DataFrame()
+    found = [
+        judged_by(
+            raw.filter(pl.col("origin") != origin), raw.filter(pl.col("origin") == origin), own_first, options
+        )
+        for origin in (raw["origin"].unique().sort() if raw.height else [])
+    ]
+    return pl.concat(found) if found else pl.DataFrame()
+
+
+def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, own_first: bool, options: Options) -> pl.DataFrame:
+    """`rows`, forecasts of one origin, calibrated and with their rungs chosen by the errors in `rest`, of others."""
+    values = conformal.calibrated(_values(rows, options), rows, _offsets(rest, options), GROUPS)
+    forecasts = _in_units(rows, values, options)
+    blended = not own_first and _blended(rest, options)
+    keys = forecasts.select(KEY).unique() if own_first else _own_keys(rest, blended, options)
+    chosen = keys.with_columns(pl.lit(STATISTICAL).alias("rung"))
+    rungs = [BLEND] * blended + [POOLED, NO_PLAN]
+    found = [
+        forecasts.join(chosen, on=[*KEY, "rung"], how="semi"),
+        *[forecasts.filter(rung=rung) for rung in rungs],
+        forecasts.filter(~pl.col("rung").is_in([STATISTICAL, BLEND, POOLED, NO_PLAN])),
+    ]
     # the first rung that a row has is its rung
     return pl.concat(found).unique([*KEY, "origin", "week"], keep="first", maintain_order=True)
 
 
-def _assembled(chosen: pl.DataFrame, short: pl.DataFrame, options: Options) -> pl.DataFrame:
+def assembled(chosen: pl.DataFrame, short: pl.DataFrame, options: Options) -> pl.DataFrame:
     """The backtest to publish: the calibrated rows, and those that the ladder answers with zero."""
     columns = [*measuring.COLUMNS, *options.columns, "rung", "kind", *measuring.NAIVES]
     zeros = short.filter(pl.col("level") <= 0) if short.height else short

@@ -3,6 +3,7 @@ import pytest
 
 from models.sales import pooled
 from models.sales.features import from_log, to_log
+from models.sales.options import Options
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 NAMES = ("depth", "deal", "others_deal", "noise", "size")
@@ -22,7 +23,7 @@ def sales(seed: int, n: int):
 @pytest.fixture(scope="module")
 def fitted() -> pooled.Pooled:
     values, target, weeks = sales(1, 6000)
-    return pooled.fit(values, target, weeks, NAMES, ["deal"], LEVELS, seed=3, threads=1)
+    return pooled.fit(values, target, weeks, NAMES, ["deal"], Options(quantiles=LEVELS, seed=3, threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_a_row_is_the_same_to_the_bit_alone_in_company_and_on_any_threads(fitted
 
 def test_the_same_rows_make_the_same_model_on_any_threads(fitted):
     values, target, weeks = sales(1, 6000)
-    again = pooled.fit(values, target, weeks, NAMES, ["deal"], LEVELS, seed=3, threads=2)
+    again = pooled.fit(values, target, weeks, NAMES, ["deal"], Options(quantiles=LEVELS, seed=3, threads=2))
     assert np.array_equal(again.predict(values, 1), fitted.predict(values, 1))
 
 
