@@ -43,3 +43,20 @@ def hours(durations: Iterable[str]) -> list[int]:
             raise ParameterError(f"'{text}' is not a duration. Expected hours, days or weeks: 24h, 7d or 1w.")
         found.append(int(match[1]) * _HOURS[match[2]])
     return found
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds(duration: str) -> float:
+    """A duration in seconds. Raises `ParameterError` for what is not a number of seconds, minutes or hours.
+
+    >>> seconds("90s"), seconds("10m")
+    (90.0, 600.0)
+    """
+    match = re.fullmatch(r"([1-9]\d{0,5})([smh])", duration.strip())
+    if not match:
+        raise ParameterError(
+            f"'{duration}' is not a duration. Expected seconds, minutes or hours: 90s, 10m or 2h."
+        )
+    return float(int(match[1]) * _SECONDS[match[2]])

@@ -29,6 +29,7 @@ from tasks.sources import column_mapping
 from tasks.sql import publish_sql
 from tasks.store import Store
 from tasks.training import compare, fit, prepare_shard, track
+from tasks.tuning import with_tuned
 
 
 def ingest_sources(
@@ -58,9 +59,13 @@ def ingest_sources(
 def train_bundle(
     scenario: Scenario, store: Store, as_of: AsOf | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Prepare the shards' parts, fit, and let the challenger meet the champion."""
+    """Prepare the shards' parts, fit, and let the challenger meet the champion.
+
+    Hyperparameters that `options` does not give are the champion's where it was tuned, else the defaults.
+    """
     clock = Clock()
-    run = resolve_training(scenario, store, as_of, options)
+    chosen, told = with_tuned(scenario, store, options)
+    run = resolve_training(scenario, store, as_of, chosen)
     begin(scenario, run)
     shards = list(plan(scenario, run))
     clock.mark("plan")
@@ -83,7 +88,7 @@ def train_bundle(
         "reason": verdict.reason,
         "loss": fitted.loss,
         "headline": dict(fitted.headline),
-        "notes": list(fitted.notes),
+        "notes": [*told, *fitted.notes],
         "mlflow_run": record,
         "stages": clock.stages,
         "seconds": clock.seconds,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
-from flows import evaluating
+from flows import evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.runs import ingest_sources, score, train_bundle
@@ -65,6 +65,9 @@ def train(
     """
     options = _options(horizon, quantiles, seed) | {"training_rows": training_rows}
     return train_bundle(SALES, open_store(store), as_of, options)
+
+
+tune = tuning.flow_of(SALES)
 
 
 @flow(name="sales-forecast", task_runner=task_runner())
@@ -138,4 +141,4 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
 promote, rollback = promotions(SALES)
 
 SCENARIO = SALES
-COMMANDS = (ingest, train, forecast, evaluate, run, promote, rollback, *listings(SALES))
+COMMANDS = (ingest, train, tune, forecast, evaluate, run, promote, rollback, *listings(SALES))

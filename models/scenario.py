@@ -19,10 +19,11 @@ The life of a scenario, in the order in which the tasks call it::
     judge           what became of published rows                  (mapped over the `as_of`s)
     measures        how good they were; `tallies`: the same, as points of control charts
     watched         the inputs that are watched for drift          (mapped over the shards)
+    search          how better hyperparameters of fit are found
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -32,6 +33,7 @@ import polars as pl
 
 from models.contracts import Accepted, Folded, accept, appended, last_of_each, replace
 from models.page import Section
+from models.search import Space
 
 Frames = Mapping[str, pl.LazyFrame]
 """Input tables by name; each lazy, already at its resolved version and cut to the shard."""
@@ -348,6 +350,40 @@ class Scenario(Protocol):
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """The same of a bundle's backtest: the points before the first published one."""
         return pl.DataFrame(schema=TALLIES)
+
+    @property
+    def search(self) -> "Search | None":
+        """How better hyperparameters of `fit` are searched; None where there is nothing to tune."""
+        return None
+
+
+class Search(Protocol):
+    """How the hyperparameters of a scenario are searched.
+
+    A trial is a value for each choice of `space`. It is judged on folds, one after the other, by the loss
+    that bundles are compared by; a fold's estimators know nothing after it begins. The last fold takes no
+    part in the search: it judges the winner.
+    """
+
+    @property
+    def space(self) -> Space:
+        """What is searched, by the options of `fit` and `prepare_shard` that it sets."""
+
+    def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options with defaults filled in, those of `space` among them."""
+
+    def prepare(
+        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """What one shard contributes to all trials, by name, whatever they try."""
+
+    def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
+        """What the folds are called, earliest first, as far as the history reaches; the last one judges."""
+
+    def losses(
+        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> Iterator[float]:
+        """The loss of `options` at each fold, worked out when it is asked for, from that fold and earlier ones."""
 
 
 @dataclass(frozen=True)

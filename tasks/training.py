@@ -1,6 +1,6 @@
 """Training: parts by shard, one fit with its backtest, and the comparison with the champion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -40,12 +40,19 @@ class Verdict:
 @task(name="prepare-shard", task_run_name="prepare-shard-{shard}", retries=1, retry_delay_seconds=1)
 def prepare_shard(scenario: Scenario, run: Run, shard: int) -> tuple[str, ...]:
     """Write what a shard contributes to training; the names of its parts. Done parts are kept."""
+    return write_parts(scenario, run, shard, scenario.prepare_shard)
+
+
+def write_parts(
+    scenario: Scenario, run: Run, shard: int, prepare: Callable[..., Mapping[str, pl.DataFrame]]
+) -> tuple[str, ...]:
+    """Write what `prepare` makes of a shard into the run's folder, unless it is there; the names of the parts."""
     marker = run.path(f"parts/{shard:04d}.json")
     known = run.store.get_json(marker)
     if known is not None:
         return tuple(known)
     shared = context(run.store, run.folder)
-    parts = scenario.prepare_shard(run.tables(scenario, shard), shared, run.as_of, run.options)
+    parts = prepare(run.tables(scenario, shard), shared, run.as_of, run.options)
     for name, frame in parts.items():
         run.store.put_frame(run.path(f"parts/{name}/{shard:04d}.parquet"), frame)
     run.store.put_json(marker, sorted(parts))
@@ -56,7 +63,7 @@ def prepare_shard(scenario: Scenario, run: Run, shard: int) -> tuple[str, ...]:
 def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
     """Backtest, fit and calibrate on all parts; save and register the bundle with its backtest."""
     shared = context(run.store, run.folder)
-    trained = scenario.fit(_parts(run, names), shared, run.as_of, run.options)
+    trained = scenario.fit(parts_of(run, names), shared, run.as_of, run.options)
     facts = {
         "options": dict(run.options),
         "versions": dict(run.versions),
@@ -99,7 +106,7 @@ def _better(
         model = bundles.model(scenario, run.store, champion)
     except bundles.BundleFormatError:
         return True, f"Champion {champion} was saved by another version and cannot score any more."
-    losses = scenario.rebacktest(model, _parts(run, names), backtest, until)
+    losses = scenario.rebacktest(model, parts_of(run, names), backtest, until)
     if losses is not None:
         challenger_loss, champion_loss, rows = losses
         what = f"on the {rows:,} backtest rows that champion {champion} has not seen"
@@ -149,7 +156,8 @@ def _metrics(run: Run, bundle: int) -> pl.DataFrame:
     return cast(pl.DataFrame, bundles.files(run.store, run.scenario, bundle)["metrics"])
 
 
-def _parts(run: Run, names: Sequence[str]) -> dict[str, pl.LazyFrame]:
+def parts_of(run: Run, names: Sequence[str]) -> dict[str, pl.LazyFrame]:
+    """The parts of all shards by name. Raises `RunError` where there are none."""
     if not names:
         raise RunError(f"{run.scenario}: no shard has anything to train on as of {run.as_of}.")
     return {name: pl.scan_parquet(run.store.uri_of(run.path(f"parts/{name}/*.parquet"))) for name in names}

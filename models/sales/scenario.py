@@ -15,6 +15,7 @@ from models.sales.gaps import plan_gaps
 from models.sales.model import Model, load
 from models.sales.options import Options, quantile_column
 from models.sales.panel import KEY
+from models.sales.search import SalesSearch
 from models.scenario import (
     AsOf,
     ControlChart,
@@ -144,6 +145,10 @@ class Sales(Scenario):
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return outcomes.tallies(backtest.collect(), Options.of(options))
+
+    @property
+    def search(self) -> SalesSearch:
+        return SalesSearch()
 
 
 SALES = Sales()

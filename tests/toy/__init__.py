@@ -5,10 +5,11 @@ request: `seconds` to sleep per key, `raises` and `kills` name keys that raise o
 process scoring them; with `once`, a path, only as long as no file is there.
 """
 
+import math
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -30,9 +31,11 @@ from models.scenario import (
     RunView,
     Scenario,
     Scores,
+    Search,
     Table,
     Trained,
 )
+from models.search import OneOf, Real, Space, Whole
 
 FACTOR = 2.0
 
@@ -93,7 +96,7 @@ class Toy(Scenario):
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Trained:
         last = parts["last"].sort("name").collect()
-        loss = float(options.get("loss", 1.0))
+        loss = float(options.get("loss", 1.0)) * distance(options) / distance({})
         return Trained(
             files={"factor": {"factor": FACTOR}, "seen": last, "remark": "doubles"},
             features=("value",),
@@ -185,6 +188,48 @@ class Toy(Scenario):
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.LazyFrame:
         return tables["values"].filter(pl.col("at") <= as_of).select("name", "value", cycle="at")
+
+    @property
+    def search(self) -> "ToySearch":
+        return ToySearch()
+
+
+class ToySearch(Search):
+    """Searches what is nearest to what the data calls for; each day but the first is a fold."""
+
+    @property
+    def space(self) -> Space:
+        return {
+            "kind": OneOf(("round", "exact")),
+            "near": Real(0.01, 10, log=True),
+            "far": Whole(1, 9, when={"kind": ("exact",)}),
+        }
+
+    def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"kind": "round", "near": 1.0, "far": 1} | dict(options)
+
+    def prepare(
+        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        return {"days": tables["values"].filter(pl.col("at") <= as_of).select("at").collect()}
+
+    def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
+        days = parts["days"].select(pl.col("at").unique().sort()).collect()["at"]
+        return [f"{day:%Y-%m-%d}" for day in days[1:]]
+
+    def losses(
+        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> Iterator[float]:
+        for number, _ in enumerate(self.folds(parts, as_of, options)):
+            _misbehave([str(options["kind"])], options)
+            yield distance(options) + 0.01 * number
+
+
+def distance(options: Mapping[str, Any]) -> float:
+    """How far the hyperparameters of `options` are from `exact`, 0.1 and 7, beginning at 1."""
+    made = ToySearch().defaults(options)
+    far = abs(made["far"] - 7) / 7 if made["kind"] == "exact" else 2.0
+    return float(1.0 + abs(math.log10(made["near"]) + 1) + far)
 
 
 _STATUS = pl.when(pl.col("value").is_null()).then(pl.lit("skipped"))

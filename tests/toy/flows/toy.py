@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
-from flows import evaluating
+from flows import evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.runs import ingest_sources, train_bundle
@@ -73,7 +73,8 @@ def score(
 
 
 evaluate = evaluating.flow_of(TOY)
+tune = tuning.flow_of(TOY)
 promote, rollback = promotions(TOY)
 
 SCENARIO = TOY
-COMMANDS = (ingest, train, score, evaluate, promote, rollback, *listings(TOY))
+COMMANDS = (ingest, train, tune, score, evaluate, promote, rollback, *listings(TOY))

@@ -1,0 +1,267 @@
+"""Tuning: a study of trials, and its winner as a challenger. One flow for every scenario."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Annotated, Any
+
+from prefect import Flow, flow, unmapped
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from flows.clock import Clock
+from flows.cluster import task_runner
+from flows.parameters import Moment, seconds
+from flows.progress import gather
+from flows.runs import train_bundle
+from flows.settings import open_store
+from models.scenario import AsOf, Scenario
+from models.search import bars
+from models.study_page import StudyView, choices, sections
+from tasks.runs import Run, begin
+from tasks.shards import plan
+from tasks.store import Store, digest
+from tasks.study import FAILED, Study, Tried, opened
+from tasks.tuning import (
+    STUDY,
+    TuningError,
+    announce_study,
+    base_of,
+    find_folds,
+    incumbent,
+    prepare_study,
+    resolve_study,
+    search_of,
+    try_out,
+    write_study_page,
+)
+
+Trials = Annotated[int, Field(ge=1, le=10_000)]
+AtOnce = Annotated[int, Field(ge=1, le=1_000)]
+
+
+def flow_of(
+    scenario: Scenario, defaults: Callable[[Store], Mapping[str, Any]] = lambda _: {}
+) -> Flow[..., dict[str, Any]]:
+    """The flow `<scenario>-tune`; `defaults(store)` are the options to begin with where there is no champion."""
+
+    @flow(name=f"{scenario.name}-tune", task_runner=task_runner())
+    def tune(
+        as_of: Moment | None = None,
+        trials: Trials = 50,
+        timeout: str | None = None,
+        at_once: AtOnce = 4,
+        seed: int = 7,
+        store: str | None = None,
+    ) -> dict[str, Any]:
+        """Search better hyperparameters; the winner becomes a challenger if it is better on data not searched by.
+
+        A study that was stopped is started again with the same parameters: finished trials are kept. With
+        more trials it goes on.
+
+        Args:
+            as_of: Up to when data is used; default: the last complete week, hour or telemetry.
+            trials: Trials that the study is to have in all.
+            timeout: When to stop, counted from now: 90s, 10m or 2h. Default: when there are enough trials.
+            at_once: Trials that are proposed together, from what is known before; at least the workers. The
+                result depends on it, not on the workers.
+            seed: Seed of the search.
+            store: URI of the store; default: ALMANAC_STORE, or ./store.
+        """
+        opened_store = open_store(store)
+        begun = defaults(opened_store)
+        return tune_scenario(scenario, opened_store, as_of, begun, trials, timeout, at_once, seed)
+
+    return tune
+
+
+@dataclass(frozen=True)
+class _Searching:
+    """What every trial of a study uses."""
+
+    scenario: Scenario
+    run: Run
+    parts: list[str]
+    folds: list[str]
+
+    def try_out(
+        self,
+        numbers: Sequence[int],
+        values: Sequence[Mapping[str, Any]],
+        folds: int,
+        limits: Sequence[float],
+        until: float | None,
+    ) -> list[Tried]:
+        """What becomes of each of the `values`, tried in parallel."""
+        futures = try_out.map(
+            unmapped(self.scenario),
+            unmapped(self.run),
+            unmapped(self.parts),
+            [*numbers],
+            [dict(each) for each in values],
+            unmapped(folds),
+            unmapped(limits),
+            unmapped(until),
+        )
+        return gather(f"trials {numbers[0]} to {numbers[-1]}", futures, self._failed)
+
+    def _failed(self, _: int, error: Exception) -> Tried:
+        get_run_logger().warning("A trial failed: %s", error)
+        return Tried(FAILED, reason=f"{type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The winner against the incumbent: values, losses at all folds, and whether it was better where it counts."""
+
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    losses_before: Sequence[float] = ()
+    losses_after: Sequence[float] = ()
+    better: bool = False
+    reason: str = ""
+
+
+def tune_scenario(
+    scenario: Scenario,
+    store: Store,
+    as_of: AsOf | None,
+    defaults: Mapping[str, Any],
+    trials: int,
+    timeout: str | None,
+    at_once: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Search, judge the winner on the fold that took no part, and train it where it is better."""
+    clock = Clock()
+    until = None if timeout is None else time.time() + seconds(timeout)
+    run = resolve_study(scenario, store, as_of, defaults, seed, at_once)
+    begin(scenario, run)
+    futures = prepare_study.map(unmapped(scenario), unmapped(run), list(plan(scenario, run)))
+    parts = sorted({name for names in gather("preparing", futures, _raise) for name in names})
+    searching = _Searching(scenario, run, parts, find_folds(scenario, run, parts))
+    clock.mark("prepare")
+    path = f"{scenario.name}/studies/{run.id}.db"
+    with opened(store, path, run.id, search_of(scenario).space, seed) as (study, save):
+        kept = study.done
+        study.begin_with(incumbent(scenario, run))
+        _search(searching, study, save, trials, at_once, until)
+        clock.mark("search")
+        judged = _judge(searching, study)
+        clock.mark("judge")
+        view, counts = _view(searching, study, judged), study.counts
+    get_run_logger().info(judged.reason)
+    challenger = _challenger(searching, judged) if judged.better else None
+    clock.mark("train")
+    page = write_study_page(run, sections(view))
+    table = view.choices.to_dicts()
+    announce_study(run, page, table, judged.reason)
+    clock.mark("page")
+    return {
+        "run_id": run.id,
+        "as_of": run.as_of.isoformat(),
+        "study": store.uri_of(path),
+        "trials": counts | {"kept": kept},
+        "loss": _means(judged),
+        "unseen": _unseen(searching, judged),
+        "better": judged.better,
+        "reason": judged.reason,
+        "choices": table,
+        "challenger": challenger,
+        "page": page,
+        "stages": clock.stages,
+        "seconds": clock.seconds,
+    }
+
+
+def _search(
+    searching: _Searching,
+    study: Study,
+    save: Callable[[], None],
+    trials: int,
+    at_once: int,
+    until: float | None,
+) -> None:
+    """Have the study come to `trials`, some at a time; what is proposed follows from those before alone."""
+    while study.done < trials and (until is None or time.time() < until):
+        asked = study.ask(min(at_once, trials - study.done))
+        save()
+        limits = bars([losses for _, losses in study.complete()])
+        numbers, values = [trial.number for trial in asked], [trial.values for trial in asked]
+        found = searching.try_out(numbers, values, len(searching.folds) - 1, limits, until)
+        for number, tried in zip(numbers, found, strict=True):
+            study.tell(number, tried)
+        save()
+        if found and all(tried.state == FAILED for tried in found) and not study.complete():
+            raise TuningError(
+                f"{searching.run.scenario}: the first {len(found)} trials failed, so the study ends. {found[0].reason}"
+            )
+
+
+def _judge(searching: _Searching, study: Study) -> _Judged:
+    """The best trial against the incumbent, both on all folds; better is who is so on the last one."""
+    before = incumbent(searching.scenario, searching.run)
+    complete = study.complete()
+    if not complete:
+        return _Judged(
+            before, before, reason="No trial came to its end in the time given. Start again: it goes on."
+        )
+    winner = min(complete, key=lambda each: (fmean(each[1]), each[0].number))[0]
+    if dict(winner.values) == before:
+        return _Judged(before, before, reason="Nothing was better in the search than what is used already.")
+    folds = len(searching.folds)
+    old, new = searching.try_out([0, winner.number], [before, winner.values], folds, (), None)
+    for tried in (old, new):
+        if tried.state == FAILED:
+            raise TuningError(f"{searching.run.scenario}: the winner cannot be judged. {tried.reason}")
+    better = new.losses[-1] < old.losses[-1] and fmean(new.losses[:-1]) < fmean(old.losses[:-1])
+    reason = (
+        f"Trial {winner.number}: loss {fmean(new.losses[:-1]):.4f} after {fmean(old.losses[:-1]):.4f} on the folds "
+        f"of the search, {new.losses[-1]:.4f} after {old.losses[-1]:.4f} on {searching.folds[-1]}, which took no "
+        "part in it."
+    )
+    reason += "" if better else " It is not better there, so nothing is trained with it."
+    return _Judged(before, winner.values, old.losses, new.losses, better, reason)
+
+
+def _challenger(searching: _Searching, judged: _Judged) -> dict[str, Any]:
+    """Train the winner as a challenger like any other; once for each winner of a study."""
+    run = searching.run
+    path = run.path(f"challengers/{digest(dict(judged.after))[:16]}.json")
+    known = run.store.get_json(path)
+    if known is not None:
+        return dict(known)
+    options = base_of(run) | dict(judged.after) | {STUDY: run.id}
+    done = train_bundle(searching.scenario, run.store, run.as_of, options)
+    told = {name: done[name] for name in ("bundle", "promoted", "champion", "reason", "loss")}
+    run.store.put_json(path, told)
+    return told
+
+
+def _view(searching: _Searching, study: Study, judged: _Judged) -> StudyView:
+    names = list(search_of(searching.scenario).space)
+    table = choices(names, judged.before, judged.after, study.importance())
+    return StudyView(
+        study.trials(), searching.folds, judged.losses_before, judged.losses_after, table, judged.reason
+    )
+
+
+def _means(judged: _Judged) -> dict[str, float] | None:
+    """Mean losses of the folds that were searched by."""
+    if not judged.losses_after:
+        return None
+    pairs = {"before": judged.losses_before, "after": judged.losses_after}
+    return {name: round(fmean(losses[:-1]), 5) for name, losses in pairs.items()}
+
+
+def _unseen(searching: _Searching, judged: _Judged) -> dict[str, Any] | None:
+    """Losses of the fold that took no part in the search."""
+    if not judged.losses_after:
+        return None
+    before, after = judged.losses_before[-1], judged.losses_after[-1]
+    return {"fold": searching.folds[-1], "before": round(before, 5), "after": round(after, 5)}
+
+
+def _raise(_: int, error: Exception) -> Any:
+    raise error

@@ -1,0 +1,107 @@
+"""What may be tuned in `sales`, and how a trial is judged: origin by origin, each calibrated by the earlier ones."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from datetime import date
+from typing import Any
+
+import polars as pl
+
+from models.sales import backtest, preparation, training
+from models.sales.groups import GROUPS
+from models.sales.model import NO_PLAN, POOLED, ladder_level
+from models.sales.neighbours import flag_names
+from models.sales.options import ESTIMATORS, Options
+from models.scenario import AsOf, Frames, Search
+from models.search import OneOf, Real, Space, Whole
+
+ORIGINS = 6
+"""Of a study, where the history reaches back so far: the first calibrates, four search, the last judges."""
+TRIAL_ROWS = 100_000
+"""Rows that a trial learns from, at most about; `training_rows` where those are fewer."""
+_TREES = ("auto", "pooled", "blend")
+
+
+class SalesSearch(Search):
+    """See `models.scenario.Search`. A fold is a backtest origin, named by its week.
+
+    The first origin that the history reaches back to is no fold: its errors calibrate the next. A fold's
+    loss is that of the bundle, the pinball loss per unit sold, after calibration and choice of rungs by all
+    earlier origins.
+    """
+
+    @property
+    def space(self) -> Space:
+        """Estimator, feature groups, and how trees are grown; at most twice as many trees as by default."""
+        trees = {"estimator": _TREES}
+        return {
+            "estimator": OneOf(ESTIMATORS),
+            **{f"use_{group}": OneOf((True, False), when=trees) for group in GROUPS},
+            "trees": Whole(40, 160, when=trees),
+            "learning_rate": Real(0.03, 0.3, log=True, when=trees),
+            "leaves": Whole(7, 63, log=True, when=trees),
+            "leaf_share": Real(1 / 1000, 1 / 40, log=True, when=trees),
+            "feature_share": Real(0.05, 0.8, log=True, when=trees),
+            "spread_trees": Whole(10, 40, when=trees),
+            "spread_learning_rate": Real(0.05, 0.3, log=True, when=trees),
+            "spread_leaves": Whole(3, 31, log=True, when=trees),
+        }
+
+    def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return asdict(Options.of(options))
+
+    def prepare(
+        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """`preparation.prepare` with the rows and the origins of a study; see there."""
+        parts = preparation.prepare(tables, context, as_of, _of_study(options))
+        return {name: part for name, part in parts.items() if name != "statistical"}
+
+    def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
+        if "backtest" not in parts:
+            return []
+        origins = parts["backtest"].select(pl.col("origin").unique().sort()).collect()
+        return [origin.isoformat() for origin in origins["origin"][1:]]
+
+    def losses(
+        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> Iterator[float]:
+        chosen = _of_study(options)
+        found = {name: frame.collect() for name, frame in parts.items()}
+        answered = found.get("ladder_backtest", pl.DataFrame())
+        if answered.height:
+            answered = answered.with_columns(ladder_level(chosen.columns))
+        own_first = training.own_models_first(tuple(context["covariates"]["name"]), chosen)
+        earlier: list[pl.DataFrame] = []
+        for (origin,), rows in found["backtest"].sort("origin").group_by("origin", maintain_order=True):
+            assert isinstance(origin, date)
+            train = found["train"].filter(pl.col("week") <= origin)
+            raw = _raw(train, rows, found.get("statistical_backtest"), context, chosen)
+            short = answered.filter(pl.col("origin") == origin) if answered.height else answered
+            if short.height:
+                ladder = training.raw_ladder(short.filter(pl.col("level") > 0), chosen)
+                raw = pl.concat([raw, ladder], how="diagonal")
+            if earlier:
+                judged = training.judged_by(pl.concat(earlier, how="diagonal"), raw, own_first, chosen)
+                yield backtest.loss(training.assembled(judged, short, chosen), chosen)
+            earlier.append(raw)
+
+
+def _of_study(options: Mapping[str, Any]) -> Options:
+    chosen = Options.of(options)
+    return replace(chosen, origins=ORIGINS, training_rows=min(chosen.training_rows, TRIAL_ROWS))
+
+
+def _raw(
+    train: pl.DataFrame,
+    rows: pl.DataFrame,
+    own: pl.DataFrame | None,
+    context: Mapping[str, pl.DataFrame],
+    options: Options,
+) -> pl.DataFrame:
+    """See `training.raw_of_origin`. Ensembles that no row would be forecast by are not fitted."""
+    planned = rows["planned"].all() and train.filter("planned").height >= training.LEAST_ROWS
+    rungs = (POOLED,) if planned else (POOLED, NO_PLAN)
+    covariates, flags = tuple(context["covariates"]["name"]), flag_names(context["covariates"])
+    learnt = training.ensembles(train, covariates, flags, options, rungs)
+    return training.raw_of_origin(learnt, rows, own, options)

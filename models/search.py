@@ -1,0 +1,122 @@
+"""What a search for hyperparameters may choose from, as data, and when a trial is given up.
+
+A space maps names of options to choices, in the order in which they are made. A later choice may hang
+on an earlier one: it is made only where that one has one of the values in `when`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Any
+
+When = Mapping[str, Sequence[Any]]
+"""Earlier choices with the values of which one must have been chosen."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of some values: text, numbers, booleans, or tuples of them."""
+
+    values: tuple[Any, ...]
+    when: When = field(default_factory=dict)
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is one of the choice; a list counts as the tuple of its items."""
+        return (tuple(value) if isinstance(value, list) else value) in self.values
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `low` to `high`, both included; with `log`, spread evenly over its logarithm."""
+
+    low: int
+    high: int
+    log: bool = False
+    when: When = field(default_factory=dict)
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a whole number of the range."""
+        return isinstance(value, int) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Real:
+    """A number from `low` to `high`; with `log`, spread evenly over its logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+    when: When = field(default_factory=dict)
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a number of the range."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+Choice = OneOf | Whole | Real
+Space = Mapping[str, Choice]
+
+
+def chosen(space: Space, choose: Callable[[str, Choice], Any]) -> dict[str, Any]:
+    """One value for each choice that applies; `choose(name, choice)` makes them in the order of the space.
+
+    >>> space = {"tree": OneOf(("small", "large")), "leaves": Whole(2, 64, when={"tree": ("large",)})}
+    >>> chosen(space, lambda name, choice: choice.values[0] if isinstance(choice, OneOf) else choice.low)
+    {'tree': 'small'}
+    """
+    made: dict[str, Any] = {}
+    for name, choice in space.items():
+        if all(made.get(earlier) in values for earlier, values in choice.when.items()):
+            made[name] = choose(name, choice)
+    return made
+
+
+def of_options(space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that `options` have for the choices that apply.
+
+    >>> of_options({"leaves": Whole(2, 64)}, {"leaves": 8, "seed": 7})
+    {'leaves': 8}
+    """
+
+    def choose(name: str, _: Choice) -> Any:
+        value = options[name]
+        return tuple(value) if isinstance(value, list) else value
+
+    return chosen(space, choose)
+
+
+def inside(space: Space, values: Mapping[str, Any]) -> bool:
+    """Whether each of the `values` is one that its choice holds."""
+    return all(space[name].holds(value) for name, value in values.items())
+
+
+LEAST_TRIALS = 5
+"""Complete trials before any trial is given up."""
+
+
+def bars(complete: Sequence[Sequence[float]]) -> list[float]:
+    """For each fold the mean loss of the folds so far above which a trial is given up; infinite at first.
+
+    That is the median of what the `complete` trials, each with the losses of all folds, had at that fold,
+    as soon as there are `LEAST_TRIALS` of them. The last fold gives up nothing: the trial is complete by then.
+    The median stopping rule of Golovin et al. (2017), Google Vizier, KDD, on means so far.
+
+    >>> bars([[1.0, 3.0]] * 5)
+    [1.0, inf]
+    """
+    if not complete:
+        return []
+    folds = len(complete[0])
+    if len(complete) < LEAST_TRIALS:
+        return [float("inf")] * folds
+    known = [median(fmean(losses[: fold + 1]) for losses in complete) for fold in range(folds - 1)]
+    return [*known, float("inf")]
+
+
+def given_up(losses: Sequence[float], bars: Sequence[float]) -> bool:
+    """Whether a trial with these losses, of the folds so far, is not worth another fold.
+
+    >>> given_up([2.0], [1.0, float("inf")]), given_up([1.0], [1.0, float("inf")])
+    (True, False)
+    """
+    return len(losses) <= len(bars) and fmean(losses) > bars[len(losses) - 1]
