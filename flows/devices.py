@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.states import Completed
 from pydantic import Field
 
+from flows import tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, Share
@@ -65,8 +66,8 @@ def ingest(
 @flow(name="devices-train", task_runner=task_runner())
 def train(
     as_of: Moment | None = None,
-    detector: Literal["auto", "one_class_svm", "isolation_forest"] = "auto",
-    history_days: Annotated[float, Field(gt=0)] = 14,
+    detector: Literal["auto", "one_class_svm", "isolation_forest"] | None = None,
+    history_days: Annotated[float, Field(gt=0)] | None = None,
     seed: int = 7,
     store: str | None = None,
 ) -> dict[str, Any]:
@@ -75,13 +76,17 @@ def train(
     Args:
         as_of: End of the last hour to learn from; times without an offset are UTC. Default: the last
             complete hour.
-        detector: auto: chosen by what the sensor's past looks like; or one for all that vary.
-        history_days: Days to learn from, at most.
+        detector: auto: chosen by what the sensor's past looks like; or one for all that vary. Default: the
+            champion's where it was tuned, else auto.
+        history_days: Days to learn from, at most; default: the champion's where it was tuned, else 14.
         seed: Seed of everything random in training.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     options = {"detector": detector, "history_days": history_days, "seed": seed}
     return _train(open_store(store), as_of, options)
+
+
+tune = tuning.flow_of(DEVICES, lambda store: {"interval": settled(DEVICES, store)["interval"]})
 
 
 @flow(name="devices-score", task_runner=task_runner())
@@ -221,4 +226,4 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
 promote, rollback = promotions(DEVICES)
 
 SCENARIO = DEVICES
-COMMANDS = (ingest, train, score, run, promote, rollback, *listings(DEVICES))
+COMMANDS = (ingest, train, tune, score, run, promote, rollback, *listings(DEVICES))

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows import evaluating
+from flows import evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, ParameterError, Share, hours
@@ -73,7 +73,7 @@ def train(
     from_: Moment | None = None,
     to: Moment | None = None,
     horizon: list[str] | None = None,
-    estimator: Literal["lightgbm", "random_forest", "decision_tree"] = "lightgbm",
+    estimator: Literal["lightgbm", "random_forest", "decision_tree"] | None = None,
     every: str = "12h",
     windows: list[str] | None = None,
     missed_failure_cost: Amount = 10.0,
@@ -88,7 +88,8 @@ def train(
         from_: First day or time to learn from; default: the first telemetry. Times without an offset are UTC.
         to: Last day (all of it) or time to learn from; default: the last telemetry.
         horizon: How far ahead failures are predicted, in hours, days or weeks; default 24h and 7d.
-        estimator: What predicts: gradient-boosted trees, a random forest, or one decision tree.
+        estimator: What predicts: gradient-boosted trees, a random forest, or one decision tree. Default: the
+            champion's where it was tuned, else lightgbm.
         every: Distance of the rows of a machine that are learnt from and scored.
         windows: Lengths of the windows that telemetry is summed up over; default 12h, 24h and 36h.
         missed_failure_cost: What a failure costs that no inspection came before; with the next one it
@@ -109,6 +110,9 @@ def train(
     options |= {"horizons_hours": hours(horizon)} if horizon else {}
     options |= {"windows_hours": hours(windows)} if windows else {}
     return train_bundle(MACHINES, open_store(store), to, options | _since("train_from", from_))
+
+
+tune = tuning.flow_of(MACHINES)
 
 
 @flow(name="machines-score", task_runner=task_runner())
@@ -246,4 +250,4 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
 promote, rollback = promotions(MACHINES)
 
 SCENARIO = MACHINES
-COMMANDS = (ingest, train, score, evaluate, run, promote, rollback, *listings(MACHINES))
+COMMANDS = (ingest, train, tune, score, evaluate, run, promote, rollback, *listings(MACHINES))

@@ -1,5 +1,6 @@
 """Tuning: what a study uses, one trial, and what judges the winner."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -142,7 +143,7 @@ def try_out(
         if until is not None and time.time() > until:
             return Tried(STOPPED, tuple(losses), _since(begun))
         loss = next(coming)
-        if loss != loss:
+        if not math.isfinite(loss):
             raise TuningError(
                 f"Fold {len(losses) + 1} has nothing to measure. Expected rows with an outcome."
             )

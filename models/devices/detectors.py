@@ -1,18 +1,16 @@
 """The detectors that may stand in for the robust channels, behind one interface.
 
-A detector is two functions. `fit(grid, part, seed)` gives its parameters, a frame of plain columns and
-lists with one row per sensor of `grid` (device and tag first), from the columns where `part`.
-`score(params, grid, first)` gives the scores of all sensors at once, shape (S, T - first), for the
-columns from `first` on: higher is more anomalous, NaN where there is no reading. A sensor's scores
+A detector is two functions. `fit(grid, part, seed, ...)`, which may take a number of its own, gives its
+parameters, a frame of plain columns and lists with one row per sensor of `grid` (device and tag first),
+from the columns where `part`. `score(params, grid, first)` gives the scores of all sensors at once, shape
+(S, T - first), for the columns from `first` on: higher is more anomalous, NaN where there is no reading. A sensor's scores
 depend on its own row and readings alone. What p-values they mean, calibration finds out.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from models.devices import isolation_forest, one_class_svm
 from models.devices.grid import Floats, Grid
@@ -22,7 +20,7 @@ from models.devices.grid import Floats, Grid
 class Detector:
     """See the module."""
 
-    fit: Callable[[Grid, NDArray[np.bool_], int], pl.DataFrame]
+    fit: Callable[..., pl.DataFrame]
     score: Callable[[pl.DataFrame, Grid, int], Floats]
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from models.devices.aggregation import interval_of
 from models.devices.detectors import DETECTORS
+from models.devices.isolation_forest import TREES
+from models.devices.one_class_svm import NU
 from models.errors import ContractError
 from models.scenario import AsOf
 
@@ -22,6 +24,10 @@ class Options:
     """Length of an interval: a number and s, m or h that divides an hour."""
     detector: str = AUTO
     """`auto`: robust channels, by what the sensor's past looks like; or one for all sensors that vary."""
+    nu: float = NU
+    """Share of the readings that the one-class SVM may leave outside."""
+    forest_trees: int = TREES
+    """Trees of the isolation forest."""
     alpha: float = 0.001
     """Share of normal readings that may be called anomalies, chosen at scoring."""
     seed: int = 7
@@ -53,6 +59,15 @@ class Options:
                 f"detector is '{chosen.detector}'. Expected one of {', '.join((AUTO, *DETECTORS))}."
             )
         return chosen
+
+    @property
+    def of_detector(self) -> dict[str, Any]:
+        """What the chosen detector's `fit` is told beside the seed."""
+        numbers: dict[str, dict[str, Any]] = {
+            "one_class_svm": {"nu": self.nu},
+            "isolation_forest": {"trees": self.forest_trees},
+        }
+        return numbers.get(self.detector, {})
 
     @property
     def step(self) -> timedelta:

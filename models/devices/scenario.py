@@ -13,6 +13,7 @@ from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
 from models.devices.options import Options, moment_of
+from models.devices.search import DevicesSearch
 from models.devices.tables import TABLES
 from models.errors import ContractError
 from models.page import Section
@@ -191,6 +192,10 @@ class Devices(Scenario):
         from models.devices.sections import sections
 
         return sections(run)
+
+    @property
+    def search(self) -> DevicesSearch:
+        return DevicesSearch()
 
 
 def _payload(incident: Mapping[str, Any]) -> dict[str, Any]:

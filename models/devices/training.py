@@ -159,7 +159,7 @@ def _detector(
     scores = own.scores
     if options.detector in DETECTORS:
         detector = DETECTORS[options.detector]
-        params = detector.fit(grid, own.part, options.seed)
+        params = detector.fit(grid, own.part, options.seed, **options.of_detector)
         scores, frames[options.detector] = detector.score(params, own.grid, 0), params
     return _Scored(grid.keys.with_columns(pl.Series("rung", rung, dtype=pl.String)), scores)
 

@@ -19,6 +19,7 @@ Flags = NDArray[np.bool_]
 MOST_TREES = 100
 LEAST_TREES = 20
 FOREST_TREES = 200
+FOREST_DEPTH, TREE_DEPTH = 15, 8
 _PATIENCE = 20
 _USUAL_TREES = 50
 
@@ -140,10 +141,10 @@ class _Boosting:
 
         self._parameters = {
             "objective": "binary",
-            "learning_rate": 0.1,
-            "num_leaves": 7,
-            "min_data_in_leaf": 20,
-            "feature_fraction": 0.5,
+            "learning_rate": options.learning_rate,
+            "num_leaves": options.leaves,
+            "min_data_in_leaf": options.leaf_rows,
+            "feature_fraction": options.feature_share,
             "bagging_fraction": 0.8,
             "bagging_freq": 1,
             "lambda_l2": 1.0,
@@ -191,12 +192,14 @@ def _classical(X: Matrix, failed: Flags, weight: Floats, options: Options) -> Fi
     from sklearn.tree import DecisionTreeClassifier
 
     if options.estimator == "decision_tree":
-        tree = DecisionTreeClassifier(max_depth=8, min_samples_leaf=10, random_state=options.seed)
+        tree = DecisionTreeClassifier(
+            max_depth=options.depth or TREE_DEPTH, min_samples_leaf=10, random_state=options.seed
+        )
         tree.fit(X, failed, sample_weight=weight)
         return Fitted(Classical(Trees.of_sklearn([tree]), tree.feature_importances_), 1)
     forest = RandomForestClassifier(
         n_estimators=FOREST_TREES,
-        max_depth=15,
+        max_depth=options.depth or FOREST_DEPTH,
         min_samples_leaf=3,
         random_state=options.seed,
         n_jobs=options.threads or -1,

@@ -4,6 +4,7 @@ Contract::
 
     windows(interval_hours, options) -> Windows           the windows that the telemetry can resolve
     feature_list(vocabulary, options) -> list[Feature]    names and meaning, in the order of the columns
+    used_features(vocabulary, options) -> list[Feature]   those of them that the estimators see
     build(tables, vocabulary, machines, last, count, options) -> pl.DataFrame
 
 `build` gives machine_id, time, `readings` and the features (Float32; null where there is nothing to
@@ -41,6 +42,7 @@ _HOUR = 3_600_000_000
 _NORMAL_HOURS = 72
 _MANY = 12
 _ANY = "|any"
+_SPREAD = ("std", "min", "max", "slope")
 _MOMENT_DAYS = 1e-4
 _RHYTHM, _LEAST_RHYTHM = 9, 3
 
@@ -54,6 +56,23 @@ class Feature:
     subject: str
     statistic: str
     hours: int | None = None
+
+
+def used_features(vocabulary: Vocabulary, options: Options) -> list[Feature]:
+    """Those of `feature_list` that the options let the estimators see, in the same order."""
+    every = feature_list(vocabulary, options)
+    longest = max((f.hours for f in every if f.kind == "sensor" and f.hours), default=0)
+
+    def seen(feature: Feature) -> bool:
+        if feature.kind == "sensor":
+            spread = feature.statistic in _SPREAD and not options.use_spread
+            normal = feature.statistic == "deviation" and not options.use_normal
+            return not (spread or normal) and (options.use_short_windows or feature.hours == longest)
+        if feature.kind == "error":
+            return options.use_errors
+        return options.use_attributes or feature.statistic not in ("age", "model")
+
+    return [feature for feature in every if seen(feature)]
 
 
 @dataclass(frozen=True)
@@ -98,7 +117,7 @@ def feature_list(vocabulary: Vocabulary, options: Options) -> list[Feature]:
     found: list[Feature] = []
     for sensor in vocabulary.sensors:
         for hours in usable.hours:
-            several = ("std", "min", "max", "slope") if hours in usable.spread else ()
+            several = _SPREAD if hours in usable.spread else ()
             for statistic in ("mean", *several, "deviation"):
                 found.append(Feature(f"{sensor}_{statistic}_{hours}h", "sensor", sensor, statistic, hours))
     for error in vocabulary.errors:

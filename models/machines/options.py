@@ -13,6 +13,9 @@ _WHOLE = {
     "under_work_hours",
     "min_failures",
     "training_rows",
+    "leaves",
+    "leaf_rows",
+    "depth",
     "seed",
     "threads",
 }
@@ -38,6 +41,26 @@ class Options:
     """Length of the history that a machine's own normal is taken from; it ends before the longest window."""
     horizons_hours: tuple[int, ...] = (24, 168)
     estimator: str = "lightgbm"
+    learning_rate: float = 0.1
+    """This and the next three are LightGBM's."""
+    leaves: int = 7
+    leaf_rows: int = 20
+    """The least rows in a leaf."""
+    feature_share: float = 0.5
+    """The share of the features that a tree sees."""
+    depth: int | None = None
+    """Of a forest's trees, or of the one tree; None: 15 and 8."""
+    failing_weight: float = 1.0
+    """How much more than a healthy row a row counts that some component fails after; calibration takes it back."""
+    use_short_windows: bool = True
+    """Whether the estimators see telemetry windows that are shorter than the longest."""
+    use_spread: bool = True
+    """Whether they see deviation, extremes and slope of a window."""
+    use_normal: bool = True
+    """Whether they see how far a window is from the machine's own normal."""
+    use_errors: bool = True
+    use_attributes: bool = True
+    """Whether they see age and model."""
     missed_failure_cost: float = 10.0
     """What a failure costs that no inspection came before."""
     needless_inspection_cost: float = 1.0

@@ -12,14 +12,17 @@ from models.machines import estimators
 from models.machines.calibration import IDENTITY, Calibration, calibrated
 from models.machines.costs import cheapest
 from models.machines.estimators import Estimator, Floats, Matrix
-from models.machines.features import Feature, feature_list
+from models.machines.features import Feature, used_features
 from models.machines.options import Options
 from models.machines.vocabulary import Vocabulary
 from models.scenario import File
 
 MODEL, BASE_RATE, NO_MODEL = "model", "base_rate", "no_model"
 
-_LEARNT = ("every_hours", "windows_hours", "error_windows_hours", "normal_days", "estimator")
+_LEARNT = (
+    *("every_hours", "windows_hours", "error_windows_hours", "normal_days", "estimator"),
+    *("use_short_windows", "use_spread", "use_normal", "use_errors", "use_attributes"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Model:
 
     @property
     def features(self) -> list[Feature]:
-        return feature_list(self.vocabulary, self.options)
+        return used_features(self.vocabulary, self.options)
 
     def options_for(self, given: Mapping[str, Any]) -> Options:
         """Options of a run that uses the model: what features are made by is the model's, the rest as given."""

@@ -12,6 +12,7 @@ from models.machines import evaluation, outcomes, risks, scoring, training, watc
 from models.machines.contracts import TABLES
 from models.machines.findings import before_the_data, findings, told
 from models.machines.options import Options, moment
+from models.machines.search import MachinesSearch
 from models.machines.vocabulary import Vocabulary, vocabulary
 from models.page import Section
 from models.scenario import (
@@ -259,6 +260,10 @@ class Machines(Scenario):
         from models.machines.sections import sections
 
         return sections(run)
+
+    @property
+    def search(self) -> MachinesSearch:
+        return MachinesSearch()
 
 
 MACHINES = Machines()

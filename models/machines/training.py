@@ -19,7 +19,7 @@ from models.machines import costs, evaluation
 from models.machines.calibration import IDENTITY, Calibration, calibrated, calibration
 from models.machines.contracts import known
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
-from models.machines.features import Feature, build, feature_list, windows
+from models.machines.features import Feature, build, used_features, windows
 from models.machines.labels import OBSERVED, fails_within, next_failure_column, outcomes
 from models.machines.options import Options
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk, matrix
@@ -64,7 +64,7 @@ _Bills = tuple[list[dict[str, float]], int]
 
 
 @dataclass
-class _Held:
+class Held:
     """Held-out rows of one cut, with what each component's estimator said of them."""
 
     rows: pl.DataFrame
@@ -80,7 +80,7 @@ class _Horizon:
 
     hours: int
     risks: Sequence[Risk]
-    held: Sequence[_Held]
+    held: Sequence[Held]
     first: Mapping[str, Calibration]
     both: Mapping[str, Calibration]
     without: Mapping[str, Risk]
@@ -97,7 +97,9 @@ class _Sample:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
+    """What all horizons are fitted to; `notes` are added to."""
+
     rows: pl.LazyFrame
     vocabulary: Vocabulary
     features: Sequence[Feature]
@@ -127,9 +129,9 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
             "Ingest telemetry, maintenance and failures of the same machines and time, or widen --from and --to."
         )
     left_out = list(windows(vocabulary.interval_hours, options).left_out)
-    work = _Work(rows, vocabulary, feature_list(vocabulary, options), options, left_out)
+    work = Work(rows, vocabulary, used_features(vocabulary, options), options, left_out)
     cuts = folds(ends["first"].item(), observed["last"].item(), options.held_out_share)
-    fitted = _horizons(work, cuts, _failures(rows, vocabulary.components))
+    fitted = _horizons(work, cuts, failures_after(rows, vocabulary.components))
     before = _bills(_judged(fitted, slice(0, 1), first=True, options=options, bills={}))
     backtest = _judged(fitted, slice(1, 2), first=True, options=options, bills=before)
     after = _bills(_judged(fitted, slice(0, 2), first=False, options=options, bills={}))
@@ -150,20 +152,18 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
     )
 
 
-def _horizons(work: _Work, cuts: Sequence[Fold], failures: Mapping[str, int]) -> list[_Horizon]:
+def _horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int]) -> list[_Horizon]:
     """The estimators of each horizon, and what was said of held-out rows on the way; some are fitted at once."""
     horizons, components = work.options.horizons_hours, work.vocabulary.components
     modelled = [c for c in components if failures[c] >= work.options.min_failures]
-    held = {(hours, cut): _held(work, cut, hours) for hours in horizons for cut in cuts}
+    held = {(hours, cut): held_out_rows(work, cut, hours) for hours in horizons for cut in cuts}
     with ThreadPoolExecutor(work.options.threads or _AT_ONCE) as pool:
 
         def judged(hours: int) -> dict[str, int]:
-            return _judge(work, cuts[0], held[hours, cuts[0]], hours, modelled)
+            return judge(work, cuts[0], held[hours, cuts[0]], hours, modelled)
 
         sizes = dict(zip(horizons, pool.map(judged, horizons), strict=True))
-        later = [
-            pool.submit(_judge, work, cuts[1], held[h, cuts[1]], h, modelled, sizes[h]) for h in horizons
-        ]
+        later = [pool.submit(judge, work, cuts[1], held[h, cuts[1]], h, modelled, sizes[h]) for h in horizons]
         final = {h: pool.submit(_final, work, h, modelled, sizes[h]) for h in horizons}
         for done in later:
             done.result()
@@ -172,16 +172,16 @@ def _horizons(work: _Work, cuts: Sequence[Fold], failures: Mapping[str, int]) ->
 
 
 def _horizon(
-    work: _Work,
+    work: Work,
     hours: int,
     found: Mapping[str, Estimator],
-    held: Sequence[_Held],
+    held: Sequence[Held],
     failures: Mapping[str, int],
 ) -> _Horizon:
-    components, base = work.vocabulary.components, _base_rates(work, hours)
-    without = {c: _without(c, hours, failures[c], base[c], work.options) for c in components}
-    first = {c: _calibration(held[:1], c, hours) for c in components}
-    both = {c: _calibration(held, c, hours) for c in components}
+    components, base = work.vocabulary.components, base_rates(work, hours)
+    without = {c: without_model(c, hours, failures[c], base[c], work.options) for c in components}
+    first = {c: calibration_of(held[:1], c, hours) for c in components}
+    both = {c: calibration_of(held, c, hours) for c in components}
     risks = [
         Risk(c, hours, MODEL, base[c], None, found[c], both[c]) if c in found else without[c]
         for c in components
@@ -190,10 +190,10 @@ def _horizon(
     return _Horizon(hours, risks, held, first, both, without, pl.concat([_no_metrics(), *importance]))
 
 
-def _judge(
-    work: _Work,
+def judge(
+    work: Work,
     cut: Fold,
-    held: _Held,
+    held: Held,
     hours: int,
     modelled: Sequence[str],
     sizes: Mapping[str, int] | None = None,
@@ -216,16 +216,14 @@ def _judge(
     return trees
 
 
-def _final(
-    work: _Work, hours: int, modelled: Sequence[str], sizes: Mapping[str, int]
-) -> dict[str, Estimator]:
+def _final(work: Work, hours: int, modelled: Sequence[str], sizes: Mapping[str, int]) -> dict[str, Estimator]:
     """The bundle's estimators, learnt from all rows whose horizon is over."""
     learnt = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
     learner = Learner(learnt.X, learnt.weight, work.options)
     return {c: learner.fit(failed, trees=sizes.get(c)).estimator for c, failed in learnt.failed.items()}
 
 
-def _learn(work: _Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> _Sample:
+def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> _Sample:
     """A sample of the rows `where`.
 
     Rows are the same for all components: all that some component fails after, and a share of the
@@ -249,12 +247,14 @@ def _learn(work: _Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> 
     again = (chosen[DRAWN] / chosen["|share"] * 1009) % 1
     copies, which = masked(X, again.to_numpy(), work.features)
     weight = 1 / chosen["|share"].to_numpy()
+    failing_rows = chosen.select(pl.any_horizontal(f"|{c}" for c in modelled)).to_series().to_numpy()
+    weight = np.where(failing_rows, weight * work.options.failing_weight, weight)
     failed = {c: chosen[f"|{c}"].to_numpy().astype(bool) for c in modelled}
     failed = {c: np.concatenate([flags, flags[which]]) for c, flags in failed.items() if flags.any()}
     return _Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), failed)
 
 
-def _held(work: _Work, fold: Fold, hours: int) -> _Held:
+def held_out_rows(work: Work, fold: Fold, hours: int) -> Held:
     where = fold.held_out(hours, max(work.options.windows_hours))
     needed = [*work.names, "machine_id", "time", OBSERVED]
     needed += [next_failure_column(c) for c in work.vocabulary.components]
@@ -262,10 +262,10 @@ def _held(work: _Work, fold: Fold, hours: int) -> _Held:
     if rows.is_empty():
         note = f"horizon of {hours} h: the time range is too short to hold out rows after {fold.cut:%Y-%m-%d %H:%M}"
         work.notes.append(note)
-    return _Held(rows)
+    return Held(rows)
 
 
-def _calibration(held: Sequence[_Held], component: str, hours: int) -> Calibration:
+def calibration_of(held: Sequence[Held], component: str, hours: int) -> Calibration:
     parts = [h for h in held if component in h.said]
     if not parts:
         return IDENTITY
@@ -305,7 +305,7 @@ def _billed(risk: Risk, bills: Mapping[_Place, _Bills]) -> Risk:
     return replace(risk, bills=rows, failures=failures)
 
 
-def _without(component: str, hours: int, failures: int, base: float, options: Options) -> Risk:
+def without_model(component: str, hours: int, failures: int, base: float, options: Options) -> Risk:
     """The risk of a component that failed too seldom for a model, or never."""
     if not failures:
         return Risk(component, hours, NO_MODEL, base, f"{component} never failed in the training range")
@@ -315,7 +315,7 @@ def _without(component: str, hours: int, failures: int, base: float, options: Op
     return Risk(component, hours, BASE_RATE, base, reason)
 
 
-def _failures(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
+def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
     """How often each component failed after some row."""
     names = {c: next_failure_column(c) for c in components}
     at = {
@@ -326,7 +326,7 @@ def _failures(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
     return {c: int(counts_of[0]) for c, counts_of in counts.collect().to_dict(as_series=False).items()}
 
 
-def _base_rates(work: _Work, hours: int) -> dict[str, float]:
+def base_rates(work: Work, hours: int) -> dict[str, float]:
     """Share of the rows of all of the training range that each component failed after."""
     means = [fails_within(c, hours).mean().fill_null(0.0).alias(c) for c in work.vocabulary.components]
     return work.rows.select(means).collect().row(0, named=True)

@@ -1,0 +1,76 @@
+"""What may be tuned in `devices`, and how a trial is judged: on one stretch of held-out hours after the other."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from models.devices import backtest
+from models.devices.contracts import KEY
+from models.devices.detectors import DETECTORS
+from models.devices.grid import panel_of
+from models.devices.options import AUTO, Options, moment_of
+from models.devices.training import history_start, sampled
+from models.scenario import AsOf, Frames, Search
+from models.search import OneOf, Real, Space, Whole
+
+FOLDS = 4
+TRIAL_DEVICES = 50
+"""About how many devices a study looks at; `backtest_devices` where those are fewer."""
+LONGEST_DAYS = 28.0
+LEAST_HISTORY = 4
+"""So many times what is held out lies before the first fold at least."""
+
+
+class DevicesSearch(Search):
+    """See `models.scenario.Search`. A fold is two hours, named by their end; its loss is that of the backtest."""
+
+    @property
+    def space(self) -> Space:
+        """The detector, its number, and how many days it learns from."""
+        return {
+            "detector": OneOf((AUTO, *DETECTORS)),
+            "history_days": Real(1.0, LONGEST_DAYS, log=True),
+            "nu": Real(0.0005, 0.05, log=True, when={"detector": ("one_class_svm",)}),
+            "forest_trees": Whole(25, 200, log=True, when={"detector": ("isolation_forest",)}),
+        }
+
+    def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return asdict(Options.of(options))
+
+    def prepare(
+        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """`readings` of the devices of the study: device, tag, time, mean."""
+        chosen, until = Options.of(options), moment_of(as_of)
+        chosen = replace(chosen, backtest_devices=min(chosen.backtest_devices, TRIAL_DEVICES))
+        start = history_start(context, until, replace(chosen, history_days=LONGEST_DAYS))
+        readings = tables["readings"].filter(pl.col("time") >= start, pl.col("time") < until)
+        keys = readings.select(KEY).unique().sort(*KEY).collect()
+        devices = sampled(keys, context, chosen)
+        found = readings.select(*KEY, "time", "mean").join(devices.lazy(), on=KEY, how="semi")
+        return {"readings": found.sort(*KEY, "time").collect()}
+
+    def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
+        return [f"{end:%Y-%m-%d %H:%M}" for end in _ends(parts, moment_of(as_of))]
+
+    def losses(
+        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> Iterator[float]:
+        chosen = Options.of(options)
+        for end in _ends(parts, moment_of(as_of)):
+            start = history_start(context, end, chosen)
+            readings = parts["readings"].filter(pl.col("time") >= start, pl.col("time") < end)
+            keys = readings.select(KEY).unique().sort(*KEY).collect()
+            panel = panel_of(readings, keys, start, end, chosen.step)
+            found = backtest.part_of_shard(panel, keys, chosen)
+            yield backtest.loss(backtest.predictions(found, chosen))
+
+
+def _ends(parts: Frames, as_of: datetime) -> list[datetime]:
+    """Ends of the folds, earliest first, the last of them `as_of`."""
+    first = parts["readings"].select(pl.col("time").min()).collect().item()
+    ends = [as_of - backtest.HELD_OUT * back for back in range(FOLDS)][::-1]
+    return [end for end in ends if first and first <= end - backtest.HELD_OUT * (1 + LEAST_HISTORY)]

@@ -1,0 +1,121 @@
+"""What may be tuned in `machines`, and how a trial is judged: cut by cut, calibrated by the earlier ones."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from models.machines import evaluation, training
+from models.machines.calibration import calibrated
+from models.machines.features import used_features
+from models.machines.options import ESTIMATORS, Options
+from models.machines.risks import MODEL, matrix
+from models.machines.sampling import Fold
+from models.machines.vocabulary import Vocabulary
+from models.scenario import AsOf, Frames, Search
+from models.search import OneOf, Real, Space, Whole
+
+CUTS = 4
+"""Of a study: what is held out after the first settles the trees and calibrates, after the last it judges."""
+TRIAL_ROWS = 20_000
+"""Rows that a trial learns from, at most about; `training_rows` where those are fewer."""
+
+
+class MachinesSearch(Search):
+    """See `models.scenario.Search`. A fold is a cut of time, named by its day.
+
+    Of the time range, a fifth is learnt from before the first cut, and a fifth lies between two. Rows after
+    the first cut settle the number of trees and calibrate; a fold's loss is the log loss of the rows held
+    out after it, calibrated by those of all earlier cuts.
+    """
+
+    @property
+    def space(self) -> Space:
+        """Estimator, feature groups, how trees are grown, and the weight of rows that a failure follows."""
+        boosted = {"estimator": ("lightgbm",)}
+        classical = {"estimator": ("random_forest", "decision_tree")}
+        groups = ("short_windows", "spread", "normal", "errors", "attributes")
+        return {
+            "estimator": OneOf(ESTIMATORS),
+            **{f"use_{group}": OneOf((True, False)) for group in groups},
+            "failing_weight": Real(0.25, 8.0, log=True),
+            "learning_rate": Real(0.03, 0.3, log=True, when=boosted),
+            "leaves": Whole(3, 31, log=True, when=boosted),
+            "leaf_rows": Whole(5, 200, log=True, when=boosted),
+            "feature_share": Real(0.1, 1.0, log=True, when=boosted),
+            "depth": Whole(3, 20, when=classical),
+        }
+
+    def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return asdict(Options.of(options))
+
+    def prepare(
+        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """`rows`, those of a training: see `training.rows_of`."""
+        chosen, words = Options.of(options), Vocabulary.of_frame(context["vocabulary"])
+        return {"rows": training.rows_of(tables, words, context["observed"], chosen.train_from, chosen)}
+
+    def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
+        """The cuts after which some row is held out for every horizon, but the first."""
+        times = parts["rows"].select(pl.col("time").unique().sort()).collect()["time"]
+        if not len(times):
+            return []
+        chosen = Options.of(options)
+        hours, window = max(chosen.horizons_hours), max(chosen.windows_hours)
+        cuts = _cuts(times[0], times[-1])
+        some = [times.to_frame().filter(cut.held_out(hours, window)).height > 0 for cut in cuts]
+        return [f"{cut.cut:%Y-%m-%d}" for cut in cuts[1:]] if all(some) else []
+
+    def losses(
+        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> Iterator[float]:
+        chosen = Options.of(options)
+        chosen = replace(chosen, training_rows=min(chosen.training_rows, TRIAL_ROWS))
+        words = Vocabulary.of_frame(context["vocabulary"])
+        work = training.Work(parts["rows"], words, used_features(words, chosen), chosen, [])
+        ends = parts["rows"].select(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
+        cuts = _cuts(*ends.collect().row(0))
+        failures = training.failures_after(parts["rows"], words.components)
+        modelled = [c for c in words.components if failures[c] >= chosen.min_failures]
+        earlier: dict[int, list[training.Held]] = {hours: [] for hours in chosen.horizons_hours}
+        sizes: dict[int, dict[str, int]] = {}
+        for cut in cuts:
+            judged = []
+            for hours, before in earlier.items():
+                held = training.held_out_rows(work, cut, hours)
+                trees = training.judge(work, cut, held, hours, modelled, sizes.get(hours))
+                sizes.setdefault(hours, trees)
+                if before:
+                    judged.append(_judged(work, hours, held, before, failures))
+                before.append(held)
+            if judged:
+                yield evaluation.log_loss(evaluation.coherent(pl.concat(judged))) or float("nan")
+
+
+def _cuts(first: datetime, last: datetime) -> list[Fold]:
+    """Cuts in equal distances, the last one that distance before the end."""
+    step = (last - first) / (CUTS + 1)
+    return [Fold(first + step * i, first + step * (i + 1)) for i in range(1, CUTS + 1)]
+
+
+def _judged(
+    work: training.Work,
+    hours: int,
+    held: training.Held,
+    before: list[training.Held],
+    failures: Mapping[str, int],
+) -> pl.DataFrame:
+    """The held-out rows of one horizon with the calibrated probability of each component."""
+    base = training.base_rates(work, hours)
+    found = []
+    for component in work.vocabulary.components:
+        risk = training.without_model(component, hours, failures[component], base[component], work.options)
+        said = risk.predict(matrix(held.rows, []))
+        if component in held.said:
+            said = calibrated(held.said[component], training.calibration_of(before, component, hours))
+            risk = replace(risk, rung=MODEL)
+        found.append(evaluation.judged(held.rows, risk, said, 1.0, work.options))
+    return pl.concat(found)

@@ -1,0 +1,108 @@
+import sqlite3
+
+import pytest
+
+from models.search import OneOf, Real, Whole
+from tasks.study import COMPLETE, FAILED, PRUNED, STOPPED, Tried, opened
+
+SPACE = {
+    "kind": OneOf(("round", "exact")),
+    "near": Real(0.01, 10, log=True),
+    "far": Whole(1, 9, when={"kind": ("exact",)}),
+    "windows": OneOf(((12, 24), (24,))),
+}
+PATH = "toy/studies/one.db"
+
+
+def study(store):
+    return opened(store, PATH, "one", SPACE, 7)
+
+
+def loss(values):
+    return abs(values["near"] - 0.1) + abs(values.get("far", 20) - 7) + (values["windows"] == (24,))
+
+
+def go_on(store, until, stopping=()):
+    """Try out until the study has so many trials; those whose number is in `stopping` are stopped the first time."""
+    with study(store) as (found, save):
+        while found.done < until:
+            asked = found.ask(min(4, until - found.done))
+            save()
+            for trial in asked:
+                value = loss(trial.values)
+                stopped = trial.number in stopping
+                found.tell(
+                    trial.number, Tried(STOPPED if stopped else COMPLETE, () if stopped else (value, value))
+                )
+            save()
+        return found.trials().drop("seconds", "number")
+
+
+def test_a_study_is_the_same_however_often_it_was_closed_and_stopped(store, tmp_path):
+    from tasks.store import Store
+
+    at_once = go_on(store, 16)
+    other = Store(str(tmp_path / "other"))
+    go_on(other, 8)
+    with study(other) as (found, save):
+        found.ask(4)
+        save()
+    in_parts = go_on(other, 16)
+    assert in_parts.equals(at_once)
+    third = go_on(Store(str(tmp_path / "third")), 16, stopping=[12, 13, 14, 15])
+    assert third.equals(at_once)
+    assert at_once["loss"].min() < at_once["loss"][:8].min()
+
+
+def test_trials_that_were_running_when_it_was_closed_are_marked_as_failed_and_asked_for_again(store):
+    with study(store) as (found, save):
+        running = found.ask(3)
+        save()
+    with study(store) as (found, _):
+        again = found.ask(3)
+        assert [trial.values for trial in again] == [trial.values for trial in running]
+        assert [trial.number for trial in again] == [3, 4, 5]
+        assert found.done == 0
+    with sqlite3.connect(f"file:{store.uri}/{PATH}?mode=ro", uri=True) as database:
+        assert database.execute("select distinct state from trials").fetchall() == [("RUNNING",)]
+
+
+def test_it_begins_with_what_it_is_told_to_once_and_not_with_what_lies_outside(store):
+    begun = {"kind": "exact", "near": 1.0, "far": 2, "windows": (12, 24)}
+    with study(store) as (found, _):
+        found.begin_with(begun | {"near": 100.0})
+        found.begin_with(begun)
+        first, second = found.ask(2)
+        assert first.values == begun
+        found.tell(first.number, Tried(COMPLETE, (1.0, 2.0)))
+        found.begin_with(begun)
+        assert second.values != begun
+        assert found.ask(1)[0].values != begun
+
+
+def test_it_tells_what_became_of_each_trial(store):
+    with study(store) as (found, _):
+        asked = found.ask(4)
+        found.tell(0, Tried(COMPLETE, (1.0, 2.0), 0.5))
+        found.tell(1, Tried(PRUNED, (4.0,), 0.5))
+        found.tell(2, Tried(FAILED, (), 0.5, "ValueError: no"))
+        found.tell(3, Tried(STOPPED, (1.0,), 0.5))
+        told = found.trials()
+        assert told.select("number", "state", "loss", "folds", "reason").rows() == [
+            *[(0, COMPLETE, 1.5, 2, None), (1, PRUNED, 4.0, 1, None), (2, FAILED, None, 0, "ValueError: no")],
+        ]
+        assert found.counts == {COMPLETE: 1, PRUNED: 1, FAILED: 1}
+        ((best, losses),) = found.complete()
+        assert (best.values, losses) == (asked[0].values, (1.0, 2.0))
+
+
+def test_what_mattered_is_said_once_there_are_enough_trials(store):
+    go_on(store, 6)
+    with study(store) as (found, _):
+        assert found.importance() == {}
+    go_on(store, 24)
+    with study(store) as (found, _):
+        shares = found.importance()
+    assert set(shares) == set(SPACE)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert max(shares, key=shares.get) in ("near", "far")
