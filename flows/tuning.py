@@ -23,6 +23,7 @@ from tasks.runs import Run, begin
 from tasks.shards import plan
 from tasks.store import Store, digest
 from tasks.study import FAILED, Study, Tried, opened
+from tasks.tracking import track_run
 from tasks.tuning import (
     STUDY,
     TuningError,
@@ -155,9 +156,10 @@ def tune_scenario(
     challenger = _challenger(searching, judged) if judged.better else None
     clock.mark("train")
     page = write_study_page(run, sections(view))
-    table = view.choices.to_dicts()
-    announce_study(run, page, table, judged.reason)
+    announce_study(run, page, view.choices.to_dicts(), judged.reason)
     clock.mark("page")
+    record = _track(run, view, challenger)
+    clock.mark("track")
     return {
         "run_id": run.id,
         "as_of": run.as_of.isoformat(),
@@ -167,9 +169,10 @@ def tune_scenario(
         "unseen": _unseen(searching, judged),
         "better": judged.better,
         "reason": judged.reason,
-        "choices": table,
+        "choices": view.choices.to_dicts(),
         "challenger": challenger,
         "page": page,
+        "mlflow_run": record,
         "stages": clock.stages,
         "seconds": clock.seconds,
     }
@@ -240,10 +243,35 @@ def _challenger(searching: _Searching, judged: _Judged) -> dict[str, Any]:
 
 
 def _view(searching: _Searching, study: Study, judged: _Judged) -> StudyView:
-    names = list(search_of(searching.scenario).space)
-    table = choices(names, judged.before, judged.after, study.importance())
+    space = search_of(searching.scenario).space
+    table = choices(list(space), judged.before, judged.after, study.importance())
     return StudyView(
-        study.trials(), searching.folds, judged.losses_before, judged.losses_after, table, judged.reason
+        trials=study.trials(),
+        folds=searching.folds,
+        before=judged.losses_before,
+        after=judged.losses_after,
+        choices=table,
+        reason=judged.reason,
+        logarithmic=[name for name, choice in space.items() if getattr(choice, "log", False)],
+    )
+
+
+def _track(run: Run, view: StudyView, challenger: Mapping[str, Any] | None) -> str | None:
+    """Log the study to MLflow; one that went on is a further run, by its number of trials."""
+    metrics = {"trials": float(view.trials.height)}
+    if view.after:
+        metrics |= {"loss_before": fmean(view.before[:-1]), "loss_after": fmean(view.after[:-1])}
+        metrics |= {"unseen_before": view.before[-1], "unseen_after": view.after[-1]}
+    versions = {f"{name}_version": number for name, number in run.versions.items()}
+    return track_run(
+        run.store,
+        scenario=run.scenario,
+        kind="tune",
+        run_id=f"{run.id}-{view.trials.height}-trials",
+        params={**run.options, "as_of": run.as_of_text, **versions},
+        metrics=metrics,
+        tags={"reason": view.reason, "bundle": str(challenger["bundle"]) if challenger else "none"},
+        files={"trials.csv": view.trials.write_csv(), "choices.csv": view.choices.write_csv()},
     )
 
 

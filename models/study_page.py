@@ -30,6 +30,8 @@ class StudyView:
     after: Sequence[float]
     choices: pl.DataFrame
     reason: str
+    logarithmic: Sequence[str] = ()
+    """Choices that are spread over their logarithm."""
 
 
 def sections(view: StudyView) -> list[Section]:
@@ -122,6 +124,7 @@ def _slice(view: StudyView, name: str) -> Chart:
     rows = view.trials.filter(pl.col(name).is_not_null(), pl.col("state") == "complete")
     numbers = rows[name].cast(pl.Float64, strict=False)
     numeric = numbers.null_count() == 0
+    kind = "category" if not numeric else "log" if name in view.logarithmic else "linear"
     dots = {
         "type": "scatter",
         "mode": "markers",
@@ -133,7 +136,7 @@ def _slice(view: StudyView, name: str) -> Chart:
     }
     layout = {
         "height": 280,
-        "xaxis": {"title": {"text": name.replace("_", " ")}, "type": "linear" if numeric else "category"},
+        "xaxis": {"title": {"text": name.replace("_", " ")}, "type": kind},
         "yaxis": {"title": {"text": "Loss"}},
         "hovermode": "closest",
         "showlegend": False,
