@@ -56,7 +56,7 @@ def flow_of(
         seed: int = 7,
         store: str | None = None,
     ) -> dict[str, Any]:
-        """Search better hyperparameters; the winner becomes a challenger if it is better on data not searched by.
+        """Search better hyperparameters; a winner that is better on unseen data becomes a challenger.
 
         A study that was stopped is started again with the same parameters: finished trials are kept. With
         more trials it goes on.

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from models.devices.scenario import DEVICES
 from models.sales import SALES
 from models.search import inside, of_options
 from tasks import bundles
@@ -175,7 +176,7 @@ def test_a_store_without_data_or_with_too_little_is_told_in_a_sentence(command, 
     assert "'soon' is not a duration" in wrong.err
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", [*SCENARIOS, DEVICES], ids=lambda scenario: scenario.name)
 def test_what_a_training_uses_by_default_lies_in_the_space(scenario):
     search = scenario.search
     values = of_options(search.space, search.defaults({}))

@@ -1,0 +1,129 @@
+import time
+
+import pytest
+
+from models.scenario import Scenario
+from tasks import bundles
+from tasks.runs import begin
+from tasks.shards import plan
+from tasks.study import COMPLETE, PRUNED, STOPPED
+from tasks.tuning import (
+    STUDY,
+    TuningError,
+    base_of,
+    find_folds,
+    incumbent,
+    prepare_study,
+    resolve_study,
+    try_out,
+    with_tuned,
+)
+from tests import steps
+from tests.toy import TOY, Toy, distance, values
+
+pytestmark = pytest.mark.usefixtures("without_run_logger")
+FAR = {"kind": "exact", "near": 1.0, "far": 7}
+
+
+@pytest.fixture
+def study(store):
+    """The run of a study that has been prepared, and the names of its parts."""
+    steps.put(store, values(days=5))
+    run = resolve_study.fn(TOY, store, None, {}, 7, 4)
+    begin.fn(TOY, run)
+    return run, sorted({n for shard in plan.fn(TOY, run) for n in prepare_study.fn(TOY, run, shard)})
+
+
+def test_the_days_but_the_first_are_folds_and_one_is_too_few(store, study):
+    run, names = study
+    assert find_folds.fn(TOY, run, names) == [f"2024-01-0{day}" for day in range(2, 6)]
+    for found in ([], ["one"]):
+
+        class Short(Toy):
+            @property
+            def search(self, found=found):
+                class Found(type(TOY.search)):
+                    def folds(self, *given):
+                        return found
+
+                return Found()
+
+        with pytest.raises(TuningError, match=f"{len(found)} fold.*Expected two at least"):
+            find_folds.fn(Short(), run, names)
+
+
+def test_a_trial_has_the_losses_of_its_folds_in_order(study):
+    tried = try_out.fn(TOY, *study, 0, FAR, 3, (), None)
+    assert tried.state == COMPLETE
+    assert tried.losses == pytest.approx([distance(FAR) + 0.01 * fold for fold in range(3)])
+
+
+def test_a_trial_is_given_up_where_its_bar_is_and_not_before_nor_at_the_last_fold(study):
+    limit = distance(FAR) + 0.001
+    tried = try_out.fn(TOY, *study, 0, FAR, 3, (limit, limit, float("inf")), None)
+    assert (tried.state, len(tried.losses)) == (PRUNED, 2)
+
+
+def test_what_was_tried_is_not_tried_again_and_what_was_stopped_is(study):
+    stopped = try_out.fn(TOY, *study, 0, FAR, 3, (), time.time() - 1)
+    assert (stopped.state, stopped.losses) == (STOPPED, ())
+    first = try_out.fn(TOY, *study, 1, FAR, 3, (), None)
+
+    class Counted(Toy):
+        @property
+        def search(self):
+            raise AssertionError("it was tried before")
+
+    assert try_out.fn(Counted(), *study, 2, FAR, 3, (), time.time() - 1) == first
+
+
+def test_a_fold_without_anything_to_measure_is_said(study):
+    class Empty(Toy):
+        @property
+        def search(self):
+            class Nothing(type(TOY.search)):
+                def losses(self, *given):
+                    yield float("nan")
+
+            return Nothing()
+
+    with pytest.raises(TuningError, match="Fold 1 has nothing to measure"):
+        try_out.fn(Empty(), *study, 0, FAR, 3, (), None)
+
+
+def test_a_study_is_the_same_after_its_winner_was_promoted_and_another_with_other_options_or_data(store):
+    steps.put(store, values(days=5))
+
+    def name(**options):
+        return resolve_study.fn(TOY, store, None, options, 7, 4).id
+
+    first = name()
+    assert resolve_study.fn(TOY, store, None, {}, 8, 4).id != first
+    steps.train(store, **FAR, **{STUDY: first})
+    assert name(loss=3.0) == first
+    steps.train(store, loss=0.2)
+    assert bundles.champion(store, "toy") == 2
+    assert name() != first
+
+
+def test_a_training_takes_what_it_is_not_given_from_a_champion_that_was_tuned_and_from_no_other(store):
+    steps.put(store, values(days=5))
+    assert with_tuned(TOY, store, {"loss": 1.0, "near": None}) == ({"loss": 1.0}, [])
+    steps.train(store, **FAR)
+    assert with_tuned(TOY, store, {"loss": 1.0}) == ({"loss": 1.0}, [])
+    steps.train(store, **FAR | {"near": 0.1}, **{STUDY: "one"})
+    found, (note,) = with_tuned(TOY, store, {"loss": 1.0, "far": 3})
+    assert found == {"kind": "exact", "near": 0.1, "far": 3, "loss": 1.0, STUDY: "one"}
+    assert note == "Hyperparameters are those of champion 2, from study one."
+    run = resolve_study.fn(TOY, store, None, {}, 7, 4)
+    assert incumbent(TOY, run) == FAR | {"near": 0.1}
+    assert base_of(run) == {}
+
+
+def test_a_scenario_without_a_search_cannot_be_tuned(store):
+    class Plain(Toy):
+        search = Scenario.search
+
+    steps.put(store)
+    with pytest.raises(TuningError, match="toy has no hyperparameters to search"):
+        resolve_study.fn(Plain(), store, None, {}, 7, 4)
