@@ -133,14 +133,18 @@ def _parameters(
     return location, spread
 
 
-def read(files: Mapping[str, Any], name: str) -> Pooled | None:
-    """The model from the files that `Pooled.files` made; None where they are not there."""
+def read(files: Mapping[str, Any], name: str, quantiles: Sequence[float]) -> Pooled | None:
+    """The model of rising `quantiles` from the files that `Pooled.files` made; None where they are not there.
+
+    The order of the quantiles is that of `quantiles`: a JSON object has none.
+    """
     import lightgbm as lgb
 
     if f"{name}_about" not in files:
         return None
     about = files[f"{name}_about"]
-    boosters = {q: lgb.Booster(model_str=files[f"{name}_{q}"]) for q in about["start"]}
+    columns = [quantile_column(q) for q in quantiles]
+    boosters = {column: lgb.Booster(model_str=files[f"{name}_{column}"]) for column in columns}
     location = lgb.Booster(model_str=files[f"{name}_location"])
     return Pooled(tuple(about["features"]), location, boosters, about["start"])
 

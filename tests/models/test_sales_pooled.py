@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -72,14 +74,14 @@ def test_the_same_rows_make_the_same_model_on_any_threads(fitted):
     assert np.array_equal(again.predict(values, 1), fitted.predict(values, 1))
 
 
-def test_a_model_read_from_its_files_predicts_the_same(fitted, unseen):
+def test_a_model_read_from_its_files_in_whatever_order_predicts_the_same(fitted, unseen):
     files = fitted.files("pooled")
     assert all(isinstance(content, str | dict) for content in files.values())
-    read = pooled.read(files, "pooled")
+    read = pooled.read(json.loads(json.dumps(files, sort_keys=True)), "pooled", LEVELS)
     assert read is not None
     assert read.features == NAMES
     assert np.array_equal(read.predict(unseen[0], 1), fitted.predict(unseen[0], 1))
-    assert pooled.read(files, "pooled_no_plan") is None
+    assert pooled.read(files, "pooled_no_plan", LEVELS) is None
 
 
 def test_missing_features_are_no_error(fitted, unseen):
