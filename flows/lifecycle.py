@@ -1,4 +1,4 @@
-"""What every scenario has for its bundles and runs: look at them, promote, roll back."""
+"""What every scenario has for its bundles and runs: look at them, promote, roll back, export."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -10,7 +10,8 @@ from flows.modules import Direct
 from flows.settings import open_store
 from models.scenario import Scenario
 from tasks import bundles as saved
-from tasks import promoting
+from tasks import exporting, promoting
+from tasks.bundles import BundleError
 from tasks.overview import bundle_lines, run_lines
 
 Number = Annotated[int, Field(ge=1)]
@@ -62,8 +63,8 @@ def _told(scenario: Scenario, store: Any, done: promoting.Promoted) -> dict[str,
     }
 
 
-def listings(scenario: Scenario) -> tuple[Direct, Direct]:
-    """The commands `bundles` and `history` of a scenario."""
+def listings(scenario: Scenario) -> tuple[Direct, ...]:
+    """The commands `bundles`, `history` and `export` of a scenario."""
 
     def bundles(last: Number = 10, store: str | None = None) -> Mapping[str, Any]:
         """List bundles, newest first: what they were trained on, how good they are, and which is champion.
@@ -95,7 +96,27 @@ def listings(scenario: Scenario) -> tuple[Direct, Direct]:
         nothing = f"{opened.uri}: no run of {scenario.name} has published anything yet."
         return {"store": opened.uri, "runs": lines, "notes": [] if lines else [nothing]}
 
-    return Direct(f"{scenario.name}-bundles", bundles), Direct(f"{scenario.name}-history", history)
+    def export(
+        to: str, bundle: Annotated[int | None, Field(ge=1)] = None, store: str | None = None
+    ) -> Mapping[str, Any]:
+        """Write a bundle's estimators as ONNX, with what is needed beside them, and its own files.
+
+        Args:
+            to: Folder to write to, local, az:// or abfss://. Files of the same names are replaced.
+            bundle: Number of the bundle; default: the champion.
+            store: URI of the store; default: ALMANAC_STORE, or ./store.
+        """
+        opened = open_store(store)
+        number = bundle or saved.champion(opened, scenario.name)
+        if number is None:
+            raise BundleError(saved.no_bundle(opened, scenario.name))
+        return exporting.export(scenario, opened, number, to)
+
+    return (
+        Direct(f"{scenario.name}-bundles", bundles),
+        Direct(f"{scenario.name}-history", history),
+        Direct(f"{scenario.name}-export", export),
+    )
 
 
 def _side_by_side(headlines: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:

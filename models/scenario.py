@@ -32,6 +32,7 @@ import dataframely as dy
 import polars as pl
 
 from models.contracts import Accepted, Folded, accept, appended, last_of_each, replace
+from models.interchange import Interchange
 from models.page import Section
 from models.search import Space
 
@@ -248,6 +249,17 @@ class Scenario(Protocol):
 
     def load(self, files: Mapping[str, File]) -> Any:
         """The model made of a bundle's files; loading executes nothing that is in them."""
+
+    def estimate(self, model: Any, rows: pl.DataFrame) -> pl.DataFrame | None:
+        """What the model's estimators say of rows of features, for use without a store; None: it has none to ask.
+
+        Each scenario says which columns `rows` has, and which the result adds.
+        """
+        return None
+
+    def interchange(self, model: Any) -> Interchange | None:
+        """The model's estimators as ONNX graphs; None where the scenario exports nothing."""
+        return None
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf

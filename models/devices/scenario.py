@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.devices import backtest as backtests
-from models.devices import hours, incidents, scoring, training, watching
+from models.devices import hours, incidents, interchange, scoring, training, watching
 from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
@@ -16,6 +16,7 @@ from models.devices.options import Options, moment_of
 from models.devices.search import DevicesSearch
 from models.devices.tables import TABLES
 from models.errors import ContractError
+from models.interchange import Interchange
 from models.page import Section
 from models.scenario import AsOf, Event, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
 
@@ -114,6 +115,14 @@ class Devices(Scenario):
 
     def load(self, files: Mapping[str, File]) -> Model:
         return Model.of(files)
+
+    def estimate(self, model: Model, rows: pl.DataFrame) -> pl.DataFrame:
+        """See `models.devices.interchange.estimate`."""
+        return interchange.estimate(model, rows)
+
+    def interchange(self, model: Model) -> Interchange:
+        """See `models.devices.interchange.interchange`."""
+        return interchange.interchange(model)
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf

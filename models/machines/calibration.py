@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Calibration = Mapping[str, Any]
 
 IDENTITY: Calibration = {"kind": "identity"}
-_EDGE = 1e-7
+EDGE = 1e-7
 _MANY_FAILURES = 1_000
 _PRIOR = 5.0
 
@@ -86,7 +86,7 @@ def calibrated(probability: Floats, how: Calibration) -> Floats:
 
 
 def _logit(p: Floats) -> Floats:
-    inside = np.clip(p, _EDGE, 1 - _EDGE)
+    inside = np.clip(p, EDGE, 1 - EDGE)
     return np.log(inside) - np.log1p(-inside)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 
 from models.errors import ContractError
-from models.machines import evaluation, outcomes, risks, scoring, training, watching
+from models.interchange import Interchange
+from models.machines import evaluation, interchange, outcomes, risks, scoring, training, watching
 from models.machines.contracts import TABLES
 from models.machines.findings import before_the_data, findings, told
 from models.machines.options import Options, moment
@@ -113,6 +114,14 @@ class Machines(Scenario):
 
     def load(self, files: Mapping[str, File]) -> risks.Model:
         return risks.load(files)
+
+    def estimate(self, model: risks.Model, rows: pl.DataFrame) -> pl.DataFrame:
+        """See `models.machines.interchange.estimate`."""
+        return interchange.estimate(model, rows)
+
+    def interchange(self, model: risks.Model) -> Interchange:
+        """See `models.machines.interchange.interchange`."""
+        return interchange.interchange(model)
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf

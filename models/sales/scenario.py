@@ -7,8 +7,19 @@ from typing import Any
 
 import polars as pl
 
+from models.interchange import Interchange
 from models.page import Section
-from models.sales import comparison, ladder, neighbours, outcomes, preparation, scoring, training, watching
+from models.sales import (
+    comparison,
+    interchange,
+    ladder,
+    neighbours,
+    outcomes,
+    preparation,
+    scoring,
+    training,
+    watching,
+)
 from models.sales.calendar import resolve_as_of
 from models.sales.contracts import TABLES
 from models.sales.gaps import plan_gaps
@@ -73,6 +84,14 @@ class Sales(Scenario):
 
     def load(self, files: Mapping[str, File]) -> Model:
         return load(files)
+
+    def estimate(self, model: Model, rows: pl.DataFrame) -> pl.DataFrame:
+        """See `models.sales.interchange.estimate`."""
+        return interchange.estimate(model, rows)
+
+    def interchange(self, model: Model) -> Interchange:
+        """See `models.sales.interchange.interchange`."""
+        return interchange.interchange(model)
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf

@@ -1,0 +1,136 @@
+"""Detectors of a devices bundle as ONNX graphs, one per kind for all sensors; and the same for frames of readings.
+
+A graph takes the number of a sensor and a value per row: its parameters are columns of the graph, as they are
+of the bundle, so that thousands of sensors are one file and one call.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+
+from models.devices.contracts import KEY
+from models.devices.model import Model
+from models.devices.options import Options
+from models.devices.scoring import score_span
+from models.interchange import Graph, Interchange, Port
+from models.onnx_graphs import Builder
+
+_OUTSIDE = (
+    "The robust channels (rungs `robust_*`), which look at the last readings, and the joint detectors of devices: "
+    "their parameters are in plain/ as Parquet.",
+    "Sensors of few values (`discrete`), missing readings and flat lines.",
+    "p-values and verdicts: a score is comparable between readings of one sensor; `calibration` and `corrections` in "
+    "plain/ are what Almanac turns it into a p-value by. For one_class_svm and isolation_forest 0 is scikit-learn's "
+    "own threshold: at and above it, it says -1.",
+)
+_INPUTS = (
+    Port("sensor", "int64", (), "number of the sensor, by `sensors` in interchange.json"),
+    Port("value", "double", (), "the mean of the interval's readings; NaN gives NaN"),
+)
+_OUTPUT = Port("score", "double", (), "higher is more anomalous")
+
+
+def interchange(model: Model) -> Interchange:
+    """A graph for each kind of detector that some sensor of the bundle has."""
+    graphs: list[Graph] = []
+    sensors = {}
+    for name, build in _KINDS.items():
+        params = model.frames.get(name, pl.DataFrame())
+        if params.height:
+            graphs.append(build(params))
+            key = [column for column in KEY if column in params.columns]
+            sensors[name] = params.select(key).with_row_index("number").to_dicts()
+    rungs = model.frames["sensors"]["rung"].value_counts().sort("rung").to_dicts()
+    facts = {"sensors": sensors, "rungs": rungs, "interval": model.settings["interval"]}
+    return Interchange(graphs, _OUTSIDE, facts)
+
+
+def _one_class_svm(params: pl.DataFrame) -> Graph:
+    """As `models.devices.one_class_svm.score`; support vectors that a sensor lacks weigh nothing."""
+    made = Builder()
+    widest = max(int(params["support"].list.len().max()), 1)  # type: ignore[arg-type]
+    center, scale, gamma, intercept = (
+        made.op("Gather", made.constant(params[name].to_numpy()), "sensor", axis=0)
+        for name in ("center", "scale", "gamma", "intercept")
+    )
+    support, coefficient = (
+        made.op("Gather", made.constant(_padded(params[name], widest)), "sensor", axis=0)
+        for name in ("support", "coefficient")
+    )
+    z = made.op("Div", made.op("Sub", "value", center), scale)
+    one = made.constant([1], np.int64)
+    apart = made.op("Sub", made.op("Unsqueeze", z, one), support)
+    near = made.op("Mul", made.op("Mul", apart, apart), made.op("Unsqueeze", made.op("Neg", gamma), one))
+    total = made.op("ReduceSum", made.op("Mul", coefficient, made.op("Exp", near)), one, keepdims=0)
+    return made.graph("one_class_svm", _INPUTS, [(made.op("Neg", made.op("Add", total, intercept)), _OUTPUT)])
+
+
+def _padded(lists: pl.Series, width: int) -> np.ndarray:
+    found = np.zeros((len(lists), width))
+    for row, values in enumerate(lists):
+        found[row, : len(values)] = values
+    return found
+
+
+def _isolation_forest(params: pl.DataFrame) -> Graph:
+    """As `models.devices.isolation_forest.score`: a binary search among each sensor's steps, all rows at once."""
+    made = Builder()
+    sizes = params["threshold"].list.len().to_numpy().astype(np.int64)
+    begin = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+    threshold = params["threshold"].explode(empty_as_null=False).to_numpy()
+    depth = params["depth"].explode(empty_as_null=False).to_numpy()
+    steps = made.constant(np.append(threshold, np.inf))
+    low = first = made.op("Gather", made.constant(begin, np.int64), "sensor", axis=0)
+    high = made.op("Add", low, made.op("Gather", made.constant(sizes, np.int64), "sensor", axis=0))
+    x = made.cast(made.cast("value", "float"), "double")
+    one, two = made.constant(1, np.int64), made.constant(2, np.int64)
+    for _ in range(int(sizes.max()).bit_length()):
+        middle = made.op("Div", made.op("Add", low, high), two)
+        open_ = made.op("Less", low, high)
+        below = made.op("Less", made.op("Gather", steps, middle, axis=0), x)
+        more = made.op("And", open_, below)
+        high = made.op("Where", made.op("And", open_, made.op("Not", below)), middle, high)
+        low = made.op("Where", more, made.op("Add", middle, one), low)
+    at = made.op("Add", made.op("Sub", low, first), made.op("Add", first, "sensor"))
+    total = made.op("Gather", made.constant(depth), at, axis=0)
+    normaliser, offset = (
+        made.op("Gather", made.constant(params[name].to_numpy()), "sensor", axis=0)
+        for name in ("normaliser", "offset")
+    )
+    power = made.op(
+        "Exp", made.op("Mul", made.op("Div", made.op("Neg", total), normaliser), made.constant(np.log(2)))
+    )
+    score = made.op("Where", made.op("IsNaN", "value"), made.constant(np.nan), made.op("Add", power, offset))
+    return made.graph("isolation_forest", _INPUTS, [(score, _OUTPUT)])
+
+
+def _pooled(params: pl.DataFrame) -> Graph:
+    """As `models.devices.pooled.score`: the distance from the middle of all sensors of the tag."""
+    made = Builder()
+    center, scale = (
+        made.op("Gather", made.constant(params[name].to_numpy()), "sensor", axis=0)
+        for name in ("center", "scale")
+    )
+    distance = made.op("Div", made.op("Abs", made.op("Sub", "value", center)), scale)
+    return made.graph("pooled", _INPUTS, [(distance, _OUTPUT)])
+
+
+_KINDS: dict[str, Callable[[pl.DataFrame], Graph]] = {
+    "one_class_svm": _one_class_svm,
+    "isolation_forest": _isolation_forest,
+    "pooled": _pooled,
+}
+
+
+def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
+    """The published columns (see `models.devices.scoring.SCORES`) for readings per interval, all sensors at once.
+
+    `rows` has `device`, `tag`, `time` (UTC, the start of the interval) and `mean`. The first 60 intervals are
+    what the detectors look back at, and have rows of their own all the same: they are scored by what is before them.
+    """
+    options = Options.of({"interval": model.settings["interval"]})
+    keys = rows.select(*KEY).unique().sort(*KEY)
+    first, last = rows["time"].min(), rows["time"].max()
+    until = last + options.step  # type: ignore[operator]
+    return score_span(model, rows.lazy(), keys, first, until, options).rows  # type: ignore[arg-type]

@@ -1,0 +1,157 @@
+"""Building blocks of ONNX graphs: trees of LightGBM and of plain arrays, and what is done with their outputs."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.interchange import IR_VERSION, ML_OPSET, OPSET, Graph, Port
+
+_KINDS = {"float": 1, "double": 11, "int64": 7, "string": 8}
+_NAN_IS_MISSING = 2 << 2
+
+
+class Builder:
+    """The nodes of a graph as they are added; a value is known by its name."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+
+    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one output; its name."""
+        from onnx import helper
+
+        output = f"{kind.lower()}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, list(inputs), [output], domain=domain, **attributes))
+        return output
+
+    def constant(self, values: Any, dtype: Any = np.float64) -> str:
+        """Add a tensor that is part of the graph; its name."""
+        from onnx import numpy_helper
+
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.asarray(values, dtype=dtype), name))
+        return name
+
+    def cast(self, value: str, kind: str) -> str:
+        return self.op("Cast", value, to=_KINDS[kind])
+
+    def column(self, value: str, number: int) -> str:
+        """One column of a matrix, as a matrix of that column."""
+        return self.op("Gather", value, self.constant([number], np.int64), axis=1)
+
+    def rising(self, columns: Sequence[str]) -> str:
+        """The matrix of `columns`, each at least as large as the one before it."""
+        found = [columns[0]]
+        for column in columns[1:]:
+            found.append(self.op("Max", found[-1], column))
+        return self.op("Concat", *found, axis=1)
+
+    def boosted(self, features: str, text: str) -> str:
+        """The raw score (rows, 1), as double, of a LightGBM model whose trees are added up; see `for_single`."""
+        import lightgbm as lgb
+        from onnxmltools import convert_lightgbm
+        from onnxmltools.convert.common.data_types import FloatTensorType
+
+        booster = lgb.Booster(model_str=for_single(text))
+        width = [None, booster.num_feature()]
+        converted = convert_lightgbm(booster, initial_types=[("features", FloatTensorType(width))])
+        trees = next(n for n in converted.graph.node if n.op_type == "TreeEnsembleRegressor")
+        trees.name, trees.input[:], trees.output[:] = "", [features], [f"trees_{len(self._nodes)}"]
+        self._nodes.append(trees)
+        return self.cast(trees.output[0], "double")
+
+    def averaged(
+        self,
+        features: str,
+        roots: NDArray[np.int32],
+        feature: NDArray[np.int32],
+        threshold: NDArray[np.float64],
+        left: NDArray[np.int32],
+        right: NDArray[np.int32],
+        missing_left: NDArray[np.bool_],
+        value: NDArray[np.float64],
+    ) -> str:
+        """The mean of the trees' leaves (rows, 1), as double; arrays as in `models.machines.trees.Trees`."""
+        tree = np.searchsorted(roots, np.arange(len(feature)), side="right") - 1
+        begin, leaf = roots[tree], left == np.arange(len(left))
+        attributes = {
+            "n_targets": 1,
+            "aggregate_function": "AVERAGE",
+            "nodes_treeids": tree,
+            "nodes_nodeids": np.arange(len(feature)) - begin,
+            "nodes_featureids": feature,
+            "nodes_values": single(threshold),
+            "nodes_modes": np.where(leaf, "LEAF", "BRANCH_LEQ"),
+            "nodes_truenodeids": np.where(leaf, 0, left - begin),
+            "nodes_falsenodeids": np.where(leaf, 0, right - begin),
+            "nodes_missing_value_tracks_true": missing_left.astype(np.int64),
+            "target_treeids": tree[leaf],
+            "target_nodeids": (np.arange(len(feature)) - begin)[leaf],
+            "target_ids": np.zeros(int(leaf.sum()), np.int64),
+            "target_weights": value[leaf].astype(np.float32),
+        }
+        plain = {
+            name: one.tolist() if isinstance(one, np.ndarray) else one for name, one in attributes.items()
+        }
+        trees = self.op("TreeEnsembleRegressor", features, domain="ai.onnx.ml", **plain)
+        return self.cast(trees, "double")
+
+    def graph(self, name: str, inputs: Sequence[Port], outputs: Sequence[tuple[str, Port]]) -> Graph:
+        """The checked graph of what was added; `outputs` are values with what they are to be called."""
+        import onnx
+        from onnx import helper
+
+        named = [helper.make_node("Identity", [value], [port.name]) for value, port in outputs]
+        made = helper.make_graph(
+            [*self._nodes, *named],
+            name,
+            [_info(port) for port in inputs],
+            [_info(port) for _, port in outputs],
+            self._constants,
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
+        model = helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION, producer_name="almanac")
+        onnx.checker.check_model(model)
+        return Graph(name, model.SerializeToString(), tuple(inputs), tuple(port for _, port in outputs))
+
+
+def for_single(text: str) -> str:
+    """A LightGBM model's text, so that it says the same of single-precision features when it is converted.
+
+    Thresholds become the greatest single-precision number that is not above them, and where a missing value
+    is taken for zero the side that zero goes to is written down. The objective's link is left out: the
+    model's output is its raw score.
+    """
+    trees = re.sub(r"(?m)^objective=.*$", "objective=regression", text)
+    trees = re.sub(r"(?m)^tree_sizes=.*\n", "", trees)
+    return re.sub(
+        r"(?ms)^threshold=(?P<threshold>[^\n]*)\ndecision_type=(?P<decision>[^\n]*)$", _decisions, trees
+    )
+
+
+def _decisions(found: "re.Match[str]") -> str:
+    thresholds = single(np.array(found["threshold"].split(), dtype=np.float64)).astype(np.float64)
+    kinds = np.array(found["decision"].split(), dtype=np.int64)
+    zero_is_missing = (kinds & 12) == 0
+    left = np.where(zero_is_missing, thresholds >= 0, (kinds & 2) > 0)
+    explicit = np.where(zero_is_missing, _NAN_IS_MISSING, kinds & ~2) + np.where(left, 2, 0)
+    values = " ".join(repr(float(value)) for value in thresholds)
+    return f"threshold={values}\ndecision_type={' '.join(map(str, explicit))}"
+
+
+def single(threshold: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The greatest single-precision numbers that are not above `threshold`: they part the same such numbers."""
+    with np.errstate(over="ignore"):
+        near = threshold.astype(np.float32)
+    return np.where(near.astype(np.float64) > threshold, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def _info(port: Port) -> Any:
+    from onnx import helper
+
+    shape: list[str | int | None] = ["rows", len(port.columns)] if port.columns else ["rows"]
+    return helper.make_tensor_value_info(port.name, _KINDS[port.kind], shape)

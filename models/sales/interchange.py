@@ -1,0 +1,84 @@
+"""The pooled quantile models of a sales bundle as ONNX graphs, and the same for frames of features."""
+
+import numpy as np
+import polars as pl
+
+from models.interchange import Graph, Interchange, Port
+from models.onnx_graphs import Builder
+from models.sales.features import OFFSET
+from models.sales.model import NO_PLAN, POOLED, Model
+from models.sales.options import quantile_column
+from models.sales.pooled import Pooled
+from models.sales.preparation import FEATURE
+
+_OUTSIDE = (
+    "Features: they are made from the history and the plan by Almanac (`sales train` writes those of its rows to "
+    "the run's folder, `parts/train`); the graphs take them ready.",
+    "Which graph is for a row: `pooled` where its week is in the plan, else `pooled_no_plan`.",
+    "The offsets of calibration: `calibration` in interchange.json, looked up by rung, kind and third of the "
+    "horizon, null standing for any; the first line that fits, from the most particular on.",
+    "The rungs `statistical`, `blend` and those of keys with too little history: `own_models` and `own_keys` are "
+    "in plain/ as Parquet, without a graph.",
+)
+
+
+def interchange(model: Model) -> Interchange:
+    """A graph for each ensemble of the bundle, with all quantiles."""
+    graphs = [
+        _graph(rung, ensemble, model) for rung in (POOLED, NO_PLAN) if (ensemble := model.of_rung(rung))
+    ]
+    facts = {
+        "quantiles": list(model.quantiles),
+        "horizon_weeks": model.horizon,
+        "calibration": model.offsets.to_dicts(),
+        "own_keys": model.own_keys.height,
+        "blended": model.blended,
+    }
+    return Interchange(graphs, _OUTSIDE, facts)
+
+
+def _graph(rung: str, ensemble: Pooled, model: Model) -> Graph:
+    """Features, level and offsets -> quantiles on the log scale, as `Pooled.predict`, and calibrated in units."""
+    made = Builder()
+    names = [quantile_column(q) for q in model.quantiles]
+    centre = made.boosted("features", ensemble.location.model_to_string())
+    spread = [
+        made.op(
+            "Add", made.constant([[ensemble.start[name]]]), made.boosted("features", _text(ensemble, name))
+        )
+        for name in names
+    ]
+    raw = made.rising([made.op("Add", centre, one) for one in spread])
+    moved = made.op("Add", raw, "offsets")
+    risen = made.rising([made.column(moved, i) for i in range(len(names))])
+    ratio = made.op("Sub", made.op("Exp", risen), made.constant([[OFFSET]]))
+    units = made.op("Max", made.op("Mul", ratio, "level"), made.constant([[0.0]]))
+    inputs = (
+        Port("features", "float", ensemble.features, "the features in this order; NaN where unknown"),
+        Port("level", "double", ("level",), "units of a usual week of the key, above 0"),
+        Port("offsets", "double", tuple(names), "what calibration adds on the log scale; 0 for none"),
+    )
+    outputs = (
+        (
+            raw,
+            Port("log_quantiles", "double", tuple(names), f"log(units / level + {OFFSET}), not calibrated"),
+        ),
+        (units, Port("units", "double", tuple(names), "units in the target week, calibrated by `offsets`")),
+    )
+    return made.graph(rung, inputs, outputs)
+
+
+def _text(ensemble: Pooled, name: str) -> str:
+    return str(ensemble.spread[name].model_to_string())
+
+
+def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` with `rung` and calibrated quantiles in units, by the pooled models alone.
+
+    Columns of `rows`: `planned`, `kind`, `step`, `level`, and the features as `f:<name>`, as in the parts of a
+    training; a feature that is absent is unknown. Quantiles are null where the bundle has no pooled model.
+    """
+    names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
+    values = np.ascontiguousarray(rows.select(pl.col(FEATURE + n).cast(pl.Float32) for n in names).to_numpy())
+    about = rows.select(pl.exclude(f"^{FEATURE}.*$"))
+    return model.forecast(about, values, names, None, threads=0)
