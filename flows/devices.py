@@ -13,7 +13,8 @@ from flows import tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, Share
-from flows.runs import ingest_sources, train_bundle
+from flows.retraining import Budget, train_for
+from flows.runs import ingest_sources
 from flows.runs import score as score_run
 from flows.settings import open_store
 from models.devices.scenario import DEVICES
@@ -68,9 +69,11 @@ def train(
     as_of: Moment | None = None,
     detector: Literal["auto", "one_class_svm", "isolation_forest"] | None = None,
     history_days: Annotated[float, Field(gt=0)] | None = None,
+    reason: str | None = None,
+    budget: Budget = 4,
     seed: int = 7,
     store: str | None = None,
-) -> dict[str, Any]:
+) -> Any:
     """Train a detector for each sensor on its own past; the bundle becomes champion if it is better.
 
     Args:
@@ -79,11 +82,13 @@ def train(
         detector: auto: chosen by what the sensor's past looks like; or one for all that vary. Default: the
             champion's where it was tuned, else auto.
         history_days: Days to learn from, at most; default: the champion's where it was tuned, else 14.
+        reason: Why an event asks for this training; with one, it counts towards the budget.
+        budget: Trainings in 30 days, at most, that events may ask for; over it, the run ends as skipped.
         seed: Seed of everything random in training.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     options = {"detector": detector, "history_days": history_days, "seed": seed}
-    return _train(open_store(store), as_of, options)
+    return _train(open_store(store), as_of, options, reason, budget)
 
 
 tune = tuning.flow_of(DEVICES, lambda store: {"interval": settled(DEVICES, store)["interval"]})
@@ -168,9 +173,11 @@ def _ingesting(
     }
 
 
-def _train(store: Store, as_of: AsOf | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def _train(
+    store: Store, as_of: AsOf | None, options: Mapping[str, Any], reason: str | None = None, budget: int = 0
+) -> Any:
     interval = settled(DEVICES, store)["interval"]
-    return train_bundle(DEVICES, store, as_of, {"interval": interval, **options})
+    return train_for(reason, budget, DEVICES, store, as_of, {"interval": interval, **options})
 
 
 def _score(

@@ -9,6 +9,7 @@ from flows import evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, ParameterError, Share, hours
+from flows.retraining import Budget, train_for
 from flows.runs import evaluate_bundle, ingest_sources, train_bundle
 from flows.runs import score as score_run
 from flows.settings import open_store
@@ -79,9 +80,11 @@ def train(
     missed_failure_cost: Amount = 10.0,
     needless_inspection_cost: Amount = 1.0,
     inspect_every_days: Annotated[int, Field(ge=1)] = 14,
+    reason: str | None = None,
+    budget: Budget = 4,
     seed: int = 7,
     store: str | None = None,
-) -> dict[str, Any]:
+) -> Any:
     """Backtest and train a bundle; it becomes champion if it is better than the champion.
 
     Args:
@@ -96,6 +99,8 @@ def train(
             settles the probability from which an inspection is worth it.
         needless_inspection_cost: What an inspection costs that no failure would have followed.
         inspect_every_days: The plan to compare with: every component is inspected once in this many days.
+        reason: Why an event asks for this training; with one, it counts towards the budget.
+        budget: Trainings in 30 days, at most, that events may ask for; over it, the run ends as skipped.
         seed: Seed of everything random in training.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
@@ -109,7 +114,7 @@ def train(
     }
     options |= {"horizons_hours": hours(horizon)} if horizon else {}
     options |= {"windows_hours": hours(windows)} if windows else {}
-    return train_bundle(MACHINES, open_store(store), to, options | _since("train_from", from_))
+    return train_for(reason, budget, MACHINES, open_store(store), to, options | _since("train_from", from_))
 
 
 tune = tuning.flow_of(MACHINES)

@@ -9,6 +9,7 @@ from pydantic import Field
 from flows import evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
+from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, score, train_bundle
 from flows.settings import open_store
 from models.sales import SALES
@@ -50,9 +51,11 @@ def train(
     horizon: Annotated[int, Field(ge=1, le=104)] = 13,
     quantiles: list[Annotated[float, Field(gt=0, lt=1)]] | None = None,
     training_rows: Annotated[int, Field(ge=1_000)] = 300_000,
+    reason: str | None = None,
+    budget: Budget = 4,
     seed: int = 7,
     store: str | None = None,
-) -> dict[str, Any]:
+) -> Any:
     """Backtest and train a bundle; it becomes champion if it is better than the champion.
 
     Args:
@@ -60,11 +63,13 @@ def train(
         horizon: Weeks to forecast.
         quantiles: Quantiles to forecast, between 0 and 1; default 0.05 0.25 0.5 0.75 0.95.
         training_rows: Rows to learn from, at most about; more keys and weeks are sampled down to it.
+        reason: Why an event asks for this training; with one, it counts towards the budget.
+        budget: Trainings in 30 days, at most, that events may ask for; over it, the run ends as skipped.
         seed: Seed of everything random in training.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     options = _options(horizon, quantiles, seed) | {"training_rows": training_rows}
-    return train_bundle(SALES, open_store(store), as_of, options)
+    return train_for(reason, budget, SALES, open_store(store), as_of, options)
 
 
 tune = tuning.flow_of(SALES)

@@ -18,13 +18,16 @@ TABLE = {
     "sales-forecast/weekly": "0 6 * * 1 Europe/Zurich",
     "sales-ingest/weekly": "0 5 * * 1 Europe/Zurich",
     "sales-train/monthly": "0 4 1 * * Europe/Zurich",
+    "sales-train/on-drift": None,
     "devices-ingest/hourly": "2 * * * * UTC",
     "devices-score/hourly": "5 * * * * UTC",
     "devices-train/weekly": "0 4 * * 0 Europe/Zurich",
+    "devices-train/on-drift": None,
     "machines-ingest/daily": "0 5 * * * Europe/Zurich",
     "machines-score/on-new-data": None,
     "machines-score/daily": "0 6 * * * Europe/Zurich",
     "machines-train/monthly": "30 4 1 * * Europe/Zurich",
+    "machines-train/on-drift": None,
     "housekeeping/daily": "45 4 * * * Europe/Zurich",
 }
 

@@ -1,0 +1,38 @@
+"""Training that a person, a schedule or an event asks for."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+from pydantic import Field
+
+from flows.runs import train_bundle
+from models.scenario import AsOf, Scenario
+from tasks.retraining import record_training, request_training
+from tasks.store import Store
+
+Budget = Annotated[int, Field(ge=0, le=100)]
+"""Trainings in 30 days that events may start."""
+
+
+def train_for(
+    reason: str | None,
+    budget: int,
+    scenario: Scenario,
+    store: Store,
+    as_of: AsOf | None,
+    options: Mapping[str, Any],
+) -> Any:
+    """Train a bundle. With a `reason`, that of an event, within the budget; else it ends as skipped, with a note."""
+    if reason is None:
+        return train_bundle(scenario, store, as_of, options)
+    request = request_training(scenario, store, reason, budget)
+    if request.refusal is not None:
+        record_training(scenario, store, request)
+        get_run_logger().info(request.refusal)
+        result = {"bundle": None, "promoted": False, "asked_for": reason, "notes": [request.refusal]}
+        return Completed(name="Skipped", message=request.refusal, data=result)
+    found = train_bundle(scenario, store, as_of, options)
+    record_training(scenario, store, request, found)
+    return {**found, "asked_for": reason}
