@@ -24,6 +24,7 @@ from models.sales import interchange as sales
 from models.sales import pooled
 from models.sales.model import Model as Sales
 from models.sales.model import empty_keys
+from models.sales.options import Options as SalesOptions
 from tests.models.test_devices_detectors import grid, noise
 from tests.models.test_machines_estimators import problem
 
@@ -96,7 +97,14 @@ def quantiles() -> Sales:
     weeks = np.random.default_rng(3).integers(0, 60, len(values))
     names = ("deal", "b", "c", "d", "e", "f")
     ensembles = [
-        pooled.fit(values[:, :n], target, weeks, names[:n], ["deal"], QUANTILES, seed=1, threads=1)
+        pooled.fit(
+            values[:, :n],
+            target,
+            weeks,
+            names[:n],
+            ["deal"],
+            SalesOptions(quantiles=QUANTILES, seed=1, threads=1),
+        )
         for n in (6, 4)
     ]
     rungs, kinds = ["pooled", "pooled", "pooled_no_plan"], ["regular", "promoted", None]
