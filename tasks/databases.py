@@ -18,6 +18,12 @@ _LOCK_MINUTES = 10
 _LOCK = 4_711_204_211
 """Whoever writes holds this lock of the database until the end of the transaction."""
 
+_MSSQL_LOCK = """
+declare @got int;
+exec @got = sp_getapplock @Resource = 'almanac', @LockMode = 'Exclusive', @LockTimeout = :patience;
+if @got < 0 throw 51000, 'Other writers hold the lock.', 1;
+"""
+
 _AZURE_POSTGRESQL = ".postgres.database.azure.com"
 _AZURE_SCOPE = "https://ossrdbms-aad.database.windows.net/.default"
 _EXPECTED = (
@@ -174,10 +180,7 @@ def _other(address: sa.URL) -> Iterator[Database]:
         if kind == "postgresql":
             connection.execute(sa.text(f"select pg_advisory_xact_lock({_LOCK})"))
         if kind == "mssql":
-            lock = (
-                "exec sp_getapplock @Resource = 'almanac', @LockMode = 'Exclusive', @LockTimeout = :patience"
-            )
-            connection.execute(sa.text(lock), {"patience": _LOCK_MINUTES * 60_000})
+            connection.execute(sa.text(_MSSQL_LOCK), {"patience": _LOCK_MINUTES * 60_000})
         yield _Sqlalchemy(connection)
 
 

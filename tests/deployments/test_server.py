@@ -196,6 +196,15 @@ def test_a_worker_runs_a_deployment_with_the_store_of_the_environment(
     ended = client.read_flow_run(run.id)
     assert ended.state.is_completed(), (local.folder / "worker.log").read_text()[-3000:]
     assert ended.parameters == {"dry_run": True, "retention_days": 30}
+    wait_until(
+        lambda: "Finished in state Completed()" in logs(client, run.id), 30, "its log is on the server"
+    )
+
+
+def logs(client, run: Any) -> list[str]:
+    """What a flow run has logged, as the UI shows it."""
+    answer = client._client.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [str(run)]}}})
+    return [one["message"] for one in answer.raise_for_status().json()]
 
 
 # automations
