@@ -10,6 +10,7 @@ import polars as pl
 from models.machines import evaluation, training
 from models.machines.calibration import calibrated
 from models.machines.features import used_features
+from models.machines.labels import next_failure_column
 from models.machines.options import ESTIMATORS, Options
 from models.machines.risks import MODEL, matrix
 from models.machines.sampling import Fold
@@ -78,18 +79,18 @@ class MachinesSearch(Search):
         work = training.Work(parts["rows"], words, used_features(words, chosen), chosen, [])
         ends = parts["rows"].select(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
         cuts = _cuts(*ends.collect().row(0))
-        failures = training.failures_after(parts["rows"], words.components)
-        modelled = [c for c in words.components if failures[c] >= chosen.min_failures]
         earlier: dict[int, list[training.Held]] = {hours: [] for hours in chosen.horizons_hours}
         sizes: dict[int, dict[str, int]] = {}
         for cut in cuts:
             judged = []
+            failures = training.failures_after(_known(parts["rows"], words, cut), words.components)
+            modelled = [c for c in words.components if failures[c] >= chosen.min_failures]
             for hours, before in earlier.items():
                 held = training.held_out_rows(work, cut, hours)
                 trees = training.judge(work, cut, held, hours, modelled, sizes.get(hours))
                 sizes.setdefault(hours, trees)
                 if before:
-                    judged.append(_judged(work, hours, held, before, failures))
+                    judged.append(_judged(work, cut, hours, held, before, failures))
                 before.append(held)
             if judged:
                 yield evaluation.log_loss(evaluation.coherent(pl.concat(judged))) or float("nan")
@@ -101,15 +102,24 @@ def _cuts(first: datetime, last: datetime) -> list[Fold]:
     return [Fold(first + step * i, first + step * (i + 1)) for i in range(1, CUTS + 1)]
 
 
+def _known(rows: pl.LazyFrame, words: Vocabulary, cut: Fold) -> pl.LazyFrame:
+    """Rows up to the cut, with the failures that are known by then."""
+    left = (pl.lit(cut.cut) - pl.col("time")).dt.total_seconds() / 3600
+    names = [next_failure_column(component) for component in words.components]
+    known = [pl.when(pl.col(name) <= left).then(name).alias(name) for name in names]
+    return rows.filter(pl.col("time") <= cut.cut).with_columns(known)
+
+
 def _judged(
     work: training.Work,
+    cut: Fold,
     hours: int,
     held: training.Held,
     before: list[training.Held],
     failures: Mapping[str, int],
 ) -> pl.DataFrame:
     """The held-out rows of one horizon with the calibrated probability of each component."""
-    base = training.base_rates(work, hours)
+    base = training.base_rates(replace(work, rows=work.rows.filter(cut.learnt(hours))), hours)
     found = []
     for component in work.vocabulary.components:
         risk = training.without_model(component, hours, failures[component], base[component], work.options)

@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from models.devices.scenario import DEVICES
-from models.sales import SALES
 from models.search import inside, of_options
 from tasks import bundles
 from tasks.store import Store
@@ -182,28 +181,3 @@ def test_what_a_training_uses_by_default_lies_in_the_space(scenario):
     values = of_options(search.space, search.defaults({}))
     assert values
     assert inside(search.space, values)
-
-
-def test_a_small_sales_study_judges_by_origins_and_knows_nothing_after_each(sales_store):
-    store = Store(sales_store.uri)
-    tables = {name: store.scan(f"sales/{name}") for name in ("history", "plan", "stores")}
-    as_of = SALES.resolve_as_of(tables, None, toy.datetime.now(toy.UTC))
-    options = {"threads": 1, "horizon": 8, "trees": 40}
-    changed = tables | {
-        "history": tables["history"].with_columns(
-            pl.when(pl.col("week") > as_of - toy.timedelta(weeks=8))
-            .then(pl.col("units") * 3 + 1)
-            .otherwise("units")
-            .alias("units")
-        )
-    }
-    found = []
-    for frames in (tables, changed):
-        context = SALES.context(frames, as_of, options)
-        parts = {n: f.lazy() for n, f in SALES.search.prepare(frames, context, as_of, options).items()}
-        names = SALES.search.folds(parts, as_of, options)
-        found.append([*SALES.search.losses(parts, context, as_of, options)])
-    assert names[-1] == (as_of - toy.timedelta(weeks=8)).isoformat()
-    assert len(found[0]) == len(names) >= 3
-    assert found[0][:-1] == pytest.approx(found[1][:-1], abs=1e-12)
-    assert found[0][-1] != found[1][-1]
