@@ -17,7 +17,7 @@ from models.search import OneOf, Real, Space, Whole
 
 ORIGINS = 6
 """Of a study, where the history reaches back so far: the first calibrates, four search, the last judges."""
-TRIAL_ROWS = 100_000
+TRIAL_ROWS = 40_000
 """Rows that a trial learns from, at most about; `training_rows` where those are fewer."""
 _TREES = ("auto", "pooled", "blend")
 
