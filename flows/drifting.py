@@ -10,6 +10,7 @@ from flows.progress import gather
 from models.drift import Rule
 from models.scenario import AsOf, Scenario
 from tasks.drift import (
+    accuracy_since,
     announce_drift,
     measure_drift,
     publish_drift,
@@ -63,14 +64,16 @@ def watch(
     gather("watching", watch_shard.map(unmapped(scenario), unmapped(run), shards), _raise)
     lines = measure_drift(scenario, run, shards, rule)
     announced = publish_drift(run, lines, cooldown_days)
+    accuracy = accuracy_since(run)
     if announced:
-        announce_drift(run, lines)
+        announce_drift(run, lines, accuracy)
     moved = lines.filter("drifted")
     told = reason(run, moved) if moved.height else f"Nothing has drifted as of {run.as_of}."
     get_run_logger().info(told)
     return result | {
         "drifted": moved["feature"].to_list(),
         "announced": announced,
+        "accuracy": accuracy,
         "features": lines.select(SHOWN).to_dicts(),
         "notes": [told],
         "seconds": clock.seconds,

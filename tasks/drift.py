@@ -7,6 +7,7 @@ or `score`), `announced`, and the bundle whose training is compared with.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
+from typing import Any
 
 import polars as pl
 from prefect import task
@@ -15,6 +16,7 @@ from models.drift import CYCLE, SCHEMA, Rule, drift, ranked
 from models.scenario import AsOf, Event, Scenario
 from tasks import bundles
 from tasks.announcing import emit
+from tasks.outcomes import judged_so_far
 from tasks.publishing import publish_derived
 from tasks.runs import Run, input_versions, scans
 from tasks.shards import read_frame, requested_path
@@ -96,6 +98,26 @@ def measure_drift(scenario: Scenario, run: Run, shards: Sequence[int], rule: Rul
     return ranked(lines)
 
 
+@task(name="accuracy-since")
+def accuracy_since(run: Run) -> list[dict[str, Any]]:
+    """The measures of the control charts over what was judged `before` and `since` the bundle was trained.
+
+    A line per chart and series: chart, series, before, since; null where nothing was judged. None without evaluations.
+    """
+    known = judged_so_far(run.store, run.scenario)
+    if known is None:
+        return []
+    points = known.select(pl.col("tallies").explode()).unnest("tallies").filter(pl.col("denominator") > 0)
+    trained = trained_as_of(run)
+    later = pl.col("period") > (trained.date() if isinstance(trained, datetime) else trained)
+    value = {
+        name: pl.col("numerator").filter(of).sum() / pl.col("denominator").filter(of).sum()
+        for name, of in (("before", ~later), ("since", later))
+    }
+    found = points.group_by("chart", "series").agg(**value).sort("chart", "series")
+    return found.with_columns(pl.col("before", "since").fill_nan(None)).to_dicts()
+
+
 @task(name="publish-drift")
 def publish_drift(run: Run, lines: pl.DataFrame, cooldown_days: float) -> bool:
     """Replace the lines of `as_of` in the table, in one commit; whether they are to be announced.
@@ -109,8 +131,10 @@ def publish_drift(run: Run, lines: pl.DataFrame, cooldown_days: float) -> bool:
 
 
 @task(name="announce-drift")
-def announce_drift(run: Run, lines: pl.DataFrame) -> bool:
+def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str, Any]] = ()) -> bool:
     """Emit `almanac.<scenario>.drifted`, once for an `as_of`; whether it was emitted now.
+
+    The payload has the first drifted features, the `reason` in words, and what `accuracy_since` tells.
 
     What was told is written down after the event has been handed over: one that was killed before that
     has it told again by the next, under the same id.
@@ -126,6 +150,7 @@ def announce_drift(run: Run, lines: pl.DataFrame) -> bool:
         "as_of": run.as_of.isoformat(),
         "bundle": run.bundle,
         "features": features[:_NAMED],
+        "accuracy": list(accuracy)[:_NAMED],
         "reason": reason(run, moved),
         "run_id": run.id,
         "store": run.store.uri,

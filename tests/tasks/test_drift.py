@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from models.drift import Rule
-from tasks import bundles, drift
+from tasks import bundles, drift, outcomes
 from tasks.store import Store
 from tests import steps
 from tests.toy import TOY
@@ -96,7 +96,7 @@ def test_an_as_of_is_told_once_and_the_next_ones_not_before_the_cooldown_is_over
 
 
 def test_what_was_published_but_not_told_is_told_by_the_next_one_that_drifts(trained, events, monkeypatch):
-    monkeypatch.setattr(drift.announce_drift, "fn", lambda run, lines: None)
+    monkeypatch.setattr(drift.announce_drift, "fn", lambda *given: None)
     watch(trained, day(1))
     monkeypatch.undo()
     monkeypatch.setattr(
@@ -134,6 +134,26 @@ def test_scores_are_compared_with_what_the_same_bundle_published_before(trained,
     assert found["feature"].to_list() == ["published rung"]
     assert found["cycles"].to_list() == [14]
     assert not found["drifted"].any()
+
+
+def test_beside_what_drifted_it_is_told_how_good_the_bundle_was_before_and_since(trained, events):
+    assert drift.accuracy_since.fn(drift.resolve_watching.fn(TOY, trained, day(5), Rule())) == []
+    for number in (-3, -2, 2, 3):
+        steps.score(trained, as_of=day(number), bundle=1)
+    judging = outcomes.resolve_outcomes.fn(TOY, trained, None, None, 100)
+    judged = [one for group in judging.groups for one in outcomes.judge.fn(TOY, judging.run, group)]
+    outcomes.remember_outcomes.fn(judging, judged)
+    (told,) = drift.accuracy_since.fn(drift.resolve_watching.fn(TOY, trained, day(5), Rule()))
+    values = trained.scan("toy/values").collect()
+
+    def error(*numbers: int) -> float:
+        last, then = (
+            pl.concat([values.filter(at=day(n + ahead)).sort("name") for n in numbers])["value"]
+            for ahead in (0, 1)
+        )
+        return (2 * last - then).abs().sum() / then.sum()
+
+    assert (told["before"], told["since"]) == (pytest.approx(error(-3, -2)), pytest.approx(error(2, 3)))
 
 
 def test_of_many_keys_those_of_the_first_shards_are_watched(trained, events):
