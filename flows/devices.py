@@ -9,10 +9,10 @@ from prefect import flow
 from prefect.states import Completed
 from pydantic import Field
 
-from flows import tuning
+from flows import evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
-from flows.parameters import Moment, Share
+from flows.parameters import Moment, ParameterError, Share
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources
 from flows.runs import score as score_run
@@ -32,17 +32,18 @@ Shards = Annotated[int | None, Field(ge=1, le=1000)]
 
 @flow(name="devices-ingest", task_runner=task_runner())
 def ingest(
-    source: str,
+    source: str | None = None,
     timezone: str | None = None,
     interval: str | None = None,
     limits: str | None = None,
+    labels: str | None = None,
     tolerance_seconds: Annotated[float, Field(ge=0)] = 300,
     column: list[str] | None = None,
     max_bad_share: Share = 0.05,
     shards: Shards = None,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Read raw readings, and merge them into readings per interval.
+    """Read raw readings, and merge them into readings per interval; and labelled faults.
 
     A reading counts once, however often and in whichever order it comes. Of Event Hubs Capture, files
     that were read before are not read again. Rows that break the contract go to quarantine.
@@ -53,14 +54,17 @@ def ingest(
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
         interval: Length of an interval, a number and s, m or h; settled at the first ingest (default 1m).
         limits: Physical limits: tag, low, high, and device where they differ. A reading outside is bad.
+        labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag where it is one's.
         tolerance_seconds: Seconds that a reading may be ahead of the clock.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the devices are spread over; settled at the first ingest (default 32).
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
+    if source is None and labels is None:
+        raise ParameterError("There is nothing to read. Expected --source, --labels, or both.")
     options = _ingesting(timezone, interval, limits, tolerance_seconds)
-    sources = {"readings": source}
+    sources = {"readings": source, "labels": labels}
     return ingest_sources(DEVICES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
@@ -120,12 +124,16 @@ def score(
     return _ended(_score(open_store(store), as_of, alpha, bundle, catch_up, dry_run=dry_run))
 
 
+evaluate = evaluating.flow_of(DEVICES)
+
+
 @flow(name="devices-run", task_runner=task_runner())
 def run(
     source: str,
     timezone: str | None = None,
     interval: str | None = None,
     limits: str | None = None,
+    labels: str | None = None,
     tolerance_seconds: Annotated[float, Field(ge=0)] = 300,
     column: list[str] | None = None,
     max_bad_share: Share = 0.05,
@@ -143,6 +151,7 @@ def run(
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
         interval: Length of an interval, a number and s, m or h; settled at the first ingest (default 1m).
         limits: Physical limits: tag, low, high, and device where they differ. A reading outside is bad.
+        labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag where it is one's.
         tolerance_seconds: Seconds that a reading may be ahead of the clock.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
@@ -154,7 +163,7 @@ def run(
     """
     opened = open_store(store)
     options = _ingesting(timezone, interval, limits, tolerance_seconds)
-    sources = {"readings": source}
+    sources = {"readings": source, "labels": labels}
     read = ingest_sources(DEVICES, opened, sources, column or [], shards, max_bad_share, options)
     if bundles.champion(opened, DEVICES.name) is None:
         _train(opened, None, {"detector": detector})
@@ -233,4 +242,4 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
 promote, rollback = promotions(DEVICES)
 
 SCENARIO = DEVICES
-COMMANDS = (ingest, train, tune, score, run, promote, rollback, *listings(DEVICES))
+COMMANDS = (ingest, train, tune, score, evaluate, run, promote, rollback, *listings(DEVICES))

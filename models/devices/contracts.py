@@ -52,6 +52,23 @@ class Readings(dy.Schema):
         return pl.col("mean").is_between(pl.col("min") - slack, pl.col("max") + slack)
 
 
+class Labels(dy.Schema):
+    """Faults that are known to have been: from `start` up to, not including, `end`.
+
+    `tag` is `*` where the fault is of the device as a whole, or nobody knows of which tag.
+    """
+
+    device = dy.String(min_length=1)
+    tag = dy.String(min_length=1)
+    start = dy.Datetime(time_unit="us", time_zone="UTC")
+    end = dy.Datetime(time_unit="us", time_zone="UTC")
+    fault = dy.String(min_length=1)
+
+    @dy.rule()
+    def ends_after_its_start(cls) -> pl.Expr:  # noqa: N805
+        return pl.col("end") > pl.col("start")
+
+
 class Checked(NamedTuple):
     """`good` raw readings (device, tag, time, value), and the `bad` rows as they came, with `rule`."""
 

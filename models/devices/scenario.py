@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.devices import backtest as backtests
-from models.devices import hours, incidents, interchange, scoring, training, watching
+from models.devices import hours, incidents, interchange, outcomes, scoring, training, watching
 from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
@@ -18,7 +18,20 @@ from models.devices.tables import TABLES
 from models.errors import ContractError
 from models.interchange import Interchange
 from models.page import Section
-from models.scenario import AsOf, Event, File, Frames, Published, RunView, Scenario, Scores, Table, Trained
+from models.scenario import (
+    AsOf,
+    ControlChart,
+    Event,
+    File,
+    Frames,
+    Outcomes,
+    Published,
+    RunView,
+    Scenario,
+    Scores,
+    Table,
+    Trained,
+)
 
 HOUR = timedelta(hours=1)
 
@@ -205,6 +218,29 @@ class Devices(Scenario):
     @property
     def search(self) -> DevicesSearch:
         return DevicesSearch()
+
+    @property
+    def outcomes(self) -> Outcomes:
+        return outcomes.OUTCOMES
+
+    @property
+    def charts(self) -> Mapping[str, ControlChart]:
+        return outcomes.CHARTS
+
+    def judge(
+        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """A row per sensor, hour and fault; see `models.devices.outcomes`."""
+        return outcomes.judge(published, tables, Options.of(options))
+
+    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return outcomes.measures(judged)
+
+    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return outcomes.tallies(judged)
+
+    def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return outcomes.backtest_tallies(backtest)
 
 
 def _payload(incident: Mapping[str, Any]) -> dict[str, Any]:

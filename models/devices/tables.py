@@ -1,4 +1,4 @@
-"""The table of readings: raw readings are accepted by their own rules and folded into intervals, exactly."""
+"""The tables: raw readings are folded into intervals, exactly; and labelled faults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import polars as pl
 
 from models.contracts import ROW, RULE, Accepted, Folded
 from models.devices import aggregation
-from models.devices.contracts import KEY, RAW_COLUMNS, Readings, check_raw
+from models.devices.contracts import JOINT_TAG, KEY, RAW_COLUMNS, Labels, Readings, check_raw
 from models.scenario import Table
 from models.times import TIME
 
@@ -105,6 +105,21 @@ def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:
     return ranges if len(ranges) <= _MOST_RANGES else [(ranges[0][0], ranges[-1][1])]
 
 
+@dataclass(frozen=True)
+class LabelsTable(Table):
+    """Labelled faults. A source may lack `tag`; where there is none, the fault is of all tags: `*`."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return tuple(column for column in super().needed if column != "tag")
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        tag = pl.col("tag") if "tag" in raw.columns else pl.lit(None)
+        text = tag.cast(pl.String).str.strip_chars()
+        filled = pl.when(text.fill_null("") == "").then(pl.lit(JOINT_TAG)).otherwise(text)
+        return super().accept(raw.with_columns(filled.alias("tag")), options)
+
+
 TABLES: dict[str, Table] = {
     "readings": ReadingsTable(
         "readings",
@@ -114,4 +129,5 @@ TABLES: dict[str, Table] = {
         rows_at_a_time=2_000_000,
         harmless=("duplicate",),
     ),
+    "labels": LabelsTable("labels", Labels, unique=(*KEY, "start"), shard_by=("device",), required=False),
 }

@@ -318,3 +318,46 @@ def test_the_demo_parameters_are_those_of_run(tmp_path):
     parameters = simulated(Store(str(tmp_path)), seed=7)
     inspect.signature(run.fn).bind(**parameters, store=str(tmp_path))
     assert pl.read_parquet(parameters["source"]).columns == ["device", "tag", "time", "value"]
+
+
+# what became of verdicts
+
+
+def test_published_hours_are_judged_by_labels_and_later_labels_restate_them(caught_up, devices, tmp_path):
+    store = Store(str(shutil.copytree(caught_up.store.uri, tmp_path / "store")))
+    first = devices("evaluate", "--store", store.uri)
+    assert (first["judged"], first["pending"]) == (5, 0)
+    assert "recall" not in first["metrics"]["all"]
+    assert devices("evaluate", "--store", store.uri)["judged"] == 0
+    times = {"start": [START + 7.8 * HOUR], "end": [START + 8.3 * HOUR]}
+    label = pl.DataFrame({"device": ["d00001"], "tag": ["flow"], **times, "fault": ["shift"]})
+    label.write_parquet(tmp_path / "labels.parquet")
+    read = devices("ingest", "--labels", tmp_path / "labels.parquet", "--store", store.uri)
+    assert [(one["table"], one["changed"]) for one in read["tables"]] == [("labels", 1)]
+    again = devices("evaluate", "--store", store.uri)
+    # the label tells of all hours up to its end; of the last one nobody has said all
+    assert again["judged"] == 5
+    assert again["metrics"]["all"]["faults"] == again["metrics"]["all"]["recall"] == 1
+    rows = store.scan("devices/evaluations").collect()
+    assert rows.group_by("as_of").agg(pl.col("labelled").all()).sort("as_of")["labelled"].to_list() == [
+        True, True, True, True, False,
+    ]  # fmt: skip
+    scores = store.scan("devices/scores").collect()
+    assert rows["readings"].sum() == scores.height
+    assert rows["anomalies"].sum() == scores["is_anomaly"].sum()
+
+
+def test_an_ingest_of_nothing_is_refused(command, tmp_path):
+    done = command("devices", "ingest", "--store", tmp_path / "store")
+    assert done.status == 1
+    assert "Expected --source, --labels, or both" in done.err
+
+
+def test_labels_that_break_the_contract_go_to_quarantine(own, devices, tmp_path):
+    times = {"start": [START] * 30, "end": [START + HOUR] * 29 + [START - HOUR]}
+    label = pl.DataFrame({"device": [f"d{n}" for n in range(30)], **times, "fault": ["shift"] * 30})
+    label.write_parquet(tmp_path / "labels.parquet")
+    devices("ingest", "--labels", tmp_path / "labels.parquet", "--store", own.uri)
+    bad = own.scan("devices/quarantine").filter(table="labels").collect()
+    assert bad["rule"].to_list() == ["ends_after_its_start"]
+    assert own.scan("devices/labels").collect().height == 29

@@ -1,0 +1,165 @@
+"""What became of verdicts: how many readings were called anomalies, and which of them were in labelled faults.
+
+A judged row sums up the intervals of one sensor in one hour, and in one fault where there is one: `hour` (its
+start), `phase` (`during` a fault, `after` it: up to `AFTERMATH` intervals, else null), `fault`, `fault_tag`,
+`fault_start`, `readings`, `anomalies`, `first_anomaly`, and how many p-values are at most 0.01 and 0.001. A
+fault concerns its tag, or all tags where that is `*`, and the device's joint detector; where faults
+overlap, the one that began first counts. Labels are taken as complete up to the end of the last one:
+`labelled`. No verdict is pending: what was called is known at once, and labels restate the rest.
+"""
+
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.evaluation import AFTERMATH
+from models.devices.options import Options
+from models.metrics import by_slice
+from models.scenario import TALLIES, ControlChart, Frames, Outcomes
+
+OUTCOMES = Outcomes(
+    ("labels",),
+    since=None,
+    until=pl.when(pl.col("labelled").all()).then(pl.col("as_of").max()),
+)
+ALPHA = 0.01
+"""The alarm rate is watched at this p-value, whatever alpha was asked for: it should be that share."""
+CHARTS = {
+    "alarm_rate": ControlChart(
+        f"Share of readings with a p-value of at most {ALPHA}", every="day", worse="either side", format=".3%"
+    )
+}
+FAULT = ["device", "fault_tag", "fault_start", "fault"]
+_HOUR = timedelta(hours=1)
+_AT = {0.01: "at_0.01", 0.001: "at_0.001"}
+_SENSORS = ~pl.col("rung").is_in(["missing", "none"]) & (pl.col("tag") != JOINT_TAG)
+
+
+def judge(published: pl.LazyFrame, tables: Frames, options: Options) -> pl.DataFrame:
+    """Judged rows of one `as_of`, sorted by sensor, rung and phase; see the module's docstring."""
+    columns = [*KEY, "time", "p_value", "is_anomaly", "rung", "as_of", "bundle", "run_id"]
+    rows = published.select(columns)
+    found = rows.select(pl.col("as_of").first()).collect()
+    as_of = found.item() if found.height else None
+    labels, labelled = _labels(tables, as_of, options)
+    marked = _marked(rows.select(*KEY, "time"), labels)
+    p = pl.col("p_value")
+    place = [*KEY, "rung", "phase", "fault", "fault_tag", "fault_start"]
+    return (
+        rows.join(marked, on=[*KEY, "time"], how="left")
+        .group_by(place)
+        .agg(
+            (pl.col("as_of").first() - _HOUR).alias("hour"),
+            pl.len().cast(pl.Int64).alias("readings"),
+            pl.col("is_anomaly").sum().cast(pl.Int64).alias("anomalies"),
+            pl.col("time").filter("is_anomaly").min().alias("first_anomaly"),
+            *((p <= alpha).sum().cast(pl.Int64).alias(name) for alpha, name in _AT.items()),
+            pl.col("bundle", "run_id").first(),
+        )
+        .with_columns(pl.lit(labelled).alias("labelled"), pl.lit(value=False).alias("pending"))
+        .sort(place, nulls_last=True)
+        .collect(engine="streaming")
+    )
+
+
+def _labels(tables: Frames, as_of: datetime | None, options: Options) -> tuple[pl.LazyFrame, bool]:
+    """The faults that touch the hour, and whether labels are complete up to its end."""
+    if "labels" not in tables or as_of is None:
+        times = dict.fromkeys(("fault_start", "end", "over"), pl.Datetime("us", "UTC"))
+        texts = dict.fromkeys(("device", "fault_tag", "fault"), pl.String())
+        return pl.LazyFrame(schema={**texts, **times}), False
+    last = tables["labels"].select(pl.col("end").max()).collect().item()
+    over = pl.col("end") + AFTERMATH * options.step
+    near = tables["labels"].filter(pl.col("start") < as_of, over > as_of - _HOUR)
+    named = near.rename({"tag": "fault_tag", "start": "fault_start"}).with_columns(over.alias("over"))
+    columns = ["device", "fault_tag", "fault", "fault_start", "end", "over"]
+    return named.select(columns), last is not None and last >= as_of
+
+
+def _marked(rows: pl.LazyFrame, labels: pl.LazyFrame) -> pl.LazyFrame:
+    """The rows that lie in a fault or in what comes after it: sensor, time, phase and the fault."""
+    time, tag = pl.col("time"), pl.col("fault_tag")
+    concerned = (tag == pl.col("tag")) | (tag == JOINT_TAG) | (pl.col("tag") == JOINT_TAG)
+    during = time < pl.col("end")
+    return (
+        rows.join(labels, on="device", how="inner")
+        .filter(concerned, time >= pl.col("fault_start"), time < pl.col("over"))
+        .with_columns(pl.when(during).then(pl.lit("during")).otherwise(pl.lit("after")).alias("phase"))
+        .sort("phase", "fault_start", "fault_tag", "fault", descending=[True, False, False, False])
+        .unique([*KEY, "time"], keep="first", maintain_order=True)
+        .select(*KEY, "time", "phase", "fault", "fault_tag", "fault_start")
+    )
+
+
+def measures(judged: pl.LazyFrame) -> pl.DataFrame:
+    """Long: slice, value_of_slice, metric, value. Slices `all`, `day`, `rung`, `tag`, and `fault` by kind.
+
+    `readings`; `alarm_rate`, called anomalies, and `alarm_rate_at_0.01` and `_0.001`, of readings that are
+    in no fault. Where there are labels: `faults`, `precision` (share of what was called that lies in a
+    fault or just after it), `recall` (share of faults in which something was called), `delay_minutes`
+    (median, from the fault's start to the first call).
+    """
+    day = pl.col("hour").dt.date().alias("day")
+    normal = judged.filter(_SENSORS, pl.col("phase").is_null()).group_by("tag", "rung", day)
+    sums = ("readings", "anomalies", *_AT.values())
+    summed = normal.agg(pl.col(*sums).sum()).sort("day", "rung", "tag").collect(engine="streaming")
+    readings = pl.col("readings").sum()
+    rates = {"readings": readings, "alarm_rate": pl.col("anomalies").sum() / readings}
+    rates |= {f"alarm_rate_{name}": pl.col(name).sum() / readings for name in _AT.values()}
+    return pl.concat([by_slice(summed, rates, [None, "day", "rung", "tag"]), _found(judged)])
+
+
+def _found(judged: pl.LazyFrame) -> pl.DataFrame:
+    """Measures of labelled faults, of all and by kind; no rows where there are no labels."""
+    labelled = judged.filter("labelled", (pl.col("anomalies") > 0) | (pl.col("phase") == "during"))
+    rows = labelled.collect(engine="streaming")
+    called = pl.col("anomalies").sum()
+    faults = (
+        rows.filter(phase="during")
+        .group_by(FAULT)
+        .agg(called.alias("anomalies"), pl.col("first_anomaly").min())
+        .sort(FAULT)
+    )
+    nothing = {"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
+    if rows.is_empty():
+        return pl.DataFrame(schema=nothing)
+    delay = (pl.col("first_anomaly") - pl.col("fault_start")).dt.total_seconds() / 60
+    by_fault = {
+        "faults": pl.len(),
+        "recall": (pl.col("anomalies") > 0).mean(),
+        "delay_minutes": delay.median(),
+    }
+    parts = [by_slice(faults, by_fault, [None, "fault"])] if faults.height else []
+    if rows["anomalies"].sum():
+        inside = pl.col("anomalies").filter(pl.col("phase").is_not_null()).sum() / called
+        parts.append(by_slice(rows, {"precision": inside}, [None]))
+    return pl.concat(parts) if parts else pl.DataFrame(schema=nothing)
+
+
+def tallies(judged: pl.DataFrame) -> pl.DataFrame:
+    """Readings of each day that are in no fault, and how many of them have a p-value of at most `ALPHA`."""
+    normal = judged.filter(_SENSORS, pl.col("phase").is_null())
+    days = normal.group_by(pl.col("hour").dt.date().alias("period")).agg(
+        pl.col(_AT[ALPHA]).sum().cast(pl.Float64).alias("numerator"), pl.col("readings").sum().alias("rows")
+    )
+    return _points(days)
+
+
+def backtest_tallies(backtest: pl.LazyFrame) -> pl.DataFrame:
+    """The same of the backtest's readings as they are."""
+    days = backtest.filter(~pl.col("injected")).group_by(pl.col("time").dt.date().alias("period"))
+    found = days.agg(
+        (pl.col("p_value") <= ALPHA).sum().cast(pl.Float64).alias("numerator"),
+        pl.len().cast(pl.Int64).alias("rows"),
+    )
+    return _points(found.collect(engine="streaming"))
+
+
+def _points(days: pl.DataFrame) -> pl.DataFrame:
+    named = days.with_columns(
+        pl.lit("alarm_rate").alias("chart"),
+        pl.lit("all sensors").alias("series"),
+        pl.col("rows").cast(pl.Float64).alias("denominator"),
+    )
+    return named.select(list(TALLIES)).sort("period")
