@@ -13,7 +13,9 @@ from flows.drifting import watch
 from flows.parameters import Moment
 from flows.progress import gather
 from flows.settings import open_store
+from models.control import newest
 from models.scenario import AsOf, Scenario
+from tasks.control import announce_degraded, chart_outcomes
 from tasks.outcomes import (
     Judging,
     judge,
@@ -25,11 +27,12 @@ from tasks.outcomes import (
 )
 from tasks.store import Store
 
-AT_MOST = 500
+AT_MOST, COOLDOWN_DAYS = 500, 14
 _SHOWN = 26
 """Values of a slice that a result shows, at most; all of them are in the table of measures."""
 
 Count = Annotated[int, Field(ge=1, le=10_000)]
+Days = Annotated[int, Field(ge=0, le=366)]
 
 
 def flow_of(scenario: Scenario) -> Flow[..., dict[str, Any]]:
@@ -39,35 +42,53 @@ def flow_of(scenario: Scenario) -> Flow[..., dict[str, Any]]:
         from_: Moment | None = None,
         to: Moment | None = None,
         at_most: Count = AT_MOST,
+        cooldown_days: Days = COOLDOWN_DAYS,
         store: str | None = None,
     ) -> dict[str, Any]:
         """Judge what was published by what then happened, and see whether the inputs have drifted.
 
         Judges every published time that is due: never judged, published anew, with outcomes that were
-        pending, or whose outcomes were restated. Judging twice gives the same rows.
+        pending, or whose outcomes were restated. Judging twice gives the same rows. Where what was published
+        has become worse than chance explains, the event `almanac.<scenario>.degraded` says so.
 
         Args:
             from_: First published time or day to judge, due or not; default: those that are due.
             to: Last published time or day (all of it) to judge, due or not; default: those that are due.
             at_most: Published times to judge without from and to, at most; the others are left for the next run.
+            cooldown_days: Days after a degraded week or day that was told, in which no other one is told.
             store: URI of the store; default: ALMANAC_STORE, or ./store.
         """
-        return evaluate_published(scenario, open_store(store), from_, to, at_most)
+        return evaluate_published(scenario, open_store(store), from_, to, at_most, cooldown_days)
 
     return flow(name=f"{scenario.name}-evaluate", task_runner=task_runner())(evaluate)
 
 
 def evaluate_published(
-    scenario: Scenario, store: Store, since: AsOf | None, until: AsOf | None, at_most: int, hint: str = ""
+    scenario: Scenario,
+    store: Store,
+    since: AsOf | None,
+    until: AsOf | None,
+    at_most: int,
+    cooldown_days: int,
+    hint: str = "",
 ) -> dict[str, Any]:
     """Resolve, judge, publish, measure, track, remember: in that order, so that a stopped run is done again.
 
-    `hint` is told where nothing was published.
+    Then the control charts, of all that was judged so far. `hint` is told where nothing was published.
     """
     clock = Clock()
     judging = resolve_outcomes(scenario, store, since, until, at_most, hint)
     clock.mark("resolve")
     summary = _judged(scenario, judging, clock) if judging.groups else _nothing_due(judging)
+    points = chart_outcomes(scenario, store)
+    told = announce_degraded(scenario, store, points, cooldown_days)
+    clock.mark("control")
+    latest = newest(points)
+    summary |= {
+        "control": latest.select("series", "period", "value", "low", "centre", "high", "verdict").to_dicts(),
+        "degraded": latest.filter(verdict="degraded")["series"].to_list(),
+        "announced": told,
+    }
     summary |= {"drift": watch(scenario, store)}
     clock.mark("drift")
     return summary | {"left": judging.left, "stages": clock.stages, "seconds": clock.seconds}

@@ -157,13 +157,15 @@ def evaluate(
     to: Moment | None = None,
     bundle: Annotated[int | None, Field(ge=1)] = None,
     at_most: evaluating.Count = evaluating.AT_MOST,
+    cooldown_days: evaluating.Days = evaluating.COOLDOWN_DAYS,
     store: str | None = None,
 ) -> dict[str, Any]:
     """Judge what was published, or what a bundle would have said, by what then happened.
 
     Without a bundle: every published time that is due: never judged, published anew, with outcomes that
     were pending, or whose outcomes were restated. Rows whose horizon reaches past the data are pending, and
-    count in no measure. Judging twice gives the same rows.
+    count in no measure. Judging twice gives the same rows. Where what was published has become worse than
+    chance explains, the event `almanac.machines.degraded` says so.
 
     Args:
         from_: First published time or day to judge, due or not; of a bundle: first row time, by default the
@@ -172,12 +174,13 @@ def evaluate(
             telemetry.
         bundle: Number of a bundle to judge over a range, whether it was used or not; default: what was published.
         at_most: Published times to judge without from and to, at most; the others are left for the next run.
+        cooldown_days: Days after a degraded week that was told, in which no other one is told.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
     if bundle is None:
         hint = " `--bundle N` judges what a bundle would have said."
-        return evaluating.evaluate_published(MACHINES, opened, from_, to, at_most, hint)
+        return evaluating.evaluate_published(MACHINES, opened, from_, to, at_most, cooldown_days, hint)
     since = None if from_ is None else moment(from_, start_of_day=True)
     until = None if to is None else moment(to)
     return evaluate_bundle(MACHINES, opened, since, until, bundle)

@@ -153,7 +153,7 @@ class Outcomes:
 
     `tables` are the inputs that tell it: a change in them can change the verdict on rows. `since` and
     `until` aggregate judged rows to the range of those tables' times that the verdict depends on, ends
-    included; None: whatever came before.
+    included; null or None: whatever came before, or comes after.
     """
 
     tables: tuple[str, ...]
@@ -358,6 +358,16 @@ class Scenario(Protocol):
     def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """What judged rows of one `as_of` add to the points of `charts`; see `TALLIES`."""
         return pl.DataFrame(schema=TALLIES)
+
+    def outcome_losses(
+        self, backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Mapping[str, Any]
+    ) -> tuple[float, float, int] | None:
+        """Losses of (`backtest`, `judged`) on the targets and origins that both have, and their number of rows.
+
+        `backtest` is a challenger's, out of sample; `judged` are rows that the champion published, not
+        pending. None where they have nothing in common.
+        """
+        return None
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """The same of a bundle's backtest: the points before the first published one."""

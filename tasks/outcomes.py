@@ -23,8 +23,9 @@ from tasks.commits import committed
 from tasks.publishing import Part, Publication, replace_partitions, scan_parts, write_part
 from tasks.runs import Run, RunError, input_versions, scans
 from tasks.store import Store
+from tasks.training import EVALUATIONS
 
-EVALUATIONS, JUDGED, MEASURES = "evaluations", "judged", "measures"
+JUDGED, MEASURES = "judged", "measures"
 _GROUPS = 32
 """Tasks of a run, at most: a task costs some tenths of a second, whatever it does."""
 _MANY = 100

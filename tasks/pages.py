@@ -5,8 +5,10 @@ from typing import cast
 import polars as pl
 from prefect import task
 
+from models import control_charts
 from models.scenario import RunView, Scenario
 from tasks import bundles
+from tasks.control import points_so_far
 from tasks.publishing import Part, scan_parts
 from tasks.reports import render
 from tasks.runs import Run
@@ -25,7 +27,8 @@ def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: lis
         **{f"Table {name}": f"version {number}" for name, number in run.versions.items()},
     }
     title = f"{scenario.name.capitalize()}: {scenario.published(run.options).name}"
-    html = render(title, f"As of {run.as_of}", scenario.sections(view), facts)
+    sections = [*scenario.sections(view), *control_charts.sections(scenario.charts, view.control)]
+    html = render(title, f"As of {run.as_of}", sections, facts)
     path = f"{scenario.name}/pages/{run.id}.html"
     run.store.put(path, html.encode())
     return run.store.uri_of(path)
@@ -54,4 +57,5 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
         metrics=cast(pl.DataFrame, bundles.files(run.store, scenario.name, run.bundle or 0)["metrics"]),
         headline=manifest["headline"],
         gaps=read_frame(run, gaps_path(run)),
+        control=points_so_far(run.store, scenario.name),
     )

@@ -14,7 +14,7 @@ from tasks.code import code_version
 from tasks.registered_models import register
 from tasks.runs import Run, RunError, context
 
-BACKTESTS = "backtests"
+BACKTESTS, EVALUATIONS = "backtests", "evaluations"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,11 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
 
 @task(name="compare")
 def compare(scenario: Scenario, run: Run, fitted: Fitted, names: Sequence[str]) -> Verdict:
-    """Make the challenger champion if its loss is lower than the champion's on the same backtest."""
+    """Make the challenger champion if its loss is lower than the champion's on the same backtest.
+
+    And not higher on what the champion published and was judged, where the backtest has rows of the same
+    targets and origins that neither of the two had seen.
+    """
     store, number = run.store, fitted.bundle
     champion = bundles.champion(store, scenario.name)
     if champion == number:
@@ -120,7 +124,28 @@ def _better(
         )
     better = challenger_loss < champion_loss
     sign = "<" if better else ">="
-    return better, f"Loss {challenger_loss:.4f} {sign} {champion_loss:.4f} of champion {champion}, {what}."
+    reason = f"Loss {challenger_loss:.4f} {sign} {champion_loss:.4f} of champion {champion}, {what}."
+    real = _on_outcomes(scenario, run, fitted, champion, until)
+    if real is None:
+        return better, reason
+    ours, theirs, count = real
+    worse = not ours <= theirs
+    told = f"{ours:.4f} {'>' if worse else '<='} {theirs:.4f} on {count:,} rows that it published and were judged."
+    return better and not worse, f"{reason} {told}"
+
+
+def _on_outcomes(
+    scenario: Scenario, run: Run, fitted: Fitted, champion: int, until: AsOf
+) -> tuple[float, float, int] | None:
+    """Losses of challenger and champion on what the champion published after it was trained; None without any."""
+    path = f"{scenario.name}/{EVALUATIONS}"
+    if scenario.outcomes is None or run.store.version(path) is None:
+        return None
+    judged = run.store.scan(path).filter(
+        pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending")
+    )
+    backtest = run.store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=fitted.bundle)
+    return scenario.outcome_losses(backtest, judged, run.options)
 
 
 @task(name="track")

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import polars as pl
 
+from models.machines.evaluation import log_loss
 from models.machines.scoring import KEY, UNDER_WORK
 from models.scenario import TALLIES, ControlChart, Frames, Outcomes
 
@@ -79,3 +80,15 @@ def tallies(judged: pl.DataFrame) -> pl.DataFrame:
         )
         .select(list(TALLIES))
     )
+
+
+def losses(backtest: pl.LazyFrame, judged: pl.LazyFrame) -> tuple[float, float, int] | None:
+    """Log losses of `backtest` and `judged` on the components, times and horizons that both speak of.
+
+    By the outcomes of `judged`; each horizon weighs the same. None where there is no such row.
+    """
+    known = first_said(judged.filter(pl.col("failed").is_not_null())).lazy()
+    ours = backtest.select(*PLACE, pl.col("probability").alias("our_probability"))
+    rows = known.join(ours, on=PLACE, how="inner").sort(PLACE).collect(engine="streaming")
+    own, theirs = log_loss(rows.with_columns(probability="our_probability")), log_loss(rows)
+    return None if own is None or theirs is None else (own, theirs, rows.height)

@@ -253,6 +253,11 @@ class Machines(Scenario):
     def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return outcomes.tallies(judged)
 
+    def outcome_losses(
+        self, backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Mapping[str, Any]
+    ) -> tuple[float, float, int] | None:
+        return outcomes.losses(backtest, judged)
+
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return outcomes.tallies(backtest.collect())
 

@@ -116,3 +116,26 @@ def tallies(judged: pl.DataFrame, options: Options) -> pl.DataFrame:
             "rows",
         )
     )
+
+
+def losses(backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Options) -> tuple[float, float, int] | None:
+    """Pinball losses of `backtest` and `judged` on the SKUs, stores and weeks that both forecast at one origin.
+
+    By the units of `judged`, at the quantiles of `options` that both have. None where there is no such row.
+    """
+    theirs = judged.filter(pl.col("units").is_not_null()).rename({"as_of": "origin"})
+    both = set(backtest.collect_schema()) & set(theirs.collect_schema())
+    quantiles = tuple(q for q, name in zip(options.quantiles, options.columns, strict=True) if name in both)
+    if not quantiles:
+        return None
+    columns = list(Options(quantiles=quantiles).columns)
+    row = [*KEY, "origin", "week"]
+    ours = backtest.select(*row, *columns)
+    rows = theirs.select(*row, "units", *(pl.col(name).alias(f"their_{name}") for name in columns))
+    found = rows.join(ours, on=row, how="inner").drop_nulls().sort(row).collect(engine="streaming")
+    if found.is_empty() or found["units"].sum() <= 0:
+        return None
+    named = dict(zip(columns, quantiles, strict=True))
+    other = {f"their_{name}": q for name, q in named.items()}
+    own, theirs_loss = (found.select(metrics.pinball("units", of)).item() for of in (named, other))
+    return float(own), float(theirs_loss), found.height

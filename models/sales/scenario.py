@@ -162,6 +162,11 @@ class Sales(Scenario):
     def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return outcomes.tallies(judged, Options.of(options))
 
+    def outcome_losses(
+        self, backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Mapping[str, Any]
+    ) -> tuple[float, float, int] | None:
+        return outcomes.losses(backtest, judged, Options.of(options))
+
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return outcomes.tallies(backtest.collect(), Options.of(options))
 

@@ -1,5 +1,6 @@
 """What became of published risks, against a loop over failures."""
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -91,3 +92,14 @@ def test_tallies_add_up_to_the_brier_score_of_each_week():
         assert row["numerator"] == pytest.approx(sum(errors))
         assert row["denominator"] == row["rows"] == len(errors)
     assert table["rows"].sum() == judged.height
+
+
+def test_losses_of_two_bundles_are_of_the_rows_that_both_speak_of():
+    tables = {"failures": failures([("a", "fan", 10)])}
+    judged = outcomes.judge(published(START, [START]).lazy(), tables, UNTIL).with_columns(as_of=pl.lit(START))
+    other = published(START, [START, START + timedelta(days=9)], 0.1).filter(component="fan")
+    ours, theirs, rows = outcomes.losses(other.lazy(), judged.lazy())
+    assert rows == 4
+    assert theirs == pytest.approx(-(math.log(0.2) + math.log(0.8)) / 2)
+    assert ours == pytest.approx(-(math.log(0.1) + math.log(0.9)) / 2)
+    assert outcomes.losses(other.filter(machine_id="z").lazy(), judged.lazy()) is None

@@ -123,3 +123,20 @@ def test_rows_of_a_bundle_with_other_quantiles_do_not_count(tables, last):
     table = outcomes.measures(pl.concat([judged, other]).lazy(), Options(horizon=4))
     assert table.equals(outcomes.measures(judged.lazy(), Options(horizon=4)))
     assert outcomes.tallies(judged.drop("q5"), Options(horizon=4)).is_empty()
+
+
+def test_losses_of_two_bundles_are_of_the_rows_that_both_forecast_at_the_same_origin(tables, last):
+    origin = last - timedelta(weeks=4)
+    judged = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
+    known = judged.filter(pl.col("units").is_not_null())
+    mine = known.rename({"as_of": "origin"}).with_columns(pl.col("units").alias(name) for name in QUANTILES)
+    elsewhere = mine.with_columns(origin=pl.lit(origin - timedelta(weeks=1)))
+    part = pl.concat([mine.filter(pl.col("step") < 3), elsewhere])
+    ours, theirs, rows = outcomes.losses(part.lazy(), judged.lazy(), Options(horizon=4))
+    assert ours == 0
+    both = known.filter(pl.col("step") < 3)
+    table = outcomes.measures(both.lazy(), Options(horizon=4))
+    assert theirs == pytest.approx(table.filter(slice="all", metric="pinball")["value"].item())
+    assert rows == both.height
+    assert outcomes.losses(elsewhere.lazy(), judged.lazy(), Options(horizon=4)) is None
+    assert outcomes.losses(part.drop(*QUANTILES).lazy(), judged.lazy(), Options(horizon=4)) is None

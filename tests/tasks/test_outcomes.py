@@ -5,11 +5,14 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 
-from models.scenario import Scenario
-from tasks import outcomes
-from tasks.outcomes import EVALUATIONS, judge, judged_so_far, measure_outcomes, resolve_outcomes
+from models import control
+from models.scenario import TALLIES, Scenario
+from tasks import bundles, outcomes
+from tasks.control import announce_degraded, chart_outcomes, points_so_far
+from tasks.outcomes import judge, judged_so_far, measure_outcomes, resolve_outcomes
 from tasks.publishing import Publication
 from tasks.runs import RunError
+from tasks.training import EVALUATIONS
 from tests import steps
 from tests.toy import HOURLY, TOY, Toy, hourly_values, values
 
@@ -182,6 +185,112 @@ def test_the_metrics_are_kept_with_what_they_are_of(scored):
     known = rows(scored).filter(~pl.col("pending"))
     error = (known["value"] - known["actual"]).abs().mean()
     assert kept.filter(slice="all", metric="mean_error")["value"].item() == pytest.approx(error)
+
+
+# control charts
+
+
+def points(values: list[float], start: int = 0) -> pl.DataFrame:
+    found = [
+        ("error", "all", DAYS[0] + timedelta(days=start + n), v * 9, 9.0, 9) for n, v in enumerate(values)
+    ]
+    tallies = pl.DataFrame(found, schema=TALLIES, orient="row")
+    return control.points(tallies, tallies.clear(), TOY.charts)
+
+
+CALM = [1.0, 1.1, 0.95, 1.05, 1.0, 1.02]
+
+
+@pytest.fixture
+def emitted(monkeypatch) -> list:
+    found: list = []
+    monkeypatch.setattr("tasks.control.emit_event", lambda event, **facts: found.append((event, facts)))
+    monkeypatch.setattr("tasks.control.hand_over", lambda: None)
+    return found
+
+
+def test_the_control_chart_is_kept_and_is_that_of_the_judged_rows(scored):
+    evaluate(scored)
+    found = chart_outcomes.fn(TOY, scored)
+    known = rows(scored).filter(~pl.col("pending"))
+    by_day = known.group_by("at").agg(
+        value=(pl.col("value") - pl.col("actual")).abs().sum() / pl.col("actual").sum()
+    )
+    assert found["period"].to_list() == DAYS[2:4]
+    assert found["value"].to_list() == pytest.approx(by_day.sort("at")["value"].to_list())
+    assert points_so_far(scored, "toy").equals(found)
+    version = scored.version("toy/control")
+    chart_outcomes.fn(TOY, scored)
+    assert scored.version("toy/control") == version
+
+
+def test_a_degraded_point_is_told_once_with_what_was_expected(store, emitted):
+    worse = points([*CALM, 5.0])
+    told = announce_degraded.fn(TOY, store, worse, 14)
+    ((event, facts),) = emitted
+    assert event == "almanac.toy.degraded"
+    assert facts["payload"] == told
+    (point,) = told["points"]
+    assert (told["period"], point["value"]) == (str(DAYS[0] + timedelta(days=6)), 5.0)
+    assert point["low"] < 1.0 < point["high"] < 5.0
+    assert announce_degraded.fn(TOY, store, worse, 14) is None
+    assert announce_degraded.fn(TOY, store, worse, 0) is None
+    assert len(emitted) == 1
+    assert store.scan("toy/degraded").collect().height == 1
+
+
+def test_within_the_cooldown_no_other_one_is_told(store, emitted):
+    assert announce_degraded.fn(TOY, store, points([*CALM, 5.0]), 2)
+    assert announce_degraded.fn(TOY, store, points([*CALM, 5.0, 5.0]), 2) is None
+    assert announce_degraded.fn(TOY, store, points([*CALM, 5.0, 5.0, 5.0]), 2)
+    assert len(emitted) == 2
+    assert len({facts["id"] for _, facts in emitted}) == 2
+
+
+def test_what_does_as_expected_tells_nothing(store, emitted):
+    assert announce_degraded.fn(TOY, store, points(CALM), 14) is None
+    assert announce_degraded.fn(TOY, store, points([*CALM, 5.0, 1.0]), 14) is None
+    assert emitted == []
+
+
+# champion and challenger
+
+
+@pytest.mark.parametrize(
+    ("ours", "promoted"), [(0.9, True), (1.0, True), (1.1, False), (float("nan"), False)]
+)
+def test_a_challenger_that_is_worse_on_real_outcomes_is_refused_however_good_its_backtest(
+    scored, ours, promoted
+):
+    class Compared(Toy):
+        def outcome_losses(self, backtest, judged, options):
+            assert judged.select("bundle", "pending").unique().collect().rows() == [(1, False)]
+            assert backtest.select(pl.col("bundle").unique()).collect().item() == 2
+            return ours, 1.0, 24
+
+    evaluate(scored)
+    _, verdict = steps.train(scored, as_of=DAYS[0], scenario=Compared(), loss=0.5)
+    assert verdict.promoted is promoted
+    assert "Loss 0.5000 < 1.0000 of champion 1" in verdict.reason
+    assert "1.0000 on 24 rows that it published" in verdict.reason
+    assert bundles.champion(scored, "toy") == (2 if promoted else 1)
+
+
+def test_what_the_champion_published_of_days_that_it_knew_compares_nobody(store):
+    class Compared(Toy):
+        def outcome_losses(self, backtest, judged, options):
+            assert judged.collect()["as_of"].unique().to_list() == [DAYS[2]]
+
+    steps.put(store, values(days=4))
+    steps.train(store, as_of=DAYS[1])
+    steps.score(store, as_of=DAYS[0], bundle=1)
+    steps.score(store, as_of=DAYS[2])
+    evaluate(store)
+    _, verdict = steps.train(store, as_of=DAYS[1], scenario=Compared(), loss=0.5)
+    assert verdict.promoted
+
+
+# what cannot be
 
 
 def test_where_nothing_was_published_it_says_so(store):

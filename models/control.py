@@ -1,0 +1,160 @@
+"""Control charts: is a measure worse now than chance would explain?
+
+A point is the measure over a week or a day of what was published; the points before the first published one
+are those of the backtest. Its limits are those of a prediction interval for one more point like the
+`BASELINE` ones before it, on the square-root scale, which steadies the variance of counts and of skewed
+ratios (Bartlett 1936, JRSS Supplement 3)::
+
+    mean +- t(1 - alpha, n - 1) * s * sqrt(1 + 1/n)
+
+Unlike the three sigma of a Shewhart chart for individuals they are right for few points, too: where points
+are alike and independent, one of 1 / `FALSE_ALARMS` is beyond a limit that is watched, however small n is (Hahn &
+Meeker 1991, Statistical Intervals, chapter 4). Points that follow a season, or each other, are beyond them
+more often.
+
+`degraded` is a point beyond a watched limit. It is left out of the baseline of later points, unless fewer than
+`FEWEST` are left: what stays worse becomes the new normal in the end. A published point of less than half
+as many rows as the published ones before it, such as of a day that is not over, is `incomplete`: not
+judged, and in no baseline.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import polars as pl
+
+from models.scenario import ControlChart
+
+BASELINE, FEWEST = 26, 4
+FALSE_ALARMS = 0.001
+_SAME = 1e-9
+BACKTEST, PUBLISHED = "backtest", "published"
+CONTROL: dict[str, Any] = {
+    "chart": pl.String,
+    "series": pl.String,
+    "period": pl.Date,
+    "source": pl.String,
+    "value": pl.Float64,
+    "rows": pl.Int64,
+    "centre": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "baseline": pl.Int64,
+    "verdict": pl.String,
+}
+"""The points of control charts. `source`: `backtest` or `published`. `baseline`: the number of points that centre and
+limits come from; null without limits. `verdict`: `as expected`, `degraded`, `improved` (beyond the limit that is not
+watched), `incomplete`, or `unknown` where there are no limits yet, and of the backtest."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Centre and limits for one more point, in the units of the measure, and how many points they come from."""
+
+    low: float
+    centre: float
+    high: float
+    baseline: int
+
+
+def limits(values: Sequence[float], tail: float = FALSE_ALARMS) -> Limits | None:
+    """The limits beyond each of which one more value lies with a chance of `tail`; None where nothing can be said.
+
+    That is with fewer than `FEWEST` values, or values that are all the same. Values are not negative.
+
+    >>> found = limits([0.25, 0.16, 0.25, 0.36])
+    >>> round(found.centre, 2), found.baseline
+    (0.25, 4)
+    """
+    if len(values) < FEWEST:
+        return None
+    from scipy.stats import t
+
+    roots = [sqrt(value) for value in values]
+    n, mean = len(roots), sum(roots) / len(roots)
+    deviation = sqrt(sum((root - mean) ** 2 for root in roots) / (n - 1))
+    if deviation <= _SAME * mean:
+        return None
+    half = float(t.ppf(1 - tail, n - 1)) * deviation * sqrt(1 + 1 / n)
+    return Limits(max(mean - half, 0.0) ** 2, mean**2, (mean + half) ** 2, n)
+
+
+def points(
+    published: pl.DataFrame, backtest: pl.DataFrame, charts: Mapping[str, ControlChart]
+) -> pl.DataFrame:
+    """The points of `charts` with their limits and verdicts, see `CONTROL`, by chart, series and period.
+
+    `published` and `backtest` are tallies (`models.scenario.TALLIES`) of any number of `as_of`s; those of the
+    backtest count as far as they are before the first published point. Limits follow from earlier points only.
+    """
+    place = ["chart", "series", "period"]
+    found = []
+    for source, tallies in ((BACKTEST, backtest), (PUBLISHED, published)):
+        sums = tallies.group_by(place).agg(pl.col("numerator", "denominator", "rows").sum())
+        known = sums.filter(pl.col("denominator") > 0, pl.col("chart").is_in(list(charts)))
+        found.append(known.with_columns(pl.lit(source).alias("source")))
+    first = found[1].group_by("chart", "series").agg(pl.col("period").min().alias("first"))
+    before = (
+        found[0].join(first, on=["chart", "series"]).filter(pl.col("period") < pl.col("first")).drop("first")
+    )
+    every = pl.concat([before, found[1]]).sort(place)
+    rows: list[dict[str, Any]] = []
+    for (chart, _), series in every.group_by("chart", "series", maintain_order=True):
+        rows += _judged(series, charts[str(chart)])
+    return pl.DataFrame(rows, schema=CONTROL).sort(place)
+
+
+def _judged(series: pl.DataFrame, chart: ControlChart) -> list[dict[str, Any]]:
+    """The points of one series, oldest first, each by those before it."""
+    done: list[dict[str, Any]] = []
+    for row in series.iter_rows(named=True):
+        value = row["numerator"] / row["denominator"]
+        point = {name: row[name] for name in ("chart", "series", "period", "source", "rows")} | {
+            "value": value
+        }
+        complete = [one for one in done if one["verdict"] != "incomplete"]
+        found = limits(_baseline(complete), _tail(chart)) if row["source"] == PUBLISHED else None
+        if found:
+            point |= {
+                "low": found.low,
+                "centre": found.centre,
+                "high": found.high,
+                "baseline": found.baseline,
+            }
+        done.append(point | {"verdict": _verdict(point, found, complete, chart)})
+    return done
+
+
+def _tail(chart: ControlChart) -> float:
+    return FALSE_ALARMS if chart.worse == "above" else FALSE_ALARMS / 2
+
+
+def _baseline(points: Sequence[Mapping[str, Any]]) -> list[float]:
+    recent = points[-BASELINE:]
+    fine = [point["value"] for point in recent if point["verdict"] != "degraded"]
+    return fine if len(fine) >= FEWEST else [point["value"] for point in recent]
+
+
+def _verdict(
+    point: Mapping[str, Any], found: Limits | None, before: Sequence[Mapping[str, Any]], chart: ControlChart
+) -> str:
+    usual = sorted(one["rows"] for one in before[-BASELINE:] if one["source"] == PUBLISHED)
+    if point["source"] == PUBLISHED and usual and point["rows"] < usual[len(usual) // 2] / 2:
+        return "incomplete"
+    if found is None:
+        return "unknown"
+    if point["value"] > found.high:
+        return "degraded"
+    if point["value"] < found.low:
+        return "degraded" if chart.worse == "either side" else "improved"
+    return "as expected"
+
+
+def newest(control: pl.DataFrame) -> pl.DataFrame:
+    """The newest published point of each series that was judged."""
+    judged = control.filter(pl.col("source") == PUBLISHED, pl.col("verdict") != "incomplete")
+    return (
+        judged.sort("period").group_by("chart", "series", maintain_order=True).last().sort("chart", "series")
+    )
