@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from prefect.flows import load_flow_from_entrypoint
 from prefect.server.schemas.schedules import CronSchedule
 
 from deployments.declared import PREFECT_FILE, declared
@@ -17,15 +18,18 @@ SERVER = {"PREFECT_API_URL": "http://127.0.0.1:4200/api", "ALMANAC_STORE": "az:/
 TABLE = {
     "sales-forecast/weekly": "0 6 * * 1 Europe/Zurich",
     "sales-ingest/weekly": "0 5 * * 1 Europe/Zurich",
+    "sales-evaluate/weekly": "30 5 * * 1 Europe/Zurich",
     "sales-train/monthly": "0 4 1 * * Europe/Zurich",
     "sales-train/on-drift": None,
     "devices-ingest/hourly": "2 * * * * UTC",
     "devices-score/hourly": "5 * * * * UTC",
+    "devices-evaluate/daily": "15 5 * * * Europe/Zurich",
     "devices-train/weekly": "0 4 * * 0 Europe/Zurich",
     "devices-train/on-drift": None,
     "machines-ingest/daily": "0 5 * * * Europe/Zurich",
     "machines-score/on-new-data": None,
     "machines-score/daily": "0 6 * * * Europe/Zurich",
+    "machines-evaluate/daily": "30 5 * * * Europe/Zurich",
     "machines-train/monthly": "30 4 1 * * Europe/Zurich",
     "machines-train/on-drift": None,
     "housekeeping/daily": "45 4 * * * Europe/Zurich",
@@ -71,6 +75,12 @@ def test_parameters_and_those_of_triggers_are_parameters_of_the_flow(zurich):
         known = set(inspect.signature(flow_of(one).fn).parameters)
         given = {*one["parameters"], *(p for t in one.get("triggers", []) for p in t["parameters"])}
         assert given <= known, name
+
+
+def test_every_flow_can_be_loaded_from_its_entrypoint_as_a_worker_does_it(zurich, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name, one in zurich.items():
+        assert load_flow_from_entrypoint(one["entrypoint"]).name == name.partition("/")[0]
 
 
 def test_an_hourly_run_does_not_pile_up_and_an_event_is_never_skipped(zurich):
@@ -185,12 +195,15 @@ def by_hand(name: str, zone: str, start: datetime) -> list[datetime]:
     due = {
         "sales-ingest/weekly": lambda t: t.weekday() == 0 and (t.hour, t.minute) == (5, 0),
         "sales-forecast/weekly": lambda t: t.weekday() == 0 and (t.hour, t.minute) == (6, 0),
+        "sales-evaluate/weekly": lambda t: t.weekday() == 0 and (t.hour, t.minute) == (5, 30),
         "sales-train/monthly": lambda t: t.day == 1 and (t.hour, t.minute) == (4, 0),
         "devices-ingest/hourly": lambda t: t.minute == 2,
         "devices-score/hourly": lambda t: t.minute == 5,
+        "devices-evaluate/daily": lambda t: (t.hour, t.minute) == (5, 15),
         "devices-train/weekly": lambda t: t.weekday() == 6 and (t.hour, t.minute) == (4, 0),
         "machines-ingest/daily": lambda t: (t.hour, t.minute) == (5, 0),
         "machines-score/daily": lambda t: (t.hour, t.minute) == (6, 0),
+        "machines-evaluate/daily": lambda t: (t.hour, t.minute) == (5, 30),
         "machines-train/monthly": lambda t: t.day == 1 and (t.hour, t.minute) == (4, 30),
         "housekeeping/daily": lambda t: (t.hour, t.minute) == (4, 45),
     }[name]

@@ -60,7 +60,7 @@ def test_without_a_command_all_that_can_be_run_is_listed_with_a_line_each(comman
 
 def test_a_scenario_lists_its_commands(command):
     shown = command("sales", "--help")
-    for name in ("ingest", "train", "forecast", "run"):
+    for name in ("ingest", "train", "forecast", "evaluate", "run"):
         assert name in shown.out
     assert "Ingest, train if there is no champion yet, and forecast." in shown.out
 
