@@ -30,6 +30,7 @@ os.environ["DASK_LOGGING__DISTRIBUTED"] = "critical"
 for named in (
     "ALMANAC_STORE",
     "ALMANAC_SCHEDULER",
+    "ALMANAC_SQL_URL",
     "ALMANAC_WORKERS",
     "MLFLOW_TRACKING_URI",
     "PREFECT_API_URL",
