@@ -63,10 +63,7 @@ def trials(store, result) -> pl.DataFrame:
 
 def test_the_winner_is_better_where_it_was_not_searched_and_becomes_champion_like_any_challenger(tuned):
     store, result = tuned
-    assert (
-        result["trials"] == {"complete": 12, "pruned": 0, "failed": 0, "kept": 0}
-        or result["trials"]["pruned"]
-    )
+    assert result["trials"]["failed"] == result["trials"]["kept"] == 0
     assert sum(result["trials"].values()) == TRIALS
     assert result["unseen"]["fold"] == "2024-01-05"
     assert result["unseen"]["after"] < result["unseen"]["before"] == pytest.approx(4.03)
