@@ -65,9 +65,9 @@ class Server:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def started_by_event(self) -> list[dict[str, Any]]:
-        """The runs of the deployment."""
-        deployed = {"deployments": {"name": {"any_": [NAME]}}}
+    def started_by(self, name: str) -> list[dict[str, Any]]:
+        """The runs of a deployment, by its name."""
+        deployed = {"deployments": {"name": {"any_": [name]}}}
         return self.ask("flow_runs", **deployed, sort="START_TIME_ASC")
 
     def stop(self) -> None:
@@ -96,13 +96,13 @@ def test_new_data_starts_one_scoring_run_of_its_range_and_an_ingest_without_any_
     wait_until(lambda: server.ask("automations"), 90, "the deployment's trigger is there")
 
     server.machines("ingest", *late, *where)
-    wait_until(lambda: server.started_by_event(), 60, "the event starts a run")
+    wait_until(lambda: server.started_by(NAME), 60, "the event starts a run")
     wait_until(
-        lambda: server.started_by_event()[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED"),
+        lambda: server.started_by(NAME)[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED"),
         240,
         "it ends",
     )
-    (run,) = server.started_by_event()
+    (run,) = server.started_by(NAME)
     assert run["state_type"] == "COMPLETED", (server.folder / "serve.log").read_text()[-4000:]
     assert run["parameters"]["store"] == str(store)
     assert datetime.fromisoformat(run["parameters"]["from_"]) == CUT + timedelta(hours=4)
@@ -117,7 +117,7 @@ def test_new_data_starts_one_scoring_run_of_its_range_and_an_ingest_without_any_
 
     server.machines("ingest", *late, *where)
     time.sleep(QUIET_SECONDS)
-    assert len(server.started_by_event()) == 1
+    assert len(server.started_by(NAME)) == 1
     assert len(events(server, "almanac.machines.ingested")) == 2
 
 
