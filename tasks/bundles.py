@@ -8,9 +8,10 @@ champion is the bundle of the last promotion, and every decision stays on record
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -21,6 +22,7 @@ from tasks.store import Store
 
 KINDS = (".parquet", ".json", ".txt")
 ROLLED_BACK = "rolled_back"
+MANIFEST = "manifest.json"
 
 
 class BundleError(AlmanacError):
@@ -47,11 +49,11 @@ def save(
         if same.height:
             return int(same["bundle"][0])
     number = _claim(store, scenario)
-    folder = _folder(scenario, number)
+    place = folder(scenario, number)
     files = {}
     for name, content in sorted(contents.items()):
         path, data = _encode(name, content)
-        store.put(f"{folder}/{path}", data)
+        store.put(f"{place}/{path}", data)
         files[path] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     manifest = {
         "scenario": scenario,
@@ -66,7 +68,7 @@ def save(
         "files": files,
         **facts,
     }
-    store.put_json(f"{folder}/manifest.json", manifest)
+    store.put_json(f"{place}/{MANIFEST}", manifest)
     _record(store, scenario, number, "registered", manifest, "trained")
     return number
 
@@ -139,7 +141,7 @@ def for_as_of(store: Store, scenario: str, as_of: AsOf) -> int:
 
 def manifest(store: Store, scenario: str, number: int) -> dict[str, Any]:
     """What a bundle says of itself. Raises `BundleError` for an unknown number."""
-    path = f"{_folder(scenario, number)}/manifest.json"
+    path = f"{folder(scenario, number)}/{MANIFEST}"
     try:
         found = store.get_json(path)
     except ValueError:
@@ -171,7 +173,7 @@ def loaded(scenario: Scenario, store: Store, number: int) -> Any:
         return scenario.load(contents)
     except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise BundleFormatError(
-            f"{store.uri}/{_folder(scenario.name, number)}: saved by another version of Almanac, which this one "
+            f"{store.uri}/{folder(scenario.name, number)}: saved by another version of Almanac, which this one "
             f"cannot read ({type(error).__name__}: {error}). Train a new bundle with "
             f"`python -m flows {scenario.name} train`, or name another with --bundle."
         ) from error
@@ -183,25 +185,49 @@ def files(store: Store, scenario: str, number: int) -> dict[str, File]:
     Raises `BundleError` for a file that is missing, was changed, or is of another kind than
     Parquet, JSON and text.
     """
-    folder = _folder(scenario, number)
+    place = folder(scenario, number)
+    facts = manifest(store, scenario, number)
+    return _checked(facts, lambda path: store.get(f"{place}/{path}"), f"{store.uri}/{place}")
+
+
+def read_manifest(place: Path) -> dict[str, Any]:
+    """The manifest of a bundle whose files are in a local folder. Raises `BundleError` where there is none."""
+    try:
+        return dict(json.loads((place / MANIFEST).read_bytes()))
+    except (OSError, ValueError):
+        raise BundleError(
+            f"{place}: there is no readable {MANIFEST}. Expected the files of a bundle."
+        ) from None
+
+
+def read_folder(place: Path) -> dict[str, File]:
+    """As `files`, of a bundle whose files are in a local folder."""
+
+    def read(path: str) -> bytes | None:
+        return (place / path).read_bytes() if (place / path).is_file() else None
+
+    return _checked(read_manifest(place), read, str(place))
+
+
+def _checked(facts: Mapping[str, Any], read: Callable[[str], bytes | None], where: str) -> dict[str, File]:
     contents: dict[str, File] = {}
-    for path, facts in manifest(store, scenario, number)["files"].items():
+    for path, known in facts["files"].items():
         if not path.endswith(KINDS) or "/" in path or "\\" in path:
             raise BundleError(
-                f"{store.uri}/{folder}/{path}: not a kind of file that a bundle may hold. Expected {', '.join(KINDS)}. "
+                f"{where}/{path}: not a kind of file that a bundle may hold. Expected {', '.join(KINDS)}. "
                 "Nothing was loaded; train again, and find out who wrote it."
             )
-        data = store.get(f"{folder}/{path}")
-        if data is None or hashlib.sha256(data).hexdigest() != facts["sha256"]:
+        data = read(path)
+        if data is None or hashlib.sha256(data).hexdigest() != known["sha256"]:
             raise BundleError(
-                f"{store.uri}/{folder}/{path}: {'missing' if data is None else 'changed'} since it was saved. "
+                f"{where}/{path}: {'missing' if data is None else 'changed'} since it was saved. "
                 "Nothing was loaded; choose another bundle with --bundle, or train again."
             )
         try:
             contents[path.rsplit(".", 1)[0]] = _decode(path, data)
         except (ValueError, pl.exceptions.PolarsError):
             raise BundleError(
-                f"{store.uri}/{folder}/{path}: cannot be read as what its name says. "
+                f"{where}/{path}: cannot be read as what its name says. "
                 "Nothing was loaded; train again, and find out who wrote it."
             ) from None
     return contents
@@ -231,12 +257,13 @@ def _claim(store: Store, scenario: str) -> int:
     """The next free number, taken in one step so that two trainings never share it."""
     known = events(store, scenario)
     number = 1 if known is None else max(known["bundle"].to_list()) + 1
-    while not store.create(f"{_folder(scenario, number)}/claim.json", b"{}"):
+    while not store.create(f"{folder(scenario, number)}/claim.json", b"{}"):
         number += 1
     return number
 
 
-def _folder(scenario: str, number: int) -> str:
+def folder(scenario: str, number: int) -> str:
+    """Where in a store a bundle's files are."""
     return f"{scenario}/bundles/{number}"
 
 

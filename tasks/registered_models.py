@@ -1,11 +1,26 @@
-"""Every bundle is a version of the scenario's registered model in MLflow; the alias `champion` follows the store."""
+"""Every bundle is a version of the scenario's registered model in MLflow; the alias `champion` follows the store.
 
+A version is the bundle's own files, uploaded as artifacts of the training's run, with an `MLmodel` file that names
+the loader below: `mlflow.pyfunc.load_model("models:/almanac-sales@champion")` gives a model wherever Almanac is
+installed. Nothing of it is pickled, and loading checks each file's SHA-256 as loading from the store does.
+"""
+
+import importlib
+import platform
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from models.scenario import Scenario
+from tasks import bundles
+from tasks.bundles import BundleError
 from tasks.store import Store
 from tasks.tracking import client_of, model_name, tracking_uri
 
 CHAMPION = "champion"
+_MODEL, _DATA = "model", "bundle"
 
 
 def register(store: Store, scenario: str, bundle: int, record: str, *, champion: bool) -> None:
@@ -23,9 +38,12 @@ def register(store: Store, scenario: str, bundle: int, record: str, *, champion:
         client.get_registered_model(name)
     except MlflowException:
         client.create_registered_model(name, description="Bundles of Almanac.")
-    version = _version(client, name, record) or client.create_model_version(
-        name, store.uri_of(f"{scenario}/bundles/{bundle}"), run_id=record, tags={"bundle": str(bundle)}
-    )
+    version = _version(client, name, bundle)
+    if version is None:
+        _upload(client, store, scenario, bundle, record)
+        tags = {"bundle": str(bundle), "bundle_uri": store.uri_of(bundles.folder(scenario, bundle))}
+        source = f"{client.get_run(record).info.artifact_uri}/{_MODEL}"
+        version = client.create_model_version(name, source, run_id=record, tags=tags)
     if champion:
         client.set_registered_model_alias(name, CHAMPION, version.version)
 
@@ -36,13 +54,66 @@ def move_alias(store: Store, scenario: str, bundle: int) -> str | None:
     if uri is None:
         return None
     client, name = client_of(uri), model_name(scenario)
-    found = client.search_model_versions(f"name = '{name}' and tags.bundle = '{bundle}'", max_results=1)
-    if not found:
+    found = _version(client, name, bundle)
+    if found is None:
         return f"MLflow knows no version of {name} for bundle {bundle}: its alias was not moved."
-    client.set_registered_model_alias(name, CHAMPION, found[0].version)
+    client.set_registered_model_alias(name, CHAMPION, found.version)
     return None
 
 
-def _version(client: Any, name: str, record: str) -> Any:
-    found = client.search_model_versions(f"name = '{name}' and run_id = '{record}'", max_results=1)
+def _version(client: Any, name: str, bundle: int) -> Any:
+    """The version that is the bundle, None where there is none."""
+    found = client.search_model_versions(f"name = '{name}' and tags.bundle = '{bundle}'", max_results=1)
     return found[0] if found else None
+
+
+def _upload(client: Any, store: Store, scenario: str, bundle: int, record: str) -> None:
+    """Put the bundle's files and the MLmodel file among the artifacts of a run."""
+    from mlflow.models import Model
+
+    source = bundles.folder(scenario, bundle)
+    facts = bundles.manifest(store, scenario, bundle)
+    with tempfile.TemporaryDirectory(prefix="almanac-register-") as folder:
+        data = Path(folder) / _DATA
+        data.mkdir()
+        for name in (bundles.MANIFEST, *facts["files"]):
+            (data / name).write_bytes(store.get(f"{source}/{name}") or b"")
+        model = Model(run_id=record)
+        version = platform.python_version()
+        model.add_flavor("python_function", loader_module=__name__, data=_DATA, python_version=version)
+        model.save(str(Path(folder) / "MLmodel"))
+        client.log_artifacts(record, folder, _MODEL)
+
+
+class BundleModel:
+    """A bundle for batch use without a store: what MLflow hands out as a `python_function`."""
+
+    def __init__(self, scenario: Scenario, model: Any) -> None:
+        self._scenario, self._model = scenario, model
+
+    def predict(self, model_input: Any, params: Any = None) -> Any:  # noqa: ARG002
+        """What the scenario's estimators say of rows of features; see `estimate` of the scenario.
+
+        `model_input` is a pandas or polars frame, the result one of the same kind.
+        """
+        given = isinstance(model_input, pl.DataFrame)
+        rows = model_input if given else pl.from_pandas(model_input)
+        found = self._scenario.estimate(self._model, rows)
+        if found is None:
+            raise BundleError(
+                f"{self._scenario.name}: its bundles have no estimator that takes rows of features."
+            )
+        return found if given else found.to_pandas()
+
+
+def _load_pyfunc(path: str) -> BundleModel:
+    """Called by `mlflow.pyfunc.load_model` with the folder of a bundle's files."""
+    facts = bundles.read_manifest(Path(path))
+    module, _, name = str(facts.get("implementation", "")).partition(":")
+    kind = getattr(importlib.import_module(module), name, None) if module else None
+    if not (isinstance(kind, type) and Scenario in kind.__mro__):
+        raise BundleError(
+            f"{path}: made by '{facts.get('implementation')}', which is no scenario of the Almanac that is installed."
+        )
+    scenario = kind()
+    return BundleModel(scenario, scenario.load(bundles.read_folder(Path(path))))

@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from models.scenario import AsOf, Scenario
 from tasks import bundles, tracking
 from tasks.code import code_version
+from tasks.plots import plots
 from tasks.registered_models import register
 from tasks.runs import Run, RunError, context
 
@@ -69,6 +70,7 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
         "versions": dict(run.versions),
         "rows": {name: run.store.rows(f"{scenario.name}/{name}", n) for name, n in run.versions.items()},
         "code": code_version(),
+        "implementation": f"{type(scenario).__module__}:{type(scenario).__qualname__}",
     }
     files = {**trained.files, "metrics": trained.metrics}
     number = bundles.save(run.store, scenario.name, trained, files, facts, run.as_of, run.id)
@@ -155,6 +157,7 @@ def track(run: Run, fitted: Fitted, verdict: Verdict) -> str | None:
     A tracking server that fails does not fail the training: the bundle is registered in the store.
     """
     try:
+        metrics = _metrics(run, fitted.bundle)
         record = tracking.log_run(
             run.store,
             scenario=run.scenario,
@@ -167,7 +170,8 @@ def track(run: Run, fitted: Fitted, verdict: Verdict) -> str | None:
             },
             metrics=fitted.headline,
             tags={"bundle": str(fitted.bundle), "reason": verdict.reason},
-            sliced=_metrics(run, fitted.bundle),
+            sliced=metrics,
+            files=plots(metrics),
         )
         if record is not None:
             register(run.store, run.scenario, fitted.bundle, record, champion=verdict.promoted)
