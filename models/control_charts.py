@@ -71,7 +71,7 @@ def _chart(chart: ControlChart, series: str, points: pl.DataFrame) -> Chart:
             data.append(_marks(label, of, colour, symbol, chart.format))
     layout = {
         "height": 260,
-        "showlegend": True,
+        "showlegend": False,
         "xaxis": {"type": "date"},
         "yaxis": {"title": {"text": chart.label}, "rangemode": "tozero", "tickformat": chart.format},
     }

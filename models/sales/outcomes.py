@@ -109,7 +109,10 @@ def tallies(judged: pl.DataFrame, options: Options) -> pl.DataFrame:
         .sort("step", "week")
         .select(
             pl.lit("pinball").alias("chart"),
-            pl.format("{} weeks ahead", "step").alias("series"),
+            pl.when(pl.col("step") == 1)
+            .then(pl.lit("1 week ahead"))
+            .otherwise(pl.format("{} weeks ahead", "step"))
+            .alias("series"),
             pl.col("week").alias("period"),
             "numerator",
             "denominator",

@@ -108,7 +108,7 @@ def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
     measure([row for row in known if row["kind"] == kind], "bias", "kind", kind)
 
     tally = outcomes.tallies(judged, options)
-    assert tally["series"].to_list() == ["1 weeks ahead", "4 weeks ahead"]
+    assert tally["series"].to_list() == ["1 week ahead", "4 weeks ahead"]
     first = [row for row in known if row["step"] == 1]
     assert tally["period"][0] == origin + timedelta(weeks=1)
     assert tally["numerator"][0] == pytest.approx(sum(map(loss, first)))

@@ -1,6 +1,7 @@
 """What is due to be judged, and what becomes of it; steps are called one by one, without Prefect."""
 
 from datetime import date, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -10,7 +11,8 @@ from models.scenario import TALLIES, Scenario
 from tasks import bundles, outcomes
 from tasks.control import announce_degraded, chart_outcomes, points_so_far
 from tasks.outcomes import judge, judged_so_far, measure_outcomes, resolve_outcomes
-from tasks.publishing import Publication
+from tasks.pages import write_page
+from tasks.publishing import Publication, complete
 from tasks.runs import RunError
 from tasks.training import EVALUATIONS
 from tests import steps
@@ -222,6 +224,15 @@ def test_the_control_chart_is_kept_and_is_that_of_the_judged_rows(scored):
     version = scored.version("toy/control")
     chart_outcomes.fn(TOY, scored)
     assert scored.version("toy/control") == version
+
+
+def test_the_page_of_the_next_run_shows_it(scored):
+    evaluate(scored)
+    chart_outcomes.fn(TOY, scored)
+    run = steps.resolve(scored)
+    done = steps.outcomes(run)
+    page = write_page.fn(TOY, run, done, complete.fn(TOY, run, done))
+    assert "What became of it" in Path(page).read_text()
 
 
 def test_a_degraded_point_is_told_once_with_what_was_expected(store, emitted):
