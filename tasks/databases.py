@@ -135,7 +135,7 @@ class _Sqlalchemy:
         return self._schema() is None or SCHEMA in sa.inspect(self._connection).get_schema_names()
 
     def add_column(self, table: sa.Table, column: sa.Column[Any]) -> None:
-        there = table.to_metadata(sa.MetaData(), schema=self._schema())  # type: ignore[arg-type]
+        there = sa.Table(table.name, sa.MetaData(), schema=self._schema())
         wide = _add_column(there, column, self._connection.dialect)
         self._connection.execute(sa.text(wide))
 
