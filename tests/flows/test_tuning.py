@@ -56,7 +56,7 @@ def tuned(trained, tune, tmp_path_factory):
 
 
 def trials(store, result) -> pl.DataFrame:
-    path = result["study"].removeprefix(f"{store}/")
+    path = f"toy/studies/{Path(result['study']).name}"
     with opened(Store(str(store)), path, result["run_id"], toy.TOY.search.space, 7) as (study, _):
         return study.trials().drop("seconds", "number")
 
