@@ -68,7 +68,7 @@ def announce(
             payload={"run_id": run.id, "page": link, **event.payload},
             id=_event_id(run, event),
         )
-    hand_over()
+    _hand_over()
 
 
 @task(name="announce-ingest")
@@ -110,7 +110,7 @@ def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
         payload=payload,
         id=uuid5(NAMESPACE_URL, identity),
     )
-    hand_over()
+    _hand_over()
     store.put_json(path, known)
     return payload
 
@@ -129,10 +129,10 @@ def emit(store: Store, scenario: str, event: Event, occasion: str) -> None:
         payload=dict(event.payload),
         id=uuid5(NAMESPACE_URL, f"{store.uri}/{scenario}/{event.name}/{event.resource}/{occasion}"),
     )
-    hand_over()
+    _hand_over()
 
 
-def hand_over() -> None:
+def _hand_over() -> None:
     """Wait until the events of this process have reached the API, for a bounded time."""
     waiter = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
     waiter.start()

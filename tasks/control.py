@@ -3,17 +3,15 @@
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
-from uuid import NAMESPACE_URL, uuid5
 
 import polars as pl
 from deltalake import CommitProperties, write_deltalake
 from prefect import task
-from prefect.events import emit_event
 
 from models import control
-from models.scenario import TALLIES, Scenario
+from models.scenario import TALLIES, Event, Scenario
 from tasks import bundles
-from tasks.announcing import hand_over
+from tasks.announcing import emit
 from tasks.outcomes import judged_so_far
 from tasks.store import Store
 from tasks.training import BACKTESTS
@@ -61,14 +59,13 @@ def announce_degraded(
         return None
     columns = ["chart", "series", "period", "value", "centre", "low", "high", "baseline"]
     found = worse.select(columns).with_columns(pl.col("period").cast(pl.String)).to_dicts()
-    payload = {"period": str(period), "points": found, "store": store.uri}
-    emit_event(
-        f"almanac.{scenario.name}.degraded",
-        resource={"prefect.resource.id": f"almanac.{scenario.name}", "prefect.resource.name": scenario.name},
-        payload=payload,
-        id=uuid5(NAMESPACE_URL, f"{store.uri}/{scenario.name}/degraded/{period}"),
+    points_told = ", ".join(
+        f"{p['chart']} {p['series']} is {p['value']:.4g}, within {p['low']:.4g} and {p['high']:.4g} by chance"
+        for p in found
     )
-    hand_over()
+    reason = f"Degraded in {period}: {points_told}."
+    payload = {"reason": reason, "period": str(period), "points": found, "store": store.uri}
+    emit(store, scenario.name, Event("degraded", scenario.name, payload), str(period))
     at = pl.DataFrame({"period": [period], "at": [datetime.now(UTC)], "points": [found]})
     store.append(path, at, once=f"degraded-{period}")
     return payload

@@ -38,10 +38,11 @@ def register(store: Store, scenario: str, bundle: int, record: str, *, champion:
         client.get_registered_model(name)
     except MlflowException:
         client.create_registered_model(name, description="Bundles of Almanac.")
-    version = _version(client, name, bundle)
+    uri_of_bundle = store.uri_of(bundles.folder(scenario, bundle))
+    version = _version(client, name, uri_of_bundle)
     if version is None:
         _upload(client, store, scenario, bundle, record)
-        tags = {"bundle": str(bundle), "bundle_uri": store.uri_of(bundles.folder(scenario, bundle))}
+        tags = {"bundle": str(bundle), "bundle_uri": uri_of_bundle}
         source = f"{client.get_run(record).info.artifact_uri}/{_MODEL}"
         version = client.create_model_version(name, source, run_id=record, tags=tags)
     if champion:
@@ -54,16 +55,17 @@ def move_alias(store: Store, scenario: str, bundle: int) -> str | None:
     if uri is None:
         return None
     client, name = client_of(uri), model_name(scenario)
-    found = _version(client, name, bundle)
+    found = _version(client, name, store.uri_of(bundles.folder(scenario, bundle)))
     if found is None:
         return f"MLflow knows no version of {name} for bundle {bundle}: its alias was not moved."
     client.set_registered_model_alias(name, CHAMPION, found.version)
     return None
 
 
-def _version(client: Any, name: str, bundle: int) -> Any:
-    """The version that is the bundle, None where there is none."""
-    found = client.search_model_versions(f"name = '{name}' and tags.bundle = '{bundle}'", max_results=1)
+def _version(client: Any, name: str, bundle_uri: str) -> Any:
+    """The version that is the bundle of this store, None where there is none; a server may serve several stores."""
+    wanted = f"name = '{name}' and tags.bundle_uri = '{bundle_uri}'"
+    found = client.search_model_versions(wanted, max_results=1)
     return found[0] if found else None
 
 

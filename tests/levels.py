@@ -16,7 +16,7 @@ import yaml
 from prefect import flow
 from prefect.events import DeploymentEventTrigger
 
-from flows.evaluating import AT_MOST, evaluate_published
+from flows.evaluating import AT_MOST, COOLDOWN_DAYS, evaluate_published
 from flows.retraining import train_for
 from flows.runs import ingest_sources
 from flows.runs import score as score_run
@@ -116,7 +116,7 @@ def score(store: str) -> dict[str, Any]:
 
 @flow(name="levels-evaluate")
 def evaluate(store: str) -> dict[str, Any]:
-    return evaluate_published(LEVELS, Store(store), None, None, AT_MOST)
+    return evaluate_published(LEVELS, Store(store), None, None, AT_MOST, COOLDOWN_DAYS)
 
 
 def triggers() -> list[DeploymentEventTrigger]:

@@ -206,8 +206,9 @@ CALM = [1.0, 1.1, 0.95, 1.05, 1.0, 1.02]
 @pytest.fixture
 def emitted(monkeypatch) -> list:
     found: list = []
-    monkeypatch.setattr("tasks.control.emit_event", lambda event, **facts: found.append((event, facts)))
-    monkeypatch.setattr("tasks.control.hand_over", lambda: None)
+    monkeypatch.setattr(
+        "tasks.control.emit", lambda store, scenario, event, occasion: found.append((event, occasion))
+    )
     return found
 
 
@@ -238,10 +239,11 @@ def test_the_page_of_the_next_run_shows_it(scored):
 def test_a_degraded_point_is_told_once_with_what_was_expected(store, emitted):
     worse = points([*CALM, 5.0])
     told = announce_degraded.fn(TOY, store, worse, 14)
-    ((event, facts),) = emitted
-    assert event == "almanac.toy.degraded"
-    assert facts["payload"] == told
+    ((event, _),) = emitted
+    assert (event.name, event.resource, event.payload) == ("degraded", "toy", told)
     (point,) = told["points"]
+    assert told["reason"].startswith(f"Degraded in {told['period']}: error all is 5, within ")
+    assert told["store"] == store.uri
     assert (told["period"], point["value"]) == (str(DAYS[0] + timedelta(days=6)), 5.0)
     assert point["low"] < 1.0 < point["high"] < 5.0
     assert announce_degraded.fn(TOY, store, worse, 14) is None
@@ -255,7 +257,7 @@ def test_within_the_cooldown_no_other_one_is_told(store, emitted):
     assert announce_degraded.fn(TOY, store, points([*CALM, 5.0, 5.0]), 2) is None
     assert announce_degraded.fn(TOY, store, points([*CALM, 5.0, 5.0, 5.0]), 2)
     assert len(emitted) == 2
-    assert len({facts["id"] for _, facts in emitted}) == 2
+    assert len({occasion for _, occasion in emitted}) == 2
 
 
 def test_what_does_as_expected_tells_nothing(store, emitted):
