@@ -129,7 +129,7 @@ def test_deployed_twice_there_are_no_duplicates(deployments, client, few, tmp_pa
 
 def test_what_differs_is_told_and_repaired(deployments, client, few, tmp_path):
     pool = {"ALMANAC_STORE": STORE, "ALMANAC_POOL": tmp_path.name}
-    full = few("housekeeping", "forecast", "evaluate", change=with_two_schedules)
+    full = few("housekeeping", "forecast", change=with_two_schedules)
     assert deployments("deploy", "--prefect-file", full, **pool).status == 0
     forecast = client.read_deployment_by_name(f"sales-forecast/weekly-{tmp_path.name}")
     assert {one.slug for one in forecast.schedules} == {"weekly", "evening"}

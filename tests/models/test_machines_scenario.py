@@ -340,7 +340,7 @@ def test_an_evaluation_is_pending_where_the_horizon_is_not_over(fleet, model):
         of = judged.filter(horizon_hours=hours)
         pending = of.filter(pl.col("failed").is_null())["time"]
         assert pending.min() > end - timedelta(hours=hours) >= of.drop_nulls("failed")["time"].max()
-    table = MACHINES.measures(judged, options)
+    table = MACHINES.measures(judged.lazy(), options)
     value = dict(table.filter(slice="horizon", value_of_slice="24h").select("metric", "value").iter_rows())
     assert value["f1"] > 0.4
     assert value["calibration_error"] < 0.03
