@@ -102,13 +102,24 @@ def test_in_fifty_cycles_without_a_shift_there_is_no_alarm(case: Callable[[], Ca
     assert found.select(CYCLE, "feature", "psi", "limit").to_dicts() == []
 
 
-@every_scenario
+@pytest.mark.parametrize("case", [sales, devices], ids=lambda case: case.__name__)
 def test_what_is_watched_up_to_a_cycle_does_not_change_when_the_future_does(case: Callable[[], Case]):
     made = case()
-    if made.first == "model":
-        pytest.skip("what is on record of a machine has no time: only what joins later differs")
     early = made.watched(made.tables, 0)
     later = made.watched(made.shifted, 3).filter(pl.col(CYCLE) <= made.trained)
+    assert_frame_equal(early, later, check_row_order=False, check_column_order=False)
+
+
+def test_what_is_watched_of_machines_does_not_change_when_later_telemetry_does():
+    made = machines()
+    late = pl.col("time") > made.trained
+    sensors = pl.exclude("machine_id", "time")
+    telemetry = made.tables["telemetry"]
+    changed = telemetry.with_columns(pl.when(late).then(sensors * 3).otherwise(sensors).name.keep())
+    early = made.watched(made.tables, 0)
+    found = made.watched({**made.tables, "telemetry": changed}, 3)
+    later = found.filter(pl.col(CYCLE) <= made.trained)
+    assert found.height > later.height
     assert_frame_equal(early, later, check_row_order=False, check_column_order=False)
 
 
