@@ -22,7 +22,7 @@ import polars as pl
 from models.contracts import QUARANTINE
 from models.times import TIME
 from tasks.sources import SourceError, unlisted
-from tasks.store import Store, digest, is_remote, object_store
+from tasks.store import Store, digest, is_remote, object_store, patiently
 
 SUFFIX = ".avro"
 RECORD = "captures"
@@ -176,7 +176,7 @@ def _messages(looked: Looked) -> Iterator[dict[str, Any]]:
     from fastavro import block_reader
 
     folder, _, name = looked.file.uri.rpartition("/")
-    content = bytes(obstore.get(object_store(folder), name).bytes())
+    content = patiently(lambda: bytes(obstore.get(object_store(folder), name).bytes()))()
     if not content:
         looked.rule = "file|empty"
         return

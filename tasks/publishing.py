@@ -114,8 +114,7 @@ def replace_partitions(
         table.update_incremental()
         return Publication(name, table.version(), rows, already=False)
 
-    result: Publication = run.store.retrying(name, attempt)
-    return result
+    return run.store.retrying(name, attempt)
 
 
 def scan_parts(run: Run, parts: Sequence[Part]) -> pl.LazyFrame:

@@ -7,16 +7,14 @@ one object store library reads and writes everything, so there is one way to con
 import hashlib
 import io
 import json
-import random
 import re
-import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import obstore
 import polars as pl
@@ -25,15 +23,44 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction
 from obstore.exceptions import AlreadyExistsError, NotFoundError
 from obstore.store import LocalStore, ObjectStore
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from models.errors import AlmanacError
 
 REMOTE = ("az://", "abfss://", "abfs://", "azure://")
 _TRIES = 8
 
+T = TypeVar("T")
+
 
 class StoreError(AlmanacError):
     """The store cannot be opened, read or written."""
+
+
+def _broke_off(error: BaseException) -> bool:
+    """Whether a connection was lost in the middle of a request: what the object store does not try again."""
+    return re.search(r"error sending request|request or response body error", str(error)) is not None
+
+
+def _lost_race(error: BaseException | None) -> bool:
+    return isinstance(error, CommitFailedError) or "already exists" in str(error)
+
+
+patiently = retry(
+    retry=retry_if_exception(_broke_off),
+    wait=wait_random_exponential(multiplier=0.1, max=5),
+    stop=stop_after_delay(30),
+    reraise=True,
+)
+"""A request that may be sent twice is sent again where its connection is lost, for half a minute."""
 
 
 def is_remote(uri: str) -> bool:
@@ -96,10 +123,12 @@ class Store:
         except (OSError, obstore.exceptions.BaseError) as error:
             raise StoreError(_cannot_write(self.uri, error)) from None
 
+    @patiently
     def put(self, path: str, content: bytes) -> None:
         """Write a file as a whole: readers see all of it or what was there before."""
         self.files.put(path, content)
 
+    @patiently
     def create(self, path: str, content: bytes) -> bool:
         """Write a file unless it exists; whether it was written. Of several writers one wins."""
         try:
@@ -108,6 +137,7 @@ class Store:
             return False
         return True
 
+    @patiently
     def get(self, path: str) -> bytes | None:
         """The content of a file, None where there is none."""
         try:
@@ -115,6 +145,7 @@ class Store:
         except (NotFoundError, FileNotFoundError):
             return None
 
+    @patiently
     def size(self, path: str) -> int | None:
         """Size of a file in bytes, None where there is none."""
         try:
@@ -122,6 +153,7 @@ class Store:
         except (NotFoundError, FileNotFoundError):
             return None
 
+    @patiently
     def names(self, folder: str) -> list[str]:
         """Paths of all files under a folder, sorted."""
         return sorted(str(item["path"]) for batch in self.files.list(folder + "/") for item in batch)
@@ -167,7 +199,7 @@ class Store:
     def table(self, name: str, version: int | None = None) -> DeltaTable:
         """A table at a version (default: the newest). Raises `StoreError` where it does not exist."""
         try:
-            return DeltaTable(self.uri_of(name), version=version)
+            return _open(self.uri_of(name), version)
         except TableNotFoundError:
             raise StoreError(
                 f"{self.uri}: there is no table '{name}'. Ingest data first, or give another --store."
@@ -183,7 +215,7 @@ class Store:
     def version(self, name: str) -> int | None:
         """The newest version of a table, None where it does not exist."""
         try:
-            return int(DeltaTable(self.uri_of(name)).version())
+            return int(_open(self.uri_of(name)).version())
         except TableNotFoundError:
             return None
         except Exception as error:
@@ -219,23 +251,31 @@ class Store:
 
         return self.retrying(name, attempt)
 
-    def retrying(self, name: str, attempt: Callable[[], Any]) -> Any:
-        """The result of `attempt`, tried again when another writer commits first, a bounded number of times."""
-        lost: Exception
-        for number in range(_TRIES):
-            try:
-                return attempt()
-            except CommitFailedError as error:
-                lost = error
-            except Exception as error:
-                if "already exists" not in str(error):
-                    raise
-                lost = error
-            time.sleep(random.uniform(0, 0.02 * 2**number))  # noqa: S311
-        raise StoreError(
-            f"{self.uri}: table '{name}': other writers came first {_TRIES} times. "
-            f"Nothing was written; run it again. Last conflict: {first_line(lost)}"
+    def retrying(self, name: str, attempt: Callable[[], T]) -> T:
+        """The result of `attempt`, made again when another writer commits first or the connection is lost.
+
+        So an attempt begins with a look at whether an earlier one came through. Raises `StoreError`
+        after a bounded number of attempts.
+        """
+        attempts = Retrying(
+            retry=retry_if_exception(lambda error: _lost_race(error) or _broke_off(error)),
+            wait=wait_random_exponential(multiplier=0.02),
+            stop=stop_after_attempt(_TRIES),
         )
+        try:
+            return attempts(attempt)
+        except RetryError as error:
+            lost = error.last_attempt.exception()
+        why = "other writers came first" if _lost_race(lost) else "the connection was lost"
+        raise StoreError(
+            f"{self.uri}: table '{name}': {why} {_TRIES} times. "
+            f"Run it again; what was written is not repeated. The last time: {first_line(lost)}"
+        )
+
+
+@patiently
+def _open(uri: str, version: int | None = None) -> DeltaTable:
+    return DeltaTable(uri, version=version)
 
 
 def add_action(path: str, size: int, rows: int, partition: Mapping[str, str]) -> AddAction:
@@ -275,7 +315,7 @@ def _cannot_write(uri: str, error: Exception) -> str:
     )
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException | None) -> str:
     """What an error says: what the Blob service answered, or the first line."""
     text = str(error).strip()
     answered = re.search(r"<Message>([^<\n]+)", text)

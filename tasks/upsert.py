@@ -72,8 +72,7 @@ def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Pa
             )
         return Brought(new.height + changed.height, repeated, superseded, pl.concat(refused))
 
-    result: Brought = store.retrying(path, attempt)
-    return result
+    return store.retrying(path, attempt)
 
 
 def _folded(table: Table, target: DeltaTable | None, rows: pl.LazyFrame) -> Iterator[Folded]:

@@ -8,6 +8,7 @@ from deltalake import write_deltalake
 from deltalake.exceptions import CommitFailedError
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.exceptions import GenericError
 from polars.testing import assert_frame_equal
 
 from tasks.store import Store, StoreError, digest, with_shard
@@ -164,6 +165,67 @@ def test_a_lost_race_is_forgotten_once_it_is_won(store):
         return "done"
 
     assert store.retrying("t", second_time) == "done"
+
+
+class Cut:
+    """Objects whose connection is lost `times` times, as the object store tells it."""
+
+    def __init__(self, files, times, said="HTTP error: error sending request"):
+        self.files, self.left, self.said = files, times, said
+
+    def __getattr__(self, name):
+        if self.left:
+            self.left -= 1
+            raise GenericError(f"Generic MicrosoftAzure error: {self.said}")
+        return getattr(self.files, name)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda store: store.put("there", b"2"),
+        lambda store: store.create("new", b"2"),
+        lambda store: store.get("there"),
+        lambda store: store.size("there"),
+        lambda store: store.names("a"),
+    ],
+    ids=["put", "create", "get", "size", "names"],
+)
+def test_a_request_whose_connection_is_lost_is_sent_again(store, operation):
+    store.put("there", b"1")
+    store.__dict__["files"] = cut = Cut(store.files, 2)
+    operation(store)
+    assert cut.left == 0
+
+
+def test_a_request_that_was_refused_is_not_sent_again(store):
+    store.__dict__["files"] = cut = Cut(store.files, 2, "not authorized")
+    with pytest.raises(GenericError, match="not authorized"):
+        store.get("there")
+    assert cut.left == 1
+
+
+def test_a_commit_whose_connection_is_lost_is_looked_for_before_it_is_made_again(store, monkeypatch):
+    calls = []
+
+    def committed_but_cut(*args, **kwargs):
+        calls.append(1)
+        write_deltalake(*args, **kwargs)
+        raise OSError("Generic MicrosoftAzure error\n error sending request\n Broken pipe (os error 32)")
+
+    monkeypatch.setattr("tasks.store.write_deltalake", committed_but_cut)
+    frame = pl.DataFrame({"a": [1, 2]})
+    store.append("t", frame, once="x")
+    assert len(calls) == 1
+    assert store.scan("t").collect().height == 2
+
+
+def test_a_connection_that_stays_lost_is_said(store):
+    def cut():
+        raise OSError("error sending request")
+
+    with pytest.raises(StoreError, match="the connection was lost 8 times"):
+        store.retrying("t", cut)
 
 
 def test_other_errors_are_not_tried_again(store):
