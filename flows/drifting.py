@@ -61,7 +61,7 @@ def watch(
         )
         return result | {"drifted": [], "announced": False, "notes": [note], "seconds": clock.seconds}
     shards = watched_shards(plan(scenario, run))
-    gather("watching", watch_shard.map(unmapped(scenario), unmapped(run), shards), _raise)
+    gather("watching", watch_shard.map(unmapped(scenario), unmapped(run), shards))
     lines = measure_drift(scenario, run, shards, rule)
     announced = publish_drift(run, lines, cooldown_days)
     accuracy = accuracy_since(run)
@@ -78,7 +78,3 @@ def watch(
         "notes": [told],
         "seconds": clock.seconds,
     }
-
-
-def _raise(_: int, error: Exception) -> Any:
-    raise error

@@ -1,5 +1,6 @@
-"""Evaluating what was published against what then happened: one flow, made for any scenario."""
+"""Evaluating what was published, or what a bundle would have said, against what then happened."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import polars as pl
@@ -16,6 +17,7 @@ from flows.settings import open_store
 from models.control import newest
 from models.scenario import AsOf, Scenario
 from tasks.control import announce_degraded, chart_outcomes
+from tasks.evaluating import Judged, evaluate_shard, measure, publish_evaluation, resolve_evaluation
 from tasks.outcomes import (
     Judging,
     judge,
@@ -25,6 +27,8 @@ from tasks.outcomes import (
     resolve_outcomes,
     track_outcomes,
 )
+from tasks.runs import begin
+from tasks.shards import plan
 from tasks.store import Store
 
 AT_MOST, COOLDOWN_DAYS = 500, 14
@@ -94,10 +98,39 @@ def evaluate_published(
     return summary | {"left": judging.left, "stages": clock.stages, "seconds": clock.seconds}
 
 
+def evaluate_bundle(
+    scenario: Judged, store: Store, since: datetime | None, until: datetime | None, bundle: int
+) -> dict[str, Any]:
+    """Judge what a bundle would have said over a range, shard by shard, and publish the judged rows."""
+    clock = Clock()
+    run = resolve_evaluation(scenario, store, since, until, bundle)
+    begin(scenario, run)
+    futures = evaluate_shard.map(unmapped(scenario), unmapped(run), list(plan(scenario, run)))
+    parts = gather("evaluating", futures)
+    clock.mark("evaluate")
+    publication = publish_evaluation(run, parts)
+    metrics = measure(scenario, run, parts)
+    clock.mark("publish")
+    return {
+        "run_id": run.id,
+        "bundle": run.bundle,
+        "from": run.options["score_from"],
+        "to": run.options["score_to"],
+        "observed_until": run.as_of.isoformat(),
+        "table": publication.table,
+        "version": publication.version,
+        "rows": publication.rows,
+        "notes": list(run.notes),
+        "stages": clock.stages,
+        "seconds": clock.seconds,
+        "metrics": _wide(metrics),
+    }
+
+
 def _judged(scenario: Scenario, judging: Judging, clock: Clock) -> dict[str, Any]:
     run, targets = judging.run, judging.targets
     futures = judge.map(unmapped(scenario), unmapped(run), [list(group) for group in judging.groups])
-    judged = [one for group in gather("judging", futures, _raise) for one in group]
+    judged = [one for group in gather("judging", futures) for one in group]
     clock.mark("judge")
     publication = publish_outcomes(run, judged)
     metrics = measure_outcomes.submit(scenario, run, targets, publication.version).result()
@@ -142,11 +175,16 @@ def _lines(metrics: pl.DataFrame) -> dict[str, Any]:
     return found
 
 
+def _wide(metrics: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """Metrics by slice: a line per metric, a column per value of the slice."""
+    found = {}
+    for (name,), rows in metrics.group_by("slice", maintain_order=True):
+        wide = rows.pivot("value_of_slice", index="metric", values="value").to_dicts()
+        found[str(name)] = [{c: _rounded(v) for c, v in line.items()} for line in wide]
+    return found
+
+
 def _rounded(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return int(value) if value.is_integer() else round(value, 4)
-
-
-def _raise(_: int, error: Exception) -> Any:
-    raise error

@@ -10,7 +10,7 @@ from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, ParameterError, Share, hours
 from flows.retraining import Budget, train_for
-from flows.runs import evaluate_bundle, ingest_sources, train_bundle
+from flows.runs import ingest_sources, train_bundle
 from flows.runs import score as score_run
 from flows.settings import open_store
 from models.machines.options import moment
@@ -183,7 +183,7 @@ def evaluate(
         return evaluating.evaluate_published(MACHINES, opened, from_, to, at_most, cooldown_days, hint)
     since = None if from_ is None else moment(from_, start_of_day=True)
     until = None if to is None else moment(to)
-    return evaluate_bundle(MACHINES, opened, since, until, bundle)
+    return evaluating.evaluate_bundle(MACHINES, opened, since, until, bundle)
 
 
 @flow(name="machines-run", task_runner=task_runner())

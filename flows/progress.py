@@ -11,10 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
+def _raise(_: int, error: Exception) -> Any:
+    raise error
+
+
 def gather(
-    label: str, futures: Sequence[PrefectFuture[Any]], on_error: Callable[[int, Exception], Any]
+    label: str, futures: Sequence[PrefectFuture[Any]], on_error: Callable[[int, Exception], Any] = _raise
 ) -> list[Any]:
-    """The results of mapped tasks in their order; `on_error(position, error)` stands in for a failed one."""
+    """The results of mapped tasks in their order; `on_error(position, error)` stands in for a failed one.
+
+    Without it the error of the first that fails is raised.
+    """
     if not futures:
         return []
     positions = {future.task_run_id: position for position, future in enumerate(futures)}

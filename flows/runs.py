@@ -3,10 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
-import polars as pl
 from prefect import unmapped
 from prefect.logging import get_run_logger
 
@@ -18,7 +16,6 @@ from models.scenario import AsOf, Scenario
 from tasks import ledger
 from tasks.announcing import announce, announce_ingest, derive
 from tasks.catching_up import covered_by
-from tasks.evaluating import Judged, evaluate_shard, measure, publish_evaluation, resolve_evaluation
 from tasks.ingest import Ingested, ingest
 from tasks.pages import write_page
 from tasks.publishing import complete, publish
@@ -70,7 +67,7 @@ def train_bundle(
     shards = list(plan(scenario, run))
     clock.mark("plan")
     futures = prepare_shard.map(unmapped(scenario), unmapped(run), shards)
-    parts = sorted({name for names in gather("preparing", futures, _raise) for name in names})
+    parts = sorted({name for names in gather("preparing", futures) for name in names})
     clock.mark("prepare")
     fitted = fit(scenario, run, parts)
     clock.mark("fit")
@@ -154,50 +151,6 @@ def score(
     return summary
 
 
-def evaluate_bundle(
-    scenario: Judged, store: Store, since: datetime | None, until: datetime | None, bundle: int
-) -> dict[str, Any]:
-    """Judge what a bundle would have said over a range, shard by shard, and publish the judged rows."""
-    clock = Clock()
-    run = resolve_evaluation(scenario, store, since, until, bundle)
-    begin(scenario, run)
-    futures = evaluate_shard.map(unmapped(scenario), unmapped(run), list(plan(scenario, run)))
-    parts = gather("evaluating", futures, _raise)
-    clock.mark("evaluate")
-    publication = publish_evaluation(run, parts)
-    metrics = measure(scenario, run, parts)
-    clock.mark("publish")
-    return {
-        "run_id": run.id,
-        "bundle": run.bundle,
-        "from": run.options["score_from"],
-        "to": run.options["score_to"],
-        "observed_until": run.as_of.isoformat(),
-        "table": publication.table,
-        "version": publication.version,
-        "rows": publication.rows,
-        "notes": list(run.notes),
-        "stages": clock.stages,
-        "seconds": clock.seconds,
-        "metrics": _wide(metrics),
-    }
-
-
-def _wide(metrics: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """Metrics by slice: a line per metric, a column per value of the slice."""
-    found = {}
-    for (name,), rows in metrics.group_by("slice", maintain_order=True):
-        wide = rows.pivot("value_of_slice", index="metric", values="value").to_dicts()
-        found[str(name)] = [{c: _rounded(v) for c, v in line.items()} for line in wide]
-    return found
-
-
-def _rounded(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return int(value) if value.is_integer() else round(value, 4)
-
-
 def _summary(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
     gaps = read_frame(run, gaps_path(run)).to_dicts()
     return {"run_id": run.id, "as_of": run.as_of.isoformat(), "bundle": run.bundle, **counts, "gaps": gaps}
@@ -263,7 +216,3 @@ def _unpublished(run: Run, clock: Clock, note: str) -> dict[str, Any]:
         "stages": clock.stages,
         "seconds": clock.seconds,
     }
-
-
-def _raise(_: int, error: Exception) -> Any:
-    raise error

@@ -140,7 +140,7 @@ def tune_scenario(
     run = resolve_study(scenario, store, as_of, defaults, seed, at_once)
     begin(scenario, run)
     futures = prepare_study.map(unmapped(scenario), unmapped(run), list(plan(scenario, run)))
-    parts = sorted({name for names in gather("preparing", futures, _raise) for name in names})
+    parts = sorted({name for names in gather("preparing", futures) for name in names})
     searching = _Searching(scenario, run, parts, find_folds(scenario, run, parts))
     clock.mark("prepare")
     path = f"{scenario.name}/studies/{run.id}.db"
@@ -289,7 +289,3 @@ def _unseen(searching: _Searching, judged: _Judged) -> dict[str, Any] | None:
         return None
     before, after = judged.losses_before[-1], judged.losses_after[-1]
     return {"fold": searching.folds[-1], "before": round(before, 5), "after": round(after, 5)}
-
-
-def _raise(_: int, error: Exception) -> Any:
-    raise error

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Mapping
 from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import NAMESPACE_URL, uuid5
 
 import polars as pl
 from prefect import task
@@ -58,16 +58,8 @@ def announce(
         "rows": publication.rows,
     }
     for event in [*events, Event("published", scenario.name, published)]:
-        name = f"almanac.{scenario.name}.{event.name}"
-        emit_event(
-            name,
-            resource={
-                "prefect.resource.id": f"almanac.{event.resource}",
-                "prefect.resource.name": event.resource,
-            },
-            payload={"run_id": run.id, "page": link, **event.payload},
-            id=_event_id(run, event),
-        )
+        told = Event(event.name, event.resource, {"run_id": run.id, "page": link, **event.payload})
+        _emit(scenario.name, told, f"{run.store.uri}/{run.id}/{event.name}/{event.resource}")
     _hand_over()
 
 
@@ -101,15 +93,7 @@ def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
         "store": store.uri,
     }
     identity = f"{store.uri}/{scenario.name}/ingested/{sorted(told.items())}/{sorted(known.items())}"
-    emit_event(
-        f"almanac.{scenario.name}.ingested",
-        resource={
-            "prefect.resource.id": f"almanac.{scenario.name}",
-            "prefect.resource.name": scenario.name,
-        },
-        payload=payload,
-        id=uuid5(NAMESPACE_URL, identity),
-    )
+    _emit(scenario.name, Event("ingested", scenario.name, payload), identity)
     _hand_over()
     store.put_json(path, known)
     return payload
@@ -120,6 +104,12 @@ def emit(store: Store, scenario: str, event: Event, occasion: str) -> None:
 
     Its id follows from the store, the event and the `occasion`, so that a repeated one can be recognised.
     """
+    _emit(scenario, event, f"{store.uri}/{scenario}/{event.name}/{event.resource}/{occasion}")
+    _hand_over()
+
+
+def _emit(scenario: str, event: Event, identity: str) -> None:
+    """Emit an event under an id that follows from its `identity`."""
     emit_event(
         f"almanac.{scenario}.{event.name}",
         resource={
@@ -127,9 +117,8 @@ def emit(store: Store, scenario: str, event: Event, occasion: str) -> None:
             "prefect.resource.name": event.resource,
         },
         payload=dict(event.payload),
-        id=uuid5(NAMESPACE_URL, f"{store.uri}/{scenario}/{event.name}/{event.resource}/{occasion}"),
+        id=uuid5(NAMESPACE_URL, identity),
     )
-    _hand_over()
 
 
 def _hand_over() -> None:
@@ -139,10 +128,6 @@ def _hand_over() -> None:
     waiter.join(_HANDOVER_SECONDS)
     if waiter.is_alive():
         get_run_logger().warning("Events have not reached the Prefect API within %d s.", _HANDOVER_SECONDS)
-
-
-def _event_id(run: Run, event: Event) -> UUID:
-    return uuid5(NAMESPACE_URL, f"{run.store.uri}/{run.id}/{event.name}/{event.resource}")
 
 
 def _artifacts(scenario: Scenario, run: Run, summary: Mapping[str, Any], page: str, link: str) -> None:
