@@ -46,7 +46,7 @@ class StoreError(AlmanacError):
 
 
 def _broke_off(error: BaseException) -> bool:
-    """Whether a connection was lost in the middle of a request: what the object store does not try again."""
+    """Whether a request got no answer: its connection could not be made or was lost."""
     return re.search(r"error sending request|request or response body error", str(error)) is not None
 
 
@@ -56,11 +56,15 @@ def _lost_race(error: BaseException | None) -> bool:
 
 patiently = retry(
     retry=retry_if_exception(_broke_off),
-    wait=wait_random_exponential(multiplier=0.1, max=5),
-    stop=stop_after_delay(30),
+    wait=wait_random_exponential(multiplier=0.1, max=2),
+    stop=stop_after_delay(10),
     reraise=True,
 )
-"""A request that may be sent twice is sent again where its connection is lost, for half a minute."""
+"""For what may be done twice: done again while a request gets no answer, for ten seconds.
+
+The object store has its own retries, which last some three seconds and know only some of the ways in
+which a connection is lost. An address that is wrong is to be told soon, hence no more than ten.
+"""
 
 
 def is_remote(uri: str) -> bool:
