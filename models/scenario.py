@@ -426,3 +426,5 @@ class RunView:
     derived: Frames = field(default_factory=dict)
     control: pl.DataFrame = field(default_factory=pl.DataFrame)
     """The points of the control charts, see `models.control`; empty where nothing was evaluated yet."""
+    drift: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """The lines of all cycles that were compared with a training, see `models.drift`; empty where none was."""

@@ -160,6 +160,12 @@ def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str
     return True
 
 
+def drift_so_far(store: Store, scenario: str) -> pl.DataFrame:
+    """The table `drift`; without rows where nothing was compared yet."""
+    path = f"{scenario}/{DRIFT}"
+    return pl.DataFrame() if store.version(path) is None else store.scan(path).collect()
+
+
 def reason(run: Run, moved: pl.DataFrame) -> str:
     """In words, what has drifted: at most three features, the worst first."""
     told = [

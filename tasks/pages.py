@@ -5,10 +5,11 @@ from typing import cast
 import polars as pl
 from prefect import task
 
-from models import control_charts
+from models import control_charts, drift_charts
 from models.scenario import RunView, Scenario
 from tasks import bundles
 from tasks.control import points_so_far
+from tasks.drift import drift_so_far
 from tasks.publishing import Part, scan_parts
 from tasks.reports import render
 from tasks.runs import Run
@@ -27,7 +28,11 @@ def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: lis
         **{f"Table {name}": f"version {number}" for name, number in run.versions.items()},
     }
     title = f"{scenario.name.capitalize()}: {scenario.published(run.options).name}"
-    sections = [*scenario.sections(view), *control_charts.sections(scenario.charts, view.control)]
+    sections = [
+        *scenario.sections(view),
+        *control_charts.sections(scenario.charts, view.control),
+        *drift_charts.sections(view.drift),
+    ]
     html = render(title, f"As of {run.as_of}", sections, facts)
     path = f"{scenario.name}/pages/{run.id}.html"
     run.store.put(path, html.encode())
@@ -58,4 +63,5 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
         headline=manifest["headline"],
         gaps=read_frame(run, gaps_path(run)),
         control=points_so_far(run.store, scenario.name),
+        drift=drift_so_far(run.store, scenario.name),
     )
