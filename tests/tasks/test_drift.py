@@ -1,6 +1,7 @@
 """What a bundle is given is compared with what it was trained on; steps are called one by one, without Prefect."""
 
 from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -8,6 +9,8 @@ import pytest
 
 from models.drift import Rule
 from tasks import bundles, drift, outcomes
+from tasks.pages import write_page
+from tasks.publishing import complete
 from tasks.store import Store
 from tests import steps
 from tests.toy import TOY
@@ -104,6 +107,16 @@ def test_what_was_published_but_not_told_is_told_by_the_next_one_that_drifts(tra
     )
     watch(trained, day(2))
     assert [event.payload["as_of"] for event, _ in events] == [day(2).isoformat()]
+
+
+@pytest.mark.usefixtures("events")
+def test_the_page_of_a_run_shows_what_has_drifted(trained):
+    watch(trained, day(1))
+    steps.score(trained)
+    run = steps.resolve(trained)
+    done = steps.outcomes(run)
+    page = Path(write_page.fn(TOY, run, done, complete.fn(TOY, run, done))).read_text()
+    assert "Not as it was in the training: <strong>value</strong>" in page
 
 
 def test_measured_twice_the_table_has_the_same_rows_in_the_same_version(trained, events):
