@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter
@@ -16,24 +15,19 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.declared import MINE
 from deployments.environment import POOLS
+from flows.cluster import check_api
 from models.errors import AlmanacError
 
 
 class ServerError(AlmanacError):
-    """The Prefect server cannot be reached, or refuses."""
+    """The Prefect server refuses."""
 
 
 @contextmanager
 def connected(values: Mapping[str, str]) -> Iterator[SyncPrefectClient]:
-    """A client of the server that the environment names. Raises `ServerError` where none answers."""
+    """A client of the server that the environment names. Raises `ClusterError` where none answers."""
     url = values["PREFECT_API_URL"]
-    try:
-        httpx.get(f"{url.rstrip('/')}/health", timeout=30)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ServerError(
-            f"PREFECT_API_URL={url}: no Prefect server answers there ({error}). Start one with `make deploy` or "
-            "`prefect server start`, or correct the variable."
-        ) from None
+    check_api(url, "Start one with `make deploy` or `prefect server start`, or correct the variable.")
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         yield client
 

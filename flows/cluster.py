@@ -82,7 +82,10 @@ def prefect_server(*, leave_up: bool) -> Iterator[str]:
     """
     named = PREFECT_API_URL.value()
     if named:
-        _check_api(named)
+        check_api(
+            named,
+            "Start it with `prefect server start`, or unset the variable to use a server of this run's own.",
+        )
         yield named
         return
     port = _free_port()
@@ -180,14 +183,13 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     )
 
 
-def _check_api(url: str) -> None:
-    """Raise `ClusterError` unless something answers at the API's address."""
+def check_api(url: str, advice: str) -> None:
+    """Raise `ClusterError`, with what to do, unless something answers at the API's address."""
     try:
         httpx.get(f"{url.rstrip('/')}/health", timeout=30)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ClusterError(
-            f"PREFECT_API_URL={url}: no Prefect server answers there ({error}). Start it with "
-            "`prefect server start`, or unset the variable to use a server of this run's own."
+            f"PREFECT_API_URL={url}: no Prefect server answers there ({error}). {advice}"
         ) from None
 
 
