@@ -17,6 +17,7 @@ from prefect import flow
 from prefect.events import DeploymentEventTrigger
 
 from flows.evaluating import AT_MOST, COOLDOWN_DAYS, evaluate_published
+from flows.lifecycle import promotions
 from flows.retraining import train_for
 from flows.runs import ingest_sources
 from flows.runs import score as score_run
@@ -119,6 +120,9 @@ def evaluate(store: str) -> dict[str, Any]:
     return evaluate_published(LEVELS, Store(store), None, None, AT_MOST, COOLDOWN_DAYS)
 
 
+promote, rollback = promotions(LEVELS)
+
+
 def triggers() -> list[DeploymentEventTrigger]:
     """Those of `sales-train/on-drift` in `prefect.yaml`, for this scenario."""
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -131,5 +135,9 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         train.serve(name=NAME, triggers=triggers())
     else:
-        flows = {"ingest": ingest, "train": train, "score": score, "evaluate": evaluate}
-        print(json.dumps([flows[name](**given) for name, given in json.loads(sys.argv[1])], default=str))
+        known = {flow.name: flow for flow in (ingest, train, score, evaluate, promote, rollback)}
+        print(
+            json.dumps(
+                [known[f"levels-{name}"](**given) for name, given in json.loads(sys.argv[1])], default=str
+            )
+        )

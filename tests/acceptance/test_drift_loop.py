@@ -101,12 +101,16 @@ def test_a_shift_leads_to_a_better_champion_and_a_bad_challenger_to_none(server,
     assert error[2] < error[1] / 2
     assert len(server.started_by(NAME)) == 1
 
-    bundles.promote(opened, "levels", 1, "Rolled back by hand.")
-    (scored,) = run(server, ("score", store))
+    back, scored = run(
+        server, ("rollback", {"reason": "The shift was a mistake.", **store}), ("score", store)
+    )
+    assert (back["champion"], back["before"]) == (1, 2)
     assert scored["bundle"] == 1
     known = bundles.events(opened, "levels")
     assert known is not None
     assert known.filter(event="promoted")["bundle"].to_list() == [1, 2, 1]
+    (taken_back,) = known.filter(event=bundles.ROLLED_BACK).to_dicts()
+    assert (taken_back["bundle"], taken_back["reason"]) == (2, "The shift was a mistake.")
     assert known.filter(event="registered")["bundle"].to_list() == [1, 2, 3]
 
 
