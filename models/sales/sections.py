@@ -1,19 +1,18 @@
 """What the page of a sales run shows: the run in figures, any series, the total, and how far to trust it."""
 
 import re
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from models import page
-from models.page import Band, Chart, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
+from models.page import Band, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
+from models.sales import accuracy
+from models.sales.charts import chart, line
 from models.scenario import RunView
 
 KEY = ("sku", "store")
-BASELINES = {"naive": "Naive (last week)", "seasonal_naive": "Seasonal naive (last year)"}
 EXPLORER_KEYS = 120_000
 """Keys in the explorer at most; those with the largest forecasts stay."""
 EXPLORER_WEEKS = 10_500_000
@@ -34,7 +33,7 @@ def sections(run: RunView) -> list[Section]:
         Section("This forecast", _summary(view)),
         Section("Any SKU and store", _explorer(view)),
         Section("Total demand", _total(view)),
-        Section("Accuracy in the backtest", _accuracy(view)),
+        Section("Accuracy in the backtest", accuracy.parts(run.metrics)),
         Section("Fallbacks", _fallbacks(view)),
         Section("Changes since the last forecast", _changes(view)),
     ]
@@ -97,11 +96,7 @@ def _summary(view: _View) -> list[Part]:
     }
     if view.count("skipped", "failed"):
         figures["Skipped or failed"] = share(view.count("skipped", "failed"), view.count())
-    overall = _measures(run.metrics, "all")
-    if "wape" in overall.columns:
-        figures["WAPE in the backtest"] = f"{overall['wape'][0]:.1%}"
-    for name, label in _coverages(overall).items():
-        figures[f"{label} band held"] = f"{overall[name][0]:.1%}"
+    figures |= accuracy.figures(run.metrics)
     text = (
         f"Sales are known up to the week of **{view.as_of}**. The forecast is for {horizon} weeks, "
         f"**{weeks['first']}** to **{weeks['last']}**."
@@ -175,16 +170,14 @@ def _total(view: _View) -> list[Part]:
     ahead = _weekly(view.run.published, list(view.quantiles))
     weeks = ahead["week"].to_list()
     data = [
-        _line("Sold", sold["week"].to_list(), sold["units"].to_list(), page.INK),
-        _line("Sum of medians", weeks, ahead[view.median].to_list(), page.MEDIAN, "5px,3px"),
+        line("Sold", sold["week"].to_list(), sold["units"].to_list(), page.INK),
+        line("Sum of medians", weeks, ahead[view.median].to_list(), page.MEDIAN, "5px,3px"),
     ]
     note = "Where demand is skewed a sum of medians lies below the total to expect. "
     if view.bands:
         band = view.bands[-1]
         low, high = ahead[band.low].to_list(), ahead[band.high].to_list()
-        area = _line(
-            f"{band.label} quantiles, each summed", weeks + weeks[::-1], high + low[::-1], page.OUTER
-        )
+        area = line(f"{band.label} quantiles, each summed", weeks + weeks[::-1], high + low[::-1], page.OUTER)
         look = {"fill": "toself", "fillcolor": page.OUTER, "hoverinfo": "skip", "legendrank": 1}
         data.insert(0, area | look)
         note += (
@@ -192,7 +185,7 @@ def _total(view: _View) -> list[Part]:
             f"to the sum of all {band.high[1:]}% quantiles, as if every pair missed in the same direction at once. "
         )
     caption = "Units per week over all SKU-store pairs: sold, and the sum of the median forecasts."
-    return [_chart(data, caption, "Units per week"), Text(note + _total_error(view))]
+    return [chart(data, caption, "Units per week"), Text(note + _total_error(view))]
 
 
 def _weekly(frame: pl.LazyFrame, columns: list[str]) -> pl.DataFrame:
@@ -216,115 +209,6 @@ def _total_error(view: _View) -> str:
         f"In the backtest the sum of medians was within **{usual:.0%}** of what was sold in nine of ten weeks "
         f"({len(errors)} weeks at all origins and steps), and on average {signed(lean, '.1%')} from it."
     )
-
-
-def _accuracy(view: _View) -> list[Part]:
-    table = view.run.metrics
-    overall = _measures(table, "all")
-    if not overall.height:
-        return []
-    if "pinball" not in overall.columns:
-        return [
-            Text(
-                "The history is too short, or sold too little, for a backtest: there is no measure of accuracy."
-            )
-        ]
-    parts: list[Part] = [Text(_verdict(overall))]
-    steps = (
-        _measures(table, "step")
-        .with_columns(pl.col("value_of_slice").cast(pl.Float64))
-        .sort("value_of_slice")
-    )
-    if steps.height and "pinball" in steps.columns:
-        parts += [_loss_by_step(steps), _coverage_by_step(steps)]
-    named = {"kind": "Kind of demand", "rung": "Estimator", "origin": "Origin"}
-    captions = {"kind": "By kind of demand", "rung": "By estimator", "origin": "By origin of the backtest"}
-    for name, head in named.items():
-        rows = _measures(table, name)
-        if rows.height > 1:
-            parts.append(_measure_grid(pl.concat([rows, overall], how="diagonal"), head, captions[name]))
-    return parts
-
-
-def _verdict(overall: pl.DataFrame) -> str:
-    row = overall.row(0, named=True)
-    found = [
-        f"{row[f'pinball_{name}'] and 1 - row['pinball'] / row[f'pinball_{name}']:.0%} below {label.split(' (')[0].lower()}"
-        for name, label in BASELINES.items()
-        if row.get(f"pinball_{name}")
-    ]
-    against = f" That is {' and '.join(found)}." if found else ""
-    return (
-        f"On rolling origins that the models had not seen, the pinball loss is **{row['pinball']:.3f}** "
-        f"(mean over the quantiles, per unit sold; lower is better).{against} "
-        "A 90% band should have held nine of ten weeks."
-    )
-
-
-def _loss_by_step(steps: pl.DataFrame) -> Chart:
-    x = steps["value_of_slice"].to_list()
-    data = [_line("This bundle", x, steps["pinball"].to_list(), page.ACCENT)]
-    colours = {"naive": page.MUTED, "seasonal_naive": page.SECOND}
-    for name, label in BASELINES.items():
-        if f"pinball_{name}" in steps.columns:
-            data.append(_line(label, x, steps[f"pinball_{name}"].to_list(), colours[name]))
-    return _chart(
-        data, "Pinball loss by step; lower is better.", "Pinball loss per unit sold", _steps_axis(zero=True)
-    )
-
-
-def _coverage_by_step(steps: pl.DataFrame) -> Chart:
-    x, data = steps["value_of_slice"].to_list(), []
-    colours = [page.ACCENT, page.SECOND, page.THIRD]
-    for i, (name, label) in enumerate(_coverages(steps).items()):
-        colour, nominal = colours[i % 3], int(name.removeprefix("coverage_")) / 100
-        data.append(_line(f"{label} band", x, steps[name].to_list(), colour))
-        promised = _line(f"promised {label}", x, [nominal] * len(x), colour, "2px,3px")
-        data.append(promised | {"showlegend": False, "hoverinfo": "skip"})
-    layout = _steps_axis(zero=False)
-    layout["yaxis"] = {"range": [0, 1.02], "tickformat": ".0%"}
-    return _chart(
-        data,
-        "Share of weeks inside the band, by step; dotted is what the band says.",
-        "Weeks inside the band",
-        layout,
-    )
-
-
-def _steps_axis(*, zero: bool) -> dict[str, Any]:
-    x_axis = {"title": {"text": "Weeks ahead"}, "dtick": 1, "type": "linear"}
-    return {"xaxis": x_axis, "yaxis": {"rangemode": "tozero"} if zero else {}}
-
-
-def _measure_grid(rows: pl.DataFrame, head: str, caption: str) -> Grid:
-    labels = {"rows": "Weeks", "units": "Units", "pinball": "Pinball"}
-    labels |= {f"pinball_{name}": label.split(" (")[0] for name, label in BASELINES.items()}
-    labels |= {"wape": "WAPE", "bias": "Bias"} | {
-        name: f"In {label} band" for name, label in _coverages(rows).items()
-    }
-    shown = {name: label for name, label in labels.items() if name in rows.columns}
-    frame = rows.select(
-        pl.col("value_of_slice").replace("all", "All").str.replace_all("_", " ").alias(head),
-        *[pl.col(name).alias(label) for name, label in shown.items()],
-    )
-    whole = {labels[name]: ",.0f" for name in ("rows", "units")}
-    loss = {label: ".3f" for name, label in labels.items() if name.startswith("pinball")}
-    ratios = {label: ".1%" for label in frame.columns if label == "WAPE" or label.startswith("In ")}
-    return Grid(frame, caption, formats=whole | loss | ratios | {"Bias": "+.1%"})
-
-
-def _measures(table: pl.DataFrame, name: str) -> pl.DataFrame:
-    """The metrics of a slice, one column per metric and one row per value; empty where there are none."""
-    if not table.height:
-        return pl.DataFrame({"value_of_slice": []})
-    rows = table.filter((pl.col("slice") == name) & pl.col("value").is_finite())
-    return rows.pivot("metric", index="value_of_slice", values="value", aggregate_function="first")
-
-
-def _coverages(table: pl.DataFrame) -> dict[str, str]:
-    """Columns of coverage, widest band first, and the band's name."""
-    found = [name for name in table.columns if re.fullmatch(r"coverage_\d+", name)]
-    return {name: f"{name.removeprefix('coverage_')}%" for name in sorted(found, reverse=True)}
 
 
 def _fallbacks(view: _View) -> list[Part]:
@@ -408,19 +292,6 @@ def _change_grid(pairs: pl.DataFrame, *, up: bool) -> Grid:
         formats={"Change, units": "+,.0f", "Change": "+.0%", "Before, units": ",.0f", "Now, units": ",.0f"},
         key={"sku": "SKU", "store": "Store"},
     )
-
-
-def _line(name: str, x: list[Any], y: list[Any], colour: str, dash: str = "solid") -> dict[str, Any]:
-    line = {"color": colour, "width": 1.75, "dash": dash}
-    return {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": line}
-
-
-def _chart(
-    data: list[dict[str, Any]], caption: str, y_title: str, layout: Mapping[str, Any] | None = None
-) -> Chart:
-    given = dict(layout or {})
-    given["yaxis"] = {"title": {"text": y_title}, "rangemode": "tozero", **given.get("yaxis", {})}
-    return Chart({"data": data, "layout": given}, caption)
 
 
 def share(part: int, whole: int) -> str:

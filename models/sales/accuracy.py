@@ -1,0 +1,129 @@
+"""What the page of a sales run shows of its bundle's backtest."""
+
+import re
+from typing import Any
+
+import polars as pl
+
+from models import page
+from models.page import Chart, Grid, Part, Text
+from models.sales.charts import chart, line
+
+BASELINES = {"naive": "Naive (last week)", "seasonal_naive": "Seasonal naive (last year)"}
+
+
+def figures(metrics: pl.DataFrame) -> dict[str, str]:
+    """Key figures of the backtest, as they are shown; none without a backtest."""
+    overall = _measures(metrics, "all")
+    wape = {"WAPE in the backtest": f"{overall['wape'][0]:.1%}"} if "wape" in overall.columns else {}
+    held = {f"{label} band held": f"{overall[name][0]:.1%}" for name, label in _coverages(overall).items()}
+    return wape | held
+
+
+def parts(metrics: pl.DataFrame) -> list[Part]:
+    """The backtest in words, by step, and by kind of demand, estimator and origin; nothing without a backtest."""
+    overall = _measures(metrics, "all")
+    if not overall.height:
+        return []
+    if "pinball" not in overall.columns:
+        return [
+            Text(
+                "The history is too short, or sold too little, for a backtest: there is no measure of accuracy."
+            )
+        ]
+    found: list[Part] = [Text(_verdict(overall))]
+    steps = (
+        _measures(metrics, "step")
+        .with_columns(pl.col("value_of_slice").cast(pl.Float64))
+        .sort("value_of_slice")
+    )
+    if steps.height and "pinball" in steps.columns:
+        found += [_loss_by_step(steps), _coverage_by_step(steps)]
+    named = {"kind": "Kind of demand", "rung": "Estimator", "origin": "Origin"}
+    captions = {"kind": "By kind of demand", "rung": "By estimator", "origin": "By origin of the backtest"}
+    for name, head in named.items():
+        rows = _measures(metrics, name)
+        if rows.height > 1:
+            found.append(_measure_grid(pl.concat([rows, overall], how="diagonal"), head, captions[name]))
+    return found
+
+
+def _verdict(overall: pl.DataFrame) -> str:
+    row = overall.row(0, named=True)
+    found = [
+        f"{row[f'pinball_{name}'] and 1 - row['pinball'] / row[f'pinball_{name}']:.0%} below {label.split(' (')[0].lower()}"
+        for name, label in BASELINES.items()
+        if row.get(f"pinball_{name}")
+    ]
+    against = f" That is {' and '.join(found)}." if found else ""
+    return (
+        f"On rolling origins that the models had not seen, the pinball loss is **{row['pinball']:.3f}** "
+        f"(mean over the quantiles, per unit sold; lower is better).{against} "
+        "A 90% band should have held nine of ten weeks."
+    )
+
+
+def _loss_by_step(steps: pl.DataFrame) -> Chart:
+    x = steps["value_of_slice"].to_list()
+    data = [line("This bundle", x, steps["pinball"].to_list(), page.ACCENT)]
+    colours = {"naive": page.MUTED, "seasonal_naive": page.SECOND}
+    for name, label in BASELINES.items():
+        if f"pinball_{name}" in steps.columns:
+            data.append(line(label, x, steps[f"pinball_{name}"].to_list(), colours[name]))
+    return chart(
+        data, "Pinball loss by step; lower is better.", "Pinball loss per unit sold", _steps_axis(zero=True)
+    )
+
+
+def _coverage_by_step(steps: pl.DataFrame) -> Chart:
+    x, data = steps["value_of_slice"].to_list(), []
+    colours = [page.ACCENT, page.SECOND, page.THIRD]
+    for i, (name, label) in enumerate(_coverages(steps).items()):
+        colour, nominal = colours[i % 3], int(name.removeprefix("coverage_")) / 100
+        data.append(line(f"{label} band", x, steps[name].to_list(), colour))
+        promised = line(f"promised {label}", x, [nominal] * len(x), colour, "2px,3px")
+        data.append(promised | {"showlegend": False, "hoverinfo": "skip"})
+    layout = _steps_axis(zero=False)
+    layout["yaxis"] = {"range": [0, 1.02], "tickformat": ".0%"}
+    return chart(
+        data,
+        "Share of weeks inside the band, by step; dotted is what the band says.",
+        "Weeks inside the band",
+        layout,
+    )
+
+
+def _steps_axis(*, zero: bool) -> dict[str, Any]:
+    x_axis = {"title": {"text": "Weeks ahead"}, "dtick": 1, "type": "linear"}
+    return {"xaxis": x_axis, "yaxis": {"rangemode": "tozero"} if zero else {}}
+
+
+def _measure_grid(rows: pl.DataFrame, head: str, caption: str) -> Grid:
+    labels = {"rows": "Weeks", "units": "Units", "pinball": "Pinball"}
+    labels |= {f"pinball_{name}": label.split(" (")[0] for name, label in BASELINES.items()}
+    labels |= {"wape": "WAPE", "bias": "Bias"} | {
+        name: f"In {label} band" for name, label in _coverages(rows).items()
+    }
+    shown = {name: label for name, label in labels.items() if name in rows.columns}
+    frame = rows.select(
+        pl.col("value_of_slice").replace("all", "All").str.replace_all("_", " ").alias(head),
+        *[pl.col(name).alias(label) for name, label in shown.items()],
+    )
+    whole = {labels[name]: ",.0f" for name in ("rows", "units")}
+    loss = {label: ".3f" for name, label in labels.items() if name.startswith("pinball")}
+    ratios = {label: ".1%" for label in frame.columns if label == "WAPE" or label.startswith("In ")}
+    return Grid(frame, caption, formats=whole | loss | ratios | {"Bias": "+.1%"})
+
+
+def _measures(table: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The metrics of a slice, one column per metric and one row per value; empty where there are none."""
+    if not table.height:
+        return pl.DataFrame({"value_of_slice": []})
+    rows = table.filter((pl.col("slice") == name) & pl.col("value").is_finite())
+    return rows.pivot("metric", index="value_of_slice", values="value", aggregate_function="first")
+
+
+def _coverages(table: pl.DataFrame) -> dict[str, str]:
+    """Columns of coverage, widest band first, and the band's name."""
+    found = [name for name in table.columns if re.fullmatch(r"coverage_\d+", name)]
+    return {name: f"{name.removeprefix('coverage_')}%" for name in sorted(found, reverse=True)}
