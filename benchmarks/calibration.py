@@ -6,7 +6,8 @@ For each seed a chain is simulated, ingested, trained on and forecast by the com
 share of the true distribution below a forecast quantile, so no chance of single sales is in it; a band's
 coverage is the difference of the levels of its ends. Slow keys sell whole numbers: where a forecast
 equals a possible sale, the level is the nearest that the definition of a quantile allows,
-P(units < q) <= level <= P(units <= q), taken over all rows of the kind.
+P(units < q) <= level <= P(units <= q), taken over all rows of the kind. `±` is the standard error of the
+coverage by how much the seeds differ: few keys are new, and the stores that sell a new SKU are alike.
 """
 
 import argparse
@@ -27,7 +28,7 @@ LEVELS = {"q5": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 
 def main() -> None:
     arguments = _arguments()
-    rows = pl.concat([_forecasts(seed, arguments) for seed in arguments.seeds])
+    rows = pl.concat([_forecasts(seed, arguments).with_columns(seed=seed) for seed in arguments.seeds])
     lines = [_line("all", rows)] + [_line(kind, rows.filter(kind=kind)) for kind in KINDS]
     print(table(lines))
 
@@ -51,9 +52,20 @@ def _forecasts(seed: int, arguments: argparse.Namespace) -> pl.DataFrame:
 
 def _line(kind: str, rows: pl.DataFrame) -> dict[str, object]:
     levels = {name: _attained(rows, name, level) for name, level in LEVELS.items()}
-    bands = {band: levels[high] - levels[low] for band, (low, high) in BANDS.items()}
+    bands: dict[str, object] = {}
+    for band, (low, high) in BANDS.items():
+        bands |= {band: levels[high] - levels[low], f"± {band}": _standard_error(rows, low, high)}
     shares = {f"sold within {band}": _sold_within(rows, *ends) for band, ends in BANDS.items()}
     return {"kind": kind, "rows": rows.height, **bands, **levels, **shares}
+
+
+def _standard_error(rows: pl.DataFrame, low: str, high: str) -> float | None:
+    """That of a band's coverage, from its coverage seed by seed; None for a single seed."""
+    found = [
+        _attained(of, high, LEVELS[high]) - _attained(of, low, LEVELS[low])
+        for of in rows.partition_by("seed")
+    ]
+    return float(np.std(found, ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
 
 
 def _attained(rows: pl.DataFrame, name: str, level: float) -> float:

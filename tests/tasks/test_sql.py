@@ -4,11 +4,14 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import date, datetime
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 from pydantic import SecretStr
+from sqlalchemy.dialects import mssql
 
 from tasks import databases
 from tasks.databases import SqlError, transaction
@@ -255,3 +258,44 @@ def test_a_run_is_published_though_the_database_is_down_and_started_again_it_bri
     assert in_sql(postgres) == published == in_the_store(scored, 4)
     monkeypatch.delenv("ALMANAC_SQL_URL")
     assert "sql" not in command(*words).json
+
+
+AZURE = mssql.dialect(deprecate_large_types=True)
+
+
+class TransactSql:
+    """An empty database of Azure that writes down what it is told; nothing is executed."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.inserted = 0
+
+    def run(self, statement):
+        self.told.append(" ".join(str(statement.compile(dialect=AZURE)).split()))
+        return []
+
+    def insert(self, table, rows):
+        self.run(sa.insert(table))
+        self.inserted += rows.height
+
+    def columns(self, table):
+        return set()
+
+    def has_schema(self):
+        return False
+
+    def add_column(self, table, column):
+        raise AssertionError
+
+
+def test_all_that_is_sent_can_be_said_in_transact_sql(scored, monkeypatch):
+    database = TransactSql()
+    monkeypatch.setattr("tasks.sql.transaction", lambda url: nullcontext(database))
+    assert bring(scored, "mssql+pyodbc://host/database") == {"toy/doubled": 12}
+    assert database.inserted == 12
+    told = "; ".join(database.told)
+    assert "CREATE SCHEMA almanac; CREATE TABLE almanac.toy_doubled ( name NVARCHAR(max) NULL" in told
+    assert "value DOUBLE PRECISION NULL" in told
+    assert "CREATE INDEX toy_doubled_as_of ON almanac.toy_doubled (as_of)" in told
+    assert "DELETE FROM almanac.toy_doubled WHERE almanac.toy_doubled.as_of = " in told
+    assert "written DATETIMEOFFSET NULL" in told
