@@ -43,6 +43,24 @@ class Builder:
         """One column of a matrix, as a matrix of that column."""
         return self.op("Gather", value, self.constant([number], np.int64), axis=1)
 
+    def columns(self, value: str, begin: int, end: int) -> str:
+        """The columns of a matrix from `begin` up to, not including, `end`."""
+        return self.op("Slice", value, *(self.constant([n], np.int64) for n in (begin, end, 1)))
+
+    def rows(self, values: Any, numbers: str, dtype: Any = np.float64) -> str:
+        """The rows of a tensor that is part of the graph, by their numbers."""
+        return self.op("Gather", self.constant(values, dtype), numbers, axis=0)
+
+    def unsqueeze(self, value: str, axis: int = 1) -> str:
+        return self.op("Unsqueeze", value, self.constant([axis], np.int64))
+
+    def squeeze(self, value: str, axis: int = 1) -> str:
+        return self.op("Squeeze", value, self.constant([axis], np.int64))
+
+    def total(self, value: str, axis: int) -> str:
+        """The sums along an axis, which is gone then."""
+        return self.op("ReduceSum", value, self.constant([axis], np.int64), keepdims=0)
+
     def rising(self, columns: Sequence[str]) -> str:
         """The matrix of `columns`, each at least as large as the one before it."""
         found = [columns[0]]

@@ -21,7 +21,7 @@ PROFILE = 2 * HARMONICS + 1
 LEVEL_WEIGHTS: Floats = np.power(0.93, np.arange(30))
 SPREAD_WEIGHTS: Floats = np.power(0.95, np.arange(25))
 LOCAL_WEIGHTS: Floats = np.power(0.9, np.arange(30))
-_CLIP = 5.0
+CLIP = 5.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def jumps_of(rest: Floats, autocorrelation: Floats) -> Floats:
 
 def log_spread(jumps: Floats, scale: Floats, first: int = 0) -> Floats:
     """Logarithm of the weighted mean square of the recent jumps, each counted up to five scales."""
-    unit = np.clip(jumps / scale[:, None], -_CLIP, _CLIP)
+    unit = np.clip(jumps / scale[:, None], -CLIP, CLIP)
     return np.log(weighted_mean(unit * unit, SPREAD_WEIGHTS, first=first) + 1e-6)
 
 

@@ -1,6 +1,6 @@
 """Detectors of a devices bundle as ONNX graphs, one per kind for all sensors; and the same for frames of readings.
 
-A graph takes the number of a sensor and a value per row: its parameters are columns of the graph, as they are
+A graph takes the number of a sensor and its readings per row: its parameters are columns of the graph, as they are
 of the bundle, so that thousands of sensors are one file and one call.
 """
 
@@ -10,37 +10,53 @@ import numpy as np
 import polars as pl
 
 from models.devices.contracts import KEY
+from models.devices.joint_graph import joint
 from models.devices.model import Model
-from models.devices.options import Options
+from models.devices.options import HIGHEST_ALPHA, Options
+from models.devices.p_value_graph import p_values
 from models.devices.scoring import score_span
+from models.devices.window_graphs import SCORE, SENSOR, discrete, missing, robust
 from models.interchange import Graph, Interchange, Port
 from models.onnx_graphs import Builder
 
 _OUTSIDE = (
-    "The robust channels (rungs `robust_*`), which look at the last readings, and the joint detectors of devices: "
-    "their parameters are in plain/ as Parquet.",
-    "Sensors of few values (`discrete`), missing readings and flat lines.",
-    "p-values and verdicts: a score is comparable between readings of one sensor; `calibration` and `corrections` in "
-    "plain/ are what Almanac turns it into a p-value by. For one_class_svm and isolation_forest 0 is scikit-learn's "
-    "own threshold: at and above it, it says -1.",
+    "The p-value of the `pooled` distance: `2 * scipy.special.stdtr(sensors - 1, -score)` with the tag's `sensors` in "
+    "plain/pooled.parquet, since ONNX has no Student's t.",
+    "Verdicts and bands: a reading is an anomaly where its p-value is at most the alpha of the run. A missing one has a "
+    f"row where its p-value is at most {HIGHEST_ALPHA}.",
+    "Flat lines as a finding of a key, incidents and alarms.",
 )
 _INPUTS = (
-    Port("sensor", "int64", (), "number of the sensor, by `sensors` in interchange.json"),
+    SENSOR,
     Port("value", "double", (), "the mean of the interval's readings; NaN gives NaN"),
 )
-_OUTPUT = Port("score", "double", (), "higher is more anomalous")
 
 
 def interchange(model: Model) -> Interchange:
-    """A graph for each kind of detector that some sensor of the bundle has."""
+    """A graph for each kind of detector that some sensor of the bundle has, and one for all p-values.
+
+    `sensors` of the facts names, by graph, the sensors or devices in the order of their numbers.
+    """
+    step = Options.of({"interval": model.settings["interval"]}).step
+    corrections = model.frames.get("corrections", pl.DataFrame())
+    kinds: dict[str, tuple[str, Callable[[pl.DataFrame], Graph]]] = {
+        "robust": ("robust", lambda params: robust(params, step)),
+        "one_class_svm": ("one_class_svm", _one_class_svm),
+        "isolation_forest": ("isolation_forest", _isolation_forest),
+        "discrete": ("discrete", discrete),
+        "pooled": ("pooled", _pooled),
+        "joint": ("joint", joint),
+        "missing": ("sensors", missing),
+        "p_values": ("calibration", lambda params: p_values(params, corrections)),
+    }
     graphs: list[Graph] = []
     sensors = {}
-    for name, build in _KINDS.items():
-        params = model.frames.get(name, pl.DataFrame())
+    for name, (kind, build) in kinds.items():
+        params = model.frames.get(kind, pl.DataFrame())
         if params.height:
             graphs.append(build(params))
-            key = [column for column in KEY if column in params.columns]
-            sensors[name] = params.select(key).with_row_index("number").to_dicts()
+            known = [column for column in (*KEY, "tags", "rung") if column in params.columns]
+            sensors[name] = params.select(known).with_row_index("number").to_dicts()
     rungs = model.frames["sensors"]["rung"].value_counts().sort("rung").to_dicts()
     facts = {"sensors": sensors, "rungs": rungs, "interval": model.settings["interval"]}
     return Interchange(graphs, _OUTSIDE, facts)
@@ -63,7 +79,7 @@ def _one_class_svm(params: pl.DataFrame) -> Graph:
     apart = made.op("Sub", made.op("Unsqueeze", z, one), support)
     near = made.op("Mul", made.op("Mul", apart, apart), made.op("Unsqueeze", made.op("Neg", gamma), one))
     total = made.op("ReduceSum", made.op("Mul", coefficient, made.op("Exp", near)), one, keepdims=0)
-    return made.graph("one_class_svm", _INPUTS, [(made.op("Neg", made.op("Add", total, intercept)), _OUTPUT)])
+    return made.graph("one_class_svm", _INPUTS, [(made.op("Neg", made.op("Add", total, intercept)), SCORE)])
 
 
 def _padded(lists: pl.Series, width: int) -> np.ndarray:
@@ -102,7 +118,7 @@ def _isolation_forest(params: pl.DataFrame) -> Graph:
         "Exp", made.op("Mul", made.op("Div", made.op("Neg", total), normaliser), made.constant(np.log(2)))
     )
     score = made.op("Where", made.op("IsNaN", "value"), made.constant(np.nan), made.op("Add", power, offset))
-    return made.graph("isolation_forest", _INPUTS, [(score, _OUTPUT)])
+    return made.graph("isolation_forest", _INPUTS, [(score, SCORE)])
 
 
 def _pooled(params: pl.DataFrame) -> Graph:
@@ -113,14 +129,7 @@ def _pooled(params: pl.DataFrame) -> Graph:
         for name in ("center", "scale")
     )
     distance = made.op("Div", made.op("Abs", made.op("Sub", "value", center)), scale)
-    return made.graph("pooled", _INPUTS, [(distance, _OUTPUT)])
-
-
-_KINDS: dict[str, Callable[[pl.DataFrame], Graph]] = {
-    "one_class_svm": _one_class_svm,
-    "isolation_forest": _isolation_forest,
-    "pooled": _pooled,
-}
+    return made.graph("pooled", _INPUTS, [(distance, SCORE)])
 
 
 def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:

@@ -32,7 +32,7 @@ from models.devices.grid import Floats, matrix_of, row_quantiles
 MOST_TAGS = 40
 """Of a device with more tags, the first ones by name are taken together."""
 SHRINKAGE = 0.02
-_CLIP_FIT, _CLIP = 3.0, 12.0
+_CLIP_FIT, CLIP = 3.0, 12.0
 SCHEMA: dict[str, Any] = {
     "device": pl.String,
     "tags": pl.List(pl.String),
@@ -163,7 +163,7 @@ def _whole(x: Floats, precision: Floats) -> tuple[Floats, Floats]:
 
 def _residual(x: Floats, matrix: Floats, directions: NDArray[np.int64]) -> Floats:
     """The distance in the weak directions as a standard normal, (n, T); NaN where a tag is missing."""
-    squared = _quadratic(np.clip(x, -_CLIP, _CLIP), matrix)
+    squared = _quadratic(np.clip(x, -CLIP, CLIP), matrix)
     return np.where(directions[:, None] < 1, np.nan, _normal(np.maximum(squared, 0.0), directions[:, None]))
 
 
@@ -182,7 +182,7 @@ def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.
     is least.
     """
     known = ~np.isnan(x)
-    filled = np.clip(np.where(known, x, 0.0), -_CLIP, _CLIP)
+    filled = np.clip(np.where(known, x, 0.0), -CLIP, CLIP)
     tags = x.shape[1]
     found = _quadratic(filled, precision)
     count = known.sum(axis=1)

@@ -6,10 +6,6 @@ import onnxruntime
 import polars as pl
 import pytest
 
-from models.devices import interchange as devices
-from models.devices import isolation_forest, one_class_svm
-from models.devices.detectors import DETECTORS
-from models.devices.model import Model as Detectors
 from models.interchange import Port
 from models.machines import interchange as machines
 from models.machines.calibration import IDENTITY, isotonic, platt
@@ -25,7 +21,6 @@ from models.sales import pooled
 from models.sales.model import Model as Sales
 from models.sales.model import empty_keys
 from models.sales.options import Options as SalesOptions
-from tests.models.test_devices_detectors import grid, noise
 from tests.models.test_machines_estimators import problem
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -34,7 +29,6 @@ TREES_DIFFER_BY = 2e-6
 UNITS_DIFFER_BY = 1e-5
 PROBABILITIES_DIFFER_BY = 1e-4
 """An isotonic calibration is steep in places, and a difference there as many times larger."""
-ARITHMETIC_DIFFERS_BY = 1e-9
 
 
 def run(graph, **inputs: np.ndarray) -> list[np.ndarray]:
@@ -199,51 +193,3 @@ def test_probabilities_of_the_graph_are_those_of_the_bundle(estimator):
     assert native["valve_24h"].is_null().all()
     expected = native.select(columns).to_numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=PROBABILITIES_DIFFER_BY)
-
-
-# devices
-
-
-def detectors(**frames: pl.DataFrame) -> Detectors:
-    known = pl.DataFrame({"device": ["d"], "tag": ["t"], "rung": ["none"], "readings": [9], "last": [None]})
-    return Detectors({"sensors": known, **frames}, {"interval": "1m"})
-
-
-@pytest.mark.parametrize(("name", "detector"), DETECTORS.items())
-def test_scores_of_a_graph_are_those_of_the_detectors_of_all_sensors(name, detector):
-    past, now = grid(noise(5, 300, 1, missing=0.1)), grid(noise(5, 200, 1, missing=0.1))
-    now.values[:, ::7] = np.round(past.values[:, :200:7], 1)
-    params = detector.fit(past, np.arange(300) % 5 > 0, 3)
-    found = devices.interchange(detectors(**{name: params}))
-    (graph,) = found.graphs
-    assert [line["tag"] for line in found.facts["sensors"][name]] == params["tag"].to_list()
-    sensor = np.repeat(np.arange(5), 200)
-    order = np.random.default_rng(0).permutation(len(sensor))
-    (score,) = run(graph, sensor=sensor[order], value=now.values.ravel()[order])
-    expected = detector.score(params, now, 0).ravel()[order]
-    np.testing.assert_allclose(score, expected, rtol=0, atol=ARITHMETIC_DIFFERS_BY)
-    assert np.isnan(score).any()
-
-
-def test_a_forest_s_graph_counts_steps_as_the_detector_does_on_the_steps_themselves():
-    past = grid(np.round(noise(2, 200, 5)))
-    params = isolation_forest.fit(past, np.ones(200, bool), 1, trees=10)
-    (graph,) = devices.interchange(detectors(isolation_forest=params)).graphs
-    values = np.concatenate([params["threshold"][0].to_numpy(), [-np.inf, np.inf]])
-    (score,) = run(graph, sensor=np.zeros(len(values), np.int64), value=values)
-    expected = isolation_forest.score(params[:1], grid(values[None, :]), 0)[0]
-    np.testing.assert_allclose(score, expected, rtol=0, atol=ARITHMETIC_DIFFERS_BY)
-
-
-def test_a_bundle_without_such_detectors_has_no_graph():
-    assert devices.interchange(detectors()).graphs == []
-    empty = pl.DataFrame(schema=one_class_svm.SCHEMA)
-    assert devices.interchange(detectors(one_class_svm=empty)).graphs == []
-
-
-def test_the_pooled_distance_is_that_from_the_middle_of_the_tag():
-    params = pl.DataFrame({"tag": ["x", "y"], "sensors": [4, 5], "center": [1.0, -2.0], "scale": [2.0, 0.5]})
-    (graph,) = devices.interchange(detectors(pooled=params)).graphs
-    (score,) = run(graph, sensor=np.array([0, 1, 1]), value=np.array([5.0, -2.0, np.nan]))
-    assert score[:2].tolist() == [2.0, 0.0]
-    assert np.isnan(score[2])
