@@ -20,6 +20,8 @@ from models.interchange import Graph, Interchange, Port
 from models.onnx_graphs import Builder
 
 _OUTSIDE = (
+    "Which graph scores a sensor: `sensors` in interchange.json has the rung of each under `missing`. `robust_*` is "
+    "`robust`; `constant` and `few_values` are `discrete`; `none`, and a sensor that is not there, `pooled`.",
     "The p-value of the `pooled` distance: `2 * scipy.special.stdtr(sensors - 1, -score)` with the tag's `sensors` in "
     "plain/pooled.parquet, since ONNX has no Student's t.",
     "Verdicts and bands: a reading is an anomaly where its p-value is at most the alpha of the run. A missing one has a "
@@ -35,23 +37,24 @@ _INPUTS = (
 def interchange(model: Model) -> Interchange:
     """A graph for each kind of detector that some sensor of the bundle has, and one for all p-values.
 
-    `sensors` of the facts names, by graph, the sensors or devices in the order of their numbers.
+    `sensors` of the facts names, by graph, the sensors, tags or devices by their numbers; under `missing`
+    all sensors, with the rung that scores each. Where that is another detector, `robust` serves `joint` only.
     """
     step = Options.of({"interval": model.settings["interval"]}).step
     corrections = model.frames.get("corrections", pl.DataFrame())
-    kinds: dict[str, tuple[str, Callable[[pl.DataFrame], Graph]]] = {
-        "robust": ("robust", lambda params: robust(params, step)),
-        "one_class_svm": ("one_class_svm", _one_class_svm),
-        "isolation_forest": ("isolation_forest", _isolation_forest),
-        "discrete": ("discrete", discrete),
-        "pooled": ("pooled", _pooled),
-        "joint": ("joint", joint),
-        "missing": ("sensors", missing),
-        "p_values": ("calibration", lambda params: p_values(params, corrections)),
-    }
+    kinds: tuple[tuple[str, str, Callable[[pl.DataFrame], Graph]], ...] = (
+        ("robust", "robust", lambda params: robust(params, step)),
+        ("one_class_svm", "one_class_svm", _one_class_svm),
+        ("isolation_forest", "isolation_forest", _isolation_forest),
+        ("discrete", "discrete", discrete),
+        ("pooled", "pooled", _pooled),
+        ("joint", "joint", joint),
+        ("missing", "sensors", missing),
+        ("p_values", "calibration", lambda params: p_values(params, corrections)),
+    )
     graphs: list[Graph] = []
     sensors = {}
-    for name, (kind, build) in kinds.items():
+    for name, kind, build in kinds:
         params = model.frames.get(kind, pl.DataFrame())
         if params.height:
             graphs.append(build(params))
@@ -67,12 +70,10 @@ def _one_class_svm(params: pl.DataFrame) -> Graph:
     made = Builder()
     widest = max(int(params["support"].list.len().max()), 1)  # type: ignore[arg-type]
     center, scale, gamma, intercept = (
-        made.op("Gather", made.constant(params[name].to_numpy()), "sensor", axis=0)
-        for name in ("center", "scale", "gamma", "intercept")
+        made.rows(params[name].to_numpy(), "sensor") for name in ("center", "scale", "gamma", "intercept")
     )
     support, coefficient = (
-        made.op("Gather", made.constant(_padded(params[name], widest)), "sensor", axis=0)
-        for name in ("support", "coefficient")
+        made.rows(_padded(params[name], widest), "sensor") for name in ("support", "coefficient")
     )
     z = made.op("Div", made.op("Sub", "value", center), scale)
     one = made.constant([1], np.int64)
@@ -97,8 +98,8 @@ def _isolation_forest(params: pl.DataFrame) -> Graph:
     threshold = params["threshold"].explode(empty_as_null=False).to_numpy()
     depth = params["depth"].explode(empty_as_null=False).to_numpy()
     steps = made.constant(np.append(threshold, np.inf))
-    low = first = made.op("Gather", made.constant(begin, np.int64), "sensor", axis=0)
-    high = made.op("Add", low, made.op("Gather", made.constant(sizes, np.int64), "sensor", axis=0))
+    low = first = made.rows(begin, "sensor", np.int64)
+    high = made.op("Add", low, made.rows(sizes, "sensor", np.int64))
     x = made.cast(made.cast("value", "float"), "double")
     one, two = made.constant(1, np.int64), made.constant(2, np.int64)
     for _ in range(int(sizes.max()).bit_length()):
@@ -110,10 +111,7 @@ def _isolation_forest(params: pl.DataFrame) -> Graph:
         low = made.op("Where", more, made.op("Add", middle, one), low)
     at = made.op("Add", made.op("Sub", low, first), made.op("Add", first, "sensor"))
     total = made.op("Gather", made.constant(depth), at, axis=0)
-    normaliser, offset = (
-        made.op("Gather", made.constant(params[name].to_numpy()), "sensor", axis=0)
-        for name in ("normaliser", "offset")
-    )
+    normaliser, offset = (made.rows(params[name].to_numpy(), "sensor") for name in ("normaliser", "offset"))
     power = made.op(
         "Exp", made.op("Mul", made.op("Div", made.op("Neg", total), normaliser), made.constant(np.log(2)))
     )
@@ -124,10 +122,7 @@ def _isolation_forest(params: pl.DataFrame) -> Graph:
 def _pooled(params: pl.DataFrame) -> Graph:
     """As `models.devices.pooled.score`: the distance from the middle of all sensors of the tag."""
     made = Builder()
-    center, scale = (
-        made.op("Gather", made.constant(params[name].to_numpy()), "sensor", axis=0)
-        for name in ("center", "scale")
-    )
+    center, scale = (made.rows(params[name].to_numpy(), "sensor") for name in ("center", "scale"))
     distance = made.op("Div", made.op("Abs", made.op("Sub", "value", center)), scale)
     return made.graph("pooled", _INPUTS, [(distance, SCORE)])
 

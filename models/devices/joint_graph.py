@@ -11,10 +11,11 @@ import polars as pl
 
 from models.devices.channels import LEVEL_WEIGHTS
 from models.devices.joint import CLIP
-from models.devices.window_graphs import RECENT, SCORE, UNITS, weighted_mean
+from models.devices.window_graphs import RECENT, UNITS, weighted_mean
 from models.interchange import Graph, Port
 from models.onnx_graphs import Builder
 
+_SCORE = Port("score", "double", (), "higher is more anomalous; NaN where fewer than two tags have a reading")
 _TINY = 1e-300
 
 
@@ -43,7 +44,7 @@ def joint(params: pl.DataFrame) -> Graph:
     absent, squared = (made.squeeze(value) for value in now)
     score = made.op("ReduceMax", stacked, axes=[1], keepdims=0)
     outputs = [
-        (made.op("Where", absent, nothing, score), SCORE),
+        (made.op("Where", absent, nothing, score), _SCORE),
         (
             made.op("Where", absent, nothing, made.op("Sqrt", squared)),
             Port("distance", "double", (), "Mahalanobis distance of the tags"),

@@ -1,5 +1,6 @@
 """Graphs of a devices bundle say what its own detectors say, also of gaps, flat lines and short histories."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -17,6 +18,7 @@ from models.devices import (
     presence,
     robust,
 )
+from models.devices.aggregation import interval_of
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
 from models.devices.grid import grid_of
@@ -37,10 +39,10 @@ def run(graph, **inputs: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip((port.name for port in graph.outputs), session.run(None, inputs), strict=True))
 
 
-def graph_of(name, **frames: pl.DataFrame):
-    """The graph of that name of a bundle of these frames, whose one sensor has had nine readings."""
+def graph_of(name, interval: str = "1m", **frames: pl.DataFrame):
+    """The graph of that name of a bundle of these frames, whose one sensor has had nine readings; its sensors."""
     known = presence.fit(grid(np.arange(9.0))).with_columns(rung=pl.lit("none"))
-    found = interchange.interchange(Model({"sensors": known, **frames}, {"interval": "1m"}))
+    found = interchange.interchange(Model({"sensors": known, **frames}, {"interval": interval}))
     return next(graph for graph in found.graphs if graph.name == name), found.facts["sensors"][name]
 
 
@@ -109,12 +111,13 @@ def test_the_pooled_distance_is_that_from_the_middle_of_the_tag():
 # the last readings
 
 
-def varied(seed: int):
-    """Two days of sensors of all expectations: a level, a daily course, jumps between levels, wandering."""
-    rng, minutes = np.random.default_rng(seed), np.arange(2880)
+def varied(seed: int, interval: timedelta):
+    """Some days of sensors of all expectations: a level, a daily course, jumps between levels, wandering."""
+    rng, steps = np.random.default_rng(seed), np.arange(2880)
+    day = steps * (interval / timedelta(days=1))
     e = rng.normal(size=(8, 2880))
-    daily = 5 * np.sin(2 * np.pi * minutes / 1440) + 3 * np.cos(6 * np.pi * minutes / 1440)
-    regimes = 10 * ((minutes // 70) % 4)
+    daily = 5 * np.sin(2 * np.pi * day) + 3 * np.cos(6 * np.pi * day)
+    regimes = 10 * ((steps // 70) % 4)
     values = np.stack(
         [
             20 + e[0],
@@ -127,12 +130,12 @@ def varied(seed: int):
             500 + 0.1 * np.cumsum(e[7]),
         ]
     )
-    return grid(values), rng
+    return replace(grid(values), interval=interval), rng
 
 
-@pytest.mark.parametrize(("seed", "missing"), [(1, 0.0), (2, 0.1), (3, 0.6)])
-def test_robust_scores_of_the_graph_are_those_of_the_channels(seed, missing):
-    past, rng = varied(seed)
+@pytest.mark.parametrize(("seed", "missing", "interval"), [(1, 0.0, "1m"), (2, 0.1, "5m"), (3, 0.6, "1m")])
+def test_robust_scores_of_the_graph_are_those_of_the_channels(seed, missing, interval):
+    past, rng = varied(seed, interval_of(interval))
     fitted = robust.fit(past, np.arange(2880) // 60 % 2 == 0)
     assert set(fitted.baseline) == set(range(len(robust.BASELINES)))
     values = past.values[:, 300:700] + rng.normal(size=(8, 400)) * fitted.scales.scale[:, None]
@@ -141,8 +144,8 @@ def test_robust_scores_of_the_graph_are_those_of_the_channels(seed, missing):
     values[:, 260:270] = np.round(values[:, 260:270], 1)
     values[rng.random(values.shape) < missing] = np.nan
     values[:, 300:340] = np.nan
-    now = grid(values)
-    graph, _ = graph_of("robust", robust=fitted.frame(past.keys))
+    now = replace(past, values=values)
+    graph, _ = graph_of("robust", interval, robust=fitted.frame(past.keys))
     found = run(graph, **cells(now), time=seconds(now))
     score, cause = robust.score_of(now, fitted)
     equal(found["score"], score)

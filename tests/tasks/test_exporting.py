@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,31 @@ import onnx
 import polars as pl
 import pytest
 
+from models.devices.grid import grid_of
+from models.devices.scenario import DEVICES
+from models.devices.simulation import readings_of, simulate
 from models.sales import SALES
 from tasks import bundles
 from tasks.exporting import ExportError, export
 from tasks.store import Store
 from tests import steps
 from tests.conftest import ROOT
+from tests.models import test_devices_scenario as devices
 from tests.toy import TOY
+
+
+def documented(number: int, exported: Path, rows: Path):
+    """What the program of that number in the documentation prints, in a process of its own."""
+    text = (ROOT / "docs/interchange.md").read_text()
+    program = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[number]
+    needed = set(re.findall(r"(?m)^(?:import|from) (\w+)", program))
+    assert needed == {"json", "sys", "numpy", "onnxruntime"}
+    place = rows.parent / "program.py"
+    place.write_text(program)
+    words = [sys.executable, place, exported, rows]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=rows.parent)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_a_scenario_without_graphs_says_that_it_exports_nothing(store, tmp_path, without_run_logger):
@@ -54,12 +73,6 @@ class TestSales:
                 assert (exported / "plain" / path.name).read_bytes() == path.read_bytes()
 
     def test_the_documented_program_scores_it_in_a_process_of_its_own(self, exported, sales_store, tmp_path):
-        (program,) = re.findall(
-            r"^```python\n(.*?)^```$", (ROOT / "docs/interchange.md").read_text(), re.DOTALL | re.MULTILINE
-        )
-        assert set(re.findall(r"(?m)^(?:import|from) (\w+)", program)) == {
-            "json", "sys", "numpy", "onnxruntime",
-        }  # fmt: skip
         model = bundles.model(SALES, Store(sales_store.uri), 1)
         rng = np.random.default_rng(0)
         values = rng.normal(size=(50, len(model.with_plan.features))).astype(np.float32)
@@ -71,14 +84,57 @@ class TestSales:
             planned=True,
         )
         np.save(tmp_path / "rows.npy", table.to_numpy(structured=True))
-        (tmp_path / "program.py").write_text(program)
-        words = [sys.executable, tmp_path / "program.py", exported, tmp_path / "rows.npy"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
+        told = documented(0, exported, tmp_path / "rows.npy")
         expected = SALES.estimate(model, table).select(told["columns"]).to_numpy()
         np.testing.assert_allclose(told["units"], expected, rtol=1e-5, atol=1e-5)
 
     def test_a_folder_that_cannot_be_written_is_named(self, sales_store):
         with pytest.raises(ExportError, match="--to /proc/nowhere: cannot be written"):
             export(SALES, Store(sales_store.uri), 1, "/proc/nowhere")
+
+
+class TestDevices:
+    @pytest.fixture(scope="class")
+    def readings(self) -> pl.DataFrame:
+        grid = simulate(4, devices.START, 1440 + 60, missing=0.01).grid
+        return readings_of(grid).with_columns(shard=pl.lit(0, pl.Int32))
+
+    @pytest.fixture(scope="class")
+    def store(self, readings, tmp_path_factory) -> Store:
+        store = Store(str(tmp_path_factory.mktemp("devices") / "store"))
+        trained = devices.train(readings)
+        facts = {"options": {}, "versions": {}, "code": "0"}
+        bundles.save(store, "devices", trained, trained.files, facts, devices.AS_OF, "run")
+        return store
+
+    @pytest.fixture(scope="class")
+    def exported(self, store, tmp_path_factory) -> Path:
+        folder = tmp_path_factory.mktemp("exported")
+        export(DEVICES, store, 1, str(folder))
+        return folder
+
+    def test_a_bundle_of_the_default_detector_has_graphs_for_all_that_it_scores(self, exported):
+        about = json.loads((exported / "interchange.json").read_text())
+        names = {path.stem for path in exported.glob("*.onnx")}
+        assert names == {"robust", "discrete", "pooled", "joint", "missing", "p_values"}
+        assert names == set(about["sensors"])
+        columns = json.loads(
+            {e.key: e.value for e in onnx.load(exported / "robust.onnx").metadata_props}["columns"]
+        )
+        assert columns["readings"][:2] + columns["readings"][-2:] == ["-59", "-58", "-1", "0"]
+
+    def test_the_documented_program_scores_the_newest_minute(self, exported, store, readings, tmp_path):
+        model = bundles.model(DEVICES, store, 1)
+        keys = model.frames["robust"].select("device", "tag")
+        until = devices.AS_OF + devices.HOUR
+        wide = grid_of(readings, keys, devices.AS_OF, until, timedelta(minutes=1))
+        given = {name: np.array(wide.keys[name].to_list()) for name in wide.keys.columns}
+        time = wide.times.dt.epoch("s")[-1]
+        np.savez(tmp_path / "newest.npz", **given, readings=wide.values, time=time)
+        told = documented(1, exported, tmp_path / "newest.npz")
+        said = {(device, tag): row for device, tag, *row in told}
+        rows = devices.score(model, readings).rows.filter(pl.col("time") == wide.times[-1])
+        rows = rows.filter(pl.col("rung").str.contains("robust|joint"))
+        assert {*rows["rung"]} >= {"joint", "robust_level", "robust_seasonal"}
+        for device, tag, *row in rows.select("device", "tag", "score", "p_value").iter_rows():
+            np.testing.assert_allclose(said[device, tag], row, rtol=0, atol=1e-9)
