@@ -32,6 +32,9 @@ FEWEST_EXCESSES = 10
 BODY = 33
 """Points at which the scores below the tail are kept: from the lowest to the tail's threshold."""
 P_FLOOR = 1e-9
+SAME = 1e-9
+"""Scores that differ by no more are the same: readings as far above what is expected as others are below it, or the
+same readings in another order of addition."""
 CLUSTER_WORTH = 0.5
 LEAST_SHAPE = -0.1
 
@@ -153,9 +156,9 @@ class Tails:
         tail = base * _survival(np.maximum(x, 0.0), self.scale[:, None], self.shape[:, None])
         rank = np.zeros(scores.shape)
         for step in range(BODY):
-            rank += scores > self.body[:, step : step + 1]
+            rank += scores > self.body[:, step : step + 1] + SAME
         inner = 1 - (1 - base) * np.maximum(rank - 1, 0) / (BODY - 1)
-        found = np.where(x > 0, np.maximum(tail, P_FLOOR), np.maximum(inner, base))
+        found = np.where(x > SAME, np.maximum(tail, P_FLOOR), np.maximum(inner, base))
         return np.where(np.isnan(scores) | np.isnan(self.threshold)[:, None], np.nan, found)
 
     def scores_at(self, alpha: float) -> Floats:

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from models.devices.calibration import BODY, P_FLOOR, Tails
+from models.devices.calibration import BODY, P_FLOOR, SAME, Tails
 from models.devices.window_graphs import P_VALUE, SENSOR
 from models.interchange import Graph, Port
 from models.onnx_graphs import Builder
@@ -25,13 +25,13 @@ def p_values(calibration: pl.DataFrame, corrections: pl.DataFrame) -> Graph:
     power = made.op("Div", made.constant(-1.0), shape_)
     left = made.op("Max", made.op("Add", one, made.op("Mul", shape_, above)), made.constant(0.0))
     tail = made.op("Mul", base, made.op("Pow", left, power))
-    higher = made.op("Greater", made.unsqueeze("score"), made.rows(tails.body, "sensor"))
+    higher = made.op("Greater", made.unsqueeze("score"), made.rows(tails.body + SAME, "sensor"))
     rank = made.op("Sub", made.total(made.cast(higher, "double"), 1), one)
     steps = made.op("Div", made.op("Max", rank, made.constant(0.0)), made.constant(float(BODY - 1)))
     inner = made.op("Sub", one, made.op("Mul", made.op("Sub", one, base), steps))
     p = made.op(
         "Where",
-        made.op("Greater", over, made.constant(0.0)),
+        made.op("Greater", over, made.constant(SAME)),
         made.op("Max", tail, made.constant(P_FLOOR)),
         made.op("Max", inner, base),
     )

@@ -255,6 +255,20 @@ def test_p_values_of_the_graph_are_those_of_the_calibration(corrected):
     assert np.nanmin(expected) < 1e-4
 
 
+def test_a_score_that_another_library_adds_up_has_the_p_value_of_the_reading_that_it_repeats():
+    """Below the tail p-values rise in steps, at the calibration's own scores."""
+    past = grid(np.abs(noise(2, 600, 7)))
+    keys = past.keys.with_columns(rung=pl.lit("robust_level"))
+    scores = one_class_svm.score(one_class_svm.fit(past, np.ones(600, bool)), past)
+    tails = calibration.tails_of(scores, np.ones(scores.shape, bool))
+    shaped = calibration.fit_shapes(pl.concat([keys, tails], how="horizontal"))
+    expected = calibration.Tails.of(shaped).p_values(scores)
+    sensor = np.repeat(np.arange(2), 600)
+    for moved in (-1e-14, 0.0, 1e-14):
+        graph = p_values(shaped, pl.DataFrame())
+        equal(run(graph, sensor=sensor, score=scores.ravel() + moved)["p_value"], expected)
+
+
 # a whole bundle
 
 
