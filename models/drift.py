@@ -7,8 +7,12 @@ past: those rows do not count for that feature.
 How far apart two samples are is the population stability index (PSI), for which a textbook calls 0.1
 moderate and 0.25 large. But inputs have seasons, and the rows of a cycle depend on each other: weeks that
 nobody would call unusual can differ by more. So the limit is learnt from the past: each cycle of the
-reference is compared with all others of it, and an alarm is what is beyond all of them, and beyond their
-upper prediction limit, see `Usual`.
+reference is compared with all others of it, and the limit is beyond all of them, and their upper
+prediction limit, see `Usual`.
+
+That limit lies where the past has no values: a rate of 1 in 1,000 that 16 features share is 1 cycle in 16,000
+for each, and the past has a hundred or so. The PSI of few rows goes beyond it several times as often. So one
+excess is no alarm, but a second in the next cycle is, or one so far beyond that no doubt is left.
 
 Siddiqi (2006), Credit Risk Scorecards, for the PSI; Whitmore (1986), The American Statistician 40(2), for
 prediction limits.
@@ -41,7 +45,7 @@ SCHEMA: dict[str, Any] = {
     "cycles": pl.Int64,
 }
 """`psi` of the current cycle against the reference, `usual` its median among the cycles of the reference,
-`limit` the one above which it is an alarm, `p_value` the chance of one as high, of one feature in one cycle.
+`limit` the one that it has to exceed, see `Rule`, `p_value` the chance of one as high, of one feature in one cycle.
 `distance` is the greatest difference of shares: Kolmogorov-Smirnov for numbers, total variation for text.
 `unseen` is the share of values outside the reference's range, or not among its values. `rows` are those of
 the current cycle, `cycles` those of the reference that could be compared. Null where it is not known.
@@ -59,10 +63,12 @@ Counts = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rule:
-    """When a feature has drifted."""
+    """When a feature has drifted: beyond its limit in two successive cycles, or far beyond it in one."""
 
     rate: float = 0.001
     """Cycles with a false alarm, as a share, over all features together."""
+    far: float = 2.0
+    """One cycle is enough where the PSI is more than so many times its limit."""
     material: float = 0.1
     """A PSI below this is no alarm, however unusual it is."""
     fewest_rows: int = 2
@@ -76,6 +82,7 @@ class Rule:
 def drift(reference: pl.DataFrame, current: pl.DataFrame, rule: Rule | None = None) -> pl.DataFrame:
     """Each feature of each cycle of `current` against `reference`, which has many; see `SCHEMA`. The worst first.
 
+    The cycles of `current` are successive; the one before the first of them counts as usual.
     Ranked are, within a cycle, drifted features before others, by how many times their limit the PSI is;
     ties by name. Features that only one of the two has are left out.
     """
@@ -172,20 +179,26 @@ def _feature(
     usual = Usual.of(values) if cycles >= rule.fewest_cycles else None
     usual_limit = None if usual is None else max(usual.limit(rule.rate / features), rule.material)
     counted = _counted(current, name)
+    by_cycle = counted.partition_by(CYCLE, as_dict=True)
     lines: list[dict[str, object]] = []
+    again = False
     for cycle in current[CYCLE].unique().sort():
-        new = counted.filter(pl.col(CYCLE) == cycle)[name]
+        new = by_cycle.get((cycle,), counted.clear())[name]
         limit = (
             None
             if usual_limit is None
             else max(usual_limit, _of_few_rows(everything, len(new), rule.fewest_rows))
         )
         line = {CYCLE: cycle, **nothing, "cycles": cycles, "rows": len(new), "limit": limit}
+        excess = 0.0
         if len(new):
             this = np.bincount(bins.of_each(new), minlength=bins.number)[None, :].astype(float)
             value = float(psi(this, everything)[0])
-            line |= {"psi": value, "drifted": limit is not None and value > limit, **_described(old, new)}
+            excess = value / limit if limit else 0.0
+            drifted = excess > (1.0 if again else rule.far)
+            line |= {"psi": value, "drifted": drifted, **_described(old, new)}
             line |= {} if usual is None else {"usual": usual.median, "p_value": usual.p_value(value)}
+        again = excess > 1
         lines.append(line)
     return lines
 

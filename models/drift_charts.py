@@ -3,6 +3,7 @@
 import polars as pl
 
 from models import page
+from models.drift import Rule
 from models.page import Chart, Grid, Part, Section, Text
 
 AS_OF = "as_of"
@@ -53,6 +54,8 @@ def _told(latest: pl.DataFrame) -> str:
         told = f"Not as it was in the training: {names}{more}."
     elif latest["limit"].is_null().all():
         told = "There are too few cycles in the training to say what is usual."
+    elif latest.filter(pl.col("psi") > pl.col("limit")).height:
+        told = "Beyond its limit once, which is no alarm yet: see the next cycle."
     else:
         told = "As usual in the training, as far as is watched."
     return (
@@ -78,7 +81,8 @@ def _course(drift: pl.DataFrame, latest: pl.DataFrame) -> list[Part]:
         "yaxis": {"title": {"text": "PSI over its limit"}, "rangemode": "tozero"},
         "shapes": [limit | {"line": {"color": page.ALERT, "width": 1, "dash": "4px,3px"}}],
     }
-    return [Chart({"data": data, "layout": layout}, "What has moved furthest. Above 1 it is an alarm.")]
+    note = f"What has moved furthest. Above 1 twice in a row it is an alarm, above {Rule.far:g} at once."
+    return [Chart({"data": data, "layout": layout}, note)]
 
 
 def _line(name: str, lines: pl.DataFrame, colour: str) -> dict[str, object]:

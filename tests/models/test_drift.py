@@ -41,6 +41,10 @@ def cycles(first: int, number: int, rows: int, seed: int, **shift: float) -> pl.
     return pl.concat(parts)
 
 
+def at(rows: pl.DataFrame, cycle: int) -> pl.DataFrame:
+    return rows.with_columns(pl.lit(FIRST + timedelta(weeks=cycle)).alias(CYCLE))
+
+
 def first(found: pl.DataFrame) -> dict:
     return found.row(0, named=True)
 
@@ -62,6 +66,32 @@ def test_a_shift_is_an_alarm_in_its_first_cycle_and_its_feature_comes_first(feat
         assert found.filter("drifted")["feature"].to_list() == [feature]
         assert first(found)["rank"] == 1
         assert first(found)["psi"] > first(found)["limit"] >= 0.1
+
+
+def test_what_is_beyond_its_limit_is_an_alarm_when_it_is_so_again_in_the_next_cycle():
+    before, usual = cycles(0, 80, 120, 1), cycles(81, 1, 120, 1)
+    moved, again = (at(cycles(80, 1, 120, 1, level=1.0), cycle) for cycle in (80, 82))
+    silent = usual.with_columns(pl.lit(float("nan")).alias("level"))
+
+    def course(*current: pl.DataFrame) -> pl.DataFrame:
+        return drift(before, pl.concat(current)).filter(feature="level").sort(CYCLE)
+
+    found = course(moved, at(moved, 81))
+    assert (found["psi"] / found["limit"]).is_between(1, 2).all()
+    assert found["drifted"].to_list() == [False, True]
+    for between in (usual, silent):
+        assert course(moved, between, again)["drifted"].to_list() == [False, False, False]
+
+
+def test_of_few_rows_a_limit_that_is_exceeded_too_often_does_not_make_more_alarms_than_stated():
+    """16 features that have nothing to do with each other, and 168 cycles to learn 1 in 16,000 from."""
+    rng = np.random.default_rng(7)
+    made = pl.DataFrame({CYCLE: np.repeat(np.arange(668), 30)}).with_columns(
+        pl.Series(f"x{one}", rng.normal(0, 1, 668 * 30)) for one in range(16)
+    )
+    found = drift(made.filter(pl.col(CYCLE) < 168), made.filter(pl.col(CYCLE) >= 168))
+    assert found.filter(pl.col("psi") > pl.col("limit"))[CYCLE].n_unique() >= 3
+    assert not found["drifted"].any()
 
 
 def test_an_alarm_without_a_shift_is_as_rare_as_the_rule_says():

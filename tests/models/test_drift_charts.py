@@ -49,6 +49,11 @@ def test_a_cycle_like_the_training_is_said_to_be_so():
     assert "As usual in the training" in parts(page.Text, sections(lines()))[0].markdown
 
 
+def test_a_first_excess_is_told_as_no_alarm_yet():
+    once = lines(drifted=["units"]).with_columns(pl.lit(False).alias("drifted"))
+    assert "no alarm yet" in parts(page.Text, sections(once))[0].markdown
+
+
 def test_without_a_limit_there_is_a_table_and_no_chart():
     found = sections(lines(limit=None))
     assert "too few cycles" in parts(page.Text, found)[0].markdown
