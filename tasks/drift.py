@@ -81,11 +81,12 @@ def watch_shard(scenario: Scenario, run: Run, shard: int) -> int:
 
 @task(name="measure-drift")
 def measure_drift(scenario: Scenario, run: Run, shards: Sequence[int], rule: Rule) -> pl.DataFrame:
-    """Lines of all features, inputs and scores, ranked. The rate of the rule is shared among them all."""
-    inputs = pl.concat(
-        [pl.read_parquet(run.store.uri_of(_part(run, s))) for s in shards], how="diagonal_relaxed"
-    )
-    pairs = {"input": _halves(inputs, trained_as_of(run), run.as_of), "score": _scores(scenario, run, shards)}
+    """Lines of all features, inputs and scores, ranked. The rate of the rule is shared among them all.
+
+    An alarm may take two successive cycles, so the one before `as_of` is compared, too; the lines are those of `as_of`.
+    """
+    inputs = _together([read_frame(run, _part(run, shard)) for shard in shards])
+    pairs = {"input": _inputs(run, inputs), "score": _scores(scenario, run, shards)}
     sizes = {kind: max(0, now.width - 1) if now.height else 0 for kind, (_, now) in pairs.items()}
     parts = [
         drift(before, now, replace(rule, rate=rule.rate * sizes[kind] / sum(sizes.values()))).with_columns(
@@ -94,8 +95,9 @@ def measure_drift(scenario: Scenario, run: Run, shards: Sequence[int], rule: Rul
         for kind, (before, now) in pairs.items()
         if sizes[kind]
     ]
-    lines = pl.concat(parts).drop(CYCLE) if parts else pl.DataFrame(schema={**SCHEMA, "kind": pl.String})
-    return ranked(lines)
+    if not parts:
+        return pl.DataFrame(schema={**SCHEMA, "kind": pl.String})
+    return ranked(pl.concat(parts).filter(pl.col(CYCLE) == run.as_of).drop(CYCLE))
 
 
 @task(name="accuracy-since")
@@ -196,7 +198,8 @@ def _together(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
             for part in parts
             if part.height
         ]
-        or [pl.DataFrame(schema=types)]
+        or [pl.DataFrame(schema=types)],
+        how="vertical_relaxed",
     )
     features = [name for name in rows.columns if name != CYCLE]
     if len(features) <= FEATURES:
@@ -208,15 +211,23 @@ def _together(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     return rows.select(CYCLE, *(name for name in features if name in kept))
 
 
-def _halves(rows: pl.DataFrame, trained: AsOf, as_of: AsOf) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What was trained on, and the cycle of `as_of`."""
+def _inputs(run: Run, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What was trained on, and the newest cycles."""
     if CYCLE not in rows.columns:
         return rows, rows
-    return rows.filter(pl.col(CYCLE) <= trained), rows.filter(pl.col(CYCLE) == as_of)
+    cycle = pl.col(CYCLE)
+    newest = cycle.is_between(_first_of_newest(rows, run), run.as_of)
+    return rows.filter(cycle <= trained_as_of(run)), rows.filter(newest)
+
+
+def _first_of_newest(rows: pl.DataFrame, run: Run) -> AsOf:
+    """The cycle before `as_of`, or `as_of` where the bundle was trained on that, or it is not there."""
+    between = (pl.col(CYCLE) > trained_as_of(run)) & (pl.col(CYCLE) < run.as_of)
+    return rows.filter(between).select(pl.col(CYCLE).max()).item() or run.as_of
 
 
 def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What was published for the watched keys: by the bundle before, and as of the run."""
+    """What was published for the watched keys: by the bundle before, and in the newest cycles."""
     nothing = pl.DataFrame(), pl.DataFrame()
     table = f"{scenario.name}/{scenario.published(run.options).name}"
     columns = scenario.watched_scores(run.options)
@@ -224,14 +235,15 @@ def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.Dat
         return nothing
     wanted = read_frame(run, requested_path(run)).filter(pl.col("shard").is_in(list(shards)))
     mine = run.store.scan(table).filter(pl.col("bundle") == run.bundle, pl.col("as_of") <= run.as_of)
-    times = mine.select(pl.col("as_of").unique().sort()).collect()["as_of"].tail(SCORED_CYCLES + 1)
+    times = mine.select(pl.col("as_of").unique().sort()).collect()["as_of"].tail(SCORED_CYCLES + 2)
     rows = (
         mine.filter(pl.col("as_of").is_in(times.implode()))
         .join(wanted.lazy(), on=list(scenario.key), how="semi")
         .select(pl.col("as_of").alias(CYCLE), *(pl.col(c).alias(f"published {c}") for c in columns))
         .collect(engine="streaming")
     )
-    return rows.filter(pl.col(CYCLE) < run.as_of), rows.filter(pl.col(CYCLE) == run.as_of)
+    first = _first_of_newest(rows, run)
+    return rows.filter(pl.col(CYCLE) < first), rows.filter(pl.col(CYCLE) >= first)
 
 
 def _cooling_down(run: Run, days: float) -> bool:

@@ -8,12 +8,13 @@ import polars as pl
 import pytest
 
 from models.drift import Rule
+from models.scenario import Scenario
 from tasks import bundles, drift, outcomes
 from tasks.pages import write_page
 from tasks.publishing import complete
 from tasks.store import Store
 from tests import steps
-from tests.toy import TOY
+from tests.toy import TOY, Toy
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")
 
@@ -21,15 +22,15 @@ FIRST = date(2024, 1, 1)
 TRAINED = FIRST + timedelta(days=39)
 
 
-def noise(days: int, moved: int = 0) -> pl.DataFrame:
-    """Values of 40 names, of which those of the last `moved` days are higher."""
+def noise(days: int, moved: int = 0, by: float = 4) -> pl.DataFrame:
+    """Values of 40 names, of which those of the last `moved` days are higher `by` so much."""
     rng = np.random.default_rng(4)
     return pl.DataFrame(
         [
             {
                 "name": f"n{name:02d}",
                 "at": FIRST + timedelta(days=day),
-                "value": 5 + value + 4 * (day >= days - moved),
+                "value": 5 + value + by * (day >= days - moved),
             }
             for day in range(days)
             for name, value in enumerate(rng.normal(0, 1, 40).clip(-4, 4))
@@ -47,14 +48,18 @@ def events(monkeypatch) -> list:
 
 
 def watch(
-    store: Store, as_of: date | None = None, cooldown_days: float = 28, keys: int = 1000
+    store: Store,
+    as_of: date | None = None,
+    cooldown_days: float = 28,
+    keys: int = 1000,
+    scenario: Scenario = TOY,
 ) -> pl.DataFrame:
     """The lines that are published for an `as_of`; tells of them where that is due."""
-    run = drift.resolve_watching.fn(TOY, store, as_of, Rule())
-    shards = drift.watched_shards(steps.plan.fn(TOY, run), keys)
+    run = drift.resolve_watching.fn(scenario, store, as_of, Rule())
+    shards = drift.watched_shards(steps.plan.fn(scenario, run), keys)
     for shard in shards:
-        drift.watch_shard.fn(TOY, run, shard)
-    lines = drift.measure_drift.fn(TOY, run, shards, Rule())
+        drift.watch_shard.fn(scenario, run, shard)
+    lines = drift.measure_drift.fn(scenario, run, shards, Rule())
     if drift.publish_drift.fn(run, lines, cooldown_days):
         drift.announce_drift.fn(run, lines)
     return store.scan("toy/drift").filter(pl.col("as_of") == run.as_of).collect().sort("rank")
@@ -86,6 +91,36 @@ def test_a_shift_is_found_in_its_first_cycle_and_told_with_what_moved(trained, e
     assert event.payload["features"][0]["feature"] == "value"
     assert event.payload["reason"].startswith(f"Drifted as of {day(1)}, against bundle 1: value (PSI ")
     assert event.payload["store"] == trained.uri
+
+
+def test_a_smaller_shift_is_told_in_its_second_cycle_whether_the_first_was_compared_or_not(store, events):
+    steps.put(store, noise(42, moved=2, by=0.7))
+    steps.train(store, as_of=TRAINED)
+    assert watch(store, day(2))["drifted"].to_list() == [True]
+    (once,) = watch(store, day(1)).to_dicts()
+    assert once["limit"] < once["psi"] < 2 * once["limit"]
+    assert not once["drifted"]
+    assert [event.payload["as_of"] for event, _ in events] == [day(2).isoformat()]
+
+
+class ByName(Toy):
+    """Watches the values of each name as a feature of its own."""
+
+    def watched(self, tables, trained_as_of, as_of, options):
+        rows = super().watched(tables, trained_as_of, as_of, options).collect()
+        return rows.pivot("name", index="cycle", values="value").lazy()
+
+
+def test_a_feature_that_a_shard_does_not_have_is_no_missing_value_there(trained, events):
+    found = watch(trained, day(1), scenario=ByName()).sort("feature")
+    assert found["feature"].to_list() == [f"n{name:02d}" for name in range(40)]
+    assert found["rows"].unique().to_list() == [1]
+    assert found["missing_before"].unique().to_list() == [0.0]
+
+
+def test_of_very_many_features_the_most_common_are_watched(trained, events, monkeypatch):
+    monkeypatch.setattr(drift, "FEATURES", 7)
+    assert watch(trained, day(1), scenario=ByName()).height == 7
 
 
 def test_an_as_of_is_told_once_and_the_next_ones_not_before_the_cooldown_is_over(trained, events):
@@ -142,11 +177,12 @@ def test_without_a_shift_nothing_is_told(store, events):
 def test_scores_are_compared_with_what_the_same_bundle_published_before(trained, events):
     for number in range(-14, 0):
         steps.score(trained, as_of=day(number), bundle=1)
-    steps.score(trained, as_of=day(1))
-    found = watch(trained, day(1)).filter(kind="score")
-    assert found["feature"].to_list() == ["published rung"]
-    assert found["cycles"].to_list() == [14]
-    assert not found["drifted"].any()
+    for number in (1, 2):
+        steps.score(trained, as_of=day(number), bundle=1)
+        found = watch(trained, day(number)).filter(kind="score")
+        assert found["feature"].to_list() == ["published rung"]
+        assert found["cycles"].to_list() == [14]
+        assert not found["drifted"].any()
 
 
 def test_beside_what_drifted_it_is_told_how_good_the_bundle_was_before_and_since(trained, events):
