@@ -1,20 +1,26 @@
 """How soon a shift is found, and how often there is an alarm without one.
 
     python -m benchmarks.drift
-    python -m benchmarks.drift --scenarios sales --seeds 40 --cycles 50
+    python -m benchmarks.drift --scenarios devices --first 1000 --seeds 200
 
-Each seed simulates a scenario, a training window and `--cycles` cycles after it, twice. Without a shift,
-`alarms` counts the cycles with at least one, `per cycle` is their share, beside the `rate` that the rule
-states, and `at most` the upper end of its 95 % interval (Clopper-Pearson). With a shift from the first cycle on, `found` is
-the share of the seeds with an alarm within two cycles, `right first` that in which the feature that was
-moved is ranked first, and `delay` the mean number of cycles until then.
+Each of `--seeds` seeds, from `--first` on, simulates a scenario, one training window and `--cycles` cycles after it,
+twice. Without a shift, `alarms` counts the cycles with at least one, `in seeds` the seeds that they are of, and
+`per cycle` is their share. With a shift from the first cycle on, `found` is the share of the seeds with an alarm
+within two cycles, `right first` that in which the feature that was moved is ranked first, and `delay` the mean
+number of cycles until then. In brackets are 95 % intervals.
+
+The cycles of a seed are not independent: they are held against the same training window, and neighbours
+resemble each other. So many seeds of few cycles tell more than few of many; the interval of the rate is widened
+by as much as alarms come together in seeds, see `interval`.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 from scipy.stats import beta
 
@@ -37,77 +43,133 @@ Tables = dict[str, pl.DataFrame]
 
 def main() -> None:
     arguments = _arguments()
-    rows = [
-        _line(name, CASES[name], arguments.seeds, arguments.cycles, Rule(rate=arguments.rate))
-        for name in arguments.scenarios
-    ]
-    print(f"{arguments.seeds} seeds of {arguments.cycles} cycles, a rate of {arguments.rate:g} per cycle\n")
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    size = Size(arguments.cycles, arguments.keys, arguments.training)
+    rows = [_line(name, seeds, size, Rule(rate=arguments.rate)) for name in arguments.scenarios]
+    print(
+        f"Seeds {seeds[0]} to {seeds[-1]}, each of {arguments.cycles} cycles; "
+        f"the stated rate is {arguments.rate:.2%} per cycle.\n"
+    )
     print(table(rows))
 
 
-def _sales(seed: int, cycles: int) -> tuple[Scenario, Tables, Tables, AsOf, timedelta]:
+@dataclass(frozen=True)
+class Size:
+    """How much is simulated: cycles after the training, and the keys and the training as shares of the usual ones."""
+
+    cycles: int
+    keys: float
+    training: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """Tables without and with a shift, which begins after `trained`."""
+
+    scenario: Scenario
+    quiet: Tables
+    shifted: Tables
+    trained: AsOf
+    cycle: timedelta
+
+
+def _sales(seed: int, size: Size) -> Case:
     """40 SKUs in 6 stores over two years; then all prices are a fifth lower."""
-    made = simulate_sales(40, 6, 104 + cycles, seed=seed, with_truth=False)
-    trained = made.as_of - timedelta(weeks=cycles)
+    weeks = round(104 * size.training) + size.cycles
+    made = simulate_sales(round(40 * size.keys), 6, weeks, seed=seed, with_truth=False)
+    trained = made.as_of - timedelta(weeks=size.cycles)
     war = price_war(made.history, trained + timedelta(weeks=1))
-    return SALES, {"history": made.history}, {"history": war}, trained, timedelta(weeks=1)
+    return Case(SALES, {"history": made.history}, {"history": war}, trained, timedelta(weeks=1))
 
 
-def _devices(seed: int, cycles: int) -> tuple[Scenario, Tables, Tables, AsOf, timedelta]:
+def _devices(seed: int, size: Size) -> Case:
     """30 devices over a week; then the flow sensors of half of them show a fifth more."""
-    hours = 7 * 24
-    made = simulate_devices(30, START, (hours + cycles) * 6, seed=seed, interval=timedelta(minutes=10))
+    devices, hours = round(30 * size.keys), round(7 * 24 * size.training)
+    intervals = (hours + size.cycles) * 6
+    made = simulate_devices(devices, START, intervals, seed=seed, interval=timedelta(minutes=10))
     readings = readings_of(made.grid).drop("point_times", "point_values")
     trained = START + timedelta(hours=hours)
     shifted = {"readings": recalibrated(readings, trained)}
-    return DEVICES, {"readings": readings}, shifted, trained, timedelta(hours=1)
+    return Case(DEVICES, {"readings": readings}, shifted, trained, timedelta(hours=1))
 
 
-def _machines(seed: int, cycles: int) -> tuple[Scenario, Tables, Tables, AsOf, timedelta]:
+def _machines(seed: int, size: Size) -> Case:
     """40 machines over four months; then 8 of a new model join them."""
-    tables = simulate_machines(48, 120 + cycles, seed=seed, interval_hours=4)
-    last = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=120)
-    before = {name: frame.filter(pl.col("machine_id") < "M00040") for name, frame in tables.items()}
-    return MACHINES, before, joined_by(tables, 8, last), last, timedelta(days=1)
+    old, new, days = round(40 * size.keys), round(8 * size.keys), round(120 * size.training)
+    tables = simulate_machines(old + new, days + size.cycles, seed=seed, interval_hours=4)
+    last = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=days)
+    before = {name: frame.filter(pl.col("machine_id") < f"M{old:05d}") for name, frame in tables.items()}
+    return Case(MACHINES, before, joined_by(tables, new, last), last, timedelta(days=1))
 
 
-CASES: dict[str, tuple[str, Callable[[int, int], tuple[Scenario, Tables, Tables, AsOf, timedelta]]]] = {
+CASES: dict[str, tuple[str, Callable[[int, Size], Case]]] = {
     "sales": ("price", _sales),
     "devices": ("flow", _devices),
     "machines": ("model", _machines),
 }
 
 
-def _line(
-    name: str, case: tuple[str, Callable[..., Any]], seeds: int, cycles: int, rule: Rule
-) -> dict[str, Any]:
-    feature, simulated = case
-    alarms, delays, right = 0, [], 0
-    for seed in range(1, seeds + 1):
-        scenario, quiet, shifted, trained, cycle = simulated(seed, cycles)
-        alarms += _drifted(scenario, quiet, trained, trained + cycles * cycle, rule)[CYCLE].n_unique()
-        found = _drifted(scenario, shifted, trained, trained + 2 * cycle, rule)
+def interval(alarms: Sequence[int], cycles: int) -> tuple[float, float]:
+    """The 95 % interval of the share of cycles with an alarm, from their number in each seed, of so many `cycles`.
+
+    Clopper and Pearson's at the effective number of cycles: fewer, by how much more the seeds differ than
+    independent cycles would make them. Without an alarm nothing tells that, and cycles count as independent.
+
+    Korn & Graubard (1998), Survey Methodology 24(2).
+    """
+    number = len(alarms) * cycles
+    rate = sum(alarms) / number
+    together = float(np.var(alarms)) / (cycles * rate * (1 - rate)) if 0 < rate < 1 else 1.0
+    effective = number / max(together, 1.0)
+    return _exact(rate * effective, effective)
+
+
+def _exact(hits: float, number: float) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval of a share."""
+    low = float(beta.ppf(0.025, hits, number - hits + 1)) if hits > 0 else 0.0
+    high = float(beta.ppf(0.975, hits + 1, number - hits)) if hits < number else 1.0
+    return low, high
+
+
+def _line(name: str, seeds: Sequence[int], size: Size, rule: Rule) -> dict[str, Any]:
+    feature, simulated = CASES[name]
+    alarms: list[int] = []
+    delays: list[int] = []
+    right = 0
+    for seed in seeds:
+        case = simulated(seed, size)
+        alarms.append(_drifted(case, case.quiet, size.cycles, rule)[CYCLE].n_unique())
+        found = _drifted(case, case.shifted, 2, rule)
         if found.height:
-            delays.append((found[CYCLE][0] - trained) // cycle)
+            delays.append((found[CYCLE][0] - case.trained) // case.cycle)
             right += found["feature"][0] == feature
-    total = seeds * cycles
+    low, high = interval(alarms, size.cycles)
+    total = len(alarms) * size.cycles
     return {
         "scenario": name,
-        "alarms": alarms,
-        "per cycle": f"{alarms / total:.2%}",
-        "at most": f"{beta.ppf(0.975, alarms + 1, total - alarms):.2%}",
-        "found": f"{len(delays) / seeds:.0%}",
-        "right first": f"{right / seeds:.0%}",
+        "cycles": total,
+        "alarms": sum(alarms),
+        "in seeds": sum(1 for one in alarms if one),
+        "per cycle": f"{sum(alarms) / total:.3%} ({low:.3%} to {high:.3%})",
+        "found": _share(len(delays), len(alarms)),
+        "right first": _share(right, len(alarms)),
         "delay": f"{sum(delays) / len(delays):.2f}" if delays else "",
     }
 
 
-def _drifted(scenario: Scenario, tables: Tables, trained: AsOf, until: AsOf, rule: Rule) -> pl.DataFrame:
-    watched = scenario.watched({name: frame.lazy() for name, frame in tables.items()}, trained, until, {})
+def _share(hits: int, seeds: int) -> str:
+    low, high = _exact(hits, seeds)
+    return f"{hits / seeds:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _drifted(case: Case, tables: Tables, cycles: int, rule: Rule) -> pl.DataFrame:
+    until = case.trained + cycles * case.cycle
+    scans = {name: frame.lazy() for name, frame in tables.items()}
+    watched = case.scenario.watched(scans, case.trained, until, {})
     if watched is None:
         return pl.DataFrame()
-    rows = watched.drop(scenario.key, strict=False).collect()
-    now = pl.col(CYCLE) > trained
+    rows = watched.drop(case.scenario.key, strict=False).collect()
+    now = pl.col(CYCLE) > case.trained
     return drift(rows.filter(~now), rows.filter(now), rule).filter("drifted")
 
 
@@ -116,8 +178,11 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenarios", nargs="+", choices=sorted(CASES), default=list(CASES))
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--cycles", type=int, default=50)
+    parser.add_argument("--keys", type=float, default=1.0, help="their number, as a share of the usual one")
+    parser.add_argument("--training", type=float, default=1.0, help="its length, as a share of the usual one")
     parser.add_argument("--rate", type=float, default=Rule.rate)
     return parser.parse_args()
 
