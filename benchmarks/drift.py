@@ -1,7 +1,7 @@
 """How soon a shift is found, and how often there is an alarm without one.
 
     python -m benchmarks.drift
-    python -m benchmarks.drift --scenarios devices --first 1000 --seeds 200
+    python -m benchmarks.drift --scenarios devices --first 1000 --seeds 200 --keys 0.3
 
 Each of `--seeds` seeds, from `--first` on, simulates a scenario, one training window and `--cycles` cycles after it,
 twice. Without a shift, `alarms` counts the cycles with at least one, `in seeds` the seeds that they are of, and
@@ -45,7 +45,8 @@ def main() -> None:
     arguments = _arguments()
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     size = Size(arguments.cycles, arguments.keys, arguments.training)
-    rows = [_line(name, seeds, size, Rule(rate=arguments.rate)) for name in arguments.scenarios]
+    rule = Rule(rate=arguments.rate, far=arguments.far)
+    rows = [_line(name, seeds, size, rule) for name in arguments.scenarios]
     print(
         f"Seeds {seeds[0]} to {seeds[-1]}, each of {arguments.cycles} cycles; "
         f"the stated rate is {arguments.rate:.2%} per cycle.\n"
@@ -184,6 +185,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--keys", type=float, default=1.0, help="their number, as a share of the usual one")
     parser.add_argument("--training", type=float, default=1.0, help="its length, as a share of the usual one")
     parser.add_argument("--rate", type=float, default=Rule.rate)
+    parser.add_argument("--far", type=float, default=Rule.far, help="1: any excess of a limit is an alarm")
     return parser.parse_args()
 
 
