@@ -171,12 +171,17 @@ def _partition(address: str) -> str:
     return found[1] if found else ""
 
 
+@patiently
+def _content(uri: str) -> bytes:
+    folder, _, name = uri.rpartition("/")
+    return bytes(obstore.get(object_store(folder), name).bytes())
+
+
 def _messages(looked: Looked) -> Iterator[dict[str, Any]]:
     """The messages of a file, block by block; sets what is wrong with it in `looked`."""
     from fastavro import block_reader
 
-    folder, _, name = looked.file.uri.rpartition("/")
-    content = patiently(lambda: bytes(obstore.get(object_store(folder), name).bytes()))()
+    content = _content(looked.file.uri)
     if not content:
         looked.rule = "file|empty"
         return

@@ -162,10 +162,11 @@ def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str
     return True
 
 
-def drift_so_far(store: Store, scenario: str) -> pl.DataFrame:
-    """The table `drift`; without rows where nothing was compared yet."""
+def newest_drift(store: Store, scenario: str, cycles: int) -> pl.DataFrame:
+    """The lines of the newest `cycles` in the table `drift`; without rows where nothing was compared yet."""
     path = f"{scenario}/{DRIFT}"
-    return pl.DataFrame() if store.version(path) is None else store.scan(path).collect()
+    newest = [] if store.version(path) is None else store.as_ofs(path)[-cycles:]
+    return store.scan(path).filter(pl.col("as_of") >= newest[0]).collect() if newest else pl.DataFrame()
 
 
 def reason(run: Run, moved: pl.DataFrame) -> str:

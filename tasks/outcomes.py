@@ -266,10 +266,7 @@ def _published(scenario: Scenario, store: Store) -> tuple[str, list[Target]]:
     entries = ledger.rows(store)
     if entries is None or store.version(path) is None:
         return table, []
-    files = pl.DataFrame(store.table(path).get_add_actions(flatten=True))
-    if files.is_empty():
-        return table, []
-    there = {as_of.isoformat(): as_of for as_of in files["partition.as_of"].unique()}
+    there = {as_of.isoformat(): as_of for as_of in store.as_ofs(path)}
     runs = entries.filter(scenario=scenario.name).sort("ended").unique("as_of", keep="last").collect()
     found = [
         Target(there[row["as_of"]], row["run_id"], row["bundle"])

@@ -9,7 +9,7 @@ from models import control_charts, drift_charts
 from models.scenario import RunView, Scenario
 from tasks import bundles
 from tasks.control import points_so_far
-from tasks.drift import drift_so_far
+from tasks.drift import newest_drift
 from tasks.publishing import Part, scan_parts
 from tasks.reports import render
 from tasks.runs import Run
@@ -63,5 +63,5 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
         headline=manifest["headline"],
         gaps=read_frame(run, gaps_path(run)),
         control=points_so_far(run.store, scenario.name),
-        drift=drift_so_far(run.store, scenario.name),
+        drift=newest_drift(run.store, scenario.name, drift_charts.CYCLES),
     )

@@ -234,6 +234,11 @@ class Store:
         """The number of a table's rows, as its log tells it."""
         return int(pl.DataFrame(self.table(name, version).get_add_actions())["num_records"].sum())
 
+    def as_ofs(self, name: str) -> list[Any]:
+        """The `as_of`s of a table's partitions, as its log tells them, rising."""
+        files = pl.DataFrame(self.table(name).get_add_actions(flatten=True))
+        return [] if files.is_empty() else files["partition.as_of"].unique().sort().to_list()
+
     def append(self, name: str, frame: pl.DataFrame, *, once: str, partition_by: str | None = None) -> bool:
         """Append rows in one commit unless this was done before under the name `once`; whether it was."""
 

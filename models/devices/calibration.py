@@ -165,13 +165,18 @@ class Tails:
         """The score of each sensor whose p-value is `alpha`, for an alpha below the tail's share."""
         base = self.k / (self.n + 1)
         ratio = np.maximum(base / alpha, 1.0)
-        shape = np.where(np.abs(self.shape) < 1e-6, 1e-6, self.shape)
+        shape = nonzero(self.shape)
         return self.threshold + self.scale * (ratio**shape - 1) / shape
+
+
+def nonzero(shape: Floats) -> Floats:
+    """Shapes of generalised Pareto tails, those near 0 a little above it, since they are divided by."""
+    return np.where(np.abs(shape) < 1e-6, 1e-6, shape)
 
 
 def _survival(x: Floats, scale: Floats, shape: Floats) -> Floats:
     """Chance that a generalised Pareto variable exceeds `x`; 0 beyond the end of a bounded tail."""
-    shape = np.where(np.abs(shape) < 1e-6, 1e-6, shape)
+    shape = nonzero(shape)
     return np.maximum(1 + shape * x / scale, 0.0) ** (-1 / shape)
 
 

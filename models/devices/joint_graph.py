@@ -40,7 +40,7 @@ def joint(params: pl.DataFrame) -> Graph:
     found = [*_with_mean(made, params, "whole", whole), *_with_mean(made, params, "residual", residual)]
     stacked = made.op("Concat", *found, axis=1)
     stacked = made.op("Where", made.op("IsNaN", stacked), made.constant(-np.inf), stacked)
-    now = (made.columns(value, RECENT - 1, RECENT) for value in (few, square))
+    now = (made.column(value, RECENT - 1) for value in (few, square))
     absent, squared = (made.squeeze(value) for value in now)
     score = made.op("ReduceMax", stacked, axes=[1], keepdims=0)
     outputs = [
@@ -124,4 +124,4 @@ def _with_mean(made: Builder, params: pl.DataFrame, name: str, normal: str) -> t
         made.rows(params[f"{name}_{what}"].to_numpy()[:, None], "device") for what in ("center", "scale")
     )
     mean = weighted_mean(made, normal, LEVEL_WEIGHTS, [RECENT - 1], RECENT)
-    return made.columns(normal, RECENT - 1, RECENT), made.op("Div", made.op("Sub", mean, center), scale)
+    return made.column(normal, RECENT - 1), made.op("Div", made.op("Sub", mean, center), scale)

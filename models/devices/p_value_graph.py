@@ -3,18 +3,16 @@
 import numpy as np
 import polars as pl
 
-from models.devices.calibration import BODY, P_FLOOR, SAME, Tails
+from models.devices.calibration import BODY, P_FLOOR, SAME, Tails, nonzero
 from models.devices.window_graphs import P_VALUE, SENSOR
 from models.interchange import Graph, Port
 from models.onnx_graphs import Builder
-
-_SMALLEST_SHAPE = 1e-6
 
 
 def p_values(calibration: pl.DataFrame, corrections: pl.DataFrame) -> Graph:
     """As `models.devices.calibration.Tails.p_values`, then `corrected` by the sensor's rung."""
     made, tails = Builder(), Tails.of(calibration)
-    shape = np.where(np.abs(tails.shape) < _SMALLEST_SHAPE, _SMALLEST_SHAPE, tails.shape)
+    shape = nonzero(tails.shape)
     share = tails.k / (tails.n + 1)
     threshold, scale, shape_, base = (
         made.rows(values, "sensor") for values in (tails.threshold, tails.scale, shape, share)

@@ -95,15 +95,15 @@ def robust(params: pl.DataFrame, interval: timedelta) -> Graph:
     logarithm = made.op("Log", made.op("Add", variance, made.constant(1e-6)))
     again = made.op("Mul", made.op("Neg", made.op("Log", chance)), _repeats(made))
     distances = [
-        made.op("Div", made.op("Abs", _last(made, rest, RECENT)), scale),
-        made.op("Div", made.op("Abs", _last(made, jumps, RECENT - 1)), jump),
+        made.op("Div", made.op("Abs", made.column(rest, RECENT - 1)), scale),
+        made.op("Div", made.op("Abs", made.column(jumps, RECENT - 2)), jump),
         made.op("Div", made.op("Abs", weighted_mean(made, rest, LEVEL_WEIGHTS, [RECENT - 1], RECENT)), level),
         made.op("Div", made.op("Abs", made.op("Sub", logarithm, usual)), spread),
         made.op("Sqrt", made.op("Mul", made.constant(2.0), again)),
     ]
     stacked = made.op("Concat", *distances, axis=1)
     known = made.op("Where", made.op("IsNaN", stacked), made.constant(-1.0), stacked)
-    absent = made.squeeze(made.op("IsNaN", _last(made, "readings", WINDOW)))
+    absent = made.squeeze(made.op("IsNaN", made.column("readings", WINDOW - 1)))
     score = made.op("ReduceMax", known, axes=[1], keepdims=0)
     score = made.op("Where", absent, made.constant(np.nan), score)
     cause = made.op("ArgMax", known, axis=1, keepdims=0)
@@ -111,7 +111,7 @@ def robust(params: pl.DataFrame, interval: timedelta) -> Graph:
     outputs = [
         (score, SCORE),
         (cause, _CAUSE),
-        (made.squeeze(_last(made, expected, RECENT)), _EXPECTED),
+        (made.squeeze(made.column(expected, RECENT - 1)), _EXPECTED),
         (made.op("Div", rest, scale), UNITS),
     ]
     return made.graph("robust", (SENSOR, _TIME, _READINGS), outputs)
@@ -123,7 +123,7 @@ def _expected(made: Builder, fitted: Fitted, recent: str, interval: timedelta) -
     regimes = (fitted.baseline == REGIMES)[:, None]
     course = _course(made, np.where(regimes, 0.0, fitted.profile), interval)
     levels = made.rows(np.where(np.isnan(fitted.profile), np.inf, fitted.profile), "sensor")
-    at = made.op("Where", made.op("IsNaN", recent), made.columns(levels, 0, 1), recent)
+    at = made.op("Where", made.op("IsNaN", recent), made.column(levels, 0), recent)
     apart = made.op("Abs", made.op("Sub", made.unsqueeze(at, 2), made.unsqueeze(levels)))
     nearest = made.op("GatherElements", levels, made.op("ArgMin", apart, axis=2, keepdims=0), axis=1)
     newest = range(WINDOW - RECENT - 1, WINDOW - 1)
@@ -154,10 +154,6 @@ def _course(made: Builder, profile: Floats, interval: timedelta) -> str:
     return found
 
 
-def _last(made: Builder, value: str, width: int) -> str:
-    return made.columns(value, width - 1, width)
-
-
 def _trailing(made: Builder, held: str, width: int) -> str:
     """For how many of the last of `width` columns `held` is true, without a break; (rows, 1), as double."""
     number = made.constant(np.arange(1.0, width + 1))
@@ -175,7 +171,7 @@ def discrete(params: pl.DataFrame) -> Graph:
     """As `models.devices.discrete.score`."""
     made = Builder()
     values, of_value, of_run = (params[name].to_numpy() for name in ("values", "p_of_value", "p_of_run"))
-    now = _last(made, "readings", WINDOW)
+    now = made.column("readings", WINDOW - 1)
     seen = made.op("Equal", now, made.rows(values, "sensor"))
     chances = made.op("Where", seen, made.rows(of_value[:, :MOST_VALUES], "sensor"), made.constant(np.inf))
     rarity = made.op("ReduceMin", chances, axes=[1], keepdims=1)
