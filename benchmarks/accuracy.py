@@ -21,7 +21,7 @@ import polars as pl
 from benchmarks.measure import run, table
 from models import metrics
 from models.sales.options import QUANTILES, quantile_column
-from tasks.store import Store
+from tasks.storage.store import Store
 
 KEY = ["sku", "store"]
 COLUMNS = [quantile_column(q) for q in QUANTILES]

@@ -20,7 +20,7 @@ from scipy import stats
 
 from benchmarks.measure import run, table
 from models.sales.simulation import KINDS, simulate
-from tasks.store import Store
+from tasks.storage.store import Store
 
 BANDS = {"50% band": ("q25", "q75"), "90% band": ("q5", "q95")}
 LEVELS = {"q5": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}

@@ -17,8 +17,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from deployments.automations import apply_automations, automations
-from deployments.declared import PREFECT_FILE, declared
-from deployments.drift import (
+from deployments.declarations import PREFECT_FILE, declared
+from deployments.differences import (
     GONE,
     Difference,
     differences,

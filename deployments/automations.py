@@ -9,7 +9,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
-from deployments.declared import MINE, filled
+from deployments.declarations import MINE, filled
 from deployments.environment import PROJECT
 from deployments.server import ServerError, comparable
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from prefect.settings import PREFECT_API_URL
 
 from models.errors import AlmanacError
-from tasks.store import StoreError, check_uri, is_remote
+from tasks.storage.store import StoreError, check_uri, is_remote
 
 PROJECT = Path(__file__).parent.parent
 POOLS = PROJECT / "deployments" / "work_pools"

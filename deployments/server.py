@@ -13,7 +13,7 @@ from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.declared import MINE
+from deployments.declarations import MINE
 from deployments.environment import POOLS
 from flows.cluster import check_api
 from models.errors import AlmanacError

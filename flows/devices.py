@@ -19,11 +19,11 @@ from flows.runs import score as score_run
 from flows.settings import open_store
 from models.devices.scenario import DEVICES
 from models.scenario import AsOf
-from tasks import bundles
-from tasks.catching_up import bundle_for, due, last_published
-from tasks.settled import settled
-from tasks.sources import small_table
-from tasks.store import Store
+from tasks.ingest.fixed_options import settled
+from tasks.ingest.sources import small_table
+from tasks.registry import bundles
+from tasks.scoring.catch_up import bundle_for, due, last_published
+from tasks.storage.store import Store
 
 Alpha = Annotated[float, Field(gt=0, le=0.05)]
 Hours = Annotated[int, Field(ge=1, le=1000)]

@@ -9,7 +9,7 @@ from flows.clock import Clock
 from flows.progress import gather
 from models.drift import Rule
 from models.scenario import AsOf, Scenario
-from tasks.drift import (
+from tasks.monitoring.drift import (
     accuracy_since,
     announce_drift,
     measure_drift,
@@ -20,8 +20,8 @@ from tasks.drift import (
     watch_shard,
     watched_shards,
 )
-from tasks.shards import plan
-from tasks.store import Store
+from tasks.scoring.shards import plan
+from tasks.storage.store import Store
 
 SHOWN = (
     "rank",

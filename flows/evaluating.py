@@ -16,9 +16,15 @@ from flows.progress import gather
 from flows.settings import open_store
 from models.control import newest
 from models.scenario import AsOf, Scenario
-from tasks.control import announce_degraded, chart_outcomes
-from tasks.evaluating import Judged, evaluate_shard, measure, publish_evaluation, resolve_evaluation
-from tasks.outcomes import (
+from tasks.monitoring.control_charts import announce_degraded, chart_outcomes
+from tasks.monitoring.evaluation import (
+    Judged,
+    evaluate_shard,
+    measure,
+    publish_evaluation,
+    resolve_evaluation,
+)
+from tasks.monitoring.ground_truth import (
     Judging,
     judge,
     measure_outcomes,
@@ -27,9 +33,9 @@ from tasks.outcomes import (
     resolve_outcomes,
     track_outcomes,
 )
-from tasks.runs import begin
-from tasks.shards import plan
-from tasks.store import Store
+from tasks.scoring.runs import begin
+from tasks.scoring.shards import plan
+from tasks.storage.store import Store
 
 AT_MOST, COOLDOWN_DAYS = 500, 14
 _SHOWN = 26

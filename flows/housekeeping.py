@@ -10,8 +10,8 @@ from prefect.artifacts import create_table_artifact
 from pydantic import Field
 
 from flows.settings import open_store
-from tasks.container_groups import expire_deployment_records, orphaned_container_groups, parts
-from tasks.housekeeping import (
+from tasks.housekeeping.container_groups import expire_deployment_records, orphaned_container_groups, parts
+from tasks.housekeeping.retention import (
     HousekeepingError,
     Tidied,
     check_store,

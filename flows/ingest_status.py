@@ -7,8 +7,8 @@ from typing import Any
 from flows.modules import Direct, with_commands
 from flows.settings import open_store
 from models.scenario import Scenario
-from tasks.ingest_status import TableStatus, freshness, quarantined, table_status
-from tasks.store import Store
+from tasks.ingest.status import TableStatus, freshness, quarantined, table_status
+from tasks.storage.store import Store
 
 
 def status(store: str | None = None) -> Mapping[str, Any]:

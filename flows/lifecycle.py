@@ -9,10 +9,11 @@ from pydantic import Field
 from flows.modules import Direct
 from flows.settings import open_store
 from models.scenario import Scenario
-from tasks import bundles as saved
-from tasks import exporting, promoting
-from tasks.bundles import BundleError
-from tasks.overview import bundle_lines, run_lines
+from tasks.registry import bundles as saved
+from tasks.registry import export as exporting
+from tasks.registry import promotion as promoting
+from tasks.registry.bundles import BundleError
+from tasks.registry.listings import bundle_lines, run_lines
 
 Number = Annotated[int, Field(ge=1)]
 Reason = Annotated[str, Field(min_length=3)]

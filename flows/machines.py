@@ -15,8 +15,8 @@ from flows.runs import score as score_run
 from flows.settings import open_store
 from models.machines.options import moment
 from models.machines.scenario import MACHINES
-from tasks import bundles
-from tasks.store import Store
+from tasks.registry import bundles
+from tasks.storage.store import Store
 
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from flows.runs import train_bundle
 from models.scenario import AsOf, Scenario
-from tasks.retraining import record_training, request_training
-from tasks.store import Store
+from tasks.storage.store import Store
+from tasks.training.retraining import record_training, request_training
 
 Budget = Annotated[int, Field(ge=0, le=100)]
 """Trainings in 30 days that events may start."""

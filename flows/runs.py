@@ -13,20 +13,20 @@ from flows.progress import gather
 from flows.settings import settings
 from models.errors import AlmanacError
 from models.scenario import AsOf, Scenario
-from tasks import ledger
-from tasks.announcing import announce, announce_ingest, derive
-from tasks.catching_up import covered_by
-from tasks.ingest import Ingested, ingest
-from tasks.pages import write_page
-from tasks.publishing import complete, publish
-from tasks.runs import Run, RunError, begin, resolve_scoring, resolve_training, started
-from tasks.scoring import finished_outcome, score_shard, write_crashed
-from tasks.shards import Outcome, gaps_path, plan, read_frame, reasons, reconcile
-from tasks.sources import column_mapping
-from tasks.sql import publish_sql
-from tasks.store import Store
-from tasks.training import compare, fit, prepare_shard, track
-from tasks.tuning import with_tuned
+from tasks.ingest.pipeline import Ingested, ingest
+from tasks.ingest.sources import column_mapping
+from tasks.page.run_page import write_page
+from tasks.registry import ledger
+from tasks.scoring.catch_up import covered_by
+from tasks.scoring.events import announce, announce_ingest, derive
+from tasks.scoring.publishing import complete, publish
+from tasks.scoring.runs import Run, RunError, begin, resolve_scoring, resolve_training, started
+from tasks.scoring.score import finished_outcome, score_shard, write_crashed
+from tasks.scoring.shards import Outcome, gaps_path, plan, read_frame, reasons, reconcile
+from tasks.sql.publish import publish_sql
+from tasks.storage.store import Store
+from tasks.training.fit import compare, fit, prepare_shard, track
+from tasks.training.tuning import with_tuned
 
 
 def ingest_sources(

@@ -13,8 +13,8 @@ from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, score, train_bundle
 from flows.settings import open_store
 from models.sales import SALES
-from tasks import bundles
-from tasks.store import Store
+from tasks.registry import bundles
+from tasks.storage.store import Store
 
 
 @flow(name="sales-ingest", task_runner=task_runner())

@@ -4,7 +4,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import AlmanacError
-from tasks.store import Store
+from tasks.storage.store import Store
 
 
 class Settings(BaseSettings):

@@ -16,18 +16,18 @@ from flows.parameters import Moment, seconds
 from flows.progress import gather
 from flows.runs import train_bundle
 from flows.settings import open_store
+from models.page.study import StudyView, choices, sections
 from models.scenario import AsOf, Scenario
 from models.search import bars
-from models.study_page import StudyView, choices, sections
-from tasks.runs import Run, begin
-from tasks.shards import plan
-from tasks.store import Store, digest
-from tasks.study import FAILED, Study, Tried, opened
-from tasks.tracking import track_run
-from tasks.tuning import (
+from tasks.page.study_page import announce_study, write_study_page
+from tasks.registry.tracking import track_run
+from tasks.scoring.runs import Run, begin
+from tasks.scoring.shards import plan
+from tasks.storage.store import Store, digest
+from tasks.training.study import FAILED, Study, Tried, opened
+from tasks.training.tuning import (
     STUDY,
     TuningError,
-    announce_study,
     base_of,
     find_folds,
     incumbent,
@@ -35,7 +35,6 @@ from tasks.tuning import (
     resolve_study,
     search_of,
     try_out,
-    write_study_page,
 )
 
 Trials = Annotated[int, Field(ge=1, le=10_000)]

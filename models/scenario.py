@@ -33,7 +33,7 @@ import polars as pl
 
 from models.contracts import Accepted, Folded, accept, appended, last_of_each, replace
 from models.interchange import Interchange
-from models.page import Section
+from models.page.blocks import Section
 from models.search import Space
 
 Frames = Mapping[str, pl.LazyFrame]

@@ -133,7 +133,7 @@ def without_run_logger() -> Iterator[None]:
 @pytest.fixture
 def store(tmp_path: Path):
     """An empty store on local disk."""
-    from tasks.store import Store
+    from tasks.storage.store import Store
 
     return Store(str(tmp_path / "store"))
 

@@ -22,7 +22,7 @@ from flows.retraining import train_for
 from flows.runs import ingest_sources
 from flows.runs import score as score_run
 from models.scenario import AsOf, File, Frames, Scores, Trained
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests.conftest import ROOT
 from tests.toy import Toy
 

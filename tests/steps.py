@@ -7,13 +7,14 @@ from typing import Any
 import polars as pl
 
 from models.scenario import AsOf, Scenario
-from tasks import ledger, scoring
-from tasks.ingest import Ingested, ingest
-from tasks.publishing import Publication, complete, publish
-from tasks.runs import Run, begin, resolve_scoring, resolve_training, started
-from tasks.shards import Outcome, plan, reasons, reconcile
-from tasks.store import Store
-from tasks.training import Fitted, Verdict, compare, fit, prepare_shard
+from tasks.ingest.pipeline import Ingested, ingest
+from tasks.registry import ledger
+from tasks.scoring import score as scoring
+from tasks.scoring.publishing import Publication, complete, publish
+from tasks.scoring.runs import Run, begin, resolve_scoring, resolve_training, started
+from tasks.scoring.shards import Outcome, plan, reasons, reconcile
+from tasks.storage.store import Store
+from tasks.training.fit import Fitted, Verdict, compare, fit, prepare_shard
 from tests.toy import TOY, values
 
 

@@ -126,7 +126,7 @@ echo "4/4 work pool" >&2
 python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))["poolVariables"]["value"]))' \
   "$work/outputs.json" >"$work/variables.json"
 template="$root/deployments/work_pools/azure-container-instance.json"
-python3 "$root/deployments/filled.py" "$template" "$work/variables.json" >"$group-pool.json"
+python3 "$root/deployments/pool_template.py" "$template" "$work/variables.json" >"$group-pool.json"
 cat <<TEXT
 The work pool's template, filled in: $group-pool.json
 Where the Prefect server can be reached ($(value "$work/outputs.json" prefectApiUrl)):

@@ -17,7 +17,7 @@ from models.devices.search import DevicesSearch
 from models.devices.tables import TABLES
 from models.errors import ContractError
 from models.interchange import Interchange
-from models.page import Section
+from models.page.blocks import Section
 from models.scenario import (
     AsOf,
     ControlChart,

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models import page
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.incidents import INCIDENTS, incidents, what_happened
 from models.devices.options import Options, moment_of
 from models.devices.scoring import HOUR, SCORES
-from models.page import Band, Chart, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
+from models.page import blocks as page
+from models.page.blocks import Band, Chart, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
 from models.scenario import RunView
 
 ATTENTION = 100

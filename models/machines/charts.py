@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models import page
 from models.machines.evaluation import average_precision, precision_recall, reliability
-from models.page import Chart
+from models.page import blocks as page
+from models.page.blocks import Chart
 
 COLOURS = (page.ACCENT, page.SECOND, page.THIRD, page.MUTED)
 _POINTS = 200

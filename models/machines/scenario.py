@@ -15,7 +15,7 @@ from models.machines.findings import before_the_data, findings, told
 from models.machines.options import Options, moment
 from models.machines.search import MachinesSearch
 from models.machines.vocabulary import Vocabulary, vocabulary
-from models.page import Section
+from models.page.blocks import Section
 from models.scenario import (
     AsOf,
     ControlChart,

@@ -4,12 +4,12 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from models import page
 from models.machines import charts, contracts
 from models.machines.charts import span
 from models.machines.options import Options, moment
 from models.machines.scoring import KEY
-from models.page import Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
+from models.page import blocks as page
+from models.page.blocks import Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
 from models.scenario import RunView
 
 WATCHED = 100

@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from models import page
-from models.page import Chart, Grid, Part, Text
+from models.page import blocks as page
+from models.page.blocks import Chart, Grid, Part, Text
 from models.sales.charts import chart, line
 
 BASELINES = {"naive": "Naive (last week)", "seasonal_naive": "Seasonal naive (last year)"}

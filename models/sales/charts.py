@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.page import Chart
+from models.page.blocks import Chart
 
 
 def line(name: str, x: list[Any], y: list[Any], colour: str, dash: str = "solid") -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models import conformal
-from models.sales import pooled
+from models.sales import conformal, pooled
 from models.sales.features import from_log, to_log
 from models.sales.options import quantile_column
 from models.sales.panel import KEY

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.interchange import Interchange
-from models.page import Section
+from models.page.blocks import Section
 from models.sales import (
     comparison,
     interchange,

@@ -6,8 +6,8 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 
-from models import page
-from models.page import Band, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
+from models.page import blocks as page
+from models.page.blocks import Band, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
 from models.sales import accuracy
 from models.sales.charts import chart, line
 from models.scenario import RunView

@@ -7,9 +7,8 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from models import conformal
 from models.sales import backtest as measuring
-from models.sales import features, groups, pooled, statistical
+from models.sales import conformal, features, groups, pooled, statistical
 from models.sales.model import (
     BLEND,
     CLUSTER,

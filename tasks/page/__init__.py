@@ -1,1 +1,1 @@
-"""Template, style and scripts of the page; `tasks.reports` puts them together."""
+"""The page of a run: built from blocks and rendered into one file."""

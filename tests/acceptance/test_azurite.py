@@ -19,8 +19,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tasks import ledger
-from tasks.store import Store
+from tasks.registry import ledger
+from tasks.storage.store import Store
 from tests import steps
 from tests.acceptance.test_guarantees import CASES
 from tests.breaking_proxy import proxy_to

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests.conftest import ROOT
 from tests.steps import written
 

@@ -10,8 +10,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from models.devices.contracts import JOINT_TAG
-from tasks import ledger
-from tasks.store import Store
+from tasks.registry import ledger
+from tasks.storage.store import Store
 from tests.capture_files import message, put
 from tests.conftest import ROOT
 

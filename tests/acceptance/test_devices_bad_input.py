@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from models.devices.simulation import readings_of, simulate
-from tasks import ledger
-from tasks.store import Store
+from tasks.registry import ledger
+from tasks.storage.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks import bundles
-from tasks.retraining import retrainings
-from tasks.store import Store
+from tasks.registry import bundles
+from tasks.storage.store import Store
+from tasks.training.retraining import retrainings
 from tests.acceptance.test_new_data import Server, events
 from tests.conftest import ROOT, wait_until
 from tests.levels import NAME

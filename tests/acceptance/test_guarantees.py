@@ -23,8 +23,8 @@ from models.devices.scenario import DEVICES
 from models.machines.scenario import MACHINES
 from models.sales.scenario import SALES
 from models.scenario import Scenario
-from tasks import ledger
-from tasks.store import Store
+from tasks.registry import ledger
+from tasks.storage.store import Store
 from tests import fleet
 from tests.conftest import ROOT, wait_until
 

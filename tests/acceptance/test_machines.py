@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests.fleet import CUT, END, OPTIONS, fleet, sources
 
 pytestmark = pytest.mark.slow

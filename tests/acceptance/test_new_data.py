@@ -14,7 +14,7 @@ import httpx
 import polars as pl
 import pytest
 
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests.conftest import ROOT, free_port, wait_until
 from tests.fleet import CUT, END, OPTIONS, after_cut, fleet, sources, until_cut
 from tests.on_new_data import NAME

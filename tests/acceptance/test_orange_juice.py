@@ -11,8 +11,8 @@ import polars as pl
 import psutil
 import pytest
 
-from tasks import ledger
-from tasks.store import Store
+from tasks.registry import ledger
+from tasks.storage.store import Store
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 
-from tasks.store import Store
+from tasks.storage.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.store import Store
+from tasks.storage.store import Store
 
 pytestmark = pytest.mark.slow
 QUANTILES = ["q5", "q25", "q50", "q75", "q95"]

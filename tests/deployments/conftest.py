@@ -76,7 +76,7 @@ def client(local: Any) -> Iterator[Any]:
 @pytest.fixture
 def few(tmp_path: Path) -> Callable[..., Path]:
     """`few("forecast", ...)`: a file with the deployments of these flows only, under names of the test's own."""
-    from deployments.declared import PREFECT_FILE
+    from deployments.declarations import PREFECT_FILE
 
     def write(*flows: str, change: Callable[[list[dict[str, Any]]], object] | None = None) -> Path:
         content = yaml.safe_load(PREFECT_FILE.read_text())

@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from tasks import ledger
-from tasks.store import Store
+from tasks.registry import ledger
+from tasks.storage.store import Store
 from tests import steps
 from tests.conftest import ROOT
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.filled import TemplateError, filled
+from deployments.pool_template import TemplateError, filled
 from tests.arm import Template, resource_id
 from tests.conftest import ROOT
 from tests.deployments.test_container_pool import TEMPLATE as POOL

@@ -13,8 +13,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tasks import ledger
-from tasks.store import Store
+from tasks.registry import ledger
+from tasks.storage.store import Store
 from tests import steps
 from tests.conftest import ROOT, wait_until
 from tests.deployments.test_container_pool import TEMPLATE, VARIABLES, WORKSPACE, environment

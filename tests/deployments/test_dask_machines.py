@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from polars.testing import assert_frame_equal
 
-from tasks import ledger
-from tasks.store import Store
+from tasks.registry import ledger
+from tasks.storage.store import Store
 from tests import steps
 from tests.conftest import ROOT, answers, free_port, wait_until
 

@@ -9,7 +9,7 @@ import pytest
 from prefect.flows import load_flow_from_entrypoint
 from prefect.server.schemas.schedules import CronSchedule
 
-from deployments.declared import PREFECT_FILE, declared
+from deployments.declarations import PREFECT_FILE, declared
 from deployments.environment import VARIABLES, VariableError, environment
 from models.errors import AlmanacError
 from tests.conftest import ROOT

@@ -233,7 +233,9 @@ def test_all_that_is_copied_is_there_and_the_flows_run_from_it(context, tmp_path
     assert words == '["python", "-m", "flows"]'
     told = run(python, app, "-m", "flows", "sales", "forecast", "--help")
     assert "Forecast every SKU and store" in told
-    program = "import flows; from tasks.code import code_version; print(flows.__file__, code_version())"
+    program = (
+        "import flows; from tasks.registry.code import code_version; print(flows.__file__, code_version())"
+    )
     assert run(python, app, "-c", program).startswith(f"{app / 'flows/__init__.py'} 0.")
     where = "from importlib.metadata import distribution; print(distribution('almanac').locate_file(''))"
     assert run(python, app, "-c", where).startswith(str(tmp_path / "venv"))

@@ -10,7 +10,7 @@ import pytest
 
 import flows.sales
 from flows.modules import Direct, with_commands
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests import steps, toy
 from tests.conftest import ROOT
 

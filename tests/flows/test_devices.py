@@ -14,9 +14,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from models.devices.simulation import readings_of, simulate
-from tasks import ledger
-from tasks.shards import reconcile
-from tasks.store import Store
+from tasks.registry import ledger
+from tasks.scoring.shards import reconcile
+from tasks.storage.store import Store
 from tests import steps
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,7 @@ def emitted() -> Iterator[list[dict]]:
     found: list[dict] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "tasks.announcing.emit_event", lambda event, **facts: found.append({"event": event, **facts})
+            "tasks.scoring.events.emit_event", lambda event, **facts: found.append({"event": event, **facts})
         )
         yield found
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from flows.modules import with_commands
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests import toy
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from prefect.client.orchestration import get_client
 from prefect.flows import flow
 from prefect.states import Running
 
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests import steps
 from tests.tasks.test_housekeeping import add, age
 

@@ -20,7 +20,7 @@ def trained(tmp_path_factory):
     """A store of the toy with two bundles and a published run."""
     from prefect.logging import disable_run_logger
 
-    from tasks.store import Store
+    from tasks.storage.store import Store
 
     store = Store(str(tmp_path_factory.mktemp("lifecycle") / "store"))
     with disable_run_logger():

@@ -11,8 +11,8 @@ from polars.testing import assert_frame_equal
 
 from models.machines import evaluation
 from models.machines.options import Options
-from tasks import bundles
-from tasks.store import Store
+from tasks.registry import bundles
+from tasks.storage.store import Store
 from tests.fleet import CUT, END, OPTIONS, after_cut, fleet, sources, until_cut
 
 pytestmark = pytest.mark.slow

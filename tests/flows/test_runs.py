@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tasks import ledger
-from tasks.store import Store
+from tasks.registry import ledger
+from tasks.storage.store import Store
 from tests import steps, toy
 from tests.conftest import wait_until
 

@@ -13,9 +13,9 @@ import pytest
 
 from models.devices.scenario import DEVICES
 from models.search import inside, of_options
-from tasks import bundles
-from tasks.store import Store
-from tasks.study import opened
+from tasks.registry import bundles
+from tasks.storage.store import Store
+from tasks.training.study import opened
 from tests import toy
 from tests.conftest import ROOT, wait_until
 from tests.flows.test_fourth_scenario import SCENARIOS

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import conformal
+from models.sales import conformal
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 BY = ["kind", "part"]

@@ -8,8 +8,8 @@ import pytest
 
 from models import control
 from models.control import BASELINE, FEWEST, limits, newest, points
-from models.control_charts import sections
-from models.page import Chart, Text
+from models.page.blocks import Chart, Text
+from models.page.control_charts import sections
 from models.scenario import TALLIES, ControlChart
 
 CHARTS = {

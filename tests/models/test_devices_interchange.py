@@ -65,7 +65,7 @@ def seconds(now) -> np.ndarray:
 
 
 def equal(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected.ravel(), rtol=0, atol=DIFFER_BY)
+    np.testing.assert_allclose(found, expected.ravel(), rtol=DIFFER_BY, atol=DIFFER_BY)
 
 
 # a reading by itself

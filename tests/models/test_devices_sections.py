@@ -8,8 +8,8 @@ import pytest
 
 from models.devices.scenario import DEVICES
 from models.devices.simulation import inject, readings_of, simulate
-from models.explorer import pack
-from models.page import Chart, Explorer, Figures, Grid, Text
+from models.page.blocks import Chart, Explorer, Figures, Grid, Text
+from models.page.explorer import pack
 from models.scenario import RunView
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -2,9 +2,9 @@ from datetime import date, timedelta
 
 import polars as pl
 
-from models import page
 from models.drift import SCHEMA
-from models.drift_charts import CYCLES, sections
+from models.page import blocks as page
+from models.page.drift_charts import CYCLES, sections
 
 FIRST = date(2024, 1, 1)
 

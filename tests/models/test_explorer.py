@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models.explorer import COARSE, FINE, pack, quantise, values_of
-from models.page import Band, Explorer, Line, Track
+from models.page.blocks import Band, Explorer, Line, Track
+from models.page.explorer import COARSE, FINE, pack, quantise, values_of
 
 START = date(2024, 1, 1)
 numbers = st.floats(-1e9, 1e9, allow_nan=False, width=32) | st.just(float("nan"))

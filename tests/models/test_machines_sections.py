@@ -7,11 +7,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from models.explorer import pack
 from models.machines.scenario import MACHINES
 from models.machines.sections import sections
 from models.machines.simulation import simulate
-from models.page import Chart, Explorer, Figures, Grid, Section, Text
+from models.page.blocks import Chart, Explorer, Figures, Grid, Section, Text
+from models.page.explorer import pack
 from models.scenario import RunView
 
 START = datetime(2024, 3, 1, tzinfo=UTC)

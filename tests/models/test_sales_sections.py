@@ -6,7 +6,7 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
-from models.page import Chart, Explorer, Figures, Grid, Section, Text
+from models.page.blocks import Chart, Explorer, Figures, Grid, Section, Text
 from models.sales import sections as module
 from models.sales.sections import sections
 from models.scenario import RunView

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.scenario import Trained
-from tasks import bundles
-from tasks.bundles import BundleError
+from tasks.registry import bundles
+from tasks.registry.bundles import BundleError
 from tests.toy import TOY
 
 FRAME = pl.DataFrame({"a": [1, 2], "b": ["x", None]})

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from tasks import capture
-from tasks.store import object_store
+from tasks.ingest import capture
+from tasks.storage.store import object_store
 from tests.capture_files import content, message, name, put, reading
 
 COLUMNS = {column: column for column in ("device", "tag", "time", "value")}

@@ -9,8 +9,12 @@ import pytest
 from prefect.flows import flow
 from prefect.states import Completed, Running
 
-from tasks import container_groups
-from tasks.container_groups import AzureError, expire_deployment_records, orphaned_container_groups
+from tasks.housekeeping import container_groups
+from tasks.housekeeping.container_groups import (
+    AzureError,
+    expire_deployment_records,
+    orphaned_container_groups,
+)
 from tests import steps
 from tests.resource_manager import ResourceManager, serving
 

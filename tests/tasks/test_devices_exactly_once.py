@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 
 from models.devices import aggregation
 from models.errors import ContractError
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests.capture_files import START, content, message, name, put, reading
 from tests.tasks.test_ingest_readings import at, bring, capture_of, csv, many, quarantine, table
 
@@ -161,21 +161,21 @@ def test_an_interval_whose_points_were_forgotten_takes_no_more_and_says_so(store
 _KILLED = """
 import os, signal, sys
 from prefect.logging import disable_run_logger
-import tasks.upsert, tasks.capture
+import tasks.storage.upsert, tasks.ingest.capture
 from tests.tasks.test_ingest_readings import bring
-from tasks.store import Store
+from tasks.storage.store import Store
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 where, uri, source = sys.argv[1:]
 if where == "before the commit":
-    tasks.upsert._merge = die
+    tasks.storage.upsert._merge = die
 elif where == "between two commits":
-    tasks.upsert._FEW = 10
-    tasks.upsert.write_deltalake = die
+    tasks.storage.upsert._FEW = 10
+    tasks.storage.upsert.write_deltalake = die
 else:
-    tasks.capture.record = die
+    tasks.ingest.capture.record = die
 with disable_run_logger():
     bring(Store(uri), source)
 """
@@ -222,7 +222,12 @@ def test_an_ingest_that_was_killed_is_done_by_the_next_as_if_nothing_had_happene
 
 @pytest.mark.parametrize(
     "step",
-    ["tasks.ingest.with_shard", "tasks.ingest.upsert", "tasks.upsert._merge", "tasks.ingest.quarantine"],
+    [
+        "tasks.ingest.pipeline.with_shard",
+        "tasks.ingest.pipeline.upsert",
+        "tasks.storage.upsert._merge",
+        "tasks.ingest.pipeline.quarantine",
+    ],
 )
 def test_wherever_an_ingest_fails_the_next_one_completes_it(store, tmp_path, half_read, monkeypatch, step):
     before = versions(store)
@@ -257,7 +262,7 @@ def test_ingests_at_the_same_time_count_every_reading_once(store, tmp_path, toge
 def test_a_capture_is_read_from_blob_and_written_to_blob(azurite, tmp_path):
     import obstore
 
-    from tasks.store import object_store
+    from tasks.storage.store import object_store
 
     raw, container = azurite.container(), azurite.container()
     sent = [message(r, n) for n, r in enumerate(many(50))]

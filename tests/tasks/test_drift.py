@@ -9,10 +9,12 @@ import pytest
 
 from models.drift import Rule
 from models.scenario import Scenario
-from tasks import bundles, drift, outcomes
-from tasks.pages import write_page
-from tasks.publishing import complete
-from tasks.store import Store
+from tasks.monitoring import drift
+from tasks.monitoring import ground_truth as outcomes
+from tasks.page.run_page import write_page
+from tasks.registry import bundles
+from tasks.scoring.publishing import complete
+from tasks.storage.store import Store
 from tests import steps
 from tests.toy import TOY, Toy
 

@@ -16,9 +16,9 @@ from models.devices.grid import grid_of
 from models.devices.scenario import DEVICES
 from models.devices.simulation import readings_of, simulate
 from models.sales import SALES
-from tasks import bundles
-from tasks.exporting import ExportError, export
-from tasks.store import Store
+from tasks.registry import bundles
+from tasks.registry.export import ExportError, export
+from tasks.storage.store import Store
 from tests import steps
 from tests.conftest import ROOT
 from tests.models import test_devices_scenario as devices

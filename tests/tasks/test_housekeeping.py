@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from tasks.housekeeping import (
+from tasks.housekeeping.retention import (
     check_store,
     expire_pages,
     expire_runs,
@@ -20,7 +20,7 @@ from tasks.housekeeping import (
     tables,
     tidy_table,
 )
-from tasks.store import Store, StoreError
+from tasks.storage.store import Store, StoreError
 from tests import steps
 from tests.toy import values
 

@@ -12,9 +12,9 @@ from polars.testing import assert_frame_equal
 
 from models.errors import AlmanacError, ContractError
 from models.sales import SALES
-from tasks.ingest import ingest
-from tasks.sources import SourceError
-from tasks.store import Store, StoreError
+from tasks.ingest.pipeline import ingest
+from tasks.ingest.sources import SourceError
+from tasks.storage.store import Store, StoreError
 from tests.steps import read, written
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")

@@ -13,9 +13,9 @@ from models.devices.scenario import DEVICES, Devices
 from models.devices.tables import TABLES
 from models.errors import ContractError
 from models.scenario import Table
-from tasks.ingest import ingest
-from tasks.sources import SourceError
-from tasks.store import Store, StoreError
+from tasks.ingest.pipeline import ingest
+from tasks.ingest.sources import SourceError
+from tasks.storage.store import Store, StoreError
 from tests.capture_files import START, message, put, reading
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")

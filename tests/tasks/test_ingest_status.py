@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from tasks.ingest_status import freshness, quarantined, table_status
+from tasks.ingest.status import freshness, quarantined, table_status
 from tests import steps, toy
 from tests.toy import HOURLY, TOY
 

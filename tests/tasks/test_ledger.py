@@ -4,8 +4,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from tasks import ledger
-from tasks.shards import reconcile
+from tasks.registry import ledger
+from tasks.scoring.shards import reconcile
 from tests import steps
 from tests.toy import TOY
 

@@ -8,13 +8,14 @@ import pytest
 
 from models import control
 from models.scenario import TALLIES, Scenario
-from tasks import bundles, outcomes
-from tasks.control import announce_degraded, chart_outcomes, points_so_far
-from tasks.outcomes import judge, judged_so_far, measure_outcomes, resolve_outcomes
-from tasks.pages import write_page
-from tasks.publishing import Publication, complete
-from tasks.runs import RunError
-from tasks.training import EVALUATIONS
+from tasks.monitoring import ground_truth as outcomes
+from tasks.monitoring.control_charts import announce_degraded, chart_outcomes, points_so_far
+from tasks.monitoring.ground_truth import judge, judged_so_far, measure_outcomes, resolve_outcomes
+from tasks.page.run_page import write_page
+from tasks.registry import bundles
+from tasks.scoring.publishing import Publication, complete
+from tasks.scoring.runs import RunError
+from tasks.training.fit import EVALUATIONS
 from tests import steps
 from tests.toy import HOURLY, TOY, Toy, hourly_values, values
 
@@ -207,7 +208,8 @@ CALM = [1.0, 1.1, 0.95, 1.05, 1.0, 1.02]
 def emitted(monkeypatch) -> list:
     found: list = []
     monkeypatch.setattr(
-        "tasks.control.emit", lambda store, scenario, event, occasion: found.append((event, occasion))
+        "tasks.monitoring.control_charts.emit",
+        lambda store, scenario, event, occasion: found.append((event, occasion)),
     )
     return found
 

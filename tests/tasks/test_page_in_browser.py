@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from models.explorer import pack, values_of
-from models.page import ALERT, Band, Explorer, Line, Mark, Section, Track
+from models.page.blocks import ALERT, Band, Explorer, Line, Mark, Section, Track
+from models.page.explorer import pack, values_of
 from models.sales.sections import sections
-from tasks.reports import render
+from tasks.page.render import render
 from tests.browser import Page, browser
 from tests.sales_run import HISTORY_WEEKS, HORIZON, a_run
 

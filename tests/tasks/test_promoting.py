@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import bundles
-from tasks.bundles import BundleError, BundleFormatError
-from tasks.overview import bundle_lines, run_lines
-from tasks.promoting import promote, roll_back
+from tasks.registry import bundles
+from tasks.registry.bundles import BundleError, BundleFormatError
+from tasks.registry.listings import bundle_lines, run_lines
+from tasks.registry.promotion import promote, roll_back
 from tests import steps, toy
 from tests.toy import TOY
 

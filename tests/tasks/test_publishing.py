@@ -7,10 +7,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from polars.testing import assert_frame_equal
 
-from tasks import ledger
-from tasks.publishing import complete, publish
-from tasks.shards import plan
-from tasks.store import Store, StoreError
+from tasks.registry import ledger
+from tasks.scoring.publishing import complete, publish
+from tasks.scoring.shards import plan
+from tasks.storage.store import Store, StoreError
 from tests import steps
 from tests.toy import HOURLY, TOY, Toy, hourly_values, values
 

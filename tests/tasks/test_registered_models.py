@@ -16,15 +16,15 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from models.sales import SALES
-from tasks import bundles
-from tasks.bundles import BundleError
-from tasks.plots import plots
-from tasks.promoting import promote
-from tasks.registered_models import _load_pyfunc, move_alias
-from tasks.runs import resolve_training
-from tasks.store import Store
-from tasks.tracking import client_of, tracking_uri
-from tasks.training import track
+from tasks.registry import bundles
+from tasks.registry.bundles import BundleError
+from tasks.registry.plots import plots
+from tasks.registry.promotion import promote
+from tasks.registry.registered_models import _load_pyfunc, move_alias
+from tasks.registry.tracking import client_of, tracking_uri
+from tasks.scoring.runs import resolve_training
+from tasks.storage.store import Store
+from tasks.training.fit import track
 from tests import steps
 from tests.conftest import ROOT, free_port, wait_until
 from tests.toy import TOY, Toy
@@ -142,7 +142,7 @@ def test_a_bundle_that_is_logged_again_is_one_version(local):
     client = client_of(tracking_uri(local))
     with disable_run_logger():
         run = resolve_training.fn(TOY, local, None, {"loss": 3.0})
-        from tasks.training import Fitted, Verdict
+        from tasks.training.fit import Fitted, Verdict
 
         track.fn(run, Fitted(1, 3.0, {}, ()), Verdict(1, True, 1, "again"))
     assert len(client.search_model_versions("name='almanac-toy' and tags.bundle='1'")) == 1
@@ -162,7 +162,7 @@ def test_loading_checks_the_files_and_makes_nothing_but_a_scenario(local, tmp_pa
     with pytest.raises(BundleError, match=r"remark\.txt: changed"):
         _load_pyfunc(str(folder))
     manifest = json.loads((folder / "manifest.json").read_text())
-    for other in ("subprocess:Popen", "tasks.store:Store", "", "tests.toy:nothing"):
+    for other in ("subprocess:Popen", "tasks.storage.store:Store", "", "tests.toy:nothing"):
         (folder / "manifest.json").write_text(json.dumps(manifest | {"implementation": other}))
         with pytest.raises(BundleError, match="no scenario of the Almanac that is installed"):
             _load_pyfunc(str(folder))

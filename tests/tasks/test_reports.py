@@ -11,10 +11,10 @@ from html.parser import HTMLParser
 import polars as pl
 import pytest
 
-from models.page import INK, Chart, Explorer, Figures, Grid, Line, Part, Section, Text, Track
+from models.page.blocks import INK, Chart, Explorer, Figures, Grid, Line, Part, Section, Text, Track
 from models.sales.sections import sections
-from tasks import reports
-from tasks.reports import render
+from tasks.page import render as reports
+from tasks.page.render import render
 from tests.sales_run import a_run
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=http://example.org/x onerror=hacked()>"

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks import retraining
+from tasks.training import retraining
 from tests import steps
 from tests.toy import TOY, values
 

@@ -7,10 +7,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from models.errors import ContractError
-from tasks import runs
-from tasks.bundles import BundleError
-from tasks.runs import Run, RunError, begin, context, input_versions, started
-from tasks.store import Store, StoreError
+from tasks.registry.bundles import BundleError
+from tasks.scoring import runs
+from tasks.scoring.runs import Run, RunError, begin, context, input_versions, started
+from tasks.storage.store import Store, StoreError
 from tests import steps
 from tests.toy import TOY, Toy, values
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from models.scenario import Scores
-from tasks import bundles
-from tasks.runs import RunError
-from tasks.scoring import finished_outcome, score_keys, write_crashed
-from tasks.shards import keys_path, outcome_path, plan, read_frame, reasons, reconcile, requested_path
-from tasks.store import Store
+from tasks.registry import bundles
+from tasks.scoring.runs import RunError
+from tasks.scoring.score import finished_outcome, score_keys, write_crashed
+from tasks.scoring.shards import keys_path, outcome_path, plan, read_frame, reasons, reconcile, requested_path
+from tasks.storage.store import Store
 from tests import steps
 from tests.toy import TOY, Toy, values
 

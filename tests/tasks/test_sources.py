@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from tasks.sources import SourceError, column_mapping, read, rename
+from tasks.ingest.sources import SourceError, column_mapping, read, rename
 
 ROWS = pl.DataFrame({"sku": ["1", "2"], "units": [1.5, 2.0]})
 
@@ -165,7 +165,7 @@ def test_a_mapping_that_is_none_is_shown_with_an_example(pair):
 
 def renamed(columns, mapping, needed=("week", "units")):
     frame = pl.LazyFrame({name: [position] for position, name in enumerate(columns)})
-    from tasks.sources import Source
+    from tasks.ingest.sources import Source
 
     found = rename(Source("a.csv", frame), mapping, needed).frame.collect()
     return {name: found[name][0] for name in found.columns}
@@ -208,7 +208,7 @@ def blob(azurite) -> str:
     """A container with two CSV files, a Parquet file, a Delta table and something else."""
     import obstore
 
-    from tasks.store import object_store
+    from tasks.storage.store import object_store
 
     root = azurite.container()
     content = object_store(root)

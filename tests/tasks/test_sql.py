@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.dialects import mssql
 
-from tasks import databases
-from tasks.databases import SqlError, transaction
-from tasks.sql import publish_sql
-from tasks.store import Store
+from tasks.sql import databases
+from tasks.sql.databases import SqlError, transaction
+from tasks.sql.publish import publish_sql
+from tasks.storage.store import Store
 from tests import postgresql, steps
 from tests.toy import HOURLY, TOY, hourly_values, values
 
@@ -290,7 +290,7 @@ class TransactSql:
 
 def test_all_that_is_sent_can_be_said_in_transact_sql(scored, monkeypatch):
     database = TransactSql()
-    monkeypatch.setattr("tasks.sql.transaction", lambda url: nullcontext(database))
+    monkeypatch.setattr("tasks.sql.publish.transaction", lambda url: nullcontext(database))
     assert bring(scored, "mssql+pyodbc://host/database") == {"toy/doubled": 12}
     assert database.inserted == 12
     told = "; ".join(database.told)

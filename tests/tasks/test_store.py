@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from obstore.exceptions import GenericError
 from polars.testing import assert_frame_equal
 
-from tasks.store import Store, StoreError, digest, with_shard
+from tasks.storage.store import Store, StoreError, digest, with_shard
 
 FRAME = pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 
@@ -213,7 +213,7 @@ def test_a_commit_whose_connection_is_lost_is_looked_for_before_it_is_made_again
         write_deltalake(*args, **kwargs)
         raise OSError("Generic MicrosoftAzure error\n error sending request\n Broken pipe (os error 32)")
 
-    monkeypatch.setattr("tasks.store.write_deltalake", committed_but_cut)
+    monkeypatch.setattr("tasks.storage.store.write_deltalake", committed_but_cut)
     frame = pl.DataFrame({"a": [1, 2]})
     store.append("t", frame, once="x")
     assert len(calls) == 1

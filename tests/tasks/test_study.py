@@ -3,7 +3,7 @@ import sqlite3
 import pytest
 
 from models.search import OneOf, Real, Whole
-from tasks.study import COMPLETE, FAILED, PRUNED, STOPPED, Tried, opened
+from tasks.training.study import COMPLETE, FAILED, PRUNED, STOPPED, Tried, opened
 
 SPACE = {
     "kind": OneOf(("round", "exact")),
@@ -39,7 +39,7 @@ def go_on(store, until, stopping=()):
 
 
 def test_a_study_is_the_same_however_often_it_was_closed_and_stopped(store, tmp_path):
-    from tasks.store import Store
+    from tasks.storage.store import Store
 
     at_once = go_on(store, 16)
     other = Store(str(tmp_path / "other"))

@@ -3,8 +3,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.store import Store
-from tasks.tracking import log_run, tracking_uri
+from tasks.registry.tracking import log_run, tracking_uri
+from tasks.storage.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -4,10 +4,10 @@ import polars as pl
 import pytest
 
 from models.scenario import Trained
-from tasks import bundles
-from tasks.runs import RunError, begin, resolve_training
-from tasks.shards import plan
-from tasks.training import Fitted, compare, fit, prepare_shard, track
+from tasks.registry import bundles
+from tasks.scoring.runs import RunError, begin, resolve_training
+from tasks.scoring.shards import plan
+from tasks.training.fit import Fitted, compare, fit, prepare_shard, track
 from tests import steps
 from tests.toy import TOY, Toy, values
 

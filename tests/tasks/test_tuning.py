@@ -3,11 +3,11 @@ import time
 import pytest
 
 from models.scenario import Scenario
-from tasks import bundles
-from tasks.runs import begin
-from tasks.shards import plan
-from tasks.study import COMPLETE, PRUNED, STOPPED
-from tasks.tuning import (
+from tasks.registry import bundles
+from tasks.scoring.runs import begin
+from tasks.scoring.shards import plan
+from tasks.training.study import COMPLETE, PRUNED, STOPPED
+from tasks.training.tuning import (
     STUDY,
     TuningError,
     base_of,

@@ -20,7 +20,7 @@ import polars as pl
 
 from models.errors import ContractError
 from models.metrics import by_slice
-from models.page import Figures, Section
+from models.page.blocks import Figures, Section
 from models.scenario import (
     AsOf,
     ControlChart,

@@ -1,0 +1,145 @@
+"""The parts of a page, as data. `tasks.page.render` renders them into one self-contained HTML file.
+
+Colours in a `Chart` are roles (`INK`, `MEDIAN`, ...), which the page turns into colours that suit
+its light or dark background.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+INK = "@ink"
+"""The line of what was observed: black on white, near white on black."""
+MEDIAN = "@median"
+INNER = "@inner"
+"""The fill of the innermost band."""
+OUTER = "@outer"
+"""The fill of the outermost band."""
+ACCENT = "@accent"
+SECOND = "@second"
+THIRD = "@third"
+MUTED = "@muted"
+ALERT = "@alert"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph or several, in Markdown; HTML in it is shown, not obeyed."""
+
+    markdown: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A few key figures: label -> value as it is to be shown."""
+
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of at most `limit` rows; the rest is counted, not shown.
+
+    Column names are the headings. `formats` gives a column's number format (`".1%"`, `"+,.0f"`);
+    other numbers have thousands separators and as many decimals as their size needs. `key` maps
+    key columns of the page's `Explorer` to the columns here that hold them: a row then opens the
+    explorer at its key.
+    """
+
+    frame: pl.DataFrame
+    caption: str = ""
+    limit: int = 200
+    formats: Mapping[str, str] = field(default_factory=dict)
+    key: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plotly figure as its JSON-ready dict (`data`, `layout`); its text is shown as it is."""
+
+    figure: Mapping[str, Any]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A column of a track, and what the page calls it; where no colour is given, it follows from its part."""
+
+    column: str
+    label: str
+    colour: str | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A column of a track that says where to put a marker, and what the page calls it.
+
+    The column is boolean, a number (marked where it is positive) or text (marked where it is not
+    null, and shown).
+    """
+
+    column: str
+    label: str
+    colour: str = ACCENT
+
+
+@dataclass(frozen=True)
+class Band:
+    """Two columns of a track with `low <= high`, and what the page calls the area between them."""
+
+    low: str
+    high: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Track:
+    """Columns of an explorer that share their times.
+
+    `frame` has the explorer's key and time columns and those named here, one row per key and time;
+    missing values leave a gap. `bands` go from the outermost to the innermost.
+    """
+
+    frame: pl.LazyFrame
+    actual: Line | None = None
+    expected: Line | None = None
+    bands: Sequence[Band] = ()
+    marks: Sequence[Mark] = ()
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """A chart of any one key, chosen on the page.
+
+    `key` maps key columns to their names on the page; each becomes a searchable selector, except
+    `panels`, the last of them, whose values are drawn one below the other: those in `order` first,
+    then the rest by name. `start` is the key shown first, by default the first one. `about` has the
+    key columns and further text columns, named as they are to be shown, at most one row a key. With
+    `recent`, the chart opens on that many last points in time, and a button shows them all. `unit`
+    is the title of the value axis; with panels, the panel's name is. A `shard` column, where a track
+    has one, saves reading.
+    """
+
+    key: Mapping[str, str]
+    time: str
+    tracks: Sequence[Track]
+    unit: str = ""
+    panels: str = ""
+    order: Sequence[str] = ()
+    start: Mapping[str, str] = field(default_factory=dict)
+    about: pl.LazyFrame | None = None
+    recent: int | None = None
+    caption: str = ""
+
+
+Part = Text | Figures | Grid | Chart | Explorer
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and the parts under it."""
+
+    title: str
+    parts: Sequence[Part] = field(default_factory=tuple)

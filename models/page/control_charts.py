@@ -1,0 +1,106 @@
+"""The section of a page that shows how what was published has done, as control charts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from models.control import BACKTEST, FALSE_ALARMS, newest
+from models.page import blocks as page
+from models.page.blocks import Chart, Grid, Part, Section, Text
+from models.scenario import ControlChart
+
+POINTS = 60
+"""Newest points of a series that are drawn, at most."""
+
+
+def sections(charts: Mapping[str, ControlChart], control: pl.DataFrame) -> list[Section]:
+    """One section with a chart per series and the newest points as a table; none where nothing was evaluated."""
+    if control.is_empty():
+        return []
+    latest = newest(control)
+    parts: list[Part] = [Text(_told(latest))]
+    for (name, series), points in control.group_by("chart", "series", maintain_order=True):
+        parts.append(_chart(charts[str(name)], str(series), points.sort("period").tail(POINTS)))
+    shown = {
+        "series": "Series",
+        "period": "Period",
+        "value": "Value",
+        "low": "Lower limit",
+        "centre": "Centre",
+    }
+    shown |= {"high": "Upper limit", "baseline": "Points before", "verdict": "Verdict"}
+    if latest.height:
+        grid = latest.select(pl.col(name).alias(label) for name, label in shown.items())
+        parts.append(Grid(grid, "The newest point of each series."))
+    return [Section("What became of it", parts)]
+
+
+def _told(latest: pl.DataFrame) -> str:
+    worse = latest.filter(verdict="degraded")
+    known = latest.filter(pl.col("verdict") != "unknown")
+    if worse.height:
+        names = ", ".join(f"**{row['series']}** ({row['period']})" for row in worse.iter_rows(named=True))
+        told = f"Worse than chance would explain: {names}."
+    elif known.height:
+        told = "What was published does as well as before, within what chance explains."
+    else:
+        told = "There are too few points yet to say what chance would explain."
+    return (
+        f"{told} Limits are where one point in {1 / FALSE_ALARMS:,.0f} would lie by chance, were it like those "
+        "before it."
+    )
+
+
+def _chart(chart: ControlChart, series: str, points: pl.DataFrame) -> Chart:
+    x = points["period"].to_list()
+    data = [_limit("limit", x, points["low"], "0px"), _limit("limits", x, points["high"], "0px", fill=True)]
+    data.append(_limit("centre", x, points["centre"], "4px,3px"))
+    for label, which, colour, symbol in (
+        ("backtest", pl.col("source") == BACKTEST, page.MUTED, "circle-open"),
+        (
+            "published",
+            (pl.col("source") != BACKTEST) & (pl.col("verdict") != "degraded"),
+            page.ACCENT,
+            "circle",
+        ),
+        ("degraded", pl.col("verdict") == "degraded", page.ALERT, "diamond"),
+    ):
+        of = points.filter(which)
+        if of.height:
+            data.append(_marks(label, of, colour, symbol, chart.format))
+    layout = {
+        "height": 260,
+        "showlegend": False,
+        "xaxis": {"type": "date"},
+        "yaxis": {"title": {"text": chart.label}, "rangemode": "tozero", "tickformat": chart.format},
+    }
+    return Chart({"data": data, "layout": layout}, f"{chart.label}, {series}, by {chart.every}.")
+
+
+def _limit(name: str, x: list[Any], values: pl.Series, dash: str, *, fill: bool = False) -> dict[str, Any]:
+    line = {"color": page.MUTED, "width": 0 if dash == "0px" else 1, "dash": dash, "shape": "hvh"}
+    found = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": x,
+        "y": values.to_list(),
+        "line": line,
+        "hoverinfo": "skip",
+        "showlegend": name != "limit",
+    }
+    return found | ({"fill": "tonexty", "fillcolor": page.OUTER} if fill else {})
+
+
+def _marks(name: str, points: pl.DataFrame, colour: str, symbol: str, form: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": points["period"].to_list(),
+        "y": points["value"].to_list(),
+        "text": points["verdict"].to_list(),
+        "hovertemplate": f"%{{x}}: %{{y:{form}}}, %{{text}}<extra></extra>",
+        "marker": {"color": colour, "symbol": symbol, "size": 8},
+    }

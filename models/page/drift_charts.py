@@ -1,0 +1,97 @@
+"""The section of a page that shows how far what a bundle is given, and what it says, has moved since it was trained."""
+
+import polars as pl
+
+from models.drift import Rule
+from models.page import blocks as page
+from models.page.blocks import Chart, Grid, Part, Section, Text
+
+AS_OF = "as_of"
+DRAWN = 4
+"""So many features are drawn: the first of the newest lines."""
+CYCLES = 60
+"""Newest cycles that are drawn, at most."""
+
+_COLOURS = (page.ACCENT, page.SECOND, page.THIRD, page.MUTED)
+_LABELS = {
+    "feature": "Feature",
+    "kind": "Kind",
+    "drifted": "Drifted",
+    "psi": "PSI",
+    "limit": "Limit",
+    "distance": "Distance",
+    "mean_before": "Mean was",
+    "mean_now": "Mean is",
+    "missing_before": "Missing was",
+    "missing_now": "Missing is",
+    "unseen": "Unseen",
+}
+
+
+def sections(drift: pl.DataFrame) -> list[Section]:
+    """One section with the newest lines as a table, worst first, and the course of the first few as a chart.
+
+    `drift` has the lines of all cycles, see `models.drift.SCHEMA`, with `as_of` and `kind`. None where
+    nothing was compared yet.
+    """
+    if drift.is_empty():
+        return []
+    latest = drift.filter(pl.col(AS_OF) == drift[AS_OF].max()).sort("rank")
+    parts: list[Part] = [Text(_told(latest)), *_course(drift, latest)]
+    shares = dict.fromkeys(("Missing was", "Missing is", "Unseen"), ".1%")
+    formats = shares | dict.fromkeys(("PSI", "Limit", "Distance"), ".3f")
+    grid = latest.select(pl.col(name).alias(label) for name, label in _LABELS.items())
+    caption = f"As of {latest[AS_OF][0]:%Y-%m-%d %H:%M}, against the bundle's training."
+    parts.append(Grid(grid, caption.replace(" 00:00", ""), limit=20, formats=formats))
+    return [Section("Drift", parts)]
+
+
+def _told(latest: pl.DataFrame) -> str:
+    moved = latest.filter("drifted")
+    if moved.height:
+        names = ", ".join(f"**{name}**" for name in moved["feature"].head(3))
+        more = f" and {moved.height - 3} more" if moved.height > 3 else ""
+        told = f"Not as it was in the training: {names}{more}."
+    elif latest["limit"].is_null().all():
+        told = "There are too few cycles in the training to say what is usual."
+    elif latest.filter(pl.col("psi") > pl.col("limit")).height:
+        told = "Beyond its limit once, which is no alarm yet: see the next cycle."
+    else:
+        told = "As usual in the training, as far as is watched."
+    return (
+        f"{told} The population stability index (PSI) says how far a cycle is from the training; "
+        "the limit, by how much cycles of the training differ from each other."
+    )
+
+
+def _course(drift: pl.DataFrame, latest: pl.DataFrame) -> list[Part]:
+    known = latest.filter(pl.col("limit").is_not_null())["feature"].head(DRAWN).to_list()
+    if not known:
+        return []
+    times = drift[AS_OF].unique().sort().tail(CYCLES)
+    drawn = drift.filter(pl.col(AS_OF).is_in(times.implode()), pl.col("limit") > 0).sort(AS_OF)
+    data = [
+        _line(name, drawn.filter(feature=name), colour) for name, colour in zip(known, _COLOURS, strict=False)
+    ]
+    limit = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1}
+    layout = {
+        "height": 300,
+        "showlegend": False,
+        "xaxis": {"type": "date"},
+        "yaxis": {"title": {"text": "PSI over its limit"}, "rangemode": "tozero"},
+        "shapes": [limit | {"line": {"color": page.ALERT, "width": 1, "dash": "4px,3px"}}],
+    }
+    note = f"What has moved furthest. Above 1 twice in a row it is an alarm, above {Rule.far:g} at once."
+    return [Chart({"data": data, "layout": layout}, note)]
+
+
+def _line(name: str, lines: pl.DataFrame, colour: str) -> dict[str, object]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": lines[AS_OF].to_list(),
+        "y": (lines["psi"] / lines["limit"]).to_list(),
+        "hovertemplate": "%{x}: %{y:.2f}<extra></extra>",
+        "line": {"color": colour, "width": 2},
+    }

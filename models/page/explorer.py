@@ -1,0 +1,367 @@
+"""An explorer's series as compressed chunks that a page holds and decodes one at a time.
+
+Tens of thousands of series fit into one page because a value is stored as a small integer, in
+steps of its own series, and the integers of neighbouring columns as differences, low bytes apart
+from high bytes, which deflates well.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from models.page.blocks import Explorer, Line, Mark, Track
+
+FINE, COARSE = 50_000, 1_000
+"""Steps between a series' smallest and largest value: few series, many series."""
+FINE_VALUES = 2_000_000
+"""Up to this many values in an explorer, the steps are fine."""
+CHUNK_VALUES = 24_000
+BATCH_ROWS = 1_000_000
+"""Rows that are in memory at once; only a key whose first column alone has more exceeds it."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An explorer ready to be embedded.
+
+    `header` is JSON-ready and says how to decode the rest. `index` and `chunks` are zlib streams.
+    The index holds, for each key column and then each column of `about`, one unsigned 32-bit code
+    per series into the header's labels, as four byte planes. A chunk holds, for each track:
+    `origin` and `step` (float64 per series), the value codes (16 bit, low bytes and then high
+    bytes; series, then column, then time; a column as the difference from the one before it,
+    modulo 65536), and per mark and label one bit per series and time. A value is
+    `(origin + code - 1) * step`; code 0 is a missing one.
+    """
+
+    header: dict[str, Any]
+    index: bytes
+    chunks: list[bytes]
+
+    @property
+    def series(self) -> int:
+        return int(self.header["series"])
+
+
+def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
+    """Every series of the explorer's tracks; a key is there if any track has a row of it.
+
+    Reads the tracks in batches of about `batch_rows` rows, each made of whole values of the first
+    key column. A value is off by at most half a step; steps are 1, 2 or 5 times a power of ten,
+    whole numbers stay whole, and are exact where the series spans no more steps than there are.
+    """
+    batches, rows = _batches(explorer, batch_rows)
+    width = max((len(columns(track)) for track in explorer.tracks), default=1)
+    levels = FINE if rows * width <= FINE_VALUES else COARSE
+    packers = [_TrackPacker(explorer, track, levels) for track in explorer.tracks]
+    index = _Index(explorer)
+    per_series = sum(len(p.times) * max(1, len(p.columns)) for p in packers)
+    chunk_series = max(1, CHUNK_VALUES // max(1, per_series))
+    chunks: list[bytes] = []
+    starts: list[int] = []
+    for batch in batches:
+        frames = [p.read(batch) for p in packers]
+        keys = index.keys_of(frames)
+        first = index.add(keys)
+        blocks = [p.encode(frame, keys) for p, frame in zip(packers, frames, strict=True)]
+        del frames
+        for at in range(0, keys.height, chunk_series):
+            rows_of = slice(at, at + chunk_series)
+            starts.append(first + at)
+            chunks.append(zlib.compress(b"".join(block.bytes_of(rows_of) for block in blocks), 6))
+    header = {
+        "key": [{"column": c, "label": label} for c, label in explorer.key.items()],
+        "panels": explorer.panels,
+        "order": list(explorer.order),
+        "unit": explorer.unit,
+        "start": dict(explorer.start),
+        "recent": explorer.recent,
+        "levels": levels,
+        "series": index.size,
+        "starts": starts,
+        "tracks": [p.header() for p in packers],
+        **index.header(),
+    }
+    return Packed(header, index.packed(), chunks)
+
+
+def columns(track: Track) -> list[str]:
+    """The value columns of a track in the order they are stored: from low to high, then the actual.
+
+    >>> from models.page.blocks import Band
+    >>> columns(Track(pl.LazyFrame(), Line("y", "Sold"), Line("q50", "Median"), [Band("q5", "q95", "90 %")]))
+    ['q5', 'q50', 'q95', 'y']
+    """
+    lows = [band.low for band in track.bands]
+    highs = [band.high for band in reversed(track.bands)]
+    expected = [track.expected.column] if track.expected else []
+    actual = [track.actual.column] if track.actual else []
+    return [*lows, *expected, *highs, *actual]
+
+
+def quantise(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`(codes, origin, step)` of an array of series; codes have its shape, the others its length.
+
+    NaN and infinite values get code 0. All values of a series (its columns too) share the step, so
+    their order survives.
+
+    >>> codes, origin, step = quantise(np.array([[3.0, 7.0, np.nan]]), 1000)
+    >>> codes.tolist(), origin.tolist(), step.tolist()
+    ([[1, 5, 0]], [3.0], [1.0])
+    """
+    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
+    known = np.isfinite(flat)
+    low = np.where(known, flat, np.inf).min(axis=1, initial=np.inf)
+    high = np.where(known, flat, -np.inf).max(axis=1, initial=-np.inf)
+    low, high = np.where(low > high, 0.0, low), np.where(low > high, 0.0, high)
+    span = high - low
+    span = np.where(span > 0, span, np.maximum(np.abs(high), 1e-300))
+    step = _round_up(span / levels)
+    whole = ((flat == np.rint(flat)) | ~known).all(axis=1)
+    step = np.where(whole, np.maximum(step, 1.0), step)
+    origin = np.rint(low / step)
+    steps = np.where(known, flat, 0.0) / step[:, None]
+    codes = np.where(known, np.rint(steps) - origin[:, None] + 1, 0).astype(np.uint16)
+    return codes.reshape(values.shape), origin, step
+
+
+def _round_up(x: np.ndarray) -> np.ndarray:
+    """The next larger of 1, 2, 5 times a power of ten."""
+    exponent = np.floor(np.log10(x))
+    mantissa = x / 10.0**exponent
+    return np.select([mantissa <= 1, mantissa <= 2, mantissa <= 5], [1.0, 2.0, 5.0], 10.0) * 10.0**exponent
+
+
+def _planes(codes: np.ndarray) -> bytes:
+    """The codes' lowest bytes, then their next ones, and so on."""
+    flat = np.ascontiguousarray(codes).reshape(-1)
+    return b"".join(((flat >> (8 * i)) & 0xFF).astype(np.uint8).tobytes() for i in range(flat.itemsize))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some values of the first key column, as text, and the range of their shards."""
+
+    values: list[str]
+    shards: tuple[int, int]
+
+
+def _batches(explorer: Explorer, batch_rows: int) -> tuple[list[_Batch], int]:
+    """Values of the first key column, in order of shard and value, and the number of rows."""
+    first = next(iter(explorer.key))
+    counted = []
+    for track in explorer.tracks:
+        has_shard = "shard" in track.frame.collect_schema()
+        shard = pl.col("shard").min().cast(pl.Int64) if has_shard else pl.lit(None, pl.Int64).alias("shard")
+        counted.append(
+            track.frame.group_by(pl.col(first))
+            .agg(shard, pl.len().alias("rows"))
+            .with_columns(pl.col(first).cast(pl.String))
+        )
+    table = (
+        pl.concat(counted)
+        .group_by(first)
+        .agg(pl.col("shard").min().fill_null(0), pl.col("rows").sum())
+        .sort("shard", first)
+        .collect(engine="streaming")
+    )
+    number = (table["rows"].cum_sum() - 1) // batch_rows
+    parts = table.with_columns(number.alias("batch")).partition_by("batch", maintain_order=True)
+    found = [_Batch(p[first].to_list(), (int(p["shard"][0]), int(p["shard"][-1]))) for p in parts]
+    return found, int(table["rows"].sum())
+
+
+class _Index:
+    """The keys in the order of their series, as codes into labels that grow by the batch."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.key = list(explorer.key)
+        self.about = None
+        self.about_columns: list[str] = []
+        if explorer.about is not None:
+            cast = pl.col(*self.key).cast(pl.String)
+            self.about = explorer.about.with_columns(cast).collect().unique(self.key, keep="last")
+            self.about_columns = [c for c in self.about.columns if c not in self.key]
+        self.labels: dict[str, dict[str | None, int]] = {c: {} for c in [*self.key, *self.about_columns]}
+        self.codes: dict[str, list[np.ndarray]] = {c: [] for c in self.labels}
+        self.size = 0
+
+    def keys_of(self, frames: list[pl.DataFrame]) -> pl.DataFrame:
+        return pl.concat([f.select(self.key).unique() for f in frames]).unique().sort(self.key)
+
+    def add(self, keys: pl.DataFrame) -> int:
+        """Append the keys; the number of the first of them is returned."""
+        first, self.size = self.size, self.size + keys.height
+        known = keys
+        if self.about is not None:
+            known = keys.join(self.about, on=self.key, how="left", maintain_order="left")
+        for column, labels in self.labels.items():
+            values = known[column].cast(pl.String)
+            for label in values.unique(maintain_order=True).to_list():
+                labels.setdefault(label, len(labels))
+            table = pl.DataFrame(
+                {column: list(labels), "code": list(labels.values())},
+                schema={column: pl.String, "code": pl.UInt32},
+            )
+            joined = values.to_frame().join(
+                table, on=column, how="left", nulls_equal=True, maintain_order="left"
+            )
+            self.codes[column].append(joined["code"].to_numpy())
+        return first
+
+    def header(self) -> dict[str, Any]:
+        return {
+            "labels": [list(self.labels[c]) for c in self.key],
+            "about": [{"label": c, "labels": list(self.labels[c])} for c in self.about_columns],
+        }
+
+    def packed(self) -> bytes:
+        planes = [
+            _planes(np.concatenate([*parts, np.empty(0, np.uint32)]).astype(np.uint32))
+            for parts in self.codes.values()
+        ]
+        return zlib.compress(b"".join(planes), 6)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A batch of a track, encoded: series first in every array."""
+
+    origin: np.ndarray
+    step: np.ndarray
+    codes: np.ndarray
+    marks: list[np.ndarray]
+
+    def bytes_of(self, rows: slice) -> bytes:
+        marks = b"".join(np.packbits(mark[rows], bitorder="little").tobytes() for mark in self.marks)
+        scale = self.origin[rows].astype("<f8").tobytes() + self.step[rows].astype("<f8").tobytes()
+        return scale + _planes(self.codes[rows]) + marks
+
+
+class _TrackPacker:
+    """Reads and encodes one track, batch by batch."""
+
+    def __init__(self, explorer: Explorer, track: Track, levels: int) -> None:
+        self.key, self.time = list(explorer.key), explorer.time
+        self.track, self.levels = track, levels
+        self.columns = columns(track)
+        self.schema = track.frame.collect_schema()
+        self.times = (
+            track.frame.select(pl.col(self.time).unique().sort()).collect(engine="streaming").to_series()
+        )
+        self.labels = {mark.column: self._labels(mark) for mark in track.marks}
+
+    def _labels(self, mark: Mark) -> list[str]:
+        """The texts of a mark; a single empty one where it is not text."""
+        if self.schema[mark.column] != pl.String:
+            return [""]
+        found = self.track.frame.select(pl.col(mark.column).drop_nulls().unique().sort()).collect(
+            engine="streaming"
+        )
+        return found.to_series().to_list()
+
+    def header(self) -> dict[str, Any]:
+        track = self.track
+        at = {column: i for i, column in reversed(list(enumerate(self.columns)))}
+        stamp = "%Y-%m-%d" if self.times.dtype == pl.Date else "%Y-%m-%d %H:%M:%S"
+
+        def line(part: Line | None) -> dict[str, Any] | None:
+            return {"column": at[part.column], "label": part.label, "colour": part.colour} if part else None
+
+        return {
+            "times": self.times.dt.strftime(stamp).to_list(),
+            "columns": len(self.columns),
+            "actual": line(track.actual),
+            "expected": line(track.expected),
+            "bands": [{"low": at[b.low], "high": at[b.high], "label": b.label} for b in track.bands],
+            "marks": [
+                {"label": m.label, "colour": m.colour, "labels": self.labels[m.column]} for m in track.marks
+            ],
+        }
+
+    def read(self, batch: _Batch) -> pl.DataFrame:
+        """The batch's rows: the key as text, the time, the values and the marks."""
+        first = self.key[0]
+        wanted = pl.col(first).is_in(
+            pl.Series(batch.values, dtype=pl.String).cast(self.schema[first]).implode()
+        )
+        if "shard" in self.schema:
+            wanted = pl.col("shard").is_between(*batch.shards) & wanted
+        names = dict.fromkeys([*self.columns, *self.labels])
+        return (
+            self.track.frame.filter(wanted)
+            .select(*self.key, self.time, *names)
+            .with_columns(pl.col(*self.key).cast(pl.String))
+            .collect(engine="streaming")
+        )
+
+    def encode(self, frame: pl.DataFrame, keys: pl.DataFrame) -> _Block:
+        """The rows as arrays of `keys.height` series."""
+        numbered = keys.with_row_index("__series")
+        joined = frame.join(numbered, on=self.key, how="left", maintain_order="left")
+        series = joined["__series"].to_numpy()
+        when = np.searchsorted(self.times.to_physical().to_numpy(), frame[self.time].to_physical().to_numpy())
+        values = np.full((keys.height, len(self.columns), len(self.times)), np.nan)
+        for i, column in enumerate(self.columns):
+            values[series, i, when] = frame[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        codes, origin, step = quantise(values, self.levels)
+        codes[:, 1:] -= codes[:, :-1].copy()
+        marks = [
+            grid for mark in self.track.marks for grid in self._marks(frame, mark, series, when, keys.height)
+        ]
+        return _Block(origin, step, codes, marks)
+
+    def _marks(
+        self, frame: pl.DataFrame, mark: Mark, series: np.ndarray, when: np.ndarray, size: int
+    ) -> Iterator[np.ndarray]:
+        column = frame[mark.column]
+        for label in self.labels[mark.column]:
+            boolean = column.dtype == pl.Boolean
+            here = column == label if label else column if boolean else column > 0
+            hit = here.fill_null(False).to_numpy()
+            grid = np.zeros((size, len(self.times)), bool)
+            grid[series[hit], when[hit]] = True
+            yield grid
+
+
+def values_of(packed: Packed, key: Mapping[str, str], track: int) -> np.ndarray:
+    """The decoded values of one key in a track, (columns, times); NaN where missing.
+
+    The page does the same in the browser.
+
+    Raises:
+        KeyError: the explorer has no such key.
+    """
+    header = packed.header
+    number = _number_of(packed, key)
+    chunk = int(np.searchsorted(header["starts"], number, side="right")) - 1
+    last = [*header["starts"], header["series"]][chunk + 1]
+    size, row = last - header["starts"][chunk], number - header["starts"][chunk]
+    data, at = zlib.decompress(packed.chunks[chunk]), 0
+    for i, part in enumerate(header["tracks"]):
+        shape = (size, part["columns"], len(part["times"]))
+        count = int(np.prod(shape))
+        if i == track:
+            origin, step = np.frombuffer(data, "<f8", 2 * size, at).reshape(2, size)[:, row]
+            low, high = np.frombuffer(data, np.uint8, 2 * count, at + 16 * size).reshape(2, *shape)[:, row]
+            codes = np.cumsum(low.astype(np.uint16) + (high.astype(np.uint16) << 8), axis=0, dtype=np.uint16)
+            return np.where(codes > 0, (origin + codes - 1.0) * step, np.nan)
+        planes = sum(len(mark["labels"]) for mark in part["marks"])
+        at += 16 * size + 2 * count + planes * ((size * len(part["times"]) + 7) // 8)
+    raise IndexError(f"track {track}: the explorer has {len(header['tracks'])}")
+
+
+def _number_of(packed: Packed, key: Mapping[str, str]) -> int:
+    header, size = packed.header, packed.series
+    planes = np.frombuffer(zlib.decompress(packed.index), np.uint8).reshape(-1, 4, size).astype(np.uint32)
+    codes = (planes << np.array([0, 8, 16, 24], np.uint32)[:, None]).sum(axis=1)
+    match = np.ones(size, bool)
+    for i, column in enumerate(header["key"]):
+        labels = header["labels"][i]
+        match &= codes[i] == (labels.index(key[column["column"]]) if key[column["column"]] in labels else -1)
+    if not match.any():
+        raise KeyError(f"the explorer has no key {dict(key)}")
+    return int(np.flatnonzero(match)[0])

@@ -1,0 +1,218 @@
+"""The page of a study: whether it found something better, which choices mattered, and every trial."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import polars as pl
+
+from models.page import blocks as page
+from models.page.blocks import Chart, Figures, Grid, Part, Section, Text
+
+_SLICES = 4
+_TRIALS = 20
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """What a study came to.
+
+    `trials` has number, state (complete, pruned or failed), loss, folds, seconds, reason and one text column
+    per choice, empty where the choice did not apply. `folds` names the folds, the judging one last; `before`
+    and `after` are the losses of the incumbent and of the winner at each, none where there is no winner.
+    `choices` has one row per choice: choice, before, after, importance (null where nothing can be said).
+    """
+
+    trials: pl.DataFrame
+    folds: Sequence[str]
+    before: Sequence[float]
+    after: Sequence[float]
+    choices: pl.DataFrame
+    reason: str
+    logarithmic: Sequence[str] = ()
+    """Choices that are spread over their logarithm."""
+
+
+def sections(view: StudyView) -> list[Section]:
+    """What the page shows, the verdict first."""
+    return [
+        Section("What it came to", _verdict(view)),
+        Section("Which choices mattered", _choices(view)),
+        Section("Trials", [_history(view), _best(view)]),
+    ]
+
+
+def _verdict(view: StudyView) -> list[Part]:
+    states = view.trials["state"].to_list()
+    figures = {
+        "Trials complete": f"{states.count('complete'):,}",
+        "Given up early": f"{states.count('pruned'):,}",
+    }
+    if states.count("failed"):
+        figures["Failed"] = f"{states.count('failed'):,}"
+    if not view.after:
+        return [Text(view.reason), Figures(figures)]
+    searched = slice(0, -1)
+    losses = {
+        "Loss before": fmean(view.before[searched]),
+        "Loss after": fmean(view.after[searched]),
+        "Unseen before": view.before[-1],
+        "Unseen after": view.after[-1],
+    }
+    figures = {name: f"{loss:.4f}" for name, loss in losses.items()} | figures
+    return [Text(view.reason), Figures(figures), _by_fold(view)]
+
+
+def _by_fold(view: StudyView) -> Chart:
+    names = [*view.folds[:-1], f"{view.folds[-1]} (unseen)"]
+    pairs = (("before", view.before, page.MUTED), ("after", view.after, page.ACCENT))
+    data = [
+        {"type": "bar", "name": name, "x": names, "y": [*losses], "marker": {"color": colour}}
+        for name, losses, colour in pairs
+    ]
+    layout = {
+        "xaxis": {"type": "category", "title": {"text": "Fold"}},
+        "yaxis": {"title": {"text": "Loss"}},
+        "hovermode": "x",
+    }
+    caption = "The loss that bundles are compared by, fold by fold. The last fold took no part in the search."
+    return Chart({"data": data, "layout": layout}, caption)
+
+
+def _choices(view: StudyView) -> list[Part]:
+    found: list[Part] = []
+    known = view.choices.drop_nulls("importance").sort("importance", descending=True)
+    if known.is_empty():
+        found.append(Text("There are too few complete trials to say."))
+    else:
+        found.append(_importance(known))
+        found += [_slice(view, name) for name in known["choice"].head(_SLICES)]
+    table = view.choices.rename({"choice": "Choice", "before": "Before", "after": "After"})
+    table = table.rename({"importance": "Importance"}).sort("Importance", descending=True, nulls_last=True)
+    found.append(Grid(table, formats={"Importance": ".1%"}))
+    return found
+
+
+def _importance(known: pl.DataFrame) -> Chart:
+    rows = known.reverse()
+    bar = {
+        "type": "bar",
+        "orientation": "h",
+        "name": "importance",
+        "x": rows["importance"].to_list(),
+        "y": [name.replace("_", " ") for name in rows["choice"]],
+        "marker": {"color": page.ACCENT},
+    }
+    layout = {
+        "height": 130 + 26 * rows.height,
+        "xaxis": {
+            "title": {"text": "Share of what set the best trials apart"},
+            "tickformat": ".0%",
+            "type": "linear",
+        },
+        "yaxis": {"type": "category", "automargin": True},
+    }
+    caption = (
+        "How far the best trials' values of a choice differ from those of all complete trials (PED-ANOVA). "
+        "With few trials it is a rough guide."
+    )
+    return Chart({"data": [bar], "layout": layout}, caption)
+
+
+def _slice(view: StudyView, name: str) -> Chart:
+    rows = view.trials.filter(pl.col(name).is_not_null(), pl.col("state") == "complete")
+    numbers = rows[name].cast(pl.Float64, strict=False)
+    numeric = numbers.null_count() == 0
+    kind = "category" if not numeric else "log" if name in view.logarithmic else "linear"
+    dots = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "complete trials",
+        "x": numbers.to_list() if numeric else rows[name].to_list(),
+        "y": rows["loss"].to_list(),
+        "text": [f"trial {number}" for number in rows["number"]],
+        "marker": {"color": page.ACCENT, "size": 7, "opacity": 0.7},
+    }
+    layout = {
+        "height": 280,
+        "xaxis": {"title": {"text": name.replace("_", " ")}, "type": kind},
+        "yaxis": {"title": {"text": "Loss"}},
+        "hovermode": "closest",
+        "showlegend": False,
+    }
+    return Chart({"data": [dots], "layout": layout})
+
+
+def _history(view: StudyView) -> Chart:
+    complete = view.trials.filter(state="complete").sort("number")
+    pruned = view.trials.filter(state="pruned").sort("number")
+    best = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "best so far",
+        "x": complete["number"].to_list(),
+        "y": complete["loss"].cum_min().to_list(),
+        "line": {"color": page.INK, "width": 1.75, "shape": "hv"},
+    }
+    data = [
+        _dots("complete", complete, page.ACCENT, "circle"),
+        _dots("given up early", pruned, page.MUTED, "x"),
+        best,
+    ]
+    layout = {
+        "xaxis": {"title": {"text": "Trial"}, "type": "linear"},
+        "yaxis": {"title": {"text": "Loss"}},
+        "hovermode": "closest",
+    }
+    caption = "The mean loss of the folds that a trial came to; of one that was given up, of its first folds."
+    return Chart({"data": data, "layout": layout}, caption)
+
+
+def _dots(name: str, rows: pl.DataFrame, colour: str, symbol: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": rows["number"].to_list(),
+        "y": rows["loss"].to_list(),
+        "marker": {"color": colour, "size": 7, "symbol": symbol},
+    }
+
+
+def _best(view: StudyView) -> Grid:
+    order = {"complete": 0, "pruned": 1, "failed": 2}
+    rows = view.trials.with_columns(
+        pl.col("state").replace_strict(order, return_dtype=pl.Int8).alias("_order")
+    )
+    rows = rows.sort("_order", "loss", "number", nulls_last=True).drop("_order")
+    rows = rows.select(column for column in rows if column.null_count() < len(column))
+    rows = rows.select(pl.all().name.map(lambda name: name.replace("_", " ").capitalize()))
+    return Grid(rows.with_columns(_short(rows)), "Trials, the best first", limit=_TRIALS)
+
+
+def _short(rows: pl.DataFrame) -> list[pl.Expr]:
+    """Numbers in text columns, to four digits."""
+
+    def short(text: str) -> str:
+        try:
+            return f"{float(text):.4g}"
+        except ValueError:
+            return text
+
+    names = [name for name in rows.columns if rows[name].dtype == pl.String]
+    return [pl.col(name).map_elements(short, pl.String, skip_nulls=True) for name in names]
+
+
+def choices(
+    names: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any], importance: Mapping[str, float]
+) -> pl.DataFrame:
+    """The choices of a `StudyView`, in the order of `names`; values as text, null where a choice does not apply."""
+
+    def told(values: Mapping[str, Any], name: str) -> str | None:
+        value = values.get(name)
+        return None if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    rows = [(name, told(before, name), told(after, name), importance.get(name)) for name in names]
+    types = {"choice": pl.String, "before": pl.String, "after": pl.String, "importance": pl.Float64}
+    return pl.DataFrame(rows, schema=types, orient="row")

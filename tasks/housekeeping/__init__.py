@@ -1,0 +1,1 @@
+"""Retention of what a store no longer needs, and of what runs leave in Azure."""

@@ -1,0 +1,235 @@
+"""Tidying up: tables are compacted and vacuumed within a retention, files that nothing needs are removed."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, WriterProperties
+from prefect import task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.sorting import FlowRunSort
+
+from models.errors import AlmanacError
+from tasks.registry import ledger
+from tasks.storage.store import Store, StoreError
+
+_LOG = "_delta_log"
+_LOG_RETENTION = "delta.logRetentionDuration"
+_FILE_BYTES, _ROW_GROUP = 16_000_000, 100_000
+_MANY_FILES = 10
+"""A partition with so many files that could be fewer is compacted."""
+
+_FINISHED_DAYS = 1
+"""The folder of a published run is left alone so long: another start of the run may be reading it."""
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """What was done to a table, or would be: files `compacted` into fewer, `removed` ones, `kept` versions.
+
+    `kept` are the versions that runs of the retention recorded. `problem` tells why something was left out.
+    """
+
+    table: str
+    compacted: int = 0
+    removed: int = 0
+    kept: list[int] = field(default_factory=list)
+    problem: str | None = None
+
+
+@task(name="tables")
+def tables(store: Store) -> list[str]:
+    """Names of the Delta tables in a store, at most two folders deep, sorted."""
+    found = []
+    for folder in _folders(store, None):
+        inside = [folder, *_folders(store, folder)]
+        found += [
+            name for name in inside if _LOG in {path.rpartition("/")[2] for path in _folders(store, name)}
+        ]
+    return sorted(set(found))
+
+
+@task(name="tidy-table")
+def tidy_table(store: Store, name: str, retention_days: int, now: datetime, *, dry_run: bool) -> Tidied:
+    """Compact a table, and remove files that no version of the retention refers to.
+
+    A version is of the retention while it was the newest at any moment of it, or where the ledger names it
+    for a run that ended in it, however old the version is. Partitions by `as_of` are compacted only once
+    they are older than the retention: until then a run that is repeated finds its own files there.
+    Where another writer is always first, the table is left for the next time.
+    """
+    since = now - timedelta(days=retention_days)
+    kept = recorded_versions(store, name, since)
+    compacted = removed = 0
+    problem = None
+    try:
+        compacted = store.retrying(name, lambda: _compact(store.table(name), since, dry_run=dry_run))
+        table = store.table(name)
+        if not dry_run:
+            _keep_log(table, retention_days)
+        removed = len(
+            table.vacuum(
+                retention_hours=24 * retention_days,
+                dry_run=dry_run,
+                enforce_retention_duration=False,
+                full=True,
+                keep_versions=[version for version in kept if version < table.version()] or None,
+            )
+        )
+    except StoreError as error:
+        problem = str(error)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+    return Tidied(name, compacted, removed, kept, problem)
+
+
+def recorded_versions(store: Store, name: str, since: datetime) -> list[int]:
+    """Versions of a table that runs which ended after `since` have read, by the ledger."""
+    entries = ledger.rows(store)
+    scenario, _, table = name.partition("/")
+    if entries is None or not table:
+        return []
+    recent = entries.filter(pl.col("scenario") == scenario, pl.col("ended") >= since)
+    read = recent.select(pl.col("versions").str.json_path_match(f"$.{table}").cast(pl.Int64)).unique()
+    return sorted(read.collect().drop_nulls().to_series().to_list())
+
+
+@task(name="expire-pages")
+def expire_pages(store: Store, scenario: str, page_days: int, now: datetime, *, dry_run: bool) -> list[str]:
+    """Pages of a scenario that are older than `page_days`, removed; its newest page stays."""
+    pages = sorted(_files(store, f"{scenario}/pages"), key=lambda found: found[1])
+    old = [path for path, modified in pages[:-1] if modified < now - timedelta(days=page_days)]
+    return _remove(store, old, dry_run=dry_run)
+
+
+@task(name="expire-runs")
+def expire_runs(store: Store, scenario: str, run_days: int, now: datetime, *, dry_run: bool) -> list[str]:
+    """Folders of a scenario's runs that are published, or that nothing was written to for `run_days`; removed.
+
+    A published one is left for a day after it was last written to. Should this be stopped half-way, a run
+    that is started again makes anew what is gone.
+    """
+    entries = ledger.rows(store)
+    published = (
+        set()
+        if entries is None
+        else set(entries.filter(scenario=scenario).select("run_id").collect()["run_id"])
+    )
+    old = []
+    for folder in _folders(store, f"{scenario}/runs"):
+        files = list(_files(store, folder))
+        days = _FINISHED_DAYS if folder.rpartition("/")[2] in published else run_days
+        if files and max(modified for _, modified in files) < now - timedelta(days=min(days, run_days)):
+            old.append(folder)
+            first = f"{folder}/context.json"
+            paths = [path for path, _ in files]
+            _remove(store, [path for path in paths if path == first], dry_run=dry_run)
+            _remove(store, [path for path in paths if path != first], dry_run=dry_run)
+    return old
+
+
+@task(name="stuck-runs")
+def stuck_runs(stuck_hours: float, now: datetime) -> list[dict[str, Any]]:
+    """Flow runs that the Prefect server has had in Running for longer than `stuck_hours`, oldest first."""
+    wanted = FlowRunFilter.model_validate(
+        {
+            "state": {"type": {"any_": ["RUNNING"]}},
+            "start_time": {"before_": now - timedelta(hours=stuck_hours)},
+        }
+    )
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC)
+        names = {run.flow_id: client.read_flow(run.flow_id).name for run in runs}
+    return [
+        {
+            "flow": names[run.flow_id],
+            "run": run.name,
+            "id": str(run.id),
+            "since": run.start_time.isoformat(timespec="seconds") if run.start_time else "",
+        }
+        for run in runs
+    ]
+
+
+def scenarios(store: Store) -> list[str]:
+    """Top-level folders of a store that hold runs or pages."""
+    return [
+        folder
+        for folder in _folders(store, None)
+        if {path.rpartition("/")[2] for path in _folders(store, folder)} & {"runs", "pages"}
+    ]
+
+
+def check_store(store: Store) -> None:
+    """Raise `StoreError` where there is nothing to tidy: an address that is wrong rather than a tidy store."""
+    if not _folders(store, None):
+        raise StoreError(
+            f"{store.uri}: there is nothing in this store. Give another with --store or ALMANAC_STORE."
+        )
+
+
+def _compact(table: DeltaTable, since: datetime, *, dry_run: bool) -> int:
+    """Files that were rewritten into fewer, or would be."""
+    column = next(iter(table.metadata().partition_columns), None)
+    files = pl.DataFrame(table.get_add_actions(flatten=True)).filter(pl.col("size_bytes") < _FILE_BYTES // 2)
+    partition = pl.lit("") if column is None else pl.col(f"partition.{column}")
+    count = (
+        files.group_by(partition.alias("partition"))
+        .agg(files=pl.len())
+        .filter(pl.col("files") >= _MANY_FILES)
+    )
+    if column == "as_of":
+        count = count.filter(pl.Series([_before(one, since) for one in count["partition"]], dtype=pl.Boolean))
+    if dry_run or not count.height:
+        return int(count["files"].sum())
+    where = [(column, "in", [str(one) for one in count["partition"]])] if column else None
+    done = table.optimize.compact(
+        partition_filters=where,
+        target_size=_FILE_BYTES,
+        writer_properties=WriterProperties(max_row_group_size=_ROW_GROUP),
+        commit_properties=CommitProperties(max_commit_retries=0),
+    )
+    return int(done["numFilesRemoved"])
+
+
+def _before(as_of: date, moment: datetime) -> bool:
+    if not isinstance(as_of, datetime):
+        return as_of < moment.date()
+    return (as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)) < moment
+
+
+def _keep_log(table: DeltaTable, days: int) -> None:
+    """Have the table's log kept as long as its files; by default it is for 30 days."""
+    wanted = f"interval {max(days, 30)} days"
+    if table.metadata().configuration.get(_LOG_RETENTION) != wanted and days > 30:
+        table.alter.set_table_properties(
+            {_LOG_RETENTION: wanted},
+            post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+        )
+
+
+def _folders(store: Store, folder: str | None) -> list[str]:
+    """Paths of the folders right under a folder."""
+    found = store.files.list_with_delimiter(None if folder is None else f"{folder}/")
+    return sorted(str(path).rstrip("/") for path in found["common_prefixes"])
+
+
+def _files(store: Store, folder: str) -> Iterator[tuple[str, datetime]]:
+    """Paths of all files under a folder, and when they were last written."""
+    for batch in store.files.list(f"{folder}/"):
+        for item in batch:
+            yield str(item["path"]), item["last_modified"]
+
+
+def _remove(store: Store, paths: Iterable[str], *, dry_run: bool) -> list[str]:
+    listed = list(paths)
+    if listed and not dry_run:
+        store.files.delete(listed)
+    return listed
+
+
+class HousekeepingError(AlmanacError):
+    """Something could not be tidied up."""

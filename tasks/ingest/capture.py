@@ -1,0 +1,299 @@
+"""Event Hubs Capture: the Avro files that Azure writes of an event hub, each read once.
+
+Capture writes `namespace/hub/partition/YYYY/MM/DD/HH/MM/SS.avro`. The record of the files that were
+read is a table, one row per file that was looked at; it moves on only after the commit of the
+readings. So a file is not missed when it arrives late or out of order, or when a run is killed in
+between: it is then read again, which changes nothing, since merging readings is exact.
+"""
+
+import fnmatch
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import obstore
+import polars as pl
+
+from models.contracts import QUARANTINE
+from models.times import TIME
+from tasks.ingest.sources import SourceError, unlisted
+from tasks.storage.store import Store, digest, is_remote, object_store, patiently
+
+SUFFIX = ".avro"
+RECORD = "captures"
+SEQUENCE, ENQUEUED, OFFSET = "SequenceNumber", "EnqueuedTimeUtc", "Offset"
+MESSAGES_AT_A_TIME = 50_000
+"""Messages of a file that are held in memory together, at most."""
+_BYTES_AT_A_TIME = 32_000_000
+_SURROGATES = (b"\\ud", b"\\uD")
+"""How an escaped UTF-16 surrogate begins, which stands for a character only in pairs."""
+_LONGEST_BODY = 2_000
+
+
+@dataclass(frozen=True)
+class CaptureFile:
+    """A file as it was listed. `partition` is `namespace/hub/number`, empty where the path has another form."""
+
+    uri: str
+    partition: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Some messages of a file.
+
+    `rows` has one row per reading, under the table's column names, and the message's sequence number,
+    offset and enqueue time. `broken` are the messages that hold no reading, in the shape of the
+    quarantine: source, row_number (the sequence number), row, rule.
+    """
+
+    rows: pl.DataFrame
+    broken: pl.DataFrame
+    count: int
+
+
+@dataclass
+class Looked:
+    """What was found in a file; `rule` says what is wrong with it as a whole, None where nothing is."""
+
+    file: CaptureFile
+    messages: int = 0
+    rule: str | None = None
+
+    def quarantined(self) -> pl.DataFrame:
+        """The file itself in the shape of the quarantine, without rows where nothing is wrong."""
+        facts = {"bytes": self.file.size, "messages": self.messages}
+        rows = [(self.file.uri, None, json.dumps(facts), self.rule)] if self.rule else []
+        return _quarantine(rows)
+
+
+def is_capture(uri: str) -> bool:
+    """Whether a source is Event Hubs Capture: there is an Avro file under it."""
+    return next(_listed(uri), None) is not None
+
+
+def pending(store: Store, scenario: str, uri: str) -> list[CaptureFile]:
+    """The files under `uri` that are not on record, by address.
+
+    A file is on record with its size; one that was not whole, with its ETag, too. So one that has
+    changed since is pending again.
+    """
+    files = sorted(_listed(uri), key=lambda file: file.uri)
+    name = f"{scenario}/{RECORD}"
+    if store.version(name) is None or not files:
+        return files
+    listed = pl.DataFrame([asdict(file) for file in files], schema=_FILE)
+    seen = store.scan(name).select(*_FILE, "rule").collect()
+    same_etag = pl.col("rule").is_null() | (pl.col("etag") == pl.col("etag_seen"))
+    known = listed.join(seen.rename({"etag": "etag_seen"}), on=["uri", "size"], how="inner").filter(same_etag)
+    addresses = set(known["uri"])
+    return [file for file in files if file.uri not in addresses]
+
+
+def record(store: Store, scenario: str, looked: Sequence[Looked]) -> None:
+    """Enter files into the record: to be called when what they hold is committed."""
+    if not looked:
+        return
+    rows = [{**asdict(one.file), "messages": one.messages, "rule": one.rule} for one in looked]
+    frame = pl.DataFrame(rows, schema={**_FILE, "messages": pl.Int64, "rule": pl.String})
+    frame = frame.with_columns(pl.lit(datetime.now(UTC)).cast(TIME).alias("read_at"))
+    store.append(f"{scenario}/{RECORD}", frame, once=f"captures-{digest(rows)}")
+
+
+def read(
+    looked: Looked, columns: Mapping[str, str], at_a_time: int = MESSAGES_AT_A_TIME
+) -> Iterator[Messages]:
+    """The messages of a file, some at a time; sets `messages` and `rule` of `looked` as it goes.
+
+    `columns` says which JSON member each column comes from; a message's own fields can be named, too.
+    Of a truncated file the messages before the break are read.
+    """
+    for messages in _chunks(_messages(looked), at_a_time):
+        plain = _plain(messages, columns)
+        if plain is not None:
+            yield Messages(plain, _quarantine([]), len(messages))
+            continue
+        rows, broken = [], []
+        for message in messages:
+            found, rule = _readings(message, columns)
+            rows += found
+            if rule:
+                broken.append((looked.file.uri, message.get(SEQUENCE), _as_it_came(message), rule))
+        yield Messages(_frame(rows, columns), _quarantine(broken), len(messages))
+
+
+_FILE = {"uri": pl.String, "partition": pl.String, "size": pl.Int64, "etag": pl.String}
+
+
+def _quarantine(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=QUARANTINE, orient="row")
+
+
+def _listed(uri: str) -> Iterator[CaptureFile]:
+    """The Avro files at a path, below a folder, or matching a glob; none where nothing is there.
+
+    Raises `SourceError` where they cannot be listed.
+    """
+    place = (uri if is_remote(uri) else str(Path(uri).expanduser().resolve())).rstrip("/")
+    fixed = re.split(r"[*?\[]", place)[0]
+    glob = fixed != place and (is_remote(uri) or not Path(place).exists())
+    alone = place.endswith(SUFFIX) and not glob
+    folder = fixed.rpartition("/")[0] if glob else place.rpartition("/")[0] if alone else place
+    if not is_remote(uri) and not Path(folder).is_dir():
+        return
+    try:
+        for batch in obstore.list(object_store(folder)):
+            for item in batch:
+                address = f"{folder}/{item['path']}"
+                wanted = fnmatch.fnmatch(address, place) if glob else not alone or address == place
+                if wanted and address.endswith(SUFFIX):
+                    yield CaptureFile(address, _partition(address), int(item["size"]), str(item["e_tag"]))
+    except obstore.exceptions.BaseError as error:
+        raise SourceError(unlisted(uri, error)) from None
+
+
+_LAYOUT = re.compile(r"([^/]+/[^/]+/\d+)/\d{4}/\d\d/\d\d/\d\d/\d\d/\d\d\.avro$")
+
+
+def _partition(address: str) -> str:
+    """
+    >>> _partition("az://raw/plant/readings/3/2018/08/28/23/00/05.avro")
+    'plant/readings/3'
+    """
+    found = _LAYOUT.search(address)
+    return found[1] if found else ""
+
+
+@patiently
+def _content(uri: str) -> bytes:
+    folder, _, name = uri.rpartition("/")
+    return bytes(obstore.get(object_store(folder), name).bytes())
+
+
+def _messages(looked: Looked) -> Iterator[dict[str, Any]]:
+    """The messages of a file, block by block; sets what is wrong with it in `looked`."""
+    from fastavro import block_reader
+
+    content = _content(looked.file.uri)
+    if not content:
+        looked.rule = "file|empty"
+        return
+    try:
+        for block in block_reader(io.BytesIO(content)):
+            for message in block:
+                looked.messages += 1
+                yield cast(dict[str, Any], message)
+    except Exception as error:
+        what = str(error).partition("\n")[0][:200] or type(error).__name__
+        looked.rule = f"file|unreadable after {looked.messages} messages: {what}"
+
+
+def _chunks(messages: Iterator[dict[str, Any]], at_a_time: int) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    size = 0
+    for message in messages:
+        chunk.append(message)
+        size += len(message.get("Body") or b"")
+        if len(chunk) >= at_a_time or size >= _BYTES_AT_A_TIME:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _plain(messages: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pl.DataFrame | None:
+    """The readings of messages that all hold exactly one, whose members are all there and are text or numbers.
+
+    None where that is not so: `_readings` then looks at each by itself, and finds the same in those that are.
+    """
+    text = b"\n".join(message.get("Body") or b"" for message in messages)
+    if text.count(b"\n") != len(messages) - 1 or any(half in text for half in _SURROGATES):
+        return None
+    if set(columns.values()) & {SEQUENCE, OFFSET, ENQUEUED}:
+        return None
+    try:
+        found = pl.read_ndjson(text, infer_schema_length=None)
+    except pl.exceptions.PolarsError:
+        return None
+    if found.height != len(messages) or not set(columns.values()) <= set(found.columns):
+        return None
+    for name in set(columns.values()):
+        plain = found[name].dtype in (pl.Int64, pl.Float64) or _is_always_text(name, text, len(messages))
+        if found[name].null_count() or not plain:
+            return None
+    found = found.select(pl.col(name).alias(column) for column, name in columns.items())
+    own = [_column(name, [m.get(name) for m in messages]) for name in (SEQUENCE, OFFSET, ENQUEUED)]
+    return found.with_columns(own)
+
+
+def _is_always_text(name: str, text: bytes, times: int) -> bool:
+    """Whether a member is given so many times, and is text each time."""
+    return len(re.findall(re.escape(json.dumps(name).encode()) + rb"\s*:\s*\"", text)) == times
+
+
+def _readings(
+    message: Mapping[str, Any], columns: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The readings in a message's body, by column; with the rule that the message breaks where it holds none.
+
+    A body is one reading or a list of them. A message of which one reading is none is broken as a whole.
+    """
+    body = message.get("Body")
+    if not body:
+        return [], "body|empty"
+    try:
+        value = json.loads(body, object_pairs_hook=_first_of_each)
+        if any(half in body for half in _SURROGATES):
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return [], "body|json"
+    own = {name: message.get(name) for name in (SEQUENCE, OFFSET, ENQUEUED)}
+    found = []
+    for reading in value if isinstance(value, list) else [value]:
+        if not isinstance(reading, dict):
+            return [], "body|object"
+        known = {**own, **reading}
+        lacking = [name for name in columns.values() if name not in known]
+        if lacking:
+            return [], f"body|lacks {lacking[0]}"
+        found.append({column: known[name] for column, name in columns.items()} | own)
+    return found, None if found else "body|empty"
+
+
+def _first_of_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of which a member that is given twice has its first value."""
+    return dict(reversed(members))
+
+
+def _as_it_came(message: Mapping[str, Any]) -> str:
+    """A broken message as JSON, its body as text."""
+    body = message.get("Body") or b""
+    text = bytes(body[:_LONGEST_BODY]).decode("utf-8", "replace")
+    return json.dumps(
+        {"Body": text, OFFSET: message.get(OFFSET), ENQUEUED: message.get(ENQUEUED)}, default=str
+    )
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pl.DataFrame:
+    """Readings as columns; members of several types, or that are no plain values, as text."""
+    names = dict.fromkeys((*columns, SEQUENCE, OFFSET, ENQUEUED))
+    return pl.DataFrame([_column(name, [row[name] for row in rows]) for name in names])
+
+
+def _column(name: str, values: list[Any]) -> pl.Series:
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds <= {str}:
+        return pl.Series(name, values, dtype=pl.String)
+    if kinds <= {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
+        return pl.Series(name, values, dtype=pl.Int64)
+    if kinds <= {int, float}:
+        return pl.Series(name, [v if v is None else float(v) for v in values], dtype=pl.Float64)
+    text = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+    return pl.Series(name, text, dtype=pl.String)

@@ -1,0 +1,45 @@
+"""What the first ingest into a store settles, since it is part of every stored row: the number of shards, and more."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from models.scenario import Scenario
+from tasks.storage.store import Store, StoreError
+
+SHARDS = 32
+
+
+def settled(scenario: Scenario, store: Store, wanted: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`shards` and what else the scenario settles: as it is in the store, else as `wanted`, else the default.
+
+    None is no wish. Raises `StoreError` where something else is wanted than what is settled.
+    """
+    defaults = {"shards": SHARDS, **scenario.settled}
+    ingested = any(store.version(f"{scenario.name}/{name}") is not None for name in scenario.tables)
+    known = (store.get_json(_path(scenario)) or {}) if ingested else {}
+    _check(scenario, store, known, wanted or {})
+    wishes = {name: (wanted or {}).get(name) for name in defaults}
+    return defaults | {name: wish for name, wish in wishes.items() if wish is not None} | known
+
+
+def settle(scenario: Scenario, store: Store, facts: Mapping[str, Any]) -> None:
+    """Settle `facts` unless they are already. Raises `StoreError` where another ingest settled others."""
+    if not store.create(_path(scenario), json.dumps(facts, sort_keys=True).encode()):
+        _check(scenario, store, store.get_json(_path(scenario)) or {}, facts)
+
+
+def _check(scenario: Scenario, store: Store, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for name, value in known.items():
+        asked = wanted.get(name)
+        if asked not in (None, value):
+            shown = f"{value} {name}" if isinstance(value, int) else f"{name} {value}"
+            option = name.replace("_", "-")
+            raise StoreError(
+                f"{store.uri}: {scenario.name} was ingested with {shown}; {asked} were asked for. "
+                f"Leave --{option} out, or ingest into a new --store."
+            )
+
+
+def _path(scenario: Scenario) -> str:
+    return f"{scenario.name}/scenario.json"

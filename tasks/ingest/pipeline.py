@@ -1,0 +1,323 @@
+"""Source -> contract -> table. Bad rows go to the scenario's quarantine with the rule they broke."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from polars import selectors
+from prefect import task
+
+from models.contracts import QUARANTINE, ROW, RULE, last_of_each
+from models.errors import ContractError
+from models.scenario import Scenario, Table
+from tasks.ingest import capture
+from tasks.ingest.fixed_options import settle, settled
+from tasks.ingest.sources import SourceError, of_table, read, rename
+from tasks.storage.staging import Staged
+from tasks.storage.store import Store, concat_lazy, digest, with_shard
+from tasks.storage.upsert import upsert
+
+_STAGED_IN_MEMORY = 1_000_000
+_FEW_MESSAGES = 100
+"""So many bad messages do not stop a capture, whatever share of it they are: a stream must go on."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What became of one source: rows read = accepted + quarantined + superseded.
+
+    A row is superseded where a later file of the same source has another one for the same unique
+    columns. `changed` rows of the table are new or have other values than before; `repeated` of the
+    accepted rows changed nothing, since the table had them. `files` of a capture were new.
+    """
+
+    table: str
+    source: str
+    read: int
+    accepted: int
+    quarantined: int
+    superseded: int
+    changed: int
+    repeated: int
+    version: int | None
+    rules: Mapping[str, int] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    files: int | None = None
+
+
+@dataclass
+class Checked:
+    """What was read of one source: `good` rows with their shard, `bad` ones in the shape of the quarantine.
+
+    `read` counts also rows that a later file has superseded. `looked` are the files of a capture.
+    """
+
+    good: Staged
+    bad: Staged
+    read: int = 0
+    ignored: set[str] = field(default_factory=set)
+    columns: set[str] = field(default_factory=set)
+    looked: list[capture.Looked] | None = None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of one file as they came, numbered by `ROW`, with the table's column names.
+
+    `broken` are rows, in the shape of the quarantine, that could not even be read as such. `number` is
+    the column with the row's number for people.
+    """
+
+    name: str
+    raw: pl.DataFrame
+    broken: pl.DataFrame | None = None
+    number: str = ROW
+
+
+@task(name="ingest")
+def ingest(
+    scenario: Scenario,
+    store: Store,
+    sources: Mapping[str, str],
+    mapping: Mapping[str, str],
+    shards: int | None,
+    max_bad_share: float,
+    options: Mapping[str, Any] | None = None,
+) -> list[Ingested]:
+    """Read sources into the tables that they are named after, in their order.
+
+    Nothing is written when more than `max_bad_share` of the rows of any source break the contract,
+    or when its rows are wrong as a whole. Rows that a table has already change nothing; what other
+    rows do to those that are stored is the table's business, see `models.scenario.Table.fold`.
+    """
+    facts = settled(scenario, store, {**(options or {}), "shards": shards})
+    chosen = {**(options or {}), **facts}
+    stored = {
+        name: store.scan(path)
+        for name in scenario.tables
+        if store.version(path := f"{scenario.name}/{name}") is not None
+    }
+    with tempfile.TemporaryDirectory(prefix="almanac-ingest-") as folder:
+        checked = {}
+        for name, source in sources.items():
+            table, place = scenario.tables[name], Path(folder) / name
+            own = of_table(mapping, name, scenario.tables)
+            found = _check(scenario, store, table, source, own, chosen, place)
+            _refuse(table, found, max_bad_share, known=name in stored)
+            if table.rows_at_a_time is None and found.good.height:
+                good = found.good.rows()
+                table.check(good.drop("shard", strict=False).collect(), stored)
+                stored[name] = concat_lazy([*([stored[name]] if name in stored else []), good])
+                _refuse_alike(source, stored[name].collect_schema().names())
+            checked[name] = found
+        _refuse_unused(mapping, checked)
+        store.check_writable()
+        settle(scenario, store, facts)
+        return [
+            _write(scenario, store, name, sources[name], found, Path(folder) / name)
+            for name, found in checked.items()
+        ]
+
+
+def _write(
+    scenario: Scenario, store: Store, name: str, source: str, checked: Checked, folder: Path
+) -> Ingested:
+    table, path = scenario.tables[name], f"{scenario.name}/{name}"
+    bad = checked.bad.rows().collect()
+    quarantine(scenario, store, table, bad)
+    changed = repeated = superseded = 0
+    if checked.good.height:
+        brought = upsert(store, path, table, checked.good.rows(), folder)
+        changed, repeated, superseded = brought.changed, brought.repeated, brought.superseded
+        late = _as_bad(brought.refused, source, None)
+        quarantine(scenario, store, table, late)
+        bad = pl.concat([bad, late])
+    accepted = checked.good.height - superseded - (bad.height - checked.bad.height)
+    if checked.looked is not None:
+        capture.record(store, scenario.name, checked.looked)
+    return Ingested(
+        table=name,
+        source=source,
+        read=checked.read,
+        accepted=accepted,
+        quarantined=bad.height,
+        superseded=checked.read - accepted - bad.height,
+        changed=changed,
+        repeated=repeated,
+        version=store.version(path),
+        rules=_by_rule(bad),
+        ignored=tuple(sorted(checked.ignored)),
+        files=None if checked.looked is None else len(checked.looked),
+    )
+
+
+def _check(
+    scenario: Scenario,
+    store: Store,
+    table: Table,
+    source: str,
+    mapping: Mapping[str, str],
+    options: Mapping[str, Any],
+    folder: Path,
+) -> Checked:
+    """All rows at `source`, split into good and bad.
+
+    Of the rows of one file with the same unique columns the last is good, the others are duplicates;
+    where files are read whole, a row of a later file replaces that of an earlier one.
+    """
+    whole = table.rows_at_a_time is None
+    spill = None if whole else _STAGED_IN_MEMORY
+    checked = Checked(Staged(folder / "good", spill), Staged(folder / "bad"))
+    checked.bad.add(pl.DataFrame(schema=QUARANTINE))
+    names = set()
+    for batch in _batches(scenario, store, table, source, mapping, checked):
+        accepted = table.accept(batch.raw, options)
+        broken = batch.raw.join(accepted.bad, on=ROW, how="inner", maintain_order="left")
+        checked.bad.add(_as_bad(broken, batch.name, batch.number))
+        if batch.broken is None:
+            checked.ignored |= set(accepted.ignored)
+        else:
+            checked.bad.add(batch.broken)
+        good = accepted.good
+        checked.good.add(with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good)
+        checked.read += batch.raw.height + (0 if batch.broken is None else batch.broken.height)
+        names.add(batch.name)
+    if checked.read == 0 and checked.looked is None:
+        raise SourceError(f"{source}: there is a header but no rows. Expected at least one.")
+    if whole and len(names) > 1:
+        latest = last_of_each(checked.good.rows().collect(), table.unique)
+        checked.good = Staged(folder / "good")
+        checked.good.add(latest)
+    if checked.good.height:
+        checked.ignored -= {*checked.good.rows().collect_schema()} - {"shard"}
+    return checked
+
+
+def _batches(
+    scenario: Scenario,
+    store: Store,
+    table: Table,
+    source: str,
+    mapping: Mapping[str, str],
+    checked: Checked,
+) -> Iterator[_Batch]:
+    """The rows at `source`; of a capture, those of files that were not read before."""
+    if not table.covariates and capture.is_capture(source):
+        checked.looked = []
+        files = capture.pending(store, scenario.name, source)
+        yield from _captured(files, table, mapping, checked, checked.looked)
+        return
+    found = [(one.columns, rename(one, mapping, table.needed, table.aliases)) for one in read(source)]
+    for columns, one in found:
+        checked.columns |= set(columns)
+        for rows in one.batches(table.rows_at_a_time):
+            yield _Batch(one.name, rows)
+
+
+def _captured(
+    files: Sequence[capture.CaptureFile],
+    table: Table,
+    mapping: Mapping[str, str],
+    checked: Checked,
+    done: list[capture.Looked],
+) -> Iterator[_Batch]:
+    columns = {column: mapping.get(column, column) for column in table.needed}
+    checked.columns |= set(columns.values())
+    for file in files:
+        looked = capture.Looked(file)
+        for messages in capture.read(looked, columns):
+            rows = messages.rows.with_row_index(ROW)
+            yield _Batch(file.uri, rows, messages.broken, number=capture.SEQUENCE)
+        checked.bad.add(looked.quarantined())
+        checked.read += looked.quarantined().height
+        done.append(looked)
+
+
+def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame) -> None:
+    """Append bad rows to the scenario's quarantine; rows that are there already are not repeated."""
+    if bad.is_empty():
+        return
+    path = f"{scenario.name}/quarantine"
+    rows = bad.with_columns(pl.lit(table.name).alias("table"))
+    if store.version(path) is not None:
+        sources = bad["source"].unique().implode()
+        known = store.scan(path).filter(pl.col("source").is_in(sources)).select(rows.columns).collect()
+        rows = rows.join(known, on=rows.columns, how="anti", nulls_equal=True)
+    if rows.is_empty():
+        return
+    rows = rows.with_columns(pl.lit(datetime.now(UTC)).alias("ingested_at"))
+    rows = rows.select("table", "source", "row_number", "row", "rule", "ingested_at")
+    fingerprint = digest(rows.drop("ingested_at").hash_rows(seed=1).to_list())
+    store.append(path, rows, once=f"quarantine-{fingerprint}")
+
+
+def _refuse(table: Table, checked: Checked, max_bad_share: float, *, known: bool) -> None:
+    """Raise `ContractError` where more of the rows are bad than is allowed, or none is good.
+
+    Once there is a table, a few bad messages of a capture are always allowed.
+    """
+    stream = checked.looked is not None and known
+    if checked.read == 0 or not checked.bad.height:
+        return
+    bad = checked.bad.rows().filter(~pl.col("rule").is_in(table.harmless)).collect()
+    allowed = max(max_bad_share * checked.read, _FEW_MESSAGES if stream else 0)
+    if bad.height <= allowed and (stream or checked.good.height):
+        return
+    rules = "\n".join(f"  {rule}: {count:,}" for rule, count in _by_rule(bad).items())
+    examples = "\n".join(
+        f"  {row['source']}, row {'-' if row['row_number'] is None else row['row_number']}: {row['rule']}: {row['row']}"
+        for row in bad.sort("rule", "source", "row_number")
+        .group_by("rule", maintain_order=True)
+        .first()
+        .iter_rows(named=True)
+    )
+    raise ContractError(
+        f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract, "
+        f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\nThe first of each:\n{examples}\n"
+        "Correct the source, map columns with --column, or allow more with --max-bad-share."
+    )
+
+
+def _refuse_unused(mapping: Mapping[str, str], checked: Mapping[str, Checked]) -> None:
+    """Raise `SourceError` where a column is mapped from one that no source has."""
+    for column, source in mapping.items():
+        table, dot, _ = column.partition(".")
+        of = [checked[table]] if dot and table in checked else checked.values()
+        found = sorted({name for c in of for name in c.columns})
+        if source not in found:
+            raise SourceError(
+                f"--column {column}={source}: no source has a column '{source}'. Found: {', '.join(found)}."
+            )
+
+
+def _refuse_alike(source: str, columns: Sequence[str]) -> None:
+    """Raise `SourceError` where names differ only in upper and lower case: a table cannot hold both."""
+    first: dict[str, str] = {}
+    for column in columns:
+        known = first.setdefault(column.lower(), column)
+        if known != column:
+            raise SourceError(
+                f"{source}: columns '{known}' and '{column}' differ only in upper and lower case. "
+                f"Map one to the other with --column {known}={column}."
+            )
+
+
+def _as_bad(rows: pl.DataFrame, source: str, number: str | None) -> pl.DataFrame:
+    """Rows in the shape of the quarantine: source, row number, the row as JSON, the rule."""
+    rows = rows.with_columns(selectors.binary().bin.encode("base64"))
+    apart = [c for c in (ROW, RULE, number) if c in rows.columns]
+    return rows.select(
+        pl.lit(source).alias("source"),
+        (pl.col(number) if number else pl.lit(None)).cast(pl.Int64).alias("row_number"),
+        pl.struct(pl.exclude(apart)).struct.json_encode().alias("row"),
+        pl.col(RULE).alias("rule"),
+    )
+
+
+def _by_rule(bad: pl.DataFrame) -> dict[str, int]:
+    counts = bad.group_by("rule").len("rows").sort(["rows", "rule"], descending=[True, False])
+    return dict(counts.iter_rows())

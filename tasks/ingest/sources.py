@@ -1,0 +1,226 @@
+"""Reading rows from anywhere: CSV, Parquet, a folder or glob of either, or a Delta table."""
+
+import fnmatch
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+import obstore
+import polars as pl
+from deltalake import DeltaTable
+
+from models.contracts import ROW
+from models.errors import AlmanacError
+from tasks.storage.store import first_line, is_remote, object_store
+
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+
+
+class SourceError(AlmanacError):
+    """The source cannot be found or read, or lacks what is needed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of one file or Delta table. `name` is what a person calls it."""
+
+    name: str
+    frame: pl.LazyFrame
+
+    @property
+    def columns(self) -> list[str]:
+        return self.frame.collect_schema().names()
+
+    def rows(self) -> pl.DataFrame:
+        """All rows. Raises `SourceError` where the file turns out not to be what it began as."""
+        try:
+            return self.frame.collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise SourceError(_unreadable(self.name, error)) from None
+
+    def batches(self, rows: int | None) -> Iterator[pl.DataFrame]:
+        """All rows, numbered by `ROW` from 1, about so many at a time; None: at once. Raises as `rows` does."""
+        if rows is None:
+            yield self.rows().with_row_index(ROW, offset=1)
+            return
+        try:
+            yield from self.frame.with_row_index(ROW, offset=1).collect_batches(chunk_size=rows)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise SourceError(_unreadable(self.name, error)) from None
+
+
+def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
+    """`["week=date"]` -> `{"week": "date"}`: column of the table -> column of the source.
+
+    A column may be named with its table, `plan.week=date`, see `of_table`.
+    """
+    mapping = {}
+    for pair in pairs:
+        column, separator, found = pair.partition("=")
+        if not (separator and column and found):
+            raise SourceError(
+                f"--column {pair}: expected TABLE_COLUMN=SOURCE_COLUMN, for example --column week=date."
+            )
+        mapping[column] = found
+    return mapping
+
+
+def of_table(mapping: Mapping[str, str], table: str, tables: Collection[str]) -> dict[str, str]:
+    """The part of a mapping that is for `table`, one of `tables`; what names it counts more than what names none.
+
+    >>> of_table({"week": "date", "plan.week": "wk", "stores.store": "shop"}, "plan", ["plan", "stores"])
+    {'week': 'wk'}
+    """
+    general = {c: name for c, name in mapping.items() if "." not in c or c.partition(".")[0] not in tables}
+    own = {c.removeprefix(f"{table}."): name for c, name in mapping.items() if c.startswith(f"{table}.")}
+    return general | own
+
+
+def read(uri: str) -> Iterator[Source]:
+    """The sources at `uri`, in the order of their names, so that a later file comes later.
+
+    CSV columns are read as text: types are the contract's business, so that nothing is lost on the
+    way. Raises `SourceError` where nothing is there, and for a file that cannot be read.
+    """
+    place = uri if is_remote(uri) else str(Path(uri).expanduser())
+    if _is_delta(place):
+        try:
+            table = DeltaTable(place)
+        except Exception as error:
+            raise SourceError(_unreadable(uri, error)) from None
+        yield Source(uri, pl.scan_delta(table))
+        return
+    for path in _files(uri):
+        name = _name(path, uri)
+        try:
+            frame = _scan(path)
+            columns = frame.collect_schema().names()
+        except pl.exceptions.NoDataError:
+            raise SourceError(f"{name}: the file is empty. Expected a header and at least one row.") from None
+        except Exception as error:
+            raise SourceError(_unreadable(name, error)) from None
+        if not columns:
+            raise SourceError(f"{name}: the file has no columns. Expected a header and at least one row.")
+        yield Source(name, frame)
+
+
+def small_table(uri: str) -> pl.DataFrame:
+    """All rows of a small source at once. Raises as `read` does."""
+    return pl.concat([source.rows() for source in read(uri)], how="diagonal_relaxed")
+
+
+def rename(
+    source: Source,
+    mapping: Mapping[str, str],
+    needed: Sequence[str],
+    aliases: Mapping[str, str] = MappingProxyType({}),
+) -> Source:
+    """`source` with the table's column names. Raises `SourceError` where a needed column is missing.
+
+    A mapping applies where its source column exists, so that one mapping serves several files;
+    `aliases` do for a column that neither the source nor the mapping has.
+    """
+    found = source.columns
+    applied = {old: new for new, old in mapping.items() if old in found}
+    named = {*found, *applied.values()}
+    applied |= {old: new for new, old in aliases.items() if new not in named and old in found}
+    kept = [name for name in found if name in applied or name not in applied.values()]
+    for column in needed:
+        if column not in (applied.get(name, name) for name in kept):
+            hint = mapping.get(column)
+            missing = f"column '{column}' is missing" + (f" (mapped from '{hint}')" if hint else "")
+            others = [name for name in found if name not in needed]
+            likely = others[0] if len(others) == 1 else "NAME_IN_THE_FILE"
+            raise SourceError(
+                f"{source.name}: {missing}. Found: {', '.join(found)}.\n"
+                f"Map it with --column {column}={likely}."
+            )
+    return Source(source.name, source.frame.select(pl.col(kept)).rename(applied))
+
+
+def _scan(path: str) -> pl.LazyFrame:
+    if path.endswith(".parquet"):
+        return pl.scan_parquet(path, glob=False)
+    return pl.scan_csv(path, infer_schema=False, glob=False, null_values=[""], truncate_ragged_lines=False)
+
+
+def unlisted(uri: str, error: Exception) -> str:
+    """What to say of a place in Blob whose files cannot be listed."""
+    return (
+        f"{uri}: cannot be listed: {first_line(error)}\n"
+        "Expected a container that exists and that this user or identity may read."
+    )
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    return f"{name}: cannot be read: {str(error).strip().splitlines()[0][:200]}"
+
+
+def _name(path: str, uri: str) -> str:
+    """`path` below the folder that `uri` names, or in which its wildcards begin."""
+    fixed = re.split(r"[*?\[]", uri)[0]
+    if not is_remote(uri) and fixed:
+        fixed = str(Path(fixed).expanduser())
+    fixed = fixed.rstrip("/")
+    folder = fixed if path.startswith(f"{fixed}/") else fixed.rpartition("/")[0]
+    return path.removeprefix(folder).lstrip("/")
+
+
+def _is_delta(uri: str) -> bool:
+    if is_remote(uri):
+        return not uri.endswith(SUFFIXES) and not _is_glob(uri) and DeltaTable.is_deltatable(uri)
+    return Path(uri).is_dir() and DeltaTable.is_deltatable(uri)
+
+
+def _is_glob(uri: str) -> bool:
+    return any(c in uri for c in "*?[")
+
+
+def _files(uri: str) -> list[str]:
+    """The files at a path, folder or glob; raises `SourceError` where there is none."""
+    found = _remote_files(uri) if is_remote(uri) else _local_files(uri)
+    if not found:
+        raise SourceError(
+            f"{uri}: no such file, and no folder or glob with files that end in {', '.join(SUFFIXES)}. "
+            "Check the path; relative ones begin at the working directory."
+        )
+    return found
+
+
+def _local_files(uri: str) -> list[str]:
+    path = Path(uri).expanduser()
+    if path.is_file():
+        return [str(path)]
+    if path.is_dir():
+        return sorted(str(p) for p in path.rglob("*") if p.name.endswith(SUFFIXES))
+    if _is_glob(uri):
+        anchor = Path(path.anchor) if path.anchor else Path()
+        return sorted(str(p) for p in anchor.glob(str(path.relative_to(path.anchor))) if p.is_file())
+    return []
+
+
+def _remote_files(uri: str) -> list[str]:
+    """Files in Blob under a folder, or matching a glob, or the one of that name."""
+    fixed = uri.split("*")[0].split("?")[0]
+    folder = uri if fixed == uri else fixed.rsplit("/", 1)[0]
+    scheme, _, rest = folder.partition("://")
+    container, _, prefix = rest.partition("/")
+    root = f"{scheme}://{container}"
+    try:
+        listing = obstore.list(object_store(root), prefix or None)
+        paths = sorted(str(item["path"]) for batch in listing for item in batch)
+        if not paths and prefix:
+            obstore.head(object_store(root), prefix)
+            paths = [prefix]
+    except FileNotFoundError:
+        return []
+    except obstore.exceptions.BaseError as error:
+        raise SourceError(unlisted(uri, error)) from None
+    pattern = uri.partition("://")[2].partition("/")[2]
+    if fixed != uri:
+        paths = [p for p in paths if fnmatch.fnmatch(p, pattern)]
+    elif paths != [pattern]:
+        paths = [p for p in paths if PurePosixPath(p).name.endswith(SUFFIXES)]
+    return [f"{root}/{p}" for p in paths]

@@ -1,0 +1,129 @@
+"""What is in the input tables, how fresh it is, and what is in quarantine; from statistics where they tell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from models.scenario import Scenario, Table
+from tasks.storage.store import Store
+
+_COMMITS = 50
+"""So many commits are looked at for the last one that brought rows; compacting brings none."""
+_EXAMPLE = 200
+_LATE = 2
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """What is in one table. `first` and `last` are the range of its times; None where it has none.
+
+    `keys` counts the scenario's keys, or as much of them as the table has; None where it has none.
+    """
+
+    table: str
+    version: int
+    rows: int
+    keys: int | None
+    first: date | None
+    last: date | None
+    written: datetime
+
+
+def table_status(scenario: Scenario, store: Store, table: Table) -> TableStatus | None:
+    """What is in a table, None where it does not exist. Only the columns of the key are read, and those lazily."""
+    path = f"{scenario.name}/{table.name}"
+    version = store.version(path)
+    if version is None:
+        return None
+    log = pl.DataFrame(store.table(path, version).get_add_actions(flatten=True))
+    rows = store.scan(path, version)
+    key = [column for column in scenario.key if column in table.unique]
+    first, last = _range(log, rows, table)
+    return TableStatus(
+        table=table.name,
+        version=version,
+        rows=int(log["num_records"].sum()) if log.height else 0,
+        keys=rows.select(pl.struct(key).n_unique()).collect(engine="streaming").item() if key else None,
+        first=first,
+        last=last,
+        written=_written(store, path, version),
+    )
+
+
+def _range(log: pl.DataFrame, rows: pl.LazyFrame, table: Table) -> tuple[date | None, date | None]:
+    """The first and the last time, by the statistics of the files; by the rows where a file has none."""
+    schema = rows.collect_schema()
+    times = [column for column in table.unique if schema[column].is_temporal()]
+    if not times:
+        return None, None
+    low, high = f"min.{times[0]}", f"max.{times[0]}"
+    some = log.filter(pl.col("num_records") > 0)
+    if low in log.columns and not some[low].null_count() and not some[high].null_count():
+        ends = some.select(pl.col(low).min(), pl.col(high).max())
+    else:
+        time = pl.col(times[0])
+        ends = rows.select(time.min().alias("first"), time.max().alias("last")).collect(engine="streaming")
+    first, last = ends.row(0)
+    return first, last
+
+
+def _written(store: Store, path: str, version: int) -> datetime:
+    """When rows were last brought into a table."""
+    commits = store.table(path, version).history(_COMMITS)
+    brought = next((commit for commit in commits if "changed" in commit), commits[0])
+    return datetime.fromtimestamp(brought["timestamp"] / 1000, UTC)
+
+
+def freshness(
+    scenario: Scenario, statuses: Sequence[TableStatus], now: datetime
+) -> tuple[float | None, bool | None]:
+    """Hours since the last time of the scenario's first table, and whether that is less than two of its cadences.
+
+    None for both where the table has no times or does not exist, and for the latter without a cadence.
+    """
+    first = next(iter(scenario.tables))
+    last = next((status.last for status in statuses if status.table == first), None)
+    if last is None:
+        return None, None
+    moment = last if isinstance(last, datetime) else datetime(last.year, last.month, last.day, tzinfo=UTC)
+    age = now - (moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    late = None if scenario.cadence is None else age > _LATE * scenario.cadence
+    return round(age / timedelta(hours=1), 1), None if late is None else not late
+
+
+def quarantined(store: Store, scenario: str) -> list[dict[str, Any]]:
+    """Rows in quarantine by table and rule, most first: how many, of how many sources, when, and the last one."""
+    path = f"{scenario}/quarantine"
+    if store.version(path) is None:
+        return []
+    by_rule = (
+        store.scan(path)
+        .group_by("table", "rule")
+        .agg(
+            pl.len().alias("rows"),
+            pl.col("source").n_unique().alias("sources"),
+            pl.col("ingested_at").max().dt.strftime("%Y-%m-%d %H:%M").alias("last"),
+            *(
+                pl.col(name).sort_by("ingested_at", "source", "row_number").last()
+                for name in ("source", "row_number", "row")
+            ),
+        )
+        .sort(["rows", "table", "rule"], descending=[True, False, False])
+    )
+    return [
+        {
+            "table": f"{scenario}/{found['table']}",
+            **{name: found[name] for name in ("rule", "rows", "sources", "last")},
+            "example": _shortened(found),
+        }
+        for found in by_rule.collect(engine="streaming").iter_rows(named=True)
+    ]
+
+
+def _shortened(found: dict[str, Any]) -> str:
+    number = "" if found["row_number"] is None else f", row {found['row_number']}"
+    text = f"{found['source']}{number}: {found['row']}"
+    return text if len(text) <= _EXAMPLE else f"{text[: _EXAMPLE - 1]}…"

@@ -1,0 +1,97 @@
+"""Control charts of what was published, and the event that says that it has become worse."""
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, cast
+
+import polars as pl
+from deltalake import CommitProperties, write_deltalake
+from prefect import task
+
+from models import control
+from models.scenario import TALLIES, Event, Scenario
+from tasks.monitoring.ground_truth import judged_so_far
+from tasks.registry import bundles
+from tasks.scoring.events import emit
+from tasks.storage.store import Store
+from tasks.training.fit import BACKTESTS
+
+CONTROL, DEGRADED = "control", "degraded"
+
+
+@task(name="control")
+def chart_outcomes(scenario: Scenario, store: Store) -> pl.DataFrame:
+    """The points of all control charts, see `models.control`, by all that was judged so far; kept in `control`.
+
+    The points before the first published one are those of the backtest of the bundle that published it.
+    """
+    judged = judged_so_far(store, scenario.name)
+    if judged is None:
+        return pl.DataFrame(schema=control.CONTROL)
+    tallies = judged.select(pl.col("tallies").explode()).drop_nulls().unnest("tallies")
+    published = tallies.select(list(TALLIES)) if tallies.height else pl.DataFrame(schema=TALLIES)
+    points = control.points(published, _of_backtest(scenario, store, judged["bundle"][0]), scenario.charts)
+    store.retrying(CONTROL, lambda: _replace(store, f"{scenario.name}/{CONTROL}", points))
+    return points
+
+
+@task(name="announce-degraded")
+def announce_degraded(
+    scenario: Scenario, store: Store, points: pl.DataFrame, cooldown_days: int
+) -> Mapping[str, Any] | None:
+    """Emit `almanac.<scenario>.degraded` where the newest point of a chart is out of its limits; its payload.
+
+    None where none is, where its period was told already, and within `cooldown_days` after a period that was.
+    What was told is kept in the table `degraded`, after the event was handed over: a run that was
+    killed before that tells it again, under the same id.
+    """
+    worse = control.newest(points).filter(verdict="degraded")
+    if worse.is_empty():
+        return None
+    period = cast(date, worse["period"].max())
+    path = f"{scenario.name}/{DEGRADED}"
+    told = (
+        None
+        if store.version(path) is None
+        else store.scan(path).select(pl.col("period").max()).collect().item()
+    )
+    if told is not None and period < max(told + timedelta(days=cooldown_days), told + timedelta(days=1)):
+        return None
+    columns = ["chart", "series", "period", "value", "centre", "low", "high", "baseline"]
+    found = worse.select(columns).with_columns(pl.col("period").cast(pl.String)).to_dicts()
+    points_told = ", ".join(
+        f"{p['chart']} {p['series']} is {p['value']:.4g}, within {p['low']:.4g} and {p['high']:.4g} by chance"
+        for p in found
+    )
+    reason = f"Degraded in {period}: {points_told}."
+    payload = {"reason": reason, "period": str(period), "points": found, "store": store.uri}
+    emit(store, scenario.name, Event("degraded", scenario.name, payload), str(period))
+    at = pl.DataFrame({"period": [period], "at": [datetime.now(UTC)], "points": [found]})
+    store.append(path, at, once=f"degraded-{period}")
+    return payload
+
+
+def points_so_far(store: Store, scenario: str) -> pl.DataFrame:
+    """The table `control`; without rows where nothing was evaluated yet."""
+    path = f"{scenario}/{CONTROL}"
+    return pl.DataFrame() if store.version(path) is None else store.scan(path).collect()
+
+
+def _of_backtest(scenario: Scenario, store: Store, bundle: int) -> pl.DataFrame:
+    if store.version(f"{scenario.name}/{BACKTESTS}") is None:
+        return pl.DataFrame(schema=TALLIES)
+    backtest = store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=bundle)
+    options = bundles.manifest(store, scenario.name, bundle)["options"]
+    return scenario.backtest_tallies(backtest, options)
+
+
+def _replace(store: Store, path: str, points: pl.DataFrame) -> None:
+    known = store.version(path) is not None
+    if known and store.scan(path).collect().sort("chart", "series", "period").equals(points):
+        return
+    write_deltalake(
+        store.table(path) if known else store.uri_of(path),
+        points,
+        mode="overwrite" if known else "error",
+        commit_properties=CommitProperties(max_commit_retries=0),
+    )

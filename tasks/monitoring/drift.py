@@ -1,0 +1,262 @@
+"""Drift of what a bundle is given, and of what it says, since it was trained: measured, kept, and told.
+
+The table `<scenario>/drift` has a line per `as_of` and feature, see `models.drift.SCHEMA`, with `kind` (`input`
+or `score`), `announced`, and the bundle whose training is compared with.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+import polars as pl
+from prefect import task
+
+from models.drift import CYCLE, SCHEMA, Rule, drift, ranked
+from models.scenario import AsOf, Event, Scenario
+from tasks.monitoring.ground_truth import judged_so_far
+from tasks.registry import bundles
+from tasks.scoring.events import emit
+from tasks.scoring.publishing import publish_derived
+from tasks.scoring.runs import Run, input_versions, scans
+from tasks.scoring.shards import read_frame, requested_path
+from tasks.storage.store import Store
+
+DRIFT = "drift"
+WATCHED_KEYS = 2_000
+"""About so many keys are watched: those of the first shards, which are a random sample of all."""
+SCORED_CYCLES = 60
+"""Scores are compared with those of so many published runs of the same bundle, at most."""
+FEATURES = 60
+"""So many inputs are watched at most: the more there are, the higher is the limit of each."""
+_NAMED = 5
+
+
+@task(name="resolve-watching")
+def resolve_watching(scenario: Scenario, store: Store, as_of: AsOf | None, rule: Rule) -> Run:
+    """The run that compares the cycle of `as_of` with what the bundle that scores it was trained on."""
+    versions = input_versions(scenario, store)
+    resolved = scenario.resolve_as_of(scans(scenario, store, versions), as_of, datetime.now(UTC))
+    number = bundles.for_as_of(store, scenario.name, resolved)
+    manifest = bundles.manifest(store, scenario.name, number)
+    options = {**manifest["options"], "trained_as_of": manifest["as_of"], "drift_rate": rule.rate}
+    return Run(scenario.name, "watch", store, resolved, versions, options, DRIFT, number)
+
+
+def seen_by_bundle(run: Run) -> bool:
+    """Whether the bundle was trained on the cycle itself: there is nothing to compare then."""
+    return trained_as_of(run) >= run.as_of
+
+
+def trained_as_of(run: Run) -> AsOf:
+    """The time up to which the run's bundle was trained."""
+    return type(run.as_of).fromisoformat(run.options["trained_as_of"])
+
+
+def watched_shards(shards: Mapping[int, int], keys: int = WATCHED_KEYS) -> list[int]:
+    """The first shards, by number, that have so many keys together; all where there are fewer.
+
+    >>> watched_shards({0: 10, 1: 10, 2: 10}, keys=15)
+    [0, 1]
+    """
+    chosen: list[int] = []
+    for shard in sorted(shards):
+        if sum(shards[one] for one in chosen) >= keys:
+            break
+        chosen.append(shard)
+    return chosen
+
+
+@task(name="watch-shard", task_run_name="watch-shard-{shard}", retries=1, retry_delay_seconds=1)
+def watch_shard(scenario: Scenario, run: Run, shard: int) -> int:
+    """Write a shard's watched inputs, and how many rows they are; a shard that is done is kept."""
+    path = _part(run, shard)
+    if run.store.size(path) is None:
+        rows = scenario.watched(run.tables(scenario, shard), trained_as_of(run), run.as_of, run.options)
+        frame = pl.DataFrame() if rows is None else rows.drop(scenario.key, strict=False).collect()
+        run.store.put_frame(path, frame)
+        return frame.height
+    return read_frame(run, path).height
+
+
+@task(name="measure-drift")
+def measure_drift(scenario: Scenario, run: Run, shards: Sequence[int], rule: Rule) -> pl.DataFrame:
+    """Lines of all features, inputs and scores, ranked. The rate of the rule is shared among them all.
+
+    An alarm may take two successive cycles, so the one before `as_of` is compared, too; the lines are those of `as_of`.
+    """
+    inputs = _together([read_frame(run, _part(run, shard)) for shard in shards])
+    pairs = {"input": _inputs(run, inputs), "score": _scores(scenario, run, shards)}
+    sizes = {kind: max(0, now.width - 1) if now.height else 0 for kind, (_, now) in pairs.items()}
+    parts = [
+        drift(before, now, replace(rule, rate=rule.rate * sizes[kind] / sum(sizes.values()))).with_columns(
+            pl.lit(kind).alias("kind")
+        )
+        for kind, (before, now) in pairs.items()
+        if sizes[kind]
+    ]
+    if not parts:
+        return pl.DataFrame(schema={**SCHEMA, "kind": pl.String})
+    return ranked(pl.concat(parts).filter(pl.col(CYCLE) == run.as_of).drop(CYCLE))
+
+
+@task(name="accuracy-since")
+def accuracy_since(run: Run) -> list[dict[str, Any]]:
+    """The measures of the control charts over what was judged `before` and `since` the bundle was trained.
+
+    A line per chart and series: chart, series, before, since; null where nothing was judged. None without evaluations.
+    """
+    known = judged_so_far(run.store, run.scenario)
+    if known is None:
+        return []
+    points = known.select(pl.col("tallies").explode()).unnest("tallies").filter(pl.col("denominator") > 0)
+    trained = trained_as_of(run)
+    later = pl.col("period") > (trained.date() if isinstance(trained, datetime) else trained)
+    value = {
+        name: pl.col("numerator").filter(of).sum() / pl.col("denominator").filter(of).sum()
+        for name, of in (("before", ~later), ("since", later))
+    }
+    found = points.group_by("chart", "series").agg(**value).sort("chart", "series")
+    return found.with_columns(pl.col("before", "since").fill_nan(None)).to_dicts()
+
+
+@task(name="publish-drift")
+def publish_drift(run: Run, lines: pl.DataFrame, cooldown_days: float) -> bool:
+    """Replace the lines of `as_of` in the table, in one commit; whether they are to be announced.
+
+    They are where a feature has drifted, unless one was announced for an earlier `as_of` that is less than
+    `cooldown_days` before.
+    """
+    announced = bool(lines["drifted"].any()) and not _cooling_down(run, cooldown_days)
+    publish_derived(run, DRIFT, lines.with_columns(pl.lit(announced).alias("announced")))
+    return announced
+
+
+@task(name="announce-drift")
+def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str, Any]] = ()) -> bool:
+    """Emit `almanac.<scenario>.drifted`, once for an `as_of`; whether it was emitted now.
+
+    The payload has the first drifted features, the `reason` in words, and what `accuracy_since` tells.
+
+    What was told is written down after the event has been handed over: one that was killed before that
+    has it told again by the next, under the same id.
+    """
+    path = f"{_told(run)}/{run.as_of_text.replace(' ', 'T').replace(':', '')}.json"
+    if run.store.size(path) is not None:
+        return False
+    moved = lines.filter("drifted").sort("rank")
+    features = [
+        {name: row[name] for name in ("rank", "feature", "kind", "psi", "limit")} for row in moved.to_dicts()
+    ]
+    payload = {
+        "as_of": run.as_of.isoformat(),
+        "bundle": run.bundle,
+        "features": features[:_NAMED],
+        "accuracy": list(accuracy)[:_NAMED],
+        "reason": reason(run, moved),
+        "run_id": run.id,
+        "store": run.store.uri,
+    }
+    emit(run.store, run.scenario, Event("drifted", run.scenario, payload), run.as_of_text)
+    run.store.put_json(path, payload)
+    return True
+
+
+def newest_drift(store: Store, scenario: str, cycles: int) -> pl.DataFrame:
+    """The lines of the newest `cycles` in the table `drift`; without rows where nothing was compared yet."""
+    path = f"{scenario}/{DRIFT}"
+    newest = [] if store.version(path) is None else store.as_ofs(path)[-cycles:]
+    return store.scan(path).filter(pl.col("as_of") >= newest[0]).collect() if newest else pl.DataFrame()
+
+
+def reason(run: Run, moved: pl.DataFrame) -> str:
+    """In words, what has drifted: at most three features, the worst first."""
+    told = [
+        f"{row['feature']} (PSI {row['psi']:.2f}, limit {row['limit']:.2f})"
+        for row in moved.head(3).to_dicts()
+    ]
+    more = f" and {moved.height - 3} more" if moved.height > 3 else ""
+    return f"Drifted as of {run.as_of}, against bundle {run.bundle}: {', '.join(told)}{more}."
+
+
+def _part(run: Run, shard: int) -> str:
+    return run.path(f"watched/{shard:04d}.parquet")
+
+
+def _together(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The rows of all shards; a number that a shard does not have at all is no value there, not a missing one.
+
+    Of many features, those are kept that the most rows have.
+    """
+    types = {name: dtype for part in parts for name, dtype in part.schema.items()}
+    lacking = {name: float("nan") if dtype.is_float() else None for name, dtype in types.items()}
+    rows = pl.concat(
+        [
+            part.select(
+                pl.col(name) if name in part.columns else pl.lit(lacking[name], dtype).alias(name)
+                for name, dtype in types.items()
+            )
+            for part in parts
+            if part.height
+        ]
+        or [pl.DataFrame(schema=types)],
+        how="vertical_relaxed",
+    )
+    features = [name for name in rows.columns if name != CYCLE]
+    if len(features) <= FEATURES:
+        return rows
+    counted = {
+        name: rows[name].is_not_nan().sum() if types[name].is_float() else rows.height for name in features
+    }
+    kept = sorted(features, key=lambda name: (-(counted[name] or 0), name))[:FEATURES]
+    return rows.select(CYCLE, *(name for name in features if name in kept))
+
+
+def _inputs(run: Run, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What was trained on, and the newest cycles."""
+    if CYCLE not in rows.columns:
+        return rows, rows
+    cycle = pl.col(CYCLE)
+    newest = cycle.is_between(_first_of_newest(rows, run), run.as_of)
+    return rows.filter(cycle <= trained_as_of(run)), rows.filter(newest)
+
+
+def _first_of_newest(rows: pl.DataFrame, run: Run) -> AsOf:
+    """The cycle before `as_of`, or `as_of` where the bundle was trained on that, or it is not there."""
+    between = (pl.col(CYCLE) > trained_as_of(run)) & (pl.col(CYCLE) < run.as_of)
+    return rows.filter(between).select(pl.col(CYCLE).max()).item() or run.as_of
+
+
+def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What was published for the watched keys: by the bundle before, and in the newest cycles."""
+    nothing = pl.DataFrame(), pl.DataFrame()
+    table = f"{scenario.name}/{scenario.published(run.options).name}"
+    columns = scenario.watched_scores(run.options)
+    if not columns or run.store.version(table) is None:
+        return nothing
+    wanted = read_frame(run, requested_path(run)).filter(pl.col("shard").is_in(list(shards)))
+    mine = run.store.scan(table).filter(pl.col("bundle") == run.bundle, pl.col("as_of") <= run.as_of)
+    times = mine.select(pl.col("as_of").unique().sort()).collect()["as_of"].tail(SCORED_CYCLES + 2)
+    rows = (
+        mine.filter(pl.col("as_of").is_in(times.implode()))
+        .join(wanted.lazy(), on=list(scenario.key), how="semi")
+        .select(pl.col("as_of").alias(CYCLE), *(pl.col(c).alias(f"published {c}") for c in columns))
+        .collect(engine="streaming")
+    )
+    first = _first_of_newest(rows, run)
+    return rows.filter(pl.col(CYCLE) < first), rows.filter(pl.col(CYCLE) >= first)
+
+
+def _cooling_down(run: Run, days: float) -> bool:
+    """Whether an earlier `as_of` was announced less than so many days before."""
+    told = [run.store.get_json(path) or {} for path in run.store.names(_told(run))]
+    earlier = [_moment(type(run.as_of).fromisoformat(one["as_of"])) for one in told]
+    return any(timedelta(0) < _moment(run.as_of) - one < timedelta(days=days) for one in earlier)
+
+
+def _moment(as_of: AsOf) -> datetime:
+    return as_of if isinstance(as_of, datetime) else datetime.combine(as_of, time(), UTC)
+
+
+def _told(run: Run) -> str:
+    return f"{run.scenario}/drifted"

@@ -1,0 +1,100 @@
+"""Judging a bundle: what it would have said over a range, against what then happened.
+
+What was published is judged by `tasks.monitoring.ground_truth`; these rows are in a table of their own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import polars as pl
+from prefect import task
+
+from models.scenario import AsOf, Scenario
+from tasks.registry import bundles
+from tasks.scoring.publishing import Part, Publication, replace_partition, scan_parts, write_part
+from tasks.scoring.runs import Run, RunError, context, input_versions, scans
+from tasks.storage.store import Store
+
+
+class Judged(Scenario, Protocol):
+    """A scenario that can say what a bundle would have said over a range of time."""
+
+    @property
+    def bundle_evaluations(self) -> str:
+        """Name of the table that the judged rows of bundles are in, by what was then the last `as_of`."""
+
+    def evaluate(
+        self,
+        model: Any,
+        tables: Mapping[str, pl.LazyFrame],
+        context: Mapping[str, pl.DataFrame],
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> pl.DataFrame:
+        """Judged rows of one shard from `score_from` to `score_to`, by what is known at `as_of`."""
+
+
+@task(name="resolve-evaluation")
+def resolve_evaluation(
+    scenario: Judged, store: Store, since: datetime | None, until: datetime | None, number: int
+) -> Run:
+    """The run that judges bundle `number` from `since` to `until`, by the newest tables.
+
+    Without `since` the range begins where the bundle's data ends. Raises `RunError` for a range without data.
+    """
+    versions = input_versions(scenario, store)
+    newest = scenario.resolve_as_of(scans(scenario, store, versions), None, datetime.now(UTC))
+    manifest = bundles.manifest(store, scenario.name, number)
+    known: AsOf = type(newest).fromisoformat(manifest["as_of"])
+    begin, end = since or known, until or newest
+    if not begin <= min(end, newest):
+        raise RunError(
+            f"{scenario.name}: nothing to evaluate from {begin.isoformat()} to {end.isoformat()}: the data ends at "
+            f"{newest.isoformat()}. Expected --from before --to and before the end of the data; ingest newer data, "
+            f"or name an older bundle than {number} with --bundle."
+        )
+    notes: tuple[str, ...] = ()
+    if begin < known:
+        notes = (
+            f"Bundle {number} was trained on data up to {known}: of rows before, it has seen the outcome.",
+        )
+    span = {"score_from": begin.isoformat(), "score_to": min(end, newest).isoformat()}
+    options = {**manifest["options"], **span}
+    output = scenario.bundle_evaluations
+    return Run(scenario.name, "evaluate-bundle", store, newest, versions, options, output, number, notes)
+
+
+@task(name="evaluate-shard", task_run_name="evaluate-shard-{shard}", retries=1, retry_delay_seconds=1)
+def evaluate_shard(scenario: Judged, run: Run, shard: int) -> Part:
+    """Write a shard's judged rows beside the files of the table; a part that is done is kept."""
+    marker = run.path(f"evaluated/{shard:04d}.json")
+    known = run.store.get_json(marker)
+    if known and (not known["rows"] or run.store.size(f"{run.table}/{known['path']}") == known["bytes"]):
+        return Part(**known)
+    model = bundles.model(scenario, run.store, run.bundle or 0)
+    shared = context(run.store, run.folder)
+    rows = scenario.evaluate(model, run.tables(scenario, shard), shared, run.as_of, run.options)
+    rows = rows.with_columns(pl.lit(run.bundle, pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id"))
+    part = write_part(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else Part("", 0, 0)
+    run.store.put_json(marker, asdict(part))
+    return part
+
+
+@task(name="publish-evaluation")
+def publish_evaluation(run: Run, parts: Sequence[Part]) -> Publication:
+    """Swap the judged rows into the table, in one commit. Raises `RunError` where there is none."""
+    some = [part for part in parts if part.rows]
+    if not some:
+        raise RunError(
+            f"{run.scenario}: there is no row from {run.options['score_from']} to {run.options['score_to']}. "
+            "Nothing was published. Expected telemetry in that range; give another --from or --to."
+        )
+    return replace_partition(run, run.table, scan_parts(run, some).collect_schema(), some)
+
+
+@task(name="measure")
+def measure(scenario: Judged, run: Run, parts: Sequence[Part]) -> pl.DataFrame:
+    """The metrics of all judged rows."""
+    return scenario.measures(scan_parts(run, [part for part in parts if part.rows]), run.options)

@@ -1,0 +1,253 @@
+"""The page of a run: one HTML file that needs nothing but itself.
+
+Scripts, styles, charts and data are inside the file. Its Content-Security-Policy allows no network
+and no script but the two that are known here by their hash, so text from the data cannot act.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from functools import cache
+from importlib.resources import files
+from itertools import count
+from typing import Any
+from urllib.parse import urlencode
+
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from models.page.blocks import Chart, Explorer, Figures, Grid, Part, Section, Text
+from models.page.explorer import pack
+
+SCRIPTS = ("page.js", "series.js", "traces.js", "explorer.js", "picker.js", "start.js")
+SHORT = 20
+POLICY = (
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+def render(
+    title: str, subtitle: str, sections: Sequence[Section], facts: Mapping[str, str] | None = None
+) -> str:
+    """The page as HTML, a few MB of it the chart library.
+
+    `facts` are the small print at the end: run, bundle, table versions. Text from the data is
+    escaped everywhere. The same input gives the same page.
+    """
+    numbers = count()
+    names: set[str] = set()
+    body = [
+        {
+            "id": _anchor(section.title, names),
+            "title": section.title,
+            "parts": [_part(part, next(numbers)) for part in section.parts],
+        }
+        for section in sections
+        if section.parts
+    ]
+    plotly, app = _plotly(), _app()
+    scripts = f"{_hash(plotly)} {_hash(app)}"
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            subtitle=subtitle,
+            sections=body,
+            facts=facts or {},
+            policy=POLICY.format(scripts=scripts),
+            style=_trusted(_packaged("page.css")),
+            app=_trusted(app),
+            plotly=_plotly_packed(),
+        )
+    )
+
+
+def _part(part: Part, number: int) -> Markup:
+    """One part as HTML."""
+    macros = _templates().get_template("parts.html.j2").module
+    renderers: dict[type, Callable[[Any], dict[str, Any]]] = {
+        Text: lambda p: {"html": _trusted(_markdown().render(p.markdown))},
+        Figures: _figures,
+        Grid: _grid,
+        Chart: _chart,
+        Explorer: _explorer,
+    }
+    name = type(part).__name__.lower()
+    return _trusted(getattr(macros, name)(number=number, **renderers[type(part)](part)))
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    """Values with a real minus sign, in rows of nearly equal length and at most six."""
+    values = {label: re.sub(r"^-(?=[\d.])", "−", value) for label, value in figures.values.items()}
+    rows = math.ceil(len(values) / 6) or 1
+    return {"values": values, "columns": math.ceil(len(values) / rows)}
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    shown = grid.frame.head(grid.limit)
+    cells = [_cells(shown[c], grid.formats.get(c)) for c in shown.columns]
+    links: list[str] = [""] * shown.height
+    if grid.key:
+        keys = shown.select(pl.col(column).cast(pl.String).alias(k) for k, column in grid.key.items())
+        links = ["#" + urlencode(row) for row in keys.to_dicts()]
+    return {
+        "caption": grid.caption,
+        "heads": [(c, _kind(shown[c])) for c in shown.columns],
+        "rows": list(zip(links, zip(*cells, strict=True), strict=True)) if cells else [],
+        "left": grid.frame.height - shown.height,
+        "opening": next(iter(grid.key.values()), ""),
+    }
+
+
+def _kind(values: pl.Series) -> str:
+    """The class of a column's cells: number, short text, which is not wrapped, or text."""
+    if values.dtype.is_numeric():
+        return "n"
+    longest = max(map(len, values.cast(pl.String).drop_nulls()), default=0)
+    return "t" if longest <= SHORT else "s"
+
+
+def _cells(values: pl.Series, form: str | None) -> list[str]:
+    """A column's values as text; null is a dash. Numbers of a column share their decimals."""
+    if form is None and values.dtype.is_float():
+        form = f",.{_decimals(values)}f"
+    elif form is None and values.dtype.is_integer():
+        form = ",d"
+
+    def cell(value: object) -> str:
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return "–"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, datetime):
+            return value.strftime("%Y-%m-%d %H:%M")
+        if isinstance(value, date):
+            return value.isoformat()
+        return format(value, form).replace("-", "−") if form else str(value)
+
+    return [cell(value) for value in values.to_list()]
+
+
+def _decimals(values: pl.Series) -> int:
+    """Decimals that give the column's median size about three digits; none from 100 on.
+
+    >>> _decimals(pl.Series([1234.5, 80.25])), _decimals(pl.Series([0.164, 0.473]))
+    (0, 3)
+    """
+    sizes = values.abs().drop_nulls().drop_nans()
+    middle = sizes.filter(sizes > 0).median()
+    if not isinstance(middle, float) or not math.isfinite(middle):
+        return 0
+    return min(6, max(0, 2 - math.floor(math.log10(middle))))
+
+
+def _chart(chart: Chart) -> dict[str, Any]:
+    return {"caption": chart.caption, "figure": _json(_plain(chart.figure))}
+
+
+def _explorer(explorer: Explorer) -> dict[str, Any]:
+    packed = pack(explorer)
+    return {
+        "caption": explorer.caption,
+        "header": _json(packed.header),
+        "index": _base64(packed.index),
+        "chunks": [_base64(chunk) for chunk in packed.chunks],
+        "selectors": [label for column, label in explorer.key.items() if column != explorer.panels],
+        "empty": packed.series == 0,
+    }
+
+
+def _plain(value: Any, name: str = "") -> Any:
+    """A figure whose text plotly shows as it is; hover and text templates keep their markup."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, str(k)) for k, v in value.items()}
+    if isinstance(value, str):
+        return value if name.endswith("template") else value.replace("&", "&amp;").replace("<", "&lt;")
+    if isinstance(value, pl.Series | Sequence):
+        return [_plain(v, name) for v in value]
+    if isinstance(value, date):
+        return value.isoformat(" ") if isinstance(value, datetime) else value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _json(value: Any) -> Markup:
+    """JSON that cannot end the script element it is in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return _trusted(text)
+
+
+def _base64(data: bytes) -> Markup:
+    return _trusted(base64.b64encode(data).decode())
+
+
+def _trusted(html: str) -> Markup:
+    """Text that goes into the page as it is: packaged, encoded above, or escaped by its renderer."""
+    return Markup(html)  # noqa: S704
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _anchor(title: str, taken: set[str]) -> str:
+    """A section's id: the title's letters and digits, with a number where it is taken."""
+    stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
+
+    def candidates() -> Iterator[str]:
+        yield stem
+        yield from (f"{stem}-{i}" for i in count(2))
+
+    name = next(n for n in candidates() if n not in taken)
+    taken.add(name)
+    return name
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("tasks", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+
+
+@cache
+def _packaged(name: str) -> str:
+    return files("tasks").joinpath("page", name).read_text(encoding="utf-8")
+
+
+@cache
+def _app() -> str:
+    """The page's own scripts as one, which leaves no name behind."""
+    body = "\n".join(_packaged(name) for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{body}\n}})();\n'
+
+
+@cache
+def _plotly() -> str:
+    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+
+
+@cache
+def _plotly_packed() -> Markup:
+    return _base64(zlib.compress(_plotly().encode(), 9))

@@ -1,0 +1,67 @@
+"""The page of a run."""
+
+from typing import cast
+
+import polars as pl
+from prefect import task
+
+from models.page import control_charts, drift_charts
+from models.scenario import RunView, Scenario
+from tasks.monitoring.control_charts import points_so_far
+from tasks.monitoring.drift import newest_drift
+from tasks.page.render import render
+from tasks.registry import bundles
+from tasks.scoring.publishing import Part, scan_parts
+from tasks.scoring.runs import Run
+from tasks.scoring.shards import Outcome, gaps_path, keys_path, read_frame
+from tasks.training.fit import BACKTESTS
+
+
+@task(name="write-page")
+def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Part]) -> str:
+    """Write the run's page into the store; its address."""
+    view = _view(scenario, run, outcomes, parts)
+    facts = {
+        "Run": run.id,
+        "Bundle": str(run.bundle),
+        "Store": run.store.uri,
+        **{f"Table {name}": f"version {number}" for name, number in run.versions.items()},
+    }
+    title = f"{scenario.name.capitalize()}: {scenario.published(run.options).name}"
+    sections = [
+        *scenario.sections(view),
+        *control_charts.sections(scenario.charts, view.control),
+        *drift_charts.sections(view.drift),
+    ]
+    html = render(title, f"As of {run.as_of}", sections, facts)
+    path = f"{scenario.name}/pages/{run.id}.html"
+    run.store.put(path, html.encode())
+    return run.store.uri_of(path)
+
+
+def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Part]) -> RunView:
+    table = run.store.scan(run.table)
+    earlier = table.filter(pl.col("as_of") < run.as_of)
+    latest = earlier.select(pl.col("as_of").max()).collect().item()
+    manifest = bundles.manifest(run.store, scenario.name, run.bundle or 0)
+    backtest = run.store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=run.bundle)
+    return RunView(
+        as_of=run.as_of,
+        bundle=run.bundle or 0,
+        options=run.options,
+        tables=run.tables(scenario),
+        published=scan_parts(run, parts) if parts else table.filter(pl.col("as_of") == run.as_of),
+        derived={
+            name: run.store.scan(path)
+            for name in scenario.derived_tables
+            if run.store.version(path := f"{scenario.name}/{name}") is not None
+        },
+        previous=None if latest is None else table.filter(pl.col("as_of") == latest),
+        keys=pl.scan_parquet([run.store.uri_of(keys_path(run, o.shard)) for o in outcomes]),
+        backtest=backtest,
+        metrics=cast(pl.DataFrame, bundles.files(run.store, scenario.name, run.bundle or 0)["metrics"]),
+        headline=manifest["headline"],
+        gaps=read_frame(run, gaps_path(run)),
+        control=points_so_far(run.store, scenario.name),
+        drift=newest_drift(run.store, scenario.name, drift_charts.CYCLES),
+    )

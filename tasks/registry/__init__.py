@@ -1,0 +1,1 @@
+"""Bundles and runs on record: saving, promoting, listing, exporting, and MLflow's mirror of them."""

@@ -1,0 +1,289 @@
+"""Bundles: saved once, never changed, loaded without executing anything; and which one is champion.
+
+A bundle is a folder of Parquet, JSON and LightGBM text files with a manifest that holds the SHA-256
+of each. The registry is a table of events (`registered`, `promoted`, `refused`, `rolled_back`): the
+champion is the bundle of the last promotion, and every decision stays on record with its reason.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from models.errors import AlmanacError
+from models.scenario import AsOf, File, Scenario, Trained
+from tasks.storage.store import Store
+
+KINDS = (".parquet", ".json", ".txt")
+ROLLED_BACK = "rolled_back"
+MANIFEST = "manifest.json"
+
+
+class BundleError(AlmanacError):
+    """There is no such bundle, or it is not what its manifest says."""
+
+
+class BundleFormatError(BundleError):
+    """A bundle whose files are intact, and not those that this version of the scenario makes."""
+
+
+def save(
+    store: Store,
+    scenario: str,
+    trained: Trained,
+    contents: Mapping[str, File],
+    facts: Mapping[str, Any],
+    as_of: AsOf,
+    run_id: str,
+) -> int:
+    """Save and register a bundle; its number. A `run_id` that is registered is not saved again."""
+    known = events(store, scenario)
+    if known is not None:
+        same = known.filter(run_id=run_id, event="registered")
+        if same.height:
+            return int(same["bundle"][0])
+    number = _claim(store, scenario)
+    place = folder(scenario, number)
+    files = {}
+    for name, content in sorted(contents.items()):
+        path, data = _encode(name, content)
+        store.put(f"{place}/{path}", data)
+        files[path] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    manifest = {
+        "scenario": scenario,
+        "bundle": number,
+        "as_of": as_of.isoformat(),
+        "run_id": run_id,
+        "features": list(trained.features),
+        "headline": dict(trained.headline),
+        "loss": trained.loss,
+        "notes": list(trained.notes),
+        "created": datetime.now(UTC).isoformat(),
+        "files": files,
+        **facts,
+    }
+    store.put_json(f"{place}/{MANIFEST}", manifest)
+    _record(store, scenario, number, "registered", manifest, "trained")
+    return number
+
+
+def promote(store: Store, scenario: str, number: int, reason: str) -> None:
+    """Make a bundle the champion, with a reason that stays on record."""
+    _record(store, scenario, number, "promoted", manifest(store, scenario, number), reason)
+
+
+def refuse(store: Store, scenario: str, number: int, reason: str) -> None:
+    """Record why a bundle did not become the champion."""
+    _record(store, scenario, number, "refused", manifest(store, scenario, number), reason)
+
+
+def roll_back(store: Store, scenario: str, number: int, before: int, reason: str) -> None:
+    """Take the promotion of `number` back, and make `before` the champion again; both or neither."""
+    at = datetime.now(UTC)
+    rows = [
+        _row(number, ROLLED_BACK, at, manifest(store, scenario, number), reason),
+        _row(
+            before,
+            "promoted",
+            at + timedelta(microseconds=1),
+            manifest(store, scenario, before),
+            f"Back from bundle {number}: {reason}",
+        ),
+    ]
+    once = f"{ROLLED_BACK}-{number}-{at.isoformat()}"
+    store.append(f"{scenario}/registry", pl.DataFrame(rows), once=once)
+
+
+def no_bundle(store: Store, scenario: str) -> str:
+    """What to say where nothing was trained yet."""
+    return f"{store.uri}: there is no bundle for {scenario} yet. Train one: python -m flows {scenario} train"
+
+
+def events(store: Store, scenario: str) -> pl.DataFrame | None:
+    """The registry, oldest event first; None where nothing was trained yet."""
+    path = f"{scenario}/registry"
+    return None if store.version(path) is None else store.scan(path).sort("at", "bundle").collect()
+
+
+def champion(store: Store, scenario: str) -> int | None:
+    """The bundle that scoring uses, None where none was promoted yet."""
+    known = events(store, scenario)
+    promoted = None if known is None else known.filter(event="promoted")
+    return None if promoted is None or promoted.is_empty() else int(promoted["bundle"][-1])
+
+
+def for_as_of(store: Store, scenario: str, as_of: AsOf) -> int:
+    """The bundle to score `as_of` with: the champion; where it knows data after `as_of`, an older one.
+
+    That is the last champion, else the last bundle, which does not know later data. Raises
+    `BundleError` where there is none.
+    """
+    known = events(store, scenario)
+    if known is None:
+        raise BundleError(no_bundle(store, scenario))
+    fit = known.filter(pl.col("as_of") <= as_of.isoformat())
+    promoted = fit.filter(event="promoted")
+    chosen = promoted if promoted.height else fit
+    if chosen.is_empty():
+        raise BundleError(
+            f"{store.uri}: no bundle of {scenario} was trained on data up to {as_of} or earlier; "
+            f"the oldest knows data up to {min(known['as_of'].to_list())}. Train one with "
+            f"`python -m flows {scenario} train --as-of {as_of}`, or name a bundle with --bundle."
+        )
+    return int(chosen["bundle"][-1])
+
+
+def manifest(store: Store, scenario: str, number: int) -> dict[str, Any]:
+    """What a bundle says of itself. Raises `BundleError` for an unknown number."""
+    path = f"{folder(scenario, number)}/{MANIFEST}"
+    try:
+        found = store.get_json(path)
+    except ValueError:
+        raise BundleError(
+            f"{store.uri}/{path}: cannot be read. Choose another bundle with --bundle, or train again."
+        ) from None
+    if found is None:
+        known = events(store, scenario)
+        numbers = [] if known is None else sorted(known["bundle"].unique())
+        listed = ", ".join(map(str, numbers)) or "none"
+        raise BundleError(f"{store.uri}: there is no bundle {number} of {scenario}. There are: {listed}.")
+    return dict(found)
+
+
+@lru_cache(maxsize=4)
+def model(scenario: Scenario, store: Store, number: int) -> Any:
+    """A bundle's model, loaded once per process; see `loaded` for what it raises."""
+    return loaded(scenario, store, number)
+
+
+def loaded(scenario: Scenario, store: Store, number: int) -> Any:
+    """A bundle's model, from its files as they are now.
+
+    Raises `BundleError` as `files` does, and `BundleFormatError` where the files are intact and the
+    scenario cannot make a model of them.
+    """
+    contents = files(store, scenario.name, number)
+    try:
+        return scenario.load(contents)
+    except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise BundleFormatError(
+            f"{store.uri}/{folder(scenario.name, number)}: saved by another version of Almanac, which this one "
+            f"cannot read ({type(error).__name__}: {error}). Train a new bundle with "
+            f"`python -m flows {scenario.name} train`, or name another with --bundle."
+        ) from error
+
+
+def files(store: Store, scenario: str, number: int) -> dict[str, File]:
+    """The content of a bundle's files by name, checked against the manifest; nothing is executed.
+
+    Raises `BundleError` for a file that is missing, was changed, or is of another kind than
+    Parquet, JSON and text.
+    """
+    place = folder(scenario, number)
+    facts = manifest(store, scenario, number)
+    return _checked(facts, lambda path: store.get(f"{place}/{path}"), f"{store.uri}/{place}")
+
+
+def read_manifest(place: Path) -> dict[str, Any]:
+    """The manifest of a bundle whose files are in a local folder. Raises `BundleError` where there is none."""
+    try:
+        return dict(json.loads((place / MANIFEST).read_bytes()))
+    except (OSError, ValueError):
+        raise BundleError(
+            f"{place}: there is no readable {MANIFEST}. Expected the files of a bundle."
+        ) from None
+
+
+def read_folder(place: Path) -> dict[str, File]:
+    """As `files`, of a bundle whose files are in a local folder."""
+
+    def read(path: str) -> bytes | None:
+        return (place / path).read_bytes() if (place / path).is_file() else None
+
+    return _checked(read_manifest(place), read, str(place))
+
+
+def _checked(facts: Mapping[str, Any], read: Callable[[str], bytes | None], where: str) -> dict[str, File]:
+    contents: dict[str, File] = {}
+    for path, known in facts["files"].items():
+        if not path.endswith(KINDS) or "/" in path or "\\" in path:
+            raise BundleError(
+                f"{where}/{path}: not a kind of file that a bundle may hold. Expected {', '.join(KINDS)}. "
+                "Nothing was loaded; train again, and find out who wrote it."
+            )
+        data = read(path)
+        if data is None or hashlib.sha256(data).hexdigest() != known["sha256"]:
+            raise BundleError(
+                f"{where}/{path}: {'missing' if data is None else 'changed'} since it was saved. "
+                "Nothing was loaded; choose another bundle with --bundle, or train again."
+            )
+        try:
+            contents[path.rsplit(".", 1)[0]] = _decode(path, data)
+        except (ValueError, pl.exceptions.PolarsError):
+            raise BundleError(
+                f"{where}/{path}: cannot be read as what its name says. "
+                "Nothing was loaded; train again, and find out who wrote it."
+            ) from None
+    return contents
+
+
+def _encode(name: str, content: File) -> tuple[str, bytes]:
+    if isinstance(content, pl.DataFrame):
+        if any(dtype == pl.Object for dtype in content.dtypes):
+            raise BundleError(f"{name}: a bundle holds no Python objects. Expected columns of plain types.")
+        buffer = io.BytesIO()
+        content.write_parquet(buffer)
+        return f"{name}.parquet", buffer.getvalue()
+    if isinstance(content, str):
+        return f"{name}.txt", content.encode()
+    if not isinstance(content, dict):
+        raise BundleError(f"{name}: a bundle holds frames, text and mappings, not {type(content).__name__}.")
+    return f"{name}.json", json.dumps(content, sort_keys=True).encode()
+
+
+def _decode(path: str, data: bytes) -> File:
+    if path.endswith(".parquet"):
+        return pl.read_parquet(io.BytesIO(data))
+    return data.decode() if path.endswith(".txt") else dict(json.loads(data))
+
+
+def _claim(store: Store, scenario: str) -> int:
+    """The next free number, taken in one step so that two trainings never share it."""
+    known = events(store, scenario)
+    number = 1 if known is None else max(known["bundle"].to_list()) + 1
+    while not store.create(f"{folder(scenario, number)}/claim.json", b"{}"):
+        number += 1
+    return number
+
+
+def folder(scenario: str, number: int) -> str:
+    """Where in a store a bundle's files are."""
+    return f"{scenario}/bundles/{number}"
+
+
+def _record(
+    store: Store, scenario: str, number: int, event: str, facts: Mapping[str, Any], reason: str
+) -> None:
+    at = datetime.now(UTC)
+    once = f"{event}-{number}" if event == "registered" else f"{event}-{number}-{at.isoformat()}"
+    rows = pl.DataFrame([_row(number, event, at, facts, reason)])
+    store.append(f"{scenario}/registry", rows, once=once)
+
+
+def _row(number: int, event: str, at: datetime, facts: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    return {
+        "bundle": number,
+        "event": event,
+        "at": at,
+        "reason": reason,
+        "as_of": facts["as_of"],
+        "loss": float(facts["loss"]),
+        "headline": json.dumps(facts["headline"], sort_keys=True),
+        "run_id": facts["run_id"],
+    }

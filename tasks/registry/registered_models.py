@@ -1,0 +1,121 @@
+"""Every bundle is a version of the scenario's registered model in MLflow; the alias `champion` follows the store.
+
+A version is the bundle's own files, uploaded as artifacts of the training's run, with an `MLmodel` file that names
+the loader below: `mlflow.pyfunc.load_model("models:/almanac-sales@champion")` gives a model wherever Almanac is
+installed. Nothing of it is pickled, and loading checks each file's SHA-256 as loading from the store does.
+"""
+
+import importlib
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from models.scenario import Scenario
+from tasks.registry import bundles
+from tasks.registry.bundles import BundleError
+from tasks.registry.tracking import client_of, model_name, tracking_uri
+from tasks.storage.store import Store
+
+CHAMPION = "champion"
+_MODEL, _DATA = "model", "bundle"
+
+
+def register(store: Store, scenario: str, bundle: int, record: str, *, champion: bool) -> None:
+    """Register a bundle as a version of the model, of the MLflow run `record`; with `champion` under that alias.
+
+    A bundle that is registered is not registered again.
+    """
+    uri = tracking_uri(store)
+    if uri is None:
+        return
+    from mlflow.exceptions import MlflowException
+
+    client, name = client_of(uri), model_name(scenario)
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(name, description="Bundles of Almanac.")
+    uri_of_bundle = store.uri_of(bundles.folder(scenario, bundle))
+    version = _version(client, name, uri_of_bundle)
+    if version is None:
+        _upload(client, store, scenario, bundle, record)
+        tags = {"bundle": str(bundle), "bundle_uri": uri_of_bundle}
+        source = f"{client.get_run(record).info.artifact_uri}/{_MODEL}"
+        version = client.create_model_version(name, source, run_id=record, tags=tags)
+    if champion:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+
+
+def move_alias(store: Store, scenario: str, bundle: int) -> str | None:
+    """Have the alias `champion` name a bundle; what stood in the way, in words, else None."""
+    uri = tracking_uri(store)
+    if uri is None:
+        return None
+    client, name = client_of(uri), model_name(scenario)
+    found = _version(client, name, store.uri_of(bundles.folder(scenario, bundle)))
+    if found is None:
+        return f"MLflow knows no version of {name} for bundle {bundle}: its alias was not moved."
+    client.set_registered_model_alias(name, CHAMPION, found.version)
+    return None
+
+
+def _version(client: Any, name: str, bundle_uri: str) -> Any:
+    """The version that is the bundle of this store, None where there is none; a server may serve several stores."""
+    wanted = f"name = '{name}' and tags.bundle_uri = '{bundle_uri}'"
+    found = client.search_model_versions(wanted, max_results=1)
+    return found[0] if found else None
+
+
+def _upload(client: Any, store: Store, scenario: str, bundle: int, record: str) -> None:
+    """Put the bundle's files and the MLmodel file among the artifacts of a run."""
+    from mlflow.models import Model
+
+    source = bundles.folder(scenario, bundle)
+    facts = bundles.manifest(store, scenario, bundle)
+    with tempfile.TemporaryDirectory(prefix="almanac-register-") as folder:
+        data = Path(folder) / _DATA
+        data.mkdir()
+        for name in (bundles.MANIFEST, *facts["files"]):
+            (data / name).write_bytes(store.get(f"{source}/{name}") or b"")
+        model = Model(run_id=record)
+        version = platform.python_version()
+        model.add_flavor("python_function", loader_module=__name__, data=_DATA, python_version=version)
+        model.save(str(Path(folder) / "MLmodel"))
+        client.log_artifacts(record, folder, _MODEL)
+
+
+class BundleModel:
+    """A bundle for batch use without a store: what MLflow hands out as a `python_function`."""
+
+    def __init__(self, scenario: Scenario, model: Any) -> None:
+        self._scenario, self._model = scenario, model
+
+    def predict(self, model_input: Any, params: Any = None) -> Any:  # noqa: ARG002
+        """What the scenario's estimators say of rows of features; see `estimate` of the scenario.
+
+        `model_input` is a pandas or polars frame, the result one of the same kind.
+        """
+        given = isinstance(model_input, pl.DataFrame)
+        rows = model_input if given else pl.from_pandas(model_input)
+        found = self._scenario.estimate(self._model, rows)
+        if found is None:
+            raise BundleError(
+                f"{self._scenario.name}: its bundles have no estimator that takes rows of features."
+            )
+        return found if given else found.to_pandas()
+
+
+def _load_pyfunc(path: str) -> BundleModel:
+    """Called by `mlflow.pyfunc.load_model` with the folder of a bundle's files."""
+    facts = bundles.read_manifest(Path(path))
+    module, _, name = str(facts.get("implementation", "")).partition(":")
+    kind = getattr(importlib.import_module(module), name, None) if module else None
+    if not (isinstance(kind, type) and Scenario in kind.__mro__):
+        raise BundleError(
+            f"{path}: made by '{facts.get('implementation')}', which is no scenario of the Almanac that is installed."
+        )
+    scenario = kind()
+    return BundleModel(scenario, scenario.load(bundles.read_folder(Path(path))))

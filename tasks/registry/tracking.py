@@ -1,0 +1,162 @@
+"""MLflow: every training, tuning and evaluation is a run; see `tasks.registry.registered_models` for bundles.
+
+The store's own tables and registry are what counts; MLflow mirrors them for people and other tools.
+`MLFLOW_TRACKING_URI` names the server; without it a local store keeps a sqlite file beside its tables.
+"""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+from prefect import task
+from prefect.logging import get_run_logger
+
+from tasks.registry.code import code_version
+from tasks.storage.store import Store, is_remote
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+_BATCH = 500
+_TEXT = 500
+RUN_ID = "almanac_run_id"
+
+
+def tracking_uri(store: Store) -> str | None:
+    """Where MLflow keeps its records; None for a remote store without a tracking server."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    return None if is_remote(store.uri) else f"sqlite:///{store.uri}/mlflow.db"
+
+
+def client_of(uri: str) -> Any:
+    """The MLflow client of a tracking server that is a model registry, too."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def model_name(scenario: str) -> str:
+    """The name of a scenario's experiment and of its registered model."""
+    return f"almanac-{scenario}"
+
+
+def log_run(
+    store: Store,
+    *,
+    scenario: str,
+    kind: str,
+    run_id: str,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str] | None = None,
+    sliced: pl.DataFrame | None = None,
+    files: Mapping[str, str] | None = None,
+) -> str | None:
+    """Log a run to the scenario's experiment; the MLflow run's id, None where there is no tracking server.
+
+    `kind` is `train`, `tune` or `evaluate`, and a tag, as is the version of the code. `metrics` without
+    numbers that are not finite. `sliced` is the long table `slice, value_of_slice, metric, value`; a slice
+    by `step` becomes the metric's step. `files` are texts by name, such as a plot as HTML. A `run_id` that
+    was logged is not logged again, one whose logging was stopped is completed.
+    """
+    uri = tracking_uri(store)
+    if uri is None:
+        return None
+    from mlflow.entities import Param
+
+    client = client_of(uri)
+    found = _known(client, store, scenario, kind, run_id)
+    record = str(found.info.run_id)
+    if found.info.status == "FINISHED":
+        return record
+    for name, value in {"code_version": code_version(), **(tags or {})}.items():
+        client.set_tag(record, name, value)
+    told = [Param(name, json.dumps(value, default=str)[:_TEXT]) for name, value in params.items()]
+    for first in range(0, len(told), 100):
+        client.log_batch(record, params=told[first : first + 100])
+    values = [*_headline(metrics), *([] if sliced is None else _sliced(sliced))]
+    for first in range(0, len(values), _BATCH):
+        client.log_batch(record, metrics=values[first : first + _BATCH])
+    for name, text in (files or {}).items():
+        client.log_text(record, text, name)
+    client.set_terminated(record)
+    return record
+
+
+@task(name="track-run")
+def track_run(store: Store, **logged: Any) -> str | None:
+    """As `log_run`; a tracking server that fails is a warning, since what counts is in the store."""
+    try:
+        return log_run(store, **logged)
+    except Exception as error:
+        get_run_logger().warning("MLflow tracking failed; nothing else depends on it: %s", error)
+        return None
+
+
+def _known(client: Any, store: Store, scenario: str, kind: str, run_id: str) -> Any:
+    """The run with this `run_id` and kind, created where there is none."""
+    experiment = _experiment(client, store, model_name(scenario))
+    wanted = f"tags.{RUN_ID} = '{run_id}' and tags.kind = '{kind}'"
+    same = client.search_runs([experiment], wanted, max_results=1)
+    if same:
+        return same[0]
+    return client.create_run(experiment, tags={RUN_ID: run_id, "kind": kind}, run_name=run_id)
+
+
+def _experiment(client: Any, store: Store, name: str) -> str:
+    """The id of an experiment; of several processes that create it at once one does."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, _artifacts(store)))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
+
+def _headline(headline: Mapping[str, float]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [
+        Metric(_name(key), float(number), _now(), 0)
+        for key, number in headline.items()
+        if math.isfinite(number)
+    ]
+
+
+def _sliced(metrics: pl.DataFrame) -> list[Any]:
+    """The long table of metrics: `pinball.kind.promoted`; a slice by step becomes the metric's step."""
+    from mlflow.entities import Metric
+
+    found = []
+    for row in metrics.filter(pl.col("slice") != "all", pl.col("value").is_finite()).iter_rows(named=True):
+        by_step = row["slice"] == "step"
+        label = "by_step" if by_step else f"{row['slice']}.{row['value_of_slice']}"
+        step = int(row["value_of_slice"]) if by_step else 0
+        found.append(Metric(_name(f"{row['metric']}.{label}"), float(row["value"]), _now(), step))
+    return found
+
+
+def _name(text: str) -> str:
+    """A name that MLflow takes: letters, digits, and a few signs."""
+    return re.sub(r"[^\w./ -]", "_", text)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _artifacts(store: Store) -> str | None:
+    """Where MLflow may put files; a tracking server that is named decides that by itself."""
+    local = not is_remote(store.uri) and not os.environ.get("MLFLOW_TRACKING_URI")
+    return f"file://{store.uri}/mlflow" if local else None

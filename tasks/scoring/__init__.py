@@ -1,0 +1,1 @@
+"""A scoring run: resolved, split into shards, scored, published and announced."""

@@ -1,0 +1,142 @@
+"""What an ingest and a published run tell the world: derived tables, events, and artifacts in Prefect."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import polars as pl
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
+from prefect.logging import get_run_logger
+
+from models.scenario import Event, Scenario
+from tasks.scoring.publishing import Publication, publish_derived
+from tasks.scoring.runs import Run
+from tasks.storage.commits import committed
+from tasks.storage.store import Store
+
+_HANDOVER_SECONDS = 30
+
+
+@task(name="derive")
+def derive(scenario: Scenario, run: Run) -> list[Event]:
+    """Publish the tables that follow from the run's rows; the events that they call for."""
+    rows = run.store.scan(run.table).filter(pl.col("as_of") == run.as_of)
+    earlier = {
+        name: run.store.scan(path).filter(pl.col("as_of") < run.as_of)
+        for name in scenario.derived_tables
+        if run.store.version(path := f"{scenario.name}/{name}") is not None
+    }
+    derived = scenario.derive(rows, earlier, run.tables(scenario), run.as_of, run.options)
+    for name, frame in derived.items():
+        publish_derived(run, name, frame)
+    return scenario.events(rows, derived, run.as_of, run.options)
+
+
+def announce(
+    scenario: Scenario,
+    run: Run,
+    summary: Mapping[str, Any],
+    publication: Publication,
+    events: list[Event],
+) -> None:
+    """Prefect artifacts of a published run, the scenario's events, and `almanac.<scenario>.published`.
+
+    Returns when the events have been handed over. An event's id follows from the run and the event,
+    so that one that is emitted again by a repeated run can be recognised.
+    """
+    page = str(summary["page"])
+    link = page if "://" in page else f"file://{page}"
+    _artifacts(scenario, run, summary, page, link)
+    published = {
+        "as_of": run.as_of.isoformat(),
+        "table": publication.table,
+        "version": publication.version,
+        "rows": publication.rows,
+    }
+    for event in [*events, Event("published", scenario.name, published)]:
+        told = Event(event.name, event.resource, {"run_id": run.id, "page": link, **event.payload})
+        _emit(scenario.name, told, f"{run.store.uri}/{run.id}/{event.name}/{event.resource}")
+    _hand_over()
+
+
+@task(name="announce-ingest")
+def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
+    """Emit `almanac.<scenario>.ingested` for what was committed since the last one; what it tells, or None.
+
+    The payload has `tables`, for each changed one its `version`, how many rows `changed` and the range
+    of their times; `from` and `to`, those of the first of the scenario's tables that changed and has
+    times, null where none has; and the `versions` of all tables. What was told is written down after the event has been
+    handed over: an ingest that was killed before that has it told by the next one, under the same id.
+    """
+    path = f"{scenario.name}/announced.json"
+    told = store.get_json(path) or {}
+    versions = {name: store.version(f"{scenario.name}/{name}") for name in scenario.tables}
+    news = {
+        name: committed(store, f"{scenario.name}/{name}", told.get(name, -1))
+        for name, version in versions.items()
+        if version is not None and version > told.get(name, -1)
+    }
+    changed = {name: found for name, found in news.items() if found["changed"]}
+    if not changed:
+        return None
+    first = next((found for found in changed.values() if "from" in found), {})
+    known = {name: version for name, version in versions.items() if version is not None}
+    payload = {
+        "from": first.get("from"),
+        "to": first.get("to"),
+        "tables": changed,
+        "versions": known,
+        "store": store.uri,
+    }
+    identity = f"{store.uri}/{scenario.name}/ingested/{sorted(told.items())}/{sorted(known.items())}"
+    _emit(scenario.name, Event("ingested", scenario.name, payload), identity)
+    _hand_over()
+    store.put_json(path, known)
+    return payload
+
+
+def emit(store: Store, scenario: str, event: Event, occasion: str) -> None:
+    """Emit an event of a scenario that is not one of a published run; returns when it has been handed over.
+
+    Its id follows from the store, the event and the `occasion`, so that a repeated one can be recognised.
+    """
+    _emit(scenario, event, f"{store.uri}/{scenario}/{event.name}/{event.resource}/{occasion}")
+    _hand_over()
+
+
+def _emit(scenario: str, event: Event, identity: str) -> None:
+    """Emit an event under an id that follows from its `identity`."""
+    emit_event(
+        f"almanac.{scenario}.{event.name}",
+        resource={
+            "prefect.resource.id": f"almanac.{event.resource}",
+            "prefect.resource.name": event.resource,
+        },
+        payload=dict(event.payload),
+        id=uuid5(NAMESPACE_URL, identity),
+    )
+
+
+def _hand_over() -> None:
+    """Wait until the events of this process have reached the API, for a bounded time."""
+    waiter = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
+    waiter.start()
+    waiter.join(_HANDOVER_SECONDS)
+    if waiter.is_alive():
+        get_run_logger().warning("Events have not reached the Prefect API within %d s.", _HANDOVER_SECONDS)
+
+
+def _artifacts(scenario: Scenario, run: Run, summary: Mapping[str, Any], page: str, link: str) -> None:
+    key = f"{scenario.name}-{run.flow}"
+    rows = [{"figure": name, "value": str(value)} for name, value in summary.items() if name != "gaps"]
+    if summary["gaps"]:
+        lacking = f"What the inputs lack for {scenario.name} as of {run.as_of}"
+        create_table_artifact(list(summary["gaps"]), key=f"{key}-gaps", description=lacking)
+    create_table_artifact(rows, key=f"{key}-summary", description=f"{scenario.name} as of {run.as_of}")
+    create_link_artifact(link, key=f"{key}-page", link_text="Page of the run")
+    notes = "\n".join(f"- {note}" for note in summary["notes"]) or "Nothing out of the ordinary."
+    create_markdown_artifact(f"# {run.id}\n\n[{page}]({link})\n\n{notes}", key=f"{key}-notes")

@@ -1,0 +1,156 @@
+"""Publishing: one commit that replaces a table's `as_of` partition with parts that are in place already."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable
+from deltalake import Schema as DeltaSchema
+from prefect import task
+
+from models.scenario import AsOf, Scenario
+from tasks.scoring.runs import Run
+from tasks.scoring.shards import Outcome
+from tasks.storage.store import add_action
+
+
+@dataclass(frozen=True)
+class Part:
+    """A Parquet file in the folder of a table, that no reader sees before it is committed.
+
+    Its name tells its content, see `Store.put_part`.
+    """
+
+    path: str
+    bytes: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The version of the table that holds the run's rows; `already` where another start had published them."""
+
+    table: str
+    version: int
+    rows: int
+    already: bool
+
+
+@task(name="complete")
+def complete(scenario: Scenario, run: Run, outcomes: Sequence[Outcome]) -> list[Part]:
+    """The parts to publish: those of the shards, or, where rows need all others, one made from them."""
+    parts = [Part(o.path, o.bytes, o.rows) for o in outcomes if o.rows]
+    if not parts:
+        return parts
+    completed = scenario.complete(scan_parts(run, parts))
+    if completed is None:
+        return parts
+    return _write(run, run.table, completed.collect())
+
+
+@task(name="publish")
+def publish(scenario: Scenario, run: Run, parts: Sequence[Part]) -> Publication:
+    """Swap the run's parts into the published table; see `replace_partition`."""
+    schema = {**scenario.published(run.options).schema, "bundle": pl.Int64, "run_id": pl.String}
+    return replace_partition(run, run.table, schema, parts)
+
+
+def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
+    """Publish a further table that follows from the run's rows, in the same way."""
+    table = f"{run.scenario}/{name}"
+    rows = frame.with_columns(
+        pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id")
+    )
+    return replace_partition(run, table, rows.schema, _write(run, table, rows))
+
+
+def write_part(run: Run, table: str, stem: str, rows: pl.DataFrame) -> Part:
+    """Write rows beside the files of a table's `as_of` partition."""
+    path, size = run.store.put_part(f"{table}/{run.partition}/{stem}", rows)
+    return Part(path.removeprefix(f"{table}/"), size, rows.height)
+
+
+def _write(run: Run, table: str, rows: pl.DataFrame) -> list[Part]:
+    return [write_part(run, table, run.id, rows)] if rows.height else []
+
+
+def replace_partition(run: Run, name: str, schema: Mapping[str, Any], parts: Sequence[Part]) -> Publication:
+    """Replace the run's `as_of` partition; see `replace_partitions`."""
+    return replace_partitions(run, name, schema, {run.as_of: parts})
+
+
+def replace_partitions(
+    run: Run, name: str, schema: Mapping[str, Any], parts: Mapping[AsOf, Sequence[Part]]
+) -> Publication:
+    """Replace `as_of` partitions in one commit, which readers see whole or not at all.
+
+    Where another run commits first, this one looks again: rows of the same run are left as they
+    are, those of another run are replaced. After a bounded number of lost races it raises
+    `StoreError` and nothing has changed. Names of parts differ between partitions.
+    """
+    texts = {as_of: dataclasses.replace(run, as_of=as_of).as_of_text for as_of in parts}
+    every = [part for some in parts.values() for part in some]
+    filters = [("as_of", "in", sorted(texts.values()))]
+    rows = sum(part.rows for part in every)
+
+    def attempt() -> Publication:
+        table = _open(run, name, schema)
+        if _files(table, filters) == {_name(part.path) for part in every}:
+            return Publication(name, table.version(), rows, already=True)
+        table.create_write_transaction(
+            [
+                add_action(part.path, part.bytes, part.rows, {"as_of": texts[as_of]})
+                for as_of, some in parts.items()
+                for part in some
+            ],
+            mode="overwrite",
+            schema=table.schema(),
+            partition_by=["as_of"],
+            partition_filters=filters,
+            commit_properties=CommitProperties(custom_metadata=_metadata(run), max_commit_retries=0),
+        )
+        table.update_incremental()
+        return Publication(name, table.version(), rows, already=False)
+
+    return run.store.retrying(name, attempt)
+
+
+def scan_parts(run: Run, parts: Sequence[Part]) -> pl.LazyFrame:
+    """The rows of parts, lazily, without `as_of`. `parts` has at least one."""
+    uris = [run.store.uri_of(f"{run.table}/{part.path}") for part in parts]
+    return pl.scan_parquet(uris, hive_partitioning=False, glob=False)
+
+
+def _open(run: Run, name: str, schema: Mapping[str, Any]) -> DeltaTable:
+    """The published table: made empty at first, widened by columns that it lacks."""
+    frame = pl.DataFrame(schema=schema)
+    if run.store.version(name) is None:
+        columns = frame.with_columns(pl.lit(run.as_of).alias("as_of")).to_arrow().schema
+        DeltaTable.create(
+            run.store.uri_of(name),
+            schema=DeltaSchema.from_arrow(columns),
+            partition_by=["as_of"],
+            mode="ignore",
+        )
+    table = run.store.table(name)
+    known = {field.name for field in table.schema().fields}
+    new = DeltaSchema.from_arrow(frame.select(c for c in frame.columns if c not in known).to_arrow().schema)
+    if new.fields:
+        table.alter.add_columns(new.fields)
+    return table
+
+
+def _files(table: DeltaTable, filters: list[tuple[str, str, Any]]) -> set[str]:
+    """Names of the files in some partitions."""
+    return {_name(uri) for uri in table.file_uris(file_pruning_predicate=filters)}
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _metadata(run: Run) -> dict[str, Any]:
+    versions = ",".join(f"{name}={number}" for name, number in sorted(run.versions.items()))
+    return {"run_id": run.id, "bundle": str(run.bundle), "inputs": versions}

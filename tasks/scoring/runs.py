@@ -1,0 +1,208 @@
+"""A run: what it uses, settled once before anything is computed, so that it can be repeated exactly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote
+
+import polars as pl
+from prefect import task
+
+from models.errors import AlmanacError
+from models.scenario import AsOf, Frames, Scenario
+from tasks.registry import bundles, ledger
+from tasks.registry.code import code_version
+from tasks.storage.store import Store, StoreError, digest
+
+
+class RunError(AlmanacError):
+    """The run cannot begin, or cannot be completed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the outcome of a run follows from.
+
+    Two runs of the same `id` have the same outcome, and share the files under `folder`: so a run
+    that was stopped is continued by starting it again.
+    """
+
+    scenario: str
+    flow: str
+    store: Store
+    as_of: AsOf
+    versions: Mapping[str, int]
+    options: Mapping[str, Any]
+    output: str = ""
+    bundle: int | None = None
+    notes: tuple[str, ...] = ()
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @cached_property
+    def id(self) -> str:
+        identity = [
+            self.scenario,
+            self.flow,
+            self.as_of_text,
+            dict(self.versions),
+            dict(self.options),
+            self.bundle,
+        ]
+        return f"{self._when('%Y-%m-%dT%H%MZ')}-{self.flow}-{digest([*identity, code_version()])[:12]}"
+
+    @property
+    def as_of_text(self) -> str:
+        """`as_of` as the value of a Delta partition; a moment in UTC."""
+        return self._when("%Y-%m-%d %H:%M:%S.%f")
+
+    def _when(self, form: str) -> str:
+        if not isinstance(self.as_of, datetime):
+            return self.as_of.isoformat()
+        return (self.as_of.astimezone(UTC) if self.as_of.tzinfo else self.as_of).strftime(form)
+
+    @property
+    def partition(self) -> str:
+        """Folder of the published table's partition; encoded as readers of such folders expect it."""
+        return f"as_of={quote(self.as_of_text)}"
+
+    @property
+    def table(self) -> str:
+        """The table that the run publishes."""
+        return f"{self.scenario}/{self.output}"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.scenario}/runs/{self.id}"
+
+    def path(self, name: str) -> str:
+        return f"{self.folder}/{name}"
+
+    def tables(self, scenario: Scenario, shard: int | None = None) -> Frames:
+        """The input tables at the run's versions, lazily; sharded tables cut to `shard`."""
+        return {
+            name: self.store.scan(
+                f"{scenario.name}/{name}", number, shard if scenario.tables[name].shard_by else None
+            )
+            for name, number in self.versions.items()
+        }
+
+
+def input_versions(scenario: Scenario, store: Store) -> dict[str, int]:
+    """The newest version of each input table. Raises `StoreError` where a required one is missing."""
+    versions = {}
+    for name, table in scenario.tables.items():
+        number = store.version(f"{scenario.name}/{name}")
+        if number is not None:
+            versions[name] = number
+        elif table.required:
+            raise StoreError(
+                f"{store.uri}: there is no table '{scenario.name}/{name}'. "
+                f"Ingest data first: python -m flows {scenario.name} ingest --help"
+            )
+    return versions
+
+
+def scans(scenario: Scenario, store: Store, versions: Mapping[str, int]) -> Frames:
+    """The input tables at `versions`, whole."""
+    return {name: store.scan(f"{scenario.name}/{name}", number) for name, number in versions.items()}
+
+
+@task(name="resolve-training")
+def resolve_training(scenario: Scenario, store: Store, as_of: AsOf | None, options: Mapping[str, Any]) -> Run:
+    """The run that trains on the newest tables, cut at `as_of`."""
+    versions = input_versions(scenario, store)
+    resolved = scenario.resolve_as_of(scans(scenario, store, versions), as_of, datetime.now(UTC))
+    return Run(scenario.name, "train", store, resolved, versions, options)
+
+
+@task(name="resolve-scoring")
+def resolve_scoring(
+    scenario: Scenario,
+    store: Store,
+    flow: str,
+    as_of: AsOf | None,
+    bundle: int | None,
+    options: Mapping[str, Any],
+) -> Run:
+    """The run that scores `as_of`.
+
+    For an `as_of` before the newest one that was published before, the table versions and the
+    bundle are those recorded then, unless `bundle` names another: the run is a repetition. A bundle
+    that knows data after `as_of` is used only when it is named.
+    """
+    versions = input_versions(scenario, store)
+    tables = scans(scenario, store, versions)
+    newest = scenario.resolve_as_of(tables, None, datetime.now(UTC))
+    resolved = newest if as_of is None else scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
+    notes: list[str] = []
+    recorded = ledger.last(store, scenario.name, flow, resolved) if _earlier(resolved, newest) else None
+    if recorded:
+        versions = recorded["versions"]
+        notes.append(f"Repeats run {recorded['run_id']}: its table versions are used.")
+    number = (
+        bundle
+        or (recorded["bundle"] if recorded else None)
+        or bundles.for_as_of(store, scenario.name, resolved)
+    )
+    manifest = bundles.manifest(store, scenario.name, number)
+    if _earlier(resolved, type(resolved).fromisoformat(manifest["as_of"])):
+        notes.append(
+            f"Bundle {number} was trained on data up to {manifest['as_of']}, later than {resolved}: "
+            "these rows know some of their future."
+        )
+    merged = {**manifest["options"], **options}
+    output = scenario.published(merged).name
+    return Run(scenario.name, flow, store, resolved, versions, merged, output, number, tuple(notes))
+
+
+def _earlier(one: date, other: date) -> bool:
+    return one < other
+
+
+@task(name="begin")
+def begin(scenario: Scenario, run: Run) -> None:
+    """Write what all shards of a run need: its identity and its context. Files that are there are kept."""
+    run.store.create(
+        run.path("run.json"),
+        _json(
+            {
+                "id": run.id,
+                "started": run.started,
+                "versions": run.versions,
+                "options": run.options,
+            }
+        ),
+    )
+    names = run.store.get_json(run.path("context.json"))
+    if names is None:
+        frames = scenario.context(run.tables(scenario), run.as_of, run.options)
+        for name, frame in frames.items():
+            run.store.put_frame(run.path(f"context/{name}.parquet"), frame)
+        run.store.put_json(run.path("context.json"), sorted(frames))
+
+
+def context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
+    """The context of the run in `folder`, as `begin` wrote it."""
+    frames = {}
+    for name in store.get_json(f"{folder}/context.json") or []:
+        frame = store.get_frame(f"{folder}/context/{name}.parquet")
+        if frame is None:
+            raise RunError(
+                f"{store.uri_of(folder)} lacks its context '{name}'. Delete that folder and run again."
+            )
+        frames[name] = frame
+    return frames
+
+
+def started(run: Run) -> datetime:
+    """When the run was first started."""
+    first = run.store.get_json(run.path("run.json")) or {}
+    return datetime.fromisoformat(first["started"]) if "started" in first else run.started
+
+
+def _json(value: Any) -> bytes:
+    import json
+
+    return json.dumps(value, sort_keys=True, default=str).encode()

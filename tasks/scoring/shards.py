@@ -1,0 +1,123 @@
+"""Shards: planned before scoring, reconciled after it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import polars as pl
+from prefect import task
+
+from models.scenario import Scenario
+from tasks.scoring.runs import Run, RunError
+
+STATUSES = ("scored", "fallback", "skipped", "failed")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one shard: where its rows lie, and how many keys ended how.
+
+    `path` is relative to the published table; `reasons` counts keys by rung and reason.
+    """
+
+    shard: int
+    path: str
+    bytes: int
+    rows: int
+    requested: int
+    scored: int
+    fallback: int
+    skipped: int
+    failed: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    reused: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "reused"}
+
+
+def requested_path(run: Run) -> str:
+    return run.path("requested.parquet")
+
+
+def gaps_path(run: Run) -> str:
+    """Where that is kept which the inputs lack for the requested keys."""
+    return run.path("gaps.parquet")
+
+
+def outcome_path(run: Run, shard: int) -> str:
+    return run.path(f"shards/{shard:04d}.json")
+
+
+def keys_path(run: Run, shard: int) -> str:
+    """Where the outcome of each key of a shard is kept."""
+    return run.path(f"shards/{shard:04d}.parquet")
+
+
+@task(name="plan-shards")
+def plan(scenario: Scenario, run: Run) -> dict[int, int]:
+    """Number of requested keys per shard; the keys themselves go to a file of the run."""
+    keys = scenario.requested(run.tables(scenario), run.as_of, run.options).collect(engine="streaming")
+    if keys.is_empty():
+        raise RunError(
+            f"{scenario.name}: there is no key to score as of {run.as_of}. "
+            "Expected recent rows; ingest newer data or give another --as-of."
+        )
+    keys = keys.select(*scenario.key, "shard").sort("shard", *scenario.key)
+    run.store.put_frame(requested_path(run), keys)
+    run.store.put_frame(gaps_path(run), scenario.gaps(run.tables(scenario), keys, run.as_of, run.options))
+    return dict(keys.group_by("shard").len().sort("shard").iter_rows())
+
+
+@task(name="reconcile")
+def reconcile(scenario: Scenario, run: Run, outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Counts of the keys over all shards, once every requested key is in exactly one outcome.
+
+    Raises `RunError` that names keys which are missing, counted twice, or were never asked for.
+    """
+    names = list(scenario.key)
+    requested = read_frame(run, requested_path(run))
+    found = pl.concat([read_frame(run, keys_path(run, o.shard)) for o in outcomes])
+    missing = requested.join(found, on=names, how="anti")
+    unasked = found.join(requested, on=names, how="anti")
+    repeated = found.group_by(names).len().filter(pl.col("len") > 1)
+    wrong = [
+        f"{frame.height:,} {what}, e.g. {_examples(frame.select(names))}"
+        for what, frame in (("missing", missing), ("not requested", unasked), ("counted twice", repeated))
+        if frame.height
+    ]
+    counts = {status: sum(getattr(o, status) for o in outcomes) for status in STATUSES}
+    by_key = dict(found.group_by("status").len().iter_rows())
+    if not wrong and counts != {status: by_key.get(status, 0) for status in STATUSES}:
+        wrong.append(f"outcomes count {counts}, the keys' own outcomes {by_key}")
+    if wrong:
+        raise RunError(
+            f"{scenario.name}: run {run.id} does not account for every key: {'; '.join(wrong)}. "
+            f"Nothing was published. Delete {run.store.uri_of(run.folder)} and run again."
+        )
+    return {"requested": requested.height, **counts}
+
+
+def reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Keys by rung and reason over all shards, most frequent first."""
+    total: dict[str, int] = {}
+    for outcome in outcomes:
+        for reason, count in outcome.reasons.items():
+            total[reason] = total.get(reason, 0) + count
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+
+def read_frame(run: Run, path: str) -> pl.DataFrame:
+    """A Parquet file of the run. Raises `RunError` where it is missing."""
+    frame = run.store.get_frame(path)
+    if frame is None:
+        raise RunError(
+            f"{run.store.uri_of(path)} is missing. Delete {run.store.uri_of(run.folder)} and run again."
+        )
+    return frame
+
+
+def _examples(keys: pl.DataFrame, limit: int = 5) -> str:
+    rows = keys.sort(keys.columns).head(limit).rows()
+    return ", ".join("/".join(map(str, row)) for row in rows)

@@ -1,0 +1,1 @@
+"""Published rows in SQL databases."""

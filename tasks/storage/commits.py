@@ -1,0 +1,38 @@
+"""What the commits of an ingest say of themselves: how many rows they brought, and of what time.
+
+It is kept in the table's log, so that it is known exactly when the rows are.
+"""
+
+from typing import Any
+
+import polars as pl
+
+from models.scenario import Table
+from tasks.storage.store import Store
+
+
+def facts(table: Table, rows: pl.LazyFrame) -> dict[str, str]:
+    """Metadata of a commit that brings `rows`: `changed`, and `from` and `to` where the table has times."""
+    schema = rows.collect_schema()
+    times = [pl.col(c) for c in table.unique if schema[c].is_temporal()][:1]
+    ends = [end for time in times for end in (time.min().alias("from"), time.max().alias("to"))]
+    found = rows.select(pl.len().alias("changed"), *ends).collect(engine="streaming").row(0, named=True)
+    return {
+        name: value.isoformat() if hasattr(value, "isoformat") else str(value)
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def committed(store: Store, path: str, after: int) -> dict[str, Any]:
+    """What the commits of a table after version `after` brought together: `version`, `changed`, `from`, `to`.
+
+    A row that several commits changed is counted by each. Without `from` and `to` where there are no times.
+    """
+    table = store.table(path)
+    version = table.version()
+    told = [entry for entry in table.history(version - after) if "changed" in entry]
+    found: dict[str, Any] = {"version": version, "changed": sum(int(entry["changed"]) for entry in told)}
+    if begins := [entry["from"] for entry in told if "from" in entry]:
+        found |= {"from": min(begins), "to": max(entry["to"] for entry in told if "to" in entry)}
+    return found

@@ -1,0 +1,140 @@
+"""Bringing rows into a table: what is new is appended, what replaces stored rows is merged."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+
+from models.contracts import Folded
+from models.scenario import Table
+from tasks.storage.commits import facts
+from tasks.storage.staging import Staged, reader
+from tasks.storage.store import Store, concat_lazy
+
+_FEW = 1_000_000
+_FILE_BYTES, _ROW_GROUP = 16_000_000, 100_000
+"""Files are held in memory until they are this large, and row groups until they have so many rows."""
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What became of rows: `changed` rows of the table are new or other than before.
+
+    `repeated` counts rows that changed nothing, `superseded` those that later ones replace; `refused`
+    are rows that came too late to be taken.
+    """
+
+    changed: int
+    repeated: int
+    superseded: int
+    refused: pl.DataFrame
+
+
+def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Path) -> Brought:
+    """Bring accepted `rows` into a table, as the table folds them into what is stored.
+
+    All of it becomes visible in one commit; of more rows than fit into memory, those that replace
+    others do so in a commit before that of the new ones. There is none where nothing changes. Where
+    another writer commits in between, all is folded anew. Rows are looked at some shards at a time,
+    and next to stored rows of these shards only; `folder` is for what does not fit into memory meanwhile.
+    """
+    partition = "shard" if table.shard_by else None
+
+    def attempt() -> Brought:
+        target = None if store.version(path) is None else store.table(path)
+        found = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
+        repeated, superseded, refused = 0, 0, []
+        for folded in _folded(table, target, rows):
+            found[0].add(folded.new)
+            found[1].add(folded.changed)
+            repeated += folded.repeated
+            superseded += folded.superseded
+            refused.append(folded.refused)
+        new, changed = found
+        together = changed.height > 0 and new.height + changed.height <= _FEW
+        if changed.height and target is not None:
+            news = concat_lazy([changed.rows(), new.rows()]) if together else changed.rows()
+            _merge(target, table, news)
+            target.update_incremental()
+        if target is None or (new.height and not together):
+            write_deltalake(
+                store.uri_of(path) if target is None else target,
+                reader(new.rows()),
+                mode="error" if target is None else "append",
+                partition_by=partition,
+                schema_mode=None if target is None else "merge",
+                target_file_size=_FILE_BYTES,
+                writer_properties=WriterProperties(max_row_group_size=_ROW_GROUP),
+                commit_properties=_commit(table, new.rows()),
+            )
+        return Brought(new.height + changed.height, repeated, superseded, pl.concat(refused))
+
+    return store.retrying(path, attempt)
+
+
+def _folded(table: Table, target: DeltaTable | None, rows: pl.LazyFrame) -> Iterator[Folded]:
+    stored = None if target is None else pl.scan_delta(target)
+    if not table.shard_by or table.rows_at_a_time is None:
+        yield table.fold(stored, rows.collect())
+        return
+    for shards in _groups(rows, table.rows_at_a_time):
+        inside = pl.col("shard").is_in(shards)
+        new = rows.filter(inside).collect()
+        yield table.fold(None if stored is None else stored.filter(inside), new)
+
+
+def _groups(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
+    """Shards with at most `at_a_time` rows together, or a single one."""
+    counts = rows.group_by("shard").len().sort("shard").collect(engine="streaming")
+    group: list[int] = []
+    size = 0
+    for shard, count in counts.iter_rows():
+        if group and size + count > at_a_time:
+            yield group
+            group, size = [], 0
+        group.append(shard)
+        size += count
+    if group:
+        yield group
+
+
+def _merge(target: DeltaTable, table: Table, changed: pl.LazyFrame) -> None:
+    """Have `changed` take the place of the rows with the same unique columns, or be added, in one commit.
+
+    The predicate names the shards and times concerned, so that no other file is looked at.
+    """
+    keys = [*(["shard"] if table.shard_by else []), *table.unique]
+    schema = changed.collect_schema()
+    ranges = [c for c in keys if schema[c].is_integer() or schema[c].is_temporal()]
+    extent = changed.select(
+        *(pl.col(c).min().alias(f"low {c}") for c in ranges),
+        *(pl.col(c).max().alias(f"high {c}") for c in ranges),
+    )
+    found = extent.collect(engine="streaming").row(0, named=True)
+    near = [
+        f"t.{c} >= {_literal(found[f'low {c}'])} AND t.{c} <= {_literal(found[f'high {c}'])}" for c in ranges
+    ]
+    same = [f"t.{c} = s.{c}" for c in keys]
+    target.merge(
+        reader(changed),
+        predicate=" AND ".join([*near, *same]),
+        source_alias="s",
+        target_alias="t",
+        merge_schema=True,
+        commit_properties=_commit(table, changed),
+    ).when_matched_update_all().when_not_matched_insert_all().execute()
+
+
+def _commit(table: Table, rows: pl.LazyFrame) -> CommitProperties:
+    """A commit that brings `rows`, and says so; it is not tried again behind our back."""
+    return CommitProperties(custom_metadata=facts(table, rows), max_commit_retries=0)
+
+
+def _literal(value: int | date | datetime) -> str:
+    """A value in the SQL of a merge predicate."""
+    if isinstance(value, datetime):
+        return f"TIMESTAMP '{value.isoformat()}'"
+    return f"DATE '{value.isoformat()}'" if isinstance(value, date) else str(value)

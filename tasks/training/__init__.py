@@ -1,0 +1,1 @@
+"""Training a challenger, tuning it, and the budget of retrainings."""

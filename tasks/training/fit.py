@@ -1,0 +1,192 @@
+"""Training: parts by shard, one fit with its backtest, and the comparison with the champion."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import polars as pl
+from prefect import task
+from prefect.logging import get_run_logger
+
+from models.scenario import AsOf, Scenario
+from tasks.registry import bundles, tracking
+from tasks.registry.code import code_version
+from tasks.registry.plots import plots
+from tasks.registry.registered_models import register
+from tasks.scoring.runs import Run, RunError, context
+
+BACKTESTS, EVALUATIONS = "backtests", "evaluations"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A bundle that was just registered, and the loss it will be compared by."""
+
+    bundle: int
+    loss: float
+    headline: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a bundle became champion, and why or why not."""
+
+    bundle: int
+    promoted: bool
+    champion: int
+    reason: str
+
+
+@task(name="prepare-shard", task_run_name="prepare-shard-{shard}", retries=1, retry_delay_seconds=1)
+def prepare_shard(scenario: Scenario, run: Run, shard: int) -> tuple[str, ...]:
+    """Write what a shard contributes to training; the names of its parts. Done parts are kept."""
+    return write_parts(scenario, run, shard, scenario.prepare_shard)
+
+
+def write_parts(
+    scenario: Scenario, run: Run, shard: int, prepare: Callable[..., Mapping[str, pl.DataFrame]]
+) -> tuple[str, ...]:
+    """Write what `prepare` makes of a shard into the run's folder, unless it is there; the names of the parts."""
+    marker = run.path(f"parts/{shard:04d}.json")
+    known = run.store.get_json(marker)
+    if known is not None:
+        return tuple(known)
+    shared = context(run.store, run.folder)
+    parts = prepare(run.tables(scenario, shard), shared, run.as_of, run.options)
+    for name, frame in parts.items():
+        run.store.put_frame(run.path(f"parts/{name}/{shard:04d}.parquet"), frame)
+    run.store.put_json(marker, sorted(parts))
+    return tuple(sorted(parts))
+
+
+@task(name="fit")
+def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
+    """Backtest, fit and calibrate on all parts; save and register the bundle with its backtest."""
+    shared = context(run.store, run.folder)
+    trained = scenario.fit(parts_of(run, names), shared, run.as_of, run.options)
+    facts = {
+        "options": dict(run.options),
+        "versions": dict(run.versions),
+        "rows": {name: run.store.rows(f"{scenario.name}/{name}", n) for name, n in run.versions.items()},
+        "code": code_version(),
+        "implementation": f"{type(scenario).__module__}:{type(scenario).__qualname__}",
+    }
+    files = {**trained.files, "metrics": trained.metrics}
+    number = bundles.save(run.store, scenario.name, trained, files, facts, run.as_of, run.id)
+    backtest = trained.backtest.with_columns(pl.lit(number, pl.Int64).alias("bundle"))
+    run.store.append(
+        f"{scenario.name}/{BACKTESTS}", backtest, once=f"backtest-{number}", partition_by="bundle"
+    )
+    for note in trained.notes:
+        get_run_logger().info(note)
+    return Fitted(number, trained.loss, dict(trained.headline), tuple(trained.notes))
+
+
+@task(name="compare")
+def compare(scenario: Scenario, run: Run, fitted: Fitted, names: Sequence[str]) -> Verdict:
+    """Make the challenger champion if its loss is lower than the champion's on the same backtest.
+
+    And not higher on what the champion published and was judged, where the backtest has rows of the same
+    targets and origins that neither of the two had seen.
+    """
+    store, number = run.store, fitted.bundle
+    champion = bundles.champion(store, scenario.name)
+    if champion == number:
+        return Verdict(number, True, number, "It is the champion already.")
+    better, reason = _better(scenario, run, fitted, champion, names)
+    decide = bundles.promote if better else bundles.refuse
+    decide(store, scenario.name, number, reason)
+    return Verdict(number, better, number if better or champion is None else champion, reason)
+
+
+def _better(
+    scenario: Scenario, run: Run, fitted: Fitted, champion: int | None, names: Sequence[str]
+) -> tuple[bool, str]:
+    if champion is None:
+        return True, f"The first bundle; loss {fitted.loss:.4f}."
+    known = bundles.manifest(run.store, scenario.name, champion)
+    until: AsOf = type(run.as_of).fromisoformat(known["as_of"])
+    backtest = run.store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=fitted.bundle).collect()
+    try:
+        model = bundles.model(scenario, run.store, champion)
+    except bundles.BundleFormatError:
+        return True, f"Champion {champion} was saved by another version and cannot score any more."
+    losses = scenario.rebacktest(model, parts_of(run, names), backtest, until)
+    if losses is not None:
+        challenger_loss, champion_loss, rows = losses
+        what = f"on the {rows:,} backtest rows that champion {champion} has not seen"
+    elif until == run.as_of:
+        challenger_loss, champion_loss = fitted.loss, float(known["loss"])
+        what = f"on the backtest of the same as_of {until}"
+    else:
+        return (
+            False,
+            f"Champion {champion} knows all data of this backtest (up to {until}): no fair comparison.",
+        )
+    better = challenger_loss < champion_loss
+    sign = "<" if better else ">="
+    reason = f"Loss {challenger_loss:.4f} {sign} {champion_loss:.4f} of champion {champion}, {what}."
+    real = _on_outcomes(scenario, run, fitted, champion, until)
+    if real is None:
+        return better, reason
+    ours, theirs, count = real
+    worse = not ours <= theirs
+    told = f"{ours:.4f} {'>' if worse else '<='} {theirs:.4f} on {count:,} rows that it published and were judged."
+    return better and not worse, f"{reason} {told}"
+
+
+def _on_outcomes(
+    scenario: Scenario, run: Run, fitted: Fitted, champion: int, until: AsOf
+) -> tuple[float, float, int] | None:
+    """Losses of challenger and champion on what the champion published after it was trained; None without any."""
+    path = f"{scenario.name}/{EVALUATIONS}"
+    if scenario.outcomes is None or run.store.version(path) is None:
+        return None
+    judged = run.store.scan(path).filter(
+        pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending")
+    )
+    backtest = run.store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=fitted.bundle)
+    return scenario.outcome_losses(backtest, judged, run.options)
+
+
+@task(name="track")
+def track(run: Run, fitted: Fitted, verdict: Verdict) -> str | None:
+    """Log the training to MLflow and register its bundle; the MLflow run's id, None without a tracking server.
+
+    A tracking server that fails does not fail the training: the bundle is registered in the store.
+    """
+    try:
+        metrics = _metrics(run, fitted.bundle)
+        record = tracking.log_run(
+            run.store,
+            scenario=run.scenario,
+            kind="train",
+            run_id=run.id,
+            params={
+                **run.options,
+                "as_of": run.as_of_text,
+                **{f"{n}_version": v for n, v in run.versions.items()},
+            },
+            metrics=fitted.headline,
+            tags={"bundle": str(fitted.bundle), "reason": verdict.reason},
+            sliced=metrics,
+            files=plots(metrics),
+        )
+        if record is not None:
+            register(run.store, run.scenario, fitted.bundle, record, champion=verdict.promoted)
+        return record
+    except Exception as error:
+        get_run_logger().warning("MLflow tracking failed, the bundle is registered all the same: %s", error)
+        return None
+
+
+def _metrics(run: Run, bundle: int) -> pl.DataFrame:
+    return cast(pl.DataFrame, bundles.files(run.store, run.scenario, bundle)["metrics"])
+
+
+def parts_of(run: Run, names: Sequence[str]) -> dict[str, pl.LazyFrame]:
+    """The parts of all shards by name. Raises `RunError` where there are none."""
+    if not names:
+        raise RunError(f"{run.scenario}: no shard has anything to train on as of {run.as_of}.")
+    return {name: pl.scan_parquet(run.store.uri_of(run.path(f"parts/{name}/*.parquet"))) for name in names}

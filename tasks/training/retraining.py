@@ -1,0 +1,87 @@
+"""Trainings that an event asked for: within a budget, and every one of them on record, granted or not.
+
+The table `<scenario>/retrainings` has a line per request: when, why, `granted` or not and why, the `as_of`
+and the table versions that were there, and what came of it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+from prefect import task
+
+from models.scenario import Scenario
+from tasks.scoring.runs import input_versions
+from tasks.storage.store import Store
+
+RETRAININGS = "retrainings"
+MONTH = timedelta(days=30)
+SCHEMA: dict[str, Any] = {
+    "at": pl.Datetime("us", "UTC"),
+    "reason": pl.String,
+    "granted": pl.Boolean,
+    "note": pl.String,
+    "versions": pl.String,
+    "bundle": pl.Int64,
+    "promoted": pl.Boolean,
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A training that is asked for. `refusal` says why it is not granted, None where it is."""
+
+    reason: str
+    versions: str
+    refusal: str | None
+
+
+@task(name="request-training")
+def request_training(scenario: Scenario, store: Store, reason: str, budget: int) -> Request:
+    """Whether a training may be made: the budget of 30 days is not used up, and there is something new.
+
+    A training that was stopped does not count, and is granted again.
+    """
+    now = datetime.now(UTC)
+    versions = json.dumps(input_versions(scenario, store), sort_keys=True)
+    known = retrainings(store, scenario.name).filter("granted")
+    same = known.filter(versions=versions).sort("at")
+    recent = known.filter(pl.col("at") > now - MONTH)
+    refusal = None
+    if same.height:
+        refusal = f"Bundle {same['bundle'][-1]} was trained from the same tables: {same['reason'][-1]}"
+    elif recent.height >= budget:
+        refusal = f"The budget is used up: {recent.height} trainings in 30 days were asked for by events, {budget} may."
+    return Request(reason, versions, refusal)
+
+
+@task(name="record-training")
+def record_training(
+    scenario: Scenario, store: Store, request: Request, result: Mapping[str, Any] | None = None
+) -> None:
+    """Enter what came of a request; `result` is that of the training, None where there was none."""
+    now = datetime.now(UTC)
+    line = {
+        "at": now,
+        "reason": request.reason,
+        "granted": request.refusal is None,
+        "note": request.refusal or (result or {}).get("reason"),
+        "versions": request.versions,
+        "bundle": (result or {}).get("bundle"),
+        "promoted": bool((result or {}).get("promoted", False)),
+    }
+    store.append(_path(scenario.name), pl.DataFrame([line], schema=SCHEMA), once=f"asked-{now.isoformat()}")
+
+
+def retrainings(store: Store, scenario: str) -> pl.DataFrame:
+    """All requests, oldest first."""
+    if store.version(_path(scenario)) is None:
+        return pl.DataFrame(schema=SCHEMA)
+    return store.scan(_path(scenario)).sort("at").collect()
+
+
+def _path(scenario: str) -> str:
+    return f"{scenario}/{RETRAININGS}"
