@@ -35,7 +35,7 @@ from models.machines.simulation import simulate as simulate_machines
 from models.sales.scenario import SALES
 from models.sales.simulation import price_war
 from models.sales.simulation import simulate as simulate_sales
-from models.scenario import AsOf, Scenario
+from models.scenario import AsOf, Scenario, WatchesInputs
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 Tables = dict[str, pl.DataFrame]
@@ -166,9 +166,9 @@ def _share(hits: int, seeds: int) -> str:
 def _drifted(case: Case, tables: Tables, cycles: int, rule: Rule) -> pl.DataFrame:
     until = case.trained + cycles * case.cycle
     scans = {name: frame.lazy() for name, frame in tables.items()}
+    if not isinstance(case.scenario, WatchesInputs):
+        raise TypeError(f"{case.scenario.name} watches no inputs.")
     watched = case.scenario.watched(scans, case.trained, until, {})
-    if watched is None:
-        return pl.DataFrame()
     rows = watched.drop(case.scenario.key, strict=False).collect()
     now = pl.col(CYCLE) > case.trained
     return drift(rows.filter(~now), rows.filter(now), rule).filter("drifted")

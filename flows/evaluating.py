@@ -15,10 +15,9 @@ from flows.parameters import Moment
 from flows.progress import gather
 from flows.settings import open_store
 from models.control import newest
-from models.scenario import AsOf, Scenario
+from models.scenario import AsOf, EvaluatesBundles, Scenario
 from tasks.monitoring.control_charts import announce_degraded, chart_outcomes
 from tasks.monitoring.evaluation import (
-    Judged,
     evaluate_shard,
     measure,
     publish_evaluation,
@@ -105,7 +104,7 @@ def evaluate_published(
 
 
 def evaluate_bundle(
-    scenario: Judged, store: Store, since: datetime | None, until: datetime | None, bundle: int
+    scenario: EvaluatesBundles, store: Store, since: datetime | None, until: datetime | None, bundle: int
 ) -> dict[str, Any]:
     """Judge what a bundle would have said over a range, shard by shard, and publish the judged rows."""
     clock = Clock()

@@ -3,30 +3,42 @@
 A scenario is one object. Tasks take it and never ask which one it is; flows name it. It is pure:
 frames in, frames out, with no files, no environment and no orchestration.
 
-The life of a scenario, in the order in which the tasks call it::
+`Scenario` is an abstract class with what every scenario has. All else is a capability, a class that a
+scenario derives from as well when it has it: `class Mine(Scenario, HasPage, ReportsGaps)`. Tasks ask for
+a capability with `isinstance`. An incomplete class, of either kind, cannot be instantiated;
+`models.checks.check_scenario` tests what signatures cannot say.
 
-    tables          what is ingested, and the contract of each table
-    context         small frames that every shard needs, computed once a run
-    prepare_shard   what one shard contributes to training        (mapped over the shards)
-    fit             the estimators, the backtest and its metrics   (once, from all the parts)
-    load            files of a bundle -> a model that can score
-    requested       which keys a scoring run must account for
-    gaps            what the inputs lack for them
-    score           the published rows of some keys                (mapped over the shards)
-    complete        what rows need from those of other shards, such as a rank
-    derive, events  tables and events that follow from the published rows
-    sections        what the page of a run shows
-    judge           what became of published rows                  (mapped over the `as_of`s)
-    measures        how good they were; `tallies`: the same, as points of control charts
-    watched         the inputs that are watched for drift          (mapped over the shards)
-    search          how better hyperparameters of fit are found
+The life of a scenario, in the order in which the tasks call it; members that are not named `Class.member`
+are those of `Scenario`::
+
+    tables                     what is ingested, and the contract of each table
+    context                    small frames that every shard needs, computed once a run
+    prepare_shard              what one shard contributes to training        (mapped over the shards)
+    fit                        the estimators, the backtest and its metrics   (once, from all the parts)
+    load                       files of a bundle -> a model that can score
+    MeetsChampions.rebacktest  how a champion does on the backtest of a challenger
+    CatchesUp.due              which `as_of`s a run covers that is given none
+    requested                  which keys a scoring run must account for
+    ReportsGaps.gaps           what the inputs lack for them
+    score                      the published rows of some keys                (mapped over the shards)
+    CompletesRows.complete     what rows need from those of other shards, such as a rank
+    DerivesTables.derive       tables that follow from the published rows
+    EmitsEvents.events         events that follow from them
+    HasPage.sections           what the page of a run shows
+    HasGroundTruth.judge       published rows with what happened later        (mapped over the `as_of`s)
+    HasGroundTruth.measures    how good they were; `HasControlCharts.tallies`: the same, as points of charts
+    WatchesInputs.watched      the inputs that are watched for drift          (mapped over the shards)
+    EvaluatesBundles.evaluate  what a bundle would have said over a range    (mapped over the shards)
+    HasEstimators              the estimators without a store, and as ONNX graphs
+    HasSearch.search           how better hyperparameters of `fit` are found
 """
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import dataframely as dy
 import polars as pl
@@ -185,26 +197,27 @@ TALLIES: dict[str, Any] = {
 """What judged rows add to points of control charts: sums over all rows of a point, whose value is their ratio."""
 
 
-class Scenario(Protocol):
-    """One batch scoring scenario. See the module's docstring for the order of calls.
+class Scenario(ABC):
+    """One batch scoring scenario: what every one must have, and five members with a default.
 
-    A class that derives from it inherits what most scenarios do not need: `gaps`, `complete`,
-    `derive` and `events` that have nothing to say, no `outcomes` to judge what was published by, and
-    nothing `watched`.
+    See the module's docstring for the order of calls and for the capabilities that a scenario may add.
     """
 
     def __hash__(self) -> int:
         return hash(self.name)
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The scenario's name: its folder in the store, its commands, its events."""
 
     @property
+    @abstractmethod
     def key(self) -> tuple[str, ...]:
         """Columns that identify what is scored separately."""
 
     @property
+    @abstractmethod
     def tables(self) -> Mapping[str, Table]:
         """The input tables by name."""
 
@@ -215,69 +228,61 @@ class Scenario(Protocol):
 
     @property
     def settled(self) -> Mapping[str, Any]:
-        """Options of the ingest that are settled by the first one, since they are part of every stored row."""
+        """Options of the ingest that the first one fixes, since they are part of every stored row."""
         return {}
 
+    @property
+    def formats(self) -> tuple[int, ...]:
+        """Formats of bundles that `load` reads; `fit` writes the last one.
+
+        Add a number when the files change so that an earlier version cannot load them; drop one when `load` no
+        longer reads it. Only a champion of a format that is not listed is replaced without a comparison.
+        """
+        return (1,)
+
+    @abstractmethod
     def published(self, options: Mapping[str, Any]) -> Published:
         """The table that scoring publishes, given the bundle's options."""
 
+    @abstractmethod
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> AsOf:
         """The time up to which data is used: `as_of` on the scenario's grid, or the last complete one.
 
         Raises `ContractError` where `as_of` is before the data or after it.
         """
 
-    def due(self, tables: Frames, newest: AsOf, last: AsOf | None, at_most: int) -> list[AsOf]:
-        """What a scoring run is to cover that is given no `as_of`, oldest first, where runs catch up.
-
-        `newest` is the last complete `as_of`, `last` the last one that was published, None where none was.
-        """
-        return [newest]
-
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
-        """Small frames that every shard needs, from all shards together; known at `as_of`."""
+        """Small frames that every shard needs, from all shards together; known at `as_of`. By default none."""
+        return {}
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """What one shard contributes to training, by name; frames of one name are concatenated."""
+        """What one shard contributes to training, by name; frames of one name are concatenated.
 
+        By default the shard's rows of each sharded table, all of them: `fit` then cuts them at `as_of`.
+        """
+        return {
+            name: tables[name].collect()
+            for name, table in self.tables.items()
+            if table.shard_by and name in tables
+        }
+
+    @abstractmethod
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Trained:
         """Backtest, estimators and calibration from the parts of all shards."""
 
+    @abstractmethod
     def load(self, files: Mapping[str, File]) -> Any:
         """The model made of a bundle's files; loading executes nothing that is in them."""
 
-    def estimate(self, model: Any, rows: pl.DataFrame) -> pl.DataFrame | None:
-        """What the model's estimators say of rows of features, for use without a store; None: it has none to ask.
-
-        Each scenario says which columns `rows` has, and which the result adds.
-        """
-        return None
-
-    def interchange(self, model: Any) -> Interchange | None:
-        """The model's estimators as ONNX graphs; None where the scenario exports nothing."""
-        return None
-
-    def rebacktest(
-        self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
-    ) -> tuple[float, float, int] | None:
-        """Losses of (`backtest`, `model`) on the same rows that `model` has not seen, and their number.
-
-        None where `model`, trained on data up to `trained_as_of`, has seen them all.
-        """
-
+    @abstractmethod
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         """The keys to account for: the key's columns and `shard`, one row each."""
 
-    def gaps(
-        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
-    ) -> pl.DataFrame:
-        """What the inputs lack for `keys`, and what the run does about it: few lines, in words; often none."""
-        return pl.DataFrame()
-
+    @abstractmethod
     def score(
         self,
         model: Any,
@@ -289,75 +294,109 @@ class Scenario(Protocol):
     ) -> Scores:
         """Score `keys` in one vectorised pass. Rows of a key do not depend on the other keys."""
 
-    def complete(self, rows: pl.LazyFrame) -> pl.LazyFrame | None:
-        """The rows of all shards with what they need from each other; None where they need nothing."""
-        return None
+
+class MeetsChampions(ABC):
+    """A challenger can be compared with a champion on rows that the champion has not seen.
+
+    Without it only bundles trained up to the same `as_of` are compared, by the losses of their backtests.
+    """
+
+    @abstractmethod
+    def rebacktest(
+        self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
+    ) -> tuple[float, float, int] | None:
+        """Losses of (`backtest`, `model`) on the same rows that `model` has not seen, and their number.
+
+        None where `model`, trained on data up to `trained_as_of`, has seen them all.
+        """
+
+
+class CatchesUp(ABC):
+    """A run that is given no `as_of` covers the ones that were missed. Without it, the newest alone."""
+
+    @abstractmethod
+    def due(self, tables: Frames, newest: AsOf, last: AsOf | None, at_most: int) -> list[AsOf]:
+        """What a scoring run is to cover that is given no `as_of`, oldest first.
+
+        `newest` is the last complete `as_of`, `last` the last one that was published, None where none was.
+        """
+
+
+class ReportsGaps(ABC):
+    """The scenario says what its inputs lack."""
+
+    @abstractmethod
+    def gaps(
+        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """What the inputs lack for `keys`, and what the run does about it: few lines, in words; often none."""
+
+
+class CompletesRows(ABC):
+    """Published rows need something from those of other shards, such as a rank."""
+
+    @abstractmethod
+    def complete(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows of all shards with what they need from each other."""
+
+
+class DerivesTables(ABC):
+    """Further tables are published by `as_of` with the scored rows."""
 
     @property
+    @abstractmethod
     def derived_tables(self) -> tuple[str, ...]:
-        """Names of the tables that `derive` makes; published like the scored rows, by `as_of`."""
-        return ()
+        """Names of the tables."""
 
     def derive(
         self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """Further tables that follow from the published `rows`.
+        """The tables that follow from the published `rows`.
 
         `earlier` holds the derived tables' rows before `as_of`, of those that exist; `tables` the inputs.
         """
         return {}
 
+
+class EmitsEvents(ABC):
+    """Published rows call for others to act."""
+
+    @abstractmethod
     def events(
         self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> list[Event]:
         """What the published rows call for others to act on; few."""
-        return []
 
-    def watched(
-        self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
-    ) -> pl.LazyFrame | None:
-        """The inputs that are watched for drift, of some shards; None where nothing is.
 
-        A row per key, or less, and `cycle`, the `as_of` that it belongs to, up to `as_of`; a column per feature, in
-        a form that has little season of its own. See `models.drift` for null and NaN. What is usual for a
-        key is not taken from rows after `trained_as_of`, or from rows before each cycle alone.
-        """
-        return None
+class HasPage(ABC):
+    """The page of a run shows more than its control charts and its drift."""
 
-    def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Published columns whose drift is watched; by default `rung`, where there is one."""
-        return ("rung",) if "rung" in self.published(options).schema else ()
-
+    @abstractmethod
     def sections(self, run: "RunView") -> list[Section]:
         """What the page of a scoring run shows, most useful first."""
 
-    @property
-    def outcomes(self) -> Outcomes | None:
-        """Where it can be seen what became of published rows; None where nothing tells."""
-        return None
+
+class HasGroundTruth(ABC):
+    """Tables of the scenario tell later whether published rows were right."""
 
     @property
-    def charts(self) -> Mapping[str, ControlChart]:
-        """The control charts by name: one or two measures that `tallies` adds up."""
-        return {}
+    @abstractmethod
+    def outcomes(self) -> Outcomes:
+        """Where it can be seen what became of published rows."""
 
+    @abstractmethod
     def judge(
         self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """Published rows of one `as_of` with what became of them up to `until`, once per target.
 
         `options` are those of the bundle that published them. The result has `bundle` and `run_id` as
-        published, no `as_of`, and `pending`: true where the outcome is not known yet; in an order of its own.
+        published, no `as_of`, and `pending`: true where the ground truth is not known yet; in an order of its own.
         """
-        return pl.DataFrame()
 
+    @abstractmethod
     def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """Metrics of judged rows, long: slice, value_of_slice, metric, value. Pending rows count in none."""
-        return pl.DataFrame()
-
-    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        """What judged rows of one `as_of` add to the points of `charts`; see `TALLIES`."""
-        return pl.DataFrame(schema=TALLIES)
 
     def outcome_losses(
         self, backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Mapping[str, Any]
@@ -369,17 +408,88 @@ class Scenario(Protocol):
         """
         return None
 
+
+class HasControlCharts(HasGroundTruth):
+    """One or two measures of judged rows are watched over time."""
+
+    @property
+    @abstractmethod
+    def charts(self) -> Mapping[str, ControlChart]:
+        """The control charts by name."""
+
+    @abstractmethod
+    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        """What judged rows of one `as_of` add to the points of `charts`; see `TALLIES`."""
+
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """The same of a bundle's backtest: the points before the first published one."""
         return pl.DataFrame(schema=TALLIES)
 
+
+class EvaluatesBundles(Scenario, HasGroundTruth):
+    """A scenario that can say what a bundle would have said over a range of time."""
+
     @property
-    def search(self) -> "Search | None":
-        """How better hyperparameters of `fit` are searched; None where there is nothing to tune."""
-        return None
+    @abstractmethod
+    def bundle_evaluations(self) -> str:
+        """Name of the table that the judged rows of bundles are in, by what was then the last `as_of`."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: Any,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> pl.DataFrame:
+        """Judged rows of one shard from `score_from` to `score_to`, by what is known at `as_of`."""
 
 
-class Search(Protocol):
+class WatchesInputs(ABC):
+    """Inputs are watched for drift. Without it, only the rungs of published rows are."""
+
+    @abstractmethod
+    def watched(
+        self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.LazyFrame:
+        """The inputs that are watched for drift, of some shards.
+
+        A row per key, or less, and `cycle`, the `as_of` that it belongs to, up to `as_of`; a column per feature, in
+        a form that has little season of its own. See `models.drift` for null and NaN. What is usual for a
+        key is not taken from rows after `trained_as_of`, or from rows before each cycle alone.
+        """
+
+    def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Published columns whose drift is watched, those that exist."""
+        return ("rung",)
+
+
+class HasEstimators(ABC):
+    """The estimators of a bundle can be used without a store."""
+
+    @abstractmethod
+    def estimate(self, model: Any, rows: pl.DataFrame) -> pl.DataFrame:
+        """What the model's estimators say of rows of features.
+
+        Each scenario says which columns `rows` has, and which the result adds.
+        """
+
+    @abstractmethod
+    def interchange(self, model: Any) -> Interchange:
+        """The model's estimators as ONNX graphs."""
+
+
+class HasSearch(ABC):
+    """The hyperparameters of `fit` can be tuned."""
+
+    @property
+    @abstractmethod
+    def search(self) -> "Search":
+        """How better hyperparameters of `fit` are searched."""
+
+
+class Search(ABC):
     """How the hyperparameters of a scenario are searched.
 
     A trial is a value for each choice of `space`. It is judged on folds, one after the other, by the loss
@@ -388,20 +498,25 @@ class Search(Protocol):
     """
 
     @property
+    @abstractmethod
     def space(self) -> Space:
         """What is searched, by the options of `fit` and `prepare_shard` that it sets."""
 
+    @abstractmethod
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """The options with defaults filled in, those of `space` among them."""
 
+    @abstractmethod
     def prepare(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """What one shard contributes to all trials, by name, whatever they try."""
 
+    @abstractmethod
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
         """What the folds are called, earliest first, as far as the history reaches; the last one judges."""
 
+    @abstractmethod
     def losses(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:

@@ -20,10 +20,18 @@ from models.interchange import Interchange
 from models.page.blocks import Section
 from models.scenario import (
     AsOf,
+    CatchesUp,
     ControlChart,
+    DerivesTables,
+    EmitsEvents,
     Event,
     File,
     Frames,
+    HasControlCharts,
+    HasEstimators,
+    HasPage,
+    HasSearch,
+    MeetsChampions,
     Outcomes,
     Published,
     RunView,
@@ -31,13 +39,25 @@ from models.scenario import (
     Scores,
     Table,
     Trained,
+    WatchesInputs,
 )
 
 HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class Devices(Scenario):
+class Devices(
+    Scenario,
+    MeetsChampions,
+    CatchesUp,
+    DerivesTables,
+    EmitsEvents,
+    HasPage,
+    HasControlCharts,
+    WatchesInputs,
+    HasEstimators,
+    HasSearch,
+):
     """See `models.scenario.Scenario`; options are those of `models.devices.options.Options`.
 
     `as_of` is the end of a complete hour, in UTC. A device's joint detector is a key of its own, with
@@ -46,7 +66,6 @@ class Devices(Scenario):
 
     name: str = "devices"
     key: tuple[str, ...] = KEY
-    backtests: str = "backtests"
 
     @property
     def tables(self) -> Mapping[str, Table]:

@@ -18,25 +18,47 @@ from models.machines.vocabulary import Vocabulary, vocabulary
 from models.page.blocks import Section
 from models.scenario import (
     AsOf,
+    CompletesRows,
     ControlChart,
+    DerivesTables,
+    EmitsEvents,
+    EvaluatesBundles,
     Event,
     File,
     Frames,
+    HasControlCharts,
+    HasEstimators,
+    HasPage,
+    HasSearch,
+    MeetsChampions,
     Outcomes,
     Published,
+    ReportsGaps,
     RunView,
-    Scenario,
     Scores,
     Table,
     Trained,
+    WatchesInputs,
 )
 
 
 @dataclass(frozen=True)
-class Machines(Scenario):
+class Machines(
+    EvaluatesBundles,
+    MeetsChampions,
+    ReportsGaps,
+    CompletesRows,
+    DerivesTables,
+    EmitsEvents,
+    HasPage,
+    HasControlCharts,
+    WatchesInputs,
+    HasEstimators,
+    HasSearch,
+):
     """See `models.scenario.Scenario`; options are those of `models.machines.options.Options`.
 
-    `as_of` is a point in time, in UTC; a date is the end of that day. Beside the protocol: `evaluate` says
+    `as_of` is a point in time, in UTC; a date is the end of that day. `evaluate` says
     per shard what a bundle would have said over a range, and what then happened.
     """
 

@@ -32,23 +32,38 @@ from models.scenario import (
     ControlChart,
     File,
     Frames,
+    HasControlCharts,
+    HasEstimators,
+    HasPage,
+    HasSearch,
+    MeetsChampions,
     Outcomes,
     Published,
+    ReportsGaps,
     RunView,
     Scenario,
     Scores,
     Table,
     Trained,
+    WatchesInputs,
 )
 
 
 @dataclass(frozen=True)
-class Sales(Scenario):
+class Sales(
+    Scenario,
+    MeetsChampions,
+    ReportsGaps,
+    HasPage,
+    HasControlCharts,
+    WatchesInputs,
+    HasEstimators,
+    HasSearch,
+):
     """See `models.scenario.Scenario`; options are those of `models.sales.options.Options`."""
 
     name: str = "sales"
     key: tuple[str, ...] = KEY
-    backtests: str = "backtests"
 
     @property
     def tables(self) -> Mapping[str, Table]:

@@ -9,7 +9,7 @@ from deltalake import CommitProperties, write_deltalake
 from prefect import task
 
 from models import control
-from models.scenario import TALLIES, Event, Scenario
+from models.scenario import TALLIES, Event, HasControlCharts, Scenario
 from tasks.monitoring.ground_truth import judged_so_far
 from tasks.registry import bundles
 from tasks.scoring.events import emit
@@ -26,7 +26,7 @@ def chart_outcomes(scenario: Scenario, store: Store) -> pl.DataFrame:
     The points before the first published one are those of the backtest of the bundle that published it.
     """
     judged = judged_so_far(store, scenario.name)
-    if judged is None:
+    if judged is None or not isinstance(scenario, HasControlCharts):
         return pl.DataFrame(schema=control.CONTROL)
     tallies = judged.select(pl.col("tallies").explode()).drop_nulls().unnest("tallies")
     published = tallies.select(list(TALLIES)) if tallies.height else pl.DataFrame(schema=TALLIES)
@@ -82,6 +82,7 @@ def _of_backtest(scenario: Scenario, store: Store, bundle: int) -> pl.DataFrame:
         return pl.DataFrame(schema=TALLIES)
     backtest = store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=bundle)
     options = bundles.manifest(store, scenario.name, bundle)["options"]
+    assert isinstance(scenario, HasControlCharts), "checked by the caller"
     return scenario.backtest_tallies(backtest, options)
 
 

@@ -13,7 +13,7 @@ import polars as pl
 from prefect import task
 
 from models.drift import CYCLE, SCHEMA, Rule, drift, ranked
-from models.scenario import AsOf, Event, Scenario
+from models.scenario import AsOf, Event, Scenario, WatchesInputs
 from tasks.monitoring.ground_truth import judged_so_far
 from tasks.registry import bundles
 from tasks.scoring.events import emit
@@ -72,8 +72,10 @@ def watch_shard(scenario: Scenario, run: Run, shard: int) -> int:
     """Write a shard's watched inputs, and how many rows they are; a shard that is done is kept."""
     path = _part(run, shard)
     if run.store.size(path) is None:
-        rows = scenario.watched(run.tables(scenario, shard), trained_as_of(run), run.as_of, run.options)
-        frame = pl.DataFrame() if rows is None else rows.drop(scenario.key, strict=False).collect()
+        frame = pl.DataFrame()
+        if isinstance(scenario, WatchesInputs):
+            rows = scenario.watched(run.tables(scenario, shard), trained_as_of(run), run.as_of, run.options)
+            frame = rows.drop(scenario.key, strict=False).collect()
         run.store.put_frame(path, frame)
         return frame.height
     return read_frame(run, path).height
@@ -230,8 +232,10 @@ def _first_of_newest(rows: pl.DataFrame, run: Run) -> AsOf:
 def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """What was published for the watched keys: by the bundle before, and in the newest cycles."""
     nothing = pl.DataFrame(), pl.DataFrame()
-    table = f"{scenario.name}/{scenario.published(run.options).name}"
-    columns = scenario.watched_scores(run.options)
+    published = scenario.published(run.options)
+    table = f"{scenario.name}/{published.name}"
+    watched = scenario.watched_scores(run.options) if isinstance(scenario, WatchesInputs) else ("rung",)
+    columns = [name for name in watched if name in published.schema]
     if not columns or run.store.version(table) is None:
         return nothing
     wanted = read_frame(run, requested_path(run)).filter(pl.col("shard").is_in(list(shards)))

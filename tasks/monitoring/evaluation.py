@@ -3,42 +3,23 @@
 What was published is judged by `tasks.monitoring.ground_truth`; these rows are in a table of their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Protocol
 
 import polars as pl
 from prefect import task
 
-from models.scenario import AsOf, Scenario
+from models.scenario import AsOf, EvaluatesBundles
 from tasks.registry import bundles
 from tasks.scoring.publishing import Part, Publication, replace_partition, scan_parts, write_part
 from tasks.scoring.runs import Run, RunError, context, input_versions, scans
 from tasks.storage.store import Store
 
 
-class Judged(Scenario, Protocol):
-    """A scenario that can say what a bundle would have said over a range of time."""
-
-    @property
-    def bundle_evaluations(self) -> str:
-        """Name of the table that the judged rows of bundles are in, by what was then the last `as_of`."""
-
-    def evaluate(
-        self,
-        model: Any,
-        tables: Mapping[str, pl.LazyFrame],
-        context: Mapping[str, pl.DataFrame],
-        as_of: AsOf,
-        options: Mapping[str, Any],
-    ) -> pl.DataFrame:
-        """Judged rows of one shard from `score_from` to `score_to`, by what is known at `as_of`."""
-
-
 @task(name="resolve-evaluation")
 def resolve_evaluation(
-    scenario: Judged, store: Store, since: datetime | None, until: datetime | None, number: int
+    scenario: EvaluatesBundles, store: Store, since: datetime | None, until: datetime | None, number: int
 ) -> Run:
     """The run that judges bundle `number` from `since` to `until`, by the newest tables.
 
@@ -67,7 +48,7 @@ def resolve_evaluation(
 
 
 @task(name="evaluate-shard", task_run_name="evaluate-shard-{shard}", retries=1, retry_delay_seconds=1)
-def evaluate_shard(scenario: Judged, run: Run, shard: int) -> Part:
+def evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> Part:
     """Write a shard's judged rows beside the files of the table; a part that is done is kept."""
     marker = run.path(f"evaluated/{shard:04d}.json")
     known = run.store.get_json(marker)
@@ -95,6 +76,6 @@ def publish_evaluation(run: Run, parts: Sequence[Part]) -> Publication:
 
 
 @task(name="measure")
-def measure(scenario: Judged, run: Run, parts: Sequence[Part]) -> pl.DataFrame:
+def measure(scenario: EvaluatesBundles, run: Run, parts: Sequence[Part]) -> pl.DataFrame:
     """The metrics of all judged rows."""
     return scenario.measures(scan_parts(run, [part for part in parts if part.rows]), run.options)

@@ -17,7 +17,7 @@ import polars as pl
 from deltalake import CommitProperties, write_deltalake
 from prefect import task
 
-from models.scenario import TALLIES, AsOf, Outcomes, Scenario
+from models.scenario import TALLIES, AsOf, HasControlCharts, HasGroundTruth, Outcomes, Scenario
 from tasks.registry import bundles, ledger, tracking
 from tasks.scoring.publishing import Part, Publication, replace_partitions, scan_parts, write_part
 from tasks.scoring.runs import Run, RunError, input_versions, scans
@@ -79,11 +79,10 @@ def resolve_outcomes(
     tables have changed or time has passed; and one whose outcomes may have been restated. Of those at
     most `at_most`, least recently judged first. Raises `RunError` where nothing was published.
     """
-    told = scenario.outcomes
-    if told is None:
+    if not isinstance(scenario, HasGroundTruth):
         raise RunError(
             f"{scenario.name}: there is nothing to evaluate: no table of this scenario tells what became of "
-            "what it publishes. A scenario that names its `outcomes` can be evaluated."
+            "what it publishes. A scenario that is a `HasGroundTruth` can be evaluated; see docs/own_scenario.md."
         )
     versions = input_versions(scenario, store)
     newest = scenario.resolve_as_of(scans(scenario, store, versions), None, datetime.now(UTC))
@@ -92,7 +91,7 @@ def resolve_outcomes(
     if not within:
         raise RunError(_nothing(scenario, store, published, since, until) + hint)
     known = _known(store, scenario.name)
-    touched = _Touched(store, scenario, told, versions, newest)
+    touched = _Touched(store, scenario, scenario.outcomes, versions, newest)
     due = [target for target in published if touched(target, known.get(target.as_of))]
     settled = tuple(target.as_of for target in published if target not in due)
     chosen = within
@@ -124,11 +123,14 @@ def _judge(scenario: Scenario, run: Run, target: Target) -> Judged:
         since, until = (_parsed(kept[end], target.as_of) for end in ("since", "until"))
         points = tuple({**row, "period": date.fromisoformat(row["period"])} for row in kept["tallies"])
         return Judged(target, part, kept["pending"], since, until, points)
+    assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
     ((table, version),) = run.options["published"].items()
     options = bundles.manifest(run.store, scenario.name, target.bundle)["options"]
     published = run.store.scan(f"{scenario.name}/{table}", version).filter(pl.col("as_of") == target.as_of)
     rows = scenario.judge(published, run.tables(scenario), run.as_of, options)
-    tallies = scenario.tallies(rows.filter(~pl.col("pending")), options).select(list(TALLIES)).to_dicts()
+    tallies: list[dict[str, Any]] = []
+    if isinstance(scenario, HasControlCharts):
+        tallies = scenario.tallies(rows.filter(~pl.col("pending")), options).select(list(TALLIES)).to_dicts()
     part = write_part(own, run.table, name, rows) if rows.height else Part("", 0, 0)
     judged = Judged(target, part, int(rows["pending"].sum()), *_span(scenario, rows, target), tuple(tallies))
     run.store.put_json(marker, _json(judged))
@@ -151,6 +153,7 @@ def publish_outcomes(run: Run, judged: Sequence[Judged]) -> Publication:
 @task(name="measure-outcomes")
 def measure_outcomes(scenario: Scenario, run: Run, targets: Sequence[Target], version: int) -> pl.DataFrame:
     """The metrics of the judged rows of `targets`, by the options of the newest bundle; kept in `measures`."""
+    assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
     as_ofs = [target.as_of for target in targets]
     number = max(targets, key=lambda target: target.as_of).bundle
     options = bundles.manifest(run.store, scenario.name, number)["options"]
@@ -317,9 +320,9 @@ class _Touched:
         return bool((until is None or first <= until) and (since is None or last >= since))
 
 
-def _span(scenario: Scenario, rows: pl.DataFrame, target: Target) -> tuple[AsOf | None, AsOf | None]:
+def _span(scenario: HasGroundTruth, rows: pl.DataFrame, target: Target) -> tuple[AsOf | None, AsOf | None]:
     told = scenario.outcomes
-    if told is None or rows.is_empty():
+    if rows.is_empty():
         return None, None
     dated = rows.with_columns(pl.lit(target.as_of).alias("as_of"))
     ends = [None if end is None else dated.select(end).item() for end in (told.since, told.until)]

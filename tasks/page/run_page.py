@@ -6,7 +6,7 @@ import polars as pl
 from prefect import task
 
 from models.page import control_charts, drift_charts
-from models.scenario import RunView, Scenario
+from models.scenario import DerivesTables, HasControlCharts, HasPage, RunView, Scenario
 from tasks.monitoring.control_charts import points_so_far
 from tasks.monitoring.drift import newest_drift
 from tasks.page.render import render
@@ -27,10 +27,11 @@ def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: lis
         "Store": run.store.uri,
         **{f"Table {name}": f"version {number}" for name, number in run.versions.items()},
     }
+    charts = scenario.charts if isinstance(scenario, HasControlCharts) else {}
     title = f"{scenario.name.capitalize()}: {scenario.published(run.options).name}"
     sections = [
-        *scenario.sections(view),
-        *control_charts.sections(scenario.charts, view.control),
+        *(scenario.sections(view) if isinstance(scenario, HasPage) else ()),
+        *control_charts.sections(charts, view.control),
         *drift_charts.sections(view.drift),
     ]
     html = render(title, f"As of {run.as_of}", sections, facts)
@@ -53,7 +54,7 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
         published=scan_parts(run, parts) if parts else table.filter(pl.col("as_of") == run.as_of),
         derived={
             name: run.store.scan(path)
-            for name in scenario.derived_tables
+            for name in (scenario.derived_tables if isinstance(scenario, DerivesTables) else ())
             if run.store.version(path := f"{scenario.name}/{name}") is not None
         },
         previous=None if latest is None else table.filter(pl.col("as_of") == latest),

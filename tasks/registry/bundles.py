@@ -23,6 +23,8 @@ from tasks.storage.store import Store
 KINDS = (".parquet", ".json", ".txt")
 ROLLED_BACK = "rolled_back"
 MANIFEST = "manifest.json"
+FORMAT = "format"
+"""In a manifest: the format of the bundle's files, one of `Scenario.formats`; 1 where it is not stated."""
 
 
 class BundleError(AlmanacError):
@@ -30,7 +32,7 @@ class BundleError(AlmanacError):
 
 
 class BundleFormatError(BundleError):
-    """A bundle whose files are intact, and not those that this version of the scenario makes."""
+    """A bundle whose manifest states a format that this version of the scenario does not load."""
 
 
 def save(
@@ -165,17 +167,26 @@ def model(scenario: Scenario, store: Store, number: int) -> Any:
 def loaded(scenario: Scenario, store: Store, number: int) -> Any:
     """A bundle's model, from its files as they are now.
 
-    Raises `BundleError` as `files` does, and `BundleFormatError` where the files are intact and the
-    scenario cannot make a model of them.
+    Raises `BundleFormatError` where the manifest states a format that is not among `scenario.formats`, and
+    `BundleError` as `files` does, and where the scenario cannot make a model of the files for another reason.
     """
+    place = f"{store.uri}/{folder(scenario.name, number)}"
+    stated = manifest(store, scenario.name, number).get(FORMAT, 1)
+    if stated not in scenario.formats:
+        raise BundleFormatError(
+            f"{place}: saved by another version of Almanac, in format {stated}. This version reads "
+            f"{', '.join(map(str, scenario.formats))}. Train a new bundle with "
+            f"`python -m flows {scenario.name} train`, or name another with --bundle."
+        )
     contents = files(store, scenario.name, number)
     try:
         return scenario.load(contents)
-    except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise BundleFormatError(
-            f"{store.uri}/{folder(scenario.name, number)}: saved by another version of Almanac, which this one "
-            f"cannot read ({type(error).__name__}: {error}). Train a new bundle with "
-            f"`python -m flows {scenario.name} train`, or name another with --bundle."
+    except Exception as error:
+        raise BundleError(
+            f"{place}: the files are intact and of a format that this version reads, but loading them failed "
+            f"({type(error).__name__}: {error}). Look for the cause in the code of {scenario.name} or in a library "
+            f"that has changed. To go on without this bundle, promote another: python -m flows {scenario.name} "
+            "promote --bundle N --reason TEXT"
         ) from error
 
 

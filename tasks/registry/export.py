@@ -8,7 +8,7 @@ from typing import Any
 import obstore
 
 from models.interchange import IR_VERSION, ML_OPSET, OPSET, Graph, Interchange, Port
-from models.scenario import Scenario
+from models.scenario import HasEstimators, Scenario
 from tasks.registry import bundles
 from tasks.registry.bundles import BundleError
 from tasks.storage.store import Store, first_line, object_store
@@ -28,9 +28,10 @@ def export(scenario: Scenario, store: Store, number: int, to: str) -> dict[str, 
     or the folder cannot be written.
     """
     facts = bundles.manifest(store, scenario.name, number)
-    found = scenario.interchange(bundles.loaded(scenario, store, number))
-    if found is None:
+    model = bundles.loaded(scenario, store, number)
+    if not isinstance(scenario, HasEstimators):
         raise ExportError(f"{scenario.name}: this scenario exports nothing. Its bundles are in {store.uri}.")
+    found = scenario.interchange(model)
     contents = {f"{graph.name}.onnx": _with_facts(graph, facts) for graph in found.graphs}
     contents[ABOUT] = json.dumps(_about(found, facts), indent=1, default=str).encode()
     contents[README] = _readme(found, facts).encode()

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from models.scenario import Scenario
+from models.scenario import HasEstimators, Scenario
 from tasks.registry import bundles
 from tasks.registry.bundles import BundleError
 from tasks.registry.tracking import client_of, model_name, tracking_uri
@@ -100,11 +100,11 @@ class BundleModel:
         """
         given = isinstance(model_input, pl.DataFrame)
         rows = model_input if given else pl.from_pandas(model_input)
-        found = self._scenario.estimate(self._model, rows)
-        if found is None:
+        if not isinstance(self._scenario, HasEstimators):
             raise BundleError(
                 f"{self._scenario.name}: its bundles have no estimator that takes rows of features."
             )
+        found = self._scenario.estimate(self._model, rows)
         return found if given else found.to_pandas()
 
 

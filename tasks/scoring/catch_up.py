@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import polars as pl
 from prefect import task
 
-from models.scenario import AsOf, Scenario
+from models.scenario import AsOf, CatchesUp, Scenario
 from tasks.registry import bundles, ledger
 from tasks.scoring.runs import Run, input_versions
 from tasks.storage.store import Store
@@ -18,6 +18,8 @@ def due(scenario: Scenario, store: Store, flow: str, at_most: int) -> list[AsOf]
     versions = input_versions(scenario, store)
     tables = {name: store.scan(f"{scenario.name}/{name}", number) for name, number in versions.items()}
     newest = scenario.resolve_as_of(tables, None, datetime.now(UTC))
+    if not isinstance(scenario, CatchesUp):
+        return [newest]
     return scenario.due(tables, newest, last_published(scenario, store, flow, newest), at_most)
 
 

@@ -12,7 +12,7 @@ from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_run_logger
 
-from models.scenario import Event, Scenario
+from models.scenario import DerivesTables, EmitsEvents, Event, Scenario
 from tasks.scoring.publishing import Publication, publish_derived
 from tasks.scoring.runs import Run
 from tasks.storage.commits import committed
@@ -25,14 +25,18 @@ _HANDOVER_SECONDS = 30
 def derive(scenario: Scenario, run: Run) -> list[Event]:
     """Publish the tables that follow from the run's rows; the events that they call for."""
     rows = run.store.scan(run.table).filter(pl.col("as_of") == run.as_of)
-    earlier = {
-        name: run.store.scan(path).filter(pl.col("as_of") < run.as_of)
-        for name in scenario.derived_tables
-        if run.store.version(path := f"{scenario.name}/{name}") is not None
-    }
-    derived = scenario.derive(rows, earlier, run.tables(scenario), run.as_of, run.options)
+    derived: dict[str, pl.DataFrame] = {}
+    if isinstance(scenario, DerivesTables):
+        earlier = {
+            name: run.store.scan(path).filter(pl.col("as_of") < run.as_of)
+            for name in scenario.derived_tables
+            if run.store.version(path := f"{scenario.name}/{name}") is not None
+        }
+        derived = scenario.derive(rows, earlier, run.tables(scenario), run.as_of, run.options)
     for name, frame in derived.items():
         publish_derived(run, name, frame)
+    if not isinstance(scenario, EmitsEvents):
+        return []
     return scenario.events(rows, derived, run.as_of, run.options)
 
 

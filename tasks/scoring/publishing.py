@@ -10,7 +10,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake import Schema as DeltaSchema
 from prefect import task
 
-from models.scenario import AsOf, Scenario
+from models.scenario import AsOf, CompletesRows, Scenario
 from tasks.scoring.runs import Run
 from tasks.scoring.shards import Outcome
 from tasks.storage.store import add_action
@@ -42,12 +42,9 @@ class Publication:
 def complete(scenario: Scenario, run: Run, outcomes: Sequence[Outcome]) -> list[Part]:
     """The parts to publish: those of the shards, or, where rows need all others, one made from them."""
     parts = [Part(o.path, o.bytes, o.rows) for o in outcomes if o.rows]
-    if not parts:
+    if not parts or not isinstance(scenario, CompletesRows):
         return parts
-    completed = scenario.complete(scan_parts(run, parts))
-    if completed is None:
-        return parts
-    return _write(run, run.table, completed.collect())
+    return _write(run, run.table, scenario.complete(scan_parts(run, parts)).collect())
 
 
 @task(name="publish")

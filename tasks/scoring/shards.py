@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 from prefect import task
 
-from models.scenario import Scenario
+from models.scenario import ReportsGaps, Scenario
 from tasks.scoring.runs import Run, RunError
 
 STATUSES = ("scored", "fallback", "skipped", "failed")
@@ -66,7 +66,10 @@ def plan(scenario: Scenario, run: Run) -> dict[int, int]:
         )
     keys = keys.select(*scenario.key, "shard").sort("shard", *scenario.key)
     run.store.put_frame(requested_path(run), keys)
-    run.store.put_frame(gaps_path(run), scenario.gaps(run.tables(scenario), keys, run.as_of, run.options))
+    gaps = pl.DataFrame()
+    if isinstance(scenario, ReportsGaps):
+        gaps = scenario.gaps(run.tables(scenario), keys, run.as_of, run.options)
+    run.store.put_frame(gaps_path(run), gaps)
     return dict(keys.group_by("shard").len().sort("shard").iter_rows())
 
 

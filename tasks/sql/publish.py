@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 from pydantic import SecretStr
 from sqlalchemy.schema import CreateIndex, CreateSchema, CreateTable
 
-from models.scenario import AsOf, Scenario
+from models.scenario import AsOf, DerivesTables, Scenario
 from tasks.registry import ledger
 from tasks.scoring.runs import Run
 from tasks.sql.databases import SCHEMA, Database, SqlError, transaction
@@ -43,7 +43,8 @@ def publish_sql(scenario: Scenario, run: Run, url: SecretStr) -> dict[str, int]:
     `as_of`s that the ledger has and that did not arrive here, since the database was down, are brought as well,
     but none before the first one that is there. Raises `SqlError`; what is published in the store stays published.
     """
-    names = list(dict.fromkeys([run.table, *(f"{run.scenario}/{name}" for name in scenario.derived_tables)]))
+    derived = scenario.derived_tables if isinstance(scenario, DerivesTables) else ()
+    names = list(dict.fromkeys([run.table, *(f"{run.scenario}/{name}" for name in derived)]))
     written: dict[str, int] = {}
     for as_of in [*_behind(run, url), run.as_of]:
         written = _bring(run, url, as_of, names)

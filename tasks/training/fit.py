@@ -8,7 +8,7 @@ import polars as pl
 from prefect import task
 from prefect.logging import get_run_logger
 
-from models.scenario import AsOf, Scenario
+from models.scenario import AsOf, HasGroundTruth, MeetsChampions, Scenario
 from tasks.registry import bundles, tracking
 from tasks.registry.code import code_version
 from tasks.registry.plots import plots
@@ -66,6 +66,7 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
     shared = context(run.store, run.folder)
     trained = scenario.fit(parts_of(run, names), shared, run.as_of, run.options)
     facts = {
+        bundles.FORMAT: scenario.formats[-1],
         "options": dict(run.options),
         "versions": dict(run.versions),
         "rows": {name: run.store.rows(f"{scenario.name}/{name}", n) for name, n in run.versions.items()},
@@ -111,8 +112,10 @@ def _better(
     try:
         model = bundles.model(scenario, run.store, champion)
     except bundles.BundleFormatError:
-        return True, f"Champion {champion} was saved by another version and cannot score any more."
-    losses = scenario.rebacktest(model, parts_of(run, names), backtest, until)
+        return True, f"Champion {champion} is of a bundle format that this version cannot load any more."
+    losses = None
+    if isinstance(scenario, MeetsChampions):
+        losses = scenario.rebacktest(model, parts_of(run, names), backtest, until)
     if losses is not None:
         challenger_loss, champion_loss, rows = losses
         what = f"on the {rows:,} backtest rows that champion {champion} has not seen"
@@ -141,7 +144,7 @@ def _on_outcomes(
 ) -> tuple[float, float, int] | None:
     """Losses of challenger and champion on what the champion published after it was trained; None without any."""
     path = f"{scenario.name}/{EVALUATIONS}"
-    if scenario.outcomes is None or run.store.version(path) is None:
+    if not isinstance(scenario, HasGroundTruth) or run.store.version(path) is None:
         return None
     judged = run.store.scan(path).filter(
         pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending")

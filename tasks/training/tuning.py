@@ -9,7 +9,7 @@ from typing import Any
 from prefect import task
 
 from models.errors import AlmanacError
-from models.scenario import AsOf, Scenario, Search
+from models.scenario import AsOf, HasSearch, Scenario, Search
 from models.search import given_up, of_options
 from tasks.registry import bundles
 from tasks.scoring.runs import Run, context, input_versions, scans
@@ -28,7 +28,7 @@ class TuningError(AlmanacError):
 
 def search_of(scenario: Scenario) -> Search:
     """How the scenario is searched. Raises `TuningError` where it cannot be."""
-    if scenario.search is None:
+    if not isinstance(scenario, HasSearch):
         raise TuningError(
             f"{scenario.name} has no hyperparameters to search. Expected a scenario with `search`; "
             "see docs/own_scenario.md."
@@ -69,7 +69,7 @@ def with_tuned(
     """
     given = {name: value for name, value in options.items() if value is not None}
     champion = bundles.champion(store, scenario.name)
-    if champion is None or scenario.search is None or STUDY in given:
+    if champion is None or not isinstance(scenario, HasSearch) or STUDY in given:
         return given, []
     known = bundles.manifest(store, scenario.name, champion)["options"]
     if STUDY not in known:

@@ -8,33 +8,80 @@ import re
 import pytest
 
 import models
+import models.scenario
 from models.scenario import Scenario
 from tests.conftest import ROOT
-from tests.toy import HOURLY, TOY, Toy
+from tests.toy import HOURLY, TOY, Plain
 
+FOLDERS = sorted(found.name for found in pkgutil.iter_modules(models.__path__) if found.ispkg)
 SCENARIOS = [TOY, HOURLY] + [
     value
-    for found in pkgutil.iter_modules(models.__path__)
-    if found.ispkg
-    for value in vars(importlib.import_module(f"models.{found.name}")).values()
-    if Scenario in type(value).__mro__
+    for folder in FOLDERS
+    if (ROOT / "models" / folder / "scenario.py").exists()
+    for value in vars(importlib.import_module(f"models.{folder}.scenario")).values()
+    if isinstance(value, Scenario)
 ]
-MEMBERS = [name for name in vars(Scenario) if not name.startswith("_")]
+CAPABILITIES = {
+    name: kind
+    for name, kind in vars(models.scenario).items()
+    if inspect.isabstract(kind)
+    and kind.__module__ == models.scenario.__name__
+    and kind not in (Scenario, models.scenario.Search)
+}
 
 
-def test_every_folder_of_models_is_found_to_be_a_scenario():
-    assert "sales" in [scenario.name for scenario in SCENARIOS]
+def test_every_scenario_of_the_package_is_checked_here():
+    assert {scenario.name for scenario in SCENARIOS} == {"toy", "sales", "devices", "machines"}
+
+
+def test_a_scenario_must_have_nine_members_and_each_capability_at_least_one():
+    assert sorted(Scenario.__abstractmethods__) == [
+        "fit",
+        "key",
+        "load",
+        "name",
+        "published",
+        "requested",
+        "resolve_as_of",
+        "score",
+        "tables",
+    ]
+    assert len(CAPABILITIES) > 10
+    assert all(kind.__abstractmethods__ for kind in CAPABILITIES.values())
+
+
+@pytest.mark.parametrize("member", sorted(Scenario.__abstractmethods__))
+def test_a_scenario_that_lacks_a_member_cannot_be_instantiated(member):
+    members = {name: vars(Plain).get(name, None) for name in Scenario.__abstractmethods__ - {member}}
+    with pytest.raises(TypeError, match=rf"abstract method '?{member}\b"):
+        type("Incomplete", (Scenario,), members)()
+
+
+def test_a_capability_whose_members_are_missing_cannot_be_instantiated():
+    for name, kind in CAPABILITIES.items():
+        own = set(kind.__abstractmethods__) - set(Scenario.__abstractmethods__)
+        missing = own - set(dir(Plain))
+        if missing:
+            with pytest.raises(TypeError, match=min(missing)):
+                type(f"With{name}", (Plain, kind), {})()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: f"{scenario.name}")
-@pytest.mark.parametrize("member", MEMBERS)
-def test_a_scenario_has_every_member_of_the_protocol_with_its_parameters(scenario, member):
-    wanted = getattr(Scenario, member)
-    found = getattr(type(scenario), member, None)
-    if found is None:
-        assert hasattr(scenario, member)
-    elif inspect.isfunction(wanted):
-        assert list(inspect.signature(found).parameters) == list(inspect.signature(wanted).parameters)
+def test_a_scenario_takes_the_parameters_that_tasks_give(scenario):
+    for kind in type(scenario).__mro__:
+        if kind is Scenario or kind in CAPABILITIES.values():
+            for member, declared in vars(kind).items():
+                if inspect.isfunction(declared) and not member.startswith("_"):
+                    own = inspect.signature(getattr(type(scenario), member)).parameters
+                    assert list(own) == list(inspect.signature(declared).parameters), member
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: f"{scenario.name}")
+def test_a_scenario_has_no_member_of_a_capability_that_it_does_not_declare(scenario):
+    for name, kind in CAPABILITIES.items():
+        if not isinstance(scenario, kind):
+            declared = kind.__abstractmethods__ & set(vars(kind))
+            assert not [member for member in declared if hasattr(scenario, member)], name
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: f"{scenario.name}")
@@ -73,7 +120,6 @@ def test_what_is_written_about_an_own_scenario_shows_the_example_s_own_text():
         assert snippet in (ROOT / path).read_text(), f"not in {path}:\n{snippet}"
 
 
-def test_every_member_that_an_own_scenario_may_leave_out_is_named_there():
+def test_every_capability_that_an_own_scenario_may_add_is_named_there():
     written = (ROOT / "docs" / "own_scenario.md").read_text()
-    inherited = [name for name in MEMBERS if name not in vars(Toy) and name not in Toy.__dataclass_fields__]
-    assert [name for name in inherited if f"`{name}`" not in written and name != "derived_tables"] == []
+    assert [name for name in CAPABILITIES if f"`{name}`" not in written] == []

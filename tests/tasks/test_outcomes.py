@@ -17,7 +17,7 @@ from tasks.scoring.publishing import Publication, complete
 from tasks.scoring.runs import RunError
 from tasks.training.fit import EVALUATIONS
 from tests import steps
-from tests.toy import HOURLY, TOY, Toy, hourly_values, values
+from tests.toy import HOURLY, TOY, Plain, Toy, hourly_values, values
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")
 
@@ -322,8 +322,5 @@ def test_a_range_without_anything_published_is_refused_with_what_there_is(scored
 
 
 def test_a_scenario_without_outcomes_says_so(scored):
-    class Silent(Toy):
-        outcomes = None
-
     with pytest.raises(RunError, match="no table of this scenario tells what became of what it publishes"):
-        resolve(scored, scenario=Silent())
+        resolve(scored, scenario=Plain())

@@ -78,7 +78,10 @@ def test_a_bundle_that_is_unknown_changed_or_of_another_version_is_refused(train
     manifest = json.loads((folder / "2" / "manifest.json").read_text())
     del manifest["files"]["factor.json"]
     (folder / "2" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleFormatError, match="saved by another version"):
+    with pytest.raises(BundleError, match=r"KeyError.*promote another"):
+        roll_back.fn(TOY, trained, "why not")
+    (folder / "2" / "manifest.json").write_text(json.dumps({**manifest, "format": 7}))
+    with pytest.raises(BundleFormatError, match=r"in format 7. This version reads 1\."):
         roll_back.fn(TOY, trained, "why not")
     assert champion(trained) == 3
 

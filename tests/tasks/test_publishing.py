@@ -7,6 +7,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from polars.testing import assert_frame_equal
 
+from models.scenario import CompletesRows
 from tasks.registry import ledger
 from tasks.scoring.publishing import complete, publish
 from tasks.scoring.shards import plan
@@ -209,7 +210,7 @@ def test_a_moment_can_be_read_by_other_readers_of_delta_tables(store):
 # all shards together, further tables, events
 
 
-class Ranked(Toy):
+class Ranked(Toy, CompletesRows):
     """Rows get their rank among those of all shards."""
 
     def published(self, options):

@@ -15,7 +15,9 @@ import polars as pl
 import pytest
 from prefect.logging import disable_run_logger
 
+from models.interchange import Interchange
 from models.sales import SALES
+from models.scenario import HasEstimators
 from tasks.registry import bundles
 from tasks.registry.bundles import BundleError
 from tasks.registry.plots import plots
@@ -33,11 +35,14 @@ pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
-class Doubling(Toy):
+class Doubling(Toy, HasEstimators):
     """The toy, with an estimator that can be asked without a store."""
 
     def estimate(self, model: Any, rows: pl.DataFrame) -> pl.DataFrame:
         return rows.with_columns(doubled=pl.col("value") * model)
+
+    def interchange(self, model: Any) -> Interchange:
+        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")

@@ -151,10 +151,30 @@ def test_a_champion_that_knows_the_whole_backtest_stays(store):
 
 
 class Newer(Toy):
-    """A version of the scenario whose bundles hold something that older ones lack."""
+    """A version of the scenario that no longer reads the bundles of the first one."""
+
+    formats = (2,)
 
     def load(self, files):
         return files["new"]
+
+
+class Broken(Toy):
+    """A version of the scenario with a fault in `load`."""
+
+    def load(self, files):
+        return super().load(files, "an argument too many")
+
+
+def test_a_fault_while_the_champion_is_loaded_promotes_nobody_and_says_so(store):
+    steps.put(store)
+    steps.train(store, DAYS[1])
+    with pytest.raises(
+        bundles.BundleError, match=r"bundles/1: the files are intact.*TypeError.*promote another"
+    ):
+        steps.train(store, scenario=Broken())
+    assert bundles.champion(store, "toy") == 1
+    assert bundles.manifest(store, "toy", 2)["format"] == 1
 
 
 def test_a_champion_of_another_version_is_replaced_and_scoring_with_it_says_what_to_do(store):
@@ -163,8 +183,9 @@ def test_a_champion_of_another_version_is_replaced_and_scoring_with_it_says_what
     with pytest.raises(bundles.BundleFormatError, match=r"another version of Almanac.*flows toy train"):
         bundles.model(Newer(), store, 1)
     _, verdict = steps.train(store, scenario=Newer())
+    assert bundles.manifest(store, "toy", 2)["format"] == 2
     assert verdict.promoted
-    assert verdict.reason == "Champion 1 was saved by another version and cannot score any more."
+    assert verdict.reason == "Champion 1 is of a bundle format that this version cannot load any more."
 
 
 def test_a_verdict_that_is_asked_for_again_is_the_same_and_leaves_no_second_event(store):

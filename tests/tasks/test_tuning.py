@@ -2,7 +2,6 @@ import time
 
 import pytest
 
-from models.scenario import Scenario
 from tasks.registry import bundles
 from tasks.scoring.runs import begin
 from tasks.scoring.shards import plan
@@ -19,7 +18,7 @@ from tasks.training.tuning import (
     with_tuned,
 )
 from tests import steps
-from tests.toy import TOY, Toy, distance, values
+from tests.toy import TOY, Plain, Toy, distance, values
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")
 FAR = {"kind": "exact", "near": 1.0, "far": 7}
@@ -121,9 +120,6 @@ def test_a_training_takes_what_it_is_not_given_from_a_champion_that_was_tuned_an
 
 
 def test_a_scenario_without_a_search_cannot_be_tuned(store):
-    class Plain(Toy):
-        search = Scenario.search
-
     steps.put(store)
     with pytest.raises(TuningError, match="toy has no hyperparameters to search"):
         resolve_study.fn(Plain(), store, None, {}, 7, 4)

@@ -26,14 +26,20 @@ from models.scenario import (
     ControlChart,
     File,
     Frames,
+    HasControlCharts,
+    HasPage,
+    HasSearch,
+    MeetsChampions,
     Outcomes,
     Published,
+    ReportsGaps,
     RunView,
     Scenario,
     Scores,
     Search,
     Table,
     Trained,
+    WatchesInputs,
 )
 from models.search import OneOf, Real, Space, Whole
 
@@ -53,7 +59,7 @@ class Hourly(dy.Schema):
 
 
 @dataclass(frozen=True)
-class Toy(Scenario):
+class Plain(Scenario):
     """Doubles the last value of each name; hourly it is as of a moment, else as of a day."""
 
     name: str = "toy"
@@ -114,20 +120,8 @@ class Toy(Scenario):
         assert isinstance(content, dict)
         return float(content["factor"])
 
-    def rebacktest(
-        self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
-    ) -> tuple[float, float, int] | None:
-        unseen = backtest.filter(pl.col("at") > trained_as_of).height
-        return (1.0, 2.0, unseen) if unseen else None
-
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         return tables["values"].filter(pl.col("at") <= as_of).select("name", "shard").unique()
-
-    def gaps(
-        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
-    ) -> pl.DataFrame:
-        stale = _last(tables, as_of).filter(pl.col("at") < as_of).collect()
-        return keys.join(stale, on="name").select("name", last="at", done=pl.lit("uses the older value"))
 
     def score(
         self,
@@ -149,6 +143,23 @@ class Toy(Scenario):
             *(pl.lit(1.0).alias(name) for name in options.get("columns", [])),
         )
         return Scores(rows, told.select("name", "status", "rung", "reason"))
+
+
+@dataclass(frozen=True)
+class Toy(Plain, MeetsChampions, ReportsGaps, HasPage, HasControlCharts, WatchesInputs, HasSearch):
+    """`Plain` with what a scenario may add."""
+
+    def rebacktest(
+        self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
+    ) -> tuple[float, float, int] | None:
+        unseen = backtest.filter(pl.col("at") > trained_as_of).height
+        return (1.0, 2.0, unseen) if unseen else None
+
+    def gaps(
+        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        stale = _last(tables, as_of).filter(pl.col("at") < as_of).collect()
+        return keys.join(stale, on="name").select("name", last="at", done=pl.lit("uses the older value"))
 
     def sections(self, run: RunView) -> list[Section]:
         rows = run.published.select(pl.len()).collect().item()
