@@ -1,0 +1,248 @@
+"""What signatures cannot say about a scenario, as checks that anyone can run on their own.
+
+    from models.checks import check_scenario
+    check_scenario(MINE, {"values": frame})
+
+The checks train and score on the frames, so give small ones. They raise `ScenarioError`, whose `fault` is one of `FAULTS`.
+"""
+
+import io
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+from polars.testing import assert_frame_equal
+
+from models.errors import AlmanacError
+from models.scenario import AsOf, File, Scenario, Scores, Trained
+
+LOOKS_AHEAD = "looks past as_of"
+OTHER_KEYS = "rows depend on other keys"
+SHARDING = "rows depend on sharding"
+LOST_KEY = "keys are not conserved"
+RANDOM = "two runs differ"
+ROUND_TRIP = "the bundle does not survive the round trip"
+COLUMNS = "rows are not as published"
+FAULTS = (LOOKS_AHEAD, OTHER_KEYS, SHARDING, LOST_KEY, RANDOM, ROUND_TRIP, COLUMNS)
+
+_SHARDS = 3
+_STATUSES = {"scored", "fallback", "skipped", "failed"}
+_NEARLY = 1e-6
+"""Relative difference up to which numbers are the same: sums of batches of another size differ by rounding."""
+
+
+class ScenarioError(AlmanacError):
+    """A scenario breaks a rule that all must keep; `fault` names it."""
+
+    def __init__(self, scenario: str, fault: str, detail: str) -> None:
+        super().__init__(f"{scenario}: {fault}. {detail}")
+        self.fault = fault
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A scenario with its tables, sharded, at one `as_of`."""
+
+    scenario: Scenario
+    frames: Mapping[str, pl.DataFrame]
+    as_of: AsOf
+    options: Mapping[str, Any]
+    shards: int = _SHARDS
+
+    def tables(self, shard: int | None = None) -> dict[str, pl.LazyFrame]:
+        tables = {}
+        for name, frame in self.frames.items():
+            columns = self.scenario.tables[name].shard_by
+            sharded = _with_shard(frame, columns, self.shards) if columns else frame
+            own = sharded if shard is None or not columns else sharded.filter(pl.col("shard") == shard)
+            tables[name] = own.lazy()
+        return tables
+
+    def trained(self) -> Trained:
+        scenario, context = self.scenario, self.context()
+        parts: dict[str, list[pl.DataFrame]] = {}
+        for shard in range(self.shards):
+            prepared = scenario.prepare_shard(self.tables(shard), context, self.as_of, self.options)
+            for name, frame in prepared.items():
+                parts.setdefault(name, []).append(frame)
+        together = {name: pl.concat(frames, how="diagonal_relaxed").lazy() for name, frames in parts.items()}
+        return scenario.fit(together, context, self.as_of, self.options)
+
+    def context(self) -> dict[str, pl.DataFrame]:
+        return self.scenario.context(self.tables(), self.as_of, self.options)
+
+    def requested(self) -> pl.DataFrame:
+        return self.scenario.requested(self.tables(), self.as_of, self.options).collect()
+
+    def scores(self, model: Any, calls: int = 1) -> Scores:
+        """All requested keys, shard by shard, the keys of a shard in so many calls."""
+        requested, context, found = self.requested(), self.context(), []
+        for shard in range(self.shards):
+            keys = requested.filter(shard=shard).select(self.scenario.key).sort(self.scenario.key)
+            for call in range(calls):
+                some = keys.gather_every(calls, call) if call < keys.height else keys.clear()
+                if some.height:
+                    tables = self.tables(shard)
+                    found.append(self.scenario.score(model, tables, context, some, self.as_of, self.options))
+        rows = pl.concat([one.rows for one in found])
+        keys = pl.concat([one.keys for one in found], how="vertical_relaxed")
+        order = [*self.scenario.published(self.options).sort]
+        return Scores(rows.sort(order), keys.sort(self.scenario.key))
+
+
+def check_scenario(
+    scenario: Scenario,
+    frames: Mapping[str, pl.DataFrame],
+    as_of: AsOf | None = None,
+    options: Mapping[str, Any] | None = None,
+    times: Mapping[str, str] | None = None,
+) -> None:
+    """Train and score a scenario, and raise `ScenarioError` for the first rule that it breaks.
+
+    `frames` are its tables as they are stored, without `shard`, with rows after `as_of`; by default that is a time after
+    four fifths of those in the first sharded table. `times` names the column of a table after which a
+    row counts as not known yet; by default the column of dates or times in `unique`. Leave a table out
+    of it whose rows are known beforehand, such as a plan.
+    """
+    times = _times(scenario, frames) if times is None else times
+    if as_of is None:
+        name, column = next((n, c) for n, c in times.items() if scenario.tables[n].shard_by)
+        as_of = frames[name][column].unique().sort()[int(0.8 * (frames[name][column].n_unique() - 1))]
+    lazy = _Case(scenario, frames, as_of, options or {}).tables()
+    resolved = scenario.resolve_as_of(lazy, as_of, datetime.now(UTC))
+    case = _Case(scenario, frames, resolved, options or {})
+    past = {
+        name: frame.filter(pl.col(times[name]) <= resolved) if name in times else frame
+        for name, frame in frames.items()
+    }
+    known = _Case(scenario, past, resolved, options or {})
+    trained = _check_training(case, known)
+    model = _check_round_trip(case, trained)
+    _check_scoring(case, known, model)
+
+
+def _check_training(case: _Case, known: _Case) -> Trained:
+    trained = case.trained()
+    if difference := _training_difference(trained, known.trained()):
+        again = _training_difference(trained, case.trained())
+        raise ScenarioError(
+            case.scenario.name,
+            RANDOM if again else LOOKS_AHEAD,
+            f"{again} Two trainings on the same tables must give the same bundle."
+            if again
+            else f"{difference} A training must not use rows after {case.as_of}.",
+        )
+    return trained
+
+
+def _check_round_trip(case: _Case, trained: Trained) -> Any:
+    """The model as it comes back from a store; its scores are those of the model as it was fitted."""
+    name = case.scenario.name
+    try:
+        model = case.scenario.load({key: _saved_and_read(file) for key, file in trained.files.items()})
+    except Exception as error:
+        detail = f"Loading the files as a store gives them back failed: {type(error).__name__}: {error}"
+        raise ScenarioError(name, ROUND_TRIP, detail) from error
+    fitted = case.scores(case.scenario.load(trained.files))
+    if difference := _difference(fitted.rows, case.scores(model).rows):
+        again = _difference(fitted.rows, case.scores(case.scenario.load(trained.files)).rows)
+        raise ScenarioError(name, RANDOM if again else ROUND_TRIP, again or difference)
+    return model
+
+
+def _check_scoring(case: _Case, known: _Case, model: Any) -> None:
+    scores, name = case.scores(model), case.scenario.name
+    if difference := _difference(scores.rows, case.scores(model).rows):
+        raise ScenarioError(name, RANDOM, f"{difference} Scoring twice must give the same rows.")
+    _check_keys(case, scores)
+    missing = set(case.scenario.published(case.options).schema) - set(scores.rows.columns)
+    if missing:
+        raise ScenarioError(name, COLUMNS, f"Published columns that rows lack: {', '.join(sorted(missing))}.")
+    others = (
+        (LOOKS_AHEAD, known.scores(model), f"Rows must not use anything after {case.as_of}."),
+        (OTHER_KEYS, case.scores(model, calls=2), "Rows of a key must be the same in any call."),
+        (
+            SHARDING,
+            _Case(case.scenario, case.frames, case.as_of, case.options, shards=2).scores(model),
+            "Rows of a key must be the same in any number of shards.",
+        ),
+    )
+    for fault, other, rule in others:
+        if difference := _difference(scores.rows, other.rows):
+            raise ScenarioError(name, fault, f"{difference} {rule}")
+
+
+def _check_keys(case: _Case, scores: Scores) -> None:
+    key, name = list(case.scenario.key), case.scenario.name
+    requested = case.requested().select(key)
+    for there, here, what in (
+        (requested, scores.keys, "requested, and not accounted for"),
+        (scores.keys, requested, "accounted for, and not requested"),
+        (scores.rows, requested, "published, and not requested"),
+        (
+            scores.keys.filter(pl.col("status").is_in(["scored", "fallback"])),
+            scores.rows,
+            "scored, without a row",
+        ),
+    ):
+        lost = there.select(key).unique().join(here.select(key), on=key, how="anti").sort(key)
+        if lost.height:
+            raise ScenarioError(name, LOST_KEY, f"{lost.height} keys were {what}, such as {lost.row(0)}.")
+    if scores.keys.height != scores.keys.select(key).n_unique():
+        raise ScenarioError(name, LOST_KEY, "A key was accounted for more than once.")
+    unknown = set(scores.keys["status"]) - _STATUSES
+    if unknown:
+        raise ScenarioError(name, LOST_KEY, f"Statuses {unknown} are not among {sorted(_STATUSES)}.")
+
+
+def _training_difference(one: Trained, other: Trained) -> str:
+    """In words, the first file or figure in which two bundles differ; empty where none does."""
+    if set(one.files) != set(other.files):
+        return f"The files are {sorted(one.files)} and {sorted(other.files)}."
+    for name, file in one.files.items():
+        theirs = other.files[name]
+        if isinstance(file, pl.DataFrame) and isinstance(theirs, pl.DataFrame):
+            if difference := _difference(file, theirs):
+                return f"File {name} differs. {difference}"
+        elif file != theirs:
+            return f"File {name} differs."
+    return "" if one.loss == other.loss else f"The losses are {one.loss} and {other.loss}."
+
+
+def _difference(one: pl.DataFrame, other: pl.DataFrame) -> str:
+    try:
+        assert_frame_equal(one, other, rel_tol=_NEARLY, abs_tol=_NEARLY)
+    except AssertionError as error:
+        return str(error).splitlines()[0] + "."
+    return ""
+
+
+def _saved_and_read(file: File) -> File:
+    if isinstance(file, pl.DataFrame):
+        file.write_parquet(stream := io.BytesIO())
+        return pl.read_parquet(stream.getvalue())
+    return file if isinstance(file, str) else dict(json.loads(json.dumps(file, sort_keys=True)))
+
+
+def _times(scenario: Scenario, frames: Mapping[str, pl.DataFrame]) -> dict[str, str]:
+    return {
+        name: column
+        for name, frame in frames.items()
+        for column in scenario.tables[name].unique
+        if frame.schema[column].is_temporal()
+    }
+
+
+def _with_shard(frame: pl.DataFrame, columns: tuple[str, ...], shards: int) -> pl.DataFrame:
+    keys = frame.select(columns).unique()
+    numbers = [zlib.crc32("\x1f".join(map(str, row)).encode()) % shards for row in keys.iter_rows()]
+    return frame.join(
+        keys.with_columns(shard=pl.Series(numbers, dtype=pl.Int64)),
+        on=columns,
+        how="left",
+        maintain_order="left",
+    )
