@@ -1,7 +1,8 @@
 """The command line: one command per flow, made from the flow's own signature and docstring.
 
 Every module of `flows` that names its flows in `COMMANDS` is a group of commands; a new scenario is
-a new module. A command that is no flow (`flows.modules.Direct`) needs no server, and starts none.
+a new module. Help and wrong options come from `flows.catalogue`; a module is imported when its command is
+called. A command that is no flow (`flows.modules.Direct`) needs no server, and starts none.
 """
 
 import inspect
@@ -24,16 +25,12 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 from cyclopts import App, Group, Parameter
 from cyclopts.validators import Number
-from prefect import Flow
-from prefect.logging.configuration import setup_logging
-from prefect.logging.handlers import PrefectConsoleHandler
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.modules import Direct, with_commands
-from flows.settings import settings
+from flows.catalogue import Command, groups
 from models.errors import AlmanacError
 
 _EVERYWHERE = Group("Everywhere", sort_key=9)
@@ -71,18 +68,16 @@ def application() -> App:
         result_action="return_value",
     )
     lines = []
-    for module in with_commands():
-        name = module.__name__.rpartition(".")[2]
+    for found in groups():
+        name = found.name
         group = app
-        grouped = any(command.name.startswith(f"{name}-") for command in module.COMMANDS)
-        if grouped:
-            summary = (module.__doc__ or "").partition("\n")[0]
-            group = App(name=name, help=summary, help_epilogue="", result_action="return_value")
+        if found.grouped:
+            group = App(name=name, help=found.summary, help_epilogue="", result_action="return_value")
             app.command(group)
-        for command in module.COMMANDS:
+        for command in found.commands:
             group.command(_command(command), name=command.name.removeprefix(f"{name}-"))
-            about = (inspect.getdoc(command.fn) or "").partition("\n")[0]
-            called = command.name.replace("-", " ", 1) if grouped else command.name
+            about = command.about.partition("\n")[0]
+            called = command.name.replace("-", " ", 1) if found.grouped else command.name
             lines.append(f"- `{called}` {about}")
     app.help_epilogue = "\n".join(lines)
     return app
@@ -90,7 +85,6 @@ def application() -> App:
 
 def main() -> None:
     """Run the command that was asked for. Exit status 0 only when it did what it is for."""
-    _hide_tracebacks_of_user_errors()
     try:
         status = application()(sys.argv[1:])
     except AlmanacError as error:
@@ -106,15 +100,15 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _command(command: Flow[Any, Any] | Direct) -> Callable[..., int]:
+def _command(command: Command) -> Callable[..., int]:
     """A function with the command's signature and the options that all have, which runs it."""
-    options = Shown if isinstance(command, Direct) else Session
+    options = Session if command.needs_server else Shown
+    signature = command.signature
 
     def run(*args: Any, session: Shown | None = None, **kwargs: Any) -> int:
-        bound = inspect.signature(command.fn).bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
         return _run(command, bound.arguments, session or options())
 
-    signature = inspect.signature(command.fn, eval_str=True)
     store = [
         p.replace(annotation=Annotated[p.annotation, Parameter(group=_EVERYWHERE)])
         if p.name == "store"
@@ -127,17 +121,17 @@ def _command(command: Flow[Any, Any] | Direct) -> Callable[..., int]:
     )
     run.__signature__ = signature.replace(parameters=[*keyword_only, extra], return_annotation=int)  # type: ignore[attr-defined]
     run.__annotations__ = {"session": options | None, "return": int}
-    run.__doc__ = inspect.getdoc(command.fn)
-    run.__name__ = command.fn.__name__
+    run.__doc__ = command.about
+    run.__name__ = command.function
     return run
 
 
-def _run(command: Flow[Any, Any] | Direct, parameters: dict[str, Any], session: Shown) -> int:
+def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
     if isinstance(session, Session):
         result = _on_a_server(command, parameters, session)
     else:
         with _only_json_on_stdout():
-            result = command(**parameters)
+            result = command.load()(**parameters)
     if session.json:
         print(json.dumps(_finite(result), default=str, allow_nan=False))
     else:
@@ -145,9 +139,11 @@ def _run(command: Flow[Any, Any] | Direct, parameters: dict[str, Any], session: 
     return 0
 
 
-def _on_a_server(command: Callable[..., Any], parameters: dict[str, Any], session: Session) -> Any:
+def _on_a_server(command: Command, parameters: dict[str, Any], session: Session) -> Any:
     from flows.cluster import check_scheduler, prefect_server
+    from flows.settings import settings
 
+    _hide_tracebacks_of_user_errors()
     if session.workers:
         os.environ["ALMANAC_WORKERS"] = str(session.workers)
     if session.scheduler:
@@ -155,7 +151,7 @@ def _on_a_server(command: Callable[..., Any], parameters: dict[str, Any], sessio
     if scheduler := settings().scheduler:
         check_scheduler(scheduler)
     with _only_json_on_stdout(), prefect_server(leave_up=session.ui) as url:
-        result = command(**parameters)
+        result = command.load()(**parameters)
         if session.ui:
             Console(stderr=True).print(f"Prefect UI: {url.removesuffix('/api')}", highlight=False)
     return result
@@ -172,6 +168,8 @@ def _finite(value: Any) -> Any:
 
 def _hide_tracebacks_of_user_errors() -> None:
     """Keep errors that are meant for a person out of the log: they are printed once, at the end."""
+    from prefect.logging.configuration import setup_logging
+    from prefect.logging.handlers import PrefectConsoleHandler
 
     def wanted(record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], AlmanacError):

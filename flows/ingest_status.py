@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.modules import Direct, with_commands
+from flows.catalogue import scenarios
+from flows.modules import Direct
 from flows.settings import open_store
 from models.scenario import Scenario
 from tasks.ingest.status import TableStatus, freshness, quarantined, table_status
@@ -20,7 +21,7 @@ def status(store: str | None = None) -> Mapping[str, Any]:
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened, now = open_store(store), datetime.now(UTC)
-    known = [module.SCENARIO for module in with_commands() if hasattr(module, "SCENARIO")]
+    known = list(scenarios())
     found = {scenario: _statuses(scenario, opened) for scenario in known}
     some = {scenario: statuses for scenario, statuses in found.items() if statuses}
     return {

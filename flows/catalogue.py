@@ -1,0 +1,163 @@
+"""What commands there are and how they are called, known without importing what they do.
+
+The catalogue is made from the modules that name their flows in `COMMANDS`, and kept beside their bytecode.
+It holds for the source that it was made from: any change of `flows`, `tasks` or `models` makes it anew.
+Where it cannot be kept, everything is imported each time.
+"""
+
+import hashlib
+import importlib
+import inspect
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flows
+from flows.modules import Direct, with_commands
+
+if TYPE_CHECKING:
+    from models.scenario import Scenario
+
+_FLOORS = ("tasks", "models")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as the command line shows it: its name, what it takes and what it says of itself."""
+
+    module: str
+    name: str
+    function: str
+    signature: inspect.Signature
+    about: str
+    needs_server: bool
+    direct: bytes | None = None
+
+    def load(self) -> Callable[..., Any]:
+        """The command itself. A flow is imported with its module; what only looks at a store is not."""
+        if self.direct is not None:
+            return pickle.loads(self.direct)  # noqa: S301
+        commands = importlib.import_module(self.module).COMMANDS
+        found: Callable[..., Any] = next(one for one in commands if one.name == self.name)
+        return found
+
+
+@dataclass(frozen=True)
+class Group:
+    """The commands of one module, and its scenario where it has one."""
+
+    name: str
+    summary: str
+    commands: tuple[Command, ...]
+    scenario_name: str | None = None
+    scenario: bytes | None = None
+
+    @property
+    def grouped(self) -> bool:
+        """Whether its commands are called by the module's name and their own."""
+        return any(command.name.startswith(f"{self.name}-") for command in self.commands)
+
+
+def groups() -> tuple[Group, ...]:
+    """All commands, by module, in alphabetical order."""
+    source = _fingerprint()
+    kept = _kept(source)
+    if kept is None:
+        kept = tuple(_group(module) for module in with_commands())
+        _keep(source, kept)
+    return kept
+
+
+def scenarios() -> Iterator["Scenario"]:
+    """The scenario of each module that has one, in alphabetical order."""
+    for group in groups():
+        if group.scenario is not None:
+            yield pickle.loads(group.scenario)  # noqa: S301
+
+
+def scenario(name: str) -> "Scenario":
+    """The scenario of that name."""
+    kept = {group.scenario_name: group.scenario for group in groups()}
+    found: Scenario = pickle.loads(kept[name] or b"")  # noqa: S301
+    return found
+
+
+def _group(module: Any) -> Group:
+    found = getattr(module, "SCENARIO", None)
+    return Group(
+        name=module.__name__.rpartition(".")[2],
+        summary=(module.__doc__ or "").partition("\n")[0],
+        commands=tuple(_command(module.__name__, command) for command in module.COMMANDS),
+        scenario_name=None if found is None else found.name,
+        scenario=None if found is None else pickle.dumps(found),
+    )
+
+
+def _command(module: str, command: Any) -> Command:
+    direct = isinstance(command, Direct)
+    return Command(
+        module=module,
+        name=command.name,
+        function=command.fn.__name__,
+        signature=inspect.signature(command.fn, eval_str=True).replace(
+            return_annotation=inspect.Signature.empty
+        ),
+        about=inspect.getdoc(command.fn) or "",
+        needs_server=not direct,
+        direct=_pickled(command) if direct else None,
+    )
+
+
+def _pickled(command: Direct) -> bytes | None:
+    """The command by reference to its function; None for a function that only its module can make."""
+    try:
+        return pickle.dumps(command)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return None
+
+
+def _fingerprint() -> str:
+    """A digest of the source that commands are made of, and of the interpreter."""
+    found = hashlib.blake2b(sys.version.encode(), digest_size=16)
+    roots: list[Path] = [
+        *map(Path, flows.__path__),
+        *(Path(flows.__path__[0]).parent / floor for floor in _FLOORS),
+    ]
+    for root in roots:
+        for path in sorted(root.rglob("*.py")):
+            content = path.read_bytes()
+            found.update(f"{path.relative_to(root)}\0{len(content)}\0".encode() + content)
+    return found.hexdigest()
+
+
+def _place() -> Path:
+    where = hashlib.blake2b("\0".join(flows.__path__).encode(), digest_size=4).hexdigest()
+    return Path(flows.__path__[0]) / "__pycache__" / f"catalogue-{where}.pickle"
+
+
+def _kept(source: str) -> tuple[Group, ...] | None:
+    """The catalogue that was made from this source; None where there is none, or none that can be read."""
+    try:
+        made_from, found = pickle.loads(_place().read_bytes())  # noqa: S301
+    except Exception:
+        return None
+    return found if made_from == source else None
+
+
+def _keep(source: str, found: tuple[Group, ...]) -> None:
+    """Write the catalogue where Python keeps bytecode, whole or not at all."""
+    place = _place()
+    part = place.with_suffix(f".{os.getpid()}")
+    with suppress(OSError, pickle.PicklingError, AttributeError, TypeError):
+        content = pickle.dumps((source, found))
+        place.parent.mkdir(exist_ok=True)
+        try:
+            part.write_bytes(content)
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)

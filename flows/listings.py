@@ -1,0 +1,90 @@
+"""What every scenario has to look at its bundles and runs. No flows: they need no server."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from flows import catalogue
+from flows.modules import Direct
+from flows.settings import open_store
+from tasks.registry import bundles as saved
+from tasks.registry.bundles import BundleError
+from tasks.registry.listings import bundle_lines, run_lines
+
+Number = Annotated[int, Field(ge=1)]
+
+
+def of_scenario(name: str) -> tuple[Direct, ...]:
+    """The commands `bundles`, `history` and `export` of the scenario of that name."""
+    return tuple(
+        Direct(f"{name}-{function.__name__}", _for(function, name)) for function in (bundles, history, export)
+    )
+
+
+def _for(function: Callable[..., Mapping[str, Any]], name: str) -> Callable[..., Mapping[str, Any]]:
+    """The function for one scenario, with the name and the docstring that it has."""
+    bound = partial(function, name)
+    bound.__name__, bound.__doc__ = function.__name__, function.__doc__  # type: ignore[attr-defined]
+    return bound
+
+
+def bundles(scenario: str, last: Number = 10, store: str | None = None) -> Mapping[str, Any]:
+    """List bundles, newest first: what they were trained on, how good they are, and which is champion.
+
+    Args:
+        last: So many, at most.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    opened = open_store(store)
+    lines = bundle_lines(opened, scenario, last)
+    headlines = {line["bundle"]: line.pop("headline") for line in lines}
+    return {
+        "store": opened.uri,
+        "champion": saved.champion(opened, scenario),
+        "bundles": lines,
+        "headline": _side_by_side(headlines),
+        "notes": [] if lines else [saved.no_bundle(opened, scenario)],
+    }
+
+
+def history(scenario: str, last: Number = 20, store: str | None = None) -> Mapping[str, Any]:
+    """List published runs, newest first, as the ledger has them.
+
+    Args:
+        last: So many, at most.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    opened = open_store(store)
+    lines = run_lines(opened, scenario, last)
+    nothing = f"{opened.uri}: no run of {scenario} has published anything yet."
+    return {"store": opened.uri, "runs": lines, "notes": [] if lines else [nothing]}
+
+
+def export(
+    scenario: str, to: str, bundle: Annotated[int | None, Field(ge=1)] = None, store: str | None = None
+) -> Mapping[str, Any]:
+    """Write a bundle's estimators as ONNX, with what is needed beside them, and its own files.
+
+    Args:
+        to: Folder to write to, local, az:// or abfss://. Files of the same names are replaced.
+        bundle: Number of the bundle; default: the champion.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    from tasks.registry import export as exporting
+
+    opened = open_store(store)
+    number = bundle or saved.champion(opened, scenario)
+    if number is None:
+        raise BundleError(saved.no_bundle(opened, scenario))
+    return exporting.export(catalogue.scenario(scenario), opened, number, to)
+
+
+def _side_by_side(headlines: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """A line per figure, a column per bundle."""
+    names = list(dict.fromkeys(name for figures in headlines.values() for name in figures))
+    return [
+        {"figure": name, **{f"bundle {n}": figures.get(name) for n, figures in headlines.items()}}
+        for name in names
+    ]

@@ -1,0 +1,121 @@
+"""What a command costs before it does anything: which modules it imports."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import catalogue
+from flows.modules import Direct
+from tests.conftest import ROOT
+
+HEAVY = ("prefect", "prefect_dask", "dask", "distributed", "mlflow", "sklearn", "scipy", "lightgbm", "pandas")
+OF_DATA = ("polars", "numpy", "pyarrow", "deltalake", "dataframely", "tasks", "models.scenario")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def catalogue_of_this_source() -> None:
+    """The catalogue is up to date before a process of its own is asked what it imports."""
+    subprocess.run([sys.executable, "-m", "flows", "--help"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def imported(*words: str) -> tuple[int, str, set[str]]:
+    """Status, output and imported modules of `python -m flows` with these words."""
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['python -m flows', *{list(words)!r}]\n"
+        "try:\n    runpy.run_module('flows', run_name='__main__')\n"
+        "except SystemExit as ended:\n    status = ended.code\n"
+        "print('', *sys.modules, sep='\\n', file=sys.stderr)\n"
+        "sys.exit(status)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    return done.returncode, done.stdout + done.stderr, set(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "helped", "shown"),
+    [
+        (["--help"], True, "Batch scoring on a schedule"),
+        (["sales", "--help"], True, "forecast"),
+        (["devices", "run", "--help"], True, "--tolerance-seconds"),
+        (["sales", "bundles", "--help"], True, "--last"),
+        (["sales", "forecast", "--no-such-option", "1"], False, "--no-such-option"),
+        (["devices", "train", "--as-of", "yesterday"], False, "--as-of"),
+        (["machines", "scores"], False, "scores"),
+        (["nothing"], False, "nothing"),
+    ],
+)
+def test_help_and_mistakes_import_neither_orchestration_nor_data_libraries(words, helped, shown):
+    ended, output, modules = imported(*words)
+    assert (ended == 0) == helped, output
+    assert shown in output
+    assert modules.isdisjoint({*HEAVY, *OF_DATA, "flows.sales", "flows.devices", "flows.machines"})
+
+
+@pytest.mark.parametrize("words", [["sales", "bundles"], ["devices", "history"], ["ingest-status"]])
+def test_looking_at_a_store_imports_no_orchestration(words, tmp_path):
+    ended, output, modules = imported(*words, "--store", str(tmp_path / "store"), "--json")
+    assert ended == 0, output
+    assert "polars" in modules
+    assert modules.isdisjoint({"prefect", "prefect_dask", "dask", "distributed", "mlflow", "flows.sales"})
+
+
+def test_a_command_is_loaded_without_the_modules_of_other_scenarios():
+    program = (
+        "import sys\nfrom flows import catalogue\n"
+        "found = next(c for g in catalogue.groups() for c in g.commands if c.name == 'machines-score')\n"
+        "assert found.load().name == 'machines-score'\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    modules = set(done.stdout.split())
+    assert "flows.machines" in modules
+    assert modules.isdisjoint({"flows.sales", "flows.devices", "models.sales", "models.devices"})
+
+
+def test_every_command_that_needs_no_server_is_called_without_its_module():
+    found = [command for group in catalogue.groups() for command in group.commands]
+    assert {command.name for command in found} >= {"sales-bundles", "ingest-status", "housekeeping"}
+    for command in found:
+        assert command.needs_server == (command.direct is None), command.name
+
+
+def test_a_change_of_the_source_makes_the_catalogue_anew(tmp_path, monkeypatch):
+    package = tmp_path / "flows"
+    package.mkdir()
+    monkeypatch.setattr("flows.__path__", [str(package)])
+    before = catalogue._fingerprint()
+    catalogue._keep(before, ())
+    assert catalogue._kept(before) == ()
+    (package / "weather.py").write_text("COMMANDS = ()\n")
+    assert catalogue._fingerprint() != before
+    assert catalogue._kept(catalogue._fingerprint()) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04no pickle", pickle.dumps("something else")])
+def test_a_catalogue_that_cannot_be_read_counts_as_none(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "_place", lambda: tmp_path / "catalogue.pickle")
+    (tmp_path / "catalogue.pickle").write_bytes(content)
+    assert catalogue._kept("source") is None
+
+
+def test_where_the_catalogue_cannot_be_kept_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "_place", lambda: Path(tmp_path / "file" / "catalogue.pickle"))
+    (tmp_path / "file").write_text("not a folder")
+    catalogue._keep("source", ())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_direct_command_that_only_its_module_can_make_is_loaded_with_it():
+    def here() -> dict[str, int]:
+        return {"one": 1}
+
+    command = catalogue._command("flows.nowhere", Direct("here", here))
+    assert (command.direct, command.needs_server) == (None, False)
