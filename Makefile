@@ -5,7 +5,7 @@ PORT ?= 4200
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo deploy undeploy test check lock clean
+.PHONY: install demo deploy undeploy test quick check lock clean
 
 install: $(INSTALLED)
 
@@ -30,6 +30,11 @@ undeploy:
 
 test: check
 	$(BIN)/python -m pytest
+
+# Tests that need neither a server nor processes of their own, and the examples in docstrings.
+quick: install
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not served" --doctest-modules \
+		tests flows tasks models
 
 check: install
 	$(BIN)/ruff format --check .

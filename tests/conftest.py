@@ -38,6 +38,17 @@ for named in (
     os.environ.pop(named, None)
 
 
+SERVED = {"prefect_api", "dask_cluster", "command", "azurite", "together", "local", "client"}
+"""Fixtures that start a server or processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `served` what uses a server or processes; `make quick` leaves it out."""
+    for item in items:
+        if SERVED & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("served")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where Prefect keeps its files, here and in every process that a test starts."""
