@@ -1,4 +1,4 @@
-"""Reading rows from anywhere: CSV, Parquet, a folder or glob of either, or a Delta table."""
+"""Reading rows from anywhere: a file of any dialect, a folder or glob of files, or a Delta table."""
 
 import fnmatch
 import re
@@ -13,9 +13,8 @@ from deltalake import DeltaTable
 
 from models.contracts import ROW
 from models.errors import AlmanacError
+from tasks.ingest.dialect import SUFFIXES, DialectError, scan
 from tasks.storage.store import first_line, is_remote, object_store
-
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 class SourceError(AlmanacError):
@@ -95,15 +94,19 @@ def read(uri: str) -> Iterator[Source]:
     for path in _files(uri):
         name = _name(path, uri)
         try:
-            frame = _scan(path)
-            columns = frame.collect_schema().names()
+            tables = [(name + part, frame, frame.collect_schema().names()) for part, frame in scan(path)]
         except pl.exceptions.NoDataError:
             raise SourceError(f"{name}: the file is empty. Expected a header and at least one row.") from None
+        except DialectError as error:
+            raise SourceError(f"{name}: {error}") from None
         except Exception as error:
             raise SourceError(_unreadable(name, error)) from None
-        if not columns:
-            raise SourceError(f"{name}: the file has no columns. Expected a header and at least one row.")
-        yield Source(name, frame)
+        for member, frame, columns in tables:
+            if not columns:
+                raise SourceError(
+                    f"{member}: the file has no columns. Expected a header and at least one row."
+                )
+            yield Source(member, frame)
 
 
 def small_table(uri: str) -> pl.DataFrame:
@@ -120,12 +123,14 @@ def rename(
     """`source` with the table's column names. Raises `SourceError` where a needed column is missing.
 
     A mapping applies where its source column exists, so that one mapping serves several files;
-    `aliases` do for a column that neither the source nor the mapping has.
+    `aliases` do for a column that neither the source nor the mapping has; else one whose name differs
+    only in case, blanks, hyphens and underscores does, where there is one such.
     """
     found = source.columns
     applied = {old: new for new, old in mapping.items() if old in found}
     named = {*found, *applied.values()}
     applied |= {old: new for new, old in aliases.items() if new not in named and old in found}
+    applied |= _alike(found, [c for c in needed if c not in {*found, *applied.values()}], applied)
     kept = [name for name in found if name in applied or name not in applied.values()]
     for column in needed:
         if column not in (applied.get(name, name) for name in kept):
@@ -140,10 +145,11 @@ def rename(
     return Source(source.name, source.frame.select(pl.col(kept)).rename(applied))
 
 
-def _scan(path: str) -> pl.LazyFrame:
-    if path.endswith(".parquet"):
-        return pl.scan_parquet(path, glob=False)
-    return pl.scan_csv(path, infer_schema=False, glob=False, null_values=[""], truncate_ragged_lines=False)
+def _alike(found: Sequence[str], missing: Sequence[str], taken: Collection[str]) -> dict[str, str]:
+    """Columns of a source that stand for missing ones, since their names differ only in how they are written."""
+    plain = {name: re.sub(r"[\s_-]", "", name).casefold() for name in (*found, *missing)}
+    alike = {c: [n for n in found if n not in taken and plain[n] == plain[c]] for c in missing}
+    return {names[0]: column for column, names in alike.items() if len(names) == 1}
 
 
 def unlisted(uri: str, error: Exception) -> str:

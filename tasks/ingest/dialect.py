@@ -1,0 +1,279 @@
+"""What a file is, before what it says: format, compression, encoding, separator, line ends, decimal comma.
+
+A file is known by its first bytes, not by its name. CSV columns stay text, since types are the
+contract's business; a plain CSV or Parquet file is still read lazily, some rows at a time.
+"""
+
+import csv
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import obstore
+import polars as pl
+from polars import selectors
+
+from models.errors import AlmanacError
+from tasks.storage.store import is_remote, object_store
+
+_PLAIN = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+_PACKED = (".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst", ".jsonl.gz", ".zip")
+SUFFIXES = (*_PLAIN, *_PACKED, ".parquet", ".arrow", ".feather", ".xlsx", ".xls")
+"""Ends of the names of files that are read from a folder."""
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_HEAD = 1 << 20
+_LINES = 200
+_ZIP, _GZIP, _ZSTD = b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_OLD_EXCEL = b"\xd0\xcf\x11\xe0"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_DECIMAL_COMMA = r"^\s*[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*$"
+
+Encoding = Literal["utf-8", "utf-16", "cp1252"]
+
+
+class DialectError(AlmanacError):
+    """The file is of a kind that is not read, or could be read in more than one way."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """How the text of a CSV file is written. `names` are those of its header, as they stand there."""
+
+    encoding: Encoding
+    separator: str
+    line_end: str
+    decimal_comma: bool
+    annotated: bool
+    names: tuple[str, ...]
+
+
+def scan(path: str) -> Iterator[tuple[str, pl.LazyFrame]]:
+    """The tables in a file: what to add to the file's name (nothing, or the member of a zip), and the rows.
+
+    Raises `DialectError` for what is not read, and what polars raises for a damaged file.
+    """
+    if path.endswith(".parquet"):
+        yield "", pl.scan_parquet(path, glob=False)
+        return
+    head = _beginning(path)
+    if head.startswith((_ZIP, _OLD_EXCEL)):
+        content = _content(path)
+        if head.startswith(_OLD_EXCEL) or "xl/workbook.xml" in _zip(content).namelist():
+            yield "", _excel(content)
+            return
+        yield from _members(content)
+        return
+    yield "", _table(path, head)
+
+
+def _table(source: str | bytes, head: bytes) -> pl.LazyFrame:
+    """The rows of a file, an address or its content, that begins with `head`."""
+    if head.startswith(b"PAR1"):
+        return pl.scan_parquet(source, glob=False)
+    if head.startswith(b"ARROW1"):
+        return pl.scan_ipc(source, glob=False)
+    if head.startswith(b"Obj\x01"):
+        raise DialectError("this is an Avro file. Expected the folder of an Event Hubs Capture for Avro.")
+    text = _unpacked(source, head)
+    if text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[{")):
+        return _json(source, text)
+    return _csv(source, text, packed=text is not head)
+
+
+def dialect_of(head: bytes) -> Text:
+    """How the text that begins with `head` is written.
+
+    The separator is the one of four that gives the header the most fields among those that split
+    the first lines most evenly. A file has decimal commas where it has another separator and a value
+    such as 1,5. Text that is no UTF-8 is Windows-1252, of which Latin-1 is a part.
+
+    >>> dialect_of(b"sku;units\\nA;1,5\\n").separator
+    ';'
+    """
+    encoding = _encoding(head)
+    text = head.decode("utf-8-sig" if encoding == "utf-8" else encoding, "ignore")
+    if "\0" in text:
+        raise DialectError(
+            "this is a binary file. Expected CSV, Parquet, Excel, JSON lines, Arrow, or a zip."
+        )
+    line_end = "\r" if "\r" in text and "\n" not in text else "\n"
+    cut = len(head) >= _HEAD
+    lines = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
+    lines = lines[: -1 if cut and len(lines) > 1 else None][:_LINES]
+    annotated = bool(lines) and lines[0].startswith(("#group", "#datatype", "#default"))
+    if annotated:
+        lines = [line for line in lines if not line.startswith("#")]
+    separator = max(SEPARATORS, key=lambda one: _fit(lines, one))
+    rows = _split(lines, separator)
+    decimal_comma = separator != "," and any(
+        pl.Series(values, dtype=pl.String).str.contains(_DECIMAL_COMMA).any() for values in rows[1:]
+    )
+    return Text(encoding, separator, line_end, decimal_comma, annotated, tuple(rows[0]) if rows else ())
+
+
+def _fit(lines: Sequence[str], separator: str) -> tuple[bool, float, int]:
+    """How well a separator splits lines: whether the header has it, the share of lines alike, and its fields."""
+    rows = _split(lines, separator)
+    if not rows or len(rows[0]) < 2:
+        return False, 0.0, 0
+    return True, sum(len(row) == len(rows[0]) for row in rows) / len(rows), len(rows[0])
+
+
+def _split(lines: Sequence[str], separator: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(lines, delimiter=separator))
+    except csv.Error:
+        return [line.split(separator) for line in lines]
+
+
+def _encoding(head: bytes) -> Encoding:
+    if head.startswith(_UTF16):
+        return "utf-16"
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        cut = len(head) >= _HEAD and error.start >= len(head) - 4
+        return "utf-8" if cut else "cp1252"
+    return "utf-8"
+
+
+def _csv(source: str | bytes, head: bytes, *, packed: bool) -> pl.LazyFrame:
+    text = dialect_of(head)
+    if text.encoding != "utf-8":
+        if packed:
+            raise DialectError(f"this is compressed text in {text.encoding}. Expected UTF-8 inside.")
+        content = _content(source) if isinstance(source, str) else source
+        try:
+            source = content.decode(text.encoding).encode()
+        except UnicodeDecodeError as error:
+            raise DialectError(f"this is no text in {text.encoding}: {error.reason}.") from None
+    names = [name.strip().removeprefix("\ufeff") for name in text.names]
+    _refuse_twice(names)
+    frame = pl.scan_csv(
+        source,
+        separator=text.separator,
+        eol_char=text.line_end,
+        comment_prefix="#" if text.annotated else None,
+        infer_schema=False,
+        glob=False,
+        null_values=[""],
+        truncate_ragged_lines=False,
+    )
+    return _tidy(frame, text)
+
+
+def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
+    """Without columns that have no name, names without blanks at their ends, decimal points."""
+    found = frame.collect_schema().names()
+    blank = {name for name, stated in zip(found, text.names, strict=False) if not stated.strip()}
+    index = {found[0]} if found and found[0].startswith("Unnamed: 0") else set()
+    kept = [name for name in found if name not in blank | index]
+    frame = frame.select(kept).rename({name: name.strip() for name in kept if name != name.strip()})
+    if text.annotated and kept:
+        first = pl.col(kept[0].strip())
+        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()) & first.ne_missing(kept[0].strip()))
+    if not text.decimal_comma:
+        return frame
+    pointed = (
+        pl.all().str.strip_chars().str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+    )
+    return frame.with_columns(
+        pl.when(pl.all().str.contains(_DECIMAL_COMMA)).then(pointed).otherwise(pl.all())
+    )
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    """Raise `DialectError` where a header has a name twice."""
+    twice = [a for a, b in pairwise(sorted(names)) if a == b and a]
+    if twice:
+        raise DialectError(
+            f"column '{twice[0]}' is there twice. Expected each name once. Remove or rename one of the two."
+        )
+
+
+def _json(source: str | bytes, head: bytes) -> pl.LazyFrame:
+    """JSON, one object a line or a list of them; members of members are named `outer.inner`."""
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        content = _content(source) if isinstance(source, str) else source
+        frame = pl.read_json(io.BytesIO(content), infer_schema_length=None).lazy()
+    else:
+        frame = pl.scan_ndjson(source, infer_schema_length=None)
+    while nested := [n for n, dtype in frame.collect_schema().items() if isinstance(dtype, pl.Struct)]:
+        frame = frame.unnest(nested, separator=".")
+    return frame
+
+
+def _excel(content: bytes) -> pl.LazyFrame:
+    """The one sheet with rows of an Excel file. Raises `DialectError` where there are several."""
+    sheets = pl.read_excel(io.BytesIO(content), sheet_id=0, infer_schema_length=None, raise_if_empty=False)
+    filled = {name: frame for name, frame in sheets.items() if frame.height}
+    if len(filled) != 1:
+        listed = f": {', '.join(filled)}" if filled else ""
+        raise DialectError(f"this Excel file has {len(filled)} sheets with rows{listed}. Expected one.")
+    frame = next(iter(filled.values()))
+    frame = frame.drop(selectors.starts_with("__UNNAMED__") | selectors.starts_with("Unnamed: 0"))
+    names = {name: name.strip() for name in frame.columns}
+    _refuse_twice(list(names.values()))
+    return frame.rename(names).lazy()
+
+
+def _members(content: bytes) -> Iterator[tuple[str, pl.LazyFrame]]:
+    """The tables in a zip, by name; what is not a table by its name is left out."""
+    archive = _zip(content)
+    names = sorted(
+        n for n in archive.namelist() if n.lower().endswith(SUFFIXES) and not n.startswith("__MACOSX")
+    )
+    if not names:
+        raise DialectError(
+            f"this zip holds no table. Expected a file that ends in {', '.join(SUFFIXES[:3])} or so."
+        )
+    for name in names:
+        member = archive.read(name)
+        if not member:
+            raise pl.exceptions.NoDataError(name)
+        if member.startswith(_ZIP):
+            yield f"/{name}", _excel(member)
+        else:
+            yield f"/{name}", _table(member, member[:_HEAD])
+
+
+def _zip(content: bytes) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BytesIO(content))
+    except zipfile.BadZipFile as error:
+        raise DialectError(f"this zip is damaged: {error}.") from None
+
+
+def _unpacked(source: str | bytes, head: bytes) -> bytes:
+    """The beginning of what is compressed in a file; of a plain one, `head`."""
+    if head.startswith(_GZIP):
+        return zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+    if not head.startswith(_ZSTD):
+        return head
+    lines = pl.scan_csv(
+        source, has_header=False, separator="\x01", quote_char=None, infer_schema=False, glob=False
+    ).head(_LINES)
+    return "\n".join(lines.collect().to_series().fill_null("").to_list()).encode()
+
+
+def _beginning(path: str) -> bytes:
+    if not is_remote(path):
+        with Path(path).open("rb") as file:
+            return file.read(_HEAD)
+    folder, _, name = path.rpartition("/")
+    size = int(obstore.head(object_store(folder), name)["size"])
+    return (
+        bytes(obstore.get_range(object_store(folder), name, start=0, end=min(size, _HEAD))) if size else b""
+    )
+
+
+def _content(path: str) -> bytes:
+    if not is_remote(path):
+        return Path(path).read_bytes()
+    folder, _, name = path.rpartition("/")
+    return bytes(obstore.get(object_store(folder), name).bytes())

@@ -1,0 +1,142 @@
+"""Any table, written in any of the dialects, comes back the same."""
+
+import gzip
+import io
+import zipfile
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.ingest.sources import SourceError, read, rename
+
+NAMES = ("sku", "store name", "units")
+VALUES = st.text("abzäöß 0019.", min_size=1, max_size=6).map(lambda text: f"x{text}y")
+TABLES = st.lists(st.tuples(VALUES, VALUES, st.integers(0, 10**6).map(str)), min_size=1, max_size=8)
+
+
+def rows(path) -> pl.DataFrame:
+    return pl.concat([source.rows() for source in read(str(path))], how="diagonal_relaxed")
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    table=TABLES,
+    separator=st.sampled_from(",;\t|"),
+    line_end=st.sampled_from(["\n", "\r\n", "\r"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+    index=st.booleans(),
+)
+def test_a_table_comes_back_the_same_from_any_dialect(
+    tmp_path_factory, table, separator, line_end, encoding, index
+):
+    lines = [("", *NAMES), *((str(i), *row) for i, row in enumerate(table))]
+    text = "".join(separator.join(line if index else line[1:]) + line_end for line in lines)
+    path = tmp_path_factory.mktemp("dialect") / "table.csv"
+    path.write_bytes(text.encode(encoding))
+    found = rows(path)
+    assert found.columns == list(NAMES)
+    assert found.rows() == table
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv.gz", "a.csv.zst", "a.zip", "a.arrow", "a.jsonl", "a.xlsx", "a.parquet"]
+)
+def test_a_table_comes_back_the_same_from_any_container(tmp_path, name):
+    table = pl.DataFrame({"sku": ["A", "B"], "note": ["first", "second"]})
+    plain = table.write_csv().encode()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr("folder/a.csv", plain)
+    writers = {
+        "a.csv.gz": lambda path: path.write_bytes(gzip.compress(plain)),
+        "a.csv.zst": lambda path: table.lazy().sink_csv(path, compression="zstd"),
+        "a.zip": lambda path: path.write_bytes(archive.getvalue()),
+        "a.arrow": table.write_ipc,
+        "a.jsonl": table.write_ndjson,
+        "a.xlsx": lambda path: path.write_bytes(_xlsx(table)),
+        "a.parquet": table.write_parquet,
+    }
+    writers[name](tmp_path / name)
+    assert rows(tmp_path / name).rows() == table.rows()
+
+
+def _xlsx(table: pl.DataFrame) -> bytes:
+    """The smallest Excel file that holds a table of text."""
+    lines = [table.columns, *table.rows()]
+    cells = "".join(
+        "<row>" + "".join(f'<c t="inlineStr"><is><t>{v}</t></is></c>' for v in line) + "</row>"
+        for line in lines
+    )
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    links = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    packages = "http://schemas.openxmlformats.org/package/2006"
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{packages}/content-types"/>',
+        "_rels/.rels": f'<Relationships xmlns="{packages}/relationships"><Relationship Id="r1" '
+        f'Type="{links}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{links}"><sheets>'
+        '<sheet name="Sales" sheetId="1" r:id="r1"/></sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{packages}/relationships"><Relationship Id="r1" '
+        f'Type="{links}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
+        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{cells}</sheetData></worksheet>',
+    }
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+    return content.getvalue()
+
+
+def test_decimal_commas_are_numbers_and_text_with_commas_stays(tmp_path):
+    (tmp_path / "a.csv").write_text("sku;note;price\nA;so, so;1,5\nB;2.0;1.234,75\n")
+    assert rows(tmp_path / "a.csv").rows() == [("A", "so, so", "1.5"), ("B", "2.0", "1234.75")]
+
+
+def test_a_column_that_is_there_twice_is_refused_by_its_name(tmp_path):
+    (tmp_path / "a.csv").write_text("sku,units,units \nA,1,2\n")
+    with pytest.raises(SourceError, match=r"a\.csv: column 'units' is there twice"):
+        rows(tmp_path / "a.csv")
+
+
+def test_annotations_of_influx_are_no_rows(tmp_path):
+    block = (
+        "#datatype,string,long,double\n#group,false,false,false\n#default,_result,,\n,result,table,_value\n"
+    )
+    (tmp_path / "a.csv").write_text(f"{block},,0,1.5\n,,0,2.5\n\n{block},,1,3.5\n")
+    assert rows(tmp_path / "a.csv")["_value"].to_list() == ["1.5", "2.5", "3.5"]
+
+
+def test_members_of_members_of_json_lines_are_columns(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"Body": {"t": 1.5}, "System": {"device": "d1"}}\n')
+    assert rows(tmp_path / "a.jsonl").to_dicts() == [{"Body.t": 1.5, "System.device": "d1"}]
+
+
+def test_a_binary_file_is_named_and_not_printed(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\x01\x00\x02\x00binary,file\n")
+    with pytest.raises(SourceError, match=r"a\.csv: this is a binary file") as caught:
+        rows(tmp_path / "a.csv")
+    assert str(caught.value).isprintable()
+
+
+def test_a_zip_without_tables_and_a_damaged_one_are_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("readme.md", "no table")
+    (tmp_path / "b.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:20])
+    for name, message in (("a.zip", "holds no table"), ("b.zip", "is damaged")):
+        with pytest.raises(SourceError, match=message):
+            rows(tmp_path / name)
+
+
+def test_a_column_is_found_in_another_case_and_with_blanks(tmp_path):
+    (tmp_path / "a.csv").write_text(" Machine ID ,Time\n1,2024-01-01\n")
+    (source,) = read(str(tmp_path / "a.csv"))
+    assert rename(source, {}, ["machine_id", "time"]).columns == ["machine_id", "time"]
+
+
+def test_of_two_columns_that_are_alike_none_is_guessed(tmp_path):
+    (tmp_path / "a.csv").write_text("Week,WEEK\n1,2\n")
+    (source,) = read(str(tmp_path / "a.csv"))
+    with pytest.raises(SourceError, match="column 'week' is missing"):
+        rename(source, {}, ["week"])
