@@ -23,6 +23,7 @@ from tasks.page.study_page import announce_study, write_study_page
 from tasks.registry.tracking import track_run
 from tasks.scoring.runs import Run, begin
 from tasks.scoring.shards import plan
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
 from tasks.training.study import FAILED, Study, Tried, opened
 from tasks.training.tuning import (
@@ -142,7 +143,7 @@ def tune_scenario(
     parts = sorted({name for names in gather("preparing", futures) for name in names})
     searching = _Searching(scenario, run, parts, find_folds(scenario, run, parts))
     clock.mark("prepare")
-    path = f"{scenario.name}/studies/{run.id}.db"
+    path = Layout(scenario.name).study(run.id)
     with opened(store, path, run.id, search_of(scenario).space, seed) as (study, save):
         kept = study.done
         study.begin_with(incumbent(scenario, run))

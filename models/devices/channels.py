@@ -10,7 +10,6 @@ has fallen by p. A cell without a reading has none of them.
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from models.devices.grid import LOOKBACK, Floats, Grid, ages, lagged, row_quantiles
@@ -200,9 +199,3 @@ def autocorrelation_of(unit: Floats) -> Floats:
     now, then = np.where(both, clipped, 0.0), np.where(both, before, 0.0)
     power = np.sqrt((now * now).sum(axis=1) * (then * then).sum(axis=1))
     return np.clip((now * then).sum(axis=1) / np.maximum(power, 1e-12), -0.5, 0.99)
-
-
-def causes(numbers: NDArray[np.int8]) -> pl.Series:
-    """Names of the channels at these positions; null for -1."""
-    names = pl.Series("cause", [*CHANNELS, None], dtype=pl.Enum(CHANNELS))
-    return names.gather(np.where(numbers < 0, len(CHANNELS), numbers).ravel())

@@ -13,8 +13,6 @@ import polars as pl
 INK = "@ink"
 """The line of what was observed: black on white, near white on black."""
 MEDIAN = "@median"
-INNER = "@inner"
-"""The fill of the innermost band."""
 OUTER = "@outer"
 """The fill of the outermost band."""
 ACCENT = "@accent"

@@ -14,6 +14,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from models.errors import AlmanacError
 from tasks.registry import ledger
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store, StoreError
 
 _LOG = "_delta_log"
@@ -100,7 +101,7 @@ def recorded_versions(store: Store, name: str, since: datetime) -> list[int]:
 @task(name="expire-pages")
 def expire_pages(store: Store, scenario: str, page_days: int, now: datetime, *, dry_run: bool) -> list[str]:
     """Pages of a scenario that are older than `page_days`, removed; its newest page stays."""
-    pages = sorted(_files(store, f"{scenario}/pages"), key=lambda found: found[1])
+    pages = sorted(_files(store, Layout(scenario).pages), key=lambda found: found[1])
     old = [path for path, modified in pages[:-1] if modified < now - timedelta(days=page_days)]
     return _remove(store, old, dry_run=dry_run)
 
@@ -119,7 +120,7 @@ def expire_runs(store: Store, scenario: str, run_days: int, now: datetime, *, dr
         else set(entries.filter(scenario=scenario).select("run_id").collect()["run_id"])
     )
     old = []
-    for folder in _folders(store, f"{scenario}/runs"):
+    for folder in _folders(store, Layout(scenario).runs):
         files = list(_files(store, folder))
         days = _FINISHED_DAYS if folder.rpartition("/")[2] in published else run_days
         if files and max(modified for _, modified in files) < now - timedelta(days=min(days, run_days)):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.scenario import Scenario
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store, StoreError
 
 SHARDS = 32
@@ -16,7 +17,7 @@ def settled(scenario: Scenario, store: Store, wanted: Mapping[str, Any] | None =
     None is no wish. Raises `StoreError` where something else is wanted than what is settled.
     """
     defaults = {"shards": SHARDS, **scenario.settled}
-    ingested = any(store.version(f"{scenario.name}/{name}") is not None for name in scenario.tables)
+    ingested = any(store.version(Layout(scenario.name).table(name)) is not None for name in scenario.tables)
     known = (store.get_json(_path(scenario)) or {}) if ingested else {}
     _check(scenario, store, known, wanted or {})
     wishes = {name: (wanted or {}).get(name) for name in defaults}
@@ -42,4 +43,4 @@ def _check(scenario: Scenario, store: Store, known: Mapping[str, Any], wanted: M
 
 
 def _path(scenario: Scenario) -> str:
-    return f"{scenario.name}/scenario.json"
+    return Layout(scenario.name).options

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.scenario import Scenario, Table
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 _COMMITS = 50
@@ -34,7 +35,7 @@ class TableStatus:
 
 def table_status(scenario: Scenario, store: Store, table: Table) -> TableStatus | None:
     """What is in a table, None where it does not exist. Only the columns of the key are read, and those lazily."""
-    path = f"{scenario.name}/{table.name}"
+    path = Layout(scenario.name).table(table.name)
     version = store.version(path)
     if version is None:
         return None
@@ -96,7 +97,7 @@ def freshness(
 
 def quarantined(store: Store, scenario: str) -> list[dict[str, Any]]:
     """Rows in quarantine by table and rule, most first: how many, of how many sources, when, and the last one."""
-    path = f"{scenario}/quarantine"
+    path = Layout(scenario).table("quarantine")
     if store.version(path) is None:
         return []
     by_rule = (

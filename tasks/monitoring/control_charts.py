@@ -13,6 +13,7 @@ from models.scenario import TALLIES, Event, HasControlCharts, Scenario
 from tasks.monitoring.ground_truth import judged_so_far
 from tasks.registry import bundles
 from tasks.scoring.events import emit
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 from tasks.training.fit import BACKTESTS
 
@@ -31,7 +32,7 @@ def chart_outcomes(scenario: Scenario, store: Store) -> pl.DataFrame:
     tallies = judged.select(pl.col("tallies").explode()).drop_nulls().unnest("tallies")
     published = tallies.select(list(TALLIES)) if tallies.height else pl.DataFrame(schema=TALLIES)
     points = control.points(published, _of_backtest(scenario, store, judged["bundle"][0]), scenario.charts)
-    store.retrying(CONTROL, lambda: _replace(store, f"{scenario.name}/{CONTROL}", points))
+    store.retrying(CONTROL, lambda: _replace(store, Layout(scenario.name).table(CONTROL), points))
     return points
 
 
@@ -49,7 +50,7 @@ def announce_degraded(
     if worse.is_empty():
         return None
     period = cast(date, worse["period"].max())
-    path = f"{scenario.name}/{DEGRADED}"
+    path = Layout(scenario.name).table(DEGRADED)
     told = (
         None
         if store.version(path) is None
@@ -73,14 +74,14 @@ def announce_degraded(
 
 def points_so_far(store: Store, scenario: str) -> pl.DataFrame:
     """The table `control`; without rows where nothing was evaluated yet."""
-    path = f"{scenario}/{CONTROL}"
+    path = Layout(scenario).table(CONTROL)
     return pl.DataFrame() if store.version(path) is None else store.scan(path).collect()
 
 
 def _of_backtest(scenario: Scenario, store: Store, bundle: int) -> pl.DataFrame:
-    if store.version(f"{scenario.name}/{BACKTESTS}") is None:
+    if store.version(Layout(scenario.name).table(BACKTESTS)) is None:
         return pl.DataFrame(schema=TALLIES)
-    backtest = store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=bundle)
+    backtest = store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=bundle)
     options = bundles.manifest(store, scenario.name, bundle)["options"]
     assert isinstance(scenario, HasControlCharts), "checked by the caller"
     return scenario.backtest_tallies(backtest, options)

@@ -20,6 +20,7 @@ from tasks.scoring.events import emit
 from tasks.scoring.publishing import publish_derived
 from tasks.scoring.runs import Run, input_versions, scans
 from tasks.scoring.shards import read_frame, requested_path
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 DRIFT = "drift"
@@ -166,7 +167,7 @@ def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str
 
 def newest_drift(store: Store, scenario: str, cycles: int) -> pl.DataFrame:
     """The lines of the newest `cycles` in the table `drift`; without rows where nothing was compared yet."""
-    path = f"{scenario}/{DRIFT}"
+    path = Layout(scenario).table(DRIFT)
     newest = [] if store.version(path) is None else store.as_ofs(path)[-cycles:]
     return store.scan(path).filter(pl.col("as_of") >= newest[0]).collect() if newest else pl.DataFrame()
 
@@ -233,7 +234,7 @@ def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.Dat
     """What was published for the watched keys: by the bundle before, and in the newest cycles."""
     nothing = pl.DataFrame(), pl.DataFrame()
     published = scenario.published(run.options)
-    table = f"{scenario.name}/{published.name}"
+    table = Layout(scenario.name).table(published.name)
     watched = scenario.watched_scores(run.options) if isinstance(scenario, WatchesInputs) else ("rung",)
     columns = [name for name in watched if name in published.schema]
     if not columns or run.store.version(table) is None:
@@ -263,4 +264,4 @@ def _moment(as_of: AsOf) -> datetime:
 
 
 def _told(run: Run) -> str:
-    return f"{run.scenario}/drifted"
+    return Layout(run.scenario).table("drifted")

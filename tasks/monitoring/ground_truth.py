@@ -22,6 +22,7 @@ from tasks.registry import bundles, ledger, tracking
 from tasks.scoring.publishing import Part, Publication, replace_partitions, scan_parts, write_part
 from tasks.scoring.runs import Run, RunError, input_versions, scans
 from tasks.storage.commits import committed
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 from tasks.training.fit import EVALUATIONS
 
@@ -99,7 +100,7 @@ def resolve_outcomes(
         chosen = sorted(due, key=lambda t: (_last(known.get(t.as_of)), t.as_of))[:at_most]
     chosen = sorted(chosen, key=lambda target: target.as_of)
     options: dict[str, Any] = {
-        "published": {table: store.version(f"{scenario.name}/{table}")},
+        "published": {table: store.version(Layout(scenario.name).table(table))},
         "judged": [[target.as_of.isoformat(), target.run_id] for target in chosen],
     }
     run = Run(scenario.name, "evaluate", store, newest, versions, options, EVALUATIONS)
@@ -126,7 +127,9 @@ def _judge(scenario: Scenario, run: Run, target: Target) -> Judged:
     assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
     ((table, version),) = run.options["published"].items()
     options = bundles.manifest(run.store, scenario.name, target.bundle)["options"]
-    published = run.store.scan(f"{scenario.name}/{table}", version).filter(pl.col("as_of") == target.as_of)
+    published = run.store.scan(Layout(scenario.name).table(table), version).filter(
+        pl.col("as_of") == target.as_of
+    )
     rows = scenario.judge(published, run.tables(scenario), run.as_of, options)
     tallies: list[dict[str, Any]] = []
     if isinstance(scenario, HasControlCharts):
@@ -165,7 +168,7 @@ def measure_outcomes(scenario: Scenario, run: Run, targets: Sequence[Target], ve
     about = {"run_id": run.id, "first": min(as_ofs), "last": max(as_ofs), "observed": run.as_of}
     kept = found.with_columns(pl.lit(value).alias(name) for name, value in about.items())
     if kept.height:
-        run.store.append(f"{scenario.name}/{MEASURES}", kept, once=run.id)
+        run.store.append(Layout(scenario.name).table(MEASURES), kept, once=run.id)
     return found
 
 
@@ -220,14 +223,14 @@ def remember_outcomes(judging: Judging, judged: Sequence[Judged]) -> None:
 
 def judged_so_far(store: Store, scenario: str) -> pl.DataFrame | None:
     """One row per judged `as_of`, oldest first; None where nothing was evaluated yet."""
-    path = f"{scenario}/{JUDGED}"
+    path = Layout(scenario).table(JUDGED)
     return None if store.version(path) is None else store.scan(path).sort("as_of").collect()
 
 
 def _remember(
     run: Run, rows: Sequence[Mapping[str, Any]], settled: Sequence[AsOf], seen: Mapping[str, Any]
 ) -> None:
-    path = f"{run.scenario}/{JUDGED}"
+    path = Layout(run.scenario).table(JUDGED)
     known = judged_so_far(run.store, run.scenario)
     like = pl.select(pl.lit(run.as_of).alias("as_of")).schema["as_of"]
     schema: dict[str, Any] = {
@@ -265,7 +268,7 @@ def _remember(
 def _published(scenario: Scenario, store: Store) -> tuple[str, list[Target]]:
     """Name of the published table, and its partitions that the ledger knows, oldest first."""
     table = scenario.published({}).name
-    path = f"{scenario.name}/{table}"
+    path = Layout(scenario.name).table(table)
     entries = ledger.rows(store)
     if entries is None or store.version(path) is None:
         return table, []
@@ -310,7 +313,7 @@ class _Touched:
     def _touches(self, name: str, after: int, known: Mapping[str, Any]) -> bool:
         """Whether commits after a version changed rows of a time that the verdict depends on."""
         if (name, after) not in self._changes:
-            told = committed(self._store, f"{self._scenario.name}/{name}", after)
+            told = committed(self._store, Layout(self._scenario.name).table(name), after)
             self._changes[name, after] = (told["from"], told["to"]) if "from" in told else None
         found = self._changes[name, after]
         if found is None or not known["rows"]:

@@ -14,6 +14,7 @@ from tasks.registry import bundles
 from tasks.scoring.publishing import Part, scan_parts
 from tasks.scoring.runs import Run
 from tasks.scoring.shards import Outcome, gaps_path, keys_path, read_frame
+from tasks.storage.layout import Layout
 from tasks.training.fit import BACKTESTS
 
 
@@ -35,7 +36,7 @@ def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: lis
         *drift_charts.sections(view.drift),
     ]
     html = render(title, f"As of {run.as_of}", sections, facts)
-    path = f"{scenario.name}/pages/{run.id}.html"
+    path = Layout(scenario.name).page(run.id)
     run.store.put(path, html.encode())
     return run.store.uri_of(path)
 
@@ -45,7 +46,7 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
     earlier = table.filter(pl.col("as_of") < run.as_of)
     latest = earlier.select(pl.col("as_of").max()).collect().item()
     manifest = bundles.manifest(run.store, scenario.name, run.bundle or 0)
-    backtest = run.store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=run.bundle)
+    backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=run.bundle)
     return RunView(
         as_of=run.as_of,
         bundle=run.bundle or 0,
@@ -55,7 +56,7 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
         derived={
             name: run.store.scan(path)
             for name in (scenario.derived_tables if isinstance(scenario, DerivesTables) else ())
-            if run.store.version(path := f"{scenario.name}/{name}") is not None
+            if run.store.version(path := Layout(scenario.name).table(name)) is not None
         },
         previous=None if latest is None else table.filter(pl.col("as_of") == latest),
         keys=pl.scan_parquet([run.store.uri_of(keys_path(run, o.shard)) for o in outcomes]),

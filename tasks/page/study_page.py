@@ -9,6 +9,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from models.page.blocks import Section
 from tasks.page.render import render
 from tasks.scoring.runs import Run
+from tasks.storage.layout import Layout
 
 
 @task(name="write-study-page")
@@ -20,7 +21,7 @@ def write_study_page(run: Run, sections: Sequence[Section]) -> str:
         **{f"Table {name}": f"version {number}" for name, number in run.versions.items()},
     }
     html = render(f"{run.scenario.capitalize()}: tuning", f"As of {run.as_of}", sections, facts)
-    path = f"{run.scenario}/pages/{run.id}.html"
+    path = Layout(run.scenario).page(run.id)
     run.store.put(path, html.encode())
     return run.store.uri_of(path)
 

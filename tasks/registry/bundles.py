@@ -18,6 +18,7 @@ import polars as pl
 
 from models.errors import AlmanacError
 from models.scenario import AsOf, File, Scenario, Trained
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 KINDS = (".parquet", ".json", ".txt")
@@ -99,7 +100,7 @@ def roll_back(store: Store, scenario: str, number: int, before: int, reason: str
         ),
     ]
     once = f"{ROLLED_BACK}-{number}-{at.isoformat()}"
-    store.append(f"{scenario}/registry", pl.DataFrame(rows), once=once)
+    store.append(Layout(scenario).table("registry"), pl.DataFrame(rows), once=once)
 
 
 def no_bundle(store: Store, scenario: str) -> str:
@@ -109,7 +110,7 @@ def no_bundle(store: Store, scenario: str) -> str:
 
 def events(store: Store, scenario: str) -> pl.DataFrame | None:
     """The registry, oldest event first; None where nothing was trained yet."""
-    path = f"{scenario}/registry"
+    path = Layout(scenario).table("registry")
     return None if store.version(path) is None else store.scan(path).sort("at", "bundle").collect()
 
 
@@ -275,7 +276,7 @@ def _claim(store: Store, scenario: str) -> int:
 
 def folder(scenario: str, number: int) -> str:
     """Where in a store a bundle's files are."""
-    return f"{scenario}/bundles/{number}"
+    return Layout(scenario).bundle(number)
 
 
 def _record(
@@ -284,7 +285,7 @@ def _record(
     at = datetime.now(UTC)
     once = f"{event}-{number}" if event == "registered" else f"{event}-{number}-{at.isoformat()}"
     rows = pl.DataFrame([_row(number, event, at, facts, reason)])
-    store.append(f"{scenario}/registry", rows, once=once)
+    store.append(Layout(scenario).table("registry"), rows, once=once)
 
 
 def _row(number: int, event: str, at: datetime, facts: Mapping[str, Any], reason: str) -> dict[str, Any]:

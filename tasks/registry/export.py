@@ -11,6 +11,7 @@ from models.interchange import IR_VERSION, ML_OPSET, OPSET, Graph, Interchange, 
 from models.scenario import HasEstimators, Scenario
 from tasks.registry import bundles
 from tasks.registry.bundles import BundleError
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store, first_line, object_store
 
 ABOUT, README, PLAIN = "interchange.json", "README.md", "plain"
@@ -36,7 +37,7 @@ def export(scenario: Scenario, store: Store, number: int, to: str) -> dict[str, 
     contents[ABOUT] = json.dumps(_about(found, facts), indent=1, default=str).encode()
     contents[README] = _readme(found, facts).encode()
     for name in facts["files"]:
-        contents[f"{PLAIN}/{name}"] = store.get(f"{scenario.name}/bundles/{number}/{name}") or b""
+        contents[f"{PLAIN}/{name}"] = store.get(f"{Layout(scenario.name).bundle(number)}/{name}") or b""
     try:
         folder = object_store(to, create=True)
         for name, content in contents.items():

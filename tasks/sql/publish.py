@@ -20,6 +20,7 @@ from models.scenario import AsOf, DerivesTables, Scenario
 from tasks.registry import ledger
 from tasks.scoring.runs import Run
 from tasks.sql.databases import SCHEMA, Database, SqlError, transaction
+from tasks.storage.layout import Layout
 
 _ROWS = 200_000
 """So many rows at a time are in memory."""
@@ -44,7 +45,7 @@ def publish_sql(scenario: Scenario, run: Run, url: SecretStr) -> dict[str, int]:
     but none before the first one that is there. Raises `SqlError`; what is published in the store stays published.
     """
     derived = scenario.derived_tables if isinstance(scenario, DerivesTables) else ()
-    names = list(dict.fromkeys([run.table, *(f"{run.scenario}/{name}" for name in derived)]))
+    names = list(dict.fromkeys([run.table, *(Layout(run.scenario).table(name) for name in derived)]))
     written: dict[str, int] = {}
     for as_of in [*_behind(run, url), run.as_of]:
         written = _bring(run, url, as_of, names)

@@ -14,6 +14,7 @@ from tasks.registry.code import code_version
 from tasks.registry.plots import plots
 from tasks.registry.registered_models import register
 from tasks.scoring.runs import Run, RunError, context
+from tasks.storage.layout import Layout
 
 BACKTESTS, EVALUATIONS = "backtests", "evaluations"
 
@@ -69,7 +70,9 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
         bundles.FORMAT: scenario.formats[-1],
         "options": dict(run.options),
         "versions": dict(run.versions),
-        "rows": {name: run.store.rows(f"{scenario.name}/{name}", n) for name, n in run.versions.items()},
+        "rows": {
+            name: run.store.rows(Layout(scenario.name).table(name), n) for name, n in run.versions.items()
+        },
         "code": code_version(),
         "implementation": f"{type(scenario).__module__}:{type(scenario).__qualname__}",
     }
@@ -77,7 +80,7 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
     number = bundles.save(run.store, scenario.name, trained, files, facts, run.as_of, run.id)
     backtest = trained.backtest.with_columns(pl.lit(number, pl.Int64).alias("bundle"))
     run.store.append(
-        f"{scenario.name}/{BACKTESTS}", backtest, once=f"backtest-{number}", partition_by="bundle"
+        Layout(scenario.name).table(BACKTESTS), backtest, once=f"backtest-{number}", partition_by="bundle"
     )
     for note in trained.notes:
         get_run_logger().info(note)
@@ -108,7 +111,7 @@ def _better(
         return True, f"The first bundle; loss {fitted.loss:.4f}."
     known = bundles.manifest(run.store, scenario.name, champion)
     until: AsOf = type(run.as_of).fromisoformat(known["as_of"])
-    backtest = run.store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=fitted.bundle).collect()
+    backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=fitted.bundle).collect()
     try:
         model = bundles.model(scenario, run.store, champion)
     except bundles.BundleFormatError:
@@ -143,13 +146,13 @@ def _on_outcomes(
     scenario: Scenario, run: Run, fitted: Fitted, champion: int, until: AsOf
 ) -> tuple[float, float, int] | None:
     """Losses of challenger and champion on what the champion published after it was trained; None without any."""
-    path = f"{scenario.name}/{EVALUATIONS}"
+    path = Layout(scenario.name).table(EVALUATIONS)
     if not isinstance(scenario, HasGroundTruth) or run.store.version(path) is None:
         return None
     judged = run.store.scan(path).filter(
         pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending")
     )
-    backtest = run.store.scan(f"{scenario.name}/{BACKTESTS}").filter(bundle=fitted.bundle)
+    backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=fitted.bundle)
     return scenario.outcome_losses(backtest, judged, run.options)
 
 

@@ -15,6 +15,7 @@ from prefect import task
 
 from models.scenario import Scenario
 from tasks.scoring.runs import input_versions
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 RETRAININGS = "retrainings"
@@ -84,4 +85,4 @@ def retrainings(store: Store, scenario: str) -> pl.DataFrame:
 
 
 def _path(scenario: str) -> str:
-    return f"{scenario}/{RETRAININGS}"
+    return Layout(scenario).table(RETRAININGS)

@@ -1,0 +1,45 @@
+"""Where in a store everything of a scenario is."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one scenario, relative to the store.
+
+    >>> Layout("sales").table("forecasts")
+    'sales/forecasts'
+    """
+
+    scenario: str
+
+    def table(self, name: str) -> str:
+        """A Delta table: an input, what is published, or what tasks keep, such as `registry`."""
+        return f"{self.scenario}/{name}"
+
+    def bundle(self, number: int) -> str:
+        """The folder of a bundle's files."""
+        return f"{self.scenario}/bundles/{number}"
+
+    @property
+    def runs(self) -> str:
+        """The folder of the folders of all runs."""
+        return f"{self.scenario}/runs"
+
+    def page(self, run_id: str) -> str:
+        """The page of a run."""
+        return f"{self.scenario}/pages/{run_id}.html"
+
+    @property
+    def pages(self) -> str:
+        """The folder of all pages."""
+        return f"{self.scenario}/pages"
+
+    def study(self, run_id: str) -> str:
+        """The trials of a study, in SQLite."""
+        return f"{self.scenario}/studies/{run_id}.db"
+
+    @property
+    def options(self) -> str:
+        """The options that the first ingest fixed."""
+        return f"{self.scenario}/scenario.json"
