@@ -150,7 +150,7 @@ def _on_a_server(command: Command, parameters: dict[str, Any], session: Session)
         os.environ["ALMANAC_SCHEDULER"] = session.scheduler
     if scheduler := settings().scheduler:
         check_scheduler(scheduler)
-    with _only_json_on_stdout(), prefect_server(leave_up=session.ui) as url:
+    with _only_json_on_stdout(), prefect_server(leave_up=session.ui, meanwhile=command.load) as url:
         result = command.load()(**parameters)
         if session.ui:
             Console(stderr=True).print(f"Prefect UI: {url.removesuffix('/api')}", highlight=False)

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -74,11 +74,11 @@ def task_runner() -> Any:
 
 
 @contextmanager
-def prefect_server(*, leave_up: bool) -> Iterator[str]:
+def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
     """The API of a Prefect server: the one that `PREFECT_API_URL` names, or one on this machine.
 
     The local server listens on the loopback interface only. It ends with this process, however that
-    ends, unless `leave_up`.
+    ends, unless `leave_up`. `meanwhile` is called while it starts.
     """
     named = PREFECT_API_URL.value()
     if named:
@@ -93,6 +93,7 @@ def prefect_server(*, leave_up: bool) -> Iterator[str]:
     with _one_at_a_time():
         process = _start_server(port, url, leave_up=leave_up)
         try:
+            meanwhile()
             _wait_for(url, process)
         except BaseException:
             process.kill()
