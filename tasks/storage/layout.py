@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Layout:
     """The paths of one scenario, relative to the store.
 
-    >>> Layout("sales").table("forecasts")
-    'sales/forecasts'
+    >>> Layout("energy").table("forecasts")
+    'energy/forecasts'
     """
 
     scenario: str

@@ -259,9 +259,7 @@ def test_more_bad_readings_than_allowed_stop_before_anything_is_written(store, t
 
 def test_missing_columns_are_named_with_how_to_map_them(store, tmp_path):
     source = csv(tmp_path, "d,t,x,1", header="Device,Tag,TS,Value")
-    with pytest.raises(
-        SourceError, match=r"'device' is missing. Found: Device, Tag, TS, Value(.|\n)*--column"
-    ):
+    with pytest.raises(SourceError, match=r"'time' is missing. Found: Device, Tag, TS, Value(.|\n)*--column"):
         bring(store, source)
     mapping = {"device": "Device", "tag": "Tag", "time": "TS", "value": "Value"}
     bring(store, csv(tmp_path, f"d,t,{at(0)},1", header="Device,Tag,TS,Value"), mapping=mapping)
