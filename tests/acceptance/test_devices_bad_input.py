@@ -44,7 +44,7 @@ def written(store: Path) -> list[str]:
             "other.csv",
             "TS,Device,Tag,Value\n2026-03-02T00:00:00Z,1,1,10\n",
             [],
-            ["other.csv: column 'time' is missing. Found: TS, Device, Tag, Value.", "--column device="],
+            ["other.csv: column 'time' is missing. Found: TS, Device, Tag, Value.", "--column time="],
         ),
         (
             "other.csv",
