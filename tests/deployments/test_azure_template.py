@@ -226,8 +226,10 @@ def test_roles_of_our_own_can_do_what_is_needed_and_neither_give_roles_nor_read_
     worker, housekeeping = actions["[variables('workerRole')]"], actions["[variables('housekeepingRole')]"]
     groups, records = "Microsoft.ContainerInstance/containerGroups", "Microsoft.Resources/deployments"
     assert {f"{groups}/{verb}" for verb in ("read", "write", "delete")} <= set(worker)
-    assert {f"{records}/{verb}" for verb in ("read", "write", "operationstatuses/read")} <= set(worker)
-    assert "Microsoft.OperationalInsights/workspaces/sharedKeys/action" in worker, "for listKeys of the pool"
+    assert {f"{records}/{verb}" for verb in ("read", "write", "delete", "operationstatuses/read")} <= set(
+        worker
+    )
+    assert "Microsoft.OperationalInsights/workspaces/listKeys/action" in worker, "for listKeys of the pool"
     assert f"{records}/delete" in housekeeping
     assert not [a for a in housekeeping if a.endswith("/write")]
 
