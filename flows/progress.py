@@ -1,14 +1,25 @@
 """Progress of mapped tasks: a bar on a terminal, a progress artifact in the Prefect UI."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, as_completed
+from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from models.errors import AlmanacError
+
+STUCK_SECONDS = 1800.0
+"""Where no mapped task ends for so long, the run counts as stuck. The longest task at scale takes minutes."""
+
+
+class StuckError(AlmanacError):
+    """Mapped tasks do not end."""
 
 
 def _raise(_: int, error: Exception) -> Any:
@@ -26,11 +37,11 @@ def gather(
         return []
     positions = {future.task_run_id: position for position, future in enumerate(futures)}
     results: list[Any] = [None] * len(futures)
-    artifact = cast(UUID, create_progress_artifact(0.0, description=label))
+    tell = _Teller(label)
     step = max(1, len(futures) // 10)
     with _bar() as bar:
         shown = bar.add_task(label, total=len(futures))
-        for done, future in enumerate(as_completed(list(futures)), start=1):
+        for done, future in enumerate(_as_completed(label, futures), start=1):
             position = positions[future.task_run_id]
             try:
                 results[position] = future.result()
@@ -38,8 +49,47 @@ def gather(
                 results[position] = on_error(position, error)
             bar.advance(shown)
             if done % step == 0 or done == len(futures):
-                update_progress_artifact(artifact, progress=100.0 * done / len(futures))
+                tell.progress(100.0 * done / len(futures))
     return results
+
+
+def _as_completed(label: str, futures: Sequence[PrefectFuture[Any]]) -> Iterator[PrefectFuture[Any]]:
+    """The futures as they end. Raises `StuckError` where for `STUCK_SECONDS` none does."""
+    pending = {future.task_run_id: future for future in futures}
+    while pending:
+        before = len(pending)
+        try:
+            for future in as_completed(list(pending.values()), timeout=STUCK_SECONDS):
+                if pending.pop(future.task_run_id, None):
+                    yield future
+        except TimeoutError:
+            if len(pending) == before:
+                raise StuckError(
+                    f"{label}: nothing has ended for {STUCK_SECONDS:,.0f} s, {len(pending):,} of {len(futures):,} "
+                    "tasks are left. The run is given up. What was done is kept: start it again."
+                ) from None
+
+
+class _Teller:
+    """The progress artifact. Telling never ends a run: where the server is away, it is told once and given up."""
+
+    def __init__(self, label: str) -> None:
+        self._artifact: UUID | None = None
+        with self._patience():
+            self._artifact = cast(UUID, create_progress_artifact(0.0, description=label))
+
+    def progress(self, percent: float) -> None:
+        if self._artifact:
+            with self._patience():
+                update_progress_artifact(self._artifact, progress=percent)
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._artifact = None
+            get_run_logger().warning("Progress is not shown any more: %s: %s", type(error).__name__, error)
 
 
 def _bar() -> Progress:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import polars as pl
 from prefect import unmapped
 from prefect.logging import get_run_logger
 
@@ -21,8 +22,8 @@ from tasks.scoring.catch_up import covered_by
 from tasks.scoring.events import announce, announce_ingest, derive
 from tasks.scoring.publishing import complete, publish
 from tasks.scoring.runs import Run, RunError, begin, resolve_scoring, resolve_training, started
-from tasks.scoring.score import finished_outcome, score_shard, write_crashed
-from tasks.scoring.shards import Outcome, gaps_path, plan, read_frame, reasons, reconcile
+from tasks.scoring.score import finished_outcome, score_shard
+from tasks.scoring.shards import Outcome, gaps_path, keys_path, plan, read_frame, reasons, reconcile
 from tasks.sql.publish import publish_sql
 from tasks.storage.store import Store
 from tasks.training.fit import compare, fit, prepare_shard, track
@@ -140,7 +141,11 @@ def score(
         "page": page,
         "events": dict(Counter(event.name for event in events)),
         "reused_shards": sum(o.reused for o in outcomes),
-        "notes": [*run.notes, *(["These rows had been published before."] if publication.already else [])],
+        "notes": [
+            *run.notes,
+            *_failed_keys(scenario, run, outcomes, counts),
+            *(["These rows had been published before."] if publication.already else []),
+        ],
         "stages": clock.stages,
         "seconds": clock.seconds,
     }
@@ -177,20 +182,30 @@ def _record(
 def _score_shards(scenario: Scenario, run: Run, shards: Iterable[int]) -> list[Outcome]:
     """One outcome per shard, of an earlier start of the run where there is one.
 
-    A shard whose worker died on every try has all its keys failed. An error that names what to do is not one
-    of a shard but of the run, such as a bundle that cannot be loaded, and ends it.
+    A shard that could not be scored on any try, since storage did not answer or its workers died, is no
+    fault of its keys: once all others are done, `RunError` names it. An error that names what to do,
+    such as a bundle that cannot be loaded, ends the run at once.
     """
     finished = [outcome for shard in shards if (outcome := finished_outcome(run, shard))]
     pending = sorted(set(shards) - {outcome.shard for outcome in finished})
+    unscored: dict[int, str] = {}
 
-    def crashed(position: int, error: Exception) -> Outcome:
+    def keep_error(position: int, error: Exception) -> None:
         if isinstance(error, AlmanacError):
             raise error
         get_run_logger().error("Shard %d: %s", pending[position], error)
-        return write_crashed(scenario, run, pending[position], f"{type(error).__name__}: {error}")
+        unscored[pending[position]] = f"{type(error).__name__}: {error}"
 
     futures = score_shard.map(unmapped(scenario), unmapped(run), pending) if pending else []
-    return sorted([*finished, *gather("scoring", futures, crashed)], key=lambda outcome: outcome.shard)
+    outcomes = [*finished, *gather("scoring", futures, keep_error)]
+    if unscored:
+        errors = "\n".join(f"  shard {shard}: {error[:500]}" for shard, error in list(unscored.items())[:10])
+        raise RunError(
+            f"{run.scenario}: {len(unscored):,} of {len(outcomes):,} shards could not be scored, each tried "
+            f"several times. Nothing was published.\n{errors}\n"
+            "Shards that were scored are kept: correct the cause and run again."
+        )
+    return sorted(outcomes, key=lambda outcome: outcome.shard)
 
 
 def _refuse_failures(
@@ -204,6 +219,22 @@ def _refuse_failures(
             f"{max_failed_share:.0%} may. Nothing was published.\n{told}\n"
             "Shards that were scored are kept: correct the cause and run again."
         )
+
+
+def _failed_keys(
+    scenario: Scenario, run: Run, outcomes: Sequence[Outcome], counts: Mapping[str, int]
+) -> list[str]:
+    """A note that names keys that failed, the first ten of them; none where none did."""
+    if not counts["failed"]:
+        return []
+    frames = [read_frame(run, keys_path(run, one.shard)) for one in outcomes if one.failed]
+    failed = pl.concat(frames).filter(status="failed").sort(scenario.key)
+    names = [" ".join(str(part) for part in key) for key in failed.select(scenario.key).head(10).iter_rows()]
+    more = f" and {failed.height - 10:,} more" if failed.height > 10 else ""
+    return [
+        f"{failed.height:,} of {counts['requested']:,} keys failed and have no rows: {', '.join(names)}{more}. "
+        f"The first says: {failed['reason'][0]}"
+    ]
 
 
 def _unpublished(run: Run, clock: Clock, note: str) -> dict[str, Any]:

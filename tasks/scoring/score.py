@@ -7,8 +7,10 @@ from typing import Any
 import polars as pl
 from prefect import task
 from prefect.logging import get_run_logger
+from prefect.states import State
 
-from models.scenario import Scenario, Scores
+from models.errors import AlmanacError
+from models.scenario import Frames, Scenario, Scores
 from tasks.registry import bundles
 from tasks.scoring.publishing import Part, write_part
 from tasks.scoring.runs import Run, context
@@ -16,11 +18,23 @@ from tasks.scoring.shards import Outcome, keys_path, outcome_path, read_frame, r
 from tasks.storage.store import Store
 
 
-@task(name="score-shard", task_run_name="score-shard-{shard}", retries=1, retry_delay_seconds=1)
+def _worth_another_try(_task: Any, _task_run: Any, state: State[Any]) -> bool:
+    """Not where an error says what to do, since trying again does not do it."""
+    return not isinstance(state.result(raise_on_failure=False), AlmanacError)
+
+
+@task(
+    name="score-shard",
+    task_run_name="score-shard-{shard}",
+    retries=3,
+    retry_delay_seconds=[1, 5, 15],
+    retry_condition_fn=_worth_another_try,
+)
 def score_shard(scenario: Scenario, run: Run, shard: int) -> Outcome:
     """Score the requested keys of a shard and write its rows next to the published table's files.
 
     Readers do not see them before `publish`. A shard that is done already is not scored again.
+    What raises here is the shard's error, such as storage that does not answer, and is tried again.
     """
     finished = finished_outcome(run, shard)
     if finished:
@@ -53,22 +67,34 @@ def finished_outcome(run: Run, shard: int) -> Outcome | None:
 def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> Scores:
     """Score keys in one pass; where that raises, in halves, until the keys that raise stand alone.
 
-    A key that raises alone is `failed` with the error as its reason; the others are not touched.
+    A key that raises alone, with its inputs in memory, is `failed` with the error as its reason; the
+    others are not touched. Errors of reading, writing and memory are not the key's and are raised.
     """
     tables = run.tables(scenario, shard)
     model = bundles.model(scenario, run.store, run.bundle or 0)
     shared = _context(run.store, run.folder)
 
-    def attempt(some: pl.DataFrame) -> list[Scores]:
+    def attempt(some: pl.DataFrame, inputs: Frames) -> Scores:
+        return scenario.score(model, inputs, shared, some, run.as_of, run.options)
+
+    def in_halves(some: pl.DataFrame, inputs: Frames) -> list[Scores]:
         try:
-            return [scenario.score(model, tables, shared, some, run.as_of, run.options)]
+            return [attempt(some, inputs)]
+        except (OSError, MemoryError, AlmanacError):
+            raise
         except Exception as error:
             if some.height == 1:
                 return [_failed(scenario, run, some, f"{type(error).__name__}: {error}")]
             half = some.height // 2
-            return attempt(some[:half]) + attempt(some[half:])
+            return in_halves(some[:half], inputs) + in_halves(some[half:], inputs)
 
-    parts = attempt(keys)
+    try:
+        return attempt(keys, tables)
+    except (OSError, MemoryError, AlmanacError):
+        raise
+    except Exception:
+        inputs = {name: table.collect().lazy() for name, table in tables.items()}
+    parts = in_halves(keys, inputs)
     return Scores(pl.concat([p.rows for p in parts]), pl.concat([p.keys for p in parts]))
 
 
@@ -94,17 +120,6 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
     )
     run.store.put_json(outcome_path(run, shard), outcome.as_json())
     return outcome
-
-
-def write_crashed(scenario: Scenario, run: Run, shard: int, reason: str) -> Outcome:
-    """The outcome of a shard whose worker died on every try: all its keys failed.
-
-    It is not kept as the shard's outcome, so that the next start of the run scores the shard again.
-    """
-    keys = read_frame(run, requested_path(run)).filter(shard=shard).drop("shard")
-    failed = _failed(scenario, run, keys, reason).keys
-    run.store.put_frame(keys_path(run, shard), failed)
-    return Outcome(shard, "", 0, 0, keys.height, 0, 0, 0, keys.height, _reasons(failed))
 
 
 @lru_cache(maxsize=4)

@@ -9,9 +9,9 @@ from polars.testing import assert_frame_equal
 from models.scenario import Scores
 from tasks.registry import bundles
 from tasks.scoring.runs import RunError
-from tasks.scoring.score import finished_outcome, score_keys, write_crashed
+from tasks.scoring.score import score_keys
 from tasks.scoring.shards import keys_path, outcome_path, plan, read_frame, reasons, reconcile, requested_path
-from tasks.storage.store import Store
+from tasks.storage.store import Store, StoreError
 from tests import steps
 from tests.toy import TOY, Toy, values
 
@@ -169,16 +169,35 @@ def test_a_shard_with_failed_keys_is_scored_again_by_the_next_start(trained):
     assert {name: trained.get(name) for name in files} == files
 
 
-def test_a_shard_whose_worker_died_has_all_its_keys_failed_and_is_scored_by_the_next_start(trained):
+@pytest.mark.parametrize("error", [OSError("503 Server Busy"), MemoryError(), StoreError("timed out")])
+def test_an_error_of_storage_or_memory_is_the_shards_and_no_key_fails(trained, monkeypatch, error):
     run = steps.resolve(trained)
-    counts = plan.fn(TOY, run)
-    crashed = write_crashed(TOY, run, 1, "KilledWorker: it died")
-    assert (crashed.requested, crashed.failed, crashed.rows) == (counts[1], counts[1], 0)
-    outcomes = [crashed if shard == 1 else steps.outcome(run, shard) for shard in counts]
-    assert reconcile.fn(TOY, run, outcomes)["failed"] == counts[1]
-    assert reasons(outcomes)["failed: KilledWorker: it died"] == counts[1]
-    assert finished_outcome(run, 1) is None
-    assert reconcile.fn(TOY, run, steps.outcomes(run))["failed"] == 0
+    plan.fn(TOY, run)
+    keys = read_frame(run, requested_path(run)).filter(shard=0).drop("shard")
+
+    def score(*given):
+        raise error
+
+    monkeypatch.setattr(Toy, "score", score)
+    with pytest.raises(type(error)):
+        score_keys(TOY, run, 0, keys)
+
+
+def test_inputs_that_cannot_be_read_are_the_shards_error_whatever_scoring_makes_of_it(trained, monkeypatch):
+    run = steps.resolve(trained)
+    plan.fn(TOY, run)
+    keys = read_frame(run, requested_path(run)).filter(shard=0).drop("shard")
+
+    def unreadable(self, scenario, shard=None):
+        return {"values": pl.scan_parquet("/nowhere/*.parquet")}
+
+    def score(*given):
+        raise ValueError("no rows")
+
+    monkeypatch.setattr(type(run), "tables", unreadable)
+    monkeypatch.setattr(Toy, "score", score)
+    with pytest.raises((OSError, pl.exceptions.ComputeError)):
+        score_keys(TOY, run, 0, keys)
 
 
 def test_a_bundle_is_read_once_per_process(trained, monkeypatch):
