@@ -22,7 +22,7 @@ from polars.testing import assert_frame_equal
 from models.devices.scenario import DEVICES
 from models.machines.scenario import MACHINES
 from models.sales.scenario import SALES
-from models.scenario import Scenario
+from models.scenario import DerivesTables, Scenario
 from tasks.registry import ledger
 from tasks.storage.store import Store
 from tests import fleet
@@ -123,7 +123,8 @@ class Ready:
     def tables(self) -> list[str]:
         """The published tables: that of the scores, and those that follow from it."""
         scenario = self.case.scenario
-        names = dict.fromkeys([scenario.published({}).name, *scenario.derived_tables])
+        derived = scenario.derived_tables if isinstance(scenario, DerivesTables) else ()
+        names = dict.fromkeys([scenario.published({}).name, *derived])
         return [f"{self.name}/{name}" for name in names]
 
     def rows(self) -> dict[str, pl.DataFrame]:
