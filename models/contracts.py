@@ -15,6 +15,9 @@ ROW, RULE, KNOWN = f"{MARK} row", f"{MARK} rule", f"{MARK} known"
 QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "rule": pl.String}
 """The shape of bad rows: where from, the row as it came, as JSON, and the first rule that it breaks."""
 _NUMERIC_SHARE = 0.95
+_UNKNOWN = ("", "na", "n/a", "#n/a", "null")
+"""Words for an unknown number, in lower case."""
+_FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ def accept(
     Times without an offset of their own are in `timezone`; raises `ContractError` where that is None.
     """
     required = schema.column_names()
+    if covariates:
+        raw = raw.with_columns(_as_numbers(raw[c]) for c in raw.columns if c not in (ROW, *required))
     further = _numeric(raw, exclude=required) if covariates else []
     ignored = tuple(c for c in raw.columns if c not in (ROW, *required, *further))
     schema = _with_covariates(schema, further)
@@ -144,6 +149,22 @@ def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
             if parsed.count() >= _NUMERIC_SHARE * parsed.len():
                 names.append(column.name)
     return names
+
+
+def _as_numbers(values: pl.Series) -> pl.Series:
+    """Text of a covariate with null for unknown ones and, where all others are flags, 1 and 0 for those.
+
+    >>> _as_numbers(pl.Series(["TRUE", "no", "NA"])).to_list()
+    ['1', '0', None]
+    """
+    if values.dtype != pl.String:
+        return values
+    plain = values.str.strip_chars().str.to_lowercase()
+    is_known = ~plain.is_in(_UNKNOWN)
+    words = plain.filter(is_known).drop_nulls()
+    if words.len() and words.is_in([*_FLAGS, "0", "1"]).all():
+        values = plain.replace(_FLAGS)
+    return values.zip_with(is_known.fill_null(False), pl.Series(values.name, [None], dtype=pl.String))
 
 
 def _cast(values: pl.Series, dtype: Any, timezone: str | None) -> pl.Series:

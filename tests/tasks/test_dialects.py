@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.contracts import ROW, accept
+from models.sales.contracts import Stores
 from tasks.ingest.sources import SourceError, read, rename
 
 NAMES = ("sku", "store name", "units")
@@ -140,3 +142,11 @@ def test_of_two_columns_that_are_alike_none_is_guessed(tmp_path):
     (source,) = read(str(tmp_path / "a.csv"))
     with pytest.raises(SourceError, match="column 'week' is missing"):
         rename(source, {}, ["week"])
+
+
+def test_unknown_covariates_are_null_and_flags_are_one_and_zero():
+    text = {"store": ["NA", "b", "c"], "m": ["5", "NA", "null"], "f": ["TRUE", "no", "0"]}
+    raw = pl.DataFrame(text).with_row_index(ROW)
+    accepted = accept(raw, Stores, ["store"], covariates=True, timezone=None)
+    assert accepted.bad.is_empty()
+    assert accepted.good.rows() == [("NA", 5.0, 1.0), ("b", None, 0.0), ("c", None, 0.0)]
