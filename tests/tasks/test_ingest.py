@@ -388,7 +388,7 @@ def test_a_mapping_from_a_column_that_no_source_has_is_refused(store, tmp_path):
 def test_further_numeric_columns_are_covariates_and_text_is_reported_as_ignored(store, tmp_path):
     rows = sales().with_columns(
         temperature=pl.lit("12.5"), sparse=pl.when(pl.col("units") == 0).then(pl.lit(None)).otherwise(pl.lit("1")),
-        colour=pl.lit("red"), mostly=pl.when(pl.col("units") < 30).then(pl.lit("n/a")).otherwise(pl.lit("1")),
+        colour=pl.lit("red"), mostly=pl.when(pl.col("units") < 30).then(pl.lit("none left")).otherwise(pl.lit("1")),
     )  # fmt: skip
     done = read(store, "history", csv(tmp_path, rows), SALES)
     assert done.ignored == ("colour", "mostly")
