@@ -1,23 +1,26 @@
 """What commands there are and how they are called, known without importing what they do.
 
-The catalogue is made from the modules that name their flows in `COMMANDS`, and kept beside their bytecode.
-It holds for the source that it was made from: any change of `flows`, `tasks` or `models` makes it anew.
-Where it cannot be kept, everything is imported each time.
+The catalogue is made from the modules that name their flows in `COMMANDS`, and kept as JSON beside their
+bytecode. It holds for the source that it was made from: any change of `flows`, `tasks` or `models` makes it
+anew. Where it cannot be kept, everything is imported each time.
 """
 
 import hashlib
 import importlib
 import inspect
+import json
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flows
+from flows import annotations
+from flows.annotations import reference, referred
 from flows.modules import Direct, with_commands
 
 if TYPE_CHECKING:
@@ -28,7 +31,10 @@ _FLOORS = ("tasks", "models")
 
 @dataclass(frozen=True)
 class Command:
-    """A command as the command line shows it: its name, what it takes and what it says of itself."""
+    """A command as the command line shows it: its name, what it takes and what it says of itself.
+
+    `direct` refers to the function of a command that is no flow, and `arguments` are its first ones.
+    """
 
     module: str
     name: str
@@ -36,12 +42,13 @@ class Command:
     signature: inspect.Signature
     about: str
     needs_server: bool
-    direct: bytes | None = None
+    direct: str | None = None
+    arguments: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Any]:
         """The command itself. A flow is imported with its module; what only looks at a store is not."""
         if self.direct is not None:
-            return pickle.loads(self.direct)  # noqa: S301
+            return partial(referred(self.direct), *self.arguments)
         commands = importlib.import_module(self.module).COMMANDS
         found: Callable[..., Any] = next(one for one in commands if one.name == self.name)
         return found
@@ -49,13 +56,13 @@ class Command:
 
 @dataclass(frozen=True)
 class Group:
-    """The commands of one module, and its scenario where it has one."""
+    """The commands of one module, and where its scenario is found if it has one."""
 
     name: str
     summary: str
     commands: tuple[Command, ...]
     scenario_name: str | None = None
-    scenario: bytes | None = None
+    scenario: str | None = None
 
     @property
     def grouped(self) -> bool:
@@ -77,13 +84,12 @@ def scenarios() -> Iterator["Scenario"]:
     """The scenario of each module that has one, in alphabetical order."""
     for group in groups():
         if group.scenario is not None:
-            yield pickle.loads(group.scenario)  # noqa: S301
+            yield referred(group.scenario)
 
 
 def scenario(name: str) -> "Scenario":
     """The scenario of that name."""
-    kept = {group.scenario_name: group.scenario for group in groups()}
-    found: Scenario = pickle.loads(kept[name] or b"")  # noqa: S301
+    found: Scenario = referred({group.scenario_name: group.scenario for group in groups()}[name] or "")
     return found
 
 
@@ -94,31 +100,27 @@ def _group(module: Any) -> Group:
         summary=(module.__doc__ or "").partition("\n")[0],
         commands=tuple(_command(module.__name__, command) for command in module.COMMANDS),
         scenario_name=None if found is None else found.name,
-        scenario=None if found is None else pickle.dumps(found),
+        scenario=None if found is None else reference(found, type(found).__module__, module.__name__),
     )
 
 
 def _command(module: str, command: Any) -> Command:
-    direct = isinstance(command, Direct)
-    return Command(
+    parameters = inspect.signature(command.fn, eval_str=True).parameters.values()
+    made = Command(
         module=module,
         name=command.name,
         function=command.fn.__name__,
-        signature=inspect.signature(command.fn, eval_str=True).replace(
-            return_annotation=inspect.Signature.empty
-        ),
+        signature=inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]),
         about=inspect.getdoc(command.fn) or "",
-        needs_server=not direct,
-        direct=_pickled(command) if direct else None,
+        needs_server=not isinstance(command, Direct),
     )
-
-
-def _pickled(command: Direct) -> bytes | None:
-    """The command by reference to its function; None for a function that only its module can make."""
-    try:
-        return pickle.dumps(command)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return None
+    if made.needs_server:
+        return made
+    function: Any = command.fn
+    arguments: tuple[str, ...] = ()
+    if isinstance(function, partial):
+        function, arguments = function.func, function.args
+    return replace(made, direct=reference(function, function.__module__), arguments=arguments)
 
 
 def _fingerprint() -> str:
@@ -137,27 +139,48 @@ def _fingerprint() -> str:
 
 def _place() -> Path:
     where = hashlib.blake2b("\0".join(flows.__path__).encode(), digest_size=4).hexdigest()
-    return Path(flows.__path__[0]) / "__pycache__" / f"catalogue-{where}.pickle"
+    return Path(flows.__path__[0]) / "__pycache__" / f"catalogue-{where}.json"
 
 
 def _kept(source: str) -> tuple[Group, ...] | None:
     """The catalogue that was made from this source; None where there is none, or none that can be read."""
     try:
-        made_from, found = pickle.loads(_place().read_bytes())  # noqa: S301
-    except Exception:
+        found = json.loads(_place().read_bytes())
+        return tuple(_read(group) for group in found["groups"]) if found["source"] == source else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return found if made_from == source else None
 
 
 def _keep(source: str, found: tuple[Group, ...]) -> None:
     """Write the catalogue where Python keeps bytecode, whole or not at all."""
     place = _place()
     part = place.with_suffix(f".{os.getpid()}")
-    with suppress(OSError, pickle.PicklingError, AttributeError, TypeError):
-        content = pickle.dumps((source, found))
+    with suppress(OSError, TypeError):
+        content = json.dumps({"source": source, "groups": [_written(group) for group in found]})
         place.parent.mkdir(exist_ok=True)
         try:
-            part.write_bytes(content)
+            part.write_text(content)
             part.replace(place)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _written(group: Group) -> dict[str, Any]:
+    """The group in the words of JSON; a TypeError where an annotation has none."""
+    commands = [
+        {field: getattr(command, field) for field in Command.__dataclass_fields__}
+        | {"signature": annotations.written(command.signature)}
+        for command in group.commands
+    ]
+    return {field: getattr(group, field) for field in Group.__dataclass_fields__} | {"commands": commands}
+
+
+def _read(group: dict[str, Any]) -> Group:
+    commands = [
+        Command(
+            **command
+            | {"signature": annotations.read(command["signature"]), "arguments": tuple(command["arguments"])}
+        )
+        for command in group["commands"]
+    ]
+    return Group(**group | {"commands": tuple(commands)})

@@ -1,14 +1,13 @@
 """What a command costs before it does anything: which modules it imports."""
 
-import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from flows import catalogue
-from flows.modules import Direct
+from flows import annotations, catalogue
+from flows.modules import Direct, with_commands
 from tests.conftest import ROOT
 
 HEAVY = ("prefect", "prefect_dask", "dask", "distributed", "mlflow", "sklearn", "scipy", "lightgbm", "pandas")
@@ -99,15 +98,17 @@ def test_a_change_of_the_source_makes_the_catalogue_anew(tmp_path, monkeypatch):
     assert catalogue._kept(catalogue._fingerprint()) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04no pickle", pickle.dumps("something else")])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80no text", b'"something else"', b'{"source": "source", "groups": [{"name": "x"}]}']
+)
 def test_a_catalogue_that_cannot_be_read_counts_as_none(content, tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue, "_place", lambda: tmp_path / "catalogue.pickle")
-    (tmp_path / "catalogue.pickle").write_bytes(content)
+    monkeypatch.setattr(catalogue, "_place", lambda: tmp_path / "catalogue.json")
+    (tmp_path / "catalogue.json").write_bytes(content)
     assert catalogue._kept("source") is None
 
 
 def test_where_the_catalogue_cannot_be_kept_nothing_is_left_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue, "_place", lambda: Path(tmp_path / "file" / "catalogue.pickle"))
+    monkeypatch.setattr(catalogue, "_place", lambda: Path(tmp_path / "file" / "catalogue.json"))
     (tmp_path / "file").write_text("not a folder")
     catalogue._keep("source", ())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -119,3 +120,14 @@ def test_a_direct_command_that_only_its_module_can_make_is_loaded_with_it():
 
     command = catalogue._command("flows.nowhere", Direct("here", here))
     assert (command.direct, command.needs_server) == (None, False)
+
+
+def test_a_catalogue_comes_back_from_its_file_as_it_was_made():
+    made = [catalogue._written(catalogue._group(module)) for module in with_commands()]
+    assert [catalogue._written(group) for group in catalogue._kept(catalogue._fingerprint())] == made
+    assert any(command["signature"] for group in made for command in group["commands"])
+
+
+def test_a_catalogue_refers_to_nothing_outside_the_project():
+    with pytest.raises(LookupError, match="no module of the project"):
+        annotations.referred("os:system")

@@ -1,0 +1,104 @@
+"""A command's signature in the words of JSON, and back, without importing what the command does."""
+
+import importlib
+import inspect
+import sys
+import types
+from datetime import date, datetime
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BeforeValidator, Field
+from pydantic.fields import FieldInfo
+
+_CLASSES: dict[str, Any] = {one.__name__: one for one in (str, int, float, bool, date, datetime, type(None))}
+_OURS = ("flows", "tasks", "models", "tests")
+
+
+def reference(found: Any, *modules: str) -> str | None:
+    """`module:name` under which one of these modules holds the object; None where none does."""
+    for module in modules:
+        for name, value in vars(sys.modules[module]).items() if module in sys.modules else ():
+            if value is found:
+                return f"{module}:{name}"
+    return None
+
+
+def referred(place: str) -> Any:
+    """What `module:name` refers to, in a module of the project."""
+    module, _, name = place.partition(":")
+    if module.partition(".")[0] not in _OURS:
+        raise LookupError(f"{place} is in no module of the project")
+    return getattr(importlib.import_module(module), name)
+
+
+def written(signature: inspect.Signature) -> list[dict[str, Any]]:
+    """The parameters, each with its annotation and default. A TypeError for an annotation that has no words."""
+    return [
+        {"name": p.name, "annotation": _written(p.annotation)}
+        | ({} if p.default is inspect.Parameter.empty else {"default": p.default})
+        for p in signature.parameters.values()
+    ]
+
+
+def read(parameters: list[dict[str, Any]]) -> inspect.Signature:
+    """The signature that `written` wrote; its parameters are given by name only."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                one["name"],
+                kind,
+                annotation=_read(one["annotation"]),
+                default=one.get("default", inspect.Parameter.empty),
+            )
+            for one in parameters
+        ]
+    )
+
+
+def _written(annotation: Any) -> dict[str, Any]:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    name = getattr(annotation, "__name__", "")
+    if _CLASSES.get(name) is annotation:
+        return {"class": name}
+    if origin is Literal:
+        return {"literal": inner}
+    if origin is list:
+        return {"list": _written(inner[0])}
+    if origin in (Union, types.UnionType):
+        return {"union": [_written(one) for one in inner]}
+    if origin is Annotated:
+        return {"annotated": _written(inner[0]), "with": [_constraint(one) for one in inner[1:]]}
+    raise TypeError(f"{annotation} cannot be written down")
+
+
+def _read(words: dict[str, Any]) -> Any:
+    match words:
+        case {"class": name}:
+            return _CLASSES[name]
+        case {"literal": values}:
+            return Literal[tuple(values)]
+        case {"list": item}:
+            return list[_read(item)]  # type: ignore[misc]
+        case {"union": several}:
+            return Union[tuple(map(_read, several))]  # noqa: UP007
+        case {"annotated": one, "with": constraints}:
+            return Annotated[_read(one), *map(_constrained, constraints)]
+    raise LookupError(f"{words} is no annotation")
+
+
+def _constraint(found: Any) -> dict[str, Any]:
+    """The bounds of a `Field`, or the place of the function of a `BeforeValidator`."""
+    if isinstance(found, FieldInfo):
+        return {
+            name: getattr(one, name)
+            for one in found.metadata
+            for name in getattr(one, "__slots__", None) or vars(one)
+        }
+    if isinstance(found, BeforeValidator) and (place := reference(found.func, found.func.__module__)):
+        return {"before": place}
+    raise TypeError(f"{found} cannot be written down")
+
+
+def _constrained(words: dict[str, Any]) -> Any:
+    return BeforeValidator(referred(words["before"])) if "before" in words else Field(**words)
