@@ -100,7 +100,7 @@ def drift(*, repair: bool = False, prefect_file: File = PREFECT_FILE) -> int:
 def up(*, port: int = 4200) -> int:
     """Have a Prefect server, a worker and all deployments on this machine; what is up already stays.
 
-    The server listens on the loopback interface only. Without ALMANAC_STORE the store is ./store.
+    The server listens on the loopback interface only, and has a password. Without ALMANAC_STORE the store is ./store.
 
     Args:
         port: Port of the server and its UI.
@@ -110,7 +110,10 @@ def up(*, port: int = 4200) -> int:
     os.environ.update(local.environment())
     status = deploy()
     _say(f"worker: {'started' if local.start_worker(environment()) else 'is up already'}")
-    _say(f"\nPrefect UI: {local.ui}\nStop it all with: make undeploy")
+    file = os.path.relpath(local.password_file)
+    _say(f"\nPrefect UI: {local.ui}, which asks for the password in {file}")
+    _say(f'On the command line: export PREFECT_API_URL={local.url} PREFECT_API_AUTH_STRING="$(cat {file})"')
+    _say("Stop it all with: make undeploy")
     return status
 
 

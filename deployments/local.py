@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -32,14 +33,37 @@ class Local:
         self.url = f"{self.ui}/api"
 
     def environment(self) -> dict[str, str]:
-        """This process' environment, for a server on the loopback interface that keeps its files in the folder."""
+        """This process' environment, for a server on the loopback interface that keeps its files in the folder.
+
+        The server answers nobody without the password, and lets no page but its own UI read an answer.
+        """
+        password = self.password()
         own = {
+            "PREFECT_API_AUTH_STRING": password,
+            "PREFECT_SERVER_API_AUTH_STRING": password,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{self.ui},http://localhost:{self.port}",
             "PREFECT_API_URL": self.url,
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "true",
         }
         return {"ALMANAC_STORE": str(PROJECT / "store"), **os.environ, **own}
+
+    @property
+    def password_file(self) -> Path:
+        """The file with the password of the API and its UI, which only its owner can read."""
+        return self.folder / "password"
+
+    def password(self) -> str:
+        """The password of the API, which the first call makes at random."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(self.password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return self.password_file.read_text()
+        with open(file, "w") as new:
+            new.write(secrets.token_urlsafe(24))
+        return self.password_file.read_text()
 
     def start_server(self) -> bool:
         """Have the server up; whether it was started now. Raises `LocalError` where something else has the port."""

@@ -21,6 +21,11 @@ TEN_RUNS = {
 """The server plans ten runs of each schedule, also of those that are months away. Queued runs ask often."""
 
 
+def access(local: Any) -> dict[str, str]:
+    """The variables that say where the server is and what its password is."""
+    return {"PREFECT_API_URL": local.url, "PREFECT_API_AUTH_STRING": local.password()}
+
+
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The server, as `make deploy` starts it; `stop` ends whatever a test has started with it."""
@@ -55,7 +60,7 @@ def deployments(local: Any) -> Callable[..., SimpleNamespace]:
             patch.setattr("sys.argv", ["python -m deployments", *map(str, words)])
             for name in [name for name in os.environ if name.startswith("ALMANAC_")]:
                 patch.delenv(name)
-            for name, value in {"PREFECT_API_URL": local.url, "COLUMNS": "200", **given}.items():
+            for name, value in {**access(local), "COLUMNS": "200", **given}.items():
                 patch.setenv(name, value)
             with pytest.raises(SystemExit) as ended:
                 main()
@@ -69,7 +74,7 @@ def client(local: Any) -> Iterator[Any]:
     """A client of the server."""
     from prefect.client.orchestration import SyncPrefectClient
 
-    with SyncPrefectClient(local.url) as made:
+    with SyncPrefectClient(local.url, auth_string=local.password()) as made:
         yield made
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, wait_until
+from tests.deployments.conftest import access
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -33,7 +34,7 @@ def pool(deployments: Any, few: Any, local: Any, tmp_path: Path) -> Iterator[str
     done = deployments("deploy", "--prefect-file", file, ALMANAC_STORE=STORE, ALMANAC_POOL=name)
     assert done.status == 0, done.out + done.err
     words = ["worker", "start", "--pool", name, "--type", "process", "--limit", "4"]
-    quick = {"PREFECT_API_URL": local.url, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    quick = {**access(local), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     with (tmp_path / "worker.log").open("wb") as log:
         worker = subprocess.Popen(
             [sys.executable, "-m", "prefect", *words],

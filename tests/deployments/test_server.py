@@ -1,5 +1,6 @@
 """Deploying to a real Prefect server: what is there afterwards, what starts runs, and drift."""
 
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -7,14 +8,16 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import httpx
 import pytest
 from prefect.events import Event
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Failed, Running, Scheduled, State
 
 from deployments.automations import AUTOMATIONS_FILE, apply_automations, automations
 from deployments.environment import environment
+from deployments.local import Local
 from tests import steps
 from tests.conftest import wait_until
 from tests.deployments.test_declaration import TABLE, by_hand
@@ -179,6 +182,35 @@ def test_a_server_that_does_not_answer_is_named(deployments):
     assert "PREFECT_API_URL=http://127.0.0.1:9/api: no Prefect server answers there" in done.err
 
 
+# who may
+
+
+def test_another_web_page_starts_no_run(all_of_it, client, local):
+    deployment = client.read_deployment_by_name("sales-forecast/weekly")
+    url = f"{local.url}/deployments/{deployment.id}/create_flow_run"
+    foreign = {"Origin": "http://evil.example"}
+    preflight = foreign | {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    asked = httpx.options(url, headers=preflight)
+    assert "access-control-allow-origin" not in asked.headers
+    # A page may send this without asking: a body that has no content type. So may a page whose name is now 127.0.0.1.
+    body = b'{"job_variables": {"command": "true"}}'
+    for headers in (foreign, foreign | {"Host": "evil.example"}):
+        sent = httpx.post(url, content=body, headers=headers)
+        assert sent.status_code == httpx.codes.UNAUTHORIZED
+        assert "access-control-allow-origin" not in sent.headers
+    own = httpx.options(url, headers=preflight | {"Origin": local.ui})
+    assert own.headers["access-control-allow-origin"] == local.ui
+
+
+def test_the_password_of_the_server_is_its_owners_and_stays(local, tmp_path):
+    assert stat.S_IMODE(local.password_file.stat().st_mode) == 0o600
+    assert Local(1, local.folder).password() == local.password()
+    assert Local(1, tmp_path).password() != local.password()
+
+
 # a run
 
 
@@ -235,7 +267,7 @@ def test_failed_late_and_silent_runs_raise_an_alert(all_of_it, client, local, re
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     address = received.pop()
-    with temporary_settings({PREFECT_API_URL: local.url}):
+    with temporary_settings({PREFECT_API_URL: local.url, PREFECT_API_AUTH_STRING: local.password()}):
         content = {"subject": "{{subject}}", "body": "{{body}}"}
         CustomWebhookNotificationBlock(name="test", url=address, json_data=content).save(
             "alerts", overwrite=True
