@@ -24,8 +24,8 @@ Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 @flow(name="machines-ingest", task_runner=task_runner())
 def ingest(
     telemetry: str,
-    maintenance: str,
     failures: str,
+    maintenance: str | None = None,
     errors: str | None = None,
     machines: str | None = None,
     column: list[str] | None = None,
@@ -44,8 +44,9 @@ def ingest(
     Args:
         telemetry: Readings at regular intervals: machine_id, time, and a numeric column per sensor. Like
             all sources CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
-        maintenance: Replacements of components: machine_id, time, component.
         failures: Failures of components: machine_id, time, component.
+        maintenance: Replacements of components: machine_id, time, component. Left out where machines run
+            to failure; a failure counts as a replacement.
         errors: Errors that machines reported: machine_id, time, error.
         machines: What is known of the machines: machine_id, model, age_years.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
@@ -189,8 +190,8 @@ def evaluate(
 @flow(name="machines-run", task_runner=task_runner())
 def run(
     telemetry: str,
-    maintenance: str,
     failures: str,
+    maintenance: str | None = None,
     errors: str | None = None,
     machines: str | None = None,
     column: list[str] | None = None,
@@ -206,8 +207,9 @@ def run(
     Args:
         telemetry: Readings at regular intervals: machine_id, time, and a numeric column per sensor. Like
             all sources CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
-        maintenance: Replacements of components: machine_id, time, component.
         failures: Failures of components: machine_id, time, component.
+        maintenance: Replacements of components: machine_id, time, component. Left out where machines run
+            to failure; a failure counts as a replacement.
         errors: Errors that machines reported: machine_id, time, error.
         machines: What is known of the machines: machine_id, model, age_years.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts

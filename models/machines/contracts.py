@@ -13,6 +13,7 @@ import polars as pl
 
 from models.contracts import ROW, Accepted
 from models.errors import ContractError
+from models.machines.cleaning import tidied
 from models.scenario import Frames, Table
 
 
@@ -56,7 +57,15 @@ class Machines(dy.Schema):
 
 
 @dataclass(frozen=True)
-class TelemetryTable(Table):
+class MachinesTable(Table):
+    """A table whose rows are put into one spelling before their contract is checked, see `cleaning`."""
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        return super().accept(tidied(raw), options)
+
+
+@dataclass(frozen=True)
+class TelemetryTable(MachinesTable):
     """Readings over intervals, stored with the time at which the interval ended.
 
     Options of the ingest: `timezone`, and `telemetry_marks`, which the first ingest settles: `end` (the
@@ -99,29 +108,33 @@ TABLES: dict[str, Table] = {
         aliases=_EVENT,
         rows_at_a_time=2_000_000,
     ),
-    "errors": Table(
+    "errors": MachinesTable(
         "errors",
         Errors,
         unique=("machine_id", "time", "error"),
+        harmless=("machine_id,time,error|duplicate",),
         shard_by=_BY_MACHINE,
         required=False,
         aliases={**_EVENT, "error": "errorID"},
     ),
-    "maintenance": Table(
+    "maintenance": MachinesTable(
         "maintenance",
         Maintenance,
         unique=("machine_id", "time", "component"),
         shard_by=_BY_MACHINE,
+        required=False,
+        harmless=("machine_id,time,component|duplicate",),
         aliases={**_EVENT, "component": "comp"},
     ),
-    "failures": Table(
+    "failures": MachinesTable(
         "failures",
         Failures,
         unique=("machine_id", "time", "component"),
         shard_by=_BY_MACHINE,
+        harmless=("machine_id,time,component|duplicate",),
         aliases={**_EVENT, "component": "failure"},
     ),
-    "machines": Table(
+    "machines": MachinesTable(
         "machines",
         Machines,
         unique=_BY_MACHINE,
