@@ -5,7 +5,7 @@ PORT ?= 4200
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo deploy undeploy test quick check lock clean
+.PHONY: install demo deploy undeploy test quick check docs lock clean
 
 install: $(INSTALLED)
 
@@ -47,5 +47,9 @@ lock:
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --upgrade --quiet \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
+# The documentation as a site, in site/.
+docs: install
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs site
+
 clean:
-	rm -rf .venv .deploy store node_modules
+	rm -rf .venv .deploy store node_modules site

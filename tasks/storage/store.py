@@ -235,7 +235,7 @@ class Store:
         return int(pl.DataFrame(self.table(name, version).get_add_actions())["num_records"].sum())
 
     def as_ofs(self, name: str) -> list[Any]:
-        """The `as_of`s of a table's partitions, as its log tells them, rising."""
+        """Each `as_of` of a table's partitions, as its log tells them, rising."""
         files = pl.DataFrame(self.table(name).get_add_actions(flatten=True))
         return [] if files.is_empty() else files["partition.as_of"].unique().sort().to_list()
 
