@@ -51,7 +51,7 @@ def parts(metrics: pl.DataFrame) -> list[Part]:
 def _verdict(overall: pl.DataFrame) -> str:
     row = overall.row(0, named=True)
     found = [
-        f"{row[f'pinball_{name}'] and 1 - row['pinball'] / row[f'pinball_{name}']:.0%} below {label.split(' (')[0].lower()}"
+        _against(1 - row["pinball"] / row[f"pinball_{name}"], label.split(" (")[0].lower())
         for name, label in BASELINES.items()
         if row.get(f"pinball_{name}")
     ]
@@ -59,8 +59,25 @@ def _verdict(overall: pl.DataFrame) -> str:
     return (
         f"On rolling origins that the models had not seen, the pinball loss is **{row['pinball']:.3f}** "
         f"(mean over the quantiles, per unit sold; lower is better).{against} "
-        "A 90% band should have held nine of ten weeks."
+        f"{_wapes(row)}A 90% band should have held nine of ten weeks."
     )
+
+
+def _wapes(row: dict[str, Any]) -> str:
+    """The WAPE of the medians beside those of the naive forecasts, in a sentence; empty where they are not known."""
+    named = [
+        f"{label.split(' (')[0].lower()} {row[f'wape_{name}']:.1%}"
+        for name, label in BASELINES.items()
+        if row.get(f"wape_{name}") is not None
+    ]
+    return f"The WAPE of the medians is {row['wape']:.1%}; of {', of '.join(named)}. " if named else ""
+
+
+def _against(gain: float, naive: str) -> str:
+    """How much better or worse than a naive forecast, in words; `gain` is the share of its loss that is saved."""
+    if gain < 0:
+        return f"{-gain:.0%} above {naive}, which is better"
+    return f"{gain:.0%} below {naive}"
 
 
 def _loss_by_step(steps: pl.DataFrame) -> Chart:

@@ -1,13 +1,13 @@
 """The sales model of a bundle: the pooled ensembles, their calibration, and the SKUs' own models."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from models.sales import conformal, pooled
+from models.sales import conformal, contest, pooled
 from models.sales.features import from_log, to_log
 from models.sales.options import quantile_column
 from models.sales.panel import KEY
@@ -26,7 +26,9 @@ class Model:
 
     `with_plan` is for rows whose week is planned, `without_plan` for the others; None where there was
     too little to learn from. `own_models` are the parameters of `statistical`, and `own_keys` (sku, store)
-    the keys that they forecast; with `own_first` all keys that they can forecast. With `blended`, the rows
+    the keys that they forecast; with `own_first` all keys that they can forecast. `unplanned` (kind, rung)
+    are the candidates of `contest` that forecast weeks without a plan, by kind of demand; without rows, the
+    pooled model does. With `blended`, the rows
     of all other keys that both can forecast with the plan are the mean of the two (see `blend`).
     `offsets` calibrate each rung on the log scale. `quantiles`, `horizon`, `covariates` and `flags` are
     those of training.
@@ -43,6 +45,7 @@ class Model:
     own_keys: pl.DataFrame
     own_first: bool
     blended: bool
+    unplanned: pl.DataFrame = field(default_factory=contest.nothing)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -63,6 +66,8 @@ class Model:
             "blended": self.blended,
         }
         found: dict[str, File] = {"about": about, "offsets": self.offsets, "own_keys": self.own_keys}
+        if self.unplanned.height:
+            found["unplanned"] = self.unplanned
         if self.own_models.height:
             found["own_models"] = self.own_models
         for rung in (POOLED, NO_PLAN):
@@ -96,6 +101,8 @@ class Model:
         level = rows["level"].to_numpy()[:, None]
         if own is not None:
             rows, raw = self._with_own(rows, raw, own, level)
+        elif self.unplanned.height:
+            rows, raw = self._without_plan(rows, raw, np.full(raw.shape, np.nan))
         units = from_log(conformal.calibrated(raw, rows, self.offsets, GROUPS), level)
         quantiles = [pl.Series(name, units[:, i], nan_to_null=True) for i, name in enumerate(self.columns)]
         known = pl.Series(np.isfinite(units).all(axis=1))
@@ -117,7 +124,21 @@ class Model:
         both = there & ~alone & (rows["rung"] == POOLED).to_numpy() & self.blended
         raw = np.where(alone[:, None], values, np.where(both[:, None], blend(raw, values), raw))
         rung = pl.when(pl.Series(alone)).then(pl.lit(STATISTICAL)).when(pl.Series(both)).then(pl.lit(BLEND))
-        return rows.with_columns(rung.otherwise("rung").alias("rung")), raw
+        rows = rows.with_columns(rung.otherwise("rung").alias("rung"))
+        return self._without_plan(rows, raw, values) if self.unplanned.height else (rows, raw)
+
+    def _without_plan(
+        self, rows: pl.DataFrame, raw: np.ndarray, own: np.ndarray
+    ) -> tuple[pl.DataFrame, np.ndarray]:
+        """Rungs and quantiles with those of the candidates of `unplanned` where a week is not planned."""
+        told = rows.select("kind").join(self.unplanned, on="kind", how="left", maintain_order="left")
+        rung = pl.when(rung=NO_PLAN).then(told["rung"].fill_null(NO_PLAN)).otherwise("rung").alias("rung")
+        rows, before = rows.with_columns(rung), rows["rung"]
+        every = contest.candidates(raw, own, rows, middle_of(self.quantiles))
+        for name, values in every.items():
+            here = ((before == NO_PLAN) & (rows["rung"] == name)).to_numpy()
+            raw = np.where(here[:, None], values, raw)
+        return rows, raw
 
     def recalibrated(self, rows: pl.DataFrame, level: str) -> pl.DataFrame:
         """`rows` of another estimator, with rung, kind, step and quantiles in units, calibrated.
@@ -149,6 +170,7 @@ def load(files: Mapping[str, Any]) -> Model:
         own_keys=files["own_keys"],
         own_first=about["own_first"],
         blended=about["blended"],
+        unplanned=files.get("unplanned", contest.nothing()),
     )
 
 
@@ -171,6 +193,11 @@ def blend(pooled_values: np.ndarray, own_values: np.ndarray) -> np.ndarray:
     which estimated ones seldom beat (Claeskens et al. 2016, International Journal of Forecasting 32).
     """
     return (pooled_values + own_values) / 2
+
+
+def middle_of(quantiles: Sequence[float]) -> int:
+    """The index of the quantile nearest to the median."""
+    return int(np.argmin([abs(q - 0.5) for q in quantiles]))
 
 
 def ladder_level(columns: Sequence[str]) -> pl.Expr:

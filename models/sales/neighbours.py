@@ -31,7 +31,7 @@ def shared_frames(tables: Frames, as_of: date, horizon: int) -> dict[str, pl.Dat
     deviation of its logarithm. `store_weeks`: store, week, and for each covariate `sum_<name>` and
     `n_<name>` over the store's SKUs; of logarithms for a price. `calendar`: one row with the
     first week of the history and its number of rows, all and in the last `horizon` weeks.
-    `covariates`: name, low and high over the history.
+    `covariates`: name, low and high over the history, and `planned`, whether there is a plan at all.
     """
     covariates = known_covariates(tables)
     first = first_week_of(as_of)
@@ -45,10 +45,15 @@ def shared_frames(tables: Frames, as_of: date, horizon: int) -> dict[str, pl.Dat
             pl.len().alias("rows"),
             (pl.col("week") > as_of - timedelta(weeks=horizon)).sum().alias("recent_rows"),
         ),
-        "covariates": ranges(past, covariates),
+        "covariates": ranges(past, covariates).with_columns(pl.lit("plan" in tables).alias("planned")),
     }
     collected = pl.collect_all(list(frames.values()), engine="streaming")
     return dict(zip(frames, collected, strict=True))
+
+
+def with_plan(covariates: pl.DataFrame) -> bool:
+    """Whether weeks to come have covariates: the `covariates` of `shared_frames` are some, and of a plan."""
+    return covariates.height > 0 and bool(covariates["planned"].all())
 
 
 def flag_names(covariates: pl.DataFrame) -> tuple[str, ...]:

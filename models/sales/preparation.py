@@ -2,13 +2,14 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
 import polars as pl
 
 from models.sales import features, ladder, statistical
-from models.sales.neighbours import first_week_of, flag_names, store_attributes
+from models.sales.neighbours import first_week_of, flag_names, store_attributes, with_plan
 from models.sales.options import Options
 from models.sales.panel import KEY, Panel, known_covariates, panel_of, past_and_plan
 from models.sales.promotions import with_prices_of_others
@@ -57,12 +58,14 @@ def prepare(
         view = features.view_of(panel, shared, flags, attributes)
         built = features.build(view, origins, dict.fromkeys(origins, range(1, options.horizon + 1)))
         test = _as_part(built)
+        if not with_plan(shared["covariates"]):
+            test = _unplanned(test)
         parts["backtest"] = test.filter("enough")
         short = test.filter(~pl.col("enough"))
-        parts["ladder_backtest"] = _ladder_rows(short, rows, options)
+        parts["ladder_backtest"] = _ladder_rows(short, rows, with_plan(shared["covariates"]), options)
     every = panel_of(rows, keys, covariates, first, as_of, 0)
     every = with_prices_of_others(every, shared["store_weeks"])
-    parts |= _statistical_parts(every, skus, as_of, options)
+    parts |= _statistical_parts(every, skus, as_of, with_plan(shared["covariates"]), options)
     if "statistical_backtest" in parts:
         parts["statistical_backtest"] = parts["statistical_backtest"].join(tested, on=KEY, how="semi")
     return {name: part for name, part in parts.items() if part.height}
@@ -76,14 +79,14 @@ def sampled(
     Each is the same share of the keys (or SKUs) in every shard. The keys of the SKUs that are tried are in
     the backtest, too.
     """
-    calendar, covariates = shared["calendar"], shared["covariates"].height > 0
+    calendar, planned = shared["calendar"], with_plan(shared["covariates"])
     learnt = options.training_rows / max(calendar["rows"][0], 1)
     tested = options.backtest_rows / max(calendar["recent_rows"][0] * options.origins, 1)
-    tried = options.statistical_skus / max(shared["sku_weeks"]["sku"].n_unique(), 1) if covariates else 1.0
+    tried = options.statistical_skus / max(shared["sku_weeks"]["sku"].n_unique(), 1) if planned else 1.0
     named = [f"{options.seed}/{sku}/{store}" for sku, store in keys.iter_rows()]
     skus = keys.select(pl.col("sku").unique().sort())
     skus = skus.filter(pl.Series(_chances([f"{options.seed}/{sku}" for sku in skus["sku"]]) < tried))
-    in_tried = keys["sku"].is_in(skus["sku"].to_list()) & covariates
+    in_tried = keys["sku"].is_in(skus["sku"].to_list()) & planned
     in_test = pl.Series(_chances([f"{name}/backtest" for name in named]) < tested)
     return keys.filter(pl.Series(_chances(named) < learnt)), keys.filter(in_test | in_tried), skus
 
@@ -125,7 +128,13 @@ def _as_part(rows: features.Rows) -> pl.DataFrame:
     return pl.concat([rows.frame, values], how="horizontal").filter(pl.col("units").is_not_null())
 
 
-def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, options: Options) -> pl.DataFrame:
+def _unplanned(test: pl.DataFrame) -> pl.DataFrame:
+    """Backtest rows as they are without a plan: what the target week's covariates say is not known ahead."""
+    kind = pl.when(kind="promoted").then(pl.lit("regular")).otherwise("kind").alias("kind")
+    return test.with_columns(pl.lit(value=False).alias("planned"), kind)
+
+
+def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, planned: bool, options: Options) -> pl.DataFrame:
     """The ladder's answers for the keys and weeks of `short`, as of each origin.
 
     Profiles of SKUs are complete, since a shard holds all stores of its SKUs; those of stores are of the
@@ -136,22 +145,28 @@ def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, options: Options) -> p
     for (origin,), part in about.group_by("origin", maintain_order=True):
         assert isinstance(origin, date)
         profiles = ladder.profiles(rows, origin, options.quantiles)
-        plan = rows.drop("units").filter(pl.col("week") > origin)
+        plan = rows.drop("units").filter(pl.col("week") > origin) if planned else None
         keys = part.select(KEY).unique().sort(KEY)
         answers = ladder.answer(keys, rows, profiles, origin, options.horizon, options.quantiles, plan)
         found.append(part.join(answers.drop("reason", "step"), on=[*KEY, "week"], maintain_order="left"))
     return pl.concat(found) if found else pl.DataFrame()
 
 
+def _without_plan(panel: Panel, origin: int) -> Panel:
+    """The panel without the covariates of weeks after `origin`."""
+    return replace(panel, covariates={name: v[: origin + 1] for name, v in panel.covariates.items()})
+
+
 def _statistical_parts(
-    panel: Panel, skus: pl.DataFrame, as_of: date, options: Options
+    panel: Panel, skus: pl.DataFrame, as_of: date, planned: bool, options: Options
 ) -> dict[str, pl.DataFrame]:
     """Parameters of all SKUs' own models at `as_of`, and the backtest of those of `skus`."""
     tried = panel.of(pl.col("sku").is_in(skus["sku"].implode()))
     tests = []
     for origin in backtest_origins(panel, as_of, options) if tried.keys.height else ():
         params = statistical.fit(tried, origin, options.horizon, options.quantiles)
-        tests.append(statistical.forecast(params, tried, origin, options.horizon, options.quantiles))
+        known = tried if planned else _without_plan(tried, origin)
+        tests.append(statistical.forecast(params, known, origin, options.horizon, options.quantiles))
     parts = {"statistical": statistical.fit(panel, panel.last, options.horizon, options.quantiles)}
     if tests:
         parts["statistical_backtest"] = pl.concat(tests).filter(pl.col("units").is_not_null())

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 import polars as pl
 
-from models.sales import features, ladder, statistical
+from models.sales import contest, features, ladder, statistical
 from models.sales.model import NO_PLAN, Model, ladder_level
 from models.sales.neighbours import store_attributes
 from models.sales.options import Options
@@ -98,7 +98,12 @@ def _own_rows(
     options: Options,
 ) -> pl.DataFrame | None:
     """Forecasts of the SKUs' own models; None where they have no part in the forecast of `wanted` keys."""
-    needed = model.own_first or model.blended or wanted.join(model.own_keys, on=KEY, how="semi").height
+    needed = (
+        model.own_first
+        or model.blended
+        or contest.needs_own_models(model.unplanned)
+        or wanted.join(model.own_keys, on=KEY, how="semi").height
+    )
     if not needed or model.own_models.is_empty():
         return None
     told = with_prices_of_others(panel, shared["store_weeks"])

@@ -10,7 +10,7 @@ import polars as pl
 from models.sales import backtest, preparation, training
 from models.sales.groups import GROUPS
 from models.sales.model import NO_PLAN, POOLED, ladder_level
-from models.sales.neighbours import flag_names
+from models.sales.neighbours import flag_names, with_plan
 from models.sales.options import ESTIMATORS, Options
 from models.scenario import AsOf, Frames, Search
 from models.search import OneOf, Real, Space, Whole
@@ -71,7 +71,7 @@ class SalesSearch(Search):
         answered = found.get("ladder_backtest", pl.DataFrame())
         if answered.height:
             answered = answered.with_columns(ladder_level(chosen.columns))
-        own_first = training.own_models_first(tuple(context["covariates"]["name"]), chosen)
+        planned = with_plan(context["covariates"])
         earlier: list[pl.DataFrame] = []
         for (origin,), rows in found["backtest"].sort("origin").group_by("origin", maintain_order=True):
             assert isinstance(origin, date)
@@ -82,7 +82,7 @@ class SalesSearch(Search):
                 ladder = training.raw_ladder(short.filter(pl.col("level") > 0), chosen)
                 raw = pl.concat([raw, ladder], how="diagonal")
             if earlier:
-                judged = training.judged_by(pl.concat(earlier, how="diagonal"), raw, own_first, chosen)
+                judged = training.judged_by(pl.concat(earlier, how="diagonal"), raw, planned, chosen)
                 yield backtest.loss(training.assembled(judged, short, chosen), chosen)
             earlier.append(raw)
 

@@ -7,8 +7,9 @@ from functools import partial
 import numpy as np
 import polars as pl
 
+from models import metrics
 from models.sales import backtest as measuring
-from models.sales import conformal, features, groups, pooled, statistical
+from models.sales import conformal, contest, features, groups, pooled, statistical
 from models.sales.model import (
     BLEND,
     CLUSTER,
@@ -21,9 +22,10 @@ from models.sales.model import (
     empty_keys,
     ladder_level,
     log_values,
+    middle_of,
     steps,
 )
-from models.sales.neighbours import flag_names
+from models.sales.neighbours import flag_names, with_plan
 from models.sales.options import AUTO, Options
 from models.sales.panel import KEY
 from models.sales.preparation import FEATURE
@@ -31,6 +33,7 @@ from models.scenario import Frames, Trained
 
 LEAST_ROWS = 200
 """Training rows that the pooled model needs; with fewer, all keys are left to the other rungs."""
+RUNGS = (STATISTICAL, BLEND, POOLED, NO_PLAN)
 ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", "naive", "seasonal_naive")
 
 
@@ -51,9 +54,9 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
     if answered.height:
         answered = answered.with_columns(ladder_level(options.columns))
         raw = pl.concat([raw, raw_ladder(answered.filter(pl.col("level") > 0), options)], how="diagonal")
-    own_first = own_models_first(covariates, options)
-    chosen = _honest(raw, own_first, options)
-    blended = not own_first and _blended(raw, options)
+    planned = with_plan(shared["covariates"])
+    chosen = _honest(raw, planned, options)
+    blended = planned and _blended(raw, options)
     backtest = assembled(chosen, answered, options)
     final = learn(train)
     model = Model(
@@ -65,9 +68,10 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
         without_plan=final.get(NO_PLAN),
         offsets=_offsets(raw, options),
         own_models=found.get("statistical", pl.DataFrame()),
-        own_keys=empty_keys() if own_first else _own_keys(raw, blended, options),
-        own_first=own_first,
+        own_keys=_own_keys(raw, blended, options) if planned else empty_keys(),
+        own_first=options.estimator == STATISTICAL,
         blended=blended,
+        unplanned=contest.nothing() if planned else _unplanned(raw, options),
     )
     table = measuring.measured(backtest, options)
     names = _features(train, covariates, options)
@@ -82,9 +86,11 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
     )
 
 
-def own_models_first(covariates: Sequence[str], options: Options) -> bool:
-    """Whether the SKUs' own models forecast all keys that they can."""
-    return options.estimator == STATISTICAL or (options.estimator == AUTO and not covariates)
+def _unplanned(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Which candidate forecasts weeks without a plan, by kind of demand; see `contest`."""
+    if options.estimator == AUTO:
+        return contest.chosen(raw, options.quantiles)
+    return contest.always({POOLED: NO_PLAN, STATISTICAL: STATISTICAL}.get(options.estimator, contest.DEFAULT))
 
 
 def _features(rows: pl.DataFrame, covariates: Sequence[str], options: Options) -> list[str]:
@@ -157,11 +163,30 @@ def raw_of_origin(
     if own is not None:
         quantiles = list(options.columns)
         on = [*KEY, "origin", "week"]
-        theirs = rows.select(ABOUT).join(own.select(*on, *quantiles), on=on)
+        theirs = rows.select(*ABOUT, "planned").join(own.select(*on, *quantiles), on=on)
         values = features.to_log(theirs.select(quantiles).to_numpy(), theirs["level"].to_numpy()[:, None])
         found.append(_with_values(theirs, STATISTICAL, values))
-        found.append(_raw_blend(pl.concat(found), options))
+        if theirs["planned"].any():
+            found.append(_raw_blend(pl.concat(found), options))
+    if not rows["planned"].any() and found:
+        found = _candidates(pl.concat(found), options)
     return pl.concat(found).with_columns(steps(options.horizon)) if found else pl.DataFrame()
+
+
+def _candidates(raw: pl.DataFrame, options: Options) -> list[pl.DataFrame]:
+    """The rows of each candidate of `contest`, from those of the two models; all of the same rows."""
+    on = [*KEY, "origin", "week"]
+    rows = raw.select(ABOUT).unique(on, keep="first", maintain_order=True).sort(on)
+    names = [f"v{i}" for i in range(len(options.quantiles))]
+
+    def of(rung: str) -> np.ndarray:
+        values = raw.filter(rung=rung).select(*on, *names)
+        return rows.select(on).join(values, on=on, how="left", maintain_order="left").select(names).to_numpy()
+
+    every = contest.candidates(of(NO_PLAN), of(STATISTICAL), rows, middle_of(options.quantiles))
+    return [
+        _with_values(rows, name, values).filter(pl.col("v0").is_finite()) for name, values in every.items()
+    ]
 
 
 def _raw_blend(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -235,29 +260,35 @@ def _own_keys(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFram
     return found.select(KEY)
 
 
-def _honest(raw: pl.DataFrame, own_first: bool, options: Options) -> pl.DataFrame:
+def _honest(raw: pl.DataFrame, planned: bool, options: Options) -> pl.DataFrame:
     """The forecast of each row, calibrated and with its rung chosen by the errors at the other origins."""
     found = [
         judged_by(
-            raw.filter(pl.col("origin") != origin), raw.filter(pl.col("origin") == origin), own_first, options
+            raw.filter(pl.col("origin") != origin), raw.filter(pl.col("origin") == origin), planned, options
         )
         for origin in (raw["origin"].unique().sort() if raw.height else [])
     ]
     return pl.concat(found) if found else pl.DataFrame()
 
 
-def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, own_first: bool, options: Options) -> pl.DataFrame:
+def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, planned: bool, options: Options) -> pl.DataFrame:
     """`rows`, forecasts of one origin, calibrated and with their rungs chosen by the errors in `rest`, of others."""
     values = conformal.calibrated(_values(rows, options), rows, _offsets(rest, options), GROUPS)
     forecasts = _in_units(rows, values, options)
-    blended = not own_first and _blended(rest, options)
-    keys = forecasts.select(KEY).unique() if own_first else _own_keys(rest, blended, options)
+    fitted = [*RUNGS, *contest.MEMBERS]
+    answers = forecasts.filter(~pl.col("rung").is_in(fitted))
+    if not planned:
+        choice = forecasts.join(_unplanned(rest, options), on=["kind", "rung"], how="semi")
+        return pl.concat([choice, answers])
+    blended = _blended(rest, options)
+    keys = forecasts.select(KEY).unique()
+    keys = keys if options.estimator == STATISTICAL else _own_keys(rest, blended, options)
     chosen = keys.with_columns(pl.lit(STATISTICAL).alias("rung"))
     rungs = [BLEND] * blended + [POOLED, NO_PLAN]
     found = [
         forecasts.join(chosen, on=[*KEY, "rung"], how="semi"),
         *[forecasts.filter(rung=rung) for rung in rungs],
-        forecasts.filter(~pl.col("rung").is_in([STATISTICAL, BLEND, POOLED, NO_PLAN])),
+        answers,
     ]
     # the first rung that a row has is its rung
     return pl.concat(found).unique([*KEY, "origin", "week"], keep="first", maintain_order=True)
@@ -296,4 +327,32 @@ def _notes(
         found.append("Planned weeks are forecast by the mean of the pooled and the SKU's own model.")
     if model.own_keys.height:
         found.append(f"{model.own_keys.height:,} keys are forecast by their SKU's own model.")
+    return found + _beside_naive(backtest, model, options)
+
+
+def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> list[str]:
+    """Which kinds of demand a naive forecast answers, and where the backtest is worse than one; with both WAPEs."""
+    used = model.unplanned.filter(pl.col("rung").is_in(contest.NAIVE))
+    names = dict(zip(measuring.NAIVES, ("last week's units", "the same week of last year"), strict=True))
+    found = []
+    for kind, rows in [("all", backtest), *((k, backtest.filter(kind=k)) for k in used["kind"])]:
+        wapes = rows.select(
+            ours=metrics.wape("units", measuring.middle_column(options)),
+            **{name: metrics.wape("units", name) for name in measuring.NAIVES},
+        ).row(0, named=True)
+        if any(value is None for value in wapes.values()):
+            continue
+        ours = wapes.pop("ours")
+        name = min(wapes, key=lambda naive: wapes[naive])
+        if kind != "all":
+            rung = used.filter(kind=kind)["rung"].item()
+            found.append(
+                f"Keys with {kind} demand are forecast by {names[rung]} (rung {rung}), which did best in the "
+                f"backtest: WAPE of the naive forecast {wapes[rung]:.1%}, of what is published {ours:.1%}."
+            )
+        elif wapes[name] < ours:
+            found.append(
+                f"The backtest is worse than a naive forecast: WAPE {ours:.1%}, of {names[name]} "
+                f"({name.replace('_', ' ')}) {wapes[name]:.1%}."
+            )
     return found
