@@ -1,10 +1,13 @@
 """The pooled quantile models of a sales bundle as ONNX graphs, and the same for frames of features."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
 from models.interchange import Graph, Interchange, Port
 from models.onnx_graphs import Builder
+from models.sales import contest
 from models.sales.features import OFFSET
 from models.sales.model import NO_PLAN, POOLED, Model
 from models.sales.options import quantile_column
@@ -19,6 +22,8 @@ _OUTSIDE = (
     "horizon, null standing for any; the first line that fits, from the most particular on.",
     "The rungs `statistical`, `blend` and those of keys with too little history: `own_models` and `own_keys` are "
     "in plain/ as Parquet, without a graph.",
+    "The naive forecasts and means that forecast weeks without a plan: `unplanned` in interchange.json names the one "
+    "of each kind of demand.",
 )
 
 
@@ -32,6 +37,7 @@ def interchange(model: Model) -> Interchange:
         "horizon_weeks": model.horizon,
         "calibration": model.offsets.to_dicts(),
         "own_keys": model.own_keys.height,
+        "unplanned": dict(model.unplanned.iter_rows()),
         "blended": model.blended,
     }
     return Interchange(graphs, _OUTSIDE, facts)
@@ -81,4 +87,4 @@ def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
     names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
     values = np.ascontiguousarray(rows.select(pl.col(FEATURE + n).cast(pl.Float32) for n in names).to_numpy())
     about = rows.select(pl.exclude(f"^{FEATURE}.*$"))
-    return model.forecast(about, values, names, None, threads=0)
+    return replace(model, unplanned=contest.nothing()).forecast(about, values, names, None, threads=0)

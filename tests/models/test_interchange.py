@@ -107,7 +107,7 @@ def quantiles() -> Sales:
     offsets = offsets.with_columns(pl.Series(f"offset{i}", shifts[:, i]) for i in range(5))
     return Sales(
         QUANTILES, 12, (), (), *ensembles, offsets.cast({"steps": pl.Int32}), pl.DataFrame(), empty_keys(),
-        own_first=False, blended=False,
+        own_first=False, blended=False, unplanned=pl.DataFrame({"kind": ["regular"], "rung": ["naive"]}),
     )  # fmt: skip
 
 
