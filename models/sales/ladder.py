@@ -2,13 +2,13 @@
 
 Contract::
 
-    profiles(history, as_of, quantiles) -> {"ladder_sku", "ladder_store", "ladder_all"}
+    profiles(history, as_of, quantiles) -> {"ladder_sku", "ladder_store", "ladder_all", "ladder_flags"}
     answer(keys, own_history, profiles, as_of, horizon, quantiles, plan=None)
         -> sku, store, week, step (Int32), one column per quantile, rung, reason
 
-`history`, `own_history`: sku, store, week, units and, where there are any, price, deal, feat; frames or
-lazy frames. Rows after `as_of` are ignored. `plan`: sku, store, week and covariates. `profiles` come from
-all shards together and are the `context` that makes a key's answer independent of the other keys.
+`history`, `own_history`: sku, store, week, units and covariates, where there are any; frames or lazy
+frames. Rows after `as_of` are ignored. `plan`: sku, store, week and covariates. `profiles` come from all
+shards together and are the `context` that makes a key's answer independent of the other keys.
 
 Rule: a key gets the first rung that applies, for all its weeks:
 
@@ -23,10 +23,10 @@ Rule: a key gets the first rung that applies, for all its weeks:
 
 Fallback: where a rung lacks what it needs (an SKU whose profile is empty), the next one answers.
 
-Promotions: each week is `promoted` (deal or feat, or a price `PROMOTED_DEPTH` below the usual one),
-`regular`, or `any` where the plan says nothing. Quantiles come from weeks of the same demand; where those
-are fewer than `OWN_WEEKS`, from all weeks, scaled by what the SKU's weeks of that demand sell relative to
-all its weeks.
+Promotions: each week is `promoted` (by a flag, or a price `PROMOTED_DEPTH` below the usual one), `regular`,
+or `any` where the plan says nothing. Flags are recognised by what they hold, whatever their name. Quantiles
+come from weeks of the same demand; where those are fewer than `OWN_WEEKS`, from all weeks, scaled by what the
+SKU's weeks of that demand sell relative to all its weeks.
 
 Invariant: every key and every step 1..horizon is answered exactly once; quantiles are finite, not
 negative and do not fall from one level to the next; rung and reason are the same for all weeks of a key;
@@ -44,6 +44,7 @@ from typing import Any
 import polars as pl
 
 from models.sales.options import quantile_column
+from models.sales.panel import covariate_columns
 
 OWN_WEEKS = 8
 PRIOR_WEEKS = 2.0
@@ -55,7 +56,10 @@ PROMOTED_DEPTH = 0.05
 RUNGS = ("stopped", "own_history", "short_history", "sku_profile", "store_profile", "everything")
 KEY = ["sku", "store"]
 DEMAND = pl.Enum(["any", "promoted", "regular"])
-_HINTS = ("price", "deal", "feat")
+ZERO_SHARE = 0.25
+"""A covariate between 0 and 1 is a flag of promotions where it is zero in at least this share of the rows."""
+_EARLIER_FLAGS = ("deal", "feat")
+"""The flags of profiles that do not name theirs."""
 
 
 def profiles(
@@ -67,12 +71,15 @@ def profiles(
     units in a store of size 1, `shape_*`: quantiles of units relative to the key's own mean.
     `ladder_store`: store, size, demand, rows, mean and quantiles of units over the store's SKUs. A store's
     size is what it sells relative to what its SKUs sell in an average store. `ladder_all`: demand, rows,
-    mean and quantiles. All are empty where the history is.
+    mean and quantiles. `ladder_flags`: the names of the covariates that mark promotions. All are empty where
+    the history is.
     """
     names = [quantile_column(level) for level in quantiles]
-    recent = _typed(history).filter(
+    recent = history.lazy().filter(
         pl.col("week") <= as_of, pl.col("week") > as_of - timedelta(weeks=PROFILE_WEEKS)
     )
+    flags = _flags(recent)
+    recent = _typed(recent, flags)
     short = pl.col(KEY).cast(pl.Categorical)
     rows = recent.with_columns(short).collect(engine="streaming")
     rows = rows.with_columns(_demand(pl.col("price").median().over(KEY)))
@@ -81,7 +88,7 @@ def profiles(
     size = key.group_by("store").agg(size=_steady(pl.col("key_mean").sum() / pl.col("expected").sum()))
     size = size.with_columns(pl.when(pl.col("size") > 0).then("size").otherwise(1.0))
     usual = rows.group_by("sku").agg(usual_price=pl.col("price").median(), stores=pl.col("store").n_unique())
-    rows = rows.drop("week", *_HINTS).join(size, on="store").join(key, on=KEY)
+    rows = rows.drop("week", "price", "flagged").join(size, on="store").join(key, on=KEY)
     rising = rows.sort("units")
     by_store = _by_demand(rising, ["store"], quantiles).join(size, on="store")
     overall = _by_demand(rising, [], quantiles)
@@ -96,6 +103,7 @@ def profiles(
         "ladder_sku": by_sku.cast({"sku": pl.String, "demand": pl.String}).sort("sku", "demand"),
         "ladder_store": by_store.cast({"store": pl.String, "demand": pl.String}).sort("store", "demand"),
         "ladder_all": overall.cast({"demand": pl.String}).sort("demand"),
+        "ladder_flags": pl.DataFrame({"name": flags}, schema={"name": pl.String}),
     }
 
 
@@ -116,14 +124,20 @@ def answer(
     keys = keys.select(KEY).unique().sort(KEY)
     names = [quantile_column(level) for level in quantiles]
     book = _complete(profiles, names)
-    own = _typed(own_history).filter(pl.col("week") <= as_of).join(keys.lazy(), on=KEY, how="semi").collect()
+    flags = profiles["ladder_flags"]["name"].to_list() if "ladder_flags" in profiles else _EARLIER_FLAGS
+    own = (
+        _typed(own_history, flags)
+        .filter(pl.col("week") <= as_of)
+        .join(keys.lazy(), on=KEY, how="semi")
+        .collect()
+    )
     own = own.sort(*KEY, "week").filter(pl.int_range(pl.len()).reverse().over(KEY) < RECENT_WEEKS)
     sku_price = book["ladder_sku"].filter(demand="any").select("sku", "usual_price")
     usual = keys.join(own.group_by(KEY).agg(own_price=pl.col("price").median()), on=KEY, how="left")
     usual = usual.join(sku_price, on="sku", how="left")
     usual = usual.select(*KEY, usual_price=pl.coalesce("own_price", "usual_price"))
     own = own.join(usual, on=KEY).with_columns(_demand(pl.col("usual_price")))
-    targets = _targets(keys, plan, as_of, horizon, usual)
+    targets = _targets(keys, plan, flags, as_of, horizon, usual)
     rows = targets.join(_rungs(keys, own, targets, book, as_of), on=KEY)
     rows = rows.join(_uplifts(rows, book), on=["sku", "demand"])
 
@@ -142,13 +156,26 @@ def answer(
     return _valid(pl.concat(part.select(wanted) for part in answered), names).sort(*KEY, "week")
 
 
-def _typed(history: pl.DataFrame | pl.LazyFrame) -> pl.LazyFrame:
-    """Key, week, units and the columns that tell promotions, null where the history lacks them."""
+def _flags(history: pl.LazyFrame) -> list[str]:
+    """Covariates that mark promotions, by what they hold: between 0 and 1, and often zero."""
+    names = [name for name in covariate_columns(history.collect_schema()) if name != "price"]
+    values = {name: pl.col(name).cast(pl.Float64).fill_nan(None) for name in names}
+    found = history.select(
+        (value.is_between(0.0, 1.0).all() & ((value == 0).mean() >= ZERO_SHARE)).alias(name)
+        for name, value in values.items()
+    ).collect(engine="streaming")
+    return [name for name in names if found[name].item()]
+
+
+def _typed(history: pl.DataFrame | pl.LazyFrame, flags: Sequence[str]) -> pl.LazyFrame:
+    """Key, week, units, price, and `flagged`, the largest of `flags`; null where the history lacks them."""
     found = history.lazy()
     schema = found.collect_schema()
+    price = pl.col("price") if "price" in schema else pl.lit(None)
+    marks = [pl.col(name).cast(pl.Float64).fill_nan(None) for name in flags if name in schema]
     hints = [
-        (pl.col(name) if name in schema else pl.lit(None)).cast(pl.Float64).fill_nan(None).alias(name)
-        for name in _HINTS
+        price.cast(pl.Float64).fill_nan(None).alias("price"),
+        (pl.max_horizontal(marks) if marks else pl.lit(None, dtype=pl.Float64)).alias("flagged"),
     ]
     if "units" not in schema:
         return found.select(*KEY, "week", *hints)
@@ -160,10 +187,8 @@ def _typed(history: pl.DataFrame | pl.LazyFrame) -> pl.LazyFrame:
 def _demand(usual_price: pl.Expr) -> pl.Expr:
     """`promoted`, `regular`, or `any` where price and flags are all unknown."""
     cheap = pl.col("price") < (1 - PROMOTED_DEPTH) * usual_price
-    promoted = pl.any_horizontal(
-        (pl.col("deal") > 0).fill_null(False), (pl.col("feat") > 0).fill_null(False), cheap.fill_null(False)
-    )
-    unknown = pl.all_horizontal(pl.col(name).is_null() for name in _HINTS)
+    promoted = (pl.col("flagged") > 0).fill_null(False) | cheap.fill_null(False)
+    unknown = pl.col("price").is_null() & pl.col("flagged").is_null()
     said = pl.when(promoted).then(pl.lit("promoted")).otherwise(pl.lit("regular"))
     return pl.when(unknown).then(pl.lit("any")).otherwise(said).cast(DEMAND).alias("demand")
 
@@ -212,6 +237,7 @@ def _complete(profiles: Mapping[str, pl.DataFrame], names: Sequence[str]) -> dic
 def _targets(
     keys: pl.DataFrame,
     plan: pl.DataFrame | pl.LazyFrame | None,
+    flags: Sequence[str],
     as_of: date,
     horizon: int,
     usual: pl.DataFrame,
@@ -222,7 +248,7 @@ def _targets(
     targets = keys.join(weeks, how="cross")
     if plan is None:
         return targets.with_columns(planned=False, demand=pl.lit("any").cast(DEMAND))
-    told = _typed(plan).join(keys.lazy(), on=KEY, how="semi").collect()
+    told = _typed(plan, flags).join(keys.lazy(), on=KEY, how="semi").collect()
     told = told.unique([*KEY, "week"], keep="last", maintain_order=True).with_columns(planned=True)
     targets = targets.join(told, on=[*KEY, "week"], how="left").join(usual, on=KEY)
     demand = _demand(pl.col("usual_price"))

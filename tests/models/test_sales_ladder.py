@@ -268,3 +268,22 @@ def test_every_key_and_week_is_answered_and_quantiles_are_finite_positive_and_in
 
 def test_what_is_new_is_the_same_here_and_in_the_simulation():
     assert ladder.OWN_WEEKS == NEW_WEEKS
+
+
+def test_a_flag_of_any_name_has_the_same_uplift():
+    def forecast(flag: str) -> pl.DataFrame:
+        history = pl.concat(
+            [
+                weeks("a", "s", [4.0] * 12, **{flag: 0.0}),
+                weeks("a", "s", [9.0] * 9, AS_OF - timedelta(weeks=12), **{flag: 1.0}),
+            ]
+        )
+        return answer(keys(("a", "s")), history, planned("a", "s", **{flag: 1.0}))
+
+    assert forecast("werbung")["q50"].to_list() == [9.0] * 3
+    assert forecast("werbung").equals(forecast("deal"))
+
+
+def test_a_covariate_that_is_hardly_ever_zero_marks_no_promotion():
+    history = weeks("a", "s", [4.0] * 12, in_stock=1.0, share=0.4)
+    assert ladder.profiles(history, AS_OF, QUANTILES)["ladder_flags"].is_empty()
