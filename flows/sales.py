@@ -123,9 +123,10 @@ def run(
     opened = open_store(store)
     sources = {"history": source, "plan": plan, "stores": stores}
     ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share)
-    if bundles.champion(opened, SALES.name) is None:
-        train_bundle(SALES, opened, None, _options())
-    return score(SALES, opened, "forecast", None, None, {}, dry_run=False)
+    untrained = bundles.champion(opened, SALES.name) is None
+    notes = train_bundle(SALES, opened, None, _options())["notes"] if untrained else []
+    summary = score(SALES, opened, "forecast", None, None, {}, dry_run=False)
+    return summary | {"notes": [*notes, *summary["notes"]]}
 
 
 def _options(horizon: int = 13, quantiles: list[float] | None = None, seed: int = 7) -> dict[str, Any]:

@@ -37,8 +37,10 @@ def prepare(
     `train`: rows whose target week is known, with features. `backtest`: rows of each backtest origin with
     actuals, with features; keys without enough history for the pooled model are in `ladder_backtest`
     instead, with the ladder's quantiles as of that origin. `statistical_backtest`: quantiles of SKUs' own models,
-    fitted at each origin; `statistical`: their parameters at `as_of`. Keys are sampled by a hash of
-    their name, so that all shards together stay below the options' numbers of rows.
+    fitted at each origin; `statistical`: their parameters at `as_of`. `weeks`: how many weeks there are from
+    the first to the last row of each key, summed over the shard's keys, and how many of them are missing.
+    Keys are sampled by a hash of their name, so that all shards together stay below the options' numbers
+    of rows.
     """
     covariates = known_covariates(tables)
     first = max(first_week_of(as_of), shared["calendar"]["first_week"][0])
@@ -64,11 +66,21 @@ def prepare(
         short = test.filter(~pl.col("enough"))
         parts["ladder_backtest"] = _ladder_rows(short, rows, with_plan(shared["covariates"]), options)
     every = panel_of(rows, keys, covariates, first, as_of, 0)
+    parts["weeks"] = _weeks(every)
     every = with_prices_of_others(every, shared["store_weeks"])
     parts |= _statistical_parts(every, skus, as_of, with_plan(shared["covariates"]), options)
     if "statistical_backtest" in parts:
         parts["statistical_backtest"] = parts["statistical_backtest"].join(tested, on=KEY, how="semi")
     return {name: part for name, part in parts.items() if part.height}
+
+
+def _weeks(panel: Panel) -> pl.DataFrame:
+    """One row: the `weeks` from the first to the last of each key, and how many are `missing`."""
+    known = np.isfinite(panel.units)
+    began = np.maximum.accumulate(known, axis=0)
+    ended = np.maximum.accumulate(known[::-1], axis=0)[::-1]
+    weeks = int((began & ended).sum())
+    return pl.DataFrame({"weeks": [weeks], "missing": [weeks - int(known.sum())]})
 
 
 def sampled(

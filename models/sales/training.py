@@ -33,6 +33,8 @@ from models.scenario import Frames, Trained
 
 LEAST_ROWS = 200
 """Training rows that the pooled model needs; with fewer, all keys are left to the other rungs."""
+MISSING_SHARE = 0.2
+"""Share of weeks without a row above which the notes ask what it means."""
 RUNGS = (STATISTICAL, BLEND, POOLED, NO_PLAN)
 ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", "naive", "seasonal_naive")
 
@@ -82,7 +84,7 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
         metrics=table,
         headline=measuring.headline(table),
         loss=measuring.loss(backtest, options),
-        notes=_notes(train, backtest, model, as_of, options),
+        notes=[*_missing_weeks(found.get("weeks")), *_notes(train, backtest, model, as_of, options)],
     )
 
 
@@ -304,6 +306,18 @@ def assembled(chosen: pl.DataFrame, short: pl.DataFrame, options: Options) -> pl
     text = dict.fromkeys(("sku", "store", "rung", "kind"), pl.String)
     types = text | {"origin": pl.Date, "week": pl.Date, "step": pl.Int32}
     return pl.DataFrame(schema={name: types.get(name, pl.Float64) for name in columns})
+
+
+def _missing_weeks(weeks: pl.DataFrame | None) -> list[str]:
+    """A question where more than `MISSING_SHARE` of the weeks have no row; `weeks` is that part of all shards."""
+    share = weeks["missing"].sum() / max(weeks["weeks"].sum(), 1) if weeks is not None else 0.0
+    if share <= MISSING_SHARE:
+        return []
+    return [
+        f"{share:.0%} of the weeks between the first and the last row of a SKU in a store have no row. They count as "
+        "unknown, not as weeks without sales: forecasts are of the weeks that have a row. If nothing was sold in "
+        "those weeks, add rows with 0 units for them and ingest again."
+    ]
 
 
 def _notes(

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.sales import SALES, backtest, contest
+from models.sales import SALES, backtest, contest, preparation, training
 from models.sales.options import Options
-from models.sales.panel import KEY
+from models.sales.panel import KEY, Panel
 from models.sales.simulation import simulate
 from models.scenario import Scores, Trained
 
@@ -343,3 +343,15 @@ def test_names_of_quantiles_follow_the_options():
     assert [name for name in schema if name.startswith("q")] == ["q10", "q50", "q97.5"]
     with pytest.raises(ValueError, match="rising order"):
         SALES.published({"quantiles": [0.5, 0.1]})
+
+
+def test_many_weeks_without_a_row_are_asked_about_and_a_few_are_not():
+    def notes(units: list[float]) -> list[str]:
+        keys = pl.DataFrame({"sku": ["a"], "store": ["s"]})
+        panel = Panel(keys, date(2024, 1, 1), len(units) - 1, np.array(units)[:, None], {})
+        return training._missing_weeks(preparation._weeks(panel))
+
+    unknown = float("nan")
+    assert notes([unknown, 1.0, 2.0, unknown, 3.0, 2.0, 1.0, unknown]) == notes([unknown]) == []
+    asked = notes([unknown, 1.0, unknown, unknown, 3.0, unknown])
+    assert [note[:16] for note in asked] == ["50% of the weeks"]
