@@ -16,6 +16,7 @@ import polars as pl
 from models.scenario import Frames
 
 KEY = ("sku", "store")
+IMPLAUSIBLE, PLAUSIBLE_WEEKS = 50.0, 8
 NOT_COVARIATES = frozenset({"sku", "store", "week", "units", "shard"})
 
 
@@ -24,7 +25,7 @@ class Panel:
     """`units` and each covariate are float64 of shape (weeks, keys); NaN is not observed or not known.
 
     Row `i` is the week `first_week + 7 * i` days. Rows after `last` hold the plan's covariates
-    and no units.
+    and no units. `implausible` counts the units that `plausible` replaced.
     """
 
     keys: pl.DataFrame
@@ -32,6 +33,7 @@ class Panel:
     last: int
     units: np.ndarray
     covariates: Mapping[str, np.ndarray]
+    implausible: int = 0
 
     @property
     def weeks(self) -> int:
@@ -158,4 +160,28 @@ def panel_of(
     arrays = {name: np.full((last + 1 + horizon, ordered.height), np.nan) for name in values}
     for name, array in arrays.items():
         array[at] = found[name].to_numpy()
-    return Panel(ordered, first_week, last, arrays.pop("units"), arrays)
+    reported = arrays.pop("units")
+    units = plausible(reported)
+    implausible = int((reported > units).sum())
+    return Panel(ordered, first_week, last, units, arrays, implausible)
+
+
+def plausible(units: np.ndarray) -> np.ndarray:
+    """`units` (weeks, keys) with single weeks that can only be typing errors replaced by the highest week before.
+
+    Such a week is more than `IMPLAUSIBLE` times the highest of all weeks of the key before it, of which there are
+    at least `PLAUSIBLE_WEEKS`, at least one of them with sales. A second such week in a row is believed. Whether
+    a week is replaced depends on earlier weeks only, so that no backtest knows more than there was to know.
+    """
+    found = units.copy()
+    highest, weeks = np.zeros(units.shape[1]), np.zeros(units.shape[1])
+    doubted = np.zeros(units.shape[1], dtype=bool)
+    for at, now in enumerate(units):
+        known = np.isfinite(now)
+        beyond = known & (highest > 0) & (weeks >= PLAUSIBLE_WEEKS) & (now > IMPLAUSIBLE * highest)
+        replaced = beyond & ~doubted
+        found[at] = np.where(replaced, highest, now)
+        highest = np.where(known, np.maximum(highest, found[at]), highest)
+        doubted = np.where(known, replaced, doubted)
+        weeks += known
+    return found

@@ -38,7 +38,8 @@ def prepare(
     actuals, with features; keys without enough history for the pooled model are in `ladder_backtest`
     instead, with the ladder's quantiles as of that origin. `statistical_backtest`: quantiles of SKUs' own models,
     fitted at each origin; `statistical`: their parameters at `as_of`. `weeks`: how many weeks there are from
-    the first to the last row of each key, summed over the shard's keys, and how many of them are missing.
+    the first to the last row of each key, summed over the shard's keys, and how many of them are missing or
+    implausible.
     Keys are sampled by a hash of their name, so that all shards together stay below the options' numbers
     of rows.
     """
@@ -75,12 +76,13 @@ def prepare(
 
 
 def _weeks(panel: Panel) -> pl.DataFrame:
-    """One row: the `weeks` from the first to the last of each key, and how many are `missing`."""
+    """One row: the `weeks` from the first to the last of each key, and how many are `missing` or `implausible`."""
     known = np.isfinite(panel.units)
     began = np.maximum.accumulate(known, axis=0)
     ended = np.maximum.accumulate(known[::-1], axis=0)[::-1]
     weeks = int((began & ended).sum())
-    return pl.DataFrame({"weeks": [weeks], "missing": [weeks - int(known.sum())]})
+    counts = {"weeks": weeks, "missing": weeks - int(known.sum()), "implausible": panel.implausible}
+    return pl.DataFrame({name: [count] for name, count in counts.items()})
 
 
 def sampled(

@@ -27,7 +27,7 @@ from models.sales.model import (
 )
 from models.sales.neighbours import flag_names, with_plan
 from models.sales.options import AUTO, Options
-from models.sales.panel import KEY
+from models.sales.panel import IMPLAUSIBLE, KEY
 from models.sales.preparation import FEATURE
 from models.scenario import Frames, Trained
 
@@ -84,7 +84,7 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
         metrics=table,
         headline=measuring.headline(table),
         loss=measuring.loss(backtest, options),
-        notes=[*_missing_weeks(found.get("weeks")), *_notes(train, backtest, model, as_of, options)],
+        notes=[*_about_weeks(found.get("weeks")), *_notes(train, backtest, model, as_of, options)],
     )
 
 
@@ -308,16 +308,27 @@ def assembled(chosen: pl.DataFrame, short: pl.DataFrame, options: Options) -> pl
     return pl.DataFrame(schema={name: types.get(name, pl.Float64) for name in columns})
 
 
-def _missing_weeks(weeks: pl.DataFrame | None) -> list[str]:
-    """A question where more than `MISSING_SHARE` of the weeks have no row; `weeks` is that part of all shards."""
-    share = weeks["missing"].sum() / max(weeks["weeks"].sum(), 1) if weeks is not None else 0.0
-    if share <= MISSING_SHARE:
+def _about_weeks(weeks: pl.DataFrame | None) -> list[str]:
+    """What is odd about the weeks of the history; `weeks` is that part of all shards.
+
+    A question where more than `MISSING_SHARE` of them have no row, and the number of implausible ones.
+    """
+    if weeks is None:
         return []
-    return [
-        f"{share:.0%} of the weeks between the first and the last row of a SKU in a store have no row. They count as "
-        "unknown, not as weeks without sales: forecasts are of the weeks that have a row. If nothing was sold in "
-        "those weeks, add rows with 0 units for them and ingest again."
-    ]
+    found = []
+    share = weeks["missing"].sum() / max(weeks["weeks"].sum(), 1)
+    if share > MISSING_SHARE:
+        found.append(
+            f"{share:.0%} of the weeks between the first and the last row of a SKU in a store have no row. They count "
+            "as unknown, not as weeks without sales: forecasts are of the weeks that have a row. If nothing was sold "
+            "in those weeks, add rows with 0 units for them and ingest again."
+        )
+    if implausible := weeks["implausible"].sum():
+        found.append(
+            f"Single weeks with more than {IMPLAUSIBLE:.0f} times the units of any week before them count as that "
+            f"highest week before: {implausible:,}. Correct them in the source if they are typing errors."
+        )
+    return found
 
 
 def _notes(

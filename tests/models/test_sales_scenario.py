@@ -11,7 +11,7 @@ import pytest
 
 from models.sales import SALES, backtest, contest, preparation, training
 from models.sales.options import Options
-from models.sales.panel import KEY, Panel
+from models.sales.panel import KEY, panel_of, plausible
 from models.sales.simulation import simulate
 from models.scenario import Scores, Trained
 
@@ -345,13 +345,39 @@ def test_names_of_quantiles_follow_the_options():
         SALES.published({"quantiles": [0.5, 0.1]})
 
 
-def test_many_weeks_without_a_row_are_asked_about_and_a_few_are_not():
-    def notes(units: list[float]) -> list[str]:
-        keys = pl.DataFrame({"sku": ["a"], "store": ["s"]})
-        panel = Panel(keys, date(2024, 1, 1), len(units) - 1, np.array(units)[:, None], {})
-        return training._missing_weeks(preparation._weeks(panel))
+def about_weeks(units: list[float]) -> list[str]:
+    first = date(2024, 1, 1)
+    weeks = [first + timedelta(weeks=at) for at in range(len(units))]
+    rows = pl.DataFrame({"sku": "a", "store": "s", "week": weeks, "units": units}).drop_nans("units")
+    panel = panel_of(rows.lazy(), rows.select(KEY).unique(), (), first, weeks[-1], 0)
+    return training._about_weeks(preparation._weeks(panel))
 
+
+def test_many_weeks_without_a_row_are_asked_about_and_a_few_are_not():
     unknown = float("nan")
-    assert notes([unknown, 1.0, 2.0, unknown, 3.0, 2.0, 1.0, unknown]) == notes([unknown]) == []
-    asked = notes([unknown, 1.0, unknown, unknown, 3.0, unknown])
+    assert about_weeks([unknown, 1.0, 2.0, unknown, 3.0, 2.0, 1.0, 4.0, unknown]) == []
+    asked = about_weeks([unknown, 1.0, unknown, unknown, 3.0, unknown])
     assert [note[:16] for note in asked] == ["50% of the weeks"]
+
+
+def test_a_typing_error_counts_as_the_highest_week_before_and_the_notes_say_so():
+    notes = about_weeks([30.0, 40.0] * 10 + [1_000_000.0] + [35.0] * 5)
+    assert len(notes) == 1
+    assert "highest week before: 1." in notes[0]
+
+
+def test_a_second_implausible_week_in_a_row_is_believed_and_so_are_early_ones_and_promotions():
+    def changed(values: list[float]) -> list[int]:
+        units = np.array(values)[:, None]
+        return np.flatnonzero(plausible(units) != units).tolist()
+
+    assert changed([30.0, 40.0] * 10 + [4000.0] * 4) == [20]
+    assert (
+        changed([30.0, 40.0] * 10 + [1500.0])
+        == changed([1.0, 1000.0] * 8)
+        == changed([0.0] * 20 + [60.0])
+        == []
+    )
+    errors = [35.0] * 20 + [1e6] + [35.0] * 4 + [1e6, 35.0]
+    assert changed(errors) == [20, 25]
+    assert plausible(np.array(errors)[:, None]).max() == 35.0
