@@ -1,12 +1,17 @@
-"""Accuracy of the sales forecasts on real history, against naive forecasts and a common way to do it.
+"""Accuracy of the sales forecasts on real histories, against naive forecasts and a common way to do it.
 
-    python -m benchmarks.accuracy --data FOLDER
+    python -m benchmarks.accuracy --data FOLDER [FOLDER ...]
 
 Ingests and trains as a user would, and measures the backtest that the training published: rolling origins, each
-forecast by models that have not seen what came after it. `reference` are 35 separate gradient-boosting
-quantile models without calibration, one per quantile and group of steps, on the rows of the same origins:
-SKU, the store's attributes, week of the year, price and flags of the target week, and up to six weeks ahead
-the last three sales.
+forecast by models that have not seen what came after it. A FOLDER has the sales as `sales.parquet` or
+`history.parquet` and, where there are any, `plan.parquet` and `stores.parquet`. For each it prints the whole
+backtest, its origins, kinds of demand and estimators beside the naive forecasts, the notes of the training, and one
+line to quote. MASE is the mean over keys of the mean absolute error of the medians over the key's mean absolute
+change from week to week.
+
+`reference`, where the history has `price`, `deal` and `feat`, are 35 separate gradient-boosting quantile models
+without calibration, one per quantile and group of steps, on the rows of the same origins: SKU, the store's
+attributes, week of the year, price and flags of the target week, and up to six weeks ahead the last three sales.
 """
 
 import argparse
@@ -20,6 +25,7 @@ import polars as pl
 
 from benchmarks.measure import run, table
 from models import metrics
+from models.sales.backtest import NAIVES
 from models.sales.options import QUANTILES, quantile_column
 from tasks.storage.store import Store
 
@@ -33,33 +39,76 @@ TREES, LEARNING_RATE, LEAVES = 60, 0.1, 8
 
 def main() -> None:
     arguments = _arguments()
-    data = Path(arguments.data)
+    quotes = []
+    for folder in arguments.data:
+        print(f"\n{Path(folder).name}\n")
+        quotes.append(f"{Path(folder).name}: {_benchmark(Path(folder))}")
+    print("\n" + "\n".join(quotes))
+
+
+def _benchmark(data: Path) -> str:
+    """Prints the tables of one data set; returns the line to quote."""
     with tempfile.TemporaryDirectory(prefix="almanac-accuracy-") as folder:
         store = str(Path(folder) / "store")
-        sources = [f"--{name}" for name in ("source", "plan", "stores")]
-        files = [str(data / name) for name in ("sales.parquet", "plan.parquet", "stores.parquet")]
-        given = [word for pair in zip(sources, files, strict=True) for word in pair]
-        run("sales", "ingest", *given, "--store", store)
-        run("sales", "train", "--store", store)
+        run("sales", "ingest", *_sources(data), "--store", store)
+        trained = run("sales", "train", "--store", store).result
         backtest = Store(store).scan("sales/backtests").collect()
         history = Store(store).scan("sales/history").collect()
-        stores = Store(store).scan("sales/stores").collect()
-    origins = backtest["origin"].unique().sort().to_list()
-    reference = pl.concat(_reference(history, stores, backtest.filter(origin=origin)) for origin in origins)
-    lines = []
-    for origin in (None, *origins):
-        chosen = pl.lit(True) if origin is None else pl.col("origin") == origin
-        about = {"origin": "all" if origin is None else str(origin)}
-        naive = [pl.col("seasonal_naive").alias(name) for name in COLUMNS]
-        lines += [
-            {**about, "forecast": "almanac", **_measured(backtest.filter(chosen))},
-            {**about, "forecast": "reference", **_measured(reference.filter(chosen))},
-            {**about, "forecast": "seasonal naive", **_measured(backtest.filter(chosen).with_columns(naive))},
+        stores = Store(store).scan("sales/stores").collect() if _file(data, "stores") else None
+    forecasts = {"almanac": backtest}
+    if stores is not None and {"price", "deal", "feat"} <= set(history.columns):
+        parts = [
+            _reference(history, stores, rows) for _, rows in backtest.group_by("origin", maintain_order=True)
         ]
+        about = backtest.select(*KEY, "origin", "week", "kind", "rung")
+        forecasts["reference"] = pl.concat(parts).join(about, on=[*KEY, "origin", "week"])
+    for naive in NAIVES:
+        columns = [pl.col(naive).alias(name) for name in COLUMNS]
+        forecasts[naive.replace("_", " ")] = backtest.with_columns(columns)
+    scale = _scale(history)
+    lines = []
+    for by in (None, "origin", "kind", "rung"):
+        values = [None] if by is None else backtest[by].unique().sort().to_list()
+        for value in values:
+            chosen = pl.lit(True) if by is None else pl.col(by) == value
+            about = {"slice": by or "all", "value": str(value or "")}
+            for name, rows in forecasts.items():
+                lines.append({**about, "forecast": name, **_measured(rows.filter(chosen), scale)})
     print(table(lines))
+    print("\n".join(["", *trained["notes"]]))
+    return "; ".join(_quote(line) for line in lines if line["slice"] == "all")
 
 
-def _measured(rows: pl.DataFrame) -> dict[str, float]:
+def _file(data: Path, *names: str) -> Path | None:
+    """The first of the files that there is."""
+    return next((path for name in names if (path := data / f"{name}.parquet").exists()), None)
+
+
+def _sources(data: Path) -> list[str]:
+    """The options of `sales ingest` that name the files of `data`."""
+    files = {
+        "--source": _file(data, "sales", "history"),
+        "--plan": _file(data, "plan"),
+        "--stores": _file(data, "stores"),
+    }
+    return [word for name, file in files.items() if file for word in (name, str(file))]
+
+
+def _scale(history: pl.DataFrame) -> pl.DataFrame:
+    """Mean absolute change of each key from week to week; keys that never change have none."""
+    change = pl.col("units").diff().abs().mean()
+    scale = history.sort(*KEY, "week").group_by(KEY).agg(change.cast(pl.Float64).alias("scale"))
+    return scale.filter(pl.col("scale") > 0)
+
+
+def _quote(line: dict[str, Any]) -> str:
+    return (
+        f"{line['forecast']} pinball {line['pinball']:.3f}, WAPE {line['WAPE']:.1%}, MASE {line['MASE']:.2f}, "
+        f"90% band {line['90% band']:.1%}"
+    )
+
+
+def _measured(rows: pl.DataFrame, scale: pl.DataFrame) -> dict[str, float]:
     named = dict(zip(COLUMNS, QUANTILES, strict=True))
     found = rows.select(
         metrics.pinball("units", named).alias("pinball"),
@@ -69,7 +118,9 @@ def _measured(rows: pl.DataFrame) -> dict[str, float]:
         metrics.coverage("units", "q25", "q75").alias("50% band"),
         metrics.coverage("units", "q5", "q95").alias("90% band"),
     )
-    return {"rows": rows.height, **found.row(0, named=True)}
+    error = ((pl.col("units") - pl.col("q50")).abs() / pl.col("scale")).mean()
+    scaled = rows.join(scale, on=KEY).group_by(KEY).agg(error.alias("error"))["error"].mean()
+    return {"rows": rows.height, "MASE": scaled, **found.row(0, named=True)}
 
 
 def _reference(history: pl.DataFrame, stores: pl.DataFrame, wanted: pl.DataFrame) -> pl.DataFrame:
@@ -127,7 +178,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="Folder with sales, plan and stores as Parquet.")
+    parser.add_argument(
+        "--data", required=True, nargs="+", help="Folders with sales, plan and stores as Parquet."
+    )
     return parser.parse_args()
 
 
