@@ -48,7 +48,7 @@ def ingest(
 @flow(name="sales-train", task_runner=task_runner())
 def train(
     as_of: date | None = None,
-    horizon: Annotated[int, Field(ge=1, le=104)] = 13,
+    horizon: Annotated[int, Field(ge=1, le=104)] | None = None,
     quantiles: list[Annotated[float, Field(gt=0, lt=1)]] | None = None,
     training_rows: Annotated[int, Field(ge=1_000)] = 300_000,
     reason: str | None = None,
@@ -60,16 +60,17 @@ def train(
 
     Args:
         as_of: Last week to learn from, any day of it; default: the last complete week.
-        horizon: Weeks to forecast.
-        quantiles: Quantiles to forecast, between 0 and 1; default 0.05 0.25 0.5 0.75 0.95.
+        horizon: Weeks to forecast; default: as many as the champion does, else 13.
+        quantiles: Quantiles to forecast, between 0 and 1; default: those of the champion, else 0.05 0.25 0.5 0.75 0.95.
         training_rows: Rows to learn from, at most about; more keys and weeks are sampled down to it.
         reason: Why an event asks for this training; with one, it counts towards the budget.
         budget: Trainings in 30 days, at most, that events may ask for; over it, the run ends as skipped.
         seed: Seed of everything random in training.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    options = _options(horizon, quantiles, seed) | {"training_rows": training_rows}
-    return train_for(reason, budget, SALES, open_store(store), as_of, options)
+    opened = open_store(store)
+    options = _options(opened, horizon, quantiles, seed) | {"training_rows": training_rows}
+    return train_for(reason, budget, SALES, opened, as_of, options)
 
 
 tune = tuning.flow_of(SALES)
@@ -124,13 +125,20 @@ def run(
     sources = {"history": source, "plan": plan, "stores": stores}
     ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share)
     untrained = bundles.champion(opened, SALES.name) is None
-    notes = train_bundle(SALES, opened, None, _options())["notes"] if untrained else []
+    notes = train_bundle(SALES, opened, None, _options(opened))["notes"] if untrained else []
     summary = score(SALES, opened, "forecast", None, None, {}, dry_run=False)
     return summary | {"notes": [*notes, *summary["notes"]]}
 
 
-def _options(horizon: int = 13, quantiles: list[float] | None = None, seed: int = 7) -> dict[str, Any]:
-    return {"horizon": horizon, "seed": seed} | ({"quantiles": sorted(set(quantiles))} if quantiles else {})
+def _options(
+    store: Store, horizon: int | None = None, quantiles: list[float] | None = None, seed: int = 7
+) -> dict[str, Any]:
+    """The options to train with: horizon and quantiles that are not given are those of the champion."""
+    champion = bundles.champion(store, SALES.name)
+    earlier = {} if champion is None else bundles.manifest(store, SALES.name, champion).get("options", {})
+    kept = {name: earlier[name] for name in ("horizon", "quantiles") if name in earlier}
+    given = {"horizon": horizon, "quantiles": sorted(set(quantiles)) if quantiles else None}
+    return {"horizon": 13} | kept | {k: v for k, v in given.items() if v is not None} | {"seed": seed}
 
 
 def simulated(store: Store, seed: int) -> dict[str, Any]:

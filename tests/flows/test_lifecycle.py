@@ -113,3 +113,23 @@ def test_a_listing_starts_no_server(trained):
 def test_direct_commands_are_named_like_flows():
     assert {one.name for one in sales.COMMANDS if isinstance(one, Direct)} >= {"sales-bundles"}
     assert TOY.cadence is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"horizon": 26, "quantiles": [0.1, 0.9], "seed": 7}),
+        ({"horizon": 4, "quantiles": [0.5, 0.2]}, {"horizon": 4, "quantiles": [0.2, 0.5], "seed": 7}),
+    ],
+)
+def test_a_training_of_sales_keeps_the_horizon_and_quantiles_of_the_champion(
+    monkeypatch, tmp_path, given, expected
+):
+    manifest = {"options": {"horizon": 26, "quantiles": [0.1, 0.9], "seed": 3, "trees": 9}}
+    from tasks.storage.store import Store
+
+    store = Store(str(tmp_path))
+    assert sales._options(store) == {"horizon": 13, "seed": 7}
+    monkeypatch.setattr(sales.bundles, "champion", lambda *_: 3)
+    monkeypatch.setattr(sales.bundles, "manifest", lambda *_: manifest)
+    assert sales._options(store, **given) == expected
