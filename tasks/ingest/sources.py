@@ -9,12 +9,11 @@ from types import MappingProxyType
 
 import obstore
 import polars as pl
-from deltalake import DeltaTable
 
 from models.contracts import ROW
 from models.errors import AlmanacError
 from tasks.ingest.dialect import SUFFIXES, DialectError, scan
-from tasks.storage.store import first_line, is_remote, object_store
+from tasks.storage.store import Table, encoded, first_line, is_remote, object_store
 
 
 class SourceError(AlmanacError):
@@ -86,7 +85,7 @@ def read(uri: str) -> Iterator[Source]:
     place = uri if is_remote(uri) else str(Path(uri).expanduser())
     if _is_delta(place):
         try:
-            table = DeltaTable(place)
+            table = Table(place)
         except Exception as error:
             raise SourceError(_unreadable(uri, error)) from None
         yield Source(uri, pl.scan_delta(table))
@@ -176,8 +175,8 @@ def _name(path: str, uri: str) -> str:
 
 def _is_delta(uri: str) -> bool:
     if is_remote(uri):
-        return not uri.endswith(SUFFIXES) and not _is_glob(uri) and DeltaTable.is_deltatable(uri)
-    return Path(uri).is_dir() and DeltaTable.is_deltatable(uri)
+        return not uri.endswith(SUFFIXES) and not _is_glob(uri) and Table.is_deltatable(encoded(uri))
+    return (Path(uri) / "_delta_log").is_dir()
 
 
 def _is_glob(uri: str) -> bool:

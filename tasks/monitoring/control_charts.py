@@ -92,7 +92,7 @@ def _replace(store: Store, path: str, points: pl.DataFrame) -> None:
     if known and store.scan(path).collect().sort("chart", "series", "period").equals(points):
         return
     write_deltalake(
-        store.table(path) if known else store.uri_of(path),
+        store.table(path) if known else store.url_of(path),
         points,
         mode="overwrite" if known else "error",
         commit_properties=CommitProperties(max_commit_retries=0),

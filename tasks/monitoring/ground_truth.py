@@ -258,7 +258,7 @@ def _remember(
         fresh = pl.concat([bumped.join(fresh, on="as_of", how="anti"), fresh]).sort("as_of")
     if fresh.height:
         write_deltalake(
-            run.store.uri_of(path) if known is None else run.store.table(path),
+            run.store.url_of(path) if known is None else run.store.table(path),
             fresh,
             mode="error" if known is None else "overwrite",
             commit_properties=CommitProperties(max_commit_retries=0),

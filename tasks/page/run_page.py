@@ -59,7 +59,7 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
             if run.store.version(path := Layout(scenario.name).table(name)) is not None
         },
         previous=None if latest is None else table.filter(pl.col("as_of") == latest),
-        keys=pl.scan_parquet([run.store.uri_of(keys_path(run, o.shard)) for o in outcomes]),
+        keys=pl.scan_parquet([run.store.uri_of(keys_path(run, o.shard)) for o in outcomes], glob=False),
         backtest=backtest,
         metrics=cast(pl.DataFrame, bundles.files(run.store, scenario.name, run.bundle or 0)["metrics"]),
         headline=manifest["headline"],

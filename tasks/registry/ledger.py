@@ -53,7 +53,7 @@ def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
     frame = pl.DataFrame([row])
     once = CommitProperties(max_commit_retries=0)
     if store.version(PATH) is None:
-        write_deltalake(store.uri_of(PATH), frame, mode="error", commit_properties=once)
+        write_deltalake(store.url_of(PATH), frame, mode="error", commit_properties=once)
         return True
     table = store.table(PATH)
     known = pl.scan_delta(table).filter(run_id=row["run_id"]).select("run_id").collect()

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -159,4 +160,4 @@ def _now() -> int:
 def _artifacts(store: Store) -> str | None:
     """Where MLflow may put files; a tracking server that is named decides that by itself."""
     local = not is_remote(store.uri) and not os.environ.get("MLFLOW_TRACKING_URI")
-    return f"file://{store.uri}/mlflow" if local else None
+    return Path(store.uri, "mlflow").as_uri() if local else None

@@ -126,7 +126,7 @@ def _open(run: Run, name: str, schema: Mapping[str, Any]) -> DeltaTable:
     if run.store.version(name) is None:
         columns = frame.with_columns(pl.lit(run.as_of).alias("as_of")).to_arrow().schema
         DeltaTable.create(
-            run.store.uri_of(name),
+            run.store.url_of(name),
             schema=DeltaSchema.from_arrow(columns),
             partition_by=["as_of"],
             mode="ignore",

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import obstore
 import polars as pl
@@ -91,7 +92,48 @@ def check_uri(uri: str) -> None:
 def object_store(uri: str, *, create: bool = False) -> ObjectStore:
     """The objects under a folder or container URI; see `check_uri` for what it raises."""
     check_uri(uri)
-    return obstore.store.from_url(uri) if is_remote(uri) else LocalStore(uri, mkdir=create)
+    return obstore.store.from_url(encoded(uri)) if is_remote(uri) else LocalStore(uri, mkdir=create)
+
+
+def encoded(uri: str) -> str:
+    """A folder or container URI as a URL, which is what opens a Delta table whatever its path consists of.
+
+    Paths are written as they are, in Blob storage, too: a `%` stands for itself.
+
+    >>> encoded("az://data/my store"), encoded("/srv/50%")
+    ('az://data/my%20store', 'file:///srv/50%25')
+    """
+    if not is_remote(uri):
+        return Path(uri).absolute().as_uri()
+    scheme, _, rest = uri.partition("://")
+    container, slash, path = rest.partition("/")
+    return f"{scheme}://{container}{slash}{quote(path)}"
+
+
+def check_holds_tables(uri: str) -> None:
+    """Raise `StoreError` for a path at which delta-rs or polars would look for a Delta table elsewhere."""
+    unfit = re.search(r"[][^|\\*?=]|%[0-9A-Fa-f]{2}", uri)
+    if unfit:
+        raise StoreError(
+            f"{uri}: no Delta table can be kept at a path with '{unfit[0]}'. Spaces, % and letters of any alphabet "
+            "are fine; [ ] ^ | \\ * ? = and % before two hexadecimal digits are not. Give another folder."
+        )
+
+
+class Table(DeltaTable):
+    """A Delta table whose URI is given as it is, and not as a URL."""
+
+    def __init__(self, uri: str, version: int | None = None) -> None:
+        check_holds_tables(uri)
+        super().__init__(encoded(uri), version=version)
+        self._uri = uri.rstrip("/")
+
+    def file_uris(self, *arguments: Any, **options: Any) -> list[str]:
+        """The addresses of the data files as polars reads them: the table's path is plain."""
+        url = encoded(self._uri)
+        root = url if is_remote(url) else url.removeprefix("file://")
+        found = super().file_uris(*arguments, **options)
+        return [self._uri + one.removeprefix(root) if one.startswith(f"{root}/") else one for one in found]
 
 
 @dataclass(frozen=True)
@@ -104,6 +146,7 @@ class Store:
         check_uri(self.uri)
         uri = self.uri.rstrip("/")
         object.__setattr__(self, "uri", uri if "://" in uri else str(Path(uri).expanduser().resolve()))
+        check_holds_tables(self.uri)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         return Store, (self.uri,)
@@ -198,6 +241,10 @@ class Store:
     def uri_of(self, path: str) -> str:
         return f"{self.uri}/{path}"
 
+    def url_of(self, path: str) -> str:
+        """The address under which a table is created."""
+        return encoded(self.uri_of(path))
+
     # tables
 
     def table(self, name: str, version: int | None = None) -> DeltaTable:
@@ -247,7 +294,7 @@ class Store:
             if table is not None and table.transaction_version(once) is not None:
                 return False
             write_deltalake(
-                self.uri_of(name) if table is None else table,
+                self.url_of(name) if table is None else table,
                 frame,
                 mode="error" if table is None else "append",
                 partition_by=partition_by,
@@ -284,7 +331,7 @@ class Store:
 
 @patiently
 def _open(uri: str, version: int | None = None) -> DeltaTable:
-    return DeltaTable(uri, version=version)
+    return Table(uri, version)
 
 
 def add_action(path: str, size: int, rows: int, partition: Mapping[str, str]) -> AddAction:

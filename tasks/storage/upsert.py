@@ -61,7 +61,7 @@ def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Pa
             target.update_incremental()
         if target is None or (new.height and not together):
             write_deltalake(
-                store.uri_of(path) if target is None else target,
+                store.url_of(path) if target is None else target,
                 reader(new.rows()),
                 mode="error" if target is None else "append",
                 partition_by=partition,

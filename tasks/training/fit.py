@@ -195,4 +195,9 @@ def parts_of(run: Run, names: Sequence[str]) -> dict[str, pl.LazyFrame]:
     """The parts of all shards by name. Raises `RunError` where there are none."""
     if not names:
         raise RunError(f"{run.scenario}: no shard has anything to train on as of {run.as_of}.")
-    return {name: pl.scan_parquet(run.store.uri_of(run.path(f"parts/{name}/*.parquet"))) for name in names}
+    return {name: pl.scan_parquet(_uris(run, name), glob=False) for name in names}
+
+
+def _uris(run: Run, name: str) -> list[str]:
+    """The addresses of one part of all shards."""
+    return [run.store.uri_of(path) for path in run.store.names(run.path(f"parts/{name}"))]

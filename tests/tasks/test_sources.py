@@ -230,6 +230,21 @@ def test_a_file_a_folder_a_glob_and_a_delta_table_are_read_from_blob(blob):
     assert_frame_equal(rows(f"{blob}/table"), ROWS)
 
 
+@pytest.mark.parametrize("name", ["my data", "jörg", "50%", "a%20b", "a[1]", "#1"])
+def test_a_source_may_have_any_name(azurite, tmp_path, name):
+    from tasks.storage.store import object_store
+
+    content = ROWS.write_csv().encode()
+    root = azurite.container()
+    object_store(root).put(f"{name}/{name}.csv", content)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / f"{name}.csv").write_bytes(content)
+    for folder in (f"{root}/{name}", str(tmp_path / name)):
+        for uri in (folder, f"{folder}/{name}.csv"):
+            (source,) = read(uri)
+            assert source.rows().height == ROWS.height
+
+
 @pytest.mark.parametrize("path", ["missing.csv", "missing", "data/year=1/missing*.csv", "dat"])
 def test_where_there_is_nothing_in_blob_the_address_is_named(blob, path):
     with pytest.raises(SourceError, match=r"no such file"):

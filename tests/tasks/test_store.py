@@ -55,6 +55,39 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path):
         Store(str(tmp_path / "file" / "store")).check_writable()
 
 
+ODD = ["my data", "jörg", "50%", "a{b}", "#1", "日本", "a+b"]
+
+
+def check_that_a_store_keeps_tables_and_files(uri):
+    odd = Store(uri)
+    frame = FRAME.with_columns(shard=pl.Series([0, 1]))
+    for once in ("first", "second"):
+        odd.append("some/rows", frame, once=once, partition_by="shard")
+    assert odd.scan("some/rows").collect().height == 4
+    assert odd.scan("some/rows", shard=1).collect()["a"].to_list() == [2, 2]
+    odd.put("files/one", b"1")
+    assert odd.get("files/one") == b"1"
+    assert odd.names("files") == ["files/one"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_path_may_have_a_space_a_percent_sign_and_letters_of_any_alphabet(tmp_path, name):
+    check_that_a_store_keeps_tables_and_files(str(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_so_may_one_in_blob(azurite, name):
+    check_that_a_store_keeps_tables_and_files(f"{azurite.container()}/{name}")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a%20b", "run=3", "what?", "a|b", "a\\b"])
+def test_a_path_at_which_no_table_would_be_found_again_is_refused(tmp_path, name):
+    with pytest.raises(StoreError, match="no Delta table can be kept at a path with"):
+        Store(str(tmp_path / name))
+    assert list(tmp_path.iterdir()) == []
+
+
 # files
 
 
