@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from prefect.settings import PREFECT_API_URL
 
 from models.errors import AlmanacError
-from tasks.storage.store import StoreError, check_uri, is_remote
+from tasks.storage.store import check_uri, is_remote
 
 PROJECT = Path(__file__).parent.parent
 POOLS = PROJECT / "deployments" / "work_pools"
@@ -106,7 +106,7 @@ def _wrong(values: Mapping[str, str], *, process: bool) -> list[str]:
     for name in ("ALMANAC_STORE", *(name for name in values if name.endswith(_URIS))):
         try:
             check_uri(values[name])
-        except StoreError as error:
+        except AlmanacError as error:
             told.append(f"{name}: {str(error).splitlines()[0]}")
     store = values["ALMANAC_STORE"]
     if store and not process and not is_remote(store):

@@ -31,6 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.catalogue import Command, groups
+from models.addresses import refuse_credential
 from models.errors import AlmanacError
 
 _EVERYWHERE = Group("Everywhere", sort_key=9)
@@ -127,6 +128,10 @@ def _command(command: Command) -> Callable[..., int]:
 
 
 def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
+    for name, value in parameters.items():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str):
+                refuse_credential(f"--{name.replace('_', '-')}", text)
     if isinstance(session, Session):
         result = _on_a_server(command, parameters, session)
     else:
@@ -147,6 +152,7 @@ def _on_a_server(command: Command, parameters: dict[str, Any], session: Session)
     if session.workers:
         os.environ["ALMANAC_WORKERS"] = str(session.workers)
     if session.scheduler:
+        refuse_credential("--scheduler", session.scheduler)
         os.environ["ALMANAC_SCHEDULER"] = session.scheduler
     if scheduler := settings().scheduler:
         check_scheduler(scheduler)

@@ -50,6 +50,22 @@ class Server:
     def stop(self) -> None:
         self._control("stop", "-m", "immediate")
 
+    def serve_tls(self, host: str) -> Path:
+        """Have the server speak TLS from now on, with a certificate of its own for `host`; that certificate."""
+        key, certificate = self.folder / "key.pem", self.folder / "certificate.pem"
+        names = ("-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}")
+        files = ("-keyout", str(key), "-out", str(certificate))
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *names, *files]
+        subprocess.run(command, check=True, capture_output=True)
+        key.chmod(0o600)
+        if self._who:
+            shutil.chown(key, "postgres", "postgres")
+        for name, value in (("ssl_key_file", key), ("ssl_cert_file", certificate), ("ssl", "on")):
+            self.ask(f"alter system set {name} = '{value}'")
+        self.ask("select pg_reload_conf()")
+        wait_until(lambda: self.ask("select current_setting('ssl')") == [("on",)], 30, "PostgreSQL speaks TLS")
+        return certificate
+
     def ask(self, statement: str) -> list[tuple[Any, ...]]:
         """The rows that a statement returns, outside any transaction."""
         from adbc_driver_postgresql import dbapi

@@ -21,7 +21,7 @@ import polars as pl
 
 from models.contracts import QUARANTINE
 from models.times import TIME
-from tasks.ingest.sources import SourceError, unlisted
+from tasks.ingest.sources import SourceError, check_source, unlisted
 from tasks.storage.store import Store, digest, is_remote, object_store, patiently
 
 SUFFIX = ".avro"
@@ -141,6 +141,7 @@ def _listed(uri: str) -> Iterator[CaptureFile]:
 
     Raises `SourceError` where they cannot be listed.
     """
+    check_source(uri)
     place = (uri if is_remote(uri) else str(Path(uri).expanduser().resolve())).rstrip("/")
     fixed = re.split(r"[*?\[]", place)[0]
     glob = fixed != place and (is_remote(uri) or not Path(place).exists())

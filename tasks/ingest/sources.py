@@ -10,6 +10,7 @@ from types import MappingProxyType
 import obstore
 import polars as pl
 
+from models.addresses import refuse_credential
 from models.contracts import ROW
 from models.errors import AlmanacError
 from tasks.ingest.dialect import SUFFIXES, DialectError, scan
@@ -82,6 +83,7 @@ def read(uri: str) -> Iterator[Source]:
     CSV columns are read as text: types are the contract's business, so that nothing is lost on the
     way. Raises `SourceError` where nothing is there, and for a file that cannot be read.
     """
+    check_source(uri)
     place = uri if is_remote(uri) else str(Path(uri).expanduser())
     if _is_delta(place):
         try:
@@ -149,6 +151,15 @@ def _alike(found: Sequence[str], missing: Sequence[str], taken: Collection[str])
     plain = {name: re.sub(r"[\s_-]", "", name).casefold() for name in (*found, *missing)}
     alike = {c: [n for n in found if n not in taken and plain[n] == plain[c]] for c in missing}
     return {names[0]: column for column, names in alike.items() if len(names) == 1}
+
+
+def check_source(uri: str) -> None:
+    """Raise `SourceError` for an address of a kind that is not read, `CredentialError` for one with a key."""
+    refuse_credential("The address of a source", uri)
+    if "://" in uri and not is_remote(uri):
+        raise SourceError(
+            f"{uri}: {uri.partition('://')[0]}:// is not a kind of source. Expected a local path, az:// or abfss://."
+        )
 
 
 def unlisted(uri: str, error: Exception) -> str:

@@ -157,7 +157,7 @@ def _postgresql(address: sa.URL) -> Iterator[Database]:
     if "connect_timeout" not in address.query:
         address = address.update_query_dict({"connect_timeout": _CONNECT_SECONDS})
     if _by_identity(address):
-        address = address.set(password=_token())
+        address = _verified(address).set(password=_token())
     with closing(dbapi.connect(address.render_as_string(hide_password=False))) as connection:
         with connection.cursor() as cursor:
             cursor.execute(f"set local lock_timeout = '{_LOCK_MINUTES}min'")
@@ -197,16 +197,33 @@ def _lock_from_the_beginning(engine: sa.Engine) -> None:
 
 
 def _parsed(url: SecretStr) -> sa.URL:
+    text = url.get_secret_value()
     try:
-        return sa.make_url(url.get_secret_value())
+        address = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError):
         raise SqlError(f"ALMANAC_SQL_URL is not the address of a database. {_EXPECTED}") from None
+    if "@" in (address.host or "") or (address.password and text.count("@") > 1):
+        raise SqlError(
+            "ALMANAC_SQL_URL has more than one @. Write one in a user or password as %40, and : / ? as %3A %2F %3F."
+        )
+    return address
 
 
 def _by_identity(address: sa.URL) -> bool:
     """Whether the database is one of Azure that the process has no password for."""
     given = address.password or address.query.get("password") or os.environ.get("PGPASSWORD")
     return not given and str(address.host or os.environ.get("PGHOST", "")).endswith(_AZURE_POSTGRESQL)
+
+
+def _verified(address: sa.URL) -> sa.URL:
+    """The address with TLS that checks the server's name and certificate: whoever gets a token can use it."""
+    mode = address.query.get("sslmode", "verify-full")
+    if mode != "verify-full":
+        raise SqlError(
+            f"{_shown(address)}: sslmode={mode}. A token of the identity is sent over a verified connection only. "
+            "Leave sslmode out, or set it to verify-full."
+        )
+    return address.set(query={"sslrootcert": "system", **address.query, "sslmode": mode})
 
 
 def _token() -> str:

@@ -34,6 +34,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from models.addresses import refuse_credential
 from models.errors import AlmanacError
 
 REMOTE = ("az://", "abfss://", "abfs://", "azure://")
@@ -74,14 +75,9 @@ def is_remote(uri: str) -> bool:
 
 
 def check_uri(uri: str) -> None:
-    """Raise `StoreError` for a URI that is neither a folder nor in Blob storage, or that carries a credential."""
-    if is_remote(uri):
-        if re.search(r"[?&](sig|se|sv)=|AccountKey|//[^/@]+:[^/@]+@", uri):
-            raise StoreError(
-                "A store URI carries a credential. Expected a plain URI such as az://container/folder.\n"
-                "Use a managed identity or the AZURE_* environment variables, and revoke what was written out."
-            )
-    elif "://" in uri:
+    """Raise `StoreError` for a URI that is neither a folder nor in Blob storage, `CredentialError` for one with a key."""
+    refuse_credential("The address of a store", uri)
+    if not is_remote(uri) and "://" in uri:
         scheme = uri.split("://")[0]
         raise StoreError(
             f"{scheme}:// is not a kind of store. Expected a local folder, az:// or abfss://. "

@@ -187,6 +187,9 @@ def test_four_that_write_the_first_rows_at_once_leave_one_set(postgres, scored):
         ("mssql+pyodbc://sa:hush-hush@127.0.0.1/x", "'pyodbc' is missing. Install it"),
         ("hush-hush", "not the address of a database"),
         ("postgresql://postgres:hush/hush-hush@{where}:port", "."),
+        ("postgresql://postgres:p@hush-hush@{where}", "more than one @"),
+        ("postgresql://postgres:p@hush-hush/@{where}", "more than one @"),
+        ("mssql+pyodbc://sa:p@hush-hush?x=@127.0.0.1/x", "more than one @"),
     ],
 )
 def test_a_database_that_cannot_be_written_is_told_without_its_password(postgres, url, told):
@@ -206,8 +209,17 @@ def test_the_password_may_come_from_the_standard_environment(postgres, scored, m
 
 def test_azures_postgresql_is_opened_with_a_token_of_the_identity(postgres, scored, monkeypatch):
     monkeypatch.setattr(databases, "_token", lambda: postgresql.PASSWORD)
-    where = f"almanac.postgres.database.azure.com:{postgres.port}/postgres?hostaddr=127.0.0.1"
-    assert bring(scored, f"postgresql://postgres@{where}") == {"toy/doubled": 12}
+    host = "almanac.postgres.database.azure.com"
+    url = f"postgresql://postgres@{host}:{postgres.port}/postgres?hostaddr=127.0.0.1"
+    with pytest.raises(SqlError, match="does not support SSL"):
+        bring(scored, url)
+    certificate = postgres.serve_tls(host)
+    with pytest.raises(SqlError, match="certificate verify failed"):
+        bring(scored, url)
+    for weak in ("require", "prefer", "disable", "verify-ca"):
+        with pytest.raises(SqlError, match=f"sslmode={weak}. A token of the identity"):
+            bring(scored, f"{url}&sslmode={weak}")
+    assert bring(scored, f"{url}&sslrootcert={certificate}") == {"toy/doubled": 12}
     assert len(in_sql(postgres)) == 12
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from obstore.exceptions import GenericError
 from polars.testing import assert_frame_equal
 
+from models.addresses import CredentialError
 from tasks.storage.store import Store, StoreError, digest, with_shard
 
 FRAME = pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})
@@ -43,7 +44,7 @@ def test_a_store_of_another_kind_is_refused_by_name(uri):
     "uri", ["az://c/x?sv=2021&sig=secret", "abfss://user:secret@account/x", "az://c/x?AccountKey=secret"]
 )
 def test_a_credential_in_a_uri_is_refused_and_not_repeated(uri):
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(CredentialError) as caught:
         Store(uri)
     assert "secret" not in str(caught.value)
     assert "managed identity" in str(caught.value)

@@ -1,0 +1,84 @@
+"""Addresses that carry a secret are refused without repeating it, in whatever form they are written."""
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.addresses import CredentialError, carries_credential, refuse_credential
+from tasks.ingest.sources import read
+from tasks.storage.store import Store
+
+SECRETS = st.text("abcXYZ0189+/=@:%-_", min_size=8, max_size=40)
+SCHEMES = st.sampled_from(["az", "abfss", "wasbs", "s3", "https", "gs", "postgresql", "tcp"])
+QUERIES = ["sig", "AccountKey", "sharedAccessKey", "password", "X-Amz-Signature", "sas_token", "access_token"]
+
+
+def in_any_case(text: str) -> st.SearchStrategy[str]:
+    return st.lists(st.booleans(), min_size=len(text), max_size=len(text)).map(
+        lambda upper: "".join(c.upper() if u else c.lower() for c, u in zip(text, upper, strict=True))
+    )
+
+
+@st.composite
+def with_a_secret(draw: st.DrawFn) -> tuple[str, str]:
+    """An address and the secret that it carries: before the host, in the query, or in a connection string."""
+    secret, scheme = draw(SECRETS), draw(SCHEMES.flatmap(in_any_case))
+    form = draw(st.sampled_from(["user", "query", "more", "local", "connection string"]))
+    name = draw(st.sampled_from(QUERIES).flatmap(in_any_case))
+    address = {
+        "user": f"{scheme}://key:{secret}@container/folder",
+        "query": f"{scheme}://account/folder/a.csv?{name}={secret}",
+        "more": f"{scheme}://account/a.csv?x=1&{name}={secret}",
+        "local": f"folder/a.csv?{name}={secret}",
+        "connection string": f"AccountName=a;{draw(in_any_case('AccountKey'))}={secret};",
+    }[form]
+    return (quote(address, safe=":/@") if draw(st.booleans()) else address), secret
+
+
+@given(with_a_secret())
+def test_an_address_with_a_secret_is_refused_and_not_repeated(made):
+    address, secret = made
+    for use in (
+        lambda: refuse_credential("--source", address),
+        lambda: Store(address),
+        lambda: next(read(address)),
+    ):
+        with pytest.raises(CredentialError, match="carries a credential") as refused:
+            use()
+        assert secret not in str(refused.value)
+
+
+@given(st.sampled_from(["az", "abfss", "azure"]), st.text("abc ~[]{}%@*?:,;'-_.é", max_size=30))
+def test_a_plain_address_is_not_refused(scheme, path):
+    assert not carries_credential(f"{scheme}://container/folder/{path}")
+    assert not carries_credential(f"/folder/{path}")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "abfss://raw@plant.dfs.core.windows.net/sales/*.csv",
+        "wasbs://raw@plant.blob.core.windows.net/a@b.csv",
+        "C:/Users/max@example/sales.csv",
+        "az://c/year=2024/signal=3/key=4.csv",
+        "tcp://127.0.0.1:8786",
+    ],
+)
+def test_a_container_before_the_account_and_partitions_of_a_path_are_no_secret(address):
+    assert not carries_credential(address)
+
+
+def test_the_command_line_refuses_a_secret_before_a_run_has_it(monkeypatch, capsys):
+    from flows import __main__ as command_line
+
+    monkeypatch.setattr(command_line, "_on_a_server", lambda *_: pytest.fail("a run has it"))
+    words = ["python -m flows", "sales", "ingest", "--source", "az://c/a.csv?SIG=hush", "--json"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    told = capsys.readouterr()
+    assert ended.value.code == 1
+    assert "--source carries a credential" in told.err
+    assert "hush" not in told.err + told.out
