@@ -63,7 +63,9 @@ class Server:
         for name, value in (("ssl_key_file", key), ("ssl_cert_file", certificate), ("ssl", "on")):
             self.ask(f"alter system set {name} = '{value}'")
         self.ask("select pg_reload_conf()")
-        wait_until(lambda: self.ask("select current_setting('ssl')") == [("on",)], 30, "PostgreSQL speaks TLS")
+        wait_until(
+            lambda: self.ask("select current_setting('ssl')") == [("on",)], 30, "PostgreSQL speaks TLS"
+        )
         return certificate
 
     def ask(self, statement: str) -> list[tuple[Any, ...]]:
