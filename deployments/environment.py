@@ -37,7 +37,7 @@ VARIABLES = (
     Variable("ALMANAC_POOL_TYPE", "type of the work pool; its template is deployments/work_pools/TYPE.json", PROCESS),
     Variable("ALMANAC_IMAGE", "image of the runs; required unless the pool's type is process"),
     Variable("ALMANAC_HOME", "folder of the code where runs run; default: this one, in containers /app"),
-    Variable("ALMANAC_TIMEZONE", "time zone of daily, weekly and monthly schedules, such as Europe/Zurich", "UTC"),
+    Variable("ALMANAC_TIMEZONE", "time zone in which days and weeks end, and of schedules; such as Europe/Zurich", "UTC"),
     Variable("ALMANAC_SALES_SOURCE", "sales to ingest every week; without it they are ingested by hand"),
     Variable("ALMANAC_SALES_PLAN", "marketing plan to ingest with them"),
     Variable("ALMANAC_SALES_STORES", "attributes of the stores to ingest with them"),
@@ -65,8 +65,8 @@ _URIS = ("SOURCE", "PLAN", "STORES", "LIMITS", "TELEMETRY", "MAINTENANCE", "FAIL
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Every variable of `prefect.yaml` with its value, from `given` (default: this process' environment).
 
-    Those without a value are empty. `…_SCHEDULED` says whether an ingest has a source. Raises `VariableError`
-    that names all variables that are missing or wrong at once.
+    Those without a value are empty. `…_SCHEDULED` says whether a scenario has a source, without which none of its
+    schedules is on. Raises `VariableError` that names all variables that are missing or wrong at once.
     """
     found = {"PREFECT_API_URL": PREFECT_API_URL.value() or "", **(os.environ if given is None else given)}
     values = {one.name: found.get(one.name, "").strip() or one.default or "" for one in VARIABLES}

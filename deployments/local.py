@@ -13,11 +13,18 @@ import httpx
 import psutil
 
 from deployments.environment import PROJECT
+from flows.cluster import spare_loopback
 from models.errors import AlmanacError
 
 _START_SECONDS = 180
 _STOP_SECONDS = 30
 SERVER, WORKER = "server", "worker"
+LEASES_ON_DISK = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
+"""Leases of concurrency limits outlive a restart of the server. In memory, as is Prefect's default, they do not: a run
+cannot renew its own and ends as crashed, and the slot of a run that was pending is never given back.
+"""
 
 
 class LocalError(AlmanacError):
@@ -37,6 +44,7 @@ class Local:
 
         The server answers nobody without the password, and lets no page but its own UI read an answer.
         """
+        spare_loopback()
         password = self.password()
         own = {
             "PREFECT_API_AUTH_STRING": password,
@@ -46,6 +54,7 @@ class Local:
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "true",
+            **LEASES_ON_DISK,
         }
         return {"ALMANAC_STORE": str(PROJECT / "store"), **os.environ, **own}
 
@@ -67,7 +76,12 @@ class Local:
 
     def start_server(self) -> bool:
         """Have the server up; whether it was started now. Raises `LocalError` where something else has the port."""
-        if self.running(SERVER):
+        if server := self.running(SERVER):
+            if (port := _port_of(server)) != self.port:
+                raise LocalError(
+                    f"The server of `make deploy` is up on port {port}, and so is its worker. Go on with "
+                    f"make deploy PORT={port}, or stop them first: make down"
+                )
             self._wait()
             return False
         if self._answers():
@@ -139,7 +153,7 @@ class Local:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health", timeout=2).status_code == httpx.codes.OK
+            return httpx.get(f"{self.url}/health", timeout=2, trust_env=False).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
@@ -148,3 +162,9 @@ class Local:
 
     def _record(self, name: str) -> Path:
         return self.folder / f"{name}.json"
+
+
+def _port_of(server: psutil.Process) -> int:
+    """The port that a server was started on."""
+    words = server.cmdline()
+    return int(words[words.index("--port") + 1])

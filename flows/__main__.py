@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("PREFECT_TASKS_DEFAULT_NO_CACHE", "true")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("PREFECT_LOGGING_ROOT_LEVEL", "WARNING")
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
@@ -31,6 +33,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.catalogue import Command, groups
+from flows.modules import WithStatus
 from models.addresses import refuse_credential
 from models.errors import AlmanacError
 
@@ -88,12 +91,18 @@ def main() -> None:
     """Run the command that was asked for. Exit status 0 only when it did what it is for."""
     try:
         status = application()(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads, such as `head`, has seen enough. Nothing more is written, also not when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 0
     except AlmanacError as error:
         Console(stderr=True).print(
             f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True
         )
         status = 1
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         Console(stderr=True).print(
             "Stopped. Start it again with the same parameters: it goes on where it was."
         )
@@ -137,11 +146,13 @@ def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
     else:
         with _only_json_on_stdout():
             result = command.load()(**parameters)
-    if session.json:
+    if isinstance(result, WithStatus) and result.text is not None:
+        print(result.text, end="")
+    elif session.json:
         print(json.dumps(_finite(result), default=str, allow_nan=False))
     else:
         _show(result)
-    return 0
+    return result.exit_status if isinstance(result, WithStatus) else 0
 
 
 def _on_a_server(command: Command, parameters: dict[str, Any], session: Session) -> Any:

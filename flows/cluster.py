@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import httpx
+from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
@@ -21,7 +22,18 @@ from prefect_dask import DaskTaskRunner
 from flows.settings import settings
 from models.errors import AlmanacError
 
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "POLARS_MAX_THREADS": "2",
+    "POLARS_ASYNC_THREAD_COUNT": "4",
+    "TOKIO_WORKER_THREADS": "4",
+}
+"""Of a worker process, which computes on one core. Polars reads files by tasks that can wait for each other: with one
+thread, whose number its reader's threads follow, a wait that blocks the thread leaves nobody to do what it waits for.
+The same holds for the threads of the Delta reader (TOKIO_WORKER_THREADS). Idle threads cost nothing.
+"""
 _SERVER_START_SECONDS = 120
 
 DASK_SETTINGS = {
@@ -61,7 +73,7 @@ def local_or_named() -> Iterator[object]:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             memory_limit=0,
-            env=dict.fromkeys(_ONE_THREAD, "1"),
+            env=WORKER_ENVIRONMENT,
             silence_logs="ERROR",
         ) as cluster,
     ):
@@ -80,6 +92,7 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
     The local server listens on the loopback interface only. It ends with this process, however that
     ends, unless `leave_up`. `meanwhile` is called while it starts.
     """
+    spare_loopback()
     named = PREFECT_API_URL.value()
     if named:
         check_api(
@@ -120,8 +133,13 @@ def _one_at_a_time() -> Iterator[None]:
     The lock is that of an SQLite file, which the operating system releases however a process ends.
     """
     home = PREFECT_HOME.value()
-    home.mkdir(parents=True, exist_ok=True)
-    lock = sqlite3.connect(home / "starting.db", timeout=_SERVER_START_SECONDS, isolation_level=None)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = sqlite3.connect(home / "starting.db", timeout=_SERVER_START_SECONDS, isolation_level=None)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise ClusterError(
+            f"PREFECT_HOME={home} cannot be written ({error}). Set PREFECT_HOME to a folder that this user may write."
+        ) from None
     try:
         lock.execute("begin exclusive")
         yield
@@ -185,13 +203,53 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def check_api(url: str, advice: str) -> None:
-    """Raise `ClusterError`, with what to do, unless something answers at the API's address."""
+    """Raise `ClusterError`, with what to do, unless a Prefect server answers at the API's address and lets us in."""
+    spare_loopback()
     try:
-        httpx.get(f"{url.rstrip('/')}/health", timeout=30)
+        health = httpx.get(f"{url.rstrip('/')}/health", timeout=30)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ClusterError(
             f"PREFECT_API_URL={url}: no Prefect server answers there ({error}). {advice}"
         ) from None
+    if health.text.strip() != "true" and health.status_code not in _REFUSED:
+        raise ClusterError(
+            f"PREFECT_API_URL={url}: what answers there, with status {health.status_code}, is not the API of a Prefect "
+            f"server. Expected an address that ends in /api, such as {_with_api(url)}"
+        )
+    _check_admission(url)
+
+
+_REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+
+
+def _check_admission(url: str) -> None:
+    """Raise `ClusterError` where the server asks for a password or key that is not given, or is another one."""
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        try:
+            client.api_version()
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code in _REFUSED:
+                raise ClusterError(
+                    f"PREFECT_API_URL={url}: the server refuses us with status {error.response.status_code}. Set "
+                    "PREFECT_API_AUTH_STRING (USER:PASSWORD, of a server of your own) or PREFECT_API_KEY (Prefect Cloud)."
+                ) from None
+        except httpx.HTTPError:
+            return
+
+
+def _with_api(url: str) -> str:
+    parts = httpx.URL(url)
+    return str(parts.copy_with(path="/api", query=None))
+
+
+def spare_loopback() -> None:
+    """Have servers on this machine asked directly, whatever HTTP_PROXY says: no proxy can reach them."""
+    for name in ("NO_PROXY", "no_proxy"):
+        known = [one for one in os.environ.get(name, "").split(",") if one]
+        os.environ[name] = ",".join([*known, *(one for one in _LOOPBACK if one not in known)])
+
+
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def check_scheduler(address: str) -> None:

@@ -22,7 +22,7 @@ from models.scenario import AsOf
 from tasks.ingest.fixed_options import settled
 from tasks.ingest.sources import small_table
 from tasks.registry import bundles
-from tasks.scoring.catch_up import bundle_for, due, last_published
+from tasks.scoring.catch_up import bundle_for, due, stale
 from tasks.storage.store import Store
 
 Alpha = Annotated[float, Field(gt=0, le=0.05)]
@@ -107,7 +107,7 @@ def score(
     dry_run: bool = False,
     store: str | None = None,
 ) -> Any:
-    """Score every complete hour since the last published one, oldest first, one commit each.
+    """Score every complete hour that is not published yet, oldest first, one commit each.
 
     Where another run has covered them all, this one ends as skipped. A run that was stopped is started
     again with the same parameters: it does what is missing.
@@ -117,7 +117,7 @@ def score(
             all complete hours that are not published yet.
         alpha: Share of normal readings that may be called anomalies.
         bundle: Number of the bundle to score with; default: the champion.
-        catch_up: Hours to cover, at most; older ones are left out.
+        catch_up: Hours to cover, at most, the newest of those that are due; the next runs cover older ones.
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
@@ -158,7 +158,7 @@ def run(
         shards: Number of shards the devices are spread over; settled at the first ingest (default 32).
         detector: Of a first training. auto: chosen by what the sensor's past looks like; or one for all.
         alpha: Share of normal readings that may be called anomalies.
-        catch_up: Hours to cover, at most; older ones are left out.
+        catch_up: Hours to cover, at most, the newest of those that are due; the next runs cover older ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
@@ -195,19 +195,26 @@ def _score(
     """The result of the last hour, with a line for each in `hours`."""
     if bundle:
         bundles.manifest(store, DEVICES.name, bundle)
-    hours = [as_of] if as_of is not None else due(DEVICES, store, "score", catch_up)
+    notes: list[str] = []
+    if as_of is not None:
+        hours = [as_of]
+    else:
+        missing = due(DEVICES, store, "score", catch_up)
+        hours, notes = [*missing.as_ofs], [*missing.notes, *stale(DEVICES, store, missing.newest)]
     done = []
     for hour in hours:
         number = bundle or (bundle_for(DEVICES, store, hour) if as_of is None else None)
         done.append(score_run(DEVICES, store, "score", hour, number, {"alpha": alpha}, dry_run=dry_run))
     if not done:
-        last = last_published(DEVICES, store, "score", datetime.now(UTC))
         return {
             "published": False,
-            "covered_by": f"an earlier run: {last:%Y-%m-%dT%H:%MZ} and before are published",
+            "covered_by": f"an earlier run: every hour up to {missing.newest:%Y-%m-%dT%H:%MZ} is published",
+            "notes": notes,
             "hours": [],
         }
-    return {**done[-1], "seconds": round(sum(r["seconds"] for r in done), 1), "hours": [*map(_line, done)]}
+    seconds = round(sum(r["seconds"] for r in done), 1)
+    last = done[-1]
+    return {**last, "notes": [*last["notes"], *notes], "seconds": seconds, "hours": [*map(_line, done)]}
 
 
 def _line(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +229,8 @@ def _ended(result: dict[str, Any]) -> Any:
     """The result; with a state that says so where there was nothing left to do."""
     if "covered_by" not in result:
         return result
-    return Completed(name="Skipped", message=f"Covered by {result['covered_by']}", data=result)
+    message = " ".join([f"Covered by {result['covered_by']}.", *result["notes"]])
+    return Completed(name="Skipped", message=message, data=result)
 
 
 def simulated(store: Store, seed: int) -> dict[str, Any]:

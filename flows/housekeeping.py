@@ -34,10 +34,10 @@ def housekeeping(
     stuck_hours: Annotated[float, Field(gt=0)] = 24,
     record_days: Days = 7,
     resource_group: str | None = None,
-    dry_run: bool = True,
+    dry_run: bool = False,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Say what there is to tidy up, and do it with `--no-dry-run`.
+    """Tidy up what has become superfluous; with `--dry-run` say only what that is.
 
     Tables are compacted and vacuumed; every version that a run of the retention has read stays readable.
 

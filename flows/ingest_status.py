@@ -5,32 +5,41 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flows.catalogue import scenarios
-from flows.modules import Direct
+from flows.modules import Direct, WithStatus
 from flows.settings import open_store
 from models.scenario import Scenario
 from tasks.ingest.status import TableStatus, freshness, quarantined, table_status
 from tasks.storage.store import Store
 
 
-def status(store: str | None = None) -> Mapping[str, Any]:
+def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
     """Say what was ingested, how fresh it is, and what is in quarantine and why.
 
     Fresh is a scenario whose data ends less than two of its cadences ago.
 
     Args:
+        check: End with exit status 3 where the data of a scenario are not fresh.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened, now = open_store(store), datetime.now(UTC)
     known = list(scenarios())
     found = {scenario: _statuses(scenario, opened) for scenario in known}
     some = {scenario: statuses for scenario, statuses in found.items() if statuses}
-    return {
+    told = [_scenario(scenario, statuses, now) for scenario, statuses in some.items()]
+    notes = [
+        f"{one['scenario']}: stale, its data end {one['age_hours']:,.0f} hours ago; they are expected every "
+        f"{one['every_hours']:g} hours."
+        for one in told
+        if one["fresh"] is False
+    ]
+    result = {
         "store": opened.uri,
-        "scenarios": [_scenario(scenario, statuses, now) for scenario, statuses in some.items()],
+        "scenarios": told,
         "tables": [_table(scenario, one) for scenario, statuses in some.items() for one in statuses],
         "quarantine": [line for scenario in known for line in quarantined(opened, scenario.name)],
-        "notes": [] if some else [f"{opened.uri}: nothing was ingested yet. Begin: python -m flows demo"],
+        "notes": notes if some else [f"{opened.uri}: nothing was ingested yet. Begin: python -m flows demo"],
     }
+    return WithStatus(result, exit_status=3 if check and any(one["fresh"] is False for one in told) else 0)
 
 
 def _statuses(scenario: Scenario, store: Store) -> list[TableStatus]:

@@ -10,6 +10,14 @@ from typing import Any
 import flows
 
 
+class WithStatus(dict[str, Any]):
+    """The result of a direct command, the exit status that it ends with, and a text to print instead of the result."""
+
+    def __init__(self, result: Mapping[str, Any], exit_status: int, text: str | None = None) -> None:
+        super().__init__(result)
+        self.exit_status, self.text = exit_status, text
+
+
 @dataclass(frozen=True)
 class Direct:
     """A command that is no flow: a function that is called at once, without a Prefect server.

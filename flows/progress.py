@@ -7,8 +7,10 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture, as_completed
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -27,11 +29,15 @@ def _raise(_: int, error: Exception) -> Any:
 
 
 def gather(
-    label: str, futures: Sequence[PrefectFuture[Any]], on_error: Callable[[int, Exception], Any] = _raise
+    label: str,
+    futures: Sequence[PrefectFuture[Any]],
+    on_error: Callable[[int, Exception], Any] = _raise,
+    *,
+    stuck_seconds: float = STUCK_SECONDS,
 ) -> list[Any]:
     """The results of mapped tasks in their order; `on_error(position, error)` stands in for a failed one.
 
-    Without it the error of the first that fails is raised.
+    Without it the error of the first that fails is raised. Raises `StuckError` where none ends for `stuck_seconds`.
     """
     if not futures:
         return []
@@ -41,7 +47,7 @@ def gather(
     step = max(1, len(futures) // 10)
     with _bar() as bar:
         shown = bar.add_task(label, total=len(futures))
-        for done, future in enumerate(_as_completed(label, futures), start=1):
+        for done, future in enumerate(_as_completed(label, futures, stuck_seconds), start=1):
             position = positions[future.task_run_id]
             try:
                 results[position] = future.result()
@@ -53,21 +59,34 @@ def gather(
     return results
 
 
-def _as_completed(label: str, futures: Sequence[PrefectFuture[Any]]) -> Iterator[PrefectFuture[Any]]:
-    """The futures as they end. Raises `StuckError` where for `STUCK_SECONDS` none does."""
+def _as_completed(
+    label: str, futures: Sequence[PrefectFuture[Any]], stuck_seconds: float
+) -> Iterator[PrefectFuture[Any]]:
+    """The futures as they end."""
     pending = {future.task_run_id: future for future in futures}
     while pending:
         before = len(pending)
         try:
-            for future in as_completed(list(pending.values()), timeout=STUCK_SECONDS):
+            for future in as_completed(list(pending.values()), timeout=stuck_seconds):
                 if pending.pop(future.task_run_id, None):
                     yield future
         except TimeoutError:
             if len(pending) == before:
                 raise StuckError(
-                    f"{label}: nothing has ended for {STUCK_SECONDS:,.0f} s, {len(pending):,} of {len(futures):,} "
+                    f"{label}: nothing has ended for {stuck_seconds:,.0f} s, {len(pending):,} of {len(futures):,} "
                     "tasks are left. The run is given up. What was done is kept: start it again."
                 ) from None
+
+
+def name_run(name: str) -> None:
+    """Name the flow run after what it does, such as `sales-forecast 2025-04-14`; where that fails, it keeps its name."""
+    if not flow_run.id:
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(flow_run.id), name=name)
+    except Exception as error:
+        get_run_logger().warning("The run keeps its name: %s: %s", type(error).__name__, error)
 
 
 class _Teller:

@@ -10,7 +10,7 @@ from prefect import unmapped
 from prefect.logging import get_run_logger
 
 from flows.clock import Clock
-from flows.progress import gather
+from flows.progress import gather, name_run
 from flows.settings import settings
 from models.errors import AlmanacError
 from models.scenario import AsOf, Scenario
@@ -18,12 +18,13 @@ from tasks.ingest.pipeline import Ingested, ingest
 from tasks.ingest.sources import column_mapping
 from tasks.page.run_page import write_page
 from tasks.registry import ledger
-from tasks.scoring.catch_up import covered_by
+from tasks.scoring.catch_up import covered_by, stale
 from tasks.scoring.events import announce, announce_ingest, derive
 from tasks.scoring.publishing import complete, publish
-from tasks.scoring.runs import Run, RunError, begin, resolve_scoring, resolve_training, started
+from tasks.scoring.runs import Run, RunError, begin, resolve_scoring, resolve_training, started, with_notes
 from tasks.scoring.score import finished_outcome, score_shard
 from tasks.scoring.shards import Outcome, gaps_path, keys_path, plan, read_frame, reasons, reconcile
+from tasks.scoring.watchdog import limit_seconds, remember_pace, stuck
 from tasks.sql.publish import publish_sql
 from tasks.storage.store import Store
 from tasks.training.fit import compare, fit, prepare_shard, track
@@ -64,6 +65,7 @@ def train_bundle(
     clock = Clock()
     chosen, told = with_tuned(scenario, store, options)
     run = resolve_training(scenario, store, as_of, chosen)
+    name_run(f"{scenario.name}-train {run.as_of}")
     begin(scenario, run)
     shards = list(plan(scenario, run))
     clock.mark("plan")
@@ -111,6 +113,9 @@ def score(
     """
     clock = Clock()
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options)
+    name_run(f"{scenario.name}-{flow} {run.as_of}")
+    if as_of is None:
+        run = with_notes(run, stale(scenario, store, run.as_of))
     begin(scenario, run)
     shards = plan(scenario, run)
     clock.mark("plan")
@@ -144,6 +149,7 @@ def score(
         "notes": [
             *run.notes,
             *_failed_keys(scenario, run, outcomes, counts),
+            *stuck(run),
             *(["These rows had been published before."] if publication.already else []),
         ],
         "stages": clock.stages,
@@ -196,8 +202,12 @@ def _score_shards(scenario: Scenario, run: Run, shards: Iterable[int]) -> list[O
         get_run_logger().error("Shard %d: %s", pending[position], error)
         unscored[pending[position]] = f"{type(error).__name__}: {error}"
 
-    futures = score_shard.map(unmapped(scenario), unmapped(run), pending) if pending else []
-    outcomes = [*finished, *gather("scoring", futures, keep_error)]
+    limit = limit_seconds(run, settings().stuck_seconds)
+    futures = score_shard.map(unmapped(scenario), unmapped(run), pending, limit) if pending else []
+    outcomes = [*finished, *gather("scoring", futures, keep_error, stuck_seconds=6 * limit)]
+    remember_pace(run, [one for one in outcomes if one])
+    for note in stuck(run):
+        get_run_logger().warning(note)
     if unscored:
         errors = "\n".join(f"  shard {shard}: {error[:500]}" for shard, error in list(unscored.items())[:10])
         raise RunError(

@@ -17,6 +17,11 @@ class Settings(BaseSettings):
     scheduler: str | None = Field(
         default=None, description="Address of a Dask scheduler to use, tcp://host:port."
     )
+    stuck_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds after which a shard counts as stuck; default: from how long shards took before.",
+    )
     sql_url: SecretStr | None = Field(
         default=None,
         description="SQL database that published rows are brought into, postgresql://USER@HOST/DATABASE.",

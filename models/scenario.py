@@ -35,7 +35,7 @@ are those of `Scenario`::
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
@@ -315,10 +315,10 @@ class CatchesUp(ABC):
     """A run that is given no `as_of` covers the ones that were missed. Without it, the newest alone."""
 
     @abstractmethod
-    def due(self, tables: Frames, newest: AsOf, last: AsOf | None, at_most: int) -> list[AsOf]:
-        """What a scoring run is to cover that is given no `as_of`, oldest first.
+    def due(self, tables: Frames, newest: AsOf, published: Collection[AsOf], at_most: int) -> Sequence[AsOf]:
+        """Every `as_of` that is complete and not `published`, oldest first; `newest` is the last complete one.
 
-        `newest` is the last complete `as_of`, `last` the last one that was published, None where none was.
+        Those before the first published one are not due. Where nothing was published, the newest `at_most`.
         """
 
 

@@ -1,4 +1,12 @@
-"""Times: text and local clocks -> UTC."""
+"""Times: text and local clocks -> UTC, and when a day ends.
+
+A date as `as_of` means the same in every scenario: that day is used, all of it, until it ends in `ALMANAC_TIMEZONE`.
+Sales use the week that it belongs to, devices its hours up to the last one, machines its telemetry up to the last.
+"""
+
+import os
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 
@@ -33,6 +41,32 @@ def utc(times: pl.Series, timezone: str | None) -> pl.Series:
     return pl.concat([parsed, local])[order].alias(times.name)
 
 
+def local_timezone() -> ZoneInfo:
+    """The time zone by which days and weeks end: `ALMANAC_TIMEZONE`, or UTC. Raises `ContractError` for an unknown one."""
+    name = os.environ.get("ALMANAC_TIMEZONE") or "UTC"
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ContractError(
+            f"ALMANAC_TIMEZONE={name} is not known. Expected a name such as UTC or Europe/Zurich."
+        ) from None
+
+
+def local_day(now: datetime) -> date:
+    """The day that it is at `now` in `local_timezone`."""
+    return now.astimezone(local_timezone()).date()
+
+
+def start_of(day: date) -> datetime:
+    """The moment in UTC at which a day begins in `local_timezone`, also where its clock changes on that day."""
+    return datetime.combine(day, time(), local_timezone()).astimezone(UTC)
+
+
+def end_of(day: date) -> datetime:
+    """The moment in UTC at which a day ends in `local_timezone`: the next one begins."""
+    return start_of(day + timedelta(days=1))
+
+
 def _parse(text: pl.Series, formats: list[str], dtype: pl.Datetime) -> pl.Series:
     found = pl.Series(text.name, [None] * text.len(), dtype=dtype)
     for form in formats:
@@ -55,8 +89,6 @@ def _located(naive: pl.Series, timezone: str | None) -> pl.Series:
 
 
 def _known_timezone(timezone: str) -> None:
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
     try:
         ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError) as error:

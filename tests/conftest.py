@@ -76,7 +76,7 @@ def dask_cluster() -> Iterator[Any]:
     import dask
     from distributed import LocalCluster
 
-    from flows.cluster import DASK_SETTINGS
+    from flows.cluster import DASK_SETTINGS, WORKER_ENVIRONMENT
 
     settings = DASK_SETTINGS | {"distributed.scheduler.allowed-failures": 1}
     with (
@@ -89,7 +89,7 @@ def dask_cluster() -> Iterator[Any]:
             memory_limit=0,
             silence_logs="CRITICAL",
             preload=["tests.toy.__main__"],
-            env={"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"},
+            env=WORKER_ENVIRONMENT,
         ) as cluster,
     ):
         yield cluster

@@ -1,27 +1,44 @@
 """Which hours are to be scored."""
 
+from bisect import bisect_left
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 import polars as pl
 
 HOUR = timedelta(hours=1)
+LOOK_BACK = timedelta(days=31)
+"""Hours that were left out for longer are not looked for: what a run reads does not grow with the table's age."""
 
 
 def due(
-    readings: pl.LazyFrame, newest: datetime, last: datetime | None, at_most: int, memory_hours: int
+    readings: pl.LazyFrame,
+    newest: datetime,
+    published: Collection[datetime],
+    at_most: int,
+    memory_hours: int,
 ) -> list[datetime]:
-    """The ends of the complete hours after `last`, the last that was published, up to `newest`, oldest first.
+    """The ends of the complete hours up to `newest` that are not `published`, oldest first.
 
-    At most the newest `at_most` of them. Hours that no sensor is asked for are left out: those before
-    the first reading, and those more than `memory_hours` after the one before.
+    They begin with the first published one, `LOOK_BACK` before `newest` at most; where none is published, with the
+    newest `at_most`. Hours that no sensor is asked for are left out: those before the first reading, and
+    those more than `memory_hours` after the one before.
     """
+    recent = {end for end in published if newest - LOOK_BACK < end <= newest}
     first = newest - HOUR * (at_most - 1)
-    if last is not None:
-        first = max(first, last + HOUR)
-    if first > newest:
+    if published:
+        first = max(min(published), newest - LOOK_BACK + HOUR)
+    wanted = [first + HOUR * n for n in range((newest - first) // HOUR + 1)]
+    wanted = [end for end in wanted if end not in recent]
+    if not wanted:
         return []
     time = pl.col("time")
-    near = readings.filter(time >= first - HOUR * memory_hours, time < newest)
-    begun = near.select(time.dt.truncate("1h").unique()).collect(engine="streaming")["time"].to_list()
-    wanted = [first + HOUR * n for n in range((newest - first) // HOUR + 1)]
-    return [end for end in wanted if any(end - HOUR * memory_hours <= begin < end for begin in begun)]
+    near = readings.filter(time >= wanted[0] - HOUR * memory_hours, time < newest)
+    begun = near.select(time.dt.truncate("1h").unique().sort()).collect(engine="streaming")["time"].to_list()
+    return [end for end in wanted if _has_reading(begun, end - HOUR * memory_hours, end)]
+
+
+def _has_reading(begun: list[datetime], since: datetime, until: datetime) -> bool:
+    """Whether one of the hours `begun`, in order, lies from `since` to before `until`."""
+    place = bisect_left(begun, since)
+    return place < len(begun) and begun[place] < until

@@ -1,6 +1,6 @@
 """The `devices` scenario: each hour, which readings of each sensor are not normal."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -41,6 +41,7 @@ from models.scenario import (
     Trained,
     WatchesInputs,
 )
+from models.times import end_of, start_of
 
 HOUR = timedelta(hours=1)
 
@@ -85,8 +86,8 @@ class Devices(
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> datetime:
         """The end of an hour. Without `as_of`, of the last hour whose last interval has a reading, or that is over.
 
-        An `as_of` within an hour is the hour's start. Raises `ContractError` where no reading lies before
-        it, and where it is after the hour of the last reading.
+        An `as_of` within an hour is the hour's start; a date is the end of that day, or of its last hour with a reading.
+        Raises `ContractError` where no reading lies before it, and where it is after the hour of the last reading.
         """
         first, last, step = _extent(tables["readings"])
         if first is None or last is None:
@@ -94,7 +95,12 @@ class Devices(
         if as_of is None:
             complete = _hour(last) + HOUR if now >= _hour(last) + HOUR else _hour(last + step)
             return max(complete, _hour(first) + HOUR)
-        wanted = _hour(moment_of(as_of))
+        if isinstance(as_of, datetime):
+            wanted = _hour(moment_of(as_of))
+        else:
+            wanted = _hour(end_of(as_of))
+            if start_of(as_of) <= last:
+                wanted = min(wanted, _hour(last) + HOUR)
         if not first < wanted <= _hour(last) + HOUR:
             raise ContractError(
                 f"--as-of is {wanted:%Y-%m-%dT%H:%MZ}. There are readings from {first:%Y-%m-%dT%H:%MZ} to "
@@ -102,11 +108,10 @@ class Devices(
             )
         return wanted
 
-    def due(self, tables: Frames, newest: AsOf, last: AsOf | None, at_most: int) -> list[AsOf]:
+    def due(self, tables: Frames, newest: AsOf, published: Collection[AsOf], at_most: int) -> Sequence[AsOf]:
         """The ends of hours, see `models.devices.hours.due`."""
-        before = None if last is None else moment_of(last)
-        memory = Options.requested_hours
-        return [*hours.due(tables["readings"], moment_of(newest), before, at_most, memory)]
+        known = [moment_of(one) for one in published]
+        return hours.due(tables["readings"], moment_of(newest), known, at_most, Options.requested_hours)
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """`fleet`: `first` reading before `as_of`, and the number of `devices` with one in the last two hours."""

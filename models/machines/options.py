@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
+
+from models.times import end_of, start_of
 
 ESTIMATORS = ("lightgbm", "random_forest", "decision_tree")
 _WHOLE = {
@@ -138,7 +140,7 @@ class Options:
 
 
 def moment(when: date | datetime | str, *, start_of_day: bool = False) -> datetime:
-    """A point in time, in UTC: a naive time is taken as UTC, a date as the end (or start) of that day.
+    """A point in time, in UTC: a naive time is taken as UTC, a date as the end (or start) of that day, see `models.times`.
 
     >>> moment(date(2015, 7, 31)).isoformat(), moment("2015-07-31", start_of_day=True).isoformat()
     ('2015-08-01T00:00:00+00:00', '2015-07-31T00:00:00+00:00')
@@ -146,5 +148,5 @@ def moment(when: date | datetime | str, *, start_of_day: bool = False) -> dateti
     if isinstance(when, str):
         when = datetime.fromisoformat(when) if len(when) > 10 else date.fromisoformat(when)
     if not isinstance(when, datetime):
-        return datetime.combine(when, time(), UTC) + timedelta(days=0 if start_of_day else 1)
+        return start_of(when) if start_of_day else end_of(when)
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)

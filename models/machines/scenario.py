@@ -90,8 +90,8 @@ class Machines(
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> datetime:
         """The latest telemetry up to `as_of`, or of all where none is given.
 
-        Raises `ContractError` where there is no telemetry up to then, and where `as_of` is more than a day
-        after the last of it.
+        Raises `ContractError` where there is no telemetry up to then, and where `as_of` is more than a day,
+        the longest of which has 25 hours, after the last of it.
         """
         times = tables["telemetry"].select(
             pl.col("time").min().alias("first"), pl.col("time").max().alias("last")
@@ -104,7 +104,7 @@ class Machines(
         if as_of is None:
             return last
         wanted = moment(as_of)
-        if not first <= wanted <= last + timedelta(days=1):
+        if not first <= wanted <= last + timedelta(hours=25):
             raise ContractError(
                 f"--as-of is {wanted:%Y-%m-%dT%H:%MZ}. There is telemetry from {first:%Y-%m-%dT%H:%MZ} to "
                 f"{last:%Y-%m-%dT%H:%MZ}: expected a time in there."

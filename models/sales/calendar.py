@@ -5,6 +5,7 @@ from datetime import date, datetime, timedelta
 import polars as pl
 
 from models.errors import ContractError
+from models.times import local_day
 
 WEEK = timedelta(weeks=1)
 
@@ -12,6 +13,7 @@ WEEK = timedelta(weeks=1)
 def resolve_as_of(history: pl.LazyFrame, as_of: date | None, now: datetime) -> date:
     """First day of the last week that may be used: the one of `as_of`, or the last complete one at `now`.
 
+    Days end in `ALMANAC_TIMEZONE`: on a Monday morning the week before it is complete, whatever the day is in UTC.
     Weeks without a single row still count, on the history's week anchor. Raises `ContractError`
     where `as_of` is before the first week of the history or after its last.
     """
@@ -22,12 +24,12 @@ def resolve_as_of(history: pl.LazyFrame, as_of: date | None, now: datetime) -> d
     )
     if first is None:
         raise ContractError("history: the table has no rows. Ingest sales first.")
-    today = now.date()
+    today = local_day(now)
     while last + WEEK > today and last > first:
         last -= WEEK
     if as_of is None:
         return last
-    day = as_of.date() if isinstance(as_of, datetime) else as_of
+    day = _day(as_of)
     if day >= last + WEEK:
         raise ContractError(
             f"--as-of {day}: after the last complete week of the history, which starts on {last}. "
@@ -39,3 +41,10 @@ def resolve_as_of(history: pl.LazyFrame, as_of: date | None, now: datetime) -> d
             f"Give a day from {first} to {last}."
         )
     return first + WEEK * ((day - first) // WEEK)
+
+
+def _day(as_of: date) -> date:
+    """The day of a time is the one that it is in `ALMANAC_TIMEZONE`, or as written where it has no offset."""
+    if not isinstance(as_of, datetime):
+        return as_of
+    return local_day(as_of) if as_of.tzinfo else as_of.date()

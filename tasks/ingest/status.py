@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.scenario import Scenario, Table
+from models.times import start_of
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
@@ -89,10 +90,20 @@ def freshness(
     last = next((status.last for status in statuses if status.table == first), None)
     if last is None:
         return None, None
-    moment = last if isinstance(last, datetime) else datetime(last.year, last.month, last.day, tzinfo=UTC)
-    age = now - (moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-    late = None if scenario.cadence is None else age > _LATE * scenario.cadence
-    return round(age / timedelta(hours=1), 1), None if late is None else not late
+    fresh = None if scenario.cadence is None else not is_stale(scenario, last, now)
+    return round((now - as_moment(last)) / timedelta(hours=1), 1), fresh
+
+
+def is_stale(scenario: Scenario, last: date, now: datetime) -> bool:
+    """Whether data that end with `last` are more than two of the scenario's cadences old; never without a cadence."""
+    return scenario.cadence is not None and now - as_moment(last) > _LATE * scenario.cadence
+
+
+def as_moment(when: date) -> datetime:
+    """A time in UTC, which a time without an offset is in; a day is its start, see `models.times`."""
+    if not isinstance(when, datetime):
+        return start_of(when)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def quarantined(store: Store, scenario: str) -> list[dict[str, Any]]:

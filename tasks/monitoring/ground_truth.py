@@ -8,9 +8,9 @@ same result.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 import polars as pl
@@ -18,6 +18,7 @@ from deltalake import CommitProperties, write_deltalake
 from prefect import task
 
 from models.scenario import TALLIES, AsOf, HasControlCharts, HasGroundTruth, Outcomes, Scenario
+from models.times import end_of, start_of
 from tasks.registry import bundles, ledger, tracking
 from tasks.scoring.publishing import Part, Publication, replace_partitions, scan_parts, write_part
 from tasks.scoring.runs import Run, RunError, input_versions, scans
@@ -336,7 +337,7 @@ def _within(as_of: AsOf, since: AsOf | None, until: AsOf | None) -> bool:
     if not isinstance(as_of, datetime):
         return (since is None or as_of >= _day(since)) and (until is None or as_of <= _day(until))
     begin = None if since is None else _moment(since)
-    end = None if until is None else _moment(until, days=1)
+    end = None if until is None else _moment(until, end_of)
     return (begin is None or as_of >= begin) and (end is None or as_of <= end)
 
 
@@ -344,10 +345,10 @@ def _day(when: AsOf) -> date:
     return when.date() if isinstance(when, datetime) else when
 
 
-def _moment(when: AsOf, days: int = 0) -> datetime:
-    """A time in UTC; a date is its begin, and so many days later."""
+def _moment(when: AsOf, of_day: Callable[[date], datetime] = start_of) -> datetime:
+    """A time in UTC; a date is its start or its end, see `models.times`."""
     if not isinstance(when, datetime):
-        return datetime.combine(when, time(), UTC) + timedelta(days=days)
+        return of_day(when)
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 

@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 from deltalake import CommitProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError
 
 from models.scenario import AsOf
 from tasks.storage.store import Store
 
 PATH = "ledger"
+_RUNS_A_FILE = 20
+"""After so many runs their files are made one, so that a reader opens no more than that."""
 COUNTS = ("requested", "scored", "fallback", "skipped", "failed")
 
 
@@ -29,7 +33,7 @@ def record(
     started: datetime,
     published: bool = True,
 ) -> bool:
-    """Enter the row of a run, in place of the one of an earlier start; whether anything was entered.
+    """Enter the row of a run, which counts instead of one of an earlier start; whether anything was entered.
 
     A start that has not `published`, since the rows were there already, changes nothing but a missing row.
     `as_of` is kept as text in ISO form, since scenarios differ in its type.
@@ -46,37 +50,42 @@ def record(
         "started": started,
         "ended": datetime.now(UTC),
     }
-    return bool(store.retrying(PATH, lambda: _enter(store, row, replace=published)))
+    entered = bool(store.retrying(PATH, lambda: _enter(store, row, replace=published)))
+    if entered:
+        _compact(store)
+    return entered
 
 
 def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
+    """Append the row; whether it was. What that costs does not depend on how many rows there are."""
     frame = pl.DataFrame([row])
-    once = CommitProperties(max_commit_retries=0)
+    if not replace:
+        known = rows(store)
+        if known is not None and known.filter(run_id=row["run_id"]).select(pl.len()).collect().item():
+            return False
     if store.version(PATH) is None:
+        once = CommitProperties(max_commit_retries=0)
         write_deltalake(store.url_of(PATH), frame, mode="error", commit_properties=once)
-        return True
-    table = store.table(PATH)
-    known = pl.scan_delta(table).filter(run_id=row["run_id"]).select("run_id").collect()
-    if known.height and not replace:
-        return False
-    table.merge(
-        frame,
-        predicate="t.run_id = s.run_id",
-        source_alias="s",
-        target_alias="t",
-        commit_properties=once,
-    ).when_matched_update_all().when_not_matched_insert_all().execute()
+    else:
+        write_deltalake(store.table(PATH), frame, mode="append")
     return True
 
 
-def rows(store: Store) -> pl.LazyFrame | None:
-    """The ledger, None where nothing was published yet; the first row of a run.
+def _compact(store: Store) -> None:
+    """Make one file of the small ones, every so many runs. Where another writer is first, it is left to the next."""
+    table = store.table(PATH)
+    if not table.version() or table.version() % _RUNS_A_FILE:
+        return
+    with suppress(CommitFailedError):
+        table.optimize.compact(commit_properties=CommitProperties(max_commit_retries=0))
+        table.create_checkpoint()
 
-    Two starts of a run that end at the same moment can each append its row before it sees the other's.
-    """
+
+def rows(store: Store) -> pl.LazyFrame | None:
+    """The ledger, None where nothing was published yet; of a run that was entered again, the last row."""
     if store.version(PATH) is None:
         return None
-    return store.scan(PATH).sort("ended").unique("run_id", keep="first", maintain_order=True)
+    return store.scan(PATH).sort("ended").unique("run_id", keep="last", maintain_order=True)
 
 
 def last(store: Store, scenario: str, flow: str, as_of: AsOf) -> dict[str, Any] | None:

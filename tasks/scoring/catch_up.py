@@ -1,35 +1,78 @@
 """Scoring runs that cover what was missed since the last published one."""
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 from prefect import task
 
-from models.scenario import AsOf, CatchesUp, Scenario
+from models.scenario import AsOf, CatchesUp, Event, Scenario
+from tasks.ingest.status import as_moment, is_stale
 from tasks.registry import bundles, ledger
+from tasks.scoring.events import emit
 from tasks.scoring.runs import Run, input_versions
 from tasks.storage.store import Store
 
 
+@dataclass(frozen=True)
+class Due:
+    """What a run without an `as_of` scores, oldest first; what it leaves for the next ones; the last complete one."""
+
+    as_ofs: Sequence[AsOf]
+    left: Sequence[AsOf]
+    newest: AsOf
+
+    @property
+    def notes(self) -> list[str]:
+        """What is left, in words; none where nothing is."""
+        if not self.left:
+            return []
+        count = f"{len(self.left):,} complete ones are" if len(self.left) > 1 else "1 complete one is"
+        return [
+            f"{count} not scored yet, from {self.left[0]} to {self.left[-1]}: the next runs score them, newest first, "
+            f"or this one with --catch-up {len(self.left) + len(self.as_ofs)}."
+        ]
+
+
 @task(name="due")
-def due(scenario: Scenario, store: Store, flow: str, at_most: int) -> list[AsOf]:
-    """The `as_of`s to score, oldest first, at most the newest so many; none where all are published."""
+def due(scenario: Scenario, store: Store, flow: str, at_most: int) -> Due:
+    """The newest so many of the `as_of`s that are complete and not published. What is left is told by an event."""
     versions = input_versions(scenario, store)
     tables = {name: store.scan(f"{scenario.name}/{name}", number) for name, number in versions.items()}
     newest = scenario.resolve_as_of(tables, None, datetime.now(UTC))
     if not isinstance(scenario, CatchesUp):
-        return [newest]
-    return scenario.due(tables, newest, last_published(scenario, store, flow, newest), at_most)
+        return Due([newest], [], newest)
+    every = scenario.due(tables, newest, published(scenario, store, flow, newest), at_most)
+    found = Due(every[-at_most:], every[:-at_most], newest)
+    if found.left:
+        told = {"from": str(found.left[0]), "to": str(found.left[-1]), "count": len(found.left)}
+        emit(store, scenario.name, Event("left_out", scenario.name, told), str(sorted(told.items())))
+    return found
 
 
-def last_published(scenario: Scenario, store: Store, flow: str, like: AsOf) -> AsOf | None:
-    """The latest `as_of` in the ledger, of the type of `like`; None where nothing was published."""
+def published(scenario: Scenario, store: Store, flow: str, like: AsOf) -> list[AsOf]:
+    """The `as_of`s in the ledger, of the type of `like`, in order."""
     rows = ledger.rows(store)
     if rows is None:
-        return None
+        return []
     known = rows.filter(scenario=scenario.name, flow=flow).select("as_of").collect()["as_of"]
-    return max((type(like).fromisoformat(text) for text in known), default=None)
+    return sorted(type(like).fromisoformat(text) for text in known.unique())
+
+
+@task(name="stale")
+def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
+    """A note where the data end more than two cadences ago; the event `stale` says so, once a day."""
+    now = datetime.now(UTC)
+    if not is_stale(scenario, newest, now):
+        return []
+    age = now - as_moment(newest)
+    told = {"as_of": newest.isoformat(), "age_hours": round(age / timedelta(hours=1), 1), "store": store.uri}
+    emit(store, scenario.name, Event("stale", scenario.name, told), f"{newest}/{now:%Y-%m-%d}")
+    return [
+        f"The data are stale: the last complete ones are of {newest}, {age.days:,} days ago; they are expected every "
+        f"{scenario.cadence}. See what was ingested: python -m flows ingest-status"
+    ]
 
 
 def bundle_for(scenario: Scenario, store: Store, as_of: AsOf) -> int | None:

@@ -1,20 +1,21 @@
 """A run: what it uses, settled once before anything is computed, so that it can be repeated exactly."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import quote
 
 import polars as pl
+from deltalake import DeltaTable
 from prefect import task
 
 from models.errors import AlmanacError
 from models.scenario import AsOf, Frames, Scenario
 from tasks.registry import bundles, ledger
 from tasks.registry.code import code_version
-from tasks.storage.store import Store, StoreError, digest
+from tasks.storage.store import Store, StoreError, digest, scan_table
 
 
 class RunError(AlmanacError):
@@ -82,11 +83,18 @@ class Run:
     def tables(self, scenario: Scenario, shard: int | None = None) -> Frames:
         """The input tables at the run's versions, lazily; sharded tables cut to `shard`."""
         return {
-            name: self.store.scan(
-                f"{scenario.name}/{name}", number, shard if scenario.tables[name].shard_by else None
+            name: scan_table(
+                _opened(self.store, f"{scenario.name}/{name}", number, self.started),
+                shard if scenario.tables[name].shard_by else None,
             )
             for name, number in self.versions.items()
         }
+
+
+@lru_cache(maxsize=32)
+def _opened(store: Store, path: str, version: int, _started: datetime) -> DeltaTable:
+    """A table at a version, opened once per process and start of a run."""
+    return store.table(path, version)
 
 
 def input_versions(scenario: Scenario, store: Store) -> dict[str, int]:
@@ -155,6 +163,11 @@ def resolve_scoring(
     merged = {**manifest["options"], **options}
     output = scenario.published(merged).name
     return Run(scenario.name, flow, store, resolved, versions, merged, output, number, tuple(notes))
+
+
+def with_notes(run: Run, notes: Sequence[str]) -> Run:
+    """The same run with more notes, which its identity does not follow from."""
+    return replace(run, notes=(*run.notes, *notes))
 
 
 def _earlier(one: date, other: date) -> bool:

@@ -15,6 +15,7 @@ from tasks.registry import bundles
 from tasks.scoring.publishing import Part, write_part
 from tasks.scoring.runs import Run, context
 from tasks.scoring.shards import Outcome, keys_path, outcome_path, read_frame, requested_path
+from tasks.scoring.watchdog import LIMIT_SECONDS, ended_when_stuck
 from tasks.storage.store import Store
 
 
@@ -30,15 +31,18 @@ def _worth_another_try(_task: Any, _task_run: Any, state: State[Any]) -> bool:
     retry_delay_seconds=[1, 5, 15],
     retry_condition_fn=_worth_another_try,
 )
-def score_shard(scenario: Scenario, run: Run, shard: int) -> Outcome:
+def score_shard(scenario: Scenario, run: Run, shard: int, limit: float = LIMIT_SECONDS) -> Outcome:
     """Score the requested keys of a shard and write its rows next to the published table's files.
 
     Readers do not see them before `publish`. A shard that is done already is not scored again.
-    What raises here is the shard's error, such as storage that does not answer, and is tried again.
+    What raises here is the shard's error, such as storage that does not answer, and is tried again. Where it does
+    not end within `limit` seconds, its process is ended.
     """
-    finished = finished_outcome(run, shard)
-    if finished:
-        return finished
+    with ended_when_stuck(run, f"Shard {shard}", limit):
+        return finished_outcome(run, shard) or _score_shard(scenario, run, shard)
+
+
+def _score_shard(scenario: Scenario, run: Run, shard: int) -> Outcome:
     begun = time.perf_counter()
     keys = read_frame(run, requested_path(run)).filter(shard=shard).drop("shard")
     scores = score_keys(scenario, run, shard, keys)

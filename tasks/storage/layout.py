@@ -31,6 +31,11 @@ class Layout:
         return f"{self.scenario}/pages/{run_id}.html"
 
     @property
+    def pace(self) -> str:
+        """How long the longest shard took, by flow."""
+        return f"{self.scenario}/pace.json"
+
+    @property
     def pages(self) -> str:
         """The folder of all pages."""
         return f"{self.scenario}/pages"

@@ -4,9 +4,12 @@ Credentials come from the environment only (managed identity or the standard `AZ
 one object store library reads and writes everything, so there is one way to configure it.
 """
 
+import errno
+import functools
 import hashlib
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +22,7 @@ from urllib.parse import quote
 
 import obstore
 import polars as pl
+import pyarrow  # noqa: F401  (polars imports it from threads of its own where it is not there yet, in the midst of a scan)
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction
@@ -52,6 +56,28 @@ def _broke_off(error: BaseException) -> bool:
     return re.search(r"error sending request|request or response body error", str(error)) is not None
 
 
+_FULL = (
+    "Free some space, and run it again: nothing half-written is visible to readers, and what is done is kept."
+)
+_LASTING = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: "Mount it writable, and run it again.",
+    errno.EACCES: "Give this user the right to write there, or another store with --store or ALMANAC_STORE.",
+}
+"""Errors of a file system that trying again does not end, and what to do."""
+
+
+def lasting_error(uri: str, error: BaseException) -> "StoreError | None":
+    """What to say of an error that trying again does not end, such as of a full disk; None for any other."""
+    number = error.errno if isinstance(error, OSError) else None
+    named = re.search(r"os error (\d+)", str(error))
+    number = int(named[1]) if named else number
+    if number not in _LASTING:
+        return None
+    return StoreError(f"{uri}: the store cannot be written: {os.strerror(number)}. {_LASTING[number]}")
+
+
 def _lost_race(error: BaseException | None) -> bool:
     return isinstance(error, CommitFailedError) or "already exists" in str(error)
 
@@ -67,6 +93,21 @@ patiently = retry(
 The object store has its own retries, which last some three seconds and know only some of the ways in
 which a connection is lost. An address that is wrong is to be told soon, hence no more than ten.
 """
+
+
+def _telling(write: Callable[..., T]) -> Callable[..., T]:
+    """A method of a store that writes, with a `StoreError` for what trying again does not end."""
+
+    @functools.wraps(write)
+    def telling(store: "Store", *args: Any, **kwargs: Any) -> T:
+        try:
+            return write(store, *args, **kwargs)
+        except Exception as error:
+            if told := lasting_error(store.uri, error):
+                raise told from None
+            raise
+
+    return telling
 
 
 def is_remote(uri: str) -> bool:
@@ -166,11 +207,13 @@ class Store:
         except (OSError, obstore.exceptions.BaseError) as error:
             raise StoreError(_cannot_write(self.uri, error)) from None
 
+    @_telling
     @patiently
     def put(self, path: str, content: bytes) -> None:
         """Write a file as a whole: readers see all of it or what was there before."""
         self.files.put(path, content)
 
+    @_telling
     @patiently
     def create(self, path: str, content: bytes) -> bool:
         """Write a file unless it exists; whether it was written. Of several writers one wins."""
@@ -270,8 +313,7 @@ class Store:
 
     def scan(self, name: str, version: int | None = None, shard: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; with `shard`, only the files of that shard."""
-        frame = pl.scan_delta(self.table(name, version))
-        return frame if shard is None else frame.filter(pl.col("shard") == shard)
+        return scan_table(self.table(name, version), shard)
 
     def rows(self, name: str, version: int | None = None) -> int:
         """The number of a table's rows, as its log tells it."""
@@ -318,6 +360,10 @@ class Store:
             return attempts(attempt)
         except RetryError as error:
             lost = error.last_attempt.exception()
+        except Exception as error:
+            if told := lasting_error(self.uri, error):
+                raise told from None
+            raise
         why = "other writers came first" if _lost_race(lost) else "the connection was lost"
         raise StoreError(
             f"{self.uri}: table '{name}': {why} {_TRIES} times. "
@@ -328,6 +374,12 @@ class Store:
 @patiently
 def _open(uri: str, version: int | None = None) -> DeltaTable:
     return Table(uri, version)
+
+
+def scan_table(table: DeltaTable, shard: int | None = None) -> pl.LazyFrame:
+    """The rows of an open table, lazily; with `shard`, only the files of that shard."""
+    frame = pl.scan_delta(table)
+    return frame if shard is None else frame.filter(pl.col("shard") == shard)
 
 
 def add_action(path: str, size: int, rows: int, partition: Mapping[str, str]) -> AddAction:

@@ -31,7 +31,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}/api"
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+        threads = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}
         self.environment = {**os.environ, **threads, "PREFECT_HOME": str(folder / "home")}
         self.folder, self.processes = folder, []
         words = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

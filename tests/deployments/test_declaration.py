@@ -113,6 +113,25 @@ def test_an_ingest_is_scheduled_where_it_has_a_source_and_else_by_hand(flow, sou
     assert given["parameters"] == schedule
 
 
+def test_no_schedule_of_a_scenario_is_on_that_has_no_source():
+    def scheduled(**variables):
+        active = [
+            name
+            for name, one in the_file(**variables).items()
+            for s in one.get("schedules", [])
+            if s["active"]
+        ]
+        return {name.partition("-")[0] for name in active}
+
+    assert scheduled() == {"housekeeping/daily"}
+    assert scheduled(ALMANAC_SALES_SOURCE="az://in/sales") == {"housekeeping/daily", "sales"}
+
+
+def test_a_run_knows_the_time_zone_in_which_its_days_end(zurich):
+    zones = {one["work_pool"]["job_variables"]["env"]["ALMANAC_TIMEZONE"] for one in zurich.values()}
+    assert zones == {"Europe/Zurich"}
+
+
 def test_an_ingest_comes_before_its_scoring(zurich):
     for ingest, score in (
         ("sales-ingest/weekly", "sales-forecast/weekly"),

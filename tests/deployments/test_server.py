@@ -131,7 +131,11 @@ def test_deployed_twice_there_are_no_duplicates(deployments, client, few, tmp_pa
 
 
 def test_what_differs_is_told_and_repaired(deployments, client, few, tmp_path):
-    pool = {"ALMANAC_STORE": STORE, "ALMANAC_POOL": tmp_path.name}
+    pool = {
+        "ALMANAC_STORE": STORE,
+        "ALMANAC_POOL": tmp_path.name,
+        "ALMANAC_SALES_SOURCE": "az://in/sales",
+    }
     full = few("housekeeping", "forecast", change=with_two_schedules)
     assert deployments("deploy", "--prefect-file", full, **pool).status == 0
     forecast = client.read_deployment_by_name(f"sales-forecast/weekly-{tmp_path.name}")
@@ -227,7 +231,7 @@ def test_a_worker_runs_a_deployment_with_the_store_of_the_environment(
     wait_until(lambda: client.read_flow_run(run.id).state.is_final(), 120, "the run ends")
     ended = client.read_flow_run(run.id)
     assert ended.state.is_completed(), (local.folder / "worker.log").read_text()[-3000:]
-    assert ended.parameters == {"dry_run": True, "retention_days": 30}
+    assert ended.parameters == {"dry_run": False, "retention_days": 30}
     wait_until(
         lambda: "Finished in state Completed()" in logs(client, run.id), 30, "its log is on the server"
     )
@@ -290,7 +294,7 @@ def test_failed_late_and_silent_runs_raise_an_alert(all_of_it, client, local, re
     late = client.read_deployment_by_name("sales-forecast/weekly")
     planned = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=1))
     client.create_flow_run_from_deployment(late.id, state=planned)
-    expected = ("breaks has failed", "sales-forecast is late", "silent has stopped without a word")
+    expected = ("breaks has failed", "sales-forecast is late", "It has stopped without a word")
     wait_until(
         lambda: all(any(one in text for text in received) for one in expected), 90, f"{expected}: {received}"
     )

@@ -159,7 +159,7 @@ def test_a_run_whose_hours_are_all_covered_ends_as_skipped(caught_up, devices):
     rows, version = scores(caught_up.store), caught_up.store.version("devices/scores")
     done = devices("score", "--store", caught_up.store.uri)
     assert (done["published"], done["hours"]) == (False, [])
-    assert "2026-03-02T09:00Z and before are published" in done["covered_by"]
+    assert "every hour up to 2026-03-02T09:00Z is published" in done["covered_by"]
     state = last_state()
     assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
     assert "2026-03-02T09:00Z" in state.message
@@ -167,10 +167,26 @@ def test_a_run_whose_hours_are_all_covered_ends_as_skipped(caught_up, devices):
     assert_frame_equal(scores(caught_up.store), rows)
 
 
-def test_hours_beyond_catch_up_are_left_out_and_not_made_up_for(missed, devices):
-    done = devices("score", "--catch-up", "1", "--store", missed.uri)
+def test_hours_beyond_catch_up_are_named_and_scored_by_the_next_run(missed, devices):
+    with emitted() as events:
+        done = devices("score", "--catch-up", "1", "--store", missed.uri)
     assert [line["hour"] for line in done["hours"]] == [hour(9)]
+    assert any("2 complete ones are not scored yet, from 2026-03-02 07:00" in note for note in done["notes"])
+    (left,) = [event["payload"] for event in events if event["event"] == "almanac.devices.left_out"]
+    assert left["count"] == 2
+    again = devices("score", "--store", missed.uri)
+    assert [line["hour"] for line in again["hours"]] == [hour(7), hour(8)]
     assert devices("score", "--store", missed.uri)["published"] is False
+
+
+def test_readings_that_end_long_ago_are_called_stale_by_a_run_and_by_the_status(missed, devices, command):
+    with emitted() as events:
+        done = devices("score", "--catch-up", "1", "--store", missed.uri)
+    assert any("The data are stale" in note for note in done["notes"])
+    assert "almanac.devices.stale" in {event["event"] for event in events}
+    status = command("ingest-status", "--check", "--store", missed.uri)
+    assert status.status == 3
+    assert "devices: stale" in status.out
 
 
 def test_the_first_run_covers_hours_before_its_training_and_says_that_they_are_known(trained, own, devices):

@@ -29,20 +29,20 @@ def old(store, without_run_logger) -> Store:
     return store
 
 
-def test_it_says_what_it_would_do_and_does_it_only_when_told_to(command, old):
+def test_it_does_what_a_dry_run_says_that_it_would_do(command, old):
     words = ("housekeeping", "--store", old.uri, "--retention-days", "30", "--json")
     files = old.names("toy")
-    told = command(*words)
+    told = command(*words, "--dry-run")
     assert told.status == 0, told.err
     assert told.json["dry_run"] is True
     assert told.json["files_compacted"] == 44
     assert told.json["run_folders"] == 2
     assert old.names("toy") == files
-    done = command(*words, "--no-dry-run").json
+    done = command(*words).json
     assert {**done, "dry_run": True} == told.json
     assert old.names("toy/runs") == []
     assert len(old.table("toy/values").file_uris()) == 4
-    again = command(*words, "--no-dry-run").json
+    again = command(*words).json
     assert (again["files_compacted"], again["run_folders"]) == (0, 0)
 
 

@@ -97,6 +97,21 @@ def test_a_shard_that_kills_every_worker_ends_the_run_and_is_scored_by_the_next_
     assert trained.version("toy/doubled") is None
 
 
+@pytest.mark.parametrize("deed", ["--sleeps", "--spins"])
+def test_a_shard_that_never_ends_is_ended_and_scored_again_and_the_notes_say_so(
+    command, trained, undisturbed, tmp_path, monkeypatch, deed
+):
+    monkeypatch.setenv("ALMANAC_STUCK_SECONDS", "3")
+    done = score(command, trained, deed, "n03", "--once", str(tmp_path / "stuck"))
+    assert done.status == 0, done.err
+    assert (done.json["scored"], done.json["failed"]) == (12, 0)
+    assert_frame_equal(steps.published(trained).drop("run_id"), undisturbed)
+    if deed == "--sleeps":
+        (note,) = done.json["notes"]
+        assert "had not ended after 3 s" in note
+        assert "It stood in _sleep" in note
+
+
 # Prefect
 
 
@@ -112,6 +127,12 @@ def test_prefect_shows_the_run_with_its_page_summary_and_progress(command, train
     assert done["run_id"] in artifact("toy-score-notes")
     progress = ask(prefect_api, "artifacts", artifacts={"type": {"any_": ["progress"]}}, sort="CREATED_DESC")
     assert (progress[0]["description"], progress[0]["data"]) == ("scoring", 100.0)
+
+
+def test_a_run_is_named_after_what_it_does(command, trained, prefect_api):
+    score(command, trained)
+    (newest,) = ask(prefect_api, "flow_runs", sort="START_TIME_DESC", limit=1)
+    assert newest["name"] == "toy-score 2024-01-03"
 
 
 def test_others_can_act_on_a_published_run(command, trained, prefect_api):

@@ -302,7 +302,7 @@ def test_as_of_is_the_end_of_the_last_hour_that_is_over():
     assert DEVICES.resolve_as_of(full, None, START + timedelta(hours=4)) == START + 4 * HOUR
     assert DEVICES.resolve_as_of(tables, START + timedelta(hours=2, minutes=30), after) == START + 2 * HOUR
     assert DEVICES.resolve_as_of(tables, datetime(2026, 1, 1, 3), after) == START + 3 * HOUR
-    for wrong in (date(2026, 1, 1), START + timedelta(days=2), START - HOUR):
+    for wrong in (date(2025, 12, 31), date(2026, 1, 2), START + timedelta(days=2), START - HOUR):
         with pytest.raises(ContractError, match="--as-of"):
             DEVICES.resolve_as_of(tables, wrong, after)
     with pytest.raises(ContractError, match="there are none"):

@@ -6,6 +6,7 @@ import pytest
 
 from tasks.registry import ledger
 from tasks.scoring.shards import reconcile
+from tasks.storage.store import Store
 from tests import steps
 from tests.toy import TOY
 
@@ -112,6 +113,21 @@ def test_the_first_runs_of_a_store_that_end_at_the_same_time_are_all_entered(sto
 def _record_many(store, name):
     for number in range(3):
         record(store, f"{name}-{number}")
+
+
+def test_the_files_of_the_ledger_do_not_grow_in_number_with_its_runs(store):
+    counts = []
+    for number in range(45):
+        record(store, f"r{number}")
+        counts.append(len(store.table(ledger.PATH).file_uris()))
+    assert max(counts) <= 21
+    assert all_rows(store)["run_id"].to_list() == [f"r{number}" for number in range(45)]
+
+
+def test_a_run_is_entered_without_the_rows_of_others_being_read(store, monkeypatch):
+    record(store, "r1")
+    monkeypatch.setattr(Store, "scan", lambda *_: pytest.fail("the ledger was read"))
+    assert record(store, "r2")
 
 
 def test_reasons_are_text_that_can_be_read_again(store):

@@ -2,11 +2,13 @@
 
 It lives up to `models.scenario.Scenario` and touches no existing file. Its options misbehave on
 request: `seconds` to sleep per key, `raises` and `kills` name keys that raise or that kill the
-process scoring them; with `once`, a path, only as long as no file is there.
+process scoring them, `sleeps` and `spins` those whose scoring never ends, the latter with the
+interpreter's lock held; with `once`, a path, only as long as no file is there.
 """
 
 import math
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -261,7 +263,7 @@ def _misbehave(names: list[str], options: Mapping[str, Any]) -> None:
     once = options.get("once")
     if once and Path(once).exists():
         return
-    for deed, done in (("raises", _raise), ("kills", _die)):
+    for deed, done in (("raises", _raise), ("kills", _die), ("sleeps", _sleep), ("spins", _spin)):
         for name in sorted(set(options.get(deed, [])) & set(names)):
             if once:
                 Path(once).touch()
@@ -274,6 +276,15 @@ def _raise(name: str) -> None:
 
 def _die(name: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _sleep(name: str) -> None:
+    time.sleep(1e6)
+
+
+def _spin(name: str) -> None:
+    """Search for years, in native code that lets no other thread and no handler of a signal run."""
+    re.fullmatch(r"(a|a)*", "a" * 64 + name)
 
 
 def values(names: int = 12, days: int = 3, start: date = date(2024, 1, 1)) -> pl.DataFrame:

@@ -46,6 +46,8 @@ def score(
     seconds: float = 0.0,
     raises: list[str] | None = None,
     kills: list[str] | None = None,
+    sleeps: list[str] | None = None,
+    spins: list[str] | None = None,
     once: str | None = None,
     dry_run: bool = False,
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
@@ -59,12 +61,15 @@ def score(
         seconds: Seconds to take per name.
         raises: Names that raise.
         kills: Names that kill the process that scores them.
+        sleeps: Names whose scoring never ends.
+        spins: Names whose scoring never ends and lets no other thread run.
         once: File that ends the misbehaviour as soon as it exists.
         dry_run: Publish nothing.
         max_failed_share: Share of names that may fail.
         store: URI of the store.
     """
-    misbehaviour = {"seconds": seconds, "raises": raises or [], "kills": kills or [], "once": once}
+    deeds = {"raises": raises, "kills": kills, "sleeps": sleeps, "spins": spins}
+    misbehaviour = {"seconds": seconds, **deeds, "once": once}
     options = {name: value for name, value in misbehaviour.items() if value}
     opened = open_store(store)
     return score_run(

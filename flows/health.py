@@ -1,0 +1,40 @@
+"""How the scenarios of a store do, in one line each."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from flows.catalogue import scenarios
+from flows.modules import Direct, WithStatus
+from flows.settings import open_store
+from tasks.monitoring.health import health, prometheus
+
+
+def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
+    """Say of each scenario what is published against what is due, and what that is made from.
+
+    Ends with exit status 3 where a scenario is late, since its last complete time is not published, or stale, since
+    no newer data come.
+
+    Args:
+        metrics: Print the figures as Prometheus reads them.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    opened, now = open_store(store), datetime.now(UTC)
+    found = [one for scenario in scenarios() if (one := health(scenario, opened, now)) is not None]
+    late = [one.scenario for one in found if one.late]
+    stale = [one.scenario for one in found if one.stale]
+    notes = [f"{name}: the last complete time is not published." for name in late]
+    notes += [f"{name}: no newer data come." for name in stale]
+    result = {
+        "store": opened.uri,
+        "ok": not (late or stale),
+        "scenarios": [asdict(one) for one in found],
+        "notes": notes if found else [f"{opened.uri}: nothing was ingested yet. Begin: python -m flows demo"],
+    }
+    text = prometheus(found) if metrics else None
+    return WithStatus(result, exit_status=3 if late or stale else 0, text=text)
+
+
+COMMANDS = (Direct("health", check),)

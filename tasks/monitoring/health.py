@@ -1,0 +1,135 @@
+"""Whether a scenario does what it is there for: what is published against what is due, and what it is made from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from models.scenario import AsOf, Scenario
+from tasks.ingest.status import as_moment, is_stale
+from tasks.monitoring.drift import DRIFT
+from tasks.registry import bundles, ledger
+from tasks.scoring.runs import scans
+from tasks.storage.layout import Layout
+from tasks.storage.store import Store
+
+_HOUR = timedelta(hours=1)
+_SLACK = 2 * _HOUR
+"""How long after a time is complete, at least, it may be unpublished; else a quarter of the cadence."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """One scenario. `late`: the last complete `as_of` is not published though there was time; `stale`: no newer data come.
+
+    None where there is nothing to tell yet.
+    """
+
+    scenario: str
+    late: bool | None
+    stale: bool | None
+    published: str | None
+    due: str | None
+    data_age_hours: float | None
+    published_age_hours: float | None
+    champion: int | None
+    champion_age_days: float | None
+    fallback_share: float | None
+    failed_keys: int | None
+    quarantined_rows: int
+    drifted_features: int | None
+
+    @property
+    def ok(self) -> bool:
+        return not self.late and not self.stale
+
+
+def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
+    """How a scenario does; None where nothing was ingested for it."""
+    versions = {
+        name: number
+        for name in scenario.tables
+        if (number := store.version(Layout(scenario.name).table(name))) is not None
+    }
+    if next(iter(scenario.tables)) not in versions:
+        return None
+    due = scenario.resolve_as_of(scans(scenario, store, versions), None, now)
+    run = _last_run(scenario, store)
+    published = None if run is None else type(due).fromisoformat(str(run["as_of"]))
+    champion = bundles.champion(store, scenario.name)
+    return Health(
+        scenario=scenario.name,
+        late=None if champion is None else _late(scenario, published, due, now),
+        stale=None if scenario.cadence is None else is_stale(scenario, due, now),
+        published=None if published is None else published.isoformat(),
+        due=due.isoformat(),
+        data_age_hours=round((now - as_moment(due)) / _HOUR, 1),
+        published_age_hours=None if run is None else round((now - run["ended"]) / _HOUR, 1),
+        champion=champion,
+        champion_age_days=None if champion is None else _age_days(store, scenario.name, champion, now),
+        fallback_share=None if run is None else round(run["fallback"] / max(run["requested"], 1), 4),
+        failed_keys=None if run is None else int(run["failed"]),
+        quarantined_rows=_quarantined(store, scenario.name),
+        drifted_features=_drifted(store, scenario.name),
+    )
+
+
+def prometheus(found: list[Health]) -> str:
+    """The figures as a Prometheus scrape reads them; those that are not known yet are left out.
+
+    >>> prometheus([]) == chr(10)
+    True
+    """
+    lines = []
+    for name in sorted({name for one in found for name in _numbers(one)}):
+        lines.append(f"# TYPE almanac_{name} gauge")
+        lines += [
+            f'almanac_{name}{{scenario="{one.scenario}"}} {value:g}'
+            for one in found
+            if (value := _numbers(one).get(name)) is not None
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(one: Health) -> Mapping[str, float]:
+    known = asdict(one) | {"ok": one.ok}
+    return {name: float(value) for name, value in known.items() if isinstance(value, int | float)}
+
+
+def _late(scenario: Scenario, published: AsOf | None, due: AsOf, now: datetime) -> bool:
+    if published is not None and published >= due:
+        return False
+    cadence = scenario.cadence or timedelta(days=1)
+    complete = as_moment(due) if isinstance(due, datetime) else as_moment(due) + cadence
+    return now - complete > max(_SLACK, cadence / 4)
+
+
+def _last_run(scenario: Scenario, store: Store) -> dict[str, Any] | None:
+    """The row of the newest `as_of` that was published; ISO text sorts as the times do."""
+    rows = ledger.rows(store)
+    if rows is None:
+        return None
+    found = rows.filter(scenario=scenario.name).sort("as_of", "ended").tail(1).collect().to_dicts()
+    return found[0] if found else None
+
+
+def _age_days(store: Store, scenario: str, champion: int, now: datetime) -> float | None:
+    events = bundles.events(store, scenario)
+    known = None if events is None else events.filter(bundle=champion)["at"].min()
+    return round((now - as_moment(known)) / timedelta(days=1), 1) if isinstance(known, date) else None
+
+
+def _quarantined(store: Store, scenario: str) -> int:
+    path = Layout(scenario).table("quarantine")
+    return 0 if store.version(path) is None else store.rows(path)
+
+
+def _drifted(store: Store, scenario: str) -> int | None:
+    """How many features had drifted when it was last looked."""
+    path = Layout(scenario).table(DRIFT)
+    if store.version(path) is None or not (known := store.as_ofs(path)):
+        return None
+    last = store.scan(path).filter(pl.col("as_of") == known[-1])
+    return int(last.select(pl.col("drifted").sum()).collect().item())

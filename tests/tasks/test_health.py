@@ -1,0 +1,61 @@
+"""What `health` says of a scenario, from what its store holds."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from tasks.monitoring.health import health, prometheus
+from tests import steps, toy
+from tests.toy import TOY, Toy
+
+pytestmark = pytest.mark.usefixtures("without_run_logger")
+
+
+class Daily(Toy):
+    """The toy, whose values are expected every day; those of `toy.values` end with 2024-01-03."""
+
+    @property
+    def cadence(self):
+        return timedelta(days=1)
+
+
+AFTER = datetime(2024, 1, 4, 8, tzinfo=UTC)
+
+
+def test_of_a_scenario_that_nothing_was_ingested_for_nothing_is_said(store):
+    assert health(TOY, store, AFTER) is None
+
+
+def test_what_is_due_is_late_once_there_was_time_to_publish_it(store):
+    steps.put(store)
+    steps.train(store)
+    early = health(Daily(), store, AFTER - timedelta(hours=7))
+    assert (early.late, early.published, early.due) == (False, None, "2024-01-03")
+    assert health(Daily(), store, AFTER).late
+    steps.score(store)
+    told = health(Daily(), store, AFTER)
+    assert (told.late, told.published, told.failed_keys) == (False, "2024-01-03", 0)
+    assert (told.champion, told.fallback_share, told.quarantined_rows) == (1, 0.0, 0)
+    steps.put(store, toy.values(days=4))
+    assert health(Daily(), store, AFTER + timedelta(days=1)).late
+
+
+def test_data_that_no_newer_ones_follow_are_stale(store):
+    steps.put(store)
+    last = datetime.combine(date(2024, 1, 3), datetime.min.time(), UTC)
+    assert not health(Daily(), store, last + timedelta(days=2)).stale
+    assert health(Daily(), store, last + timedelta(days=2, hours=1)).stale
+    assert health(TOY, store, last + timedelta(days=99)).stale is None
+
+
+def test_prometheus_reads_a_line_for_each_figure_that_is_known(store):
+    steps.put(store)
+    one = health(Daily(), store, AFTER)
+    lines = prometheus([one, replace(one, scenario="other", champion=2)]).splitlines()
+    assert lines.count("# TYPE almanac_champion gauge") == 1
+    assert [line for line in lines if line.startswith("almanac_champion{")] == [
+        'almanac_champion{scenario="other"} 2'
+    ]
+    assert 'almanac_data_age_hours{scenario="toy"} 32' in lines
+    assert all(line.startswith(("# TYPE almanac_", "almanac_")) for line in lines)
