@@ -316,7 +316,7 @@ def _about_weeks(weeks: pl.DataFrame | None) -> list[str]:
     if weeks is None:
         return []
     found = []
-    share = weeks["missing"].sum() / max(weeks["weeks"].sum(), 1)
+    share = int(weeks["missing"].sum()) / max(int(weeks["weeks"].sum()), 1)
     if share > MISSING_SHARE:
         found.append(
             f"{share:.0%} of the weeks between the first and the last row of a SKU in a store have no row. They count "
