@@ -60,8 +60,8 @@ def _benchmark(data: Path) -> str:
         parts = [
             _reference(history, stores, rows) for _, rows in backtest.group_by("origin", maintain_order=True)
         ]
-        about = backtest.select(*KEY, "origin", "week", "kind", "rung")
-        forecasts["reference"] = pl.concat(parts).join(about, on=[*KEY, "origin", "week"])
+        kinds = backtest.select(*KEY, "origin", "week", "kind", "rung")
+        forecasts["reference"] = pl.concat(parts).join(kinds, on=[*KEY, "origin", "week"])
     for naive in NAIVES:
         columns = [pl.col(naive).alias(name) for name in COLUMNS]
         forecasts[naive.replace("_", " ")] = backtest.with_columns(columns)
