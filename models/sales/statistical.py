@@ -18,10 +18,11 @@ The model of a SKU, with `y = log(1 + units)` of key k (a store) in week t::
     y[k, t] = effect[k, t] + level[t] + x[k, t] @ beta + noise
 
 - `x`: covariates less the key's mean of the last year; prices (names that start with `price`) as
-  logarithms. What is not known, or not in the plan, counts as usual (zero). For SKUs with two years of
-  history also the first `HARMONICS` harmonics of the year.
-- `beta`: least squares over all store-weeks with a little ridge, so that constant or collinear
-  covariates do no harm.
+  logarithms. What is not known, or not in the plan, counts as usual (zero). Also a trend, which the forecast
+  damps by `DAMPING` a week, for SKUs with a year of history, and up to `HARMONICS` harmonics of the year for SKUs
+  with two.
+- `beta`: of covariates, least squares over all store-weeks with a little ridge, so that constant or collinear
+  covariates do no harm; of trend and harmonics, generalised least squares, weighted by how likely they are.
 - `level`: local level model (a random walk plus noise; Durbin & Koopman 2012, Time Series Analysis by
   State Space Methods, ch. 2) of the SKU's index, which is the mean over the stores that report in a week,
   each less its own mean and its regression. Missing store-weeks are missing, not zero. The two variances
@@ -39,6 +40,7 @@ exponential smoothing with `FORGETTING`.
 Invariant: quantiles are finite, not negative, and do not fall from one level to the next.
 """
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,17 +65,24 @@ STEPS = (1, 4, 8, 13, 26)
 EXTRAPOLATION = 2.0
 """Log units above the SKU's highest ever that a forecast may reach: a promotion deeper than any seen."""
 
-BETA, SHAPE = "beta_", "shape_"
+DAMPING = 0.9
+"""What is left of a trend from one week of the forecast to the next."""
+
+BETA, SHAPE, WAVE, TREND = "beta_", "shape_", "year_", "_trend"
+RATIOS = np.array([0.0, *np.geomspace(1e-4, 10.0, 12)])
+"""Of the level's variance to the noise's: those that a trend and a season are judged by."""
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class _Logs:
-    """Log units `y` (weeks up to the origin, keys); regressors `x` by name (weeks up to the last target,
-    keys); the SKU `names`, the first key of each (`starts`), and the SKU's number of each key (`sku`)."""
+    """Log units `y` (weeks up to the origin, keys); regressors `x` by name (weeks up to the last target, keys),
+    and as `waves` those that are the same for all keys (weeks up to the last target); the SKU `names`, the first
+    key of each (`starts`), and the SKU's number of each key (`sku`)."""
 
     y: np.ndarray
     x: Arrays
+    waves: Arrays
     names: pl.Series
     starts: np.ndarray
     sku: np.ndarray
@@ -257,23 +266,26 @@ def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
         known[: len(value)] = np.nan_to_num(value - usual)
         x[name] = known
     phase = 2 * np.pi * np.array([panel.week(at).toordinal() for at in range(end)]) / 365.25
+    ahead = np.cumsum(DAMPING ** np.arange(1, horizon + 1))
+    waves = {TREND: np.concatenate([np.arange(-origin, 1.0), ahead])}
     for at in range(1, HARMONICS + 1):
-        x[f"year_sin{at}"], x[f"year_cos{at}"] = (
-            np.broadcast_to(wave(at * phase)[:, None], x[""].shape) for wave in (np.sin, np.cos)
-        )
+        waves |= {f"{WAVE}sin{at}": np.sin(at * phase), f"{WAVE}cos{at}": np.cos(at * phase)}
+    x |= {name: np.broadcast_to(values[:, None], x[""].shape) for name, values in waves.items()}
     skus = panel.keys["sku"].rle_id().to_numpy()
     starts = np.flatnonzero(np.diff(skus, prepend=-1.0))
     y = np.log1p(np.maximum(np.ascontiguousarray(panel.units[: origin + 1]), 0.0))
-    return _Logs(y, x, panel.keys["sku"].gather(starts), starts, skus.astype(np.int64))
+    return _Logs(y, x, waves, panel.keys["sku"].gather(starts), starts, skus.astype(np.int64))
 
 
 def _betas(logs: _Logs) -> dict[str, np.ndarray]:
-    """Least squares of each SKU's log units, less each key's mean, on its regressors.
+    """Coefficients by regressor, one value per SKU: covariates by least squares, then trend and season.
 
+    Least squares are of log units, less each key's mean, on covariates and harmonics, so that a promotion
+    of every December is not taken for December; the harmonics' coefficients are then estimated anew.
     The ridge is worth `RIDGE_WEEKS` store-weeks in which the regressor varies as it usually does.
     """
-    names = [name for name in logs.x if name]
-    seasonal = np.array([name.startswith("year_") for name in names])
+    names = [name for name in logs.x if name and name != TREND]
+    seasonal = np.array([name.startswith(WAVE) for name in names])
     effects = _mean_by_key(logs.y)
     betas = np.zeros((len(logs.names), len(names)))
     for at, keys in enumerate(logs.runs()):
@@ -289,7 +301,76 @@ def _betas(logs: _Logs) -> dict[str, np.ndarray]:
             ridge = np.diag(RIDGE_WEEKS * usual + 1e-9)
             squares = np.einsum("ij,ik->jk", x, x)
             betas[at] = np.linalg.solve(squares + ridge, np.einsum("ij,i->j", x, y[known]))
-    return {name: betas[:, at] for at, name in enumerate(names)}
+    found = {name: betas[:, at] for at, name in enumerate(names) if not seasonal[at]}
+    return found | _trend_and_season(logs, _index(logs, logs.y - logs.regression(found)[: len(logs.y)]))
+
+
+def _trend_and_season(logs: _Logs, series: np.ndarray) -> dict[str, np.ndarray]:
+    """Coefficients of the trend and of the year's harmonics, by name, one value per SKU.
+
+    Generalised least squares of the SKU's index `series` (weeks, SKUs): index and regressors go through the
+    same local-level filter, and their innovations are regressed on each other. By least squares, a level
+    that wanders would pass for a trend or a season (Granger & Newbold 1974, Journal of Econometrics 2). The
+    ratio of the two variances is the likeliest of `RATIOS`. Coefficients are the mean over the models with and
+    without trend and with 0 to `HARMONICS` harmonics, weighted by exp(-AIC / 2) (Burnham & Anderson 2002, Model
+    Selection and Multimodel Inference, ch. 4). A trend needs a year of history, a season two.
+    """
+    names = [TREND, *(name for name in logs.x if name.startswith(WAVE))]
+    regressors = np.stack([logs.waves[name][: len(series)] for name in names], axis=-1)
+    squares, deviance, weeks = _innovations(series, regressors)
+    n, span = np.maximum(weeks, 1), _span(series)
+    criteria, betas = [], []
+    for trend, harmonics in itertools.product((False, True), range(HARMONICS + 1)):
+        at = np.array([0] * trend + list(range(1, 1 + 2 * harmonics)), dtype=int)
+        inner, cross = squares[..., 1 + at[:, None], 1 + at], squares[..., 1 + at, 0]
+        beta = np.linalg.solve(inner + 1e-9 * np.eye(len(at)), cross[..., None])[..., 0]
+        rest = np.maximum(squares[..., 0, 0] - (beta * cross).sum(axis=-1), 1e-12)
+        criterion = n * np.log(rest / n) + deviance + 2 * len(at)
+        likeliest = criterion.argmin(axis=0)[None]
+        enough = span >= YEAR * (2 if harmonics else int(trend))
+        criteria.append(np.where(enough, np.take_along_axis(criterion, likeliest, axis=0)[0], np.inf))
+        betas.append(np.zeros((series.shape[1], len(names))))
+        betas[-1][:, at] = np.take_along_axis(beta, likeliest[..., None], axis=0)[0]
+    weights = np.exp((np.min(criteria, axis=0) - criteria) / 2)
+    found = (np.array(betas) * (weights / weights.sum(axis=0))[..., None]).sum(axis=0)
+    return {name: found[:, at] for at, name in enumerate(names)}
+
+
+def _span(series: np.ndarray) -> np.ndarray:
+    """Weeks from the first to the last value of each SKU."""
+    known = np.isfinite(series)
+    first, last = known.argmax(axis=0), len(series) - 1 - known[::-1].argmax(axis=0)
+    return np.where(known.any(axis=0), last - first, 0)
+
+
+def _innovations(series: np.ndarray, regressors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What local-level filters leave of the series (weeks, SKUs) and of `regressors` (weeks, regressors) beside it.
+
+    One filter per ratio of `RATIOS`. Returns the sums of products of the innovations over their variance, shape
+    (ratios, SKUs, 1 + regressors, 1 + regressors), the sums of the variances' logarithms (ratios, SKUs), and the
+    number of innovations (SKUs,). The first value of a SKU is its level, and no innovation.
+    """
+    skus, width = series.shape[1], 1 + regressors.shape[1]
+    squares, deviance = np.zeros((len(RATIOS), skus, width, width)), np.zeros((len(RATIOS), skus))
+    level, variance = np.zeros((len(RATIOS), skus, width)), np.zeros((len(RATIOS), skus))
+    weeks, seen = np.zeros(skus), np.zeros(skus, dtype=bool)
+    now = np.empty((skus, width))
+    for value, regressor in zip(series, regressors, strict=True):
+        known = np.isfinite(value)
+        later = known & seen
+        now[:, 0], now[:, 1:] = np.nan_to_num(value), regressor
+        variance = variance + RATIOS[:, None]
+        spread = variance + 1
+        gain = np.where(seen, variance / spread, 1.0) * known
+        error = now - level
+        weighted = error * (later / spread)[..., None]
+        squares += weighted[..., :, None] * error[..., None, :]
+        deviance += later * np.log(spread)
+        weeks += later
+        level += gain[..., None] * error
+        variance = np.where(known, gain, variance * seen)
+        seen |= known
+    return squares, deviance, weeks
 
 
 def _index(logs: _Logs, rest: np.ndarray) -> np.ndarray:

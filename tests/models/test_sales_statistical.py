@@ -460,3 +460,67 @@ def test_two_years_of_history_are_needed_for_a_season():
     long = market_panel(simulate(2, 3, 110, seed=1, shares=quiet))
     assert statistical.fit(short, short.last, 13, QUANTILES)["beta_year_sin1"].to_list() == [0.0, 0.0]
     assert 0.0 not in statistical.fit(long, long.last, 13, QUANTILES)["beta_year_sin1"].to_list()
+
+
+TIMELY = (statistical.TREND, "year_sin1", "year_cos1", "year_sin2", "year_cos2")
+"""Regressors that are the same for all keys."""
+
+
+def coefficients(logs: np.ndarray) -> pl.DataFrame:
+    """Trend and season of SKUs with a single store each, from their log units of shape (weeks, SKUs)."""
+    units = {(f"{at:02}", "s"): np.expm1(logs[:, at]) for at in range(logs.shape[1])}
+    params = statistical.fit(panel_from(units), len(logs) - 1, 13, QUANTILES)
+    return params.select(pl.col(statistical.BETA + name).alias(name) for name in TIMELY)
+
+
+def waves(weeks: int) -> np.ndarray:
+    phase = 2 * np.pi * (7 * np.arange(weeks) + MONDAY.toordinal()) / 365.25
+    return np.stack([np.sin(phase), np.cos(phase), np.sin(2 * phase), np.cos(2 * phase)], axis=1)
+
+
+def test_a_level_that_wanders_passes_for_a_season_less_than_by_least_squares():
+    walks = 6 + np.random.default_rng(3).normal(0, 0.05, (156, 30)).cumsum(axis=0)
+    least_squares = np.linalg.lstsq(waves(156), walks - walks.mean(axis=0), rcond=None)[0]
+    season = coefficients(walks).select(TIMELY[1:]).to_numpy()
+    assert (season**2).mean() < 0.5 * (least_squares**2).mean()
+
+
+def test_a_season_beside_a_level_that_wanders_is_found():
+    level = 6 + np.random.default_rng(4).normal(0, 0.02, 156).cumsum()
+    found = coefficients((level + 0.5 * waves(156)[:, 0])[:, None]).row(0, named=True)
+    assert found["year_sin1"] == pytest.approx(0.5, abs=0.1)
+    assert found["year_cos1"] == pytest.approx(0.0, abs=0.1)
+
+
+def test_coefficients_of_one_model_are_generalised_least_squares():
+    rng = np.random.default_rng(6)
+    series, x = rng.normal(0, 1, (40, 1)).cumsum(axis=0), rng.normal(0, 1, (40, 2))
+    series[[3, 17]] = np.nan
+    squares, deviance, weeks = statistical._innovations(series, x)
+    known = np.flatnonzero(np.isfinite(series[:, 0]))
+    for at, ratio in enumerate(statistical.RATIOS):
+        walk = ratio * np.minimum.outer(known - known[0], known - known[0])
+        inverse = np.linalg.inv(walk + np.eye(len(known)))
+        ones = np.ones((len(known), 1))
+        design = np.concatenate([ones, x[known]], axis=1)
+        beta = np.linalg.solve(design.T @ inverse @ design, design.T @ inverse @ series[known, 0])
+        ours = np.linalg.solve(squares[at, 0, 1:, 1:], squares[at, 0, 1:, 0])
+        assert ours == pytest.approx(beta[1:], rel=1e-6)
+        log_determinant = np.linalg.slogdet(walk + np.eye(len(known)))[1]
+        precision = np.log((ones.T @ inverse @ ones).item())
+        assert deviance[at, 0] == pytest.approx(log_determinant + precision, rel=1e-6, abs=1e-9)
+    assert weeks.tolist() == [len(known) - 1]
+
+
+def test_an_sku_that_grows_goes_on_growing_by_less_and_less():
+    units = 100 * 1.01 ** np.arange(150) * np.exp(np.random.default_rng(5).normal(0, 0.05, 150))
+    assert coefficients(np.log1p(units)[:, None])[statistical.TREND].item() == pytest.approx(
+        np.log(1.01), rel=0.1
+    )
+    panel = panel_from({("a", "s"): units})
+    params = statistical.fit(panel, 149, 13, QUANTILES)
+    median = statistical.forecast(params, panel, 149, 13, QUANTILES)["q50"].to_numpy()
+    growth = np.diff(np.log(median))
+    assert (growth > 0).all()
+    assert growth[-1] < growth[0] / 2
+    assert units[-8:].mean() < median[0] < median[-1] < 100 * 1.01**163
