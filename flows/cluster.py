@@ -16,7 +16,7 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect_dask import DaskTaskRunner
 
 from flows.settings import settings
@@ -224,7 +224,9 @@ _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 def _check_admission(url: str) -> None:
     """Raise `ClusterError` where the server asks for a password or key that is not given, or is another one."""
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    password = os.environ.get("PREFECT_API_AUTH_STRING")
+    own = {PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: password} if password else {})
+    with temporary_settings(own), get_client(sync_client=True) as client:
         try:
             client.api_version()
         except httpx.HTTPStatusError as error:
