@@ -13,6 +13,7 @@ from flows import evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, ParameterError, Share
+from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources
 from flows.runs import score as score_run
@@ -31,6 +32,7 @@ Shards = Annotated[int | None, Field(ge=1, le=1000)]
 
 
 @flow(name="devices-ingest", task_runner=task_runner())
+@reads
 def ingest(
     source: str | None = None,
     timezone: str | None = None,
@@ -42,6 +44,7 @@ def ingest(
     max_bad_share: Share = 0.05,
     shards: Shards = None,
     store: str | None = None,
+    reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
     """Read raw readings, and merge them into readings per interval; and labelled faults.
 
@@ -63,7 +66,7 @@ def ingest(
     """
     if source is None and labels is None:
         raise ParameterError("There is nothing to read. Expected --source, --labels, or both.")
-    options = _ingesting(timezone, interval, limits, tolerance_seconds)
+    options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds)
     sources = {"readings": source, "labels": labels}
     return ingest_sources(DEVICES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
@@ -128,6 +131,7 @@ evaluate = evaluating.flow_of(DEVICES)
 
 
 @flow(name="devices-run", task_runner=task_runner())
+@reads
 def run(
     source: str,
     timezone: str | None = None,
@@ -142,6 +146,7 @@ def run(
     alpha: Alpha = 0.001,
     catch_up: Hours = 24,
     store: str | None = None,
+    reading: Reading = AS_THEY_ARE,
 ) -> Any:
     """Ingest, train if there is no champion yet, and score every complete hour that is not published yet.
 
@@ -162,9 +167,11 @@ def run(
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
-    options = _ingesting(timezone, interval, limits, tolerance_seconds)
+    options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds)
     sources = {"readings": source, "labels": labels}
     read = ingest_sources(DEVICES, opened, sources, column or [], shards, max_bad_share, options)
+    if reading.dry_run:
+        return read
     if bundles.champion(opened, DEVICES.name) is None:
         _train(opened, None, {"detector": detector})
     result = _score(opened, None, alpha, None, catch_up, dry_run=False)

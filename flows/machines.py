@@ -9,6 +9,7 @@ from flows import evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, ParameterError, Share, hours
+from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, train_bundle
 from flows.runs import score as score_run
@@ -22,6 +23,7 @@ Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @flow(name="machines-ingest", task_runner=task_runner())
+@reads
 def ingest(
     telemetry: str,
     failures: str,
@@ -35,6 +37,7 @@ def ingest(
     max_bad_share: Share = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
     store: str | None = None,
+    reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
     """Read telemetry, errors, maintenance, failures and machines into the store's tables.
 
@@ -66,7 +69,11 @@ def ingest(
         "failures": failures,
         "machines": machines,
     }
-    options = {"timezone": timezone, "telemetry_marks": telemetry_marks, "telemetry_hours": telemetry_hours}
+    options = reading.options() | {
+        "timezone": timezone,
+        "telemetry_marks": telemetry_marks,
+        "telemetry_hours": telemetry_hours,
+    }
     return ingest_sources(MACHINES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
@@ -188,6 +195,7 @@ def evaluate(
 
 
 @flow(name="machines-run", task_runner=task_runner())
+@reads
 def run(
     telemetry: str,
     failures: str,
@@ -201,6 +209,7 @@ def run(
     max_bad_share: Share = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
     store: str | None = None,
+    reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
     """Ingest, train if there is no champion yet, and score.
 
@@ -223,7 +232,7 @@ def run(
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
-    ingest.fn(
+    read = ingest.fn(
         telemetry=telemetry,
         maintenance=maintenance,
         failures=failures,
@@ -236,7 +245,10 @@ def run(
         max_bad_share=max_bad_share,
         shards=shards,
         store=store,
+        **reading.options(),
     )
+    if reading.dry_run:
+        return read
     if bundles.champion(opened, MACHINES.name) is None:
         train_bundle(MACHINES, opened, None, {})
     return score_run(MACHINES, opened, "score", None, None, {}, dry_run=False)

@@ -50,8 +50,10 @@ def ingest_sources(
             "%s: %s rows read, %s in quarantine, %s new or changed",
             *(result.table, f"{result.read:,}", f"{result.quarantined:,}", f"{result.changed:,}"),
         )
-    news = announce_ingest(scenario, store)
     tables = [asdict(result) for result in done]
+    if (options or {}).get("dry_run"):
+        return {"store": store.uri, "written": False, "tables": tables, "seconds": clock.seconds}
+    news = announce_ingest(scenario, store)
     return {"store": store.uri, "tables": tables, "announced": news, "seconds": clock.seconds}
 
 

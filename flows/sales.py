@@ -9,6 +9,7 @@ from pydantic import Field
 from flows import evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
+from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, score, train_bundle
 from flows.settings import open_store
@@ -18,6 +19,7 @@ from tasks.storage.store import Store
 
 
 @flow(name="sales-ingest", task_runner=task_runner())
+@reads
 def ingest(
     source: str,
     plan: str | None = None,
@@ -26,6 +28,7 @@ def ingest(
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
     store: str | None = None,
+    reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
     """Read sales, plan and stores into the store's tables.
 
@@ -42,7 +45,8 @@ def ingest(
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     sources = {"history": source, "plan": plan, "stores": stores}
-    return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share)
+    options = reading.options()
+    return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
 @flow(name="sales-train", task_runner=task_runner())
@@ -100,6 +104,7 @@ evaluate = evaluating.flow_of(SALES)
 
 
 @flow(name="sales-run", task_runner=task_runner())
+@reads
 def run(
     source: str,
     plan: str | None = None,
@@ -108,6 +113,7 @@ def run(
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
     store: str | None = None,
+    reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
     """Ingest, train if there is no champion yet, and forecast.
 
@@ -123,7 +129,9 @@ def run(
     """
     opened = open_store(store)
     sources = {"history": source, "plan": plan, "stores": stores}
-    ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share)
+    read = ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share, reading.options())
+    if reading.dry_run:
+        return read
     untrained = bundles.champion(opened, SALES.name) is None
     notes = train_bundle(SALES, opened, None, _options(opened))["notes"] if untrained else []
     summary = score(SALES, opened, "forecast", None, None, {}, dry_run=False)

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 import dataframely as dy
 import polars as pl
 
-from models.times import utc
+from models.errors import ContractError
+from models.times import DateOrder, days, far_from_others, utc
 
 MARK = "·"
 """Begins the names of columns that exist only while ingesting, so that they meet no column of a source."""
@@ -17,16 +19,23 @@ QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "ru
 _NUMERIC_SHARE = 0.95
 _UNKNOWN = ("", "na", "n/a", "#n/a", "null")
 """Words for an unknown number, in lower case."""
-_FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
+Duplicates = Literal["add", "average", "last", "refuse"]
+"""What becomes of rows of a file with the same unique columns that differ in others."""
+_CONTROL = r"[\x00-\x1f\x7f]"
+FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """`good` rows, typed; `bad` has `ROW` and `RULE` of the others; `ignored` columns were not looked at."""
+    """`good` rows, typed; `bad` has `ROW` and `RULE` of the others; `ignored` columns were not looked at.
+
+    `merged` counts rows that are in `good` by another one with the same unique columns.
+    """
 
     good: pl.DataFrame
     bad: pl.DataFrame
     ignored: tuple[str, ...] = ()
+    merged: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,10 +61,19 @@ def accept(
     *,
     covariates: bool,
     timezone: str | None,
+    dates: DateOrder | None = None,
+    latest: datetime | None = None,
+    duplicates: Duplicates | None = None,
+    amounts: Sequence[str] = (),
 ) -> Accepted:
-    """`raw`, numbered by `ROW`, split by a contract. Of rows with the same `unique` columns the last is good.
+    """`raw`, numbered by `ROW`, split by a contract. Of rows with the same `unique` columns one is good.
 
-    Times without an offset of their own are in `timezone`; raises `ContractError` where that is None.
+    Where they are not the same in all columns, `duplicates` says what becomes of them; `ContractError` where
+    it does not. `add` sums the columns in `amounts`, and averages the other numbers.
+
+    Times without an offset of their own are in `timezone`; raises `ContractError` where that is None. `dates`
+    says whether the day or the month comes first, where that cannot be seen. Rows whose time is after
+    `latest`, or far from all others, are bad.
     """
     required = schema.column_names()
     if covariates:
@@ -66,14 +84,62 @@ def accept(
     columns = schema.columns()
     wanted = raw.select(ROW, *schema.column_names())
     typed = wanted.select(
-        ROW, *(_cast(wanted[c], columns[c].dtype, timezone).alias(c) for c in schema.column_names())
+        ROW, *(_cast(wanted[c], columns[c].dtype, timezone, dates).alias(c) for c in schema.column_names())
     )
     broken = _unparsable(wanted, typed)
+    for column in unique:
+        odd = _odd(typed.select(ROW, column), latest)
+        broken = pl.concat([broken, odd.join(broken, on=ROW, how="anti")])
     good, invalid = _valid(schema, typed.join(broken, on=ROW, how="anti", maintain_order="left"))
-    latest = last_of_each(good, unique)
-    repeated = good.select(ROW).join(latest, on=ROW, how="anti")
-    duplicate = repeated.with_columns(pl.lit(f"{','.join(unique)}|duplicate").alias(RULE))
-    return Accepted(latest.drop(ROW), pl.concat([broken, invalid, duplicate]), ignored)
+    one = _one_of_each(good, unique, duplicates, amounts)
+    merged = good.height - one.height
+    return Accepted(one.drop(ROW), pl.concat([broken, invalid]), ignored, merged)
+
+
+def _one_of_each(
+    good: pl.DataFrame, unique: Sequence[str], duplicates: Duplicates | None, amounts: Sequence[str]
+) -> pl.DataFrame:
+    """`good` with one row for each combination of `unique`, sorted by them."""
+    last = last_of_each(good, unique)
+    if last.height == good.height or duplicates == "last":
+        return last
+    several = good.filter(pl.struct(unique).is_duplicated())
+    values = [c for c in good.columns if c not in (ROW, *unique)]
+    if duplicates in (None, "refuse"):
+        differ = several.unique([*unique, *values], maintain_order=True).filter(
+            pl.struct(unique).is_duplicated()
+        )
+        if differ.is_empty():
+            return last
+        raise ContractError(_differing(differ, unique, values, amounts))
+    if duplicates == "add" and not amounts:
+        raise ContractError(
+            f"--duplicates add: rows of the same {', '.join(unique)} have nothing that can be added up. "
+            "Expected --duplicates average or --duplicates last."
+        )
+    added = [pl.col(c).sum() if c in amounts and duplicates == "add" else _mean(good, c) for c in values]
+    merged = several.group_by(unique, maintain_order=True).agg(pl.col(ROW).last(), *added)
+    rest = last.join(merged, on=list(unique), how="anti", nulls_equal=True)
+    return pl.concat([rest, merged.select(rest.columns)]).sort(unique)
+
+
+def _mean(rows: pl.DataFrame, column: str) -> pl.Expr:
+    return pl.col(column).mean() if rows[column].dtype.is_float() else pl.col(column).last()
+
+
+def _differing(
+    differ: pl.DataFrame, unique: Sequence[str], values: Sequence[str], amounts: Sequence[str]
+) -> str:
+    """What to say of rows that have the same unique columns and differ in others."""
+    first = differ.filter(pl.struct(unique) == pl.struct(unique).first()).head(2)
+    key = ", ".join(f"{c} {first[c][0]}" for c in unique)
+    column = next(c for c in values if first[c].n_unique() > 1)
+    choices = [*(["add"] if amounts else []), "average", "last"]
+    return (
+        f"{differ.select(unique).n_unique():,} combinations of {', '.join(unique)} have several rows that differ, "
+        f"e.g. {key}: {column} is {' and '.join(map(str, first[column]))}. "
+        f"Say what becomes of them with --duplicates {', '.join(choices[:-1])} or {choices[-1]}."
+    )
 
 
 def last_of_each(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
@@ -162,22 +228,47 @@ def _as_numbers(values: pl.Series) -> pl.Series:
     plain = values.str.strip_chars().str.to_lowercase()
     is_known = ~plain.is_in(_UNKNOWN)
     words = plain.filter(is_known).drop_nulls()
-    if words.len() and words.is_in([*_FLAGS, "0", "1"]).all():
-        values = plain.replace(_FLAGS)
+    if words.len() and words.is_in([*FLAGS, "0", "1"]).all():
+        values = plain.replace(FLAGS)
     return values.zip_with(is_known.fill_null(False), pl.Series(values.name, [None], dtype=pl.String))
 
 
-def _cast(values: pl.Series, dtype: Any, timezone: str | None) -> pl.Series:
+def _odd(rows: pl.DataFrame, latest: datetime | None) -> pl.DataFrame:
+    """Rows (`ROW` and a unique column) that cannot be meant, with the rule: text with control characters, times."""
+    column = rows.columns[1]
+    if rows[column].dtype.is_temporal():
+        return _implausible(rows, latest)
+    if rows[column].dtype != pl.String:
+        return rows.select(ROW, pl.lit(None, pl.String).alias(RULE)).clear()
+    return rows.filter(pl.col(column).str.contains(_CONTROL)).select(
+        ROW, pl.lit(f"{column}|control_characters").alias(RULE)
+    )
+
+
+def _implausible(times: pl.DataFrame, latest: datetime | None) -> pl.DataFrame:
+    """Rows (`ROW` and a time) whose time is after `latest` or far from all others, with the rule."""
+    column = times.columns[1]
+    if latest is None:
+        ahead = pl.repeat(False, times.height, eager=True)
+    else:
+        end = latest.date() if times[column].dtype == pl.Date else latest
+        ahead = (times[column] > end).fill_null(False)
+    far = far_from_others(times[column].zip_with(~ahead, times[column].clear(1)))
+    rule = (
+        pl.when(ahead).then(pl.lit(f"{column}|in_future")).when(far).then(pl.lit(f"{column}|far_from_others"))
+    )
+    return times.select(ROW, rule.alias(RULE)).drop_nulls(RULE)
+
+
+def _cast(values: pl.Series, dtype: Any, timezone: str | None, dates: DateOrder | None) -> pl.Series:
     """`values` as `dtype`, null where that is impossible."""
     if values.dtype == pl.String and not isinstance(dtype, pl.String):
         values = values.str.strip_chars()
-        if isinstance(dtype, pl.Date):
-            days = values.str.to_date("%Y-%m-%d", strict=False)
-            moments = values.str.replace("T", " ").str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False)
-            return days.fill_null(moments.dt.date())
     try:
+        if isinstance(dtype, pl.Date):
+            return days(values, dates)
         if isinstance(dtype, pl.Datetime) and dtype.time_zone:
-            return utc(values, timezone).cast(dtype)
+            return utc(values, timezone, dates).cast(dtype)
         return values.cast(dtype, strict=False)
     except pl.exceptions.PolarsError:
         return pl.Series(values.name, [None] * values.len(), dtype=dtype)

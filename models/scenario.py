@@ -37,7 +37,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
 import dataframely as dy
@@ -79,6 +79,12 @@ class Table:
     """Sources are read and folded so many rows at a time; None: whole, as `check` needs it."""
     harmless: tuple[str, ...] = ()
     """Rules whose breach costs nothing but the row: it does not count where sources are refused."""
+    ahead: timedelta = timedelta(days=2)
+    """How far after the clock the times that identify a row may be; later ones are mistakes."""
+    amounts: tuple[str, ...] = ()
+    """Columns that add up where rows with the same unique columns are added up."""
+    wide: tuple[str, str] | None = None
+    """The column for the names, and the one for the cells, of the many columns of a wide file."""
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -88,10 +94,20 @@ class Table:
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
         """Rows of a file as they came, numbered by `models.contracts.ROW`, split by the contract.
 
-        `options` are those of the ingest; the one that every table knows is `timezone`.
+        `options` are those of the ingest; those that every table knows are `timezone`, `dates` (see
+        `models.times`), `duplicates` (see `models.contracts`) and `now`.
         """
-        timezone = options.get("timezone")
-        return accept(raw, self.schema, self.unique, covariates=self.covariates, timezone=timezone)
+        return accept(
+            raw,
+            self.schema,
+            self.unique,
+            covariates=self.covariates,
+            timezone=options.get("timezone"),
+            dates=options.get("dates"),
+            latest=(options.get("now") or datetime.now(UTC)) + self.ahead,
+            duplicates=options.get("duplicates"),
+            amounts=self.amounts,
+        )
 
     def check(self, frame: pl.DataFrame, stored: Frames) -> None:
         """Raise `ContractError` where `frame`, the good rows, is wrong as a whole.

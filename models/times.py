@@ -1,11 +1,18 @@
-"""Times: text and local clocks -> UTC, and when a day ends.
+"""Times as people write them -> dates, and moments in UTC, one reader for all tables; and when a day ends.
+
+Read are ISO 8601 (with `-`, `/` or nothing between the parts, with weeks such as 2024-W05, with or without
+an offset), dd.mm.yyyy, dd/mm/yyyy or mm/dd/yyyy, names of months in English, AM and PM, and seconds, milliseconds,
+microseconds or nanoseconds since 1970. A date without a time is the start of that day; an ISO week is its Monday.
 
 A date as `as_of` means the same in every scenario: that day is used, all of it, until it ends in `ALMANAC_TIMEZONE`.
 Sales use the week that it belongs to, devices its hours up to the last one, machines its telemetry up to the last.
 """
 
 import os
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
@@ -13,32 +20,71 @@ import polars as pl
 from models.errors import ContractError
 
 TIME = pl.Datetime("us", "UTC")
+DateOrder = Literal["day-first", "month-first"]
+"""What comes first where the parts of a date are divided by slashes or hyphens and the year is last."""
+_CLOCK = pl.Datetime("us")
+_FORMATS = (
+    "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p",
+    "%Y%m%d %H%M%S", "%Y%m%d %H%M", "%Y%m%d%H%M%S",
+)  # fmt: skip
+_DAYS = ("%Y-%m-%d", "%Y%m%d", "%G-W%V-%u", "%d-%b-%Y", "%b-%d-%Y", "%d-%B-%Y", "%B-%d-%Y")
+_OFFSET = r"(?:[T ]\d{2,6}|:\d\d)(?:[.,]\d+)?\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
+_YEAR_LAST = r"^(\d{1,2})[/-](\d{1,2})[/-](\d{4}|\d{2})\b"
+_NUMBER = r"^\d{8,19}(\.\d*)?$|^\d(\.\d+)?[eE]\+?\d{1,2}$"
+_EPOCHS = {"s": 1e0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+_FIRST_SECOND, _LAST_SECOND = 1e8, 4.2e9
+"""Numbers are seconds (or thousandths of them, and so on) since 1970 where they then are from 1973 to 2103."""
+_FEW = 0.05
+_LONG = timedelta(days=366)
+_FAR = 10
 
 
-def utc(times: pl.Series, timezone: str | None) -> pl.Series:
+def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) -> pl.Series:
     """`times` as UTC in microseconds, null where they cannot be read; under the same name.
 
     Text may carry an offset (`2018-08-28T23:00:05+02:00`, `…Z`). Raises `ContractError` where times
-    have no offset and `timezone` is None, and for an unknown `timezone`.
+    have no offset and `timezone` is None, for an unknown `timezone`, and for dates of an unknown `order`.
+
+    >>> utc(pl.Series(["2.3.2026 08:00", "1772438400", "2026-03-02T09:00:00+01:00"]), "UTC").dt.hour().to_list()
+    [8, 8, 8]
     """
     if timezone is not None:
         _known_timezone(timezone)
     if isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone is not None:
         return times.dt.convert_time_zone("UTC").cast(TIME)
-    if isinstance(times.dtype, pl.Datetime):
-        return _located(times.cast(pl.Datetime("us")), timezone)
-    text = times.cast(pl.String).str.strip_chars().str.replace(r"^(\d{4}-\d\d-\d\d)T", "${1} ")
-    offset = text.str.contains(r"\d(Z|[+-]\d\d:?\d\d)$").fill_null(False)
-    with_offset = (
-        text.filter(offset).str.replace(r"Z$", "+0000").str.replace(r"([+-]\d\d):(\d\d)$", "${1}${2}")
-    )
-    parsed = _parse(with_offset, ["%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z"], TIME)
-    local = _located(
-        _parse(text.filter(~offset), ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"], pl.Datetime("us")), timezone
-    )
-    place = pl.int_range(times.len(), eager=True)
-    order = pl.concat([place.filter(offset), place.filter(~offset)]).arg_sort()
-    return pl.concat([parsed, local])[order].alias(times.name)
+    if times.dtype in (pl.Datetime, pl.Date):
+        return _located(times.cast(_CLOCK), timezone)
+    if times.dtype.is_numeric():
+        clocks, moments = _of_numbers(times.cast(pl.Float64))
+        return moments.fill_null(_located(clocks, timezone)).alias(times.name)
+    text = times.cast(pl.String).str.strip_chars()
+    iso = text.str.replace(r"^(\d{4}-\d\d-\d\d)T", "${1} ")
+    has_offset = text.drop_nulls().head(1).str.contains(_OFFSET).any()
+    moments = _with_offset(iso) if has_offset else _located(_parsed(iso, _FORMATS[:2]), timezone)
+    rest = text.is_not_null() & moments.is_null()
+    if not rest.any():
+        return moments
+    return _filled(moments, text, rest, lambda one: _moments(one, timezone, order, _are_few(text)))
+
+
+def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
+    """`values` as dates, null where they cannot be read; of a time, the day that it names, whatever its offset.
+
+    Raises `ContractError` for dates whose order of day and month is not known.
+
+    >>> days(pl.Series(["2024-W05", "20240129", "29.1.24"])).dt.to_string().to_list()
+    ['2024-01-29', '2024-01-29', '2024-01-29']
+    """
+    if values.dtype.is_numeric():
+        return _dates(*_of_numbers(values.cast(pl.Float64))).alias(values.name)
+    if values.dtype != pl.String:
+        return values.cast(pl.Date, strict=False)
+    text = values.str.strip_chars()
+    plain = text.str.to_date("%Y-%m-%d", strict=False)
+    rest = text.is_not_null() & plain.is_null()
+    if not rest.any():
+        return plain
+    return _filled(plain, text, rest, lambda one: _dates(*_clocks(one, order, _are_few(text))))
 
 
 def local_timezone() -> ZoneInfo:
@@ -67,10 +113,153 @@ def end_of(day: date) -> datetime:
     return start_of(day + timedelta(days=1))
 
 
-def _parse(text: pl.Series, formats: list[str], dtype: pl.Datetime) -> pl.Series:
-    found = pl.Series(text.name, [None] * text.len(), dtype=dtype)
+def far_from_others(times: pl.Series) -> pl.Series:
+    """Whether each of some times is far from all others: a few that a clock which was never set may have written.
+
+    Those are at most one in a hundred (one in twenty times or more) at either end, more than a year and
+    ten times the range of all others away from them.
+
+    >>> far_from_others(pl.Series([0, *range(19_000, 19_030)]).cast(pl.Date)).sum()
+    1
+    """
+    none = times.is_null() & times.is_not_null()
+    known = times.drop_nulls()
+    few = max(1, known.len() // 100) if known.len() >= 20 else 0
+    if not few:
+        return none
+    low, high = known.bottom_k(few + 1).sort(), known.top_k(few + 1).sort()
+    if low[-1] - low[0] <= _LONG and high[-1] - high[0] <= _LONG:
+        return none
+    first = _beyond_gap(low, high[0])
+    last = _beyond_gap(high.reverse(), low[-1])
+    far = none
+    if first is not None:
+        far |= times < first
+    if last is not None:
+        far |= times > last
+    return far.fill_null(False)
+
+
+def _beyond_gap(ends: pl.Series, other_end: object) -> object | None:
+    """The outermost of some times, from without, that is not beyond a gap; None where there is no such gap."""
+    span = abs(ends[-1] - other_end)
+    gaps = [inner for outer, inner in pairwise(ends) if abs(inner - outer) > max(_LONG, _FAR * span)]
+    return gaps[-1] if gaps else None
+
+
+def _with_offset(iso: pl.Series) -> pl.Series:
+    text = iso.str.replace(r"Z$", "+0000").str.replace(r"([+-]\d\d):(\d\d)$", "${1}${2}")
+    return text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%z", strict=False, time_unit="us").cast(TIME)
+
+
+def _dates(clocks: pl.Series, moments: pl.Series) -> pl.Series:
+    return clocks.fill_null(moments.dt.replace_time_zone(None)).dt.date()
+
+
+def _filled(
+    values: pl.Series, text: pl.Series, rest: pl.Series, parse: Callable[[pl.Series], pl.Series]
+) -> pl.Series:
+    """`values` with those of the `rest` parsed from their text, each distinct one once."""
+    some = text.filter(rest)
+    distinct = some.unique(maintain_order=True)
+    parsed = pl.DataFrame({"text": distinct, "value": parse(distinct)})
+    found = some.to_frame("text").join(parsed, on="text", how="left", maintain_order="left")["value"]
+    return values.scatter(rest.arg_true(), found.cast(values.dtype))
+
+
+def _are_few(text: pl.Series) -> bool:
+    """Whether so few of some values have the year last that they are rather mistakes."""
+    return int(text.str.contains(_YEAR_LAST).sum()) <= _FEW * text.len()
+
+
+def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few: bool) -> pl.Series:
+    """Text in any of the ways of writing as UTC."""
+    clocks, moments = _clocks(text, order, few)
+    offset = text.str.extract(_OFFSET)
+    hours = offset.str.extract(r"^([+-]\d\d)").cast(pl.Int64).fill_null(0)
+    minutes = offset.str.extract(r"^[+-]\d\d:?(\d\d)$").cast(pl.Int64).fill_null(0)
+    minutes = minutes.zip_with(~offset.str.starts_with("-").fill_null(False), -minutes)
+    ahead = pl.DataFrame({"h": hours, "m": minutes}).select(pl.duration(hours="h", minutes="m")).to_series()
+    stated = (clocks - ahead).dt.replace_time_zone("UTC").zip_with(offset.is_not_null(), moments)
+    local = _located(clocks.zip_with(offset.is_null(), pl.Series([None], dtype=_CLOCK)), timezone)
+    return stated.fill_null(local)
+
+
+def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Series, pl.Series]:
+    """What the calendar and the clock show in text, and the moments that numbers stand for."""
+    is_number = text.str.contains(_NUMBER)
+    numbers = text.zip_with(is_number, pl.Series([None], dtype=pl.String)).cast(pl.Float64, strict=False)
+    clocks, moments = _of_numbers(numbers)
+    offset = text.str.extract(_OFFSET).fill_null("")
+    lengths = (text.str.len_chars() - offset.str.len_chars()).cast(pl.Int64)
+    plain = text.to_frame("t").select(pl.col("t").str.slice(0, lengths)).to_series().str.strip_chars()
+    plain = (
+        _year_first(plain.alias(text.name), order, may_lack=few)
+        .str.replace(r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})", "${1}-${2}-${3}")
+        .str.replace(r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})", "${3}-${2}-${1}")
+        .str.replace(r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{2})\b", "20${3}-${2}-${1}")
+        .str.replace(r"^(\d{4})-?W(\d\d)(?:-?([1-7]))?$", "${1}-W${2}-${3}")
+        .str.replace(r"(W\d\d-)$", "${1}1")
+        .str.replace(r"^(\w{1,9})\.?[ -](\w{1,9})\.?,?[ -](\d{4})", "${1}-${2}-${3}")
+        .str.replace(r"(\d)[T_](\d\d)", "${1} ${2}")
+        .str.replace(r"(:\d\d),(\d+)$", "${1}.${2}")
+    )
+    clocks = clocks.fill_null(_parsed(plain, _FORMATS))
+    for form in _DAYS:
+        clocks = clocks.fill_null(plain.str.to_date(form, strict=False).cast(_CLOCK))
+    return clocks, moments
+
+
+def _year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> pl.Series:
+    """Dates with the year last and slashes or hyphens as YYYY-MM-DD; left alone where their order is not known.
+
+    The order is what all of them allow. Raises `ContractError` where that is both or none, unless it may lack.
+    """
+    parts = text.str.extract_groups(_YEAR_LAST).struct.unnest()
+    first, second = (parts[name].cast(pl.Int64) for name in ("1", "2"))
+    if order is None and first.count():
+        day_first, month_first = (bool((one > 12).any()) for one in (first, second))
+        if day_first != month_first:
+            order = "day-first" if day_first else "month-first"
+        elif not day_first and bool((first == second).filter(first.is_not_null()).all()):
+            order = "day-first"
+        elif not may_lack:
+            unclear = [first > 12, second > 12] if day_first else [first != second]
+            shown = " and ".join(str(text.filter(one.fill_null(False))[0]) for one in unclear)
+            raise ContractError(
+                f"{text.name}: dates such as {shown} do not show whether the day or the month comes first. "
+                "Say it with --dates day-first or --dates month-first; rows that do not fit go to quarantine."
+            )
+    if order is None:
+        return text
+    day, month = ("${1}", "${2}") if order == "day-first" else ("${2}", "${1}")
+    long = text.str.replace(r"^(\d{1,2}[/-]\d{1,2}[/-])(\d{2})(\s|$)", "${1}20${2}${3}")
+    return long.str.replace(_YEAR_LAST, f"${{3}}-{month}-{day}")
+
+
+def _of_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Numbers as what the calendar shows, for YYYYMMDD and what continues it, and as moments since 1970."""
+    whole = values.cast(pl.Int64, strict=False).cast(pl.String)
+    clocks = whole.str.to_date("%Y%m%d", strict=False).cast(_CLOCK)
+    clocks = clocks.zip_with((whole.str.len_chars() == 8).fill_null(False), pl.Series([None], dtype=_CLOCK))
+    long = whole.zip_with(
+        whole.str.contains(r"^(19|20)\d{10}(\d\d)?$").fill_null(False), pl.Series([None], dtype=pl.String)
+    )
+    clocks = clocks.fill_null(_parsed(long, ("%Y%m%d%H%M%S", "%Y%m%d%H%M")))
+    moments = pl.Series([None] * values.len(), dtype=pl.Int64)
+    for factor in _EPOCHS.values():
+        within = values.is_between(_FIRST_SECOND * factor, _LAST_SECOND * factor) & clocks.is_null()
+        micros = (values * (1e6 / factor)).round().cast(pl.Int64, strict=False)
+        moments = micros.zip_with(within.fill_null(False), moments)
+    return clocks, moments.cast(TIME)
+
+
+def _parsed(text: pl.Series, formats: tuple[str, ...]) -> pl.Series:
+    found = pl.Series(text.name, [None] * text.len(), dtype=_CLOCK)
     for form in formats:
-        found = found.fill_null(text.str.to_datetime(form, strict=False, time_unit="us").cast(dtype))
+        if not found.null_count():
+            break
+        found = found.fill_null(text.str.to_datetime(form, strict=False, time_unit="us"))
     return found
 
 

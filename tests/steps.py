@@ -35,9 +35,10 @@ def read(
     shards: int | None = 4,
     mapping: Mapping[str, str] | None = None,
     max_bad_share: float = 0.05,
+    **options: Any,
 ) -> Ingested:
     """Ingest a source into a table."""
-    (done,) = ingest.fn(scenario, store, {table: source}, mapping or {}, shards, max_bad_share)
+    (done,) = ingest.fn(scenario, store, {table: source}, mapping or {}, shards, max_bad_share, options)
     return done
 
 

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import dataframely as dy
 import polars as pl
 
+from models.contracts import FLAGS
 from models.errors import ContractError
 from models.times import TIME as TIME
-from models.times import utc
+from models.times import DateOrder, far_from_others, utc
 
 KEY = ("device", "tag")
 JOINT_TAG = "*"
@@ -83,14 +84,17 @@ def check_raw(
     tolerance: timedelta = timedelta(minutes=5),
     limits: pl.DataFrame | None = None,
     timezone: str | None = None,
+    dates: DateOrder | None = None,
 ) -> Checked:
     """Raw readings split into good and bad ones; every row is in exactly one of the two, in its order.
 
     Columns `device`, `tag`, `time`, `value` of any type; others are passed on. `time` comes out in
-    UTC: without an offset of its own it is taken to be in `timezone`. The rules, of which a bad row
-    names the first that it breaks: `device_missing`, `tag_missing`, `tag_reserved`, `time_missing`,
+    UTC: without an offset of its own it is taken to be in `timezone`; `dates` says whether the day or the
+    month comes first, where that cannot be seen. The rules, of which a bad row
+    names the first that it breaks: `device_missing`, `tag_missing`, `control_characters`, `tag_reserved`, `time_missing`,
     `time_unparsable` (also: an hour that `timezone` has twice or not at all), `time_in_future` (more
-    than `tolerance` after `now`), `value_missing`, `value_not_a_number`, `value_not_finite`,
+    than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
+    `tag_of_words` (no value of the tag is a number), `value_not_a_number`, `value_not_finite`,
     `value_outside_limits`, `duplicate` (the same device, tag, time and value as an earlier row).
     `limits` has `tag`, `low`, `high` and may have `device`; a null limit is none.
 
@@ -105,10 +109,12 @@ def check_raw(
     typed = raw.select(
         pl.exclude(RAW_COLUMNS),
         *(pl.col(c).cast(pl.String).str.strip_chars().alias(c) for c in KEY),
-        utc(raw["time"], timezone),
+        utc(raw["time"], timezone, dates),
         _number(raw["value"]),
     ).with_columns(_limit_columns(raw, limits))
-    rule = _broken_rule(raw, now + tolerance)
+    latest = now + tolerance
+    far = far_from_others(typed.select(pl.col("time").clip(upper_bound=latest)).to_series())
+    rule = _broken_rule(raw, latest, far, _of_words(raw["value"], typed))
     checked = typed.with_columns(rule.alias("rule"))
     repeated = ~pl.struct(RAW_COLUMNS).is_first_distinct().over(pl.col("rule").is_null())
     checked = checked.with_columns(
@@ -123,9 +129,26 @@ def check_raw(
 def _number(values: pl.Series) -> pl.Series:
     if values.dtype == pl.String:
         values = values.str.strip_chars()
-    if values.dtype == pl.Boolean or values.dtype.is_numeric() or values.dtype in (pl.String, pl.Null):
+        numbers = values.cast(pl.Float64, strict=False)
+        lost = numbers.is_null() & values.is_not_null()
+        if lost.any():
+            flags = values.filter(lost).str.to_lowercase().replace_strict(FLAGS, default=None)
+            numbers = numbers.scatter(lost.arg_true(), flags.cast(pl.Float64))
+        return numbers.alias("value")
+    if values.dtype == pl.Boolean or values.dtype.is_numeric() or values.dtype == pl.Null:
         return values.cast(pl.Float64, strict=False).alias("value")
     return pl.Series("value", [None] * values.len(), dtype=pl.Float64)
+
+
+def _of_words(values: pl.Series, typed: pl.DataFrame) -> pl.Series:
+    """Whether each row is of a sensor whose values are all words: text without a digit that is no flag."""
+    if values.dtype != pl.String or typed["value"].null_count() == values.null_count():
+        return pl.repeat(False, values.len(), eager=True)
+    word = values.is_not_null() & ~values.str.contains(r"\d|^(?i:nan|[+-]?inf(inity)?)$")
+    is_flag = values.str.strip_chars().str.to_lowercase().is_in([*FLAGS])
+    marked = typed.select(*KEY, word=word & ~is_flag, other=values.is_not_null() & ~word)
+    all_words = pl.col("word").any() & ~pl.col("other").any()
+    return marked.select(all_words.over(*KEY)).to_series().fill_null(False)
 
 
 def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Series]:
@@ -159,7 +182,7 @@ def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Se
     return [found["low"], found["high"]]
 
 
-def _broken_rule(raw: pl.DataFrame, latest: datetime) -> pl.Expr:
+def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, words: pl.Series) -> pl.Expr:
     """The first rule that a row breaks, null for none. `raw` tells an empty cell from an unreadable one."""
     time_given, value_given = raw["time"].is_not_null(), raw["value"].is_not_null()
     if raw["value"].dtype == pl.String:
@@ -168,11 +191,14 @@ def _broken_rule(raw: pl.DataFrame, latest: datetime) -> pl.Expr:
     rules = {
         "device_missing": pl.col("device").fill_null("") == "",
         "tag_missing": pl.col("tag").fill_null("") == "",
+        "control_characters": pl.any_horizontal(pl.col(*KEY).str.contains(r"[\x00-\x1f\x7f]")),
         "tag_reserved": pl.col("tag") == JOINT_TAG,
         "time_missing": pl.lit(~time_given),
         "time_unparsable": time.is_null(),
         "time_in_future": time > latest,
+        "time_far_from_others": pl.lit(far),
         "value_missing": pl.lit(~value_given),
+        "tag_of_words": pl.lit(words),
         "value_not_a_number": value.is_null(),
         "value_not_finite": ~value.is_finite(),
         "value_outside_limits": (value < pl.col("low")) | (value > pl.col("high")),

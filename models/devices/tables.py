@@ -47,6 +47,7 @@ class ReadingsTable(Table):
             tolerance=tolerance,
             limits=options.get("limits"),
             timezone=options.get("timezone"),
+            dates=options.get("dates"),
         )
         bad = checked.bad.select(ROW, pl.col("rule").alias(RULE))
         good = checked.good
@@ -127,7 +128,8 @@ TABLES: dict[str, Table] = {
         unique=(*KEY, "time"),
         shard_by=("device",),
         rows_at_a_time=2_000_000,
-        harmless=("duplicate",),
+        harmless=("duplicate", "tag_of_words"),
+        wide=("tag", "value"),
     ),
     "labels": LabelsTable("labels", Labels, unique=(*KEY, "start"), shard_by=("device",), required=False),
 }

@@ -3,6 +3,7 @@
 Times are UTC. Which components, sensors and errors there are is read from the data.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -91,7 +92,7 @@ class TelemetryTable(MachinesTable):
                 f"{self.name}: times mark the start of an interval, but no machine has two rows to tell its "
                 "length by. Say it with --telemetry-hours, e.g. 1."
             )
-        return Accepted(end_labelled(good.lazy(), hours).collect(), accepted.bad, accepted.ignored)
+        return dataclasses.replace(accepted, good=end_labelled(good.lazy(), hours).collect())
 
 
 _MACHINE = {"machine_id": "machineID"}
@@ -112,7 +113,6 @@ TABLES: dict[str, Table] = {
         "errors",
         Errors,
         unique=("machine_id", "time", "error"),
-        harmless=("machine_id,time,error|duplicate",),
         shard_by=_BY_MACHINE,
         required=False,
         aliases={**_EVENT, "error": "errorID"},
@@ -123,7 +123,6 @@ TABLES: dict[str, Table] = {
         unique=("machine_id", "time", "component"),
         shard_by=_BY_MACHINE,
         required=False,
-        harmless=("machine_id,time,component|duplicate",),
         aliases={**_EVENT, "component": "comp"},
     ),
     "failures": MachinesTable(
@@ -131,7 +130,6 @@ TABLES: dict[str, Table] = {
         Failures,
         unique=("machine_id", "time", "component"),
         shard_by=_BY_MACHINE,
-        harmless=("machine_id,time,component|duplicate",),
         aliases={**_EVENT, "component": "failure"},
     ),
     "machines": MachinesTable(

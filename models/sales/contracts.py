@@ -1,6 +1,7 @@
 """The contracts of what is ingested: sales history, marketing plan, store attributes."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import dataframely as dy
 import polars as pl
@@ -70,7 +71,24 @@ def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
 _KEY_AND_WEEK = ("sku", "store", "week")
 
 TABLES: dict[str, Table] = {
-    "history": Weekly("history", History, unique=_KEY_AND_WEEK, shard_by=("sku",), covariates=True),
-    "plan": Weekly("plan", Plan, unique=_KEY_AND_WEEK, shard_by=("sku",), covariates=True, required=False),
+    "history": Weekly(
+        "history",
+        History,
+        unique=_KEY_AND_WEEK,
+        shard_by=("sku",),
+        covariates=True,
+        ahead=timedelta(days=7),
+        amounts=("units",),
+        wide=("week", "units"),
+    ),
+    "plan": Weekly(
+        "plan",
+        Plan,
+        unique=_KEY_AND_WEEK,
+        shard_by=("sku",),
+        covariates=True,
+        required=False,
+        ahead=timedelta(days=5 * 366),
+    ),
     "stores": Table("stores", Stores, unique=("store",), covariates=True, required=False),
 }

@@ -9,6 +9,7 @@ between: it is then read again, which changes nothing, since merging readings is
 import fnmatch
 import io
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,17 +22,19 @@ import polars as pl
 
 from models.contracts import QUARANTINE
 from models.times import TIME
+from tasks.ingest.messages import ENQUEUED, OFFSET, OWN, SEQUENCE, SURROGATES, readings
 from tasks.ingest.sources import SourceError, check_source, unlisted
 from tasks.storage.store import Store, digest, is_remote, object_store, patiently
 
 SUFFIX = ".avro"
+LINES = (".json", ".jsonl")
+"""Ends of the names of files in which IoT Hub routes messages to storage as JSON, one a line."""
 RECORD = "captures"
-SEQUENCE, ENQUEUED, OFFSET = "SequenceNumber", "EnqueuedTimeUtc", "Offset"
 MESSAGES_AT_A_TIME = 50_000
 """Messages of a file that are held in memory together, at most."""
 _BYTES_AT_A_TIME = 32_000_000
-_SURROGATES = (b"\\ud", b"\\uD")
-"""How an escaped UTF-16 surrogate begins, which stands for a character only in pairs."""
+_LONGEST_PLAIN, _MOST_MEMBERS, _SAMPLE = 4_000, 200, 1_000
+"""Messages are understood all at once where none has a longer body, and a sample no more different members."""
 _LONGEST_BODY = 2_000
 
 
@@ -75,8 +78,11 @@ class Looked:
 
 
 def is_capture(uri: str) -> bool:
-    """Whether a source is Event Hubs Capture: there is an Avro file under it."""
-    return next(_listed(uri), None) is not None
+    """Whether a source is Event Hubs Capture or messages of IoT Hub: Avro files, or JSON lines with a `Body`."""
+    if next(_listed(uri), None) is not None:
+        return True
+    first = next(_listed(uri, LINES), None)
+    return first is not None and all(f'"{name}"'.encode() in _start(first.uri) for name in ("Body", ENQUEUED))
 
 
 def pending(store: Store, scenario: str, uri: str) -> list[CaptureFile]:
@@ -85,7 +91,8 @@ def pending(store: Store, scenario: str, uri: str) -> list[CaptureFile]:
     A file is on record with its size; one that was not whole, with its ETag, too. So one that has
     changed since is pending again.
     """
-    files = sorted(_listed(uri), key=lambda file: file.uri)
+    listed_now = list(_listed(uri)) or list(_listed(uri, LINES))
+    files = sorted(listed_now, key=lambda file: file.uri)
     name = f"{scenario}/{RECORD}"
     if store.version(name) is None or not files:
         return files
@@ -122,7 +129,7 @@ def read(
             continue
         rows, broken = [], []
         for message in messages:
-            found, rule = _readings(message, columns)
+            found, rule = readings(message, columns)
             rows += found
             if rule:
                 broken.append((looked.file.uri, message.get(SEQUENCE), _as_it_came(message), rule))
@@ -136,8 +143,8 @@ def _quarantine(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=QUARANTINE, orient="row")
 
 
-def _listed(uri: str) -> Iterator[CaptureFile]:
-    """The Avro files at a path, below a folder, or matching a glob; none where nothing is there.
+def _listed(uri: str, suffixes: tuple[str, ...] = (SUFFIX,)) -> Iterator[CaptureFile]:
+    """The Avro files, or those with other suffixes, at a path, below a folder, or matching a glob; may be none.
 
     Raises `SourceError` where they cannot be listed.
     """
@@ -145,7 +152,7 @@ def _listed(uri: str) -> Iterator[CaptureFile]:
     place = (uri if is_remote(uri) else str(Path(uri).expanduser().resolve())).rstrip("/")
     fixed = re.split(r"[*?\[]", place)[0]
     glob = fixed != place and (is_remote(uri) or not Path(place).exists())
-    alone = place.endswith(SUFFIX) and not glob
+    alone = place.endswith(suffixes) and not glob
     folder = fixed.rpartition("/")[0] if glob else place.rpartition("/")[0] if alone else place
     if not is_remote(uri) and not Path(folder).is_dir():
         return
@@ -154,7 +161,7 @@ def _listed(uri: str) -> Iterator[CaptureFile]:
             for item in batch:
                 address = f"{folder}/{item['path']}"
                 wanted = fnmatch.fnmatch(address, place) if glob else not alone or address == place
-                if wanted and address.endswith(SUFFIX):
+                if wanted and address.endswith(suffixes):
                     yield CaptureFile(address, _partition(address), int(item["size"]), str(item["e_tag"]))
     except obstore.exceptions.BaseError as error:
         raise SourceError(unlisted(uri, error)) from None
@@ -178,6 +185,15 @@ def _content(uri: str) -> bytes:
     return bytes(obstore.get(object_store(folder), name).bytes())
 
 
+@patiently
+def _start(uri: str) -> bytes:
+    folder, _, name = uri.rpartition("/")
+    size = int(obstore.head(object_store(folder), name)["size"])
+    if not size:
+        return b""
+    return bytes(obstore.get_range(object_store(folder), name, start=0, end=min(size, 1 << 16)))
+
+
 def _messages(looked: Looked) -> Iterator[dict[str, Any]]:
     """The messages of a file, block by block; sets what is wrong with it in `looked`."""
     from fastavro import block_reader
@@ -185,6 +201,11 @@ def _messages(looked: Looked) -> Iterator[dict[str, Any]]:
     content = _content(looked.file.uri)
     if not content:
         looked.rule = "file|empty"
+        return
+    if looked.file.uri.endswith(LINES):
+        for line in filter(None, map(bytes.strip, content.splitlines())):
+            looked.messages += 1
+            yield _message_of(line)
         return
     try:
         for block in block_reader(io.BytesIO(content)):
@@ -194,6 +215,15 @@ def _messages(looked: Looked) -> Iterator[dict[str, Any]]:
     except Exception as error:
         what = str(error).partition("\n")[0][:200] or type(error).__name__
         looked.rule = f"file|unreadable after {looked.messages} messages: {what}"
+
+
+def _message_of(line: bytes) -> dict[str, Any]:
+    """A message that IoT Hub wrote as JSON; what is none is a body that cannot be read."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        message = None
+    return message if isinstance(message, dict) else {"Body": line}
 
 
 def _chunks(messages: Iterator[dict[str, Any]], at_a_time: int) -> Iterator[list[dict[str, Any]]]:
@@ -212,12 +242,14 @@ def _chunks(messages: Iterator[dict[str, Any]], at_a_time: int) -> Iterator[list
 def _plain(messages: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pl.DataFrame | None:
     """The readings of messages that all hold exactly one, whose members are all there and are text or numbers.
 
-    None where that is not so: `_readings` then looks at each by itself, and finds the same in those that are.
+    None where that is not so: `readings` then looks at each by itself, and finds the same in those that are.
     """
-    text = b"\n".join(message.get("Body") or b"" for message in messages)
-    if text.count(b"\n") != len(messages) - 1 or any(half in text for half in _SURROGATES):
+    if not all(isinstance(message.get("Body"), bytes) for message in messages):
         return None
-    if set(columns.values()) & {SEQUENCE, OFFSET, ENQUEUED}:
+    text = b"\n".join(message["Body"] for message in messages)
+    if text.count(b"\n") != len(messages) - 1 or any(half in text for half in SURROGATES):
+        return None
+    if set(columns.values()) & {*OWN} or len(set(columns.values())) < len(columns) or _is_odd(messages):
         return None
     try:
         found = pl.read_ndjson(text, infer_schema_length=None)
@@ -234,49 +266,24 @@ def _plain(messages: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) ->
     return found.with_columns(own)
 
 
+def _is_odd(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether bodies are so long, or have so many different members, that a table of all of them is large."""
+    bodies = [message.get("Body") or b"" for message in messages]
+    if max(map(len, bodies)) > _LONGEST_PLAIN:
+        return True
+    sample = b"\n".join(bodies[:: max(1, len(bodies) // _SAMPLE)])
+    return len(set(re.findall(rb'"([^"]*)"\s*:', sample))) > _MOST_MEMBERS
+
+
 def _is_always_text(name: str, text: bytes, times: int) -> bool:
     """Whether a member is given so many times, and is text each time."""
     return len(re.findall(re.escape(json.dumps(name).encode()) + rb"\s*:\s*\"", text)) == times
 
 
-def _readings(
-    message: Mapping[str, Any], columns: Mapping[str, str]
-) -> tuple[list[dict[str, Any]], str | None]:
-    """The readings in a message's body, by column; with the rule that the message breaks where it holds none.
-
-    A body is one reading or a list of them. A message of which one reading is none is broken as a whole.
-    """
-    body = message.get("Body")
-    if not body:
-        return [], "body|empty"
-    try:
-        value = json.loads(body, object_pairs_hook=_first_of_each)
-        if any(half in body for half in _SURROGATES):
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        return [], "body|json"
-    own = {name: message.get(name) for name in (SEQUENCE, OFFSET, ENQUEUED)}
-    found = []
-    for reading in value if isinstance(value, list) else [value]:
-        if not isinstance(reading, dict):
-            return [], "body|object"
-        known = {**own, **reading}
-        lacking = [name for name in columns.values() if name not in known]
-        if lacking:
-            return [], f"body|lacks {lacking[0]}"
-        found.append({column: known[name] for column, name in columns.items()} | own)
-    return found, None if found else "body|empty"
-
-
-def _first_of_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of which a member that is given twice has its first value."""
-    return dict(reversed(members))
-
-
 def _as_it_came(message: Mapping[str, Any]) -> str:
     """A broken message as JSON, its body as text."""
     body = message.get("Body") or b""
-    text = bytes(body[:_LONGEST_BODY]).decode("utf-8", "replace")
+    text = bytes(body[:_LONGEST_BODY]).decode("utf-8", "replace") if isinstance(body, bytes) else _text(body)
     return json.dumps(
         {"Body": text, OFFSET: message.get(OFFSET), ENQUEUED: message.get(ENQUEUED)}, default=str
     )
@@ -295,6 +302,22 @@ def _column(name: str, values: list[Any]) -> pl.Series:
     if kinds <= {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
         return pl.Series(name, values, dtype=pl.Int64)
     if kinds <= {int, float}:
-        return pl.Series(name, [v if v is None else float(v) for v in values], dtype=pl.Float64)
-    text = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
-    return pl.Series(name, text, dtype=pl.String)
+        return pl.Series(name, [v if v is None else _float(v) for v in values], dtype=pl.Float64)
+    return pl.Series(
+        name, [v if v is None or isinstance(v, str) else _text(v) for v in values], dtype=pl.String
+    )
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _text(value: Any) -> str:
+    """A value as JSON, cut where it is long; what is nested too deeply for that, in words."""
+    try:
+        return json.dumps(value)[:_LONGEST_BODY]
+    except (RecursionError, ValueError):
+        return f"({type(value).__name__}, nested deeply)"

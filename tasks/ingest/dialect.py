@@ -116,6 +116,23 @@ def dialect_of(head: bytes) -> Text:
     return Text(encoding, separator, line_end, decimal_comma, annotated, tuple(rows[0]) if rows else ())
 
 
+def dialect_in_words(path: str) -> str:
+    """How a file is written, for people, such as `CSV, semicolon, cp1252, decimal comma`."""
+    head = _beginning(path)
+    kinds = {b"PAR1": "Parquet", b"ARROW1": "Arrow", _ZIP: "zip or Excel", _OLD_EXCEL: "Excel"}
+    for begin, kind in kinds.items():
+        if head.startswith(begin):
+            return kind
+    text = _unpacked(path, head)
+    packed = "" if text is head else ", compressed"
+    if text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[{")):
+        return f"JSON{packed}"
+    found = dialect_of(text)
+    ends = ", lines end with CR" if found.line_end == "\r" else ""
+    comma = ", decimal comma" if found.decimal_comma else ""
+    return f"CSV{packed}, {SEPARATORS[found.separator]}, {found.encoding}{comma}{ends}"
+
+
 def _fit(lines: Sequence[str], separator: str) -> tuple[bool, float, int]:
     """How well a separator splits lines: whether the header has it, the share of lines alike, and its fields."""
     rows = _split(lines, separator)

@@ -15,20 +15,26 @@ from models.contracts import QUARANTINE, ROW, RULE, last_of_each
 from models.errors import ContractError
 from models.scenario import Scenario, Table
 from tasks.ingest import capture
+from tasks.ingest.alike import alike
 from tasks.ingest.fixed_options import settle, settled
-from tasks.ingest.sources import SourceError, of_table, read, rename
+from tasks.ingest.sources import SourceError, described, of_table, read, rename, renaming
+from tasks.ingest.wide import as_long
 from tasks.storage.staging import Staged
 from tasks.storage.store import Store, concat_lazy, digest, with_shard
 from tasks.storage.upsert import upsert
 
 _STAGED_IN_MEMORY = 1_000_000
+_PREVIEWED = 5
 _FEW_MESSAGES = 100
 """So many bad messages do not stop a capture, whatever share of it they are: a stream must go on."""
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """What became of one source: rows read = accepted + quarantined + superseded.
+    """What became of one source: rows read = accepted + quarantined + superseded + merged.
+
+    Rows are merged with others of the same file that have the same unique columns: they are the same in all
+    columns, or it was said what becomes of them. `alike` tells of keys that look like others.
 
     A row is superseded where a later file of the same source has another one for the same unique
     columns. `changed` rows of the table are new or have other values than before; `repeated` of the
@@ -47,6 +53,10 @@ class Ingested:
     rules: Mapping[str, int] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     files: int | None = None
+    merged: int = 0
+    alike: tuple[str, ...] = ()
+    preview: Mapping[str, Any] | None = None
+    """Of a dry run: how the files are written, which of their columns is which, and rows as they would be stored."""
 
 
 @dataclass
@@ -62,6 +72,9 @@ class Checked:
     ignored: set[str] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)
     looked: list[capture.Looked] | None = None
+    mapped: dict[str, str] = field(default_factory=dict)
+    merged: int = 0
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,8 +103,8 @@ def ingest(
 ) -> list[Ingested]:
     """Read sources into the tables that they are named after, in their order.
 
-    Nothing is written when more than `max_bad_share` of the rows of any source break the contract,
-    or when its rows are wrong as a whole. Rows that a table has already change nothing; what other
+    Nothing is written with the option `dry_run`, when more than `max_bad_share` of the rows of any source
+    break the contract, or when its rows are wrong as a whole. Rows that a table has already change nothing; what other
     rows do to those that are stored is the table's business, see `models.scenario.Table.fold`.
     """
     facts = settled(scenario, store, {**(options or {}), "shards": shards})
@@ -108,19 +121,58 @@ def ingest(
             own = of_table(mapping, name, scenario.tables)
             found = _check(scenario, store, table, source, own, chosen, place)
             _refuse(table, found, max_bad_share, known=name in stored)
+            found.alike = alike(scenario, table, found.good, stored, max_bad_share)
             if table.rows_at_a_time is None and found.good.height:
                 good = found.good.rows()
                 table.check(good.drop("shard", strict=False).collect(), stored)
                 stored[name] = concat_lazy([*([stored[name]] if name in stored else []), good])
                 _refuse_alike(source, stored[name].collect_schema().names())
+            elif found.good.height:
+                read_now = found.good.rows()
+                stored[name] = concat_lazy([*([stored[name]] if name in stored else []), read_now])
             checked[name] = found
         _refuse_unused(mapping, checked)
+        if chosen.get("dry_run"):
+            return [
+                _previewed(scenario.tables[name], sources[name], found) for name, found in checked.items()
+            ]
         store.check_writable()
         settle(scenario, store, facts)
         return [
             _write(scenario, store, name, sources[name], found, Path(folder) / name)
             for name, found in checked.items()
         ]
+
+
+def _previewed(table: Table, source: str, checked: Checked) -> Ingested:
+    """What would become of a source, with some rows as they would be stored and some that would not."""
+    bad = checked.bad.rows().collect()
+    rows = checked.good.rows().head(_PREVIEWED * 100).collect() if checked.good.height else pl.DataFrame()
+    stored = table.fold(None, rows).new.head(_PREVIEWED) if rows.height else rows
+    preview = {
+        "dialect": "messages" if checked.looked is not None else described(source),
+        "columns": checked.mapped,
+        "rows": stored.drop("shard", strict=False).to_dicts(),
+        "quarantine": bad.head(_PREVIEWED).to_dicts(),
+    }
+    accepted = checked.good.height
+    return Ingested(
+        table=table.name,
+        source=source,
+        read=checked.read,
+        accepted=accepted,
+        quarantined=bad.height,
+        superseded=checked.read - accepted - bad.height - checked.merged,
+        changed=0,
+        repeated=0,
+        version=None,
+        rules=_by_rule(bad),
+        ignored=tuple(sorted(checked.ignored)),
+        files=None if checked.looked is None else len(checked.looked),
+        merged=checked.merged,
+        alike=checked.alike,
+        preview=preview,
+    )
 
 
 def _write(
@@ -145,13 +197,15 @@ def _write(
         read=checked.read,
         accepted=accepted,
         quarantined=bad.height,
-        superseded=checked.read - accepted - bad.height,
+        superseded=checked.read - accepted - bad.height - checked.merged,
         changed=changed,
         repeated=repeated,
         version=store.version(path),
         rules=_by_rule(bad),
         ignored=tuple(sorted(checked.ignored)),
         files=None if checked.looked is None else len(checked.looked),
+        merged=checked.merged,
+        alike=checked.alike,
     )
 
 
@@ -166,16 +220,20 @@ def _check(
 ) -> Checked:
     """All rows at `source`, split into good and bad.
 
-    Of the rows of one file with the same unique columns the last is good, the others are duplicates;
-    where files are read whole, a row of a later file replaces that of an earlier one.
+    Rows of one file with the same unique columns are merged; where files are read whole, a row of a later
+    file replaces that of an earlier one.
     """
     whole = table.rows_at_a_time is None
     spill = None if whole else _STAGED_IN_MEMORY
     checked = Checked(Staged(folder / "good", spill), Staged(folder / "bad"))
     checked.bad.add(pl.DataFrame(schema=QUARANTINE))
     names = set()
-    for batch in _batches(scenario, store, table, source, mapping, checked):
-        accepted = table.accept(batch.raw, options)
+    for batch in _batches(scenario, store, table, source, mapping, checked, options):
+        try:
+            accepted = table.accept(batch.raw, options)
+        except ContractError as error:
+            raise ContractError(f"{batch.name}: {error}") from None
+        checked.merged += accepted.merged
         broken = batch.raw.join(accepted.bad, on=ROW, how="inner", maintain_order="left")
         checked.bad.add(_as_bad(broken, batch.name, batch.number))
         if batch.broken is None:
@@ -204,6 +262,7 @@ def _batches(
     source: str,
     mapping: Mapping[str, str],
     checked: Checked,
+    options: Mapping[str, Any],
 ) -> Iterator[_Batch]:
     """The rows at `source`; of a capture, those of files that were not read before."""
     if not table.covariates and capture.is_capture(source):
@@ -211,7 +270,11 @@ def _batches(
         files = capture.pending(store, scenario.name, source)
         yield from _captured(files, table, mapping, checked, checked.looked)
         return
-    found = [(one.columns, rename(one, mapping, table.needed, table.aliases)) for one in read(source)]
+    found = []
+    for one in read(source):
+        long = as_long(one, table, mapping, options.get("dates"), wide=bool(options.get("wide")))
+        found.append((one.columns, rename(long, mapping, table.needed, table.aliases)))
+        checked.mapped |= renaming(long.columns, mapping, table.needed, table.aliases)
     for columns, one in found:
         checked.columns |= set(columns)
         for rows in one.batches(table.rows_at_a_time):
@@ -226,6 +289,7 @@ def _captured(
     done: list[capture.Looked],
 ) -> Iterator[_Batch]:
     columns = {column: mapping.get(column, column) for column in table.needed}
+    checked.mapped |= columns
     checked.columns |= set(columns.values())
     for file in files:
         looked = capture.Looked(file)
@@ -258,12 +322,17 @@ def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame
 def _refuse(table: Table, checked: Checked, max_bad_share: float, *, known: bool) -> None:
     """Raise `ContractError` where more of the rows are bad than is allowed, or none is good.
 
-    Once there is a table, a few bad messages of a capture are always allowed.
+    Once there is a table, a few bad messages of a capture are always allowed, unless each lacks a member
+    that a column is mapped from: then it is the mapping that is wrong.
     """
     stream = checked.looked is not None and known
     if checked.read == 0 or not checked.bad.height:
         return
-    bad = checked.bad.rows().filter(~pl.col("rule").is_in(table.harmless)).collect()
+    bad = checked.bad.rows().collect()
+    if checked.good.height:
+        bad = bad.filter(~pl.col("rule").is_in(table.harmless))
+    else:
+        stream = stream and not bad["rule"].str.starts_with("body|lacks").all()
     allowed = max(max_bad_share * checked.read, _FEW_MESSAGES if stream else 0)
     if bad.height <= allowed and (stream or checked.good.height):
         return

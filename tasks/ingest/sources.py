@@ -13,7 +13,7 @@ import polars as pl
 from models.addresses import refuse_credential
 from models.contracts import ROW
 from models.errors import AlmanacError
-from tasks.ingest.dialect import SUFFIXES, DialectError, scan
+from tasks.ingest.dialect import SUFFIXES, DialectError, dialect_in_words, scan
 from tasks.storage.store import Table, encoded, first_line, is_remote, object_store
 
 
@@ -110,6 +110,12 @@ def read(uri: str) -> Iterator[Source]:
             yield Source(member, frame)
 
 
+def described(uri: str) -> str:
+    """In words how the first file at `uri` is written."""
+    place = uri if is_remote(uri) else str(Path(uri).expanduser())
+    return "a Delta table" if _is_delta(place) else dialect_in_words(_files(uri)[0])
+
+
 def small_table(uri: str) -> pl.DataFrame:
     """All rows of a small source at once. Raises as `read` does."""
     return pl.concat([source.rows() for source in read(uri)], how="diagonal_relaxed")
@@ -128,13 +134,10 @@ def rename(
     only in case, blanks, hyphens and underscores does, where there is one such.
     """
     found = source.columns
-    applied = {old: new for new, old in mapping.items() if old in found}
-    named = {*found, *applied.values()}
-    applied |= {old: new for new, old in aliases.items() if new not in named and old in found}
-    applied |= _alike(found, [c for c in needed if c not in {*found, *applied.values()}], applied)
-    kept = [name for name in found if name in applied or name not in applied.values()]
+    applied = renaming(found, mapping, needed, aliases)
+    taken = {old: [new for new, name in applied.items() if name == old] for old in applied.values()}
     for column in needed:
-        if column not in (applied.get(name, name) for name in kept):
+        if column not in applied and (column not in found or column in taken):
             hint = mapping.get(column)
             missing = f"column '{column}' is missing" + (f" (mapped from '{hint}')" if hint else "")
             others = [name for name in found if name not in needed]
@@ -143,14 +146,27 @@ def rename(
                 f"{source.name}: {missing}. Found: {', '.join(found)}.\n"
                 f"Map it with --column {column}={likely}."
             )
-    return Source(source.name, source.frame.select(pl.col(kept)).rename(applied))
+    kept = [name for name in found if name in taken or name not in applied]
+    columns = [pl.col(name).alias(new) for name in kept for new in taken.get(name, [name])]
+    return Source(source.name, source.frame.select(columns))
+
+
+def renaming(
+    found: Sequence[str], mapping: Mapping[str, str], needed: Sequence[str], aliases: Mapping[str, str]
+) -> dict[str, str]:
+    """Which of a source's columns each of the table's is, see `rename`; without those of the same name."""
+    applied = {new: old for new, old in mapping.items() if old in found}
+    named = {*found, *applied}
+    applied |= {new: old for new, old in aliases.items() if new not in named and old in found}
+    missing = [c for c in needed if c not in {*found, *applied}]
+    return applied | _alike(found, missing, {*applied.values()})
 
 
 def _alike(found: Sequence[str], missing: Sequence[str], taken: Collection[str]) -> dict[str, str]:
     """Columns of a source that stand for missing ones, since their names differ only in how they are written."""
     plain = {name: re.sub(r"[\s_-]", "", name).casefold() for name in (*found, *missing)}
     alike = {c: [n for n in found if n not in taken and plain[n] == plain[c]] for c in missing}
-    return {names[0]: column for column, names in alike.items() if len(names) == 1}
+    return {column: names[0] for column, names in alike.items() if len(names) == 1}
 
 
 def check_source(uri: str) -> None:

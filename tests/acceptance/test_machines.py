@@ -117,13 +117,16 @@ def quarantined(folder: Path) -> pl.DataFrame:
     return Store(str(folder / "store")).scan("machines/quarantine").collect()
 
 
-def test_duplicate_timestamps_in_a_file_go_to_quarantine_but_for_the_last(command, tmp_path):
+def test_duplicate_timestamps_in_a_file_are_refused_unless_it_is_said_which_row_counts(command, tmp_path):
     tables = fleet(4)
     twice = tables["telemetry"].head(3).with_columns(pl.col("volt") + 1000)
     doubled = {**tables, "telemetry": pl.concat([tables["telemetry"], twice])}
-    done = ingest(command, tmp_path, doubled)
+    refused = ingest(command, tmp_path, doubled)
+    assert refused.status == 1
+    assert "--duplicates average or last" in refused.err
+    done = ingest(command, tmp_path, doubled, "--duplicates", "last")
     assert done.status == 0, done.err
-    assert done.json["tables"][0]["rules"] == {"machine_id,time|duplicate": 3}
+    assert done.json["tables"][0]["merged"] == 3
     stored = Store(str(tmp_path / "store")).scan("machines/telemetry").filter(pl.col("volt") > 900).collect()
     assert stored.height == 3
 

@@ -152,7 +152,7 @@ def test_members_of_other_names_are_mapped_and_the_enqueue_time_can_be_the_time(
     columns = {"device": "Device", "tag": "Tag", "time": "EnqueuedTimeUtc", "value": "v"}
     rows, broken, _ = read(bodies(tmp_path, {"Device": 7, "Tag": "t", "v": 1}), columns)
     assert broken.is_empty()
-    assert rows.select(*COLUMNS).row(0) == (7, "t", "3/2/2026 1:00:00 PM", 1)
+    assert rows.select(*COLUMNS).row(0) == (7, "t", "2026-03-02T13:00:00+00:00", 1)
 
 
 scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5)
@@ -175,7 +175,7 @@ def test_messages_are_understood_alike_one_by_one_and_all_at_once(found):
     together = capture._plain(sent, columns)
     if together is None:
         return
-    alone = [row for one in sent for row in capture._readings(one, columns)[0]]
+    alone = [row for one in sent for row in capture.readings(one, columns)[0]]
     assert_frame_equal(together, capture._frame(alone, columns))
 
 
@@ -262,3 +262,12 @@ def test_files_are_listed_read_and_seen_to_change_in_blob(store, azurite):
     (again,) = capture.pending(store, "devices", f"{root}/{name()}")
     (messages,) = capture.read(capture.Looked(again), COLUMNS)
     assert messages.rows.select(*COLUMNS).to_dicts() == good
+
+
+def test_numbers_and_objects_beyond_all_bounds_lose_only_their_message(tmp_path):
+    huge = b'{"device": "d", "tag": "t", "time": "x", "value": ' + b"9" * 400 + b"}"
+    deep = b'{"device": "d", "tag": "t", "time": "x", "value": ' + b"[" * 900 + b"]" * 900 + b"}"
+    wide = {**reading("d", "t", 2, 2.0), **{f"m{n}": n for n in range(5_000)}}
+    rows, broken, _ = read(bodies(tmp_path, reading("d", "t", 1, 1.0), huge, deep, wide))
+    assert (rows.height, broken.height) == (4, 0)
+    assert set(rows.columns) == {*COLUMNS, *capture.OWN}

@@ -104,17 +104,58 @@ def test_a_date_is_read_with_or_without_a_time_of_day(store, tmp_path, week):
     assert table(store)["week"].to_list() == [MONDAY]
 
 
-def test_of_rows_of_the_same_key_and_week_in_one_file_the_last_counts_and_the_others_are_duplicates(
-    store, tmp_path
-):
-    lines = ("9,A,2024-01-01,1,1", "9,A,2024-01-01,2,1", "9,A,2024-01-01,3,1")
-    done = read(store, "history", with_lines(tmp_path, *lines), SALES)
-    assert table(store).filter(sku="9")["units"].to_list() == [3]
-    bad = store.scan(QUARANTINE).collect().sort("row_number")
-    assert bad["rule"].unique().to_list() == ["sku,store,week|duplicate"]
-    assert bad["row_number"].to_list() == [81, 82]
-    assert [json.loads(row)["units"] for row in bad["row"]] == ["1", "2"]
-    assert (done.read, done.accepted, done.quarantined) == (83, 81, 2)
+TILLS = ("9,A,2024-01-01,1,1", "9,A,2024-01-01,2,4", "9,A,2024-01-08,5,1", "9,A,2024-01-08,5,1")
+
+
+def test_rows_of_one_key_and_week_that_differ_are_refused_with_the_choice(store, tmp_path):
+    with pytest.raises(ContractError) as caught:
+        read(store, "history", with_lines(tmp_path, *TILLS), SALES)
+    told = str(caught.value)
+    assert "sales.csv: 1 combinations of sku, store, week" in told
+    assert "units is 1.0 and 2.0" in told
+    assert "--duplicates add, average or last" in told
+    assert written(store) == {}
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "units", "price"), [("add", 3.0, 2.5), ("average", 1.5, 2.5), ("last", 2.0, 4.0)]
+)
+def test_rows_of_one_key_and_week_are_merged_as_it_is_said(store, tmp_path, duplicates, units, price):
+    done = read(store, "history", with_lines(tmp_path, *TILLS[:2]), SALES, duplicates=duplicates)
+    (row,) = table(store).filter(sku="9").to_dicts()
+    assert (row["units"], row["price"]) == (units, price)
+    assert (done.read, done.accepted, done.quarantined, done.merged) == (82, 81, 0, 1)
+
+
+def test_rows_that_are_the_same_count_once_and_are_told(store, tmp_path):
+    done = read(store, "history", with_lines(tmp_path, *TILLS[2:]), SALES)
+    assert table(store).filter(sku="9")["units"].to_list() == [5]
+    assert (done.read, done.accepted, done.quarantined, done.merged) == (82, 81, 0, 1)
+
+
+def test_keys_with_control_characters_go_to_quarantine(store, tmp_path):
+    done = read(store, "history", with_lines(tmp_path, "9\a,A,2024-01-01,1,1"), SALES)
+    assert done.rules == {"sku|control_characters": 1}
+
+
+def _plan(tmp_path, *skus: str) -> str:
+    lines = "".join(f"{sku},A,2024-03-04,1\n" for sku in skus)
+    return csv(tmp_path, f"sku,store,week,price\n{lines}", "plan.csv")
+
+
+def test_a_plan_whose_keys_lost_their_leading_zeros_is_refused_with_an_example(store, tmp_path):
+    history = csv(tmp_path, sales().with_columns(sku=pl.lit("00") + pl.col("sku")))
+    with pytest.raises(ContractError, match=r"2 of 2 values of 'sku'.* '1' like '001'"):
+        ingest.fn(SALES, store, {"history": history, "plan": _plan(tmp_path, "1", "2")}, {}, None, 0.05)
+    assert written(store) == {}
+
+
+def test_few_keys_that_look_like_known_ones_are_told_and_new_ones_are_not(store, tmp_path):
+    history, plan = csv(tmp_path, sales()), _plan(tmp_path, "1", "2", "3", "new", "4.0")
+    *_, done = ingest.fn(SALES, store, {"history": history, "plan": plan}, {}, None, 0.2)
+    (told,) = done.alike
+    assert "1 of 5 values of 'sku'" in told
+    assert "'4.0' like '4'" in told
 
 
 def test_a_bad_row_does_not_take_the_place_of_a_good_one(store, tmp_path):
@@ -237,7 +278,7 @@ def test_the_same_file_twice_changes_nothing(store, tmp_path):
     assert written(store) == before
     assert again.changed == 0
     assert first.changed == first.accepted == again.accepted
-    assert again.quarantined == 2
+    assert (again.quarantined, again.merged) == (1, 1)
     assert store.scan(QUARANTINE).collect().height == 2
 
 
@@ -504,7 +545,7 @@ def test_whatever_a_csv_holds_every_row_is_accepted_or_in_quarantine_or_there_is
         return
     bad = store.scan(QUARANTINE).collect() if store.version(QUARANTINE) is not None else None
     assert done.read == len([line for line in lines if line])
-    assert done.read == table(store).height + (0 if bad is None else bad.height)
+    assert done.read - done.merged == table(store).height + (0 if bad is None else bad.height)
     assert done.accepted == table(store).height
     assert sum(done.rules.values()) == done.quarantined
 
@@ -545,3 +586,15 @@ def test_when_rows_were_ingested_is_recorded(store, tmp_path):
     before = datetime.now().astimezone()
     read(store, "history", with_lines(tmp_path, "9,A,2024-01-01,-1,1"), SALES)
     assert before <= store.scan(QUARANTINE).collect()["ingested_at"].item() <= datetime.now().astimezone()
+
+
+def test_a_dry_run_shows_rows_as_they_would_be_stored_and_what_would_not_and_writes_nothing(store, tmp_path):
+    text = "sku;store;date;units;price\n" + "1;A;1.1.2024;3;1,5\n" * 8 + "1;B;1.1.2024;-3;1,5\n"
+    source, mapping = csv(tmp_path, text), {"week": "date"}
+    done = read(store, "history", source, SALES, mapping=mapping, max_bad_share=0.5, dry_run=True)
+    assert done.preview["dialect"] == "CSV, semicolon, utf-8, decimal comma"
+    assert done.preview["columns"] == mapping
+    assert done.preview["rows"] == [{"sku": "1", "store": "A", "week": MONDAY, "units": 3.0, "price": 1.5}]
+    assert [row["rule"] for row in done.preview["quarantine"]] == ["units|min"]
+    assert (done.read, done.accepted, done.merged, done.quarantined) == (9, 1, 7, 1)
+    assert not Path(store.uri).exists()

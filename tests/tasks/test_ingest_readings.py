@@ -1,5 +1,6 @@
 """Readings from files and captures to intervals: what is good, what is bad, and what they become."""
 
+import json
 import random
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -291,3 +292,27 @@ def test_the_table_is_the_same_when_it_is_read_and_folded_some_rows_at_a_time(st
     assert other.read == one.read
     assert other.accepted - other.repeated == one.accepted
     assert bring(pieces, source, scenario=Piecemeal()).changed == 0
+
+
+def test_a_tag_of_words_is_left_out_and_stops_no_ingest(store, tmp_path):
+    rows = [f"d,{tag},2024-01-01T00:{minute:02}:00Z,{value}" for minute in range(30) for tag, value in
+            (("t", minute), ("door", "open"), ("valve", "TRUE"))]  # fmt: skip
+    (tmp_path / "a.csv").write_text("device,tag,time,value\n" + "\n".join(rows))
+    (done,) = ingest.fn(DEVICES, store, {"readings": str(tmp_path / "a.csv")}, {}, 4, 0.05)
+    assert (done.accepted, done.rules) == (60, {"tag_of_words": 30})
+
+
+def test_messages_that_all_lack_a_mapped_member_are_refused_and_read_with_the_right_mapping(store, tmp_path):
+    first = tmp_path / "first.jsonl"
+    hub = {"EnqueuedTimeUtc": "2024-01-01T00:00:00Z", "SystemProperties": {}}
+    body = {"device": "d", "tag": "t", "time": "2024-01-01T00:00:00Z", "value": 1}
+    other = {"id": "d", "sensor": "t", "at": "2024-01-01T00:01:00Z", "val": 2}
+    first.write_text(json.dumps({**hub, "Body": body}))
+    ingest.fn(DEVICES, store, {"readings": str(first)}, {}, 4, 0.05)
+    second = tmp_path / "second.jsonl"
+    second.write_text(json.dumps({**hub, "Body": other}))
+    with pytest.raises(ContractError, match=r"body\|lacks device"):
+        ingest.fn(DEVICES, store, {"readings": str(second)}, {}, 4, 0.05)
+    mapping = {"device": "id", "tag": "sensor", "time": "at", "value": "val"}
+    (done,) = ingest.fn(DEVICES, store, {"readings": str(second)}, mapping, 4, 0.05)
+    assert (done.accepted, done.files) == (1, 1)

@@ -1,0 +1,60 @@
+"""Keys that look like known ones: `101` beside `00101`, `1.0` beside `1`, `A 1` beside `a1`."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from models.errors import ContractError
+from models.scenario import Scenario, Table
+from tasks.storage.staging import Staged
+
+
+def alike(
+    scenario: Scenario,
+    table: Table,
+    rows: Staged,
+    stored: Mapping[str, pl.LazyFrame],
+    most: float,
+) -> tuple[str, ...]:
+    """What to say of keys of a table that the scenario's first table lacks, but has written otherwise.
+
+    `stored` are the tables with what is ingested before this one. Raises `ContractError` where they
+    are more than the share `most` of a column's values. The first table itself is compared with what is
+    stored where it is read whole.
+    """
+    first = next(iter(scenario.tables))
+    if not rows.height or first not in stored or (table.name == first and table.rows_at_a_time):
+        return ()
+    known = stored[first]
+    shared = {*table.unique} & {*scenario.key} & {*known.collect_schema().names()}
+    told = []
+    for column in sorted(shared):
+        values, others = (_values(frame, column) for frame in (rows.rows(), known))
+        lacking = values.join(others, on=column, how="anti")
+        found = lacking.join(others.rename({column: "known"}), on="plain", how="inner").sort(column)
+        if found.is_empty():
+            continue
+        count = found[column].n_unique()
+        text = (
+            f"{table.name}: {count:,} of {values.height:,} values of '{column}' are not in {first}, but look like "
+            f"values there: '{found[column][0]}' like '{found['known'][0]}'."
+        )
+        if count > most * values.height:
+            raise ContractError(
+                f"{text} Nothing was written. Write them alike in both (Excel takes leading zeros away), or "
+                "allow more with --max-bad-share."
+            )
+        told.append(text)
+    return tuple(told)
+
+
+def _values(rows: pl.LazyFrame, column: str) -> pl.DataFrame:
+    """The distinct values of a column, and each without what people and programs add or take away."""
+    plain = (
+        pl.col(column)
+        .str.to_lowercase()
+        .str.replace_all(r"[\s_-]+", "")
+        .str.replace(r"^(\d+)\.0+$", "${1}")
+        .str.replace(r"^0+(\w)", "${1}")
+    )
+    return rows.select(pl.col(column).unique()).with_columns(plain.alias("plain")).collect()

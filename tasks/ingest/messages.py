@@ -1,0 +1,173 @@
+"""The readings in one message of a device: what is in its body, and what the hub says around it.
+
+A body is a reading or a list of them, plain or compressed with gzip. A reading is an object with the members that
+the table's columns are mapped from. Where it has none for `tag` and `value`, or one for both, its other members
+are readings: each number or flag of it, by its name, whatever object or list it is in.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+SEQUENCE, ENQUEUED, OFFSET = "SequenceNumber", "EnqueuedTimeUtc", "Offset"
+OWN = (SEQUENCE, OFFSET, ENQUEUED)
+SURROGATES = (b"\\ud", b"\\uD")
+"""How an escaped UTF-16 surrogate begins, which stands for a character only in pairs."""
+_GZIP = b"\x1f\x8b"
+_LONGEST = 16_000_000
+"""Bytes of a body once it is unpacked, at most."""
+_MOST_READINGS, _DEEPEST = 1_000, 16
+_DEVICES = ("connectionDeviceId", "iothub-connection-device-id", "deviceId")
+"""Where IoT Hub names the device that sent a message, among its `SystemProperties`."""
+
+
+def readings(
+    message: Mapping[str, Any], columns: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The readings in a message's body, by column; with the rule that the message breaks where it holds none.
+
+    A message of which one reading is none is broken as a whole.
+    """
+    body = message.get("Body")
+    if not body:
+        return [], "body|empty"
+    try:
+        value = _value(body)
+    except (ValueError, RecursionError):
+        return [], "body|json"
+    except zlib.error:
+        return [], "body|gzip"
+    if value is None and isinstance(body, bytes) and body.startswith(_GZIP):
+        return [], "body|too long"
+    own = {name: message.get(name) for name in OWN}
+    found: list[dict[str, Any]] = []
+    for reading in value if isinstance(value, list) else [value]:
+        if not isinstance(reading, dict):
+            return [], "body|object"
+        some, rule = _of_object(reading, _around(message), columns)
+        if rule:
+            return [], rule
+        found += [one | own for one in some]
+        if len(found) > _MOST_READINGS:
+            return [], f"body|more than {_MOST_READINGS} readings"
+    return found, None if found else "body|empty"
+
+
+def _value(body: Any) -> Any:
+    """What JSON stands in a body; None where it is too long."""
+    if isinstance(body, str):
+        try:
+            body = base64.b64decode(body, validate=True)
+        except ValueError:
+            body = body.encode()
+    if not isinstance(body, bytes):
+        return body
+    if body.startswith(_GZIP):
+        unpacker = zlib.decompressobj(wbits=31)
+        body = unpacker.decompress(body, _LONGEST)
+        if unpacker.unconsumed_tail:
+            return None
+    value = json.loads(body, object_pairs_hook=_first_of_each)
+    if any(half in body for half in SURROGATES):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _first_of_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of which a member that is given twice has its first value."""
+    return dict(reversed(members))
+
+
+def _around(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message's own fields; those of objects by `outer.inner`."""
+    flat: dict[str, Any] = {}
+    for name, value in message.items():
+        if name == "Body":
+            continue
+        flat[name] = value
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": one for inner, one in value.items()}
+    flat[ENQUEUED] = _iso(flat.get(ENQUEUED))
+    return flat
+
+
+def _iso(text: Any) -> Any:
+    """When a message was enqueued as ISO 8601; Event Hubs Capture writes month, day and year, and AM or PM."""
+    try:
+        return datetime.strptime(text, "%m/%d/%Y %I:%M:%S %p").replace(tzinfo=UTC).isoformat()
+    except (TypeError, ValueError):
+        return text
+
+
+def _of_object(
+    reading: Mapping[str, Any], around: Mapping[str, Any], columns: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The readings in one object of a body, by column, or the rule that it breaks."""
+    members = {**around, **reading}
+    tag, value = columns.get("tag", ""), columns.get("value", "")
+    mapped = {*columns.values()}
+    others = [one for name, one in reading.items() if name not in mapped]
+    spread = bool(tag and value) and _is_spread(members, tag, value, others)
+    found: dict[str, Any] = {}
+    for column, name in columns.items():
+        if spread and column in ("tag", "value"):
+            continue
+        known = name in members or "." in name
+        one = _member(members, name) if known else None
+        if not known and spread:
+            known, one = _stated_by_the_hub(column, around)
+        if not known or (one is None and "." in name and name not in members):
+            return [], f"body|lacks {name}"
+        found[column] = one
+    if not spread:
+        return [found], None
+    used = {name for column, name in columns.items() if column not in ("tag", "value")}
+    inside: Any = {name: one for name, one in reading.items() if name not in used}
+    if tag in reading:
+        inside = reading[tag] if isinstance(reading[tag], Mapping | list) else {tag: reading[tag]}
+    spread_out = [found | {"tag": name, "value": one} for name, one in _numbers(inside, "")]
+    return spread_out, None if spread_out else f"body|lacks {value}"
+
+
+def _is_spread(members: Mapping[str, Any], tag: str, value: str, others: Iterable[Any]) -> bool:
+    """Whether the members of an object are readings themselves.
+
+    Where nothing says so, they are not if one of the `others` is a name, since it may be that of a sensor.
+    """
+    if tag == value:
+        return True
+    if tag in members:
+        return isinstance(members[tag], Mapping | list) and value not in members
+    named = any(isinstance(one, str) and not one[:1].isdigit() for one in others)
+    return value not in members and tag == "tag" and value == "value" and not named
+
+
+def _member(members: Mapping[str, Any], name: str) -> Any:
+    """A member by its name, or by the names of those that it is in: `outer.inner`."""
+    if name in members:
+        return members[name]
+    found: Any = members
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _stated_by_the_hub(column: str, around: Mapping[str, Any]) -> tuple[bool, Any]:
+    """What the hub says of a message where its body does not: the device, and when it was enqueued."""
+    names = [f"SystemProperties.{name}" for name in _DEVICES] if column == "device" else []
+    names += [ENQUEUED] if column == "time" else []
+    return next(((True, around[name]) for name in names if around.get(name)), (False, None))
+
+
+def _numbers(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Numbers and flags in a value with their names; a member `value` has the name of what it is in."""
+    if isinstance(value, bool | int | float):
+        yield name, value
+    elif isinstance(value, Mapping | list) and depth < _DEEPEST:
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for inner, one in pairs:
+            own = name if inner == "value" and name else f"{name}.{inner}" if name else str(inner)
+            yield from _numbers(one, own, depth + 1)

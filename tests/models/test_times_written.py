@@ -1,0 +1,111 @@
+"""Times and dates as people write them."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.contracts import ROW, RULE, accept
+from models.errors import ContractError
+from models.machines.contracts import Failures
+from models.times import days, far_from_others, utc
+
+WRITTEN = {
+    "ISO": "%Y-%m-%d %H:%M:%S",
+    "ISO with T and Z": "%Y-%m-%dT%H:%M:%SZ",
+    "ISO with seven digits": "%Y-%m-%dT%H:%M:%S.0000000Z",
+    "ISO with an offset": "%Y-%m-%dT%H:%M:%S+00:00",
+    "UTC in words": "%Y-%m-%d %H:%M:%S UTC",
+    "compact": "%Y%m%dT%H%M%SZ",
+    "fourteen digits": "%Y%m%d%H%M%S",
+    "slashes": "%Y/%m/%d %H:%M:%S",
+    "dots": "%d.%m.%Y %H:%M:%S",
+    "day first": "%d/%m/%Y %H:%M:%S",
+    "month first": "%m/%d/%Y %I:%M:%S %p",
+    "seconds": "%s",
+}
+MOMENTS = st.lists(
+    st.datetimes(datetime(1990, 1, 1), datetime(2060, 1, 1)).map(lambda at: at.replace(microsecond=0)),
+    min_size=1,
+    max_size=10,
+)
+
+
+def text(moment: datetime, form: str) -> str:
+    return str(int(moment.replace(tzinfo=UTC).timestamp())) if form == "%s" else moment.strftime(form)
+
+
+@given(moments=MOMENTS, form=st.sampled_from(list(WRITTEN.values())))
+def test_a_time_means_the_same_however_it_is_written(moments, form):
+    order = {"%d/": "day-first", "%m/": "month-first"}.get(form[:3])
+    written = pl.Series("time", [text(moment, form) for moment in moments])
+    assert utc(written, "UTC", order).dt.replace_time_zone(None).to_list() == moments
+    assert days(written, order).to_list() == [moment.date() for moment in moments]
+
+
+@pytest.mark.parametrize("factor", [1, 1_000, 1_000_000, 1_000_000_000])
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.Float64, pl.String])
+def test_numbers_since_1970_are_told_apart_by_their_size(factor, dtype):
+    numbers = pl.Series("time", [1_704_441_600 * factor]).cast(dtype)
+    assert utc(numbers, None).to_list() == [datetime(2024, 1, 5, 8, tzinfo=UTC)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2024-01-29", "2024/1/29", "20240129", 20240129, "2024-W05", "2024W051", "29.1.24", "Jan 29, 2024"],
+)
+def test_a_date_is_read_in_each_of_its_forms_and_is_the_start_of_its_day_where_a_time_is_meant(value):
+    values = pl.Series("week", [value])
+    assert days(values).to_list() == [date(2024, 1, 29)]
+    assert utc(values, "Europe/Zurich").to_list() == [datetime(2024, 1, 28, 23, tzinfo=UTC)]
+
+
+def test_a_time_with_an_offset_is_on_the_day_that_it_names():
+    assert days(pl.Series(["2024-01-05T23:00:00-05:00"])).to_list() == [date(2024, 1, 5)]
+    assert utc(pl.Series(["2024-01-05T23:00:00-05:30"]), None).to_list() == [
+        datetime(2024, 1, 6, 4, 30, tzinfo=UTC)
+    ]
+
+
+def test_one_date_that_allows_one_order_only_settles_it_for_the_column():
+    assert days(pl.Series(["05/01/2024", "25/01/2024"])).to_list() == [date(2024, 1, 5), date(2024, 1, 25)]
+    assert days(pl.Series(["05/01/2024", "01/25/2024"])).to_list() == [date(2024, 5, 1), date(2024, 1, 25)]
+
+
+@pytest.mark.parametrize("values", [["05/01/2024", "06/01/2024"], ["25/01/2024", "01/25/2024"]])
+def test_dates_that_allow_both_orders_or_none_are_refused_with_the_option(values):
+    with pytest.raises(ContractError, match=r"week: .*01/.*2024.*--dates day-first"):
+        days(pl.Series("week", values))
+    assert days(pl.Series("week", values), "day-first")[0] is not None
+
+
+@pytest.mark.parametrize(
+    "value", ["2024-13-01", "yesterday", "12", "01-2024", "nan", "9" * 400, "2024-W60", ""]
+)
+def test_what_is_no_time_is_unknown(value):
+    assert utc(pl.Series([value]), "UTC").to_list() == [None]
+    assert days(pl.Series([value])).to_list() == [None]
+
+
+def test_a_few_times_far_from_all_others_are_told_apart_and_a_long_range_is_not():
+    usual = [datetime(2024, 1, 1) + timedelta(hours=hour) for hour in range(200)]
+    odd = [datetime(1970, 1, 1), datetime(2199, 1, 1)]
+    assert far_from_others(pl.Series([*odd, *usual])).to_list() == [True, True, *[False] * 200]
+    assert not far_from_others(pl.Series([datetime(2000 + year, 1, 1) for year in range(40)])).any()
+    assert not far_from_others(
+        pl.Series([datetime(2010, 1, 1), *[datetime(2024, 1, d) for d in range(1, 5)]])
+    ).any()
+
+
+def test_rows_after_the_clock_and_far_from_all_others_go_to_quarantine_with_the_rule():
+    times = [datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in range(30)]
+    times += [datetime(2099, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)]
+    raw = pl.DataFrame({"machine_id": "1", "time": times, "component": "pump"}).with_row_index(ROW)
+    accepted = accept(
+        raw, Failures, ("machine_id", "time"), covariates=False, timezone=None,
+        latest=datetime(2024, 3, 1, tzinfo=UTC),
+    )  # fmt: skip
+    assert accepted.good["time"].to_list() == times[:30]
+    assert accepted.bad.sort(ROW)[RULE].to_list() == ["time|in_future", "time|far_from_others"]

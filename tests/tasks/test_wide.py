@@ -1,0 +1,50 @@
+"""Wide files: a column per week or per sensor."""
+
+import pytest
+
+from models.devices.scenario import DEVICES
+from models.sales import SALES
+from tasks.ingest.sources import SourceError
+from tests.steps import read
+
+SENSORS = "timestamp,speed,pressure\n2024-01-01T00:00:00Z,1,2\n2024-01-01T00:01:00Z,3,\n"
+WEEKS = "sku,store,colour,2024-01-01,2024-01-08\n1,A,red,5,6\n2,A,blue,,8\n"
+
+
+def wide(tmp_path, text: str, name: str) -> str:
+    (tmp_path / name).write_text(text)
+    return str(tmp_path / name)
+
+
+def test_a_file_with_a_column_per_sensor_is_of_the_device_that_it_is_named_after(store, tmp_path):
+    source = wide(tmp_path, SENSORS, "pump 7.csv")
+    done = read(store, "readings", source, DEVICES, mapping={"time": "timestamp"}, wide=True)
+    rows = store.scan("devices/readings").select("device", "tag", "last").sort("tag", "last").collect()
+    assert rows.rows() == [("pump 7", "pressure", 2.0), ("pump 7", "speed", 1.0), ("pump 7", "speed", 3.0)]
+    assert (done.read, done.quarantined) == (3, 0)
+
+
+def test_a_file_with_a_column_per_week_is_a_row_for_each(store, tmp_path):
+    done = read(store, "history", wide(tmp_path, WEEKS, "sales.csv"), SALES, wide=True)
+    rows = store.scan("sales/history").select("sku", "week", "units").sort("sku", "week").collect()
+    assert [(sku, str(week), units) for sku, week, units in rows.rows()] == [
+        ("1", "2024-01-01", 5.0), ("1", "2024-01-08", 6.0), ("2", "2024-01-08", 8.0)
+    ]  # fmt: skip
+    assert done.ignored == ("colour",)
+
+
+@pytest.mark.parametrize(
+    ("text", "scenario", "table", "mapping", "what"),
+    [(SENSORS, DEVICES, "readings", {"time": "timestamp"}, "sensor"), (WEEKS, SALES, "history", {}, "week")],
+)
+def test_a_wide_file_is_recognised_and_the_option_named(
+    store, tmp_path, text, scenario, table, mapping, what
+):
+    with pytest.raises(SourceError, match=f"this has a column per {what}.*--wide"):
+        read(store, table, wide(tmp_path, text, "a.csv"), scenario, mapping=mapping)
+
+
+def test_one_column_of_a_file_can_be_two_of_the_table(store, tmp_path):
+    source = wide(tmp_path, "at,sensor,value\n2024-01-01T00:00:00Z,s1,1\n", "a.csv")
+    read(store, "readings", source, DEVICES, mapping={"time": "at", "device": "sensor", "tag": "sensor"})
+    assert store.scan("devices/readings").select("device", "tag").collect().rows() == [("s1", "s1")]
