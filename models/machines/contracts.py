@@ -6,10 +6,11 @@ Times are UTC. Which components, sensors and errors there are is read from the d
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dataframely as dy
+import numpy as np
 import polars as pl
 
 from models.contracts import ROW, Accepted
@@ -18,11 +19,18 @@ from models.machines.cleaning import tidied
 from models.scenario import Frames, Table
 
 
+def _tomorrow() -> datetime:
+    return datetime.now(UTC) + timedelta(days=1)
+
+
 class Telemetry(dy.Schema):
-    """Readings of a machine over one interval, which ended at `time`; further numeric columns are sensors."""
+    """Readings of a machine over one interval, which ended at `time`; further numeric columns are sensors.
+
+    A time more than a day ahead of this computer's is of a clock that is wrong.
+    """
 
     machine_id = dy.String(min_length=1)
-    time = dy.Datetime(time_zone="UTC")
+    time = dy.Datetime(time_zone="UTC", check={"in_the_future": lambda time: time <= _tomorrow()})
 
 
 class Errors(dy.Schema):
@@ -95,6 +103,8 @@ class TelemetryTable(MachinesTable):
         return dataclasses.replace(accepted, good=end_labelled(good.lazy(), hours).collect())
 
 
+_REGULAR = 0.25
+_ALIKE = 1.1
 _MACHINE = {"machine_id": "machineID"}
 _EVENT = {**_MACHINE, "time": "datetime"}
 _BY_MACHINE = ("machine_id",)
@@ -162,6 +172,8 @@ def interval_hours(telemetry: pl.LazyFrame) -> float | None:
     """The interval of the telemetry: the commonest distance between a machine's consecutive rows.
 
     Looks at up to 20 machines. Null where no machine has two rows; the shorter of two equally common.
+    Where clocks jitter, so that hardly two distances are the same, distances that differ by less than a
+    tenth count as one, and their median is taken to whole hours, minutes or seconds.
     """
     machines = telemetry.select(pl.col("machine_id").unique().sort()).collect()["machine_id"]
     some = machines.gather_every(max(1, len(machines) // 20)).head(20)
@@ -175,10 +187,29 @@ def interval_hours(telemetry: pl.LazyFrame) -> float | None:
         .group_by("distance")
         .len()
         .sort(["len", "distance"], descending=[True, False])
-        .head(1)
         .collect()
     )
-    return counts["distance"].item() / 3.6e9 if counts.height else None
+    if counts.is_empty():
+        return None
+    if counts["len"][0] >= _REGULAR * int(counts["len"].sum()):
+        return float(counts["distance"][0]) / 3.6e9
+    return _jittered(counts)
+
+
+def _jittered(distances: pl.DataFrame) -> float:
+    """The interval in hours of distances (microseconds) with how often each is there (`len`)."""
+    ordered = distances.sort("distance")
+    distance, count = ordered["distance"].to_numpy(), ordered["len"].to_numpy().astype(np.int64)
+    before = np.concatenate([[0], np.cumsum(count)])
+    end = np.searchsorted(distance, distance * _ALIKE, side="right")
+    start = int(np.argmax(before[end] - before[:-1]))
+    group = slice(start, int(end[start]))
+    middle = float(np.median(np.repeat(distance[group], count[group]))) / 3.6e9
+    for unit in (1.0, 1 / 60, 1 / 3600):
+        whole = round(middle / unit) * unit
+        if abs(whole - middle) <= 0.01 * middle:
+            return whole
+    return middle
 
 
 def end_labelled(telemetry: pl.LazyFrame, hours: float) -> pl.LazyFrame:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from models.machines.clocks import span
 from models.machines.contracts import known, sensors
 from models.scenario import Frames
 
@@ -28,12 +29,14 @@ TOLD = {
     "effect": pl.String,
 }
 
+_JITTER = 0.1
 MAINTAINED_WITHIN = timedelta(hours=24)
 
 EFFECTS = {
     "unknown machine": "scored without model and age",
     "failure without maintenance record": "the failure counts as the replacement",
     "duplicate timestamps": "the later row is used",
+    "stray clock": "the rows are left out",
     "uneven interval": "windows hold fewer readings",
     "constant sensor": "its deviation from normal is missing",
     "missing sensor": "its features are missing, not zero",
@@ -68,13 +71,22 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
 def before_the_data(telemetry: pl.LazyFrame, since: datetime | None) -> pl.DataFrame:
     """A line as in `told` where a range was asked for that begins before the first telemetry; else none."""
     name = "range before the data"
-    first = telemetry.select(pl.col("time").min()).collect(engine="streaming").item() if since else None
+    first = span(telemetry).first if since else None
     if since is None or first is None or since >= first:
         return pl.DataFrame(schema=TOLD)
     examples = (
         f"asked for from {since:%Y-%m-%d %H:%M} UTC, the first telemetry is of {first:%Y-%m-%d %H:%M} UTC"
     )
     return pl.DataFrame([(name, "telemetry", 0, examples, EFFECTS[name])], schema=TOLD, orient="row")
+
+
+def stray_clocks(telemetry: pl.LazyFrame) -> pl.DataFrame:
+    """Machines with rows years before or after all others of the fleet, see `clocks.span`."""
+    times = span(telemetry)
+    strays = telemetry.filter(~times.holds()).group_by("machine_id")
+    counted = strays.agg(pl.len().cast(pl.Int64).alias("count"), pl.col("time").min())
+    detail = pl.format("first {}", pl.col("time").dt.strftime("%Y-%m-%d %H:%M"))
+    return _finding("stray clock", "telemetry", counted, detail)
 
 
 def unknown_machines(tables: Frames) -> pl.DataFrame:
@@ -133,7 +145,7 @@ def duplicate_timestamps(telemetry: pl.LazyFrame) -> pl.DataFrame:
 
 
 def uneven_interval(telemetry: pl.LazyFrame) -> pl.DataFrame:
-    """Machines with distances between rows other than their commonest: gaps, and hours at clock changes."""
+    """Machines with distances between rows well off their commonest: gaps, and hours at clock changes."""
     distance = pl.col("time").diff().over("machine_id").dt.total_minutes()
     distances = (
         telemetry.select("machine_id", "time")
@@ -145,10 +157,11 @@ def uneven_interval(telemetry: pl.LazyFrame) -> pl.DataFrame:
         .sort("machine_id", "count", "minutes", descending=[False, True, False])
     )
     usual = pl.col("minutes").first()
+    other = (pl.col("minutes") - usual).abs() > _JITTER * usual
     odd = distances.group_by("machine_id").agg(
         usual.alias("usual"),
-        (pl.col("count").sum() - pl.col("count").first()).alias("count"),
-        pl.col("minutes").filter(pl.col("minutes") != usual).max().alias("longest"),
+        pl.col("count").filter(other).sum().alias("count"),
+        pl.col("minutes").filter(other).max().alias("longest"),
     )
     detail = pl.format("usually {} minutes, once up to {}", "usual", "longest")
     return _finding("uneven interval", "telemetry", odd.filter(pl.col("count") > 0), detail)

@@ -10,8 +10,9 @@ import polars as pl
 from models.errors import ContractError
 from models.interchange import Interchange
 from models.machines import evaluation, interchange, outcomes, risks, scoring, training, watching
+from models.machines.clocks import span
 from models.machines.contracts import TABLES
-from models.machines.findings import before_the_data, findings, told
+from models.machines.findings import before_the_data, findings, stray_clocks, told
 from models.machines.options import Options, moment
 from models.machines.search import MachinesSearch
 from models.machines.vocabulary import Vocabulary, vocabulary
@@ -40,6 +41,9 @@ from models.scenario import (
     Trained,
     WatchesInputs,
 )
+
+_SAME_INTERVAL = 0.1
+"""Telemetry comes at the interval of training where it differs by less than this share."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +97,9 @@ class Machines(
         Raises `ContractError` where there is no telemetry up to then, and where `as_of` is more than a day,
         the longest of which has 25 hours, after the last of it.
         """
-        times = tables["telemetry"].select(
-            pl.col("time").min().alias("first"), pl.col("time").max().alias("last")
-        )
-        first, last = times.collect(engine="streaming").row(0)
-        if last is None:
+        range_ = span(tables["telemetry"])
+        first, last = range_.first, range_.last
+        if first is None or last is None:
             raise ContractError(
                 "telemetry: there is none. Ingest some: python -m flows machines ingest --help"
             )
@@ -114,11 +116,13 @@ class Machines(
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """`vocabulary`, see `Vocabulary.to_frame`; `observed`: `first` and `last` telemetry up to `as_of`."""
-        time, until = pl.col("time"), moment(as_of)
-        seen = tables["telemetry"].filter(time <= until)
-        observed = seen.select(time.min().alias("first"), time.max().alias("last"))
-        words = vocabulary(tables, until)
-        return {"vocabulary": words.to_frame(), "observed": observed.collect(engine="streaming")}
+        until = moment(as_of)
+        seen = span(tables["telemetry"].filter(pl.col("time") <= until))
+        when = pl.Datetime("us", "UTC")
+        observed = pl.DataFrame(
+            {"first": [seen.first], "last": [seen.last]}, schema={"first": when, "last": when}
+        )
+        return {"vocabulary": vocabulary(tables, until).to_frame(), "observed": observed}
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
@@ -193,7 +197,9 @@ class Machines(
     ) -> pl.DataFrame:
         """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
         until, since = moment(as_of), Options.of(options).score_from
-        return pl.concat([before_the_data(tables["telemetry"], since), told(findings(tables, until))])
+        telemetry = tables["telemetry"]
+        odd = told(pl.concat([stray_clocks(telemetry), findings(tables, until)]))
+        return pl.concat([before_the_data(telemetry, since), odd])
 
     def score(
         self,
@@ -209,7 +215,7 @@ class Machines(
         Where telemetry comes at another interval than the model was trained on, every key is skipped.
         """
         interval = Vocabulary.of_frame(context["vocabulary"]).interval_hours
-        if abs(interval - model.vocabulary.interval_hours) > 1e-9:
+        if abs(interval / model.vocabulary.interval_hours - 1) > _SAME_INTERVAL:
             reason = (
                 f"telemetry comes every {interval:g} h, the bundle was trained on every "
                 f"{model.vocabulary.interval_hours:g} h: train again"
