@@ -11,6 +11,7 @@ import polars as pl
 
 from models.machines.clocks import span
 from models.machines.contracts import known, sensors
+from models.machines.service import failures_until, record_ends
 from models.scenario import Frames
 
 FINDINGS = {
@@ -41,6 +42,7 @@ EFFECTS = {
     "constant sensor": "its deviation from normal is missing",
     "missing sensor": "its features are missing, not zero",
     "no telemetry": "scored without telemetry, as a fallback",
+    "record of failures ends early": "rows after it are neither failing nor healthy",
     "range before the data": "scored from the first telemetry on",
 }
 """What a run does about each finding."""
@@ -87,6 +89,15 @@ def stray_clocks(telemetry: pl.LazyFrame) -> pl.DataFrame:
     counted = strays.agg(pl.len().cast(pl.Int64).alias("count"), pl.col("time").min())
     detail = pl.format("first {}", pl.col("time").dt.strftime("%Y-%m-%d %H:%M"))
     return _finding("stray clock", "telemetry", counted, detail)
+
+
+def record_ends_early(tables: Frames, as_of: datetime) -> pl.DataFrame:
+    """A line as in `told` where failures are not on record up to `as_of`; else none."""
+    until, name = failures_until(tables, as_of), "record of failures ends early"
+    if until == as_of:
+        return pl.DataFrame(schema=TOLD)
+    row = (name, "failures", 0, record_ends(until, as_of), EFFECTS[name])
+    return pl.DataFrame([row], schema=TOLD, orient="row")
 
 
 def unknown_machines(tables: Frames) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from datetime import datetime
 import polars as pl
 
 OBSERVED = "observed_hours"
-"""Column: hours after the row's time for which failures are on record; negative where the row is later."""
+"""Column: hours after the row's time for which it is known what failed; negative where the row is later."""
 
 _HOUR = 3_600_000_000
 
@@ -17,13 +17,18 @@ def next_failure_column(component: str) -> str:
 
 
 def outcomes(
-    rows: pl.DataFrame, failures: pl.LazyFrame, components: Sequence[str], observed_until: datetime
+    rows: pl.DataFrame,
+    failures: pl.LazyFrame,
+    components: Sequence[str],
+    observed_until: datetime,
+    ended: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Hours to the next failure of each component after each row's time, and `observed_hours`.
 
     `rows` holds machine_id and time; the result has its order. Null where no failure follows that was
     on record at `observed_until`. A failure at the row's very time is past, not next. Hours are
-    Float64: time counts, not rows.
+    Float64: time counts, not rows. A machine of `ended` (machine_id, ended) is observed until then, or
+    until its last failure where that is later.
     """
     names = [next_failure_column(c) for c in components]
     wanted = rows.select("machine_id", "time").with_row_index("|row").sort("time")
@@ -53,6 +58,10 @@ def outcomes(
         check_sortedness=False,
     )
     end = pl.lit(observed_until).cast(pl.Datetime("us", "UTC"))
+    if ended is not None:
+        found = found.join(ended, on="machine_id", how="left", maintain_order="left")
+        last = pl.when(pl.all_horizontal(pl.col(n).is_null() for n in names)).then("ended")
+        end = pl.min_horizontal(end, last)
     return found.sort("|row").select(
         *(((pl.col(name) - pl.col("time")).dt.total_microseconds() / _HOUR).alias(name) for name in names),
         ((end - pl.col("time")).dt.total_microseconds() / _HOUR).alias(OBSERVED),

@@ -8,8 +8,11 @@ from datetime import datetime
 
 import polars as pl
 
+from models.machines.contracts import interval_hours
 from models.machines.evaluation import log_loss
+from models.machines.options import Options
 from models.machines.scoring import KEY, UNDER_WORK
+from models.machines.service import ENDED, ended, failures_until, longest_silence
 from models.scenario import TALLIES, ControlChart, Frames, Outcomes
 
 OUTCOMES = Outcomes(
@@ -22,12 +25,15 @@ PLACE = [*KEY, "horizon_hours", "time"]
 _HOUR = 3_600_000_000
 
 
-def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFrame:
+def judge(
+    published: pl.LazyFrame, tables: Frames, until: datetime, options: Options | None = None
+) -> pl.DataFrame:
     """Judged rows of one `as_of`, sorted by machine, component, time and horizon.
 
     `failed`: in (time, time + horizon], its last moment included; pending where the horizon reaches past
-    `until`, the last telemetry, whatever is on record by then. `next_failure_hours`: from the row's time to
-    the component's next failure that is on record at `until`.
+    `until`, the last telemetry, or past the record of failures. Null, and not pending, where a machine went out of
+    service within the horizon and nothing of it failed any more: nobody observed it. `next_failure_hours`: from
+    the row's time to the component's next failure that is on record at `until`.
     """
     rows = published.drop("as_of", "reasons").collect().sort("time")
     time = pl.col("time")
@@ -42,19 +48,33 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
         allow_exact_matches=False,
         check_sortedness=False,
     )
-    pending = time + pl.duration(hours="horizon_hours") > until
+    due = time + pl.duration(hours="horizon_hours")
+    pending = due > failures_until(tables, until)
+    unseen = (due > pl.col(ENDED)).fill_null(value=False) & pl.col("failed_at").is_null().all().over(
+        "machine_id", "time"
+    )
     hours = (pl.col("failed_at") - time).dt.total_microseconds() / _HOUR
     within = (hours <= pl.col("horizon_hours")).fill_null(value=False)
     return (
-        found.with_columns(
-            pl.when(~pending).then(within).alias("failed"),
+        found.join(
+            _ended(tables, until, options or Options()), on="machine_id", how="left", maintain_order="left"
+        )
+        .with_columns(
+            pl.when(~pending & ~unseen).then(within).alias("failed"),
             hours.alias("next_failure_hours"),
             (pl.col("rung") == UNDER_WORK).alias("under_work"),
             pending.alias("pending"),
         )
-        .drop("failed_at")
+        .drop("failed_at", ENDED)
         .sort(*KEY, "time", "horizon_hours")
     )
+
+
+def _ended(tables: Frames, until: datetime, options: Options) -> pl.DataFrame:
+    if "telemetry" not in tables:
+        return pl.DataFrame(schema={"machine_id": pl.String, ENDED: pl.Datetime("us", "UTC")})
+    telemetry = tables["telemetry"].filter(pl.col("time") <= until)
+    return ended(telemetry, until, longest_silence(interval_hours(telemetry) or 1.0, options))
 
 
 def first_said(judged: pl.LazyFrame) -> pl.DataFrame:

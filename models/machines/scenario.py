@@ -9,10 +9,10 @@ import polars as pl
 
 from models.errors import ContractError
 from models.interchange import Interchange
-from models.machines import evaluation, interchange, outcomes, risks, scoring, training, watching
+from models.machines import evaluation, interchange, outcomes, risks, scoring, service, training, watching
 from models.machines.clocks import span
 from models.machines.contracts import TABLES
-from models.machines.findings import before_the_data, findings, stray_clocks, told
+from models.machines.findings import before_the_data, findings, record_ends_early, stray_clocks, told
 from models.machines.options import Options, moment
 from models.machines.search import MachinesSearch
 from models.machines.vocabulary import Vocabulary, vocabulary
@@ -115,12 +115,19 @@ class Machines(
         return before.collect(engine="streaming").item()
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
-        """`vocabulary`, see `Vocabulary.to_frame`; `observed`: `first` and `last` telemetry up to `as_of`."""
+        """`vocabulary`, see `Vocabulary.to_frame`; `observed`: `first` and `last` telemetry up to `as_of`, and
+        `outcomes`, until when failures are on record.
+        """
         until = moment(as_of)
         seen = span(tables["telemetry"].filter(pl.col("time") <= until))
         when = pl.Datetime("us", "UTC")
         observed = pl.DataFrame(
-            {"first": [seen.first], "last": [seen.last]}, schema={"first": when, "last": when}
+            {
+                "first": [seen.first],
+                "last": [seen.last],
+                "outcomes": [service.failures_until(tables, seen.last) if seen.last else None],
+            },
+            schema=dict.fromkeys(("first", "last", "outcomes"), when),
         )
         return {"vocabulary": vocabulary(tables, until).to_frame(), "observed": observed}
 
@@ -170,6 +177,9 @@ class Machines(
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         """Every component that was replaced or failed, of every machine on record or with recent telemetry.
 
+        Recent is what reaches into the range that is to be scored, so that machines which ended within it
+        have their rows.
+
         Raises `ContractError` where the range that is to be scored begins after `as_of`.
         """
         until, chosen = moment(as_of), Options.of(options)
@@ -179,7 +189,8 @@ class Machines(
                 f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that; give another, or ingest newer telemetry."
             )
         time = pl.col("time")
-        recent = time.is_between(until - timedelta(days=chosen.normal_days), until, closed="right")
+        begin = min(chosen.score_from or until, until) - timedelta(days=chosen.normal_days)
+        recent = time.is_between(begin, until, closed="right")
         machines = [tables["telemetry"].filter(recent).select("machine_id", "shard")]
         if "machines" in tables:
             machines.append(tables["machines"].select("machine_id", "shard"))
@@ -199,7 +210,7 @@ class Machines(
         until, since = moment(as_of), Options.of(options).score_from
         telemetry = tables["telemetry"]
         odd = told(pl.concat([stray_clocks(telemetry), findings(tables, until)]))
-        return pl.concat([before_the_data(telemetry, since), odd])
+        return pl.concat([before_the_data(telemetry, since), record_ends_early(tables, until), odd])
 
     def score(
         self,
@@ -270,7 +281,7 @@ class Machines(
         self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """Published rows with `failed` and `next_failure_hours`; see `models.machines.outcomes`."""
-        return outcomes.judge(published, tables, moment(until))
+        return outcomes.judge(published, tables, moment(until), Options.of(options))
 
     def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """Metrics of judged rows, published or of a bundle; see `evaluation.metrics`."""

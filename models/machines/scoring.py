@@ -11,10 +11,12 @@ from models.machines.explanations import reasons
 from models.machines.features import build, under_work
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk
 from models.machines.sampling import row_count
+from models.machines.service import longest_silence, silent_since
 from models.scenario import Event, Frames, Scores
 
 KEY = ("machine_id", "component")
 UNDER_WORK, PARTIAL, WITHOUT_TELEMETRY = "under_work", "partial_telemetry", "without_telemetry"
+OUT_OF_SERVICE = "out_of_service"
 
 RISKS: dict[str, Any] = {
     "machine_id": pl.String,
@@ -33,7 +35,8 @@ RISKS: dict[str, Any] = {
 all rows of that time and horizon, null without model or under work; `reasons` says what speaks for the
 risk, or why there is none; `above_threshold` where an inspection is worth its cost, never under work,
 null without model. `rung`: `model`; `partial_telemetry`, a sensor is silent; `without_telemetry`;
-`under_work`; `base_rate`, too few failures for a model; `no_model`.
+`under_work`; `base_rate`, too few failures for a model; `no_model`; `out_of_service`, a machine whose
+telemetry ended long ago, without probability and rank.
 """
 
 
@@ -59,6 +62,8 @@ def score(
     X = model.matrix(rows)
     said = model.predict(X)
     rungs = _telemetry(rows, model)
+    silence = longest_silence(model.vocabulary.interval_hours, chosen)
+    silent = silent_since(tables["telemetry"], rows, silence)
     parts = [pl.DataFrame(schema=RISKS)]
     for risk in _risks(model, keys["component"].unique().sort().to_list()):
         wanted = keys.filter(component=risk.component)["machine_id"].implode()
@@ -71,7 +76,7 @@ def score(
         )
         found = _suppressed(found, rows.select(working.alias("working"))["working"])
         mine = rows.select(pl.col("machine_id").is_in(wanted))["machine_id"]
-        parts.append(_explained(found, mine, X, risk, model, latest).filter(mine))
+        parts.append(_in_service(_explained(found, mine, X, risk, model, latest), silent).filter(mine))
     published = pl.concat(parts).sort(*KEY, "time", "horizon_hours")
     return Scores(published, _outcomes(keys, published, as_of))
 
@@ -182,6 +187,17 @@ def _suppressed(found: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
     )
 
 
+def _in_service(found: pl.DataFrame, silent: pl.Series) -> pl.DataFrame:
+    """Rows of machines out of service, those `silent` since some time, say so and nothing else."""
+    out = silent.is_not_null()
+    reason = pl.format("out of service: no telemetry since {} UTC", silent.dt.strftime("%Y-%m-%d %H:%M"))
+    return found.with_columns(
+        *(pl.when(~out).then(name).alias(name) for name in ("probability", "above_threshold")),
+        pl.when(out).then(reason).otherwise("reasons").alias("reasons"),
+        pl.when(out).then(pl.lit(OUT_OF_SERVICE)).otherwise("rung").alias("rung"),
+    )
+
+
 def _explained(
     found: pl.DataFrame, mine: pl.Series, X: np.ndarray, risk: Risk, model: Model, every: pl.Series
 ) -> pl.DataFrame:
@@ -208,6 +224,7 @@ def _outcomes(keys: pl.DataFrame, published: pl.DataFrame, as_of: datetime) -> p
     """What became of each key at `as_of`: the worst of its horizons."""
     status = {MODEL: "scored", PARTIAL: "scored", UNDER_WORK: "scored"}
     status |= {WITHOUT_TELEMETRY: "fallback", BASE_RATE: "fallback", NO_MODEL: "skipped"}
+    status |= {OUT_OF_SERVICE: "skipped"}
     worst = list(status)
     last = (
         published.filter(pl.col("time") == as_of)
@@ -224,7 +241,7 @@ def _outcomes(keys: pl.DataFrame, published: pl.DataFrame, as_of: datetime) -> p
         pl.when(rung != MODEL).then(rung).alias("rung"),
         pl.when(rung == UNDER_WORK)
         .then(pl.lit("replaced or failed a short time ago"))
-        .when(rung.is_in([NO_MODEL, BASE_RATE]))
+        .when(rung.is_in([NO_MODEL, BASE_RATE, OUT_OF_SERVICE]))
         .then("reasons")
         .when(rung != MODEL)
         .then(pl.col("reasons").str.split("; ").list.first())

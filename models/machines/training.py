@@ -24,6 +24,7 @@ from models.machines.labels import OBSERVED, fails_within, next_failure_column, 
 from models.machines.options import Options
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk, matrix
 from models.machines.sampling import DRAWN, STEPS, Fold, draw, folds, masked, row_count, shares
+from models.machines.service import ended, longest_silence, record_ends
 from models.machines.vocabulary import Vocabulary
 from models.scenario import Frames, Trained
 
@@ -37,9 +38,9 @@ def rows_of(
 ) -> pl.DataFrame:
     """Features and outcomes of all machines in `tables`, from `since` (or the first telemetry) on.
 
-    Row times are counted back from the latest telemetry, which is also how far outcomes are known. A
-    machine has no row where its longest window holds no reading. Columns: those of `features.build`
-    and `labels.outcomes`, `steps_back` and `drawn`.
+    Row times are counted back from the latest telemetry. Outcomes are known as far as failures are on
+    record, and of a machine out of service until it ended. A machine has no row where its longest window
+    holds no reading. Columns: those of `features.build` and `labels.outcomes`, `steps_back` and `drawn`.
     """
     first, last = observed["first"].item(), observed["last"].item()
     count = row_count(max(first, since) if since else first, last, options.every_hours)
@@ -51,7 +52,8 @@ def rows_of(
         schema={"machine_id": pl.String, "time": rows.schema["time"], "component": pl.String}
     )
     failures = seen.get("failures", nothing)
-    after = outcomes(rows, failures, vocabulary.components, last)
+    gone = ended(seen["telemetry"], last, longest_silence(vocabulary.interval_hours, options))
+    after = outcomes(rows, failures, vocabulary.components, observed["outcomes"].item(), gone)
     rows = rows.with_columns(pl.Series(STEPS, steps)).hstack(after).filter(pl.col("readings") > 0)
     return rows.with_columns(draw(rows, options.seed))
 
@@ -130,7 +132,10 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
         )
     left_out = list(windows(vocabulary.interval_hours, options).left_out)
     work = Work(rows, vocabulary, used_features(vocabulary, options), options, left_out)
-    cuts = folds(ends["first"].item(), observed["last"].item(), options.held_out_share)
+    until = observed["outcomes"].item()
+    if until < observed["last"].item():
+        left_out.append(record_ends(until, observed["last"].item()))
+    cuts = folds(ends["first"].item(), until, options.held_out_share)
     fitted = _horizons(work, cuts, failures_after(rows, vocabulary.components))
     before = _bills(_judged(fitted, slice(0, 1), first=True, options=options, bills={}))
     backtest = _judged(fitted, slice(1, 2), first=True, options=options, bills=before)
@@ -203,7 +208,7 @@ def judge(
     Without `sizes`, the number of trees is settled by the held-out rows.
     """
     X = matrix(held.rows, work.names)
-    learnt = _learn(work, cut.learnt(hours), hours, modelled)
+    learnt = _learn(work, cut.learnt(hours) & (pl.col(OBSERVED) >= hours), hours, modelled)
     learner = Learner(learnt.X, learnt.weight, work.options, X if sizes is None else None)
     trees = {}
     for component, failed in learnt.failed.items():
@@ -255,7 +260,7 @@ def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> _
 
 
 def held_out_rows(work: Work, fold: Fold, hours: int) -> Held:
-    where = fold.held_out(hours, max(work.options.windows_hours))
+    where = fold.held_out(hours, max(work.options.windows_hours)) & (pl.col(OBSERVED) >= hours)
     needed = [*work.names, "machine_id", "time", OBSERVED]
     needed += [next_failure_column(c) for c in work.vocabulary.components]
     rows = work.rows.filter(where).select(needed).collect().sort("machine_id", "time")
