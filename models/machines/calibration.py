@@ -20,6 +20,7 @@ IDENTITY: Calibration = {"kind": "identity"}
 EDGE = 1e-7
 _MANY_FAILURES = 1_000
 _PRIOR = 5.0
+_FEW_FAILURES = 20
 
 
 def calibration(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
@@ -32,6 +33,31 @@ def calibration(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
     if positives in (0, len(failed)):
         return IDENTITY
     return (isotonic if positives >= _MANY_FAILURES else platt)(probability, failed)
+
+
+def towards(how: Calibration, probability: Floats, base_rate: float, failures: int) -> Calibration:
+    """`how`, moved so that the mean over held-out rows is not settled by a handful of `failures`.
+
+    The mean that is aimed at lies between that of `how` and `base_rate`, the share of all rows that fail: with
+    no held-out failure it is the base rate, from 20 on the mean stays. Only the intercept moves, so that the order
+    of rows stays.
+    """
+    if (
+        failures >= _FEW_FAILURES
+        or not len(probability)
+        or not 0 < base_rate < 1
+        or how["kind"] == "isotonic"
+    ):
+        return how
+    slope, intercept = how.get("slope", 1.0), how.get("intercept", 0.0)
+    weight = failures / _FEW_FAILURES
+    aim = weight * float(calibrated(probability, how).mean()) + (1 - weight) * base_rate
+    z = slope * _logit(probability) + intercept
+    low, high = -30.0, 30.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _sigmoid(z + middle).mean() < aim else (low, middle)
+    return {"kind": "platt", "slope": slope, "intercept": intercept + (low + high) / 2}
 
 
 def platt(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:

@@ -15,6 +15,7 @@ import polars as pl
 
 from models.contracts import ROW, Accepted
 from models.errors import ContractError
+from models.machines.chains import first_of_chains
 from models.machines.cleaning import tidied
 from models.scenario import Frames, Table
 
@@ -161,11 +162,25 @@ def sensors(telemetry: pl.LazyFrame) -> list[str]:
 
 
 def known(tables: Frames, as_of: datetime) -> dict[str, pl.LazyFrame]:
-    """The tables as they were known at `as_of`: rows of a later time are left out."""
-    return {
+    """The tables as they were known at `as_of`: rows of a later time are left out.
+
+    Of a failure that is logged again until it is repaired the first record is left, see `chains`.
+    """
+    seen = {
         name: frame.filter(pl.col("time") <= as_of) if "time" in frame.collect_schema() else frame
         for name, frame in tables.items()
     }
+    if "failures" in seen:
+        seen["failures"] = first_of_chains(seen["failures"], seen.get("maintenance"))
+    return seen
+
+
+def repeats(tables: Frames, as_of: datetime) -> int:
+    """How many records of failures up to `as_of` repeat one that is not repaired yet."""
+    if "failures" not in tables:
+        return 0
+    every = tables["failures"].filter(pl.col("time") <= as_of).select(pl.len()).collect().item()
+    return int(every - known(tables, as_of)["failures"].select(pl.len()).collect().item())
 
 
 def interval_hours(telemetry: pl.LazyFrame) -> float | None:

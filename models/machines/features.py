@@ -34,7 +34,7 @@ from models.errors import ContractError
 from models.machines.contracts import known
 from models.machines.moments import Floats, Moments, in_blocks, merge
 from models.machines.options import Options
-from models.machines.vocabulary import Vocabulary
+from models.machines.vocabulary import Vocabulary, kind_of_error
 from models.scenario import Frames
 
 ROW = ("machine_id", "time")
@@ -278,7 +278,8 @@ def _errors(
             for hours in options.error_windows_hours
         }
     so_far = (
-        errors.select(*ROW, *((pl.col("error") == e).cast(pl.Int32).alias(e) for e in vocabulary.errors))
+        errors.with_columns(kind_of_error(vocabulary.errors).alias("error"))
+        .select(*ROW, *((pl.col("error") == e).cast(pl.Int32).alias(e) for e in vocabulary.errors))
         .group_by(ROW)
         .sum()
         .sort("time", "machine_id")

@@ -35,6 +35,7 @@ MAINTAINED_WITHIN = timedelta(hours=24)
 
 EFFECTS = {
     "unknown machine": "scored without model and age",
+    "failure logged again": "counts once, from its first record on",
     "failure without maintenance record": "the failure counts as the replacement",
     "duplicate timestamps": "the later row is used",
     "stray clock": "the rows are left out",
@@ -54,6 +55,8 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
     A failure of the last day may still be recorded as maintenance, so it is no finding yet.
     """
     seen = known(tables, as_of)
+    since = as_of - timedelta(days=days)
+    again = failures_logged_again(tables, seen, since, as_of)
     seen = {
         name: frame.filter(pl.col("time") > as_of - timedelta(days=days))
         if "time" in frame.collect_schema()
@@ -67,6 +70,7 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
     if "failures" in seen and "maintenance" in seen:
         settled = seen["failures"].filter(pl.col("time") <= as_of - MAINTAINED_WITHIN)
         parts.append(failures_without_maintenance(settled, seen["maintenance"]))
+    parts.append(again)
     return pl.concat([pl.DataFrame(schema=FINDINGS), *parts])
 
 
@@ -117,6 +121,20 @@ def machines_without_telemetry(machines: pl.LazyFrame, recent: pl.LazyFrame, day
         pl.lit(0, pl.Int64).alias("count")
     )
     return _finding("no telemetry", "telemetry", silent, pl.lit(f"none in {days} days"))
+
+
+def failures_logged_again(tables: Frames, seen: Frames, since: datetime, until: datetime) -> pl.DataFrame:
+    """Records from `since` to `until` that repeat a failure which is not repaired yet; `seen` is without them."""
+    if "failures" not in tables:
+        return pl.DataFrame(schema=FINDINGS)
+    place = ["machine_id", "component", "time"]
+    repeats = (
+        tables["failures"]
+        .filter(pl.col("time").is_between(since, until))
+        .join(seen["failures"], on=place, how="anti")
+    )
+    counted = repeats.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"))
+    return _finding("failure logged again", "failures", counted, pl.format("{} times", "count"))
 
 
 def failures_without_maintenance(

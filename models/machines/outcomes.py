@@ -8,7 +8,7 @@ from datetime import datetime
 
 import polars as pl
 
-from models.machines.contracts import interval_hours
+from models.machines.contracts import interval_hours, known
 from models.machines.evaluation import log_loss
 from models.machines.options import Options
 from models.machines.scoring import KEY, UNDER_WORK
@@ -38,7 +38,7 @@ def judge(
     rows = published.drop("as_of", "reasons").collect().sort("time")
     time = pl.col("time")
     nothing = pl.LazyFrame(schema={name: rows.schema[name] for name in (*KEY, "time")})
-    failures = tables.get("failures", nothing).filter(time <= until)
+    failures = known(tables, until).get("failures", nothing)
     following = failures.select(*KEY, time, failed_at=time).unique().sort("time").collect()
     found = rows.join_asof(
         following,

@@ -11,7 +11,7 @@ from models.errors import ContractError
 from models.interchange import Interchange
 from models.machines import evaluation, interchange, outcomes, risks, scoring, service, training, watching
 from models.machines.clocks import span
-from models.machines.contracts import TABLES
+from models.machines.contracts import TABLES, repeats
 from models.machines.findings import before_the_data, findings, record_ends_early, stray_clocks, told
 from models.machines.options import Options, moment
 from models.machines.search import MachinesSearch
@@ -116,7 +116,7 @@ class Machines(
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """`vocabulary`, see `Vocabulary.to_frame`; `observed`: `first` and `last` telemetry up to `as_of`, and
-        `outcomes`, until when failures are on record.
+        `outcomes`, until when failures are on record; `repeats`, how many records of failures repeat others.
         """
         until = moment(as_of)
         seen = span(tables["telemetry"].filter(pl.col("time") <= until))
@@ -126,8 +126,9 @@ class Machines(
                 "first": [seen.first],
                 "last": [seen.last],
                 "outcomes": [service.failures_until(tables, seen.last) if seen.last else None],
+                "repeats": [repeats(tables, until)],
             },
-            schema=dict.fromkeys(("first", "last", "outcomes"), when),
+            schema={**dict.fromkeys(("first", "last", "outcomes"), when), "repeats": pl.Int64},
         )
         return {"vocabulary": vocabulary(tables, until).to_frame(), "observed": observed}
 

@@ -125,7 +125,9 @@ def _judged(
         risk = training.without_model(component, hours, failures[component], base[component], work.options)
         said = risk.predict(matrix(held.rows, []))
         if component in held.said:
-            said = calibrated(held.said[component], training.calibration_of(before, component, hours))
+            said = calibrated(
+                held.said[component], training.calibration_of(before, component, hours, base[component])
+            )
             risk = replace(risk, rung=MODEL)
         found.append(evaluation.judged(held.rows, risk, said, 1.0, work.options))
     return pl.concat(found)

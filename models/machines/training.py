@@ -9,14 +9,15 @@ by. Up to the end, for the bundle, calibrated by the held-out rows of both cuts.
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from math import expm1
 
 import numpy as np
 import polars as pl
 
 from models.errors import ContractError
 from models.machines import costs, evaluation
-from models.machines.calibration import IDENTITY, Calibration, calibrated, calibration
+from models.machines.calibration import IDENTITY, Calibration, calibrated, calibration, towards
 from models.machines.contracts import known
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, build, used_features, windows
@@ -25,7 +26,7 @@ from models.machines.options import Options
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk, matrix
 from models.machines.sampling import DRAWN, STEPS, Fold, draw, folds, masked, row_count, shares
 from models.machines.service import ended, longest_silence, record_ends
-from models.machines.vocabulary import Vocabulary
+from models.machines.vocabulary import OTHER, Vocabulary
 from models.scenario import Frames, Trained
 
 
@@ -70,7 +71,13 @@ class Held:
     """Held-out rows of one cut, with what each component's estimator said of them."""
 
     rows: pl.DataFrame
+    until: datetime
     said: dict[str, Floats] = field(default_factory=dict)
+
+    def failures(self, component: str, hours: int) -> int:
+        """How often the component failed within `hours` of some row."""
+        failed = self.rows.filter(fails_within(component, hours))
+        return failures_after(failed.lazy(), [component])[component]
 
     def failed(self, component: str, hours: int) -> Flags:
         return self.rows.select(fails_within(component, hours)).to_series().to_numpy().astype(bool)
@@ -135,6 +142,15 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
     until = observed["outcomes"].item()
     if until < observed["last"].item():
         left_out.append(record_ends(until, observed["last"].item()))
+    if repeats := observed["repeats"].item():
+        left_out.append(
+            f"{repeats:,} records of failures repeat one of the 24 hours before that was not repaired yet: it counts once"
+        )
+    if OTHER in vocabulary.errors:
+        left_out.append(
+            f"errors: too many kinds for a feature each; the {len(vocabulary.errors) - 1} commonest are told apart, "
+            f"messages by their text without numbers, and all others count as '{OTHER}'"
+        )
     cuts = folds(ends["first"].item(), until, options.held_out_share)
     fitted = _horizons(work, cuts, failures_after(rows, vocabulary.components))
     before = _bills(_judged(fitted, slice(0, 1), first=True, options=options, bills={}))
@@ -184,9 +200,11 @@ def _horizon(
     failures: Mapping[str, int],
 ) -> _Horizon:
     components, base = work.vocabulary.components, base_rates(work, hours)
-    without = {c: without_model(c, hours, failures[c], base[c], work.options) for c in components}
-    first = {c: calibration_of(held[:1], c, hours) for c in components}
-    both = {c: calibration_of(held, c, hours) for c in components}
+    at_work = machine_hours(work.rows)
+    without = {c: without_model(c, hours, failures[c], base[c], work.options, at_work) for c in components}
+    before = base_rates(work, hours, held[0].until)
+    first = {c: calibration_of(held[:1], c, hours, before[c]) for c in components}
+    both = {c: calibration_of(held, c, hours, base[c]) for c in components}
     risks = [
         Risk(c, hours, MODEL, base[c], None, found[c], both[c]) if c in found else without[c]
         for c in components
@@ -267,15 +285,17 @@ def held_out_rows(work: Work, fold: Fold, hours: int) -> Held:
     if rows.is_empty():
         note = f"horizon of {hours} h: the time range is too short to hold out rows after {fold.cut:%Y-%m-%d %H:%M}"
         work.notes.append(note)
-    return Held(rows)
+    return Held(rows, fold.until)
 
 
-def calibration_of(held: Sequence[Held], component: str, hours: int) -> Calibration:
+def calibration_of(held: Sequence[Held], component: str, hours: int, base_rate: float) -> Calibration:
+    """The calibration by held-out rows; `base_rate` counts the more, the fewer failures there are among them."""
     parts = [h for h in held if component in h.said]
     if not parts:
         return IDENTITY
     said = np.concatenate([h.said[component] for h in parts])
-    return calibration(said, np.concatenate([h.failed(component, hours) for h in parts]))
+    found = calibration(said, np.concatenate([h.failed(component, hours) for h in parts]))
+    return towards(found, said, base_rate, sum(h.failures(component, hours) for h in parts))
 
 
 def _judged(
@@ -310,14 +330,46 @@ def _billed(risk: Risk, bills: Mapping[_Place, _Bills]) -> Risk:
     return replace(risk, bills=rows, failures=failures)
 
 
-def without_model(component: str, hours: int, failures: int, base: float, options: Options) -> Risk:
-    """The risk of a component that failed too seldom for a model, or never."""
+def without_model(
+    component: str, hours: int, failures: int, base: float, options: Options, at_work: float = 0.0
+) -> Risk:
+    """The risk of a component that failed too seldom for a model, or never, in `at_work` hours of machines.
+
+    Where no row failed within the horizon, the base rate is that of the failures in the hours at work. A component
+    that never failed has an upper bound of 95 %, three failures in that time. Hanley & Lippman-Hand (1983), JAMA 249.
+    """
     if not failures:
-        return Risk(component, hours, NO_MODEL, base, f"{component} never failed in the training range")
+        reason = f"{component} never failed in the training range"
+        if at_work:
+            most = -expm1(-3 * hours / at_work)
+            reason += f" of {at_work / 24:,.0f} machine days: at most {most:.2%} within {hours} h, with 95 % confidence"
+        return Risk(component, hours, NO_MODEL, base, reason)
+    if not base and at_work:
+        base = -expm1(-failures * hours / at_work)
     reason = (
-        f"{component} failed {failures} times in the training range, a model needs {options.min_failures}"
+        f"{component} failed {times(failures)} in the training range, a model needs {options.min_failures}"
     )
+    if failures >= options.min_failures:
+        reason = (
+            f"{component} failed {times(failures)} in the training range, but too seldom within {hours} h after a row "
+            "that is learnt from: rows are only where there is telemetry. Give a longer horizon with --horizon"
+        )
     return Risk(component, hours, BASE_RATE, base, reason)
+
+
+def machine_hours(rows: pl.LazyFrame) -> float:
+    """Hours from the first to the last row, of all machines together."""
+    time = pl.col("time")
+    spans = rows.group_by("machine_id").agg((time.max() - time.min()).dt.total_seconds().alias("seconds"))
+    return float(spans.select(pl.col("seconds").sum()).collect().item()) / 3600
+
+
+def times(count: int) -> str:
+    """
+    >>> times(1), times(2)
+    ('once', '2 times')
+    """
+    return "once" if count == 1 else f"{count} times"
 
 
 def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
@@ -331,10 +383,16 @@ def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, i
     return {c: int(counts_of[0]) for c, counts_of in counts.collect().to_dict(as_series=False).items()}
 
 
-def base_rates(work: Work, hours: int) -> dict[str, float]:
-    """Share of the rows of all of the training range that each component failed after."""
+def base_rates(work: Work, hours: int, until: datetime | None = None) -> dict[str, float]:
+    """Share of the rows that each component failed after, of those whose horizon ends at `until` or before.
+
+    Without `until` of all of the training range.
+    """
+    rows = work.rows
+    if until is not None:
+        rows = rows.filter(pl.col("time") <= until - timedelta(hours=hours))
     means = [fails_within(c, hours).mean().fill_null(0.0).alias(c) for c in work.vocabulary.components]
-    return work.rows.select(means).collect().row(0, named=True)
+    return rows.select(means).collect().row(0, named=True)
 
 
 def _importance(estimator: Estimator, component: str, hours: int, names: Sequence[str]) -> pl.DataFrame:

@@ -10,6 +10,11 @@ import polars as pl
 from models.machines import contracts
 from models.scenario import Frames
 
+OTHER = "other errors"
+"""The name in `Vocabulary.errors` of all that are not told apart; there only where some are not."""
+
+_MOST_ERRORS = 40
+_SELDOM, _CODES = 3, 0.9
 _LISTS = ("sensors", "components", "errors", "models")
 
 
@@ -49,18 +54,53 @@ class Vocabulary:
 def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
     """What the rows up to `as_of` hold.
 
-    A component is whatever was replaced or failed. Where no machine has two telemetry rows the
-    interval is taken as an hour.
+    A component is whatever was replaced or failed. Of more than 40 kinds of error the 40 commonest are told
+    apart, see `_errors`; the others are one, `OTHER`. Where no machine has two telemetry rows the interval is
+    taken as an hour.
     """
     seen = contracts.known(tables, as_of)
     parts = [seen[name].select("component") for name in ("maintenance", "failures") if name in seen]
     return Vocabulary(
         sensors=tuple(contracts.sensors(seen["telemetry"])),
         components=_distinct(pl.concat(parts), "component") if parts else (),
-        errors=_distinct(seen["errors"], "error") if "errors" in seen else (),
+        errors=_errors(seen["errors"]) if "errors" in seen else (),
         models=_distinct(seen["machines"], "model") if "machines" in seen else (),
         interval_hours=contracts.interval_hours(seen["telemetry"]) or 1.0,
     )
+
+
+def kind_of_error(errors: tuple[str, ...]) -> pl.Expr:
+    """Which of the vocabulary's `errors` the column `error` is; null where it is none of them."""
+    if OTHER not in errors:
+        return pl.col("error")
+    known, text = list(errors), _without_numbers()
+    own = pl.when(pl.col("error").is_in(known)).then("error")
+    return own.when(text.is_in(known)).then(text).otherwise(pl.lit(OTHER))
+
+
+def _errors(errors: pl.LazyFrame) -> tuple[str, ...]:
+    """The kinds of error: all up to 40; of more the commonest, and `OTHER`.
+
+    Where nine records of ten are of texts that come three times or more, these are codes, and the kinds are
+    the texts. Else they are messages: the kinds are texts without their numbers that come so often.
+    """
+    words = _distinct(errors, "error")
+    if len(words) <= _MOST_ERRORS:
+        return words
+    counts = _often(errors, pl.col("error"))
+    if counts["len"].sum() < _CODES * errors.select(pl.len()).collect().item():
+        counts = _often(errors, _without_numbers())
+    return (*sorted(set(counts["error"].head(_MOST_ERRORS)) - {OTHER}), OTHER)
+
+
+def _often(errors: pl.LazyFrame, text: pl.Expr) -> pl.DataFrame:
+    counts = errors.group_by(text).len().filter(pl.col("len") >= _SELDOM)
+    return counts.sort(["len", "error"], descending=[True, False]).collect()
+
+
+def _without_numbers() -> pl.Expr:
+    """The text of an error with # for each number: messages differ by a value or a time, kinds do not."""
+    return pl.col("error").str.replace_all(r"\d+([.,:]\d+)*", "#")
 
 
 def _distinct(frame: pl.LazyFrame, column: str) -> tuple[str, ...]:

@@ -1,0 +1,34 @@
+"""Failures that are logged again and again until somebody repairs them: one failure each.
+
+A record of a component that failed already, within `WITHIN` of the record before it and without a
+replacement in between, is of the same failure. A chain may go on for as long as it likes.
+"""
+
+from datetime import timedelta
+
+import polars as pl
+
+WITHIN = timedelta(hours=24)
+_COMPONENT = ("machine_id", "component")
+
+
+def first_of_chains(failures: pl.LazyFrame, maintenance: pl.LazyFrame | None) -> pl.LazyFrame:
+    """`failures` without the records that repeat one before them; the columns stay."""
+    before = pl.col("time").shift().over(_COMPONENT)
+    ordered = failures.sort("time", *_COMPONENT).with_columns(before.alias("|before"))
+    repaired = pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias("|repaired")
+    if maintenance is None:
+        ordered = ordered.with_columns(repaired)
+    else:
+        repairs = maintenance.select(*_COMPONENT, "time", pl.col("time").alias("|repaired")).sort("time")
+        ordered = ordered.join_asof(
+            repairs,
+            on="time",
+            by=list(_COMPONENT),
+            strategy="backward",
+            allow_exact_matches=False,
+            check_sortedness=False,
+        )
+    close = pl.col("time") - pl.col("|before") <= WITHIN
+    again = close & ~(pl.col("|repaired") >= pl.col("|before")).fill_null(value=False)
+    return ordered.filter(~again.fill_null(value=False)).drop("|before", "|repaired")

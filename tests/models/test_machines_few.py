@@ -1,0 +1,123 @@
+"""Records that repeat, errors of many kinds, and components that failed a few times or never."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.machines.calibration import IDENTITY, calibrated, calibration, towards
+from models.machines.chains import first_of_chains
+from models.machines.contracts import known, repeats
+from models.machines.findings import findings
+from models.machines.options import Options
+from models.machines.training import without_model
+from models.machines.vocabulary import OTHER, kind_of_error, vocabulary
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+WHEN = pl.Datetime("us", "UTC")
+
+
+def events(*hours: float, machine: str = "m", component: str = "pump") -> pl.LazyFrame:
+    rows = [(machine, START + timedelta(hours=h), component) for h in hours]
+    schema = {"machine_id": pl.String, "time": WHEN, "component": pl.String}
+    return pl.LazyFrame(rows, schema=schema, orient="row")
+
+
+def hours_of(failures: pl.LazyFrame) -> list[float]:
+    times = failures.sort("time").select((pl.col("time") - START).dt.total_hours())
+    return times.collect()["time"].to_list()
+
+
+def test_a_failure_that_is_logged_until_it_is_repaired_is_one():
+    logged = events(*range(0, 60, 3))
+    assert hours_of(first_of_chains(logged, events(61))) == [0]
+    assert hours_of(first_of_chains(logged, None)) == [0]
+
+
+def test_a_failure_after_the_repair_or_a_day_later_is_another():
+    assert hours_of(first_of_chains(events(0, 3, 10), events(5))) == [0, 10]
+    assert hours_of(first_of_chains(events(0, 3, 10), events(0))) == [0, 3]
+    assert hours_of(first_of_chains(events(0, 24, 49), None)) == [0, 49]
+
+
+def test_failures_of_other_machines_and_components_repeat_nothing():
+    several = pl.concat([events(0), events(1, machine="n"), events(2, component="gear")])
+    assert hours_of(first_of_chains(several, None)) == [0, 1, 2]
+
+
+def test_records_that_repeat_are_counted_and_told():
+    telemetry = pl.LazyFrame(
+        {"machine_id": ["m"], "time": [START], "vib": [1.0]}, schema_overrides={"time": WHEN}
+    )
+    tables = {"telemetry": telemetry, "failures": events(0, 3, 6, 100)}
+    as_of = START + timedelta(hours=200)
+    assert repeats(tables, as_of) == 2
+    assert hours_of(known(tables, as_of)["failures"]) == [0, 100]
+    again = findings(tables, as_of).filter(finding="failure logged again")
+    assert again.select("machine_id", "count").rows() == [("m", 2)]
+
+
+def errors_of(texts: list[str]) -> pl.LazyFrame:
+    times = [START + timedelta(minutes=i) for i in range(len(texts))]
+    return pl.LazyFrame(
+        {"machine_id": ["m"] * len(texts), "time": times, "error": texts}, schema_overrides={"time": WHEN}
+    )
+
+
+def kinds(texts: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    telemetry = pl.LazyFrame(
+        {"machine_id": ["m"], "time": [START], "vib": [1.0]}, schema_overrides={"time": WHEN}
+    )
+    tables = {"telemetry": telemetry, "errors": errors_of(texts)}
+    names = vocabulary(tables, START + timedelta(days=30)).errors
+    return names, errors_of(texts).select(kind_of_error(names)).collect().to_series().to_list()
+
+
+def test_messages_that_differ_by_their_numbers_are_of_one_kind():
+    texts = [f"Overload {i} at 0.{i:03} bar" for i in range(200)] + [f"odd {'x' * i}" for i in range(5)]
+    names, found = kinds(texts)
+    assert names == ("Overload # at # bar", OTHER)
+    assert found == ["Overload # at # bar"] * 200 + [OTHER] * 5
+
+
+def test_many_codes_are_told_apart_up_to_a_bound():
+    texts = [f"E{i}" for i in range(60) for _ in range(3 + i)]
+    names, found = kinds(texts)
+    assert len(names) == 41
+    assert found[-1] == "E59"
+    assert found[0] == OTHER
+
+
+def test_a_few_kinds_of_error_stay_as_they_are():
+    names, found = kinds(["error 1", "error 2"])
+    assert names == ("error 1", "error 2")
+    assert found == ["error 1", "error 2"]
+
+
+def test_without_held_out_failures_the_mean_probability_is_the_base_rate():
+    said = np.random.default_rng(1).uniform(0.0001, 0.01, 5_000)
+    for failures in (0, 3, 10):
+        found = calibrated(said, towards(IDENTITY, said, 0.02, failures))
+        aim = failures / 20 * said.mean() + (1 - failures / 20) * 0.02
+        assert found.mean() == pytest.approx(aim, rel=1e-6)
+        assert (np.argsort(found) == np.argsort(said)).all()
+
+
+def test_from_twenty_failures_on_held_out_rows_alone_calibrate():
+    rng = np.random.default_rng(2)
+    said = rng.uniform(0, 0.2, 2_000)
+    learnt = calibration(said, rng.uniform(size=2_000) < said)
+    assert towards(learnt, said, 0.5, 20) == learnt
+
+
+def test_what_is_said_of_a_component_without_model_is_true_of_its_failures():
+    never = without_model("fan", 168, 0, 0.0, Options(), at_work=24 * 3_000.0)
+    assert never.reason == (
+        "fan never failed in the training range of 3,000 machine days: at most 0.70% within 168 h, with 95 % confidence"
+    )
+    few = without_model("fan", 168, 2, 0.01, Options(), at_work=72_000.0)
+    assert few.reason == "fan failed 2 times in the training range, a model needs 3"
+    between = without_model("fan", 24, 31, 0.0, Options(), at_work=72_000.0)
+    assert "needs" not in str(between.reason)
+    assert between.base_rate == pytest.approx(31 * 24 / 72_000, rel=0.01)
