@@ -6,7 +6,6 @@ before telemetry does, where it was extracted earlier; the time after that is no
 """
 
 from datetime import datetime, timedelta
-from math import exp
 
 import polars as pl
 
@@ -46,8 +45,8 @@ def silent_since(telemetry: pl.LazyFrame, rows: pl.DataFrame, silence: timedelta
 def failures_until(tables: Frames, last: datetime) -> datetime:
     """The time up to which failures are on record: `last`, or the last failure where the record ends before it.
 
-    It ends before where so long a time without a failure would come about once in a thousand times by
-    chance, given how many there were per reading before, and is twice as long as the longest until then.
+    It ends before where all failures, spread over the readings by chance, would come as early as they do less
+    than once in a thousand times, and where the time after them is twice as long as the longest between two.
     """
     if "failures" not in tables or "telemetry" not in tables:
         return last
@@ -62,7 +61,7 @@ def failures_until(tables: Frames, last: datetime) -> datetime:
     before, after = counts.collect(engine="streaming").row(0)
     failures = days.select("machine_id", "component", "day").n_unique()
     quiet = days["time"].unique().sort().diff().max()
-    unlikely = exp(-failures * after / max(before, 1)) < _BY_CHANCE
+    unlikely = (before / (before + after)) ** failures < _BY_CHANCE
     return newest if unlikely and last - newest > 2 * quiet else last  # type: ignore[operator, return-value]
 
 
