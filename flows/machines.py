@@ -85,6 +85,7 @@ def train(
     estimator: Literal["lightgbm", "random_forest", "decision_tree"] | None = None,
     every: str = "12h",
     windows: list[str] | None = None,
+    keep_column: list[str] | None = None,
     missed_failure_cost: Amount = 10.0,
     needless_inspection_cost: Amount = 1.0,
     inspect_every_days: Annotated[int, Field(ge=1)] = 14,
@@ -102,7 +103,10 @@ def train(
         estimator: What predicts: gradient-boosted trees, a random forest, or one decision tree. Default: the
             champion's where it was tuned, else lightgbm.
         every: Distance of the rows of a machine that are learnt from and scored.
-        windows: Lengths of the windows that telemetry is summed up over; default 12h, 24h and 36h.
+        windows: Lengths of the windows that telemetry is summed up over; default 12h, 24h and 36h,
+            or 1, 5 and 20 intervals where telemetry comes every 12 hours to every week.
+        keep_column: A sensor to learn from although it tells the outcome by itself; without it such a column is
+            left out, and named in the notes.
         missed_failure_cost: What a failure costs that no inspection came before; with the next one it
             settles the probability from which an inspection is worth it.
         needless_inspection_cost: What an inspection costs that no failure would have followed.
@@ -122,6 +126,7 @@ def train(
     }
     options |= {"horizons_hours": hours(horizon)} if horizon else {}
     options |= {"windows_hours": hours(windows)} if windows else {}
+    options |= {"keep_columns": keep_column} if keep_column else {}
     return train_for(reason, budget, MACHINES, open_store(store), to, options | _since("train_from", from_))
 
 

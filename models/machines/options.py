@@ -1,7 +1,7 @@
 """The options of the machines scenario, with their defaults."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -22,6 +22,11 @@ _WHOLE = {
     "threads",
 }
 
+WINDOWS_HOURS = (12, 24, 36)
+_INTERVALS = (1, 5, 20)
+_LEAST_INTERVAL, _LONGEST_INTERVAL = 12, 168
+_WINDOW_SHARE = 15
+
 
 @dataclass(frozen=True)
 class Options:
@@ -35,8 +40,8 @@ class Options:
     """Last row time to evaluate; None for the last one."""
     every_hours: int = 12
     """One row per machine in this many hours, counted back from `as_of`."""
-    windows_hours: tuple[int, ...] = (12, 24, 36)
-    """Lengths of the telemetry windows."""
+    windows_hours: tuple[int, ...] = WINDOWS_HOURS
+    """Lengths of the telemetry windows; see `at_interval`."""
     error_windows_hours: tuple[int, ...] = (24, 168)
     """Lengths of the windows in which errors are counted."""
     normal_days: int = 28
@@ -71,6 +76,8 @@ class Options:
     """The plan to compare with: every component is inspected once in this many days."""
     under_work_hours: int = 12
     """A component counts as under work for this long after its replacement or failure."""
+    keep_columns: tuple[str, ...] = ()
+    """Sensors that are learnt from although they tell the outcome by themselves, see `leaks`."""
     held_out_share: float = 0.2
     """Share of the time range that calibrates, and again that tests."""
     min_failures: int = 3
@@ -95,6 +102,8 @@ class Options:
         for name in ("windows_hours", "error_windows_hours", "horizons_hours"):
             if name in given:
                 given[name] = tuple(sorted({int(hours) for hours in given[name]}))
+        if "keep_columns" in given:
+            given["keep_columns"] = tuple(sorted(given["keep_columns"]))
         for name in ("train_from", "score_from"):
             if name in given:
                 given[name] = moment(given[name], start_of_day=True)
@@ -105,6 +114,25 @@ class Options:
         chosen = cls(**given)
         chosen._check()
         return chosen
+
+    def at_interval(self, interval_hours: float, span_hours: float) -> "Options":
+        """The options for telemetry at this interval over so long a time.
+
+        The default windows are 1, 5 and 20 intervals where an interval is 12 hours to a week, in whole half-days:
+        windows of hours would hold a reading each. One that is longer than a fifteenth of the time is left out,
+        as held-out rows begin a longest window after a cut. The normal is then of three longest windows or more.
+
+        >>> Options().at_interval(24.0, 24.0 * 120).windows_hours
+        (24, 120)
+        """
+        fits = (
+            _LEAST_INTERVAL <= interval_hours <= _LONGEST_INTERVAL and interval_hours % _LEAST_INTERVAL == 0
+        )
+        if self.windows_hours != WINDOWS_HOURS or not fits:
+            return self
+        hours = [int(interval_hours) * many for many in _INTERVALS]
+        chosen = tuple(h for h in hours if h == hours[0] or h <= span_hours / _WINDOW_SHARE)
+        return replace(self, windows_hours=chosen, normal_days=max(self.normal_days, 3 * chosen[-1] // 24))
 
     @property
     def threshold(self) -> float:

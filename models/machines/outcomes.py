@@ -10,7 +10,6 @@ import polars as pl
 
 from models.machines.contracts import interval_hours, known
 from models.machines.evaluation import log_loss
-from models.machines.options import Options
 from models.machines.scoring import KEY, UNDER_WORK
 from models.machines.service import ENDED, ended, failures_until, longest_silence
 from models.scenario import TALLIES, ControlChart, Frames, Outcomes
@@ -25,9 +24,7 @@ PLACE = [*KEY, "horizon_hours", "time"]
 _HOUR = 3_600_000_000
 
 
-def judge(
-    published: pl.LazyFrame, tables: Frames, until: datetime, options: Options | None = None
-) -> pl.DataFrame:
+def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFrame:
     """Judged rows of one `as_of`, sorted by machine, component, time and horizon.
 
     `failed`: in (time, time + horizon], its last moment included; pending where the horizon reaches past
@@ -56,9 +53,7 @@ def judge(
     hours = (pl.col("failed_at") - time).dt.total_microseconds() / _HOUR
     within = (hours <= pl.col("horizon_hours")).fill_null(value=False)
     return (
-        found.join(
-            _ended(tables, until, options or Options()), on="machine_id", how="left", maintain_order="left"
-        )
+        found.join(_ended(tables, until), on="machine_id", how="left", maintain_order="left")
         .with_columns(
             pl.when(~pending & ~unseen).then(within).alias("failed"),
             hours.alias("next_failure_hours"),
@@ -70,11 +65,11 @@ def judge(
     )
 
 
-def _ended(tables: Frames, until: datetime, options: Options) -> pl.DataFrame:
+def _ended(tables: Frames, until: datetime) -> pl.DataFrame:
     if "telemetry" not in tables:
         return pl.DataFrame(schema={"machine_id": pl.String, ENDED: pl.Datetime("us", "UTC")})
     telemetry = tables["telemetry"].filter(pl.col("time") <= until)
-    return ended(telemetry, until, longest_silence(interval_hours(telemetry) or 1.0, options))
+    return ended(telemetry, until, longest_silence(interval_hours(telemetry) or 1.0))
 
 
 def first_said(judged: pl.LazyFrame) -> pl.DataFrame:

@@ -136,15 +136,15 @@ class Machines(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`rows`: see `training.rows_of`."""
-        chosen = Options.of(options)
         words = Vocabulary.of_frame(context["vocabulary"])
+        chosen = _options(context, options)
         return {"rows": training.rows_of(tables, words, context["observed"], chosen.train_from, chosen)}
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Trained:
         words = Vocabulary.of_frame(context["vocabulary"])
-        return training.fit(parts["rows"], words, context["observed"], Options.of(options))
+        return training.fit(parts["rows"], words, context["observed"], _options(context, options))
 
     def load(self, files: Mapping[str, File]) -> risks.Model:
         return risks.load(files)
@@ -282,7 +282,7 @@ class Machines(
         self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """Published rows with `failed` and `next_failure_hours`; see `models.machines.outcomes`."""
-        return outcomes.judge(published, tables, moment(until), Options.of(options))
+        return outcomes.judge(published, tables, moment(until))
 
     def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """Metrics of judged rows, published or of a bundle; see `evaluation.metrics`."""
@@ -318,6 +318,12 @@ class Machines(
     @property
     def search(self) -> MachinesSearch:
         return MachinesSearch()
+
+
+def _options(context: Mapping[str, pl.DataFrame], options: Mapping[str, Any]) -> Options:
+    """The options of a training, with windows that follow the interval of the telemetry."""
+    interval = Vocabulary.of_frame(context["vocabulary"]).interval_hours
+    return Options.of(options).at_interval(interval, training.span_hours(context["observed"]))
 
 
 MACHINES = Machines()

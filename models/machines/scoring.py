@@ -62,7 +62,7 @@ def score(
     X = model.matrix(rows)
     said = model.predict(X)
     rungs = _telemetry(rows, model)
-    silence = longest_silence(model.vocabulary.interval_hours, chosen)
+    silence = longest_silence(model.vocabulary.interval_hours)
     silent = silent_since(tables["telemetry"], rows, silence)
     parts = [pl.DataFrame(schema=RISKS)]
     for risk in _risks(model, keys["component"].unique().sort().to_list()):

@@ -57,6 +57,7 @@ class MachinesSearch(Search):
     ) -> dict[str, pl.DataFrame]:
         """`rows`, those of a training: see `training.rows_of`."""
         chosen, words = Options.of(options), Vocabulary.of_frame(context["vocabulary"])
+        chosen = chosen.at_interval(words.interval_hours, training.span_hours(context["observed"]))
         return {"rows": training.rows_of(tables, words, context["observed"], chosen.train_from, chosen)}
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
@@ -76,6 +77,8 @@ class MachinesSearch(Search):
         chosen = Options.of(options)
         chosen = replace(chosen, training_rows=min(chosen.training_rows, TRIAL_ROWS))
         words = Vocabulary.of_frame(context["vocabulary"])
+        chosen = chosen.at_interval(words.interval_hours, training.span_hours(context["observed"]))
+        words, _ = training.without_leaks(parts["rows"], words, chosen)
         work = training.Work(parts["rows"], words, used_features(words, chosen), chosen, [])
         ends = parts["rows"].select(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
         cuts = _cuts(*ends.collect().row(0))

@@ -9,19 +9,18 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from models.machines.options import Options
 from models.scenario import Frames
 
 ENDED = "ended"
 """Column: the last telemetry of a machine that is out of service."""
 
-_INTERVALS = 3
+_SILENCE, _INTERVALS = timedelta(days=28), 3
 _BY_CHANCE = 0.001
 
 
-def longest_silence(interval_hours: float, options: Options) -> timedelta:
-    """How long a machine that is in service may send nothing: the days of its normal, or three intervals."""
-    return max(timedelta(days=options.normal_days), timedelta(hours=_INTERVALS * interval_hours))
+def longest_silence(interval_hours: float) -> timedelta:
+    """How long a machine that is in service may send nothing: 28 days, or three intervals."""
+    return max(_SILENCE, timedelta(hours=_INTERVALS * interval_hours))
 
 
 def ended(telemetry: pl.LazyFrame, last: datetime, silence: timedelta) -> pl.DataFrame:

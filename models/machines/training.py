@@ -22,6 +22,7 @@ from models.machines.contracts import known
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, build, used_features, windows
 from models.machines.labels import OBSERVED, fails_within, next_failure_column, outcomes
+from models.machines.leaks import leaks
 from models.machines.options import Options
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk, matrix
 from models.machines.sampling import DRAWN, STEPS, Fold, draw, folds, masked, row_count, shares
@@ -53,10 +54,15 @@ def rows_of(
         schema={"machine_id": pl.String, "time": rows.schema["time"], "component": pl.String}
     )
     failures = seen.get("failures", nothing)
-    gone = ended(seen["telemetry"], last, longest_silence(vocabulary.interval_hours, options))
+    gone = ended(seen["telemetry"], last, longest_silence(vocabulary.interval_hours))
     after = outcomes(rows, failures, vocabulary.components, observed["outcomes"].item(), gone)
     rows = rows.with_columns(pl.Series(STEPS, steps)).hstack(after).filter(pl.col("readings") > 0)
     return rows.with_columns(draw(rows, options.seed))
+
+
+def span_hours(observed: pl.DataFrame) -> float:
+    """Hours from the first telemetry to the last."""
+    return float((observed["last"].item() - observed["first"].item()).total_seconds()) / 3600
 
 
 _AT_ONCE = 2
@@ -137,21 +143,10 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
             f"{len(vocabulary.components)} components that were replaced or failed. Expected some of both. "
             "Ingest telemetry, maintenance and failures of the same machines and time, or widen --from and --to."
         )
-    left_out = list(windows(vocabulary.interval_hours, options).left_out)
-    work = Work(rows, vocabulary, used_features(vocabulary, options), options, left_out)
-    until = observed["outcomes"].item()
-    if until < observed["last"].item():
-        left_out.append(record_ends(until, observed["last"].item()))
-    if repeats := observed["repeats"].item():
-        left_out.append(
-            f"{repeats:,} records of failures repeat one of the 24 hours before that was not repaired yet: it counts once"
-        )
-    if OTHER in vocabulary.errors:
-        left_out.append(
-            f"errors: too many kinds for a feature each; the {len(vocabulary.errors) - 1} commonest are told apart, "
-            f"messages by their text without numbers, and all others count as '{OTHER}'"
-        )
-    cuts = folds(ends["first"].item(), until, options.held_out_share)
+    vocabulary, leaking = without_leaks(rows, vocabulary, options)
+    notes = [*leaking, *_told(vocabulary, observed, options)]
+    work = Work(rows, vocabulary, used_features(vocabulary, options), options, notes)
+    cuts = folds(ends["first"].item(), observed["outcomes"].item(), options.held_out_share)
     fitted = _horizons(work, cuts, failures_after(rows, vocabulary.components))
     before = _bills(_judged(fitted, slice(0, 1), first=True, options=options, bills={}))
     backtest = _judged(fitted, slice(1, 2), first=True, options=options, bills=before)
@@ -171,6 +166,45 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
             *(f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in risks if r.reason),
         ],
     )
+
+
+def _told(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> list[str]:
+    """What of the data is not used as it came."""
+    notes = list(windows(vocabulary.interval_hours, options).left_out)
+    until, last, repeats = observed.select("outcomes", "last", "repeats").row(0)
+    if until < last:
+        notes.append(record_ends(until, last))
+    if repeats:
+        notes.append(
+            f"{repeats:,} records of failures repeat one of the 24 hours before that was not repaired yet: it counts once"
+        )
+    if OTHER in vocabulary.errors:
+        notes.append(
+            f"errors: too many kinds for a feature each; the {len(vocabulary.errors) - 1} commonest are told apart, "
+            f"messages by their text without numbers, and all others count as '{OTHER}'"
+        )
+    return notes
+
+
+def without_leaks(
+    rows: pl.LazyFrame, vocabulary: Vocabulary, options: Options
+) -> tuple[Vocabulary, list[str]]:
+    """`vocabulary` without sensors that tell the outcome, but for those that are to be kept, and what is told."""
+    resolved = windows(vocabulary.interval_hours, options).hours
+    if not resolved:
+        return vocabulary, []
+    found = leaks(rows, vocabulary, resolved[0], max(options.horizons_hours))
+    told = [
+        f"sensor {name}: {reason}; it is "
+        + (
+            "kept"
+            if name in options.keep_columns
+            else f"left out. If it is known at the time, --keep-column {name}"
+        )
+        for name, reason in found.items()
+    ]
+    kept = tuple(s for s in vocabulary.sensors if s not in found or s in options.keep_columns)
+    return replace(vocabulary, sensors=kept), told
 
 
 def _horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int]) -> list[_Horizon]:

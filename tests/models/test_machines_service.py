@@ -9,7 +9,6 @@ import pytest
 from models.machines import outcomes as judging
 from models.machines.findings import record_ends_early
 from models.machines.labels import OBSERVED, fails_within, outcomes
-from models.machines.options import Options
 from models.machines.scenario import MACHINES
 from models.machines.scoring import OUT_OF_SERVICE
 from models.machines.service import ended, failures_until, longest_silence, silent_since
@@ -39,8 +38,8 @@ def test_a_machine_is_out_of_service_after_a_month_of_silence_and_not_before():
 
 
 def test_a_monthly_cadence_is_no_silence():
-    assert longest_silence(730.0, Options()) > timedelta(days=60)
-    assert longest_silence(1.0, Options()) == timedelta(days=28)
+    assert longest_silence(730.0) > timedelta(days=60)
+    assert longest_silence(1.0) == timedelta(days=28)
 
 
 def test_the_last_rows_of_a_machine_that_was_withdrawn_are_neither_failing_nor_healthy():

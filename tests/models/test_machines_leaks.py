@@ -1,0 +1,82 @@
+"""Columns that tell the outcome are found, and windows follow the interval of the telemetry."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.machines.features import feature_list, windows
+from models.machines.leaks import leaks
+from models.machines.options import Options
+from models.machines.training import without_leaks
+from models.machines.vocabulary import Vocabulary
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+WORDS = Vocabulary(("life", "vib", "warning"), ("pump", "gear"), (), (), 1.0)
+
+
+@pytest.fixture(scope="module")
+def rows() -> pl.LazyFrame:
+    """A machine that fails every thousand hours: its remaining life, a flag just before, and a sensor that wears."""
+    rng = np.random.default_rng(5)
+    left = np.tile(np.arange(1000.0, 0.0, -10.0), 30)
+    values = {
+        "life_mean_12h": left + rng.normal(0, 5, len(left)),
+        "warning_mean_12h": (left <= 100).astype(float),
+        "vib_mean_12h": np.exp(-left / 200) + rng.normal(0, 0.2, len(left)),
+        "drawn": rng.uniform(size=len(left)),
+    }
+    nothing = pl.Series([None] * len(left), dtype=pl.Float64)
+    names = {"pump|next_failure_hours": left, "gear|next_failure_hours": nothing}
+    times = [START + timedelta(hours=10 * i) for i in range(len(left))]
+    return pl.DataFrame({"machine_id": ["m"] * len(left), "time": times, **values, **names}).lazy()
+
+
+def test_a_remaining_life_and_a_warning_of_hindsight_are_found_and_a_worn_sensor_is_not(rows):
+    found = leaks(rows, WORDS, 12, 100)
+    assert set(found) == {"life", "warning"}
+    assert found["life"] == "its rank correlation with the time to the next failure is 1.00"
+    assert found["warning"] == "alone it tells rows before a failure from others in 100.0% of pairs"
+
+
+def test_what_leaks_is_left_out_unless_it_is_to_be_kept_and_told_either_way(rows):
+    options = Options.of({"horizons_hours": [24, 100]})
+    words, notes = without_leaks(rows, WORDS, options)
+    assert words.sensors == ("vib",)
+    assert len(notes) == 2
+    assert "left out. If it is known at the time, --keep-column life" in notes[0]
+    kept, said = without_leaks(rows, WORDS, Options.of({"horizons_hours": [100], "keep_columns": ["life"]}))
+    assert kept.sensors == ("life", "vib")
+    assert "it is kept" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("interval", "days", "expected"),
+    [
+        (1.0, 400, (12, 24, 36)),
+        (24.0, 400, (24, 120, 480)),
+        (24.0, 120, (24, 120)),
+        (24.0, 10, (24,)),
+        (12.0, 400, (12, 60, 240)),
+        (168.0, 3000, (168, 840, 3360)),
+        (730.0, 3000, (12, 24, 36)),
+    ],
+)
+def test_windows_follow_the_interval_of_the_telemetry(interval, days, expected):
+    chosen = Options().at_interval(interval, days * 24.0)
+    assert chosen.windows_hours == expected
+    assert chosen.normal_days >= 28
+
+
+def test_windows_that_were_asked_for_are_kept():
+    assert Options.of({"windows_hours": [48]}).at_interval(24.0, 9_600.0).windows_hours == (48,)
+
+
+def test_daily_data_has_slopes_and_deviations():
+    options = Options().at_interval(24.0, 24.0 * 120)
+    words = Vocabulary(("vib",), ("pump",), (), (), 24.0)
+    assert windows(24.0, options).spread == (120,)
+    assert {"vib_slope_120h", "vib_std_120h", "vib_mean_24h"} <= {
+        f.name for f in feature_list(words, options)
+    }
