@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import polars as pl
 from prefect import flow
+from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
@@ -18,6 +19,8 @@ from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources
 from flows.runs import score as score_run
 from flows.settings import open_store
+from models.devices.hours import first_split
+from models.devices.options import moment_of
 from models.devices.scenario import DEVICES
 from models.scenario import AsOf
 from tasks.ingest.fixed_options import settled
@@ -150,6 +153,8 @@ def run(
 ) -> Any:
     """Ingest, train if there is no champion yet, and score every complete hour that is not published yet.
 
+    A first training learns from the hours before those that this run scores, at least two thirds of all.
+
     Args:
         source: Raw readings: device, tag, time, value. CSV, Parquet, a folder or glob of either, a Delta
             table, or Event Hubs Capture (a folder with Avro files); local, az:// or abfss://.
@@ -172,10 +177,13 @@ def run(
     read = ingest_sources(DEVICES, opened, sources, column or [], shards, max_bad_share, options)
     if reading.dry_run:
         return read
+    notes: list[str] = []
     if bundles.champion(opened, DEVICES.name) is None:
-        _train(opened, None, {"detector": detector})
+        until, catch_up, learnt = _first_split(opened, catch_up)
+        notes = [learnt, *_train(opened, until, {"detector": detector})["notes"]]
     result = _score(opened, None, alpha, None, catch_up, dry_run=False)
-    return _ended({**result, "stages": {"ingest": read["seconds"], **result.get("stages", {})}})
+    stages = {"ingest": read["seconds"], **result.get("stages", {})}
+    return _ended({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
 
 
 def _ingesting(
@@ -194,6 +202,20 @@ def _train(
 ) -> Any:
     interval = settled(DEVICES, store)["interval"]
     return train_for(reason, budget, DEVICES, store, as_of, {"interval": interval, **options})
+
+
+def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:
+    """Up to when a first training learns, how many hours after it are scored, and that in words."""
+    readings = store.scan(f"{DEVICES.name}/readings")
+    newest = moment_of(DEVICES.resolve_as_of({"readings": readings}, None, datetime.now(UTC)))
+    until, judged = first_split(readings, newest, catch_up)
+    told = f"The first training learnt from the readings up to {until:%Y-%m-%d %H:%M} UTC. " + (
+        f"It judges the {judged} hours after that."
+        if until < newest
+        else "It has no hours to judge but these."
+    )
+    get_run_logger().info(told)
+    return until, judged, told
 
 
 def _score(

@@ -1,12 +1,13 @@
 """The backtest: how often a detector calls normal readings anomalies, and how often it misses changed ones.
 
 On a sample of devices, detectors are trained without the last two hours (or the last fifth of a short
-history) and score them. Nobody knows which of these readings are faults, but few are; so the share of
-alarms should be about alpha. In a copy every tenth reading is moved by four scales of the sensor's
+history) and score them. Readings in labelled faults are left out, and few of the others are faults; so the
+share of alarms should be about alpha. In a copy every tenth reading is moved by four scales of the sensor's
 short-term noise: of these, as few as possible should be missed.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from zlib import crc32
@@ -17,6 +18,7 @@ import polars as pl
 from models.devices.channels import recent_level, robust_scale
 from models.devices.contracts import KEY
 from models.devices.grid import LOOKBACK, Floats, Grid, Panel, row_quantiles
+from models.devices.left_out import in_faults
 from models.devices.model import Model
 from models.devices.options import Options
 from models.devices.scoring import score_span
@@ -33,12 +35,14 @@ _PREFIX = "backtest_"
 COLUMNS = (*KEY, "time", "injected", "value", "score", "p_value", "rung")
 
 
-def part_of_shard(panel: Panel, sample: pl.DataFrame, options: Options) -> dict[str, pl.DataFrame]:
+def part_of_shard(
+    panel: Panel, sample: pl.DataFrame, options: Options, faults: pl.DataFrame
+) -> dict[str, pl.DataFrame]:
     """Detectors of the sampled devices without the last hours, and these hours' readings with and without changes.
 
     `backtest_readings` has device, tag, time, mean, `moved` (the changed copy), `injected` (a changed
     reading) and `held_out` (not only for looking back). The frames of the detectors are those of
-    `training.fit_grid`, prefixed with `backtest_`.
+    `training.fit_grid`, prefixed with `backtest_`. Readings in labelled `faults` are left out.
     """
     held_out = min(HELD_OUT // panel.interval, int(HELD_OUT_SHARE * panel.columns))
     if held_out < 1 or sample.is_empty():
@@ -46,7 +50,8 @@ def part_of_shard(panel: Panel, sample: pl.DataFrame, options: Options) -> dict[
     parts = []
     for grid in panel.only(sample).grids(options.cells):
         past = Grid(grid.keys, grid.values[:, :-held_out], grid.start, grid.interval)
-        frames = fit_grid(past, options, sample) | {"readings": _readings(grid, held_out)}
+        normal = replace(grid, values=np.where(in_faults(grid, faults), np.nan, grid.values))
+        frames = fit_grid(past, options, sample, faults) | {"readings": _readings(normal, held_out)}
         parts.append({_PREFIX + name: frame for name, frame in frames.items()})
     return stacked(parts)
 

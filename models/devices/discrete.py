@@ -1,7 +1,9 @@
 """Sensors that show one value only, or a few: how rare is this value, how long has it been there.
 
 The p-value of a value is the share of the past readings, with the new one among them, whose value is
-as rare (full conformal prediction; Vovk et al. 2005): 1 / (n + 1) for a value never seen. That of a run
+as rare (full conformal prediction; Vovk et al. 2005): 1 / (n + 1) for a value never seen, 1 / C(n + k, k) for
+the k-th of such values in a row. A value beyond the extremes is the less likely the further it is out:
+its p-value is divided by 1 plus that distance in widths of the past values. That of a run
 of the same value is the share of readings after a run as long (`grid.age_chances`). The lesser of the
 two counts, and the score is sqrt(-2 ln p); higher is more anomalous. Values are so coarse that there
 are often fewer alarms than alpha.
@@ -12,7 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.devices import channels
-from models.devices.grid import Floats, Grid, age_chances
+from models.devices.calibration import P_FLOOR
+from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, exchangeable
 
 MOST_VALUES = 12
 _UNSEEN = MOST_VALUES
@@ -64,6 +67,20 @@ def _array(name: str, values: Floats) -> pl.Series:
     return pl.Series(name, values, dtype=pl.Array(pl.Float64, values.shape[1]))
 
 
+def p_of_new(params: pl.DataFrame) -> Floats:
+    """p-values of values never seen by how many there are in a row, shape (S, LOOKBACK)."""
+    of_value = params["p_of_value"].to_numpy()
+    n = np.rint(1 / of_value[:, _UNSEEN]).astype(np.int64) - 1
+    return exchangeable(n, LOOKBACK)
+
+
+def beyond(x: Floats, low: Floats, high: Floats) -> Floats:
+    """How far values are outside of `low` to `high`, in widths of that; 0 where it has no width."""
+    out = np.maximum(np.maximum(low - x, x - high), 0.0)
+    found: Floats = np.where(high > low, out / np.where(high > low, high - low, 1.0), 0.0)
+    return found
+
+
 def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Floats, NDArray[np.int8]]:
     """Scores, p-values and causes (position in `channels.CHANNELS`) of the columns from `first` on.
 
@@ -75,8 +92,12 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Flo
     for j in range(MOST_VALUES):
         which[x == values[:, j : j + 1]] = j
     rows = np.arange(len(x))[:, None]
-    rarity, lasting = of_value[rows, which], of_run[rows, channels.runs(x).astype(np.int64) - 1]
     absent = np.isnan(x)
+    rarity, lasting = of_value[rows, which], of_run[rows, channels.runs(x).astype(np.int64) - 1]
+    new = ~absent & (which == _UNSEEN)
+    again = np.maximum(ages(new).astype(np.int64), 1) - 1
+    further = 1 + beyond(x, params["low"].to_numpy()[:, None], params["high"].to_numpy()[:, None])
+    rarity = np.where(new, np.maximum(p_of_new(params)[rows, again] / further, P_FLOOR), rarity)
     p = np.where(absent, np.nan, np.minimum(rarity, lasting))[:, first:]
     flat = channels.CHANNELS.index("flat")
     cause = np.where(absent, -1, np.where(lasting < rarity, flat, 0)).astype(np.int8)

@@ -177,6 +177,16 @@ def ages(event: NDArray[np.bool_], cap: int = LOOKBACK) -> NDArray[np.int16]:
     return age
 
 
+def exchangeable(n: NDArray[np.int64], longest: int) -> Floats:
+    """1 / C(n + k, k) for k from 1 to `longest`, shape (S, longest).
+
+    The chance that of n + k exchangeable intervals the last k are the ones that no other is like.
+    """
+    k = np.arange(1, longest + 1)[None, :]
+    found: Floats = np.cumprod(k / (n[:, None] + k), axis=1, dtype=np.float64)
+    return found
+
+
 def age_chances(age: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
     """p-values of the ages 1 to LOOKBACK of something that comes and lasts, shape (S, LOOKBACK).
 

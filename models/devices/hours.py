@@ -1,4 +1,4 @@
-"""Which hours are to be scored."""
+"""Which hours are to be scored, and which a first training may learn from."""
 
 from bisect import bisect_left
 from collections.abc import Collection
@@ -9,6 +9,24 @@ import polars as pl
 HOUR = timedelta(hours=1)
 LOOK_BACK = timedelta(days=31)
 """Hours that were left out for longer are not looked for: what a run reads does not grow with the table's age."""
+
+
+LEARNT_SHARE = 2 / 3
+"""Of the first history, at least this share is learnt from, and not judged."""
+
+
+def first_split(readings: pl.LazyFrame, newest: datetime, at_most: int) -> tuple[datetime, int]:
+    """The end of the hours that a first training learns from, and how many hours up to `newest` are left to judge.
+
+    At most `at_most` and a third of all, so that no hour is judged by what was learnt from it. One single
+    hour cannot be split: it is learnt from and judged.
+    """
+    first = readings.select(pl.col("time").min().dt.truncate("1h")).collect(engine="streaming").item()
+    hours = (newest - first) // HOUR
+    if hours < 2:
+        return newest, at_most
+    judged = max(1, min(at_most, int(hours * (1 - LEARNT_SHARE) + 1e-9)))
+    return newest - HOUR * judged, judged
 
 
 def due(

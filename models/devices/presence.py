@@ -3,7 +3,8 @@
 A sensor that sends every minute is silent after one missing reading; one that sends now and then is
 not. The p-value of a gap is the share of the past intervals in which the sensor had been away at
 least as long, with a new gap among them; of a run, in which it had shown the same value at least as
-long (`grid.age_chances`). Gaps and runs of more than `LOOKBACK` intervals count as that long.
+long (`grid.age_chances`). A gap longer than any before it is the less likely the longer it lasts
+(`_beyond`). Gaps and runs of more than `LOOKBACK` intervals count as that long.
 """
 
 import numpy as np
@@ -11,7 +12,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.devices import channels
-from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages
+from models.devices.calibration import P_FLOOR
+from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, exchangeable
+
+_FEW_GAPS = 20
+_FEWEST_INTERVALS = 60
 
 
 def fit(grid: Grid) -> pl.DataFrame:
@@ -32,9 +37,30 @@ def fit(grid: Grid) -> pl.DataFrame:
         times.gather(np.minimum(begin, grid.intervals - 1)).alias("first"),
         times.gather(end).alias("last"),
         pl.Series("readings", known.sum(axis=1)),
-        pl.Series("p_of_gap", age_chances(gaps, since.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
+        pl.Series("p_of_gap", _beyond(gaps, since.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
         pl.Series("p_of_run", age_chances(repeated, known.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
     )
+
+
+def _beyond(gaps: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
+    """p-values of gaps by length, with a tail also where gaps are too few for that of `age_chances`.
+
+    Without any gap in `n` intervals, that of k missing ones in a row is 1 / C(n + k, k): the chance that of
+    n + k exchangeable intervals these k are the odd ones. With some, beyond the longest one, a gap goes on
+    with the chance that past gaps did (Beta prior of 1/2 each). Fewer than 60 intervals say too little for that.
+    """
+    p = age_chances(gaps, n)
+    rows = np.flatnonzero(((gaps == 1).sum(axis=1) < _FEW_GAPS) & (n >= _FEWEST_INTERVALS))
+    begun = (gaps[rows] == 1).sum(axis=1)
+    absent = (gaps[rows] > 0).sum(axis=1)
+    longest = gaps[rows].max(axis=1, initial=0)
+    beyond = np.maximum(np.arange(LOOKBACK)[None, :] - longest[:, None], 0)
+    onward = (absent - begun + 0.5)[:, None] + np.arange(LOOKBACK - 1)[None, :]
+    lasting = np.concatenate([np.ones((len(rows), 1)), onward / (onward + begun[:, None] + 0.5)], axis=1)
+    tail = p[rows] * np.take_along_axis(np.cumprod(lasting, axis=1), beyond, axis=1)
+    tail = np.where((begun == 0)[:, None], exchangeable(n[rows], LOOKBACK), tail)
+    p[rows] = np.minimum(p[rows], np.maximum(tail, P_FLOOR))
+    return p
 
 
 def gap_p_values(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:

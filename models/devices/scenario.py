@@ -8,7 +8,16 @@ from typing import Any
 import polars as pl
 
 from models.devices import backtest as backtests
-from models.devices import hours, incidents, interchange, outcomes, scoring, training, watching
+from models.devices import (
+    hours,
+    incidents,
+    interchange,
+    outcomes,
+    scoring,
+    training,
+    training_notes,
+    watching,
+)
 from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
@@ -139,6 +148,7 @@ class Devices(
         notes = [
             f"{count:,} sensors: {rung}" for rung, count in rungs.value_counts().sort("rung").iter_rows()
         ]
+        notes += [*training_notes.of_backtest(backtest), *training_notes.of_sensors(files, chosen)]
         headline |= {"sensors": float(len(rungs)), "without_detector": float((rungs == "none").sum())}
         return Trained(
             files=files,

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import channels, discrete, joint, pooled, presence, robust
+from models.devices import channels, discrete, joint, left_out, pooled, presence, robust
 from models.devices.calibration import Tails, corrected, uncorrected
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
@@ -133,6 +133,7 @@ def _sensors(model: Model, keys: pl.DataFrame) -> pl.DataFrame:
 def _score_grid(
     model: Model, grid: Grid, wanted: pl.DataFrame, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
+    grid = _without_sentinels(model, grid)
     block = _Block.of(grid, LOOKBACK)
     known = model.rungs(grid.keys)
     _score_varying(model, block, known["rung"], options)
@@ -145,6 +146,14 @@ def _score_grid(
     sensors = wanted.filter(pl.col("tag") != JOINT_TAG)
     sensors = _outcomes(model, block, known, options).join(sensors, on=list(KEY), how="semi")
     return rows, pl.concat([sensors, outcome])
+
+
+def _without_sentinels(model: Model, grid: Grid) -> Grid:
+    """The grid without the values that training found to stand for no reading."""
+    if "sentinels" not in model.frames["sensors"].columns:
+        return grid
+    known = model.rows("sensors", grid.keys)["sentinels"]
+    return left_out.without(grid, [list(codes) if codes is not None else [] for codes in known])
 
 
 def _where(rung: pl.Series, names: tuple[str, ...]) -> NDArray[np.int64]:

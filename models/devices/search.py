@@ -12,7 +12,7 @@ from models.devices.contracts import KEY
 from models.devices.detectors import DETECTORS
 from models.devices.grid import panel_of
 from models.devices.options import AUTO, Options, moment_of
-from models.devices.training import history_start, sampled
+from models.devices.training import history_start, labelled_faults, sampled
 from models.scenario import AsOf, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
@@ -43,7 +43,7 @@ class DevicesSearch(Search):
     def prepare(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """`readings` of the devices of the study: device, tag, time, mean."""
+        """`readings` of the devices of the study: device, tag, time, mean; and `labels` of faults, if there are any."""
         chosen, until = Options.of(options), moment_of(as_of)
         chosen = replace(chosen, backtest_devices=min(chosen.backtest_devices, TRIAL_DEVICES))
         start = history_start(context, until, replace(chosen, history_days=LONGEST_DAYS))
@@ -51,7 +51,9 @@ class DevicesSearch(Search):
         keys = readings.select(KEY).unique().sort(*KEY).collect()
         devices = sampled(keys, context, chosen)
         found = readings.select(*KEY, "time", "mean").join(devices.lazy(), on=KEY, how="semi")
-        return {"readings": found.sort(*KEY, "time").collect()}
+        prepared = {"readings": found.sort(*KEY, "time").collect()}
+        faults = labelled_faults(tables, until)
+        return prepared if faults.is_empty() else prepared | {"labels": faults}
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
         return [f"{end:%Y-%m-%d %H:%M}" for end in _ends(parts, moment_of(as_of))]
@@ -65,7 +67,8 @@ class DevicesSearch(Search):
             readings = parts["readings"].filter(pl.col("time") >= start, pl.col("time") < end)
             keys = readings.select(KEY).unique().sort(*KEY).collect()
             panel = panel_of(readings, keys, start, end, chosen.step)
-            found = backtest.part_of_shard(panel, keys, chosen)
+            faults = labelled_faults(parts, end)
+            found = backtest.part_of_shard(panel, keys, chosen, faults)
             yield backtest.loss(backtest.predictions(found, chosen))
 
 

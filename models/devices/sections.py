@@ -82,7 +82,7 @@ def _summary(view: _View) -> list[Part]:
         "Sensitivity, alpha": f"{view.options.alpha:g}",
     }
     if rate is not None:
-        figures["Share called in the backtest"] = f"{rate:.2%}"
+        figures["Backtest: share called outside known faults"] = f"{rate:.2%}"
     if status.get("failed") or status.get("skipped"):
         figures["Skipped or failed"] = f"{status.get('failed', 0) + status.get('skipped', 0):,}"
     text = (

@@ -6,7 +6,7 @@ halves see all times of day, and calibration holds out whole blocks, since neigh
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from zlib import crc32
@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import discrete, joint, pooled, presence, robust
+from models.devices import discrete, joint, left_out, pooled, presence, robust
 from models.devices.calibration import corrections, fit_shapes, folds_of, tails_of
 from models.devices.contracts import KEY
 from models.devices.detectors import DETECTORS
@@ -60,8 +60,16 @@ def prepare(
     keys = readings.select(KEY).unique().sort(*KEY).collect()
     panel = panel_of(readings, keys, start, as_of, options.step)
     sample = sampled(keys, context, options)
-    parts = [fit_grid(grid, options, sample) for grid in panel.grids(options.cells)]
-    return stacked(parts) | part_of_shard(panel, sample, options)
+    faults = labelled_faults(tables, as_of)
+    parts = [fit_grid(grid, options, sample, faults) for grid in panel.grids(options.cells)]
+    return stacked(parts) | part_of_shard(panel, sample, options, faults)
+
+
+def labelled_faults(tables: Frames, as_of: datetime) -> pl.DataFrame:
+    """Faults (device, tag, start, end) that began before `as_of`; no rows where none are labelled."""
+    if "labels" not in tables:
+        return pl.DataFrame()
+    return tables["labels"].filter(pl.col("start") < as_of).select(*KEY, "start", "end").collect()
 
 
 def history_start(context: Mapping[str, pl.DataFrame], as_of: datetime, options: Options) -> datetime:
@@ -87,11 +95,17 @@ def stacked(parts: list[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
     return {name: frame for name, frame in found.items() if frame.height}
 
 
-def fit_grid(grid: Grid, options: Options, sample: pl.DataFrame) -> dict[str, pl.DataFrame]:
+def fit_grid(
+    grid: Grid, options: Options, sample: pl.DataFrame, faults: pl.DataFrame
+) -> dict[str, pl.DataFrame]:
     """Detectors of all sensors of `grid`, by kind, and their `tails`; `folds` for those of `sample`.
 
-    `grid` holds whole devices, since joint detectors are fitted too.
+    `grid` holds whole devices, since joint detectors are fitted too. What values are normal is learnt without
+    sentinels and without the labelled `faults`; how often a reading is missing, with the latter.
     """
+    sentinels = left_out.sentinels_of(grid.values)
+    received = left_out.without(grid, sentinels)
+    grid = replace(received, values=np.where(left_out.in_faults(grid, faults), np.nan, received.values))
     part = fit_columns(grid)
     known = ~np.isnan(grid.values)
     readings = known.sum(axis=1)
@@ -112,7 +126,10 @@ def fit_grid(grid: Grid, options: Options, sample: pl.DataFrame) -> dict[str, pl
         scored = [_detector(grid.take(rows), fitted, options, rung[rows], frames), _joint(fitted, frames)]
         held_out = ~part
         frames |= stacked([_calibrated(s, held_out, sample) for s in scored])
-    frames["sensors"] = presence.fit(grid).with_columns(pl.Series("rung", rung, dtype=pl.String))
+    frames["sensors"] = presence.fit(received).with_columns(
+        pl.Series("rung", rung, dtype=pl.String),
+        pl.Series("sentinels", sentinels, dtype=pl.List(pl.Float64)),
+    )
     return frames
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models.devices.calibration import P_FLOOR
 from models.devices.channels import (
     CHANNELS,
     CLIP,
@@ -20,7 +21,7 @@ from models.devices.channels import (
     LOCAL_WEIGHTS,
     SPREAD_WEIGHTS,
 )
-from models.devices.discrete import MOST_VALUES
+from models.devices.discrete import MOST_VALUES, p_of_new
 from models.devices.grid import DAY, LOOKBACK, Floats
 from models.devices.robust import LOCAL, REGIMES, Fitted
 from models.interchange import Graph, Port
@@ -175,8 +176,7 @@ def discrete(params: pl.DataFrame) -> Graph:
     seen = made.op("Equal", now, made.rows(values, "sensor"))
     chances = made.op("Where", seen, made.rows(of_value[:, :MOST_VALUES], "sensor"), made.constant(np.inf))
     rarity = made.op("ReduceMin", chances, axes=[1], keepdims=1)
-    unseen = made.rows(of_value[:, MOST_VALUES:], "sensor")
-    rarity = made.op("Where", made.op("IsInf", rarity), unseen, rarity)
+    rarity = made.op("Where", made.op("IsInf", rarity), _of_new(made, params), rarity)
     lasting = _at(made, of_run, _repeats(made))
     absent = made.squeeze(made.op("IsNaN", now))
     cause = made.op(
@@ -189,6 +189,25 @@ def discrete(params: pl.DataFrame) -> Graph:
     cause = made.op("Where", absent, made.constant(-1, np.int64), made.squeeze(cause))
     outputs = [(_of_p(made, p), SCORE), (p, P_VALUE), (cause, _CAUSE)]
     return made.graph("discrete", (SENSOR, _READINGS), outputs)
+
+
+def _of_new(made: Builder, params: pl.DataFrame) -> str:
+    """p-values of a value never seen, by how many of them there are in a row and how far out it is."""
+    values = params["values"].to_numpy()
+    known = made.op("IsNaN", "readings")
+    for j in range(MOST_VALUES):
+        same = made.op("Equal", "readings", made.rows(values[:, j : j + 1], "sensor"))
+        known = made.op("Or", known, same)
+    again = made.op("Sub", _trailing(made, made.op("Not", known), WINDOW), made.constant(1.0))
+    found = _at(made, p_of_new(params), made.op("Max", again, made.constant(0.0)))
+    now = made.column("readings", WINDOW - 1)
+    low, high = (params[name].to_numpy()[:, None] for name in ("low", "high"))
+    below = made.op("Sub", made.rows(low, "sensor"), now)
+    above = made.op("Sub", now, made.rows(high, "sensor"))
+    out = made.op("Max", made.op("Max", below, above), made.constant(0.0))
+    width = np.where(high > low, high - low, np.inf)
+    further = made.op("Add", made.op("Div", out, made.rows(width, "sensor")), made.constant(1.0))
+    return made.op("Max", made.op("Div", found, further), made.constant(P_FLOOR))
 
 
 def missing(params: pl.DataFrame) -> Graph:

@@ -40,10 +40,11 @@ def raw() -> SimpleNamespace:
 
 
 def run(command, raw, store: Path, *words) -> SimpleNamespace:
-    """`devices run` on the sensor file; alpha is such that incidents are sure to be found."""
-    given = ["--source", raw.path, "--timezone", "UTC", "--alpha", "0.01", "--shards", "2", *MAPPED]
-    done = command("devices", "run", *given, "--store", store, *words, "--json")
-    assert done.status == 0, done.err
+    """Training on the whole sensor file, and scores of all its hours; alpha is such that incidents are sure to be found."""
+    given = ["--source", raw.path, "--timezone", "UTC", "--shards", "2", *MAPPED]
+    for stage in (["ingest", *given], ["train", *words], ["score", "--alpha", "0.01"]):
+        done = command("devices", *stage, "--store", store, "--json")
+        assert done.status == 0, done.err
     return SimpleNamespace(result=done.json, store=Store(str(store)))
 
 

@@ -166,7 +166,8 @@ def odd(command, tmp_path_factory):
     given = ["--source", folder / "readings.parquet", "--shards", "2", "--store", folder / "store"]
     ingested = command("devices", "ingest", *given, "--json")
     assert ingested.status == 0, ingested.err
-    done = command("devices", "run", *given, "--catch-up", "1", "--json")
+    assert command("devices", "train", *given[4:]).status == 0
+    done = command("devices", "score", "--catch-up", "1", *given[4:], "--json")
     assert done.status == 0, done.err
     return {"ingested": ingested.json["tables"][0], "done": done.json, "store": Store(str(folder / "store"))}
 

@@ -60,10 +60,11 @@ def trained(devices, tmp_path_factory) -> SimpleNamespace:
     early, late = folder / "early.parquet", folder / "late.parquet"
     between(fleet(), 0, TRAINED).write_parquet(early)
     between(fleet(), TRAINED, HOURS).write_parquet(late)
-    result = devices(
-        "run", "--source", early, "--shards", "2", "--catch-up", "2", "--store", folder / "store"
-    )
-    return SimpleNamespace(early=early, late=late, store=folder / "store", result=result)
+    where = ["--store", folder / "store"]
+    devices("ingest", "--source", early, "--shards", "2", *where)
+    devices("train", *where)
+    devices("score", "--catch-up", "2", *where)
+    return SimpleNamespace(early=early, late=late, store=folder / "store")
 
 
 @pytest.fixture
@@ -189,10 +190,14 @@ def test_readings_that_end_long_ago_are_called_stale_by_a_run_and_by_the_status(
     assert "devices: stale" in status.out
 
 
-def test_the_first_run_covers_hours_before_its_training_and_says_that_they_are_known(trained, own, devices):
-    assert [line["hour"] for line in trained.result["hours"]] == [hour(5), hour(6)]
-    again = devices("score", "--as-of", "2026-03-02T05:00", "--dry-run", "--store", own.uri)
-    assert any("know some of their future" in note for note in again["notes"])
+def test_the_first_run_judges_only_hours_after_those_that_it_learns_from_and_says_so(
+    trained, tmp_path, devices
+):
+    words = ["--source", trained.early, "--shards", "2", "--catch-up", "2", "--store", tmp_path / "store"]
+    done = devices("run", *words)
+    assert [line["hour"] for line in done["hours"]] == [hour(5), hour(6)]
+    assert "learnt from the readings up to 2026-03-02 04:00 UTC" in done["notes"][0]
+    assert not any("know some of their future" in note for note in done["notes"])
 
 
 def test_an_hour_that_is_named_is_scored_alone_with_the_sensitivity_that_is_asked_for(

@@ -235,7 +235,8 @@ def test_few_values_are_as_unusual_as_a_count_over_the_past_says(seed, distinct)
             assert cause[0, t] == -1
         elif cause[0, t] == 0:
             rare = sum((known == other).sum() <= (known == value).sum() for other in known)
-            assert p[0, t] == pytest.approx((1 + (0 if value == 99 else rare)) / (len(known) + 1))
+            further = max(1.0, value / (distinct - 1))
+            assert p[0, t] == pytest.approx((1 + (0 if value == 99 else rare)) / (len(known) + 1) / further)
             assert score[0, t] == pytest.approx(np.sqrt(-2 * np.log(p[0, t])))
 
 

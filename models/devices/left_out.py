@@ -1,0 +1,80 @@
+"""What is left out of what a detector learns: readings in labelled faults, and codes that stand for no reading.
+
+A sentinel is a value such as -999 or 65535 that a gateway writes where it has no reading. It lies far outside of
+what the sensor shows otherwise, exactly the same each time: a well-known code, or a value that comes again and
+again for a single interval. Where training finds one, it counts as a missing reading, in training and in scoring.
+"""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.devices.contracts import JOINT_TAG
+from models.devices.grid import Floats, Grid, row_quantiles
+
+_FAR = 10.0
+"""Distance of a sentinel from the middle half of the values, in widths of that half."""
+_MOST_SHARE = 0.2
+_FEWEST_TIMES, _FEWEST_TIMES_UNKNOWN = 2, 5
+_NINES = tuple(float("9" * digits) for digits in range(2, 8))
+_BITS = (32767, 32768, 65535, 65534, 8388607, 8388608, 2**31 - 1, 2**31, 2**32 - 1)
+CODES = frozenset({*_NINES, 999.9, 99.99, 999.25, 9999.9, *map(float, _BITS)})
+"""Magnitudes of values that often stand for no reading."""
+
+
+def sentinels_of(x: Floats) -> list[list[float]]:
+    """The sentinels of each row of readings, rising; see the module.
+
+    >>> sentinels_of(np.array([[1.0, -999, 2, 1.5, 1.2, -999, 1.7, 1.1, 2.2, 1.4, 1.9, 1.6]]))
+    [[-999.0]]
+    """
+    quartiles = row_quantiles(x, (0.25, 0.75))
+    reach = _FAR * (quartiles[:, 1] - quartiles[:, 0])
+    known = ~np.isnan(x)
+    low = np.where(known, x, np.inf).min(axis=1, initial=np.inf) < quartiles[:, 0] - reach
+    high = np.where(known, x, -np.inf).max(axis=1, initial=-np.inf) > quartiles[:, 1] + reach
+    rows: list[list[float]] = [[] for _ in x]
+    for s in np.flatnonzero((low | high) & (reach > 0)):
+        below, above = quartiles[s, 0] - reach[s], quartiles[s, 1] + reach[s]
+        rows[s] = _of_row(x[s], below, above)
+    return rows
+
+
+def _of_row(x: Floats, below: float, above: float) -> list[float]:
+    values, counts = np.unique(x[(x < below) | (x > above)], return_counts=True)
+    readings = int((~np.isnan(x)).sum())
+    kept = [float(v) for v, n in zip(values, counts, strict=True) if _is_sentinel(x, float(v), int(n))]
+    return kept if np.isin(x, kept).sum() <= _MOST_SHARE * readings else []
+
+
+def _is_sentinel(x: Floats, value: float, times: int) -> bool:
+    if abs(value) in CODES:
+        return times >= _FEWEST_TIMES
+    here = x == value
+    lasts = (here[1:] & here[:-1]).sum()
+    return value != 0 and times >= _FEWEST_TIMES_UNKNOWN and bool(lasts <= times / 5)
+
+
+def without(grid: Grid, sentinels: list[list[float]]) -> Grid:
+    """The grid with sentinels as missing readings; `sentinels` are those of each of its sensors."""
+    if not any(sentinels):
+        return grid
+    values = grid.values.copy()
+    for s, codes in enumerate(sentinels):
+        if codes:
+            values[s, np.isin(values[s], codes)] = np.nan
+    return Grid(grid.keys, values, grid.start, grid.interval)
+
+
+def in_faults(grid: Grid, faults: pl.DataFrame) -> NDArray[np.bool_]:
+    """Which cells of `grid` lie in one of the labelled `faults` (device, tag, start, end), also in part."""
+    cells = np.zeros(grid.values.shape, bool)
+    if faults.is_empty():
+        return cells
+    rows = grid.keys.with_row_index("row").join(faults, on="device", suffix="_of_fault")
+    rows = rows.filter((pl.col("tag_of_fault") == JOINT_TAG) | (pl.col("tag_of_fault") == pl.col("tag")))
+    for row, start, end in rows.select("row", "start", "end").iter_rows():
+        first = (start - grid.start) // grid.interval
+        last = -(-(end - grid.start) // grid.interval)
+        cells[row, max(0, first) : max(0, last)] = True
+    return cells

@@ -1,0 +1,88 @@
+"""What a training tells of itself: a promise that its backtest did not keep, and sensors that it cannot judge well."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from models.devices.aggregation import interval_of
+from models.devices.backtest import ALPHAS
+from models.devices.contracts import KEY
+from models.devices.options import Options
+from models.scenario import File
+
+_TOO_OFTEN = 3.0
+_FEWEST_CALLED = 10
+_SLOW = 1.8
+_INTERVALS = ("2m", "3m", "4m", "5m", "6m", "10m", "12m", "15m", "20m", "30m", "1h")
+
+
+def of_backtest(backtest: pl.DataFrame) -> list[str]:
+    """A note for each alpha of which the backtest calls more than three times the share of normal readings."""
+    normal = backtest.filter(~pl.col("injected"))
+    notes = []
+    for alpha in ALPHAS:
+        called = int((normal["p_value"] <= alpha).sum())
+        if called >= _FEWEST_CALLED and called > _TOO_OFTEN * alpha * normal.height:
+            share = called / normal.height
+            notes.append(
+                f"The backtest calls {share:.2%} of {normal.height:,} readings at alpha {alpha:g}, {share / alpha:.0f} "
+                "times what it promises. Label known faults (ingest --labels), or train on a longer history."
+            )
+    return notes
+
+
+def of_sensors(files: Mapping[str, File], options: Options) -> list[str]:
+    """Notes on sensors that could not alarm, on sentinels, and on sensors slower than the store's interval."""
+    sensors = files["sensors"]
+    if not isinstance(sensors, pl.DataFrame):
+        return []
+    return [*_blind(sensors, files, options), *_sentinels(sensors), *_slow(sensors, options)]
+
+
+def _blind(sensors: pl.DataFrame, files: Mapping[str, File], options: Options) -> list[str]:
+    blind = sensors.filter(rung="none").select(KEY)
+    calibration, pooled = files.get("calibration"), files.get("pooled")
+    if isinstance(pooled, pl.DataFrame):
+        blind = blind.join(pooled, on="tag", how="anti")
+    if isinstance(calibration, pl.DataFrame):
+        without = calibration.filter(pl.col("threshold").is_null()).select(KEY)
+        blind = pl.concat([blind, without.join(sensors, on=list(KEY), how="semi")])
+    if blind.is_empty():
+        return []
+    return [
+        f"{blind.height:,} of {sensors.height:,} sensors have too little history for a value to be called at any "
+        f"alpha (fewer than {options.fewest_readings} readings, or too few to calibrate on), such as {_example(blind)}."
+    ]
+
+
+def _sentinels(sensors: pl.DataFrame) -> list[str]:
+    some = sensors.filter(pl.col("sentinels").list.len() > 0)
+    if some.is_empty():
+        return []
+    codes = some["sentinels"].explode().unique().sort().to_list()
+    listed = ", ".join(f"{code:g}" for code in codes[:5]) + (", ..." if len(codes) > 5 else "")
+    return [
+        f"{some.height:,} sensors show values that stand for no reading ({listed}): they count as missing."
+    ]
+
+
+def _slow(sensors: pl.DataFrame, options: Options) -> list[str]:
+    span = (pl.col("last") - pl.col("first")) / options.step
+    paced = sensors.filter(pl.col("readings") > 1).select(*KEY, pace=span / (pl.col("readings") - 1))
+    slow = paced.filter(pl.col("pace") >= _SLOW)
+    if slow.is_empty():
+        return []
+    pace = options.step * float(slow["pace"].median())  # type: ignore[arg-type]
+    fitting = [text for text in _INTERVALS if options.step < interval_of(text) <= 1.1 * pace]
+    if not fitting:
+        return []
+    return [
+        f"{slow.height:,} of {sensors.height:,} sensors send a reading about every {pace.total_seconds() / 60:.3g} "
+        f"minutes, such as {_example(slow)}, in a store of intervals of {options.interval}: jumps, drifts and flat "
+        f"lines of theirs are hard to see. A store of their own with --interval {fitting[-1]} fits."
+    ]
+
+
+def _example(sensors: pl.DataFrame) -> str:
+    device, tag = sensors.select(KEY).sort(*KEY).row(0)
+    return f"{device} {tag}"

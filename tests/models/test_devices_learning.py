@@ -1,0 +1,206 @@
+"""What devices detectors learn from: no labelled faults, no codes for missing readings, and a tail beyond the past."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.devices import discrete, presence, training_notes
+from models.devices.grid import Grid
+from models.devices.hours import first_split
+from models.devices.left_out import in_faults, sentinels_of
+from models.devices.options import Options
+from models.devices.scenario import DEVICES
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def grid(values, interval=timedelta(minutes=1)):
+    values = np.atleast_2d(np.asarray(values, float))
+    keys = pl.DataFrame({"device": ["d"] * len(values), "tag": [f"t{s}" for s in range(len(values))]})
+    return Grid(keys, values, START, interval)
+
+
+def readings_of(values, interval):
+    """Long readings of device d, tag t; NaN are left out."""
+    times = [START + n * interval for n in range(len(values))]
+    frame = pl.DataFrame({"device": "d", "tag": "t", "time": times, "mean": values, "shard": 0})
+    return frame.with_columns(pl.col("time").cast(pl.Datetime("us", "UTC"))).filter(
+        pl.col("mean").is_not_nan()
+    )
+
+
+def trained_on(values, interval="1m", labels=None):
+    options = Options.of({"interval": interval})
+    tables = {"readings": readings_of(values, options.step).lazy()}
+    if labels is not None:
+        tables["labels"] = labels.lazy()
+    as_of = START + len(values) * options.step
+    context = DEVICES.context(tables, as_of, {"interval": interval})
+    parts = DEVICES.prepare_shard(tables, context, as_of, {"interval": interval})
+    return DEVICES.fit({n: f.lazy() for n, f in parts.items()}, context, as_of, {"interval": interval})
+
+
+def called_after(past, now, interval="1m", labels=None):
+    """Which of the readings `now`, in the hours after `past`, are called at alpha 0.001."""
+    options = {"interval": interval, "alpha": 0.001}
+    step = Options.of(options).step
+    trained = trained_on(past, interval, labels)
+    model = DEVICES.load(trained.files)
+    tables = {"readings": readings_of(np.r_[past, now], step).lazy()}
+    keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
+    end = START + (len(past) + len(now)) * step
+    rows, as_of = [], START + len(past) * step + HOUR
+    while as_of <= end:
+        rows.append(DEVICES.score(model, tables, {}, keys, as_of, options).rows)
+        as_of += HOUR
+    return pl.concat(rows).sort("time")
+
+
+def test_a_valve_that_was_always_shut_is_called_from_its_second_strange_hour_on():
+    rows = called_after(np.zeros(14 * 24), np.full(4, 1000.0), "1h")
+    assert rows["is_anomaly"].to_list() == [False, True, True, True]
+
+
+def test_a_pump_far_below_its_two_states_is_called_at_once():
+    past = np.random.default_rng(0).integers(0, 2, 14 * 24).astype(float)
+    rows = called_after(past, np.array([1.0, -50.0]), "1h")
+    assert rows["is_anomaly"].to_list() == [False, True]
+
+
+def test_a_device_that_never_was_silent_is_called_from_its_second_silent_hour_on():
+    past = np.random.default_rng(0).normal(size=14 * 24)
+    rows = called_after(past, np.full(4, np.nan), "1h").filter(rung="missing")
+    assert rows["is_anomaly"].to_list() == [False, True, True, True]
+
+
+@pytest.mark.parametrize("gaps", [0, 1, 5, 30])
+def test_chances_of_gaps_fall_with_their_length_and_stay_chances(gaps):
+    values = np.ones(500)
+    for n in range(gaps):
+        values[15 * n + 10 : 15 * n + 11 + n % 3] = np.nan
+    p = presence.fit(grid(values))["p_of_gap"].to_numpy()[0]
+    assert (np.diff(p) <= 0).all()
+    assert ((p > 0) & (p <= 1)).all()
+    if gaps < 30:
+        assert p[-1] <= p[5] < 0.05
+        assert p[-1] < p[0]
+
+
+def test_values_never_seen_are_rarer_the_more_there_are_in_a_row_and_a_known_one_ends_the_row():
+    params = discrete.fit(grid(np.full(300, 7.0)))
+    _, p, _ = discrete.score(params, grid([7, 8, 9, 9, 7, 8]))
+    assert p[0, [1, 2, 3, 5]] == pytest.approx([1 / 301, 2 / 301 / 302, 6 / 301 / 302 / 303, 1 / 301])
+    assert p[0, 4] > 0.9
+
+
+def test_of_values_never_seen_the_one_further_out_is_rarer():
+    params = discrete.fit(grid(np.tile([0.0, 1.0], 150)))
+    p = [discrete.score(params, grid([[value]]))[1][0, 0] for value in (0.5, 1.5, 11.0, -10.0)]
+    assert p == pytest.approx([1 / 301, 1 / 301 / 1.5, 1 / 301 / 11, 1 / 301 / 11])
+
+
+@pytest.mark.parametrize(("code", "share"), [(-999.0, 0.03), (65535.0, 0.01), (-127.5, 0.03)])
+def test_codes_for_missing_readings_in_the_history_hide_no_fault(code, share):
+    rng = np.random.default_rng(1)
+    past = rng.normal(20, 1, 2880)
+    past[rng.random(len(past)) < share] = code
+    now = rng.normal(20, 1, 60)
+    now[20:35] += 12
+    rows = called_after(past, now)
+    assert rows["value"].drop_nulls().max() < 100
+    faulty = rows.filter(pl.col("time") >= START + timedelta(minutes=2900)).head(15)
+    assert faulty["is_anomaly"].all()
+    assert not rows.head(20)["is_anomaly"].any()
+
+
+def test_states_zeros_and_values_within_reach_are_no_sentinels():
+    rng = np.random.default_rng(2)
+    steady = rng.normal(1000, 5, 600)
+    off = steady.copy()
+    off[100:160] = -3.0
+    zero = np.where(rng.random(600) < 0.05, 0.0, steady)
+    near = np.where(rng.random(600) < 0.05, 999.0, steady)
+    often = np.where(rng.random(600) < 0.4, -999.0, steady)
+    assert sentinels_of(np.stack([steady, off, zero, near, often])) == [[]] * 5
+    assert sentinels_of(np.full((1, 50), np.nan)) == [[]]
+
+
+def test_a_labelled_fault_of_the_history_is_called_when_it_comes_again():
+    rng = np.random.default_rng(3)
+    past = rng.normal(20, 1, 1440)
+    past[400:900] += 8
+    now = rng.normal(20, 1, 60)
+    now[10:50] += 8
+    labels = pl.DataFrame(
+        {
+            "device": ["d"],
+            "tag": ["*"],
+            "start": [START + timedelta(minutes=400)],
+            "end": [START + timedelta(minutes=900)],
+            "fault": ["high"],
+        }
+    )
+    shares = [called_after(past, now, labels=given)["is_anomaly"][10:50].mean() for given in (None, labels)]
+    assert shares[1] > 0.9
+    assert shares[0] < 0.5
+
+
+def test_a_fault_covers_its_tag_or_all_and_each_interval_that_it_touches():
+    faults = pl.DataFrame(
+        {
+            "device": ["d", "d", "other"],
+            "tag": ["t0", "*", "*"],
+            "start": [START + timedelta(seconds=90), START + timedelta(minutes=4), START],
+            "end": [START + timedelta(seconds=150), START + timedelta(minutes=5), START + HOUR],
+        }
+    )
+    cells = in_faults(grid(np.ones((2, 6))), faults)
+    assert cells.tolist() == [[False, True, True, False, True, False], [False] * 4 + [True, False]]
+
+
+def test_labelled_faults_are_no_normal_readings_of_the_backtest():
+    values = np.random.default_rng(4).normal(size=1440)
+    values[-60:] += 9
+    labels = pl.DataFrame(
+        {"device": ["d"], "tag": ["t"], "start": [START + 23 * HOUR], "end": [START + 24 * HOUR]}
+    )
+    plain, labelled = trained_on(values), trained_on(values, labels=labels)
+    assert plain.headline["alarm_rate_at_0.001"] > 0.4
+    assert labelled.headline["alarm_rate_at_0.001"] < 0.1
+    assert any("times what it promises" in note for note in plain.notes)
+    assert not any("at alpha 0.001, " in note for note in labelled.notes)
+
+
+def test_sensors_that_send_every_ten_minutes_are_told_which_interval_fits():
+    rng = np.random.default_rng(5)
+    slow = np.where(np.arange(2880) % 10 == 0, rng.normal(size=2880), np.nan)
+    assert any("--interval 10m fits" in note for note in trained_on(slow).notes)
+    assert not any("--interval" in note for note in trained_on(rng.normal(size=2880)).notes)
+
+
+def test_sensors_that_cannot_alarm_are_counted():
+    few = trained_on(np.random.default_rng(6).normal(size=30))
+    assert any("1 of 1 sensors have too little history" in note for note in few.notes)
+
+
+def test_an_old_bundle_without_sentinels_still_scores():
+    trained = trained_on(np.random.default_rng(7).normal(size=1440))
+    files = dict(trained.files) | {"sensors": trained.files["sensors"].drop("sentinels")}
+    assert training_notes.of_sensors(trained.files, Options()) == []
+    model = DEVICES.load(files)
+    tables = {"readings": readings_of(np.zeros(1500), timedelta(minutes=1)).lazy()}
+    keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
+    assert DEVICES.score(model, tables, {}, keys, START + 25 * HOUR, {"alpha": 0.001}).rows.height == 60
+
+
+@pytest.mark.parametrize(
+    ("hours", "at_most", "learnt", "judged"), [(48, 5, 43, 5), (27, 24, 18, 9), (6, 2, 4, 2), (2, 24, 1, 1)]
+)
+def test_a_first_training_learns_from_hours_that_are_not_judged(hours, at_most, learnt, judged):
+    readings = readings_of(np.ones(hours * 60), timedelta(minutes=1)).lazy()
+    until, count = first_split(readings, START + hours * HOUR, at_most)
+    assert until == START + learnt * HOUR
+    assert count == judged
