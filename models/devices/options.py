@@ -37,6 +37,8 @@ class Options:
     """A sensor with fewer readings in the history gets a fallback instead of a detector of its own."""
     requested_hours: int = 24
     """A sensor without a reading for so many hours is not asked for any more."""
+    hold_hours: int = 24
+    """A sensor that has been different for so long is judged by these hours, too (`new_normal`); 0: never."""
     backtest_devices: int = 500
     """About how many devices the backtest is made on."""
     cells: int = 250_000

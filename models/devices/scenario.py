@@ -206,7 +206,9 @@ class Devices(
         options: Mapping[str, Any],
     ) -> Scores:
         chosen = Options.of({**options, "interval": model.settings["interval"]})
-        return scoring.score(model, tables["readings"], keys, moment_of(as_of), chosen)
+        until = moment_of(as_of)
+        faults = training.labelled_faults(tables, until)
+        return scoring.score(model, tables["readings"], keys, until, chosen, faults)
 
     @property
     def derived_tables(self) -> tuple[str, ...]:

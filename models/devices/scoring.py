@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import channels, discrete, joint, left_out, pooled, presence, robust
+from models.devices import channels, discrete, joint, left_out, new_normal, pooled, presence, robust
 from models.devices.calibration import Tails, corrected, uncorrected
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
@@ -78,14 +78,26 @@ class _Block:
 
 
 def score(
-    model: Model, readings: pl.LazyFrame, keys: pl.DataFrame, as_of: datetime, options: Options
+    model: Model,
+    readings: pl.LazyFrame,
+    keys: pl.DataFrame,
+    as_of: datetime,
+    options: Options,
+    faults: pl.DataFrame | None = None,
 ) -> Scores:
     """Rows (see `SCORES`) and outcomes of `keys` for the hour that ends at `as_of`.
 
-    Looks at the readings of that hour and of `LOOKBACK` intervals before it, and at none after. The
-    joint detector of a device looks at all of its tags, requested or not.
+    Looks at the readings of that hour and of `LOOKBACK` intervals before it, and at none after; of sensors that
+    may have stayed different, at those of the hold as well (`models.devices.new_normal`), without labelled
+    `faults` (device, tag, start, end). The joint detector of a device looks at all of its tags, requested or not.
     """
-    return score_span(model, readings, keys, as_of - HOUR, as_of, options)
+
+    def scorer(by: Model, some: pl.DataFrame, first: datetime, until: datetime) -> Scores:
+        return score_span(by, readings, some, first, until, options)
+
+    scores = scorer(model, keys, as_of - HOUR, as_of)
+    known = pl.DataFrame() if faults is None else faults
+    return new_normal.relearnt(scores, readings, known, as_of - HOUR, as_of, options, scorer, model)
 
 
 def score_span(

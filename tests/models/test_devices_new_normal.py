@@ -1,0 +1,92 @@
+"""A sensor that stays different is normal again after the hold, and only then."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.devices.scenario import DEVICES
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+DAY = 1440
+KEYS = pl.DataFrame({"device": ["d"], "tag": ["t"]})
+OPTIONS = {"hold_hours": 4, "alpha": 0.001}
+
+
+def tables_of(values, **labels):
+    times = [START + n * MINUTE for n in range(len(values))]
+    readings = pl.DataFrame({"device": "d", "tag": "t", "time": times, "mean": values, "shard": 0})
+    readings = readings.with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")))
+    return {"readings": readings.lazy()} | {name: frame.lazy() for name, frame in labels.items()}
+
+
+@pytest.fixture(scope="module")
+def past():
+    return np.random.default_rng(0).normal(20, 1, DAY)
+
+
+@pytest.fixture(scope="module")
+def model(past):
+    as_of = START + DAY * MINUTE
+    tables = tables_of(past)
+    context = DEVICES.context(tables, as_of, {})
+    parts = DEVICES.prepare_shard(tables, context, as_of, {})
+    return DEVICES.load(DEVICES.fit({n: f.lazy() for n, f in parts.items()}, context, as_of, {}).files)
+
+
+def hour_after(model, past, hours, last, hold_hours=4, **labels):
+    """Scores of the hour `last` that comes after `past` and `hours` of other readings."""
+    tables = tables_of(np.r_[past, hours, last], **labels)
+    as_of = START + (len(past) + len(hours) + len(last)) * MINUTE
+    return DEVICES.score(model, tables, {}, KEYS, as_of, OPTIONS | {"hold_hours": hold_hours})
+
+
+def noise(hours, level=20.0, scale=1.0):
+    return np.random.default_rng(int(hours * 10 + level)).normal(level, scale, int(hours * 60))
+
+
+@pytest.mark.parametrize(("level", "scale"), [(30.0, 1.0), (20.0, 6.0), (12.0, 0.5)])
+def test_a_level_or_scale_that_stays_becomes_normal_after_the_hold(model, past, level, scale):
+    early = hour_after(model, past, noise(3, level, scale), noise(1, level, scale))
+    late = hour_after(model, past, noise(4.5, level, scale), noise(1, level, scale))
+    assert early.rows["is_anomaly"].mean() > 0.5
+    assert early.keys["reason"].item() is None
+    assert late.rows["is_anomaly"].mean() < 0.05
+    assert late.keys["reason"].item().startswith("new normal: in the 4 hours before")
+
+
+def test_on_a_new_level_a_fault_is_called_and_a_return_to_the_old_level_is_not(model, past):
+    fault = noise(1, 30.0)
+    fault[20:40] += 10
+    called = hour_after(model, past, noise(5, 30.0), fault).rows["is_anomaly"].to_numpy()
+    assert called[20:40].all()
+    assert called[:20].mean() < 0.1
+    back = hour_after(model, past, noise(5, 30.0), noise(1, 20.0))
+    assert back.rows["is_anomaly"][35:].mean() < 0.05
+
+
+def test_a_fault_that_comes_and_goes_never_becomes_normal(model, past):
+    hours = np.r_[noise(2, 30.0), noise(2), noise(1, 30.0)]
+    assert hour_after(model, past, hours, noise(1, 30.0)).rows["is_anomaly"].all()
+
+
+def test_without_a_hold_nothing_becomes_normal(model, past):
+    assert hour_after(model, past, noise(6, 30.0), noise(1, 30.0), hold_hours=0).rows["is_anomaly"].all()
+
+
+def test_a_labelled_fault_never_becomes_normal(model, past):
+    since = START + DAY * MINUTE
+    labels = pl.DataFrame({"device": ["d"], "tag": ["*"], "start": [since], "end": [since + 9 * HOUR]})
+    scores = hour_after(model, past, noise(6, 30.0), noise(1, 30.0), labels=labels)
+    assert scores.rows["is_anomaly"].all()
+    assert scores.keys["reason"].item() is None
+
+
+def test_the_verdict_depends_on_no_later_reading(model, past):
+    hours, last = noise(4.5, 30.0), noise(1, 30.0)
+    as_of = START + (len(past) + len(hours) + len(last)) * MINUTE
+    plain = DEVICES.score(model, tables_of(np.r_[past, hours, last]), {}, KEYS, as_of, OPTIONS)
+    more = tables_of(np.r_[past, hours, last, noise(3, 99.0)])
+    assert plain.rows.equals(DEVICES.score(model, more, {}, KEYS, as_of, OPTIONS).rows)
