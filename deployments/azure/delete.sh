@@ -9,7 +9,7 @@ usage: deployments/azure/delete.sh --resource-group GROUP [--keep-store] [--yes]
 Deletes the resource group with everything in it, the store included, and the role definitions that
 were made for it. There is no way back but the week in which Azure can restore a storage account.
 
-  --keep-store  leave the storage account, and the group that it is in
+  --keep-store  leave the storage account, the identities that may use it, and the group that they are in
   --yes         do not ask
 
 Nothing costs any more afterwards; with --keep-store, only the store by the gigabyte.
@@ -55,9 +55,11 @@ if ! $keep; then
   echo "Deleted: $group"
   exit 0
 fi
+# Roles on the store stay with it, and cannot be given to another identity of the same name: identities stay, too.
 # One depends on the other, so what cannot go yet goes in a later round.
 left() {
-  az resource list --resource-group "$group" --query "[?type!='Microsoft.Storage/storageAccounts'].id" --output tsv
+  az resource list --resource-group "$group" --output tsv \
+    --query "[?type!='Microsoft.Storage/storageAccounts' && type!='Microsoft.ManagedIdentity/userAssignedIdentities'].id"
 }
 for _ in 1 2 3 4 5; do
   ids=$(left)
@@ -68,4 +70,4 @@ for _ in 1 2 3 4 5; do
 done
 ids=$(left)
 [[ -z "$ids" ]] || fail "these could not be deleted; run it again:"$'\n'"$ids"
-echo "Deleted everything in $group but the storage account."
+echo "Deleted everything in $group but the storage account and the identities."

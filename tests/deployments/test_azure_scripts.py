@@ -185,7 +185,8 @@ def test_the_store_can_be_kept(script):
     done = script("delete.sh", "--resource-group", "g", "--keep-store", "--yes")
     assert done.status == 0, done.err
     assert not [call for call in done.calls if call.startswith("group delete")]
-    assert [call for call in done.calls if "type!='Microsoft.Storage/storageAccounts'" in call]
+    kept = ("Microsoft.Storage/storageAccounts", "Microsoft.ManagedIdentity/userAssignedIdentities")
+    assert [call for call in done.calls if all(f"type!='{kind}'" in call for kind in kept)]
 
 
 def test_showing_changes_nothing(script):

@@ -15,6 +15,7 @@ from tests.deployments.test_container_pool import TEMPLATE as POOL
 
 TEMPLATE = json.loads((ROOT / "deployments/azure/main.json").read_text())
 RESOURCES = TEMPLATE["resources"]
+CONTAINERS = "Microsoft.Storage/storageAccounts/blobServices/containers"
 IDENTITIES = "Microsoft.ManagedIdentity/userAssignedIdentities"
 
 ROLES = {
@@ -196,7 +197,7 @@ def test_the_store_has_folders_and_is_neither_public_nor_opened_by_keys():
 
 def test_roles_are_known_and_as_narrow_as_can_be():
     wanted = {
-        "storageBlobDataContributor": ("Storage Blob Data Contributor", "Microsoft.Storage/storageAccounts", {"runs"}),
+        "storageBlobDataContributor": ("Storage Blob Data Contributor", CONTAINERS, {"runs"}),
         "acrPull": ("AcrPull", "Microsoft.ContainerRegistry/registries", {"runs", "worker"}),
         "managedIdentityOperator": ("Managed Identity Operator", IDENTITIES, {"worker"}),
     }  # fmt: skip

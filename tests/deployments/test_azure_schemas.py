@@ -1,0 +1,108 @@
+"""Every resource of the templates, with every combination of parameters, against Azure's published schemas.
+
+They lie beside the project, see `ALMANAC_AZURE_SCHEMAS`; without them the tests are skipped.
+"""
+
+import itertools
+import json
+import math
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft4Validator
+from jsonschema.exceptions import best_match
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT4
+
+from tests.arm import Template
+from tests.conftest import ROOT
+from tests.deployments.test_azure_template import EXISTING, OWN, TEMPLATE
+
+SCHEMAS = Path(os.environ.get("ALMANAC_AZURE_SCHEMAS", ROOT.parent / "shared" / "azure-schemas"))
+FILES = {
+    "Microsoft.Network": "Microsoft.Network.NRP",
+    "Microsoft.Network/privateDnsZones": "Microsoft.Network.privateDns",
+}
+
+COMBINATIONS = [
+    {**server, **image, **key, "storageSku": sku}
+    for server, image, key, sku in itertools.product(
+        ({**OWN}, {**EXISTING}),
+        ({"workerImage": ""}, {"workerImage": "almanac-worker:1"}),
+        ({"prefectApiKey": ""}, {"prefectApiKey": "key"}),
+        TEMPLATE["parameters"]["storageSku"]["allowedValues"],
+    )
+] + [{**one, "prefectAuthString": auth} for one in (OWN, EXISTING) for auth in ("", "admin:word")]
+
+pytestmark = pytest.mark.skipif(not SCHEMAS.exists(), reason=f"no Azure schemas at {SCHEMAS}")
+
+
+@cache
+def registry() -> Registry:
+    found = [json.loads(path.read_text()) for path in SCHEMAS.glob("*/*.json")]
+    return Registry().with_resources(
+        (one["id"].rstrip("#"), Resource(contents=one, specification=DRAFT4)) for one in found
+    )
+
+
+@cache
+def schema_of(kind: str, version: str) -> tuple[str, str]:
+    """The schema of a resource type, and where in it the type is."""
+    provider, *names = kind.split("/")
+    name = FILES.get(f"{provider}/{names[0]}", FILES.get(provider, provider))
+    path = SCHEMAS / version / f"{name}.json"
+    assert path.exists(), f"no schema of {kind} in API {version}"
+    content = json.loads(path.read_text())
+    group = next(
+        group
+        for group in ("resourceDefinitions", "extension_resourceDefinitions", "unknown_resourceDefinitions",
+                      "subscription_resourceDefinitions", "resourceGroup_resourceDefinitions")
+        if "_".join(names) in content.get(group, {})
+    )  # fmt: skip
+    return content["id"].rstrip("#"), f"/{group}/{'_'.join(names)}"
+
+
+def faults(resource: dict[str, Any]) -> list[str]:
+    """What the schema of the API version that a resource names says of it.
+
+    A null is left out, as Azure does. Two faults are the schemas': they know some children by the last part of the name,
+    and have every REST `double`, such as the cores of a container, as a whole number.
+    """
+    whole, last = resource["name"], resource["name"].split("/")[-1]
+    return min((_faults({**resource, "name": name}) for name in (whole, last)), key=len)
+
+
+def _faults(resource: dict[str, Any]) -> list[str]:
+    uri, pointer = schema_of(resource["type"], resource["apiVersion"])
+    validator = Draft4Validator({"$ref": f"{uri}#{pointer}"}, registry=registry())
+    errors = [best_match([error]) for error in validator.iter_errors(comparable(resource))]
+    return [
+        f"{resource['type']}: {'/'.join(map(str, one.absolute_path))}: {one.message[:300]}" for one in errors
+    ]
+
+
+def comparable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): comparable(inner) for name, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [comparable(inner) for inner in value]
+    if isinstance(value, float):
+        return math.ceil(value)
+    return str(value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("given", COMBINATIONS, ids=str)
+def test_every_resource_is_valid_in_the_api_version_that_it_names(given):
+    resources = Template(TEMPLATE, **given).resources()
+    assert [fault for one in resources for fault in faults(one)] == []
+
+
+def test_a_property_of_a_wrong_type_is_a_fault():
+    (zone,) = [
+        one for one in Template(TEMPLATE, **OWN).resources() if one["type"].endswith("/privateDnsZones")
+    ]
+    assert faults({name: value for name, value in zone.items() if name != "properties"})
+    assert faults({**zone, "location": 7})
