@@ -7,6 +7,7 @@ installed. Nothing of it is pickled, and loading checks each file's SHA-256 as l
 
 import importlib
 import platform
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tasks.storage.store import Store
 
 CHAMPION = "champion"
 _MODEL, _DATA = "model", "bundle"
+_MODELS = "models"
+"""The package whose modules a bundle may have imported."""
 
 
 def register(store: Store, scenario: str, bundle: int, record: str, *, champion: bool) -> None:
@@ -109,9 +112,18 @@ class BundleModel:
 
 
 def _load_pyfunc(path: str) -> BundleModel:
-    """Called by `mlflow.pyfunc.load_model` with the folder of a bundle's files."""
+    """Called by `mlflow.pyfunc.load_model` with the folder of a bundle's files.
+
+    To import a module is to run it, so what a bundle names is imported only where it is one of Almanac's models. The
+    module of another scenario has to be imported before.
+    """
     facts = bundles.read_manifest(Path(path))
     module, _, name = str(facts.get("implementation", "")).partition(":")
+    if module and module.partition(".")[0] != _MODELS and module not in sys.modules:
+        raise BundleError(
+            f"{path}: made by a scenario in the module '{module}', which is not one of Almanac's and not imported. "
+            "If you know the module and trust the bundle, import it first."
+        )
     kind = getattr(importlib.import_module(module), name, None) if module else None
     if not (isinstance(kind, type) and Scenario in kind.__mro__):
         raise BundleError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,7 @@ def train(store: Store, loss: float, scenario: Toy = TOY) -> str | None:
 LOADED_ELSEWHERE = """
 import json, sys
 import mlflow.pyfunc, pandas as pd
+import tests.tasks.test_registered_models
 model = mlflow.pyfunc.load_model("models:/almanac-toy@champion")
 print(json.dumps(model.predict(pd.DataFrame({"name": ["a", "b"], "value": [1.5, 4.0]}))["doubled"].to_list()))
 """
@@ -160,8 +162,6 @@ def test_a_model_without_an_estimator_says_so(local):
 
 
 def test_loading_checks_the_files_and_makes_nothing_but_a_scenario(local, tmp_path):
-    import shutil
-
     folder = shutil.copytree(Path(local.uri) / "toy" / "bundles" / "1", tmp_path / "bundle")
     (folder / "remark.txt").write_text("halves")
     with pytest.raises(BundleError, match=r"remark\.txt: changed"):
@@ -173,6 +173,17 @@ def test_loading_checks_the_files_and_makes_nothing_but_a_scenario(local, tmp_pa
             _load_pyfunc(str(folder))
     with pytest.raises(BundleError, match=r"no readable manifest\.json"):
         _load_pyfunc(str(tmp_path))
+
+
+def test_loading_imports_no_module_that_is_not_known(local, tmp_path, monkeypatch):
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = shutil.copytree(Path(local.uri) / "toy" / "bundles" / "1", tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"implementation": "planted:Scenario"}))
+    with pytest.raises(BundleError, match=r"module 'planted', which is not one of Almanac's.*import it first"):
+        _load_pyfunc(str(folder))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_quantiles_of_a_loaded_sales_model_are_those_of_the_bundle(sales_store):
