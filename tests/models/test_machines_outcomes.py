@@ -52,6 +52,7 @@ def test_a_row_failed_where_its_component_fails_within_the_horizon_and_is_pendin
             START + timedelta(hours=hour)
             for machine, component, hour in found
             if (machine, component) == (row["machine_id"], row["component"])
+            and not any((machine, component, hour - back) in found for back in range(1, 25))
             and row["time"] < START + timedelta(hours=hour) <= UNTIL
         ]
         end = row["time"] + timedelta(hours=row["horizon_hours"])
