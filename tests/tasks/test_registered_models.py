@@ -181,7 +181,9 @@ def test_loading_imports_no_module_that_is_not_known(local, tmp_path, monkeypatc
     folder = shutil.copytree(Path(local.uri) / "toy" / "bundles" / "1", tmp_path / "bundle")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"implementation": "planted:Scenario"}))
-    with pytest.raises(BundleError, match=r"module 'planted', which is not one of Almanac's.*import it first"):
+    with pytest.raises(
+        BundleError, match=r"module 'planted', which is not one of Almanac's.*import it first"
+    ):
         _load_pyfunc(str(folder))
     assert not (tmp_path / "ran").exists()
 
