@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.interchange import IR_VERSION, ML_OPSET, OPSET, Graph, Port
+from models.lightgbm_text import booster_of
 
 _KINDS = {"float": 1, "double": 11, "int64": 7, "string": 8}
 _NAN_IS_MISSING = 2 << 2
@@ -70,13 +71,12 @@ class Builder:
 
     def boosted(self, features: str, text: str) -> str:
         """The raw score (rows, 1), as double, of a LightGBM model whose trees are added up; see `for_single`."""
-        import lightgbm as lgb
         from onnxmltools import convert_lightgbm
         from onnxmltools.convert.common.data_types import FloatTensorType
 
-        booster = lgb.Booster(model_str=for_single(text))
-        width = [None, booster.num_feature()]
-        converted = convert_lightgbm(booster, initial_types=[("features", FloatTensorType(width))])
+        model = booster_of(for_single(text))
+        width = [None, model.num_feature()]
+        converted = convert_lightgbm(model, initial_types=[("features", FloatTensorType(width))])
         trees = next(n for n in converted.graph.node if n.op_type == "TreeEnsembleRegressor")
         trees.name, trees.input[:], trees.output[:] = "", [features], [f"trees_{len(self._nodes)}"]
         self._nodes.append(trees)

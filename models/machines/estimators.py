@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models.lightgbm_text import booster_of
 from models.machines.options import Options
 from models.machines.trees import Trees
 from models.scenario import File
@@ -55,10 +56,8 @@ class Boosted:
     unit = "odds"
 
     def __init__(self, text: str, threads: int = 0) -> None:
-        import lightgbm as lgb
-
         self._text = text
-        self._booster = lgb.Booster(model_str=text)
+        self._booster = booster_of(text)
         self._threads = threads or 1
 
     def predict(self, X: Matrix) -> Floats:

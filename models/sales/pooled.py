@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from models.lightgbm_text import booster_of
 from models.sales.options import Options, quantile_column
 
 LEAST_FEATURES = 4
@@ -138,14 +139,12 @@ def read(files: Mapping[str, Any], name: str, quantiles: Sequence[float]) -> Poo
 
     The order of the quantiles is that of `quantiles`: a JSON object has none.
     """
-    import lightgbm as lgb
-
     if f"{name}_about" not in files:
         return None
     about = files[f"{name}_about"]
     columns = [quantile_column(q) for q in quantiles]
-    boosters = {column: lgb.Booster(model_str=files[f"{name}_{column}"]) for column in columns}
-    location = lgb.Booster(model_str=files[f"{name}_location"])
+    boosters = {column: booster_of(files[f"{name}_{column}"]) for column in columns}
+    location = booster_of(files[f"{name}_location"])
     return Pooled(tuple(about["features"]), location, boosters, about["start"])
 
 
