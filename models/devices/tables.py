@@ -108,7 +108,10 @@ def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:
 
 @dataclass(frozen=True)
 class LabelsTable(Table):
-    """Labelled faults. A source may lack `tag`; where there is none, the fault is of all tags: `*`."""
+    """Labelled faults. A source may lack `tag`; where there is none, the fault is of all tags: `*`.
+
+    Of several labels of one start the last one counts, unless the options say otherwise.
+    """
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -118,7 +121,8 @@ class LabelsTable(Table):
         tag = pl.col("tag") if "tag" in raw.columns else pl.lit(None)
         text = tag.cast(pl.String).str.strip_chars()
         filled = pl.when(text.fill_null("") == "").then(pl.lit(JOINT_TAG)).otherwise(text)
-        return super().accept(raw.with_columns(filled.alias("tag")), options)
+        chosen = {**options, "duplicates": options.get("duplicates") or "last"}
+        return super().accept(raw.with_columns(filled.alias("tag")), chosen)
 
 
 TABLES: dict[str, Table] = {

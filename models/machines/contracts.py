@@ -6,7 +6,7 @@ Times are UTC. Which components, sensors and errors there are is read from the d
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import dataframely as dy
@@ -20,18 +20,11 @@ from models.machines.cleaning import tidied
 from models.scenario import Frames, Table
 
 
-def _tomorrow() -> datetime:
-    return datetime.now(UTC) + timedelta(days=1)
-
-
 class Telemetry(dy.Schema):
-    """Readings of a machine over one interval, which ended at `time`; further numeric columns are sensors.
-
-    A time more than a day ahead of this computer's is of a clock that is wrong.
-    """
+    """Readings of a machine over one interval, which ended at `time`; further numeric columns are sensors."""
 
     machine_id = dy.String(min_length=1)
-    time = dy.Datetime(time_zone="UTC", check={"in_the_future": lambda time: time <= _tomorrow()})
+    time = dy.Datetime(time_zone="UTC")
 
 
 class Errors(dy.Schema):

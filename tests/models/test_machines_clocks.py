@@ -53,7 +53,7 @@ def test_telemetry_of_the_future_goes_to_quarantine():
     raw = readings([START, ahead], machines=("a",)).with_row_index(ROW, offset=1)
     found = TABLES["telemetry"].accept(raw, {"timezone": "UTC"})
     assert found.good["time"].to_list() == [START]
-    assert found.bad.select(ROW, RULE).rows() == [(2, "time|check__in_the_future")]
+    assert found.bad.select(ROW, RULE).rows() == [(2, "time|in_future")]
 
 
 @pytest.mark.parametrize("hours", [1 / 6, 1.0, 6.0, 24.0])
