@@ -88,9 +88,11 @@ def train(store: Store, loss: float, scenario: Toy = TOY) -> str | None:
 
 
 LOADED_ELSEWHERE = """
-import json, sys
+import json, os, sys
 import mlflow.pyfunc, pandas as pd
+server = os.environ["MLFLOW_TRACKING_URI"]
 import tests.tasks.test_registered_models
+mlflow.set_tracking_uri(server)
 model = mlflow.pyfunc.load_model("models:/almanac-toy@champion")
 print(json.dumps(model.predict(pd.DataFrame({"name": ["a", "b"], "value": [1.5, 4.0]}))["doubled"].to_list()))
 """
