@@ -113,6 +113,13 @@ def end_of(day: date) -> datetime:
     return start_of(day + timedelta(days=1))
 
 
+def as_moment(when: date, of_day: Callable[[date], datetime] = start_of) -> datetime:
+    """A time with an offset, UTC where it has none; a day is its start or, with `end_of`, its end."""
+    if not isinstance(when, datetime):
+        return of_day(when)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
 def far_from_others(times: pl.Series) -> pl.Series:
     """Whether each of some times is far from all others: a few that a clock which was never set may have written.
 

@@ -2,20 +2,19 @@
 
 Rules, the same for all tables: blanks around a name do not count. A machine's id that is a whole number
 with decimals is that number: `1.0`, which pandas writes beside a gap, is machine `1`. Components
-differ neither by case nor by blanks: `Pump ` is `pump`. A date without time is 00:00 of that day. NaN and
-infinite readings are missing, as they are to pandas, numpy and Spark; the row's other readings stay.
+differ neither by case nor by blanks: `Pump ` is `pump`. NaN and infinite readings are missing, as they are to
+pandas, numpy and Spark; the row's other readings stay. Times are read as everywhere, see `models.times`.
 """
 
 import polars as pl
 
 from models.contracts import ROW
 
-_DATE = r"^\s*\d{4}-\d\d-\d\d\s*$"
 _WHOLE = r"^([+-]?\d+)\.0+$"
 
 
 def tidied(raw: pl.DataFrame) -> pl.DataFrame:
-    """`raw` with ids, components, errors, models, times and readings in one spelling.
+    """`raw` with ids, components, errors, models and readings in one spelling.
 
     >>> tidied(pl.DataFrame({"machine_id": [1.0, 2.0], "component": [" Oil  Pump", "oil pump"]})).rows()
     [('1', 'oil pump'), ('2', 'oil pump')]
@@ -29,8 +28,6 @@ def tidied(raw: pl.DataFrame) -> pl.DataFrame:
             changes.append(_named(column).str.to_lowercase())
         elif name in ("error", "model"):
             changes.append(_named(column))
-        elif name == "time":
-            changes.append(_moment(column, dtype))
         elif dtype.is_float() and name != ROW:
             changes.append(pl.when(column.is_finite()).then(column).alias(name))
     return raw.with_columns(changes)
@@ -42,12 +39,3 @@ def _named(column: pl.Expr) -> pl.Expr:
 
 def _id(column: pl.Expr) -> pl.Expr:
     return column.cast(pl.String).str.strip_chars().str.replace(_WHOLE, "${1}")
-
-
-def _moment(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    if dtype == pl.Date:
-        return column.cast(pl.Datetime("us"))
-    if dtype == pl.String:
-        midnight = pl.concat_str(column.str.strip_chars(), pl.lit(" 00:00:00"))
-        return pl.when(column.str.contains(_DATE)).then(midnight).otherwise(column).alias("time")
-    return column

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.scenario import Scenario, Table
-from models.times import start_of
+from models.times import as_moment
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
@@ -97,13 +97,6 @@ def freshness(
 def is_stale(scenario: Scenario, last: date, now: datetime) -> bool:
     """Whether data that end with `last` are more than two of the scenario's cadences old; never without a cadence."""
     return scenario.cadence is not None and now - as_moment(last) > _LATE * scenario.cadence
-
-
-def as_moment(when: date) -> datetime:
-    """A time in UTC, which a time without an offset is in; a day is its start, see `models.times`."""
-    if not isinstance(when, datetime):
-        return start_of(when)
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def quarantined(store: Store, scenario: str) -> list[dict[str, Any]]:

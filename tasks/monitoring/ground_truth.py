@@ -8,7 +8,7 @@ same result.
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -18,7 +18,7 @@ from deltalake import CommitProperties, write_deltalake
 from prefect import task
 
 from models.scenario import TALLIES, AsOf, HasControlCharts, HasGroundTruth, Outcomes, Scenario
-from models.times import end_of, start_of
+from models.times import as_moment, end_of
 from tasks.registry import bundles, ledger, tracking
 from tasks.scoring.publishing import Part, Publication, replace_partitions, scan_parts, write_part
 from tasks.scoring.runs import Run, RunError, input_versions, scans
@@ -336,20 +336,13 @@ def _span(scenario: HasGroundTruth, rows: pl.DataFrame, target: Target) -> tuple
 def _within(as_of: AsOf, since: AsOf | None, until: AsOf | None) -> bool:
     if not isinstance(as_of, datetime):
         return (since is None or as_of >= _day(since)) and (until is None or as_of <= _day(until))
-    begin = None if since is None else _moment(since)
-    end = None if until is None else _moment(until, end_of)
+    begin = None if since is None else as_moment(since)
+    end = None if until is None else as_moment(until, end_of)
     return (begin is None or as_of >= begin) and (end is None or as_of <= end)
 
 
 def _day(when: AsOf) -> date:
     return when.date() if isinstance(when, datetime) else when
-
-
-def _moment(when: AsOf, of_day: Callable[[date], datetime] = start_of) -> datetime:
-    """A time in UTC; a date is its start or its end, see `models.times`."""
-    if not isinstance(when, datetime):
-        return of_day(when)
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _nothing(

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 
 from models.scenario import AsOf, Scenario
-from tasks.ingest.status import as_moment, is_stale
+from models.times import as_moment
+from tasks.ingest.status import is_stale
 from tasks.monitoring.drift import DRIFT
 from tasks.registry import bundles, ledger
 from tasks.scoring.runs import scans

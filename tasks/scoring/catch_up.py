@@ -8,7 +8,8 @@ import polars as pl
 from prefect import task
 
 from models.scenario import AsOf, CatchesUp, Event, Scenario
-from tasks.ingest.status import as_moment, is_stale
+from models.times import as_moment
+from tasks.ingest.status import is_stale
 from tasks.registry import bundles, ledger
 from tasks.scoring.events import emit
 from tasks.scoring.runs import Run, input_versions
