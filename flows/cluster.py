@@ -26,23 +26,21 @@ WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "POLARS_MAX_THREADS": "2",
-    "POLARS_ASYNC_THREAD_COUNT": "4",
-    "TOKIO_WORKER_THREADS": "4",
+    "POLARS_MAX_THREADS": "1",
 }
-"""Of a worker process, which computes on one core. Polars reads files by tasks that can wait for each other: with one
-thread, whose number its reader's threads follow, a wait that blocks the thread leaves nobody to do what it waits for.
-The same holds for the threads of the Delta reader (TOKIO_WORKER_THREADS). Idle threads cost nothing.
-"""
+"""Of a worker process, which computes on one core."""
 _SERVER_START_SECONDS = 120
 
 DASK_SETTINGS = {
     "distributed.deploy.lost-worker-timeout": "1h",
     "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.worker.profile.enabled": False,
 }
 """A worker process that died is started again however long that takes: by default Dask gives it up after
 15 seconds, and a run without workers waits for ever. A worker is given one shard at a time, so that its
-death is blamed on no other.
+death is blamed on no other. Nothing is profiled: Dask's profiler calls `sys._current_frames` a hundred times a
+second, which in CPython before 3.11.9 waits for itself for ever where garbage is collected meanwhile
+(python/cpython#106883), with the interpreter's lock.
 """
 
 

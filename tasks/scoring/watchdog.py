@@ -6,6 +6,7 @@ task tried again elsewhere, by the scheduler; the log says where it stood.
 
 import contextvars
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -87,6 +88,7 @@ def _in_worker() -> bool:
 def _watch(run: Run, work: str, limit: float, thread: int, stopped: threading.Event) -> None:
     if stopped.wait(limit):
         return
+    gc.disable()  # else `sys._current_frames` may wait for itself, see `flows.cluster.DASK_SETTINGS`
     where = traceback.extract_stack(sys._current_frames()[thread])
     last = where[-1]
     told = (

@@ -22,7 +22,6 @@ from urllib.parse import quote
 
 import obstore
 import polars as pl
-import pyarrow  # noqa: F401  (polars imports it from threads of its own where it is not there yet, in the midst of a scan)
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction

@@ -7,6 +7,7 @@ import threading
 import httpx
 import polars as pl
 import pytest
+from distributed import Client
 from polars.testing import assert_frame_equal
 
 from tasks.storage.store import Store
@@ -47,6 +48,13 @@ def ask(api: str, what: str, **body):
 
 
 # workers that die
+
+
+def test_workers_are_not_profiled_since_the_profiler_can_wait_for_itself(dask_cluster):
+    with Client(dask_cluster) as client:
+        done = client.run(lambda dask_worker: sorted(dask_worker.periodic_callbacks))
+    assert len(done) == 2
+    assert not any(name.startswith("profile") for names in done.values() for name in names)
 
 
 def test_a_worker_that_is_killed_while_it_scores_does_not_stop_the_run(

@@ -1,0 +1,91 @@
+"""Reads shards of a small store in worker processes, many in a row, and counts those that never end.
+
+    python -m benchmarks.stalls --shards 2000
+    python -m benchmarks.stalls --shards 2000 --profiled    # with Dask's profiler on, as it is by default
+
+Workers are those of a run (`flows.cluster`). A shard also leaves what the garbage collector has to take away, as
+Prefect's tasks do. Where none of the shards ends for `--silent` seconds, those on a worker count as stuck, and the
+rest are not read.
+"""
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from datetime import date, timedelta
+from typing import Any
+
+import dask
+import polars as pl
+from distributed import Client
+
+from flows import cluster
+from tasks.storage.store import Store, with_shard
+
+_SHARDS = 24
+
+
+class _Garbage:
+    """An object that refers to itself, with a value per thread."""
+
+    def __init__(self) -> None:
+        self.local, self.itself = threading.local(), self
+        self.local.value = 1
+
+
+def read(folder: str, number: int) -> int:
+    """Read a shard as a forecast does; the number of its rows."""
+    rows = Store(folder).scan("sales/history", None, number % _SHARDS)
+    skus = rows.select("sku").unique()
+    for many in range(0, 200, 10):  # up to nearly as much as is collected at once
+        for _ in range(many):
+            _Garbage()
+        rows.join(skus, on="sku", how="semi").collect()
+    return rows.collect().height
+
+
+def _make(folder: str) -> None:
+    from deltalake import write_deltalake
+
+    weeks = pl.DataFrame({"week": [date(2023, 1, 2) + timedelta(weeks=week) for week in range(120)]})
+    keys = pl.DataFrame(
+        [(f"sku{sku:02d}", f"store{store:02d}") for sku in range(20) for store in range(12)],
+        schema=["sku", "store"],
+        orient="row",
+    )
+    table = with_shard(keys.join(weeks, how="cross").with_columns(units=1.0), ["sku", "store"], _SHARDS)
+    write_deltalake(f"{folder}/sales/history", table, partition_by=["shard"])
+
+
+def _read_all(folder: str, wanted: int, silent: float) -> dict[str, Any]:
+    begun = heard = time.monotonic()
+    ended = 0
+    with cluster.local_or_named() as made, Client(made) as client:
+        futures = client.map(read, [folder] * wanted, range(wanted), pure=False)
+        while ended < wanted and time.monotonic() - heard < silent:
+            time.sleep(0.2)
+            now = sum(future.done() for future in futures)
+            heard, ended = time.monotonic() if now > ended else heard, now
+        stuck = sum(len(keys) for keys in client.processing().values())
+    return {"shards": ended, "stuck": stuck, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def main() -> None:
+    """Read, count and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shards", type=int, default=2000)
+    parser.add_argument("--silent", type=float, default=60)
+    parser.add_argument("--profiled", action="store_true")
+    given = parser.parse_args()
+    if given.profiled:
+        cluster.DASK_SETTINGS["distributed.worker.profile.enabled"] = True
+    with tempfile.TemporaryDirectory() as folder, dask.config.set(cluster.DASK_SETTINGS):
+        _make(folder)
+        print(json.dumps(_read_all(folder, given.shards, given.silent)))
+
+
+if __name__ == "__main__":
+    main()
