@@ -49,7 +49,7 @@ def start(store: Store, *words: str, **environment: str) -> subprocess.Popen[str
 def both(store: Store, **environment: str) -> list[subprocess.Popen[str]]:
     return [
         start(store, "sales", "forecast", **environment),
-        start(store, "toy", "score", "--seconds", "0.5", **environment),
+        start(store, "toy", "score", "--seconds", "1.5", **environment),
     ]
 
 
