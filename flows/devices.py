@@ -1,6 +1,6 @@
 """Flows of the `devices` scenario: which readings of each sensor are not normal, every hour."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -113,7 +113,7 @@ def score(
     dry_run: bool = False,
     store: str | None = None,
 ) -> Any:
-    """Score every complete hour that is not published yet, oldest first, one commit each.
+    """Score every complete hour that is not published yet, or has got readings since, oldest first, one commit each.
 
     Where another run has covered them all, this one ends as skipped. A run that was stopped is started
     again with the same parameters: it does what is missing.
@@ -225,15 +225,20 @@ def _score(
     if bundle:
         bundles.manifest(store, DEVICES.name, bundle)
     notes: list[str] = []
+    again: Sequence[AsOf] = ()
     if as_of is not None:
         hours = [as_of]
     else:
         missing = due(DEVICES, store, "score", catch_up)
-        hours, notes = [*missing.as_ofs], [*missing.notes, *stale(DEVICES, store, missing.newest)]
+        hours, again = [*missing.as_ofs], missing.again
+        notes = [*missing.notes, *stale(DEVICES, store, missing.newest)]
     done = []
     for hour in hours:
-        number = bundle or (bundle_for(DEVICES, store, hour) if as_of is None else None)
-        done.append(score_run(DEVICES, store, "score", hour, number, {"alpha": alpha}, dry_run=dry_run))
+        number = bundle or (bundle_for(DEVICES, store, hour) if as_of is None and hour not in again else None)
+        options = {"alpha": alpha}
+        done.append(
+            score_run(DEVICES, store, "score", hour, number, options, dry_run=dry_run, again=hour in again)
+        )
     if not done:
         return {
             "published": False,

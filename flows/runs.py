@@ -106,6 +106,7 @@ def score(
     options: Mapping[str, Any],
     *,
     dry_run: bool,
+    again: bool = False,
     max_failed_share: float = 0.05,
 ) -> dict[str, Any]:
     """Resolve, plan, map, reconcile, publish, report: see "How a scoring run goes" in the documentation.
@@ -114,7 +115,7 @@ def score(
     database is named, it follows, from what is published.
     """
     clock = Clock()
-    run = resolve_scoring(scenario, store, flow, as_of, bundle, options)
+    run = resolve_scoring(scenario, store, flow, as_of, bundle, options, again=again)
     name_run(f"{scenario.name}-{flow} {run.as_of}")
     if as_of is None:
         run = with_notes(run, stale(scenario, store, run.as_of))

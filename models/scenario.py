@@ -337,6 +337,10 @@ class CatchesUp(ABC):
         Those before the first published one are not due. Where nothing was published, the newest `at_most`.
         """
 
+    def changed(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> Sequence[AsOf]:
+        """Those of `as_ofs` whose own rows differ between two versions of the tables: they are scored again."""
+        return []
+
 
 class ReportsGaps(ABC):
     """The scenario says what its inputs lack."""

@@ -1,4 +1,4 @@
-"""Which hours are to be scored, and which a first training may learn from."""
+"""Which hours are to be scored, or scored again, and which a first training may learn from."""
 
 from bisect import bisect_left
 from collections.abc import Collection
@@ -54,6 +54,23 @@ def due(
     near = readings.filter(time >= wanted[0] - HOUR * memory_hours, time < newest)
     begun = near.select(time.dt.truncate("1h").unique().sort()).collect(engine="streaming")["time"].to_list()
     return [end for end in wanted if _has_reading(begun, end - HOUR * memory_hours, end)]
+
+
+def changed(before: pl.LazyFrame, now: pl.LazyFrame, ends: Collection[datetime]) -> list[datetime]:
+    """Those of the hours that end at `ends` which have more readings `now` than `before`, oldest first.
+
+    Readings are only ever added, so an hour that has as many has the same.
+    """
+    if not ends:
+        return []
+    counts = [_readings_by_end(table, min(ends) - HOUR, max(ends)) for table in (before, now)]
+    return sorted(end for end in ends if counts[0].get(end, 0) != counts[1].get(end, 0))
+
+
+def _readings_by_end(readings: pl.LazyFrame, since: datetime, until: datetime) -> dict[datetime, int]:
+    near = readings.filter(pl.col("time") >= since, pl.col("time") < until)
+    end = pl.col("time").dt.truncate("1h") + HOUR
+    return dict(near.group_by(end).agg(pl.col("count").sum()).collect(engine="streaming").iter_rows())
 
 
 def _has_reading(begun: list[datetime], since: datetime, until: datetime) -> bool:

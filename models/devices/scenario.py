@@ -122,6 +122,10 @@ class Devices(
         known = [moment_of(one) for one in published]
         return hours.due(tables["readings"], moment_of(newest), known, at_most, Options.requested_hours)
 
+    def changed(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> list[datetime]:
+        """The hours that have got readings, see `models.devices.hours.changed`."""
+        return hours.changed(before["readings"], now["readings"], [moment_of(one) for one in as_ofs])
+
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """`fleet`: `first` reading before `as_of`, and the number of `devices` with one in the last two hours."""
         known = tables["readings"].filter(pl.col("time") < moment_of(as_of))

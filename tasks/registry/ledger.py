@@ -1,7 +1,7 @@
 """The ledger: one row per published scoring run; requested = scored + fallback + skipped + failed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -96,3 +96,13 @@ def last(store: Store, scenario: str, flow: str, as_of: AsOf) -> dict[str, Any] 
     same = ledger.filter(scenario=scenario, flow=flow, as_of=as_of.isoformat())
     found = same.sort("ended").tail(1).collect().to_dicts()
     return {**found[0], "versions": json.loads(found[0]["versions"])} if found else None
+
+
+def versions(store: Store, scenario: str, flow: str, as_ofs: Collection[str]) -> dict[str, dict[str, int]]:
+    """The table versions of the newest run for each of `as_ofs`, which are in ISO form."""
+    ledger = rows(store)
+    if ledger is None:
+        return {}
+    same = ledger.filter(pl.col("as_of").is_in([*as_ofs]), scenario=scenario, flow=flow).sort("ended")
+    newest = same.group_by("as_of").agg(pl.col("versions").last()).collect()
+    return {as_of: json.loads(text) for as_of, text in newest.iter_rows()}

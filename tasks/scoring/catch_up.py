@@ -7,13 +7,17 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 from prefect import task
 
-from models.scenario import AsOf, CatchesUp, Event, Scenario
+from models.scenario import AsOf, CatchesUp, Event, Frames, Scenario
 from models.times import as_moment
 from tasks.ingest.status import is_stale
 from tasks.registry import bundles, ledger
 from tasks.scoring.events import emit
 from tasks.scoring.runs import Run, input_versions
+from tasks.storage.commits import touched
 from tasks.storage.store import Store
+
+LOOK_BACK = timedelta(days=31)
+"""Rows of what was published longer ago are not looked at again."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,23 @@ class Due:
     as_ofs: Sequence[AsOf]
     left: Sequence[AsOf]
     newest: AsOf
+    again: Sequence[AsOf] = ()
+    """Those of `as_ofs` that were published, and got rows since."""
 
     @property
     def notes(self) -> list[str]:
-        """What is left, in words; none where nothing is."""
+        """What is scored again, and what is left, in words; none where nothing is."""
+        return [*self._again(), *self._left()]
+
+    def _again(self) -> list[str]:
+        if not self.again:
+            return []
+        count = f"{len(self.again):,} of them" if len(self.again) > 1 else "1 of them"
+        return [
+            f"{count} had been scored before, from {self.again[0]} to {self.again[-1]}: rows of theirs came later."
+        ]
+
+    def _left(self) -> list[str]:
         if not self.left:
             return []
         count = f"{len(self.left):,} complete ones are" if len(self.left) > 1 else "1 complete one is"
@@ -44,8 +61,11 @@ def due(scenario: Scenario, store: Store, flow: str, at_most: int) -> Due:
     newest = scenario.resolve_as_of(tables, None, datetime.now(UTC))
     if not isinstance(scenario, CatchesUp):
         return Due([newest], [], newest)
-    every = scenario.due(tables, newest, published(scenario, store, flow, newest), at_most)
-    found = Due(every[-at_most:], every[:-at_most], newest)
+    known = published(scenario, store, flow, newest)
+    again = _changed(scenario, store, flow, tables, [one for one in known if one <= newest])
+    every = sorted({*scenario.due(tables, newest, known, at_most), *again})
+    chosen = every[-at_most:]
+    found = Due(chosen, every[:-at_most], newest, [one for one in again if one in chosen])
     if found.left:
         told = {"from": str(found.left[0]), "to": str(found.left[-1]), "count": len(found.left)}
         emit(store, scenario.name, Event("left_out", scenario.name, told), str(sorted(told.items())))
@@ -59,6 +79,38 @@ def published(scenario: Scenario, store: Store, flow: str, like: AsOf) -> list[A
         return []
     known = rows.filter(scenario=scenario.name, flow=flow).select("as_of").collect()["as_of"]
     return sorted(type(like).fromisoformat(text) for text in known.unique())
+
+
+def _changed(
+    scenario: Scenario, store: Store, flow: str, tables: Frames, published: Sequence[AsOf]
+) -> list[AsOf]:
+    """The published `as_of`s of the last month whose rows in a table have changed since they were scored."""
+    assert isinstance(scenario, CatchesUp)
+    cadence = scenario.cadence or timedelta(0)
+    first = published[-1] - LOOK_BACK if published else None
+    recent = [one for one in published if first is not None and one > first]
+    versions = ledger.versions(store, scenario.name, flow, [one.isoformat() for one in recent])
+    found: set[AsOf] = set()
+    for name in scenario.tables:
+        by_version: dict[int, list[AsOf]] = {}
+        for one in recent:
+            number = versions.get(one.isoformat(), {}).get(name)
+            if number is not None:
+                by_version.setdefault(number, []).append(one)
+        if not by_version:
+            continue
+        commits = touched(store, f"{scenario.name}/{name}", min(by_version))
+        for number, some in by_version.items():
+            spans = [(begin, end) for version, begin, end in commits if version > number]
+            near = [one for one in some if _touches(as_moment(one), cadence, spans)]
+            if near:
+                before = {**tables, name: store.scan(f"{scenario.name}/{name}", number)}
+                found |= {*scenario.changed(before, tables, near)}
+    return sorted(found)
+
+
+def _touches(end: datetime, cadence: timedelta, spans: Sequence[tuple[datetime, datetime]]) -> bool:
+    return any(first < end and last >= end - cadence for first, last in spans)
 
 
 @task(name="stale")

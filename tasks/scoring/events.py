@@ -23,21 +23,32 @@ _HANDOVER_SECONDS = 30
 
 @task(name="derive")
 def derive(scenario: Scenario, run: Run) -> list[Event]:
-    """Publish the tables that follow from the run's rows; the events that they call for."""
+    """Publish the tables that follow from the run's rows; the events that they call for.
+
+    Where the run replaces what another one published for its `as_of`, only the events that that one did not tell.
+    """
     rows = run.store.scan(run.table).filter(pl.col("as_of") == run.as_of)
     derived: dict[str, pl.DataFrame] = {}
+    replaced: dict[str, pl.DataFrame] = {}
     if isinstance(scenario, DerivesTables):
-        earlier = {
-            name: run.store.scan(path).filter(pl.col("as_of") < run.as_of)
+        known = {
+            name: run.store.scan(path)
             for name in scenario.derived_tables
             if run.store.version(path := f"{scenario.name}/{name}") is not None
         }
+        earlier = {name: table.filter(pl.col("as_of") < run.as_of) for name, table in known.items()}
+        theirs = (pl.col("as_of") == run.as_of) & (pl.col("run_id") != run.id)
+        replaced = {name: table.filter(theirs).collect() for name, table in known.items()}
         derived = scenario.derive(rows, earlier, run.tables(scenario), run.as_of, run.options)
     for name, frame in derived.items():
         publish_derived(run, name, frame)
     if not isinstance(scenario, EmitsEvents):
         return []
-    return scenario.events(rows, derived, run.as_of, run.options)
+    events = scenario.events(rows, derived, run.as_of, run.options)
+    if not derived or set(replaced) != set(derived):
+        return events
+    told = {(event.name, event.resource) for event in scenario.events(rows, replaced, run.as_of, run.options)}
+    return [event for event in events if (event.name, event.resource) not in told]
 
 
 def announce(

@@ -133,12 +133,15 @@ def resolve_scoring(
     as_of: AsOf | None,
     bundle: int | None,
     options: Mapping[str, Any],
+    *,
+    again: bool = False,
 ) -> Run:
     """The run that scores `as_of`.
 
     For an `as_of` before the newest one that was published before, the table versions and the
-    bundle are those recorded then, unless `bundle` names another: the run is a repetition. A bundle
-    that knows data after `as_of` is used only when it is named.
+    bundle are those recorded then, unless `bundle` names another: the run is a repetition. With `again`,
+    only the bundle is: rows that came later are used. A bundle that knows data after `as_of` is used only
+    when it is named.
     """
     versions = input_versions(scenario, store)
     tables = scans(scenario, store, versions)
@@ -146,7 +149,7 @@ def resolve_scoring(
     resolved = newest if as_of is None else scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
     notes: list[str] = []
     recorded = ledger.last(store, scenario.name, flow, resolved) if _earlier(resolved, newest) else None
-    if recorded:
+    if recorded and not again:
         versions = recorded["versions"]
         notes.append(f"Repeats run {recorded['run_id']}: its table versions are used.")
     number = (

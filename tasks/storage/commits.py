@@ -3,6 +3,7 @@
 It is kept in the table's log, so that it is known exactly when the rows are.
 """
 
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -36,3 +37,17 @@ def committed(store: Store, path: str, after: int) -> dict[str, Any]:
     if begins := [entry["from"] for entry in told if "from" in entry]:
         found |= {"from": min(begins), "to": max(entry["to"] for entry in told if "to" in entry)}
     return found
+
+
+def touched(store: Store, path: str, after: int) -> list[tuple[int, datetime, datetime]]:
+    """Of each commit of a table after version `after`: its version, and the first and the last time of its rows.
+
+    Commits that say no times are left out: they changed no rows, or those of a table without times.
+    """
+    table = store.table(path)
+    entries = table.history(table.version() - after) if table.version() > after else []
+    return [
+        (int(entry["version"]), datetime.fromisoformat(entry["from"]), datetime.fromisoformat(entry["to"]))
+        for entry in entries
+        if "from" in entry
+    ]

@@ -180,6 +180,30 @@ def test_hours_beyond_catch_up_are_named_and_scored_by_the_next_run(missed, devi
     assert devices("score", "--store", missed.uri)["published"] is False
 
 
+def test_an_hour_that_got_readings_after_it_was_scored_is_scored_again_and_tells_an_alarm_once(
+    own, trained, tmp_path, devices
+):
+    late, early = tmp_path / "late.parquet", tmp_path / "early.parquet"
+    rows = between(fleet(), TRAINED, HOURS)
+    missing = (pl.col("device") == "d00003") & (pl.col("time") < START + 8 * HOUR)
+    rows.filter(~missing).write_parquet(early)
+    rows.filter(missing).write_parquet(late)
+    devices("ingest", "--source", early, "--store", own.uri)
+    with emitted() as events:
+        devices("score", "--store", own.uri)
+    told = [event["resource"] for event in alarms(events)]
+    devices("ingest", "--source", late, "--store", own.uri)
+    with emitted() as events:
+        done = devices("score", "--store", own.uri)
+    assert [line["hour"] for line in done["hours"]] == [hour(7), hour(8)]
+    assert any("2 of them had been scored before" in note for note in done["notes"])
+    of_late = scores(own).filter(pl.col("device") == "d00003", pl.col("value").is_not_null())
+    of_late = of_late.filter(pl.col("tag") != "*", pl.col("time") >= START + 6 * HOUR)
+    assert of_late.height == rows.filter(pl.col("device") == "d00003").height
+    assert not [event for event in alarms(events) if event["resource"] in told]
+    assert devices("score", "--store", own.uri)["published"] is False
+
+
 def test_readings_that_end_long_ago_are_called_stale_by_a_run_and_by_the_status(missed, devices, command):
     with emitted() as events:
         done = devices("score", "--catch-up", "1", "--store", missed.uri)

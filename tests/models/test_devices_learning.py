@@ -8,7 +8,7 @@ import pytest
 
 from models.devices import discrete, presence, training_notes
 from models.devices.grid import Grid
-from models.devices.hours import first_split
+from models.devices.hours import changed, first_split
 from models.devices.left_out import in_faults, sentinels_of
 from models.devices.options import Options
 from models.devices.scenario import DEVICES
@@ -204,3 +204,14 @@ def test_a_first_training_learns_from_hours_that_are_not_judged(hours, at_most, 
     until, count = first_split(readings, START + hours * HOUR, at_most)
     assert until == START + learnt * HOUR
     assert count == judged
+
+
+def test_an_hour_has_changed_where_it_got_a_reading_and_not_where_others_did():
+    before = readings_of(np.ones(180), timedelta(minutes=1)).with_columns(count=pl.lit(1))
+    start = before["time"].min()
+    more = before.with_columns(
+        count=pl.when(pl.col("time") == start + 70 * timedelta(minutes=1)).then(2).otherwise(1)
+    )
+    ends = [start + n * HOUR for n in (1, 2, 3)]
+    assert changed(before.lazy(), more.lazy(), ends) == [ends[1]]
+    assert changed(before.lazy(), before.lazy(), ends) == changed(before.lazy(), more.lazy(), []) == []
