@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import dataframely as dy
 import polars as pl
 
 from models.errors import ContractError
 from models.times import DateOrder, days, far_from_others, utc
+
+if TYPE_CHECKING:
+    from models.schemas import dy
 
 MARK = "·"
 """Begins the names of columns that exist only while ingesting, so that they meet no column of a source."""
@@ -56,7 +58,7 @@ class Folded:
 
 def accept(
     raw: pl.DataFrame,
-    schema: type[dy.Schema],
+    schema: "type[dy.Schema]",
     unique: Sequence[str],
     *,
     covariates: bool,
@@ -184,8 +186,10 @@ def _no_refusals(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.clear().with_columns(pl.lit(None, pl.String).alias(RULE))
 
 
-def _valid(schema: type[dy.Schema], typed: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _valid(schema: "type[dy.Schema]", typed: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows that keep the rules of `schema`, and for each other row the first rule that it breaks."""
+    from models.schemas import dy
+
     contract: type[dy.Schema] = type("Numbered", (schema,), {"row": dy.UInt32(alias=ROW)})
     good, failure = contract.filter(typed, cast=True)
     details = failure.details()
@@ -194,7 +198,9 @@ def _valid(schema: type[dy.Schema], typed: pl.DataFrame) -> tuple[pl.DataFrame, 
     return pl.DataFrame(good).sort(ROW), details.select(ROW, first.alias(RULE))
 
 
-def _with_covariates(schema: type[dy.Schema], covariates: list[str]) -> type[dy.Schema]:
+def _with_covariates(schema: "type[dy.Schema]", covariates: list[str]) -> "type[dy.Schema]":
+    from models.schemas import dy
+
     added = {f"covariate_{i}": dy.Float64(alias=c, nullable=True) for i, c in enumerate(covariates)}
     return type(schema.__name__, (schema,), added)
 

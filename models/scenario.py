@@ -38,15 +38,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import dataframely as dy
 import polars as pl
 
 from models.contracts import Accepted, Folded, accept, appended, last_of_each, replace
 from models.interchange import Interchange
 from models.page.blocks import Section
 from models.search import Space
+
+if TYPE_CHECKING:
+    from models.schemas import dy
 
 Frames = Mapping[str, pl.LazyFrame]
 """Input tables by name; each lazy, already at its resolved version and cut to the shard."""
@@ -69,7 +71,7 @@ class Table:
     """
 
     name: str
-    schema: type[dy.Schema]
+    schema: "type[dy.Schema]"
     unique: tuple[str, ...]
     shard_by: tuple[str, ...] = ()
     covariates: bool = False

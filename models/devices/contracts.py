@@ -7,11 +7,11 @@ Raw readings are never stored as such: the good ones are aggregated to intervals
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-import dataframely as dy
 import polars as pl
 
 from models.contracts import FLAGS
 from models.errors import ContractError
+from models.schemas import dy
 from models.times import TIME as TIME
 from models.times import DateOrder, far_from_others, utc
 

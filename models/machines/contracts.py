@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import dataframely as dy
 import numpy as np
 import polars as pl
 
@@ -18,6 +17,7 @@ from models.errors import ContractError
 from models.machines.chains import first_of_chains
 from models.machines.cleaning import tidied
 from models.scenario import Frames, Table
+from models.schemas import dy
 
 
 class Telemetry(dy.Schema):

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-import dataframely as dy
 import polars as pl
 
 from models.errors import ContractError
 from models.scenario import Frames, Table
+from models.schemas import dy
 
 
 class History(dy.Schema):

@@ -20,10 +20,9 @@ from tasks.scoring.events import emit
 from tasks.scoring.publishing import publish_derived
 from tasks.scoring.runs import Run, input_versions, scans
 from tasks.scoring.shards import read_frame, requested_path
-from tasks.storage.layout import Layout
+from tasks.storage.layout import DRIFT, Layout
 from tasks.storage.store import Store
 
-DRIFT = "drift"
 WATCHED_KEYS = 2_000
 """About so many keys are watched: those of the first shards, which are a random sample of all."""
 SCORED_CYCLES = 60

@@ -10,10 +10,8 @@ import polars as pl
 from models.scenario import AsOf, Scenario
 from models.times import as_moment
 from tasks.ingest.status import is_stale
-from tasks.monitoring.drift import DRIFT
 from tasks.registry import bundles, ledger
-from tasks.scoring.runs import scans
-from tasks.storage.layout import Layout
+from tasks.storage.layout import DRIFT, Layout
 from tasks.storage.store import Store
 
 _HOUR = timedelta(hours=1)
@@ -49,14 +47,11 @@ class Health:
 
 def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
     """How a scenario does; None where nothing was ingested for it."""
-    versions = {
-        name: number
-        for name in scenario.tables
-        if (number := store.version(Layout(scenario.name).table(name))) is not None
-    }
-    if next(iter(scenario.tables)) not in versions:
+    paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
+    tables = {name: store.scan(path) for name, path in paths.items() if store.version(path) is not None}
+    if next(iter(scenario.tables)) not in tables:
         return None
-    due = scenario.resolve_as_of(scans(scenario, store, versions), None, now)
+    due = scenario.resolve_as_of(tables, None, now)
     run = _last_run(scenario, store)
     published = None if run is None else type(due).fromisoformat(str(run["as_of"]))
     champion = bundles.champion(store, scenario.name)

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+DRIFT = "drift"
+"""Name of the table of the drift of inputs and scores."""
+
 
 @dataclass(frozen=True)
 class Layout:
