@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
+from tests.azure_permissions import REQUESTS, granted, lacking, needed_by_template
 from tests.conftest import ROOT
 
 Answer = tuple[int, dict[str, Any], dict[str, str]]
@@ -31,13 +33,31 @@ _LIST = re.compile(
     r"(?i)(/subscriptions/[^/]+/resourcegroups/[^/]+/providers/(?:Microsoft.Resources/deployments|"
     r"Microsoft.ContainerInstance/containerGroups)/?(?:page/\d+)?)$"
 )
+_STOP = re.compile(_GROUP.pattern.replace("$", "/stop$"))
+_LOGS = re.compile(_GROUP.pattern.replace("$", "/containers/[^/]+/logs$"))
 _OPERATION = re.compile(r"/operations/([^/]+)$")
+_KINDS = {
+    "list": _LIST,
+    "deployment": _DEPLOYMENT,
+    "group": _GROUP,
+    "stop": _STOP,
+    "logs": _LOGS,
+    "operation": _OPERATION,
+}
 _SOON = {"retry-after-ms": "50"}
+
+
+MOST_RECORDS = 800
+"""So many records of deployments a resource group holds."""
+
+
+def _error(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message}}
 
 
 @dataclass
 class ResourceManager:
-    """What was asked of it, and what it has. `refuse` are kinds of request that are answered with 503."""
+    """What was asked of it, and what it has. It refuses what the caller's roles do not allow."""
 
     output: Path
     url: str = ""
@@ -54,6 +74,8 @@ class ResourceManager:
     """Names of container groups that are there, whoever started them."""
     page: int = 2
     """How many records are listed at a time."""
+    may: set[str] = field(default_factory=lambda: granted("worker"))
+    """The actions of the caller."""
 
     @property
     def submitted(self) -> dict[str, Any]:
@@ -62,16 +84,21 @@ class ResourceManager:
         return one
 
     def answer(self, method: str, path: str, body: Any) -> Answer:
-        kinds = (("list", _LIST), ("deployment", _DEPLOYMENT), ("group", _GROUP), ("operation", _OPERATION))
-        for kind, pattern in kinds:
+        for kind, pattern in _KINDS.items():
             if found := pattern.search(path):
                 asked = f"{method} {kind}"
                 self.asked[asked] += 1
                 if self.refuse.get(asked, 0) > 0:
                     self.refuse[asked] -= 1
-                    return 503, {"error": {"code": "ServiceUnavailable", "message": "Try again."}}, _SOON
+                    return 503, _error("ServiceUnavailable", "Try again."), _SOON
+                listed = "group" if "containergroups" in path.lower() else "deployment"
+                needed = [REQUESTS[asked if kind != "list" else f"GET {listed}"]]
+                if asked == "PUT deployment":
+                    needed += needed_by_template(body["properties"]["template"])
+                if missing := lacking(needed, self.may):
+                    return 403, _error("AuthorizationFailed", f"The client may not {', '.join(missing)}"), {}
                 return getattr(self, f"_{method.lower()}_{kind}")(found[1], body)
-        return 404, {"error": {"code": "NotFound", "message": path}}, {}
+        return 404, _error("NotFound", path), {}
 
     def _get_list(self, path: str, _: Any) -> Answer:
         listed, _, page = path.partition("/page/")
@@ -95,6 +122,8 @@ class ResourceManager:
         return 202, {}, {"Location": f"{self.url}/operations/{name}", **_SOON}
 
     def _put_deployment(self, name: str, body: Any) -> Answer:
+        if len(self.records) + len(self.deployments) >= MOST_RECORDS and not self._groomed():
+            return 409, _error("DeploymentQuotaExceeded", f"The limit of '{MOST_RECORDS}' is reached."), {}
         self.deployments[name] = body["properties"]
         if self.pulls:
             group, resource = resolved(body["properties"])
@@ -102,18 +131,25 @@ class ResourceManager:
         where = {"Azure-AsyncOperation": f"{self.url}/operations/{name}", **_SOON}
         return 201, {"name": name, "properties": {"provisioningState": "Accepted"}}, where
 
+    def _groomed(self) -> bool:
+        """Whether Azure has deleted old records, which it does for a caller who may, oldest first."""
+        if lacking([REQUESTS["DELETE deployment"]], self.may):
+            return False
+        for name, _ in sorted(self.records.items(), key=lambda one: one[1][1])[:50]:
+            del self.records[name]
+        return True
+
     def _get_operation(self, name: str, _: Any) -> Answer:
         if self.pulls:
             return 200, {"status": "Succeeded"}, _SOON
-        error = {"code": "InaccessibleImage", "message": "The image is not accessible."}
-        return 200, {"status": "Failed", "error": error}, _SOON
+        return 200, {"status": "Failed", **_error("InaccessibleImage", "The image is not accessible.")}, _SOON
 
     def _get_deployment(self, name: str, _: Any) -> Answer:
         return 200, {"name": name, "properties": {"provisioningState": "Succeeded"}}, {}
 
     def _get_group(self, name: str, _: Any) -> Answer:
         if name not in self.groups:
-            return 404, {"error": {"code": "ResourceNotFound", "message": name}}, {}
+            return 404, _error("ResourceNotFound", name), {}
         status = self.groups[name].poll()
         state: dict[str, Any] = {"state": "Running"}
         if status is not None:
@@ -170,7 +206,12 @@ def resolved(deployment: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def kill(container: subprocess.Popen[bytes]) -> None:
     """End a container with all its processes, as running out of memory does."""
     if container.poll() is None:
-        os.killpg(container.pid, signal.SIGKILL)
+        first = psutil.Process(container.pid)
+        whole = [first, *first.children(recursive=True)]
+        for step in (psutil.Process.suspend, psutil.Process.kill):  # so that none sees another one end
+            for one in whole:
+                with suppress(psutil.NoSuchProcess):
+                    step(one)
     container.wait(20)
 
 

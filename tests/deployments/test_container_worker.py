@@ -161,7 +161,7 @@ def test_a_container_that_is_killed_is_a_crashed_run_and_the_next_one_finishes_t
                 bool(made) and httpx.get(f"{prefect_api}/flow_runs/{made}").json()["state_type"] == "RUNNING"
             )
 
-        wait_until(runs, 90, "the flow run is running")
+        wait_until(runs, 200, "the flow run is running")
         seen.extend(azure.groups)
         kill(azure.groups[seen[0]])
 
@@ -195,4 +195,13 @@ def test_when_azure_takes_no_container_at_all_the_run_is_crashed_within_seconds(
     run = submit(TOY, toys, {})
     assert run["state_type"] == "CRASHED"
     assert azure.asked["PUT deployment"] < 20
+    assert not azure.groups
+
+
+def test_a_worker_whose_role_lacks_an_action_gets_a_crashed_run_that_names_it(submit, azure, toys):
+    action = "Microsoft.OperationalInsights/workspaces/listKeys/action"
+    azure.may -= {action}
+    run = submit(TOY, toys, {})
+    assert run["state_type"] == "CRASHED"
+    assert action in run["state"]["message"]
     assert not azure.groups

@@ -16,6 +16,7 @@ from tasks.housekeeping.container_groups import (
     orphaned_container_groups,
 )
 from tests import steps
+from tests.azure_permissions import granted
 from tests.resource_manager import ResourceManager, serving
 
 GROUP = "/subscriptions/0000/resourceGroups/almanac"
@@ -39,6 +40,7 @@ def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ResourceM
             )
 
         monkeypatch.setattr(container_groups, "clients", played)
+        manager.may = granted("runs")
         yield manager
 
 
