@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
-from flows import evaluating, tuning
+from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, ParameterError, Share
@@ -131,6 +131,29 @@ def score(
 
 
 evaluate = evaluating.flow_of(DEVICES)
+
+
+@flow(name="devices-backfill", task_runner=task_runner())
+def backfill(
+    from_: Moment,
+    to: Moment | None = None,
+    alpha: Alpha = 0.001,
+    bundle: Annotated[int | None, Field(ge=1)] = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Score every hour of a range that is not published yet, oldest first, each with a commit of its own.
+
+    An hour that cannot be scored does not stop the others: at the end they are named, and the run has
+    failed. Started again, it does what is missing.
+
+    Args:
+        from_: Day or end of the first hour to score. Times without an offset are UTC.
+        to: Last day (all of it) or end of the last hour; default: the last complete one.
+        alpha: Share of normal readings that may be called anomalies.
+        bundle: Number of the bundle to score with; default: for each hour the champion that knew no later data.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    return backfilling.score_range(DEVICES, open_store(store), "score", from_, to, bundle, {"alpha": alpha})
 
 
 @flow(name="devices-run", task_runner=task_runner())
@@ -284,4 +307,4 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
 promote, rollback = promotions(DEVICES)
 
 SCENARIO = DEVICES
-COMMANDS = (ingest, train, tune, score, evaluate, run, promote, rollback, *listings(DEVICES))
+COMMANDS = (ingest, train, tune, score, evaluate, backfill, run, promote, rollback, *listings(DEVICES))

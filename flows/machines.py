@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows import evaluating, tuning
+from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.parameters import Moment, ParameterError, Share, hours
@@ -275,6 +275,7 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
 
 
 promote, rollback = promotions(MACHINES)
+backfill = backfilling.flow_of(MACHINES, "score")
 
 SCENARIO = MACHINES
-COMMANDS = (ingest, train, tune, score, evaluate, run, promote, rollback, *listings(MACHINES))
+COMMANDS = (ingest, train, tune, score, evaluate, backfill, run, promote, rollback, *listings(MACHINES))

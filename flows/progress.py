@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -15,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from models.errors import AlmanacError
+
+T = TypeVar("T")
 
 STUCK_SECONDS = 1800.0
 """Where no mapped task ends for so long, the run counts as stuck. The longest task at scale takes minutes."""
@@ -56,7 +59,19 @@ def gather(
             bar.advance(shown)
             if done % step == 0 or done == len(futures):
                 tell.progress(100.0 * done / len(futures))
+        bar.remove_task(shown)
     return results
+
+
+def steps(label: str, items: Sequence[T]) -> Iterator[T]:
+    """The items one by one, with the progress of what is done with them."""
+    tell = _Teller(label)
+    with _bar() as bar:
+        shown = bar.add_task(label, total=len(items))
+        for done, item in enumerate(items, start=1):
+            yield item
+            bar.advance(shown)
+            tell.progress(100.0 * done / len(items))
 
 
 def _as_completed(
@@ -111,8 +126,16 @@ class _Teller:
             get_run_logger().warning("Progress is not shown any more: %s: %s", type(error).__name__, error)
 
 
-def _bar() -> Progress:
-    return Progress(
+_SHOWN: ContextVar[Progress | None] = ContextVar("_SHOWN", default=None)
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """The bars on the terminal: those of a step are shown below the one of all steps."""
+    if outer := _SHOWN.get():
+        yield outer
+        return
+    with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -120,4 +143,9 @@ def _bar() -> Progress:
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
         transient=True,
-    )
+    ) as made:
+        token = _SHOWN.set(made)
+        try:
+            yield made
+        finally:
+            _SHOWN.reset(token)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
-from flows import evaluating, tuning
+from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.reading import AS_THEY_ARE, Reading, reads
@@ -161,6 +161,7 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
 
 
 promote, rollback = promotions(SALES)
+backfill = backfilling.flow_of(SALES, "forecast")
 
 SCENARIO = SALES
-COMMANDS = (ingest, train, tune, forecast, evaluate, run, promote, rollback, *listings(SALES))
+COMMANDS = (ingest, train, tune, forecast, evaluate, backfill, run, promote, rollback, *listings(SALES))

@@ -137,7 +137,7 @@ def for_as_of(store: Store, scenario: str, as_of: AsOf) -> int:
         raise BundleError(
             f"{store.uri}: no bundle of {scenario} was trained on data up to {as_of} or earlier; "
             f"the oldest knows data up to {min(known['as_of'].to_list())}. Train one with "
-            f"`python -m flows {scenario} train --as-of {as_of}`, or name a bundle with --bundle."
+            f"`python -m flows {scenario} train --as-of {as_of.isoformat()}`, or name a bundle with --bundle."
         )
     return int(chosen["bundle"][-1])
 

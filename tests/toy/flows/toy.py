@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
-from flows import evaluating, tuning
+from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.runs import ingest_sources, train_bundle
@@ -79,7 +79,8 @@ def score(
 
 evaluate = evaluating.flow_of(TOY)
 tune = tuning.flow_of(TOY, lambda store: store.get_json("toy/options.json") or {})
+backfill = backfilling.flow_of(TOY, "score")
 promote, rollback = promotions(TOY)
 
 SCENARIO = TOY
-COMMANDS = (ingest, train, tune, score, evaluate, promote, rollback, *listings(TOY))
+COMMANDS = (ingest, train, tune, score, evaluate, backfill, promote, rollback, *listings(TOY))

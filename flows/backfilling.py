@@ -1,0 +1,117 @@
+"""Scoring a range of the past, one time after the other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect import Flow, flow
+from prefect.logging import get_run_logger
+
+from flows.clock import Clock
+from flows.cluster import task_runner
+from flows.listings import Number
+from flows.parameters import Moment, ParameterError
+from flows.progress import name_run, steps
+from flows.runs import score
+from flows.settings import open_store
+from models.errors import AlmanacError
+from models.scenario import AsOf, Scenario
+from models.times import as_moment
+from tasks.scoring.catch_up import published
+from tasks.scoring.runs import input_versions
+from tasks.storage.store import Store
+
+AT_MOST = 10_000
+
+
+class BackfillError(AlmanacError):
+    """Some times of a range could not be scored."""
+
+
+def flow_of(scenario: Scenario, scores: str) -> Flow[..., dict[str, Any]]:
+    """The flow `<scenario>-backfill`, which scores as the flow `<scenario>-<scores>` does."""
+
+    @flow(name=f"{scenario.name}-backfill", task_runner=task_runner())
+    def backfill(
+        from_: Moment, to: Moment | None = None, bundle: Number | None = None, store: str | None = None
+    ) -> dict[str, Any]:
+        """Score every time of a range that is not published yet, oldest first, each with a commit of its own.
+
+        A time that cannot be scored does not stop the others: at the end they are named, and the run has
+        failed. Started again, it does what is missing.
+
+        Args:
+            from_: First day or time to score. Times without an offset are UTC.
+            to: Last day (all of it) or time; default: the last complete one.
+            bundle: Number of the bundle to score with; default: for each time the champion that knew no later data.
+            store: URI of the store; default: ALMANAC_STORE, or ./store.
+        """
+        return score_range(scenario, open_store(store), scores, from_, to, bundle, {})
+
+    return backfill
+
+
+def score_range(
+    scenario: Scenario,
+    store: Store,
+    scores: str,
+    first: Moment,
+    last: Moment | None,
+    bundle: int | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Score what is not published of a range. Raises `BackfillError` where some of it could not be scored."""
+    clock = Clock()
+    every = as_ofs(scenario, store, first, last)
+    known = set(published(scenario, store, scores, every[0]))
+    missing = [one for one in every if one not in known]
+
+    def publish(as_of: AsOf) -> Mapping[str, Any]:
+        return score(scenario, store, scores, as_of, bundle, options, dry_run=False)
+
+    rows, failed = _each(missing, publish)
+    name_run(f"{scenario.name}-backfill {every[0]} to {every[-1]}")
+    if failed:
+        told = "\n".join(f"{one}: {error}" for one, error in list(failed.items())[:10])
+        raise BackfillError(
+            f"{len(failed):,} of {len(missing):,} could not be scored; the others are published. Mend the cause and "
+            f"start it again with the same range.\n{told}"
+        )
+    return {
+        "from": str(every[0]),
+        "to": str(every[-1]),
+        "scored": len(missing),
+        "published_before": len(every) - len(missing),
+        "rows": rows,
+        "seconds": clock.seconds,
+    }
+
+
+def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None) -> list[AsOf]:
+    """The times of a range, oldest first: its last one, and those that lie whole cadences before it.
+
+    Raises `ParameterError` where there are none, or more than `AT_MOST`.
+    """
+    versions = input_versions(scenario, store)
+    tables = {name: store.scan(f"{scenario.name}/{name}", number) for name, number in versions.items()}
+    until = scenario.resolve_as_of(tables, last, datetime.now(UTC))
+    cadence = scenario.cadence or timedelta(days=1)
+    count = (as_moment(until) - as_moment(first)) // cadence + 1
+    if not 0 < count <= AT_MOST:
+        raise ParameterError(
+            f"From {first} to {until} there are {max(count, 0):,} times to score. Expected 1 to {AT_MOST:,}; data are "
+            "there up to the last complete time."
+        )
+    return [until - cadence * back for back in reversed(range(count))]
+
+
+def _each(wanted: Sequence[AsOf], one: Callable[[AsOf], Mapping[str, Any]]) -> tuple[int, dict[AsOf, str]]:
+    """The rows that were published, and the error of each time that could not be scored."""
+    rows, failed = 0, dict[AsOf, str]()
+    for as_of in steps("backfill", wanted):
+        try:
+            rows += int(one(as_of).get("rows", 0))
+        except (AlmanacError, OSError) as error:
+            get_run_logger().error("%s: %s", as_of, error)
+            failed[as_of] = f"{type(error).__name__}: {error}"
+    return rows, failed
