@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import httpx
@@ -30,6 +31,8 @@ WORKER_ENVIRONMENT = {
 }
 """Of a worker process, which computes on one core."""
 _SERVER_START_SECONDS = 120
+_IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "TRIGGERS")
+"""Services of a Prefect server that have nothing to do for one run: deployments, work pools, automations."""
 
 DASK_SETTINGS = {
     "distributed.deploy.lost-worker-timeout": "1h",
@@ -57,15 +60,14 @@ def local_or_named() -> Iterator[object]:
     import dask
     from distributed import LocalCluster
 
-    wanted = settings()
-    if wanted.scheduler:
-        check_scheduler(wanted.scheduler)
-        yield wanted.scheduler
+    if scheduler := settings().scheduler:
+        check_scheduler(scheduler)
+        yield scheduler
         return
     with (
         dask.config.set(DASK_SETTINGS),
         LocalCluster(
-            n_workers=wanted.workers or os.cpu_count() or 1,
+            n_workers=_local.wanted or most_workers(),
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
@@ -75,7 +77,36 @@ def local_or_named() -> Iterator[object]:
             silence_logs="ERROR",
         ) as cluster,
     ):
-        yield cluster
+        _local.cluster = cluster
+        try:
+            yield cluster
+        finally:
+            _local.cluster, _local.wanted = None, None
+
+
+@dataclass
+class _Local:
+    """The cluster of this process and how many workers it shall have; None: there is none yet, no matter."""
+
+    cluster: Any = None
+    wanted: int | None = None
+
+
+_local = _Local()
+
+
+def most_workers() -> int:
+    """How many worker processes a local cluster may have."""
+    return settings().workers or os.cpu_count() or 1
+
+
+def enough_workers(tasks: int) -> None:
+    """Have a local cluster begin with, or grow to, as many workers as so many tasks can use."""
+    wanted = min(tasks, most_workers())
+    if _local.cluster is None:
+        _local.wanted = wanted
+    elif wanted > len(_local.cluster.workers):
+        _local.cluster.scale(wanted)
 
 
 def task_runner() -> Any:
@@ -162,6 +193,7 @@ def _start_server(port: int, url: str, *, leave_up: bool) -> subprocess.Popen[by
         "DO_NOT_TRACK": "true",
         "PREFECT_UI_API_URL": url,
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE_SERVICES},
     }
     factory = "prefect.server.api.server:create_app"
     return subprocess.Popen(

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from prefect import unmapped
 from prefect.logging import get_run_logger
 
 from flows.clock import Clock
-from flows.progress import gather
+from flows.progress import over_shards
 from models.drift import Rule
 from models.scenario import AsOf, Scenario
 from tasks.monitoring.drift import (
@@ -17,7 +16,7 @@ from tasks.monitoring.drift import (
     reason,
     resolve_watching,
     seen_by_bundle,
-    watch_shard,
+    watch_shards,
     watched_shards,
 )
 from tasks.scoring.shards import plan
@@ -60,8 +59,9 @@ def watch(
             f"Bundle {run.bundle} was trained on data up to {run.options['trained_as_of']}: nothing is newer."
         )
         return result | {"drifted": [], "announced": False, "notes": [note], "seconds": clock.seconds}
-    shards = watched_shards(plan(scenario, run))
-    gather("watching", watch_shard.map(unmapped(scenario), unmapped(run), shards))
+    counts = plan(scenario, run)
+    shards = watched_shards(counts)
+    over_shards("watching", watch_shards, scenario, run, {shard: counts[shard] for shard in shards})
     lines = measure_drift(scenario, run, shards, rule)
     announced = publish_drift(run, lines, cooldown_days)
     accuracy = accuracy_since(run)

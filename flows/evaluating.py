@@ -9,16 +9,16 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.clock import Clock
-from flows.cluster import task_runner
+from flows.cluster import enough_workers, task_runner
 from flows.drifting import watch
 from flows.parameters import Moment
-from flows.progress import gather
+from flows.progress import gather, over_shards
 from flows.settings import open_store
 from models.control import newest
 from models.scenario import AsOf, EvaluatesBundles, Scenario
 from tasks.monitoring.control_charts import announce_degraded, chart_outcomes
 from tasks.monitoring.evaluation import (
-    evaluate_shard,
+    evaluate_shards,
     measure,
     publish_evaluation,
     resolve_evaluation,
@@ -110,8 +110,7 @@ def evaluate_bundle(
     clock = Clock()
     run = resolve_evaluation(scenario, store, since, until, bundle)
     begin(scenario, run)
-    futures = evaluate_shard.map(unmapped(scenario), unmapped(run), list(plan(scenario, run)))
-    parts = gather("evaluating", futures)
+    parts = over_shards("evaluating", evaluate_shards, scenario, run, plan(scenario, run))
     clock.mark("evaluate")
     publication = publish_evaluation(run, parts)
     metrics = measure(scenario, run, parts)
@@ -134,6 +133,7 @@ def evaluate_bundle(
 
 def _judged(scenario: Scenario, judging: Judging, clock: Clock) -> dict[str, Any]:
     run, targets = judging.run, judging.targets
+    enough_workers(len(judging.groups))
     futures = judge.map(unmapped(scenario), unmapped(run), [list(group) for group in judging.groups])
     judged = [one for group in gather("judging", futures) for one in group]
     clock.mark("judge")

@@ -1,12 +1,13 @@
 """Progress of mapped tasks: a bar on a terminal, a progress artifact in the Prefect UI."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from prefect import Task, unmapped
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture, as_completed
@@ -15,10 +16,16 @@ from prefect.runtime import flow_run
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from flows.cluster import enough_workers
 from models.errors import AlmanacError
+from models.scenario import Scenario
+from tasks.scoring.runs import Run
+from tasks.scoring.shards import grouped
 
 T = TypeVar("T")
 
+KEYS_OF_A_TASK = 50
+"""Small shards are worked on by one task as long as they have no more keys together."""
 STUCK_SECONDS = 1800.0
 """Where no mapped task ends for so long, the run counts as stuck. The longest task at scale takes minutes."""
 
@@ -91,6 +98,19 @@ def _as_completed(
                     f"{label}: nothing has ended for {stuck_seconds:,.0f} s, {len(pending):,} of {len(futures):,} "
                     "tasks are left. The run is given up. What was done is kept: start it again."
                 ) from None
+
+
+def over_shards(
+    label: str, task: Task[..., Any], scenario: Scenario, run: Run, counts: Mapping[int, int]
+) -> list[Any]:
+    """What `task(scenario, run, shards)` returns, mapped over groups of shards, in the order of the shards.
+
+    `counts` has the number of keys of each shard; small shards share a task.
+    """
+    groups = grouped(counts, KEYS_OF_A_TASK)
+    enough_workers(len(groups))
+    futures = task.map(unmapped(scenario), unmapped(run), groups)
+    return [one for results in gather(label, futures) for one in results]
 
 
 def name_run(name: str) -> None:

@@ -1,8 +1,8 @@
 """The three kinds of run that every scenario has: ingest, train and score."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import polars as pl
@@ -10,7 +10,8 @@ from prefect import unmapped
 from prefect.logging import get_run_logger
 
 from flows.clock import Clock
-from flows.progress import gather, name_run
+from flows.cluster import enough_workers
+from flows.progress import gather, name_run, over_shards
 from flows.settings import settings
 from models.errors import AlmanacError
 from models.scenario import AsOf, Scenario
@@ -22,13 +23,15 @@ from tasks.scoring.catch_up import covered_by, stale
 from tasks.scoring.events import announce, announce_ingest, derive
 from tasks.scoring.publishing import complete, publish
 from tasks.scoring.runs import Run, RunError, begin, resolve_scoring, resolve_training, started, with_notes
-from tasks.scoring.score import finished_outcome, score_shard
-from tasks.scoring.shards import Outcome, gaps_path, keys_path, plan, read_frame, reasons, reconcile
+from tasks.scoring.score import finished_outcome, score_shards, written_outcome
+from tasks.scoring.shards import Outcome, gaps_path, grouped, keys_path, plan, read_frame, reasons, reconcile
 from tasks.scoring.watchdog import limit_seconds, remember_pace, stuck
-from tasks.sql.publish import publish_sql
 from tasks.storage.store import Store
-from tasks.training.fit import compare, fit, prepare_shard, track
+from tasks.training.fit import compare, fit, prepare_shards, track
 from tasks.training.tuning import with_tuned
+
+KEYS_OF_A_TASK = 250
+"""Small shards are scored by one task as long as they have no more keys together."""
 
 
 def ingest_sources(
@@ -69,10 +72,9 @@ def train_bundle(
     run = resolve_training(scenario, store, as_of, chosen)
     name_run(f"{scenario.name}-train {run.as_of}")
     begin(scenario, run)
-    shards = list(plan(scenario, run))
+    shards = plan(scenario, run)
     clock.mark("plan")
-    futures = prepare_shard.map(unmapped(scenario), unmapped(run), shards)
-    parts = sorted({name for names in gather("preparing", futures) for name in names})
+    parts = sorted({*over_shards("preparing", prepare_shards, scenario, run, shards)})
     clock.mark("prepare")
     fitted = fit(scenario, run, parts)
     clock.mark("fit")
@@ -161,6 +163,8 @@ def score(
     announce(scenario, run, summary, publication, events)
     _record(scenario, run, counts, outcomes, published=not publication.already)
     if url := settings().sql_url:
+        from tasks.sql.publish import publish_sql
+
         summary |= {"sql": publish_sql(scenario, run, url)}
     return summary
 
@@ -188,7 +192,7 @@ def _record(
     )
 
 
-def _score_shards(scenario: Scenario, run: Run, shards: Iterable[int]) -> list[Outcome]:
+def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> list[Outcome]:
     """One outcome per shard, of an earlier start of the run where there is one.
 
     A shard that could not be scored on any try, since storage did not answer or its workers died, is no
@@ -196,29 +200,68 @@ def _score_shards(scenario: Scenario, run: Run, shards: Iterable[int]) -> list[O
     such as a bundle that cannot be loaded, ends the run at once.
     """
     finished = [outcome for shard in shards if (outcome := finished_outcome(run, shard))]
-    pending = sorted(set(shards) - {outcome.shard for outcome in finished})
-    unscored: dict[int, str] = {}
-
-    def keep_error(position: int, error: Exception) -> None:
-        if isinstance(error, AlmanacError):
-            raise error
-        get_run_logger().error("Shard %d: %s", pending[position], error)
-        unscored[pending[position]] = f"{type(error).__name__}: {error}"
-
-    limit = limit_seconds(run, settings().stuck_seconds)
-    futures = score_shard.map(unmapped(scenario), unmapped(run), pending, limit) if pending else []
-    outcomes = [*finished, *gather("scoring", futures, keep_error, stuck_seconds=6 * limit)]
-    remember_pace(run, [one for one in outcomes if one])
+    pending = {shard: shards[shard] for shard in shards.keys() - {one.shard for one in finished}}
+    scored, unscored = _score_pending(scenario, run, pending)
     for note in stuck(run):
         get_run_logger().warning(note)
     if unscored:
         errors = "\n".join(f"  shard {shard}: {error[:500]}" for shard, error in list(unscored.items())[:10])
         raise RunError(
-            f"{run.scenario}: {len(unscored):,} of {len(outcomes):,} shards could not be scored, each tried "
+            f"{run.scenario}: {len(unscored):,} of {len(shards):,} shards could not be scored, each tried "
             f"several times. Nothing was published.\n{errors}\n"
             "Shards that were scored are kept: correct the cause and run again."
         )
-    return sorted(outcomes, key=lambda outcome: outcome.shard)
+    return sorted([*finished, *scored], key=lambda outcome: outcome.shard)
+
+
+def _score_pending(
+    scenario: Scenario, run: Run, pending: Mapping[int, int]
+) -> tuple[list[Outcome], dict[int, str]]:
+    """Outcomes of the shards that could be scored, and of each other one its error.
+
+    Small shards share a task. Where that fails, the first of its shards that has no outcome yet is at fault; those
+    behind it are tried without it.
+    """
+    again = [shard for shard in pending if written_outcome(run, shard)]
+    groups = grouped(pending, KEYS_OF_A_TASK, alone=again)
+    scored: list[Outcome] = []
+    unscored: dict[int, str] = {}
+    while groups:
+        outcomes, groups = _score_groups(scenario, run, groups, unscored)
+        scored.extend(replace(one, reused=False) for one in outcomes)
+    remember_pace(run, scored)
+    return scored, unscored
+
+
+def _score_groups(
+    scenario: Scenario, run: Run, groups: Sequence[Sequence[int]], unscored: dict[int, str]
+) -> tuple[list[Outcome], list[list[int]]]:
+    """Outcomes of groups of shards, a task each, and the groups that are left to be tried without a shard at fault.
+
+    The error of that one is entered into `unscored`.
+    """
+    left: list[list[int]] = []
+
+    def keep_error(position: int, error: Exception) -> list[Outcome]:
+        if isinstance(error, AlmanacError):
+            raise error
+        group = groups[position]
+        written = [written_outcome(run, shard) for shard in group] if len(group) > 1 else []
+        done = [outcome for outcome in written if outcome]
+        rest = [shard for shard in group if shard not in {one.shard for one in done}]
+        if rest:
+            get_run_logger().error("Shard %d: %s", rest[0], error)
+            unscored[rest[0]] = f"{type(error).__name__}: {error}"
+        if rest[1:]:
+            left.append(rest[1:])
+        return done
+
+    limit = limit_seconds(run, settings().stuck_seconds)
+    enough_workers(len(groups))
+    futures = score_shards.map(unmapped(scenario), unmapped(run), groups, limit)
+    longest = max(len(group) for group in groups)
+    results = gather("scoring", futures, keep_error, stuck_seconds=6 * limit * longest)
+    return [outcome for outcomes in results for outcome in outcomes], left
 
 
 def _refuse_failures(

@@ -11,9 +11,9 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.clock import Clock
-from flows.cluster import task_runner
+from flows.cluster import enough_workers, task_runner
 from flows.parameters import Moment, seconds
-from flows.progress import gather
+from flows.progress import gather, over_shards
 from flows.runs import train_bundle
 from flows.settings import open_store
 from models.page.study import StudyView, choices, sections
@@ -95,6 +95,7 @@ class _Searching:
         until: float | None,
     ) -> list[Tried]:
         """What becomes of each of the `values`, tried in parallel."""
+        enough_workers(len(values))
         futures = try_out.map(
             unmapped(self.scenario),
             unmapped(self.run),
@@ -139,8 +140,7 @@ def tune_scenario(
     until = None if timeout is None else time.time() + seconds(timeout)
     run = resolve_study(scenario, store, as_of, defaults, seed, at_once)
     begin(scenario, run)
-    futures = prepare_study.map(unmapped(scenario), unmapped(run), list(plan(scenario, run)))
-    parts = sorted({name for names in gather("preparing", futures) for name in names})
+    parts = sorted({*over_shards("preparing", prepare_study, scenario, run, plan(scenario, run))})
     searching = _Searching(scenario, run, parts, find_folds(scenario, run, parts))
     clock.mark("prepare")
     path = Layout(scenario.name).study(run.id)

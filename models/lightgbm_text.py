@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.errors import AlmanacError
 
 if TYPE_CHECKING:
-    import lightgbm as lgb
+    from models.boosting import lgb
 
 _NUMBER = r"[-+]?(\d+(\.\d*)?(e[-+]?\d+)?|inf|nan)"
 _LINE = re.compile(rf"\w+=({_NUMBER}( {_NUMBER})*)?")
@@ -35,7 +35,7 @@ def booster_of(text: str) -> "lgb.Booster":
 
     What follows the trees, such as the parameters of training, is left out: predictions do not need it.
     """
-    import lightgbm as lgb
+    from models.boosting import lgb
 
     check(text)
     trees, end, _ = text.partition(_END)

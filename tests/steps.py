@@ -14,7 +14,7 @@ from tasks.scoring.publishing import Publication, complete, publish
 from tasks.scoring.runs import Run, begin, resolve_scoring, resolve_training, started
 from tasks.scoring.shards import Outcome, plan, reasons, reconcile
 from tasks.storage.store import Store
-from tasks.training.fit import Fitted, Verdict, compare, fit, prepare_shard
+from tasks.training.fit import Fitted, Verdict, compare, fit, prepare_shards
 from tests.toy import TOY, values
 
 
@@ -48,9 +48,9 @@ def train(
     """Train a bundle and let it meet the champion."""
     run = resolve_training.fn(scenario, store, as_of, options)
     begin.fn(scenario, run)
-    names = {name for shard in plan.fn(scenario, run) for name in prepare_shard.fn(scenario, run, shard)}
-    fitted = fit.fn(scenario, run, sorted(names))
-    return fitted, compare.fn(scenario, run, fitted, sorted(names))
+    names = prepare_shards.fn(scenario, run, list(plan.fn(scenario, run)))
+    fitted = fit.fn(scenario, run, names)
+    return fitted, compare.fn(scenario, run, fitted, names)
 
 
 def resolve(
@@ -68,7 +68,7 @@ def resolve(
 
 def outcome(run: Run, shard: int, scenario: Scenario = TOY) -> Outcome:
     """One shard of a run that has been planned, scored."""
-    return scoring.score_shard.fn(scenario, run, shard)
+    return scoring.score_shards.fn(scenario, run, [shard])[0]
 
 
 def outcomes(run: Run, scenario: Scenario = TOY) -> list[Outcome]:

@@ -136,7 +136,7 @@ class _Boosting:
     """LightGBM on rows that are put into bins once."""
 
     def __init__(self, X: Matrix, weight: Floats, options: Options, judge: Matrix | None) -> None:
-        import lightgbm as lgb
+        from models.boosting import lgb
 
         self._parameters = {
             "objective": "binary",
@@ -161,7 +161,7 @@ class _Boosting:
             self._judge = self._data.create_valid(judge, nothing, params=self._parameters).construct()
 
     def fit(self, failed: Flags, judged: Flags | None, trees: int | None) -> Fitted:
-        import lightgbm as lgb
+        from models.boosting import lgb
 
         self._data.set_label(failed.astype(np.float64))
         if self._judge is None or judged is None or trees is not None or not judged.any():

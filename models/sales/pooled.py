@@ -75,7 +75,7 @@ def fit(
     the target weeks, by whose blocks the residuals are cross-fitted; `flags` names the covariates that mark
     promotions.
     """
-    import lightgbm as lgb
+    from models.boosting import lgb
 
     location, spread = _parameters(len(target), names, flags, options)
     binned = {"max_bin": BINS, "verbosity": -1, "num_threads": options.threads}

@@ -19,7 +19,7 @@ from tasks.registry import bundles
 from tasks.scoring.events import emit
 from tasks.scoring.publishing import publish_derived
 from tasks.scoring.runs import Run, input_versions, scans
-from tasks.scoring.shards import read_frame, requested_path
+from tasks.scoring.shards import name_of_shards, read_frame, requested_path
 from tasks.storage.layout import DRIFT, Layout
 from tasks.storage.store import Store
 
@@ -67,9 +67,13 @@ def watched_shards(shards: Mapping[int, int], keys: int = WATCHED_KEYS) -> list[
     return chosen
 
 
-@task(name="watch-shard", task_run_name="watch-shard-{shard}", retries=1, retry_delay_seconds=1)
-def watch_shard(scenario: Scenario, run: Run, shard: int) -> int:
-    """Write a shard's watched inputs, and how many rows they are; a shard that is done is kept."""
+@task(name="watch-shards", task_run_name=name_of_shards("watch"), retries=1, retry_delay_seconds=1)
+def watch_shards(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[int]:
+    """Write shards' watched inputs, and how many rows they are; a shard that is done is kept."""
+    return [_watch_shard(scenario, run, shard) for shard in shards]
+
+
+def _watch_shard(scenario: Scenario, run: Run, shard: int) -> int:
     path = _part(run, shard)
     if run.store.size(path) is None:
         frame = pl.DataFrame()

@@ -14,6 +14,7 @@ from models.scenario import AsOf, EvaluatesBundles
 from tasks.registry import bundles
 from tasks.scoring.publishing import Part, Publication, replace_partition, scan_parts, write_part
 from tasks.scoring.runs import Run, RunError, context, input_versions, scans
+from tasks.scoring.shards import name_of_shards
 from tasks.storage.store import Store
 
 
@@ -47,9 +48,13 @@ def resolve_evaluation(
     return Run(scenario.name, "evaluate-bundle", store, newest, versions, options, output, number, notes)
 
 
-@task(name="evaluate-shard", task_run_name="evaluate-shard-{shard}", retries=1, retry_delay_seconds=1)
-def evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> Part:
-    """Write a shard's judged rows beside the files of the table; a part that is done is kept."""
+@task(name="evaluate-shards", task_run_name=name_of_shards("evaluate"), retries=1, retry_delay_seconds=1)
+def evaluate_shards(scenario: EvaluatesBundles, run: Run, shards: Sequence[int]) -> list[Part]:
+    """Write shards' judged rows beside the files of the table; a part that is done is kept."""
+    return [_evaluate_shard(scenario, run, shard) for shard in shards]
+
+
+def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> Part:
     marker = run.path(f"evaluated/{shard:04d}.json")
     known = run.store.get_json(marker)
     if known and (not known["rows"] or run.store.size(f"{run.table}/{known['path']}") == known["bytes"]):

@@ -1,6 +1,7 @@
 """Scoring one shard."""
 
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,14 @@ from models.scenario import Frames, Scenario, Scores
 from tasks.registry import bundles
 from tasks.scoring.publishing import Part, write_part
 from tasks.scoring.runs import Run, context
-from tasks.scoring.shards import Outcome, keys_path, outcome_path, read_frame, requested_path
+from tasks.scoring.shards import (
+    Outcome,
+    keys_path,
+    name_of_shards,
+    outcome_path,
+    read_frame,
+    requested_path,
+)
 from tasks.scoring.watchdog import LIMIT_SECONDS, ended_when_stuck
 from tasks.storage.store import Store
 
@@ -25,19 +33,25 @@ def _worth_another_try(_task: Any, _task_run: Any, state: State[Any]) -> bool:
 
 
 @task(
-    name="score-shard",
-    task_run_name="score-shard-{shard}",
+    name="score-shards",
+    task_run_name=name_of_shards("score"),
     retries=3,
     retry_delay_seconds=[1, 5, 15],
     retry_condition_fn=_worth_another_try,
 )
-def score_shard(scenario: Scenario, run: Run, shard: int, limit: float = LIMIT_SECONDS) -> Outcome:
-    """Score the requested keys of a shard and write its rows next to the published table's files.
+def score_shards(
+    scenario: Scenario, run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS
+) -> list[Outcome]:
+    """Score the requested keys of shards, one shard after the other, each into a file of the published table.
 
     Readers do not see them before `publish`. A shard that is done already is not scored again.
-    What raises here is the shard's error, such as storage that does not answer, and is tried again. Where it does
-    not end within `limit` seconds, its process is ended.
+    What raises here is the error of a shard, such as storage that does not answer, and is tried again: the first one
+    without an outcome is at fault. Where a shard does not end within `limit` seconds, its process is ended.
     """
+    return [_watched(scenario, run, shard, limit) for shard in shards]
+
+
+def _watched(scenario: Scenario, run: Run, shard: int, limit: float) -> Outcome:
     with ended_when_stuck(run, f"Shard {shard}", limit):
         return finished_outcome(run, shard) or _score_shard(scenario, run, shard)
 
@@ -58,12 +72,16 @@ def finished_outcome(run: Run, shard: int) -> Outcome | None:
 
     A shard with failed keys is scored again: what made them fail may have been corrected.
     """
+    outcome = written_outcome(run, shard)
+    return None if outcome is None or outcome.failed else outcome
+
+
+def written_outcome(run: Run, shard: int) -> Outcome | None:
+    """The outcome of a shard whose files are all in place, with or without failed keys; None where there is none."""
     known = run.store.get_json(outcome_path(run, shard))
     if known is None:
         return None
     outcome = Outcome(**known, reused=True)
-    if outcome.failed:
-        return None
     in_place = not outcome.path or run.store.size(f"{run.table}/{outcome.path}") == outcome.bytes
     return outcome if in_place and run.store.size(keys_path(run, shard)) else None
 

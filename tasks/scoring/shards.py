@@ -1,6 +1,6 @@
 """Shards: planned before scoring, reconciled after it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -53,6 +53,36 @@ def outcome_path(run: Run, shard: int) -> str:
 def keys_path(run: Run, shard: int) -> str:
     """Where the outcome of each key of a shard is kept."""
     return run.path(f"shards/{shard:04d}.parquet")
+
+
+def grouped(counts: Mapping[int, int], keys: int, alone: Collection[int] = ()) -> list[list[int]]:
+    """Shards, each with its number of keys, in groups that one task takes one after the other.
+
+    Neighbours share a group of at most `keys` keys; a larger shard, and each of those `alone`, has its own.
+
+    >>> grouped({0: 3, 1: 4, 2: 9, 5: 1, 6: 1}, 8, alone=[6])
+    [[0, 1], [2], [5], [6]]
+    """
+    groups: list[list[int]] = []
+    room = 0
+    for shard in sorted(counts):
+        if shard not in alone and counts[shard] <= room:
+            groups[-1].append(shard)
+            room -= counts[shard]
+        else:
+            groups.append([shard])
+            room = 0 if shard in alone else keys - counts[shard]
+    return groups
+
+
+def name_of_shards(stem: str) -> Callable[..., str]:
+    """Names a task run after its shards: `score-shard-3`, or `score-shards-3-to-9` where there are several."""
+
+    def name(parameters: Mapping[str, Any]) -> str:
+        first, *more = parameters["shards"]
+        return f"{stem}-shards-{first}-to-{more[-1]}" if more else f"{stem}-shard-{first}"
+
+    return name
 
 
 @task(name="plan-shards")

@@ -1,6 +1,6 @@
 """Training: parts by shard, one fit with its backtest, and the comparison with the champion."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,6 +14,7 @@ from tasks.registry.code import code_version
 from tasks.registry.plots import plots
 from tasks.registry.registered_models import register
 from tasks.scoring.runs import Run, RunError, context
+from tasks.scoring.shards import name_of_shards
 from tasks.storage.layout import Layout
 
 BACKTESTS, EVALUATIONS = "backtests", "evaluations"
@@ -39,10 +40,15 @@ class Verdict:
     reason: str
 
 
-@task(name="prepare-shard", task_run_name="prepare-shard-{shard}", retries=1, retry_delay_seconds=1)
-def prepare_shard(scenario: Scenario, run: Run, shard: int) -> tuple[str, ...]:
-    """Write what a shard contributes to training; the names of its parts. Done parts are kept."""
-    return write_parts(scenario, run, shard, scenario.prepare_shard)
+@task(name="prepare-shards", task_run_name=name_of_shards("prepare"), retries=1, retry_delay_seconds=1)
+def prepare_shards(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[str]:
+    """Write what shards contribute to training; the names of their parts. Done parts are kept."""
+    return names_of_parts(write_parts(scenario, run, shard, scenario.prepare_shard) for shard in shards)
+
+
+def names_of_parts(written: Iterable[Iterable[str]]) -> list[str]:
+    """The names of all parts that were written, each once."""
+    return sorted({name for names in written for name in names})
 
 
 def write_parts(

@@ -13,8 +13,9 @@ from models.scenario import AsOf, HasSearch, Scenario, Search
 from models.search import given_up, of_options
 from tasks.registry import bundles
 from tasks.scoring.runs import Run, context, input_versions, scans
+from tasks.scoring.shards import name_of_shards
 from tasks.storage.store import Store, digest
-from tasks.training.fit import parts_of, write_parts
+from tasks.training.fit import names_of_parts, parts_of, write_parts
 from tasks.training.study import COMPLETE, PRUNED, STOPPED, Tried
 
 STUDY = "study"
@@ -91,10 +92,11 @@ def incumbent(scenario: Scenario, run: Run) -> dict[str, Any]:
     return of_options(search.space, search.defaults(options))
 
 
-@task(name="prepare-study", task_run_name="prepare-study-{shard}", retries=1, retry_delay_seconds=1)
-def prepare_study(scenario: Scenario, run: Run, shard: int) -> tuple[str, ...]:
-    """Write what a shard contributes to all trials; the names of its parts. Done parts are kept."""
-    return write_parts(scenario, run, shard, search_of(scenario).prepare)
+@task(name="prepare-study", task_run_name=name_of_shards("prepare-study"), retries=1, retry_delay_seconds=1)
+def prepare_study(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[str]:
+    """Write what shards contribute to all trials; the names of their parts. Done parts are kept."""
+    prepare = search_of(scenario).prepare
+    return names_of_parts(write_parts(scenario, run, shard, prepare) for shard in shards)
 
 
 @task(name="find-folds")

@@ -61,13 +61,14 @@ def test_a_worker_that_is_killed_while_it_scores_does_not_stop_the_run(
     command, trained, undisturbed, dask_cluster
 ):
     workers = {name: worker.process.pid for name, worker in dask_cluster.workers.items()}
-    killed = threading.Event()
+    killed, scoring = threading.Event(), []
 
     def kill_one_when_a_shard_is_done():
         while not any(name.endswith(".json") for name in trained.names("toy/runs") if "/shards/" in name):
             if killed.wait(0.05):
                 return
-        os.kill(workers[0], signal.SIGKILL)
+        scoring.extend(one.name for one in dask_cluster.scheduler.workers.values() if one.processing)
+        os.kill(workers[scoring[0]], signal.SIGKILL)
         killed.set()
 
     watching = threading.Thread(target=kill_one_when_a_shard_is_done, daemon=True)
@@ -79,7 +80,9 @@ def test_a_worker_that_is_killed_while_it_scores_does_not_stop_the_run(
     assert happened, "the run was over before its worker could be killed"
     assert done.status == 0, done.err
     wait_until(
-        lambda: dask_cluster.workers[0].process.pid not in (None, workers[0]), 60, "the worker is back"
+        lambda: dask_cluster.workers[scoring[0]].process.pid not in (None, workers[scoring[0]]),
+        60,
+        "the worker is back",
     )
     assert (done.json["scored"], done.json["failed"]) == (12, 0)
     assert_frame_equal(steps.published(trained).drop("run_id"), undisturbed)
@@ -103,6 +106,8 @@ def test_a_shard_that_kills_every_worker_ends_the_run_and_is_scored_by_the_next_
     assert "KilledWorker" in refused.err
     assert "Traceback" not in refused.err
     assert trained.version("toy/doubled") is None
+    scored = [name for name in trained.names("toy/runs") if "/shards/" in name and name.endswith(".json")]
+    assert len(scored) == shards - 1
 
 
 @pytest.mark.parametrize("deed", ["--sleeps", "--spins"])
@@ -158,9 +163,15 @@ def test_others_can_act_on_a_published_run(command, trained, prefect_api):
     assert event["payload"]["as_of"] == "2024-01-03"
 
 
-def test_every_shard_is_a_task_run_of_its_own(command, trained, prefect_api):
-    score(command, trained, "--seconds", "0.003")
-    names = {f"score-shard-{shard}" for shard in trained.scan("toy/values").collect()["shard"].unique()}
+@pytest.mark.parametrize("keys", [1, 250])
+def test_small_shards_share_a_task_run_and_others_have_their_own(
+    command, trained, prefect_api, monkeypatch, keys
+):
+    monkeypatch.setattr("flows.runs.KEYS_OF_A_TASK", keys)
+    score(command, trained, "--seconds", f"0.00{keys}")
+    shards = trained.scan("toy/values").collect()["shard"].unique().sort().to_list()
+    together = {f"score-shards-{shards[0]}-to-{shards[-1]}"}
+    names = {f"score-shard-{shard}" for shard in shards} if keys == 1 else together
 
     def completed():
         found = ask(prefect_api, "task_runs", task_runs={"name": {"any_": sorted(names)}}, sort="ID_DESC")

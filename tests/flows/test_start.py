@@ -81,6 +81,21 @@ def test_a_command_is_loaded_without_the_modules_of_other_scenarios():
     assert modules.isdisjoint({"flows.sales", "flows.devices", "models.sales", "models.devices"})
 
 
+def test_a_shard_is_scored_with_lightgbm_but_without_what_that_could_be_combined_with():
+    program = (
+        "import sys\nfrom models.boosting import lgb\nimport numpy as np\n"
+        "data = lgb.Dataset(np.arange(40.0).reshape(-1, 1), np.arange(40.0), params={'verbosity': -1})\n"
+        "assert lgb.train({'verbosity': -1}, data, 1).predict([[3.0]]).shape == (1,)\n"
+        "found = [m for m in ('pandas', 'sklearn', 'dask.dataframe') if m in sys.modules]\n"
+        "import pandas, sklearn\n"
+        "print(*found)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.split() == []
+
+
 def test_every_command_that_needs_no_server_is_called_without_its_module():
     found = [command for group in catalogue.groups() for command in group.commands]
     assert {command.name for command in found} >= {"sales-bundles", "ingest-status", "housekeeping"}

@@ -60,7 +60,7 @@ def watch(
     run = drift.resolve_watching.fn(scenario, store, as_of, Rule())
     shards = drift.watched_shards(steps.plan.fn(scenario, run), keys)
     for shard in shards:
-        drift.watch_shard.fn(scenario, run, shard)
+        drift.watch_shards.fn(scenario, run, [shard])
     lines = drift.measure_drift.fn(scenario, run, shards, Rule())
     if drift.publish_drift.fn(run, lines, cooldown_days):
         drift.announce_drift.fn(run, lines)

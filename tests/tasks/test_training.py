@@ -7,7 +7,7 @@ from models.scenario import Trained
 from tasks.registry import bundles
 from tasks.scoring.runs import RunError, begin, resolve_training
 from tasks.scoring.shards import plan
-from tasks.training.fit import Fitted, compare, fit, prepare_shard, track
+from tasks.training.fit import Fitted, compare, fit, prepare_shards, track
 from tests import steps
 from tests.toy import TOY, Toy, values
 
@@ -23,7 +23,7 @@ def run(store):
     begun = resolve_training.fn(TOY, store, None, {"loss": 1.0})
     begin.fn(TOY, begun)
     for shard in plan.fn(TOY, begun):
-        assert prepare_shard.fn(TOY, begun, shard) == ("last",)
+        assert prepare_shards.fn(TOY, begun, [shard]) == ["last"]
     return begun
 
 
@@ -42,14 +42,14 @@ def test_a_part_is_prepared_once(run, monkeypatch):
         raise AssertionError("it was prepared again")
 
     monkeypatch.setattr(Toy, "prepare_shard", unexpected)
-    assert prepare_shard.fn(TOY, run, 0) == ("last",)
+    assert prepare_shards.fn(TOY, run, [0]) == ["last"]
 
 
 def test_a_part_knows_nothing_after_its_day(store):
     steps.put(store)
     begun = resolve_training.fn(TOY, store, DAYS[1], {})
     begin.fn(TOY, begun)
-    prepare_shard.fn(TOY, begun, 0)
+    prepare_shards.fn(TOY, begun, [0])
     assert store.get_frame(begun.path("parts/last/0000.parquet"))["at"].max() == DAYS[1]
 
 

@@ -1,0 +1,18 @@
+"""Libraries imported without what they import for features that nothing here uses."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without(*modules: str) -> Iterator[None]:
+    """Lets imports of these modules fail in the block, as if they were not installed; loaded ones stay."""
+    hidden = [name for name in modules if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
