@@ -119,7 +119,7 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
     """The API of a Prefect server: the one that `PREFECT_API_URL` names, or one on this machine.
 
     The local server listens on the loopback interface only. It ends with this process, however that
-    ends, unless `leave_up`. `meanwhile` is called while it starts.
+    ends, unless `leave_up`. `meanwhile` is called while it starts, or at once.
     """
     spare_loopback()
     named = PREFECT_API_URL.value()
@@ -128,6 +128,7 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
             named,
             "Start it with `prefect server start`, or unset the variable to use a server of this run's own.",
         )
+        meanwhile()
         yield named
         return
     port = _free_port()

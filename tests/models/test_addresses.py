@@ -71,7 +71,7 @@ def test_a_container_before_the_account_and_partitions_of_a_path_are_no_secret(a
 
 
 def test_the_command_line_refuses_a_secret_before_a_run_has_it(monkeypatch, capsys):
-    from flows import __main__ as command_line
+    from flows import command_line
 
     monkeypatch.setattr(command_line, "_on_a_server", lambda *_: pytest.fail("a run has it"))
     words = ["python -m flows", "sales", "ingest", "--source", "az://c/a.csv?SIG=hush", "--json"]

@@ -9,7 +9,7 @@ import flows
 
 flows.__path__.append(str(Path(__file__).parent / "flows"))
 
-from flows.__main__ import main  # noqa: E402
+from flows.command_line import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,213 @@
+"""What a small run costs: seconds and processor seconds of commands that have little to do, phase by phase.
+
+    python -m benchmarks.start
+    python -m benchmarks.start --folder FOLDER    # keep the stores there, and use them again
+
+The help, the list of bundles, a forecast of 240 keys with a Prefect server of its own and with one that runs already,
+and one hour of 60 sensors, with the latter. Processor seconds are those of the command and of all processes that it
+starts; a server that runs already is not among them. They depend less on what else the machine does.
+
+`imports` ends when the command is loaded, `server` when its server answers: where it has to be started, that begins
+before the imports. `cluster` is the start of the workers, `scoring` without it; `other` are the announcements, the
+ledger, and what is between the steps; `shutdown` begins with the end of the run.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import cache_from_source, find_spec
+from pathlib import Path
+from typing import Any
+
+PHASES = ("imports", "server", "cluster", "plan", "scoring", "publishing", "page", "other", "shutdown")
+_LIBRARIES = ("prefect", "distributed", "polars", "flows")
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.marks:
+        _marked(Path(arguments.marks), arguments.words)
+        return
+    from benchmarks.measure import table
+    from flows.cluster import prefect_server
+
+    root = Path(arguments.folder or tempfile.mkdtemp(prefix="almanac-benchmark-"))
+    _prepare(root, arguments.seed)
+    print(f"Python's bytecode: {_bytecode()}\n", flush=True)
+    sales, devices = (str(root / name / "store") for name in ("sales", "devices"))
+    forecast, score = ["sales", "forecast", "--store", sales], ["devices", "score", "--store", devices]
+    rows = [
+        _measured("--help", ["--help"]),
+        _measured("sales bundles", ["sales", "bundles", "--store", sales]),
+        _measured("forecast, 240 keys", forecast, anew=root / "sales"),
+    ]
+    with prefect_server(leave_up=False):
+        rows.append(_measured("forecast, PREFECT_API_URL", forecast, anew=root / "sales"))
+        rows.append(_measured("an hour, 60 sensors", score, anew=root / "devices"))
+    print(table(rows))
+    if not arguments.folder:
+        shutil.rmtree(root)
+
+
+def _measured(name: str, words: Sequence[str], anew: Path | None = None) -> dict[str, Any]:
+    """A row of the table; `anew` is the folder of a store to begin with as it was after its training."""
+    if anew:
+        shutil.rmtree(anew / "store", ignore_errors=True)
+        shutil.copytree(anew / "trained", anew / "store")
+    with tempfile.TemporaryDirectory() as folder:
+        marks = Path(folder, "marks.json")
+        program = [sys.executable, "-m", "benchmarks.start", "--marks", str(marks), "--", *words]
+        begun, cpu = time.time(), _cpu_of_children()
+        done = subprocess.run(program, capture_output=True, text=True)
+        ended, cpu = time.time(), _cpu_of_children() - cpu
+        if done.returncode:
+            raise RuntimeError(
+                f"{' '.join(words)} ended with status {done.returncode}:\n{done.stderr[-4000:]}"
+            )
+        found = json.loads(marks.read_text())
+    phases = _phases(found, begun, ended) if found else {}
+    return {"command": name, "wall s": ended - begun, "CPU s": cpu, **{p: phases.get(p) for p in PHASES}}
+
+
+def _phases(found: dict[str, Any], begun: float, ended: float) -> dict[str, float]:
+    """Seconds of the phases, from the times at which they ended and from what the run says of itself."""
+    stages = found["stages"]
+    known = {
+        "imports": found["loaded"] - begun,
+        "server": found["served"] - found["loaded"],
+        "cluster": found["cluster"],
+        "plan": stages["plan"],
+        "scoring": stages["score"] - found["cluster"],
+        "publishing": stages["publish"],
+        "page": stages["page"],
+        "shutdown": ended - found["returned"],
+    }
+    return known | {"other": ended - begun - sum(known.values())}
+
+
+def _marked(path: Path, words: Sequence[str]) -> None:
+    """Run a command as `python -m flows` does, and write down when its phases ended; nothing for one without a server."""
+    from flows import command_line
+
+    found: dict[str, Any] = {}
+    if words[:1] != ["--help"] and words[1] != "bundles":
+        _watch(found)
+    sys.argv = ["python -m flows", *words, *([] if words == ["--help"] else ["--json"])]
+    try:
+        command_line.main()
+    finally:
+        path.write_text(json.dumps(found))
+
+
+def _watch(found: dict[str, Any]) -> None:
+    """Have `flows.cluster` enter into `found` when a command was loaded, its server answered, and what it returned."""
+    from flows import cluster, command_line
+
+    server, local = cluster.prefect_server, cluster.local_or_named
+    show = command_line.json.dumps
+
+    @contextmanager
+    def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
+        def load() -> None:
+            meanwhile()
+            found["loaded"] = time.time()
+
+        with server(leave_up=leave_up, meanwhile=load) as url:
+            found["served"] = time.time()
+            found.setdefault("loaded", found["served"])
+            yield url
+            found["returned"] = time.time()
+
+    @contextmanager
+    def local_or_named() -> Iterator[object]:
+        begun = time.time()
+        with local() as made:
+            found["cluster"] = time.time() - begun
+            yield made
+
+    def dumps(result: Any, **options: Any) -> str:
+        found["stages"] = result["stages"]
+        return show(result, **options)
+
+    cluster.prefect_server, cluster.local_or_named = prefect_server, local_or_named
+    command_line.json = type("Json", (), {"dumps": staticmethod(dumps)})  # type: ignore[assignment]
+
+
+def _prepare(root: Path, seed: int) -> None:
+    """Stores with a trained bundle under `root`, unless they are there: sales of 240 keys, and 60 sensors."""
+    if not (root / "sales" / "trained").exists():
+        _prepare_sales(root / "sales", seed)
+    if not (root / "devices" / "trained").exists():
+        _prepare_devices(root / "devices")
+
+
+def _prepare_sales(folder: Path, seed: int) -> None:
+    from benchmarks.measure import run
+    from models.sales.simulation import simulate
+
+    folder.mkdir(parents=True, exist_ok=True)
+    made = simulate(skus=40, stores=6, weeks=120, seed=seed)
+    words = []
+    for word, frame in (("--source", made.history), ("--plan", made.plan), ("--stores", made.stores)):
+        path = folder / f"{word[2:]}.parquet"
+        frame.write_parquet(path)
+        words += [word, str(path)]
+    store = ["--store", str(folder / "training")]
+    run("sales", "ingest", *words, *store)
+    run("sales", "train", *store)
+    (folder / "training").rename(folder / "trained")
+
+
+def _prepare_devices(folder: Path) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from benchmarks.measure import run
+    from models.devices.simulation import TAGS, readings_of, simulate
+
+    folder.mkdir(parents=True, exist_ok=True)
+    start = datetime(2026, 3, 2, tzinfo=UTC)
+    readings = readings_of(simulate(60 // len(TAGS), start, 60 * 25).grid).rename({"mean": "value"})
+    readings.select("device", "tag", "time", "value").write_parquet(folder / "readings.parquet")
+    store = ["--store", str(folder / "training")]
+    run("devices", "ingest", "--source", str(folder / "readings.parquet"), *store)
+    run("devices", "train", "--as-of", (start + timedelta(days=1)).isoformat(), *store)
+    (folder / "training").rename(folder / "trained")
+
+
+def _bytecode() -> str:
+    """Whether what is imported was compiled before, and whether this process would keep what it compiles."""
+    origins = {name: found.origin for name in _LIBRARIES if (found := find_spec(name)) and found.origin}
+    lacking = [name for name, origin in origins.items() if not Path(cache_from_source(origin)).exists()]
+    kept = "is not kept" if os.environ.get("PYTHONDONTWRITEBYTECODE") else "is kept"
+    return (
+        f"{'not compiled: ' + ', '.join(lacking) if lacking else 'compiled'}; what a process compiles {kept}"
+    )
+
+
+def _cpu_of_children() -> float:
+    """Processor seconds of all processes that were started from here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--folder", help="Keep the data and the stores here; what is there is used again.")
+    parser.add_argument("--marks", help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

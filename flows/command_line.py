@@ -1,0 +1,263 @@
+"""The command line: one command per flow, made from the flow's own signature and docstring.
+
+Every module of `flows` that names its flows in `COMMANDS` is a group of commands; a new scenario is
+a new module. Help and wrong options come from `flows.catalogue`; a module is imported when its command is
+called. A command that is no flow (`flows.modules.Direct`) needs no server, and starts none.
+"""
+
+import inspect
+import json
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("PREFECT_TASKS_DEFAULT_NO_CACHE", "true")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("PREFECT_LOGGING_ROOT_LEVEL", "WARNING")
+os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+from cyclopts import App, Group, Parameter
+from cyclopts.validators import Number
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.catalogue import Command, groups
+from flows.modules import WithStatus
+from models.addresses import refuse_credential
+from models.errors import AlmanacError
+
+_EVERYWHERE = Group("Everywhere", sort_key=9)
+_SHORT = 20
+"""Values of a column that are no longer than this are not broken over lines."""
+_LARGE = 1000.0
+
+
+@Parameter(name="*", group=_EVERYWHERE)
+@dataclass(frozen=True)
+class Shown:
+    """How the result of a command is shown, whatever it does."""
+
+    json: Annotated[bool, Parameter(help="Print the result as one JSON object.", negative="")] = False
+
+
+@Parameter(name="*", group=_EVERYWHERE)
+@dataclass(frozen=True)
+class Session(Shown):
+    """How a flow runs, whatever it does."""
+
+    workers: Annotated[
+        int | None, Parameter(help="Worker processes; default: the cores.", validator=Number(gte=1))
+    ] = None
+    scheduler: Annotated[str | None, Parameter(help="Use the Dask cluster at tcp://HOST:PORT.")] = None
+    ui: Annotated[bool, Parameter(help="Leave the Prefect server up and say where.", negative="")] = False
+
+
+def application() -> App:
+    """All commands: `python -m flows <scenario> <command>`, and those of no scenario by their own name."""
+    app = App(
+        name="python -m flows",
+        help="Batch scoring on a schedule: sales quantiles, device anomalies, machine failures.",
+        version_flags=[],
+        result_action="return_value",
+    )
+    lines = []
+    for found in groups():
+        name = found.name
+        group = app
+        if found.grouped:
+            group = App(name=name, help=found.summary, help_epilogue="", result_action="return_value")
+            app.command(group)
+        for command in found.commands:
+            group.command(_command(command), name=command.name.removeprefix(f"{name}-"))
+            about = command.about.partition("\n")[0]
+            called = command.name.replace("-", " ", 1) if found.grouped else command.name
+            lines.append(f"- `{called}` {about}")
+    app.help_epilogue = "\n".join(lines)
+    return app
+
+
+def main() -> None:
+    """Run the command that was asked for. Exit status 0 only when it did what it is for."""
+    try:
+        status = application()(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads, such as `head`, has seen enough. Nothing more is written, also not when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 0
+    except AlmanacError as error:
+        Console(stderr=True).print(
+            f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        status = 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        Console(stderr=True).print(
+            "Stopped. Start it again with the same parameters: it goes on where it was."
+        )
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _command(command: Command) -> Callable[..., int]:
+    """A function with the command's signature and the options that all have, which runs it."""
+    options = Session if command.needs_server else Shown
+    signature = command.signature
+
+    def run(*args: Any, session: Shown | None = None, **kwargs: Any) -> int:
+        bound = signature.bind(*args, **kwargs)
+        return _run(command, bound.arguments, session or options())
+
+    store = [
+        p.replace(annotation=Annotated[p.annotation, Parameter(group=_EVERYWHERE)])
+        if p.name == "store"
+        else p
+        for p in signature.parameters.values()
+    ]
+    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in store]
+    extra = inspect.Parameter(
+        "session", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=options | None
+    )
+    run.__signature__ = signature.replace(parameters=[*keyword_only, extra], return_annotation=int)  # type: ignore[attr-defined]
+    run.__annotations__ = {"session": options | None, "return": int}
+    run.__doc__ = command.about
+    run.__name__ = command.function
+    return run
+
+
+def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
+    for name, value in parameters.items():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str):
+                refuse_credential(f"--{name.replace('_', '-')}", text)
+    if isinstance(session, Session):
+        result = _on_a_server(command, parameters, session)
+    else:
+        with _only_json_on_stdout():
+            result = command.load()(**parameters)
+    if isinstance(result, WithStatus) and result.text is not None:
+        print(result.text, end="")
+    elif session.json:
+        print(json.dumps(_finite(result), default=str, allow_nan=False))
+    else:
+        _show(result)
+    return result.exit_status if isinstance(result, WithStatus) else 0
+
+
+def _on_a_server(command: Command, parameters: dict[str, Any], session: Session) -> Any:
+    from flows.cluster import check_scheduler, prefect_server
+    from flows.settings import settings
+
+    _hide_tracebacks_of_user_errors()
+    if session.workers:
+        os.environ["ALMANAC_WORKERS"] = str(session.workers)
+    if session.scheduler:
+        refuse_credential("--scheduler", session.scheduler)
+        os.environ["ALMANAC_SCHEDULER"] = session.scheduler
+    if scheduler := settings().scheduler:
+        check_scheduler(scheduler)
+    with _only_json_on_stdout(), prefect_server(leave_up=session.ui, meanwhile=command.load) as url:
+        result = command.load()(**parameters)
+        if session.ui:
+            Console(stderr=True).print(f"Prefect UI: {url.removesuffix('/api')}", highlight=False)
+    return result
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _hide_tracebacks_of_user_errors() -> None:
+    """Keep errors that are meant for a person out of the log: they are printed once, at the end."""
+    from prefect.logging.configuration import setup_logging
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    def wanted(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], AlmanacError):
+            return False
+        return "Finished in state Failed" not in record.getMessage()
+
+    setup_logging()
+    for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.addFilter(wanted)
+
+
+@contextmanager
+def _only_json_on_stdout() -> Iterator[None]:
+    """While a flow runs, whatever it prints goes to standard error."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _show(result: Mapping[str, Any], indent: str = "") -> None:
+    """Print a result for a person: figures in a column, lists of records as tables."""
+    console = _console()
+    shown = {name: value for name, value in result.items() if value is not None and value not in ([], {})}
+    width = max(len(name) for name in shown)
+    for name, value in shown.items():
+        if isinstance(value, Mapping):
+            console.print(f"{indent}{name}", highlight=False)
+            _show(value, indent + "  ")
+        elif isinstance(value, list) and isinstance(value[0], Mapping):
+            _show_records(name, value)
+        else:
+            text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+            lines = [str(item) for item in value] if isinstance(value, list) else [text]
+            for number, line in enumerate(lines):
+                label = name if number == 0 else ""
+                console.print(
+                    f"{indent}{label:<{width}}  {line}", highlight=False, markup=False, soft_wrap=True
+                )
+
+
+def _show_records(name: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print records as a table, or one below the other where that would squeeze the columns."""
+    console = _console()
+    cells = [{column: _cell(value) for column, value in record.items()} for record in records]
+    widest = {column: max(len(cell.get(column, "")) for cell in cells) for column in cells[0]}
+    needed = sum(max(len(column), min(width, _SHORT)) + 3 for column, width in widest.items())
+    if needed > console.width:
+        console.print(name, highlight=False)
+        for record in records:
+            _show(record, "  ")
+            console.print()
+        return
+    table = Table(title=name, title_justify="left", box=SIMPLE)
+    for column, width in widest.items():
+        table.add_column(column, overflow="fold", no_wrap=width <= _SHORT)
+    for cell in cells:
+        table.add_row(*(Text(text) for text in cell.values()))
+    console.print(table)
+
+
+def _console() -> Console:
+    """Standard output; as wide as the terminal, and where there is none a little wider than it usually is."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {one}" for name, one in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < _LARGE else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)
