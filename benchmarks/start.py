@@ -109,9 +109,11 @@ def _marked(path: Path, words: Sequence[str]) -> None:
 
 def _watch(found: dict[str, Any]) -> None:
     """Have `flows.cluster` enter into `found` when a command was loaded, its server answered, and what it returned."""
+    from distributed import LocalCluster
+
     from flows import cluster, command_line
 
-    server, local = cluster.prefect_server, cluster.local_or_named
+    server, start = cluster.prefect_server, LocalCluster.__init__
     show = command_line.json.dumps
 
     @contextmanager
@@ -126,18 +128,17 @@ def _watch(found: dict[str, Any]) -> None:
             yield url
             found["returned"] = time.time()
 
-    @contextmanager
-    def local_or_named() -> Iterator[object]:
+    def begin(made: Any, *arguments: Any, **options: Any) -> None:
         begun = time.time()
-        with local() as made:
-            found["cluster"] = time.time() - begun
-            yield made
+        start(made, *arguments, **options)
+        found["cluster"] = time.time() - begun
 
     def dumps(result: Any, **options: Any) -> str:
         found["stages"] = result["stages"]
         return show(result, **options)
 
-    cluster.prefect_server, cluster.local_or_named = prefect_server, local_or_named
+    cluster.prefect_server = prefect_server
+    LocalCluster.__init__ = begin  # type: ignore[method-assign, assignment]
     command_line.json = type("Json", (), {"dumps": staticmethod(dumps)})  # type: ignore[assignment]
 
 
