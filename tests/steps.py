@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from deltalake import DeltaTable
 
 from models.scenario import AsOf, Scenario
 from tasks.ingest.pipeline import Ingested, ingest
-from tasks.registry import ledger
+from tasks.registry import bundles, ledger
 from tasks.scoring import score as scoring
 from tasks.scoring.publishing import Publication, complete, publish
 from tasks.scoring.runs import Run, begin, resolve_scoring, resolve_training, started
@@ -111,6 +112,17 @@ def score(
     """A whole scoring run, from resolving to the ledger."""
     run = resolve(store, as_of, bundle, scenario, **options)
     return commit(run, outcomes(run, scenario), scenario)
+
+
+def forge(store: Store, number: int, manifest: Mapping[str, Any]) -> None:
+    """Replace a manifest of the toy's and register that, as one could who may write to all of the store."""
+    store.put_json(f"{bundles.folder('toy', number)}/{bundles.MANIFEST}", manifest)
+    rows = store.scan("toy/registry").filter(bundle=number, event="registered").collect()
+    DeltaTable(Path(store.uri) / "toy" / "registry").delete(f"bundle = {number} and event = 'registered'")
+    told = bundles._row(number, "registered", rows["at"][0], manifest, "trained")
+    store.append(
+        "toy/registry", pl.DataFrame([told]), once=f"forged-{number}-{told[bundles.MANIFEST_SHA256]}"
+    )
 
 
 def published(store: Store, table: str = "toy/doubled", version: int | None = None) -> pl.DataFrame:

@@ -1,8 +1,9 @@
 """Bundles: saved once, never changed, loaded without executing anything; and which one is champion.
 
 A bundle is a folder of Parquet, JSON and LightGBM text files with a manifest that holds the SHA-256
-of each. The registry is a table of events (`registered`, `promoted`, `refused`, `rolled_back`): the
-champion is the bundle of the last promotion, and every decision stays on record with its reason.
+of each. The registry is a table of events (`registered`, `promoted`, `refused`, `rolled_back`), with the
+SHA-256 of the manifest: the champion is the bundle of the last promotion, and every decision stays on record
+with its reason.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from tasks.storage.store import Store
 KINDS = (".parquet", ".json", ".txt")
 ROLLED_BACK = "rolled_back"
 MANIFEST = "manifest.json"
+MANIFEST_SHA256 = "manifest_sha256"
 FORMAT = "format"
 """In a manifest: the format of the bundle's files, one of `Scenario.formats`; 1 where it is not stated."""
 
@@ -192,14 +194,34 @@ def loaded(scenario: Scenario, store: Store, number: int) -> Any:
 
 
 def files(store: Store, scenario: str, number: int) -> dict[str, File]:
-    """The content of a bundle's files by name, checked against the manifest; nothing is executed.
+    """The content of a bundle's files by name, checked against the manifest, and that against the registry.
 
-    Raises `BundleError` for a file that is missing, was changed, or is of another kind than
-    Parquet, JSON and text.
+    Nothing is executed. Raises `BundleError` for a file that is missing, was changed, or is of another kind than
+    Parquet, JSON and text, and for a manifest that is not the one that was registered.
     """
     place = folder(scenario, number)
     facts = manifest(store, scenario, number)
-    return _checked(facts, lambda path: store.get(f"{place}/{path}"), f"{store.uri}/{place}")
+    contents = _checked(facts, lambda path: store.get(f"{place}/{path}"), f"{store.uri}/{place}")
+    if _registered(store, scenario, number) not in (None, _sha256(facts)):
+        raise BundleError(
+            f"{store.uri}/{place}/{MANIFEST}: not the one that was registered. Nothing was loaded; choose another bundle "
+            "with --bundle, or train again, and find out who wrote it."
+        )
+    return contents
+
+
+def _registered(store: Store, scenario: str, number: int) -> str | None:
+    """The hash of a bundle's manifest in the registry; None where an earlier version, which wrote none, saved it."""
+    known = events(store, scenario)
+    if known is None or MANIFEST_SHA256 not in known.columns:
+        return None
+    rows = known.filter(bundle=number, event="registered")
+    return rows[MANIFEST_SHA256][0] if rows.height else None
+
+
+def _sha256(facts: Mapping[str, Any]) -> str:
+    as_read = json.loads(json.dumps(facts, default=str))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(place: Path) -> dict[str, Any]:
@@ -298,4 +320,5 @@ def _row(number: int, event: str, at: datetime, facts: Mapping[str, Any], reason
         "loss": float(facts["loss"]),
         "headline": json.dumps(facts["headline"], sort_keys=True),
         "run_id": facts["run_id"],
+        MANIFEST_SHA256: _sha256(facts),
     }

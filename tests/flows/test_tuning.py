@@ -1,6 +1,5 @@
 """Tuning on the command line, with the toy: a search of which the best answer is known."""
 
-import json
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from models.search import inside, of_options
 from tasks.registry import bundles
 from tasks.storage.store import Store
 from tasks.training.study import opened
-from tests import toy
+from tests import steps, toy
 from tests.conftest import ROOT, wait_until
 from tests.flows.test_fourth_scenario import SCENARIOS
 
@@ -143,9 +142,8 @@ def test_a_trial_that_kills_its_worker_is_tried_again_and_the_study_comes_to_the
     store = Path(shutil.copytree(trained, tmp_path / "store"))
     options = {"kills": ["exact"], "once": str(tmp_path / "killed")}
     number = bundles.champion(Store(str(store)), "toy")
-    manifest = store / "toy" / "bundles" / str(number) / "manifest.json"
-    told = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(told | {"options": told["options"] | options}))
+    told = bundles.manifest(Store(str(store)), "toy", number)
+    steps.forge(Store(str(store)), number, told | {"options": told["options"] | options})
     result = tune(store)
     assert (tmp_path / "killed").exists()
     assert trials(store, result).equals(trials(*tuned))

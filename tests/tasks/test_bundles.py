@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from models.scenario import Trained
 from tasks.registry import bundles
 from tasks.registry.bundles import BundleError
+from tests import steps
 from tests.toy import TOY
 
 FRAME = pl.DataFrame({"a": [1, 2], "b": ["x", None]})
@@ -114,10 +116,9 @@ def smuggle(store, name: str, content: bytes, number: int = 1) -> None:
     target = folder(store, number) / name
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content)
-    path = folder(store, number) / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = bundles.manifest(store, "toy", number)
     manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    path.write_text(json.dumps(manifest))
+    steps.forge(store, number, manifest)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +161,28 @@ def test_a_file_that_was_changed_is_refused(store):
     (folder(store) / "factor.json").write_text('{"factor": 3.0}')
     with pytest.raises(BundleError, match=r"factor\.json: changed since it was saved.*--bundle"):
         bundles.files(store, "toy", number)
+
+
+def test_a_manifest_that_was_changed_with_its_files_is_refused(store):
+    number = save(store)
+    content = b'{"factor": 3.0}'
+    (folder(store) / "factor.json").write_bytes(content)
+    path = folder(store) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["factor.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"manifest\.json: not the one that was registered.*--bundle"):
+        bundles.files(store, "toy", number)
+
+
+def test_a_bundle_that_an_earlier_version_registered_without_a_hash_is_read(store):
+    number = save(store)
+    rows = store.scan("toy/registry").collect().drop(bundles.MANIFEST_SHA256)
+    shutil.rmtree(Path(store.uri) / "toy" / "registry")
+    store.append("toy/registry", rows, once="earlier")
+    assert bundles.files(store, "toy", number)["factor"] == {"factor": 2.0}
+    assert save(store, run_id="r2") == 2
+    assert bundles.files(store, "toy", number)["factor"] == bundles.files(store, "toy", 2)["factor"]
 
 
 def test_a_file_that_is_missing_is_named(store):

@@ -77,7 +77,7 @@ def test_a_bundle_that_is_unknown_changed_or_of_another_version_is_refused(train
         promote.fn(TOY, trained, 1, "why not")
     manifest = json.loads((folder / "2" / "manifest.json").read_text())
     del manifest["files"]["factor.json"]
-    (folder / "2" / "manifest.json").write_text(json.dumps(manifest))
+    steps.forge(trained, 2, manifest)
     with pytest.raises(BundleError, match=r"KeyError.*promote another"):
         roll_back.fn(TOY, trained, "why not")
     (folder / "2" / "manifest.json").write_text(json.dumps({**manifest, "format": 7}))
