@@ -14,6 +14,8 @@ threshold, and a z-score over the last hour are what it is compared with.
 The second is about devices without faults: how many times as often as alpha a reading is called an anomaly,
 by what scored it, with a 95 % interval in which a device counts as one observation. A missing reading is a
 row of its own; its rate is per interval. The third has the same for all readings of each seed.
+
+Before them, where the data are at hand (`benchmarks.real_series`), the same on real series.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from typing import Any
 import polars as pl
 
 from benchmarks.measure import table
+from benchmarks.real_series import compared, real_sets
 from models.devices.evaluation import compare, false_alarms, rate_with_error, trial
 from models.devices.simulation import FAULTS, TAGS
 
@@ -33,6 +36,10 @@ ALPHAS = (0.01, 0.001)
 
 def main() -> None:
     arguments = _arguments()
+    for name in arguments.real if arguments.real is not None else real_sets():
+        print(f"{name}\n\n{table(compared(name))}\n")
+    if not arguments.seeds:
+        return
     found, counts = [], []
     for detector in arguments.detectors:
         for seed in range(1, arguments.seeds + 1):
@@ -110,8 +117,9 @@ def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--devices", type=int, default=105, help="Devices of each seed.")
     parser.add_argument("--hours", type=int, default=6, help="Hours to score after the day of training.")
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=12, help="0: real sets only.")
     parser.add_argument("--fault-seeds", type=int, default=2, help="Seeds that faults are looked for in.")
+    parser.add_argument("--real", nargs="*", help="Real sets; default: all whose data are at hand.")
     parser.add_argument("--detectors", nargs="+", default=["auto", "one_class_svm"])
     return parser.parse_args(words)
 

@@ -1,5 +1,6 @@
 """Flows of the `devices` scenario: which readings of each sensor are not normal, every hour."""
 
+import getpass
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources
 from flows.runs import score as score_run
 from flows.settings import open_store
+from models.devices.contracts import JOINT_TAG, MUTED
 from models.devices.hours import first_split
 from models.devices.options import moment_of
 from models.devices.scenario import DEVICES
@@ -30,6 +32,7 @@ from tasks.scoring.catch_up import bundle_for, due, stale
 from tasks.storage.store import Store
 
 Alpha = Annotated[float, Field(gt=0, le=0.05)]
+AlarmsPerDay = Annotated[float | None, Field(gt=0)]
 Hours = Annotated[int, Field(ge=1, le=1000)]
 Shards = Annotated[int | None, Field(ge=1, le=1000)]
 
@@ -109,6 +112,7 @@ def score(
     as_of: Moment | None = None,
     alpha: Alpha = 0.001,
     bundle: Annotated[int | None, Field(ge=1)] = None,
+    alarms_per_day: AlarmsPerDay = None,
     catch_up: Hours = 24,
     dry_run: bool = False,
     store: str | None = None,
@@ -123,11 +127,14 @@ def score(
             all complete hours that are not published yet.
         alpha: Share of normal readings that may be called anomalies.
         bundle: Number of the bundle to score with; default: the champion.
+        alarms_per_day: False alarms a day to bear, of all devices; default: one for 100 devices.
         catch_up: Hours to cover, at most, the newest of those that are due; the next runs cover older ones.
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    return _ended(_score(open_store(store), as_of, alpha, bundle, catch_up, dry_run=dry_run))
+    return _ended(
+        _score(open_store(store), as_of, _verdicts(alpha, alarms_per_day), bundle, catch_up, dry_run=dry_run)
+    )
 
 
 evaluate = evaluating.flow_of(DEVICES)
@@ -170,6 +177,7 @@ def run(
     shards: Shards = None,
     detector: Literal["auto", "one_class_svm", "isolation_forest"] = "auto",
     alpha: Alpha = 0.001,
+    alarms_per_day: AlarmsPerDay = None,
     catch_up: Hours = 24,
     store: str | None = None,
     reading: Reading = AS_THEY_ARE,
@@ -191,6 +199,7 @@ def run(
         shards: Number of shards the devices are spread over; settled at the first ingest (default 32).
         detector: Of a first training. auto: chosen by what the sensor's past looks like; or one for all.
         alpha: Share of normal readings that may be called anomalies.
+        alarms_per_day: False alarms a day to bear, of all devices; default: one for 100 devices.
         catch_up: Hours to cover, at most, the newest of those that are due; the next runs cover older ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
@@ -204,9 +213,103 @@ def run(
     if bundles.champion(opened, DEVICES.name) is None:
         until, catch_up, learnt = _first_split(opened, catch_up)
         notes = [learnt, *_train(opened, until, {"detector": detector})["notes"]]
-    result = _score(opened, None, alpha, None, catch_up, dry_run=False)
+    result = _score(opened, None, _verdicts(alpha, alarms_per_day), None, catch_up, dry_run=False)
     stages = {"ingest": read["seconds"], **result.get("stages", {})}
     return _ended({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
+
+
+@flow(name="devices-label")
+def label(
+    verdict: Literal["fault", "false_alarm", "new_normal"],
+    incident: str | None = None,
+    device: str | None = None,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    tag: str = JOINT_TAG,
+    reason: str = "-",
+    by: str | None = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Say what an incident was: a fault, a false alarm, or a new normal.
+
+    A fault is left out of what is learnt and remembered; each false alarm or new normal raises what it takes to alarm
+    on that sensor again. It is a row of `devices/verdicts`, with who and when.
+
+    Args:
+        verdict: What it was: fault, false_alarm or new_normal.
+        incident: Name of the incident, as in `devices/incidents`; or say which device, and when.
+        device: The device, where no incident is named.
+        start: When it began; times without an offset are UTC.
+        end: When it was over.
+        tag: The tag that it was on; default: all of the device's.
+        reason: What was found, for those who read it later.
+        by: Who says so; default: the user of this computer.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    opened = open_store(store)
+    if incident is not None:
+        rows = _of_incident(opened, incident).with_columns(verdict=pl.lit(verdict))
+    else:
+        rows = _said(device, tag, start, end, verdict)
+    return _keep(opened, rows, reason, by)
+
+
+@flow(name="devices-mute")
+def mute(
+    device: str,
+    start: Moment,
+    end: Moment,
+    tag: str = JOINT_TAG,
+    reason: str = "maintenance",
+    by: str | None = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Raise no alarm of a device for a time, such as during maintenance. Its readings are scored as ever.
+
+    Args:
+        device: The device.
+        start: From when; times without an offset are UTC.
+        end: Until when.
+        tag: The tag; default: all of the device's.
+        reason: Why, for those who read it later.
+        by: Who wants it; default: the user of this computer.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    return _keep(open_store(store), _said(device, tag, start, end, MUTED), reason, by)
+
+
+def _of_incident(store: Store, name: str) -> pl.DataFrame:
+    """A row for each tag of the incident, as it was last published."""
+    table = f"{DEVICES.name}/incidents"
+    known = store.scan(table).filter(incident=name) if store.version(table) is not None else None
+    found = pl.DataFrame() if known is None else known.sort("as_of").tail(1).collect()
+    if found.is_empty():
+        raise ParameterError(
+            f"--incident is '{name}'. Expected the name of one in {table}, such as 'PUMP-7 2026-03-02T07:50Z'."
+        )
+    return found.select("device", pl.col("tags").alias("tag"), "start", "end").explode(
+        "tag", empty_as_null=False
+    )
+
+
+def _said(device: str | None, tag: str, start: AsOf | None, end: AsOf | None, verdict: str) -> pl.DataFrame:
+    if device is None or start is None or end is None:
+        raise ParameterError("Expected --incident, or --device, --start and --end.")
+    begin, until = moment_of(start), moment_of(end)
+    if begin >= until:
+        raise ParameterError(f"--start is {begin}, --end is {until}. Expected an end after the start.")
+    row = {"device": device, "tag": tag, "start": begin, "end": until, "verdict": verdict}
+    return pl.DataFrame([row])
+
+
+def _keep(store: Store, rows: pl.DataFrame, reason: str, by: str | None) -> dict[str, Any]:
+    """Bring the rows into the table of verdicts, with who says so and when."""
+    who = by or getpass.getuser()
+    at = datetime.now(UTC)
+    full = rows.with_columns(reason=pl.lit(reason), by=pl.lit(who), at=pl.lit(at))
+    source = store.write_source(f"{DEVICES.name}/verdicts-said/{at:%Y%m%dT%H%M%S%f}.parquet", full)
+    done = ingest_sources(DEVICES, store, {"verdicts": source}, [], None, 0.0, {"duplicates": "last"})
+    return {"rows": rows.height, "by": who, "at": at.isoformat(), **done}
 
 
 def _ingesting(
@@ -241,8 +344,19 @@ def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:
     return until, judged, told
 
 
+def _verdicts(alpha: float, alarms_per_day: float | None) -> dict[str, Any]:
+    """The options that what is called follows from."""
+    return {"alpha": alpha} | ({} if alarms_per_day is None else {"alarms_per_day": alarms_per_day})
+
+
 def _score(
-    store: Store, as_of: AsOf | None, alpha: float, bundle: int | None, catch_up: int, *, dry_run: bool
+    store: Store,
+    as_of: AsOf | None,
+    options: Mapping[str, Any],
+    bundle: int | None,
+    catch_up: int,
+    *,
+    dry_run: bool,
 ) -> dict[str, Any]:
     """The result of the last hour, with a line for each in `hours`."""
     if bundle:
@@ -258,7 +372,6 @@ def _score(
     done = []
     for hour in hours:
         number = bundle or (bundle_for(DEVICES, store, hour) if as_of is None and hour not in again else None)
-        options = {"alpha": alpha}
         done.append(
             score_run(DEVICES, store, "score", hour, number, options, dry_run=dry_run, again=hour in again)
         )
@@ -307,4 +420,17 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
 promote, rollback = promotions(DEVICES)
 
 SCENARIO = DEVICES
-COMMANDS = (ingest, train, tune, score, evaluate, backfill, run, promote, rollback, *listings(DEVICES))
+COMMANDS = (
+    ingest,
+    train,
+    tune,
+    score,
+    evaluate,
+    backfill,
+    run,
+    label,
+    mute,
+    promote,
+    rollback,
+    *listings(DEVICES),
+)

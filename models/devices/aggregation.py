@@ -20,6 +20,8 @@ from models.errors import ContractError
 
 POINT = (*KEY, "at", "value")
 _INTERVAL = (*KEY, "time")
+TURN = 360.0
+_DIRECTION = r"(?i)direction|heading|bearing|azimuth|angle|(^|[^a-z])(wind_?)?(dir|yaw|course)([^a-z]|$)"
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -69,7 +71,8 @@ def aggregate(found: pl.DataFrame) -> pl.DataFrame:
     """Points -> readings, one row per device, tag and interval, sorted; the same for any order of `found`.
 
     `std` is the sample standard deviation, null for one reading. `last` is the value at the latest
-    time; of several at that time the greatest.
+    time; of several at that time the greatest. Of a direction (`_is_direction`) that passes north within the interval,
+    `mean` and `std` are those of the values on the shorter way round, the mean from 0 to 360.
     """
     lists = (
         found.sort(*POINT)
@@ -77,17 +80,43 @@ def aggregate(found: pl.DataFrame) -> pl.DataFrame:
         .agg(pl.col("at").alias("point_times"), pl.col("value").alias("point_values"))
     )
     values = pl.col("point_values").list
+    way, mean = values, values.mean()
+    if lists.select(_is_direction().any()).item():
+        turned = pl.when(_passes_north()).then(_turned()).otherwise("point_values")
+        lists = lists.with_columns(turned.alias("way"))
+        way = pl.col("way").list
+        mean = pl.when(_passes_north()).then(way.mean() % TURN).otherwise(way.mean())
     return lists.select(
         *_INTERVAL,
         values.len().cast(pl.Int64).alias("count"),
-        values.mean().alias("mean"),
+        mean.alias("mean"),
         values.min().alias("min"),
         values.max().alias("max"),
-        pl.when(values.len() > 1).then(values.std(ddof=1)).alias("std"),
+        pl.when(values.len() > 1).then(way.std(ddof=1)).alias("std"),
         values.last().alias("last"),
         "point_times",
         "point_values",
     )
+
+
+def _is_direction() -> pl.Expr:
+    """Whether the name of the tag says that it is a direction, in degrees."""
+    return pl.col("tag").str.contains(_DIRECTION)
+
+
+def _passes_north() -> pl.Expr:
+    """Whether a direction's values lie on both sides of 0, all from 0 to 360, with more than half a turn free of them."""
+    ordered = pl.col("point_values").list.sort()
+    free = ordered.list.diff().list.max() > TURN / 2
+    return (
+        _is_direction() & (ordered.list.first() >= 0) & (ordered.list.last() <= TURN) & free.fill_null(False)
+    )
+
+
+def _turned() -> pl.Expr:
+    """The values with those of more than half a turn counted from 0 downwards."""
+    value = pl.element()
+    return pl.col("point_values").list.eval(pl.when(value > TURN / 2).then(value - TURN).otherwise(value))
 
 
 def merge(stored: pl.DataFrame, new: pl.DataFrame) -> Merged:

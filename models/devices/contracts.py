@@ -70,6 +70,29 @@ class Labels(dy.Schema):
         return pl.col("end") > pl.col("start")
 
 
+FAULT, FALSE_ALARM, NEW_NORMAL, MUTED = "fault", "false_alarm", "new_normal", "muted"
+
+
+class Verdicts(dy.Schema):
+    """What people say of a device from `start` up to, not including, `end`; `by` whom, and `at` what time.
+
+    `tag` is `*` where it is about the device as a whole. `muted`: no alarms are wanted, such as during maintenance.
+    """
+
+    device = dy.String(min_length=1)
+    tag = dy.String(min_length=1)
+    start = dy.Datetime(time_unit="us", time_zone="UTC")
+    end = dy.Datetime(time_unit="us", time_zone="UTC")
+    verdict = dy.String(min_length=1)
+    reason = dy.String(min_length=1)
+    by = dy.String(min_length=1)
+    at = dy.Datetime(time_unit="us", time_zone="UTC")
+
+    @dy.rule()
+    def ends_after_its_start(cls) -> pl.Expr:  # noqa: N805
+        return pl.col("end") > pl.col("start")
+
+
 class Checked(NamedTuple):
     """`good` raw readings (device, tag, time, value), and the `bad` rows as they came, with `rule`."""
 

@@ -1,9 +1,10 @@
 """Incidents: the anomalies of a device that belong together, so that one fault is one alarm.
 
-Anomalies of a device, on whatever tags, belong to one incident as long as no more than the cooldown
-lies between them, also from one hour to the next: the incidents of the last run are what the next
-one goes on from. An incident is an alarm once there are two anomalies in it, or one whose p-value is a
-tenth of alpha; it becomes one once only.
+Anomalies of a tag and of a kind (`missing`, `flat`, or any other cause) follow each other as long as no more
+than the cooldown lies between them, also from one hour to the next. An incident holds those of a device's tags
+that are of one kind and begin within `TOGETHER` of each other, or of its start; what begins later on another tag is
+an incident of its own, so an open one hides nothing. An incident becomes an alarm in the first hour in which one
+of its tags is among the alarming ones (`models.devices.alarms`), and again where its score doubles.
 """
 
 from datetime import datetime, timedelta
@@ -14,8 +15,8 @@ import polars as pl
 from models.devices.contracts import JOINT_TAG
 
 COOLDOWN = timedelta(hours=1)
-FEWEST_ANOMALIES = 2
-STRONG = 0.1
+TOGETHER = timedelta(minutes=30)
+WORSE = 2.0
 _TIME = pl.Datetime("us", "UTC")
 _PEAK: dict[str, Any] = {
     "peak_time": _TIME,
@@ -42,7 +43,7 @@ INCIDENTS: dict[str, Any] = {
 }
 """`end` is that of the last anomalous interval. `tag`, `score` (higher is more anomalous), `p_value`, `cause`,
 `value`, `expected`, `low` and `high` are those of the most unusual reading, the one of the least p-value.
-`is_new_alarm`: it became an alarm in this run. `is_open`: an anomaly now would still belong to it."""
+`is_new_alarm`: it became an alarm in this run, or a worse one. `is_open`: an anomaly now would still belong to it."""
 
 
 def incidents(
@@ -50,31 +51,28 @@ def incidents(
     previous: pl.DataFrame | None,
     as_of: datetime,
     interval: timedelta,
-    alpha: float,
+    alarming: pl.DataFrame,
     cooldown: timedelta = COOLDOWN,
 ) -> pl.DataFrame:
     """Incidents (see `INCIDENTS`) after the hour that ends at `as_of`, by device and start.
 
-    `rows` are the hour's published rows. `previous` are the incidents that the last run before it
-    returned; of those only the ones that may go on are used. Returned are the incidents with an
-    anomaly in this hour, and those that are still open.
+    `rows` are the hour's published rows, `alarming` the keys (device, tag) that show enough for an alarm. `previous`
+    are the incidents that the last run before it returned; of those only the ones that may go on are used. Returned are
+    the incidents with an anomaly in this hour, and those that are still open.
     """
     past = _carried(previous, as_of)
-    found = _grouped(rows.filter("is_anomaly"), past, interval, cooldown)
+    strands = _strands(rows.filter("is_anomaly"), past, interval, cooldown)
+    found = _grouped(strands, alarming)
     touched = found.join(past, on=["incident", "device"], how="semi")
-    quiet = past.join(touched, on="incident", how="anti")
+    quiet = past.join(touched, on="incident", how="anti").with_columns(is_new_alarm=pl.lit(value=False))
     known = past.join(touched, on="incident", how="semi")
-    merged = pl.concat([found.join(touched, on="incident", how="anti"), _merge(known, touched), quiet])
-    strong = (pl.col("anomalies") >= FEWEST_ANOMALIES) | (pl.col("p_value") <= STRONG * alpha)
+    new = found.join(touched, on="incident", how="anti").with_columns(is_alarm="is_new_alarm")
+    merged = pl.concat([new, _merge(known, touched), quiet])
     return (
-        merged.with_columns(
-            is_new_alarm=~pl.col("is_alarm") & strong,
-            is_alarm=pl.col("is_alarm") | strong,
-            is_open=pl.col("end") + cooldown >= as_of,
-        )
+        merged.with_columns(is_open=pl.col("end") + cooldown >= as_of)
         .filter(pl.col("is_open") | pl.col("incident").is_in(found["incident"].implode()))
         .select(list(INCIDENTS))
-        .sort("device", "start")
+        .sort("device", "start", "incident")
     )
 
 
@@ -86,39 +84,76 @@ def _carried(previous: pl.DataFrame | None, as_of: datetime) -> pl.DataFrame:
     return previous.filter(pl.col("is_open"), pl.col("end") <= before).select(list(INCIDENTS))
 
 
-def _grouped(
+def _kind() -> pl.Expr:
+    own = pl.col("cause").is_in(["missing", "flat"])
+    return pl.when(own).then("cause").otherwise(pl.lit("value")).alias("kind")
+
+
+def _strands(
     anomalies: pl.DataFrame, past: pl.DataFrame, interval: timedelta, cooldown: timedelta
 ) -> pl.DataFrame:
-    """One row per incident of this hour; one that goes on from `past` has its name."""
-    before = past.select("device", "incident", pl.col("end").alias("last_end"))
-    before = before.sort("device", "last_end").unique("device", keep="last", maintain_order=True)
-    joint_last = pl.col("tag") == JOINT_TAG
-    ordered = anomalies.join(before, on="device", how="left").sort("device", "time", "tag")
-    end = pl.col("time") + interval
-    last = pl.coalesce(end.shift(1).over("device"), "last_end")
-    apart = (last.is_null() | (pl.col("time") - last > cooldown)).cast(pl.Int32)
-    ordered = ordered.with_columns(apart.cum_sum().over("device").alias("group"))
-    order = ["p_value", "joint_last", "score", "time", "tag"]
-    by_peak = ordered.with_columns(joint_last.alias("joint_last")).sort(
-        "device", "group", *order, descending=[False] * 4 + [True, False, False], maintain_order=True
+    """The anomalies with the `start` of those of their tag and kind that they follow, and the `known` incident of these."""
+    strand = ["device", "kind", "tag"]
+    open_ones = past.select(
+        "device", _kind(), pl.col("tags").alias("tag"), "incident", pl.col("end").alias("last_end")
     )
-    name = pl.format("{} {}", "device", pl.col("start").dt.strftime("%Y-%m-%dT%H:%MZ"))
+    open_ones = open_ones.explode("tag", empty_as_null=False).sort(*strand, "last_end", "incident")
+    open_ones = open_ones.unique(strand, keep="last", maintain_order=True)
+    ordered = anomalies.with_columns(_kind()).join(open_ones, on=strand, how="left").sort(*strand, "time")
+    ordered = ordered.with_columns((pl.col("time") + interval).alias("over"))
+    last = pl.coalesce(pl.col("over").shift(1).over(strand), "last_end")
+    apart = (last.is_null() | (pl.col("time") - last > cooldown)).cast(pl.Int32)
+    ordered = ordered.with_columns(apart.cum_sum().over(strand).alias("strand"))
+    of_strand = [*strand, "strand"]
+    return ordered.with_columns(
+        pl.col("time").min().over(of_strand).alias("begun"),
+        pl.when(pl.col("strand") == 0).then("incident").alias("known"),
+    ).pipe(_joined, past, min(TOGETHER, cooldown))
+
+
+def _joined(strands: pl.DataFrame, past: pl.DataFrame, together: timedelta) -> pl.DataFrame:
+    """The strands with the incident of each: a known one, one that began a short time ago, or a new one."""
+    young = past.select("device", _kind(), pl.col("incident").alias("young"), pl.col("start").alias("since"))
+    young = young.sort("since", "young").unique(["device", "kind"], keep="last", maintain_order=True)
+    both = strands.join(young, on=["device", "kind"], how="left")
+    soon = pl.col("begun") - pl.col("since") <= together
+    both = both.with_columns(pl.coalesce("known", pl.when(soon).then("young")).alias("known"))
+    new = (
+        both.filter(pl.col("known").is_null())
+        .select("device", "kind", "begun")
+        .unique()
+        .sort("device", "kind", "begun")
+    )
+    later = (pl.col("begun") - pl.col("begun").shift(1) > together).over("device", "kind").fill_null(True)
+    new = new.with_columns(later.cum_sum().over("device", "kind").alias("group"))
+    new = new.with_columns(pl.col("begun").min().over("device", "kind", "group").alias("first"))
+    plain = pl.format("{} {}", "device", pl.col("first").dt.strftime("%Y-%m-%dT%H:%MZ"))
+    name = pl.when(pl.col("kind") == "value").then(plain).otherwise(pl.format("{} {}", plain, "kind"))
+    both = both.join(
+        new.select("device", "kind", "begun", name.alias("new")), on=["device", "kind", "begun"], how="left"
+    )
+    return both.with_columns(pl.coalesce("known", "new").alias("incident"))
+
+
+def _grouped(strands: pl.DataFrame, alarming: pl.DataFrame) -> pl.DataFrame:
+    """One row per incident of this hour; `is_new_alarm` where a tag of it is among the alarming ones."""
+    order = ["p_value", "joint_last", "score", "time", "tag"]
+    by_peak = strands.join(
+        alarming.with_columns(is_alarming=pl.lit(value=True)), on=["device", "tag"], how="left"
+    ).with_columns((pl.col("tag") == JOINT_TAG).alias("joint_last"))
+    by_peak = by_peak.sort("device", "incident", *order, descending=[False] * 4 + [True, False, False])
     return (
-        by_peak.group_by("device", "group", maintain_order=True)
+        by_peak.group_by("device", "incident", maintain_order=True)
         .agg(
             pl.col("time").min().alias("start"),
-            pl.col("time").max().alias("end") + interval,
+            pl.col("over").max().alias("end"),
             pl.len().cast(pl.Int64).alias("anomalies"),
             pl.col("tag").unique().sort().alias("tags"),
             pl.col("time").first().alias("peak_time"),
-            *(
-                pl.col(c).first()
-                for c in ("tag", "score", "p_value", "cause", "value", "expected", "low", "high")
-            ),
-            pl.col("incident").first().alias("known"),
+            *(pl.col(c).first() for c in _PEAK if c != "peak_time"),
+            pl.col("is_alarming").fill_null(False).any().alias("is_new_alarm"),
         )
-        .with_columns(pl.when(pl.col("group") == 0).then("known").otherwise(name).alias("incident"))
-        .with_columns(pl.lit(False).alias(c) for c in ("is_alarm", "is_new_alarm", "is_open"))
+        .with_columns(is_alarm=pl.lit(value=False), is_open=pl.lit(value=False))
         .select(list(INCIDENTS))
     )
 
@@ -129,10 +164,17 @@ def _merge(past: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
         return past
     both = past.join(now.select(pl.all().name.suffix("|now")), left_on="incident", right_on="incident|now")
     worse = pl.col("p_value|now") < pl.col("p_value")
+    doubled = (pl.col("tag|now") == pl.col("tag")) & (pl.col("score|now") >= WORSE * pl.col("score"))
+    rings = pl.col("is_new_alarm|now") & (~pl.col("is_alarm") | doubled)
     peak = [pl.when(worse).then(f"{c}|now").otherwise(c).alias(c) for c in _PEAK]
     tags = pl.col("tags").list.set_union("tags|now").list.sort().alias("tags")
     return both.with_columns(
-        *peak, tags, pl.col("end|now").alias("end"), pl.col("anomalies") + pl.col("anomalies|now")
+        rings.alias("is_new_alarm"),
+        pl.col("is_alarm") | rings,
+        *peak,
+        tags,
+        pl.col("end|now").alias("end"),
+        pl.col("anomalies") + pl.col("anomalies|now"),
     ).select(list(INCIDENTS))
 
 

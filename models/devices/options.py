@@ -30,6 +30,8 @@ class Options:
     """Trees of the isolation forest."""
     alpha: float = 0.001
     """Share of normal readings that may be called anomalies, chosen at scoring."""
+    alarms_per_day: float | None = None
+    """False alarms a day that are borne, of the store; None for one for 100 devices."""
     seed: int = 7
     history_days: float = 14.0
     """Days before `as_of` to train on, at most."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from models.devices import backtest as backtests
 from models.devices import (
+    alarms,
     hours,
     incidents,
     interchange,
@@ -18,6 +18,7 @@ from models.devices import (
     training_notes,
     watching,
 )
+from models.devices import backtest as backtests
 from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
@@ -223,12 +224,13 @@ class Devices(
     ) -> dict[str, pl.DataFrame]:
         """`incidents` after the hour, which go on from those of the last run before it."""
         chosen, until = Options.of(options), moment_of(as_of)
+        alarming = alarms.alarming(rows, chosen.alarms_per_day, _verdicts(tables, until))
         anomalies = rows.filter("is_anomaly").select(list(scoring.SCORES)).collect(engine="streaming")
         previous = None
         if "incidents" in earlier:
             past = earlier["incidents"].filter(pl.col("end") > until - timedelta(days=1)).collect()
             previous = past.filter(pl.col("as_of") == pl.col("as_of").max())
-        return {"incidents": incidents.incidents(anomalies, previous, until, chosen.step, chosen.alpha)}
+        return {"incidents": incidents.incidents(anomalies, previous, until, chosen.step, alarming)}
 
     def events(
         self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
@@ -281,6 +283,11 @@ class Devices(
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return outcomes.backtest_tallies(backtest)
+
+
+def _verdicts(tables: Frames, as_of: datetime) -> pl.DataFrame | None:
+    """What people said of times before `as_of`; None where they said nothing yet."""
+    return tables["verdicts"].filter(pl.col("start") < as_of).collect() if "verdicts" in tables else None
 
 
 def _payload(incident: Mapping[str, Any]) -> dict[str, Any]:

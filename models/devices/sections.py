@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from models.devices.alarms import alarming
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.incidents import INCIDENTS, incidents, what_happened
 from models.devices.options import Options, moment_of
@@ -58,7 +59,9 @@ class _View:
             known = self.run.derived["incidents"].filter(pl.col("as_of") == self.run.as_of)
             return known.select(list(INCIDENTS)).collect()
         found = self.rows.filter("is_anomaly").collect(engine="streaming")
-        return incidents(found, None, self.until, self.options.step, self.options.alpha)
+        return incidents(
+            found, None, self.until, self.options.step, alarming(self.rows, self.options.alarms_per_day)
+        )
 
     @property
     def current(self) -> pl.DataFrame:
@@ -88,8 +91,8 @@ def _summary(view: _View) -> list[Part]:
     text = (
         f"The hour up to **{view.until:%Y-%m-%d %H:%M} UTC**. A reading is called an anomaly where its p-value is at "
         "most alpha: of normal readings about that share is. Scores are higher the more anomalous a reading is, and "
-        "comparable for one sensor; p-values are comparable for all. Two anomalies of a device that are no more than "
-        "an hour apart are one incident, and one alarm."
+        "comparable for one sensor; p-values are comparable for all. Anomalies of a device that begin together are one "
+        "incident; those that the budget of alarms allows for are alarms."
     )
     return [Figures(figures), Text(text)]
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from models.contracts import ROW, RULE, Accepted, Folded
 from models.devices import aggregation
-from models.devices.contracts import JOINT_TAG, KEY, RAW_COLUMNS, Labels, Readings, check_raw
+from models.devices.contracts import JOINT_TAG, KEY, RAW_COLUMNS, Labels, Readings, Verdicts, check_raw
 from models.scenario import Table
 from models.times import TIME
 
@@ -136,4 +136,12 @@ TABLES: dict[str, Table] = {
         wide=("tag", "value"),
     ),
     "labels": LabelsTable("labels", Labels, unique=(*KEY, "start"), shard_by=("device",), required=False),
+    "verdicts": Table(
+        "verdicts",
+        Verdicts,
+        unique=(*KEY, "start", "verdict"),
+        shard_by=("device",),
+        required=False,
+        ahead=timedelta(days=3650),
+    ),
 }

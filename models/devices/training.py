@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.devices import discrete, joint, left_out, pooled, presence, robust
 from models.devices.calibration import corrections, fit_shapes, folds_of, tails_of
-from models.devices.contracts import KEY
+from models.devices.contracts import FAULT, KEY
 from models.devices.detectors import DETECTORS
 from models.devices.grid import DAY, Floats, Grid, panel_of
 from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS
@@ -66,10 +66,12 @@ def prepare(
 
 
 def labelled_faults(tables: Frames, as_of: datetime) -> pl.DataFrame:
-    """Faults (device, tag, start, end) that began before `as_of`; no rows where none are labelled."""
-    if "labels" not in tables:
-        return pl.DataFrame()
-    return tables["labels"].filter(pl.col("start") < as_of).select(*KEY, "start", "end").collect()
+    """Faults (device, tag, start, end), of labels and verdicts, that began before `as_of`; no rows where none are known."""
+    columns = [*KEY, "start", "end"]
+    known = [tables["labels"].select(columns)] if "labels" in tables else []
+    if "verdicts" in tables:
+        known.append(tables["verdicts"].filter(verdict=FAULT).select(columns))
+    return pl.concat(known).filter(pl.col("start") < as_of).collect() if known else pl.DataFrame()
 
 
 def history_start(context: Mapping[str, pl.DataFrame], as_of: datetime, options: Options) -> datetime:

@@ -32,6 +32,8 @@ TABLE = {
     "devices-tune/by-hand": None,
     "devices-promote/by-hand": None,
     "devices-rollback/by-hand": None,
+    "devices-label/by-hand": None,
+    "devices-mute/by-hand": None,
     "machines-ingest/daily": "0 5 * * * Europe/Zurich",
     "machines-score/on-new-data": None,
     "machines-score/daily": "0 6 * * * Europe/Zurich",

@@ -204,6 +204,22 @@ def test_an_hour_that_got_readings_after_it_was_scored_is_scored_again_and_tells
     assert devices("score", "--store", own.uri)["published"] is False
 
 
+def test_an_incident_that_is_labelled_and_a_device_that_is_muted_are_rows_with_who_and_when(
+    caught_up, tmp_path, devices
+):
+    store = Store(str(shutil.copytree(caught_up.store.uri, tmp_path / "store")))
+    name = incidents(store).filter(pl.col("device") == "d00001", "is_alarm")["incident"][0]
+    devices("label", "--verdict", "fault", "--incident", name, "--by", "ann", "--store", store.uri)
+    span = ["--start", "2026-03-02T08:00", "--end", "2026-03-02T10:00"]
+    devices("mute", "--device", "d00001", *span, "--by", "bob", "--store", store.uri)
+    rows = store.scan("devices/verdicts").collect()
+    assert set(rows.filter(verdict="fault").select("device", "by").rows()) == {("d00001", "ann")}
+    assert rows.filter(verdict="muted").select("tag", "by").rows() == [("*", "bob")]
+    assert rows["at"].null_count() == 0
+    done = devices("score", "--as-of", "2026-03-02T09:00", "--bundle", "1", "--store", store.uri)
+    assert done["published"]
+
+
 def test_readings_that_end_long_ago_are_called_stale_by_a_run_and_by_the_status(missed, devices, command):
     with emitted() as events:
         done = devices("score", "--catch-up", "1", "--store", missed.uri)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.devices.alarms import alarming, evidence, level
 from models.devices.calibration import (
     Tails,
     corrected,
@@ -209,7 +210,8 @@ def anomalies(*found, as_of=START + HOUR):
 
 
 def run(rows, previous=None, as_of=START + HOUR, **options):
-    return incidents(rows, previous, as_of, MINUTE, 0.001, **options)
+    keys = rows.filter("is_anomaly", pl.col("p_value") <= 1e-4).select("device", "tag").unique()
+    return incidents(rows, previous, as_of, MINUTE, options.pop("alarming", keys), **options)
 
 
 def test_neighbouring_anomalies_on_several_tags_are_one_incident_with_its_most_unusual_tag():
@@ -253,15 +255,93 @@ def test_one_fault_over_three_hours_is_one_alarm_that_rings_once():
     assert row["p_value"] == 1e-7
 
 
-def test_a_lone_weak_anomaly_is_no_alarm_until_another_follows_within_the_cooldown():
+def test_an_incident_is_an_alarm_in_the_first_hour_in_which_one_of_its_tags_alarms():
     weak = {"p_value": 9e-4}
     first = run(anomalies((50, weak)))
     assert not first["is_alarm"].any()
-    second = run(anomalies((20, weak), as_of=START + 2 * HOUR), first, START + 2 * HOUR)
+    second = run(anomalies((20, weak | {"p_value": 9e-5}), as_of=START + 2 * HOUR), first, START + 2 * HOUR)
     assert second["is_new_alarm"].to_list() == [True]
     assert second["incident"].to_list() == first["incident"].to_list()
-    strong = run(anomalies((50, {"p_value": 9e-5})))
-    assert strong["is_alarm"].all()
+
+
+def test_an_open_incident_hides_neither_another_sensor_nor_another_kind_nor_a_worse_fault_of_its_own():
+    first = run(anomalies((5, {}), (6, {})))
+    until = START + 2 * HOUR
+    other = run(anomalies((1, {}), (40, {"tag": "b"}), as_of=until), first, until)
+    assert other.select("tags", "is_new_alarm").rows() == [(["a"], False), (["b"], True)]
+    silent = run(anomalies((1, {"cause": "missing"}), as_of=until), first, until)
+    assert silent["is_new_alarm"].to_list() == [True]
+    assert silent["incident"].to_list() != first["incident"].to_list()
+    worse = run(anomalies((1, {"score": 10.0}), as_of=until), first, until)
+    assert worse.select("is_alarm", "is_new_alarm").rows() == [(True, True)]
+    same = run(anomalies((1, {"score": 9.0}), as_of=until), first, until)
+    assert same.select("is_alarm", "is_new_alarm").rows() == [(True, False)]
+
+
+def test_tags_that_follow_within_half_an_hour_belong_to_the_incident_also_over_the_hour():
+    first = run(anomalies((50, {})))
+    until = START + 2 * HOUR
+    second = run(anomalies((15, {"tag": "b"}), (45, {"tag": "*"}), as_of=until), first, until)
+    assert second["tags"].to_list() == [["a", "b"], ["*"]]
+
+
+def fleet_of(p_values):
+    """An hour of rows of so many sensors, by their p-values (S, 60)."""
+    sensors, width = p_values.shape
+    names = [f"d{s // 5:04d}" for s in range(sensors) for _ in range(width)]
+    tags = [f"t{s % 5}" for s in range(sensors) for _ in range(width)]
+    return pl.LazyFrame({"device": names, "tag": tags, "p_value": p_values.ravel()})
+
+
+def test_alarms_of_healthy_fleets_of_any_size_keep_the_budget():
+    random = np.random.default_rng(0)
+    for devices, per_day in ((20, 24.0), (200, 24.0), (200, 240.0)):
+        count = sum(
+            alarming(fleet_of(random.uniform(size=(5 * devices, 60))), per_day).height for _ in range(30)
+        )
+        assert count <= 1.5 * 30 * per_day / 24 + 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=20))
+def test_evidence_is_the_combination_of_simes(p_values):
+    rows = pl.LazyFrame({"device": "d", "tag": "t", "p_value": [*p_values, None]})
+    expected = min(len(p_values) * p / (k + 1) for k, p in enumerate(sorted(p_values)))
+    assert evidence(rows)["evidence"].item() == pytest.approx(expected)
+
+
+def test_several_neighbours_are_evidence_that_none_of_them_is_by_itself():
+    random = np.random.default_rng(1)
+    p_values = random.uniform(size=(500, 60))
+    p_values[7, 10] = 2e-5
+    assert alarming(fleet_of(p_values)).is_empty()
+    p_values[7, 10:26] = 2e-5
+    assert alarming(fleet_of(p_values)).rows() == [("d0001", "t2")]
+
+
+def said(verdict, tag="*", start=START, end=START + HOUR):
+    return pl.DataFrame({"device": "d0001", "tag": tag, "verdict": verdict, "start": start, "end": end})
+
+
+def test_what_is_muted_does_not_alarm_and_false_alarms_raise_what_it_takes():
+    p_values = np.full((500, 60), 0.5)
+    p_values[7, 10] = 1e-8
+    time = pl.Series([START + n * MINUTE for n in range(60)] * 500)
+    rows = fleet_of(p_values).with_columns(time=time)
+    called = [("d0001", "t2")]
+    assert alarming(rows).rows() == called
+    assert alarming(rows, verdicts=said("muted")).is_empty()
+    assert alarming(rows, verdicts=said("muted", "t3")).rows() == called
+    assert alarming(rows, verdicts=said("muted", start=START - 2 * HOUR, end=START)).rows() == called
+    wrong = [said("false_alarm", "t2", START - n * HOUR, START - n * HOUR + MINUTE) for n in range(1, 6)]
+    assert alarming(rows, verdicts=wrong[0]).rows() == called
+    assert alarming(rows, verdicts=pl.concat(wrong)).is_empty()
+
+
+def test_where_much_is_wrong_the_level_rises_by_the_false_discovery_rate():
+    few, many = (pl.DataFrame({"device": "d", "evidence": [1e-5] * n + [0.5] * (1000 - n)}) for n in (1, 400))
+    assert level(few, 2.4) == pytest.approx(0.1 / 1000)
+    assert level(many, 2.4) == pytest.approx(0.1 * 400 / 1000)
 
 
 def test_an_incident_closes_after_the_cooldown_and_is_then_forgotten():
@@ -296,13 +376,13 @@ def test_incidents_hour_by_hour_are_those_of_a_loop_over_all_anomalies_at_once(m
     previous, seen, rings = None, {}, 0
     for hour in range(3):
         as_of = START + (hour + 1) * HOUR
-        own = [(m - 60 * hour, {"p_value": 5e-4}) for m in minutes if 60 * hour <= m < 60 * hour + 60]
+        own = [(m - 60 * hour, {"p_value": 5e-5}) for m in minutes if 60 * hour <= m < 60 * hour + 60]
         previous = run(anomalies(*own, as_of=as_of), previous, as_of, cooldown=cooldown * MINUTE)
         seen |= {row["incident"]: row for row in previous.iter_rows(named=True)}
         rings += previous["is_new_alarm"].sum()
     found = sorted((row["start"], row["end"], row["anomalies"]) for row in seen.values())
     assert found == expected
-    assert rings == sum(len(g) > 1 for g in groups)
+    assert rings == len(groups)
 
 
 def test_what_happened_is_said_for_every_cause():

@@ -12,6 +12,7 @@ from models.devices.hours import changed, first_split
 from models.devices.left_out import in_faults, sentinels_of
 from models.devices.options import Options
 from models.devices.scenario import DEVICES
+from models.devices.training import labelled_faults
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -50,6 +51,7 @@ def called_after(past, now, interval="1m", labels=None):
     trained = trained_on(past, interval, labels)
     model = DEVICES.load(trained.files)
     tables = {"readings": readings_of(np.r_[past, now], step).lazy()}
+    tables |= {} if labels is None else {"labels": labels.lazy()}
     keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
     end = START + (len(past) + len(now)) * step
     rows, as_of = [], START + len(past) * step + HOUR
@@ -215,3 +217,12 @@ def test_an_hour_has_changed_where_it_got_a_reading_and_not_where_others_did():
     ends = [start + n * HOUR for n in (1, 2, 3)]
     assert changed(before.lazy(), more.lazy(), ends) == [ends[1]]
     assert changed(before.lazy(), before.lazy(), ends) == changed(before.lazy(), more.lazy(), []) == []
+
+
+def test_a_verdict_of_a_fault_is_a_label_and_one_of_a_false_alarm_is_none():
+    row = {"device": "d", "tag": "t", "start": START, "end": START + HOUR}
+    said = pl.DataFrame([row | {"verdict": "fault"}, row | {"verdict": "false_alarm"}])
+    labels = pl.DataFrame([row | {"fault": "leak", "start": START - HOUR}])
+    found = labelled_faults({"labels": labels.lazy(), "verdicts": said.lazy()}, START + HOUR)
+    assert found["start"].to_list() == [START - HOUR, START]
+    assert labelled_faults({"verdicts": said.lazy()}, START).is_empty()

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from models.devices.new_normal import remembering
 from models.devices.scenario import DEVICES
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,9 +50,11 @@ def noise(hours, level=20.0, scale=1.0):
 
 @pytest.mark.parametrize(("level", "scale"), [(30.0, 1.0), (20.0, 6.0), (12.0, 0.5)])
 def test_a_level_or_scale_that_stays_becomes_normal_after_the_hold(model, past, level, scale):
+    first = hour_after(model, past, [], noise(1, level, scale))
     early = hour_after(model, past, noise(3, level, scale), noise(1, level, scale))
     late = hour_after(model, past, noise(4.5, level, scale), noise(1, level, scale))
-    assert early.rows["is_anomaly"].mean() > 0.5
+    assert first.rows["is_anomaly"].mean() > 0.5
+    assert early.rows["is_anomaly"].mean() < 0.05
     assert early.keys["reason"].item() is None
     assert late.rows["is_anomaly"].mean() < 0.05
     assert late.keys["reason"].item().startswith("new normal: in the 4 hours before")
@@ -67,9 +70,37 @@ def test_on_a_new_level_a_fault_is_called_and_a_return_to_the_old_level_is_not(m
     assert back.rows["is_anomaly"][35:].mean() < 0.05
 
 
-def test_a_fault_that_comes_and_goes_never_becomes_normal(model, past):
-    hours = np.r_[noise(2, 30.0), noise(2), noise(1, 30.0)]
-    assert hour_after(model, past, hours, noise(1, 30.0)).rows["is_anomaly"].all()
+def test_what_comes_again_within_the_memory_is_called_where_it_is_worse_and_only_there(model, past):
+    hours = np.r_[noise(2, 30.0), noise(2)]
+    again, worse = noise(1, 30.0), noise(1, 30.0)
+    worse[20:40] += 15
+    assert hour_after(model, past, hours, again).rows["is_anomaly"].mean() < 0.05
+    called = hour_after(model, past, hours, worse).rows["is_anomaly"].to_numpy()
+    assert called[20:30].any()
+    assert called[:20].mean() < 0.1
+
+
+def test_on_a_sensor_that_breaks_the_promise_every_hour_the_share_of_calls_returns_to_alpha(model, past):
+    values = np.random.default_rng(3).normal(20, 1, 20 * 60)
+    values[::12] += 12
+    before, last = values[:-60], values[-60:]
+    assert hour_after(model, past, before, last, hold_hours=0).rows["is_anomaly"].mean() > 0.05
+    assert hour_after(model, past, before, last).rows["is_anomaly"].mean() <= 0.02
+
+
+def test_a_rolling_p_value_is_the_share_of_earlier_scores_that_are_as_high():
+    random = np.random.default_rng(1)
+    scores = random.normal(size=400).round(1)
+    times = [START + n * MINUTE for n in range(400)]
+    rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
+    rows = rows.with_columns(p_value=pl.lit(1e-4), is_anomaly=pl.lit(value=True))
+    rows = rows.with_columns(p_value=pl.when(pl.col("score") > 1.0).then(1e-4).otherwise(0.5))
+    found = remembering(rows[340:], rows[:340], times[340], 0.001)["p_value"].to_numpy()
+    expected = [
+        max(rows["p_value"][340 + i], (scores[: 340 + i] >= scores[340 + i]).sum() / (341 + i))
+        for i in range(60)
+    ]
+    np.testing.assert_allclose(found, expected)
 
 
 def test_without_a_hold_nothing_becomes_normal(model, past):

@@ -184,3 +184,19 @@ def test_a_clock_that_jumps_back_only_adds_to_earlier_intervals():
     assert found["time"].to_list() == [START]
     assert found["count"].to_list() == [12]
     assert found["last"].to_list() == [105.0]
+
+
+def test_a_direction_that_passes_north_has_the_mean_of_the_shorter_way_round_and_other_tags_do_not():
+    values = [350.0, 358.0, 4.0, 12.0]
+    times = [START + n * timedelta(seconds=10) for n in range(4)]
+    raw = pl.concat(
+        pl.DataFrame({"device": "d", "tag": tag, "time": times, "value": values})
+        for tag in ("Wind_Dir", "voltage", "directory")
+    )
+    found = aggregate(points(raw, timedelta(minutes=1)))
+    assert dict(found.select("tag", "mean").iter_rows()) == pytest.approx(
+        {"Wind_Dir": 1.0, "voltage": 181.0, "directory": 181.0}
+    )
+    assert found.filter(tag="Wind_Dir")["std"].item() == pytest.approx(statistics.stdev([-10, -2, 4, 12]))
+    south = raw.filter(tag="Wind_Dir").with_columns(value=pl.Series([170.0, 180.0, 190.0, 200.0]))
+    assert aggregate(points(south, timedelta(minutes=1)))["mean"].to_list() == [185.0]

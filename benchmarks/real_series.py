@@ -1,0 +1,247 @@
+"""Anomaly detection on real series with labelled anomalies, beside a windowed Gaussian and an isolation forest.
+
+Every method learns from the first part of a series and judges the rest. Numenta's series and spacecraft telemetry have
+one sensor each; the chemical plant's runs have 52, and its faults begin at a known row.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from models.devices import new_normal
+from models.devices.alarms import alarming
+from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.evaluation import trained
+from models.devices.options import Options
+from models.devices.scoring import score_span
+from models.scenario import Scores
+
+HOUR = timedelta(hours=1)
+START = datetime(2026, 1, 1, tzinfo=UTC)
+LEARNT_SHARE = 0.15
+"""Of Numenta's series, as its benchmark has it."""
+ALPHA = 0.001
+_WINDOW = timedelta(days=1)
+_NOTHING = pl.DataFrame()
+
+
+@dataclass(frozen=True)
+class Series:
+    """Readings (device, tag, time, mean) of one device; what lies before `until` is learnt; `windows` are anomalous."""
+
+    device: str
+    readings: pl.DataFrame
+    interval: str
+    until: datetime
+    windows: list[tuple[datetime, datetime]]
+
+
+def folder() -> Path:
+    """Where the real data are: `$ALMANAC_TEST_DATA`, or `../shared/data`."""
+    return Path(os.environ.get("ALMANAC_TEST_DATA", "../shared/data")) / "anomalies"
+
+
+def real_sets() -> dict[str, Callable[[], Iterator[Series]]]:
+    """The sets by name; none where the data are absent."""
+    sets = {"traffic and tweets": _numenta, "spacecraft": _spacecraft, "chemical plant": _plant}
+    return sets if folder().is_dir() else {}
+
+
+def _numenta() -> Iterator[Series]:
+    every = pl.read_parquet(folder() / "nab_traffic_tweets.parquet")
+    for (device,), rows in every.group_by("device", maintain_order=True):
+        time = pl.col("time").dt.truncate("5m").dt.replace_time_zone("UTC").alias("time")
+        found = rows.group_by(time).agg(pl.col("value").mean(), pl.col("in_window").max()).sort("time")
+        yield _series(str(device), found, "5m", int(LEARNT_SHARE * found.height))
+
+
+def _spacecraft() -> Iterator[Series]:
+    every = pl.read_parquet(folder() / "smap.parquet")
+    for (device,), rows in every.group_by("channel", maintain_order=True):
+        ordered = rows.sort("part", "row", descending=[True, False]).with_columns(_minutes(1))
+        found = ordered.select("time", pl.col("value").cast(pl.Float64), pl.col("anomaly").alias("in_window"))
+        yield _series(str(device), found, "1m", rows.filter(part="train").height)
+
+
+def _plant() -> Iterator[Series]:
+    every = pl.read_parquet(folder() / "tennessee_eastman.parquet")
+    past = every.filter(run="d00")
+    for (run,), rows in every.filter(pl.col("run") != "d00").group_by("run", maintain_order=True):
+        both = pl.concat([past, rows.sort("row")]).with_columns(_minutes(3))
+        found = both.select("time", pl.col("^x.*$").cast(pl.Float64), pl.col("fault").alias("in_window"))
+        yield _series(str(run), found, "3m", past.height)
+
+
+def _minutes(step: int) -> pl.Expr:
+    return (
+        (START + pl.int_range(pl.len()) * timedelta(minutes=step))
+        .cast(pl.Datetime("us", "UTC"))
+        .alias("time")
+    )
+
+
+def _series(device: str, rows: pl.DataFrame, interval: str, learnt: int) -> Series:
+    """`rows` have time, a column for each tag, and `in_window`."""
+    step = Options.of({"interval": interval}).step
+    inside = rows["in_window"].cast(pl.Int8).to_numpy() > 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.astype(int), [0]])))
+    times = rows["time"].to_list()
+    windows = [(times[a], times[b - 1] + step) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    readings = rows.drop("in_window").unpivot(index="time", variable_name="tag", value_name="mean")
+    readings = readings.select(
+        pl.lit(device).alias("device"), "tag", "time", "mean", pl.lit(0).alias("shard")
+    )
+    until = times[learnt].replace(minute=0, second=0)
+    return Series(device, readings, interval, until, [w for w in windows if w[0] >= until])
+
+
+def judged(series: Series) -> pl.DataFrame:
+    """The rows that the scenario publishes for all hours after what is learnt, with `is_alarm`."""
+    options = Options.of({"interval": series.interval, "alpha": ALPHA})
+    readings, first = series.readings.lazy(), series.readings["time"].min()
+    assert isinstance(first, datetime)
+    model = trained(
+        readings.filter(pl.col("time") < series.until), first.replace(minute=0), series.until, options
+    )
+    keys = series.readings.select(*KEY).unique()
+    if keys.height > 1:
+        keys = pl.concat([keys, pl.DataFrame({"device": [series.device], "tag": [JOINT_TAG]})])
+    last = series.readings["time"].max()
+    assert isinstance(last, datetime)
+    raw = score_span(model, readings, keys, series.until, last.replace(minute=0) + HOUR, options)
+
+    def scorer(by: Any, some: pl.DataFrame, start: datetime, end: datetime) -> Scores:
+        if by is not model:
+            return score_span(by, readings, some, start, end, options)
+        return Scores(raw.rows.filter(pl.col("time") >= start, pl.col("time") < end), raw.keys)
+
+    hours = []
+    for (hour,), rows in raw.rows.group_by(pl.col("time").dt.truncate("1h"), maintain_order=True):
+        assert isinstance(hour, datetime)
+        scores = Scores(rows, raw.keys)
+        new = new_normal.relearnt(scores, readings, _NOTHING, hour, hour + HOUR, options, scorer, model).rows
+        calls = alarming(new.lazy()) if new["is_anomaly"].any() else new.select(KEY).clear()
+        marked = calls.with_columns(is_alarm=pl.lit(value=True))
+        hours.append(
+            new.join(marked, on=list(KEY), how="left").with_columns(pl.col("is_alarm").fill_null(False))
+        )
+    return pl.concat(hours).sort(*KEY, "time")
+
+
+def windowed_gaussian(series: Series) -> pl.DataFrame:
+    """A reading's p-value under a normal distribution of the day before it."""
+    window = _WINDOW // Options.of({"interval": series.interval}).step
+    ordered = series.readings.sort("tag", "time")
+    before = pl.col("mean").shift(1)
+    mean, std = (
+        getattr(before, f"rolling_{name}")(window, min_samples=20).over("tag") for name in ("mean", "std")
+    )
+    found = ordered.with_columns(((pl.col("mean") - mean).abs() / (std + 1e-9)).fill_null(0.0).alias("z"))
+    return _baseline(series, found, NormalDist().inv_cdf(1 - 0.01 / 2), NormalDist().inv_cdf(1 - ALPHA / 2))
+
+
+def isolation_forest(series: Series) -> pl.DataFrame:
+    """scikit-learn's forest on each sensor's values, called above the quantile of its past's scores that alpha names."""
+    from sklearn.ensemble import IsolationForest
+
+    parts = []
+    for _, rows in series.readings.drop_nulls().group_by("tag", maintain_order=True):
+        past = rows.filter(pl.col("time") < series.until)["mean"].to_numpy()[:, None]
+        forest = IsolationForest(random_state=7, n_jobs=1).fit(past)
+        score, usual = -forest.score_samples(rows["mean"].to_numpy()[:, None]), -forest.score_samples(past)
+        low, high = np.quantile(usual, [1 - 0.01, 1 - ALPHA])
+        parts.append(rows.with_columns(z=np.where(score > high, 2.0, np.where(score > low, 1.0, 0.0))))
+    return _baseline(series, pl.concat(parts), 0.5, 1.5)
+
+
+def _baseline(series: Series, rows: pl.DataFrame, low: float, high: float) -> pl.DataFrame:
+    p = pl.when(pl.col("z") > high).then(ALPHA).when(pl.col("z") > low).then(0.01).otherwise(1.0)
+    found = rows.filter(pl.col("time") >= series.until).with_columns(
+        p.alias("p_value"), pl.lit(0.0).alias("value")
+    )
+    return found.with_columns(
+        (pl.col("p_value") <= ALPHA).alias("is_anomaly"), pl.lit(value=True).alias("is_alarm")
+    )
+
+
+def figures(every: list[tuple[Series, pl.DataFrame]]) -> list[dict[str, Any]]:
+    """Of the called readings, and of those that belong to an alarm: how often on normal time, and what is found."""
+    shares = [_normal(series, rows) for series, rows in every]
+    readings = sum(n for n, _, _ in shares)
+    days = sum(_days(series, rows) for series, rows in every)
+    lines = []
+    for name, alarm in (("called", False), ("alarms", True)):
+        found = [
+            _found(series, rows.filter("is_anomaly", pl.col("is_alarm") | (not alarm)))
+            for series, rows in every
+        ]
+        windows = sum(len(series.windows) for series, _ in every)
+        delays = [delay for one in found for delay in one["delays"]]
+        lines.append(
+            {
+                "what": name,
+                "normal at 0.01": f"{sum(a for _, a, _ in shares) / readings:.2%}",
+                "at 0.001": f"{sum(b for _, _, b in shares) / readings:.3%}",
+                "false alarms a device and day": sum(one["false"] for one in found) / days,
+                "found": f"{len(delays)} of {windows}",
+                "delay, h": float(np.median(delays)) if delays else None,
+                "hours in alarm": f"{sum(one['hours'] for one in found):,} of {24 * days:,.0f}",
+            }
+        )
+    return lines
+
+
+def _days(series: Series, rows: pl.DataFrame) -> float:
+    last = rows["time"].max()
+    assert isinstance(last, datetime)
+    return (last - series.until) / timedelta(days=1)
+
+
+def _normal(series: Series, rows: pl.DataFrame) -> tuple[int, int, int]:
+    inside = pl.any_horizontal(
+        pl.lit(value=False), *(pl.col("time").is_between(a, b, closed="left") for a, b in series.windows)
+    )
+    p = rows.filter(~inside, pl.col("value").is_not_null(), pl.col("p_value").is_not_null())["p_value"]
+    return len(p), int((p <= 0.01).sum()), int((p <= ALPHA).sum())
+
+
+def _found(series: Series, calls: pl.DataFrame) -> dict[str, Any]:
+    """Alarms begin where nothing was called for an hour; one that begins outside all windows is false."""
+    times = calls["time"].unique().sort().to_list()
+    begins = [
+        t for t, before in zip(times, [None, *times], strict=False) if before is None or t - before > HOUR
+    ]
+    inside = [t for t in begins if any(a <= t < b for a, b in series.windows)]
+    first = [next((t for t in times if a <= t < b), None) for a, b in series.windows]
+    delays = [(t - a) / HOUR for t, (a, _) in zip(first, series.windows, strict=True) if t is not None]
+    return {
+        "false": len(begins) - len(inside),
+        "delays": delays,
+        "hours": len({t.replace(minute=0) for t in times}),
+    }
+
+
+METHODS: dict[str, Callable[[Series], pl.DataFrame]] = {
+    "here": judged,
+    "windowed Gaussian": windowed_gaussian,
+    "isolation forest": isolation_forest,
+}
+
+
+def compared(name: str) -> list[dict[str, Any]]:
+    """A line for each method on one of the `real_sets`; two for the scenario: what it calls, and its alarms."""
+    every = [*real_sets()[name]()]
+    lines = []
+    for method, judge in METHODS.items():
+        found = figures([(series, judge(series)) for series in every])
+        lines += [
+            {"set": name, "method": method, **line} for line in (found if method == "here" else found[:1])
+        ]
+    return lines

@@ -1,0 +1,74 @@
+"""Alarms as a budget: which sensors of a fleet show enough in an hour to call somebody.
+
+What a sensor shows in an hour is summed up by one chance, its `evidence`: Simes' combination of the p-values of
+its rows, the least of n times the k-th smallest over k. So one reading that is far out counts, and so do several
+neighbours that are each less so. An alarm is what lies at or below a level for the fleet and the hour: the budget of
+false alarms in an hour divided by the number of sensors, or more where many sensors stand out, by Benjamini &
+Hochberg's procedure at a false discovery rate of the budget, at most `HIGHEST_RATE`.
+
+Simes (1986), Biometrika 73(3). Benjamini & Hochberg (1995), JRSS B 57(1). Bates, Candes, Lei, Romano & Sesia
+(2023), Annals of Statistics 51(1).
+"""
+
+import polars as pl
+
+from models.devices.contracts import FALSE_ALARM, JOINT_TAG, KEY, MUTED, NEW_NORMAL
+
+PER_DEVICE_AND_DAY = 0.01
+"""False alarms that are borne where nothing else is asked for: one a day for 100 devices."""
+HIGHEST_RATE = 0.1
+DISTRUST = 10.0
+
+
+def evidence(rows: pl.LazyFrame) -> pl.DataFrame:
+    """One row per key of the hour's `rows`: device, tag and `evidence`, the chance that it shows as much."""
+    p = pl.col("p_value").sort()
+    simes = (p * pl.len() / pl.int_range(1, pl.len() + 1)).min()
+    known = rows.filter(pl.col("p_value").is_not_null())
+    found = known.group_by(KEY).agg(simes.alias("evidence")).collect(engine="streaming")
+    return found.sort(*KEY)
+
+
+def level(found: pl.DataFrame, alarms_per_day: float | None) -> float:
+    """The greatest evidence of the fleet's keys that is an alarm; see the module."""
+    if found.is_empty():
+        return 0.0
+    if alarms_per_day is None:
+        alarms_per_day = PER_DEVICE_AND_DAY * found["device"].n_unique()
+    budget = alarms_per_day / 24
+    chance = found["evidence"].sort()
+    rate = min(budget, HIGHEST_RATE)
+    allowed = rate * pl.int_range(1, found.height + 1, eager=True) / found.height
+    rejected = (chance <= allowed).to_numpy().nonzero()[0]
+    by_rate = float(allowed[int(rejected[-1])]) if len(rejected) else 0.0
+    return max(budget / found.height, by_rate)
+
+
+def alarming(
+    rows: pl.LazyFrame, alarms_per_day: float | None = None, verdicts: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """The keys (device, tag) of the hour's `rows` whose evidence is an alarm, in order.
+
+    `verdicts` are what people said (`models.devices.contracts.Verdicts`): what is muted in the hour does not alarm,
+    and each time that an alarm was a false one, or a new normal, makes the sensor's evidence `DISTRUST` times weaker.
+    """
+    found = evidence(rows)
+    most = level(found, alarms_per_day)
+    if verdicts is not None and verdicts.height:
+        found = _after(found, verdicts, rows)
+    return found.filter(pl.col("evidence") <= most).select(KEY)
+
+
+def _after(found: pl.DataFrame, verdicts: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+    """The evidence that is left after what people said of what was before the hour, or of the hour."""
+    first, last = (
+        rows.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b")).collect().row(0)
+    )
+    both = found.join(verdicts.rename({"tag": "of"}), on="device", how="inner")
+    both = both.filter((pl.col("of") == pl.col("tag")) | (pl.col("of") == JOINT_TAG), pl.col("start") <= last)
+    silent = both.filter(pl.col("verdict") == MUTED, pl.col("end") > first).select(KEY).unique()
+    wrong = both.filter(pl.col("verdict").is_in([FALSE_ALARM, NEW_NORMAL])).group_by(KEY).len("times")
+    weaker = found.join(wrong, on=list(KEY), how="left", maintain_order="left").with_columns(
+        (pl.col("evidence") * DISTRUST ** pl.col("times").fill_null(0)).alias("evidence")
+    )
+    return weaker.join(silent, on=list(KEY), how="anti", maintain_order="left").drop("times")
