@@ -56,7 +56,8 @@ class ClusterError(AlmanacError):
 def local_or_named() -> Iterator[object]:
     """A Dask cluster: the address that the settings name, or worker processes on this machine.
 
-    Each local worker is one process with one thread, so that two never compete for a core.
+    Each local worker is one process with one thread, so that two never compete for a core. What they listen to is
+    closed to other users of the machine, by certificates that are made for the run and kept in memory.
     """
     import dask
     from distributed import LocalCluster
@@ -72,7 +73,8 @@ def local_or_named() -> Iterator[object]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
+            security=True,
+            dashboard_address=None,
             memory_limit=0,
             env=WORKER_ENVIRONMENT,
             silence_logs="ERROR",
@@ -289,14 +291,15 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def check_scheduler(address: str) -> None:
-    """Raise `ClusterError` unless something answers at a `tcp://host:port` address."""
-    host, _, port = address.removeprefix("tcp://").partition(":")
+    """Raise `ClusterError` unless something answers at a `tcp://host:port` or `tls://host:port` address."""
+    host, _, port = address.removeprefix("tcp://").removeprefix("tls://").partition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
         raise ClusterError(
-            f"--scheduler {address}: no Dask scheduler answers there ({error}). Expected tcp://HOST:PORT of a "
-            "running one; start one with `dask scheduler`, or leave --scheduler out to use this machine."
+            f"--scheduler {address}: no Dask scheduler answers there ({error}). Expected tcp://HOST:PORT or "
+            "tls://HOST:PORT of a running one; start one with `dask scheduler`, or leave --scheduler out to use this "
+            "machine."
         ) from None
 
 

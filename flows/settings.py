@@ -15,7 +15,7 @@ class Settings(BaseSettings):
     store: str = Field(default="./store", description="URI of the store: a local folder, az:// or abfss://.")
     workers: int | None = Field(default=None, ge=1, description="Worker processes; default: the cores.")
     scheduler: str | None = Field(
-        default=None, description="Address of a Dask scheduler to use, tcp://host:port."
+        default=None, description="Address of a Dask scheduler to use, tcp://host:port or tls://host:port."
     )
     stuck_seconds: float | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""A Dask scheduler and workers as processes of their own, as on several machines; one is killed during a run."""
+"""A Dask scheduler and workers as processes of their own, as on several machines, with TLS; one is killed during a run."""
 
 import json
 import subprocess
@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
+from distributed.security import Security
 from polars.testing import assert_frame_equal
 
 from tasks.registry import ledger
@@ -19,10 +21,28 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def machines(prefect_api: str, tmp_path: Path) -> Iterator[SimpleNamespace]:
+def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate for all, in files that the environment names as deployments/dask/kubernetes.yaml does."""
+    made = Security.temporary()
+    (tmp_path / "ca.crt").write_text(made.tls_ca_file)
+    (tmp_path / "tls.crt").write_text(made.tls_worker_cert)
+    (tmp_path / "tls.key").write_text(made.tls_worker_key)
+    for name, value in environment_of("scheduler").items():
+        if name.startswith("DASK_DISTRIBUTED__COMM__"):
+            monkeypatch.setenv(name, value.replace("/tls/", f"{tmp_path}/"))
+
+
+def environment_of(container: str) -> dict[str, str]:
+    documents = yaml.safe_load_all((ROOT / "deployments/dask/kubernetes.yaml").read_text())
+    (cluster,) = [one["spec"] for one in documents if one["kind"] == "DaskCluster"]
+    return {one["name"]: one["value"] for one in cluster[container]["spec"]["containers"][0]["env"]}
+
+
+@pytest.fixture
+def machines(certificates: None, prefect_api: str, tmp_path: Path) -> Iterator[SimpleNamespace]:
     """A scheduler at `address` and two workers, started by Dask's own commands; each writes a log."""
     port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
+    address = f"tls://127.0.0.1:{port}"
     begun: list[subprocess.Popen[bytes]] = []
 
     def start(name: str, *words: str) -> subprocess.Popen[bytes]:
@@ -38,9 +58,28 @@ def machines(prefect_api: str, tmp_path: Path) -> Iterator[SimpleNamespace]:
         return begun[-1]
 
     try:
-        start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+        start(
+            "scheduler",
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--protocol",
+            "tls",
+            "--no-dashboard",
+        )
         wait_until(lambda: answers(port), 60, "the scheduler answers")
-        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0")
+        options = (
+            "--protocol",
+            "tls",
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+            "--memory-limit",
+            "0",
+        )
         names = ("one", "two")
         local = ("--local-directory", str(tmp_path))
         workers = [start(name, "worker", address, "--name", name, *options, *local) for name in names]

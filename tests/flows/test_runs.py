@@ -8,8 +8,11 @@ import httpx
 import polars as pl
 import pytest
 from distributed import Client
+from distributed.comm import CommClosedError
+from distributed.security import Security
 from polars.testing import assert_frame_equal
 
+from flows.cluster import local_or_named
 from tasks.storage.store import Store
 from tests import steps, toy
 from tests.conftest import wait_until
@@ -48,6 +51,17 @@ def ask(api: str, what: str, **body):
 
 
 # workers that die
+
+
+def test_the_workers_of_a_run_are_closed_to_others_on_the_machine():
+    with local_or_named() as cluster, Client(cluster) as ours:
+        assert ours.submit(sum, [1, 2]).result() == 3
+        address = cluster.scheduler_address
+        assert address.startswith("tls://127.0.0.1:")
+        with pytest.raises(CommClosedError):
+            Client(address.replace("tls://", "tcp://"), timeout=5)
+        with pytest.raises(OSError, match=r"timed out|CERTIFICATE|certificate|EOF"):
+            Client(address, security=Security.temporary(), timeout=5)
 
 
 def test_workers_are_not_profiled_since_the_profiler_can_wait_for_itself(dask_cluster):
