@@ -15,7 +15,7 @@ for, nor on the calendar, so the same history an hour or a year later gives the 
 
 Per sensor and window: mean, standard deviation, least, greatest, slope per hour, and how far the
 mean is from the machine's own normal, in standard deviations of its readings over `normal_days`
-that end before the longest window. Per error: how many in each window. Days since each component, and
+that end `normal_gap_hours` before the row. Per error: how many in each window. Days since each component, and
 any, was last replaced, and since any failed, from the whole history; a failure counts as a replacement,
 recorded or not. Days until the next maintenance, if the machine keeps to its rhythm: the median of
 the last nine distances between its maintenances, counted on from the last one; on record are at least
@@ -238,7 +238,8 @@ class _Grid:
         self.machines, self.count, self.block = machines, count, block
         self.step = options.every_hours // block
         self.longest = max(options.windows_hours) // block
-        self.gap = -(-self.longest // self.step)
+        gap_hours = options.normal_gap_hours or max(options.windows_hours)
+        self.gap = -(-gap_hours // options.every_hours)
         self.normal_steps = -(-options.normal_days * 24 // options.every_hours)
         self.rows = count + self.gap + self.normal_steps - 1
         self.blocks = max(self.rows * self.step, (count - 1) * self.step + self.longest)
@@ -254,7 +255,7 @@ class _Grid:
         return merge([self._each(moments, first + i, self.count) for i in range(length)], self.block)
 
     def normal(self, moments: Moments) -> Moments:
-        """Moments of the steps that end a longest window, rounded up to steps, before each row time."""
+        """Moments of the steps that end `normal_gap_hours`, rounded up to steps, before each row time."""
         first = self.blocks - self.rows * self.step
         steps = merge([self._each(moments, first + i, self.rows) for i in range(self.step)], self.block)
         each = (slice(None),)

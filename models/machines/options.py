@@ -11,6 +11,7 @@ ESTIMATORS = ("lightgbm", "random_forest", "decision_tree")
 _WHOLE = {
     "every_hours",
     "normal_days",
+    "normal_gap_hours",
     "inspect_every_days",
     "under_work_hours",
     "min_failures",
@@ -45,7 +46,9 @@ class Options:
     error_windows_hours: tuple[int, ...] = (24, 168)
     """Lengths of the windows in which errors are counted."""
     normal_days: int = 28
-    """Length of the history that a machine's own normal is taken from; it ends before the longest window."""
+    """Length of the history that a machine's own normal is taken from."""
+    normal_gap_hours: int | None = None
+    """How long before a row its machine's normal ends; None: the longest window."""
     horizons_hours: tuple[int, ...] = (24, 168)
     estimator: str = "lightgbm"
     learning_rate: float = 0.1
@@ -120,7 +123,8 @@ class Options:
 
         The default windows are 1, 5 and 20 intervals where an interval is 12 hours to a week, in whole half-days:
         windows of hours would hold a reading each. One that is longer than a fifteenth of the time is left out,
-        as held-out rows begin a longest window after a cut. The normal is then of three longest windows or more.
+        as held-out rows begin a longest window after a cut. The normal is then of three longest windows or more,
+        and ends an interval before the row. Whether more than single readings helps is settled in training.
 
         >>> Options().at_interval(24.0, 24.0 * 120).windows_hours
         (24, 120)
@@ -132,7 +136,8 @@ class Options:
             return self
         hours = [int(interval_hours) * many for many in _INTERVALS]
         chosen = tuple(h for h in hours if h == hours[0] or h <= span_hours / _WINDOW_SHARE)
-        return replace(self, windows_hours=chosen, normal_days=max(self.normal_days, 3 * chosen[-1] // 24))
+        normal_days = max(self.normal_days, 3 * chosen[-1] // 24)
+        return replace(self, windows_hours=chosen, normal_days=normal_days, normal_gap_hours=hours[0])
 
     @property
     def threshold(self) -> float:

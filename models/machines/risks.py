@@ -20,7 +20,7 @@ from models.scenario import File
 MODEL, BASE_RATE, NO_MODEL = "model", "base_rate", "no_model"
 
 _LEARNT = (
-    *("every_hours", "windows_hours", "error_windows_hours", "normal_days", "estimator"),
+    *("every_hours", "windows_hours", "error_windows_hours", "normal_days", "normal_gap_hours", "estimator"),
     *("use_short_windows", "use_spread", "use_normal", "use_errors", "use_attributes"),
 )
 

@@ -83,15 +83,15 @@ class MachinesSearch(Search):
         ends = parts["rows"].select(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
         cuts = _cuts(*ends.collect().row(0))
         earlier: dict[int, list[training.Held]] = {hours: [] for hours in chosen.horizons_hours}
-        sizes: dict[int, dict[str, int]] = {}
+        settled: dict[int, training.Settled] = {}
         for cut in cuts:
             judged = []
             failures = training.failures_after(_known(parts["rows"], words, cut), words.components)
             modelled = [c for c in words.components if failures[c] >= chosen.min_failures]
             for hours, before in earlier.items():
                 held = training.held_out_rows(work, cut, hours)
-                trees = training.judge(work, cut, held, hours, modelled, sizes.get(hours))
-                sizes.setdefault(hours, trees)
+                found = training.judge(work, cut, held, hours, modelled, settled.get(hours))
+                settled.setdefault(hours, found)
                 if before:
                     judged.append(_judged(work, cut, hours, held, before, failures))
                 before.append(held)

@@ -17,7 +17,7 @@ import polars as pl
 
 from models.errors import ContractError
 from models.machines import costs, evaluation
-from models.machines.calibration import IDENTITY, Calibration, calibrated, calibration, towards
+from models.machines.calibration import EDGE, IDENTITY, Calibration, calibrated, calibration, towards
 from models.machines.contracts import known
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, build, used_features, windows
@@ -68,6 +68,9 @@ def span_hours(observed: pl.DataFrame) -> float:
 _AT_ONCE = 2
 """Sets of estimators that are fitted at the same time, each on a thread; their rows are in memory together."""
 
+_WORTH_IT = 0.02
+"""The share of the log loss by which further features have to lower it."""
+
 _Place = tuple[str, int]
 _Bills = tuple[list[dict[str, float]], int]
 
@@ -103,12 +106,21 @@ class _Horizon:
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """Rows to learn from: features, weights, and the outcome of each component that fails in some."""
+class Sample:
+    """Rows to learn from: features, weights, the outcome of each component that fails in some, and every other machine."""
 
     X: Matrix
     weight: Floats
     failed: dict[str, Flags]
+    half: Flags
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What held-out rows settle for a horizon: the trees of each component, and features that are not learnt from."""
+
+    trees: Mapping[str, int] = field(default_factory=dict)
+    hidden: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -214,12 +226,14 @@ def _horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int]) -> 
     held = {(hours, cut): held_out_rows(work, cut, hours) for hours in horizons for cut in cuts}
     with ThreadPoolExecutor(work.options.threads or _AT_ONCE) as pool:
 
-        def judged(hours: int) -> dict[str, int]:
+        def judged(hours: int) -> Settled:
             return judge(work, cuts[0], held[hours, cuts[0]], hours, modelled)
 
-        sizes = dict(zip(horizons, pool.map(judged, horizons), strict=True))
-        later = [pool.submit(judge, work, cuts[1], held[h, cuts[1]], h, modelled, sizes[h]) for h in horizons]
-        final = {h: pool.submit(_final, work, h, modelled, sizes[h]) for h in horizons}
+        settled = dict(zip(horizons, pool.map(judged, horizons), strict=True))
+        later = [
+            pool.submit(judge, work, cuts[1], held[h, cuts[1]], h, modelled, settled[h]) for h in horizons
+        ]
+        final = {h: pool.submit(_final, work, h, modelled, settled[h]) for h in horizons}
         for done in later:
             done.result()
         found = {hours: future.result() for hours, future in final.items()}
@@ -253,41 +267,88 @@ def judge(
     held: Held,
     hours: int,
     modelled: Sequence[str],
-    sizes: Mapping[str, int] | None = None,
-) -> dict[str, int]:
-    """Have estimators that know the cut's past say what they do of its held-out rows; the trees they have.
+    settled: Settled | None = None,
+) -> Settled:
+    """Have estimators that know the cut's past say what they do of its held-out rows; what they were fitted with.
 
-    Without `sizes`, the number of trees is settled by the held-out rows.
+    Without `settled`, the held-out rows settle how many trees there are, and rows before the cut what is hidden.
     """
     X = matrix(held.rows, work.names)
     learnt = _learn(work, cut.learnt(hours) & (pl.col(OBSERVED) >= hours), hours, modelled)
-    learner = Learner(learnt.X, learnt.weight, work.options, X if sizes is None else None)
+    hidden = settled.hidden if settled else hidden_features(work, learnt, hours)
+    shown = _without(learnt.X, work.names, hidden)
+    learner = Learner(shown, learnt.weight, work.options, X if settled is None else None)
     trees = {}
     for component, failed in learnt.failed.items():
-        if sizes is None:
+        if settled is None:
             found = learner.fit(failed, held.failed(component, hours))
         else:
-            found = learner.fit(failed, trees=sizes.get(component))
+            found = learner.fit(failed, trees=settled.trees.get(component))
         held.said[component], trees[component] = found.estimator.predict(X), found.trees
     held.rows = held.rows.drop([f.name for f in work.features if f.statistic != "replaced"])
-    return trees
+    return Settled(trees, hidden)
 
 
-def _final(work: Work, hours: int, modelled: Sequence[str], sizes: Mapping[str, int]) -> dict[str, Estimator]:
+def hidden_features(work: Work, learnt: Sample, hours: int) -> list[str]:
+    """Features of windows of several readings, where the shortest window is a single one and that is as good.
+
+    Estimators learn from one half of the machines and are judged on the other, and the reverse; longer windows are
+    learnt from where they lower the log loss by `_WORTH_IT`.
+    """
+    usable = windows(work.vocabulary.interval_hours, work.options)
+    longer = [f.name for f in work.features if f.kind == "sensor" and f.hours in usable.spread]
+    if work.options.estimator != "lightgbm" or usable.spread == usable.hours or not longer:
+        return []
+    with_them, without = (
+        _loss_of_other_half(learnt, _without(learnt.X, work.names, names), work.options)
+        for names in ([], longer)
+    )
+    if with_them < without * (1 - _WORTH_IT):
+        return []
+    work.notes.append(
+        f"horizon of {hours} h: windows of more than one reading tell no more than single readings, and are not used"
+    )
+    return longer
+
+
+def _loss_of_other_half(learnt: Sample, X: Matrix, options: Options) -> float:
+    """Weighted log loss over all components, of estimators that learnt from the other half of the machines."""
+    loss = 0.0
+    for half in (learnt.half, ~learnt.half):
+        learner = Learner(X[half], learnt.weight[half], options)
+        weight = learnt.weight[~half]
+        for failed in learnt.failed.values():
+            if failed[half].any():
+                said = np.clip(learner.fit(failed[half]).estimator.predict(X[~half]), EDGE, 1 - EDGE)
+                loss -= float((weight * np.log(np.where(failed[~half], said, 1 - said))).sum())
+    return loss
+
+
+def _without(X: Matrix, names: Sequence[str], hidden: Sequence[str]) -> Matrix:
+    """`X` with nothing in the columns `hidden`, so that no tree asks for them."""
+    if not hidden:
+        return X
+    shown = X.copy()
+    shown[:, [names.index(name) for name in hidden]] = np.nan
+    return shown
+
+
+def _final(work: Work, hours: int, modelled: Sequence[str], settled: Settled) -> dict[str, Estimator]:
     """The bundle's estimators, learnt from all rows whose horizon is over."""
     learnt = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
-    learner = Learner(learnt.X, learnt.weight, work.options)
-    return {c: learner.fit(failed, trees=sizes.get(c)).estimator for c, failed in learnt.failed.items()}
+    learner = Learner(_without(learnt.X, work.names, settled.hidden), learnt.weight, work.options)
+    trees = settled.trees
+    return {c: learner.fit(failed, trees=trees.get(c)).estimator for c, failed in learnt.failed.items()}
 
 
-def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> _Sample:
+def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> Sample:
     """A sample of the rows `where`.
 
     Rows are the same for all components: all that some component fails after, and a share of the
     healthy ones, weighted so that proportions stay as they are.
     """
     if not modelled:
-        return _Sample(matrix(pl.DataFrame(), work.names), np.empty(0), {})
+        return Sample(matrix(pl.DataFrame(), work.names), np.empty(0), {}, np.empty(0, bool))
     some = pl.any_horizontal(fails_within(c, hours) for c in modelled)
     counts = work.rows.filter(where).select(some.sum().alias("failing"), pl.len().alias("rows")).collect()
     failing = int(counts["failing"].item() or 0)
@@ -308,7 +369,9 @@ def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> _
     weight = np.where(failing_rows, weight * work.options.failing_weight, weight)
     failed = {c: chosen[f"|{c}"].to_numpy().astype(bool) for c in modelled}
     failed = {c: np.concatenate([flags, flags[which]]) for c, flags in failed.items() if flags.any()}
-    return _Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), failed)
+    half = (chosen["machine_id"].rle_id() % 2 == 0).to_numpy()
+    half = np.concatenate([half, half[which]])
+    return Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), failed, half)
 
 
 def held_out_rows(work: Work, fold: Fold, hours: int) -> Held:

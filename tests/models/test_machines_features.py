@@ -106,9 +106,10 @@ def readings(
 
 
 def normal_range(at: datetime, options: Options) -> tuple[datetime, datetime]:
-    """Whole row steps before the longest window, as many as `normal_days` needs."""
+    """Whole row steps before the longest window or the gap, as many as `normal_days` needs."""
     step = options.every_hours
-    until = at - -(-max(options.windows_hours) // step) * step * HOUR
+    gap = options.normal_gap_hours or max(options.windows_hours)
+    until = at - -(-gap // step) * step * HOUR
     return until - -(-options.normal_days * 24 // step) * step * HOUR, until
 
 
@@ -133,6 +134,7 @@ def due(at: datetime, visits: list[datetime]) -> float | None:
         OPTIONS,
         Options(windows_hours=(3, 24), error_windows_hours=(6, 48), every_hours=8, normal_days=4),
         Options(windows_hours=(7,), every_hours=5, normal_days=5),
+        Options(windows_hours=(3, 30), every_hours=6, normal_days=4, normal_gap_hours=7),
     ],
 )
 def test_every_feature_is_what_filtering_the_tables_by_its_definition_gives(fleet, options):

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.machines.features import feature_list, windows
+from models.machines import training
+from models.machines.features import feature_list, used_features, windows
 from models.machines.leaks import leaks
 from models.machines.options import Options
 from models.machines.training import without_leaks
@@ -80,3 +81,23 @@ def test_daily_data_has_slopes_and_deviations():
     assert {"vib_slope_120h", "vib_std_120h", "vib_mean_24h"} <= {
         f.name for f in feature_list(words, options)
     }
+
+
+@pytest.mark.parametrize("telling", [True, False])
+def test_longer_windows_than_a_reading_are_learnt_from_where_they_help_on_other_machines(telling):
+    """One sensor creeps up for ten days before a failure, or not: its single readings are mostly noise."""
+    rng = np.random.default_rng(3)
+    options, words = Options().at_interval(24.0, 24.0 * 400), Vocabulary(("vib",), ("pump",), (), (), 24.0)
+    kept = used_features(words, options)
+    failed = rng.random(4_000) < 0.2
+    columns = {f.name: rng.normal(size=4_000) for f in kept}
+    for name in ("vib_slope_120h", "vib_slope_480h"):
+        columns[name] += 2.0 * failed * telling
+    X = np.column_stack(list(columns.values())).astype(np.float32)
+    half = np.arange(4_000) // 100 % 2 == 0
+    learnt = training.Sample(X, np.ones(4_000), {"pump": failed}, half)
+    work = training.Work(pl.LazyFrame(), words, kept, options, [])
+    hidden = training.hidden_features(work, learnt, 24)
+    assert bool(hidden) is not telling
+    assert all(name.endswith(("120h", "480h")) for name in hidden)
+    assert bool(work.notes) is not telling
