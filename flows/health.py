@@ -8,7 +8,8 @@ from typing import Any
 from flows.catalogue import scenarios
 from flows.modules import Direct, WithStatus
 from flows.settings import open_store
-from tasks.monitoring.health import health, prometheus
+from tasks.monitoring.health import Health, health, prometheus
+from tasks.storage.store import Store
 
 
 def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
@@ -21,8 +22,8 @@ def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
         metrics: Print the figures as Prometheus reads them.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened, now = open_store(store), datetime.now(UTC)
-    found = [one for scenario in scenarios() if (one := health(scenario, opened, now)) is not None]
+    opened = open_store(store)
+    found = found_in(opened)
     late = [one.scenario for one in found if one.late]
     stale = [one.scenario for one in found if one.stale]
     notes = [f"{name}: the last complete time is not published." for name in late]
@@ -35,6 +36,12 @@ def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
     }
     text = prometheus(found) if metrics else None
     return WithStatus(result, exit_status=3 if late or stale else 0, text=text)
+
+
+def found_in(store: Store) -> list[Health]:
+    """The health of each scenario that anything was ingested for, now."""
+    now = datetime.now(UTC)
+    return [one for scenario in scenarios() if (one := health(scenario, store, now)) is not None]
 
 
 COMMANDS = (Direct("health", check),)

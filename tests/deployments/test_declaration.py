@@ -44,6 +44,7 @@ TABLE = {
     "machines-promote/by-hand": None,
     "machines-rollback/by-hand": None,
     "housekeeping/daily": "45 4 * * * Europe/Zurich",
+    "health-watch/hourly": "25 * * * * UTC",
 }
 
 
@@ -125,8 +126,8 @@ def test_no_schedule_of_a_scenario_is_on_that_has_no_source():
         ]
         return {name.partition("-")[0] for name in active}
 
-    assert scheduled() == {"housekeeping/daily"}
-    assert scheduled(ALMANAC_SALES_SOURCE="az://in/sales") == {"housekeeping/daily", "sales"}
+    assert scheduled() == {"housekeeping/daily", "health"}
+    assert scheduled(ALMANAC_SALES_SOURCE="az://in/sales") == {"housekeeping/daily", "health", "sales"}
 
 
 def test_a_run_knows_the_time_zone_in_which_its_days_end(zurich):
@@ -236,6 +237,7 @@ def by_hand(name: str, zone: str, start: datetime) -> list[datetime]:
         "machines-evaluate/daily": lambda t: (t.hour, t.minute) == (5, 30),
         "machines-train/monthly": lambda t: t.day == 1 and (t.hour, t.minute) == (4, 30),
         "housekeeping/daily": lambda t: (t.hour, t.minute) == (4, 45),
+        "health-watch/hourly": lambda t: t.minute == 25,
     }[name]
     found, moment = [], start
     step = timedelta(minutes=1 if "hourly" in name else 15)

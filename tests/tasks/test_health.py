@@ -5,6 +5,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from flows import health as health_command
+from flows import watching
 from tasks.monitoring.health import health, prometheus
 from tests import steps, toy
 from tests.toy import TOY, Toy
@@ -59,3 +61,19 @@ def test_prometheus_reads_a_line_for_each_figure_that_is_known(store):
     ]
     assert 'almanac_data_age_hours{scenario="toy"} 32' in lines
     assert all(line.startswith(("# TYPE almanac_", "almanac_")) for line in lines)
+
+
+def test_the_watch_tells_by_an_event_what_is_late_and_of_nothing_else(store, monkeypatch, prefect_api):
+    told = []
+    monkeypatch.setattr(
+        watching, "emit", lambda _, scenario, event, occasion: told.append((scenario, event.name, occasion))
+    )
+    monkeypatch.setattr(health_command, "scenarios", lambda: [Daily()])
+    assert watching.watch(store=store.uri)["late"] == []
+    steps.put(store)
+    steps.train(store)
+    assert watching.watch(store=store.uri)["late"] == ["toy"]
+    assert told == [("toy", "late", "2024-01-03")]
+    steps.score(store)
+    assert watching.watch(store=store.uri)["late"] == []
+    assert len(told) == 1
