@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 import httpx
+from prefect import __version__ as prefect_version
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
@@ -34,6 +35,10 @@ WORKER_ENVIRONMENT = {
 _SERVER_START_SECONDS = 120
 _IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "TRIGGERS")
 """Services of a Prefect server that have nothing to do for one run: deployments, work pools, automations."""
+
+_SCHEMA = "almanac-schema.txt"
+"""The file in PREFECT_HOME that says which tables the database had when a server had last brought it up to date."""
+_OTHER_DATABASE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 
 DASK_SETTINGS = {
     "distributed.deploy.lost-worker-timeout": "1h",
@@ -57,7 +62,8 @@ def local_or_named() -> Iterator[object]:
     """A Dask cluster: the address that the settings name, or worker processes on this machine.
 
     Each local worker is one process with one thread, so that two never compete for a core. What they listen to is
-    closed to other users of the machine, by certificates that are made for the run and kept in memory.
+    closed to other users of the machine, by certificates that are made for the run and kept in memory. A flow that another
+    one calls uses that one's cluster.
     """
     import dask
     from distributed import LocalCluster
@@ -65,6 +71,9 @@ def local_or_named() -> Iterator[object]:
     if scheduler := settings().scheduler:
         check_scheduler(scheduler)
         yield scheduler
+        return
+    if _local.cluster is not None:
+        yield _local.cluster
         return
     with (
         dask.config.set(DASK_SETTINGS),
@@ -141,6 +150,7 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
         try:
             meanwhile()
             _wait_for(url, process)
+            _remember_schema()
         except BaseException:
             process.kill()
             raise
@@ -197,8 +207,14 @@ def _start_server(port: int, url: str, *, leave_up: bool) -> subprocess.Popen[by
         "DO_NOT_TRACK": "true",
         "PREFECT_UI_API_URL": url,
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
-        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE_SERVICES},
     }
+    if not leave_up:
+        quiet |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE_SERVICES}
+    if _schema_is_known():
+        quiet |= {
+            "PREFECT_API_DATABASE_MIGRATE_ON_START": "false",
+            "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+        }
     factory = "prefect.server.api.server:create_app"
     return subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "--factory", factory, "--host", "127.0.0.1", "--port", str(port)],
@@ -208,6 +224,32 @@ def _start_server(port: int, url: str, *, leave_up: bool) -> subprocess.Popen[by
         start_new_session=True,
         preexec_fn=None if leave_up or sys.platform != "linux" else _die_with_parent,
     )
+
+
+def _schema_is_known() -> bool:
+    """Whether this version of Prefect has brought the database up to date before: it need not look again."""
+    found = _schema()
+    known = PREFECT_HOME.value() / _SCHEMA
+    return found is not None and known.exists() and known.read_text() == found
+
+
+def _remember_schema() -> None:
+    if found := _schema():
+        with suppress(OSError):
+            (PREFECT_HOME.value() / _SCHEMA).write_text(found)
+
+
+def _schema() -> str | None:
+    """The version of Prefect, and that of the tables of its database in PREFECT_HOME; None where it has another place."""
+    place = PREFECT_HOME.value() / "prefect.db"
+    if not place.exists() or any(os.environ.get(name) for name in _OTHER_DATABASE):
+        return None
+    try:
+        with closing(sqlite3.connect(f"{place.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            (number,) = database.execute("select version_num from alembic_version").fetchone()
+    except (sqlite3.Error, TypeError):
+        return None
+    return f"{prefect_version} {number}"
 
 
 def _die_with_parent() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.cluster import local_or_named
 from flows.modules import with_commands
 from flows.settings import open_store
 
@@ -19,11 +20,12 @@ def demo(seed: int = 7, store: str | None = None) -> dict[str, Any]:
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
-    results = {
-        module.__name__.rpartition(".")[2]: module.run(**module.simulated(opened, seed), store=opened.uri)
-        for module in with_commands()
-        if hasattr(module, "simulated")
-    }
+    with local_or_named():
+        results = {
+            module.__name__.rpartition(".")[2]: module.run(**module.simulated(opened, seed), store=opened.uri)
+            for module in with_commands()
+            if hasattr(module, "simulated")
+        }
     pages = {f"{name} page": result["page"] for name, result in results.items()}
     return {
         "published": all(result["published"] for result in results.values()),

@@ -1,0 +1,69 @@
+"""What a run computes on: as many local workers as there are tasks, one cluster for a flow and those it calls, a server."""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from flows import cluster
+from flows.cluster import enough_workers, local_or_named
+
+
+@pytest.mark.slow
+def test_a_cluster_has_the_workers_that_tasks_can_use_and_called_flows_share_it(monkeypatch):
+    monkeypatch.setenv("ALMANAC_WORKERS", "2")
+    enough_workers(1)
+    with local_or_named() as made:
+        assert len(made.worker_spec) == 1
+        enough_workers(5)
+        assert len(made.worker_spec) == 2
+        enough_workers(1)
+        with local_or_named() as of_a_called_flow:
+            assert of_a_called_flow is made
+            assert len(made.worker_spec) == 2
+        assert made.status.name == "running"
+    assert made.status.name == "closed"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A PREFECT_HOME whose database has tables of version `aaa`."""
+    from prefect.settings import PREFECT_HOME, temporary_settings
+
+    for name in cluster._OTHER_DATABASE:
+        monkeypatch.delenv(name, raising=False)
+    tables(tmp_path, "aaa")
+    with temporary_settings({PREFECT_HOME: tmp_path}):
+        yield tmp_path
+
+
+def tables(home, version):
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        database.executescript(
+            "drop table if exists alembic_version; create table alembic_version (version_num text);"
+            f"insert into alembic_version values ('{version}');"
+        )
+
+
+def test_a_database_is_brought_up_to_date_until_a_server_of_this_version_has_done_it(home, monkeypatch):
+    assert not cluster._schema_is_known()
+    cluster._remember_schema()
+    assert cluster._schema_is_known()
+    monkeypatch.setattr(cluster, "prefect_version", "99.0")
+    assert not cluster._schema_is_known()
+
+
+def test_a_database_that_was_replaced_is_brought_up_to_date_again(home):
+    cluster._remember_schema()
+    tables(home, "an older one")
+    assert not cluster._schema_is_known()
+    (home / "prefect.db").write_bytes(b"no database")
+    assert not cluster._schema_is_known()
+    (home / "prefect.db").unlink()
+    assert not cluster._schema_is_known()
+
+
+def test_a_database_elsewhere_is_always_brought_up_to_date(home, monkeypatch):
+    cluster._remember_schema()
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "postgresql+asyncpg://somewhere/else")
+    assert not cluster._schema_is_known()
