@@ -53,11 +53,13 @@ def ask(api: str, what: str, **body):
 # workers that die
 
 
-def test_the_workers_of_a_run_are_closed_to_others_on_the_machine():
+def test_the_workers_of_a_run_are_closed_to_others_on_the_machine_and_leave_interrupts_to_the_run():
     with local_or_named() as cluster, Client(cluster) as ours:
         assert ours.submit(sum, [1, 2]).result() == 3
         address = cluster.scheduler_address
         assert address.startswith("tls://127.0.0.1:")
+        ignores = ours.run(lambda: signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
+        assert all(ignores.values()), "Ctrl-C is the run's to answer"
         with pytest.raises(CommClosedError):
             Client(address.replace("tls://", "tcp://"), timeout=5)
         with pytest.raises(OSError, match=r"timed out|CERTIFICATE|certificate|EOF"):
