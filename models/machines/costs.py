@@ -8,7 +8,7 @@ was not prevented, and what a needless inspection costs, are the two settings.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import log
+from math import log, sqrt
 
 import numpy as np
 import polars as pl
@@ -95,21 +95,27 @@ def bills(rows: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int) -> lis
 
 
 def cheapest(table: Sequence[Mapping[str, float]], failures: int, options: Options) -> float:
-    """The threshold of `table` (see `bills`) that would have cost least on held-out time.
+    """The threshold nearest to `options.threshold` of those of `table` (see `bills`) that are as good as the cheapest.
 
-    It may lie far above the probability from which an inspection pays at once, `options.threshold`:
-    where waiting brings certainty before the failure, waiting is worth more. Of equally cheap ones
-    that nearest to it in log-odds. With fewer than ten failures it is `options.threshold` itself.
+    The least costly on held-out time may lie far above the probability from which an inspection pays at once,
+    `options.threshold`: where waiting brings certainty before the failure, waiting is worth more. But a handful of
+    failures may say so by chance. So one nearer to `options.threshold` in log-odds is as good where it misses no more
+    failures, and costs more by no more than the standard error of the difference, counts being Poisson's: the fewer
+    inspections speak for the cheapest, the nearer it is. With fewer than ten failures it is `options.threshold` itself.
     """
     if failures < _ENOUGH or not table:
         return options.threshold
-    cost = [
-        row["missed"] * options.missed_failure_cost + row["needless"] * options.needless_inspection_cost
-        for row in table
-    ]
-    least = min(cost)
-    tied = [row["threshold"] for row, c in zip(table, cost, strict=True) if c <= least * (1 + 1e-12)]
-    return min(tied, key=lambda threshold: (abs(_logit(threshold) - _logit(options.threshold)), threshold))
+    missed, needless = options.missed_failure_cost, options.needless_inspection_cost
+    cost = [row["missed"] * missed + row["needless"] * needless for row in table]
+    least, best = min(zip(cost, table, strict=True), key=lambda pair: (pair[0], pair[1]["missed"]))
+
+    def is_as_good(row: Mapping[str, float], its_cost: float) -> bool:
+        fewer_missed, more_needless = best["missed"] - row["missed"], row["needless"] - best["needless"]
+        error = sqrt(missed**2 * abs(fewer_missed) + needless**2 * abs(more_needless))
+        return its_cost <= least * (1 + 1e-12) or (fewer_missed >= 0 and its_cost - least <= error)
+
+    good = [row["threshold"] for row, its_cost in zip(table, cost, strict=True) if is_as_good(row, its_cost)]
+    return min(good, key=lambda threshold: (abs(_logit(threshold) - _logit(options.threshold)), threshold))
 
 
 def every(components: pl.DataFrame, first: datetime, last: datetime, days: int) -> pl.DataFrame:
