@@ -50,8 +50,9 @@ def ingest_sources(
     done: list[Ingested] = ingest(scenario, store, given, mapping, shards, max_bad_share, options)
     for result in done:
         get_run_logger().info(
-            "%s: %s rows read, %s in quarantine, %s new or changed",
+            "%s: %s rows read, %s in quarantine, %s new or changed, %s removed",
             *(result.table, f"{result.read:,}", f"{result.quarantined:,}", f"{result.changed:,}"),
+            f"{result.removed:,}",
         )
     tables = [asdict(result) for result in done]
     if (options or {}).get("dry_run"):

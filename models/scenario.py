@@ -127,6 +127,22 @@ class Table:
         found = appended(latest) if stored is None else replace(stored, latest, self.unique)
         return dataclasses.replace(found, superseded=rows.height - latest.height)
 
+    def replacing(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
+        """What accepted rows that are all there is of their time make of the stored ones; see `fold`."""
+        return self.fold(stored, rows)
+
+    def corrected(self, stored: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+        """The unique columns and shard of stored rows that accepted `rows` correct under other unique columns.
+
+        They are removed once `rows` are in the table. Here none are.
+        """
+        return stored.head(0).select(self.identifying).collect()
+
+    @property
+    def identifying(self) -> tuple[str, ...]:
+        """The columns that find a row in the table: the unique ones, and the shard where there are shards."""
+        return (*self.unique, "shard") if self.shard_by else self.unique
+
 
 @dataclass(frozen=True)
 class Trained:

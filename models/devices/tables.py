@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from models.contracts import ROW, RULE, Accepted, Folded
+from models.contracts import ROW, RULE, Accepted, Folded, replace
 from models.devices import aggregation
 from models.devices.contracts import JOINT_TAG, KEY, RAW_COLUMNS, Labels, Readings, Verdicts, check_raw
 from models.scenario import Table
@@ -76,6 +76,17 @@ class ReadingsTable(Table):
             taken -= int(touched.join(changed, on=[*KEY, "time"], how="semi")["count"].sum())
         late = merged.too_late.with_columns(pl.lit(_LATE).alias(RULE))
         return Folded(new, changed, rows.height - taken - late.height, late)
+
+    def replacing(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
+        """Points in the place of the stored ones of the same intervals."""
+        found = self.fold(None, rows)
+        if stored is None:
+            return found
+        touched = _touched(stored, rows.drop("shard"))
+        compared = replace(touched.lazy(), found.new, self.unique)
+        taken = int(found.new["count"].sum())
+        unchanged = taken - int(compared.new["count"].sum()) - int(compared.changed["count"].sum())
+        return Folded(compared.new, compared.changed, found.repeated + unchanged, found.refused)
 
 
 def _enqueued(text: pl.Series) -> pl.Series:

@@ -6,7 +6,7 @@ Times are UTC. Which components, sensors and errors there are is read from the d
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,30 @@ class MachinesTable(Table):
 
 
 @dataclass(frozen=True)
+class EventsTable(MachinesTable):
+    """Failures or replacements; a record whose time or component was corrected does not stay beside its correction."""
+
+    def corrected(self, stored: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+        """Stored records that `rows` lack, where these are the same records again and have a new one within a day.
+
+        They are the same again where they have at least half of what is stored of their machines and time.
+        """
+        near = timedelta(hours=24)
+        low, high = rows.select(pl.col("time").min().alias("low"), pl.col("time").max()).collect().row(0)
+        of_time = pl.col("time").is_between(low, high)
+        before = stored.filter(of_time).join(rows.select("machine_id"), on="machine_id", how="semi").collect()
+        news = rows.collect().join(before, on=list(self.unique), how="anti")
+        lacking = before.join(rows.collect(), on=list(self.unique), how="anti")
+        if 2 * lacking.height > before.height:
+            return lacking.head(0).select(self.identifying)
+        times = news.select("machine_id", "time", pl.lit(True).alias("|new")).sort("time")
+        found = lacking.sort("time").join_asof(
+            times, on="time", by="machine_id", strategy="nearest", tolerance=near, check_sortedness=False
+        )
+        return found.filter("|new").select(self.identifying)
+
+
+@dataclass(frozen=True)
 class TelemetryTable(MachinesTable):
     """Readings over intervals, stored with the time at which the interval ended.
 
@@ -121,7 +145,7 @@ TABLES: dict[str, Table] = {
         required=False,
         aliases={**_EVENT, "error": "errorID"},
     ),
-    "maintenance": MachinesTable(
+    "maintenance": EventsTable(
         "maintenance",
         Maintenance,
         unique=("machine_id", "time", "component"),
@@ -129,7 +153,7 @@ TABLES: dict[str, Table] = {
         required=False,
         aliases={**_EVENT, "component": "comp"},
     ),
-    "failures": MachinesTable(
+    "failures": EventsTable(
         "failures",
         Failures,
         unique=("machine_id", "time", "component"),

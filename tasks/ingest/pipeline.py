@@ -21,7 +21,7 @@ from tasks.ingest.sources import SourceError, described, of_table, read, rename,
 from tasks.ingest.wide import as_long
 from tasks.storage.staging import Staged
 from tasks.storage.store import Store, concat_lazy, digest, with_shard
-from tasks.storage.upsert import upsert
+from tasks.storage.upsert import obsolete, upsert
 
 _STAGED_IN_MEMORY = 1_000_000
 _PREVIEWED = 5
@@ -38,7 +38,8 @@ class Ingested:
 
     A row is superseded where a later file of the same source has another one for the same unique
     columns. `changed` rows of the table are new or have other values than before; `repeated` of the
-    accepted rows changed nothing, since the table had them. `files` of a capture were new.
+    accepted rows changed nothing, since the table had them. `removed` rows of the table were corrected under another
+    time or key, or are not in a file that is all there is. `files` of a capture were new.
     """
 
     table: str
@@ -55,6 +56,7 @@ class Ingested:
     files: int | None = None
     merged: int = 0
     alike: tuple[str, ...] = ()
+    removed: int = 0
     preview: Mapping[str, Any] | None = None
     """Of a dry run: how the files are written, which of their columns is which, and rows as they would be stored."""
 
@@ -109,6 +111,7 @@ def ingest(
     """
     facts = settled(scenario, store, {**(options or {}), "shards": shards})
     chosen = {**(options or {}), **facts}
+    whole = bool(chosen.get("replace"))
     stored = {
         name: store.scan(path)
         for name in scenario.tables
@@ -134,18 +137,24 @@ def ingest(
         _refuse_unused(mapping, checked)
         if chosen.get("dry_run"):
             return [
-                _previewed(scenario.tables[name], sources[name], found) for name, found in checked.items()
+                _previewed(scenario, store, name, sources[name], found, whole=whole)
+                for name, found in checked.items()
             ]
         store.check_writable()
         settle(scenario, store, facts)
         return [
-            _write(scenario, store, name, sources[name], found, Path(folder) / name)
+            _write(scenario, store, name, sources[name], found, Path(folder) / name, whole=whole)
             for name, found in checked.items()
         ]
 
 
-def _previewed(table: Table, source: str, checked: Checked) -> Ingested:
+def _previewed(
+    scenario: Scenario, store: Store, name: str, source: str, checked: Checked, *, whole: bool
+) -> Ingested:
     """What would become of a source, with some rows as they would be stored and some that would not."""
+    table, path, removed = scenario.tables[name], f"{scenario.name}/{name}", 0
+    if checked.good.height and store.version(path) is not None:
+        removed = obsolete(table, store.scan(path), checked.good.rows(), whole=whole).height
     bad = checked.bad.rows().collect()
     rows = checked.good.rows().head(_PREVIEWED * 100).collect() if checked.good.height else pl.DataFrame()
     stored = table.fold(None, rows).new.head(_PREVIEWED) if rows.height else rows
@@ -171,19 +180,21 @@ def _previewed(table: Table, source: str, checked: Checked) -> Ingested:
         files=None if checked.looked is None else len(checked.looked),
         merged=checked.merged,
         alike=checked.alike,
+        removed=removed,
         preview=preview,
     )
 
 
 def _write(
-    scenario: Scenario, store: Store, name: str, source: str, checked: Checked, folder: Path
+    scenario: Scenario, store: Store, name: str, source: str, checked: Checked, folder: Path, *, whole: bool
 ) -> Ingested:
     table, path = scenario.tables[name], f"{scenario.name}/{name}"
     bad = checked.bad.rows().collect()
     quarantine(scenario, store, table, bad)
-    changed = repeated = superseded = 0
+    changed = repeated = superseded = removed = 0
     if checked.good.height:
-        brought = upsert(store, path, table, checked.good.rows(), folder)
+        brought = upsert(store, path, table, checked.good.rows(), folder, whole=whole)
+        removed = brought.removed
         changed, repeated, superseded = brought.changed, brought.repeated, brought.superseded
         late = _as_bad(brought.refused, source, None)
         quarantine(scenario, store, table, late)
@@ -206,6 +217,7 @@ def _write(
         files=None if checked.looked is None else len(checked.looked),
         merged=checked.merged,
         alike=checked.alike,
+        removed=removed,
     )
 
 
@@ -266,6 +278,11 @@ def _batches(
 ) -> Iterator[_Batch]:
     """The rows at `source`; of a capture, those of files that were not read before."""
     if not table.covariates and capture.is_capture(source):
+        if options.get("replace"):
+            raise SourceError(
+                f"{source} is a capture, of which only new files are read. Expected with --replace files that hold "
+                "all rows of their time. Leave --replace out, or export the readings to a file."
+            )
         checked.looked = []
         files = capture.pending(store, scenario.name, source)
         yield from _captured(files, table, mapping, checked, checked.looked)

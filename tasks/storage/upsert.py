@@ -24,22 +24,28 @@ class Brought:
     """What became of rows: `changed` rows of the table are new or other than before.
 
     `repeated` counts rows that changed nothing, `superseded` those that later ones replace; `refused`
-    are rows that came too late to be taken.
+    are rows that came too late to be taken. `removed` stored rows are not in the table any more.
     """
 
     changed: int
     repeated: int
     superseded: int
     refused: pl.DataFrame
+    removed: int = 0
 
 
-def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Path) -> Brought:
+def upsert(
+    store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Path, *, whole: bool = False
+) -> Brought:
     """Bring accepted `rows` into a table, as the table folds them into what is stored.
 
     All of it becomes visible in one commit; of more rows than fit into memory, those that replace
     others do so in a commit before that of the new ones. There is none where nothing changes. Where
     another writer commits in between, all is folded anew. Rows are looked at some shards at a time,
     and next to stored rows of these shards only; `folder` is for what does not fit into memory meanwhile.
+
+    Stored rows that are `obsolete` are removed in a commit after that. One that does not happen is made up for
+    when the same rows are brought again.
     """
     partition = "shard" if table.shard_by else None
 
@@ -47,7 +53,8 @@ def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Pa
         target = None if store.version(path) is None else store.table(path)
         found = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
         repeated, superseded, refused = 0, 0, []
-        for folded in _folded(table, target, rows):
+        gone = None if target is None else obsolete(table, pl.scan_delta(target), rows, whole=whole)
+        for folded in _folded(table, target, rows, whole=whole):
             found[0].add(folded.new)
             found[1].add(folded.changed)
             repeated += folded.repeated
@@ -70,20 +77,45 @@ def upsert(store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Pa
                 writer_properties=WriterProperties(max_row_group_size=_ROW_GROUP),
                 commit_properties=_commit(table, new.rows()),
             )
-        return Brought(new.height + changed.height, repeated, superseded, pl.concat(refused))
+        if target is not None and gone is not None and gone.height:
+            target.update_incremental()
+            _remove(target, table, gone)
+        removed = 0 if gone is None else gone.height
+        return Brought(new.height + changed.height, repeated, superseded, pl.concat(refused), removed)
 
     return store.retrying(path, attempt)
 
 
-def _folded(table: Table, target: DeltaTable | None, rows: pl.LazyFrame) -> Iterator[Folded]:
+def obsolete(table: Table, stored: pl.LazyFrame, rows: pl.LazyFrame, *, whole: bool) -> pl.DataFrame:
+    """The identifying columns of stored rows that are not to stay beside `rows`.
+
+    With `whole`, `rows` are all there is from their first time to their last, or in a table without times at all:
+    other stored rows of that time are obsolete. Else those that the table takes as corrected.
+    """
+    if not whole:
+        return table.corrected(stored, rows)
+    times = [c for c, dtype in stored.collect_schema().items() if c in table.unique and dtype.is_temporal()][
+        :1
+    ]
+    for time in times:
+        low, high = (
+            rows.select(pl.col(time).min().alias("low"), pl.col(time).max().alias("high")).collect().row(0)
+        )
+        stored = stored.filter(pl.col(time).is_between(low, high))
+    others = stored.join(rows.select(table.unique), on=list(table.unique), how="anti")
+    return others.select(table.identifying).collect(engine="streaming")
+
+
+def _folded(table: Table, target: DeltaTable | None, rows: pl.LazyFrame, *, whole: bool) -> Iterator[Folded]:
     stored = None if target is None else pl.scan_delta(target)
+    fold = table.replacing if whole else table.fold
     if not table.shard_by or table.rows_at_a_time is None:
-        yield table.fold(stored, rows.collect())
+        yield fold(stored, rows.collect())
         return
     for shards in _groups(rows, table.rows_at_a_time):
         inside = pl.col("shard").is_in(shards)
         new = rows.filter(inside).collect()
-        yield table.fold(None if stored is None else stored.filter(inside), new)
+        yield fold(None if stored is None else stored.filter(inside), new)
 
 
 def _groups(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
@@ -102,30 +134,47 @@ def _groups(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
 
 
 def _merge(target: DeltaTable, table: Table, changed: pl.LazyFrame) -> None:
-    """Have `changed` take the place of the rows with the same unique columns, or be added, in one commit.
-
-    The predicate names the shards and times concerned, so that no other file is looked at.
-    """
-    keys = [*(["shard"] if table.shard_by else []), *table.unique]
-    schema = changed.collect_schema()
-    ranges = [c for c in keys if schema[c].is_integer() or schema[c].is_temporal()]
-    extent = changed.select(
-        *(pl.col(c).min().alias(f"low {c}") for c in ranges),
-        *(pl.col(c).max().alias(f"high {c}") for c in ranges),
-    )
-    found = extent.collect(engine="streaming").row(0, named=True)
-    near = [
-        f"t.{c} >= {_literal(found[f'low {c}'])} AND t.{c} <= {_literal(found[f'high {c}'])}" for c in ranges
-    ]
-    same = [f"t.{c} = s.{c}" for c in keys]
-    target.merge(
+    """Have `changed` take the place of the rows with the same unique columns, or be added, in one commit."""
+    merger = target.merge(
         reader(changed),
-        predicate=" AND ".join([*near, *same]),
+        predicate=_same(table, changed),
         source_alias="s",
         target_alias="t",
         merge_schema=True,
         commit_properties=_commit(table, changed),
-    ).when_matched_update_all().when_not_matched_insert_all().execute()
+    )
+    merger.when_matched_update_all().when_not_matched_insert_all().execute()
+
+
+def _remove(target: DeltaTable, table: Table, gone: pl.DataFrame) -> None:
+    """Remove the rows with the identifying columns of `gone`, in one commit."""
+    merger = target.merge(
+        reader(gone.lazy()),
+        predicate=_same(table, gone.lazy()),
+        source_alias="s",
+        target_alias="t",
+        commit_properties=_commit(table, gone.lazy()),
+    )
+    merger.when_matched_delete().execute()
+
+
+def _same(table: Table, rows: pl.LazyFrame) -> str:
+    """The predicate of a merge by the identifying columns.
+
+    It names the shards and times concerned, so that no other file is looked at.
+    """
+    keys = table.identifying
+    schema = rows.collect_schema()
+    ranges = [c for c in keys if schema[c].is_integer() or schema[c].is_temporal()]
+    extent = rows.select(
+        *(pl.col(c).min().alias(f"low {c}") for c in ranges),
+        *(pl.col(c).max().alias(f"high {c}") for c in ranges),
+    )
+    found = extent.collect(engine="streaming").row(0, named=True) if ranges else {}
+    near = [
+        f"t.{c} >= {_literal(found[f'low {c}'])} AND t.{c} <= {_literal(found[f'high {c}'])}" for c in ranges
+    ]
+    return " AND ".join([*near, *(f"t.{c} = s.{c}" for c in keys)])
 
 
 def _commit(table: Table, rows: pl.LazyFrame) -> CommitProperties:
