@@ -78,8 +78,8 @@ def score(
 
 
 evaluate = evaluating.flow_of(TOY)
-tune = tuning.flow_of(TOY, lambda store: store.get_json("toy/options.json") or {})
 backfill = backfilling.flow_of(TOY, "score")
+tune = tuning.flow_of(TOY, lambda store: store.get_json("toy/options.json") or {})
 promote, rollback = promotions(TOY)
 
 SCENARIO = TOY
