@@ -83,7 +83,7 @@ class Case:
     score: str
     training: Sequence[str] = ()
     newest: Sequence[str] = ()
-    """Words without which more than the newest moment is scored at first."""
+    """Words without which more than the newest moment is scored."""
 
 
 CASES = {
@@ -228,7 +228,7 @@ def test_the_same_run_twice_changes_nothing(ready, run, tmp_path):
 def test_an_older_moment_is_scored_as_it_was_after_newer_and_corrected_data_have_come(ready, run, tmp_path):
     later = ready.copied(tmp_path / "later", f"{ready.name}/runs", *ready.tables)
     run(ready.name, "ingest", *ready.late, "--store", later.store.uri)
-    newest = run(ready.name, ready.case.score, "--store", later.store.uri)
+    newest = run(ready.name, ready.case.score, *ready.case.newest, "--store", later.store.uri)
     assert datetime.fromisoformat(newest["as_of"]) > datetime.fromisoformat(ready.as_of)
     again = run(*later.words)
     assert again["as_of"] == ready.as_of
