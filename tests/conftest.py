@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,6 +38,8 @@ for named in (
 ):
     os.environ.pop(named, None)
 
+settings.register_profile("almanac", deadline=None)  # no test asserts a time
+settings.load_profile("almanac")
 
 SERVED = {"prefect_api", "dask_cluster", "command", "azurite", "together", "local", "client"}
 """Fixtures that start a server or processes."""

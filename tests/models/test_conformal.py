@@ -39,7 +39,7 @@ def test_calibrated_quantiles_hold_what_they_say_on_unseen_rows_of_each_group():
     assert uncalibrated < 0.8
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 40))
 def test_calibrated_quantiles_never_cross(seed, n):
     rng = np.random.default_rng(seed)

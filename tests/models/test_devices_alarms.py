@@ -302,7 +302,7 @@ def test_alarms_of_healthy_fleets_of_any_size_keep_the_budget():
         assert count <= 1.5 * 30 * per_day / 24 + 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=20))
 def test_evidence_is_the_combination_of_simes(p_values):
     rows = pl.LazyFrame({"device": "d", "tag": "t", "p_value": [*p_values, None]})
@@ -363,7 +363,7 @@ def test_the_same_hour_again_gives_the_same_incidents():
     assert run(rows, once, START + 2 * HOUR)["anomalies"].to_list() == [2]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 179), max_size=30, unique=True), st.integers(1, 70))
 def test_incidents_hour_by_hour_are_those_of_a_loop_over_all_anomalies_at_once(minutes, cooldown):
     expected, groups = [], []

@@ -65,7 +65,7 @@ def sensor_file():
     return grid_of(readings, readings.select(KEY).unique(), start, end, MINUTE)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.integers(21, 200), st.floats(0.01, 0.5), st.sampled_from([0.0, 0.2]))
 def test_one_class_svm_scores_are_scikit_learns_to_1e_9(seed, columns, nu, missing):
     past = grid(noise(3, columns, seed, missing))
@@ -84,7 +84,7 @@ def test_one_class_svm_scores_are_scikit_learns_to_1e_9(seed, columns, nu, missi
         assert np.isnan(found[s, ~known]).all()
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.integers(0, 10_000), st.integers(40, 400), st.sampled_from([0, 1]))
 def test_isolation_forest_scores_are_scikit_learns_to_1e_9(seed, columns, digits):
     past, now = noise(2, columns, seed), noise(2, 70, seed + 1)
@@ -146,7 +146,7 @@ def slow_channels(x, expected, s, t):
     ]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.1, 0.6]), st.integers(0, 2))
 def test_robust_scores_are_the_greatest_channel_of_a_loop_over_the_definitions(seed, missing, digits):
     x = np.round(noise(2, 90, seed, missing) / 10, digits)
@@ -167,7 +167,7 @@ def test_robust_scores_are_the_greatest_channel_of_a_loop_over_the_definitions(s
             assert slow[cause[s, t - 61]] == pytest.approx(np.nanmax(slow), rel=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(1, 40), st.sampled_from([0.0, 0.5, 0.95]))
 def test_row_quantiles_are_numpys(seed, columns, missing):
     x = noise(4, columns, seed, missing)
@@ -219,7 +219,7 @@ def test_large_values_that_are_frequent_are_how_the_sensor_behaves():
     assert not np.isnan(fitted.clean).any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(2, 6))
 def test_few_values_are_as_unusual_as_a_count_over_the_past_says(seed, distinct):
     rng = np.random.default_rng(seed)
@@ -252,7 +252,7 @@ def test_ages_count_how_long_something_lasts():
     assert ages(event, cap=3).tolist() == [[0, 1, 2, 0, 1, 2, 3, 3]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 80), min_size=1, max_size=60), st.integers(1, 5))
 def test_chances_of_ages_fall_and_are_never_below_what_a_count_with_one_more_time_gives(lengths, apart):
     event = np.concatenate([np.r_[np.zeros(apart, bool), np.ones(n, bool)] for n in lengths])[None, :]
@@ -293,7 +293,7 @@ def test_the_run_a_sensor_ends_in_is_compared_with_its_past_runs():
     assert np.isnan(p[0])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(2, 5))
 def test_joint_distances_are_mahalanobis_over_the_tags_that_are_there(seed, tags):
     rng = np.random.default_rng(seed)

@@ -107,7 +107,7 @@ def as_points(readings):
     return points(pl.DataFrame(readings, schema=schema, orient="row"), MINUTE)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(reading, max_size=40))
 def test_intervals_hold_what_a_loop_over_the_distinct_readings_finds(readings):
     found = aggregate(as_points(readings))
@@ -127,7 +127,7 @@ def test_intervals_hold_what_a_loop_over_the_distinct_readings_finds(readings):
             assert row["std"] == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(reading, max_size=30), st.lists(st.integers(0, 3), min_size=30, max_size=30), st.randoms())
 def test_readings_in_any_order_in_any_files_some_twice_give_the_table_of_a_single_pass(
     readings, files, random

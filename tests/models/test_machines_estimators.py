@@ -128,7 +128,7 @@ def test_lightgbm_gives_the_same_for_any_number_of_threads_and_whatever_was_fitt
     assert np.array_equal(said[0], said[2])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.floats(0.5, 3), st.floats(-2, 2))
 def test_platt_undoes_a_known_distortion(seed, slope, intercept):
     rng = np.random.default_rng(seed)
@@ -140,7 +140,7 @@ def test_platt_undoes_a_known_distortion(seed, slope, intercept):
     assert np.abs(calibrated(distorted, how) - truth).mean() < 0.02
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(1, 40))
 def test_calibration_never_falls_and_stays_between_0_and_1(seed, failures):
     rng = np.random.default_rng(seed)
@@ -186,7 +186,7 @@ def events(found: list[tuple[int, str]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(hours_of, hours_of, st.integers(1, 120))
 def test_a_bill_counts_failures_and_inspections_as_a_loop_does(inspected, failed, horizon):
     options = Options(missed_failure_cost=7.0, needless_inspection_cost=2.0)
@@ -202,7 +202,7 @@ def test_a_bill_counts_failures_and_inspections_as_a_loop_does(inspected, failed
     assert found == costs.Bill(len(prevented), missed, needless, 7.0 * missed + 2.0 * needless)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(hours_of, st.integers(1, 120))
 def test_a_component_that_was_inspected_is_left_alone_for_the_horizon(alarmed, horizon):
     found = costs.alarms(events(alarmed), horizon)

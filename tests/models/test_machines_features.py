@@ -177,7 +177,7 @@ def test_no_feature_changes_when_what_comes_later_does(fleet, table):
         assert_frame_equal(features(fleet, last, 20), features(tables, last, 20), check_exact=True)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(minutes=st.integers(-5_000_000, 5_000_000))
 def test_the_same_history_at_another_time_gives_the_same_features(fleet, minutes):
     last = START + timedelta(days=11)

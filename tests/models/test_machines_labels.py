@@ -86,7 +86,7 @@ def test_failures_of_another_machine_are_not_the_machine_s_own():
 events = st.lists(st.tuples(st.integers(-50, 300), st.sampled_from(PARTS)), max_size=12, unique=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(events, st.lists(st.integers(-60, 310), max_size=8), st.integers(0, 300), st.integers(1, 200))
 def test_outcomes_are_what_a_loop_over_the_failures_finds(happened, hours, observed, horizon):
     rows = rows_at(*hours)

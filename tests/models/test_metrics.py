@@ -18,7 +18,7 @@ def value(rows: pl.DataFrame, measure: pl.Expr) -> float | None:
     return rows.select(measure).item()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS)
 def test_pinball_loss_is_what_its_definition_says(rows):
     total = 0.0
@@ -33,7 +33,7 @@ def test_pinball_loss_is_what_its_definition_says(rows):
         assert found is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS)
 def test_point_errors_are_what_their_definitions_say(rows):
     units = sum(y for y, *_ in rows)

@@ -135,7 +135,7 @@ def agree(found: float | None, expected: float | None) -> bool:
     return expected is not None and found == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 10_000), st.integers(10, LAST))
 def test_sales_features_are_what_their_definitions_say(seed, origin):
     frames = market(seed)
@@ -165,7 +165,7 @@ def test_sales_features_are_what_their_definitions_say(seed, origin):
             assert math.isnan(row["f:year_ago"])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 10_000), st.integers(10, LAST))
 def test_promotion_features_are_what_their_definitions_say(seed, origin):
     frames = market(seed)
@@ -193,7 +193,7 @@ def test_promotion_features_are_what_their_definitions_say(seed, origin):
         assert agree(row["f:price_to_others"], math.log(price) - sum(others) / len(others) if known else None)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), st.integers(20, LAST))
 def test_effects_of_past_promotions_borrow_from_the_sku(seed, origin):
     frames = market(seed)
@@ -226,7 +226,7 @@ def changed_after(frames: dict[str, pl.DataFrame], week: date, columns: list[str
     }
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10_000), st.integers(10, LAST - 1))
 def test_units_after_the_origin_change_no_feature(seed, origin):
     frames = market(seed)
@@ -235,7 +235,7 @@ def test_units_after_the_origin_change_no_feature(seed, origin):
     assert before.drop("units").equals(after.drop("units"))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10_000), st.integers(10, LAST), st.integers(1, HORIZON))
 def test_plans_after_the_target_week_change_no_feature(seed, origin, step):
     frames = market(seed)
@@ -253,7 +253,7 @@ def test_the_plan_of_the_target_week_does_change_features():
     assert not before.equals(after)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), st.integers(10, LAST), st.integers(1, 8))
 def test_a_key_has_the_same_features_alone_and_in_company(seed, origin, n):
     frames = market(seed)
@@ -324,7 +324,7 @@ def test_totals_are_the_same_to_the_bit_in_any_order_of_rows():
     assert all(first[name].equals(second[name]) for name in first)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(0, 10_000), st.sampled_from([40, 51, 53, 60]))
 def test_a_horizon_beyond_a_year_does_not_look_ahead(seed, step):
     frames = market(seed)

@@ -239,7 +239,7 @@ def frame_of(rows: list[tuple], without: set[str]) -> pl.DataFrame:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(row, max_size=60),
     st.lists(row, max_size=10),

@@ -383,7 +383,7 @@ def test_an_empty_panel_gives_empty_frames():
     assert statistical.forecast(params, panel, 20, 13, QUANTILES).columns[-5:] == NAMES
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_any_panel_gives_finite_positive_quantiles_in_order(data):
     weeks = data.draw(st.integers(1, 30))

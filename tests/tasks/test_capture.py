@@ -159,7 +159,7 @@ scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats()
 values = scalars | st.lists(scalars, max_size=2)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.fixed_dictionaries({"device": scalars, "value": values}), min_size=1, max_size=5))
 @example([{"device": "d", "value": 1}, {"device": "d", "value": 1.5}])
 @example([{"device": 1, "value": 1}, {"device": "1", "value": "x"}])
@@ -207,7 +207,7 @@ def test_an_empty_file_is_told_from_one_without_messages(tmp_path):
     assert json.loads(row["row"]) == {"bytes": 0, "messages": 0}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.booleans())
 def test_wherever_a_file_breaks_off_whole_messages_are_read_and_the_break_is_seen(
     tmp_path_factory, cut, noise

@@ -22,7 +22,7 @@ def rows(path) -> pl.DataFrame:
     return pl.concat([source.rows() for source in read(str(path))], how="diagonal_relaxed")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     table=TABLES,
     separator=st.sampled_from(",;\t|"),

@@ -130,7 +130,7 @@ def test_keys_that_raise_fail_alone_and_the_others_are_as_without_them(trained):
     assert rows_of(run, outcomes).drop("run_id").equals(others.drop("run_id"))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sets(st.sampled_from([f"n{n:02d}" for n in range(12)])))
 def test_whichever_keys_raise_exactly_those_fail(trained, raising):
     run = steps.resolve(trained)

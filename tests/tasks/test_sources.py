@@ -134,7 +134,7 @@ def test_a_truncated_parquet_file_is_named(tmp_path):
         rows(tmp_path / "a.parquet")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=60) | st.text('ab,"\n\r\t; 1\ufeff', max_size=40).map(str.encode))
 @example(b"\n")
 @example(b"a,a\n1,2\n")
