@@ -18,7 +18,7 @@ from models.errors import AlmanacError
 from models.scenario import AsOf, Scenario
 from models.times import as_moment
 from tasks.scoring.catch_up import published
-from tasks.scoring.runs import input_versions
+from tasks.scoring.runs import input_versions, scans
 from tasks.storage.store import Store
 
 AT_MOST = 10_000
@@ -92,8 +92,7 @@ def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None)
 
     Raises `ParameterError` where there are none, or more than `AT_MOST`.
     """
-    versions = input_versions(scenario, store)
-    tables = {name: store.scan(f"{scenario.name}/{name}", number) for name, number in versions.items()}
+    tables = scans(scenario, store, input_versions(scenario, store))
     until = scenario.resolve_as_of(tables, last, datetime.now(UTC))
     cadence = scenario.cadence or timedelta(days=1)
     count = (as_moment(until) - as_moment(first)) // cadence + 1

@@ -20,7 +20,7 @@ import polars as pl
 from models.errors import AlmanacError
 from models.scenario import AsOf, File, Scenario, Trained
 from tasks.storage.layout import Layout
-from tasks.storage.store import Store
+from tasks.storage.store import Store, digest
 
 KINDS = (".parquet", ".json", ".txt")
 ROLLED_BACK = "rolled_back"
@@ -220,8 +220,8 @@ def _registered(store: Store, scenario: str, number: int) -> str | None:
 
 
 def _sha256(facts: Mapping[str, Any]) -> str:
-    as_read = json.loads(json.dumps(facts, default=str))
-    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+    """The hash of a manifest, the same before it is written and when it was read."""
+    return digest(json.loads(json.dumps(facts, default=str)))
 
 
 def read_manifest(place: Path) -> dict[str, Any]:

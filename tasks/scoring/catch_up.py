@@ -12,7 +12,7 @@ from models.times import as_moment
 from tasks.ingest.status import is_stale
 from tasks.registry import bundles, ledger
 from tasks.scoring.events import emit
-from tasks.scoring.runs import Run, input_versions
+from tasks.scoring.runs import Run, input_versions, scans
 from tasks.storage.commits import touched
 from tasks.storage.store import Store
 
@@ -56,8 +56,7 @@ class Due:
 @task(name="due")
 def due(scenario: Scenario, store: Store, flow: str, at_most: int) -> Due:
     """The newest so many of the `as_of`s that are complete and not published. What is left is told by an event."""
-    versions = input_versions(scenario, store)
-    tables = {name: store.scan(f"{scenario.name}/{name}", number) for name, number in versions.items()}
+    tables = scans(scenario, store, input_versions(scenario, store))
     newest = scenario.resolve_as_of(tables, None, datetime.now(UTC))
     if not isinstance(scenario, CatchesUp):
         return Due([newest], [], newest)

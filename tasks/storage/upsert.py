@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake.table import TableMerger
 
 from models.contracts import Folded
 from models.scenario import Table
@@ -79,7 +80,7 @@ def upsert(
             )
         if target is not None and gone is not None and gone.height:
             target.update_incremental()
-            _remove(target, table, gone)
+            _remove(target, table, gone.lazy())
         removed = 0 if gone is None else gone.height
         return Brought(new.height + changed.height, repeated, superseded, pl.concat(refused), removed)
 
@@ -135,27 +136,24 @@ def _groups(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
 
 def _merge(target: DeltaTable, table: Table, changed: pl.LazyFrame) -> None:
     """Have `changed` take the place of the rows with the same unique columns, or be added, in one commit."""
-    merger = target.merge(
-        reader(changed),
-        predicate=_same(table, changed),
-        source_alias="s",
-        target_alias="t",
-        merge_schema=True,
-        commit_properties=_commit(table, changed),
-    )
+    merger = _merger(target, table, changed, merge_schema=True)
     merger.when_matched_update_all().when_not_matched_insert_all().execute()
 
 
-def _remove(target: DeltaTable, table: Table, gone: pl.DataFrame) -> None:
+def _remove(target: DeltaTable, table: Table, gone: pl.LazyFrame) -> None:
     """Remove the rows with the identifying columns of `gone`, in one commit."""
-    merger = target.merge(
-        reader(gone.lazy()),
-        predicate=_same(table, gone.lazy()),
+    _merger(target, table, gone, merge_schema=False).when_matched_delete().execute()
+
+
+def _merger(target: DeltaTable, table: Table, rows: pl.LazyFrame, *, merge_schema: bool) -> TableMerger:
+    return target.merge(
+        reader(rows),
+        predicate=_same(table, rows),
         source_alias="s",
         target_alias="t",
-        commit_properties=_commit(table, gone.lazy()),
+        merge_schema=merge_schema,
+        commit_properties=_commit(table, rows),
     )
-    merger.when_matched_delete().execute()
 
 
 def _same(table: Table, rows: pl.LazyFrame) -> str:

@@ -36,6 +36,14 @@ def imported(*words: str) -> tuple[int, str, set[str]]:
     return done.returncode, done.stdout + done.stderr, set(done.stderr.splitlines())
 
 
+def printed(program: str) -> list[str]:
+    """The words that a Python program of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    return done.stdout.split()
+
+
 @pytest.mark.parametrize(
     ("words", "helped", "shown"),
     [
@@ -73,10 +81,7 @@ def test_a_command_is_loaded_without_the_modules_of_other_scenarios():
         "assert found.load().name == 'machines-score'\n"
         "print(*sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    modules = set(done.stdout.split())
+    modules = set(printed(program))
     assert "flows.machines" in modules
     assert modules.isdisjoint({"flows.sales", "flows.devices", "models.sales", "models.devices"})
 
@@ -90,10 +95,7 @@ def test_a_shard_is_scored_with_lightgbm_but_without_what_that_could_be_combined
         "import pandas, sklearn\n"
         "print(*found)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    assert done.stdout.split() == []
+    assert printed(program) == []
 
 
 def test_every_command_that_needs_no_server_is_called_without_its_module():
