@@ -232,7 +232,7 @@ def test_an_ingest_that_was_killed_is_done_by_the_next_as_if_nothing_had_happene
 def test_wherever_an_ingest_fails_the_next_one_completes_it(store, tmp_path, half_read, monkeypatch, step):
     before = versions(store)
     with monkeypatch.context() as patch:
-        patch.setattr(step, lambda *_: 1 / 0)
+        patch.setattr(step, lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             bring(store, half_read)
     assert versions(store) == before
