@@ -20,7 +20,8 @@ IDENTITY: Calibration = {"kind": "identity"}
 EDGE = 1e-7
 _MANY_FAILURES = 1_000
 _PRIOR = 5.0
-_FEW_FAILURES = 20
+FEW_FAILURES = 20
+"""Fewer held-out failures than these do not settle the mean probability, see `towards`."""
 _FAR_OFF = 3.0
 
 
@@ -41,20 +42,15 @@ def towards(how: Calibration, probability: Floats, base_rate: float, failures: i
 
     The mean that is aimed at lies between that of `how` and `base_rate`, the share of all rows that fail: with
     no held-out failure it is the base rate, from 20 on the mean stays. Only the intercept moves, so that the order
-    of rows stays. A mean within a factor of three of the base rate stays, too: so few failures allow no better.
+    of rows stays. With some failures a mean within a factor of three of the base rate stays, too: so few allow no better.
     """
-    if (
-        failures >= _FEW_FAILURES
-        or not len(probability)
-        or not 0 < base_rate < 1
-        or how["kind"] == "isotonic"
-    ):
+    if failures >= FEW_FAILURES or not len(probability) or not 0 < base_rate < 1 or how["kind"] == "isotonic":
         return how
     slope, intercept = how.get("slope", 1.0), how.get("intercept", 0.0)
     mean = float(calibrated(probability, how).mean())
-    if 1 / _FAR_OFF < mean / base_rate < _FAR_OFF:
+    if failures and 1 / _FAR_OFF < mean / base_rate < _FAR_OFF:
         return how
-    weight = failures / _FEW_FAILURES
+    weight = failures / FEW_FAILURES
     aim = weight * mean + (1 - weight) * base_rate
     z = slope * _logit(probability) + intercept
     low, high = -30.0, 30.0

@@ -41,7 +41,7 @@ ROW = ("machine_id", "time")
 _HOUR = 3_600_000_000
 _NORMAL_HOURS = 72
 _MANY = 12
-_ANY = "|any"
+_ANY = "any"
 _SPREAD = ("std", "min", "max", "slope")
 _MOMENT_DAYS = 1e-4
 _RHYTHM, _LEAST_RHYTHM = 9, 3
@@ -124,7 +124,7 @@ def feature_list(vocabulary: Vocabulary, options: Options) -> list[Feature]:
         for hours in options.error_windows_hours:
             found.append(Feature(f"{error}_count_{hours}h", "error", error, "count", hours))
     for component in vocabulary.components:
-        found.append(Feature(f"{component}_replaced_days", "component", component, "replaced"))
+        found.append(Feature(replaced_column(component), "component", component, "replaced"))
     found.append(Feature("any_replaced_days", "machine", "any component", "replaced"))
     found.append(Feature("any_failed_days", "machine", "any component", "failed"))
     found.append(Feature("maintenance_due_days", "machine", "maintenance", "due"))
@@ -140,10 +140,20 @@ def feature_list(vocabulary: Vocabulary, options: Options) -> list[Feature]:
     return found
 
 
+def replaced_column(component: str) -> str:
+    """Name of the column with the days since the component was replaced; a component may be called `any`."""
+    return f"{component}_replaced_days" if component != "any" else "component_any_replaced_days"
+
+
+def _own(word: str) -> str:
+    """Name of a column for a word of the data, which may be that of a column of ours, such as `time`."""
+    return f"{word}|"
+
+
 def under_work(component: str, options: Options) -> pl.Expr:
     """Whether `component` was replaced, or failed, less than `under_work_hours` before the row's time."""
     days = options.under_work_hours / 24
-    return (pl.col(f"{component}_replaced_days") < days - _MOMENT_DAYS).fill_null(value=False)
+    return (pl.col(replaced_column(component)) < days - _MOMENT_DAYS).fill_null(value=False)
 
 
 def build(
@@ -278,22 +288,23 @@ def _errors(
             for error in vocabulary.errors
             for hours in options.error_windows_hours
         }
+    own = {error: _own(error) for error in vocabulary.errors}
     so_far = (
         errors.with_columns(kind_of_error(vocabulary.errors).alias("error"))
-        .select(*ROW, *((pl.col("error") == e).cast(pl.Int32).alias(e) for e in vocabulary.errors))
+        .select(*ROW, *((pl.col("error") == e).cast(pl.Int32).alias(name) for e, name in own.items()))
         .group_by(ROW)
         .sum()
         .sort("time", "machine_id")
-        .select(*ROW, *(pl.col(e).cum_sum().over("machine_id") for e in vocabulary.errors))
+        .select(*ROW, *(pl.col(name).cum_sum().over("machine_id") for name in own.values()))
         .collect()
     )
     until = _at(rows, so_far, timedelta(0)).fill_null(0)
     found = {}
     for hours in options.error_windows_hours:
-        counts = until.select(vocabulary.errors) - _at(rows, so_far, timedelta(hours=hours)).fill_null(0)
+        counts = until - _at(rows, so_far, timedelta(hours=hours)).fill_null(0)
         for error in vocabulary.errors:
             name = f"{error}_count_{hours}h"
-            found[name] = counts[error].cast(pl.Float32).alias(name)
+            found[name] = counts[own[error]].cast(pl.Float32).alias(name)
     return found
 
 
@@ -302,7 +313,7 @@ def _events(seen: Frames, vocabulary: Vocabulary, rows: pl.DataFrame) -> dict[st
     failed = [seen["failures"].select(*ROW, "component")] if "failures" in seen else []
     replaced = [seen["maintenance"].select(*ROW, "component")] if "maintenance" in seen else []
     since = _since(replaced + failed, vocabulary.components, rows)
-    found = {f"{c}_replaced_days": since[c].alias(f"{c}_replaced_days") for c in vocabulary.components}
+    found = {replaced_column(c): since[_own(c)].alias(replaced_column(c)) for c in vocabulary.components}
     found["any_replaced_days"] = since[_ANY].alias("any_replaced_days")
     found["any_failed_days"] = _since(failed, (), rows)[_ANY].alias("any_failed_days")
     found["maintenance_due_days"] = _due(seen.get("maintenance"), rows)
@@ -333,16 +344,19 @@ def _due(maintenance: pl.LazyFrame | None, rows: pl.DataFrame) -> pl.Series:
 
 def _since(frames: list[pl.LazyFrame], components: Sequence[str], rows: pl.DataFrame) -> pl.DataFrame:
     """Days since the last event of each component, and of any (`_ANY`), at each row."""
-    names = (*components, _ANY)
+    own = {component: _own(component) for component in components}
+    names = (*own.values(), _ANY)
     if not frames:
         return pl.DataFrame({name: pl.Series([None] * rows.height, dtype=pl.Float32) for name in names})
     last = (
         pl.concat(frames)
-        .select(*ROW, *(pl.when(pl.col("component") == c).then("time").alias(c) for c in components))
+        .select(
+            *ROW, *(pl.when(pl.col("component") == c).then("time").alias(name) for c, name in own.items())
+        )
         .group_by(ROW)
         .max()
         .sort("time", "machine_id")
-        .select(*ROW, *(pl.col(c).forward_fill().over("machine_id") for c in components))
+        .select(*ROW, *(pl.col(name).forward_fill().over("machine_id") for name in own.values()))
         .with_columns(pl.col("time").alias(_ANY))
         .collect()
     )

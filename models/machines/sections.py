@@ -160,19 +160,17 @@ def _panel(component: str) -> str:
 
 def _telemetry_track(view: _View, recent: pl.LazyFrame, sensors: list[str], near: timedelta) -> Track:
     """Readings of each sensor, with errors, replacements and failures where the next reading is, if `near`."""
-    marked = recent.sort("time")
     kinds = (("errors", "error"), ("maintenance", "component"), ("failures", "component"))
-    for table, column in kinds:
-        if table in view.run.tables:
-            marked = marked.join(
-                _at_readings(view.run.tables[table], recent, column, table, near),
-                on=["machine_id", "time"],
-                how="left",
-            )
     names = [table for table, _ in kinds if table in view.run.tables]
-    frame = marked.select("machine_id", "time", *sensors, *names).unpivot(
-        on=sensors, index=["machine_id", "time", *names], variable_name="series", value_name="value"
+    frame = (
+        recent.sort("time")
+        .select("machine_id", "time", *sensors)
+        .unpivot(on=sensors, index=["machine_id", "time"], variable_name="series", value_name="value")
     )
+    for table, column in kinds:
+        if table in names:
+            events = _at_readings(view.run.tables[table], recent, column, table, near)
+            frame = frame.join(events, on=["machine_id", "time"], how="left", maintain_order="left")
     labels = {
         "errors": ("Error", page.SECOND),
         "maintenance": ("Replaced", page.ACCENT),

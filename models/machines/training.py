@@ -17,7 +17,15 @@ import polars as pl
 
 from models.errors import ContractError
 from models.machines import costs, evaluation
-from models.machines.calibration import EDGE, IDENTITY, Calibration, calibrated, calibration, towards
+from models.machines.calibration import (
+    EDGE,
+    FEW_FAILURES,
+    IDENTITY,
+    Calibration,
+    calibrated,
+    calibration,
+    towards,
+)
 from models.machines.contracts import known
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, build, used_features, windows
@@ -253,6 +261,7 @@ def _horizon(
     before = base_rates(work, hours, held[0].until)
     first = {c: calibration_of(held[:1], c, hours, before[c]) for c in components}
     both = {c: calibration_of(held, c, hours, base[c]) for c in components}
+    both |= {c: as_often_as_it_failed(work, held, found[c], both[c], c, hours, base[c]) for c in found}
     risks = [
         Risk(c, hours, MODEL, base[c], None, found[c], both[c]) if c in found else without[c]
         for c in components
@@ -354,7 +363,7 @@ def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> S
     failing = int(counts["failing"].item() or 0)
     share = shares(failing, counts["rows"].item() - failing, work.most_rows)
     of_row = pl.when(some).then(share[0]).otherwise(share[1])
-    labels = [fails_within(c, hours).alias(f"|{c}") for c in modelled]
+    labels = [fails_within(c, hours).alias(_label(c)) for c in modelled]
     chosen = (
         work.rows.filter(where, pl.col(DRAWN) < of_row)
         .select("machine_id", "time", *work.names, DRAWN, of_row.alias("|share"), *labels)
@@ -365,13 +374,17 @@ def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> S
     again = (chosen[DRAWN] / chosen["|share"] * 1009) % 1
     copies, which = masked(X, again.to_numpy(), work.features)
     weight = 1 / chosen["|share"].to_numpy()
-    failing_rows = chosen.select(pl.any_horizontal(f"|{c}" for c in modelled)).to_series().to_numpy()
+    failing_rows = chosen.select(pl.any_horizontal(_label(c) for c in modelled)).to_series().to_numpy()
     weight = np.where(failing_rows, weight * work.options.failing_weight, weight)
-    failed = {c: chosen[f"|{c}"].to_numpy().astype(bool) for c in modelled}
+    failed = {c: chosen[_label(c)].to_numpy().astype(bool) for c in modelled}
     failed = {c: np.concatenate([flags, flags[which]]) for c, flags in failed.items() if flags.any()}
     half = (chosen["machine_id"].rle_id() % 2 == 0).to_numpy()
     half = np.concatenate([half, half[which]])
     return Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), failed, half)
+
+
+def _label(component: str) -> str:
+    return f"{component}|failed"
 
 
 def held_out_rows(work: Work, fold: Fold, hours: int) -> Held:
@@ -393,6 +406,27 @@ def calibration_of(held: Sequence[Held], component: str, hours: int, base_rate: 
     said = np.concatenate([h.said[component] for h in parts])
     found = calibration(said, np.concatenate([h.failed(component, hours) for h in parts]))
     return towards(found, said, base_rate, sum(h.failures(component, hours) for h in parts))
+
+
+def as_often_as_it_failed(
+    work: Work,
+    held: Sequence[Held],
+    estimator: Estimator,
+    how: Calibration,
+    component: str,
+    hours: int,
+    base_rate: float,
+) -> Calibration:
+    """`how` with the mean that `towards` asks for of the bundle's own estimator on the rows that were held out.
+
+    Where few failures were held out, those that said what `how` is learnt from know still fewer than it does.
+    """
+    failures = sum(h.failures(component, hours) for h in held)
+    if failures >= FEW_FAILURES:
+        return how
+    places = pl.concat([h.rows.select("machine_id", "time") for h in held]).lazy()
+    rows = work.rows.join(places, on=["machine_id", "time"], how="semi").select(work.names).collect()
+    return towards(how, estimator.predict(matrix(rows, work.names)), base_rate, failures)
 
 
 def _judged(

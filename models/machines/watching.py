@@ -17,6 +17,7 @@ FEWEST_DAYS = 7
 _NOT_KNOWN = float("nan")
 _MAD = 1.4826
 _MACHINE = "machine_id"
+_OURS = ("telemetry", "errors", "model", "age_years", CYCLE)
 
 
 def watched(
@@ -28,8 +29,9 @@ def watched(
     is the median of the days up to `trained_as_of`, NaN for a machine that has none. `telemetry` is the
     number of rows as a share of the greatest; `errors` their number; `model` and `age_years` as they are on record.
     """
-    names = sensors(tables["telemetry"])
-    rows = tables["telemetry"].filter(pl.col("time") <= as_of)
+    columns = sensors(tables["telemetry"])
+    names = [f"{name}|" for name in columns]
+    rows = tables["telemetry"].rename(dict(zip(columns, names, strict=True))).filter(pl.col("time") <= as_of)
     if since is not None:
         rows = rows.filter(pl.col("time") > since)
     daily = rows.group_by(_MACHINE, _day(as_of)).agg(pl.len().alias("telemetry"), pl.col(names).mean())
@@ -38,9 +40,10 @@ def watched(
     found = days.join(usual, on=_MACHINE, how="left")
     most = pl.col("telemetry").max()
     features = [(pl.col("telemetry") / most).alias("telemetry")]
-    for name in names:
+    for sensor, name in zip(columns, names, strict=True):
         scale = pl.max_horizontal(f"{name} scale", 1e-6 * pl.col(f"{name} centre").abs(), 1e-9)
-        features.append(((pl.col(name) - pl.col(f"{name} centre")) / scale).fill_null(_NOT_KNOWN).alias(name))
+        deviation = ((pl.col(name) - pl.col(f"{name} centre")) / scale).fill_null(_NOT_KNOWN)
+        features.append(deviation.alias(f"sensor {sensor}" if sensor in _OURS else sensor))
     if "errors" in tables:
         known = tables["errors"].filter(pl.col("time") <= as_of)
         counts = known.group_by(_MACHINE, _day(as_of)).agg(pl.len().cast(pl.Float64).alias("errors"))

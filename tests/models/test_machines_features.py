@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from models.errors import ContractError
 from models.machines.features import build, feature_list, windows
 from models.machines.options import Options
+from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
 from models.machines.vocabulary import Vocabulary, vocabulary
 
@@ -297,10 +297,26 @@ def test_components_sensors_and_errors_are_what_the_data_says():
     assert Vocabulary.of_frame(found.to_frame()) == Vocabulary.of_dict(found.to_dict()) == found
 
 
-def test_two_features_of_one_name_are_an_error_that_says_which():
-    words = Vocabulary(("x",), ("any",), (), (), 1.0)
-    with pytest.raises(ContractError, match="any_replaced_days"):
-        feature_list(words, Options())
+def test_words_of_the_data_may_be_names_of_our_own_columns():
+    plain = simulate(3, days=30, seed=5, start=START, components=2, interval_hours=6)
+    sensors = {"rotate": "errors", "volt": "readings"}
+    words = {"error1": "machine_id", "error2": "time", "comp1": "any", "comp2": "time"}
+    named = {
+        name: frame.rename(sensors, strict=False).with_columns(
+            pl.col(column).replace(words) for column in ("error", "component") if column in frame.columns
+        )
+        for name, frame in plain.items()
+    }
+    last = START + timedelta(days=30)
+    ours, theirs = features(plain, last, 20), features(named, last, 20)
+    assert theirs.width == ours.width
+    for left, right in zip(ours.iter_columns(), theirs.iter_columns(), strict=True):
+        assert right.equals(left), (left.name, right.name)
+    before, after = (
+        MACHINES.watched(lazy(tables), last, last, {}).sort("machine_id", "cycle").collect()
+        for tables in (plain, named)
+    )
+    assert after["sensor errors"].to_list() == pytest.approx(before["rotate"].to_list())
 
 
 def hourly(days: int) -> pl.DataFrame:

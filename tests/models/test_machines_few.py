@@ -11,6 +11,8 @@ from models.machines.chains import first_of_chains
 from models.machines.contracts import known, repeats
 from models.machines.findings import findings
 from models.machines.options import Options
+from models.machines.scenario import MACHINES
+from models.machines.simulation import simulate
 from models.machines.training import without_model
 from models.machines.vocabulary import OTHER, kind_of_error, vocabulary
 
@@ -102,6 +104,29 @@ def test_without_held_out_failures_the_mean_probability_is_the_base_rate():
         aim = failures / 20 * said.mean() + (1 - failures / 20) * 0.02
         assert found.mean() == pytest.approx(aim, rel=1e-6)
         assert (np.argsort(found) == np.argsort(said)).all()
+
+
+def test_without_held_out_failures_no_mean_is_near_enough():
+    said = np.random.default_rng(1).uniform(0.0001, 0.02, 5_000)
+    assert calibrated(said, towards(IDENTITY, said, 0.015, 0)).mean() == pytest.approx(0.015, rel=1e-6)
+    assert towards(IDENTITY, said, 0.015, 3) == IDENTITY
+
+
+def test_three_early_failures_in_all_give_probabilities_as_often_as_it_failed():
+    tables = simulate(8, days=366, seed=3, interval_hours=24, start=START, components=1)
+    times = [START + timedelta(days=day) for day in (40, 90, 150)]
+    tables["failures"] = pl.DataFrame(
+        {"machine_id": tables["machines"]["machine_id"][:3], "time": times, "component": "comp1"}
+    )
+    frames = {name: frame.lazy() for name, frame in tables.items()}
+    end, options = START + timedelta(days=366), {"threads": 1, "every_hours": 24}
+    context = MACHINES.context(frames, end, options)
+    rows = MACHINES.prepare_shard(frames, context, end, options)["rows"].lazy()
+    model = MACHINES.load(MACHINES.fit({"rows": rows}, context, end, options).files)
+    late = rows.filter(pl.col("time") > START + timedelta(days=270)).collect()
+    for (component, hours), said in model.predict(model.matrix(late)).items():
+        base = next(r.base_rate for r in model.risks if (r.component, r.horizon_hours) == (component, hours))
+        assert 0.6 < said.mean() / base < 1.5
 
 
 def test_from_twenty_failures_on_held_out_rows_alone_calibrate():
