@@ -121,7 +121,7 @@ def _command(command: Command) -> Callable[..., int]:
 
     store = [
         p.replace(annotation=Annotated[p.annotation, Parameter(group=_EVERYWHERE)])
-        if p.name == "store"
+        if p.name == "store_uri" or (p.name == "store" and p.default is None)
         else p
         for p in signature.parameters.values()
     ]

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
-from flows import backfilling, evaluating, tuning
+from flows import backfilling, evaluating, explaining, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
+from flows.modules import Direct
 from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, score, train_bundle
@@ -164,4 +165,8 @@ promote, rollback = promotions(SALES)
 backfill = backfilling.flow_of(SALES, "forecast")
 
 SCENARIO = SALES
-COMMANDS = (ingest, train, tune, forecast, evaluate, backfill, run, promote, rollback, *listings(SALES))
+COMMANDS = (
+    *(ingest, train, tune, forecast, evaluate, backfill, run, promote, rollback),
+    Direct("sales-explain", explaining.explain),
+    *listings(SALES),
+)

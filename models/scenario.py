@@ -22,6 +22,7 @@ are those of `Scenario`::
     ReportsGaps.gaps           what the inputs lack for them
     score                      the published rows of some keys                (mapped over the shards)
     CompletesRows.complete     what rows need from those of other shards, such as a rank
+    ExplainsRows.explain       what moved published rows away from what is usual
     DerivesTables.derive       tables that follow from the published rows
     EmitsEvents.events         events that follow from them
     HasPage.sections           what the page of a run shows
@@ -360,6 +361,26 @@ class CatchesUp(ABC):
         return []
 
 
+class ExplainsRows(ABC):
+    """The scenario says what moved a published row away from what is usual for its key."""
+
+    @abstractmethod
+    def worth_explaining(self, published: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:
+        """The published rows that a page explains: few enough for one process."""
+
+    @abstractmethod
+    def explain(
+        self,
+        model: Any,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        rows: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> pl.DataFrame:
+        """A line per row of `rows`, published ones of some keys: numbers that add up, and `reasons` in words."""
+
+
 class ReportsGaps(ABC):
     """The scenario says what its inputs lack."""
 
@@ -577,6 +598,8 @@ class RunView:
     headline: Mapping[str, float] = field(default_factory=dict)
     gaps: pl.DataFrame = field(default_factory=pl.DataFrame)
     derived: Frames = field(default_factory=dict)
+    explanations: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """Lines of `ExplainsRows.explain` for the rows that are worth it; empty where the scenario has none."""
     control: pl.DataFrame = field(default_factory=pl.DataFrame)
     """The points of the control charts, see `models.control`; empty where nothing was evaluated yet."""
     drift: pl.DataFrame = field(default_factory=pl.DataFrame)

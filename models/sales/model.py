@@ -176,14 +176,19 @@ def load(files: Mapping[str, Any]) -> Model:
 
 def log_values(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str], threads: int) -> np.ndarray:
     """Quantiles on the log scale; features of the ensemble that `names` lacks are unknown."""
-    if tuple(names) != ensemble.features:
-        at = {name: i for i, name in enumerate(names)}
-        chosen = np.full((len(values), len(ensemble.features)), np.nan, np.float32)
-        for i, name in enumerate(ensemble.features):
-            if name in at:
-                chosen[:, i] = values[:, at[name]]
-        values = chosen
-    return ensemble.predict(values, threads)
+    return ensemble.predict(aligned(ensemble, values, names), threads)
+
+
+def aligned(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The columns of `values`, which `names` names, in the ensemble's order; NaN for those that there are not."""
+    if tuple(names) == ensemble.features:
+        return values
+    at = {name: i for i, name in enumerate(names)}
+    chosen = np.full((len(values), len(ensemble.features)), np.nan, np.float32)
+    for i, name in enumerate(ensemble.features):
+        if name in at:
+            chosen[:, i] = values[:, at[name]]
+    return chosen
 
 
 def blend(pooled_values: np.ndarray, own_values: np.ndarray) -> np.ndarray:

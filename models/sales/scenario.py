@@ -11,6 +11,7 @@ from models.interchange import Interchange
 from models.page.blocks import Section
 from models.sales import (
     comparison,
+    explanations,
     interchange,
     ladder,
     neighbours,
@@ -30,6 +31,7 @@ from models.sales.search import SalesSearch
 from models.scenario import (
     AsOf,
     ControlChart,
+    ExplainsRows,
     File,
     Frames,
     HasControlCharts,
@@ -54,6 +56,7 @@ class Sales(
     Scenario,
     MeetsChampions,
     ReportsGaps,
+    ExplainsRows,
     HasPage,
     HasControlCharts,
     WatchesInputs,
@@ -140,6 +143,22 @@ class Sales(
         self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         return plan_gaps(tables, keys, as_of, Options.of(options).horizon)
+
+    def worth_explaining(self, published: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:
+        """The rows of the keys with the largest forecasts."""
+        return explanations.largest(published, Options.of(options))
+
+    def explain(
+        self,
+        model: Any,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        rows: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> pl.DataFrame:
+        """See `models.sales.explanations.explain`."""
+        return explanations.explain(model, tables, context, rows, as_of, Options.of(options))
 
     def watched(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]

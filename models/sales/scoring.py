@@ -1,6 +1,6 @@
 """One shard's forecast: every key by the highest rung that it has history for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date, timedelta
 
 import polars as pl
@@ -33,19 +33,15 @@ def score(
     where the bundle says so, by its SKU's own; every other one by the ladder. A key's rows depend on
     its own history and plan, on the shared frames, and with its SKU's own model on that SKU's other stores.
     """
-    known = known_covariates(tables)
-    covariates = [name for name in model.covariates if name in known]
-    first = as_of - timedelta(weeks=PANEL_WEEKS - 1)
-    rows = past_and_plan(tables, covariates, as_of, options.horizon).filter(pl.col("week") >= first)
     wanted = keys.select(KEY).unique().sort(KEY)
-    panel = _panel(rows, wanted, covariates, first, as_of, options)
-    own = _own_rows(model, panel, wanted, shared, options)
+    panel = panel_with_plan(model, tables, wanted, as_of, options)
+    own = own_rows(model, panel, wanted, shared, options)
     asked = panel.of(pl.struct(KEY).is_in(wanted.select(pl.struct(KEY).implode()).to_series()))
     done = _fitted_rows(model, asked, own, shared, store_attributes(tables), options)
     kinds = done.select(*KEY, "week", "kind")
     done = done.drop_nulls("rung")
     left = wanted.join(done.select(KEY).unique(), on=KEY, how="anti")
-    answers = _ladder_rows(left, tables, shared, first, as_of, options)
+    answers = _ladder_rows(left, tables, shared, as_of, options)
     answers = answers.join(kinds, on=[*KEY, "week"], how="left", maintain_order="left")
     answers = model.recalibrated(answers.with_columns(ladder_level(options.columns)), "level")
     published = ["sku", "store", "week", "step", *options.columns, "rung"]
@@ -53,15 +49,14 @@ def score(
     return Scores(every, _outcomes(done, answers, options))
 
 
-def _panel(
-    rows: pl.LazyFrame,
-    wanted: pl.DataFrame,
-    covariates: Sequence[str],
-    first: date,
-    as_of: date,
-    options: Options,
+def panel_with_plan(
+    model: Model, tables: Frames, wanted: pl.DataFrame, as_of: date, options: Options
 ) -> Panel:
-    """The panel of the `wanted` keys and of all others of their SKUs."""
+    """The panel of the `wanted` keys and of all others of their SKUs: history, and after `as_of` the plan."""
+    known = known_covariates(tables)
+    covariates = [name for name in model.covariates if name in known]
+    first = as_of - timedelta(weeks=PANEL_WEEKS - 1)
+    rows = past_and_plan(tables, covariates, as_of, options.horizon).filter(pl.col("week") >= first)
     stores = rows.join(wanted.lazy().select("sku").unique(), on="sku", how="semi")
     every = pl.concat([stores.select(KEY).unique().collect(), wanted]).unique().sort(KEY)
     return panel_of(stores, every, covariates, first, as_of, options.horizon)
@@ -90,7 +85,7 @@ def _fitted_rows(
     return pl.concat(found, how="diagonal")
 
 
-def _own_rows(
+def own_rows(
     model: Model,
     panel: Panel,
     wanted: pl.DataFrame,
@@ -114,11 +109,11 @@ def _ladder_rows(
     keys: pl.DataFrame,
     tables: Frames,
     shared: Mapping[str, pl.DataFrame],
-    first: date,
     as_of: date,
     options: Options,
 ) -> pl.DataFrame:
     """The ladder's answers, with rung and reason."""
+    first = as_of - timedelta(weeks=PANEL_WEEKS - 1)
     own = tables["history"].filter(pl.col("week") >= first)
     until = as_of + timedelta(weeks=options.horizon)
     plan = (

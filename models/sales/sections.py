@@ -10,6 +10,7 @@ from models.page import blocks as page
 from models.page.blocks import Band, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
 from models.sales import accuracy
 from models.sales.charts import chart, line
+from models.sales.explanations import GROUPS, about
 from models.scenario import RunView
 
 KEY = ("sku", "store")
@@ -20,11 +21,13 @@ EXPLORER_WEEKS = 10_500_000
 TOTAL_WEEKS = 104
 RECENT_WEEKS = 52
 CHANGES = 25
+NOTHING = 1e-9
+"""A group that adds no more than this to any week is left out."""
 FALLBACKS = 200
 
 
 def sections(run: RunView) -> list[Section]:
-    """Key figures, explorer, total demand, accuracy, fallbacks and changes; those without data are left out.
+    """Key figures, explorer, contributions, total demand, accuracy, fallbacks and changes; without those that have no data.
 
     Columns of `run.published` that are named `q5`, `q97.5` and so on are its quantiles.
     """
@@ -32,6 +35,7 @@ def sections(run: RunView) -> list[Section]:
     return [
         Section("This forecast", _summary(view)),
         Section("Any SKU and store", _explorer(view)),
+        Section("What moves the forecasts", _explanations(view)),
         Section("Total demand", _total(view)),
         Section("Accuracy in the backtest", accuracy.parts(run.metrics)),
         Section("Fallbacks", _fallbacks(view)),
@@ -160,6 +164,71 @@ def _explorer_caption(weeks: int, limited: bool) -> str:
         f"Up to {weeks} weeks of history.{keys} Missing weeks are gaps in the line. "
         "Values are rounded to a small fraction of each series’ range; the published table holds them in full."
     )
+
+
+def _explanations(view: _View) -> list[Part]:
+    """What adds up to the medians of the largest keys: a week on average, and the weeks of the largest of them."""
+    lines = view.run.explanations
+    if lines.is_empty():
+        return []
+    groups = [name for name in GROUPS if (lines[name].fill_null(0.0).abs() > NOTHING).any()]
+    parts = ["level", *groups, "median"]
+    mean = lines.group_by(KEY).agg(pl.col(parts).mean(), pl.col("rung").mode().sort().first())
+    mean = mean.sort("median", *KEY, descending=[True, False, False])
+    grid = mean.select(
+        pl.col("sku").alias("SKU"),
+        pl.col("store").alias("Store"),
+        *[pl.col(name).alias(in_title(name)) for name in parts],
+        pl.col("rung").replace_strict({rung: about(rung) for rung in mean["rung"]}).alias("Forecast by"),
+    )
+    forms = {in_title(name): "+,.0f" for name in groups}
+    forms |= {in_title(name): ",.0f" for name in ("level", "median")}
+    text = (
+        "A forecast is the **level**, what the SKU usually sells in the store in a week without promotion, and what each "
+        f"group adds to it, in units a week. Here are the {mean.height} pairs with the largest forecasts. Of any pair: "
+        "`python -m flows sales explain --sku SKU --store STORE`."
+    )
+    first = lines.join(mean.drop_nulls("level").head(1).select(KEY), on=KEY, how="semi").sort("week")
+    caption = "Mean of the weeks of the forecast. A row opens the pair above."
+    found: list[Part] = [
+        Text(text),
+        Grid(grid, caption, formats=forms, key={"sku": "SKU", "store": "Store"}),
+    ]
+    if first.height:
+        found.append(_bars(first, groups))
+        found.append(Grid(_plan_lines(first), "Its plan, and what moves each week most"))
+    return found
+
+
+def _bars(lines: pl.DataFrame, groups: list[str]) -> Part:
+    """The weeks of one key: what each group adds to the level, and the median less the level."""
+    weeks = lines["week"].to_list()
+    data = [
+        {"type": "bar", "name": in_title(name), "x": weeks, "y": lines[name].to_list()} for name in groups
+    ]
+    moved = (lines["median"] - lines["level"]).to_list()
+    data.append(line("Median less level", weeks, moved, page.INK))
+    sku, store, level = lines.select("sku", "store", "level").row(0)
+    caption = f"SKU {sku} in store {store}: what adds to its level of {compact(level)} units, week by week."
+    layout = {"barmode": "relative", "yaxis": {"rangemode": "normal"}}
+    return chart(data, caption, "Units per week", layout)
+
+
+def _plan_lines(lines: pl.DataFrame) -> pl.DataFrame:
+    told = lines.select(
+        pl.col("week").alias("Week"), "plan", pl.col("median").alias("Median"), pl.col("reasons").alias("Why")
+    )
+    return told.drop("plan") if told["plan"].dtype == pl.Null else told.unnest("plan")
+
+
+def in_title(name: str) -> str:
+    """The name of a group as a heading.
+
+    >>> in_title("other_skus"), in_title("sku_and_store")
+    ('Other SKUs', 'SKU and store')
+    """
+    words = name.replace("_", " ").replace("sku", "SKU")
+    return words[0].upper() + words[1:]
 
 
 def _total(view: _View) -> list[Part]:

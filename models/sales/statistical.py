@@ -154,18 +154,10 @@ def forecast(
     The parameters stay as they were fitted; levels, store effects and the keys' own variances are those
     of the panel's units up to `origin`. See the module's docstring for columns; sorted by sku, store, week.
     """
-    logs = _logs(panel, origin, horizon)
-    saved = pl.DataFrame({"sku": logs.names}).join(params, on="sku", how="left", maintain_order="left")
-    told = {
-        name: saved[name].to_numpy().astype(float) for name in saved.columns if name not in ("sku", "reason")
-    }
-    betas = {name[len(BETA) :]: np.nan_to_num(told[name]) for name in told if name.startswith(BETA)}
-    regression = logs.regression(betas)
-    rest = logs.y - regression[: origin + 1]
-    state = _state(logs, rest, told["variance_noise"], told["variance_level"])
-    wanted = np.flatnonzero(np.isfinite(state.effect[-1]) & np.isfinite(told["variance_start"])[logs.sku])
+    logs, told, betas, state, wanted = _filtered_at(params, panel, origin, horizon)
     sku = logs.sku[wanted]
-    centre = state.level[-1][sku] + state.effect[-1][wanted] + regression[origin + 1 :, wanted]
+    regression = logs.regression(betas)[origin + 1 :, wanted]
+    centre = state.level[-1][sku] + state.effect[-1][wanted] + regression
     steps = np.arange(1, horizon + 1)[:, None]
     variance = (told["variance_start"][sku] + steps * told["variance_step"][sku]) * _own_variance(
         logs, state.residual
@@ -177,6 +169,39 @@ def forecast(
         reached = np.minimum(centre + shape * np.sqrt(variance), highest + EXTRAPOLATION)
         values.append(np.maximum(np.expm1(reached), 0.0))
     return _rows(panel, origin, wanted, np.maximum.accumulate(np.stack(values), axis=0), quantiles)
+
+
+def contributions(params: pl.DataFrame, panel: Panel, origin: int, horizon: int) -> pl.DataFrame:
+    """What the centre of each forecast is the sum of, in the logarithm of units plus one; see `forecast`.
+
+    Columns: sku, store, week; `base`, the level and the store's effect; and one per regressor, by its name.
+    """
+    logs, _, betas, state, wanted = _filtered_at(params, panel, origin, horizon)
+    sku = logs.sku[wanted]
+    base = state.level[-1][sku] + state.effect[-1][wanted]
+    parts = {"base": np.broadcast_to(base, (horizon, len(wanted)))}
+    for name, beta in betas.items():
+        if name in logs.x:
+            parts[name] = logs.x[name][origin + 1 :, wanted] * beta[sku]
+    rows = _rows(panel, origin, wanted, np.zeros((0, horizon, len(wanted))), ())
+    values = [pl.Series(name, part.T.ravel()) for name, part in parts.items()]
+    return rows.select(*KEY, "week").with_columns(values)
+
+
+def _filtered_at(
+    params: pl.DataFrame, panel: Panel, origin: int, horizon: int
+) -> tuple[_Logs, Arrays, Arrays, _State, np.ndarray]:
+    """Logs, parameters per SKU, coefficients per SKU, states up to `origin`, and the keys that have a forecast."""
+    logs = _logs(panel, origin, horizon)
+    saved = pl.DataFrame({"sku": logs.names}).join(params, on="sku", how="left", maintain_order="left")
+    told = {
+        name: saved[name].to_numpy().astype(float) for name in saved.columns if name not in ("sku", "reason")
+    }
+    betas = {name[len(BETA) :]: np.nan_to_num(told[name]) for name in told if name.startswith(BETA)}
+    rest = logs.y - logs.regression(betas)[: origin + 1]
+    state = _state(logs, rest, told["variance_noise"], told["variance_level"])
+    wanted = np.flatnonzero(np.isfinite(state.effect[-1]) & np.isfinite(told["variance_start"])[logs.sku])
+    return logs, told, betas, state, wanted
 
 
 def better(

@@ -6,13 +6,21 @@ import polars as pl
 from prefect import task
 
 from models.page import control_charts, drift_charts
-from models.scenario import DerivesTables, HasControlCharts, HasPage, RunView, Scenario
+from models.scenario import (
+    DerivesTables,
+    ExplainsRows,
+    Frames,
+    HasControlCharts,
+    HasPage,
+    RunView,
+    Scenario,
+)
 from tasks.monitoring.control_charts import points_so_far
 from tasks.monitoring.drift import newest_drift
 from tasks.page.render import render
 from tasks.registry import bundles
 from tasks.scoring.publishing import Part, scan_parts
-from tasks.scoring.runs import Run
+from tasks.scoring.runs import Run, context
 from tasks.scoring.shards import Outcome, gaps_path, keys_path, read_frame
 from tasks.storage.layout import Layout
 from tasks.training.fit import BACKTESTS
@@ -47,12 +55,15 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
     latest = earlier.select(pl.col("as_of").max()).collect().item()
     manifest = bundles.manifest(run.store, scenario.name, run.bundle or 0)
     backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=run.bundle)
+    tables = run.tables(scenario)
+    published = scan_parts(run, parts) if parts else table.filter(pl.col("as_of") == run.as_of)
     return RunView(
         as_of=run.as_of,
         bundle=run.bundle or 0,
         options=run.options,
-        tables=run.tables(scenario),
-        published=scan_parts(run, parts) if parts else table.filter(pl.col("as_of") == run.as_of),
+        tables=tables,
+        published=published,
+        explanations=_explanations(scenario, run, tables, published),
         derived={
             name: run.store.scan(path)
             for name in (scenario.derived_tables if isinstance(scenario, DerivesTables) else ())
@@ -67,3 +78,15 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
         control=points_so_far(run.store, scenario.name),
         drift=newest_drift(run.store, scenario.name, drift_charts.CYCLES),
     )
+
+
+def _explanations(scenario: Scenario, run: Run, tables: Frames, published: pl.LazyFrame) -> pl.DataFrame:
+    """What moved the rows that are worth explaining; empty where the scenario does not say."""
+    if not isinstance(scenario, ExplainsRows):
+        return pl.DataFrame()
+    rows = scenario.worth_explaining(published, run.options).collect()
+    if rows.is_empty():
+        return rows
+    model = bundles.model(scenario, run.store, run.bundle or 0)
+    shared = context(run.store, run.folder)
+    return scenario.explain(model, tables, shared, rows, run.as_of, run.options)

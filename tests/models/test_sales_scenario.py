@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.sales import SALES, backtest, contest, preparation, training
+from models.sales import SALES, backtest, contest, explanations, preparation, training
 from models.sales.options import Options
 from models.sales.panel import KEY, panel_of, plausible
 from models.sales.simulation import simulate
@@ -381,3 +381,42 @@ def test_a_second_implausible_week_in_a_row_is_believed_and_so_are_early_ones_an
     errors = [35.0] * 20 + [1e6] + [35.0] * 4 + [1e6, 35.0]
     assert changed(errors) == [20, 25]
     assert plausible(np.array(errors)[:, None]).max() == 35.0
+
+
+def explained(model, tables: Tables, as_of: date, rows: pl.DataFrame) -> pl.DataFrame:
+    context = SALES.context(tables, as_of, OPTIONS)
+    return SALES.explain(model, tables, context, rows, as_of, OPTIONS)
+
+
+def test_level_and_contributions_add_up_to_the_published_median(model, scores, tables, simulated):
+    found = explained(model, tables, simulated.as_of, scores.rows)
+    published = scores.rows.sort(*KEY, "week")
+    assert found.select(*KEY, "week", "rung").equals(published.select(*KEY, "week", "rung"))
+    assert found["median"].equals(published["q50"].alias("median"))
+    parts = found.drop_nulls("level")
+    total = parts.select(pl.sum_horizontal("level", *explanations.GROUPS)).to_series()
+    np.testing.assert_allclose(total, parts["median"], rtol=1e-9, atol=1e-9)
+    assert "blend" in set(parts["rung"])
+
+
+@pytest.mark.parametrize("rung", ["pooled", "statistical", "blend", "pooled_no_plan", *contest.MEMBERS])
+def test_what_is_left_to_calibration_is_calibration_whatever_the_rung(model, tables, simulated, rung):
+    """Without offsets, quantiles in order and no zero in reach, features and regressors alone make the median."""
+    planned = rung in ("pooled", "blend") or rung == "statistical"
+    bare = replace(
+        model,
+        offsets=model.offsets.clear(),
+        own_first=rung == "statistical",
+        own_keys=model.own_keys.clear(),
+        blended=rung == "blend",
+        unplanned=contest.always(rung) if rung in contest.MEMBERS else contest.nothing(),
+    )
+    given = tables if planned else {name: frame for name, frame in tables.items() if name != "plan"}
+    rows = scored(bare, given, simulated.as_of).rows
+    found = explained(bare, given, simulated.as_of, rows).filter(rung=rung)
+    assert found.height
+    own_shape = 0.25 if rung != "pooled" else 1e-6
+    left = (found["calibration"].abs() / found["median"].clip(1.0)).median()
+    assert left < own_shape
+    if rung in ("pooled", "pooled_no_plan", "naive", "seasonal_naive"):
+        assert left < 1e-5

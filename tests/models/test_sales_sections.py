@@ -208,7 +208,7 @@ def test_a_single_key_with_a_single_week_of_zero_is_shown() -> None:
     assert (
         figures(dataclasses.replace(run, tables={"history": one}))[f"Against the last {HORIZON} weeks"] == "–"
     )
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 def test_planned_deals_are_marked_on_the_forecast() -> None:

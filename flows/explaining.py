@@ -1,0 +1,115 @@
+"""What moved a forecast, looked up in a store. No flow: it needs no server."""
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from typing import Any
+
+import polars as pl
+
+from flows.parameters import ParameterError
+from flows.settings import open_store
+from models.sales import SALES
+from models.sales.explanations import GROUPS, about
+from models.sales.names import suggestion
+from models.sales.panel import KEY
+from tasks.registry import bundles, ledger
+from tasks.scoring.runs import context, input_versions, scans
+from tasks.storage.layout import Layout
+from tasks.storage.store import Store
+
+_EXACT = 1e-6
+
+
+def explain(
+    sku: str, store: str, as_of: date | None = None, store_uri: str | None = None
+) -> Mapping[str, Any]:
+    """Say what moved a published forecast away from what the SKU usually sells in the store.
+
+    The level and the contributions of season, price, promotion, other SKUs, trend and the rest add up to the
+    published median of each week, in units.
+
+    Args:
+        sku: The SKU, as in the sales.
+        store: The store that sells it, as in the sales. For the store with Almanac's tables see --store-uri.
+        as_of: Last week known to the forecast, any day of it; default: the newest forecast.
+        store_uri: URI of the store with the tables; default: ALMANAC_STORE, or ./store.
+    """
+    opened = open_store(store_uri)
+    rows = _published(opened, sku, store, as_of)
+    found, when = rows.row(0, named=True), rows["as_of"][0]
+    known = ledger.rows(opened)
+    entry = {} if known is None else ledger.last(opened, SALES.name, "forecast", when) or {}
+    same = entry.get("run_id") == found["run_id"]
+    versions = entry["versions"] if same else input_versions(SALES, opened)
+    tables = scans(SALES, opened, versions)
+    options = bundles.manifest(opened, SALES.name, found["bundle"])["options"]
+    shared = context(opened, f"{Layout(SALES.name).runs}/{found['run_id']}")
+    shared = shared or SALES.context(tables, when, options)
+    model = bundles.model(SALES, opened, found["bundle"])
+    lines = SALES.explain(model, tables, shared, rows, when, options)
+    notes = [] if same else ["The ledger has no such run: the newest tables are used."]
+    return _told(lines, found, when, [*notes, *_other_medians(lines)])
+
+
+def _published(opened: Store, sku: str, store: str, as_of: date | None) -> pl.DataFrame:
+    """The published rows of the key; `ParameterError` with near names where there are none."""
+    table = Layout(SALES.name).table("forecasts")
+    if opened.version(table) is None:
+        raise ParameterError(
+            f"{opened.uri}: no forecast was published yet. Publish one: python -m flows sales forecast. "
+            "(--store names the store that sells; the one with the tables is --store-uri or ALMANAC_STORE.)"
+        )
+    published = opened.scan(table)
+    newest = published.select(pl.col("as_of").max()).collect().item()
+    when = newest
+    if as_of is not None:
+        when = SALES.resolve_as_of(
+            scans(SALES, opened, input_versions(SALES, opened)), as_of, datetime.now(UTC)
+        )
+    published = published.filter(pl.col("as_of") == when)
+    rows = published.filter(pl.col("sku") == sku, pl.col("store") == store).sort("week").collect()
+    if rows.height:
+        return rows
+    keys = published.select(KEY).unique().collect()
+    if keys.is_empty():
+        raise ParameterError(
+            f"--as-of {as_of}: no forecast as of {when} was published; the newest is as of {newest}."
+        )
+    stores = keys.filter(sku=sku)["store"].to_list()
+    if stores:
+        message = f"--store {store}: the forecast as of {when} has SKU '{sku}' in {len(stores):,} stores, not in this one. "
+        raise ParameterError(message + suggestion(store, stores))
+    message = f"--sku {sku}: the forecast as of {when} has no such SKU. "
+    raise ParameterError(message + suggestion(sku, keys["sku"].unique()))
+
+
+def _told(lines: pl.DataFrame, found: Mapping[str, Any], when: date, notes: list[str]) -> dict[str, Any]:
+    """The lines as tables: what each group adds, and the plan with the reasons."""
+    level = lines["level"].drop_nulls()
+    empty = [group for group in GROUPS if not (lines[group].fill_null(0.0).abs() > 1e-9).any()]
+    plan = lines.select(pl.exclude(*KEY, "level", *GROUPS))
+    plan = plan.drop("plan") if plan["plan"].dtype == pl.Null else plan.unnest("plan")
+    sums = lines.select("week", "level", *[group for group in GROUPS if group not in empty], "median")
+    return {
+        "sku": found["sku"],
+        "store": found["store"],
+        "as_of": when.isoformat(),
+        "bundle": found["bundle"],
+        "run_id": found["run_id"],
+        "models": [f"{rung}: {about(rung)}" for rung in lines["rung"].unique(maintain_order=True)],
+        "contributions": sums.to_dicts() if len(level) else [],
+        "plan": plan.to_dicts(),
+        "notes": notes,
+    }
+
+
+def _other_medians(lines: pl.DataFrame) -> list[str]:
+    """A note where the bundle now gives other medians than were published."""
+    gap = (pl.sum_horizontal("level", *GROUPS) - pl.col("median")).abs()
+    other = lines.drop_nulls("level").filter(gap > _EXACT * pl.col("median").clip(1.0)).height
+    if not other:
+        return []
+    return [
+        f"{other} weeks: the bundle now gives another median than was published, since tables or code are others. "
+        "The contributions add up to what it gives now."
+    ]

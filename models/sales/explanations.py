@@ -1,0 +1,326 @@
+"""What moved a forecast away from its key's level: season, price, promotion, other SKUs, trend and the rest.
+
+The published median of a row is the key's level (see `features.level_of`) and what each group of `GROUPS` adds to
+it, in units. The models work on a logarithm, where the contributions of features (pooled LightGBM) or regressors
+(SKUs' own models) add up; of a mean of models, the mean of their contributions. In units a group gets its
+share of the difference between median and level, in proportion to its logarithm; so the sums are exact
+(the logarithmic mean Divisia index: Ang 2005, Energy Policy 33). A group that stands against the others may be
+larger than the whole difference.
+
+    season        week of the year and last year's weeks
+    price         the price against what it usually is
+    promotion     flags, now and before, and what they did before
+    other_skus    prices and flags of the other SKUs in the store
+    trend         recent sales against the level, and how far ahead the week is
+    other_columns columns that are neither price nor flag
+    sku_and_store what the model expects of such a key in an average week
+    calibration   what is left: calibration, quantiles put in order, no less than zero
+
+Keys that the ladder answers have no such parts; `ABOUT` says what their rung does.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from models.sales import contest, features, pooled, scoring, statistical
+from models.sales.model import BLEND, POOLED, Model, aligned, middle_of
+from models.sales.neighbours import PRICE, store_attributes
+from models.sales.options import Options, quantile_column
+from models.sales.panel import KEY, Panel, known_covariates
+from models.sales.promotions import FLAGGED, PRICE_OTHERS, with_prices_of_others
+from models.scenario import Frames
+
+GROUPS = (
+    "season",
+    "price",
+    "promotion",
+    "other_skus",
+    "trend",
+    "other_columns",
+    "sku_and_store",
+    "calibration",
+)
+KEYS_ON_PAGE = 40
+MOST = 3
+LEAST = 0.02
+"""Groups that move the forecast less than this, in logs, are no reason."""
+_USUAL = float(np.log(1 + features.OFFSET))
+"""The level on the log scale."""
+_MEMBERS = {POOLED: (POOLED,), BLEND: (POOLED, contest.OWN), **contest.MEMBERS}
+ABOUT = {
+    POOLED: "pooled LightGBM model with the plan",
+    BLEND: "mean of the pooled LightGBM model with the plan and the SKU's own model",
+    contest.POOLED: "pooled LightGBM model without a plan",
+    contest.OWN: "the SKU's own model: local level, regression, trend and season",
+    contest.LAST_WEEK: "the last week known",
+    contest.LAST_YEAR: "the same week of last year",
+    "stopped": "zero, since it was not sold for long and is not in the plan",
+    "own_history": "quantiles of the key's own weeks",
+    "short_history": "the key's few weeks, mixed with what its SKU and store sell elsewhere",
+    "sku_profile": "quantiles of the SKU in other stores, scaled to this store",
+    "store_profile": "quantiles of all SKUs of the store",
+    "everything": "quantiles of all sales",
+}
+_OF_NAME = {
+    **dict.fromkeys(("week_of_year", "year_ago", "season", "sku_year_ago", "sku_season"), "season"),
+    **dict.fromkeys(("depth", "depth_before", "price_to_median", "price_to_lowest"), "price"),
+    **dict.fromkeys(("sku_depth", "sku_price_spread", "elasticity", "effect_deep"), "price"),
+    **dict.fromkeys(("since_promotion", "promoted_before", "promoted_share"), "promotion"),
+    **dict.fromkeys(("price_to_others", "price_to_others_moved", PRICE_OTHERS), "other_skus"),
+    **dict.fromkeys(("step", "base", statistical.TREND), "trend"),
+}
+_OF_BEGIN = {
+    "effect_": "promotion",
+    "others_": "other_skus",
+    "regular_": "trend",
+    "all_": "trend",
+    statistical.WAVE: "season",
+}
+
+
+def group_of(name: str, covariates: Sequence[str], flags: Sequence[str]) -> str:
+    """The group of a feature of the pooled model, or of a regressor of the SKUs' own models.
+
+    >>> [group_of(name, ["deal", "footfall"], ["deal"]) for name in ("sku_deal", "unusual_footfall", "sku_all_4")]
+    ['promotion', 'other_columns', 'trend']
+    """
+    if name in _OF_NAME:
+        return _OF_NAME[name]
+    if name == PRICE:
+        return "price"
+    about = name
+    for begin in ("before_", "unusual_", "sku_"):
+        about = about.removeprefix(begin)
+    if about in flags:
+        return "promotion"
+    if about in covariates:
+        return "other_columns"
+    return next((group for begin, group in _OF_BEGIN.items() if about.startswith(begin)), "sku_and_store")
+
+
+def about(rung: str) -> str:
+    """What a rung does, in words.
+
+    >>> about("mean_with_naive")
+    'mean of the pooled LightGBM model without a plan, the SKU\\'s own model and the last week known'
+    """
+    if rung in ABOUT:
+        return ABOUT[rung]
+    names = [
+        "the " * (member == contest.POOLED) + ABOUT[member].partition(":")[0]
+        for member in _MEMBERS.get(rung, ())
+    ]
+    return f"mean of {', '.join(names[:-1])} and {names[-1]}" if names else rung.replace("_", " ")
+
+
+def explain(
+    model: Model,
+    tables: Frames,
+    shared: Mapping[str, pl.DataFrame],
+    rows: pl.DataFrame,
+    as_of: date,
+    options: Options,
+) -> pl.DataFrame:
+    """A line per row of `rows`, which are published ones, sorted by key and week.
+
+    Columns: sku, store, week, rung, `level`, the groups of `GROUPS` in units, `median` (their sum), `plan` (a struct
+    of its covariates), and `reasons`: the `MOST` strongest groups in words, each with the factor that it stands for.
+    `level` and groups are null for rungs that have no such parts; `reasons` then says what the rung does.
+    """
+    middle = middle_column(options)
+    keys = rows.select(KEY).unique().sort(KEY)
+    panel = scoring.panel_with_plan(model, tables, keys, as_of, options)
+    own = scoring.own_rows(model, panel, keys, shared, options)
+    asked = panel.of(pl.struct(KEY).is_in(keys.select(pl.struct(KEY).implode()).to_series()))
+    view = features.view_of(asked, shared, model.flags, store_attributes(tables))
+    built = features.build(view, [asked.last], {asked.last: range(1, options.horizon + 1)})
+    enough = built.frame["enough"].to_numpy()
+    values = built.values[enough]
+    done = model.forecast(built.frame.filter(enough), values, built.names, own, options.scoring_threads)
+    logs = _contributions(model, panel, own, shared, done, values, built.names, middle, options)
+    explained = _in_units(done, logs, middle)
+    columns = {name: values[:, at] for at, name in enumerate(built.names)}
+    told = [_reasons(one, {n: v[i] for n, v in columns.items()}, model) for i, one in enumerate(logs)]
+    explained = explained.with_columns(pl.Series("reasons", told, dtype=pl.String))
+    published = rows.select(*KEY, "week", "rung", median=middle)
+    found = published.join(
+        explained.filter(pl.col("rung").is_in(list(_MEMBERS))).drop("rung", "median"),
+        on=[*KEY, "week"],
+        how="left",
+    )
+    nothing = pl.col("rung").replace_strict({rung: about(rung) for rung in found["rung"].unique()})
+    found = found.with_columns(pl.coalesce("reasons", nothing.cast(pl.String)).alias("reasons"))
+    return _with_plan(found, tables).sort(*KEY, "week")
+
+
+def largest(published: pl.LazyFrame, options: Options) -> pl.LazyFrame:
+    """The published rows of the `KEYS_ON_PAGE` keys with the largest forecasts."""
+    middle = middle_column(options)
+    size = published.group_by(KEY).agg(pl.col(middle).sum().alias("size"))
+    keys = size.sort("size", *KEY, descending=[True, False, False]).head(KEYS_ON_PAGE)
+    return published.join(keys.select(KEY), on=KEY, how="semi")
+
+
+def middle_column(options: Options) -> str:
+    """The quantile nearest to the median."""
+    return quantile_column(options.quantiles[middle_of(options.quantiles)])
+
+
+def _contributions(
+    model: Model,
+    panel: Panel,
+    own: pl.DataFrame | None,
+    shared: Mapping[str, pl.DataFrame],
+    done: pl.DataFrame,
+    values: np.ndarray,
+    names: Sequence[str],
+    middle: str,
+    options: Options,
+) -> np.ndarray:
+    """What each of `GROUPS` adds to each row of `done` on the log scale, shape (rows, groups)."""
+    level = done["level"].to_numpy()
+    rungs = done["rung"].to_list()
+    of = {
+        POOLED: _of_pooled(model.with_plan, model, values, names, middle),
+        contest.POOLED: _of_pooled(model.without_plan, model, values, names, middle),
+        contest.OWN: _of_own(model, panel, own, shared, done, middle, options),
+        contest.LAST_WEEK: _of_one(features.to_log(done["naive"].to_numpy(), level), "trend"),
+        contest.LAST_YEAR: _of_one(features.to_log(done["seasonal_naive"].to_numpy(), level), "season"),
+    }
+    total, count = np.zeros((done.height, len(GROUPS))), np.zeros(done.height)
+    for member, parts in of.items():
+        here = np.array([member in _MEMBERS.get(rung or "", ()) for rung in rungs], dtype=bool)
+        here &= np.isfinite(parts).all(axis=1)
+        total[here] += parts[here]
+        count += here
+    found = total / np.maximum(count, 1)[:, None]
+    reached = features.to_log(done[middle].to_numpy(), level) - _USUAL
+    found[:, -1] = reached - found[:, :-1].sum(axis=1)
+    return found
+
+
+def _of_pooled(
+    ensemble: pooled.Pooled | None, model: Model, values: np.ndarray, names: Sequence[str], middle: str
+) -> np.ndarray:
+    """Contributions of the features, by group; NaN where there is no ensemble."""
+    if ensemble is None or not len(values):
+        return np.full((len(values), len(GROUPS)), np.nan)
+    each = ensemble.contributions(aligned(ensemble, values, names), middle)
+    found = np.zeros((len(values), len(GROUPS)))
+    for at, name in enumerate(ensemble.features):
+        found[:, GROUPS.index(group_of(name, model.covariates, model.flags))] += each[:, at]
+    found[:, GROUPS.index("sku_and_store")] += each[:, -1] - _USUAL
+    return found
+
+
+def _of_own(
+    model: Model,
+    panel: Panel,
+    own: pl.DataFrame | None,
+    shared: Mapping[str, pl.DataFrame],
+    done: pl.DataFrame,
+    middle: str,
+    options: Options,
+) -> np.ndarray:
+    """Contributions of the regressors of SKUs' own models, by group; NaN where a key has no such forecast.
+
+    These models work on the logarithm of units plus one; what they add is stretched to the scale of the others.
+    """
+    nothing = np.full((done.height, len(GROUPS)), np.nan)
+    if own is None or not done.height:
+        return nothing
+    told = with_prices_of_others(panel, shared["store_weeks"])
+    parts = statistical.contributions(model.own_models, told, told.last, options.horizon)
+    on = [*KEY, "week"]
+    parts = done.select(on).join(parts, on=on, how="left", maintain_order="left")
+    median = done.select(on).join(own.select(*on, middle), on=on, how="left", maintain_order="left")[middle]
+    level, units = done["level"].to_numpy(), median.to_numpy().astype(float)
+    found = np.zeros(nothing.shape)
+    for name in parts.columns[len(on) :]:
+        group = GROUPS.index(group_of(name, list(told.covariates), model.flags))
+        found[:, group] += parts[name].to_numpy().astype(float) - (np.log1p(level) if name == "base" else 0.0)
+    here, there = np.log1p(units) - np.log1p(level), features.to_log(units, level) - _USUAL
+    same = (1 + level) / ((1 + features.OFFSET) * level)
+    stretch = np.divide(there, here, out=same, where=np.abs(here) > 1e-9)
+    return found * stretch[:, None]
+
+
+def _of_one(values: np.ndarray, group: str) -> np.ndarray:
+    """The whole of `values` as the contribution of one group."""
+    found = np.zeros((len(values), len(GROUPS)))
+    found[:, GROUPS.index(group)] = values - _USUAL
+    return found
+
+
+def _in_units(done: pl.DataFrame, logs: np.ndarray, middle: str) -> pl.DataFrame:
+    """Key, week, rung, level, groups in units and median of each row."""
+    level, median = done["level"].to_numpy(), done[middle].to_numpy()
+    total = logs.sum(axis=1)
+    same = (1 + features.OFFSET) * level
+    unit = np.divide(median - level, total, out=same, where=np.abs(total) > 1e-9)
+    columns = [pl.Series(group, logs[:, at] * unit, nan_to_null=True) for at, group in enumerate(GROUPS)]
+    return done.select(*KEY, "week", "rung", "level", *columns, pl.Series("median", median))
+
+
+def _with_plan(found: pl.DataFrame, tables: Frames) -> pl.DataFrame:
+    """The lines with `plan`, a struct of the plan's covariates, null where the plan lacks the week."""
+    on = [*KEY, "week"]
+    names = known_covariates(tables)
+    if "plan" not in tables or not names:
+        return found.with_columns(pl.lit(None).alias("plan"))
+    keys = found.select(KEY).unique().lazy()
+    plan = tables["plan"].select(*on, pl.struct(names).alias("plan")).join(keys, on=KEY, how="semi")
+    return found.join(plan.collect(), on=on, how="left").select(pl.exclude("reasons"), "reasons")
+
+
+def _reasons(logs: np.ndarray, row: Mapping[str, Any], model: Model) -> str:
+    """Up to `MOST` groups in words, strongest first, joined by semicolons, each with its factor."""
+    strongest = sorted(range(len(GROUPS)), key=lambda at: (-abs(logs[at]), at))[:MOST]
+    told = [
+        f"{in_words(GROUPS[at], row, model.flags)} ({effect(float(logs[at]))})"
+        for at in strongest
+        if abs(logs[at]) >= LEAST
+    ]
+    return "; ".join(told)
+
+
+def effect(total: float) -> str:
+    """What a contribution does to the forecast, as a factor.
+
+    >>> effect(0.35), effect(-0.105)
+    ('x 1.42', 'x 0.90')
+    """
+    return f"x {np.exp(min(total, 50.0)):,.2f}"
+
+
+def in_words(group: str, row: Mapping[str, Any], flags: Sequence[str]) -> str:
+    """A group as a reader would say it, from the features of one row.
+
+    >>> in_words("price", {"price_to_median": -0.15}, []), in_words("promotion", {"deal": 1.0}, ["deal", "feat"])
+    ('price 14% below its median of a year', 'promotion: deal')
+    """
+    if group == "price":
+        return _compared("price", np.expm1(float(row.get("price_to_median", np.nan))), "its median of a year")
+    if group == "promotion":
+        on = [flag for flag in flags if float(row.get(flag, np.nan)) >= FLAGGED]
+        return f"promotion: {', '.join(on)}" if on else "no promotion"
+    if group == "other_skus":
+        return _compared("prices of other SKUs", np.expm1(float(row.get("others_moved", np.nan))), "usual")
+    if group == "trend":
+        recent = np.exp(float(row.get("all_4", np.nan))) - features.OFFSET - 1
+        return _compared("last 4 weeks", float(recent), "the level")
+    if group == "season":
+        return f"season, week {row['week_of_year']:.0f}"
+    return group.replace("_", " ").replace("sku", "SKU")
+
+
+def _compared(what: str, share: float, usual: str) -> str:
+    if not np.isfinite(share):
+        return what
+    if abs(share) < 0.005:
+        return f"{what} {'as' if usual == 'usual' else 'at'} {usual}"
+    return f"{what} {abs(share):.0%} {'above' if share > 0 else 'below'} {usual}"

@@ -1,0 +1,38 @@
+"""Names of SKUs and stores that are like one that is not there."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+NEAR = 3
+_CLOSE = 0.5
+
+
+def near(name: str, known: Iterable[str], most: int = NEAR) -> list[str]:
+    """Up to `most` of the `known` names that are most like `name`, the nearest first.
+
+    Case, blanks and leading zeros are no difference.
+
+    >>> near("42", ["00042", "00043", "7"]), near("Espresso", ["espresso 250g", "tea"])
+    (['00042', '00043'], ['espresso 250g'])
+    """
+    plain: dict[str, list[str]] = {}
+    for one in sorted(known):
+        plain.setdefault(_plain(one), []).append(one)
+    found = get_close_matches(_plain(name), plain, n=most, cutoff=_CLOSE)
+    return [one for match in found for one in plain[match]][:most]
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The near names as the end of a message; the first ones there are where none is near.
+
+    >>> suggestion("42", ["00042", "7"]), suggestion("x", ["1", "2", "3", "4"])
+    ("Near: '00042'.", "There are, for instance: '1', '2', '3'.")
+    """
+    names = sorted(known)
+    matches = near(name, names)
+    listed = ", ".join(f"'{one}'" for one in matches or names[:NEAR])
+    return f"{'Near' if matches else 'There are, for instance'}: {listed}." if names else "There are none."
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace(" ", "").lstrip("0") or "0"
