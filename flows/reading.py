@@ -20,6 +20,7 @@ class Reading:
     dates: DateOrder | None = None
     duplicates: Duplicates | None = None
     wide: bool = False
+    layout: str | None = None
     replace: bool = False
     dry_run: bool = False
 
@@ -35,6 +36,8 @@ _ABOUT = {
     " numbers are averaged), average, last or refuse. Default: refuse. Rows that are the same count once.",
     "wide": "Read files with a column per week (sales) or per sensor (devices; one without a device is of the device"
     " that the file is named after).",
+    "layout": "Whose files these are, such as nixtla, amazon-forecast, m5, metrics-advisor or influxdb; an unknown name"
+    " lists those of the scenario. Columns can be mapped with it, too.",
     "replace": "The files hold all rows from their first time to their last: what is stored of that time and not in"
     " them is removed, and counted.",
     "dry_run": "Read and check the files, show five rows as they would be stored, and write nothing.",

@@ -45,6 +45,7 @@ import polars as pl
 
 from models.contracts import Accepted, Folded, accept, appended, last_of_each, replace
 from models.interchange import Interchange
+from models.layouts import Layout
 from models.page.blocks import Section
 from models.search import Space
 
@@ -233,7 +234,7 @@ TALLIES: dict[str, Any] = {
 
 
 class Scenario(ABC):
-    """One batch scoring scenario: what every one must have, and five members with a default.
+    """One batch scoring scenario: what every one must have, and six members with a default.
 
     See the module's docstring for the order of calls and for the capabilities that a scenario may add.
     """
@@ -264,6 +265,11 @@ class Scenario(ABC):
     @property
     def settled(self) -> Mapping[str, Any]:
         """Options of the ingest that the first one fixes, since they are part of every stored row."""
+        return {}
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        """How files of other products hold the tables, by the name that `--layout` gives. By default none."""
         return {}
 
     @property

@@ -21,12 +21,14 @@ from models.devices import (
 from models.devices import backtest as backtests
 from models.devices.channels import CHANNELS
 from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.layouts import LAYOUTS
 from models.devices.model import Model
 from models.devices.options import Options, moment_of
 from models.devices.search import DevicesSearch
 from models.devices.tables import TABLES
 from models.errors import ContractError
 from models.interchange import Interchange
+from models.layouts import Layout
 from models.page.blocks import Section
 from models.scenario import (
     AsOf,
@@ -85,6 +87,10 @@ class Devices(
     @property
     def settled(self) -> Mapping[str, Any]:
         return {"interval": Options.interval}
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        return LAYOUTS
 
     @property
     def cadence(self) -> timedelta:

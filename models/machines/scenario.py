@@ -9,10 +9,12 @@ import polars as pl
 
 from models.errors import ContractError
 from models.interchange import Interchange
+from models.layouts import Layout
 from models.machines import evaluation, interchange, outcomes, risks, scoring, service, training, watching
 from models.machines.clocks import span
 from models.machines.contracts import TABLES, repeats
 from models.machines.findings import before_the_data, findings, record_ends_early, stray_clocks, told
+from models.machines.layouts import LAYOUTS
 from models.machines.options import Options, moment
 from models.machines.search import MachinesSearch
 from models.machines.vocabulary import Vocabulary, vocabulary
@@ -83,6 +85,10 @@ class Machines(
     def derived_tables(self) -> tuple[str, ...]:
         """The published risks: a page shows those of earlier runs, too. `derive` makes no table."""
         return ("risks",)
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        return LAYOUTS
 
     @property
     def cadence(self) -> timedelta:

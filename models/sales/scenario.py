@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.interchange import Interchange
+from models.layouts import Layout
 from models.page.blocks import Section
 from models.sales import (
     comparison,
@@ -24,6 +25,7 @@ from models.sales import (
 from models.sales.calendar import resolve_as_of
 from models.sales.contracts import TABLES
 from models.sales.gaps import plan_gaps
+from models.sales.layouts import LAYOUTS
 from models.sales.model import Model, load
 from models.sales.options import Options, quantile_column
 from models.sales.panel import KEY
@@ -71,6 +73,10 @@ class Sales(
     @property
     def tables(self) -> Mapping[str, Table]:
         return TABLES
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        return LAYOUTS
 
     @property
     def cadence(self) -> timedelta:

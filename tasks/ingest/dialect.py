@@ -6,6 +6,7 @@ contract's business; a plain CSV or Parquet file is still read lazily, some rows
 
 import csv
 import io
+import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -214,15 +215,41 @@ def _refuse_twice(names: Sequence[str]) -> None:
 
 
 def _json(source: str | bytes, head: bytes) -> pl.LazyFrame:
-    """JSON, one object a line or a list of them; members of members are named `outer.inner`."""
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+    """JSON, one object a line, a list of them, or one document; members of members are named `outer.inner`.
+
+    The rows of a document are the objects of its one list of objects, each beside its other members.
+    """
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") or _is_document(head):
         content = _content(source) if isinstance(source, str) else source
-        frame = pl.read_json(io.BytesIO(content), infer_schema_length=None).lazy()
+        frame = _of_document(pl.read_json(io.BytesIO(content), infer_schema_length=None)).lazy()
     else:
         frame = pl.scan_ndjson(source, infer_schema_length=None)
     while nested := [n for n, dtype in frame.collect_schema().items() if isinstance(dtype, pl.Struct)]:
         frame = frame.unnest(nested, separator=".")
     return frame
+
+
+def _is_document(head: bytes) -> bool:
+    """Whether JSON that begins with an object is that object alone, written over several lines or on one."""
+    lines = [line for line in head.splitlines() if line.strip()]
+    if len(lines) == 1:
+        return True
+    try:
+        json.loads(lines[0].lstrip(b"\xef\xbb\xbf"))
+    except ValueError:
+        return True
+    return False
+
+
+def _of_document(rows: pl.DataFrame) -> pl.DataFrame:
+    if rows.height != 1:
+        return rows
+    lists = [n for n, d in rows.schema.items() if isinstance(d, pl.List) and isinstance(d.inner, pl.Struct)]
+    if len(lists) != 1:
+        return rows
+    inner = rows.explode(lists[0])
+    names = {*inner[lists[0]].struct.fields}
+    return inner.drop(names & {*rows.columns} - {lists[0]}).unnest(lists[0])
 
 
 def _excel(content: bytes) -> pl.LazyFrame:

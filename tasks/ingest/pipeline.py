@@ -17,6 +17,7 @@ from models.scenario import Scenario, Table
 from tasks.ingest import capture
 from tasks.ingest.alike import alike
 from tasks.ingest.fixed_options import settle, settled
+from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.sources import SourceError, described, of_table, read, rename, renaming
 from tasks.ingest.wide import as_long
 from tasks.storage.staging import Staged
@@ -111,6 +112,7 @@ def ingest(
     """
     facts = settled(scenario, store, {**(options or {}), "shards": shards})
     chosen = {**(options or {}), **facts}
+    layout_of(scenario, chosen.get("layout"))
     whole = bool(chosen.get("replace"))
     stored = {
         name: store.scan(path)
@@ -122,7 +124,7 @@ def ingest(
         for name, source in sources.items():
             table, place = scenario.tables[name], Path(folder) / name
             own = of_table(mapping, name, scenario.tables)
-            found = _check(scenario, store, table, source, own, chosen, place)
+            found = _check(scenario, store, table, sources, own, chosen, place)
             _refuse(table, found, max_bad_share, known=name in stored)
             found.alike = alike(scenario, table, found.good, stored, max_bad_share)
             if table.rows_at_a_time is None and found.good.height:
@@ -137,7 +139,7 @@ def ingest(
         _refuse_unused(mapping, checked)
         if chosen.get("dry_run"):
             return [
-                _previewed(scenario, store, name, sources[name], found, whole=whole)
+                _previewed(scenario, store, name, sources[name], found, chosen)
                 for name, found in checked.items()
             ]
         store.check_writable()
@@ -149,10 +151,11 @@ def ingest(
 
 
 def _previewed(
-    scenario: Scenario, store: Store, name: str, source: str, checked: Checked, *, whole: bool
+    scenario: Scenario, store: Store, name: str, source: str, checked: Checked, options: Mapping[str, Any]
 ) -> Ingested:
     """What would become of a source, with some rows as they would be stored and some that would not."""
     table, path, removed = scenario.tables[name], f"{scenario.name}/{name}", 0
+    layout, whole = options.get("layout"), bool(options.get("replace"))
     if checked.good.height and store.version(path) is not None:
         removed = obsolete(table, store.scan(path), checked.good.rows(), whole=whole).height
     bad = checked.bad.rows().collect()
@@ -160,6 +163,7 @@ def _previewed(
     stored = table.fold(None, rows).new.head(_PREVIEWED) if rows.height else rows
     preview = {
         "dialect": "messages" if checked.looked is not None else described(source),
+        "layout": layout,
         "columns": checked.mapped,
         "rows": stored.drop("shard", strict=False).to_dicts(),
         "quarantine": bad.head(_PREVIEWED).to_dicts(),
@@ -225,12 +229,12 @@ def _check(
     scenario: Scenario,
     store: Store,
     table: Table,
-    source: str,
+    sources: Mapping[str, str],
     mapping: Mapping[str, str],
     options: Mapping[str, Any],
     folder: Path,
 ) -> Checked:
-    """All rows at `source`, split into good and bad.
+    """All rows at the table's source, split into good and bad.
 
     Rows of one file with the same unique columns are merged; where files are read whole, a row of a later
     file replaces that of an earlier one.
@@ -240,7 +244,7 @@ def _check(
     checked = Checked(Staged(folder / "good", spill), Staged(folder / "bad"))
     checked.bad.add(pl.DataFrame(schema=QUARANTINE))
     names = set()
-    for batch in _batches(scenario, store, table, source, mapping, checked, options):
+    for batch in _batches(scenario, store, table, sources, mapping, checked, options):
         try:
             accepted = table.accept(batch.raw, options)
         except ContractError as error:
@@ -257,7 +261,7 @@ def _check(
         checked.read += batch.raw.height + (0 if batch.broken is None else batch.broken.height)
         names.add(batch.name)
     if checked.read == 0 and checked.looked is None:
-        raise SourceError(f"{source}: there is a header but no rows. Expected at least one.")
+        raise SourceError(f"{sources[table.name]}: there is a header but no rows. Expected at least one.")
     if whole and len(names) > 1:
         latest = last_of_each(checked.good.rows().collect(), table.unique)
         checked.good = Staged(folder / "good")
@@ -271,12 +275,13 @@ def _batches(
     scenario: Scenario,
     store: Store,
     table: Table,
-    source: str,
+    sources: Mapping[str, str],
     mapping: Mapping[str, str],
     checked: Checked,
     options: Mapping[str, Any],
 ) -> Iterator[_Batch]:
-    """The rows at `source`; of a capture, those of files that were not read before."""
+    """The rows at the table's source; of a capture, those of files that were not read before."""
+    source, layout = sources[table.name], layout_of(scenario, options.get("layout"))
     if not table.covariates and capture.is_capture(source):
         if options.get("replace"):
             raise SourceError(
@@ -285,15 +290,19 @@ def _batches(
             )
         checked.looked = []
         files = capture.pending(store, scenario.name, source)
-        yield from _captured(files, table, mapping, checked, checked.looked)
+        yield from _captured(
+            files, table, {**of_messages(layout, source), **mapping}, checked, checked.looked
+        )
         return
     found = []
-    for one in read(source):
-        long = as_long(one, table, mapping, options.get("dates"), wide=bool(options.get("wide")))
-        found.append((one.columns, rename(long, mapping, table.needed, table.aliases)))
-        checked.mapped |= renaming(long.columns, mapping, table.needed, table.aliases)
-    for columns, one in found:
-        checked.columns |= set(columns)
+    opened = list(read(source))
+    checked.columns |= {column for file in opened for column in file.columns}
+    for one, named in laid_out(layout, table, opened, sources, mapping, options.get("dates")):
+        long = as_long(one, table, named, options.get("dates"), wide=bool(options.get("wide")))
+        found.append(rename(long, named, table.needed, table.aliases))
+        checked.columns |= {*one.columns}
+        checked.mapped |= renaming(long.columns, named, table.needed, table.aliases)
+    for one in found:
         for rows in one.batches(table.rows_at_a_time):
             yield _Batch(one.name, rows)
 

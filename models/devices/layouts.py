@@ -1,0 +1,165 @@
+"""How the files of other products hold readings: retired services of Azure and Amazon, IoT Hub, InfluxDB, Home Assistant."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from models.errors import ContractError
+from models.layouts import Asked, Layout, Part, with_header
+
+_TIMES = ("timestamp", "Timestamp", "TIMESTAMP", "time", "date")
+_VALUES = ("value", "Value", "metric_value")
+_NO_STATE = ("unavailable", "unknown", "none", "")
+
+
+def _of_its_file(parts: Sequence[Part], _: Asked) -> list[Part]:
+    """One series a file: a list of points, or a CSV with a time and a value; the file's name is the device."""
+    return [
+        Part(p.name, p.frame.with_columns(device=pl.lit(p.stem)))
+        for p in (with_header(part, ("timestamp", "value")) for part in parts)
+    ]
+
+
+def _variables(parts: Sequence[Part], asked: Asked) -> list[Part]:
+    """A column per variable, or, in a folder or zip, a file per variable, named after it: of the device that the source
+    is named after."""
+    found = []
+    for part in (with_header(one, ("timestamp", "value")) for one in parts):
+        (time, values) = _time_and_others(part, asked)
+        device = pl.lit(asked.source).alias("device")
+        if len(values) == 1 and (len(parts) > 1 or values[0] in _VALUES):
+            columns = [pl.lit(part.stem).alias("tag"), pl.col(values[0]).alias("value")]
+            found.append(Part(part.name, part.frame.select(device, pl.col(time).alias("time"), *columns)))
+        else:
+            found.append(Part(part.name, _long(part, time, values).with_columns(device)))
+    return found
+
+
+def _components(parts: Sequence[Part], asked: Asked) -> list[Part]:
+    """A folder of an asset with a file or a folder per component, whose tags are `component.sensor`; label ranges."""
+    if asked.table == "labels":
+        return _label_ranges(parts, asked)
+    found = []
+    for part in parts:
+        time, sensors = _time_and_others(part, asked)
+        alone = len(parts) == 1 and part.folder is None
+        tag = pl.format("{}{}", pl.lit("" if alone else f"{part.folder or part.stem}."), "tag")
+        long = _long(part, time, sensors)
+        found.append(Part(part.name, long.with_columns(tag=tag, device=pl.lit(asked.source))))
+    return found
+
+
+def _label_ranges(parts: Sequence[Part], asked: Asked) -> list[Part]:
+    if "readings" not in asked.sources and "device" not in asked.mapping:
+        raise ContractError(
+            "labels: ranges of AWS Lookout for Equipment do not name their asset. Expected --source, whose name is that "
+            "of the asset, together with --labels."
+        )
+    named = {"device": pl.lit(asked.sources.get("readings")), "fault": pl.lit("fault")}
+    ranges = [with_header(part, ("start", "end")) for part in parts]
+    return [
+        Part(p.name, p.frame.with_columns(v.alias(c) for c, v in named.items() if c not in p.columns))
+        for p in ranges
+    ]
+
+
+def _dimensions(parts: Sequence[Part], asked: Asked) -> list[Part]:
+    """Rows of a time, dimensions and measures: text names what is measured, numbers are measures."""
+    found = []
+    for part in parts:
+        time, others = _time_and_others(part, asked)
+        text = pl.col(others).cast(pl.String).str.strip_chars()
+        numbers = text.cast(pl.Float64, strict=False).is_not_null() | text.is_null() | (text == "")
+        numeric = part.frame.select(numbers.all()).collect().row(0, named=True)
+        dimensions = [c for c in others if not numeric[c] or c == asked.mapping.get("device")]
+        measures = [c for c in others if c not in dimensions]
+        if not measures:
+            raise ContractError(
+                f"{part.name}: no column holds only numbers. Found: {', '.join(others)}. Expected at least one measure."
+            )
+        long = _long(part, time, measures, dimensions)
+        names = [pl.col(c).cast(pl.String).fill_null("-") for c in dimensions]
+        device = pl.concat_str(names, separator="/") if names else pl.lit(part.stem)
+        found.append(Part(part.name, long.with_columns(device.alias("device"))))
+    return found
+
+
+def _influx(parts: Sequence[Part], _: Asked) -> list[Part]:
+    """Tags other than InfluxDB's own name the device; the tag is `measurement.field`."""
+    found = []
+    for part in parts:
+        columns = part.columns
+        keys = sorted(c for c in columns if not c.startswith("_") and c not in ("result", "table", ""))
+        own = [pl.col(c).cast(pl.String) for c in ("_measurement", "_field") if c in columns]
+        names = [pl.col(c).cast(pl.String) for c in keys] or own[:1] or [pl.lit(part.stem)]
+        device = pl.concat_str(names, separator="/", ignore_nulls=True).alias("device")
+        tag = (pl.concat_str(own, separator=".") if own else pl.lit("value")).alias("tag")
+        found.append(Part(part.name, part.frame.with_columns(device, tag)))
+    return found
+
+
+def _states(parts: Sequence[Part], _: Asked) -> list[Part]:
+    """States of entities; those of an entity that is not there are no readings."""
+    is_state = ~pl.col("state").cast(pl.String).str.to_lowercase().is_in(_NO_STATE)
+    return [Part(p.name, p.frame.filter(is_state)) if "state" in p.columns else p for p in parts]
+
+
+def _time_and_others(part: Part, asked: Asked) -> tuple[str, list[str]]:
+    """The column with the time, which the user names or is called so or comes first, and the others."""
+    columns = part.columns
+    wanted = (asked.mapping.get("time"), *_TIMES)
+    time = next((c for c in wanted if c in columns), columns[0])
+    return time, [c for c in columns if c != time]
+
+
+def _long(part: Part, time: str, values: Sequence[str], kept: Sequence[str] = ()) -> pl.LazyFrame:
+    """A row for each cell of the columns `values`, as `time`, `tag` and `value`; empty cells give none."""
+    same = part.frame.with_columns(pl.col(values).cast(pl.String) if _mixed(part, values) else pl.col(values))
+    long = same.unpivot(values, index=[time, *kept], variable_name="tag", value_name="value")
+    return long.rename({time: "time"}).filter(pl.col("value").is_not_null())
+
+
+def _mixed(part: Part, values: Sequence[str]) -> bool:
+    schema = part.frame.select(values).collect_schema()
+    return len({*schema.dtypes()}) > 1 and not all(d.is_numeric() for d in schema.dtypes())
+
+
+LAYOUTS = {
+    "anomaly-detector": Layout(
+        "Azure Anomaly Detector, one series a file: the JSON of a request, or a CSV of timestamp and value; the file's "
+        "name is the device",
+        {"time": _TIMES, "value": _VALUES},
+        {"tag": "value"},
+        _of_its_file,
+    ),
+    "anomaly-detector-multivariate": Layout(
+        "Azure Anomaly Detector, multivariate: a CSV with a column per variable, or a folder or zip with a CSV of "
+        "timestamp and value per variable; the name of the source is the device",
+        arrange=_variables,
+    ),
+    "metrics-advisor": Layout(
+        "Metrics Advisor and Lookout for Metrics: a time, dimensions (text) and measures (numbers); the dimensions' values "
+        "are the device, each measure is a tag",
+        arrange=_dimensions,
+    ),
+    "lookout-equipment": Layout(
+        "AWS Lookout for Equipment: a folder of an asset with a CSV or folder per component, and label ranges (start, end); "
+        "the folder's name is the device, tags are component.sensor",
+        arrange=_components,
+    ),
+    "iot-hub": Layout(
+        "Azure IoT Hub: routed Avro or JSON lines; the device is the one that the hub names, numbers in a body are tags",
+        {"device": ("SystemProperties.connectionDeviceId",)},
+    ),
+    "influxdb": Layout(
+        "InfluxDB annotated CSV: the values of its tags are the device, measurement.field is the tag",
+        {"time": ("_time",), "value": ("_value",)},
+        arrange=_influx,
+    ),
+    "home-assistant": Layout(
+        "Home Assistant history: entity_id, state, last_changed; states unavailable and unknown are no readings",
+        {"device": ("entity_id",), "value": ("state",), "time": ("last_changed", "last_updated")},
+        {"tag": "state"},
+        _states,
+    ),
+}

@@ -1,0 +1,85 @@
+"""Layouts of a scenario, by the name that `--layout` gives: sources as the scenario's tables."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import polars as pl
+
+from models.layouts import Asked, Layout, Part
+from models.scenario import Scenario, Table
+from models.times import DateOrder
+from tasks.ingest.dialect import SUFFIXES
+from tasks.ingest.sources import Source, SourceError, renaming
+
+
+def layout_of(scenario: Scenario, name: str | None) -> Layout | None:
+    """The layout of that name; None without one. Raises `SourceError`, which lists all, for an unknown one."""
+    if name is None:
+        return None
+    if name not in scenario.layouts:
+        known = "\n".join(f"  {one}: {layout.about}." for one, layout in scenario.layouts.items())
+        raise SourceError(
+            f"--layout {name}: {scenario.name} has no such layout. Expected one of:\n{known or '  none'}\n"
+            "Without --layout, map columns with --column."
+        )
+    return scenario.layouts[name]
+
+
+def laid_out(
+    layout: Layout | None,
+    table: Table,
+    found: Sequence[Source],
+    sources: Mapping[str, str],
+    mapping: Mapping[str, str],
+    dates: DateOrder | None,
+) -> list[tuple[Source, Mapping[str, str]]]:
+    """What the layout makes of the files of a source, each with the mapping to the table's columns.
+
+    `sources` are those of the ingest, by table. Without a layout, the files as they are.
+    """
+    if layout is None:
+        return [(one, mapping) for one in found]
+    asked = Asked(table.name, {name: stem_of(uri) for name, uri in sources.items()}, mapping, dates)
+    parts: Sequence[Part] = [Part(one.name, one.frame) for one in found]
+    if layout.arrange is not None:
+        parts = layout.arrange(parts, asked)
+    return [_filled(layout, table, Source(part.name, part.frame), mapping) for part in parts]
+
+
+def of_messages(layout: Layout | None, source: str) -> dict[str, str]:
+    """The mapping of a layout for messages of a capture. Raises `SourceError` for a layout of files of another shape."""
+    if layout is None:
+        return {}
+    if layout.arrange is not None:
+        raise SourceError(
+            f"{source} is a capture of messages. Expected files of another kind: {layout.about}."
+        )
+    return {column: names[0] for column, names in layout.columns.items()}
+
+
+def _filled(
+    layout: Layout, table: Table, source: Source, own: Mapping[str, str]
+) -> tuple[Source, Mapping[str, str]]:
+    """A source with the layout's constants for columns that it lacks, and its mapping."""
+    columns = source.columns
+    mapping = layout.mapping(columns) | {new: old for new, old in own.items() if old in columns}
+    there = {*columns, *renaming(columns, mapping, table.needed, table.aliases)}
+    lacking = {c: v for c, v in layout.constants.items() if c in table.needed and c not in there}
+    if not lacking:
+        return source, mapping
+    frame = source.frame.with_columns(pl.lit(value).alias(column) for column, value in lacking.items())
+    return replace(source, frame=frame), mapping
+
+
+def stem_of(uri: str) -> str:
+    """The name of a file, zip or folder, of a glob that of the folder in which it begins.
+
+    >>> stem_of("az://raw/plant/pump 7.csv.gz"), stem_of("raw/pump7/*.csv"), stem_of("raw/v1.2/")
+    ('pump 7', 'pump7', 'v1.2')
+    """
+    fixed = re.split(r"[*?\[]", uri)[0]
+    place = fixed.rpartition("/")[0] if fixed != uri else uri
+    name = place.rstrip("/").rpartition("/")[2]
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
+    return name.removesuffix(suffix)

@@ -1,0 +1,263 @@
+"""Layouts: files of other products as rows of the tables."""
+
+import json
+import zipfile
+from datetime import date, timedelta
+
+import polars as pl
+import pytest
+
+from models.devices.scenario import DEVICES
+from models.errors import ContractError
+from models.machines.scenario import MACHINES
+from models.sales import SALES
+from tasks.ingest.pipeline import ingest
+from tasks.ingest.sources import SourceError
+from tests.steps import read
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Writes a file below the test's folder, and returns its path."""
+
+    def write(name: str, text: str) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def sales(store, *columns: str) -> list[tuple]:
+    rows = store.scan("sales/history").select("sku", "store", pl.col("week").cast(pl.String), *columns)
+    return sorted(rows.collect().rows())
+
+
+def readings(store) -> list[tuple]:
+    rows = store.scan("devices/readings").select("device", "tag", pl.col("time").dt.strftime("%H:%M"), "last")
+    return sorted(rows.collect().rows())
+
+
+def test_unique_id_of_nixtla_is_the_sku_of_one_store(store, put):
+    source = put("a.csv", "unique_id,ds,y,price\nA_1,2024-01-01,5,2.5\nB_1,2024-01-01,6,2\n")
+    read(store, "history", source, SALES, layout="nixtla")
+    assert sales(store, "units", "price") == [
+        ("A_1", "all", "2024-01-01", 5.0, 2.5),
+        ("B_1", "all", "2024-01-01", 6.0, 2.0),
+    ]
+
+
+def test_unique_id_of_nixtla_is_split_where_that_is_said(store, put):
+    source = put("a.csv", "unique_id,ds,y\nA_1_CA,2024-01-01,5\na/b_c,2024-01-01,6\nwhole,2024-01-01,7\n")
+    done = read(store, "history", source, SALES, layout="nixtla-stores", max_bad_share=0.5)
+    assert sales(store, "units") == [("A_1", "CA", "2024-01-01", 5.0), ("a", "b_c", "2024-01-01", 6.0)]
+    assert done.quarantined == 1
+
+
+def test_what_is_mapped_counts_more_than_the_layout(store, put):
+    source = put("a.csv", "unique_id,shop,ds,y,y2\nA,N,2024-01-01,5,6\n")
+    read(store, "history", source, SALES, layout="nixtla", mapping={"store": "shop", "units": "y2"})
+    assert sales(store, "units") == [("A", "N", "2024-01-01", 6.0)]
+
+
+FORECAST = {
+    "target.csv": "item_id,timestamp,demand,location\nA,2024-01-01 00:00:00,5,N\nA,2024-01-08 00:00:00,6,N\n",
+    "related.csv": "item_id,timestamp,price,location\nA,2024-01-01,1,N\nA,2024-01-08,2,N\nA,2024-01-15,3,N\n",
+    "metadata.csv": "item_id,category\nA,toys\n",
+}
+
+
+def test_related_series_of_amazon_forecast_are_covariates_and_the_plan(store, put, tmp_path):
+    for name, text in FORECAST.items():
+        put(f"f/{name}", text)
+    folder = str(tmp_path / "f")
+    ingest.fn(SALES, store, {"history": folder, "plan": folder}, {}, 4, 0.05, {"layout": "amazon-forecast"})
+    assert sales(store, "units", "price") == [
+        ("A", "N", "2024-01-01", 5.0, 1.0),
+        ("A", "N", "2024-01-08", 6.0, 2.0),
+    ]
+    plan = store.scan("sales/plan").filter(pl.col("week") > date(2024, 1, 8)).collect()
+    assert plan.select("sku", "store", "price").rows() == [("A", "N", 3.0)]
+
+
+def test_related_series_that_fit_no_row_are_refused(store, put, tmp_path):
+    put("f/target.csv", FORECAST["target.csv"])
+    put("f/related.csv", "item_id,timestamp,price,location\nA,2025-01-06,1,N\n")
+    with pytest.raises(ContractError, match=r"related\.csv has no row of a day of target\.csv"):
+        read(store, "history", str(tmp_path / "f"), SALES, layout="amazon-forecast")
+
+
+def test_days_of_m5_are_summed_to_whole_weeks(store, put):
+    days = [f"d_{n}" for n in range(1, 18)]
+    row = ["A_CA_evaluation", "A", "CA", *["1"] * 7, *["2"] * 7, *["9"] * 3]
+    source = put("sales.csv", f"id,item_id,store_id,{','.join(days)}\n{','.join(row)}\n")
+    read(store, "history", source, SALES, layout="m5")
+    assert sales(store, "units") == [("A", "CA", "2011-01-29", 7.0), ("A", "CA", "2011-02-05", 14.0)]
+
+
+def test_the_calendar_and_prices_of_m5_count_where_they_are_there(store, put, tmp_path):
+    first = date(2020, 1, 4)
+    days = range(1, 15)
+    put(
+        "m/sales.csv",
+        f"item_id,store_id,{','.join(f'd_{n}' for n in days)}\nA,CA,{','.join('0' * 7 + '3' * 7)}\n",
+    )
+    rows = "".join(f"{first + timedelta(days=n - 1)},{100 + (n - 1) // 7},d_{n}\n" for n in days)
+    put("m/calendar.csv", f"date,wm_yr_wk,d\n{rows}")
+    put("m/sell_prices.csv", "store_id,item_id,wm_yr_wk,sell_price\nCA,A,101,2.5\n")
+    read(store, "history", str(tmp_path / "m"), SALES, layout="m5")
+    assert sales(store, "units", "sell_price") == [("A", "CA", "2020-01-11", 21.0, 2.5)]
+
+
+def test_a_folder_of_walmart_is_history_plan_and_stores_by_the_first_day_of_a_week(store, put, tmp_path):
+    put("w/train.csv", "Store,Dept,Date,Weekly_Sales,IsHoliday\n1,7,2010-02-05,24924.5,FALSE\n")
+    put("w/test.csv", "Store,Dept,Date,IsHoliday\n1,7,2010-02-12,TRUE\n")
+    put(
+        "w/features.csv",
+        "Store,Date,Temperature,MarkDown1,IsHoliday\n1,2010-02-05,42.31,NA,FALSE\n1,2010-02-12,38,1,TRUE\n",
+    )
+    put("w/stores.csv", "Store,Type,Size\n1,A,151315\n")
+    folder = str(tmp_path / "w")
+    sources = dict.fromkeys(("history", "plan", "stores"), folder)
+    ingest.fn(SALES, store, sources, {}, 4, 0.05, {"layout": "walmart"})
+    assert sales(store, "units", "Temperature") == [("7", "1", "2010-01-30", 24924.5, 42.31)]
+    plan = (
+        store.scan("sales/plan").select(pl.col("week").cast(pl.String), "IsHoliday", "Temperature").collect()
+    )
+    assert plan.rows() == [("2010-02-06", 1.0, 38.0)]
+    assert store.scan("sales/stores").select("store", "Size").collect().rows() == [("1", 151315.0)]
+
+
+POINTS = [("2024-01-01T00:00:00Z", 1.0), ("2024-01-01T00:01:00Z", 2.5)]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_request_to_anomaly_detector_is_the_series_of_its_file(store, put, indent):
+    series = [{"timestamp": t, "value": v} for t, v in POINTS]
+    source = put("boiler.json", json.dumps({"series": series, "granularity": "minutely"}, indent=indent))
+    read(store, "readings", source, DEVICES, layout="anomaly-detector")
+    assert readings(store) == [("boiler", "value", "00:00", 1.0), ("boiler", "value", "00:01", 2.5)]
+
+
+def test_a_series_of_anomaly_detector_may_lack_a_header(store, put):
+    source = put("boiler.csv", "".join(f"{t},{v}\n" for t, v in POINTS))
+    read(store, "readings", source, DEVICES, layout="anomaly-detector")
+    assert readings(store) == [("boiler", "value", "00:00", 1.0), ("boiler", "value", "00:01", 2.5)]
+
+
+def test_variables_are_columns_or_the_files_of_a_zip(store, put, tmp_path):
+    put("line 1.csv", "timestamp,speed,load\n2024-01-01T00:00:00Z,1,2\n")
+    read(store, "readings", str(tmp_path / "line 1.csv"), DEVICES, layout="anomaly-detector-multivariate")
+    with zipfile.ZipFile(tmp_path / "line 2.zip", "w") as archive:
+        for name in ("speed", "load"):
+            archive.writestr(f"{name}.csv", "timestamp,value\n2024-01-01T00:00:00Z,3\n")
+    read(store, "readings", str(tmp_path / "line 2.zip"), DEVICES, layout="anomaly-detector-multivariate")
+    assert readings(store) == [
+        ("line 1", "load", "00:00", 2.0),
+        ("line 1", "speed", "00:00", 1.0),
+        ("line 2", "load", "00:00", 3.0),
+        ("line 2", "speed", "00:00", 3.0),
+    ]
+
+
+def test_dimensions_are_the_device_and_measures_the_tags(store, put):
+    source = put(
+        "a.csv", "timestamp,region,shop,cost,orders\n2024-01-01,EU,one,1.5,\n2024-01-01,US,two,2,3\n"
+    )
+    read(store, "readings", source, DEVICES, layout="metrics-advisor", timezone="UTC")
+    assert readings(store) == [
+        ("EU/one", "cost", "00:00", 1.5),
+        ("US/two", "cost", "00:00", 2.0),
+        ("US/two", "orders", "00:00", 3.0),
+    ]
+
+
+def test_a_dimension_of_numbers_is_named_with_column(store, put):
+    source = put("a.csv", "timestamp,shop,cost\n2024-01-01,17,1.5\n")
+    read(
+        store,
+        "readings",
+        source,
+        DEVICES,
+        layout="metrics-advisor",
+        timezone="UTC",
+        mapping={"device": "shop"},
+    )
+    assert readings(store) == [("17", "cost", "00:00", 1.5)]
+
+
+def test_components_of_lookout_are_tags_of_their_asset_and_ranges_its_labels(store, put, tmp_path):
+    put("press 4/motor/0.csv", "Timestamp,temp\n2024-01-01T00:00:00Z,1\n")
+    put("press 4/pump.csv", "Timestamp,flow\n2024-01-01T00:00:00Z,2\n")
+    labels = put("labels.csv", "2024-01-01T00:00:00.000000,2024-01-01T02:00:00.000000\n")
+    sources = {"readings": str(tmp_path / "press 4"), "labels": labels}
+    ingest.fn(DEVICES, store, sources, {}, 4, 0.05, {"layout": "lookout-equipment", "timezone": "UTC"})
+    assert readings(store) == [
+        ("press 4", "motor.temp", "00:00", 1.0),
+        ("press 4", "pump.flow", "00:00", 2.0),
+    ]
+    rows = store.scan("devices/labels").select("device", "tag", "fault", pl.col("end").dt.hour()).collect()
+    assert rows.rows() == [("press 4", "*", "fault", 2)]
+    with pytest.raises(ContractError, match="do not name their asset"):
+        read(store, "labels", labels, DEVICES, layout="lookout-equipment", timezone="UTC")
+
+
+def test_a_message_of_iot_hub_is_of_the_device_that_the_hub_names(store, put, tmp_path):
+    system = {"connectionDeviceId": "pump-1"}
+    body = {"tag": "temp", "value": 21.5, "time": "2024-01-01T00:00:00Z", "device": "what it says itself"}
+    message = {"EnqueuedTimeUtc": "2024-01-01T00:00:01Z", "SystemProperties": system, "Body": body}
+    put("hub/0.json", json.dumps(message) + "\n")
+    read(store, "readings", str(tmp_path / "hub"), DEVICES, layout="iot-hub")
+    assert readings(store) == [("pump-1", "temp", "00:00", 21.5)]
+
+
+def test_tags_of_influxdb_are_the_device(store, put):
+    source = put(
+        "a.csv",
+        "#group,false,false,false,false,true,true,true,true\n"
+        "#datatype,string,long,dateTime:RFC3339,double,string,string,string,string\n"
+        "#default,_result,,,,,,,\n"
+        ",result,table,_time,_value,_field,_measurement,host,room\n"
+        ",,0,2024-01-01T00:00:00Z,20.5,temp,boiler,gw1,r2\n",
+    )
+    read(store, "readings", source, DEVICES, layout="influxdb")
+    assert readings(store) == [("gw1/r2", "boiler.temp", "00:00", 20.5)]
+
+
+def test_states_of_home_assistant_are_readings_unless_the_entity_is_away(store, put):
+    source = put(
+        "history.csv",
+        "entity_id,state,last_changed\n"
+        "sensor.attic,20.5,2024-01-01T00:00:00.000Z\n"
+        "sensor.attic,unavailable,2024-01-01T00:01:00.000Z\n"
+        "binary_sensor.door,on,2024-01-01T00:02:00.000Z\n",
+    )
+    done = read(store, "readings", source, DEVICES, layout="home-assistant")
+    assert readings(store) == [
+        ("binary_sensor.door", "state", "00:02", 1.0),
+        ("sensor.attic", "state", "00:00", 20.5),
+    ]
+    assert done.quarantined == 0
+
+
+def test_the_tables_of_azure_pdm_have_a_layout(store, put):
+    source = put("errors.csv", "datetime,machineID,errorID\n2024-01-01 06:00:00,1,error1\n")
+    read(store, "errors", source, MACHINES, layout="azure-pdm", timezone="UTC")
+    assert store.scan("machines/errors").select("machine_id", "error").collect().rows() == [("1", "error1")]
+
+
+@pytest.mark.parametrize("scenario", [SALES, DEVICES, MACHINES])
+def test_an_unknown_layout_ends_in_a_list_of_all(store, scenario):
+    with pytest.raises(SourceError, match="--layout nixtlo") as caught:
+        read(store, next(iter(scenario.tables)), "a.csv", scenario, layout="nixtlo")
+    for name, layout in scenario.layouts.items():
+        assert f"  {name}: {layout.about}." in str(caught.value)
+
+
+def test_a_dry_run_says_what_the_layout_made_of_the_columns(store, put):
+    source = put("a.csv", "unique_id,ds,y\nA,2024-01-01,5\n")
+    done = read(store, "history", source, SALES, layout="nixtla", dry_run=True)
+    assert done.preview["layout"] == "nixtla"
+    assert done.preview["columns"] == {"sku": "unique_id", "week": "ds", "units": "y"}
+    assert done.preview["rows"][0]["store"] == "all"
