@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from models.devices.contracts import KEY
 from models.devices.joint_graph import joint
 from models.devices.model import Model
 from models.devices.options import HIGHEST_ALPHA, Options
 from models.devices.p_value_graph import p_values
+from models.devices.pace import paces_in
 from models.devices.scoring import score_span
 from models.devices.window_graphs import SCORE, SENSOR, discrete, missing, robust
 from models.interchange import Graph, Interchange, Port
@@ -38,12 +40,12 @@ def interchange(model: Model) -> Interchange:
     """A graph for each kind of detector that some sensor of the bundle has, and one for all p-values.
 
     `sensors` of the facts names, by graph, the sensors, tags or devices by their numbers; under `missing`
-    all sensors, with the rung that scores each. Where that is another detector, `robust` serves `joint` only.
+    all sensors, with the rung that scores each, and its pace: so many intervals of the store are one of its windows'.
+    Where that is another detector, `robust` serves `joint` only.
     """
-    step = Options.of({"interval": model.settings["interval"]}).step
     corrections = model.frames.get("corrections", pl.DataFrame())
     kinds: tuple[tuple[str, str, Callable[[pl.DataFrame], Graph]], ...] = (
-        ("robust", "robust", lambda params: robust(params, step)),
+        ("robust", "robust", lambda params: robust(params, _intervals(model, params))),
         ("one_class_svm", "one_class_svm", _one_class_svm),
         ("isolation_forest", "isolation_forest", _isolation_forest),
         ("discrete", "discrete", discrete),
@@ -58,11 +60,18 @@ def interchange(model: Model) -> Interchange:
         params = model.frames.get(kind, pl.DataFrame())
         if params.height:
             graphs.append(build(params))
-            known = [column for column in (*KEY, "tags", "rung") if column in params.columns]
+            known = [column for column in (*KEY, "tags", "rung", "pace") if column in params.columns]
             sensors[name] = params.select(known).with_row_index("number").to_dicts()
     rungs = model.frames["sensors"]["rung"].value_counts().sort("rung").to_dicts()
     facts = {"sensors": sensors, "rungs": rungs, "interval": model.settings["interval"]}
     return Interchange(graphs, _OUTSIDE, facts)
+
+
+def _intervals(model: Model, params: pl.DataFrame) -> NDArray[np.int64]:
+    """The interval of each sensor's windows in seconds: the store's, times its pace."""
+    step = Options.of({"interval": model.settings["interval"]}).step
+    paces = paces_in(model.frames, params)["pace"].to_numpy()
+    return paces * int(step.total_seconds())
 
 
 def _one_class_svm(params: pl.DataFrame) -> Graph:

@@ -22,10 +22,10 @@ import polars as pl
 
 from models.devices.channels import LEVEL_WEIGHTS
 from models.devices.contracts import JOINT_TAG, KEY
-from models.devices.grid import panel_of
 from models.devices.model import Model
 from models.devices.options import Options
-from models.devices.training import files_of, fit_grid, stacked
+from models.devices.pace import paces_in, panels
+from models.devices.training import files_of, fit_grid, one_joint, stacked
 from models.scenario import Scores
 
 HOUR = timedelta(hours=1)
@@ -41,16 +41,14 @@ Scorer = Callable[[Model, pl.DataFrame, datetime, datetime], Scores]
 """Scores of keys from one moment up to another, by a model."""
 
 
-def hold_of(options: Options) -> timedelta:
-    """How long a sensor must have been different; 0 for never."""
-    if not options.hold_hours:
-        return timedelta(0)
-    return max(timedelta(hours=options.hold_hours), FEWEST_INTERVALS * options.step)
+def hold_of(hours: float, step: timedelta) -> timedelta:
+    """How long a sensor with a reading every `step` must have been different; 0 for never."""
+    return max(timedelta(hours=hours), FEWEST_INTERVALS * step) if hours else timedelta(0)
 
 
-def memory_of(options: Options) -> timedelta:
+def memory_of(hours: float, step: timedelta) -> timedelta:
     """How far back readings are compared with; 0 for not at all."""
-    return max(hold_of(options), MEMORY_INTERVALS * options.step) if options.hold_hours else timedelta(0)
+    return max(hold_of(hours, step), MEMORY_INTERVALS * step) if hours else timedelta(0)
 
 
 def relearnt(
@@ -62,25 +60,27 @@ def relearnt(
     options: Options,
     scorer: Scorer,
     model: Model,
+    pace: int = 1,
 ) -> Scores:
     """`scores` of the intervals from `first` up to `until`, with those sensors judged anew that have stayed different.
 
-    Readings in labelled `faults` (device, tag, start, end) never become normal.
+    All sensors have the same `pace`. Readings in labelled `faults` (device, tag, start, end) never become normal.
     """
-    hold = hold_of(options)
+    step = pace * options.step
+    hold = hold_of(options.hold_hours, step)
     devices = _suspects(scores.rows)
     if not hold or devices.is_empty():
         return scores
     keys = scores.keys.select(*KEY).join(devices, on="device", how="semi")
-    past = scorer(model, keys, first - memory_of(options), first).rows
+    past = scorer(model, keys, first - memory_of(options.hold_hours, step), first).rows
     stayed = _stayed(past.filter(pl.col("time") >= first - hold), first - hold, hold)
-    known = _outside(past, faults, options.step)
+    known = _outside(past, faults, step)
     remembered = remembering(scores.rows, known, first, options.alpha, without=stayed)
     if stayed.is_empty():
         return Scores(remembered, scores.keys)
     devices = stayed.select("device").unique()
     keys = keys.join(devices, on="device", how="semi")
-    again = _fitted(readings, devices, faults, first - hold, first, options)
+    again = _fitted(readings, devices, faults, first - hold, first, options, model)
     rows = scorer(again, keys, first, until).rows.join(stayed, on=list(KEY), how="semi")
     judged = rows.filter(pl.col("p_value").is_not_null()).select(*KEY).unique()
     return Scores(_lesser(remembered, rows), _with_reason(scores.keys, judged, hold))
@@ -192,15 +192,18 @@ def _fitted(
     start: datetime,
     end: datetime,
     options: Options,
+    model: Model,
 ) -> Model:
-    """Detectors of `devices` from the readings of the hold alone."""
+    """Detectors of `devices` from the readings of the hold alone, each sensor at the pace that `model` has for it."""
     known = readings.filter(pl.col("time") >= start, pl.col("time") < end)
     known = known.join(devices.lazy(), on="device", how="semi").select(*KEY, "time", "mean")
     keys = known.select(*KEY).unique().sort(*KEY).collect()
-    panel = panel_of(known, keys, start, end, options.step)
-    nothing = keys.clear()
-    parts = stacked([fit_grid(grid, options, nothing, faults) for grid in panel.grids(options.cells)])
-    return Model.of(files_of(parts, options))
+    paces, parts = paces_in(model.frames, keys), []
+    for panel in panels(known, paces, start, end, options):
+        grids = panel.grids(options.cells)
+        fitted = stacked([fit_grid(grid, options, keys.clear(), faults) for grid in grids])
+        parts.append(one_joint(fitted, paces, panel.interval // options.step))
+    return Model.of(files_of(stacked(parts), options))
 
 
 def _lesser(rows: pl.DataFrame, again: pl.DataFrame) -> pl.DataFrame:

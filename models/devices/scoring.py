@@ -1,5 +1,6 @@
 """Scoring an hour: the rows of all requested sensors in one pass over the columns of the model."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import NormalDist
@@ -16,6 +17,7 @@ from models.devices.detectors import DETECTORS
 from models.devices.grid import LOOKBACK, Floats, Grid, panel_of
 from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS, RUNGS, Model
 from models.devices.options import HIGHEST_ALPHA, Options
+from models.devices.pace import at_pace, by_pace, ceiling, floor
 from models.scenario import Scores
 
 HOUR = timedelta(hours=1)
@@ -95,9 +97,12 @@ def score(
     def scorer(by: Model, some: pl.DataFrame, first: datetime, until: datetime) -> Scores:
         return score_span(by, readings, some, first, until, options)
 
-    scores = scorer(model, keys, as_of - HOUR, as_of)
-    known = pl.DataFrame() if faults is None else faults
-    return new_normal.relearnt(scores, readings, known, as_of - HOUR, as_of, options, scorer, model)
+    first, known = as_of - HOUR, pl.DataFrame() if faults is None else faults
+    found = []
+    for pace, some in by_pace(model.frames, keys):
+        scores = scorer(model, some, first, as_of)
+        found.append(new_normal.relearnt(scores, readings, known, first, as_of, options, scorer, model, pace))
+    return _together(found)
 
 
 def score_span(
@@ -111,19 +116,48 @@ def score_span(
     """As `score`, for the intervals from `first` up to, not including, `until`."""
     devices = keys.select("device").unique().sort("device")
     near = model.within(devices)
-    start = first - LOOKBACK * options.step
+    found: list[Scores] = []
+    for pace, some in by_pace(near.frames, keys):
+        found += _at_pace(near, readings, some, first, until, options, pace)
+    return _together(found)
+
+
+def _together(found: list[Scores]) -> Scores:
+    rows = pl.concat([pl.DataFrame(schema=SCORES), *(one.rows for one in found)])
+    return Scores(
+        rows.sort(*KEY, "time"), pl.concat([_no_outcomes(), *(one.keys for one in found)]).sort(*KEY)
+    )
+
+
+def _at_pace(
+    model: Model,
+    readings: pl.LazyFrame,
+    keys: pl.DataFrame,
+    first: datetime,
+    until: datetime,
+    options: Options,
+    pace: int,
+) -> Iterator[Scores]:
+    """Scores of keys whose detectors take `pace` intervals as one. A row has the time of the last reading in it."""
+    step = pace * options.step
+    start = floor(first, step) - LOOKBACK * step
     recent = readings.filter(pl.col("time") >= start, pl.col("time") < until)
-    recent = recent.join(devices.lazy(), on="device", how="semi")
-    panel = panel_of(recent, _sensors(near, keys), start, until, options.step)
-    rows, outcomes = [], []
+    recent = recent.join(keys.lazy().select("device").unique(), on="device", how="semi")
+    paced = recent if pace == 1 else at_pace(recent, step).collect().lazy()
+    panel = panel_of(paced, _sensors(model, keys), start, ceiling(until, step), step)
     for grid in panel.grids(options.cells):
-        chunk = near.within(grid.keys.select("device").unique())
-        wanted = keys.select(*KEY).join(grid.keys.select("device").unique(), on="device", how="semi")
-        found, outcome = _score_grid(chunk, grid, wanted, options)
-        rows.append(found)
-        outcomes.append(outcome)
-    table = pl.concat(rows) if rows else pl.DataFrame(schema=SCORES)
-    return Scores(table.sort(*KEY, "time"), pl.concat(outcomes).sort(*KEY) if outcomes else _no_outcomes())
+        devices = grid.keys.select("device").unique()
+        wanted = keys.join(devices, on="device", how="semi")
+        rows, outcomes = _score_grid(model.within(devices), grid, wanted, options)
+        if pace > 1:
+            rows = _at_last_readings(rows, paced.collect()).filter(pl.col("time") >= first)
+        yield Scores(rows, outcomes)
+
+
+def _at_last_readings(rows: pl.DataFrame, paced: pl.DataFrame) -> pl.DataFrame:
+    ends = paced.select(*KEY, "time", "last")
+    both = rows.join(ends, on=[*KEY, "time"], how="left", maintain_order="left")
+    return both.with_columns(pl.coalesce("last", "time").alias("time")).drop("last")
 
 
 def _no_outcomes() -> pl.DataFrame:

@@ -7,12 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from models.devices import backtest
+from models.devices import backtest, pace
 from models.devices.contracts import KEY
 from models.devices.detectors import DETECTORS
-from models.devices.grid import panel_of
 from models.devices.options import AUTO, Options, moment_of
-from models.devices.training import history_start, labelled_faults, sampled
+from models.devices.training import history_start, labelled_faults, sampled, stacked
 from models.scenario import AsOf, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
@@ -65,11 +64,13 @@ class DevicesSearch(Search):
         for end in _ends(parts, moment_of(as_of)):
             start = history_start(context, end, chosen)
             readings = parts["readings"].filter(pl.col("time") >= start, pl.col("time") < end)
-            keys = readings.select(KEY).unique().sort(*KEY).collect()
-            panel = panel_of(readings, keys, start, end, chosen.step)
+            paces = pace.paces_of(readings, chosen.step)
             faults = labelled_faults(parts, end)
-            found = backtest.part_of_shard(panel, keys, chosen, faults)
-            yield backtest.loss(backtest.predictions(found, chosen))
+            found = [
+                backtest.part_of_shard(panel, paces.select(KEY), chosen, faults)
+                for panel in pace.panels(readings, paces, start, end, chosen)
+            ]
+            yield backtest.loss(backtest.predictions(stacked(found), chosen))
 
 
 def _ends(parts: Frames, as_of: datetime) -> list[datetime]:

@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import discrete, joint, left_out, pooled, presence, robust
+from models.devices import discrete, joint, left_out, pace, pooled, presence, robust
 from models.devices.calibration import corrections, fit_shapes, folds_of, tails_of
-from models.devices.contracts import FAULT, KEY
+from models.devices.contracts import FAULT, JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
-from models.devices.grid import DAY, Floats, Grid, panel_of
+from models.devices.grid import DAY, Floats, Grid
 from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS
 from models.devices.options import Options
 from models.scenario import File, Frames
@@ -57,12 +57,31 @@ def prepare(
     start = history_start(context, as_of, options)
     readings = tables["readings"].filter(pl.col("time") >= start, pl.col("time") < as_of)
     readings = readings.select(*KEY, "time", "mean")
-    keys = readings.select(KEY).unique().sort(*KEY).collect()
-    panel = panel_of(readings, keys, start, as_of, options.step)
-    sample = sampled(keys, context, options)
+    paces = pace.paces_of(readings, options.step)
+    sample = sampled(paces.select(KEY), context, options)
     faults = labelled_faults(tables, as_of)
-    parts = [fit_grid(grid, options, sample, faults) for grid in panel.grids(options.cells)]
-    return stacked(parts) | part_of_shard(panel, sample, options, faults)
+    parts = []
+    for panel in pace.panels(readings, paces, start, as_of, options):
+        fitted = stacked([fit_grid(grid, options, sample, faults) for grid in panel.grids(options.cells)])
+        backtest = part_of_shard(panel, sample, options, faults)
+        parts.append(one_joint(fitted | backtest, paces, panel.interval // options.step))
+    return stacked(parts)
+
+
+def one_joint(frames: dict[str, pl.DataFrame], paces: pl.DataFrame, at: int) -> dict[str, pl.DataFrame]:
+    """`frames` of the sensors of one pace, without the joint detectors of devices that have theirs at another."""
+    others = pace.with_joint(paces).filter(pl.col("pace") != at).select("device")
+    if others.is_empty():
+        return frames
+    elsewhere = pl.col("device").is_in(others["device"].implode())
+    kept = {}
+    for name, frame in frames.items():
+        if name.endswith("joint"):
+            frame = frame.filter(~elsewhere)
+        elif name.endswith(("tails", "folds")):
+            frame = frame.filter(~elsewhere | (pl.col("tag") != JOINT_TAG))
+        kept[name] = frame
+    return kept
 
 
 def labelled_faults(tables: Frames, as_of: datetime) -> pl.DataFrame:
@@ -129,6 +148,7 @@ def fit_grid(
         held_out = ~part
         frames |= stacked([_calibrated(s, held_out, sample) for s in scored])
     frames["sensors"] = presence.fit(received).with_columns(
+        pl.lit(grid.interval // options.step, pl.Int64).alias("pace"),
         pl.Series("rung", rung, dtype=pl.String),
         pl.Series("sentinels", sentinels, dtype=pl.List(pl.Float64)),
     )

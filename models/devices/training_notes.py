@@ -67,6 +67,20 @@ def _sentinels(sensors: pl.DataFrame) -> list[str]:
 
 
 def _slow(sensors: pl.DataFrame, options: Options) -> list[str]:
+    notes = []
+    for (pace,), some in (
+        sensors.sort("pace", *KEY).partition_by("pace", as_dict=True, maintain_order=True).items()
+    ):
+        if pace > 1:
+            minutes = options.step.total_seconds() / 60 * int(pace)
+            notes.append(
+                f"{some.height:,} of {sensors.height:,} sensors, such as {_example(some)}, send more slowly than every "
+                f"{options.interval}: they are judged every {minutes:.3g} minutes."
+            )
+    return [*notes, *_irregular(sensors.filter(pace=1), options)]
+
+
+def _irregular(sensors: pl.DataFrame, options: Options) -> list[str]:
     span = (pl.col("last") - pl.col("first")) / options.step
     paced = sensors.filter(pl.col("readings") > 1).select(*KEY, pace=span / (pl.col("readings") - 1))
     slow = paced.filter(pl.col("pace") >= _SLOW)
@@ -77,9 +91,9 @@ def _slow(sensors: pl.DataFrame, options: Options) -> list[str]:
     if not fitting:
         return []
     return [
-        f"{slow.height:,} of {sensors.height:,} sensors send a reading about every {pace.total_seconds() / 60:.3g} "
-        f"minutes, such as {_example(slow)}, in a store of intervals of {options.interval}: jumps, drifts and flat "
-        f"lines of theirs are hard to see. A store of their own with --interval {fitting[-1]} fits."
+        f"{slow.height:,} sensors, such as {_example(slow)}, send a reading about every "
+        f"{pace.total_seconds() / 60:.3g} minutes and not regularly, in a store of intervals of {options.interval}: "
+        f"jumps, drifts and flat lines of theirs are hard to see. A store of their own with --interval {fitting[-1]} fits."
     ]
 
 

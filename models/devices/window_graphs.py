@@ -6,7 +6,6 @@ with NaN in front.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 import numpy as np
 import polars as pl
@@ -78,8 +77,11 @@ def weighted_mean(
     return made.op("Where", enough, mean, made.constant(np.nan))
 
 
-def robust(params: pl.DataFrame, interval: timedelta) -> Graph:
-    """As `models.devices.robust.score_of`: the score, its cause, and what it follows from."""
+def robust(params: pl.DataFrame, interval: NDArray[np.int64]) -> Graph:
+    """As `models.devices.robust.score_of`: the score, its cause, and what it follows from.
+
+    `interval` is that of each sensor, in seconds.
+    """
     made, fitted = Builder(), Fitted.of(params)
     scale, phi, jump, level, usual, spread, chance = (
         made.rows(getattr(fitted.scales, name)[:, None], "sensor")
@@ -118,7 +120,7 @@ def robust(params: pl.DataFrame, interval: timedelta) -> Graph:
     return made.graph("robust", (SENSOR, _TIME, _READINGS), outputs)
 
 
-def _expected(made: Builder, fitted: Fitted, recent: str, interval: timedelta) -> str:
+def _expected(made: Builder, fitted: Fitted, recent: str, interval: NDArray[np.int64]) -> str:
     """As `models.devices.robust.expected_of`, of the last `RECENT` intervals."""
     baseline = made.rows(fitted.baseline[:, None], "sensor", np.int64)
     regimes = (fitted.baseline == REGIMES)[:, None]
@@ -136,16 +138,18 @@ def _expected(made: Builder, fitted: Fitted, recent: str, interval: timedelta) -
     return made.op("Where", wandering, local, made.op("Where", jumping, nearest, course))
 
 
-def _course(made: Builder, profile: Floats, interval: timedelta) -> str:
+def _course(made: Builder, profile: Floats, interval: NDArray[np.int64]) -> str:
     """As `models.devices.channels.seasonal` of its design, of the last `RECENT` intervals.
 
     A cosine is a sine a quarter ahead: ONNX Runtime has had the cosine of doubles for less long than the rest.
     """
-    number = made.op("Div", "time", made.constant(interval // timedelta(seconds=1), np.int64))
-    numbers = made.op("Add", made.unsqueeze(number), made.constant(np.arange(RECENT) - RECENT + 1, np.int64))
-    per_day = DAY // interval
-    phase = made.cast(made.op("Mod", numbers, made.constant(per_day, np.int64)), "double")
-    angle = made.op("Mul", made.op("Div", phase, made.constant(per_day)), made.constant(2 * np.pi))
+    number = made.op("Div", made.unsqueeze("time"), made.rows(interval[:, None], "sensor", np.int64))
+    numbers = made.op("Add", number, made.constant(np.arange(RECENT) - RECENT + 1, np.int64))
+    per_day = made.rows(int(DAY.total_seconds()) // interval[:, None], "sensor", np.int64)
+    phase = made.op(
+        "Div", made.cast(made.op("Mod", numbers, per_day), "double"), made.cast(per_day, "double")
+    )
+    angle = made.op("Mul", phase, made.constant(2 * np.pi))
     angles = made.op("Mul", made.unsqueeze(angle, 2), made.constant(np.arange(1, HARMONICS + 1)))
     found = made.rows(profile[:, :1], "sensor")
     for ahead, first in ((0.0, 1), (np.pi / 2, 2)):

@@ -176,11 +176,38 @@ def test_labelled_faults_are_no_normal_readings_of_the_backtest():
     assert not any("at alpha 0.001, " in note for note in labelled.notes)
 
 
-def test_sensors_that_send_every_ten_minutes_are_told_which_interval_fits():
+def slow_and_fast(days, shift=0.0):
+    """A reading every ten minutes, as a store of one minute and one of ten has it; the last 8 hours moved by `shift`."""
+    own = (
+        np.sin(np.arange(days * 144) / 144 * 2 * np.pi) + np.random.default_rng(5).normal(size=days * 144) / 3
+    )
+    own[-48:] += shift
+    fast = np.full(days * 1440, np.nan)
+    fast[3::10] = own
+    return own, fast
+
+
+def test_a_sensor_that_sends_every_ten_minutes_is_judged_as_in_a_store_of_ten_minutes():
+    own, fast = slow_and_fast(4, shift=1.2)
+    there = called_after(own[:-48], own[-48:], "10m")
+    here = called_after(fast[:-480], fast[-480:])
+    assert here["time"].to_list() == [time + timedelta(minutes=3) for time in there["time"]]
+    assert here["p_value"].to_list() == there["p_value"].to_list()
+    assert here["is_anomaly"].sum() > 20
+
+
+def test_the_pace_of_sensors_is_told_and_kept_only_where_readings_are_regular():
     rng = np.random.default_rng(5)
-    slow = np.where(np.arange(2880) % 10 == 0, rng.normal(size=2880), np.nan)
-    assert any("--interval 10m fits" in note for note in trained_on(slow).notes)
-    assert not any("--interval" in note for note in trained_on(rng.normal(size=2880)).notes)
+    _, fast = slow_and_fast(2)
+    now_and_then = np.where(rng.random(2880) < 0.1, rng.normal(size=2880), np.nan)
+    trained = trained_on(fast)
+    assert trained.files["sensors"]["pace"].to_list() == [10]
+    assert any("judged every 10 minutes" in note for note in trained.notes)
+    for values in (now_and_then, rng.normal(size=2880)):
+        assert trained_on(values).files["sensors"]["pace"].to_list() == [1]
+    assert any("--interval 6m fits" in note for note in trained_on(now_and_then).notes) or any(
+        "--interval 10m fits" in note for note in trained_on(now_and_then).notes
+    )
 
 
 def test_sensors_that_cannot_alarm_are_counted():

@@ -1,0 +1,121 @@
+"""How often a sensor sends: one that sends every ten minutes is judged every ten minutes.
+
+The pace of a sensor is the number of the store's intervals that its detector takes as one. It is 1, unless the
+readings are regular and further apart: at least `REGULAR` of the gaps between them lie within half of the median gap.
+Then it is the longest part of an hour that is no longer than that gap, with a tenth to spare. Sensors that report
+on change are not regular and keep the store's interval.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+
+from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.grid import Panel, panel_of
+from models.devices.options import Options
+
+HOUR = timedelta(hours=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+REGULAR, FEWEST_GAPS = 0.75, 20
+_DENSE = 0.6
+
+
+def paces_of(readings: pl.LazyFrame, step: timedelta) -> pl.DataFrame:
+    """The sensors of `readings` (device, tag, time), in order, with the `pace` of each in intervals of `step`."""
+    interval = step // timedelta(microseconds=1)
+    number = pl.col("time").dt.epoch("us") // interval
+    seen = readings.group_by(KEY).agg(pl.len().alias("n"), (number.max() - number.min() + 1).alias("span"))
+    keys = seen.sort(*KEY).collect(engine="streaming")
+    sparse = keys.filter(pl.col("n") > FEWEST_GAPS, pl.col("n") < _DENSE * pl.col("span")).select(KEY)
+    if sparse.is_empty():
+        return keys.select(*KEY, pace=pl.lit(1, pl.Int64))
+    times = readings.join(sparse.lazy(), on=list(KEY), how="semi").select(*KEY, number.alias("number"))
+    gap = pl.col("number").sort().diff().drop_nulls()
+    near = (gap >= 0.5 * gap.median()) & (gap <= 1.5 * gap.median())
+    gaps = times.group_by(KEY).agg(gap.median().alias("gap"), near.mean().alias("regular")).collect()
+    usual = gaps.filter(pl.col("regular") >= REGULAR)
+    parts = pl.DataFrame({"part": [float(n) for n in _parts_of_an_hour(step)]})
+    usual = usual.with_columns(part=1.1 * pl.col("gap")).sort("part")
+    paced = usual.join_asof(parts.with_columns(pace="part"), on="part").select(
+        *KEY, pl.col("pace").cast(pl.Int64)
+    )
+    return (
+        keys.select(KEY)
+        .join(paced, on=list(KEY), how="left")
+        .with_columns(pl.col("pace").fill_null(1))
+        .sort(*KEY)
+    )
+
+
+def _parts_of_an_hour(step: timedelta) -> list[int]:
+    """The numbers of intervals that an hour is a multiple of, ascending.
+
+    >>> _parts_of_an_hour(timedelta(minutes=10))
+    [1, 2, 3, 6]
+    """
+    intervals = HOUR // step
+    return [n for n in range(1, intervals + 1) if intervals % n == 0]
+
+
+def panels(
+    readings: pl.LazyFrame, paces: pl.DataFrame, start: datetime, end: datetime, options: Options
+) -> Iterator[Panel]:
+    """Readings (device, tag, time, mean) from `start` to `end` at each pace, as `grid.panel_of`, the fastest first.
+
+    `paces` are the sensors with their pace. `end` is a whole hour.
+    """
+    for (pace,), keys in (
+        paces.sort("pace", *KEY).partition_by("pace", as_dict=True, maintain_order=True).items()
+    ):
+        step = options.step * int(pace)
+        known = readings.filter(pl.col("time") >= start, pl.col("time") < end)
+        known = known if pace == 1 else at_pace(known, step)
+        yield panel_of(known, keys.select(KEY), floor(start, step), end, step)
+
+
+def at_pace(readings: pl.LazyFrame, step: timedelta) -> pl.LazyFrame:
+    """Readings as means of `step`, and the time of the last one of each: device, tag, time, mean, last."""
+    width = step // timedelta(microseconds=1)
+    begin = pl.col("time").dt.truncate(f"{width}us")
+    found = readings.sort("time").group_by(*KEY, begin.alias("begin"))
+    return found.agg(pl.col("mean").mean(), pl.col("time").last().alias("last")).rename({"begin": "time"})
+
+
+def floor(moment: datetime, step: timedelta) -> datetime:
+    """The start of the interval of length `step` that `moment` lies in."""
+    return moment - (moment - EPOCH) % step
+
+
+def ceiling(moment: datetime, step: timedelta) -> datetime:
+    """The first end of an interval of length `step` that is not before `moment`."""
+    return moment + (EPOCH - moment) % step
+
+
+def paces_in(frames: Mapping[str, pl.DataFrame], keys: pl.DataFrame) -> pl.DataFrame:
+    """`keys` with the `pace` that a model has for them; 1 for what it does not know. A joint detector has its tags'."""
+    sensors = frames["sensors"]
+    if "pace" not in sensors.columns or sensors["pace"].max() in (None, 1):
+        return keys.select(*KEY, pace=pl.lit(1, pl.Int64))
+    known = sensors.select(*KEY, "pace")
+    if "joint" in frames:
+        first = frames["joint"].select("device", tag=pl.col("tags").list.first())
+        together = first.join(known, on=list(KEY), how="inner")
+        known = pl.concat([known, together.with_columns(tag=pl.lit(JOINT_TAG))])
+    found = keys.select(KEY).join(known, on=list(KEY), how="left", maintain_order="left")
+    return found.with_columns(pl.col("pace").fill_null(1))
+
+
+def with_joint(paces: pl.DataFrame) -> pl.DataFrame:
+    """Devices with the `pace` of their joint detector: the one that most of their sensors have, the fastest of equals."""
+    counted = (
+        paces.group_by("device", "pace").len().sort("device", "len", "pace", descending=[False, True, False])
+    )
+    return counted.unique("device", keep="first", maintain_order=True).select("device", "pace")
+
+
+def by_pace(frames: Mapping[str, pl.DataFrame], keys: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The keys of each pace (see `paces_in`), in their order."""
+    paced = paces_in(frames, keys).partition_by("pace", as_dict=True, maintain_order=True)
+    for (pace,), some in paced.items():
+        yield int(pace), some.select(KEY)
