@@ -14,6 +14,7 @@ from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, score, train_bundle
 from flows.settings import open_store
+from flows.whatif import compare_plans
 from models.sales import SALES
 from tasks.registry import bundles
 from tasks.storage.store import Store
@@ -161,12 +162,13 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
     }
 
 
+whatif = compare_plans
 promote, rollback = promotions(SALES)
 backfill = backfilling.flow_of(SALES, "forecast")
 
 SCENARIO = SALES
 COMMANDS = (
-    *(ingest, train, tune, forecast, evaluate, backfill, run, promote, rollback),
+    *(ingest, train, tune, forecast, whatif, evaluate, backfill, run, promote, rollback),
     Direct("sales-explain", explaining.explain),
     *listings(SALES),
 )

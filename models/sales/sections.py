@@ -10,7 +10,7 @@ from models.page import blocks as page
 from models.page.blocks import Band, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
 from models.sales import accuracy
 from models.sales.charts import chart, line
-from models.sales.explanations import GROUPS, about
+from models.sales.explanations import GROUPS
 from models.scenario import RunView
 
 KEY = ("sku", "store")
@@ -21,6 +21,14 @@ EXPLORER_WEEKS = 10_500_000
 TOTAL_WEEKS = 104
 RECENT_WEEKS = 52
 CHANGES = 25
+COLOURS = {
+    "season": page.OUTER,
+    "price": page.ACCENT,
+    "promotion": page.SECOND,
+    "other_skus": page.THIRD,
+    "trend": page.ALERT,
+}
+"""Groups of contributions that have a colour; all others share one."""
 NOTHING = 1e-9
 """A group that adds no more than this to any week is left out."""
 FALLBACKS = 200
@@ -179,7 +187,7 @@ def _explanations(view: _View) -> list[Part]:
         pl.col("sku").alias("SKU"),
         pl.col("store").alias("Store"),
         *[pl.col(name).alias(in_title(name)) for name in parts],
-        pl.col("rung").replace_strict({rung: about(rung) for rung in mean["rung"]}).alias("Forecast by"),
+        pl.col("rung").str.replace_all("_", " ").alias("Estimator"),
     )
     forms = {in_title(name): "+,.0f" for name in groups}
     forms |= {in_title(name): ",.0f" for name in ("level", "median")}
@@ -203,8 +211,13 @@ def _explanations(view: _View) -> list[Part]:
 def _bars(lines: pl.DataFrame, groups: list[str]) -> Part:
     """The weeks of one key: what each group adds to the level, and the median less the level."""
     weeks = lines["week"].to_list()
+    rest = [name for name in groups if name not in COLOURS]
+    shown = {in_title(name): (colour, lines[name]) for name, colour in COLOURS.items() if name in groups}
+    if rest:
+        shown["Rest"] = (page.MUTED, lines.select(pl.sum_horizontal(rest)).to_series())
     data = [
-        {"type": "bar", "name": in_title(name), "x": weeks, "y": lines[name].to_list()} for name in groups
+        {"type": "bar", "name": name, "x": weeks, "y": values.to_list(), "marker": {"color": colour}}
+        for name, (colour, values) in shown.items()
     ]
     moved = (lines["median"] - lines["level"]).to_list()
     data.append(line("Median less level", weeks, moved, page.INK))

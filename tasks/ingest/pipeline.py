@@ -122,19 +122,13 @@ def ingest(
     with tempfile.TemporaryDirectory(prefix="almanac-ingest-") as folder:
         checked = {}
         for name, source in sources.items():
-            table, place = scenario.tables[name], Path(folder) / name
-            own = of_table(mapping, name, scenario.tables)
-            found = _check(scenario, store, table, sources, own, chosen, place)
-            _refuse(table, found, max_bad_share, known=name in stored)
-            found.alike = alike(scenario, table, found.good, stored, max_bad_share)
-            if table.rows_at_a_time is None and found.good.height:
-                good = found.good.rows()
-                table.check(good.drop("shard", strict=False).collect(), stored)
-                stored[name] = concat_lazy([*([stored[name]] if name in stored else []), good])
-                _refuse_alike(source, stored[name].collect_schema().names())
-            elif found.good.height:
-                read_now = found.good.rows()
-                stored[name] = concat_lazy([*([stored[name]] if name in stored else []), read_now])
+            found = _accepted(
+                scenario, store, name, sources, mapping, chosen, stored, Path(folder) / name, max_bad_share
+            )
+            if found.good.height:
+                stored[name] = concat_lazy([*([stored[name]] if name in stored else []), found.good.rows()])
+                if scenario.tables[name].rows_at_a_time is None:
+                    _refuse_alike(source, stored[name].collect_schema().names())
             checked[name] = found
         _refuse_unused(mapping, checked)
         if chosen.get("dry_run"):
@@ -148,6 +142,62 @@ def ingest(
             _write(scenario, store, name, sources[name], found, Path(folder) / name, whole=whole)
             for name, found in checked.items()
         ]
+
+
+def read_checked(
+    scenario: Scenario,
+    store: Store,
+    name: str,
+    source: str,
+    mapping: Mapping[str, str],
+    max_bad_share: float,
+    options: Mapping[str, Any],
+) -> tuple[pl.DataFrame, list[str]]:
+    """The good rows of a source for the table `name` with their shard, and notes; checked as `ingest` does it.
+
+    Nothing is written. Rows that break the contract are left out and counted in a note, as far as `max_bad_share`
+    allows any.
+    """
+    chosen = {**options, **settled(scenario, store, {**options, "shards": None})}
+    stored = {
+        table: store.scan(path)
+        for table in scenario.tables
+        if store.version(path := f"{scenario.name}/{table}") is not None
+    }
+    with tempfile.TemporaryDirectory(prefix="almanac-read-") as folder:
+        place = Path(folder) / name
+        own = {name: source}
+        checked = _accepted(scenario, store, name, own, mapping, chosen, stored, place, max_bad_share)
+        _refuse_unused(mapping, {name: checked})
+        rules = _by_rule(checked.bad.rows().collect())
+        rows = checked.good.rows().collect()
+    left_out = [f"{source}: {count:,} rows are left out: {rule}." for rule, count in rules.items()]
+    ignored = [
+        f"{source}: column '{column}' is no number and is left out." for column in sorted(checked.ignored)
+    ]
+    return rows, [*left_out, *checked.alike, *ignored]
+
+
+def _accepted(
+    scenario: Scenario,
+    store: Store,
+    name: str,
+    sources: Mapping[str, str],
+    mapping: Mapping[str, str],
+    options: Mapping[str, Any],
+    stored: Mapping[str, pl.LazyFrame],
+    place: Path,
+    max_bad_share: float,
+) -> Checked:
+    """What was read of the source of a table, or an error where too much of it, or all as a whole, is wrong."""
+    table = scenario.tables[name]
+    own = of_table(mapping, name, scenario.tables)
+    found = _check(scenario, store, table, sources, own, options, place)
+    _refuse(table, found, max_bad_share, known=name in stored)
+    found.alike = alike(scenario, table, found.good, stored, max_bad_share)
+    if table.rows_at_a_time is None and found.good.height:
+        table.check(found.good.rows().drop("shard", strict=False).collect(), stored)
+    return found
 
 
 def _previewed(

@@ -22,6 +22,7 @@ TABLE = {
     "sales-train/monthly": "0 4 1 * * Europe/Zurich",
     "sales-train/on-drift": None,
     "sales-tune/by-hand": None,
+    "sales-whatif/by-hand": None,
     "sales-promote/by-hand": None,
     "sales-rollback/by-hand": None,
     "devices-ingest/hourly": "2 * * * * UTC",

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.sales import SALES, backtest, contest, explanations, preparation, training
+from models.sales import SALES, backtest, contest, explanations, preparation, training, whatif
 from models.sales.options import Options
 from models.sales.panel import KEY, panel_of, plausible
 from models.sales.simulation import simulate
@@ -420,3 +420,21 @@ def test_what_is_left_to_calibration_is_calibration_whatever_the_rung(model, tab
     assert left < own_shape
     if rung in ("pooled", "pooled_no_plan", "naive", "seasonal_naive"):
         assert left < 1e-5
+
+
+@pytest.mark.parametrize("cut", [0.98, 0.9, 0.6])
+def test_a_lower_price_alone_never_lowers_a_median_of_a_changed_plan(model, scores, tables, simulated, cut):
+    plan = tables["plan"].collect()
+    skus = plan["sku"].unique().sort()
+    one_of_each_store = plan.filter(
+        pl.col("sku")
+        == pl.col("store").rank("dense").cast(pl.Int64).map_elements(lambda i: skus[i - 1], pl.String)
+    )
+    cheaper = one_of_each_store.with_columns(pl.col("price") * cut)
+    other = whatif.merged(plan, cheaper)
+    rows = scored(model, {**tables, "plan": other.lazy()}, simulated.as_of).rows
+    lines, _ = whatif.in_order(whatif.differences(scores.rows, rows, QUANTILES, "q50"), plan, other)
+    of_cheaper = lines.join(cheaper, on=whatif.ON, how="semi")
+    assert of_cheaper.height == cheaper.height
+    assert (of_cheaper["difference"] >= 0).all()
+    assert (of_cheaper["difference"] > 0).any()

@@ -1,0 +1,136 @@
+"""A changed plan, scored beside the stored one without publishing."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Annotated, Any
+
+import polars as pl
+from prefect import flow
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from flows.clock import Clock
+from flows.cluster import task_runner
+from flows.parameters import Share
+from flows.progress import name_run
+from flows.settings import open_store
+from models.contracts import Duplicates
+from models.sales import SALES, whatif, whatif_page
+from models.sales.explanations import middle_column
+from models.sales.options import Options
+from models.sales.panel import KEY
+from models.times import DateOrder
+from tasks.ingest.pipeline import read_checked
+from tasks.ingest.sources import column_mapping
+from tasks.page.whatif_page import announce_whatif, write_lines, write_whatif_page
+from tasks.scoring.runs import Run, resolve_scoring
+from tasks.scoring.whatif import score_in_memory
+
+_LINES = 20
+"""Keys, and rows, with the largest differences that a result has."""
+
+
+@flow(name="sales-whatif", task_runner=task_runner())
+def compare_plans(
+    plan: str,
+    page: str | None = None,
+    to: str | None = None,
+    as_of: date | None = None,
+    bundle: Annotated[int | None, Field(ge=1)] = None,
+    column: list[str] | None = None,
+    max_bad_share: Share = 0.05,
+    dates: DateOrder | None = None,
+    duplicates: Duplicates | None = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Forecast by a changed plan beside the stored one, and show what differs. Nothing is published.
+
+    The file is checked as an ingest of the plan checks it. Its rows take the place of the stored rows of the same SKU,
+    store and week, column by column; rows and columns that it lacks stay as they are stored.
+
+    Args:
+        plan: The changed plan: sku, store, week, and the covariates that differ. CSV, Parquet, a folder or glob of
+            either, or a Delta table; local, az:// or abfss://.
+        page: Address of an HTML file to write, local, az:// or abfss://, that shows both forecasts.
+        to: Address of a file to write, .csv or .parquet, with all differences by SKU, store and week.
+        as_of: Last week to use, any day of it; default: the last complete week.
+        bundle: Number of the bundle to forecast with; default: the champion.
+        column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
+        max_bad_share: Share of bad rows (0 to 1) above which the plan is refused.
+        dates: What comes first in dates such as 05/01/2024: day-first or month-first. Default: what the column shows.
+        duplicates: What becomes of several rows of one key and week that differ: average, last or refuse (default).
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    clock = Clock()
+    opened = open_store(store)
+    run = resolve_scoring(SALES, opened, "forecast", as_of, bundle, {})
+    name_run(f"sales-whatif {run.as_of}")
+    reading = {"dates": dates, "duplicates": duplicates}
+    rows, notes = read_checked(
+        SALES, opened, "plan", plan, column_mapping(column or []), max_bad_share, reading
+    )
+    horizon = Options.of(run.options).horizon
+    rows, unused = whatif.usable(rows, run.tables(SALES), run.as_of, horizon)
+    stored = run.tables(SALES)["plan"].collect() if "plan" in run.versions else None
+    other = whatif.merged(stored, rows)
+    differing = whatif.changed(stored, other)
+    notes = [*run.notes, *notes, *unused, *_about_plan(stored, differing)]
+    clock.mark("plan")
+    lines, held = whatif.in_order(_lines(run, other, differing), stored, other)
+    notes += held
+    clock.mark("score")
+    weeks = whatif.summed(lines, ["week"]).to_dicts()
+    address = None
+    if page:
+        shown = whatif_page.sections(
+            lines, whatif.beside(stored, differing), run.tables(SALES), run.as_of, notes
+        )
+        address = write_whatif_page(run, page, plan, shown)
+    announce_whatif(run, weeks, address, plan)
+    for note in notes:
+        get_run_logger().info(note)
+    return {
+        "as_of": run.as_of.isoformat(),
+        "bundle": run.bundle,
+        "published": False,
+        "plan_rows": rows.height,
+        "plan_rows_changed": differing.height,
+        "pairs": lines.select(KEY).n_unique(),
+        "total": _rounded(whatif.summed(lines, []).row(0, named=True)),
+        "weeks": weeks,
+        "largest": _largest(whatif.summed(lines, list(KEY)), KEY),
+        "largest_weeks": _largest(lines.select(*whatif.ON, "stored", "changed", "difference"), whatif.ON),
+        "page": address,
+        "lines": write_lines(lines, to) if to else None,
+        "notes": [*notes, whatif_page.NO_BAND],
+        "stages": clock.stages,
+        "seconds": clock.seconds,
+    }
+
+
+def _lines(run: Run, other: pl.DataFrame, differing: pl.DataFrame) -> pl.DataFrame:
+    """The forecasts of all keys that may differ, by the stored plan and by the other."""
+    options = Options.of(run.options)
+    before = SALES.requested(run.tables(SALES), run.as_of, run.options).collect()
+    after = SALES.requested({**run.tables(SALES), "plan": other.lazy()}, run.as_of, run.options).collect()
+    keys = whatif.affected(after, differing)
+    rows = score_in_memory(SALES, run, keys.join(before, on=KEY, how="semi"))
+    others = score_in_memory(SALES, run, keys, {"plan": other.lazy()})
+    return whatif.differences(rows, others, options.columns, middle_column(options))
+
+
+def _about_plan(stored: pl.DataFrame | None, differing: pl.DataFrame) -> list[str]:
+    if stored is None:
+        return ["The store has no plan: the comparison is with the forecast without one."]
+    return [] if differing.height else ["The plan says what the stored one says: nothing differs."]
+
+
+def _largest(lines: pl.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines with the largest differences, either way; those that differ."""
+    differing = lines.filter(pl.col("difference").abs() > 0)
+    order = [True, *[False] * len(by)]
+    return differing.sort(pl.col("difference").abs(), *by, descending=order).head(_LINES).to_dicts()
+
+
+def _rounded(total: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: None if v is None else round(v, 5 if name == "share" else 1) for name, v in total.items()}

@@ -1,0 +1,196 @@
+"""A changed plan beside the stored one: what the plan becomes, and what differs in the forecasts.
+
+A row of the changed plan takes the place of the stored one of its SKU, store and week, column by column: columns that
+the file lacks, and rows that it lacks, keep what is stored. A cell that is empty is unknown.
+
+Forecasts of a key follow from its own plan, from that of the other SKUs of its store, and from that of its SKU in the other
+stores. So the keys that may differ are all those of a SKU or a store that has another plan.
+"""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import polars as pl
+
+from models.errors import ContractError
+from models.sales.names import suggestion
+from models.sales.neighbours import PRICE
+from models.sales.panel import KEY, covariate_columns
+from models.scenario import Frames
+
+ON = [*KEY, "week"]
+NAMED = 5
+"""So many SKUs, stores or weeks are named in a note."""
+
+
+def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tuple[pl.DataFrame, list[str]]:
+    """Rows of a changed plan that have a part in the forecast, and notes on all others.
+
+    Left out are SKUs and stores that neither history nor stored plan knows, and weeks that are not forecast. A
+    pair of a known SKU and a known store that is new stays. Raises `ContractError` where nothing is left.
+    """
+    known = (
+        pl.concat([tables[name].select(KEY) for name in ("history", "plan") if name in tables])
+        .unique()
+        .collect()
+    )
+    notes = []
+    for column in KEY:
+        names = known[column].unique()
+        unknown = rows.filter(~pl.col(column).is_in(names.implode()))
+        if unknown.height:
+            notes.append(_unknown(column, unknown, names.to_list()))
+            rows = rows.join(unknown, on=ON, how="anti")
+    first, last = as_of + timedelta(weeks=1), as_of + timedelta(weeks=horizon)
+    outside = rows.filter(~pl.col("week").is_between(first, last))
+    if outside.height:
+        weeks = _listed(sorted(str(week) for week in outside["week"].unique()))
+        notes.append(
+            f"{outside.height:,} rows are of weeks that are not forecast and are left out: {weeks}. "
+            f"The forecast is of {first} to {last}."
+        )
+        rows = rows.filter(pl.col("week").is_between(first, last))
+    numbers = {name for name in covariate_columns(rows.schema) if name != "shard"}
+    strange = sorted(numbers - set(covariate_columns(tables["history"].collect_schema())))
+    if strange:
+        notes.append(f"The history lacks {_listed(strange)}: these columns have no part in the forecast.")
+    new = rows.select(KEY).unique().join(known, on=KEY, how="anti").sort(KEY)
+    if new.height:
+        pairs = _listed([f"{sku} in {store}" for sku, store in new.iter_rows()])
+        notes.append(
+            f"{new.height:,} pairs of SKU and store are new and count as zero in the stored plan: {pairs}."
+        )
+    if rows.is_empty():
+        told = "\n".join(notes) or "It has no rows."
+        raise ContractError(
+            f"Nothing of the plan has a part in the forecast.\n{told}\nCorrect the plan, or its columns."
+        )
+    return rows, notes
+
+
+def _unknown(column: str, rows: pl.DataFrame, known: Sequence[str]) -> str:
+    names = sorted(rows[column].unique())
+    what = {"sku": "SKU", "store": "store"}[column]
+    return (
+        f"{rows.height:,} rows are of {what}s that neither the history nor the stored plan has, and are left out: "
+        f"{_listed(names)}. {suggestion(names[0], known)}"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(f"'{name}'" for name in names[:NAMED]) + more
+
+
+def merged(stored: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
+    """The stored plan with `rows` in it; see the module's docstring."""
+    if stored is None:
+        return rows.sort(ON)
+    cast = rows.cast({name: stored.schema[name] for name in rows.columns if name in stored.columns})
+    given = [name for name in cast.columns if name not in (*ON, "shard")]
+    kept = [name for name in stored.columns if name not in cast.columns]
+    new = cast.join(stored.select(*ON, *kept), on=ON, how="left")
+    rest = stored.join(cast, on=ON, how="anti")
+    return pl.concat([rest, new.select(*ON, "shard", *given, *kept)], how="diagonal").sort(ON)
+
+
+def changed(stored: pl.DataFrame | None, plan: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `plan` that are not so in the stored one."""
+    if stored is None:
+        return plan
+    names = plan.columns
+    lacking = [pl.lit(None, plan.schema[name]).alias(name) for name in names if name not in stored.columns]
+    return plan.join(stored.with_columns(lacking).select(names), on=names, how="anti", nulls_equal=True)
+
+
+def beside(stored: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` of a plan as a table for people: columns that differ from the stored plan, before and now."""
+    names = [name for name in rows.columns if name not in (*ON, "shard")]
+    if stored is None:
+        return rows.select(*ON, *names)
+    before = [name for name in names if name in stored.columns]
+    both = rows.join(stored.select(*ON, *before), on=ON, how="left", suffix=" before").sort(ON)
+    differs = [
+        name
+        for name in names
+        if name not in before or not both[name].equals(both[f"{name} before"].alias(name))
+    ]
+    return both.select(*ON, *[c for name in differs for c in (f"{name} before", name) if c in both.columns])
+
+
+def affected(requested: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """The `requested` keys whose forecasts may differ where the plan differs in `rows`."""
+    return requested.filter(
+        pl.col("sku").is_in(rows["sku"].unique().implode())
+        | pl.col("store").is_in(rows["store"].unique().implode())
+    )
+
+
+def differences(
+    stored: pl.DataFrame, other: pl.DataFrame, columns: Sequence[str], middle: str
+) -> pl.DataFrame:
+    """A line per key and week of the forecasts by two plans, sorted by key and week.
+
+    Columns: sku, store, week; `stored` and `changed`, the medians, null where a plan has no such key; `difference`,
+    where a missing one counts as zero; and all quantiles of both, as `stored_q5`, `changed_q5` and so on.
+    """
+    both = _named(stored, "stored", columns, middle).join(
+        _named(other, "changed", columns, middle), on=ON, how="full", coalesce=True
+    )
+    difference = pl.col("changed").fill_null(0.0) - pl.col("stored").fill_null(0.0)
+    return (
+        both.with_columns(difference=difference)
+        .select(*ON, "stored", "changed", "difference", pl.exclude(*ON, "stored", "changed", "difference"))
+        .sort(ON)
+    )
+
+
+def _named(rows: pl.DataFrame, name: str, columns: Sequence[str], middle: str) -> pl.DataFrame:
+    return rows.select(*ON, pl.col(middle).alias(name), *[pl.col(c).alias(f"{name}_{c}") for c in columns])
+
+
+def in_order(
+    lines: pl.DataFrame, stored: pl.DataFrame | None, plan: pl.DataFrame
+) -> tuple[pl.DataFrame, list[str]]:
+    """`lines` of `differences` in which a lower price alone never lowers a forecast, nor a higher one raises it.
+
+    The models are held to that, but the calibration of a promoted week is another than that of a regular one, and the
+    price relative to other SKUs is free. A quantile that moves the wrong way stays at that of the stored plan, in the
+    rows where the price of the week is all that differs for the key and nothing differs for the other SKUs of the
+    store; a note says in how many.
+    """
+    if stored is None or PRICE not in plan.columns or PRICE not in stored.columns:
+        return lines, []
+    rows = changed(stored, plan)
+    alone = rows.filter(pl.len().over("store", "week") == 1).join(stored, on=ON, suffix="_before")
+    others = [name for name in plan.columns if f"{name}_before" in alone.columns and name != PRICE]
+    same = [pl.col(name).eq_missing(pl.col(f"{name}_before")) for name in others]
+    moves = alone.filter(same).select(*ON, move=(pl.col(PRICE) - pl.col(f"{PRICE}_before")).sign())
+    told = lines.join(moves, on=ON, how="left", maintain_order="left")
+    pairs = [
+        (name, name.replace("changed", "stored", 1)) for name in lines.columns if name.startswith("changed")
+    ]
+    held = told.with_columns(
+        pl.when(pl.col("move") < 0)
+        .then(pl.max_horizontal(now, before))
+        .when(pl.col("move") > 0)
+        .then(pl.min_horizontal(now, before))
+        .otherwise(now)
+        .alias(now)
+        for now, before in pairs
+    )
+    count = (held["changed"] != told["changed"]).sum()
+    held = held.with_columns(difference=pl.col("changed").fill_null(0.0) - pl.col("stored").fill_null(0.0))
+    note = (
+        f"{count:,} medians moved with the price, not against it, and are held at those of the stored plan: the "
+        "calibration of a promoted week is another than that of a regular one. A forecast by this plan has them as they are."
+    )
+    return held.select(lines.columns), [note] if count else []
+
+
+def summed(lines: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """The medians of `differences`, summed by columns, with the difference and its share of the stored sum."""
+    sums = [pl.col(name).sum() for name in ("stored", "changed", "difference")]
+    found = lines.group_by(by).agg(sums) if by else lines.select(sums)
+    share = pl.when(pl.col("stored") > 0).then(pl.col("difference") / pl.col("stored"))
+    return found.with_columns(share.alias("share")).sort(by or "stored")

@@ -1,0 +1,103 @@
+"""What the page of a changed plan shows: both forecasts, week by week and key by key."""
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+
+import polars as pl
+
+from models.page import blocks as page
+from models.page.blocks import Band, Explorer, Figures, Grid, Line, Section, Text, Track
+from models.sales.charts import chart, line
+from models.sales.panel import KEY
+from models.sales.sections import compact, quantile_columns, signed
+from models.sales.whatif import summed
+from models.scenario import Frames
+
+HISTORY_WEEKS = 52
+KEYS = 200
+NO_BAND = (
+    "Sums are of medians. Quantiles do not add up, so a sum has no band here; where demand is skewed, a sum of medians lies "
+    "below the total to expect."
+)
+
+
+def sections(
+    lines: pl.DataFrame, plans: pl.DataFrame, tables: Frames, as_of: date, notes: list[str]
+) -> list[Section]:
+    """The totals, any key, and the keys that differ most. `plans`: sku, store, week and what differs in the plan."""
+    total = summed(lines, []).row(0, named=True)
+    figures = {
+        "Stored plan, units": compact(total["stored"]),
+        "Changed plan, units": compact(total["changed"]),
+        "Difference, units": signed(total["difference"], ",.0f"),
+        "Difference": "–" if total["share"] is None else signed(total["share"], ".1%"),
+        "Rows of the plan that differ": f"{plans.height:,}",
+        "Pairs that may differ": f"{lines.select(KEY).n_unique():,}",
+    }
+    told = "\n".join(f"- {note}" for note in notes)
+    text = (
+        f"Nothing was published. Sales are known up to the week of **{as_of}**. All figures are of the pairs that have a "
+        f"SKU or a store whose plan differs: other pairs are forecast alike by both plans. {NO_BAND}\n\n{told}"
+    )
+    return [
+        Section("Both plans", [Figures(figures), Text(text), _weeks(lines)]),
+        Section("Any SKU and store", [_explorer(lines, tables, as_of)] if lines.height else []),
+        Section("What differs most", [_keys(lines)]),
+        Section("What differs in the plan", [_plans(plans)]),
+    ]
+
+
+def _weeks(lines: pl.DataFrame) -> page.Part:
+    weeks = summed(lines, ["week"])
+    at = weeks["week"].to_list()
+    data = [
+        line("Stored plan", at, weeks["stored"].to_list(), page.MUTED, "5px,3px"),
+        line("Changed plan", at, weeks["changed"].to_list(), page.MEDIAN),
+    ]
+    return chart(data, "Sum of the median forecasts of these pairs, by both plans.", "Units per week")
+
+
+def _explorer(lines: pl.DataFrame, tables: Frames, as_of: date) -> Explorer:
+    keys = lines.group_by(KEY).agg(pl.col("difference").abs().sum())
+    keys = keys.sort("difference", *KEY, descending=[True, False, False])
+    since = as_of - timedelta(weeks=HISTORY_WEEKS)
+    past = tables["history"].filter(pl.col("week") > since, pl.col("week") <= as_of)
+    past = past.join(keys.lazy().select(KEY), on=KEY, how="semi")
+    named = quantile_columns([name.removeprefix("changed_") for name in lines.columns])
+    low, high = next(iter(named)), list(named)[-1]
+    label = f"{named[low]:g}–{named[high]:g}%"
+    bands = [Band(f"changed_{low}", f"changed_{high}", f"Changed plan, {label}")] if low != high else []
+    stored = Track(lines.lazy(), expected=Line("stored", "Stored plan", page.MUTED))
+    other = Track(lines.lazy(), expected=Line("changed", "Changed plan"), bands=bands)
+    return Explorer(
+        {"sku": "SKU", "store": "Store"},
+        "week",
+        [Track(past, Line("units", "Sold")), stored, other],
+        unit="Units per week",
+        start=dict(zip(KEY, keys.select(KEY).row(0), strict=True)),
+        caption="Median forecasts by both plans. The pair that differs most comes first.",
+    )
+
+
+def _keys(lines: pl.DataFrame) -> Grid:
+    keys = summed(lines, list(KEY)).sort(pl.col("difference").abs(), *KEY, descending=[True, False, False])
+    names: Mapping[str, str] = {
+        "sku": "SKU",
+        "store": "Store",
+        "stored": "Stored plan, units",
+        "changed": "Changed plan, units",
+        "difference": "Difference, units",
+        "share": "Difference",
+    }
+    frame = keys.filter(pl.col("difference") != 0).select(
+        pl.col(name).alias(words) for name, words in names.items()
+    )
+    forms = {"Difference, units": "+,.1f", "Difference": "+.1%"}
+    forms |= {names[name]: ",.1f" for name in ("stored", "changed")}
+    return Grid(frame, "Sums over the weeks", limit=KEYS, formats=forms, key={"sku": "SKU", "store": "Store"})
+
+
+def _plans(plans: pl.DataFrame) -> Grid:
+    return Grid(
+        plans, "Rows of the changed plan that are not so in the stored one; before, and now", limit=KEYS
+    )

@@ -1,0 +1,58 @@
+"""The page of a changed plan, and its artifacts in Prefect."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+
+from models.page.blocks import Section
+from tasks.page.render import render
+from tasks.scoring.runs import Run
+from tasks.storage.store import Store, StoreError
+
+
+@task(name="write-whatif-page")
+def write_whatif_page(run: Run, to: str, plan: str, sections: Sequence[Section]) -> str:
+    """Write the page to an address, local or in Blob, outside of the tables; the address."""
+    facts = {
+        "Plan": plan,
+        "Bundle": str(run.bundle),
+        "Store": run.store.uri,
+        **{f"Table {name}": f"version {number}" for name, number in run.versions.items()},
+    }
+    html = render(f"{run.scenario.capitalize()}: another plan", f"As of {run.as_of}", sections, facts)
+    folder, name = _place(to)
+    folder.put(name, html.encode())
+    return folder.uri_of(name)
+
+
+def write_lines(lines: pl.DataFrame, to: str) -> str:
+    """Write lines as CSV or Parquet, as the address ends; the address."""
+    folder, name = _place(to)
+    if name.endswith(".parquet"):
+        folder.put_frame(name, lines)
+    elif name.endswith(".csv"):
+        folder.put(name, lines.write_csv().encode())
+    else:
+        raise StoreError(f"{to}: expected an address that ends in .csv or .parquet.")
+    return folder.uri_of(name)
+
+
+def _place(address: str) -> tuple[Store, str]:
+    """The folder of an address, and the name in it."""
+    folder, _, name = address.rpartition("/")
+    return Store(folder or "."), name
+
+
+def announce_whatif(run: Run, weeks: Sequence[Mapping[str, Any]], page: str | None, plan: str) -> None:
+    """Prefect artifacts of a changed plan: the weeks by both plans, and the page where there is one."""
+    key = f"{run.scenario}-whatif"
+    rows = [{name: str(value) for name, value in week.items()} for week in weeks]
+    create_table_artifact(
+        rows, key=f"{key}-weeks", description=f"Sums of medians, units: stored plan and {plan}"
+    )
+    if page:
+        link = page if "://" in page else f"file://{page}"
+        create_link_artifact(link, key=f"{key}-page", link_text="Page of both plans")
