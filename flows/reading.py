@@ -21,6 +21,7 @@ class Reading:
     duplicates: Duplicates | None = None
     wide: bool = False
     layout: str | None = None
+    query: str | None = None
     replace: bool = False
     dry_run: bool = False
 
@@ -38,6 +39,7 @@ _ABOUT = {
     " that the file is named after).",
     "layout": "Whose files these are, such as nixtla, amazon-forecast, m5, metrics-advisor or influxdb; an unknown name"
     " lists those of the scenario. Columns can be mapped with it, too.",
+    "query": "What to select from a source that is a SQL database without #TABLE: postgresql://, mssql+pyodbc://, sqlite://.",
     "replace": "The files hold all rows from their first time to their last: what is stored of that time and not in"
     " them is removed, and counted.",
     "dry_run": "Read and check the files, show five rows as they would be stored, and write nothing.",

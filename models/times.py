@@ -37,6 +37,7 @@ _FIRST_SECOND, _LAST_SECOND = 1e8, 4.2e9
 _FEW = 0.05
 _LONG = timedelta(days=366)
 _FAR = 10
+_HALF_AN_HOUR = timedelta(minutes=30)
 
 
 def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) -> pl.Series:
@@ -64,7 +65,14 @@ def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) 
     rest = text.is_not_null() & moments.is_null()
     if not rest.any():
         return moments
-    return _filled(moments, text, rest, lambda one: _moments(one, timezone, order, _are_few(text)))
+    few = _are_few(text)
+    moments = _filled(moments, text, rest, lambda one: _moments(one, timezone, order, few))
+    lost = text.is_not_null() & moments.is_null()
+    if timezone is None or not lost.any():
+        return moments
+    none = pl.Series([None] * text.len(), dtype=_CLOCK)
+    clocks = _filled(none, text, lost, lambda one: _clocks(one, order, few)[0])
+    return moments.fill_null(_by_order(moments, clocks, timezone))
 
 
 def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
@@ -282,6 +290,38 @@ def _located(naive: pl.Series, timezone: str | None) -> pl.Series:
         return pl.Series(naive.name, [None] * naive.len(), dtype=TIME)
     there = naive.dt.replace_time_zone(timezone, ambiguous="null", non_existent="null")
     return there.dt.convert_time_zone("UTC")
+
+
+def _by_order(moments: pl.Series, clocks: pl.Series, timezone: str) -> pl.Series:
+    """Moments of `clocks` that a zone shows twice, where the order of rows tells which one is meant; else null.
+
+    It does where such rows, between an earlier and a later one, go back by half an hour or more exactly once:
+    what comes before that is the first time, what comes after it the second.
+    """
+    first, second = (
+        clocks.dt.replace_time_zone(timezone, ambiguous=which, non_existent="null").dt.convert_time_zone(
+            "UTC"
+        )
+        for which in ("earliest", "latest")
+    )
+    twice = (first != second).fill_null(False)
+    local = moments.dt.convert_time_zone(timezone).dt.replace_time_zone(None).fill_null(clocks)
+    step = pl.col("local").diff().over("run")
+    rows = pl.DataFrame(
+        {"local": local, "run": twice.rle_id(), "first": first, "second": second}
+    ).with_columns(
+        pl.col("local").shift(1).alias("before"),
+        pl.col("local").shift(-1).alias("after"),
+        (step <= -_HALF_AN_HOUR).alias("back"),
+        (step < timedelta()).alias("falls"),
+    )
+    in_order = (pl.col("before").first() < pl.col("local").first()).fill_null(True)
+    in_order &= (pl.col("after").last() > pl.col("local").last()).fill_null(True)
+    once = (pl.col("back").sum() == 1) & (pl.col("falls").sum() == 1) & in_order
+    passed = pl.col("back").fill_null(False).cum_sum().over("run") > 0
+    chosen = pl.when(passed).then("second").otherwise("first")
+    found = rows.select(pl.when(once.over("run")).then(chosen).alias("time")).to_series()
+    return found.zip_with(twice, pl.Series([None] * found.len(), dtype=found.dtype))
 
 
 def _known_timezone(timezone: str) -> None:

@@ -19,6 +19,7 @@ from tasks.ingest.alike import alike
 from tasks.ingest.fixed_options import settle, settled
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.sources import SourceError, described, of_table, read, rename, renaming
+from tasks.ingest.sql import is_sql, read_sql
 from tasks.ingest.wide import as_long
 from tasks.storage.staging import Staged
 from tasks.storage.store import Store, concat_lazy, digest, with_shard
@@ -113,6 +114,11 @@ def ingest(
     facts = settled(scenario, store, {**(options or {}), "shards": shards})
     chosen = {**(options or {}), **facts}
     layout_of(scenario, chosen.get("layout"))
+    if chosen.get("query") and sum(is_sql(uri) and "#" not in uri for uri in sources.values()) != 1:
+        raise SourceError(
+            "--query is what to select from one SQL database. Expected one source such as postgresql://HOST/DATABASE "
+            "without #TABLE; name a table in the others, or leave --query out."
+        )
     whole = bool(chosen.get("replace"))
     stored = {
         name: store.scan(path)
@@ -212,7 +218,7 @@ def _previewed(
     rows = checked.good.rows().head(_PREVIEWED * 100).collect() if checked.good.height else pl.DataFrame()
     stored = table.fold(None, rows).new.head(_PREVIEWED) if rows.height else rows
     preview = {
-        "dialect": "messages" if checked.looked is not None else described(source),
+        "dialect": _dialect(source, checked),
         "layout": layout,
         "columns": checked.mapped,
         "rows": stored.drop("shard", strict=False).to_dicts(),
@@ -237,6 +243,12 @@ def _previewed(
         removed=removed,
         preview=preview,
     )
+
+
+def _dialect(source: str, checked: Checked) -> str:
+    if is_sql(source):
+        return "SQL"
+    return "messages" if checked.looked is not None else described(source)
 
 
 def _write(
@@ -294,7 +306,7 @@ def _check(
     checked = Checked(Staged(folder / "good", spill), Staged(folder / "bad"))
     checked.bad.add(pl.DataFrame(schema=QUARANTINE))
     names = set()
-    for batch in _batches(scenario, store, table, sources, mapping, checked, options):
+    for batch in _batches(scenario, store, table, sources, mapping, checked, options, folder / "sql"):
         try:
             accepted = table.accept(batch.raw, options)
         except ContractError as error:
@@ -329,10 +341,11 @@ def _batches(
     mapping: Mapping[str, str],
     checked: Checked,
     options: Mapping[str, Any],
+    folder: Path,
 ) -> Iterator[_Batch]:
     """The rows at the table's source; of a capture, those of files that were not read before."""
     source, layout = sources[table.name], layout_of(scenario, options.get("layout"))
-    if not table.covariates and capture.is_capture(source):
+    if not is_sql(source) and not table.covariates and capture.is_capture(source):
         if options.get("replace"):
             raise SourceError(
                 f"{source} is a capture, of which only new files are read. Expected with --replace files that hold "
@@ -345,7 +358,7 @@ def _batches(
         )
         return
     found = []
-    opened = list(read(source))
+    opened = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
     checked.columns |= {column for file in opened for column in file.columns}
     for one, named in laid_out(layout, table, opened, sources, mapping, options.get("dates")):
         long = as_long(one, table, named, options.get("dates"), wide=bool(options.get("wide")))

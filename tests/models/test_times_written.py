@@ -1,6 +1,7 @@
 """Times and dates as people write them."""
 
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
@@ -109,3 +110,24 @@ def test_rows_after_the_clock_and_far_from_all_others_go_to_quarantine_with_the_
     )  # fmt: skip
     assert accepted.good["time"].to_list() == times[:30]
     assert accepted.bad.sort(ROW)[RULE].to_list() == ["time|in_future", "time|far_from_others"]
+
+
+@pytest.mark.parametrize("written", ["%Y-%m-%d %H:%M:%S", "%d.%m.%Y %H:%M"])
+def test_the_order_of_rows_tells_which_of_two_hours_is_meant(written):
+    first = datetime(2026, 10, 24, 22, tzinfo=UTC)
+    moments = [first + timedelta(minutes=10 * n) for n in range(150)]
+    local = pl.Series("time", [m.astimezone(ZoneInfo("Europe/Berlin")).strftime(written) for m in moments])
+    assert utc(local, "Europe/Berlin").to_list() == moments
+    several = [m for m in moments for _ in range(3)]
+    interleaved = local.gather([n for n in range(150) for _ in range(3)])
+    assert utc(interleaved, "Europe/Berlin").to_list() == several
+
+
+@pytest.mark.parametrize(
+    "clocks", [["01:50", "02:10", "02:40", "03:10"], ["02:40", "02:10"] * 2, ["02:50", "02:40", "02:05"]]
+)
+def test_where_the_order_does_not_tell_which_of_two_hours_is_meant_none_is_guessed(clocks):
+    found = utc(pl.Series("time", [f"2026-10-25 {clock}" for clock in clocks]), "Europe/Berlin")
+    assert [t for clock, t in zip(clocks, found, strict=True) if clock.startswith("02")] == [None] * (
+        sum(clock.startswith("02") for clock in clocks)
+    )

@@ -1,0 +1,131 @@
+"""Rows of a SQL database as a source: PostgreSQL by ADBC, others by SQLAlchemy, some rows at a time.
+
+An address names no user: PostgreSQL's is in `PGUSER` and `PGPASSWORD`, SQL Server's in `SQLCMDUSER` and `SQLCMDPASSWORD`.
+Nothing is written: transactions are read-only, or rolled back.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import polars as pl
+
+from models.addresses import carries_credential
+from tasks.ingest.sources import Source, SourceError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+_KINDS = re.compile(r"(postgres(ql)?|mssql(\+\w+)?|sqlite)://")
+_POSTGRESQL = re.compile(r"postgres(ql)?://")
+_NAME = r"[\w $-]+"
+_TABLE = re.compile(rf"({_NAME})(?:\.({_NAME}))?")
+_ROWS_AT_A_TIME = 100_000
+_EXPECTED = (
+    "Expected postgresql://HOST/DATABASE, mssql+pyodbc://HOST/DATABASE?driver=ODBC+Driver+18+for+SQL+Server or "
+    "sqlite:////FILE, each with --query 'select ...' or with #TABLE or #SCHEMA.TABLE at its end"
+)
+
+
+def is_sql(uri: str) -> bool:
+    """Whether a source is a SQL database by its address."""
+    return bool(_KINDS.match(uri))
+
+
+def read_sql(uri: str, query: str | None, folder: Path) -> Source:
+    """The rows of a query, or of the table that the address names, kept in Parquet files in `folder`.
+
+    Raises `SourceError` for an address with a user or password, without a driver, and for what the database refuses.
+    """
+    if carries_credential(uri):
+        raise SourceError(
+            "The address of a SQL source carries a user or password. Expected it without: set PGUSER and PGPASSWORD for "
+            "PostgreSQL, SQLCMDUSER and SQLCMDPASSWORD for SQL Server."
+        )
+    import sqlalchemy as sa
+
+    address, _, table = uri.partition("#")
+    if bool(table) == bool(query):
+        what = "both a table and --query" if table else "neither a table nor --query"
+        raise SourceError(f"{uri}: there is {what}. {_EXPECTED}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        url = sa.make_url(address)
+        asked = query or _select_all(url, unquote(table))
+        batches = _of_postgresql if _POSTGRESQL.match(uri) else _of_others
+        frames = [_kept(rows, folder / f"{n}.parquet") for n, rows in enumerate(batches(url, asked))]
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"{address}: the package '{error.name}' is missing. Install it beside Almanac (for SQL Server: "
+            "pip install pyodbc, and Microsoft's ODBC driver)."
+        ) from None
+    except (sa.exc.SQLAlchemyError, _adbc_error(), OSError) as error:
+        told = " ".join(str(getattr(error, "orig", None) or error).split())[:400]
+        raise SourceError(
+            f"{address}: {told}\nExpected a database that answers, and a query or table that it knows: {asked[:200]}"
+        ) from None
+    if not frames:
+        raise SourceError(f"{uri}: the query has no rows. Expected at least one: {asked[:200]}")
+    return Source(uri, pl.concat(frames, how="vertical_relaxed"))
+
+
+def _kept(rows: pl.DataFrame, path: Path) -> pl.LazyFrame:
+    rows.write_parquet(path)
+    return pl.scan_parquet(path)
+
+
+def _select_all(url: "sa.URL", table: str) -> str:
+    import sqlalchemy as sa
+
+    found = _TABLE.fullmatch(table)
+    if not found:
+        raise SourceError(f"#{table} is not the name of a table. Expected #TABLE or #SCHEMA.TABLE.")
+    schema, name = (found[1], found[2]) if found[2] else (None, found[1])
+    quoted = url.get_dialect()().identifier_preparer.format_table(sa.table(name, schema=schema))
+    return f"select * from {quoted}"  # noqa: S608
+
+
+def _of_postgresql(url: "sa.URL", query: str) -> Iterator[pl.DataFrame]:
+    from adbc_driver_postgresql import dbapi
+
+    address = url.set(drivername="postgresql")
+    if "connect_timeout" not in address.query:
+        address = address.update_query_dict({"connect_timeout": "15"})
+    with closing(dbapi.connect(address.render_as_string())) as connection, connection.cursor() as cursor:
+        cursor.execute("set transaction read only")
+        cursor.execute(query)
+        for batch in cursor.fetch_record_batch():
+            if batch.num_rows:
+                yield pl.DataFrame([_plain(column) for column in pl.DataFrame(pl.from_arrow(batch))])
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    """A column without the database's own type, such as `numeric`, whose values come as text."""
+    return column.ext.storage() if isinstance(column.dtype, pl.BaseExtension) else column
+
+
+def _of_others(url: "sa.URL", query: str) -> Iterator[pl.DataFrame]:
+    import sqlalchemy as sa
+
+    if url.get_backend_name() == "mssql" and os.environ.get("SQLCMDUSER"):
+        url = url.set(username=os.environ["SQLCMDUSER"], password=os.environ.get("SQLCMDPASSWORD"))
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise SourceError(f"{url}: there is no such file. {_EXPECTED}.")
+    engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
+    with engine.connect() as connection:
+        result = connection.execution_options(yield_per=_ROWS_AT_A_TIME).execute(sa.text(query))
+        if not result.returns_rows:
+            raise SourceError(f"--query returns no rows. Expected a select: {query[:200]}")
+        for rows in result.partitions():
+            columns = {name: [row[i] for row in rows] for i, name in enumerate(result.keys())}
+            yield pl.DataFrame(columns, strict=False)
+
+
+def _adbc_error() -> type[Exception]:
+    from adbc_driver_manager import Error
+
+    return Error
