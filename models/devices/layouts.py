@@ -91,8 +91,11 @@ def _influx(parts: Sequence[Part], _: Asked) -> list[Part]:
         columns = part.columns
         keys = sorted(c for c in columns if not c.startswith("_") and c not in ("result", "table", ""))
         own = [pl.col(c).cast(pl.String) for c in ("_measurement", "_field") if c in columns]
-        names = [pl.col(c).cast(pl.String) for c in keys] or own[:1] or [pl.lit(part.stem)]
-        device = pl.concat_str(names, separator="/", ignore_nulls=True).alias("device")
+        names = [pl.col(c).cast(pl.String) for c in keys]
+        tagged = pl.concat_str(names or [pl.lit("")], separator="/", ignore_nulls=True)
+        device = (
+            pl.when(tagged == "").then(own[0] if own else pl.lit(part.stem)).otherwise(tagged).alias("device")
+        )
         tag = (pl.concat_str(own, separator=".") if own else pl.lit("value")).alias("tag")
         found.append(Part(part.name, part.frame.with_columns(device, tag)))
     return found

@@ -5,6 +5,7 @@ contract's business; a plain CSV or Parquet file is still read lazily, some rows
 """
 
 import csv
+import gzip
 import io
 import json
 import zipfile
@@ -32,7 +33,9 @@ _LINES = 200
 _ZIP, _GZIP, _ZSTD = b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_DECIMAL_COMMA = r"^\s*[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*$"
+_THOUSANDS = r"[. '\x{a0}\x{202f}]"
+_DECIMAL_COMMA = rf"^\s*[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+\s*$"
+_WHOLE = rf"^\s*[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+\s*$"
 
 Encoding = Literal["utf-8", "utf-16", "cp1252"]
 
@@ -43,14 +46,23 @@ class DialectError(AlmanacError):
 
 @dataclass(frozen=True)
 class Text:
-    """How the text of a CSV file is written. `names` are those of its header, as they stand there."""
+    """How the text of a CSV file is written. `names` are those of its header, as they stand there.
+
+    `before` are lines before the header, such as a title or `sep=;`. `decimals` are the positions of columns with
+    decimal commas.
+    """
 
     encoding: Encoding
     separator: str
     line_end: str
-    decimal_comma: bool
+    decimals: tuple[int, ...]
     annotated: bool
     names: tuple[str, ...]
+    before: int = 0
+
+    @property
+    def decimal_comma(self) -> bool:
+        return bool(self.decimals)
 
 
 def scan(path: str) -> Iterator[tuple[str, pl.LazyFrame]]:
@@ -58,7 +70,7 @@ def scan(path: str) -> Iterator[tuple[str, pl.LazyFrame]]:
 
     Raises `DialectError` for what is not read, and what polars raises for a damaged file.
     """
-    if path.endswith(".parquet"):
+    if path.lower().endswith(".parquet"):
         yield "", pl.scan_parquet(path, glob=False)
         return
     head = _beginning(path)
@@ -104,17 +116,32 @@ def dialect_of(head: bytes) -> Text:
         )
     line_end = "\r" if "\r" in text and "\n" not in text else "\n"
     cut = len(head) >= _HEAD
-    lines = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
+    written = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    before = _before_header(written) if line_end == "\n" else 0
+    lines = [line for line in written[before:] if line]
     lines = lines[: -1 if cut and len(lines) > 1 else None][:_LINES]
     annotated = bool(lines) and lines[0].startswith(("#group", "#datatype", "#default"))
     if annotated:
         lines = [line for line in lines if not line.startswith("#")]
     separator = max(SEPARATORS, key=lambda one: _fit(lines, one))
     rows = _split(lines, separator)
-    decimal_comma = separator != "," and any(
-        pl.Series(values, dtype=pl.String).str.contains(_DECIMAL_COMMA).any() for values in rows[1:]
-    )
-    return Text(encoding, separator, line_end, decimal_comma, annotated, tuple(rows[0]) if rows else ())
+    names = tuple(rows[0]) if rows else ()
+    columns = [
+        pl.Series([row[i] for row in rows[1:] if len(row) > i], dtype=pl.String) for i in range(len(names))
+    ]
+    decimals = [i for i, values in enumerate(columns) if values.str.contains(_DECIMAL_COMMA).any()]
+    commas = tuple(decimals) if separator != "," else ()
+    return Text(encoding, separator, line_end, commas, annotated, names, before)
+
+
+def _before_header(lines: Sequence[str]) -> int:
+    """How many lines of a CSV file stand before its header: the line of Excel that names the separator, and such as have
+    no separator where a later one has."""
+    first = next((n for n, line in enumerate(lines[:_LINES]) if line.strip()), 0)
+    if lines[first].lower().startswith("sep="):
+        return first + 1
+    split = (n for n, line in enumerate(lines[:_LINES]) if any(one in line for one in SEPARATORS))
+    return next(split, 0)
 
 
 def dialect_in_words(path: str) -> str:
@@ -131,7 +158,8 @@ def dialect_in_words(path: str) -> str:
     found = dialect_of(text)
     ends = ", lines end with CR" if found.line_end == "\r" else ""
     comma = ", decimal comma" if found.decimal_comma else ""
-    return f"CSV{packed}, {SEPARATORS[found.separator]}, {found.encoding}{comma}{ends}"
+    before = f", {found.before} lines before the header" if found.before else ""
+    return f"CSV{packed}, {SEPARATORS[found.separator]}, {found.encoding}{comma}{ends}{before}"
 
 
 def _fit(lines: Sequence[str], separator: str) -> tuple[bool, float, int]:
@@ -163,13 +191,19 @@ def _encoding(head: bytes) -> Encoding:
 def _csv(source: str | bytes, head: bytes, *, packed: bool) -> pl.LazyFrame:
     text = dialect_of(head)
     if text.encoding != "utf-8":
-        if packed:
-            raise DialectError(f"this is compressed text in {text.encoding}. Expected UTF-8 inside.")
         content = _content(source) if isinstance(source, str) else source
+        if packed and not content.startswith(_GZIP):
+            raise DialectError(f"this is compressed text in {text.encoding}. Expected UTF-8 inside, or gzip.")
         try:
+            content = gzip.decompress(content) if packed else content
             source = content.decode(text.encoding).encode()
         except UnicodeDecodeError as error:
             raise DialectError(f"this is no text in {text.encoding}: {error.reason}.") from None
+    if text.annotated and not packed:
+        content = _content(source) if isinstance(source, str) else source
+        blocks = _blocks(content)
+        if len(blocks) > 1:
+            return pl.concat([_csv(block, block, packed=False) for block in blocks], how="diagonal")
     names = [name.strip().removeprefix("\ufeff") for name in text.names]
     _refuse_twice(names)
     frame = pl.scan_csv(
@@ -181,6 +215,7 @@ def _csv(source: str | bytes, head: bytes, *, packed: bool) -> pl.LazyFrame:
         glob=False,
         null_values=[""],
         truncate_ragged_lines=False,
+        skip_lines=text.before,
     )
     return _tidy(frame, text)
 
@@ -197,12 +232,33 @@ def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()) & first.ne_missing(kept[0].strip()))
     if not text.decimal_comma:
         return frame
-    pointed = (
-        pl.all().str.strip_chars().str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
-    )
-    return frame.with_columns(
-        pl.when(pl.all().str.contains(_DECIMAL_COMMA)).then(pointed).otherwise(pl.all())
-    )
+    numbers = {text.names[i].strip() for i in text.decimals}
+    return frame.with_columns(_pointed(name, name in numbers) for name in frame.collect_schema())
+
+
+def _pointed(name: str, is_number: bool) -> pl.Expr:
+    """A column with decimal points; of one with decimal commas, 1.234 is a thousand and more."""
+    column = pl.col(name)
+    plain = column.str.strip_chars().str.replace_all(_THOUSANDS, "").str.replace(",", ".", literal=True)
+    written = column.str.contains(_DECIMAL_COMMA)
+    if is_number:
+        written |= column.str.contains(_WHOLE)
+    return pl.when(written).then(plain).otherwise(column).alias(name)
+
+
+def _blocks(content: bytes) -> list[bytes]:
+    """Annotated CSV by its headers: what stands below each of them, wherever it is in the file."""
+    blocks: dict[bytes, list[bytes]] = {}
+    header, below = b"", False
+    for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
+        if line.startswith(b"#"):
+            below = False
+        elif line.strip() and not below:
+            header, below = line, True
+            blocks.setdefault(header, [])
+        elif line.strip():
+            blocks[header].append(line)
+    return [b"\n".join([header, *lines, b""]) for header, lines in blocks.items()]
 
 
 def _refuse_twice(names: Sequence[str]) -> None:

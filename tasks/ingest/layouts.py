@@ -81,5 +81,5 @@ def stem_of(uri: str) -> str:
     fixed = re.split(r"[*?\[]", uri)[0]
     place = fixed.rpartition("/")[0] if fixed != uri else uri
     name = place.rstrip("/").rpartition("/")[2]
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s)), "")
-    return name.removesuffix(suffix)
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)]

@@ -202,7 +202,7 @@ def _name(path: str, uri: str) -> str:
 
 def _is_delta(uri: str) -> bool:
     if is_remote(uri):
-        return not uri.endswith(SUFFIXES) and not _is_glob(uri) and Table.is_deltatable(encoded(uri))
+        return not uri.lower().endswith(SUFFIXES) and not _is_glob(uri) and Table.is_deltatable(encoded(uri))
     return (Path(uri) / "_delta_log").is_dir()
 
 
@@ -226,7 +226,7 @@ def _local_files(uri: str) -> list[str]:
     if path.is_file():
         return [str(path)]
     if path.is_dir():
-        return sorted(str(p) for p in path.rglob("*") if p.name.endswith(SUFFIXES))
+        return sorted(str(p) for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES))
     if _is_glob(uri):
         anchor = Path(path.anchor) if path.anchor else Path()
         return sorted(str(p) for p in anchor.glob(str(path.relative_to(path.anchor))) if p.is_file())
@@ -254,5 +254,5 @@ def _remote_files(uri: str) -> list[str]:
     if fixed != uri:
         paths = [p for p in paths if fnmatch.fnmatch(p, pattern)]
     elif paths != [pattern]:
-        paths = [p for p in paths if PurePosixPath(p).name.endswith(SUFFIXES)]
+        paths = [p for p in paths if PurePosixPath(p).name.lower().endswith(SUFFIXES)]
     return [f"{root}/{p}" for p in paths]

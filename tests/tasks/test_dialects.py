@@ -29,14 +29,18 @@ def rows(path) -> pl.DataFrame:
     line_end=st.sampled_from(["\n", "\r\n", "\r"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
     index=st.booleans(),
+    quote=st.sampled_from(["", '"']),
+    packed=st.booleans(),
 )
 def test_a_table_comes_back_the_same_from_any_dialect(
-    tmp_path_factory, table, separator, line_end, encoding, index
+    tmp_path_factory, table, separator, line_end, encoding, index, quote, packed
 ):
     lines = [("", *NAMES), *((str(i), *row) for i, row in enumerate(table))]
-    text = "".join(separator.join(line if index else line[1:]) + line_end for line in lines)
+    written = [[f"{quote}{cell}{quote}" for cell in line] for line in lines]
+    text = "".join(separator.join(line if index else line[1:]) + line_end for line in written)
     path = tmp_path_factory.mktemp("dialect") / "table.csv"
-    path.write_bytes(text.encode(encoding))
+    content = text.encode(encoding)
+    path.write_bytes(gzip.compress(content) if packed else content)
     found = rows(path)
     assert found.columns == list(NAMES)
     assert found.rows() == table
@@ -94,6 +98,37 @@ def _xlsx(table: pl.DataFrame) -> bytes:
 def test_decimal_commas_are_numbers_and_text_with_commas_stays(tmp_path):
     (tmp_path / "a.csv").write_text("sku;note;price\nA;so, so;1,5\nB;2.0;1.234,75\n")
     assert rows(tmp_path / "a.csv").rows() == [("A", "so, so", "1.5"), ("B", "2.0", "1234.75")]
+
+
+@settings(max_examples=40)
+@given(
+    numbers=st.lists(st.integers(-(10**9), 10**9).map(lambda n: n / 100), min_size=1, max_size=8),
+    thousands=st.sampled_from(["", ".", "'", "\u00a0", "\u202f", " "]),
+)
+def test_numbers_with_decimal_commas_come_back_the_same(tmp_path_factory, numbers, thousands):
+    cells = [f"{n:,.2f}".replace(",", "|").replace(".", ",").replace("|", thousands) for n in numbers]
+    path = tmp_path_factory.mktemp("numbers") / "a.csv"
+    path.write_text("sku;units\n" + "".join(f"A;{cell}\n" for cell in cells), encoding="utf-8")
+    assert rows(path)["units"].cast(pl.Float64).to_list() == numbers
+
+
+def test_thousands_are_told_by_the_other_numbers_of_their_column(tmp_path):
+    (tmp_path / "a.csv").write_text("version;price\n1.234;1.234\n2.345;1,5\n")
+    assert rows(tmp_path / "a.csv").rows() == [("1.234", "1234"), ("2.345", "1.5")]
+
+
+@pytest.mark.parametrize("before", ["sep=;\n", "Report of sales\n\nof January\n", "\n\n"])
+def test_lines_before_a_header_are_no_rows(tmp_path, before):
+    (tmp_path / "A.CSV").write_text(f"{before}sku;note\nA;1\n")
+    assert rows(tmp_path).to_dicts() == [{"sku": "A", "note": "1"}]
+
+
+def test_blocks_of_annotated_csv_may_have_different_columns(tmp_path):
+    one = "#group,false,true\n#datatype,string,string\n#default,_result,\n,_value,host\n,1.5,gw\n\n"
+    two = "#group,false\n#datatype,string\n#default,_result\n,_value\n,2.5\n\n"
+    (tmp_path / "a.csv").write_text((one + two + one.replace("1.5", "3.5")).replace("\n", "\r\n"))
+    found = rows(tmp_path / "a.csv").sort("_value")
+    assert found.select("_value", "host").rows() == [("1.5", "gw"), ("2.5", None), ("3.5", "gw")]
 
 
 def test_a_column_that_is_there_twice_is_refused_by_its_name(tmp_path):
