@@ -16,6 +16,7 @@ _OUTSIDE = (
     "Features: they are made from telemetry, errors, maintenance and failures by Almanac; the graph takes them ready.",
     "Reasons of a probability (SHAP values), ranks, and the threshold of an alarm, which follows from costs: "
     "`bills` in plain/model.json.",
+    "Remaining lives: the hazards are `lives` in plain/model.json, and their trees beside it.",
     "Why a component has no model: `risks` in interchange.json.",
 )
 

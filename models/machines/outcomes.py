@@ -10,7 +10,7 @@ import polars as pl
 
 from models.machines.contracts import interval_hours, known
 from models.machines.evaluation import log_loss
-from models.machines.scoring import KEY, UNDER_WORK
+from models.machines.scoring import KEY, LIFE, UNDER_WORK
 from models.machines.service import ENDED, ended, failures_until, longest_silence
 from models.scenario import TALLIES, ControlChart, Frames, Outcomes
 
@@ -32,7 +32,7 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
     service within the horizon and nothing of it failed any more: nobody observed it. `next_failure_hours`: from
     the row's time to the component's next failure that is on record at `until`.
     """
-    rows = published.drop("as_of", "reasons").collect().sort("time")
+    rows = published.drop("as_of", "reasons", *LIFE, strict=False).collect().sort("time")
     time = pl.col("time")
     nothing = pl.LazyFrame(schema={name: rows.schema[name] for name in (*KEY, "time")})
     failures = known(tables, until).get("failures", nothing)

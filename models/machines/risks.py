@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.machines import estimators
+from models.machines import estimators, lives
 from models.machines.calibration import IDENTITY, Calibration, calibrated
 from models.machines.costs import cheapest
 from models.machines.estimators import Estimator, Floats, Matrix
 from models.machines.features import Feature, used_features
+from models.machines.lives import Life
 from models.machines.options import Options
 from models.machines.vocabulary import Vocabulary
 from models.scenario import File
@@ -55,11 +56,15 @@ class Risk:
 
 @dataclass(frozen=True)
 class Model:
-    """All risks, with the vocabulary and the options that their features are made by."""
+    """All risks and lives, with the vocabulary and the options that their features are made by.
+
+    A bundle of an earlier version has no lives.
+    """
 
     vocabulary: Vocabulary
     options: Options
     risks: tuple[Risk, ...]
+    lives: tuple[Life, ...] = ()
 
     @property
     def features(self) -> list[Feature]:
@@ -109,6 +114,11 @@ class Model:
             )
         options = {name: getattr(self.options, name) for name in _LEARNT}
         model = {"vocabulary": self.vocabulary.to_dict(), "options": options, "risks": entries}
+        if self.lives:
+            model["lives"] = [
+                life.entry(f"life_{i}" if life.estimator else None) for i, life in enumerate(self.lives)
+            ]
+        files |= {f"life_{i}": life.estimator.file() for i, life in enumerate(self.lives) if life.estimator}
         return {"model": model, **files}
 
 
@@ -121,6 +131,7 @@ def load(files: Mapping[str, File]) -> Model:
         vocabulary=Vocabulary.of_dict(model["vocabulary"]),
         options=Options.of(model["options"]),
         risks=tuple(_risk(entry, files) for entry in model["risks"]),
+        lives=tuple(lives.load(entry, files) for entry in model.get("lives", [])),
     )
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from models.machines.estimators import Floats, Matrix
 from models.machines.explanations import reasons
 from models.machines.features import build, under_work
+from models.machines.lives import Life, agreeing
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk
 from models.machines.sampling import row_count
 from models.machines.service import longest_silence, silent_since
@@ -28,6 +30,10 @@ RISKS: dict[str, Any] = {
     "reasons": pl.String,
     "above_threshold": pl.Boolean,
     "rung": pl.String,
+    "life_q10_hours": pl.Float64,
+    "life_q50_hours": pl.Float64,
+    "life_q90_hours": pl.Float64,
+    "life_note": pl.String,
 }
 """The published columns, without those that publishing adds.
 
@@ -37,7 +43,14 @@ risk, or why there is none; `above_threshold` where an inspection is worth its c
 null without model. `rung`: `model`; `partial_telemetry`, a sensor is silent; `without_telemetry`;
 `under_work`; `base_rate`, too few failures for a model; `no_model`; `out_of_service`, a machine whose
 telemetry ended long ago, without probability and rank.
+
+`life_q10_hours`, `life_q50_hours`, `life_q90_hours`: quantiles of the hours from `time` to the component's next
+failure, the same at all horizons, in agreement with the probabilities; null where they lie beyond what is known, or
+where nothing is, and `life_note` says why.
 """
+
+LIFE = tuple(name for name in RISKS if name.startswith("life_"))
+_OLD_BUNDLE = "the bundle was trained without remaining lives: train again"
 
 
 def score(
@@ -65,6 +78,7 @@ def score(
     silence = longest_silence(model.vocabulary.interval_hours)
     silent = silent_since(tables["telemetry"], rows, silence)
     parts = [pl.DataFrame(schema=RISKS)]
+    lives = {c: _life(model, c, X, said) for c in keys["component"].unique()}
     for risk in _risks(model, keys["component"].unique().sort().to_list()):
         wanted = keys.filter(component=risk.component)["machine_id"].implode()
         place = (risk.component, risk.horizon_hours)
@@ -75,6 +89,7 @@ def score(
             else pl.lit(value=False)
         )
         found = _suppressed(found, rows.select(working.alias("working"))["working"])
+        found = found.hstack(lives[risk.component])
         mine = rows.select(pl.col("machine_id").is_in(wanted))["machine_id"]
         parts.append(_in_service(_explained(found, mine, X, risk, model, latest), silent).filter(mine))
     published = pl.concat(parts).sort(*KEY, "time", "horizon_hours")
@@ -177,6 +192,23 @@ def _rows(
     )
 
 
+def _life(model: Model, component: str, X: Matrix, said: Mapping[tuple[str, int], Floats]) -> pl.DataFrame:
+    """The columns `LIFE` of a component, a row for each of `X`."""
+    life = next((life for life in model.lives if life.component == component), Life(component, _OLD_BUNDLE))
+    if life.estimator is None:
+        nothing = {name: pl.Series([None] * len(X), dtype=RISKS[name]) for name in LIFE}
+        return pl.DataFrame(nothing).with_columns(pl.lit(life.reason).alias("life_note"))
+    risks = {hours: probability for (c, hours), probability in said.items() if c == component}
+    hours = agreeing(life.quantiles(X), risks)
+    frame = pl.DataFrame(np.where(np.isfinite(hours), hours.round(1), np.nan), schema=LIFE[:3], orient="row")
+    low, high = pl.col(LIFE[0]), pl.col(LIFE[2])
+    beyond = f"{life.edges[-1]:g} h, beyond which nothing is known"
+    note = pl.when(low.is_null()).then(pl.lit(f"nothing is due within {beyond}"))
+    return frame.fill_nan(None).with_columns(
+        note.when(high.is_null()).then(pl.lit(f"open above {beyond}")).alias("life_note")
+    )
+
+
 def _suppressed(found: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
     """Rows under work raise no alarm; where a model with telemetry spoke, their rung says so."""
     held = working & found["probability"].is_not_null()
@@ -192,8 +224,8 @@ def _in_service(found: pl.DataFrame, silent: pl.Series) -> pl.DataFrame:
     out = silent.is_not_null()
     reason = pl.format("out of service: no telemetry since {} UTC", silent.dt.strftime("%Y-%m-%d %H:%M"))
     return found.with_columns(
-        *(pl.when(~out).then(name).alias(name) for name in ("probability", "above_threshold")),
-        pl.when(out).then(reason).otherwise("reasons").alias("reasons"),
+        *(pl.when(~out).then(name).alias(name) for name in ("probability", "above_threshold", *LIFE[:3])),
+        *(pl.when(out).then(reason).otherwise(name).alias(name) for name in ("reasons", "life_note")),
         pl.when(out).then(pl.lit(OUT_OF_SERVICE)).otherwise("rung").alias("rung"),
     )
 

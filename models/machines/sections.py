@@ -1,5 +1,6 @@
 """What the page of a machines run shows: what to look at first, any machine, and how far to trust it."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -7,7 +8,7 @@ import polars as pl
 from models.machines import charts, contracts
 from models.machines.charts import span
 from models.machines.options import Options, moment
-from models.machines.scoring import KEY
+from models.machines.scoring import KEY, LIFE
 from models.page import blocks as page
 from models.page.blocks import Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
 from models.scenario import RunView
@@ -36,6 +37,18 @@ def sections(run: RunView) -> list[Section]:
         Section("Changes since the last run", _changes(view)),
         Section("Without telemetry, without a model, under work", _others(view)),
     ]
+
+
+def _days(name: str, columns: Sequence[str]) -> pl.Expr:
+    """A quantile of the remaining life in days; null where an earlier version published the rows."""
+    return pl.col(name).first() / 24 if name in columns else pl.lit(None, pl.Float64)
+
+
+def _band() -> pl.Expr:
+    """The median of the remaining life and its band of 80 %; open above where it reaches beyond what is known."""
+    low, middle, high = (pl.col(name).round(1).cast(pl.String) for name in LIFE[:3])
+    whole = pl.format("{} ({} to {})", middle.fill_null("?"), low, high.fill_null("?"))
+    return pl.when(pl.col(LIFE[0]).is_not_null()).then(whole).otherwise(pl.lit("–"))
 
 
 class _View:
@@ -67,6 +80,7 @@ class _View:
                 ),
                 alarm.alias("alarm"),
                 told.alias("why"),
+                *(_days(name, known.columns).alias(name) for name in LIFE[:3]),
                 (pl.col("rung") == "under_work").any().alias("under work"),
             )
             .filter(~pl.col("under work"))
@@ -104,10 +118,14 @@ def _watch_list(view: _View) -> list[Part]:
         pl.col("component").alias("Component"),
         *(pl.col(f"within {h}").alias(f"Within {span(h)}") for h in view.horizons),
         pl.col("alarm").map_elements(span, return_dtype=pl.String).alias("At risk within"),
+        _band().alias("Days left (80 %)"),
         pl.col("why").alias("Why"),
     )
     formats = {f"Within {span(h)}": ".1%" for h in view.horizons}
-    caption = "Probability of failure, what is at risk first; open one in the explorer"
+    caption = (
+        "Probability of failure, what is at risk first, and days left: the median, and the band that holds 80 %; "
+        "? is longer than can be known. Open one in the explorer"
+    )
     return [
         Figures(figures),
         Text(text),

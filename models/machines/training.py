@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from models.errors import ContractError
-from models.machines import costs, evaluation
+from models.machines import costs, evaluation, hazards
 from models.machines.calibration import (
     EDGE,
     FEW_FAILURES,
@@ -31,6 +31,7 @@ from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, build, used_features, windows
 from models.machines.labels import OBSERVED, fails_within, next_failure_column, outcomes
 from models.machines.leaks import leaks
+from models.machines.lives import Life
 from models.machines.options import Options
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk, matrix
 from models.machines.sampling import DRAWN, STEPS, Fold, draw, folds, masked, row_count, shares
@@ -111,6 +112,7 @@ class _Horizon:
     both: Mapping[str, Calibration]
     without: Mapping[str, Risk]
     importance: pl.DataFrame
+    hidden: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
     backtest = _judged(fitted, slice(1, 2), first=True, options=options, bills=before)
     after = _bills(_judged(fitted, slice(0, 2), first=False, options=options, bills={}))
     risks = [_billed(risk, after) for f in fitted for risk in f.risks]
-    model = Model(vocabulary, options, tuple(risks))
+    model = Model(vocabulary, options, tuple(risks), tuple(_lives(work, fitted[-1].hidden)))
     metrics = pl.concat([evaluation.metrics(backtest, options), *(f.importance for f in fitted)])
     return Trained(
         files=model.files(),
@@ -183,9 +185,21 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
         loss=evaluation.log_loss(backtest) or float("inf"),
         notes=[
             *work.notes,
+            *(f"no remaining life: {life.reason}" for life in model.lives if life.reason),
             *(f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in risks if r.reason),
         ],
     )
+
+
+def _lives(work: Work, hidden: Sequence[str]) -> list[Life]:
+    """The remaining life of each component; features `hidden` from the longest horizon are from these, too."""
+    interval = max(work.vocabulary.interval_hours, work.options.every_hours)
+
+    def learn(component: str) -> Life:
+        return hazards.learn(work.rows, component, work.features, interval, work.options, hidden)
+
+    with ThreadPoolExecutor(work.options.threads or _AT_ONCE) as pool:
+        return list(pool.map(learn, work.vocabulary.components))
 
 
 def _told(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> list[str]:
@@ -245,7 +259,10 @@ def _horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int]) -> 
         for done in later:
             done.result()
         found = {hours: future.result() for hours, future in final.items()}
-    return [_horizon(work, h, found[h], [held[h, cut] for cut in cuts], failures) for h in horizons]
+    return [
+        _horizon(work, h, found[h], [held[h, cut] for cut in cuts], failures, settled[h].hidden)
+        for h in horizons
+    ]
 
 
 def _horizon(
@@ -254,6 +271,7 @@ def _horizon(
     found: Mapping[str, Estimator],
     held: Sequence[Held],
     failures: Mapping[str, int],
+    hidden: Sequence[str],
 ) -> _Horizon:
     components, base = work.vocabulary.components, base_rates(work, hours)
     at_work = machine_hours(work.rows)
@@ -267,7 +285,7 @@ def _horizon(
         for c in components
     ]
     importance = [_importance(found[c], c, hours, work.names) for c in components if c in found]
-    return _Horizon(hours, risks, held, first, both, without, pl.concat([_no_metrics(), *importance]))
+    return _Horizon(hours, risks, held, first, both, without, pl.concat([_no_metrics(), *importance]), hidden)
 
 
 def judge(

@@ -1,0 +1,219 @@
+"""Learning the hazard of a component, and at which of its levels the quantiles of the remaining life are.
+
+A row counts once for each period in which it is known whether the component failed: up to its failure, or as far as
+it was observed, so that machines that did not fail yet are learnt from as well. Singer & Willett (1993), "It's about
+time: using discrete-time survival analysis", Journal of Educational Statistics 18(2).
+
+Estimators that have not seen a machine say how its lives compare with what they say; the levels are those below which
+a tenth, a half and nine tenths of these lives lie, every machine counting the same, apart for short, middling and long
+medians. Chernozhukov, Wuethrich & Zhu (2021), "Distributional conformal prediction", PNAS 118(48).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from models.machines.estimators import Flags, Floats, Learner, Matrix
+from models.machines.features import Feature
+from models.machines.labels import OBSERVED, next_failure_column
+from models.machines.lives import QUANTILES, Life, inverse
+from models.machines.options import Options
+from models.machines.risks import matrix
+from models.machines.sampling import DRAWN, masked, shares
+
+FEWEST_FAILURES, FEWEST_MACHINES = 20, 10
+_PERIODS = 20
+_LAST_SHARE, _LAST_FAILURES = 0.1, 10
+_FOLDS = 3
+_FEW_ROWS = 100
+_TREES = 100
+_PERIOD_ROWS_SHARE, _ROWS_SHARE = 0.5, 0.2
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Rows to learn from: features, weight, hours until the failure or until the row is censored, and the machine."""
+
+    X: Matrix
+    weight: Floats
+    hours: Floats
+    failed: Flags
+    machine: np.ndarray
+    drawn: Floats
+
+    def where(self, rows: Flags) -> "_Sample":
+        return _Sample(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+def learn(
+    rows: pl.LazyFrame,
+    component: str,
+    features: Sequence[Feature],
+    interval_hours: float,
+    options: Options,
+    hidden: Sequence[str] = (),
+) -> Life:
+    """The life of `component`, or why there is none: it failed too seldom, or on too few machines.
+
+    Features `hidden` are not learnt from.
+    """
+    leads = _leads(rows, component)
+    machines = leads["machine_id"].n_unique()
+    if leads.height < FEWEST_FAILURES or machines < FEWEST_MACHINES:
+        return Life(
+            component,
+            f"{component} failed {leads.height:,} times on {machines:,} machines: a remaining life needs "
+            f"{FEWEST_FAILURES} failures on {FEWEST_MACHINES} machines",
+        )
+    edges = _edges(leads["hours"], max(interval_hours, 1.0))
+    sample = _sample(rows, component, features, edges[-1], options)
+    names = [f.name for f in features]
+    sample.X[:, [names.index(name) for name in hidden]] = np.nan
+    fold = np.unique(sample.machine, return_inverse=True)[1] % _FOLDS
+    reached, left, median = np.empty(len(fold)), np.empty(len(fold)), np.empty(len(fold))
+    for i in range(_FOLDS):
+        other = _fitted(sample.where(fold != i), component, edges, features, options)
+        reached[fold == i], left[fold == i], median[fold == i] = _reached(other, sample.where(fold == i))
+    life = _fitted(sample, component, edges, features, options)
+    return _calibrated(life, reached, left, median, _by_machine(sample))
+
+
+def _calibrated(life: Life, reached: Floats, left: Floats, median: Floats, weight: Floats) -> Life:
+    """`life` with levels for three groups of rows by their median; a group of few rows has those of all."""
+    finite = median[np.isfinite(median)]
+    if len(finite) < _FEW_ROWS:
+        return replace(life, levels=(_levels(reached, left, weight),))
+    bounds = np.quantile(finite, [1 / 3, 2 / 3])
+    group = np.searchsorted(bounds, median)
+    groups = [group == i if (group == i).sum() >= _FEW_ROWS else group >= 0 for i in range(3)]
+    levels = tuple(_levels(reached[some], left[some], weight[some]) for some in groups)
+    return replace(life, bounds=tuple(bounds.tolist()), levels=levels)
+
+
+def _leads(rows: pl.LazyFrame, component: str) -> pl.DataFrame:
+    """Per failure that follows some row: machine_id, and `hours` from the first such row to it."""
+    hours = pl.col(next_failure_column(component))
+    at = (pl.col("time") + pl.duration(microseconds=(hours * 3.6e9).round())).alias("at")
+    some = rows.filter(hours.is_not_null()).select("machine_id", at, hours.alias("hours"))
+    return some.group_by("machine_id", "at").agg(pl.col("hours").max()).collect()
+
+
+def _edges(leads: pl.Series, interval_hours: float) -> tuple[float, ...]:
+    """Ends of the periods in whole intervals, closer together where they are near.
+
+    The last is as far ahead as a tenth of the failures, and ten of them, were seen to come.
+    """
+    at_end = max(_LAST_FAILURES, round(_LAST_SHARE * len(leads)))
+    last = float(leads.sort(descending=True)[at_end - 1])
+    squares = (np.arange(1, _PERIODS + 1) / _PERIODS) ** 2
+    whole = np.maximum(np.round(last * squares / interval_hours), 1)
+    return tuple((np.unique(whole) * interval_hours).tolist())
+
+
+def _sample(
+    rows: pl.LazyFrame, component: str, features: Sequence[Feature], last: float, options: Options
+) -> _Sample:
+    """A share of the rows, all that the component fails after within `last` hours first, and weights that make up for it."""
+    hours, names = pl.col(next_failure_column(component)), [f.name for f in features]
+    within = (hours <= last).fill_null(value=False)
+    known = rows.filter(hours.is_not_null() | (pl.col(OBSERVED) > 0))
+    counts = known.select(within.sum().alias("failing"), pl.len().alias("rows")).collect()
+    failing = int(counts["failing"].item())
+    share = shares(
+        failing, counts["rows"].item() - failing, max(1, round(options.training_rows * _ROWS_SHARE))
+    )
+    of_row = pl.when(within).then(share[0]).otherwise(share[1])
+    chosen = (
+        known.filter(pl.col(DRAWN) < of_row)
+        .select(
+            "machine_id",
+            "time",
+            *names,
+            (pl.col(DRAWN) / of_row).alias("|drawn"),
+            (1 / of_row).alias("|weight"),
+            pl.coalesce(hours, OBSERVED).alias("|hours"),
+            hours.is_not_null().alias("|failed"),
+        )
+        .collect()
+        .sort("machine_id", "time")
+    )
+    return _Sample(
+        X=matrix(chosen, names),
+        weight=chosen["|weight"].to_numpy(),
+        hours=chosen["|hours"].to_numpy(),
+        failed=chosen["|failed"].to_numpy(),
+        machine=chosen["machine_id"].to_numpy(),
+        drawn=chosen["|drawn"].to_numpy(),
+    )
+
+
+def _fitted(
+    sample: _Sample, component: str, edges: Sequence[float], features: Sequence[Feature], options: Options
+) -> Life:
+    """The hazard learnt from `sample`, uncalibrated."""
+    copies, which = masked(sample.X, sample.drawn * 1009 % 1, features)
+    X = np.concatenate([sample.X, copies])
+    origin = np.concatenate([np.arange(len(sample.X)), which])
+    row, period, failed = _periods(sample.hours[origin], sample.failed[origin], edges)
+    drawn = (sample.drawn[origin][row] * 8191 + period * 0.6180339887) % 1
+    most = max(options.training_rows * _PERIOD_ROWS_SHARE - failed.sum(), failed.sum())
+    share = min(1.0, most / max(int((~failed).sum()), 1))
+    kept = failed | (drawn < share)
+    row, period, failed = row[kept], period[kept], failed[kept]
+    ends = np.asarray(edges, dtype=np.float32)[period][:, None]
+    weight = sample.weight[origin][row] / np.where(failed, 1.0, share)
+    learner = Learner(np.hstack([X[row], ends]), weight, replace(options, estimator="lightgbm"))
+    return Life(component, edges=tuple(edges), estimator=learner.fit(failed, trees=_TREES).estimator)
+
+
+def _periods(hours: Floats, failed: Flags, edges: Sequence[float]) -> tuple[np.ndarray, np.ndarray, Flags]:
+    """Each row and period of which it is known whether it failed in it, and whether it did.
+
+    A period ends with its edge, which belongs to it; one that a row is censored in is not known.
+    """
+    last = np.searchsorted(edges, hours, side="left")
+    many = np.where(failed, np.minimum(last + 1, len(edges)), np.searchsorted(edges, hours, side="right"))
+    row = np.repeat(np.arange(len(hours)), many)
+    period = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
+    return row, period, failed[row] & (period == last[row])
+
+
+def _reached(life: Life, sample: _Sample) -> tuple[Floats, Floats, Floats]:
+    """The chance of a failure that each row's end had reached, what was left, 0 where it failed then; the median."""
+    said = life.chances(sample.X)
+    chances = np.hstack([np.zeros((len(sample.X), 1)), said])
+    ends = np.concatenate([[0.0], life.edges])
+    at = np.clip(np.searchsorted(ends, sample.hours, side="left"), 1, len(ends) - 1)
+    part = np.clip((sample.hours - ends[at - 1]) / (ends[at] - ends[at - 1]), 0, 1)
+    rows = np.arange(len(at))
+    reached = chances[rows, at - 1] * (1 - part) + chances[rows, at] * part
+    inside = sample.failed & (sample.hours <= life.edges[-1])
+    return reached, np.where(inside, 0.0, 1 - reached), inverse(said, life.edges, QUANTILES)[:, 1]
+
+
+def _by_machine(sample: _Sample) -> Floats:
+    """Weights with which all rows of a machine together count as those of any other."""
+    which = np.unique(sample.machine, return_inverse=True)[1]
+    return sample.weight / np.bincount(which, sample.weight)[which]
+
+
+def _levels(reached: Floats, left: Floats, weight: Floats) -> tuple[float, ...]:
+    """The levels below which the `QUANTILES` of the lives lie.
+
+    A life that was not seen to end lies anywhere in what was left of its chance.
+    """
+
+    def below(level: float) -> float:
+        share = np.where(left > 0, (level - reached) / np.maximum(left, 1e-12), reached <= level)
+        return float(np.average(np.clip(share, 0, 1), weights=weight))
+
+    found = []
+    for quantile in QUANTILES:
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if below(middle) < quantile else (low, middle)
+        found.append(high)
+    return tuple(found)

@@ -1,0 +1,109 @@
+"""Remaining useful life: when a component fails next, by one hazard over all horizons.
+
+Time ahead is cut into periods. The hazard of a period is the chance of a failure in it, given that there was none
+before; the chance of a failure up to the end of a period follows from the hazards so far, so that it never falls.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.machines import estimators
+from models.machines.estimators import Estimator, Floats, Matrix
+from models.scenario import File
+
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Life:
+    """The hazard of one component; without `estimator`, `reason` says why there is none.
+
+    `edges` are the ends of the periods in hours, rising: nothing is known beyond the last. The estimator sees the
+    features and the end of a period. `levels` are those of the hazard at which the `QUANTILES` are read off, as
+    held-out machines settled them: three for medians up to the first of `bounds`, in hours, three up to the next, ...
+    """
+
+    component: str
+    reason: str | None = None
+    edges: tuple[float, ...] = ()
+    bounds: tuple[float, ...] = ()
+    levels: tuple[tuple[float, ...], ...] = (QUANTILES,)
+    estimator: Estimator | None = None
+
+    def chances(self, X: Matrix) -> Floats:
+        """Chance of a failure up to each edge, shape (rows, edges); never falling along a row."""
+        if self.estimator is None:
+            raise ValueError(f"{self.component} has no hazard: {self.reason}")
+        survived = np.ones((len(X), len(self.edges)))
+        for i, edge in enumerate(self.edges):
+            end = np.full((len(X), 1), edge, dtype=np.float32)
+            survived[:, i] = 1 - self.estimator.predict(np.hstack([X, end]))
+        return np.asarray(1 - np.cumprod(survived, axis=1), dtype=np.float64)
+
+    def quantiles(self, X: Matrix) -> Floats:
+        """Hours to the next failure at the `QUANTILES`, shape (rows, 3), rising; infinite beyond the last edge."""
+        chances = self.chances(X)
+        group = np.searchsorted(self.bounds, inverse(chances, self.edges, QUANTILES)[:, 1])
+        found = np.empty((len(X), len(QUANTILES)))
+        for i, levels in enumerate(self.levels):
+            found[group == i] = inverse(chances[group == i], self.edges, levels)
+        return found
+
+    def entry(self, file: str | None) -> dict[str, Any]:
+        """What a bundle keeps of it, beside the estimator in `file`."""
+        return {
+            "component": self.component,
+            "reason": self.reason,
+            "edges": [*self.edges],
+            "bounds": [*self.bounds],
+            "levels": [[*levels] for levels in self.levels],
+            "file": file,
+        }
+
+
+def inverse(chances: Floats, edges: Sequence[float], levels: Sequence[float]) -> Floats:
+    """When each row's chance reaches each of `levels`, linear within a period; infinite where it never does.
+
+    >>> inverse(np.array([[0.2, 0.6]]), [10.0, 20.0], [0.1, 0.4, 0.9]).tolist()
+    [[5.0, 15.0, inf]]
+    """
+    begins = np.concatenate([[0.0], np.asarray(edges, dtype=np.float64)])
+    whole = np.hstack([np.zeros((len(chances), 1)), chances])
+    found = np.full((len(chances), len(levels)), np.inf)
+    for i, level in enumerate(levels):
+        after = (whole < level).sum(axis=1)
+        rows = np.flatnonzero(after < whole.shape[1])
+        at = after[rows]
+        low, high = whole[rows, at - 1], whole[rows, at]
+        found[rows, i] = begins[at - 1] + (begins[at] - begins[at - 1]) * (level - low) / (high - low)
+    return found
+
+
+def agreeing(quantiles: Floats, probabilities: Mapping[int, Floats]) -> Floats:
+    """`quantiles` moved where they contradict `probabilities` of failure, by horizon in hours; NaN says nothing.
+
+    A quantile lies within a horizon just where the probability of that horizon reaches its level.
+    """
+    found = quantiles.copy()
+    for hours, probability in sorted(probabilities.items()):
+        for i, level in enumerate(QUANTILES):
+            reached, short = probability >= level, probability < level
+            found[reached, i] = np.minimum(found[reached, i], hours)
+            found[short, i] = np.maximum(found[short, i], hours + 1.0)
+    return found
+
+
+def load(entry: Mapping[str, Any], files: Mapping[str, File]) -> Life:
+    """The inverse of `Life.entry`."""
+    estimator = estimators.load(files[entry["file"]]) if entry["file"] else None
+    return Life(
+        component=entry["component"],
+        reason=entry["reason"],
+        edges=tuple(entry["edges"]),
+        bounds=tuple(entry["bounds"]),
+        levels=tuple(tuple(levels) for levels in entry["levels"]),
+        estimator=estimator,
+    )
