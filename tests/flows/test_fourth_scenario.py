@@ -25,7 +25,7 @@ CAPABILITIES = {
     name: kind
     for name, kind in vars(models.scenario).items()
     if inspect.isabstract(kind)
-    and kind.__module__ == models.scenario.__name__
+    and kind.__module__.startswith(f"{models.scenario.__name__}.")
     and kind not in (Scenario, models.scenario.Search)
 }
 

@@ -1,0 +1,162 @@
+"""What not every scenario has: classes that a scenario derives from as well as from `Scenario`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from models.interchange import Interchange
+from models.page.blocks import Section
+from models.scenario.inputs import AsOf, Frames
+from models.scenario.results import Event
+from models.scenario.run_view import RunView
+from models.scenario.searches import Search
+
+
+class MeetsChampions(ABC):
+    """A challenger can be compared with a champion on rows that the champion has not seen.
+
+    Without it only bundles trained up to the same `as_of` are compared, by the losses of their backtests.
+    """
+
+    @abstractmethod
+    def rebacktest(
+        self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
+    ) -> tuple[float, float, int] | None:
+        """Losses of (`backtest`, `model`) on the same rows that `model` has not seen, and their number.
+
+        None where `model`, trained on data up to `trained_as_of`, has seen them all.
+        """
+
+
+class CatchesUp(ABC):
+    """A run that is given no `as_of` covers the ones that were missed. Without it, the newest alone."""
+
+    @abstractmethod
+    def due(self, tables: Frames, newest: AsOf, published: Collection[AsOf], at_most: int) -> Sequence[AsOf]:
+        """Every `as_of` that is complete and not `published`, oldest first; `newest` is the last complete one.
+
+        Those before the first published one are not due. Where nothing was published, the newest `at_most`.
+        """
+
+    def changed(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> Sequence[AsOf]:
+        """Those of `as_ofs` whose own rows differ between two versions of the tables: they are scored again."""
+        return []
+
+
+class ExplainsRows(ABC):
+    """The scenario says what moved a published row away from what is usual for its key."""
+
+    @abstractmethod
+    def worth_explaining(self, published: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:
+        """The published rows that a page explains: few enough for one process."""
+
+    @abstractmethod
+    def explain(
+        self,
+        model: Any,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        rows: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> pl.DataFrame:
+        """A line per row of `rows`, published ones of some keys: numbers that add up, and `reasons` in words."""
+
+
+class ReportsGaps(ABC):
+    """The scenario says what its inputs lack."""
+
+    @abstractmethod
+    def gaps(
+        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """What the inputs lack for `keys`, and what the run does about it: few lines, in words; often none."""
+
+
+class CompletesRows(ABC):
+    """Published rows need something from those of other shards, such as a rank."""
+
+    @abstractmethod
+    def complete(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows of all shards with what they need from each other."""
+
+
+class DerivesTables(ABC):
+    """Further tables are published by `as_of` with the scored rows."""
+
+    @property
+    @abstractmethod
+    def derived_tables(self) -> tuple[str, ...]:
+        """Names of the tables."""
+
+    def derive(
+        self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """The tables that follow from the published `rows`.
+
+        `earlier` holds the derived tables' rows before `as_of`, of those that exist; `tables` the inputs.
+        """
+        return {}
+
+
+class EmitsEvents(ABC):
+    """Published rows call for others to act."""
+
+    @abstractmethod
+    def events(
+        self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> list[Event]:
+        """What the published rows call for others to act on; few."""
+
+
+class HasPage(ABC):
+    """The page of a run shows more than its control charts and its drift."""
+
+    @abstractmethod
+    def sections(self, run: RunView) -> list[Section]:
+        """What the page of a scoring run shows, most useful first."""
+
+
+class WatchesInputs(ABC):
+    """Inputs are watched for drift. Without it, only the rungs of published rows are."""
+
+    @abstractmethod
+    def watched(
+        self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
+    ) -> pl.LazyFrame:
+        """The inputs that are watched for drift, of some shards.
+
+        A row per key, or less, and `cycle`, the `as_of` that it belongs to, up to `as_of`; a column per feature, in
+        a form that has little season of its own. See `models.drift` for null and NaN. What is usual for a
+        key is not taken from rows after `trained_as_of`, or from rows before each cycle alone.
+        """
+
+    def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Published columns whose drift is watched, those that exist."""
+        return ("rung",)
+
+
+class HasEstimators(ABC):
+    """The estimators of a bundle can be used without a store."""
+
+    @abstractmethod
+    def estimate(self, model: Any, rows: pl.DataFrame) -> pl.DataFrame:
+        """What the model's estimators say of rows of features.
+
+        Each scenario says which columns `rows` has, and which the result adds.
+        """
+
+    @abstractmethod
+    def interchange(self, model: Any) -> Interchange:
+        """The model's estimators as ONNX graphs."""
+
+
+class HasSearch(ABC):
+    """The hyperparameters of `fit` can be tuned."""
+
+    @property
+    @abstractmethod
+    def search(self) -> Search:
+        """How better hyperparameters of `fit` are searched."""

@@ -1,0 +1,115 @@
+"""What every scenario has."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from models.layouts import Layout
+from models.scenario.inputs import AsOf, Frames, Table
+from models.scenario.results import File, Published, Scores, Trained
+
+
+class Scenario(ABC):
+    """One batch scoring scenario: what every one must have, and six members with a default.
+
+    See the module's docstring for the order of calls and for the capabilities that a scenario may add.
+    """
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The scenario's name: its folder in the store, its commands, its events."""
+
+    @property
+    @abstractmethod
+    def key(self) -> tuple[str, ...]:
+        """Columns that identify what is scored separately."""
+
+    @property
+    @abstractmethod
+    def tables(self) -> Mapping[str, Table]:
+        """The input tables by name."""
+
+    @property
+    def cadence(self) -> timedelta | None:
+        """How often new data is expected in the first of `tables`; None where nobody waits for it."""
+        return None
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """Options of the ingest that the first one fixes, since they are part of every stored row."""
+        return {}
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        """How files of other products hold the tables, by the name that `--layout` gives. By default none."""
+        return {}
+
+    @property
+    def formats(self) -> tuple[int, ...]:
+        """Formats of bundles that `load` reads; `fit` writes the last one.
+
+        Add a number when the files change so that an earlier version cannot load them; drop one when `load` no
+        longer reads it. Only a champion of a format that is not listed is replaced without a comparison.
+        """
+        return (1,)
+
+    @abstractmethod
+    def published(self, options: Mapping[str, Any]) -> Published:
+        """The table that scoring publishes, given the bundle's options."""
+
+    @abstractmethod
+    def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> AsOf:
+        """The time up to which data is used: `as_of` on the scenario's grid, or the last complete one.
+
+        Raises `ContractError` where `as_of` is before the data or after it.
+        """
+
+    def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
+        """Small frames that every shard needs, from all shards together; known at `as_of`. By default none."""
+        return {}
+
+    def prepare_shard(
+        self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """What one shard contributes to training, by name; frames of one name are concatenated.
+
+        By default the shard's rows of each sharded table, all of them: `fit` then cuts them at `as_of`.
+        """
+        return {
+            name: tables[name].collect()
+            for name, table in self.tables.items()
+            if table.shard_by and name in tables
+        }
+
+    @abstractmethod
+    def fit(
+        self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
+    ) -> Trained:
+        """Backtest, estimators and calibration from the parts of all shards."""
+
+    @abstractmethod
+    def load(self, files: Mapping[str, File]) -> Any:
+        """The model made of a bundle's files; loading executes nothing that is in them."""
+
+    @abstractmethod
+    def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
+        """The keys to account for: the key's columns and `shard`, one row each."""
+
+    @abstractmethod
+    def score(
+        self,
+        model: Any,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        keys: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> Scores:
+        """Score `keys` in one vectorised pass. Rows of a key do not depend on the other keys."""

@@ -1,0 +1,119 @@
+"""Capabilities of a scenario that sees later what became of its published rows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from models.scenario.contract import Scenario
+from models.scenario.inputs import AsOf, Frames
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Where it can be seen what became of published rows.
+
+    `tables` are the inputs that tell it: a change in them can change the verdict on rows. `since` and
+    `until` aggregate judged rows to the range of those tables' times that the verdict depends on, ends
+    included; null or None: whatever came before, or comes after.
+    """
+
+    tables: tuple[str, ...]
+    since: pl.Expr | None
+    until: pl.Expr
+
+
+@dataclass(frozen=True)
+class ControlChart:
+    """A measure that is watched over time: what the page calls it, and on which side of the limits it is worse.
+
+    `every` is the time that a point stands for, beginning at its period.
+    """
+
+    label: str
+    every: Literal["day", "week"]
+    worse: Literal["above", "either side"] = "above"
+    format: str = ".3f"
+
+
+TALLIES: dict[str, Any] = {
+    "chart": pl.String,
+    "series": pl.String,
+    "period": pl.Date,
+    "numerator": pl.Float64,
+    "denominator": pl.Float64,
+    "rows": pl.Int64,
+}
+"""What judged rows add to points of control charts: sums over all rows of a point, whose value is their ratio."""
+
+
+class HasGroundTruth(ABC):
+    """Tables of the scenario tell later whether published rows were right."""
+
+    @property
+    @abstractmethod
+    def outcomes(self) -> Outcomes:
+        """Where it can be seen what became of published rows."""
+
+    @abstractmethod
+    def judge(
+        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """Published rows of one `as_of` with what became of them up to `until`, once per target.
+
+        `options` are those of the bundle that published them. The result has `bundle` and `run_id` as
+        published, no `as_of`, and `pending`: true where the ground truth is not known yet; in an order of its own.
+        """
+
+    @abstractmethod
+    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        """Metrics of judged rows, long: slice, value_of_slice, metric, value. Pending rows count in none."""
+
+    def outcome_losses(
+        self, backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Mapping[str, Any]
+    ) -> tuple[float, float, int] | None:
+        """Losses of (`backtest`, `judged`) on the targets and origins that both have, and their number of rows.
+
+        `backtest` is a challenger's, out of sample; `judged` are rows that the champion published, not
+        pending. None where they have nothing in common.
+        """
+        return None
+
+
+class HasControlCharts(HasGroundTruth):
+    """One or two measures of judged rows are watched over time."""
+
+    @property
+    @abstractmethod
+    def charts(self) -> Mapping[str, ControlChart]:
+        """The control charts by name."""
+
+    @abstractmethod
+    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        """What judged rows of one `as_of` add to the points of `charts`; see `TALLIES`."""
+
+    def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        """The same of a bundle's backtest: the points before the first published one."""
+        return pl.DataFrame(schema=TALLIES)
+
+
+class EvaluatesBundles(Scenario, HasGroundTruth):
+    """A scenario that can say what a bundle would have said over a range of time."""
+
+    @property
+    @abstractmethod
+    def bundle_evaluations(self) -> str:
+        """Name of the table that the judged rows of bundles are in, by what was then the last `as_of`."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: Any,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> pl.DataFrame:
+        """Judged rows of one shard from `score_from` to `score_to`, by what is known at `as_of`."""

@@ -1,0 +1,104 @@
+"""What a scenario reads: input tables, each with its contract."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from models.contracts import Accepted, Folded, accept, appended, last_of_each, replace
+
+if TYPE_CHECKING:
+    from models.schemas import dy
+
+Frames = Mapping[str, pl.LazyFrame]
+"""Input tables by name; each lazy, already at its resolved version and cut to the shard."""
+
+AsOf = date | datetime
+
+
+@dataclass(frozen=True)
+class Table:
+    """An input table of a scenario and its contract.
+
+    `schema` holds columns, types and the rules of a row. `unique` names the columns that identify
+    a row: a later row with the same values replaces the earlier one. `shard_by` is the part of
+    the key whose hash is the row's shard; empty for a small table that every shard reads whole.
+    With `covariates`, further numeric columns are kept as float64. `aliases` are names that columns
+    usually have in sources: column -> name, used for a source that lacks the column.
+    """
+
+    name: str
+    schema: "type[dy.Schema]"
+    unique: tuple[str, ...]
+    shard_by: tuple[str, ...] = ()
+    covariates: bool = False
+    required: bool = True
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    rows_at_a_time: int | None = None
+    """Sources are read and folded so many rows at a time; None: whole, as `check` needs it."""
+    harmless: tuple[str, ...] = ()
+    """Rules whose breach costs nothing but the row: it does not count where sources are refused."""
+    ahead: timedelta = timedelta(days=2)
+    """How far after the clock the times that identify a row may be; later ones are mistakes."""
+    amounts: tuple[str, ...] = ()
+    """Columns that add up where rows with the same unique columns are added up."""
+    wide: tuple[str, str] | None = None
+    """The column for the names, and the one for the cells, of the many columns of a wide file."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns that a source must have."""
+        return tuple(self.schema.column_names())
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        """Rows of a file as they came, numbered by `models.contracts.ROW`, split by the contract.
+
+        `options` are those of the ingest; those that every table knows are `timezone`, `dates` (see
+        `models.times`), `duplicates` (see `models.contracts`) and `now`.
+        """
+        return accept(
+            raw,
+            self.schema,
+            self.unique,
+            covariates=self.covariates,
+            timezone=options.get("timezone"),
+            dates=options.get("dates"),
+            latest=(options.get("now") or datetime.now(UTC)) + self.ahead,
+            duplicates=options.get("duplicates"),
+            amounts=self.amounts,
+        )
+
+    def check(self, frame: pl.DataFrame, stored: Frames) -> None:
+        """Raise `ContractError` where `frame`, the good rows, is wrong as a whole.
+
+        `stored` are the scenario's tables as they are, without those that do not exist yet. Not
+        called for tables that are read some rows at a time.
+        """
+
+    def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
+        """What accepted rows make of the stored ones of the same shards; None where there is no table yet.
+
+        A row takes the place of an earlier one with the same unique columns, stored or among `rows`.
+        """
+        latest = rows if self.rows_at_a_time is None else last_of_each(rows, self.unique)
+        found = appended(latest) if stored is None else replace(stored, latest, self.unique)
+        return dataclasses.replace(found, superseded=rows.height - latest.height)
+
+    def replacing(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
+        """What accepted rows that are all there is of their time make of the stored ones; see `fold`."""
+        return self.fold(stored, rows)
+
+    def corrected(self, stored: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+        """The unique columns and shard of stored rows that accepted `rows` correct under other unique columns.
+
+        They are removed once `rows` are in the table. Here none are.
+        """
+        return stored.head(0).select(self.identifying).collect()
+
+    @property
+    def identifying(self) -> tuple[str, ...]:
+        """The columns that find a row in the table: the unique ones, and the shard where there are shards."""
+        return (*self.unique, "shard") if self.shard_by else self.unique

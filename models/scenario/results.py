@@ -1,0 +1,59 @@
+"""What a scenario returns: a bundle, the outcome of scoring, events."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+File = pl.DataFrame | str | dict[str, Any]
+"""A file of a bundle: a frame (`.parquet`), text (`.txt`, a LightGBM model) or `.json`."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `fit` returns: a bundle that has not been saved yet.
+
+    `backtest` holds out-of-sample predictions with actuals, so that the metrics can be computed
+    again by anyone. `metrics` is long: `slice, value_of_slice, metric, value`. `headline` are the
+    few numbers to show first. `loss` is the one to compare bundles by; lower is better.
+    """
+
+    files: Mapping[str, File]
+    features: Sequence[str]
+    backtest: pl.DataFrame
+    metrics: pl.DataFrame
+    headline: Mapping[str, float]
+    loss: float
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The outcome of scoring some keys.
+
+    `rows` are the rows to publish, without `as_of`, `bundle` and `run_id`, which publishing adds.
+    `keys` has one row per requested key: the key's columns, `status` (one of `scored`, `fallback`,
+    `skipped`, `failed`), `rung` and `reason` (both null for `scored` where there is nothing to say).
+    """
+
+    rows: pl.DataFrame
+    keys: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Published:
+    """The table that a scoring run publishes: columns with polars types, without those added there."""
+
+    name: str
+    schema: Mapping[str, Any]
+    sort: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that others may act on: emitted as `almanac.<scenario>.<name>` about `resource`."""
+
+    name: str
+    resource: str
+    payload: Mapping[str, Any]

@@ -1,0 +1,33 @@
+"""What a page may look at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from models.scenario.inputs import AsOf, Frames
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What a page may look at: everything lazy, nothing loaded before it is asked for."""
+
+    as_of: AsOf
+    bundle: int
+    options: Mapping[str, Any]
+    tables: Frames
+    published: pl.LazyFrame
+    previous: pl.LazyFrame | None
+    keys: pl.LazyFrame
+    backtest: pl.LazyFrame
+    metrics: pl.DataFrame
+    headline: Mapping[str, float] = field(default_factory=dict)
+    gaps: pl.DataFrame = field(default_factory=pl.DataFrame)
+    derived: Frames = field(default_factory=dict)
+    explanations: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """Lines of `ExplainsRows.explain` for the rows that are worth it; empty where the scenario has none."""
+    control: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """The points of the control charts, see `models.control`; empty where nothing was evaluated yet."""
+    drift: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """The lines of all cycles that were compared with a training, see `models.drift`; empty where none was."""
