@@ -134,7 +134,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder of Parquet files: unit, cycle, and readings")
     parser.add_argument("--seeds", type=int, default=4, help="splits of the machines (default 4)")
     parser.add_argument(
-        "--cuts", type=int, default=4, help="cuts of each machine that is held out (default 4)"
+        "--cuts", type=int, default=6, help="cuts of each machine that is held out (default 6)"
     )
     return parser.parse_args()
 
