@@ -105,8 +105,8 @@ def group_of(name: str, covariates: Sequence[str], flags: Sequence[str]) -> str:
 def about(rung: str) -> str:
     """What a rung does, in words.
 
-    >>> about("mean_with_naive")
-    'mean of the pooled LightGBM model without a plan, the SKU\\'s own model and the last week known'
+    >>> print(about("mean_with_naive"))
+    mean of the pooled LightGBM model without a plan, the SKU's own model and the last week known
     """
     if rung in ABOUT:
         return ABOUT[rung]
