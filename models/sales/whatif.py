@@ -21,6 +21,7 @@ from models.scenario import Frames
 ON = [*KEY, "week"]
 NAMED = 5
 """So many SKUs, stores or weeks are named in a note."""
+_DIFFERENCE = (pl.col("changed").fill_null(0.0) - pl.col("stored").fill_null(0.0)).alias("difference")
 
 
 def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tuple[pl.DataFrame, list[str]]:
@@ -137,9 +138,8 @@ def differences(
     both = _named(stored, "stored", columns, middle).join(
         _named(other, "changed", columns, middle), on=ON, how="full", coalesce=True
     )
-    difference = pl.col("changed").fill_null(0.0) - pl.col("stored").fill_null(0.0)
     return (
-        both.with_columns(difference=difference)
+        both.with_columns(_DIFFERENCE)
         .select(*ON, "stored", "changed", "difference", pl.exclude(*ON, "stored", "changed", "difference"))
         .sort(ON)
     )
@@ -180,7 +180,7 @@ def in_order(
         for now, before in pairs
     )
     count = (held["changed"] != told["changed"]).sum()
-    held = held.with_columns(difference=pl.col("changed").fill_null(0.0) - pl.col("stored").fill_null(0.0))
+    held = held.with_columns(_DIFFERENCE)
     note = (
         f"{count:,} medians moved with the price, not against it, and are held at those of the stored plan: the "
         "calibration of a promoted week is another than that of a regular one. A forecast by this plan has them as they are."

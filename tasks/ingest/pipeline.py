@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -120,11 +120,7 @@ def ingest(
             "without #TABLE; name a table in the others, or leave --query out."
         )
     whole = bool(chosen.get("replace"))
-    stored = {
-        name: store.scan(path)
-        for name in scenario.tables
-        if store.version(path := f"{scenario.name}/{name}") is not None
-    }
+    stored = _stored(scenario, store)
     with tempfile.TemporaryDirectory(prefix="almanac-ingest-") as folder:
         checked = {}
         for name, source in sources.items():
@@ -165,15 +161,12 @@ def read_checked(
     allows any.
     """
     chosen = {**options, **settled(scenario, store, {**options, "shards": None})}
-    stored = {
-        table: store.scan(path)
-        for table in scenario.tables
-        if store.version(path := f"{scenario.name}/{table}") is not None
-    }
     with tempfile.TemporaryDirectory(prefix="almanac-read-") as folder:
         place = Path(folder) / name
         own = {name: source}
-        checked = _accepted(scenario, store, name, own, mapping, chosen, stored, place, max_bad_share)
+        checked = _accepted(
+            scenario, store, name, own, mapping, chosen, _stored(scenario, store), place, max_bad_share
+        )
         _refuse_unused(mapping, {name: checked})
         rules = _by_rule(checked.bad.rows().collect())
         rows = checked.good.rows().collect()
@@ -182,6 +175,12 @@ def read_checked(
         f"{source}: column '{column}' is no number and is left out." for column in sorted(checked.ignored)
     ]
     return rows, [*left_out, *checked.alike, *ignored]
+
+
+def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
+    """The input tables that there are already."""
+    paths = {name: f"{scenario.name}/{name}" for name in scenario.tables}
+    return {name: store.scan(path) for name, path in paths.items() if store.version(path) is not None}
 
 
 def _accepted(
@@ -224,9 +223,15 @@ def _previewed(
         "rows": stored.drop("shard", strict=False).to_dicts(),
         "quarantine": bad.head(_PREVIEWED).to_dicts(),
     }
-    accepted = checked.good.height
+    return replace(
+        _ingested(table.name, source, checked, bad, checked.good.height), removed=removed, preview=preview
+    )
+
+
+def _ingested(name: str, source: str, checked: Checked, bad: pl.DataFrame, accepted: int) -> Ingested:
+    """What became of a source, as far as it follows from what was read; nothing changed."""
     return Ingested(
-        table=table.name,
+        table=name,
         source=source,
         read=checked.read,
         accepted=accepted,
@@ -240,8 +245,6 @@ def _previewed(
         files=None if checked.looked is None else len(checked.looked),
         merged=checked.merged,
         alike=checked.alike,
-        removed=removed,
-        preview=preview,
     )
 
 
@@ -268,23 +271,9 @@ def _write(
     accepted = checked.good.height - superseded - (bad.height - checked.bad.height)
     if checked.looked is not None:
         capture.record(store, scenario.name, checked.looked)
-    return Ingested(
-        table=name,
-        source=source,
-        read=checked.read,
-        accepted=accepted,
-        quarantined=bad.height,
-        superseded=checked.read - accepted - bad.height - checked.merged,
-        changed=changed,
-        repeated=repeated,
-        version=store.version(path),
-        rules=_by_rule(bad),
-        ignored=tuple(sorted(checked.ignored)),
-        files=None if checked.looked is None else len(checked.looked),
-        merged=checked.merged,
-        alike=checked.alike,
-        removed=removed,
-    )
+    found = _ingested(name, source, checked, bad, accepted)
+    version = store.version(path)
+    return replace(found, changed=changed, repeated=repeated, version=version, removed=removed)
 
 
 def _check(
