@@ -72,7 +72,7 @@ def _explorer(lines: pl.DataFrame, tables: Frames, as_of: date) -> Explorer:
     return Explorer(
         {"sku": "SKU", "store": "Store"},
         "week",
-        [Track(past, Line("units", "Sold")), stored, other],
+        [Track(past, Line("units", "Sold")), other, stored],
         unit="Units per week",
         start=dict(zip(KEY, keys.select(KEY).row(0), strict=True)),
         caption="Median forecasts by both plans. The pair that differs most comes first.",
