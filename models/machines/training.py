@@ -185,7 +185,6 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
         loss=evaluation.log_loss(backtest) or float("inf"),
         notes=[
             *work.notes,
-            *(f"no remaining life: {life.reason}" for life in model.lives if life.reason),
             *(f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in risks if r.reason),
         ],
     )
