@@ -71,10 +71,10 @@ class Server:
         return self.ask("flow_runs", **deployed, sort="START_TIME_ASC")
 
     def stop(self) -> None:
+        """End the processes, the newest first: what is served says goodbye to a server that still answers."""
         for process in reversed(self.processes):
             process.terminate()
-        for process in self.processes:
-            process.wait(30)
+            process.wait(120)
 
 
 @pytest.fixture(scope="module")
