@@ -28,6 +28,9 @@ os.environ["DO_NOT_TRACK"] = "true"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["PREFECT_LOGGING_LEVEL"] = os.environ["PREFECT_LOGGING_ROOT_LEVEL"] = "WARNING"
 os.environ["DASK_LOGGING__DISTRIBUTED"] = "critical"
+os.environ |= dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)  # as in a worker
 for named in (
     "ALMANAC_STORE",
     "ALMANAC_SCHEDULER",
