@@ -20,7 +20,7 @@ from tasks.ingest.sources import column_mapping
 from tasks.page.run_page import write_page
 from tasks.registry import ledger
 from tasks.scoring.catch_up import covered_by, stale
-from tasks.scoring.events import announce, announce_ingest, derive
+from tasks.scoring.events import announce, announce_ingest, derivation_notes, derive
 from tasks.scoring.publishing import complete, publish
 from tasks.scoring.runs import Run, RunError, begin, resolve_scoring, resolve_training, started, with_notes
 from tasks.scoring.score import finished_outcome, score_shards, written_outcome
@@ -156,6 +156,7 @@ def score(
             *run.notes,
             *_failed_keys(scenario, run, outcomes, counts),
             *stuck(run),
+            *derivation_notes(scenario, run),
             *(["These rows had been published before."] if publication.already else []),
         ],
         "stages": clock.stages,

@@ -86,20 +86,28 @@ tune = tuning.flow_of(SALES)
 def forecast(
     as_of: date | None = None,
     bundle: Annotated[int | None, Field(ge=1)] = None,
+    totals: list[str] | None = None,
+    total_weeks: list[Annotated[int, Field(ge=1)]] | None = None,
     dry_run: bool = False,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Forecast every SKU and store, and publish.
+    """Forecast every SKU and store, and publish, with quantiles of sums in sales/totals.
 
     A run that was stopped is started again with the same parameters: it does what is missing.
 
     Args:
         as_of: Last week to use, any day of it; default: the last complete week.
         bundle: Number of the bundle to forecast with; default: the champion.
+        totals: What totals are by: total, sku, store, an attribute of stores, or several with * between
+            them, such as sku*region; default: total store sku.
+        total_weeks: Totals of so many weeks from the first one on, such as a lead time, besides those of
+            each week and of the whole horizon.
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    return score(SALES, open_store(store), "forecast", as_of, bundle, {}, dry_run=dry_run)
+    asked = {"totals": totals, "total_weeks": total_weeks}
+    options = {name: value for name, value in asked.items() if value}
+    return score(SALES, open_store(store), "forecast", as_of, bundle, options, dry_run=dry_run)
 
 
 evaluate = evaluating.flow_of(SALES)

@@ -50,6 +50,10 @@ class Options:
     use_last_year: bool = True
     use_calendar: bool = True
     use_stores: bool = True
+    totals: tuple[str, ...] = ("total", "store", "sku")
+    """Levels that totals are published for, see `models.sales.totals`."""
+    total_weeks: tuple[int, ...] = ()
+    """Weeks from the first one on that totals are published of, besides each week and all of them."""
     threads: int = 0
     """Threads of LightGBM in training; 0 for all. The result does not depend on it."""
     scoring_threads: int = 1
@@ -66,6 +70,7 @@ class Options:
         given = {name: value for name, value in options.items() if name in known and value is not None}
         if "quantiles" in given:
             given["quantiles"] = tuple(float(q) for q in given["quantiles"])
+        given |= {name: tuple(given[name]) for name in ("totals", "total_weeks") if name in given}
         chosen = cls(**given)
         if not chosen.quantiles or list(chosen.quantiles) != sorted(set(chosen.quantiles)):
             raise ValueError(f"quantiles are {chosen.quantiles}. Expected different ones in rising order.")

@@ -19,6 +19,7 @@ from models.sales import (
     outcomes,
     preparation,
     scoring,
+    totals,
     training,
     watching,
 )
@@ -33,6 +34,7 @@ from models.sales.search import SalesSearch
 from models.scenario import (
     AsOf,
     ControlChart,
+    DerivesFromBundle,
     ExplainsRows,
     File,
     Frames,
@@ -58,6 +60,7 @@ class Sales(
     Scenario,
     MeetsChampions,
     ReportsGaps,
+    DerivesFromBundle,
     ExplainsRows,
     HasPage,
     HasControlCharts,
@@ -93,6 +96,7 @@ class Sales(
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """Totals per SKU and week and per store and week, and the profiles of the ladder."""
         chosen = Options.of(options)
+        totals.check(chosen, tables)
         found = neighbours.shared_frames(tables, as_of, chosen.horizon)
         return found | ladder.profiles(tables["history"], as_of, chosen.quantiles)
 
@@ -144,6 +148,24 @@ class Sales(
         options: Mapping[str, Any],
     ) -> Scores:
         return scoring.score(model, tables, context, keys, as_of, Options.of(options))
+
+    @property
+    def derived_tables(self) -> tuple[str, ...]:
+        return ("totals",)
+
+    def derive_from_bundle(
+        self,
+        files: Mapping[str, File],
+        rows: pl.LazyFrame,
+        tables: Frames,
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> dict[str, pl.DataFrame]:
+        """`totals`; see `models.sales.totals`."""
+        return {"totals": totals.totals(rows, files, tables, Options.of(options))}
+
+    def derivation_notes(self, files: Mapping[str, File]) -> list[str]:
+        return [] if totals.SHARES_FILE in files else [totals.NOTE]
 
     def gaps(
         self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]

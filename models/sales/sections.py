@@ -11,9 +11,11 @@ from models.page.blocks import Band, Explorer, Figures, Grid, Line, Mark, Part, 
 from models.sales import accuracy
 from models.sales.charts import chart, line
 from models.sales.explanations import GROUPS
+from models.sales.totals import TOTAL
 from models.scenario import RunView
 
 KEY = ("sku", "store")
+TOTALS = {"level": pl.String, "as_of": pl.Date, "weeks": pl.Int32, "week": pl.Date}
 EXPLORER_KEYS = 120_000
 """Keys in the explorer at most; those with the largest forecasts stay."""
 EXPLORER_WEEKS = 10_500_000
@@ -64,6 +66,10 @@ class _View:
             pl.col("week").min().alias("first"), pl.col("week").max().alias("last"), pl.len().alias("rows")
         )
         self.weeks = weeks.collect(engine="streaming").row(0, named=True)
+        totals = run.derived.get("totals", pl.LazyFrame(schema=TOTALS))
+        of_all = (pl.col("level") == TOTAL) & (pl.col("as_of") == self.as_of)
+        self.totals = totals.filter(of_all).sort("weeks", "week").collect()
+        """The totals of all keys, of single weeks and of more; empty where none were published."""
         self.status = dict(run.keys.group_by("status").len().collect().iter_rows())
 
     def count(self, *statuses: str) -> int:
@@ -100,14 +106,22 @@ def _summary(view: _View) -> list[Part]:
     expected = run.published.select(pl.col(view.median).sum()).collect(engine="streaming").item()
     recent = view.history.filter(pl.col("week") > view.as_of - timedelta(weeks=horizon))
     sold = recent.select(pl.col("units").sum()).collect(engine="streaming").item()
+    whole = view.totals.filter(pl.col("weeks") == horizon)
+    if whole.height:
+        expected = whole["expected"].item()
     figures = {
         "SKU-store pairs": f"{view.count():,}",
-        "Sum of median forecasts, units": compact(expected),
+        ("Expected" if whole.height else "Sum of median forecasts") + ", units": compact(expected),
         f"Against the last {horizon} weeks": f"{expected / sold - 1:+.1%}" if sold else "–",
         "Answered by a fallback": share(view.count("fallback"), view.count()),
     }
     if view.count("skipped", "failed"):
         figures["Skipped or failed"] = share(view.count("skipped", "failed"), view.count())
+    if whole.height and view.bands:
+        band = view.bands[0]
+        figures[f"{band.label} band of it"] = (
+            f"{compact(whole[band.low].item())} – {compact(whole[band.high].item())}"
+        )
     figures |= accuracy.figures(run.metrics)
     text = (
         f"Sales are known up to the week of **{view.as_of}**. The forecast is for {horizon} weeks, "
@@ -249,25 +263,61 @@ def _total(view: _View) -> list[Part]:
         return []
     since = view.as_of - timedelta(weeks=TOTAL_WEEKS)
     sold = _weekly(view.history.filter(pl.col("week") > since), ["units"])
-    ahead = _weekly(view.run.published, list(view.quantiles))
-    weeks = ahead["week"].to_list()
-    data = [
-        line("Sold", sold["week"].to_list(), sold["units"].to_list(), page.INK),
-        line("Sum of medians", weeks, ahead[view.median].to_list(), page.MEDIAN, "5px,3px"),
-    ]
-    note = "Where demand is skewed a sum of medians lies below the total to expect. "
-    if view.bands:
-        band = view.bands[-1]
-        low, high = ahead[band.low].to_list(), ahead[band.high].to_list()
-        area = line(f"{band.label} quantiles, each summed", weeks + weeks[::-1], high + low[::-1], page.OUTER)
-        look = {"fill": "toself", "fillcolor": page.OUTER, "hoverinfo": "skip", "legendrank": 1}
-        data.insert(0, area | look)
-        note += (
-            f"The shaded area is not a band of the total: it runs from the sum of all {band.low[1:]}% quantiles "
-            f"to the sum of all {band.high[1:]}% quantiles, as if every pair missed in the same direction at once. "
+    data = [line("Sold", sold["week"].to_list(), sold["units"].to_list(), page.INK)]
+    caption = "Units per week over all SKU-store pairs: sold, and "
+    ahead = view.totals.filter(pl.col("weeks") == 1)
+    if ahead.height:
+        areas = [_area(ahead, band, at) for at, band in enumerate(view.bands)]
+        median = line(
+            "Median of the total",
+            ahead["week"].to_list(),
+            ahead[view.median].to_list(),
+            page.MEDIAN,
+            "5px,3px",
         )
-    caption = "Units per week over all SKU-store pairs: sold, and the sum of the median forecasts."
-    return [chart(data, caption, "Units per week"), Text(note + _total_error(view))]
+        return [
+            chart([*areas, *data, median], caption + "the forecast of the total.", "Units per week"),
+            _totals(view),
+        ]
+    ahead = _weekly(view.run.published, [view.median])
+    data.append(
+        line("Sum of medians", ahead["week"].to_list(), ahead[view.median].to_list(), page.MEDIAN, "5px,3px")
+    )
+    note = (
+        "Where demand is skewed a sum of medians lies below the total to expect. There is no band: quantiles do not "
+        "add up, and this run published no totals. "
+    )
+    return [
+        chart(data, caption + "the sum of the median forecasts.", "Units per week"),
+        Text(note + _total_error(view)),
+    ]
+
+
+def _area(totals: pl.DataFrame, band: Band, at: int) -> dict[str, object]:
+    """The band of the totals as a shaded area, the outermost (`at` 0) the lightest."""
+    weeks, low, high = (totals[name].to_list() for name in ("week", band.low, band.high))
+    colour = page.INNER if at else page.OUTER
+    area = line(f"{band.label} of the total", weeks + weeks[::-1], high + low[::-1], colour)
+    return area | {"fill": "toself", "fillcolor": colour, "hoverinfo": "skip", "legendrank": 1}
+
+
+def _totals(view: _View) -> Text:
+    """What the bands are, and what the first weeks come to, in words."""
+    found = [
+        "The bands are of the total itself: they allow for what errors of SKUs and stores had in common in the backtest, "
+        "and were calibrated on its sums."
+    ]
+    for row in view.totals.filter(pl.col("weeks") > 1).iter_rows(named=True):
+        low, high = (
+            (f"{row[name]:,.0f}" for name in (view.bands[0].low, view.bands[0].high))
+            if view.bands
+            else ("", "")
+        )
+        between = f"; {view.bands[0].label} band {low} to {high}" if view.bands else ""
+        found.append(
+            f"Over the first {row['weeks']} weeks **{row['expected']:,.0f}** units are expected{between}."
+        )
+    return Text(" ".join(found) + " Totals by store, SKU and other levels are in the table `sales/totals`.")
 
 
 def _weekly(frame: pl.LazyFrame, columns: list[str]) -> pl.DataFrame:

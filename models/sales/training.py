@@ -9,7 +9,7 @@ import polars as pl
 
 from models import metrics
 from models.sales import backtest as measuring
-from models.sales import conformal, contest, features, groups, pooled, statistical
+from models.sales import conformal, contest, features, groups, pooled, statistical, totals
 from models.sales.model import (
     BLEND,
     CLUSTER,
@@ -78,7 +78,7 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
     table = measuring.measured(backtest, options)
     names = _features(train, covariates, options)
     return Trained(
-        files=model.files(),
+        files=model.files() | totals.fit(backtest, options),
         features=names,
         backtest=backtest,
         metrics=table,

@@ -23,7 +23,7 @@ are those of `Scenario`::
     score                      the published rows of some keys                (mapped over the shards)
     CompletesRows.complete     what rows need from those of other shards, such as a rank
     ExplainsRows.explain       what moved published rows away from what is usual
-    DerivesTables.derive       tables that follow from the published rows
+    DerivesTables.derive       tables that follow from the published rows; `DerivesFromBundle`: and from the bundle
     EmitsEvents.events         events that follow from them
     HasPage.sections           what the page of a run shows
     HasGroundTruth.judge       published rows with what happened later        (mapped over the `as_of`s)
@@ -37,6 +37,7 @@ are those of `Scenario`::
 from models.scenario.capabilities import (
     CatchesUp,
     CompletesRows,
+    DerivesFromBundle,
     DerivesTables,
     EmitsEvents,
     ExplainsRows,
@@ -67,6 +68,7 @@ __all__ = [
     "CatchesUp",
     "CompletesRows",
     "ControlChart",
+    "DerivesFromBundle",
     "DerivesTables",
     "EmitsEvents",
     "EvaluatesBundles",

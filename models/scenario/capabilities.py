@@ -9,7 +9,7 @@ import polars as pl
 from models.interchange import Interchange
 from models.page.blocks import Section
 from models.scenario.inputs import AsOf, Frames
-from models.scenario.results import Event
+from models.scenario.results import Event, File
 from models.scenario.run_view import RunView
 from models.scenario.searches import Search
 
@@ -99,6 +99,25 @@ class DerivesTables(ABC):
         `earlier` holds the derived tables' rows before `as_of`, of those that exist; `tables` the inputs.
         """
         return {}
+
+
+class DerivesFromBundle(DerivesTables):
+    """The derived tables need something of the bundle."""
+
+    @abstractmethod
+    def derive_from_bundle(
+        self,
+        files: Mapping[str, File],
+        rows: pl.LazyFrame,
+        tables: Frames,
+        as_of: AsOf,
+        options: Mapping[str, Any],
+    ) -> dict[str, pl.DataFrame]:
+        """The tables that follow from the published `rows` and the bundle's `files`; `tables` are the inputs."""
+
+    def derivation_notes(self, files: Mapping[str, File]) -> list[str]:
+        """What a run tells of derived tables that the bundle's `files` say nothing about."""
+        return []
 
 
 class EmitsEvents(ABC):

@@ -12,7 +12,8 @@ from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_run_logger
 
-from models.scenario import DerivesTables, EmitsEvents, Event, Scenario
+from models.scenario import DerivesFromBundle, DerivesTables, EmitsEvents, Event, Scenario
+from tasks.registry import bundles
 from tasks.scoring.publishing import Publication, publish_derived
 from tasks.scoring.runs import Run
 from tasks.storage.commits import committed
@@ -39,7 +40,12 @@ def derive(scenario: Scenario, run: Run) -> list[Event]:
         earlier = {name: table.filter(pl.col("as_of") < run.as_of) for name, table in known.items()}
         theirs = (pl.col("as_of") == run.as_of) & (pl.col("run_id") != run.id)
         replaced = {name: table.filter(theirs).collect() for name, table in known.items()}
-        derived = scenario.derive(rows, earlier, run.tables(scenario), run.as_of, run.options)
+        tables = run.tables(scenario)
+        if isinstance(scenario, DerivesFromBundle):
+            files = bundles.files(run.store, scenario.name, run.bundle or 0)
+            derived = scenario.derive_from_bundle(files, rows, tables, run.as_of, run.options)
+        else:
+            derived = scenario.derive(rows, earlier, tables, run.as_of, run.options)
     for name, frame in derived.items():
         publish_derived(run, name, frame)
     if not isinstance(scenario, EmitsEvents):
@@ -49,6 +55,13 @@ def derive(scenario: Scenario, run: Run) -> list[Event]:
         return events
     told = {(event.name, event.resource) for event in scenario.events(rows, replaced, run.as_of, run.options)}
     return [event for event in events if (event.name, event.resource) not in told]
+
+
+def derivation_notes(scenario: Scenario, run: Run) -> list[str]:
+    """Notes on derived tables that the run's bundle knows nothing of."""
+    if not isinstance(scenario, DerivesFromBundle):
+        return []
+    return scenario.derivation_notes(bundles.files(run.store, scenario.name, run.bundle or 0))
 
 
 def announce(

@@ -8,7 +8,7 @@ import pytest
 
 from models.page.blocks import Chart, Explorer, Figures, Grid, Section, Text
 from models.sales import sections as module
-from models.sales.sections import sections
+from models.sales.sections import quantile_columns, sections
 from models.scenario import RunView
 from tests.sales_run import AS_OF, HISTORY_WEEKS, HORIZON, a_run
 
@@ -120,15 +120,30 @@ def test_the_total_is_the_sum_over_all_keys() -> None:
     lines = {trace["name"]: trace for trace in chart.figure["data"]}
     assert lines["Sold"]["y"] == [float(100 + 4 * week) for week in range(1, HISTORY_WEEKS + 1)]
     assert lines["Sum of medians"]["y"] == [1000.0] * HORIZON
-    band = next(trace for name, trace in lines.items() if "25–75%" in name)
-    assert sorted(set(band["y"])) == [800.0, 1300.0]
 
 
-def test_the_total_says_what_it_is_not_and_how_far_it_was_off() -> None:
+def test_without_totals_the_total_has_no_band_and_says_how_far_it_was_off() -> None:
     text = prose(a_run(), "Total demand")
-    assert "is not a band of the total" in text
+    assert "There is no band" in text
     assert "within **10%**" in text
     assert "+10.0%" in text
+
+
+def test_with_totals_the_total_has_their_bands() -> None:
+    run = a_run()
+    quantiles = {
+        name: 1000.0 + i for i, name in enumerate(quantile_columns(run.published.collect_schema().names()))
+    }
+    weeks = run.published.select("week", "as_of").unique().sort("week").with_columns(weeks=1, expected=1100.0)
+    whole = weeks.head(1).with_columns(weeks=HORIZON, expected=4400.0)
+    totals = pl.concat([weeks, whole]).with_columns(
+        level=pl.lit("total"), **{n: pl.lit(v) for n, v in quantiles.items()}
+    )
+    other = totals.with_columns(level=pl.lit("store"), expected=pl.lit(7.0))
+    run = dataclasses.replace(run, derived={"totals": pl.concat([totals, other])})
+    lines = {trace["name"]: trace for trace in parts(run, "Total demand", Chart)[0].figure["data"]}
+    assert set(lines["25–75% of the total"]["y"]) == {quantiles["q25"], quantiles["q75"]}
+    assert f"first {HORIZON} weeks **4,400** units are expected" in prose(run, "Total demand")
 
 
 def test_accuracy_is_told_against_the_baselines_that_there_are() -> None:
