@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from models.errors import ContractError
-from models.sales import totals
+from models.sales import SALES, totals
 from models.sales.options import Options
 
 OPTIONS = Options(horizon=4, totals=("total", "store", "zone*sku", "sku*store"), total_weeks=(2,))
@@ -120,3 +120,9 @@ def test_totals_that_cannot_be_are_refused_by_name():
         totals.check(Options(totals=("sku*region",)), TABLES)
     with pytest.raises(ContractError, match="first 9 weeks: the horizon is 4"):
         totals.check(Options(horizon=4, total_weeks=(9,)), TABLES)
+
+
+def test_a_bundle_that_knows_nothing_of_sums_is_told():
+    frame = backtest(0.5, origins=2)
+    assert SALES.derivation_notes({}) == [totals.NOTE]
+    assert SALES.derivation_notes(totals.fit(frame, OPTIONS)) == []
