@@ -17,6 +17,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from deployments.automations import apply_automations, automations
+from deployments.connections import findings
 from deployments.declarations import PREFECT_FILE, declared
 from deployments.differences import (
     GONE,
@@ -29,6 +30,7 @@ from deployments.differences import (
 )
 from deployments.environment import PROJECT, VARIABLES, environment
 from deployments.local import Local
+from deployments.queues import apply_queues
 from deployments.server import ServerError, apply_pool, connected
 from models.errors import AlmanacError
 
@@ -38,21 +40,36 @@ File = Annotated[Path, Parameter(name="--prefect-file")]
 
 
 @app.command
-def check() -> int:
-    """Say which variables there are, what they are for and what they are; fails where one is missing or wrong."""
+def check(*, variables_only: bool = False) -> int:
+    """Say which variables there are, what they are for and what they are, and whether what they name answers.
+
+    Fails where one is missing or wrong, or where the server, its password, a worker, the store, the leases of the server's
+    limits, its retention or the block of the alerts is not as runs need it. The store is tried from here: a run has an
+    identity of its own.
+
+    Args:
+        variables_only: Connect to nothing.
+    """
     values = environment()
     width = max(len(one.name) for one in VARIABLES)
     for one in VARIABLES:
         _say(f"{one.name:<{width}}  {values[one.name] or '-'}\n{'':<{width}}  {one.purpose}")
-    return 0
+    if variables_only:
+        return 0
+    _say("")
+    wrong = 0
+    for finding in findings(values):
+        _say(str(finding))
+        wrong += not finding.right
+    return int(wrong > 0)
 
 
 @app.command
 def deploy(prefect_file: File = PREFECT_FILE) -> int:
     """Have the server run what the file declares; again and again without harm.
 
-    Checks the environment first, creates or updates the work pool, has Prefect deploy, removes schedules that the
-    file does not have any more, and applies the automations. Fails where something differs after that.
+    Checks the environment first, creates or updates the work pool and its queues, has Prefect deploy, removes schedules
+    that the file does not have any more, and applies the automations. Fails where something differs after that.
 
     Args:
         prefect_file: The declaration.
@@ -62,6 +79,8 @@ def deploy(prefect_file: File = PREFECT_FILE) -> int:
     with connected(values) as client:
         pool = values["ALMANAC_POOL"]
         _say(f"work pool {pool}: {apply_pool(client, values)}")
+        for name, done in apply_queues(client, pool, values["ALMANAC_POOL_TYPE"]).items():
+            _say(f"work queue {name}: {done}")
         _prefect_deploy(content, values)
         for one in remove_schedules(client, differences(client, content, pool), pool):
             _say(f"removed, since the file does not have it: {one.deployment}, {one.fact}")
@@ -150,6 +169,7 @@ def _repair(
     again = [one for name, one in named(content).items() if name in differing]
     if again:
         apply_pool(client, values)
+        apply_queues(client, values["ALMANAC_POOL"], values["ALMANAC_POOL_TYPE"])
         _prefect_deploy({**content, "deployments": again}, values)
 
 

@@ -72,8 +72,11 @@ def _addressed(action: Mapping[str, Any], block: str | None) -> dict[str, Any]:
 
 
 def _block(client: SyncPrefectClient, name: str) -> str | None:
-    if not name:
-        return None
+    return check_block(client, name) if name else None
+
+
+def check_block(client: SyncPrefectClient, name: str) -> str:
+    """The id of a notification block, TYPE/NAME. Raises `ServerError` where the server has none of that name."""
     kind, _, document = name.partition("/")
     try:
         return str(client.read_block_document_by_name(document, kind).id)

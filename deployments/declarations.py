@@ -34,6 +34,8 @@ def declared(values: Mapping[str, str], path: Path = PREFECT_FILE) -> dict[str, 
         deployment["parameters"] = _given(deployment.get("parameters") or {})
         pool = deployment["work_pool"]
         pool["job_variables"] = _given(pool.get("job_variables") or {})
+        if "env" in pool["job_variables"]:
+            pool["job_variables"]["env"] = _given(pool["job_variables"]["env"])
         for schedule in deployment.get("schedules") or []:
             schedule["active"] = str(schedule.get("active", True)).lower() == "true"
     return dict(content)

@@ -1,6 +1,7 @@
 """The variables that deploying asks of the environment, and what they are for."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ VARIABLES = (
     Variable("ALMANAC_IMAGE", "image of the runs; required unless the pool's type is process"),
     Variable("ALMANAC_HOME", "folder of the code where runs run; default: this one, in containers /app"),
     Variable("ALMANAC_TIMEZONE", "time zone in which days and weeks end, and of schedules; such as Europe/Zurich", "UTC"),
+    Variable("ALMANAC_TIMEOUT_SECONDS", "seconds after which any run is ended; default: by what it does"),
     Variable("ALMANAC_SALES_SOURCE", "sales to ingest every week; without it they are ingested by hand"),
     Variable("ALMANAC_SALES_PLAN", "marketing plan to ingest with them"),
     Variable("ALMANAC_SALES_STORES", "attributes of the stores to ingest with them"),
@@ -98,6 +100,10 @@ def _wrong(values: Mapping[str, str], *, process: bool) -> list[str]:
             told.append(
                 f"{name}={values[name]}: no such time zone. Expected a name such as Europe/Zurich or UTC."
             )
+    if not re.fullmatch(r"(\d+(\.\d+)?)?", values["ALMANAC_TIMEOUT_SECONDS"]):
+        told.append(
+            f"ALMANAC_TIMEOUT_SECONDS={values['ALMANAC_TIMEOUT_SECONDS']}: expected seconds, such as 7200."
+        )
     if not (POOLS / f"{values['ALMANAC_POOL_TYPE']}.json").exists():
         known = ", ".join(sorted(path.stem for path in POOLS.glob("*.json")))
         told.append(

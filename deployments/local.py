@@ -26,6 +26,13 @@ LEASES_ON_DISK = {
 cannot renew its own and ends as crashed, and the slot of a run that was pending is never given back.
 """
 
+SERVER_DAYS = 90
+KEPT_BY_THE_SERVER = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(SERVER_DAYS * 86400),
+}
+"""How long the server keeps runs that have ended, with their logs and artifacts; for ever is Prefect's default."""
+
 
 class LocalError(AlmanacError):
     """The local server or worker cannot be started."""
@@ -55,6 +62,7 @@ class Local:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "true",
             **LEASES_ON_DISK,
+            **KEPT_BY_THE_SERVER,
         }
         return {"ALMANAC_STORE": str(PROJECT / "store"), **os.environ, **own}
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
+from flows.limits import BACKFILLING, BY_HAND, INGESTING, SCORING, TRAINING, limits
 from flows.parameters import Moment, ParameterError, Share
 from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
@@ -37,7 +38,7 @@ Hours = Annotated[int, Field(ge=1, le=1000)]
 Shards = Annotated[int | None, Field(ge=1, le=1000)]
 
 
-@flow(name="devices-ingest", task_runner=task_runner())
+@flow(name="devices-ingest", task_runner=task_runner(), **limits(INGESTING))
 @reads
 def ingest(
     source: str | None = None,
@@ -77,7 +78,7 @@ def ingest(
     return ingest_sources(DEVICES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
-@flow(name="devices-train", task_runner=task_runner())
+@flow(name="devices-train", task_runner=task_runner(), **limits(TRAINING))
 def train(
     as_of: Moment | None = None,
     detector: Literal["auto", "one_class_svm", "isolation_forest"] | None = None,
@@ -107,7 +108,7 @@ def train(
 tune = tuning.flow_of(DEVICES, lambda store: {"interval": settled(DEVICES, store)["interval"]})
 
 
-@flow(name="devices-score", task_runner=task_runner())
+@flow(name="devices-score", task_runner=task_runner(), **limits(SCORING))
 def score(
     as_of: Moment | None = None,
     alpha: Alpha = 0.001,
@@ -140,7 +141,7 @@ def score(
 evaluate = evaluating.flow_of(DEVICES)
 
 
-@flow(name="devices-backfill", task_runner=task_runner())
+@flow(name="devices-backfill", task_runner=task_runner(), **limits(BACKFILLING))
 def backfill(
     from_: Moment,
     to: Moment | None = None,
@@ -163,7 +164,7 @@ def backfill(
     return backfilling.score_range(DEVICES, open_store(store), "score", from_, to, bundle, {"alpha": alpha})
 
 
-@flow(name="devices-run", task_runner=task_runner())
+@flow(name="devices-run", task_runner=task_runner(), **limits(TRAINING))
 @reads
 def run(
     source: str,
@@ -218,7 +219,7 @@ def run(
     return _ended({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
 
 
-@flow(name="devices-label")
+@flow(name="devices-label", **limits(BY_HAND))
 def label(
     verdict: Literal["fault", "false_alarm", "new_normal"],
     incident: str | None = None,
@@ -254,7 +255,7 @@ def label(
     return _keep(opened, rows, reason, by)
 
 
-@flow(name="devices-mute")
+@flow(name="devices-mute", **limits(BY_HAND))
 def mute(
     device: str,
     start: Moment,

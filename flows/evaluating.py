@@ -11,6 +11,7 @@ from pydantic import Field
 from flows.clock import Clock
 from flows.cluster import enough_workers, task_runner
 from flows.drifting import watch
+from flows.limits import SCORING, limits
 from flows.parameters import Moment
 from flows.progress import gather, over_shards
 from flows.settings import open_store
@@ -69,7 +70,7 @@ def flow_of(scenario: Scenario) -> Flow[..., dict[str, Any]]:
         """
         return evaluate_published(scenario, open_store(store), from_, to, at_most, cooldown_days)
 
-    return flow(name=f"{scenario.name}-evaluate", task_runner=task_runner())(evaluate)
+    return flow(name=f"{scenario.name}-evaluate", task_runner=task_runner(), **limits(SCORING))(evaluate)
 
 
 def evaluate_published(

@@ -9,8 +9,15 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from pydantic import Field
 
+from flows.limits import TIDYING, limits
 from flows.settings import open_store
 from tasks.housekeeping.container_groups import expire_deployment_records, orphaned_container_groups, parts
+from tasks.housekeeping.records import (
+    expire_ledger,
+    expire_quarantine,
+    expire_studies,
+    expire_tracking,
+)
 from tasks.housekeeping.retention import (
     HousekeepingError,
     Tidied,
@@ -22,15 +29,20 @@ from tasks.housekeeping.retention import (
     tables,
     tidy_table,
 )
+from tasks.storage.store import Store
 
 Days = Annotated[int, Field(ge=1)]
 
 
-@flow(name="housekeeping")
+@flow(name="housekeeping", **limits(TIDYING))
 def housekeeping(
     retention_days: Annotated[int, Field(ge=7)] = 90,
     page_days: Days = 365,
     run_days: Days = 30,
+    quarantine_days: Days = 365,
+    study_days: Days = 365,
+    tracking_days: Days = 730,
+    ledger_days: Annotated[int, Field(ge=365)] = 1825,
     stuck_hours: Annotated[float, Field(gt=0)] = 24,
     record_days: Days = 7,
     resource_group: str | None = None,
@@ -46,6 +58,12 @@ def housekeeping(
         page_days: Days after which a run's page is removed; the newest of a scenario stays.
         run_days: Days after which the intermediate files of a run that was not published are removed; those of
             a published one after a day.
+        quarantine_days: Days after which a row in quarantine is removed.
+        study_days: Days after the last trial of a study after which its trials are removed.
+        tracking_days: Days after which MLflow's records of evaluations and studies are removed; those of trainings
+            stay, as their bundles do.
+        ledger_days: Days after which a run's row in the ledger is removed; the last one of each flow stays. An
+            `as_of` whose row is gone is no longer repeated, but scored as if it had not been published.
         stuck_hours: Hours in Running after which a flow run is reported as stuck; nothing is done to it.
         record_days: Days after which the record of a run's deployment is removed from the resource group.
         resource_group: Resource ID of the Azure resource group of the runs, whose container groups without a run
@@ -61,12 +79,14 @@ def housekeeping(
     known = scenarios(opened)
     pages = [path for one in known for path in expire_pages(opened, one, page_days, now, dry_run=dry_run)]
     runs = [path for one in known for path in expire_runs(opened, one, run_days, now, dry_run=dry_run)]
+    days = (quarantine_days, study_days, tracking_days, ledger_days)
+    records, problems = _expire_records(opened, known, days, now, dry_run=dry_run)
     stuck = stuck_runs(stuck_hours, now)
     azure = {}
     if resource_group:
-        records = expire_deployment_records(resource_group, record_days, now, dry_run=dry_run)
+        old = expire_deployment_records(resource_group, record_days, now, dry_run=dry_run)
         orphaned = orphaned_container_groups(resource_group, now)
-        azure = {"deployment_records": len(records), "orphaned_container_groups": orphaned}
+        azure = {"deployment_records": len(old), "orphaned_container_groups": orphaned}
     result = {
         "dry_run": dry_run,
         "store": opened.uri,
@@ -74,13 +94,31 @@ def housekeeping(
         "files_vacuumed": sum(one.removed for one in tidied),
         "pages": len(pages),
         "run_folders": len(runs),
+        **records,
         **azure,
         "stuck_runs": stuck,
         "tables": [_line(one) for one in tidied if one.compacted or one.removed],
     }
     _report(result)
-    _refuse_problems(tidied)
+    _refuse_problems([*tidied, *problems])
     return result
+
+
+def _expire_records(
+    store: Store, scenarios: Sequence[str], days: tuple[int, int, int, int], now: datetime, *, dry_run: bool
+) -> tuple[dict[str, int], list[Tidied]]:
+    """How many records of each kind were removed, or would be, and what MLflow refused."""
+    quarantine, study, tracking, entry = days
+    count = {"quarantined_rows": 0, "studies": 0, "tracked_runs": 0}
+    problems = []
+    for one in scenarios:
+        count["quarantined_rows"] += expire_quarantine(store, one, quarantine, now, dry_run=dry_run)
+        count["studies"] += len(expire_studies(store, one, study, now, dry_run=dry_run))
+        try:
+            count["tracked_runs"] += len(expire_tracking(store, one, tracking, now, dry_run=dry_run))
+        except HousekeepingError as error:
+            problems.append(Tidied(f"{one}, MLflow", problem=str(error)))
+    return count | {"ledger_rows": expire_ledger(store, entry, now, dry_run=dry_run)}, problems
 
 
 def _line(tidied: Tidied) -> dict[str, Any]:
@@ -103,11 +141,11 @@ def _report(result: dict[str, Any]) -> None:
 
 
 def _refuse_problems(tidied: Sequence[Tidied]) -> None:
-    """Raise `HousekeepingError` where tables could not be tidied; the others are."""
+    """Raise `HousekeepingError` that names what could not be tidied; all else is."""
     told = "\n".join(f"  {one.table}: {one.problem}" for one in tidied if one.problem)
     if told:
         raise HousekeepingError(
-            f"Some tables were left as they are; all else was done.\n{told}\nRun it again."
+            f"Some things were left as they are; all else was done.\n{told}\nRun it again."
         )
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
+from flows.limits import INGESTING, SCORING, TRAINING, limits
 from flows.parameters import Moment, ParameterError, Share, hours
 from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
@@ -22,7 +23,7 @@ from tasks.storage.store import Store
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-@flow(name="machines-ingest", task_runner=task_runner())
+@flow(name="machines-ingest", task_runner=task_runner(), **limits(INGESTING))
 @reads
 def ingest(
     telemetry: str,
@@ -77,7 +78,7 @@ def ingest(
     return ingest_sources(MACHINES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
-@flow(name="machines-train", task_runner=task_runner())
+@flow(name="machines-train", task_runner=task_runner(), **limits(TRAINING))
 def train(
     from_: Moment | None = None,
     to: Moment | None = None,
@@ -133,7 +134,7 @@ def train(
 tune = tuning.flow_of(MACHINES)
 
 
-@flow(name="machines-score", task_runner=task_runner())
+@flow(name="machines-score", task_runner=task_runner(), **limits(SCORING))
 def score(
     as_of: Moment | None = None,
     from_: Moment | None = None,
@@ -164,7 +165,7 @@ def score(
     return score_run(MACHINES, open_store(store), "score", last, bundle, options, dry_run=dry_run)
 
 
-@flow(name="machines-evaluate", task_runner=task_runner())
+@flow(name="machines-evaluate", task_runner=task_runner(), **limits(SCORING))
 def evaluate(
     from_: Moment | None = None,
     to: Moment | None = None,
@@ -199,7 +200,7 @@ def evaluate(
     return evaluating.evaluate_bundle(MACHINES, opened, since, until, bundle)
 
 
-@flow(name="machines-run", task_runner=task_runner())
+@flow(name="machines-run", task_runner=task_runner(), **limits(TRAINING))
 @reads
 def run(
     telemetry: str,

@@ -9,6 +9,7 @@ from pydantic import Field
 from flows import backfilling, evaluating, explaining, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
+from flows.limits import INGESTING, SCORING, TRAINING, limits
 from flows.modules import Direct
 from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
@@ -20,7 +21,7 @@ from tasks.registry import bundles
 from tasks.storage.store import Store
 
 
-@flow(name="sales-ingest", task_runner=task_runner())
+@flow(name="sales-ingest", task_runner=task_runner(), **limits(INGESTING))
 @reads
 def ingest(
     source: str,
@@ -51,7 +52,7 @@ def ingest(
     return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
-@flow(name="sales-train", task_runner=task_runner())
+@flow(name="sales-train", task_runner=task_runner(), **limits(TRAINING))
 def train(
     as_of: date | None = None,
     horizon: Annotated[int, Field(ge=1, le=104)] | None = None,
@@ -82,7 +83,7 @@ def train(
 tune = tuning.flow_of(SALES)
 
 
-@flow(name="sales-forecast", task_runner=task_runner())
+@flow(name="sales-forecast", task_runner=task_runner(), **limits(SCORING))
 def forecast(
     as_of: date | None = None,
     bundle: Annotated[int | None, Field(ge=1)] = None,
@@ -113,7 +114,7 @@ def forecast(
 evaluate = evaluating.flow_of(SALES)
 
 
-@flow(name="sales-run", task_runner=task_runner())
+@flow(name="sales-run", task_runner=task_runner(), **limits(TRAINING))
 @reads
 def run(
     source: str,

@@ -10,7 +10,7 @@ from tasks.storage.store import Store
 class Settings(BaseSettings):
     """Variables that begin with `ALMANAC_`; the command line's options of the same names set them."""
 
-    model_config = SettingsConfigDict(env_prefix="ALMANAC_")
+    model_config = SettingsConfigDict(env_prefix="ALMANAC_", env_ignore_empty=True)
 
     store: str = Field(default="./store", description="URI of the store: a local folder, az:// or abfss://.")
     workers: int | None = Field(default=None, ge=1, description="Worker processes; default: the cores.")
@@ -21,6 +21,9 @@ class Settings(BaseSettings):
         default=None,
         gt=0,
         description="Seconds after which a shard counts as stuck; default: from how long shards took before.",
+    )
+    timeout_seconds: float | None = Field(
+        default=None, gt=0, description="Seconds after which a flow run is ended; default: by what it does."
     )
     sql_url: SecretStr | None = Field(
         default=None,

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from flows.clock import Clock
 from flows.cluster import enough_workers, task_runner
+from flows.limits import TUNING, limits
 from flows.parameters import Moment, seconds
 from flows.progress import gather, over_shards
 from flows.runs import train_bundle
@@ -47,7 +48,7 @@ def flow_of(
 ) -> Flow[..., dict[str, Any]]:
     """The flow `<scenario>-tune`; `defaults(store)` are the options to begin with where there is no champion."""
 
-    @flow(name=f"{scenario.name}-tune", task_runner=task_runner())
+    @flow(name=f"{scenario.name}-tune", task_runner=task_runner(), **limits(TUNING))
     def tune(
         as_of: Moment | None = None,
         trials: Trials = 50,

@@ -7,12 +7,13 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.health import found_in
+from flows.limits import BY_HAND, limits
 from flows.settings import open_store
 from models.scenario import Event
 from tasks.scoring.events import emit
 
 
-@flow(name="health-watch")
+@flow(name="health-watch", **limits(BY_HAND))
 def watch(store: str | None = None) -> dict[str, Any]:
     """Look at every scenario as `health` does, and tell by an event which ones are late.
 

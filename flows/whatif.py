@@ -11,6 +11,7 @@ from pydantic import Field
 
 from flows.clock import Clock
 from flows.cluster import task_runner
+from flows.limits import BY_HAND, limits
 from flows.parameters import Share
 from flows.progress import name_run
 from flows.settings import open_store
@@ -30,7 +31,7 @@ _LINES = 20
 """Keys, and rows, with the largest differences that a result has."""
 
 
-@flow(name="sales-whatif", task_runner=task_runner())
+@flow(name="sales-whatif", task_runner=task_runner(), **limits(BY_HAND))
 def compare_plans(
     plan: str,
     page: str | None = None,

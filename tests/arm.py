@@ -149,6 +149,9 @@ class Template:
     def _and(self, *values: bool) -> bool:
         return all(values)
 
+    def _or(self, *values: bool) -> bool:
+        return any(values)
+
     def _take(self, value: str, length: int) -> str:
         return value[:length]
 

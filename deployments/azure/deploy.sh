@@ -6,7 +6,7 @@ usage() {
   cat <<'TEXT'
 usage: deployments/azure/deploy.sh --resource-group GROUP --location REGION
          (--prefect-api-url URL | --self-hosted) [--name NAME] [--tag TAG] [--pool POOL]
-         [--base-image IMAGE] [--yes]
+         [--base-image IMAGE] [--closed] [--yes]
 
 Creates or updates the resource group and what main.json declares, builds both images in the registry,
 starts the worker, and fills in the work pool's template.
@@ -16,6 +16,7 @@ starts the worker, and fills in the work pool's template.
   --name NAME            first part of every name (default: almanac)
   --tag TAG              tag of the images (default: the short commit)
   --pool POOL            work pool that the worker serves (default: azure-container-instance)
+  --closed               the store answers the runs' subnet only, the registry only container groups by identity
   --base-image IMAGE     base of both images (default: the one in the Dockerfiles)
   --yes                  do not ask
 
@@ -24,7 +25,7 @@ PREFECT_API_AUTH_STRING (USER:PASSWORD) of the server; POSTGRESQL_PASSWORD with 
 
 What costs while nothing runs: the worker (half a core, 1 GB), the registry (Basic), the store and the
 logs by the gigabyte; with --self-hosted also the server (1 core, 2 GB), PostgreSQL (B1ms, 32 GB), a NAT
-gateway and its address. A run costs its cores and memory by the second. Prices: docs/azure.md.
+gateway and its address; with --closed a Premium registry, and that gateway as well. A run costs its cores and memory by the second. Prices: docs/azure.md.
 
 You must be logged in (az login), and may create role definitions and assignments in the group
 (Owner, or Contributor with User Access Administrator).
@@ -36,7 +37,7 @@ fail() {
   exit 2
 }
 
-group="" location="" api="" own=false name=almanac tag="" pool=azure-container-instance base="" yes=false
+group="" location="" api="" own=false name=almanac tag="" pool=azure-container-instance base="" closed=false yes=false
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --resource-group | --location | --prefect-api-url | --name | --tag | --pool | --base-image)
@@ -53,6 +54,7 @@ while [[ $# -gt 0 ]]; do
       shift 2
       ;;
     --self-hosted) own=true && shift ;;
+    --closed) closed=true && shift ;;
     --yes) yes=true && shift ;;
     --help | -h) usage && exit 0 ;;
     *) fail "$1 is not an option. See --help." ;;
@@ -96,7 +98,7 @@ PYTHON
 deploy() {
   az deployment group create --resource-group "$group" --name "$name" --only-show-errors \
     --template-file "$root/deployments/azure/main.json" --parameters "@$work/parameters.json" \
-    --parameters name="$name" selfHosted="$own" prefectApiUrl="$api" workPool="$pool" image="almanac:$tag" "$@" \
+    --parameters name="$name" selfHosted="$own" prefectApiUrl="$api" workPool="$pool" image="almanac:$tag" closed="$closed" "$@" \
     --query properties.outputs --output json
 }
 
@@ -111,7 +113,7 @@ value() {
 
 az group create --name "$group" --location "$location" --only-show-errors --output none
 echo "1/4 storage, registry, identities, logs" >&2
-deploy >"$work/first.json"
+deploy building=true >"$work/first.json"
 registry=$(value "$work/first.json" registry)
 registry=${registry%%.*}
 

@@ -101,9 +101,9 @@ def recorded_versions(store: Store, name: str, since: datetime) -> list[int]:
 @task(name="expire-pages")
 def expire_pages(store: Store, scenario: str, page_days: int, now: datetime, *, dry_run: bool) -> list[str]:
     """Pages of a scenario that are older than `page_days`, removed; its newest page stays."""
-    pages = sorted(_files(store, Layout(scenario).pages), key=lambda found: found[1])
+    pages = sorted(files_under(store, Layout(scenario).pages), key=lambda found: found[1])
     old = [path for path, modified in pages[:-1] if modified < now - timedelta(days=page_days)]
-    return _remove(store, old, dry_run=dry_run)
+    return remove(store, old, dry_run=dry_run)
 
 
 @task(name="expire-runs")
@@ -121,14 +121,14 @@ def expire_runs(store: Store, scenario: str, run_days: int, now: datetime, *, dr
     )
     old = []
     for folder in _folders(store, Layout(scenario).runs):
-        files = list(_files(store, folder))
+        files = list(files_under(store, folder))
         days = _FINISHED_DAYS if folder.rpartition("/")[2] in published else run_days
         if files and max(modified for _, modified in files) < now - timedelta(days=min(days, run_days)):
             old.append(folder)
             first = f"{folder}/context.json"
             paths = [path for path, _ in files]
-            _remove(store, [path for path in paths if path == first], dry_run=dry_run)
-            _remove(store, [path for path in paths if path != first], dry_run=dry_run)
+            remove(store, [path for path in paths if path == first], dry_run=dry_run)
+            remove(store, [path for path in paths if path != first], dry_run=dry_run)
     return old
 
 
@@ -156,11 +156,12 @@ def stuck_runs(stuck_hours: float, now: datetime) -> list[dict[str, Any]]:
 
 
 def scenarios(store: Store) -> list[str]:
-    """Top-level folders of a store that hold runs or pages."""
+    """Top-level folders of a store that hold what expires."""
+    expiring = {"runs", "pages", "studies", "quarantine"}
     return [
         folder
         for folder in _folders(store, None)
-        if {path.rpartition("/")[2] for path in _folders(store, folder)} & {"runs", "pages"}
+        if {path.rpartition("/")[2] for path in _folders(store, folder)} & expiring
     ]
 
 
@@ -218,14 +219,15 @@ def _folders(store: Store, folder: str | None) -> list[str]:
     return sorted(str(path).rstrip("/") for path in found["common_prefixes"])
 
 
-def _files(store: Store, folder: str) -> Iterator[tuple[str, datetime]]:
+def files_under(store: Store, folder: str) -> Iterator[tuple[str, datetime]]:
     """Paths of all files under a folder, and when they were last written."""
     for batch in store.files.list(f"{folder}/"):
         for item in batch:
             yield str(item["path"]), item["last_modified"]
 
 
-def _remove(store: Store, paths: Iterable[str], *, dry_run: bool) -> list[str]:
+def remove(store: Store, paths: Iterable[str], *, dry_run: bool) -> list[str]:
+    """The paths, whose files are removed."""
     listed = list(paths)
     if listed and not dry_run:
         store.files.delete(listed)

@@ -43,9 +43,14 @@ class Layout:
         """The folder of all pages."""
         return f"{self.scenario}/pages"
 
+    @property
+    def studies(self) -> str:
+        """The folder of all studies."""
+        return f"{self.scenario}/studies"
+
     def study(self, run_id: str) -> str:
         """The trials of a study, in SQLite."""
-        return f"{self.scenario}/studies/{run_id}.db"
+        return f"{self.studies}/{run_id}.db"
 
     @property
     def options(self) -> str:

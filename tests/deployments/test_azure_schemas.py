@@ -35,7 +35,18 @@ COMBINATIONS = [
         ({"prefectApiKey": ""}, {"prefectApiKey": "key"}),
         TEMPLATE["parameters"]["storageSku"]["allowedValues"],
     )
-] + [{**one, "prefectAuthString": auth} for one in (OWN, EXISTING) for auth in ("", "admin:word")]
+] + [
+    {**one, **other}
+    for one, other in itertools.product(
+        (OWN, EXISTING),
+        (
+            {"prefectAuthString": ""},
+            {"prefectAuthString": "admin:word"},
+            {"closed": True},
+            {"closed": True, "building": True, "workerImage": ""},
+        ),
+    )
+]
 
 pytestmark = pytest.mark.skipif(not SCHEMAS.exists(), reason=f"no Azure schemas at {SCHEMAS}")
 

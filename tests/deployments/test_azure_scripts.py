@@ -131,6 +131,8 @@ def test_deploying_makes_the_registry_before_the_images_and_the_worker_after_the
     assert group.startswith("group create --name g --location westeurope")
     assert first.startswith("deployment group create --resource-group g")
     assert "workerImage" not in first
+    assert "building=true" in first
+    assert "building" not in second
     assert "--image almanac:7 --file" in flows
     assert "--image almanac-worker:7 --file" in worker
     for build, dockerfile in ((flows, "deployments/Dockerfile"), (worker, "deployments/worker/Dockerfile")):

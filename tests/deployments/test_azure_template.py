@@ -59,7 +59,12 @@ EXISTING = {
     "prefectApiUrl": "https://prefect.example/api",
     "prefectApiKey": "the-key",
 }
-CASES = {"first": {}, "existing server": EXISTING, "own server": OWN}
+CASES = {
+    "first": {},
+    "existing server": EXISTING,
+    "own server": OWN,
+    "closed": {**EXISTING, "closed": True},
+}
 both = pytest.mark.parametrize(
     "template", [Template(TEMPLATE, **given) for given in CASES.values()], ids=CASES
 )
@@ -247,7 +252,35 @@ def test_between_runs_only_the_worker_runs_unless_the_server_is_our_own():
     assert not TEMPLATE["parameters"]["selfHosted"]["defaultValue"]
     for resource in RESOURCES:
         if resource["type"].startswith(("Microsoft.Network/", "Microsoft.DBforPostgreSQL/")):
-            assert resource["condition"] == "[parameters('selfHosted')]"
+            assert resource["condition"] in ("[parameters('selfHosted')]", "[variables('inNetwork')]")
+    there = {one["type"].partition("/")[0] for one in Template(TEMPLATE, **EXISTING).resources()}
+    assert not there & {"Microsoft.Network", "Microsoft.DBforPostgreSQL"}
+
+
+def test_closed_the_store_answers_the_subnet_of_the_runs_only_and_the_registry_no_address():
+    def made(**given):
+        resources = {one["type"]: one for one in Template(TEMPLATE, **EXISTING, **given).resources()}
+        return (
+            resources["Microsoft.Storage/storageAccounts"]["properties"]["networkAcls"],
+            resources["Microsoft.ContainerRegistry/registries"],
+            resources.get("Microsoft.Network/virtualNetworks"),
+        )
+
+    store, registry, network = made()
+    assert (store["defaultAction"], registry["sku"]["name"], network) == ("Allow", "Basic", None)
+    store, registry, network = made(closed=True)
+    (subnet,) = [one for one in network["properties"]["subnets"] if one["name"] == "containers"]
+    assert (store["defaultAction"], store["bypass"]) == ("Deny", "None")
+    assert [rule["id"] for rule in store["virtualNetworkRules"]] == [f"{network['id']}/subnets/containers"]
+    assert subnet["properties"]["serviceEndpoints"] == [{"service": "Microsoft.Storage"}]
+    assert subnet["properties"]["natGateway"], "a run reaches the Prefect server and Azure through it"
+    rules = registry["properties"]["networkRuleSet"]
+    assert (registry["sku"]["name"], rules) == ("Premium", {"defaultAction": "Deny", "ipRules": []})
+    assert registry["properties"]["networkRuleBypassOptions"] == "AzureServices", "groups pull by identity"
+    _, registry, _ = made(closed=True, building=True)
+    assert registry["properties"]["networkRuleSet"]["defaultAction"] == "Allow"
+    told = Template(TEMPLATE, **EXISTING, closed=True).value(TEMPLATE["outputs"]["poolVariables"]["value"])
+    assert told["subnet_ids"] == [f"{network['id']}/subnets/containers"]
 
 
 def test_a_server_of_our_own_and_its_database_have_no_public_address():
@@ -328,7 +361,8 @@ def test_what_the_pool_is_told_is_what_was_made(template):
         r["name"] for r in template.resources() if r["type"] == "Microsoft.Storage/storageAccounts"
     )
     assert told["store"] == f"abfss://almanac@{account}.dfs.core.windows.net/store"
-    assert bool(told["subnet_ids"]) == template.parameters["selfHosted"]
+    given = template.parameters
+    assert bool(told["subnet_ids"]) == (given["selfHosted"] or given["closed"])
 
 
 def test_a_filled_template_has_values_as_defaults_and_is_otherwise_the_same():

@@ -1,5 +1,6 @@
 """Deploying to a real Prefect server: what is there afterwards, what starts runs, and drift."""
 
+import re
 import stat
 import threading
 import time
@@ -18,6 +19,7 @@ from prefect.states import Failed, Running, Scheduled, State
 from deployments.automations import AUTOMATIONS_FILE, apply_automations, automations
 from deployments.environment import environment
 from deployments.local import Local
+from deployments.queues import QUEUES, queues
 from tests import steps
 from tests.conftest import wait_until
 from tests.deployments.test_declaration import TABLE, by_hand
@@ -130,6 +132,30 @@ def test_deployed_twice_there_are_no_duplicates(deployments, client, few, tmp_pa
     assert len(daily.schedules) == 1
 
 
+def test_two_trainings_do_not_hold_back_the_hours_scores(deployments, client, few, tmp_path):
+    pool = tmp_path.name
+    done = deployments(
+        "deploy", "--prefect-file", few("train", "score"), ALMANAC_STORE=STORE, ALMANAC_POOL=pool
+    )
+    assert done.status == 0, done.out + done.err
+    assert list(queues(client, pool))[:4] == list(QUEUES)
+    sales, devices, hour = (
+        client.create_flow_run_from_deployment(client.read_deployment_by_name(f"{name}-{pool}").id).id
+        for name in ("sales-train/monthly", "devices-train/weekly", "devices-score/hourly")
+    )
+
+    def handed_out() -> list[str]:
+        """What a worker that may run ten at once is given."""
+        answer = client.request("POST", f"/work_pools/{pool}/get_scheduled_flow_runs", json={"limit": 10})
+        return [one["flow_run"]["id"] for one in answer.json()]
+
+    assert handed_out() == [str(hour), str(sales)]
+    client.set_flow_run_state(sales, Running(), force=True)
+    assert handed_out() == [str(hour)]
+    client.set_flow_run_state(sales, Failed(), force=True)
+    assert handed_out() == [str(hour), str(devices)]
+
+
 def test_what_differs_is_told_and_repaired(deployments, client, few, tmp_path):
     pool = {
         "ALMANAC_STORE": STORE,
@@ -171,6 +197,27 @@ def with_two_schedules(kept: list[dict[str, Any]]) -> None:
 
 def later(kept: list[dict[str, Any]]) -> None:
     kept[0]["schedules"][0]["cron"] = "0 7 * * 1"
+
+
+def test_what_runs_depend_on_is_asked_and_each_thing_that_is_wrong_says_what_to_do(
+    deployments, local, few, tmp_path
+):
+    pool = {"ALMANAC_STORE": str(tmp_path / "store"), "ALMANAC_POOL": tmp_path.name}
+    before = deployments("check", ALMANAC_ALERT_BLOCK="slack-webhook/nobody", **pool)
+    assert before.status == 1
+    told = {what: verdict for verdict, what in re.findall(r"^(right|WRONG)  (\w+):", before.out, re.M)}
+    right = {"store", "server", "password", "leases", "retention"}
+    assert told == dict.fromkeys(right, "right") | {"worker": "WRONG", "alerts": "WRONG"}
+    assert f"there is no work pool {tmp_path.name} yet" in before.out
+    assert "slack-webhook/nobody: the server has no such block" in before.out
+    assert deployments("deploy", "--prefect-file", few("housekeeping"), **pool).status == 0
+    assert f"no worker serves the work pool {tmp_path.name}" in deployments("check", **pool).out
+    away = deployments("check", PREFECT_API_URL="http://127.0.0.1:9/api", **pool)
+    assert away.status == 1
+    assert "no Prefect server answers there" in away.out
+    assert (
+        deployments("check", "--variables-only", PREFECT_API_URL="http://127.0.0.1:9/api", **pool).status == 0
+    )
 
 
 def test_a_missing_variable_is_named_before_anything_is_deployed(deployments, client, tmp_path):

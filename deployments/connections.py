@@ -1,0 +1,151 @@
+"""What deploying and running depends on, asked for real: server, password, worker, store, leases, alerts."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import prefect
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+from deployments.automations import check_block
+from deployments.local import KEPT_BY_THE_SERVER, LEASES_ON_DISK
+from deployments.server import connected
+from models.addresses import refuse_credential
+from models.errors import AlmanacError
+from tasks.storage.store import Store
+
+_LEASES = LEASES_ON_DISK["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]
+_REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether something is `right`, and what it is or what to do."""
+
+    what: str
+    right: bool
+    told: str
+
+    def __str__(self) -> str:
+        return f"{'right' if self.right else 'WRONG'}  {self.what}: {self.told}"
+
+
+def findings(values: Mapping[str, str]) -> Iterator[Finding]:
+    """What is right and what is wrong, each thing asked once; without a server, only the store is asked."""
+    yield _store(values)
+    try:
+        with connected(values) as client:
+            server = _Server(client, values)
+            yield _told("server", server.version)
+            yield _told("password", server.password)
+            yield _told("worker", server.worker)
+            yield _told("leases", server.leases)
+            yield _told("retention", server.retention)
+            yield _told("alerts", server.alerts)
+    except AlmanacError as error:
+        yield Finding("server", False, str(error))
+
+
+def _told(what: str, ask: Callable[[], str]) -> Finding:
+    """What asking says, right unless it raises."""
+    try:
+        return Finding(what, True, ask())
+    except AlmanacError as error:
+        return Finding(what, False, str(error))
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        return Finding(what, False, f"the server does not say: {str(error).splitlines()[0]}")
+
+
+def _store(values: Mapping[str, str]) -> Finding:
+    def write() -> str:
+        refuse_credential("ALMANAC_STORE", values["ALMANAC_STORE"])
+        Store(values["ALMANAC_STORE"]).check_writable()
+        return f"{values['ALMANAC_STORE']} can be written from here"
+
+    return _told("store", write)
+
+
+class WrongError(AlmanacError):
+    """Something that runs depend on is not as they need it."""
+
+
+@dataclass(frozen=True)
+class _Server:
+    """The questions to the server; each raises `WrongError` with what to do."""
+
+    client: SyncPrefectClient
+    values: Mapping[str, str]
+
+    def version(self) -> str:
+        server, here = self.client.api_version(), prefect.__version__
+        if _minor(server) < _minor(here):
+            raise WrongError(
+                f"{self.values['PREFECT_API_URL']} is Prefect {server}, older than {here} here. Expected the same minor "
+                "version or a newer one: upgrade the server first, see docs/upgrading.md."
+            )
+        return f"{self.values['PREFECT_API_URL']} is Prefect {server}"
+
+    def password(self) -> str:
+        url = self.values["PREFECT_API_URL"]
+        asked = httpx.get(f"{url.rstrip('/')}/admin/version", timeout=30)
+        if asked.status_code in _REFUSED:
+            return "the server wants one, and takes ours"
+        raise WrongError(
+            f"{url} answers whoever asks, and a deployment can run any command. Start the server with "
+            "PREFECT_SERVER_API_AUTH_STRING=USER:PASSWORD, and give it as PREFECT_API_AUTH_STRING here and to the worker."
+        )
+
+    def worker(self) -> str:
+        pool = self.values["ALMANAC_POOL"]
+        try:
+            self.client.read_work_pool(pool)
+        except ObjectNotFound:
+            raise WrongError(
+                f"there is no work pool {pool} yet; python -m deployments deploy makes it."
+            ) from None
+        answer = self.client.request(
+            "POST",
+            "/work_pools/{work_pool_name}/workers/filter",
+            path_params={"work_pool_name": pool},
+            json={},
+        )
+        up = sorted(one["name"] for one in answer.json() if one["status"] == "ONLINE")
+        if not up:
+            raise WrongError(f"no worker serves the work pool {pool}: prefect worker start --pool {pool}")
+        return f"{', '.join(up)} serves the work pool {pool}"
+
+    def leases(self) -> str:
+        storage = self._settings()["concurrency"]["lease_storage"]
+        if storage.endswith(".memory"):
+            raise WrongError(
+                f"{storage} forgets concurrency slots when the server restarts. Start the server with "
+                f"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE={_LEASES}"
+            )
+        return f"{storage} outlives a restart of the server"
+
+    def retention(self) -> str:
+        kept = self._settings()["services"]["db_vacuum"]
+        if not (kept["enabled"] is True or "flow_runs" in (kept["enabled"] or ())):
+            wanted = " ".join(f"{name}={value}" for name, value in KEPT_BY_THE_SERVER.items())
+            raise WrongError(f"the server keeps every run for ever, and grows. Start it with {wanted}")
+        return f"runs that have ended are kept for {kept['retention_period']}"
+
+    def alerts(self) -> str:
+        if not self.values["ALMANAC_ALERT_BLOCK"]:
+            return "ALMANAC_ALERT_BLOCK is not set: a failure is seen in the server's event feed only"
+        check_block(self.client, self.values["ALMANAC_ALERT_BLOCK"])
+        return f"{self.values['ALMANAC_ALERT_BLOCK']} is there"
+
+    def _settings(self) -> Any:
+        return self.client.request("GET", "/admin/settings").json()["server"]
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    """Its first two numbers.
+
+    >>> _minor("3.8.8rc1")
+    (3, 8)
+    """
+    return tuple(int(part) for part in version.split(".")[:2])

@@ -1,0 +1,53 @@
+"""How long a flow may run and how often it is tried again, by what it does, with the reasons."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from flows.settings import settings
+
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one kind of flow: the seconds after which it is ended, and further tries, so many seconds apart."""
+
+    timeout_seconds: float
+    retries: int = 0
+    retry_delay_seconds: int = 0
+
+
+INGESTING = Limits(3 * _HOUR, 3, 30)
+"""Sources come over a network and may be written to as they are read: what fails now may be there in half a minute.
+A million rows take a minute or two.
+"""
+SCORING = Limits(4 * _HOUR, 2, 60)
+"""What a first try has scored is kept, so another one costs what is missing. The largest benchmark takes 20 minutes."""
+TRAINING = Limits(12 * _HOUR, 1, 300)
+"""A training begins anew, which is dear: once more, and only after what was wrong has had time to pass."""
+TUNING = Limits(24 * _HOUR, 1, 300)
+"""A study goes on where it was; its own limits, in trials and in time, end it before."""
+BACKFILLING = Limits(48 * _HOUR, 2, 60)
+"""One scoring after the other, of which those that are published are not done again. A month of hours takes hours."""
+BY_HAND = Limits(2 * _HOUR)
+"""Someone looks at what comes of it, and starts it again."""
+TIDYING = Limits(6 * _HOUR)
+"""The next day's does what is left. The first one of an old store has much to do."""
+
+
+def limits(kind: Limits) -> dict[str, Any]:
+    """The options of `@flow` for a kind of flow, as they are when its module is imported: when its run starts.
+
+    `ALMANAC_TIMEOUT_SECONDS` names another time for whatever this process runs. Only a run that a worker has
+    started is tried again: someone at a terminal is told at once.
+    """
+    found: dict[str, Any] = {"timeout_seconds": settings().timeout_seconds or kind.timeout_seconds}
+    if unattended() and kind.retries:
+        found |= {"retries": kind.retries, "retry_delay_seconds": kind.retry_delay_seconds}
+    return found
+
+
+def unattended() -> bool:
+    """Whether this process is the run of a deployment, which a worker has started."""
+    return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
