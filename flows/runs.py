@@ -26,6 +26,7 @@ from tasks.scoring.runs import Run, RunError, begin, resolve_scoring, resolve_tr
 from tasks.scoring.score import finished_outcome, score_shards, written_outcome
 from tasks.scoring.shards import Outcome, gaps_path, grouped, keys_path, plan, read_frame, reasons, reconcile
 from tasks.scoring.watchdog import limit_seconds, remember_pace, stuck
+from tasks.storage.format import state_format
 from tasks.storage.store import Store
 from tasks.training.fit import compare, fit, prepare_shards, track
 from tasks.training.tuning import with_tuned
@@ -57,6 +58,7 @@ def ingest_sources(
     tables = [asdict(result) for result in done]
     if (options or {}).get("dry_run"):
         return {"store": store.uri, "written": False, "tables": tables, "seconds": clock.seconds}
+    state_format(store)
     news = announce_ingest(scenario, store)
     return {"store": store.uri, "tables": tables, "announced": news, "seconds": clock.seconds}
 

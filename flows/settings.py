@@ -4,6 +4,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import AlmanacError
+from tasks.storage.format import check_format
 from tasks.storage.store import Store
 
 
@@ -48,5 +49,7 @@ def settings() -> Settings:
 
 
 def open_store(uri: str | None) -> Store:
-    """The store at `uri`, or the one that the environment names."""
-    return Store(uri or settings().store)
+    """The store at `uri`, or the one that the environment names. Raises `StoreError` for a format that is not known."""
+    store = Store(uri or settings().store)
+    check_format(store)
+    return store
