@@ -223,7 +223,7 @@ def test_an_ingest_that_was_killed_is_done_by_the_next_as_if_nothing_had_happene
 @pytest.mark.parametrize(
     "step",
     [
-        "tasks.ingest.pipeline.with_shard",
+        "tasks.ingest.checking.with_shard",
         "tasks.ingest.pipeline.upsert",
         "tasks.storage.upsert._merge",
         "tasks.ingest.pipeline.quarantine",

@@ -1,0 +1,238 @@
+"""Source -> contract: the rows of a source that are good, those that are not, and sources that are refused."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from models.contracts import QUARANTINE, ROW, last_of_each
+from models.errors import ContractError
+from models.scenario import Scenario, Table
+from tasks.ingest import capture
+from tasks.ingest.alike import alike
+from tasks.ingest.layouts import laid_out, layout_of, of_messages
+from tasks.ingest.quarantine import as_bad, by_rule
+from tasks.ingest.sources import SourceError, of_table, read, rename, renaming
+from tasks.ingest.sql import is_sql, read_sql
+from tasks.ingest.wide import as_long
+from tasks.storage.staging import Staged
+from tasks.storage.store import Store, with_shard
+
+_STAGED_IN_MEMORY = 1_000_000
+_FEW_MESSAGES = 100
+"""So many bad messages do not stop a capture, whatever share of it they are: a stream must go on."""
+
+
+@dataclass
+class Checked:
+    """What was read of one source: `good` rows with their shard, `bad` ones in the shape of the quarantine.
+
+    `read` counts also rows that a later file has superseded. `looked` are the files of a capture.
+    """
+
+    good: Staged
+    bad: Staged
+    read: int = 0
+    ignored: set[str] = field(default_factory=set)
+    columns: set[str] = field(default_factory=set)
+    looked: list[capture.Looked] | None = None
+    mapped: dict[str, str] = field(default_factory=dict)
+    merged: int = 0
+    alike: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of one file as they came, numbered by `ROW`, with the table's column names.
+
+    `broken` are rows, in the shape of the quarantine, that could not even be read as such. `number` is
+    the column with the row's number for people.
+    """
+
+    name: str
+    raw: pl.DataFrame
+    broken: pl.DataFrame | None = None
+    number: str = ROW
+
+
+def check_table(
+    scenario: Scenario,
+    store: Store,
+    name: str,
+    sources: Mapping[str, str],
+    mapping: Mapping[str, str],
+    options: Mapping[str, Any],
+    stored: Mapping[str, pl.LazyFrame],
+    place: Path,
+    max_bad_share: float,
+) -> Checked:
+    """What was read of the source of a table, or an error where too much of it, or all as a whole, is wrong."""
+    table = scenario.tables[name]
+    own = of_table(mapping, name, scenario.tables)
+    found = _check(scenario, store, table, sources, own, options, place)
+    _refuse(table, found, max_bad_share, known=name in stored)
+    found.alike = alike(scenario, table, found.good, stored, max_bad_share)
+    if table.rows_at_a_time is None and found.good.height:
+        table.check(found.good.rows().drop("shard", strict=False).collect(), stored)
+    return found
+
+
+def _check(
+    scenario: Scenario,
+    store: Store,
+    table: Table,
+    sources: Mapping[str, str],
+    mapping: Mapping[str, str],
+    options: Mapping[str, Any],
+    folder: Path,
+) -> Checked:
+    """All rows at the table's source, split into good and bad.
+
+    Rows of one file with the same unique columns are merged; where files are read whole, a row of a later
+    file replaces that of an earlier one.
+    """
+    whole = table.rows_at_a_time is None
+    spill = None if whole else _STAGED_IN_MEMORY
+    checked = Checked(Staged(folder / "good", spill), Staged(folder / "bad"))
+    checked.bad.add(pl.DataFrame(schema=QUARANTINE))
+    names = set()
+    for batch in _batches(scenario, store, table, sources, mapping, checked, options, folder / "sql"):
+        try:
+            accepted = table.accept(batch.raw, options)
+        except ContractError as error:
+            raise ContractError(f"{batch.name}: {error}") from None
+        checked.merged += accepted.merged
+        broken = batch.raw.join(accepted.bad, on=ROW, how="inner", maintain_order="left")
+        checked.bad.add(as_bad(broken, batch.name, batch.number))
+        if batch.broken is None:
+            checked.ignored |= set(accepted.ignored)
+        else:
+            checked.bad.add(batch.broken)
+        good = accepted.good
+        checked.good.add(with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good)
+        checked.read += batch.raw.height + (0 if batch.broken is None else batch.broken.height)
+        names.add(batch.name)
+    if checked.read == 0 and checked.looked is None:
+        raise SourceError(f"{sources[table.name]}: there is a header but no rows. Expected at least one.")
+    if whole and len(names) > 1:
+        latest = last_of_each(checked.good.rows().collect(), table.unique)
+        checked.good = Staged(folder / "good")
+        checked.good.add(latest)
+    if checked.good.height:
+        checked.ignored -= {*checked.good.rows().collect_schema()} - {"shard"}
+    return checked
+
+
+def _batches(
+    scenario: Scenario,
+    store: Store,
+    table: Table,
+    sources: Mapping[str, str],
+    mapping: Mapping[str, str],
+    checked: Checked,
+    options: Mapping[str, Any],
+    folder: Path,
+) -> Iterator[_Batch]:
+    """The rows at the table's source; of a capture, those of files that were not read before."""
+    source, layout = sources[table.name], layout_of(scenario, options.get("layout"))
+    if not is_sql(source) and not table.covariates and capture.is_capture(source):
+        if options.get("replace"):
+            raise SourceError(
+                f"{source} is a capture, of which only new files are read. Expected with --replace files that hold "
+                "all rows of their time. Leave --replace out, or export the readings to a file."
+            )
+        checked.looked = []
+        files = capture.pending(store, scenario.name, source)
+        yield from _captured(
+            files, table, {**of_messages(layout, source), **mapping}, checked, checked.looked
+        )
+        return
+    found = []
+    opened = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
+    checked.columns |= {column for file in opened for column in file.columns}
+    for one, named in laid_out(layout, table, opened, sources, mapping, options.get("dates")):
+        long = as_long(one, table, named, options.get("dates"), wide=bool(options.get("wide")))
+        found.append(rename(long, named, table.needed, table.aliases))
+        checked.columns |= {*one.columns}
+        checked.mapped |= renaming(long.columns, named, table.needed, table.aliases)
+    for one in found:
+        for rows in one.batches(table.rows_at_a_time):
+            yield _Batch(one.name, rows)
+
+
+def _captured(
+    files: Sequence[capture.CaptureFile],
+    table: Table,
+    mapping: Mapping[str, str],
+    checked: Checked,
+    done: list[capture.Looked],
+) -> Iterator[_Batch]:
+    columns = {column: mapping.get(column, column) for column in table.needed}
+    checked.mapped |= columns
+    checked.columns |= set(columns.values())
+    for file in files:
+        looked = capture.Looked(file)
+        for messages in capture.read(looked, columns):
+            rows = messages.rows.with_row_index(ROW)
+            yield _Batch(file.uri, rows, messages.broken, number=capture.SEQUENCE)
+        checked.bad.add(looked.quarantined())
+        checked.read += looked.quarantined().height
+        done.append(looked)
+
+
+def _refuse(table: Table, checked: Checked, max_bad_share: float, *, known: bool) -> None:
+    """Raise `ContractError` where more of the rows are bad than is allowed, or none is good.
+
+    Once there is a table, a few bad messages of a capture are always allowed, unless each lacks a member
+    that a column is mapped from: then it is the mapping that is wrong.
+    """
+    stream = checked.looked is not None and known
+    if checked.read == 0 or not checked.bad.height:
+        return
+    bad = checked.bad.rows().collect()
+    if checked.good.height:
+        bad = bad.filter(~pl.col("rule").is_in(table.harmless))
+    else:
+        stream = stream and not bad["rule"].str.starts_with("body|lacks").all()
+    allowed = max(max_bad_share * checked.read, _FEW_MESSAGES if stream else 0)
+    if bad.height <= allowed and (stream or checked.good.height):
+        return
+    rules = "\n".join(f"  {rule}: {count:,}" for rule, count in by_rule(bad).items())
+    examples = "\n".join(
+        f"  {row['source']}, row {'-' if row['row_number'] is None else row['row_number']}: {row['rule']}: {row['row']}"
+        for row in bad.sort("rule", "source", "row_number")
+        .group_by("rule", maintain_order=True)
+        .first()
+        .iter_rows(named=True)
+    )
+    raise ContractError(
+        f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract, "
+        f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\nThe first of each:\n{examples}\n"
+        "Correct the source, map columns with --column, or allow more with --max-bad-share."
+    )
+
+
+def refuse_unused(mapping: Mapping[str, str], checked: Mapping[str, Checked]) -> None:
+    """Raise `SourceError` where a column is mapped from one that no source has."""
+    for column, source in mapping.items():
+        table, dot, _ = column.partition(".")
+        of = [checked[table]] if dot and table in checked else checked.values()
+        found = sorted({name for c in of for name in c.columns})
+        if source not in found:
+            raise SourceError(
+                f"--column {column}={source}: no source has a column '{source}'. Found: {', '.join(found)}."
+            )
+
+
+def refuse_alike(source: str, columns: Sequence[str]) -> None:
+    """Raise `SourceError` where names differ only in upper and lower case: a table cannot hold both."""
+    first: dict[str, str] = {}
+    for column in columns:
+        known = first.setdefault(column.lower(), column)
+        if known != column:
+            raise SourceError(
+                f"{source}: columns '{known}' and '{column}' differ only in upper and lower case. "
+                f"Map one to the other with --column {known}={column}."
+            )

@@ -1,0 +1,45 @@
+"""Rows that broke a rule: in the scenario's quarantine, each with where it came from and which rule it was."""
+
+from datetime import UTC, datetime
+
+import polars as pl
+from polars import selectors
+
+from models.contracts import ROW, RULE
+from models.scenario import Scenario, Table
+from tasks.storage.store import Store, digest
+
+
+def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame) -> None:
+    """Append bad rows to the scenario's quarantine; rows that are there already are not repeated."""
+    if bad.is_empty():
+        return
+    path = f"{scenario.name}/quarantine"
+    rows = bad.with_columns(pl.lit(table.name).alias("table"))
+    if store.version(path) is not None:
+        sources = bad["source"].unique().implode()
+        known = store.scan(path).filter(pl.col("source").is_in(sources)).select(rows.columns).collect()
+        rows = rows.join(known, on=rows.columns, how="anti", nulls_equal=True)
+    if rows.is_empty():
+        return
+    rows = rows.with_columns(pl.lit(datetime.now(UTC)).alias("ingested_at"))
+    rows = rows.select("table", "source", "row_number", "row", "rule", "ingested_at")
+    fingerprint = digest(rows.drop("ingested_at").hash_rows(seed=1).to_list())
+    store.append(path, rows, once=f"quarantine-{fingerprint}")
+
+
+def as_bad(rows: pl.DataFrame, source: str, number: str | None) -> pl.DataFrame:
+    """Rows in the shape of the quarantine: source, row number, the row as JSON, the rule."""
+    rows = rows.with_columns(selectors.binary().bin.encode("base64"))
+    apart = [c for c in (ROW, RULE, number) if c in rows.columns]
+    return rows.select(
+        pl.lit(source).alias("source"),
+        (pl.col(number) if number else pl.lit(None)).cast(pl.Int64).alias("row_number"),
+        pl.struct(pl.exclude(apart)).struct.json_encode().alias("row"),
+        pl.col(RULE).alias("rule"),
+    )
+
+
+def by_rule(bad: pl.DataFrame) -> dict[str, int]:
+    counts = bad.group_by("rule").len("rows").sort(["rows", "rule"], descending=[True, False])
+    return dict(counts.iter_rows())
