@@ -95,7 +95,7 @@ def train_bundle(
         "reason": verdict.reason,
         "loss": fitted.loss,
         "headline": dict(fitted.headline),
-        "notes": [*told, *fitted.notes],
+        "notes": [*run.notes, *told, *fitted.notes],
         "mlflow_run": record,
         "stages": clock.stages,
         "seconds": clock.seconds,

@@ -16,7 +16,9 @@ from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, score, train_bundle
 from flows.settings import open_store
 from flows.whatif import compare_plans
+from models.errors import ContractError
 from models.sales import SALES
+from models.sales.layouts import DATED_BY_LAST_DAY
 from tasks.registry import bundles
 from tasks.storage.store import Store
 
@@ -30,6 +32,7 @@ def ingest(
     column: list[str] | None = None,
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    week_ending: bool = False,
     store: str | None = None,
     reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
@@ -45,10 +48,11 @@ def ingest(
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the keys are spread over; settled at the first ingest (default 32).
+        week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     sources = {"history": source, "plan": plan, "stores": stores}
-    options = reading.options()
+    options = _reading(reading, week_ending)
     return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
@@ -123,6 +127,7 @@ def run(
     column: list[str] | None = None,
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    week_ending: bool = False,
     store: str | None = None,
     reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
@@ -136,17 +141,29 @@ def run(
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the keys are spread over; settled at the first ingest (default 32).
+        week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
     sources = {"history": source, "plan": plan, "stores": stores}
-    read = ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share, reading.options())
+    options = _reading(reading, week_ending)
+    read = ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share, options)
     if reading.dry_run:
         return read
     untrained = bundles.champion(opened, SALES.name) is None
     notes = train_bundle(SALES, opened, None, _options(opened))["notes"] if untrained else []
     summary = score(SALES, opened, "forecast", None, None, {}, dry_run=False)
-    return summary | {"notes": [*notes, *summary["notes"]]}
+    return summary | {"notes": [*dict.fromkeys([*notes, *summary["notes"]])]}
+
+
+def _reading(reading: Reading, week_ending: bool) -> dict[str, Any]:
+    """The options of an ingest. Raises `ContractError` where the layout knows already what its dates are."""
+    if week_ending and reading.layout in DATED_BY_LAST_DAY:
+        raise ContractError(
+            f"--week-ending with --layout {reading.layout}: that layout has dates of last days anyway. "
+            "Leave --week-ending out."
+        )
+    return {**reading.options(), "week_ending": week_ending}
 
 
 def _options(

@@ -24,6 +24,7 @@ from models.times import DateOrder
 from tasks.ingest.pipeline import read_checked
 from tasks.ingest.sources import column_mapping
 from tasks.page.whatif_page import announce_whatif, write_lines, write_whatif_page
+from tasks.registry import bundles
 from tasks.scoring.runs import Run, resolve_scoring
 from tasks.scoring.whatif import score_in_memory
 
@@ -42,6 +43,7 @@ def compare_plans(
     max_bad_share: Share = 0.05,
     dates: DateOrder | None = None,
     duplicates: Duplicates | None = None,
+    week_ending: bool = False,
     store: str | None = None,
 ) -> dict[str, Any]:
     """Forecast by a changed plan beside the stored one, and show what differs. Nothing is published.
@@ -60,13 +62,14 @@ def compare_plans(
         max_bad_share: Share of bad rows (0 to 1) above which the plan is refused.
         dates: What comes first in dates such as 05/01/2024: day-first or month-first. Default: what the column shows.
         duplicates: What becomes of several rows of one key and week that differ: average, last or refuse (default).
+        week_ending: Dates of the plan are the last days of their weeks; default: the first ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     clock = Clock()
     opened = open_store(store)
     run = resolve_scoring(SALES, opened, "forecast", as_of, bundle, {})
     name_run(f"sales-whatif {run.as_of}")
-    reading = {"dates": dates, "duplicates": duplicates}
+    reading = {"dates": dates, "duplicates": duplicates, "week_ending": week_ending}
     rows, notes = read_checked(
         SALES, opened, "plan", plan, column_mapping(column or []), max_bad_share, reading
     )
@@ -81,10 +84,12 @@ def compare_plans(
     notes += held
     clock.mark("score")
     weeks = whatif.summed(lines, ["week"]).to_dicts()
+    files = bundles.files(opened, SALES.name, run.bundle or 0)
+    bands = whatif.bands(lines, files, run.as_of, Options.of(run.options))
     address = None
     if page:
         shown = whatif_page.sections(
-            lines, whatif.beside(stored, differing), run.tables(SALES), run.as_of, notes
+            lines, bands, whatif.beside(stored, differing), run.tables(SALES), run.as_of, notes
         )
         address = write_whatif_page(run, page, plan, shown)
     announce_whatif(run, weeks, address, plan)
@@ -99,11 +104,12 @@ def compare_plans(
         "pairs": lines.select(KEY).n_unique(),
         "total": _rounded(whatif.summed(lines, []).row(0, named=True)),
         "weeks": weeks,
+        "bands": bands.to_dicts(),
         "largest": _largest(whatif.summed(lines, list(KEY)), KEY),
         "largest_weeks": _largest(lines.select(*whatif.ON, "stored", "changed", "difference"), whatif.ON),
         "page": address,
         "lines": write_lines(lines, to) if to else None,
-        "notes": [*notes, whatif_page.NO_BAND],
+        "notes": [*notes, whatif_page.about_sums(bands)],
         "stages": clock.stages,
         "seconds": clock.seconds,
     }

@@ -43,6 +43,19 @@ def resolve_as_of(history: pl.LazyFrame, as_of: date | None, now: datetime) -> d
     return first + WEEK * ((day - first) // WEEK)
 
 
+def incomplete_weeks(history: pl.LazyFrame, newest: date) -> list[str]:
+    """A note on the weeks of the history after `newest`, the last complete one; none where there are none."""
+    later = history.filter(pl.col("week") > newest).group_by("week").len("rows").sort("week").collect()
+    if later.is_empty():
+        return []
+    weeks = ", ".join(f"{week} ({rows:,} rows)" for week, rows in later.iter_rows())
+    last = later["week"][-1]
+    return [
+        f"Left out, since they are not complete: the weeks of {weeks}. A week counts once its seven days are over, that of "
+        f"{last} from {last + WEEK} on. If these dates are the last days of weeks, ingest with --week-ending."
+    ]
+
+
 def _day(as_of: date) -> date:
     """The day of a time is the one that it is in `ALMANAC_TIMEZONE`, or as written where it has no offset."""
     if not isinstance(as_of, datetime):

@@ -1,10 +1,13 @@
 """The contracts of what is ingested: sales history, marketing plan, store attributes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import polars as pl
 
+from models.contracts import Accepted
 from models.errors import ContractError
 from models.scenario import Frames, Table
 from models.schemas import dy
@@ -37,6 +40,13 @@ class Stores(dy.Schema):
 class Weekly(Table):
     """A table whose rows are weeks, all starting on the same weekday: the week anchor."""
 
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        """As every table; with the option `week_ending`, the dates of a source are the last days of its weeks."""
+        accepted = super().accept(raw, options)
+        if not options.get("week_ending"):
+            return accepted
+        return replace(accepted, good=accepted.good.with_columns(pl.col("week") - timedelta(days=6)))
+
     def check(self, frame: pl.DataFrame, stored: Frames) -> None:
         """Raise `ContractError` where weeks start on more than one weekday, here or in `stored`."""
         anchors = _anchors(frame.lazy(), self.name)
@@ -53,7 +63,8 @@ class Weekly(Table):
             raise ContractError(
                 f"{self.name}: weeks start on different weekdays.\n"
                 + "\n".join(lines)
-                + "\nExpected one week anchor in all files. Give every row the first day of its week."
+                + "\nExpected one week anchor in all files. Give every row the first day of its week, "
+                "or all of them its last day and --week-ending."
             )
 
 

@@ -116,6 +116,8 @@ def _weekly(part: Part, begin: date) -> Part:
     return Part(part.name, wide.unpivot(index=names, variable_name="week", value_name="units"))
 
 
+DATED_BY_LAST_DAY = ("walmart",)
+"""Layouts whose dates are the last days of weeks, and are read as such."""
 _NIXTLA = {"sku": ("unique_id",), "week": ("ds",), "units": ("y",)}
 
 LAYOUTS = {

@@ -23,7 +23,7 @@ from models.sales import (
     training,
     watching,
 )
-from models.sales.calendar import resolve_as_of
+from models.sales.calendar import incomplete_weeks, resolve_as_of
 from models.sales.contracts import TABLES
 from models.sales.gaps import plan_gaps
 from models.sales.layouts import LAYOUTS
@@ -92,6 +92,10 @@ class Sales(
 
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> date:
         return resolve_as_of(tables["history"], as_of, now)
+
+    def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
+        """The weeks that are not complete yet; see `models.sales.calendar`."""
+        return incomplete_weeks(tables["history"], newest)
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """Totals per SKU and week and per store and week, and the profiles of the ladder."""

@@ -7,16 +7,19 @@ Forecasts of a key follow from its own plan, from that of the other SKUs of its 
 stores. So the keys that may differ are all those of a SKU or a store that has another plan.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 
 import polars as pl
 
 from models.errors import ContractError
+from models.sales import totals
 from models.sales.names import suggestion
 from models.sales.neighbours import PRICE
+from models.sales.options import Options
 from models.sales.panel import KEY, covariate_columns
-from models.scenario import Frames
+from models.scenario import File, Frames
 
 ON = [*KEY, "week"]
 NAMED = 5
@@ -186,6 +189,23 @@ def in_order(
         "calibration of a promoted week is another than that of a regular one. A forecast by this plan has them as they are."
     )
     return held.select(lines.columns), [note] if count else []
+
+
+def bands(lines: pl.DataFrame, files: Mapping[str, File], as_of: date, options: Options) -> pl.DataFrame:
+    """Totals of the pairs of `lines` by both plans, each week and all of them; see `models.sales.totals`.
+
+    plan (`stored` or `changed`), week, weeks, expected and the quantiles; without rows where the bundle's `files` know
+    nothing of sums. A pair that a plan does not have has no part in its totals.
+    """
+    only = replace(options, totals=(totals.TOTAL,))
+    step = ((pl.col("week") - as_of).dt.total_days() // 7).cast(pl.Int32).alias("step")
+    found = []
+    for plan in ("stored", "changed"):
+        quantiles = [pl.col(f"{plan}_{name}").alias(name) for name in options.columns]
+        rows = lines.drop_nulls(plan).select(*ON, step, *quantiles)
+        sums = totals.totals(rows.lazy(), files, {}, only)
+        found.append(sums.select(pl.lit(plan).alias("plan"), "week", "weeks", "expected", *options.columns))
+    return pl.concat(found)
 
 
 def summed(lines: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

@@ -19,12 +19,29 @@ NO_BAND = (
     "Sums are of medians. Quantiles do not add up, so a sum has no band here; where demand is skewed, a sum of medians lies "
     "below the total to expect."
 )
+BANDS = (
+    "Sums of pairs are of medians; where demand is skewed, such a sum lies below the total to expect. The bands of the "
+    "totals are of either plan alone. The difference is surer than they are: most of what may come moves both totals alike."
+)
+
+
+def about_sums(bands: pl.DataFrame) -> str:
+    """What sums are of, and what their `bands` are; see `whatif.bands`."""
+    return NO_BAND if bands.is_empty() else BANDS
 
 
 def sections(
-    lines: pl.DataFrame, plans: pl.DataFrame, tables: Frames, as_of: date, notes: list[str]
+    lines: pl.DataFrame,
+    bands: pl.DataFrame,
+    plans: pl.DataFrame,
+    tables: Frames,
+    as_of: date,
+    notes: list[str],
 ) -> list[Section]:
-    """The totals, any key, and the keys that differ most. `plans`: sku, store, week and what differs in the plan."""
+    """The totals, any key, and the keys that differ most.
+
+    `bands` are of the totals, see `whatif.bands`; `plans` are sku, store, week and what differs in the plan.
+    """
     total = summed(lines, []).row(0, named=True)
     figures = {
         "Stored plan, units": compact(total["stored"]),
@@ -34,27 +51,50 @@ def sections(
         "Rows of the plan that differ": f"{plans.height:,}",
         "Pairs that may differ": f"{lines.select(KEY).n_unique():,}",
     }
+    figures |= _whole(bands)
     told = "\n".join(f"- {note}" for note in notes)
     text = (
         f"Nothing was published. Sales are known up to the week of **{as_of}**. All figures are of the pairs that have a "
-        f"SKU or a store whose plan differs: other pairs are forecast alike by both plans. {NO_BAND}\n\n{told}"
+        f"SKU or a store whose plan differs: other pairs are forecast alike by both plans. {about_sums(bands)}\n\n{told}"
     )
     return [
-        Section("Both plans", [Figures(figures), Text(text), _weeks(lines)]),
+        Section("Both plans", [Figures(figures), Text(text), _weeks(lines, bands)]),
         Section("Any SKU and store", [_explorer(lines, tables, as_of)] if lines.height else []),
         Section("What differs most", [_keys(lines)]),
         Section("What differs in the plan", [_plans(plans)]),
     ]
 
 
-def _weeks(lines: pl.DataFrame) -> page.Part:
+def _whole(bands: pl.DataFrame) -> dict[str, str]:
+    """The outermost band of all weeks together, by plan."""
+    named = list(quantile_columns(bands.columns))
+    whole = bands.filter(pl.col("weeks") == pl.col("weeks").max())
+    return {
+        f"{plan.capitalize()} plan, {named[0][1:]}–{named[-1][1:]}%": f"{compact(low)} – {compact(high)}"
+        for plan, low, high in whole.select("plan", named[0], named[-1]).iter_rows()
+    }
+
+
+def _weeks(lines: pl.DataFrame, bands: pl.DataFrame) -> page.Part:
     weeks = summed(lines, ["week"])
     at = weeks["week"].to_list()
     data = [
         line("Stored plan", at, weeks["stored"].to_list(), page.MUTED, "5px,3px"),
         line("Changed plan", at, weeks["changed"].to_list(), page.MEDIAN),
     ]
-    return chart(data, "Sum of the median forecasts of these pairs, by both plans.", "Units per week")
+    caption = "Sum of the median forecasts of these pairs, by both plans."
+    single = bands.filter(plan="changed", weeks=1)
+    if single.height:
+        named = quantile_columns(bands.columns)
+        low, high = next(iter(named)), list(named)[-1]
+        span = f"{named[low]:g}–{named[high]:g}%"
+        there, lows, highs = (single[name].to_list() for name in ("week", low, high))
+        area = line(f"Changed plan, {span}", there + there[::-1], highs + lows[::-1], page.OUTER)
+        data.insert(
+            0, area | {"fill": "toself", "fillcolor": page.OUTER, "hoverinfo": "skip", "legendrank": 1}
+        )
+        caption += f" The area is the {span} band of the total by the changed plan."
+    return chart(data, caption, "Units per week")
 
 
 def _explorer(lines: pl.DataFrame, tables: Frames, as_of: date) -> Explorer:

@@ -71,6 +71,10 @@ class Scenario(ABC):
         Raises `ContractError` where `as_of` is before the data or after it.
         """
 
+    def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
+        """Notes on rows after `newest`, the last complete time, that no run uses yet. By default none."""
+        return []
+
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """Small frames that every shard needs, from all shards together; known at `as_of`. By default none."""
         return {}

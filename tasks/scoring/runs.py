@@ -121,8 +121,10 @@ def scans(scenario: Scenario, store: Store, versions: Mapping[str, int]) -> Fram
 def resolve_training(scenario: Scenario, store: Store, as_of: AsOf | None, options: Mapping[str, Any]) -> Run:
     """The run that trains on the newest tables, cut at `as_of`."""
     versions = input_versions(scenario, store)
-    resolved = scenario.resolve_as_of(scans(scenario, store, versions), as_of, datetime.now(UTC))
-    return Run(scenario.name, "train", store, resolved, versions, options)
+    tables = scans(scenario, store, versions)
+    resolved = scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
+    notes = tuple(scenario.left_out(tables, resolved)) if as_of is None else ()
+    return Run(scenario.name, "train", store, resolved, versions, options, notes=notes)
 
 
 @task(name="resolve-scoring")
@@ -147,7 +149,7 @@ def resolve_scoring(
     tables = scans(scenario, store, versions)
     newest = scenario.resolve_as_of(tables, None, datetime.now(UTC))
     resolved = newest if as_of is None else scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
-    notes: list[str] = []
+    notes = scenario.left_out(tables, newest) if as_of is None else []
     recorded = ledger.last(store, scenario.name, flow, resolved) if _earlier(resolved, newest) else None
     if recorded and not again:
         versions = recorded["versions"]

@@ -37,6 +37,10 @@ def test_a_changed_plan_is_scored_beside_the_stored_one_and_the_store_stays_as_i
     assert lines.filter(sku=sku, week=week)["difference"].min() >= 0
     assert lines.filter(sku=sku, week=week)["difference"].max() > 0
     assert lines["difference"].sum() == pytest.approx(done.json["total"]["difference"], abs=0.1)
+    whole = {band["plan"]: band for band in done.json["bands"] if band["weeks"] == 13}
+    assert whole["stored"]["q5"] < whole["stored"]["expected"] < whole["stored"]["q95"]
+    assert whole["changed"]["expected"] != whole["stored"]["expected"]
+    assert "band of the total by the changed plan" in (tmp_path / "page.html").read_text()
     published = Store(sales_store.uri).scan("sales/forecasts").collect()
     both = lines.join(published, on=["sku", "store", "week"])
     assert both.height == lines.height

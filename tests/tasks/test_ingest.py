@@ -1,6 +1,6 @@
 import json
 from csv import reader
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -265,6 +265,25 @@ def test_weeks_of_the_plan_start_on_the_same_day_as_those_of_the_sales(store, tm
     with pytest.raises(ContractError, match=r"(?s)Thursday.*stored history.*Monday"):
         read(store, "plan", thursdays, SALES)
     assert list(written(store)) == ["sales/history"]
+
+
+def test_with_week_ending_a_date_is_the_last_day_of_its_week(store, tmp_path):
+    sundays = csv(tmp_path, sales(start=MONDAY + timedelta(days=6)))
+    ingest.fn(SALES, store, {"history": sundays}, {}, 4, 0.05, {"week_ending": True})
+    assert_frame_equal(
+        table(store).drop("shard"), sales().sort("sku", "store", "week"), check_column_order=False
+    )
+    with pytest.raises(ContractError, match=r"(?s)Sunday.*stored history.*Monday.*--week-ending"):
+        read(store, "history", sundays, SALES)
+
+
+def test_weeks_that_are_not_complete_are_named():
+    history = sales(weeks=3).lazy()
+    as_of = SALES.resolve_as_of({"history": history}, None, datetime(2024, 1, 18, tzinfo=UTC))
+    (note,) = SALES.left_out({"history": history}, as_of)
+    assert "2024-01-15 (10 rows)" in note
+    assert "from 2024-01-22 on" in note
+    assert SALES.left_out({"history": history}, MONDAY + timedelta(weeks=2)) == []
 
 
 # again and later
