@@ -90,7 +90,10 @@ def test_one_json_object_is_printed_and_no_traceback(done):
 
 
 def test_every_series_is_accounted_for_and_every_row_of_the_plan_is_forecast(done, tables):
-    result, plan = json.loads(done["out"]), tables["plan"].with_columns(pl.col("sku", "store").cast(pl.String))
+    result, plan = (
+        json.loads(done["out"]),
+        tables["plan"].with_columns(pl.col("sku", "store").cast(pl.String)),
+    )
     series = plan.select("sku", "store").n_unique()
     assert series == tables["sales"].select("sku", "store").n_unique()
     assert result["requested"] == series
