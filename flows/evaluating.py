@@ -1,5 +1,6 @@
 """Evaluating what was published, or what a bundle would have said, against what then happened."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -81,13 +82,15 @@ def evaluate_published(
     at_most: int,
     cooldown_days: int,
     hint: str = "",
+    given: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Resolve, judge, publish, measure, track, remember: in that order, so that a stopped run is done again.
 
-    Then the control charts, of all that was judged so far. `hint` is told where nothing was published.
+    Then the control charts, of all that was judged so far. `hint` is told where nothing was published. `given` options
+    stand before those of the bundle in the measures.
     """
     clock = Clock()
-    judging = resolve_outcomes(scenario, store, since, until, at_most, hint)
+    judging = resolve_outcomes(scenario, store, since, until, at_most, hint, given)
     clock.mark("resolve")
     summary = _judged(scenario, judging, clock) if judging.groups else _nothing_due(judging)
     points = chart_outcomes(scenario, store)
@@ -105,11 +108,19 @@ def evaluate_published(
 
 
 def evaluate_bundle(
-    scenario: EvaluatesBundles, store: Store, since: datetime | None, until: datetime | None, bundle: int
+    scenario: EvaluatesBundles,
+    store: Store,
+    since: datetime | None,
+    until: datetime | None,
+    bundle: int,
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Judge what a bundle would have said over a range, shard by shard, and publish the judged rows."""
+    """Judge what a bundle would have said over a range, shard by shard, and publish the judged rows.
+
+    `given` options stand before those of the bundle.
+    """
     clock = Clock()
-    run = resolve_evaluation(scenario, store, since, until, bundle)
+    run = resolve_evaluation(scenario, store, since, until, bundle, given)
     begin(scenario, run)
     parts = over_shards("evaluating", evaluate_shards, scenario, run, plan(scenario, run))
     clock.mark("evaluate")

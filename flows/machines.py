@@ -172,6 +172,7 @@ def evaluate(
     bundle: Annotated[int | None, Field(ge=1)] = None,
     at_most: evaluating.Count = evaluating.AT_MOST,
     cooldown_days: evaluating.Days = evaluating.COOLDOWN_DAYS,
+    machines_per_day: Annotated[int, Field(ge=1)] = 10,
     store: str | None = None,
 ) -> dict[str, Any]:
     """Judge what was published, or what a bundle would have said, by what then happened.
@@ -189,15 +190,18 @@ def evaluate(
         bundle: Number of a bundle to judge over a range, whether it was used or not; default: what was published.
         at_most: Published times to judge without from and to, at most; the others are left for the next run.
         cooldown_days: Days after a degraded week that was told, in which no other one is told.
+        machines_per_day: How many machines can be looked at in a day: the first so many of each day are judged, beside
+            the best possible.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
+    given = {"machines_per_day": machines_per_day}
     if bundle is None:
         hint = " `--bundle N` judges what a bundle would have said."
-        return evaluating.evaluate_published(MACHINES, opened, from_, to, at_most, cooldown_days, hint)
+        return evaluating.evaluate_published(MACHINES, opened, from_, to, at_most, cooldown_days, hint, given)
     since = None if from_ is None else moment(from_, start_of_day=True)
     until = None if to is None else moment(to)
-    return evaluating.evaluate_bundle(MACHINES, opened, since, until, bundle)
+    return evaluating.evaluate_bundle(MACHINES, opened, since, until, bundle, given)
 
 
 @flow(name="machines-run", task_runner=task_runner(), **limits(TRAINING))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.machines import costs
 from models.machines.features import under_work
-from models.machines.labels import fails_within, next_failure_column
+from models.machines.labels import OBSERVED, fails_within, next_failure_column
 from models.machines.options import Options
 from models.machines.risks import Model, Risk
 
@@ -120,10 +120,11 @@ def measures(rows: pl.DataFrame, options: Options) -> dict[str, float]:
 
 
 def metrics(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """Long: slice, value_of_slice, metric, value. Slices `horizon`, `component_<h>h`, `any_component`.
+    """Long: slice, value_of_slice, metric, value. Slices `horizon`, `component_<h>h`, `any_component`, `first`, `life`.
 
     `any_component` joins a machine's components into one row: the chance that some component fails,
-    taken as independent, against whether one did.
+    taken as independent, against whether one did. `first` judges the list to look at first, see `first_looked_at`, and
+    `life` the remaining lives of each component and of all, see `life_measures`.
     """
     parts = []
     for hours in sorted(rows["horizon_hours"].unique()):
@@ -133,6 +134,8 @@ def metrics(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
             one = of.filter(pl.col("component") == component)
             parts.append(_long(f"component_{hours}h", component, measures(one, options)))
         parts.append(_long("any_component", f"{hours}h", _any_component(of)))
+        parts.append(_long("first", f"{hours}h", first_looked_at(of, options.machines_per_day)))
+    parts += [_long("life", name, found) for name, found in _lives(rows).items()]
     schema = {"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
     return pl.concat([pl.DataFrame(schema=schema), *parts])
 
@@ -245,6 +248,67 @@ def _any_component(rows: pl.DataFrame) -> dict[str, float]:
         "failing_rows": float(failed.sum()),
         "rows": float(len(failed)),
     }
+
+
+def first_looked_at(rows: pl.DataFrame, machines_per_day: int) -> dict[str, float]:
+    """How good the list of the first `machines_per_day` machines of each day is, from judged `rows` of one horizon.
+
+    A day's list is that of its first time: machines by their likeliest component that is not under work.
+    `precision`: the share of the listed machines in which some component failed within the horizon; `best`: that share
+    had all failing machines come first. `machines`: how many are listed a day, at most; `days`.
+    """
+    due = rows.filter(pl.col("failed").is_not_null())
+    first = due.filter(pl.col("time") == pl.col("time").min().over(pl.col("time").dt.date()))
+    each = first.group_by("time", "machine_id").agg(
+        pl.col("probability").filter(~pl.col("under_work")).max(), pl.col("failed").any()
+    )
+    if each.is_empty():
+        return {}
+    ordered = each.sort("time", "probability", "machine_id", descending=[False, True, False], nulls_last=True)
+    hits = pl.col("failed").head(machines_per_day).sum()
+    listed = pl.min_horizontal(pl.len(), machines_per_day)
+    best = pl.min_horizontal(pl.col("failed").sum(), machines_per_day)
+    days = ordered.group_by("time", maintain_order=True).agg(
+        hits.alias("hits"), listed.alias("listed"), best.alias("best")
+    )
+    return {
+        "precision": days["hits"].sum() / days["listed"].sum(),
+        "best": days["best"].sum() / days["listed"].sum(),
+        "machines": float(machines_per_day),
+        "days": float(days.height),
+    }
+
+
+def life_measures(lives: pl.DataFrame) -> dict[str, float]:
+    """How good remaining lives were, of rows that each stand for one machine, component and time.
+
+    A life is judged when its band is over, so that which ones are does not depend on how they ended. `rmse_hours` is of
+    the median; a component that still runs counts with the hours that it was seen to run. `in_band`: the share that
+    ended between the quantiles 10 and 90, which 0.8 are to; `band_hours`: the mean width; `rows`: how many.
+    """
+    low, middle, high = ("life_q10_hours", "life_q50_hours", "life_q90_hours")
+    over = lives.filter(pl.col(high) <= pl.col(OBSERVED))
+    if over.is_empty():
+        return {}
+    ended = pl.col("next_failure_hours")
+    error = pl.coalesce(ended, OBSERVED) - pl.col(middle)
+    inside = ended.is_between(low, high).fill_null(value=False)
+    return over.select(
+        (error**2).mean().sqrt().alias("rmse_hours"),
+        inside.mean().alias("in_band"),
+        (pl.col(high) - pl.col(low)).mean().alias("band_hours"),
+        pl.len().cast(pl.Float64).alias("rows"),
+    ).row(0, named=True)
+
+
+def _lives(rows: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """`life_measures` of each component, and of `all` together; judged rows of an earlier version have none."""
+    if not {"life_q90_hours", OBSERVED} <= set(rows.columns):
+        return {}
+    each = rows.unique([*costs.COMPONENT, "time"], keep="any", maintain_order=True)
+    components = sorted(each["component"].unique())
+    found = {c: life_measures(each.filter(component=c)) for c in components}
+    return found | {"all": life_measures(each)}
 
 
 def _long(name: str, value: str, found: dict[str, float]) -> pl.DataFrame:

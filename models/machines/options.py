@@ -13,6 +13,7 @@ _WHOLE = {
     "normal_days",
     "normal_gap_hours",
     "inspect_every_days",
+    "machines_per_day",
     "under_work_hours",
     "min_failures",
     "training_rows",
@@ -77,6 +78,8 @@ class Options:
     """What an inspection costs that no failure would have followed within the horizon."""
     inspect_every_days: int = 14
     """The plan to compare with: every component is inspected once in this many days."""
+    machines_per_day: int = 10
+    """How many machines can be looked at in a day: an evaluation judges the first so many of each day."""
     under_work_hours: int = 12
     """A component counts as under work for this long after its replacement or failure."""
     keep_columns: tuple[str, ...] = ()
@@ -158,7 +161,7 @@ class Options:
                 raise ValueError(
                     f"{name} is {hours}. Expected whole numbers of hours, at least 1, e.g. (24,)."
                 )
-        for name in ("every_hours", "normal_days", "inspect_every_days", "min_failures", "training_rows"):
+        for name in ("every_hours", "normal_days", "inspect_every_days", "min_failures", "training_rows", "machines_per_day"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. Expected at least 1.")
         for name in ("missed_failure_cost", "needless_inspection_cost"):

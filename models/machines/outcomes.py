@@ -1,7 +1,7 @@
 """What became of published risks: whether that component failed within the horizon, as far as telemetry reaches.
 
-A judged row is a published one with `failed` (null while pending), `next_failure_hours` and `under_work`. A
-time that several runs have scored counts once in the measures, as the first of them said.
+A judged row is a published one with `failed` (null while pending), `next_failure_hours`, `observed_hours` and
+`under_work`. A remaining life is followed until its quantile 90. A time that several runs have scored counts once in the measures, as the first of them said.
 """
 
 from datetime import datetime
@@ -10,14 +10,15 @@ import polars as pl
 
 from models.machines.contracts import interval_hours, known
 from models.machines.evaluation import log_loss
-from models.machines.scoring import KEY, LIFE, UNDER_WORK
+from models.machines.labels import OBSERVED
+from models.machines.scoring import KEY, QUANTILE_COLUMNS, RISKS, UNDER_WORK
 from models.machines.service import ENDED, ended, failures_until, longest_silence
 from models.scenario import TALLIES, ControlChart, Frames, Outcomes
 
 OUTCOMES = Outcomes(
     ("failures", "telemetry"),
     since=pl.col("time").min(),
-    until=(pl.col("time") + pl.duration(hours="horizon_hours")).max(),
+    until=(pl.col("time") + pl.duration(hours=pl.max_horizontal("horizon_hours", QUANTILE_COLUMNS[2]))).max(),
 )
 CHARTS = {"brier": ControlChart("Brier score of the probabilities", every="week", format=".4f")}
 PLACE = [*KEY, "horizon_hours", "time"]
@@ -30,9 +31,13 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
     `failed`: in (time, time + horizon], its last moment included; pending where the horizon reaches past
     `until`, the last telemetry, or past the record of failures. Null, and not pending, where a machine went out of
     service within the horizon and nothing of it failed any more: nobody observed it. `next_failure_hours`: from
-    the row's time to the component's next failure that is on record at `until`.
+    the row's time to the component's next failure that is on record at `until`. `observed_hours`: how long after the
+    row's time it is known what failed.
     """
-    rows = published.drop("as_of", "reasons", *LIFE, strict=False).collect().sort("time")
+    rows = published.drop("as_of", "reasons", "life_note", strict=False).collect().sort("time")
+    rows = rows.with_columns(
+        pl.lit(None, RISKS[name]).alias(name) for name in QUANTILE_COLUMNS if name not in rows.columns
+    )
     time = pl.col("time")
     nothing = pl.LazyFrame(schema={name: rows.schema[name] for name in (*KEY, "time")})
     failures = known(tables, until).get("failures", nothing)
@@ -46,10 +51,11 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
         check_sortedness=False,
     )
     due = time + pl.duration(hours="horizon_hours")
-    pending = due > failures_until(tables, until)
-    unseen = (due > pl.col(ENDED)).fill_null(value=False) & pl.col("failed_at").is_null().all().over(
-        "machine_id", "time"
-    )
+    record = pl.lit(failures_until(tables, until), rows.schema["time"])
+    pending = due > record
+    quiet = pl.col("failed_at").is_null().all().over("machine_id", "time")
+    unseen = (due > pl.col(ENDED)).fill_null(value=False) & quiet
+    end = pl.min_horizontal(record, pl.when(quiet).then(ENDED))
     hours = (pl.col("failed_at") - time).dt.total_microseconds() / _HOUR
     within = (hours <= pl.col("horizon_hours")).fill_null(value=False)
     return (
@@ -57,6 +63,7 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
         .with_columns(
             pl.when(~pending & ~unseen).then(within).alias("failed"),
             hours.alias("next_failure_hours"),
+            ((end - time).dt.total_microseconds() / _HOUR).alias(OBSERVED),
             (pl.col("rung") == UNDER_WORK).alias("under_work"),
             pending.alias("pending"),
         )

@@ -14,6 +14,7 @@ from models.machines import evaluation, interchange, outcomes, risks, scoring, s
 from models.machines.clocks import span
 from models.machines.contracts import TABLES, repeats
 from models.machines.findings import before_the_data, findings, record_ends_early, stray_clocks, told
+from models.machines.labels import OBSERVED
 from models.machines.layouts import LAYOUTS
 from models.machines.options import Options, moment
 from models.machines.search import MachinesSearch
@@ -268,13 +269,16 @@ class Machines(
     ) -> pl.DataFrame:
         """Judged rows of one shard from `score_from` to `score_to`, by what is known at `as_of`.
 
-        Rows whose horizon reaches past that are among them, and pending; see `evaluation`.
+        Rows whose horizon reaches past that are among them, and pending; see `evaluation`. Beside it the quantiles
+        of the remaining life, and `observed_hours`.
         """
         chosen = model.options_for(options)
         rows = training.rows_of(tables, model.vocabulary, context["observed"], chosen.score_from, chosen)
         if chosen.score_to:
             rows = rows.filter(pl.col("time") <= chosen.score_to)
-        return evaluation.judge(model, rows, chosen)
+        judged = scoring.with_lives(evaluation.judge(model, rows, chosen), model, rows)
+        observed = rows.select("machine_id", "time", OBSERVED)
+        return judged.join(observed, on=["machine_id", "time"], how="left", maintain_order="left")
 
     @property
     def outcomes(self) -> Outcomes:

@@ -50,6 +50,7 @@ where nothing is, and `life_note` says why.
 """
 
 LIFE = tuple(name for name in RISKS if name.startswith("life_"))
+QUANTILE_COLUMNS = LIFE[:3]
 _OLD_BUNDLE = "the bundle was trained without remaining lives: train again"
 
 
@@ -94,6 +95,18 @@ def score(
         parts.append(_in_service(_explained(found, mine, X, risk, model, latest), silent).filter(mine))
     published = pl.concat(parts).sort(*KEY, "time", "horizon_hours")
     return Scores(published, _outcomes(keys, published, as_of))
+
+
+def with_lives(judged: pl.DataFrame, model: Model, rows: pl.DataFrame) -> pl.DataFrame:
+    """`judged` rows (machine_id, component, time) with the remaining lives that `model` says, from the features `rows`."""
+    X = model.matrix(rows)
+    said = model.predict(X)
+    place = rows.select("machine_id", "time")
+    parts = [
+        place.with_columns(component=pl.lit(c)).hstack(_life(model, c, X, said).select(QUANTILE_COLUMNS))
+        for c in model.vocabulary.components
+    ]
+    return judged.join(pl.concat(parts), on=[*KEY, "time"], how="left", maintain_order="left")
 
 
 def ranked(rows: pl.LazyFrame) -> pl.LazyFrame:

@@ -319,9 +319,28 @@ def _trust(view: _View) -> list[Part]:
     return [
         Text(text),
         *(_measures(view, h) for h in judged),
+        *_first(view, list(judged)),
         charts.calibration(judged),
         charts.curves(judged),
     ]
+
+
+def _first(view: _View, horizons: Sequence[int]) -> list[Part]:
+    """How good the list to look at first was; nothing of a bundle of an earlier version."""
+    found = view.run.metrics.filter(pl.col("slice") == "first")
+    of = {
+        h: dict(found.filter(pl.col("value_of_slice") == f"{h}h").select("metric", "value").iter_rows())
+        for h in horizons
+    }
+    told = [
+        f"within {span(h)} some component failed in **{one['precision']:.1%}** of them, where {one['best']:.1%} were possible"
+        for h, one in of.items()
+        if one
+    ]
+    if not told:
+        return []
+    many = next(one["machines"] for one in of.values() if one)
+    return [Text(f"Of the {many:g} machines to look at first, each day anew: {'; '.join(told)}.")]
 
 
 def _measures(view: _View, hours: int) -> Grid:

@@ -3,9 +3,10 @@
 What was published is judged by `tasks.monitoring.ground_truth`; these rows are in a table of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 from prefect import task
@@ -20,11 +21,16 @@ from tasks.storage.store import Store
 
 @task(name="resolve-evaluation")
 def resolve_evaluation(
-    scenario: EvaluatesBundles, store: Store, since: datetime | None, until: datetime | None, number: int
+    scenario: EvaluatesBundles,
+    store: Store,
+    since: datetime | None,
+    until: datetime | None,
+    number: int,
+    given: Mapping[str, Any],
 ) -> Run:
     """The run that judges bundle `number` from `since` to `until`, by the newest tables.
 
-    Without `since` the range begins where the bundle's data ends. Raises `RunError` for a range without data.
+    Without `since` the range begins where the bundle's data ends. `given` options stand before the bundle's. Raises `RunError` for a range without data.
     """
     versions = input_versions(scenario, store)
     newest = scenario.resolve_as_of(scans(scenario, store, versions), None, datetime.now(UTC))
@@ -43,7 +49,7 @@ def resolve_evaluation(
             f"Bundle {number} was trained on data up to {known}: of rows before, it has seen the outcome.",
         )
     span = {"score_from": begin.isoformat(), "score_to": min(end, newest).isoformat()}
-    options = {**manifest["options"], **span}
+    options = {**manifest["options"], **given, **span}
     output = scenario.bundle_evaluations
     return Run(scenario.name, "evaluate-bundle", store, newest, versions, options, output, number, notes)
 

@@ -73,13 +73,19 @@ class Judged:
 
 @task(name="resolve-outcomes")
 def resolve_outcomes(
-    scenario: Scenario, store: Store, since: AsOf | None, until: AsOf | None, at_most: int, hint: str = ""
+    scenario: Scenario,
+    store: Store,
+    since: AsOf | None,
+    until: AsOf | None,
+    at_most: int,
+    hint: str = "",
+    given: Mapping[str, Any] | None = None,
 ) -> Judging:
     """What there is to judge: all that was published from `since` to `until`, or what is due where neither is given.
 
     Due is an `as_of` that was never judged or was published anew since; one with pending rows when its
     tables have changed or time has passed; and one whose outcomes may have been restated. Of those at
-    most `at_most`, least recently judged first. Raises `RunError` where nothing was published.
+    most `at_most`, least recently judged first. `given` options stand before those of the bundle in the measures. Raises `RunError` where nothing was published.
     """
     if not isinstance(scenario, HasGroundTruth):
         raise RunError(
@@ -103,6 +109,7 @@ def resolve_outcomes(
     options: dict[str, Any] = {
         "published": {table: store.version(Layout(scenario.name).table(table))},
         "judged": [[target.as_of.isoformat(), target.run_id] for target in chosen],
+        **({"given": dict(given)} if given else {}),
     }
     run = Run(scenario.name, "evaluate", store, newest, versions, options, EVALUATIONS)
     size = -(-len(chosen) // _GROUPS) or 1
@@ -160,7 +167,10 @@ def measure_outcomes(scenario: Scenario, run: Run, targets: Sequence[Target], ve
     assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
     as_ofs = [target.as_of for target in targets]
     number = max(targets, key=lambda target: target.as_of).bundle
-    options = bundles.manifest(run.store, scenario.name, number)["options"]
+    options = {
+        **bundles.manifest(run.store, scenario.name, number)["options"],
+        **run.options.get("given", {}),
+    }
     column = pl.col("as_of")
     rows = run.store.scan(run.table, version).filter(
         column.is_between(min(as_ofs), max(as_ofs)), column.is_in(as_ofs), ~pl.col("pending")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.machines import MACHINES, outcomes
-from models.machines.scoring import RISKS
+from models.machines import MACHINES, evaluation, outcomes
+from models.machines.scoring import LIFE, RISKS
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 UNTIL = START + timedelta(hours=60)
@@ -105,3 +105,49 @@ def test_losses_of_two_bundles_are_of_the_rows_that_both_speak_of():
     assert theirs == pytest.approx(-(math.log(0.2) + math.log(0.8)) / 2)
     assert ours == pytest.approx(-(math.log(0.1) + math.log(0.9)) / 2)
     assert outcomes.losses(other.filter(machine_id="z").lazy(), judged.lazy()) is None
+
+
+def test_the_first_machines_of_each_day_are_judged_beside_the_best_that_was_possible():
+    chance = {"a": 0.9, "b": 0.5, "c": 0.7, "d": 0.1}
+    failing = {(0, "b"), (0, "c"), (1, "a"), (1, "b"), (1, "d")}
+    rows = pl.DataFrame(
+        [
+            {
+                "machine_id": m, "component": c, "time": START + timedelta(days=day, hours=hour),
+                "probability": chance[m] if c == "fan" else 0.05, "under_work": m == "a" and c == "fan" and day == 1,
+                "failed": (day, m) in failing and c == "pump" if hour == 0 else None,
+            }
+            for day in (0, 1) for hour in (0, 12) for m in chance for c in ("fan", "pump")
+        ]
+    )  # fmt: skip
+    found = evaluation.first_looked_at(rows, 2)
+    assert found == {"precision": 2 / 4, "best": 4 / 4, "machines": 2.0, "days": 2.0}
+    assert evaluation.first_looked_at(rows, 10)["best"] == 5 / 8
+    assert evaluation.first_looked_at(rows.head(0), 2) == {}
+
+
+def test_a_remaining_life_is_judged_once_its_band_is_over():
+    lives = pl.DataFrame(
+        {
+            "life_q10_hours": [10.0, 10.0, 10.0, 10.0, 10.0],
+            "life_q50_hours": [20.0, 20.0, 20.0, 20.0, 20.0],
+            "life_q90_hours": [30.0, 30.0, 30.0, 99.0, None],
+            "next_failure_hours": [24.0, 5.0, None, 20.0, 20.0],
+            "observed_hours": [60.0, 60.0, 60.0, 60.0, 60.0],
+        }
+    )
+    found = evaluation.life_measures(lives)
+    assert found["rows"] == 3
+    assert found["in_band"] == pytest.approx(1 / 3)
+    assert found["rmse_hours"] == pytest.approx(math.sqrt((4**2 + 15**2 + 40**2) / 3))
+    assert evaluation.life_measures(lives.tail(2)) == {}
+
+
+def test_published_lives_are_followed_until_their_band_is_over_and_older_tables_have_none():
+    rows = published(START, [START]).with_columns(life_q90_hours=pl.lit(200.0))
+    judged = outcomes.judge(rows.lazy(), {"failures": failures([("a", "fan", 10)])}, UNTIL)
+    assert set(judged["observed_hours"]) == {60.0}
+    assert judged.select(outcomes.OUTCOMES.until).item() == START + timedelta(hours=200)
+    older = outcomes.judge(rows.drop(LIFE).lazy(), {}, UNTIL)
+    assert older.select(outcomes.OUTCOMES.until).item() == START + timedelta(hours=max(HORIZONS))
+    assert MACHINES.measures(older.with_columns(as_of=pl.lit(START)).lazy(), {}).filter(slice="life").is_empty()
