@@ -90,6 +90,7 @@ def train(
     missed_failure_cost: Amount = 10.0,
     needless_inspection_cost: Amount = 1.0,
     inspect_every_days: Annotated[int, Field(ge=1)] = 14,
+    lead: str | None = None,
     reason: str | None = None,
     budget: Budget = 4,
     seed: int = 7,
@@ -112,6 +113,8 @@ def train(
             settles the probability from which an inspection is worth it.
         needless_inspection_cost: What an inspection costs that no failure would have followed.
         inspect_every_days: The plan to compare with: every component is inspected once in this many days.
+        lead: How long before a failure an alarm has to come to prevent it; default: the next shorter horizon, so that
+            the alarms of a week say more than those of a day.
         reason: Why an event asks for this training; with one, it counts towards the budget.
         budget: Trainings in 30 days, at most, that events may ask for; over it, the run ends as skipped.
         seed: Seed of everything random in training.
@@ -127,6 +130,7 @@ def train(
     }
     options |= {"horizons_hours": hours(horizon)} if horizon else {}
     options |= {"windows_hours": hours(windows)} if windows else {}
+    options |= {"lead_hours": hours([lead])[0]} if lead else {}
     options |= {"keep_columns": keep_column} if keep_column else {}
     return train_for(reason, budget, MACHINES, open_store(store), to, options | _since("train_from", from_))
 
@@ -140,6 +144,8 @@ def score(
     from_: Moment | None = None,
     to: Moment | None = None,
     bundle: Annotated[int | None, Field(ge=1)] = None,
+    inspections_per_day: Annotated[int | None, Field(ge=1)] = None,
+    cooldown_hours: Annotated[int | None, Field(ge=0)] = None,
     dry_run: bool = False,
     store: str | None = None,
 ) -> dict[str, Any]:
@@ -153,6 +159,10 @@ def score(
         from_: First day or time of a range to score, instead of `as_of`.
         to: Last day (all of it) or time of the range; default: the last telemetry.
         bundle: Number of the bundle to score with; default: the champion.
+        inspections_per_day: How many alarms may be opened in 24 hours, the most worthwhile first; the others wait.
+            Default: all.
+        cooldown_hours: Hours after an alarm was closed in which the same one goes on where the risk rises again;
+            default 24.
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
@@ -161,7 +171,9 @@ def score(
             "--as-of is one time, --from and --to are a range. Expected one or the other; leave one out."
         )
     last = as_of if as_of is not None else to
-    options = _since("score_from", from_)
+    options: dict[str, Any] = _since("score_from", from_)
+    decisions = {"inspections_per_day": inspections_per_day, "cooldown_hours": cooldown_hours}
+    options |= {name: value for name, value in decisions.items() if value is not None}
     return score_run(MACHINES, open_store(store), "score", last, bundle, options, dry_run=dry_run)
 
 

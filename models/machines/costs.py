@@ -33,11 +33,28 @@ class Bill:
     cost: float
 
 
-def bill(inspections: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int, options: Options) -> Bill:
+def bill(
+    inspections: pl.DataFrame,
+    failures: pl.DataFrame,
+    horizon_hours: int,
+    options: Options,
+    lead_hours: int = 0,
+) -> Bill:
     """The bill for `inspections`, given the `failures` that came; both machine_id, component, time.
 
-    Inspections have to be those that were made, see `alarms` and `every`.
+    Inspections have to be those that were made, see `alarms` and `every`. One that comes `lead_hours` before the
+    failure or later does not prevent it, though it was not needless.
     """
+    found = counts(inspections, failures, horizon_hours, lead_hours)
+    prevented, missed, needless = found.select(pl.col("prevented", "missed", "needless").sum()).row(0)
+    cost = missed * options.missed_failure_cost + needless * options.needless_inspection_cost
+    return Bill(prevented, missed, needless, cost)
+
+
+def counts(
+    inspections: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int, lead_hours: int = 0
+) -> pl.DataFrame:
+    """Per machine with an inspection or a failure: `prevented`, `missed` and `needless`, see `bill`."""
     following = inspections.sort("time").join_asof(
         failures.sort("time").with_columns(failed_at="time"),
         on="time",
@@ -46,12 +63,19 @@ def bill(inspections: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int, 
         allow_exact_matches=False,
         check_sortedness=False,
     )
-    useful = following.filter(pl.col("failed_at") <= pl.col("time") + pl.duration(hours=horizon_hours))
-    prevented = useful.select(*COMPONENT, "failed_at").unique().height
-    missed = failures.select(*COMPONENT, "time").unique().height - prevented
-    needless = inspections.height - useful.height
-    cost = missed * options.missed_failure_cost + needless * options.needless_inspection_cost
-    return Bill(prevented, missed, needless, cost)
+    useful = (pl.col("failed_at") <= pl.col("time") + pl.duration(hours=horizon_hours)).fill_null(value=False)
+    soon = pl.col("failed_at") <= pl.col("time") + pl.duration(hours=lead_hours)
+    saved = following.filter(useful & ~soon).select(*COMPONENT, "failed_at").unique()
+    came = failures.select(*COMPONENT, "time").unique()
+    parts = [
+        saved.group_by("machine_id").agg(prevented=pl.len(), missed=-pl.len().cast(pl.Int64)),
+        came.group_by("machine_id").agg(missed=pl.len()),
+        following.group_by("machine_id").agg(needless=(~useful).sum()),
+    ]
+    schema = {"machine_id": pl.String, **dict.fromkeys(("prevented", "missed", "needless"), pl.Int64)}
+    whole = [pl.DataFrame(schema=schema), *(part.cast({pl.UInt32: pl.Int64}) for part in parts)]
+    found = pl.concat(whole, how="diagonal_relaxed").group_by("machine_id").sum()
+    return found.sort("machine_id")
 
 
 def alarms(rows: pl.DataFrame, horizon_hours: int) -> pl.DataFrame:
@@ -80,8 +104,10 @@ def alarms(rows: pl.DataFrame, horizon_hours: int) -> pl.DataFrame:
     return ordered[np.sort(np.concatenate(chosen))]
 
 
-def bills(rows: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int) -> list[dict[str, float]]:
-    """What alarms from each of `THRESHOLDS` on would have led to: threshold, missed, needless.
+def bills(
+    rows: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int, lead_hours: int = 0
+) -> list[dict[str, float]]:
+    """What alarms from each of `THRESHOLDS` on would have led to: threshold, missed, needless; see `bill`.
 
     `rows` are judged rows of one horizon. Kept in a bundle, it gives the threshold for any costs.
     """
@@ -89,7 +115,7 @@ def bills(rows: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int) -> lis
     awake = rows.filter(~pl.col("under_work"))
     for threshold in THRESHOLDS:
         inspected = alarms(awake.filter(pl.col("probability") >= threshold), horizon_hours)
-        one = bill(inspected, failures, horizon_hours, Options())
+        one = bill(inspected, failures, horizon_hours, Options(), lead_hours)
         found.append({"threshold": threshold, "missed": one.missed, "needless": one.needless})
     return found
 

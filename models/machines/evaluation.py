@@ -35,6 +35,7 @@ JUDGED: dict[str, Any] = {
 
 _BINS = 10
 _FLOOR = 1e-4
+_DRAWS, _INTERVAL = 400, (0.1, 0.9)
 
 
 def judge(model: Model, rows: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -94,8 +95,9 @@ def measures(rows: pl.DataFrame, options: Options) -> dict[str, float]:
 
     `rows`, `failing_rows`; at the threshold `precision`, `recall`, `f1`; `average_precision`;
     `calibration_error`; `brier`; `log_loss`; `failures` and of them `warned` (an alarm within the
-    horizon before), `lead_hours` (median time from the first such alarm to the failure); and the
-    costs `saved_to_never` and `saved_to_every_n_days`. A measure that is not defined is left out.
+    horizon before), `warned_early` (one that came before an alarm of the next shorter horizon could), `lead_hours` (median
+    time from the first such alarm to the failure); and the costs `saved_to_never` and `saved_to_every_n_days`, each with the
+    interval from `_low` to `_high` that holds 80 %. A measure that is not defined is left out.
     A row without model counts as an alarm that was not given, and as a probability of next to nothing.
     """
     done = rows.filter(pl.col("failed").is_not_null())
@@ -116,7 +118,7 @@ def measures(rows: pl.DataFrame, options: Options) -> dict[str, float]:
     found["calibration_error"] = calibration_error(probability, failed)
     found["brier"] = float(((probability - failed) ** 2).mean())
     found["log_loss"] = float(-np.where(failed, np.log(clipped), np.log1p(-clipped)).mean())
-    return found | _warnings(done) | _savings(done, options)
+    return found | _warnings(done, options) | _savings(done, options)
 
 
 def metrics(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -202,7 +204,7 @@ def failures_of(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _warnings(done: pl.DataFrame) -> dict[str, float]:
+def _warnings(done: pl.DataFrame, options: Options) -> dict[str, float]:
     failures = failures_of(done).height
     if not failures:
         return {"failures": 0.0}
@@ -212,20 +214,44 @@ def _warnings(done: pl.DataFrame) -> dict[str, float]:
         .with_columns(at.alias("failed_at"))
         .group_by(*costs.COMPONENT, "failed_at")
         .agg(pl.col("next_failure_hours").max())
-    )
-    found = {"failures": float(failures), "warned": first.height / failures}
-    return found | ({"lead_hours": float(first["next_failure_hours"].median())} if first.height else {})  # type: ignore[arg-type]
+    )["next_failure_hours"]
+    found = {"failures": float(failures), "warned": len(first) / failures}
+    if lead := options.lead(int(done["horizon_hours"][0])):
+        found["warned_early"] = float((first > lead).sum()) / failures
+    return found | ({"lead_hours": float(first.median())} if len(first) else {})  # type: ignore[arg-type]
 
 
 def _savings(done: pl.DataFrame, options: Options) -> dict[str, float]:
-    """Money saved with the alarms of one horizon, against never inspecting and against a fixed plan."""
+    """Money saved with the alarms of one horizon, against never inspecting and against a fixed plan.
+
+    `_low` and `_high` hold 80 % of what other machines of the same kind would have saved, by drawing from these anew.
+    """
     hours = int(done["horizon_hours"][0])
     failures = failures_of(done)
-    ours = costs.bill(costs.alarms(done.filter("above_threshold"), hours), failures, hours, options)
     planned = costs.every(done, done["time"].min(), done["time"].max(), options.inspect_every_days)  # type: ignore[arg-type]
-    plan = costs.bill(planned, failures, hours, options)
-    never = failures.height * options.missed_failure_cost
-    return {"saved_to_never": never - ours.cost, "saved_to_every_n_days": plan.cost - ours.cost}
+    alarms = costs.alarms(done.filter("above_threshold"), hours)
+    machines = done.select(pl.col("machine_id").unique().sort())
+    ours, plan, never = (
+        _costs(machines, costs.counts(inspections, failures, hours), options)
+        for inspections in (alarms, planned, alarms.head(0))
+    )
+    found = {}
+    for name, saved in (("saved_to_never", never - ours), ("saved_to_every_n_days", plan - ours)):
+        drawn = np.random.default_rng(options.seed).multinomial(
+            len(saved), np.full(len(saved), 1 / len(saved)), _DRAWS
+        )
+        low, high = np.quantile(drawn @ saved, _INTERVAL)
+        found |= {name: float(saved.sum()), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return found
+
+
+def _costs(machines: pl.DataFrame, counts: pl.DataFrame, options: Options) -> NDArray[np.float64]:
+    """What each of `machines` cost, by `costs.counts`."""
+    cost = pl.col("missed") * options.missed_failure_cost
+    cost = cost + pl.col("needless") * options.needless_inspection_cost
+    priced = counts.select("machine_id", cost.alias("cost"))
+    found = machines.join(priced, on="machine_id", how="left", maintain_order="left")
+    return found["cost"].fill_null(0.0).to_numpy()
 
 
 def _any_component(rows: pl.DataFrame) -> dict[str, float]:

@@ -14,6 +14,9 @@ _WHOLE = {
     "normal_gap_hours",
     "inspect_every_days",
     "machines_per_day",
+    "inspections_per_day",
+    "lead_hours",
+    "cooldown_hours",
     "under_work_hours",
     "min_failures",
     "training_rows",
@@ -80,6 +83,12 @@ class Options:
     """The plan to compare with: every component is inspected once in this many days."""
     machines_per_day: int = 10
     """How many machines can be looked at in a day: an evaluation judges the first so many of each day."""
+    lead_hours: int | None = None
+    """How long before a failure an alarm has to come; see `lead`."""
+    inspections_per_day: int | None = None
+    """How many alarms may be opened in 24 hours; None: all. See `alarms`."""
+    cooldown_hours: int = 24
+    """How long after an alarm was closed the same one goes on where the probability rises again."""
     under_work_hours: int = 12
     """A component counts as under work for this long after its replacement or failure."""
     keep_columns: tuple[str, ...] = ()
@@ -142,6 +151,16 @@ class Options:
         normal_days = max(self.normal_days, 3 * chosen[-1] // 24)
         return replace(self, windows_hours=chosen, normal_days=normal_days, normal_gap_hours=hours[0])
 
+    def lead(self, horizon_hours: int) -> int:
+        """How long before a failure an alarm of this horizon has to come: the next shorter horizon, which has its own.
+
+        >>> Options().lead(24), Options().lead(168), Options(lead_hours=12).lead(168)
+        (0, 24, 12)
+        """
+        if self.lead_hours is not None:
+            return self.lead_hours if self.lead_hours < horizon_hours else 0
+        return max((h for h in self.horizons_hours if h < horizon_hours), default=0)
+
     @property
     def threshold(self) -> float:
         """The probability from which an inspection is cheaper than doing nothing.
@@ -161,9 +180,24 @@ class Options:
                 raise ValueError(
                     f"{name} is {hours}. Expected whole numbers of hours, at least 1, e.g. (24,)."
                 )
-        for name in ("every_hours", "normal_days", "inspect_every_days", "min_failures", "training_rows", "machines_per_day"):
+        for name in (
+            "every_hours",
+            "normal_days",
+            "inspect_every_days",
+            "min_failures",
+            "training_rows",
+            "machines_per_day",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. Expected at least 1.")
+        if self.inspections_per_day is not None and self.inspections_per_day < 1:
+            raise ValueError(
+                f"inspections_per_day is {self.inspections_per_day}. Expected at least 1, or none for no limit."
+            )
+        if min(self.cooldown_hours, self.lead_hours or 0) < 0:
+            raise ValueError(
+                f"cooldown_hours is {self.cooldown_hours}, lead_hours is {self.lead_hours}. Expected 0 or more."
+            )
         for name in ("missed_failure_cost", "needless_inspection_cost"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}. Expected an amount above 0.")

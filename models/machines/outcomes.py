@@ -1,7 +1,8 @@
 """What became of published risks: whether that component failed within the horizon, as far as telemetry reaches.
 
 A judged row is a published one with `failed` (null while pending), `next_failure_hours`, `observed_hours` and
-`under_work`. A remaining life is followed until its quantile 90. A time that several runs have scored counts once in the measures, as the first of them said.
+`under_work`. A remaining life is followed until its quantile 90. A time that several runs have scored counts once in the
+measures, as the first of them said.
 """
 
 from datetime import datetime

@@ -10,7 +10,17 @@ import polars as pl
 from models.errors import ContractError
 from models.interchange import Interchange
 from models.layouts import Layout
-from models.machines import evaluation, interchange, outcomes, risks, scoring, service, training, watching
+from models.machines import (
+    alarms,
+    evaluation,
+    interchange,
+    outcomes,
+    risks,
+    scoring,
+    service,
+    training,
+    watching,
+)
 from models.machines.clocks import span
 from models.machines.contracts import TABLES, repeats
 from models.machines.findings import before_the_data, findings, record_ends_early, stray_clocks, told
@@ -84,8 +94,20 @@ class Machines(
 
     @property
     def derived_tables(self) -> tuple[str, ...]:
-        """The published risks: a page shows those of earlier runs, too. `derive` makes no table."""
-        return ("risks",)
+        """The alarms, and the published risks: a page shows those of earlier runs, too."""
+        return ("risks", "alarms")
+
+    def derive(
+        self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
+    ) -> dict[str, pl.DataFrame]:
+        """`alarms` at `as_of`, which go on from those of the last run before it."""
+        now = rows.filter(pl.col("time") == moment(as_of)).collect()
+        previous = None
+        if "alarms" in earlier:
+            past = earlier["alarms"]
+            last = past.select(pl.col("as_of").max()).collect().item()
+            previous = past.filter(pl.col("as_of") == last).collect()
+        return {"alarms": alarms.alarms(now, previous, moment(as_of), Options.of(options))}
 
     @property
     def layouts(self) -> Mapping[str, Layout]:
@@ -256,8 +278,8 @@ class Machines(
     def events(
         self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> list[Event]:
-        """`at_risk` for each machine of which a component is above the threshold at `as_of`, by its best rank."""
-        return scoring.at_risk(rows.filter(pl.col("time") == moment(as_of)))
+        """`at_risk` for each machine of which an alarm was opened, by its best rank."""
+        return alarms.at_risk(derived["alarms"])
 
     def evaluate(
         self,

@@ -14,7 +14,7 @@ from models.machines.lives import Life, agreeing
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk
 from models.machines.sampling import row_count
 from models.machines.service import longest_silence, silent_since
-from models.scenario import Event, Frames, Scores
+from models.scenario import Frames, Scores
 
 KEY = ("machine_id", "component")
 UNDER_WORK, PARTIAL, WITHOUT_TELEMETRY = "under_work", "partial_telemetry", "without_telemetry"
@@ -34,15 +34,16 @@ RISKS: dict[str, Any] = {
     "life_q50_hours": pl.Float64,
     "life_q90_hours": pl.Float64,
     "life_note": pl.String,
+    "threshold": pl.Float64,
 }
 """The published columns, without those that publishing adds.
 
-`probability` of failure in (time, time + horizon], null without model; `rank` 1 is looked at first, of
-all rows of that time and horizon, null without model or under work; `reasons` says what speaks for the
-risk, or why there is none; `above_threshold` where an inspection is worth its cost, never under work,
-null without model. `rung`: `model`; `partial_telemetry`, a sensor is silent; `without_telemetry`;
-`under_work`; `base_rate`, too few failures for a model; `no_model`; `out_of_service`, a machine whose
-telemetry ended long ago, without probability and rank.
+`probability` of failure in (time, time + horizon], null without model; `rank` 1 is looked at first, of all rows of
+that time and horizon, null without model or under work; `reasons` says what speaks for the risk, or why there is
+none; `above_threshold` where an inspection is worth its cost, from the probability `threshold` on, never under
+work, null without model. `rung`: `model`; `partial_telemetry`, a sensor is silent; `without_telemetry`;
+`under_work`; `base_rate`, too few failures for a model; `no_model`; `out_of_service`, a machine whose telemetry
+ended long ago, without probability and rank.
 
 `life_q10_hours`, `life_q50_hours`, `life_q90_hours`: quantiles of the hours from `time` to the component's next
 failure, the same at all horizons, in agreement with the probabilities; null where they lie beyond what is known, or
@@ -93,7 +94,7 @@ def score(
         found = found.hstack(lives[risk.component])
         mine = rows.select(pl.col("machine_id").is_in(wanted))["machine_id"]
         parts.append(_in_service(_explained(found, mine, X, risk, model, latest), silent).filter(mine))
-    published = pl.concat(parts).sort(*KEY, "time", "horizon_hours")
+    published = pl.concat(part.select(list(RISKS)) for part in parts).sort(*KEY, "time", "horizon_hours")
     return Scores(published, _outcomes(keys, published, as_of))
 
 
@@ -122,31 +123,6 @@ def ranked(rows: pl.LazyFrame) -> pl.LazyFrame:
     rest = rows.filter(~counts).with_columns(pl.lit(None, pl.Int64).alias("rank"))
     whole = pl.concat([listed.with_columns(place.alias("rank")), rest])
     return whole.sort(*KEY, "time", "horizon_hours")
-
-
-def at_risk(rows: pl.LazyFrame) -> list[Event]:
-    """An event for each machine with ranked rows above the threshold, the machine of the best rank first.
-
-    Its payload: `machine_id`, `time`, and `risks`: component, horizon_hours, probability, rank and reasons
-    of each such row, the shortest horizon first.
-    """
-    columns = ["component", "horizon_hours", "probability", "rank", "reasons"]
-    found = (
-        rows.filter("above_threshold")
-        .sort("horizon_hours", "rank", *KEY)
-        .group_by("machine_id", maintain_order=True)
-        .agg(pl.col("time").first(), pl.struct(columns).alias("risks"), pl.col("rank").min().alias("best"))
-        .sort("best", "machine_id")
-        .collect()
-    )
-    return [
-        Event(
-            "at_risk",
-            f"machines.{row['machine_id']}.{row['time']:%Y-%m-%dT%H:%MZ}",
-            {"machine_id": row["machine_id"], "time": row["time"].isoformat(), "risks": row["risks"]},
-        )
-        for row in found.iter_rows(named=True)
-    ]
 
 
 def _risks(model: Model, components: Sequence[str]) -> list[Risk]:
@@ -202,6 +178,7 @@ def _rows(
         reason.alias("reasons"),
         (value >= threshold).alias("above_threshold"),
         rung.alias("rung"),
+        pl.lit(threshold, pl.Float64).alias("threshold"),
     )
 
 
@@ -237,7 +214,10 @@ def _in_service(found: pl.DataFrame, silent: pl.Series) -> pl.DataFrame:
     out = silent.is_not_null()
     reason = pl.format("out of service: no telemetry since {} UTC", silent.dt.strftime("%Y-%m-%d %H:%M"))
     return found.with_columns(
-        *(pl.when(~out).then(name).alias(name) for name in ("probability", "above_threshold", *LIFE[:3])),
+        *(
+            pl.when(~out).then(name).alias(name)
+            for name in ("probability", "above_threshold", "threshold", *LIFE[:3])
+        ),
         *(pl.when(out).then(reason).otherwise(name).alias(name) for name in ("reasons", "life_note")),
         pl.when(out).then(pl.lit(OUT_OF_SERVICE)).otherwise("rung").alias("rung"),
     )

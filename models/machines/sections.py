@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from models.machines import charts, contracts
+from models.machines.alarms import CLOSED, GOES_ON
 from models.machines.charts import span
 from models.machines.options import Options, moment
 from models.machines.scoring import KEY, LIFE
@@ -24,6 +25,7 @@ MOMENTS = 60
 CHANGES = 25
 OTHERS = 200
 PLACE = [*KEY, "horizon_hours"]
+_SAVED = ("saved_to_never", "saved_to_every_n_days")
 
 
 def sections(run: RunView) -> list[Section]:
@@ -42,6 +44,13 @@ def sections(run: RunView) -> list[Section]:
 def _days(name: str, columns: Sequence[str]) -> pl.Expr:
     """A quantile of the remaining life in days; null where an earlier version published the rows."""
     return pl.col(name).first() / 24 if name in columns else pl.lit(None, pl.Float64)
+
+
+def _thresholds(columns: Sequence[str]) -> pl.Expr:
+    """The thresholds of the horizons, shortest first; null where an earlier version published the rows."""
+    if "threshold" not in columns:
+        return pl.lit(None, pl.String)
+    return pl.format("{} %", (pl.col("threshold") * 100).round_sig_figs(2)).str.join(", ")
 
 
 def _band() -> pl.Expr:
@@ -81,15 +90,30 @@ class _View:
                 alarm.alias("alarm"),
                 told.alias("why"),
                 *(_days(name, known.columns).alias(name) for name in LIFE[:3]),
+                _thresholds(known.columns).alias("from"),
                 (pl.col("rung") == "under_work").any().alias("under work"),
             )
             .filter(~pl.col("under work"))
+            .join(self.alarms, on=list(KEY), how="left", maintain_order="left")
             .sort(
                 [pl.col("alarm"), *(f"within {h}" for h in self.horizons[::-1]), *KEY],
                 descending=[False, *[True] * len(self.horizons), False, False],
                 nulls_last=True,
             )
         )
+
+    @property
+    def alarms(self) -> pl.DataFrame:
+        """Per component with an alarm what became of it in this run, in words; empty where no alarms are kept."""
+        nothing = pl.DataFrame(schema={**dict.fromkeys(KEY, pl.String), "state": pl.String})
+        if "alarms" not in self.run.derived:
+            return nothing
+        found = self.run.derived["alarms"].filter(pl.col("as_of") == self.run.as_of).collect()
+        since = pl.format("{} since {}", "state", pl.col("since").dt.strftime("%Y-%m-%d %H:%M"))
+        closed = pl.format("closed: {}", "why")
+        said = pl.when(state=GOES_ON).then(since).when(state=CLOSED).then(closed).otherwise("state")
+        first = found.with_columns(said.alias("state")).sort(PLACE).group_by(KEY, maintain_order=True)
+        return first.agg(pl.col("state").first()) if found.height else nothing
 
 
 def _watch_list(view: _View) -> list[Part]:
@@ -111,20 +135,24 @@ def _watch_list(view: _View) -> list[Part]:
     text = (
         f"Data up to **{view.as_of:%Y-%m-%d %H:%M} UTC**. A component is at risk where inspecting it is expected to "
         f"cost less than waiting: a missed failure costs {view.options.missed_failure_cost:g}, a needless inspection "
-        f"{view.options.needless_inspection_cost:g}. It is not listed while it is under work."
+        f"{view.options.needless_inspection_cost:g}. From which probability that is so differs by component and horizon: "
+        "it is the threshold that cost least on held-out time, and lies high where waiting brought certainty in time. "
+        "So a component may be at risk at a lower probability than another. It is not listed while it is under work."
     )
     frame = listed.head(max(FIRST, alarms)).select(
         pl.col("machine_id").alias("Machine"),
         pl.col("component").alias("Component"),
         *(pl.col(f"within {h}").alias(f"Within {span(h)}") for h in view.horizons),
+        pl.col("from").alias("At risk from"),
         pl.col("alarm").map_elements(span, return_dtype=pl.String).alias("At risk within"),
+        pl.col("state").alias("Alarm"),
         _band().alias("Days left (80 %)"),
         pl.col("why").alias("Why"),
     )
     formats = {f"Within {span(h)}": ".1%" for h in view.horizons}
     caption = (
-        "Probability of failure, what is at risk first, and days left: the median, and the band that holds 80 %; "
-        "? is longer than can be known. Open one in the explorer"
+        "Probability of failure, from which one a component is at risk, what is at risk first, and days left: the "
+        "median, and the band that holds 80 %; ? is longer than can be known. Open one in the explorer"
     )
     return [
         Figures(figures),
@@ -314,7 +342,7 @@ def _trust(view: _View) -> list[Part]:
         "On the last part of the training range, which its models had not seen. A row is one component of one machine "
         f"every {view.options.every_hours} hours; an alarm is right where that very component fails within the horizon. "
         f"Saved is what the alarms would have saved there, against never inspecting and against inspecting everything "
-        f"every {view.options.inspect_every_days} days."
+        f"every {view.options.inspect_every_days} days, with the interval that holds 80 % if machines are drawn anew."
     )
     return [
         Text(text),
@@ -333,7 +361,7 @@ def _first(view: _View, horizons: Sequence[int]) -> list[Part]:
         for h in horizons
     }
     told = [
-        f"within {span(h)} some component failed in **{one['precision']:.1%}** of them, where {one['best']:.1%} were possible"
+        f"within {span(h)} some component failed in **{one['precision']:.1%}** of them, at best **{one['best']:.1%}**"
         for h, one in of.items()
         if one
     ]
@@ -350,9 +378,12 @@ def _measures(view: _View, hours: int) -> Grid:
     each = metrics.filter(pl.col("slice") == f"component_{hours}h")
     rows = pl.concat([each, whole.with_columns(pl.lit("all").alias("value_of_slice"))])
     table = rows.pivot(on="metric", index="value_of_slice", values="value", aggregate_function="first")
+    lead = view.options.lead(hours)
+    table = table.with_columns(_interval(name) for name in _SAVED if f"{name}_low" in table.columns)
     labels = {
         "failures": "Failures",
         "warned": "Warned of",
+        "warned_early": f"Warned of {span(lead)} ahead",
         "lead_hours": "Hours ahead",
         "precision": "Precision",
         "recall": "Recall",
@@ -373,8 +404,15 @@ def _measures(view: _View, hours: int) -> Grid:
         "Warned of": ".0%",
         "Failures": ",.0f",
     }
-    formats |= {"Hours ahead": ",.0f", "Saved to never": "+,.0f", "Saved to the plan": "+,.0f"}
+    formats |= {"Hours ahead": ",.0f", f"Warned of {span(lead)} ahead": ".0%"}
+    formats |= {labels[n]: "+,.0f" for n in _SAVED if table.schema.get(n) == pl.Float64}
     return Grid(frame, f"Failures within {span(hours)}", formats=formats)
+
+
+def _interval(name: str) -> pl.Expr:
+    """What was saved, with the interval of 80 %."""
+    whole = (pl.col(c).round(0).cast(pl.Int64) for c in (name, f"{name}_low", f"{name}_high"))
+    return pl.format("{} ({} to {})", *whole).alias(name)
 
 
 def _importance(view: _View) -> list[Part]:

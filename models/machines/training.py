@@ -170,9 +170,9 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
     work = Work(rows, vocabulary, used_features(vocabulary, options), options, notes)
     cuts = folds(ends["first"].item(), observed["outcomes"].item(), options.held_out_share)
     fitted = _horizons(work, cuts, failures_after(rows, vocabulary.components))
-    before = _bills(_judged(fitted, slice(0, 1), first=True, options=options, bills={}))
+    before = _bills(_judged(fitted, slice(0, 1), first=True, options=options, bills={}), options)
     backtest = _judged(fitted, slice(1, 2), first=True, options=options, bills=before)
-    after = _bills(_judged(fitted, slice(0, 2), first=False, options=options, bills={}))
+    after = _bills(_judged(fitted, slice(0, 2), first=False, options=options, bills={}), options)
     risks = [_billed(risk, after) for f in fitted for risk in f.risks]
     model = Model(vocabulary, options, tuple(risks), tuple(_lives(work, fitted[-1].hidden)))
     metrics = pl.concat([evaluation.metrics(backtest, options), *(f.importance for f in fitted)])
@@ -464,12 +464,19 @@ def _judged(
     return evaluation.coherent(pl.concat(parts))
 
 
-def _bills(judged: pl.DataFrame) -> dict[_Place, _Bills]:
-    """For each component and horizon the bills of all thresholds, and the failures they are about."""
+def _bills(judged: pl.DataFrame, options: Options) -> dict[_Place, _Bills]:
+    """For each component and horizon the bills of all thresholds, and the failures they are about.
+
+    An alarm that comes no earlier than that of the next shorter horizon has prevented nothing, so that the threshold
+    is that of alarms which say more.
+    """
     found = {}
     for (component, hours), rows in judged.group_by("component", "horizon_hours"):
         failures = evaluation.failures_of(rows)
-        found[str(component), int(hours)] = (costs.bills(rows, failures, int(hours)), failures.height)
+        found[str(component), int(hours)] = (
+            costs.bills(rows, failures, int(hours), options.lead(int(hours))),
+            failures.height,
+        )
     return found
 
 

@@ -30,7 +30,8 @@ def resolve_evaluation(
 ) -> Run:
     """The run that judges bundle `number` from `since` to `until`, by the newest tables.
 
-    Without `since` the range begins where the bundle's data ends. `given` options stand before the bundle's. Raises `RunError` for a range without data.
+    Without `since` the range begins where the bundle's data ends. `given` options stand before the bundle's.
+    Raises `RunError` for a range without data.
     """
     versions = input_versions(scenario, store)
     newest = scenario.resolve_as_of(scans(scenario, store, versions), None, datetime.now(UTC))

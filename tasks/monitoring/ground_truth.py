@@ -85,7 +85,8 @@ def resolve_outcomes(
 
     Due is an `as_of` that was never judged or was published anew since; one with pending rows when its
     tables have changed or time has passed; and one whose outcomes may have been restated. Of those at
-    most `at_most`, least recently judged first. `given` options stand before those of the bundle in the measures. Raises `RunError` where nothing was published.
+    most `at_most`, least recently judged first. `given` options stand before those of
+    the bundle in the measures. Raises `RunError` where nothing was published.
     """
     if not isinstance(scenario, HasGroundTruth):
         raise RunError(

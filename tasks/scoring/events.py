@@ -51,7 +51,7 @@ def derive(scenario: Scenario, run: Run) -> list[Event]:
     if not isinstance(scenario, EmitsEvents):
         return []
     events = scenario.events(rows, derived, run.as_of, run.options)
-    if not derived or set(replaced) != set(derived):
+    if not derived or not set(derived) <= set(replaced):
         return events
     told = {(event.name, event.resource) for event in scenario.events(rows, replaced, run.as_of, run.options)}
     return [event for event in events if (event.name, event.resource) not in told]

@@ -186,18 +186,41 @@ def events(found: list[tuple[int, str]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
+def test_the_threshold_of_a_week_is_that_of_alarms_that_come_before_those_of_a_day():
+    """A probability of 0.2 for a week before each failure, of 0.9 in its last day; waiting for it warns nobody earlier."""
+    failed = pl.DataFrame(
+        {"machine_id": "m", "component": "a", "time": [START + 24 * (10 + 20 * i) * HOUR for i in range(12)]}
+    )
+    days = pl.DataFrame({"time": [START + 24 * i * HOUR for i in range(240)]}).with_columns(
+        pl.lit("m").alias("machine_id"), pl.lit("a").alias("component"), under_work=False
+    )
+    rows = days.join_asof(
+        failed.select("time", failed_at="time"), on="time", strategy="forward", allow_exact_matches=False
+    )
+    left = (pl.col("failed_at") - pl.col("time")).dt.total_hours().fill_null(9999)
+    rows = rows.with_columns(
+        pl.when(left <= 24).then(0.9).when(left <= 168).then(0.2).otherwise(0.01).alias("probability")
+    )
+    missed = [
+        {row["threshold"]: row["missed"] for row in costs.bills(rows, failed, 168, lead)}[0.9]
+        for lead in (0, 24)
+    ]
+    assert missed == [0, 12]
+    assert costs.cheapest(costs.bills(rows, failed, 168, 24), 12, Options()) <= 0.2
+
+
 @settings(max_examples=80)
-@given(hours_of, hours_of, st.integers(1, 120))
-def test_a_bill_counts_failures_and_inspections_as_a_loop_does(inspected, failed, horizon):
+@given(hours_of, hours_of, st.integers(1, 120), st.integers(0, 60))
+def test_a_bill_counts_failures_and_inspections_as_a_loop_does(inspected, failed, horizon, lead):
     options = Options(missed_failure_cost=7.0, needless_inspection_cost=2.0)
-    found = costs.bill(events(inspected), events(failed), horizon, options)
+    found = costs.bill(events(inspected), events(failed), horizon, options, lead)
     prevented, needless = set(), 0
     for at, component in inspected:
         following = sorted(h for h, c in failed if c == component and at < h)
-        if following and following[0] <= at + horizon:
-            prevented.add((following[0], component))
-        else:
+        if not following or following[0] > at + horizon:
             needless += 1
+        elif following[0] > at + lead:
+            prevented.add((following[0], component))
     missed = len(set(failed)) - len(prevented)
     assert found == costs.Bill(len(prevented), missed, needless, 7.0 * missed + 2.0 * needless)
 
@@ -348,6 +371,9 @@ def test_lead_time_runs_from_the_first_alarm_within_the_horizon():
     )
     found = evaluation.measures(rows, Options())
     assert (found["failures"], found["warned"], found["lead_hours"]) == (1.0, 1.0, 30.0)
+    assert found["warned_early"] == 1.0
+    assert evaluation.measures(rows, Options(lead_hours=30))["warned_early"] == 0.0
+    assert found["saved_to_never_low"] == found["saved_to_never"] == found["saved_to_never_high"]
 
 
 def test_what_may_happen_in_a_day_may_happen_in_a_week():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.machines import MACHINES, evaluation, outcomes
-from models.machines.scoring import LIFE, RISKS
+from models.machines.scoring import RISKS
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 UNTIL = START + timedelta(hours=60)
@@ -148,6 +148,8 @@ def test_published_lives_are_followed_until_their_band_is_over_and_older_tables_
     judged = outcomes.judge(rows.lazy(), {"failures": failures([("a", "fan", 10)])}, UNTIL)
     assert set(judged["observed_hours"]) == {60.0}
     assert judged.select(outcomes.OUTCOMES.until).item() == START + timedelta(hours=200)
-    older = outcomes.judge(rows.drop(LIFE).lazy(), {}, UNTIL)
+    older = outcomes.judge(rows.drop("life_q90_hours").lazy(), {}, UNTIL)
     assert older.select(outcomes.OUTCOMES.until).item() == START + timedelta(hours=max(HORIZONS))
-    assert MACHINES.measures(older.with_columns(as_of=pl.lit(START)).lazy(), {}).filter(slice="life").is_empty()
+    assert (
+        MACHINES.measures(older.with_columns(as_of=pl.lit(START)).lazy(), {}).filter(slice="life").is_empty()
+    )

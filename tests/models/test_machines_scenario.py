@@ -362,7 +362,8 @@ def test_an_evaluation_of_a_past_range_knows_all_outcomes_by_now(fleet, model):
 
 def test_an_event_tells_of_each_machine_at_risk_the_worst_first(fleet, model):
     rows, _ = score(model, fleet, AS_OF, {**OPTIONS, "missed_failure_cost": 1e4})
-    found = MACHINES.events(rows.lazy(), {}, AS_OF, OPTIONS)
+    derived = MACHINES.derive(rows.lazy(), {}, {}, AS_OF, OPTIONS)
+    found = MACHINES.events(rows.lazy(), derived, AS_OF, OPTIONS)
     alarms = rows.filter("above_threshold")
     assert len(found) == alarms["machine_id"].n_unique() > 0
     assert {event.name for event in found} == {"at_risk"}

@@ -43,6 +43,7 @@ def run() -> RunView:
         return MACHINES.complete(found.rows.lazy()).collect().with_columns(as_of=pl.lit(at)), found.keys
 
     now, keys = scored(AS_OF)
+    derived = MACHINES.derive(now.lazy(), {}, tables, AS_OF, costly)
     return RunView(
         as_of=AS_OF,
         bundle=1,
@@ -51,6 +52,7 @@ def run() -> RunView:
         published=now.lazy(),
         previous=scored(AS_OF - timedelta(days=2))[0].lazy(),
         keys=keys.lazy(),
+        derived={name: frame.with_columns(as_of=pl.lit(AS_OF)).lazy() for name, frame in derived.items()},
         backtest=trained.backtest.lazy(),
         metrics=trained.metrics,
         headline=trained.headline,
@@ -86,6 +88,8 @@ def test_the_watch_list_has_what_is_at_risk_first_and_at_least_ten(run):
     listed = frame.select("Machine", "Component").rows()
     assert set(listed[: alarms.height]) == set(alarms.rows())
     assert frame["At risk within"].head(alarms.height).null_count() == 0
+    assert frame["Alarm"].to_list() == ["opened"] * alarms.height + [None] * (frame.height - alarms.height)
+    assert frame["At risk from"].str.contains(r"^[\d.]+ %, [\d.]+ %$").all()
     rest = frame.filter(pl.col("At risk within").is_null())["Within 7 d"]
     assert rest.to_list() == sorted(rest, reverse=True)
 

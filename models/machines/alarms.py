@@ -1,0 +1,144 @@
+"""Alarms as decisions: what is opened is told once, goes on while it is risky, and is closed when it is not.
+
+An alarm is of a machine, a component and a horizon. It opens where the probability reaches the threshold, and goes on as
+long as the probability stays above `STAYS` of it, so that a probability that swings about the threshold is one alarm. A
+component that is under work, or that has no probability any more, has its alarm closed. What rises again within the
+cooldown after that, without work in between, is the same alarm, and is not told again.
+
+No more than the inspections of a day are opened within 24 hours, shorter horizons first, then by what an inspection is
+expected to save; the others wait, and try again in the next run. A component with an alarm has its inspection already.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from models.machines.options import Options
+from models.machines.scoring import KEY, RISKS, UNDER_WORK
+from models.scenario import Event
+
+OPENED, GOES_ON, CLOSED, WAITS = "opened", "goes on", "closed", "waits"
+STAYS = 0.5
+PLACE = (*KEY, "horizon_hours")
+_DAY = timedelta(days=1)
+_TIME = pl.Datetime("us", "UTC")
+_WORK = "under work"
+
+ALARMS: dict[str, Any] = {
+    **{name: RISKS[name] for name in PLACE},
+    "state": pl.String,
+    "since": _TIME,
+    "closed_at": _TIME,
+    "why": pl.String,
+    "time": _TIME,
+    **{name: RISKS[name] for name in ("probability", "threshold", "rank", "reasons")},
+}
+"""`state`: `opened` in this run, `goes on`, `closed` (kept for the cooldown), or `waits` for an inspection to be free.
+`since`: when it was opened; `closed_at` and `why`: when it was closed, and by what. The rest is as in `RISKS`."""
+
+
+def alarms(
+    rows: pl.DataFrame, previous: pl.DataFrame | None, as_of: datetime, options: Options
+) -> pl.DataFrame:
+    """The alarms (see `ALARMS`) after the run for `as_of`, by machine, component and horizon.
+
+    `rows` are the published risks at `as_of`, `previous` the alarms that the last run before it returned.
+    """
+    past = _carried(previous, as_of, options)
+    both = rows.select(*PLACE, "probability", "threshold", "rank", "reasons", "above_threshold", "rung")
+    both = both.join(past, on=list(PLACE), how="full", coalesce=True)
+    above = pl.col("above_threshold").fill_null(value=False)
+    working = (pl.col("rung") == UNDER_WORK).fill_null(value=False)
+    high = (pl.col("probability") >= STAYS * pl.col("threshold")).fill_null(value=False) & ~working
+    running = pl.col("state").is_in([OPENED, GOES_ON]).fill_null(value=False)
+    resting = (pl.col("state") == CLOSED) & (pl.col("why") != _WORK)
+    resting = resting & (pl.col("closed_at") >= as_of - timedelta(hours=options.cooldown_hours))
+    why = (
+        pl.when(working)
+        .then(pl.lit(_WORK))
+        .when(pl.col("probability").is_null())
+        .then(pl.lit("no probability any more"))
+        .otherwise(pl.lit("the probability fell"))
+    )
+    state = (
+        pl.when(running & (above | high) | resting.fill_null(value=False) & above)
+        .then(pl.lit(GOES_ON))
+        .when(running)
+        .then(pl.lit(CLOSED))
+        .when(above)
+        .then(pl.lit(WAITS))
+        .when(pl.col("state") == CLOSED)
+        .then(pl.lit(CLOSED))
+    )
+    closes = running & ~(above | high)
+    found = both.with_columns(
+        state.alias("state"),
+        pl.when(closes).then(pl.lit(as_of, _TIME)).otherwise("closed_at").alias("closed_at"),
+        pl.when(closes).then(why).otherwise("why").alias("why"),
+        pl.lit(as_of, _TIME).alias("time"),
+    ).filter(pl.col("state").is_not_null())
+    gone = pl.col("state") == CLOSED
+    found = found.with_columns(
+        pl.when(gone).then("closed_at").alias("closed_at"), pl.when(gone).then("why").alias("why")
+    )
+    return _opened(found, past, as_of, options).select(list(ALARMS)).sort(PLACE)
+
+
+def _carried(previous: pl.DataFrame | None, as_of: datetime, options: Options) -> pl.DataFrame:
+    """The alarms of the last run that may matter now, without what rows tell anew."""
+    names = [*PLACE, "state", "since", "closed_at", "why"]
+    if previous is None:
+        return pl.DataFrame(schema={name: ALARMS[name] for name in names})
+    kept = max(timedelta(hours=options.cooldown_hours), _DAY)
+    matters = pl.col("state").is_in([OPENED, GOES_ON]) | (pl.col("closed_at") >= as_of - kept)
+    return previous.filter(matters).select(names)
+
+
+def _opened(found: pl.DataFrame, past: pl.DataFrame, as_of: datetime, options: Options) -> pl.DataFrame:
+    """`found` with those that wait opened, as far as inspections are free."""
+    p = pl.col("probability")
+    saves = p * options.missed_failure_cost - (1 - p) * options.needless_inspection_cost
+    waiting = found.filter(state=WAITS).with_columns(saves.alias("saves"))
+    running = found.filter(state=GOES_ON).select(KEY).unique().with_columns(inspected=pl.lit(value=True))
+    waiting = waiting.join(running, on=list(KEY), how="left").sort(
+        "horizon_hours", "saves", *KEY, descending=[False, True, False, False]
+    )
+    counts = pl.struct(KEY).is_first_distinct() & pl.col("inspected").is_null()
+    waiting = waiting.with_columns(counts.cum_sum().alias("nth"))
+    waiting = waiting.with_columns(
+        pl.when(pl.col("inspected").is_null()).then(pl.col("nth").first().over(KEY)).otherwise(0).alias("nth")
+    )
+    if options.inspections_per_day is not None:
+        lately = past.filter(pl.col("since") > as_of - _DAY).select(KEY).unique().height
+        waiting = waiting.filter(pl.col("nth") <= max(0, options.inspections_per_day - lately))
+    chosen = waiting.select(*PLACE, opens=pl.lit(value=True))
+    opens = pl.col("opens").fill_null(value=False)
+    return found.join(chosen, on=list(PLACE), how="left").with_columns(
+        pl.when(opens).then(pl.lit(OPENED)).otherwise("state").alias("state"),
+        pl.when(opens).then(pl.lit(as_of, _TIME)).when(pl.col("state") != WAITS).then("since").alias("since"),
+    )
+
+
+def at_risk(found: pl.DataFrame) -> list[Event]:
+    """An event for each machine with alarms (see `ALARMS`) that were opened, the machine of the best rank first.
+
+    Its payload: `machine_id`, `time`, and `risks`: component, horizon_hours, probability, rank and reasons
+    of each such alarm, the shortest horizon first.
+    """
+    columns = ["component", "horizon_hours", "probability", "rank", "reasons"]
+    machines = (
+        found.filter(state=OPENED)
+        .sort("horizon_hours", "rank", *KEY)
+        .group_by("machine_id", maintain_order=True)
+        .agg(pl.col("time").first(), pl.struct(columns).alias("risks"), pl.col("rank").min().alias("best"))
+        .sort("best", "machine_id")
+    )
+    return [
+        Event(
+            "at_risk",
+            f"machines.{row['machine_id']}.{row['time']:%Y-%m-%dT%H:%MZ}",
+            {"machine_id": row["machine_id"], "time": row["time"].isoformat(), "risks": row["risks"]},
+        )
+        for row in machines.iter_rows(named=True)
+    ]
