@@ -147,6 +147,7 @@ def backfill(
     to: Moment | None = None,
     alpha: Alpha = 0.001,
     bundle: Annotated[int | None, Field(ge=1)] = None,
+    alarms_per_day: AlarmsPerDay = None,
     store: str | None = None,
 ) -> dict[str, Any]:
     """Score every hour of a range that is not published yet, oldest first, each with a commit of its own.
@@ -159,9 +160,11 @@ def backfill(
         to: Last day (all of it) or end of the last hour; default: the last complete one.
         alpha: Share of normal readings that may be called anomalies.
         bundle: Number of the bundle to score with; default: for each hour the champion that knew no later data.
+        alarms_per_day: False alarms a day to bear, of all devices; default: one for 100 devices.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    return backfilling.score_range(DEVICES, open_store(store), "score", from_, to, bundle, {"alpha": alpha})
+    options = _verdicts(alpha, alarms_per_day)
+    return backfilling.score_range(DEVICES, open_store(store), "score", from_, to, bundle, options)
 
 
 @flow(name="devices-run", task_runner=task_runner(), **limits(TRAINING))

@@ -71,7 +71,7 @@ def aggregate(found: pl.DataFrame) -> pl.DataFrame:
     """Points -> readings, one row per device, tag and interval, sorted; the same for any order of `found`.
 
     `std` is the sample standard deviation, null for one reading. `last` is the value at the latest
-    time; of several at that time the greatest. Of a direction (`_is_direction`) that passes north within the interval,
+    time; of several at that time the greatest. Of a direction (`is_direction`) that passes north within the interval,
     `mean` and `std` are those of the values on the shorter way round, the mean from 0 to 360.
     """
     lists = (
@@ -81,7 +81,7 @@ def aggregate(found: pl.DataFrame) -> pl.DataFrame:
     )
     values = pl.col("point_values").list
     way, mean = values, values.mean()
-    if lists.select(_is_direction().any()).item():
+    if lists.select(is_direction().any()).item():
         turned = pl.when(_passes_north()).then(_turned()).otherwise("point_values")
         lists = lists.with_columns(turned.alias("way"))
         way = pl.col("way").list
@@ -99,7 +99,7 @@ def aggregate(found: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _is_direction() -> pl.Expr:
+def is_direction() -> pl.Expr:
     """Whether the name of the tag says that it is a direction, in degrees."""
     return pl.col("tag").str.contains(_DIRECTION)
 
@@ -109,7 +109,7 @@ def _passes_north() -> pl.Expr:
     ordered = pl.col("point_values").list.sort()
     free = ordered.list.diff().list.max() > TURN / 2
     return (
-        _is_direction() & (ordered.list.first() >= 0) & (ordered.list.last() <= TURN) & free.fill_null(False)
+        is_direction() & (ordered.list.first() >= 0) & (ordered.list.last() <= TURN) & free.fill_null(False)
     )
 
 

@@ -1,5 +1,6 @@
 """What the page of a devices run shows: what needs attention, when, each device, and how far to trust it."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,8 @@ import polars as pl
 from models.devices.alarms import alarming
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.incidents import INCIDENTS, incidents, what_happened
+from models.devices.kinds import kinds
+from models.devices.labelled import precision
 from models.devices.options import Options, moment_of
 from models.devices.scoring import HOUR, SCORES
 from models.page import blocks as page
@@ -34,7 +37,8 @@ def sections(run: RunView) -> list[Section]:
         Section("Devices that need attention now", _attention(view)),
         Section("Incidents", _timeline(view)),
         Section("Any device", _explorer(view)),
-        Section("False alarms", _false_alarms(view)),
+        Section("False alarms", [*_said(view), *_false_alarms(view)]),
+        Section("Detectors", _detectors(view)),
         Section("Silent, flat and without a detector", _findings(view)),
     ]
 
@@ -243,6 +247,49 @@ def _false_alarms(view: _View) -> list[Part]:
         "moved by four short-term standard deviations: **missed** is the share of these that was not called."
     )
     return [Text(text), Grid(shown, "In the backtest, by detector", formats=formats), _rates(normal)]
+
+
+def _said(view: _View) -> list[Part]:
+    """How many of the alarms that have a label were faults."""
+    if "incidents" not in view.run.derived:
+        return []
+    found = precision(view.run.derived["incidents"], view.run.tables, view.until)
+    if found.is_empty() or not found["labelled"][0]:
+        return [Text("No alarm of the last 30 days has a label: `devices label` says what one was.")]
+    names = {"tag": "Sensor", "alarms": "Alarms", "labelled": "With a label", "fault": "Faults"}
+    names |= {"false_alarm": "False alarms", "new_normal": "New normal", "precision": "Precision"}
+    shown = found.filter(pl.col("labelled") > 0).select(pl.col(c).alias(label) for c, label in names.items())
+    shown = shown.with_columns(pl.col("Sensor").replace(JOINT_TAG, TOGETHER))
+    caption = "Alarms of the last 30 days that people, or labels of known faults, say something about"
+    return [Grid(shown, caption, limit=FINDINGS, formats={"Precision": ".0%"})]
+
+
+def _detectors(view: _View) -> list[Part]:
+    """What kind of sensor each of this hour is, and why it has its detector."""
+    frames = {name: file for name, file in view.run.files.items() if isinstance(file, pl.DataFrame)}
+    settings = view.run.files.get("settings")
+    if "sensors" not in frames or not isinstance(settings, Mapping):
+        return [Text("The bundle does not say.")]
+    here = view.run.keys.select(KEY).filter(pl.col("tag") != JOINT_TAG).collect()
+    found = kinds(frames, settings).join(here, on=list(KEY), how="semi", maintain_order="left")
+    counts = found.group_by("kind").len("n").sort("n", "kind", descending=[True, False])
+    said = ", ".join(f"{n:,} {kind}" for kind, n in counts.iter_rows())
+    rare = found.join(counts, on="kind").sort("n", "kind", *KEY)
+    frame = rare.select(
+        pl.col("device").alias("Device"),
+        pl.col("tag").alias("Sensor"),
+        pl.col("kind").alias("Kind"),
+        pl.col("reason").alias("Why"),
+        pl.col("rung").str.replace_all("_", " ").alias("Detector"),
+        pl.col("readings").alias("Readings learnt from"),
+    )
+    caption = "Sensors that the bundle knows, the rarest kinds first"
+    grid = Grid(frame, caption, limit=FINDINGS, key={"device": "Device", "tag": "Sensor"})
+    return (
+        [Text(f"{found.height:,} sensors: {said}."), grid]
+        if found.height
+        else [Text("None of them is known.")]
+    )
 
 
 def _rates(p_values: np.ndarray) -> Chart:

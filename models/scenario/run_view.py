@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from models.scenario.inputs import AsOf, Frames
+from models.scenario.results import File
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class RunView:
     backtest: pl.LazyFrame
     metrics: pl.DataFrame
     headline: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, File] = field(default_factory=dict)
+    """The files of the bundle, see `models.scenario.File`."""
     gaps: pl.DataFrame = field(default_factory=pl.DataFrame)
     derived: Frames = field(default_factory=dict)
     explanations: pl.DataFrame = field(default_factory=pl.DataFrame)

@@ -53,6 +53,7 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
     table = run.store.scan(run.table)
     earlier = table.filter(pl.col("as_of") < run.as_of)
     latest = earlier.select(pl.col("as_of").max()).collect().item()
+    files = bundles.files(run.store, scenario.name, run.bundle or 0)
     manifest = bundles.manifest(run.store, scenario.name, run.bundle or 0)
     backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=run.bundle)
     tables = run.tables(scenario)
@@ -72,7 +73,8 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
         previous=None if latest is None else table.filter(pl.col("as_of") == latest),
         keys=pl.scan_parquet([run.store.uri_of(keys_path(run, o.shard)) for o in outcomes], glob=False),
         backtest=backtest,
-        metrics=cast(pl.DataFrame, bundles.files(run.store, scenario.name, run.bundle or 0)["metrics"]),
+        metrics=cast(pl.DataFrame, files["metrics"]),
+        files=files,
         headline=manifest["headline"],
         gaps=read_frame(run, gaps_path(run)),
         control=points_so_far(run.store, scenario.name),

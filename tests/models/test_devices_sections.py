@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
+from models.devices.kinds import kinds
+from models.devices.labelled import precision
 from models.devices.scenario import DEVICES
 from models.devices.simulation import inject, readings_of, simulate
 from models.page.blocks import Chart, Explorer, Figures, Grid, Text
@@ -49,6 +51,7 @@ def hours():
             backtest=bundle.backtest.lazy(),
             metrics=bundle.metrics,
             headline=bundle.headline,
+            files=bundle.files,
             derived=stamped,
         )
         views.append(view)
@@ -69,6 +72,7 @@ def test_sections_come_in_order_of_use_and_none_is_empty(hours):
         "Incidents",
         "Any device",
         "False alarms",
+        "Detectors",
         "Silent, flat and without a detector",
     ]
     assert all(s.parts for s in found)
@@ -137,3 +141,58 @@ def test_a_quiet_hour_says_so(hours):
         assert len(parts(quiet, title, Text)) == 1
         assert not parts(quiet, title, Grid)
     assert "None" in parts(quiet, "Silent, flat and without a detector", Text)[0].markdown
+
+
+def test_the_detectors_have_the_kind_of_each_sensor_and_the_reason(hours):
+    views, _, _ = hours
+    frame = parts(views[0], "Detectors", Grid)[0].frame
+    keys = views[0].keys.collect().filter(pl.col("tag") != "*")
+    assert set(frame.select("Device", "Sensor").rows()) == set(keys.select("device", "tag").rows())
+    mode = frame.filter(Sensor="mode")
+    assert set(mode["Kind"]) <= {"few values", "constant"}
+    assert mode["Why"].str.contains("values? (that come again|only)").all()
+    assert frame["Why"].null_count() == 0
+
+
+def test_the_kinds_tell_an_own_pace_a_direction_and_values_that_stand_for_no_reading():
+    sensors = pl.DataFrame(
+        {
+            "device": ["a", "a", "a"], "tag": ["slow", "wind_direction", "new"],
+            "rung": ["robust_level", "robust_local", "none"], "readings": [900, 900, 9], "pace": [10, 1, 1],
+            "sentinels": [[-999.0], [], []],
+        }
+    )  # fmt: skip
+    found = kinds({"sensors": sensors}, {"interval": "1m"})
+    why = dict(found.select("tag", "reason").iter_rows())
+    assert "every 10.0 minutes" in why["slow"]
+    assert "-999.0 stand for no reading" in why["slow"]
+    assert "a direction" in why["wind_direction"]
+    assert "too little history" in why["new"]
+
+
+def test_precision_is_the_share_of_faults_among_the_alarms_with_a_label():
+    names = ["one", "two", "three", "four"]
+    incidents = pl.DataFrame(
+        {
+            "incident": names, "device": ["a", "a", "b", "c"], "tag": ["t", "t", "u", "u"],
+            "tags": [["t"], ["t"], ["u"], ["u"]], "is_alarm": True, "as_of": AS_OF,
+            "start": [AS_OF - 20 * HOUR, AS_OF - 10 * HOUR, AS_OF - 10 * HOUR, AS_OF - 10 * HOUR],
+            "end": [AS_OF - 19 * HOUR, AS_OF - 9 * HOUR, AS_OF - 9 * HOUR, AS_OF - 9 * HOUR],
+        }
+    )  # fmt: skip
+    verdicts = pl.DataFrame(
+        {
+            "device": ["a", "a", "a", "b"], "tag": ["t", "t", "other", "*"],
+            "start": incidents["start"].gather([0, 1, 1, 2]), "end": incidents["end"].gather([0, 1, 1, 2]),
+            "verdict": ["fault", "false_alarm", "fault", "muted"], "at": AS_OF,
+        }
+    )  # fmt: skip
+    labels = pl.DataFrame(
+        {"device": ["b"], "tag": ["*"], "start": [AS_OF - 12 * HOUR], "end": [AS_OF], "fault": ["x"]}
+    )
+    tables = {"verdicts": verdicts.lazy(), "labels": labels.lazy()}
+    found = {row["tag"]: row for row in precision(incidents.lazy(), tables, AS_OF).to_dicts()}
+    assert [found["all"][name] for name in ("alarms", "labelled", "fault", "false_alarm")] == [4, 3, 2, 1]
+    assert found["t"]["precision"] == 0.5
+    assert found["u"]["precision"] == 1.0
+    assert precision(incidents.lazy(), {}, AS_OF)["precision"].null_count() == 3

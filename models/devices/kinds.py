@@ -1,0 +1,58 @@
+"""What kind of sensor each is, in words, and why it has the detector that it has: from the frames of a bundle."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+
+from models.devices.aggregation import interval_of, is_direction
+from models.devices.contracts import KEY
+
+_KINDS = {
+    "robust_level": ("varies about a level", "readings keep to one level"),
+    "robust_seasonal": ("varies with the day", "readings follow the time of day"),
+    "robust_regimes": ("levels of its own", "readings stay at one of several levels for a while"),
+    "robust_local": ("wanders", "readings keep to no level: each is compared with those just before it"),
+    "one_class_svm": ("varies", "--detector one_class_svm"),
+    "isolation_forest": ("varies", "--detector isolation_forest"),
+    "constant": ("constant", "the history holds one value only"),
+    "few_values": ("few values", "the history holds a few values that come again and again"),
+    "none": ("unknown", "too little history for a detector of its own"),
+}
+
+
+def kinds(frames: Mapping[str, pl.DataFrame], settings: Mapping[str, Any]) -> pl.DataFrame:
+    """A line per sensor that the training knew, by device and tag: device, tag, `kind`, `reason`, rung and readings."""
+    sensors = frames["sensors"]
+    step = interval_of(settings["interval"])
+    table = pl.DataFrame(
+        [(rung, *words) for rung, words in _KINDS.items()], schema=["rung", "kind", "why"], orient="row"
+    )
+    known = sensors.join(table, on="rung", how="left").with_columns(
+        pl.col("kind").fill_null(pl.col("rung")), pl.col("why").fill_null("")
+    )
+    if "discrete" in frames:
+        known = known.join(frames["discrete"].select(*KEY, "distinct"), on=list(KEY), how="left")
+        several = pl.format("the history holds {} values that come again and again", "distinct")
+        known = known.with_columns(
+            pl.when(pl.col("rung") == "few_values").then(several).otherwise("why").alias("why")
+        )
+    parts = [
+        pl.when(pl.col("why") != "").then("why"),
+        pl.when(is_direction()).then(pl.lit("a direction, by its name")),
+    ]
+    if "pace" in known.columns:
+        parts.append(pl.when(pl.col("pace") > 1).then(_own_pace(step)))
+    if "sentinels" in known.columns:
+        codes = pl.col("sentinels").list.eval(pl.element().cast(pl.String)).list.join(", ")
+        parts.append(
+            pl.when(pl.col("sentinels").list.len() > 0).then(pl.format("{} stand for no reading", codes))
+        )
+    reason = pl.concat_str(parts, separator="; ", ignore_nulls=True)
+    return known.select(*KEY, "kind", reason.alias("reason"), "rung", "readings").sort(*KEY)
+
+
+def _own_pace(step: timedelta) -> pl.Expr:
+    minutes = (pl.col("pace") * step.total_seconds() / 60).round_sig_figs(3)
+    return pl.format("own pace: it sends every {} minutes", minutes)
