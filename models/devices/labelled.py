@@ -18,8 +18,8 @@ def precision(incidents: pl.LazyFrame, tables: Frames, until: datetime) -> pl.Da
     than a known fault. `incidents` are rows of `models.devices.incidents.INCIDENTS` with `as_of`.
     """
     recent = incidents.filter(pl.col("as_of") > until - RECENT, pl.col("as_of") <= until, "is_alarm")
-    alarms = recent.sort("as_of").unique("incident", keep="last", maintain_order=True)
-    alarms = alarms.select("incident", "device", "tag", "tags", "start", "end").collect()
+    newest = recent.sort("as_of").unique("incident", keep="last", maintain_order=True)
+    alarms = newest.select("incident", "device", "tag", "tags", "start", "end").collect()
     said = alarms.join(_labels(tables), on="device", how="inner").filter(
         pl.col("since") < pl.col("end"),
         pl.col("over") > pl.col("start"),
@@ -39,13 +39,16 @@ def precision(incidents: pl.LazyFrame, tables: Frames, until: datetime) -> pl.Da
 
 def _labels(tables: Frames) -> pl.DataFrame:
     """Known faults and verdicts: device, `of` which tag, `since`, `over`, verdict, and `at` what time it was said."""
-    place = ["device", pl.col("tag").alias("of"), pl.col("start").alias("since"), pl.col("end").alias("over")]
+    names = {"device": "device", "tag": "of", "start": "since", "end": "over"}
+    place = [pl.col(name).alias(label) for name, label in names.items()]
     never = pl.lit(None, pl.Datetime("us", "UTC")).alias("at")
     parts = []
     if "labels" in tables:
         parts.append(tables["labels"].select(*place, pl.lit(FAULT).alias("verdict"), never))
     if "verdicts" in tables:
-        parts.append(tables["verdicts"].filter(pl.col("verdict") != MUTED).select(*place, "verdict", "at"))
+        parts.append(
+            tables["verdicts"].filter(pl.col("verdict") != MUTED).select(*place, pl.col("verdict", "at"))
+        )
     if not parts:
         texts = dict.fromkeys(("device", "of", "verdict"), pl.String)
         return pl.DataFrame(schema=texts | dict.fromkeys(("since", "over", "at"), pl.Datetime("us", "UTC")))

@@ -235,7 +235,7 @@ def _savings(done: pl.DataFrame, options: Options) -> dict[str, float]:
         _costs(machines, costs.counts(inspections, failures, hours), options)
         for inspections in (alarms, planned, alarms.head(0))
     )
-    found = {}
+    found: dict[str, float] = {}
     for name, saved in (("saved_to_never", never - ours), ("saved_to_every_n_days", plan - ours)):
         drawn = np.random.default_rng(options.seed).multinomial(
             len(saved), np.full(len(saved), 1 / len(saved)), _DRAWS
@@ -297,9 +297,10 @@ def first_looked_at(rows: pl.DataFrame, machines_per_day: int) -> dict[str, floa
     days = ordered.group_by("time", maintain_order=True).agg(
         hits.alias("hits"), listed.alias("listed"), best.alias("best")
     )
+    hit, many, possible = days.select(pl.col("hits", "listed", "best").sum()).row(0)
     return {
-        "precision": days["hits"].sum() / days["listed"].sum(),
-        "best": days["best"].sum() / days["listed"].sum(),
+        "precision": hit / many,
+        "best": possible / many,
         "machines": float(machines_per_day),
         "days": float(days.height),
     }
