@@ -268,9 +268,10 @@ def show() -> None:
         "calibration_error",
         "log_loss",
         "warned",
+        "warned_early",
         "lead_hours",
     ]
-    metrics += ["saved_to_never", "saved_to_every_n_days"]
+    metrics += ["best", "saved_to_never", "saved_to_every_n_days"]
     with pl.Config(tbl_rows=40, tbl_cols=20, tbl_width_chars=220, tbl_hide_dataframe_shape=True):
         for case, every in ((DAILY, 12), (HOURLY, 12)):
             found = trial(case, every, trees=200)
