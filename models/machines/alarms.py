@@ -43,9 +43,12 @@ def alarms(
 ) -> pl.DataFrame:
     """The alarms (see `ALARMS`) after the run for `as_of`, by machine, component and horizon.
 
-    `rows` are the published risks at `as_of`, `previous` the alarms that the last run before it returned.
+    `rows` are the published risks at `as_of`, those of an earlier version without threshold; `previous` the alarms that the
+    last run before it returned.
     """
     past = _carried(previous, as_of, options)
+    if "threshold" not in rows.columns:
+        rows = rows.with_columns(pl.lit(None, RISKS["threshold"]).alias("threshold"))
     both = rows.select(*PLACE, "probability", "threshold", "rank", "reasons", "above_threshold", "rung")
     both = both.join(past, on=list(PLACE), how="full", coalesce=True)
     above = pl.col("above_threshold").fill_null(value=False)
