@@ -106,7 +106,7 @@ class Machines(
         if "alarms" in earlier:
             past = earlier["alarms"]
             last = past.select(pl.col("as_of").max()).collect().item()
-            previous = past.filter(pl.col("as_of") == last).collect()
+            previous = None if last is None else past.filter(pl.col("as_of") == last).collect()
         return {"alarms": alarms.alarms(now, previous, moment(as_of), Options.of(options))}
 
     @property
