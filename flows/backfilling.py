@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from prefect import Flow, flow
+from prefect import Flow
 from prefect.logging import get_run_logger
 
 from flows.clock import Clock
 from flows.cluster import task_runner
-from flows.limits import BACKFILLING, limits
+from flows.limits import BACKFILLING, limited
 from flows.listings import Number
 from flows.parameters import Moment, ParameterError
 from flows.progress import name_run, steps
@@ -32,7 +32,7 @@ class BackfillError(AlmanacError):
 def flow_of(scenario: Scenario, scores: str) -> Flow[..., dict[str, Any]]:
     """The flow `<scenario>-backfill`, which scores as the flow `<scenario>-<scores>` does."""
 
-    @flow(name=f"{scenario.name}-backfill", task_runner=task_runner(), **limits(BACKFILLING))
+    @limited(BACKFILLING, name=f"{scenario.name}-backfill", task_runner=task_runner())
     def backfill(
         from_: Moment, to: Moment | None = None, bundle: Number | None = None, store: str | None = None
     ) -> dict[str, Any]:

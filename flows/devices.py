@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import polars as pl
-from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
@@ -14,7 +13,7 @@ from pydantic import Field
 from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
-from flows.limits import BACKFILLING, BY_HAND, INGESTING, SCORING, TRAINING, limits
+from flows.limits import BACKFILLING, BY_HAND, INGESTING, SCORING, TRAINING, limited
 from flows.parameters import Moment, ParameterError, Share
 from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
@@ -38,7 +37,7 @@ Hours = Annotated[int, Field(ge=1, le=1000)]
 Shards = Annotated[int | None, Field(ge=1, le=1000)]
 
 
-@flow(name="devices-ingest", task_runner=task_runner(), **limits(INGESTING))
+@limited(INGESTING, name="devices-ingest", task_runner=task_runner())
 @reads
 def ingest(
     source: str | None = None,
@@ -78,7 +77,7 @@ def ingest(
     return ingest_sources(DEVICES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
-@flow(name="devices-train", task_runner=task_runner(), **limits(TRAINING))
+@limited(TRAINING, name="devices-train", task_runner=task_runner())
 def train(
     as_of: Moment | None = None,
     detector: Literal["auto", "one_class_svm", "isolation_forest"] | None = None,
@@ -108,7 +107,7 @@ def train(
 tune = tuning.flow_of(DEVICES, lambda store: {"interval": settled(DEVICES, store)["interval"]})
 
 
-@flow(name="devices-score", task_runner=task_runner(), **limits(SCORING))
+@limited(SCORING, name="devices-score", task_runner=task_runner())
 def score(
     as_of: Moment | None = None,
     alpha: Alpha = 0.001,
@@ -141,7 +140,7 @@ def score(
 evaluate = evaluating.flow_of(DEVICES)
 
 
-@flow(name="devices-backfill", task_runner=task_runner(), **limits(BACKFILLING))
+@limited(BACKFILLING, name="devices-backfill", task_runner=task_runner())
 def backfill(
     from_: Moment,
     to: Moment | None = None,
@@ -167,7 +166,7 @@ def backfill(
     return backfilling.score_range(DEVICES, open_store(store), "score", from_, to, bundle, options)
 
 
-@flow(name="devices-run", task_runner=task_runner(), **limits(TRAINING))
+@limited(TRAINING, name="devices-run", task_runner=task_runner())
 @reads
 def run(
     source: str,
@@ -222,7 +221,7 @@ def run(
     return _ended({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
 
 
-@flow(name="devices-label", **limits(BY_HAND))
+@limited(BY_HAND, name="devices-label")
 def label(
     verdict: Literal["fault", "false_alarm", "new_normal"],
     incident: str | None = None,
@@ -258,7 +257,7 @@ def label(
     return _keep(opened, rows, reason, by)
 
 
-@flow(name="devices-mute", **limits(BY_HAND))
+@limited(BY_HAND, name="devices-mute")
 def mute(
     device: str,
     start: Moment,

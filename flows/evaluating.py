@@ -5,14 +5,14 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import polars as pl
-from prefect import Flow, flow, unmapped
+from prefect import Flow, unmapped
 from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.clock import Clock
 from flows.cluster import enough_workers, task_runner
 from flows.drifting import watch
-from flows.limits import SCORING, limits
+from flows.limits import SCORING, limited
 from flows.parameters import Moment
 from flows.progress import gather, over_shards
 from flows.settings import open_store
@@ -71,7 +71,7 @@ def flow_of(scenario: Scenario) -> Flow[..., dict[str, Any]]:
         """
         return evaluate_published(scenario, open_store(store), from_, to, at_most, cooldown_days)
 
-    return flow(name=f"{scenario.name}-evaluate", task_runner=task_runner(), **limits(SCORING))(evaluate)
+    return limited(SCORING, name=f"{scenario.name}-evaluate", task_runner=task_runner())(evaluate)
 
 
 def evaluate_published(

@@ -5,11 +5,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from prefect import flow
 from prefect.artifacts import create_table_artifact
 from pydantic import Field
 
-from flows.limits import TIDYING, limits
+from flows.limits import TIDYING, limited
 from flows.settings import open_store
 from tasks.housekeeping.container_groups import expire_deployment_records, orphaned_container_groups, parts
 from tasks.housekeeping.records import (
@@ -34,7 +33,7 @@ from tasks.storage.store import Store
 Days = Annotated[int, Field(ge=1)]
 
 
-@flow(name="housekeeping", **limits(TIDYING))
+@limited(TIDYING, name="housekeeping")
 def housekeeping(
     retention_days: Annotated[int, Field(ge=7)] = 90,
     page_days: Days = 365,

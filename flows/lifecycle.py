@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any
 
-from prefect import Flow, flow
+from prefect import Flow
 from pydantic import Field
 
-from flows.limits import BY_HAND, limits
+from flows.limits import BY_HAND, limited
 from flows.listings import Number, of_scenario
 from flows.modules import Direct
 from flows.settings import open_store
@@ -18,7 +18,7 @@ Reason = Annotated[str, Field(min_length=3)]
 def promotions(scenario: Scenario) -> tuple[Flow[Any, Any], Flow[Any, Any]]:
     """The flows `promote` and `rollback` of a scenario."""
 
-    @flow(name=f"{scenario.name}-promote", **limits(BY_HAND))
+    @limited(BY_HAND, name=f"{scenario.name}-promote")
     def promote(bundle: Number, reason: Reason, store: str | None = None) -> dict[str, Any]:
         """Make a bundle the champion, whatever its comparison said.
 
@@ -33,7 +33,7 @@ def promotions(scenario: Scenario) -> tuple[Flow[Any, Any], Flow[Any, Any]]:
         opened = open_store(store)
         return _told(scenario, opened, promoting.promote(scenario, opened, bundle, reason))
 
-    @flow(name=f"{scenario.name}-rollback", **limits(BY_HAND))
+    @limited(BY_HAND, name=f"{scenario.name}-rollback")
     def rollback(reason: Reason, store: str | None = None) -> dict[str, Any]:
         """Go back to the champion before the champion.
 

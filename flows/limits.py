@@ -1,10 +1,23 @@
 """How long a flow may run and how often it is tried again, by what it does, with the reasons."""
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import httpx
+from prefect import Flow, flow
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
 
 from flows.settings import settings
+from models.errors import AlmanacError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _HOUR = 3600.0
 
@@ -36,16 +49,46 @@ TIDYING = Limits(6 * _HOUR)
 """The next day's does what is left. The first one of an old store has much to do."""
 
 
-def limits(kind: Limits) -> dict[str, Any]:
-    """The options of `@flow` for a kind of flow, as they are when its module is imported: when its run starts.
+def limited(kind: Limits, **options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Prefect's decorator `@flow` with its `options` and the limits of a kind of flow.
 
-    `ALMANAC_TIMEOUT_SECONDS` names another time for whatever this process runs. Only a run that a worker has
-    started is tried again: someone at a terminal is told at once.
+    They are as they are when its module is imported: when its run starts. `ALMANAC_TIMEOUT_SECONDS` names another time
+    for whatever this process runs. Only a run that a worker has started is tried again, and not after an error that
+    would come again: someone at a terminal is told at once.
     """
-    found: dict[str, Any] = {"timeout_seconds": settings().timeout_seconds or kind.timeout_seconds}
+    limits: dict[str, Any] = {"timeout_seconds": settings().timeout_seconds or kind.timeout_seconds}
     if unattended() and kind.retries:
-        found |= {"retries": kind.retries, "retry_delay_seconds": kind.retry_delay_seconds}
-    return found
+        limits |= {"retries": kind.retries, "retry_delay_seconds": kind.retry_delay_seconds}
+
+    def make(function: Callable[P, R]) -> Flow[P, R]:
+        return flow(**options, **limits)(_worth_another_try(function) if "retries" in limits else function)
+
+    return make
+
+
+def _worth_another_try(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, after an error of which that does not pass by itself its run is not tried again."""
+
+    @wraps(function)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except AlmanacError as error:
+            if not error.passing:
+                _try_no_more()
+            raise
+
+    return tried
+
+
+def _try_no_more() -> None:
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None:
+        return
+    policy = run.empirical_policy.model_copy(update={"retries": 0})
+    with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
+        client.update_flow_run(run.id, empirical_policy=policy)
 
 
 def unattended() -> bool:

@@ -2,13 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from prefect import flow
 from pydantic import Field
 
 from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
-from flows.limits import INGESTING, SCORING, TRAINING, limits
+from flows.limits import INGESTING, SCORING, TRAINING, limited
 from flows.parameters import Moment, ParameterError, Share, hours
 from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
@@ -23,7 +22,7 @@ from tasks.storage.store import Store
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-@flow(name="machines-ingest", task_runner=task_runner(), **limits(INGESTING))
+@limited(INGESTING, name="machines-ingest", task_runner=task_runner())
 @reads
 def ingest(
     telemetry: str,
@@ -78,7 +77,7 @@ def ingest(
     return ingest_sources(MACHINES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
-@flow(name="machines-train", task_runner=task_runner(), **limits(TRAINING))
+@limited(TRAINING, name="machines-train", task_runner=task_runner())
 def train(
     from_: Moment | None = None,
     to: Moment | None = None,
@@ -138,7 +137,7 @@ def train(
 tune = tuning.flow_of(MACHINES)
 
 
-@flow(name="machines-score", task_runner=task_runner(), **limits(SCORING))
+@limited(SCORING, name="machines-score", task_runner=task_runner())
 def score(
     as_of: Moment | None = None,
     from_: Moment | None = None,
@@ -177,7 +176,7 @@ def score(
     return score_run(MACHINES, open_store(store), "score", last, bundle, options, dry_run=dry_run)
 
 
-@flow(name="machines-evaluate", task_runner=task_runner(), **limits(SCORING))
+@limited(SCORING, name="machines-evaluate", task_runner=task_runner())
 def evaluate(
     from_: Moment | None = None,
     to: Moment | None = None,
@@ -216,7 +215,7 @@ def evaluate(
     return evaluating.evaluate_bundle(MACHINES, opened, since, until, bundle, given)
 
 
-@flow(name="machines-run", task_runner=task_runner(), **limits(TRAINING))
+@limited(TRAINING, name="machines-run", task_runner=task_runner())
 @reads
 def run(
     telemetry: str,

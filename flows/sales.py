@@ -3,13 +3,12 @@
 from datetime import date
 from typing import Annotated, Any
 
-from prefect import flow
 from pydantic import Field
 
 from flows import backfilling, evaluating, explaining, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
-from flows.limits import INGESTING, SCORING, TRAINING, limits
+from flows.limits import INGESTING, SCORING, TRAINING, limited
 from flows.modules import Direct
 from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
@@ -23,7 +22,7 @@ from tasks.registry import bundles
 from tasks.storage.store import Store
 
 
-@flow(name="sales-ingest", task_runner=task_runner(), **limits(INGESTING))
+@limited(INGESTING, name="sales-ingest", task_runner=task_runner())
 @reads
 def ingest(
     source: str,
@@ -56,7 +55,7 @@ def ingest(
     return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
-@flow(name="sales-train", task_runner=task_runner(), **limits(TRAINING))
+@limited(TRAINING, name="sales-train", task_runner=task_runner())
 def train(
     as_of: date | None = None,
     horizon: Annotated[int, Field(ge=1, le=104)] | None = None,
@@ -87,7 +86,7 @@ def train(
 tune = tuning.flow_of(SALES)
 
 
-@flow(name="sales-forecast", task_runner=task_runner(), **limits(SCORING))
+@limited(SCORING, name="sales-forecast", task_runner=task_runner())
 def forecast(
     as_of: date | None = None,
     bundle: Annotated[int | None, Field(ge=1)] = None,
@@ -118,7 +117,7 @@ def forecast(
 evaluate = evaluating.flow_of(SALES)
 
 
-@flow(name="sales-run", task_runner=task_runner(), **limits(TRAINING))
+@limited(TRAINING, name="sales-run", task_runner=task_runner())
 @reads
 def run(
     source: str,

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Annotated, Any
 
-from prefect import Flow, flow, unmapped
+from prefect import Flow, unmapped
 from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.clock import Clock
 from flows.cluster import enough_workers, task_runner
-from flows.limits import TUNING, limits
+from flows.limits import TUNING, limited
 from flows.parameters import Moment, seconds
 from flows.progress import gather, over_shards
 from flows.runs import train_bundle
@@ -48,7 +48,7 @@ def flow_of(
 ) -> Flow[..., dict[str, Any]]:
     """The flow `<scenario>-tune`; `defaults(store)` are the options to begin with where there is no champion."""
 
-    @flow(name=f"{scenario.name}-tune", task_runner=task_runner(), **limits(TUNING))
+    @limited(TUNING, name=f"{scenario.name}-tune", task_runner=task_runner())
     def tune(
         as_of: Moment | None = None,
         trials: Trials = 50,

@@ -3,17 +3,16 @@
 from dataclasses import asdict
 from typing import Any
 
-from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.health import found_in
-from flows.limits import BY_HAND, limits
+from flows.limits import BY_HAND, limited
 from flows.settings import open_store
 from models.scenario import Event
 from tasks.scoring.events import emit
 
 
-@flow(name="health-watch", **limits(BY_HAND))
+@limited(BY_HAND, name="health-watch")
 def watch(store: str | None = None) -> dict[str, Any]:
     """Look at every scenario as `health` does, and tell by an event which ones are late.
 

@@ -5,13 +5,12 @@ from datetime import date
 from typing import Annotated, Any
 
 import polars as pl
-from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.clock import Clock
 from flows.cluster import task_runner
-from flows.limits import BY_HAND, limits
+from flows.limits import BY_HAND, limited
 from flows.parameters import Share
 from flows.progress import name_run
 from flows.settings import open_store
@@ -32,7 +31,7 @@ _LINES = 20
 """Keys, and rows, with the largest differences that a result has."""
 
 
-@flow(name="sales-whatif", task_runner=task_runner(), **limits(BY_HAND))
+@limited(BY_HAND, name="sales-whatif", task_runner=task_runner())
 def compare_plans(
     plan: str,
     page: str | None = None,

@@ -24,6 +24,8 @@ _GRACE = timedelta(hours=1)
 class AzureError(AlmanacError):
     """Azure Resource Manager cannot be asked, or refuses."""
 
+    passing = True
+
 
 def clients(subscription: str) -> tuple[Any, Any]:
     """Clients of deployments and of container groups, with the identity of this process."""

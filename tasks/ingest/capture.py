@@ -23,7 +23,7 @@ import polars as pl
 from models.contracts import QUARANTINE
 from models.times import TIME
 from tasks.ingest.messages import ENQUEUED, OFFSET, OWN, SEQUENCE, SURROGATES, readings
-from tasks.ingest.sources import SourceError, check_source, unlisted
+from tasks.ingest.sources import UnreadableError, check_source, unlisted
 from tasks.storage.store import Store, digest, is_remote, object_store, patiently
 
 SUFFIX = ".avro"
@@ -164,7 +164,7 @@ def _listed(uri: str, suffixes: tuple[str, ...] = (SUFFIX,)) -> Iterator[Capture
                 if wanted and address.endswith(suffixes):
                     yield CaptureFile(address, _partition(address), int(item["size"]), str(item["e_tag"]))
     except obstore.exceptions.BaseError as error:
-        raise SourceError(unlisted(uri, error)) from None
+        raise UnreadableError(unlisted(uri, error)) from None
 
 
 _LAYOUT = re.compile(r"([^/]+/[^/]+/\d+)/\d{4}/\d\d/\d\d/\d\d/\d\d/\d\d\.avro$")

@@ -18,7 +18,13 @@ from tasks.storage.store import Table, encoded, first_line, is_remote, object_st
 
 
 class SourceError(AlmanacError):
-    """The source cannot be found or read, or lacks what is needed."""
+    """The source cannot be found, or lacks what is needed."""
+
+
+class UnreadableError(SourceError):
+    """The source cannot be read: it is damaged, or what holds it does not answer."""
+
+    passing = True
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,11 @@ class Source:
         return self.frame.collect_schema().names()
 
     def rows(self) -> pl.DataFrame:
-        """All rows. Raises `SourceError` where the file turns out not to be what it began as."""
+        """All rows. Raises `UnreadableError` where the file turns out not to be what it began as."""
         try:
             return self.frame.collect()
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise SourceError(_unreadable(self.name, error)) from None
+            raise UnreadableError(_unreadable(self.name, error)) from None
 
     def batches(self, rows: int | None) -> Iterator[pl.DataFrame]:
         """All rows, numbered by `ROW` from 1, about so many at a time; None: at once. Raises as `rows` does."""
@@ -47,7 +53,7 @@ class Source:
         try:
             yield from self.frame.with_row_index(ROW, offset=1).collect_batches(chunk_size=rows)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise SourceError(_unreadable(self.name, error)) from None
+            raise UnreadableError(_unreadable(self.name, error)) from None
 
 
 def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
@@ -89,7 +95,7 @@ def read(uri: str) -> Iterator[Source]:
         try:
             table = Table(place)
         except Exception as error:
-            raise SourceError(_unreadable(uri, error)) from None
+            raise UnreadableError(_unreadable(uri, error)) from None
         yield Source(uri, pl.scan_delta(table))
         return
     for path in _files(uri):
@@ -101,7 +107,7 @@ def read(uri: str) -> Iterator[Source]:
         except DialectError as error:
             raise SourceError(f"{name}: {error}") from None
         except Exception as error:
-            raise SourceError(_unreadable(name, error)) from None
+            raise UnreadableError(_unreadable(name, error)) from None
         for member, frame, columns in tables:
             if not columns:
                 raise SourceError(
@@ -249,7 +255,7 @@ def _remote_files(uri: str) -> list[str]:
     except FileNotFoundError:
         return []
     except obstore.exceptions.BaseError as error:
-        raise SourceError(unlisted(uri, error)) from None
+        raise UnreadableError(unlisted(uri, error)) from None
     pattern = uri.partition("://")[2].partition("/")[2]
     if fixed != uri:
         paths = [p for p in paths if fnmatch.fnmatch(p, pattern)]

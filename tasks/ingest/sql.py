@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from models.addresses import carries_credential
-from tasks.ingest.sources import Source, SourceError
+from tasks.ingest.sources import Source, SourceError, UnreadableError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -65,7 +65,7 @@ def read_sql(uri: str, query: str | None, folder: Path) -> Source:
         ) from None
     except (sa.exc.SQLAlchemyError, _adbc_error(), OSError) as error:
         told = " ".join(str(getattr(error, "orig", None) or error).split())[:400]
-        raise SourceError(
+        raise UnreadableError(
             f"{address}: {told}\nExpected a database that answers, and a query or table that it knows: {asked[:200]}"
         ) from None
     if not frames:

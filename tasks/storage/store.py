@@ -49,6 +49,8 @@ T = TypeVar("T")
 class StoreError(AlmanacError):
     """The store cannot be opened, read or written."""
 
+    passing = True
+
 
 def _broke_off(error: BaseException) -> bool:
     """Whether a request got no answer: its connection could not be made or was lost."""

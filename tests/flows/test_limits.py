@@ -6,28 +6,35 @@ import time
 
 import pytest
 import yaml
-from prefect import flow
 
-from flows.limits import INGESTING, SCORING, Limits, limits
+from flows.limits import INGESTING, SCORING, Limits, limited
 from flows.settings import SettingsError
+from tasks.ingest.sources import SourceError, UnreadableError
+from tasks.storage.store import StoreError
 from tests.conftest import ROOT
+
+
+def options(kind: Limits) -> tuple[float | None, int | None, float | None]:
+    """What a flow of this kind has: seconds until it is ended, further tries, seconds between them."""
+    made = limited(kind, name="nothing")(lambda: None)
+    return made.timeout_seconds, made.retries, made.retry_delay_seconds
 
 
 def test_someone_at_a_terminal_is_told_at_once_and_a_run_of_a_deployment_is_tried_again(monkeypatch):
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
-    assert set(limits(INGESTING)) == {"timeout_seconds"}
+    assert options(INGESTING) == (INGESTING.timeout_seconds, 0, 0)
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "a-run")
-    assert (limits(INGESTING)["retries"], limits(INGESTING)["retry_delay_seconds"]) == (3, 30)
+    assert options(INGESTING) == (INGESTING.timeout_seconds, 3, 30)
 
 
 def test_the_environment_names_another_time(monkeypatch):
     monkeypatch.setenv("ALMANAC_TIMEOUT_SECONDS", "90")
-    assert limits(SCORING)["timeout_seconds"] == 90
+    assert options(SCORING)[0] == 90
     monkeypatch.setenv("ALMANAC_TIMEOUT_SECONDS", "")
-    assert limits(SCORING)["timeout_seconds"] == SCORING.timeout_seconds
+    assert options(SCORING)[0] == SCORING.timeout_seconds
     monkeypatch.setenv("ALMANAC_TIMEOUT_SECONDS", "soon")
     with pytest.raises(SettingsError, match="ALMANAC_TIMEOUT_SECONDS=soon"):
-        limits(SCORING)
+        options(SCORING)
 
 
 def test_every_flow_that_is_deployed_ends_in_time():
@@ -51,9 +58,36 @@ def test_the_page_says_of_every_deployment_what_its_flow_and_its_queue_are():
 
 @pytest.mark.slow
 def test_a_flow_that_takes_too_long_ends_as_timed_out(prefect_api):
-    @flow(name="sleeps", **limits(Limits(0.5)))
+    @limited(Limits(0.5), name="sleeps")
     def sleeps() -> None:
         time.sleep(30)
 
     state = sleeps(return_state=True)
     assert (state.is_failed(), state.name) == (True, "TimedOut")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (SourceError("sales.csv has no column 'units'."), 1),
+        (UnreadableError("sales.csv: the service does not answer."), 3),
+        (StoreError("az://store: 503"), 3),
+        (ZeroDivisionError("a mistake of ours"), 3),
+    ],
+)
+def test_what_someone_has_to_correct_is_not_tried_again_and_what_may_pass_is(
+    prefect_api, monkeypatch, error, tries
+):
+    tried = []
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "a-run")
+
+    @limited(Limits(60, retries=2), name="fails")
+    def fails(store: str) -> None:
+        tried.append(store)
+        raise error
+
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID")
+    state = fails("a", return_state=True)
+    assert state.is_failed()
+    assert tried == ["a"] * tries
