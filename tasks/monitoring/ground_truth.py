@@ -22,7 +22,7 @@ from models.times import as_moment, end_of
 from tasks.registry import bundles, ledger, tracking
 from tasks.scoring.publishing import Part, Publication, replace_partitions, scan_parts, write_part
 from tasks.scoring.runs import Run, RunError, input_versions, scans
-from tasks.storage.commits import committed
+from tasks.storage.commits import spans
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 from tasks.training.fit import EVALUATIONS
@@ -100,7 +100,7 @@ def resolve_outcomes(
     if not within:
         raise RunError(_nothing(scenario, store, published, since, until) + hint)
     known = _known(store, scenario.name)
-    touched = _Touched(store, scenario, scenario.outcomes, versions, newest)
+    touched = _Touched(store, scenario, scenario.outcomes, versions, newest, known)
     due = [target for target in published if touched(target, known.get(target.as_of))]
     settled = tuple(target.as_of for target in published if target not in due)
     chosen = within
@@ -307,10 +307,19 @@ class _Touched:
     """Whether a published `as_of` is due; what commits of the tables changed is looked up once."""
 
     def __init__(
-        self, store: Store, scenario: Scenario, told: Outcomes, versions: Mapping[str, int], newest: AsOf
+        self,
+        store: Store,
+        scenario: Scenario,
+        told: Outcomes,
+        versions: Mapping[str, int],
+        newest: AsOf,
+        known: Mapping[AsOf, Mapping[str, Any]],
     ) -> None:
         self._store, self._scenario, self._newest = store, scenario, newest
         self._versions = {name: versions[name] for name in told.tables if name in versions}
+        read = [json.loads(row["versions"]) for row in known.values()]
+        self._oldest = {name: min((one.get(name, -1) for one in read), default=-1) for name in self._versions}
+        self._spans: dict[str, list[tuple[int, str, str]]] = {}
         self._changes: dict[tuple[str, int], tuple[str, str] | None] = {}
 
     def __call__(self, target: Target, known: Mapping[str, Any] | None) -> bool:
@@ -325,14 +334,22 @@ class _Touched:
     def _touches(self, name: str, after: int, known: Mapping[str, Any]) -> bool:
         """Whether commits after a version changed rows of a time that the verdict depends on."""
         if (name, after) not in self._changes:
-            told = committed(self._store, Layout(self._scenario.name).table(name), after)
-            self._changes[name, after] = (told["from"], told["to"]) if "from" in told else None
+            later = [span for span in self._commits(name) if span[0] > after]
+            ends = (min(begin for _, begin, _ in later), max(end for *_, end in later)) if later else None
+            self._changes[name, after] = ends
         found = self._changes[name, after]
         if found is None or not known["rows"]:
             return False
         first, last = (_parsed(end, self._newest) for end in found)
         since, until = known["since"], known["until"]
         return bool((until is None or first <= until) and (since is None or last >= since))
+
+    def _commits(self, name: str) -> list[tuple[int, str, str]]:
+        """All commits of a table that any verdict is older than, read once."""
+        if name not in self._spans:
+            path = Layout(self._scenario.name).table(name)
+            self._spans[name] = spans(self._store, path, self._oldest[name])
+        return self._spans[name]
 
 
 def _span(scenario: HasGroundTruth, rows: pl.DataFrame, target: Target) -> tuple[AsOf | None, AsOf | None]:

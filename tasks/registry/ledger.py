@@ -2,20 +2,16 @@
 
 import json
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 from deltalake import CommitProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError
 
 from models.scenario import AsOf
 from tasks.storage.store import Store
 
 PATH = "ledger"
-_RUNS_A_FILE = 20
-"""After so many runs their files are made one, so that a reader opens no more than that."""
 COUNTS = ("requested", "scored", "fallback", "skipped", "failed")
 
 
@@ -52,7 +48,7 @@ def record(
     }
     entered = bool(store.retrying(PATH, lambda: _enter(store, row, replace=published)))
     if entered:
-        _compact(store)
+        store.compact_at_times(PATH)
     return entered
 
 
@@ -69,16 +65,6 @@ def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
     else:
         write_deltalake(store.table(PATH), frame, mode="append")
     return True
-
-
-def _compact(store: Store) -> None:
-    """Make one file of the small ones, every so many runs. Where another writer is first, it is left to the next."""
-    table = store.table(PATH)
-    if not table.version() or table.version() % _RUNS_A_FILE:
-        return
-    with suppress(CommitFailedError):
-        table.optimize.compact(commit_properties=CommitProperties(max_commit_retries=0))
-        table.create_checkpoint()
 
 
 def rows(store: Store) -> pl.LazyFrame | None:

@@ -40,14 +40,36 @@ def committed(store: Store, path: str, after: int) -> dict[str, Any]:
 
 
 def touched(store: Store, path: str, after: int) -> list[tuple[int, datetime, datetime]]:
-    """Of each commit of a table after version `after`: its version, and the first and the last time of its rows.
+    """As `spans`, with the times as moments."""
+    return [
+        (version, datetime.fromisoformat(begin), datetime.fromisoformat(end))
+        for version, begin, end in spans(store, path, after)
+    ]
+
+
+def spans(store: Store, path: str, after: int) -> list[tuple[int, str, str]]:
+    """Of each commit of a table after version `after`: version, first and last time of its rows, in ISO form.
 
     Commits that say no times are left out: they changed no rows, or those of a table without times.
+
+    Each commit is a file of the table's log. What was read once is kept in a file, so that a run reads the commits since
+    the last one, and not those of a month. That file is made anew where it does not reach back far enough, or where the
+    table is another one than then.
     """
     table = store.table(path)
-    entries = table.history(table.version() - after) if table.version() > after else []
-    return [
-        (int(entry["version"]), datetime.fromisoformat(entry["from"]), datetime.fromisoformat(entry["to"]))
-        for entry in entries
-        if "from" in entry
-    ]
+    version = table.version()
+    place = _kept(path)
+    known = store.get_json(place) or {}
+    if not known.get("after", version) <= after <= known.get("through", -1) <= version:
+        known = {"after": after, "through": after, "spans": []}
+    found = [(int(number), str(begin), str(end)) for number, begin, end in known["spans"]]
+    if version > known["through"]:
+        entries = table.history(version - known["through"])
+        found += [(int(one["version"]), one["from"], one["to"]) for one in entries if "from" in one]
+        store.put_json(place, {"after": known["after"], "through": version, "spans": found})
+    return [span for span in found if span[0] > after]
+
+
+def _kept(path: str) -> str:
+    scenario, _, name = path.partition("/")
+    return f"{scenario}/commits/{name}.json"

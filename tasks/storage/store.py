@@ -13,6 +13,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -42,6 +43,8 @@ from models.errors import AlmanacError
 
 REMOTE = ("az://", "abfss://", "abfs://", "azure://")
 _TRIES = 8
+COMMITS_A_FILE = 20
+"""After so many commits the files of a table that is appended to are made one."""
 
 T = TypeVar("T")
 
@@ -326,7 +329,10 @@ class Store:
         return [] if files.is_empty() else files["partition.as_of"].unique().sort().to_list()
 
     def append(self, name: str, frame: pl.DataFrame, *, once: str, partition_by: str | None = None) -> bool:
-        """Append rows in one commit unless this was done before under the name `once`; whether it was."""
+        """Append rows in one commit unless this was done before under the name `once`; whether it was.
+
+        A table without partitions is compacted at times, see `compact_at_times`.
+        """
 
         def attempt() -> bool:
             table = None if self.version(name) is None else self.table(name)
@@ -344,7 +350,22 @@ class Store:
             )
             return True
 
-        return self.retrying(name, attempt)
+        appended = self.retrying(name, attempt)
+        if appended and partition_by is None:
+            self.compact_at_times(name)
+        return appended
+
+    def compact_at_times(self, name: str) -> None:
+        """Make one file of a table's small ones, every so many commits, so that a reader opens no more than that.
+
+        Where another writer is first, it is left to the next time.
+        """
+        table = self.table(name)
+        if not table.version() or table.version() % COMMITS_A_FILE:
+            return
+        with suppress(CommitFailedError):
+            table.optimize.compact(commit_properties=CommitProperties(max_commit_retries=0))
+            table.create_checkpoint()
 
     def retrying(self, name: str, attempt: Callable[[], T]) -> T:
         """The result of `attempt`, made again when another writer commits first or the connection is lost.
