@@ -27,7 +27,6 @@ from statistics import NormalDist
 
 import numpy as np
 import polars as pl
-from scipy.optimize import nnls
 
 from models.errors import ContractError
 from models.sales.options import Options
@@ -226,6 +225,8 @@ def _blocks(rows: pl.DataFrame, by: Sequence[str], added: Sequence[pl.Expr]) -> 
 
 def _shares(rows: pl.DataFrame) -> pl.DataFrame:
     """The share of each component: block, weekly, share; from rows with `units`."""
+    from scipy.optimize import nnls
+
     errors = rows.with_columns(s=(pl.col("units") * _SCALE).round().cast(pl.Int64) - pl.col("m"))
     products, scales = _products(errors), _products(rows)
     pairs = {
