@@ -83,7 +83,9 @@ def relearnt(
     again = _fitted(readings, devices, faults, first - hold, first, options, model)
     rows = scorer(again, keys, first, until).rows.join(stayed, on=list(KEY), how="semi")
     judged = rows.filter(pl.col("p_value").is_not_null()).select(*KEY).unique()
-    return Scores(_lesser(remembered, rows), _with_reason(scores.keys, judged, hold))
+    return Scores(
+        _since(_lesser(remembered, rows), judged, first - hold), _with_reason(scores.keys, judged, hold)
+    )
 
 
 def remembering(
@@ -214,6 +216,13 @@ def _lesser(rows: pl.DataFrame, again: pl.DataFrame) -> pl.DataFrame:
     normal = (pl.col("p_value|again") > pl.col("p_value")).fill_null(False)
     chosen = [pl.when(normal).then(f"{name}|again").otherwise(name).alias(name) for name in _JUDGED]
     return both.with_columns(chosen).select(rows.columns)
+
+
+def _since(rows: pl.DataFrame, judged: pl.DataFrame, start: datetime) -> pl.DataFrame:
+    """`rows` with `normal_since` of the keys that were `judged` by readings from `start` on."""
+    known = judged.with_columns(pl.lit(start, rows.schema["normal_since"]).alias("normal_since"))
+    found = rows.drop("normal_since").join(known, on=list(KEY), how="left", maintain_order="left")
+    return found.select(rows.columns)
 
 
 def _with_reason(keys: pl.DataFrame, judged: pl.DataFrame, hold: timedelta) -> pl.DataFrame:

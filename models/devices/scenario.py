@@ -12,6 +12,7 @@ from models.devices import (
     hours,
     incidents,
     interchange,
+    levels,
     outcomes,
     scoring,
     training,
@@ -223,30 +224,41 @@ class Devices(
 
     @property
     def derived_tables(self) -> tuple[str, ...]:
-        return ("incidents",)
+        return ("incidents", "levels")
 
     def derive(
         self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """`incidents` after the hour, which go on from those of the last run before it."""
+        """`incidents` and new `levels` after the hour, which go on from those of the last run before it."""
         chosen, until = Options.of(options), moment_of(as_of)
         alarming = alarms.alarming(rows, chosen.alarms_per_day, _verdicts(tables, until))
-        anomalies = rows.filter("is_anomaly").select(list(scoring.SCORES)).collect(engine="streaming")
+        rows = scoring.as_scores(rows)
+        anomalies = rows.filter("is_anomaly").collect(engine="streaming")
         previous = None
         if "incidents" in earlier:
             past = earlier["incidents"].filter(pl.col("end") > until - timedelta(days=1)).collect()
             previous = past.filter(pl.col("as_of") == pl.col("as_of").max())
-        return {"incidents": incidents.incidents(anomalies, previous, until, chosen.step, alarming)}
+        known = None
+        if "levels" in earlier:
+            kept = earlier["levels"].filter(pl.col("last") >= until - levels.FORGOTTEN).collect()
+            known = kept.filter(pl.col("as_of") == pl.col("as_of").max())
+        return {
+            "incidents": incidents.incidents(anomalies, previous, until, chosen.step, alarming),
+            "levels": levels.levels(rows, known, earlier.get("incidents"), until),
+        }
 
     def events(
         self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> list[Event]:
-        """`incident` for each one that became an alarm in this run, the most unusual first."""
+        """`incident` for each one that became an alarm in this run, the most unusual first; `new_level` for each sensor
+        of which what stayed different has become normal.
+        """
         new = derived["incidents"].filter("is_new_alarm").sort("p_value", "incident")
-        return [
+        told = [
             Event("incident", f"devices.{row['device']}.{row['start']:%Y-%m-%dT%H:%MZ}", _payload(row))
             for row in new.with_columns(incidents.what_happened()).iter_rows(named=True)
         ]
+        return told + (levels.told(derived["levels"]) if "levels" in derived else [])
 
     def watched(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]

@@ -36,14 +36,23 @@ SCORES: dict[str, Any] = {
     "expected": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "normal_since": pl.Datetime("us", "UTC"),
 }
 """The rows that scoring publishes.
 
 `score`: higher is more anomalous, comparable between rows of one sensor and rung. `cause`: what it is
 that is the most unusual. `expected`, and the band from `low` to `high` that a reading by itself leaves
 with a chance of about alpha. A missing reading has a row where it is unusual; its `value` is null. The
-joint detector of a device has the tag `*`; its `value` is the Mahalanobis distance of the tags.
+joint detector of a device has the tag `*`; its `value` is the Mahalanobis distance of the tags. `normal_since`: where
+readings since then are taken for normal, too (`models.devices.new_normal`), else null.
 """
+
+
+def as_scores(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Published rows with the columns `SCORES`; what an earlier version did not publish is null."""
+    known = rows.collect_schema().names()
+    lacking = [pl.lit(None, dtype).alias(name) for name, dtype in SCORES.items() if name not in known]
+    return rows.with_columns(lacking).select(list(SCORES))
 
 
 @dataclass
@@ -313,7 +322,8 @@ def _rows(block: _Block, options: Options) -> pl.DataFrame:
 
 def _with_verdict(options: Options) -> list[pl.Expr]:
     verdict = (pl.col("p_value") <= options.alpha).fill_null(False).alias("is_anomaly")
-    return [verdict if name == "is_anomaly" else pl.col(name).cast(dtype) for name, dtype in SCORES.items()]
+    own = {"is_anomaly": verdict, "normal_since": pl.lit(None, SCORES["normal_since"]).alias("normal_since")}
+    return [own[name] if name in own else pl.col(name).cast(dtype) for name, dtype in SCORES.items()]
 
 
 def _joint_rows(

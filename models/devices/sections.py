@@ -13,7 +13,7 @@ from models.devices.incidents import INCIDENTS, incidents, what_happened
 from models.devices.kinds import kinds
 from models.devices.labelled import precision
 from models.devices.options import Options, moment_of
-from models.devices.scoring import HOUR, SCORES
+from models.devices.scoring import HOUR, as_scores
 from models.page import blocks as page
 from models.page.blocks import Band, Chart, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
 from models.scenario import RunView
@@ -35,7 +35,7 @@ def sections(run: RunView) -> list[Section]:
     return [
         Section("This hour", _summary(view)),
         Section("Devices that need attention now", _attention(view)),
-        Section("Incidents", _timeline(view)),
+        Section("Incidents", [*_timeline(view), *_levels(view)]),
         Section("Any device", _explorer(view)),
         Section("False alarms", [*_said(view), *_false_alarms(view)]),
         Section("Detectors", _detectors(view)),
@@ -50,7 +50,7 @@ class _View:
         self.run = run
         self.options = Options.of(run.options)
         self.until = moment_of(run.as_of)
-        self.rows = run.published.select(list(SCORES))
+        self.rows = as_scores(run.published)
         self.counts = self.rows.select(
             pl.col("device").n_unique().alias("devices"),
             (pl.col("tag") != JOINT_TAG).sum().alias("readings"),
@@ -247,6 +247,24 @@ def _false_alarms(view: _View) -> list[Part]:
         "moved by four short-term standard deviations: **missed** is the share of these that was not called."
     )
     return [Text(text), Grid(shown, "In the backtest, by detector", formats=formats), _rates(normal)]
+
+
+def _levels(view: _View) -> list[Part]:
+    """Sensors of which what stayed different has become normal."""
+    if "levels" not in view.run.derived:
+        return []
+    known = view.run.derived["levels"].filter(pl.col("as_of") == view.run.as_of, pl.col("last") == view.until)
+    found = known.sort("since", *KEY, descending=[True, False, False]).collect()
+    if found.is_empty():
+        return []
+    frame = found.select(
+        pl.col("device").alias("Device"),
+        pl.col("tag").replace(JOINT_TAG, TOGETHER).alias("Sensor"),
+        pl.col("since").dt.strftime("new level since %Y-%m-%d %H:%M").alias("Level"),
+        pl.when("is_new").then(pl.lit("new")).otherwise(pl.lit("told before")).alias("Told"),
+    )
+    caption = "What stayed different has become normal here, and its incident is over"
+    return [Grid(frame, caption, limit=FINDINGS, key={"device": "Device"})]
 
 
 def _said(view: _View) -> list[Part]:

@@ -121,3 +121,22 @@ def test_the_verdict_depends_on_no_later_reading(model, past):
     plain = DEVICES.score(model, tables_of(np.r_[past, hours, last]), {}, KEYS, as_of, OPTIONS)
     more = tables_of(np.r_[past, hours, last, noise(3, 99.0)])
     assert plain.rows.equals(DEVICES.score(model, more, {}, KEYS, as_of, OPTIONS).rows)
+
+
+def test_a_new_level_is_told_once_with_the_time_at_which_its_incident_began(model, past):
+    """Hours of a shifted sensor, each with the tables that the ones before it left behind."""
+    values = noise(9, 30.0)
+    tables, earlier, told = tables_of(np.r_[past, values]), {}, []
+    for hour in range(1, 10):
+        as_of = START + (len(past) + 60 * hour) * MINUTE
+        rows = DEVICES.score(model, tables, {}, KEYS, as_of, OPTIONS).rows.lazy()
+        derived = DEVICES.derive(rows, earlier, tables, as_of, OPTIONS)
+        told += [(hour, e) for e in DEVICES.events(rows, derived, as_of, OPTIONS) if e.name == "new_level"]
+        stamped = {name: frame.with_columns(as_of=pl.lit(as_of)).lazy() for name, frame in derived.items()}
+        earlier = {n: pl.concat([earlier[n], f]) if n in earlier else f for n, f in stamped.items()}
+    ((hour, event),) = told
+    assert hour >= 5
+    assert event.payload["since"] == (START + DAY * MINUTE).isoformat()
+    assert event.payload["incident"].startswith("d 2026-01-02T00:00Z")
+    last = earlier["levels"].filter(pl.col("as_of") == pl.col("as_of").max()).collect()
+    assert last.select("device", "tag", "is_new").rows() == [("d", "t", False)]

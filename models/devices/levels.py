@@ -1,0 +1,84 @@
+"""New levels: sensors of which what stayed different has become normal (`models.devices.new_normal`), each told once.
+
+A sensor is on a new level from the first hour that is judged by it; `since` is when the first incident of the sensor
+began that led to it, or the begin of the hours that it was learnt from. It is told again where it was not on a new level
+for `FORGOTTEN`.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from models.devices.contracts import JOINT_TAG, KEY
+from models.scenario import Event
+
+FORGOTTEN = timedelta(hours=24)
+_BEFORE = timedelta(hours=24)
+_TIME = pl.Datetime("us", "UTC")
+LEVELS: dict[str, Any] = {
+    "device": pl.String,
+    "tag": pl.String,
+    "since": _TIME,
+    "incident": pl.String,
+    "last": _TIME,
+    "is_new": pl.Boolean,
+}
+"""`since` when; `incident` is the name of the one that began then, if there was one; `last`: the end of the last hour that
+was judged by the new level; `is_new`: in this hour for the first time."""
+
+
+def levels(
+    rows: pl.LazyFrame, previous: pl.DataFrame | None, incidents: pl.LazyFrame | None, as_of: datetime
+) -> pl.DataFrame:
+    """The new levels (see `LEVELS`) after the hour that ends at `as_of`, by device and tag.
+
+    `rows` are the hour's published rows, `previous` the levels that the last run before it returned, `incidents` those of
+    the runs before. A joint detector is named where none of its device's sensors is.
+    """
+    here = rows.filter(pl.col("normal_since").is_not_null()).group_by(KEY).agg(pl.col("normal_since").min())
+    now = here.collect(engine="streaming")
+    own = now.filter(pl.col("tag") != JOINT_TAG)
+    now = pl.concat([own, now.filter(pl.col("tag") == JOINT_TAG).join(own, on="device", how="anti")])
+    past = pl.DataFrame(schema=LEVELS) if previous is None else previous.select(list(LEVELS))
+    past = past.filter(pl.col("last") >= as_of - FORGOTTEN, pl.col("last") < as_of)
+    goes_on = past.join(now, on=list(KEY), how="semi").with_columns(last=pl.lit(as_of, _TIME))
+    rests = past.join(now, on=list(KEY), how="anti")
+    new = now.join(past, on=list(KEY), how="anti")
+    known = pl.concat([goes_on, rests]).with_columns(is_new=pl.lit(value=False))
+    return pl.concat([known, _begun(new, incidents, as_of)]).select(list(LEVELS)).sort(*KEY)
+
+
+def _begun(new: pl.DataFrame, incidents: pl.LazyFrame | None, as_of: datetime) -> pl.DataFrame:
+    """The rows of `new` levels: device, tag, normal_since."""
+    first = pl.DataFrame(
+        schema={"device": pl.String, "tag": pl.String, "begun": _TIME, "incident": pl.String}
+    )
+    if incidents is not None and new.height:
+        since = new["normal_since"].min() - _BEFORE  # type: ignore[operator]
+        near = incidents.filter(pl.col("start") >= since).select("device", "incident", "tags", begun="start")
+        each = near.explode("tags").rename({"tags": "tag"}).collect()
+        each = each.join(new, on=list(KEY), how="inner").filter(
+            pl.col("begun") >= pl.col("normal_since") - _BEFORE
+        )
+        first = each.sort("begun", "incident").unique(KEY, keep="first").select(*KEY, "begun", "incident")
+    found = new.join(first, on=list(KEY), how="left")
+    return found.select(
+        *KEY,
+        pl.coalesce("begun", "normal_since").alias("since"),
+        "incident",
+        pl.lit(as_of, _TIME).alias("last"),
+        pl.lit(value=True).alias("is_new"),
+    )
+
+
+def told(found: pl.DataFrame) -> list[Event]:
+    """An event for each level that is new: device, tag, since, and the name of the incident that led to it."""
+    return [
+        Event(
+            "new_level",
+            f"devices.{row['device']}.{row['tag']}.{row['since']:%Y-%m-%dT%H:%MZ}",
+            {name: row[name] for name in (*KEY, "incident")} | {"since": row["since"].isoformat()},
+        )
+        for row in found.filter("is_new").sort(*KEY).iter_rows(named=True)
+    ]
