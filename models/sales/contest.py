@@ -1,6 +1,6 @@
-"""Forecasts of weeks without a plan: which candidate forecasts which kind of demand.
+"""Which candidate forecasts which kind of demand, in weeks without a plan and in planned ones.
 
-Candidates are the pooled model without plan, the SKUs' own models, the last week known, the same week of
+Without a plan, candidates are the pooled model without plan, the SKUs' own models, the last week known, the same week of
 last year, and means of few of them. The naive ones have a single value; the quantiles of a candidate lie
 around it as those of the models lie around their median. Means are of the values on the log scale, level
 by level, with equal weights (see `model.blend`).
@@ -8,6 +8,10 @@ by level, with equal weights (see `model.blend`).
 Of the candidates, each kind of demand takes the one with the least loss in the backtest; one other than
 `DEFAULT` must be better than it by `MARGIN`. So nothing is published that is known to be worse than a naive
 forecast: where a naive one is best, it is used.
+
+In planned weeks, `PLANNED` are the alternatives to what the models say with the plan, alone or with a naive forecast.
+A kind of demand takes one where it is better at the origins of the backtest by more than their difference lets
+expect; see `better_than`.
 """
 
 from collections.abc import Sequence
@@ -30,24 +34,37 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "statistical_with_seasonal_naive": (OWN, LAST_YEAR),
 }
 """The candidates, and whose mean each is."""
+WITH_PLAN = "pooled"
+PLANNED: dict[str, tuple[str, ...]] = {
+    LAST_WEEK: (LAST_WEEK,),
+    LAST_YEAR: (LAST_YEAR,),
+    "blend_with_naive": (WITH_PLAN, OWN, LAST_WEEK),
+    "blend_with_seasonal_naive": (WITH_PLAN, OWN, LAST_YEAR),
+}
+"""Alternatives in weeks with a plan, and whose mean each is."""
 DEFAULT = "mean_of_models"
 NAIVE = (LAST_WEEK, LAST_YEAR)
 MARGIN = 0.02
 
 
-def candidates(pooled: np.ndarray, own: np.ndarray, rows: pl.DataFrame, middle: int) -> dict[str, np.ndarray]:
+def candidates(
+    pooled: np.ndarray, own: np.ndarray, rows: pl.DataFrame, middle: int, *, planned: bool = False
+) -> dict[str, np.ndarray]:
     """Quantiles of each candidate on the log scale, each of shape (rows, quantiles), rising along a row.
 
     `pooled` and `own` are those of the models, NaN where a model has no forecast; a mean is then of the other
     members. `rows` have naive, seasonal_naive and level; `middle` is the index of the quantile nearest to
-    the median.
+    the median. With `planned`, `pooled` knows the plan, and the candidates are those of `PLANNED`.
     """
     around = _mean([values - values[:, middle : middle + 1] for values in (pooled, own)])
     level = rows["level"].to_numpy()
-    of = {POOLED: pooled, OWN: own}
+    of = {WITH_PLAN if planned else POOLED: pooled, OWN: own}
     for name in NAIVE:
         of[name] = to_log(rows[name].to_numpy(), level)[:, None] + around
-    return {name: _mean([of[member] for member in members]) for name, members in MEMBERS.items()}
+    return {
+        name: _mean([of[member] for member in members])
+        for name, members in (PLANNED if planned else MEMBERS).items()
+    }
 
 
 def nothing() -> pl.DataFrame:
@@ -63,6 +80,15 @@ def always(rung: str) -> pl.DataFrame:
 def needs_own_models(choice: pl.DataFrame) -> bool:
     """Whether a candidate of the `choice` is made with the SKUs' own models."""
     return any(name != POOLED for name in choice["rung"])
+
+
+def naive_of(rung: str) -> str:
+    """The naive member of a candidate of `PLANNED`, or the naive candidate itself.
+
+    >>> naive_of("blend_with_seasonal_naive"), naive_of("naive")
+    ('seasonal_naive', 'naive')
+    """
+    return next(member for member in PLANNED[rung] if member in NAIVE)
 
 
 def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
@@ -89,6 +115,29 @@ def chosen(raw: pl.DataFrame, quantiles: Sequence[float]) -> pl.DataFrame:
     best = scored.join(usual, on="kind").filter(pl.col("loss") < pl.col("bar"))
     best = best.sort("kind", "loss", "rung").unique("kind", keep="first", maintain_order=True)
     return default.update(best.select("kind", "rung"), on="kind")
+
+
+def better_than(raw: pl.DataFrame, usual: str, quantiles: Sequence[float]) -> pl.DataFrame:
+    """kind and rung: the one of `PLANNED` that takes the place of `usual`, for kinds of demand where one does.
+
+    `raw` are planned rows of `training.raw_of_origin`. What an alternative saves is its share of the loss of `usual` (see
+    `losses`) at each origin, on the rows of both. It counts less one standard error over the origins, and has to be
+    more than `MARGIN`: with one origin, nothing does. Of several, the one with the least loss is taken.
+    """
+    if raw.is_empty():
+        return nothing()
+    on = ["sku", "store", "origin", "week", "kind"]
+    scored = losses(raw.filter(pl.col("rung").is_in([usual, *PLANNED])), quantiles)
+    both = scored.filter(pl.col("rung") != usual).join(
+        scored.filter(rung=usual).select(*on, usual="loss"), on=on
+    )
+    origins = both.group_by("kind", "rung", "origin").agg(pl.col("loss", "usual").mean())
+    saved = 1 - pl.col("loss") / pl.col("usual")
+    found = origins.group_by("kind", "rung").agg(
+        pl.col("loss").mean(), sure=saved.mean() - saved.std() / pl.len().sqrt()
+    )
+    found = found.filter(pl.col("sure") > MARGIN).sort("kind", "loss", "rung")
+    return found.unique("kind", keep="first", maintain_order=True).select("kind", "rung")
 
 
 FAIRNESS = 0.5

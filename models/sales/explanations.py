@@ -50,7 +50,7 @@ LEAST = 0.02
 """Groups that move the forecast less than this, in logs, are no reason."""
 _USUAL = float(np.log(1 + features.OFFSET))
 """The level on the log scale."""
-_MEMBERS = {POOLED: (POOLED,), BLEND: (POOLED, contest.OWN), **contest.MEMBERS}
+_MEMBERS = {POOLED: (POOLED,), BLEND: (POOLED, contest.OWN), **contest.PLANNED, **contest.MEMBERS}
 ABOUT = {
     POOLED: "pooled LightGBM model with the plan",
     BLEND: "mean of the pooled LightGBM model with the plan and the SKU's own model",

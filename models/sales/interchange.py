@@ -22,8 +22,8 @@ _OUTSIDE = (
     "horizon, null standing for any; the first line that fits, from the most particular on.",
     "The rungs `statistical`, `blend` and those of keys with too little history: `own_models` and `own_keys` are "
     "in plain/ as Parquet, without a graph.",
-    "The naive forecasts and means that forecast weeks without a plan: `unplanned` in interchange.json names the one "
-    "of each kind of demand.",
+    "The naive forecasts and means: `unplanned` in interchange.json names the one of each kind of demand for weeks "
+    "without a plan, `planned` those that take the place of the models in planned weeks.",
 )
 
 
@@ -38,6 +38,7 @@ def interchange(model: Model) -> Interchange:
         "calibration": model.offsets.to_dicts(),
         "own_keys": model.own_keys.height,
         "unplanned": dict(model.unplanned.iter_rows()),
+        "planned": dict(model.planned.iter_rows()),
         "blended": model.blended,
     }
     return Interchange(graphs, _OUTSIDE, facts)
@@ -87,4 +88,6 @@ def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
     names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
     values = np.ascontiguousarray(rows.select(pl.col(FEATURE + n).cast(pl.Float32) for n in names).to_numpy())
     about = rows.select(pl.exclude(f"^{FEATURE}.*$"))
-    return replace(model, unplanned=contest.nothing()).forecast(about, values, names, None, threads=0)
+    return replace(model, unplanned=contest.nothing(), planned=contest.nothing()).forecast(
+        about, values, names, None, threads=0
+    )

@@ -28,7 +28,7 @@ class Model:
     too little to learn from. `own_models` are the parameters of `statistical`, and `own_keys` (sku, store)
     the keys that they forecast; with `own_first` all keys that they can forecast. `unplanned` (kind, rung)
     are the candidates of `contest` that forecast weeks without a plan, by kind of demand; without rows, the
-    pooled model does. With `blended`, the rows
+    pooled model does; `planned` are those that take the place of the models in planned weeks. With `blended`, the rows
     of all other keys that both can forecast with the plan are the mean of the two (see `blend`).
     `offsets` calibrate each rung on the log scale. `quantiles`, `horizon`, `covariates` and `flags` are
     those of training.
@@ -46,6 +46,7 @@ class Model:
     own_first: bool
     blended: bool
     unplanned: pl.DataFrame = field(default_factory=contest.nothing)
+    planned: pl.DataFrame = field(default_factory=contest.nothing)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -68,6 +69,8 @@ class Model:
         found: dict[str, File] = {"about": about, "offsets": self.offsets, "own_keys": self.own_keys}
         if self.unplanned.height:
             found["unplanned"] = self.unplanned
+        if self.planned.height:
+            found["planned"] = self.planned
         if self.own_models.height:
             found["own_models"] = self.own_models
         for rung in (POOLED, NO_PLAN):
@@ -101,8 +104,8 @@ class Model:
         level = rows["level"].to_numpy()[:, None]
         if own is not None:
             rows, raw = self._with_own(rows, raw, own, level)
-        elif self.unplanned.height:
-            rows, raw = self._without_plan(rows, raw, np.full(raw.shape, np.nan))
+        else:
+            rows, raw = self._chosen(rows, rows["rung"] == POOLED, raw, raw, np.full(raw.shape, np.nan))
         units = from_log(conformal.calibrated(raw, rows, self.offsets, GROUPS), level)
         quantiles = [pl.Series(name, units[:, i], nan_to_null=True) for i, name in enumerate(self.columns)]
         known = pl.Series(np.isfinite(units).all(axis=1))
@@ -122,22 +125,34 @@ class Model:
         )
         alone = there & (self.own_first | chosen["chosen"].fill_null(False).to_numpy())
         both = there & ~alone & (rows["rung"] == POOLED).to_numpy() & self.blended
-        raw = np.where(alone[:, None], values, np.where(both[:, None], blend(raw, values), raw))
+        models = np.where(alone[:, None], values, np.where(both[:, None], blend(raw, values), raw))
         rung = pl.when(pl.Series(alone)).then(pl.lit(STATISTICAL)).when(pl.Series(both)).then(pl.lit(BLEND))
-        rows = rows.with_columns(rung.otherwise("rung").alias("rung"))
-        return self._without_plan(rows, raw, values) if self.unplanned.height else (rows, raw)
+        planned, rows = rows["rung"] == POOLED, rows.with_columns(rung.otherwise("rung").alias("rung"))
+        return self._chosen(rows, planned, models, raw, values)
 
-    def _without_plan(
-        self, rows: pl.DataFrame, raw: np.ndarray, own: np.ndarray
+    def _chosen(
+        self, rows: pl.DataFrame, planned: pl.Series, raw: np.ndarray, ensembles: np.ndarray, own: np.ndarray
     ) -> tuple[pl.DataFrame, np.ndarray]:
-        """Rungs and quantiles with those of the candidates of `unplanned` where a week is not planned."""
-        told = rows.select("kind").join(self.unplanned, on="kind", how="left", maintain_order="left")
-        rung = pl.when(rung=NO_PLAN).then(told["rung"].fill_null(NO_PLAN)).otherwise("rung").alias("rung")
-        rows, before = rows.with_columns(rung), rows["rung"]
-        every = contest.candidates(raw, own, rows, middle_of(self.quantiles))
-        for name, values in every.items():
-            here = ((before == NO_PLAN) & (rows["rung"] == name)).to_numpy()
-            raw = np.where(here[:, None], values, raw)
+        """Rungs and quantiles with those of the candidates that `unplanned` and `planned` name.
+
+        `raw` are the quantiles without them, `ensembles` those of the pooled ensembles, `own` of the SKUs' own models.
+        """
+        unplanned = rows["rung"] == NO_PLAN
+        for choice, there, name in ((self.unplanned, unplanned, NO_PLAN), (self.planned, planned, POOLED)):
+            if choice.is_empty():
+                continue
+            named = rows.select("kind").join(choice, on="kind", how="left", maintain_order="left")["rung"]
+            every = contest.candidates(
+                ensembles, own, rows, middle_of(self.quantiles), planned=name == POOLED
+            )
+            for rung, values in every.items():
+                here = (
+                    there
+                    & (named == rung).fill_null(value=False)
+                    & pl.Series(np.isfinite(values).all(axis=1))
+                )
+                raw = np.where(here.to_numpy()[:, None], values, raw)
+                rows = rows.with_columns(pl.when(here).then(pl.lit(rung)).otherwise("rung").alias("rung"))
         return rows, raw
 
     def recalibrated(self, rows: pl.DataFrame, level: str) -> pl.DataFrame:
@@ -171,6 +186,7 @@ def load(files: Mapping[str, Any]) -> Model:
         own_first=about["own_first"],
         blended=about["blended"],
         unplanned=files.get("unplanned", contest.nothing()),
+        planned=files.get("planned", contest.nothing()),
     )
 
 

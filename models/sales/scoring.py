@@ -97,6 +97,7 @@ def own_rows(
         model.own_first
         or model.blended
         or contest.needs_own_models(model.unplanned)
+        or contest.needs_own_models(model.planned)
         or wanted.join(model.own_keys, on=KEY, how="semi").height
     )
     if not needed or model.own_models.is_empty():

@@ -74,6 +74,7 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
         own_first=options.estimator == STATISTICAL,
         blended=blended,
         unplanned=contest.nothing() if planned else _unplanned(raw, options),
+        planned=_planned(raw, blended, options) if planned else contest.nothing(),
     )
     table = measuring.measured(backtest, options)
     names = _features(train, covariates, options)
@@ -93,6 +94,13 @@ def _unplanned(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     if options.estimator == AUTO:
         return contest.chosen(raw, options.quantiles)
     return contest.always({POOLED: NO_PLAN, STATISTICAL: STATISTICAL}.get(options.estimator, contest.DEFAULT))
+
+
+def _planned(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame:
+    """Which candidate takes the place of the models in planned weeks, by kind of demand; see `contest`."""
+    if options.estimator != AUTO:
+        return contest.nothing()
+    return contest.better_than(raw, BLEND if blended else POOLED, options.quantiles)
 
 
 def _features(rows: pl.DataFrame, covariates: Sequence[str], options: Options) -> list[str]:
@@ -170,14 +178,18 @@ def raw_of_origin(
         found.append(_with_values(theirs, STATISTICAL, values))
         if theirs["planned"].any():
             found.append(_raw_blend(pl.concat(found), options))
-    if not rows["planned"].any() and found:
-        found = _candidates(pl.concat(found), options)
+    if found and rows["planned"].any():
+        found += _candidates(pl.concat(found), options, planned=True)
+    elif found:
+        found = _candidates(pl.concat(found), options, planned=False)
     return pl.concat(found).with_columns(steps(options.horizon)) if found else pl.DataFrame()
 
 
-def _candidates(raw: pl.DataFrame, options: Options) -> list[pl.DataFrame]:
+def _candidates(raw: pl.DataFrame, options: Options, *, planned: bool) -> list[pl.DataFrame]:
     """The rows of each candidate of `contest`, from those of the two models; all of the same rows."""
     on = [*KEY, "origin", "week"]
+    ensemble = POOLED if planned else NO_PLAN
+    raw = raw.filter(pl.col("rung").is_in([ensemble, STATISTICAL])) if planned else raw
     rows = raw.select(ABOUT).unique(on, keep="first", maintain_order=True).sort(on)
     names = [f"v{i}" for i in range(len(options.quantiles))]
 
@@ -185,7 +197,8 @@ def _candidates(raw: pl.DataFrame, options: Options) -> list[pl.DataFrame]:
         values = raw.filter(rung=rung).select(*on, *names)
         return rows.select(on).join(values, on=on, how="left", maintain_order="left").select(names).to_numpy()
 
-    every = contest.candidates(of(NO_PLAN), of(STATISTICAL), rows, middle_of(options.quantiles))
+    middle = middle_of(options.quantiles)
+    every = contest.candidates(of(ensemble), of(STATISTICAL), rows, middle, planned=planned)
     return [
         _with_values(rows, name, values).filter(pl.col("v0").is_finite()) for name, values in every.items()
     ]
@@ -277,7 +290,7 @@ def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, planned: bool, options: Op
     """`rows`, forecasts of one origin, calibrated and with their rungs chosen by the errors in `rest`, of others."""
     values = conformal.calibrated(_values(rows, options), rows, _offsets(rest, options), GROUPS)
     forecasts = _in_units(rows, values, options)
-    fitted = [*RUNGS, *contest.MEMBERS]
+    fitted = [*RUNGS, *contest.MEMBERS, *contest.PLANNED]
     answers = forecasts.filter(~pl.col("rung").is_in(fitted))
     if not planned:
         choice = forecasts.join(_unplanned(rest, options), on=["kind", "rung"], how="semi")
@@ -288,6 +301,7 @@ def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, planned: bool, options: Op
     chosen = keys.with_columns(pl.lit(STATISTICAL).alias("rung"))
     rungs = [BLEND] * blended + [POOLED, NO_PLAN]
     found = [
+        forecasts.join(_planned(rest, blended, options), on=["kind", "rung"], how="semi"),
         forecasts.join(chosen, on=[*KEY, "rung"], how="semi"),
         *[forecasts.filter(rung=rung) for rung in rungs],
         answers,
@@ -357,7 +371,7 @@ def _notes(
 
 def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> list[str]:
     """Which kinds of demand a naive forecast answers, and where the backtest is worse than one; with both WAPEs."""
-    used = model.unplanned.filter(pl.col("rung").is_in(contest.NAIVE))
+    used = pl.concat([model.unplanned.filter(pl.col("rung").is_in(contest.NAIVE)), model.planned])
     names = dict(zip(measuring.NAIVES, ("last week's units", "the same week of last year"), strict=True))
     found = []
     for kind, rows in [("all", backtest), *((k, backtest.filter(kind=k)) for k in used["kind"])]:
@@ -371,9 +385,11 @@ def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> lis
         name = min(wapes, key=lambda naive: wapes[naive])
         if kind != "all":
             rung = used.filter(kind=kind)["rung"].item()
+            naive = contest.naive_of(rung)
+            what = names[naive] if rung == naive else f"the mean of the models and {names[naive]}"
             found.append(
-                f"Keys with {kind} demand are forecast by {names[rung]} (rung {rung}), which did best in the "
-                f"backtest: WAPE of the naive forecast {wapes[rung]:.1%}, of what is published {ours:.1%}."
+                f"Keys with {kind} demand are forecast by {what} (rung {rung}), which did best in the "
+                f"backtest: WAPE of the naive forecast {wapes[naive]:.1%}, of what is published {ours:.1%}."
             )
         elif wapes[name] < ours:
             found.append(

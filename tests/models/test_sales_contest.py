@@ -46,6 +46,32 @@ def test_the_quantiles_of_a_naive_forecast_are_as_wide_as_those_of_the_models():
     assert np.isnan(found["statistical"]).all()
 
 
+def planned(units: dict[str, list[float]]) -> dict[str, str]:
+    """The choice in planned weeks: forecasts of 20 units by name, one of each origin."""
+    count = len(next(iter(units.values())))
+    origins = [
+        backtest(20.0, {name: values[i] for name, values in units.items()}).with_columns(
+            sku=pl.lit("1"), store=pl.lit("1"), origin=i, week=i
+        )
+        for i in range(count)
+    ]
+    return dict(contest.better_than(pl.concat(origins), "blend", QUANTILES).iter_rows())
+
+
+def test_in_planned_weeks_a_forecast_takes_the_place_of_the_models_where_it_is_better_time_after_time():
+    steady = {
+        "blend": [14.0, 13.0, 14.0],
+        "blend_with_naive": [17.0] * 3,
+        "seasonal_naive": [19.0, 18.0, 19.0],
+    }
+    assert planned(steady) == {"regular": "seasonal_naive"}
+
+
+def test_in_planned_weeks_one_lucky_season_replaces_no_model():
+    assert planned({"blend": [10.0, 18.0, 18.0], "seasonal_naive": [20.0, 17.9, 17.9]}) == {}
+    assert planned({"blend": [10.0], "seasonal_naive": [20.0]}) == {}
+
+
 def test_a_page_says_in_words_that_a_naive_forecast_is_better():
     assert _against(-0.15, "seasonal naive") == "15% above seasonal naive, which is better"
     assert _against(0.4, "naive") == "40% below naive"
