@@ -162,10 +162,14 @@ def _sorted(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.sort([c for c, dtype in rows.schema.items() if not dtype.is_nested()])
 
 
+MAY_BE_EMPTY = {"machines/alarms", "devices/levels"}
+"""Tables of what happens seldom: nothing is at risk, and nothing stays different, in the data here."""
+
+
 def same(found: Ready, wanted: Ready) -> None:
     """Both have published the same rows, and some."""
     for name, rows in wanted.rows().items():
-        assert rows.height, name
+        assert rows.height or name in MAY_BE_EMPTY, name
         assert_frame_equal(found.rows()[name], rows)
 
 
