@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from tasks.storage.store import Store, StoreError, is_remote
+import obstore.exceptions
+
+from tasks.storage.store import Store, StoreError, first_line, is_remote
 
 FORMAT = 1
 """What this version writes. A change that an older version would misread counts it up, and adds the way from the last one
@@ -11,10 +13,16 @@ PATH = "format.json"
 
 
 def check_format(store: Store) -> None:
-    """Raise `StoreError` for a store of a format that this version does not know. Without the file, it is 1."""
+    """Raise `StoreError` for a store that cannot be read, or of a format that this version does not know.
+
+    Without the file, it is 1.
+    """
     if not is_remote(store.uri) and not Path(store.uri, PATH).exists():
         return
-    known = store.get_json(PATH)
+    try:
+        known = store.get_json(PATH)
+    except (OSError, obstore.exceptions.BaseError) as error:
+        raise StoreError(f"{store.uri}: the store cannot be read: {first_line(error)}") from None
     number = known["format"] if known else FORMAT
     if number > FORMAT:
         raise StoreError(
