@@ -88,8 +88,12 @@ def refused(command, *words) -> str:
             HEADER + ",A,2024-01-01,5,1\n1,A,never,5,1\n1,A,2024-01-01,-5,1\n",
             ["3 of 3 rows (100.0%)", "sku|nullability: 1", "week|date: 1", "units|min: 1"],
         ),
-        ("torn.csv", HEADER + "1,A,2024-01-01,5,1,extra,fields\n", ["SourceError: torn.csv: cannot be read"]),
-        ("torn.parquet", "not Parquet", ["SourceError: torn.parquet: cannot be read"]),
+        (
+            "torn.csv",
+            HEADER + "1,A,2024-01-01,5,1,extra,fields\n",
+            ["UnreadableError: torn.csv: cannot be read"],
+        ),
+        ("torn.parquet", "not Parquet", ["UnreadableError: torn.parquet: cannot be read"]),
     ],
 )
 @pytest.mark.parametrize("verb", ["ingest", "run"])

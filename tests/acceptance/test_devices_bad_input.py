@@ -39,7 +39,7 @@ def written(store: Path) -> list[str]:
         ("missing.csv", None, [], ["SourceError: ", "missing.csv: no such file", "Check the path"]),
         ("empty.csv", "", [], ["empty.csv: the file is empty. Expected a header and at least one row."]),
         ("header.csv", HEADER, [], ["there is a header but no rows. Expected at least one."]),
-        ("torn.parquet", "not Parquet", [], ["SourceError: torn.parquet: cannot be read"]),
+        ("torn.parquet", "not Parquet", [], ["UnreadableError: torn.parquet: cannot be read"]),
         (
             "other.csv",
             "TS,Device,Tag,Value\n2026-03-02T00:00:00Z,1,1,10\n",
