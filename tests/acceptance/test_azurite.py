@@ -170,9 +170,10 @@ def test_a_run_killed_in_the_middle_shows_nothing_and_is_continued(prefect_api, 
     assert_frame_equal(steps.published(store).drop("run_id"), wanted)
 
 
-def test_of_two_writers_one_publishes_and_the_other_says_so(prefect_api, ready):
+def test_of_two_writers_one_publishes_and_the_other_says_so(blob, dask_cluster, prefect_api, ready):
     store, wanted = ready
-    processes = [started(store, PREFECT_API_URL=prefect_api) for _ in range(2)]
+    shared = {"PREFECT_API_URL": prefect_api, "ALMANAC_SCHEDULER": dask_cluster.scheduler_address}
+    processes = [started(store, **shared) for _ in range(2)]
     seen = set()
     try:
         while any(process.poll() is None for process in processes):

@@ -271,6 +271,9 @@ def test_a_run_killed_in_the_middle_shows_nothing_leaves_nothing_behind_and_is_c
     same(killed, ready)
 
 
+@pytest.mark.parametrize(
+    "ready", ["devices"], indirect=True
+)  # publishing is the same code for every scenario
 def test_of_two_runs_of_the_same_moment_at_the_same_time_one_publishes_and_the_other_says_so(
     ready, prefect_api, dask_cluster, tmp_path
 ):
