@@ -308,12 +308,9 @@ def _totals(view: _View) -> Text:
         "and were calibrated on its sums."
     ]
     for row in view.totals.filter(pl.col("weeks") > 1).iter_rows(named=True):
-        low, high = (
-            (f"{row[name]:,.0f}" for name in (view.bands[0].low, view.bands[0].high))
-            if view.bands
-            else ("", "")
+        between = "".join(
+            f"; {band.label} band {row[band.low]:,.0f} to {row[band.high]:,.0f}" for band in view.bands[:1]
         )
-        between = f"; {view.bands[0].label} band {low} to {high}" if view.bands else ""
         found.append(
             f"Over the first {row['weeks']} weeks **{row['expected']:,.0f}** units are expected{between}."
         )
