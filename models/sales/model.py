@@ -13,7 +13,7 @@ from models.sales.options import quantile_column
 from models.sales.panel import KEY
 from models.scenario import File
 
-POOLED, NO_PLAN, STATISTICAL, BLEND = "pooled", "pooled_no_plan", "statistical", "blend"
+POOLED, NO_PLAN, STATISTICAL, BLEND = contest.WITH_PLAN, contest.POOLED, contest.OWN, "blend"
 GROUPS = ("rung", "kind", "steps")
 """What errors are calibrated by, from the largest group to the smallest; `steps` are thirds of the horizon."""
 CLUSTER = ("sku", "origin")
@@ -138,13 +138,11 @@ class Model:
         `raw` are the quantiles without them, `ensembles` those of the pooled ensembles, `own` of the SKUs' own models.
         """
         unplanned = rows["rung"] == NO_PLAN
-        for choice, there, name in ((self.unplanned, unplanned, NO_PLAN), (self.planned, planned, POOLED)):
+        for choice, there, with_plan in ((self.unplanned, unplanned, False), (self.planned, planned, True)):
             if choice.is_empty():
                 continue
             named = rows.select("kind").join(choice, on="kind", how="left", maintain_order="left")["rung"]
-            every = contest.candidates(
-                ensembles, own, rows, middle_of(self.quantiles), planned=name == POOLED
-            )
+            every = contest.candidates(ensembles, own, rows, middle_of(self.quantiles), planned=with_plan)
             for rung, values in every.items():
                 here = (
                     there
