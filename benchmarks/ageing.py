@@ -1,75 +1,376 @@
-"""What recording and looking up a run costs as the ledger ages, by simulated runs.
+"""What a run costs as its store ages, with housekeeping off: requests, seconds and bytes.
 
-    python -m benchmarks.ageing --runs 9000 [--store az://CONTAINER/FOLDER]
+    python -m benchmarks.ageing                                        # 9,000 hours of devices, 500 weeks of sales
+    python -m benchmarks.ageing --scenario devices --ages 1 100        # smaller, in two minutes
+    python -m benchmarks.ageing --folder FOLDER                        # keep the trained stores there, and use them again
 
-A line at 1, 100, 1,000 and all runs: seconds to record one and to look one up, what a reader opens (commits since the
-last checkpoint and data files, each a request where the store is remote), and the ledger's bytes with its log.
+A small store is ingested, trained and scored once. Then it is given as many commits as that many hours or weeks leave
+behind: a row in each input table, a partition in each published one, a row of the ledger. At each age the next hour or
+week is scored by the command line, on a copy on disk, and on one in Azurite behind a proxy that keeps each request for
+30 ms and counts them. `bytes` are those of the store on disk, and those that the run was sent from Blob.
 """
 
 import argparse
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
 import json
+import multiprocessing
+import os
+import re
+import shutil
+import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
+import httpx
+import polars as pl
+from deltalake import DeltaTable
+
+from benchmarks.measure import Measured, run, table
+from models.scenario import Scenario
+from tasks.housekeeping.retention import tables
 from tasks.registry import ledger
-from tasks.storage.store import Store
+from tasks.storage.store import COMMITS_A_FILE, Store
 
-_BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
-_COUNTS = {"requested": 500, "scored": 480, "fallback": 20, "skipped": 0, "failed": 0}
+AGES = {"devices": (1, 100, 1000, 9000), "sales": (1, 100, 500)}
+SCORING = {"devices": ("score", "--catch-up", "1"), "sales": ("forecast",)}
+CADENCE = {"devices": timedelta(hours=1), "sales": timedelta(days=7)}
+DELAY_SECONDS = 0.03
+_CHECKPOINT = 100
+"""delta-rs makes a checkpoint after so many commits."""
+_ACCOUNT = "devstoreaccount1"
+_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Account and key of every Azurite, which its documentation names."""
 
 
 def main() -> None:
-    """Record runs, measure at some of them, and print a line each."""
+    """Print a line for each scenario, age and kind of store."""
+    from flows.cluster import prefect_server
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--store")
+    parser.add_argument("--scenario", choices=sorted(AGES), nargs="+", default=sorted(AGES))
+    parser.add_argument("--ages", type=int, nargs="+")
+    parser.add_argument("--on", choices=["disk", "blob"], nargs="+", default=["disk", "blob"])
+    parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(given.store or folder)
-        for number in range(1, given.runs + 1):
-            hour = _BEGIN + timedelta(hours=number)
-            seconds = _seconds(lambda hour=hour: _record(store, hour))  # type: ignore[misc]
-            if number in (1, 100, 1000, given.runs):
-                print(json.dumps({"runs": number, "record_seconds": seconds, **_measured(store, hour)}))
+    os.environ["ALMANAC_WORKERS"] = "1"
+    with tempfile.TemporaryDirectory(prefix="almanac-ageing-") as folder, prefect_server(leave_up=False):
+        rows = []
+        for name in given.scenario:
+            begun = (given.folder or Path(folder)) / f"{name}-trained"
+            if not begun.exists():
+                _begin(name, begun)
+            aged = Path(folder, name)
+            shutil.copytree(begun, aged)
+            ageing = _Ageing(name, Store(str(aged)))
+            for age in sorted(given.ages or AGES[name]):
+                ageing.go_on(age)
+                for kind in given.on:
+                    measured = _on_disk(name, aged) if kind == "disk" else _in_blob(name, aged, age)
+                    rows.append({"scenario": name, "commits": age, "on": kind, **measured})
+                    print(json.dumps(rows[-1]), flush=True)
+        print(table(rows))
 
 
-def _record(store: Store, hour: datetime) -> None:
-    ledger.record(
-        store,
-        run_id=f"{hour:%Y-%m-%dT%H%MZ}-score",
-        scenario="devices",
-        flow="score",
-        as_of=hour,
-        bundle=1,
-        versions={"readings": 1},
-        counts=_COUNTS,
-        reasons={},
-        started=hour,
-    )
+def _module(name: str) -> Any:
+    from flows.modules import with_commands
+
+    return next(one for one in with_commands() if one.__name__ == f"flows.{name}")
 
 
-def _measured(store: Store, hour: datetime) -> dict[str, Any]:
-    seconds = _seconds(lambda: ledger.last(store, "devices", "score", hour))
-    table = store.table(ledger.PATH)
-    checkpoint = (store.get_json(f"{ledger.PATH}/_delta_log/_last_checkpoint") or {}).get("version", -1)
-    size = sum(int(item["size"]) for batch in store.files.list(f"{ledger.PATH}/") for item in batch)
-    return {
-        "look_up_seconds": seconds,
-        "commits_since_checkpoint": table.version() - checkpoint,
-        "files": len(table.file_uris()),
-        "bytes": size,
-    }
+def _begin(name: str, folder: Path) -> None:
+    """A store of a scenario's simulated data, trained, and scored for the time before the newest."""
+    store, module = Store(str(folder)), _module(name)
+    given = module.simulated(store, 7)
+    sources = [
+        word for one in ("source", "plan", "stores") if one in given for word in (f"--{one}", given[one])
+    ]
+    where = ("--store", store.uri)
+    run(name, "ingest", *sources, "--shards", "2", *where)
+    before = (_newest(module.SCENARIO, store) - CADENCE[name]).isoformat()
+    run(name, "train", "--as-of", before, *where)
+    run(name, SCORING[name][0], "--as-of", before, *where)
 
 
-def _seconds(what: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    what()
-    return round(time.perf_counter() - begun, 3)
+def _newest(scenario: Scenario, store: Store) -> Any:
+    paths = {name: f"{scenario.name}/{name}" for name in scenario.tables}
+    frames = {name: store.scan(path) for name, path in paths.items() if store.version(path) is not None}
+    return scenario.resolve_as_of(frames, None, datetime.now(UTC))
+
+
+class _Ageing:
+    """Hours or weeks that a store did not have, each before the one that was scored, the oldest last.
+
+    Commits are written as delta-rs writes them, and its checkpoints are its own; only the logs are longer than any that
+    it leaves on disk, since it removes files of the log after 30 days.
+    """
+
+    def __init__(self, name: str, store: Store) -> None:
+        scenario: Scenario = _module(name).SCENARIO
+        self.name, self.store, self.age = name, store, 0
+        self.entered = ledger.rows(store).collect()  # type: ignore[union-attr]
+        self.as_of = type(_newest(scenario, store)).fromisoformat(self.entered["as_of"][-1])
+        names = [one for one in tables.fn(store) if one.startswith(f"{name}/")]
+        self.inputs = {
+            one: store.scan(one).head(1).collect()
+            for one in names
+            if one.partition("/")[2] in scenario.tables
+        }
+        with_as_of = [one for one in names if "as_of" in store.table(one).metadata().partition_columns]
+        self.published = {one: adds[-1] for one in with_as_of if (adds := _adds(store, one))}
+        self.versions = {one: store.version(one) or 0 for one in [*self.inputs, *self.published, ledger.PATH]}
+        self.first = {one: self._first_time(one) for one in self.inputs}
+        self.small: list[dict[str, Any]] = _adds(store, ledger.PATH)
+
+    def _first_time(self, path: str) -> dict[str, Any]:
+        times = [column for column, kind in self.inputs[path].schema.items() if kind.is_temporal()]
+        return self.store.scan(path).select(pl.col(times).min()).collect().to_dicts()[0] if times else {}
+
+    def go_on(self, age: int) -> None:
+        """Grow as old as that."""
+        for number in range(self.age + 1, age + 1):
+            back = number * CADENCE[self.name]
+            for one, line in self.inputs.items():
+                self._bring(one, line, back, number)
+            for one, add in self.published.items():
+                self._publish(one, add, back, number)
+            self._enter(back, number)
+        self.age = max(age, self.age)
+        for one in self.versions:
+            DeltaTable(self.store.uri_of(one)).create_checkpoint()
+
+    def _bring(self, path: str, line: pl.DataFrame, back: timedelta, number: int) -> None:
+        times = self.first[path]
+        moved = line.with_columns(
+            pl.lit(time - back, dtype=line.schema[column]).alias(column) for column, time in times.items()
+        )
+        partitions = {"shard": str(line["shard"][0])} if "shard" in line.columns else {}
+        told = {"changed": "1"}
+        if times:
+            time = next(iter(times.values())) - back
+            told |= {"from": time.isoformat(), "to": time.isoformat()}
+        bounds = {column: (time - back).isoformat() for column, time in times.items()}
+        self._commit(path, [self._added(path, moved.drop(partitions), partitions, number, bounds)], told)
+
+    def _publish(self, path: str, add: dict[str, Any], back: timedelta, number: int) -> None:
+        before = self.as_of - back
+        text = before.strftime("%Y-%m-%d %H:%M:%S.%f") if isinstance(before, datetime) else before.isoformat()
+        copy = f"as_of={quote(text)}/aged-{number}.parquet"
+        there = Path(self.store.uri_of(f"{path}/{copy}"))
+        there.parent.mkdir()
+        os.link(self.store.uri_of(f"{path}/{unquote(add['path'])}"), there)
+        action = {"add": {**add, "path": quote(copy), "partitionValues": {"as_of": text}}}
+        self._commit(path, [action], {"run_id": f"aged-{number}"})
+
+    def _enter(self, back: timedelta, number: int) -> None:
+        """A row of the ledger, and every so often, as `Store.compact_at_times` does, one file of all."""
+        row = self.entered.tail(1).with_columns(
+            pl.lit(f"aged-{number}").alias("run_id"),
+            pl.lit((self.as_of - back).isoformat()).alias("as_of"),
+            pl.col("started", "ended") - back,
+        )
+        self.entered = pl.concat([row, self.entered])
+        action = self._added(ledger.PATH, row, {}, number, {})
+        self._commit(ledger.PATH, [action], {})
+        self.small.append(action["add"])
+        if self.versions[ledger.PATH] % COMMITS_A_FILE == 0:
+            gone = [
+                {"remove": {"path": one["path"], "dataChange": False, "deletionTimestamp": 0}}
+                for one in self.small
+            ]
+            merged = self._added(ledger.PATH, self.entered, {}, -number, {})
+            self._commit(ledger.PATH, [*gone, merged], {})
+            self.small = [merged["add"]]
+
+    def _added(
+        self, path: str, frame: pl.DataFrame, partitions: dict[str, str], number: int, bounds: dict[str, str]
+    ) -> dict[str, Any]:
+        """The action that adds a file with these rows, which is written."""
+        name = "".join(f"{column}={value}/" for column, value in partitions.items()) + f"aged{number}.parquet"
+        file = Path(self.store.uri_of(f"{path}/{name}"))
+        frame.write_parquet(file)
+        stats = {
+            "numRecords": frame.height,
+            "minValues": bounds,
+            "maxValues": bounds,
+            "nullCount": dict.fromkeys(bounds, 0),
+        }
+        size = file.stat().st_size
+        return {
+            "add": {
+                "path": name, "partitionValues": partitions, "size": size, "modificationTime": _now(),
+                "dataChange": number > 0, "stats": json.dumps(stats),
+            }
+        }  # fmt: skip
+
+    def _commit(self, path: str, actions: Sequence[dict[str, Any]], told: dict[str, str]) -> None:
+        self.versions[path] += 1
+        version = self.versions[path]
+        about = {"commitInfo": {"timestamp": _now(), "operation": "WRITE", **told}}
+        lines = "\n".join(json.dumps(one) for one in [*actions, about])
+        Path(self.store.uri_of(f"{path}/_delta_log/{version:020}.json")).write_text(lines)
+        if version % _CHECKPOINT == 0:
+            DeltaTable(self.store.uri_of(path)).create_checkpoint()
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _adds(store: Store, path: str) -> list[dict[str, Any]]:
+    """The actions of a table's log that added files."""
+    log = Path(store.uri_of(f"{path}/_delta_log"))
+    every = [
+        json.loads(line) for file in sorted(log.glob("*.json")) for line in file.read_text().splitlines()
+    ]
+    return [one["add"] for one in every if "add" in one]
+
+
+def _on_disk(name: str, folder: Path) -> dict[str, Any]:
+    copy = folder.with_name(f"{folder.name}-run")
+    shutil.copytree(folder, copy)
+    size = sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
+    measured = run(name, *SCORING[name], "--store", str(copy))
+    shutil.rmtree(copy)
+    return {"requests": None, **_seconds(measured), "bytes": size}
+
+
+def _in_blob(name: str, folder: Path, age: int) -> dict[str, Any]:
+    """The run on a copy of the store in Azurite; requests and bytes are those of the run."""
+    os.environ["AZURE_STORAGE_USE_EMULATOR"] = "true"
+    with _azurite() as port, _proxy(port) as (proxy, requests, sent):
+        os.environ["AZURITE_BLOB_STORAGE_URL"] = f"http://127.0.0.1:{port}"
+        _create_container(f"http://127.0.0.1:{port}", "aged")
+        store = Store(f"az://aged/{age}")
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda path: store.put(str(path.relative_to(folder)), path.read_bytes()), paths))
+        os.environ["AZURITE_BLOB_STORAGE_URL"] = f"http://127.0.0.1:{proxy}"
+        measured = run(name, *SCORING[name], "--store", store.uri)
+        return {"requests": requests.value, **_seconds(measured), "bytes": sent.value}
+
+
+def _seconds(measured: Measured) -> dict[str, Any]:
+    stages = " ".join(f"{name} {seconds}" for name, seconds in measured.result["stages"].items())
+    return {"seconds": measured.seconds, "cpu": measured.cpu, "of them": stages}
+
+
+def _create_container(url: str, name: str) -> None:
+    """Create a container by the Blob REST API, signed with the key that every Azurite has."""
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    canonical = "".join(f"{header}:{value}\n" for header, value in sorted(headers.items()))
+    resource = f"/{_ACCOUNT}/{_ACCOUNT}/{name}\nrestype:container"
+    signed = "\n".join(["PUT", *[""] * 11, canonical + resource])
+    digest = hmac.new(base64.b64decode(_KEY), signed.encode(), hashlib.sha256).digest()
+    headers["Authorization"] = f"SharedKey {_ACCOUNT}:{base64.b64encode(digest).decode()}"
+    httpx.put(f"{url}/{_ACCOUNT}/{name}?restype=container", headers=headers).raise_for_status()
+
+
+@contextmanager
+def _azurite() -> Iterator[int]:
+    port = _free_port()
+    local = Path("node_modules/.bin/azurite-blob")
+    words = [str(local.resolve()) if local.exists() else "azurite-blob", "--silent", "--skipApiVersionCheck"]
+    words += [
+        "--inMemoryPersistence",
+        "--disableTelemetry",
+        "--blobHost",
+        "127.0.0.1",
+        "--blobPort",
+        str(port),
+    ]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _await(port)
+        yield port
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@contextmanager
+def _proxy(to: int) -> Iterator[tuple[int, Any, Any]]:
+    """A proxy in a process of its own; its port, and how many requests and bytes of answers it passed on."""
+    context = multiprocessing.get_context("spawn")
+    requests, sent, port = context.Value("q", 0), context.Value("q", 0), _free_port()
+    process = context.Process(target=_pass_on, args=(port, to, requests, sent), daemon=True)
+    process.start()
+    try:
+        _await(port)
+        yield port, requests, sent
+    finally:
+        process.terminate()
+        process.join(20)
+
+
+def _pass_on(port: int, to: int, requests: Any, sent: Any) -> None:
+    """Pass on requests of HTTP/1.1, each after `DELAY_SECONDS`, over a connection of its own for each client's."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            there = await asyncio.open_connection("127.0.0.1", to)
+            while True:
+                head, body = await _message(reader)
+                await asyncio.sleep(DELAY_SECONDS)
+                there[1].write(head + body)
+                answer, content = await _message(there[0], to_head=head.startswith(b"HEAD"))
+                requests.value += 1
+                sent.value += len(content)
+                writer.write(answer + content)
+                await writer.drain()
+        writer.close()
+
+    async def forever() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", port)
+        await server.serve_forever()
+
+    asyncio.run(forever())
+
+
+async def _message(reader: asyncio.StreamReader, *, to_head: bool = False) -> tuple[bytes, bytes]:
+    """Head and body of a request or an answer, as they come."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    if to_head or head[9:12] in (b"204", b"304"):
+        return head, b""
+    if length := re.search(rb"(?i)\r\ncontent-length: *(\d+)", head):
+        return head, await reader.readexactly(int(length[1]))
+    body = b""
+    if re.search(rb"(?i)\r\ntransfer-encoding: *chunked", head):
+        while not body.endswith(b"\r\n0\r\n\r\n") and body != b"0\r\n\r\n":
+            size = await reader.readuntil(b"\r\n")
+            body += size + await reader.readexactly(int(size, 16) + 2)
+    return head, body
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await(port: int) -> None:
+    deadline = time.monotonic() + 60
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.1)
+    raise RuntimeError(f"nothing answers on port {port}")
 
 
 if __name__ == "__main__":
