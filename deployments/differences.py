@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from prefect import Flow
@@ -37,11 +38,14 @@ class Difference:
 
 def named(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The declared deployments by flow and name, as on the server."""
-    found = {}
-    for one in content["deployments"]:
-        flow: Flow[Any, Any] = load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False)
-        found[f"{flow.name}/{one['name']}"] = one
-    return found
+    return {f"{_flow_name(one['entrypoint'])}/{one['name']}": one for one in content["deployments"]}
+
+
+@cache
+def _flow_name(entrypoint: str) -> str:
+    """The name of a flow, for which Prefect runs the whole file of the flow, each time that it is asked."""
+    flow: Flow[Any, Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+    return flow.name
 
 
 def differences(client: SyncPrefectClient, content: Mapping[str, Any], pool: str) -> list[Difference]:

@@ -25,8 +25,8 @@ SHIFT = 8.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, mlflow_records) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory, mlflow_records, dask_cluster) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"), dask_cluster.scheduler_address)
     server.environment["MLFLOW_TRACKING_URI"] = mlflow_records
     try:
         yield server

@@ -243,7 +243,11 @@ def test_an_older_moment_is_scored_as_it_was_after_newer_and_corrected_data_have
 
 # Restarts
 
+ONE_SCENARIO = pytest.mark.parametrize("ready", ["devices"], indirect=True)
+"""For what is the same code for every scenario."""
 
+
+@ONE_SCENARIO
 def test_a_run_killed_in_the_middle_shows_nothing_leaves_nothing_behind_and_is_continued(
     ready, run, tmp_path
 ):
@@ -271,9 +275,7 @@ def test_a_run_killed_in_the_middle_shows_nothing_leaves_nothing_behind_and_is_c
     same(killed, ready)
 
 
-@pytest.mark.parametrize(
-    "ready", ["devices"], indirect=True
-)  # publishing is the same code for every scenario
+@ONE_SCENARIO
 def test_of_two_runs_of_the_same_moment_at_the_same_time_one_publishes_and_the_other_says_so(
     ready, prefect_api, dask_cluster, tmp_path
 ):

@@ -28,7 +28,7 @@ QUIET_SECONDS = 15
 class Server:
     """A Prefect server of its own, asked over HTTP, and processes that use it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scheduler: str) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}/api"
         threads = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}
@@ -36,7 +36,7 @@ class Server:
         self.folder, self.processes = folder, []
         words = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         self.start("server", *words)
-        self.environment |= {"PREFECT_API_URL": self.url, "ALMANAC_WORKERS": "1"}
+        self.environment |= {"PREFECT_API_URL": self.url, "ALMANAC_SCHEDULER": scheduler}
         wait_until(self.answers, 120, "the Prefect server answers")
 
     def answers(self) -> bool:
@@ -78,8 +78,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory, dask_cluster) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"), dask_cluster.scheduler_address)
     try:
         yield server
     finally:
