@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from typing import Any, TypeVar, get_type_hints
 
-from models.contracts import Duplicates
+from models.contracts import Decimals, Duplicates
 from models.times import DateOrder
 
 R = TypeVar("R")
@@ -18,6 +18,7 @@ class Reading:
     """How sources are read, whatever the scenario. The help of the options is in `_ABOUT`."""
 
     dates: DateOrder | None = None
+    decimals: Decimals | None = None
     duplicates: Duplicates | None = None
     wide: bool = False
     layout: str | None = None
@@ -33,6 +34,7 @@ class Reading:
 AS_THEY_ARE = Reading()
 _ABOUT = {
     "dates": "What comes first in dates such as 05/01/2024: day-first or month-first. Default: what the column shows.",
+    "decimals": "What decimals are written with, where 1.234 could be 1234: comma or point. Default: what the file shows.",
     "duplicates": "What becomes of several rows of one key and time that differ: add (amounts such as units; other"
     " numbers are averaged), average, last or refuse. Default: refuse. Rows that are the same count once.",
     "wide": "Read files with a column per week (sales) or per sensor (devices; one without a device is of the device"

@@ -14,7 +14,7 @@ from flows.limits import BY_HAND, limited
 from flows.parameters import Share
 from flows.progress import name_run
 from flows.settings import open_store
-from models.contracts import Duplicates
+from models.contracts import Decimals, Duplicates
 from models.sales import SALES, whatif, whatif_page
 from models.sales.explanations import middle_column
 from models.sales.options import Options
@@ -41,6 +41,7 @@ def compare_plans(
     column: list[str] | None = None,
     max_bad_share: Share = 0.05,
     dates: DateOrder | None = None,
+    decimals: Decimals | None = None,
     duplicates: Duplicates | None = None,
     week_ending: bool = False,
     store: str | None = None,
@@ -60,6 +61,7 @@ def compare_plans(
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which the plan is refused.
         dates: What comes first in dates such as 05/01/2024: day-first or month-first. Default: what the column shows.
+        decimals: What decimals are written with, where 1.234 could be 1234: comma or point. Default: what the file shows.
         duplicates: What becomes of several rows of one key and week that differ: average, last or refuse (default).
         week_ending: Dates of the plan are the last days of their weeks; default: the first ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
@@ -68,7 +70,7 @@ def compare_plans(
     opened = open_store(store)
     run = resolve_scoring(SALES, opened, "forecast", as_of, bundle, {})
     name_run(f"sales-whatif {run.as_of}")
-    reading = {"dates": dates, "duplicates": duplicates, "week_ending": week_ending}
+    reading = {"dates": dates, "decimals": decimals, "duplicates": duplicates, "week_ending": week_ending}
     rows, notes = read_checked(
         SALES, opened, "plan", plan, column_mapping(column or []), max_bad_share, reading
     )

@@ -21,6 +21,8 @@ QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "ru
 _NUMERIC_SHARE = 0.95
 _UNKNOWN = ("", "na", "n/a", "#n/a", "null")
 """Words for an unknown number, in lower case."""
+Decimals = Literal["comma", "point"]
+"""What decimals are written with."""
 Duplicates = Literal["add", "average", "last", "refuse"]
 """What becomes of rows of a file with the same unique columns that differ in others."""
 _CONTROL = r"[\x00-\x1f\x7f]"

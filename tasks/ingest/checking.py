@@ -12,6 +12,7 @@ from models.errors import ContractError
 from models.scenario import Scenario, Table
 from tasks.ingest import capture
 from tasks.ingest.alike import alike
+from tasks.ingest.decimals import with_points
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import as_bad, by_rule
 from tasks.ingest.sources import SourceError, of_table, read, rename, renaming
@@ -153,7 +154,8 @@ def _batches(
     opened = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
     checked.columns |= {column for file in opened for column in file.columns}
     for one, named in laid_out(layout, table, opened, sources, mapping, options.get("dates")):
-        long = as_long(one, table, named, options.get("dates"), wide=bool(options.get("wide")))
+        plain = with_points(one, table, named, options.get("decimals"))
+        long = as_long(plain, table, named, options.get("dates"), wide=bool(options.get("wide")))
         found.append(rename(long, named, table.needed, table.aliases))
         checked.columns |= {*one.columns}
         checked.mapped |= renaming(long.columns, named, table.needed, table.aliases)

@@ -20,6 +20,7 @@ import obstore
 import polars as pl
 from polars import selectors
 
+from models.contracts import Decimals
 from models.errors import AlmanacError
 from tasks.storage.store import is_remote, object_store
 
@@ -36,6 +37,8 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _THOUSANDS = r"[. '\x{a0}\x{202f}]"
 _DECIMAL_COMMA = rf"^\s*[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+\s*$"
 _WHOLE = rf"^\s*[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+\s*$"
+_EITHER = r"^\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*$"
+_POINTS = r"^\s*[+-]?\d*\.\d+\s*$"
 
 Encoding = Literal["utf-8", "utf-16", "cp1252"]
 
@@ -49,7 +52,8 @@ class Text:
     """How the text of a CSV file is written. `names` are those of its header, as they stand there.
 
     `before` are lines before the header, such as a title or `sep=;`. `decimals` are the positions of columns with
-    decimal commas.
+    decimal commas, `either` of those with numbers such as 1.234 that show neither a decimal comma nor a decimal point;
+    `points` is whether other columns show decimal points.
     """
 
     encoding: Encoding
@@ -59,42 +63,49 @@ class Text:
     annotated: bool
     names: tuple[str, ...]
     before: int = 0
+    either: tuple[int, ...] = ()
+    points: bool = False
 
     @property
     def decimal_comma(self) -> bool:
         return bool(self.decimals)
 
+    @property
+    def shown(self) -> Decimals | None:
+        """What the file shows of how its decimals are written."""
+        return "comma" if self.decimal_comma else "point" if self.points or self.separator == "," else None
 
-def scan(path: str) -> Iterator[tuple[str, pl.LazyFrame]]:
-    """The tables in a file: what to add to the file's name (nothing, or the member of a zip), and the rows.
+
+def scan(path: str) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
+    """The tables in a file: what to add to the file's name (nothing, or the member of a zip), the rows, how text is written.
 
     Raises `DialectError` for what is not read, and what polars raises for a damaged file.
     """
     if path.lower().endswith(".parquet"):
-        yield "", pl.scan_parquet(path, glob=False)
+        yield "", pl.scan_parquet(path, glob=False), None
         return
     head = _beginning(path)
     if head.startswith((_ZIP, _OLD_EXCEL)):
         content = _content(path)
         if head.startswith(_OLD_EXCEL) or "xl/workbook.xml" in _zip(content).namelist():
-            yield "", _excel(content)
+            yield "", _excel(content), None
             return
         yield from _members(content)
         return
-    yield "", _table(path, head)
+    yield "", *_table(path, head)
 
 
-def _table(source: str | bytes, head: bytes) -> pl.LazyFrame:
-    """The rows of a file, an address or its content, that begins with `head`."""
+def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Text | None]:
+    """The rows of a file, an address or its content, that begins with `head`; and how its text is written."""
     if head.startswith(b"PAR1"):
-        return pl.scan_parquet(source, glob=False)
+        return pl.scan_parquet(source, glob=False), None
     if head.startswith(b"ARROW1"):
-        return pl.scan_ipc(source, glob=False)
+        return pl.scan_ipc(source, glob=False), None
     if head.startswith(b"Obj\x01"):
         raise DialectError("this is an Avro file. Expected the folder of an Event Hubs Capture for Avro.")
     text = _unpacked(source, head)
     if text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[{")):
-        return _json(source, text)
+        return _json(source, text), None
     return _csv(source, text, packed=text is not head)
 
 
@@ -131,7 +142,10 @@ def dialect_of(head: bytes) -> Text:
     ]
     decimals = [i for i, values in enumerate(columns) if values.str.contains(_DECIMAL_COMMA).any()]
     commas = tuple(decimals) if separator != "," else ()
-    return Text(encoding, separator, line_end, commas, annotated, names, before)
+    pointed = [i for i, values in enumerate(columns) if values.str.contains(_POINTS).any()]
+    either = tuple(i for i in pointed if columns[i].str.contains(rf"{_EITHER}|^\s*[+-]?\d{{0,3}}\s*$").all())
+    points = len(pointed) > len(either)
+    return Text(encoding, separator, line_end, commas, annotated, names, before, either, points)
 
 
 def _before_header(lines: Sequence[str]) -> int:
@@ -188,7 +202,7 @@ def _encoding(head: bytes) -> Encoding:
     return "utf-8"
 
 
-def _csv(source: str | bytes, head: bytes, *, packed: bool) -> pl.LazyFrame:
+def _csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFrame, Text]:
     text = dialect_of(head)
     if text.encoding != "utf-8":
         content = _content(source) if isinstance(source, str) else source
@@ -203,7 +217,7 @@ def _csv(source: str | bytes, head: bytes, *, packed: bool) -> pl.LazyFrame:
         content = _content(source) if isinstance(source, str) else source
         blocks = _blocks(content)
         if len(blocks) > 1:
-            return pl.concat([_csv(block, block, packed=False) for block in blocks], how="diagonal")
+            return pl.concat([_csv(block, block, packed=False)[0] for block in blocks], how="diagonal"), text
     names = [name.strip().removeprefix("\ufeff") for name in text.names]
     _refuse_twice(names)
     frame = pl.scan_csv(
@@ -217,7 +231,7 @@ def _csv(source: str | bytes, head: bytes, *, packed: bool) -> pl.LazyFrame:
         truncate_ragged_lines=False,
         skip_lines=text.before,
     )
-    return _tidy(frame, text)
+    return _tidy(frame, text), text
 
 
 def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
@@ -233,11 +247,11 @@ def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
     if not text.decimal_comma:
         return frame
     numbers = {text.names[i].strip() for i in text.decimals}
-    return frame.with_columns(_pointed(name, name in numbers) for name in frame.collect_schema())
+    return frame.with_columns(pointed(name, is_number=name in numbers) for name in frame.collect_schema())
 
 
-def _pointed(name: str, is_number: bool) -> pl.Expr:
-    """A column with decimal points; of one with decimal commas, 1.234 is a thousand and more."""
+def pointed(name: str, *, is_number: bool) -> pl.Expr:
+    """A column of text with decimal points in the place of commas; of one of numbers, 1.234 is a thousand and more."""
     column = pl.col(name)
     plain = column.str.strip_chars().str.replace_all(_THOUSANDS, "").str.replace(",", ".", literal=True)
     written = column.str.contains(_DECIMAL_COMMA)
@@ -322,8 +336,8 @@ def _excel(content: bytes) -> pl.LazyFrame:
     return frame.rename(names).lazy()
 
 
-def _members(content: bytes) -> Iterator[tuple[str, pl.LazyFrame]]:
-    """The tables in a zip, by name; what is not a table by its name is left out."""
+def _members(content: bytes) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
+    """The tables in a zip, by name, as of `scan`; what is not a table by its name is left out."""
     archive = _zip(content)
     names = sorted(
         n for n in archive.namelist() if n.lower().endswith(SUFFIXES) and not n.startswith("__MACOSX")
@@ -337,9 +351,9 @@ def _members(content: bytes) -> Iterator[tuple[str, pl.LazyFrame]]:
         if not member:
             raise pl.exceptions.NoDataError(name)
         if member.startswith(_ZIP):
-            yield f"/{name}", _excel(member)
+            yield f"/{name}", _excel(member), None
         else:
-            yield f"/{name}", _table(member, member[:_HEAD])
+            yield f"/{name}", *_table(member, member[:_HEAD])
 
 
 def _zip(content: bytes) -> zipfile.ZipFile:

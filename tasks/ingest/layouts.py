@@ -40,10 +40,10 @@ def laid_out(
     """
     if layout is None:
         return [(one, mapping) for one in found]
+    if layout.arrange is None:
+        return [_filled(layout, table, one, mapping) for one in found]
     asked = Asked(table.name, {name: stem_of(uri) for name, uri in sources.items()}, mapping, dates)
-    parts: Sequence[Part] = [Part(one.name, one.frame) for one in found]
-    if layout.arrange is not None:
-        parts = layout.arrange(parts, asked)
+    parts = layout.arrange([Part(one.name, one.frame) for one in found], asked)
     return [_filled(layout, table, Source(part.name, part.frame), mapping) for part in parts]
 
 

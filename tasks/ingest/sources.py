@@ -13,7 +13,7 @@ import polars as pl
 from models.addresses import refuse_credential
 from models.contracts import ROW
 from models.errors import AlmanacError
-from tasks.ingest.dialect import SUFFIXES, DialectError, dialect_in_words, scan
+from tasks.ingest.dialect import SUFFIXES, DialectError, Text, dialect_in_words, scan
 from tasks.storage.store import Table, encoded, first_line, is_remote, object_store
 
 
@@ -29,10 +29,11 @@ class UnreadableError(SourceError):
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one file or Delta table. `name` is what a person calls it."""
+    """Rows of one file or Delta table. `name` is what a person calls it, `text` how a CSV file is written."""
 
     name: str
     frame: pl.LazyFrame
+    text: Text | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -101,19 +102,21 @@ def read(uri: str) -> Iterator[Source]:
     for path in _files(uri):
         name = _name(path, uri)
         try:
-            tables = [(name + part, frame, frame.collect_schema().names()) for part, frame in scan(path)]
+            tables = [
+                (Source(name + part, frame, text), frame.collect_schema()) for part, frame, text in scan(path)
+            ]
         except pl.exceptions.NoDataError:
             raise SourceError(f"{name}: the file is empty. Expected a header and at least one row.") from None
         except DialectError as error:
             raise SourceError(f"{name}: {error}") from None
         except Exception as error:
             raise UnreadableError(_unreadable(name, error)) from None
-        for member, frame, columns in tables:
+        for source, columns in tables:
             if not columns:
                 raise SourceError(
-                    f"{member}: the file has no columns. Expected a header and at least one row."
+                    f"{source.name}: the file has no columns. Expected a header and at least one row."
                 )
-            yield Source(member, frame)
+            yield source
 
 
 def described(uri: str) -> str:

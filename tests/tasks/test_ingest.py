@@ -601,6 +601,35 @@ def test_ingest_reads_from_blob_and_writes_to_blob(azurite, tmp_path):
     assert_frame_equal(table(store, version=0).drop("shard"), table_of(rows))
 
 
+GROUPED = "sku;store;week;units{}\n1.234;A;2024-01-01;1.234{}\n1.234;A;2024-01-08;950{}\n"
+"""Units that are 1234 where decimals have commas; the name of the SKU stays whatever they have."""
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "units"),
+    [
+        (GROUPED.format("", "", ""), {"decimals": "comma"}, 1234),
+        (GROUPED.format("", "", ""), {"decimals": "point"}, 1.234),
+        (GROUPED.format(";price", ";1,5", ";1,5"), {}, 1234),
+        (GROUPED.format(";price", ";1.5", ";1.5"), {}, 1.234),
+        (GROUPED.format("", "", "").replace(";", ","), {}, 1.234),
+    ],
+)
+def test_a_number_with_a_point_is_a_thousand_where_the_file_or_the_user_says_so(
+    store, tmp_path, text, options, units
+):
+    read(store, "history", csv(tmp_path, text), SALES, **options)
+    assert table(store).sort("week").select("sku", "units").rows() == [("1.234", units), ("1.234", 950)]
+
+
+def test_numbers_that_could_be_thousands_are_asked_for(store, tmp_path):
+    with pytest.raises(SourceError, match=r"units has only numbers such as 1.234.*--decimals comma"):
+        read(store, "history", csv(tmp_path, GROUPED.format("", "", "")), SALES)
+    wide = csv(tmp_path, "sku;store;2024-01-01;2024-01-08\nA;N;1.234;950\n")
+    with pytest.raises(SourceError, match=r"2024-01-01 has only numbers such as 1.234"):
+        read(store, "history", wide, SALES, wide=True)
+
+
 def test_when_rows_were_ingested_is_recorded(store, tmp_path):
     before = datetime.now().astimezone()
     read(store, "history", with_lines(tmp_path, "9,A,2024-01-01,-1,1"), SALES)

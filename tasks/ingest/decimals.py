@@ -1,0 +1,43 @@
+"""Numbers such as 1.234, which are a thousand and more where decimals have commas."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from models.contracts import Decimals
+from models.scenario import Table
+from tasks.ingest.dialect import pointed
+from tasks.ingest.sources import Source, SourceError, renaming
+
+
+def with_points(
+    source: Source, table: Table, mapping: Mapping[str, str], decimals: Decimals | None
+) -> Source:
+    """`source` with decimal points in its columns of numbers, as `decimals` or else the file shows how they are written.
+
+    Raises `SourceError` where neither does and a number of the table could be read in two ways. Names of things stay
+    as they are: 1.234 may be one.
+    """
+    text = source.text
+    if text is None:
+        return source
+    types = table.schema.columns()
+    own = {old: new for new, old in _own(source, table, mapping).items()}
+    numbers = [c for c in source.columns if own.get(c) not in types or types[own[c]].dtype.is_numeric()]
+    written = decimals or text.shown
+    if written == "comma":
+        frame = source.frame.with_columns(pointed(column, is_number=True) for column in numbers)
+        return replace(source, frame=frame)
+    either = {text.names[i].strip() for i in text.either}
+    asked = [c for c in numbers if c in either and (c in own or table.covariates or table.wide)]
+    if written is None and asked:
+        raise SourceError(
+            f"{source.name}: {asked[0]} has only numbers such as 1.234, which is 1234 where decimals have commas. "
+            "Say it with --decimals comma or --decimals point."
+        )
+    return source
+
+
+def _own(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
+    """Which of a source's columns each of the table's is."""
+    same = {column: column for column in source.columns if column in table.needed}
+    return same | renaming(source.columns, mapping, table.needed, table.aliases)
