@@ -56,7 +56,9 @@ def _begun(new: pl.DataFrame, incidents: pl.LazyFrame | None, as_of: datetime) -
     )
     if incidents is not None and new.height:
         since = new["normal_since"].min() - _BEFORE  # type: ignore[operator]
-        near = incidents.filter(pl.col("start") >= since).select("device", "incident", "tags", begun="start")
+        near = incidents.filter(pl.col("as_of") >= since, pl.col("start") >= since).select(
+            "device", "incident", "tags", begun="start"
+        )
         each = near.explode("tags").rename({"tags": "tag"}).collect()
         each = each.join(new, on=list(KEY), how="inner").filter(
             pl.col("begun") >= pl.col("normal_since") - _BEFORE

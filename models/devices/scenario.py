@@ -236,11 +236,13 @@ class Devices(
         anomalies = rows.filter("is_anomaly").collect(engine="streaming")
         previous = None
         if "incidents" in earlier:
-            past = earlier["incidents"].filter(pl.col("end") > until - timedelta(days=1)).collect()
+            day = until - timedelta(days=1)
+            past = earlier["incidents"].filter(pl.col("as_of") > day, pl.col("end") > day).collect()
             previous = past.filter(pl.col("as_of") == pl.col("as_of").max())
         known = None
         if "levels" in earlier:
-            kept = earlier["levels"].filter(pl.col("last") >= until - levels.FORGOTTEN).collect()
+            since = until - levels.FORGOTTEN
+            kept = earlier["levels"].filter(pl.col("as_of") >= since, pl.col("last") >= since).collect()
             known = kept.filter(pl.col("as_of") == pl.col("as_of").max())
         return {
             "incidents": incidents.incidents(anomalies, previous, until, chosen.step, alarming),

@@ -51,8 +51,7 @@ def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: lis
 
 def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Part]) -> RunView:
     table = run.store.scan(run.table)
-    earlier = table.filter(pl.col("as_of") < run.as_of)
-    latest = earlier.select(pl.col("as_of").max()).collect().item()
+    latest = max((one for one in run.store.as_ofs(run.table) if one < run.as_of), default=None)
     files = bundles.files(run.store, scenario.name, run.bundle or 0)
     manifest = bundles.manifest(run.store, scenario.name, run.bundle or 0)
     backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=run.bundle)

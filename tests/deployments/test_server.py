@@ -4,6 +4,7 @@ import re
 import stat
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,7 +19,7 @@ from prefect.states import Failed, Running, Scheduled, State
 
 from deployments.automations import AUTOMATIONS_FILE, apply_automations, automations
 from deployments.environment import environment
-from deployments.local import Local
+from deployments.local import SERVER, Local
 from deployments.queues import QUEUES, queues
 from tests import steps
 from tests.conftest import wait_until
@@ -231,6 +232,21 @@ def test_a_server_that_does_not_answer_is_named(deployments):
     done = deployments("drift", ALMANAC_STORE=STORE, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert done.status == 1
     assert "PREFECT_API_URL=http://127.0.0.1:9/api: no Prefect server answers there" in done.err
+
+
+def test_a_lease_outlives_a_server_that_is_killed(local):
+    headers = {"Authorization": f"Basic {b64encode(local.password().encode()).decode()}"}
+    with httpx.Client(base_url=local.url, headers=headers, timeout=60) as api:
+        limit = {"name": "lease-of-a-test", "limit": 1}
+        assert api.post("/v2/concurrency_limits/", json=limit).is_success
+        wanted = {"names": [limit["name"]], "slots": 1, "lease_duration": 300}
+        lease = api.post("/v2/concurrency_limits/increment-with-lease", json=wanted).json()["lease_id"]
+        server = local.running(SERVER)
+        server.kill()
+        server.wait(20)
+        assert local.start_server()
+        renewed = api.post(f"/v2/concurrency_limits/leases/{lease}/renew", json={"lease_duration": 300})
+        assert renewed.is_success
 
 
 # who may

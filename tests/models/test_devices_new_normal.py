@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
+from deltalake import write_deltalake
 
 from models.devices.new_normal import remembering
 from models.devices.scenario import DEVICES
@@ -140,3 +141,21 @@ def test_a_new_level_is_told_once_with_the_time_at_which_its_incident_began(mode
     assert event.payload["incident"].startswith("d 2026-01-02T00:00Z")
     last = earlier["levels"].filter(pl.col("as_of") == pl.col("as_of").max()).collect()
     assert last.select("device", "tag", "is_new").rows() == [("d", "t", False)]
+
+
+def test_files_of_incidents_of_days_ago_are_not_opened(model, past, tmp_path):
+    """Nor where the log has no statistics of their columns, as is so of what a run publishes."""
+    tables, as_of = tables_of(np.r_[past, noise(1, 30.0)]), START + (len(past) + 60) * MINUTE
+    rows = DEVICES.score(model, tables, {}, KEYS, as_of, OPTIONS).rows.lazy()
+    found = DEVICES.derive(rows, {}, tables, as_of, OPTIONS)["incidents"]
+    assert found.height
+    for ago in (40 * 24 * HOUR, HOUR):
+        moved = found.with_columns(pl.col("start", "end", "peak_time") - ago, as_of=pl.lit(as_of - ago))
+        write_deltalake(
+            tmp_path, moved, mode="append", partition_by=["as_of"],
+            configuration={"delta.dataSkippingNumIndexedCols": "0"},
+        )  # fmt: skip
+    long_ago, _ = sorted(tmp_path.glob("as_of=*/*.parquet"))
+    long_ago.unlink()
+    earlier = {"incidents": pl.scan_delta(str(tmp_path))}
+    assert DEVICES.derive(rows, earlier, tables, as_of, OPTIONS)["incidents"].height
