@@ -44,7 +44,7 @@ from typing import Any
 import polars as pl
 
 from models.sales.options import quantile_column
-from models.sales.panel import covariate_columns
+from models.sales.panel import IMPLAUSIBLE, IMPLAUSIBLE_EARLY, LEAST_WEEKS, covariate_columns
 
 OWN_WEEKS = 8
 PRIOR_WEEKS = 2.0
@@ -82,7 +82,7 @@ def profiles(
     recent = _typed(recent, flags)
     short = pl.col(KEY).cast(pl.Categorical)
     rows = recent.with_columns(short).collect(engine="streaming")
-    rows = rows.with_columns(_demand(pl.col("price").median().over(KEY)))
+    rows = _plausible(rows).with_columns(_demand(pl.col("price").median().over(KEY)))
     key = rows.group_by(KEY).agg(key_mean=_steady(pl.col("units").mean()), key_rows=pl.len())
     key = key.with_columns(expected=_steady(pl.col("key_mean").mean().over("sku")))
     size = key.group_by("store").agg(size=_steady(pl.col("key_mean").sum() / pl.col("expected").sum()))
@@ -131,7 +131,7 @@ def answer(
         .join(keys.lazy(), on=KEY, how="semi")
         .collect()
     )
-    own = own.sort(*KEY, "week").filter(pl.int_range(pl.len()).reverse().over(KEY) < RECENT_WEEKS)
+    own = _plausible(own).sort(*KEY, "week").filter(pl.int_range(pl.len()).reverse().over(KEY) < RECENT_WEEKS)
     sku_price = book["ladder_sku"].filter(demand="any").select("sku", "usual_price")
     usual = keys.join(own.group_by(KEY).agg(own_price=pl.col("price").median()), on=KEY, how="left")
     usual = usual.join(sku_price, on="sku", how="left")
@@ -182,6 +182,26 @@ def _typed(history: pl.DataFrame | pl.LazyFrame, flags: Sequence[str]) -> pl.Laz
     return found.select(*KEY, "week", pl.col("units").cast(pl.Float64), *hints).filter(
         pl.col("units").is_finite()
     )
+
+
+def _plausible(rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` with a single week of a key that can only be a typing error replaced by its next highest week.
+
+    It is `IMPLAUSIBLE` times that one, in `OWN_WEEKS` weeks and fewer `IMPLAUSIBLE_EARLY` times; a negative week as far
+    from zero counts as zero. See `panel.plausible`.
+    """
+    times = pl.when(pl.len() <= OWN_WEEKS).then(IMPLAUSIBLE_EARLY).otherwise(IMPLAUSIBLE)
+    units = pl.col("units")
+    keys = rows.group_by(KEY).agg(
+        weeks=pl.len(), second=units.top_k(2).min(), farthest=units.abs().max(), times=times
+    )
+    limit = pl.col("times") * pl.col("second")
+    wrong = keys.filter(pl.col("weeks") >= LEAST_WEEKS, pl.col("second") > 0, pl.col("farthest") > limit)
+    if wrong.is_empty():
+        return rows
+    found = rows.join(wrong.select(*KEY, "second", limit=limit), on=KEY, how="left", maintain_order="left")
+    mended = pl.when(units > pl.col("limit")).then("second").when(units < -pl.col("limit")).then(0.0)
+    return found.with_columns(mended.otherwise(units).alias("units")).drop("second", "limit")
 
 
 def _demand(usual_price: pl.Expr) -> pl.Expr:

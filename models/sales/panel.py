@@ -17,6 +17,8 @@ from models.scenario import Frames
 
 KEY = ("sku", "store")
 IMPLAUSIBLE, PLAUSIBLE_WEEKS = 50.0, 8
+IMPLAUSIBLE_EARLY, LEAST_WEEKS = 1000.0, 3
+"""For the first `PLAUSIBLE_WEEKS` weeks of a key, of which there have to be `LEAST_WEEKS`."""
 NOT_COVARIATES = frozenset({"sku", "store", "week", "units", "shard"})
 
 
@@ -162,7 +164,7 @@ def panel_of(
         array[at] = found[name].to_numpy()
     reported = arrays.pop("units")
     units = plausible(reported)
-    implausible = int((reported > units).sum())
+    implausible = int((np.isfinite(reported) & (reported != units)).sum())
     return Panel(ordered, first_week, last, units, arrays, implausible)
 
 
@@ -170,18 +172,37 @@ def plausible(units: np.ndarray) -> np.ndarray:
     """`units` (weeks, keys) with single weeks that can only be typing errors replaced by the highest week before.
 
     Such a week is more than `IMPLAUSIBLE` times the highest of all weeks of the key before it, of which there are
-    at least `PLAUSIBLE_WEEKS`, at least one of them with sales. A second such week in a row is believed. Whether
-    a week is replaced depends on earlier weeks only, so that no backtest knows more than there was to know.
+    at least `PLAUSIBLE_WEEKS`, at least one of them with sales. A second such week in a row is believed. Negative
+    weeks as far from zero count as zero. Whether a week is replaced depends on earlier weeks only, so that no
+    backtest knows more than there was to know; but for a key's first `PLAUSIBLE_WEEKS` weeks, see `_early`.
     """
-    found = units.copy()
+    found = _early(units)
     highest, weeks = np.zeros(units.shape[1]), np.zeros(units.shape[1])
     doubted = np.zeros(units.shape[1], dtype=bool)
-    for at, now in enumerate(units):
+    for at, now in enumerate(found):
         known = np.isfinite(now)
-        beyond = known & (highest > 0) & (weeks >= PLAUSIBLE_WEEKS) & (now > IMPLAUSIBLE * highest)
+        beyond = known & (highest > 0) & (weeks >= PLAUSIBLE_WEEKS) & (np.abs(now) > IMPLAUSIBLE * highest)
         replaced = beyond & ~doubted
-        found[at] = np.where(replaced, highest, now)
+        found[at] = np.where(replaced, np.where(now > 0, highest, 0.0), now)
         highest = np.where(known, np.maximum(highest, found[at]), highest)
         doubted = np.where(known, replaced, doubted)
         weeks += known
     return found
+
+
+def _early(units: np.ndarray) -> np.ndarray:
+    """A copy of `units` in which a single one of a key's first weeks, `IMPLAUSIBLE_EARLY` times the others, is the
+    highest of them; zero where it is negative.
+
+    The first weeks are judged by each other. No forecast looks back at fewer of them than `PLAUSIBLE_WEEKS`: before,
+    keys are left to the ladder.
+    """
+    size = np.where(np.isfinite(units), np.abs(units), -1.0)
+    early = (size >= 0) & (np.cumsum(size >= 0, axis=0) <= PLAUSIBLE_WEEKS)
+    size = np.where(early, size, -1.0)
+    if len(size) < LEAST_WEEKS:
+        return units.copy()
+    second = np.partition(size, -2, axis=0)[-2]
+    judged = (second > 0) & (early.sum(axis=0) >= LEAST_WEEKS)
+    beyond = judged & (size > IMPLAUSIBLE_EARLY * second)
+    return np.where(beyond, np.where(units > 0, second, 0.0), units)

@@ -340,7 +340,8 @@ def _about_weeks(weeks: pl.DataFrame | None) -> list[str]:
     if implausible := weeks["implausible"].sum():
         found.append(
             f"Single weeks with more than {IMPLAUSIBLE:.0f} times the units of any week before them count as that "
-            f"highest week before: {implausible:,}. Correct them in the source if they are typing errors."
+            f"highest week before: {implausible:,}. (The first weeks of a SKU in a store are judged by each other; "
+            f"negative ones count as zero.) Correct them in the source if they are typing errors."
         )
     return found
 

@@ -287,3 +287,12 @@ def test_a_flag_of_any_name_has_the_same_uplift():
 def test_a_covariate_that_is_hardly_ever_zero_marks_no_promotion():
     history = weeks("a", "s", [4.0] * 12, in_stock=1.0, share=0.4)
     assert ladder.profiles(history, AS_OF, QUANTILES)["ladder_flags"].is_empty()
+
+
+@pytest.mark.parametrize("count", [5, 20])
+@pytest.mark.parametrize("error", [1e6, -1e6])
+def test_a_typing_error_moves_no_quantile_beyond_what_was_sold(count, error):
+    units = [30.0 + week % 10 for week in range(count)]
+    found = answer(keys(("a", "s")), weeks("a", "s", [*units[:-1], error]))
+    assert found["q50"].is_between(25, 40).all()
+    assert found["q95"].max() < 60

@@ -383,6 +383,18 @@ def test_a_second_implausible_week_in_a_row_is_believed_and_so_are_early_ones_an
     assert plausible(np.array(errors)[:, None]).max() == 35.0
 
 
+@pytest.mark.parametrize("at", [0, 2, 4])
+@pytest.mark.parametrize("error", [1e6, -1e6])
+def test_the_first_weeks_of_a_key_are_judged_by_each_other(at, error):
+    units = np.array([30.0, 40.0, 35.0, 33.0, 38.0])
+    units[at] = error
+    found = plausible(units[:, None])[:, 0]
+    assert found[at] == (0.0 if error < 0 else max(np.delete(units, at)))
+    assert np.delete(found, at).tolist() == np.delete(units, at).tolist()
+    for launch in ([1.0, 900.0], [2.0, 1.0, 1500.0], [1.0, 5000.0, 5000.0]):
+        assert plausible(np.array(launch)[:, None])[:, 0].tolist() == launch
+
+
 def explained(model, tables: Tables, as_of: date, rows: pl.DataFrame) -> pl.DataFrame:
     context = SALES.context(tables, as_of, OPTIONS)
     return SALES.explain(model, tables, context, rows, as_of, OPTIONS)
