@@ -49,6 +49,7 @@ def ingest(
     column: list[str] | None = None,
     max_bad_share: Share = 0.05,
     shards: Shards = None,
+    again: bool = False,
     store: str | None = None,
     reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
@@ -68,11 +69,13 @@ def ingest(
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the devices are spread over; settled at the first ingest (default 32).
+        again: Of a capture, read also the messages in quarantine, such as after a mapping was corrected; those that
+            are well now leave it.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     if source is None and labels is None:
         raise ParameterError("There is nothing to read. Expected --source, --labels, or both.")
-    options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds)
+    options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds) | {"again": again}
     sources = {"readings": source, "labels": labels}
     return ingest_sources(DEVICES, open_store(store), sources, column or [], shards, max_bad_share, options)
 

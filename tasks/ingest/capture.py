@@ -11,7 +11,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,8 +85,8 @@ def is_capture(uri: str) -> bool:
     return first is not None and all(f'"{name}"'.encode() in _start(first.uri) for name in ("Body", ENQUEUED))
 
 
-def pending(store: Store, scenario: str, uri: str) -> list[CaptureFile]:
-    """The files under `uri` that are not on record, by address.
+def pending(store: Store, scenario: str, uri: str, again: Collection[str] = ()) -> list[CaptureFile]:
+    """The files under `uri` that are not on record, or whose address is in `again`; by address.
 
     A file is on record with its size; one that was not whole, with its ETag, too. So one that has
     changed since is pending again.
@@ -100,7 +100,7 @@ def pending(store: Store, scenario: str, uri: str) -> list[CaptureFile]:
     seen = store.scan(name).select(*_FILE, "rule").collect()
     same_etag = pl.col("rule").is_null() | (pl.col("etag") == pl.col("etag_seen"))
     known = listed.join(seen.rename({"etag": "etag_seen"}), on=["uri", "size"], how="inner").filter(same_etag)
-    addresses = set(known["uri"])
+    addresses = {*known["uri"]} - {*again}
     return [file for file in files if file.uri not in addresses]
 
 

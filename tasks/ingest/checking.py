@@ -1,6 +1,6 @@
 """Source -> contract: the rows of a source that are good, those that are not, and sources that are refused."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tasks.ingest import capture
 from tasks.ingest.alike import alike
 from tasks.ingest.decimals import with_points
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
-from tasks.ingest.quarantine import as_bad, by_rule
+from tasks.ingest.quarantine import as_bad, by_rule, held
 from tasks.ingest.sources import SourceError, of_table, read, rename, renaming
 from tasks.ingest.sql import is_sql, read_sql
 from tasks.ingest.wide import as_long
@@ -145,10 +145,9 @@ def _batches(
                 "all rows of their time. Leave --replace out, or export the readings to a file."
             )
         checked.looked = []
-        files = capture.pending(store, scenario.name, source)
-        yield from _captured(
-            files, table, {**of_messages(layout, source), **mapping}, checked, checked.looked
-        )
+        again = held(scenario, store, table) if options.get("again") else {}
+        files = capture.pending(store, scenario.name, source, again)
+        yield from _captured(files, table, {**of_messages(layout, source), **mapping}, checked, again)
         return
     found = []
     opened = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
@@ -169,19 +168,23 @@ def _captured(
     table: Table,
     mapping: Mapping[str, str],
     checked: Checked,
-    done: list[capture.Looked],
+    again: Mapping[str, Collection[int | None]],
 ) -> Iterator[_Batch]:
+    """The messages of files; of a file in `again` those with the numbers there, unless one is None."""
     columns = {column: mapping.get(column, column) for column in table.needed}
     checked.mapped |= columns
     checked.columns |= set(columns.values())
     for file in files:
-        looked = capture.Looked(file)
+        looked, numbers = capture.Looked(file), again.get(file.uri, (None,))
         for messages in capture.read(looked, columns):
-            rows = messages.rows.with_row_index(ROW)
-            yield _Batch(file.uri, rows, messages.broken, number=capture.SEQUENCE)
+            rows, broken = messages.rows.with_row_index(ROW), messages.broken
+            if None not in numbers:
+                rows = rows.filter(pl.col(capture.SEQUENCE).cast(pl.Int64).is_in(list(numbers)))
+                broken = broken.filter(pl.col("row_number").is_in(list(numbers)))
+            yield _Batch(file.uri, rows, broken, number=capture.SEQUENCE)
         checked.bad.add(looked.quarantined())
         checked.read += looked.quarantined().height
-        done.append(looked)
+        checked.looked = [*(checked.looked or []), looked]
 
 
 def _refuse(table: Table, checked: Checked, max_bad_share: float, *, known: bool) -> None:

@@ -14,7 +14,7 @@ from tasks.ingest import capture
 from tasks.ingest.checking import Checked, check_table, refuse_alike, refuse_unused
 from tasks.ingest.fixed_options import settle, settled
 from tasks.ingest.layouts import layout_of
-from tasks.ingest.quarantine import as_bad, by_rule, quarantine
+from tasks.ingest.quarantine import as_bad, by_rule, quarantine, release
 from tasks.ingest.sources import SourceError, described
 from tasks.ingest.sql import is_sql
 from tasks.storage.store import Store, concat_lazy
@@ -33,7 +33,8 @@ class Ingested:
     A row is superseded where a later file of the same source has another one for the same unique
     columns. `changed` rows of the table are new or have other values than before; `repeated` of the
     accepted rows changed nothing, since the table had them. `removed` rows of the table were corrected under another
-    time or key, or are not in a file that is all there is. `files` of a capture were new.
+    time or key, or are not in a file that is all there is. `files` of a capture were read.
+    With the option `again`, messages in quarantine are, too; `released` rows left it, since their messages are well now.
     """
 
     table: str
@@ -51,6 +52,7 @@ class Ingested:
     merged: int = 0
     alike: tuple[str, ...] = ()
     removed: int = 0
+    released: int = 0
     preview: Mapping[str, Any] | None = None
     """Of a dry run: how the files are written, which of their columns is which, and rows as they would be stored."""
 
@@ -79,7 +81,6 @@ def ingest(
             "--query is what to select from one SQL database. Expected one source such as postgresql://HOST/DATABASE "
             "without #TABLE; name a table in the others, or leave --query out."
         )
-    whole = bool(chosen.get("replace"))
     stored = _stored(scenario, store)
     with tempfile.TemporaryDirectory(prefix="almanac-ingest-") as folder:
         checked = {}
@@ -101,7 +102,7 @@ def ingest(
         store.check_writable()
         settle(scenario, store, facts)
         return [
-            _write(scenario, store, name, sources[name], found, Path(folder) / name, whole=whole)
+            _write(scenario, store, name, sources[name], found, Path(folder) / name, chosen)
             for name, found in checked.items()
         ]
 
@@ -193,12 +194,19 @@ def _dialect(source: str, checked: Checked) -> str:
 
 
 def _write(
-    scenario: Scenario, store: Store, name: str, source: str, checked: Checked, folder: Path, *, whole: bool
+    scenario: Scenario,
+    store: Store,
+    name: str,
+    source: str,
+    checked: Checked,
+    folder: Path,
+    options: Mapping[str, Any],
 ) -> Ingested:
+    whole = bool(options.get("replace"))
     table, path = scenario.tables[name], f"{scenario.name}/{name}"
     bad = checked.bad.rows().collect()
     quarantine(scenario, store, table, bad)
-    changed = repeated = superseded = removed = 0
+    changed = repeated = superseded = removed = released = 0
     if checked.good.height:
         brought = upsert(store, path, table, checked.good.rows(), folder, whole=whole)
         removed = brought.removed
@@ -209,6 +217,10 @@ def _write(
     accepted = checked.good.height - superseded - (bad.height - checked.bad.height)
     if checked.looked is not None:
         capture.record(store, scenario.name, checked.looked)
+        if options.get("again"):
+            released = release(scenario, store, table, [one.file.uri for one in checked.looked], bad)
     found = _ingested(name, source, checked, bad, accepted)
     version = store.version(path)
-    return replace(found, changed=changed, repeated=repeated, version=version, removed=removed)
+    return replace(
+        found, changed=changed, repeated=repeated, version=version, removed=removed, released=released
+    )

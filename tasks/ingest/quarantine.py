@@ -1,5 +1,6 @@
 """Rows that broke a rule: in the scenario's quarantine, each with where it came from and which rule it was."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import polars as pl
@@ -26,6 +27,33 @@ def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame
     rows = rows.select("table", "source", "row_number", "row", "rule", "ingested_at")
     fingerprint = digest(rows.drop("ingested_at").hash_rows(seed=1).to_list())
     store.append(path, rows, once=f"quarantine-{fingerprint}")
+
+
+def held(scenario: Scenario, store: Store, table: Table) -> dict[str, set[int | None]]:
+    """The numbers of a table's rows in quarantine, by source; None for a source as a whole, or a row without one."""
+    path = f"{scenario.name}/quarantine"
+    if store.version(path) is None:
+        return {}
+    rows = store.scan(path).filter(table=table.name).group_by("source").agg("row_number").collect()
+    return {source: {*numbers} for source, numbers in rows.iter_rows()}
+
+
+def release(scenario: Scenario, store: Store, table: Table, sources: Sequence[str], bad: pl.DataFrame) -> int:
+    """Remove from quarantine the rows of sources that were read again and are not among `bad` any more; how many."""
+    path = f"{scenario.name}/quarantine"
+    if store.version(path) is None:
+        return 0
+    place = pl.col("source").is_in(sources)
+    held = store.scan(path).filter(pl.col("table") == table.name, place).collect()
+    well = held.join(bad, on=["source", "row_number"], how="anti", nulls_equal=True)
+    for (source,), rows in well.group_by("source", maintain_order=True):
+        numbers = rows["row_number"]
+        listed = [f"row_number in ({', '.join(map(str, numbers.drop_nulls()))})"] * (numbers.count() > 0)
+        which = " or ".join([*listed, *["row_number is null"] * (numbers.null_count() > 0)])
+        named = str(source).replace("'", "''")
+        predicate = f"\"table\" = '{table.name}' and source = '{named}' and ({which})"
+        store.delete(path, predicate)
+    return well.height
 
 
 def as_bad(rows: pl.DataFrame, source: str, number: str | None) -> pl.DataFrame:

@@ -302,6 +302,22 @@ def test_a_tag_of_words_is_left_out_and_stops_no_ingest(store, tmp_path):
     assert (done.accepted, done.rules) == (60, {"tag_of_words": 30})
 
 
+def test_messages_in_quarantine_are_read_again_with_another_mapping_and_leave_it(store, tmp_path):
+    old = [message({**reading("d1", "t", n, 1.0), "wrong": None}, n) for n in range(200)]
+    new = [message({"device": "d2", "tag": "t", "time": at(n), "val": 2.0}, 1000 + n) for n in range(50)]
+    put(tmp_path, old + new[:1])
+    put(tmp_path, [*new[1:], message(b"no JSON", 2000)], minute=5)
+    first = bring(store, tmp_path, max_bad_share=0.5)
+    assert (first.quarantined, first.files, quarantine(store).height) == (51, 2, 51)
+    assert bring(store, tmp_path, mapping={"value": "val"}, max_bad_share=0.5).files == 0
+    again = bring(store, tmp_path, mapping={"value": "val"}, again=True)
+    assert (again.files, again.released) == (2, 50)
+    assert "no JSON" in quarantine(store)["row"].str.join().item()
+    counts = dict(table(store).group_by("device").agg(pl.col("count").sum()).iter_rows())
+    assert counts == {"d1": 200, "d2": 50}
+    assert bring(store, tmp_path, max_bad_share=1.0, again=True).released == 0
+
+
 def test_messages_that_all_lack_a_mapped_member_are_refused_and_read_with_the_right_mapping(store, tmp_path):
     first = tmp_path / "first.jsonl"
     hub = {"EnqueuedTimeUtc": "2024-01-01T00:00:00Z", "SystemProperties": {}}
