@@ -1,15 +1,17 @@
 """Which candidate forecasts which kind of demand, in weeks without a plan and in planned ones.
 
 Without a plan, candidates are the pooled model without plan, the SKUs' own models, the last week known, the same week of
-last year, and means of few of them. The naive ones have a single value; the quantiles of a candidate lie
+last year, and means of few of them, also with last year's weeks at this year's level (`features.last_year`), which
+count once or twice as much as the models. The naive ones have a single value; the quantiles of a candidate lie
 around it as those of the models lie around their median. Means are of the values on the log scale, level
-by level, with equal weights (see `model.blend`).
+by level, with equal weights of all that a candidate lists (see `model.blend`).
 
 Of the candidates, each kind of demand takes the one with the least loss in the backtest; one other than
 `DEFAULT` must be better than it by `MARGIN`. So nothing is published that is known to be worse than a naive
 forecast: where a naive one is best, it is used.
 
-In planned weeks, `PLANNED` are the alternatives to what the models say with the plan, alone or with a naive forecast.
+In planned weeks, `PLANNED` are the alternatives to what the models say with the plan, alone or with a naive
+forecast or last year's weeks.
 A kind of demand takes one where it is better at the origins of the backtest by more than their difference lets
 expect; see `better_than`.
 """
@@ -22,6 +24,8 @@ import polars as pl
 from models.sales.features import KINDS, from_log, to_log
 
 POOLED, OWN, LAST_WEEK, LAST_YEAR = "pooled_no_plan", "statistical", "naive", "seasonal_naive"
+SEASON = "last_year"
+"""Last year's weeks, of the key and of its SKU, at this year's level; see `features.last_year`."""
 MEMBERS: dict[str, tuple[str, ...]] = {
     "mean_of_models": (POOLED, OWN),
     POOLED: (POOLED,),
@@ -32,6 +36,9 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "mean_with_seasonal_naive": (POOLED, OWN, LAST_YEAR),
     "pooled_with_seasonal_naive": (POOLED, LAST_YEAR),
     "statistical_with_seasonal_naive": (OWN, LAST_YEAR),
+    "mean_with_last_year": (POOLED, OWN, SEASON),
+    "last_year_with_mean": (POOLED, OWN, *[SEASON] * 4),
+    "pooled_with_last_year": (POOLED, SEASON),
 }
 """The candidates, and whose mean each is."""
 WITH_PLAN = "pooled"
@@ -40,8 +47,12 @@ PLANNED: dict[str, tuple[str, ...]] = {
     LAST_YEAR: (LAST_YEAR,),
     "blend_with_naive": (WITH_PLAN, OWN, LAST_WEEK),
     "blend_with_seasonal_naive": (WITH_PLAN, OWN, LAST_YEAR),
+    SEASON: (SEASON,),
+    "blend_with_last_year": (WITH_PLAN, OWN, SEASON),
+    "last_year_with_blend": (WITH_PLAN, OWN, *[SEASON] * 4),
+    "planned_with_last_year": (WITH_PLAN, SEASON),
 }
-"""Alternatives in weeks with a plan, and whose mean each is."""
+"""Alternatives in weeks with a plan, and whose mean each is; what is listed several times counts so often."""
 DEFAULT = "mean_of_models"
 NAIVE = (LAST_WEEK, LAST_YEAR)
 MARGIN = 0.02
@@ -54,17 +65,22 @@ def candidates(
 
     `pooled` and `own` are those of the models, NaN where a model has no forecast; a mean is then of the other
     members. `rows` have naive, seasonal_naive and level; `middle` is the index of the quantile nearest to
-    the median. With `planned`, `pooled` knows the plan, and the candidates are those of `PLANNED`.
+    the median. With `planned`, `pooled` knows the plan, and the candidates are those of `PLANNED`; those with `SEASON`
+    are NaN where last year is not known, so that the models answer.
     """
     around = _mean([values - values[:, middle : middle + 1] for values in (pooled, own)])
     level = rows["level"].to_numpy()
     of = {WITH_PLAN if planned else POOLED: pooled, OWN: own}
-    for name in NAIVE:
+    for name in (*NAIVE, SEASON):
         of[name] = to_log(rows[name].to_numpy(), level)[:, None] + around
-    return {
+    found = {
         name: _mean([of[member] for member in members])
         for name, members in (PLANNED if planned else MEMBERS).items()
     }
+    unknown = np.isnan(rows[SEASON].to_numpy())
+    for name in (name for name, members in PLANNED.items() if planned and SEASON in members):
+        found[name][unknown] = np.nan
+    return found
 
 
 def nothing() -> pl.DataFrame:
@@ -83,12 +99,12 @@ def needs_own_models(choice: pl.DataFrame) -> bool:
 
 
 def naive_of(rung: str) -> str:
-    """The naive member of a candidate of `PLANNED`, or the naive candidate itself.
+    """The member of a candidate of `PLANNED` that is no model, or the candidate itself where it has no other.
 
-    >>> naive_of("blend_with_seasonal_naive"), naive_of("naive")
-    ('seasonal_naive', 'naive')
+    >>> naive_of("blend_with_seasonal_naive"), naive_of("naive"), naive_of("last_year_with_blend")
+    ('seasonal_naive', 'naive', 'last_year')
     """
-    return next(member for member in PLANNED[rung] if member in NAIVE)
+    return next(member for member in PLANNED[rung] if member in (*NAIVE, SEASON))
 
 
 def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
@@ -122,7 +138,7 @@ def better_than(raw: pl.DataFrame, usual: str, quantiles: Sequence[float]) -> pl
 
     `raw` are planned rows of `training.raw_of_origin`. What an alternative saves is its share of the loss of `usual` (see
     `losses`) at each origin, on the rows of both. It counts less one standard error over the origins, and has to be
-    more than `MARGIN`: with one origin, nothing does. Of several, the one with the least loss is taken.
+    more than `MARGIN`: with one origin, nothing does. Of several, the one with the least share of the loss is taken.
     """
     if raw.is_empty():
         return nothing()
@@ -134,9 +150,9 @@ def better_than(raw: pl.DataFrame, usual: str, quantiles: Sequence[float]) -> pl
     origins = both.group_by("kind", "rung", "origin").agg(pl.col("loss", "usual").mean())
     saved = 1 - pl.col("loss") / pl.col("usual")
     found = origins.group_by("kind", "rung").agg(
-        pl.col("loss").mean(), sure=saved.mean() - saved.std() / pl.len().sqrt()
+        share=pl.col("loss").sum() / pl.col("usual").sum(), sure=saved.mean() - saved.std() / pl.len().sqrt()
     )
-    found = found.filter(pl.col("sure") > MARGIN).sort("kind", "loss", "rung")
+    found = found.filter(pl.col("sure") > MARGIN).sort("kind", "share", "rung")
     return found.unique("kind", keep="first", maintain_order=True).select("kind", "rung")
 
 

@@ -58,6 +58,7 @@ ABOUT = {
     contest.OWN: "the SKU's own model: local level, regression, trend and season",
     contest.LAST_WEEK: "the last week known",
     contest.LAST_YEAR: "the same week of last year",
+    contest.SEASON: "last year's weeks of the key and its SKU, at this year's level",
     "stopped": "zero, since it was not sold for long and is not in the plan",
     "own_history": "quantiles of the key's own weeks",
     "short_history": "the key's few weeks, mixed with what its SKU and store sell elsewhere",
@@ -66,7 +67,9 @@ ABOUT = {
     "everything": "quantiles of all sales",
 }
 _OF_NAME = {
-    **dict.fromkeys(("week_of_year", "year_ago", "season", "sku_year_ago", "sku_season"), "season"),
+    **dict.fromkeys(
+        ("week_of_year", "year_ago", "season", "sku_year_ago", "sku_season", "last_year"), "season"
+    ),
     **dict.fromkeys(("depth", "depth_before", "price_to_median", "price_to_lowest"), "price"),
     **dict.fromkeys(("sku_depth", "sku_price_spread", "elasticity", "effect_deep"), "price"),
     **dict.fromkeys(("since_promotion", "promoted_before", "promoted_share"), "promotion"),
@@ -112,7 +115,7 @@ def about(rung: str) -> str:
         return ABOUT[rung]
     names = [
         "the " * (member == contest.POOLED) + ABOUT[member].partition(":")[0]
-        for member in _MEMBERS.get(rung, ())
+        for member in dict.fromkeys(_MEMBERS.get(rung, ()))
     ]
     return f"mean of {', '.join(names[:-1])} and {names[-1]}" if names else rung.replace("_", " ")
 
@@ -190,13 +193,14 @@ def _contributions(
         contest.OWN: _of_own(model, panel, own, shared, done, middle, options),
         contest.LAST_WEEK: _of_one(features.to_log(done["naive"].to_numpy(), level), "trend"),
         contest.LAST_YEAR: _of_one(features.to_log(done["seasonal_naive"].to_numpy(), level), "season"),
+        contest.SEASON: _of_one(features.to_log(done["last_year"].to_numpy(), level), "season"),
     }
     total, count = np.zeros((done.height, len(GROUPS))), np.zeros(done.height)
     for member, parts in of.items():
-        here = np.array([member in _MEMBERS.get(rung or "", ()) for rung in rungs], dtype=bool)
-        here &= np.isfinite(parts).all(axis=1)
-        total[here] += parts[here]
-        count += here
+        weight = np.array([_MEMBERS.get(rung or "", ()).count(member) for rung in rungs], dtype=float)
+        weight = np.where(np.isfinite(parts).all(axis=1), weight, 0.0)
+        total += np.where(weight[:, None] > 0, parts, 0.0) * weight[:, None]
+        count += weight
     found = total / np.maximum(count, 1)[:, None]
     reached = features.to_log(done[middle].to_numpy(), level) - _USUAL
     found[:, -1] = reached - found[:, :-1].sum(axis=1)

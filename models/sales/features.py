@@ -25,6 +25,12 @@ OFFSET = 0.1
 """Added to units relative to the level before the logarithm, so that zero has one."""
 PRIOR_WEEKS = 4.0
 """Weeks of the SKU's effect that are mixed into what promotions did to a key before."""
+OWN_SHARE = 0.6
+"""Of the key's own week of last year in `last_year`; the rest is its SKU's, over all stores, on the key's scale."""
+SEASON_WEEKS = 26
+"""So many weeks before and after a week are what its season is relative to."""
+GROWTH_WEEKS, GROWTH_SHARE, MOST_GROWTH = 13, 0.7, 3.0
+"""Growth is of so many weeks over the same ones of last year; this share of its logarithm is believed."""
 DEEP = 0.1
 """A price this share below the usual one is a deep cut."""
 KINDS = ("regular", "promoted", "intermittent", "new")
@@ -47,8 +53,8 @@ class View:
 @dataclass(frozen=True)
 class Rows:
     """Forecast rows: `frame` says which (sku, store, origin, week, step, units, level, kind, planned, enough,
-    naive (zero where nothing is known), seasonal_naive), `values` holds their features, float32 of shape
-    (rows, features)."""
+    naive (zero where nothing is known), seasonal_naive, last_year (NaN where not known)); `values` holds their
+    features, float32 of shape (rows, features)."""
 
     frame: pl.DataFrame
     values: np.ndarray
@@ -90,8 +96,15 @@ def mean(values: np.ndarray) -> np.ndarray:
     """Mean over weeks (the first axis) of what is known; NaN where nothing is."""
     known = np.isfinite(values)
     count = known.sum(axis=0)
-    total = np.add.reduce(np.where(known, values, 0.0), axis=0)
+    total = _sum_of_weeks(np.where(known, values, 0.0))
     return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def _sum_of_weeks(values: np.ndarray) -> np.ndarray:
+    """Sum over weeks, added in calendar order; of a single column numpy would add pairs, with other last digits."""
+    if values.shape[1:] == (1,):
+        return np.add.reduce(np.repeat(values, 2, axis=1), axis=0)[:1]
+    return np.asarray(np.add.reduce(values, axis=0))
 
 
 def deviation(values: np.ndarray) -> np.ndarray:
@@ -158,6 +171,45 @@ def year_before(origin: int, target: int) -> int:
     """
     years = -(-(target - origin) // YEAR)
     return target - YEAR * years
+
+
+def last_year(view: View, origin: int, target: int, level: np.ndarray) -> np.ndarray:
+    """Units of the week a year before `target`, at the level of this year; NaN where that week is not known.
+
+    The mean, on the log scale, of what the key sold in that week and what its SKU sold in all stores then, on the
+    key's scale: the single week of a key is noisy. Times how much more the key sells in the last
+    `GROWTH_WEEKS` than in the same weeks a year before. Of that growth only `GROWTH_SHARE` is believed, and less of it
+    where fewer of the weeks are known in both years.
+    """
+    at = year_before(origin, target)
+    units, sku, of_key = view.panel.units, view.sku.units, view.sku_of_key
+    if at < 0:
+        return np.full(level.shape, np.nan)
+    around = slice(max(0, at - SEASON_WEEKS), min(at + SEASON_WEEKS, origin) + 1)
+    of_sku = mean(units[around]) * _ratio(sku[at], mean(sku[around]))[of_key]
+    own, theirs = to_log(np.maximum(units[at], 0.0), level), to_log(np.maximum(of_sku, 0.0), level)
+    season = np.where(np.isfinite(theirs), OWN_SHARE * own + (1 - OWN_SHARE) * theirs, own)
+    return from_log(season, level) * _growth(units, origin, target - at)
+
+
+def _growth(units: np.ndarray, origin: int, weeks: int) -> np.ndarray:
+    """The factor by which keys are believed to sell more than so many `weeks` before; 1 where nothing is known."""
+    first = max(origin + 1 - GROWTH_WEEKS, weeks)
+    if first > origin:
+        return np.ones(units.shape[1])
+    now, before = units[first : origin + 1], units[first - weeks : origin + 1 - weeks]
+    both = np.isfinite(now) & np.isfinite(before)
+    ratio = _ratio(mean(np.where(both, now, np.nan)), mean(np.where(both, before, np.nan)))
+    believed = GROWTH_SHARE * both.sum(axis=0) / GROWTH_WEEKS
+    known = np.isfinite(ratio) & (ratio > 0)
+    return np.where(
+        known, np.clip(np.where(known, ratio, 1.0), 1 / MOST_GROWTH, MOST_GROWTH) ** believed, 1.0
+    )
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole`, NaN where the whole is not positive."""
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def _effects(view: View, origin: int, level: np.ndarray, sku_level: np.ndarray) -> dict[str, np.ndarray]:
@@ -250,6 +302,7 @@ def target_features(
     found |= _last_year(panel, view.promotions, origin, target, fixed["_level"])
     sku = _last_year(view.sku, view.sku_promotions, origin, target, fixed["_sku_level"])
     found |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
+    found["last_year"] = to_log(last_year(view, origin, target, fixed["_level"]), fixed["_level"])
     if not panel.covariates:
         return found
     if target >= panel.weeks:
@@ -348,7 +401,10 @@ def build(
             found = {name: values for name, values in (fixed | more).items() if name[0] != "_"}
             names = tuple(found)
             blocks.append(np.stack(list(found.values()), axis=1).astype(np.float32))
-            frames.append(_about_target(view, about, origin, step))
+            known = from_log(found["last_year"], about["level"].to_numpy())
+            frames.append(
+                _about_target(view, about, origin, step).with_columns(pl.Series("last_year", known))
+            )
     return Rows(pl.concat(frames), np.concatenate(blocks), names)
 
 

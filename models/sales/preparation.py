@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from models.sales import features, ladder, statistical
+from models.sales.backtest import NAIVES
 from models.sales.neighbours import first_week_of, flag_names, store_attributes, with_plan
 from models.sales.options import Options
 from models.sales.panel import KEY, Panel, known_covariates, panel_of, past_and_plan
@@ -154,7 +155,7 @@ def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, planned: bool, options
     Profiles of SKUs are complete, since a shard holds all stores of its SKUs; those of stores are of the
     shard alone.
     """
-    about = short.select("sku", "store", "origin", "week", "step", "units", "naive", "seasonal_naive", "kind")
+    about = short.select("sku", "store", "origin", "week", "step", "units", *NAIVES, "last_year", "kind")
     found = []
     for (origin,), part in about.group_by("origin", maintain_order=True):
         assert isinstance(origin, date)

@@ -36,7 +36,7 @@ LEAST_ROWS = 200
 MISSING_SHARE = 0.2
 """Share of weeks without a row above which the notes ask what it means."""
 RUNGS = (STATISTICAL, BLEND, POOLED, NO_PLAN)
-ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", "naive", "seasonal_naive")
+ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", *measuring.NAIVES, "last_year")
 
 
 def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options: Options) -> Trained:
@@ -373,7 +373,8 @@ def _notes(
 def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> list[str]:
     """Which kinds of demand a naive forecast answers, and where the backtest is worse than one; with both WAPEs."""
     used = pl.concat([model.unplanned.filter(pl.col("rung").is_in(contest.NAIVE)), model.planned])
-    names = dict(zip(measuring.NAIVES, ("last week's units", "the same week of last year"), strict=True))
+    names = {contest.LAST_WEEK: "last week's units", contest.LAST_YEAR: "the same week of last year"}
+    names[contest.SEASON] = "last year's weeks at this year's level"
     found = []
     for kind, rows in [("all", backtest), *((k, backtest.filter(kind=k)) for k in used["kind"])]:
         wapes = rows.select(
@@ -390,7 +391,7 @@ def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> lis
             what = names[naive] if rung == naive else f"the mean of the models and {names[naive]}"
             found.append(
                 f"Keys with {kind} demand are forecast by {what} (rung {rung}), which did best in the "
-                f"backtest: WAPE of the naive forecast {wapes[naive]:.1%}, of what is published {ours:.1%}."
+                f"backtest: WAPE of the naive forecast {wapes.get(naive, wapes[name]):.1%}, of what is published {ours:.1%}."
             )
         elif wapes[name] < ours:
             found.append(

@@ -38,12 +38,25 @@ def test_a_candidate_that_is_hardly_better_is_not_chosen():
 
 
 def test_the_quantiles_of_a_naive_forecast_are_as_wide_as_those_of_the_models():
-    rows = pl.DataFrame({"naive": [30.0], "seasonal_naive": [5.0], "level": [10.0]})
+    rows = pl.DataFrame({"naive": [30.0], "seasonal_naive": [5.0], "last_year": [20.0], "level": [10.0]})
     pooled = np.array([[-1.0, 0.0, 0.5]])
     found = contest.candidates(pooled, np.full((1, 3), np.nan), rows, 1)
     assert found["naive"] - np.log(3.1) == pytest.approx(pooled)
     assert found["mean_of_models"] == pytest.approx(pooled)
     assert np.isnan(found["statistical"]).all()
+
+
+def test_last_year_counts_twice_as_much_as_the_models_and_where_it_is_unknown_the_models_answer():
+    rows = pl.DataFrame({name: [10.0, 10.0] for name in ("naive", "seasonal_naive", "level")}).with_columns(
+        last_year=pl.Series([40.0, float("nan")])
+    )
+    models, usual, year_ago = np.full((2, 1), 0.5), 0.5, np.log(4.1)
+    found = contest.candidates(models, models, rows, 0, planned=True)
+    assert found["last_year_with_blend"][0] == pytest.approx((usual + 2 * year_ago) / 3)
+    assert found["blend_with_last_year"][0] == pytest.approx((2 * usual + year_ago) / 3)
+    assert np.isnan([found[name][1] for name in contest.PLANNED if "last_year" in name]).all()
+    unplanned = contest.candidates(models, models, rows, 0)
+    assert unplanned["last_year_with_mean"][1] == pytest.approx(usual)
 
 
 def planned(units: dict[str, list[float]]) -> dict[str, str]:

@@ -335,6 +335,34 @@ def test_a_horizon_beyond_a_year_does_not_look_ahead(seed, step):
     assert before.frame["seasonal_naive"].equals(after.frame["seasonal_naive"])
 
 
+def grown(stores: dict[str, float], spike: str) -> pl.DataFrame:
+    """A SKU that sells what `stores` say, 1.5 times of it in the second year, and in one store 10 times in one week."""
+    rows = [
+        ("a", store, MONDAY + timedelta(weeks=week), units * (1.5 if week >= 52 else 1.0), 0)
+        for store, units in stores.items()
+        for week in range(70)
+    ]
+    frame = pl.DataFrame(rows, ["sku", "store", "week", "units", "shard"], orient="row")
+    special = (pl.col("store") == spike) & (pl.col("week") == MONDAY + timedelta(weeks=20))
+    return frame.with_columns(units=pl.when(special).then(pl.col("units") * 10).otherwise("units"))
+
+
+def test_last_year_is_the_week_of_the_key_and_of_its_sku_at_the_level_of_this_year():
+    view = view_of({"history": grown({"s1": 100.0, "s2": 50.0}, "s1")})
+    level = np.array([130.0, 65.0])
+    found = features.last_year(view, 69, 72, level)
+    around = view.panel.units[:47].mean(axis=0)
+    of_sku = around * (525.0 / view.sku.units[:47, 0].mean())
+    own = np.array([1000.0, 50.0])
+    logs = 0.6 * features.to_log(own, level) + 0.4 * features.to_log(of_sku, level)
+    assert found == pytest.approx(features.from_log(logs, level) * 1.5**features.GROWTH_SHARE)
+
+
+def test_last_year_is_unknown_in_the_first_year():
+    view = view_of({"history": grown({"s1": 100.0}, "s1")})
+    assert np.isnan(features.last_year(view, 30, 34, features.origin_features(view, 30)["_level"])).all()
+
+
 def test_another_numeric_covariate_is_a_feature_with_its_deviation_from_usual():
     frames = market(5)
     warmth = pl.col("week").dt.month().cast(pl.Float64) * 10
