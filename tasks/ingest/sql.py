@@ -1,6 +1,7 @@
 """Rows of a SQL database as a source: PostgreSQL by ADBC, others by SQLAlchemy, some rows at a time.
 
-An address names no user: PostgreSQL's is in `PGUSER` and `PGPASSWORD`, SQL Server's in `SQLCMDUSER` and `SQLCMDPASSWORD`.
+An address names no user: PostgreSQL's is in `PGUSER` and `PGPASSWORD` (Azure's takes the identity of the process where
+there is no password), SQL Server's in `SQLCMDUSER` and `SQLCMDPASSWORD`.
 Nothing is written: transactions are read-only, or rolled back.
 """
 
@@ -16,6 +17,7 @@ import polars as pl
 
 from models.addresses import carries_credential
 from tasks.ingest.sources import Source, SourceError, UnreadableError
+from tasks.storage.azure_postgresql import with_identity
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -92,10 +94,13 @@ def _select_all(url: "sa.URL", table: str) -> str:
 def _of_postgresql(url: "sa.URL", query: str) -> Iterator[pl.DataFrame]:
     from adbc_driver_postgresql import dbapi
 
-    address = url.set(drivername="postgresql")
+    address = with_identity(url.set(drivername="postgresql"))
     if "connect_timeout" not in address.query:
         address = address.update_query_dict({"connect_timeout": "15"})
-    with closing(dbapi.connect(address.render_as_string())) as connection, connection.cursor() as cursor:
+    with (
+        closing(dbapi.connect(address.render_as_string(hide_password=False))) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute("set transaction read only")
         cursor.execute(query)
         for batch in cursor.fetch_record_batch():

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy.dialects import postgresql
 
 from models.errors import AlmanacError
+from tasks.storage.azure_postgresql import with_identity
 
 SCHEMA = "almanac"
 _CONNECT_SECONDS = "15"
@@ -24,8 +25,6 @@ exec @got = sp_getapplock @Resource = 'almanac', @LockMode = 'Exclusive', @LockT
 if @got < 0 throw 51000, 'Other writers hold the lock.', 1;
 """
 
-_AZURE_POSTGRESQL = ".postgres.database.azure.com"
-_AZURE_SCOPE = "https://ossrdbms-aad.database.windows.net/.default"
 _EXPECTED = (
     "Expected ALMANAC_SQL_URL as postgresql://USER@HOST/DATABASE, mssql+pyodbc://HOST/DATABASE?driver=... or "
     "sqlite:////FILE."
@@ -158,8 +157,7 @@ def _postgresql(address: sa.URL) -> Iterator[Database]:
     address = address.set(drivername="postgresql")
     if "connect_timeout" not in address.query:
         address = address.update_query_dict({"connect_timeout": _CONNECT_SECONDS})
-    if _by_identity(address):
-        address = _verified(address).set(password=_token())
+    address = with_identity(address)
     with closing(dbapi.connect(address.render_as_string(hide_password=False))) as connection:
         with connection.cursor() as cursor:
             cursor.execute(f"set local lock_timeout = '{_LOCK_MINUTES}min'")
@@ -209,30 +207,6 @@ def _parsed(url: SecretStr) -> sa.URL:
             "ALMANAC_SQL_URL has more than one @. Write one in a user or password as %40, and : / ? as %3A %2F %3F."
         )
     return address
-
-
-def _by_identity(address: sa.URL) -> bool:
-    """Whether the database is one of Azure that the process has no password for."""
-    given = address.password or address.query.get("password") or os.environ.get("PGPASSWORD")
-    return not given and str(address.host or os.environ.get("PGHOST", "")).endswith(_AZURE_POSTGRESQL)
-
-
-def _verified(address: sa.URL) -> sa.URL:
-    """The address with TLS that checks the server's name and certificate: whoever gets a token can use it."""
-    mode = address.query.get("sslmode", "verify-full")
-    if mode != "verify-full":
-        raise SqlError(
-            f"{_shown(address)}: sslmode={mode}. A token of the identity is sent over a verified connection only. "
-            "Leave sslmode out, or set it to verify-full."
-        )
-    return address.set(query={"sslrootcert": "system", **address.query, "sslmode": mode})
-
-
-def _token() -> str:
-    """A token of this process' identity, which Azure's PostgreSQL takes for a password."""
-    from azure.identity import DefaultAzureCredential
-
-    return str(DefaultAzureCredential().get_token(_AZURE_SCOPE).token)
 
 
 def _adbc_error() -> type[Exception]:

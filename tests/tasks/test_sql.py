@@ -16,6 +16,7 @@ from sqlalchemy.dialects import mssql
 from tasks.sql import databases
 from tasks.sql.databases import SqlError, transaction
 from tasks.sql.publish import publish_sql
+from tasks.storage import azure_postgresql
 from tasks.storage.store import Store
 from tests import postgresql, steps
 from tests.toy import HOURLY, TOY, hourly_values, values
@@ -208,7 +209,7 @@ def test_the_password_may_come_from_the_standard_environment(postgres, scored, m
 
 
 def test_azures_postgresql_is_opened_with_a_token_of_the_identity(postgres, scored, monkeypatch):
-    monkeypatch.setattr(databases, "_token", lambda: postgresql.PASSWORD)
+    monkeypatch.setattr(azure_postgresql, "_token", lambda: postgresql.PASSWORD)
     host = "almanac.postgres.database.azure.com"
     url = f"postgresql://postgres@{host}:{postgres.port}/postgres?hostaddr=127.0.0.1"
     with pytest.raises(SqlError, match="does not support SSL"):
@@ -217,7 +218,7 @@ def test_azures_postgresql_is_opened_with_a_token_of_the_identity(postgres, scor
     with pytest.raises(SqlError, match="certificate verify failed"):
         bring(scored, url)
     for weak in ("require", "prefer", "disable", "verify-ca"):
-        with pytest.raises(SqlError, match=f"sslmode={weak}. A token of the identity"):
+        with pytest.raises(azure_postgresql.IdentityError, match=f"sslmode={weak}. A token of the identity"):
             bring(scored, f"{url}&sslmode={weak}")
     assert bring(scored, f"{url}&sslrootcert={certificate}") == {"toy/doubled": 12}
     assert len(in_sql(postgres)) == 12

@@ -8,7 +8,8 @@ import pytest
 from models.devices.scenario import DEVICES
 from models.sales import SALES
 from tasks.ingest import sql
-from tasks.ingest.sources import SourceError
+from tasks.ingest.sources import SourceError, UnreadableError
+from tasks.storage import azure_postgresql
 from tests import postgresql
 from tests.steps import read
 
@@ -53,6 +54,26 @@ def test_a_table_of_postgresql_is_a_source(store, address):
     assert history(store) == [("A", "1", 1.5), ("B", "1", 3.0)]
     assert store.scan("sales/history").collect().sort("sku")["price"].to_list() == [2.0, None]
     assert (done.read, done.source) == (2, f"{address}#public.Sales")
+
+
+def test_azures_postgresql_is_read_with_a_token_of_the_identity_over_a_verified_connection(
+    store, address, server, monkeypatch
+):
+    monkeypatch.delenv("PGPASSWORD")
+    monkeypatch.setattr(azure_postgresql, "_token", lambda: postgresql.PASSWORD)
+    host = "almanac.postgres.database.azure.com"
+    where = f"postgresql://{host}:{server.port}/postgres?hostaddr=127.0.0.1"
+    certificate = server.serve_tls(host)
+    with pytest.raises(azure_postgresql.IdentityError, match=r"sslmode=require. A token of the identity"):
+        read(store, "history", f"{where}&sslmode=require#Sales", SALES)
+    with pytest.raises(UnreadableError, match="certificate verify failed") as refused:
+        read(store, "history", f"{where}#Sales", SALES)
+    assert postgresql.PASSWORD not in str(refused.value)
+    read(store, "history", f"{where}&sslrootcert={certificate}#Sales", SALES)
+    assert history(store) == [("A", "1", 1.5), ("B", "1", 3.0)]
+    monkeypatch.delenv("PGUSER")
+    with pytest.raises(azure_postgresql.IdentityError, match="the name of the identity in PGUSER"):
+        read(store, "history", f"{where}#Sales", SALES)
 
 
 def test_a_query_of_postgresql_is_a_source_and_cannot_write(store, address, server):

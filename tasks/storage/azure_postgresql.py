@@ -1,0 +1,49 @@
+"""Azure's PostgreSQL, opened by the identity of the process instead of a password."""
+
+import os
+from typing import TYPE_CHECKING
+
+from models.errors import AlmanacError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+_HOSTS = ".postgres.database.azure.com"
+_SCOPE = "https://ossrdbms-aad.database.windows.net/.default"
+
+
+class IdentityError(AlmanacError):
+    """The identity has no name, or its token would be sent to a server that nobody has verified."""
+
+
+def with_identity(address: "sa.URL") -> "sa.URL":
+    """The address of a database; of one of Azure for which there is no password, with a token in its place.
+
+    Whoever gets a token can use it, so it goes only over TLS that checks the server's name and certificate. Raises
+    `IdentityError` where the address asks for less, and where no user is named.
+    """
+    given = address.password or address.query.get("password") or os.environ.get("PGPASSWORD")
+    host = address.host or os.environ.get("PGHOST", "")
+    if given or not host.endswith(_HOSTS):
+        return address
+    where, user = (
+        f"postgresql://{host}/{address.database or ''}",
+        address.username or os.environ.get("PGUSER"),
+    )
+    if not user:
+        raise IdentityError(f"{where}: there is no user. Expected the name of the identity in PGUSER.")
+    mode = address.query.get("sslmode", "verify-full")
+    if mode != "verify-full":
+        raise IdentityError(
+            f"{where}: sslmode={mode}. A token of the identity is sent over a verified connection only. "
+            "Leave sslmode out, or set it to verify-full."
+        )
+    query = {"sslrootcert": "system", **address.query, "sslmode": mode}
+    return address.set(username=user, password=_token(), query=query)
+
+
+def _token() -> str:
+    """A token of this process' identity, which Azure's PostgreSQL takes for a password."""
+    from azure.identity import DefaultAzureCredential
+
+    return str(DefaultAzureCredential().get_token(_SCOPE).token)
