@@ -40,8 +40,8 @@ def ingest(
     Reading the same file again changes nothing. Rows that break the contract go to quarantine.
 
     Args:
-        source: Sales: sku, store, week, units, and any numeric covariates such as price. CSV, Parquet,
-            a folder or glob of either, or a Delta table; local, az:// or abfss://.
+        source: Sales: sku, store, week, units, and any numeric covariates such as price; in_stock (0 to 1) marks
+            weeks that were sold out. CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
         plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
         stores: Attributes of the stores: store, and any numeric columns.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
@@ -133,8 +133,8 @@ def run(
     """Ingest, train if there is no champion yet, and forecast.
 
     Args:
-        source: Sales: sku, store, week, units, and any numeric covariates such as price. CSV, Parquet,
-            a folder or glob of either, or a Delta table; local, az:// or abfss://.
+        source: Sales: sku, store, week, units, and any numeric covariates such as price; in_stock (0 to 1) marks
+            weeks that were sold out. CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
         plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
         stores: Attributes of the stores: store, and any numeric columns.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.

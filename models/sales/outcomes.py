@@ -16,7 +16,7 @@ from models.sales import backtest as measuring
 from models.sales import features
 from models.sales.neighbours import flag_names, ranges
 from models.sales.options import Options
-from models.sales.panel import KEY, Panel, known_covariates, panel_of
+from models.sales.panel import KEY, Panel, demanded, known_covariates, panel_of
 from models.sales.promotions import promotions
 from models.sales.scoring import PANEL_WEEKS
 from models.scenario import TALLIES, ControlChart, Frames, Outcomes
@@ -52,7 +52,7 @@ def _known(tables: Frames, keys: pl.DataFrame, origin: date, end: date) -> pl.Da
     """Per key and week after `origin`: units, kind, naive and seasonal_naive."""
     first = origin - timedelta(weeks=PANEL_WEEKS - 1)
     covariates = known_covariates(tables)
-    rows = tables["history"].filter(pl.col("week").is_between(first, end))
+    rows = demanded(tables["history"]).filter(pl.col("week").is_between(first, end))
     rows = rows.select(*KEY, "week", "units", *covariates).join(keys.lazy(), on=list(KEY), how="semi")
     panel = panel_of(rows, keys, covariates, first, end, 0)
     past = tables["history"].filter(pl.col("week") <= origin)

@@ -19,7 +19,9 @@ KEY = ("sku", "store")
 IMPLAUSIBLE, PLAUSIBLE_WEEKS = 50.0, 8
 IMPLAUSIBLE_EARLY, LEAST_WEEKS = 1000.0, 3
 """For the first `PLAUSIBLE_WEEKS` weeks of a key, of which there have to be `LEAST_WEEKS`."""
-NOT_COVARIATES = frozenset({"sku", "store", "week", "units", "shard"})
+IN_STOCK, ENOUGH_STOCK = "in_stock", 0.9
+"""The column of the history that says in what share of a week a SKU could be bought, and the least share that counts."""
+NOT_COVARIATES = frozenset({"sku", "store", "week", "units", "shard", IN_STOCK})
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,18 @@ def known_covariates(tables: Frames) -> list[str]:
     return [name for name in history if name in planned]
 
 
+def out_of_stock() -> pl.Expr:
+    """Whether a week's units are below demand, since there was not enough to sell."""
+    return (pl.col(IN_STOCK).cast(pl.Float64).fill_nan(None) < ENOUGH_STOCK).fill_null(value=False)
+
+
+def demanded(history: pl.LazyFrame) -> pl.LazyFrame:
+    """The history with unknown units in weeks out of stock: demand was at least what was sold, and nobody knows how much."""
+    if IN_STOCK not in history.collect_schema():
+        return history
+    return history.with_columns(pl.when(~out_of_stock()).then("units").alias("units"))
+
+
 def past_and_plan(tables: Frames, covariates: Sequence[str], as_of: date, horizon: int) -> pl.LazyFrame:
     """History up to `as_of`, and after it the plan of `horizon` weeks, as one long frame.
 
@@ -108,7 +122,7 @@ def past_and_plan(tables: Frames, covariates: Sequence[str], as_of: date, horizo
     """
     values = [pl.col(name).cast(pl.Float64) for name in covariates]
     past = (
-        tables["history"]
+        demanded(tables["history"])
         .filter(pl.col("week") <= as_of)
         .select("sku", "store", "week", pl.col("units").cast(pl.Float64), *values)
     )

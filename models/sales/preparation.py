@@ -12,7 +12,7 @@ from models.sales import features, ladder, statistical
 from models.sales.backtest import NAIVES
 from models.sales.neighbours import first_week_of, flag_names, store_attributes, with_plan
 from models.sales.options import Options
-from models.sales.panel import KEY, Panel, known_covariates, panel_of, past_and_plan
+from models.sales.panel import IN_STOCK, KEY, Panel, known_covariates, out_of_stock, panel_of, past_and_plan
 from models.sales.promotions import with_prices_of_others
 from models.scenario import Frames
 
@@ -39,8 +39,8 @@ def prepare(
     actuals, with features; keys without enough history for the pooled model are in `ladder_backtest`
     instead, with the ladder's quantiles as of that origin. `statistical_backtest`: quantiles of SKUs' own models,
     fitted at each origin; `statistical`: their parameters at `as_of`. `weeks`: how many weeks there are from
-    the first to the last row of each key, summed over the shard's keys, and how many of them are missing or
-    implausible.
+    the first to the last row of each key, summed over the shard's keys, and how many of them are missing,
+    implausible or out of stock.
     Keys are sampled by a hash of their name, so that all shards together stay below the options' numbers
     of rows.
     """
@@ -68,7 +68,7 @@ def prepare(
         short = test.filter(~pl.col("enough"))
         parts["ladder_backtest"] = _ladder_rows(short, rows, with_plan(shared["covariates"]), options)
     every = panel_of(rows, keys, covariates, first, as_of, 0)
-    parts["weeks"] = _weeks(every)
+    parts["weeks"] = _weeks(every).with_columns(out_of_stock=_out_of_stock(tables["history"], first, as_of))
     every = with_prices_of_others(every, shared["store_weeks"])
     parts |= _statistical_parts(every, skus, as_of, with_plan(shared["covariates"]), options)
     if "statistical_backtest" in parts:
@@ -84,6 +84,14 @@ def _weeks(panel: Panel) -> pl.DataFrame:
     weeks = int((began & ended).sum())
     counts = {"weeks": weeks, "missing": weeks - int(known.sum()), "implausible": panel.implausible}
     return pl.DataFrame({name: [count] for name, count in counts.items()})
+
+
+def _out_of_stock(history: pl.LazyFrame, first: date, as_of: date) -> pl.Expr:
+    """How many weeks of the history from `first` to `as_of` were out of stock."""
+    if IN_STOCK not in history.collect_schema():
+        return pl.lit(0)
+    weeks = history.filter(pl.col("week").is_between(first, as_of), out_of_stock())
+    return pl.lit(weeks.select(pl.len()).collect().item())
 
 
 def sampled(

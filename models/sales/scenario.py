@@ -29,7 +29,7 @@ from models.sales.gaps import plan_gaps
 from models.sales.layouts import LAYOUTS
 from models.sales.model import Model, load
 from models.sales.options import Options, quantile_column
-from models.sales.panel import KEY
+from models.sales.panel import KEY, demanded
 from models.sales.search import SalesSearch
 from models.scenario import (
     AsOf,
@@ -102,7 +102,7 @@ class Sales(
         chosen = Options.of(options)
         totals.check(chosen, tables)
         found = neighbours.shared_frames(tables, as_of, chosen.horizon)
-        return found | ladder.profiles(tables["history"], as_of, chosen.quantiles)
+        return found | ladder.profiles(demanded(tables["history"]), as_of, chosen.quantiles)
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]

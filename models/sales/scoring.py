@@ -9,7 +9,7 @@ from models.sales import contest, features, ladder, statistical
 from models.sales.model import NO_PLAN, Model, ladder_level
 from models.sales.neighbours import store_attributes
 from models.sales.options import Options
-from models.sales.panel import KEY, Panel, known_covariates, panel_of, past_and_plan
+from models.sales.panel import KEY, Panel, demanded, known_covariates, panel_of, past_and_plan
 from models.sales.promotions import with_prices_of_others
 from models.scenario import Frames, Scores
 
@@ -115,7 +115,7 @@ def _ladder_rows(
 ) -> pl.DataFrame:
     """The ladder's answers, with rung and reason."""
     first = as_of - timedelta(weeks=PANEL_WEEKS - 1)
-    own = tables["history"].filter(pl.col("week") >= first)
+    own = demanded(tables["history"]).filter(pl.col("week") >= first)
     until = as_of + timedelta(weeks=options.horizon)
     plan = (
         tables["plan"].filter(pl.col("week") > as_of, pl.col("week") <= until) if "plan" in tables else None

@@ -27,7 +27,7 @@ from models.sales.model import (
 )
 from models.sales.neighbours import flag_names, with_plan
 from models.sales.options import AUTO, Options
-from models.sales.panel import IMPLAUSIBLE, KEY
+from models.sales.panel import ENOUGH_STOCK, IMPLAUSIBLE, IN_STOCK, KEY
 from models.sales.preparation import FEATURE
 from models.scenario import Frames, Trained
 
@@ -330,7 +330,13 @@ def _about_weeks(weeks: pl.DataFrame | None) -> list[str]:
     if weeks is None:
         return []
     found = []
-    share = int(weeks["missing"].sum()) / max(int(weeks["weeks"].sum()), 1)
+    sold_out = int(weeks["out_of_stock"].sum()) if "out_of_stock" in weeks.columns else 0
+    if sold_out:
+        found.append(
+            f"Weeks with {IN_STOCK} below {ENOUGH_STOCK} count as unknown, since what was sold is less than was asked "
+            f"for: {sold_out:,}."
+        )
+    share = (int(weeks["missing"].sum()) - sold_out) / max(int(weeks["weeks"].sum()), 1)
     if share > MISSING_SHARE:
         found.append(
             f"{share:.0%} of the weeks between the first and the last row of a SKU in a store have no row. They count "

@@ -338,6 +338,31 @@ def test_a_history_too_short_for_a_backtest_is_still_answered(simulated):
     assert_complete(scores, SALES.requested(tables, as_of, OPTIONS).collect(), as_of)
 
 
+def test_what_was_sold_in_weeks_out_of_stock_is_not_believed(model, tables, simulated):
+    as_of, sold_out = simulated.as_of, pl.col("week") > simulated.as_of - timedelta(weeks=5)
+    sku, store = simulated.history.select(KEY).row(0)
+    young = (pl.col("sku") == sku) & (pl.col("store") == store)
+
+    def of(units: float, **in_stock: pl.Expr) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
+        history = tables["history"].with_columns(
+            units=pl.when(sold_out).then(units).otherwise("units"), **in_stock
+        )
+        history = history.filter(~young | (pl.col("week") > as_of - timedelta(weeks=9)))
+        changed = {**tables, "history": history}
+        parts = SALES.prepare_shard(changed, SALES.context(changed, as_of, OPTIONS), as_of, OPTIONS)
+        return scored(model, changed, as_of).rows, parts
+
+    known = {"in_stock": pl.when(sold_out).then(0.2).otherwise(1.0)}
+    (none, parts), (many, other) = of(0.0, **known), of(999.0, **known)
+    assert none.equals(many)
+    assert "short_history" in set(none["rung"])
+    assert not none.equals(of(0.0)[0])
+    assert all(parts[name].equals(other[name]) for name in parts)
+    assert "in_stock" not in "".join(parts["train"].columns)
+    count = simulated.history.filter(sold_out).height
+    assert f"asked for: {count:,}." in training._about_weeks(parts["weeks"])[0]
+
+
 def test_names_of_quantiles_follow_the_options():
     schema = SALES.published({"quantiles": [0.1, 0.5, 0.975]}).schema
     assert [name for name in schema if name.startswith("q")] == ["q10", "q50", "q97.5"]
