@@ -58,48 +58,41 @@ class _Batch:
     number: str = ROW
 
 
-def check_table(
-    scenario: Scenario,
-    store: Store,
-    name: str,
-    sources: Mapping[str, str],
-    mapping: Mapping[str, str],
-    options: Mapping[str, Any],
-    stored: Mapping[str, pl.LazyFrame],
-    place: Path,
-    max_bad_share: float,
-) -> Checked:
+@dataclass(frozen=True)
+class Request:
+    """What an ingest is asked for: sources by table, the mapping of their columns, and options, settled ones included."""
+
+    scenario: Scenario
+    store: Store
+    sources: Mapping[str, str]
+    mapping: Mapping[str, str]
+    options: Mapping[str, Any]
+    max_bad_share: float
+
+
+def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame], folder: Path) -> Checked:
     """What was read of the source of a table, or an error where too much of it, or all as a whole, is wrong."""
-    table = scenario.tables[name]
-    own = of_table(mapping, name, scenario.tables)
-    found = _check(scenario, store, table, sources, own, options, place)
-    _refuse(table, found, max_bad_share, known=name in stored)
-    found.alike = alike(scenario, table, found.good, stored, max_bad_share)
+    table = request.scenario.tables[name]
+    found = _check(request, table, folder)
+    _refuse(table, found, request.max_bad_share, known=name in stored)
+    found.alike = alike(request.scenario, table, found.good, stored, request.max_bad_share)
     if table.rows_at_a_time is None and found.good.height:
         table.check(found.good.rows().drop("shard", strict=False).collect(), stored)
     return found
 
 
-def _check(
-    scenario: Scenario,
-    store: Store,
-    table: Table,
-    sources: Mapping[str, str],
-    mapping: Mapping[str, str],
-    options: Mapping[str, Any],
-    folder: Path,
-) -> Checked:
+def _check(request: Request, table: Table, folder: Path) -> Checked:
     """All rows at the table's source, split into good and bad.
 
     Rows of one file with the same unique columns are merged; where files are read whole, a row of a later
     file replaces that of an earlier one.
     """
-    whole = table.rows_at_a_time is None
+    options, whole = request.options, table.rows_at_a_time is None
     spill = None if whole else _STAGED_IN_MEMORY
     checked = Checked(Staged(folder / "good", spill), Staged(folder / "bad"))
     checked.bad.add(pl.DataFrame(schema=QUARANTINE))
     names = set()
-    for batch in _batches(scenario, store, table, sources, mapping, checked, options, folder / "sql"):
+    for batch in _batches(request, table, checked, folder / "sql"):
         try:
             accepted = table.accept(batch.raw, options)
         except ContractError as error:
@@ -116,7 +109,9 @@ def _check(
         checked.read += batch.raw.height + (0 if batch.broken is None else batch.broken.height)
         names.add(batch.name)
     if checked.read == 0 and checked.looked is None:
-        raise SourceError(f"{sources[table.name]}: there is a header but no rows. Expected at least one.")
+        raise SourceError(
+            f"{request.sources[table.name]}: there is a header but no rows. Expected at least one."
+        )
     if whole and len(names) > 1:
         latest = last_of_each(checked.good.rows().collect(), table.unique)
         checked.good = Staged(folder / "good")
@@ -126,18 +121,11 @@ def _check(
     return checked
 
 
-def _batches(
-    scenario: Scenario,
-    store: Store,
-    table: Table,
-    sources: Mapping[str, str],
-    mapping: Mapping[str, str],
-    checked: Checked,
-    options: Mapping[str, Any],
-    folder: Path,
-) -> Iterator[_Batch]:
+def _batches(request: Request, table: Table, checked: Checked, folder: Path) -> Iterator[_Batch]:
     """The rows at the table's source; of a capture, those of files that were not read before."""
-    source, layout = sources[table.name], layout_of(scenario, options.get("layout"))
+    scenario, store, options = request.scenario, request.store, request.options
+    source, layout = request.sources[table.name], layout_of(scenario, options.get("layout"))
+    mapping = of_table(request.mapping, table.name, scenario.tables)
     if not is_sql(source) and not table.covariates and capture.is_capture(source):
         if options.get("replace"):
             raise SourceError(
@@ -152,7 +140,7 @@ def _batches(
     found = []
     opened = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
     checked.columns |= {column for file in opened for column in file.columns}
-    for one, named in laid_out(layout, table, opened, sources, mapping, options.get("dates")):
+    for one, named in laid_out(layout, table, opened, request.sources, mapping, options.get("dates")):
         plain = with_points(one, table, named, options.get("decimals"))
         long = as_long(plain, table, named, options.get("dates"), wide=bool(options.get("wide")))
         found.append(rename(long, named, table.needed, table.aliases))

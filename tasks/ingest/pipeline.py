@@ -11,7 +11,7 @@ from prefect import task
 
 from models.scenario import Scenario
 from tasks.ingest import capture
-from tasks.ingest.checking import Checked, check_table, refuse_alike, refuse_unused
+from tasks.ingest.checking import Checked, Request, check_table, refuse_alike, refuse_unused
 from tasks.ingest.fixed_options import settle, settled
 from tasks.ingest.layouts import layout_of
 from tasks.ingest.quarantine import as_bad, by_rule, quarantine, release
@@ -81,13 +81,12 @@ def ingest(
             "--query is what to select from one SQL database. Expected one source such as postgresql://HOST/DATABASE "
             "without #TABLE; name a table in the others, or leave --query out."
         )
+    request = Request(scenario, store, sources, mapping, chosen, max_bad_share)
     stored = _stored(scenario, store)
     with tempfile.TemporaryDirectory(prefix="almanac-ingest-") as folder:
         checked = {}
         for name, source in sources.items():
-            found = check_table(
-                scenario, store, name, sources, mapping, chosen, stored, Path(folder) / name, max_bad_share
-            )
+            found = check_table(request, name, stored, Path(folder) / name)
             if found.good.height:
                 stored[name] = concat_lazy([*([stored[name]] if name in stored else []), found.good.rows()])
                 if scenario.tables[name].rows_at_a_time is None:
@@ -95,16 +94,10 @@ def ingest(
             checked[name] = found
         refuse_unused(mapping, checked)
         if chosen.get("dry_run"):
-            return [
-                _previewed(scenario, store, name, sources[name], found, chosen)
-                for name, found in checked.items()
-            ]
+            return [_previewed(request, name, found) for name, found in checked.items()]
         store.check_writable()
         settle(scenario, store, facts)
-        return [
-            _write(scenario, store, name, sources[name], found, Path(folder) / name, chosen)
-            for name, found in checked.items()
-        ]
+        return [_write(request, name, found, Path(folder) / name) for name, found in checked.items()]
 
 
 def read_checked(
@@ -123,11 +116,8 @@ def read_checked(
     """
     chosen = {**options, **settled(scenario, store, {**options, "shards": None})}
     with tempfile.TemporaryDirectory(prefix="almanac-read-") as folder:
-        place = Path(folder) / name
-        own = {name: source}
-        checked = check_table(
-            scenario, store, name, own, mapping, chosen, _stored(scenario, store), place, max_bad_share
-        )
+        request = Request(scenario, store, {name: source}, mapping, chosen, max_bad_share)
+        checked = check_table(request, name, _stored(scenario, store), Path(folder) / name)
         refuse_unused(mapping, {name: checked})
         rules = by_rule(checked.bad.rows().collect())
         rows = checked.good.rows().collect()
@@ -144,11 +134,10 @@ def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
     return {name: store.scan(path) for name, path in paths.items() if store.version(path) is not None}
 
 
-def _previewed(
-    scenario: Scenario, store: Store, name: str, source: str, checked: Checked, options: Mapping[str, Any]
-) -> Ingested:
+def _previewed(request: Request, name: str, checked: Checked) -> Ingested:
     """What would become of a source, with some rows as they would be stored and some that would not."""
-    table, path, removed = scenario.tables[name], f"{scenario.name}/{name}", 0
+    store, options, source = request.store, request.options, request.sources[name]
+    table, path, removed = request.scenario.tables[name], f"{request.scenario.name}/{name}", 0
     layout, whole = options.get("layout"), bool(options.get("replace"))
     if checked.good.height and store.version(path) is not None:
         removed = obsolete(table, store.scan(path), checked.good.rows(), whole=whole).height
@@ -193,15 +182,8 @@ def _dialect(source: str, checked: Checked) -> str:
     return "messages" if checked.looked is not None else described(source)
 
 
-def _write(
-    scenario: Scenario,
-    store: Store,
-    name: str,
-    source: str,
-    checked: Checked,
-    folder: Path,
-    options: Mapping[str, Any],
-) -> Ingested:
+def _write(request: Request, name: str, checked: Checked, folder: Path) -> Ingested:
+    scenario, store, options, source = request.scenario, request.store, request.options, request.sources[name]
     whole = bool(options.get("replace"))
     table, path = scenario.tables[name], f"{scenario.name}/{name}"
     bad = checked.bad.rows().collect()
