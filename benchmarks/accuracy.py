@@ -1,13 +1,14 @@
 """Accuracy of the sales forecasts on real histories, against naive forecasts and a common way to do it.
 
-    python -m benchmarks.accuracy --data FOLDER [FOLDER ...]
+    python -m benchmarks.accuracy [--data FOLDER [FOLDER ...]]
 
 Ingests and trains as a user would, and measures the backtest that the training published: rolling origins, each
 forecast by models that have not seen what came after it. A FOLDER has the sales as `sales.parquet` or
-`history.parquet` and, where there are any, `plan.parquet` and `stores.parquet`. For each it prints the whole
-backtest, its origins, kinds of demand and estimators beside the naive forecasts, the notes of the training, and one
-line to quote. MASE is the mean over keys of the mean absolute error of the medians over the key's mean absolute
-change from week to week.
+`history.parquet` and, where there are any, `plan.parquet` and `stores.parquet`; by default they are the public sets in
+`$ALMANAC_TEST_DATA`, or `../shared/data`. One that is absent is skipped. For each it prints the whole backtest, its
+origins, kinds of demand and estimators beside the naive forecasts, the notes of the training, and one line to quote;
+and on a sample of `SAMPLE` rows every candidate, before calibration, by kind of demand. MASE is the mean over keys of
+the mean absolute error of the medians over the key's mean absolute change from week to week.
 
 `reference`, where the history has `price`, `deal` and `feat`, are 35 separate gradient-boosting quantile models
 without calibration, one per quantile and group of steps, on the rows of the same origins: SKU, the store's
@@ -15,6 +16,7 @@ attributes, week of the year, price and flags of the target week, and up to six 
 """
 
 import argparse
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +27,14 @@ import polars as pl
 
 from benchmarks.measure import run, table
 from models import metrics
+from models.sales import neighbours, preparation, training
 from models.sales.backtest import NAIVES
-from models.sales.options import QUANTILES, quantile_column
+from models.sales.options import QUANTILES, Options, quantile_column
 from tasks.storage.store import Store
 
+SETS = ("orange_juice", "walmart", "m4_weekly")
+SAMPLE = 20_000
+"""Rows of the backtest, about, that all candidates are compared on; twice as many are learnt from."""
 KEY = ["sku", "store"]
 COLUMNS = [quantile_column(q) for q in QUANTILES]
 STEP_GROUPS = ([1], [2], [3], [4], [5], [6], range(7, 14))
@@ -40,7 +46,10 @@ TREES, LEARNING_RATE, LEAVES = 60, 0.1, 8
 def main() -> None:
     arguments = _arguments()
     quotes = []
-    for folder in arguments.data:
+    for folder in arguments.data or _public_sets():
+        if _file(Path(folder), "sales", "history") is None:
+            print(f"\nSkipped: {folder} has neither sales.parquet nor history.parquet.")
+            continue
         print(f"\n{Path(folder).name}\n")
         quotes.append(f"{Path(folder).name}: {_benchmark(Path(folder))}")
     print("\n" + "\n".join(quotes))
@@ -55,6 +64,7 @@ def _benchmark(data: Path) -> str:
         backtest = Store(store).scan("sales/backtests").collect()
         history = Store(store).scan("sales/history").collect()
         stores = Store(store).scan("sales/stores").collect() if _file(data, "stores") else None
+        candidates = _candidates(Store(store), data)
     forecasts = {"almanac": backtest}
     if stores is not None and {"price", "deal", "feat"} <= set(history.columns):
         parts = [
@@ -75,8 +85,33 @@ def _benchmark(data: Path) -> str:
             for name, rows in forecasts.items():
                 lines.append({**about, "forecast": name, **_measured(rows.filter(chosen), scale)})
     print(table(lines))
+    print(f"\nEvery candidate before calibration, on a sample of {SAMPLE:,} rows\n")
+    print(table(candidates))
     print("\n".join(["", *trained["notes"]]))
     return "; ".join(_quote(line) for line in lines if line["slice"] == "all")
+
+
+def _public_sets() -> list[str]:
+    root = Path(os.environ.get("ALMANAC_TEST_DATA", "../shared/data"))
+    return [str(root / name) for name in SETS]
+
+
+def _candidates(store: Store, data: Path) -> list[dict[str, Any]]:
+    """A line per kind of demand and candidate, the least pinball loss first."""
+    names = [name for name in ("plan", "stores") if _file(data, name)]
+    tables = {name: store.scan(f"sales/{name}") for name in ("history", *names)}
+    as_of = tables["history"].select(pl.col("week").max()).collect().item()
+    options = Options(training_rows=2 * SAMPLE, backtest_rows=SAMPLE)
+    shared = neighbours.shared_frames(tables, as_of, options.horizon)
+    rows = training.candidates(preparation.prepare(tables, shared, as_of, options), shared, options)
+    named = dict(zip(options.columns, options.quantiles, strict=True))
+    measured = rows.group_by("kind", "rung").agg(
+        pl.len().alias("rows"),
+        metrics.pinball("units", named).alias("pinball"),
+        metrics.wape("units", "q50").alias("WAPE"),
+        metrics.coverage("units", "q5", "q95").alias("90% band"),
+    )
+    return measured.sort("kind", "pinball", "rung").rename({"rung": "candidate"}).to_dicts()
 
 
 def _file(data: Path, *names: str) -> Path | None:
@@ -179,7 +214,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--data", required=True, nargs="+", help="Folders with sales, plan and stores as Parquet."
+        "--data", nargs="+", help="Folders with sales, plan and stores as Parquet; default: the public sets."
     )
     return parser.parse_args()
 

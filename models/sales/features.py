@@ -27,6 +27,8 @@ PRIOR_WEEKS = 4.0
 """Weeks of the SKU's effect that are mixed into what promotions did to a key before."""
 OWN_SHARE = 0.6
 """Of the key's own week of last year in `last_year`; the rest is its SKU's, over all stores, on the key's scale."""
+APART = float(np.log(3.0))
+"""On the log scale, at most, between the two: a typing error of one store does not make the season of all others."""
 SEASON_WEEKS = 26
 """So many weeks before and after a week are what its season is relative to."""
 GROWTH_WEEKS, GROWTH_SHARE, MOST_GROWTH = 13, 0.7, 3.0
@@ -188,6 +190,7 @@ def last_year(view: View, origin: int, target: int, level: np.ndarray) -> np.nda
     around = slice(max(0, at - SEASON_WEEKS), min(at + SEASON_WEEKS, origin) + 1)
     of_sku = mean(units[around]) * _ratio(sku[at], mean(sku[around]))[of_key]
     own, theirs = to_log(np.maximum(units[at], 0.0), level), to_log(np.maximum(of_sku, 0.0), level)
+    theirs = np.clip(theirs, own - APART, own + APART)
     season = np.where(np.isfinite(theirs), OWN_SHARE * own + (1 - OWN_SHARE) * theirs, own)
     return from_log(season, level) * _growth(units, origin, target - at)
 

@@ -156,6 +156,26 @@ def _raw_backtest(
     return pl.concat(found).sort("rung", "origin", *KEY, "week") if found else pl.DataFrame()
 
 
+def candidates(
+    parts: Mapping[str, pl.DataFrame], shared: Mapping[str, pl.DataFrame], options: Options
+) -> pl.DataFrame:
+    """What every candidate says in the backtest, before calibration: rows with `rung` and the quantiles in units."""
+    learn = partial(
+        ensembles,
+        covariates=tuple(shared["covariates"]["name"]),
+        flags=flag_names(shared["covariates"]),
+        options=options,
+    )
+    raw = _raw_backtest(
+        parts.get("train", pl.DataFrame()),
+        parts.get("backtest", pl.DataFrame()),
+        parts.get("statistical_backtest"),
+        learn,
+        options,
+    )
+    return _in_units(raw, _values(raw, options), options) if raw.height else raw
+
+
 def raw_of_origin(
     learnt: Mapping[str, pooled.Pooled], rows: pl.DataFrame, own: pl.DataFrame | None, options: Options
 ) -> pl.DataFrame:

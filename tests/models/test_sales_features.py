@@ -336,7 +336,7 @@ def test_a_horizon_beyond_a_year_does_not_look_ahead(seed, step):
 
 
 def grown(stores: dict[str, float], spike: str) -> pl.DataFrame:
-    """A SKU that sells what `stores` say, 1.5 times of it in the second year, and in one store 10 times in one week."""
+    """A SKU that sells what `stores` say, 1.5 times of it in the second year, and in one store 4 times in one week."""
     rows = [
         ("a", store, MONDAY + timedelta(weeks=week), units * (1.5 if week >= 52 else 1.0), 0)
         for store, units in stores.items()
@@ -344,7 +344,7 @@ def grown(stores: dict[str, float], spike: str) -> pl.DataFrame:
     ]
     frame = pl.DataFrame(rows, ["sku", "store", "week", "units", "shard"], orient="row")
     special = (pl.col("store") == spike) & (pl.col("week") == MONDAY + timedelta(weeks=20))
-    return frame.with_columns(units=pl.when(special).then(pl.col("units") * 10).otherwise("units"))
+    return frame.with_columns(units=pl.when(special).then(pl.col("units") * 4).otherwise("units"))
 
 
 def test_last_year_is_the_week_of_the_key_and_of_its_sku_at_the_level_of_this_year():
@@ -352,10 +352,19 @@ def test_last_year_is_the_week_of_the_key_and_of_its_sku_at_the_level_of_this_ye
     level = np.array([130.0, 65.0])
     found = features.last_year(view, 69, 72, level)
     around = view.panel.units[:47].mean(axis=0)
-    of_sku = around * (525.0 / view.sku.units[:47, 0].mean())
-    own = np.array([1000.0, 50.0])
+    of_sku = around * (225.0 / view.sku.units[:47, 0].mean())
+    own = np.array([400.0, 50.0])
     logs = 0.6 * features.to_log(own, level) + 0.4 * features.to_log(of_sku, level)
     assert found == pytest.approx(features.from_log(logs, level) * 1.5**features.GROWTH_SHARE)
+
+
+def test_a_typing_error_of_a_store_a_year_ago_hardly_moves_last_year_of_the_others():
+    market = grown({f"s{i}": 100.0 for i in range(4)}, "s1")
+    typo = (pl.col("store") == "s1") & (pl.col("week") == MONDAY + timedelta(weeks=20))
+    market = market.with_columns(units=pl.when(typo).then(12_000.0).otherwise("units"))
+    level = np.full(4, 130.0)
+    found = features.last_year(view_of({"history": market}), 69, 72, level)
+    assert found[[0, 2, 3]] == pytest.approx(np.full(3, 100 * 1.5**features.GROWTH_SHARE), rel=0.7)
 
 
 def test_last_year_is_unknown_in_the_first_year():
