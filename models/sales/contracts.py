@@ -9,6 +9,7 @@ import polars as pl
 
 from models.contracts import Accepted
 from models.errors import ContractError
+from models.sales.panel import IN_STOCK
 from models.scenario import Frames, Table
 from models.schemas import dy
 
@@ -48,7 +49,8 @@ class Weekly(Table):
         return replace(accepted, good=accepted.good.with_columns(pl.col("week") - timedelta(days=6)))
 
     def check(self, frame: pl.DataFrame, stored: Frames) -> None:
-        """Raise `ContractError` where weeks start on more than one weekday, here or in `stored`."""
+        """Raise `ContractError` where weeks start on more than one weekday, here or in `stored`, or a share is none."""
+        _check_in_stock(frame, self.name)
         anchors = _anchors(frame.lazy(), self.name)
         known = [
             _anchors(stored[name].head(1), f"stored {name}") for name in ("history", "plan") if name in stored
@@ -66,6 +68,20 @@ class Weekly(Table):
                 + "\nExpected one week anchor in all files. Give every row the first day of its week, "
                 "or all of them its last day and --week-ending."
             )
+
+
+def _check_in_stock(frame: pl.DataFrame, table: str) -> None:
+    """Raise `ContractError` where `in_stock` is no share, such as a percentage or the pieces on hand."""
+    if IN_STOCK not in frame.columns:
+        return
+    wrong = frame.filter(~pl.col(IN_STOCK).is_between(0, 1))
+    if wrong.height:
+        row = wrong.row(0, named=True)
+        raise ContractError(
+            f"{table}: {IN_STOCK} is {row[IN_STOCK]:g} for sku {row['sku']}, store {row['store']}, week {row['week']} "
+            f"({wrong.height:,} such rows). Expected the share of the week in which it could be bought, 0 to 1. "
+            "Divide percentages by 100; of pieces on hand, give 1 where there were any and 0 where there were none."
+        )
 
 
 def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from models.errors import ContractError
 from models.sales import SALES, backtest, contest, explanations, preparation, training, whatif
 from models.sales.options import Options
 from models.sales.panel import KEY, panel_of, plausible
@@ -361,6 +362,13 @@ def test_what_was_sold_in_weeks_out_of_stock_is_not_believed(model, tables, simu
     assert "in_stock" not in "".join(parts["train"].columns)
     count = simulated.history.filter(sold_out).height
     assert f"asked for: {count:,}." in training._about_weeks(parts["weeks"])[0]
+
+
+def test_pieces_on_hand_are_not_taken_for_a_share_in_stock(simulated):
+    shares, pieces = (simulated.history.with_columns(in_stock=pl.lit(value)) for value in (0.5, 40.0))
+    SALES.tables["history"].check(shares, {})
+    with pytest.raises(ContractError, match=r"in_stock is 40 for sku .* 0 to 1.*pieces on hand"):
+        SALES.tables["history"].check(pieces, {})
 
 
 def test_names_of_quantiles_follow_the_options():
