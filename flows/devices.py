@@ -45,6 +45,7 @@ def ingest(
     interval: str | None = None,
     limits: str | None = None,
     labels: str | None = None,
+    kinds: str | None = None,
     tolerance_seconds: Annotated[float, Field(ge=0)] = 300,
     column: list[str] | None = None,
     max_bad_share: Share = 0.05,
@@ -65,6 +66,8 @@ def ingest(
         interval: Length of an interval, a number and s, m or h; settled at the first ingest (default 1m).
         limits: Physical limits: tag, low, high, and device where they differ. A reading outside is bad.
         labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag where it is one's.
+        kinds: What kind of sensor a tag is, where training takes it for another: tag, kind (counter, angle, state, level,
+            daily, levels, wanders or varies), and device where they differ.
         tolerance_seconds: Seconds that a reading may be ahead of the clock.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
@@ -73,10 +76,12 @@ def ingest(
             are well now leave it.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    if source is None and labels is None:
-        raise ParameterError("There is nothing to read. Expected --source, --labels, or both.")
+    if source is None and labels is None and kinds is None:
+        raise ParameterError(
+            "There is nothing to read. Expected --source, --labels or --kinds, or several of them."
+        )
     options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds) | {"again": again}
-    sources = {"readings": source, "labels": labels}
+    sources = {"readings": source, "labels": labels, "kinds": kinds}
     return ingest_sources(DEVICES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
@@ -177,6 +182,7 @@ def run(
     interval: str | None = None,
     limits: str | None = None,
     labels: str | None = None,
+    kinds: str | None = None,
     tolerance_seconds: Annotated[float, Field(ge=0)] = 300,
     column: list[str] | None = None,
     max_bad_share: Share = 0.05,
@@ -199,6 +205,8 @@ def run(
         interval: Length of an interval, a number and s, m or h; settled at the first ingest (default 1m).
         limits: Physical limits: tag, low, high, and device where they differ. A reading outside is bad.
         labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag where it is one's.
+        kinds: What kind of sensor a tag is, where training takes it for another: tag, kind (counter, angle, state, level,
+            daily, levels, wanders or varies), and device where they differ.
         tolerance_seconds: Seconds that a reading may be ahead of the clock.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
@@ -211,7 +219,7 @@ def run(
     """
     opened = open_store(store)
     options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds)
-    sources = {"readings": source, "labels": labels}
+    sources = {"readings": source, "labels": labels, "kinds": kinds}
     read = ingest_sources(DEVICES, opened, sources, column or [], shards, max_bad_share, options)
     if reading.dry_run:
         return read

@@ -15,6 +15,7 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 
+from models.devices import conversion
 from models.devices.channels import recent_level, robust_scale
 from models.devices.contracts import KEY
 from models.devices.grid import LOOKBACK, Floats, Grid, Panel, row_quantiles
@@ -36,22 +37,28 @@ COLUMNS = (*KEY, "time", "injected", "value", "score", "p_value", "rung")
 
 
 def part_of_shard(
-    panel: Panel, sample: pl.DataFrame, options: Options, faults: pl.DataFrame
+    panel: Panel,
+    sample: pl.DataFrame,
+    options: Options,
+    faults: pl.DataFrame,
+    kinds: pl.DataFrame | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Detectors of the sampled devices without the last hours, and these hours' readings with and without changes.
 
     `backtest_readings` has device, tag, time, mean, `moved` (the changed copy), `injected` (a changed
     reading) and `held_out` (not only for looking back). The frames of the detectors are those of
     `training.fit_grid`, prefixed with `backtest_`. Readings in labelled `faults` are left out.
+    Counters and angles are converted, so the detectors take them as they are.
     """
     held_out = min(HELD_OUT // panel.interval, int(HELD_OUT_SHARE * panel.columns))
     if held_out < 1 or sample.is_empty():
         return {}
     parts = []
     for grid in panel.only(sample).grids(options.cells):
+        grid, known = conversion.beforehand(grid, kinds)
         past = Grid(grid.keys, grid.values[:, :-held_out], grid.start, grid.interval)
         normal = replace(grid, values=np.where(in_faults(grid, faults), np.nan, grid.values))
-        frames = fit_grid(past, options, sample, faults) | {"readings": _readings(normal, held_out)}
+        frames = fit_grid(past, options, sample, faults, known) | {"readings": _readings(normal, held_out)}
         parts.append({_PREFIX + name: frame for name, frame in frames.items()})
     return stacked(parts)
 
@@ -112,6 +119,9 @@ _TYPES = (
 
 def predicted(model: Model, readings: pl.DataFrame, options: Options) -> pl.DataFrame:
     """What `model` says of the backtest's readings; joint detectors and missing readings are left out."""
+    model = replace(
+        model, frames={**model.frames, "sensors": conversion.as_they_are(model.frames["sensors"])}
+    )
     keys = readings.select(KEY).unique().sort(*KEY)
     time, held_out = pl.col("time"), pl.col("held_out")
     first, last = readings.filter(held_out).select(time.min().alias("first"), time.max().alias("last")).row(0)

@@ -19,6 +19,9 @@ KEY = ("device", "tag")
 JOINT_TAG = "*"
 """The tag of a device's joint detector over all its tags; no sensor may be called so."""
 
+ANY_DEVICE = "*"
+"""The device of a kind that is set for a tag of all devices."""
+
 RAW_COLUMNS = ("device", "tag", "time", "value")
 
 
@@ -68,6 +71,22 @@ class Labels(dy.Schema):
     @dy.rule()
     def ends_after_its_start(cls) -> pl.Expr:  # noqa: N805
         return pl.col("end") > pl.col("start")
+
+
+KINDS = ("counter", "angle", "state", "level", "daily", "levels", "wanders", "varies")
+"""What a sensor can be set to be: see docs/devices.md."""
+
+
+class Kinds(dy.Schema):
+    """What kind of sensor a tag is; `device` is `*` where it is so on all devices."""
+
+    device = dy.String(min_length=1)
+    tag = dy.String(min_length=1)
+    kind = dy.String(min_length=1)
+
+    @dy.rule()
+    def kind_is_known(cls) -> pl.Expr:  # noqa: N805
+        return pl.col("kind").is_in(KINDS)
 
 
 FAULT, FALSE_ALARM, NEW_NORMAL, MUTED = "fault", "false_alarm", "new_normal", "muted"

@@ -18,13 +18,22 @@ from models.devices.calibration import P_FLOOR
 from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, exchangeable
 
 MOST_VALUES = 12
+STATE, VARYING = "state", ("level", "daily", "levels", "wanders", "varies")
+"""Kinds that are set (`models.devices.contracts.KINDS`): of few values, and of many."""
 _UNSEEN = MOST_VALUES
 
 
-def is_discrete(x: Floats) -> NDArray[np.bool_]:
-    """Which rows show at most `MOST_VALUES` different values, each five times on average."""
+def is_discrete(x: Floats, kind: pl.Series) -> NDArray[np.bool_]:
+    """Which rows show at most `MOST_VALUES` different values, each five times on average.
+
+    Those whose `kind` was set are states, if they are to be, whatever the number of times; others are none.
+    """
     different = _changes(np.sort(x, axis=1)).sum(axis=1)
-    return (different > 0) & (different <= MOST_VALUES) & ((~np.isnan(x)).sum(axis=1) >= 5 * different)
+    often = (~np.isnan(x)).sum(axis=1) >= 5 * different
+    state = (kind == STATE).fill_null(value=False).to_numpy()
+    varies = kind.is_in(VARYING).fill_null(value=False).to_numpy()
+    found: NDArray[np.bool_] = (different > 0) & (different <= MOST_VALUES) & (state | (often & ~varies))
+    return found
 
 
 def _changes(ordered: Floats) -> NDArray[np.bool_]:

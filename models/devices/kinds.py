@@ -8,6 +8,7 @@ import polars as pl
 
 from models.devices.aggregation import interval_of, is_direction
 from models.devices.contracts import KEY
+from models.devices.conversion import ANGLE, COUNTER
 
 _KINDS = {
     "robust_level": ("varies about a level", "readings keep to one level"),
@@ -20,6 +21,7 @@ _KINDS = {
     "few_values": ("few values", "the history holds a few values that come again and again"),
     "none": ("unknown", "too little history for a detector of its own"),
 }
+_RISES = "it rises and starts again: judged by its rise in an interval"
 
 
 def kinds(frames: Mapping[str, pl.DataFrame], settings: Mapping[str, Any]) -> pl.DataFrame:
@@ -29,19 +31,28 @@ def kinds(frames: Mapping[str, pl.DataFrame], settings: Mapping[str, Any]) -> pl
     table = pl.DataFrame(
         [(rung, *words) for rung, words in _KINDS.items()], schema=["rung", "kind", "why"], orient="row"
     )
+    if "taken" in sensors.columns:
+        sensors = sensors.rename({"kind": "kind_set"})
     known = sensors.join(table, on="rung", how="left").with_columns(
         pl.col("kind").fill_null(pl.col("rung")), pl.col("why").fill_null("")
     )
+    if "taken" in known.columns:
+        known = known.with_columns(
+            pl.when(pl.col("taken").is_in([COUNTER, ANGLE])).then("taken").otherwise("kind").alias("kind")
+        )
     if "discrete" in frames:
         known = known.join(frames["discrete"].select(*KEY, "distinct"), on=list(KEY), how="left")
         several = pl.format("the history holds {} values that come again and again", "distinct")
         known = known.with_columns(
             pl.when(pl.col("rung") == "few_values").then(several).otherwise("why").alias("why")
         )
-    parts = [
-        pl.when(pl.col("why") != "").then("why"),
-        pl.when(is_direction()).then(pl.lit("a direction, by its name")),
-    ]
+    parts = [pl.when(pl.col("why") != "").then("why")]
+    direction = is_direction()
+    if "taken" in known.columns:
+        parts.append(pl.when(pl.col("kind_set").is_not_null()).then(pl.format("set to {}", "kind_set")))
+        parts.append(pl.when(pl.col("taken") == COUNTER).then(pl.lit(_RISES)))
+        direction &= pl.col("kind_set").is_null()
+    parts.append(pl.when(direction).then(pl.lit("a direction, by its name")))
     if "pace" in known.columns:
         parts.append(pl.when(pl.col("pace") > 1).then(_own_pace(step)))
     if "sentinels" in known.columns:

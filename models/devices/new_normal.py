@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from models.devices import conversion
 from models.devices.channels import LEVEL_WEIGHTS
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
@@ -201,9 +202,10 @@ def _fitted(
     known = known.join(devices.lazy(), on="device", how="semi").select(*KEY, "time", "mean")
     keys = known.select(*KEY).unique().sort(*KEY).collect()
     paces, parts = paces_in(model.frames, keys), []
+    kinds = conversion.kinds_in(model.frames["sensors"])
     for panel in panels(known, paces, start, end, options):
         grids = panel.grids(options.cells)
-        fitted = stacked([fit_grid(grid, options, keys.clear(), faults) for grid in grids])
+        fitted = stacked([fit_grid(grid, options, keys.clear(), faults, kinds) for grid in grids])
         parts.append(one_joint(fitted, paces, panel.interval // options.step))
     return Model.of(files_of(stacked(parts), options))
 

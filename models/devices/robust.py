@@ -53,20 +53,22 @@ class Fitted:
         return cls(frame["baseline"].to_numpy(), profile, scales, np.empty((frame.height, 0)))
 
 
-def fit(grid: Grid, part: NDArray[np.bool_]) -> Fitted:
+def fit(grid: Grid, part: NDArray[np.bool_], chosen: NDArray[np.int8] | None = None) -> Fitted:
     """Detectors of all sensors of `grid` from the columns where `part`; which expectation, by the others.
 
+    `chosen` says which expectation (position in `BASELINES`) a sensor has, where it is not -1.
     Up to three short episodes a day of readings more than seven scales out, at most a tenth of
     the history, are taken for faults and left out; more than that is how the sensor behaves.
     """
-    first = _fit(grid, grid.values, part)
+    chosen = np.full(len(grid.values), -1, np.int8) if chosen is None else chosen
+    first = _fit(grid, grid.values, part, chosen)
     suspects = _suspects(grid, first)
     if not suspects.any():
         return first
     rows = np.flatnonzero(suspects.any(axis=1))
     clean = grid.values.copy()
     clean[suspects] = np.nan
-    again = _fit(grid.take(rows), clean[rows], part)
+    again = _fit(grid.take(rows), clean[rows], part, chosen[rows])
     baseline, profile = first.baseline.copy(), first.profile.copy()
     baseline[rows], profile[rows] = again.baseline, again.profile
     scales = {}
@@ -76,7 +78,7 @@ def fit(grid: Grid, part: NDArray[np.bool_]) -> Fitted:
     return Fitted(baseline, profile, Scales(**scales), clean)
 
 
-def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_]) -> Fitted:
+def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], chosen: NDArray[np.int8]) -> Fitted:
     inside = np.where(part[None, :], x, np.nan)
     center = row_quantiles(inside, (0.5,))[:, 0]
     center = np.where(np.isnan(center), row_quantiles(x, (0.5,))[:, 0], center)
@@ -91,10 +93,11 @@ def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_]) -> Fitted:
     widths = [_width(np.where(outside, x - e, np.nan)) for e in (expected, course, recent)]
     baseline = np.where(widths[1][:, 1] < 0.85 * widths[0][:, 1], SEASONAL, LEVEL).astype(np.int8)
     baseline[(widths[2] < 0.5 * np.minimum(widths[0], widths[1])).any(axis=1)] = LOCAL
+    baseline = np.where(chosen >= 0, chosen, baseline).astype(np.int8)
     profile = np.where((baseline == SEASONAL)[:, None], daily, level)
-    for s in np.flatnonzero(baseline == LOCAL):
+    for s in np.flatnonzero(((baseline == LOCAL) & (chosen < 0)) | (baseline == REGIMES)):
         regimes = _regimes(x[s])
-        if len(regimes) > 1:
+        if len(regimes) > 1 or chosen[s] == REGIMES:
             baseline[s], profile[s] = REGIMES, np.nan
             profile[s, : len(regimes)] = regimes
     expected = expected_of(grid, x, baseline, profile)

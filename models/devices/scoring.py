@@ -1,7 +1,7 @@
 """Scoring an hour: the rows of all requested sensors in one pass over the columns of the model."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from statistics import NormalDist
 from typing import Any
@@ -10,7 +10,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import channels, discrete, joint, left_out, new_normal, pooled, presence, robust
+from models.devices import (
+    channels,
+    conversion,
+    discrete,
+    joint,
+    left_out,
+    new_normal,
+    pooled,
+    presence,
+    robust,
+)
 from models.devices.calibration import Tails, corrected, uncorrected
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
@@ -60,6 +70,8 @@ class _Block:
     """What is known of the cells of some sensors in the hour; arrays of shape (S, columns), to be filled in."""
 
     grid: Grid
+    received: NDArray[np.bool_]
+    """Whether there is a reading, over all of the grid; that of a counter may have no value."""
     rung: NDArray[np.int8]
     score: Floats
     p_value: Floats
@@ -71,12 +83,13 @@ class _Block:
     """Distances from what is expected in the sensor's scale, over all of the grid; NaN without one."""
 
     @classmethod
-    def of(cls, grid: Grid, first: int) -> "_Block":
+    def of(cls, grid: Grid, first: int, received: NDArray[np.bool_]) -> "_Block":
         """Nothing known yet of the columns of `grid` from `first` on."""
         keys, columns = grid.keys.height, grid.intervals - first
         score, p_value, expected, low, high = (np.full((keys, columns), np.nan) for _ in range(5))
         return cls(
             grid=grid,
+            received=received,
             rung=np.full(keys, RUNGS.index("none"), np.int8),
             score=score,
             p_value=p_value,
@@ -189,7 +202,9 @@ def _score_grid(
     model: Model, grid: Grid, wanted: pl.DataFrame, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     grid = _without_sentinels(model, grid)
-    block = _Block.of(grid, LOOKBACK)
+    received = ~np.isnan(grid.values)
+    grid = conversion.converted(grid, conversion.taken_in(model.frames["sensors"], grid.keys))
+    block = _Block.of(grid, LOOKBACK, received)
     known = model.rungs(grid.keys)
     _score_varying(model, block, known["rung"], options)
     _score_discrete(model, block, known["rung"])
@@ -288,7 +303,8 @@ def _score_missing(model: Model, block: _Block, rung: pl.Series) -> None:
     at = np.flatnonzero(rung.is_not_null().to_numpy())
     if not len(at):
         return
-    grid = block.grid.take(at)
+    some = block.grid.take(at)
+    grid = replace(some, values=np.where(block.received[at], 0.0, np.nan))
     p = presence.gap_p_values(model.rows("sensors", grid.keys), grid, LOOKBACK)
     row, column = np.nonzero(p <= HIGHEST_ALPHA)
     block.p_value[at[row], column] = p[row, column]
@@ -371,7 +387,7 @@ def _joint_outcomes(keys: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
 def _outcomes(model: Model, block: _Block, known: pl.DataFrame, options: Options) -> pl.DataFrame:
     """One row per sensor of the block: status, rung and reason; silent and flat sensors are findings."""
     values = block.grid.values
-    count = (~np.isnan(values[:, LOOKBACK:])).sum(axis=1)
+    count = block.received[:, LOOKBACK:].sum(axis=1)
     alarmed = (block.cause == CAUSES.index("missing")).any(axis=1)
     length, chance = np.zeros(len(values), np.int16), np.full(len(values), np.nan)
     at = np.flatnonzero(known["rung"].is_not_null().to_numpy())

@@ -42,7 +42,7 @@ class DevicesSearch(Search):
     def prepare(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """`readings` of the devices of the study: device, tag, time, mean; and `labels` of faults, if there are any."""
+        """`readings` of the devices of the study: device, tag, time, mean; `labels` of faults and `kinds`, if any."""
         chosen, until = Options.of(options), moment_of(as_of)
         chosen = replace(chosen, backtest_devices=min(chosen.backtest_devices, TRIAL_DEVICES))
         start = history_start(context, until, replace(chosen, history_days=LONGEST_DAYS))
@@ -52,7 +52,9 @@ class DevicesSearch(Search):
         found = readings.select(*KEY, "time", "mean").join(devices.lazy(), on=KEY, how="semi")
         prepared = {"readings": found.sort(*KEY, "time").collect()}
         faults = labelled_faults(tables, until)
-        return prepared if faults.is_empty() else prepared | {"labels": faults}
+        kinds = tables["kinds"].select(*KEY, "kind").collect() if "kinds" in tables else pl.DataFrame()
+        some = {"labels": faults, "kinds": kinds}
+        return prepared | {name: frame for name, frame in some.items() if not frame.is_empty()}
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
         return [f"{end:%Y-%m-%d %H:%M}" for end in _ends(parts, moment_of(as_of))]
@@ -66,8 +68,9 @@ class DevicesSearch(Search):
             readings = parts["readings"].filter(pl.col("time") >= start, pl.col("time") < end)
             paces = pace.paces_of(readings, chosen.step)
             faults = labelled_faults(parts, end)
+            kinds = parts["kinds"].collect() if "kinds" in parts else None
             found = [
-                backtest.part_of_shard(panel, paces.select(KEY), chosen, faults)
+                backtest.part_of_shard(panel, paces.select(KEY), chosen, faults, kinds)
                 for panel in pace.panels(readings, paces, start, end, chosen)
             ]
             yield backtest.loss(backtest.predictions(stacked(found), chosen))

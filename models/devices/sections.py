@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from models.devices import conversion
 from models.devices.alarms import alarming
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.incidents import INCIDENTS, incidents, what_happened
@@ -223,7 +224,9 @@ def _past(view: _View, devices: pl.LazyFrame) -> pl.LazyFrame:
     time, begin = pl.col("time"), view.until - HOUR
     past = view.run.tables["readings"].filter(time >= begin - PAST, time < begin)
     columns = [c for c in (*KEY, "time", "shard") if c in past.collect_schema()]
-    return past.join(devices, on="device", how="semi").select(*columns, pl.col("mean").alias("past"))
+    found = past.join(devices, on="device", how="semi").select(*columns, pl.col("mean").alias("past"))
+    sensors = view.run.files.get("sensors")
+    return conversion.of_readings(found, sensors, "past") if isinstance(sensors, pl.DataFrame) else found
 
 
 def _false_alarms(view: _View) -> list[Part]:

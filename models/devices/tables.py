@@ -9,7 +9,17 @@ import polars as pl
 
 from models.contracts import ROW, RULE, Accepted, Folded, replace
 from models.devices import aggregation
-from models.devices.contracts import JOINT_TAG, KEY, RAW_COLUMNS, Labels, Readings, Verdicts, check_raw
+from models.devices.contracts import (
+    ANY_DEVICE,
+    JOINT_TAG,
+    KEY,
+    RAW_COLUMNS,
+    Kinds,
+    Labels,
+    Readings,
+    Verdicts,
+    check_raw,
+)
 from models.scenario import Table
 from models.times import TIME
 
@@ -136,6 +146,23 @@ class LabelsTable(Table):
         return super().accept(raw.with_columns(filled.alias("tag")), chosen)
 
 
+@dataclass(frozen=True)
+class KindsTable(Table):
+    """What kind of sensor a tag is. A source may lack `device`; where there is none, it is so on all devices: `*`."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return tuple(column for column in super().needed if column != "device")
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        device = pl.col("device") if "device" in raw.columns else pl.lit(None)
+        text = device.cast(pl.String).str.strip_chars()
+        filled = pl.when(text.fill_null("") == "").then(pl.lit(ANY_DEVICE)).otherwise(text)
+        word = pl.col("kind").cast(pl.String).str.strip_chars().str.to_lowercase()
+        chosen = {**options, "duplicates": options.get("duplicates") or "last"}
+        return super().accept(raw.with_columns(filled.alias("device"), word.alias("kind")), chosen)
+
+
 TABLES: dict[str, Table] = {
     "readings": ReadingsTable(
         "readings",
@@ -147,6 +174,7 @@ TABLES: dict[str, Table] = {
         wide=("tag", "value"),
     ),
     "labels": LabelsTable("labels", Labels, unique=(*KEY, "start"), shard_by=("device",), required=False),
+    "kinds": KindsTable("kinds", Kinds, unique=KEY, required=False),
     "verdicts": Table(
         "verdicts",
         Verdicts,

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import discrete, joint, left_out, pace, pooled, presence, robust
+from models.devices import conversion, discrete, joint, left_out, pace, pooled, presence, robust
 from models.devices.calibration import corrections, fit_shapes, folds_of, tails_of
 from models.devices.contracts import FAULT, JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
@@ -25,6 +25,13 @@ from models.devices.options import Options
 from models.scenario import File, Frames
 
 BLOCK = 60
+BASELINE_OF = {
+    "level": robust.LEVEL,
+    "daily": robust.SEASONAL,
+    "levels": robust.REGIMES,
+    "wanders": robust.LOCAL,
+}
+"""What is expected of sensors of the kinds that were set."""
 FEWEST_PER_PART = 20
 JOINT_WORTH = 0.4
 """A cluster of high joint scores says less about the next ones than one of a sensor's: what is expected of each
@@ -60,10 +67,12 @@ def prepare(
     paces = pace.paces_of(readings, options.step)
     sample = sampled(paces.select(KEY), context, options)
     faults = labelled_faults(tables, as_of)
+    kinds = tables["kinds"].select(*KEY, "kind").collect() if "kinds" in tables else None
     parts = []
     for panel in pace.panels(readings, paces, start, as_of, options):
-        fitted = stacked([fit_grid(grid, options, sample, faults) for grid in panel.grids(options.cells)])
-        backtest = part_of_shard(panel, sample, options, faults)
+        grids = panel.grids(options.cells)
+        fitted = stacked([fit_grid(grid, options, sample, faults, kinds) for grid in grids])
+        backtest = part_of_shard(panel, sample, options, faults, kinds)
         parts.append(one_joint(fitted | backtest, paces, panel.interval // options.step))
     return stacked(parts)
 
@@ -117,20 +126,28 @@ def stacked(parts: list[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
 
 
 def fit_grid(
-    grid: Grid, options: Options, sample: pl.DataFrame, faults: pl.DataFrame
+    grid: Grid,
+    options: Options,
+    sample: pl.DataFrame,
+    faults: pl.DataFrame,
+    kinds: pl.DataFrame | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Detectors of all sensors of `grid`, by kind, and their `tails`; `folds` for those of `sample`.
 
-    `grid` holds whole devices, since joint detectors are fitted too. What values are normal is learnt without
+    `grid` holds whole devices, since joint detectors are fitted too.
+    `kinds` are as in `conversion.readings_as`. What values are normal is learnt without
     sentinels and without the labelled `faults`; how often a reading is missing, with the latter.
     """
     sentinels = left_out.sentinels_of(grid.values)
     received = left_out.without(grid, sentinels)
-    grid = replace(received, values=np.where(left_out.in_faults(grid, faults), np.nan, received.values))
+    taken = conversion.readings_as(received, kinds)
+    kind = conversion.kind_of(grid.keys, kinds)
+    read = conversion.converted(received, taken)
+    grid = replace(read, values=np.where(left_out.in_faults(grid, faults), np.nan, read.values))
     part = fit_columns(grid)
     known = ~np.isnan(grid.values)
     readings = known.sum(axis=1)
-    few = discrete.is_discrete(grid.values) & (readings >= options.fewest_readings)
+    few = discrete.is_discrete(grid.values, kind) & (readings >= options.fewest_readings)
     halves = np.minimum(known[:, part].sum(axis=1), known[:, ~part].sum(axis=1))
     own = (readings >= options.fewest_readings) & (halves >= FEWEST_PER_PART) & ~few
     rung = np.where(few, DISCRETE_RUNGS[1], "none").astype(object)
@@ -140,7 +157,7 @@ def fit_grid(
         rung[np.flatnonzero(few)[frames["discrete"]["distinct"].to_numpy() == 1]] = DISCRETE_RUNGS[0]
     if own.any():
         rows = np.flatnonzero(own)
-        fitted = _fit_own(grid.take(rows), part)
+        fitted = _fit_own(grid.take(rows), part, kind.gather(rows))
         names = np.array(ROBUST_RUNGS, dtype=object)[fitted.fitted.baseline]
         rung[rows] = names if options.detector == "auto" else options.detector
         frames["robust"] = fitted.fitted.frame(fitted.grid.keys)
@@ -151,12 +168,16 @@ def fit_grid(
         pl.lit(grid.interval // options.step, pl.Int64).alias("pace"),
         pl.Series("rung", rung, dtype=pl.String),
         pl.Series("sentinels", sentinels, dtype=pl.List(pl.Float64)),
+        kind,
+        taken["taken"],
+        taken["zero"],
     )
     return frames
 
 
-def _fit_own(grid: Grid, part: NDArray[np.bool_]) -> _Own:
-    fitted = robust.fit(grid, part)
+def _fit_own(grid: Grid, part: NDArray[np.bool_], kind: pl.Series) -> _Own:
+    chosen = kind.replace_strict(BASELINE_OF, default=-1, return_dtype=pl.Int8).to_numpy()
+    fitted = robust.fit(grid, part, chosen)
     clean = Grid(grid.keys, fitted.clean, grid.start, grid.interval)
     scores, _ = robust.score_of(clean, fitted)
     expected = robust.expected_of(clean, clean.values, fitted.baseline, fitted.profile)
@@ -226,5 +247,7 @@ def files_of(parts: Mapping[str, pl.DataFrame], options: Options) -> dict[str, F
             files["corrections"] = corrections(parts["folds"], shaped)
     if "robust" in parts:
         center = pl.col("profile").arr.get(0).alias("center")
-        files["pooled"] = pooled.fit(parts["robust"].select("tag", center, "scale"))
+        as_they_are = parts["sensors"].filter(taken=conversion.AS_IT_IS)
+        robust_ones = parts["robust"].join(as_they_are, on=list(KEY), how="semi")
+        files["pooled"] = pooled.fit(robust_ones.select("tag", center, "scale"))
     return files

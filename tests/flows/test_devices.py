@@ -411,7 +411,7 @@ def test_published_hours_are_judged_by_labels_and_later_labels_restate_them(caug
 def test_an_ingest_of_nothing_is_refused(command, tmp_path):
     done = command("devices", "ingest", "--store", tmp_path / "store")
     assert done.status == 1
-    assert "Expected --source, --labels, or both" in done.err
+    assert "Expected --source, --labels or --kinds" in done.err
 
 
 def test_labels_that_break_the_contract_go_to_quarantine(own, devices, tmp_path):

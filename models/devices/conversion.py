@@ -1,0 +1,186 @@
+"""Sensors whose readings say something only once they are converted: counters and angles.
+
+A counter, such as of strokes or of energy, rises and starts again from near its lowest value. It is judged by its rise
+in an interval; after a gap, by the mean rise. The interval in which it starts again and the next one have no value, as
+nobody knows how far it had come, but the reading is not missing. An angle is turned the shorter way round to its mean
+direction, so 359 and 1 degrees are neighbours.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.devices import left_out
+from models.devices.aggregation import TURN, is_direction
+from models.devices.contracts import ANY_DEVICE, KEY
+from models.devices.grid import Floats, Grid
+
+AS_IT_IS, COUNTER, ANGLE = "as it is", "counter", "angle"
+_FEWEST_RISES = 30
+_RISING_SHARE, _RESTART_SHARE, _LOW_SHARE = 0.2, 0.05, 0.1
+
+
+def readings_as(grid: Grid, kinds: pl.DataFrame | None = None) -> pl.DataFrame:
+    """How the readings of each sensor are taken: `taken` (as it is, counter or angle) and `zero`, an angle's direction.
+
+    `kinds` (device, tag, kind) says what a sensor is; of others their past does.
+    """
+    named = kind_of(grid.keys, kinds)
+    unknown = named.is_null().to_numpy()
+    angle = (named == ANGLE).fill_null(value=False).to_numpy() | (
+        unknown & grid.keys.select(is_direction()).to_series().to_numpy() & _within_a_turn(grid.values)
+    )
+    counter = (named == COUNTER).fill_null(value=False).to_numpy() | (
+        unknown & ~angle & is_counter(grid.values)
+    )
+    taken = np.where(angle, ANGLE, np.where(counter, COUNTER, AS_IT_IS)).astype(object)
+    zero = np.where(angle, _mean_direction(grid.values), np.nan)
+    if kinds is not None and "zero" in kinds.columns:
+        known = grid.keys.join(kinds, on=list(KEY), how="left", maintain_order="left")["zero"]
+        zero = np.where(angle, known.fill_null(np.nan).to_numpy(), np.nan)
+    return grid.keys.with_columns(
+        pl.Series("taken", taken, dtype=pl.String), pl.Series("zero", zero, nan_to_null=True)
+    )
+
+
+def kind_of(keys: pl.DataFrame, kinds: pl.DataFrame | None) -> pl.Series:
+    """The kind that was set for each key; a row for its device comes before one for all. Null where none was."""
+    if kinds is None or kinds.is_empty():
+        return pl.Series("kind", [None] * keys.height, dtype=pl.String)
+    everywhere = kinds.filter(device=ANY_DEVICE).select("tag", general="kind")
+    own = kinds.select(*KEY, "kind")
+    both = keys.join(own, on=list(KEY), how="left", maintain_order="left")
+    both = both.join(everywhere, on="tag", how="left", maintain_order="left")
+    return both.select(pl.coalesce("kind", "general").alias("kind")).to_series()
+
+
+def converted(grid: Grid, taken: pl.DataFrame) -> Grid:
+    """`grid` with the readings of counters and angles converted; `taken` as `readings_as`, in the order of its keys."""
+    counters = np.flatnonzero((taken["taken"] == COUNTER).fill_null(value=False))
+    angles = np.flatnonzero((taken["taken"] == ANGLE).fill_null(value=False))
+    if not len(counters) and not len(angles):
+        return grid
+    values = grid.values.copy()
+    values[counters] = rises(values[counters])
+    zero = taken["zero"].to_numpy()[angles, None]
+    values[angles] = zero + (values[angles] - zero + TURN / 2) % TURN - TURN / 2
+    return replace(grid, values=values)
+
+
+def rises(x: Floats) -> Floats:
+    """The rise of each row's counter since its last reading, by interval; NaN at the first reading and at a restart.
+
+    >>> rises(np.array([[5.0, 7, np.nan, 11, 1, 3, 5]])).tolist()
+    [[nan, 2.0, nan, 2.0, nan, nan, 2.0]]
+    """
+    before, apart = _before(x)
+    rise = (x - before) / np.maximum(apart, 1)
+    fallen = rise < 0
+    again = np.zeros_like(fallen)
+    row, column = np.nonzero(fallen)
+    known = ~np.isnan(x)
+    following = np.where(known, np.arange(x.shape[1])[None, :], x.shape[1])
+    following = np.minimum.accumulate(following[:, ::-1], axis=1)[:, ::-1]
+    if len(row):
+        after = np.where(
+            column + 1 < x.shape[1], following[row, np.minimum(column + 1, x.shape[1] - 1)], x.shape[1]
+        )
+        inside = after < x.shape[1]
+        again[row[inside], after[inside]] = True
+    return np.where(fallen | again, np.nan, rise)
+
+
+def is_counter(x: Floats) -> NDArray[np.bool_]:
+    """Which rows only rise, but for falls to near their lowest value that are rare beside the rises."""
+    before, _ = _before(x)
+    change = x - before
+    rising, falling = (change > 0).sum(axis=1), change < 0
+    known = (~np.isnan(x)).sum(axis=1)
+    low = np.where(np.isnan(x), np.inf, x).min(axis=1, initial=np.inf)
+    high = np.where(np.isnan(x), -np.inf, x).max(axis=1, initial=-np.inf)
+    span = np.where(high > low, high - low, 0.0)
+    near = np.where(falling, x - low[:, None] <= _LOW_SHARE * span[:, None], True).all(axis=1)
+    falls = falling.sum(axis=1)
+    found: NDArray[np.bool_] = (
+        (rising >= _FEWEST_RISES)
+        & (rising >= _RISING_SHARE * known)
+        & (falls <= _RESTART_SHARE * rising)
+        & near
+    )
+    return found
+
+
+def _before(x: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """The last reading before each cell, and how many intervals before; NaN where the cell or that has none."""
+    columns = np.arange(x.shape[1])
+    last = np.maximum.accumulate(np.where(np.isnan(x), -1, columns[None, :]), axis=1)
+    last = np.concatenate([np.full((len(x), 1), -1), last[:, :-1]], axis=1)
+    rows = np.arange(len(x))[:, None]
+    before = np.where(last >= 0, x[rows, np.maximum(last, 0)], np.nan)
+    return before, columns[None, :] - last
+
+
+def _within_a_turn(x: Floats) -> NDArray[np.bool_]:
+    """Rows with values from 0 to 360, or from -180 to 180, on both sides of where these meet."""
+    low = np.where(np.isnan(x), np.inf, x).min(axis=1, initial=np.inf)
+    high = np.where(np.isnan(x), -np.inf, x).max(axis=1, initial=-np.inf)
+    positive = (low >= 0) & (high <= TURN)
+    signed = (low >= -TURN / 2) & (high <= TURN / 2)
+    found: NDArray[np.bool_] = (positive | signed) & (high - low > TURN / 2)
+    return found
+
+
+def _mean_direction(x: Floats) -> Floats:
+    """The direction from 0 to 360 that the values of each row add up to."""
+    turn = np.deg2rad(x)
+    found: Floats = np.rad2deg(np.arctan2(np.nansum(np.sin(turn), axis=1), np.nansum(np.cos(turn), axis=1)))
+    return found % TURN
+
+
+def kinds_in(sensors: pl.DataFrame) -> pl.DataFrame | None:
+    """The kinds that a detector learnt later has to take from a model's `sensors`; None of one from an earlier version."""
+    if "taken" not in sensors.columns:
+        return sensors.select(*KEY, kind=pl.lit(AS_IT_IS))
+    return sensors.select(*KEY, pl.coalesce("kind", "taken").alias("kind"), "zero")
+
+
+def taken_in(sensors: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
+    """How a model's `sensors` take the readings of `keys`, in their order; null where it does not know one."""
+    if "taken" not in sensors.columns:
+        return keys.with_columns(taken=pl.lit(AS_IT_IS), zero=pl.lit(None, pl.Float64))
+    known = sensors.select(*KEY, "taken", "zero")
+    return keys.select(*KEY).join(known, on=list(KEY), how="left", maintain_order="left")
+
+
+def as_they_are(sensors: pl.DataFrame) -> pl.DataFrame:
+    """A model's `sensors` for readings that were converted before."""
+    return sensors.with_columns(taken=pl.lit(AS_IT_IS), zero=pl.lit(None, pl.Float64))
+
+
+def beforehand(grid: Grid, kinds: pl.DataFrame | None) -> tuple[Grid, pl.DataFrame]:
+    """The grid with its readings converted, and the kinds by which they are not converted again."""
+    without = left_out.without(grid, left_out.sentinels_of(grid.values))
+    done = converted(grid, readings_as(without, kinds))
+    kind = kind_of(grid.keys, kinds)
+    kept = pl.when(kind.is_in([COUNTER, ANGLE])).then(None).otherwise(kind).fill_null(AS_IT_IS)
+    return done, grid.keys.select(*KEY).with_columns(kept.alias("kind"))
+
+
+def of_readings(readings: pl.LazyFrame, sensors: pl.DataFrame, column: str) -> pl.LazyFrame:
+    """`column` of readings (device, tag, time) as a model with these `sensors` takes it, to be shown beside its values."""
+    if "taken" not in sensors.columns or not sensors["taken"].is_in([COUNTER, ANGLE]).any():
+        return readings
+    known = sensors.select(*KEY, "taken", "zero").lazy()
+    rise = pl.col(column).diff().over(*KEY, order_by="time")
+    turned = pl.col("zero") + (pl.col(column) - pl.col("zero") + TURN / 2) % TURN - TURN / 2
+    value = (
+        pl.when(pl.col("taken") == COUNTER)
+        .then(pl.when(rise >= 0).then(rise))
+        .when(pl.col("taken") == ANGLE)
+        .then(turned)
+        .otherwise(column)
+    )
+    both = readings.join(known, on=list(KEY), how="left")
+    return both.with_columns(value.alias(column)).drop("taken", "zero").drop_nulls(column)

@@ -1,0 +1,133 @@
+"""Counters, angles, and kinds of sensors that people set."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.contracts import ROW
+from models.devices.conversion import COUNTER, is_counter, readings_as, rises
+from models.devices.grid import Grid
+from models.devices.kinds import kinds
+from models.devices.scenario import DEVICES
+from models.devices.tables import TABLES
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+OPTIONS = {"interval": "1m", "alpha": 0.001}
+DAY = 24 * 60
+
+
+def noise(n, seed=1):
+    return np.random.default_rng(seed).normal(0, 1, n)
+
+
+def tables_of(tags, kind_rows=()):
+    """Readings of device d by tag, one a minute; NaN are left out."""
+    frames = []
+    for tag, values in tags.items():
+        times = [START + n * MINUTE for n in range(len(values))]
+        frames.append(pl.DataFrame({"device": "d", "tag": tag, "time": times, "mean": values, "shard": 0}))
+    readings = pl.concat(frames).with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")))
+    tables = {"readings": readings.filter(pl.col("mean").is_not_nan()).lazy()}
+    if kind_rows:
+        tables["kinds"] = pl.DataFrame(kind_rows, schema=["device", "tag", "kind"], orient="row").lazy()
+    return tables
+
+
+def trained(tables, minutes=DAY):
+    as_of = START + minutes * MINUTE
+    context = DEVICES.context(tables, as_of, OPTIONS)
+    parts = DEVICES.prepare_shard(tables, context, as_of, OPTIONS)
+    return DEVICES.fit({n: f.lazy() for n, f in parts.items()}, context, as_of, OPTIONS)
+
+
+def scored(tables, tag, minutes=DAY, hours=1):
+    model = DEVICES.load(trained(tables, minutes).files)
+    keys = pl.DataFrame({"device": ["d"], "tag": [tag]})
+    ends = [START + minutes * MINUTE + (h + 1) * HOUR for h in range(hours)]
+    return pl.concat([DEVICES.score(model, tables, {}, keys, end, OPTIONS).rows for end in ends])
+
+
+def kind_of(tables, tag="t"):
+    files = trained(tables).files
+    table = kinds({n: f for n, f in files.items() if isinstance(f, pl.DataFrame)}, files["settings"])
+    return table.filter(tag=tag).select("kind", "reason").row(0)
+
+
+def counted(rate, n, every=None):
+    """A counter that rises by about `rate` a minute, and starts again after `every` minutes."""
+    total = np.cumsum(rate + noise(n))
+    if every:
+        total -= total[(np.arange(n) // every) * every]
+    return total
+
+
+@pytest.mark.parametrize("every", [None, 400])
+def test_a_counter_is_judged_by_its_rise_and_starting_again_is_no_anomaly(every):
+    tables = tables_of({"t": counted(50, DAY + 120, every)})
+    rows = scored(tables, "t", hours=2)
+    assert rows["is_anomaly"].mean() < 0.02
+    assert 45 < rows["value"].median() < 55
+    assert kind_of(tables)[0] == COUNTER
+
+
+def test_a_counter_that_slows_down_is_called():
+    values = counted(50, DAY + 60)
+    values[DAY + 30 :] = values[DAY + 30] + 40 * np.arange(1, 31)
+    rows = scored(tables_of({"t": values}), "t").sort("time")
+    assert rows["is_anomaly"][31:].all()
+    assert not rows["is_anomaly"][:30].any()
+
+
+def test_the_interval_in_which_a_counter_starts_again_is_not_missing():
+    values = counted(50, DAY + 60, 20)
+    rows = scored(tables_of({"t": values}), "t")
+    assert "missing" not in rows["rung"].to_list()
+
+
+def test_what_falls_as_often_as_it_rises_or_to_any_level_is_no_counter():
+    wave = np.tile(np.r_[np.arange(30.0), np.arange(30.0, 0, -1)], 20)
+    steps = np.cumsum(np.where(np.arange(1200) % 100 == 99, -40.0, 1.0))
+    assert is_counter(np.stack([wave, steps, np.arange(1200.0)])).tolist() == [False, False, True]
+
+
+def test_a_rise_over_a_gap_is_that_of_an_interval_and_nothing_is_known_after_a_restart():
+    found = rises(np.array([[0.0, 2, np.nan, np.nan, 8, 3, np.nan, 5, 7]]))
+    np.testing.assert_array_equal(found, [[np.nan, 2, np.nan, np.nan, 2, np.nan, np.nan, np.nan, 2]])
+
+
+def test_an_angle_is_turned_to_its_mean_direction():
+    values = (2 + 5 * noise(DAY + 60)) % 360
+    values[-1] = 90.0
+    rows = scored(tables_of({"wind_direction": values}), "wind_direction").sort("time")
+    assert not rows["is_anomaly"][:-1].any()
+    assert rows["is_anomaly"][-1]
+    assert rows["value"].max() - rows["value"].min() < 180
+
+
+def test_a_kind_that_is_set_stands_before_what_the_readings_look_like():
+    rising = tables_of({"t": counted(50, DAY)}, [("*", "t", "wanders")])
+    assert kind_of(rising)[0] == "wanders"
+    assert "set to wanders" in kind_of(rising)[1]
+    own = tables_of({"t": counted(50, DAY)}, [("*", "t", "wanders"), ("d", "t", "counter")])
+    assert kind_of(own)[0] == COUNTER
+
+
+def test_few_values_that_are_set_to_vary_are_judged_by_their_distance():
+    few = np.round(noise(DAY))
+    assert kind_of(tables_of({"t": few}))[0] == "few values"
+    assert kind_of(tables_of({"t": few}, [("d", "t", "level")]))[0] == "varies about a level"
+
+
+def test_a_name_alone_makes_no_angle_of_values_that_never_pass_north():
+    grid = Grid(pl.DataFrame({"device": ["d"], "tag": ["valve angle"]}), 20 + noise(100)[None], START, MINUTE)
+    assert readings_as(grid)["taken"].to_list() == ["as it is"]
+
+
+def test_kinds_without_a_device_are_of_all_devices_and_unknown_ones_are_refused():
+    raw = pl.DataFrame({"tag": ["a", "b"], "kind": [" Counter", "clock"]}).with_row_index(ROW)
+    found = TABLES["kinds"].accept(raw, {})
+    assert found.good.select("device", "tag", "kind").rows() == [("*", "a", "counter")]
+    assert found.bad.height == 1
