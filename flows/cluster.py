@@ -48,12 +48,15 @@ DASK_SETTINGS = {
     "distributed.deploy.lost-worker-timeout": "1h",
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.worker.profile.enabled": False,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
 """A worker process that died is started again however long that takes: by default Dask gives it up after
 15 seconds, and a run without workers waits for ever. A worker is given one shard at a time, so that its
 death is blamed on no other. Nothing is profiled: Dask's profiler calls `sys._current_frames` a hundred times a
 second, which in CPython before 3.11.9 waits for itself for ever where garbage is collected meanwhile
-(python/cpython#106883), with the interpreter's lock.
+(python/cpython#106883), with the interpreter's lock. Scheduler and workers have servers for HTTP without TLS, which
+Dask always starts: they have no pages, so that no other user of the machine reads the keys in them.
 """
 
 
@@ -89,7 +92,7 @@ def local_or_named() -> Iterator[object]:
             processes=True,
             host="127.0.0.1",
             security=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             memory_limit=0,
             preload=[LEAVE_INTERRUPTS],
             env=WORKER_ENVIRONMENT,

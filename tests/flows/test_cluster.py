@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 
+import httpx
 import pytest
 
 from flows import cluster
@@ -23,6 +24,16 @@ def test_a_cluster_has_the_workers_that_tasks_can_use_and_called_flows_share_it(
             assert len(made.worker_spec) == 2
         assert made.status.name == "running"
     assert made.status.name == "closed"
+
+
+@pytest.mark.slow
+def test_what_dask_serves_over_http_has_no_pages(monkeypatch):
+    monkeypatch.setenv("ALMANAC_WORKERS", "1")
+    with local_or_named() as made:
+        server = made.scheduler.http_server
+        assert (server.address, server.port) != ("127.0.0.1", 8787)
+        for page in ("info/main/workers.html", "json/counts.json", "metrics", "health"):
+            assert httpx.get(f"http://{server.address}:{server.port}/{page}").status_code == 404
 
 
 @pytest.fixture
