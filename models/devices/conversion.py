@@ -7,6 +7,7 @@ direction, so 359 and 1 degrees are neighbours.
 """
 
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import polars as pl
@@ -168,19 +169,22 @@ def beforehand(grid: Grid, kinds: pl.DataFrame | None) -> tuple[Grid, pl.DataFra
     return done, grid.keys.select(*KEY).with_columns(kept.alias("kind"))
 
 
-def of_readings(readings: pl.LazyFrame, sensors: pl.DataFrame, column: str) -> pl.LazyFrame:
+def of_readings(readings: pl.LazyFrame, sensors: pl.DataFrame, column: str, step: timedelta) -> pl.LazyFrame:
     """`column` of readings (device, tag, time) as a model with these `sensors` takes it, to be shown beside its values."""
     if "taken" not in sensors.columns or not sensors["taken"].is_in([COUNTER, ANGLE]).any():
         return readings
-    known = sensors.select(*KEY, "taken", "zero").lazy()
-    rise = pl.col(column).diff().over(*KEY, order_by="time")
+    known = sensors.select(*KEY, "taken", "zero", "pace").lazy()
+    change, apart = (pl.col(name).diff().over(*KEY, order_by="time") for name in (column, "time"))
+    fallen = change < 0
+    restart = fallen | fallen.shift(1).over(*KEY, order_by="time").fill_null(value=False)
+    rise = change / (apart / (pl.col("pace") * step)).cast(pl.Float64)
     turned = pl.col("zero") + (pl.col(column) - pl.col("zero") + TURN / 2) % TURN - TURN / 2
     value = (
         pl.when(pl.col("taken") == COUNTER)
-        .then(pl.when(rise >= 0).then(rise))
+        .then(pl.when(~restart).then(rise))
         .when(pl.col("taken") == ANGLE)
         .then(turned)
         .otherwise(column)
     )
     both = readings.join(known, on=list(KEY), how="left")
-    return both.with_columns(value.alias(column)).drop("taken", "zero").drop_nulls(column)
+    return both.with_columns(value.alias(column)).drop("taken", "zero", "pace").drop_nulls(column)

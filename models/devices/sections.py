@@ -226,7 +226,9 @@ def _past(view: _View, devices: pl.LazyFrame) -> pl.LazyFrame:
     columns = [c for c in (*KEY, "time", "shard") if c in past.collect_schema()]
     found = past.join(devices, on="device", how="semi").select(*columns, pl.col("mean").alias("past"))
     sensors = view.run.files.get("sensors")
-    return conversion.of_readings(found, sensors, "past") if isinstance(sensors, pl.DataFrame) else found
+    if not isinstance(sensors, pl.DataFrame):
+        return found
+    return conversion.of_readings(found, sensors, "past", view.options.step)
 
 
 def _false_alarms(view: _View) -> list[Part]:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from models.contracts import ROW
-from models.devices.conversion import COUNTER, is_counter, readings_as, rises
+from models.devices.conversion import COUNTER, is_counter, of_readings, readings_as, rises
 from models.devices.grid import Grid
 from models.devices.kinds import kinds
 from models.devices.scenario import DEVICES
@@ -96,6 +96,23 @@ def test_what_falls_as_often_as_it_rises_or_to_any_level_is_no_counter():
 def test_a_rise_over_a_gap_is_that_of_an_interval_and_nothing_is_known_after_a_restart():
     found = rises(np.array([[0.0, 2, np.nan, np.nan, 8, 3, np.nan, 5, 7]]))
     np.testing.assert_array_equal(found, [[np.nan, 2, np.nan, np.nan, 2, np.nan, np.nan, np.nan, 2]])
+
+
+def test_past_readings_are_shown_as_they_are_scored():
+    values = np.array([0.0, 2, np.nan, np.nan, 8, 3, np.nan, 5, 7])
+    readings = tables_of({"t": values})["readings"].rename({"mean": "past"})
+    sensors = pl.DataFrame({"device": "d", "tag": "t", "taken": COUNTER, "zero": 0.0, "pace": 1})
+    shown = of_readings(readings, sensors, "past", MINUTE).sort("time").collect()["past"].to_list()
+    assert shown == [rise for rise in rises(values[None])[0] if not np.isnan(rise)]
+
+
+def test_a_bundle_without_kinds_takes_counters_as_they_are():
+    tables = tables_of({"t": counted(50, DAY + 60)})
+    files = trained(tables).files
+    earlier = {**files, "sensors": files["sensors"].drop("kind", "taken", "zero")}
+    keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
+    rows = DEVICES.score(DEVICES.load(earlier), tables, {}, keys, START + (DAY + 60) * MINUTE, OPTIONS).rows
+    assert rows["value"].min() > 50 * DAY * 0.9
 
 
 def test_an_angle_is_turned_to_its_mean_direction():
