@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import polars as pl
+from deltalake import CommitProperties, DeltaTable
 from polars import selectors
 
 from models.contracts import ROW, RULE
@@ -44,16 +45,24 @@ def release(scenario: Scenario, store: Store, table: Table, sources: Sequence[st
     if store.version(path) is None:
         return 0
     place = pl.col("source").is_in(sources)
-    held = store.scan(path).filter(pl.col("table") == table.name, place).collect()
-    well = held.join(bad, on=["source", "row_number"], how="anti", nulls_equal=True)
-    for (source,), rows in well.group_by("source", maintain_order=True):
-        numbers = rows["row_number"]
-        listed = [f"row_number in ({', '.join(map(str, numbers.drop_nulls()))})"] * (numbers.count() > 0)
-        which = " or ".join([*listed, *["row_number is null"] * (numbers.null_count() > 0)])
-        named = str(source).replace("'", "''")
-        predicate = f"\"table\" = '{table.name}' and source = '{named}' and ({which})"
-        store.delete(path, predicate)
+    there = store.scan(path).filter(pl.col("table") == table.name, place).collect()
+    well = there.join(bad, on=["source", "row_number"], how="anti", nulls_equal=True)
+    if well.height:
+        rows = well.select("source", "row_number").unique(maintain_order=True)
+        store.retrying(path, lambda: _delete(store.table(path), table.name, rows))
     return well.height
+
+
+def _delete(quarantined: DeltaTable, name: str, rows: pl.DataFrame) -> None:
+    same = "held.row_number = well.row_number or held.row_number is null and well.row_number is null"
+    merging = quarantined.merge(
+        rows.to_arrow(),
+        f"held.\"table\" = '{name}' and held.source = well.source and ({same})",
+        source_alias="well",
+        target_alias="held",
+        commit_properties=CommitProperties(max_commit_retries=0),
+    )
+    merging.when_matched_delete().execute()
 
 
 def as_bad(rows: pl.DataFrame, source: str, number: str | None) -> pl.DataFrame:
