@@ -48,15 +48,19 @@ DASK_SETTINGS = {
     "distributed.deploy.lost-worker-timeout": "1h",
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.worker.profile.enabled": False,
-    "distributed.scheduler.http.routes": [],
-    "distributed.worker.http.routes": [],
 }
 """A worker process that died is started again however long that takes: by default Dask gives it up after
 15 seconds, and a run without workers waits for ever. A worker is given one shard at a time, so that its
 death is blamed on no other. Nothing is profiled: Dask's profiler calls `sys._current_frames` a hundred times a
 second, which in CPython before 3.11.9 waits for itself for ever where garbage is collected meanwhile
-(python/cpython#106883), with the interpreter's lock. Scheduler and workers have servers for HTTP without TLS, which
-Dask always starts: they have no pages, so that no other user of the machine reads the keys in them.
+(python/cpython#106883), with the interpreter's lock.
+"""
+_NO_PAGES: dict[str, list[str]] = {
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+"""Dask always starts servers for HTTP without TLS beside scheduler and workers. They have no pages, so that no other user of
+the machine reads the keys in them.
 """
 
 
@@ -85,7 +89,7 @@ def local_or_named() -> Iterator[object]:
         yield _local.cluster
         return
     with (
-        dask.config.set(DASK_SETTINGS),
+        dask.config.set(DASK_SETTINGS | _NO_PAGES),
         LocalCluster(
             n_workers=_local.wanted or most_workers(),
             threads_per_worker=1,
