@@ -139,11 +139,7 @@ class LabelsTable(Table):
         return tuple(column for column in super().needed if column != "tag")
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        tag = pl.col("tag") if "tag" in raw.columns else pl.lit(None)
-        text = tag.cast(pl.String).str.strip_chars()
-        filled = pl.when(text.fill_null("") == "").then(pl.lit(JOINT_TAG)).otherwise(text)
-        chosen = {**options, "duplicates": options.get("duplicates") or "last"}
-        return super().accept(raw.with_columns(filled.alias("tag")), chosen)
+        return super().accept(_or_all(raw, "tag", JOINT_TAG), _the_last_counts(options))
 
 
 @dataclass(frozen=True)
@@ -155,12 +151,22 @@ class KindsTable(Table):
         return tuple(column for column in super().needed if column != "device")
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        device = pl.col("device") if "device" in raw.columns else pl.lit(None)
-        text = device.cast(pl.String).str.strip_chars()
-        filled = pl.when(text.fill_null("") == "").then(pl.lit(ANY_DEVICE)).otherwise(text)
         word = pl.col("kind").cast(pl.String).str.strip_chars().str.to_lowercase()
-        chosen = {**options, "duplicates": options.get("duplicates") or "last"}
-        return super().accept(raw.with_columns(filled.alias("device"), word.alias("kind")), chosen)
+        named = _or_all(raw, "device", ANY_DEVICE).with_columns(word.alias("kind"))
+        return super().accept(named, _the_last_counts(options))
+
+
+def _or_all(raw: pl.DataFrame, column: str, every: str) -> pl.DataFrame:
+    """`raw` with `every` where a column has nothing, or is not there."""
+    text = (pl.col(column) if column in raw.columns else pl.lit(None)).cast(pl.String).str.strip_chars()
+    return raw.with_columns(
+        pl.when(text.fill_null("") == "").then(pl.lit(every)).otherwise(text).alias(column)
+    )
+
+
+def _the_last_counts(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options`; of several rows of one key the last one counts, unless they say otherwise."""
+    return {**options, "duplicates": options.get("duplicates") or "last"}
 
 
 TABLES: dict[str, Table] = {

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
+from deltalake import CommitProperties
 from prefect import task
 
 from tasks.housekeeping.retention import HousekeepingError, files_under, remove
@@ -135,7 +136,8 @@ def _expire(
         old &= ~pl.col(column).is_in(kept)
     count = int(store.scan(table).filter(old).select(pl.len()).collect().item())
     if count and not dry_run:
-        store.delete(table, predicate)
+        once = CommitProperties(max_commit_retries=0)
+        store.retrying(table, lambda: store.table(table).delete(predicate, commit_properties=once))
     return count
 
 

@@ -9,6 +9,7 @@ from polars import selectors
 
 from models.contracts import ROW, RULE
 from models.scenario import Scenario, Table
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
 
 
@@ -16,7 +17,7 @@ def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame
     """Append bad rows to the scenario's quarantine; rows that are there already are not repeated."""
     if bad.is_empty():
         return
-    path = f"{scenario.name}/quarantine"
+    path = _path(scenario)
     rows = bad.with_columns(pl.lit(table.name).alias("table"))
     if store.version(path) is not None:
         sources = bad["source"].unique().implode()
@@ -32,7 +33,7 @@ def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame
 
 def held(scenario: Scenario, store: Store, table: Table) -> dict[str, set[int | None]]:
     """The numbers of a table's rows in quarantine, by source; None for a source as a whole, or a row without one."""
-    path = f"{scenario.name}/quarantine"
+    path = _path(scenario)
     if store.version(path) is None:
         return {}
     rows = store.scan(path).filter(table=table.name).group_by("source").agg("row_number").collect()
@@ -41,7 +42,7 @@ def held(scenario: Scenario, store: Store, table: Table) -> dict[str, set[int | 
 
 def release(scenario: Scenario, store: Store, table: Table, sources: Sequence[str], bad: pl.DataFrame) -> int:
     """Remove from quarantine the rows of sources that were read again and are not among `bad` any more; how many."""
-    path = f"{scenario.name}/quarantine"
+    path = _path(scenario)
     if store.version(path) is None:
         return 0
     place = pl.col("source").is_in(sources)
@@ -51,6 +52,10 @@ def release(scenario: Scenario, store: Store, table: Table, sources: Sequence[st
         rows = well.select("source", "row_number").unique(maintain_order=True)
         store.retrying(path, lambda: _delete(store.table(path), table.name, rows))
     return well.height
+
+
+def _path(scenario: Scenario) -> str:
+    return Layout(scenario.name).table("quarantine")
 
 
 def _delete(quarantined: DeltaTable, name: str, rows: pl.DataFrame) -> None:

@@ -355,11 +355,6 @@ class Store:
             self.compact_at_times(name)
         return appended
 
-    def delete(self, name: str, predicate: str) -> None:
-        """Delete the rows of a table for which an SQL condition holds."""
-        once = CommitProperties(max_commit_retries=0)
-        self.retrying(name, lambda: self.table(name).delete(predicate, commit_properties=once))
-
     def compact_at_times(self, name: str) -> None:
         """Make one file of a table's small ones, every so many commits, so that a reader opens no more than that.
 
