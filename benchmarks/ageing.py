@@ -12,33 +12,28 @@ week is scored by the command line, on a copy on disk, and on one in Azurite beh
 
 import argparse
 import asyncio
-import base64
 import contextlib
-import hashlib
-import hmac
 import json
 import multiprocessing
 import os
 import re
 import shutil
-import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import httpx
 import polars as pl
 from deltalake import DeltaTable
 
+from benchmarks import azurite
 from benchmarks.measure import Measured, run, table
+from flows.cluster import free_port, prefect_server
 from models.scenario import Scenario
 from tasks.housekeeping.retention import tables
 from tasks.registry import ledger
@@ -48,17 +43,13 @@ AGES = {"devices": (1, 100, 1000, 9000), "sales": (1, 100, 500)}
 SCORING = {"devices": ("score", "--catch-up", "1"), "sales": ("forecast",)}
 CADENCE = {"devices": timedelta(hours=1), "sales": timedelta(days=7)}
 DELAY_SECONDS = 0.03
+_START_SECONDS = 60
 _CHECKPOINT = 100
 """delta-rs makes a checkpoint after so many commits."""
-_ACCOUNT = "devstoreaccount1"
-_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""Account and key of every Azurite, which its documentation names."""
 
 
 def main() -> None:
     """Print a line for each scenario, age and kind of store."""
-    from flows.cluster import prefect_server
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -252,9 +243,13 @@ def _on_disk(name: str, folder: Path) -> dict[str, Any]:
 def _in_blob(name: str, folder: Path, age: int) -> dict[str, Any]:
     """The run on a copy of the store in Azurite; requests and bytes are those of the run."""
     os.environ["AZURE_STORAGE_USE_EMULATOR"] = "true"
-    with _azurite() as port, _proxy(port) as (proxy, requests, sent):
-        os.environ["AZURITE_BLOB_STORAGE_URL"] = f"http://127.0.0.1:{port}"
-        _create_container(f"http://127.0.0.1:{port}", "aged")
+    with (
+        tempfile.TemporaryDirectory() as log,
+        azurite.serving(azurite.executable() or "azurite-blob", Path(log)) as url,
+        _proxy(int(url.rpartition(":")[2])) as (proxy, requests, sent),
+    ):
+        os.environ["AZURITE_BLOB_STORAGE_URL"] = url
+        azurite.create_container(url, "aged")
         store = Store(f"az://aged/{age}")
         paths = [path for path in folder.rglob("*") if path.is_file()]
         with ThreadPoolExecutor(8) as pool:
@@ -269,48 +264,16 @@ def _seconds(measured: Measured) -> dict[str, Any]:
     return {"seconds": measured.seconds, "cpu": measured.cpu, "of them": stages}
 
 
-def _create_container(url: str, name: str) -> None:
-    """Create a container by the Blob REST API, signed with the key that every Azurite has."""
-    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
-    canonical = "".join(f"{header}:{value}\n" for header, value in sorted(headers.items()))
-    resource = f"/{_ACCOUNT}/{_ACCOUNT}/{name}\nrestype:container"
-    signed = "\n".join(["PUT", *[""] * 11, canonical + resource])
-    digest = hmac.new(base64.b64decode(_KEY), signed.encode(), hashlib.sha256).digest()
-    headers["Authorization"] = f"SharedKey {_ACCOUNT}:{base64.b64encode(digest).decode()}"
-    httpx.put(f"{url}/{_ACCOUNT}/{name}?restype=container", headers=headers).raise_for_status()
-
-
-@contextmanager
-def _azurite() -> Iterator[int]:
-    port = _free_port()
-    local = Path("node_modules/.bin/azurite-blob")
-    words = [str(local.resolve()) if local.exists() else "azurite-blob", "--silent", "--skipApiVersionCheck"]
-    words += [
-        "--inMemoryPersistence",
-        "--disableTelemetry",
-        "--blobHost",
-        "127.0.0.1",
-        "--blobPort",
-        str(port),
-    ]
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _await(port)
-        yield port
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
 @contextmanager
 def _proxy(to: int) -> Iterator[tuple[int, Any, Any]]:
     """A proxy in a process of its own; its port, and how many requests and bytes of answers it passed on."""
     context = multiprocessing.get_context("spawn")
-    requests, sent, port = context.Value("q", 0), context.Value("q", 0), _free_port()
+    requests, sent, port = context.Value("q", 0), context.Value("q", 0), free_port()
     process = context.Process(target=_pass_on, args=(port, to, requests, sent), daemon=True)
     process.start()
     try:
-        _await(port)
+        if not azurite.answers_in_time(port, _START_SECONDS):
+            raise RuntimeError(f"the proxy does not answer on port {port}")
         yield port, requests, sent
     finally:
         process.terminate()
@@ -354,23 +317,6 @@ async def _message(reader: asyncio.StreamReader, *, to_head: bool = False) -> tu
             size = await reader.readuntil(b"\r\n")
             body += size + await reader.readexactly(int(size, 16) + 2)
     return head, body
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _await(port: int) -> None:
-    deadline = time.monotonic() + 60
-    with contextlib.suppress(OSError):
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return
-            time.sleep(0.1)
-    raise RuntimeError(f"nothing answers on port {port}")
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
         meanwhile()
         yield named
         return
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     with _one_at_a_time():
         process = _start_server(port, url, leave_up=leave_up)
@@ -361,7 +361,7 @@ def check_scheduler(address: str) -> None:
         ) from None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,18 +1,11 @@
 """Fixtures that several test modules share. What is heavy is imported where it is used."""
 
-import base64
-import hashlib
-import hmac
 import json
 import multiprocessing
 import os
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,55 +167,31 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
     Found as `node_modules/.bin/azurite-blob` under the project, or on the path. Without it tests are
     skipped, except on CI, where that is a failure.
     """
-    local = ROOT / "node_modules" / ".bin" / "azurite-blob"
-    found = str(local) if local.exists() else shutil.which("azurite-blob")
+    from benchmarks.azurite import executable, serving
+
+    found = executable()
     if not found:
         reason = "no azurite-blob; install it with: npm install --no-save azurite@3.35.0"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    port = free_port()
-    folder = tmp_path_factory.mktemp("azurite")
-    flags = ["--silent", "--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence"]
-    where = ["--blobHost", "127.0.0.1", "--blobPort", str(port)]
-    log = (folder / "log").open("wb")
-    server = subprocess.Popen([found, *flags, *where], cwd=folder, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: answers(port) or server.poll() is not None, 60, f"azurite answers on port {port}")
-        assert server.poll() is None, (folder / "log").read_text()
-        yield from _blob_service(port)
-    finally:
-        server.terminate()
-        server.wait(20)
+    with serving(found, tmp_path_factory.mktemp("azurite")) as url:
+        yield from _blob_service(url)
 
 
-def _blob_service(port: int) -> Iterator[SimpleNamespace]:
-    url = f"http://127.0.0.1:{port}"
+def _blob_service(url: str) -> Iterator[SimpleNamespace]:
+    from benchmarks.azurite import create_container
+
     environment = {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": url}
     made = iter(range(1_000))
 
     def container() -> str:
         name = f"almanac-{next(made)}"
-        _create_container(url, name)
+        create_container(url, name)
         return f"az://{name}"
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
         yield SimpleNamespace(container=container, environment=environment)
-
-
-def _create_container(url: str, name: str) -> None:
-    """Create a container by the Blob REST API, signed with the key that every emulator has."""
-    import httpx
-
-    account = "devstoreaccount1"
-    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
-    canonical = "".join(f"{header}:{value}\n" for header, value in sorted(headers.items()))
-    resource = f"/{account}/{account}/{name}\nrestype:container"
-    signed = "\n".join(["PUT", *[""] * 11, canonical + resource])
-    digest = hmac.new(base64.b64decode(key), signed.encode(), hashlib.sha256).digest()
-    headers["Authorization"] = f"SharedKey {account}:{base64.b64encode(digest).decode()}"
-    httpx.put(f"{url}/{account}/{name}?restype=container", headers=headers).raise_for_status()
 
 
 @pytest.fixture(scope="session")
@@ -247,19 +216,6 @@ def _meet(
     os.environ.update(azure)
     barrier.wait(100)
     return function(*arguments)
-
-
-def free_port() -> int:
-    """A port of the loopback interface on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    """Whether something listens on a port of the loopback interface."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until(condition, seconds: float, what: str) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import answers, free_port, wait_until
+from benchmarks.azurite import answers
+from flows.cluster import free_port
+from tests.conftest import wait_until
 
 PASSWORD = "p@ss/word:7%"
 QUOTED = "p%40ss%2Fword%3A7%25"

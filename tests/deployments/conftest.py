@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import free_port
-
 TEN_RUNS = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "10",
     "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "10",
@@ -30,6 +28,7 @@ def access(local: Any) -> dict[str, str]:
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The server, as `make deploy` starts it; `stop` ends whatever a test has started with it."""
     from deployments.local import Local
+    from flows.cluster import free_port
 
     found = Local(free_port(), tmp_path_factory.mktemp("deploy"))
     try:

@@ -12,10 +12,12 @@ import yaml
 from distributed.security import Security
 from polars.testing import assert_frame_equal
 
+from benchmarks.azurite import answers
+from flows.cluster import free_port
 from tasks.registry import ledger
 from tasks.storage.store import Store
 from tests import steps
-from tests.conftest import ROOT, answers, free_port, wait_until
+from tests.conftest import ROOT, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

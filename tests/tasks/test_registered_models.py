@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 from prefect.logging import disable_run_logger
 
+from flows.cluster import free_port
 from models.interchange import Interchange
 from models.sales import SALES
 from models.scenario import HasEstimators
@@ -29,7 +30,7 @@ from tasks.scoring.runs import resolve_training
 from tasks.storage.store import Store
 from tasks.training.fit import track
 from tests import steps
-from tests.conftest import ROOT, free_port, wait_until
+from tests.conftest import ROOT, wait_until
 from tests.toy import TOY, Toy
 
 pytestmark = pytest.mark.slow
