@@ -33,7 +33,8 @@ _FLOORS = ("tasks", "models")
 class Command:
     """A command as the command line shows it: its name, what it takes and what it says of itself.
 
-    `direct` refers to the function of a command that is no flow, and `arguments` are its first ones.
+    `maps`: its tasks are for worker processes. `direct` refers to the function of a command that is no flow, and
+    `arguments` are its first ones.
     """
 
     module: str
@@ -42,6 +43,7 @@ class Command:
     signature: inspect.Signature
     about: str
     needs_server: bool
+    maps: bool
     direct: str | None = None
     arguments: tuple[str, ...] = ()
 
@@ -105,6 +107,8 @@ def _group(module: Any) -> Group:
 
 
 def _command(module: str, command: Any) -> Command:
+    from prefect_dask import DaskTaskRunner
+
     parameters = inspect.signature(command.fn, eval_str=True).parameters.values()
     made = Command(
         module=module,
@@ -113,6 +117,7 @@ def _command(module: str, command: Any) -> Command:
         signature=inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]),
         about=inspect.getdoc(command.fn) or "",
         needs_server=not isinstance(command, Direct),
+        maps=isinstance(getattr(command, "task_runner", None), DaskTaskRunner),
     )
     if made.needs_server:
         return made

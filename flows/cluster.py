@@ -17,21 +17,16 @@ from typing import Any, cast
 import httpx
 from prefect import __version__ as prefect_version
 from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect_dask import DaskTaskRunner
 
 from flows.settings import settings
+from flows.workers import FORKED, WORKER_ENVIRONMENT, begin_imports
 from models.errors import AlmanacError
 
-WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "POLARS_MAX_THREADS": "1",
-}
-"""Of a worker process, which computes on one core."""
 _SERVER_START_SECONDS = 120
 _IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "TRIGGERS")
 """Services of a Prefect server that have nothing to do for one run: deployments, work pools, automations."""
@@ -55,12 +50,13 @@ death is blamed on no other. Nothing is profiled: Dask's profiler calls `sys._cu
 second, which in CPython before 3.11.9 waits for itself for ever where garbage is collected meanwhile
 (python/cpython#106883), with the interpreter's lock.
 """
-_NO_PAGES: dict[str, list[str]] = {
+_LOCAL_SETTINGS = DASK_SETTINGS | {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
+    "distributed.worker.multiprocessing-method": "forkserver" if FORKED else "spawn",
 }
 """Dask always starts servers for HTTP without TLS beside scheduler and workers. They have no pages, so that no other user of
-the machine reads the keys in them.
+the machine reads the keys in them. For the method see `flows.workers`.
 """
 
 
@@ -88,8 +84,9 @@ def local_or_named() -> Iterator[object]:
     if _local.cluster is not None:
         yield _local.cluster
         return
+    begin_imports(_module_of_the_flow())
     with (
-        dask.config.set(DASK_SETTINGS | _NO_PAGES),
+        dask.config.set(_LOCAL_SETTINGS),
         LocalCluster(
             n_workers=_local.wanted or most_workers(),
             threads_per_worker=1,
@@ -99,7 +96,7 @@ def local_or_named() -> Iterator[object]:
             dashboard_address="127.0.0.1:0",
             memory_limit=0,
             preload=[LEAVE_INTERRUPTS],
-            env=WORKER_ENVIRONMENT,
+            env={**os.environ, **WORKER_ENVIRONMENT},
             silence_logs="ERROR",
         ) as cluster,
     ):
@@ -108,6 +105,11 @@ def local_or_named() -> Iterator[object]:
             yield cluster
         finally:
             _local.cluster, _local.wanted = None, None
+
+
+def _module_of_the_flow() -> str:
+    context = FlowRunContext.get()
+    return __name__ if context is None or context.flow is None else context.flow.fn.__module__
 
 
 @dataclass

@@ -34,6 +34,7 @@ from rich.text import Text
 
 from flows.catalogue import Command, groups
 from flows.modules import WithStatus
+from flows.workers import begin_imports
 from models.addresses import refuse_credential
 from models.errors import AlmanacError
 
@@ -156,6 +157,8 @@ def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
 
 
 def _on_a_server(command: Command, parameters: dict[str, Any], session: Session) -> Any:
+    if command.maps and not (session.scheduler or os.environ.get("ALMANAC_SCHEDULER")):
+        begin_imports(command.module)
     from flows.cluster import check_scheduler, prefect_server
     from flows.settings import settings
 

@@ -4,12 +4,12 @@ from typing import Any
 
 from prefect import flow
 
-from flows.cluster import local_or_named
+from flows.cluster import local_or_named, task_runner
 from flows.modules import with_commands
 from flows.settings import open_store
 
 
-@flow(name="demo")
+@flow(name="demo", task_runner=task_runner())
 def demo(seed: int = 7, store: str | None = None) -> dict[str, Any]:
     """Simulate data, run each scenario on it, and say where to look.
 

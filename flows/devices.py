@@ -37,7 +37,7 @@ Hours = Annotated[int, Field(ge=1, le=1000)]
 Shards = Annotated[int | None, Field(ge=1, le=1000)]
 
 
-@limited(INGESTING, name="devices-ingest", task_runner=task_runner())
+@limited(INGESTING, name="devices-ingest")
 @reads
 def ingest(
     source: str | None = None,

@@ -22,7 +22,7 @@ from tasks.storage.store import Store
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-@limited(INGESTING, name="machines-ingest", task_runner=task_runner())
+@limited(INGESTING, name="machines-ingest")
 @reads
 def ingest(
     telemetry: str,

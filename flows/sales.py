@@ -22,7 +22,7 @@ from tasks.registry import bundles
 from tasks.storage.store import Store
 
 
-@limited(INGESTING, name="sales-ingest", task_runner=task_runner())
+@limited(INGESTING, name="sales-ingest")
 @reads
 def ingest(
     source: str,
