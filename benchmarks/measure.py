@@ -1,19 +1,22 @@
 """Running a command as a user would, and measuring it: wall seconds and peak memory of all its processes."""
 
+import ctypes
 import json
+import os
 import resource
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 _SAMPLE_SECONDS = 0.2
-WORKER = "multiprocessing.spawn"
+WORKER = "multiprocessing.forkserver"
 
 
 @dataclass(frozen=True)
@@ -36,22 +39,47 @@ class Measured:
 def run(*arguments: str) -> Measured:
     """Run `python -m flows ... --json`; raises `RuntimeError` with its messages where it fails."""
     command = [sys.executable, "-m", "flows", *arguments, "--json"]
-    begun, cpu = time.perf_counter(), _cpu_of_children()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    watcher = _Watcher(process.pid)
-    watcher.start()
-    out, err = process.communicate()
+    begun = time.perf_counter()
+    with counted() as used:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        watcher = _Watcher(process.pid)
+        watcher.start()
+        out, err = process.communicate()
     seconds = time.perf_counter() - begun
     watcher.stopped.set()
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with status {process.returncode}:\n{err[-4000:]}")
-    cpu = _cpu_of_children() - cpu
-    return Measured(json.loads(out), seconds, watcher.peak, watcher.peak_worker, cpu)
+    return Measured(json.loads(out), seconds, watcher.peak, watcher.peak_worker, used.seconds)
+
+
+@dataclass
+class Used:
+    """Processor seconds."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def counted() -> Iterator[Used]:
+    """Count the processor seconds of a command that is begun and ended here, and of all that it starts.
+
+    What is left when the command has ended, such as the process that workers are forked from, is adopted (Linux, `prctl(2)`)
+    and waited for: processor seconds are known of what has been waited for.
+    """
+    set_child_subreaper = 36
+    ctypes.CDLL(None).prctl(set_child_subreaper, 1)
+    before = {process.pid for process in psutil.Process().children()}
+    begun, used = _cpu_of_children(), Used()
+    yield used
+    for process in psutil.Process().children():
+        if process.pid not in before:
+            os.waitpid(process.pid, 0)
+    used.seconds = _cpu_of_children() - begun
 
 
 def _cpu_of_children() -> float:
-    """Processor seconds of all processes that were started from here and have ended."""
+    """Processor seconds of all processes that were started from here and have been waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

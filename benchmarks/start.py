@@ -15,7 +15,6 @@ ledger, and what is between the steps; `shutdown` begins with the end of the run
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -63,22 +62,30 @@ def main() -> None:
 
 def _measured(name: str, words: Sequence[str], anew: Path | None = None) -> dict[str, Any]:
     """A row of the table; `anew` is the folder of a store to begin with as it was after its training."""
+    from benchmarks.measure import counted
+
     if anew:
         shutil.rmtree(anew / "store", ignore_errors=True)
         shutil.copytree(anew / "trained", anew / "store")
     with tempfile.TemporaryDirectory() as folder:
         marks = Path(folder, "marks.json")
         program = [sys.executable, "-m", "benchmarks.start", "--marks", str(marks), "--", *words]
-        begun, cpu = time.time(), _cpu_of_children()
-        done = subprocess.run(program, capture_output=True, text=True)
-        ended, cpu = time.time(), _cpu_of_children() - cpu
+        begun = time.time()
+        with counted() as used:
+            done = subprocess.run(program, capture_output=True, text=True)
+            ended = time.time()
         if done.returncode:
             raise RuntimeError(
                 f"{' '.join(words)} ended with status {done.returncode}:\n{done.stderr[-4000:]}"
             )
         found = json.loads(marks.read_text())
     phases = _phases(found, begun, ended) if found else {}
-    return {"command": name, "wall s": ended - begun, "CPU s": cpu, **{p: phases.get(p) for p in PHASES}}
+    return {
+        "command": name,
+        "wall s": ended - begun,
+        "CPU s": used.seconds,
+        **{p: phases.get(p) for p in PHASES},
+    }
 
 
 def _phases(found: dict[str, Any], begun: float, ended: float) -> dict[str, float]:
@@ -102,8 +109,13 @@ def _marked(path: Path, words: Sequence[str]) -> None:
     from flows import command_line
 
     found: dict[str, Any] = {}
-    if words[:1] != ["--help"] and words[1] != "bundles":
+    begin = command_line.begin_imports
+
+    def begin_imports(module: str) -> None:
+        begin(module)
         _watch(found)
+
+    command_line.begin_imports = begin_imports
     sys.argv = ["python -m flows", *words, *([] if words == ["--help"] else ["--json"])]
     try:
         command_line.main()
@@ -195,12 +207,6 @@ def _bytecode() -> str:
     return (
         f"{'not compiled: ' + ', '.join(lacking) if lacking else 'compiled'}; what a process compiles {kept}"
     )
-
-
-def _cpu_of_children() -> float:
-    """Processor seconds of all processes that were started from here and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """Progress of mapped tasks: a bar on a terminal, a progress artifact in the Prefect UI."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows.cluster import enough_workers
+from flows.cluster import enough_workers, most_workers
 from models.errors import AlmanacError
 from models.scenario import Scenario
 from tasks.scoring.runs import Run
@@ -24,8 +24,8 @@ from tasks.scoring.shards import grouped
 
 T = TypeVar("T")
 
-KEYS_OF_A_TASK = 50
-"""Small shards are worked on by one task as long as they have no more keys together."""
+KEYS_OF_A_TASK = (100, 250)
+"""Small shards share a task: as many as spread all keys over the workers, within these numbers of keys."""
 STUCK_SECONDS = 1800.0
 """Where no mapped task ends for so long, the run counts as stuck. The longest task at scale takes minutes."""
 
@@ -102,6 +102,13 @@ def _as_completed(
                 ) from None
 
 
+def in_tasks(counts: Mapping[int, int], alone: Collection[int] = ()) -> list[list[int]]:
+    """Shards, each with its number of keys, in groups that are a task each; those `alone` have their own."""
+    least, most = KEYS_OF_A_TASK
+    share = sum(counts.values()) // most_workers() + max(counts.values(), default=0)
+    return grouped(counts, min(max(share, least), most), alone)
+
+
 def over_shards(
     label: str, task: Task[..., Any], scenario: Scenario, run: Run, counts: Mapping[int, int]
 ) -> list[Any]:
@@ -109,7 +116,7 @@ def over_shards(
 
     `counts` has the number of keys of each shard; small shards share a task.
     """
-    groups = grouped(counts, KEYS_OF_A_TASK)
+    groups = in_tasks(counts)
     enough_workers(len(groups))
     futures = task.map(unmapped(scenario), unmapped(run), groups)
     return [one for results in gather(label, futures) for one in results]

@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from flows.clock import Clock
 from flows.cluster import enough_workers
-from flows.progress import gather, name_run, over_shards
+from flows.progress import gather, in_tasks, name_run, over_shards
 from flows.settings import settings
 from models.errors import AlmanacError
 from models.scenario import AsOf, Scenario
@@ -24,15 +24,12 @@ from tasks.scoring.events import announce, announce_ingest, derivation_notes, de
 from tasks.scoring.publishing import complete, publish
 from tasks.scoring.runs import Run, RunError, begin, resolve_scoring, resolve_training, started, with_notes
 from tasks.scoring.score import finished_outcome, score_shards, written_outcome
-from tasks.scoring.shards import Outcome, gaps_path, grouped, keys_path, plan, read_frame, reasons, reconcile
+from tasks.scoring.shards import Outcome, gaps_path, keys_path, plan, read_frame, reasons, reconcile
 from tasks.scoring.watchdog import limit_seconds, remember_pace, stuck
 from tasks.storage.format import state_format
 from tasks.storage.store import Store
 from tasks.training.fit import compare, fit, prepare_shards, track
 from tasks.training.tuning import with_tuned
-
-KEYS_OF_A_TASK = 250
-"""Small shards are scored by one task as long as they have no more keys together."""
 
 
 def ingest_sources(
@@ -227,7 +224,7 @@ def _score_pending(
     behind it are tried without it.
     """
     again = [shard for shard in pending if written_outcome(run, shard)]
-    groups = grouped(pending, KEYS_OF_A_TASK, alone=again)
+    groups = in_tasks(pending, alone=again)
     scored: list[Outcome] = []
     unscored: dict[int, str] = {}
     while groups:

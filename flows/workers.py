@@ -23,13 +23,13 @@ WORKER_ENVIRONMENT = {
 
 
 def begin_imports(module: str) -> None:
-    """Start the process, unless it is there, and have it import `module` and what Dask needs; returns at once.
+    """Start the process, unless it is there, and have it import `module` and what its tasks need; returns at once.
 
     What cannot be imported there is imported by the workers. The process ends with this one.
     """
     if not FORKED:
         return
-    forkserver.set_forkserver_preload(["distributed", module])
+    forkserver.set_forkserver_preload([module, "flows.preloaded"])
     with _environment(WORKER_ENVIRONMENT):
         forkserver.ensure_running()
 

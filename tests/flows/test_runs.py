@@ -183,7 +183,7 @@ def test_others_can_act_on_a_published_run(command, trained, prefect_api):
 def test_small_shards_share_a_task_run_and_others_have_their_own(
     command, trained, prefect_api, monkeypatch, keys
 ):
-    monkeypatch.setattr("flows.runs.KEYS_OF_A_TASK", keys)
+    monkeypatch.setattr("flows.progress.KEYS_OF_A_TASK", (keys, keys))
     score(command, trained, "--seconds", f"0.00{keys}")
     shards = trained.scan("toy/values").collect()["shard"].unique().sort().to_list()
     together = {f"score-shards-{shards[0]}-to-{shards[-1]}"}
