@@ -50,7 +50,7 @@ death is blamed on no other. Nothing is profiled: Dask's profiler calls `sys._cu
 second, which in CPython before 3.11.9 waits for itself for ever where garbage is collected meanwhile
 (python/cpython#106883), with the interpreter's lock.
 """
-_LOCAL_SETTINGS = DASK_SETTINGS | {
+LOCAL_SETTINGS = DASK_SETTINGS | {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.multiprocessing-method": "forkserver" if FORKED else "spawn",
@@ -86,7 +86,7 @@ def local_or_named() -> Iterator[object]:
         return
     begin_imports(_module_of_the_flow())
     with (
-        dask.config.set(_LOCAL_SETTINGS),
+        dask.config.set(LOCAL_SETTINGS),
         LocalCluster(
             n_workers=_local.wanted or most_workers(),
             threads_per_worker=1,

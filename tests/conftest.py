@@ -75,9 +75,11 @@ def dask_cluster() -> Iterator[Any]:
     import dask
     from distributed import LocalCluster
 
-    from flows.cluster import DASK_SETTINGS, WORKER_ENVIRONMENT
+    from flows.cluster import LOCAL_SETTINGS
+    from flows.workers import WORKER_ENVIRONMENT, begin_imports
 
-    settings = DASK_SETTINGS | {"distributed.scheduler.allowed-failures": 1}
+    begin_imports("flows.sales")
+    settings = LOCAL_SETTINGS | {"distributed.scheduler.allowed-failures": 1}
     with (
         dask.config.set(settings),
         LocalCluster(
@@ -197,7 +199,10 @@ def _blob_service(url: str) -> Iterator[SimpleNamespace]:
 @pytest.fixture(scope="session")
 def together() -> Iterator[Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]]:
     """`together(function, arguments)`: `function(*each)` for each, at once, in processes of their own."""
-    context = multiprocessing.get_context("spawn")
+    from flows.workers import begin_imports
+
+    begin_imports("flows.sales")
+    context = multiprocessing.get_context("forkserver")
     with context.Manager() as manager, ProcessPoolExecutor(4, mp_context=context) as pool:
 
         def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
