@@ -37,7 +37,7 @@ from flows.cluster import free_port, prefect_server
 from models.scenario import Scenario
 from tasks.housekeeping.retention import tables
 from tasks.registry import ledger
-from tasks.storage.store import COMMITS_A_FILE, Store
+from tasks.storage.store import FILES_OF_A_PARTITION, Store
 
 AGES = {"devices": (1, 100, 1000, 9000), "sales": (1, 100, 500)}
 SCORING = {"devices": ("score", "--catch-up", "1"), "sales": ("forecast",)}
@@ -125,7 +125,6 @@ class _Ageing:
         self.published = {one: adds[-1] for one in with_as_of if (adds := _adds(store, one))}
         self.versions = {one: store.version(one) or 0 for one in [*self.inputs, *self.published, ledger.PATH]}
         self.first = {one: self._first_time(one) for one in self.inputs}
-        self.small: list[dict[str, Any]] = _adds(store, ledger.PATH)
 
     def _first_time(self, path: str) -> dict[str, Any]:
         times = [column for column, kind in self.inputs[path].schema.items() if kind.is_temporal()]
@@ -140,9 +139,17 @@ class _Ageing:
             for one, add in self.published.items():
                 self._publish(one, add, back, number)
             self._enter(back, number)
+            if number % FILES_OF_A_PARTITION == 0:
+                self._compact()
         self.age = max(age, self.age)
         for one in self.versions:
             DeltaTable(self.store.uri_of(one)).create_checkpoint()
+
+    def _compact(self) -> None:
+        """What an ingest and a run do after they have written."""
+        for path in (*self.inputs, ledger.PATH):
+            self.store.compact_at_times(path)
+            self.versions[path] = self.store.version(path) or 0
 
     def _bring(self, path: str, line: pl.DataFrame, back: timedelta, number: int) -> None:
         times = self.first[path]
@@ -168,24 +175,13 @@ class _Ageing:
         self._commit(path, [action], {"run_id": f"aged-{number}"})
 
     def _enter(self, back: timedelta, number: int) -> None:
-        """A row of the ledger, and every so often, as `Store.compact_at_times` does, one file of all."""
+        """A row of the ledger."""
         row = self.entered.tail(1).with_columns(
             pl.lit(f"aged-{number}").alias("run_id"),
             pl.lit((self.as_of - back).isoformat()).alias("as_of"),
             pl.col("started", "ended") - back,
         )
-        self.entered = pl.concat([row, self.entered])
-        action = self._added(ledger.PATH, row, {}, number, {})
-        self._commit(ledger.PATH, [action], {})
-        self.small.append(action["add"])
-        if self.versions[ledger.PATH] % COMMITS_A_FILE == 0:
-            gone = [
-                {"remove": {"path": one["path"], "dataChange": False, "deletionTimestamp": 0}}
-                for one in self.small
-            ]
-            merged = self._added(ledger.PATH, self.entered, {}, -number, {})
-            self._commit(ledger.PATH, [*gone, merged], {})
-            self.small = [merged["add"]]
+        self._commit(ledger.PATH, [self._added(ledger.PATH, row, {}, number, {})], {})
 
     def _added(
         self, path: str, frame: pl.DataFrame, partitions: dict[str, str], number: int, bounds: dict[str, str]
@@ -204,7 +200,7 @@ class _Ageing:
         return {
             "add": {
                 "path": name, "partitionValues": partitions, "size": size, "modificationTime": _now(),
-                "dataChange": number > 0, "stats": json.dumps(stats),
+                "dataChange": True, "stats": json.dumps(stats),
             }
         }  # fmt: skip
 

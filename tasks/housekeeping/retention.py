@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, WriterProperties
+from deltalake import DeltaTable, PostCommitHookProperties
 from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
@@ -15,11 +15,10 @@ from prefect.client.schemas.sorting import FlowRunSort
 from models.errors import AlmanacError
 from tasks.registry import ledger
 from tasks.storage.layout import Layout
-from tasks.storage.store import Store, StoreError
+from tasks.storage.store import Store, StoreError, compact, crowded
 
 _LOG = "_delta_log"
 _LOG_RETENTION = "delta.logRetentionDuration"
-_FILE_BYTES, _ROW_GROUP = 16_000_000, 100_000
 _MANY_FILES = 10
 """A partition with so many files that could be fewer is compacted."""
 
@@ -175,26 +174,12 @@ def check_store(store: Store) -> None:
 
 def _compact(table: DeltaTable, since: datetime, *, dry_run: bool) -> int:
     """Files that were rewritten into fewer, or would be."""
-    column = next(iter(table.metadata().partition_columns), None)
-    files = pl.DataFrame(table.get_add_actions(flatten=True)).filter(pl.col("size_bytes") < _FILE_BYTES // 2)
-    partition = pl.lit("") if column is None else pl.col(f"partition.{column}")
-    count = (
-        files.group_by(partition.alias("partition"))
-        .agg(files=pl.len())
-        .filter(pl.col("files") >= _MANY_FILES)
-    )
-    if column == "as_of":
+    count = crowded(table, _MANY_FILES)
+    if "as_of" in table.metadata().partition_columns:
         count = count.filter(pl.Series([_before(one, since) for one in count["partition"]], dtype=pl.Boolean))
     if dry_run or not count.height:
         return int(count["files"].sum())
-    where = [(column, "in", [str(one) for one in count["partition"]])] if column else None
-    done = table.optimize.compact(
-        partition_filters=where,
-        target_size=_FILE_BYTES,
-        writer_properties=WriterProperties(max_row_group_size=_ROW_GROUP),
-        commit_properties=CommitProperties(max_commit_retries=0),
-    )
-    return int(done["numFilesRemoved"])
+    return compact(table, count["partition"].to_list())
 
 
 def _before(as_of: date, moment: datetime) -> bool:

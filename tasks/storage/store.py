@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import obstore
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction
 from obstore.exceptions import AlreadyExistsError, NotFoundError
@@ -43,8 +43,10 @@ from models.errors import AlmanacError
 
 REMOTE = ("az://", "abfss://", "abfs://", "azure://")
 _TRIES = 8
-COMMITS_A_FILE = 20
-"""After so many commits the files of a table that is appended to are made one."""
+FILE_BYTES, ROW_GROUP = 16_000_000, 100_000
+"""Of a data file that is written: how large it may be, and how many rows a group of it has."""
+FILES_OF_A_PARTITION = 20
+"""So many small files of a partition, or of a table without, are made one by the writer who finds them."""
 
 T = TypeVar("T")
 
@@ -356,16 +358,15 @@ class Store:
         return appended
 
     def compact_at_times(self, name: str) -> None:
-        """Make one file of a table's small ones, every so many commits, so that a reader opens no more than that.
+        """Make one file of the small ones of a partition that has many, so that a reader opens no more than that.
 
         Where another writer is first, it is left to the next time.
         """
         table = self.table(name)
-        if not table.version() or table.version() % COMMITS_A_FILE:
-            return
-        with suppress(CommitFailedError):
-            table.optimize.compact(commit_properties=CommitProperties(max_commit_retries=0))
-            table.create_checkpoint()
+        if (found := crowded(table, FILES_OF_A_PARTITION)).height:
+            with suppress(CommitFailedError):
+                compact(table, found["partition"].to_list())
+                table.create_checkpoint()
 
     def retrying(self, name: str, attempt: Callable[[], T]) -> T:
         """The result of `attempt`, made again when another writer commits first or the connection is lost.
@@ -402,6 +403,30 @@ def scan_table(table: DeltaTable, shard: int | None = None) -> pl.LazyFrame:
     """The rows of an open table, lazily; with `shard`, only the files of that shard."""
     frame = pl.scan_delta(table)
     return frame if shard is None else frame.filter(pl.col("shard") == shard)
+
+
+def crowded(table: DeltaTable, many: int) -> pl.DataFrame:
+    """The partitions with so `many` small files or more: `partition`, empty in a table without, and `files`."""
+    column = next(iter(table.metadata().partition_columns), None)
+    files = pl.DataFrame(table.get_add_actions(flatten=True))
+    if files.is_empty():
+        return pl.DataFrame(schema={"partition": pl.String, "files": pl.UInt32})
+    files = files.filter(pl.col("size_bytes") < FILE_BYTES // 2)
+    partition = pl.lit("") if column is None else pl.col(f"partition.{column}")
+    count = files.group_by(partition.alias("partition")).agg(files=pl.len())
+    return count.filter(pl.col("files") >= many).sort("partition")
+
+
+def compact(table: DeltaTable, partitions: Sequence[Any]) -> int:
+    """Rewrite the small files of these partitions into fewer, in one commit; how many files there were."""
+    column = next(iter(table.metadata().partition_columns), None)
+    done = table.optimize.compact(
+        partition_filters=[(column, "in", [str(one) for one in partitions])] if column else None,
+        target_size=FILE_BYTES,
+        writer_properties=WriterProperties(max_row_group_size=ROW_GROUP),
+        commit_properties=CommitProperties(max_commit_retries=0),
+    )
+    return int(done["numFilesRemoved"])
 
 
 def add_action(path: str, size: int, rows: int, partition: Mapping[str, str]) -> AddAction:

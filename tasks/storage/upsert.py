@@ -13,10 +13,9 @@ from models.contracts import Folded
 from models.scenario import Table
 from tasks.storage.commits import facts
 from tasks.storage.staging import Staged, reader
-from tasks.storage.store import Store, concat_lazy
+from tasks.storage.store import FILE_BYTES, ROW_GROUP, Store, concat_lazy
 
 _FEW = 1_000_000
-_FILE_BYTES, _ROW_GROUP = 16_000_000, 100_000
 """Files are held in memory until they are this large, and row groups until they have so many rows."""
 
 
@@ -74,8 +73,8 @@ def upsert(
                 mode="error" if target is None else "append",
                 partition_by=partition,
                 schema_mode=None if target is None else "merge",
-                target_file_size=_FILE_BYTES,
-                writer_properties=WriterProperties(max_row_group_size=_ROW_GROUP),
+                target_file_size=FILE_BYTES,
+                writer_properties=WriterProperties(max_row_group_size=ROW_GROUP),
                 commit_properties=_commit(table, new.rows()),
             )
         if target is not None and gone is not None and gone.height:
@@ -84,7 +83,10 @@ def upsert(
         removed = 0 if gone is None else gone.height
         return Brought(new.height + changed.height, repeated, superseded, pl.concat(refused), removed)
 
-    return store.retrying(path, attempt)
+    brought = store.retrying(path, attempt)
+    if brought.changed or brought.removed:
+        store.compact_at_times(path)
+    return brought
 
 
 def obsolete(table: Table, stored: pl.LazyFrame, rows: pl.LazyFrame, *, whole: bool) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from models.errors import ContractError
 from models.scenario import Table
 from tasks.ingest.pipeline import ingest
 from tasks.ingest.sources import SourceError
-from tasks.storage.store import Store, StoreError
+from tasks.storage.store import FILES_OF_A_PARTITION, Store, StoreError
 from tests.capture_files import START, message, put, reading
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")
@@ -118,6 +118,14 @@ def test_all_tags_of_a_device_are_in_one_shard(store, tmp_path):
     bring(store, tmp_path / "raw")
     assert table(store).group_by("device").agg(pl.col("shard").n_unique())["shard"].unique().to_list() == [1]
     assert set(table(store)["shard"]) == {0, 1, 2}
+
+
+def test_a_run_opens_no_more_files_of_the_readings_however_often_they_came(store, tmp_path):
+    for minute in range(2 * FILES_OF_A_PARTITION + 5):
+        bring(store, csv(tmp_path, f"d1,t,{at(60 * minute)},{minute}"), shards=1)
+    assert len(store.table("devices/readings").file_uris()) <= FILES_OF_A_PARTITION
+    assert table(store)["mean"].to_list() == list(range(2 * FILES_OF_A_PARTITION + 5))
+    assert store.scan("devices/readings", version=3).collect().height == 4
 
 
 def test_the_interval_is_settled_by_the_first_ingest(store, tmp_path):

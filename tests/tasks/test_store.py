@@ -12,7 +12,7 @@ from obstore.exceptions import GenericError
 from polars.testing import assert_frame_equal
 
 from models.addresses import CredentialError
-from tasks.storage.store import COMMITS_A_FILE, Store, StoreError, digest, with_shard
+from tasks.storage.store import FILES_OF_A_PARTITION, Store, StoreError, digest, with_shard
 
 FRAME = pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 
@@ -351,6 +351,6 @@ def test_a_store_can_be_read_by_whatever_reads_delta_tables(store):
 def test_a_table_that_is_appended_to_has_few_files_however_often(store):
     for number in range(50):
         store.append("toy/notes", pl.DataFrame({"number": [number]}), once=str(number))
-    assert len(store.table("toy/notes").file_uris()) <= COMMITS_A_FILE + 1
+    assert len(store.table("toy/notes").file_uris()) <= FILES_OF_A_PARTITION + 1
     assert sorted(store.scan("toy/notes").collect()["number"]) == list(range(50))
     assert not store.append("toy/notes", pl.DataFrame({"number": [7]}), once="7")
