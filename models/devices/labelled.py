@@ -15,12 +15,16 @@ def precision(incidents: pl.LazyFrame, tables: Frames, until: datetime) -> pl.Da
 
     `alarms`, and of these `labelled` ones; by label `fault`, `false_alarm`, `new_normal`; `precision`, the share of faults
     among those with a label, null where none has one. Of several labels the last that was given counts; a verdict more
-    than a known fault. `incidents` are rows of `models.devices.incidents.INCIDENTS` with `as_of`.
+    than a known fault. `incidents` are rows of `models.devices.incidents.INCIDENTS` with `as_of`; they are not read where
+    there is no label at all, and there are no rows.
     """
+    labels = _labels(tables)
+    if labels.is_empty():
+        return pl.DataFrame()
     recent = incidents.filter(pl.col("as_of") > until - RECENT, pl.col("as_of") <= until, "is_alarm")
     newest = recent.sort("as_of").unique("incident", keep="last", maintain_order=True)
     alarms = newest.select("incident", "device", "tag", "tags", "start", "end").collect()
-    said = alarms.join(_labels(tables), on="device", how="inner").filter(
+    said = alarms.join(labels, on="device", how="inner").filter(
         pl.col("since") < pl.col("end"),
         pl.col("over") > pl.col("start"),
         (pl.col("of") == JOINT_TAG) | pl.col("tags").list.contains(pl.col("of")),
