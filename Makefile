@@ -28,9 +28,9 @@ deploy: install
 undeploy:
 	$(BIN)/python -m deployments down
 
-# In two processes, each with servers of its own; the tests of one file stay together.
+# In three processes, of which some wait, each with servers of its own; the tests of one file stay together.
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
+	$(BIN)/python -m pytest -n 3 --dist loadfile --durations=25
 
 # Tests that need neither a server nor processes of their own, and the examples in docstrings.
 quick: install
