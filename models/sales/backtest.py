@@ -47,8 +47,20 @@ def middle_column(options: Options) -> str:
 
 
 def measured(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """`measures` of the whole backtest, per origin, step, kind of demand and rung; see `metrics.by_slice`."""
-    return metrics.by_slice(backtest, measures(options), SLICES)
+    """`measures` of the whole backtest, per origin, step, kind of demand and rung; see `metrics.by_slice`.
+
+    Those of the whole are of the origins whose horizon is known to its end, so that near weeks count no more.
+    """
+    found = measures(options)
+    whole = metrics.by_slice(in_full(backtest, options), found, SLICES[:1])
+    return pl.concat([whole, metrics.by_slice(backtest, found, SLICES[1:])])
+
+
+def in_full(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """The rows of origins whose horizon is known to its end; all of them where there is no such origin."""
+    weeks = options.horizon - options.origin_gap
+    found = backtest.filter(pl.col("origin") <= pl.col("origin").max() - pl.duration(weeks=weeks))
+    return found if found.height else backtest
 
 
 def headline(metrics_table: pl.DataFrame) -> dict[str, float]:

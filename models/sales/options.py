@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from typing import Any
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUARTER = 13
 AUTO = "auto"
 ESTIMATORS = (AUTO, "pooled", "statistical", "blend")
 
@@ -23,7 +24,7 @@ class Options:
     backtest_rows: int = 200_000
     """At most about this many rows in the backtest of all origins together."""
     origins: int = 4
-    """Backtest origins, `horizon` weeks apart, the last one `horizon` weeks before `as_of`."""
+    """Backtest origins whose whole horizon is known, see `backtest_origins`."""
     requested_weeks: int = 52
     """A key without history in this many weeks, and without plan, is not asked for."""
     statistical_skus: int = 30
@@ -87,9 +88,18 @@ class Options:
         """Names of the quantile columns: 0.05 is `q5`, 0.975 is `q97.5`."""
         return tuple(quantile_column(q) for q in self.quantiles)
 
+    @property
+    def origin_gap(self) -> int:
+        """Weeks between two backtest origins, and between the last one and `as_of`: the horizon, a quarter at most."""
+        return min(self.horizon, QUARTER)
+
     def backtest_origins(self, as_of: date) -> list[date]:
-        """Dates of the backtest origins, latest first, without regard to how far the history reaches."""
-        return [as_of - timedelta(weeks=self.horizon * (i + 1)) for i in range(self.origins)]
+        """Dates of the backtest origins, latest first, without regard to how far the history reaches.
+
+        The latest of a horizon of more than a quarter are there for the weeks that are known.
+        """
+        in_part = -(-self.horizon // self.origin_gap) - 1
+        return [as_of - timedelta(weeks=self.origin_gap * (i + 1)) for i in range(self.origins + in_part)]
 
 
 def quantile_column(q: float) -> str:

@@ -60,7 +60,8 @@ def prepare(
     origins = backtest_origins(panel, as_of, options)
     if tested.height and origins:
         view = features.view_of(panel, shared, flags, attributes)
-        built = features.build(view, origins, dict.fromkeys(origins, range(1, options.horizon + 1)))
+        steps = {origin: range(1, known_steps(panel, origin, options) + 1) for origin in origins}
+        built = features.build(view, origins, steps)
         test = _as_part(built)
         if not with_plan(shared["covariates"]):
             test = _unplanned(test)
@@ -145,6 +146,11 @@ def backtest_origins(panel: Panel, as_of: date, options: Options) -> list[int]:
     return sorted(origin for origin in found if origin >= BACKTEST_WEEKS - 1)
 
 
+def known_steps(panel: Panel, origin: int, options: Options) -> int:
+    """How many weeks of the horizon after `origin` the panel has."""
+    return min(options.horizon, panel.last - origin)
+
+
 def _as_part(rows: features.Rows) -> pl.DataFrame:
     """Rows with an actual, their features as float32 columns."""
     values = pl.DataFrame(rows.values, schema=[(FEATURE + name, pl.Float32) for name in rows.names])
@@ -189,7 +195,8 @@ def _statistical_parts(
     for origin in backtest_origins(panel, as_of, options) if tried.keys.height else ():
         params = statistical.fit(tried, origin, options.horizon, options.quantiles)
         known = tried if planned else _without_plan(tried, origin)
-        tests.append(statistical.forecast(params, known, origin, options.horizon, options.quantiles))
+        steps = known_steps(panel, origin, options)
+        tests.append(statistical.forecast(params, known, origin, steps, options.quantiles))
     parts = {"statistical": statistical.fit(panel, panel.last, options.horizon, options.quantiles)}
     if tests:
         parts["statistical_backtest"] = pl.concat(tests).filter(pl.col("units").is_not_null())

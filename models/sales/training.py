@@ -79,7 +79,7 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
     table = measuring.measured(backtest, options)
     names = _features(train, covariates, options)
     return Trained(
-        files=model.files() | totals.fit(backtest, options),
+        files=model.files() | totals.fit(measuring.in_full(backtest, options), options),
         features=names,
         backtest=backtest,
         metrics=table,
@@ -307,7 +307,11 @@ def _honest(raw: pl.DataFrame, planned: bool, options: Options) -> pl.DataFrame:
 
 
 def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, planned: bool, options: Options) -> pl.DataFrame:
-    """`rows`, forecasts of one origin, calibrated and with their rungs chosen by the errors in `rest`, of others."""
+    """`rows`, forecasts of one origin, calibrated and with their rungs chosen by the errors in `rest`, of others.
+
+    Errors of the weeks that are judged do not count, whatever origin they were made at.
+    """
+    rest = rest.filter(~pl.col("week").is_in(rows["week"].unique().implode()))
     values = conformal.calibrated(_values(rows, options), rows, _offsets(rest, options), GROUPS)
     forecasts = _in_units(rows, values, options)
     fitted = [*RUNGS, *contest.MEMBERS, *contest.PLANNED]
@@ -377,9 +381,10 @@ def _notes(
 ) -> list[str]:
     found = []
     origins = backtest["origin"].n_unique()
-    if origins < options.origins:
+    wanted = len(options.backtest_origins(as_of))
+    if origins < wanted:
         found.append(
-            f"The backtest has {origins} of {options.origins} origins: before {as_of} there is no more history."
+            f"The backtest has {origins} of {wanted} origins: before {as_of} there is no more history."
         )
     if origins == 1:
         found.append("With one origin the backtest is not calibrated; the bundle is.")

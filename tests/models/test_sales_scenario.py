@@ -99,6 +99,41 @@ def assert_complete(scores: Scores, keys: pl.DataFrame, as_of: date) -> None:
     assert scores.keys.filter(status="fallback")["reason"].null_count() == 0
 
 
+def test_a_horizon_of_more_than_a_quarter_has_origins_a_quarter_apart_judged_as_far_as_is_known(
+    simulated, tables
+):
+    options = OPTIONS | {"horizon": 18, "origins": 1, "training_rows": 3000, "statistical_skus": 1}
+    found = trained_on(tables, simulated.as_of, options)[0]
+    steps = found.backtest.group_by(ago=(simulated.as_of - pl.col("origin")).dt.total_days() // 7).agg(
+        pl.col("step").max(), pl.col("week").max()
+    )
+    assert steps.sort("ago").rows() == [
+        (13, 13, simulated.as_of),
+        (26, 18, simulated.as_of - timedelta(weeks=8)),
+    ]
+    whole = found.metrics.filter(slice="all", metric="rows")["value"].item()
+    assert whole == found.backtest.filter(pl.col("origin") == simulated.as_of - timedelta(weeks=26)).height
+
+
+def test_errors_of_the_weeks_that_are_judged_do_not_choose_or_calibrate(trained, tables, simulated):
+    options = Options.of(OPTIONS)
+    context = SALES.context(tables, simulated.as_of, OPTIONS)
+    parts = {name: part.collect() for name, part in trained[1].items()}
+    raw = training.candidates(parts, context, options)
+    raw = raw.with_columns(
+        [
+            pl.Series(f"v{i}", np.log(raw[name].to_numpy() / raw["level"].to_numpy() + 0.1))
+            for i, name in enumerate(QUANTILES)
+        ]
+    ).with_columns(training.steps(HORIZON))
+    rows = raw.filter(pl.col("origin") == raw["origin"].max())
+    late = rows.with_columns(units=pl.col("units") * 9, origin=pl.col("origin") - timedelta(weeks=1))
+    rest = raw.filter(pl.col("origin") < raw["origin"].max())
+    assert training.judged_by(pl.concat([rest, late]), rows, True, options).equals(
+        training.judged_by(rest, rows, True, options)
+    )
+
+
 def test_every_requested_key_is_answered_once(scores, tables, simulated):
     keys = SALES.requested(tables, simulated.as_of, OPTIONS).collect()
     assert_complete(scores, keys, simulated.as_of)
