@@ -8,7 +8,7 @@ from flows import backfilling, evaluating, tuning
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.limits import INGESTING, SCORING, TRAINING, limited
-from flows.parameters import Moment, ParameterError, Share, hours
+from flows.parameters import Moment, ParameterError, Share, amounts, hours
 from flows.reading import AS_THEY_ARE, Reading, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, train_bundle
@@ -87,6 +87,7 @@ def train(
     windows: list[str] | None = None,
     keep_column: list[str] | None = None,
     missed_failure_cost: Amount = 10.0,
+    component_cost: list[str] | None = None,
     needless_inspection_cost: Amount = 1.0,
     inspect_every_days: Annotated[int, Field(ge=1)] = 14,
     lead: str | None = None,
@@ -110,6 +111,7 @@ def train(
             left out, and named in the notes.
         missed_failure_cost: What a failure costs that no inspection came before; with the next one it
             settles the probability from which an inspection is worth it.
+        component_cost: What such a failure of one component costs, where that is another amount: COMPONENT=AMOUNT.
         needless_inspection_cost: What an inspection costs that no failure would have followed.
         inspect_every_days: The plan to compare with: every component is inspected once in this many days.
         lead: How long before a failure an alarm has to come to prevent it; default: the next shorter horizon, so that
@@ -131,6 +133,7 @@ def train(
     options |= {"windows_hours": hours(windows)} if windows else {}
     options |= {"lead_hours": hours([lead])[0]} if lead else {}
     options |= {"keep_columns": keep_column} if keep_column else {}
+    options |= {"component_costs": amounts(component_cost)} if component_cost else {}
     return train_for(reason, budget, MACHINES, open_store(store), to, options | _since("train_from", from_))
 
 

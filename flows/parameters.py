@@ -45,6 +45,28 @@ def hours(durations: Iterable[str]) -> list[int]:
     return found
 
 
+def amounts(words: Iterable[str]) -> list[tuple[str, float]]:
+    """Names and amounts. Raises `ParameterError` for what is not NAME=AMOUNT, or names one twice.
+
+    >>> amounts(["pump=40", "main valve=2.5"])
+    [('pump', 40.0), ('main valve', 2.5)]
+    """
+    found: dict[str, float] = {}
+    for word in words:
+        name, _, amount = word.rpartition("=")
+        name = name.strip()
+        try:
+            cost = float(amount)
+        except ValueError:
+            cost = -1.0
+        if not name or name in found or not 0 < cost < float("inf"):
+            raise ParameterError(
+                f"'{word}' is no cost. Expected a name once, and an amount above 0: pump=40."
+            )
+        found[name] = cost
+    return list(found.items())
+
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 

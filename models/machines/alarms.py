@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from models.machines.costs import missed_cost
 from models.machines.options import Options
 from models.machines.scoring import KEY, RISKS, UNDER_WORK
 from models.scenario import Event
@@ -101,7 +102,7 @@ def _carried(previous: pl.DataFrame | None, as_of: datetime, options: Options) -
 def _opened(found: pl.DataFrame, past: pl.DataFrame, as_of: datetime, options: Options) -> pl.DataFrame:
     """`found` with those that wait opened, as far as inspections are free."""
     p = pl.col("probability")
-    saves = p * options.missed_failure_cost - (1 - p) * options.needless_inspection_cost
+    saves = p * missed_cost(options) - (1 - p) * options.needless_inspection_cost
     waiting = found.filter(state=WAITS).with_columns(saves.alias("saves"))
     running = found.filter(state=GOES_ON).select(KEY).unique().with_columns(inspected=pl.lit(value=True))
     waiting = waiting.join(running, on=list(KEY), how="left").sort(

@@ -46,15 +46,28 @@ def bill(
     failure or later does not prevent it, though it was not needless.
     """
     found = counts(inspections, failures, horizon_hours, lead_hours)
-    prevented, missed, needless = found.select(pl.col("prevented", "missed", "needless").sum()).row(0)
-    cost = missed * options.missed_failure_cost + needless * options.needless_inspection_cost
-    return Bill(prevented, missed, needless, cost)
+    sums = found.select(pl.col("prevented", "missed", "needless").sum(), cost=priced(options).sum())
+    return Bill(*sums.row(0))
+
+
+def priced(options: Options) -> pl.Expr:
+    """What rows of `counts` cost."""
+    return pl.col("missed") * missed_cost(options) + pl.col("needless") * options.needless_inspection_cost
+
+
+def missed_cost(options: Options) -> pl.Expr:
+    """What a failure of each row's `component` costs that no inspection came before."""
+    if not options.component_costs:
+        return pl.lit(options.missed_failure_cost)
+    return pl.col("component").replace_strict(
+        dict(options.component_costs), default=options.missed_failure_cost, return_dtype=pl.Float64
+    )
 
 
 def counts(
     inspections: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int, lead_hours: int = 0
 ) -> pl.DataFrame:
-    """Per machine with an inspection or a failure: `prevented`, `missed` and `needless`, see `bill`."""
+    """Per component of a machine with an inspection or a failure: `prevented`, `missed` and `needless`, see `bill`."""
     following = inspections.sort("time").join_asof(
         failures.sort("time").with_columns(failed_at="time"),
         on="time",
@@ -68,14 +81,17 @@ def counts(
     saved = following.filter(useful & ~soon).select(*COMPONENT, "failed_at").unique()
     came = failures.select(*COMPONENT, "time").unique()
     parts = [
-        saved.group_by("machine_id").agg(prevented=pl.len(), missed=-pl.len().cast(pl.Int64)),
-        came.group_by("machine_id").agg(missed=pl.len()),
-        following.group_by("machine_id").agg(needless=(~useful).sum()),
+        saved.group_by(COMPONENT).agg(prevented=pl.len(), missed=-pl.len().cast(pl.Int64)),
+        came.group_by(COMPONENT).agg(missed=pl.len()),
+        following.group_by(COMPONENT).agg(needless=(~useful).sum()),
     ]
-    schema = {"machine_id": pl.String, **dict.fromkeys(("prevented", "missed", "needless"), pl.Int64)}
+    schema = {
+        **dict.fromkeys(COMPONENT, pl.String),
+        **dict.fromkeys(("prevented", "missed", "needless"), pl.Int64),
+    }
     whole = [pl.DataFrame(schema=schema), *(part.cast({pl.UInt32: pl.Int64}) for part in parts)]
-    found = pl.concat(whole, how="diagonal_relaxed").group_by("machine_id").sum()
-    return found.sort("machine_id")
+    found = pl.concat(whole, how="diagonal_relaxed").group_by(COMPONENT).sum()
+    return found.sort(COMPONENT)
 
 
 def alarms(rows: pl.DataFrame, horizon_hours: int) -> pl.DataFrame:

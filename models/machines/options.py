@@ -76,7 +76,9 @@ class Options:
     use_attributes: bool = True
     """Whether they see age and model."""
     missed_failure_cost: float = 10.0
-    """What a failure costs that no inspection came before."""
+    """What a failure costs that no inspection came before, of a component that `component_costs` does not name."""
+    component_costs: tuple[tuple[str, float], ...] = ()
+    """Names of components, and what such a failure of each costs."""
     needless_inspection_cost: float = 1.0
     """What an inspection costs that no failure would have followed within the horizon."""
     inspect_every_days: int = 14
@@ -117,6 +119,9 @@ class Options:
         for name in ("windows_hours", "error_windows_hours", "horizons_hours"):
             if name in given:
                 given[name] = tuple(sorted({int(hours) for hours in given[name]}))
+        if "component_costs" in given:
+            costs = sorted((str(name), float(cost)) for name, cost in given["component_costs"])
+            given["component_costs"] = tuple(costs)
         if "keep_columns" in given:
             given["keep_columns"] = tuple(sorted(given["keep_columns"]))
         for name in ("train_from", "score_from"):
@@ -161,6 +166,15 @@ class Options:
             return self.lead_hours if self.lead_hours < horizon_hours else 0
         return max((h for h in self.horizons_hours if h < horizon_hours), default=0)
 
+    def missed_cost(self, component: str) -> float:
+        """What a failure of `component` costs that no inspection came before.
+
+        >>> chosen = Options(component_costs=(("pump", 40.0),))
+        >>> chosen.missed_cost("pump"), chosen.missed_cost("valve")
+        (40.0, 10.0)
+        """
+        return dict(self.component_costs).get(component, self.missed_failure_cost)
+
     @property
     def threshold(self) -> float:
         """The probability from which an inspection is cheaper than doing nothing.
@@ -201,6 +215,9 @@ class Options:
         for name in ("missed_failure_cost", "needless_inspection_cost"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}. Expected an amount above 0.")
+        for name, cost in self.component_costs:
+            if not 0 < cost < float("inf"):
+                raise ValueError(f"the cost of {name} is {cost}. Expected an amount above 0.")
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator is {self.estimator!r}. Expected one of {', '.join(ESTIMATORS)}.")
         if not 0 < self.held_out_share < 0.5:

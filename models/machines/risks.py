@@ -1,7 +1,7 @@
 """The model of a bundle: for every component and horizon a probability of failure, or why there is none."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,8 @@ class Risk:
 
     def threshold(self, options: Options) -> float:
         """The probability from which to raise an alarm at the costs of `options`."""
-        return cheapest(self.bills, self.failures, options)
+        own = replace(options, missed_failure_cost=options.missed_cost(self.component))
+        return cheapest(self.bills, self.failures, own)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ class Work:
 def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> Trained:
     """The bundle, its backtest and metrics, from the rows of all shards.
 
-    Raises `ContractError` where there is no row, or no component.
+    Raises `ContractError` where there is no row, or no component, or a cost is given of one that there is not.
     """
     ends = rows.select(pl.col("time").min().alias("first"), pl.len().alias("rows")).collect()
     if not ends["rows"].item() or not vocabulary.components:
@@ -164,6 +164,12 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
             f"Nothing to learn from: {ends['rows'].item()} rows of machines with telemetry, "
             f"{len(vocabulary.components)} components that were replaced or failed. Expected some of both. "
             "Ingest telemetry, maintenance and failures of the same machines and time, or widen --from and --to."
+        )
+    unknown = sorted({name for name, _ in options.component_costs} - {*vocabulary.components})
+    if unknown:
+        raise ContractError(
+            f"--component-cost names {', '.join(unknown)}, which was never replaced and never failed. Expected some of "
+            f"{', '.join(vocabulary.components)}."
         )
     vocabulary, leaking = without_leaks(rows, vocabulary, options)
     notes = [*leaking, *_told(vocabulary, observed, options)]

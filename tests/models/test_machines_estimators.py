@@ -212,7 +212,8 @@ def test_the_threshold_of_a_week_is_that_of_alarms_that_come_before_those_of_a_d
 @settings(max_examples=80)
 @given(hours_of, hours_of, st.integers(1, 120), st.integers(0, 60))
 def test_a_bill_counts_failures_and_inspections_as_a_loop_does(inspected, failed, horizon, lead):
-    options = Options(missed_failure_cost=7.0, needless_inspection_cost=2.0)
+    own = {"component_costs": (("b", 30.0),)}
+    options = Options(missed_failure_cost=7.0, needless_inspection_cost=2.0, **own)
     found = costs.bill(events(inspected), events(failed), horizon, options, lead)
     prevented, needless = set(), 0
     for at, component in inspected:
@@ -221,8 +222,9 @@ def test_a_bill_counts_failures_and_inspections_as_a_loop_does(inspected, failed
             needless += 1
         elif following[0] > at + lead:
             prevented.add((following[0], component))
-    missed = len(set(failed)) - len(prevented)
-    assert found == costs.Bill(len(prevented), missed, needless, 7.0 * missed + 2.0 * needless)
+    missed = set(failed) - prevented
+    cost = sum(30.0 if component == "b" else 7.0 for _, component in missed) + 2.0 * needless
+    assert found == costs.Bill(len(prevented), len(missed), needless, cost)
 
 
 @settings(max_examples=80)

@@ -231,6 +231,25 @@ def test_alarms_follow_the_costs_that_are_given_when_scoring(fleet, model, publi
         assert (here["above_threshold"] == (here["probability"] >= threshold)).all()
 
 
+def test_a_cost_of_its_own_moves_the_alarms_of_one_component_and_of_no_other(fleet, model, published):
+    dear = next(risk.component for risk in model.risks if risk.rung == "model")
+    rows, _ = score(model, fleet, AS_OF, {**OPTIONS, "component_costs": [[dear, 1e6]]})
+    bold, _ = score(model, fleet, AS_OF, {**OPTIONS, "missed_failure_cost": 1e6})
+    for component in rows["component"].unique():
+        expected = bold if component == dear else published[0]
+        columns = ["machine_id", "horizon_hours", "threshold", "above_threshold"]
+        both = [frame.filter(component=component).select(columns).sort(columns) for frame in (rows, expected)]
+        assert both[0].equals(both[1], null_equal=True)
+
+
+def test_a_cost_of_a_component_that_there_is_not_is_refused_by_name(fleet):
+    options = OPTIONS | {"component_costs": [["flux capacitor", 2.0]]}
+    context = MACHINES.context(cut(fleet), AS_OF, options)
+    rows = MACHINES.prepare_shard(cut(fleet, 0), context, AS_OF, options)["rows"]
+    with pytest.raises(ContractError, match=r"flux capacitor.*(.|\n)*Expected some of"):
+        MACHINES.fit({"rows": rows.lazy()}, context, AS_OF, options)
+
+
 def test_silent_machines_and_silent_sensors_are_scored_and_say_so(fleet, model):
     since = AS_OF - timedelta(days=3)
     late = pl.col("time") > since
@@ -471,6 +490,7 @@ def test_options_that_make_no_sense_are_refused_with_what_was_expected():
         {"horizons_hours": [0]},
         {"estimator": "magic"},
         {"missed_failure_cost": -1.0},
+        {"component_costs": [["pump", 0.0]]},
         {"needless_inspection_cost": float("nan")},
         {"held_out_share": 0.7},
         {"every_hours": 0},
