@@ -1,13 +1,17 @@
 """What a run computes on: as many local workers as there are tasks, one cluster for a flow and those it calls, a server."""
 
+import os
 import sqlite3
+import sys
 from contextlib import closing
 
 import httpx
 import pytest
+from distributed import Client
 
 from flows import cluster
 from flows.cluster import enough_workers, local_or_named
+from flows.workers import WORKER_ENVIRONMENT
 
 
 @pytest.mark.slow
@@ -24,6 +28,18 @@ def test_a_cluster_has_the_workers_that_tasks_can_use_and_called_flows_share_it(
             assert len(made.worker_spec) == 2
         assert made.status.name == "running"
     assert made.status.name == "closed"
+
+
+@pytest.mark.slow
+def test_a_worker_begins_with_its_imports_the_runs_environment_and_one_core(monkeypatch):
+    monkeypatch.setenv("ALMANAC_WORKERS", "1")
+    monkeypatch.setenv("ALMANAC_SOMETHING", "set after the first worker was forked")
+    with local_or_named() as made, Client(made) as client:
+        (found,) = client.run(lambda: (dict(os.environ), "models.boosting" in sys.modules)).values()
+    environment, imported = found
+    assert imported
+    assert environment["ALMANAC_SOMETHING"] == "set after the first worker was forked"
+    assert environment.items() >= WORKER_ENVIRONMENT.items()
 
 
 @pytest.mark.slow
