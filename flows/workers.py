@@ -29,7 +29,7 @@ def begin_imports(module: str) -> None:
     """
     if not FORKED:
         return
-    forkserver.set_forkserver_preload([module, "flows.preloaded"])
+    forkserver.set_forkserver_preload([module, "flows._preloaded"])
     with _environment(WORKER_ENVIRONMENT):
         forkserver.ensure_running()
 

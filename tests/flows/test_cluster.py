@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 
@@ -40,6 +41,15 @@ def test_a_worker_begins_with_its_imports_the_runs_environment_and_one_core(monk
     assert imported
     assert environment["ALMANAC_SOMETHING"] == "set after the first worker was forked"
     assert environment.items() >= WORKER_ENVIRONMENT.items()
+
+
+@pytest.mark.slow
+def test_what_workers_import_leaves_the_exit_status_of_any_other_process_alone():
+    code = (
+        "import sys; from flows.modules import with_commands; list(with_commands()); "
+        "assert 'flows._preloaded' not in sys.modules; import flows._preloaded; raise SystemExit(3)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import atexit
 import os
+import sys
 
 import distributed  # noqa: F401
 import prefect_azure  # noqa: F401
 
 import models.boosting  # noqa: F401
 
-# It has nothing to tidy up, and whoever reads the run's output waits for its end.
-atexit.register(os._exit, 0)
+if "multiprocessing.forkserver" in sys.orig_argv[-1]:
+    # That process has nothing to tidy up, and whoever reads the run's output waits for its end.
+    atexit.register(os._exit, 0)
