@@ -113,8 +113,8 @@ class _Ageing:
     def __init__(self, name: str, store: Store) -> None:
         scenario: Scenario = _module(name).SCENARIO
         self.name, self.store, self.age = name, store, 0
-        self.entered = ledger.rows(store).collect()  # type: ignore[union-attr]
-        self.as_of = type(_newest(scenario, store)).fromisoformat(self.entered["as_of"][-1])
+        self.entry = ledger.rows(store).collect().tail(1)  # type: ignore[union-attr]
+        self.as_of = type(_newest(scenario, store)).fromisoformat(self.entry["as_of"].item())
         names = [one for one in tables.fn(store) if one.startswith(f"{name}/")]
         self.inputs = {
             one: store.scan(one).head(1).collect()
@@ -176,7 +176,7 @@ class _Ageing:
 
     def _enter(self, back: timedelta, number: int) -> None:
         """A row of the ledger."""
-        row = self.entered.tail(1).with_columns(
+        row = self.entry.with_columns(
             pl.lit(f"aged-{number}").alias("run_id"),
             pl.lit((self.as_of - back).isoformat()).alias("as_of"),
             pl.col("started", "ended") - back,

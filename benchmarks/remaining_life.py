@@ -5,9 +5,9 @@
 Each file of the folder has machines run to failure: `unit`, `cycle`, and readings; a machine fails at its last cycle.
 Each quarter of the machines in turn is held out, as a seed divides them; each machine of it is cut off at some cycles drawn
 at random, and what is published of its last cycle then is compared with the cycles that it had left. So every machine is
-judged once per seed, by what was learnt from others. `RMSE` is of the median, with remaining
-lives of more than 125 cycles taken as 125, as the literature does (Heimes 2008, PHM), `uncapped` without that; a median
-that is not known counts as the longest life that is. `coverage` is how often the life was between the quantiles 10 and 90,
+judged once per seed, by what was learnt from others. `RMSE` is of the median, with remaining lives of more than 125
+cycles taken as 125, as the literature does (Heimes 2008, PHM), `uncapped` without that; a median that is not known counts
+as the longest life that is. `coverage` is how often the life was between the quantiles 10 and 90,
 `within 125` of the engines that had at most 125 left. `precision` is the average precision of the probability of a
 failure within 10 cycles, over all cycles of the machines that were held out.
 """

@@ -56,7 +56,8 @@ LOCAL_SETTINGS = DASK_SETTINGS | {
     "distributed.worker.multiprocessing-method": "forkserver" if FORKED else "spawn",
 }
 """Dask always starts servers for HTTP without TLS beside scheduler and workers. They have no pages, so that no other user of
-the machine reads the keys in them. For the method see `flows.workers`.
+the machine reads the keys in them. For the method see `flows.workers`; a forked worker has the environment of the process
+that it is forked from, so that of the run is handed over.
 """
 
 

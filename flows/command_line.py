@@ -159,6 +159,7 @@ def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
 def _on_a_server(command: Command, parameters: dict[str, Any], session: Session) -> Any:
     if command.maps and not (session.scheduler or os.environ.get("ALMANAC_SCHEDULER")):
         begin_imports(command.module)
+    # What is imported from here on takes seconds, which those imports take beside it.
     from flows.cluster import check_scheduler, prefect_server
     from flows.settings import settings
 

@@ -46,11 +46,11 @@ def bill(
     failure or later does not prevent it, though it was not needless.
     """
     found = counts(inspections, failures, horizon_hours, lead_hours)
-    sums = found.select(pl.col("prevented", "missed", "needless").sum(), cost=priced(options).sum())
+    sums = found.select(pl.col("prevented", "missed", "needless").sum(), cost=cost_of_counts(options).sum())
     return Bill(*sums.row(0))
 
 
-def priced(options: Options) -> pl.Expr:
+def cost_of_counts(options: Options) -> pl.Expr:
     """What rows of `counts` cost."""
     return pl.col("missed") * missed_cost(options) + pl.col("needless") * options.needless_inspection_cost
 

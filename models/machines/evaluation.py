@@ -247,7 +247,7 @@ def _savings(done: pl.DataFrame, options: Options) -> dict[str, float]:
 
 def _costs(machines: pl.DataFrame, counts: pl.DataFrame, options: Options) -> NDArray[np.float64]:
     """What each of `machines` cost, by `costs.counts`."""
-    priced = counts.group_by("machine_id").agg(costs.priced(options).sum().alias("cost"))
+    priced = counts.group_by("machine_id").agg(costs.cost_of_counts(options).sum().alias("cost"))
     found = machines.join(priced, on="machine_id", how="left", maintain_order="left")
     return found["cost"].fill_null(0.0).to_numpy()
 

@@ -132,11 +132,11 @@ def _watch_list(view: _View) -> list[Part]:
         "Without a model, or failed": f"{view.status.get('skipped', 0) + view.status.get('failed', 0):,}",
     }
     alarms = listed.height - listed["alarm"].null_count()
-    missed = f"{view.options.missed_failure_cost:g}"
-    missed += "".join(f" ({name}: {cost:g})" for name, cost in view.options.component_costs)
+    failure = f"{view.options.missed_failure_cost:g}"
+    failure += "".join(f" ({name}: {cost:g})" for name, cost in view.options.component_costs)
     text = (
         f"Data up to **{view.as_of:%Y-%m-%d %H:%M} UTC**. A component is at risk where inspecting it is expected to "
-        f"cost less than waiting: a missed failure costs {missed}, a needless inspection "
+        f"cost less than waiting: a missed failure costs {failure}, a needless inspection "
         f"{view.options.needless_inspection_cost:g}. From which probability that is so differs by component and horizon: "
         "it is the threshold that cost least on held-out time, and lies high where waiting brought certainty in time. "
         "So a component may be at risk at a lower probability than another. It is not listed while it is under work."

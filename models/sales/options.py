@@ -7,6 +7,7 @@ from typing import Any
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 QUARTER = 13
+"""Weeks."""
 AUTO = "auto"
 ESTIMATORS = (AUTO, "pooled", "statistical", "blend")
 
@@ -15,7 +16,7 @@ ESTIMATORS = (AUTO, "pooled", "statistical", "blend")
 class Options:
     """What a training or scoring run of `sales` may be told; see `Options.of`."""
 
-    horizon: int = 13
+    horizon: int = QUARTER
     """Weeks to forecast."""
     quantiles: tuple[float, ...] = QUANTILES
     seed: int = 7

@@ -122,13 +122,12 @@ def _chances(names: Sequence[str]) -> np.ndarray:
 
 def training_rows(view: features.View, shared: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
     """Rows of all origins of the view, some steps each, whose target week is known."""
-    last = view.panel.last
     count = options.training_rows / max(shared["calendar"]["rows"][0], 1)
     each = int(np.clip(np.floor(count), 1, MAX_STEPS))
     steps: dict[int, list[int]] = {}
     flagged = set()
-    for origin in range(FIRST_ORIGIN, last):
-        known = [step for step in range(1, options.horizon + 1) if origin + step <= last]
+    for origin in range(FIRST_ORIGIN, view.panel.last):
+        known = range(1, known_steps(view.panel, origin, options) + 1)
         week = view.panel.week(origin)
         chances = _chances([f"{options.seed}/{week}/{step}" for step in known])
         steps[origin] = sorted(np.array(known)[np.argsort(chances)[:each]].tolist())

@@ -15,7 +15,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from models.errors import AlmanacError
 from tasks.registry import ledger
 from tasks.storage.layout import Layout
-from tasks.storage.store import Store, StoreError, compact, crowded
+from tasks.storage.store import Store, StoreError, compact, crowded_partitions, partition_column
 
 _LOG = "_delta_log"
 _LOG_RETENTION = "delta.logRetentionDuration"
@@ -174,8 +174,8 @@ def check_store(store: Store) -> None:
 
 def _compact(table: DeltaTable, since: datetime, *, dry_run: bool) -> int:
     """Files that were rewritten into fewer, or would be."""
-    count = crowded(table, _MANY_FILES)
-    if "as_of" in table.metadata().partition_columns:
+    count = crowded_partitions(table, _MANY_FILES)
+    if partition_column(table) == "as_of":
         count = count.filter(pl.Series([_before(one, since) for one in count["partition"]], dtype=pl.Boolean))
     if dry_run or not count.height:
         return int(count["files"].sum())

@@ -44,7 +44,7 @@ from models.errors import AlmanacError
 REMOTE = ("az://", "abfss://", "abfs://", "azure://")
 _TRIES = 8
 FILE_BYTES, ROW_GROUP = 16_000_000, 100_000
-"""Of a data file that is written: how large it may be, and how many rows a group of it has."""
+"""Data files are held in memory until they are this large, and row groups until they have so many rows."""
 FILES_OF_A_PARTITION = 20
 """So many small files of a partition, or of a table without, are made one by the writer who finds them."""
 
@@ -363,7 +363,7 @@ class Store:
         Where another writer is first, it is left to the next time.
         """
         table = self.table(name)
-        if (found := crowded(table, FILES_OF_A_PARTITION)).height:
+        if (found := crowded_partitions(table, FILES_OF_A_PARTITION)).height:
             with suppress(CommitFailedError):
                 compact(table, found["partition"].to_list())
                 table.create_checkpoint()
@@ -405,9 +405,14 @@ def scan_table(table: DeltaTable, shard: int | None = None) -> pl.LazyFrame:
     return frame if shard is None else frame.filter(pl.col("shard") == shard)
 
 
-def crowded(table: DeltaTable, many: int) -> pl.DataFrame:
+def partition_column(table: DeltaTable) -> str | None:
+    """The column that a table is partitioned by, if it is."""
+    return next(iter(table.metadata().partition_columns), None)
+
+
+def crowded_partitions(table: DeltaTable, many: int) -> pl.DataFrame:
     """The partitions with so `many` small files or more: `partition`, empty in a table without, and `files`."""
-    column = next(iter(table.metadata().partition_columns), None)
+    column = partition_column(table)
     files = pl.DataFrame(table.get_add_actions(flatten=True))
     if files.is_empty():
         return pl.DataFrame(schema={"partition": pl.String, "files": pl.UInt32})
@@ -419,7 +424,7 @@ def crowded(table: DeltaTable, many: int) -> pl.DataFrame:
 
 def compact(table: DeltaTable, partitions: Sequence[Any]) -> int:
     """Rewrite the small files of these partitions into fewer, in one commit; how many files there were."""
-    column = next(iter(table.metadata().partition_columns), None)
+    column = partition_column(table)
     done = table.optimize.compact(
         partition_filters=[(column, "in", [str(one) for one in partitions])] if column else None,
         target_size=FILE_BYTES,

@@ -16,7 +16,7 @@ from tasks.storage.staging import Staged, reader
 from tasks.storage.store import FILE_BYTES, ROW_GROUP, Store, concat_lazy
 
 _FEW = 1_000_000
-"""Files are held in memory until they are this large, and row groups until they have so many rows."""
+"""So many rows are held in memory."""
 
 
 @dataclass(frozen=True)
