@@ -13,11 +13,11 @@ import polars as pl
 from models.sales.neighbours import PRICE
 from models.sales.panel import Panel, Shared, panel_of
 from models.sales.promotions import FLAGGED, Others, Promotions, others, promotions
+from models.sales.seasons import YEAR, from_easter, year_before
 
 ENOUGH_WEEKS = 8
 """Weeks with units, in the last year, that a key needs for the pooled model, one of them in the last `LEVEL_WEEKS`."""
 LEVEL_WEEKS = 26
-YEAR = 52
 NEW_WEEKS = 26
 INTERMITTENT_SHARE = 1 / 1.32
 """Below this share of weeks with sales, demand is intermittent (Syntetos, Boylan & Croston 2005, JORS 56)."""
@@ -31,8 +31,14 @@ APART = float(np.log(3.0))
 """On the log scale, at most, between the two: a typing error of one store does not make the season of all others."""
 SEASON_WEEKS = 26
 """So many weeks before and after a week are what its season is relative to."""
-GROWTH_WEEKS, GROWTH_SHARE, MOST_GROWTH = 13, 0.7, 3.0
-"""Growth is of so many weeks over the same ones of last year; this share of its logarithm is believed."""
+GROWTH_WEEKS, GROWTH_DOUBT, MOST_GROWTH = 8, 0.3, 3.0
+"""Growth is of so many weeks over the same ones of last year; this share of its logarithm is not believed, half of it
+over two years."""
+EARLIER_SHARE = 0.3
+"""Of the year before last in `last_year`, where it is known."""
+EASTER_WEEKS, EASTER_SHARE = 6, 0.8
+"""A SKU's Easter is looked at relative to so many weeks before and after; it moves where that leaves at most this share
+of the differences from year to year."""
 DEEP = 0.1
 """A price this share below the usual one is a deep cut."""
 KINDS = ("regular", "promoted", "intermittent", "new")
@@ -165,34 +171,61 @@ def _last_year(
     }
 
 
-def year_before(origin: int, target: int) -> int:
-    """The week that lies whole years before `target`, the last of them that is known at `origin`.
-
-    >>> year_before(100, 104), year_before(100, 160)
-    (52, 56)
-    """
-    years = -(-(target - origin) // YEAR)
-    return target - YEAR * years
-
-
-def last_year(view: View, origin: int, target: int, level: np.ndarray) -> np.ndarray:
+def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarray]) -> np.ndarray:
     """Units of the week a year before `target`, at the level of this year; NaN where that week is not known.
 
-    The mean, on the log scale, of what the key sold in that week and what its SKU sold in all stores then, on the
-    key's scale: the single week of a key is noisy. Times how much more the key sells in the last
-    `GROWTH_WEEKS` than in the same weeks a year before. Of that growth only `GROWTH_SHARE` is believed, and less of it
-    where fewer of the weeks are known in both years.
+    Where the year before that is known too, the mean of both on the log scale, the earlier one with `EARLIER_SHARE`.
     """
-    at = year_before(origin, target)
-    units, sku, of_key = view.panel.units, view.sku.units, view.sku_of_key
+    level, at = fixed["_level"], year_before(origin, target)
+    latest, earlier = (to_log(_of_year(view, origin, target, week, fixed), level) for week in (at, at - YEAR))
+    both = (1 - EARLIER_SHARE) * latest + EARLIER_SHARE * earlier
+    return from_log(np.where(np.isfinite(both), both, latest), level)
+
+
+def _of_year(view: View, origin: int, target: int, at: int, fixed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Units of the week `at`, whole years before `target`, at the level of this year; NaN where it is not known.
+
+    The mean, on the log scale, of what the key sold in that week and what its SKU sold in all stores then, on the
+    key's scale: the single week of a key is noisy. Times how much more the key sells in the last `GROWTH_WEEKS` than
+    in the same weeks that long before; see `_growth`.
+    """
+    level, moves = fixed["_level"], fixed["_easter"]
     if at < 0:
         return np.full(level.shape, np.nan)
+    of_easter = from_easter(view.panel, target, at)
+    weeks = np.where(moves & (0 <= of_easter <= origin), of_easter, at)
+    units, sku, of_key = view.panel.units, view.sku.units, view.sku_of_key
     around = slice(max(0, at - SEASON_WEEKS), min(at + SEASON_WEEKS, origin) + 1)
-    of_sku = mean(units[around]) * _ratio(sku[at], mean(sku[around]))[of_key]
-    own, theirs = to_log(np.maximum(units[at], 0.0), level), to_log(np.maximum(of_sku, 0.0), level)
+    of_sku = mean(units[around]) * _ratio(sku[weeks, of_key], mean(sku[around])[of_key])
+    own = units[weeks, np.arange(len(weeks))]
+    own, theirs = to_log(np.maximum(own, 0.0), level), to_log(np.maximum(of_sku, 0.0), level)
     theirs = np.clip(theirs, own - APART, own + APART)
     season = np.where(np.isfinite(theirs), OWN_SHARE * own + (1 - OWN_SHARE) * theirs, own)
     return from_log(season, level) * _growth(units, origin, target - at)
+
+
+def moves_with_easter(units: np.ndarray, panel: Panel, origin: int) -> np.ndarray:
+    """Whether what each column of `units` does in the weeks of Easter moves with it from year to year.
+
+    Where these weeks, and those a year after an Easter, are more like the weeks of `from_easter` than like the same
+    weeks of the year before, over all years that are known at `origin`. False where no two Easters are.
+    """
+    plain, moved = np.zeros(units.shape[1]), np.zeros(units.shape[1])
+    for target in range(YEAR, origin + 1):
+        like = from_easter(panel, target, target - YEAR)
+        if like == target - YEAR or not 0 <= like <= origin:
+            continue
+        now, then, same = (_unusual(units[: origin + 1], week) for week in (target, like, target - YEAR))
+        known = np.isfinite(now) & np.isfinite(then) & np.isfinite(same)
+        plain += np.where(known, np.abs(now - same), 0.0)
+        moved += np.where(known, np.abs(now - then), 0.0)
+    return moved < EASTER_SHARE * plain
+
+
+def _unusual(units: np.ndarray, week: int) -> np.ndarray:
+    """A week on the log scale relative to the `EASTER_WEEKS` before and after it."""
+    around = mean(units[max(0, week - EASTER_WEEKS) : week + EASTER_WEEKS + 1])
+    return to_log(units[week], np.where(around > 0, around, np.nan))
 
 
 def _growth(units: np.ndarray, origin: int, weeks: int) -> np.ndarray:
@@ -203,7 +236,8 @@ def _growth(units: np.ndarray, origin: int, weeks: int) -> np.ndarray:
     now, before = units[first : origin + 1], units[first - weeks : origin + 1 - weeks]
     both = np.isfinite(now) & np.isfinite(before)
     ratio = _ratio(mean(np.where(both, now, np.nan)), mean(np.where(both, before, np.nan)))
-    believed = GROWTH_SHARE * both.sum(axis=0) / GROWTH_WEEKS
+    share = 1 - GROWTH_DOUBT / round(weeks / YEAR)
+    believed = share * both.sum(axis=0) / GROWTH_WEEKS
     known = np.isfinite(ratio) & (ratio > 0)
     return np.where(
         known, np.clip(np.where(known, ratio, 1.0), 1 / MOST_GROWTH, MOST_GROWTH) ** believed, 1.0
@@ -262,7 +296,8 @@ def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
     year = units[-YEAR:]
     regular = np.where(promoted[-YEAR:] == 1, np.nan, year)
     seen = np.isfinite(units)
-    found = {"_level": level, "_sku_level": sku_level}
+    easter = moves_with_easter(view.sku.units, panel, origin)
+    found = {"_level": level, "_sku_level": sku_level, "_easter": easter[view.sku_of_key]}
     found["level"] = np.log(level)
     found["share_of_sku"] = np.log(level / sku_level[view.sku_of_key])
     found |= _recent(panel, known, origin, level)
@@ -305,7 +340,7 @@ def target_features(
     found |= _last_year(panel, view.promotions, origin, target, fixed["_level"])
     sku = _last_year(view.sku, view.sku_promotions, origin, target, fixed["_sku_level"])
     found |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
-    found["last_year"] = to_log(last_year(view, origin, target, fixed["_level"]), fixed["_level"])
+    found["last_year"] = to_log(last_year(view, origin, target, fixed), fixed["_level"])
     if not panel.covariates:
         return found
     if target >= panel.weeks:

@@ -13,7 +13,7 @@ import polars as pl
 
 from models import metrics
 from models.sales import backtest as measuring
-from models.sales import features
+from models.sales import features, seasons
 from models.sales.neighbours import flag_names, ranges
 from models.sales.options import Options
 from models.sales.panel import KEY, Panel, demanded, known_covariates, panel_of
@@ -66,7 +66,7 @@ def _weeks(panel: Panel, origin: int, promoted: np.ndarray) -> list[pl.DataFrame
     kinds = features.kinds_of_keys(np.isfinite(units).sum(axis=0), features.share_of_zeros(units))
     found = []
     for target in range(origin + 1, panel.weeks):
-        ago = features.year_before(origin, target)
+        ago = seasons.year_before(origin, target)
         year_ago = panel.units[ago] if ago >= 0 else np.full(naive.shape, np.nan)
         kind = np.where((kinds == "regular") & (promoted[target] == 1), "promoted", kinds)
         found.append(

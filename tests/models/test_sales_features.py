@@ -6,6 +6,7 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 import pytest
+from dateutil.easter import easter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,13 +58,15 @@ def market(seed: int, covariates: tuple[str, ...] = ("price", "deal", "feat")) -
     }
 
 
-def view_of(frames: dict[str, pl.DataFrame], keys: pl.DataFrame | None = None) -> features.View:
+def view_of(
+    frames: dict[str, pl.DataFrame], keys: pl.DataFrame | None = None, as_of: date = AS_OF
+) -> features.View:
     tables = {name: frame.lazy() for name, frame in frames.items()}
     covariates = [name for name in ("deal", "feat", "price") if name in frames["history"].columns]
-    shared = neighbours.shared_frames(tables, AS_OF, HORIZON)
+    shared = neighbours.shared_frames(tables, as_of, HORIZON)
     keys = frames["history"].select(KEY).unique() if keys is None else keys
-    rows = past_and_plan(tables, covariates, AS_OF, HORIZON)
-    panel = panel_of(rows, keys, covariates, MONDAY, AS_OF, HORIZON)
+    rows = past_and_plan(tables, covariates, as_of, HORIZON)
+    panel = panel_of(rows, keys, covariates, MONDAY, as_of, HORIZON)
     flags = neighbours.flag_names(shared["covariates"])
     return features.view_of(panel, shared, flags, neighbours.store_attributes(tables))
 
@@ -347,15 +350,20 @@ def grown(stores: dict[str, float], spike: str) -> pl.DataFrame:
     return frame.with_columns(units=pl.when(special).then(pl.col("units") * 4).otherwise("units"))
 
 
+def at_level(level: np.ndarray) -> dict[str, np.ndarray]:
+    """What `features.last_year` needs of the origin, of keys that do not move with Easter."""
+    return {"_level": level, "_easter": np.zeros(len(level), dtype=bool)}
+
+
 def test_last_year_is_the_week_of_the_key_and_of_its_sku_at_the_level_of_this_year():
     view = view_of({"history": grown({"s1": 100.0, "s2": 50.0}, "s1")})
     level = np.array([130.0, 65.0])
-    found = features.last_year(view, 69, 72, level)
+    found = features.last_year(view, 69, 72, at_level(level))
     around = view.panel.units[:47].mean(axis=0)
     of_sku = around * (225.0 / view.sku.units[:47, 0].mean())
     own = np.array([400.0, 50.0])
     logs = 0.6 * features.to_log(own, level) + 0.4 * features.to_log(of_sku, level)
-    assert found == pytest.approx(features.from_log(logs, level) * 1.5**features.GROWTH_SHARE)
+    assert found == pytest.approx(features.from_log(logs, level) * 1.5 ** (1 - features.GROWTH_DOUBT))
 
 
 def test_a_typing_error_of_a_store_a_year_ago_hardly_moves_last_year_of_the_others():
@@ -363,13 +371,56 @@ def test_a_typing_error_of_a_store_a_year_ago_hardly_moves_last_year_of_the_othe
     typo = (pl.col("store") == "s1") & (pl.col("week") == MONDAY + timedelta(weeks=20))
     market = market.with_columns(units=pl.when(typo).then(12_000.0).otherwise("units"))
     level = np.full(4, 130.0)
-    found = features.last_year(view_of({"history": market}), 69, 72, level)
-    assert found[[0, 2, 3]] == pytest.approx(np.full(3, 100 * 1.5**features.GROWTH_SHARE), rel=0.7)
+    found = features.last_year(view_of({"history": market}), 69, 72, at_level(level))
+    assert found[[0, 2, 3]] == pytest.approx(np.full(3, 100 * 1.5 ** (1 - features.GROWTH_DOUBT)), rel=0.7)
 
 
 def test_last_year_is_unknown_in_the_first_year():
     view = view_of({"history": grown({"s1": 100.0}, "s1")})
-    assert np.isnan(features.last_year(view, 30, 34, features.origin_features(view, 30)["_level"])).all()
+    assert np.isnan(features.last_year(view, 30, 34, features.origin_features(view, 30))).all()
+
+
+def test_the_year_before_last_counts_too():
+    view = seen([{27: 200.0, 79: 300.0}.get(week, 100.0) for week in range(131)])
+    level = np.array([100.0])
+    assert features.last_year(view, 77, 79, at_level(level)) == pytest.approx(200.0)
+    earlier, latest = features.to_log(np.array([[200.0], [300.0]]), level)
+    logs = (1 - features.EARLIER_SHARE) * latest + features.EARLIER_SHARE * earlier
+    assert features.last_year(view, 129, 131, at_level(level)) == pytest.approx(
+        features.from_log(logs, level)
+    )
+
+
+def seen(sold: list[float]) -> features.View:
+    """The view of one key that sold so much each week."""
+    weeks = [MONDAY + timedelta(weeks=at) for at in range(len(sold))]
+    rows = [("a", "s", week, units, 0) for week, units in zip(weeks, sold, strict=True)]
+    frame = pl.DataFrame(rows, ["sku", "store", "week", "units", "shard"], orient="row")
+    return view_of({"history": frame}, as_of=weeks[-1])
+
+
+def with_easter(weeks: int) -> features.View:
+    """A key that sells 100 a week, and 400 in that of Good Friday."""
+    days = [MONDAY + timedelta(weeks=at, days=4) for at in range(weeks)]
+    return seen([400.0 if day == easter(day.year) - timedelta(days=2) else 100.0 for day in days])
+
+
+def test_what_moved_with_easter_before_is_expected_where_easter_is():
+    good_friday = easter(MONDAY.year + 3) - timedelta(days=2)
+    target = (good_friday - MONDAY).days // 7
+    view = with_easter(target - 3)
+    fixed = features.origin_features(view, target - 4)
+    assert fixed["_easter"].all()
+    assert features.last_year(view, target - 4, target, fixed) == pytest.approx(400.0, rel=0.02)
+    then = (easter(MONDAY.year + 2) - timedelta(days=2) - MONDAY).days // 7
+    assert then + 52 != target
+    assert features.last_year(view, target - 4, then + 52, fixed) == pytest.approx(100.0, rel=0.02)
+
+
+def test_one_easter_does_not_tell_whether_a_key_moves_with_it():
+    good_friday = easter(MONDAY.year + 1) - timedelta(days=2)
+    view = with_easter((good_friday - MONDAY).days // 7)
+    assert not features.origin_features(view, view.panel.last)["_easter"].any()
 
 
 def test_another_numeric_covariate_is_a_feature_with_its_deviation_from_usual():
