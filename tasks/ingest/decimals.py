@@ -25,7 +25,7 @@ def with_points(
     numbers = [c for c in source.columns if own.get(c) not in types or types[own[c]].dtype.is_numeric()]
     written = decimals or text.shown
     if written == "comma":
-        frame = source.frame.with_columns(pointed(column, is_number=True) for column in numbers)
+        frame = source.frame.with_columns(pointed(column) for column in numbers if column not in text.pointed)
         return replace(source, frame=frame)
     either = {text.names[i].strip() for i in text.either}
     asked = [c for c in numbers if c in either and (c in own or table.covariates or table.wide)]

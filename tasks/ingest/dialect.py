@@ -71,6 +71,11 @@ class Text:
         return bool(self.decimals)
 
     @property
+    def pointed(self) -> frozenset[str]:
+        """Names of the columns with decimal commas, whose rows have decimal points."""
+        return frozenset(self.names[i].strip() for i in self.decimals)
+
+    @property
     def shown(self) -> Decimals | None:
         """What the file shows of how its decimals are written."""
         return "comma" if self.decimal_comma else "point" if self.points or self.separator == "," else None
@@ -235,7 +240,7 @@ def _csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFram
 
 
 def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
-    """Without columns that have no name, names without blanks at their ends, decimal points."""
+    """Without columns that have no name, names without blanks at their ends, decimal points where commas were seen."""
     found = frame.collect_schema().names()
     blank = {name for name, stated in zip(found, text.names, strict=False) if not stated.strip()}
     index = {found[0]} if found and found[0].startswith("Unnamed: 0") else set()
@@ -244,20 +249,17 @@ def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
     if text.annotated and kept:
         first = pl.col(kept[0].strip())
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()) & first.ne_missing(kept[0].strip()))
-    if not text.decimal_comma:
-        return frame
-    numbers = {text.names[i].strip() for i in text.decimals}
-    return frame.with_columns(pointed(name, is_number=name in numbers) for name in frame.collect_schema())
+    return frame.with_columns(pointed(name) for name in frame.collect_schema() if name in text.pointed)
 
 
-def pointed(name: str, *, is_number: bool) -> pl.Expr:
-    """A column of text with decimal points in the place of commas; of one of numbers, 1.234 is a thousand and more."""
+def pointed(name: str) -> pl.Expr:
+    """A column of numbers as text with decimal points in the place of commas; 1.234 is a thousand and more.
+
+    Not to be called again on what it returns: 1,234 is 1.234 by then.
+    """
     column = pl.col(name)
     plain = column.str.strip_chars().str.replace_all(_THOUSANDS, "").str.replace(",", ".", literal=True)
-    written = column.str.contains(_DECIMAL_COMMA)
-    if is_number:
-        written |= column.str.contains(_WHOLE)
-    return pl.when(written).then(plain).otherwise(column).alias(name)
+    return pl.when(column.str.contains(f"{_DECIMAL_COMMA}|{_WHOLE}")).then(plain).otherwise(column).alias(name)
 
 
 def _blocks(content: bytes) -> list[bytes]:

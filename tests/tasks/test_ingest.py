@@ -612,6 +612,7 @@ GROUPED = "sku;store;week;units{}\n1.234;A;2024-01-01;1.234{}\n1.234;A;2024-01-0
         (GROUPED.format("", "", ""), {"decimals": "point"}, 1.234),
         (GROUPED.format(";price", ";1,5", ";1,5"), {}, 1234),
         (GROUPED.format(";price", ";1.5", ";1.5"), {}, 1.234),
+        (GROUPED.format("", "", "").replace(";1.234\n", ";1,234\n"), {}, 1.234),
         (GROUPED.format("", "", "").replace(";", ","), {}, 1.234),
     ],
 )
