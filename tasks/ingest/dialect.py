@@ -259,7 +259,9 @@ def pointed(name: str) -> pl.Expr:
     """
     column = pl.col(name)
     plain = column.str.strip_chars().str.replace_all(_THOUSANDS, "").str.replace(",", ".", literal=True)
-    return pl.when(column.str.contains(f"{_DECIMAL_COMMA}|{_WHOLE}")).then(plain).otherwise(column).alias(name)
+    return (
+        pl.when(column.str.contains(f"{_DECIMAL_COMMA}|{_WHOLE}")).then(plain).otherwise(column).alias(name)
+    )
 
 
 def _blocks(content: bytes) -> list[bytes]:
