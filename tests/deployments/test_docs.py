@@ -1,5 +1,6 @@
 """What the Azure page says about names and logs is what the worker and the flows do."""
 
+import json
 import re
 from uuid import uuid4
 
@@ -9,7 +10,12 @@ import yaml
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs/azure.md").read_text()
-FLOW_OF = re.search(r'extract\(@"(\^\(\.\+\).*?)", 1, ContainerGroup_s\)', PAGE)[1]
+(LOG,) = [
+    one["properties"]
+    for one in json.loads((ROOT / "deployments/azure/main.json").read_text())["resources"]
+    if one["type"].endswith("/savedSearches")
+]
+FLOW_OF = re.search(r'extend Flow = extract\(@"(.*?)", 1, ContainerGroup\)', LOG["query"])[1]
 ENDED = re.search(r'extract\(@"(Flow run .*?)", 1, Message\)', PAGE)[1]
 """Patterns of the queries."""
 
@@ -22,6 +28,17 @@ def test_the_queries_find_the_flow_in_a_container_groups_name(flow):
 def test_the_queries_leave_out_the_worker_and_the_server():
     assert not re.search(FLOW_OF, "almanac-worker")
     assert not re.search(FLOW_OF, "almanac-server")
+
+
+def test_queries_read_the_tables_of_both_ways_and_name_only_columns_that_both_have():
+    assert "union isfuzzy=true" in LOG["query"], "one of the tables may be missing"
+    assert "(ContainerInstanceLog_CL | project TimeGenerated, ContainerGroup = ContainerGroup_s, Message)" in LOG["query"]
+    assert "(ContainerInstanceLog | project TimeGenerated, ContainerGroup, Message)" in LOG["query"]
+    queries = re.findall(r"```kusto\n(.*?)```", PAGE, re.S)
+    assert len(queries) == 3
+    for query in queries:
+        assert query.startswith(f"{LOG['functionAlias']}\n")
+        assert not re.search(r"\w_(s|CL)\b", query)
 
 
 def test_no_flows_name_is_cut_short_in_a_container_groups_name():
