@@ -53,7 +53,8 @@ def ingest(
         errors: Errors that machines reported: machine_id, time, error.
         machines: What is known of the machines: machine_id, model, age_years.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
-            for one table. Known without it: machineID, datetime, errorID, comp, failure, age.
+            for one table; component==pump gives all rows one value. Known without it: machineID, datetime, errorID,
+            comp, failure, age.
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
         telemetry_marks: Which end of its interval a telemetry row's time marks; settled at the first ingest
             (default end).
@@ -246,7 +247,8 @@ def run(
         errors: Errors that machines reported: machine_id, time, error.
         machines: What is known of the machines: machine_id, model, age_years.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
-            for one table. Known without it: machineID, datetime, errorID, comp, failure, age.
+            for one table; component==pump gives all rows one value. Known without it: machineID, datetime, errorID,
+            comp, failure, age.
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
         telemetry_marks: Which end of its interval a telemetry row's time marks; settled at the first ingest
             (default end).

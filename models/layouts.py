@@ -12,6 +12,9 @@ import polars as pl
 from models.errors import ContractError
 from models.times import DateOrder, days
 
+TIMES = ("timestamp", "Timestamp", "TIMESTAMP", "time", "date")
+"""Names that a column of times often has."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -87,6 +90,14 @@ def with_header(part: Part, names: Sequence[str]) -> Part:
     first = pl.LazyFrame([found], schema=dict.fromkeys(full, pl.String), orient="row")
     rest = part.frame.select(pl.all().cast(pl.String)).rename(dict(zip(found, full, strict=True)))
     return Part(part.name, pl.concat([first, rest]))
+
+
+def time_and_others(part: Part, asked: Asked) -> tuple[str, list[str]]:
+    """The column with the time, which the user names or is called so or comes first, and the others."""
+    columns = part.columns
+    wanted = (asked.mapping.get("time"), *TIMES)
+    time = next((c for c in wanted if c in columns), columns[0])
+    return time, [c for c in columns if c != time]
 
 
 def day(column: str, order: DateOrder | None) -> pl.Expr:

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from models.errors import ContractError
-from models.layouts import Asked, Layout, Part, with_header
+from models.layouts import TIMES, Asked, Layout, Part, time_and_others, with_header
 
-_TIMES = ("timestamp", "Timestamp", "TIMESTAMP", "time", "date")
 _VALUES = ("value", "Value", "metric_value")
 _NO_STATE = ("unavailable", "unknown", "none", "")
 
@@ -25,7 +24,7 @@ def _variables(parts: Sequence[Part], asked: Asked) -> list[Part]:
     is named after."""
     found = []
     for part in (with_header(one, ("timestamp", "value")) for one in parts):
-        (time, values) = _time_and_others(part, asked)
+        (time, values) = time_and_others(part, asked)
         device = pl.lit(asked.source).alias("device")
         if len(values) == 1 and (len(parts) > 1 or values[0] in _VALUES):
             columns = [pl.lit(part.stem).alias("tag"), pl.col(values[0]).alias("value")]
@@ -41,7 +40,7 @@ def _components(parts: Sequence[Part], asked: Asked) -> list[Part]:
         return _label_ranges(parts, asked)
     found = []
     for part in parts:
-        time, sensors = _time_and_others(part, asked)
+        time, sensors = time_and_others(part, asked)
         alone = len(parts) == 1 and part.folder is None
         tag = pl.format("{}{}", pl.lit("" if alone else f"{part.folder or part.stem}."), "tag")
         long = _long(part, time, sensors)
@@ -67,7 +66,7 @@ def _dimensions(parts: Sequence[Part], asked: Asked) -> list[Part]:
     """Rows of a time, dimensions and measures: text names what is measured, numbers are measures."""
     found = []
     for part in parts:
-        time, others = _time_and_others(part, asked)
+        time, others = time_and_others(part, asked)
         text = pl.col(others).cast(pl.String).str.strip_chars()
         numbers = text.cast(pl.Float64, strict=False).is_not_null() | text.is_null() | (text == "")
         numeric = part.frame.select(numbers.all()).collect().row(0, named=True)
@@ -107,14 +106,6 @@ def _states(parts: Sequence[Part], _: Asked) -> list[Part]:
     return [Part(p.name, p.frame.filter(is_state)) if "state" in p.columns else p for p in parts]
 
 
-def _time_and_others(part: Part, asked: Asked) -> tuple[str, list[str]]:
-    """The column with the time, which the user names or is called so or comes first, and the others."""
-    columns = part.columns
-    wanted = (asked.mapping.get("time"), *_TIMES)
-    time = next((c for c in wanted if c in columns), columns[0])
-    return time, [c for c in columns if c != time]
-
-
 def _long(part: Part, time: str, values: Sequence[str], kept: Sequence[str] = ()) -> pl.LazyFrame:
     """A row for each cell of the columns `values`, as `time`, `tag` and `value`; empty cells give none."""
     same = part.frame.with_columns(pl.col(values).cast(pl.String) if _mixed(part, values) else pl.col(values))
@@ -131,7 +122,7 @@ LAYOUTS = {
     "anomaly-detector": Layout(
         "Azure Anomaly Detector, one series a file: the JSON of a request, or a CSV of timestamp and value; the file's "
         "name is the device",
-        {"time": _TIMES, "value": _VALUES},
+        {"time": TIMES, "value": _VALUES},
         {"tag": "value"},
         _of_its_file,
     ),

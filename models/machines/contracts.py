@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.contracts import ROW, Accepted
+from models.contracts import FLAGS, ROW, Accepted
 from models.errors import ContractError
 from models.machines.chains import first_of_chains
 from models.machines.cleaning import tidied
+from models.machines.layouts import TAGS, VALUES
 from models.scenario import Frames, Table
 from models.schemas import dy
 
@@ -92,6 +93,28 @@ class EventsTable(MachinesTable):
 
 
 @dataclass(frozen=True)
+class FailuresTable(EventsTable):
+    """Failures: a row for each, not a flag beside each reading."""
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        """Raises `ContractError` where the component is a flag, mostly 0."""
+        names = (
+            raw["component"]
+            .cast(pl.String)
+            .str.strip_chars()
+            .str.to_lowercase()
+            .replace({**FLAGS, "0.0": "0", "1.0": "1"})
+        )
+        zeros = int((names == "0").sum())
+        if 2 * zeros > names.len() and names.is_in(["0", "1"]).all():
+            raise ContractError(
+                f"component is 0 in {zeros:,} of {names.len():,} rows, so it is a flag. Expected a row for each "
+                "failure. Keep only the rows where it is 1, and name what failed with --column component==NAME."
+            )
+        return super().accept(raw, options)
+
+
+@dataclass(frozen=True)
 class TelemetryTable(MachinesTable):
     """Readings over intervals, stored with the time at which the interval ended.
 
@@ -101,7 +124,14 @@ class TelemetryTable(MachinesTable):
     """
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        """Raises `ContractError` where there is no column with readings, and where the interval is not known."""
+        """Raises `ContractError` where there is no column with readings, or rows are of a tag each, and where the
+        interval is not known."""
+        tag = next((c for c in TAGS if c in raw.columns and raw[c].dtype == pl.String), None)
+        if tag and {*VALUES} & {*raw.columns}:
+            raise ContractError(
+                f"this has a row per reading, with a column '{tag}' for the sensor. Expected a column per "
+                "sensor. Read it as it is with --layout tag-value."
+            )
         accepted = super().accept(raw, options)
         good = accepted.good
         if not sensors(good.lazy()):
@@ -141,6 +171,7 @@ TABLES: dict[str, Table] = {
         "errors",
         Errors,
         unique=("machine_id", "time", "error"),
+        may_be_empty=True,
         shard_by=_BY_MACHINE,
         required=False,
         aliases={**_EVENT, "error": "errorID"},
@@ -149,14 +180,16 @@ TABLES: dict[str, Table] = {
         "maintenance",
         Maintenance,
         unique=("machine_id", "time", "component"),
+        may_be_empty=True,
         shard_by=_BY_MACHINE,
         required=False,
         aliases={**_EVENT, "component": "comp"},
     ),
-    "failures": EventsTable(
+    "failures": FailuresTable(
         "failures",
         Failures,
         unique=("machine_id", "time", "component"),
+        may_be_empty=True,
         shard_by=_BY_MACHINE,
         aliases={**_EVENT, "component": "failure"},
     ),

@@ -1,6 +1,103 @@
 """How the files of others hold the tables of machines."""
 
-from models.layouts import Layout
+from collections.abc import Sequence
+from functools import reduce
+
+import polars as pl
+
+from models.errors import ContractError
+from models.layouts import TIMES, Asked, Layout, Part, time_and_others, with_header
+
+TAGS = ("tag", "Tag", "sensor", "Sensor", "variable", "parameter", "metric", "signal")
+VALUES = ("value", "Value", "reading", "measurement")
+_MACHINE = "machine"
+"""The component of failures that name none."""
+
+
+def _by_tag(parts: Sequence[Part], asked: Asked) -> list[Part]:
+    """Telemetry with a row per reading, as a row per machine and time with a column per tag."""
+    if asked.table != "telemetry":
+        return list(parts)
+    return [Part(part.name, _pivoted(part, asked)) for part in parts]
+
+
+def _pivoted(part: Part, asked: Asked) -> pl.LazyFrame:
+    """Raises `ContractError` where the tag or value is missing, or a tag has two values at one time."""
+    columns = part.columns
+    usual = {
+        "machine_id": ("machine_id", "machineID"),
+        "time": ("datetime", *TIMES),
+        "tag": TAGS,
+        "value": VALUES,
+    }
+    named = {
+        new: next((c for c in (asked.mapping.get(new), *names) if c in columns), None)
+        for new, names in usual.items()
+    }
+    tag, value = named["tag"], named["value"]
+    if tag is None or value is None:
+        lacking = "tag" if tag is None else "value"
+        raise ContractError(
+            f"{part.name}: column '{lacking}' is missing. Found: {', '.join(columns)}. "
+            f"Map it with --column {lacking}=NAME_IN_THE_FILE."
+        )
+    place = [c for c in (named["machine_id"], named["time"]) if c]
+    readings = part.frame.select(*place, tag, value).drop_nulls(tag).unique(maintain_order=True).collect()
+    twice = readings.filter(pl.struct(*place, tag).is_duplicated())
+    if twice.height:
+        at = " ".join(map(str, twice.select(place).row(0)))
+        raise ContractError(
+            f"{part.name}: {tag} {twice[tag][0]} of {at} has several values: "
+            f"{' and '.join(map(str, twice[value].head(2)))}. Expected one. Remove the others."
+        )
+    return readings.pivot(tag, index=place, values=value, maintain_order=True).lazy()
+
+
+def _by_file(parts: Sequence[Part], asked: Asked) -> list[Part]:
+    """Telemetry with a file per machine, which is named after it."""
+    if asked.table != "telemetry":
+        return list(parts)
+    return [Part(p.name, p.frame.with_columns(machine_id=pl.lit(p.stem))) for p in parts]
+
+
+def _drives(parts: Sequence[Part], asked: Asked) -> list[Part]:
+    """Daily rows of drives, of which those with failure 1 are the failures."""
+    if asked.table == "telemetry":
+        return [Part(p.name, p.frame.drop("failure", strict=False)) for p in parts]
+    if asked.table != "failures":
+        return list(parts)
+    has_failed = pl.col("failure").cast(pl.String).str.strip_chars() == "1"
+    return [
+        Part(p.name, p.frame.filter(has_failed).with_columns(component=pl.lit("drive")).drop("failure"))
+        if "failure" in p.columns
+        else p
+        for p in parts
+    ]
+
+
+def _equipment(parts: Sequence[Part], asked: Asked) -> list[Part]:
+    """A folder of an asset with a file or folder per component, beside each other by time; label ranges as failures."""
+    machine = pl.lit(asked.sources.get("telemetry")).alias("machine_id")
+    if asked.table == "failures":
+        ranges = [with_header(part, ("start", "end")) for part in parts]
+        component = pl.lit(_MACHINE).alias("component")
+        return [
+            Part(p.name, p.frame.select(machine, pl.col("start").alias("time"), component)) for p in ranges
+        ]
+    if asked.table != "telemetry":
+        return list(parts)
+    components: dict[str, list[pl.LazyFrame]] = {}
+    for part in parts:
+        time, sensors = time_and_others(part, asked)
+        name = part.folder if part.folder not in (None, asked.source) else part.stem
+        frame = part.frame.select(
+            pl.col(time).alias("time"), *(pl.col(s).alias(f"{name}.{s}") for s in sensors)
+        )
+        components.setdefault(str(name), []).append(frame)
+    tables = [pl.concat(frames, how="diagonal_relaxed") for frames in components.values()]
+    beside = reduce(lambda one, other: one.join(other, on="time", how="full", coalesce=True), tables)
+    return [Part(asked.source, beside.with_columns(machine))]
+
 
 LAYOUTS = {
     "azure-pdm": Layout(
@@ -13,5 +110,26 @@ LAYOUTS = {
             "component": ("comp", "failure"),
             "age_years": ("age",),
         },
-    )
+    ),
+    "tag-value": Layout(
+        "Telemetry with a row per reading: machine_id, time, tag (the sensor) and value",
+        {"time": TIMES},
+        arrange=_by_tag,
+    ),
+    "file-per-machine": Layout(
+        "Telemetry with a file per machine and a column per sensor; the file's name is the machine",
+        {"time": TIMES},
+        arrange=_by_file,
+    ),
+    "backblaze": Layout(
+        "Backblaze's drive statistics: date, serial_number, failure, smart_1_raw, ...; the same files are the failures, "
+        "of the component drive, where failure is 1",
+        {"machine_id": ("serial_number",), "time": ("date",)},
+        arrange=_drives,
+    ),
+    "lookout-equipment": Layout(
+        "AWS Lookout for Equipment: a folder of an asset with a CSV or folder per component, and label ranges (start, end); "
+        "the folder's name is the machine, sensors are component.sensor, a range is a failure at its start",
+        arrange=_equipment,
+    ),
 }

@@ -37,6 +37,8 @@ class Table:
     covariates: bool = False
     required: bool = True
     aliases: Mapping[str, str] = field(default_factory=dict)
+    may_be_empty: bool = False
+    """Whether a source without rows is nothing new, such as a night without a failure, and no mistake."""
     rows_at_a_time: int | None = None
     """Sources are read and folded so many rows at a time; None: whole, as `check` needs it."""
     harmless: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Keys that look like known ones: `101` beside `00101`, `1.0` beside `1`, `A 1` beside `a1`."""
+"""Keys that look like known ones: `101` beside `00101`, `1.0` beside `1`, `A 1` beside `a1`, `M7` beside `M07`."""
 
 from collections.abc import Mapping
 
@@ -56,5 +56,6 @@ def _values(rows: pl.LazyFrame, column: str) -> pl.DataFrame:
         .str.replace_all(r"[\s_-]+", "")
         .str.replace(r"^(\d+)\.0+$", "${1}")
         .str.replace(r"^0+(\w)", "${1}")
+        .str.replace_all(r"([a-z])0+(\d)", "${1}${2}")
     )
     return rows.select(pl.col(column).unique()).with_columns(plain.alias("plain")).collect()

@@ -15,7 +15,7 @@ from tasks.ingest.alike import alike
 from tasks.ingest.decimals import with_points
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import as_bad, by_rule, held
-from tasks.ingest.sources import SourceError, of_table, read, rename, renaming
+from tasks.ingest.sources import SourceError, of_table, read, rename, renaming, with_constants
 from tasks.ingest.sql import is_sql, read_sql
 from tasks.ingest.wide import as_long
 from tasks.storage.staging import Staged
@@ -108,7 +108,7 @@ def _check(request: Request, table: Table, folder: Path) -> Checked:
         checked.good.add(with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good)
         checked.read += batch.raw.height + (0 if batch.broken is None else batch.broken.height)
         names.add(batch.name)
-    if checked.read == 0 and checked.looked is None:
+    if checked.read == 0 and checked.looked is None and not table.may_be_empty:
         raise SourceError(
             f"{request.sources[table.name]}: there is a header but no rows. Expected at least one."
         )
@@ -139,6 +139,7 @@ def _batches(request: Request, table: Table, checked: Checked, folder: Path) -> 
         return
     found = []
     opened = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
+    opened = [with_constants(one, mapping, table.needed) for one in opened]
     checked.columns |= {column for file in opened for column in file.columns}
     for one, named in laid_out(layout, table, opened, request.sources, mapping, options.get("dates")):
         plain = with_points(one, table, named, options.get("decimals"))

@@ -3,7 +3,7 @@
 import fnmatch
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -65,7 +65,7 @@ def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
     mapping = {}
     for pair in pairs:
         column, separator, found = pair.partition("=")
-        if not (separator and column and found):
+        if not (separator and column and found.removeprefix("=")):
             raise SourceError(
                 f"--column {pair}: expected TABLE_COLUMN=SOURCE_COLUMN, for example --column week=date."
             )
@@ -82,6 +82,18 @@ def of_table(mapping: Mapping[str, str], table: str, tables: Collection[str]) ->
     general = {c: name for c, name in mapping.items() if "." not in c or c.partition(".")[0] not in tables}
     own = {c.removeprefix(f"{table}."): name for c, name in mapping.items() if c.startswith(f"{table}.")}
     return general | own
+
+
+def with_constants(source: Source, mapping: Mapping[str, str], needed: Sequence[str]) -> Source:
+    """`source` with a column for each value that a mapping has in the place of a column's name.
+
+    `--column store==main` maps `store` to the column `=main`, which holds `main` in every row.
+    """
+    values = {value for column, value in mapping.items() if value.startswith("=") and column in needed}
+    if not values:
+        return source
+    columns = [pl.lit(value[1:]).alias(value) for value in sorted(values)]
+    return replace(source, frame=source.frame.with_columns(columns))
 
 
 def read(uri: str) -> Iterator[Source]:
@@ -153,7 +165,7 @@ def rename(
             likely = others[0] if len(others) == 1 else "NAME_IN_THE_FILE"
             raise SourceError(
                 f"{source.name}: {missing}. Found: {', '.join(found)}.\n"
-                f"Map it with --column {column}={likely}."
+                f"Map it with --column {column}={likely}, or give all rows one value with --column {column}==VALUE."
             )
     kept = [name for name in found if name in taken or name not in applied]
     columns = [pl.col(name).alias(new) for name in kept for new in taken.get(name, [name])]

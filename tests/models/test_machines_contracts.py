@@ -55,6 +55,14 @@ def accepted(name: str, frame: pl.DataFrame, **options: Any) -> Accepted:
     return TABLES[name].accept(raw, {"timezone": "UTC", **options})
 
 
+@pytest.mark.parametrize("zero", ["0", 0.0, False])
+def test_a_flag_beside_each_reading_is_no_component(zero):
+    rows = pl.DataFrame({"machine_id": ["d"] * 4, "time": [START] * 4, "component": [zero] * 4})
+    with pytest.raises(ContractError, match=r"component is 0 in 4 of 4 rows.*--column component==NAME"):
+        accepted("failures", rows)
+    assert accepted("failures", rows.with_columns(component=pl.lit("1"))).good.height == 1
+
+
 def test_simulated_tables_keep_their_contracts(fleet):
     for name, table in TABLES.items():
         found = accepted(name, fleet[name])

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flows import devices, sales
+from flows import devices, machines, sales
 from models.contracts import FLAGS
 from models.devices.scenario import DEVICES
 from models.machines.scenario import MACHINES
@@ -57,7 +57,10 @@ SOURCES = {
     "press/motor.csv": "Timestamp,temp\n2024-01-01T00:00:00,1\n",
     "labels.csv": "2024-01-01T00:00:00,2024-01-01T01:00:00\n",
 }
-TABLES = {"devices": {"source": "readings"}, "sales": {"source": "history"}}
+TABLES = {"devices": {"source": "readings"}, "sales": {"source": "history"}, "machines": {}}
+
+
+PLACES = ("source", "plan", "labels", "telemetry", "failures")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -70,9 +73,9 @@ def test_each_command_for_moving_reads_a_file_of_its_service(command, store, tmp
             archive.write(path, path.name)
     scenario, flow, *words = shlex.split(command)
     given = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
-    module = {"devices": devices, "sales": sales}[scenario]
+    module = {"devices": devices, "sales": sales, "machines": machines}[scenario]
     assert {*given} <= {*inspect.signature(getattr(module, flow).fn).parameters}
-    files = {n: str(tmp_path / given.pop(n)) for n in ("source", "plan", "labels") if n in given}
+    files = {n: str(tmp_path / given.pop(n)) for n in PLACES if n in given}
     sources = {TABLES[scenario].get(name, name): path for name, path in files.items()}
     done = ingest.fn(module.SCENARIO, store, sources, {}, 4, 0.0, given)
     assert [one.table for one in done] == [*sources]

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from models.errors import AlmanacError, ContractError
+from models.machines.scenario import MACHINES
 from models.sales import SALES
 from tasks.ingest.pipeline import ingest
-from tasks.ingest.sources import SourceError
+from tasks.ingest.sources import SourceError, column_mapping
 from tasks.storage.store import Store, StoreError
 from tests.steps import read, written
 
@@ -151,10 +152,11 @@ def test_a_plan_whose_keys_lost_their_leading_zeros_is_refused_with_an_example(s
 
 
 def test_few_keys_that_look_like_known_ones_are_told_and_new_ones_are_not(store, tmp_path):
-    history, plan = csv(tmp_path, sales()), _plan(tmp_path, "1", "2", "3", "new", "4.0")
-    *_, done = ingest.fn(SALES, store, {"history": history, "plan": plan}, {}, None, 0.2)
+    known = sales().with_columns(sku=pl.col("sku").replace("3", "M03"))
+    history, plan = csv(tmp_path, known), _plan(tmp_path, "1", "2", "m3", "new", "4.0")
+    *_, done = ingest.fn(SALES, store, {"history": history, "plan": plan}, {}, None, 0.4)
     (told,) = done.alike
-    assert "1 of 5 values of 'sku'" in told
+    assert "2 of 5 values of 'sku'" in told
     assert "'4.0' like '4'" in told
 
 
@@ -235,6 +237,22 @@ def test_a_header_without_rows_is_refused(store, tmp_path):
     with pytest.raises(SourceError, match=r"there is a header but no rows"):
         read(store, "history", csv(tmp_path, "sku,store,week,units\n"), SALES)
     assert not Path(store.uri).exists()
+
+
+def test_a_night_without_a_failure_is_no_mistake(store, tmp_path):
+    columns = "machine_id,time,component\n"
+    done = read(store, "failures", csv(tmp_path, columns), MACHINES, timezone="UTC")
+    assert (done.read, done.changed, done.version) == (0, 0, None)
+
+
+def test_one_value_may_be_given_to_all_rows(store, tmp_path):
+    rows = csv(tmp_path, "sku,week,units\nA,2024-01-01,5\n")
+    with pytest.raises(SourceError, match=r"'store' is missing.*\n.*--column store==VALUE"):
+        read(store, "history", rows, SALES)
+    read(store, "history", rows, SALES, mapping=column_mapping(["store==main"]))
+    assert table(store).select("sku", "store").rows() == [("A", "main")]
+    with pytest.raises(SourceError, match="expected TABLE_COLUMN=SOURCE_COLUMN"):
+        column_mapping(["store=="])
 
 
 def test_a_store_that_cannot_be_written_is_named_before_anything_is_written(tmp_path):

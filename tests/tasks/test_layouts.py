@@ -3,6 +3,7 @@
 import json
 import zipfile
 from datetime import date, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -245,6 +246,67 @@ def test_the_tables_of_azure_pdm_have_a_layout(store, put):
     source = put("errors.csv", "datetime,machineID,errorID\n2024-01-01 06:00:00,1,error1\n")
     read(store, "errors", source, MACHINES, layout="azure-pdm", timezone="UTC")
     assert store.scan("machines/errors").select("machine_id", "error").collect().rows() == [("1", "error1")]
+
+
+def fleet(store, table: str, *columns: str) -> list[tuple]:
+    rows = store.scan(f"machines/{table}").select("machine_id", pl.col("time").dt.strftime("%d"), *columns)
+    return sorted(rows.collect().rows())
+
+
+def test_readings_by_tag_are_a_column_per_sensor_and_are_not_taken_for_one_sensor(store, put):
+    source = put(
+        "t.csv",
+        "machine_id,time,tag,value\n1,2024-01-01,vib,5\n1,2024-01-01,oil,7\n1,2024-01-02,vib,6\n1,2024-01-02,vib,6\n",
+    )
+    with pytest.raises(ContractError, match=r"a row per reading, with a column 'tag'.*--layout tag-value"):
+        read(store, "telemetry", source, MACHINES, timezone="UTC", duplicates="average")
+    read(store, "telemetry", source, MACHINES, timezone="UTC", layout="tag-value")
+    assert fleet(store, "telemetry", "oil", "vib") == [("1", "01", 7.0, 5.0), ("1", "02", None, 6.0)]
+
+
+def test_two_values_of_a_tag_at_one_time_are_refused(store, put):
+    source = put("t.csv", "Asset,time,Signal,value\n1,2024-01-01,vib,5\n1,2024-01-01,vib,6\n")
+    mapping = {"machine_id": "Asset", "tag": "Signal"}
+    with pytest.raises(ContractError, match="Signal vib of 1 2024-01-01 has several values: 5 and 6"):
+        read(store, "telemetry", source, MACHINES, timezone="UTC", layout="tag-value", mapping=mapping)
+
+
+def test_a_file_may_be_named_after_its_machine(store, put):
+    for machine in ("P 7", "P 8"):
+        put(f"scada/{machine}.csv", "Timestamp,vib\n2024-01-01,5\n")
+    source = str(Path(put("scada/P 9.csv", "Timestamp,vib\n2024-01-01,5\n")).parent)
+    read(store, "telemetry", source, MACHINES, timezone="UTC", layout="file-per-machine")
+    assert fleet(store, "telemetry", "vib") == [(f"P {n}", "01", 5.0) for n in (7, 8, 9)]
+
+
+def test_the_flag_of_drives_is_their_failures_and_no_sensor(store, put):
+    source = put(
+        "d.csv",
+        "date,serial_number,failure,smart_5_raw\n2024-01-01,Z1,0,5\n2024-01-02,Z1,0,6\n2024-01-03,Z1,1,9\n",
+    )
+    options = {"timezone": "UTC", "layout": "backblaze"}
+    given = {"telemetry": source, "failures": source}
+    ingest.fn(MACHINES, store, given, {}, 4, 0.05, options)
+    assert fleet(store, "failures", "component") == [("Z1", "03", "drive")]
+    assert fleet(store, "telemetry", "smart_5_raw") == [
+        ("Z1", f"0{n}", float(v)) for n, v in ((1, 5), (2, 6), (3, 9))
+    ]
+    assert "failure" not in store.scan("machines/telemetry").collect_schema()
+
+
+def test_an_asset_of_lookout_for_equipment_is_a_machine_and_its_label_ranges_are_failures(store, put):
+    put("press/pump.csv", "Timestamp,vib\n2024-01-01,5\n2024-01-02,6\n")
+    put("press/gear.csv", "Timestamp,vib\n2024-01-02,7\n")
+    given = {
+        "telemetry": str(Path(put("press/oil/a.csv", "Timestamp,temp\n2024-01-01,60\n")).parents[1]),
+        "failures": put("labels.csv", "2024-01-02,2024-01-03\n"),
+    }
+    ingest.fn(MACHINES, store, given, {}, 4, 0.05, {"timezone": "UTC", "layout": "lookout-equipment"})
+    assert fleet(store, "telemetry", "gear.vib", "oil.temp", "pump.vib") == [
+        ("press", "01", None, 60.0, 5.0),
+        ("press", "02", 7.0, None, 6.0),
+    ]
+    assert fleet(store, "failures", "component") == [("press", "02", "machine")]
 
 
 @pytest.mark.parametrize("scenario", [SALES, DEVICES, MACHINES])
