@@ -28,6 +28,7 @@ def ingest(
     source: str,
     plan: str | None = None,
     stores: str | None = None,
+    events: str | None = None,
     column: list[str] | None = None,
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
@@ -44,13 +45,14 @@ def ingest(
             weeks that were sold out. CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
         plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
         stores: Attributes of the stores: store, and any numeric columns.
+        events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the keys are spread over; settled at the first ingest (default 32).
         week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    sources = {"history": source, "plan": plan, "stores": stores}
+    sources = {"history": source, "plan": plan, "stores": stores, "events": events}
     options = _reading(reading, week_ending)
     return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
@@ -60,6 +62,7 @@ def train(
     as_of: date | None = None,
     horizon: Annotated[int, Field(ge=1, le=104)] | None = None,
     quantiles: list[Annotated[float, Field(gt=0, lt=1)]] | None = None,
+    holidays: list[str] | None = None,
     training_rows: Annotated[int, Field(ge=1_000)] = 300_000,
     reason: str | None = None,
     budget: Budget = 4,
@@ -72,6 +75,8 @@ def train(
         as_of: Last week to learn from, any day of it; default: the last complete week.
         horizon: Weeks to forecast; default: as many as the champion does, else 13.
         quantiles: Quantiles to forecast, between 0 and 1; default: those of the champion, else 0.05 0.25 0.5 0.75 0.95.
+        holidays: Calendars of public holidays to learn from and to forecast by, such as DE, DE-BY or US; none for no
+            calendar; default: those of the champion.
         training_rows: Rows to learn from, at most about; more keys and weeks are sampled down to it.
         reason: Why an event asks for this training; with one, it counts towards the budget.
         budget: Trainings in 30 days, at most, that events may ask for; over it, the run ends as skipped.
@@ -79,7 +84,7 @@ def train(
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
-    options = _options(opened, horizon, quantiles, seed) | {"training_rows": training_rows}
+    options = _options(opened, horizon, quantiles, holidays, seed) | {"training_rows": training_rows}
     return train_for(reason, budget, SALES, opened, as_of, options)
 
 
@@ -123,10 +128,12 @@ def run(
     source: str,
     plan: str | None = None,
     stores: str | None = None,
+    events: str | None = None,
     column: list[str] | None = None,
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
     week_ending: bool = False,
+    holidays: list[str] | None = None,
     store: str | None = None,
     reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
@@ -137,20 +144,23 @@ def run(
             weeks that were sold out. CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
         plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
         stores: Attributes of the stores: store, and any numeric columns.
+        events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the keys are spread over; settled at the first ingest (default 32).
         week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
+        holidays: Calendars of public holidays, such as DE, DE-BY or US, for the first training; see sales train.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
-    sources = {"history": source, "plan": plan, "stores": stores}
+    sources = {"history": source, "plan": plan, "stores": stores, "events": events}
     options = _reading(reading, week_ending)
     read = ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share, options)
     if reading.dry_run:
         return read
-    untrained = bundles.champion(opened, SALES.name) is None
-    notes = train_bundle(SALES, opened, None, _options(opened))["notes"] if untrained else []
+    notes = []
+    if bundles.champion(opened, SALES.name) is None:
+        notes = train_bundle(SALES, opened, None, _options(opened, holidays=holidays))["notes"]
     summary = score(SALES, opened, "forecast", None, None, {}, dry_run=False)
     return summary | {"notes": [*dict.fromkeys([*notes, *summary["notes"]])]}
 
@@ -166,13 +176,21 @@ def _reading(reading: Reading, week_ending: bool) -> dict[str, Any]:
 
 
 def _options(
-    store: Store, horizon: int | None = None, quantiles: list[float] | None = None, seed: int = 7
+    store: Store,
+    horizon: int | None = None,
+    quantiles: list[float] | None = None,
+    holidays: list[str] | None = None,
+    seed: int = 7,
 ) -> dict[str, Any]:
-    """The options to train with: horizon and quantiles that are not given are those of the champion."""
+    """The options to train with: horizon, quantiles and holidays that are not given are those of the champion."""
     champion = bundles.champion(store, SALES.name)
     earlier = {} if champion is None else bundles.manifest(store, SALES.name, champion).get("options", {})
-    kept = {name: earlier[name] for name in ("horizon", "quantiles") if name in earlier}
-    given = {"horizon": horizon, "quantiles": sorted(set(quantiles)) if quantiles else None}
+    kept = {name: earlier[name] for name in ("horizon", "quantiles", "holidays") if name in earlier}
+    given = {
+        "horizon": horizon,
+        "quantiles": sorted(set(quantiles)) if quantiles else None,
+        "holidays": holidays and sorted({*holidays} - {"none"}),
+    }
     return {"horizon": 13} | kept | {k: v for k, v in given.items() if v is not None} | {"seed": seed}
 
 

@@ -1,4 +1,4 @@
-"""The contracts of what is ingested: sales history, marketing plan, store attributes."""
+"""The contracts of what is ingested: sales history, marketing plan, store attributes, events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -35,6 +35,13 @@ class Stores(dy.Schema):
     """Numeric attributes of each store."""
 
     store = dy.String(min_length=1)
+
+
+class Events(dy.Schema):
+    """Days that move sales, such as a fair: a row for each date of an event."""
+
+    name = dy.String(min_length=1)
+    date = dy.Date()
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
     )
 
 
+_YEARS = timedelta(days=5 * 366)
 _KEY_AND_WEEK = ("sku", "store", "week")
 
 TABLES: dict[str, Table] = {
@@ -115,7 +123,8 @@ TABLES: dict[str, Table] = {
         shard_by=("sku",),
         covariates=True,
         required=False,
-        ahead=timedelta(days=5 * 366),
+        ahead=_YEARS,
     ),
     "stores": Table("stores", Stores, unique=("store",), covariates=True, required=False),
+    "events": Table("events", Events, unique=("name", "date"), required=False, ahead=_YEARS),
 }

@@ -68,7 +68,8 @@ ABOUT = {
 }
 _OF_NAME = {
     **dict.fromkeys(
-        ("week_of_year", "year_ago", "season", "sku_year_ago", "sku_season", "last_year"), "season"
+        ("week_of_year", "event_effect", "year_ago", "season", "sku_year_ago", "sku_season", "last_year"),
+        "season",
     ),
     **dict.fromkeys(("depth", "depth_before", "price_to_median", "price_to_lowest"), "price"),
     **dict.fromkeys(("sku_depth", "sku_price_spread", "elasticity", "effect_deep"), "price"),

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from models.sales.events import Events
 from models.sales.neighbours import PRICE
-from models.sales.panel import Panel, Shared, panel_of
+from models.sales.panel import Panel, Shared, mean, panel_of
 from models.sales.promotions import FLAGGED, Others, Promotions, others, promotions
 from models.sales.seasons import YEAR, from_easter, year_before
 
@@ -46,7 +47,10 @@ KINDS = ("regular", "promoted", "intermittent", "new")
 
 @dataclass(frozen=True)
 class View:
-    """A panel and what is known of its keys' promotions, of the other SKUs, and of the SKUs over all stores."""
+    """A panel and what is known of its keys' promotions, of the other SKUs, and of the SKUs over all stores.
+
+    `events` are None where there are none.
+    """
 
     panel: Panel
     promotions: Promotions
@@ -56,6 +60,7 @@ class View:
     sku_spread: np.ndarray | None
     sku_of_key: np.ndarray
     attributes: Mapping[str, np.ndarray]
+    events: Events | None
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Rows:
 def view_of(
     panel: Panel, shared: Mapping[str, pl.DataFrame], flags: Sequence[str], attributes: pl.DataFrame | None
 ) -> View:
-    """What features of the panel's keys are made of; `shared` are the frames of `neighbours.shared_frames`."""
+    """What features of the panel's keys are made of; `shared` are the frames of `neighbours.shared_frames`, and `events`."""
     own = promotions(panel, flags)
     skus = panel.keys.select(pl.col("sku").unique().sort())
     until = panel.week(panel.last)
@@ -82,6 +87,7 @@ def view_of(
     sku = panel_of(weeks.lazy(), skus, covariates, panel.first_week, until, horizon)
     spread = Shared(sku, weeks, "sku").array("spread") if PRICE in covariates else None
     at = panel.keys.join(skus.with_row_index("_at"), on="sku", how="left", maintain_order="left")["_at"]
+    of_sku, events = promotions(sku, flags), shared.get("events", pl.DataFrame())
     numbers = {}
     if attributes is not None:
         known = panel.keys.join(attributes, on="store", how="left", maintain_order="left")
@@ -93,26 +99,12 @@ def view_of(
         own,
         others(panel, own, shared["store_weeks"]),
         sku,
-        promotions(sku, flags),
+        of_sku,
         spread,
         at.to_numpy(),
         numbers,
+        Events.of(events, sku, of_sku.promoted) if events.height else None,
     )
-
-
-def mean(values: np.ndarray) -> np.ndarray:
-    """Mean over weeks (the first axis) of what is known; NaN where nothing is."""
-    known = np.isfinite(values)
-    count = known.sum(axis=0)
-    total = _sum_of_weeks(np.where(known, values, 0.0))
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-
-
-def _sum_of_weeks(values: np.ndarray) -> np.ndarray:
-    """Sum over weeks, added in calendar order; of a single column numpy would add pairs, with other last digits."""
-    if values.shape[1:] == (1,):
-        return np.add.reduce(np.repeat(values, 2, axis=1), axis=0)[:1]
-    return np.asarray(np.add.reduce(values, axis=0))
 
 
 def deviation(values: np.ndarray) -> np.ndarray:
@@ -187,7 +179,7 @@ def _of_year(view: View, origin: int, target: int, at: int, fixed: Mapping[str, 
 
     The mean, on the log scale, of what the key sold in that week and what its SKU sold in all stores then, on the
     key's scale: the single week of a key is noisy. Times how much more the key sells in the last `GROWTH_WEEKS` than
-    in the same weeks that long before; see `_growth`.
+    in the same weeks that long before; see `_growth`. What events did then is taken out, and what they do now put in.
     """
     level, moves = fixed["_level"], fixed["_easter"]
     if at < 0:
@@ -201,6 +193,11 @@ def _of_year(view: View, origin: int, target: int, at: int, fixed: Mapping[str, 
     own, theirs = to_log(np.maximum(own, 0.0), level), to_log(np.maximum(of_sku, 0.0), level)
     theirs = np.clip(theirs, own - APART, own + APART)
     season = np.where(np.isfinite(theirs), OWN_SHARE * own + (1 - OWN_SHARE) * theirs, own)
+    if view.events is not None:
+        now, then, moved = view.events.effects(fixed["_event_ratios"], [target, at, max(of_easter, 0)])[
+            :, of_key
+        ]
+        season = season + now - np.where(weeks == at, then, moved)
     return from_log(season, level) * _growth(units, origin, target - at)
 
 
@@ -322,6 +319,8 @@ def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
         past = slice(max(0, origin + 1 - YEAR), origin + 1)
         found["_price_to_others"] = mean(known.log_price[past] - rest[past])
         found["_price_of_others"] = mean(rest[past][-LEVEL_WEEKS:])
+    if view.events is not None:
+        found["_event_ratios"] = view.events.ratios(origin)
     return {**found, **view.attributes}
 
 
@@ -340,6 +339,8 @@ def target_features(
     found |= _last_year(panel, view.promotions, origin, target, fixed["_level"])
     sku = _last_year(view.sku, view.sku_promotions, origin, target, fixed["_sku_level"])
     found |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
+    if view.events is not None:
+        found["event_effect"] = view.events.effects(fixed["_event_ratios"], [target])[0][view.sku_of_key]
     found["last_year"] = to_log(last_year(view, origin, target, fixed), fixed["_level"])
     if not panel.covariates:
         return found

@@ -6,7 +6,7 @@ from models.sales.options import Options
 
 GROUPS = ("neighbours", "promotions", "last_year", "calendar", "stores")
 _OF_NAME = {
-    "week_of_year": "calendar",
+    **dict.fromkeys(("week_of_year", "event_effect"), "calendar"),
     **dict.fromkeys(("year_ago", "season", "sku_year_ago", "sku_season", "last_year"), "last_year"),
     **dict.fromkeys(("share_of_sku", "price_to_others", "price_to_others_moved"), "neighbours"),
     **dict.fromkeys(("elasticity", "since_promotion", "depth_before"), "promotions"),

@@ -26,6 +26,8 @@ class Options:
     """At most about this many rows in the backtest of all origins together."""
     origins: int = 4
     """Backtest origins whose whole horizon is known, see `backtest_origins`."""
+    holidays: tuple[str, ...] = ()
+    """Calendars of public holidays that are learnt from and forecast by, see `models.sales.events`."""
     requested_weeks: int = 52
     """A key without history in this many weeks, and without plan, is not asked for."""
     statistical_skus: int = 30
@@ -72,7 +74,7 @@ class Options:
         given = {name: value for name, value in options.items() if name in known and value is not None}
         if "quantiles" in given:
             given["quantiles"] = tuple(float(q) for q in given["quantiles"])
-        given |= {name: tuple(given[name]) for name in ("totals", "total_weeks") if name in given}
+        given |= {name: tuple(given[name]) for name in ("totals", "total_weeks", "holidays") if name in given}
         chosen = cls(**given)
         if not chosen.quantiles or list(chosen.quantiles) != sorted(set(chosen.quantiles)):
             raise ValueError(f"quantiles are {chosen.quantiles}. Expected different ones in rising order.")

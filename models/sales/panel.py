@@ -86,6 +86,21 @@ class Shared:
         return found[:, self._own]
 
 
+def mean(values: np.ndarray) -> np.ndarray:
+    """Mean over weeks (the first axis) of what is known; NaN where nothing is."""
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    total = sum_of_weeks(np.where(known, values, 0.0))
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def sum_of_weeks(values: np.ndarray) -> np.ndarray:
+    """Sum over weeks, added in calendar order; of a single column numpy would add pairs, with other last digits."""
+    if values.shape[1:] == (1,):
+        return np.add.reduce(np.repeat(values, 2, axis=1), axis=0)[:1]
+    return np.asarray(np.add.reduce(values, axis=0))
+
+
 def covariate_columns(schema: Mapping[str, pl.DataType]) -> list[str]:
     """Names of the numeric columns of a history or plan that are neither key, week nor units, sorted."""
     return sorted(name for name, kind in schema.items() if name not in NOT_COVARIATES and kind.is_numeric())

@@ -12,6 +12,7 @@ from models.layouts import Layout
 from models.page.blocks import Section
 from models.sales import (
     comparison,
+    events,
     explanations,
     interchange,
     ladder,
@@ -102,6 +103,8 @@ class Sales(
         chosen = Options.of(options)
         totals.check(chosen, tables)
         found = neighbours.shared_frames(tables, as_of, chosen.horizon)
+        first, until = neighbours.first_week_of(as_of), as_of + timedelta(weeks=chosen.horizon)
+        found["events"] = events.events(tables, chosen.holidays, first, until)
         return found | ladder.profiles(demanded(tables["history"]), as_of, chosen.quantiles)
 
     def prepare_shard(

@@ -49,7 +49,7 @@ import numpy as np
 import polars as pl
 
 from models.sales.options import quantile_column
-from models.sales.panel import Panel
+from models.sales.panel import Panel, mean, sum_of_weeks
 
 KEY = ("sku", "store")
 YEAR = 52
@@ -258,22 +258,6 @@ def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def _mean_by_key(values: np.ndarray) -> np.ndarray:
-    """Mean over the finite weeks of each key, NaN where there is none."""
-    known = np.isfinite(values)
-    return _ratio(_sum_of_weeks(np.where(known, values, 0.0)), known.sum(axis=0))
-
-
-def _sum_of_weeks(values: np.ndarray) -> np.ndarray:
-    """Sum over weeks, added in calendar order whatever the number of keys.
-
-    Of a single column numpy would add pairs, with other last digits than of the same column among others.
-    """
-    if values.shape[1] == 1:
-        return np.repeat(values, 2, axis=1).sum(axis=0)[:1]
-    return values.sum(axis=0)
-
-
 def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
     """Log units up to `origin` and centred regressors up to `horizon` weeks later."""
     if not 0 <= origin < panel.weeks:
@@ -286,7 +270,7 @@ def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
         value = np.array(values[:end], dtype=float, order="C")
         if name.startswith("price"):
             value = np.log(np.where(value > 0, value, np.nan))
-        usual = _mean_by_key(value[max(0, origin + 1 - YEAR) : origin + 1])
+        usual = mean(value[max(0, origin + 1 - YEAR) : origin + 1])
         known = np.zeros(x[""].shape)
         known[: len(value)] = np.nan_to_num(value - usual)
         x[name] = known
@@ -311,7 +295,7 @@ def _betas(logs: _Logs) -> dict[str, np.ndarray]:
     """
     names = [name for name in logs.x if name and name != TREND]
     seasonal = np.array([name.startswith(WAVE) for name in names])
-    effects = _mean_by_key(logs.y)
+    effects = mean(logs.y)
     betas = np.zeros((len(logs.names), len(names)))
     for at, keys in enumerate(logs.runs()):
         y = logs.y[:, keys] - effects[keys]
@@ -404,9 +388,9 @@ def _index(logs: _Logs, rest: np.ndarray) -> np.ndarray:
     Two-way means by turns, so that a store that reports in some weeks only does not move the level.
     NaN in weeks in which no store reports.
     """
-    effect = _mean_by_key(rest)
+    effect = mean(rest)
     for _ in range(4):
-        effect = _mean_by_key(rest - logs.mean_by_sku(rest - effect)[:, logs.sku])
+        effect = mean(rest - logs.mean_by_sku(rest - effect)[:, logs.sku])
     return logs.mean_by_sku(rest - effect)
 
 
@@ -474,9 +458,9 @@ def _state(logs: _Logs, rest: np.ndarray, noise: np.ndarray, drift: np.ndarray) 
 def _own_variance(logs: _Logs, residual: np.ndarray) -> np.ndarray:
     """A key's variance relative to its SKU's, of the residuals of the last year; near 1 for few weeks."""
     recent = residual[-YEAR:]
-    squares = (recent - _mean_by_key(recent)) ** 2
+    squares = (recent - mean(recent)) ** 2
     known = np.isfinite(squares)
-    total, weeks = _sum_of_weeks(np.where(known, squares, 0.0)), known.sum(axis=0)
+    total, weeks = sum_of_weeks(np.where(known, squares, 0.0)), known.sum(axis=0)
     usual = _ratio(np.add.reduceat(total, logs.starts), np.add.reduceat(weeks, logs.starts))[logs.sku]
     return np.where(usual > 1e-12, (_ratio(total, usual) + KEY_WEEKS) / (weeks + KEY_WEEKS), 1.0)
 

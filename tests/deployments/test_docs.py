@@ -32,7 +32,10 @@ def test_the_queries_leave_out_the_worker_and_the_server():
 
 def test_queries_read_the_tables_of_both_ways_and_name_only_columns_that_both_have():
     assert "union isfuzzy=true" in LOG["query"], "one of the tables may be missing"
-    assert "(ContainerInstanceLog_CL | project TimeGenerated, ContainerGroup = ContainerGroup_s, Message)" in LOG["query"]
+    assert (
+        "(ContainerInstanceLog_CL | project TimeGenerated, ContainerGroup = ContainerGroup_s, Message)"
+        in LOG["query"]
+    )
     assert "(ContainerInstanceLog | project TimeGenerated, ContainerGroup, Message)" in LOG["query"]
     queries = re.findall(r"```kusto\n(.*?)```", PAGE, re.S)
     assert len(queries) == 3

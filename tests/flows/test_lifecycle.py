@@ -118,14 +118,18 @@ def test_direct_commands_are_named_like_flows():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"horizon": 26, "quantiles": [0.1, 0.9], "seed": 7}),
-        ({"horizon": 4, "quantiles": [0.5, 0.2]}, {"horizon": 4, "quantiles": [0.2, 0.5], "seed": 7}),
+        ({}, {"horizon": 26, "quantiles": [0.1, 0.9], "holidays": ["DE"], "seed": 7}),
+        (
+            {"horizon": 4, "quantiles": [0.5, 0.2], "holidays": ["none"]},
+            {"horizon": 4, "quantiles": [0.2, 0.5], "holidays": [], "seed": 7},
+        ),
     ],
 )
-def test_a_training_of_sales_keeps_the_horizon_and_quantiles_of_the_champion(
+def test_a_training_of_sales_keeps_horizon_quantiles_and_holidays_of_the_champion(
     monkeypatch, tmp_path, given, expected
 ):
-    manifest = {"options": {"horizon": 26, "quantiles": [0.1, 0.9], "seed": 3, "trees": 9}}
+    kept = {"horizon": 26, "quantiles": [0.1, 0.9], "holidays": ["DE"]}
+    manifest = {"options": {**kept, "seed": 3, "trees": 9}}
     from tasks.storage.store import Store
 
     store = Store(str(tmp_path))

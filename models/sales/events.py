@@ -1,0 +1,125 @@
+"""Events that move sales and are known ahead: public holidays, and those of the table `events`.
+
+What an event does to a SKU is learnt from the weeks near its earlier dates. Weeks are compared by the days from their
+first day to the event, so that a holiday that moves, such as Easter, takes its effect with it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+
+from models.errors import ContractError
+from models.sales.panel import Panel, mean, sum_of_weeks
+from models.scenario import Frames
+
+BEFORE, AFTER = 13, 7
+"""An event is near the week before it, its own week and the one after: so many days after or before their first day."""
+AROUND_WEEKS, LEAST_WEEKS = 6, 4
+"""Effects are relative to the mean of so many weeks before and after without an event, of which the least are known."""
+LONGEST = 104
+"""Weeks of the longest horizon."""
+PRIOR_WEEKS = 0.5
+"""Weeks without an effect that each effect is mixed with."""
+OFFSET = 0.1
+"""Added to units relative to the weeks around them before the logarithm, so that zero has one."""
+
+
+def events(tables: Frames, calendars: Sequence[str], first: date, last: date) -> pl.DataFrame:
+    """name and date of the events near the weeks from `first` to `last`: of `holidays`, and of the table `events`.
+
+    Of days of the same name in a row the first one counts.
+    """
+    since, until = first - timedelta(days=AFTER), last + timedelta(days=BEFORE)
+    found = [holidays(calendars, since, until)]
+    if "events" in tables:
+        found.append(tables["events"].select("name", "date").collect())
+    every = pl.concat(found).filter(pl.col("date").is_between(since, until)).unique().sort("name", "date")
+    goes_on = (pl.col("date").diff() == timedelta(days=1)).over("name").fill_null(value=False)
+    return every.filter(~goes_on)
+
+
+def holidays(calendars: Sequence[str], first: date, last: date) -> pl.DataFrame:
+    """name and date of the public holidays of `calendars`, such as DE, DE-BY or US, by the package `holidays`.
+
+    Raises `ContractError` for a country or region that it does not know.
+    """
+    from holidays import country_holidays
+
+    years, rows = range(first.year, last.year + 1), []
+    for calendar in calendars:
+        country, _, region = calendar.partition("-")
+        try:
+            days = country_holidays(country, subdiv=region or None, years=years, observed=False)
+        except NotImplementedError as error:
+            raise ContractError(
+                f"--holidays {calendar}: {error}. Expected a country as in ISO 3166, such as DE, or a region of "
+                "one, such as DE-BY."
+            ) from None
+        rows += [(name, day) for day in days for name in days.get_list(day)]
+    return pl.DataFrame(rows, {"name": pl.String, "date": pl.Date}, orient="row")
+
+
+@dataclass(frozen=True)
+class Events:
+    """The events near the weeks of a `panel` of SKUs, and which of its weeks are `promoted`.
+
+    `days` are those from the first day of a week to an event near it, NaN where none is: (weeks, events). The weeks
+    are those of the panel and of the `LONGEST` horizon after it.
+    """
+
+    panel: Panel
+    promoted: np.ndarray
+    days: np.ndarray
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, panel: Panel, promoted: np.ndarray) -> "Events":
+        """Those of a frame of `events`; of dates of an event the one nearest to the middle of a week counts."""
+        first = panel.first_week.toordinal() + 7 * np.arange(panel.weeks + LONGEST)
+        columns = []
+        for dates in frame.group_by("name", maintain_order=True).agg("date")["date"]:
+            days = np.array([day.toordinal() for day in dates]) - first[:, None]
+            nearest = np.take_along_axis(days, np.abs(days - 3).argmin(axis=1)[:, None], axis=1)[:, 0]
+            columns.append(np.where((nearest >= -AFTER) & (nearest <= BEFORE), nearest, np.nan))
+        return cls(panel, promoted, np.stack(columns, axis=1))
+
+    def effects(self, ratios: np.ndarray, targets: Sequence[int]) -> np.ndarray:
+        """What the events near weeks `targets` do, in logarithms of units: (targets, SKUs); zero where none is near.
+
+        The mean of `ratios`, weighted by `likeness` and mixed with `PRIOR_WEEKS` without an effect.
+        """
+        known, found = np.isfinite(ratios), []
+        for weight in self.likeness(targets, range(len(ratios)))[..., None]:
+            total = sum_of_weeks(np.where(known, weight * ratios, 0.0))
+            found.append(total / (sum_of_weeks(weight * known) + PRIOR_WEEKS))
+        return np.array(found)
+
+    def likeness(self, targets: Sequence[int], weeks: Sequence[int]) -> np.ndarray:
+        """How alike weeks lie to events: (targets, weeks), from 0 to 1, where all events are as far.
+
+        The mean over the events that are near either week; a seventh less for each day that one is nearer.
+        """
+        one, other = self.days[targets][:, None], self.days[weeks][None]
+        alike = np.nan_to_num(np.maximum(1 - np.abs(one - other) / 7, 0.0)).sum(axis=2)
+        either = (np.isfinite(one) | np.isfinite(other)).sum(axis=2)
+        return np.divide(alike, either, out=np.zeros(alike.shape), where=either > 0)
+
+    def ratios(self, origin: int) -> np.ndarray:
+        """The logarithm of units to the mean of the weeks around: (weeks up to `origin`, SKUs).
+
+        NaN in weeks far from events, promoted ones, and where too little is known.
+        """
+        units = np.where(self.promoted[: origin + 1] == 1, np.nan, self.panel.units[: origin + 1])
+        days = self.days[: origin + 1]
+        inside = ((days >= 0) & (days < 7)).any(axis=1)
+        usual = np.where(inside[:, None], np.nan, units)
+        found = np.full(units.shape, np.nan)
+        for week in np.flatnonzero(np.isfinite(days).any(axis=1)):
+            around = usual[max(0, week - AROUND_WEEKS) : week + AROUND_WEEKS + 1]
+            level = mean(around)
+            enough = (np.isfinite(around).sum(axis=0) >= LEAST_WEEKS) & (level > 0)
+            ratio = np.maximum(units[week], 0.0) / np.where(enough, level, np.nan)
+            found[week] = np.log(ratio + OFFSET) - np.log(1 + OFFSET)
+        return found

@@ -1,0 +1,93 @@
+"""Events: which days count, and what they are known to do, on weekly sales that double in the week of an event."""
+
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.errors import ContractError
+from models.sales import SALES, features
+from models.sales.events import PRIOR_WEEKS, Events, events, holidays
+from models.sales.panel import KEY, panel_of
+
+MONDAY = date(2021, 1, 4)
+WEEKS = 120
+AS_OF = MONDAY + timedelta(weeks=WEEKS - 1)
+FAIRS = (date(2021, 6, 16), date(2022, 6, 1), date(2023, 5, 3))
+"""Wednesdays of weeks 23, 73 and 121: a year ago it was two weeks later."""
+
+
+def sold(*doubled: int) -> pl.DataFrame:
+    units = [20.0 if week in doubled else 10.0 for week in range(WEEKS)]
+    weeks = [MONDAY + timedelta(weeks=week) for week in range(WEEKS)]
+    return pl.DataFrame({"sku": "a", "store": "s", "week": weeks, "units": units, "shard": 0})
+
+
+def tables_of(history: pl.DataFrame, *dates: date) -> dict[str, pl.LazyFrame]:
+    fairs = pl.DataFrame({"name": ["fair"] * len(dates), "date": dates}, {"name": pl.String, "date": pl.Date})
+    return {"history": history.lazy(), "events": fairs.lazy()}
+
+
+def features_at(tables: dict[str, pl.LazyFrame], origin: int, steps: range) -> dict[str, list[float]]:
+    """Features of the only key, one value per step."""
+    shared = SALES.context(tables, AS_OF, {"horizon": 4})
+    rows = tables["history"].select(*KEY, "week", "units")
+    panel = panel_of(rows, rows.select(KEY).unique().collect(), (), MONDAY, AS_OF, 0)
+    found = features.build(features.view_of(panel, shared, (), None), [origin], {origin: steps})
+    return {name: found.values[:, at].tolist() for at, name in enumerate(found.names)}
+
+
+def events_of(dates: tuple[date, ...], promoted: int | None = None) -> Events:
+    history = sold(23, 73)
+    panel = panel_of(history.lazy(), history.select(KEY).unique(), (), MONDAY, AS_OF, 0)
+    promotions = np.array([[float(week == promoted)] for week in range(WEEKS)])
+    return Events.of(pl.DataFrame({"name": "fair", "date": dates}), panel, promotions)
+
+
+def test_public_holidays_are_those_of_the_country_and_region():
+    bavarian = set(holidays(["DE-BY"], date(2024, 1, 1), date(2024, 12, 31)).rows())
+    assert bavarian > set(holidays(["DE"], date(2024, 1, 1), date(2024, 12, 31)).rows())
+    assert ("Corpus Christi", date(2024, 5, 30)) in bavarian
+
+
+@pytest.mark.parametrize("calendar", ["XX", "DE-XX"])
+def test_a_calendar_that_there_is_not_is_refused_by_its_name(calendar):
+    with pytest.raises(ContractError, match=f"--holidays {calendar}"):
+        holidays([calendar], date(2024, 1, 1), date(2024, 12, 31))
+
+
+def test_of_the_days_of_an_event_in_a_row_the_first_counts():
+    dates = [date(2024, 4, 10), date(2024, 4, 11), date(2024, 4, 20)]
+    found = events(tables_of(sold(), *dates), [], date(2024, 1, 1), date(2024, 12, 31))
+    assert found["date"].to_list() == [dates[0], dates[2]]
+
+
+def test_an_event_that_moves_takes_its_effect_with_it():
+    tables = tables_of(sold(23, 73), *FAIRS)
+    found = features_at(tables, WEEKS - 1, range(1, 5))
+    double = np.log(2.1) - np.log(1.1)
+    near = 2 * double / (2 + PRIOR_WEEKS)
+    assert found["event_effect"] == pytest.approx([0.0, near, 0.0, 0.0], abs=1e-6)
+    unaware = features_at(tables_of(sold(23, 73)), WEEKS - 1, range(1, 5))
+    assert "event_effect" not in unaware
+    # week 123 is a year after the fair of week 71, which was none: the fair was in week 73
+    assert found["last_year"][1] > unaware["last_year"][1] + near / 2
+
+
+def test_a_week_between_two_positions_counts_in_proportion():
+    found, moved = events_of(FAIRS), events_of((FAIRS[0], FAIRS[1] + timedelta(days=2)))
+    assert found.likeness([73, 72, 60], [23, 22, 60]).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert moved.likeness([73], [23, 22, 24])[0] == pytest.approx([5 / 7, 2 / 7, 0])
+
+
+def test_what_is_sold_after_the_origin_changes_nothing():
+    before, after = (
+        features_at(tables_of(sold(23, *more), *FAIRS), 72, range(1, 3)) for more in ([], [73, 90])
+    )
+    assert before == after
+
+
+def test_a_promoted_week_says_nothing_of_an_event():
+    ratios = events_of(FAIRS, promoted=73).ratios(WEEKS - 1)[:, 0]
+    assert np.isfinite(ratios[[22, 23, 24, 72, 73, 74]]).tolist() == [True, True, True, True, False, True]
