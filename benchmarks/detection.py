@@ -15,7 +15,8 @@ The second is about devices without faults: how many times as often as alpha a r
 by what scored it, with a 95 % interval in which a device counts as one observation. A missing reading is a
 row of its own; its rate is per interval. The third has the same for all readings of each seed.
 
-Before them, where the data are at hand (`benchmarks.real_series`), the same on real series.
+Before them, where the data are at hand (`benchmarks.real_series`), the same on real series, with the delay of each fault
+of a chemical plant; and on a simulated pump (`benchmarks.pump`), where the readings are marked one by one.
 """
 
 import argparse
@@ -25,8 +26,9 @@ from typing import Any
 
 import polars as pl
 
+from benchmarks import pump
 from benchmarks.measure import table
-from benchmarks.real_series import compared, real_sets
+from benchmarks.real_series import PLANT, compared, delays, judgements, real_sets
 from models.devices.evaluation import compare, false_alarms, rate_with_error, trial
 from models.devices.simulation import FAULTS, TAGS
 
@@ -37,9 +39,13 @@ ALPHAS = (0.01, 0.001)
 def main() -> None:
     arguments = _arguments()
     for name in arguments.real if arguments.real is not None else real_sets():
-        print(f"{name}\n\n{table(compared(name))}\n")
+        found = judgements(name)
+        print(f"{name}\n\n{table(compared(name, found))}\n")
+        if name == PLANT:
+            print(f"Delays in minutes, by fault\n\n{table(delays(found))}\n")
     if not arguments.seeds:
         return
+    print(f"A pump with a reading a second\n\n{table(pump.compared())}\n")
     found, counts = [], []
     for detector in arguments.detectors:
         for seed in range(1, arguments.seeds + 1):

@@ -29,7 +29,7 @@ from models.devices.channels import (
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.grid import Floats, matrix_of, row_quantiles
 
-MOST_TAGS = 40
+MOST_TAGS = 64
 """Of a device with more tags, the first ones by name are taken together."""
 SHRINKAGE = 0.02
 _CLIP_FIT, CLIP = 3.0, 12.0

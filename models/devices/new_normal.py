@@ -1,17 +1,17 @@
 """The world moves: a sensor that is called too often is judged by its last day as well.
 
-**Memory.** Where at least a twentieth of a sensor's readings of the hour have a p-value of at most `OFTEN_AT`,
-each of them is compared with the readings of the last `Options.hold_hours`, at least `MEMORY_INTERVALS` intervals:
-its p-value is at least the share of these that were as unusual (a rolling conformal p-value; so the share of calls
-follows alpha whatever the sensor does, as in Gibbs & Candes 2021, NeurIPS 34). The readings of the hour before, and
-those before it in the same hour, count only where more than `BROKEN` times that share of the others have such a
-p-value: a fault after a calm day is called for at least an hour, and then again where it gets worse.
+**Memory.** Where at least a twentieth of a sensor's readings of the hour have a p-value of at most 0.001, or three
+twentieths one of at most 0.01, each of them is compared with the readings of the last `Options.hold_hours`, at least
+`MEMORY_INTERVALS` intervals: its p-value is at least the share of these that were as unusual (a rolling conformal
+p-value; so the share of calls follows alpha whatever the sensor does, as in Gibbs & Candes 2021, NeurIPS 34). Readings
+less than half an hour older, or two intervals, count only where more than `BROKEN` times that share of the others have a
+p-value of at most 0.001: so a fault after a calm day is called for so long, and then again where it gets worse.
 
 **The new normal.** The rule: in each quarter of the hold (`Options.hold_hours`, at least `FEWEST_INTERVALS`
 intervals) before the hour, at least a fifth of the sensor's readings are anomalies, at least two. Then a detector
 is fitted on the readings of the hold, as in training, and a reading of the hour is as unusual as the lesser of the two
-detectors says. So the new level, scale or cycle is normal, a return to the old one is, too, and what departs
-from both is not; it has no other memory. Joint detectors follow the same rules. All follows from the readings:
+detectors says, the later one with the same memory. So the new level, scale or cycle is normal, a return to the old one
+is, too, and what departs from both is not. Joint detectors follow the same rules. All follows from the readings:
 nothing is kept between runs.
 """
 
@@ -32,9 +32,11 @@ from models.scenario import Scores
 HOUR = timedelta(hours=1)
 FEWEST_INTERVALS, MEMORY_INTERVALS = 240, 500
 OFTEN_AT, BROKEN = 0.001, 2
+SUSPECT = ((OFTEN_AT, 0.05), (0.01, 0.15))
+"""p-values, and the share of an hour's readings with none greater from which on a sensor is called often."""
+CALLED_FOR, FEWEST_CALLED = timedelta(minutes=30), 2
 QUARTERS = 4
 STAYED_SHARE, FEWEST_ANOMALIES = 0.2, 2
-_SUSPECT_SHARE = 0.05
 _JUDGED = ("score", "p_value", "is_anomaly", "rung", "cause", "expected", "low", "high")
 REASON = "new normal: in the {:g} hours before, it differed from what was learnt; judged by these, too"
 
@@ -50,6 +52,11 @@ def hold_of(hours: float, step: timedelta) -> timedelta:
 def memory_of(hours: float, step: timedelta) -> timedelta:
     """How far back readings are compared with; 0 for not at all."""
     return max(hold_of(hours, step), MEMORY_INTERVALS * step) if hours else timedelta(0)
+
+
+def called_for_of(step: timedelta) -> timedelta:
+    """How long a fault after a calm time is called for, at a reading every `step`."""
+    return max(CALLED_FOR, FEWEST_CALLED * step)
 
 
 def relearnt(
@@ -76,13 +83,16 @@ def relearnt(
     past = scorer(model, keys, first - memory_of(options.hold_hours, step), first).rows
     stayed = _stayed(past.filter(pl.col("time") >= first - hold), first - hold, hold)
     known = _outside(past, faults, step)
-    remembered = remembering(scores.rows, known, first, options.alpha, without=stayed)
+    called_for = called_for_of(step)
+    remembered = remembering(scores.rows, known, first, options.alpha, called_for, without=stayed)
     if stayed.is_empty():
         return Scores(remembered, scores.keys)
     devices = stayed.select("device").unique()
     keys = keys.join(devices, on="device", how="semi")
     again = _fitted(readings, devices, faults, first - hold, first, options, model)
-    rows = scorer(again, keys, first, until).rows.join(stayed, on=list(KEY), how="semi")
+    both = scorer(again, keys, first - hold, until).rows.join(stayed, on=list(KEY), how="semi")
+    rows, before = both.filter(pl.col("time") >= first), both.filter(pl.col("time") < first)
+    rows = remembering(rows, _outside(before, faults, step), first, options.alpha, called_for)
     judged = rows.filter(pl.col("p_value").is_not_null()).select(*KEY).unique()
     return Scores(
         _since(_lesser(remembered, rows), judged, first - hold), _with_reason(scores.keys, judged, hold)
@@ -90,7 +100,12 @@ def relearnt(
 
 
 def remembering(
-    rows: pl.DataFrame, past: pl.DataFrame, first: datetime, alpha: float, without: pl.DataFrame | None = None
+    rows: pl.DataFrame,
+    past: pl.DataFrame,
+    first: datetime,
+    alpha: float,
+    called_for: timedelta,
+    without: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """`rows` of an hour whose p-values are at least the share of readings before that were as unusual; see the module.
 
@@ -100,21 +115,25 @@ def remembering(
     chosen = _called_often(rows)
     if without is not None:
         chosen = chosen.join(without, on=list(KEY), how="anti")
-    now = _values(rows).filter(pl.col("score").is_not_null()).join(chosen, on=list(KEY), how="semi")
-    before = _values(past).filter(pl.col("score").is_not_null()).join(chosen, on=list(KEY), how="semi")
+    now, before = (
+        _values(some).filter(pl.col("score").is_not_null()).join(chosen, on=list(KEY), how="semi")
+        for some in (rows, past)
+    )
     if now.is_empty() or before.is_empty():
         return rows
-    calm = pl.col("time") < first - HOUR
-    share = (pl.col("p_value") <= OFTEN_AT).filter(calm).mean().fill_null(0.0)
-    before = before.with_columns((share > BROKEN * OFTEN_AT).over(KEY).alias("broken")).filter(
-        calm | pl.col("broken")
+    known = pl.col("time") < first - called_for
+    share = (pl.col("p_value") <= OFTEN_AT).filter(known).mean().fill_null(0.0)
+    facts = before.group_by(KEY).agg(known.sum().alias("n"), (share > BROKEN * OFTEN_AT).alias("broken"))
+    shares = _as_unusual(now, before.filter(known)).join(facts, on=list(KEY), how="inner")
+    near = pl.concat([before.filter(~known), now]).select(*KEY, "time", "score")
+    shares = shares.join(_near(now.join(facts, on=list(KEY)), near, called_for), on=[*KEY, "time"])
+    n, as_unusual = (pl.col(name) + pl.col(f"near_{name}") for name in ("n", "as_unusual"))
+    both = rows.join(
+        shares.select(*KEY, "time", share=as_unusual / (n + 1)),
+        on=[*KEY, "time"],
+        how="left",
+        maintain_order="left",
     )
-    facts = before.group_by(KEY).agg(pl.len().alias("n"), pl.col("broken").first())
-    shares = _as_unusual(now, before).join(facts, on=list(KEY), how="inner")
-    shares = shares.join(_earlier_as_unusual(now), on=[*KEY, "time"], how="left")
-    earlier, place = (pl.when("broken").then(c).otherwise(0) for c in ("earlier", "place"))
-    shares = shares.select(*KEY, "time", share=(pl.col("as_unusual") + earlier) / (pl.col("n") + place + 1))
-    both = rows.join(shares, on=[*KEY, "time"], how="left", maintain_order="left")
     p = pl.max_horizontal("p_value", "share")
     raised = pl.col("share").is_not_null() & pl.col("value").is_not_null()
     return both.with_columns(
@@ -133,15 +152,18 @@ def _as_unusual(now: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
     return counted.filter(old=0).select(*KEY, "time", "as_unusual")
 
 
-def _earlier_as_unusual(now: pl.DataFrame) -> pl.DataFrame:
-    """Of each row of `now` its `place` in the hour, from 0, and how many `earlier` ones have a score at least as high."""
-    pairs = now.select(*KEY, "time", "score").join(
-        now.select(*KEY, "time", "score"), on=list(KEY), suffix="|2"
-    )
-    before = pl.col("time|2") < pl.col("time")
+def _near(now: pl.DataFrame, near: pl.DataFrame, called_for: timedelta) -> pl.DataFrame:
+    """Of each row of `now` how many rows of `near` it is compared with, and how many of these are as unusual.
+
+    It is compared with those that are `called_for` older, or where its key is `broken` with all that are older.
+    """
+    ago = pl.col("time") - pl.col("time|2")
+    counted = (ago >= called_for) | (pl.col("broken") & (ago > timedelta(0)))
+    as_unusual = counted & (pl.col("score|2") >= pl.col("score"))
+    pairs = now.select(*KEY, "time", "score", "broken").join(near, on=list(KEY), suffix="|2")
     return pairs.group_by(*KEY, "time").agg(
-        before.sum().cast(pl.Int64).alias("place"),
-        (before & (pl.col("score|2") >= pl.col("score"))).sum().cast(pl.Int64).alias("earlier"),
+        counted.sum().cast(pl.Int64).alias("near_n"),
+        as_unusual.sum().cast(pl.Int64).alias("near_as_unusual"),
     )
 
 
@@ -171,7 +193,7 @@ def _suspects(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _called_often(rows: pl.DataFrame) -> pl.DataFrame:
-    often = (pl.col("p_value") <= OFTEN_AT).mean() >= _SUSPECT_SHARE
+    often = pl.any_horizontal((pl.col("p_value") <= p).mean() >= share for p, share in SUSPECT)
     return _values(rows).group_by(KEY).agg(often.alias("often")).filter("often").select(KEY)
 
 

@@ -54,7 +54,9 @@ def test_a_level_or_scale_that_stays_becomes_normal_after_the_hold(model, past, 
     first = hour_after(model, past, [], noise(1, level, scale))
     early = hour_after(model, past, noise(3, level, scale), noise(1, level, scale))
     late = hour_after(model, past, noise(4.5, level, scale), noise(1, level, scale))
-    assert first.rows["is_anomaly"].mean() > 0.5
+    assert first.rows["is_anomaly"][:30].all()
+    second = hour_after(model, past, noise(1, level, scale), noise(1, level, scale))
+    assert second.rows["is_anomaly"].mean() < 0.1
     assert early.rows["is_anomaly"].mean() < 0.05
     assert early.keys["reason"].item() is None
     assert late.rows["is_anomaly"].mean() < 0.05
@@ -96,12 +98,41 @@ def test_a_rolling_p_value_is_the_share_of_earlier_scores_that_are_as_high():
     rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
     rows = rows.with_columns(p_value=pl.lit(1e-4), is_anomaly=pl.lit(value=True))
     rows = rows.with_columns(p_value=pl.when(pl.col("score") > 1.0).then(1e-4).otherwise(0.5))
-    found = remembering(rows[340:], rows[:340], times[340], 0.001)["p_value"].to_numpy()
+    found = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
     expected = [
         max(rows["p_value"][340 + i], (scores[: 340 + i] >= scores[340 + i]).sum() / (341 + i))
         for i in range(60)
     ]
     np.testing.assert_allclose(found, expected)
+
+
+def test_readings_of_the_last_half_hour_do_not_count_where_the_day_was_calm():
+    scores = np.r_[np.zeros(340), 4.0, np.full(59, 3.0)]
+    times = [START + n * MINUTE for n in range(400)]
+    rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
+    rows = rows.with_columns(p_value=pl.when(pl.col("score") > 0).then(1e-6).otherwise(0.5), is_anomaly=True)
+    found = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    assert (found[:30] == 1e-6).all()
+    np.testing.assert_allclose(found[30:], np.arange(1, 31) / (342 + np.arange(30)))
+
+
+def test_a_share_at_a_hundredth_that_is_far_too_high_returns_to_a_hundredth():
+    scores = np.tile([0.0, 1.0, 2.0, 3.0], 100)
+    times = [START + n * MINUTE for n in range(400)]
+    rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
+    rows = rows.with_columns(
+        p_value=pl.when(pl.col("score") > 2.5).then(0.008).otherwise(0.5), is_anomaly=False
+    )
+    found = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    np.testing.assert_allclose(found[3::4], 0.25, atol=0.01)
+
+
+def test_what_departs_from_a_new_normal_again_and_again_is_called_for_half_an_hour(model, past):
+    spiky = noise(1, 30.0)
+    spiky[::6], spiky[3::6] = 45, 15
+    called = hour_after(model, past, noise(9, 30.0), spiky).rows["is_anomaly"].to_numpy()[::3]
+    assert called[:10].all()
+    assert called[14:].mean() < 0.5
 
 
 def test_without_a_hold_nothing_becomes_normal(model, past):

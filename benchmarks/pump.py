@@ -1,0 +1,142 @@
+"""A simulated pump of eight correlated sensors that goes wrong for a while: how well the joint detector marks it.
+
+The shape is that of the Skoltech Anomaly Benchmark (Katser & Kozitsin 2020): a reading a second, of which the first 400
+are normal and learnt from; then a valve closes, the rotor loses balance, the pump cavitates or leaks, for a third of the
+time, and the pump is normal again. Loads and temperatures wander, so what is normal after the 400 readings is not quite
+what was learnt.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from models.devices.contracts import JOINT_TAG, KEY
+from models.devices.evaluation import trained
+from models.devices.grid import Floats
+from models.devices.options import Options
+from models.devices.scoring import score_span
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+LEARNT, LENGTH, BEGIN, END = 400, 1150, 600, 980
+SENSORS = ("vibration 1", "vibration 2", "current", "pressure", "temperature", "surface", "voltage", "flow")
+LOADINGS = np.array(
+    [  # load, heat, supply
+        [0.7, 0.0, 0.2],
+        [0.6, 0.1, 0.2],
+        [0.9, 0.0, 0.4],
+        [-0.5, 0.0, 0.1],
+        [0.2, 0.9, 0.0],
+        [0.1, 0.9, 0.0],
+        [-0.2, 0.0, 0.9],
+        [0.8, 0.0, 0.1],
+    ]
+)
+FAULTS = ("valve closes", "imbalance", "cavitation", "leak")
+COMPONENTS = 4
+"""Of the principal component analysis that the detector is compared with."""
+
+
+def readings_of(fault: str, seed: int) -> Floats:
+    """Readings (LENGTH, 8) of a run with `fault` from `BEGIN` to `END`; levels and scales are those of the noise."""
+    random = np.random.default_rng([seed, FAULTS.index(fault)])
+    coefficients = (0.9, 0.998, 0.5)
+    factors = np.stack([_wandering(random, phi) for phi in coefficients], axis=1) * (1.0, 2.0, 1.0)
+    noise = np.stack([_wandering(random, phi) for phi in (0.3, 0.3, 0.2, 0.0, 0.8, 0.8, 0.0, 0.5)], axis=1)
+    values = factors @ LOADINGS.T + 0.5 * noise
+    there = np.zeros(LENGTH)
+    there[BEGIN:END] = np.minimum(np.arange(END - BEGIN) / 40, 1.0)
+    size = random.uniform(0.7, 1.7)
+    if fault == "valve closes":
+        values += size * there[:, None] * np.array([0, 0, -0.6, 1.6, 0, 0, 0, -1.6])
+    elif fault == "imbalance":
+        values += size * there[:, None] * np.array([1.6, 1.2, 0.4, 0, 0, 0, 0, 0])
+    elif fault == "cavitation":
+        values[:, [0, 1, 3]] += 1.5 * size * there[:, None] * random.normal(size=(LENGTH, 3))
+    else:
+        values += size * there[:, None] * np.array([0, 0, 0.5, -1.0, 0, 0, 0, -1.2])
+    return values
+
+
+def _wandering(random: np.random.Generator, phi: float) -> Floats:
+    white = random.normal(size=LENGTH) * np.sqrt(1 - phi**2)
+    white[0] = random.normal()
+    found: Floats = lfilter([1.0], [1.0, -phi], white)
+    return found
+
+
+def joint_p_values(values: Floats) -> Floats:
+    """The joint detector's p-values of the readings after those that are learnt."""
+    options = Options.of({"interval": "1s"})
+    times = pl.Series("time", [START + n * SECOND for n in range(LENGTH)], dtype=pl.Datetime("us", "UTC"))
+    wide = pl.DataFrame(values, schema=list(SENSORS)).with_columns(times)
+    long = wide.unpivot(index="time", variable_name="tag", value_name="mean")
+    readings = long.select(pl.lit("pump").alias("device"), "tag", "time", "mean").lazy()
+    until = START + LEARNT * SECOND
+    model = trained(readings.filter(pl.col("time") < until), START, until, options)
+    keys = pl.DataFrame({"device": ["pump"] * 9, "tag": [*SENSORS, JOINT_TAG]}).select(KEY)
+    rows = score_span(model, readings, keys, until, START + LENGTH * SECOND, options).rows
+    return rows.filter(tag=JOINT_TAG).sort("time")["p_value"].to_numpy()
+
+
+def principal_components(values: Floats) -> Floats:
+    """Of the readings after those that are learnt, the greater of T² and Q, each over its 99 % limit in the past."""
+    past = values[:LEARNT]
+    unit = (values - past.mean(axis=0)) / past.std(axis=0)
+    variances, directions = np.linalg.eigh(np.corrcoef(unit[:LEARNT].T))
+    kept = directions[:, -COMPONENTS:]
+    parts = unit @ kept
+    hotelling = (parts**2 / variances[-COMPONENTS:]).sum(axis=1)
+    residual = ((unit - parts @ kept.T) ** 2).sum(axis=1)
+    found: Floats = np.maximum(*(x / np.quantile(x[:LEARNT], 0.99) for x in (hotelling, residual)))[LEARNT:]
+    return found
+
+
+def isolation_forest(values: Floats) -> Floats:
+    """Minus the score of scikit-learn's forest on all sensors together, over the 99 % quantile of its past."""
+    from sklearn.ensemble import IsolationForest
+
+    forest = IsolationForest(random_state=7, n_jobs=1).fit(values[:LEARNT])
+    scores = -forest.score_samples(values)
+    found: Floats = scores[LEARNT:] / np.quantile(scores[:LEARNT], 0.99)
+    return found
+
+
+def marks(called: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
+    """F1 of the readings of all runs, the share of normal ones that are called, and of faulty ones that are missed."""
+    faulty = np.zeros(LENGTH - LEARNT, bool)
+    faulty[BEGIN - LEARNT : END - LEARNT] = True
+    every = np.stack(called)
+    hit, false, missed = every[:, faulty].sum(), every[:, ~faulty].sum(), (~every[:, faulty]).sum()
+    return {
+        "F1": float(2 * hit / (2 * hit + false + missed)),
+        "false alarms": f"{every[:, ~faulty].mean():.1%}",
+        "missed": f"{(~every[:, faulty]).mean():.1%}",
+    }
+
+
+def compared(runs: int = 24) -> list[dict[str, Any]]:
+    """A line for the joint detector at each alpha, and for what it is compared with."""
+    every = [readings_of(FAULTS[n % len(FAULTS)], n) for n in range(runs)]
+    p = [joint_p_values(values) for values in every]
+    lines = [
+        {"method": f"joint, alpha {a:g}", **marks([x <= a for x in p])} for a in (0.05, 0.01, 0.005, 0.001)
+    ]
+    others: dict[str, Callable[[Floats], Floats]] = {
+        "T² and Q": principal_components,
+        "isolation forest": isolation_forest,
+    }
+    for name, method in others.items():
+        lines.append({"method": name, **marks([method(values) > 1 for values in every])})
+    return lines
+
+
+if __name__ == "__main__":
+    from benchmarks.measure import table
+
+    print(table(compared()))
