@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from models.devices import words
 from models.devices.contracts import KEY, TIME
 from models.errors import ContractError
 
@@ -71,8 +72,9 @@ def aggregate(found: pl.DataFrame) -> pl.DataFrame:
     """Points -> readings, one row per device, tag and interval, sorted; the same for any order of `found`.
 
     `std` is the sample standard deviation, null for one reading. `last` is the value at the latest
-    time; of several at that time the greatest. Of a direction (`is_direction`) that passes north within the interval,
-    `mean` and `std` are those of the values on the shorter way round, the mean from 0 to 360.
+    time; of several at that time the greatest. Of states (`models.devices.words`) it is the `mean`, too. Of a direction
+    (`is_direction`) that passes north within the interval, `mean` and `std` are those of the values on the shorter way
+    round, the mean from 0 to 360.
     """
     lists = (
         found.sort(*POINT)
@@ -86,13 +88,14 @@ def aggregate(found: pl.DataFrame) -> pl.DataFrame:
         lists = lists.with_columns(turned.alias("way"))
         way = pl.col("way").list
         mean = pl.when(_passes_north()).then(way.mean() % TURN).otherwise(way.mean())
+    states = values.max() >= words.LEAST
     return lists.select(
         *_INTERVAL,
         values.len().cast(pl.Int64).alias("count"),
-        mean.alias("mean"),
+        pl.when(states).then(values.last()).otherwise(mean).alias("mean"),
         values.min().alias("min"),
         values.max().alias("max"),
-        pl.when(values.len() > 1).then(way.std(ddof=1)).alias("std"),
+        pl.when(values.len() > 1, ~states).then(way.std(ddof=1)).alias("std"),
         values.last().alias("last"),
         "point_times",
         "point_values",

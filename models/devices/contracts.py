@@ -10,6 +10,7 @@ from typing import NamedTuple
 import polars as pl
 
 from models.contracts import FLAGS
+from models.devices import words
 from models.errors import ContractError
 from models.schemas import dy
 from models.times import TIME as TIME
@@ -136,7 +137,7 @@ def check_raw(
     names the first that it breaks: `device_missing`, `tag_missing`, `control_characters`, `tag_reserved`, `time_missing`,
     `time_unparsable` (also: an hour that `timezone` has twice or not at all), `time_in_future` (more
     than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
-    `tag_of_words` (no value of the tag is a number), `value_not_a_number`, `value_not_finite`,
+    `tag_of_words` (no value of the tag is a number, and its words are no states), `value_not_a_number`, `value_not_finite`,
     `value_outside_limits`, `duplicate` (the same device, tag, time and value as an earlier row).
     `limits` has `tag`, `low`, `high` and may have `device`; a null limit is none.
 
@@ -153,10 +154,12 @@ def check_raw(
         *(pl.col(c).cast(pl.String).str.strip_chars().alias(c) for c in KEY),
         utc(raw["time"], timezone, dates),
         _number(raw["value"]),
-    ).with_columns(_limit_columns(raw, limits))
+    )
+    states, texts = _words(raw["value"], typed)
+    typed = typed.with_columns(pl.coalesce("value", states)).with_columns(_limit_columns(raw, limits))
     latest = now + tolerance
     far = far_from_others(typed.select(pl.col("time").clip(upper_bound=latest)).to_series())
-    rule = _broken_rule(raw, latest, far, _of_words(raw["value"], typed))
+    rule = _broken_rule(raw, latest, far, texts)
     checked = typed.with_columns(rule.alias("rule"))
     repeated = ~pl.struct(RAW_COLUMNS).is_first_distinct().over(pl.col("rule").is_null())
     checked = checked.with_columns(
@@ -182,15 +185,28 @@ def _number(values: pl.Series) -> pl.Series:
     return pl.Series("value", [None] * values.len(), dtype=pl.Float64)
 
 
-def _of_words(values: pl.Series, typed: pl.DataFrame) -> pl.Series:
-    """Whether each row is of a sensor whose values are all words: text without a digit that is no flag."""
+def _words(values: pl.Series, typed: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
+    """Of tags without any number: the numbers of their words as states, and which rows are words that are no states.
+
+    A word begins with a letter; those for true and false are no sign of either. States are at most
+    `words.MOST_STATES` words, and not only such as stand for no reading.
+    """
+    nothing = pl.repeat(None, values.len(), dtype=pl.Float64, eager=True)
     if values.dtype != pl.String or typed["value"].null_count() == values.null_count():
-        return pl.repeat(False, values.len(), eager=True)
-    word = values.is_not_null() & ~values.str.contains(r"\d|^(?i:nan|[+-]?inf(inity)?)$")
-    is_flag = values.str.strip_chars().str.to_lowercase().is_in([*FLAGS])
-    marked = typed.select(*KEY, word=word & ~is_flag, other=values.is_not_null() & ~word)
-    all_words = pl.col("word").any() & ~pl.col("other").any()
-    return marked.select(all_words.over(*KEY)).to_series().fill_null(False)
+        return nothing, nothing.is_not_null()
+    lower = values.str.strip_chars().str.to_lowercase().alias("word")
+    flag = lower.is_in([*FLAGS])
+    word = lower.str.contains(r"^\p{L}") & ~flag & ~lower.is_in(["nan", "inf", "infinity"])
+    marked = typed.select(*KEY, lower, is_word=word, is_other=~(word | flag | (lower == "")))
+    of_words = pl.col("is_word").any() & ~pl.col("is_other").any()
+    distinct = pl.col("word").filter("is_word")
+    few = (distinct.n_unique() <= words.MOST_STATES) & ~distinct.is_in([*words.NOTHING]).all()
+    states, texts = marked.select((of_words & few).over(KEY).alias("few"), (of_words & ~few).over(KEY))
+    known = lower.filter(word & states).unique().to_list()
+    numbers = lower.replace_strict(
+        known, [*map(words.number_of, known)], default=None, return_dtype=pl.Float64
+    )
+    return numbers.zip_with(states, nothing), texts
 
 
 def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Series]:
@@ -224,7 +240,7 @@ def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Se
     return [found["low"], found["high"]]
 
 
-def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, words: pl.Series) -> pl.Expr:
+def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, texts: pl.Series) -> pl.Expr:
     """The first rule that a row breaks, null for none. `raw` tells an empty cell from an unreadable one."""
     time_given, value_given = raw["time"].is_not_null(), raw["value"].is_not_null()
     if raw["value"].dtype == pl.String:
@@ -240,7 +256,7 @@ def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, words: pl.
         "time_in_future": time > latest,
         "time_far_from_others": pl.lit(far),
         "value_missing": pl.lit(~value_given),
-        "tag_of_words": pl.lit(words),
+        "tag_of_words": pl.lit(texts),
         "value_not_a_number": value.is_null(),
         "value_not_finite": ~value.is_finite(),
         "value_outside_limits": (value < pl.col("low")) | (value > pl.col("high")),

@@ -19,7 +19,7 @@ from models.devices.contracts import ANY_DEVICE, KEY
 from models.devices.grid import Floats, Grid
 
 AS_IT_IS, COUNTER, ANGLE = "as it is", "counter", "angle"
-_FEWEST_RISES = 30
+_FEWEST_RISES, _FEWEST_PASSES = 30, 10
 _RISING_SHARE, _RESTART_SHARE, _LOW_SHARE = 0.2, 0.05, 0.1
 
 
@@ -30,9 +30,10 @@ def readings_as(grid: Grid, kinds: pl.DataFrame | None = None) -> pl.DataFrame:
     """
     named = kind_of(grid.keys, kinds)
     unknown = named.is_null().to_numpy()
-    angle = (named == ANGLE).fill_null(value=False).to_numpy() | (
-        unknown & grid.keys.select(is_direction()).to_series().to_numpy() & _within_a_turn(grid.values)
-    )
+    angle = (named == ANGLE).fill_null(value=False).to_numpy()
+    candidates = np.flatnonzero(unknown & _within_a_turn(grid.values))
+    by_name = grid.keys[candidates].select(is_direction()).to_series().to_numpy()
+    angle[candidates] = by_name | goes_round(grid.values[candidates])
     counter = (named == COUNTER).fill_null(value=False).to_numpy() | (
         unknown & ~angle & is_counter(grid.values)
     )
@@ -130,6 +131,24 @@ def _within_a_turn(x: Floats) -> NDArray[np.bool_]:
     positive = (low >= 0) & (high <= TURN)
     signed = (low >= -TURN / 2) & (high <= TURN / 2)
     found: NDArray[np.bool_] = (positive | signed) & (high - low > TURN / 2)
+    return found
+
+
+def goes_round(x: Floats) -> NDArray[np.bool_]:
+    """Which rows pass from one end of a turn to the other, again and again, as only an angle does.
+
+    Nearly all of the changes by more than half a turn end next to where they began, on the shorter way round, and
+    on both sides of where the turn closes there are many values: a machine that stands or runs has one of them.
+    """
+    before, _ = _before(x)
+    change = np.abs(x - before)
+    far = change > TURN / 2
+    near = (far & (TURN - change < TURN / 8)).sum(axis=1)
+    found = (near >= _FEWEST_PASSES) & (near >= 0.95 * far.sum(axis=1))
+    for s in np.flatnonzero(found):
+        row = np.unique(x[s][~np.isnan(x[s])])
+        sides = ((row < row[0] + TURN / 8).sum(), (row > row[-1] - TURN / 8).sum())
+        found[s] = min(sides) >= _FEWEST_PASSES
     return found
 
 

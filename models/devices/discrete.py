@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import channels
+from models.devices import channels, words
 from models.devices.calibration import P_FLOOR
 from models.devices.grid import LOOKBACK, Floats, Grid, age_chances, ages, exchangeable
 
@@ -26,13 +26,28 @@ _UNSEEN = MOST_VALUES
 def is_discrete(x: Floats, kind: pl.Series) -> NDArray[np.bool_]:
     """Which rows show at most `MOST_VALUES` different values, each five times on average.
 
-    Those whose `kind` was set are states, if they are to be, whatever the number of times; others are none.
+    Words are states, and so are those whose `kind` says so, whatever the number of times; others that were set are none.
     """
     different = _changes(np.sort(x, axis=1)).sum(axis=1)
     often = (~np.isnan(x)).sum(axis=1) >= 5 * different
-    state = (kind == STATE).fill_null(value=False).to_numpy()
+    state = (kind == STATE).fill_null(value=False).to_numpy() | words.has_words(x)
     varies = kind.is_in(VARYING).fill_null(value=False).to_numpy()
     found: NDArray[np.bool_] = (different > 0) & (different <= MOST_VALUES) & (state | (often & ~varies))
+    return found
+
+
+def is_coarse(x: Floats) -> NDArray[np.bool_]:
+    """Which rows of at most `MOST_VALUES` different values are those of a quantity, read in coarse steps.
+
+    They show three or more, that are the rarer the further they are from the most frequent one; the lowest and the
+    highest at most half as often as that.
+    """
+    found = np.zeros(len(x), bool)
+    for s, row in enumerate(x):
+        _, counts = np.unique(row[~np.isnan(row)], return_counts=True)
+        rises = np.diff(counts) > 0
+        one_top = not (~rises[:-1] & rises[1:]).any()
+        found[s] = 3 <= len(counts) <= MOST_VALUES and one_top and 2 * counts[[0, -1]].max() <= counts.max()
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from models.devices.contracts import JOINT_TAG
+from models.devices.words import shown
 
 COOLDOWN = timedelta(hours=1)
 TOGETHER = timedelta(minutes=30)
@@ -180,12 +181,12 @@ def _merge(past: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
 
 def what_happened() -> pl.Expr:
     """What was seen and what was expected, in words, for rows with the columns of `INCIDENTS`."""
-    seen, low, high = (pl.col(c).round_sig_figs(4).cast(pl.String) for c in ("value", "low", "high"))
+    seen, low, high, expected = (shown(c) for c in ("value", "low", "high", "expected"))
     band = pl.format("{} where {} to {} is normal", seen, low, high)
     by_cause = {
         "value": band,
         "jump": pl.format("a jump to {}, normal by itself is {} to {}", seen, low, high),
-        "level": pl.format("around {} for a while, where {} is expected", seen, _short("expected")),
+        "level": pl.format("around {} for a while, where {} is expected", seen, expected),
         "spread": pl.lit("varies more or less than usual"),
         "flat": pl.format("stays at {}", seen),
         "missing": pl.lit("sends no readings"),
@@ -198,7 +199,3 @@ def what_happened() -> pl.Expr:
         )
     )
     return said.fill_null("").alias("what")
-
-
-def _short(column: str) -> pl.Expr:
-    return pl.col(column).round_sig_figs(4).cast(pl.String)

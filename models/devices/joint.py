@@ -97,7 +97,8 @@ def fit(units: Floats, keys: pl.DataFrame, part: NDArray[np.bool_]) -> pl.DataFr
             ("residual", residual, _residual(x, residual, directions)),
         ):
             columns[name] = matrix.reshape(len(rows), -1).tolist()
-            columns[f"{name}_center"], columns[f"{name}_scale"] = _usual_mean(normal, part)
+            usual = _usual_mean(normal, part) if name == "residual" else (np.full(len(rows), np.nan),) * 2
+            columns[f"{name}_center"], columns[f"{name}_scale"] = usual
         found = [pl.Series(name, c, dtype=SCHEMA[name]) for name, c in columns.items()]
         frames.append(devices[positions].with_columns(found))
     empty = pl.DataFrame(schema=SCHEMA)

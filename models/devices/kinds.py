@@ -22,6 +22,7 @@ _KINDS = {
     "none": ("unknown", "too little history for a detector of its own"),
 }
 _RISES = "it rises and starts again: judged by its rise in an interval"
+_GOES_ROUND = "it goes round: taken the shorter way round"
 
 
 def kinds(frames: Mapping[str, pl.DataFrame], settings: Mapping[str, Any]) -> pl.DataFrame:
@@ -51,6 +52,8 @@ def kinds(frames: Mapping[str, pl.DataFrame], settings: Mapping[str, Any]) -> pl
     if "taken" in known.columns:
         parts.append(pl.when(pl.col("kind_set").is_not_null()).then(pl.format("set to {}", "kind_set")))
         parts.append(pl.when(pl.col("taken") == COUNTER).then(pl.lit(_RISES)))
+        round_ = (pl.col("taken") == ANGLE) & pl.col("kind_set").is_null() & ~is_direction()
+        parts.append(pl.when(round_).then(pl.lit(_GOES_ROUND)))
         direction &= pl.col("kind_set").is_null()
     parts.append(pl.when(direction).then(pl.lit("a direction, by its name")))
     if "pace" in known.columns:

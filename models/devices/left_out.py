@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models.devices import words
 from models.devices.contracts import JOINT_TAG
 from models.devices.grid import Floats, Grid, row_quantiles
 
@@ -48,6 +49,8 @@ def _of_row(x: Floats, below: float, above: float) -> list[float]:
 
 
 def _is_sentinel(x: Floats, value: float, times: int) -> bool:
+    if value >= words.LEAST:
+        return False
     if abs(value) in CODES:
         return times >= _FEWEST_TIMES
     here = x == value

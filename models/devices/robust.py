@@ -39,6 +39,10 @@ class Fitted:
     scales: Scales
     clean: Floats
 
+    def take(self, rows: NDArray[np.int64]) -> "Fitted":
+        """The sensors at `rows`, in that order."""
+        return Fitted(self.baseline[rows], self.profile[rows], self.scales.take(rows), self.clean[rows])
+
     def frame(self, keys: pl.DataFrame) -> pl.DataFrame:
         """One row per sensor: device, tag, `baseline`, `profile` and the scales."""
         scales = [pl.Series(name, getattr(self.scales, name)) for name in Scales.__dataclass_fields__]

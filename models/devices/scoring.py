@@ -235,10 +235,7 @@ def _score_varying(model: Model, block: _Block, rung: pl.Series, options: Option
     at = _where(rung, (*ROBUST_RUNGS, *DETECTORS))
     if not len(at):
         return
-    grid = block.grid.take(at)
-    fitted = robust.Fitted.of(model.rows("robust", grid.keys))
-    expected = robust.expected_of(grid, grid.values, fitted.baseline, fitted.profile)
-    block.units[at] = (grid.values - expected) / fitted.scales.scale[:, None]
+    grid, fitted, expected = _measure(model, block, at)
     block.expected[at] = expected[:, LOOKBACK:]
     tails = Tails.of(model.rows("calibration", grid.keys))
     found, cause = channels.distances(grid.values, expected, fitted.scales, LOOKBACK)
@@ -262,11 +259,21 @@ def _score_varying(model: Model, block: _Block, rung: pl.Series, options: Option
     block.rung[at] = _numbers(names)
 
 
+def _measure(model: Model, block: _Block, at: NDArray[np.int64]) -> tuple[Grid, robust.Fitted, Floats]:
+    """The sensors at `at`, their robust detectors and what these expect; fills in their `units`."""
+    grid = block.grid.take(at)
+    fitted = robust.Fitted.of(model.rows("robust", grid.keys))
+    expected = robust.expected_of(grid, grid.values, fitted.baseline, fitted.profile)
+    block.units[at] = (grid.values - expected) / fitted.scales.scale[:, None]
+    return grid, fitted, expected
+
+
 def _numbers(rungs: pl.Series) -> NDArray[np.int8]:
     return rungs.replace_strict(list(RUNGS), list(range(len(RUNGS))), return_dtype=pl.Int8).to_numpy()
 
 
 def _score_discrete(model: Model, block: _Block, rung: pl.Series) -> None:
+    """Sensors with few values; of coarse ones, what the joint detectors look at."""
     at = _where(rung, DISCRETE_RUNGS)
     if not len(at):
         return
@@ -276,6 +283,10 @@ def _score_discrete(model: Model, block: _Block, rung: pl.Series) -> None:
     for name, column in (("expected", "usual"), ("low", "low"), ("high", "high")):
         getattr(block, name)[at] = params[column].to_numpy()[:, None]
     block.rung[at] = _numbers(rung.gather(at))
+    if "robust" in model.frames:
+        keys = grid.keys.with_columns(at=pl.Series(at))
+        coarse = keys.join(model.frames["robust"], on=list(KEY), how="semi", maintain_order="left")
+        _measure(model, block, coarse["at"].to_numpy())
 
 
 def _score_pooled(model: Model, block: _Block, rung: pl.Series, options: Options) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import conversion, discrete, joint, left_out, pace, pooled, presence, robust
+from models.devices import conversion, discrete, joint, left_out, pace, pooled, presence, robust, words
 from models.devices.calibration import corrections, fit_shapes, folds_of, tails_of
 from models.devices.contracts import FAULT, JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
@@ -40,13 +40,19 @@ of several tags is an estimate, and errors that last for hours add up."""
 
 @dataclass(frozen=True)
 class _Own:
-    """Sensors with a detector of their own on varying values: the grid without suspected faults."""
+    """Sensors of varying values, for detectors of their own or the joint one: the grid without suspected faults."""
 
     grid: Grid
     part: NDArray[np.bool_]
     fitted: robust.Fitted
     scores: Floats
     units: Floats
+
+    def take(self, rows: NDArray[np.int64]) -> "_Own":
+        """The sensors at `rows`, in that order."""
+        return _Own(
+            self.grid.take(rows), self.part, self.fitted.take(rows), self.scores[rows], self.units[rows]
+        )
 
 
 def fit_columns(grid: Grid) -> NDArray[np.bool_]:
@@ -150,18 +156,24 @@ def fit_grid(
     few = discrete.is_discrete(grid.values, kind) & (readings >= options.fewest_readings)
     halves = np.minimum(known[:, part].sum(axis=1), known[:, ~part].sum(axis=1))
     own = (readings >= options.fewest_readings) & (halves >= FEWEST_PER_PART) & ~few
+    own &= ~words.has_words(grid.values)
     rung = np.where(few, DISCRETE_RUNGS[1], "none").astype(object)
     frames: dict[str, pl.DataFrame] = {}
     if few.any():
         frames["discrete"] = discrete.fit(grid.take(np.flatnonzero(few)))
         rung[np.flatnonzero(few)[frames["discrete"]["distinct"].to_numpy() == 1]] = DISCRETE_RUNGS[0]
-    if own.any():
-        rows = np.flatnonzero(own)
+    coarse = few & kind.is_null().to_numpy() & (halves >= FEWEST_PER_PART) & ~words.has_words(grid.values)
+    coarse[coarse] = discrete.is_coarse(grid.values[coarse])
+    if own.any() or coarse.sum() > 1:
+        rows = np.flatnonzero(own | coarse)
         fitted = _fit_own(grid.take(rows), part, kind.gather(rows))
-        names = np.array(ROBUST_RUNGS, dtype=object)[fitted.fitted.baseline]
-        rung[rows] = names if options.detector == "auto" else options.detector
         frames["robust"] = fitted.fitted.frame(fitted.grid.keys)
-        scored = [_detector(grid.take(rows), fitted, options, rung[rows], frames), _joint(fitted, frames)]
+        scored = [_joint(fitted, frames)]
+        if own.any():
+            mine, rows = fitted.take(np.flatnonzero(own[rows])), np.flatnonzero(own)
+            names = np.array(ROBUST_RUNGS, dtype=object)[mine.fitted.baseline]
+            rung[rows] = names if options.detector == "auto" else options.detector
+            scored.append(_detector(grid.take(rows), mine, options, rung[rows], frames))
         held_out = ~part
         frames |= stacked([_calibrated(s, held_out, sample) for s in scored])
     frames["sensors"] = presence.fit(received).with_columns(
@@ -247,7 +259,9 @@ def files_of(parts: Mapping[str, pl.DataFrame], options: Options) -> dict[str, F
             files["corrections"] = corrections(parts["folds"], shaped)
     if "robust" in parts:
         center = pl.col("profile").arr.get(0).alias("center")
-        as_they_are = parts["sensors"].filter(taken=conversion.AS_IT_IS)
+        as_they_are = parts["sensors"].filter(
+            ~pl.col("rung").is_in(DISCRETE_RUNGS), taken=conversion.AS_IT_IS
+        )
         robust_ones = parts["robust"].join(as_they_are, on=list(KEY), how="semi")
         files["pooled"] = pooled.fit(robust_ones.select("tag", center, "scale"))
     return files

@@ -7,11 +7,13 @@ import polars as pl
 import pytest
 
 from models.contracts import ROW
-from models.devices.conversion import COUNTER, is_counter, of_readings, readings_as, rises
+from models.devices.aggregation import aggregate, points
+from models.devices.conversion import COUNTER, goes_round, is_counter, of_readings, readings_as, rises
 from models.devices.grid import Grid
 from models.devices.kinds import kinds
 from models.devices.scenario import DEVICES
 from models.devices.tables import TABLES
+from models.devices.words import number_of, shown
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -124,6 +126,26 @@ def test_an_angle_is_turned_to_its_mean_direction():
     assert rows["value"].max() - rows["value"].min() < 180
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_goes_round_is_an_angle_whatever_its_name(signed):
+    turned = 180 if signed else 0
+    values = (355 + 10 * noise(DAY + 60)) % 360 - turned
+    values[-15:] = 90.0
+    tables = tables_of({"vane": values})
+    assert kind_of(tables, "vane")[0] == "angle"
+    assert "goes round" in kind_of(tables, "vane")[1]
+    rows = scored(tables, "vane").sort("time")
+    assert rows["is_anomaly"][-1]
+    assert not rows["is_anomaly"][:-15].any()
+
+
+def test_a_machine_that_stands_or_runs_and_noise_over_a_whole_turn_are_no_angles():
+    random = np.random.default_rng(1)
+    running = np.where(np.arange(1000) // 20 % 2, 355 + random.normal(0, 1, 1000).clip(-3, 3), 0.0)
+    anywhere = random.uniform(0, 360, 1000)
+    assert goes_round(np.stack([running, anywhere, (5 * noise(1000)) % 360])).tolist() == [False, False, True]
+
+
 def test_a_kind_that_is_set_stands_before_what_the_readings_look_like():
     rising = tables_of({"t": counted(50, DAY)}, [("*", "t", "wanders")])
     assert kind_of(rising)[0] == "wanders"
@@ -148,3 +170,21 @@ def test_kinds_without_a_device_are_of_all_devices_and_unknown_ones_are_refused(
     found = TABLES["kinds"].accept(raw, {})
     assert found.good.select("device", "tag", "kind").rows() == [("*", "a", "counter")]
     assert found.bad.height == 1
+
+
+def test_words_are_states_and_a_new_or_lasting_one_is_told_by_its_name():
+    names = ["on", "idle", "off"]
+    values = np.array([number_of(names[minute // 45 % 3]) for minute in range(DAY + 60)])
+    values[-20:] = number_of("FAULT")
+    tables = tables_of({"mode": values})
+    assert kind_of(tables, "mode")[0] == "few values"
+    rows = scored(tables, "mode").sort("time")
+    assert rows["is_anomaly"].to_list() == [False] * 40 + [True] * 20
+    assert rows.select(shown("value")).to_series()[-1] == "fault"
+
+
+def test_an_interval_of_words_has_the_last_one_of_them():
+    at = [START, START + timedelta(seconds=20), START + timedelta(seconds=40)]
+    values = [number_of("idle"), number_of("off"), number_of("run")]
+    found = points(pl.DataFrame({"device": "d", "tag": "t", "time": at, "value": values}), MINUTE)
+    assert aggregate(found).select("mean", "std").rows() == [(number_of("run"), None)]

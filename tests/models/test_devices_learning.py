@@ -10,9 +10,12 @@ from models.devices import discrete, presence, training_notes
 from models.devices.grid import Grid
 from models.devices.hours import changed, first_split
 from models.devices.left_out import in_faults, sentinels_of
+from models.devices.model import Model
 from models.devices.options import Options
 from models.devices.scenario import DEVICES
-from models.devices.training import labelled_faults
+from models.devices.scoring import score_span
+from models.devices.simulation import readings_of as readings_in
+from models.devices.training import files_of, fit_grid, labelled_faults
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -253,3 +256,22 @@ def test_a_verdict_of_a_fault_is_a_label_and_one_of_a_false_alarm_is_none():
     found = labelled_faults({"labels": labels.lazy(), "verdicts": said.lazy()}, START + HOUR)
     assert found["start"].to_list() == [START - HOUR, START]
     assert labelled_faults({"verdicts": said.lazy()}, START).is_empty()
+
+
+def test_a_quantity_read_in_coarse_steps_has_few_values_and_is_one_of_the_joint_detector():
+    random, minute = np.random.default_rng(2), timedelta(minutes=1)
+    load = random.normal(size=1440)
+    values = np.stack([load, load + 0.3 * random.normal(size=1440), random.integers(0, 4, 1440)])
+    values[1] = np.round(values[1] / 1.2) * 1.2
+    assert discrete.is_coarse(values).tolist() == [False, True, False]
+    keys = pl.DataFrame({"device": "d", "tag": ["load", "pressure", "state"]})
+    frames = fit_grid(Grid(keys, values, START, minute), Options.of({}), keys.clear(), pl.DataFrame())
+    assert frames["sensors"]["rung"].to_list() == ["robust_level", "few_values", "few_values"]
+    assert frames["joint"]["tags"].to_list() == [["load", "pressure"]]
+    model = Model.of(files_of(frames, Options.of({})))
+    now = np.stack([np.full(60, 2.0), np.full(60, -2.4), np.zeros(60)])
+    rows = readings_in(Grid(keys, np.c_[values, now], START, minute)).lazy()
+    wanted = pl.DataFrame({"device": ["d"], "tag": ["*"]})
+    first = START + 1440 * minute
+    found = score_span(model, rows, wanted, first, first + 60 * minute, Options.of({})).rows
+    assert found["is_anomaly"].all()

@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 
 from models.devices.scenario import DEVICES, Devices
 from models.devices.tables import TABLES
+from models.devices.words import word_of
 from models.errors import ContractError
 from models.scenario import Table
 from tasks.ingest.pipeline import ingest
@@ -302,12 +303,16 @@ def test_the_table_is_the_same_when_it_is_read_and_folded_some_rows_at_a_time(st
     assert bring(pieces, source, scenario=Piecemeal()).changed == 0
 
 
-def test_a_tag_of_words_is_left_out_and_stops_no_ingest(store, tmp_path):
+def test_words_of_a_tag_are_states_and_texts_are_left_out_and_stop_no_ingest(store, tmp_path):
+    states = ["IDLE", "on", "Not ready"]
     rows = [f"d,{tag},2024-01-01T00:{minute:02}:00Z,{value}" for minute in range(30) for tag, value in
-            (("t", minute), ("door", "open"), ("valve", "TRUE"))]  # fmt: skip
+            (("t", minute), ("door", states[minute % 3]), ("valve", "TRUE"), ("log", f"message {minute}"),
+             ("lost", "BAD"))]  # fmt: skip
     (tmp_path / "a.csv").write_text("device,tag,time,value\n" + "\n".join(rows))
     (done,) = ingest.fn(DEVICES, store, {"readings": str(tmp_path / "a.csv")}, {}, 4, 0.05)
-    assert (done.accepted, done.rules) == (60, {"tag_of_words": 30})
+    assert (done.accepted, done.rules) == (90, {"tag_of_words": 60})
+    found = table(store).filter(tag="door").sort("time")["mean"].to_list()[:3]
+    assert [word_of(found[0]), found[1], word_of(found[2])] == ["idle", 1.0, "notre…"]
 
 
 def test_messages_in_quarantine_are_read_again_with_another_mapping_and_leave_it(store, tmp_path):
