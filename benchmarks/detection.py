@@ -39,10 +39,10 @@ ALPHAS = (0.01, 0.001)
 def main() -> None:
     arguments = _arguments()
     for name in arguments.real if arguments.real is not None else real_sets():
-        found = judgements(name)
-        print(f"{name}\n\n{table(compared(name, found))}\n")
+        by_method = judgements(name)
+        print(f"{name}\n\n{table(compared(name, by_method))}\n")
         if name == PLANT:
-            print(f"Delays in minutes, by fault\n\n{table(delays(found))}\n")
+            print(f"Delays in minutes, by fault\n\n{table(delays(by_method))}\n")
     if not arguments.seeds:
         return
     print(f"A pump with a reading a second\n\n{table(pump.compared())}\n")

@@ -280,11 +280,11 @@ def delays(by_method: dict[str, list[tuple[Series, pl.DataFrame]]]) -> list[dict
             rows = series.readings.filter(pl.col("time") >= series.until)["time"].unique().sort()
             marks = rows.is_in(calls["time"].implode())
             if not series.windows:
-                line["normal rows"] = f"{marks.mean():.1%}"
+                line["normal rows"] = f"{marks.sum() / len(marks):.1%}"
                 continue
             lasting = marks if method == "alarms" else _lasting(marks)
             begin = series.windows[0][0]
-            first = rows.filter(lasting & (rows >= begin)).min()
+            first = next(iter(rows.filter(lasting & (rows >= begin))), None)
             line[series.device[1:3]] = None if first is None else (first - begin) // timedelta(minutes=1)
         lines.append(line)
     return lines

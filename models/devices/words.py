@@ -83,5 +83,4 @@ def shown(column: str) -> pl.Expr:
 
 def has_words(x: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which rows of values hold words."""
-    found: NDArray[np.bool_] = (x >= LEAST).any(axis=1)
-    return found
+    return np.asarray((x >= LEAST).any(axis=1))
