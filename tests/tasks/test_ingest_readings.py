@@ -291,7 +291,7 @@ class Piecemeal(Devices):
 def test_the_table_is_the_same_when_it_is_read_and_folded_some_rows_at_a_time(store, tmp_path):
     readings = many(200)
     lines = [f"{r['device']},{r['tag']},{r['time']},{r['value']}" for r in readings]
-    lines += lines[:20] + [f"d,t,{at(0)},x"] * 2
+    lines += lines[:20] + [f"d,t,{at(0)},1x"] * 2
     source = csv(tmp_path, *lines)
     whole, pieces = Store(f"{store.uri}/whole"), Store(f"{store.uri}/pieces")
     one = bring(whole, source)
