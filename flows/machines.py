@@ -107,7 +107,7 @@ def train(
             champion's where it was tuned, else lightgbm.
         every: Distance of the rows of a machine that are learnt from and scored.
         windows: Lengths of the windows that telemetry is summed up over; default 12h, 24h and 36h,
-            or 1, 5 and 20 intervals where telemetry comes every 12 hours to every week.
+            or 1, 5 and 20 intervals where telemetry comes every 12 hours to every month.
         keep_column: A sensor to learn from although it tells the outcome by itself; without it such a column is
             left out, and named in the notes.
         missed_failure_cost: What a failure costs that no inspection came before; with the next one it

@@ -28,7 +28,7 @@ from tasks.scoring.shards import Outcome, gaps_path, keys_path, plan, read_frame
 from tasks.scoring.watchdog import limit_seconds, remember_pace, stuck
 from tasks.storage.format import state_format
 from tasks.storage.store import Store
-from tasks.training.fit import compare, fit, prepare_shards, track
+from tasks.training.fit import compare, fit, prepare_shards, track, training_shards
 from tasks.training.tuning import with_tuned
 
 
@@ -72,7 +72,7 @@ def train_bundle(
     run = resolve_training(scenario, store, as_of, chosen)
     name_run(f"{scenario.name}-train {run.as_of}")
     begin(scenario, run)
-    shards = plan(scenario, run)
+    shards = training_shards(scenario, run)
     clock.mark("plan")
     parts = sorted({*over_shards("preparing", prepare_shards, scenario, run, shards)})
     clock.mark("prepare")

@@ -23,9 +23,9 @@ from models.search import bars
 from tasks.page.study_page import announce_study, write_study_page
 from tasks.registry.tracking import track_run
 from tasks.scoring.runs import Run, begin
-from tasks.scoring.shards import plan
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
+from tasks.training.fit import training_shards
 from tasks.training.study import FAILED, Study, Tried, opened
 from tasks.training.tuning import (
     STUDY,
@@ -141,7 +141,7 @@ def tune_scenario(
     until = None if timeout is None else time.time() + seconds(timeout)
     run = resolve_study(scenario, store, as_of, defaults, seed, at_once)
     begin(scenario, run)
-    parts = sorted({*over_shards("preparing", prepare_study, scenario, run, plan(scenario, run))})
+    parts = sorted({*over_shards("preparing", prepare_study, scenario, run, training_shards(scenario, run))})
     searching = _Searching(scenario, run, parts, find_folds(scenario, run, parts))
     clock.mark("prepare")
     path = Layout(scenario.name).study(run.id)

@@ -15,7 +15,7 @@ from tasks.scoring.publishing import Publication, complete, publish
 from tasks.scoring.runs import Run, begin, resolve_scoring, resolve_training, started
 from tasks.scoring.shards import Outcome, plan, reasons, reconcile
 from tasks.storage.store import Store
-from tasks.training.fit import Fitted, Verdict, compare, fit, prepare_shards
+from tasks.training.fit import Fitted, Verdict, compare, fit, prepare_shards, training_shards
 from tests.toy import TOY, values
 
 
@@ -49,7 +49,7 @@ def train(
     """Train a bundle and let it meet the champion."""
     run = resolve_training.fn(scenario, store, as_of, options)
     begin.fn(scenario, run)
-    names = prepare_shards.fn(scenario, run, list(plan.fn(scenario, run)))
+    names = prepare_shards.fn(scenario, run, list(training_shards.fn(scenario, run)))
     fitted = fit.fn(scenario, run, names)
     return fitted, compare.fn(scenario, run, fitted, names)
 

@@ -56,7 +56,7 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
     """
     seen = known(tables, as_of)
     since = as_of - timedelta(days=days)
-    again = failures_logged_again(tables, seen, since, as_of)
+    again, history = failures_logged_again(tables, seen, since, as_of), seen["telemetry"]
     seen = {
         name: frame.filter(pl.col("time") > as_of - timedelta(days=days))
         if "time" in frame.collect_schema()
@@ -64,7 +64,7 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
         for name, frame in seen.items()
     }
     recent = seen["telemetry"]
-    parts = [duplicate_timestamps(recent), uneven_interval(recent), *silent_sensors(recent, days)]
+    parts = [duplicate_timestamps(recent), uneven_interval(recent), *silent_sensors(recent, days, history)]
     if "machines" in seen:
         parts += [unknown_machines(seen), machines_without_telemetry(seen["machines"], recent, days)]
     if "failures" in seen and "maintenance" in seen:
@@ -196,8 +196,11 @@ def uneven_interval(telemetry: pl.LazyFrame) -> pl.DataFrame:
     return _finding("uneven interval", "telemetry", odd.filter(pl.col("count") > 0), detail)
 
 
-def silent_sensors(telemetry: pl.LazyFrame, days: int) -> list[pl.DataFrame]:
-    """Sensors of a machine that sent no reading, or one value only, in `telemetry` of the last `days`."""
+def silent_sensors(telemetry: pl.LazyFrame, days: int, history: pl.LazyFrame) -> list[pl.DataFrame]:
+    """Sensors of a machine that sent no reading, or one value only, in `telemetry` of the last `days`.
+
+    A sensor that the machine never sent, in all of `history`, is none of its own.
+    """
     parts = []
     for sensor in sensors(telemetry):
         values = (
@@ -213,7 +216,11 @@ def silent_sensors(telemetry: pl.LazyFrame, days: int) -> list[pl.DataFrame]:
             pl.lit(f"{sensor}: no reading in {days} days"),
             f"{sensor}: one value in {days} days",
         )
-        parts.append(_finding("missing sensor", "telemetry", values.filter(pl.col("values") == 0), missing))
+        own = history.filter(pl.col(sensor).is_not_null()).select("machine_id").unique()
+        quiet = values.filter(pl.col("values") == 0)
+        parts.append(
+            _finding("missing sensor", "telemetry", quiet.join(own, on="machine_id", how="semi"), missing)
+        )
         still = values.filter(pl.col("values") == 1, pl.col("count") > 2)
         parts.append(_finding("constant sensor", "telemetry", still, pl.lit(constant)))
     return parts

@@ -29,7 +29,7 @@ _WHOLE = {
 
 WINDOWS_HOURS = (12, 24, 36)
 _INTERVALS = (1, 5, 20)
-_LEAST_INTERVAL, _LONGEST_INTERVAL = 12, 168
+_LEAST_INTERVAL, _LONGEST_INTERVAL = 12, 744
 _WINDOW_SHARE = 15
 
 
@@ -138,7 +138,7 @@ class Options:
     def at_interval(self, interval_hours: float, span_hours: float) -> "Options":
         """The options for telemetry at this interval over so long a time.
 
-        The default windows are 1, 5 and 20 intervals where an interval is 12 hours to a week, in whole half-days:
+        The default windows are 1, 5 and 20 intervals where an interval is 12 hours to a month, in whole half-days:
         windows of hours would hold a reading each. One that is longer than a fifteenth of the time is left out,
         as held-out rows begin a longest window after a cut. The normal is then of three longest windows or more,
         and ends an interval before the row. Whether more than single readings helps is settled in training.

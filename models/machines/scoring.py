@@ -76,7 +76,7 @@ def score(
     latest = rows["time"] == as_of
     X = model.matrix(rows)
     said = model.predict(X)
-    rungs = _telemetry(rows, model)
+    rungs = _telemetry(rows, model, tables["telemetry"])
     silence = longest_silence(model.vocabulary.interval_hours)
     silent = silent_since(tables["telemetry"], rows, silence)
     parts = [pl.DataFrame(schema=RISKS)]
@@ -137,14 +137,23 @@ def _risks(model: Model, components: Sequence[str]) -> list[Risk]:
     return [risk for risk in model.risks if risk.component in components] + unknown
 
 
-def _telemetry(rows: pl.DataFrame, model: Model) -> pl.DataFrame:
-    """Per row: the rung that its telemetry allows, and what is missing."""
+def _telemetry(rows: pl.DataFrame, model: Model, telemetry: pl.LazyFrame) -> pl.DataFrame:
+    """Per row: the rung that its telemetry allows, and what is missing.
+
+    A sensor that a machine has not sent yet is none of its own, as in a fleet of several types, and not missing.
+    """
     longest = max((f.hours or 0 for f in model.features if f.kind == "sensor"), default=0)
     hours = longest or max(model.options.windows_hours)
+    means = {s: pl.col(f"{s}_mean_{longest}h") for s in model.vocabulary.sensors if longest}
+    quiet = [s for s, mean in means.items() if rows.select(mean.has_nulls()).item()]
+    began = (
+        telemetry.join(rows.lazy().select("machine_id").unique(), on="machine_id", how="semi")
+        .group_by("machine_id")
+        .agg(pl.col("time").filter(pl.col(s).is_not_null()).min().alias(f"{s}|began") for s in quiet)
+    )
+    rows = rows.lazy().join(began, on="machine_id", how="left", maintain_order="left").collect()
     silent = [
-        pl.when(pl.col(f"{s}_mean_{longest}h").is_null()).then(pl.lit(s))
-        for s in model.vocabulary.sensors
-        if longest
+        pl.when(means[s].is_null() & (pl.col(f"{s}|began") <= pl.col("time"))).then(pl.lit(s)) for s in quiet
     ]
     missing = pl.concat_list(silent).list.drop_nulls().list.join(", ") if silent else pl.lit("")
     return rows.select(pl.col("readings"), missing.alias("missing")).select(

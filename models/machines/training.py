@@ -28,7 +28,7 @@ from models.machines.calibration import (
 )
 from models.machines.contracts import known
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
-from models.machines.features import Feature, build, used_features, windows
+from models.machines.features import Feature, build, under_work, used_features, windows
 from models.machines.labels import OBSERVED, fails_within, next_failure_column, outcomes
 from models.machines.leaks import leaks
 from models.machines.lives import Life
@@ -232,7 +232,8 @@ def without_leaks(
     resolved = windows(vocabulary.interval_hours, options).hours
     if not resolved:
         return vocabulary, []
-    found = leaks(rows, vocabulary, resolved[0], max(options.horizons_hours))
+    working = pl.any_horizontal(under_work(c, options) for c in vocabulary.components)
+    found = leaks(rows, vocabulary, resolved[0], max(options.horizons_hours), working)
     told = [
         f"sensor {name}: {reason}; it is "
         + (
@@ -281,6 +282,10 @@ def _horizon(
     components, base = work.vocabulary.components, base_rates(work, hours)
     at_work = machine_hours(work.rows)
     without = {c: without_model(c, hours, failures[c], base[c], work.options, at_work) for c in components}
+    if all(one.rows.is_empty() for one in held):
+        unchecked = "the time range is too short to hold out rows, by which a model could be calibrated"
+        without |= {c: Risk(c, hours, BASE_RATE, base[c], f"{c}: {unchecked}") for c in found}
+        found = {}
     before = base_rates(work, hours, held[0].until)
     first = {c: calibration_of(held[:1], c, hours, before[c]) for c in components}
     both = {c: calibration_of(held, c, hours, base[c]) for c in components}

@@ -67,6 +67,15 @@ def write_parts(
     return tuple(sorted(parts))
 
 
+@task(name="plan-training")
+def training_shards(scenario: Scenario, run: Run) -> dict[int, int]:
+    """Number of keys with rows per shard of the scenario's first table: what is not scored any more teaches, too."""
+    table = next(iter(scenario.tables.values()))
+    keys = pl.struct(table.shard_by).n_unique()
+    rows = run.tables(scenario)[table.name].group_by("shard").agg(keys).sort("shard")
+    return dict(rows.collect(engine="streaming").iter_rows())
+
+
 @task(name="fit")
 def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
     """Backtest, fit and calibrate on all parts; save and register the bundle with its backtest."""

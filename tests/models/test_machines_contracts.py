@@ -174,11 +174,13 @@ def test_gaps_and_clock_changes_make_the_interval_uneven():
     ]
 
 
-def test_sensors_that_are_constant_or_missing_for_weeks_are_found():
+def test_sensors_that_are_constant_or_missing_for_weeks_are_found_but_for_those_that_a_machine_never_had():
     frame = telemetry(
         1, 2, 3, 4, a=[1.0, 2.0, 3.0, 4.0], b=[5.0, 5.0, None, 5.0], c=[None, float("nan"), None, None]
     )
-    found = pl.concat(silent_sensors(frame, 14))
+    never = pl.lit(None, pl.Float64).alias("never")
+    history = pl.concat([telemetry(0, a=[1.0], b=[5.0], c=[1.0]), frame], how="diagonal").with_columns(never)
+    found = pl.concat(silent_sensors(frame.with_columns(never), 14, history))
     assert found.select("finding", "detail").rows() == [
         ("constant sensor", "b: one value in 14 days"),
         ("missing sensor", "c: no reading in 14 days"),

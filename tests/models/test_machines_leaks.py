@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from models.machines import training
-from models.machines.features import feature_list, used_features, windows
+from models.machines.features import feature_list, under_work, used_features, windows
 from models.machines.leaks import leaks
 from models.machines.options import Options
 from models.machines.training import without_leaks
@@ -19,12 +19,18 @@ WORDS = Vocabulary(("life", "vib", "warning"), ("pump", "gear"), (), (), 1.0)
 
 @pytest.fixture(scope="module")
 def rows() -> pl.LazyFrame:
-    """A machine that fails every thousand hours: its remaining life, a flag just before, and a sensor that wears."""
+    """A machine that fails every thousand hours: its remaining life, a flag just before, and a sensor that wears.
+
+    The first row is that of the failure before: its remaining life is 0, and its flag 1.
+    """
     rng = np.random.default_rng(5)
     left = np.tile(np.arange(1000.0, 0.0, -10.0), 30)
+    life = np.where(left == 1000, 0, left)
     values = {
-        "life_mean_12h": left + rng.normal(0, 5, len(left)),
-        "warning_mean_12h": (left <= 100).astype(float),
+        "life_mean_12h": life + rng.normal(0, 5, len(left)),
+        "warning_mean_12h": (life <= 100).astype(float),
+        "pump_replaced_days": (1000 - left) / 24,
+        "gear_replaced_days": np.full(len(left), 1e3),
         "vib_mean_12h": np.exp(-left / 200) + rng.normal(0, 0.2, len(left)),
         "drawn": rng.uniform(size=len(left)),
     }
@@ -35,7 +41,7 @@ def rows() -> pl.LazyFrame:
 
 
 def test_a_remaining_life_and_a_warning_of_hindsight_are_found_and_a_worn_sensor_is_not(rows):
-    found = leaks(rows, WORDS, 12, 100)
+    found = leaks(rows, WORDS, 12, 100, under_work("pump", Options()))
     assert set(found) == {"life", "warning"}
     assert found["life"] == "its rank correlation with the time to the next failure is 1.00"
     assert found["warning"] == "alone it tells rows before a failure from others in 100.0% of pairs"
@@ -61,6 +67,7 @@ def test_what_leaks_is_left_out_unless_it_is_to_be_kept_and_told_either_way(rows
         (24.0, 10, (24,)),
         (12.0, 400, (12, 60, 240)),
         (168.0, 3000, (168, 840, 3360)),
+        (744.0, 3000, (744, 3720)),
         (730.0, 3000, (12, 24, 36)),
     ],
 )

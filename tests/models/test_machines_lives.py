@@ -19,6 +19,7 @@ OPTIONS: dict[str, Any] = {
     "horizons_hours": [120, 240],
     "threads": 1,
     "training_rows": 6000,
+    "keep_columns": ["wear"],
 }
 
 

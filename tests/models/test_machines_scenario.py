@@ -255,7 +255,8 @@ def test_silent_machines_and_silent_sensors_are_scored_and_say_so(fleet, model):
     late = pl.col("time") > since
     telemetry = fleet["telemetry"].filter(~(late & (pl.col("machine_id") == "M00001")))
     quiet = late & (pl.col("machine_id") == "M00002")
-    telemetry = telemetry.with_columns(pl.when(~quiet).then("volt").alias("volt"))
+    without = pl.col("machine_id") == "M00003"
+    telemetry = telemetry.with_columns(pl.when(~quiet & ~without).then("volt").alias("volt"))
     rows, keys = score(model, {**fleet, "telemetry": telemetry}, AS_OF)
     silent, partial = (keys.filter(machine_id=m) for m in ("M00001", "M00002"))
     assert set(silent["status"]) == {"fallback"}
@@ -263,6 +264,7 @@ def test_silent_machines_and_silent_sensors_are_scored_and_say_so(fleet, model):
     assert set(silent["reason"]) == {"no telemetry in the last 36 h"}
     assert set(partial["status"]) == {"scored"}
     assert set(partial["reason"]) == {"no reading of volt in the last 36 h"}
+    assert set(keys.filter(machine_id="M00003")["reason"]) == {None}, "it never had the sensor"
     usual = rows.filter(pl.col("rung") == "model")["probability"].mean()
     for machine in ("M00001", "M00002"):
         assert rows.filter(machine_id=machine)["probability"].mean() < 10 * usual

@@ -7,9 +7,9 @@ from models.scenario import Trained
 from tasks.registry import bundles
 from tasks.scoring.runs import RunError, begin, resolve_training
 from tasks.scoring.shards import plan
-from tasks.training.fit import Fitted, compare, fit, prepare_shards, track
+from tasks.training.fit import Fitted, compare, fit, prepare_shards, track, training_shards
 from tests import steps
-from tests.toy import TOY, Toy, values
+from tests.toy import TOY, Plain, Toy, values
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")
 
@@ -51,6 +51,15 @@ def test_a_part_knows_nothing_after_its_day(store):
     begin.fn(TOY, begun)
     prepare_shards.fn(TOY, begun, [0])
     assert store.get_frame(begun.path("parts/last/0000.parquet"))["at"].max() == DAYS[1]
+
+
+def test_keys_that_ended_are_learnt_from_where_no_key_of_their_shard_is_scored_any_more(run):
+    class Ended(Plain):
+        def requested(self, tables, as_of, options):
+            return super().requested(tables, as_of, options).filter(pl.col("name") == "n00")
+
+    assert len(plan.fn(Ended(), run)) == 1
+    assert sum(training_shards.fn(Ended(), run).values()) == 12
 
 
 def test_a_training_without_anything_to_train_on_is_refused(run):
