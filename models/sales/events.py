@@ -113,8 +113,8 @@ class Events:
         """
         units = np.where(self.promoted[: origin + 1] == 1, np.nan, self.panel.units[: origin + 1])
         days = self.days[: origin + 1]
-        inside = ((days >= 0) & (days < 7)).any(axis=1)
-        usual = np.where(inside[:, None], np.nan, units)
+        inside = np.any((days >= 0) & (days < 7), axis=1, keepdims=True)
+        usual = np.where(inside, np.nan, units)
         found = np.full(units.shape, np.nan)
         for week in np.flatnonzero(np.isfinite(days).any(axis=1)):
             around = usual[max(0, week - AROUND_WEEKS) : week + AROUND_WEEKS + 1]
