@@ -28,6 +28,7 @@ def ingest(
     source: str,
     plan: str | None = None,
     stores: str | None = None,
+    covariates: str | None = None,
     events: str | None = None,
     column: list[str] | None = None,
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
@@ -45,6 +46,8 @@ def ingest(
             weeks that were sold out. CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
         plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
         stores: Attributes of the stores: store, and any numeric columns.
+        covariates: Covariates of all stores, or of each, such as the weather: week, any numeric columns and, where it
+            is of one, store; also of the weeks to come, where they are known.
         events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
@@ -52,7 +55,8 @@ def ingest(
         week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    sources = {"history": source, "plan": plan, "stores": stores, "events": events}
+    more = {"stores": stores, "covariates": covariates, "events": events}
+    sources = {"history": source, "plan": plan, **more}
     options = _reading(reading, week_ending)
     return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
@@ -128,6 +132,7 @@ def run(
     source: str,
     plan: str | None = None,
     stores: str | None = None,
+    covariates: str | None = None,
     events: str | None = None,
     column: list[str] | None = None,
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
@@ -144,6 +149,8 @@ def run(
             weeks that were sold out. CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
         plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
         stores: Attributes of the stores: store, and any numeric columns.
+        covariates: Covariates of all stores, or of each, such as the weather: week, any numeric columns and, where it
+            is of one, store; also of the weeks to come, where they are known.
         events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
@@ -153,7 +160,8 @@ def run(
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
-    sources = {"history": source, "plan": plan, "stores": stores, "events": events}
+    more = {"stores": stores, "covariates": covariates, "events": events}
+    sources = {"history": source, "plan": plan, **more}
     options = _reading(reading, week_ending)
     read = ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share, options)
     if reading.dry_run:

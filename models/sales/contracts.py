@@ -1,4 +1,4 @@
-"""The contracts of what is ingested: sales history, marketing plan, store attributes, events."""
+"""The contracts of what is ingested: sales history, marketing plan, store attributes, covariates, events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ import polars as pl
 
 from models.contracts import Accepted
 from models.errors import ContractError
+from models.sales.covariates import EVERY_STORE
 from models.sales.panel import IN_STOCK
 from models.scenario import Frames, Table
 from models.schemas import dy
@@ -37,6 +38,13 @@ class Stores(dy.Schema):
     store = dy.String(min_length=1)
 
 
+class Covariates(dy.Schema):
+    """Covariates of a week, of a store or, where the store is `EVERY_STORE`, of all stores."""
+
+    store = dy.String(min_length=1)
+    week = dy.Date()
+
+
 class Events(dy.Schema):
     """Days that move sales, such as a fair: a row for each date of an event."""
 
@@ -62,11 +70,11 @@ class Weekly(Table):
         known = [
             _anchors(stored[name].head(1), f"stored {name}") for name in ("history", "plan") if name in stored
         ]
-        found = pl.concat([anchors, *known])
+        found = pl.concat([anchors, *known], how="diagonal")
         if found["weekday"].n_unique() > 1:
             lines = [
-                f"  {row['origin']}: {row['rows']:,} rows start on {row['weekday']}, e.g. sku {row['sku']}, "
-                f"store {row['store']}, week {row['week']}"
+                f"  {row['origin']}: {row['rows']:,} rows start on {row['weekday']}, e.g. "
+                + ", ".join(f"{name} {row[name]}" for name in _KEY_AND_WEEK if row[name] is not None)
                 for row in found.iter_rows(named=True)
             ]
             raise ContractError(
@@ -75,6 +83,21 @@ class Weekly(Table):
                 + "\nExpected one week anchor in all files. Give every row the first day of its week, "
                 "or all of them its last day and --week-ending."
             )
+
+
+@dataclass(frozen=True)
+class OfStores(Weekly):
+    """Weeks of stores. A row without a store is of all of them, and so is a source without such a column."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return ("week",)
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        given = next((name for name in raw.columns if name.strip().casefold() == "store"), None)
+        store = pl.lit(None) if given is None else pl.col(given)
+        named = store.cast(pl.String).replace("", None).fill_null(EVERY_STORE).alias("store")
+        return super().accept(raw.with_columns(named).drop({given} - {"store", None}), options)
 
 
 def _check_in_stock(frame: pl.DataFrame, table: str) -> None:
@@ -93,9 +116,11 @@ def _check_in_stock(frame: pl.DataFrame, table: str) -> None:
 
 def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
     """Weekdays on which weeks start, most frequent first, each with an example."""
+    names = frame.collect_schema().names()
+    example = [name for name in ("week", "sku", "store") if name in names]
     return (
         frame.group_by(pl.col("week").dt.strftime("%A").alias("weekday"))
-        .agg(pl.len().alias("rows"), pl.col("sku", "store", "week").sort_by("week", "sku", "store").first())
+        .agg(pl.len().alias("rows"), pl.col(example).sort_by(example).first())
         .sort(["rows", "weekday"], descending=[True, False])
         .with_columns(pl.lit(origin).alias("origin"))
         .collect()
@@ -126,5 +151,8 @@ TABLES: dict[str, Table] = {
         ahead=_YEARS,
     ),
     "stores": Table("stores", Stores, unique=("store",), covariates=True, required=False),
+    "covariates": OfStores(
+        "covariates", Covariates, unique=("store", "week"), covariates=True, required=False, ahead=_YEARS
+    ),
     "events": Table("events", Events, unique=("name", "date"), required=False, ahead=_YEARS),
 }

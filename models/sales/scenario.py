@@ -26,6 +26,7 @@ from models.sales import (
 )
 from models.sales.calendar import incomplete_weeks, resolve_as_of
 from models.sales.contracts import TABLES
+from models.sales.covariates import joined
 from models.sales.gaps import plan_gaps
 from models.sales.layouts import LAYOUTS
 from models.sales.model import Model, load
@@ -102,6 +103,7 @@ class Sales(
         """Totals per SKU and week and per store and week, and the profiles of the ladder."""
         chosen = Options.of(options)
         totals.check(chosen, tables)
+        tables = joined(tables, as_of)
         found = neighbours.shared_frames(tables, as_of, chosen.horizon)
         first, until = neighbours.first_week_of(as_of), as_of + timedelta(weeks=chosen.horizon)
         found["events"] = events.events(tables, chosen.holidays, first, until)
@@ -110,7 +112,7 @@ class Sales(
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        return preparation.prepare(tables, context, as_of, Options.of(options))
+        return preparation.prepare(joined(tables, as_of), context, as_of, Options.of(options))
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
@@ -154,7 +156,7 @@ class Sales(
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> Scores:
-        return scoring.score(model, tables, context, keys, as_of, Options.of(options))
+        return scoring.score(model, joined(tables, as_of), context, keys, as_of, Options.of(options))
 
     @property
     def derived_tables(self) -> tuple[str, ...]:
@@ -177,7 +179,7 @@ class Sales(
     def gaps(
         self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
-        return plan_gaps(tables, keys, as_of, Options.of(options).horizon)
+        return plan_gaps(joined(tables, as_of), keys, as_of, Options.of(options).horizon)
 
     def worth_explaining(self, published: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:
         """The rows of the keys with the largest forecasts."""
@@ -193,7 +195,7 @@ class Sales(
         options: Mapping[str, Any],
     ) -> pl.DataFrame:
         """See `models.sales.explanations.explain`."""
-        return explanations.explain(model, tables, context, rows, as_of, Options.of(options))
+        return explanations.explain(model, joined(tables, as_of), context, rows, as_of, Options.of(options))
 
     def watched(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
@@ -223,7 +225,7 @@ class Sales(
         self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """Published rows with `units`, `kind` and the naive forecasts; see `models.sales.outcomes`."""
-        return outcomes.judge(published, tables, until)
+        return outcomes.judge(published, joined(tables, until), until)
 
     def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return outcomes.measures(judged, Options.of(options))

@@ -1,0 +1,56 @@
+"""Covariates of a store, or of all stores, such as the weather: a small table instead of columns of sales and plan."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import polars as pl
+
+from models.sales.panel import KEY, covariate_columns
+from models.scenario import Frames
+
+EVERY_STORE = "*"
+"""What the table has as the store of a row that counts for all stores."""
+RECENT_WEEKS = 52
+"""A key without sales in so many weeks before has no plan of covariates alone."""
+
+
+def joined(tables: Frames, as_of: date) -> Frames:
+    """The tables with the covariates of the table `covariates` as columns of history and plan.
+
+    A value in a row of sales or plan counts more, and one of the store more than one of all stores. The plan has
+    only those that are known for some week after `as_of`. Where there is no plan, they are one for all keys.
+    """
+    if "covariates" not in tables:
+        return tables
+    rows = tables["covariates"].collect()
+    names = covariate_columns(rows.schema)
+    later = rows.filter(pl.col("week") > as_of)
+    ahead = [name for name in names if later[name].is_not_null().any()]
+    found = dict(tables) | {"history": _with(tables["history"], rows, names)}
+    if ahead:
+        plan = tables["plan"] if "plan" in tables else _every_week(tables["history"], later, as_of)
+        found["plan"] = _with(plan, rows, ahead)
+    return found
+
+
+def _with(table: pl.LazyFrame, rows: pl.DataFrame, names: Sequence[str]) -> pl.LazyFrame:
+    """`table` with the columns `names` of `rows`, where it has no values of its own."""
+    there = table.collect_schema().names()
+    every = pl.col("store") == EVERY_STORE
+    of_all = rows.filter(every).select("week", pl.col(names).name.prefix("all "))
+    of_store = rows.filter(~every).select("store", "week", pl.col(names).name.prefix("store "))
+    found = table.join(of_all.lazy(), on="week", how="left", maintain_order="left").join(
+        of_store.lazy(), on=["store", "week"], how="left", maintain_order="left"
+    )
+    own = {name: [pl.col(name)] if name in there else [] for name in names}
+    values = [pl.coalesce(*own[name], f"store {name}", f"all {name}").alias(name) for name in names]
+    return found.with_columns(values).drop("^(all|store) .*$")
+
+
+def _every_week(history: pl.LazyFrame, later: pl.DataFrame, as_of: date) -> pl.LazyFrame:
+    """A row for every key and week of `later` whose covariates are known."""
+    recent = history.filter(pl.col("week").is_between(as_of - timedelta(weeks=RECENT_WEEKS), as_of))
+    keys = recent.select(*KEY, "shard").unique()
+    weeks = later.lazy().select("store", "week").unique()
+    every = keys.join(weeks.filter(pl.col("store") == EVERY_STORE).select("week"), how="cross")
+    return pl.concat([every, keys.join(weeks, on="store")], how="diagonal").unique().sort(*KEY, "week")

@@ -1,0 +1,70 @@
+"""The table of covariates of stores: how rows are read, and what of them sales and plan have."""
+
+from datetime import date, timedelta
+
+import polars as pl
+import pytest
+
+from models.contracts import ROW
+from models.errors import ContractError
+from models.sales.contracts import TABLES
+from models.sales.covariates import EVERY_STORE, joined
+from models.sales.panel import known_covariates
+
+MONDAY = date(2024, 1, 1)
+AS_OF, NEXT = MONDAY + timedelta(weeks=1), MONDAY + timedelta(weeks=2)
+
+
+def accepted(**columns: list) -> pl.DataFrame:
+    raw = pl.DataFrame(columns).with_row_index(ROW)
+    return TABLES["covariates"].accept(raw, {}).good.select("store", "week", pl.exclude("store", "week"))
+
+
+def tables_of(covariates: list[tuple], plan: pl.DataFrame | None = None) -> dict[str, pl.LazyFrame]:
+    weeks = [(sku, store, week) for sku in "ab" for store in ("s", "t") for week in (MONDAY, AS_OF)]
+    history = pl.DataFrame(weeks, ["sku", "store", "week"], orient="row").with_columns(units=1.0, shard=0)
+    rows = pl.DataFrame(covariates, ["store", "week", "sun", "rain"], orient="row", strict=False)
+    found = {"history": history, "covariates": rows.cast({"sun": pl.Float64, "rain": pl.Float64})}
+    return {name: frame.lazy() for name, frame in (found | ({} if plan is None else {"plan": plan})).items()}
+
+
+def test_a_row_without_a_store_is_of_all_stores():
+    weeks = ["2024-01-01", "2024-01-08"]
+    assert accepted(week=weeks, sun=[1, 2]).rows() == [("*", MONDAY, 1.0), ("*", AS_OF, 2.0)]
+    assert accepted(week=weeks, Store=["7", ""], sun=[1, 2]).rows() == [("*", AS_OF, 2.0), ("7", MONDAY, 1.0)]
+
+
+def test_weeks_that_start_on_another_day_than_those_of_the_sales_are_refused():
+    rows = accepted(week=["2024-01-02"], sun=[1])
+    with pytest.raises(ContractError, match=r"start on Tuesday, e\.g\. .*store \*"):
+        TABLES["covariates"].check(rows, tables_of([]))
+
+
+def test_the_own_value_counts_more_than_that_of_the_store_and_that_more_than_that_of_all():
+    tables = tables_of(
+        [(EVERY_STORE, MONDAY, 1.0, 5.0), (EVERY_STORE, AS_OF, 2.0, None), ("t", MONDAY, 3.0, None)]
+    )
+    own = pl.when(sku="b", store="s").then(9.0).alias("sun")
+    history = joined({**tables, "history": tables["history"].with_columns(own)}, AS_OF)["history"].collect()
+    first = history.filter(week=MONDAY).sort("sku", "store")
+    assert first.select("sku", "store", "sun", "rain").rows() == [
+        ("a", "s", 1.0, 5.0),
+        ("a", "t", 3.0, 5.0),
+        ("b", "s", 9.0, 5.0),
+        ("b", "t", 3.0, 5.0),
+    ]
+    assert history.filter(week=AS_OF, sku="a")["rain"].to_list() == [None, None]
+    assert history.columns == ["sku", "store", "week", "units", "shard", "sun", "rain"]
+
+
+def test_without_a_plan_weeks_that_are_known_ahead_are_one():
+    plan = joined(tables_of([("s", NEXT, 4.0, None), ("s", MONDAY, 1.0, 1.0)]), AS_OF)["plan"].collect()
+    assert plan.select("sku", "store", "week", "sun").rows() == [("a", "s", NEXT, 4.0), ("b", "s", NEXT, 4.0)]
+
+
+def test_what_is_known_only_afterwards_is_no_part_of_the_plan():
+    plan = pl.DataFrame({"sku": "a", "store": "s", "week": [NEXT], "shard": 0})
+    tables = joined(tables_of([(EVERY_STORE, MONDAY, 1.0, 1.0), (EVERY_STORE, NEXT, 4.0, None)], plan), AS_OF)
+    assert known_covariates(tables) == ["sun"]
+    assert tables["plan"].collect().rows() == [("a", "s", NEXT, 0, 4.0)]
+    assert "plan" not in joined(tables_of([(EVERY_STORE, MONDAY, 1.0, 1.0)]), AS_OF)
