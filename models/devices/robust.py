@@ -20,6 +20,8 @@ from models.devices.grid import Floats, Grid, row_quantiles
 
 BASELINES = ("level", "seasonal", "local", "regimes")
 LEVEL, SEASONAL, LOCAL, REGIMES = range(4)
+LEAST_OF_A_DAY = 0.8
+"""Days of history from which on there is a cycle of the day."""
 _BINS = 64
 _SUSPECT = 7.0
 _EPISODES_PER_DAY = 3
@@ -139,7 +141,7 @@ def _profile(grid: Grid, x: Floats, center: Floats, design: Floats) -> Floats:
     """
     known = ~np.isnan(x)
     days = _days(grid)
-    size = np.where(days >= 2, PROFILE, np.where(days >= 0.8, 5, 1))
+    size = np.where(days >= 2, PROFILE, np.where(days >= LEAST_OF_A_DAY, 5, 1))
     size = np.where(known.sum(axis=1) >= 10 * size, size, 1)
     used = np.arange(PROFILE)[None, :] < size[:, None]
     normal = np.empty((len(x), PROFILE, PROFILE))

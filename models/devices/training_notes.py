@@ -1,13 +1,16 @@
 """What a training tells of itself: a promise that its backtest did not keep, and sensors that it cannot judge well."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 import polars as pl
 
 from models.devices.aggregation import interval_of
 from models.devices.backtest import ALPHAS
 from models.devices.contracts import KEY
+from models.devices.grid import DAY
 from models.devices.options import Options
+from models.devices.robust import LEAST_OF_A_DAY
 from models.scenario import File
 
 _TOO_OFTEN = 3.0
@@ -32,11 +35,12 @@ def of_backtest(backtest: pl.DataFrame) -> list[str]:
 
 
 def of_sensors(files: Mapping[str, File], options: Options) -> list[str]:
-    """Notes on sensors that could not alarm, on sentinels, and on sensors slower than the store's interval."""
+    """Notes on sensors that could not alarm, with a short history, with sentinels, or slower than the store's interval."""
     sensors = files["sensors"]
     if not isinstance(sensors, pl.DataFrame):
         return []
-    return [*_blind(sensors, files, options), *_sentinels(sensors), *_slow(sensors, options)]
+    blind, short = _blind(sensors, files, options), _short(sensors)
+    return [*blind, *short, *_sentinels(sensors), *_slow(sensors, options)]
 
 
 def _blind(sensors: pl.DataFrame, files: Mapping[str, File], options: Options) -> list[str]:
@@ -52,6 +56,18 @@ def _blind(sensors: pl.DataFrame, files: Mapping[str, File], options: Options) -
     return [
         f"{blind.height:,} of {sensors.height:,} sensors have too little history for a value to be called at any "
         f"alpha (fewer than {options.fewest_readings} readings, or too few to calibrate on), such as {_example(blind)}."
+    ]
+
+
+def _short(sensors: pl.DataFrame) -> list[str]:
+    span = pl.col("last") - pl.col("first")
+    short = sensors.filter(pl.col("rung") != "none", span < LEAST_OF_A_DAY * DAY)
+    if short.is_empty():
+        return []
+    hours = short.select(span.max()).item() / timedelta(hours=1)
+    return [
+        f"{short.height:,} of {sensors.height:,} sensors, such as {_example(short)}, have {hours:.3g} hours of history or "
+        "less: too little for a cycle of the day. Train again once there are two days."
     ]
 
 

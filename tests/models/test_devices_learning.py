@@ -218,6 +218,12 @@ def test_sensors_that_cannot_alarm_are_counted():
     assert any("1 of 1 sensors have too little history" in note for note in few.notes)
 
 
+@pytest.mark.parametrize(("hours", "told"), [(3, True), (24, False)])
+def test_a_history_without_a_day_says_when_to_train_again(hours, told):
+    notes = trained_on(np.random.default_rng(8).normal(size=60 * hours)).notes
+    assert any("Train again once there are two days" in note for note in notes) is told
+
+
 def test_an_old_bundle_without_sentinels_still_scores():
     trained = trained_on(np.random.default_rng(7).normal(size=1440))
     files = dict(trained.files) | {"sensors": trained.files["sensors"].drop("sentinels")}
