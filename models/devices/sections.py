@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.devices import conversion
+from models.devices import conversion, states
 from models.devices.alarms import alarming
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.incidents import INCIDENTS, incidents, what_happened
@@ -165,7 +165,10 @@ def _explorer(view: _View) -> list[Part]:
     if shown.is_empty():
         return [Text("There is nothing to show: no reading was scored.")]
     devices = shown.lazy().select("device")
-    rows = view.rows.join(devices, on="device", how="semi").with_columns(_panel())
+    discrete = view.run.files.get("discrete")
+    known = states.states_of(discrete if isinstance(discrete, pl.DataFrame) else None)
+    rows = view.rows.join(devices, on="device", how="semi")
+    rows = states.as_places(rows, ("value", "expected", "low", "high"), known).with_columns(_panel())
     tracks = [
         Track(
             rows,
@@ -176,14 +179,14 @@ def _explorer(view: _View) -> list[Part]:
         )
     ]
     if "readings" in view.run.tables:
-        tracks.insert(
-            0, Track(_past(view, devices), actual=Line("past", "Reading before this hour", page.MUTED))
-        )
-    about = view.run.keys.join(devices, on="device", how="semi").select(
+        past = states.as_places(_past(view, devices), ("past",), known)
+        tracks.insert(0, Track(past, actual=Line("past", "Reading before this hour", page.MUTED)))
+    about = view.run.keys.join(devices, on="device", how="semi")
+    about = about.join(states.named(known).lazy(), on=list(KEY), how="left").select(
         "device",
         _panel(),
         pl.col("rung").str.replace_all("_", " ").alias("Detector"),
-        pl.col("reason").alias("Note"),
+        pl.concat_str("states", "reason", separator="; ", ignore_nulls=True).replace("", None).alias("Note"),
     )
     start = {"device": view.current["device"][0]} if view.current.height else {}
     caption = (

@@ -12,6 +12,7 @@ from models.devices.conversion import COUNTER, goes_round, is_counter, of_readin
 from models.devices.grid import Grid
 from models.devices.kinds import kinds
 from models.devices.scenario import DEVICES
+from models.devices.states import as_places, named, states_of
 from models.devices.tables import TABLES
 from models.devices.words import number_of, shown
 
@@ -188,3 +189,14 @@ def test_an_interval_of_words_has_the_last_one_of_them():
     values = [number_of("idle"), number_of("off"), number_of("run")]
     found = points(pl.DataFrame({"device": "d", "tag": "t", "time": at, "value": values}), MINUTE)
     assert aggregate(found).select("mean", "std").rows() == [(number_of("run"), None)]
+
+
+def test_states_are_drawn_by_their_places_which_are_named():
+    files = trained(
+        tables_of({"mode": np.tile([number_of(word) for word in ("on", "idle", "run")], 480)})
+    ).files
+    known = states_of(files["discrete"])
+    assert named(known)["states"].item() == "0 on, 1 run, 2 idle, 3 any other"
+    values = [number_of(word) for word in ("run", "on", "fault")]
+    rows = pl.LazyFrame({"device": "d", "tag": ["mode"] * 3 + ["t"], "value": [*values, 7.5]})
+    assert as_places(rows, ["value"], known).collect()["value"].to_list() == [1.0, 0.0, 3.0, 7.5]
