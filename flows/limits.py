@@ -14,6 +14,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 
 from flows.settings import settings
+from flows.variables import with_variables
 from models.errors import AlmanacError
 
 P = ParamSpec("P")
@@ -54,14 +55,15 @@ def limited(kind: Limits, **options: Any) -> Callable[[Callable[P, R]], Flow[P, 
 
     They are as they are when its module is imported: when its run starts. `ALMANAC_TIMEOUT_SECONDS` names another time
     for whatever this process runs. Only a run that a worker has started is tried again, and not after an error that
-    would come again: someone at a terminal is told at once.
+    would come again: someone at a terminal is told at once. What a deployment leaves out may come from `flows.variables`.
     """
     limits: dict[str, Any] = {"timeout_seconds": settings().timeout_seconds or kind.timeout_seconds}
     if unattended() and kind.retries:
         limits |= {"retries": kind.retries, "retry_delay_seconds": kind.retry_delay_seconds}
 
     def make(function: Callable[P, R]) -> Flow[P, R]:
-        return flow(**options, **limits)(_worth_another_try(function) if "retries" in limits else function)
+        run = with_variables(function)
+        return flow(**options, **limits)(_worth_another_try(run) if "retries" in limits else run)
 
     return make
 

@@ -1,0 +1,66 @@
+"""Parameters that nobody has given come from the variables of the Prefect server, where it has such: no deploy is needed."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import ParameterTypeError
+from prefect.logging import get_run_logger
+
+from flows.parameters import ParameterError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_variables(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` of a flow, with parameters that its run does not have from variables; see `names`.
+
+    A run that is started on a terminal or by another flow has all its parameters, so no variable is asked for. Raises
+    `ParameterError` for a value that the parameter cannot have.
+    """
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        context = FlowRunContext.get()
+        if context is None or context.flow is None or context.flow_run is None:
+            return function(*args, **kwargs)
+        given = signature.bind(*args, **kwargs).arguments
+        left_out = [name for name in signature.parameters if name not in context.flow_run.parameters]
+        if left_out and (values := _values(context.flow.name, left_out)):
+            try:
+                given = context.flow.validate_parameters(given | values)
+            except ParameterTypeError as error:
+                raise ParameterError(f"A variable of the Prefect server has a wrong value. {error}") from None
+        return function(**given)  # type: ignore[call-arg]
+
+    return called
+
+
+def names(flow: str, parameter: str) -> list[str]:
+    """The variables that may hold a parameter of a flow; a later one goes before an earlier.
+
+    >>> names("devices-score", "alpha")
+    ['almanac_alpha', 'almanac_devices_alpha', 'almanac_devices_score_alpha']
+    """
+    words = flow.replace("-", " ").split()
+    return ["_".join(["almanac", *words[:count], parameter]) for count in range(len(words) + 1)]
+
+
+def _values(flow: str, parameters: list[str]) -> dict[str, Any]:
+    """Values by parameter, of those that have a variable; each is told in the run's log."""
+    wanted = {name: one for one in parameters for name in names(flow, one)}
+    with get_client(sync_client=True) as client:
+        body = {"variables": {"name": {"any_": list(wanted)}}}
+        found = {
+            one["name"]: one["value"] for one in client.request("POST", "/variables/filter", json=body).json()
+        }
+    values = {}
+    for name in (name for name in wanted if name in found):
+        values[wanted[name]] = found[name]
+        get_run_logger().info("%s is %s, by the variable %s", wanted[name], found[name], name)
+    return values

@@ -1,0 +1,54 @@
+"""What a deployment leaves out comes from the variables of the Prefect server."""
+
+from typing import Annotated
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
+from prefect.variables import Variable
+from pydantic import Field
+
+from flows.limits import SCORING, limited
+from flows.parameters import ParameterError
+
+
+@limited(SCORING, name="devices-score")
+def score(
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.001, store: str | None = None
+) -> tuple[float, str | None]:
+    return alpha, store
+
+
+@pytest.fixture
+def run(prefect_api):
+    """`run(alpha=…)`: what comes of a run of a deployment that was given so much; `set` has variables until its end."""
+    set_here: list[str] = []
+
+    def started(**parameters):
+        with get_client(sync_client=True) as client:
+            return run_flow(score, flow_run=client.create_flow_run(score, parameters=parameters))
+
+    def hold(**values):
+        set_here.extend(values)
+        for name, value in values.items():
+            Variable.set(name, value, overwrite=True)
+
+    started.hold = hold
+    yield started
+    for name in set_here:
+        Variable.unset(name)
+
+
+def test_what_nobody_gave_comes_from_the_most_precise_variable(run):
+    assert run() == (0.001, None)
+    run.hold(almanac_store="az://all", almanac_alpha=0.5, almanac_devices_score_alpha="0.01")
+    run.hold(almanac_devices_alpha=0.02, almanac_sales_store="az://other")
+    assert run() == (0.01, "az://all")
+    assert run(alpha=0.1) == (0.1, "az://all")
+    assert score(store=None) == (0.001, None), "someone at a terminal has what stands there"
+
+
+def test_a_variable_that_the_parameter_cannot_have_is_named(run):
+    run.hold(almanac_devices_alpha=7)
+    with pytest.raises(ParameterError, match=r"(?s)variable of the Prefect server.*alpha.*less than 1"):
+        run()
