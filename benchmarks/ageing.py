@@ -37,6 +37,7 @@ from flows.cluster import free_port, prefect_server
 from models.scenario import Scenario
 from tasks.housekeeping.retention import tables
 from tasks.registry import ledger
+from tasks.storage import commits
 from tasks.storage.store import FILES_OF_A_PARTITION, Store
 
 AGES = {"devices": (1, 100, 1000, 9000), "sales": (1, 100, 500)}
@@ -124,6 +125,7 @@ class _Ageing:
         with_as_of = [one for one in names if "as_of" in store.table(one).metadata().partition_columns]
         self.published = {one: adds[-1] for one in with_as_of if (adds := _adds(store, one))}
         self.versions = {one: store.version(one) or 0 for one in [*self.inputs, *self.published, ledger.PATH]}
+        self.scored = {one: self.versions[one] for one in self.inputs}
         self.first = {one: self._first_time(one) for one in self.inputs}
 
     def _first_time(self, path: str) -> dict[str, Any]:
@@ -144,6 +146,8 @@ class _Ageing:
         self.age = max(age, self.age)
         for one in self.versions:
             DeltaTable(self.store.uri_of(one)).create_checkpoint()
+        for one, version in self.scored.items():
+            commits.spans(self.store, one, version)  # a run has read the commits up to the one before it
 
     def _compact(self) -> None:
         """What an ingest and a run do after they have written."""
