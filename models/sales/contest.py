@@ -25,7 +25,7 @@ from models.sales.features import KINDS, from_log, to_log
 
 POOLED, OWN, LAST_WEEK, LAST_YEAR = "pooled_no_plan", "statistical", "naive", "seasonal_naive"
 SEASON = "last_year"
-"""The weeks of last year and the one before, of the key and of its SKU, at this year's level; see `features.last_year`."""
+"""Last year's weeks, of the key and of its SKU, at this year's level; see `features.last_year`."""
 MEMBERS: dict[str, tuple[str, ...]] = {
     "mean_of_models": (POOLED, OWN),
     POOLED: (POOLED,),

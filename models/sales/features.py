@@ -32,11 +32,8 @@ APART = float(np.log(3.0))
 """On the log scale, at most, between the two: a typing error of one store does not make the season of all others."""
 SEASON_WEEKS = 26
 """So many weeks before and after a week are what its season is relative to."""
-GROWTH_WEEKS, GROWTH_DOUBT, MOST_GROWTH = 8, 0.3, 3.0
-"""Growth is of so many weeks over the same ones of last year; this share of its logarithm is not believed, half of it
-over two years."""
-EARLIER_SHARE = 0.3
-"""Of the year before last in `last_year`, where it is known."""
+GROWTH_WEEKS, GROWTH_SHARE, MOST_GROWTH = 8, 0.7, 3.0
+"""Growth is of so many weeks over the same ones of last year; this share of its logarithm is believed."""
 EASTER_WEEKS, EASTER_SHARE = 6, 0.8
 """A SKU's Easter is looked at relative to so many weeks before and after; it moves where that leaves at most this share
 of the differences from year to year."""
@@ -166,22 +163,11 @@ def _last_year(
 def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarray]) -> np.ndarray:
     """Units of the week a year before `target`, at the level of this year; NaN where that week is not known.
 
-    Where the year before that is known too, the mean of both on the log scale, the earlier one with `EARLIER_SHARE`.
-    """
-    level, at = fixed["_level"], year_before(origin, target)
-    latest, earlier = (to_log(_of_year(view, origin, target, week, fixed), level) for week in (at, at - YEAR))
-    both = (1 - EARLIER_SHARE) * latest + EARLIER_SHARE * earlier
-    return from_log(np.where(np.isfinite(both), both, latest), level)
-
-
-def _of_year(view: View, origin: int, target: int, at: int, fixed: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Units of the week `at`, whole years before `target`, at the level of this year; NaN where it is not known.
-
     The mean, on the log scale, of what the key sold in that week and what its SKU sold in all stores then, on the
     key's scale: the single week of a key is noisy. Times how much more the key sells in the last `GROWTH_WEEKS` than
-    in the same weeks that long before; see `_growth`. What events did then is taken out, and what they do now put in.
+    in the same weeks a year before. What events did then is taken out, and what they do now put in.
     """
-    level, moves = fixed["_level"], fixed["_easter"]
+    level, moves, at = fixed["_level"], fixed["_easter"], year_before(origin, target)
     if at < 0:
         return np.full(level.shape, np.nan)
     of_easter = from_easter(view.panel, target, at)
@@ -233,8 +219,7 @@ def _growth(units: np.ndarray, origin: int, weeks: int) -> np.ndarray:
     now, before = units[first : origin + 1], units[first - weeks : origin + 1 - weeks]
     both = np.isfinite(now) & np.isfinite(before)
     ratio = _ratio(mean(np.where(both, now, np.nan)), mean(np.where(both, before, np.nan)))
-    share = 1 - GROWTH_DOUBT / round(weeks / YEAR)
-    believed = share * both.sum(axis=0) / GROWTH_WEEKS
+    believed = GROWTH_SHARE * both.sum(axis=0) / GROWTH_WEEKS
     known = np.isfinite(ratio) & (ratio > 0)
     return np.where(
         known, np.clip(np.where(known, ratio, 1.0), 1 / MOST_GROWTH, MOST_GROWTH) ** believed, 1.0

@@ -363,7 +363,7 @@ def test_last_year_is_the_week_of_the_key_and_of_its_sku_at_the_level_of_this_ye
     of_sku = around * (225.0 / view.sku.units[:47, 0].mean())
     own = np.array([400.0, 50.0])
     logs = 0.6 * features.to_log(own, level) + 0.4 * features.to_log(of_sku, level)
-    assert found == pytest.approx(features.from_log(logs, level) * 1.5 ** (1 - features.GROWTH_DOUBT))
+    assert found == pytest.approx(features.from_log(logs, level) * 1.5**features.GROWTH_SHARE)
 
 
 def test_a_typing_error_of_a_store_a_year_ago_hardly_moves_last_year_of_the_others():
@@ -372,23 +372,12 @@ def test_a_typing_error_of_a_store_a_year_ago_hardly_moves_last_year_of_the_othe
     market = market.with_columns(units=pl.when(typo).then(12_000.0).otherwise("units"))
     level = np.full(4, 130.0)
     found = features.last_year(view_of({"history": market}), 69, 72, at_level(level))
-    assert found[[0, 2, 3]] == pytest.approx(np.full(3, 100 * 1.5 ** (1 - features.GROWTH_DOUBT)), rel=0.7)
+    assert found[[0, 2, 3]] == pytest.approx(np.full(3, 100 * 1.5**features.GROWTH_SHARE), rel=0.7)
 
 
 def test_last_year_is_unknown_in_the_first_year():
     view = view_of({"history": grown({"s1": 100.0}, "s1")})
     assert np.isnan(features.last_year(view, 30, 34, features.origin_features(view, 30))).all()
-
-
-def test_the_year_before_last_counts_too():
-    view = seen([{27: 200.0, 79: 300.0}.get(week, 100.0) for week in range(131)])
-    level = np.array([100.0])
-    assert features.last_year(view, 77, 79, at_level(level)) == pytest.approx(200.0)
-    earlier, latest = features.to_log(np.array([[200.0], [300.0]]), level)
-    logs = (1 - features.EARLIER_SHARE) * latest + features.EARLIER_SHARE * earlier
-    assert features.last_year(view, 129, 131, at_level(level)) == pytest.approx(
-        features.from_log(logs, level)
-    )
 
 
 def seen(sold: list[float]) -> features.View:
