@@ -19,7 +19,7 @@ ROW, RULE, KNOWN = f"{MARK} row", f"{MARK} rule", f"{MARK} known"
 QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "rule": pl.String}
 """The shape of bad rows: where from, the row as it came, as JSON, and the first rule that it breaks."""
 _NUMERIC_SHARE = 0.95
-_UNKNOWN = ("", "na", "n/a", "#n/a", "null")
+_UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null")
 """Words for an unknown number, in lower case."""
 Decimals = Literal["comma", "point"]
 """What decimals are written with."""
@@ -228,8 +228,8 @@ def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
 def _as_numbers(values: pl.Series) -> pl.Series:
     """Text of a covariate with null for unknown ones and, where all others are flags, 1 and 0 for those.
 
-    >>> _as_numbers(pl.Series(["TRUE", "no", "NA"])).to_list()
-    ['1', '0', None]
+    >>> _as_numbers(pl.Series(["TRUE", "no", "NA", "NaN"])).to_list()
+    ['1', '0', None, None]
     """
     if values.dtype != pl.String:
         return values

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 
+from models.machines.features import replaced_column
 from models.machines.labels import next_failure_column
 from models.machines.sampling import DRAWN
 from models.machines.vocabulary import Vocabulary
@@ -11,27 +12,30 @@ _CORRELATION, _RANKING = 0.95, 0.995
 _ROWS = 50_000
 _LEAST_ROWS = 50
 _LEAST_FAILING = 20
+_MOMENT_HOURS = 0.01
 
 
 def leaks(
-    rows: pl.LazyFrame, vocabulary: Vocabulary, window_hours: int, horizon_hours: int, working: pl.Expr
+    rows: pl.LazyFrame, vocabulary: Vocabulary, window_hours: int, horizon_hours: int
 ) -> dict[str, str]:
     """Sensors that tell the next failure by themselves, with how well; by their mean over `window_hours`.
 
     A sensor does where it falls (or rises) with the time to the next failure with a rank correlation of 0.95, or
     ranks the rows that some component fails after within `horizon_hours` above the others in 99.5 % of pairs. No
     sensor of a real machine is known to come near: the best on NASA's engines (C-MAPSS) has 0.72 and 98.3 %. Rows
-    `working`, just after a failure, are left out: a remaining life is 0 there, and the next failure far away.
+    whose window holds a failure are left out: a remaining life is 0 there, and the next failure far away.
     """
     share = _ROWS / max(int(rows.select(pl.len()).collect().item()), 1)
     failure = pl.min_horizontal(next_failure_column(c) for c in vocabulary.components)
+    since = pl.min_horizontal(replaced_column(c) for c in vocabulary.components)
+    after = (since * 24 < window_hours - _MOMENT_HOURS).fill_null(value=False)
     found = {}
     for sensor in vocabulary.sensors:
         name = f"{sensor}_mean_{window_hours}h"
         if name not in rows.collect_schema():
             continue
         sample = (
-            rows.filter(pl.col(DRAWN) < share, ~working)
+            rows.filter(pl.col(DRAWN) < share, ~after)
             .select(value=name, hours=failure)
             .drop_nulls("value")
             .collect()

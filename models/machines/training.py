@@ -28,7 +28,7 @@ from models.machines.calibration import (
 )
 from models.machines.contracts import known
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
-from models.machines.features import Feature, build, under_work, used_features, windows
+from models.machines.features import Feature, build, used_features, windows
 from models.machines.labels import OBSERVED, fails_within, next_failure_column, outcomes
 from models.machines.leaks import leaks
 from models.machines.lives import Life
@@ -76,6 +76,9 @@ def span_hours(observed: pl.DataFrame) -> float:
 
 _AT_ONCE = 2
 """Sets of estimators that are fitted at the same time, each on a thread; their rows are in memory together."""
+
+_SHOWN = 10
+"""Components without a model that are named, where there are many."""
 
 _WORTH_IT = 0.02
 """The share of the log loss by which further features have to lower it."""
@@ -191,9 +194,22 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
         loss=evaluation.log_loss(backtest) or float("inf"),
         notes=[
             *work.notes,
-            *(f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in risks if r.reason),
+            *unmodelled(risks),
         ],
     )
+
+
+def unmodelled(risks: Sequence[Risk]) -> list[str]:
+    """Why components have no model, of many the first ones; names may then be texts, another one for each failure."""
+    notes = [f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in risks if r.reason]
+    if len(notes) <= 2 * _SHOWN:
+        return notes
+    count = len({r.component for r in risks if r.reason})
+    names = (
+        f"{count:,} of {len({r.component for r in risks}):,} components have no model. Where their names are texts, name "
+        "what failed with --column component=A_COLUMN_OF_NAMES, or component==NAME for one name"
+    )
+    return [names, *notes[:_SHOWN]]
 
 
 def _lives(work: Work, hidden: Sequence[str]) -> list[Life]:
@@ -232,8 +248,7 @@ def without_leaks(
     resolved = windows(vocabulary.interval_hours, options).hours
     if not resolved:
         return vocabulary, []
-    working = pl.any_horizontal(under_work(c, options) for c in vocabulary.components)
-    found = leaks(rows, vocabulary, resolved[0], max(options.horizons_hours), working)
+    found = leaks(rows, vocabulary, resolved[0], max(options.horizons_hours))
     told = [
         f"sensor {name}: {reason}; it is "
         + (

@@ -15,7 +15,7 @@ from tasks.ingest.alike import alike
 from tasks.ingest.decimals import with_points
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import as_bad, by_rule, held
-from tasks.ingest.sources import SourceError, of_table, read, rename, renaming, with_constants
+from tasks.ingest.sources import SourceError, of_table, read, rename, renaming, with_mapped
 from tasks.ingest.sql import is_sql, read_sql
 from tasks.ingest.wide import as_long
 from tasks.storage.staging import Staged
@@ -139,7 +139,7 @@ def _batches(request: Request, table: Table, checked: Checked, folder: Path) -> 
         return
     found = []
     opened = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
-    opened = [with_constants(one, mapping, table.needed) for one in opened]
+    opened = [with_mapped(one, mapping, table.needed) for one in opened]
     checked.columns |= {column for file in opened for column in file.columns}
     for one, named in laid_out(layout, table, opened, request.sources, mapping, options.get("dates")):
         plain = with_points(one, table, named, options.get("decimals"))

@@ -84,16 +84,20 @@ def of_table(mapping: Mapping[str, str], table: str, tables: Collection[str]) ->
     return general | own
 
 
-def with_constants(source: Source, mapping: Mapping[str, str], needed: Sequence[str]) -> Source:
-    """`source` with a column for each value that a mapping has in the place of a column's name.
+def with_mapped(source: Source, mapping: Mapping[str, str], needed: Sequence[str]) -> Source:
+    """`source` with the columns that a mapping makes of others: one value in all rows, or several columns in one.
 
-    `--column store==main` maps `store` to the column `=main`, which holds `main` in every row.
+    `--column store==main` maps `store` to the column `=main`, which holds `main` in every row; `--column time=Date+Time`
+    maps `time` to the column `Date+Time`, which holds both with a blank between them, nothing where one is missing.
     """
-    values = {value for column, value in mapping.items() if value.startswith("=") and column in needed}
-    if not values:
-        return source
-    columns = [pl.lit(value[1:]).alias(value) for value in sorted(values)]
-    return replace(source, frame=source.frame.with_columns(columns))
+    found, made = source.columns, {}
+    for name in (name for column, name in mapping.items() if column in needed and name not in found):
+        parts = name.split("+")
+        if name.startswith("="):
+            made[name] = pl.lit(name[1:])
+        elif len(parts) > 1 and {*parts} <= {*found}:
+            made[name] = pl.concat_str([pl.col(part).cast(pl.String) for part in parts], separator=" ")
+    return replace(source, frame=source.frame.with_columns(**made)) if made else source
 
 
 def read(uri: str) -> Iterator[Source]:

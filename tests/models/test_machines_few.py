@@ -11,9 +11,10 @@ from models.machines.chains import first_of_chains
 from models.machines.contracts import known, repeats
 from models.machines.findings import findings
 from models.machines.options import Options
+from models.machines.risks import BASE_RATE, Risk
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
-from models.machines.training import without_model
+from models.machines.training import unmodelled, without_model
 from models.machines.vocabulary import OTHER, kind_of_error, vocabulary
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -146,3 +147,11 @@ def test_what_is_said_of_a_component_without_model_is_true_of_its_failures():
     between = without_model("fan", 24, 31, 0.0, Options(), at_work=72_000.0)
     assert "needs" not in str(between.reason)
     assert between.base_rate == pytest.approx(31 * 24 / 72_000, rel=0.01)
+
+
+def test_of_components_that_are_texts_a_few_are_named_and_the_way_out_is():
+    risks = [Risk(f"pump of order {n}", 24, BASE_RATE, 0.1, "it failed once") for n in range(40)]
+    first, *examples = unmodelled([*risks, Risk("gear", 24, "model", 0.1, None)])
+    assert first.startswith("40 of 41 components have no model")
+    assert len(examples) == 10
+    assert unmodelled(risks[:2]) == [f"pump of order {n} at 24 h: it failed once" for n in range(2)]

@@ -255,6 +255,16 @@ def test_one_value_may_be_given_to_all_rows(store, tmp_path):
         column_mapping(["store=="])
 
 
+def test_a_date_and_a_time_of_the_day_may_be_two_columns(store, tmp_path):
+    rows = csv(tmp_path, "machine_id,Date,Time,component\n1,29.01.2024,06:30,pump\n2,30.01.2024,,pump\n")
+    mapping = column_mapping(["time=Date+Time"])
+    done = read(store, "failures", rows, MACHINES, timezone="UTC", mapping=mapping, max_bad_share=0.5)
+    assert store.scan("machines/failures").select("time").collect().item() == datetime(
+        2024, 1, 29, 6, 30, tzinfo=UTC
+    )
+    assert done.rules == {"time|nullability": 1}
+
+
 def test_a_store_that_cannot_be_written_is_named_before_anything_is_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be written"):
