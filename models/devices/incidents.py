@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from models.devices.contracts import JOINT_TAG
-from models.devices.words import shown
+from models.devices.words import LEAST, shown
 
 COOLDOWN = timedelta(hours=1)
 TOGETHER = timedelta(minutes=30)
@@ -183,8 +183,9 @@ def what_happened() -> pl.Expr:
     """What was seen and what was expected, in words, for rows with the columns of `INCIDENTS`."""
     seen, low, high, expected = (shown(c) for c in ("value", "low", "high", "expected"))
     band = pl.format("{} where {} to {} is normal", seen, low, high)
+    state = pl.format("in the state {}, which is rare or new for it", seen)
     by_cause = {
-        "value": band,
+        "value": pl.when(pl.col("value") >= LEAST).then(state).otherwise(band),
         "jump": pl.format("a jump to {}, normal by itself is {} to {}", seen, low, high),
         "level": pl.format("around {} for a while, where {} is expected", seen, expected),
         "spread": pl.lit("varies more or less than usual"),

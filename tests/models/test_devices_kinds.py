@@ -10,11 +10,12 @@ from models.contracts import ROW
 from models.devices.aggregation import aggregate, points
 from models.devices.conversion import COUNTER, goes_round, is_counter, of_readings, readings_as, rises
 from models.devices.grid import Grid
+from models.devices.incidents import what_happened
 from models.devices.kinds import kinds
 from models.devices.scenario import DEVICES
 from models.devices.states import as_places, named, states_of
 from models.devices.tables import TABLES
-from models.devices.words import number_of, shown
+from models.devices.words import number_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -181,7 +182,8 @@ def test_words_are_states_and_a_new_or_lasting_one_is_told_by_its_name():
     assert kind_of(tables, "mode")[0] == "few values"
     rows = scored(tables, "mode").sort("time")
     assert rows["is_anomaly"].to_list() == [False] * 40 + [True] * 20
-    assert rows.select(shown("value")).to_series()[-1] == "fault"
+    last = rows.with_columns(what_happened())["what"][-1]
+    assert last == "in the state fault, which is rare or new for it"
 
 
 def test_an_interval_of_words_has_the_last_one_of_them():
