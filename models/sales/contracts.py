@@ -94,10 +94,10 @@ class OfStores(Weekly):
         return ("week",)
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        given = next((name for name in raw.columns if name.strip().casefold() == "store"), None)
-        store = pl.lit(None) if given is None else pl.col(given)
+        given = next((name for name in raw.columns if name.strip().casefold() == "store"), "store")
+        store = pl.col(given) if given in raw.columns else pl.lit(None)
         named = store.cast(pl.String).replace("", None).fill_null(EVERY_STORE).alias("store")
-        return super().accept(raw.with_columns(named).drop({given} - {"store", None}), options)
+        return super().accept(raw.with_columns(named).drop({given} - {"store"}), options)
 
 
 def _check_in_stock(frame: pl.DataFrame, table: str) -> None:
