@@ -60,7 +60,9 @@ def outcomes(
     end = pl.lit(observed_until).cast(pl.Datetime("us", "UTC"))
     if ended is not None:
         found = found.join(ended, on="machine_id", how="left", maintain_order="left")
-        last = pl.when(pl.all_horizontal(pl.col(n).is_null() for n in names)).then("ended")
+        last = pl.when(pl.all_horizontal(pl.lit(value=True), *(pl.col(n).is_null() for n in names))).then(
+            "ended"
+        )
         end = pl.min_horizontal(end, last)
     return found.sort("|row").select(
         *(((pl.col(name) - pl.col("time")).dt.total_microseconds() / _HOUR).alias(name) for name in names),

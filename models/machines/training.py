@@ -298,8 +298,8 @@ def _horizon(
     at_work = machine_hours(work.rows)
     without = {c: without_model(c, hours, failures[c], base[c], work.options, at_work) for c in components}
     if all(one.rows.is_empty() for one in held):
-        unchecked = "the time range is too short to hold out rows, by which a model could be calibrated"
-        without |= {c: Risk(c, hours, BASE_RATE, base[c], f"{c}: {unchecked}") for c in found}
+        short = "the time range is too short to hold out rows by which a model of {} could be calibrated"
+        without |= {c: Risk(c, hours, BASE_RATE, base[c], short.format(c)) for c in found}
         found = {}
     before = base_rates(work, hours, held[0].until)
     first = {c: calibration_of(held[:1], c, hours, before[c]) for c in components}

@@ -212,6 +212,11 @@ def unlisted(uri: str, error: Exception) -> str:
 
 
 def _unreadable(name: str, error: Exception) -> str:
+    if "more fields than defined" in str(error):
+        return (
+            f"{name}: cannot be read: a row has more fields than the header. Put quotes around text that has the "
+            "separator in it, or name all columns."
+        )
     return f"{name}: cannot be read: {str(error).strip().splitlines()[0][:200]}"
 
 

@@ -73,6 +73,11 @@ def test_failures_after_what_is_observed_change_nothing():
     assert before.equals(after)
 
 
+def test_where_nothing_has_failed_yet_there_is_only_what_was_observed():
+    ended = pl.DataFrame({"machine_id": ["m"], "ended": [START + 5 * HOUR]}).cast({"ended": UTC_TIME})
+    assert outcomes(rows_at(0), failures_at(), (), START + 9 * HOUR, ended).rows() == [(5.0,)]
+
+
 def test_failures_of_another_machine_are_not_the_machine_s_own():
     both = pl.concat([rows_at(0), rows_at(0, machine="n")])
     failures = pl.concat([failures_at((3, "pump")), failures_at((4, "gear"), machine="n")])

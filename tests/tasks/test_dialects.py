@@ -137,6 +137,14 @@ def test_a_column_that_is_there_twice_is_refused_by_its_name(tmp_path):
         rows(tmp_path / "a.csv")
 
 
+def test_text_with_the_separator_in_it_needs_quotes(tmp_path):
+    (tmp_path / "a.csv").write_text("time,error\n1,door open\n2,axis 3, retry\n")
+    with pytest.raises(
+        SourceError, match=r"a\.csv: cannot be read: a row has more fields than the header.* quotes"
+    ):
+        rows(tmp_path / "a.csv")
+
+
 def test_annotations_of_influx_are_no_rows(tmp_path):
     block = (
         "#datatype,string,long,double\n#group,false,false,false\n#default,_result,,\n,result,table,_value\n"
