@@ -224,6 +224,7 @@ def _start_server(port: int, url: str, *, leave_up: bool) -> subprocess.Popen[by
         "DO_NOT_TRACK": "true",
         "PREFECT_UI_API_URL": url,
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        "OTEL_SDK_DISABLED": "true",
     }
     if not leave_up:
         quiet |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE_SERVICES}
