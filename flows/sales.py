@@ -28,6 +28,7 @@ def ingest(
     source: str,
     plan: str | None = None,
     stores: str | None = None,
+    skus: str | None = None,
     covariates: str | None = None,
     events: str | None = None,
     column: list[str] | None = None,
@@ -45,7 +46,9 @@ def ingest(
         source: Sales: sku, store, week, units, and any numeric covariates such as price; in_stock (0 to 1) marks
             weeks that were sold out. CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
         plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
-        stores: Attributes of the stores: store, and any numeric columns.
+        stores: Attributes of the stores: store, and any columns; text, such as a region, is for totals.
+        skus: Attributes of the SKUs: sku, and any columns; SKUs with the same text, such as a product group, share
+            their season.
         covariates: Covariates of all stores, or of each, such as the weather: week, any numeric columns and, where it
             is of one, store; also of the weeks to come, where they are known.
         events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come.
@@ -55,7 +58,7 @@ def ingest(
         week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    more = {"stores": stores, "covariates": covariates, "events": events}
+    more = {"stores": stores, "skus": skus, "covariates": covariates, "events": events}
     sources = {"history": source, "plan": plan, **more}
     options = _reading(reading, week_ending)
     return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share, options)
@@ -111,7 +114,7 @@ def forecast(
     Args:
         as_of: Last week to use, any day of it; default: the last complete week.
         bundle: Number of the bundle to forecast with; default: the champion.
-        totals: What totals are by: total, sku, store, an attribute of stores, or several with * between
+        totals: What totals are by: total, sku, store, an attribute of stores or SKUs, or several with * between
             them, such as sku*region; default: total store sku.
         total_weeks: Totals of so many weeks from the first one on, such as a lead time, besides those of
             each week and of the whole horizon.
@@ -132,6 +135,7 @@ def run(
     source: str,
     plan: str | None = None,
     stores: str | None = None,
+    skus: str | None = None,
     covariates: str | None = None,
     events: str | None = None,
     column: list[str] | None = None,
@@ -148,7 +152,9 @@ def run(
         source: Sales: sku, store, week, units, and any numeric covariates such as price; in_stock (0 to 1) marks
             weeks that were sold out. CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
         plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
-        stores: Attributes of the stores: store, and any numeric columns.
+        stores: Attributes of the stores: store, and any columns; text, such as a region, is for totals.
+        skus: Attributes of the SKUs: sku, and any columns; SKUs with the same text, such as a product group, share
+            their season.
         covariates: Covariates of all stores, or of each, such as the weather: week, any numeric columns and, where it
             is of one, store; also of the weeks to come, where they are known.
         events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come.
@@ -160,7 +166,7 @@ def run(
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
-    more = {"stores": stores, "covariates": covariates, "events": events}
+    more = {"stores": stores, "skus": skus, "covariates": covariates, "events": events}
     sources = {"history": source, "plan": plan, **more}
     options = _reading(reading, week_ending)
     read = ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share, options)

@@ -1,4 +1,4 @@
-"""The contracts of what is ingested: sales history, marketing plan, store attributes, covariates, events."""
+"""The contracts of what is ingested: sales history, marketing plan, attributes of stores and SKUs, covariates, events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,9 +33,15 @@ class Plan(dy.Schema):
 
 
 class Stores(dy.Schema):
-    """Numeric attributes of each store."""
+    """Attributes of each store, numbers or text."""
 
     store = dy.String(min_length=1)
+
+
+class Skus(dy.Schema):
+    """Attributes of each SKU, numbers or text."""
+
+    sku = dy.String(min_length=1)
 
 
 class Covariates(dy.Schema):
@@ -50,6 +56,9 @@ class Events(dy.Schema):
 
     name = dy.String(min_length=1)
     date = dy.Date()
+
+
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,26 @@ class Weekly(Table):
                 + "\nExpected one week anchor in all files. Give every row the first day of its week, "
                 "or all of them its last day and --week-ending."
             )
+
+
+@dataclass(frozen=True)
+class Attributes(Table):
+    """What does not change from week to week: further columns that are no numbers are kept as text."""
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        accepted = super().accept(raw, options)
+        (key,) = self.unique
+        texts = [name for name in accepted.ignored if raw[name].dtype in _TEXT and name != "shard"]
+        labels = [pl.col(name).cast(pl.String).str.strip_chars().replace("", None) for name in texts]
+        rows = raw.select(pl.col(key).cast(pl.String), *labels).unique(maintain_order=True)
+        twice = rows.filter(pl.col(key).is_duplicated()).head(1)
+        if twice.height and options.get("duplicates") != "last":
+            raise ContractError(
+                f"{key} {twice[key][0]} has several rows that differ. Give one row, or --duplicates last."
+            )
+        last = rows.unique(key, keep="last", maintain_order=True)
+        good = accepted.good.join(last, on=key, how="left", maintain_order="left")
+        return replace(accepted, good=good, ignored=tuple(n for n in accepted.ignored if n not in texts))
 
 
 @dataclass(frozen=True)
@@ -150,7 +179,8 @@ TABLES: dict[str, Table] = {
         required=False,
         ahead=_YEARS,
     ),
-    "stores": Table("stores", Stores, unique=("store",), covariates=True, required=False),
+    "stores": Attributes("stores", Stores, unique=("store",), covariates=True, required=False),
+    "skus": Attributes("skus", Skus, unique=("sku",), covariates=True, required=False),
     "covariates": OfStores(
         "covariates", Covariates, unique=("store", "week"), covariates=True, required=False, ahead=_YEARS
     ),

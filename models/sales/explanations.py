@@ -82,6 +82,7 @@ _OF_BEGIN = {
     "others_": "other_skus",
     "regular_": "trend",
     "all_": "trend",
+    "group_season_": "season",
     statistical.WAVE: "season",
 }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from models.sales import assortment
 from models.sales.events import Events
 from models.sales.neighbours import PRICE
 from models.sales.panel import Panel, Shared, mean, panel_of
@@ -46,7 +47,8 @@ KINDS = ("regular", "promoted", "intermittent", "new")
 class View:
     """A panel and what is known of its keys' promotions, of the other SKUs, and of the SKUs over all stores.
 
-    `events` are None where there are none.
+    `attributes` are those of stores and SKUs that are numbers, `groups` those of SKUs that are text; `events` are None
+    where there are none.
     """
 
     panel: Panel
@@ -57,6 +59,7 @@ class View:
     sku_spread: np.ndarray | None
     sku_of_key: np.ndarray
     attributes: Mapping[str, np.ndarray]
+    groups: Mapping[str, assortment.Group]
     events: Events | None
 
 
@@ -74,7 +77,7 @@ class Rows:
 def view_of(
     panel: Panel, shared: Mapping[str, pl.DataFrame], flags: Sequence[str], attributes: pl.DataFrame | None
 ) -> View:
-    """What features of the panel's keys are made of; `shared` are the frames of `neighbours.shared_frames`, and `events`."""
+    """What features of the panel's keys are made of; `shared` are the frames that all shards share."""
     own = promotions(panel, flags)
     skus = panel.keys.select(pl.col("sku").unique().sort())
     until = panel.week(panel.last)
@@ -85,10 +88,10 @@ def view_of(
     spread = Shared(sku, weeks, "sku").array("spread") if PRICE in covariates else None
     at = panel.keys.join(skus.with_row_index("_at"), on="sku", how="left", maintain_order="left")["_at"]
     of_sku, events = promotions(sku, flags), shared.get("events", pl.DataFrame())
-    numbers = {}
+    numbers = assortment.numbers(panel, shared)
     if attributes is not None:
         known = panel.keys.join(attributes, on="store", how="left", maintain_order="left")
-        numbers = {
+        numbers |= {
             name: known[name].to_numpy().astype(float) for name in attributes.columns if name != "store"
         }
     return View(
@@ -100,6 +103,7 @@ def view_of(
         spread,
         at.to_numpy(),
         numbers,
+        assortment.groups(panel, shared),
         Events.of(events, sku, of_sku.promoted) if events.height else None,
     )
 
@@ -324,6 +328,9 @@ def target_features(
     found |= _last_year(panel, view.promotions, origin, target, fixed["_level"])
     sku = _last_year(view.sku, view.sku_promotions, origin, target, fixed["_sku_level"])
     found |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
+    for name, group in view.groups.items():
+        of_group = _last_year(group.panel, group.promotions, origin, target, np.ones(group.panel.keys.height))
+        found[f"group_season_{name}"] = group.by_key(of_group["season"])
     if view.events is not None:
         found["event_effect"] = view.events.effects(fixed["_event_ratios"], [target])[0][view.sku_of_key]
     found["last_year"] = to_log(last_year(view, origin, target, fixed), fixed["_level"])

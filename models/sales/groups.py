@@ -12,6 +12,7 @@ _OF_NAME = {
     **dict.fromkeys(("elasticity", "since_promotion", "depth_before"), "promotions"),
 }
 _OF_BEGIN = {
+    "group_season_": "neighbours",
     "effect_": "promotions",
     "promoted_": "promotions",
     "before_": "promotions",
@@ -25,9 +26,9 @@ _ALWAYS |= {"depth", "price_to_median", "price_to_lowest"}
 def group_of(name: str, covariates: Sequence[str]) -> str | None:
     """The group of `GROUPS` that feature `name` belongs to; None for those that are always there.
 
-    `neighbours`: the other SKUs of the store, and the SKU in other stores. `promotions`: what promotions did
-    and when they were, but not the price and flags of the week. `stores`: what is left, the attributes of
-    stores.
+    `neighbours`: the other SKUs of the store, the SKU in other stores, and the season of SKUs like it. `promotions`: what
+    promotions did and when they were, but not the price and flags of the week. `stores`: what is left, the attributes of
+    stores and SKUs.
 
     >>> [group_of(name, ["deal"]) for name in ("sku_season", "sku_regular_4", "deal", "education")]
     ['last_year', 'neighbours', None, 'stores']

@@ -11,6 +11,7 @@ from models.interchange import Interchange
 from models.layouts import Layout
 from models.page.blocks import Section
 from models.sales import (
+    assortment,
     comparison,
     events,
     explanations,
@@ -100,12 +101,13 @@ class Sales(
         return incomplete_weeks(tables["history"], newest)
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
-        """Totals per SKU and week and per store and week, and the profiles of the ladder."""
+        """Totals per SKU and week and per store and week, events, attributes of SKUs, and the profiles of the ladder."""
         chosen = Options.of(options)
         totals.check(chosen, tables)
         tables = joined(tables, as_of)
         found = neighbours.shared_frames(tables, as_of, chosen.horizon)
         first, until = neighbours.first_week_of(as_of), as_of + timedelta(weeks=chosen.horizon)
+        found |= assortment.frames_of(tables, found["sku_weeks"])
         found["events"] = events.events(tables, chosen.holidays, first, until)
         return found | ladder.profiles(demanded(tables["history"]), as_of, chosen.quantiles)
 

@@ -1,0 +1,76 @@
+"""Attributes of SKUs: how they are read, and what a new SKU has of those like it."""
+
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.contracts import ROW
+from models.errors import ContractError
+from models.sales import SALES, features
+from models.sales.contracts import TABLES
+from models.sales.panel import KEY, panel_of
+
+MONDAY = date(2021, 1, 4)
+WEEKS = 110
+AS_OF = MONDAY + timedelta(weeks=WEEKS - 1)
+GROUPS = {"old": "ice", "older": "ice", "new": "ice", "soup": "hot", "stew": "hot", "odd": None}
+
+
+def market(shift: float = 0.0) -> pl.DataFrame:
+    """Ice sells in summer and soups in winter; `new` is sold in the last 20 weeks. `shift` is sold more in the last week."""
+    rows = []
+    for sku, group in GROUPS.items():
+        for week in range(WEEKS - 20 if sku == "new" else 0, WEEKS):
+            season = np.sin(2 * np.pi * week / 52) * {"ice": 0.5, "hot": -0.5}.get(group, 0.0)
+            units = 10.0 * (1 + season) + shift * (week == WEEKS - 1)
+            rows.append((sku, "s", MONDAY + timedelta(weeks=week), units))
+    frame = pl.DataFrame(rows, ["sku", "store", "week", "units"], orient="row")
+    return frame.with_columns(shard=pl.lit(0))
+
+
+def built(history: pl.DataFrame, origin: int = WEEKS - 1) -> pl.DataFrame:
+    """Features of the week 13 weeks after `origin`, a row per SKU."""
+    skus = pl.DataFrame(
+        {"sku": list(GROUPS), "group": list(GROUPS.values()), "fat": range(6), "label": list(GROUPS)}
+    )
+    tables = {"history": history.lazy(), "skus": skus.cast({"fat": pl.Float64}).lazy()}
+    shared = SALES.context(tables, AS_OF, {"horizon": 13})
+    panel = panel_of(tables["history"], history.select(KEY).unique(), (), MONDAY, AS_OF, 0)
+    rows = features.build(features.view_of(panel, shared, (), None), [origin], {origin: [13]})
+    return pl.concat(
+        [rows.frame.select("sku"), pl.DataFrame(rows.values, schema=list(rows.names))], how="horizontal"
+    )
+
+
+def test_numbers_and_text_are_kept():
+    raw = pl.DataFrame({"sku": ["1", "2"], "group": ["ice ", ""], "fat": ["0.1", "NA"]}).with_row_index(ROW)
+    good = TABLES["skus"].accept(raw, {})
+    assert good.good.select("sku", "group", "fat").rows() == [("1", "ice", 0.1), ("2", None, None)]
+    assert good.ignored == ()
+
+
+def test_a_sku_of_two_groups_is_refused_unless_the_last_one_counts():
+    raw = pl.DataFrame({"sku": ["1", "1"], "group": ["ice", "hot"]}).with_row_index(ROW)
+    with pytest.raises(ContractError, match="sku 1 has several rows"):
+        TABLES["skus"].accept(raw, {})
+    assert TABLES["skus"].accept(raw, {"duplicates": "last"}).good["group"].to_list() == ["hot"]
+
+
+def test_a_new_sku_has_the_season_of_its_group():
+    rows = {row["sku"]: row for row in built(market()).iter_rows(named=True)}
+    assert rows["new"]["group_season_group"] == rows["old"]["group_season_group"]
+    assert rows["new"]["group_season_group"] > 0.05 > -0.05 > rows["soup"]["group_season_group"]
+    assert np.isnan(rows["new"]["season"])
+    assert np.isnan(rows["odd"]["group_season_group"])
+    assert [rows[sku]["of_sku_fat"] for sku in GROUPS] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_text_that_each_sku_has_another_of_is_no_group():
+    assert "group_season_label" not in built(market()).columns
+
+
+def test_what_is_sold_after_the_origin_changes_nothing():
+    before, after = (built(market(shift), WEEKS - 15) for shift in (0.0, 500.0))
+    assert before.equals(after)
