@@ -17,6 +17,7 @@ from flows.settings import open_store
 from flows.whatif import compare_plans
 from models.errors import ContractError
 from models.sales import SALES
+from models.sales.contracts import Returns
 from models.sales.layouts import DATED_BY_LAST_DAY
 from tasks.registry import bundles
 from tasks.storage.store import Store
@@ -35,6 +36,7 @@ def ingest(
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
     week_ending: bool = False,
+    returns: Returns | None = None,
     store: str | None = None,
     reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
@@ -56,11 +58,13 @@ def ingest(
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the keys are spread over; settled at the first ingest (default 32).
         week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
+        returns: What negative units are: net for returns that count less what is sold in the same week (with
+            --duplicates add for rows of their own), and zero for weeks without sales. Default: rows with them are bad.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     more = {"stores": stores, "skus": skus, "covariates": covariates, "events": events}
     sources = {"history": source, "plan": plan, **more}
-    options = _reading(reading, week_ending)
+    options = _reading(reading, week_ending, returns)
     return ingest_sources(SALES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
@@ -142,6 +146,7 @@ def run(
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
     shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
     week_ending: bool = False,
+    returns: Returns | None = None,
     holidays: list[str] | None = None,
     store: str | None = None,
     reading: Reading = AS_THEY_ARE,
@@ -162,13 +167,15 @@ def run(
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the keys are spread over; settled at the first ingest (default 32).
         week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
+        returns: What negative units are: net for returns that count less what is sold in the same week (with
+            --duplicates add for rows of their own), and zero for weeks without sales. Default: rows with them are bad.
         holidays: Calendars of public holidays, such as DE, DE-BY or US, for the first training; see sales train.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
     more = {"stores": stores, "skus": skus, "covariates": covariates, "events": events}
     sources = {"history": source, "plan": plan, **more}
-    options = _reading(reading, week_ending)
+    options = _reading(reading, week_ending, returns)
     read = ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share, options)
     if reading.dry_run:
         return read
@@ -179,14 +186,14 @@ def run(
     return summary | {"notes": [*dict.fromkeys([*notes, *summary["notes"]])]}
 
 
-def _reading(reading: Reading, week_ending: bool) -> dict[str, Any]:
+def _reading(reading: Reading, week_ending: bool, returns: Returns | None) -> dict[str, Any]:
     """The options of an ingest. Raises `ContractError` where the layout knows already what its dates are."""
     if week_ending and reading.layout in DATED_BY_LAST_DAY:
         raise ContractError(
             f"--week-ending with --layout {reading.layout}: that layout has dates of last days anyway. "
             "Leave --week-ending out."
         )
-    return {**reading.options(), "week_ending": week_ending}
+    return {**reading.options(), "week_ending": week_ending, "returns": returns}
 
 
 def _options(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -14,6 +14,9 @@ from models.sales.panel import IN_STOCK
 from models.scenario import Frames, Table
 from models.schemas import dy
 
+Returns = Literal["net", "zero"]
+"""What becomes of negative units."""
+
 
 class History(dy.Schema):
     """Units sold per SKU, store and week; further numeric columns are covariates."""
@@ -22,6 +25,12 @@ class History(dy.Schema):
     store = dy.String(min_length=1)
     week = dy.Date()
     units = dy.Float64(min=0)
+
+
+class WithReturns(History):
+    """The same before returns are settled."""
+
+    units = dy.Float64()
 
 
 class Plan(dy.Schema):
@@ -95,6 +104,29 @@ class Weekly(Table):
 
 
 @dataclass(frozen=True)
+class Sold(Weekly):
+    """Units that were sold; negative ones are returns."""
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        """As every table of weeks. By the option `returns`, negative units count: `net`, less what is sold in the same
+        week, and as zero where more comes back; `zero`, as zero. Else their rows break the contract.
+        """
+        returns = options.get("returns")
+        if returns is None:
+            return super().accept(raw, options)
+        if returns == "zero":
+            units = raw["units"].cast(pl.Float64, strict=False)
+            raw = raw.with_columns(
+                pl.when(units.is_finite() & (units < 0))
+                .then(pl.lit("0"))
+                .otherwise(pl.col("units").cast(pl.String))
+                .alias("units")
+            )
+        accepted = super(Sold, replace(self, schema=WithReturns)).accept(raw, options)
+        return replace(accepted, good=accepted.good.with_columns(pl.col("units").clip(lower_bound=0.0)))
+
+
+@dataclass(frozen=True)
 class Attributes(Table):
     """What does not change from week to week: further columns that are no numbers are kept as text."""
 
@@ -160,7 +192,7 @@ _YEARS = timedelta(days=5 * 366)
 _KEY_AND_WEEK = ("sku", "store", "week")
 
 TABLES: dict[str, Table] = {
-    "history": Weekly(
+    "history": Sold(
         "history",
         History,
         unique=_KEY_AND_WEEK,

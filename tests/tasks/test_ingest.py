@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from models.contracts import ROW
 from models.errors import AlmanacError, ContractError
 from models.machines.scenario import MACHINES
 from models.sales import SALES
@@ -62,6 +63,23 @@ def table(store: Store, name: str = HISTORY, version: int | None = None) -> pl.D
 
 
 # the contract
+
+
+@pytest.mark.parametrize(
+    ("returns", "units"), [({}, [4.0]), ({"returns": "zero"}, [4.0, 0.0]), ({"returns": "net"}, [3.0, 0.0])]
+)
+def test_returns_are_bad_rows_or_zero_or_less_what_is_sold(returns, units):
+    raw = pl.DataFrame(
+        {
+            "sku": ["1"] * 3,
+            "store": ["s"] * 3,
+            "week": ["2024-01-01"] * 2 + ["2024-01-08"],
+            "units": ["4", "-1", "-2"],
+        }
+    )
+    done = SALES.tables["history"].accept(raw.with_row_index(ROW), {"duplicates": "add", **returns})
+    assert done.good.sort("week")["units"].to_list() == units
+    assert done.bad.height == (0 if returns else 2)
 
 
 @pytest.mark.parametrize(
