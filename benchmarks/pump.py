@@ -49,8 +49,10 @@ def readings_of(fault: str, seed: int) -> Floats:
     """Readings (LENGTH, 8) of a run with `fault` from `BEGIN` to `END`; levels and scales are those of the noise."""
     random = np.random.default_rng([seed, FAULTS.index(fault)])
     coefficients = (0.9, 0.998, 0.5)
-    factors = np.stack([_wandering(random, phi) for phi in coefficients], axis=1) * (1.0, 2.0, 1.0)
-    noise = np.stack([_wandering(random, phi) for phi in (0.3, 0.3, 0.2, 0.0, 0.8, 0.8, 0.0, 0.5)], axis=1)
+    factors = np.stack([wandering(random, phi, LENGTH) for phi in coefficients], axis=1) * (1.0, 2.0, 1.0)
+    noise = np.stack(
+        [wandering(random, phi, LENGTH) for phi in (0.3, 0.3, 0.2, 0.0, 0.8, 0.8, 0.0, 0.5)], axis=1
+    )
     values = factors @ LOADINGS.T + 0.5 * noise
     there = np.zeros(LENGTH)
     there[BEGIN:END] = np.minimum(np.arange(END - BEGIN) / 40, 1.0)
@@ -68,8 +70,9 @@ def readings_of(fault: str, seed: int) -> Floats:
     return values
 
 
-def _wandering(random: np.random.Generator, phi: float) -> Floats:
-    white = random.normal(size=LENGTH) * np.sqrt(1 - phi**2)
+def wandering(random: np.random.Generator, phi: float, length: int) -> Floats:
+    """AR(1) noise of unit variance."""
+    white = random.normal(size=length) * np.sqrt(1 - phi**2)
     white[0] = random.normal()
     found: Floats = lfilter([1.0], [1.0, -phi], white)
     return found
