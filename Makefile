@@ -30,7 +30,7 @@ undeploy:
 
 # In three processes, of which some wait, each with servers of its own; the tests of one file stay together.
 test: check
-	$(BIN)/python -m pytest -n 3 --dist loadfile --durations=25
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
 # Tests that need neither a server nor processes of their own, and the examples in docstrings.
 quick: install
