@@ -23,34 +23,34 @@ import polars as pl
 
 from models.sales.features import KINDS, from_log, to_log
 
-POOLED, OWN, LAST_WEEK, LAST_YEAR = "pooled_no_plan", "statistical", "naive", "seasonal_naive"
+POOLED, NO_PLAN, STATISTICAL, BLEND = "pooled", "pooled_no_plan", "statistical", "blend"
+LAST_WEEK, LAST_YEAR = "naive", "seasonal_naive"
 SEASON = "last_year"
 """Last year's weeks, of the key and of its SKU, at this year's level; see `features.last_year`."""
 MEMBERS: dict[str, tuple[str, ...]] = {
-    "mean_of_models": (POOLED, OWN),
-    POOLED: (POOLED,),
-    OWN: (OWN,),
+    "mean_of_models": (NO_PLAN, STATISTICAL),
+    NO_PLAN: (NO_PLAN,),
+    STATISTICAL: (STATISTICAL,),
     LAST_WEEK: (LAST_WEEK,),
     LAST_YEAR: (LAST_YEAR,),
-    "mean_with_naive": (POOLED, OWN, LAST_WEEK),
-    "mean_with_seasonal_naive": (POOLED, OWN, LAST_YEAR),
-    "pooled_with_seasonal_naive": (POOLED, LAST_YEAR),
-    "statistical_with_seasonal_naive": (OWN, LAST_YEAR),
-    "mean_with_last_year": (POOLED, OWN, SEASON),
-    "last_year_with_mean": (POOLED, OWN, *[SEASON] * 4),
-    "pooled_with_last_year": (POOLED, SEASON),
+    "mean_with_naive": (NO_PLAN, STATISTICAL, LAST_WEEK),
+    "mean_with_seasonal_naive": (NO_PLAN, STATISTICAL, LAST_YEAR),
+    "pooled_with_seasonal_naive": (NO_PLAN, LAST_YEAR),
+    "statistical_with_seasonal_naive": (STATISTICAL, LAST_YEAR),
+    "mean_with_last_year": (NO_PLAN, STATISTICAL, SEASON),
+    "last_year_with_mean": (NO_PLAN, STATISTICAL, *[SEASON] * 4),
+    "pooled_with_last_year": (NO_PLAN, SEASON),
 }
 """The candidates, and whose mean each is."""
-WITH_PLAN = "pooled"
 PLANNED: dict[str, tuple[str, ...]] = {
     LAST_WEEK: (LAST_WEEK,),
     LAST_YEAR: (LAST_YEAR,),
-    "blend_with_naive": (WITH_PLAN, OWN, LAST_WEEK),
-    "blend_with_seasonal_naive": (WITH_PLAN, OWN, LAST_YEAR),
+    "blend_with_naive": (POOLED, STATISTICAL, LAST_WEEK),
+    "blend_with_seasonal_naive": (POOLED, STATISTICAL, LAST_YEAR),
     SEASON: (SEASON,),
-    "blend_with_last_year": (WITH_PLAN, OWN, SEASON),
-    "last_year_with_blend": (WITH_PLAN, OWN, *[SEASON] * 4),
-    "planned_with_last_year": (WITH_PLAN, SEASON),
+    "blend_with_last_year": (POOLED, STATISTICAL, SEASON),
+    "last_year_with_blend": (POOLED, STATISTICAL, *[SEASON] * 4),
+    "planned_with_last_year": (POOLED, SEASON),
 }
 """Alternatives in weeks with a plan, and whose mean each is; what is listed several times counts so often."""
 DEFAULT = "mean_of_models"
@@ -70,7 +70,7 @@ def candidates(
     """
     around = _mean([values - values[:, middle : middle + 1] for values in (pooled, own)])
     level = rows["level"].to_numpy()
-    of = {WITH_PLAN if planned else POOLED: pooled, OWN: own}
+    of = {POOLED if planned else NO_PLAN: pooled, STATISTICAL: own}
     for name in (*NAIVE, SEASON):
         of[name] = to_log(rows[name].to_numpy(), level)[:, None] + around
     found = {
@@ -95,7 +95,7 @@ def always(rung: str) -> pl.DataFrame:
 
 def needs_own_models(choice: pl.DataFrame) -> bool:
     """Whether a candidate of the `choice` is made with the SKUs' own models."""
-    return any(name != POOLED for name in choice["rung"])
+    return any(name != NO_PLAN for name in choice["rung"])
 
 
 def naive_of(rung: str) -> str:

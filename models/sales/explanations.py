@@ -27,7 +27,8 @@ import numpy as np
 import polars as pl
 
 from models.sales import contest, features, pooled, scoring, statistical
-from models.sales.model import BLEND, POOLED, Model, aligned, middle_of
+from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
+from models.sales.model import Model, aligned, middle_of
 from models.sales.neighbours import PRICE, store_attributes
 from models.sales.options import Options, quantile_column
 from models.sales.panel import KEY, Panel, known_covariates
@@ -50,12 +51,12 @@ LEAST = 0.02
 """Groups that move the forecast less than this, in logs, are no reason."""
 _USUAL = float(np.log(1 + features.OFFSET))
 """The level on the log scale."""
-_MEMBERS = {POOLED: (POOLED,), BLEND: (POOLED, contest.OWN), **contest.PLANNED, **contest.MEMBERS}
+_MEMBERS = {POOLED: (POOLED,), BLEND: (POOLED, STATISTICAL), **contest.PLANNED, **contest.MEMBERS}
 ABOUT = {
     POOLED: "pooled LightGBM model with the plan",
     BLEND: "mean of the pooled LightGBM model with the plan and the SKU's own model",
-    contest.POOLED: "pooled LightGBM model without a plan",
-    contest.OWN: "the SKU's own model: local level, regression, trend and season",
+    NO_PLAN: "pooled LightGBM model without a plan",
+    STATISTICAL: "the SKU's own model: local level, regression, trend and season",
     contest.LAST_WEEK: "the last week known",
     contest.LAST_YEAR: "the same week of last year",
     contest.SEASON: "last year's weeks of the key and its SKU, at this year's level",
@@ -116,7 +117,7 @@ def about(rung: str) -> str:
     if rung in ABOUT:
         return ABOUT[rung]
     names = [
-        "the " * (member == contest.POOLED) + ABOUT[member].partition(":")[0]
+        "the " * (member == NO_PLAN) + ABOUT[member].partition(":")[0]
         for member in dict.fromkeys(_MEMBERS.get(rung, ()))
     ]
     return f"mean of {', '.join(names[:-1])} and {names[-1]}" if names else rung.replace("_", " ")
@@ -191,8 +192,8 @@ def _contributions(
     rungs = done["rung"].to_list()
     of = {
         POOLED: _of_pooled(model.with_plan, model, values, names, middle),
-        contest.POOLED: _of_pooled(model.without_plan, model, values, names, middle),
-        contest.OWN: _of_own(model, panel, own, shared, done, middle, options),
+        NO_PLAN: _of_pooled(model.without_plan, model, values, names, middle),
+        STATISTICAL: _of_own(model, panel, own, shared, done, middle, options),
         contest.LAST_WEEK: _of_one(features.to_log(done["naive"].to_numpy(), level), "trend"),
         contest.LAST_YEAR: _of_one(features.to_log(done["seasonal_naive"].to_numpy(), level), "season"),
         contest.SEASON: _of_one(features.to_log(done["last_year"].to_numpy(), level), "season"),

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 
 from models.sales import conformal, contest, pooled
+from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.features import from_log, to_log
 from models.sales.options import quantile_column
 from models.sales.panel import KEY
 from models.scenario import File
 
-POOLED, NO_PLAN, STATISTICAL, BLEND = contest.WITH_PLAN, contest.POOLED, contest.OWN, "blend"
 GROUPS = ("rung", "kind", "steps")
 """What errors are calibrated by, from the largest group to the smallest; `steps` are thirds of the horizon."""
 CLUSTER = ("sku", "origin")

@@ -6,7 +6,8 @@ from datetime import date, timedelta
 import polars as pl
 
 from models.sales import contest, features, ladder, statistical
-from models.sales.model import NO_PLAN, Model, ladder_level
+from models.sales.contest import NO_PLAN
+from models.sales.model import Model, ladder_level
 from models.sales.neighbours import store_attributes
 from models.sales.options import Options
 from models.sales.panel import KEY, Panel, demanded, known_covariates, panel_of, past_and_plan

@@ -8,8 +8,9 @@ from typing import Any
 import polars as pl
 
 from models.sales import backtest, preparation, training
+from models.sales.contest import NO_PLAN, POOLED
 from models.sales.groups import GROUPS
-from models.sales.model import NO_PLAN, POOLED, ladder_level
+from models.sales.model import ladder_level
 from models.sales.neighbours import flag_names, with_plan
 from models.sales.options import ESTIMATORS, Options
 from models.scenario import AsOf, Frames, Search

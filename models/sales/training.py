@@ -10,13 +10,10 @@ import polars as pl
 from models import metrics
 from models.sales import backtest as measuring
 from models.sales import conformal, contest, features, groups, pooled, statistical, totals
+from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.model import (
-    BLEND,
     CLUSTER,
     GROUPS,
-    NO_PLAN,
-    POOLED,
-    STATISTICAL,
     Model,
     blend,
     empty_keys,
