@@ -179,11 +179,19 @@ def run(
     read = ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share, options)
     if reading.dry_run:
         return read
-    notes = []
-    if bundles.champion(opened, SALES.name) is None:
-        notes = train_bundle(SALES, opened, None, _options(opened, holidays=holidays))["notes"]
+    notes = _first_training(opened, holidays)
     summary = score(SALES, opened, "forecast", None, None, {}, dry_run=False)
     return summary | {"notes": [*dict.fromkeys([*notes, *summary["notes"]])]}
+
+
+def _first_training(store: Store, holidays: list[str] | None) -> list[str]:
+    """Train where there is no champion yet; the notes of it, or one where `holidays` are not the champion's."""
+    options = _options(store, holidays=holidays)
+    if bundles.champion(store, SALES.name) is None:
+        return list(train_bundle(SALES, store, None, options)["notes"])
+    if options == _options(store):
+        return []
+    return ["There is a champion, which keeps its holidays. Use sales train --holidays for others."]
 
 
 def _reading(reading: Reading, week_ending: bool, returns: Returns | None) -> dict[str, Any]:

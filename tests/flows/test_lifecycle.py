@@ -137,3 +137,11 @@ def test_a_training_of_sales_keeps_horizon_quantiles_and_holidays_of_the_champio
     monkeypatch.setattr(sales.bundles, "champion", lambda *_: 3)
     monkeypatch.setattr(sales.bundles, "manifest", lambda *_: manifest)
     assert sales._options(store, **given) == expected
+
+
+def test_a_run_says_so_where_its_holidays_are_not_those_of_the_champion(monkeypatch, tmp_path):
+    monkeypatch.setattr(sales.bundles, "champion", lambda *_: 3)
+    monkeypatch.setattr(sales.bundles, "manifest", lambda *_: {"options": {"holidays": ["DE"]}})
+    assert sales._first_training(str(tmp_path), ["DE"]) == sales._first_training(str(tmp_path), None) == []
+    (note,) = sales._first_training(str(tmp_path), ["AT"])
+    assert "sales train --holidays" in note
