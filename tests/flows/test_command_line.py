@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import flows.sales
+from flows.command_line import application
 from flows.modules import Direct, with_commands
 from tasks.storage.store import Store
 from tests import steps, toy
@@ -80,6 +81,12 @@ def test_the_help_of_a_command_explains_every_parameter_of_its_flow(command, flo
     of_flows = ("--workers", "--scheduler", "--ui")
     for name in everywhere if isinstance(flow, Direct) else (*everywhere, *of_flows):
         assert name in words
+
+
+def test_a_list_is_given_by_one_option_or_by_several():
+    for words in (["--totals", "total", "sku*region"], ["--totals", "total", "--totals", "sku*region"]):
+        _, bound, _ = application().parse_args(["sales", "forecast", *words, "--store", "s"])
+        assert bound.arguments["totals"] == ["total", "sku*region"]
 
 
 def test_a_flow_refuses_in_the_prefect_form_what_it_refuses_on_the_command_line():
