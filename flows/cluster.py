@@ -25,6 +25,7 @@ from prefect_dask import DaskTaskRunner
 
 from flows.settings import settings
 from flows.workers import FORKED, WORKER_ENVIRONMENT, begin_imports
+from models.addresses import refuse_credential
 from models.errors import AlmanacError
 
 _SERVER_START_SECONDS = 120
@@ -299,7 +300,11 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def check_api(url: str, advice: str) -> None:
-    """Raise `ClusterError`, with what to do, unless a Prefect server answers at the API's address and lets us in."""
+    """Raise `ClusterError`, with what to do, unless a Prefect server answers at the API's address and lets us in.
+
+    Raises `CredentialError` for an address with a password, which the worker would hand on to runs and logs would show.
+    """
+    refuse_credential("PREFECT_API_URL", url, "PREFECT_API_AUTH_STRING or PREFECT_API_KEY")
     spare_loopback()
     try:
         health = httpx.get(f"{url.rstrip('/')}/health", timeout=30)
@@ -353,7 +358,11 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def check_scheduler(address: str) -> None:
-    """Raise `ClusterError` unless something answers at a `tcp://host:port` or `tls://host:port` address."""
+    """Raise `ClusterError` unless something answers at a `tcp://host:port` or `tls://host:port` address.
+
+    Raises `CredentialError` for an address with a password.
+    """
+    refuse_credential("The address of the scheduler", address, "a certificate of TLS")
     host, _, port = address.removeprefix("tcp://").removeprefix("tls://").partition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -168,7 +168,6 @@ def _on_a_server(command: Command, parameters: dict[str, Any], session: Session)
     if session.workers:
         os.environ["ALMANAC_WORKERS"] = str(session.workers)
     if session.scheduler:
-        refuse_credential("--scheduler", session.scheduler)
         os.environ["ALMANAC_SCHEDULER"] = session.scheduler
     if scheduler := settings().scheduler:
         check_scheduler(scheduler)

@@ -11,6 +11,7 @@ from prefect.exceptions import ParameterTypeError
 from prefect.logging import get_run_logger
 
 from flows.parameters import ParameterError
+from models.addresses import refuse_credential
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,7 +21,7 @@ def with_variables(function: Callable[P, R]) -> Callable[P, R]:
     """`function` of a flow, with parameters that its run does not have from variables; see `names`.
 
     A run that is started on a terminal or by another flow has all its parameters, so no variable is asked for. Raises
-    `ParameterError` for a value that the parameter cannot have.
+    `ParameterError` for a value that the parameter cannot have, `CredentialError` for an address with a key.
     """
     signature = inspect.signature(function)
 
@@ -61,6 +62,7 @@ def _values(flow: str, parameters: list[str]) -> dict[str, Any]:
         }
     values = {}
     for name in (name for name in wanted if name in found):
+        refuse_credential(f"The variable {name}", str(found[name]))
         values[wanted[name]] = found[name]
         get_run_logger().info("%s is %s, by the variable %s", wanted[name], found[name], name)
     return values

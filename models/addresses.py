@@ -44,12 +44,13 @@ def carries_credential(address: str) -> bool:
     return False
 
 
-def refuse_credential(name: str, address: str) -> None:
-    """Raise `CredentialError`, which does not repeat the address, where it carries a credential."""
+def refuse_credential(
+    name: str, address: str, instead: str = "a managed identity or the AZURE_* environment variables"
+) -> None:
+    """Raise `CredentialError`, which does not repeat the address, where it carries a credential; `instead` is to be used."""
     if carries_credential(address):
         raise CredentialError(
-            f"{name} carries a credential. Expected a plain address such as az://container/folder.\n"
-            "Use a managed identity or the AZURE_* environment variables, and revoke what was written out."
+            f"{name} carries a credential. Expected a plain address.\nUse {instead}, and revoke what was written out."
         )
 
 

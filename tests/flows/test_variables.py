@@ -10,6 +10,7 @@ from pydantic import Field
 
 from flows.limits import SCORING, limited
 from flows.parameters import ParameterError
+from models.addresses import CredentialError
 
 
 @limited(SCORING, name="devices-score")
@@ -52,3 +53,10 @@ def test_a_variable_that_the_parameter_cannot_have_is_named(run):
     run.hold(almanac_devices_alpha=7)
     with pytest.raises(ParameterError, match=r"(?s)variable of the Prefect server.*alpha.*less than 1"):
         run()
+
+
+def test_a_key_in_a_variable_is_refused_and_not_repeated(run):
+    run.hold(almanac_store="az://store?sig=hush")
+    with pytest.raises(CredentialError, match=r"^The variable almanac_store carries a credential") as refused:
+        run()
+    assert "hush" not in str(refused.value)

@@ -82,3 +82,15 @@ def test_the_command_line_refuses_a_secret_before_a_run_has_it(monkeypatch, caps
     assert ended.value.code == 1
     assert "--source carries a credential" in told.err
     assert "hush" not in told.err + told.out
+
+
+def test_the_environment_names_neither_a_server_nor_a_scheduler_by_a_password():
+    from flows.cluster import check_api, check_scheduler
+
+    for address, check in (
+        ("http://admin:hush@127.0.0.1:9/api", lambda address: check_api(address, "")),
+        ("tls://admin:hush@127.0.0.1:9", check_scheduler),
+    ):
+        with pytest.raises(CredentialError, match="carries a credential") as refused:
+            check(address)
+        assert "hush" not in str(refused.value)
