@@ -2,8 +2,12 @@
 
 import json
 import re
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -317,6 +321,31 @@ def workers_environment(given):
     ]
     (container,) = groups[0]["properties"]["containers"]
     return {one["name"]: one for one in container["properties"]["environmentVariables"]}, groups[0]
+
+
+def test_the_worker_answers_for_its_health_on_loopback_only_and_its_probe_asks_there():
+    variables, group = workers_environment(EXISTING)
+    assert variables["PREFECT_WORKER_WEBSERVER_HOST"]["value"] == "127.0.0.1"
+    probe = group["properties"]["containers"][0]["properties"]["livenessProbe"]
+    assert probe["timeoutSeconds"] > 5, "Azure's default is a second"
+    statuses = [200, 503]
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(statuses.pop(0) if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        python, *words = probe["exec"]["command"]
+        command = [sys.executable, *(word.replace(":8080/", f":{server.server_port}/") for word in words)]
+        ended = [subprocess.run(command, stderr=subprocess.DEVNULL).returncode for _ in range(2)]
+        server.shutdown()
+    assert python == "python"
+    assert (ended[0], bool(ended[1])) == (0, True)
 
 
 def test_the_worker_is_told_where_the_server_is_and_its_keys_securely():
