@@ -7,7 +7,7 @@ share of the difference between median and level, in proportion to its logarithm
 (the logarithmic mean Divisia index: Ang 2005, Energy Policy 33). A group that stands against the others may be
 larger than the whole difference.
 
-    season        week of the year and last year's weeks
+    season        week of the year, events, last year's weeks, also of SKUs like it
     price         the price against what it usually is
     promotion     flags, now and before, and what they did before
     other_skus    prices and flags of the other SKUs in the store
