@@ -416,7 +416,7 @@ def test_an_ingest_of_nothing_is_refused(command, tmp_path):
 
 def test_labels_that_break_the_contract_go_to_quarantine(own, devices, tmp_path):
     times = {"start": [START] * 30, "end": [START + HOUR] * 29 + [START - HOUR]}
-    label = pl.DataFrame({"device": [f"d{n}" for n in range(30)], **times, "fault": ["shift"] * 30})
+    label = pl.DataFrame({"device": [f"d{n:05}" for n in range(30)], **times, "fault": ["shift"] * 30})
     label.write_parquet(tmp_path / "labels.parquet")
     devices("ingest", "--labels", tmp_path / "labels.parquet", "--store", own.uri)
     bad = own.scan("devices/quarantine").filter(table="labels").collect()
