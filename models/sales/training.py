@@ -32,6 +32,10 @@ LEAST_ROWS = 200
 """Training rows that the pooled model needs; with fewer, all keys are left to the other rungs."""
 MISSING_SHARE = 0.2
 """Share of weeks without a row above which the notes ask what it means."""
+STEADY_ORIGINS = 4.0
+"""So many origins without an error are mixed into what calibration adds to the median, and to all quantiles with it.
+
+All keys share the season of an origin, so that a few origins say less of it than of the spread."""
 RUNGS = (STATISTICAL, BLEND, POOLED, NO_PLAN)
 ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", *measuring.NAIVES, "last_year")
 
@@ -256,7 +260,10 @@ def _offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     actual = features.to_log(raw["units"].to_numpy(), raw["level"].to_numpy())
     residuals = actual[:, None] - _values(raw, options)
     columns = [pl.Series(f"r{i}", residuals[:, i]) for i in range(n)]
-    return conformal.fit_offsets(raw.with_columns(columns), options.quantiles, GROUPS, CLUSTER)
+    found = conformal.fit_offsets(raw.with_columns(columns), options.quantiles, GROUPS, CLUSTER)
+    luck = STEADY_ORIGINS / (raw["origin"].n_unique() + STEADY_ORIGINS)
+    shared = luck * pl.col(f"offset{middle_of(options.quantiles)}")
+    return found.with_columns(pl.col(f"offset{i}") - shared for i in range(n))
 
 
 def _in_units(raw: pl.DataFrame, values: np.ndarray, options: Options) -> pl.DataFrame:
