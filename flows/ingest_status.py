@@ -1,13 +1,14 @@
 """What the store's input tables hold, for all scenarios."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flows.catalogue import scenarios
 from flows.modules import Direct, WithStatus
 from flows.settings import open_store
 from models.scenario import Scenario
+from models.times import in_words
 from tasks.ingest.status import TableStatus, freshness, quarantined, table_status
 from tasks.storage.store import Store
 
@@ -27,8 +28,8 @@ def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
     some = {scenario: statuses for scenario, statuses in found.items() if statuses}
     told = [_scenario(scenario, statuses, now) for scenario, statuses in some.items()]
     notes = [
-        f"{one['scenario']}: stale, its data end {one['age_hours']:,.0f} hours ago; they are expected every "
-        f"{one['every_hours']:g} hours."
+        f"{one['scenario']}: stale, its data end {in_words(timedelta(hours=one['age_hours']))} ago; they are "
+        f"expected every {in_words(timedelta(hours=one['every_hours']))}."
         for one in told
         if one["fresh"] is False
     ]

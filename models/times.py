@@ -331,3 +331,15 @@ def _known_timezone(timezone: str) -> None:
         raise ContractError(
             f"--timezone is '{timezone}', which is not known. Expected a name such as UTC or Europe/Zurich."
         ) from error
+
+
+def in_words(duration: timedelta) -> str:
+    """A duration in whole days, or in hours where it is less than two days.
+
+    >>> in_words(timedelta(hours=1)), in_words(timedelta(days=1)), in_words(timedelta(days=1023, hours=3))
+    ('1 hour', '24 hours', '1,023 days')
+    """
+    hours = round(duration / timedelta(hours=1))
+    if hours >= 48:
+        return f"{hours // 24:,} days"
+    return "1 hour" if hours == 1 else f"{hours} hours"

@@ -189,7 +189,7 @@ def _write(request: Request, name: str, checked: Checked, folder: Path) -> Inges
     bad = checked.bad.rows().collect()
     quarantine(scenario, store, table, bad)
     changed = repeated = superseded = removed = released = 0
-    if checked.good.height:
+    if checked.good.height or (checked.read == 0 and table.may_be_empty):
         brought = upsert(store, path, table, checked.good.rows(), folder, whole=whole)
         removed = brought.removed
         changed, repeated, superseded = brought.changed, brought.repeated, brought.superseded

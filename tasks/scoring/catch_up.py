@@ -8,7 +8,7 @@ import polars as pl
 from prefect import task
 
 from models.scenario import AsOf, CatchesUp, Event, Frames, Scenario
-from models.times import as_moment
+from models.times import as_moment, in_words
 from tasks.ingest.status import is_stale
 from tasks.registry import bundles, ledger
 from tasks.scoring.events import emit
@@ -122,8 +122,8 @@ def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
     told = {"as_of": newest.isoformat(), "age_hours": round(age / timedelta(hours=1), 1), "store": store.uri}
     emit(store, scenario.name, Event("stale", scenario.name, told), f"{newest}/{now:%Y-%m-%d}")
     return [
-        f"The data are stale: the last complete ones are of {newest}, {age.days:,} days ago; they are expected every "
-        f"{scenario.cadence}. See what was ingested: python -m flows ingest-status"
+        f"The data are stale: the last complete ones are of {newest}, {in_words(age)} ago; they are expected every "
+        f"{in_words(scenario.cadence or age)}. See what was ingested: python -m flows ingest-status"
     ]
 
 

@@ -260,7 +260,10 @@ def test_a_header_without_rows_is_refused(store, tmp_path):
 def test_a_night_without_a_failure_is_no_mistake(store, tmp_path):
     columns = "machine_id,time,component\n"
     done = read(store, "failures", csv(tmp_path, columns), MACHINES, timezone="UTC")
-    assert (done.read, done.changed, done.version) == (0, 0, None)
+    assert (done.read, done.changed, done.version) == (0, 0, 0)
+    assert store.scan("machines/failures").collect().is_empty()
+    again = read(store, "failures", csv(tmp_path, columns), MACHINES, timezone="UTC")
+    assert (again.changed, again.version) == (0, 0)
 
 
 def test_one_value_may_be_given_to_all_rows(store, tmp_path):
