@@ -28,13 +28,19 @@ NOTHING = frozenset(
         "none",
         "null",
         "bad",
+        "bad input",
         "error",
         "invalid",
         "missing",
+        "no data",
+        "nodata",
+        "not connect",
         "undefined",
         "unknown",
+        "unavailable",
         "offline",
         "timeout",
+        "i/o timeout",
     ]
 )
 """Words that a sensor of numbers sends where it has none: a tag with no others has no states."""

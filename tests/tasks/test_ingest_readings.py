@@ -307,7 +307,7 @@ def test_words_of_a_tag_are_states_and_texts_are_left_out_and_stop_no_ingest(sto
     states = ["IDLE", "on", "Not ready"]
     rows = [f"d,{tag},2024-01-01T00:{minute:02}:00Z,{value}" for minute in range(30) for tag, value in
             (("t", minute), ("door", states[minute % 3]), ("valve", "TRUE"), ("log", f"message {minute}"),
-             ("lost", "BAD"))]  # fmt: skip
+             ("lost", ("BAD", "unavailable")[minute % 2]))]  # fmt: skip
     (tmp_path / "a.csv").write_text("device,tag,time,value\n" + "\n".join(rows))
     (done,) = ingest.fn(DEVICES, store, {"readings": str(tmp_path / "a.csv")}, {}, 4, 0.05)
     assert (done.accepted, done.rules) == (90, {"tag_of_words": 60})
