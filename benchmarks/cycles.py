@@ -3,10 +3,12 @@
     python -m benchmarks.cycles
 
 Each sensor sends every ten minutes for four weeks, of which two are learnt; nothing is ever wrong with it. In winter the
-clocks stay; in spring they change in the middle of the two weeks that are judged.
+clocks stay; in spring they change in the middle of the two weeks that are judged. Detectors are trained by the days of
+UTC, and by those of the sensors' own time zone.
 """
 
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,8 @@ ZONE = "Europe/Zurich"
 KINDS = ("office hours", "the day", "the day, less at weekends", "the day, drifting")
 
 
-def series(kind: str, seed: int, start: datetime) -> Series:
-    """One sensor of a `kind`; its noise has a standard deviation of 1."""
+def series(kind: str, seed: int, start: datetime, timezone: str) -> Series:
+    """One sensor of a `kind`, learnt by the days of `timezone`; its noise has a standard deviation of 1."""
     per_day = 24 * 60 // STEP
     times = [start + timedelta(minutes=STEP * n) for n in range(DAYS * per_day)]
     time = pl.Series("time", times, dtype=pl.Datetime("us", "UTC"))
@@ -36,7 +38,7 @@ def series(kind: str, seed: int, start: datetime) -> Series:
     readings = pl.DataFrame(
         {"device": f"{kind} {seed}", "tag": "t", "time": time, "mean": values, "shard": 0}
     )
-    return Series(f"{kind} {seed}", readings, f"{STEP}m", times[LEARNT_DAYS * per_day], [])
+    return Series(f"{kind} {seed}", readings, f"{STEP}m", times[LEARNT_DAYS * per_day], [], timezone)
 
 
 def _course(kind: str, hour: Floats, workday: NDArray[np.bool_]) -> Floats:
@@ -50,15 +52,21 @@ def _course(kind: str, hour: Floats, workday: NDArray[np.bool_]) -> Floats:
 
 
 def compared() -> list[dict[str, Any]]:
-    """A line for each kind and season: the shares called, and alarms a device and day."""
+    """A line for each kind, season and time zone of training: the shares called, and alarms a device and day."""
     lines = []
     for kind in KINDS:
-        for season, start in SEASONS.items():
-            every = [series(kind, seed, start) for seed in range(SENSORS)]
+        for (season, start), timezone in product(SEASONS.items(), ("UTC", ZONE)):
+            every = [series(kind, seed, start, timezone) for seed in range(SENSORS)]
             called, alarms = figures([(one, judged(one)) for one in every])
             shares = {name: called[name] for name in ("normal at 0.01", "at 0.001")}
             lines.append(
-                {"cycle": kind, "season": season, **shares, "alarms a device and day": alarms[_FALSE]}
+                {
+                    "cycle": kind,
+                    "season": season,
+                    "days of": timezone,
+                    **shares,
+                    "alarms a device and day": alarms[_FALSE],
+                }
             )
     return lines
 

@@ -42,6 +42,7 @@ class Series:
     interval: str
     until: datetime
     windows: list[tuple[datetime, datetime]]
+    timezone: str = "UTC"
 
 
 def folder() -> Path:
@@ -105,7 +106,7 @@ def _series(device: str, rows: pl.DataFrame, interval: str, learnt: int) -> Seri
 
 def judged(series: Series) -> pl.DataFrame:
     """The rows that the scenario publishes for all hours after what is learnt, with `is_alarm`."""
-    options = Options.of({"interval": series.interval, "alpha": ALPHA})
+    options = Options.of({"interval": series.interval, "timezone": series.timezone, "alpha": ALPHA})
     readings, first = series.readings.lazy(), series.readings["time"].min()
     assert isinstance(first, datetime)
     model = trained(

@@ -25,6 +25,7 @@ from models.devices.hours import first_split
 from models.devices.options import moment_of
 from models.devices.scenario import DEVICES
 from models.scenario import AsOf
+from models.times import local_timezone
 from tasks.ingest.fixed_options import settled
 from tasks.ingest.sources import small_table
 from tasks.registry import bundles
@@ -112,7 +113,7 @@ def train(
     return _train(open_store(store), as_of, options, reason, budget)
 
 
-tune = tuning.flow_of(DEVICES, lambda store: {"interval": settled(DEVICES, store)["interval"]})
+tune = tuning.flow_of(DEVICES, lambda store: _of_store(store))
 
 
 @limited(SCORING, name="devices-score", task_runner=task_runner())
@@ -340,8 +341,12 @@ def _ingesting(
 def _train(
     store: Store, as_of: AsOf | None, options: Mapping[str, Any], reason: str | None = None, budget: int = 0
 ) -> Any:
-    interval = settled(DEVICES, store)["interval"]
-    return train_for(reason, budget, DEVICES, store, as_of, {"interval": interval, **options})
+    return train_for(reason, budget, DEVICES, store, as_of, {**_of_store(store), **options})
+
+
+def _of_store(store: Store) -> dict[str, str]:
+    """What every training is told: the interval of the readings, and the time zone of their days."""
+    return {"interval": settled(DEVICES, store)["interval"], "timezone": local_timezone().key}
 
 
 def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:

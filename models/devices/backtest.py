@@ -56,7 +56,7 @@ def part_of_shard(
     parts = []
     for grid in panel.only(sample).grids(options.cells):
         grid, known = conversion.beforehand(grid, kinds)
-        past = Grid(grid.keys, grid.values[:, :-held_out], grid.start, grid.interval)
+        past = replace(grid, values=grid.values[:, :-held_out])
         normal = replace(grid, values=np.where(in_faults(grid, faults), np.nan, grid.values))
         frames = fit_grid(past, options, sample, faults, known) | {"readings": _readings(normal, held_out)}
         parts.append({_PREFIX + name: frame for name, frame in frames.items()})

@@ -32,6 +32,7 @@ class Grid:
     values: Floats
     start: datetime
     interval: timedelta
+    timezone: str = "UTC"
 
     @property
     def intervals(self) -> int:
@@ -45,9 +46,14 @@ class Grid:
 
     @property
     def phase(self) -> Floats:
-        """Time of day of each column, 0 at midnight UTC and 1 at the next."""
-        per_day = DAY // self.interval
-        return (self.index % per_day) / per_day
+        """Time of day of each column in `timezone`, 0 at midnight and 1 at the next."""
+        if self.timezone == "UTC":
+            per_day = DAY // self.interval
+            return (self.index % per_day) / per_day
+        clock = self.times.dt.convert_time_zone(self.timezone).dt
+        return (
+            clock.hour().cast(pl.Float64) / 24 + clock.minute() / 1440 + clock.second() / 86400
+        ).to_numpy()
 
     @property
     def times(self) -> pl.Series:
@@ -77,6 +83,7 @@ class Panel:
     start: datetime
     columns: int
     interval: timedelta
+    timezone: str = "UTC"
 
     def grids(self, cells: int) -> Iterator[Grid]:
         """Grids of at most about `cells` cells, all sensors of a device in one; keys in their order."""
@@ -90,7 +97,7 @@ class Panel:
             values = np.full((after - first, self.columns), np.nan)
             begin, end = np.searchsorted(row, [first, after])
             values[row[begin:end] - first, column[begin:end]] = mean[begin:end]
-            yield Grid(self.keys[first:after], values, self.start, self.interval)
+            yield Grid(self.keys[first:after], values, self.start, self.interval, self.timezone)
             first = after
 
     def only(self, keys: pl.DataFrame) -> "Panel":
@@ -103,11 +110,17 @@ class Panel:
 
 
 def panel_of(
-    readings: pl.LazyFrame, keys: pl.DataFrame, start: datetime, end: datetime, interval: timedelta
+    readings: pl.LazyFrame,
+    keys: pl.DataFrame,
+    start: datetime,
+    end: datetime,
+    interval: timedelta,
+    timezone: str = "UTC",
 ) -> Panel:
     """Readings (device, tag, time, mean) of `keys` from `start` up to, not including, `end`.
 
-    Readings of other sensors and other times are left out. Every key has a row, also without any reading.
+    Days begin at midnight in `timezone`. Readings of other sensors and other times are left out. Every key has a row,
+    also without any reading.
     """
     ordered = keys.select(*KEY).unique().sort(*KEY)
     step = interval // timedelta(microseconds=1)
@@ -122,7 +135,7 @@ def panel_of(
         .sort("row")
         .collect()
     )
-    return Panel(ordered, cells, start, (end - start) // interval, interval)
+    return Panel(ordered, cells, start, (end - start) // interval, interval, timezone)
 
 
 def grid_of(

@@ -69,7 +69,7 @@ def interchange(model: Model) -> Interchange:
 
 def _intervals(model: Model, params: pl.DataFrame) -> NDArray[np.int64]:
     """The interval of each sensor's windows in seconds: the store's, times its pace."""
-    step = Options.of({"interval": model.settings["interval"]}).step
+    step = Options.of(model.options).step
     paces = paces_in(model.frames, params)["pace"].to_numpy()
     return paces * int(step.total_seconds())
 
@@ -142,7 +142,7 @@ def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
     `rows` has `device`, `tag`, `time` (UTC, the start of the interval) and `mean`. The first 60 intervals are
     what the detectors look back at, and have rows of their own all the same: they are scored by what is before them.
     """
-    options = Options.of({"interval": model.settings["interval"]})
+    options = Options.of(model.options)
     keys = rows.select(*KEY).unique().sort(*KEY)
     first, last = rows["time"].min(), rows["time"].max()
     until = last + options.step  # type: ignore[operator]

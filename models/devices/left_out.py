@@ -5,6 +5,8 @@ what the sensor shows otherwise, exactly the same each time: a well-known code, 
 again for a single interval. Where training finds one, it counts as a missing reading, in training and in scoring.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -66,7 +68,7 @@ def without(grid: Grid, sentinels: list[list[float]]) -> Grid:
     for s, codes in enumerate(sentinels):
         if codes:
             values[s, np.isin(values[s], codes)] = np.nan
-    return Grid(grid.keys, values, grid.start, grid.interval)
+    return replace(grid, values=values)
 
 
 def in_faults(grid: Grid, faults: pl.DataFrame) -> NDArray[np.bool_]:

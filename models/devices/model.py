@@ -42,6 +42,11 @@ class Model:
             )
         return cls(frames, settings)
 
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of the training that scoring has to have, too; a bundle of before has the days of UTC."""
+        return {"interval": self.settings["interval"], "timezone": self.settings.get("timezone", "UTC")}
+
     def within(self, devices: pl.DataFrame) -> "Model":
         """The part of the model that is about `devices` (one column, `device`)."""
         kept = {

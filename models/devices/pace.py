@@ -71,7 +71,7 @@ def panels(
         step = options.step * int(pace)
         known = readings.filter(pl.col("time") >= start, pl.col("time") < end)
         known = known if pace == 1 else at_pace(known, step)
-        yield panel_of(known, keys.select(KEY), floor(start, step), end, step)
+        yield panel_of(known, keys.select(KEY), floor(start, step), end, step, options.timezone)
 
 
 def at_pace(readings: pl.LazyFrame, step: timedelta) -> pl.LazyFrame:

@@ -189,7 +189,7 @@ class Devices(
         unseen = backtest.filter(pl.col("time") >= moment_of(trained_as_of))
         if unseen.is_empty() or "backtest_readings" not in parts:
             return None
-        options = Options.of({"interval": model.settings["interval"]})
+        options = Options.of(model.options)
         theirs = backtests.predicted(model, parts["backtest_readings"].collect(), options)
         row = [*KEY, "time", "injected"]
         theirs = theirs.join(unseen, on=row, how="semi")
@@ -217,7 +217,7 @@ class Devices(
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> Scores:
-        chosen = Options.of({**options, "interval": model.settings["interval"]})
+        chosen = Options.of({**options, **model.options})
         until = moment_of(as_of)
         faults = training.labelled_faults(tables, until)
         return scoring.score(model, tables["readings"], keys, until, chosen, faults)

@@ -166,7 +166,7 @@ def _at_pace(
     recent = readings.filter(pl.col("time") >= start, pl.col("time") < until)
     recent = recent.join(keys.lazy().select("device").unique(), on="device", how="semi")
     paced = recent if pace == 1 else at_pace(recent, step).collect().lazy()
-    panel = panel_of(paced, _sensors(model, keys), start, ceiling(until, step), step)
+    panel = panel_of(paced, _sensors(model, keys), start, ceiling(until, step), step, options.timezone)
     for grid in panel.grids(options.cells):
         devices = grid.keys.select("device").unique()
         wanted = keys.join(devices, on="device", how="semi")

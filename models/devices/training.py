@@ -190,7 +190,7 @@ def fit_grid(
 def _fit_own(grid: Grid, part: NDArray[np.bool_], kind: pl.Series) -> _Own:
     chosen = kind.replace_strict(BASELINE_OF, default=-1, return_dtype=pl.Int8).to_numpy()
     fitted = robust.fit(grid, part, chosen)
-    clean = Grid(grid.keys, fitted.clean, grid.start, grid.interval)
+    clean = replace(grid, values=fitted.clean)
     scores, _ = robust.score_of(clean, fitted)
     expected = robust.expected_of(clean, clean.values, fitted.baseline, fitted.profile)
     units = (clean.values - expected) / fitted.scales.scale[:, None]
@@ -246,7 +246,8 @@ def _joint(own: _Own, frames: dict[str, pl.DataFrame]) -> _Scored:
 
 def files_of(parts: Mapping[str, pl.DataFrame], options: Options) -> dict[str, File]:
     """The files of a bundle from the parts of all shards, each sorted by its key."""
-    files: dict[str, File] = {"settings": {"interval": options.interval, "detector": options.detector}}
+    settings = {name: getattr(options, name) for name in ("interval", "timezone", "detector")}
+    files: dict[str, File] = {"settings": settings}
     for name in ("sensors", "robust", "discrete", *DETECTORS, "joint"):
         if name in parts:
             frame = parts[name]

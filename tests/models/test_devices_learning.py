@@ -36,15 +36,16 @@ def readings_of(values, interval):
     )
 
 
-def trained_on(values, interval="1m", labels=None):
-    options = Options.of({"interval": interval})
+def trained_on(values, interval="1m", labels=None, timezone="UTC"):
+    given = {"interval": interval, "timezone": timezone}
+    options = Options.of(given)
     tables = {"readings": readings_of(values, options.step).lazy()}
     if labels is not None:
         tables["labels"] = labels.lazy()
     as_of = START + len(values) * options.step
-    context = DEVICES.context(tables, as_of, {"interval": interval})
-    parts = DEVICES.prepare_shard(tables, context, as_of, {"interval": interval})
-    return DEVICES.fit({n: f.lazy() for n, f in parts.items()}, context, as_of, {"interval": interval})
+    context = DEVICES.context(tables, as_of, given)
+    parts = DEVICES.prepare_shard(tables, context, as_of, given)
+    return DEVICES.fit({n: f.lazy() for n, f in parts.items()}, context, as_of, given)
 
 
 def called_after(past, now, interval="1m", labels=None):
@@ -281,3 +282,22 @@ def test_a_quantity_read_in_coarse_steps_has_few_values_and_is_one_of_the_joint_
     first = START + 1440 * minute
     found = score_span(model, rows, wanted, first, first + 60 * minute, Options.of({})).rows
     assert found["is_anomaly"].all()
+
+
+@pytest.mark.parametrize(("timezone", "least", "most"), [("UTC", 1.0, 2.0), ("Europe/Zurich", 0.0, 0.2)])
+def test_the_cycle_of_the_day_follows_the_clocks_of_its_time_zone(timezone, least, most):
+    step, known = timedelta(minutes=10), (datetime(2026, 3, 29, tzinfo=UTC) - START) // timedelta(minutes=10)
+    times = pl.Series([START + n * step for n in range(known + 2 * 144)], dtype=pl.Datetime("us", "UTC"))
+    local = times.dt.convert_time_zone("Europe/Zurich").dt
+    course = 5 * np.sin(2 * np.pi * (local.hour() + local.minute() / 60).to_numpy() / 24)
+    values = course + np.random.default_rng(1).normal(size=len(course)) / 5
+    trained = trained_on(values[:known], "10m", timezone=timezone)
+    keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
+    tables = {"readings": readings_of(values, step).lazy()}
+    monday = datetime(2026, 3, 30, tzinfo=UTC)
+    rows = pl.concat(
+        DEVICES.score(DEVICES.load(trained.files), tables, {}, keys, monday + hour * HOUR, {}).rows
+        for hour in range(1, 25)
+    )
+    error = np.abs(rows.sort("time")["expected"].to_numpy() - course[-144:])
+    assert least < error.max() < most
