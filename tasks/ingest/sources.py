@@ -167,9 +167,12 @@ def rename(
             missing = f"column '{column}' is missing" + (f" (mapped from '{hint}')" if hint else "")
             others = [name for name in found if name not in needed]
             likely = others[0] if len(others) == 1 else "NAME_IN_THE_FILE"
+            ways = [f"map it with --column {column}={likely}"] if others else []
+            if len(others) != 1:
+                ways.append(f"give all rows one value with --column {column}==VALUE")
+            way = ", or ".join(ways)
             raise SourceError(
-                f"{source.name}: {missing}. Found: {', '.join(found)}.\n"
-                f"Map it with --column {column}={likely}, or give all rows one value with --column {column}==VALUE."
+                f"{source.name}: {missing}. Found: {', '.join(found)}.\n{way[0].upper()}{way[1:]}."
             )
     kept = [name for name in found if name in taken or name not in applied]
     columns = [pl.col(name).alias(new) for name in kept for new in taken.get(name, [name])]
