@@ -13,7 +13,7 @@ import polars as pl
 from models.sales import assortment
 from models.sales.events import Events
 from models.sales.neighbours import PRICE
-from models.sales.panel import Panel, Shared, mean, panel_of
+from models.sales.panel import Panel, Shared, mean, panel_of, ratio
 from models.sales.promotions import FLAGGED, Others, Promotions, others, promotions
 from models.sales.seasons import YEAR, from_easter, year_before
 
@@ -178,7 +178,7 @@ def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarr
     weeks = np.where(moves & (0 <= of_easter <= origin), of_easter, at)
     units, sku, of_key = view.panel.units, view.sku.units, view.sku_of_key
     around = slice(max(0, at - SEASON_WEEKS), min(at + SEASON_WEEKS, origin) + 1)
-    of_sku = mean(units[around]) * _ratio(sku[weeks, of_key], mean(sku[around])[of_key])
+    of_sku = mean(units[around]) * ratio(sku[weeks, of_key], mean(sku[around])[of_key])
     own = units[weeks, np.arange(len(weeks))]
     own, theirs = to_log(np.maximum(own, 0.0), level), to_log(np.maximum(of_sku, 0.0), level)
     theirs = np.clip(theirs, own - APART, own + APART)
@@ -222,17 +222,10 @@ def _growth(units: np.ndarray, origin: int, weeks: int) -> np.ndarray:
         return np.ones(units.shape[1])
     now, before = units[first : origin + 1], units[first - weeks : origin + 1 - weeks]
     both = np.isfinite(now) & np.isfinite(before)
-    ratio = _ratio(mean(np.where(both, now, np.nan)), mean(np.where(both, before, np.nan)))
+    grown = ratio(mean(np.where(both, now, np.nan)), mean(np.where(both, before, np.nan)))
     believed = GROWTH_SHARE * both.sum(axis=0) / GROWTH_WEEKS
-    known = np.isfinite(ratio) & (ratio > 0)
-    return np.where(
-        known, np.clip(np.where(known, ratio, 1.0), 1 / MOST_GROWTH, MOST_GROWTH) ** believed, 1.0
-    )
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole`, NaN where the whole is not positive."""
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    grown = np.where(np.isfinite(grown) & (grown > 0), grown, 1.0)
+    return np.clip(grown, 1 / MOST_GROWTH, MOST_GROWTH) ** believed
 
 
 def _effects(view: View, origin: int, level: np.ndarray, sku_level: np.ndarray) -> dict[str, np.ndarray]:
@@ -252,19 +245,19 @@ def _effects_of(
     panel: Panel, known: Promotions, origin: int, level: np.ndarray, prior: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     past = slice(max(0, origin + 1 - 2 * YEAR), origin + 1)
-    ratio = to_log(panel.units[past], level)
+    relative = to_log(panel.units[past], level)
     promoted = {f"effect_{name}": values[past] >= FLAGGED for name, values in known.flags.items()}
     if known.depth is not None:
         promoted["effect_deep"] = known.depth[past] >= DEEP
     found = {}
     for name, weeks in promoted.items():
-        values = np.where(weeks, ratio, np.nan)
+        values = np.where(weeks, relative, np.nan)
         count = np.isfinite(values).sum(axis=0)
         expected = prior.get(name, 0.0)
         found[name] = (np.nan_to_num(mean(values)) * count + expected * PRIOR_WEEKS) / (count + PRIOR_WEEKS)
     if known.depth is not None:
-        both = np.isfinite(known.depth[past]) & np.isfinite(ratio)
-        x, y = (np.where(both, values, np.nan) for values in (known.depth[past], ratio))
+        both = np.isfinite(known.depth[past]) & np.isfinite(relative)
+        x, y = (np.where(both, values, np.nan) for values in (known.depth[past], relative))
         x, y, count = x - mean(x), y - mean(y), both.sum(axis=0)
         weight = PRIOR_WEEKS * DEEP**2
         along = np.nan_to_num(mean(x * y)) * count + weight * prior.get("elasticity", 0.0)

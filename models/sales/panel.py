@@ -89,9 +89,12 @@ class Shared:
 def mean(values: np.ndarray) -> np.ndarray:
     """Mean over weeks (the first axis) of what is known; NaN where nothing is."""
     known = np.isfinite(values)
-    count = known.sum(axis=0)
-    total = sum_of_weeks(np.where(known, values, 0.0))
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return ratio(sum_of_weeks(np.where(known, values, 0.0)), known.sum(axis=0))
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole`, NaN where the whole is not positive."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
 
 def sum_of_weeks(values: np.ndarray) -> np.ndarray:

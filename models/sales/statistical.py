@@ -49,10 +49,9 @@ import numpy as np
 import polars as pl
 
 from models.sales.options import quantile_column
-from models.sales.panel import Panel, mean, sum_of_weeks
+from models.sales.panel import KEY, Panel, mean, ratio, sum_of_weeks
+from models.sales.seasons import YEAR
 
-KEY = ("sku", "store")
-YEAR = 52
 ENOUGH_WEEKS = 12
 FORGETTING = 0.1
 RIDGE_WEEKS = 10.0
@@ -96,7 +95,7 @@ class _Logs:
         """Mean over the finite values of a SKU's keys, shape (weeks, SKUs); NaN where there is none."""
         known = np.isfinite(values)
         total = np.add.reduceat(np.where(known, values, 0.0), self.starts, axis=1)
-        return _ratio(total, np.add.reduceat(known.astype(float), self.starts, axis=1))
+        return ratio(total, np.add.reduceat(known.astype(float), self.starts, axis=1))
 
     def regression(self, betas: Arrays) -> np.ndarray:
         """`x @ beta`, shape of the regressors; `betas` by covariate, one value per SKU."""
@@ -251,11 +250,6 @@ def better(
         error=(trust * pl.col("noise") + (1 - trust) ** 2 * of_mean).sqrt(),
     )
     return keys.filter(pl.col("gain") > margin, pl.col("gain") > pl.col("error")).sort(KEY)
-
-
-def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """`total / count`, NaN where the count is zero."""
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
 def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
@@ -451,7 +445,7 @@ def _state(logs: _Logs, rest: np.ndarray, noise: np.ndarray, drift: np.ndarray) 
         known = np.isfinite(value)
         total = (1 - FORGETTING) * total + np.where(known, value, 0.0)
         weight = (1 - FORGETTING) * weight + known
-        effect[at] = _ratio(total, weight)
+        effect[at] = ratio(total, weight)
     return _State(level, effect, residual)
 
 
@@ -461,8 +455,8 @@ def _own_variance(logs: _Logs, residual: np.ndarray) -> np.ndarray:
     squares = (recent - mean(recent)) ** 2
     known = np.isfinite(squares)
     total, weeks = sum_of_weeks(np.where(known, squares, 0.0)), known.sum(axis=0)
-    usual = _ratio(np.add.reduceat(total, logs.starts), np.add.reduceat(weeks, logs.starts))[logs.sku]
-    return np.where(usual > 1e-12, (_ratio(total, usual) + KEY_WEEKS) / (weeks + KEY_WEEKS), 1.0)
+    usual = ratio(np.add.reduceat(total, logs.starts), np.add.reduceat(weeks, logs.starts))[logs.sku]
+    return np.where(usual > 1e-12, (ratio(total, usual) + KEY_WEEKS) / (weeks + KEY_WEEKS), 1.0)
 
 
 def _spread(
