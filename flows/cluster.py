@@ -36,9 +36,6 @@ _SCHEMA = "almanac-schema.txt"
 """The file in PREFECT_HOME that says which tables the database had when a server had last brought it up to date."""
 _OTHER_DATABASE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 
-LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-"""Of a worker process. Ctrl-C on a terminal reaches every process of the group: workers leave it to the run, which ends
-them. One that ended by itself would be waited for."""
 
 DASK_SETTINGS = {
     "distributed.deploy.lost-worker-timeout": "1h",
@@ -97,7 +94,7 @@ def local_or_named() -> Iterator[object]:
             security=True,
             dashboard_address="127.0.0.1:0",
             memory_limit=0,
-            preload=[LEAVE_INTERRUPTS],
+            preload=["flows._in_worker"],
             env={**os.environ, **WORKER_ENVIRONMENT},
             silence_logs="ERROR",
         ) as cluster,
