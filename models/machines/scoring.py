@@ -144,8 +144,8 @@ def _telemetry(rows: pl.DataFrame, model: Model, telemetry: pl.LazyFrame) -> pl.
     """
     longest = max((f.hours or 0 for f in model.features if f.kind == "sensor"), default=0)
     hours = longest or max(model.options.windows_hours)
-    means = {s: pl.col(f"{s}_mean_{longest}h") for s in model.vocabulary.sensors if longest}
-    quiet = [s for s, mean in means.items() if rows.select(mean.has_nulls()).item()]
+    means = {s: f"{s}_mean_{longest}h" for s in model.vocabulary.sensors if longest}
+    quiet = [s for s, mean in means.items() if rows[mean].has_nulls()]
     began = (
         telemetry.join(rows.lazy().select("machine_id").unique(), on="machine_id", how="semi")
         .group_by("machine_id")
@@ -153,7 +153,8 @@ def _telemetry(rows: pl.DataFrame, model: Model, telemetry: pl.LazyFrame) -> pl.
     )
     rows = rows.lazy().join(began, on="machine_id", how="left", maintain_order="left").collect()
     silent = [
-        pl.when(means[s].is_null() & (pl.col(f"{s}|began") <= pl.col("time"))).then(pl.lit(s)) for s in quiet
+        pl.when(pl.col(means[s]).is_null() & (pl.col(f"{s}|began") <= pl.col("time"))).then(pl.lit(s))
+        for s in quiet
     ]
     missing = pl.concat_list(silent).list.drop_nulls().list.join(", ") if silent else pl.lit("")
     return rows.select(pl.col("readings"), missing.alias("missing")).select(

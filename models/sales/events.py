@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from models.errors import ContractError
-from models.sales.panel import Panel, mean, sum_of_weeks
+from models.sales.panel import OFFSET, Panel, mean, sum_of_weeks
 from models.scenario import Frames
 
 BEFORE, AFTER = 13, 7
@@ -23,8 +23,6 @@ LONGEST = 104
 """Weeks of the longest horizon."""
 PRIOR_WEEKS = 0.5
 """Weeks without an effect that each effect is mixed with."""
-OFFSET = 0.1
-"""Added to units relative to the weeks around them before the logarithm, so that zero has one."""
 
 
 def events(tables: Frames, calendars: Sequence[str], first: date, last: date) -> pl.DataFrame:

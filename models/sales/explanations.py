@@ -31,7 +31,7 @@ from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.model import Model, aligned, middle_of
 from models.sales.neighbours import PRICE, store_attributes
 from models.sales.options import Options, quantile_column
-from models.sales.panel import KEY, Panel, known_covariates
+from models.sales.panel import KEY, OFFSET, Panel, known_covariates
 from models.sales.promotions import FLAGGED, PRICE_OTHERS, with_prices_of_others
 from models.scenario import Frames
 
@@ -49,7 +49,7 @@ KEYS_ON_PAGE = 40
 MOST = 3
 LEAST = 0.02
 """Groups that move the forecast less than this, in logs, are no reason."""
-_USUAL = float(np.log(1 + features.OFFSET))
+_USUAL = float(np.log(1 + OFFSET))
 """The level on the log scale."""
 _MEMBERS = {POOLED: (POOLED,), BLEND: (POOLED, STATISTICAL), **contest.PLANNED, **contest.MEMBERS}
 ABOUT = {
@@ -251,7 +251,7 @@ def _of_own(
         group = GROUPS.index(group_of(name, list(told.covariates), model.flags))
         found[:, group] += parts[name].to_numpy().astype(float) - (np.log1p(level) if name == "base" else 0.0)
     here, there = np.log1p(units) - np.log1p(level), features.to_log(units, level) - _USUAL
-    same = (1 + level) / ((1 + features.OFFSET) * level)
+    same = (1 + level) / ((1 + OFFSET) * level)
     stretch = np.divide(there, here, out=same, where=np.abs(here) > 1e-9)
     return found * stretch[:, None]
 
@@ -267,7 +267,7 @@ def _in_units(done: pl.DataFrame, logs: np.ndarray, middle: str) -> pl.DataFrame
     """Key, week, rung, level, groups in units and median of each row."""
     level, median = done["level"].to_numpy(), done[middle].to_numpy()
     total = logs.sum(axis=1)
-    same = (1 + features.OFFSET) * level
+    same = (1 + OFFSET) * level
     unit = np.divide(median - level, total, out=same, where=np.abs(total) > 1e-9)
     columns = [pl.Series(group, logs[:, at] * unit, nan_to_null=True) for at, group in enumerate(GROUPS)]
     return done.select(*KEY, "week", "rung", "level", *columns, pl.Series("median", median))
@@ -318,7 +318,7 @@ def in_words(group: str, row: Mapping[str, Any], flags: Sequence[str]) -> str:
     if group == "other_skus":
         return _compared("prices of other SKUs", np.expm1(float(row.get("others_moved", np.nan))), "usual")
     if group == "trend":
-        recent = np.exp(float(row.get("all_4", np.nan))) - features.OFFSET - 1
+        recent = np.exp(float(row.get("all_4", np.nan))) - OFFSET - 1
         return _compared("last 4 weeks", float(recent), "the level")
     if group == "season":
         return f"season, week {row['week_of_year']:.0f}"

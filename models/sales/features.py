@@ -13,7 +13,7 @@ import polars as pl
 from models.sales import assortment
 from models.sales.events import Events
 from models.sales.neighbours import PRICE
-from models.sales.panel import Panel, Shared, mean, panel_of, ratio
+from models.sales.panel import OFFSET, Panel, Shared, mean, panel_of, ratio
 from models.sales.promotions import FLAGGED, Others, Promotions, others, promotions
 from models.sales.seasons import YEAR, from_easter, year_before
 
@@ -23,8 +23,6 @@ LEVEL_WEEKS = 26
 NEW_WEEKS = 26
 INTERMITTENT_SHARE = 1 / 1.32
 """Below this share of weeks with sales, demand is intermittent (Syntetos, Boylan & Croston 2005, JORS 56)."""
-OFFSET = 0.1
-"""Added to units relative to the level before the logarithm, so that zero has one."""
 PRIOR_WEEKS = 4.0
 """Weeks of the SKU's effect that are mixed into what promotions did to a key before."""
 OWN_SHARE = 0.6

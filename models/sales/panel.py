@@ -19,6 +19,8 @@ KEY = ("sku", "store")
 IMPLAUSIBLE, PLAUSIBLE_WEEKS = 50.0, 8
 IMPLAUSIBLE_EARLY, LEAST_WEEKS = 1000.0, 3
 """For the first `PLAUSIBLE_WEEKS` weeks of a key, of which there have to be `LEAST_WEEKS`."""
+OFFSET = 0.1
+"""Added to units relative to a usual week before the logarithm, so that zero has one."""
 IN_STOCK, ENOUGH_STOCK = "in_stock", 0.9
 """The column of the history that says in what share of a week a SKU could be bought, and the least share that counts."""
 NOT_COVARIATES = frozenset({"sku", "store", "week", "units", "shard", IN_STOCK})
