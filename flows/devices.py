@@ -47,6 +47,7 @@ def ingest(
     limits: str | None = None,
     labels: str | None = None,
     kinds: str | None = None,
+    sites: str | None = None,
     tolerance_seconds: Annotated[float, Field(ge=0)] = 300,
     column: list[str] | None = None,
     max_bad_share: Share = 0.05,
@@ -69,6 +70,7 @@ def ingest(
         labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag where it is one's.
         kinds: What kind of sensor a tag is, where training takes it for another: tag, kind (counter, angle, state, level,
             daily, levels, wanders or varies), and device where they differ.
+        sites: The time zone of each device, whose days its cycles follow: device, timezone, and site if it has a name.
         tolerance_seconds: Seconds that a reading may be ahead of the clock.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
@@ -77,12 +79,12 @@ def ingest(
             are well now leave it.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    if source is None and labels is None and kinds is None:
+    sources = {"readings": source, "labels": labels, "kinds": kinds, "sites": sites}
+    if not any(sources.values()):
         raise ParameterError(
-            "There is nothing to read. Expected --source, --labels or --kinds, or several of them."
+            "There is nothing to read. Expected --source, --labels, --kinds or --sites, or several of them."
         )
     options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds) | {"again": again}
-    sources = {"readings": source, "labels": labels, "kinds": kinds}
     return ingest_sources(DEVICES, open_store(store), sources, column or [], shards, max_bad_share, options)
 
 
@@ -184,6 +186,7 @@ def run(
     limits: str | None = None,
     labels: str | None = None,
     kinds: str | None = None,
+    sites: str | None = None,
     tolerance_seconds: Annotated[float, Field(ge=0)] = 300,
     column: list[str] | None = None,
     max_bad_share: Share = 0.05,
@@ -208,6 +211,7 @@ def run(
         labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag where it is one's.
         kinds: What kind of sensor a tag is, where training takes it for another: tag, kind (counter, angle, state, level,
             daily, levels, wanders or varies), and device where they differ.
+        sites: The time zone of each device, whose days its cycles follow: device, timezone, and site if it has a name.
         tolerance_seconds: Seconds that a reading may be ahead of the clock.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
@@ -220,7 +224,7 @@ def run(
     """
     opened = open_store(store)
     options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds)
-    sources = {"readings": source, "labels": labels, "kinds": kinds}
+    sources = {"readings": source, "labels": labels, "kinds": kinds, "sites": sites}
     read = ingest_sources(DEVICES, opened, sources, column or [], shards, max_bad_share, options)
     if reading.dry_run:
         return read
@@ -271,26 +275,42 @@ def label(
 
 @limited(BY_HAND, name="devices-mute")
 def mute(
-    device: str,
     start: Moment,
     end: Moment,
+    device: str | None = None,
+    site: str | None = None,
     tag: str = JOINT_TAG,
     reason: str = "maintenance",
     by: str | None = None,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Raise no alarm of a device for a time, such as during maintenance. Its readings are scored as ever.
+    """Raise no alarm of a device or site for a time, such as during maintenance. Its readings are scored as ever.
 
     Args:
-        device: The device.
         start: From when; times without an offset are UTC.
         end: Until when.
+        device: The device.
+        site: A site that `ingest --sites` named, for all devices that are at it now.
         tag: The tag; default: all of the device's.
         reason: Why, for those who read it later.
         by: Who wants it; default: the user of this computer.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    return _keep(open_store(store), _said(device, tag, start, end, MUTED), reason, by)
+    opened = open_store(store)
+    if (device is None) == (site is None):
+        raise ParameterError("Expected --device or --site, one of them.")
+    devices = [device] if site is None else _at_site(opened, site)
+    return _keep(opened, pl.concat(_said(one, tag, start, end, MUTED) for one in devices), reason, by)
+
+
+def _at_site(store: Store, site: str) -> list[str]:
+    table = f"{DEVICES.name}/sites"
+    known = store.scan(table).collect() if store.version(table) is not None else pl.DataFrame({"site": []})
+    devices = known.filter(pl.col("site") == site)
+    if devices.is_empty():
+        names = ", ".join(known["site"].drop_nulls().unique().sort()) or "none"
+        raise ParameterError(f"--site is '{site}'. Expected one that ingest --sites named: {names}.")
+    return devices["device"].sort().to_list()
 
 
 def _of_incident(store: Store, name: str) -> pl.DataFrame:
@@ -345,7 +365,7 @@ def _train(
 
 
 def _of_store(store: Store) -> dict[str, str]:
-    """What every training is told: the interval of the readings, and the time zone of their days."""
+    """What every training is told: the interval of the readings, and the time zone of devices without a site."""
     return {"interval": settled(DEVICES, store)["interval"], "timezone": local_timezone().key}
 
 

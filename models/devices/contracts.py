@@ -6,6 +6,7 @@ Raw readings are never stored as such: the good ones are aggregated to intervals
 
 from datetime import datetime, timedelta
 from typing import NamedTuple
+from zoneinfo import available_timezones
 
 import polars as pl
 
@@ -88,6 +89,18 @@ class Kinds(dy.Schema):
     @dy.rule()
     def kind_is_known(cls) -> pl.Expr:  # noqa: N805
         return pl.col("kind").is_in(KINDS)
+
+
+class Sites(dy.Schema):
+    """The site that a device is at, and the time zone whose days the cycles of its sensors follow."""
+
+    device = dy.String(min_length=1)
+    site = dy.String(nullable=True)
+    timezone = dy.String(min_length=1)
+
+    @dy.rule()
+    def timezone_is_known(cls) -> pl.Expr:  # noqa: N805
+        return pl.col("timezone").is_in(available_timezones())
 
 
 FAULT, FALSE_ALARM, NEW_NORMAL, MUTED = "fault", "false_alarm", "new_normal", "muted"

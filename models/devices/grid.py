@@ -76,28 +76,34 @@ class Grid:
 
 @dataclass(frozen=True)
 class Panel:
-    """Readings of many sensors, not yet laid out: `row` (rising), `column` and `mean` of each reading."""
+    """Readings of many sensors, not yet laid out: `row` (rising), `column` and `mean` of each reading.
+
+    `keys` are in the order of their `timezone`, device and tag.
+    """
 
     keys: pl.DataFrame
     cells: pl.DataFrame
     start: datetime
     columns: int
     interval: timedelta
-    timezone: str = "UTC"
 
     def grids(self, cells: int) -> Iterator[Grid]:
-        """Grids of at most about `cells` cells, all sensors of a device in one; keys in their order."""
+        """Grids of at most about `cells` cells and one time zone, all sensors of a device in one; keys in their order."""
         size = max(1, cells // max(1, self.columns))
         row, column, mean = (self.cells[name].to_numpy() for name in ("row", "column", "mean"))
-        last_of_device = np.flatnonzero(self.keys["device"].ne_missing(self.keys["device"].shift(-1)))
+        zones = self.keys["timezone"]
+        last_of_zone, last_of_device = (
+            np.flatnonzero(names.ne_missing(names.shift(-1))) for names in (zones, self.keys["device"])
+        )
         first = 0
         while first < self.keys.height:
-            inside = last_of_device[(last_of_device >= first) & (last_of_device < first + size)]
+            most = min(first + size - 1, int(last_of_zone[last_of_zone >= first][0]))
+            inside = last_of_device[(last_of_device >= first) & (last_of_device <= most)]
             after = int(inside[-1] if len(inside) else last_of_device[last_of_device >= first][0]) + 1
             values = np.full((after - first, self.columns), np.nan)
             begin, end = np.searchsorted(row, [first, after])
             values[row[begin:end] - first, column[begin:end]] = mean[begin:end]
-            yield Grid(self.keys[first:after], values, self.start, self.interval, self.timezone)
+            yield Grid(self.keys[first:after].select(*KEY), values, self.start, self.interval, zones[first])
             first = after
 
     def only(self, keys: pl.DataFrame) -> "Panel":
@@ -106,7 +112,7 @@ class Panel:
         kept = place.select(pl.col("old").cast(pl.Int64).alias("row"), pl.col("new").cast(pl.Int64))
         cells = self.cells.join(kept, on="row", how="inner").sort("new")
         cells = cells.select(pl.col("new").alias("row"), "column", "mean")
-        return replace(self, keys=place.select(*KEY), cells=cells)
+        return replace(self, keys=place.select(self.keys.columns), cells=cells)
 
 
 def panel_of(
@@ -115,14 +121,13 @@ def panel_of(
     start: datetime,
     end: datetime,
     interval: timedelta,
-    timezone: str = "UTC",
 ) -> Panel:
     """Readings (device, tag, time, mean) of `keys` from `start` up to, not including, `end`.
 
-    Days begin at midnight in `timezone`. Readings of other sensors and other times are left out. Every key has a row,
-    also without any reading.
+    Days begin at midnight in the `timezone` of the device, a column that `keys` may have, or UTC. Readings of other
+    sensors and other times are left out. Every key has a row, also without any reading.
     """
-    ordered = keys.select(*KEY).unique().sort(*KEY)
+    ordered = with_timezone(keys, keys, "UTC").unique().sort("timezone", *KEY)
     step = interval // timedelta(microseconds=1)
     found = readings.filter(pl.col("time") >= start, pl.col("time") < end).select(*KEY, "time", "mean")
     cells = (
@@ -135,7 +140,16 @@ def panel_of(
         .sort("row")
         .collect()
     )
-    return Panel(ordered, cells, start, (end - start) // interval, interval, timezone)
+    return Panel(ordered, cells, start, (end - start) // interval, interval)
+
+
+def with_timezone(keys: pl.DataFrame, zones: pl.DataFrame | None, otherwise: str) -> pl.DataFrame:
+    """`keys` (device, tag) with the `timezone` that `zones` (device, timezone) name for the device, or `otherwise`."""
+    if zones is None or "timezone" not in zones.columns:
+        return keys.select(*KEY, timezone=pl.lit(otherwise))
+    known = zones.select("device", "timezone").unique("device")
+    found = keys.select(*KEY).join(known, on="device", how="left", maintain_order="left")
+    return found.with_columns(pl.col("timezone").fill_null(otherwise))
 
 
 def grid_of(

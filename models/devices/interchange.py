@@ -40,7 +40,8 @@ def interchange(model: Model) -> Interchange:
     """A graph for each kind of detector that some sensor of the bundle has, and one for all p-values.
 
     `sensors` of the facts names, by graph, the sensors, tags or devices by their numbers; under `missing`
-    all sensors, with the rung that scores each, and its pace: so many intervals of the store are one of its windows'.
+    all sensors, with the rung that scores each, its time zone, and its pace: so many intervals of the store are one of
+    its windows'.
     Where that is another detector, `robust` serves `joint` only.
     """
     corrections = model.frames.get("corrections", pl.DataFrame())
@@ -60,10 +61,12 @@ def interchange(model: Model) -> Interchange:
         params = model.frames.get(kind, pl.DataFrame())
         if params.height:
             graphs.append(build(params))
-            known = [column for column in (*KEY, "tags", "rung", "pace") if column in params.columns]
+            known = [
+                column for column in (*KEY, "tags", "rung", "pace", "timezone") if column in params.columns
+            ]
             sensors[name] = params.select(known).with_row_index("number").to_dicts()
     rungs = model.frames["sensors"]["rung"].value_counts().sort("rung").to_dicts()
-    facts = {"sensors": sensors, "rungs": rungs, "interval": model.settings["interval"]}
+    facts = {"sensors": sensors, "rungs": rungs, **model.options}
     return Interchange(graphs, _OUTSIDE, facts)
 
 

@@ -12,7 +12,7 @@ from models.devices.conversion import ANGLE, COUNTER
 
 _KINDS = {
     "robust_level": ("varies about a level", "readings keep to one level"),
-    "robust_seasonal": ("varies with the day", "readings follow the time of day"),
+    "robust_seasonal": ("varies with the day", "readings follow the time of day in {}"),
     "robust_regimes": ("levels of its own", "readings stay at one of several levels for a while"),
     "robust_local": ("wanders", "readings keep to no level: each is compared with those just before it"),
     "one_class_svm": ("varies", "--detector one_class_svm"),
@@ -32,10 +32,12 @@ def kinds(frames: Mapping[str, pl.DataFrame], settings: Mapping[str, Any]) -> pl
     table = pl.DataFrame(
         [(rung, *words) for rung, words in _KINDS.items()], schema=["rung", "kind", "why"], orient="row"
     )
+    zone = pl.col("timezone") if "timezone" in sensors.columns else pl.lit(settings.get("timezone", "UTC"))
     if "taken" in sensors.columns:
         sensors = sensors.rename({"kind": "kind_set"})
     known = sensors.join(table, on="rung", how="left").with_columns(
-        pl.col("kind").fill_null(pl.col("rung")), pl.col("why").fill_null("")
+        pl.col("kind").fill_null(pl.col("rung")),
+        pl.col("why").str.replace("{}", zone, literal=True).fill_null(""),
     )
     if "taken" in known.columns:
         known = known.with_columns(

@@ -219,13 +219,14 @@ def _fitted(
     options: Options,
     model: Model,
 ) -> Model:
-    """Detectors of `devices` from the readings of the hold alone, each sensor at the pace that `model` has for it."""
+    """Detectors of `devices` from the readings of the hold alone, with the paces and time zones of `model`."""
     known = readings.filter(pl.col("time") >= start, pl.col("time") < end)
     known = known.join(devices.lazy(), on="device", how="semi").select(*KEY, "time", "mean")
     keys = known.select(*KEY).unique().sort(*KEY).collect()
     paces, parts = paces_in(model.frames, keys), []
-    kinds = conversion.kinds_in(model.frames["sensors"])
-    for panel in panels(known, paces, start, end, options):
+    sensors = model.frames["sensors"]
+    kinds = conversion.kinds_in(sensors)
+    for panel in panels(known, paces, start, end, options, sensors):
         grids = panel.grids(options.cells)
         fitted = stacked([fit_grid(grid, options, keys.clear(), faults, kinds) for grid in grids])
         parts.append(one_joint(fitted, paces, panel.interval // options.step))

@@ -23,7 +23,7 @@ class Options:
     interval: str = "1m"
     """Length of an interval: a number and s, m or h that divides an hour."""
     timezone: str = "UTC"
-    """The time zone whose days the cycles of a training follow; scoring has that of the bundle."""
+    """The time zone whose days the cycles of devices without a site follow at training; scoring has that of the bundle."""
     detector: str = AUTO
     """`auto`: robust channels, by what the sensor's past looks like; or one for all sensors that vary."""
     nu: float = NU

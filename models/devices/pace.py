@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 
 from models.devices.contracts import JOINT_TAG, KEY
-from models.devices.grid import Panel, panel_of
+from models.devices.grid import Panel, panel_of, with_timezone
 from models.devices.options import Options
 
 HOUR = timedelta(hours=1)
@@ -59,11 +59,16 @@ def _parts_of_an_hour(step: timedelta) -> list[int]:
 
 
 def panels(
-    readings: pl.LazyFrame, paces: pl.DataFrame, start: datetime, end: datetime, options: Options
+    readings: pl.LazyFrame,
+    paces: pl.DataFrame,
+    start: datetime,
+    end: datetime,
+    options: Options,
+    zones: pl.DataFrame | None = None,
 ) -> Iterator[Panel]:
     """Readings (device, tag, time, mean) from `start` to `end` at each pace, as `grid.panel_of`, the fastest first.
 
-    `paces` are the sensors with their pace. `end` is a whole hour.
+    `paces` are the sensors with their pace. `end` is a whole hour. `zones` are as in `grid.with_timezone`.
     """
     for (pace,), keys in (
         paces.sort("pace", *KEY).partition_by("pace", as_dict=True, maintain_order=True).items()
@@ -71,7 +76,7 @@ def panels(
         step = options.step * int(pace)
         known = readings.filter(pl.col("time") >= start, pl.col("time") < end)
         known = known if pace == 1 else at_pace(known, step)
-        yield panel_of(known, keys.select(KEY), floor(start, step), end, step, options.timezone)
+        yield panel_of(known, with_timezone(keys, zones, options.timezone), floor(start, step), end, step)
 
 
 def at_pace(readings: pl.LazyFrame, step: timedelta) -> pl.LazyFrame:

@@ -24,7 +24,7 @@ from models.devices import (
 from models.devices.calibration import Tails, corrected, uncorrected
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
-from models.devices.grid import LOOKBACK, Floats, Grid, panel_of
+from models.devices.grid import LOOKBACK, Floats, Grid, panel_of, with_timezone
 from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS, RUNGS, Model
 from models.devices.options import HIGHEST_ALPHA, Options
 from models.devices.pace import at_pace, by_pace, ceiling, floor
@@ -166,7 +166,8 @@ def _at_pace(
     recent = readings.filter(pl.col("time") >= start, pl.col("time") < until)
     recent = recent.join(keys.lazy().select("device").unique(), on="device", how="semi")
     paced = recent if pace == 1 else at_pace(recent, step).collect().lazy()
-    panel = panel_of(paced, _sensors(model, keys), start, ceiling(until, step), step, options.timezone)
+    sensors = with_timezone(_sensors(model, keys), model.frames["sensors"], options.timezone)
+    panel = panel_of(paced, sensors, start, ceiling(until, step), step)
     for grid in panel.grids(options.cells):
         devices = grid.keys.select("device").unique()
         wanted = keys.join(devices, on="device", how="semi")

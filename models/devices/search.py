@@ -42,7 +42,7 @@ class DevicesSearch(Search):
     def prepare(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """`readings` of the devices of the study: device, tag, time, mean; `labels` of faults and `kinds`, if any."""
+        """`readings` of the devices of the study: device, tag, time, mean; `labels` of faults, `kinds`, `sites`, if any."""
         chosen, until = Options.of(options), moment_of(as_of)
         chosen = replace(chosen, backtest_devices=min(chosen.backtest_devices, TRIAL_DEVICES))
         start = history_start(context, until, replace(chosen, history_days=LONGEST_DAYS))
@@ -53,7 +53,10 @@ class DevicesSearch(Search):
         prepared = {"readings": found.sort(*KEY, "time").collect()}
         faults = labelled_faults(tables, until)
         kinds = tables["kinds"].select(*KEY, "kind").collect() if "kinds" in tables else pl.DataFrame()
-        some = {"labels": faults, "kinds": kinds}
+        zones = (
+            tables["sites"].select("device", "timezone").collect() if "sites" in tables else pl.DataFrame()
+        )
+        some = {"labels": faults, "kinds": kinds, "sites": zones}
         return prepared | {name: frame for name, frame in some.items() if not frame.is_empty()}
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
@@ -68,10 +71,10 @@ class DevicesSearch(Search):
             readings = parts["readings"].filter(pl.col("time") >= start, pl.col("time") < end)
             paces = pace.paces_of(readings, chosen.step)
             faults = labelled_faults(parts, end)
-            kinds = parts["kinds"].collect() if "kinds" in parts else None
+            kinds, zones = (parts[name].collect() if name in parts else None for name in ("kinds", "sites"))
             found = [
                 backtest.part_of_shard(panel, paces.select(KEY), chosen, faults, kinds)
-                for panel in pace.panels(readings, paces, start, end, chosen)
+                for panel in pace.panels(readings, paces, start, end, chosen, zones)
             ]
             yield backtest.loss(backtest.predictions(stacked(found), chosen))
 

@@ -17,6 +17,7 @@ from models.devices.contracts import (
     Kinds,
     Labels,
     Readings,
+    Sites,
     Verdicts,
     check_raw,
 )
@@ -156,6 +157,19 @@ class KindsTable(Table):
         return super().accept(named, _the_last_counts(options))
 
 
+@dataclass(frozen=True)
+class SitesTable(Table):
+    """The time zone of each device, and its site, which a source may lack."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return ("device", "timezone")
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        named = raw if "site" in raw.columns else raw.with_columns(site=pl.lit(None, pl.String))
+        return super().accept(named, _the_last_counts(options))
+
+
 def _or_all(raw: pl.DataFrame, column: str, every: str) -> pl.DataFrame:
     """`raw` with `every` where a column has nothing, or is not there."""
     text = (pl.col(column) if column in raw.columns else pl.lit(None)).cast(pl.String).str.strip_chars()
@@ -181,6 +195,7 @@ TABLES: dict[str, Table] = {
     ),
     "labels": LabelsTable("labels", Labels, unique=(*KEY, "start"), shard_by=("device",), required=False),
     "kinds": KindsTable("kinds", Kinds, unique=KEY, required=False),
+    "sites": SitesTable("sites", Sites, unique=("device",), required=False),
     "verdicts": Table(
         "verdicts",
         Verdicts,

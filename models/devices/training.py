@@ -74,8 +74,9 @@ def prepare(
     sample = sampled(paces.select(KEY), context, options)
     faults = labelled_faults(tables, as_of)
     kinds = tables["kinds"].select(*KEY, "kind").collect() if "kinds" in tables else None
+    zones = tables["sites"].select("device", "timezone").collect() if "sites" in tables else None
     parts = []
-    for panel in pace.panels(readings, paces, start, as_of, options):
+    for panel in pace.panels(readings, paces, start, as_of, options, zones):
         grids = panel.grids(options.cells)
         fitted = stacked([fit_grid(grid, options, sample, faults, kinds) for grid in grids])
         backtest = part_of_shard(panel, sample, options, faults, kinds)
@@ -178,6 +179,7 @@ def fit_grid(
         frames |= stacked([_calibrated(s, held_out, sample) for s in scored])
     frames["sensors"] = presence.fit(received).with_columns(
         pl.lit(grid.interval // options.step, pl.Int64).alias("pace"),
+        pl.lit(grid.timezone).alias("timezone"),
         pl.Series("rung", rung, dtype=pl.String),
         pl.Series("sentinels", sentinels, dtype=pl.List(pl.Float64)),
         kind,

@@ -51,7 +51,12 @@ _READINGS = Port(
     ago(WINDOW),
     "means of the intervals, oldest first, the last one is scored; NaN where there is no reading",
 )
-_TIME = Port("time", "int64", (), "start of the interval that is scored, in seconds since 1970, UTC")
+_TIME = Port(
+    "time",
+    "int64",
+    (),
+    "start of the interval that is scored, in seconds since 1970 by the clock of the sensor's `timezone`",
+)
 _CAUSE = Port(
     "cause",
     "int64",
@@ -143,12 +148,11 @@ def _course(made: Builder, profile: Floats, interval: NDArray[np.int64]) -> str:
 
     A cosine is a sine a quarter ahead: ONNX Runtime has had the cosine of doubles for less long than the rest.
     """
-    number = made.op("Div", made.unsqueeze("time"), made.rows(interval[:, None], "sensor", np.int64))
-    numbers = made.op("Add", number, made.constant(np.arange(RECENT) - RECENT + 1, np.int64))
-    per_day = made.rows(int(DAY.total_seconds()) // interval[:, None], "sensor", np.int64)
-    phase = made.op(
-        "Div", made.cast(made.op("Mod", numbers, per_day), "double"), made.cast(per_day, "double")
-    )
+    seconds = interval[:, None] * (np.arange(RECENT) - RECENT + 1)[None, :]
+    times = made.op("Add", made.unsqueeze("time"), made.rows(seconds, "sensor", np.int64))
+    a_day = int(DAY.total_seconds())
+    since_midnight = made.cast(made.op("Mod", times, made.constant(a_day, np.int64)), "double")
+    phase = made.op("Div", since_midnight, made.constant(float(a_day)))
     angle = made.op("Mul", phase, made.constant(2 * np.pi))
     angles = made.op("Mul", made.unsqueeze(angle, 2), made.constant(np.arange(1, HARMONICS + 1)))
     found = made.rows(profile[:, :1], "sensor")

@@ -204,17 +204,22 @@ def test_an_hour_that_got_readings_after_it_was_scored_is_scored_again_and_tells
     assert devices("score", "--store", own.uri)["published"] is False
 
 
-def test_an_incident_that_is_labelled_and_a_device_that_is_muted_are_rows_with_who_and_when(
-    caught_up, tmp_path, devices
+def test_an_incident_that_is_labelled_and_a_site_that_is_muted_are_rows_with_who_and_when(
+    caught_up, tmp_path, devices, command
 ):
     store = Store(str(shutil.copytree(caught_up.store.uri, tmp_path / "store")))
     name = incidents(store).filter(pl.col("device") == "d00001", "is_alarm")["incident"][0]
     devices("label", "--verdict", "fault", "--incident", name, "--by", "ann", "--store", store.uri)
     span = ["--start", "2026-03-02T08:00", "--end", "2026-03-02T10:00"]
-    devices("mute", "--device", "d00001", *span, "--by", "bob", "--store", store.uri)
+    sites = tmp_path / "sites.csv"
+    sites.write_text("device,site,timezone\nd00001,north,Asia/Tokyo\nd00002,south,UTC\n")
+    devices("ingest", "--sites", sites, "--store", store.uri)
+    devices("mute", "--site", "north", *span, "--by", "bob", "--store", store.uri)
+    unknown = command("devices", "mute", "--site", "nroth", *span, "--store", store.uri)
+    assert "--site is 'nroth'. Expected one that ingest --sites named: north, south." in unknown.err
     rows = store.scan("devices/verdicts").collect()
     assert set(rows.filter(verdict="fault").select("device", "by").rows()) == {("d00001", "ann")}
-    assert rows.filter(verdict="muted").select("tag", "by").rows() == [("*", "bob")]
+    assert rows.filter(verdict="muted").select("device", "tag", "by").rows() == [("d00001", "*", "bob")]
     assert rows["at"].null_count() == 0
     done = devices("score", "--as-of", "2026-03-02T09:00", "--bundle", "1", "--store", store.uri)
     assert done["published"]
@@ -411,7 +416,7 @@ def test_published_hours_are_judged_by_labels_and_later_labels_restate_them(caug
 def test_an_ingest_of_nothing_is_refused(command, tmp_path):
     done = command("devices", "ingest", "--store", tmp_path / "store")
     assert done.status == 1
-    assert "Expected --source, --labels or --kinds" in done.err
+    assert "Expected --source, --labels, --kinds or --sites" in done.err
 
 
 def test_labels_that_break_the_contract_go_to_quarantine(own, devices, tmp_path):

@@ -362,3 +362,14 @@ def test_grids_of_a_panel_hold_every_reading_once_and_never_part_a_device():
     assert np.array_equal(np.concatenate([p.values for p in pieces]), whole.values, equal_nan=True)
     assert pl.concat([p.keys for p in pieces]).equals(whole.keys)
     assert sum(p.keys["device"].n_unique() for p in pieces) == 10
+
+
+def test_a_grid_holds_the_sensors_of_one_time_zone():
+    keys = pl.DataFrame(
+        {"device": [*"abcd"], "tag": "t", "timezone": ["UTC", "Asia/Tokyo", "UTC", "Asia/Tokyo"]}
+    )
+    readings = keys.select(KEY).with_columns(time=pl.lit(START), mean=pl.Series([1.0, 2.0, 3.0, 4.0]))
+    readings = readings.cast({"time": pl.Datetime("us", "UTC")})
+    grids = [*panel_of(readings.lazy(), keys, START, START + MINUTE, MINUTE).grids(1000)]
+    found = [(grid.timezone, *grid.keys["device"], *grid.values[:, 0]) for grid in grids]
+    assert found == [("Asia/Tokyo", "b", "d", 2.0, 4.0), ("UTC", "a", "c", 1.0, 3.0)]

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.contracts import ROW
+from models.contracts import ROW, RULE
 from models.devices.aggregation import aggregate, points
 from models.devices.conversion import COUNTER, goes_round, is_counter, of_readings, readings_as, rises
 from models.devices.grid import Grid
@@ -172,6 +172,13 @@ def test_kinds_without_a_device_are_of_all_devices_and_unknown_ones_are_refused(
     found = TABLES["kinds"].accept(raw, {})
     assert found.good.select("device", "tag", "kind").rows() == [("*", "a", "counter")]
     assert found.bad.height == 1
+
+
+def test_a_time_zone_that_is_not_known_is_refused_and_a_site_may_have_no_name():
+    raw = pl.DataFrame({"device": ["a", "b"], "timezone": ["Asia/Tokyo", "Asia/Nowhere"]}).with_row_index(ROW)
+    found = TABLES["sites"].accept(raw, {})
+    assert found.good.select("device", "site", "timezone").rows() == [("a", None, "Asia/Tokyo")]
+    assert found.bad[RULE].to_list() == ["timezone_is_known"]
 
 
 def test_words_are_states_and_a_new_or_lasting_one_is_told_by_its_name():

@@ -36,12 +36,14 @@ def readings_of(values, interval):
     )
 
 
-def trained_on(values, interval="1m", labels=None, timezone="UTC"):
+def trained_on(values, interval="1m", labels=None, timezone="UTC", site=None):
     given = {"interval": interval, "timezone": timezone}
     options = Options.of(given)
     tables = {"readings": readings_of(values, options.step).lazy()}
     if labels is not None:
         tables["labels"] = labels.lazy()
+    if site is not None:
+        tables["sites"] = pl.DataFrame({"device": ["d"], "site": ["here"], "timezone": [site]}).lazy()
     as_of = START + len(values) * options.step
     context = DEVICES.context(tables, as_of, given)
     parts = DEVICES.prepare_shard(tables, context, as_of, given)
@@ -284,14 +286,17 @@ def test_a_quantity_read_in_coarse_steps_has_few_values_and_is_one_of_the_joint_
     assert found["is_anomaly"].all()
 
 
-@pytest.mark.parametrize(("timezone", "least", "most"), [("UTC", 1.0, 2.0), ("Europe/Zurich", 0.0, 0.2)])
-def test_the_cycle_of_the_day_follows_the_clocks_of_its_time_zone(timezone, least, most):
+@pytest.mark.parametrize(
+    ("timezone", "site", "least", "most"),
+    [("UTC", None, 1.0, 2.0), ("Europe/Zurich", None, 0.0, 0.2), ("UTC", "Europe/Zurich", 0.0, 0.2)],
+)
+def test_the_cycle_of_the_day_follows_the_clocks_of_its_time_zone(timezone, site, least, most):
     step, known = timedelta(minutes=10), (datetime(2026, 3, 29, tzinfo=UTC) - START) // timedelta(minutes=10)
     times = pl.Series([START + n * step for n in range(known + 2 * 144)], dtype=pl.Datetime("us", "UTC"))
     local = times.dt.convert_time_zone("Europe/Zurich").dt
     course = 5 * np.sin(2 * np.pi * (local.hour() + local.minute() / 60).to_numpy() / 24)
     values = course + np.random.default_rng(1).normal(size=len(course)) / 5
-    trained = trained_on(values[:known], "10m", timezone=timezone)
+    trained = trained_on(values[:known], "10m", timezone=timezone, site=site)
     keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
     tables = {"readings": readings_of(values, step).lazy()}
     monday = datetime(2026, 3, 30, tzinfo=UTC)
