@@ -33,7 +33,7 @@ from deltalake import DeltaTable
 
 from benchmarks import azurite
 from benchmarks.measure import Measured, run, table
-from flows.cluster import free_port, prefect_server
+from flows.server import free_port, prefect_server
 from models.scenario import Scenario
 from tasks.housekeeping.retention import tables
 from tasks.registry import ledger

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from flows.cluster import free_port
+from flows.server import free_port
 
 _ACCOUNT = "devstoreaccount1"
 _KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="

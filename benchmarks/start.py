@@ -36,10 +36,11 @@ def main() -> None:
         _marked(Path(arguments.marks), arguments.words)
         return
     from benchmarks.measure import table
-    from flows.cluster import prefect_server
+    from flows.server import prefect_server
 
     root = Path(arguments.folder or tempfile.mkdtemp(prefix="almanac-benchmark-"))
     _prepare(root, arguments.seed)
+    os.environ["ALMANAC_SERVER_IDLE_SECONDS"] = "0"  # none is there from the command before
     print(f"Python's bytecode: {_bytecode()}\n", flush=True)
     sales, devices = (str(root / name / "store") for name in ("sales", "devices"))
     forecast, score = (
@@ -124,24 +125,24 @@ def _marked(path: Path, words: Sequence[str]) -> None:
 
 
 def _watch(found: dict[str, Any]) -> None:
-    """Have `flows.cluster` enter into `found` when a command was loaded, its server answered, and what it returned."""
+    """Have `flows.server` enter into `found` when a command was loaded, its server answered, and what it returned."""
     from distributed import LocalCluster
 
-    from flows import cluster, command_line
+    from flows import command_line, server
 
-    server, start = cluster.prefect_server, LocalCluster.__init__
+    used, start = server.prefect_server, LocalCluster.__init__
     show = command_line.json.dumps
 
     @contextmanager
-    def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
+    def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: None) -> Iterator[Any]:
         def load() -> None:
             meanwhile()
             found["loaded"] = time.time()
 
-        with server(leave_up=leave_up, meanwhile=load) as url:
+        with used(leave_up=leave_up, meanwhile=load) as api:
             found["served"] = time.time()
             found.setdefault("loaded", found["served"])
-            yield url
+            yield api
             found["returned"] = time.time()
 
     def begin(made: Any, *arguments: Any, **options: Any) -> None:
@@ -153,7 +154,7 @@ def _watch(found: dict[str, Any]) -> None:
         found["stages"] = result["stages"]
         return show(result, **options)
 
-    cluster.prefect_server = prefect_server
+    server.prefect_server = prefect_server
     LocalCluster.__init__ = begin  # type: ignore[method-assign, assignment]
     command_line.json = type("Json", (), {"dumps": staticmethod(dumps)})  # type: ignore[assignment]
 

@@ -31,7 +31,8 @@ from deployments.differences import (
 from deployments.environment import PROJECT, VARIABLES, environment
 from deployments.local import Local
 from deployments.queues import apply_queues
-from deployments.server import ServerError, apply_pool, connected
+from deployments.server import apply_pool, connected
+from flows.server import ServerError
 from models.errors import AlmanacError
 
 app = App(name="python -m deployments", help=__doc__, version_flags=[], result_action="return_value")

@@ -11,7 +11,8 @@ from prefect.exceptions import ObjectNotFound
 
 from deployments.declarations import MINE, filled
 from deployments.environment import PROJECT
-from deployments.server import ServerError, comparable
+from deployments.server import comparable
+from flows.server import ServerError
 
 AUTOMATIONS_FILE = PROJECT / "deployments" / "automations.yaml"
 _NOTIFICATION = "send-notification"

@@ -10,8 +10,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from deployments.automations import check_block
-from deployments.local import KEPT_BY_THE_SERVER, LEASES_ON_DISK
+from deployments.local import LEASES_ON_DISK
 from deployments.server import connected
+from flows.server import KEPT_BY_THE_SERVER
 from models.addresses import refuse_credential
 from models.errors import AlmanacError
 from tasks.storage.store import Store

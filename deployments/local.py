@@ -13,7 +13,7 @@ import httpx
 import psutil
 
 from deployments.environment import PROJECT
-from flows.cluster import spare_loopback
+from flows.server import KEPT_BY_THE_SERVER, spare_loopback
 from models.errors import AlmanacError
 
 _START_SECONDS = 180
@@ -25,13 +25,6 @@ LEASES_ON_DISK = {
 """Leases of concurrency limits outlive a restart of the server. In memory, as is Prefect's default, they do not: a run
 cannot renew its own and ends as crashed, and the slot of a run that was pending is never given back.
 """
-
-SERVER_DAYS = 90
-KEPT_BY_THE_SERVER = {
-    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
-    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(SERVER_DAYS * 86400),
-}
-"""How long the server keeps runs that have ended, with their logs and artifacts; for ever is Prefect's default."""
 
 
 class LocalError(AlmanacError):

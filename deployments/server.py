@@ -16,17 +16,12 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from deployments.declarations import MINE
 from deployments.environment import POOLS
-from flows.cluster import check_api
-from models.errors import AlmanacError
-
-
-class ServerError(AlmanacError):
-    """The Prefect server refuses."""
+from flows.server import ServerError, check_api
 
 
 @contextmanager
 def connected(values: Mapping[str, str]) -> Iterator[SyncPrefectClient]:
-    """A client of the server that the environment names. Raises `ClusterError` where none answers."""
+    """A client of the server that the environment names. Raises `ServerError` where none answers."""
     url = values["PREFECT_API_URL"]
     check_api(url, "Start one with `make deploy` or `prefect server start`, or correct the variable.")
     password = os.environ.get("PREFECT_API_AUTH_STRING")

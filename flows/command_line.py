@@ -161,7 +161,8 @@ def _on_a_server(command: Command, parameters: dict[str, Any], session: Session)
     if command.maps and not (session.scheduler or os.environ.get("ALMANAC_SCHEDULER")):
         begin_imports(command.module)
     # What is imported from here on takes seconds, which those imports take beside it.
-    from flows.cluster import check_scheduler, prefect_server
+    from flows.cluster import check_scheduler
+    from flows.server import prefect_server
     from flows.settings import settings
 
     _hide_tracebacks_of_user_errors()
@@ -171,10 +172,10 @@ def _on_a_server(command: Command, parameters: dict[str, Any], session: Session)
         os.environ["ALMANAC_SCHEDULER"] = session.scheduler
     if scheduler := settings().scheduler:
         check_scheduler(scheduler)
-    with _only_json_on_stdout(), prefect_server(leave_up=session.ui, meanwhile=command.load) as url:
+    with _only_json_on_stdout(), prefect_server(leave_up=session.ui, meanwhile=command.load) as api:
         result = command.load()(**parameters)
         if session.ui:
-            Console(stderr=True).print(f"Prefect UI: {url.removesuffix('/api')}", highlight=False)
+            Console(stderr=True).print(api.ui(), highlight=False, soft_wrap=True)
     return result
 
 

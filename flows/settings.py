@@ -26,6 +26,11 @@ class Settings(BaseSettings):
     timeout_seconds: float | None = Field(
         default=None, gt=0, description="Seconds after which a flow run is ended; default: by what it does."
     )
+    server_idle_seconds: float = Field(
+        default=300,
+        ge=0,
+        description="Seconds that the Prefect server of a command stays for the next one.",
+    )
     sql_url: SecretStr | None = Field(
         default=None,
         description="SQL database that published rows are brought into, postgresql://USER@HOST/DATABASE.",

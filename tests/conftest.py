@@ -55,9 +55,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where Prefect keeps its files, here and in every process that a test starts."""
+    """Where Prefect keeps its files, here and in every process that a test starts; those without a server share one."""
     home = tmp_path_factory.mktemp("prefect")
     os.environ["PREFECT_HOME"] = str(home)
+    os.environ["ALMANAC_SERVER_IDLE_SECONDS"] = "60"
     return home
 
 

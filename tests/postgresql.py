@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.azurite import answers
-from flows.cluster import free_port
+from flows.server import free_port
 from tests.conftest import wait_until
 
 PASSWORD = "p@ss/word:7%"

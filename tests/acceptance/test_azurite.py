@@ -248,7 +248,7 @@ def test_wrong_credentials_are_said_within_seconds_and_not_shown(blob, quickly, 
 
 
 def test_a_service_that_does_not_answer_is_said_within_seconds(blob, quickly, words, monkeypatch):
-    from flows.cluster import free_port
+    from flows.server import free_port
 
     monkeypatch.setenv("AZURITE_BLOB_STORAGE_URL", f"http://127.0.0.1:{free_port()}")
     told = quickly(*words("az://almanac-0/x")).err

@@ -252,7 +252,7 @@ def test_a_run_killed_in_the_middle_shows_nothing_leaves_nothing_behind_and_is_c
     ready, run, tmp_path
 ):
     killed = ready.unpublished(tmp_path / "killed")
-    process = started(killed)
+    process = started(killed, ALMANAC_SERVER_IDLE_SECONDS="0")
     try:
         wait_until(
             lambda: killed.scored_shards() or process.poll() is not None, 300, "the first shard is scored"
@@ -267,7 +267,7 @@ def test_a_run_killed_in_the_middle_shows_nothing_leaves_nothing_behind_and_is_c
     assert killed.store.version(killed.tables[0]) is None, "readers see a run that is not complete"
     assert ledger.rows(killed.store) is None
     assert done < len(ready.scored_shards()), "the run was over before it could be killed"
-    assert len(family) >= 4, "a run has a server and two workers"
+    assert len(family) >= 3, "a run has two workers"
     _, alive = psutil.wait_procs(family, timeout=120)
     assert not alive, f"left behind: {[' '.join(p.cmdline()) for p in alive]}"
 

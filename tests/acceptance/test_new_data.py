@@ -14,7 +14,7 @@ import httpx
 import polars as pl
 import pytest
 
-from flows.cluster import free_port
+from flows.server import free_port
 from tasks.storage.store import Store
 from tests.conftest import ROOT, wait_until
 from tests.fleet import CUT, END, OPTIONS, after_cut, fleet, sources, until_cut

@@ -28,7 +28,7 @@ def access(local: Any) -> dict[str, str]:
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The server, as `make deploy` starts it; `stop` ends whatever a test has started with it."""
     from deployments.local import Local
-    from flows.cluster import free_port
+    from flows.server import free_port
 
     found = Local(free_port(), tmp_path_factory.mktemp("deploy"))
     try:

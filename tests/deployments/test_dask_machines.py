@@ -13,7 +13,7 @@ from distributed.security import Security
 from polars.testing import assert_frame_equal
 
 from benchmarks.azurite import answers
-from flows.cluster import free_port
+from flows.server import free_port
 from tasks.registry import ledger
 from tasks.storage.store import Store
 from tests import steps

@@ -1,16 +1,13 @@
-"""What a run computes on: as many local workers as there are tasks, one cluster for a flow and those it calls, a server."""
+"""What a run computes on: as many local workers as there are tasks, and one cluster for a flow and those it calls."""
 
 import os
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 
 import httpx
 import pytest
 from distributed import Client
 
-from flows import cluster
 from flows.cluster import enough_workers, local_or_named
 from flows.workers import WORKER_ENVIRONMENT
 
@@ -60,47 +57,3 @@ def test_what_dask_serves_over_http_has_no_pages(monkeypatch):
         assert (server.address, server.port) != ("127.0.0.1", 8787)
         for page in ("info/main/workers.html", "json/counts.json", "metrics", "health"):
             assert httpx.get(f"http://{server.address}:{server.port}/{page}").status_code == 404
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A PREFECT_HOME whose database has tables of version `aaa`."""
-    from prefect.settings import PREFECT_HOME, temporary_settings
-
-    for name in cluster._OTHER_DATABASE:
-        monkeypatch.delenv(name, raising=False)
-    tables(tmp_path, "aaa")
-    with temporary_settings({PREFECT_HOME: tmp_path}):
-        yield tmp_path
-
-
-def tables(home, version):
-    with closing(sqlite3.connect(home / "prefect.db")) as database:
-        database.executescript(
-            "drop table if exists alembic_version; create table alembic_version (version_num text);"
-            f"insert into alembic_version values ('{version}');"
-        )
-
-
-def test_a_database_is_brought_up_to_date_until_a_server_of_this_version_has_done_it(home, monkeypatch):
-    assert not cluster._schema_is_known()
-    cluster._remember_schema()
-    assert cluster._schema_is_known()
-    monkeypatch.setattr(cluster, "prefect_version", "99.0")
-    assert not cluster._schema_is_known()
-
-
-def test_a_database_that_was_replaced_is_brought_up_to_date_again(home):
-    cluster._remember_schema()
-    tables(home, "an older one")
-    assert not cluster._schema_is_known()
-    (home / "prefect.db").write_bytes(b"no database")
-    assert not cluster._schema_is_known()
-    (home / "prefect.db").unlink()
-    assert not cluster._schema_is_known()
-
-
-def test_a_database_elsewhere_is_always_brought_up_to_date(home, monkeypatch):
-    cluster._remember_schema()
-    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "postgresql+asyncpg://somewhere/else")
-    assert not cluster._schema_is_known()

@@ -103,7 +103,7 @@ def test_on_an_empty_store_a_promotion_is_an_error_in_words(command, tmp_path, w
 
 
 def test_a_listing_starts_no_server(trained):
-    script = "import flows.cluster, tests.toy.__main__ as toy; del flows.cluster.prefect_server; toy.main()"
+    script = "import flows.server, tests.toy.__main__ as toy; del flows.server.prefect_server; toy.main()"
     words = [sys.executable, "-c", script, "toy", "bundles", "--store", trained, "--json"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 0, done.stderr

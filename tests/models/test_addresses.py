@@ -85,7 +85,8 @@ def test_the_command_line_refuses_a_secret_before_a_run_has_it(monkeypatch, caps
 
 
 def test_the_environment_names_neither_a_server_nor_a_scheduler_by_a_password():
-    from flows.cluster import check_api, check_scheduler
+    from flows.cluster import check_scheduler
+    from flows.server import check_api
 
     for address, check in (
         ("http://admin:hush@127.0.0.1:9/api", lambda address: check_api(address, "")),

@@ -95,8 +95,8 @@ def test_mlflow_forgets_evaluations_in_time_and_no_training(store):
 
 
 def test_the_page_says_how_long_everything_is_kept_as_the_code_does():
-    from deployments.local import SERVER_DAYS
     from flows.housekeeping import housekeeping
+    from flows.server import SERVER_DAYS
 
     page = (ROOT / "docs/operations.md").read_text()
     rows = re.findall(r"^\| (.*?) \| (.*?) \| (.*?) ?\|$", page.partition("## Housekeeping")[2], re.M)
@@ -114,7 +114,7 @@ def test_the_page_says_how_long_everything_is_kept_as_the_code_does():
 
 
 def test_the_servers_of_laptop_and_azure_keep_their_runs_equally_long():
-    from deployments.local import KEPT_BY_THE_SERVER
+    from flows.server import KEPT_BY_THE_SERVER
 
     template = (ROOT / "deployments/azure/main.json").read_text()
     for name, value in KEPT_BY_THE_SERVER.items():

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from prefect.logging import disable_run_logger
 
-from flows.cluster import free_port
+from flows.server import free_port
 from models.interchange import Interchange
 from models.sales import SALES
 from models.scenario import HasEstimators

@@ -1,0 +1,60 @@
+"""The process of a Prefect server that ends when nobody has used it for a while; see `flows.server`."""
+
+import asyncio
+import json
+import os
+import sqlite3
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+
+
+class Server(uvicorn.Server):
+    """A server that ends `idle` seconds after its last connection was closed, unless someone holds `lock` to find it.
+
+    `record` is the file that says where it is; it is removed. A server whose first connection does not come ends, too.
+    """
+
+    FIRST_SECONDS = 300
+
+    def __init__(self, config: uvicorn.Config, idle: float, lock: Path, record: Path) -> None:
+        super().__init__(config)
+        self._idle, self._lock, self._record = idle, lock, record
+        self._until = time.monotonic() + max(idle, self.FIRST_SECONDS)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second: whether to end."""
+        if self.server_state.connections:
+            self._until = time.monotonic() + self._idle
+        return await super().on_tick(counter) or (time.monotonic() >= self._until and self._leave())
+
+    def _leave(self) -> bool:
+        self._held = sqlite3.connect(self._lock, timeout=0, isolation_level=None)
+        try:
+            self._held.execute("begin exclusive")
+        except sqlite3.OperationalError:
+            return False
+        if self.server_state.connections:
+            self._held.close()
+            return False
+        with suppress(OSError, ValueError, KeyError):
+            if json.loads(self._record.read_text())["server"]["pid"] == os.getpid():
+                self._record.unlink()
+        return True
+
+
+def main() -> None:
+    """`python -m flows._server PORT IDLE LOCK RECORD`."""
+    port, idle, lock, record = sys.argv[1:]
+    factory = "prefect.server.api.server:create_app"
+    config = uvicorn.Config(
+        factory, factory=True, host="127.0.0.1", port=int(port), log_level="critical", access_log=False
+    )
+    asyncio.run(Server(config, float(idle), Path(lock), Path(record)).serve())
+
+
+if __name__ == "__main__":
+    main()

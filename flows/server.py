@@ -1,0 +1,350 @@
+"""The Prefect server of a command: the one that `PREFECT_API_URL` names, or one on this machine.
+
+The first command starts it, the next ones find it, and it ends when none has used it for a while. It listens on the
+loopback interface only, answers nobody without its password, and lets no page but its own UI read an answer.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import socket
+import sqlite3
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+from prefect import __version__ as prefect_version
+from prefect.client.orchestration import get_client
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from flows.settings import settings
+from models.addresses import refuse_credential
+from models.errors import AlmanacError
+
+_START_SECONDS = 120
+_IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "TRIGGERS")
+"""Services of a Prefect server that have nothing to do for runs of commands: deployments, work pools, automations."""
+
+SERVER_DAYS = 90
+KEPT_BY_THE_SERVER = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(SERVER_DAYS * 86400),
+}
+"""How long the server keeps runs that have ended, with their logs and artifacts; for ever is Prefect's default."""
+
+_SCHEMA = "almanac-schema.txt"
+"""The file in PREFECT_HOME that says which tables the database had when a server had last brought it up to date."""
+_OTHER_DATABASE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+
+
+class ServerError(AlmanacError):
+    """No Prefect server can be reached, or none comes up."""
+
+    passing = True
+
+
+@dataclass(frozen=True)
+class Api:
+    """The API of a Prefect server. Where it is our own, a file that its owner alone can read has its password."""
+
+    url: str
+    password_file: Path | None = None
+
+    def ui(self) -> str:
+        """Where the UI is, for a person."""
+        asks = f", which asks for the password in {self.password_file}" if self.password_file else ""
+        return f"Prefect UI: {self.url.removesuffix('/api')}{asks}"
+
+
+@dataclass(frozen=True)
+class _Server:
+    """A server of this machine. `started_as` tells servers apart that were started with other settings."""
+
+    port: int
+    pid: int
+    password: str
+    started_as: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def is_there(self) -> bool:
+        """Whether it is really that process which listens: after it has ended, anyone may take its port."""
+        try:
+            heard = psutil.Process(self.pid).net_connections("tcp")
+        except psutil.Error:
+            return False
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in heard)
+
+
+@contextmanager
+def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: None) -> Iterator[Api]:
+    """The API of a Prefect server: the one that `PREFECT_API_URL` names, or one on this machine.
+
+    The latter is found or started; it ends `ALMANAC_SERVER_IDLE_SECONDS` after the last command that used it, however
+    that one ends, and with `leave_up` not at all. `meanwhile` is called while it starts, or at once.
+    """
+    spare_loopback()
+    named = PREFECT_API_URL.value()
+    if named:
+        check_api(
+            named,
+            "Start it with `prefect server start`, or unset the variable to use a server of the command's own.",
+        )
+        meanwhile()
+        yield Api(named)
+        return
+    with _one_at_a_time():
+        server = _known(leave_up=leave_up)
+        if server:
+            meanwhile()
+        else:
+            server = _start(meanwhile, leave_up=leave_up)
+        # While this connection is open, the server stays.
+        use = socket.create_connection(("127.0.0.1", server.port))
+    own = {PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.password}
+    before = {one.name: os.environ.get(one.name) for one in own}
+    try:
+        os.environ.update({one.name: value for one, value in own.items()})
+        with temporary_settings(own):
+            yield Api(server.url, _record())
+    finally:
+        _send_what_is_left()
+        use.close()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let one command at a time look for a server or start one, and no server end meanwhile.
+
+    The lock is that of an SQLite file, which the operating system releases however a process ends.
+    """
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = sqlite3.connect(_lock(), timeout=_START_SECONDS, isolation_level=None)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise ServerError(
+            f"PREFECT_HOME={home} cannot be written ({error}). Set PREFECT_HOME to a folder that this user may write."
+        ) from None
+    try:
+        lock.execute("begin exclusive")
+        yield
+    except sqlite3.OperationalError as error:
+        raise ServerError(
+            f"Other local Prefect servers have not come up for {_START_SECONDS} s ({error}: {_lock()}). "
+            "Try again, or start one with `prefect server start` and set PREFECT_API_URL."
+        ) from None
+    finally:
+        lock.close()
+
+
+def _lock() -> Path:
+    return PREFECT_HOME.value() / "starting.db"
+
+
+def _send_what_is_left() -> None:
+    """Wait until the logs and events of this process have reached the server."""
+    APILogWorker.drain_all(timeout=10)
+    EventsWorker.drain_all(timeout=10)
+
+
+def _known(*, leave_up: bool) -> _Server | None:
+    """The server that an earlier command has started in PREFECT_HOME, where it is there and is what this one would start."""
+    try:
+        found = json.loads(_record().read_text())
+        server, stays = _Server(**found["server"]), found["stays"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    fits = server.started_as == _started_as() and (stays or not leave_up)
+    return server if fits and server.is_there() else None
+
+
+def _record() -> Path:
+    return PREFECT_HOME.value() / "almanac-server.json"
+
+
+def _started_as() -> str:
+    """What a server is started with, but for what each command sets: two that differ in it are not the same."""
+    own = {k: v for k, v in os.environ.items() if k.startswith(("PREFECT_SERVER_", "PREFECT_API_DATABASE_"))}
+    return hashlib.sha256(
+        json.dumps([prefect_version, sys.executable, sorted(own.items())]).encode()
+    ).hexdigest()
+
+
+def _start(meanwhile: Callable[[], object], *, leave_up: bool) -> _Server:
+    """Start a server, call `meanwhile`, wait until the server answers, and write down for the next command where it is."""
+    port, password = free_port(), f"almanac:{secrets.token_urlsafe(24)}"
+    url = f"http://127.0.0.1:{port}"
+    given = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+        "PREFECT_UI_API_URL": f"{url}/api",
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url,
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        "OTEL_SDK_DISABLED": "true",
+        **KEPT_BY_THE_SERVER,
+        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE_SERVICES},
+    }
+    if _schema_is_known():
+        given |= {
+            "PREFECT_API_DATABASE_MIGRATE_ON_START": "false",
+            "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+        }
+    idle = "inf" if leave_up else str(settings().server_idle_seconds)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows._server", str(port), idle, str(_lock()), str(_record())],
+        env={**os.environ, **given},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    server = _Server(port, process.pid, password, _started_as())
+    try:
+        meanwhile()
+        _wait_for(server.url, process)
+        _remember_schema()
+        _write_down({"server": asdict(server), "stays": leave_up})
+    except BaseException:
+        process.kill()
+        raise
+    return server
+
+
+def _write_down(record: object) -> None:
+    """Only the owner can read it: the password is in it."""
+    new = _record().with_suffix(".new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(record, file)
+    new.replace(_record())
+
+
+def _schema_is_known() -> bool:
+    """Whether this version of Prefect has brought the database up to date before: it need not look again."""
+    found = _schema()
+    known = PREFECT_HOME.value() / _SCHEMA
+    return found is not None and known.exists() and known.read_text() == found
+
+
+def _remember_schema() -> None:
+    if found := _schema():
+        with suppress(OSError):
+            (PREFECT_HOME.value() / _SCHEMA).write_text(found)
+
+
+def _schema() -> str | None:
+    """The version of Prefect, and that of the tables of its database in PREFECT_HOME; None where it has another place."""
+    place = PREFECT_HOME.value() / "prefect.db"
+    if not place.exists() or any(os.environ.get(name) for name in _OTHER_DATABASE):
+        return None
+    try:
+        with closing(sqlite3.connect(f"{place.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            (number,) = database.execute("select version_num from alembic_version").fetchone()
+    except (sqlite3.Error, TypeError):
+        return None
+    return f"{prefect_version} {number}"
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    # A client for each question would read all certificates each time: a twentieth of a processor second.
+    with httpx.Client(timeout=2, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client:
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise ServerError(
+                    f"The local Prefect server ended with status {process.returncode} before it answered. "
+                    "Start one by hand with `prefect server start` to see why, and set PREFECT_API_URL."
+                )
+            try:
+                if client.get(f"{url}/health").status_code == httpx.codes.OK:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.1)
+    raise ServerError(
+        f"The local Prefect server did not answer at {url} within {_START_SECONDS} s. "
+        "Try again, or start one with `prefect server start` and set PREFECT_API_URL."
+    )
+
+
+def check_api(url: str, advice: str) -> None:
+    """Raise `ServerError`, with what to do, unless a Prefect server answers at the API's address and lets us in.
+
+    Raises `CredentialError` for an address with a password, which the worker would hand on to runs and logs would show.
+    """
+    refuse_credential("PREFECT_API_URL", url, "PREFECT_API_AUTH_STRING or PREFECT_API_KEY")
+    spare_loopback()
+    try:
+        health = httpx.get(f"{url.rstrip('/')}/health", timeout=30)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServerError(
+            f"PREFECT_API_URL={url}: no Prefect server answers there ({error}). {advice}"
+        ) from None
+    if health.text.strip() != "true" and health.status_code not in _REFUSED:
+        raise ServerError(
+            f"PREFECT_API_URL={url}: what answers there, with status {health.status_code}, is not the API of a Prefect "
+            f"server. Expected an address that ends in /api, such as {_with_api(url)}"
+        )
+    _check_admission(url)
+
+
+_REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+
+
+def _check_admission(url: str) -> None:
+    """Raise `ServerError` where the server asks for a password or key that is not given, or is another one."""
+    password = os.environ.get("PREFECT_API_AUTH_STRING")
+    own = {PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: password} if password else {})
+    other = {setting: value for setting, value in own.items() if setting.value() != value}
+    # To read all of Prefect's settings again takes half a processor second.
+    with temporary_settings(other) if other else nullcontext(), get_client(sync_client=True) as client:
+        try:
+            client.api_version()
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code in _REFUSED:
+                raise ServerError(
+                    f"PREFECT_API_URL={url}: the server refuses us with status {error.response.status_code}. Set "
+                    "PREFECT_API_AUTH_STRING (USER:PASSWORD, of a server of your own) or PREFECT_API_KEY (Prefect Cloud)."
+                ) from None
+        except httpx.HTTPError:
+            return
+
+
+def _with_api(url: str) -> str:
+    parts = httpx.URL(url)
+    return str(parts.copy_with(path="/api", query=None))
+
+
+def spare_loopback() -> None:
+    """Have servers on this machine asked directly, whatever HTTP_PROXY says: no proxy can reach them."""
+    for name in ("NO_PROXY", "no_proxy"):
+        known = [one for one in os.environ.get(name, "").split(",") if one]
+        os.environ[name] = ",".join([*known, *(one for one in _LOOPBACK if one not in known)])
+
+
+_LOOPBACK = ("127.0.0.1", "localhost")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,151 @@
+"""The Prefect server of a command: started by the first, found by the next, closed to others, gone when nobody uses it."""
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, contextmanager
+
+import httpx
+import psutil
+import pytest
+
+from flows import server
+from tests.conftest import ROOT, wait_until
+
+COMMAND = """
+import os, sys
+from flows.server import prefect_server
+with prefect_server(leave_up=False) as api:
+    print(api.url, os.environ["PREFECT_API_AUTH_STRING"], flush=True)
+    sys.stdin.read()
+"""
+
+
+class Command:
+    """A process that uses a server until it is told to end."""
+
+    def __init__(self, home, idle):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
+        own = {"PREFECT_HOME": str(home), "ALMANAC_SERVER_IDLE_SECONDS": str(idle)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND],
+            cwd=ROOT,
+            env=environment | own,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.url, self.password = self.process.stdout.readline().split()
+        self.record = home / "almanac-server.json"
+        self.server = psutil.Process(json.loads(self.record.read_text())["server"]["pid"])
+
+    def end(self):
+        self.process.communicate("")
+        assert self.process.returncode == 0
+
+
+@pytest.mark.slow
+def test_the_next_command_finds_the_server_which_others_cannot_use_and_which_ends_when_idle(tmp_path):
+    first = Command(tmp_path, idle=1)
+    second = Command(tmp_path, idle=1)
+    assert (second.url, second.password, second.server) == (first.url, first.password, first.server)
+    assert first.record.stat().st_mode & 0o777 == 0o600
+    assert {one.laddr.ip for one in first.server.net_connections()} == {"127.0.0.1"}
+    asked = f"{first.url}/flows/filter"
+    page = {"origin": "http://evil.example"}
+    assert httpx.post(asked, json={}).status_code == 401
+    allowed = httpx.post(asked, json={}, headers=page, auth=tuple(first.password.split(":")))
+    assert allowed.status_code == 200
+    assert "access-control-allow-origin" not in allowed.headers
+    first.end()
+    assert second.server.is_running()
+    second.process.kill()
+    second.process.communicate()
+    wait_until(
+        lambda: not second.server.is_running(), 30, "the server ends after the last command was killed"
+    )
+    assert not second.record.exists()
+
+
+@contextmanager
+def listening():
+    """A port to which this process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Writes down a server of this process, as an earlier command would have, and says whether the next one uses it."""
+    from prefect.settings import PREFECT_HOME, temporary_settings
+
+    def known(port, *, stays=False, leave_up=False, **other):
+        found = {"port": port, "pid": os.getpid(), "password": "a:b", "started_as": server._started_as()}
+        server._write_down({"server": found | other, "stays": stays})
+        return server._known(leave_up=leave_up) is not None
+
+    with temporary_settings({PREFECT_HOME: tmp_path}):
+        yield known
+
+
+def test_the_password_is_sent_to_no_one_who_has_taken_the_port_of_a_server_that_died(record):
+    with listening() as port:
+        assert record(port)
+        assert not record(port, pid=os.getppid())
+        assert not record(port, pid=2**22 + 1)
+    assert not record(port)
+
+
+def test_a_server_that_was_started_otherwise_is_not_used(record):
+    with listening() as port:
+        assert not record(port, leave_up=True)
+        assert record(port, leave_up=True, stays=True)
+        assert not record(port, started_as="with another version")
+        assert not record(port, unknown="member of a later version")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A PREFECT_HOME whose database has tables of version `aaa`."""
+    from prefect.settings import PREFECT_HOME, temporary_settings
+
+    for name in server._OTHER_DATABASE:
+        monkeypatch.delenv(name, raising=False)
+    tables(tmp_path, "aaa")
+    with temporary_settings({PREFECT_HOME: tmp_path}):
+        yield tmp_path
+
+
+def tables(home, version):
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        database.executescript(
+            "drop table if exists alembic_version; create table alembic_version (version_num text);"
+            f"insert into alembic_version values ('{version}');"
+        )
+
+
+def test_a_database_is_brought_up_to_date_until_a_server_of_this_version_has_done_it(home, monkeypatch):
+    assert not server._schema_is_known()
+    server._remember_schema()
+    assert server._schema_is_known()
+    monkeypatch.setattr(server, "prefect_version", "99.0")
+    assert not server._schema_is_known()
+
+
+def test_a_database_that_was_replaced_is_brought_up_to_date_again(home):
+    server._remember_schema()
+    tables(home, "an older one")
+    assert not server._schema_is_known()
+    (home / "prefect.db").write_bytes(b"no database")
+    assert not server._schema_is_known()
+    (home / "prefect.db").unlink()
+    assert not server._schema_is_known()
+
+
+def test_a_database_elsewhere_is_always_brought_up_to_date(home, monkeypatch):
+    server._remember_schema()
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "postgresql+asyncpg://somewhere/else")
+    assert not server._schema_is_known()
