@@ -1,11 +1,9 @@
 """A scenario that learns each name's level, so that its bundles are right or wrong by what they were trained on.
 
-`python -m tests.levels serve` serves its training with the triggers of `sales-train/on-drift`;
-`python -m tests.levels '[["ingest", {...}], ...]'` runs flows one after another and prints their results.
+`python -m tests.levels` serves its training with the triggers of `sales-train/on-drift`.
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -132,12 +130,4 @@ def triggers() -> list[DeploymentEventTrigger]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        train.serve(name=NAME, triggers=triggers())
-    else:
-        known = {flow.name: flow for flow in (ingest, train, score, evaluate, promote, rollback)}
-        print(
-            json.dumps(
-                [known[f"levels-{name}"](**given) for name, given in json.loads(sys.argv[1])], default=str
-            )
-        )
+    train.serve(name=NAME, triggers=triggers())
