@@ -190,19 +190,20 @@ def _finite(value: Any) -> Any:
 
 def _hide_tracebacks_of_user_errors() -> None:
     """Keep errors that are meant for a person out of the log: they are printed once, at the end."""
-    from prefect.logging.configuration import setup_logging
+    from prefect.logging.configuration import ensure_logging_setup
     from prefect.logging.handlers import PrefectConsoleHandler
 
-    def wanted(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], AlmanacError):
-            return False
-        return "Finished in state Failed" not in record.getMessage()
-
-    setup_logging()
+    ensure_logging_setup()
     for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs"):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, PrefectConsoleHandler):
-                handler.addFilter(wanted)
+                handler.addFilter(_is_not_a_user_error)
+
+
+def _is_not_a_user_error(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], AlmanacError):
+        return False
+    return "Finished in state Failed" not in record.getMessage()
 
 
 @contextmanager
