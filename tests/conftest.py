@@ -15,8 +15,13 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 
+AUTHORITY = str(ROOT / "tests" / "authority.pem")
+"""The only authority that tests trust, expired: no test leaves this machine, and each client would read all of them."""
+
 os.environ["PREFECT_TASKS_REFRESH_CACHE"] = "true"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["PREFECT_SERVER_EPHEMERAL_ENABLED"] = "false"  # no test starts a server that it does not name
+os.environ["PREFECT_API_SSL_CERT_FILE"] = os.environ["SSL_CERT_FILE"] = AUTHORITY
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["PREFECT_LOGGING_LEVEL"] = os.environ["PREFECT_LOGGING_ROOT_LEVEL"] = "WARNING"

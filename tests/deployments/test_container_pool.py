@@ -26,12 +26,14 @@ WORKSPACE = f"{GROUP}/providers/Microsoft.OperationalInsights/workspaces/almanac
 
 
 def configured(**values: Any) -> Any:
-    """The job configuration of a flow run, ready to be submitted."""
+    """The job configuration of a flow run, ready to be submitted; nothing in it is looked up on a server."""
     from prefect.client.schemas.objects import FlowRun
     from prefect_azure.workers.container_instance import AzureContainerJobConfiguration
 
     run = FlowRun(id=uuid4(), name="a-run", flow_id=uuid4())
-    made = AzureContainerJobConfiguration.from_template_and_values(TEMPLATE, VARIABLES | values)
+    made = AzureContainerJobConfiguration.from_template_and_values(
+        TEMPLATE, VARIABLES | values, client=object()
+    )
     configuration = asyncio.run(made)
     configuration.prepare_for_flow_run(run)
     return configuration
