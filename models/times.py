@@ -1,8 +1,9 @@
 """Times as people write them -> dates, and moments in UTC, one reader for all tables; and when a day ends.
 
-Read are ISO 8601 (with `-`, `/` or nothing between the parts, with weeks such as 2024-W05, with or without
-an offset), dd.mm.yyyy, dd/mm/yyyy or mm/dd/yyyy, names of months in English, AM and PM, and seconds, milliseconds,
-microseconds or nanoseconds since 1970. A date without a time is the start of that day; an ISO week is its Monday.
+Read are ISO 8601 (with `-`, `/` or nothing between the parts, with weeks such as 2024-W05, with or without an offset),
+dd.mm.yyyy, dd/mm/yyyy or mm/dd/yyyy, names of months in English, AM and PM, seconds, milliseconds, microseconds or
+nanoseconds since 1970, and days as Excel counts them. A date without a time is the start of that day; an ISO week is
+its Monday.
 
 A date as `as_of` means the same in every scenario: that day is used, all of it, until it ends in `ALMANAC_TIMEZONE`.
 Sales use the week that it belongs to, devices its hours up to the last one, machines its telemetry up to the last.
@@ -30,10 +31,14 @@ _FORMATS = (
 _DAYS = ("%Y-%m-%d", "%Y%m%d", "%G-W%V-%u", "%d-%b-%Y", "%b-%d-%Y", "%d-%B-%Y", "%B-%d-%Y")
 _OFFSET = r"(?:[T ]\d{2,6}|:\d\d)(?:[.,]\d+)?\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
 _YEAR_LAST = r"^(\d{1,2})[/-](\d{1,2})[/-](\d{4}|\d{2})\b"
-_NUMBER = r"^\d{8,19}(\.\d*)?$|^\d(\.\d+)?[eE]\+?\d{1,2}$"
+_NUMBER = r"^(\d{5}|\d{8,19})(\.\d*)?$|^\d(\.\d+)?[eE]\+?\d{1,2}$"
 _EPOCHS = {"s": 1e0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _FIRST_SECOND, _LAST_SECOND = 1e8, 4.2e9
 """Numbers are seconds (or thousandths of them, and so on) since 1970 where they then are from 1973 to 2103."""
+_EXCEL = 25_569
+"""The day of 1970-01-01 as Excel counts days."""
+_FIRST_DAY, _LAST_DAY = 36_526, 55_153
+"""Numbers are days as Excel counts them where all are from 2000 to 2050."""
 _FEW = 0.05
 _LONG = timedelta(days=366)
 _FAR = 10
@@ -266,6 +271,9 @@ def _of_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:
         within = values.is_between(_FIRST_SECOND * factor, _LAST_SECOND * factor) & clocks.is_null()
         micros = (values * (1e6 / factor)).round().cast(pl.Int64, strict=False)
         moments = micros.zip_with(within.fill_null(False), moments)
+    if values.is_between(_FIRST_DAY, _LAST_DAY).all() and values.count():
+        milliseconds = ((values - _EXCEL) * 86_400_000).round().cast(pl.Int64)
+        clocks = milliseconds.cast(pl.Datetime("ms")).cast(_CLOCK)
     return clocks, moments.cast(TIME)
 
 

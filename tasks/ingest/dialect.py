@@ -81,10 +81,11 @@ class Text:
         return "comma" if self.decimal_comma else "point" if self.points or self.separator == "," else None
 
 
-def scan(path: str) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
+def scan(path: str, sheet: str | None = None) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
     """The tables in a file: what to add to the file's name (nothing, or the member of a zip), the rows, how text is written.
 
-    Raises `DialectError` for what is not read, and what polars raises for a damaged file.
+    Of an Excel file the `sheet`, or the one that has rows. Raises `DialectError` for what is not read, and what polars
+    raises for a damaged file.
     """
     if path.lower().endswith(".parquet"):
         yield "", pl.scan_parquet(path, glob=False), None
@@ -93,7 +94,7 @@ def scan(path: str) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
     if head.startswith((_ZIP, _OLD_EXCEL)):
         content = _content(path)
         if head.startswith(_OLD_EXCEL) or "xl/workbook.xml" in _zip(content).namelist():
-            yield "", _excel(content), None
+            yield "", _excel(content, sheet), None
             return
         yield from _members(content)
         return
@@ -326,14 +327,19 @@ def _of_document(rows: pl.DataFrame) -> pl.DataFrame:
     return inner.drop(names & {*rows.columns} - {lists[0]}).unnest(lists[0])
 
 
-def _excel(content: bytes) -> pl.LazyFrame:
-    """The one sheet with rows of an Excel file. Raises `DialectError` where there are several."""
+def _excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
+    """A sheet of an Excel file, or the one with rows. Raises `DialectError` where there is none or several."""
     sheets = pl.read_excel(io.BytesIO(content), sheet_id=0, infer_schema_length=None, raise_if_empty=False)
     filled = {name: frame for name, frame in sheets.items() if frame.height}
-    if len(filled) != 1:
+    chosen = [name for name in filled if sheet in (None, name)]
+    if len(chosen) != 1:
+        wanted = "one" if sheet is None else f"'{sheet}' among them"
+        way = f" Name it behind the file, such as sales.xlsx#{next(iter(filled))}." if filled else ""
         listed = f": {', '.join(filled)}" if filled else ""
-        raise DialectError(f"this Excel file has {len(filled)} sheets with rows{listed}. Expected one.")
-    frame = next(iter(filled.values()))
+        raise DialectError(
+            f"this Excel file has {len(filled)} sheets with rows{listed}. Expected {wanted}.{way}"
+        )
+    frame = filled[chosen[0]]
     frame = frame.drop(selectors.starts_with("__UNNAMED__") | selectors.starts_with("Unnamed: 0"))
     names = {name: name.strip() for name in frame.columns}
     _refuse_twice(list(names.values()))

@@ -103,6 +103,8 @@ def with_mapped(source: Source, mapping: Mapping[str, str], needed: Sequence[str
 def read(uri: str) -> Iterator[Source]:
     """The sources at `uri`, in the order of their names, so that a later file comes later.
 
+    A sheet of an Excel file is named behind it, `sales.xlsx#Sheet 1`.
+
     CSV columns are read as text: types are the contract's business, so that nothing is lost on the
     way. Raises `SourceError` where nothing is there, and for a file that cannot be read.
     """
@@ -115,11 +117,13 @@ def read(uri: str) -> Iterator[Source]:
             raise UnreadableError(_unreadable(uri, error)) from None
         yield Source(uri, pl.scan_delta(table))
         return
-    for path in _files(uri):
-        name = _name(path, uri)
+    place, sheet = _with_sheet(uri)
+    for path in _files(place):
+        name = _name(path, place)
         try:
             tables = [
-                (Source(name + part, frame, text), frame.collect_schema()) for part, frame, text in scan(path)
+                (Source(name + part, frame, text), frame.collect_schema())
+                for part, frame, text in scan(path, sheet)
             ]
         except pl.exceptions.NoDataError:
             raise SourceError(f"{name}: the file is empty. Expected a header and at least one row.") from None
@@ -138,7 +142,7 @@ def read(uri: str) -> Iterator[Source]:
 def described(uri: str) -> str:
     """In words how the first file at `uri` is written."""
     place = uri if is_remote(uri) else str(Path(uri).expanduser())
-    return "a Delta table" if _is_delta(place) else dialect_in_words(_files(uri)[0])
+    return "a Delta table" if _is_delta(place) else dialect_in_words(_files(_with_sheet(uri)[0])[0])
 
 
 def small_table(uri: str) -> pl.DataFrame:
@@ -231,6 +235,16 @@ def _name(path: str, uri: str) -> str:
     fixed = fixed.rstrip("/")
     folder = fixed if path.startswith(f"{fixed}/") else fixed.rpartition("/")[0]
     return path.removeprefix(folder).lstrip("/")
+
+
+def _with_sheet(uri: str) -> tuple[str, str | None]:
+    """A place and the sheet that is named behind it.
+
+    >>> _with_sheet("az://raw/sales.xlsx#Sheet 1"), _with_sheet("a#b.xlsx")
+    (('az://raw/sales.xlsx', 'Sheet 1'), ('a#b.xlsx', None))
+    """
+    place, _, sheet = uri.rpartition("#")
+    return (place, sheet) if place.lower().endswith((".xlsx", ".xls")) else (uri, None)
 
 
 def _is_delta(uri: str) -> bool:

@@ -131,3 +131,8 @@ def test_where_the_order_does_not_tell_which_of_two_hours_is_meant_none_is_guess
     assert [t for clock, t in zip(clocks, found, strict=True) if clock.startswith("02")] == [None] * (
         sum(clock.startswith("02") for clock in clocks)
     )
+
+
+def test_days_as_excel_counts_them_are_read_where_all_numbers_are_such():
+    assert utc(pl.Series(["45320.5416666667", "45321"]), "UTC").dt.hour().to_list() == [13, 0]
+    assert utc(pl.Series([45320.0, 17.0]), "UTC").to_list() == [None, None]

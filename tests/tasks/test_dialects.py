@@ -61,20 +61,23 @@ def test_a_table_comes_back_the_same_from_any_container(tmp_path, name):
         "a.zip": lambda path: path.write_bytes(archive.getvalue()),
         "a.arrow": table.write_ipc,
         "a.jsonl": table.write_ndjson,
-        "a.xlsx": lambda path: path.write_bytes(_xlsx(table)),
+        "a.xlsx": lambda path: path.write_bytes(_xlsx(Sales=table)),
         "a.parquet": table.write_parquet,
     }
     writers[name](tmp_path / name)
     assert rows(tmp_path / name).rows() == table.rows()
 
 
-def _xlsx(table: pl.DataFrame) -> bytes:
-    """The smallest Excel file that holds a table of text."""
-    lines = [table.columns, *table.rows()]
-    cells = "".join(
-        "<row>" + "".join(f'<c t="inlineStr"><is><t>{v}</t></is></c>' for v in line) + "</row>"
-        for line in lines
-    )
+def _xlsx(**sheets: pl.DataFrame) -> bytes:
+    """The smallest Excel file that holds tables of text."""
+    cells = [
+        "".join(
+            "<row>" + "".join(f'<c t="inlineStr"><is><t>{v}</t></is></c>' for v in line) + "</row>"
+            for line in [table.columns, *table.rows()]
+        )
+        for table in sheets.values()
+    ]
+    named = "".join(f'<sheet name="{name}" sheetId="{i}" r:id="r{i}"/>' for i, name in enumerate(sheets, 1))
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     links = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
     packages = "http://schemas.openxmlformats.org/package/2006"
@@ -82,17 +85,33 @@ def _xlsx(table: pl.DataFrame) -> bytes:
         "[Content_Types].xml": f'<Types xmlns="{packages}/content-types"/>',
         "_rels/.rels": f'<Relationships xmlns="{packages}/relationships"><Relationship Id="r1" '
         f'Type="{links}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
-        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{links}"><sheets>'
-        '<sheet name="Sales" sheetId="1" r:id="r1"/></sheets></workbook>',
-        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{packages}/relationships"><Relationship Id="r1" '
-        f'Type="{links}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
-        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{cells}</sheetData></worksheet>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{links}"><sheets>{named}</sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{packages}/relationships">'
+        + "".join(
+            f'<Relationship Id="r{i}" Type="{links}/worksheet" Target="worksheets/sheet{i}.xml"/>'
+            for i in range(1, len(sheets) + 1)
+        )
+        + "</Relationships>",
     }
+    for i, rows_of_sheet in enumerate(cells, 1):
+        sheet = f'<worksheet xmlns="{main}"><sheetData>{rows_of_sheet}</sheetData></worksheet>'
+        parts[f"xl/worksheets/sheet{i}.xml"] = sheet
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, part in parts.items():
             archive.writestr(name, part)
     return content.getvalue()
+
+
+def test_of_an_excel_file_with_several_sheets_one_is_named(tmp_path):
+    sales, plan = pl.DataFrame({"sku": ["A"]}), pl.DataFrame({"sku": ["B"]})
+    book = tmp_path / "book.xlsx"
+    book.write_bytes(_xlsx(Sales=sales, Plan=plan))
+    assert rows(f"{book}#Plan").rows() == [("B",)]
+    with pytest.raises(SourceError, match=r"2 sheets with rows: Sales, Plan.*such as sales\.xlsx#Sales"):
+        rows(book)
+    with pytest.raises(SourceError, match="Expected 'Sums' among them"):
+        rows(f"{book}#Sums")
 
 
 def test_decimal_commas_are_numbers_and_text_with_commas_stays(tmp_path):
