@@ -18,7 +18,7 @@ import polars as pl
 from models.machines.estimators import Flags, Floats, Learner, Matrix
 from models.machines.features import Feature
 from models.machines.labels import OBSERVED, next_failure_column
-from models.machines.lives import QUANTILES, Life, inverse
+from models.machines.lives import QUANTILES, Life, inverse, times
 from models.machines.options import Options
 from models.machines.risks import matrix
 from models.machines.sampling import DRAWN, masked, shares
@@ -64,8 +64,8 @@ def learn(
     if leads.height < FEWEST_FAILURES or machines < FEWEST_MACHINES:
         return Life(
             component,
-            f"{component} failed {leads.height:,} times on {machines:,} machines: a remaining life needs "
-            f"{FEWEST_FAILURES} failures on {FEWEST_MACHINES} machines",
+            f"{component} failed {times(leads.height)} on {machines:,} machine{'s' * (machines != 1)}: "
+            f"a remaining life needs {FEWEST_FAILURES} failures on {FEWEST_MACHINES} machines",
         )
     edges = _edges(leads["hours"], max(interval_hours, 1.0))
     sample = _sample(rows, component, features, edges[-1], options)

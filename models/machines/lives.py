@@ -96,6 +96,14 @@ def agreeing(quantiles: Floats, probabilities: Mapping[int, Floats]) -> Floats:
     return found
 
 
+def times(count: int) -> str:
+    """
+    >>> times(1), times(2)
+    ('once', '2 times')
+    """
+    return "once" if count == 1 else f"{count:,} times"
+
+
 def load(entry: Mapping[str, Any], files: Mapping[str, File]) -> Life:
     """The inverse of `Life.entry`."""
     estimator = estimators.load(files[entry["file"]]) if entry["file"] else None

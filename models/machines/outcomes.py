@@ -13,7 +13,7 @@ from models.machines.contracts import interval_hours, known
 from models.machines.evaluation import log_loss
 from models.machines.labels import OBSERVED
 from models.machines.scoring import KEY, QUANTILE_COLUMNS, RISKS, UNDER_WORK
-from models.machines.service import ENDED, ended, failures_until, longest_silence
+from models.machines.service import ENDED, ended, failures_until
 from models.scenario import TALLIES, ControlChart, Frames, Outcomes
 
 OUTCOMES = Outcomes(
@@ -76,8 +76,8 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
 def _ended(tables: Frames, until: datetime) -> pl.DataFrame:
     if "telemetry" not in tables:
         return pl.DataFrame(schema={"machine_id": pl.String, ENDED: pl.Datetime("us", "UTC")})
-    telemetry = tables["telemetry"].filter(pl.col("time") <= until)
-    return ended(telemetry, until, longest_silence(interval_hours(telemetry) or 1.0))
+    seen = known(tables, until)
+    return ended(seen, until, interval_hours(seen["telemetry"]) or 1.0)
 
 
 def first_said(judged: pl.LazyFrame) -> pl.DataFrame:

@@ -13,7 +13,7 @@ from models.machines.features import build, under_work
 from models.machines.lives import Life, agreeing
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk
 from models.machines.sampling import row_count
-from models.machines.service import longest_silence, silent_since
+from models.machines.service import silent_since
 from models.scenario import Frames, Scores
 
 KEY = ("machine_id", "component")
@@ -43,7 +43,7 @@ that time and horizon, null without model or under work; `reasons` says what spe
 none; `above_threshold` where an inspection is worth its cost, from the probability `threshold` on, never under
 work, null without model. `rung`: `model`; `partial_telemetry`, a sensor is silent; `without_telemetry`;
 `under_work`; `base_rate`, too few failures for a model; `no_model`; `out_of_service`, a machine whose telemetry
-ended long ago, without probability and rank.
+ended long ago or with a failure, without probability and rank.
 
 `life_q10_hours`, `life_q50_hours`, `life_q90_hours`: quantiles of the hours from `time` to the component's next
 failure, the same at all horizons, in agreement with the probabilities; null where they lie beyond what is known, or
@@ -77,8 +77,7 @@ def score(
     X = model.matrix(rows)
     said = model.predict(X)
     rungs = _telemetry(rows, model, tables["telemetry"])
-    silence = longest_silence(model.vocabulary.interval_hours)
-    silent = silent_since(tables["telemetry"], rows, silence)
+    silent = silent_since(tables, rows, model.vocabulary.interval_hours)
     parts = [pl.DataFrame(schema=RISKS)]
     lives = {c: _life(model, c, X, said) for c in keys["component"].unique()}
     for risk in _risks(model, keys["component"].unique().sort().to_list()):

@@ -1,8 +1,9 @@
 """Which machines are at work when, and how far failures are on record.
 
-A machine whose telemetry ended long ago is out of service: what would have failed since nobody could see.
-Its last rows are censored, neither failing nor healthy, and it is not ranked. A table of failures may end
-before telemetry does, where it was extracted earlier; the time after that is not free of failures either.
+A machine whose telemetry ended long ago, or with a failure that no replacement followed, is out of service: what
+would have failed since nobody could see. Its last rows are censored, neither failing nor healthy, and it is not
+ranked. A table of failures may end before telemetry does, where it was extracted earlier; the time after that is
+not free of failures either.
 """
 
 from datetime import datetime, timedelta
@@ -23,22 +24,47 @@ def longest_silence(interval_hours: float) -> timedelta:
     return max(_SILENCE, timedelta(hours=_INTERVALS * interval_hours))
 
 
-def ended(telemetry: pl.LazyFrame, last: datetime, silence: timedelta) -> pl.DataFrame:
-    """Machines that are out of service at `last`: machine_id, `ended`."""
-    newest = telemetry.group_by("machine_id").agg(pl.col("time").max().alias(ENDED))
-    return newest.filter(pl.col(ENDED) < last - silence).sort("machine_id").collect(engine="streaming")
+def ended(tables: Frames, last: datetime, interval_hours: float) -> pl.DataFrame:
+    """Machines that are out of service at `last`, the end of `tables`: machine_id, `ended`."""
+    newest = tables["telemetry"].group_by("machine_id").agg(pl.col("time").max().alias(ENDED))
+    at_last = newest.with_columns(pl.lit(last, pl.Datetime("us", "UTC")).alias("time"))
+    seen = at_last.sort("machine_id").collect(engine="streaming")
+    return seen.filter(_is_out(seen, tables, interval_hours)).select("machine_id", ENDED)
 
 
-def silent_since(telemetry: pl.LazyFrame, rows: pl.DataFrame, silence: timedelta) -> pl.Series:
-    """For each of `rows` (machine_id, time) the last telemetry before a longer silence than `silence`, else null."""
-    quiet = rows.select("machine_id").filter(rows["readings"] == 0).unique()
-    if quiet.is_empty():
-        return pl.Series(ENDED, [None] * rows.height, dtype=rows.schema["time"])
-    history = telemetry.filter(pl.col("machine_id").is_in(quiet["machine_id"].implode()))
-    seen = history.select("machine_id", "time", pl.col("time").alias(ENDED)).sort("time").collect()
-    wanted = rows.select("machine_id", "time").with_row_index("|row").sort("time")
-    found = wanted.join_asof(seen, on="time", by="machine_id", check_sortedness=False).sort("|row")
-    return found.select(pl.when(pl.col(ENDED) < pl.col("time") - silence).then(ENDED))[ENDED]
+def silent_since(tables: Frames, rows: pl.DataFrame, interval_hours: float) -> pl.Series:
+    """For each of `rows` (machine_id, time, readings) the last telemetry before, of a machine out of service by then."""
+    place = ["machine_id", "time"]
+    nothing = pl.LazyFrame(schema=rows.select(place).schema)
+    failed, replaced = (tables.get(name, nothing).select(place) for name in ("failures", "maintenance"))
+    quiet = rows.filter(pl.col("readings") == 0).lazy().select(place)
+    suspects = pl.concat([quiet, failed.join(replaced, on=place, how="anti")])
+    history = tables["telemetry"].join(suspects, on="machine_id", how="semi")
+    times = history.select(*place, pl.col("time").alias(ENDED)).sort("time").collect()
+    wanted = rows.select(place).with_row_index("|row").sort("time")
+    seen = wanted.join_asof(times, on="time", by="machine_id", check_sortedness=False)
+    out = pl.when(_is_out(seen, tables, interval_hours)).then(ENDED).alias(ENDED)
+    return seen.with_columns(out).sort("|row")[ENDED]
+
+
+def _is_out(seen: pl.DataFrame, tables: Frames, interval_hours: float) -> pl.Series:
+    """Whether machines are out of service at `time`, by their last telemetry before, `ended`.
+
+    They are where they are silent for longer than `longest_silence`, or for an interval since a failure that no
+    replacement followed.
+    """
+    place, time, last = ["machine_id", "time"], pl.col("time"), pl.col(ENDED)
+    found = seen.select(*place, ENDED).with_row_index("|row").sort("time")
+    nothing = pl.LazyFrame(schema=seen.select(place).schema)
+    for name, column in (("failures", "failed"), ("maintenance", "replaced")):
+        when = tables.get(name, nothing).select(*place, time.alias(column)).sort("time").collect()
+        found = found.join_asof(when, on="time", by="machine_id", check_sortedness=False)
+    interval = timedelta(hours=interval_hours)
+    silent = last < time - longest_silence(interval_hours)
+    unrepaired = (pl.col("replaced") < pl.col("failed")).fill_null(value=True)
+    stopped = (last < pl.col("failed") + interval) & (last <= time - interval) & unrepaired
+    out = silent.fill_null(value=False) | (stopped & (time > pl.col("failed"))).fill_null(value=False)
+    return found.select("|row", out.alias("out")).sort("|row")["out"]
 
 
 def failures_until(tables: Frames, last: datetime) -> datetime:

@@ -31,11 +31,11 @@ from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, build, used_features, windows
 from models.machines.labels import OBSERVED, fails_within, next_failure_column, outcomes
 from models.machines.leaks import leaks
-from models.machines.lives import Life
+from models.machines.lives import Life, times
 from models.machines.options import Options
 from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Model, Risk, matrix
 from models.machines.sampling import DRAWN, STEPS, Fold, draw, folds, masked, row_count, shares
-from models.machines.service import ended, longest_silence, record_ends
+from models.machines.service import ended, record_ends
 from models.machines.vocabulary import OTHER, Vocabulary
 from models.scenario import Frames, Trained
 
@@ -63,7 +63,7 @@ def rows_of(
         schema={"machine_id": pl.String, "time": rows.schema["time"], "component": pl.String}
     )
     failures = seen.get("failures", nothing)
-    gone = ended(seen["telemetry"], last, longest_silence(vocabulary.interval_hours))
+    gone = ended(seen, last, vocabulary.interval_hours)
     after = outcomes(rows, failures, vocabulary.components, observed["outcomes"].item(), gone)
     rows = rows.with_columns(pl.Series(STEPS, steps)).hstack(after).filter(pl.col("readings") > 0)
     return rows.with_columns(draw(rows, options.seed))
@@ -543,14 +543,6 @@ def machine_hours(rows: pl.LazyFrame) -> float:
     time = pl.col("time")
     spans = rows.group_by("machine_id").agg((time.max() - time.min()).dt.total_seconds().alias("seconds"))
     return float(spans.select(pl.col("seconds").sum()).collect().item()) / 3600
-
-
-def times(count: int) -> str:
-    """
-    >>> times(1), times(2)
-    ('once', '2 times')
-    """
-    return "once" if count == 1 else f"{count} times"
 
 
 def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:

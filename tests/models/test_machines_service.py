@@ -33,7 +33,7 @@ def failures(*rows: tuple[str, float]) -> pl.LazyFrame:
 
 
 def test_a_machine_is_out_of_service_after_a_month_of_silence_and_not_before():
-    found = ended(daily({"a": 100, "b": 60, "c": 75}), START + 99 * DAY, timedelta(days=28))
+    found = ended({"telemetry": daily({"a": 100, "b": 60, "c": 75})}, START + 99 * DAY, 24)
     assert found.rows() == [("b", START + 59 * DAY)]
 
 
@@ -83,8 +83,23 @@ def test_a_fleet_of_which_few_machines_are_left_is_not_taken_for_a_record_that_e
 def test_silence_is_judged_at_each_row_by_what_was_known_then():
     times = [START + d * DAY for d in (40, 60, 100)]
     rows = pl.DataFrame({"machine_id": ["b"] * 3, "time": times, "readings": [1, 0, 0]}).cast({"time": WHEN})
-    found = silent_since(daily({"b": 50}), rows, timedelta(days=28))
+    found = silent_since({"telemetry": daily({"b": 50})}, rows, 24)
     assert found.to_list() == [None, None, START + 49 * DAY]
+
+
+def test_a_machine_that_stopped_with_a_failure_is_out_of_service_at_once_and_not_where_it_was_repaired():
+    tables = {
+        "telemetry": daily({"runs": 100, "failed": 98, "goes on": 100, "repaired": 98}),
+        "failures": failures(("failed", 97), ("goes on", 90), ("repaired", 97)),
+        "maintenance": failures(("repaired", 97)),
+    }
+    assert ended(tables, START + 99 * DAY, 24).rows() == [("failed", START + 97 * DAY)]
+    times = [START + d * DAY for d in (96, 97, 98)]
+    for machine, said in {"failed": START + 97 * DAY, "repaired": None}.items():
+        rows = pl.DataFrame({"machine_id": machine, "time": times, "readings": [1, 1, 1]}).cast(
+            {"time": WHEN}
+        )
+        assert silent_since(tables, rows, 24).to_list() == [None, None, said]
 
 
 def test_published_rows_of_a_machine_that_was_withdrawn_are_not_judged_and_not_pending():
