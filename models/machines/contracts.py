@@ -132,6 +132,13 @@ class TelemetryTable(MachinesTable):
                 f"this has a row per reading, with a column '{tag}' for the sensor. Expected a column per "
                 "sensor. Read it as it is with --layout tag-value."
             )
+        times = raw["time"].drop_nulls()
+        if len(times) and not times.dtype.is_temporal() and _counts(times.cast(pl.Float64, strict=False)):
+            low, high = times.cast(pl.Float64).sort()[[0, -1]].to_list()
+            raise ContractError(
+                f"time is from {low:g} to {high:g}, so it counts cycles or rows. Expected times. "
+                "Read cycles as days with --layout cycles."
+            )
         accepted = super().accept(raw, options)
         good = accepted.good
         if not sensors(good.lazy()):
@@ -149,6 +156,11 @@ class TelemetryTable(MachinesTable):
                 "length by. Say it with --telemetry-hours, e.g. 1."
             )
         return dataclasses.replace(accepted, good=end_labelled(good.lazy(), hours).collect())
+
+
+def _counts(numbers: pl.Series) -> bool:
+    """Whether all are numbers that stand for no time: too small for days as Excel counts them."""
+    return not numbers.null_count() and bool(numbers.is_between(0, 20_000).all())
 
 
 _REGULAR = 0.25

@@ -1,6 +1,7 @@
 """How the files of others hold the tables of machines."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import reduce
 
 import polars as pl
@@ -10,6 +11,12 @@ from models.layouts import TIMES, Asked, Layout, Part, time_and_others, with_hea
 
 TAGS = ("tag", "Tag", "sensor", "Sensor", "variable", "parameter", "metric", "signal")
 VALUES = ("value", "Value", "reading", "measurement")
+UNITS = ("unit", "unit_number", "unit_nr", "unit_id", "engine", "engine_id", "machine_id", "id")
+CYCLES = ("cycle", "cycles", "time_in_cycles", "time_cycles", "time")
+FIRST_CYCLE = datetime(2000, 1, 1, tzinfo=UTC)
+"""Cycles are days after this one."""
+_NASA = ("unit", "cycle", *(f"setting{n}" for n in (1, 2, 3)), *(f"s{n}" for n in range(1, 22)))
+"""Columns of the files without a header."""
 _MACHINE = "machine"
 """The component of failures that name none."""
 
@@ -99,6 +106,37 @@ def _equipment(parts: Sequence[Part], asked: Asked) -> list[Part]:
     return [Part(asked.source, beside.with_columns(machine))]
 
 
+def _by_cycle(parts: Sequence[Part], asked: Asked) -> list[Part]:
+    """Readings by the cycles of machines that run to their failure, of which the last cycle is one."""
+    if asked.table not in ("telemetry", "failures"):
+        return list(parts)
+    return [Part(part.name, _dated(part, asked)) for part in parts]
+
+
+def _dated(part: Part, asked: Asked) -> pl.LazyFrame:
+    """Raises `ContractError` where there is no column with the cycle."""
+    frame = part.frame
+    if part.columns == [f"column {n}" for n in range(1, len(_NASA) + 1)]:
+        frame = frame.rename(dict(zip(part.columns, _NASA, strict=True)))
+    columns = frame.collect_schema().names()
+    unit, cycle = (
+        next((c for c in (asked.mapping.get(new), *names) if c in columns), None)
+        for new, names in (("machine_id", UNITS), ("time", CYCLES))
+    )
+    if unit is None or cycle is None:
+        lacking = "machine_id" if unit is None else "time"
+        raise ContractError(
+            f"{part.name}: the column of the {'machine' if unit is None else 'cycle'} is missing. Found: "
+            f"{', '.join(columns)}. Map it with --column {lacking}=NAME_IN_THE_FILE."
+        )
+    days = pl.duration(days=pl.col(cycle).cast(pl.Float64, strict=False).round().cast(pl.Int64))
+    time = (pl.lit(FIRST_CYCLE).cast(pl.Datetime("us", "UTC")) + days).alias(cycle)
+    if asked.table == "telemetry":
+        return frame.with_columns(time)
+    last = frame.select(unit, time).group_by(unit, maintain_order=True).max()
+    return last.with_columns(component=pl.lit(_MACHINE))
+
+
 LAYOUTS = {
     "azure-pdm": Layout(
         "The tables of Azure's predictive maintenance example: machineID, datetime, volt, ..., errorID, comp, failure, "
@@ -126,6 +164,12 @@ LAYOUTS = {
         "of the component drive, where failure is 1",
         {"machine_id": ("serial_number",), "time": ("date",)},
         arrange=_drives,
+    ),
+    "cycles": Layout(
+        "C-MAPSS and other machines that run to failure by cycles: unit, cycle and readings, also without a header as NASA "
+        "writes them; a cycle is a day, and in the files of failures the last cycle of a unit is its failure",
+        {"machine_id": UNITS, "time": CYCLES},
+        arrange=_by_cycle,
     ),
     "lookout-equipment": Layout(
         "AWS Lookout for Equipment: a folder of an asset with a CSV or folder per component, and label ranges (start, end); "

@@ -4,10 +4,12 @@ A file is known by its first bytes, not by its name. CSV columns stay text, sinc
 contract's business; a plain CSV or Parquet file is still read lazily, some rows at a time.
 """
 
+import codecs
 import csv
 import gzip
 import io
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -34,10 +36,12 @@ _LINES = 200
 _ZIP, _GZIP, _ZSTD = b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_JSON, _MARKUP = r"\{|\[\s*[\[{]", r"<[!?\w]"
 _THOUSANDS = r"[. '\x{a0}\x{202f}]"
 _DECIMAL_COMMA = rf"^\s*[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+\s*$"
 _WHOLE = rf"^\s*[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+\s*$"
 _EITHER = r"^\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*$"
+_NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
 _POINTS = r"^\s*[+-]?\d*\.\d+\s*$"
 
 Encoding = Literal["utf-8", "utf-16", "cp1252"]
@@ -53,7 +57,8 @@ class Text:
 
     `before` are lines before the header, such as a title or `sep=;`. `decimals` are the positions of columns with
     decimal commas, `either` of those with numbers such as 1.234 that show neither a decimal comma nor a decimal point;
-    `points` is whether other columns show decimal points.
+    `points` is whether other columns show decimal points. `blanks` divide the values where no separator does. A file
+    whose first line is all numbers is `headless`: its columns are `column 1`, `column 2`, ...
     """
 
     encoding: Encoding
@@ -65,6 +70,8 @@ class Text:
     before: int = 0
     either: tuple[int, ...] = ()
     points: bool = False
+    blanks: bool = False
+    headless: bool = False
 
     @property
     def decimal_comma(self) -> bool:
@@ -110,8 +117,10 @@ def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Text | None]
     if head.startswith(b"Obj\x01"):
         raise DialectError("this is an Avro file. Expected the folder of an Event Hubs Capture for Avro.")
     text = _unpacked(source, head)
-    if text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[{")):
+    if _begins(text, _JSON):
         return _json(source, text), None
+    if _begins(text, _MARKUP):
+        raise DialectError("this is HTML or XML. Expected a table. Save it as CSV or .xlsx.")
     return _csv(source, text, packed=text is not head)
 
 
@@ -141,8 +150,12 @@ def dialect_of(head: bytes) -> Text:
     if annotated:
         lines = [line for line in lines if not line.startswith("#")]
     separator = max(SEPARATORS, key=lambda one: _fit(lines, one))
-    rows = _split(lines, separator)
+    blanks = _has_blanks(lines)
+    rows = [line.split() for line in lines] if blanks else _split(lines, separator)
     names = tuple(rows[0]) if rows else ()
+    headless = len(names) > 1 and all(re.fullmatch(_NUMBER, name) for name in names)
+    if headless:
+        names = tuple(f"column {n}" for n in range(1, len(names) + 1))
     columns = [
         pl.Series([row[i] for row in rows[1:] if len(row) > i], dtype=pl.String) for i in range(len(names))
     ]
@@ -151,7 +164,15 @@ def dialect_of(head: bytes) -> Text:
     pointed = [i for i, values in enumerate(columns) if values.str.contains(_POINTS).any()]
     either = tuple(i for i in pointed if columns[i].str.contains(rf"{_EITHER}|^\s*[+-]?\d{{0,3}}\s*$").all())
     points = len(pointed) > len(either)
-    return Text(encoding, separator, line_end, commas, annotated, names, before, either, points)
+    return Text(
+        encoding, separator, line_end, commas, annotated, names, before, either, points, blanks, headless
+    )
+
+
+def _has_blanks(lines: Sequence[str]) -> bool:
+    """Whether blanks divide the values: all lines have as many of them, two or more, and no separator."""
+    many = {len(line.split()) for line in lines}
+    return len(many) == 1 and many != {1} and not any(c in line for line in lines for c in (*SEPARATORS, '"'))
 
 
 def _before_header(lines: Sequence[str]) -> int:
@@ -173,13 +194,19 @@ def dialect_in_words(path: str) -> str:
             return kind
     text = _unpacked(path, head)
     packed = "" if text is head else ", compressed"
-    if text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[{")):
+    if _begins(text, _JSON):
         return f"JSON{packed}"
     found = dialect_of(text)
     ends = ", lines end with CR" if found.line_end == "\r" else ""
     comma = ", decimal comma" if found.decimal_comma else ""
     before = f", {found.before} lines before the header" if found.before else ""
-    return f"CSV{packed}, {SEPARATORS[found.separator]}, {found.encoding}{comma}{ends}{before}"
+    separator = "blanks" if found.blanks else SEPARATORS[found.separator]
+    return f"CSV{packed}, {separator}, {found.encoding}{comma}{ends}{before}"
+
+
+def _begins(head: bytes, pattern: str) -> bool:
+    """Whether text begins with `pattern`, in whatever encoding."""
+    return bool(re.match(rf"\ufeff?\s*(?:{pattern})", head[:1000].decode(_encoding(head), "ignore")))
 
 
 def _fit(lines: Sequence[str], separator: str) -> tuple[bool, float, int]:
@@ -211,12 +238,8 @@ def _encoding(head: bytes) -> Encoding:
 def _csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFrame, Text]:
     text = dialect_of(head)
     if text.encoding != "utf-8":
-        content = _content(source) if isinstance(source, str) else source
-        if packed and not content.startswith(_GZIP):
-            raise DialectError(f"this is compressed text in {text.encoding}. Expected UTF-8 inside, or gzip.")
         try:
-            content = gzip.decompress(content) if packed else content
-            source = content.decode(text.encoding).encode()
+            source = _plain(source).decode(text.encoding).encode()
         except UnicodeDecodeError as error:
             raise DialectError(f"this is no text in {text.encoding}: {error.reason}.") from None
     if text.annotated and not packed:
@@ -224,6 +247,8 @@ def _csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFram
         blocks = _blocks(content)
         if len(blocks) > 1:
             return pl.concat([_csv(block, block, packed=False)[0] for block in blocks], how="diagonal"), text
+    if text.blanks:
+        source = b"".join(b",".join(line.split()) + b"\n" for line in _plain(source).splitlines())
     names = [name.strip().removeprefix("\ufeff") for name in text.names]
     _refuse_twice(names)
     frame = pl.scan_csv(
@@ -236,6 +261,8 @@ def _csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFram
         null_values=[""],
         truncate_ragged_lines=False,
         skip_lines=text.before,
+        has_header=not text.headless,
+        new_columns=text.names if text.headless else None,
     )
     return _tidy(frame, text), text
 
@@ -290,13 +317,16 @@ def _refuse_twice(names: Sequence[str]) -> None:
 
 
 def _json(source: str | bytes, head: bytes) -> pl.LazyFrame:
-    """JSON, one object a line, a list of them, or one document; members of members are named `outer.inner`.
+    """JSON, one object a line, a list of them or of lists of them, or one document.
 
-    The rows of a document are the objects of its one list of objects, each beside its other members.
+    Members of members are named `outer.inner`. The rows of a document are the objects of its one list of objects, each
+    beside its other members.
     """
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") or _is_document(head):
-        content = _content(source) if isinstance(source, str) else source
-        frame = _of_document(pl.read_json(io.BytesIO(content), infer_schema_length=None)).lazy()
+    encoding = _encoding(head)
+    if encoding != "utf-8" or head.startswith(codecs.BOM_UTF8):
+        source = head = _plain(source).decode(encoding).removeprefix("\ufeff").encode()
+    if _begins(head, r"\[") or _is_document(head):
+        frame = _of_document(pl.read_json(_rows_of(_plain(source)), infer_schema_length=None)).lazy()
     else:
         frame = pl.scan_ndjson(source, infer_schema_length=None)
     while nested := [n for n, dtype in frame.collect_schema().items() if isinstance(dtype, pl.Struct)]:
@@ -310,10 +340,21 @@ def _is_document(head: bytes) -> bool:
     if len(lines) == 1:
         return True
     try:
-        json.loads(lines[0].lstrip(b"\xef\xbb\xbf"))
+        json.loads(lines[0])
     except ValueError:
         return True
     return False
+
+
+def _rows_of(content: bytes) -> io.BytesIO:
+    """A document of JSON, of lists in a list their objects, of columns by row number, as pandas writes them, the rows."""
+    if _begins(content, r"\[\s*\["):
+        content = json.dumps([row for rows in json.loads(content) for row in rows]).encode()
+    elif _begins(content, r'\{\s*"[^"]*"\s*:\s*\{\s*"0"\s*:'):
+        columns = json.loads(content)
+        rows = [{name: cells.get(n) for name, cells in columns.items()} for n in next(iter(columns.values()))]
+        content = json.dumps(rows).encode()
+    return io.BytesIO(content)
 
 
 def _of_document(rows: pl.DataFrame) -> pl.DataFrame:
@@ -383,6 +424,16 @@ def _unpacked(source: str | bytes, head: bytes) -> bytes:
         source, has_header=False, separator="\x01", quote_char=None, infer_schema=False, glob=False
     ).head(_LINES)
     return "\n".join(lines.collect().to_series().fill_null("").to_list()).encode()
+
+
+def _plain(source: str | bytes) -> bytes:
+    """The whole content of a file, unpacked. Raises `DialectError` for what is compressed with zstd."""
+    content = _content(source) if isinstance(source, str) else source
+    if content.startswith(_ZSTD):
+        raise DialectError(
+            "this is compressed with zstd. Expected CSV in UTF-8 or JSON lines inside, or gzip."
+        )
+    return gzip.decompress(content) if content.startswith(_GZIP) else content
 
 
 def _beginning(path: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import zipfile
 
 import polars as pl
@@ -101,6 +102,43 @@ def _xlsx(**sheets: pl.DataFrame) -> bytes:
         for name, part in parts.items():
             archive.writestr(name, part)
     return content.getvalue()
+
+
+READINGS = [{"device": "a", "value": 1}, {"device": "ü", "value": 2}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(READINGS, indent=2, ensure_ascii=False),
+        json.dumps([READINGS[:1], READINGS[1:]]),
+        json.dumps({name: {str(i): row[name] for i, row in enumerate(READINGS)} for name in READINGS[0]}),
+        "\r\n".join(map(json.dumps, READINGS)),
+    ],
+    ids=["indented", "lists in a list", "columns of pandas", "lines"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_is_read_however_it_is_arranged(tmp_path, text, encoding):
+    content = text.encode(encoding)
+    for packed in (content, gzip.compress(content)):
+        (tmp_path / "a.json").write_bytes(packed)
+        assert rows(tmp_path / "a.json").to_dicts() == READINGS
+
+
+def test_blanks_divide_values_where_nothing_else_does_and_a_first_line_of_numbers_is_no_header(tmp_path):
+    (tmp_path / "a.txt").write_text("unit cycle  s1 \n1 1  0.5 \n1 2 -0.7\n")
+    assert rows(tmp_path / "a.txt").to_dicts()[1] == {"unit": "1", "cycle": "2", "s1": "-0.7"}
+    (tmp_path / "a.txt").write_text("1 1 -0.5\n1 2  0.7\n")
+    assert rows(tmp_path / "a.txt").columns == ["column 1", "column 2", "column 3"]
+    assert rows(tmp_path / "a.txt").rows() == [("1", "1", "-0.5"), ("1", "2", "0.7")]
+    (tmp_path / "a.txt").write_text("time\n2024-01-01 00:00:00\n")
+    assert rows(tmp_path / "a.txt").columns == ["time"]
+
+
+def test_a_page_that_is_called_a_sheet_is_told(tmp_path):
+    (tmp_path / "a.xls").write_text("<html><table><tr><td>sku</td></tr></table></html>")
+    with pytest.raises(SourceError, match=r"a\.xls: this is HTML or XML"):
+        rows(tmp_path / "a.xls")
 
 
 def test_of_an_excel_file_with_several_sheets_one_is_named(tmp_path):

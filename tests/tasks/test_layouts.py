@@ -323,3 +323,37 @@ def test_a_dry_run_says_what_the_layout_made_of_the_columns(store, put):
     assert done.preview["layout"] == "nixtla"
     assert done.preview["columns"] == {"sku": "unique_id", "week": "ds", "units": "y"}
     assert done.preview["rows"][0]["store"] == "all"
+
+
+ENGINES = "1 1 0.5 7\n1 2 0.6 7\n2 1 0.5 7\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("unit_number,time_in_cycles,s1,s2\n" + ENGINES.replace(" ", ","), {}),
+        ("motor,cycle,s1,s2\n" + ENGINES.replace(" ", ","), {"machine_id": "motor"}),
+        (ENGINES.replace("7\n", " ".join(["7"] * 23) + " \n"), {}),
+    ],
+    ids=["a header", "another name", "NASA"],
+)
+def test_cycles_are_days_and_the_last_one_of_a_unit_is_its_failure(store, put, text, columns):
+    source = put("train.txt", text)
+    read(store, "telemetry", source, MACHINES, mapping=columns, layout="cycles")
+    read(store, "failures", source, MACHINES, mapping=columns, layout="cycles")
+    days = pl.col("time").dt.to_string("%m-%d")
+    telemetry = store.scan("machines/telemetry").sort("machine_id", "time").collect()
+    assert telemetry.select("machine_id", days).rows() == [("1", "01-02"), ("1", "01-03"), ("2", "01-02")]
+    assert "s1" in telemetry.columns
+    failures = (
+        store.scan("machines/failures").sort("machine_id").select("machine_id", days, "component").collect()
+    )
+    assert failures.rows() == [("1", "01-03", "machine"), ("2", "01-02", "machine")]
+
+
+def test_cycles_in_the_place_of_times_are_told_with_the_way_to_read_them(store, put):
+    source = put("a.csv", "machine_id,time,s1\n1,1,0.5\n1,362,0.6\n")
+    with pytest.raises(ContractError, match=r"from 1 to 362.*--layout cycles"):
+        read(store, "telemetry", source, MACHINES)
+    source = put("a.csv", "machine_id,time,s1\n1,1,0.5\n" + "1,2024-01-01T00:00Z,0.6\n" * 30)
+    assert read(store, "telemetry", source, MACHINES).quarantined == 1
