@@ -19,8 +19,9 @@ ROW, RULE, KNOWN = f"{MARK} row", f"{MARK} rule", f"{MARK} known"
 QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "rule": pl.String}
 """The shape of bad rows: where from, the row as it came, as JSON, and the first rule that it breaks."""
 _NUMERIC_SHARE = 0.95
-_UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null")
-"""Words for an unknown number, in lower case."""
+_UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "--", "#value!", "#div/0!",
+    "bad", "bad input", "no data", "i/o timeout")  # fmt: skip
+"""Words for an unknown number, in lower case: of databases, pandas, Excel and historians of plants."""
 Decimals = Literal["comma", "point"]
 """What decimals are written with."""
 Duplicates = Literal["add", "average", "last", "refuse"]
@@ -228,7 +229,7 @@ def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
 def _as_numbers(values: pl.Series) -> pl.Series:
     """Text of a covariate with null for unknown ones and, where all others are flags, 1 and 0 for those.
 
-    >>> _as_numbers(pl.Series(["TRUE", "no", "NA", "NaN"])).to_list()
+    >>> _as_numbers(pl.Series(["TRUE", "no", "NA", "I/O Timeout"])).to_list()
     ['1', '0', None, None]
     """
     if values.dtype != pl.String:

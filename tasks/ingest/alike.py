@@ -19,25 +19,30 @@ def alike(
     """What to say of keys of a table that the scenario's first table lacks, but has written otherwise.
 
     `stored` are the tables with what is ingested before this one. Raises `ContractError` where they
-    are more than the share `most` of a column's values. The first table itself is compared with what is
-    stored where it is read whole.
+    are more than the share `most` of a column's values. The first table itself, where it is read whole, is compared with
+    what is stored and with itself.
     """
     first = next(iter(scenario.tables))
-    if not rows.height or first not in stored or (table.name == first and table.rows_at_a_time):
+    is_first = table.name == first
+    if not rows.height or (table.rows_at_a_time if is_first else first not in stored):
         return ()
-    known = stored[first]
+    known = stored.get(first, rows.rows().clear())
     shared = {*table.unique} & {*scenario.key} & {*known.collect_schema().names()}
     told = []
     for column in sorted(shared):
         values, others = (_values(frame, column) for frame in (rows.rows(), known))
         lacking = values.join(others, on=column, how="anti")
-        found = lacking.join(others.rename({column: "known"}), on="plain", how="inner").sort(column)
+        others = pl.concat([others, lacking]) if is_first else others
+        found = lacking.join(others.rename({column: "known"}), on="plain").filter(
+            pl.col(column) != pl.col("known")
+        )
         if found.is_empty():
             continue
-        count = found[column].n_unique()
+        found, count = found.sort(column, "known"), found[column].n_unique()
+        beside = "look like others" if is_first else f"are not in {first}, but look like values there"
         text = (
-            f"{table.name}: {count:,} of {values.height:,} values of '{column}' are not in {first}, but look like "
-            f"values there: '{found[column][0]}' like '{found['known'][0]}'."
+            f"{table.name}: {count:,} of {values.height:,} values of '{column}' {beside}: "
+            f"'{found[column][0]}' like '{found['known'][0]}'."
         )
         if count > most * values.height:
             raise ContractError(

@@ -36,7 +36,7 @@ _LINES = 200
 _ZIP, _GZIP, _ZSTD = b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_JSON, _MARKUP = r"\{|\[\s*[\[{]", r"<[!?\w]"
+_JSON, _PAGE = r"\{|\[\s*[\[{]", r"<[!?\w]|%PDF"
 _THOUSANDS = r"[. '\x{a0}\x{202f}]"
 _DECIMAL_COMMA = rf"^\s*[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+\s*$"
 _WHOLE = rf"^\s*[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+\s*$"
@@ -119,8 +119,8 @@ def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Text | None]
     text = _unpacked(source, head)
     if _begins(text, _JSON):
         return _json(source, text), None
-    if _begins(text, _MARKUP):
-        raise DialectError("this is HTML or XML. Expected a table. Save it as CSV or .xlsx.")
+    if _begins(text, _PAGE):
+        raise DialectError("this is HTML, XML or PDF. Expected a table. Save it as CSV or .xlsx.")
     return _csv(source, text, packed=text is not head)
 
 

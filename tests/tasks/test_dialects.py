@@ -137,7 +137,7 @@ def test_blanks_divide_values_where_nothing_else_does_and_a_first_line_of_number
 
 def test_a_page_that_is_called_a_sheet_is_told(tmp_path):
     (tmp_path / "a.xls").write_text("<html><table><tr><td>sku</td></tr></table></html>")
-    with pytest.raises(SourceError, match=r"a\.xls: this is HTML or XML"):
+    with pytest.raises(SourceError, match=r"a\.xls: this is HTML, XML or PDF"):
         rows(tmp_path / "a.xls")
 
 

@@ -178,6 +178,17 @@ def test_few_keys_that_look_like_known_ones_are_told_and_new_ones_are_not(store,
     assert "'4.0' like '4'" in told
 
 
+def test_a_key_that_one_file_writes_in_two_ways_is_told_and_refused_where_many_are(store, tmp_path):
+    twice = csv(
+        tmp_path, pl.concat([sales(), sales().with_columns(sku=pl.col("sku") + ".0").filter(sku="1.0")])
+    )
+    with pytest.raises(ContractError, match=r"values of 'sku' look like others: '1' like '1\.0'"):
+        read(store, "history", twice, SALES)
+    (told,) = read(store, "history", twice, SALES, max_bad_share=0.9).alike
+    assert "2 of 6 values" in told
+    assert read(store, "history", twice, SALES).alike == ()
+
+
 def test_a_bad_row_does_not_take_the_place_of_a_good_one(store, tmp_path):
     read(store, "history", with_lines(tmp_path, "9,A,2024-01-01,1,1", "9,A,2024-01-01,-2,1"), SALES)
     assert table(store).filter(sku="9")["units"].to_list() == [1]
