@@ -1,6 +1,6 @@
 """Accuracy of the sales forecasts on real histories, against naive forecasts and a common way to do it.
 
-    python -m benchmarks.accuracy [--data FOLDER [FOLDER ...]]
+    python -m benchmarks.accuracy [--data FOLDER [FOLDER ...]] [--horizon WEEKS]
 
 Ingests and trains as a user would, and measures the backtest that the training published: rolling origins, each
 forecast by models that have not seen what came after it. A FOLDER has the sales as `sales.parquet` or
@@ -10,9 +10,10 @@ origins, kinds of demand and estimators beside the naive forecasts, the notes of
 and on a sample of `SAMPLE` rows every candidate, before calibration, by kind of demand. MASE is the mean over keys of
 the mean absolute error of the medians over the key's mean absolute change from week to week.
 
-`reference`, where the history has `price`, `deal` and `feat`, are 35 separate gradient-boosting quantile models
-without calibration, one per quantile and group of steps, on the rows of the same origins: SKU, the store's
-attributes, week of the year, price and flags of the target week, and up to six weeks ahead the last three sales.
+`reference`, where the history has `price`, `deal` and `feat` and the horizon is a quarter at most, are 35 separate
+gradient-boosting quantile models without calibration, one per quantile and group of steps, on the rows of the same
+origins: SKU, the store's attributes, week of the year, price and flags of the target week, and up to six weeks ahead
+the last three sales.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from benchmarks.measure import run, table
 from models import metrics
 from models.sales import neighbours, preparation, training
 from models.sales.backtest import NAIVES
-from models.sales.options import QUANTILES, Options, quantile_column
+from models.sales.options import QUANTILES, QUARTER, Options, quantile_column
 from tasks.storage.store import Store
 
 SETS = ("orange_juice", "walmart", "m4_weekly")
@@ -37,7 +38,7 @@ SAMPLE = 20_000
 """Rows of the backtest, about, that all candidates are compared on; twice as many are learnt from."""
 KEY = ["sku", "store"]
 COLUMNS = [quantile_column(q) for q in QUANTILES]
-STEP_GROUPS = ([1], [2], [3], [4], [5], [6], range(7, 14))
+STEP_GROUPS = ([1], [2], [3], [4], [5], [6], range(7, QUARTER + 1))
 LAGS = 3
 TREES, LEARNING_RATE, LEAVES = 60, 0.1, 8
 """Of the reference: the best of a few tried on these origins, which favours it."""
@@ -51,22 +52,22 @@ def main() -> None:
             print(f"\nSkipped: {folder} has neither sales.parquet nor history.parquet.")
             continue
         print(f"\n{Path(folder).name}\n")
-        quotes.append(f"{Path(folder).name}: {_benchmark(Path(folder))}")
+        quotes.append(f"{Path(folder).name}: {_benchmark(Path(folder), arguments.horizon)}")
     print("\n" + "\n".join(quotes))
 
 
-def _benchmark(data: Path) -> str:
+def _benchmark(data: Path, horizon: int) -> str:
     """Prints the tables of one data set; returns the line to quote."""
     with tempfile.TemporaryDirectory(prefix="almanac-accuracy-") as folder:
         store = str(Path(folder) / "store")
         run("sales", "ingest", *_sources(data), "--store", store)
-        trained = run("sales", "train", "--store", store).result
+        trained = run("sales", "train", "--horizon", str(horizon), "--store", store).result
         backtest = Store(store).scan("sales/backtests").collect()
         history = Store(store).scan("sales/history").collect()
         stores = Store(store).scan("sales/stores").collect() if _file(data, "stores") else None
-        candidates = _candidates(Store(store), data)
+        candidates = _candidates(Store(store), data, horizon)
     forecasts = {"almanac": backtest}
-    if stores is not None and {"price", "deal", "feat"} <= set(history.columns):
+    if stores is not None and horizon <= QUARTER and {"price", "deal", "feat"} <= set(history.columns):
         parts = [
             _reference(history, stores, rows) for _, rows in backtest.group_by("origin", maintain_order=True)
         ]
@@ -96,12 +97,12 @@ def _public_sets() -> list[str]:
     return [str(root / name) for name in SETS]
 
 
-def _candidates(store: Store, data: Path) -> list[dict[str, Any]]:
+def _candidates(store: Store, data: Path, horizon: int) -> list[dict[str, Any]]:
     """A line per kind of demand and candidate, the least pinball loss first."""
     names = [name for name in ("plan", "stores") if _file(data, name)]
     tables = {name: store.scan(f"sales/{name}") for name in ("history", *names)}
     as_of = tables["history"].select(pl.col("week").max()).collect().item()
-    options = Options(training_rows=2 * SAMPLE, backtest_rows=SAMPLE)
+    options = Options(horizon=horizon, training_rows=2 * SAMPLE, backtest_rows=SAMPLE)
     shared = neighbours.shared_frames(tables, as_of, options.horizon)
     rows = training.candidates(preparation.prepare(tables, shared, as_of, options), shared, options)
     named = dict(zip(options.columns, options.quantiles, strict=True))
@@ -215,6 +216,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--data", nargs="+", help="Folders with sales, plan and stores as Parquet; default: the public sets."
+    )
+    parser.add_argument(
+        "--horizon", type=int, default=QUARTER, help="Weeks to forecast; default: %(default)s."
     )
     return parser.parse_args()
 

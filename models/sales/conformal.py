@@ -21,7 +21,8 @@ def fit_offsets(
     its offset as n parts and that of the group without its last column of `by` as `BORROWED` parts; the
     group of all rows borrows from zero.
 
-    Columns: `by` (null stands for any), `clusters`, and `offset<i>`. Sorted, the largest group last.
+    Columns: `by` (null stands for any), `clusters`, `times` (values of the last of `cluster`), and `offset<i>`. Sorted,
+    the largest group last.
 
     Romano, Patterson & Candes (2019), Conformalized quantile regression, NeurIPS; one quantile at a time.
 
@@ -31,7 +32,8 @@ def fit_offsets(
     """
     names = [f"offset{i}" for i in range(len(quantiles))]
     own = [pl.col(f"r{i}").quantile(q, "linear").alias(f"offset{i}") for i, q in enumerate(quantiles)]
-    measured = [pl.struct(cluster).n_unique().cast(pl.Float64).alias("clusters"), *own]
+    clusters = {"clusters": pl.struct(cluster).n_unique(), "times": pl.col(cluster[-1]).n_unique()}
+    measured = [*(count.cast(pl.Float64).alias(name) for name, count in clusters.items()), *own]
     whole = residuals.select(measured).with_columns(
         _mixed(pl.col(name), pl.lit(0.0)).alias(name) for name in names
     )
@@ -43,7 +45,7 @@ def fit_offsets(
         joined = smaller.join(borrowed, on=larger) if larger else smaller.join(borrowed, how="cross")
         mixed = (_mixed(pl.col(name), pl.col(f"larger_{name}")).alias(name) for name in names)
         levels.append(joined.with_columns(mixed).drop(f"larger_{name}" for name in names))
-    return pl.concat(levels, how="diagonal").select(*by, "clusters", *names).sort(by, nulls_last=True)
+    return pl.concat(levels, how="diagonal").select(*by, *clusters, *names).sort(by, nulls_last=True)
 
 
 def _mixed(own: pl.Expr, larger: pl.Expr) -> pl.Expr:

@@ -27,6 +27,8 @@ POOLED, NO_PLAN, STATISTICAL, BLEND = "pooled", "pooled_no_plan", "statistical",
 LAST_WEEK, LAST_YEAR = "naive", "seasonal_naive"
 SEASON = "last_year"
 """Last year's weeks, of the key and of its SKU, at this year's level; see `features.last_year`."""
+TWICE_BOTH = (SEASON,) * 4
+"""Last year's weeks, as often as makes them count twice as much as two models together."""
 MEMBERS: dict[str, tuple[str, ...]] = {
     "mean_of_models": (NO_PLAN, STATISTICAL),
     NO_PLAN: (NO_PLAN,),
@@ -38,7 +40,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "pooled_with_seasonal_naive": (NO_PLAN, LAST_YEAR),
     "statistical_with_seasonal_naive": (STATISTICAL, LAST_YEAR),
     "mean_with_last_year": (NO_PLAN, STATISTICAL, SEASON),
-    "last_year_with_mean": (NO_PLAN, STATISTICAL, *[SEASON] * 4),
+    "last_year_with_mean": (NO_PLAN, STATISTICAL, *TWICE_BOTH),
     "pooled_with_last_year": (NO_PLAN, SEASON),
 }
 """The candidates, and whose mean each is."""
@@ -49,7 +51,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
     "blend_with_seasonal_naive": (POOLED, STATISTICAL, LAST_YEAR),
     SEASON: (SEASON,),
     "blend_with_last_year": (POOLED, STATISTICAL, SEASON),
-    "last_year_with_blend": (POOLED, STATISTICAL, *[SEASON] * 4),
+    "last_year_with_blend": (POOLED, STATISTICAL, *TWICE_BOTH),
     "planned_with_last_year": (POOLED, SEASON),
 }
 """Alternatives in weeks with a plan, and whose mean each is; what is listed several times counts so often."""
@@ -138,7 +140,8 @@ def better_than(raw: pl.DataFrame, usual: str, quantiles: Sequence[float]) -> pl
 
     `raw` are planned rows of `training.raw_of_origin`. What an alternative saves is its share of the loss of `usual` (see
     `losses`) at each origin, on the rows of both. It counts less one standard error over the origins, and has to be
-    more than `MARGIN`: with one origin, nothing does. Of several, the one with the least share of the loss is taken.
+    more than `MARGIN`: with one origin, nothing does. Of several, the one that saves most is taken. All origins count
+    alike: the models of the first have learnt from less, and what replaces them saves more than it will.
     """
     if raw.is_empty():
         return nothing()
@@ -150,9 +153,9 @@ def better_than(raw: pl.DataFrame, usual: str, quantiles: Sequence[float]) -> pl
     origins = both.group_by("kind", "rung", "origin").agg(pl.col("loss", "usual").mean())
     saved = 1 - pl.col("loss") / pl.col("usual")
     found = origins.group_by("kind", "rung").agg(
-        share=pl.col("loss").sum() / pl.col("usual").sum(), sure=saved.mean() - saved.std() / pl.len().sqrt()
+        saved.mean().alias("saved"), error=saved.std() / pl.len().sqrt()
     )
-    found = found.filter(pl.col("sure") > MARGIN).sort("kind", "share", "rung")
+    found = found.filter(pl.col("saved") - pl.col("error") > MARGIN).sort("kind", -pl.col("saved"), "rung")
     return found.unique("kind", keep="first", maintain_order=True).select("kind", "rung")
 
 

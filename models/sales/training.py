@@ -255,14 +255,15 @@ def _offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Calibration from the errors of `raw`; without rows for any group where there are none."""
     n = len(options.quantiles)
     if raw.is_empty():
-        schema = {"rung": pl.String, "kind": pl.String, "steps": pl.Int32, "clusters": pl.Float64}
+        schema = {"rung": pl.String, "kind": pl.String, "steps": pl.Int32}
         return pl.DataFrame(schema=schema | {f"offset{i}": pl.Float64 for i in range(n)})
     actual = features.to_log(raw["units"].to_numpy(), raw["level"].to_numpy())
     residuals = actual[:, None] - _values(raw, options)
     columns = [pl.Series(f"r{i}", residuals[:, i]) for i in range(n)]
     found = conformal.fit_offsets(raw.with_columns(columns), options.quantiles, GROUPS, CLUSTER)
-    luck = STEADY_ORIGINS / (raw["origin"].n_unique() + STEADY_ORIGINS)
-    shared = luck * pl.col(f"offset{middle_of(options.quantiles)}")
+    shared = (
+        STEADY_ORIGINS / (pl.col("times") + STEADY_ORIGINS) * pl.col(f"offset{middle_of(options.quantiles)}")
+    )
     return found.with_columns(pl.col(f"offset{i}") - shared for i in range(n))
 
 

@@ -85,6 +85,15 @@ def test_in_planned_weeks_one_lucky_season_replaces_no_model():
     assert planned({"blend": [10.0], "seasonal_naive": [20.0]}) == {}
 
 
+def test_what_saves_most_takes_the_place_of_the_models_whatever_the_young_models_of_the_first_origin_lost():
+    found = {
+        "blend": [2.0, 14.0, 14.0],
+        "naive": [18.2, 15.2, 15.2],
+        "seasonal_naive": [12.8, 17.0, 17.0],
+    }
+    assert planned(found) == {"regular": "seasonal_naive"}
+
+
 def test_a_page_says_in_words_that_a_naive_forecast_is_better():
     assert _against(-0.15, "seasonal naive") == "15% above seasonal naive, which is better"
     assert _against(0.4, "naive") == "40% below naive"

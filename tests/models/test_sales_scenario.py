@@ -134,6 +134,20 @@ def test_errors_of_the_weeks_that_are_judged_do_not_choose_or_calibrate(trained,
     )
 
 
+def test_calibration_moves_the_median_less_the_fewer_origins_a_third_of_the_horizon_has():
+    options = Options.of({"quantiles": [0.5]})
+    origins = [(date(2024, 1, 1), 0), (date(2024, 4, 1), 0), (date(2024, 7, 1), 0), (date(2024, 7, 1), 2)]
+    raw = pl.DataFrame(
+        [
+            {"rung": "pooled", "kind": "regular", "sku": str(sku), "origin": origin, "steps": third}
+            for origin, third in origins
+            for sku in range(300)
+        ]
+    ).with_columns(units=20.0, level=10.0, v0=0.0)
+    moved = training._offsets(raw, options).drop_nulls("steps")["offset0"]
+    assert moved[1] == pytest.approx(moved[0] * (1 / 5) / (3 / 7), rel=0.1)
+
+
 def test_every_requested_key_is_answered_once(scores, tables, simulated):
     keys = SALES.requested(tables, simulated.as_of, OPTIONS).collect()
     assert_complete(scores, keys, simulated.as_of)
