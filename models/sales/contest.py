@@ -6,17 +6,13 @@ count once or twice as much as the models. The naive ones have a single value; t
 around it as those of the models lie around their median. Means are of the values on the log scale, level
 by level, with equal weights of all that a candidate lists (see `model.blend`).
 
-Of the candidates, each kind of demand takes the one with the least loss in the backtest; one other than
-`DEFAULT` must be better than it by `MARGIN`. So nothing is published that is known to be worse than a naive
-forecast: where a naive one is best, it is used.
-
-In planned weeks, `PLANNED` are the alternatives to what the models say with the plan, alone or with a naive
-forecast or last year's weeks.
-A kind of demand takes one where it is better at the origins of the backtest by more than their difference lets
-expect; see `better_than`.
+Without a plan, `MEMBERS` are the alternatives to `DEFAULT`; in planned weeks, `PLANNED` are those to what the models say
+with the plan, alone or with a naive forecast or last year's weeks. A kind of demand takes one where it is better at the
+origins of the backtest by more than their difference lets expect; see `better_than`. So nothing is published that is
+known to be worse than a naive forecast: where a naive one is best, it is used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -58,6 +54,8 @@ PLANNED: dict[str, tuple[str, ...]] = {
 DEFAULT = "mean_of_models"
 NAIVE = (LAST_WEEK, LAST_YEAR)
 MARGIN = 0.02
+ONE_ORIGIN = 0.15
+"""Standard error of the share of a loss that a candidate saves at a single origin."""
 
 
 def candidates(
@@ -117,44 +115,33 @@ def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
     return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
-def chosen(raw: pl.DataFrame, quantiles: Sequence[float]) -> pl.DataFrame:
-    """kind and rung: the candidate of each kind of demand, from backtest rows of all of them.
+def better_than(
+    raw: pl.DataFrame, usual: str, members: Mapping[str, tuple[str, ...]], quantiles: Sequence[float]
+) -> pl.DataFrame:
+    """kind and rung: the one of the candidates `members` that takes the place of `usual`, for kinds where one does.
 
-    `raw` are rows of `training.raw_of_origin`. A kind of which there are no rows takes `DEFAULT`. The loss of
-    a row is its pinball loss over the key's level to the power `FAIRNESS`, so that neither a few large keys
-    nor the many small ones decide alone.
-    """
-    default = always(DEFAULT)
-    if raw.is_empty():
-        return default
-    raw = raw.filter(pl.col("rung").is_in(list(MEMBERS)))
-    scored = losses(raw, quantiles).group_by("kind", "rung").agg(pl.col("loss").mean()).sort("kind", "rung")
-    usual = scored.filter(rung=DEFAULT).select("kind", bar=pl.col("loss") * (1 - MARGIN))
-    best = scored.join(usual, on="kind").filter(pl.col("loss") < pl.col("bar"))
-    best = best.sort("kind", "loss", "rung").unique("kind", keep="first", maintain_order=True)
-    return default.update(best.select("kind", "rung"), on="kind")
-
-
-def better_than(raw: pl.DataFrame, usual: str, quantiles: Sequence[float]) -> pl.DataFrame:
-    """kind and rung: the one of `PLANNED` that takes the place of `usual`, for kinds of demand where one does.
-
-    `raw` are planned rows of `training.raw_of_origin`. What an alternative saves is its share of the loss of `usual` (see
-    `losses`) at each origin, on the rows of both. It counts less one standard error over the origins, and has to be
-    more than `MARGIN`: with one origin, nothing does. Of several, the one that saves most is taken. All origins count
-    alike: the models of the first have learnt from less, and what replaces them saves more than it will.
+    `raw` are rows of `training.raw_of_origin`. What a candidate saves is its share of the loss of `usual` (see
+    `losses`) at each origin, on the rows of both. It counts less one standard error over the origins, `ONE_ORIGIN` with
+    one, and has to be more than `MARGIN`. Of several, the one that saves most is taken. All origins count alike: the
+    models of the first have learnt from less, and what replaces them saves more than it will.
     """
     if raw.is_empty():
         return nothing()
     on = ["sku", "store", "origin", "week", "kind"]
-    scored = losses(raw.filter(pl.col("rung").is_in([usual, *PLANNED])), quantiles)
+    seasonal = [name for name, listed in members.items() if SEASON in listed]
+    raw = raw.filter(~pl.col("rung").is_in(seasonal) | pl.col(SEASON).is_finite())
+    scored = losses(raw.filter(pl.col("rung").is_in([usual, *members])), quantiles)
     both = scored.filter(pl.col("rung") != usual).join(
         scored.filter(rung=usual).select(*on, usual="loss"), on=on
     )
-    origins = both.group_by("kind", "rung", "origin").agg(pl.col("loss", "usual").mean())
-    saved = 1 - pl.col("loss") / pl.col("usual")
-    found = origins.group_by("kind", "rung").agg(
-        saved.mean().alias("saved"), error=saved.std() / pl.len().sqrt()
+    origins = (
+        both.group_by("kind", "rung", "origin")
+        .agg(pl.col("loss", "usual").mean())
+        .filter(pl.col("usual") > 0)
     )
+    saved = 1 - pl.col("loss") / pl.col("usual")
+    error = saved.std().fill_null(ONE_ORIGIN) / pl.len().sqrt()
+    found = origins.group_by("kind", "rung").agg(saved.mean().alias("saved"), error.alias("error"))
     found = found.filter(pl.col("saved") - pl.col("error") > MARGIN).sort("kind", -pl.col("saved"), "rung")
     return found.unique("kind", keep="first", maintain_order=True).select("kind", "rung")
 

@@ -93,7 +93,8 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
 def _unplanned(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Which candidate forecasts weeks without a plan, by kind of demand; see `contest`."""
     if options.estimator == AUTO:
-        return contest.chosen(raw, options.quantiles)
+        found = contest.better_than(raw, contest.DEFAULT, contest.MEMBERS, options.quantiles)
+        return contest.always(contest.DEFAULT).update(found, on="kind")
     return contest.always({POOLED: NO_PLAN, STATISTICAL: STATISTICAL}.get(options.estimator, contest.DEFAULT))
 
 
@@ -101,7 +102,8 @@ def _planned(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame
     """Which candidate takes the place of the models in planned weeks, by kind of demand; see `contest`."""
     if options.estimator != AUTO:
         return contest.nothing()
-    return contest.better_than(raw, BLEND if blended else POOLED, options.quantiles)
+    usual = BLEND if blended else POOLED
+    return contest.better_than(raw, usual, contest.PLANNED, options.quantiles)
 
 
 def _features(rows: pl.DataFrame, covariates: Sequence[str], options: Options) -> list[str]:

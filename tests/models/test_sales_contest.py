@@ -12,29 +12,44 @@ def backtest(units: float, medians: dict[str, float], kind: str = "regular") -> 
     """One row per candidate, whose quantiles all are its median, relative to a level of 10."""
     values = [np.log(median / 10 + 0.1) for median in medians.values()]
     return pl.DataFrame(
-        {"rung": list(medians), "kind": kind, "units": units, "level": 10.0}
+        {"rung": list(medians), "kind": kind, "units": units, "level": 10.0, "last_year": 10.0}
         | {f"v{i}": values for i in range(len(QUANTILES))}
     )
 
 
-def choice(raw: pl.DataFrame) -> dict[str, str]:
-    return dict(contest.chosen(raw, QUANTILES).iter_rows())
+def choice(*origins: pl.DataFrame) -> dict[str, str]:
+    """The choice in weeks without a plan."""
+    raw = pl.concat(
+        rows.with_columns(sku=pl.lit("1"), store=pl.lit("1"), origin=i, week=i)
+        for i, rows in enumerate(origins)
+    )
+    return dict(contest.better_than(raw, contest.DEFAULT, contest.MEMBERS, QUANTILES).iter_rows())
 
 
 def test_a_naive_forecast_that_was_best_is_used_for_its_kind_of_demand_alone():
     raw = pl.concat(
         [
             backtest(20.0, {"mean_of_models": 10.0, "seasonal_naive": 20.0}),
-            backtest(20.0, {"mean_of_models": 20.0, "seasonal_naive": 10.0}, "intermittent"),
+            backtest(20.0, {"mean_of_models": 19.0, "seasonal_naive": 10.0}, "intermittent"),
+            backtest(20.0, {"mean_of_models": 20.0, "seasonal_naive": 10.0}, "promoted"),
         ]
     )
-    found = choice(raw)
-    assert found["regular"] == "seasonal_naive"
-    assert found["intermittent"] == found["new"] == contest.DEFAULT
+    assert choice(raw, raw) == {"regular": "seasonal_naive"}
 
 
 def test_a_candidate_that_is_hardly_better_is_not_chosen():
-    assert choice(backtest(20.0, {"mean_of_models": 10.0, "naive": 10.05}))["regular"] == contest.DEFAULT
+    raw = backtest(20.0, {"mean_of_models": 10.0, "naive": 10.05})
+    assert choice(raw, raw) == {}
+
+
+def test_a_season_is_judged_where_last_year_is_known_and_at_a_single_origin_has_to_save_much():
+    unknown = backtest(20.0, {"mean_of_models": 10.0, "last_year_with_mean": 10.0}).with_columns(
+        last_year=float("nan")
+    )
+    much = backtest(20.0, {"mean_of_models": 10.0, "last_year_with_mean": 14.0})
+    little = backtest(20.0, {"mean_of_models": 10.0, "last_year_with_mean": 11.0})
+    assert choice(unknown, unknown, much) == {"regular": "last_year_with_mean"}
+    assert choice(unknown, unknown, little) == {}
 
 
 def test_the_quantiles_of_a_naive_forecast_are_as_wide_as_those_of_the_models():
@@ -68,7 +83,7 @@ def planned(units: dict[str, list[float]]) -> dict[str, str]:
         )
         for i in range(count)
     ]
-    return dict(contest.better_than(pl.concat(origins), "blend", QUANTILES).iter_rows())
+    return dict(contest.better_than(pl.concat(origins), "blend", contest.PLANNED, QUANTILES).iter_rows())
 
 
 def test_in_planned_weeks_a_forecast_takes_the_place_of_the_models_where_it_is_better_time_after_time():
@@ -82,7 +97,7 @@ def test_in_planned_weeks_a_forecast_takes_the_place_of_the_models_where_it_is_b
 
 def test_in_planned_weeks_one_lucky_season_replaces_no_model():
     assert planned({"blend": [10.0, 18.0, 18.0], "seasonal_naive": [20.0, 17.9, 17.9]}) == {}
-    assert planned({"blend": [10.0], "seasonal_naive": [20.0]}) == {}
+    assert planned({"blend": [10.0], "seasonal_naive": [11.0]}) == {}
 
 
 def test_what_saves_most_takes_the_place_of_the_models_whatever_the_young_models_of_the_first_origin_lost():
