@@ -74,45 +74,49 @@ def compare_plans(
     rows, notes = read_checked(
         SALES, opened, "plan", plan, column_mapping(column or []), max_bad_share, reading
     )
-    horizon = Options.of(run.options).horizon
-    rows, unused = whatif.usable(rows, run.tables(SALES), run.as_of, horizon)
+    options = Options.of(run.options)
+    rows, unused = whatif.usable(rows, run.tables(SALES), run.as_of, options.horizon)
     stored = run.tables(SALES)["plan"].collect() if "plan" in run.versions else None
     other = whatif.merged(stored, rows)
     differing = whatif.changed(stored, other)
-    notes = [*run.notes, *notes, *unused, *_about_plan(stored, differing)]
     clock.mark("plan")
     lines, held = whatif.in_order(_lines(run, other, differing), stored, other)
-    notes += held
     clock.mark("score")
-    weeks = whatif.summed(lines, ["week"]).to_dicts()
-    files = bundles.files(opened, SALES.name, run.bundle or 0)
-    bands = whatif.bands(lines, files, run.as_of, Options.of(run.options))
-    address = None
-    if page:
-        shown = whatif_page.sections(
-            lines, bands, whatif.beside(stored, differing), run.tables(SALES), run.as_of, notes
-        )
-        address = write_whatif_page(run, page, plan, shown)
-    announce_whatif(run, weeks, address, plan)
+    notes = [*run.notes, *notes, *unused, *_about_plan(stored, differing), *held]
     for note in notes:
         get_run_logger().info(note)
+    bands = whatif.bands(lines, bundles.files(opened, SALES.name, run.bundle or 0), run.as_of, options)
+    compared = _compared(lines, bands)
+    address = None
+    if page:
+        beside = whatif.beside(stored, differing)
+        shown = whatif_page.sections(lines, bands, beside, run.tables(SALES), run.as_of, notes)
+        address = write_whatif_page(run, page, plan, shown)
+    announce_whatif(run, compared["weeks"], address, plan)
     return {
         "as_of": run.as_of.isoformat(),
         "bundle": run.bundle,
         "published": False,
         "plan_rows": rows.height,
         "plan_rows_changed": differing.height,
-        "pairs": lines.select(KEY).n_unique(),
-        "total": _rounded(whatif.summed(lines, []).row(0, named=True)),
-        "weeks": weeks,
-        "bands": bands.to_dicts(),
-        "largest": _largest(whatif.summed(lines, list(KEY)), KEY),
-        "largest_weeks": _largest(lines.select(*whatif.ON, "stored", "changed", "difference"), whatif.ON),
+        **compared,
         "page": address,
         "lines": write_lines(lines, to) if to else None,
         "notes": [*notes, whatif_page.about_sums(bands)],
         "stages": clock.stages,
         "seconds": clock.seconds,
+    }
+
+
+def _compared(lines: pl.DataFrame, bands: pl.DataFrame) -> dict[str, Any]:
+    """What a result has of the differences: their sums, and the largest of them."""
+    return {
+        "pairs": lines.select(KEY).n_unique(),
+        "total": _rounded(whatif.summed(lines, []).row(0, named=True)),
+        "weeks": whatif.summed(lines, ["week"]).to_dicts(),
+        "bands": bands.to_dicts(),
+        "largest": _largest(whatif.summed(lines, list(KEY)), KEY),
+        "largest_weeks": _largest(lines.select(*whatif.ON, "stored", "changed", "difference"), whatif.ON),
     }
 
 

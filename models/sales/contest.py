@@ -4,7 +4,7 @@ Without a plan, candidates are the pooled model without plan, the SKUs' own mode
 last year, and means of few of them, also with last year's weeks at this year's level (`features.last_year`), which
 count once or twice as much as the models. The naive ones have a single value; the quantiles of a candidate lie
 around it as those of the models lie around their median. Means are of the values on the log scale, level
-by level, with equal weights of all that a candidate lists (see `model.blend`).
+by level, of all that a candidate lists; the narrower a forecast's own band, the more it counts (see `mean_of`).
 
 Without a plan, `MEMBERS` are the alternatives to `DEFAULT`; in planned weeks, `PLANNED` are those to what the models say
 with the plan, alone or with a naive forecast or last year's weeks. A kind of demand takes one where it is better at the
@@ -54,6 +54,8 @@ PLANNED: dict[str, tuple[str, ...]] = {
 DEFAULT = "mean_of_models"
 NAIVE = (LAST_WEEK, LAST_YEAR)
 MARGIN = 0.02
+LEAST_WIDTH = 0.01
+"""Of a band on the log scale: a narrower one counts no more."""
 ONE_ORIGIN = 0.15
 """Standard error of the share of a loss that a candidate saves at a single origin."""
 
@@ -68,13 +70,13 @@ def candidates(
     the median. With `planned`, `pooled` knows the plan, and the candidates are those of `PLANNED`; those with `SEASON`
     are NaN where last year is not known, so that the models answer.
     """
-    around = _mean([values - values[:, middle : middle + 1] for values in (pooled, own)])
+    around = mean_of([values - values[:, middle : middle + 1] for values in (pooled, own)])
     level = rows["level"].to_numpy()
     of = {POOLED if planned else NO_PLAN: pooled, STATISTICAL: own}
     for name in (*NAIVE, SEASON):
         of[name] = to_log(rows[name].to_numpy(), level)[:, None] + around
     found = {
-        name: _mean([of[member] for member in members])
+        name: mean_of([of[member] for member in members])
         for name, members in (PLANNED if planned else MEMBERS).items()
     }
     unknown = np.isnan(rows[SEASON].to_numpy())
@@ -107,12 +109,25 @@ def naive_of(rung: str) -> str:
     return next(member for member in PLANNED[rung] if member in (*NAIVE, SEASON))
 
 
-def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean over those that are known, element by element; NaN where none is."""
+def mean_of(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean of forecasts' quantiles on the log scale, each (rows, quantiles), over those that are known; NaN where none is.
+
+    Quantile averaging (Lichtendahl, Grushka-Cockayne & Winkler 2013, Management Science 59), with the weights of
+    `trust_in`.
+    """
     known = np.isfinite(values)
-    count = known.sum(axis=0)
-    total = np.where(known, values, 0.0).sum(axis=0)
+    trust = np.where(known, np.nan_to_num([trust_in(each) for each in values]), 0.0)
+    count = trust.sum(axis=0)
+    total = (trust * np.where(known, values, 0.0)).sum(axis=0)
     return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def trust_in(values: np.ndarray) -> np.ndarray:
+    """The weight of each row of a forecast in a mean, shape (rows, 1): the inverse of the width of its own band.
+
+    Bates & Granger 1969, Operational Research Quarterly 20, have the inverse of the variance.
+    """
+    return 1 / np.maximum(values[:, -1:] - values[:, :1], LEAST_WIDTH)
 
 
 def better_than(

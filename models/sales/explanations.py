@@ -28,10 +28,10 @@ import polars as pl
 
 from models.sales import contest, features, pooled, scoring, statistical
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
-from models.sales.model import Model, aligned, middle_of
+from models.sales.model import Model, aligned, log_values, middle_of
 from models.sales.neighbours import PRICE, store_attributes
 from models.sales.options import Options, quantile_column
-from models.sales.panel import KEY, OFFSET, Panel, known_covariates
+from models.sales.panel import KEY, OFFSET, Panel, known_covariates, mean
 from models.sales.promotions import FLAGGED, PRICE_OTHERS, with_prices_of_others
 from models.scenario import Frames
 
@@ -198,16 +198,44 @@ def _contributions(
         contest.LAST_YEAR: _of_one(features.to_log(done["seasonal_naive"].to_numpy(), level), "season"),
         contest.SEASON: _of_one(features.to_log(done["last_year"].to_numpy(), level), "season"),
     }
+    trust = _trust(model, own, done, values, names)
     total, count = np.zeros((done.height, len(GROUPS))), np.zeros(done.height)
     for member, parts in of.items():
         weight = np.array([_MEMBERS.get(rung or "", ()).count(member) for rung in rungs], dtype=float)
-        weight = np.where(np.isfinite(parts).all(axis=1), weight, 0.0)
+        weight = np.where(
+            np.isfinite(parts).all(axis=1), weight * np.nan_to_num(trust.get(member, trust[BLEND])), 0.0
+        )
         total += np.where(weight[:, None] > 0, parts, 0.0) * weight[:, None]
         count += weight
-    found = total / np.maximum(count, 1)[:, None]
+    found = total / np.where(count > 0, count, 1.0)[:, None]
     reached = features.to_log(done[middle].to_numpy(), level) - _USUAL
     found[:, -1] = reached - found[:, :-1].sum(axis=1)
     return found
+
+
+def _trust(
+    model: Model, own: pl.DataFrame | None, done: pl.DataFrame, values: np.ndarray, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The weight that `contest.mean_of` gives each model in each row of `done`, and as `BLEND` what it gives the others.
+
+    A forecast that is no model is as wide as the models of its row together, so that it has the mean of their weights.
+    """
+    on, unknown = [*KEY, "week"], np.full((done.height, len(model.columns)), np.nan)
+    said = {POOLED: unknown, NO_PLAN: unknown, STATISTICAL: unknown}
+    if own is not None:
+        rows = done.join(
+            own.select(*on, *model.columns), on=on, how="left", maintain_order="left", suffix="_own"
+        )
+        said[STATISTICAL] = features.to_log(
+            rows.select(f"{name}_own" for name in model.columns).to_numpy(), rows["level"].to_numpy()[:, None]
+        )
+    for rung in (POOLED, NO_PLAN):
+        if ensemble := model.of_rung(rung):
+            said[rung] = log_values(ensemble, values, names, 1)
+    trust = {member: contest.trust_in(each)[:, 0] for member, each in said.items()}
+    with_plan = done["planned"].to_numpy() & (model.with_plan is not None)
+    ensembles = np.where(with_plan, trust[POOLED], trust[NO_PLAN])
+    return trust | {BLEND: mean(np.array([ensembles, trust[STATISTICAL]]))}
 
 
 def _of_pooled(

@@ -29,7 +29,7 @@ class Model:
     the keys that they forecast; with `own_first` all keys that they can forecast. `unplanned` (kind, rung)
     are the candidates of `contest` that forecast weeks without a plan, by kind of demand; without rows, the
     pooled model does; `planned` are those that take the place of the models in planned weeks. With `blended`, the rows
-    of all other keys that both can forecast with the plan are the mean of the two (see `blend`).
+    of all other keys that both can forecast with the plan are the mean of the two (see `contest.mean_of`).
     `offsets` calibrate each rung on the log scale. `quantiles`, `horizon`, `covariates` and `flags` are
     those of training.
     """
@@ -125,7 +125,9 @@ class Model:
         )
         alone = there & (self.own_first | chosen["chosen"].fill_null(False).to_numpy())
         both = there & ~alone & (rows["rung"] == POOLED).to_numpy() & self.blended
-        models = np.where(alone[:, None], values, np.where(both[:, None], blend(raw, values), raw))
+        models = np.where(
+            alone[:, None], values, np.where(both[:, None], contest.mean_of([raw, values]), raw)
+        )
         rung = pl.when(pl.Series(alone)).then(pl.lit(STATISTICAL)).when(pl.Series(both)).then(pl.lit(BLEND))
         planned, rows = rows["rung"] == POOLED, rows.with_columns(rung.otherwise("rung").alias("rung"))
         return self._chosen(rows, planned, models, raw, values)
@@ -203,15 +205,6 @@ def aligned(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str]) -
         if name in at:
             chosen[:, i] = values[:, at[name]]
     return chosen
-
-
-def blend(pooled_values: np.ndarray, own_values: np.ndarray) -> np.ndarray:
-    """The mean of two forecasts' quantiles on the log scale, level by level.
-
-    Quantile averaging (Lichtendahl, Grushka-Cockayne & Winkler 2013, Management Science 59) with equal weights,
-    which estimated ones seldom beat (Claeskens et al. 2016, International Journal of Forecasting 32).
-    """
-    return (pooled_values + own_values) / 2
 
 
 def middle_of(quantiles: Sequence[float]) -> int:

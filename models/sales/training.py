@@ -15,7 +15,6 @@ from models.sales.model import (
     CLUSTER,
     GROUPS,
     Model,
-    blend,
     empty_keys,
     ladder_level,
     log_values,
@@ -233,7 +232,7 @@ def _raw_blend(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     pooled_rows, own = raw.filter(rung=POOLED), raw.filter(rung=STATISTICAL)
     both = pooled_rows.join(own.select(on), on=on, how="semi").sort(on)
     own = own.join(both.select(on), on=on, how="semi").sort(on)
-    return _with_values(both, BLEND, blend(_values(both, options), _values(own, options)))
+    return _with_values(both, BLEND, contest.mean_of([_values(both, options), _values(own, options)]))
 
 
 def raw_ladder(answered: pl.DataFrame, options: Options) -> pl.DataFrame:

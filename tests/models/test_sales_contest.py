@@ -61,6 +61,12 @@ def test_the_quantiles_of_a_naive_forecast_are_as_wide_as_those_of_the_models():
     assert np.isnan(found["statistical"]).all()
 
 
+def test_the_narrower_its_own_band_the_more_a_forecast_counts_in_a_mean():
+    wide, narrow = np.array([[-1.0, 0.0, 1.0]]), np.array([[-0.2, 0.3, 0.8]])
+    assert contest.mean_of([wide, narrow])[0, 1] == pytest.approx((1 * 0.0 + 2 * 0.3) / 3)
+    assert contest.mean_of([wide, np.full((1, 3), np.nan)]) == pytest.approx(wide)
+
+
 def test_last_year_counts_twice_as_much_as_the_models_and_where_it_is_unknown_the_models_answer():
     rows = pl.DataFrame({name: [10.0, 10.0] for name in ("naive", "seasonal_naive", "level")}).with_columns(
         last_year=pl.Series([40.0, float("nan")])
