@@ -93,7 +93,7 @@ def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
     if values.dtype != pl.String:
         return values.cast(pl.Date, strict=False)
     text = values.str.strip_chars()
-    plain = text.str.to_date("%Y-%m-%d", strict=False)
+    plain = _with_whole_years(text.str.to_date("%Y-%m-%d", strict=False))
     rest = text.is_not_null() & plain.is_null()
     if not rest.any():
         return plain
@@ -226,7 +226,7 @@ def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Ser
     )
     clocks = clocks.fill_null(_parsed(plain, _FORMATS))
     for form in _DAYS:
-        clocks = clocks.fill_null(plain.str.to_date(form, strict=False).cast(_CLOCK))
+        clocks = clocks.fill_null(_with_whole_years(plain.str.to_date(form, strict=False).cast(_CLOCK)))
     return clocks, moments
 
 
@@ -282,8 +282,15 @@ def _parsed(text: pl.Series, formats: tuple[str, ...]) -> pl.Series:
     for form in formats:
         if not found.null_count():
             break
-        found = found.fill_null(text.str.to_datetime(form, strict=False, time_unit="us"))
+        found = found.fill_null(_with_whole_years(text.str.to_datetime(form, strict=False, time_unit="us")))
     return found
+
+
+def _with_whole_years(times: pl.Series) -> pl.Series:
+    """`times` without those of a year of two digits, which polars reads as one of long ago."""
+    return times.zip_with(
+        (times.dt.year() >= 1000).fill_null(False), times.clear().extend_constant(None, len(times))
+    )
 
 
 def _located(naive: pl.Series, timezone: str | None) -> pl.Series:

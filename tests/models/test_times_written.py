@@ -136,3 +136,12 @@ def test_where_the_order_does_not_tell_which_of_two_hours_is_meant_none_is_guess
 def test_days_as_excel_counts_them_are_read_where_all_numbers_are_such():
     assert utc(pl.Series(["45320.5416666667", "45321"]), "UTC").dt.hour().to_list() == [13, 0]
     assert utc(pl.Series([45320.0, 17.0]), "UTC").to_list() == [None, None]
+
+
+@pytest.mark.parametrize("text", ["29-01-24", "29-01-24 00:00", "29-01-24 00:00:00", "29/01/24"])
+def test_a_year_of_two_digits_is_not_one_of_the_first_century(text):
+    assert utc(pl.Series([text]), "UTC").to_list() == [datetime(2024, 1, 29, tzinfo=UTC)]
+    assert days(pl.Series([text])).to_list() == [date(2024, 1, 29)]
+    for unclear in ("01-02-24", "01-02-24 10:00"):
+        with pytest.raises(ContractError, match="--dates"):
+            utc(pl.Series([unclear]), "UTC")

@@ -73,7 +73,9 @@ def _xlsx(**sheets: pl.DataFrame) -> bytes:
     """The smallest Excel file that holds tables of text."""
     cells = [
         "".join(
-            "<row>" + "".join(f'<c t="inlineStr"><is><t>{v}</t></is></c>' for v in line) + "</row>"
+            "<row>"
+            + "".join(f'<c t="inlineStr"><is><t>{v}</t></is></c>' if v.strip() else "<c/>" for v in line)
+            + "</row>"
             for line in [table.columns, *table.rows()]
         )
         for table in sheets.values()
@@ -150,6 +152,16 @@ def test_of_an_excel_file_with_several_sheets_one_is_named(tmp_path):
         rows(book)
     with pytest.raises(SourceError, match="Expected 'Sums' among them"):
         rows(f"{book}#Sums")
+
+
+def test_a_title_above_the_header_of_a_sheet_is_no_row(tmp_path):
+    cells = {
+        "Report": ["", "sku", "A", ""],
+        " ": ["", "week", "2024-01-01", ""],
+        "  ": ["", "units", "3", ""],
+    }
+    (tmp_path / "a.xlsx").write_bytes(_xlsx(Sales=pl.DataFrame(cells)))
+    assert rows(tmp_path / "a.xlsx").to_dicts() == [{"sku": "A", "week": "2024-01-01", "units": "3"}]
 
 
 def test_decimal_commas_are_numbers_and_text_with_commas_stays(tmp_path):
