@@ -71,7 +71,7 @@ def application() -> App:
         help="Batch scoring on a schedule: sales quantiles, device anomalies, machine failures.",
         version_flags=[],
         result_action="return_value",
-        default_parameter=Parameter(consume_multiple=True),
+        default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
     )
     lines = []
     for found in groups():

@@ -15,7 +15,7 @@ from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.limits import BACKFILLING, BY_HAND, INGESTING, SCORING, TRAINING, limited
 from flows.parameters import Moment, ParameterError, Share
-from flows.reading import AS_THEY_ARE, Reading, reads
+from flows.reading import AS_THEY_ARE, Reading, ingests, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources
 from flows.runs import score as score_run
@@ -178,44 +178,20 @@ def backfill(
 
 
 @limited(TRAINING, name="devices-run", task_runner=task_runner())
-@reads
+@ingests(ingest)
 def run(
-    source: str,
-    timezone: str | None = None,
-    interval: str | None = None,
-    limits: str | None = None,
-    labels: str | None = None,
-    kinds: str | None = None,
-    sites: str | None = None,
-    tolerance_seconds: Annotated[float, Field(ge=0)] = 300,
-    column: list[str] | None = None,
-    max_bad_share: Share = 0.05,
-    shards: Shards = None,
+    ingested: dict[str, Any],
     detector: Literal["auto", "one_class_svm", "isolation_forest"] = "auto",
     alpha: Alpha = 0.001,
     alarms_per_day: AlarmsPerDay = None,
     catch_up: Hours = 24,
     store: str | None = None,
-    reading: Reading = AS_THEY_ARE,
 ) -> Any:
     """Ingest, train if there is no champion yet, and score every complete hour that is not published yet.
 
     A first training learns from the hours before those that this run scores, at least two thirds of all.
 
     Args:
-        source: Raw readings: device, tag, time, value. CSV, Parquet, a folder or glob of either, a Delta
-            table, or Event Hubs Capture (a folder with Avro files); local, az:// or abfss://.
-        timezone: What times without an offset are in, such as UTC or Europe/Zurich.
-        interval: Length of an interval, a number and s, m or h; settled at the first ingest (default 1m).
-        limits: Physical limits: tag, low, high, and device where they differ. A reading outside is bad.
-        labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag where it is one's.
-        kinds: What kind of sensor a tag is, where training takes it for another: tag, kind (counter, angle, state, level,
-            daily, levels, wanders or varies), and device where they differ.
-        sites: The time zone of each device, whose days its cycles follow: device, timezone, and site if it has a name.
-        tolerance_seconds: Seconds that a reading may be ahead of the clock.
-        column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
-        max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
-        shards: Number of shards the devices are spread over; settled at the first ingest (default 32).
         detector: Of a first training. auto: chosen by what the sensor's past looks like; or one for all.
         alpha: Share of normal readings that may be called anomalies.
         alarms_per_day: False alarms a day to bear, of all devices; default: one for 100 devices.
@@ -223,17 +199,12 @@ def run(
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
-    options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds)
-    sources = {"readings": source, "labels": labels, "kinds": kinds, "sites": sites}
-    read = ingest_sources(DEVICES, opened, sources, column or [], shards, max_bad_share, options)
-    if reading.dry_run:
-        return read
     notes: list[str] = []
     if bundles.champion(opened, DEVICES.name) is None:
         until, catch_up, learnt = _first_split(opened, catch_up)
         notes = [learnt, *_train(opened, until, {"detector": detector})["notes"]]
     result = _score(opened, None, _verdicts(alpha, alarms_per_day), None, catch_up, dry_run=False)
-    stages = {"ingest": read["seconds"], **result.get("stages", {})}
+    stages = {"ingest": ingested["seconds"], **result.get("stages", {})}
     return _ended({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
 
 

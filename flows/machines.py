@@ -9,7 +9,7 @@ from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.limits import INGESTING, SCORING, TRAINING, limited
 from flows.parameters import Moment, ParameterError, Share, amounts, hours
-from flows.reading import AS_THEY_ARE, Reading, reads
+from flows.reading import AS_THEY_ARE, Reading, ingests, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, train_bundle
 from flows.runs import score as score_run
@@ -220,61 +220,14 @@ def evaluate(
 
 
 @limited(TRAINING, name="machines-run", task_runner=task_runner())
-@reads
-def run(
-    telemetry: str,
-    failures: str,
-    maintenance: str | None = None,
-    errors: str | None = None,
-    machines: str | None = None,
-    column: list[str] | None = None,
-    timezone: str = "UTC",
-    telemetry_marks: Literal["end", "start"] | None = None,
-    telemetry_hours: Amount | None = None,
-    max_bad_share: Share = 0.05,
-    shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
-    store: str | None = None,
-    reading: Reading = AS_THEY_ARE,
-) -> dict[str, Any]:
+@ingests(ingest)
+def run(_: dict[str, Any], store: str | None = None) -> dict[str, Any]:
     """Ingest, train if there is no champion yet, and score.
 
     Args:
-        telemetry: Readings at regular intervals: machine_id, time, and a numeric column per sensor. Like
-            all sources CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
-        failures: Failures of components: machine_id, time, component.
-        maintenance: Replacements of components: machine_id, time, component. Left out where machines run
-            to failure; a failure counts as a replacement.
-        errors: Errors that machines reported: machine_id, time, error.
-        machines: What is known of the machines: machine_id, model, age_years.
-        column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
-            for one table; component==pump gives all rows one value. Known without it: machineID, datetime, errorID,
-            comp, failure, age.
-        timezone: What times without an offset are in, such as UTC or Europe/Zurich.
-        telemetry_marks: Which end of its interval a telemetry row's time marks; settled at the first ingest
-            (default end).
-        telemetry_hours: Length of that interval, where it marks the start and the rows do not show it.
-        max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
-        shards: Number of shards the machines are spread over; settled at the first ingest (default 32).
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
-    read = ingest.fn(
-        telemetry=telemetry,
-        maintenance=maintenance,
-        failures=failures,
-        errors=errors,
-        machines=machines,
-        column=column,
-        timezone=timezone,
-        telemetry_marks=telemetry_marks,
-        telemetry_hours=telemetry_hours,
-        max_bad_share=max_bad_share,
-        shards=shards,
-        store=store,
-        **reading.options(),
-    )
-    if reading.dry_run:
-        return read
     if bundles.champion(opened, MACHINES.name) is None:
         train_bundle(MACHINES, opened, None, {})
     return score_run(MACHINES, opened, "score", None, None, {}, dry_run=False)

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from typing import Any, TypeVar, get_type_hints
 
+from prefect import Flow
+
 from models.contracts import Decimals, Duplicates
 from models.times import DateOrder
 
 R = TypeVar("R")
-_PARAMETER = "reading"
+_PARAMETER, _STORE = "reading", "        store: URI"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,40 @@ def reads(function: Callable[..., R]) -> Callable[..., R]:
         return function(**given, **{_PARAMETER: reading})
 
     about = "".join(f"        {name}: {text}\n" for name, text in _ABOUT.items())
-    wrapped.__signature__ = called  # type: ignore[attr-defined]
-    wrapped.__doc__ = (function.__doc__ or "").replace("        store: URI", f"{about}        store: URI")
-    wrapped.__annotations__ = {p.name: p.annotation for p in called.parameters.values()}
-    return wrapped
+    return _called(wrapped, called, (function.__doc__ or "").replace(_STORE, about + _STORE))
+
+
+def ingests(ingest: Flow[..., dict[str, Any]]) -> Callable[[Callable[..., R]], Callable[..., Any]]:
+    """For a function that begins with an ingest: it has the parameters of that flow, with their help, before its own.
+
+    Its first argument is what the ingest has returned. A dry run ends with that.
+    """
+    *read, store = inspect.signature(ingest.fn).parameters.values()
+    about = inspect.cleandoc(ingest.fn.__doc__ or "").partition("Args:\n")[2].partition(_STORE.strip())[0]
+
+    def make(function: Callable[..., R]) -> Callable[..., Any]:
+        signature = inspect.signature(function, eval_str=True)
+        _, *own, _ = signature.parameters.values()
+        called = signature.replace(parameters=[*read, *own, store])
+
+        @wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            given = called.bind(*args, **kwargs).arguments
+            mine = {p.name: given.pop(p.name) for p in own if p.name in given}
+            ingested = ingest.fn(**given)
+            if given.get("dry_run"):
+                return ingested
+            return function(ingested, **mine, store=given.get("store"))
+
+        doc = inspect.cleandoc(function.__doc__ or "").replace("Args:\n", f"Args:\n{about.rstrip(' ')}")
+        return _called(wrapped, called, doc)
+
+    return make
+
+
+def _called(function: Callable[..., R], signature: inspect.Signature, doc: str) -> Callable[..., R]:
+    """`function`, as one of this signature and docstring."""
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.__doc__ = doc
+    function.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return function

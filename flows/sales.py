@@ -10,7 +10,7 @@ from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.limits import INGESTING, SCORING, TRAINING, limited
 from flows.modules import Direct
-from flows.reading import AS_THEY_ARE, Reading, reads
+from flows.reading import AS_THEY_ARE, Reading, ingests, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources, score, train_bundle
 from flows.settings import open_store
@@ -134,51 +134,15 @@ evaluate = evaluating.flow_of(SALES)
 
 
 @limited(TRAINING, name="sales-run", task_runner=task_runner())
-@reads
-def run(
-    source: str,
-    plan: str | None = None,
-    stores: str | None = None,
-    skus: str | None = None,
-    covariates: str | None = None,
-    events: str | None = None,
-    column: list[str] | None = None,
-    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05,
-    shards: Annotated[int | None, Field(ge=1, le=1000)] = None,
-    week_ending: bool = False,
-    returns: Returns | None = None,
-    holidays: list[str] | None = None,
-    store: str | None = None,
-    reading: Reading = AS_THEY_ARE,
-) -> dict[str, Any]:
+@ingests(ingest)
+def run(_: dict[str, Any], holidays: list[str] | None = None, store: str | None = None) -> dict[str, Any]:
     """Ingest, train if there is no champion yet, and forecast.
 
     Args:
-        source: Sales: sku, store, week, units, and any numeric covariates such as price; in_stock (0 to 1) marks
-            weeks that were sold out. CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
-        plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
-        stores: Attributes of the stores: store, and any columns; text, such as a region, is for totals.
-        skus: Attributes of the SKUs: sku, and any columns; SKUs with the same text, such as a product group, share
-            their season.
-        covariates: Covariates of all stores, or of each, such as the weather: week, any numeric columns and, where it
-            is of one, store; also of the weeks to come, where they are known.
-        events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come.
-        column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
-        max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
-        shards: Number of shards the keys are spread over; settled at the first ingest (default 32).
-        week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
-        returns: What negative units are: net for returns that count less what is sold in the same week (with
-            --duplicates add for rows of their own), and zero for weeks without sales. Default: rows with them are bad.
         holidays: Calendars of public holidays, such as DE, DE-BY or US, for the first training; see sales train.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     opened = open_store(store)
-    more = {"stores": stores, "skus": skus, "covariates": covariates, "events": events}
-    sources = {"history": source, "plan": plan, **more}
-    options = _reading(reading, week_ending, returns)
-    read = ingest_sources(SALES, opened, sources, column or [], shards, max_bad_share, options)
-    if reading.dry_run:
-        return read
     notes = _first_training(opened, holidays)
     summary = score(SALES, opened, "forecast", None, None, {}, dry_run=False)
     return summary | {"notes": [*dict.fromkeys([*notes, *summary["notes"]])]}

@@ -30,6 +30,8 @@ def with_variables(function: Callable[P, R]) -> Callable[P, R]:
         context = FlowRunContext.get()
         if context is None or context.flow is None or context.flow_run is None:
             return function(*args, **kwargs)
+        if inspect.unwrap(context.flow.fn) is not inspect.unwrap(function):
+            return function(*args, **kwargs)
         given = signature.bind(*args, **kwargs).arguments
         left_out = [name for name in signature.parameters if name not in context.flow_run.parameters]
         if left_out and (values := _values(context.flow.name, left_out)):

@@ -8,8 +8,9 @@ from prefect.flow_engine import run_flow
 from prefect.variables import Variable
 from pydantic import Field
 
-from flows.limits import SCORING, limited
+from flows.limits import INGESTING, SCORING, TRAINING, limited
 from flows.parameters import ParameterError
+from flows.reading import ingests
 from models.addresses import CredentialError
 
 
@@ -20,14 +21,25 @@ def score(
     return alpha, store
 
 
+@limited(INGESTING, name="devices-ingest")
+def ingest(source: str, shards: int = 1, store: str | None = None) -> dict[str, list[str | int | None]]:
+    return {"read": [source, shards, store]}
+
+
+@limited(TRAINING, name="devices-run")
+@ingests(ingest)
+def run_all(ingested: dict[str, list[str]], alpha: float = 0.001, store: str | None = None) -> list[object]:
+    return [*ingested["read"], alpha, store]
+
+
 @pytest.fixture
 def run(prefect_api):
     """`run(alpha=…)`: what comes of a run of a deployment that was given so much; `set` has variables until its end."""
     set_here: list[str] = []
 
-    def started(**parameters):
+    def started(flow=score, **parameters):
         with get_client(sync_client=True) as client:
-            return run_flow(score, flow_run=client.create_flow_run(score, parameters=parameters))
+            return run_flow(flow, flow_run=client.create_flow_run(flow, parameters=parameters))
 
     def hold(**values):
         set_here.extend(values)
@@ -47,6 +59,11 @@ def test_what_nobody_gave_comes_from_the_most_precise_variable(run):
     assert run() == (0.01, "az://all")
     assert run(alpha=0.1) == (0.1, "az://all")
     assert score(store=None) == (0.001, None), "someone at a terminal has what stands there"
+
+
+def test_a_run_has_the_parameters_of_its_ingest_and_takes_its_own_variables_only(run):
+    run.hold(almanac_devices_run_shards=4, almanac_devices_ingest_shards=8, almanac_devices_run_alpha=0.02)
+    assert run(run_all, source="readings") == ["readings", 4, None, 0.02, None]
 
 
 def test_a_variable_that_the_parameter_cannot_have_is_named(run):
