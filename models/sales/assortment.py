@@ -1,17 +1,28 @@
-"""Attributes of SKUs: numbers are features; text, such as a product group, names SKUs that share their season."""
+"""Attributes of SKUs: numbers are features; text, such as a product group, names SKUs that share their season.
 
-from collections.abc import Mapping
+The attribute `end` is the last day on which a SKU is sold: weeks that begin after it are forecast as zero.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 
-from models.sales.panel import Panel, covariate_columns, panel_of
+from models.sales.panel import END, Panel, covariate_columns, panel_of
 from models.sales.promotions import Promotions, promotions
+from models.sales.seasons import YEAR
 from models.scenario import Frames
 
 LEAST_SKUS = 2
 """SKUs that share a value of an attribute, on average, or it is the name of each and no group."""
+ENDED = "ended"
+"""The rung of weeks after the end of a SKU."""
+UNSOLD_WEEKS = 10
+"""A SKU that sold nothing for so many weeks seems to have ended."""
+NAMED = 5
+"""SKUs that a note names."""
 
 
 def frames_of(tables: Frames, sku_weeks: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -39,7 +50,7 @@ def frames_of(tables: Frames, sku_weeks: pl.DataFrame) -> dict[str, pl.DataFrame
 
 def _texts(skus: pl.DataFrame) -> list[str]:
     """Attributes by which SKUs are pooled."""
-    texts = [name for name, kind in skus.schema.items() if kind == pl.String and name != "sku"]
+    texts = [name for name, kind in skus.schema.items() if kind == pl.String and name not in ("sku", END)]
     return [
         name for name in texts if 0 < LEAST_SKUS * skus[name].drop_nulls().n_unique() <= skus[name].count()
     ]
@@ -82,3 +93,41 @@ def numbers(panel: Panel, shared: Mapping[str, pl.DataFrame]) -> dict[str, np.nd
         f"of_sku_{name}": own[name].to_numpy().astype(float)
         for name in covariate_columns(shared["skus"].schema)
     }
+
+
+def without_ended(rows: pl.DataFrame, tables: Frames, columns: Sequence[str]) -> pl.DataFrame:
+    """`rows` with zero as the quantiles `columns`, and the rung `ended`, in weeks that begin after the end of a SKU."""
+    ends = _ends(tables).collect()
+    if ends.is_empty():
+        return rows
+    over = (pl.col("week") > pl.col(END)).fill_null(value=False)
+    zero = [pl.when(over).then(0.0).otherwise(name).alias(name) for name in columns]
+    rung = pl.when(over).then(pl.lit(ENDED)).otherwise("rung").alias("rung")
+    return rows.join(ends, on="sku", how="left", maintain_order="left").with_columns(*zero, rung).drop(END)
+
+
+def unsold(tables: Frames, as_of: date) -> list[str]:
+    """A note on SKUs that sold nothing in any store in the `UNSOLD_WEEKS` up to `as_of`, and whose end is not given."""
+    week, sold = pl.col("week"), pl.col("units") > 0
+    year = tables["history"].filter(week > as_of - timedelta(weeks=YEAR), week <= as_of, sold)
+    last = year.group_by("sku").agg(week.max()).filter(week <= as_of - timedelta(weeks=UNSOLD_WEEKS))
+    last = last.join(_ends(tables), on="sku", how="anti")
+    if "plan" in tables:
+        last = last.join(tables["plan"].filter(week > as_of), on="sku", how="anti")
+    skus = last.sort("sku").collect()["sku"]
+    if skus.is_empty():
+        return []
+    more = f" and {len(skus) - NAMED:,} more" if len(skus) > NAMED else ""
+    return [
+        f"Not sold in any store for {UNSOLD_WEEKS} weeks or more, and forecast as if they were: SKUs "
+        f"{', '.join(skus.head(NAMED))}{more}. If one has ended, say so in a column `end`, its last day, of the table of "
+        "SKUs: sales ingest --skus."
+    ]
+
+
+def _ends(tables: Frames) -> pl.LazyFrame:
+    """sku and end, as a date, of the SKUs that have one."""
+    skus = tables.get("skus", pl.LazyFrame(schema={"sku": pl.String}))
+    if END not in skus.collect_schema():
+        return pl.LazyFrame(schema={"sku": pl.String, END: pl.Date})
+    return skus.select("sku", pl.col(END).str.to_date("%Y-%m-%d", strict=False)).drop_nulls()

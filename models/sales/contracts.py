@@ -10,9 +10,10 @@ import polars as pl
 from models.contracts import Accepted
 from models.errors import ContractError
 from models.sales.covariates import EVERY_STORE
-from models.sales.panel import IN_STOCK
+from models.sales.panel import END, IN_STOCK
 from models.scenario import Frames, Table
 from models.schemas import dy
+from models.times import days
 
 Returns = Literal["net", "zero"]
 """What becomes of negative units."""
@@ -48,7 +49,7 @@ class Stores(dy.Schema):
 
 
 class Skus(dy.Schema):
-    """Attributes of each SKU, numbers or text."""
+    """Attributes of each SKU, numbers or text; `end`, where there is one, is the last day on which it is sold."""
 
     sku = dy.String(min_length=1)
 
@@ -131,8 +132,10 @@ class Attributes(Table):
     """What does not change from week to week: further columns that are no numbers are kept as text."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        accepted = super().accept(raw, options)
         (key,) = self.unique
+        if END in raw.columns:
+            raw = raw.with_columns(_ends(raw, key, options))
+        accepted = super().accept(raw, options)
         texts = [name for name in accepted.ignored if raw[name].dtype in _TEXT and name != "shard"]
         labels = [pl.col(name).cast(pl.String).str.strip_chars().replace("", None) for name in texts]
         rows = raw.select(pl.col(key).cast(pl.String), *labels).unique(maintain_order=True)
@@ -144,6 +147,18 @@ class Attributes(Table):
         last = rows.unique(key, keep="last", maintain_order=True)
         good = accepted.good.join(last, on=key, how="left", maintain_order="left")
         return replace(accepted, good=good, ignored=tuple(n for n in accepted.ignored if n not in texts))
+
+
+def _ends(raw: pl.DataFrame, key: str, options: Mapping[str, Any]) -> pl.Series:
+    """The column `end` as text such as 2024-03-31; `ContractError` for one that is no date."""
+    given = raw[END].replace("", None) if raw[END].dtype == pl.String else raw[END]
+    read = days(given, options.get("dates"))
+    wrong = raw.filter(given.is_not_null() & read.is_null()).head(1)
+    if wrong.height:
+        raise ContractError(
+            f"{END} is {wrong[END][0]!r} for {key} {wrong[key][0]}. Expected the last day of sales, such as 2024-03-31."
+        )
+    return read.dt.to_string("%Y-%m-%d").alias(END)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ OFFSET = 0.1
 """Added to units relative to a usual week before the logarithm, so that zero has one."""
 IN_STOCK, ENOUGH_STOCK = "in_stock", 0.9
 """The column of the history that says in what share of a week a SKU could be bought, and the least share that counts."""
+END = "end"
+"""The attribute of a SKU that is the last day on which it is sold."""
 NOT_COVARIATES = frozenset({"sku", "store", "week", "units", "shard", IN_STOCK})
 
 

@@ -97,8 +97,8 @@ class Sales(
         return resolve_as_of(tables["history"], as_of, now)
 
     def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
-        """The weeks that are not complete yet; see `models.sales.calendar`."""
-        return incomplete_weeks(tables["history"], newest)
+        """The weeks that are not complete yet, and the SKUs that seem to have ended."""
+        return [*incomplete_weeks(tables["history"], newest), *assortment.unsold(tables, newest)]
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """Totals per SKU and week and per store and week, events, attributes of SKUs, and the profiles of the ladder."""

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 import polars as pl
 
-from models.sales import contest, features, ladder, statistical
+from models.sales import assortment, contest, features, ladder, statistical
 from models.sales.contest import NO_PLAN
 from models.sales.model import Model, ladder_level
 from models.sales.neighbours import store_attributes
@@ -40,11 +40,12 @@ def score(
     asked = panel.of(pl.struct(KEY).is_in(wanted.select(pl.struct(KEY).implode()).to_series()))
     done = _fitted_rows(model, asked, own, shared, store_attributes(tables), options)
     kinds = done.select(*KEY, "week", "kind")
-    done = done.drop_nulls("rung")
+    done = assortment.without_ended(done.drop_nulls("rung"), tables, options.columns)
     left = wanted.join(done.select(KEY).unique(), on=KEY, how="anti")
     answers = _ladder_rows(left, tables, shared, as_of, options)
     answers = answers.join(kinds, on=[*KEY, "week"], how="left", maintain_order="left")
     answers = model.recalibrated(answers.with_columns(ladder_level(options.columns)), "level")
+    answers = assortment.without_ended(answers, tables, options.columns)
     published = ["sku", "store", "week", "step", *options.columns, "rung"]
     every = pl.concat([done.select(published), answers.select(published)]).sort(*KEY, "week")
     return Scores(every, _outcomes(done, answers, options))

@@ -72,7 +72,7 @@ class Scenario(ABC):
         """
 
     def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
-        """Notes on rows after `newest`, the last complete time, that no run uses yet. By default none."""
+        """Notes on what runs at `newest`, the last complete time, leave out or cannot know of. By default none."""
         return []
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:

@@ -8,7 +8,7 @@ import pytest
 
 from models.contracts import ROW
 from models.errors import ContractError
-from models.sales import SALES, features
+from models.sales import SALES, assortment, features
 from models.sales.contracts import TABLES
 from models.sales.panel import KEY, panel_of
 
@@ -49,6 +49,34 @@ def test_numbers_and_text_are_kept():
     good = TABLES["skus"].accept(raw, {})
     assert good.good.select("sku", "group", "fat").rows() == [("1", "ice", 0.1), ("2", None, None)]
     assert good.ignored == ()
+
+
+def test_an_end_is_a_date_however_it_is_written_and_what_is_none_is_refused():
+    raw = pl.DataFrame({"sku": ["1", "2", "3"], "end": ["2024-03-31", "", "31.3.2024"]}).with_row_index(ROW)
+    assert TABLES["skus"].accept(raw, {}).good["end"].to_list() == ["2024-03-31", None, "2024-03-31"]
+    with pytest.raises(ContractError, match="end is 'soon' for sku 2"):
+        TABLES["skus"].accept(raw.with_columns(end=pl.Series(["2024-03-31", "soon", None])), {})
+
+
+def test_weeks_that_begin_after_the_end_of_a_sku_are_forecast_as_zero():
+    weeks = [MONDAY + timedelta(weeks=at) for at in range(3)]
+    rows = pl.DataFrame({"sku": ["a"] * 3 + ["b"] * 3, "week": weeks * 2, "q50": 7.0, "rung": "pooled"})
+    skus = pl.LazyFrame({"sku": ["a", "b"], "end": [str(weeks[1] + timedelta(days=3)), None]})
+    found = assortment.without_ended(rows, {"skus": skus}, ["q50"])
+    assert found["q50"].to_list() == [7.0, 7.0, 0.0, 7.0, 7.0, 7.0]
+    assert found["rung"].to_list() == ["pooled"] * 2 + ["ended"] + ["pooled"] * 3
+    assert assortment.without_ended(rows, {}, ["q50"]).equals(rows)
+
+
+def test_a_sku_that_is_not_sold_for_ten_weeks_is_named_unless_its_end_is_known_or_it_is_planned():
+    late = AS_OF - timedelta(weeks=10)
+    gone = pl.col("sku").is_in(["soup", "stew", "odd"]) & (pl.col("week") > late)
+    tables = {"history": market().with_columns(units=pl.when(gone).then(0.0).otherwise("units")).lazy()}
+    tables["skus"] = pl.LazyFrame({"sku": ["stew"], "end": [str(late)]})
+    tables["plan"] = pl.LazyFrame({"sku": ["odd"], "store": ["s"], "week": [AS_OF + timedelta(weeks=1)]})
+    (note,) = SALES.left_out(tables, AS_OF)
+    assert "SKUs soup. If one has ended" in note
+    assert SALES.left_out({"history": market().lazy()}, AS_OF) == []
 
 
 def test_a_sku_of_two_groups_is_refused_unless_the_last_one_counts():

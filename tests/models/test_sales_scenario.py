@@ -134,6 +134,14 @@ def test_errors_of_the_weeks_that_are_judged_do_not_choose_or_calibrate(trained,
     )
 
 
+def test_a_sku_that_has_ended_sells_nothing(model, tables, simulated):
+    sku = simulated.history["sku"].min()
+    skus = pl.LazyFrame({"sku": [sku], "end": [str(simulated.as_of)]})
+    rows = scored(model, {**tables, "skus": skus}, simulated.as_of).rows.filter(sku=sku)
+    assert rows.height
+    assert rows.select("rung", *QUANTILES).unique().row(0) == ("ended", *[0.0] * len(QUANTILES))
+
+
 def test_calibration_moves_the_median_less_the_fewer_origins_a_third_of_the_horizon_has():
     options = Options.of({"quantiles": [0.5]})
     origins = [(date(2024, 1, 1), 0), (date(2024, 4, 1), 0), (date(2024, 7, 1), 0), (date(2024, 7, 1), 2)]
