@@ -38,7 +38,8 @@ from models.scenario import Scenario
 from tasks.housekeeping.retention import tables
 from tasks.registry import ledger
 from tasks.storage import commits
-from tasks.storage.store import FILES_OF_A_PARTITION, Store
+from tasks.storage.store import Store
+from tasks.storage.tables import FILES_OF_A_PARTITION
 
 AGES = {"devices": (1, 100, 1000, 9000), "sales": (1, 100, 500)}
 SCORING = {"devices": ("score", "--catch-up", "1"), "sales": ("forecast",)}

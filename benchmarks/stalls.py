@@ -21,7 +21,8 @@ import polars as pl
 from distributed import Client
 
 from flows import cluster
-from tasks.storage.store import Store, with_shard
+from tasks.storage.store import Store
+from tasks.storage.tables import with_shard
 
 _SHARDS = 24
 

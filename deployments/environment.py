@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from prefect.settings import PREFECT_API_URL
 
 from models.errors import AlmanacError
-from tasks.storage.store import check_uri, is_remote
+from tasks.storage.uris import check_uri, is_remote
 
 PROJECT = Path(__file__).parent.parent
 POOLS = PROJECT / "deployments" / "work_pools"

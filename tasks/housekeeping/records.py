@@ -12,8 +12,9 @@ from prefect import task
 from tasks.housekeeping.retention import HousekeepingError, files_under, remove
 from tasks.registry import ledger
 from tasks.registry.tracking import client_of, model_name, tracking_uri
+from tasks.storage.faults import first_line
 from tasks.storage.layout import Layout
-from tasks.storage.store import Store, first_line
+from tasks.storage.store import Store
 
 _EXPIRING = ("evaluate", "tune")
 """Kinds of MLflow runs that go in time; that of a training belongs to its bundle, and stays with it."""

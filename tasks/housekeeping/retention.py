@@ -14,8 +14,10 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from models.errors import AlmanacError
 from tasks.registry import ledger
+from tasks.storage.faults import StoreError
 from tasks.storage.layout import Layout
-from tasks.storage.store import Store, StoreError, compact, crowded_partitions, partition_column
+from tasks.storage.store import Store
+from tasks.storage.tables import compact, crowded_partitions, partition_column
 
 _LOG = "_delta_log"
 _LOG_RETENTION = "delta.logRetentionDuration"

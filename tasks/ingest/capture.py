@@ -24,7 +24,9 @@ from models.contracts import QUARANTINE
 from models.times import TIME
 from tasks.ingest.messages import ENQUEUED, OFFSET, OWN, SEQUENCE, SURROGATES, readings
 from tasks.ingest.sources import UnreadableError, check_source, unlisted
-from tasks.storage.store import Store, digest, is_remote, object_store, patiently
+from tasks.storage.faults import patiently
+from tasks.storage.store import Store, digest
+from tasks.storage.uris import is_remote, object_store
 
 SUFFIX = ".avro"
 LINES = (".json", ".jsonl")

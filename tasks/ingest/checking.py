@@ -19,7 +19,8 @@ from tasks.ingest.sources import SourceError, of_table, read, rename, renaming, 
 from tasks.ingest.sql import is_sql, read_sql
 from tasks.ingest.wide import as_long
 from tasks.storage.staging import Staged
-from tasks.storage.store import Store, with_shard
+from tasks.storage.store import Store
+from tasks.storage.tables import with_shard
 
 _STAGED_IN_MEMORY = 1_000_000
 _FEW_MESSAGES = 100

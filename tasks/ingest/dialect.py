@@ -24,7 +24,7 @@ from polars import selectors
 
 from models.contracts import Decimals
 from models.errors import AlmanacError
-from tasks.storage.store import is_remote, object_store
+from tasks.storage.uris import is_remote, object_store
 
 _PLAIN = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 _PACKED = (".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst", ".jsonl.gz", ".zip")

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.scenario import Scenario
+from tasks.storage.faults import StoreError
 from tasks.storage.layout import Layout
-from tasks.storage.store import Store, StoreError
+from tasks.storage.store import Store
 
 SHARDS = 32
 

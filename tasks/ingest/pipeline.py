@@ -17,7 +17,8 @@ from tasks.ingest.layouts import layout_of
 from tasks.ingest.quarantine import as_bad, by_rule, quarantine, release
 from tasks.ingest.sources import SourceError, described
 from tasks.ingest.sql import is_sql
-from tasks.storage.store import Store, concat_lazy
+from tasks.storage.store import Store
+from tasks.storage.tables import concat_lazy
 from tasks.storage.upsert import obsolete, upsert
 
 _PREVIEWED = 5

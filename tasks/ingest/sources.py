@@ -14,7 +14,9 @@ from models.addresses import refuse_credential
 from models.contracts import ROW
 from models.errors import AlmanacError
 from tasks.ingest.dialect import SUFFIXES, DialectError, Text, dialect_in_words, scan
-from tasks.storage.store import Table, encoded, first_line, is_remote, object_store
+from tasks.storage.faults import first_line
+from tasks.storage.tables import Table
+from tasks.storage.uris import encoded, is_remote, object_store
 
 
 class SourceError(AlmanacError):

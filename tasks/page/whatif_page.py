@@ -10,7 +10,8 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from models.page.blocks import Section
 from tasks.page.render import render
 from tasks.scoring.runs import Run
-from tasks.storage.store import Store, StoreError
+from tasks.storage.faults import StoreError
+from tasks.storage.store import Store
 
 
 @task(name="write-whatif-page")

@@ -11,8 +11,10 @@ from models.interchange import IR_VERSION, ML_OPSET, OPSET, Graph, Interchange, 
 from models.scenario import HasEstimators, Scenario
 from tasks.registry import bundles
 from tasks.registry.bundles import BundleError
+from tasks.storage.faults import first_line
 from tasks.storage.layout import Layout
-from tasks.storage.store import Store, first_line, object_store
+from tasks.storage.store import Store
+from tasks.storage.uris import object_store
 
 ABOUT, README, PLAIN = "interchange.json", "README.md", "plain"
 

@@ -18,7 +18,8 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from tasks.registry.code import code_version
-from tasks.storage.store import Store, is_remote
+from tasks.storage.store import Store
+from tasks.storage.uris import is_remote
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")

@@ -13,7 +13,7 @@ from prefect import task
 from models.scenario import AsOf, CompletesRows, Scenario
 from tasks.scoring.runs import Run
 from tasks.scoring.shards import Outcome
-from tasks.storage.store import add_action
+from tasks.storage.tables import add_action
 
 
 @dataclass(frozen=True)

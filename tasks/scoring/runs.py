@@ -15,7 +15,9 @@ from models.errors import AlmanacError
 from models.scenario import AsOf, Frames, Scenario
 from tasks.registry import bundles, ledger
 from tasks.registry.code import code_version
-from tasks.storage.store import Store, StoreError, digest, scan_table
+from tasks.storage.faults import StoreError
+from tasks.storage.store import Store, digest
+from tasks.storage.tables import scan_table
 
 
 class RunError(AlmanacError):

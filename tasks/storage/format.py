@@ -4,7 +4,9 @@ from pathlib import Path
 
 import obstore.exceptions
 
-from tasks.storage.store import Store, StoreError, first_line, is_remote
+from tasks.storage.faults import StoreError, first_line
+from tasks.storage.store import Store
+from tasks.storage.uris import is_remote
 
 FORMAT = 1
 """What this version writes. A change that an older version would misread counts it up, and adds the way from the last one

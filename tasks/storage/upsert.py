@@ -13,7 +13,8 @@ from models.contracts import Folded
 from models.scenario import Table
 from tasks.storage.commits import facts
 from tasks.storage.staging import Staged, reader
-from tasks.storage.store import FILE_BYTES, ROW_GROUP, Store, concat_lazy
+from tasks.storage.store import Store
+from tasks.storage.tables import FILE_BYTES, ROW_GROUP, concat_lazy
 
 _FEW = 1_000_000
 """So many rows are held in memory."""

@@ -10,7 +10,7 @@ import yaml
 from flows.limits import INGESTING, SCORING, Limits, limited
 from flows.settings import SettingsError
 from tasks.ingest.sources import SourceError, UnreadableError
-from tasks.storage.store import StoreError
+from tasks.storage.faults import StoreError
 from tests.conftest import ROOT
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from tasks.ingest import capture
-from tasks.storage.store import object_store
+from tasks.storage.uris import object_store
 from tests.capture_files import content, message, name, put, reading
 
 COLUMNS = {column: column for column in ("device", "tag", "time", "value")}

@@ -262,7 +262,7 @@ def test_ingests_at_the_same_time_count_every_reading_once(store, tmp_path, toge
 def test_a_capture_is_read_from_blob_and_written_to_blob(azurite, tmp_path):
     import obstore
 
-    from tasks.storage.store import object_store
+    from tasks.storage.uris import object_store
 
     raw, container = azurite.container(), azurite.container()
     sent = [message(r, n) for n, r in enumerate(many(50))]

@@ -3,8 +3,8 @@ import re
 import pytest
 
 from flows.settings import open_store
+from tasks.storage.faults import StoreError
 from tasks.storage.format import FORMAT, PATH, check_format, state_format
-from tasks.storage.store import StoreError
 from tests.conftest import ROOT
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks.storage.store import Store, StoreError
+from tasks.storage.faults import StoreError
+from tasks.storage.store import Store
 from tests import steps
 from tests.conftest import ROOT
 

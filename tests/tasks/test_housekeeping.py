@@ -20,7 +20,8 @@ from tasks.housekeeping.retention import (
     tables,
     tidy_table,
 )
-from tasks.storage.store import Store, StoreError
+from tasks.storage.faults import StoreError
+from tasks.storage.store import Store
 from tests import steps
 from tests.toy import values
 

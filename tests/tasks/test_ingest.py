@@ -16,7 +16,8 @@ from models.machines.scenario import MACHINES
 from models.sales import SALES
 from tasks.ingest.pipeline import ingest
 from tasks.ingest.sources import SourceError, column_mapping
-from tasks.storage.store import Store, StoreError
+from tasks.storage.faults import StoreError
+from tasks.storage.store import Store
 from tests.steps import read, written
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")

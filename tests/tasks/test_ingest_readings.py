@@ -17,7 +17,9 @@ from models.errors import ContractError
 from models.scenario import Table
 from tasks.ingest.pipeline import ingest
 from tasks.ingest.sources import SourceError
-from tasks.storage.store import FILES_OF_A_PARTITION, Store, StoreError
+from tasks.storage.faults import StoreError
+from tasks.storage.store import Store
+from tasks.storage.tables import FILES_OF_A_PARTITION
 from tests.capture_files import START, message, put, reading
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")

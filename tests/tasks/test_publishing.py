@@ -11,7 +11,8 @@ from models.scenario import CompletesRows
 from tasks.registry import ledger
 from tasks.scoring.publishing import complete, publish
 from tasks.scoring.shards import plan
-from tasks.storage.store import Store, StoreError
+from tasks.storage.faults import StoreError
+from tasks.storage.store import Store
 from tests import steps
 from tests.toy import HOURLY, TOY, Toy, hourly_values, values
 

@@ -10,7 +10,8 @@ from models.errors import ContractError
 from tasks.registry.bundles import BundleError
 from tasks.scoring import runs
 from tasks.scoring.runs import Run, RunError, begin, context, input_versions, started
-from tasks.storage.store import Store, StoreError
+from tasks.storage.faults import StoreError
+from tasks.storage.store import Store
 from tests import steps
 from tests.toy import TOY, Toy, values
 

@@ -11,7 +11,8 @@ from tasks.registry import bundles
 from tasks.scoring.runs import RunError
 from tasks.scoring.score import score_keys
 from tasks.scoring.shards import keys_path, outcome_path, plan, read_frame, reasons, reconcile, requested_path
-from tasks.storage.store import Store, StoreError
+from tasks.storage.faults import StoreError
+from tasks.storage.store import Store
 from tests import steps
 from tests.toy import TOY, Toy, values
 

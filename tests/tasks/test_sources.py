@@ -207,7 +207,7 @@ def blob(azurite) -> str:
     """A container with two CSV files, a Parquet file, a Delta table and something else."""
     import obstore
 
-    from tasks.storage.store import object_store
+    from tasks.storage.uris import object_store
 
     root = azurite.container()
     content = object_store(root)
@@ -232,7 +232,7 @@ def test_a_file_a_folder_a_glob_and_a_delta_table_are_read_from_blob(blob):
 
 @pytest.mark.parametrize("name", ["my data", "jörg", "50%", "a%20b", "a[1]", "#1"])
 def test_a_source_may_have_any_name(azurite, tmp_path, name):
-    from tasks.storage.store import object_store
+    from tasks.storage.uris import object_store
 
     content = ROWS.write_csv().encode()
     root = azurite.container()

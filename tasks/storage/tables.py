@@ -1,0 +1,88 @@
+"""Delta tables: their files, shards and partitions."""
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, WriterProperties
+from deltalake.transaction import AddAction
+
+from tasks.storage.uris import check_holds_tables, encoded, is_remote
+
+FILE_BYTES, ROW_GROUP = 16_000_000, 100_000
+"""Data files are held in memory until they are this large, and row groups until they have so many rows."""
+FILES_OF_A_PARTITION = 20
+"""So many small files of a partition, or of a table without, are made one by the writer who finds them."""
+
+
+class Table(DeltaTable):
+    """A Delta table whose URI is given as it is, and not as a URL."""
+
+    def __init__(self, uri: str, version: int | None = None) -> None:
+        check_holds_tables(uri)
+        super().__init__(encoded(uri), version=version)
+        self._uri = uri.rstrip("/")
+
+    def file_uris(self, *arguments: Any, **options: Any) -> list[str]:
+        """The addresses of the data files as polars reads them: the table's path is plain."""
+        url = encoded(self._uri)
+        root = url if is_remote(url) else url.removeprefix("file://")
+        found = super().file_uris(*arguments, **options)
+        return [self._uri + one.removeprefix(root) if one.startswith(f"{root}/") else one for one in found]
+
+
+def scan_table(table: DeltaTable, shard: int | None = None) -> pl.LazyFrame:
+    """The rows of an open table, lazily; with `shard`, only the files of that shard."""
+    frame = pl.scan_delta(table)
+    return frame if shard is None else frame.filter(pl.col("shard") == shard)
+
+
+def partition_column(table: DeltaTable) -> str | None:
+    """The column that a table is partitioned by, if it is."""
+    return next(iter(table.metadata().partition_columns), None)
+
+
+def crowded_partitions(table: DeltaTable, many: int) -> pl.DataFrame:
+    """The partitions with so `many` small files or more: `partition`, empty in a table without, and `files`."""
+    column = partition_column(table)
+    files = pl.DataFrame(table.get_add_actions(flatten=True))
+    if files.is_empty():
+        return pl.DataFrame(schema={"partition": pl.String, "files": pl.UInt32})
+    files = files.filter(pl.col("size_bytes") < FILE_BYTES // 2)
+    partition = pl.lit("") if column is None else pl.col(f"partition.{column}")
+    count = files.group_by(partition.alias("partition")).agg(files=pl.len())
+    return count.filter(pl.col("files") >= many).sort("partition")
+
+
+def compact(table: DeltaTable, partitions: Sequence[Any]) -> int:
+    """Rewrite the small files of these partitions into fewer, in one commit; how many files there were."""
+    column = partition_column(table)
+    done = table.optimize.compact(
+        partition_filters=[(column, "in", [str(one) for one in partitions])] if column else None,
+        target_size=FILE_BYTES,
+        writer_properties=WriterProperties(max_row_group_size=ROW_GROUP),
+        commit_properties=CommitProperties(max_commit_retries=0),
+    )
+    return int(done["numFilesRemoved"])
+
+
+def add_action(path: str, size: int, rows: int, partition: Mapping[str, str]) -> AddAction:
+    """A data file that is in place already, to be committed into a table."""
+    modified = int(datetime.now(UTC).timestamp() * 1000)
+    return AddAction(path, size, dict(partition), modified, True, json.dumps({"numRecords": rows}))
+
+
+def with_shard(frame: pl.DataFrame, columns: Sequence[str], shards: int) -> pl.DataFrame:
+    """`frame` with `shard`: the CRC-32 of `columns`, joined by the unit separator, modulo `shards`."""
+    keys = frame.select(columns).unique()
+    numbers = [zlib.crc32("\x1f".join(map(str, row)).encode()) % shards for row in keys.iter_rows()]
+    lookup = keys.with_columns(pl.Series("shard", numbers, dtype=pl.Int32))
+    return frame.drop("shard", strict=False).join(lookup, on=list(columns), how="left", maintain_order="left")
+
+
+def concat_lazy(frames: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
+    """One frame after the other; columns that some lack are null there."""
+    return pl.concat(list(frames), how="diagonal")

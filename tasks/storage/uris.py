@@ -1,0 +1,60 @@
+"""Addresses of stores and sources: local folders, and containers in Blob storage."""
+
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import obstore
+from obstore.store import LocalStore, ObjectStore
+
+from models.addresses import refuse_credential
+from tasks.storage.faults import StoreError
+
+REMOTE = ("az://", "abfss://", "abfs://", "azure://")
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` is in Blob storage."""
+    return uri.startswith(REMOTE)
+
+
+def check_uri(uri: str) -> None:
+    """Raise `StoreError` for a URI that is neither a folder nor in Blob storage, `CredentialError` for one with a key."""
+    refuse_credential("The address of a store", uri)
+    if not is_remote(uri) and "://" in uri:
+        scheme = uri.split("://")[0]
+        raise StoreError(
+            f"{scheme}:// is not a kind of store. Expected a local folder, az:// or abfss://. "
+            "Give one with --store or ALMANAC_STORE."
+        )
+
+
+def object_store(uri: str, *, create: bool = False) -> ObjectStore:
+    """The objects under a folder or container URI; see `check_uri` for what it raises."""
+    check_uri(uri)
+    return obstore.store.from_url(encoded(uri)) if is_remote(uri) else LocalStore(uri, mkdir=create)
+
+
+def encoded(uri: str) -> str:
+    """A folder or container URI as a URL, which is what opens a Delta table whatever its path consists of.
+
+    Paths are written as they are, in Blob storage, too: a `%` stands for itself.
+
+    >>> encoded("az://data/my store"), encoded("/srv/50%")
+    ('az://data/my%20store', 'file:///srv/50%25')
+    """
+    if not is_remote(uri):
+        return Path(uri).absolute().as_uri()
+    scheme, _, rest = uri.partition("://")
+    container, slash, path = rest.partition("/")
+    return f"{scheme}://{container}{slash}{quote(path)}"
+
+
+def check_holds_tables(uri: str) -> None:
+    """Raise `StoreError` for a path at which delta-rs or polars would look for a Delta table elsewhere."""
+    unfit = re.search(r"[][^|\\*?=]|%[0-9A-Fa-f]{2}", uri)
+    if unfit:
+        raise StoreError(
+            f"{uri}: no Delta table can be kept at a path with '{unfit[0]}'. Spaces, % and letters of any alphabet "
+            "are fine; [ ] ^ | \\ * ? = and % before two hexadecimal digits are not. Give another folder."
+        )
