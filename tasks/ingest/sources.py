@@ -167,22 +167,27 @@ def rename(
     found = source.columns
     applied = renaming(found, mapping, needed, aliases)
     taken = {old: [new for new, name in applied.items() if name == old] for old in applied.values()}
-    for column in needed:
-        if column not in applied and (column not in found or column in taken):
-            hint = mapping.get(column)
-            missing = f"column '{column}' is missing" + (f" (mapped from '{hint}')" if hint else "")
-            others = [name for name in found if name not in needed]
-            likely = others[0] if len(others) == 1 else "NAME_IN_THE_FILE"
-            ways = [f"map it with --column {column}={likely}"] if others else []
-            if len(others) != 1:
-                ways.append(f"give all rows one value with --column {column}==VALUE")
-            way = ", or ".join(ways)
-            raise SourceError(
-                f"{source.name}: {missing}. Found: {', '.join(found)}.\n{way[0].upper()}{way[1:]}."
-            )
+    lacking = [c for c in needed if c not in applied and (c not in found or c in taken)]
+    if lacking:
+        raise SourceError(f"{source.name}: {_missing(lacking, mapping, found, needed)}")
     kept = [name for name in found if name in taken or name not in applied]
     columns = [pl.col(name).alias(new) for name in kept for new in taken.get(name, [name])]
     return Source(source.name, source.frame.select(columns))
+
+
+def _missing(
+    lacking: Sequence[str], mapping: Mapping[str, str], found: Sequence[str], needed: Sequence[str]
+) -> str:
+    told = [f"'{c}'" + (f" (mapped from '{mapping[c]}')" if c in mapping else "") for c in lacking]
+    are = f"column {told[0]} is" if len(told) == 1 else f"columns {', '.join(told[:-1])} and {told[-1]} are"
+    others = [name for name in found if name not in needed]
+    likely = others[0] if len(others) == len(lacking) == 1 else "NAME_IN_THE_FILE"
+    mapped = " ".join(f"--column {c}={likely}" for c in lacking)
+    ways = [f"map {'it' if len(told) == 1 else 'them'} with {mapped}"] if others else []
+    if likely == "NAME_IN_THE_FILE":
+        ways.append(f"give all rows one value with --column {lacking[0]}==VALUE")
+    way = ", or ".join(ways)
+    return f"{are} missing. Found: {', '.join(found)}.\n{way[0].upper()}{way[1:]}."
 
 
 def renaming(

@@ -194,8 +194,15 @@ def test_a_missing_column_is_named_with_what_was_found_and_how_to_map_it():
     assert "--column week=" in told
 
 
+def test_all_missing_columns_are_named_at_once():
+    with pytest.raises(SourceError) as caught:
+        renamed(["Datum", "Absatz", "Preis"], {"units": "Menge"})
+    assert "columns 'week' and 'units' (mapped from 'Menge') are missing. Found: Datum" in str(caught.value)
+    assert "Map them with --column week=NAME_IN_THE_FILE --column units=NAME_IN_THE_FILE" in str(caught.value)
+
+
 def test_a_missing_column_that_was_mapped_says_from_what():
-    with pytest.raises(SourceError, match=r"'week' is missing \(mapped from 'day'\)"):
+    with pytest.raises(SourceError, match=r"'week' \(mapped from 'day'\) is missing"):
         renamed(["date", "units"], {"week": "day"})
 
 
