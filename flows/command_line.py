@@ -216,17 +216,17 @@ def _only_json_on_stdout() -> Iterator[None]:
 def _show(result: Mapping[str, Any], indent: str = "") -> None:
     """Print a result for a person: figures in a column, lists of records as tables."""
     console = _console()
-    shown = {name: value for name, value in result.items() if value is not None and value not in ([], {})}
+    shown = {name: value for name, value in result.items() if value is not None and value not in ([], {}, ())}
     width = max(len(name) for name in shown)
     for name, value in shown.items():
         if isinstance(value, Mapping):
             console.print(f"{indent}{name}", highlight=False)
             _show(value, indent + "  ")
-        elif isinstance(value, list) and isinstance(value[0], Mapping):
+        elif isinstance(value, list | tuple) and isinstance(value[0], Mapping):
             _show_records(name, value)
         else:
             text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-            lines = [str(item) for item in value] if isinstance(value, list) else [text]
+            lines = [str(item) for item in value] if isinstance(value, list | tuple) else [text]
             for number, line in enumerate(lines):
                 label = name if number == 0 else ""
                 console.print(

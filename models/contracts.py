@@ -28,6 +28,27 @@ Duplicates = Literal["add", "average", "last", "refuse"]
 """What becomes of rows of a file with the same unique columns that differ in others."""
 _CONTROL = r"[\x00-\x1f\x7f]"
 FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
+_YES = (
+    "y",
+    "j",
+    "ja",
+    "wahr",
+    "o",
+    "oui",
+    "vrai",
+    "si",
+    "sí",
+    "s",
+    "sì",
+    "vero",
+    "verdadero",
+    "sim",
+    "tak",
+    "да",
+)
+_NO = ("n", "nein", "nee", "nej", "falsch", "non", "faux", "não", "nie", "нет")
+_FLAG_WORDS = FLAGS | dict.fromkeys(_YES, "1") | dict.fromkeys(_NO, "0")
+"""What people's tables have for 1 and 0, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -231,14 +252,16 @@ def _as_numbers(values: pl.Series) -> pl.Series:
 
     >>> _as_numbers(pl.Series(["TRUE", "no", "NA", "I/O Timeout"])).to_list()
     ['1', '0', None, None]
+    >>> _as_numbers(pl.Series(["ja", "Nein"])).to_list()
+    ['1', '0']
     """
     if values.dtype != pl.String:
         return values
     plain = values.str.strip_chars().str.to_lowercase()
     is_known = ~plain.is_in(_UNKNOWN)
     words = plain.filter(is_known).drop_nulls()
-    if words.len() and words.is_in([*FLAGS, "0", "1"]).all():
-        values = plain.replace(FLAGS)
+    if words.len() and words.is_in([*_FLAG_WORDS, "0", "1"]).all():
+        values = plain.replace(_FLAG_WORDS)
     return values.zip_with(is_known.fill_null(False), pl.Series(values.name, [None], dtype=pl.String))
 
 
