@@ -132,9 +132,19 @@ def _cells(values: pl.Series, form: str | None) -> list[str]:
             return value.strftime("%Y-%m-%d %H:%M")
         if isinstance(value, date):
             return value.isoformat()
-        return format(value, form).replace("-", "−") if form else str(value)
+        return _number(value, form) if form else str(value)
 
     return [cell(value) for value in values.to_list()]
+
+
+def _number(value: object, form: str) -> str:
+    """A number as text; what rounds to zero has no sign.
+
+    >>> _number(-1234.5, "+,.0f"), _number(-0.2, "+,.0f"), _number(0.0004, ".1%")
+    ('−1,234', '0', '0.0%')
+    """
+    text = format(value, form).replace("-", "−")
+    return text if any(digit in text for digit in "123456789") else text.lstrip("+−")
 
 
 def _decimals(values: pl.Series) -> int:
