@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import wraps
+from datetime import datetime
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
@@ -16,6 +17,7 @@ from prefect.exceptions import PrefectException
 from flows.settings import settings
 from flows.variables import with_variables
 from models.errors import AlmanacError
+from models.times import local_timezone
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,8 +52,10 @@ TIDYING = Limits(6 * _HOUR)
 """The next day's does what is left. The first one of an old store has much to do."""
 
 
-def limited(kind: Limits, **options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Prefect's decorator `@flow` with its `options` and the limits of a kind of flow.
+def limited(kind: Limits, name: str, **options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Prefect's decorator `@flow` with its `name` and `options`, and the limits of a kind of flow.
+
+    A run is called after the flow and the time at which it began, until it knows more of itself; see `progress.name_run`.
 
     They are as they are when its module is imported: when its run starts. `ALMANAC_TIMEOUT_SECONDS` names another time
     for whatever this process runs. Only a run that a worker has started is tried again, and not after an error that
@@ -63,9 +67,15 @@ def limited(kind: Limits, **options: Any) -> Callable[[Callable[P, R]], Flow[P, 
 
     def make(function: Callable[P, R]) -> Flow[P, R]:
         run = with_variables(function)
-        return flow(**options, **limits)(_worth_another_try(run) if "retries" in limits else run)
+        if "retries" in limits:
+            run = _worth_another_try(run)
+        return flow(name=name, flow_run_name=partial(_begun, name), **options, **limits)(run)
 
     return make
+
+
+def _begun(name: str) -> str:
+    return f"{name} {datetime.now(local_timezone()):%Y-%m-%d %H:%M}"
 
 
 def _worth_another_try(function: Callable[P, R]) -> Callable[P, R]:

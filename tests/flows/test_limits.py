@@ -3,6 +3,8 @@
 import importlib
 import re
 import time
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -25,6 +27,17 @@ def test_someone_at_a_terminal_is_told_at_once_and_a_run_of_a_deployment_is_trie
     assert options(INGESTING) == (INGESTING.timeout_seconds, 0, 0)
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "a-run")
     assert options(INGESTING) == (INGESTING.timeout_seconds, 3, 30)
+
+
+def test_a_run_is_called_after_its_flow_and_the_local_time_at_which_it_began(monkeypatch):
+    monkeypatch.setenv("ALMANAC_TIMEZONE", "Asia/Tokyo")
+    made = limited(SCORING, name="devices-mute")(lambda: None)
+    before, called, after = now_in_tokyo(), made.flow_run_name(), now_in_tokyo()
+    assert before <= called <= after
+
+
+def now_in_tokyo() -> str:
+    return f"devices-mute {datetime.now(ZoneInfo('Asia/Tokyo')):%Y-%m-%d %H:%M}"
 
 
 def test_the_environment_names_another_time(monkeypatch):
