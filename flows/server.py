@@ -31,7 +31,7 @@ from flows.settings import settings
 from models.addresses import refuse_credential
 from models.errors import AlmanacError
 
-_START_SECONDS = 120
+_START_SECONDS, _HANGING_SECONDS = 120, 20
 _IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "TRIGGERS")
 """Services of a Prefect server that have nothing to do for runs of commands: deployments, work pools, automations."""
 
@@ -166,14 +166,14 @@ def _send_what_is_left() -> None:
 
 
 def _known(*, leave_up: bool) -> _Server | None:
-    """The server that an earlier command has started in PREFECT_HOME, where it is there and is what this one would start."""
+    """The server that an earlier command has started in PREFECT_HOME, where it answers and is what this one would start."""
     try:
         found = json.loads(_record().read_text())
         server, stays = _Server(**found["server"]), found["stays"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     fits = server.started_as == _started_as() and (stays or not leave_up)
-    return server if fits and server.is_there() else None
+    return server if fits and server.is_there() and _answers(server.url, _HANGING_SECONDS) else None
 
 
 def _record() -> Path:
@@ -266,24 +266,28 @@ def _schema() -> str | None:
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    # A client for each question would read all certificates each time: a twentieth of a processor second.
-    with httpx.Client(timeout=2, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client:
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise ServerError(
-                    f"The local Prefect server ended with status {process.returncode} before it answered. "
-                    "Start one by hand with `prefect server start` to see why, and set PREFECT_API_URL."
-                )
-            try:
-                if client.get(f"{url}/health").status_code == httpx.codes.OK:
-                    return
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.1)
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerError(
+                f"The local Prefect server ended with status {process.returncode} before it answered. "
+                "Start one by hand with `prefect server start` to see why, and set PREFECT_API_URL."
+            )
+        if _answers(url, 2):
+            return
+        time.sleep(0.1)
     raise ServerError(
         f"The local Prefect server did not answer at {url} within {_START_SECONDS} s. "
         "Try again, or start one with `prefect server start` and set PREFECT_API_URL."
     )
+
+
+def _answers(url: str, seconds: float) -> bool:
+    # With the default context every client reads all certificates: a twentieth of a processor second.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        return httpx.get(f"{url}/health", timeout=seconds, verify=context).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
 
 
 def check_api(url: str, advice: str) -> None:

@@ -6,7 +6,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import psutil
@@ -70,11 +72,22 @@ def test_the_next_command_finds_the_server_which_others_cannot_use_and_which_end
     assert not second.record.exists()
 
 
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Nothing is logged."""
+
+
 @contextmanager
 def listening():
-    """A port to which this process listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
+    """A port at which this process answers for its health."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as healthy:
+        threading.Thread(target=healthy.serve_forever, daemon=True).start()
+        yield healthy.server_port
+        healthy.shutdown()
 
 
 @pytest.fixture
@@ -97,6 +110,12 @@ def test_the_password_is_sent_to_no_one_who_has_taken_the_port_of_a_server_that_
         assert not record(port, pid=os.getppid())
         assert not record(port, pid=2**22 + 1)
     assert not record(port)
+
+
+def test_a_server_that_hangs_is_not_used(record, monkeypatch):
+    monkeypatch.setattr(server, "_HANGING_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert not record(listener.getsockname()[1])
 
 
 def test_a_server_that_was_started_otherwise_is_not_used(record):
