@@ -3,7 +3,9 @@
 The p-value of a value is the share of the past readings, with the new one among them, whose value is
 as rare (full conformal prediction; Vovk et al. 2005): 1 / (n + 1) for a value never seen, 1 / C(n + k, k) for
 the k-th of such values in a row. A value beyond the extremes is the less likely the further it is out:
-its p-value is divided by 1 plus that distance in widths of the past values. That of a run
+its p-value is divided by 1 plus that distance in widths of the past values. A quantity that drifts in steps shows
+new values all the time: where some came for the first time in the second half of the history, one that is no further
+from a past value than the nearest of them lie apart is as likely as these were, however long it stays. That of a run
 of the same value is the share of readings after a run as long (`grid.age_chances`). The lesser of the
 two counts, and the score is sqrt(-2 ln p); higher is more anomalous. Values are so coarse that there
 are often fewer alarms than alpha.
@@ -80,11 +82,22 @@ def fit(grid: Grid) -> pl.DataFrame:
             "p_of_value", (1 + np.stack([*as_rare, np.zeros(len(x), np.int64)], axis=1)) / (n[:, None] + 1)
         ),
         _array("p_of_run", age_chances(runs, n)),
+        pl.Series("p_of_late", _p_of_late(x, values)),
         pl.Series("distinct", (counts > 0).sum(axis=1)),
         pl.Series("usual", values[np.arange(len(x)), counts.argmax(axis=1)]),
         pl.Series("low", values[:, 0]),
         pl.Series("high", np.nanmax(values, axis=1)),
     )
+
+
+def _p_of_late(x: Floats, values: Floats) -> Floats:
+    """The chance that a reading shows a value for the first time, by how many did in each row's second half; 0 for none."""
+    seen = np.cumsum(~np.isnan(x), axis=1)
+    half = seen[:, -1:] // 2
+    early = np.where(seen <= half, x, np.nan)
+    late = [(x == v).any(axis=1) & ~(early == v).any(axis=1) for v in np.split(values, MOST_VALUES, axis=1)]
+    count = np.sum(late, axis=0)
+    return np.where(count > 0, (1 + count) / (1 + seen[:, -1] - half[:, 0]), 0.0)
 
 
 def _array(name: str, values: Floats) -> pl.Series:
@@ -96,6 +109,14 @@ def p_of_new(params: pl.DataFrame) -> Floats:
     of_value = params["p_of_value"].to_numpy()
     n = np.rint(1 / of_value[:, _UNSEEN]).astype(np.int64) - 1
     return exchangeable(n, LOOKBACK)
+
+
+def p_of_step(params: pl.DataFrame) -> tuple[Floats, Floats]:
+    """The p-value of a value never seen that is no further from a past one than a step, and that step; for each sensor."""
+    values = params["values"].to_numpy()
+    gaps = np.diff(values, axis=1)
+    steps = (1 + 1e-6) * np.where(np.isnan(gaps), np.inf, gaps).min(axis=1)
+    return (params["p_of_late"].to_numpy() if "p_of_late" in params.columns else np.zeros_like(steps)), steps
 
 
 def beyond(x: Floats, low: Floats, high: Floats) -> Floats:
@@ -120,8 +141,13 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Flo
     rarity, lasting = of_value[rows, which], of_run[rows, channels.runs(x).astype(np.int64) - 1]
     new = ~absent & (which == _UNSEEN)
     again = np.maximum(ages(new).astype(np.int64), 1) - 1
-    further = 1 + beyond(x, params["low"].to_numpy()[:, None], params["high"].to_numpy()[:, None])
-    rarity = np.where(new, np.maximum(p_of_new(params)[rows, again] / further, P_FLOOR), rarity)
+    low, high = (params[name].to_numpy()[:, None] for name in ("low", "high"))
+    of_new = np.maximum(p_of_new(params)[rows, again] / (1 + beyond(x, low, high)), P_FLOOR)
+    late, step = (column[:, None] for column in p_of_step(params))
+    drifts = np.zeros_like(new)
+    for j in range(MOST_VALUES):
+        drifts |= np.abs(x - values[:, j : j + 1]) <= step
+    rarity = np.where(new, np.where(drifts, np.maximum(of_new, late), of_new), rarity)
     p = np.where(absent, np.nan, np.minimum(rarity, lasting))[:, first:]
     flat = channels.CHANNELS.index("flat")
     cause = np.where(absent, -1, np.where(lasting < rarity, flat, 0)).astype(np.int8)

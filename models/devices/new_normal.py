@@ -4,7 +4,7 @@
 twentieths one of at most 0.01, each of them is compared with the readings of the last `Options.hold_hours`, at least
 `MEMORY_INTERVALS` intervals: its p-value is at least the share of these that were as unusual (a rolling conformal
 p-value; so the share of calls follows alpha whatever the sensor does, as in Gibbs & Candes 2021, NeurIPS 34). Readings
-less than half an hour older, or two intervals, count only where more than `BROKEN` times that share of the others have a
+less than 20 minutes older, or two intervals, count only where more than `BROKEN` times that share of the others have a
 p-value of at most 0.001: so a fault after a calm day is called for so long, and then again where it gets worse.
 
 **The new normal.** The rule: in each quarter of the hold (`Options.hold_hours`, at least `FEWEST_INTERVALS`
@@ -34,7 +34,9 @@ FEWEST_INTERVALS, MEMORY_INTERVALS = 240, 500
 OFTEN_AT, BROKEN = 0.001, 2
 SUSPECT = ((OFTEN_AT, 0.05), (0.01, 0.15))
 """p-values, and the share of an hour's readings with none greater from which on a sensor is called often."""
-CALLED_FOR, FEWEST_CALLED = timedelta(minutes=30), 2
+HARDLY_WORSE = 0.01
+"""A score that is higher by this share of it, at most, is as unusual: what is expected moves over the day."""
+CALLED_FOR, FEWEST_CALLED = timedelta(minutes=20), 2
 QUARTERS = 4
 STAYED_SHARE, FEWEST_ANOMALIES = 0.2, 2
 _JUDGED = ("score", "p_value", "is_anomaly", "rung", "cause", "expected", "low", "high")
@@ -142,11 +144,19 @@ def remembering(
     ).select(rows.columns)
 
 
+def _as_high_as(score: str) -> pl.Expr:
+    """The highest score that is no more unusual than that of an earlier reading."""
+    return pl.col(score) + HARDLY_WORSE * pl.col(score).abs()
+
+
 def _as_unusual(now: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
-    """Of each row of `now` how many rows of `before` of its key have a score at least as high: `as_unusual`."""
+    """Of each row of `now` how many rows of `before` of its key are as unusual: `as_unusual`."""
     columns = [*KEY, "time", "score"]
     every = pl.concat(
-        [before.select(columns).with_columns(old=1), now.select(columns).with_columns(old=0)]
+        [
+            before.select(*KEY, "time", _as_high_as("score")).with_columns(old=1),
+            now.select(columns).with_columns(old=0),
+        ]
     ).sort(*KEY, "score", "old", descending=[False, False, True, True])
     counted = every.with_columns(pl.col("old").cum_sum().over(KEY).alias("as_unusual"))
     return counted.filter(old=0).select(*KEY, "time", "as_unusual")
@@ -159,7 +169,7 @@ def _near(now: pl.DataFrame, near: pl.DataFrame, called_for: timedelta) -> pl.Da
     """
     ago = pl.col("time") - pl.col("time|2")
     counted = (ago >= called_for) | (pl.col("broken") & (ago > timedelta(0)))
-    as_unusual = counted & (pl.col("score|2") >= pl.col("score"))
+    as_unusual = counted & (_as_high_as("score|2") >= pl.col("score"))
     pairs = now.select(*KEY, "time", "score", "broken").join(near, on=list(KEY), suffix="|2")
     return pairs.group_by(*KEY, "time").agg(
         counted.sum().cast(pl.Int64).alias("near_n"),

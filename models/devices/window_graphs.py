@@ -20,7 +20,7 @@ from models.devices.channels import (
     LOCAL_WEIGHTS,
     SPREAD_WEIGHTS,
 )
-from models.devices.discrete import MOST_VALUES, p_of_new
+from models.devices.discrete import MOST_VALUES, p_of_new, p_of_step
 from models.devices.grid import DAY, LOOKBACK, Floats
 from models.devices.robust import LOCAL, REGIMES, Fitted
 from models.interchange import Graph, Port
@@ -215,7 +215,11 @@ def _of_new(made: Builder, params: pl.DataFrame) -> str:
     out = made.op("Max", made.op("Max", below, above), made.constant(0.0))
     width = np.where(high > low, high - low, np.inf)
     further = made.op("Add", made.op("Div", out, made.rows(width, "sensor")), made.constant(1.0))
-    return made.op("Max", made.op("Div", found, further), made.constant(P_FLOOR))
+    of_new = made.op("Max", made.op("Div", found, further), made.constant(P_FLOOR))
+    late, step = (made.rows(column[:, None], "sensor") for column in p_of_step(params))
+    past = made.rows(np.where(np.isnan(values), np.inf, values), "sensor")
+    apart = made.op("ReduceMin", made.op("Abs", made.op("Sub", now, past)), axes=[1], keepdims=1)
+    return made.op("Where", made.op("LessOrEqual", apart, step), made.op("Max", of_new, late), of_new)
 
 
 def missing(params: pl.DataFrame) -> Graph:

@@ -161,12 +161,14 @@ def test_robust_scores_of_the_graph_are_those_of_the_channels(seed, missing, int
 
 def test_few_values_of_the_graph_are_as_unusual_as_the_detector_says():
     rng = np.random.default_rng(4)
-    past = rng.integers(0, 5, (3, 600)).astype(float)
+    past = rng.integers(0, 5, (4, 600)).astype(float)
     past[1] = 7.5
     past[2] = np.repeat(rng.integers(0, 12, 60), 10)
+    past[3] = np.arange(600) // 60 / 10
     past[rng.random(past.shape) < 0.05] = np.nan
     now = past[:, 200:500].copy()
     now[:, [3, 50]], now[:, 100:190] = 99.0, now[:, 100:101]
+    now[3, 60:65] = 1.0
     params = discrete.fit(grid(past))
     graph, _ = graph_of("discrete", discrete=params)
     found = run(graph, **cells(grid(now)))
