@@ -114,8 +114,8 @@ def judged(series: Series) -> pl.DataFrame:
         readings.filter(pl.col("time") < series.until), first.replace(minute=0), series.until, options
     )
     keys = series.readings.select(*KEY).unique()
-    if keys.height > 1:
-        keys = pl.concat([keys, pl.DataFrame({"device": [series.device], "tag": [JOINT_TAG]})])
+    several = keys.group_by("device").len().filter(pl.col("len") > 1)
+    keys = pl.concat([keys, several.select("device", pl.lit(JOINT_TAG).alias("tag"))])
     last = series.readings["time"].max()
     assert isinstance(last, datetime)
     before = series.until - new_normal.memory_of(options.hold_hours, options.step)

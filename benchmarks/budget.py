@@ -1,0 +1,89 @@
+"""How many alarms a day healthy fleets raise, beside the number that is borne.
+
+    python -m benchmarks.budget --devices 12 100
+
+Each device has five sensors with a reading every ten minutes: a level, a day, office hours, a slow drift, and one that
+wanders. A week is learnt and a week judged; its third day is a holiday. In the fleet that `changes`, one device of ten
+moves to another level by three standard deviations and stays there.
+"""
+
+import argparse
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from benchmarks.measure import table
+from benchmarks.pump import wandering
+from benchmarks.real_series import HOUR, Series, judged
+from models.devices.alarms import PER_DEVICE_AND_DAY, alarming
+from models.devices.grid import Floats
+from models.devices.incidents import incidents
+from models.devices.scoring import SCORES
+
+START, STEP, LEARNT_DAYS, DAYS = datetime(2026, 1, 5, tzinfo=UTC), timedelta(minutes=10), 7, 14
+BUDGETS = (1, 5)
+"""Times the default budget."""
+
+
+def device(number: int, *, changes: bool) -> pl.DataFrame:
+    """Readings of a healthy device; where the fleet `changes`, every tenth has another level from some judged time on."""
+    random, per_day = np.random.default_rng(number), timedelta(days=1) // STEP
+    n = DAYS * per_day
+    times = pl.datetime_range(START, START + (n - 1) * STEP, STEP, time_unit="us", eager=True).alias("time")
+    hour: Floats = (np.arange(n) % per_day) / per_day * 24
+    day = np.arange(n) // per_day
+    at_work = (day % 7 < 5) & (day != LEARNT_DAYS + 2) & (hour > 8) & (hour < 18)
+    courses = {
+        "level": np.zeros(n),
+        "day": 5 * np.sin(2 * np.pi * hour / 24),
+        "office": 10.0 * at_work,
+        "drift": np.linspace(0, 2, n),
+    }
+    values = {tag: 20 + course + wandering(random, 0.5, n) for tag, course in courses.items()}
+    values["wanders"] = np.cumsum(random.normal(size=n)) / 5
+    if changes and number % 10 == 0:
+        values["level"][random.integers(LEARNT_DAYS * per_day, n) :] += 3
+    wide = pl.DataFrame([times, *(pl.Series(tag, x) for tag, x in values.items())])
+    rows = wide.unpivot(index="time", variable_name="tag", value_name="mean")
+    return rows.select(
+        pl.lit(f"d{number:05}").alias("device"), "tag", "time", "mean", pl.lit(0).alias("shard")
+    )
+
+
+def alarms(rows: pl.DataFrame, alarms_per_day: float) -> pl.DataFrame:
+    """The incidents that become alarms, over all hours."""
+    previous, new = None, []
+    for (hour,), part in rows.sort("time").group_by(pl.col("time").dt.truncate("1h"), maintain_order=True):
+        called = part.filter("is_anomaly").select(list(SCORES))
+        until = hour + HOUR
+        previous = incidents(called, previous, until, STEP, alarming(part.lazy(), alarms_per_day))
+        new.append(previous.filter("is_new_alarm"))
+    return pl.concat(new)
+
+
+def measured(devices: int, *, changes: bool) -> list[dict[str, Any]]:
+    """A line for each budget: alarms a day, how many times the budget that is, and without the sensor that drifts."""
+    readings = pl.concat([device(number, changes=changes) for number in range(devices)])
+    rows = judged(Series("fleet", readings, "10m", START + timedelta(days=LEARNT_DAYS), []))
+    lines = []
+    for times in BUDGETS:
+        borne = times * PER_DEVICE_AND_DAY * devices
+        new = alarms(rows, borne)
+        a_day, steady = (n / (DAYS - LEARNT_DAYS) for n in (new.height, int((new["tag"] != "drift").sum())))
+        called = f"{rows.select(pl.mean('is_anomaly')).item():.3%}"
+        line = {"devices": devices, "changes": changes, "called at 0.001": called, "borne a day": borne}
+        lines.append(
+            {**line, "alarms a day": a_day, "of the budget": a_day / borne, "without drift": steady / borne}
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--devices", type=int, nargs="+", default=[12, 100])
+    sizes = parser.parse_args().devices
+    print(table([line for n in sizes for changes in (False, True) for line in measured(n, changes=changes)]))
