@@ -51,7 +51,7 @@ def ingest(
         maintenance: Replacements of components: machine_id, time, component. Left out where machines run
             to failure; a failure counts as a replacement.
         errors: Errors that machines reported: machine_id, time, error.
-        machines: What is known of the machines: machine_id, model, age_years.
+        machines: What is known of the machines: machine_id and, where known, model, age_years.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
             for one table; component==pump gives all rows one value. Known without it: machineID, datetime, errorID,
             comp, failure, age.

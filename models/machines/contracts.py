@@ -4,6 +4,7 @@ Times are UTC. Which components, sensors and errors there are is read from the d
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -66,6 +67,22 @@ class MachinesTable(Table):
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
         return super().accept(tidied(raw), options)
+
+
+@dataclass(frozen=True)
+class AttributesTable(MachinesTable):
+    """What is known of machines. A source may lack the model, the age or both: they are unknown then."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return ("machine_id",)
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        written = {re.sub(r"[\s_-]", "", name).casefold(): name for name in raw.columns}
+        named = {name: written.get(name.replace("_", "")) for name in ("model", "age_years")}
+        unknown = pl.lit(None, pl.String)
+        columns = {name: pl.col(old) if old else unknown for name, old in named.items()}
+        return super().accept(raw.with_columns(**columns), options)
 
 
 @dataclass(frozen=True)
@@ -205,7 +222,7 @@ TABLES: dict[str, Table] = {
         shard_by=_BY_MACHINE,
         aliases={**_EVENT, "component": "failure"},
     ),
-    "machines": MachinesTable(
+    "machines": AttributesTable(
         "machines",
         Machines,
         unique=_BY_MACHINE,

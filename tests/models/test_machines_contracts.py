@@ -206,3 +206,10 @@ def test_a_healthy_fleet_has_no_findings_and_every_finding_has_an_effect(fleet):
     assert set(lines["finding"]) <= set(EFFECTS)
     assert set(lines["effect"]) <= set(EFFECTS.values())
     assert contracts.sensors(broken["telemetry"]) == ["pressure", "rotate", "vibration", "volt"]
+
+
+def test_what_is_not_known_of_machines_may_be_left_out():
+    good = accepted("machines", pl.DataFrame({"machine_id": ["1", "2"], "Model ": ["A", None]})).good
+    assert good.select("machine_id", "model", "age_years").rows() == [("1", "A", None), ("2", None, None)]
+    aged = accepted("machines", pl.DataFrame({"machine_id": ["1"], "age_years": ["5"]})).good
+    assert aged.select("model", "age_years").rows() == [(None, 5.0)]
