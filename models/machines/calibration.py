@@ -19,10 +19,7 @@ Calibration = Mapping[str, Any]
 IDENTITY: Calibration = {"kind": "identity"}
 EDGE = 1e-7
 _MANY_FAILURES = 1_000
-_PRIOR = 5.0
-FEW_FAILURES = 20
-"""Fewer held-out failures than these do not settle the mean probability, see `towards`."""
-_FAR_OFF = 3.0
+_PRIOR, _FEW_PRIOR = 5.0, 0.1
 
 
 def calibration(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
@@ -37,35 +34,38 @@ def calibration(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
     return (isotonic if positives >= _MANY_FAILURES else platt)(probability, failed)
 
 
-def towards(how: Calibration, probability: Floats, base_rate: float, failures: int) -> Calibration:
-    """`how`, moved so that the mean over held-out rows is not settled by a handful of `failures`.
+def calibration_of_few(probability: Floats, failed: NDArray[np.bool_], weight: Floats) -> Calibration:
+    """Platt's sigmoid, as the rows have it by which it is learnt, with the mean that these rows have.
 
-    The mean that is aimed at lies between that of `how` and `base_rate`, the share of all rows that fail: with
-    no held-out failure it is the base rate, from 20 on the mean stays. Only the intercept moves, so that the order
-    of rows stays. With some failures a mean within a factor of three of the base rate stays, too: so few allow no better.
+    For probabilities of estimators that have not seen the machine of a row: then all rows can be used, not only the
+    few failures among those of later time. `weight` makes up for how rows were drawn.
     """
-    if failures >= FEW_FAILURES or not len(probability) or not 0 < base_rate < 1 or how["kind"] == "isotonic":
+    how = platt(probability, failed, weight, _FEW_PRIOR)
+    return towards(how, probability, weight, float(np.average(failed, weights=weight)))
+
+
+def towards(how: Calibration, probability: Floats, weight: Floats, base_rate: float) -> Calibration:
+    """`how`, moved so that the weighted mean is the base rate. Only the intercept moves: the order of rows stays."""
+    if how["kind"] == "isotonic" or not 0 < base_rate < 1:
         return how
     slope, intercept = how.get("slope", 1.0), how.get("intercept", 0.0)
-    mean = float(calibrated(probability, how).mean())
-    if failures and 1 / _FAR_OFF < mean / base_rate < _FAR_OFF:
-        return how
-    weight = failures / FEW_FAILURES
-    aim = weight * mean + (1 - weight) * base_rate
     z = slope * _logit(probability) + intercept
     low, high = -30.0, 30.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _sigmoid(z + middle).mean() < aim else (low, middle)
+        mean = np.average(_sigmoid(z + middle), weights=weight)
+        low, high = (middle, high) if mean < base_rate else (low, middle)
     return {"kind": "platt", "slope": slope, "intercept": intercept + (low + high) / 2}
 
 
-def platt(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
+def platt(
+    probability: Floats, failed: NDArray[np.bool_], weight: Floats | float = 1.0, prior_weight: float = _PRIOR
+) -> Calibration:
     """Logistic regression on the logit of `probability`, with targets drawn in from 0 and 1.
 
     Platt (1999), "Probabilistic outputs for support vector machines"; the targets keep the slope
     finite where the classes are separated. Slope and intercept are held to 1 and 0 as if by a prior
-    of variance 1/`_PRIOR`, which a handful of failures cannot overrule. A slope below 0 is taken as 0.
+    of variance 1/`prior_weight`, which a handful of failures cannot overrule. A slope below 0 is taken as 0.
     """
     z = _logit(probability)
     positives = float(failed.sum())
@@ -75,8 +75,8 @@ def platt(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
     weights = prior.copy()
     for _ in range(100):
         p = _sigmoid(design @ weights)
-        gradient = design.T @ (p - target) + _PRIOR * (weights - prior)
-        curvature = (design * (p * (1 - p))[:, None]).T @ design + _PRIOR * np.eye(2)
+        gradient = design.T @ (weight * (p - target)) + prior_weight * (weights - prior)
+        curvature = (design * (weight * p * (1 - p))[:, None]).T @ design + prior_weight * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         step *= min(1.0, 2.0 / max(np.abs(step).max(), 1e-300))
         weights -= step

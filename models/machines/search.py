@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from models.machines import evaluation, training
+from models.machines import evaluation, horizons, training
 from models.machines.calibration import calibrated
 from models.machines.features import used_features
 from models.machines.labels import next_failure_column
@@ -79,18 +79,18 @@ class MachinesSearch(Search):
         words = Vocabulary.of_frame(context["vocabulary"])
         chosen = chosen.at_interval(words.interval_hours, training.span_hours(context["observed"]))
         words, _ = training.without_leaks(parts["rows"], words, chosen)
-        work = training.Work(parts["rows"], words, used_features(words, chosen), chosen, [])
+        work = horizons.Work(parts["rows"], words, used_features(words, chosen), chosen, [])
         ends = parts["rows"].select(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
         cuts = _cuts(*ends.collect().row(0))
-        earlier: dict[int, list[training.Held]] = {hours: [] for hours in chosen.horizons_hours}
-        settled: dict[int, training.Settled] = {}
+        earlier: dict[int, list[horizons.Held]] = {hours: [] for hours in chosen.horizons_hours}
+        settled: dict[int, horizons.Settled] = {}
         for cut in cuts:
             judged = []
-            failures = training.failures_after(_known(parts["rows"], words, cut), words.components)
+            failures = horizons.failures_after(_known(parts["rows"], words, cut), words.components)
             modelled = [c for c in words.components if failures[c] >= chosen.min_failures]
             for hours, before in earlier.items():
-                held = training.held_out_rows(work, cut, hours)
-                found = training.judge(work, cut, held, hours, modelled, settled.get(hours))
+                held = horizons.held_out_rows(work, cut, hours)
+                found = horizons.judge(work, cut, held, hours, modelled, settled.get(hours))
                 settled.setdefault(hours, found)
                 if before:
                     judged.append(_judged(work, cut, hours, held, before, failures))
@@ -114,22 +114,22 @@ def _known(rows: pl.LazyFrame, words: Vocabulary, cut: Fold) -> pl.LazyFrame:
 
 
 def _judged(
-    work: training.Work,
+    work: horizons.Work,
     cut: Fold,
     hours: int,
-    held: training.Held,
-    before: list[training.Held],
+    held: horizons.Held,
+    before: list[horizons.Held],
     failures: Mapping[str, int],
 ) -> pl.DataFrame:
     """The held-out rows of one horizon with the calibrated probability of each component."""
-    base = training.base_rates(replace(work, rows=work.rows.filter(cut.learnt(hours))), hours)
+    base = horizons.base_rates(replace(work, rows=work.rows.filter(cut.learnt(hours))), hours)
     found = []
     for component in work.vocabulary.components:
-        risk = training.without_model(component, hours, failures[component], base[component], work.options)
+        risk = horizons.without_model(component, hours, failures[component], base[component], work.options)
         said = risk.predict(matrix(held.rows, []))
         if component in held.said:
             said = calibrated(
-                held.said[component], training.calibration_of(before, component, hours, base[component])
+                held.said[component], horizons.calibration_of(before, component, hours, base[component])
             )
             risk = replace(risk, rung=MODEL)
         found.append(evaluation.judged(held.rows, risk, said, 1.0, work.options))

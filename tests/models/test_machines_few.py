@@ -6,15 +6,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.machines.calibration import IDENTITY, calibrated, calibration, towards
+from models.machines.calibration import IDENTITY, calibrated, calibration_of_few, towards
 from models.machines.chains import first_of_chains
 from models.machines.contracts import known, repeats
+from models.machines.few_failures import few_failures
 from models.machines.findings import findings
+from models.machines.horizons import without_model
 from models.machines.options import Options
 from models.machines.risks import BASE_RATE, Risk
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
-from models.machines.training import unmodelled, without_model
+from models.machines.training import unmodelled
 from models.machines.vocabulary import OTHER, kind_of_error, vocabulary
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -98,19 +100,23 @@ def test_a_few_kinds_of_error_stay_as_they_are():
     assert found == ["error 1", "error 2"]
 
 
-def test_without_held_out_failures_the_mean_probability_is_the_base_rate():
+def test_the_mean_of_few_failures_is_the_base_rate_and_the_order_stays():
     said = np.random.default_rng(1).uniform(0.0001, 0.01, 5_000)
-    for failures in (0, 3, 10):
-        found = calibrated(said, towards(IDENTITY, said, 0.02, failures))
-        aim = failures / 20 * said.mean() + (1 - failures / 20) * 0.02
-        assert found.mean() == pytest.approx(aim, rel=1e-6)
-        assert (np.argsort(found) == np.argsort(said)).all()
+    weight = np.linspace(0.5, 1.5, 5_000)
+    found = calibrated(said, towards(IDENTITY, said, weight, 0.02))
+    assert np.average(found, weights=weight) == pytest.approx(0.02, rel=1e-6)
+    assert (np.argsort(found) == np.argsort(said)).all()
 
 
-def test_without_held_out_failures_no_mean_is_near_enough():
-    said = np.random.default_rng(1).uniform(0.0001, 0.02, 5_000)
-    assert calibrated(said, towards(IDENTITY, said, 0.015, 0)).mean() == pytest.approx(0.015, rel=1e-6)
-    assert towards(IDENTITY, said, 0.015, 3) == IDENTITY
+def test_what_tells_nothing_of_machines_that_were_not_seen_is_taken_for_the_base_rate():
+    rng = np.random.default_rng(3)
+    failed = np.arange(4_000) < 12
+    useless, telling = rng.uniform(0.0001, 0.3, 4_000), np.where(failed, 0.3, 0.001)
+    flat = calibrated(useless, calibration_of_few(useless, failed, np.ones(4_000)))
+    assert flat.max() < 4 * 0.003
+    kept = calibrated(telling, calibration_of_few(telling, failed, np.ones(4_000)))
+    assert kept[0] > 100 * kept[-1]
+    assert flat.mean() == pytest.approx(kept.mean()) == pytest.approx(0.003, rel=1e-6)
 
 
 def test_three_early_failures_in_all_give_probabilities_as_often_as_it_failed():
@@ -123,18 +129,13 @@ def test_three_early_failures_in_all_give_probabilities_as_often_as_it_failed():
     end, options = START + timedelta(days=366), {"threads": 1, "every_hours": 24}
     context = MACHINES.context(frames, end, options)
     rows = MACHINES.prepare_shard(frames, context, end, options)["rows"].lazy()
-    model = MACHINES.load(MACHINES.fit({"rows": rows}, context, end, options).files)
+    trained = MACHINES.fit({"rows": rows}, context, end, options)
+    assert any("few failures (comp1 3)" in note for note in trained.notes)
+    model = MACHINES.load(trained.files)
     late = rows.filter(pl.col("time") > START + timedelta(days=270)).collect()
     for (component, hours), said in model.predict(model.matrix(late)).items():
         base = next(r.base_rate for r in model.risks if (r.component, r.horizon_hours) == (component, hours))
         assert 0.6 < said.mean() / base < 1.5
-
-
-def test_from_twenty_failures_on_held_out_rows_alone_calibrate():
-    rng = np.random.default_rng(2)
-    said = rng.uniform(0, 0.2, 2_000)
-    learnt = calibration(said, rng.uniform(size=2_000) < said)
-    assert towards(learnt, said, 0.5, 20) == learnt
 
 
 def test_what_is_said_of_a_component_without_model_is_true_of_its_failures():
@@ -155,3 +156,11 @@ def test_of_components_that_are_texts_a_few_are_named_and_the_way_out_is():
     assert first.startswith("40 of 41 components have no model")
     assert len(examples) == 10
     assert unmodelled(risks[:2]) == [f"pump of order {n} at 24 h: it failed once" for n in range(2)]
+
+
+def test_few_failures_are_told_with_what_they_leave_open():
+    assert few_failures({"pump": 20, "fan": 0}) is None
+    told = few_failures({"pump": 5, "gear": 400, "fan": 12})
+    assert told is not None
+    assert told.startswith("few failures (pump 5, fan 12): no precision can be claimed")
+    assert "0.5 to 1.9 times" in told

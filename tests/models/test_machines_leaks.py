@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.machines import training
+from models.machines import horizons
 from models.machines.features import feature_list, used_features, windows
 from models.machines.leaks import leaks
 from models.machines.options import Options
@@ -101,10 +101,10 @@ def test_longer_windows_than_a_reading_are_learnt_from_where_they_help_on_other_
     for name in ("vib_slope_120h", "vib_slope_480h"):
         columns[name] += 2.0 * failed * telling
     X = np.column_stack(list(columns.values())).astype(np.float32)
-    half = np.arange(4_000) // 100 % 2 == 0
-    learnt = training.Sample(X, np.ones(4_000), {"pump": failed}, half)
-    work = training.Work(pl.LazyFrame(), words, kept, options, [])
-    hidden = training.hidden_features(work, learnt, 24)
+    machine = np.arange(4_000) // 100
+    learnt = horizons.Sample(X, np.ones(4_000), {"pump": failed}, machine)
+    work = horizons.Work(pl.LazyFrame(), words, kept, options, [])
+    hidden = horizons.hidden_features(work, learnt, 24)
     assert bool(hidden) is not telling
     assert all(name.endswith(("120h", "480h")) for name in hidden)
     assert bool(work.notes) is not telling

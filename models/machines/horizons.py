@@ -1,0 +1,419 @@
+"""The estimators and calibrations of each horizon.
+
+Each horizon is fitted three times. Up to the first cut, judged on the rows held out after it: that settles how many
+trees are worth having, and gives a calibration. Up to the second cut, with that calibration: its probabilities for the
+rows held out last are the backtest, which nothing was chosen by. Up to the end, for the bundle, calibrated by the
+held-out rows of both cuts or, where few failures are among them, by what others say of machines that they have not seen.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from math import expm1
+
+import numpy as np
+import polars as pl
+
+from models.machines.calibration import (
+    EDGE,
+    IDENTITY,
+    Calibration,
+    calibration,
+    calibration_of_few,
+    towards,
+)
+from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
+from models.machines.features import Feature, windows
+from models.machines.few_failures import FEW_FAILURES
+from models.machines.labels import OBSERVED, fails_within, next_failure_column
+from models.machines.lives import times
+from models.machines.options import Options
+from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Risk, matrix
+from models.machines.sampling import DRAWN, Fold, masked, shares
+from models.machines.vocabulary import Vocabulary
+
+AT_ONCE = 2
+"""Sets of estimators that are fitted at the same time, each on a thread; their rows are in memory together."""
+
+_WORTH_IT = 0.02
+"""The share of the log loss by which further features have to lower it."""
+
+_MANY_ROWS = 20_000
+_FOLDS = 5
+"""Groups of machines, each of which others are judged by that have not seen it."""
+
+
+@dataclass
+class Held:
+    """Held-out rows of one cut, with what each component's estimator said of them."""
+
+    rows: pl.DataFrame
+    until: datetime
+    said: dict[str, Floats] = field(default_factory=dict)
+
+    def failures(self, component: str, hours: int) -> int:
+        """How often the component failed within `hours` of some row."""
+        failed = self.rows.filter(fails_within(component, hours))
+        return failures_after(failed.lazy(), [component])[component]
+
+    def failed(self, component: str, hours: int) -> Flags:
+        return self.rows.select(fails_within(component, hours)).to_series().to_numpy().astype(bool)
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """What one horizon came to: risks for the bundle, held-out rows of both cuts, calibrations by each."""
+
+    hours: int
+    risks: Sequence[Risk]
+    held: Sequence[Held]
+    first: Mapping[str, Calibration]
+    both: Mapping[str, Calibration]
+    without: Mapping[str, Risk]
+    importance: pl.DataFrame
+    hidden: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows to learn from: features, weights, each component's outcome where it fails in some, and the machine's number."""
+
+    X: Matrix
+    weight: Floats
+    failed: dict[str, Flags]
+    machine: Floats
+
+
+@dataclass(frozen=True)
+class Final:
+    """The bundle's estimator of a component, and its calibration where few failures were held out."""
+
+    estimator: Estimator
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What held-out rows settle for a horizon: the trees of each component, and features that are not learnt from."""
+
+    trees: Mapping[str, int] = field(default_factory=dict)
+    hidden: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all horizons are fitted to; `notes` are added to."""
+
+    rows: pl.LazyFrame
+    vocabulary: Vocabulary
+    features: Sequence[Feature]
+    options: Options
+    notes: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        return [f.name for f in self.features]
+
+    @property
+    def most_rows(self) -> int:
+        rows = self.options.training_rows
+        return rows if self.options.estimator == "lightgbm" else rows // 5
+
+
+def fitted_horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int]) -> list[Horizon]:
+    """The estimators of each horizon, and what was said of held-out rows on the way; some are fitted at once."""
+    horizons, components = work.options.horizons_hours, work.vocabulary.components
+    modelled = [c for c in components if failures[c] >= work.options.min_failures]
+    held = {(hours, cut): held_out_rows(work, cut, hours) for hours in horizons for cut in cuts}
+    with ThreadPoolExecutor(work.options.threads or AT_ONCE) as pool:
+
+        def judged(hours: int) -> Settled:
+            return judge(work, cuts[0], held[hours, cuts[0]], hours, modelled)
+
+        settled = dict(zip(horizons, pool.map(judged, horizons), strict=True))
+        later = [
+            pool.submit(judge, work, cuts[1], held[h, cuts[1]], h, modelled, settled[h]) for h in horizons
+        ]
+        final = {
+            h: pool.submit(_final, work, h, modelled, settled[h], [held[h, cut] for cut in cuts])
+            for h in horizons
+        }
+        for done in later:
+            done.result()
+        found = {hours: future.result() for hours, future in final.items()}
+    return [
+        _horizon(work, h, found[h], [held[h, cut] for cut in cuts], failures, settled[h].hidden)
+        for h in horizons
+    ]
+
+
+def _horizon(
+    work: Work,
+    hours: int,
+    found: Mapping[str, Final],
+    held: Sequence[Held],
+    failures: Mapping[str, int],
+    hidden: Sequence[str],
+) -> Horizon:
+    components, base = work.vocabulary.components, base_rates(work, hours)
+    at_work = machine_hours(work.rows)
+    without = {c: without_model(c, hours, failures[c], base[c], work.options, at_work) for c in components}
+    if all(one.rows.is_empty() for one in held):
+        short = "the time range is too short to hold out rows by which a model of {} could be calibrated"
+        without |= {c: Risk(c, hours, BASE_RATE, base[c], short.format(c)) for c in found}
+        found = {}
+    before = base_rates(work, hours, held[0].until)
+    first = {c: calibration_of(held[:1], c, hours, before[c]) for c in components}
+    both = {c: calibration_of(held, c, hours, base[c]) for c in components}
+    both |= {c: final.calibration for c, final in found.items() if final.calibration}
+    risks = [
+        Risk(c, hours, MODEL, base[c], None, found[c].estimator, both[c]) if c in found else without[c]
+        for c in components
+    ]
+    importance = [_importance(found[c].estimator, c, hours, work.names) for c in components if c in found]
+    return Horizon(hours, risks, held, first, both, without, pl.concat([_no_metrics(), *importance]), hidden)
+
+
+def judge(
+    work: Work,
+    cut: Fold,
+    held: Held,
+    hours: int,
+    modelled: Sequence[str],
+    settled: Settled | None = None,
+) -> Settled:
+    """Have estimators that know the cut's past say what they do of its held-out rows; what they were fitted with.
+
+    Without `settled`, the held-out rows settle how many trees there are, and rows before the cut what is hidden.
+    """
+    X = matrix(held.rows, work.names)
+    learnt = _learn(work, cut.learnt(hours) & (pl.col(OBSERVED) >= hours), hours, modelled)
+    hidden = settled.hidden if settled else hidden_features(work, learnt, hours)
+    shown = _without(learnt.X, work.names, hidden)
+    learner = Learner(shown, learnt.weight, work.options, X if settled is None else None)
+    trees = {}
+    for component, failed in learnt.failed.items():
+        if settled is None:
+            found = learner.fit(failed, held.failed(component, hours))
+        else:
+            found = learner.fit(failed, trees=settled.trees.get(component))
+        held.said[component], trees[component] = found.estimator.predict(X), found.trees
+    held.rows = held.rows.drop([f.name for f in work.features if f.statistic != "replaced"])
+    return Settled(trees, hidden)
+
+
+def hidden_features(work: Work, learnt: Sample, hours: int) -> list[str]:
+    """Features of windows of several readings, where the shortest window is a single one and that is as good.
+
+    Estimators learn from one half of the machines and are judged on the other, and the reverse; longer windows are
+    learnt from where they lower the log loss by `_WORTH_IT`.
+    """
+    usable = windows(work.vocabulary.interval_hours, work.options)
+    longer = [f.name for f in work.features if f.kind == "sensor" and f.hours in usable.spread]
+    if work.options.estimator != "lightgbm" or usable.spread == usable.hours or not longer:
+        return []
+    with_them, without = (
+        _loss_of_other_half(learnt, _without(learnt.X, work.names, names), work.options)
+        for names in ([], longer)
+    )
+    if with_them < without * (1 - _WORTH_IT):
+        return []
+    work.notes.append(
+        f"horizon of {hours} h: windows of more than one reading tell no more than single readings, and are not used"
+    )
+    return longer
+
+
+def _loss_of_other_half(learnt: Sample, X: Matrix, options: Options) -> float:
+    """Weighted log loss over all components, of estimators that learnt from the other half of the machines."""
+    loss = 0.0
+    first = learnt.machine % 2 == 0
+    for half in (first, ~first):
+        learner = Learner(X[half], learnt.weight[half], options)
+        weight = learnt.weight[~half]
+        for failed in learnt.failed.values():
+            if failed[half].any():
+                said = np.clip(learner.fit(failed[half]).estimator.predict(X[~half]), EDGE, 1 - EDGE)
+                loss -= float((weight * np.log(np.where(failed[~half], said, 1 - said))).sum())
+    return loss
+
+
+def _without(X: Matrix, names: Sequence[str], hidden: Sequence[str]) -> Matrix:
+    """`X` with nothing in the columns `hidden`, so that no tree asks for them."""
+    if not hidden:
+        return X
+    shown = X.copy()
+    shown[:, [names.index(name) for name in hidden]] = np.nan
+    return shown
+
+
+def _final(
+    work: Work, hours: int, modelled: Sequence[str], settled: Settled, held: Sequence[Held]
+) -> dict[str, Final]:
+    """The bundle's estimators, learnt from all rows whose horizon is over."""
+    learnt = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
+    learnt = replace(learnt, X=_without(learnt.X, work.names, settled.hidden))
+    learner = Learner(learnt.X, learnt.weight, work.options)
+    found = {}
+    for component, failed in learnt.failed.items():
+        trees = settled.trees.get(component)
+        few = sum(h.failures(component, hours) for h in held) < FEW_FAILURES
+        how = _calibration_by_others(learnt, component, work.options, trees) if few else None
+        found[component] = Final(learner.fit(failed, trees=trees).estimator, how)
+    return found
+
+
+def _calibration_by_others(
+    learnt: Sample, component: str, options: Options, trees: int | None
+) -> Calibration:
+    """The calibration by what estimators say of machines that they have not seen; failing ones are shared out evenly.
+
+    Of many rows after which nothing fails a share is taken, at equal distances, and counts for the others.
+    """
+    some_failed = np.any([*learnt.failed.values()], axis=0)
+    thin = 1 + len(some_failed) // _MANY_ROWS
+    some = some_failed | (np.arange(len(some_failed)) % thin == 0)
+    X, failed, some_failed = learnt.X[some], learnt.failed[component][some], some_failed[some]
+    learning = learnt.weight[some] * np.where(some_failed, 1, thin)
+    weight = learning / np.where(some_failed, options.failing_weight, 1)
+    which = np.unique(learnt.machine[some], return_inverse=True)[1]
+    order = np.argsort(np.bincount(which, failed) == 0, kind="stable")
+    fold = np.argsort(order)[which] % _FOLDS
+    said = np.full(len(failed), np.average(failed, weights=weight))
+    for i in range(_FOLDS):
+        others = fold != i
+        if failed[others].any() and not others.all():
+            learner = Learner(X[others], learning[others], options)
+            said[~others] = learner.fit(failed[others], trees=trees).estimator.predict(X[~others])
+    return calibration_of_few(said, failed, weight)
+
+
+def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> Sample:
+    """A sample of the rows `where`.
+
+    Rows are the same for all components: all that some component fails after, and a share of the
+    healthy ones, weighted so that proportions stay as they are.
+    """
+    if not modelled:
+        return Sample(matrix(pl.DataFrame(), work.names), np.empty(0), {}, np.empty(0))
+    some = pl.any_horizontal(fails_within(c, hours) for c in modelled)
+    counts = work.rows.filter(where).select(some.sum().alias("failing"), pl.len().alias("rows")).collect()
+    failing = int(counts["failing"].item() or 0)
+    share = shares(failing, counts["rows"].item() - failing, work.most_rows)
+    of_row = pl.when(some).then(share[0]).otherwise(share[1])
+    labels = [fails_within(c, hours).alias(_label(c)) for c in modelled]
+    chosen = (
+        work.rows.filter(where, pl.col(DRAWN) < of_row)
+        .select("machine_id", "time", *work.names, DRAWN, of_row.alias("|share"), *labels)
+        .collect()
+        .sort("machine_id", "time")
+    )
+    X = matrix(chosen, work.names)
+    again = (chosen[DRAWN] / chosen["|share"] * 1009) % 1
+    copies, which = masked(X, again.to_numpy(), work.features)
+    weight = 1 / chosen["|share"].to_numpy()
+    failing_rows = chosen.select(pl.any_horizontal(_label(c) for c in modelled)).to_series().to_numpy()
+    weight = np.where(failing_rows, weight * work.options.failing_weight, weight)
+    failed = {c: chosen[_label(c)].to_numpy().astype(bool) for c in modelled}
+    failed = {c: np.concatenate([flags, flags[which]]) for c, flags in failed.items() if flags.any()}
+    machine = chosen["machine_id"].rle_id().to_numpy()
+    machine = np.concatenate([machine, machine[which]])
+    return Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), failed, machine)
+
+
+def _label(component: str) -> str:
+    return f"{component}|failed"
+
+
+def held_out_rows(work: Work, fold: Fold, hours: int) -> Held:
+    where = fold.held_out(hours, max(work.options.windows_hours)) & (pl.col(OBSERVED) >= hours)
+    needed = [*work.names, "machine_id", "time", OBSERVED]
+    needed += [next_failure_column(c) for c in work.vocabulary.components]
+    rows = work.rows.filter(where).select(needed).collect().sort("machine_id", "time")
+    if rows.is_empty():
+        note = f"horizon of {hours} h: the time range is too short to hold out rows after {fold.cut:%Y-%m-%d %H:%M}"
+        work.notes.append(note)
+    return Held(rows, fold.until)
+
+
+def calibration_of(held: Sequence[Held], component: str, hours: int, base_rate: float) -> Calibration:
+    """The calibration by held-out rows; with few failures among them their mean is `base_rate`."""
+    parts = [h for h in held if component in h.said]
+    if not parts:
+        return IDENTITY
+    said = np.concatenate([h.said[component] for h in parts])
+    found = calibration(said, np.concatenate([h.failed(component, hours) for h in parts]))
+    few = sum(h.failures(component, hours) for h in parts) < FEW_FAILURES and len(said)
+    return towards(found, said, np.ones(len(said)), base_rate) if few else found
+
+
+def without_model(
+    component: str, hours: int, failures: int, base: float, options: Options, at_work: float = 0.0
+) -> Risk:
+    """The risk of a component that failed too seldom for a model, or never, in `at_work` hours of machines.
+
+    Where no row failed within the horizon, the base rate is that of the failures in the hours at work. A component
+    that never failed has an upper bound of 95 %, three failures in that time. Hanley & Lippman-Hand (1983), JAMA 249.
+    """
+    if not failures:
+        reason = f"{component} never failed in the training range"
+        if at_work:
+            most = -expm1(-3 * hours / at_work)
+            reason += f" of {at_work / 24:,.0f} machine days: at most {most:.2%} within {hours} h, with 95 % confidence"
+        return Risk(component, hours, NO_MODEL, base, reason)
+    if not base and at_work:
+        base = -expm1(-failures * hours / at_work)
+    reason = (
+        f"{component} failed {times(failures)} in the training range, a model needs {options.min_failures}"
+    )
+    if failures >= options.min_failures:
+        reason = (
+            f"{component} failed {times(failures)} in the training range, but too seldom within {hours} h after a row "
+            "that is learnt from: rows are only where there is telemetry. Give a longer horizon with --horizon"
+        )
+    return Risk(component, hours, BASE_RATE, base, reason)
+
+
+def machine_hours(rows: pl.LazyFrame) -> float:
+    """Hours from the first to the last row, of all machines together."""
+    time = pl.col("time")
+    spans = rows.group_by("machine_id").agg((time.max() - time.min()).dt.total_seconds().alias("seconds"))
+    return float(spans.select(pl.col("seconds").sum()).collect().item()) / 3600
+
+
+def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
+    """How often each component failed after some row."""
+    names = {c: next_failure_column(c) for c in components}
+    at = {
+        c: pl.struct("machine_id", pl.col("time") + pl.duration(microseconds=(pl.col(n) * 3.6e9).round()))
+        for c, n in names.items()
+    }
+    counts = rows.select(at[c].filter(pl.col(names[c]).is_not_null()).n_unique().alias(c) for c in components)
+    return {c: int(counts_of[0]) for c, counts_of in counts.collect().to_dict(as_series=False).items()}
+
+
+def base_rates(work: Work, hours: int, until: datetime | None = None) -> dict[str, float]:
+    """Share of the rows that each component failed after, of those whose horizon ends at `until` or before.
+
+    Without `until` of all of the training range.
+    """
+    rows = work.rows
+    if until is not None:
+        rows = rows.filter(pl.col("time") <= until - timedelta(hours=hours))
+    means = [fails_within(c, hours).mean().fill_null(0.0).alias(c) for c in work.vocabulary.components]
+    return rows.select(means).collect().row(0, named=True)
+
+
+def _importance(estimator: Estimator, component: str, hours: int, names: Sequence[str]) -> pl.DataFrame:
+    share = estimator.importance(len(names))
+    kept = [
+        (f"importance_{hours}h_{component}", n, "share", float(s)) for n, s in zip(names, share, strict=True)
+    ]
+    return pl.DataFrame([k for k in kept if k[3] > 0], schema=_no_metrics().schema, orient="row")
+
+
+def _no_metrics() -> pl.DataFrame:
+    return pl.DataFrame(
+        schema={"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
+    )

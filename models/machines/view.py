@@ -1,0 +1,80 @@
+"""A run as the sections of its page look at it."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from models.machines.alarms import CLOSED, GOES_ON
+from models.machines.options import Options, moment
+from models.machines.scoring import KEY, LIFE
+from models.scenario import RunView
+
+PLACE = [*KEY, "horizon_hours"]
+
+
+def _days(name: str, columns: Sequence[str]) -> pl.Expr:
+    """A quantile of the remaining life in days; null where an earlier version published the rows."""
+    return pl.col(name).first() / 24 if name in columns else pl.lit(None, pl.Float64)
+
+
+def _thresholds(columns: Sequence[str]) -> pl.Expr:
+    """The thresholds of the horizons, shortest first; null where an earlier version published the rows."""
+    if "threshold" not in columns:
+        return pl.lit(None, pl.String)
+    return pl.format("{} %", (pl.col("threshold") * 100).round_sig_figs(2)).str.join(", ")
+
+
+class View:
+    """The run, with what several sections ask for."""
+
+    def __init__(self, run: RunView) -> None:
+        self.run = run
+        self.options = Options.of(run.options)
+        self.as_of = moment(run.as_of)
+        self.rows = run.published.filter(pl.col("time") == pl.col("time").max()).collect()
+        self.horizons: list[int] = sorted(self.rows["horizon_hours"].unique())
+        self.status = dict(run.keys.group_by("status").len().collect().iter_rows())
+
+    @property
+    def listed(self) -> pl.DataFrame:
+        """One line per component with a probability, alarms first, those of the shortest horizon at the top."""
+        known = self.rows.filter(pl.col("probability").is_not_null())
+        alarm = pl.col("horizon_hours").filter("above_threshold").min()
+        told = pl.coalesce(
+            pl.col("reasons").filter("above_threshold").first(), pl.col("reasons").last(), pl.lit("")
+        )
+        return (
+            known.sort(PLACE)
+            .group_by(KEY, maintain_order=True)
+            .agg(
+                *(
+                    pl.col("probability").filter(pl.col("horizon_hours") == h).first().alias(f"within {h}")
+                    for h in self.horizons
+                ),
+                alarm.alias("alarm"),
+                told.alias("why"),
+                *(_days(name, known.columns).alias(name) for name in LIFE[:3]),
+                _thresholds(known.columns).alias("from"),
+                (pl.col("rung") == "under_work").any().alias("under work"),
+            )
+            .filter(~pl.col("under work"))
+            .join(self.alarms, on=list(KEY), how="left", maintain_order="left")
+            .sort(
+                [pl.col("alarm"), *(f"within {h}" for h in self.horizons[::-1]), *KEY],
+                descending=[False, *[True] * len(self.horizons), False, False],
+                nulls_last=True,
+            )
+        )
+
+    @property
+    def alarms(self) -> pl.DataFrame:
+        """Per component with an alarm what became of it in this run, in words; empty where no alarms are kept."""
+        nothing = pl.DataFrame(schema={**dict.fromkeys(KEY, pl.String), "state": pl.String})
+        if "alarms" not in self.run.derived:
+            return nothing
+        found = self.run.derived["alarms"].filter(pl.col("as_of") == self.run.as_of).collect()
+        since = pl.format("{} since {}", "state", pl.col("since").dt.strftime("%Y-%m-%d %H:%M"))
+        closed = pl.format("closed: {}", "why")
+        said = pl.when(state=GOES_ON).then(since).when(state=CLOSED).then(closed).otherwise("state")
+        first = found.with_columns(said.alias("state")).sort(PLACE).group_by(KEY, maintain_order=True)
+        return first.agg(pl.col("state").first()) if found.height else nothing
