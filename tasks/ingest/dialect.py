@@ -268,15 +268,15 @@ def _csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFram
 
 
 def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
-    """Without columns that have no name, names without blanks at their ends, decimal points where commas were seen."""
+    """Without empty rows and columns that have no name; names without blanks at their ends, decimal points for commas."""
     found = frame.collect_schema().names()
     blank = {name for name, stated in zip(found, text.names, strict=False) if not stated.strip()}
     index = {found[0]} if found and found[0].startswith("Unnamed: 0") else set()
     kept = [name for name in found if name not in blank | index]
     frame = frame.select(kept).rename({name: name.strip() for name in kept if name != name.strip()})
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     if text.annotated and kept:
-        first = pl.col(kept[0].strip())
-        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()) & first.ne_missing(kept[0].strip()))
+        frame = frame.filter(pl.col(kept[0].strip()).ne_missing(kept[0].strip()))
     return frame.with_columns(pointed(name) for name in frame.collect_schema() if name in text.pointed)
 
 

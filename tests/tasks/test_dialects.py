@@ -127,6 +127,11 @@ def test_json_is_read_however_it_is_arranged(tmp_path, text, encoding):
         assert rows(tmp_path / "a.json").to_dicts() == READINGS
 
 
+def test_rows_of_separators_alone_are_none(tmp_path):
+    (tmp_path / "a.csv").write_text("sku,units\nA,1\n,\nB,\n\n,\n")
+    assert rows(tmp_path / "a.csv").rows() == [("A", "1"), ("B", None)]
+
+
 def test_blanks_divide_values_where_nothing_else_does_and_a_first_line_of_numbers_is_no_header(tmp_path):
     (tmp_path / "a.txt").write_text("unit cycle  s1 \n1 1  0.5 \n1 2 -0.7\n")
     assert rows(tmp_path / "a.txt").to_dicts()[1] == {"unit": "1", "cycle": "2", "s1": "-0.7"}
