@@ -17,7 +17,15 @@ from models.sales.simulation import simulate
 from models.scenario import Scores, Trained
 
 HORIZON = 6
-OPTIONS = {"horizon": HORIZON, "origins": 2, "training_rows": 6000, "statistical_skus": 2, "threads": 1}
+OPTIONS = {
+    "horizon": HORIZON,
+    "origins": 2,
+    "training_rows": 6000,
+    "statistical_skus": 2,
+    "trees": 20,
+    "spread_trees": 8,
+    "threads": 1,
+}
 QUANTILES = ["q5", "q25", "q50", "q75", "q95"]
 Tables = dict[str, pl.LazyFrame]
 
