@@ -298,6 +298,7 @@ def test_of_two_runs_of_the_same_moment_at_the_same_time_one_publishes_and_the_o
 # Bundles
 
 
+@ONE_SCENARIO
 def test_a_bundle_with_a_changed_byte_is_not_loaded(ready, command, tmp_path):
     changed = ready.unpublished(tmp_path / "changed")
     folder = Path(changed.store.uri, changed.name, "bundles", "1")
@@ -323,6 +324,7 @@ class Smuggled:
         return Path.touch, (self.path,)
 
 
+@ONE_SCENARIO
 def test_a_pickle_in_a_bundle_is_refused_and_not_executed(ready, command, tmp_path):
     smuggled = ready.unpublished(tmp_path / "smuggled")
     folder = Path(smuggled.store.uri, smuggled.name, "bundles", "1")
