@@ -11,10 +11,12 @@ import psutil
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
 
 from tasks.storage.store import Store
 from tests import steps
 from tests.conftest import ROOT, wait_until
+from tests.toy.flows.toy import score
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -50,7 +52,9 @@ def start(prefect_api: str, tmp_path: Path) -> Any:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_run_that_is_told_to_end_keeps_its_shards_and_is_started_again(start, tmp_path, without_run_logger):
+def test_a_run_that_is_told_to_end_keeps_its_shards_and_goes_on_when_it_is_started_again(
+    start, tmp_path, without_run_logger, dask_cluster, monkeypatch
+):
     store = Store(str(tmp_path / "store"))
     steps.put(store, shards=10)
     steps.train(store)
@@ -82,7 +86,8 @@ def test_a_run_that_is_told_to_end_keeps_its_shards_and_is_started_again(start, 
         assert store.version("toy/doubled") is None
         kept = results()
 
-        start(run).wait(150)
+        monkeypatch.setenv("ALMANAC_SCHEDULER", dask_cluster.scheduler_address)
+        run_flow(score, flow_run=client.read_flow_run(run), parameters=parameters)
         assert client.read_flow_run(run).state.is_completed(), log()
     assert steps.published(store).height == 12
     assert kept.items() <= results().items()
