@@ -1,5 +1,6 @@
 """Fixtures that several test modules share. What is heavy is imported where it is used."""
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -244,20 +245,51 @@ def wait_until(condition, seconds: float, what: str) -> None:
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`made_once(name, make)`: a folder that all processes of the tests share, after `make(folder)` in the first of them."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder, made = root / name, root / f"{name}.made"
+            if not made.exists():
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
 def sales_store(
-    command: Callable[..., SimpleNamespace], tmp_path_factory: pytest.TempPathFactory
+    command: Callable[..., SimpleNamespace], made_once: Callable[[str, Callable[[Path], object]], Path]
 ) -> SimpleNamespace:
-    """A store after one `sales run` on a small simulated chain: `uri`, `sources` by name, the run's `result`."""
+    """A store after one `sales run` on a small simulated chain: `uri`, `sources` by name, the run's `result`.
+
+    All processes of the tests share it: a test that changes a store takes a copy.
+    """
     from models.sales.simulation import simulate
 
-    folder = tmp_path_factory.mktemp("sales")
     made = simulate(skus=8, stores=4, weeks=96, seed=3)
-    sources = {}
-    for name in ("history", "plan", "stores"):
-        sources[name] = str(folder / f"{name}.parquet")
-        getattr(made, name).write_parquet(sources[name])
-    uri = str(folder / "store")
-    files = ("--source", sources["history"], "--plan", sources["plan"], "--stores", sources["stores"])
-    done = command("sales", "run", *files, "--store", uri, "--json")
-    assert done.status == 0, done.err
-    return SimpleNamespace(uri=uri, sources=sources, result=done.json, made=made)
+    names = {"source": "history", "plan": "plan", "stores": "stores"}
+
+    def run(folder: Path) -> None:
+        words = []
+        for option, name in names.items():
+            getattr(made, name).write_parquet(folder / f"{name}.parquet")
+            words += [f"--{option}", folder / f"{name}.parquet"]
+        done = command("sales", "run", *words, "--store", folder / "store", "--json")
+        assert done.status == 0, done.err
+        (folder / "result.json").write_text(json.dumps(done.json))
+
+    folder = made_once("sales", run)
+    return SimpleNamespace(
+        uri=str(folder / "store"),
+        sources={name: str(folder / f"{name}.parquet") for name in names.values()},
+        result=json.loads((folder / "result.json").read_text()),
+        made=made,
+    )
