@@ -87,7 +87,7 @@ class Case:
 
 
 CASES = {
-    "sales": Case(SALES, chain, "forecast", training=("--training-rows", "20000")),
+    "sales": Case(SALES, chain, "forecast", training=("--training-rows", "2000")),
     "devices": Case(
         DEVICES,
         sensors,
