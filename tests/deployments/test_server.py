@@ -200,7 +200,9 @@ def later(kept: list[dict[str, Any]]) -> None:
     kept[0]["schedules"][0]["cron"] = "0 7 * * 1"
 
 
-def test_what_runs_depend_on_is_asked_and_each_thing_that_is_wrong_says_what_to_do(deployments, tmp_path):
+def test_what_runs_depend_on_is_asked_and_each_thing_that_is_wrong_says_what_to_do(
+    deployments, local, few, tmp_path
+):
     pool = {"ALMANAC_STORE": str(tmp_path / "store"), "ALMANAC_POOL": tmp_path.name}
     before = deployments("check", ALMANAC_ALERT_BLOCK="slack-webhook/nobody", **pool)
     assert before.status == 1
@@ -209,6 +211,8 @@ def test_what_runs_depend_on_is_asked_and_each_thing_that_is_wrong_says_what_to_
     assert told == dict.fromkeys(right, "right") | {"worker": "WRONG", "alerts": "WRONG"}
     assert f"there is no work pool {tmp_path.name} yet" in before.out
     assert "slack-webhook/nobody: the server has no such block" in before.out
+    assert deployments("deploy", "--prefect-file", few("housekeeping"), **pool).status == 0
+    assert f"no worker serves the work pool {tmp_path.name}" in deployments("check", **pool).out
     away = deployments("check", PREFECT_API_URL="http://127.0.0.1:9/api", **pool)
     assert away.status == 1
     assert "no Prefect server answers there" in away.out
@@ -283,7 +287,6 @@ def test_a_worker_runs_a_deployment_with_the_store_of_the_environment(
     steps.put(store)
     pool = {"ALMANAC_STORE": store.uri, "ALMANAC_POOL": tmp_path.name}
     assert deployments("deploy", "--prefect-file", few("housekeeping"), **pool).status == 0
-    assert f"no worker serves the work pool {tmp_path.name}" in deployments("check", **pool).out
     assert local.start_worker(environment({"PREFECT_API_URL": local.url, **pool}))
     assert not local.start_worker(environment({"PREFECT_API_URL": local.url, **pool}))
     deployment = client.read_deployment_by_name(f"housekeeping/daily-{tmp_path.name}")
