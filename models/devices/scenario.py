@@ -158,7 +158,8 @@ class Devices(
         headline = dict(metrics.filter(pl.col("slice") == "all").select("metric", "value").iter_rows())
         rungs = collected["sensors"]["rung"]
         notes = [
-            f"{count:,} sensors: {rung}" for rung, count in rungs.value_counts().sort("rung").iter_rows()
+            f"{count:,} sensor{'s' * (count > 1)}: {rung}"
+            for rung, count in rungs.value_counts().sort("rung").iter_rows()
         ]
         notes += [*training_notes.of_backtest(backtest), *training_notes.of_sensors(files, chosen)]
         headline |= {"sensors": float(len(rungs)), "without_detector": float((rungs == "none").sum())}

@@ -122,7 +122,7 @@ def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
     told = {"as_of": newest.isoformat(), "age_hours": round(age / timedelta(hours=1), 1), "store": store.uri}
     emit(store, scenario.name, Event("stale", scenario.name, told), f"{newest}/{now:%Y-%m-%d}")
     return [
-        f"The data are stale: the last complete ones are of {newest}, {in_words(age)} ago; they are expected every "
+        f"The data are stale: they are complete up to {newest}, {in_words(age)} ago, and new ones are expected every "
         f"{in_words(scenario.cadence or age)}. See what was ingested: python -m flows ingest-status"
     ]
 
