@@ -234,7 +234,8 @@ def test_a_week_ahead_probabilities_of_daily_telemetry_are_calibrated_and_beat_a
 
 def test_hourly_telemetry_of_20_machines_for_two_months_is_enough_for_a_day_ahead():
     found = trial(HOURLY, 12)
-    assert found.notes == ()
+    (few,) = found.notes
+    assert few.startswith("few failures (comp3 4, comp4 7, comp1 8, comp2 11)")
     assert found.value(found.ours, "horizon", "24h", "f1") >= 0.9
     assert found.value(found.ours, "horizon", "168h", "calibration_error") < 0.03
     assert found.value(found.ours, "any_component", "168h", "average_precision") >= 0.45

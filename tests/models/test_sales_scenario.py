@@ -345,7 +345,9 @@ def test_a_week_that_is_not_in_the_plan_says_so(model, tables, simulated, scores
     assert found.keys.filter(this)["reason"].item() == "1 of 6 weeks are not in the plan"
 
 
-def test_a_blend_is_the_mean_of_two_forecasts_quantiles_of_logarithms(model, tables, simulated):
+def test_a_blend_is_the_mean_of_the_logarithms_of_quantiles_weighted_by_the_width_of_bands(
+    model, tables, simulated
+):
     bare = replace(model, offsets=model.offsets.clear(), own_keys=model.own_keys.clear())
     forecasts = {
         rung: scored(replace(bare, own_first=first, blended=blended), tables, simulated.as_of).rows
@@ -366,7 +368,9 @@ def test_a_blend_is_the_mean_of_two_forecasts_quantiles_of_logarithms(model, tab
     # the logarithm is of units over the level plus a tenth, which matters little to sales that are not slow
     assert ((np.minimum(a, b) - 1e-9 <= both) & (both <= np.maximum(a, b) + 1e-9)).all()
     large = a[:, 0] > 20
-    assert np.abs(np.log(both[large] / np.sqrt(a[large] * b[large]))).max() < 0.1
+    a, b, both = (np.log(values[large]) for values in (a, b, both))
+    trust = [1 / (values[:, -1:] - values[:, :1]) for values in (a, b)]
+    assert np.abs(both - (trust[0] * a + trust[1] * b) / sum(trust)).max() < 0.03
 
 
 def test_own_models_that_did_badly_in_the_backtest_have_no_part_in_the_forecast(trained, tables, simulated):
