@@ -40,7 +40,6 @@ def main() -> None:
 
     root = Path(arguments.folder or tempfile.mkdtemp(prefix="almanac-benchmark-"))
     _prepare(root, arguments.seed)
-    os.environ["ALMANAC_SERVER_IDLE_SECONDS"] = "0"  # none is there from the command before
     print(f"Python's bytecode: {_bytecode()}\n", flush=True)
     sales, devices = (str(root / name / "store") for name in ("sales", "devices"))
     forecast, score = (
