@@ -32,14 +32,16 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or (time.monotonic() >= self._until and self._leave())
 
     def _leave(self) -> bool:
-        self._held = sqlite3.connect(self._lock, timeout=0, isolation_level=None)
+        held = sqlite3.connect(self._lock, timeout=0, isolation_level=None)
         try:
-            self._held.execute("begin exclusive")
+            held.execute("begin exclusive")
         except sqlite3.OperationalError:
+            held.close()
             return False
         if self.server_state.connections:
-            self._held.close()
+            held.close()
             return False
+        self._held = held  # until the process ends
         with suppress(OSError, ValueError, KeyError):
             if json.loads(self._record.read_text())["server"]["pid"] == os.getpid():
                 self._record.unlink()

@@ -28,24 +28,8 @@ Duplicates = Literal["add", "average", "last", "refuse"]
 """What becomes of rows of a file with the same unique columns that differ in others."""
 _CONTROL = r"[\x00-\x1f\x7f]"
 FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
-_YES = (
-    "y",
-    "j",
-    "ja",
-    "wahr",
-    "o",
-    "oui",
-    "vrai",
-    "si",
-    "sí",
-    "s",
-    "sì",
-    "vero",
-    "verdadero",
-    "sim",
-    "tak",
-    "да",
-)
+_YES = ("y", "j", "ja", "wahr", "o", "oui", "vrai", "si", "sí", "s", "sì", "vero",
+    "verdadero", "sim", "tak", "да")  # fmt: skip
 _NO = ("n", "nein", "nee", "nej", "falsch", "non", "faux", "não", "nie", "нет")
 _FLAG_WORDS = FLAGS | dict.fromkeys(_YES, "1") | dict.fromkeys(_NO, "0")
 """What people's tables have for 1 and 0, in lower case."""
