@@ -1,7 +1,6 @@
 """What the Prefect server has of this project: deployments, work pool, automations; all through its API."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +11,11 @@ from prefect.client.schemas.filters import DeploymentFilter
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 
 from deployments.declarations import MINE
 from deployments.environment import POOLS
-from flows.server import ServerError, check_api
+from flows.server import ServerError, admission, check_api
 
 
 @contextmanager
@@ -24,9 +23,7 @@ def connected(values: Mapping[str, str]) -> Iterator[SyncPrefectClient]:
     """A client of the server that the environment names. Raises `ServerError` where none answers."""
     url = values["PREFECT_API_URL"]
     check_api(url, "Start one with `make deploy` or `prefect server start`, or correct the variable.")
-    password = os.environ.get("PREFECT_API_AUTH_STRING")
-    own = {PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: password} if password else {})
-    with temporary_settings(own), get_client(sync_client=True) as client:
+    with temporary_settings(admission(url)), get_client(sync_client=True) as client:
         yield client
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -25,7 +26,12 @@ from prefect import __version__ as prefect_version
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    temporary_settings,
+)
 
 from flows.settings import settings
 from models.addresses import refuse_credential
@@ -314,11 +320,15 @@ def check_api(url: str, advice: str) -> None:
 _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 
+def admission(url: str) -> dict[Any, str]:
+    """Settings with which a client asks the API at `url`, with the password that the environment may have."""
+    password = os.environ.get("PREFECT_API_AUTH_STRING")
+    return {PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: password} if password else {})
+
+
 def _check_admission(url: str) -> None:
     """Raise `ServerError` where the server asks for a password or key that is not given, or is another one."""
-    password = os.environ.get("PREFECT_API_AUTH_STRING")
-    own = {PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: password} if password else {})
-    other = {setting: value for setting, value in own.items() if setting.value() != value}
+    other = {setting: value for setting, value in admission(url).items() if setting.value() != value}
     # To read all of Prefect's settings again takes half a processor second.
     with temporary_settings(other) if other else nullcontext(), get_client(sync_client=True) as client:
         try:
