@@ -142,8 +142,9 @@ def fitted_horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int
         for done in later:
             done.result()
         found = {hours: future.result() for hours, future in final.items()}
+    at_work = machine_hours(work.rows)
     return [
-        _horizon(work, h, found[h], [held[h, cut] for cut in cuts], failures, settled[h].hidden)
+        _horizon(work, h, found[h], [held[h, cut] for cut in cuts], failures, at_work, settled[h].hidden)
         for h in horizons
     ]
 
@@ -154,10 +155,10 @@ def _horizon(
     found: Mapping[str, Final],
     held: Sequence[Held],
     failures: Mapping[str, int],
+    at_work: float,
     hidden: Sequence[str],
 ) -> Horizon:
     components, base = work.vocabulary.components, base_rates(work, hours)
-    at_work = machine_hours(work.rows)
     without = {c: without_model(c, hours, failures[c], base[c], work.options, at_work) for c in components}
     if all(one.rows.is_empty() for one in held):
         short = "the time range is too short to hold out rows by which a model of {} could be calibrated"
