@@ -54,12 +54,11 @@ def explain(
 def _published(opened: Store, sku: str, store: str, as_of: date | None) -> pl.DataFrame:
     """The published rows of the key; `ParameterError` with near names where there are none."""
     table = Layout(SALES.name).table("forecasts")
-    if opened.version(table) is None:
+    if (published := opened.find(table)) is None:
         raise ParameterError(
             f"{opened.uri}: no forecast was published yet. Publish one: python -m flows sales forecast. "
             "(--store names the store that sells; the one with the tables is --store-uri or ALMANAC_STORE.)"
         )
-    published = opened.scan(table)
     newest = published.select(pl.col("as_of").max()).collect().item()
     when = newest
     if as_of is not None:

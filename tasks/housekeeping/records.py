@@ -130,12 +130,12 @@ def _expire(
     dry_run: bool,
 ) -> int:
     """How many rows of a table are older than `before`; deleted by `predicate`, which says the same in SQL."""
-    if store.version(table) is None:
+    if (rows := store.find(table)) is None:
         return 0
     old = pl.col(column) < before
     if kept:
         old &= ~pl.col(column).is_in(kept)
-    count = int(store.scan(table).filter(old).select(pl.len()).collect().item())
+    count = int(rows.filter(old).select(pl.len()).collect().item())
     if count and not dry_run:
         once = CommitProperties(max_commit_retries=0)
         store.retrying(table, lambda: store.table(table).delete(predicate, commit_properties=once))

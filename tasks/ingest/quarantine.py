@@ -19,9 +19,9 @@ def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame
         return
     path = _path(scenario)
     rows = bad.with_columns(pl.lit(table.name).alias("table"))
-    if store.version(path) is not None:
+    if (before := store.find(path)) is not None:
         sources = bad["source"].unique().implode()
-        known = store.scan(path).filter(pl.col("source").is_in(sources)).select(rows.columns).collect()
+        known = before.filter(pl.col("source").is_in(sources)).select(rows.columns).collect()
         rows = rows.join(known, on=rows.columns, how="anti", nulls_equal=True)
     if rows.is_empty():
         return
@@ -33,20 +33,19 @@ def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame
 
 def held(scenario: Scenario, store: Store, table: Table) -> dict[str, set[int | None]]:
     """The numbers of a table's rows in quarantine, by source; None for a source as a whole, or a row without one."""
-    path = _path(scenario)
-    if store.version(path) is None:
+    if (every := store.find(_path(scenario))) is None:
         return {}
-    rows = store.scan(path).filter(table=table.name).group_by("source").agg("row_number").collect()
+    rows = every.filter(table=table.name).group_by("source").agg("row_number").collect()
     return {source: {*numbers} for source, numbers in rows.iter_rows()}
 
 
 def release(scenario: Scenario, store: Store, table: Table, sources: Sequence[str], bad: pl.DataFrame) -> int:
     """Remove from quarantine the rows of sources that were read again and are not among `bad` any more; how many."""
     path = _path(scenario)
-    if store.version(path) is None:
+    if (every := store.find(path)) is None:
         return 0
     place = pl.col("source").is_in(sources)
-    there = store.scan(path).filter(pl.col("table") == table.name, place).collect()
+    there = every.filter(pl.col("table") == table.name, place).collect()
     well = there.join(bad, on=["source", "row_number"], how="anti", nulls_equal=True)
     if well.height:
         rows = well.select("source", "row_number").unique(maintain_order=True)

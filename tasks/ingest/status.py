@@ -101,12 +101,11 @@ def is_stale(scenario: Scenario, last: date, now: datetime) -> bool:
 
 def quarantined(store: Store, scenario: str) -> list[dict[str, Any]]:
     """Rows in quarantine by table and rule, most first: how many, of how many sources, when, and the last one."""
-    path = Layout(scenario).table("quarantine")
-    if store.version(path) is None:
+    rows = store.find(Layout(scenario).table("quarantine"))
+    if rows is None:
         return []
     by_rule = (
-        store.scan(path)
-        .group_by("table", "rule")
+        rows.group_by("table", "rule")
         .agg(
             pl.len().alias("rows"),
             pl.col("source").n_unique().alias("sources"),

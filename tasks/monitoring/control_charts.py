@@ -15,6 +15,7 @@ from tasks.registry import bundles
 from tasks.scoring.events import emit
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
+from tasks.storage.tables import scan_table
 from tasks.training.fit import BACKTESTS
 
 CONTROL, DEGRADED = "control", "degraded"
@@ -51,11 +52,8 @@ def announce_degraded(
         return None
     period = cast(date, worse["period"].max())
     path = Layout(scenario.name).table(DEGRADED)
-    told = (
-        None
-        if store.version(path) is None
-        else store.scan(path).select(pl.col("period").max()).collect().item()
-    )
+    rows = store.find(path)
+    told = None if rows is None else rows.select(pl.col("period").max()).collect().item()
     if told is not None and period < max(told + timedelta(days=cooldown_days), told + timedelta(days=1)):
         return None
     columns = ["chart", "series", "period", "value", "centre", "low", "high", "baseline"]
@@ -74,26 +72,26 @@ def announce_degraded(
 
 def points_so_far(store: Store, scenario: str) -> pl.DataFrame:
     """The table `control`; without rows where nothing was evaluated yet."""
-    path = Layout(scenario).table(CONTROL)
-    return pl.DataFrame() if store.version(path) is None else store.scan(path).collect()
+    points = store.find(Layout(scenario).table(CONTROL))
+    return pl.DataFrame() if points is None else points.collect()
 
 
 def _of_backtest(scenario: Scenario, store: Store, bundle: int) -> pl.DataFrame:
-    if store.version(Layout(scenario.name).table(BACKTESTS)) is None:
+    backtests = store.find(Layout(scenario.name).table(BACKTESTS))
+    if backtests is None:
         return pl.DataFrame(schema=TALLIES)
-    backtest = store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=bundle)
     options = bundles.manifest(store, scenario.name, bundle)["options"]
     assert isinstance(scenario, HasControlCharts), "checked by the caller"
-    return scenario.backtest_tallies(backtest, options)
+    return scenario.backtest_tallies(backtests.filter(bundle=bundle), options)
 
 
 def _replace(store: Store, path: str, points: pl.DataFrame) -> None:
-    known = store.version(path) is not None
-    if known and store.scan(path).collect().sort("chart", "series", "period").equals(points):
+    table = store.find_table(path)
+    if table is not None and scan_table(table).collect().sort("chart", "series", "period").equals(points):
         return
     write_deltalake(
-        store.table(path) if known else store.url_of(path),
+        store.url_of(path) if table is None else table,
         points,
-        mode="overwrite" if known else "error",
+        mode="error" if table is None else "overwrite",
         commit_properties=CommitProperties(max_commit_retries=0),
     )

@@ -171,7 +171,7 @@ def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str
 def newest_drift(store: Store, scenario: str, cycles: int) -> pl.DataFrame:
     """The lines of the newest `cycles` in the table `drift`; without rows where nothing was compared yet."""
     path = Layout(scenario).table(DRIFT)
-    newest = [] if store.version(path) is None else store.as_ofs(path)[-cycles:]
+    newest = store.as_ofs(path)[-cycles:]
     return store.scan(path).filter(pl.col("as_of") >= newest[0]).collect() if newest else pl.DataFrame()
 
 
@@ -237,22 +237,22 @@ def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.Dat
     """What was published for the watched keys: by the bundle before, and in the newest cycles."""
     nothing = pl.DataFrame(), pl.DataFrame()
     published = scenario.published(run.options)
-    table = Layout(scenario.name).table(published.name)
+    rows = run.store.find(Layout(scenario.name).table(published.name))
     watched = scenario.watched_scores(run.options) if isinstance(scenario, WatchesInputs) else ("rung",)
     columns = [name for name in watched if name in published.schema]
-    if not columns or run.store.version(table) is None:
+    if not columns or rows is None:
         return nothing
     wanted = read_frame(run, requested_path(run)).filter(pl.col("shard").is_in(list(shards)))
-    mine = run.store.scan(table).filter(pl.col("bundle") == run.bundle, pl.col("as_of") <= run.as_of)
+    mine = rows.filter(pl.col("bundle") == run.bundle, pl.col("as_of") <= run.as_of)
     times = mine.select(pl.col("as_of").unique().sort()).collect()["as_of"].tail(SCORED_CYCLES + 2)
-    rows = (
+    scores = (
         mine.filter(pl.col("as_of").is_in(times.implode()))
         .join(wanted.lazy(), on=list(scenario.key), how="semi")
         .select(pl.col("as_of").alias(CYCLE), *(pl.col(c).alias(f"published {c}") for c in columns))
         .collect(engine="streaming")
     )
-    first = _first_of_newest(rows, run)
-    return rows.filter(pl.col(CYCLE) < first), rows.filter(pl.col(CYCLE) >= first)
+    first = _first_of_newest(scores, run)
+    return scores.filter(pl.col(CYCLE) < first), scores.filter(pl.col(CYCLE) >= first)
 
 
 def _cooling_down(run: Run, days: float) -> bool:

@@ -48,7 +48,7 @@ class Health:
 def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
     """How a scenario does; None where nothing was ingested for it."""
     paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
-    tables = {name: store.scan(path) for name, path in paths.items() if store.version(path) is not None}
+    tables = {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
     if next(iter(scenario.tables)) not in tables:
         return None
     due = scenario.resolve_as_of(tables, None, now)
@@ -67,7 +67,7 @@ def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
         champion_age_days=None if champion is None else _age_days(store, scenario.name, champion, now),
         fallback_share=None if run is None else round(run["fallback"] / max(run["requested"], 1), 4),
         failed_keys=None if run is None else int(run["failed"]),
-        quarantined_rows=_quarantined(store, scenario.name),
+        quarantined_rows=store.rows(Layout(scenario.name).table("quarantine")),
         drifted_features=_drifted(store, scenario.name),
     )
 
@@ -117,15 +117,10 @@ def _age_days(store: Store, scenario: str, champion: int, now: datetime) -> floa
     return round((now - as_moment(known)) / timedelta(days=1), 1) if isinstance(known, date) else None
 
 
-def _quarantined(store: Store, scenario: str) -> int:
-    path = Layout(scenario).table("quarantine")
-    return 0 if store.version(path) is None else store.rows(path)
-
-
 def _drifted(store: Store, scenario: str) -> int | None:
     """How many features had drifted when it was last looked."""
     path = Layout(scenario).table(DRIFT)
-    if store.version(path) is None or not (known := store.as_ofs(path)):
+    if not (known := store.as_ofs(path)):
         return None
     last = store.scan(path).filter(pl.col("as_of") == known[-1])
     return int(last.select(pl.col("drifted").sum()).collect().item())

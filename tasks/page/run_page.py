@@ -65,9 +65,9 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
         published=published,
         explanations=_explanations(scenario, run, tables, published),
         derived={
-            name: run.store.scan(path)
+            name: rows
             for name in (scenario.derived_tables if isinstance(scenario, DerivesTables) else ())
-            if run.store.version(path := Layout(scenario.name).table(name)) is not None
+            if (rows := run.store.find(Layout(scenario.name).table(name))) is not None
         },
         previous=None if latest is None else table.filter(pl.col("as_of") == latest),
         keys=pl.scan_parquet([run.store.uri_of(keys_path(run, o.shard)) for o in outcomes], glob=False),

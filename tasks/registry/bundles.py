@@ -112,8 +112,8 @@ def no_bundle(store: Store, scenario: str) -> str:
 
 def events(store: Store, scenario: str) -> pl.DataFrame | None:
     """The registry, oldest event first; None where nothing was trained yet."""
-    path = Layout(scenario).table("registry")
-    return None if store.version(path) is None else store.scan(path).sort("at", "bundle").collect()
+    registry = store.find(Layout(scenario).table("registry"))
+    return None if registry is None else registry.sort("at", "bundle").collect()
 
 
 def champion(store: Store, scenario: str) -> int | None:

@@ -59,19 +59,19 @@ def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
         known = rows(store)
         if known is not None and known.filter(run_id=row["run_id"]).select(pl.len()).collect().item():
             return False
-    if store.version(PATH) is None:
+    if (table := store.find_table(PATH)) is None:
         once = CommitProperties(max_commit_retries=0)
         write_deltalake(store.url_of(PATH), frame, mode="error", commit_properties=once)
     else:
-        write_deltalake(store.table(PATH), frame, mode="append")
+        write_deltalake(table, frame, mode="append")
     return True
 
 
 def rows(store: Store) -> pl.LazyFrame | None:
     """The ledger, None where nothing was published yet; of a run that was entered again, the last row."""
-    if store.version(PATH) is None:
+    if (every := store.find(PATH)) is None:
         return None
-    return store.scan(PATH).sort("ended").unique("run_id", keep="last", maintain_order=True)
+    return every.sort("ended").unique("run_id", keep="last", maintain_order=True)
 
 
 def last(store: Store, scenario: str, flow: str, as_of: AsOf) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from tasks.registry import bundles, ledger
 from tasks.scoring.events import emit
 from tasks.scoring.runs import Run, input_versions, scans
 from tasks.storage.commits import touched
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 LOOK_BACK = timedelta(days=31)
@@ -98,12 +99,13 @@ def _changed(
                 by_version.setdefault(number, []).append(one)
         if not by_version:
             continue
-        commits = touched(store, f"{scenario.name}/{name}", min(by_version))
+        path = Layout(scenario.name).table(name)
+        commits = touched(store, path, min(by_version))
         for number, some in by_version.items():
             spans = [(begin, end) for version, begin, end in commits if version > number]
             near = [one for one in some if _touches(as_moment(one), cadence, spans)]
             if near:
-                before = {**tables, name: store.scan(f"{scenario.name}/{name}", number)}
+                before = {**tables, name: store.scan(path, number)}
                 found |= {*scenario.changed(before, tables, near)}
     return sorted(found)
 

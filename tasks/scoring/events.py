@@ -17,6 +17,7 @@ from tasks.registry import bundles
 from tasks.scoring.publishing import Publication, publish_derived
 from tasks.scoring.runs import Run
 from tasks.storage.commits import committed
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 _HANDOVER_SECONDS = 30
@@ -33,9 +34,9 @@ def derive(scenario: Scenario, run: Run) -> list[Event]:
     replaced: dict[str, pl.DataFrame] = {}
     if isinstance(scenario, DerivesTables):
         known = {
-            name: run.store.scan(path)
+            name: table
             for name in scenario.derived_tables
-            if run.store.version(path := f"{scenario.name}/{name}") is not None
+            if (table := run.store.find(Layout(scenario.name).table(name))) is not None
         }
         earlier = {name: table.filter(pl.col("as_of") < run.as_of) for name, table in known.items()}
         theirs = (pl.col("as_of") == run.as_of) & (pl.col("run_id") != run.id)
@@ -100,11 +101,11 @@ def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
     times, null where none has; and the `versions` of all tables. What was told is written down after the event has been
     handed over: an ingest that was killed before that has it told by the next one, under the same id.
     """
-    path = f"{scenario.name}/announced.json"
-    told = store.get_json(path) or {}
-    versions = {name: store.version(f"{scenario.name}/{name}") for name in scenario.tables}
+    layout = Layout(scenario.name)
+    told = store.get_json(layout.announced) or {}
+    versions = {name: store.version(layout.table(name)) for name in scenario.tables}
     news = {
-        name: committed(store, f"{scenario.name}/{name}", told.get(name, -1))
+        name: committed(store, layout.table(name), told.get(name, -1))
         for name, version in versions.items()
         if version is not None and version > told.get(name, -1)
     }
@@ -123,7 +124,7 @@ def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
     identity = f"{store.uri}/{scenario.name}/ingested/{sorted(told.items())}/{sorted(known.items())}"
     _emit(scenario.name, Event("ingested", scenario.name, payload), identity)
     _hand_over()
-    store.put_json(path, known)
+    store.put_json(layout.announced, known)
     return payload
 
 

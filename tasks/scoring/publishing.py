@@ -13,6 +13,7 @@ from prefect import task
 from models.scenario import AsOf, CompletesRows, Scenario
 from tasks.scoring.runs import Run
 from tasks.scoring.shards import Outcome
+from tasks.storage.layout import Layout
 from tasks.storage.tables import add_action
 
 
@@ -56,7 +57,7 @@ def publish(scenario: Scenario, run: Run, parts: Sequence[Part]) -> Publication:
 
 def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
     """Publish a further table that follows from the run's rows, in the same way."""
-    table = f"{run.scenario}/{name}"
+    table = Layout(run.scenario).table(name)
     rows = frame.with_columns(
         pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id")
     )

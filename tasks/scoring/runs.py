@@ -16,6 +16,7 @@ from models.scenario import AsOf, Frames, Scenario
 from tasks.registry import bundles, ledger
 from tasks.registry.code import code_version
 from tasks.storage.faults import StoreError
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
 from tasks.storage.tables import scan_table
 
@@ -73,11 +74,11 @@ class Run:
     @property
     def table(self) -> str:
         """The table that the run publishes."""
-        return f"{self.scenario}/{self.output}"
+        return Layout(self.scenario).table(self.output)
 
     @property
     def folder(self) -> str:
-        return f"{self.scenario}/runs/{self.id}"
+        return Layout(self.scenario).run(self.id)
 
     def path(self, name: str) -> str:
         return f"{self.folder}/{name}"
@@ -86,7 +87,7 @@ class Run:
         """The input tables at the run's versions, lazily; sharded tables cut to `shard`."""
         return {
             name: scan_table(
-                _opened(self.store, f"{scenario.name}/{name}", number, self.started),
+                _opened(self.store, Layout(scenario.name).table(name), number, self.started),
                 shard if scenario.tables[name].shard_by else None,
             )
             for name, number in self.versions.items()
@@ -103,12 +104,13 @@ def input_versions(scenario: Scenario, store: Store) -> dict[str, int]:
     """The newest version of each input table. Raises `StoreError` where a required one is missing."""
     versions = {}
     for name, table in scenario.tables.items():
-        number = store.version(f"{scenario.name}/{name}")
+        path = Layout(scenario.name).table(name)
+        number = store.version(path)
         if number is not None:
             versions[name] = number
         elif table.required:
             raise StoreError(
-                f"{store.uri}: there is no table '{scenario.name}/{name}'. "
+                f"{store.uri}: there is no table '{path}'. "
                 f"Ingest data first: python -m flows {scenario.name} ingest --help"
             )
     return versions
@@ -116,7 +118,7 @@ def input_versions(scenario: Scenario, store: Store) -> dict[str, int]:
 
 def scans(scenario: Scenario, store: Store, versions: Mapping[str, int]) -> Frames:
     """The input tables at `versions`, whole."""
-    return {name: store.scan(f"{scenario.name}/{name}", number) for name, number in versions.items()}
+    return {name: store.scan(Layout(scenario.name).table(name), number) for name, number in versions.items()}
 
 
 @task(name="resolve-training")

@@ -81,9 +81,9 @@ def _bring(run: Run, url: SecretStr, as_of: AsOf, names: Iterable[str]) -> dict[
         if not database.has_schema():
             database.run(CreateSchema(SCHEMA))
         for name in names:
-            if run.store.version(name) is None:
+            if (every := run.store.find(name)) is None:
                 continue
-            rows = run.store.scan(name).filter(pl.col("as_of") == as_of)
+            rows = every.filter(pl.col("as_of") == as_of)
             table = _table(name, rows.collect_schema())
             _prepare(database, table)
             database.run(sa.delete(table).where(table.c.as_of == as_of))

@@ -29,6 +29,10 @@ class Layout:
         """The folder of the folders of all runs."""
         return f"{self.scenario}/runs"
 
+    def run(self, run_id: str) -> str:
+        """The folder of a run's intermediate files."""
+        return f"{self.runs}/{run_id}"
+
     def page(self, run_id: str) -> str:
         """The page of a run."""
         return f"{self.scenario}/pages/{run_id}.html"
@@ -51,6 +55,11 @@ class Layout:
     def study(self, run_id: str) -> str:
         """The trials of a study, in SQLite."""
         return f"{self.studies}/{run_id}.db"
+
+    @property
+    def announced(self) -> str:
+        """The versions of the tables that the event `ingested` has told."""
+        return f"{self.scenario}/announced.json"
 
     @property
     def options(self) -> str:

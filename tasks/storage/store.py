@@ -183,26 +183,39 @@ class Store:
                 ) from None
             raise StoreError(f"{self.uri}: table '{name}' cannot be read: {first_line(error)}") from None
 
-    def version(self, name: str) -> int | None:
+    def find_table(self, name: str) -> DeltaTable | None:
         """The newest version of a table, None where it does not exist."""
         try:
-            return int(_open(self.uri_of(name)).version())
+            return _open(self.uri_of(name))
         except TableNotFoundError:
             return None
         except Exception as error:
             raise StoreError(f"{self.uri}: table '{name}' cannot be read: {first_line(error)}") from None
+
+    def version(self, name: str) -> int | None:
+        """The number of a table's newest version, None where it does not exist."""
+        table = self.find_table(name)
+        return None if table is None else int(table.version())
+
+    def find(self, name: str) -> pl.LazyFrame | None:
+        """A table's rows, lazily; None where it does not exist."""
+        table = self.find_table(name)
+        return None if table is None else scan_table(table)
 
     def scan(self, name: str, version: int | None = None, shard: int | None = None) -> pl.LazyFrame:
         """A table's rows, lazily; with `shard`, only the files of that shard."""
         return scan_table(self.table(name, version), shard)
 
     def rows(self, name: str, version: int | None = None) -> int:
-        """The number of a table's rows, as its log tells it."""
-        return int(pl.DataFrame(self.table(name, version).get_add_actions())["num_records"].sum())
+        """The number of a table's rows, as its log tells it; 0 where it does not exist."""
+        table = self.find_table(name) if version is None else self.table(name, version)
+        return 0 if table is None else int(pl.DataFrame(table.get_add_actions())["num_records"].sum())
 
     def as_ofs(self, name: str) -> list[Any]:
-        """Each `as_of` of a table's partitions, as its log tells them, rising."""
-        files = pl.DataFrame(self.table(name).get_add_actions(flatten=True))
+        """Each `as_of` of a table's partitions, as its log tells them, rising; none where it does not exist."""
+        if (table := self.find_table(name)) is None:
+            return []
+        files = pl.DataFrame(table.get_add_actions(flatten=True))
         return [] if files.is_empty() else files["partition.as_of"].unique().sort().to_list()
 
     def append(self, name: str, frame: pl.DataFrame, *, once: str, partition_by: str | None = None) -> bool:
@@ -212,7 +225,7 @@ class Store:
         """
 
         def attempt() -> bool:
-            table = None if self.version(name) is None else self.table(name)
+            table = self.find_table(name)
             if table is not None and table.transaction_version(once) is not None:
                 return False
             write_deltalake(

@@ -51,7 +51,7 @@ def upsert(
     partition = "shard" if table.shard_by else None
 
     def attempt() -> Brought:
-        target = None if store.version(path) is None else store.table(path)
+        target = store.find_table(path)
         found = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
         repeated, superseded, refused = 0, 0, []
         gone = None if target is None else obsolete(table, pl.scan_delta(target), rows, whole=whole)

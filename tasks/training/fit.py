@@ -161,12 +161,10 @@ def _on_outcomes(
     scenario: Scenario, run: Run, fitted: Fitted, champion: int, until: AsOf
 ) -> tuple[float, float, int] | None:
     """Losses of challenger and champion on what the champion published after it was trained; None without any."""
-    path = Layout(scenario.name).table(EVALUATIONS)
-    if not isinstance(scenario, HasGroundTruth) or run.store.version(path) is None:
+    evaluations = run.store.find(Layout(scenario.name).table(EVALUATIONS))
+    if not isinstance(scenario, HasGroundTruth) or evaluations is None:
         return None
-    judged = run.store.scan(path).filter(
-        pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending")
-    )
+    judged = evaluations.filter(pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending"))
     backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=fitted.bundle)
     return scenario.outcome_losses(backtest, judged, run.options)
 

@@ -79,9 +79,8 @@ def record_training(
 
 def retrainings(store: Store, scenario: str) -> pl.DataFrame:
     """All requests, oldest first."""
-    if store.version(_path(scenario)) is None:
-        return pl.DataFrame(schema=SCHEMA)
-    return store.scan(_path(scenario)).sort("at").collect()
+    requests = store.find(_path(scenario))
+    return pl.DataFrame(schema=SCHEMA) if requests is None else requests.sort("at").collect()
 
 
 def _path(scenario: str) -> str:
