@@ -45,14 +45,15 @@ def ingest(
     Reading the same file again changes nothing. Rows that break the contract go to quarantine.
 
     Args:
-        source: Sales: sku, store, week, units, and any numeric covariates such as price; in_stock (0 to 1) marks
-            weeks that were sold out. CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
+        source: Sales: sku, store, week, units, and covariates, numbers such as price or a few words such as the kind
+            of a promotion; in_stock (0 to 1) marks weeks that were sold out. CSV, Parquet, a folder or glob of either,
+            or a Delta table; local, az:// or abfss://.
         plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
         stores: Attributes of the stores: store, and any columns; text, such as a region, is for totals.
         skus: Attributes of the SKUs: sku, and any columns; SKUs with the same text, such as a product group, share
             their season.
-        covariates: Covariates of all stores, or of each, such as the weather: week, any numeric columns and, where it
-            is of one, store; also of the weeks to come, where they are known.
+        covariates: Covariates of all stores, or of each, such as the weather: week, any columns and, where it is
+            of one, store; also of the weeks to come, where they are known.
         events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.

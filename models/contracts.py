@@ -19,7 +19,8 @@ ROW, RULE, KNOWN = f"{MARK} row", f"{MARK} rule", f"{MARK} known"
 QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "rule": pl.String}
 """The shape of bad rows: where from, the row as it came, as JSON, and the first rule that it breaks."""
 _NUMERIC_SHARE = 0.95
-_UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "--", "#value!", "#div/0!",
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "--", "#value!", "#div/0!",
     "bad", "bad input", "no data", "i/o timeout")  # fmt: skip
 """Words for an unknown number, in lower case: of databases, pandas, Excel and historians of plants."""
 Decimals = Literal["comma", "point"]
@@ -75,22 +76,30 @@ def accept(
     latest: datetime | None = None,
     duplicates: Duplicates | None = None,
     amounts: Sequence[str] = (),
+    words: int | None = 0,
 ) -> Accepted:
     """`raw`, numbered by `ROW`, split by a contract. Of rows with the same `unique` columns one is good.
 
     Where they are not the same in all columns, `duplicates` says what becomes of them; `ContractError` where
-    it does not. `add` sums the columns in `amounts`, and averages the other numbers.
+    it does not. `add` sums the columns in `amounts`, and averages the other numbers. With `covariates`, further columns
+    of numbers are kept, and those of text with at most so many different `words`; None: any number of them.
 
     Times without an offset of their own are in `timezone`; raises `ContractError` where that is None. `dates`
     says whether the day or the month comes first, where that cannot be seen. Rows whose time is after
     `latest`, or far from all others, are bad.
     """
     required = schema.column_names()
+    texts: list[pl.Series] = []
+    further: list[str] = []
     if covariates:
+        given = raw
         raw = raw.with_columns(_as_numbers(raw[c]) for c in raw.columns if c not in (ROW, *required))
-    further = _numeric(raw, exclude=required) if covariates else []
-    ignored = tuple(c for c in raw.columns if c not in (ROW, *required, *further))
-    schema = _with_covariates(schema, further)
+        further = _numeric(raw, exclude=required)
+        texts = _texts(given.drop(ROW, *required, *further), words)
+        raw = raw.with_columns(texts)
+    kept = (ROW, *required, *further, *(text.name for text in texts))
+    ignored = tuple(c for c in raw.columns if c not in kept)
+    schema = _with_covariates(schema, further, [text.name for text in texts])
     columns = schema.columns()
     wanted = raw.select(ROW, *schema.column_names())
     typed = wanted.select(
@@ -206,11 +215,27 @@ def _valid(schema: "type[dy.Schema]", typed: pl.DataFrame) -> tuple[pl.DataFrame
     return pl.DataFrame(good).sort(ROW), details.select(ROW, first.alias(RULE))
 
 
-def _with_covariates(schema: "type[dy.Schema]", covariates: list[str]) -> "type[dy.Schema]":
+def _with_covariates(schema: "type[dy.Schema]", numbers: list[str], texts: list[str]) -> "type[dy.Schema]":
     from models.schemas import dy
 
-    added = {f"covariate_{i}": dy.Float64(alias=c, nullable=True) for i, c in enumerate(covariates)}
+    added: dict[str, Any] = {
+        f"covariate_{i}": dy.Float64(alias=c, nullable=True) for i, c in enumerate(numbers)
+    }
+    added |= {f"text_{i}": dy.String(alias=c, nullable=True) for i, c in enumerate(texts)}
     return type(schema.__name__, (schema,), added)
+
+
+def _texts(columns: pl.DataFrame, words: int | None) -> list[pl.Series]:
+    """Columns of text without blanks around it, null where nothing is left; with at most so many different `words`."""
+    found = []
+    for column in columns.iter_columns():
+        if column.dtype not in _TEXT or column.name == "shard" or "`" in column.name:
+            continue
+        text = column.cast(pl.String).str.strip_chars().replace("", None)
+        different = text.drop_nulls().str.to_lowercase().n_unique()
+        if different and (words is None or different <= words):
+            found.append(text)
+    return found
 
 
 def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
@@ -242,7 +267,7 @@ def _as_numbers(values: pl.Series) -> pl.Series:
     if values.dtype != pl.String:
         return values
     plain = values.str.strip_chars().str.to_lowercase()
-    is_known = ~plain.is_in(_UNKNOWN)
+    is_known = ~plain.is_in(UNKNOWN)
     words = plain.filter(is_known).drop_nulls()
     if words.len() and words.is_in([*_FLAG_WORDS, "0", "1"]).all():
         values = plain.replace(_FLAG_WORDS)

@@ -9,7 +9,9 @@ import polars as pl
 
 from models.contracts import Accepted
 from models.errors import ContractError
+from models.sales.categories import MOST_CATEGORIES
 from models.sales.covariates import EVERY_STORE
+from models.sales.neighbours import PRICE
 from models.sales.panel import END, IN_STOCK
 from models.scenario import Frames, Table
 from models.schemas import dy
@@ -20,7 +22,7 @@ Returns = Literal["net", "zero"]
 
 
 class History(dy.Schema):
-    """Units sold per SKU, store and week; further numeric columns are covariates."""
+    """Units sold per SKU, store and week; further columns of numbers, and of a few words, are covariates."""
 
     sku = dy.String(min_length=1)
     store = dy.String(min_length=1)
@@ -68,16 +70,22 @@ class Events(dy.Schema):
     date = dy.Date()
 
 
-_TEXT = (pl.String, pl.Categorical, pl.Enum)
-
-
 @dataclass(frozen=True)
 class Weekly(Table):
     """A table whose rows are weeks, all starting on the same weekday: the week anchor."""
 
+    words: int | None = MOST_CATEGORIES
+
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        """As every table; with the option `week_ending`, the dates of a source are the last days of its weeks."""
+        """As every table; with the option `week_ending`, the dates of a source are the last days of its weeks.
+
+        Text is no price and no share of a week in stock.
+        """
         accepted = super().accept(raw, options)
+        no_numbers = [c for c in NUMBERS if accepted.good.schema.get(c) == pl.String]
+        accepted = replace(
+            accepted, good=accepted.good.drop(no_numbers), ignored=(*accepted.ignored, *no_numbers)
+        )
         if not options.get("week_ending"):
             return accepted
         return replace(accepted, good=accepted.good.with_columns(pl.col("week") - timedelta(days=6)))
@@ -129,24 +137,15 @@ class Sold(Weekly):
 
 @dataclass(frozen=True)
 class Attributes(Table):
-    """What does not change from week to week: further columns that are no numbers are kept as text."""
+    """What does not change from week to week; any text is kept."""
+
+    words: int | None = None
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
         (key,) = self.unique
-        if END in raw.columns:
+        if key == "sku" and END in raw.columns:
             raw = raw.with_columns(_ends(raw, key, options))
-        accepted = super().accept(raw, options)
-        texts = [name for name in accepted.ignored if raw[name].dtype in _TEXT and name != "shard"]
-        labels = [pl.col(name).cast(pl.String).str.strip_chars().replace("", None) for name in texts]
-        rows = raw.select(pl.col(key).cast(pl.String), *labels).unique(maintain_order=True)
-        twice = rows.filter(pl.col(key).is_duplicated()).head(1)
-        if twice.height and options.get("duplicates") != "last":
-            raise ContractError(
-                f"{key} {twice[key][0]} has several rows that differ. Give one row, or --duplicates last."
-            )
-        last = rows.unique(key, keep="last", maintain_order=True)
-        good = accepted.good.join(last, on=key, how="left", maintain_order="left")
-        return replace(accepted, good=good, ignored=tuple(n for n in accepted.ignored if n not in texts))
+        return super().accept(raw, options)
 
 
 def _ends(raw: pl.DataFrame, key: str, options: Mapping[str, Any]) -> pl.Series:
@@ -203,6 +202,8 @@ def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
     )
 
 
+NUMBERS = (PRICE, IN_STOCK)
+"""Further columns that mean something, of numbers only."""
 _YEARS = timedelta(days=5 * 366)
 _KEY_AND_WEEK = ("sku", "store", "week")
 

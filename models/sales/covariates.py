@@ -5,6 +5,7 @@ from datetime import date, timedelta
 
 import polars as pl
 
+from models.sales.categories import text_columns
 from models.sales.panel import KEY, covariate_columns
 from models.scenario import Frames
 
@@ -23,7 +24,7 @@ def joined(tables: Frames, as_of: date) -> Frames:
     if "covariates" not in tables:
         return tables
     rows = tables["covariates"].collect()
-    names = covariate_columns(rows.schema)
+    names = [*covariate_columns(rows.schema), *text_columns(rows.schema)]
     later = rows.filter(pl.col("week") > as_of)
     ahead = [name for name in names if later[name].is_not_null().any()]
     found = dict(tables) | {"history": _with(tables["history"], rows, names)}

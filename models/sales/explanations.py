@@ -27,6 +27,7 @@ import numpy as np
 import polars as pl
 
 from models.sales import contest, features, pooled, scoring, statistical
+from models.sales.categories import column_of
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.model import Model, aligned, log_values, middle_of
 from models.sales.neighbours import PRICE, store_attributes
@@ -305,7 +306,7 @@ def _in_units(done: pl.DataFrame, logs: np.ndarray, middle: str) -> pl.DataFrame
 def _with_plan(found: pl.DataFrame, tables: Frames) -> pl.DataFrame:
     """The lines with `plan`, a struct of the plan's covariates, null where the plan lacks the week."""
     on = [*KEY, "week"]
-    names = known_covariates(tables)
+    names = list(dict.fromkeys(column_of(name) for name in known_covariates(tables)))
     if "plan" not in tables or not names:
         return found.with_columns(pl.lit(None).alias("plan"))
     keys = found.select(KEY).unique().lazy()

@@ -5,6 +5,7 @@ from datetime import date, timedelta
 
 import polars as pl
 
+from models.sales.categories import column_of
 from models.sales.panel import KEY, known_covariates
 from models.scenario import Frames
 
@@ -37,12 +38,12 @@ def plan_gaps(tables: Frames, keys: pl.DataFrame, as_of: date, horizon: int) -> 
             _EVERY,
             _EVERY,
             f"{weeks[0]} to {weeks[-1]}",
-            ", ".join(covariates),
+            ", ".join(dict.fromkeys(map(column_of, covariates))),
             keys.height * horizon,
             WITHOUT,
         )
         return pl.DataFrame([line], schema=SCHEMA, orient="row")
-    return _grouped(_missing(tables["plan"], keys, covariates, weeks), len(covariates))
+    return _grouped(_missing(tables["plan"], keys, covariates, weeks), len({*map(column_of, covariates)}))
 
 
 def _missing(
@@ -50,11 +51,15 @@ def _missing(
 ) -> pl.DataFrame:
     """One row per SKU, store and week of which at least one covariate is not known, with their names."""
     wanted = keys.lazy().select(KEY).join(pl.LazyFrame({"week": weeks}), how="cross")
-    names = [pl.when(pl.col(name).is_null()).then(pl.lit(name)) for name in covariates]
+    names = [pl.when(pl.col(name).is_null()).then(pl.lit(column_of(name))) for name in covariates]
     return (
         wanted.join(plan.select(*KEY, "week", *covariates), on=[*KEY, "week"], how="left")
         .filter(pl.any_horizontal(pl.col(covariates).is_null()))
-        .select(*KEY, "week", pl.concat_list(names).list.drop_nulls().alias("columns"))
+        .select(
+            *KEY,
+            "week",
+            pl.concat_list(names).list.drop_nulls().list.unique(maintain_order=True).alias("columns"),
+        )
         .collect()
     )
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from models.lightgbm_text import booster_of
+from models.sales.categories import BETWEEN
 from models.sales.options import Options, quantile_column
 
 LEAST_FEATURES = 4
@@ -172,7 +173,11 @@ def read(files: Mapping[str, Any], name: str, quantiles: Sequence[float]) -> Poo
 
 
 def _directions(names: Sequence[str], flags: Sequence[str]) -> list[int]:
-    """1 where the location may only rise with a feature, -1 where it may only fall, else 0."""
+    """1 where the location may only rise with a feature, -1 where it may only fall, else 0.
+
+    A category may do either: the usual one need not be the one that sells least.
+    """
+    flags = [flag for flag in flags if BETWEEN not in flag]
     rising = {*RISING, *flags, *(f"sku_{flag}" for flag in flags)}
     falling = {*FALLING, *(f"others_{flag}" for flag in flags)}
     return [1 if name in rising else -1 if name in falling else 0 for name in names]

@@ -12,6 +12,7 @@ from models.layouts import Layout
 from models.page.blocks import Section
 from models.sales import (
     assortment,
+    categories,
     comparison,
     events,
     explanations,
@@ -97,15 +98,26 @@ class Sales(
         return resolve_as_of(tables["history"], as_of, now)
 
     def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
-        """The weeks that are not complete yet, and the SKUs that seem to have ended."""
-        return [*incomplete_weeks(tables["history"], newest), *assortment.unsold(tables, newest)]
+        """The weeks that are not complete yet, SKUs that seem to have ended, and words that have no part."""
+        about_words = categories.notes(joined(tables, newest), newest)
+        return [
+            *incomplete_weeks(tables["history"], newest),
+            *assortment.unsold(tables, newest),
+            *about_words,
+        ]
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """Totals per SKU and week and per store and week, events, attributes of SKUs, and the profiles of the ladder."""
         chosen = Options.of(options)
         totals.check(chosen, tables)
         tables = joined(tables, as_of)
-        found = neighbours.shared_frames(tables, as_of, chosen.horizon)
+        every = categories.of_history(tables, as_of)
+        is_flag = pl.col("use") == categories.FLAG
+        # of all categories, since those that the bundle has learnt may have another use by now
+        found = neighbours.shared_frames(categories.with_flags(tables, every["name"]), as_of, chosen.horizon)
+        unused = every.filter(~is_flag)["name"]
+        found["covariates"] = found["covariates"].filter(~pl.col("name").is_in(unused.implode()))
+        tables = categories.with_flags(tables, every.filter(is_flag)["name"])
         first, until = neighbours.first_week_of(as_of), as_of + timedelta(weeks=chosen.horizon)
         found |= assortment.frames_of(tables, found["sku_weeks"])
         found["events"] = events.events(tables, chosen.holidays, first, until)
@@ -114,7 +126,8 @@ class Sales(
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        return preparation.prepare(joined(tables, as_of), context, as_of, Options.of(options))
+        tables = categories.with_flags(joined(tables, as_of), context["covariates"]["name"])
+        return preparation.prepare(tables, context, as_of, Options.of(options))
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
@@ -158,7 +171,8 @@ class Sales(
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> Scores:
-        return scoring.score(model, joined(tables, as_of), context, keys, as_of, Options.of(options))
+        tables = _with_learnt(joined(tables, as_of), model, context)
+        return scoring.score(model, tables, context, keys, as_of, Options.of(options))
 
     @property
     def derived_tables(self) -> tuple[str, ...]:
@@ -181,7 +195,8 @@ class Sales(
     def gaps(
         self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
-        return plan_gaps(joined(tables, as_of), keys, as_of, Options.of(options).horizon)
+        tables = categories.flagged(joined(tables, as_of), as_of)
+        return plan_gaps(tables, keys, as_of, Options.of(options).horizon)
 
     def worth_explaining(self, published: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:
         """The rows of the keys with the largest forecasts."""
@@ -197,7 +212,8 @@ class Sales(
         options: Mapping[str, Any],
     ) -> pl.DataFrame:
         """See `models.sales.explanations.explain`."""
-        return explanations.explain(model, joined(tables, as_of), context, rows, as_of, Options.of(options))
+        tables = _with_learnt(joined(tables, as_of), model, context)
+        return explanations.explain(model, tables, context, rows, as_of, Options.of(options))
 
     def watched(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
@@ -227,7 +243,7 @@ class Sales(
         self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """Published rows with `units`, `kind` and the naive forecasts; see `models.sales.outcomes`."""
-        return outcomes.judge(published, joined(tables, until), until)
+        return outcomes.judge(published, categories.flagged(joined(tables, until), until), until)
 
     def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         return outcomes.measures(judged, Options.of(options))
@@ -246,6 +262,12 @@ class Sales(
     @property
     def search(self) -> SalesSearch:
         return SalesSearch()
+
+
+def _with_learnt(tables: Frames, model: Model, context: Mapping[str, pl.DataFrame]) -> Frames:
+    """The tables with the flags of the categories that the model has learnt."""
+    names = [name for name in model.covariates if name in context["sku_weeks"].columns]
+    return categories.with_flags(tables, names)
 
 
 SALES = Sales()

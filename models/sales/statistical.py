@@ -48,6 +48,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from models.sales.categories import BETWEEN
 from models.sales.options import quantile_column
 from models.sales.panel import KEY, Panel, mean, ratio, sum_of_weeks
 from models.sales.seasons import YEAR
@@ -262,7 +263,7 @@ def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
     x = {"": np.zeros((end, panel.keys.height))}
     for name, values in panel.covariates.items():
         value = np.array(values[:end], dtype=float, order="C")
-        if name.startswith("price"):
+        if name.startswith("price") and BETWEEN not in name:
             value = np.log(np.where(value > 0, value, np.nan))
         usual = mean(value[max(0, origin + 1 - YEAR) : origin + 1])
         known = np.zeros(x[""].shape)

@@ -14,7 +14,7 @@ from datetime import date, timedelta
 import polars as pl
 
 from models.errors import ContractError
-from models.sales import totals
+from models.sales import categories, totals
 from models.sales.names import suggestion
 from models.sales.neighbours import PRICE
 from models.sales.options import Options
@@ -54,10 +54,14 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
             f"The forecast is of {first} to {last}."
         )
         rows = rows.filter(pl.col("week").is_between(first, last))
-    numbers = {name for name in covariate_columns(rows.schema) if name != "shard"}
-    strange = sorted(numbers - set(covariate_columns(tables["history"].collect_schema())))
+    of_rows, of_history = (
+        {*covariate_columns(schema), *categories.text_columns(schema)}
+        for schema in (rows.schema, tables["history"].collect_schema())
+    )
+    strange = sorted(of_rows - of_history)
     if strange:
         notes.append(f"The history lacks {_listed(strange)}: these columns have no part in the forecast.")
+    notes += categories.unknown(rows.lazy(), categories.of_history(tables, as_of), as_of)
     new = rows.select(KEY).unique().join(known, on=KEY, how="anti").sort(KEY)
     if new.height:
         pairs = _listed([f"{sku} in {store}" for sku, store in new.iter_rows()])

@@ -35,6 +35,8 @@ class Table:
     unique: tuple[str, ...]
     shard_by: tuple[str, ...] = ()
     covariates: bool = False
+    words: int | None = 0
+    """Different words that a further column of text may have to be kept; None: any number of them."""
     required: bool = True
     aliases: Mapping[str, str] = field(default_factory=dict)
     may_be_empty: bool = False
@@ -71,6 +73,7 @@ class Table:
             latest=(options.get("now") or datetime.now(UTC)) + self.ahead,
             duplicates=options.get("duplicates"),
             amounts=self.amounts,
+            words=self.words,
         )
 
     def check(self, frame: pl.DataFrame, stored: Frames) -> None:

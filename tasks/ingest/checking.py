@@ -74,7 +74,8 @@ class Request:
 def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame], folder: Path) -> Checked:
     """What was read of the source of a table, or an error where too much of it, or all as a whole, is wrong."""
     table = request.scenario.tables[name]
-    found = _check(request, table, folder)
+    types = dict(stored[name].collect_schema()) if name in stored else {}
+    found = _check(request, table, folder, types)
     _refuse(table, found, request.max_bad_share, known=name in stored)
     found.alike = alike(request.scenario, table, found.good, stored, request.max_bad_share)
     if table.rows_at_a_time is None and found.good.height:
@@ -82,8 +83,8 @@ def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame],
     return found
 
 
-def _check(request: Request, table: Table, folder: Path) -> Checked:
-    """All rows at the table's source, split into good and bad.
+def _check(request: Request, table: Table, folder: Path, types: dict[str, pl.DataType]) -> Checked:
+    """All rows at the table's source, split into good and bad; columns have the `types` that they have in the table.
 
     Rows of one file with the same unique columns are merged; where files are read whole, a row of a later
     file replaces that of an earlier one.
@@ -101,11 +102,11 @@ def _check(request: Request, table: Table, folder: Path) -> Checked:
         checked.merged += accepted.merged
         broken = batch.raw.join(accepted.bad, on=ROW, how="inner", maintain_order="left")
         checked.bad.add(as_bad(broken, batch.name, batch.number))
+        good, no_numbers = _as_before(accepted.good, types)
         if batch.broken is None:
-            checked.ignored |= set(accepted.ignored)
+            checked.ignored |= {*accepted.ignored, *no_numbers}
         else:
             checked.bad.add(batch.broken)
-        good = accepted.good
         checked.good.add(with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good)
         checked.read += batch.raw.height + (0 if batch.broken is None else batch.broken.height)
         names.add(batch.name)
@@ -120,6 +121,18 @@ def _check(request: Request, table: Table, folder: Path) -> Checked:
     if checked.good.height:
         checked.ignored -= {*checked.good.rows().collect_schema()} - {"shard"}
     return checked
+
+
+def _as_before(good: pl.DataFrame, types: dict[str, pl.DataType]) -> tuple[pl.DataFrame, list[str]]:
+    """`good` with further columns as they were before, and names of text where there were numbers, which is left out.
+
+    Numbers become text where there was text. `types` gets those of new columns.
+    """
+    before = {name: types.setdefault(name, kind) for name, kind in good.schema.items()}
+    texts = [name for name, kind in good.schema.items() if kind == pl.String and before[name] != pl.String]
+    words = [name for name, kind in good.schema.items() if kind != pl.String and before[name] == pl.String]
+    plain = [pl.col(name).cast(pl.String).str.strip_suffix(".0") for name in words]
+    return good.with_columns(plain).drop(texts), texts
 
 
 def _batches(request: Request, table: Table, checked: Checked, folder: Path) -> Iterator[_Batch]:

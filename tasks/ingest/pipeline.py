@@ -124,7 +124,8 @@ def read_checked(
         rows = checked.good.rows().collect()
     left_out = [f"{source}: {count:,} rows are left out: {rule}." for rule, count in rules.items()]
     ignored = [
-        f"{source}: column '{column}' is no number and is left out." for column in sorted(checked.ignored)
+        f"{source}: column '{column}' is left out: it holds neither numbers nor a few different words."
+        for column in sorted(checked.ignored)
     ]
     return rows, [*left_out, *checked.alike, *ignored]
 

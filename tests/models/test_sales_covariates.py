@@ -57,6 +57,13 @@ def test_the_own_value_counts_more_than_that_of_the_store_and_that_more_than_tha
     assert history.columns == ["sku", "store", "week", "units", "shard", "sun", "rain"]
 
 
+def test_words_of_all_stores_are_covariates_too():
+    tables = tables_of([])
+    rows = accepted(week=["2024-01-01", "2024-01-08"], campaign=["Fair", "none"])
+    history = joined({**tables, "covariates": rows.lazy()}, AS_OF)["history"].collect()
+    assert history.filter(week=MONDAY)["campaign"].unique().to_list() == ["Fair"]
+
+
 def test_without_a_plan_weeks_that_are_known_ahead_are_one():
     plan = joined(tables_of([("s", NEXT, 4.0, None), ("s", MONDAY, 1.0, 1.0)]), AS_OF)["plan"].collect()
     assert plan.select("sku", "store", "week", "sun").rows() == [("a", "s", NEXT, 4.0), ("b", "s", NEXT, 4.0)]

@@ -213,7 +213,7 @@ def test_bad_rows_of_typed_columns_are_kept_whatever_their_type(store, tmp_path)
     done = read(store, "history", str(tmp_path / "sales.parquet"), SALES)
     (row,) = store.scan(QUARANTINE).collect()["row"]
     assert json.loads(row)["units"] == -1
-    assert set(done.ignored) == {"blob", "day", "list", "group"}
+    assert set(done.ignored) == {"blob", "day", "list"}
 
 
 # nothing is written
@@ -506,18 +506,33 @@ def test_a_mapping_from_a_column_that_no_source_has_is_refused(store, tmp_path):
     assert written(store) == {}
 
 
-def test_further_numeric_columns_are_covariates_and_text_is_reported_as_ignored(store, tmp_path):
+def test_further_columns_of_numbers_and_of_few_words_are_covariates_and_other_text_is_reported(
+    store, tmp_path
+):
     rows = sales().with_columns(
         temperature=pl.lit("12.5"), sparse=pl.when(pl.col("units") == 0).then(pl.lit(None)).otherwise(pl.lit("1")),
-        colour=pl.lit("red"), mostly=pl.when(pl.col("units") < 30).then(pl.lit("none left")).otherwise(pl.lit("1")),
+        colour=pl.lit("red"), name=pl.int_range(pl.len()).cast(pl.String) + "th",
+        mostly=pl.when(pl.col("units") < 30).then(pl.lit("none left")).otherwise(pl.lit("1")),
     )  # fmt: skip
     done = read(store, "history", csv(tmp_path, rows), SALES)
-    assert done.ignored == ("colour", "mostly")
+    assert done.ignored == ("name",)
     found = store.scan(HISTORY).collect_schema()
     assert {name: found[name] for name in ("price", "temperature", "sparse")} == dict.fromkeys(
         ("price", "temperature", "sparse"), pl.Float64
     )
-    assert "colour" not in found
+    assert "name" not in found
+    assert found["colour"] == found["mostly"] == pl.String
+
+
+def test_words_are_no_numbers_of_a_stored_column_and_numbers_are_words_of_one(store, tmp_path):
+    first = sales().with_columns(size=pl.lit("2.5"), code=pl.lit("A1"))
+    read(store, "history", csv(tmp_path, first), SALES)
+    next_weeks = sales(start=MONDAY + timedelta(weeks=20)).with_columns(
+        size=pl.lit("large"), code=pl.lit("7")
+    )
+    assert read(store, "history", csv(tmp_path, next_weeks), SALES).ignored == ("size",)
+    later = store.scan(HISTORY).filter(pl.col("week") >= MONDAY + timedelta(weeks=20)).select("size", "code")
+    assert later.unique().collect().rows() == [(None, "7")]
 
 
 def test_names_that_mean_something_here_are_no_trouble_in_a_source(store, tmp_path):

@@ -1,0 +1,141 @@
+"""Columns of words, such as the kind of a promotion: each of their categories is a flag, but the usual one.
+
+Blanks around a word and upper case make no other category, and an empty cell, or a word such as `none`, is none. The
+category that most weeks have is the usual one, which has no flag; a category that a bundle has not learnt counts as it.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+
+import polars as pl
+
+from models.contracts import UNKNOWN
+from models.sales.names import suggestion
+from models.sales.panel import KEY, NOT_COVARIATES
+from models.scenario import Frames
+
+MOST_CATEGORIES = 20
+"""A column with more different words is a text for people; of a table that has collected more, the frequent ones count."""
+BETWEEN = "="
+"""Between a column and its category in the name of a flag."""
+USUAL_SHARE = 0.25
+"""Of the weeks, that have to have no flag, or nothing is usual."""
+VARYING_SHARE = 0.05
+"""Of the keys, whose weeks have to differ, or the column is an attribute of the SKU or the store."""
+FLAG, USUAL, CONSTANT, VARIED, RARE = "flag", "usual", "constant", "varied", "rare"
+_NO_NAME = r'[\s",:\[\]{}=]+'
+"""What names of features cannot have."""
+
+
+def text_columns(schema: Mapping[str, pl.DataType]) -> list[str]:
+    """Names of the text columns of a history or plan that are not of the key, sorted."""
+    return sorted(name for name, kind in schema.items() if name not in NOT_COVARIATES and kind == pl.String)
+
+
+def column_of(name: str) -> str:
+    """The column that a covariate is made of: the one of a flag's category, or the covariate itself.
+
+    >>> column_of("promotion=two_for_one"), column_of("price")
+    ('promotion', 'price')
+    """
+    return name.rpartition(BETWEEN)[0] or name
+
+
+def category(column: str) -> pl.Expr:
+    """The category of each row, in lower case; null for none."""
+    word = pl.col(column).str.strip_chars().str.to_lowercase()
+    return pl.when(~word.is_in(UNKNOWN)).then(word.str.replace_all(_NO_NAME, "_")).alias(column)
+
+
+def of_history(tables: Frames, as_of: date) -> pl.DataFrame:
+    """The categories of the history up to `as_of`: column, category, name (that of the flag) and `use`.
+
+    `use` is `flag`; `usual` for the one that most weeks have; `constant` for those of a column that is the same in all
+    weeks of nearly every key; `varied` where less than `USUAL_SHARE` of the weeks would have no flag; `rare` for those
+    beyond the `MOST_CATEGORIES`.
+    """
+    past = tables["history"].filter(pl.col("week") <= as_of)
+    schema = dict.fromkeys(("column", "category", "name", "use"), pl.String)
+    every = [pl.DataFrame(schema=schema)]
+    for column in text_columns(past.collect_schema()):
+        words = past.select(*KEY, category(column).alias("category"))
+        count = words.group_by("category").len("weeks").sort(pl.col("weeks"), "category", descending=True)
+        differ = words.group_by(KEY).agg(pl.col("category").n_unique() > 1).select(pl.col("category").mean())
+        counts, varying = pl.collect_all([count, differ], engine="streaming")
+        use = _use(counts, varying.item() or 0.0)
+        name = pl.format("{}{}{}", pl.lit(column), pl.lit(BETWEEN), "category")
+        found = counts.select(pl.lit(column).alias("column"), "category", name.alias("name"), use)
+        every.append(found.drop_nulls("category"))
+    return pl.concat(every)
+
+
+def _use(counts: pl.DataFrame, varying: float) -> pl.Expr:
+    """`use` of the categories of a column, of which the most frequent one, perhaps none, is the first."""
+    usual = int(counts.filter((pl.int_range(pl.len()) == 0) | pl.col("category").is_null())["weeks"].sum())
+    if varying < VARYING_SHARE:
+        return pl.lit(CONSTANT).alias("use")
+    if usual < USUAL_SHARE * int(counts["weeks"].sum()):
+        return pl.lit(VARIED).alias("use")
+    at = pl.int_range(pl.len())
+    use = pl.when(at == 0).then(pl.lit(USUAL)).when(at > MOST_CATEGORIES).then(pl.lit(RARE))
+    return use.otherwise(pl.lit(FLAG)).alias("use")
+
+
+def with_flags(tables: Frames, names: Iterable[str]) -> Frames:
+    """The tables with those flags of categories among the `names` of covariates as columns of history and plan.
+
+    Each is 1 or 0; a table that lacks the column of words has no flags of it.
+    """
+    found = dict(tables)
+    for table in ("history", "plan"):
+        schema = found[table].collect_schema() if table in found else {}
+        flags = [
+            (category(column_of(name)) == name.rpartition(BETWEEN)[2]).fill_null(value=False)
+            .cast(pl.Float64)
+            .alias(name)
+            for name in names
+            if name not in schema and schema.get(column_of(name)) == pl.String
+        ]  # fmt: skip
+        if flags:
+            found[table] = found[table].with_columns(flags)
+    return found
+
+
+def flagged(tables: Frames, as_of: date) -> Frames:
+    """The tables with the flags that are learnt from the history up to `as_of`."""
+    return with_flags(tables, of_history(tables, as_of).filter(use=FLAG)["name"])
+
+
+def notes(tables: Frames, as_of: date) -> list[str]:
+    """Which columns of words have no part in a forecast and why, and what the plan says that the history does not."""
+    every = of_history(tables, as_of)
+    why = {
+        CONSTANT: "has no part in forecasts: it says the same in all weeks of nearly every SKU and store. Give it as an "
+        "attribute, with sales ingest --skus or --stores",
+        VARIED: "has no part in forecasts: no word of it is usual. Less than "
+        f"{USUAL_SHARE:.0%} of the weeks have none or the most frequent one",
+        RARE: f"has more than {MOST_CATEGORIES} different words. The most frequent ones count, all others as none",
+    }
+    uses = every.select("column", "use").unique().sort("column", "use").iter_rows()
+    told = [f"Column '{column}' of the history {why[use]}." for column, use in uses if use in why]
+    return [*told, *unknown(tables.get("plan"), every, as_of)]
+
+
+def unknown(plan: pl.LazyFrame | None, every: pl.DataFrame, as_of: date) -> list[str]:
+    """A note for each column of words of the `plan` with categories that are not among `every` one of the history."""
+    if plan is None:
+        return []
+    later, found = plan.filter(pl.col("week") > as_of), []
+    for column in every["column"].unique().sort():
+        if plan.collect_schema().get(column) != pl.String:
+            continue
+        words = later.select(pl.col(column).str.strip_chars(), category(column).alias("category")).unique()
+        known = every.filter(column=column)["category"]
+        strange = words.filter(~pl.col("category").is_in(known.implode())).collect()[column].sort()
+        if len(strange):
+            named = ", ".join(f"'{word}'" for word in strange.unique(maintain_order=True))
+            found.append(
+                f"The plan has {named} in column '{column}', which the history lacks: it counts as none. "
+                f"{suggestion(strange[0], known)}"
+            )
+    return found
