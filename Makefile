@@ -5,7 +5,7 @@ PORT ?= 4200
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo deploy undeploy test quick check docs lock clean
+.PHONY: install demo deploy undeploy test pytest quick check docs lock clean
 
 install: $(INSTALLED)
 
@@ -28,8 +28,12 @@ deploy: install
 undeploy:
 	$(BIN)/python -m deployments down
 
+# The checks are one process most of the time, and take no time of their own beside the tests.
+test: install
+	$(MAKE) --jobs=2 check pytest
+
 # In three processes, of which some wait, each with servers of its own; the tests of one file stay together.
-test: check
+pytest: install
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
 # Tests that need neither a server nor processes of their own, and the examples in docstrings.
