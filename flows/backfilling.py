@@ -18,7 +18,7 @@ from flows.settings import open_store
 from models.errors import AlmanacError
 from models.scenario import AsOf, Scenario
 from models.times import as_moment
-from tasks.scoring.catch_up import published
+from tasks.scoring.catch_up import published_as_ofs
 from tasks.scoring.runs import input_versions, scans
 from tasks.storage.store import Store
 
@@ -64,7 +64,7 @@ def score_range(
     """Score what is not published of a range. Raises `BackfillError` where some of it could not be scored."""
     clock = Clock()
     every = as_ofs(scenario, store, first, last)
-    known = set(published(scenario, store, scores, every[0]))
+    known = set(published_as_ofs(scenario, store, scores, every[0]))
     missing = [one for one in every if one not in known]
 
     def publish(as_of: AsOf) -> Mapping[str, Any]:

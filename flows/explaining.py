@@ -13,7 +13,7 @@ from models.sales.explanations import GROUPS, about
 from models.sales.names import suggestion
 from models.sales.panel import KEY
 from tasks.registry import bundles, ledger
-from tasks.scoring.runs import context, input_versions, scans
+from tasks.scoring.runs import input_versions, read_context, scans
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
@@ -43,7 +43,7 @@ def explain(
     versions = entry["versions"] if same else input_versions(SALES, opened)
     tables = scans(SALES, opened, versions)
     options = bundles.manifest(opened, SALES.name, found["bundle"])["options"]
-    shared = context(opened, f"{Layout(SALES.name).runs}/{found['run_id']}")
+    shared = read_context(opened, f"{Layout(SALES.name).runs}/{found['run_id']}")
     shared = shared or SALES.context(tables, when, options)
     model = bundles.model(SALES, opened, found["bundle"])
     lines = SALES.explain(model, tables, shared, rows, when, options)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -23,8 +24,8 @@ from tasks.scoring.catch_up import covered_by, stale
 from tasks.scoring.events import announce, announce_ingest, derivation_notes, derive
 from tasks.scoring.publishing import complete, publish
 from tasks.scoring.runs import Run, RunError, begin, resolve_scoring, resolve_training, started, with_notes
-from tasks.scoring.score import finished_outcome, score_shards, written_outcome
-from tasks.scoring.shards import Outcome, gaps_path, keys_path, plan, read_frame, reasons, reconcile
+from tasks.scoring.score import finished_result, score_shards, written_result
+from tasks.scoring.shards import ShardResult, gaps_path, keys_path, plan, read_frame, reasons, reconcile
 from tasks.scoring.watchdog import limit_seconds, remember_pace, stuck
 from tasks.storage.format import state_format
 from tasks.storage.store import Store
@@ -41,18 +42,18 @@ def ingest_sources(
     max_bad_share: float,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Ingest each source that is given into its table, in the order of `sources`, and tell what is new."""
+    """Ingest each given source into its table, in the order of `sources`, and announce what is new."""
     clock = Clock()
-    given = {name: uri for name, uri in sources.items() if uri}
+    present = {name: uri for name, uri in sources.items() if uri}
     mapping = column_mapping(columns)
-    done: list[Ingested] = ingest(scenario, store, given, mapping, shards, max_bad_share, options)
-    for result in done:
+    results: list[Ingested] = ingest(scenario, store, present, mapping, shards, max_bad_share, options)
+    for result in results:
         get_run_logger().info(
             "%s: %s rows read, %s in quarantine, %s new or changed, %s removed",
             *(result.table, f"{result.read:,}", f"{result.quarantined:,}", f"{result.changed:,}"),
             f"{result.removed:,}",
         )
-    tables = [asdict(result) for result in done]
+    tables = [asdict(result) for result in results]
     if (options or {}).get("dry_run"):
         return {"store": store.uri, "written": False, "tables": tables, "seconds": clock.seconds}
     state_format(store)
@@ -68,8 +69,8 @@ def train_bundle(
     Hyperparameters that `options` does not give are the champion's where it was tuned, else the defaults.
     """
     clock = Clock()
-    chosen, told = with_tuned(scenario, store, options)
-    run = resolve_training(scenario, store, as_of, chosen)
+    tuned, notes = with_tuned(scenario, store, options)
+    run = resolve_training(scenario, store, as_of, tuned)
     name_run(f"{scenario.name}-train {run.as_of}")
     begin(scenario, run)
     shards = training_shards(scenario, run)
@@ -92,7 +93,7 @@ def train_bundle(
         "reason": verdict.reason,
         "loss": fitted.loss,
         "headline": dict(fitted.headline),
-        "notes": [*run.notes, *told, *fitted.notes],
+        "notes": [*run.notes, *notes, *fitted.notes],
         "mlflow_run": record,
         "stages": clock.stages,
         "seconds": clock.seconds,
@@ -111,10 +112,10 @@ def score(
     again: bool = False,
     max_failed_share: float = 0.05,
 ) -> dict[str, Any]:
-    """Resolve, plan, map, reconcile, publish, report: see "How a scoring run goes" in the documentation.
+    """Resolve, plan, map, reconcile, publish, report: see "A scoring run" in docs/design.md.
 
-    The ledger comes last: a run that is not in it is done again, so that nothing of it is missing. Where an SQL
-    database is named, it follows, from what is published.
+    The ledger comes last: a run that is not in it is repeated, so that nothing of it is missing. Where a SQL
+    database is named, the published rows are then copied to it.
     """
     clock = Clock()
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options, again=again)
@@ -124,10 +125,10 @@ def score(
     begin(scenario, run)
     shards = plan(scenario, run)
     clock.mark("plan")
-    outcomes = _score_shards(scenario, run, shards)
+    results = _score_shards(scenario, run, shards)
     clock.mark("score")
-    counts = reconcile(scenario, run, outcomes)
-    _refuse_failures(run, outcomes, counts, max_failed_share)
+    counts = reconcile(scenario, run, results)
+    _refuse_failures(run, results, counts, max_failed_share)
     summary = _summary(run, counts)
     if dry_run:
         return summary | _unpublished(
@@ -135,13 +136,13 @@ def score(
         )
     newer = covered_by(run)
     if newer:
-        note = f"Run {newer} has published {run.as_of} from newer data: these rows are not needed any more."
+        note = f"Run {newer} has published {run.as_of} from newer data: these rows are no longer needed."
         return summary | _unpublished(run, clock, note) | {"covered_by": newer}
-    parts = complete(scenario, run, outcomes)
+    parts = complete(scenario, run, results)
     publication = publish(scenario, run, parts)
     events = derive(scenario, run)
     clock.mark("publish")
-    page = write_page(scenario, run, outcomes, parts)
+    page = write_page(scenario, run, results, parts)
     clock.mark("page")
     summary |= {
         "published": True,
@@ -150,10 +151,10 @@ def score(
         "rows": publication.rows,
         "page": page,
         "events": dict(Counter(event.name for event in events)),
-        "reused_shards": sum(o.reused for o in outcomes),
+        "reused_shards": sum(o.reused for o in results),
         "notes": [
             *run.notes,
-            *_failed_keys(scenario, run, outcomes, counts),
+            *_failed_keys(scenario, run, results, counts),
             *stuck(run),
             *derivation_notes(scenario, run),
             *(["These rows had been published before."] if publication.already else []),
@@ -162,7 +163,7 @@ def score(
         "seconds": clock.seconds,
     }
     announce(scenario, run, summary, publication, events)
-    _record(scenario, run, counts, outcomes, published=not publication.already)
+    _record(scenario, run, counts, results, published=not publication.already)
     if url := settings().sql_url:
         from tasks.sql.publish import publish_sql
 
@@ -176,7 +177,12 @@ def _summary(run: Run, counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _record(
-    scenario: Scenario, run: Run, counts: Mapping[str, int], outcomes: Sequence[Outcome], *, published: bool
+    scenario: Scenario,
+    run: Run,
+    counts: Mapping[str, int],
+    results: Sequence[ShardResult],
+    *,
+    published: bool,
 ) -> None:
     ledger.record(
         run.store,
@@ -187,20 +193,20 @@ def _record(
         bundle=run.bundle or 0,
         versions=run.versions,
         counts=counts,
-        reasons=reasons(outcomes),
+        reasons=reasons(results),
         started=started(run),
         published=published,
     )
 
 
-def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> list[Outcome]:
-    """One outcome per shard, of an earlier start of the run where there is one.
+def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> list[ShardResult]:
+    """One result per shard, from an earlier start of the run where there is one.
 
-    A shard that could not be scored on any try, since storage did not answer or its workers died, is no
-    fault of its keys: once all others are done, `RunError` names it. An error that names what to do,
+    Where no attempt could score a shard, because storage did not answer or its workers died, its keys are not
+    to blame: once all other shards are done, `RunError` names it. An error that says what to do,
     such as a bundle that cannot be loaded, ends the run at once.
     """
-    finished = [outcome for shard in shards if (outcome := finished_outcome(run, shard))]
+    finished = [result for shard in shards if (result := finished_result(run, shard))]
     pending = {shard: shards[shard] for shard in shards.keys() - {one.shard for one in finished}}
     scored, unscored = _score_pending(scenario, run, pending)
     for note in stuck(run):
@@ -212,79 +218,79 @@ def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> li
             f"several times. Nothing was published.\n{errors}\n"
             "Shards that were scored are kept: correct the cause and run again."
         )
-    return sorted([*finished, *scored], key=lambda outcome: outcome.shard)
+    return sorted([*finished, *scored], key=lambda result: result.shard)
 
 
 def _score_pending(
     scenario: Scenario, run: Run, pending: Mapping[int, int]
-) -> tuple[list[Outcome], dict[int, str]]:
-    """Outcomes of the shards that could be scored, and of each other one its error.
+) -> tuple[list[ShardResult], dict[int, str]]:
+    """Results of the shards that could be scored, and the error of each other shard.
 
-    Small shards share a task. Where that fails, the first of its shards that has no outcome yet is at fault; those
-    behind it are tried without it.
+    Small shards share a task. Where that fails, the first of its shards that has no result yet is at fault; those
+    after it are tried without it.
     """
-    again = [shard for shard in pending if written_outcome(run, shard)]
+    again = [shard for shard in pending if written_result(run, shard)]
     groups = in_tasks(pending, alone=again)
-    scored: list[Outcome] = []
+    scored: list[ShardResult] = []
     unscored: dict[int, str] = {}
     while groups:
-        outcomes, groups = _score_groups(scenario, run, groups, unscored)
-        scored.extend(replace(one, reused=False) for one in outcomes)
+        results, groups = _score_groups(scenario, run, groups, unscored)
+        scored.extend(replace(one, reused=False) for one in results)
     remember_pace(run, scored)
     return scored, unscored
 
 
 def _score_groups(
     scenario: Scenario, run: Run, groups: Sequence[Sequence[int]], unscored: dict[int, str]
-) -> tuple[list[Outcome], list[list[int]]]:
-    """Outcomes of groups of shards, a task each, and the groups that are left to be tried without a shard at fault.
+) -> tuple[list[ShardResult], list[list[int]]]:
+    """Results of groups of shards, a task each, and the groups that remain once shards at fault are left out.
 
-    The error of that one is entered into `unscored`.
+    The error of a shard at fault is entered into `unscored`.
     """
-    left: list[list[int]] = []
+    remaining: list[list[int]] = []
 
-    def keep_error(position: int, error: Exception) -> list[Outcome]:
+    def keep_error(position: int, error: Exception) -> list[ShardResult]:
         if isinstance(error, AlmanacError):
             raise error
         group = groups[position]
-        written = [written_outcome(run, shard) for shard in group] if len(group) > 1 else []
-        done = [outcome for outcome in written if outcome]
-        rest = [shard for shard in group if shard not in {one.shard for one in done}]
+        candidates = [written_result(run, shard) for shard in group] if len(group) > 1 else []
+        results = [result for result in candidates if result]
+        rest = [shard for shard in group if shard not in {one.shard for one in results}]
         if rest:
             get_run_logger().error("Shard %d: %s", rest[0], error)
             unscored[rest[0]] = f"{type(error).__name__}: {error}"
         if rest[1:]:
-            left.append(rest[1:])
-        return done
+            remaining.append(rest[1:])
+        return results
 
     limit = limit_seconds(run, settings().stuck_seconds)
     enough_workers(len(groups))
     futures = score_shards.map(unmapped(scenario), unmapped(run), groups, limit)
     longest = max(len(group) for group in groups)
-    results = gather("scoring", futures, keep_error, stuck_seconds=6 * limit * longest)
-    return [outcome for outcomes in results for outcome in outcomes], left
+    by_group = gather("scoring", futures, keep_error, stuck_seconds=6 * limit * longest)
+    return [*chain.from_iterable(by_group)], remaining
 
 
 def _refuse_failures(
-    run: Run, outcomes: Sequence[Outcome], counts: Mapping[str, int], max_failed_share: float
+    run: Run, results: Sequence[ShardResult], counts: Mapping[str, int], max_failed_share: float
 ) -> None:
     """Raise `RunError` where more keys failed than a published run may have."""
     if counts["failed"] > max_failed_share * counts["requested"]:
-        told = "\n".join(f"  {count:,} {reason}" for reason, count in list(reasons(outcomes).items())[:10])
+        lines = "\n".join(f"  {count:,} {reason}" for reason, count in list(reasons(results).items())[:10])
         raise RunError(
             f"{run.scenario}: {counts['failed']:,} of {counts['requested']:,} keys failed, "
-            f"{max_failed_share:.0%} may. Nothing was published.\n{told}\n"
+            f"at most {max_failed_share:.0%} may fail. Nothing was published.\n{lines}\n"
             "Shards that were scored are kept: correct the cause and run again."
         )
 
 
 def _failed_keys(
-    scenario: Scenario, run: Run, outcomes: Sequence[Outcome], counts: Mapping[str, int]
+    scenario: Scenario, run: Run, results: Sequence[ShardResult], counts: Mapping[str, int]
 ) -> list[str]:
-    """A note that names keys that failed, the first ten of them; none where none did."""
+    """A note that names the first ten failed keys; none where no key failed."""
     if not counts["failed"]:
         return []
-    frames = [read_frame(run, keys_path(run, one.shard)) for one in outcomes if one.failed]
+    frames = [read_frame(run, keys_path(run, one.shard)) for one in results if one.failed]
     failed = pl.concat(frames).filter(status="failed").sort(scenario.key)
     names = [" ".join(str(part) for part in key) for key in failed.select(scenario.key).head(10).iter_rows()]
     more = f" and {failed.height - 10:,} more" if failed.height > 10 else ""

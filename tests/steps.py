@@ -13,7 +13,7 @@ from tasks.registry import bundles, ledger
 from tasks.scoring import score as scoring
 from tasks.scoring.publishing import Publication, complete, publish
 from tasks.scoring.runs import Run, begin, resolve_scoring, resolve_training, started
-from tasks.scoring.shards import Outcome, plan, reasons, reconcile
+from tasks.scoring.shards import ShardResult, plan, reasons, reconcile
 from tasks.storage.store import Store
 from tasks.training.fit import Fitted, Verdict, compare, fit, prepare_shards, training_shards
 from tests.toy import TOY, values
@@ -67,17 +67,17 @@ def resolve(
     return run
 
 
-def outcome(run: Run, shard: int, scenario: Scenario = TOY) -> Outcome:
+def outcome(run: Run, shard: int, scenario: Scenario = TOY) -> ShardResult:
     """One shard of a run that has been planned, scored."""
     return scoring.score_shards.fn(scenario, run, [shard])[0]
 
 
-def outcomes(run: Run, scenario: Scenario = TOY) -> list[Outcome]:
+def outcomes(run: Run, scenario: Scenario = TOY) -> list[ShardResult]:
     """All shards of a run, scored."""
     return [outcome(run, shard, scenario) for shard in plan.fn(scenario, run)]
 
 
-def commit(run: Run, scored: list[Outcome], scenario: Scenario = TOY) -> Publication:
+def commit(run: Run, scored: list[ShardResult], scenario: Scenario = TOY) -> Publication:
     """Reconcile, publish and enter into the ledger."""
     counts = reconcile.fn(scenario, run, scored)
     publication = publish.fn(scenario, run, complete.fn(scenario, run, scored))
@@ -85,7 +85,7 @@ def commit(run: Run, scored: list[Outcome], scenario: Scenario = TOY) -> Publica
     return publication
 
 
-def enter(run: Run, counts: Mapping[str, int], scored: list[Outcome], *, published: bool = True) -> bool:
+def enter(run: Run, counts: Mapping[str, int], scored: list[ShardResult], *, published: bool = True) -> bool:
     """Enter a run into the ledger."""
     return ledger.record(
         run.store,

@@ -14,7 +14,7 @@ from prefect import task
 from models.scenario import AsOf, EvaluatesBundles
 from tasks.registry import bundles
 from tasks.scoring.publishing import Part, Publication, replace_partition, scan_parts, write_part
-from tasks.scoring.runs import Run, RunError, context, input_versions, scans
+from tasks.scoring.runs import Run, RunError, input_versions, read_context, scans
 from tasks.scoring.shards import name_of_shards
 from tasks.storage.store import Store
 
@@ -67,7 +67,7 @@ def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> Part:
     if known and (not known["rows"] or run.store.size(f"{run.table}/{known['path']}") == known["bytes"]):
         return Part(**known)
     model = bundles.model(scenario, run.store, run.bundle or 0)
-    shared = context(run.store, run.folder)
+    shared = read_context(run.store, run.folder)
     rows = scenario.evaluate(model, run.tables(scenario, shard), shared, run.as_of, run.options)
     rows = rows.with_columns(pl.lit(run.bundle, pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id"))
     part = write_part(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else Part("", 0, 0)

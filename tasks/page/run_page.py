@@ -20,16 +20,16 @@ from tasks.monitoring.drift import newest_drift
 from tasks.page.render import render
 from tasks.registry import bundles
 from tasks.scoring.publishing import Part, scan_parts
-from tasks.scoring.runs import Run, context
-from tasks.scoring.shards import Outcome, gaps_path, keys_path, read_frame
+from tasks.scoring.runs import Run, read_context
+from tasks.scoring.shards import ShardResult, gaps_path, keys_path, read_frame
 from tasks.storage.layout import Layout
 from tasks.training.fit import BACKTESTS
 
 
 @task(name="write-page")
-def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Part]) -> str:
+def write_page(scenario: Scenario, run: Run, results: list[ShardResult], parts: list[Part]) -> str:
     """Write the run's page into the store; its address."""
-    view = _view(scenario, run, outcomes, parts)
+    view = _view(scenario, run, results, parts)
     facts = {
         "Run": run.id,
         "Bundle": str(run.bundle),
@@ -49,7 +49,7 @@ def write_page(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: lis
     return run.store.uri_of(path)
 
 
-def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Part]) -> RunView:
+def _view(scenario: Scenario, run: Run, results: list[ShardResult], parts: list[Part]) -> RunView:
     table = run.store.scan(run.table)
     latest = max((one for one in run.store.as_ofs(run.table) if one < run.as_of), default=None)
     files = bundles.files(run.store, scenario.name, run.bundle or 0)
@@ -70,7 +70,7 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
             if (rows := run.store.find(Layout(scenario.name).table(name))) is not None
         },
         previous=None if latest is None else table.filter(pl.col("as_of") == latest),
-        keys=pl.scan_parquet([run.store.uri_of(keys_path(run, o.shard)) for o in outcomes], glob=False),
+        keys=pl.scan_parquet([run.store.uri_of(keys_path(run, o.shard)) for o in results], glob=False),
         backtest=backtest,
         metrics=cast(pl.DataFrame, files["metrics"]),
         files=files,
@@ -82,12 +82,12 @@ def _view(scenario: Scenario, run: Run, outcomes: list[Outcome], parts: list[Par
 
 
 def _explanations(scenario: Scenario, run: Run, tables: Frames, published: pl.LazyFrame) -> pl.DataFrame:
-    """What moved the rows that are worth explaining; empty where the scenario does not say."""
+    """Explanations of the rows that are worth one; empty where the scenario gives none."""
     if not isinstance(scenario, ExplainsRows):
         return pl.DataFrame()
     rows = scenario.worth_explaining(published, run.options).collect()
     if rows.is_empty():
         return rows
     model = bundles.model(scenario, run.store, run.bundle or 0)
-    shared = context(run.store, run.folder)
-    return scenario.explain(model, tables, shared, rows, run.as_of, run.options)
+    context = read_context(run.store, run.folder)
+    return scenario.explain(model, tables, context, rows, run.as_of, run.options)

@@ -1,1 +1,1 @@
-"""Bundles and runs on record: saving, promoting, listing, exporting, and MLflow's mirror of them."""
+"""The record of bundles and runs: saving, promoting, listing, exporting, and the mirror in MLflow."""

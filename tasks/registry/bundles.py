@@ -1,9 +1,8 @@
-"""Bundles: saved once, never changed, loaded without executing anything; and which one is champion.
+"""Bundles, which are saved once, never changed and loaded without executing anything; and the champion among them.
 
 A bundle is a folder of Parquet, JSON and LightGBM text files with a manifest that holds the SHA-256
-of each. The registry is a table of events (`registered`, `promoted`, `refused`, `rolled_back`), with the
-SHA-256 of the manifest: the champion is the bundle of the last promotion, and every decision stays on record
-with its reason.
+of each. The registry is a table of events (`registered`, `promoted`, `refused`, `rolled_back`), each with the
+SHA-256 of the manifest and the reason of the decision. The champion is the bundle of the last promotion.
 """
 
 import hashlib
@@ -27,11 +26,11 @@ ROLLED_BACK = "rolled_back"
 MANIFEST = "manifest.json"
 MANIFEST_SHA256 = "manifest_sha256"
 FORMAT = "format"
-"""In a manifest: the format of the bundle's files, one of `Scenario.formats`; 1 where it is not stated."""
+"""The field of a manifest for the format of the bundle's files, one of `Scenario.formats`; 1 where it is absent."""
 
 
 class BundleError(AlmanacError):
-    """There is no such bundle, or it is not what its manifest says."""
+    """There is no such bundle, or its files do not match its manifest."""
 
 
 class BundleFormatError(BundleError):
@@ -47,10 +46,10 @@ def save(
     as_of: AsOf,
     run_id: str,
 ) -> int:
-    """Save and register a bundle; its number. A `run_id` that is registered is not saved again."""
-    known = events(store, scenario)
-    if known is not None:
-        same = known.filter(run_id=run_id, event="registered")
+    """Save and register a bundle; its number. A `run_id` that is already registered is not saved again."""
+    registry = events(store, scenario)
+    if registry is not None:
+        same = registry.filter(run_id=run_id, event="registered")
         if same.height:
             return int(same["bundle"][0])
     number = _claim(store, scenario)
@@ -89,7 +88,7 @@ def refuse(store: Store, scenario: str, number: int, reason: str) -> None:
 
 
 def roll_back(store: Store, scenario: str, number: int, before: int, reason: str) -> None:
-    """Take the promotion of `number` back, and make `before` the champion again; both or neither."""
+    """Revert the promotion of `number` and make `before` the champion again; both or neither."""
     at = datetime.now(UTC)
     rows = [
         _row(number, ROLLED_BACK, at, manifest(store, scenario, number), reason),
@@ -106,59 +105,59 @@ def roll_back(store: Store, scenario: str, number: int, before: int, reason: str
 
 
 def no_bundle(store: Store, scenario: str) -> str:
-    """What to say where nothing was trained yet."""
+    """The message for a scenario without a bundle."""
     return f"{store.uri}: there is no bundle for {scenario} yet. Train one: python -m flows {scenario} train"
 
 
 def events(store: Store, scenario: str) -> pl.DataFrame | None:
-    """The registry, oldest event first; None where nothing was trained yet."""
+    """The registry, oldest event first; None where no bundle has been trained yet."""
     registry = store.find(Layout(scenario).table("registry"))
     return None if registry is None else registry.sort("at", "bundle").collect()
 
 
 def champion(store: Store, scenario: str) -> int | None:
-    """The bundle that scoring uses, None where none was promoted yet."""
-    known = events(store, scenario)
-    promoted = None if known is None else known.filter(event="promoted")
-    return None if promoted is None or promoted.is_empty() else int(promoted["bundle"][-1])
+    """The bundle that scoring uses; None where none has been promoted yet."""
+    registry = events(store, scenario)
+    promotions = None if registry is None else registry.filter(event="promoted")
+    return None if promotions is None or promotions.is_empty() else int(promotions["bundle"][-1])
 
 
 def for_as_of(store: Store, scenario: str, as_of: AsOf) -> int:
-    """The bundle to score `as_of` with: the champion; where it knows data after `as_of`, an older one.
+    """The bundle to score `as_of` with: the champion or, where it was trained on data after `as_of`, an older bundle.
 
-    That is the last champion, else the last bundle, which does not know later data. Raises
+    The older bundle is the last champion, else the last bundle, that was trained on no later data. Raises
     `BundleError` where there is none.
     """
-    known = events(store, scenario)
-    if known is None:
+    registry = events(store, scenario)
+    if registry is None:
         raise BundleError(no_bundle(store, scenario))
-    fit = known.filter(pl.col("as_of") <= as_of.isoformat())
-    promoted = fit.filter(event="promoted")
-    chosen = promoted if promoted.height else fit
-    if chosen.is_empty():
+    fit = registry.filter(pl.col("as_of") <= as_of.isoformat())
+    promotions = fit.filter(event="promoted")
+    candidates = promotions if promotions.height else fit
+    if candidates.is_empty():
         raise BundleError(
             f"{store.uri}: no bundle of {scenario} was trained on data up to {as_of} or earlier; "
-            f"the oldest knows data up to {min(known['as_of'].to_list())}. Train one with "
+            f"the oldest was trained on data up to {min(registry['as_of'].to_list())}. Train one with "
             f"`python -m flows {scenario} train --as-of {as_of.isoformat()}`, or name a bundle with --bundle."
         )
-    return int(chosen["bundle"][-1])
+    return int(candidates["bundle"][-1])
 
 
 def manifest(store: Store, scenario: str, number: int) -> dict[str, Any]:
-    """What a bundle says of itself. Raises `BundleError` for an unknown number."""
+    """The manifest of a bundle. Raises `BundleError` for an unknown number."""
     path = f"{folder(scenario, number)}/{MANIFEST}"
     try:
-        found = store.get_json(path)
+        content = store.get_json(path)
     except ValueError:
         raise BundleError(
             f"{store.uri}/{path}: cannot be read. Choose another bundle with --bundle, or train again."
         ) from None
-    if found is None:
-        known = events(store, scenario)
-        numbers = [] if known is None else sorted(known["bundle"].unique())
-        listed = ", ".join(map(str, numbers)) or "none"
-        raise BundleError(f"{store.uri}: there is no bundle {number} of {scenario}. There are: {listed}.")
-    return dict(found)
+    if content is None:
+        registry = events(store, scenario)
+        numbers = [] if registry is None else sorted(registry["bundle"].unique())
+        choice = ", ".join(map(str, numbers)) or "none"
+        raise BundleError(f"{store.uri}: there is no bundle {number} of {scenario}. There are: {choice}.")
+    return dict(content)
 
 
 @lru_cache(maxsize=4)
@@ -170,8 +169,8 @@ def model(scenario: Scenario, store: Store, number: int) -> Any:
 def loaded(scenario: Scenario, store: Store, number: int) -> Any:
     """A bundle's model, from its files as they are now.
 
-    Raises `BundleFormatError` where the manifest states a format that is not among `scenario.formats`, and
-    `BundleError` as `files` does, and where the scenario cannot make a model of the files for another reason.
+    Raises `BundleFormatError` where the manifest states a format that is not in `scenario.formats`, and
+    `BundleError` as `files` does, or where the scenario cannot load the files for another reason.
     """
     place = f"{store.uri}/{folder(scenario.name, number)}"
     stated = manifest(store, scenario.name, number).get(FORMAT, 1)
@@ -186,7 +185,7 @@ def loaded(scenario: Scenario, store: Store, number: int) -> Any:
         return scenario.load(contents)
     except Exception as error:
         raise BundleError(
-            f"{place}: the files are intact and of a format that this version reads, but loading them failed "
+            f"{place}: the files are intact and in a format that this version reads, but loading them failed "
             f"({type(error).__name__}: {error}). Look for the cause in the code of {scenario.name} or in a library "
             f"that has changed. To go on without this bundle, promote another: python -m flows {scenario.name} "
             "promote --bundle N --reason TEXT"
@@ -194,33 +193,33 @@ def loaded(scenario: Scenario, store: Store, number: int) -> Any:
 
 
 def files(store: Store, scenario: str, number: int) -> dict[str, File]:
-    """The content of a bundle's files by name, checked against the manifest, and that against the registry.
+    """The content of a bundle's files by name, checked against the manifest, which is checked against the registry.
 
-    Nothing is executed. Raises `BundleError` for a file that is missing, was changed, or is of another kind than
-    Parquet, JSON and text, and for a manifest that is not the one that was registered.
+    Nothing is executed. Raises `BundleError` for a file that is missing, changed, or neither
+    Parquet, JSON nor text, and for a manifest that is not the registered one.
     """
     place = folder(scenario, number)
     facts = manifest(store, scenario, number)
     contents = _checked(facts, lambda path: store.get(f"{place}/{path}"), f"{store.uri}/{place}")
     if _registered(store, scenario, number) not in (None, _sha256(facts)):
         raise BundleError(
-            f"{store.uri}/{place}/{MANIFEST}: not the one that was registered. Nothing was loaded; choose another bundle "
-            "with --bundle, or train again, and find out who wrote it."
+            f"{store.uri}/{place}/{MANIFEST}: not the manifest that was registered. Nothing was loaded; choose another "
+            "bundle with --bundle, or train again, and find out who wrote it."
         )
     return contents
 
 
 def _registered(store: Store, scenario: str, number: int) -> str | None:
-    """The hash of a bundle's manifest in the registry; None where an earlier version, which wrote none, saved it."""
-    known = events(store, scenario)
-    if known is None or MANIFEST_SHA256 not in known.columns:
+    """The hash of a bundle's manifest in the registry; None for a bundle of an earlier version, which wrote none."""
+    registry = events(store, scenario)
+    if registry is None or MANIFEST_SHA256 not in registry.columns:
         return None
-    rows = known.filter(bundle=number, event="registered")
+    rows = registry.filter(bundle=number, event="registered")
     return rows[MANIFEST_SHA256][0] if rows.height else None
 
 
 def _sha256(facts: Mapping[str, Any]) -> str:
-    """The hash of a manifest, the same before it is written and when it was read."""
+    """The hash of a manifest, which is the same before writing and after reading it."""
     return digest(json.loads(json.dumps(facts, default=str)))
 
 
@@ -235,7 +234,7 @@ def read_manifest(place: Path) -> dict[str, Any]:
 
 
 def read_folder(place: Path) -> dict[str, File]:
-    """As `files`, of a bundle whose files are in a local folder."""
+    """`files` for a bundle in a local folder."""
 
     def read(path: str) -> bytes | None:
         return (place / path).read_bytes() if (place / path).is_file() else None
@@ -243,16 +242,18 @@ def read_folder(place: Path) -> dict[str, File]:
     return _checked(read_manifest(place), read, str(place))
 
 
-def _checked(facts: Mapping[str, Any], read: Callable[[str], bytes | None], where: str) -> dict[str, File]:
+def _checked(
+    facts: Mapping[str, Any], content_of: Callable[[str], bytes | None], where: str
+) -> dict[str, File]:
     contents: dict[str, File] = {}
-    for path, known in facts["files"].items():
+    for path, entry in facts["files"].items():
         if not path.endswith(KINDS) or "/" in path or "\\" in path:
             raise BundleError(
                 f"{where}/{path}: not a kind of file that a bundle may hold. Expected {', '.join(KINDS)}. "
                 "Nothing was loaded; train again, and find out who wrote it."
             )
-        data = read(path)
-        if data is None or hashlib.sha256(data).hexdigest() != known["sha256"]:
+        data = content_of(path)
+        if data is None or hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise BundleError(
                 f"{where}/{path}: {'missing' if data is None else 'changed'} since it was saved. "
                 "Nothing was loaded; choose another bundle with --bundle, or train again."
@@ -261,7 +262,7 @@ def _checked(facts: Mapping[str, Any], read: Callable[[str], bytes | None], wher
             contents[path.rsplit(".", 1)[0]] = _decode(path, data)
         except (ValueError, pl.exceptions.PolarsError):
             raise BundleError(
-                f"{where}/{path}: cannot be read as what its name says. "
+                f"{where}/{path}: its content is not of the type that its name says. "
                 "Nothing was loaded; train again, and find out who wrote it."
             ) from None
     return contents
@@ -288,16 +289,16 @@ def _decode(path: str, data: bytes) -> File:
 
 
 def _claim(store: Store, scenario: str) -> int:
-    """The next free number, taken in one step so that two trainings never share it."""
-    known = events(store, scenario)
-    number = 1 if known is None else max(known["bundle"].to_list()) + 1
+    """The next free number, claimed atomically so that two trainings never share it."""
+    registry = events(store, scenario)
+    number = 1 if registry is None else max(registry["bundle"].to_list()) + 1
     while not store.create(f"{folder(scenario, number)}/claim.json", b"{}"):
         number += 1
     return number
 
 
 def folder(scenario: str, number: int) -> str:
-    """Where in a store a bundle's files are."""
+    """The folder of a bundle's files in a store."""
     return Layout(scenario).bundle(number)
 
 

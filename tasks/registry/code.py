@@ -1,4 +1,4 @@
-"""Which code made a result."""
+"""The version of the code that made a result."""
 
 import hashlib
 from functools import cache
@@ -12,8 +12,8 @@ _FLOORS = Path(__file__).resolve().parents[2]
 def code_version() -> str:
     """The package's version and a digest of the source of `models` and `tasks`.
 
-    It is part of the identity of a run, so that files of an interrupted run are not completed by
-    other code than that which began them.
+    It is part of a run's id, so that an interrupted run is never completed by code other than the
+    code that began it.
     """
     content = hashlib.sha256()
     for floor in ("models", "tasks"):

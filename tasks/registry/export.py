@@ -1,4 +1,4 @@
-"""Writing a bundle for others: its ONNX graphs, what a caller needs beside them, and its own files."""
+"""Exporting a bundle for other programs: its ONNX graphs, what a caller needs to use them, and its own files."""
 
 import json
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ ABOUT, README, PLAIN = "interchange.json", "README.md", "plain"
 
 
 class ExportError(BundleError):
-    """A bundle cannot be exported, or not to where it was asked for."""
+    """A bundle cannot be exported, or not to the given folder."""
 
 
 def export(scenario: Scenario, store: Store, number: int, to: str) -> dict[str, Any]:
-    """Write a bundle to a folder, local or in Blob; what was written. Files of the same names are replaced.
+    """Write a bundle to a folder, local or in Blob, and return what was written. Existing files are replaced.
 
-    `<name>.onnx` for each graph, `interchange.json`, `README.md`, and the bundle's own files in `plain/`.
+    It writes `<name>.onnx` for each graph, `interchange.json`, `README.md`, and the bundle's own files in `plain/`.
     Raises `BundleError` as `tasks.registry.bundles.loaded` does, and `ExportError` where the scenario exports nothing
     or the folder cannot be written.
     """
@@ -34,10 +34,10 @@ def export(scenario: Scenario, store: Store, number: int, to: str) -> dict[str, 
     model = bundles.loaded(scenario, store, number)
     if not isinstance(scenario, HasEstimators):
         raise ExportError(f"{scenario.name}: this scenario exports nothing. Its bundles are in {store.uri}.")
-    found = scenario.interchange(model)
-    contents = {f"{graph.name}.onnx": _with_facts(graph, facts) for graph in found.graphs}
-    contents[ABOUT] = json.dumps(_about(found, facts), indent=1, default=str).encode()
-    contents[README] = _readme(found, facts).encode()
+    interchange = scenario.interchange(model)
+    contents = {f"{graph.name}.onnx": _with_facts(graph, facts) for graph in interchange.graphs}
+    contents[ABOUT] = json.dumps(_about(interchange, facts), indent=1, default=str).encode()
+    contents[README] = _readme(interchange, facts).encode()
     for name in facts["files"]:
         contents[f"{PLAIN}/{name}"] = store.get(f"{Layout(scenario.name).bundle(number)}/{name}") or b""
     try:
@@ -48,7 +48,12 @@ def export(scenario: Scenario, store: Store, number: int, to: str) -> dict[str, 
         raise ExportError(
             f"--to {to}: cannot be written: {first_line(error)}\nExpected a folder or container that this user may write."
         ) from None
-    return {"bundle": number, "to": to, "graphs": [g.name for g in found.graphs], "files": sorted(contents)}
+    return {
+        "bundle": number,
+        "to": to,
+        "graphs": [g.name for g in interchange.graphs],
+        "files": sorted(contents),
+    }
 
 
 def _identity(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -56,7 +61,7 @@ def _identity(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _with_facts(graph: Graph, facts: Mapping[str, Any]) -> bytes:
-    """The graph with where it is from and the order of its columns among its metadata."""
+    """The graph with its origin and the order of its columns in its metadata."""
     import onnx
 
     model = onnx.load_from_string(graph.onnx)
@@ -65,7 +70,7 @@ def _with_facts(graph: Graph, facts: Mapping[str, Any]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _about(found: Interchange, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _about(interchange: Interchange, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **_identity(facts),
         "onnx": {"ai.onnx": OPSET, "ai.onnx.ml": ML_OPSET, "ir_version": IR_VERSION},
@@ -74,16 +79,16 @@ def _about(found: Interchange, facts: Mapping[str, Any]) -> dict[str, Any]:
                 "inputs": [asdict(port) for port in graph.inputs],
                 "outputs": [asdict(port) for port in graph.outputs],
             }
-            for graph in found.graphs
+            for graph in interchange.graphs
         },
         "headline": facts["headline"],
         "options": facts["options"],
         "versions": facts["versions"],
-        **found.facts,
+        **interchange.facts,
     }
 
 
-def _readme(found: Interchange, facts: Mapping[str, Any]) -> str:
+def _readme(interchange: Interchange, facts: Mapping[str, Any]) -> str:
     lines = [
         f"# Bundle {facts['bundle']} of {facts['scenario']}",
         "",
@@ -91,11 +96,11 @@ def _readme(found: Interchange, facts: Mapping[str, Any]) -> str:
         f"ONNX opset {OPSET} (ai.onnx.ml {ML_OPSET}); the order of columns is in {ABOUT} and in each graph's metadata.",
         "",
     ]
-    for graph in found.graphs:
+    for graph in interchange.graphs:
         lines += [f"## {graph.name}.onnx", "", *_ports("in", graph.inputs), *_ports("out", graph.outputs), ""]
-    if not found.graphs:
-        lines += ["No estimator of this bundle is one that has a graph.", ""]
-    lines += ["## What is not in the graphs", "", *(f"- {one}" for one in found.outside), ""]
+    if not interchange.graphs:
+        lines += ["No estimator of this bundle can be expressed as a graph.", ""]
+    lines += ["## What is not in the graphs", "", *(f"- {one}" for one in interchange.outside), ""]
     lines += [f"`{PLAIN}/` holds the bundle's own files: LightGBM text, Parquet and JSON.", ""]
     return "\n".join(lines)
 

@@ -29,10 +29,10 @@ def record(
     started: datetime,
     published: bool = True,
 ) -> bool:
-    """Enter the row of a run, which counts instead of one of an earlier start; whether anything was entered.
+    """Enter the row of a run, which supersedes that of an earlier start; whether a row was entered.
 
-    A start that has not `published`, since the rows were there already, changes nothing but a missing row.
-    `as_of` is kept as text in ISO form, since scenarios differ in its type.
+    A start that has not `published`, because the rows were there already, only fills in a missing row.
+    `as_of` is stored as text in ISO form, since its type differs between scenarios.
     """
     row = {
         "run_id": run_id,
@@ -53,11 +53,11 @@ def record(
 
 
 def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
-    """Append the row; whether it was. What that costs does not depend on how many rows there are."""
+    """Append the row; whether it was appended. The cost does not depend on the number of rows."""
     frame = pl.DataFrame([row])
     if not replace:
-        known = rows(store)
-        if known is not None and known.filter(run_id=row["run_id"]).select(pl.len()).collect().item():
+        ledger = rows(store)
+        if ledger is not None and ledger.filter(run_id=row["run_id"]).select(pl.len()).collect().item():
             return False
     if (table := store.find_table(PATH)) is None:
         once = CommitProperties(max_commit_retries=0)
@@ -68,7 +68,7 @@ def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
 
 
 def rows(store: Store) -> pl.LazyFrame | None:
-    """The ledger, None where nothing was published yet; of a run that was entered again, the last row."""
+    """The ledger with the last row of each run; None where nothing has been published yet."""
     if (every := store.find(PATH)) is None:
         return None
     return every.sort("ended").unique("run_id", keep="last", maintain_order=True)
@@ -80,8 +80,8 @@ def last(store: Store, scenario: str, flow: str, as_of: AsOf) -> dict[str, Any] 
     if ledger is None:
         return None
     same = ledger.filter(scenario=scenario, flow=flow, as_of=as_of.isoformat())
-    found = same.sort("ended").tail(1).collect().to_dicts()
-    return {**found[0], "versions": json.loads(found[0]["versions"])} if found else None
+    newest = same.sort("ended").tail(1).collect().to_dicts()
+    return {**newest[0], "versions": json.loads(newest[0]["versions"])} if newest else None
 
 
 def versions(store: Store, scenario: str, flow: str, as_ofs: Collection[str]) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""What there is to read of bundles and runs: the registry with its manifests, and the ledger."""
+"""Lists of bundles, from the registry and the manifests, and of runs, from the ledger."""
 
 import json
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from tasks.storage.store import Store
 
 
 def bundle_lines(store: Store, scenario: str, last: int) -> list[dict[str, Any]]:
-    """The newest `last` bundles, newest first; none where nothing was trained yet.
+    """The newest `last` bundles, newest first; none where nothing has been trained yet.
 
-    `trained_on` has the version of each table and, where the bundle says so, its rows; `why` is the last
-    that was decided about the bundle: promoted, refused or rolled back, with the reason.
+    `trained_on` has the version of each table and, where the manifest has it, the number of rows; `why` is the
+    last decision about the bundle: promoted, refused or rolled back, with the reason.
     """
-    known = bundles.events(store, scenario)
-    if known is None:
+    registry = bundles.events(store, scenario)
+    if registry is None:
         return []
     champion = bundles.champion(store, scenario)
-    numbers = known["bundle"].unique().sort(descending=True).head(last)
+    numbers = registry["bundle"].unique().sort(descending=True).head(last)
     return [
-        _line(bundles.manifest(store, scenario, n), known.filter(bundle=n), champion == n) for n in numbers
+        _line(bundles.manifest(store, scenario, n), registry.filter(bundle=n), champion == n) for n in numbers
     ]
 
 
@@ -50,11 +50,11 @@ def _table(version: int, rows: int | None) -> str:
 
 
 def run_lines(store: Store, scenario: str, last: int) -> list[dict[str, Any]]:
-    """The newest `last` rows of the ledger that are of a scenario, newest first; none where nothing was published."""
+    """The newest `last` ledger rows of a scenario, newest first; none where nothing has been published."""
     rows = ledger.rows(store)
     if rows is None:
         return []
-    found = rows.filter(scenario=scenario).sort("ended", "run_id", descending=True).head(last).collect()
+    newest = rows.filter(scenario=scenario).sort("ended", "run_id", descending=True).head(last).collect()
     return [
         {
             "run_id": row["run_id"],
@@ -65,5 +65,5 @@ def run_lines(store: Store, scenario: str, last: int) -> list[dict[str, Any]]:
             "seconds": round((row["ended"] - row["started"]).total_seconds(), 1),
             "reasons": json.loads(row["reasons"]),
         }
-        for row in found.iter_rows(named=True)
+        for row in newest.iter_rows(named=True)
     ]

@@ -1,4 +1,4 @@
-"""Changing the champion by hand: promoting a bundle, and going back to the one before."""
+"""Changing the champion by hand: promoting a bundle, and reverting to the previous champion."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from tasks.storage.store import Store
 
 @dataclass(frozen=True)
 class Promoted:
-    """The champion now and before; `changed` is false where it was the champion already."""
+    """The champion now and before; `changed` is false where the bundle was the champion already."""
 
     champion: int
     before: int | None
@@ -24,9 +24,9 @@ class Promoted:
 
 @task(name="promote")
 def promote(scenario: Scenario, store: Store, number: int, reason: str) -> Promoted:
-    """Make a bundle the champion, whatever its comparison said.
+    """Make a bundle the champion, whatever the comparison decided.
 
-    Raises `BundleError` for a bundle that does not exist, was changed since it was saved, or was saved by
+    Raises `BundleError` for a bundle that does not exist, has changed since it was saved, or was saved by
     another version and cannot score.
     """
     before = _champion(scenario, store)
@@ -39,9 +39,9 @@ def promote(scenario: Scenario, store: Store, number: int, reason: str) -> Promo
 
 @task(name="roll-back")
 def roll_back(scenario: Scenario, store: Store, reason: str) -> Promoted:
-    """Make the champion before the champion again: that of the last promotion that was not rolled back.
+    """Revert to the previous champion.
 
-    Raises `BundleError` where there is none before, and as `promote` where it cannot be used.
+    Raises `BundleError` where there is no previous champion, and as `promote` where it cannot be used.
     """
     champion = _champion(scenario, store)
     before = _before(bundles.events(store, scenario.name))
@@ -57,15 +57,15 @@ def roll_back(scenario: Scenario, store: Store, reason: str) -> Promoted:
 
 @task(name="move-alias")
 def move_alias(scenario: Scenario, store: Store, number: int) -> str | None:
-    """Have MLflow's alias follow the champion; what it could not do in words, None where all is well.
+    """Move MLflow's alias to the champion; a note where that failed, else None.
 
-    A tracking server that fails does not undo a promotion: the store's registry is what counts.
+    A failing tracking server does not undo a promotion: the store's registry is authoritative.
     """
     try:
         return registered_models.move_alias(store, scenario.name, number)
     except Exception as error:
         get_run_logger().warning("MLflow: the alias was not moved: %s", error)
-        return f"MLflow's alias was not moved: {type(error).__name__}. The store's champion is what counts."
+        return f"MLflow's alias was not moved: {type(error).__name__}. The champion in the store is authoritative."
 
 
 def _champion(scenario: Scenario, store: Store) -> int | None:
@@ -75,7 +75,7 @@ def _champion(scenario: Scenario, store: Store) -> int | None:
 
 
 def _before(events: pl.DataFrame | None) -> int | None:
-    """The champion before the champion, as promotions and the ones taken back leave it."""
+    """The previous champion: that of the last promotion but one, of those that were not rolled back."""
     champions: list[int] = []
     for event, number in events.select("event", "bundle").iter_rows() if events is not None else ():
         if event == "promoted" and champions[-1:] != [number]:

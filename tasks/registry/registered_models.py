@@ -1,8 +1,8 @@
 """Every bundle is a version of the scenario's registered model in MLflow; the alias `champion` follows the store.
 
-A version is the bundle's own files, uploaded as artifacts of the training's run, with an `MLmodel` file that names
-the loader below: `mlflow.pyfunc.load_model("models:/almanac-sales@champion")` gives a model wherever Almanac is
-installed. Nothing of it is pickled, and loading checks each file's SHA-256 as loading from the store does.
+A version consists of the bundle's own files, uploaded as artifacts of the training's run, and an `MLmodel` file that
+names the loader below: `mlflow.pyfunc.load_model("models:/almanac-sales@champion")` returns a model wherever Almanac
+is installed. Nothing is pickled, and loading checks each file's SHA-256 as loading from the store does.
 """
 
 import importlib
@@ -27,9 +27,9 @@ _MODELS = "models"
 
 
 def register(store: Store, scenario: str, bundle: int, record: str, *, champion: bool) -> None:
-    """Register a bundle as a version of the model, of the MLflow run `record`; with `champion` under that alias.
+    """Register a bundle of the MLflow run `record` as a version of the model; with `champion`, under that alias.
 
-    A bundle that is registered is not registered again.
+    A bundle that is already registered is not registered again.
     """
     uri = tracking_uri(store)
     if uri is None:
@@ -53,27 +53,27 @@ def register(store: Store, scenario: str, bundle: int, record: str, *, champion:
 
 
 def move_alias(store: Store, scenario: str, bundle: int) -> str | None:
-    """Have the alias `champion` name a bundle; what stood in the way, in words, else None."""
+    """Move the alias `champion` to a bundle; a note where that is impossible, else None."""
     uri = tracking_uri(store)
     if uri is None:
         return None
     client, name = client_of(uri), model_name(scenario)
-    found = _version(client, name, store.uri_of(bundles.folder(scenario, bundle)))
-    if found is None:
-        return f"MLflow knows no version of {name} for bundle {bundle}: its alias was not moved."
-    client.set_registered_model_alias(name, CHAMPION, found.version)
+    version = _version(client, name, store.uri_of(bundles.folder(scenario, bundle)))
+    if version is None:
+        return f"MLflow has no version of {name} for bundle {bundle}: its alias was not moved."
+    client.set_registered_model_alias(name, CHAMPION, version.version)
     return None
 
 
 def _version(client: Any, name: str, bundle_uri: str) -> Any:
-    """The version that is the bundle of this store, None where there is none; a server may serve several stores."""
-    wanted = f"name = '{name}' and tags.bundle_uri = '{bundle_uri}'"
-    found = client.search_model_versions(wanted, max_results=1)
-    return found[0] if found else None
+    """The version for a bundle of this store; None where there is none. A server may serve several stores."""
+    query = f"name = '{name}' and tags.bundle_uri = '{bundle_uri}'"
+    versions = client.search_model_versions(query, max_results=1)
+    return versions[0] if versions else None
 
 
 def _upload(client: Any, store: Store, scenario: str, bundle: int, record: str) -> None:
-    """Put the bundle's files and the MLmodel file among the artifacts of a run."""
+    """Upload the bundle's files and the MLmodel file as artifacts of a run."""
     from mlflow.models import Model
 
     source = bundles.folder(scenario, bundle)
@@ -91,31 +91,31 @@ def _upload(client: Any, store: Store, scenario: str, bundle: int, record: str) 
 
 
 class BundleModel:
-    """A bundle for batch use without a store: what MLflow hands out as a `python_function`."""
+    """A bundle for batch use without a store, which MLflow loads as a `python_function`."""
 
     def __init__(self, scenario: Scenario, model: Any) -> None:
         self._scenario, self._model = scenario, model
 
     def predict(self, model_input: Any, params: Any = None) -> Any:  # noqa: ARG002
-        """What the scenario's estimators say of rows of features; see `estimate` of the scenario.
+        """The estimates of the scenario's estimators for rows of features; see `HasEstimators.estimate`.
 
-        `model_input` is a pandas or polars frame, the result one of the same kind.
+        `model_input` is a pandas or polars frame; the result is of the same kind.
         """
-        given = isinstance(model_input, pl.DataFrame)
-        rows = model_input if given else pl.from_pandas(model_input)
+        is_polars = isinstance(model_input, pl.DataFrame)
+        rows = model_input if is_polars else pl.from_pandas(model_input)
         if not isinstance(self._scenario, HasEstimators):
             raise BundleError(
                 f"{self._scenario.name}: its bundles have no estimator that takes rows of features."
             )
-        found = self._scenario.estimate(self._model, rows)
-        return found if given else found.to_pandas()
+        estimates = self._scenario.estimate(self._model, rows)
+        return estimates if is_polars else estimates.to_pandas()
 
 
 def _load_pyfunc(path: str) -> BundleModel:
     """Called by `mlflow.pyfunc.load_model` with the folder of a bundle's files.
 
-    To import a module is to run it, so what a bundle names is imported only where it is one of Almanac's models. The
-    module of another scenario has to be imported before.
+    Importing a module runs it, so the module that a bundle names is imported only where it is one of Almanac's models.
+    Import the module of any other scenario first.
     """
     facts = bundles.read_manifest(Path(path))
     module, _, name = str(facts.get("implementation", "")).partition(":")
@@ -127,7 +127,7 @@ def _load_pyfunc(path: str) -> BundleModel:
     kind = getattr(importlib.import_module(module), name, None) if module else None
     if not (isinstance(kind, type) and Scenario in kind.__mro__):
         raise BundleError(
-            f"{path}: made by '{facts.get('implementation')}', which is no scenario of the Almanac that is installed."
+            f"{path}: made by '{facts.get('implementation')}', which is not a scenario of the installed Almanac."
         )
     scenario = kind()
     return BundleModel(scenario, scenario.load(bundles.read_folder(Path(path))))

@@ -1,7 +1,7 @@
 """MLflow: every training, tuning and evaluation is a run; see `tasks.registry.registered_models` for bundles.
 
-The store's own tables and registry are what counts; MLflow mirrors them for people and other tools.
-`MLFLOW_TRACKING_URI` names the server; without it a local store keeps a sqlite file beside its tables.
+The store's own tables and registry are authoritative; MLflow mirrors them for people and other tools.
+`MLFLOW_TRACKING_URI` names the server; without it a local store keeps a SQLite file beside its tables.
 """
 
 import json
@@ -29,15 +29,15 @@ RUN_ID = "almanac_run_id"
 
 
 def tracking_uri(store: Store) -> str | None:
-    """Where MLflow keeps its records; None for a remote store without a tracking server."""
-    named = os.environ.get("MLFLOW_TRACKING_URI")
-    if named:
-        return named
+    """The address of MLflow's records; None for a remote store without a tracking server."""
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    if server:
+        return server
     return None if is_remote(store.uri) else f"sqlite:///{store.uri}/mlflow.db"
 
 
 def client_of(uri: str) -> Any:
-    """The MLflow client of a tracking server that is a model registry, too."""
+    """The MLflow client of a tracking server that is also the model registry."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -62,10 +62,10 @@ def log_run(
 ) -> str | None:
     """Log a run to the scenario's experiment; the MLflow run's id, None where there is no tracking server.
 
-    `kind` is `train`, `tune` or `evaluate`, and a tag, as is the version of the code. `metrics` without
-    numbers that are not finite. `sliced` is the long table `slice, value_of_slice, metric, value`; a slice
+    `kind` is `train`, `tune` or `evaluate`; it becomes a tag, as does the version of the code. `metrics` that
+    are not finite are left out. `sliced` is the long table `slice, value_of_slice, metric, value`; a slice
     by `step` becomes the metric's step. `files` are texts by name, such as a plot as HTML. A `run_id` that
-    was logged is not logged again, one whose logging was stopped is completed.
+    is logged completely is not logged again; interrupted logging is completed.
     """
     uri = tracking_uri(store)
     if uri is None:
@@ -73,15 +73,15 @@ def log_run(
     from mlflow.entities import Param
 
     client = client_of(uri)
-    found = _known(client, store, scenario, kind, run_id)
-    record = str(found.info.run_id)
-    if found.info.status == "FINISHED":
+    mlflow_run = _known(client, store, scenario, kind, run_id)
+    record = str(mlflow_run.info.run_id)
+    if mlflow_run.info.status == "FINISHED":
         return record
     for name, value in {"code_version": code_version(), **(tags or {})}.items():
         client.set_tag(record, name, value)
-    told = [Param(name, json.dumps(value, default=str)[:_TEXT]) for name, value in params.items()]
-    for first in range(0, len(told), 100):
-        client.log_batch(record, params=told[first : first + 100])
+    pairs = [Param(name, json.dumps(value, default=str)[:_TEXT]) for name, value in params.items()]
+    for first in range(0, len(pairs), 100):
+        client.log_batch(record, params=pairs[first : first + 100])
     values = [*_headline(metrics), *([] if sliced is None else _sliced(sliced))]
     for first in range(0, len(values), _BATCH):
         client.log_batch(record, metrics=values[first : first + _BATCH])
@@ -92,10 +92,10 @@ def log_run(
 
 
 @task(name="track-run")
-def track_run(store: Store, **logged: Any) -> str | None:
-    """As `log_run`; a tracking server that fails is a warning, since what counts is in the store."""
+def track_run(store: Store, **facts: Any) -> str | None:
+    """`log_run`, where a failing tracking server causes only a warning, since the store is authoritative."""
     try:
-        return log_run(store, **logged)
+        return log_run(store, **facts)
     except Exception as error:
         get_run_logger().warning("MLflow tracking failed; nothing else depends on it: %s", error)
         return None
@@ -104,26 +104,26 @@ def track_run(store: Store, **logged: Any) -> str | None:
 def _known(client: Any, store: Store, scenario: str, kind: str, run_id: str) -> Any:
     """The run with this `run_id` and kind, created where there is none."""
     experiment = _experiment(client, store, model_name(scenario))
-    wanted = f"tags.{RUN_ID} = '{run_id}' and tags.kind = '{kind}'"
-    same = client.search_runs([experiment], wanted, max_results=1)
+    query = f"tags.{RUN_ID} = '{run_id}' and tags.kind = '{kind}'"
+    same = client.search_runs([experiment], query, max_results=1)
     if same:
         return same[0]
     return client.create_run(experiment, tags={RUN_ID: run_id, "kind": kind}, run_name=run_id)
 
 
 def _experiment(client: Any, store: Store, name: str) -> str:
-    """The id of an experiment; of several processes that create it at once one does."""
+    """The id of an experiment, created where it does not exist; several processes may try at the same time."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name, _artifacts(store)))
         except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _headline(headline: Mapping[str, float]) -> list[Any]:
@@ -140,13 +140,13 @@ def _sliced(metrics: pl.DataFrame) -> list[Any]:
     """The long table of metrics: `pinball.kind.promoted`; a slice by step becomes the metric's step."""
     from mlflow.entities import Metric
 
-    found = []
+    points = []
     for row in metrics.filter(pl.col("slice") != "all", pl.col("value").is_finite()).iter_rows(named=True):
         by_step = row["slice"] == "step"
         label = "by_step" if by_step else f"{row['slice']}.{row['value_of_slice']}"
         step = int(row["value_of_slice"]) if by_step else 0
-        found.append(Metric(_name(f"{row['metric']}.{label}"), float(row["value"]), _now(), step))
-    return found
+        points.append(Metric(_name(f"{row['metric']}.{label}"), float(row["value"]), _now(), step))
+    return points
 
 
 def _name(text: str) -> str:
@@ -159,6 +159,6 @@ def _now() -> int:
 
 
 def _artifacts(store: Store) -> str | None:
-    """Where MLflow may put files; a tracking server that is named decides that by itself."""
+    """Where MLflow may put files; None where a tracking server decides."""
     local = not is_remote(store.uri) and not os.environ.get("MLFLOW_TRACKING_URI")
     return Path(store.uri, "mlflow").as_uri() if local else None

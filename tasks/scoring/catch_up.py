@@ -18,22 +18,22 @@ from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 LOOK_BACK = timedelta(days=31)
-"""Rows of what was published longer ago are not looked at again."""
+"""How far back published rows are checked for later changes of their inputs."""
 
 
 @dataclass(frozen=True)
 class Due:
-    """What a run without an `as_of` scores, oldest first; what it leaves for the next ones; the last complete one."""
+    """What a run without an `as_of` scores, oldest first; what it leaves for the next runs; the last complete `as_of`."""
 
     as_ofs: Sequence[AsOf]
     left: Sequence[AsOf]
     newest: AsOf
     again: Sequence[AsOf] = ()
-    """Those of `as_ofs` that were published, and got rows since."""
+    """Those of `as_ofs` that were published before and have received rows since."""
 
     @property
     def notes(self) -> list[str]:
-        """What is scored again, and what is left, in words; none where nothing is."""
+        """Notes on what is scored again and on what is left; empty where there is nothing of either."""
         return [*self._again(), *self._left()]
 
     def _again(self) -> list[str]:
@@ -41,13 +41,13 @@ class Due:
             return []
         count = f"{len(self.again):,} of them" if len(self.again) > 1 else "1 of them"
         return [
-            f"{count} had been scored before, from {self.again[0]} to {self.again[-1]}: rows of theirs came later."
+            f"{count} had been scored before, from {self.again[0]} to {self.again[-1]}: some of their rows arrived later."
         ]
 
     def _left(self) -> list[str]:
         if not self.left:
             return []
-        count = f"{len(self.left):,} complete ones are" if len(self.left) > 1 else "1 complete one is"
+        count = f"{len(self.left):,} complete periods are" if len(self.left) > 1 else "1 complete period is"
         return [
             f"{count} not scored yet, from {self.left[0]} to {self.left[-1]}: the next runs score them, newest first, "
             f"or this one with --catch-up {len(self.left) + len(self.as_ofs)}."
@@ -56,41 +56,39 @@ class Due:
 
 @task(name="due")
 def due(scenario: Scenario, store: Store, flow: str, at_most: int) -> Due:
-    """The newest so many of the `as_of`s that are complete and not published. What is left is told by an event."""
+    """The newest `at_most` complete `as_of`s that are not published. An event reports those that are left."""
     tables = scans(scenario, store, input_versions(scenario, store))
     newest = scenario.resolve_as_of(tables, None, datetime.now(UTC))
     if not isinstance(scenario, CatchesUp):
         return Due([newest], [], newest)
-    known = published(scenario, store, flow, newest)
-    again = _changed(scenario, store, flow, tables, [one for one in known if one <= newest])
-    every = sorted({*scenario.due(tables, newest, known, at_most), *again})
-    chosen = every[-at_most:]
-    found = Due(chosen, every[:-at_most], newest, [one for one in again if one in chosen])
-    if found.left:
-        told = {"from": str(found.left[0]), "to": str(found.left[-1]), "count": len(found.left)}
-        emit(store, scenario.name, Event("left_out", scenario.name, told), str(sorted(told.items())))
-    return found
+    past = published_as_ofs(scenario, store, flow, newest)
+    again = _changed(scenario, store, flow, tables, [one for one in past if one <= newest])
+    every = sorted({*scenario.due(tables, newest, past, at_most), *again})
+    batch = every[-at_most:]
+    result = Due(batch, every[:-at_most], newest, [one for one in again if one in batch])
+    if result.left:
+        payload = {"from": str(result.left[0]), "to": str(result.left[-1]), "count": len(result.left)}
+        emit(store, scenario.name, Event("left_out", scenario.name, payload), str(sorted(payload.items())))
+    return result
 
 
-def published(scenario: Scenario, store: Store, flow: str, like: AsOf) -> list[AsOf]:
-    """The `as_of`s in the ledger, of the type of `like`, in order."""
+def published_as_ofs(scenario: Scenario, store: Store, flow: str, like: AsOf) -> list[AsOf]:
+    """The `as_of`s of a flow in the ledger, ascending, of the type of `like`."""
     rows = ledger.rows(store)
     if rows is None:
         return []
-    known = rows.filter(scenario=scenario.name, flow=flow).select("as_of").collect()["as_of"]
-    return sorted(type(like).fromisoformat(text) for text in known.unique())
+    texts = rows.filter(scenario=scenario.name, flow=flow).select("as_of").collect()["as_of"]
+    return sorted(type(like).fromisoformat(text) for text in texts.unique())
 
 
-def _changed(
-    scenario: Scenario, store: Store, flow: str, tables: Frames, published: Sequence[AsOf]
-) -> list[AsOf]:
+def _changed(scenario: Scenario, store: Store, flow: str, tables: Frames, past: Sequence[AsOf]) -> list[AsOf]:
     """The published `as_of`s of the last month whose rows in a table have changed since they were scored."""
     assert isinstance(scenario, CatchesUp)
     cadence = scenario.cadence or timedelta(0)
-    first = published[-1] - LOOK_BACK if published else None
-    recent = [one for one in published if first is not None and one > first]
+    first = past[-1] - LOOK_BACK if past else None
+    recent = [one for one in past if first is not None and one > first]
     versions = ledger.versions(store, scenario.name, flow, [one.isoformat() for one in recent])
-    found: set[AsOf] = set()
+    as_ofs: set[AsOf] = set()
     for name in scenario.tables:
         by_version: dict[int, list[AsOf]] = {}
         for one in recent:
@@ -106,8 +104,8 @@ def _changed(
             near = [one for one in some if _touches(as_moment(one), cadence, spans)]
             if near:
                 before = {**tables, name: store.scan(path, number)}
-                found |= {*scenario.changed(before, tables, near)}
-    return sorted(found)
+                as_ofs |= {*scenario.changed(before, tables, near)}
+    return sorted(as_ofs)
 
 
 def _touches(end: datetime, cadence: timedelta, spans: Sequence[tuple[datetime, datetime]]) -> bool:
@@ -116,37 +114,41 @@ def _touches(end: datetime, cadence: timedelta, spans: Sequence[tuple[datetime, 
 
 @task(name="stale")
 def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
-    """A note where the data end more than two cadences ago; the event `stale` says so, once a day."""
+    """A note where the data end more than two cadences ago, which the event `stale` reports once a day."""
     now = datetime.now(UTC)
     if not is_stale(scenario, newest, now):
         return []
     age = now - as_moment(newest)
-    told = {"as_of": newest.isoformat(), "age_hours": round(age / timedelta(hours=1), 1), "store": store.uri}
-    emit(store, scenario.name, Event("stale", scenario.name, told), f"{newest}/{now:%Y-%m-%d}")
+    payload = {
+        "as_of": newest.isoformat(),
+        "age_hours": round(age / timedelta(hours=1), 1),
+        "store": store.uri,
+    }
+    emit(store, scenario.name, Event("stale", scenario.name, payload), f"{newest}/{now:%Y-%m-%d}")
     return [
-        f"The data are stale: they are complete up to {newest}, {in_words(age)} ago, and new ones are expected every "
+        f"The data are stale: they are complete up to {newest}, {in_words(age)} ago. New data is expected every "
         f"{in_words(scenario.cadence or age)}. See what was ingested: python -m flows ingest-status"
     ]
 
 
 def bundle_for(scenario: Scenario, store: Store, as_of: AsOf) -> int | None:
-    """The bundle for an `as_of` before all trainings: the first champion. None where the run may choose."""
-    known = bundles.events(store, scenario.name)
-    if known is None or known.filter(pl.col("as_of") <= as_of.isoformat()).height:
+    """The first champion, for an `as_of` before all trainings. None where the run chooses its bundle."""
+    events = bundles.events(store, scenario.name)
+    if events is None or events.filter(pl.col("as_of") <= as_of.isoformat()).height:
         return None
-    promoted = known.filter(event="promoted")
-    return int(promoted["bundle"][0]) if promoted.height else None
+    promotions = events.filter(event="promoted")
+    return int(promotions["bundle"][0]) if promotions.height else None
 
 
 def covered_by(run: Run) -> str | None:
-    """Another run that has published the same `as_of` from newer data; None where there is none.
+    """The id of another run that has published the same `as_of` from newer data; None where there is none.
 
-    What it published is not to be replaced by this run, which began with older tables.
+    This run began with older tables and must not replace those rows.
     """
-    found = ledger.last(run.store, run.scenario, run.flow, run.as_of)
-    if found is None or found["run_id"] == run.id:
+    other = ledger.last(run.store, run.scenario, run.flow, run.as_of)
+    if other is None or other["run_id"] == run.id:
         return None
-    theirs: Mapping[str, int] = found["versions"]
+    theirs: Mapping[str, int] = other["versions"]
     newer = any(theirs.get(name, -1) > number for name, number in run.versions.items())
     older = any(theirs.get(name, -1) < number for name, number in run.versions.items())
-    return str(found["run_id"]) if newer and not older else None
+    return str(other["run_id"]) if newer and not older else None

@@ -1,4 +1,4 @@
-"""What an ingest and a published run tell the world: derived tables, events, and artifacts in Prefect."""
+"""What follows an ingest and a published run: derived tables, events, and Prefect artifacts."""
 
 import threading
 from collections.abc import Mapping
@@ -25,22 +25,22 @@ _HANDOVER_SECONDS = 30
 
 @task(name="derive")
 def derive(scenario: Scenario, run: Run) -> list[Event]:
-    """Publish the tables that follow from the run's rows; the events that they call for.
+    """Publish the tables derived from the run's rows, and return the events to emit.
 
-    Where the run replaces what another one published for its `as_of`, only the events that that one did not tell.
+    Where the run replaces rows that another run published for its `as_of`, events which that run emitted are left out.
     """
     rows = run.store.scan(run.table).filter(pl.col("as_of") == run.as_of)
     derived: dict[str, pl.DataFrame] = {}
     replaced: dict[str, pl.DataFrame] = {}
     if isinstance(scenario, DerivesTables):
-        known = {
+        previous = {
             name: table
             for name in scenario.derived_tables
             if (table := run.store.find(Layout(scenario.name).table(name))) is not None
         }
-        earlier = {name: table.filter(pl.col("as_of") < run.as_of) for name, table in known.items()}
+        earlier = {name: table.filter(pl.col("as_of") < run.as_of) for name, table in previous.items()}
         theirs = (pl.col("as_of") == run.as_of) & (pl.col("run_id") != run.id)
-        replaced = {name: table.filter(theirs).collect() for name, table in known.items()}
+        replaced = {name: table.filter(theirs).collect() for name, table in previous.items()}
         tables = run.tables(scenario)
         if isinstance(scenario, DerivesFromBundle):
             files = bundles.files(run.store, scenario.name, run.bundle or 0)
@@ -54,12 +54,14 @@ def derive(scenario: Scenario, run: Run) -> list[Event]:
     events = scenario.events(rows, derived, run.as_of, run.options)
     if not derived or not set(derived) <= set(replaced):
         return events
-    told = {(event.name, event.resource) for event in scenario.events(rows, replaced, run.as_of, run.options)}
-    return [event for event in events if (event.name, event.resource) not in told]
+    duplicates = {
+        (event.name, event.resource) for event in scenario.events(rows, replaced, run.as_of, run.options)
+    }
+    return [event for event in events if (event.name, event.resource) not in duplicates]
 
 
 def derivation_notes(scenario: Scenario, run: Run) -> list[str]:
-    """Notes on derived tables that the run's bundle knows nothing of."""
+    """Notes on derived tables that the run's bundle does not support."""
     if not isinstance(scenario, DerivesFromBundle):
         return []
     return scenario.derivation_notes(bundles.files(run.store, scenario.name, run.bundle or 0))
@@ -72,66 +74,66 @@ def announce(
     publication: Publication,
     events: list[Event],
 ) -> None:
-    """Prefect artifacts of a published run, the scenario's events, and `almanac.<scenario>.published`.
+    """Create the Prefect artifacts of a published run, and emit its events and `almanac.<scenario>.published`.
 
-    Returns when the events have been handed over. An event's id follows from the run and the event,
-    so that one that is emitted again by a repeated run can be recognised.
+    Returns when the events have been delivered. An event's id follows from the run and the event,
+    so that an event which a repeated run emits again can be recognised.
     """
     page = str(summary["page"])
     link = page if "://" in page else f"file://{page}"
     _artifacts(scenario, run, summary, page, link)
-    published = {
+    payload = {
         "as_of": run.as_of.isoformat(),
         "table": publication.table,
         "version": publication.version,
         "rows": publication.rows,
     }
-    for event in [*events, Event("published", scenario.name, published)]:
-        told = Event(event.name, event.resource, {"run_id": run.id, "page": link, **event.payload})
-        _emit(scenario.name, told, f"{run.store.uri}/{run.id}/{event.name}/{event.resource}")
+    for event in [*events, Event("published", scenario.name, payload)]:
+        message = Event(event.name, event.resource, {"run_id": run.id, "page": link, **event.payload})
+        _emit(scenario.name, message, f"{run.store.uri}/{run.id}/{event.name}/{event.resource}")
     _hand_over()
 
 
 @task(name="announce-ingest")
 def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
-    """Emit `almanac.<scenario>.ingested` for what was committed since the last one; what it tells, or None.
+    """Emit `almanac.<scenario>.ingested` for what was committed since the last such event; its payload, or None.
 
-    The payload has `tables`, for each changed one its `version`, how many rows `changed` and the range
-    of their times; `from` and `to`, those of the first of the scenario's tables that changed and has
-    times, null where none has; and the `versions` of all tables. What was told is written down after the event has been
-    handed over: an ingest that was killed before that has it told by the next one, under the same id.
+    The payload has `tables`: for each changed table its `version`, the number of `changed` rows and the range
+    of their times; `from` and `to`: the range of the first changed table that has times, null where none has;
+    and the `versions` of all tables. These versions are stored after the event has been delivered: where an ingest
+    is killed before that, the next ingest emits the event under the same id.
     """
     layout = Layout(scenario.name)
-    told = store.get_json(layout.announced) or {}
+    before = store.get_json(layout.announced) or {}
     versions = {name: store.version(layout.table(name)) for name in scenario.tables}
     news = {
-        name: committed(store, layout.table(name), told.get(name, -1))
+        name: committed(store, layout.table(name), before.get(name, -1))
         for name, version in versions.items()
-        if version is not None and version > told.get(name, -1)
+        if version is not None and version > before.get(name, -1)
     }
-    changed = {name: found for name, found in news.items() if found["changed"]}
-    if not changed:
+    changes = {name: commits for name, commits in news.items() if commits["changed"]}
+    if not changes:
         return None
-    first = next((found for found in changed.values() if "from" in found), {})
-    known = {name: version for name, version in versions.items() if version is not None}
+    first = next((commits for commits in changes.values() if "from" in commits), {})
+    current = {name: version for name, version in versions.items() if version is not None}
     payload = {
         "from": first.get("from"),
         "to": first.get("to"),
-        "tables": changed,
-        "versions": known,
+        "tables": changes,
+        "versions": current,
         "store": store.uri,
     }
-    identity = f"{store.uri}/{scenario.name}/ingested/{sorted(told.items())}/{sorted(known.items())}"
+    identity = f"{store.uri}/{scenario.name}/ingested/{sorted(before.items())}/{sorted(current.items())}"
     _emit(scenario.name, Event("ingested", scenario.name, payload), identity)
     _hand_over()
-    store.put_json(layout.announced, known)
+    store.put_json(layout.announced, current)
     return payload
 
 
 def emit(store: Store, scenario: str, event: Event, occasion: str) -> None:
-    """Emit an event of a scenario that is not one of a published run; returns when it has been handed over.
+    """Emit an event that does not belong to a published run; returns when it has been delivered.
 
-    Its id follows from the store, the event and the `occasion`, so that a repeated one can be recognised.
+    Its id follows from the store, the event and the `occasion`, so that a repetition can be recognised.
     """
     _emit(scenario, event, f"{store.uri}/{scenario}/{event.name}/{event.resource}/{occasion}")
     _hand_over()
@@ -151,7 +153,7 @@ def _emit(scenario: str, event: Event, identity: str) -> None:
 
 
 def _hand_over() -> None:
-    """Wait until the events of this process have reached the API, for a bounded time."""
+    """Wait for a bounded time until the events of this process have reached the API."""
     waiter = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
     waiter.start()
     waiter.join(_HANDOVER_SECONDS)
@@ -163,8 +165,8 @@ def _artifacts(scenario: Scenario, run: Run, summary: Mapping[str, Any], page: s
     key = f"{scenario.name}-{run.flow}"
     rows = [{"figure": name, "value": str(value)} for name, value in summary.items() if name != "gaps"]
     if summary["gaps"]:
-        lacking = f"What the inputs lack for {scenario.name} as of {run.as_of}"
-        create_table_artifact(list(summary["gaps"]), key=f"{key}-gaps", description=lacking)
+        title = f"Gaps in the inputs of {scenario.name} as of {run.as_of}"
+        create_table_artifact(list(summary["gaps"]), key=f"{key}-gaps", description=title)
     create_table_artifact(rows, key=f"{key}-summary", description=f"{scenario.name} as of {run.as_of}")
     create_link_artifact(link, key=f"{key}-page", link_text="Page of the run")
     notes = "\n".join(f"- {note}" for note in summary["notes"]) or "Nothing out of the ordinary."

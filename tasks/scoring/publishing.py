@@ -1,4 +1,4 @@
-"""Publishing: one commit that replaces a table's `as_of` partition with parts that are in place already."""
+"""Publishing: one commit that replaces a table's `as_of` partition with files that are in place already."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from prefect import task
 
 from models.scenario import AsOf, CompletesRows, Scenario
 from tasks.scoring.runs import Run
-from tasks.scoring.shards import Outcome
+from tasks.scoring.shards import ShardResult
 from tasks.storage.layout import Layout
 from tasks.storage.tables import add_action
 
 
 @dataclass(frozen=True)
 class Part:
-    """A Parquet file in the folder of a table, that no reader sees before it is committed.
+    """A Parquet file in the folder of a table, invisible to readers until it is committed.
 
-    Its name tells its content, see `Store.put_part`.
+    Its name ends in a digest of its content, see `Store.put_part`.
     """
 
     path: str
@@ -40,9 +40,9 @@ class Publication:
 
 
 @task(name="complete")
-def complete(scenario: Scenario, run: Run, outcomes: Sequence[Outcome]) -> list[Part]:
-    """The parts to publish: those of the shards, or, where rows need all others, one made from them."""
-    parts = [Part(o.path, o.bytes, o.rows) for o in outcomes if o.rows]
+def complete(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> list[Part]:
+    """The files to publish: those of the shards or, where rows depend on other shards, a single one made from them."""
+    parts = [Part(o.path, o.bytes, o.rows) for o in results if o.rows]
     if not parts or not isinstance(scenario, CompletesRows):
         return parts
     return _write(run, run.table, scenario.complete(scan_parts(run, parts)).collect())
@@ -50,13 +50,13 @@ def complete(scenario: Scenario, run: Run, outcomes: Sequence[Outcome]) -> list[
 
 @task(name="publish")
 def publish(scenario: Scenario, run: Run, parts: Sequence[Part]) -> Publication:
-    """Swap the run's parts into the published table; see `replace_partition`."""
+    """Swap the run's files into the published table; see `replace_partition`."""
     schema = {**scenario.published(run.options).schema, "bundle": pl.Int64, "run_id": pl.String}
     return replace_partition(run, run.table, schema, parts)
 
 
 def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
-    """Publish a further table that follows from the run's rows, in the same way."""
+    """Publish a table derived from the run's rows in the same way."""
     table = Layout(run.scenario).table(name)
     rows = frame.with_columns(
         pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id")
@@ -84,9 +84,9 @@ def replace_partitions(
 ) -> Publication:
     """Replace `as_of` partitions in one commit, which readers see whole or not at all.
 
-    Where another run commits first, this one looks again: rows of the same run are left as they
+    Where another run commits first, this one checks again: rows of the same run are left as they
     are, those of another run are replaced. After a bounded number of lost races it raises
-    `StoreError` and nothing has changed. Names of parts differ between partitions.
+    `StoreError`, and nothing has changed. File names differ between partitions.
     """
     texts = {as_of: dataclasses.replace(run, as_of=as_of).as_of_text for as_of in parts}
     every = [part for some in parts.values() for part in some]
@@ -116,13 +116,13 @@ def replace_partitions(
 
 
 def scan_parts(run: Run, parts: Sequence[Part]) -> pl.LazyFrame:
-    """The rows of parts, lazily, without `as_of`. `parts` has at least one."""
+    """The rows of `parts`, lazily, without `as_of`. There must be at least one."""
     uris = [run.store.uri_of(f"{run.table}/{part.path}") for part in parts]
     return pl.scan_parquet(uris, hive_partitioning=False, glob=False)
 
 
 def _open(run: Run, name: str, schema: Mapping[str, Any]) -> DeltaTable:
-    """The published table: made empty at first, widened by columns that it lacks."""
+    """The published table, created where it does not exist, with any missing columns added."""
     frame = pl.DataFrame(schema=schema)
     if run.store.version(name) is None:
         columns = frame.with_columns(pl.lit(run.as_of).alias("as_of")).to_arrow().schema
@@ -133,8 +133,8 @@ def _open(run: Run, name: str, schema: Mapping[str, Any]) -> DeltaTable:
             mode="ignore",
         )
     table = run.store.table(name)
-    known = {field.name for field in table.schema().fields}
-    new = DeltaSchema.from_arrow(frame.select(c for c in frame.columns if c not in known).to_arrow().schema)
+    names = {field.name for field in table.schema().fields}
+    new = DeltaSchema.from_arrow(frame.select(c for c in frame.columns if c not in names).to_arrow().schema)
     if new.fields:
         table.alter.add_columns(new.fields)
     return table

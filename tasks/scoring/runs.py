@@ -1,4 +1,4 @@
-"""A run: what it uses, settled once before anything is computed, so that it can be repeated exactly."""
+"""A run: its inputs are fixed once, before anything is computed, so that it can be repeated exactly."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,9 +27,9 @@ class RunError(AlmanacError):
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that the outcome of a run follows from.
+    """Everything that determines the result of a run.
 
-    Two runs of the same `id` have the same outcome, and share the files under `folder`: so a run
+    Two runs with the same `id` have the same result and share the files under `folder`: a run
     that was stopped is continued by starting it again.
     """
 
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def partition(self) -> str:
-        """Folder of the published table's partition; encoded as readers of such folders expect it."""
+        """Folder of the published table's partition, in the encoding that readers of such folders expect."""
         return f"as_of={quote(self.as_of_text)}"
 
     @property
@@ -96,7 +96,7 @@ class Run:
 
 @lru_cache(maxsize=32)
 def _opened(store: Store, path: str, version: int, _started: datetime) -> DeltaTable:
-    """A table at a version, opened once per process and start of a run."""
+    """A table at a version, opened once per process each time a run is started."""
     return store.table(path, version)
 
 
@@ -144,10 +144,10 @@ def resolve_scoring(
 ) -> Run:
     """The run that scores `as_of`.
 
-    For an `as_of` before the newest one that was published before, the table versions and the
-    bundle are those recorded then, unless `bundle` names another: the run is a repetition. With `again`,
-    only the bundle is: rows that came later are used. A bundle that knows data after `as_of` is used only
-    when it is named.
+    An `as_of` before the newest one that has been published is repeated: the table versions and the
+    bundle are those recorded then, unless `bundle` names another. With `again`, only the bundle is
+    reused, and rows that arrived later are included. A bundle trained on data after `as_of` is used
+    only when it is named.
     """
     versions = input_versions(scenario, store)
     tables = scans(scenario, store, versions)
@@ -167,7 +167,7 @@ def resolve_scoring(
     if _earlier(resolved, type(resolved).fromisoformat(manifest["as_of"])):
         notes.append(
             f"Bundle {number} was trained on data up to {manifest['as_of']}, later than {resolved}: "
-            "these rows know some of their future."
+            "these rows use some of their own future."
         )
     merged = {**manifest["options"], **options}
     output = scenario.published(merged).name
@@ -175,7 +175,7 @@ def resolve_scoring(
 
 
 def with_notes(run: Run, notes: Sequence[str]) -> Run:
-    """The same run with more notes, which its identity does not follow from."""
+    """The same run with more notes, which do not change its id."""
     return replace(run, notes=(*run.notes, *notes))
 
 
@@ -185,7 +185,7 @@ def _earlier(one: date, other: date) -> bool:
 
 @task(name="begin")
 def begin(scenario: Scenario, run: Run) -> None:
-    """Write what all shards of a run need: its identity and its context. Files that are there are kept."""
+    """Write what all shards of a run need, its identity and its context. Existing files are kept."""
     run.store.create(
         run.path("run.json"),
         _json(
@@ -205,7 +205,7 @@ def begin(scenario: Scenario, run: Run) -> None:
         run.store.put_json(run.path("context.json"), sorted(frames))
 
 
-def context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
+def read_context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
     """The context of the run in `folder`, as `begin` wrote it."""
     frames = {}
     for name in store.get_json(f"{folder}/context.json") or []:

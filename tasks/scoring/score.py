@@ -14,21 +14,21 @@ from models.errors import AlmanacError
 from models.scenario import Frames, Scenario, Scores
 from tasks.registry import bundles
 from tasks.scoring.publishing import Part, write_part
-from tasks.scoring.runs import Run, context
+from tasks.scoring.runs import Run, read_context
 from tasks.scoring.shards import (
-    Outcome,
+    ShardResult,
     keys_path,
     name_of_shards,
-    outcome_path,
     read_frame,
     requested_path,
+    result_path,
 )
 from tasks.scoring.watchdog import LIMIT_SECONDS, ended_when_stuck
 from tasks.storage.store import Store
 
 
 def _worth_another_try(_task: Any, _task_run: Any, state: State[Any]) -> bool:
-    """Not where an error says what to do, since trying again does not do it."""
+    """Whether to retry: not after an error that tells the user what to do."""
     return not isinstance(state.result(raise_on_failure=False), AlmanacError)
 
 
@@ -41,63 +41,63 @@ def _worth_another_try(_task: Any, _task_run: Any, state: State[Any]) -> bool:
 )
 def score_shards(
     scenario: Scenario, run: Run, shards: Sequence[int], limit: float = LIMIT_SECONDS
-) -> list[Outcome]:
+) -> list[ShardResult]:
     """Score the requested keys of shards, one shard after the other, each into a file of the published table.
 
-    Readers do not see them before `publish`. A shard that is done already is not scored again.
-    What raises here is the error of a shard, such as storage that does not answer, and is tried again: the first one
-    without an outcome is at fault. Where a shard does not end within `limit` seconds, its process is ended.
+    Readers do not see the files before `publish`. A finished shard is not scored again.
+    An error raised here belongs to a shard, such as storage that does not answer, and is retried: the first shard
+    without a result is at fault. Where a shard takes longer than `limit` seconds, its process is ended.
     """
     return [_watched(scenario, run, shard, limit) for shard in shards]
 
 
-def _watched(scenario: Scenario, run: Run, shard: int, limit: float) -> Outcome:
+def _watched(scenario: Scenario, run: Run, shard: int, limit: float) -> ShardResult:
     with ended_when_stuck(run, f"Shard {shard}", limit):
-        return finished_outcome(run, shard) or _score_shard(scenario, run, shard)
+        return finished_result(run, shard) or _score_shard(scenario, run, shard)
 
 
-def _score_shard(scenario: Scenario, run: Run, shard: int) -> Outcome:
-    begun = time.perf_counter()
+def _score_shard(scenario: Scenario, run: Run, shard: int) -> ShardResult:
+    start = time.perf_counter()
     keys = read_frame(run, requested_path(run)).filter(shard=shard).drop("shard")
     scores = score_keys(scenario, run, shard, keys)
-    outcome = write(scenario, run, shard, scores, time.perf_counter() - begun)
+    result = write(scenario, run, shard, scores, time.perf_counter() - start)
     get_run_logger().info(
-        "Shard %d: %d keys, %d rows, %.1f s", shard, outcome.requested, outcome.rows, outcome.seconds
+        "Shard %d: %d keys, %d rows, %.1f s", shard, result.requested, result.rows, result.seconds
     )
-    return outcome
+    return result
 
 
-def finished_outcome(run: Run, shard: int) -> Outcome | None:
-    """The outcome of a shard whose files are all in place, None where it is still to be scored.
+def finished_result(run: Run, shard: int) -> ShardResult | None:
+    """The result of a shard whose files are all in place; None where the shard is still to be scored.
 
-    A shard with failed keys is scored again: what made them fail may have been corrected.
+    A shard with failed keys is scored again: the cause may have been corrected.
     """
-    outcome = written_outcome(run, shard)
-    return None if outcome is None or outcome.failed else outcome
+    result = written_result(run, shard)
+    return None if result is None or result.failed else result
 
 
-def written_outcome(run: Run, shard: int) -> Outcome | None:
-    """The outcome of a shard whose files are all in place, with or without failed keys; None where there is none."""
-    known = run.store.get_json(outcome_path(run, shard))
-    if known is None:
+def written_result(run: Run, shard: int) -> ShardResult | None:
+    """The result of a shard whose files are all in place, with or without failed keys; None where there is none."""
+    record = run.store.get_json(result_path(run, shard))
+    if record is None:
         return None
-    outcome = Outcome(**known, reused=True)
-    in_place = not outcome.path or run.store.size(f"{run.table}/{outcome.path}") == outcome.bytes
-    return outcome if in_place and run.store.size(keys_path(run, shard)) else None
+    result = ShardResult(**record, reused=True)
+    in_place = not result.path or run.store.size(f"{run.table}/{result.path}") == result.bytes
+    return result if in_place and run.store.size(keys_path(run, shard)) else None
 
 
 def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> Scores:
     """Score keys in one pass; where that raises, in halves, until the keys that raise stand alone.
 
     A key that raises alone, with its inputs in memory, is `failed` with the error as its reason; the
-    others are not touched. Errors of reading, writing and memory are not the key's and are raised.
+    others are not affected. Errors of reading, writing and memory are not the key's fault and are raised.
     """
     tables = run.tables(scenario, shard)
     model = bundles.model(scenario, run.store, run.bundle or 0)
-    shared = _context(run.store, run.folder)
+    context = _context(run.store, run.folder)
 
     def attempt(some: pl.DataFrame, inputs: Frames) -> Scores:
-        return scenario.score(model, inputs, shared, some, run.as_of, run.options)
+        return scenario.score(model, inputs, context, some, run.as_of, run.options)
 
     def in_halves(some: pl.DataFrame, inputs: Frames) -> list[Scores]:
         try:
@@ -120,8 +120,8 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
     return Scores(pl.concat([p.rows for p in parts]), pl.concat([p.keys for p in parts]))
 
 
-def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: float) -> Outcome:
-    """Write a shard's rows, the outcome of each key and, last, the outcome of the shard."""
+def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: float) -> ShardResult:
+    """Write a shard's rows, the status of each key and, last, the result of the shard."""
     published = scenario.published(run.options)
     rows = scores.rows.select(pl.col(c).cast(dtype) for c, dtype in published.schema.items())
     rows = rows.sort(published.sort)
@@ -130,7 +130,7 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
     )
     part = write_part(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else Part("", 0, 0)
     run.store.put_frame(keys_path(run, shard), _typed(scenario, scores.keys).sort(scenario.key))
-    outcome = Outcome(
+    result = ShardResult(
         shard=shard,
         path=part.path,
         bytes=part.bytes,
@@ -140,24 +140,24 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
         seconds=round(seconds, 3),
         **_counts(scores.keys),
     )
-    run.store.put_json(outcome_path(run, shard), outcome.as_json())
-    return outcome
+    run.store.put_json(result_path(run, shard), result.as_json())
+    return result
 
 
 @lru_cache(maxsize=4)
 def _context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
     """A run's context, read once per process."""
-    return context(store, folder)
+    return read_context(store, folder)
 
 
 def _failed(scenario: Scenario, run: Run, keys: pl.DataFrame, reason: str) -> Scores:
     rows = pl.DataFrame(schema=dict(scenario.published(run.options).schema))
-    outcome = keys.with_columns(
+    result = keys.with_columns(
         pl.lit("failed").alias("status"),
         pl.lit(None, pl.String).alias("rung"),
         pl.lit(reason[:500]).alias("reason"),
     )
-    return Scores(rows, _typed(scenario, outcome))
+    return Scores(rows, _typed(scenario, result))
 
 
 def _typed(scenario: Scenario, keys: pl.DataFrame) -> pl.DataFrame:
@@ -170,6 +170,6 @@ def _counts(keys: pl.DataFrame) -> dict[str, Any]:
 
 
 def _reasons(keys: pl.DataFrame) -> dict[str, int]:
-    told = keys.filter(pl.col("status") != "scored")
+    others = keys.filter(pl.col("status") != "scored")
     label = pl.concat_str("status", "rung", "reason", separator=": ", ignore_nulls=True)
-    return dict(told.group_by(label.alias("label")).len().sort("label").iter_rows())
+    return dict(others.group_by(label.alias("label")).len().sort("label").iter_rows())

@@ -14,8 +14,8 @@ STATUSES = ("scored", "fallback", "skipped", "failed")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one shard: where its rows lie, and how many keys ended how.
+class ShardResult:
+    """The result of scoring one shard: the file of its rows, and the number of keys by status.
 
     `path` is relative to the published table; `reasons` counts keys by rung and reason.
     """
@@ -42,23 +42,23 @@ def requested_path(run: Run) -> str:
 
 
 def gaps_path(run: Run) -> str:
-    """Where that is kept which the inputs lack for the requested keys."""
+    """Path of the table of what the inputs lack for the requested keys."""
     return run.path("gaps.parquet")
 
 
-def outcome_path(run: Run, shard: int) -> str:
+def result_path(run: Run, shard: int) -> str:
     return run.path(f"shards/{shard:04d}.json")
 
 
 def keys_path(run: Run, shard: int) -> str:
-    """Where the outcome of each key of a shard is kept."""
+    """Path of the table of the status of each key of a shard."""
     return run.path(f"shards/{shard:04d}.parquet")
 
 
 def grouped(counts: Mapping[int, int], keys: int, alone: Collection[int] = ()) -> list[list[int]]:
-    """Shards, each with its number of keys, in groups that one task takes one after the other.
+    """Shards in groups, one group per task. `counts` holds the number of keys of each shard.
 
-    Neighbours share a group of at most `keys` keys; a larger shard, and each of those `alone`, has its own.
+    Neighbours share a group of at most `keys` keys; a larger shard and each shard in `alone` have their own.
 
     >>> grouped({0: 3, 1: 4, 2: 9, 5: 1, 6: 1}, 8, alone=[6])
     [[0, 1], [2], [5], [6]]
@@ -76,7 +76,7 @@ def grouped(counts: Mapping[int, int], keys: int, alone: Collection[int] = ()) -
 
 
 def name_of_shards(stem: str) -> Callable[..., str]:
-    """Names a task run after its shards: `score-shard-3`, or `score-shards-3-to-9` where there are several."""
+    """A function that names a task run after its shards: `score-shard-3`, or `score-shards-3-to-9` for several."""
 
     def name(parameters: Mapping[str, Any]) -> str:
         first, *more = parameters["shards"]
@@ -87,7 +87,7 @@ def name_of_shards(stem: str) -> Callable[..., str]:
 
 @task(name="plan-shards")
 def plan(scenario: Scenario, run: Run) -> dict[int, int]:
-    """Number of requested keys per shard; the keys themselves go to a file of the run."""
+    """Number of requested keys per shard; the keys themselves are written to a file of the run."""
     keys = scenario.requested(run.tables(scenario), run.as_of, run.options).collect(engine="streaming")
     if keys.is_empty():
         raise RunError(
@@ -104,39 +104,39 @@ def plan(scenario: Scenario, run: Run) -> dict[int, int]:
 
 
 @task(name="reconcile")
-def reconcile(scenario: Scenario, run: Run, outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Counts of the keys over all shards, once every requested key is in exactly one outcome.
+def reconcile(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> dict[str, int]:
+    """Counts of the keys over all shards, after checking that every requested key is in exactly one result.
 
-    Raises `RunError` that names keys which are missing, counted twice, or were never asked for.
+    Raises `RunError` that names keys which are missing, counted twice or not requested.
     """
     names = list(scenario.key)
     requested = read_frame(run, requested_path(run))
-    found = pl.concat([read_frame(run, keys_path(run, o.shard)) for o in outcomes])
-    missing = requested.join(found, on=names, how="anti")
-    unasked = found.join(requested, on=names, how="anti")
-    repeated = found.group_by(names).len().filter(pl.col("len") > 1)
-    wrong = [
+    keys = pl.concat([read_frame(run, keys_path(run, o.shard)) for o in results])
+    missing = requested.join(keys, on=names, how="anti")
+    extra = keys.join(requested, on=names, how="anti")
+    duplicates = keys.group_by(names).len().filter(pl.col("len") > 1)
+    faults = [
         f"{frame.height:,} {what}, e.g. {_examples(frame.select(names))}"
-        for what, frame in (("missing", missing), ("not requested", unasked), ("counted twice", repeated))
+        for what, frame in (("missing", missing), ("not requested", extra), ("counted twice", duplicates))
         if frame.height
     ]
-    counts = {status: sum(getattr(o, status) for o in outcomes) for status in STATUSES}
-    by_key = dict(found.group_by("status").len().iter_rows())
-    if not wrong and counts != {status: by_key.get(status, 0) for status in STATUSES}:
-        wrong.append(f"outcomes count {counts}, the keys' own outcomes {by_key}")
-    if wrong:
+    counts = {status: sum(getattr(o, status) for o in results) for status in STATUSES}
+    by_key = dict(keys.group_by("status").len().iter_rows())
+    if not faults and counts != {status: by_key.get(status, 0) for status in STATUSES}:
+        faults.append(f"the shard results count {counts}, the keys themselves {by_key}")
+    if faults:
         raise RunError(
-            f"{scenario.name}: run {run.id} does not account for every key: {'; '.join(wrong)}. "
+            f"{scenario.name}: run {run.id} does not account for every key: {'; '.join(faults)}. "
             f"Nothing was published. Delete {run.store.uri_of(run.folder)} and run again."
         )
     return {"requested": requested.height, **counts}
 
 
-def reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
+def reasons(results: Sequence[ShardResult]) -> dict[str, int]:
     """Keys by rung and reason over all shards, most frequent first."""
     total: dict[str, int] = {}
-    for outcome in outcomes:
-        for reason, count in outcome.reasons.items():
+    for result in results:
+        for reason, count in result.reasons.items():
             total[reason] = total.get(reason, 0) + count
     return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 

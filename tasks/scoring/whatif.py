@@ -1,4 +1,4 @@
-"""Scoring with other inputs than the stored ones. Nothing is written."""
+"""Scoring with inputs other than the stored ones. Nothing is written."""
 
 import polars as pl
 from prefect import task
@@ -14,15 +14,15 @@ def score_in_memory(
 ) -> pl.DataFrame:
     """The rows of `keys` that `run` would publish if the tables in `others` took the place of the stored ones.
 
-    `keys` have their shard, and so have the rows of `others`.
+    Both `keys` and the rows of `others` have the column `shard`.
     """
     others = others or {}
-    shared = scenario.context({**run.tables(scenario), **others}, run.as_of, run.options)
+    context = scenario.context({**run.tables(scenario), **others}, run.as_of, run.options)
     model = bundles.model(scenario, run.store, run.bundle or 0)
     rows = []
     for (shard,), some in keys.sort("shard", *scenario.key).group_by("shard", maintain_order=True):
         own = {table: frame.filter(shard=shard) for table, frame in others.items()}
         tables = {**run.tables(scenario, int(str(shard))), **own}
-        scores = scenario.score(model, tables, shared, some.drop("shard"), run.as_of, run.options)
+        scores = scenario.score(model, tables, context, some.drop("shard"), run.as_of, run.options)
         rows.append(scores.rows)
     return pl.concat(rows) if rows else pl.DataFrame(schema=dict(scenario.published(run.options).schema))

@@ -1,1 +1,1 @@
-"""The store: tables, rows on their way into them, and what commits say of themselves."""
+"""The store: tables, rows on their way into them, and the metadata of commits."""

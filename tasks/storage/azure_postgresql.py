@@ -1,4 +1,4 @@
-"""Azure's PostgreSQL, opened by the identity of the process instead of a password."""
+"""Access to Azure Database for PostgreSQL by the identity of the process instead of a password."""
 
 import os
 from typing import TYPE_CHECKING
@@ -13,18 +13,18 @@ _SCOPE = "https://ossrdbms-aad.database.windows.net/.default"
 
 
 class IdentityError(AlmanacError):
-    """The identity has no name, or its token would be sent to a server that nobody has verified."""
+    """The identity has no name, or its token would be sent to an unverified server."""
 
 
 def with_identity(address: "sa.URL") -> "sa.URL":
-    """The address of a database; of one of Azure for which there is no password, with a token in its place.
+    """The address of a database; an Azure database without a password gets a token instead.
 
-    Whoever gets a token can use it, so it goes only over TLS that checks the server's name and certificate. Raises
-    `IdentityError` where the address asks for less, and where no user is named.
+    Whoever holds a token can use it, so it is sent only over TLS that verifies the server's name and certificate.
+    Raises `IdentityError` where the address asks for less, and where no user is named.
     """
-    given = address.password or address.query.get("password") or os.environ.get("PGPASSWORD")
+    password = address.password or address.query.get("password") or os.environ.get("PGPASSWORD")
     host = address.host or os.environ.get("PGHOST", "")
-    if given or not host.endswith(_HOSTS):
+    if password or not host.endswith(_HOSTS):
         return address
     where, user = (
         f"postgresql://{host}/{address.database or ''}",
@@ -36,14 +36,14 @@ def with_identity(address: "sa.URL") -> "sa.URL":
     if mode != "verify-full":
         raise IdentityError(
             f"{where}: sslmode={mode}. A token of the identity is sent over a verified connection only. "
-            "Leave sslmode out, or set it to verify-full."
+            "Omit sslmode, or set it to verify-full."
         )
     query = {"sslrootcert": "system", **address.query, "sslmode": mode}
     return address.set(username=user, password=_token(), query=query)
 
 
 def _token() -> str:
-    """A token of this process' identity, which Azure's PostgreSQL takes for a password."""
+    """A token of the process's identity, which Azure's PostgreSQL accepts as a password."""
     from azure.identity import DefaultAzureCredential
 
     return str(DefaultAzureCredential().get_token(_SCOPE).token)

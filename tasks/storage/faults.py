@@ -1,4 +1,4 @@
-"""What a store refuses or loses: its error, which faults pass by themselves, and what to do about the others."""
+"""Faults of a store: its error, which faults pass by themselves, and what to do about the others."""
 
 import errno
 import os
@@ -17,27 +17,25 @@ class StoreError(AlmanacError):
 
 
 def broke_off(error: BaseException) -> bool:
-    """Whether a request got no answer: its connection could not be made or was lost."""
+    """Whether a request got no answer, because its connection failed or was lost."""
     return re.search(r"error sending request|request or response body error", str(error)) is not None
 
 
-_FULL = (
-    "Free some space, and run it again: nothing half-written is visible to readers, and what is done is kept."
-)
+_FULL = "Free some space and run it again: readers see nothing half-written, and finished work is kept."
 _LASTING = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
-    errno.EROFS: "Mount it writable, and run it again.",
-    errno.EACCES: "Give this user the right to write there, or another store with --store or ALMANAC_STORE.",
+    errno.EROFS: "Mount it writable and run it again.",
+    errno.EACCES: "Give this user the right to write there, or name another store with --store or ALMANAC_STORE.",
 }
-"""Errors of a file system that trying again does not end, and what to do."""
+"""Errors of a file system that a retry does not cure, and what to do."""
 
 
 def lasting_error(uri: str, error: BaseException) -> "StoreError | None":
-    """What to say of an error that trying again does not end, such as of a full disk; None for any other."""
+    """The `StoreError` for an error that a retry does not cure, such as a full disk; None for any other."""
     number = error.errno if isinstance(error, OSError) else None
-    named = re.search(r"os error (\d+)", str(error))
-    number = int(named[1]) if named else number
+    match = re.search(r"os error (\d+)", str(error))
+    number = int(match[1]) if match else number
     if number not in _LASTING:
         return None
     return StoreError(f"{uri}: the store cannot be written: {os.strerror(number)}. {_LASTING[number]}")
@@ -53,15 +51,15 @@ patiently = retry(
     stop=stop_after_delay(10),
     reraise=True,
 )
-"""For what may be done twice: done again while a request gets no answer, for ten seconds.
+"""Retries an idempotent operation for ten seconds while requests get no answer.
 
-The object store has its own retries, which last some three seconds and know only some of the ways in
-which a connection is lost. An address that is wrong is to be told soon, hence no more than ten.
+The object store has its own retries, which last some three seconds and cover only some of the ways in
+which a connection is lost. A wrong address should be reported soon, hence no more than ten seconds.
 """
 
 
 def first_line(error: BaseException | None) -> str:
-    """What an error says: what the Blob service answered, or the first line."""
+    """The message of an error: the answer of the Blob service, or the first line."""
     text = str(error).strip()
-    answered = re.search(r"<Message>([^<\n]+)", text)
-    return answered[1] if answered else text.split("\n")[0][:300]
+    answer = re.search(r"<Message>([^<\n]+)", text)
+    return answer[1] if answer else text.split("\n")[0][:300]

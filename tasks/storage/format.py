@@ -1,4 +1,4 @@
-"""The format of a store: a number in a file of it, so that a version that does not know it says so and reads nothing."""
+"""The format of a store: a number in a file, so that a version that does not know the format refuses to read it."""
 
 from pathlib import Path
 
@@ -9,23 +9,23 @@ from tasks.storage.store import Store
 from tasks.storage.uris import is_remote
 
 FORMAT = 1
-"""What this version writes. A change that an older version would misread counts it up, and adds the way from the last one
-to docs/upgrading.md."""
+"""The format that this version writes. Increment it with a change that an older version would misread, and describe
+the upgrade in docs/upgrading.md."""
 PATH = "format.json"
 
 
 def check_format(store: Store) -> None:
     """Raise `StoreError` for a store that cannot be read, or of a format that this version does not know.
 
-    Without the file, it is 1.
+    A store without the file has format 1.
     """
     if not is_remote(store.uri) and not Path(store.uri, PATH).exists():
         return
     try:
-        known = store.get_json(PATH)
+        content = store.get_json(PATH)
     except (OSError, obstore.exceptions.BaseError) as error:
         raise StoreError(f"{store.uri}: the store cannot be read: {first_line(error)}") from None
-    number = known["format"] if known else FORMAT
+    number = content["format"] if content else FORMAT
     if number > FORMAT:
         raise StoreError(
             f"{store.uri}: the store has format {number}; this version of Almanac knows formats up to {FORMAT}. Use the "
@@ -34,5 +34,5 @@ def check_format(store: Store) -> None:
 
 
 def state_format(store: Store) -> None:
-    """Have a store say its format; one that says it already is left as it is."""
+    """Write the format into a store that does not state one yet."""
     store.create(PATH, f'{{"format": {FORMAT}}}\n'.encode())

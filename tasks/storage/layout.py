@@ -1,4 +1,4 @@
-"""Where in a store everything of a scenario is."""
+"""The paths in a store of everything that belongs to a scenario."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Layout:
     scenario: str
 
     def table(self, name: str) -> str:
-        """A Delta table: an input, what is published, or what tasks keep, such as `registry`."""
+        """A Delta table: an input, a published table, or one that tasks keep, such as `registry`."""
         return f"{self.scenario}/{name}"
 
     def bundle(self, number: int) -> str:
@@ -39,7 +39,7 @@ class Layout:
 
     @property
     def pace(self) -> str:
-        """How long the longest shard took, by flow."""
+        """The duration of the longest shard, by flow."""
         return f"{self.scenario}/pace.json"
 
     @property
@@ -58,7 +58,7 @@ class Layout:
 
     @property
     def announced(self) -> str:
-        """The versions of the tables that the event `ingested` has told."""
+        """The versions of the tables that the last event `ingested` announced."""
         return f"{self.scenario}/announced.json"
 
     @property

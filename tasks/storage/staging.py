@@ -1,4 +1,4 @@
-"""Rows on their way into a table, that need not fit into memory."""
+"""Rows on their way into a table, which need not fit into memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +10,9 @@ _BATCH = 200_000
 
 
 class Staged:
-    """Frames that are collected: in memory or, with `spill`, from so many rows on in files of `folder`.
+    """Frames that are collected in memory or, beyond `spill` rows, in files of `folder`.
 
-    Frames may differ in their columns: what some lack is null there.
+    Frames may differ in their columns: a missing column is null.
     """
 
     def __init__(self, folder: Path, spill: int | None = None) -> None:
@@ -22,7 +22,7 @@ class Staged:
         self._held = self.height = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Add a frame; one without rows counts for its columns."""
+        """Add a frame; a frame without rows contributes its columns."""
         self._frames.append(frame)
         self._held += frame.height
         self.height += frame.height
@@ -36,8 +36,8 @@ class Staged:
     def rows(self) -> pl.LazyFrame:
         """All rows in the order in which they were added. There must be a frame."""
         files = [pl.scan_parquet(path, glob=False) for path in self._files]
-        held = [pl.concat(self._frames, how="diagonal_relaxed").lazy()] if self._frames else []
-        return pl.concat([*files, *held], how="diagonal_relaxed")
+        memory = [pl.concat(self._frames, how="diagonal_relaxed").lazy()] if self._frames else []
+        return pl.concat([*files, *memory], how="diagonal_relaxed")
 
 
 def reader(rows: pl.LazyFrame) -> pa.RecordBatchReader:

@@ -39,24 +39,24 @@ _TRIES = 8
 T = TypeVar("T")
 
 
-def _telling(write: Callable[..., T]) -> Callable[..., T]:
-    """A method of a store that writes, with a `StoreError` for what trying again does not end."""
+def _with_advice(write: Callable[..., T]) -> Callable[..., T]:
+    """A method of a store that writes, with a `StoreError` for faults that a retry does not cure."""
 
     @functools.wraps(write)
-    def telling(store: "Store", *args: Any, **kwargs: Any) -> T:
+    def with_advice(store: "Store", *args: Any, **kwargs: Any) -> T:
         try:
             return write(store, *args, **kwargs)
         except Exception as error:
-            if told := lasting_error(store.uri, error):
-                raise told from None
+            if lasting := lasting_error(store.uri, error):
+                raise lasting from None
             raise
 
-    return telling
+    return with_advice
 
 
 @dataclass(frozen=True)
 class Store:
-    """Tables and files under `uri`. Cheap to make; hands over nothing but its URI between processes."""
+    """Tables and files under `uri`. Cheap to create; only its URI is passed between processes."""
 
     uri: str
 
@@ -73,7 +73,7 @@ class Store:
 
     @cached_property
     def files(self) -> ObjectStore:
-        """The store's objects; a local folder is made when it is first asked for."""
+        """The store's objects; a local folder is created at the first access."""
         try:
             return object_store(self.uri, create=True)
         except (OSError, obstore.exceptions.BaseError) as error:
@@ -88,13 +88,13 @@ class Store:
         except (OSError, obstore.exceptions.BaseError) as error:
             raise StoreError(_cannot_write(self.uri, error)) from None
 
-    @_telling
+    @_with_advice
     @patiently
     def put(self, path: str, content: bytes) -> None:
-        """Write a file as a whole: readers see all of it or what was there before."""
+        """Write a file as a whole: readers see all of it or its previous content."""
         self.files.put(path, content)
 
-    @_telling
+    @_with_advice
     @patiently
     def create(self, path: str, content: bytes) -> bool:
         """Write a file unless it exists; whether it was written. Of several writers one wins."""
@@ -141,7 +141,7 @@ class Store:
     def put_part(self, stem: str, frame: pl.DataFrame) -> tuple[str, int]:
         """Write a frame as a Parquet file whose name ends in a digest of its content; its path and size.
 
-        So a file that readers of a table see is never changed: other content is another file.
+        Files that readers of a table see never change: different content is a different file.
         """
         content = _parquet(frame)
         path = f"{stem}-{hashlib.sha256(content).hexdigest()[:8]}.parquet"
@@ -178,7 +178,7 @@ class Store:
         except Exception as error:
             if version is not None and self.version(name) is not None:
                 raise StoreError(
-                    f"{self.uri}: table '{name}' has no version {version} any more; its newest is "
+                    f"{self.uri}: table '{name}' no longer has version {version}; the newest is "
                     f"{self.version(name)}. A version is readable until its files are vacuumed."
                 ) from None
             raise StoreError(f"{self.uri}: table '{name}' cannot be read: {first_line(error)}") from None
@@ -207,21 +207,21 @@ class Store:
         return scan_table(self.table(name, version), shard)
 
     def rows(self, name: str, version: int | None = None) -> int:
-        """The number of a table's rows, as its log tells it; 0 where it does not exist."""
+        """The number of a table's rows, from its log; 0 where it does not exist."""
         table = self.find_table(name) if version is None else self.table(name, version)
         return 0 if table is None else int(pl.DataFrame(table.get_add_actions())["num_records"].sum())
 
     def as_ofs(self, name: str) -> list[Any]:
-        """Each `as_of` of a table's partitions, as its log tells them, rising; none where it does not exist."""
+        """Each `as_of` of a table's partitions, from its log, ascending; none where the table does not exist."""
         if (table := self.find_table(name)) is None:
             return []
         files = pl.DataFrame(table.get_add_actions(flatten=True))
         return [] if files.is_empty() else files["partition.as_of"].unique().sort().to_list()
 
     def append(self, name: str, frame: pl.DataFrame, *, once: str, partition_by: str | None = None) -> bool:
-        """Append rows in one commit unless this was done before under the name `once`; whether it was.
+        """Append rows in one commit, unless a commit named `once` exists; whether rows were appended.
 
-        A table without partitions is compacted at times, see `compact_at_times`.
+        A table without partitions is compacted from time to time, see `compact_at_times`.
         """
 
         def attempt() -> bool:
@@ -246,20 +246,20 @@ class Store:
         return appended
 
     def compact_at_times(self, name: str) -> None:
-        """Make one file of the small ones of a partition that has many, so that a reader opens no more than that.
+        """Merge the small files of partitions that have many, so that readers open few files.
 
-        Where another writer is first, it is left to the next time.
+        Where another writer commits first, this is left to the next time.
         """
         table = self.table(name)
-        if (found := crowded_partitions(table, FILES_OF_A_PARTITION)).height:
+        if (partitions := crowded_partitions(table, FILES_OF_A_PARTITION)).height:
             with suppress(CommitFailedError):
-                compact(table, found["partition"].to_list())
+                compact(table, partitions["partition"].to_list())
                 table.create_checkpoint()
 
     def retrying(self, name: str, attempt: Callable[[], T]) -> T:
-        """The result of `attempt`, made again when another writer commits first or the connection is lost.
+        """The result of `attempt`, which is repeated when another writer commits first or the connection is lost.
 
-        So an attempt begins with a look at whether an earlier one came through. Raises `StoreError`
+        An attempt must therefore begin by checking whether an earlier one succeeded. Raises `StoreError`
         after a bounded number of attempts.
         """
         attempts = Retrying(
@@ -272,13 +272,13 @@ class Store:
         except RetryError as error:
             lost = error.last_attempt.exception()
         except Exception as error:
-            if told := lasting_error(self.uri, error):
-                raise told from None
+            if lasting := lasting_error(self.uri, error):
+                raise lasting from None
             raise
         why = "other writers came first" if lost_race(lost) else "the connection was lost"
         raise StoreError(
             f"{self.uri}: table '{name}': {why} {_TRIES} times. "
-            f"Run it again; what was written is not repeated. The last time: {first_line(lost)}"
+            f"Run it again; what was written is not repeated. The last error: {first_line(lost)}"
         )
 
 

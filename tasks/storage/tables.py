@@ -13,13 +13,13 @@ from deltalake.transaction import AddAction
 from tasks.storage.uris import check_holds_tables, encoded, is_remote
 
 FILE_BYTES, ROW_GROUP = 16_000_000, 100_000
-"""Data files are held in memory until they are this large, and row groups until they have so many rows."""
+"""The size of data files, which are held in memory until they are this large, and the rows of a row group."""
 FILES_OF_A_PARTITION = 20
-"""So many small files of a partition, or of a table without, are made one by the writer who finds them."""
+"""Once a partition, or a table without partitions, has this many small files, the next writer merges them."""
 
 
 class Table(DeltaTable):
-    """A Delta table whose URI is given as it is, and not as a URL."""
+    """A Delta table whose URI is a plain path, not an encoded URL."""
 
     def __init__(self, uri: str, version: int | None = None) -> None:
         check_holds_tables(uri)
@@ -27,11 +27,11 @@ class Table(DeltaTable):
         self._uri = uri.rstrip("/")
 
     def file_uris(self, *arguments: Any, **options: Any) -> list[str]:
-        """The addresses of the data files as polars reads them: the table's path is plain."""
+        """The addresses of the data files in the form that polars reads, with the table's path unencoded."""
         url = encoded(self._uri)
         root = url if is_remote(url) else url.removeprefix("file://")
-        found = super().file_uris(*arguments, **options)
-        return [self._uri + one.removeprefix(root) if one.startswith(f"{root}/") else one for one in found]
+        uris = super().file_uris(*arguments, **options)
+        return [self._uri + one.removeprefix(root) if one.startswith(f"{root}/") else one for one in uris]
 
 
 def scan_table(table: DeltaTable, shard: int | None = None) -> pl.LazyFrame:
@@ -46,7 +46,7 @@ def partition_column(table: DeltaTable) -> str | None:
 
 
 def crowded_partitions(table: DeltaTable, many: int) -> pl.DataFrame:
-    """The partitions with so `many` small files or more: `partition`, empty in a table without, and `files`."""
+    """Partitions with at least `many` small files: `partition`, empty in a table without partitions, and `files`."""
     column = partition_column(table)
     files = pl.DataFrame(table.get_add_actions(flatten=True))
     if files.is_empty():
@@ -58,19 +58,19 @@ def crowded_partitions(table: DeltaTable, many: int) -> pl.DataFrame:
 
 
 def compact(table: DeltaTable, partitions: Sequence[Any]) -> int:
-    """Rewrite the small files of these partitions into fewer, in one commit; how many files there were."""
+    """Rewrite the small files of these partitions into fewer, in one commit; the number of files removed."""
     column = partition_column(table)
-    done = table.optimize.compact(
+    metrics = table.optimize.compact(
         partition_filters=[(column, "in", [str(one) for one in partitions])] if column else None,
         target_size=FILE_BYTES,
         writer_properties=WriterProperties(max_row_group_size=ROW_GROUP),
         commit_properties=CommitProperties(max_commit_retries=0),
     )
-    return int(done["numFilesRemoved"])
+    return int(metrics["numFilesRemoved"])
 
 
 def add_action(path: str, size: int, rows: int, partition: Mapping[str, str]) -> AddAction:
-    """A data file that is in place already, to be committed into a table."""
+    """The action that commits a data file which is in place already."""
     modified = int(datetime.now(UTC).timestamp() * 1000)
     return AddAction(path, size, dict(partition), modified, True, json.dumps({"numRecords": rows}))
 
@@ -84,5 +84,5 @@ def with_shard(frame: pl.DataFrame, columns: Sequence[str], shards: int) -> pl.D
 
 
 def concat_lazy(frames: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
-    """One frame after the other; columns that some lack are null there."""
+    """Frames one after the other; a missing column is null."""
     return pl.concat(list(frames), how="diagonal")

@@ -17,15 +17,15 @@ from tasks.storage.store import Store
 from tasks.storage.tables import FILE_BYTES, ROW_GROUP, concat_lazy
 
 _FEW = 1_000_000
-"""So many rows are held in memory."""
+"""The number of rows that are held in memory."""
 
 
 @dataclass(frozen=True)
 class Brought:
-    """What became of rows: `changed` rows of the table are new or other than before.
+    """The result of an upsert: `changed` rows of the table are new or differ from before.
 
-    `repeated` counts rows that changed nothing, `superseded` those that later ones replace; `refused`
-    are rows that came too late to be taken. `removed` stored rows are not in the table any more.
+    `repeated` counts rows that changed nothing, `superseded` those that later rows replace; `refused`
+    are rows that arrived too late. `removed` stored rows are no longer in the table.
     """
 
     changed: int
@@ -38,33 +38,32 @@ class Brought:
 def upsert(
     store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Path, *, whole: bool = False
 ) -> Brought:
-    """Bring accepted `rows` into a table, as the table folds them into what is stored.
+    """Bring accepted `rows` into a table, as the table folds them into the stored rows.
 
-    All of it becomes visible in one commit; of more rows than fit into memory, those that replace
-    others do so in a commit before that of the new ones. There is none where nothing changes. Where
-    another writer commits in between, all is folded anew. Rows are looked at some shards at a time,
-    and next to stored rows of these shards only; `folder` is for what does not fit into memory meanwhile.
+    All rows become visible in one commit. Where they do not fit into memory, rows that replace
+    others are committed before the new ones. Nothing is committed where nothing changes. Where
+    another writer commits in between, all rows are folded again. They are compared with stored rows a
+    few shards at a time; `folder` holds what does not fit into memory meanwhile.
 
-    Stored rows that are `obsolete` are removed in a commit after that. One that does not happen is made up for
-    when the same rows are brought again.
+    `obsolete` stored rows are removed in a later commit. Where that commit fails, it is made when the same
+    rows are ingested again.
     """
     partition = "shard" if table.shard_by else None
 
     def attempt() -> Brought:
         target = store.find_table(path)
-        found = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
-        repeated, superseded, refused = 0, 0, []
-        gone = None if target is None else obsolete(table, pl.scan_delta(target), rows, whole=whole)
+        new, changes = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
+        repeats, superseded, late = 0, 0, []
+        removals = None if target is None else obsolete(table, pl.scan_delta(target), rows, whole=whole)
         for folded in _folded(table, target, rows, whole=whole):
-            found[0].add(folded.new)
-            found[1].add(folded.changed)
-            repeated += folded.repeated
+            new.add(folded.new)
+            changes.add(folded.changed)
+            repeats += folded.repeated
             superseded += folded.superseded
-            refused.append(folded.refused)
-        new, changed = found
-        together = changed.height > 0 and new.height + changed.height <= _FEW
-        if changed.height and target is not None:
-            news = concat_lazy([changed.rows(), new.rows()]) if together else changed.rows()
+            late.append(folded.refused)
+        together = changes.height > 0 and new.height + changes.height <= _FEW
+        if changes.height and target is not None:
+            news = concat_lazy([changes.rows(), new.rows()]) if together else changes.rows()
             _merge(target, table, news)
             target.update_incremental()
         if target is None or (new.height and not together):
@@ -78,48 +77,48 @@ def upsert(
                 writer_properties=WriterProperties(max_row_group_size=ROW_GROUP),
                 commit_properties=_commit(table, new.rows()),
             )
-        if target is not None and gone is not None and gone.height:
+        if target is not None and removals is not None and removals.height:
             target.update_incremental()
-            _remove(target, table, gone.lazy())
-        removed = 0 if gone is None else gone.height
-        return Brought(new.height + changed.height, repeated, superseded, pl.concat(refused), removed)
+            _remove(target, table, removals.lazy())
+        removed = 0 if removals is None else removals.height
+        return Brought(new.height + changes.height, repeats, superseded, pl.concat(late), removed)
 
-    brought = store.retrying(path, attempt)
-    if brought.changed or brought.removed:
+    result = store.retrying(path, attempt)
+    if result.changed or result.removed:
         store.compact_at_times(path)
-    return brought
+    return result
 
 
-def obsolete(table: Table, stored: pl.LazyFrame, rows: pl.LazyFrame, *, whole: bool) -> pl.DataFrame:
-    """The identifying columns of stored rows that are not to stay beside `rows`.
+def obsolete(table: Table, before: pl.LazyFrame, rows: pl.LazyFrame, *, whole: bool) -> pl.DataFrame:
+    """The identifying columns of stored rows, `before`, that `rows` make obsolete.
 
-    With `whole`, `rows` are all there is from their first time to their last, or in a table without times at all:
-    other stored rows of that time are obsolete. Else those that the table takes as corrected.
+    With `whole`, `rows` are complete from their first time to their last, or altogether in a table without times:
+    other stored rows of that range are obsolete. Otherwise those that the table considers corrected.
     """
     if not whole:
-        return table.corrected(stored, rows)
-    times = [c for c, dtype in stored.collect_schema().items() if c in table.unique and dtype.is_temporal()][
+        return table.corrected(before, rows)
+    times = [c for c, dtype in before.collect_schema().items() if c in table.unique and dtype.is_temporal()][
         :1
     ]
     for time in times:
         low, high = (
             rows.select(pl.col(time).min().alias("low"), pl.col(time).max().alias("high")).collect().row(0)
         )
-        stored = stored.filter(pl.col(time).is_between(low, high))
-    others = stored.join(rows.select(table.unique), on=list(table.unique), how="anti")
+        before = before.filter(pl.col(time).is_between(low, high))
+    others = before.join(rows.select(table.unique), on=list(table.unique), how="anti")
     return others.select(table.identifying).collect(engine="streaming")
 
 
 def _folded(table: Table, target: DeltaTable | None, rows: pl.LazyFrame, *, whole: bool) -> Iterator[Folded]:
-    stored = None if target is None else pl.scan_delta(target)
+    before = None if target is None else pl.scan_delta(target)
     fold = table.replacing if whole else table.fold
     if not table.shard_by or table.rows_at_a_time is None:
-        yield fold(stored, rows.collect())
+        yield fold(before, rows.collect())
         return
     for shards in _groups(rows, table.rows_at_a_time):
         inside = pl.col("shard").is_in(shards)
         new = rows.filter(inside).collect()
-        yield fold(None if stored is None else stored.filter(inside), new)
+        yield fold(None if before is None else before.filter(inside), new)
 
 
 def _groups(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
@@ -137,15 +136,15 @@ def _groups(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
         yield group
 
 
-def _merge(target: DeltaTable, table: Table, changed: pl.LazyFrame) -> None:
+def _merge(target: DeltaTable, table: Table, news: pl.LazyFrame) -> None:
     """Have `changed` take the place of the rows with the same unique columns, or be added, in one commit."""
-    merger = _merger(target, table, changed, merge_schema=True)
+    merger = _merger(target, table, news, merge_schema=True)
     merger.when_matched_update_all().when_not_matched_insert_all().execute()
 
 
-def _remove(target: DeltaTable, table: Table, gone: pl.LazyFrame) -> None:
+def _remove(target: DeltaTable, table: Table, rows: pl.LazyFrame) -> None:
     """Remove the rows with the identifying columns of `gone`, in one commit."""
-    _merger(target, table, gone, merge_schema=False).when_matched_delete().execute()
+    _merger(target, table, rows, merge_schema=False).when_matched_delete().execute()
 
 
 def _merger(target: DeltaTable, table: Table, rows: pl.LazyFrame, *, merge_schema: bool) -> TableMerger:
@@ -162,7 +161,7 @@ def _merger(target: DeltaTable, table: Table, rows: pl.LazyFrame, *, merge_schem
 def _same(table: Table, rows: pl.LazyFrame) -> str:
     """The predicate of a merge by the identifying columns.
 
-    It names the shards and times concerned, so that no other file is looked at.
+    It bounds the shards and times, so that no other file is read.
     """
     keys = table.identifying
     schema = rows.collect_schema()
@@ -171,15 +170,16 @@ def _same(table: Table, rows: pl.LazyFrame) -> str:
         *(pl.col(c).min().alias(f"low {c}") for c in ranges),
         *(pl.col(c).max().alias(f"high {c}") for c in ranges),
     )
-    found = extent.collect(engine="streaming").row(0, named=True) if ranges else {}
+    bounds = extent.collect(engine="streaming").row(0, named=True) if ranges else {}
     near = [
-        f"t.{c} >= {_literal(found[f'low {c}'])} AND t.{c} <= {_literal(found[f'high {c}'])}" for c in ranges
+        f"t.{c} >= {_literal(bounds[f'low {c}'])} AND t.{c} <= {_literal(bounds[f'high {c}'])}"
+        for c in ranges
     ]
     return " AND ".join([*near, *(f"t.{c} = s.{c}" for c in keys)])
 
 
 def _commit(table: Table, rows: pl.LazyFrame) -> CommitProperties:
-    """A commit that brings `rows`, and says so; it is not tried again behind our back."""
+    """A commit with the facts of `rows`; delta-rs does not retry it, our callers do."""
     return CommitProperties(custom_metadata=facts(table, rows), max_commit_retries=0)
 
 

@@ -36,9 +36,9 @@ def object_store(uri: str, *, create: bool = False) -> ObjectStore:
 
 
 def encoded(uri: str) -> str:
-    """A folder or container URI as a URL, which is what opens a Delta table whatever its path consists of.
+    """A folder or container URI as a URL, which opens a Delta table whatever characters its path has.
 
-    Paths are written as they are, in Blob storage, too: a `%` stands for itself.
+    Paths are given unencoded, in Blob storage, too: a `%` stands for itself.
 
     >>> encoded("az://data/my store"), encoded("/srv/50%")
     ('az://data/my%20store', 'file:///srv/50%25')
@@ -51,7 +51,7 @@ def encoded(uri: str) -> str:
 
 
 def check_holds_tables(uri: str) -> None:
-    """Raise `StoreError` for a path at which delta-rs or polars would look for a Delta table elsewhere."""
+    """Raise `StoreError` for a path that delta-rs or polars would misread and look elsewhere for a Delta table."""
     unfit = re.search(r"[][^|\\*?=]|%[0-9A-Fa-f]{2}", uri)
     if unfit:
         raise StoreError(

@@ -13,7 +13,7 @@ from tasks.registry import bundles, tracking
 from tasks.registry.code import code_version
 from tasks.registry.plots import plots
 from tasks.registry.registered_models import register
-from tasks.scoring.runs import Run, RunError, context
+from tasks.scoring.runs import Run, RunError, read_context
 from tasks.scoring.shards import name_of_shards
 from tasks.storage.layout import Layout
 
@@ -22,7 +22,7 @@ BACKTESTS, EVALUATIONS = "backtests", "evaluations"
 
 @dataclass(frozen=True)
 class Fitted:
-    """A bundle that was just registered, and the loss it will be compared by."""
+    """A newly registered bundle and the loss by which it is compared."""
 
     bundle: int
     loss: float
@@ -42,25 +42,25 @@ class Verdict:
 
 @task(name="prepare-shards", task_run_name=name_of_shards("prepare"), retries=1, retry_delay_seconds=1)
 def prepare_shards(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[str]:
-    """Write what shards contribute to training; the names of their parts. Done parts are kept."""
+    """Write the training parts of shards; the names of the parts. Finished parts are kept."""
     return names_of_parts(write_parts(scenario, run, shard, scenario.prepare_shard) for shard in shards)
 
 
-def names_of_parts(written: Iterable[Iterable[str]]) -> list[str]:
-    """The names of all parts that were written, each once."""
-    return sorted({name for names in written for name in names})
+def names_of_parts(names_by_shard: Iterable[Iterable[str]]) -> list[str]:
+    """The names of the parts of all shards, each once."""
+    return sorted({name for names in names_by_shard for name in names})
 
 
 def write_parts(
     scenario: Scenario, run: Run, shard: int, prepare: Callable[..., Mapping[str, pl.DataFrame]]
 ) -> tuple[str, ...]:
-    """Write what `prepare` makes of a shard into the run's folder, unless it is there; the names of the parts."""
+    """Write the parts that `prepare` makes of a shard into the run's folder, unless they exist; their names."""
     marker = run.path(f"parts/{shard:04d}.json")
-    known = run.store.get_json(marker)
-    if known is not None:
-        return tuple(known)
-    shared = context(run.store, run.folder)
-    parts = prepare(run.tables(scenario, shard), shared, run.as_of, run.options)
+    names = run.store.get_json(marker)
+    if names is not None:
+        return tuple(names)
+    context = read_context(run.store, run.folder)
+    parts = prepare(run.tables(scenario, shard), context, run.as_of, run.options)
     for name, frame in parts.items():
         run.store.put_frame(run.path(f"parts/{name}/{shard:04d}.parquet"), frame)
     run.store.put_json(marker, sorted(parts))
@@ -69,7 +69,7 @@ def write_parts(
 
 @task(name="plan-training")
 def training_shards(scenario: Scenario, run: Run) -> dict[int, int]:
-    """Number of keys with rows per shard of the scenario's first table: what is not scored any more teaches, too."""
+    """Number of keys per shard in the scenario's first table: keys that are no longer scored are trained on, too."""
     table = next(iter(scenario.tables.values()))
     keys = pl.struct(table.shard_by).n_unique()
     rows = run.tables(scenario)[table.name].group_by("shard").agg(keys).sort("shard")
@@ -79,8 +79,8 @@ def training_shards(scenario: Scenario, run: Run) -> dict[int, int]:
 @task(name="fit")
 def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
     """Backtest, fit and calibrate on all parts; save and register the bundle with its backtest."""
-    shared = context(run.store, run.folder)
-    trained = scenario.fit(parts_of(run, names), shared, run.as_of, run.options)
+    context = read_context(run.store, run.folder)
+    trained = scenario.fit(parts_of(run, names), context, run.as_of, run.options)
     facts = {
         bundles.FORMAT: scenario.formats[-1],
         "options": dict(run.options),
@@ -106,8 +106,8 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
 def compare(scenario: Scenario, run: Run, fitted: Fitted, names: Sequence[str]) -> Verdict:
     """Make the challenger champion if its loss is lower than the champion's on the same backtest.
 
-    And not higher on what the champion published and was judged, where the backtest has rows of the same
-    targets and origins that neither of the two had seen.
+    Nor may it be higher on published rows of the champion that have been judged, where the backtest has rows of the
+    same targets and origins that neither of the two had seen.
     """
     store, number = run.store, fitted.bundle
     champion = bundles.champion(store, scenario.name)
@@ -124,13 +124,13 @@ def _better(
 ) -> tuple[bool, str]:
     if champion is None:
         return True, f"The first bundle; loss {fitted.loss:.4f}."
-    known = bundles.manifest(run.store, scenario.name, champion)
-    until: AsOf = type(run.as_of).fromisoformat(known["as_of"])
+    manifest = bundles.manifest(run.store, scenario.name, champion)
+    until: AsOf = type(run.as_of).fromisoformat(manifest["as_of"])
     backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=fitted.bundle).collect()
     try:
         model = bundles.model(scenario, run.store, champion)
     except bundles.BundleFormatError:
-        return True, f"Champion {champion} is of a bundle format that this version cannot load any more."
+        return True, f"Champion {champion} has a bundle format that this version can no longer load."
     losses = None
     if isinstance(scenario, MeetsChampions):
         losses = scenario.rebacktest(model, parts_of(run, names), backtest, until)
@@ -138,12 +138,12 @@ def _better(
         challenger_loss, champion_loss, rows = losses
         what = f"on the {rows:,} backtest rows that champion {champion} has not seen"
     elif until == run.as_of:
-        challenger_loss, champion_loss = fitted.loss, float(known["loss"])
+        challenger_loss, champion_loss = fitted.loss, float(manifest["loss"])
         what = f"on the backtest of the same as_of {until}"
     else:
         return (
             False,
-            f"Champion {champion} knows all data of this backtest (up to {until}): no fair comparison.",
+            f"Champion {champion} was trained on all data of this backtest (up to {until}): no fair comparison.",
         )
     better = challenger_loss < champion_loss
     sign = "<" if better else ">="
@@ -153,20 +153,22 @@ def _better(
         return better, reason
     ours, theirs, count = real
     worse = not ours <= theirs
-    told = f"{ours:.4f} {'>' if worse else '<='} {theirs:.4f} on {count:,} rows that it published and were judged."
-    return better and not worse, f"{reason} {told}"
+    comparison = (
+        f"{ours:.4f} {'>' if worse else '<='} {theirs:.4f} on {count:,} judged rows that it published."
+    )
+    return better and not worse, f"{reason} {comparison}"
 
 
 def _on_outcomes(
     scenario: Scenario, run: Run, fitted: Fitted, champion: int, until: AsOf
 ) -> tuple[float, float, int] | None:
-    """Losses of challenger and champion on what the champion published after it was trained; None without any."""
+    """Losses of challenger and champion on the rows that the champion published; None without judged rows."""
     evaluations = run.store.find(Layout(scenario.name).table(EVALUATIONS))
     if not isinstance(scenario, HasGroundTruth) or evaluations is None:
         return None
-    judged = evaluations.filter(pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending"))
+    rows = evaluations.filter(pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending"))
     backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=fitted.bundle)
-    return scenario.outcome_losses(backtest, judged, run.options)
+    return scenario.outcome_losses(backtest, rows, run.options)
 
 
 @task(name="track")
@@ -196,7 +198,7 @@ def track(run: Run, fitted: Fitted, verdict: Verdict) -> str | None:
             register(run.store, run.scenario, fitted.bundle, record, champion=verdict.promoted)
         return record
     except Exception as error:
-        get_run_logger().warning("MLflow tracking failed, the bundle is registered all the same: %s", error)
+        get_run_logger().warning("MLflow tracking failed; the bundle is registered nevertheless: %s", error)
         return None
 
 
@@ -207,7 +209,7 @@ def _metrics(run: Run, bundle: int) -> pl.DataFrame:
 def parts_of(run: Run, names: Sequence[str]) -> dict[str, pl.LazyFrame]:
     """The parts of all shards by name. Raises `RunError` where there are none."""
     if not names:
-        raise RunError(f"{run.scenario}: no shard has anything to train on as of {run.as_of}.")
+        raise RunError(f"{run.scenario}: no shard has any rows to train on as of {run.as_of}.")
     return {name: pl.scan_parquet(_uris(run, name), glob=False) for name in names}
 
 

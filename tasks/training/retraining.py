@@ -1,7 +1,7 @@
-"""Trainings that an event asked for: within a budget, and every one of them on record, granted or not.
+"""Trainings that events request: within a budget, and each request on record, granted or not.
 
-The table `<scenario>/retrainings` has a line per request: when, why, `granted` or not and why, the `as_of`
-and the table versions that were there, and what came of it.
+The table `<scenario>/retrainings` has a row per request: its time and reason, whether it was `granted` and why,
+the table versions at that time, and the result.
 """
 
 import json
@@ -33,7 +33,7 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Request:
-    """A training that is asked for. `refusal` says why it is not granted, None where it is."""
+    """A requested training. `refusal` says why it is not granted; None where it is."""
 
     reason: str
     versions: str
@@ -42,20 +42,20 @@ class Request:
 
 @task(name="request-training")
 def request_training(scenario: Scenario, store: Store, reason: str, budget: int) -> Request:
-    """Whether a training may be made: the budget of 30 days is not used up, and there is something new.
+    """Grant a training if the budget of 30 days is not exhausted and the tables have changed; else refuse it.
 
     A training that was stopped does not count, and is granted again.
     """
     now = datetime.now(UTC)
     versions = json.dumps(input_versions(scenario, store), sort_keys=True)
-    known = retrainings(store, scenario.name).filter("granted")
-    same = known.filter(versions=versions).sort("at")
-    recent = known.filter(pl.col("at") > now - MONTH)
+    grants = retrainings(store, scenario.name).filter("granted")
+    same = grants.filter(versions=versions).sort("at")
+    recent = grants.filter(pl.col("at") > now - MONTH)
     refusal = None
     if same.height:
         refusal = f"Bundle {same['bundle'][-1]} was trained from the same tables: {same['reason'][-1]}"
     elif recent.height >= budget:
-        refusal = f"The budget is used up: {recent.height} trainings in 30 days were asked for by events, {budget} may."
+        refusal = f"The budget is exhausted: events have already requested {recent.height} of {budget} trainings in 30 days."
     return Request(reason, versions, refusal)
 
 
@@ -63,7 +63,7 @@ def request_training(scenario: Scenario, store: Store, reason: str, budget: int)
 def record_training(
     scenario: Scenario, store: Store, request: Request, result: Mapping[str, Any] | None = None
 ) -> None:
-    """Enter what came of a request; `result` is that of the training, None where there was none."""
+    """Record the result of a request; `result` is that of the training, None where there was none."""
     now = datetime.now(UTC)
     line = {
         "at": now,

@@ -1,8 +1,8 @@
-"""A study: the trials of a search. Optuna keeps them, in a sqlite file of the store.
+"""A study: the trials of a search. Optuna keeps them in a SQLite file of the store.
 
-Which values a trial has follows from the seed, its place in the study and the trials that were told before
-it was asked for, so that a study that was stopped goes on as if it had not been. Only the process that
-runs the study opens the file: it works on a copy of its own, and writes it back as a whole.
+The values of a trial follow from the seed, its position in the study and the trials recorded before it, so
+that an interrupted study continues as if it had not been interrupted. Only the process that
+runs the study opens the file: it works on its own copy and writes it back as a whole.
 """
 
 import json
@@ -23,7 +23,7 @@ from tasks.storage.store import Store, digest
 
 COMPLETE, PRUNED, FAILED, STOPPED = "complete", "pruned", "failed", "stopped"
 LEAST_FOR_IMPORTANCE = 10
-"""Complete trials below which nothing is said about which choices mattered."""
+"""The number of complete trials from which on the importance of choices is reported."""
 _LOSSES, _REASON, _SECONDS = "losses", "reason", "seconds"
 
 
@@ -37,9 +37,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of a trial: `complete`, `pruned` (given up), `failed` for a `reason`, or `stopped` before its end.
+    """The result of a trial: `complete`, `pruned` (given up), `failed` for a `reason`, or `stopped` before its end.
 
-    `losses` are those of the folds that it came to.
+    `losses` are those of the folds that it reached.
     """
 
     state: str
@@ -66,13 +66,13 @@ class Study:
             self._study.enqueue_trial(trial.params)
 
     def begin_with(self, values: Mapping[str, Any]) -> None:
-        """Have the next trial try `values`, unless one has; values outside of the space are left out."""
+        """Make the next trial try `values`, unless one has; values outside the space are ignored."""
         if inside(self._space, values):
             labels = {name: _label(value) for name, value in values.items()}
             self._study.enqueue_trial(labels, skip_if_exists=True)
 
     def ask(self, count: int) -> list[Trial]:
-        """The next trials: first those that were stopped, then what the tree-structured Parzen estimator proposes."""
+        """The next trials: first those that were stopped, then proposals of the tree-structured Parzen estimator."""
         return [self._ask() for _ in range(count)]
 
     def _ask(self) -> Trial:
@@ -90,7 +90,7 @@ class Study:
         return Trial(trial.number, values)
 
     def tell(self, number: int, tried: Tried) -> None:
-        """Record what became of a trial that was asked for; one that was stopped will be asked for again."""
+        """Record the result of a trial from `ask`; a stopped trial is proposed again."""
         from optuna.trial import TrialState
 
         trial = self._asked.pop(number)
@@ -111,12 +111,12 @@ class Study:
 
     @property
     def done(self) -> int:
-        """How many trials came to an end: complete, pruned or failed."""
+        """The number of finished trials: complete, pruned or failed."""
         return sum(self.counts.values())
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many trials are complete, pruned and failed."""
+        """The numbers of complete, pruned and failed trials."""
         states = self.trials()["state"].to_list()
         return {state: states.count(state) for state in (COMPLETE, PRUNED, FAILED)}
 
@@ -124,11 +124,11 @@ class Study:
         """Complete trials with the losses of their folds, in the order of their numbers."""
         from optuna.trial import TrialState
 
-        found = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return [(Trial(t.number, self._values(t.params)), tuple(t.user_attrs[_LOSSES])) for t in found]
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [(Trial(t.number, self._values(t.params)), tuple(t.user_attrs[_LOSSES])) for t in trials]
 
     def trials(self) -> pl.DataFrame:
-        """One row per trial that came to an end: number, state, loss, folds, seconds, reason, values (a struct, as text)."""
+        """One row per finished trial: number, state, loss, folds, seconds, reason, and its values as text."""
         rows = []
         for trial in self._study.get_trials(deepcopy=False):
             state = {"COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": FAILED}.get(trial.state.name)
@@ -136,15 +136,15 @@ class Study:
             if state is None or (state == FAILED and reason is None):
                 continue
             losses = trial.user_attrs[_LOSSES]
-            told = (trial.number, state, fmean(losses) if losses else None, len(losses))
+            head = (trial.number, state, fmean(losses) if losses else None, len(losses))
             values = [None if (v := trial.params.get(name)) is None else str(v) for name in self._space]
-            rows.append((*told, trial.user_attrs[_SECONDS], reason, *values))
+            rows.append((*head, trial.user_attrs[_SECONDS], reason, *values))
         types = {"number": pl.Int64, "state": pl.String, "loss": pl.Float64, "folds": pl.Int64}
         types |= {"seconds": pl.Float64, "reason": pl.String} | dict.fromkeys(self._space, pl.String)
         return pl.DataFrame(rows, schema=types, orient="row")
 
     def importance(self) -> dict[str, float]:
-        """Share of each choice in how well trials did, the greatest first; empty for few complete trials.
+        """The share of each choice in the quality of trials, greatest first; empty for few complete trials.
 
         Watanabe, Bansal & Hutter (2023), PED-ANOVA, IJCAI.
         """
@@ -155,29 +155,29 @@ class Study:
             return {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            found = optuna.importance.get_param_importances(self._study)
-        return {name: float(share) for name, share in found.items()}
+            shares = optuna.importance.get_param_importances(self._study)
+        return {name: float(share) for name, share in shares.items()}
 
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return chosen(self._space, lambda name, choice: _value(choice, params[name]))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
 
 @contextmanager
 def opened(store: Store, path: str, name: str, space: Space, seed: int) -> Iterator[tuple[Study, Any]]:
-    """The study kept at `path`, a new one where there is none, and a function that writes it back.
+    """The study stored at `path`, a new one where there is none, and a function that writes it back.
 
-    Trials that were running when it was last written are marked as failed, and asked for again.
+    Trials that were running when it was last written are marked as failed and proposed again.
     """
     with tempfile.TemporaryDirectory(prefix="almanac-study-") as folder:
         file = Path(folder) / "study.db"
-        known = store.get(path)
-        if known is not None:
-            file.write_bytes(known)
+        content = store.get(path)
+        if content is not None:
+            file.write_bytes(content)
         study = Study(name, space, file, seed)
 
         def save() -> None:
@@ -194,7 +194,7 @@ def opened(store: Store, path: str, name: str, space: Space, seed: int) -> Itera
 
 
 def _label(value: Any) -> Any:
-    """A value as Optuna can keep it: a tuple as JSON."""
+    """A value in a form that Optuna can store: a tuple as JSON."""
     return json.dumps(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 

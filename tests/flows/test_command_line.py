@@ -155,7 +155,7 @@ def test_an_older_day_is_scored_with_as_of(command, trained):
         "toy", "score", "--as-of", "2024-01-02", "--bundle", "1", "--store", trained, "--json"
     ).json
     assert done["as_of"] == "2024-01-02"
-    assert any("know some of their future" in note for note in done["notes"])
+    assert any("use some of their own future" in note for note in done["notes"])
 
 
 # mistakes
@@ -195,7 +195,7 @@ def test_too_many_failed_keys_stop_the_run_with_their_reasons(command, trained):
     before = store.version("toy/doubled")
     done = command("toy", "score", "--raises", "n03", "--store", trained)
     assert done.status == 1
-    assert "1 of 12 keys failed, 5% may. Nothing was published." in done.err
+    assert "1 of 12 keys failed, at most 5% may fail. Nothing was published." in done.err
     assert "ValueError: n03 cannot be doubled" in done.err
     assert store.version("toy/doubled") == before
     allowed = command(

@@ -172,7 +172,9 @@ def test_hours_beyond_catch_up_are_named_and_scored_by_the_next_run(missed, devi
     with emitted() as events:
         done = devices("score", "--catch-up", "1", "--store", missed.uri)
     assert [line["hour"] for line in done["hours"]] == [hour(9)]
-    assert any("2 complete ones are not scored yet, from 2026-03-02 07:00" in note for note in done["notes"])
+    assert any(
+        "2 complete periods are not scored yet, from 2026-03-02 07:00" in note for note in done["notes"]
+    )
     (left,) = [event["payload"] for event in events if event["event"] == "almanac.devices.left_out"]
     assert left["count"] == 2
     again = devices("score", "--store", missed.uri)
@@ -242,7 +244,7 @@ def test_the_first_run_judges_only_hours_after_those_that_it_learns_from_and_say
     done = devices("run", *words)
     assert [line["hour"] for line in done["hours"]] == [hour(5), hour(6)]
     assert "learnt from the readings up to 2026-03-02 04:00 UTC" in done["notes"][0]
-    assert not any("know some of their future" in note for note in done["notes"])
+    assert not any("use some of their own future" in note for note in done["notes"])
 
 
 def test_an_hour_that_is_named_is_scored_alone_with_the_sensitivity_that_is_asked_for(

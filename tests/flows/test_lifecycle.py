@@ -44,7 +44,7 @@ def test_promoting_and_rolling_back_are_seen_in_the_listing(command, trained):
     done = command("toy", "promote", "--bundle", "1", "--reason", "try", "--store", trained, "--json")
     assert done.status == 0, done.err
     assert (done.json["champion"], done.json["before"]) == (1, 2)
-    assert any("MLflow knows no version" in note for note in done.json["notes"])
+    assert any("MLflow has no version" in note for note in done.json["notes"])
     assert champion() == 1
     back = command("toy", "rollback", "--reason", "it was worse", "--store", trained, "--json")
     assert (back.json["champion"], back.json["before"]) == (2, 1)

@@ -137,8 +137,8 @@ def test_a_shard_that_never_ends_is_ended_and_scored_again_and_the_notes_say_so(
     assert_frame_equal(steps.published(trained).drop("run_id"), undisturbed)
     if deed == "--sleeps":
         (note,) = done.json["notes"]
-        assert "had not ended after 3 s" in note
-        assert "It stood in _sleep" in note
+        assert "had not finished after 3 s" in note
+        assert "It was in _sleep" in note
 
 
 # Prefect

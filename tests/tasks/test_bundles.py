@@ -171,7 +171,7 @@ def test_a_manifest_that_was_changed_with_its_files_is_refused(store):
     manifest = json.loads(path.read_text())
     manifest["files"]["factor.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     path.write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"manifest\.json: not the one that was registered.*--bundle"):
+    with pytest.raises(BundleError, match=r"manifest\.json: not the manifest that was registered.*--bundle"):
         bundles.files(store, "toy", number)
 
 

@@ -145,7 +145,7 @@ def test_every_bundle_is_a_version_and_the_alias_follows_the_champion(local):
     assert client.get_model_version_by_alias("almanac-toy", "champion").tags["bundle"] == "3"
     assert move_alias(local, "toy", 1) is None
     assert client.get_model_version_by_alias("almanac-toy", "champion").tags["bundle"] == "1"
-    assert "knows no version of almanac-toy for bundle 9" in move_alias(local, "toy", 9)
+    assert "has no version of almanac-toy for bundle 9" in move_alias(local, "toy", 9)
 
 
 def test_a_bundle_that_is_logged_again_is_one_version(local):
@@ -172,7 +172,7 @@ def test_loading_checks_the_files_and_makes_nothing_but_a_scenario(local, tmp_pa
     manifest = json.loads((folder / "manifest.json").read_text())
     for other in ("subprocess:Popen", "tasks.storage.store:Store", "", "tests.toy:nothing"):
         (folder / "manifest.json").write_text(json.dumps(manifest | {"implementation": other}))
-        with pytest.raises(BundleError, match="no scenario of the Almanac that is installed"):
+        with pytest.raises(BundleError, match="not a scenario of the installed Almanac"):
             _load_pyfunc(str(folder))
     with pytest.raises(BundleError, match=r"no readable manifest\.json"):
         _load_pyfunc(str(tmp_path))

@@ -26,7 +26,7 @@ def test_over_the_budget_of_thirty_days_a_training_is_refused_and_both_are_on_re
     assert known["granted"].to_list() == [True, True, False]
     assert known["bundle"].to_list() == [3, 4, None]
     assert known["note"].to_list()[:2] == ["better", "better"]
-    assert "The budget is used up: 2 trainings in 30 days" in known["note"][2]
+    assert "The budget is exhausted: events have already requested 2 of " in known["note"][2]
 
 
 def test_after_thirty_days_the_budget_is_free_again(store, monkeypatch):

@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 from models.errors import ContractError
 from tasks.registry.bundles import BundleError
 from tasks.scoring import runs
-from tasks.scoring.runs import Run, RunError, begin, context, input_versions, started
+from tasks.scoring.runs import Run, RunError, begin, input_versions, read_context, started
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store
 from tests import steps
@@ -124,10 +124,10 @@ def test_the_context_is_that_of_the_runs_versions_and_day(store):
     steps.put(store)
     steps.train(store)
     run = steps.resolve(store)
-    assert context(store, run.folder)["count"]["names"].item() == 12
+    assert read_context(store, run.folder)["count"]["names"].item() == 12
     store.files.delete(run.path("context/count.parquet"))
     with pytest.raises(RunError, match=r"lacks its context 'count'.*Delete"):
-        context(store, run.folder)
+        read_context(store, run.folder)
 
 
 # resolving
@@ -167,7 +167,7 @@ def test_a_day_before_the_bundle_was_trained_needs_another_bundle_or_its_name(tr
     with pytest.raises(BundleError, match="2024-01-01 or earlier"):
         steps.resolve(trained, DAYS[0])
     named = steps.resolve(trained, DAYS[0], bundle=1)
-    assert any("know some of their future" in note for note in named.notes)
+    assert any("use some of their own future" in note for note in named.notes)
     assert not steps.resolve(trained, DAYS[1]).notes
 
 

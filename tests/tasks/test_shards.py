@@ -10,7 +10,7 @@ from models.scenario import Scores
 from tasks.registry import bundles
 from tasks.scoring.runs import RunError
 from tasks.scoring.score import score_keys
-from tasks.scoring.shards import keys_path, outcome_path, plan, read_frame, reasons, reconcile, requested_path
+from tasks.scoring.shards import keys_path, plan, read_frame, reasons, reconcile, requested_path, result_path
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store
 from tests import steps
@@ -111,7 +111,7 @@ def test_a_shard_of_which_a_file_is_missing_or_cut_is_scored_again(trained, lost
     if lost == "half of the rows":
         trained.put(rows, content[: len(content) // 2])
     else:
-        trained.files.delete({"rows": rows, "keys": keys_path(run, 0), "outcome": outcome_path(run, 0)}[lost])
+        trained.files.delete({"rows": rows, "keys": keys_path(run, 0), "outcome": result_path(run, 0)}[lost])
     again = steps.outcomes(run)
     assert [one.reused for one in again] == [False, True, True, True]
     assert trained.get(rows) == content
@@ -252,7 +252,7 @@ def test_a_key_that_nobody_asked_for_is_named(scored):
 def test_counts_that_do_not_match_the_keys_are_named(scored):
     run, outcomes = scored
     outcomes[0] = replace(outcomes[0], scored=outcomes[0].scored - 1, failed=outcomes[0].failed + 1)
-    with pytest.raises(RunError, match="outcomes count"):
+    with pytest.raises(RunError, match="shard results count"):
         reconcile.fn(TOY, run, outcomes)
 
 

@@ -166,7 +166,7 @@ def test_a_missing_table_and_a_missing_version_are_named(store):
     with pytest.raises(StoreError, match=r"no table 'nothing'.*Ingest"):
         store.scan("nothing")
     store.append("t", FRAME, once="1")
-    with pytest.raises(StoreError, match=r"'t' has no version 7.*newest is 0"):
+    with pytest.raises(StoreError, match=r"'t' no longer has version 7.*newest is 0"):
         store.scan("t", 7)
 
 

@@ -63,7 +63,7 @@ def test_keys_that_ended_are_learnt_from_where_no_key_of_their_shard_is_scored_a
 
 
 def test_a_training_without_anything_to_train_on_is_refused(run):
-    with pytest.raises(RunError, match="no shard has anything to train on as of 2024-01-03"):
+    with pytest.raises(RunError, match="no shard has any rows to train on as of 2024-01-03"):
         fit.fn(TOY, run, [])
 
 
@@ -155,7 +155,7 @@ def test_a_champion_that_knows_the_whole_backtest_stays(store):
     steps.train(store, DAYS[2], loss=1.0)
     _, verdict = steps.train(store, DAYS[1], loss=0.1)
     assert not verdict.promoted
-    assert "knows all data of this backtest" in verdict.reason
+    assert "was trained on all data of this backtest" in verdict.reason
     assert bundles.champion(store, "toy") == 1
 
 
@@ -194,7 +194,7 @@ def test_a_champion_of_another_version_is_replaced_and_scoring_with_it_says_what
     _, verdict = steps.train(store, scenario=Newer())
     assert bundles.manifest(store, "toy", 2)["format"] == 2
     assert verdict.promoted
-    assert verdict.reason == "Champion 1 is of a bundle format that this version cannot load any more."
+    assert verdict.reason == "Champion 1 has a bundle format that this version can no longer load."
 
 
 def test_a_verdict_that_is_asked_for_again_is_the_same_and_leaves_no_second_event(store):

@@ -47,7 +47,7 @@ def test_the_days_but_the_first_are_folds_and_one_is_too_few(store, study):
 
                 return Found()
 
-        with pytest.raises(TuningError, match=f"{len(found)} fold.*Expected two at least"):
+        with pytest.raises(TuningError, match=f"{len(found)} fold.*Expected at least two"):
             find_folds.fn(Short(), run, names)
 
 
