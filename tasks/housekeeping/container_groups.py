@@ -1,4 +1,4 @@
-"""What runs leave behind in an Azure resource group: records of deployments, and container groups without a run."""
+"""What runs leave behind in an Azure resource group: deployment records, and container groups without a run."""
 
 import re
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from prefect.exceptions import ObjectNotFound
 from models.errors import AlmanacError
 
 _RUN = re.compile(r"^(?P<flow>.+)-(?P<run>[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
-"""The name of a run's container group; that of the record of its deployment begins with `_RECORD`."""
+"""The name of a run's container group; the name of its deployment record begins with `_RECORD`."""
 
 _RECORD = "prefect-"
 _ENDED = ("Succeeded", "Failed", "Canceled")
 _GRACE = timedelta(hours=1)
-"""A group whose run ended so short a time ago is being deleted."""
+"""The time in which the container group of a finished run is deleted."""
 
 
 class AzureError(AlmanacError):
-    """Azure Resource Manager cannot be asked, or refuses."""
+    """Azure Resource Manager cannot be reached, or it refuses."""
 
     passing = True
 
 
 def clients(subscription: str) -> tuple[Any, Any]:
-    """Clients of deployments and of container groups, with the identity of this process."""
+    """Clients for deployments and container groups, with the identity of this process."""
     from azure.identity import DefaultAzureCredential
     from azure.mgmt.containerinstance import ContainerInstanceManagementClient
     from azure.mgmt.resource import ResourceManagementClient
@@ -41,10 +41,10 @@ def clients(subscription: str) -> tuple[Any, Any]:
 
 @task(name="expire-deployment-records")
 def expire_deployment_records(group: str, record_days: int, now: datetime, *, dry_run: bool) -> list[str]:
-    """Names of the records of runs that are older than `record_days`, deleted; `group` is a resource ID.
+    """Delete the deployment records of runs that are older than `record_days`; their names. `group` is a resource ID.
 
-    Only records that the container worker has made for runs that are over; no others, such as those of the
-    template. A record that has been deleted by someone else is as good. Raises `AzureError`.
+    Only records that the container worker made for finished runs are deleted, not others, such as those of the
+    template. A record that someone else has deleted is no error. Raises `AzureError`.
     """
     subscription, name = parts(group)
 
@@ -63,36 +63,34 @@ def expire_deployment_records(group: str, record_days: int, now: datetime, *, dr
                 poller.result()
         return sorted(old)
 
-    found: list[str] = _asked(group, expire)
-    return found
+    records: list[str] = _answer(group, expire)
+    return records
 
 
 @task(name="orphaned-container-groups")
 def orphaned_container_groups(group: str, now: datetime) -> list[dict[str, Any]]:
     """Container groups of runs that ended more than an hour ago, or that the Prefect server does not know.
 
-    `group` is a resource ID. Nothing is done to them: a group may have been kept to look into it, and one
-    that the server does not know may be of another server. Raises `AzureError`.
+    `group` is a resource ID. The container groups are left alone: someone may have kept one to inspect it, and one
+    that this server does not know may belong to another server. Raises `AzureError`.
     """
     subscription, name = parts(group)
-    listed = _asked(
+    containers = _answer(
         group, lambda: list(clients(subscription)[1].container_groups.list_by_resource_group(name))
     )
-    runs = {one.name: found for one in listed if (found := _RUN.match(one.name))}
-    orphaned = []
+    runs = {one.name: match for one in containers if (match := _RUN.match(one.name))}
+    orphans = []
     with get_client(sync_client=True) as client:
-        for container, found in sorted(runs.items()):
+        for container, match in sorted(runs.items()):
             try:
-                state = client.read_flow_run(UUID(found["run"])).state
+                state = client.read_flow_run(UUID(match["run"])).state
             except ObjectNotFound:
-                orphaned.append({"group": container, "flow": found["flow"], "run": "unknown", "since": ""})
+                orphans.append({"group": container, "flow": match["flow"], "run": "unknown", "since": ""})
                 continue
             if state and state.is_final() and state.timestamp < now - _GRACE:
                 since = state.timestamp.isoformat(timespec="seconds")
-                orphaned.append(
-                    {"group": container, "flow": found["flow"], "run": state.name, "since": since}
-                )
-    return orphaned
+                orphans.append({"group": container, "flow": match["flow"], "run": state.name, "since": since})
+    return orphans
 
 
 def parts(group: str) -> tuple[str, str]:
@@ -101,23 +99,23 @@ def parts(group: str) -> tuple[str, str]:
     >>> parts("/subscriptions/0000/resourceGroups/almanac")
     ('0000', 'almanac')
     """
-    found = re.fullmatch(r"/subscriptions/([^/]+)/resourceGroups/([^/]+)", group.strip(), re.IGNORECASE)
-    if not found:
+    match = re.fullmatch(r"/subscriptions/([^/]+)/resourceGroups/([^/]+)", group.strip(), re.IGNORECASE)
+    if not match:
         raise AzureError(
             f"'{group}' is not the resource ID of a resource group. Expected /subscriptions/ID/resourceGroups/NAME; "
-            "`az group show --name NAME --query id` says it."
+            "`az group show --name NAME --query id` prints it."
         )
-    return found[1], found[2]
+    return match[1], match[2]
 
 
-def _asked(group: str, ask: Callable[[], Any]) -> Any:
+def _answer(group: str, ask: Callable[[], Any]) -> Any:
     from azure.core.exceptions import AzureError as Refused
 
     try:
         return ask()
     except Refused as error:
-        told = str(error).strip().splitlines()[0][:300]
+        message = str(error).strip().splitlines()[0][:300]
         raise AzureError(
-            f"{group}: Azure Resource Manager: {told}\nExpected an identity that may read container groups, and read "
+            f"{group}: Azure Resource Manager: {message}\nExpected an identity that may read container groups, and read "
             "and delete deployments: see the role for housekeeping in deployments/azure/main.json."
         ) from None

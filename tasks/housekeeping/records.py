@@ -1,4 +1,4 @@
-"""Records that grow by a row, a file or a run at a time: quarantine, ledger, studies, MLflow."""
+"""Records that grow with every run: quarantine, ledger, studies, MLflow."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 _EXPIRING = ("evaluate", "tune")
-"""Kinds of MLflow runs that go in time; that of a training belongs to its bundle, and stays with it."""
+"""Kinds of MLflow runs that expire; the run of a training belongs to its bundle and stays with it."""
 _PAGE = 200
 
 
@@ -25,7 +25,7 @@ _PAGE = 200
 def expire_quarantine(
     store: Store, scenario: str, quarantine_days: int, now: datetime, *, dry_run: bool
 ) -> int:
-    """How many rows of a scenario's quarantine are older than `quarantine_days`; they are removed."""
+    """Remove the rows of a scenario's quarantine that are older than `quarantine_days`; their number."""
     table = Layout(scenario).table("quarantine")
     before = now - timedelta(days=quarantine_days)
     old = f"ingested_at < {_sql(before)}"
@@ -34,28 +34,28 @@ def expire_quarantine(
 
 @task(name="expire-ledger")
 def expire_ledger(store: Store, ledger_days: int, now: datetime, *, dry_run: bool) -> int:
-    """How many rows of the ledger are older than `ledger_days`; they are removed.
+    """Remove the rows of the ledger that are older than `ledger_days`; their number.
 
-    The last run of each flow stays: it says what was published last, whenever that was.
+    The last run of each flow stays, however old it is: it records what was published last.
     """
     entries = ledger.rows(store)
     if entries is None:
         return 0
     last = entries.sort("ended").unique(["scenario", "flow"], keep="last").select("ended").collect()
     before = now - timedelta(days=ledger_days)
-    kept = [moment for moment in last["ended"] if moment < before]
+    spare = [moment for moment in last["ended"] if moment < before]
     old = f"ended < {_sql(before)}"
-    old += "".join(f" AND ended <> {_sql(moment)}" for moment in kept)
-    return _expire(store, ledger.PATH, "ended", before, old, kept, dry_run=dry_run)
+    old += "".join(f" AND ended <> {_sql(moment)}" for moment in spare)
+    return _expire(store, ledger.PATH, "ended", before, old, spare, dry_run=dry_run)
 
 
 @task(name="expire-studies")
 def expire_studies(
     store: Store, scenario: str, study_days: int, now: datetime, *, dry_run: bool
 ) -> list[str]:
-    """Studies of a scenario that no trial was added to for `study_days`, removed.
+    """Remove the studies of a scenario without a new trial for `study_days`; their paths.
 
-    What came of a study is in its page and in the manifest of the bundle that it led to.
+    The result of a study stays on its page and in the manifest of the bundle that uses it.
     """
     before = now - timedelta(days=study_days)
     old = [path for path, modified in files_under(store, Layout(scenario).studies) if modified < before]
@@ -66,10 +66,10 @@ def expire_studies(
 def expire_tracking(
     store: Store, scenario: str, tracking_days: int, now: datetime, *, dry_run: bool
 ) -> list[str]:
-    """MLflow's runs of a scenario's evaluations and studies that ended before `tracking_days`, removed.
+    """Remove the MLflow runs of a scenario's evaluations and studies that are older than `tracking_days`; their ids.
 
-    Runs of trainings stay as long as their bundles do. On a tracking server that is named, runs are marked as
-    deleted, and `mlflow gc` there frees their space; the file of a local store is freed here. Raises
+    Runs of trainings stay as long as their bundles. On a tracking server, runs are only marked as
+    deleted, and `mlflow gc` there frees their space; in the file of a local store it is freed here. Raises
     `HousekeepingError` where MLflow refuses.
     """
     uri = tracking_uri(store)
@@ -96,27 +96,29 @@ def _ended_before(client: Any, scenario: str, before: datetime) -> list[str]:
     experiment = client.get_experiment_by_name(model_name(scenario))
     if experiment is None:
         return []
-    found: list[str] = []
+    run_ids: list[str] = []
     for kind in _EXPIRING:
-        wanted = f"tags.kind = '{kind}' and attributes.end_time < {int(before.timestamp() * 1000)}"
+        query = f"tags.kind = '{kind}' and attributes.end_time < {int(before.timestamp() * 1000)}"
         token = None
         while True:
-            page = client.search_runs([experiment.experiment_id], wanted, max_results=_PAGE, page_token=token)
-            found += [run.info.run_id for run in page]
+            page = client.search_runs([experiment.experiment_id], query, max_results=_PAGE, page_token=token)
+            run_ids += [run.info.run_id for run in page]
             token = page.token
             if not token:
                 break
-    return sorted(found)
+    return sorted(run_ids)
 
 
 def _free(uri: str, runs: list[str]) -> None:
-    """Have MLflow forget runs that are marked as deleted, with their files."""
+    """Make MLflow remove runs that are marked as deleted, with their files."""
     for first in range(0, len(runs), _PAGE):
         words = ["-m", "mlflow", "gc", "--backend-store-uri", uri, "--tracking-uri", uri]
         words += ["--run-ids", ",".join(runs[first : first + _PAGE])]
-        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise HousekeepingError(f"mlflow gc ended with status {done.returncode}: {done.stderr[-300:]}")
+        process = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+        if process.returncode != 0:
+            raise HousekeepingError(
+                f"mlflow gc ended with status {process.returncode}: {process.stderr[-300:]}"
+            )
 
 
 def _expire(
@@ -125,16 +127,19 @@ def _expire(
     column: str,
     before: datetime,
     predicate: str,
-    kept: list[datetime] | None = None,
+    spare: list[datetime] | None = None,
     *,
     dry_run: bool,
 ) -> int:
-    """How many rows of a table are older than `before`; deleted by `predicate`, which says the same in SQL."""
+    """Delete the rows of a table that are older than `before`, except `spare`; their number.
+
+    `predicate` is the same condition in SQL.
+    """
     if (rows := store.find(table)) is None:
         return 0
     old = pl.col(column) < before
-    if kept:
-        old &= ~pl.col(column).is_in(kept)
+    if spare:
+        old &= ~pl.col(column).is_in(spare)
     count = int(rows.filter(old).select(pl.len()).collect().item())
     if count and not dry_run:
         once = CommitProperties(max_commit_retries=0)

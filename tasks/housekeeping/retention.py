@@ -1,4 +1,4 @@
-"""Tidying up: tables are compacted and vacuumed within a retention, files that nothing needs are removed."""
+"""Tidying up: tables are compacted and vacuumed after a retention, and files that nothing needs are removed."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,17 +22,17 @@ from tasks.storage.tables import compact, crowded_partitions, partition_column
 _LOG = "_delta_log"
 _LOG_RETENTION = "delta.logRetentionDuration"
 _MANY_FILES = 10
-"""A partition with so many files that could be fewer is compacted."""
+"""A partition with this many small files is compacted."""
 
 _FINISHED_DAYS = 1
-"""The folder of a published run is left alone so long: another start of the run may be reading it."""
+"""The folder of a published run is left alone this long: another start of the run may be reading it."""
 
 
 @dataclass(frozen=True)
 class Tidied:
-    """What was done to a table, or would be: files `compacted` into fewer, `removed` ones, `kept` versions.
+    """What was done to a table, or would be: the numbers of `compacted` and `removed` files, and `kept` versions.
 
-    `kept` are the versions that runs of the retention recorded. `problem` tells why something was left out.
+    `kept` are the versions that runs within the retention recorded. `problem` says why something was left undone.
     """
 
     table: str
@@ -45,26 +45,26 @@ class Tidied:
 @task(name="tables")
 def tables(store: Store) -> list[str]:
     """Names of the Delta tables in a store, at most two folders deep, sorted."""
-    found = []
+    names = []
     for folder in _folders(store, None):
         inside = [folder, *_folders(store, folder)]
-        found += [
+        names += [
             name for name in inside if _LOG in {path.rpartition("/")[2] for path in _folders(store, name)}
         ]
-    return sorted(set(found))
+    return sorted(set(names))
 
 
 @task(name="tidy-table")
 def tidy_table(store: Store, name: str, retention_days: int, now: datetime, *, dry_run: bool) -> Tidied:
-    """Compact a table, and remove files that no version of the retention refers to.
+    """Compact a table, and remove files that no version within the retention refers to.
 
-    A version is of the retention while it was the newest at any moment of it, or where the ledger names it
+    A version is within the retention if it was the newest at any time in it, or if the ledger names it
     for a run that ended in it, however old the version is. Partitions by `as_of` are compacted only once
-    they are older than the retention: until then a run that is repeated finds its own files there.
-    Where another writer is always first, the table is left for the next time.
+    they are older than the retention: until then a repeated run finds its own files there.
+    Where other writers always commit first, the table is left for the next time.
     """
     since = now - timedelta(days=retention_days)
-    kept = recorded_versions(store, name, since)
+    versions = recorded_versions(store, name, since)
     compacted = removed = 0
     problem = None
     try:
@@ -78,44 +78,44 @@ def tidy_table(store: Store, name: str, retention_days: int, now: datetime, *, d
                 dry_run=dry_run,
                 enforce_retention_duration=False,
                 full=True,
-                keep_versions=[version for version in kept if version < table.version()] or None,
+                keep_versions=[version for version in versions if version < table.version()] or None,
             )
         )
     except StoreError as error:
         problem = str(error)
     except Exception as error:
         problem = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
-    return Tidied(name, compacted, removed, kept, problem)
+    return Tidied(name, compacted, removed, versions, problem)
 
 
 def recorded_versions(store: Store, name: str, since: datetime) -> list[int]:
-    """Versions of a table that runs which ended after `since` have read, by the ledger."""
+    """Versions of a table that runs which ended after `since` read, according to the ledger."""
     entries = ledger.rows(store)
     scenario, _, table = name.partition("/")
     if entries is None or not table:
         return []
     recent = entries.filter(pl.col("scenario") == scenario, pl.col("ended") >= since)
-    read = recent.select(pl.col("versions").str.json_path_match(f"$.{table}").cast(pl.Int64)).unique()
-    return sorted(read.collect().drop_nulls().to_series().to_list())
+    versions = recent.select(pl.col("versions").str.json_path_match(f"$.{table}").cast(pl.Int64)).unique()
+    return sorted(versions.collect().drop_nulls().to_series().to_list())
 
 
 @task(name="expire-pages")
 def expire_pages(store: Store, scenario: str, page_days: int, now: datetime, *, dry_run: bool) -> list[str]:
-    """Pages of a scenario that are older than `page_days`, removed; its newest page stays."""
-    pages = sorted(files_under(store, Layout(scenario).pages), key=lambda found: found[1])
+    """Remove the pages of a scenario that are older than `page_days`, except the newest; their paths."""
+    pages = sorted(files_under(store, Layout(scenario).pages), key=lambda file: file[1])
     old = [path for path, modified in pages[:-1] if modified < now - timedelta(days=page_days)]
     return remove(store, old, dry_run=dry_run)
 
 
 @task(name="expire-runs")
 def expire_runs(store: Store, scenario: str, run_days: int, now: datetime, *, dry_run: bool) -> list[str]:
-    """Folders of a scenario's runs that are published, or that nothing was written to for `run_days`; removed.
+    """Remove the folders of a scenario's runs that are published or unchanged for `run_days`; their paths.
 
-    A published one is left for a day after it was last written to. Should this be stopped half-way, a run
-    that is started again makes anew what is gone.
+    The folder of a published run is kept for a day after its last change. Where this is interrupted, a run
+    that is started again recreates the missing files.
     """
     entries = ledger.rows(store)
-    published = (
+    run_ids = (
         set()
         if entries is None
         else set(entries.filter(scenario=scenario).select("run_id").collect()["run_id"])
@@ -123,7 +123,7 @@ def expire_runs(store: Store, scenario: str, run_days: int, now: datetime, *, dr
     old = []
     for folder in _folders(store, Layout(scenario).runs):
         files = list(files_under(store, folder))
-        days = _FINISHED_DAYS if folder.rpartition("/")[2] in published else run_days
+        days = _FINISHED_DAYS if folder.rpartition("/")[2] in run_ids else run_days
         if files and max(modified for _, modified in files) < now - timedelta(days=min(days, run_days)):
             old.append(folder)
             first = f"{folder}/context.json"
@@ -135,15 +135,15 @@ def expire_runs(store: Store, scenario: str, run_days: int, now: datetime, *, dr
 
 @task(name="stuck-runs")
 def stuck_runs(stuck_hours: float, now: datetime) -> list[dict[str, Any]]:
-    """Flow runs that the Prefect server has had in Running for longer than `stuck_hours`, oldest first."""
-    wanted = FlowRunFilter.model_validate(
+    """Flow runs that have been Running on the Prefect server for longer than `stuck_hours`, oldest first."""
+    query = FlowRunFilter.model_validate(
         {
             "state": {"type": {"any_": ["RUNNING"]}},
             "start_time": {"before_": now - timedelta(hours=stuck_hours)},
         }
     )
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC)
+        runs = client.read_flow_runs(flow_run_filter=query, sort=FlowRunSort.START_TIME_ASC)
         names = {run.flow_id: client.read_flow(run.flow_id).name for run in runs}
     return [
         {
@@ -157,7 +157,7 @@ def stuck_runs(stuck_hours: float, now: datetime) -> list[dict[str, Any]]:
 
 
 def scenarios(store: Store) -> list[str]:
-    """Top-level folders of a store that hold what expires."""
+    """Top-level folders of a store that hold expiring files."""
     expiring = {"runs", "pages", "studies", "quarantine"}
     return [
         folder
@@ -167,15 +167,15 @@ def scenarios(store: Store) -> list[str]:
 
 
 def check_store(store: Store) -> None:
-    """Raise `StoreError` where there is nothing to tidy: an address that is wrong rather than a tidy store."""
+    """Raise `StoreError` for an empty store: its address is probably wrong."""
     if not _folders(store, None):
         raise StoreError(
-            f"{store.uri}: there is nothing in this store. Give another with --store or ALMANAC_STORE."
+            f"{store.uri}: there is nothing in this store. Name another with --store or ALMANAC_STORE."
         )
 
 
 def _compact(table: DeltaTable, since: datetime, *, dry_run: bool) -> int:
-    """Files that were rewritten into fewer, or would be."""
+    """The number of files that were rewritten into fewer, or would be."""
     count = crowded_partitions(table, _MANY_FILES)
     if partition_column(table) == "as_of":
         count = count.filter(pl.Series([_before(one, since) for one in count["partition"]], dtype=pl.Boolean))
@@ -191,34 +191,34 @@ def _before(as_of: date, moment: datetime) -> bool:
 
 
 def _keep_log(table: DeltaTable, days: int) -> None:
-    """Have the table's log kept as long as its files; by default it is for 30 days."""
-    wanted = f"interval {max(days, 30)} days"
-    if table.metadata().configuration.get(_LOG_RETENTION) != wanted and days > 30:
+    """Keep the table's log as long as its files; the default is 30 days."""
+    interval = f"interval {max(days, 30)} days"
+    if table.metadata().configuration.get(_LOG_RETENTION) != interval and days > 30:
         table.alter.set_table_properties(
-            {_LOG_RETENTION: wanted},
+            {_LOG_RETENTION: interval},
             post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
         )
 
 
 def _folders(store: Store, folder: str | None) -> list[str]:
-    """Paths of the folders right under a folder."""
-    found = store.files.list_with_delimiter(None if folder is None else f"{folder}/")
-    return sorted(str(path).rstrip("/") for path in found["common_prefixes"])
+    """Paths of the folders directly under a folder."""
+    listing = store.files.list_with_delimiter(None if folder is None else f"{folder}/")
+    return sorted(str(path).rstrip("/") for path in listing["common_prefixes"])
 
 
 def files_under(store: Store, folder: str) -> Iterator[tuple[str, datetime]]:
-    """Paths of all files under a folder, and when they were last written."""
+    """Paths of all files under a folder, and the times of their last change."""
     for batch in store.files.list(f"{folder}/"):
         for item in batch:
             yield str(item["path"]), item["last_modified"]
 
 
 def remove(store: Store, paths: Iterable[str], *, dry_run: bool) -> list[str]:
-    """The paths, whose files are removed."""
-    listed = list(paths)
-    if listed and not dry_run:
-        store.files.delete(listed)
-    return listed
+    """Remove files; their paths."""
+    batch = list(paths)
+    if batch and not dry_run:
+        store.files.delete(batch)
+    return batch
 
 
 class HousekeepingError(AlmanacError):

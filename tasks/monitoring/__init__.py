@@ -1,1 +1,1 @@
-"""How published rows did against what then happened, and whether inputs have drifted."""
+"""Published rows compared with ground truth, and the drift of inputs."""

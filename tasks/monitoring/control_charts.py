@@ -1,4 +1,4 @@
-"""Control charts of what was published, and the event that says that it has become worse."""
+"""Control charts of published rows, and the event that reports their degradation."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -23,16 +23,18 @@ CONTROL, DEGRADED = "control", "degraded"
 
 @task(name="control")
 def chart_outcomes(scenario: Scenario, store: Store) -> pl.DataFrame:
-    """The points of all control charts, see `models.control`, by all that was judged so far; kept in `control`.
+    """The points of all control charts, see `models.control`, from all judged rows; stored in `control`.
 
-    The points before the first published one are those of the backtest of the bundle that published it.
+    The points before the first published one come from the backtest of the bundle that published it.
     """
-    judged = judged_so_far(store, scenario.name)
-    if judged is None or not isinstance(scenario, HasControlCharts):
+    evaluations = judged_so_far(store, scenario.name)
+    if evaluations is None or not isinstance(scenario, HasControlCharts):
         return pl.DataFrame(schema=control.CONTROL)
-    tallies = judged.select(pl.col("tallies").explode()).drop_nulls().unnest("tallies")
+    tallies = evaluations.select(pl.col("tallies").explode()).drop_nulls().unnest("tallies")
     published = tallies.select(list(TALLIES)) if tallies.height else pl.DataFrame(schema=TALLIES)
-    points = control.points(published, _of_backtest(scenario, store, judged["bundle"][0]), scenario.charts)
+    points = control.points(
+        published, _of_backtest(scenario, store, evaluations["bundle"][0]), scenario.charts
+    )
     store.retrying(CONTROL, lambda: _replace(store, Layout(scenario.name).table(CONTROL), points))
     return points
 
@@ -41,11 +43,11 @@ def chart_outcomes(scenario: Scenario, store: Store) -> pl.DataFrame:
 def announce_degraded(
     scenario: Scenario, store: Store, points: pl.DataFrame, cooldown_days: int
 ) -> Mapping[str, Any] | None:
-    """Emit `almanac.<scenario>.degraded` where the newest point of a chart is out of its limits; its payload.
+    """Emit `almanac.<scenario>.degraded` where the newest point of a chart is outside its limits; its payload.
 
-    None where none is, where its period was told already, and within `cooldown_days` after a period that was.
-    What was told is kept in the table `degraded`, after the event was handed over: a run that was
-    killed before that tells it again, under the same id.
+    None where no point is, where its period was announced before, and within `cooldown_days` after an announced
+    period. The announcement is stored in the table `degraded` after the event was delivered: where a run is
+    killed before that, the next run emits the event again under the same id.
     """
     worse = control.newest(points).filter(verdict="degraded")
     if worse.is_empty():
@@ -53,25 +55,25 @@ def announce_degraded(
     period = cast(date, worse["period"].max())
     path = Layout(scenario.name).table(DEGRADED)
     rows = store.find(path)
-    told = None if rows is None else rows.select(pl.col("period").max()).collect().item()
-    if told is not None and period < max(told + timedelta(days=cooldown_days), told + timedelta(days=1)):
+    last = None if rows is None else rows.select(pl.col("period").max()).collect().item()
+    if last is not None and period < max(last + timedelta(days=cooldown_days), last + timedelta(days=1)):
         return None
     columns = ["chart", "series", "period", "value", "centre", "low", "high", "baseline"]
-    found = worse.select(columns).with_columns(pl.col("period").cast(pl.String)).to_dicts()
-    points_told = ", ".join(
+    lines = worse.select(columns).with_columns(pl.col("period").cast(pl.String)).to_dicts()
+    summary = ", ".join(
         f"{p['chart']} {p['series']} is {p['value']:.4g}, within {p['low']:.4g} and {p['high']:.4g} by chance"
-        for p in found
+        for p in lines
     )
-    reason = f"Degraded in {period}: {points_told}."
-    payload = {"reason": reason, "period": str(period), "points": found, "store": store.uri}
+    reason = f"Degraded in {period}: {summary}."
+    payload = {"reason": reason, "period": str(period), "points": lines, "store": store.uri}
     emit(store, scenario.name, Event("degraded", scenario.name, payload), str(period))
-    at = pl.DataFrame({"period": [period], "at": [datetime.now(UTC)], "points": [found]})
+    at = pl.DataFrame({"period": [period], "at": [datetime.now(UTC)], "points": [lines]})
     store.append(path, at, once=f"degraded-{period}")
     return payload
 
 
 def points_so_far(store: Store, scenario: str) -> pl.DataFrame:
-    """The table `control`; without rows where nothing was evaluated yet."""
+    """The table `control`; without rows where nothing has been evaluated yet."""
     points = store.find(Layout(scenario).table(CONTROL))
     return pl.DataFrame() if points is None else points.collect()
 

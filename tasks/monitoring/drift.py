@@ -1,7 +1,7 @@
-"""Drift of what a bundle is given, and of what it says, since it was trained: measured, kept, and told.
+"""Drift of a bundle's inputs and scores since its training: measured, stored and announced.
 
-The table `<scenario>/drift` has a line per `as_of` and feature, see `models.drift.SCHEMA`, with `kind` (`input`
-or `score`), `announced`, and the bundle whose training is compared with.
+The table `<scenario>/drift` has a row per `as_of` and feature, see `models.drift.SCHEMA`, with `kind` (`input`
+or `score`), `announced`, and the bundle whose training is the reference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,17 +24,17 @@ from tasks.storage.layout import DRIFT, Layout
 from tasks.storage.store import Store
 
 WATCHED_KEYS = 2_000
-"""About so many keys are watched: those of the first shards, which are a random sample of all."""
+"""About how many keys are watched: those of the first shards, which are a random sample of all keys."""
 SCORED_CYCLES = 60
-"""Scores are compared with those of so many published runs of the same bundle, at most."""
+"""Scores are compared with those of at most this many published runs of the same bundle."""
 FEATURES = 60
-"""So many inputs are watched at most: the more there are, the higher is the limit of each."""
+"""The maximum number of watched inputs: the more there are, the higher is the limit of each."""
 _NAMED = 5
 
 
 @task(name="resolve-watching")
 def resolve_watching(scenario: Scenario, store: Store, as_of: AsOf | None, rule: Rule) -> Run:
-    """The run that compares the cycle of `as_of` with what the bundle that scores it was trained on."""
+    """The run that compares the cycle of `as_of` with the training data of the bundle that scores it."""
     versions = input_versions(scenario, store)
     resolved = scenario.resolve_as_of(scans(scenario, store, versions), as_of, datetime.now(UTC))
     number = bundles.for_as_of(store, scenario.name, resolved)
@@ -44,7 +44,7 @@ def resolve_watching(scenario: Scenario, store: Store, as_of: AsOf | None, rule:
 
 
 def seen_by_bundle(run: Run) -> bool:
-    """Whether the bundle was trained on the cycle itself: there is nothing to compare then."""
+    """Whether the bundle was trained on the cycle itself, so that there is nothing to compare."""
     return trained_as_of(run) >= run.as_of
 
 
@@ -54,22 +54,22 @@ def trained_as_of(run: Run) -> AsOf:
 
 
 def watched_shards(shards: Mapping[int, int], keys: int = WATCHED_KEYS) -> list[int]:
-    """The first shards, by number, that have so many keys together; all where there are fewer.
+    """The first shards, by number, that have at least `keys` keys together; all where there are fewer.
 
     >>> watched_shards({0: 10, 1: 10, 2: 10}, keys=15)
     [0, 1]
     """
-    chosen: list[int] = []
+    sample: list[int] = []
     for shard in sorted(shards):
-        if sum(shards[one] for one in chosen) >= keys:
+        if sum(shards[one] for one in sample) >= keys:
             break
-        chosen.append(shard)
-    return chosen
+        sample.append(shard)
+    return sample
 
 
 @task(name="watch-shards", task_run_name=name_of_shards("watch"), retries=1, retry_delay_seconds=1)
 def watch_shards(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[int]:
-    """Write shards' watched inputs, and how many rows they are; a shard that is done is kept."""
+    """Write the watched inputs of shards; their numbers of rows. A finished shard is kept."""
     return [_watch_shard(scenario, run, shard) for shard in shards]
 
 
@@ -87,9 +87,9 @@ def _watch_shard(scenario: Scenario, run: Run, shard: int) -> int:
 
 @task(name="measure-drift")
 def measure_drift(scenario: Scenario, run: Run, shards: Sequence[int], rule: Rule) -> pl.DataFrame:
-    """Lines of all features, inputs and scores, ranked. The rate of the rule is shared among them all.
+    """Lines of all features, inputs and scores, ranked. The rate of the rule is split among them.
 
-    An alarm may take two successive cycles, so the one before `as_of` is compared, too; the lines are those of `as_of`.
+    An alarm may need two successive cycles, so the one before `as_of` is compared, too; the lines are those of `as_of`.
     """
     inputs = _together([read_frame(run, _part(run, shard)) for shard in shards])
     pairs = {"input": _inputs(run, inputs), "score": _scores(scenario, run, shards)}
@@ -108,30 +108,32 @@ def measure_drift(scenario: Scenario, run: Run, shards: Sequence[int], rule: Rul
 
 @task(name="accuracy-since")
 def accuracy_since(run: Run) -> list[dict[str, Any]]:
-    """The measures of the control charts over what was judged `before` and `since` the bundle was trained.
+    """The measures of the control charts over judged rows from `before` and `since` the training of the bundle.
 
-    A line per chart and series: chart, series, before, since; null where nothing was judged. None without evaluations.
+    A line per chart and series: chart, series, before, since; null without judged rows. Empty without evaluations.
     """
-    known = judged_so_far(run.store, run.scenario)
-    if known is None:
+    evaluations = judged_so_far(run.store, run.scenario)
+    if evaluations is None:
         return []
-    points = known.select(pl.col("tallies").explode()).unnest("tallies").filter(pl.col("denominator") > 0)
-    trained = trained_as_of(run)
-    later = pl.col("period") > (trained.date() if isinstance(trained, datetime) else trained)
+    points = (
+        evaluations.select(pl.col("tallies").explode()).unnest("tallies").filter(pl.col("denominator") > 0)
+    )
+    end = trained_as_of(run)
+    later = pl.col("period") > (end.date() if isinstance(end, datetime) else end)
     value = {
         name: pl.col("numerator").filter(of).sum() / pl.col("denominator").filter(of).sum()
         for name, of in (("before", ~later), ("since", later))
     }
-    found = points.group_by("chart", "series").agg(**value).sort("chart", "series")
-    return found.with_columns(pl.col("before", "since").fill_nan(None)).to_dicts()
+    ratios = points.group_by("chart", "series").agg(**value).sort("chart", "series")
+    return ratios.with_columns(pl.col("before", "since").fill_nan(None)).to_dicts()
 
 
 @task(name="publish-drift")
 def publish_drift(run: Run, lines: pl.DataFrame, cooldown_days: float) -> bool:
-    """Replace the lines of `as_of` in the table, in one commit; whether they are to be announced.
+    """Replace the lines of `as_of` in the table, in one commit; whether to announce them.
 
-    They are where a feature has drifted, unless one was announced for an earlier `as_of` that is less than
-    `cooldown_days` before.
+    They are announced where a feature has drifted, unless drift was announced for an `as_of` less than
+    `cooldown_days` earlier.
     """
     announced = bool(lines["drifted"].any()) and not _cooling_down(run, cooldown_days)
     publish_derived(run, DRIFT, lines.with_columns(pl.lit(announced).alias("announced")))
@@ -140,26 +142,26 @@ def publish_drift(run: Run, lines: pl.DataFrame, cooldown_days: float) -> bool:
 
 @task(name="announce-drift")
 def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str, Any]] = ()) -> bool:
-    """Emit `almanac.<scenario>.drifted`, once for an `as_of`; whether it was emitted now.
+    """Emit `almanac.<scenario>.drifted` once for an `as_of`; whether it was emitted now.
 
-    The payload has the first drifted features, the `reason` in words, and what `accuracy_since` tells.
+    The payload has the first drifted features, the `reason` in words, and the lines of `accuracy_since`.
 
-    What was told is written down after the event has been handed over: one that was killed before that
-    has it told again by the next, under the same id.
+    It is stored after the event has been delivered: where a run is killed before that, the next run
+    emits the event again under the same id.
     """
-    path = f"{_told(run)}/{run.as_of_text.replace(' ', 'T').replace(':', '')}.json"
+    path = f"{_announcements(run)}/{run.as_of_text.replace(' ', 'T').replace(':', '')}.json"
     if run.store.size(path) is not None:
         return False
-    moved = lines.filter("drifted").sort("rank")
+    alarms = lines.filter("drifted").sort("rank")
     features = [
-        {name: row[name] for name in ("rank", "feature", "kind", "psi", "limit")} for row in moved.to_dicts()
+        {name: row[name] for name in ("rank", "feature", "kind", "psi", "limit")} for row in alarms.to_dicts()
     ]
     payload = {
         "as_of": run.as_of.isoformat(),
         "bundle": run.bundle,
         "features": features[:_NAMED],
         "accuracy": list(accuracy)[:_NAMED],
-        "reason": reason(run, moved),
+        "reason": reason(run, alarms),
         "run_id": run.id,
         "store": run.store.uri,
     }
@@ -169,20 +171,20 @@ def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str
 
 
 def newest_drift(store: Store, scenario: str, cycles: int) -> pl.DataFrame:
-    """The lines of the newest `cycles` in the table `drift`; without rows where nothing was compared yet."""
+    """The lines of the newest `cycles` in the table `drift`; without rows where nothing has been compared yet."""
     path = Layout(scenario).table(DRIFT)
     newest = store.as_ofs(path)[-cycles:]
     return store.scan(path).filter(pl.col("as_of") >= newest[0]).collect() if newest else pl.DataFrame()
 
 
-def reason(run: Run, moved: pl.DataFrame) -> str:
-    """In words, what has drifted: at most three features, the worst first."""
-    told = [
+def reason(run: Run, alarms: pl.DataFrame) -> str:
+    """The drifted features in words: at most three, the worst first."""
+    features = [
         f"{row['feature']} (PSI {row['psi']:.2f}, limit {row['limit']:.2f})"
-        for row in moved.head(3).to_dicts()
+        for row in alarms.head(3).to_dicts()
     ]
-    more = f" and {moved.height - 3} more" if moved.height > 3 else ""
-    return f"Drifted as of {run.as_of}, against bundle {run.bundle}: {', '.join(told)}{more}."
+    more = f" and {alarms.height - 3} more" if alarms.height > 3 else ""
+    return f"Drifted as of {run.as_of}, against bundle {run.bundle}: {', '.join(features)}{more}."
 
 
 def _part(run: Run, shard: int) -> str:
@@ -190,9 +192,9 @@ def _part(run: Run, shard: int) -> str:
 
 
 def _together(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The rows of all shards; a number that a shard does not have at all is no value there, not a missing one.
+    """The rows of all shards. A numeric column that a shard lacks is NaN there, which means no value, not a missing one.
 
-    Of many features, those are kept that the most rows have.
+    Of more than `FEATURES` features, those with the most values are kept.
     """
     types = {name: dtype for part in parts for name, dtype in part.schema.items()}
     lacking = {name: float("nan") if dtype.is_float() else None for name, dtype in types.items()}
@@ -211,15 +213,15 @@ def _together(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     features = [name for name in rows.columns if name != CYCLE]
     if len(features) <= FEATURES:
         return rows
-    counted = {
+    counts = {
         name: rows[name].is_not_nan().sum() if types[name].is_float() else rows.height for name in features
     }
-    kept = sorted(features, key=lambda name: (-(counted[name] or 0), name))[:FEATURES]
-    return rows.select(CYCLE, *(name for name in features if name in kept))
+    fullest = sorted(features, key=lambda name: (-(counts[name] or 0), name))[:FEATURES]
+    return rows.select(CYCLE, *(name for name in features if name in fullest))
 
 
 def _inputs(run: Run, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What was trained on, and the newest cycles."""
+    """The rows that the bundle was trained on, and those of the newest cycles."""
     if CYCLE not in rows.columns:
         return rows, rows
     cycle = pl.col(CYCLE)
@@ -228,13 +230,13 @@ def _inputs(run: Run, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _first_of_newest(rows: pl.DataFrame, run: Run) -> AsOf:
-    """The cycle before `as_of`, or `as_of` where the bundle was trained on that, or it is not there."""
+    """The cycle before `as_of`; `as_of` itself where the bundle was trained on that cycle, or where there is none."""
     between = (pl.col(CYCLE) > trained_as_of(run)) & (pl.col(CYCLE) < run.as_of)
     return rows.filter(between).select(pl.col(CYCLE).max()).item() or run.as_of
 
 
 def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What was published for the watched keys: by the bundle before, and in the newest cycles."""
+    """The bundle's published rows of the watched keys: those before the newest cycles, and those in them."""
     nothing = pl.DataFrame(), pl.DataFrame()
     published = scenario.published(run.options)
     rows = run.store.find(Layout(scenario.name).table(published.name))
@@ -242,12 +244,12 @@ def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.Dat
     columns = [name for name in watched if name in published.schema]
     if not columns or rows is None:
         return nothing
-    wanted = read_frame(run, requested_path(run)).filter(pl.col("shard").is_in(list(shards)))
+    keys = read_frame(run, requested_path(run)).filter(pl.col("shard").is_in(list(shards)))
     mine = rows.filter(pl.col("bundle") == run.bundle, pl.col("as_of") <= run.as_of)
     times = mine.select(pl.col("as_of").unique().sort()).collect()["as_of"].tail(SCORED_CYCLES + 2)
     scores = (
         mine.filter(pl.col("as_of").is_in(times.implode()))
-        .join(wanted.lazy(), on=list(scenario.key), how="semi")
+        .join(keys.lazy(), on=list(scenario.key), how="semi")
         .select(pl.col("as_of").alias(CYCLE), *(pl.col(c).alias(f"published {c}") for c in columns))
         .collect(engine="streaming")
     )
@@ -256,9 +258,9 @@ def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.Dat
 
 
 def _cooling_down(run: Run, days: float) -> bool:
-    """Whether an earlier `as_of` was announced less than so many days before."""
-    told = [run.store.get_json(path) or {} for path in run.store.names(_told(run))]
-    earlier = [_moment(type(run.as_of).fromisoformat(one["as_of"])) for one in told]
+    """Whether drift was announced for an `as_of` less than `days` earlier."""
+    payloads = [run.store.get_json(path) or {} for path in run.store.names(_announcements(run))]
+    earlier = [_moment(type(run.as_of).fromisoformat(one["as_of"])) for one in payloads]
     return any(timedelta(0) < _moment(run.as_of) - one < timedelta(days=days) for one in earlier)
 
 
@@ -266,5 +268,5 @@ def _moment(as_of: AsOf) -> datetime:
     return as_of if isinstance(as_of, datetime) else datetime.combine(as_of, time(), UTC)
 
 
-def _told(run: Run) -> str:
+def _announcements(run: Run) -> str:
     return Layout(run.scenario).table("drifted")

@@ -1,6 +1,6 @@
-"""Judging a bundle: what it would have said over a range, against what then happened.
+"""Judging a bundle: the rows that it would have published over a range, compared with ground truth.
 
-What was published is judged by `tasks.monitoring.ground_truth`; these rows are in a table of their own.
+Published rows are judged by `tasks.monitoring.ground_truth`; the rows here are in a table of their own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,18 +26,18 @@ def resolve_evaluation(
     since: datetime | None,
     until: datetime | None,
     number: int,
-    given: Mapping[str, Any],
+    overrides: Mapping[str, Any],
 ) -> Run:
     """The run that judges bundle `number` from `since` to `until`, by the newest tables.
 
-    Without `since` the range begins where the bundle's data ends. `given` options stand before the bundle's.
-    Raises `RunError` for a range without data.
+    Without `since` the range begins where the bundle's data ends. `overrides` take precedence over the bundle's
+    options. Raises `RunError` for a range without data.
     """
     versions = input_versions(scenario, store)
     newest = scenario.resolve_as_of(scans(scenario, store, versions), None, datetime.now(UTC))
     manifest = bundles.manifest(store, scenario.name, number)
-    known: AsOf = type(newest).fromisoformat(manifest["as_of"])
-    begin, end = since or known, until or newest
+    trained_as_of: AsOf = type(newest).fromisoformat(manifest["as_of"])
+    begin, end = since or trained_as_of, until or newest
     if not begin <= min(end, newest):
         raise RunError(
             f"{scenario.name}: nothing to evaluate from {begin.isoformat()} to {end.isoformat()}: the data ends at "
@@ -45,30 +45,30 @@ def resolve_evaluation(
             f"or name an older bundle than {number} with --bundle."
         )
     notes: tuple[str, ...] = ()
-    if begin < known:
+    if begin < trained_as_of:
         notes = (
-            f"Bundle {number} was trained on data up to {known}: of rows before, it has seen the outcome.",
+            f"Bundle {number} was trained on data up to {trained_as_of}: it has seen the ground truth of earlier rows.",
         )
     span = {"score_from": begin.isoformat(), "score_to": min(end, newest).isoformat()}
-    options = {**manifest["options"], **given, **span}
+    options = {**manifest["options"], **overrides, **span}
     output = scenario.bundle_evaluations
     return Run(scenario.name, "evaluate-bundle", store, newest, versions, options, output, number, notes)
 
 
 @task(name="evaluate-shards", task_run_name=name_of_shards("evaluate"), retries=1, retry_delay_seconds=1)
 def evaluate_shards(scenario: EvaluatesBundles, run: Run, shards: Sequence[int]) -> list[Part]:
-    """Write shards' judged rows beside the files of the table; a part that is done is kept."""
+    """Write the judged rows of shards beside the files of the table; finished files are kept."""
     return [_evaluate_shard(scenario, run, shard) for shard in shards]
 
 
 def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> Part:
     marker = run.path(f"evaluated/{shard:04d}.json")
-    known = run.store.get_json(marker)
-    if known and (not known["rows"] or run.store.size(f"{run.table}/{known['path']}") == known["bytes"]):
-        return Part(**known)
+    record = run.store.get_json(marker)
+    if record and (not record["rows"] or run.store.size(f"{run.table}/{record['path']}") == record["bytes"]):
+        return Part(**record)
     model = bundles.model(scenario, run.store, run.bundle or 0)
-    shared = read_context(run.store, run.folder)
-    rows = scenario.evaluate(model, run.tables(scenario, shard), shared, run.as_of, run.options)
+    context = read_context(run.store, run.folder)
+    rows = scenario.evaluate(model, run.tables(scenario, shard), context, run.as_of, run.options)
     rows = rows.with_columns(pl.lit(run.bundle, pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id"))
     part = write_part(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else Part("", 0, 0)
     run.store.put_json(marker, asdict(part))
@@ -77,11 +77,11 @@ def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> Part:
 
 @task(name="publish-evaluation")
 def publish_evaluation(run: Run, parts: Sequence[Part]) -> Publication:
-    """Swap the judged rows into the table, in one commit. Raises `RunError` where there is none."""
+    """Swap the judged rows into the table in one commit. Raises `RunError` where there are none."""
     some = [part for part in parts if part.rows]
     if not some:
         raise RunError(
-            f"{run.scenario}: there is no row from {run.options['score_from']} to {run.options['score_to']}. "
+            f"{run.scenario}: there are no rows from {run.options['score_from']} to {run.options['score_to']}. "
             "Nothing was published. Expected telemetry in that range; give another --from or --to."
         )
     return replace_partition(run, run.table, scan_parts(run, some).collect_schema(), some)

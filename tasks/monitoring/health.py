@@ -1,4 +1,4 @@
-"""Whether a scenario does what it is there for: what is published against what is due, and what it is made from."""
+"""The health of a scenario: whether what is due is published, and from how fresh data and which bundle."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,14 +16,14 @@ from tasks.storage.store import Store
 
 _HOUR = timedelta(hours=1)
 _SLACK = 2 * _HOUR
-"""How long after a time is complete, at least, it may be unpublished; else a quarter of the cadence."""
+"""How long a complete time may stay unpublished at least; a quarter of the cadence where that is longer."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """One scenario. `late`: the last complete `as_of` is not published though there was time; `stale`: no newer data come.
+    """The health of a scenario. `late`: the last complete `as_of` is overdue; `stale`: new data is overdue.
 
-    None where there is nothing to tell yet.
+    Fields are None where nothing is known yet.
     """
 
     scenario: str
@@ -46,7 +46,7 @@ class Health:
 
 
 def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
-    """How a scenario does; None where nothing was ingested for it."""
+    """The health of a scenario; None where nothing has been ingested for it."""
     paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
     tables = {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
     if next(iter(scenario.tables)) not in tables:
@@ -72,26 +72,26 @@ def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
     )
 
 
-def prometheus(found: list[Health]) -> str:
-    """The figures as a Prometheus scrape reads them; those that are not known yet are left out.
+def prometheus(reports: list[Health]) -> str:
+    """The figures in Prometheus's text format; unknown figures are left out.
 
     >>> prometheus([]) == chr(10)
     True
     """
     lines = []
-    for name in sorted({name for one in found for name in _numbers(one)}):
+    for name in sorted({name for one in reports for name in _numbers(one)}):
         lines.append(f"# TYPE almanac_{name} gauge")
         lines += [
             f'almanac_{name}{{scenario="{one.scenario}"}} {value:g}'
-            for one in found
+            for one in reports
             if (value := _numbers(one).get(name)) is not None
         ]
     return "\n".join(lines) + "\n"
 
 
 def _numbers(one: Health) -> Mapping[str, float]:
-    known = asdict(one) | {"ok": one.ok}
-    return {name: float(value) for name, value in known.items() if isinstance(value, int | float)}
+    fields = asdict(one) | {"ok": one.ok}
+    return {name: float(value) for name, value in fields.items() if isinstance(value, int | float)}
 
 
 def _late(scenario: Scenario, published: AsOf | None, due: AsOf, now: datetime) -> bool:
@@ -103,24 +103,28 @@ def _late(scenario: Scenario, published: AsOf | None, due: AsOf, now: datetime) 
 
 
 def _last_run(scenario: Scenario, store: Store) -> dict[str, Any] | None:
-    """The row of the newest `as_of` that was published; ISO text sorts as the times do."""
+    """The row of the newest published `as_of`; ISO text sorts as the times do."""
     rows = ledger.rows(store)
     if rows is None:
         return None
-    found = rows.filter(scenario=scenario.name).sort("as_of", "ended").tail(1).collect().to_dicts()
-    return found[0] if found else None
+    newest = rows.filter(scenario=scenario.name).sort("as_of", "ended").tail(1).collect().to_dicts()
+    return newest[0] if newest else None
 
 
 def _age_days(store: Store, scenario: str, champion: int, now: datetime) -> float | None:
     events = bundles.events(store, scenario)
-    known = None if events is None else events.filter(bundle=champion)["at"].min()
-    return round((now - as_moment(known)) / timedelta(days=1), 1) if isinstance(known, date) else None
+    registration = None if events is None else events.filter(bundle=champion)["at"].min()
+    return (
+        round((now - as_moment(registration)) / timedelta(days=1), 1)
+        if isinstance(registration, date)
+        else None
+    )
 
 
 def _drifted(store: Store, scenario: str) -> int | None:
-    """How many features had drifted when it was last looked."""
+    """The number of drifted features in the last comparison."""
     path = Layout(scenario).table(DRIFT)
-    if not (known := store.as_ofs(path)):
+    if not (as_ofs := store.as_ofs(path)):
         return None
-    last = store.scan(path).filter(pl.col("as_of") == known[-1])
+    last = store.scan(path).filter(pl.col("as_of") == as_ofs[-1])
     return int(last.select(pl.col("drifted").sum()).collect().item())

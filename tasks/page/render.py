@@ -1,7 +1,7 @@
-"""The page of a run: one HTML file that needs nothing but itself.
+"""The page of a run: one self-contained HTML file.
 
-Scripts, styles, charts and data are inside the file. Its Content-Security-Policy allows no network
-and no script but the two that are known here by their hash, so text from the data cannot act.
+Scripts, styles, charts and data are inside the file. Its Content-Security-Policy allows no network access
+and no script but two, identified by their hashes, so that text from the data cannot be executed.
 """
 
 import base64
@@ -37,7 +37,7 @@ POLICY = (
 def render(
     title: str, subtitle: str, sections: Sequence[Section], facts: Mapping[str, str] | None = None
 ) -> str:
-    """The page as HTML, a few MB of it the chart library.
+    """The page as HTML, including a few MB of the chart library.
 
     `facts` are the small print at the end: run, bundle, table versions. Text from the data is
     escaped everywhere. The same input gives the same page.
@@ -72,7 +72,7 @@ def render(
 
 
 def _part(part: Part, number: int) -> Markup:
-    """One part as HTML."""
+    """A page block as HTML."""
     macros = _templates().get_template("parts.html.j2").module
     renderers: dict[type, Callable[[Any], dict[str, Any]]] = {
         Text: lambda p: {"html": _trusted(_markdown().render(p.markdown))},
@@ -86,30 +86,30 @@ def _part(part: Part, number: int) -> Markup:
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
-    """Values with a real minus sign, in rows of nearly equal length and at most six."""
+    """Values with a real minus sign, in rows of nearly equal length with at most six values."""
     values = {label: re.sub(r"^-(?=[\d.])", "−", value) for label, value in figures.values.items()}
     rows = math.ceil(len(values) / 6) or 1
     return {"values": values, "columns": math.ceil(len(values) / rows)}
 
 
 def _grid(grid: Grid) -> dict[str, Any]:
-    shown = grid.frame.head(grid.limit)
-    cells = [_cells(shown[c], grid.formats.get(c)) for c in shown.columns]
-    links: list[str] = [""] * shown.height
+    frame = grid.frame.head(grid.limit)
+    cells = [_cells(frame[c], grid.formats.get(c)) for c in frame.columns]
+    links: list[str] = [""] * frame.height
     if grid.key:
-        keys = shown.select(pl.col(column).cast(pl.String).alias(k) for k, column in grid.key.items())
+        keys = frame.select(pl.col(column).cast(pl.String).alias(k) for k, column in grid.key.items())
         links = ["#" + urlencode(row) for row in keys.to_dicts()]
     return {
         "caption": grid.caption,
-        "heads": [(c, _kind(shown[c])) for c in shown.columns],
+        "heads": [(c, _kind(frame[c])) for c in frame.columns],
         "rows": list(zip(links, zip(*cells, strict=True), strict=True)) if cells else [],
-        "left": grid.frame.height - shown.height,
+        "left": grid.frame.height - frame.height,
         "opening": next(iter(grid.key.values()), ""),
     }
 
 
 def _kind(values: pl.Series) -> str:
-    """The class of a column's cells: number, short text, which is not wrapped, or text."""
+    """The CSS class of a column's cells: a number, short text, which does not wrap, or text."""
     if values.dtype.is_numeric():
         return "n"
     longest = max(map(len, values.cast(pl.String).drop_nulls()), default=0)
@@ -138,7 +138,7 @@ def _cells(values: pl.Series, form: str | None) -> list[str]:
 
 
 def _number(value: object, form: str) -> str:
-    """A number as text; what rounds to zero has no sign.
+    """A number as text; a number that rounds to zero has no sign.
 
     >>> _number(-1234.5, "+,.0f"), _number(-0.2, "+,.0f"), _number(0.0004, ".1%")
     ('−1,234', '0', '0.0%')
@@ -148,7 +148,7 @@ def _number(value: object, form: str) -> str:
 
 
 def _decimals(values: pl.Series) -> int:
-    """Decimals that give the column's median size about three digits; none from 100 on.
+    """The decimals with which the column's median size has about three digits; none from 100 on.
 
     >>> _decimals(pl.Series([1234.5, 80.25])), _decimals(pl.Series([0.164, 0.473]))
     (0, 3)
@@ -177,7 +177,7 @@ def _explorer(explorer: Explorer) -> dict[str, Any]:
 
 
 def _plain(value: Any, name: str = "") -> Any:
-    """A figure whose text plotly shows as it is; hover and text templates keep their markup."""
+    """A figure whose text plotly shows literally; hover and text templates keep their markup."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v, str(k)) for k, v in value.items()}
     if isinstance(value, str):
@@ -192,7 +192,7 @@ def _plain(value: Any, name: str = "") -> Any:
 
 
 def _json(value: Any) -> Markup:
-    """JSON that cannot end the script element it is in."""
+    """JSON that cannot close the script element that contains it."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -204,7 +204,7 @@ def _base64(data: bytes) -> Markup:
 
 
 def _trusted(html: str) -> Markup:
-    """Text that goes into the page as it is: packaged, encoded above, or escaped by its renderer."""
+    """Text that goes into the page unchanged: packaged, encoded above, or escaped by its renderer."""
     return Markup(html)  # noqa: S704
 
 
@@ -212,16 +212,16 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _anchor(title: str, taken: set[str]) -> str:
-    """A section's id: the title's letters and digits, with a number where it is taken."""
+def _anchor(title: str, names: set[str]) -> str:
+    """A section's id: the title's letters and digits, with a number where that name is in use."""
     stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
 
     def candidates() -> Iterator[str]:
         yield stem
         yield from (f"{stem}-{i}" for i in count(2))
 
-    name = next(n for n in candidates() if n not in taken)
-    taken.add(name)
+    name = next(n for n in candidates() if n not in names)
+    names.add(name)
     return name
 
 
@@ -248,7 +248,7 @@ def _packaged(name: str) -> str:
 
 @cache
 def _app() -> str:
-    """The page's own scripts as one, which leaves no name behind."""
+    """The page's own scripts as one, which defines no global names."""
     body = "\n".join(_packaged(name) for name in SCRIPTS)
     return f'(() => {{\n"use strict";\n{body}\n}})();\n'
 

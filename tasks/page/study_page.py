@@ -27,7 +27,7 @@ def write_study_page(run: Run, sections: Sequence[Section]) -> str:
 
 
 def announce_study(run: Run, page: str, choices: Sequence[Mapping[str, Any]], reason: str) -> None:
-    """Prefect artifacts of a study: its page, and the choices with what they were and are."""
+    """Create the Prefect artifacts of a study: its page, and the choices before and after."""
     key = f"{run.scenario}-tune"
     link = page if "://" in page else f"file://{page}"
     rows = [{name: str(value) for name, value in choice.items()} for choice in choices]

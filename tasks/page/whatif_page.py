@@ -16,7 +16,7 @@ from tasks.storage.store import Store
 
 @task(name="write-whatif-page")
 def write_whatif_page(run: Run, to: str, plan: str, sections: Sequence[Section]) -> str:
-    """Write the page to an address, local or in Blob, outside of the tables; the address."""
+    """Write the page to an address outside the tables, local or in Blob; the address."""
     facts = {
         "Plan": plan,
         "Bundle": str(run.bundle),
@@ -30,7 +30,7 @@ def write_whatif_page(run: Run, to: str, plan: str, sections: Sequence[Section])
 
 
 def write_lines(lines: pl.DataFrame, to: str) -> str:
-    """Write lines as CSV or Parquet, as the address ends; the address."""
+    """Write lines as CSV or Parquet, according to the ending of the address; the address."""
     folder, name = _place(to)
     if name.endswith(".parquet"):
         folder.put_frame(name, lines)
@@ -42,13 +42,13 @@ def write_lines(lines: pl.DataFrame, to: str) -> str:
 
 
 def _place(address: str) -> tuple[Store, str]:
-    """The folder of an address, and the name in it."""
+    """The folder of an address, and the file name."""
     folder, _, name = address.rpartition("/")
     return Store(folder or "."), name
 
 
 def announce_whatif(run: Run, weeks: Sequence[Mapping[str, Any]], page: str | None, plan: str) -> None:
-    """Prefect artifacts of a changed plan: the weeks by both plans, and the page where there is one."""
+    """Create the Prefect artifacts of a changed plan: the weeks by both plans, and the page where there is one."""
     key = f"{run.scenario}-whatif"
     rows = [{name: str(value) for name, value in week.items()} for week in weeks]
     create_table_artifact(

@@ -1,4 +1,4 @@
-"""SQL databases to write to: PostgreSQL by ADBC, which copies rows in binary form, others by SQLAlchemy."""
+"""SQL databases to write to: PostgreSQL through ADBC, which copies rows in binary form, others through SQLAlchemy."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ SCHEMA = "almanac"
 _CONNECT_SECONDS = "15"
 _LOCK_MINUTES = 10
 _LOCK = 4_711_204_211
-"""Whoever writes holds this lock of the database until the end of the transaction."""
+"""A writer holds this lock of the database until the end of its transaction."""
 
 _MSSQL_LOCK = """
 declare @got int;
@@ -32,58 +32,58 @@ _EXPECTED = (
 
 
 class SqlError(AlmanacError):
-    """The SQL database cannot be reached, or refuses."""
+    """The SQL database cannot be reached, or it refuses."""
 
     passing = True
 
 
 class Database(Protocol):
-    """A transaction that has begun; all writing is serialized by a lock."""
+    """An open transaction; a lock serializes all writers."""
 
     def run(self, statement: Any) -> Sequence[Any]:
-        """The rows that a statement returns; none for one that returns none."""
+        """The rows that a statement returns; empty for a statement that returns none."""
 
     def insert(self, table: sa.Table, rows: pl.DataFrame) -> None:
-        """Add rows, whose columns have the table's names and types."""
+        """Add rows; their columns have the table's names and types."""
 
     def columns(self, table: sa.Table) -> set[str]:
-        """Names of the columns of a table; none where it is not there."""
+        """Names of the columns of a table; empty where it does not exist."""
 
     def has_schema(self) -> bool:
-        """Whether the schema of the tables is there, or the database has no schemas."""
+        """Whether the schema of the tables exists, or the database has no schemas."""
 
     def add_column(self, table: sa.Table, column: sa.Column[Any]) -> None:
-        """Widen a table by a column that it lacks."""
+        """Add a missing column to a table."""
 
 
 @contextmanager
 def transaction(url: SecretStr) -> Iterator[Database]:
-    """A transaction that alone may write; committed at the end, rolled back where that is not reached.
+    """An exclusive write transaction, which is committed at the end and rolled back on an error.
 
-    What goes wrong in it is a `SqlError` in words of the database, without anything secret of `url`.
+    Errors are raised as a `SqlError` with the message of the database, without any secret of `url`.
     """
     address = _parsed(url)
     try:
-        begun = _postgresql if address.drivername in ("postgresql", "postgres") else _other
-        with begun(address) as database:
+        connect = _postgresql if address.drivername in ("postgresql", "postgres") else _other
+        with connect(address) as database:
             yield database
     except AlmanacError:
         raise
     except ModuleNotFoundError as error:
         raise SqlError(
-            f"{_shown(address)}: the package '{error.name}' is missing. Install it beside Almanac "
+            f"{_shown(address)}: the package '{error.name}' is missing. Install it next to Almanac "
             f"(for Azure SQL: pip install pyodbc, and Microsoft's ODBC driver), or use another database. {_EXPECTED}"
         ) from None
     except (sa.exc.SQLAlchemyError, _adbc_error(), OSError) as error:
         raise SqlError(
             f"{_shown(address)}: {_without_secrets(error, address)}\n"
-            "The run is published in the store all the same. Correct the cause and start the run again: it brings "
-            "its rows into the database; so does the next run of the scenario."
+            "The run is published in the store nevertheless. Correct the cause and start the run again: it copies "
+            "its rows to the database; so does the next run of the scenario."
         ) from None
 
 
 class _Adbc:
-    """PostgreSQL by ADBC."""
+    """PostgreSQL through ADBC."""
 
     def __init__(self, cursor: Any) -> None:
         self._cursor = cursor
@@ -99,22 +99,22 @@ class _Adbc:
 
     def columns(self, table: sa.Table) -> set[str]:
         names = ("table_schema", "table_name", "column_name")
-        known = sa.table(
+        catalogue = sa.table(
             "columns", *(sa.column(name, sa.Text()) for name in names), schema="information_schema"
         )
-        where = (known.c.table_schema == SCHEMA) & (known.c.table_name == table.name)
-        return {str(name) for (name,) in self.run(sa.select(known.c.column_name).where(where))}
+        where = (catalogue.c.table_schema == SCHEMA) & (catalogue.c.table_name == table.name)
+        return {str(name) for (name,) in self.run(sa.select(catalogue.c.column_name).where(where))}
 
     def add_column(self, table: sa.Table, column: sa.Column[Any]) -> None:
         self._cursor.execute(_add_column(table, column, self._dialect))
 
     def has_schema(self) -> bool:
-        known = sa.table("pg_namespace", sa.column("nspname", sa.Text()))
-        return bool(self.run(sa.select(known.c.nspname).where(known.c.nspname == SCHEMA)))
+        namespaces = sa.table("pg_namespace", sa.column("nspname", sa.Text()))
+        return bool(self.run(sa.select(namespaces.c.nspname).where(namespaces.c.nspname == SCHEMA)))
 
 
 class _Sqlalchemy:
-    """Any other database by SQLAlchemy."""
+    """Any other database through SQLAlchemy."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
@@ -127,10 +127,10 @@ class _Sqlalchemy:
         self._connection.execute(sa.insert(table), rows.to_dicts())
 
     def columns(self, table: sa.Table) -> set[str]:
-        known = sa.inspect(self._connection)
-        if not known.has_table(table.name, schema=self._schema()):
+        inspector = sa.inspect(self._connection)
+        if not inspector.has_table(table.name, schema=self._schema()):
             return set()
-        return {column["name"] for column in known.get_columns(table.name, schema=self._schema())}
+        return {column["name"] for column in inspector.get_columns(table.name, schema=self._schema())}
 
     def has_schema(self) -> bool:
         return self._schema() is None or SCHEMA in sa.inspect(self._connection).get_schema_names()
@@ -170,7 +170,7 @@ def _postgresql(address: sa.URL) -> Iterator[Database]:
 def _other(address: sa.URL) -> Iterator[Database]:
     kind = address.get_backend_name()
     if kind not in ("mssql", "sqlite", "postgresql"):
-        raise SqlError(f"{_shown(address)}: {kind} is not a kind of database that is written to. {_EXPECTED}")
+        raise SqlError(f"{_shown(address)}: {kind} is not a supported kind of database. {_EXPECTED}")
     fast = {"fast_executemany": True} if address.drivername == "mssql+pyodbc" else {}
     engine = sa.create_engine(address, poolclass=sa.NullPool, hide_parameters=True, **fast)
     if kind == "sqlite":
@@ -185,7 +185,7 @@ def _other(address: sa.URL) -> Iterator[Database]:
 
 
 def _lock_from_the_beginning(engine: sa.Engine) -> None:
-    """Have SQLite begin each transaction as the only writer; by itself it begins with the first change of a row."""
+    """Make SQLite lock at the beginning of each transaction; by default it locks at the first change of a row."""
 
     @sa.event.listens_for(engine, "connect")
     def by_hand(connection: Any, _: Any) -> None:
@@ -216,16 +216,16 @@ def _adbc_error() -> type[Exception]:
 
 
 def _shown(address: sa.URL) -> str:
-    """Kind, host and name of a database: of its address what cannot be secret."""
+    """Kind, host and name of a database: the parts of its address that cannot be secret."""
     host = address.host or ""
     return f"{address.get_backend_name()}://{host}/{address.database or ''}"
 
 
 def _without_secrets(error: Exception, address: sa.URL) -> str:
-    """What an error says, in one line, without the password and without values of the address' query."""
-    told = " ".join(str(error).split())[:600]
+    """The message of an error in one line, without the password and the values of the address's query."""
+    message = " ".join(str(error).split())[:600]
     secret = [address.password, os.environ.get("PGPASSWORD"), *address.query.values()]
     for value in secret:
         for one in (value,) if isinstance(value, str) else (value or ()):
-            told = told.replace(one, "***") if len(one) > 2 else told
-    return told
+            message = message.replace(one, "***") if len(one) > 2 else message
+    return message

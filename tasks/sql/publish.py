@@ -1,7 +1,7 @@
 """Published rows in a SQL database: each `as_of` in one transaction, once it is published in the store.
 
-PostgreSQL is written to by ADBC, other databases by SQLAlchemy. Tables are `almanac.<scenario>_<table>`, with the
-columns of the published table; `almanac.publications` names the run whose rows each `as_of` has there.
+PostgreSQL is written through ADBC, other databases through SQLAlchemy. Tables are `almanac.<scenario>_<table>`, with
+the columns of the published table; `almanac.publications` names the run that each `as_of` comes from.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from tasks.sql.databases import SCHEMA, Database, SqlError, transaction
 from tasks.storage.layout import Layout
 
 _ROWS = 200_000
-"""So many rows at a time are in memory."""
+"""The number of rows in memory at a time."""
 
 _TYPES: dict[type[pl.DataType], Any] = {
     pl.String: sa.UnicodeText(),
@@ -36,30 +36,30 @@ _TYPES: dict[type[pl.DataType], Any] = {
 
 @task(name="publish-sql", cache_policy=NO_CACHE)
 def publish_sql(scenario: Scenario, run: Run, url: SecretStr) -> dict[str, int]:
-    """Bring the newest published rows of the run's `as_of` into the database; rows by table.
+    """Copy the newest published rows of the run's `as_of` to the database; the number of rows by table.
 
-    Rows that are there for the `as_of` are replaced, with those of the tables that follow from the scores, in one
-    transaction: readers see the ones or the others. What is brought is what the store has at that moment, so that
-    of two runs that publish the same `as_of` the later one stays, in whatever order they come here. Earlier
-    `as_of`s that the ledger has and that did not arrive here, since the database was down, are brought as well,
-    but none before the first one that is there. Raises `SqlError`; what is published in the store stays published.
+    Existing rows of the `as_of` are replaced, together with those of the derived tables, in one
+    transaction: readers see either the old or the new rows. The store's rows at that moment are copied, so that
+    of two runs that publish the same `as_of` the later one wins, in whatever order they get here. Earlier
+    `as_of`s that are in the ledger but missing here, because the database was down, are copied as well,
+    but none before the first one in the database. Raises `SqlError`; rows in the store stay published.
     """
     derived = scenario.derived_tables if isinstance(scenario, DerivesTables) else ()
     names = list(dict.fromkeys([run.table, *(Layout(run.scenario).table(name) for name in derived)]))
-    written: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for as_of in [*_behind(run, url), run.as_of]:
-        written = _bring(run, url, as_of, names)
-        get_run_logger().info("SQL: as of %s: %s", as_of, written)
-    return written
+        counts = _bring(run, url, as_of, names)
+        get_run_logger().info("SQL: as of %s: %s", as_of, counts)
+    return counts
 
 
 def _behind(run: Run, url: SecretStr) -> list[AsOf]:
-    """The `as_of`s of the ledger, oldest first, of which the database has another run's rows, or none."""
+    """The `as_of`s of the ledger for which the database has another run's rows or none, oldest first."""
     entries = ledger.rows(run.store)
     if entries is None:
         return []
     mine = entries.filter(scenario=run.scenario, flow=run.flow).sort("ended")
-    wanted = {row["as_of"]: row["run_id"] for row in mine.select("as_of", "run_id").collect().to_dicts()}
+    run_ids = {row["as_of"]: row["run_id"] for row in mine.select("as_of", "run_id").collect().to_dicts()}
     table = _publications()
     with transaction(url) as database:
         if not database.columns(table):
@@ -70,13 +70,13 @@ def _behind(run: Run, url: SecretStr) -> list[AsOf]:
         )
     kind = type(run.as_of)
     first = min(map(kind.fromisoformat, there), default=None)
-    missing = {kind.fromisoformat(text) for text, run_id in wanted.items() if there.get(text) != run_id}
+    missing = {kind.fromisoformat(text) for text, run_id in run_ids.items() if there.get(text) != run_id}
     return sorted(as_of for as_of in missing if first and first <= as_of != run.as_of)
 
 
 def _bring(run: Run, url: SecretStr, as_of: AsOf, names: Iterable[str]) -> dict[str, int]:
     entry = ledger.last(run.store, run.scenario, run.flow, as_of)
-    written = {}
+    counts = {}
     with transaction(url) as database:
         if not database.has_schema():
             database.run(CreateSchema(SCHEMA))
@@ -87,13 +87,13 @@ def _bring(run: Run, url: SecretStr, as_of: AsOf, names: Iterable[str]) -> dict[
             table = _table(name, rows.collect_schema())
             _prepare(database, table)
             database.run(sa.delete(table).where(table.c.as_of == as_of))
-            written[name] = 0
+            counts[name] = 0
             for batch in rows.collect_batches(chunk_size=_ROWS, maintain_order=True):
                 if batch.height:
                     database.insert(table, batch.select(_cast(batch.schema)))
-                    written[name] += batch.height
-        _record(database, run, as_of, str(entry["run_id"]) if entry else run.id, sum(written.values()))
-    return written
+                    counts[name] += batch.height
+        _record(database, run, as_of, str(entry["run_id"]) if entry else run.id, sum(counts.values()))
+    return counts
 
 
 def _record(database: Database, run: Run, as_of: AsOf, run_id: str, rows: int) -> None:
@@ -108,10 +108,8 @@ def _record(database: Database, run: Run, as_of: AsOf, run_id: str, rows: int) -
 def _publications() -> sa.Table:
     text = sa.Unicode(200)
     columns = [sa.Column(name, text, nullable=False) for name in ("scenario", "flow", "as_of", "run_id")]
-    written = sa.Column("written", sa.DateTime(timezone=True))
-    return sa.Table(
-        "publications", sa.MetaData(SCHEMA), *columns, sa.Column("rows", sa.BigInteger()), written
-    )
+    moment = sa.Column("written", sa.DateTime(timezone=True))
+    return sa.Table("publications", sa.MetaData(SCHEMA), *columns, sa.Column("rows", sa.BigInteger()), moment)
 
 
 def _table(name: str, schema: pl.Schema) -> sa.Table:
@@ -126,16 +124,16 @@ def _type(table: str, column: str, dtype: pl.DataType) -> Any:
         return sa.DateTime(timezone=dtype.time_zone is not None)
     if dtype.is_integer():
         return sa.BigInteger()
-    if found := _TYPES.get(type(dtype)):
-        return found
+    if kind := _TYPES.get(type(dtype)):
+        return kind
     raise SqlError(
-        f"{table}: column '{column}' is {dtype}, which has no SQL type here. Expected text, numbers, dates or times; "
-        "have the scenario publish it as JSON text."
+        f"{table}: column '{column}' has the type {dtype}, which has no SQL equivalent. Expected text, numbers, dates or "
+        "times; let the scenario publish it as JSON text."
     )
 
 
 def _cast(schema: pl.Schema) -> list[pl.Expr]:
-    """The columns with the types that the table's have: all integers in 64 bits, all floats in double precision."""
+    """The columns in the types of the table: all integers in 64 bits, all floats in double precision."""
     kinds = {
         name: pl.Int64 if dtype.is_integer() else pl.Float64
         for name, dtype in schema.items()
@@ -145,13 +143,13 @@ def _cast(schema: pl.Schema) -> list[pl.Expr]:
 
 
 def _prepare(database: Database, table: sa.Table) -> None:
-    """Make the table where it is not there, and columns that it lacks."""
-    known = database.columns(table)
-    if not known:
+    """Create the table where it does not exist, and any missing columns."""
+    names = database.columns(table)
+    if not names:
         database.run(CreateTable(table))
         for index in table.indexes:
             database.run(CreateIndex(index))
         return
     for column in table.columns:
-        if column.name not in known:
+        if column.name not in names:
             database.add_column(table, column)

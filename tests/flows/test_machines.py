@@ -194,7 +194,7 @@ def test_a_bundle_judged_over_a_shorter_range_knows_what_came_after_it(own, mach
 
 def test_a_bundle_judged_by_rows_that_it_has_learnt_from_says_so(own, machines):
     done = machines("evaluate", "--from", "2024-03-01", "--bundle", "1", "--store", own)
-    assert any("has seen the outcome" in note for note in done["notes"])
+    assert any("has seen the ground truth" in note for note in done["notes"])
 
 
 def test_what_was_published_is_judged_like_the_bundle_that_published_it(own, machines):

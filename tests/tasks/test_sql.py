@@ -259,7 +259,7 @@ def test_a_run_is_published_though_the_database_is_down_and_started_again_it_bri
     finally:
         server.start()
     assert done.status == 1
-    assert "The run is published in the store all the same." in done.err
+    assert "The run is published in the store nevertheless." in done.err
     for secret in (postgresql.PASSWORD, postgresql.QUOTED):
         assert secret not in done.err + done.out
     published = in_the_store(scored, 4)
