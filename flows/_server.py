@@ -32,16 +32,16 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or (time.monotonic() >= self._until and self._leave())
 
     def _leave(self) -> bool:
-        held = sqlite3.connect(self._lock, timeout=0, isolation_level=None)
+        lock = sqlite3.connect(self._lock, timeout=0, isolation_level=None)
         try:
-            held.execute("begin exclusive")
+            lock.execute("begin exclusive")
         except sqlite3.OperationalError:
-            held.close()
+            lock.close()
             return False
         if self.server_state.connections:
-            held.close()
+            lock.close()
             return False
-        self._held = held  # until the process ends
+        self._held = lock  # until the process ends
         with suppress(OSError, ValueError, KeyError):
             if json.loads(self._record.read_text())["server"]["pid"] == os.getpid():
                 self._record.unlink()

@@ -14,11 +14,11 @@ _CLASSES: dict[str, Any] = {one.__name__: one for one in (str, int, float, bool,
 _OURS = ("flows", "tasks", "models", "tests")
 
 
-def reference(found: Any, *modules: str) -> str | None:
+def reference(target: Any, *modules: str) -> str | None:
     """`module:name` under which one of these modules holds the object; None where none does."""
     for module in modules:
         for name, value in vars(sys.modules[module]).items() if module in sys.modules else ():
-            if value is found:
+            if value is target:
                 return f"{module}:{name}"
     return None
 
@@ -87,17 +87,17 @@ def _read(words: dict[str, Any]) -> Any:
     raise LookupError(f"{words} is no annotation")
 
 
-def _constraint(found: Any) -> dict[str, Any]:
+def _constraint(item: Any) -> dict[str, Any]:
     """The bounds of a `Field`, or the place of the function of a `BeforeValidator`."""
-    if isinstance(found, FieldInfo):
+    if isinstance(item, FieldInfo):
         return {
             name: getattr(one, name)
-            for one in found.metadata
+            for one in item.metadata
             for name in getattr(one, "__slots__", None) or vars(one)
         }
-    if isinstance(found, BeforeValidator) and (place := reference(found.func, found.func.__module__)):
+    if isinstance(item, BeforeValidator) and (place := reference(item.func, item.func.__module__)):
         return {"before": place}
-    raise TypeError(f"{found} cannot be written down")
+    raise TypeError(f"{item} cannot be written down")
 
 
 def _constrained(words: dict[str, Any]) -> Any:

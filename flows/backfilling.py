@@ -64,8 +64,8 @@ def score_range(
     """Score what is not published of a range. Raises `BackfillError` where some of it could not be scored."""
     clock = Clock()
     every = as_ofs(scenario, store, first, last)
-    known = set(published_as_ofs(scenario, store, scores, every[0]))
-    missing = [one for one in every if one not in known]
+    past = set(published_as_ofs(scenario, store, scores, every[0]))
+    missing = [one for one in every if one not in past]
 
     def publish(as_of: AsOf) -> Mapping[str, Any]:
         return score(scenario, store, scores, as_of, bundle, options, dry_run=False)
@@ -73,10 +73,10 @@ def score_range(
     rows, failed = _each(missing, publish)
     name_run(f"{scenario.name}-backfill {every[0]} to {every[-1]}")
     if failed:
-        told = "\n".join(f"{one}: {error}" for one, error in list(failed.items())[:10])
+        lines = "\n".join(f"{one}: {error}" for one, error in list(failed.items())[:10])
         raise BackfillError(
             f"{len(failed):,} of {len(missing):,} could not be scored; the others are published. Mend the cause and "
-            f"start it again with the same range.\n{told}"
+            f"start it again with the same range.\n{lines}"
         )
     return {
         "from": str(every[0]),
@@ -105,10 +105,10 @@ def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None)
     return [until - cadence * back for back in reversed(range(count))]
 
 
-def _each(wanted: Sequence[AsOf], one: Callable[[AsOf], Mapping[str, Any]]) -> tuple[int, dict[AsOf, str]]:
+def _each(times: Sequence[AsOf], one: Callable[[AsOf], Mapping[str, Any]]) -> tuple[int, dict[AsOf, str]]:
     """The rows that were published, and the error of each time that could not be scored."""
     rows, failed = 0, dict[AsOf, str]()
-    for as_of in steps("backfill", wanted):
+    for as_of in steps("backfill", times):
         try:
             rows += int(one(as_of).get("rows", 0))
         except (AlmanacError, OSError) as error:

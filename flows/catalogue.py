@@ -52,8 +52,8 @@ class Command:
         if self.direct is not None:
             return partial(referred(self.direct), *self.arguments)
         commands = importlib.import_module(self.module).COMMANDS
-        found: Callable[..., Any] = next(one for one in commands if one.name == self.name)
-        return found
+        command: Callable[..., Any] = next(one for one in commands if one.name == self.name)
+        return command
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Group:
 def groups() -> tuple[Group, ...]:
     """All commands, by module, in alphabetical order."""
     source = _fingerprint()
-    kept = _kept(source)
-    if kept is None:
-        kept = tuple(_group(module) for module in with_commands())
-        _keep(source, kept)
-    return kept
+    catalogue = _kept(source)
+    if catalogue is None:
+        catalogue = tuple(_group(module) for module in with_commands())
+        _keep(source, catalogue)
+    return catalogue
 
 
 def scenarios() -> Iterator["Scenario"]:
@@ -91,18 +91,20 @@ def scenarios() -> Iterator["Scenario"]:
 
 def scenario(name: str) -> "Scenario":
     """The scenario of that name."""
-    found: Scenario = referred({group.scenario_name: group.scenario for group in groups()}[name] or "")
-    return found
+    instance: Scenario = referred({group.scenario_name: group.scenario for group in groups()}[name] or "")
+    return instance
 
 
 def _group(module: Any) -> Group:
-    found = getattr(module, "SCENARIO", None)
+    scenario = getattr(module, "SCENARIO", None)
     return Group(
         name=module.__name__.rpartition(".")[2],
         summary=(module.__doc__ or "").partition("\n")[0],
         commands=tuple(_command(module.__name__, command) for command in module.COMMANDS),
-        scenario_name=None if found is None else found.name,
-        scenario=None if found is None else reference(found, type(found).__module__, module.__name__),
+        scenario_name=None if scenario is None else scenario.name,
+        scenario=None
+        if scenario is None
+        else reference(scenario, type(scenario).__module__, module.__name__),
     )
 
 
@@ -110,7 +112,7 @@ def _command(module: str, command: Any) -> Command:
     from prefect_dask import DaskTaskRunner
 
     parameters = inspect.signature(command.fn, eval_str=True).parameters.values()
-    made = Command(
+    entry = Command(
         module=module,
         name=command.name,
         function=command.fn.__name__,
@@ -119,18 +121,18 @@ def _command(module: str, command: Any) -> Command:
         needs_server=not isinstance(command, Direct),
         maps=isinstance(getattr(command, "task_runner", None), DaskTaskRunner),
     )
-    if made.needs_server:
-        return made
+    if entry.needs_server:
+        return entry
     function: Any = command.fn
     arguments: tuple[str, ...] = ()
     if isinstance(function, partial):
         function, arguments = function.func, function.args
-    return replace(made, direct=reference(function, function.__module__), arguments=arguments)
+    return replace(entry, direct=reference(function, function.__module__), arguments=arguments)
 
 
 def _fingerprint() -> str:
     """A digest of the source that commands are made of, and of the interpreter."""
-    found = hashlib.blake2b(sys.version.encode(), digest_size=16)
+    digest = hashlib.blake2b(sys.version.encode(), digest_size=16)
     roots: list[Path] = [
         *map(Path, flows.__path__),
         *(Path(flows.__path__[0]).parent / floor for floor in _FLOORS),
@@ -138,8 +140,8 @@ def _fingerprint() -> str:
     for root in roots:
         for path in sorted(root.rglob("*.py")):
             content = path.read_bytes()
-            found.update(f"{path.relative_to(root)}\0{len(content)}\0".encode() + content)
-    return found.hexdigest()
+            digest.update(f"{path.relative_to(root)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
 
 
 def _place() -> Path:
@@ -150,18 +152,18 @@ def _place() -> Path:
 def _kept(source: str) -> tuple[Group, ...] | None:
     """The catalogue that was made from this source; None where there is none, or none that can be read."""
     try:
-        found = json.loads(_place().read_bytes())
-        return tuple(_read(group) for group in found["groups"]) if found["source"] == source else None
+        content = json.loads(_place().read_bytes())
+        return tuple(_read(group) for group in content["groups"]) if content["source"] == source else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
-def _keep(source: str, found: tuple[Group, ...]) -> None:
+def _keep(source: str, catalogue: tuple[Group, ...]) -> None:
     """Write the catalogue where Python keeps bytecode, whole or not at all."""
     place = _place()
     part = place.with_suffix(f".{os.getpid()}")
     with suppress(OSError, TypeError):
-        content = json.dumps({"source": source, "groups": [_written(group) for group in found]})
+        content = json.dumps({"source": source, "groups": [_written(group) for group in catalogue]})
         place.parent.mkdir(exist_ok=True)
         try:
             part.write_text(content)

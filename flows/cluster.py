@@ -65,7 +65,7 @@ def local_or_named() -> Iterator[object]:
     with (
         dask.config.set(LOCAL_SETTINGS),
         LocalCluster(
-            n_workers=_local.wanted or most_workers(),
+            n_workers=_local.workers or most_workers(),
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
@@ -81,7 +81,7 @@ def local_or_named() -> Iterator[object]:
         try:
             yield cluster
         finally:
-            _local.cluster, _local.wanted = None, None
+            _local.cluster, _local.workers = None, None
 
 
 def _module_of_the_flow() -> str:
@@ -94,7 +94,7 @@ class _Local:
     """The cluster of this process and how many workers it shall have; None: there is none yet, no matter."""
 
     cluster: Any = None
-    wanted: int | None = None
+    workers: int | None = None
 
 
 _local = _Local()
@@ -107,11 +107,11 @@ def most_workers() -> int:
 
 def enough_workers(tasks: int) -> None:
     """Have a local cluster begin with, or grow to, as many workers as so many tasks can use."""
-    wanted = min(tasks, most_workers())
+    workers = min(tasks, most_workers())
     if _local.cluster is None:
-        _local.wanted = wanted
-    elif wanted > len(_local.cluster.workers):
-        _local.cluster.scale(wanted)
+        _local.workers = workers
+    elif workers > len(_local.cluster.workers):
+        _local.cluster.scale(workers)
 
 
 def task_runner() -> Any:

@@ -74,17 +74,17 @@ def application() -> App:
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
     )
     lines = []
-    for found in groups():
-        name = found.name
+    for module in groups():
+        name = module.name
         group = app
-        if found.grouped:
-            group = App(name=name, help=found.summary, help_epilogue="", result_action="return_value")
+        if module.grouped:
+            group = App(name=name, help=module.summary, help_epilogue="", result_action="return_value")
             app.command(group)
-        for command in found.commands:
+        for command in module.commands:
             group.command(_command(command), name=command.name.removeprefix(f"{name}-"))
             about = command.about.partition("\n")[0]
-            called = command.name.replace("-", " ", 1) if found.grouped else command.name
-            lines.append(f"- `{called}` {about}")
+            usage = command.name.replace("-", " ", 1) if module.grouped else command.name
+            lines.append(f"- `{usage}` {about}")
     app.help_epilogue = "\n".join(lines)
     return app
 
@@ -216,9 +216,11 @@ def _only_json_on_stdout() -> Iterator[None]:
 def _show(result: Mapping[str, Any], indent: str = "") -> None:
     """Print a result for a person: figures in a column, lists of records as tables."""
     console = _console()
-    shown = {name: value for name, value in result.items() if value is not None and value not in ([], {}, ())}
-    width = max(len(name) for name in shown)
-    for name, value in shown.items():
+    entries = {
+        name: value for name, value in result.items() if value is not None and value not in ([], {}, ())
+    }
+    width = max(len(name) for name in entries)
+    for name, value in entries.items():
         if isinstance(value, Mapping):
             console.print(f"{indent}{name}", highlight=False)
             _show(value, indent + "  ")

@@ -19,10 +19,12 @@ def demo(seed: int = 7, store: str | None = None) -> dict[str, Any]:
         seed: Seed of the simulation.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
+    data_store = open_store(store)
     with local_or_named():
         results = {
-            module.__name__.rpartition(".")[2]: module.run(**module.simulated(opened, seed), store=opened.uri)
+            module.__name__.rpartition(".")[2]: module.run(
+                **module.simulated(data_store, seed), store=data_store.uri
+            )
             for module in with_commands()
             if hasattr(module, "simulated")
         }
@@ -30,7 +32,7 @@ def demo(seed: int = 7, store: str | None = None) -> dict[str, Any]:
     pages = {f"{name} page": result["page"] for name, result in results.items() if result.get("page")}
     return {
         "published": all(result["published"] for result in results.values()),
-        "store": opened.uri,
+        "store": data_store.uri,
         **pages,
     }
 

@@ -67,14 +67,14 @@ def watch(
     accuracy = accuracy_since(run)
     if announced:
         announce_drift(run, lines, accuracy)
-    moved = lines.filter("drifted")
-    told = reason(run, moved) if moved.height else f"Nothing has drifted as of {run.as_of}."
-    get_run_logger().info(told)
+    alarms = lines.filter("drifted")
+    message = reason(run, alarms) if alarms.height else f"Nothing has drifted as of {run.as_of}."
+    get_run_logger().info(message)
     return result | {
-        "drifted": moved["feature"].to_list(),
+        "drifted": alarms["feature"].to_list(),
         "announced": announced,
         "accuracy": accuracy,
         "features": lines.select(SHOWN).to_dicts(),
-        "notes": [told],
+        "notes": [message],
         "seconds": clock.seconds,
     }

@@ -82,7 +82,7 @@ def evaluate_published(
     at_most: int,
     cooldown_days: int,
     hint: str = "",
-    given: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Resolve, judge, publish, measure, track, remember: in that order, so that a stopped run is done again.
 
@@ -90,17 +90,17 @@ def evaluate_published(
     stand before those of the bundle in the measures.
     """
     clock = Clock()
-    judging = resolve_outcomes(scenario, store, since, until, at_most, hint, given)
+    judging = resolve_outcomes(scenario, store, since, until, at_most, hint, overrides)
     clock.mark("resolve")
     summary = _judged(scenario, judging, clock) if judging.groups else _nothing_due(judging)
     points = chart_outcomes(scenario, store)
-    told = announce_degraded(scenario, store, points, cooldown_days)
+    announcement = announce_degraded(scenario, store, points, cooldown_days)
     clock.mark("control")
     latest = newest(points)
     summary |= {
         "control": latest.select("series", "period", "value", "low", "centre", "high", "verdict").to_dicts(),
         "degraded": latest.filter(verdict="degraded")["series"].to_list(),
-        "announced": told,
+        "announced": announcement,
     }
     summary |= {"drift": watch(scenario, store)}
     clock.mark("drift")
@@ -113,14 +113,14 @@ def evaluate_bundle(
     since: datetime | None,
     until: datetime | None,
     bundle: int,
-    given: Mapping[str, Any],
+    overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Judge what a bundle would have said over a range, shard by shard, and publish the judged rows.
 
     `given` options stand before those of the bundle.
     """
     clock = Clock()
-    run = resolve_evaluation(scenario, store, since, until, bundle, given)
+    run = resolve_evaluation(scenario, store, since, until, bundle, overrides)
     begin(scenario, run)
     parts = over_shards("evaluating", evaluate_shards, scenario, run, plan(scenario, run))
     clock.mark("evaluate")
@@ -147,19 +147,19 @@ def _judged(scenario: Scenario, judging: Judging, clock: Clock) -> dict[str, Any
     run, targets = judging.run, judging.targets
     enough_workers(len(judging.groups))
     futures = judge.map(unmapped(scenario), unmapped(run), [list(group) for group in judging.groups])
-    judged = [one for group in gather("judging", futures) for one in group]
+    results = [one for group in gather("judging", futures) for one in group]
     clock.mark("judge")
-    publication = publish_outcomes(run, judged)
+    publication = publish_outcomes(run, results)
     metrics = measure_outcomes.submit(scenario, run, targets, publication.version).result()
     clock.mark("publish")
     record = track_outcomes(run, metrics)
-    remember_outcomes(judging, judged)
+    remember_outcomes(judging, results)
     clock.mark("track")
-    pending = sum(one.pending for one in judged)
-    get_run_logger().info("%d published times judged, %s rows pending", len(judged), f"{pending:,}")
+    pending = sum(one.pending for one in results)
+    get_run_logger().info("%d published times judged, %s rows pending", len(results), f"{pending:,}")
     return {
         "run_id": run.id,
-        "judged": len(judged),
+        "judged": len(results),
         "from": targets[0].as_of.isoformat(),
         "to": targets[-1].as_of.isoformat(),
         "observed_until": run.as_of.isoformat(),
@@ -181,24 +181,26 @@ def _nothing_due(judging: Judging) -> dict[str, Any]:
 
 def _lines(metrics: pl.DataFrame) -> dict[str, Any]:
     """Metrics of the whole, and by slice a line per value with a column per metric; long slices are left out."""
-    found: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     for (name,), rows in metrics.group_by("slice", maintain_order=True):
         wide = rows.pivot("metric", index="value_of_slice", values="value")
         lines = [{c: _rounded(value) for c, value in line.items()} for line in wide.to_dicts()]
         if name == "all":
-            found["all"] = {metric: value for metric, value in lines[0].items() if metric != "value_of_slice"}
+            tables["all"] = {
+                metric: value for metric, value in lines[0].items() if metric != "value_of_slice"
+            }
         elif len(lines) <= _SHOWN:
-            found[str(name)] = [{str(name): line.pop("value_of_slice"), **line} for line in lines]
-    return found
+            tables[str(name)] = [{str(name): line.pop("value_of_slice"), **line} for line in lines]
+    return tables
 
 
 def _wide(metrics: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """Metrics by slice: a line per metric, a column per value of the slice."""
-    found = {}
+    tables = {}
     for (name,), rows in metrics.group_by("slice", maintain_order=True):
         wide = rows.pivot("value_of_slice", index="metric", values="value").to_dicts()
-        found[str(name)] = [{c: _rounded(v) for c, v in line.items()} for line in wide]
-    return found
+        tables[str(name)] = [{c: _rounded(v) for c, v in line.items()} for line in wide]
+    return tables
 
 
 def _rounded(value: Any) -> Any:

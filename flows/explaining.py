@@ -34,42 +34,42 @@ def explain(
         as_of: Last week known to the forecast, any day of it; default: the newest forecast.
         store_uri: URI of the store with the tables; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store_uri)
-    rows = _published(opened, sku, store, as_of)
-    found, when = rows.row(0, named=True), rows["as_of"][0]
-    known = ledger.rows(opened)
-    entry = {} if known is None else ledger.last(opened, SALES.name, "forecast", when) or {}
-    same = entry.get("run_id") == found["run_id"]
-    versions = entry["versions"] if same else input_versions(SALES, opened)
-    tables = scans(SALES, opened, versions)
-    options = bundles.manifest(opened, SALES.name, found["bundle"])["options"]
-    shared = read_context(opened, f"{Layout(SALES.name).runs}/{found['run_id']}")
-    shared = shared or SALES.context(tables, when, options)
-    model = bundles.model(SALES, opened, found["bundle"])
-    lines = SALES.explain(model, tables, shared, rows, when, options)
+    data_store = open_store(store_uri)
+    rows = _published(data_store, sku, store, as_of)
+    row, when = rows.row(0, named=True), rows["as_of"][0]
+    runs = ledger.rows(data_store)
+    entry = {} if runs is None else ledger.last(data_store, SALES.name, "forecast", when) or {}
+    same = entry.get("run_id") == row["run_id"]
+    versions = entry["versions"] if same else input_versions(SALES, data_store)
+    tables = scans(SALES, data_store, versions)
+    options = bundles.manifest(data_store, SALES.name, row["bundle"])["options"]
+    context = read_context(data_store, f"{Layout(SALES.name).runs}/{row['run_id']}")
+    context = context or SALES.context(tables, when, options)
+    model = bundles.model(SALES, data_store, row["bundle"])
+    lines = SALES.explain(model, tables, context, rows, when, options)
     notes = [] if same else ["The ledger has no such run: the newest tables are used."]
-    return _told(lines, found, when, [*notes, *_other_medians(lines)])
+    return _result(lines, row, when, [*notes, *_other_medians(lines)])
 
 
-def _published(opened: Store, sku: str, store: str, as_of: date | None) -> pl.DataFrame:
+def _published(data_store: Store, sku: str, store: str, as_of: date | None) -> pl.DataFrame:
     """The published rows of the key; `ParameterError` with near names where there are none."""
     table = Layout(SALES.name).table("forecasts")
-    if (published := opened.find(table)) is None:
+    if (forecasts := data_store.find(table)) is None:
         raise ParameterError(
-            f"{opened.uri}: no forecast was published yet. Publish one: python -m flows sales forecast. "
+            f"{data_store.uri}: no forecast was published yet. Publish one: python -m flows sales forecast. "
             "(--store names the store that sells; the one with the tables is --store-uri or ALMANAC_STORE.)"
         )
-    newest = published.select(pl.col("as_of").max()).collect().item()
+    newest = forecasts.select(pl.col("as_of").max()).collect().item()
     when = newest
     if as_of is not None:
         when = SALES.resolve_as_of(
-            scans(SALES, opened, input_versions(SALES, opened)), as_of, datetime.now(UTC)
+            scans(SALES, data_store, input_versions(SALES, data_store)), as_of, datetime.now(UTC)
         )
-    published = published.filter(pl.col("as_of") == when)
-    rows = published.filter(pl.col("sku") == sku, pl.col("store") == store).sort("week").collect()
+    forecasts = forecasts.filter(pl.col("as_of") == when)
+    rows = forecasts.filter(pl.col("sku") == sku, pl.col("store") == store).sort("week").collect()
     if rows.height:
         return rows
-    keys = published.select(KEY).unique().collect()
+    keys = forecasts.select(KEY).unique().collect()
     if keys.is_empty():
         raise ParameterError(
             f"--as-of {as_of}: no forecast as of {when} was published; the newest is as of {newest}."
@@ -82,7 +82,7 @@ def _published(opened: Store, sku: str, store: str, as_of: date | None) -> pl.Da
     raise ParameterError(message + suggestion(sku, keys["sku"].unique()))
 
 
-def _told(lines: pl.DataFrame, found: Mapping[str, Any], when: date, notes: list[str]) -> dict[str, Any]:
+def _result(lines: pl.DataFrame, row: Mapping[str, Any], when: date, notes: list[str]) -> dict[str, Any]:
     """The lines as tables: what each group adds, and the plan with the reasons."""
     level = lines["level"].drop_nulls()
     empty = [group for group in GROUPS if not (lines[group].fill_null(0.0).abs() > 1e-9).any()]
@@ -90,11 +90,11 @@ def _told(lines: pl.DataFrame, found: Mapping[str, Any], when: date, notes: list
     plan = plan.drop("plan") if plan["plan"].dtype == pl.Null else plan.unnest("plan")
     sums = lines.select("week", "level", *[group for group in GROUPS if group not in empty], "median")
     return {
-        "sku": found["sku"],
-        "store": found["store"],
+        "sku": row["sku"],
+        "store": row["store"],
         "as_of": when.isoformat(),
-        "bundle": found["bundle"],
-        "run_id": found["run_id"],
+        "bundle": row["bundle"],
+        "run_id": row["run_id"],
         "models": [f"{rung}: {about(rung)}" for rung in lines["rung"].unique(maintain_order=True)],
         "contributions": sums.to_dicts() if len(level) else [],
         "plan": plan.to_dicts(),

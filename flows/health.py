@@ -22,19 +22,21 @@ def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
         metrics: Print the figures as Prometheus reads them.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
-    found = found_in(opened)
-    late = [one.scenario for one in found if one.late]
-    stale = [one.scenario for one in found if one.stale]
+    data_store = open_store(store)
+    reports = found_in(data_store)
+    late = [one.scenario for one in reports if one.late]
+    stale = [one.scenario for one in reports if one.stale]
     notes = [f"{name}: the last complete time is not published." for name in late]
     notes += [f"{name}: no newer data come." for name in stale]
     result = {
-        "store": opened.uri,
+        "store": data_store.uri,
         "ok": not (late or stale),
-        "scenarios": [asdict(one) for one in found],
-        "notes": notes if found else [f"{opened.uri}: nothing was ingested yet. Begin: python -m flows demo"],
+        "scenarios": [asdict(one) for one in reports],
+        "notes": notes
+        if reports
+        else [f"{data_store.uri}: nothing was ingested yet. Begin: python -m flows demo"],
     }
-    text = prometheus(found) if metrics else None
+    text = prometheus(reports) if metrics else None
     return WithStatus(result, exit_status=3 if late or stale else 0, text=text)
 
 

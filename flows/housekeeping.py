@@ -70,25 +70,27 @@ def housekeeping(
         dry_run: Say what would be done, and do nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened, now = open_store(store), datetime.now(UTC)
-    check_store(opened)
+    data_store, now = open_store(store), datetime.now(UTC)
+    check_store(data_store)
     if resource_group:
         parts(resource_group)
-    tidied = [tidy_table(opened, name, retention_days, now, dry_run=dry_run) for name in tables(opened)]
-    known = scenarios(opened)
-    pages = [path for one in known for path in expire_pages(opened, one, page_days, now, dry_run=dry_run)]
-    runs = [path for one in known for path in expire_runs(opened, one, run_days, now, dry_run=dry_run)]
+    tidied = [
+        tidy_table(data_store, name, retention_days, now, dry_run=dry_run) for name in tables(data_store)
+    ]
+    names = scenarios(data_store)
+    pages = [path for one in names for path in expire_pages(data_store, one, page_days, now, dry_run=dry_run)]
+    runs = [path for one in names for path in expire_runs(data_store, one, run_days, now, dry_run=dry_run)]
     days = (quarantine_days, study_days, tracking_days, ledger_days)
-    records, problems = _expire_records(opened, known, days, now, dry_run=dry_run)
+    records, problems = _expire_records(data_store, names, days, now, dry_run=dry_run)
     stuck = stuck_runs(stuck_hours, now)
     azure = {}
     if resource_group:
         old = expire_deployment_records(resource_group, record_days, now, dry_run=dry_run)
-        orphaned = orphaned_container_groups(resource_group, now)
-        azure = {"deployment_records": len(old), "orphaned_container_groups": orphaned}
+        orphans = orphaned_container_groups(resource_group, now)
+        azure = {"deployment_records": len(old), "orphaned_container_groups": orphans}
     result = {
         "dry_run": dry_run,
-        "store": opened.uri,
+        "store": data_store.uri,
         "files_compacted": sum(one.compacted for one in tidied),
         "files_vacuumed": sum(one.removed for one in tidied),
         "pages": len(pages),
@@ -129,11 +131,11 @@ def _report(result: dict[str, Any]) -> None:
         {"figure": name, "value": value} for name, value in result.items() if isinstance(value, int | str)
     ]
     create_table_artifact(rows, key="housekeeping", description="What there was to tidy up")
-    listed = {
+    descriptions = {
         "stuck_runs": "Runs that are stuck in Running",
         "orphaned_container_groups": "Container groups whose run is over; they cost until they are deleted",
     }
-    for name, description in listed.items():
+    for name, description in descriptions.items():
         if result.get(name):
             key = f"housekeeping-{name.replace('_', '-')}"
             create_table_artifact(result[name], key=key, description=description)
@@ -141,10 +143,10 @@ def _report(result: dict[str, Any]) -> None:
 
 def _refuse_problems(tidied: Sequence[Tidied]) -> None:
     """Raise `HousekeepingError` that names what could not be tidied; all else is."""
-    told = "\n".join(f"  {one.table}: {one.problem}" for one in tidied if one.problem)
-    if told:
+    lines = "\n".join(f"  {one.table}: {one.problem}" for one in tidied if one.problem)
+    if lines:
         raise HousekeepingError(
-            f"Some things were left as they are; all else was done.\n{told}\nRun it again."
+            f"Some things were left as they are; all else was done.\n{lines}\nRun it again."
         )
 
 

@@ -22,30 +22,34 @@ def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
         check: End with exit status 3 where the data of a scenario are not fresh.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened, now = open_store(store), datetime.now(UTC)
-    known = list(scenarios())
-    found = {scenario: _statuses(scenario, opened) for scenario in known}
-    some = {scenario: statuses for scenario, statuses in found.items() if statuses}
-    told = [_scenario(scenario, statuses, now) for scenario, statuses in some.items()]
+    data_store, now = open_store(store), datetime.now(UTC)
+    every = list(scenarios())
+    by_scenario = {scenario: _statuses(scenario, data_store) for scenario in every}
+    some = {scenario: statuses for scenario, statuses in by_scenario.items() if statuses}
+    summaries = [_scenario(scenario, statuses, now) for scenario, statuses in some.items()]
     notes = [
         f"{one['scenario']}: stale, its data end {in_words(timedelta(hours=one['age_hours']))} ago; they are "
         f"expected every {in_words(timedelta(hours=one['every_hours']))}."
-        for one in told
+        for one in summaries
         if one["fresh"] is False
     ]
     result = {
-        "store": opened.uri,
-        "scenarios": told,
+        "store": data_store.uri,
+        "scenarios": summaries,
         "tables": [_table(scenario, one) for scenario, statuses in some.items() for one in statuses],
-        "quarantine": [line for scenario in known for line in quarantined(opened, scenario.name)],
-        "notes": notes if some else [f"{opened.uri}: nothing was ingested yet. Begin: python -m flows demo"],
+        "quarantine": [line for scenario in every for line in quarantined(data_store, scenario.name)],
+        "notes": notes
+        if some
+        else [f"{data_store.uri}: nothing was ingested yet. Begin: python -m flows demo"],
     }
-    return WithStatus(result, exit_status=3 if check and any(one["fresh"] is False for one in told) else 0)
+    return WithStatus(
+        result, exit_status=3 if check and any(one["fresh"] is False for one in summaries) else 0
+    )
 
 
 def _statuses(scenario: Scenario, store: Store) -> list[TableStatus]:
-    found = [table_status(scenario, store, table) for table in scenario.tables.values()]
-    return [status for status in found if status is not None]
+    statuses = [table_status(scenario, store, table) for table in scenario.tables.values()]
+    return [status for status in statuses if status is not None]
 
 
 def _scenario(scenario: Scenario, statuses: list[TableStatus], now: datetime) -> dict[str, Any]:

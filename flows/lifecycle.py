@@ -30,8 +30,8 @@ def promotions(scenario: Scenario) -> tuple[Flow[Any, Any], Flow[Any, Any]]:
             reason: Why, for those who read the registry later.
             store: URI of the store; default: ALMANAC_STORE, or ./store.
         """
-        opened = open_store(store)
-        return _told(scenario, opened, promoting.promote(scenario, opened, bundle, reason))
+        data_store = open_store(store)
+        return _result(scenario, data_store, promoting.promote(scenario, data_store, bundle, reason))
 
     @limited(BY_HAND, name=f"{scenario.name}-rollback")
     def rollback(reason: Reason, store: str | None = None) -> dict[str, Any]:
@@ -43,19 +43,19 @@ def promotions(scenario: Scenario) -> tuple[Flow[Any, Any], Flow[Any, Any]]:
             reason: Why, for those who read the registry later.
             store: URI of the store; default: ALMANAC_STORE, or ./store.
         """
-        opened = open_store(store)
-        return _told(scenario, opened, promoting.roll_back(scenario, opened, reason))
+        data_store = open_store(store)
+        return _result(scenario, data_store, promoting.roll_back(scenario, data_store, reason))
 
     return promote, rollback
 
 
-def _told(scenario: Scenario, store: Any, done: promoting.Promoted) -> dict[str, Any]:
-    note = promoting.move_alias(scenario, store, done.champion)
+def _result(scenario: Scenario, store: Any, change: promoting.Promoted) -> dict[str, Any]:
+    note = promoting.move_alias(scenario, store, change.champion)
     return {
-        "champion": done.champion,
-        "before": done.before,
-        "changed": done.changed,
-        "reason": done.reason,
+        "champion": change.champion,
+        "before": change.before,
+        "changed": change.changed,
+        "reason": change.reason,
         "notes": [note] if note else [],
     }
 

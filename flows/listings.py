@@ -37,15 +37,15 @@ def bundles(scenario: str, last: Number = 10, store: str | None = None) -> Mappi
         last: So many, at most.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
-    lines = bundle_lines(opened, scenario, last)
+    data_store = open_store(store)
+    lines = bundle_lines(data_store, scenario, last)
     headlines = {line["bundle"]: line.pop("headline") for line in lines}
     return {
-        "store": opened.uri,
-        "champion": saved.champion(opened, scenario),
+        "store": data_store.uri,
+        "champion": saved.champion(data_store, scenario),
         "bundles": lines,
         "headline": _side_by_side(headlines),
-        "notes": [] if lines else [saved.no_bundle(opened, scenario)],
+        "notes": [] if lines else [saved.no_bundle(data_store, scenario)],
     }
 
 
@@ -56,10 +56,10 @@ def history(scenario: str, last: Number = 20, store: str | None = None) -> Mappi
         last: So many, at most.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
-    lines = run_lines(opened, scenario, last)
-    nothing = f"{opened.uri}: no run of {scenario} has published anything yet."
-    return {"store": opened.uri, "runs": lines, "notes": [] if lines else [nothing]}
+    data_store = open_store(store)
+    lines = run_lines(data_store, scenario, last)
+    nothing = f"{data_store.uri}: no run of {scenario} has published anything yet."
+    return {"store": data_store.uri, "runs": lines, "notes": [] if lines else [nothing]}
 
 
 def export(
@@ -74,11 +74,11 @@ def export(
     """
     from tasks.registry import export as exporting
 
-    opened = open_store(store)
-    number = bundle or saved.champion(opened, scenario)
+    data_store = open_store(store)
+    number = bundle or saved.champion(data_store, scenario)
     if number is None:
-        raise BundleError(saved.no_bundle(opened, scenario))
-    return exporting.export(catalogue.scenario(scenario), opened, number, to)
+        raise BundleError(saved.no_bundle(data_store, scenario))
+    return exporting.export(catalogue.scenario(scenario), data_store, number, to)
 
 
 def _side_by_side(headlines: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:

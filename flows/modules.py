@@ -34,9 +34,9 @@ class Direct:
 
 def with_commands() -> Iterator[ModuleType]:
     """Modules that name their flows and direct commands in `COMMANDS`, in alphabetical order."""
-    for found in pkgutil.iter_modules(flows.__path__):
-        if found.name.startswith("_"):
+    for info in pkgutil.iter_modules(flows.__path__):
+        if info.name.startswith("_"):
             continue
-        module = importlib.import_module(f"flows.{found.name}")
+        module = importlib.import_module(f"flows.{info.name}")
         if getattr(module, "COMMANDS", None):
             yield module

@@ -36,13 +36,13 @@ def hours(durations: Iterable[str]) -> list[int]:
     >>> hours(["24h", "7d", "1w"])
     [24, 168, 168]
     """
-    found = []
+    result = []
     for text in durations:
         match = re.fullmatch(r"([1-9]\d{0,5})([hdw])", text.strip())
         if not match:
             raise ParameterError(f"'{text}' is not a duration. Expected hours, days or weeks: 24h, 7d or 1w.")
-        found.append(int(match[1]) * _HOURS[match[2]])
-    return found
+        result.append(int(match[1]) * _HOURS[match[2]])
+    return result
 
 
 def amounts(words: Iterable[str]) -> list[tuple[str, float]]:
@@ -51,7 +51,7 @@ def amounts(words: Iterable[str]) -> list[tuple[str, float]]:
     >>> amounts(["pump=40", "main valve=2.5"])
     [('pump', 40.0), ('main valve', 2.5)]
     """
-    found: dict[str, float] = {}
+    costs: dict[str, float] = {}
     for word in words:
         name, _, amount = word.rpartition("=")
         name = name.strip()
@@ -59,12 +59,12 @@ def amounts(words: Iterable[str]) -> list[tuple[str, float]]:
             cost = float(amount)
         except ValueError:
             cost = -1.0
-        if not name or name in found or not 0 < cost < float("inf"):
+        if not name or name in costs or not 0 < cost < float("inf"):
             raise ParameterError(
                 f"'{word}' is no cost. Expected a name once, and an amount above 0: pump=40."
             )
-        found[name] = cost
-    return list(found.items())
+        costs[name] = cost
+    return list(costs.items())
 
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}

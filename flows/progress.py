@@ -58,17 +58,17 @@ def gather(
     tell = _Teller(label)
     step = max(1, len(futures) // 10)
     with _bar() as bar:
-        shown = bar.add_task(label, total=len(futures))
-        for done, future in enumerate(_as_completed(label, futures, stuck_seconds), start=1):
+        bar_task = bar.add_task(label, total=len(futures))
+        for count, future in enumerate(_as_completed(label, futures, stuck_seconds), start=1):
             position = positions[future.task_run_id]
             try:
                 results[position] = future.result()
             except Exception as error:
                 results[position] = on_error(position, error)
-            bar.advance(shown)
-            if done % step == 0 or done == len(futures):
-                tell.progress(100.0 * done / len(futures))
-        bar.remove_task(shown)
+            bar.advance(bar_task)
+            if count % step == 0 or count == len(futures):
+                tell.progress(100.0 * count / len(futures))
+        bar.remove_task(bar_task)
     return results
 
 
@@ -76,11 +76,11 @@ def steps(label: str, items: Sequence[T]) -> Iterator[T]:
     """The items one by one, with the progress of what is done with them."""
     tell = _Teller(label)
     with _bar() as bar:
-        shown = bar.add_task(label, total=len(items))
-        for done, item in enumerate(items, start=1):
+        bar_task = bar.add_task(label, total=len(items))
+        for count, item in enumerate(items, start=1):
             yield item
-            bar.advance(shown)
-            tell.progress(100.0 * done / len(items))
+            bar.advance(bar_task)
+            tell.progress(100.0 * count / len(items))
 
 
 def _as_completed(
@@ -172,9 +172,9 @@ def _bar() -> Iterator[Progress]:
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
         transient=True,
-    ) as made:
-        token = _SHOWN.set(made)
+    ) as progress:
+        token = _SHOWN.set(progress)
         try:
-            yield made
+            yield progress
         finally:
             _SHOWN.reset(token)

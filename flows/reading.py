@@ -58,22 +58,22 @@ def reads(function: Callable[..., R]) -> Callable[..., R]:
     signature = inspect.signature(function, eval_str=True)
     types = get_type_hints(Reading)
     own = [p for p in signature.parameters.values() if p.name != _PARAMETER]
-    shared = [
+    options = [
         inspect.Parameter(
             f.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=f.default, annotation=types[f.name]
         )
         for f in fields(Reading)
     ]
-    called = signature.replace(parameters=[*own[:-1], *shared, own[-1]])
+    full = signature.replace(parameters=[*own[:-1], *options, own[-1]])
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> R:
-        given = called.bind(*args, **kwargs).arguments
-        reading = Reading(**{f.name: given.pop(f.name) for f in fields(Reading) if f.name in given})
-        return function(**given, **{_PARAMETER: reading})
+        arguments = full.bind(*args, **kwargs).arguments
+        reading = Reading(**{f.name: arguments.pop(f.name) for f in fields(Reading) if f.name in arguments})
+        return function(**arguments, **{_PARAMETER: reading})
 
     about = "".join(f"        {name}: {text}\n" for name, text in _ABOUT.items())
-    return _called(wrapped, called, (function.__doc__ or "").replace(_STORE, about + _STORE))
+    return _called(wrapped, full, (function.__doc__ or "").replace(_STORE, about + _STORE))
 
 
 def ingests(ingest: Flow[..., dict[str, Any]]) -> Callable[[Callable[..., R]], Callable[..., Any]]:
@@ -81,25 +81,25 @@ def ingests(ingest: Flow[..., dict[str, Any]]) -> Callable[[Callable[..., R]], C
 
     Its first argument is what the ingest has returned. A dry run ends with that.
     """
-    *read, store = inspect.signature(ingest.fn).parameters.values()
+    *options, store = inspect.signature(ingest.fn).parameters.values()
     about = inspect.cleandoc(ingest.fn.__doc__ or "").partition("Args:\n")[2].partition(_STORE.strip())[0]
 
     def make(function: Callable[..., R]) -> Callable[..., Any]:
         signature = inspect.signature(function, eval_str=True)
         _, *own, _ = signature.parameters.values()
-        called = signature.replace(parameters=[*read, *own, store])
+        full = signature.replace(parameters=[*options, *own, store])
 
         @wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            given = called.bind(*args, **kwargs).arguments
-            mine = {p.name: given.pop(p.name) for p in own if p.name in given}
-            ingested = ingest.fn(**given)
-            if given.get("dry_run"):
+            arguments = full.bind(*args, **kwargs).arguments
+            mine = {p.name: arguments.pop(p.name) for p in own if p.name in arguments}
+            ingested = ingest.fn(**arguments)
+            if arguments.get("dry_run"):
                 return ingested
-            return function(ingested, **mine, store=given.get("store"))
+            return function(ingested, **mine, store=arguments.get("store"))
 
         doc = inspect.cleandoc(function.__doc__ or "").replace("Args:\n", f"Args:\n{about.rstrip(' ')}")
-        return _called(wrapped, called, doc)
+        return _called(wrapped, full, doc)
 
     return make
 

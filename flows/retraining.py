@@ -33,6 +33,6 @@ def train_for(
         get_run_logger().info(request.refusal)
         result = {"bundle": None, "promoted": False, "asked_for": reason, "notes": [request.refusal]}
         return Completed(name="Skipped", message=request.refusal, data=result)
-    found = train_bundle(scenario, store, as_of, options)
-    record_training(scenario, store, request, found)
-    return {**found, "asked_for": reason}
+    training = train_bundle(scenario, store, as_of, options)
+    record_training(scenario, store, request, training)
+    return {**training, "asked_for": reason}

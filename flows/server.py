@@ -88,10 +88,10 @@ class _Server:
     def is_there(self) -> bool:
         """Whether it is really that process which listens: after it has ended, anyone may take its port."""
         try:
-            heard = psutil.Process(self.pid).net_connections("tcp")
+            connections = psutil.Process(self.pid).net_connections("tcp")
         except psutil.Error:
             return False
-        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in heard)
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)
 
 
 @contextmanager
@@ -102,14 +102,14 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
     that one ends, and with `leave_up` not at all. `meanwhile` is called while it starts, or at once.
     """
     spare_loopback()
-    named = PREFECT_API_URL.value()
-    if named:
+    url = PREFECT_API_URL.value()
+    if url:
         check_api(
-            named,
+            url,
             "Start it with `prefect server start`, or unset the variable to use a server of the command's own.",
         )
         meanwhile()
-        yield Api(named)
+        yield Api(url)
         return
     with _one_at_a_time():
         server = _known(leave_up=leave_up)
@@ -174,8 +174,8 @@ def _send_what_is_left() -> None:
 def _known(*, leave_up: bool) -> _Server | None:
     """The server that an earlier command has started in PREFECT_HOME, where it answers and is what this one would start."""
     try:
-        found = json.loads(_record().read_text())
-        server, stays = _Server(**found["server"]), found["stays"]
+        record = json.loads(_record().read_text())
+        server, stays = _Server(**record["server"]), record["stays"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     fits = server.started_as == _started_as() and (stays or not leave_up)
@@ -198,7 +198,7 @@ def _start(meanwhile: Callable[[], object], *, leave_up: bool) -> _Server:
     """Start a server, call `meanwhile`, wait until the server answers, and write down for the next command where it is."""
     port, password = free_port(), f"almanac:{secrets.token_urlsafe(24)}"
     url = f"http://127.0.0.1:{port}"
-    given = {
+    variables = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
         "PREFECT_UI_API_URL": f"{url}/api",
@@ -210,14 +210,14 @@ def _start(meanwhile: Callable[[], object], *, leave_up: bool) -> _Server:
         **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE_SERVICES},
     }
     if _schema_is_known():
-        given |= {
+        variables |= {
             "PREFECT_API_DATABASE_MIGRATE_ON_START": "false",
             "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
         }
     idle = "inf" if leave_up else str(settings().server_idle_seconds)
     process = subprocess.Popen(
         [sys.executable, "-m", "flows._server", str(port), idle, str(_lock()), str(_record())],
-        env={**os.environ, **given},
+        env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -246,15 +246,15 @@ def _write_down(record: object) -> None:
 
 def _schema_is_known() -> bool:
     """Whether this version of Prefect has brought the database up to date before: it need not look again."""
-    found = _schema()
-    known = PREFECT_HOME.value() / _SCHEMA
-    return found is not None and known.exists() and known.read_text() == found
+    schema = _schema()
+    record = PREFECT_HOME.value() / _SCHEMA
+    return schema is not None and record.exists() and record.read_text() == schema
 
 
 def _remember_schema() -> None:
-    if found := _schema():
+    if schema := _schema():
         with suppress(OSError):
-            (PREFECT_HOME.value() / _SCHEMA).write_text(found)
+            (PREFECT_HOME.value() / _SCHEMA).write_text(schema)
 
 
 def _schema() -> str | None:
@@ -351,8 +351,8 @@ def _with_api(url: str) -> str:
 def spare_loopback() -> None:
     """Have servers on this machine asked directly, whatever HTTP_PROXY says: no proxy can reach them."""
     for name in ("NO_PROXY", "no_proxy"):
-        known = [one for one in os.environ.get(name, "").split(",") if one]
-        os.environ[name] = ",".join([*known, *(one for one in _LOOPBACK if one not in known)])
+        hosts = [one for one in os.environ.get(name, "").split(",") if one]
+        os.environ[name] = ",".join([*hosts, *(one for one in _LOOPBACK if one not in hosts)])
 
 
 _LOOPBACK = ("127.0.0.1", "localhost")

@@ -46,11 +46,11 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        told = "\n".join(
+        lines = "\n".join(
             f"ALMANAC_{'_'.join(map(str, one['loc'])).upper()}={one['input']}: {one['msg']}."
             for one in error.errors()
         )
-        raise SettingsError(told) from None
+        raise SettingsError(lines) from None
 
 
 def open_store(uri: str | None) -> Store:

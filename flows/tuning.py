@@ -72,8 +72,8 @@ def flow_of(
             store: URI of the store; default: ALMANAC_STORE, or ./store.
         """
         opened_store = open_store(store)
-        begun = defaults(opened_store)
-        return tune_scenario(scenario, opened_store, as_of, begun, trials, timeout, at_once, seed)
+        options = defaults(opened_store)
+        return tune_scenario(scenario, opened_store, as_of, options, trials, timeout, at_once, seed)
 
     return tune
 
@@ -115,7 +115,7 @@ class _Searching:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Verdict:
     """The winner against the incumbent: values, losses at all folds, and whether it was better where it counts."""
 
     before: Mapping[str, Any]
@@ -146,18 +146,18 @@ def tune_scenario(
     clock.mark("prepare")
     path = Layout(scenario.name).study(run.id)
     with opened(store, path, run.id, search_of(scenario).space, seed) as (study, save):
-        kept = study.done
+        earlier = study.done
         study.begin_with(incumbent(scenario, run))
         _search(searching, study, save, trials, at_once, until)
         clock.mark("search")
-        judged = _judge(searching, study)
+        verdict = _judge(searching, study)
         clock.mark("judge")
-        view, counts = _view(searching, study, judged), study.counts
-    get_run_logger().info(judged.reason)
-    challenger = _challenger(searching, judged) if judged.better else None
+        view, counts = _view(searching, study, verdict), study.counts
+    get_run_logger().info(verdict.reason)
+    challenger = _challenger(searching, verdict) if verdict.better else None
     clock.mark("train")
     page = write_study_page(run, sections(view))
-    announce_study(run, page, view.choices.to_dicts(), judged.reason)
+    announce_study(run, page, view.choices.to_dicts(), verdict.reason)
     clock.mark("page")
     record = _track(run, view, challenger)
     clock.mark("track")
@@ -165,11 +165,11 @@ def tune_scenario(
         "run_id": run.id,
         "as_of": run.as_of.isoformat(),
         "study": store.uri_of(path),
-        "trials": counts | {"kept": kept},
-        "loss": _means(judged),
-        "unseen": _unseen(searching, judged),
-        "better": judged.better,
-        "reason": judged.reason,
+        "trials": counts | {"kept": earlier},
+        "loss": _means(verdict),
+        "unseen": _unseen(searching, verdict),
+        "better": verdict.better,
+        "reason": verdict.reason,
         "choices": view.choices.to_dicts(),
         "challenger": challenger,
         "page": page,
@@ -189,31 +189,31 @@ def _search(
 ) -> None:
     """Have the study come to `trials`, some at a time; what is proposed follows from those before alone."""
     while study.done < trials and (until is None or time.time() < until):
-        asked = study.ask(min(at_once, trials - study.done))
+        batch = study.ask(min(at_once, trials - study.done))
         save()
         limits = bars([losses for _, losses in study.complete()])
-        numbers, values = [trial.number for trial in asked], [trial.values for trial in asked]
-        found = searching.try_out(numbers, values, len(searching.folds) - 1, limits, until)
-        for number, tried in zip(numbers, found, strict=True):
+        numbers, values = [trial.number for trial in batch], [trial.values for trial in batch]
+        results = searching.try_out(numbers, values, len(searching.folds) - 1, limits, until)
+        for number, tried in zip(numbers, results, strict=True):
             study.tell(number, tried)
         save()
-        if found and all(tried.state == FAILED for tried in found) and not study.complete():
+        if results and all(tried.state == FAILED for tried in results) and not study.complete():
             raise TuningError(
-                f"{searching.run.scenario}: the first {len(found)} trials failed, so the study ends. {found[0].reason}"
+                f"{searching.run.scenario}: the first {len(results)} trials failed, so the study ends. {results[0].reason}"
             )
 
 
-def _judge(searching: _Searching, study: Study) -> _Judged:
+def _judge(searching: _Searching, study: Study) -> _Verdict:
     """The best trial against the incumbent, both on all folds; better is who is so on the last one."""
     before = incumbent(searching.scenario, searching.run)
     complete = study.complete()
     if not complete:
-        return _Judged(
+        return _Verdict(
             before, before, reason="No trial came to its end in the time given. Start again: it goes on."
         )
     winner = min(complete, key=lambda each: (fmean(each[1]), each[0].number))[0]
     if dict(winner.values) == before:
-        return _Judged(before, before, reason="Nothing was better in the search than what is used already.")
+        return _Verdict(before, before, reason="Nothing was better in the search than what is used already.")
     folds = len(searching.folds)
     old, new = searching.try_out([0, winner.number], [before, winner.values], folds, (), None)
     for tried in (old, new):
@@ -226,33 +226,33 @@ def _judge(searching: _Searching, study: Study) -> _Judged:
         "part in it."
     )
     reason += "" if better else " It is not better there, so nothing is trained with it."
-    return _Judged(before, winner.values, old.losses, new.losses, better, reason)
+    return _Verdict(before, winner.values, old.losses, new.losses, better, reason)
 
 
-def _challenger(searching: _Searching, judged: _Judged) -> dict[str, Any]:
+def _challenger(searching: _Searching, verdict: _Verdict) -> dict[str, Any]:
     """Train the winner as a challenger like any other; once for each winner of a study."""
     run = searching.run
-    path = run.path(f"challengers/{digest(dict(judged.after))[:16]}.json")
-    known = run.store.get_json(path)
-    if known is not None:
-        return dict(known)
-    options = base_of(run) | dict(judged.after) | {STUDY: run.id}
-    done = train_bundle(searching.scenario, run.store, run.as_of, options)
-    told = {name: done[name] for name in ("bundle", "promoted", "champion", "reason", "loss")}
-    run.store.put_json(path, told)
-    return told
+    path = run.path(f"challengers/{digest(dict(verdict.after))[:16]}.json")
+    record = run.store.get_json(path)
+    if record is not None:
+        return dict(record)
+    options = base_of(run) | dict(verdict.after) | {STUDY: run.id}
+    training = train_bundle(searching.scenario, run.store, run.as_of, options)
+    summary = {name: training[name] for name in ("bundle", "promoted", "champion", "reason", "loss")}
+    run.store.put_json(path, summary)
+    return summary
 
 
-def _view(searching: _Searching, study: Study, judged: _Judged) -> StudyView:
+def _view(searching: _Searching, study: Study, verdict: _Verdict) -> StudyView:
     space = search_of(searching.scenario).space
-    table = choices(list(space), judged.before, judged.after, study.importance())
+    table = choices(list(space), verdict.before, verdict.after, study.importance())
     return StudyView(
         trials=study.trials(),
         folds=searching.folds,
-        before=judged.losses_before,
-        after=judged.losses_after,
+        before=verdict.losses_before,
+        after=verdict.losses_after,
         choices=table,
-        reason=judged.reason,
+        reason=verdict.reason,
         logarithmic=[name for name, choice in space.items() if getattr(choice, "log", False)],
     )
 
@@ -276,17 +276,17 @@ def _track(run: Run, view: StudyView, challenger: Mapping[str, Any] | None) -> s
     )
 
 
-def _means(judged: _Judged) -> dict[str, float] | None:
+def _means(verdict: _Verdict) -> dict[str, float] | None:
     """Mean losses of the folds that were searched by."""
-    if not judged.losses_after:
+    if not verdict.losses_after:
         return None
-    pairs = {"before": judged.losses_before, "after": judged.losses_after}
+    pairs = {"before": verdict.losses_before, "after": verdict.losses_after}
     return {name: round(fmean(losses[:-1]), 5) for name, losses in pairs.items()}
 
 
-def _unseen(searching: _Searching, judged: _Judged) -> dict[str, Any] | None:
+def _unseen(searching: _Searching, verdict: _Verdict) -> dict[str, Any] | None:
     """Losses of the fold that took no part in the search."""
-    if not judged.losses_after:
+    if not verdict.losses_after:
         return None
-    before, after = judged.losses_before[-1], judged.losses_after[-1]
+    before, after = verdict.losses_before[-1], verdict.losses_after[-1]
     return {"fold": searching.folds[-1], "before": round(before, 5), "after": round(after, 5)}

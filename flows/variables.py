@@ -32,14 +32,14 @@ def with_variables(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         if inspect.unwrap(context.flow.fn) is not inspect.unwrap(function):
             return function(*args, **kwargs)
-        given = signature.bind(*args, **kwargs).arguments
+        arguments = signature.bind(*args, **kwargs).arguments
         left_out = [name for name in signature.parameters if name not in context.flow_run.parameters]
         if left_out and (values := _values(context.flow.name, left_out)):
             try:
-                given = context.flow.validate_parameters(given | values)
+                arguments = context.flow.validate_parameters(arguments | values)
             except ParameterTypeError as error:
                 raise ParameterError(f"A variable of the Prefect server has a wrong value. {error}") from None
-        return function(**given)  # type: ignore[call-arg]
+        return function(**arguments)  # type: ignore[call-arg]
 
     return called
 
@@ -56,15 +56,15 @@ def names(flow: str, parameter: str) -> list[str]:
 
 def _values(flow: str, parameters: list[str]) -> dict[str, Any]:
     """Values by parameter, of those that have a variable; each is told in the run's log."""
-    wanted = {name: one for one in parameters for name in names(flow, one)}
+    parameter_of = {name: one for one in parameters for name in names(flow, one)}
     with get_client(sync_client=True) as client:
-        body = {"variables": {"name": {"any_": list(wanted)}}}
-        found = {
+        body = {"variables": {"name": {"any_": list(parameter_of)}}}
+        entries = {
             one["name"]: one["value"] for one in client.request("POST", "/variables/filter", json=body).json()
         }
     values = {}
-    for name in (name for name in wanted if name in found):
-        refuse_credential(f"The variable {name}", str(found[name]))
-        values[wanted[name]] = found[name]
-        get_run_logger().info("%s is %s, by the variable %s", wanted[name], found[name], name)
+    for name in (name for name in parameter_of if name in entries):
+        refuse_credential(f"The variable {name}", str(entries[name]))
+        values[parameter_of[name]] = entries[name]
+        get_run_logger().info("%s is %s, by the variable %s", parameter_of[name], entries[name], name)
     return values

@@ -22,14 +22,14 @@ def watch(store: str | None = None) -> dict[str, Any]:
     Args:
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
-    found = found_in(opened)
-    for one in found:
+    data_store = open_store(store)
+    reports = found_in(data_store)
+    for one in reports:
         if one.late:
-            told = {"due": one.due, "published": one.published, "store": opened.uri}
-            emit(opened, one.scenario, Event("late", one.scenario, told), str(one.due))
-    if found:
+            payload = {"due": one.due, "published": one.published, "store": data_store.uri}
+            emit(data_store, one.scenario, Event("late", one.scenario, payload), str(one.due))
+    if reports:
         create_table_artifact(
-            [asdict(one) for one in found], key="health", description="How the scenarios do"
+            [asdict(one) for one in reports], key="health", description="How the scenarios do"
         )
-    return {"store": opened.uri, "late": [one.scenario for one in found if one.late]}
+    return {"store": data_store.uri, "late": [one.scenario for one in reports if one.late]}

@@ -67,31 +67,31 @@ def compare_plans(
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     clock = Clock()
-    opened = open_store(store)
-    run = resolve_scoring(SALES, opened, "forecast", as_of, bundle, {})
+    data_store = open_store(store)
+    run = resolve_scoring(SALES, data_store, "forecast", as_of, bundle, {})
     name_run(f"sales-whatif {run.as_of}")
     reading = {"dates": dates, "decimals": decimals, "duplicates": duplicates, "week_ending": week_ending}
     rows, notes = read_checked(
-        SALES, opened, "plan", plan, column_mapping(column or []), max_bad_share, reading
+        SALES, data_store, "plan", plan, column_mapping(column or []), max_bad_share, reading
     )
     options = Options.of(run.options)
     rows, unused = whatif.usable(rows, run.tables(SALES), run.as_of, options.horizon)
-    stored = run.tables(SALES)["plan"].collect() if "plan" in run.versions else None
-    other = whatif.merged(stored, rows)
-    differing = whatif.changed(stored, other)
+    stored_plan = run.tables(SALES)["plan"].collect() if "plan" in run.versions else None
+    other = whatif.merged(stored_plan, rows)
+    differing = whatif.changed(stored_plan, other)
     clock.mark("plan")
-    lines, held = whatif.in_order(_lines(run, other, differing), stored, other)
+    lines, order_notes = whatif.in_order(_lines(run, other, differing), stored_plan, other)
     clock.mark("score")
-    notes = [*run.notes, *notes, *unused, *_about_plan(stored, differing), *held]
+    notes = [*run.notes, *notes, *unused, *_about_plan(stored_plan, differing), *order_notes]
     for note in notes:
         get_run_logger().info(note)
-    bands = whatif.bands(lines, bundles.files(opened, SALES.name, run.bundle or 0), run.as_of, options)
+    bands = whatif.bands(lines, bundles.files(data_store, SALES.name, run.bundle or 0), run.as_of, options)
     compared = _compared(lines, bands)
     address = None
     if page:
-        beside = whatif.beside(stored, differing)
-        shown = whatif_page.sections(lines, bands, beside, run.tables(SALES), run.as_of, notes)
-        address = write_whatif_page(run, page, plan, shown)
+        beside = whatif.beside(stored_plan, differing)
+        sections = whatif_page.sections(lines, bands, beside, run.tables(SALES), run.as_of, notes)
+        address = write_whatif_page(run, page, plan, sections)
     announce_whatif(run, compared["weeks"], address, plan)
     return {
         "as_of": run.as_of.isoformat(),
@@ -131,8 +131,8 @@ def _lines(run: Run, other: pl.DataFrame, differing: pl.DataFrame) -> pl.DataFra
     return whatif.differences(rows, others, options.columns, middle_column(options))
 
 
-def _about_plan(stored: pl.DataFrame | None, differing: pl.DataFrame) -> list[str]:
-    if stored is None:
+def _about_plan(stored_plan: pl.DataFrame | None, differing: pl.DataFrame) -> list[str]:
+    if stored_plan is None:
         return ["The store has no plan: the comparison is with the forecast without one."]
     return [] if differing.height else ["The plan says what the stored one says: nothing differs."]
 

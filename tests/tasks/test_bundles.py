@@ -139,7 +139,7 @@ def test_a_pickle_under_any_name_is_refused_and_nothing_of_the_bundle_is_loaded(
 def test_a_pickle_in_the_place_of_another_file_is_never_executed(store, trace, name):
     number = save(store)
     smuggle(store, name, pickle.dumps(Bomb()))
-    with pytest.raises(BundleError, match=f"{name}: cannot be read"):
+    with pytest.raises(BundleError, match=f"{name}: its content is not"):
         bundles.files(store, "toy", number)
 
 

@@ -287,7 +287,7 @@ def test_a_challenger_that_is_worse_on_real_outcomes_is_refused_however_good_its
     _, verdict = steps.train(scored, as_of=DAYS[0], scenario=Compared(), loss=0.5)
     assert verdict.promoted is promoted
     assert "Loss 0.5000 < 1.0000 of champion 1" in verdict.reason
-    assert "1.0000 on 24 rows that it published" in verdict.reason
+    assert "1.0000 on 24 judged rows that it published" in verdict.reason
     assert bundles.champion(scored, "toy") == (2 if promoted else 1)
 
 
