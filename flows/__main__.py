@@ -1,4 +1,4 @@
-"""`python -m flows`: see `flows.command_line`, which worker processes, that import this module too, have no use for."""
+"""`python -m flows`: see `flows.command_line`. Worker processes import this module, too, but need no command line."""
 
 if __name__ == "__main__":
     from flows.command_line import main

@@ -1,4 +1,4 @@
-"""What a local worker does when it begins and ends; see `preload` of Dask."""
+"""What a local worker does when it starts and stops; see Dask's `preload`."""
 
 import signal
 
@@ -6,14 +6,14 @@ from opentelemetry import trace
 
 
 def dask_setup(_: object) -> None:
-    """Leave an interrupt, which a terminal sends to all, to the run, which ends its workers.
+    """Ignore an interrupt, which a terminal sends to all processes: the run ends its workers.
 
-    One that ended by itself would be waited for.
+    The run would wait for a worker that ended by itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def dask_teardown(_: object) -> None:
-    """Send the spans that an exporter has not sent yet."""
+    """Send the spans that are still waiting."""
     if flush := getattr(trace.get_tracer_provider(), "force_flush", None):
         flush()

@@ -1,4 +1,4 @@
-"""For the process that workers are forked from: what their tasks import at the first use of a block or of LightGBM."""
+"""Imports for the process from which workers are forked: what tasks import when they first use a block or LightGBM."""
 
 import atexit
 import os
@@ -10,5 +10,5 @@ import prefect_azure  # noqa: F401
 import models.boosting  # noqa: F401
 
 if "multiprocessing.forkserver" in sys.orig_argv[-1]:
-    # That process has nothing to tidy up, and whoever reads the run's output waits for its end.
+    # This process has nothing to clean up, and a reader of the run's output waits for its end.
     atexit.register(os._exit, 0)

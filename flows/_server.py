@@ -1,4 +1,4 @@
-"""The process of a Prefect server that ends when nobody has used it for a while; see `flows.server`."""
+"""The process of a Prefect server that ends when it has not been used for a while; see `flows.server`."""
 
 import asyncio
 import json
@@ -13,9 +13,10 @@ import uvicorn
 
 
 class Server(uvicorn.Server):
-    """A server that ends `idle` seconds after its last connection was closed, unless someone holds `lock` to find it.
+    """A server that ends `idle` seconds after its last connection was closed, unless a command that looks for it holds
+    `lock`.
 
-    `record` is the file that says where it is; it is removed. A server whose first connection does not come ends, too.
+    `record` is the file with its address, which it removes. A server that never gets a connection ends, too.
     """
 
     FIRST_SECONDS = 300

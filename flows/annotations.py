@@ -1,4 +1,4 @@
-"""A command's signature in the words of JSON, and back, without importing what the command does."""
+"""A command's signature as JSON, and back, without importing the command's code."""
 
 import importlib
 import inspect
@@ -15,7 +15,7 @@ _OURS = ("flows", "tasks", "models", "tests")
 
 
 def reference(target: Any, *modules: str) -> str | None:
-    """`module:name` under which one of these modules holds the object; None where none does."""
+    """`module:name` under which one of these modules holds the object; None where none holds it."""
     for module in modules:
         for name, value in vars(sys.modules[module]).items() if module in sys.modules else ():
             if value is target:
@@ -24,15 +24,15 @@ def reference(target: Any, *modules: str) -> str | None:
 
 
 def referred(place: str) -> Any:
-    """What `module:name` refers to, in a module of the project."""
+    """The object that `module:name` refers to, in a module of the project."""
     module, _, name = place.partition(":")
     if module.partition(".")[0] not in _OURS:
-        raise LookupError(f"{place} is in no module of the project")
+        raise LookupError(f"{place} is not in a module of the project")
     return getattr(importlib.import_module(module), name)
 
 
 def written(signature: inspect.Signature) -> list[dict[str, Any]]:
-    """The parameters, each with its annotation and default. A TypeError for an annotation that has no words."""
+    """The parameters, each with its annotation and default. Raises TypeError for an unsupported annotation."""
     return [
         {"name": p.name, "annotation": _written(p.annotation)}
         | ({} if p.default is inspect.Parameter.empty else {"default": p.default})
@@ -41,7 +41,7 @@ def written(signature: inspect.Signature) -> list[dict[str, Any]]:
 
 
 def read(parameters: list[dict[str, Any]]) -> inspect.Signature:
-    """The signature that `written` wrote; its parameters are given by name only."""
+    """The inverse of `written`; the parameters are keyword-only."""
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Signature(
         [
@@ -84,7 +84,7 @@ def _read(words: dict[str, Any]) -> Any:
             return Union[tuple(map(_read, several))]  # noqa: UP007
         case {"annotated": one, "with": constraints}:
             return Annotated[_read(one), *map(_constrained, constraints)]
-    raise LookupError(f"{words} is no annotation")
+    raise LookupError(f"{words} is not an annotation")
 
 
 def _constraint(item: Any) -> dict[str, Any]:

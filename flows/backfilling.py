@@ -26,7 +26,7 @@ AT_MOST = 10_000
 
 
 class BackfillError(AlmanacError):
-    """Some times of a range could not be scored."""
+    """Some times in a range could not be scored."""
 
 
 def flow_of(scenario: Scenario, scores: str) -> Flow[..., dict[str, Any]]:
@@ -36,15 +36,15 @@ def flow_of(scenario: Scenario, scores: str) -> Flow[..., dict[str, Any]]:
     def backfill(
         from_: Moment, to: Moment | None = None, bundle: Number | None = None, store: str | None = None
     ) -> dict[str, Any]:
-        """Score every time of a range that is not published yet, oldest first, each with a commit of its own.
+        """Score every time in a range that is not published yet, oldest first, each in its own commit.
 
-        A time that cannot be scored does not stop the others: at the end they are named, and the run has
-        failed. Started again, it does what is missing.
+        A time that cannot be scored does not stop the others: at the end the run fails and names
+        them. Start it again to score what is missing.
 
         Args:
             from_: First day or time to score. Times without an offset are UTC.
             to: Last day (all of it) or time; default: the last complete one.
-            bundle: Number of the bundle to score with; default: for each time the champion that knew no later data.
+            bundle: Number of the bundle to score with; default: for each time the champion without later data.
             store: URI of the store; default: ALMANAC_STORE, or ./store.
         """
         return score_range(scenario, open_store(store), scores, from_, to, bundle, {})
@@ -61,7 +61,7 @@ def score_range(
     bundle: int | None,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Score what is not published of a range. Raises `BackfillError` where some of it could not be scored."""
+    """Score what is not published in a range. Raises `BackfillError` where a time could not be scored."""
     clock = Clock()
     every = as_ofs(scenario, store, first, last)
     past = set(published_as_ofs(scenario, store, scores, every[0]))
@@ -75,8 +75,8 @@ def score_range(
     if failed:
         lines = "\n".join(f"{one}: {error}" for one, error in list(failed.items())[:10])
         raise BackfillError(
-            f"{len(failed):,} of {len(missing):,} could not be scored; the others are published. Mend the cause and "
-            f"start it again with the same range.\n{lines}"
+            f"{len(failed):,} of {len(missing):,} times could not be scored; the others are published. Correct the cause "
+            f"and start again with the same range.\n{lines}"
         )
     return {
         "from": str(every[0]),
@@ -89,7 +89,7 @@ def score_range(
 
 
 def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None) -> list[AsOf]:
-    """The times of a range, oldest first: its last one, and those that lie whole cadences before it.
+    """The times in a range, oldest first: the last one, and those a whole number of cadences before it.
 
     Raises `ParameterError` where there are none, or more than `AT_MOST`.
     """
@@ -99,14 +99,14 @@ def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None)
     count = (as_moment(until) - as_moment(first)) // cadence + 1
     if not 0 < count <= AT_MOST:
         raise ParameterError(
-            f"From {first} to {until} there are {max(count, 0):,} times to score. Expected 1 to {AT_MOST:,}; data are "
-            "there up to the last complete time."
+            f"From {first} to {until} there are {max(count, 0):,} times to score. Expected 1 to {AT_MOST:,}; the data "
+            "end at the last complete time."
         )
     return [until - cadence * back for back in reversed(range(count))]
 
 
 def _each(times: Sequence[AsOf], one: Callable[[AsOf], Mapping[str, Any]]) -> tuple[int, dict[AsOf, str]]:
-    """The rows that were published, and the error of each time that could not be scored."""
+    """The number of published rows, and the error of each time that could not be scored."""
     rows, failed = 0, dict[AsOf, str]()
     for as_of in steps("backfill", times):
         try:

@@ -1,8 +1,8 @@
-"""What commands there are and how they are called, known without importing what they do.
+"""The commands and their signatures, available without importing the commands' code.
 
-The catalogue is made from the modules that name their flows in `COMMANDS`, and kept as JSON beside their
-bytecode. It holds for the source that it was made from: any change of `flows`, `tasks` or `models` makes it
-anew. Where it cannot be kept, everything is imported each time.
+The catalogue is made from the modules that name their flows in `COMMANDS`, and stored as JSON beside their
+bytecode. It is valid for the source that it was made from: any change of `flows`, `tasks` or `models` rebuilds
+it. Where it cannot be stored, everything is imported each time.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ _FLOORS = ("tasks", "models")
 
 @dataclass(frozen=True)
 class Command:
-    """A command as the command line shows it: its name, what it takes and what it says of itself.
+    """A command as the command line shows it: its name, its signature and its help.
 
-    `maps`: its tasks are for worker processes. `direct` refers to the function of a command that is no flow, and
-    `arguments` are its first ones.
+    `maps`: its tasks run in worker processes. `direct` refers to the function of a command that is not a flow, and
+    `arguments` are the first arguments of that function.
     """
 
     module: str
@@ -48,7 +48,7 @@ class Command:
     arguments: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Any]:
-        """The command itself. A flow is imported with its module; what only looks at a store is not."""
+        """The command itself. A flow is imported with its module; a direct command is not."""
         if self.direct is not None:
             return partial(referred(self.direct), *self.arguments)
         commands = importlib.import_module(self.module).COMMANDS
@@ -58,7 +58,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Group:
-    """The commands of one module, and where its scenario is found if it has one."""
+    """The commands of one module, and a reference to its scenario if it has one."""
 
     name: str
     summary: str
@@ -68,7 +68,7 @@ class Group:
 
     @property
     def grouped(self) -> bool:
-        """Whether its commands are called by the module's name and their own."""
+        """Whether its commands are called by the module's name followed by their own."""
         return any(command.name.startswith(f"{self.name}-") for command in self.commands)
 
 
@@ -131,7 +131,7 @@ def _command(module: str, command: Any) -> Command:
 
 
 def _fingerprint() -> str:
-    """A digest of the source that commands are made of, and of the interpreter."""
+    """A digest of the source of the commands and of the interpreter's version."""
     digest = hashlib.blake2b(sys.version.encode(), digest_size=16)
     roots: list[Path] = [
         *map(Path, flows.__path__),
@@ -150,7 +150,7 @@ def _place() -> Path:
 
 
 def _kept(source: str) -> tuple[Group, ...] | None:
-    """The catalogue that was made from this source; None where there is none, or none that can be read."""
+    """The stored catalogue of this source; None where there is none, or none that can be read."""
     try:
         content = json.loads(_place().read_bytes())
         return tuple(_read(group) for group in content["groups"]) if content["source"] == source else None
@@ -159,7 +159,7 @@ def _kept(source: str) -> tuple[Group, ...] | None:
 
 
 def _keep(source: str, catalogue: tuple[Group, ...]) -> None:
-    """Write the catalogue where Python keeps bytecode, whole or not at all."""
+    """Write the catalogue next to Python's bytecode, atomically."""
     place = _place()
     part = place.with_suffix(f".{os.getpid()}")
     with suppress(OSError, TypeError):
@@ -173,7 +173,7 @@ def _keep(source: str, catalogue: tuple[Group, ...]) -> None:
 
 
 def _written(group: Group) -> dict[str, Any]:
-    """The group in the words of JSON; a TypeError where an annotation has none."""
+    """The group as JSON. Raises TypeError for an unsupported annotation."""
     commands = [
         {field: getattr(command, field) for field in Command.__dataclass_fields__}
         | {"signature": annotations.written(command.signature)}

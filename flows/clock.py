@@ -1,4 +1,4 @@
-"""How long the stages of a run took."""
+"""The durations of the stages of a run."""
 
 import time
 
@@ -24,5 +24,5 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the clock was created."""
         return round(time.monotonic() - self._begun, 1)

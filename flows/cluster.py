@@ -1,4 +1,4 @@
-"""What a run computes on: the Dask cluster of its flow."""
+"""The Dask cluster on which a flow run computes."""
 
 import os
 import socket
@@ -20,20 +20,20 @@ DASK_SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.worker.profile.enabled": False,
 }
-"""A worker process that died is started again however long that takes: by default Dask gives it up after
-15 seconds, and a run without workers waits for ever. A worker is given one shard at a time, so that its
-death is blamed on no other. Nothing is profiled: Dask's profiler calls `sys._current_frames` a hundred times a
-second, which in CPython before 3.11.9 waits for itself for ever where garbage is collected meanwhile
-(python/cpython#106883), with the interpreter's lock.
+"""A worker process that died is restarted however long that takes: by default Dask gives up after
+15 seconds, and a run without workers waits for ever. A worker gets one shard at a time, so that its
+death is not blamed on another shard. Profiling is off: Dask's profiler calls `sys._current_frames` a hundred times a
+second, which in CPython before 3.11.9 can deadlock during a garbage collection
+(python/cpython#106883) while it holds the interpreter's lock.
 """
 LOCAL_SETTINGS = DASK_SETTINGS | {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.multiprocessing-method": "forkserver" if FORKED else "spawn",
 }
-"""Dask always starts servers for HTTP without TLS beside scheduler and workers. They have no pages, so that no other user of
-the machine reads the keys in them. For the method see `flows.workers`; a forked worker has the environment of the process
-that it is forked from, so that of the run is handed over.
+"""Dask always starts HTTP servers without TLS beside scheduler and workers. Their pages are removed, so that no other user
+of the machine can read keys there. For the method see `flows.workers`; a forked worker inherits the environment of the
+process that it is forked from, so the run passes on its own.
 """
 
 
@@ -45,11 +45,11 @@ class ClusterError(AlmanacError):
 
 @contextmanager
 def local_or_named() -> Iterator[object]:
-    """A Dask cluster: the address that the settings name, or worker processes on this machine.
+    """A Dask cluster: the one at the address in the settings, or worker processes on this machine.
 
-    Each local worker is one process with one thread, so that two never compete for a core. What they listen to is
-    closed to other users of the machine, by certificates that are made for the run and kept in memory. A flow that another
-    one calls uses that one's cluster.
+    Each local worker is one process with one thread, so that two never compete for a core. Certificates that are
+    made for the run and kept in memory close its ports to other users of the machine. A flow that another flow
+    calls uses the cluster of that flow.
     """
     import dask
     from distributed import LocalCluster
@@ -91,7 +91,7 @@ def _module_of_the_flow() -> str:
 
 @dataclass
 class _Local:
-    """The cluster of this process and how many workers it shall have; None: there is none yet, no matter."""
+    """The cluster of this process, and the number of workers to start it with; None: none yet, no preference."""
 
     cluster: Any = None
     workers: int | None = None
@@ -101,12 +101,12 @@ _local = _Local()
 
 
 def most_workers() -> int:
-    """How many worker processes a local cluster may have."""
+    """The maximum number of worker processes of a local cluster."""
     return settings().workers or os.cpu_count() or 1
 
 
 def enough_workers(tasks: int) -> None:
-    """Have a local cluster begin with, or grow to, as many workers as so many tasks can use."""
+    """Start a local cluster with, or scale it to, as many workers as this number of tasks can use."""
     workers = min(tasks, most_workers())
     if _local.cluster is None:
         _local.workers = workers
@@ -115,7 +115,7 @@ def enough_workers(tasks: int) -> None:
 
 
 def task_runner() -> Any:
-    """The task runner of a flow. It makes its cluster when the first task is submitted."""
+    """The task runner of a flow. It creates its cluster when the first task is submitted."""
     return DaskTaskRunner(cluster_class=cast(Any, local_or_named))
 
 
@@ -131,6 +131,6 @@ def check_scheduler(address: str) -> None:
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"--scheduler {address}: no Dask scheduler answers there ({error}). Expected tcp://HOST:PORT or "
-            "tls://HOST:PORT of a running one; start one with `dask scheduler`, or leave --scheduler out to use this "
+            "tls://HOST:PORT of a running scheduler; start one with `dask scheduler`, or omit --scheduler to use this "
             "machine."
         ) from None

@@ -1,8 +1,8 @@
 """The command line: one command per flow, made from the flow's own signature and docstring.
 
 Every module of `flows` that names its flows in `COMMANDS` is a group of commands; a new scenario is
-a new module. Help and wrong options come from `flows.catalogue`; a module is imported when its command is
-called. A command that is no flow (`flows.modules.Direct`) needs no server, and starts none.
+a new module. Help and errors about options come from `flows.catalogue`; a module is imported when its command is
+called. A command that is not a flow (`flows.modules.Direct`) neither needs nor starts a server.
 """
 
 import inspect
@@ -40,14 +40,14 @@ from models.errors import AlmanacError
 
 _EVERYWHERE = Group("Everywhere", sort_key=9)
 _SHORT = 20
-"""Values of a column that are no longer than this are not broken over lines."""
+"""Columns whose values are no longer than this are not wrapped."""
 _LARGE = 1000.0
 
 
 @Parameter(name="*", group=_EVERYWHERE)
 @dataclass(frozen=True)
 class Shown:
-    """How the result of a command is shown, whatever it does."""
+    """How the result of any command is shown."""
 
     json: Annotated[bool, Parameter(help="Print the result as one JSON object.", negative="")] = False
 
@@ -55,17 +55,20 @@ class Shown:
 @Parameter(name="*", group=_EVERYWHERE)
 @dataclass(frozen=True)
 class Session(Shown):
-    """How a flow runs, whatever it does."""
+    """How any flow runs."""
 
     workers: Annotated[
-        int | None, Parameter(help="Worker processes; default: the cores.", validator=Number(gte=1))
+        int | None,
+        Parameter(help="Number of worker processes; default: one per core.", validator=Number(gte=1)),
     ] = None
     scheduler: Annotated[str | None, Parameter(help="Use the Dask cluster at tcp://HOST:PORT.")] = None
-    ui: Annotated[bool, Parameter(help="Leave the Prefect server up and say where.", negative="")] = False
+    ui: Annotated[
+        bool, Parameter(help="Keep the Prefect server running and print its address.", negative="")
+    ] = False
 
 
 def application() -> App:
-    """All commands: `python -m flows <scenario> <command>`, and those of no scenario by their own name."""
+    """All commands: `python -m flows <scenario> <command>`, and those without a scenario by their own name."""
     app = App(
         name="python -m flows",
         help="Batch scoring on a schedule: sales quantiles, device anomalies, machine failures.",
@@ -90,12 +93,12 @@ def application() -> App:
 
 
 def main() -> None:
-    """Run the command that was asked for. Exit status 0 only when it did what it is for."""
+    """Run the command of the command line. The exit status is 0 only when it achieved its purpose."""
     try:
         status = application()(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        # Who reads, such as `head`, has seen enough. Nothing more is written, also not when the interpreter ends.
+        # The reader, such as `head`, has closed the pipe. Nothing more is written, even when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 0
     except AlmanacError as error:
@@ -106,14 +109,14 @@ def main() -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         Console(stderr=True).print(
-            "Stopped. Start it again with the same parameters: it goes on where it was."
+            "Stopped. Start it again with the same parameters: it continues where it stopped."
         )
         status = 130
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def _command(command: Command) -> Callable[..., int]:
-    """A function with the command's signature and the options that all have, which runs it."""
+    """A function that runs the command, with its signature and the options that all commands have."""
     options = Session if command.needs_server else Shown
     signature = command.signature
 
@@ -160,7 +163,7 @@ def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
 def _on_a_server(command: Command, parameters: dict[str, Any], session: Session) -> Any:
     if command.maps and not (session.scheduler or os.environ.get("ALMANAC_SCHEDULER")):
         begin_imports(command.module)
-    # What is imported from here on takes seconds, which those imports take beside it.
+    # The imports from here on take seconds, during which the imports for the workers run in parallel.
     from flows.cluster import check_scheduler
     from flows.server import prefect_server
     from flows.settings import settings
@@ -180,7 +183,7 @@ def _on_a_server(command: Command, parameters: dict[str, Any], session: Session)
 
 
 def _finite(value: Any) -> Any:
-    """`value` with null for numbers that JSON does not have."""
+    """`value` with null for numbers that JSON cannot express."""
     if isinstance(value, Mapping):
         return {str(name): _finite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -189,7 +192,7 @@ def _finite(value: Any) -> Any:
 
 
 def _hide_tracebacks_of_user_errors() -> None:
-    """Keep errors that are meant for a person out of the log: they are printed once, at the end."""
+    """Keep user errors out of the log: they are printed once, at the end."""
     from prefect.logging.configuration import ensure_logging_setup
     from prefect.logging.handlers import PrefectConsoleHandler
 
@@ -208,7 +211,7 @@ def _is_not_a_user_error(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _only_json_on_stdout() -> Iterator[None]:
-    """While a flow runs, whatever it prints goes to standard error."""
+    """Redirect everything that a flow prints to standard error."""
     with redirect_stdout(sys.stderr):
         yield
 
@@ -237,7 +240,7 @@ def _show(result: Mapping[str, Any], indent: str = "") -> None:
 
 
 def _show_records(name: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Print records as a table, or one below the other where that would squeeze the columns."""
+    """Print records as a table, or one below the other where the columns would be too narrow."""
     console = _console()
     cells = [{column: _cell(value) for column, value in record.items()} for record in records]
     widest = {column: max(len(cell.get(column, "")) for cell in cells) for column in cells[0]}
@@ -257,7 +260,7 @@ def _show_records(name: str, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _console() -> Console:
-    """Standard output; as wide as the terminal, and where there is none a little wider than it usually is."""
+    """Standard output, as wide as the terminal; 120 columns where there is none."""
     return Console(width=None if sys.stdout.isatty() else 120)
 
 

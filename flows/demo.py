@@ -11,7 +11,7 @@ from flows.settings import open_store
 
 @flow(name="demo", task_runner=task_runner())
 def demo(seed: int = 7, store: str | None = None) -> dict[str, Any]:
-    """Simulate data, run each scenario on it, and say where to look.
+    """Simulate data, run each scenario on it, and print where the results are.
 
     A scenario takes part when its module has `simulated(store, seed)`: the parameters of its `run`.
 
@@ -28,7 +28,7 @@ def demo(seed: int = 7, store: str | None = None) -> dict[str, Any]:
             for module in with_commands()
             if hasattr(module, "simulated")
         }
-    # A second demo finds the hours of the devices published, and nothing due.
+    # In a second demo the hours of the devices are published already, and none is due.
     pages = {f"{name} page": result["page"] for name, result in results.items() if result.get("page")}
     return {
         "published": all(result["published"] for result in results.values()),

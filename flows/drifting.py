@@ -1,4 +1,4 @@
-"""A part of the evaluation that every scenario has: whether what the bundle is given has drifted."""
+"""The part of every scenario's evaluation that compares the bundle's inputs with its training."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def watch(
     rate: float = 0.001,
     cooldown_days: float = 28,
 ) -> dict[str, Any]:
-    """Compare the last cycle with what its bundle was trained on; tell of it once, then not for a while.
+    """Compare the last cycle with the training data of its bundle; announce drift, then not again for `cooldown_days`.
 
     `rate` is the share of cycles without a shift in which a false alarm may be raised. A cycle that the bundle
     was trained on is not compared.
@@ -55,9 +55,7 @@ def watch(
     run = resolve_watching(scenario, store, as_of, rule)
     result: dict[str, Any] = {"run_id": run.id, "as_of": run.as_of.isoformat(), "bundle": run.bundle}
     if seen_by_bundle(run):
-        note = (
-            f"Bundle {run.bundle} was trained on data up to {run.options['trained_as_of']}: nothing is newer."
-        )
+        note = f"Bundle {run.bundle} was trained on data up to {run.options['trained_as_of']}: there is no newer data."
         return result | {"drifted": [], "announced": False, "notes": [note], "seconds": clock.seconds}
     counts = plan(scenario, run)
     shards = watched_shards(counts)

@@ -1,4 +1,4 @@
-"""Evaluating what was published, or what a bundle would have said, against what then happened."""
+"""Evaluating published rows, or the rows of any bundle, against ground truth."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -40,7 +40,7 @@ from tasks.storage.store import Store
 
 AT_MOST, COOLDOWN_DAYS = 500, 14
 _SHOWN = 26
-"""Values of a slice that a result shows, at most; all of them are in the table of measures."""
+"""The maximum number of values of a slice in a result; the table of measures has all of them."""
 
 Count = Annotated[int, Field(ge=1, le=10_000)]
 Days = Annotated[int, Field(ge=0, le=366)]
@@ -56,17 +56,17 @@ def flow_of(scenario: Scenario) -> Flow[..., dict[str, Any]]:
         cooldown_days: Days = COOLDOWN_DAYS,
         store: str | None = None,
     ) -> dict[str, Any]:
-        """Judge what was published by what then happened, and see whether the inputs have drifted.
+        """Judge published rows by what happened later, and check the inputs for drift.
 
-        Judges every published time that is due: never judged, published anew, with outcomes that were
-        pending, or whose outcomes were restated. Judging twice gives the same rows. Where what was published
-        has become worse than chance explains, the event `almanac.<scenario>.degraded` says so.
+        Judges every published time that is due: never judged, published again, with ground truth that was
+        pending, or with ground truth that was corrected. Judging twice gives the same rows. Where published rows
+        have become worse than chance explains, the event `almanac.<scenario>.degraded` is emitted.
 
         Args:
             from_: First published time or day to judge, due or not; default: those that are due.
             to: Last published time or day (all of it) to judge, due or not; default: those that are due.
-            at_most: Published times to judge without from and to, at most; the others are left for the next run.
-            cooldown_days: Days after a degraded week or day that was told, in which no other one is told.
+            at_most: Maximum number of times to judge without from and to; the others are left for the next run.
+            cooldown_days: Days after an announced degradation in which no other one is announced.
             store: URI of the store; default: ALMANAC_STORE, or ./store.
         """
         return evaluate_published(scenario, open_store(store), from_, to, at_most, cooldown_days)
@@ -84,10 +84,10 @@ def evaluate_published(
     hint: str = "",
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Resolve, judge, publish, measure, track, remember: in that order, so that a stopped run is done again.
+    """Resolve, judge, publish, measure, track, remember: in that order, so that a stopped run is repeated.
 
-    Then the control charts, of all that was judged so far. `hint` is told where nothing was published. `given` options
-    stand before those of the bundle in the measures.
+    The control charts of all judged rows follow. `hint` is part of the error where nothing has been published.
+    `overrides` take precedence over the bundle's options in the measures.
     """
     clock = Clock()
     judging = resolve_outcomes(scenario, store, since, until, at_most, hint, overrides)
@@ -115,9 +115,9 @@ def evaluate_bundle(
     bundle: int,
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Judge what a bundle would have said over a range, shard by shard, and publish the judged rows.
+    """Judge the rows that a bundle would have published over a range, shard by shard, and publish the judged rows.
 
-    `given` options stand before those of the bundle.
+    `overrides` take precedence over the bundle's options.
     """
     clock = Clock()
     run = resolve_evaluation(scenario, store, since, until, bundle, overrides)
@@ -168,19 +168,19 @@ def _judged(scenario: Scenario, judging: Judging, clock: Clock) -> dict[str, Any
         "rows": publication.rows,
         "pending": pending,
         "metrics": _lines(metrics) if pending < publication.rows else {},
-        "notes": [] if pending < publication.rows else ["Of none of it the outcome is known yet."],
+        "notes": [] if pending < publication.rows else ["No ground truth is known yet."],
         "mlflow_run": record,
     }
 
 
 def _nothing_due(judging: Judging) -> dict[str, Any]:
     remember_outcomes(judging, [])
-    note = "All that was published is judged by what is known now. Give --from and --to to judge it again."
+    note = "Everything published is judged by what is known now. Give --from and --to to judge it again."
     return {"run_id": judging.run.id, "judged": 0, "notes": [note]}
 
 
 def _lines(metrics: pl.DataFrame) -> dict[str, Any]:
-    """Metrics of the whole, and by slice a line per value with a column per metric; long slices are left out."""
+    """Overall metrics, and by slice a line per value with a column per metric; long slices are left out."""
     tables: dict[str, Any] = {}
     for (name,), rows in metrics.group_by("slice", maintain_order=True):
         wide = rows.pivot("metric", index="value_of_slice", values="value")

@@ -1,4 +1,4 @@
-"""What moved a forecast, looked up in a store. No flow: it needs no server."""
+"""Explanations of published forecasts from a store. Not a flow: it needs no server."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -23,7 +23,7 @@ _EXACT = 1e-6
 def explain(
     sku: str, store: str, as_of: date | None = None, store_uri: str | None = None
 ) -> Mapping[str, Any]:
-    """Say what moved a published forecast away from what the SKU usually sells in the store.
+    """Explain how a published forecast differs from what the SKU usually sells in the store.
 
     The level and the contributions of season, price, promotion, other SKUs, trend and the rest add up to the
     published median of each week, in units.
@@ -31,7 +31,7 @@ def explain(
     Args:
         sku: The SKU, as in the sales.
         store: The store that sells it, as in the sales. For the store with Almanac's tables see --store-uri.
-        as_of: Last week known to the forecast, any day of it; default: the newest forecast.
+        as_of: Last week that the forecast used, any day of it; default: the newest forecast.
         store_uri: URI of the store with the tables; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store_uri)
@@ -56,8 +56,8 @@ def _published(data_store: Store, sku: str, store: str, as_of: date | None) -> p
     table = Layout(SALES.name).table("forecasts")
     if (forecasts := data_store.find(table)) is None:
         raise ParameterError(
-            f"{data_store.uri}: no forecast was published yet. Publish one: python -m flows sales forecast. "
-            "(--store names the store that sells; the one with the tables is --store-uri or ALMANAC_STORE.)"
+            f"{data_store.uri}: no forecast has been published yet. Publish one: python -m flows sales forecast. "
+            "(--store names the shop; --store-uri or ALMANAC_STORE names the store with the tables.)"
         )
     newest = forecasts.select(pl.col("as_of").max()).collect().item()
     when = newest
@@ -72,11 +72,11 @@ def _published(data_store: Store, sku: str, store: str, as_of: date | None) -> p
     keys = forecasts.select(KEY).unique().collect()
     if keys.is_empty():
         raise ParameterError(
-            f"--as-of {as_of}: no forecast as of {when} was published; the newest is as of {newest}."
+            f"--as-of {as_of}: no forecast as of {when} has been published; the newest is as of {newest}."
         )
     stores = keys.filter(sku=sku)["store"].to_list()
     if stores:
-        message = f"--store {store}: the forecast as of {when} has SKU '{sku}' in {len(stores):,} stores, not in this one. "
+        message = f"--store {store}: the forecast as of {when} has SKU '{sku}' in {len(stores):,} other stores only. "
         raise ParameterError(message + suggestion(store, stores))
     message = f"--sku {sku}: the forecast as of {when} has no such SKU. "
     raise ParameterError(message + suggestion(sku, keys["sku"].unique()))
@@ -103,12 +103,12 @@ def _result(lines: pl.DataFrame, row: Mapping[str, Any], when: date, notes: list
 
 
 def _other_medians(lines: pl.DataFrame) -> list[str]:
-    """A note where the bundle now gives other medians than were published."""
+    """A note where the bundle now gives medians that differ from the published ones."""
     gap = (pl.sum_horizontal("level", *GROUPS) - pl.col("median")).abs()
     other = lines.drop_nulls("level").filter(gap > _EXACT * pl.col("median").clip(1.0)).height
     if not other:
         return []
     return [
-        f"{other} weeks: the bundle now gives another median than was published, since tables or code are others. "
-        "The contributions add up to what it gives now."
+        f"{other} weeks: the bundle now gives a median that differs from the published one, because tables or code have "
+        "changed. The contributions add up to the current median."
     ]

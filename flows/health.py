@@ -1,4 +1,4 @@
-"""How the scenarios of a store do, in one line each."""
+"""The health of the scenarios of a store, in one line each."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,13 +13,13 @@ from tasks.storage.store import Store
 
 
 def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
-    """Say of each scenario what is published against what is due, and what that is made from.
+    """Show what is published and what is due of each scenario, and the age of its data and its champion.
 
-    Ends with exit status 3 where a scenario is late, since its last complete time is not published, or stale, since
-    no newer data come.
+    The exit status is 3 where a scenario is late, because its last complete time is not published, or stale, because
+    no new data arrives.
 
     Args:
-        metrics: Print the figures as Prometheus reads them.
+        metrics: Print the figures in Prometheus's text format.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store)
@@ -27,21 +27,21 @@ def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
     late = [one.scenario for one in reports if one.late]
     stale = [one.scenario for one in reports if one.stale]
     notes = [f"{name}: the last complete time is not published." for name in late]
-    notes += [f"{name}: no newer data come." for name in stale]
+    notes += [f"{name}: no new data arrives." for name in stale]
     result = {
         "store": data_store.uri,
         "ok": not (late or stale),
         "scenarios": [asdict(one) for one in reports],
         "notes": notes
         if reports
-        else [f"{data_store.uri}: nothing was ingested yet. Begin: python -m flows demo"],
+        else [f"{data_store.uri}: nothing has been ingested yet. Begin: python -m flows demo"],
     }
     text = prometheus(reports) if metrics else None
     return WithStatus(result, exit_status=3 if late or stale else 0, text=text)
 
 
 def found_in(store: Store) -> list[Health]:
-    """The health of each scenario that anything was ingested for, now."""
+    """The current health of each scenario with ingested data."""
     now = datetime.now(UTC)
     return [one for scenario in scenarios() if (one := health(scenario, store, now)) is not None]
 

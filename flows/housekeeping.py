@@ -1,4 +1,4 @@
-"""Housekeeping: what has become superfluous in a store, and runs that do not end."""
+"""Housekeeping: removing what a store no longer needs, and reporting runs that do not end."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -48,26 +48,26 @@ def housekeeping(
     dry_run: bool = False,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Tidy up what has become superfluous; with `--dry-run` say only what that is.
+    """Remove what a store no longer needs; with `--dry-run` only report it.
 
-    Tables are compacted and vacuumed; every version that a run of the retention has read stays readable.
+    Tables are compacted and vacuumed; every version that a run within the retention has read stays readable.
 
     Args:
-        retention_days: Days for which tables can be read as they were; older versions are removed.
+        retention_days: Days for which earlier versions of tables can be read; older ones are removed.
         page_days: Days after which a run's page is removed; the newest of a scenario stays.
-        run_days: Days after which the intermediate files of a run that was not published are removed; those of
-            a published one after a day.
+        run_days: Days after which the intermediate files of an unpublished run are removed; those of
+            a published run are removed after a day.
         quarantine_days: Days after which a row in quarantine is removed.
         study_days: Days after the last trial of a study after which its trials are removed.
         tracking_days: Days after which MLflow's records of evaluations and studies are removed; those of trainings
             stay, as their bundles do.
         ledger_days: Days after which a run's row in the ledger is removed; the last one of each flow stays. An
-            `as_of` whose row is gone is no longer repeated, but scored as if it had not been published.
-        stuck_hours: Hours in Running after which a flow run is reported as stuck; nothing is done to it.
+            `as_of` without a row is no longer repeated, but scored as if it had not been published.
+        stuck_hours: Hours in Running after which a flow run is reported as stuck; it is not stopped.
         record_days: Days after which the record of a run's deployment is removed from the resource group.
         resource_group: Resource ID of the Azure resource group of the runs, whose container groups without a run
-            are reported; default: nothing is asked of Azure.
-        dry_run: Say what would be done, and do nothing.
+            are reported; default: Azure is not checked.
+        dry_run: Report what would be done, and change nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store, now = open_store(store), datetime.now(UTC)
@@ -108,7 +108,7 @@ def housekeeping(
 def _expire_records(
     store: Store, scenarios: Sequence[str], days: tuple[int, int, int, int], now: datetime, *, dry_run: bool
 ) -> tuple[dict[str, int], list[Tidied]]:
-    """How many records of each kind were removed, or would be, and what MLflow refused."""
+    """The number of records of each kind that were removed, or would be, and what MLflow refused."""
     quarantine, study, tracking, entry = days
     count = {"quarantined_rows": 0, "studies": 0, "tracked_runs": 0}
     problems = []
@@ -130,7 +130,7 @@ def _report(result: dict[str, Any]) -> None:
     rows = [
         {"figure": name, "value": value} for name, value in result.items() if isinstance(value, int | str)
     ]
-    create_table_artifact(rows, key="housekeeping", description="What there was to tidy up")
+    create_table_artifact(rows, key="housekeeping", description="What was tidied up")
     descriptions = {
         "stuck_runs": "Runs that are stuck in Running",
         "orphaned_container_groups": "Container groups whose run is over; they cost until they are deleted",
@@ -142,11 +142,11 @@ def _report(result: dict[str, Any]) -> None:
 
 
 def _refuse_problems(tidied: Sequence[Tidied]) -> None:
-    """Raise `HousekeepingError` that names what could not be tidied; all else is."""
+    """Raise `HousekeepingError` that names what could not be tidied; everything else was."""
     lines = "\n".join(f"  {one.table}: {one.problem}" for one in tidied if one.problem)
     if lines:
         raise HousekeepingError(
-            f"Some things were left as they are; all else was done.\n{lines}\nRun it again."
+            f"Some things could not be tidied; everything else was.\n{lines}\nRun it again."
         )
 
 

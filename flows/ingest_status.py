@@ -1,4 +1,4 @@
-"""What the store's input tables hold, for all scenarios."""
+"""The contents of the store's input tables, for all scenarios."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,12 +14,12 @@ from tasks.storage.store import Store
 
 
 def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
-    """Say what was ingested, how fresh it is, and what is in quarantine and why.
+    """Show what was ingested, how fresh it is, and what is in quarantine and why.
 
-    Fresh is a scenario whose data ends less than two of its cadences ago.
+    A scenario is fresh if its data ends less than two of its cadences ago.
 
     Args:
-        check: End with exit status 3 where the data of a scenario are not fresh.
+        check: Exit with status 3 where the data of a scenario is not fresh.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store, now = open_store(store), datetime.now(UTC)
@@ -28,7 +28,7 @@ def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
     some = {scenario: statuses for scenario, statuses in by_scenario.items() if statuses}
     summaries = [_scenario(scenario, statuses, now) for scenario, statuses in some.items()]
     notes = [
-        f"{one['scenario']}: stale, its data end {in_words(timedelta(hours=one['age_hours']))} ago; they are "
+        f"{one['scenario']}: stale, its data ends {in_words(timedelta(hours=one['age_hours']))} ago; new data is "
         f"expected every {in_words(timedelta(hours=one['every_hours']))}."
         for one in summaries
         if one["fresh"] is False
@@ -40,7 +40,7 @@ def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
         "quarantine": [line for scenario in every for line in quarantined(data_store, scenario.name)],
         "notes": notes
         if some
-        else [f"{data_store.uri}: nothing was ingested yet. Begin: python -m flows demo"],
+        else [f"{data_store.uri}: nothing has been ingested yet. Begin: python -m flows demo"],
     }
     return WithStatus(
         result, exit_status=3 if check and any(one["fresh"] is False for one in summaries) else 0

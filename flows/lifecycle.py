@@ -1,4 +1,4 @@
-"""What every scenario has for its bundles and runs: look at them, promote, roll back, export."""
+"""Commands that every scenario has for its bundles and runs: list, promote, roll back, export."""
 
 from typing import Annotated, Any
 
@@ -20,14 +20,14 @@ def promotions(scenario: Scenario) -> tuple[Flow[Any, Any], Flow[Any, Any]]:
 
     @limited(BY_HAND, name=f"{scenario.name}-promote")
     def promote(bundle: Number, reason: Reason, store: str | None = None) -> dict[str, Any]:
-        """Make a bundle the champion, whatever its comparison said.
+        """Make a bundle the champion, whatever its comparison decided.
 
-        The change is on record with its reason, and MLflow's alias follows. Promoting the champion
+        The registry records the change with its reason, and MLflow's alias follows. Promoting the champion
         changes nothing.
 
         Args:
             bundle: Number of the bundle.
-            reason: Why, for those who read the registry later.
+            reason: The reason, for later readers of the registry.
             store: URI of the store; default: ALMANAC_STORE, or ./store.
         """
         data_store = open_store(store)
@@ -35,12 +35,13 @@ def promotions(scenario: Scenario) -> tuple[Flow[Any, Any], Flow[Any, Any]]:
 
     @limited(BY_HAND, name=f"{scenario.name}-rollback")
     def rollback(reason: Reason, store: str | None = None) -> dict[str, Any]:
-        """Go back to the champion before the champion.
+        """Revert to the previous champion.
 
-        Again, it goes one further back. The change is on record with its reason, and MLflow's alias follows.
+        Repeated, it reverts to the one before. The registry records the change with its reason, and MLflow's alias
+        follows.
 
         Args:
-            reason: Why, for those who read the registry later.
+            reason: The reason, for later readers of the registry.
             store: URI of the store; default: ALMANAC_STORE, or ./store.
         """
         data_store = open_store(store)

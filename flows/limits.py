@@ -1,4 +1,4 @@
-"""How long a flow may run and how often it is tried again, by what it does, with the reasons."""
+"""Timeouts and retries of flows by their kind, with the reasons."""
 
 import os
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one kind of flow: the seconds after which it is ended, and further tries, so many seconds apart."""
+    """The limits of one kind of flow: the timeout, and the number of retries and the delay before each."""
 
     timeout_seconds: float
     retries: int = 0
@@ -35,31 +35,32 @@ class Limits:
 
 
 INGESTING = Limits(3 * _HOUR, 3, 30)
-"""Sources come over a network and may be written to as they are read: what fails now may be there in half a minute.
+"""Sources are read over a network and may be written meanwhile: what fails now may work in half a minute.
 A million rows take a minute or two.
 """
 SCORING = Limits(4 * _HOUR, 2, 60)
-"""What a first try has scored is kept, so another one costs what is missing. The largest benchmark takes 20 minutes."""
+"""Finished shards are kept, so a retry costs only what is missing. The largest benchmark takes 20 minutes."""
 TRAINING = Limits(12 * _HOUR, 1, 300)
-"""A training begins anew, which is dear: once more, and only after what was wrong has had time to pass."""
+"""A training starts from the beginning, which is expensive: one retry, after a temporary fault has had time to pass."""
 TUNING = Limits(24 * _HOUR, 1, 300)
-"""A study goes on where it was; its own limits, in trials and in time, end it before."""
+"""A study continues where it stopped; its own limits, in trials and in time, end it earlier."""
 BACKFILLING = Limits(48 * _HOUR, 2, 60)
-"""One scoring after the other, of which those that are published are not done again. A month of hours takes hours."""
+"""One scoring after the other; published ones are not repeated. A month of hours takes hours."""
 BY_HAND = Limits(2 * _HOUR)
-"""Someone looks at what comes of it, and starts it again."""
+"""Someone looks at the result and starts it again."""
 TIDYING = Limits(6 * _HOUR)
-"""The next day's does what is left. The first one of an old store has much to do."""
+"""The next day's run does the rest. The first run on an old store has much to do."""
 
 
 def limited(kind: Limits, name: str, **options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
     """Prefect's decorator `@flow` with its `name` and `options`, and the limits of a kind of flow.
 
-    A run is called after the flow and the time at which it began, until it knows more of itself; see `progress.name_run`.
+    A run is named after the flow and its starting time until `progress.name_run` gives it a better name.
 
-    They are as they are when its module is imported: when its run starts. `ALMANAC_TIMEOUT_SECONDS` names another time
-    for whatever this process runs. Only a run that a worker has started is tried again, and not after an error that
-    would come again: someone at a terminal is told at once. What a deployment leaves out may come from `flows.variables`.
+    The limits are read when the module is imported, which is when a run starts. `ALMANAC_TIMEOUT_SECONDS` sets another
+    timeout for everything that this process runs. Only a run that a worker has started is retried, and not after an
+    error that would recur: someone at a terminal sees the error at once. Parameters that a deployment omits may come
+    from `flows.variables`.
     """
     limits: dict[str, Any] = {"timeout_seconds": settings().timeout_seconds or kind.timeout_seconds}
     if unattended() and kind.retries:
@@ -79,7 +80,7 @@ def _begun(name: str) -> str:
 
 
 def _worth_another_try(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, after an error of which that does not pass by itself its run is not tried again."""
+    """`function`, whose run is not retried after an error that does not pass by itself."""
 
     @wraps(function)
     def tried(*args: P.args, **kwargs: P.kwargs) -> R:

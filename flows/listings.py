@@ -1,4 +1,4 @@
-"""What every scenario has to look at its bundles and runs. No flows: they need no server."""
+"""Commands that list a scenario's bundles and runs. They are not flows and need no server."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,7 +24,7 @@ def of_scenario(name: str) -> tuple[Direct, ...]:
 
 
 def _for(function: Callable[..., Mapping[str, Any]], name: str) -> Callable[..., Mapping[str, Any]]:
-    """The function for one scenario, with the name and the docstring that it has."""
+    """The function for one scenario, with its own name and docstring."""
     bound = partial(function, name)
     bound.__name__, bound.__doc__ = function.__name__, function.__doc__  # type: ignore[attr-defined]
     return bound
@@ -34,7 +34,7 @@ def bundles(scenario: str, last: Number = 10, store: str | None = None) -> Mappi
     """List bundles, newest first: what they were trained on, how good they are, and which is champion.
 
     Args:
-        last: So many, at most.
+        last: Maximum number of bundles.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store)
@@ -50,10 +50,10 @@ def bundles(scenario: str, last: Number = 10, store: str | None = None) -> Mappi
 
 
 def history(scenario: str, last: Number = 20, store: str | None = None) -> Mapping[str, Any]:
-    """List published runs, newest first, as the ledger has them.
+    """List published runs from the ledger, newest first.
 
     Args:
-        last: So many, at most.
+        last: Maximum number of runs.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store)
@@ -65,10 +65,10 @@ def history(scenario: str, last: Number = 20, store: str | None = None) -> Mappi
 def export(
     scenario: str, to: str, bundle: Annotated[int | None, Field(ge=1)] = None, store: str | None = None
 ) -> Mapping[str, Any]:
-    """Write a bundle's estimators as ONNX, with what is needed beside them, and its own files.
+    """Write a bundle's estimators as ONNX, with what a caller needs to use them, and its own files.
 
     Args:
-        to: Folder to write to, local, az:// or abfss://. Files of the same names are replaced.
+        to: Folder to write to, local, az:// or abfss://. Existing files are replaced.
         bundle: Number of the bundle; default: the champion.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """

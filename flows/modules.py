@@ -1,4 +1,4 @@
-"""The modules of `flows` that offer commands. A new scenario is a new module; nothing else names it."""
+"""The modules of `flows` that have commands. A new scenario is a new module; nothing else names it."""
 
 import importlib
 import pkgutil
@@ -11,7 +11,7 @@ import flows
 
 
 class WithStatus(dict[str, Any]):
-    """The result of a direct command, the exit status that it ends with, and a text to print instead of the result."""
+    """The result of a direct command with its exit status, and a text to print instead of the result."""
 
     def __init__(self, result: Mapping[str, Any], exit_status: int, text: str | None = None) -> None:
         super().__init__(result)
@@ -20,9 +20,9 @@ class WithStatus(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Direct:
-    """A command that is no flow: a function that is called at once, without a Prefect server.
+    """A command that is not a flow: a function that is called directly, without a Prefect server.
 
-    For what only looks at a store. `name` and `fn` are what they are of a flow.
+    It is for commands that only read a store. `name` and `fn` correspond to those of a flow.
     """
 
     name: str

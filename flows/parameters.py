@@ -13,18 +13,18 @@ _HOURS = {"h": 1, "d": 24, "w": 168}
 
 
 class ParameterError(AlmanacError):
-    """A parameter has no meaning, or none beside another one."""
+    """A parameter is invalid, or it contradicts another one."""
 
 
 def _as_written(value: Any) -> Any:
-    """Text as a date where it is no longer than one, else as a time: midnight is not the whole day."""
+    """Text as a date where it is as short as one, else as a time: midnight is not the whole day."""
     if not isinstance(value, str):
         return value
     return date.fromisoformat(value) if len(value) <= len("2015-07-31") else datetime.fromisoformat(value)
 
 
 Moment = Annotated[date | datetime, BeforeValidator(_as_written)]
-"""A point in time, or a day; as text in the form of ISO 8601."""
+"""A point in time or a day; as text in ISO 8601."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share of a whole, 0 to 1."""
@@ -46,7 +46,7 @@ def hours(durations: Iterable[str]) -> list[int]:
 
 
 def amounts(words: Iterable[str]) -> list[tuple[str, float]]:
-    """Names and amounts. Raises `ParameterError` for what is not NAME=AMOUNT, or names one twice.
+    """Names and amounts. Raises `ParameterError` for text that is not NAME=AMOUNT, or a repeated name.
 
     >>> amounts(["pump=40", "main valve=2.5"])
     [('pump', 40.0), ('main valve', 2.5)]
@@ -61,7 +61,7 @@ def amounts(words: Iterable[str]) -> list[tuple[str, float]]:
             cost = -1.0
         if not name or name in costs or not 0 < cost < float("inf"):
             raise ParameterError(
-                f"'{word}' is no cost. Expected a name once, and an amount above 0: pump=40."
+                f"'{word}' is not a cost. Expected each name once, with an amount above 0: pump=40."
             )
         costs[name] = cost
     return list(costs.items())
@@ -71,7 +71,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def seconds(duration: str) -> float:
-    """A duration in seconds. Raises `ParameterError` for what is not a number of seconds, minutes or hours.
+    """A duration in seconds. Raises `ParameterError` for text that is not a number of seconds, minutes or hours.
 
     >>> seconds("90s"), seconds("10m")
     (90.0, 600.0)

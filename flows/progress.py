@@ -25,9 +25,9 @@ from tasks.scoring.shards import grouped
 T = TypeVar("T")
 
 KEYS_OF_A_TASK = (100, 250)
-"""Small shards share a task: as many as spread all keys over the workers, within these numbers of keys."""
+"""Small shards share a task, so that all keys are spread over the workers; the limits for the keys of a task."""
 STUCK_SECONDS = 1800.0
-"""Where no mapped task ends for so long, the run counts as stuck. The longest task at scale takes minutes."""
+"""A run counts as stuck where no mapped task ends for this long. The longest task at scale takes minutes."""
 
 
 class StuckError(AlmanacError):
@@ -47,9 +47,9 @@ def gather(
     *,
     stuck_seconds: float = STUCK_SECONDS,
 ) -> list[Any]:
-    """The results of mapped tasks in their order; `on_error(position, error)` stands in for a failed one.
+    """The results of mapped tasks in their order; `on_error(position, error)` replaces the result of a failed task.
 
-    Without it the error of the first that fails is raised. Raises `StuckError` where none ends for `stuck_seconds`.
+    By default the first error is raised. Raises `StuckError` where no task ends for `stuck_seconds`.
     """
     if not futures:
         return []
@@ -73,7 +73,7 @@ def gather(
 
 
 def steps(label: str, items: Sequence[T]) -> Iterator[T]:
-    """The items one by one, with the progress of what is done with them."""
+    """The items one by one, with a progress bar and artifact."""
     tell = _Teller(label)
     with _bar() as bar:
         bar_task = bar.add_task(label, total=len(items))
@@ -86,7 +86,7 @@ def steps(label: str, items: Sequence[T]) -> Iterator[T]:
 def _as_completed(
     label: str, futures: Sequence[PrefectFuture[Any]], stuck_seconds: float
 ) -> Iterator[PrefectFuture[Any]]:
-    """The futures as they end."""
+    """The futures in the order in which they end."""
     pending = {future.task_run_id: future for future in futures}
     while pending:
         before = len(pending)
@@ -97,13 +97,13 @@ def _as_completed(
         except TimeoutError:
             if len(pending) == before:
                 raise StuckError(
-                    f"{label}: nothing has ended for {stuck_seconds:,.0f} s, {len(pending):,} of {len(futures):,} "
-                    "tasks are left. The run is given up. What was done is kept: start it again."
+                    f"{label}: no task has ended for {stuck_seconds:,.0f} s, {len(pending):,} of {len(futures):,} "
+                    "tasks are left. The run gives up. Finished work is kept: start it again."
                 ) from None
 
 
 def in_tasks(counts: Mapping[int, int], alone: Collection[int] = ()) -> list[list[int]]:
-    """Shards, each with its number of keys, in groups that are a task each; those `alone` have their own."""
+    """Shards in groups, one group per task; those in `alone` have their own. `counts` holds each shard's keys."""
     least, most = KEYS_OF_A_TASK
     share = sum(counts.values()) // most_workers() + max(counts.values(), default=0)
     return grouped(counts, min(max(share, least), most), alone)
@@ -112,7 +112,7 @@ def in_tasks(counts: Mapping[int, int], alone: Collection[int] = ()) -> list[lis
 def over_shards(
     label: str, task: Task[..., Any], scenario: Scenario, run: Run, counts: Mapping[int, int]
 ) -> list[Any]:
-    """What `task(scenario, run, shards)` returns, mapped over groups of shards, in the order of the shards.
+    """The results of `task(scenario, run, shards)`, mapped over groups of shards, in the order of the shards.
 
     `counts` has the number of keys of each shard; small shards share a task.
     """
@@ -123,7 +123,7 @@ def over_shards(
 
 
 def name_run(name: str) -> None:
-    """Name the flow run after what it does, such as `sales-forecast 2025-04-14`; where that fails, it keeps its name."""
+    """Name the flow run after what it does, such as `sales-forecast 2025-04-14`; a failure is only a warning."""
     if not flow_run.id:
         return
     try:
@@ -134,7 +134,7 @@ def name_run(name: str) -> None:
 
 
 class _Teller:
-    """The progress artifact. Telling never ends a run: where the server is away, it is told once and given up."""
+    """The progress artifact. A failure never ends a run: where the server is away, one warning says so."""
 
     def __init__(self, label: str) -> None:
         self._artifact: UUID | None = None
@@ -152,7 +152,7 @@ class _Teller:
             yield
         except Exception as error:
             self._artifact = None
-            get_run_logger().warning("Progress is not shown any more: %s: %s", type(error).__name__, error)
+            get_run_logger().warning("Progress is no longer shown: %s: %s", type(error).__name__, error)
 
 
 _SHOWN: ContextVar[Progress | None] = ContextVar("_SHOWN", default=None)
@@ -160,7 +160,7 @@ _SHOWN: ContextVar[Progress | None] = ContextVar("_SHOWN", default=None)
 
 @contextmanager
 def _bar() -> Iterator[Progress]:
-    """The bars on the terminal: those of a step are shown below the one of all steps."""
+    """The bars on the terminal: the bar of a step is below the bar of all steps."""
     if outer := _SHOWN.get():
         yield outer
         return

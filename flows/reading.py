@@ -1,4 +1,4 @@
-"""Options that every ingest has: how people's files are read. Flows that ingest take them beside their own."""
+"""Options that every ingest has: how files are read. Flows that ingest add them to their own."""
 
 import inspect
 from collections.abc import Callable
@@ -37,23 +37,23 @@ AS_THEY_ARE = Reading()
 _ABOUT = {
     "dates": "What comes first in dates such as 05/01/2024: day-first or month-first. Default: what the column shows.",
     "decimals": "What decimals are written with, where 1.234 could be 1234: comma or point. Default: what the file shows.",
-    "duplicates": "What becomes of several rows of one key and time that differ: add (amounts such as units; other"
-    " numbers are averaged), average, last or refuse. Default: refuse. Rows that are the same count once.",
-    "wide": "Read files with a column per week (sales) or per sensor (devices; one without a device is of the device"
-    " that the file is named after).",
-    "layout": "Whose files these are, such as nixtla, amazon-forecast, m5, metrics-advisor or influxdb; an unknown name"
-    " lists those of the scenario. Columns can be mapped with it, too.",
-    "query": "What to select from a source that is a SQL database without #TABLE: postgresql://, mssql+pyodbc://, sqlite://.",
-    "replace": "The files hold all rows from their first time to their last: what is stored of that time and not in"
-    " them is removed, and counted.",
+    "duplicates": "What to do with differing rows of the same key and time: add (amounts such as units; other"
+    " numbers are averaged), average, last or refuse. Default: refuse. Identical rows count once.",
+    "wide": "Read files with a column per week (sales) or per sensor (devices; a file without a device column belongs"
+    " to the device that it is named after).",
+    "layout": "The product whose layout the files have, such as nixtla, amazon-forecast, m5, metrics-advisor or influxdb;"
+    " an unknown name lists those of the scenario. Columns can be mapped, too.",
+    "query": "SQL query for a source that is a database without #TABLE: postgresql://, mssql+pyodbc://, sqlite://.",
+    "replace": "The files hold all rows from their first time to their last: other stored rows of that range are"
+    " removed, and counted.",
     "dry_run": "Read and check the files, show five rows as they would be stored, and write nothing.",
 }
 
 
 def reads(function: Callable[..., R]) -> Callable[..., R]:
-    """`function` with the fields of `Reading` as parameters in the place of its last one, `reading`.
+    """`function` with the fields of `Reading` as parameters in place of its last one, `reading`.
 
-    Their help goes before that of `store`.
+    Their help precedes that of `store`.
     """
     signature = inspect.signature(function, eval_str=True)
     types = get_type_hints(Reading)
@@ -77,9 +77,9 @@ def reads(function: Callable[..., R]) -> Callable[..., R]:
 
 
 def ingests(ingest: Flow[..., dict[str, Any]]) -> Callable[[Callable[..., R]], Callable[..., Any]]:
-    """For a function that begins with an ingest: it has the parameters of that flow, with their help, before its own.
+    """Decorate a function that begins with an ingest: it gets the parameters of that flow, with their help.
 
-    Its first argument is what the ingest has returned. A dry run ends with that.
+    Its first argument is the result of the ingest. A dry run ends after the ingest.
     """
     *options, store = inspect.signature(ingest.fn).parameters.values()
     about = inspect.cleandoc(ingest.fn.__doc__ or "").partition("Args:\n")[2].partition(_STORE.strip())[0]
@@ -105,7 +105,7 @@ def ingests(ingest: Flow[..., dict[str, Any]]) -> Callable[[Callable[..., R]], C
 
 
 def _called(function: Callable[..., R], signature: inspect.Signature, doc: str) -> Callable[..., R]:
-    """`function`, as one of this signature and docstring."""
+    """`function` with this signature and docstring."""
     function.__signature__ = signature  # type: ignore[attr-defined]
     function.__doc__ = doc
     function.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}

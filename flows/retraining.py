@@ -1,4 +1,4 @@
-"""Training that a person, a schedule or an event asks for."""
+"""Training that a person, a schedule or an event requests."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ def train_for(
     as_of: AsOf | None,
     options: Mapping[str, Any],
 ) -> Any:
-    """Train a bundle. With a `reason`, that of an event, within the budget; else it ends as skipped, with a note."""
+    """Train a bundle. With the `reason` of an event, only within the budget; beyond it the run ends as Skipped."""
     if reason is None:
         return train_bundle(scenario, store, as_of, options)
     request = request_training(scenario, store, reason, budget)

@@ -1,7 +1,7 @@
 """The Prefect server of a command: the one that `PREFECT_API_URL` names, or one on this machine.
 
 The first command starts it, the next ones find it, and it ends when none has used it for a while. It listens on the
-loopback interface only, answers nobody without its password, and lets no page but its own UI read an answer.
+loopback interface only, requires its password, and lets no web page but its own UI read its answers.
 """
 
 import hashlib
@@ -39,42 +39,42 @@ from models.errors import AlmanacError
 
 _START_SECONDS, _HANGING_SECONDS = 120, 20
 _IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "TRIGGERS")
-"""Services of a Prefect server that have nothing to do for runs of commands: deployments, work pools, automations."""
+"""Services of a Prefect server that runs of commands do not need: for deployments, work pools and automations."""
 
 SERVER_DAYS = 90
 KEPT_BY_THE_SERVER = {
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(SERVER_DAYS * 86400),
 }
-"""How long the server keeps runs that have ended, with their logs and artifacts; for ever is Prefect's default."""
+"""How long the server keeps finished runs with their logs and artifacts; Prefect keeps them for ever by default."""
 
 _SCHEMA = "almanac-schema.txt"
-"""The file in PREFECT_HOME that says which tables the database had when a server had last brought it up to date."""
+"""The file in PREFECT_HOME with the schema version that a server last migrated the database to."""
 _OTHER_DATABASE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 
 
 class ServerError(AlmanacError):
-    """No Prefect server can be reached, or none comes up."""
+    """No Prefect server can be reached, or none starts."""
 
     passing = True
 
 
 @dataclass(frozen=True)
 class Api:
-    """The API of a Prefect server. Where it is our own, a file that its owner alone can read has its password."""
+    """The API of a Prefect server. The password of our own server is in a file that only its owner can read."""
 
     url: str
     password_file: Path | None = None
 
     def ui(self) -> str:
-        """Where the UI is, for a person."""
+        """The address of the UI, for a person."""
         asks = f", which asks for the password in {self.password_file}" if self.password_file else ""
         return f"Prefect UI: {self.url.removesuffix('/api')}{asks}"
 
 
 @dataclass(frozen=True)
 class _Server:
-    """A server of this machine. `started_as` tells servers apart that were started with other settings."""
+    """A server on this machine. `started_as` identifies the settings that it was started with."""
 
     port: int
     pid: int
@@ -86,7 +86,7 @@ class _Server:
         return f"http://127.0.0.1:{self.port}/api"
 
     def is_there(self) -> bool:
-        """Whether it is really that process which listens: after it has ended, anyone may take its port."""
+        """Whether that process is really listening: after it has ended, any process may take its port."""
         try:
             connections = psutil.Process(self.pid).net_connections("tcp")
         except psutil.Error:
@@ -99,7 +99,7 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
     """The API of a Prefect server: the one that `PREFECT_API_URL` names, or one on this machine.
 
     The latter is found or started; it ends `ALMANAC_SERVER_IDLE_SECONDS` after the last command that used it, however
-    that one ends, and with `leave_up` not at all. `meanwhile` is called while it starts, or at once.
+    that command ends; with `leave_up` it does not end. `meanwhile` is called while it starts, or at once.
     """
     spare_loopback()
     url = PREFECT_API_URL.value()
@@ -137,9 +137,9 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Let one command at a time look for a server or start one, and no server end meanwhile.
+    """Let one command at a time look for a server or start one, and keep servers from ending meanwhile.
 
-    The lock is that of an SQLite file, which the operating system releases however a process ends.
+    The lock is that of a SQLite file, which the operating system releases however a process ends.
     """
     home = PREFECT_HOME.value()
     try:
@@ -154,7 +154,7 @@ def _one_at_a_time() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise ServerError(
-            f"Other local Prefect servers have not come up for {_START_SECONDS} s ({error}: {_lock()}). "
+            f"Another command has been starting a local Prefect server for {_START_SECONDS} s ({error}: {_lock()}). "
             "Try again, or start one with `prefect server start` and set PREFECT_API_URL."
         ) from None
     finally:
@@ -172,7 +172,7 @@ def _send_what_is_left() -> None:
 
 
 def _known(*, leave_up: bool) -> _Server | None:
-    """The server that an earlier command has started in PREFECT_HOME, where it answers and is what this one would start."""
+    """The server that an earlier command started in PREFECT_HOME, if it answers and has the same settings."""
     try:
         record = json.loads(_record().read_text())
         server, stays = _Server(**record["server"]), record["stays"]
@@ -187,7 +187,7 @@ def _record() -> Path:
 
 
 def _started_as() -> str:
-    """What a server is started with, but for what each command sets: two that differ in it are not the same."""
+    """A digest of the settings that a server is started with, without those that each command sets itself."""
     own = {k: v for k, v in os.environ.items() if k.startswith(("PREFECT_SERVER_", "PREFECT_API_DATABASE_"))}
     return hashlib.sha256(
         json.dumps([prefect_version, sys.executable, sorted(own.items())]).encode()
@@ -195,7 +195,7 @@ def _started_as() -> str:
 
 
 def _start(meanwhile: Callable[[], object], *, leave_up: bool) -> _Server:
-    """Start a server, call `meanwhile`, wait until the server answers, and write down for the next command where it is."""
+    """Start a server, call `meanwhile`, wait until the server answers, and record its address for the next command."""
     port, password = free_port(), f"almanac:{secrets.token_urlsafe(24)}"
     url = f"http://127.0.0.1:{port}"
     variables = {
@@ -236,7 +236,7 @@ def _start(meanwhile: Callable[[], object], *, leave_up: bool) -> _Server:
 
 
 def _write_down(record: object) -> None:
-    """Only the owner can read it: the password is in it."""
+    """Write the record so that only its owner can read it: it contains the password."""
     new = _record().with_suffix(".new")
     new.unlink(missing_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -245,7 +245,7 @@ def _write_down(record: object) -> None:
 
 
 def _schema_is_known() -> bool:
-    """Whether this version of Prefect has brought the database up to date before: it need not look again."""
+    """Whether this version of Prefect has migrated the database before, so that it need not check again."""
     schema = _schema()
     record = PREFECT_HOME.value() / _SCHEMA
     return schema is not None and record.exists() and record.read_text() == schema
@@ -258,7 +258,7 @@ def _remember_schema() -> None:
 
 
 def _schema() -> str | None:
-    """The version of Prefect, and that of the tables of its database in PREFECT_HOME; None where it has another place."""
+    """The versions of Prefect and of the schema of its database in PREFECT_HOME; None for a database elsewhere."""
     place = PREFECT_HOME.value() / "prefect.db"
     if not place.exists() or any(os.environ.get(name) for name in _OTHER_DATABASE):
         return None
@@ -321,15 +321,15 @@ _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 
 def admission(url: str) -> dict[Any, str]:
-    """Settings with which a client asks the API at `url`, with the password that the environment may have."""
+    """The settings of a client of the API at `url`, with the password of the environment if there is one."""
     password = os.environ.get("PREFECT_API_AUTH_STRING")
     return {PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: password} if password else {})
 
 
 def _check_admission(url: str) -> None:
-    """Raise `ServerError` where the server asks for a password or key that is not given, or is another one."""
+    """Raise `ServerError` where the password or key that the server requires is missing or wrong."""
     other = {setting: value for setting, value in admission(url).items() if setting.value() != value}
-    # To read all of Prefect's settings again takes half a processor second.
+    # Reading all of Prefect's settings again takes half a processor second.
     with temporary_settings(other) if other else nullcontext(), get_client(sync_client=True) as client:
         try:
             client.api_version()
@@ -349,7 +349,7 @@ def _with_api(url: str) -> str:
 
 
 def spare_loopback() -> None:
-    """Have servers on this machine asked directly, whatever HTTP_PROXY says: no proxy can reach them."""
+    """Connect to servers on this machine directly, whatever HTTP_PROXY says: no proxy can reach them."""
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [one for one in os.environ.get(name, "").split(",") if one]
         os.environ[name] = ",".join([*hosts, *(one for one in _LOOPBACK if one not in hosts)])

@@ -9,40 +9,42 @@ from tasks.storage.store import Store
 
 
 class Settings(BaseSettings):
-    """Variables that begin with `ALMANAC_`; the command line's options of the same names set them."""
+    """Variables that begin with `ALMANAC_`; command-line options of the same names set them."""
 
     model_config = SettingsConfigDict(env_prefix="ALMANAC_", env_ignore_empty=True)
 
     store: str = Field(default="./store", description="URI of the store: a local folder, az:// or abfss://.")
-    workers: int | None = Field(default=None, ge=1, description="Worker processes; default: the cores.")
+    workers: int | None = Field(
+        default=None, ge=1, description="Number of worker processes; default: one per core."
+    )
     scheduler: str | None = Field(
         default=None, description="Address of a Dask scheduler to use, tcp://host:port or tls://host:port."
     )
     stuck_seconds: float | None = Field(
         default=None,
         gt=0,
-        description="Seconds after which a shard counts as stuck; default: from how long shards took before.",
+        description="Seconds after which a shard counts as stuck; default: derived from earlier shards.",
     )
     timeout_seconds: float | None = Field(
-        default=None, gt=0, description="Seconds after which a flow run is ended; default: by what it does."
+        default=None, gt=0, description="Seconds after which a flow run is ended; default: by its kind."
     )
     server_idle_seconds: float = Field(
         default=300,
         ge=0,
-        description="Seconds that the Prefect server of a command stays for the next one.",
+        description="Seconds that the Prefect server of a command waits for the next command.",
     )
     sql_url: SecretStr | None = Field(
         default=None,
-        description="SQL database that published rows are brought into, postgresql://USER@HOST/DATABASE.",
+        description="SQL database that published rows are copied to, postgresql://USER@HOST/DATABASE.",
     )
 
 
 class SettingsError(AlmanacError):
-    """A variable of the environment has a value that it cannot have."""
+    """An environment variable has an invalid value."""
 
 
 def settings() -> Settings:
-    """The settings as they are now. Raises `SettingsError` that names the variable at fault."""
+    """The current settings. Raises `SettingsError` that names the invalid variable."""
     try:
         return Settings()
     except ValidationError as error:
@@ -54,7 +56,7 @@ def settings() -> Settings:
 
 
 def open_store(uri: str | None) -> Store:
-    """The store at `uri`, or the one that the environment names. Raises `StoreError` for a format that is not known."""
+    """The store at `uri`, or the one that the environment names. Raises `StoreError` for an unknown format."""
     store = Store(uri or settings().store)
     check_format(store)
     return store

@@ -46,7 +46,7 @@ AtOnce = Annotated[int, Field(ge=1, le=1_000)]
 def flow_of(
     scenario: Scenario, defaults: Callable[[Store], Mapping[str, Any]] = lambda _: {}
 ) -> Flow[..., dict[str, Any]]:
-    """The flow `<scenario>-tune`; `defaults(store)` are the options to begin with where there is no champion."""
+    """The flow `<scenario>-tune`; `defaults(store)` are the options to start from where there is no champion."""
 
     @limited(TUNING, name=f"{scenario.name}-tune", task_runner=task_runner())
     def tune(
@@ -57,16 +57,16 @@ def flow_of(
         seed: int = 7,
         store: str | None = None,
     ) -> dict[str, Any]:
-        """Search better hyperparameters; a winner that is better on unseen data becomes a challenger.
+        """Search for better hyperparameters; a winner that is better on unseen data becomes a challenger.
 
-        A study that was stopped is started again with the same parameters: finished trials are kept. With
-        more trials it goes on.
+        Start an interrupted study again with the same parameters to continue it: finished trials are kept. It
+        also continues with a larger number of trials.
 
         Args:
-            as_of: Up to when data is used; default: the last complete week, hour or telemetry.
-            trials: Trials that the study is to have in all.
+            as_of: Time up to which data is used; default: the last complete week, hour or telemetry.
+            trials: Total number of trials of the study.
             timeout: When to stop, counted from now: 90s, 10m or 2h. Default: when there are enough trials.
-            at_once: Trials that are proposed together, from what is known before; at least the workers. The
+            at_once: Number of trials that are proposed together; at least the number of workers. The
                 result depends on it, not on the workers.
             seed: Seed of the search.
             store: URI of the store; default: ALMANAC_STORE, or ./store.
@@ -95,7 +95,7 @@ class _Searching:
         limits: Sequence[float],
         until: float | None,
     ) -> list[Tried]:
-        """What becomes of each of the `values`, tried in parallel."""
+        """The results of trying each of the `values`, in parallel."""
         enough_workers(len(values))
         futures = try_out.map(
             unmapped(self.scenario),
@@ -116,7 +116,7 @@ class _Searching:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """The winner against the incumbent: values, losses at all folds, and whether it was better where it counts."""
+    """The winner against the incumbent: values, losses at all folds, and whether it is better on the unseen fold."""
 
     before: Mapping[str, Any]
     after: Mapping[str, Any]
@@ -136,7 +136,7 @@ def tune_scenario(
     at_once: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Search, judge the winner on the fold that took no part, and train it where it is better."""
+    """Search, judge the winner on the unseen fold, and train a bundle with it where it is better."""
     clock = Clock()
     until = None if timeout is None else time.time() + seconds(timeout)
     run = resolve_study(scenario, store, as_of, defaults, seed, at_once)
@@ -187,7 +187,7 @@ def _search(
     at_once: int,
     until: float | None,
 ) -> None:
-    """Have the study come to `trials`, some at a time; what is proposed follows from those before alone."""
+    """Extend the study to `trials` in batches; proposals depend on earlier batches only."""
     while study.done < trials and (until is None or time.time() < until):
         batch = study.ask(min(at_once, trials - study.done))
         save()
@@ -204,16 +204,18 @@ def _search(
 
 
 def _judge(searching: _Searching, study: Study) -> _Verdict:
-    """The best trial against the incumbent, both on all folds; better is who is so on the last one."""
+    """The best trial against the incumbent, both on all folds; it must be better on the last fold, too."""
     before = incumbent(searching.scenario, searching.run)
     complete = study.complete()
     if not complete:
         return _Verdict(
-            before, before, reason="No trial came to its end in the time given. Start again: it goes on."
+            before, before, reason="No trial finished in the given time. Start again to continue."
         )
     winner = min(complete, key=lambda each: (fmean(each[1]), each[0].number))[0]
     if dict(winner.values) == before:
-        return _Verdict(before, before, reason="Nothing was better in the search than what is used already.")
+        return _Verdict(
+            before, before, reason="The search found nothing better than the current hyperparameters."
+        )
     folds = len(searching.folds)
     old, new = searching.try_out([0, winner.number], [before, winner.values], folds, (), None)
     for tried in (old, new):
@@ -221,16 +223,16 @@ def _judge(searching: _Searching, study: Study) -> _Verdict:
             raise TuningError(f"{searching.run.scenario}: the winner cannot be judged. {tried.reason}")
     better = new.losses[-1] < old.losses[-1] and fmean(new.losses[:-1]) < fmean(old.losses[:-1])
     reason = (
-        f"Trial {winner.number}: loss {fmean(new.losses[:-1]):.4f} after {fmean(old.losses[:-1]):.4f} on the folds "
-        f"of the search, {new.losses[-1]:.4f} after {old.losses[-1]:.4f} on {searching.folds[-1]}, which took no "
+        f"Trial {winner.number}: loss {fmean(new.losses[:-1]):.4f} instead of {fmean(old.losses[:-1]):.4f} on the folds "
+        f"of the search, {new.losses[-1]:.4f} instead of {old.losses[-1]:.4f} on {searching.folds[-1]}, which took no "
         "part in it."
     )
-    reason += "" if better else " It is not better there, so nothing is trained with it."
+    reason += "" if better else " It is not better there, so no bundle is trained with it."
     return _Verdict(before, winner.values, old.losses, new.losses, better, reason)
 
 
 def _challenger(searching: _Searching, verdict: _Verdict) -> dict[str, Any]:
-    """Train the winner as a challenger like any other; once for each winner of a study."""
+    """Train a challenger with the winner's values; once for each winner of a study."""
     run = searching.run
     path = run.path(f"challengers/{digest(dict(verdict.after))[:16]}.json")
     record = run.store.get_json(path)
@@ -258,7 +260,7 @@ def _view(searching: _Searching, study: Study, verdict: _Verdict) -> StudyView:
 
 
 def _track(run: Run, view: StudyView, challenger: Mapping[str, Any] | None) -> str | None:
-    """Log the study to MLflow; one that went on is a further run, by its number of trials."""
+    """Log the study to MLflow; a continued study is another run, named by its number of trials."""
     metrics = {"trials": float(view.trials.height)}
     if view.after:
         metrics |= {"loss_before": fmean(view.before[:-1]), "loss_after": fmean(view.after[:-1])}
@@ -277,7 +279,7 @@ def _track(run: Run, view: StudyView, challenger: Mapping[str, Any] | None) -> s
 
 
 def _means(verdict: _Verdict) -> dict[str, float] | None:
-    """Mean losses of the folds that were searched by."""
+    """Mean losses over the folds of the search."""
     if not verdict.losses_after:
         return None
     pairs = {"before": verdict.losses_before, "after": verdict.losses_after}

@@ -1,4 +1,4 @@
-"""Parameters that nobody has given come from the variables of the Prefect server, where it has such: no deploy is needed."""
+"""Parameters that are not given may come from variables of the Prefect server, without another deploy."""
 
 import inspect
 from collections.abc import Callable
@@ -18,15 +18,15 @@ R = TypeVar("R")
 
 
 def with_variables(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` of a flow, with parameters that its run does not have from variables; see `names`.
+    """`function` of a flow, with parameters that its run lacks taken from variables; see `names`.
 
-    A run that is started on a terminal or by another flow has all its parameters, so no variable is asked for. Raises
-    `ParameterError` for a value that the parameter cannot have, `CredentialError` for an address with a key.
+    A run that is started on a terminal or by another flow has all its parameters, so no variable is read. Raises
+    `ParameterError` for an invalid value, `CredentialError` for an address with a key.
     """
     signature = inspect.signature(function)
 
     @wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+    def with_values(*args: P.args, **kwargs: P.kwargs) -> R:
         context = FlowRunContext.get()
         if context is None or context.flow is None or context.flow_run is None:
             return function(*args, **kwargs)
@@ -41,11 +41,11 @@ def with_variables(function: Callable[P, R]) -> Callable[P, R]:
                 raise ParameterError(f"A variable of the Prefect server has a wrong value. {error}") from None
         return function(**arguments)  # type: ignore[call-arg]
 
-    return called
+    return with_values
 
 
 def names(flow: str, parameter: str) -> list[str]:
-    """The variables that may hold a parameter of a flow; a later one goes before an earlier.
+    """The variables that may hold a parameter of a flow; a later one overrides an earlier one.
 
     >>> names("devices-score", "alpha")
     ['almanac_alpha', 'almanac_devices_alpha', 'almanac_devices_score_alpha']
@@ -55,7 +55,7 @@ def names(flow: str, parameter: str) -> list[str]:
 
 
 def _values(flow: str, parameters: list[str]) -> dict[str, Any]:
-    """Values by parameter, of those that have a variable; each is told in the run's log."""
+    """Values by parameter, of those that have a variable; the run's log names each."""
     parameter_of = {name: one for one in parameters for name in names(flow, one)}
     with get_client(sync_client=True) as client:
         body = {"variables": {"name": {"any_": list(parameter_of)}}}
@@ -66,5 +66,5 @@ def _values(flow: str, parameters: list[str]) -> dict[str, Any]:
     for name in (name for name in parameter_of if name in entries):
         refuse_credential(f"The variable {name}", str(entries[name]))
         values[parameter_of[name]] = entries[name]
-        get_run_logger().info("%s is %s, by the variable %s", parameter_of[name], entries[name], name)
+        get_run_logger().info("%s is %s, from the variable %s", parameter_of[name], entries[name], name)
     return values

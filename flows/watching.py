@@ -1,4 +1,4 @@
-"""Looking at the health of a store again and again, and telling what is late."""
+"""Watching the health of a store on a schedule, and reporting what is late."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,10 +14,10 @@ from tasks.scoring.events import emit
 
 @limited(BY_HAND, name="health-watch")
 def watch(store: str | None = None) -> dict[str, Any]:
-    """Look at every scenario as `health` does, and tell by an event which ones are late.
+    """Check every scenario as `health` does, and emit an event for those that are late.
 
-    `almanac.<scenario>.late` is emitted once for each time that is due and not published; staleness is told by the
-    scoring runs themselves.
+    `almanac.<scenario>.late` is emitted once for each time that is due and not published; the scoring runs themselves
+    report stale data.
 
     Args:
         store: URI of the store; default: ALMANAC_STORE, or ./store.
@@ -30,6 +30,6 @@ def watch(store: str | None = None) -> dict[str, Any]:
             emit(data_store, one.scenario, Event("late", one.scenario, payload), str(one.due))
     if reports:
         create_table_artifact(
-            [asdict(one) for one in reports], key="health", description="How the scenarios do"
+            [asdict(one) for one in reports], key="health", description="Health of the scenarios"
         )
     return {"store": data_store.uri, "late": [one.scenario for one in reports if one.late]}

@@ -1,4 +1,4 @@
-"""A changed plan, scored beside the stored one without publishing."""
+"""A changed plan, scored and compared with the stored one without publishing."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -28,7 +28,7 @@ from tasks.scoring.runs import Run, resolve_scoring
 from tasks.scoring.whatif import score_in_memory
 
 _LINES = 20
-"""Keys, and rows, with the largest differences that a result has."""
+"""The number of keys, and of rows, with the largest differences in a result."""
 
 
 @limited(BY_HAND, name="sales-whatif", task_runner=task_runner())
@@ -46,10 +46,10 @@ def compare_plans(
     week_ending: bool = False,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Forecast by a changed plan beside the stored one, and show what differs. Nothing is published.
+    """Forecast with a changed plan and with the stored one, and show the differences. Nothing is published.
 
-    The file is checked as an ingest of the plan checks it. Its rows take the place of the stored rows of the same SKU,
-    store and week, column by column; rows and columns that it lacks stay as they are stored.
+    The file is checked as in an ingest of the plan. Its rows replace the stored rows of the same SKU,
+    store and week, column by column; rows and columns that it lacks keep their stored values.
 
     Args:
         plan: The changed plan: sku, store, week, and the covariates that differ. CSV, Parquet, a folder or glob of
@@ -62,8 +62,8 @@ def compare_plans(
         max_bad_share: Share of bad rows (0 to 1) above which the plan is refused.
         dates: What comes first in dates such as 05/01/2024: day-first or month-first. Default: what the column shows.
         decimals: What decimals are written with, where 1.234 could be 1234: comma or point. Default: what the file shows.
-        duplicates: What becomes of several rows of one key and week that differ: average, last or refuse (default).
-        week_ending: Dates of the plan are the last days of their weeks; default: the first ones.
+        duplicates: What to do with differing rows of the same key and week: average, last or refuse (default).
+        week_ending: Dates of the plan are the last days of their weeks; default: the first days.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     clock = Clock()
@@ -109,7 +109,7 @@ def compare_plans(
 
 
 def _compared(lines: pl.DataFrame, bands: pl.DataFrame) -> dict[str, Any]:
-    """What a result has of the differences: their sums, and the largest of them."""
+    """The differences in a result: their sums, and the largest of them."""
     return {
         "pairs": lines.select(KEY).n_unique(),
         "total": _rounded(whatif.summed(lines, []).row(0, named=True)),
@@ -121,7 +121,7 @@ def _compared(lines: pl.DataFrame, bands: pl.DataFrame) -> dict[str, Any]:
 
 
 def _lines(run: Run, other: pl.DataFrame, differing: pl.DataFrame) -> pl.DataFrame:
-    """The forecasts of all keys that may differ, by the stored plan and by the other."""
+    """The forecasts of all keys that may differ, with the stored plan and with the other."""
     options = Options.of(run.options)
     before = SALES.requested(run.tables(SALES), run.as_of, run.options).collect()
     after = SALES.requested({**run.tables(SALES), "plan": other.lazy()}, run.as_of, run.options).collect()
@@ -134,7 +134,7 @@ def _lines(run: Run, other: pl.DataFrame, differing: pl.DataFrame) -> pl.DataFra
 def _about_plan(stored_plan: pl.DataFrame | None, differing: pl.DataFrame) -> list[str]:
     if stored_plan is None:
         return ["The store has no plan: the comparison is with the forecast without one."]
-    return [] if differing.height else ["The plan says what the stored one says: nothing differs."]
+    return [] if differing.height else ["The plan is the same as the stored one: nothing differs."]
 
 
 def _largest(lines: pl.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""The process that local workers are forked from: it imports what all of them need, once, while the run does.
+"""The process from which local workers are forked: it imports what all of them need, once, while the run imports too.
 
-A forked worker is there in a fiftieth of a second; one that begins as a new interpreter imports for two processor
-seconds. Nothing is computed before the fork: threads and runtimes of polars, Delta Lake and LightGBM begin in the worker.
-Only Linux forks safely after such imports; elsewhere workers begin as new interpreters.
+A forked worker is ready in a fiftieth of a second; a new interpreter spends two processor seconds on imports.
+Nothing is computed before the fork: threads and runtimes of polars, Delta Lake and LightGBM start in the worker.
+Only Linux forks safely after such imports; elsewhere workers are new interpreters.
 """
 
 import os
@@ -19,13 +19,13 @@ WORKER_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "POLARS_MAX_THREADS": "1",
 }
-"""Of a worker process, which computes on one core."""
+"""Environment of a worker process, which computes on one core."""
 
 
 def begin_imports(module: str) -> None:
-    """Start the process, unless it is there, and have it import `module` and what its tasks need; returns at once.
+    """Start the process, unless it is running, and make it import `module` and what tasks need; returns at once.
 
-    What cannot be imported there is imported by the workers. The process ends with this one.
+    The workers import what cannot be imported there. The process ends with this one.
     """
     if not FORKED:
         return
@@ -36,7 +36,7 @@ def begin_imports(module: str) -> None:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes that are started meanwhile have these variables, too."""
+    """Processes that are started meanwhile inherit these variables."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

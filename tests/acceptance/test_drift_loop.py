@@ -52,7 +52,9 @@ def test_a_shift_leads_to_a_better_champion_and_a_bad_challenger_to_none(serve, 
     ingest(TRAINED)
     assert levels.train(opened.uri)["promoted"]
     quiet = publish()
-    assert quiet["drift"]["notes"] == ["Bundle 1 was trained on data up to 2024-02-09: nothing is newer."]
+    assert quiet["drift"]["notes"] == [
+        "Bundle 1 was trained on data up to 2024-02-09: there is no newer data."
+    ]
 
     ingest(TRAINED + 2)
     assert publish()["drift"]["drifted"] == ["value"]

@@ -37,5 +37,5 @@ def test_a_sku_or_store_that_is_not_there_is_told_with_near_names(sales_store, c
     other_store = command("sales", "explain", "--sku", sku, "--store", "s01", *where)
     assert other_sku.status == other_store.status == 1
     assert f"'{sku}'" in other_sku.err
-    assert "in this one" in other_store.err
+    assert "other stores only" in other_store.err
     assert "'s001'" in other_store.err

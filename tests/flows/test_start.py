@@ -148,5 +148,5 @@ def test_a_catalogue_comes_back_from_its_file_as_it_was_made():
 
 
 def test_a_catalogue_refers_to_nothing_outside_the_project():
-    with pytest.raises(LookupError, match="no module of the project"):
+    with pytest.raises(LookupError, match="not in a module of the project"):
         annotations.referred("os:system")

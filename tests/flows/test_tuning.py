@@ -88,7 +88,7 @@ def test_the_same_study_again_does_nothing_and_a_longer_one_what_is_missing(tune
     again = tune(store)
     assert again["run_id"] == tuned[1]["run_id"]
     assert again["trials"]["kept"] == TRIALS
-    assert again["reason"] == "Nothing was better in the search than what is used already."
+    assert again["reason"] == "The search found nothing better than the current hyperparameters."
     assert Store(str(store)).version("toy/registry") == versions
     assert trials(store, again).equals(before)
     longer = tune(store, TRIALS + 4)
