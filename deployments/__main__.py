@@ -1,4 +1,4 @@
-"""`python -m deployments`: check the environment, deploy, and find drift."""
+"""`python -m deployments`: check the environment, deploy, and compare the server with the file."""
 
 import os
 import subprocess
@@ -42,14 +42,14 @@ File = Annotated[Path, Parameter(name="--prefect-file")]
 
 @app.command
 def check(*, variables_only: bool = False) -> int:
-    """Say which variables there are, what they are for and what they are, and whether what they name answers.
+    """List the variables with their purposes and values, and check what they refer to.
 
-    Fails where one is missing or wrong, or where the server, its password, a worker, the store, the leases of the server's
-    limits, its retention or the block of the alerts is not as runs need it. The store is tried from here: a run has an
-    identity of its own.
+    Fails where a variable is missing or wrong, or where the server, its password, a worker, the store, the leases of the
+    server's limits, its retention or the alert block does not meet the needs of runs. The store is tried from here: a
+    run has its own identity.
 
     Args:
-        variables_only: Connect to nothing.
+        variables_only: Check the variables only, without any connection.
     """
     values = environment()
     width = max(len(one.name) for one in VARIABLES)
@@ -67,60 +67,60 @@ def check(*, variables_only: bool = False) -> int:
 
 @app.command
 def deploy(prefect_file: File = PREFECT_FILE) -> int:
-    """Have the server run what the file declares; again and again without harm.
+    """Deploy what the file declares; repeating it is harmless.
 
-    Checks the environment first, creates or updates the work pool and its queues, has Prefect deploy, removes schedules
-    that the file does not have any more, and applies the automations. Fails where something differs after that.
+    Checks the environment, creates or updates the work pool and its queues, lets Prefect deploy, removes schedules
+    that are no longer in the file, and applies the automations. Fails where file and server still differ afterwards.
 
     Args:
-        prefect_file: The declaration.
+        prefect_file: File with the declarations.
     """
     values = environment()
     content = declared(values, prefect_file)
     with connected(values) as client:
         pool = values["ALMANAC_POOL"]
         _say(f"work pool {pool}: {apply_pool(client, values)}")
-        for name, done in apply_queues(client, pool, values["ALMANAC_POOL_TYPE"]).items():
-            _say(f"work queue {name}: {done}")
+        for name, action in apply_queues(client, pool, values["ALMANAC_POOL_TYPE"]).items():
+            _say(f"work queue {name}: {action}")
         _prefect_deploy(content, values)
         for one in remove_schedules(client, differences(client, content, pool), pool):
-            _say(f"removed, since the file does not have it: {one.deployment}, {one.fact}")
-        for name, done in apply_automations(client, automations(client, values)).items():
-            _say(f"automation {name}: {done}")
-        left = differences(client, content, pool)
+            _say(f"removed, because it is not in the file: {one.deployment}, {one.fact}")
+        for name, action in apply_automations(client, automations(client, values)).items():
+            _say(f"automation {name}: {action}")
+        remaining = differences(client, content, pool)
         for name in named(content):
             _say(f"deployed {name}")
-    _tell(left, "python -m deployments drift --repair removes what the file does not have any more.")
-    return int(any(one.fact != GONE or one.server is None for one in left))
+    _tell(remaining, "python -m deployments drift --repair removes what is no longer in the file.")
+    return int(any(one.fact != GONE or one.server is None for one in remaining))
 
 
 @app.command
 def drift(*, repair: bool = False, prefect_file: File = PREFECT_FILE) -> int:
-    """Say what differs between file and server; exit status 1 where something does.
+    """List the differences between file and server; the exit status is 1 where there are any.
 
     Args:
-        repair: Remove schedules, triggers and deployments of this project that the file does not have any more, and deploy
+        repair: Remove schedules, triggers and deployments of this project that are no longer in the file, and deploy
             again what differs.
-        prefect_file: The declaration.
+        prefect_file: File with the declarations.
     """
     values = environment()
     content = declared(values, prefect_file)
     with connected(values) as client:
         pool = values["ALMANAC_POOL"]
-        found = differences(client, content, pool)
-        if repair and found:
-            _tell(found, "Repairing.")
-            _repair(client, values, content, found)
-            found = differences(client, content, pool)
-    _tell(found, "python -m deployments drift --repair puts it right.")
-    return int(bool(found))
+        all_differences = differences(client, content, pool)
+        if repair and all_differences:
+            _tell(all_differences, "Repairing.")
+            _repair(client, values, content, all_differences)
+            all_differences = differences(client, content, pool)
+    _tell(all_differences, "python -m deployments drift --repair corrects them.")
+    return int(bool(all_differences))
 
 
 @app.command
 def up(*, port: int = 4200) -> int:
-    """Have a Prefect server, a worker and all deployments on this machine; what is up already stays.
+    """Start a Prefect server and a worker on this machine, unless they are running, and deploy everything.
 
-    The server listens on the loopback interface only, and has a password. Without ALMANAC_STORE the store is ./store.
+    The server listens on the loopback interface only and has a password. Without ALMANAC_STORE the store is ./store.
 
     Args:
         port: Port of the server and its UI.
@@ -139,14 +139,14 @@ def up(*, port: int = 4200) -> int:
 
 @app.command
 def down() -> int:
-    """Stop the server and the worker of `up`, and the runs that the worker has started."""
+    """Stop the server and the worker of `up`, and the runs that the worker started."""
     stopped = Local(0).stop()
     _say(f"stopped: {', '.join(stopped)}" if stopped else "Nothing was running.")
     return 0
 
 
 def main() -> None:
-    """Run the command that was asked for. Exit status 0 only when it did what it is for."""
+    """Run the command of the command line. The exit status is 0 only when it achieved its purpose."""
     try:
         status = app(sys.argv[1:])
     except AlmanacError as error:
@@ -158,15 +158,15 @@ def main() -> None:
 
 
 def _repair(
-    client: Any, values: Mapping[str, str], content: Mapping[str, Any], found: list[Difference]
+    client: Any, values: Mapping[str, str], content: Mapping[str, Any], all_differences: list[Difference]
 ) -> None:
     pool = values["ALMANAC_POOL"]
     surplus = [
-        *remove_schedules(client, found, pool),
-        *remove_triggers(client, found, pool),
-        *remove_deployments(client, found, pool),
+        *remove_schedules(client, all_differences, pool),
+        *remove_triggers(client, all_differences, pool),
+        *remove_deployments(client, all_differences, pool),
     ]
-    differing = {one.deployment for one in found if one not in surplus}
+    differing = {one.deployment for one in all_differences if one not in surplus}
     again = [one for name, one in named(content).items() if name in differing]
     if again:
         apply_pool(client, values)
@@ -175,12 +175,12 @@ def _repair(
 
 
 def _prefect_deploy(content: Mapping[str, Any], values: Mapping[str, str]) -> None:
-    """Have Prefect's own command deploy the file with the environment filled in."""
+    """Deploy the file, with the environment filled in, by Prefect's own command."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
         path.write_text(yaml.safe_dump(dict(content), sort_keys=False))
         words = ["-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, *words],
             cwd=PROJECT,
             env={**os.environ, **values},
@@ -188,18 +188,18 @@ def _prefect_deploy(content: Mapping[str, Any], values: Mapping[str, str]) -> No
             text=True,
             check=False,
         )
-    if done.returncode != 0:
+    if process.returncode != 0:
         raise ServerError(
-            f"Prefect could not deploy (status {done.returncode}):\n{(done.stdout + done.stderr)[-3000:]}"
+            f"Prefect could not deploy (status {process.returncode}):\n{(process.stdout + process.stderr)[-3000:]}"
         )
 
 
-def _tell(found: list[Difference], what_to_do: str) -> None:
-    for one in found:
+def _tell(all_differences: list[Difference], what_to_do: str) -> None:
+    for one in all_differences:
         _say(str(one))
     _say(
-        f"{len(found)} differences between file and server. {what_to_do}"
-        if found
+        f"{len(all_differences)} differences between file and server. {what_to_do}"
+        if all_differences
         else "File and server agree."
     )
 

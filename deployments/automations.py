@@ -23,49 +23,49 @@ def automations(
 ) -> list[AutomationCore]:
     """The declared automations.
 
-    Notifications go to the block that `ALMANAC_ALERT_BLOCK` names, and are left out where it names none: that an
-    automation fires is an event of the server in any case.
+    Notifications go to the block that `ALMANAC_ALERT_BLOCK` names, and are left out where it is empty: an automation
+    that fires is an event of the server in any case.
     """
     block = _block(client, values["ALMANAC_ALERT_BLOCK"])
-    found = []
+    result = []
     for one in filled(yaml.safe_load(path.read_text()), values, path)["automations"]:
         actions = [
             _addressed(action, block) for action in one["actions"] if block or action["type"] != _NOTIFICATION
         ]
         content = {**one, "tags": [MINE], "actions": actions or [{"type": "do-nothing"}]}
-        found.append(AutomationCore.model_validate(content))
-    return found
+        result.append(AutomationCore.model_validate(content))
+    return result
 
 
-def apply_automations(client: SyncPrefectClient, wanted: list[AutomationCore]) -> dict[str, str]:
-    """Have the server's automations with the project's tag be those `wanted`; what was done to each, by name.
+def apply_automations(client: SyncPrefectClient, declarations: list[AutomationCore]) -> dict[str, str]:
+    """Make the server's automations with the project's tag match the `declarations`; the action for each, by name.
 
-    One that is there and the same is not touched. One of a name that is there twice, or is not wanted any more,
-    is removed.
+    An identical automation is not touched. Duplicates of a name, and automations that are no longer declared, are
+    removed.
     """
     mine = [one for one in client.read_automations() if MINE in one.tags]
-    done = {}
-    for one in wanted:
-        there = [known for known in mine if known.name == one.name]
-        for surplus in there[1:]:
+    actions = {}
+    for one in declarations:
+        same = [existing for existing in mine if existing.name == one.name]
+        for surplus in same[1:]:
             client.delete_automation(surplus.id)
-        if not there:
+        if not same:
             client.create_automation(one)
-        elif _content(there[0]) != _content(one):
-            client.update_automation(there[0].id, one)
-        done[one.name] = (
-            "created" if not there else "unchanged" if _content(there[0]) == _content(one) else "updated"
+        elif _content(same[0]) != _content(one):
+            client.update_automation(same[0].id, one)
+        actions[one.name] = (
+            "created" if not same else "unchanged" if _content(same[0]) == _content(one) else "updated"
         )
-    for known in mine:
-        if known.name not in done:
-            client.delete_automation(known.id)
-            done[known.name] = "removed"
-    return done
+    for existing in mine:
+        if existing.name not in actions:
+            client.delete_automation(existing.id)
+            actions[existing.name] = "removed"
+    return actions
 
 
 def _content(automation: AutomationCore) -> Any:
-    wanted = {"name", "description", "enabled", "tags", "trigger", "actions"}
-    return comparable(automation.model_dump(mode="json", include=wanted))
+    fields = {"name", "description", "enabled", "tags", "trigger", "actions"}
+    return comparable(automation.model_dump(mode="json", include=fields))
 
 
 def _addressed(action: Mapping[str, Any], block: str | None) -> dict[str, Any]:
@@ -77,12 +77,12 @@ def _block(client: SyncPrefectClient, name: str) -> str | None:
 
 
 def check_block(client: SyncPrefectClient, name: str) -> str:
-    """The id of a notification block, TYPE/NAME. Raises `ServerError` where the server has none of that name."""
+    """The id of a notification block, TYPE/NAME. Raises `ServerError` where the server has no such block."""
     kind, _, document = name.partition("/")
     try:
         return str(client.read_block_document_by_name(document, kind).id)
     except ObjectNotFound:
         raise ServerError(
             f"ALMANAC_ALERT_BLOCK={name}: the server has no such block. Expected TYPE/NAME of a notification block, "
-            "such as slack-webhook/ops; make it under Blocks in the UI, or leave the variable out."
+            "such as slack-webhook/ops; create it under Blocks in the UI, or unset the variable."
         ) from None

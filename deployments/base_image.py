@@ -1,9 +1,9 @@
-"""The base of the images by its digest: what is built tomorrow is built on what was looked at today.
+"""The base image by its digest, so that every build uses the base that was reviewed.
 
-    python -m deployments.base_image            # have both Dockerfiles name the digest that the tag has now
-    python -m deployments.base_image --check    # say whether the tag has moved on; exit status 1 where it has
+    python -m deployments.base_image            # write the current digest of the tag into both Dockerfiles
+    python -m deployments.base_image --check    # report whether the tag has moved; exit status 1 where it has
 
-A tag such as `python:3.11-slim-bookworm` is moved by its publisher, for security fixes among others: run it every month
+The publisher moves a tag such as `python:3.11-slim-bookworm`, for security fixes among others: run this every month
 or so, build, test, commit.
 """
 
@@ -25,11 +25,11 @@ _HOSTS = {"docker.io": "registry-1.docker.io"}
 
 
 class ImageError(AlmanacError):
-    """The registry does not say what digest a tag has."""
+    """The registry does not return the digest of a tag."""
 
 
 def digest_of(image: str) -> str:
-    """The digest that an image's tag has now, such as `sha256:…`, as its registry says. Raises `ImageError`."""
+    """The current digest of an image's tag from its registry, such as `sha256:…`. Raises `ImageError`."""
     host, _, rest = image.partition("/")
     name, _, tag = rest.partition(":")
     scheme = "http" if host.startswith(("127.0.0.1:", "localhost:")) else "https"
@@ -40,41 +40,41 @@ def digest_of(image: str) -> str:
             entrance = {"Authorization": f"Bearer {_token(answer.headers.get('WWW-Authenticate', ''))}"}
             answer = httpx.head(url, headers={"Accept": _ACCEPT, **entrance}, timeout=30)
     except (httpx.HTTPError, KeyError) as error:
-        raise ImageError(f"{image}: its registry does not answer, or lets nobody in: {error}") from None
+        raise ImageError(f"{image}: its registry does not answer, or refuses access: {error}") from None
     if answer.status_code != httpx.codes.OK:
         raise ImageError(f"{image}: its registry answers {answer.status_code} {answer.reason_phrase}.")
-    found = answer.headers.get("Docker-Content-Digest", "")
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", found):
-        raise ImageError(f"{image}: its registry names no digest, but '{found}'.")
-    return str(found)
+    digest = answer.headers.get("Docker-Content-Digest", "")
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise ImageError(f"{image}: its registry returned '{digest}'. Expected a digest.")
+    return str(digest)
 
 
 def _token(challenge: str) -> str:
-    """A token for whoever asks, as the registry's challenge says where to get it."""
-    told = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-    query = {name: told[name] for name in ("service", "scope") if name in told}
-    found = httpx.get(told["realm"], params=query, timeout=30).json()
-    return str(found.get("token") or found["access_token"])
+    """An anonymous token, from the address in the registry's challenge."""
+    parameters = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+    query = {name: parameters[name] for name in ("service", "scope") if name in parameters}
+    answer = httpx.get(parameters["realm"], params=query, timeout=30).json()
+    return str(answer.get("token") or answer["access_token"])
 
 
 def moved(dockerfile: Path, *, check: bool) -> str | None:
-    """Have a Dockerfile name the digest that its base's tag has now, unless `check`; what differs in words, else None."""
+    """Write the current digest of the base's tag into a Dockerfile, unless `check`; a note on a change, else None."""
     text = dockerfile.read_text()
-    found = _ARG.search(text)
-    if found is None:
+    match = _ARG.search(text)
+    if match is None:
         raise ImageError(f"{dockerfile}: there is no line ARG BASE_IMAGE=IMAGE:TAG.")
-    now = digest_of(found["image"])
-    if found["digest"] == now:
+    now = digest_of(match["image"])
+    if match["digest"] == now:
         return None
     if not check:
-        dockerfile.write_text(_ARG.sub(rf"\g<1>{found['image']}@{now}", text, count=1))
-    return f"{dockerfile}: {found['image']} was {found['digest'] or 'not pinned'}, is {now}"
+        dockerfile.write_text(_ARG.sub(rf"\g<1>{match['image']}@{now}", text, count=1))
+    return f"{dockerfile}: {match['image']} was {match['digest'] or 'not pinned'}, is {now}"
 
 
 if __name__ == "__main__":
     try:
-        differing = [told for one in DOCKERFILES if (told := moved(one, check="--check" in sys.argv[1:]))]
+        differing = [note for one in DOCKERFILES if (note := moved(one, check="--check" in sys.argv[1:]))]
     except ImageError as error:
         sys.exit(str(error))
-    print("\n".join(differing) or "Both Dockerfiles name the digests that their base's tag has now.")
+    print("\n".join(differing) or "Both Dockerfiles name the current digest of their base's tag.")
     sys.exit(int(bool(differing) and "--check" in sys.argv[1:]))

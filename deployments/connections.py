@@ -1,4 +1,4 @@
-"""What deploying and running depends on, asked for real: server, password, worker, store, leases, alerts."""
+"""Live checks of what deployments and runs depend on: server, password, worker, store, leases, alerts."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,34 +23,34 @@ _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether something is `right`, and what it is or what to do."""
+    """Whether something is `right`, and a message with its state or what to do."""
 
     what: str
     right: bool
-    told: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{'right' if self.right else 'WRONG'}  {self.what}: {self.told}"
+        return f"{'right' if self.right else 'WRONG'}  {self.what}: {self.message}"
 
 
 def findings(values: Mapping[str, str]) -> Iterator[Finding]:
-    """What is right and what is wrong, each thing asked once; without a server, only the store is asked."""
+    """The findings of all checks; without a server, only the store is checked."""
     yield _store(values)
     try:
         with connected(values) as client:
             server = _Server(client, values)
-            yield _told("server", server.version)
-            yield _told("password", server.password)
-            yield _told("worker", server.worker)
-            yield _told("leases", server.leases)
-            yield _told("retention", server.retention)
-            yield _told("alerts", server.alerts)
+            yield _finding("server", server.version)
+            yield _finding("password", server.password)
+            yield _finding("worker", server.worker)
+            yield _finding("leases", server.leases)
+            yield _finding("retention", server.retention)
+            yield _finding("alerts", server.alerts)
     except AlmanacError as error:
         yield Finding("server", False, str(error))
 
 
-def _told(what: str, ask: Callable[[], str]) -> Finding:
-    """What asking says, right unless it raises."""
+def _finding(what: str, ask: Callable[[], str]) -> Finding:
+    """The finding of a check, which is right unless the check raises."""
     try:
         return Finding(what, True, ask())
     except AlmanacError as error:
@@ -65,16 +65,16 @@ def _store(values: Mapping[str, str]) -> Finding:
         Store(values["ALMANAC_STORE"]).check_writable()
         return f"{values['ALMANAC_STORE']} can be written from here"
 
-    return _told("store", write)
+    return _finding("store", write)
 
 
 class WrongError(AlmanacError):
-    """Something that runs depend on is not as they need it."""
+    """Something that runs depend on does not meet their needs."""
 
 
 @dataclass(frozen=True)
 class _Server:
-    """The questions to the server; each raises `WrongError` with what to do."""
+    """The checks of the server; each raises `WrongError` with what to do."""
 
     client: SyncPrefectClient
     values: Mapping[str, str]
@@ -83,19 +83,19 @@ class _Server:
         server, here = self.client.api_version(), prefect.__version__
         if _minor(server) < _minor(here):
             raise WrongError(
-                f"{self.values['PREFECT_API_URL']} is Prefect {server}, older than {here} here. Expected the same minor "
-                "version or a newer one: upgrade the server first, see docs/upgrading.md."
+                f"{self.values['PREFECT_API_URL']} is Prefect {server}, older than the client's {here}. Expected the same "
+                "minor version or a newer one: upgrade the server first, see docs/upgrading.md."
             )
         return f"{self.values['PREFECT_API_URL']} is Prefect {server}"
 
     def password(self) -> str:
         url = self.values["PREFECT_API_URL"]
-        asked = httpx.get(f"{url.rstrip('/')}/admin/version", timeout=30)
-        if asked.status_code in _REFUSED:
-            return "the server wants one, and takes ours"
+        answer = httpx.get(f"{url.rstrip('/')}/admin/version", timeout=30)
+        if answer.status_code in _REFUSED:
+            return "the server requires one, and accepts ours"
         raise WrongError(
-            f"{url} answers whoever asks, and a deployment can run any command. Start the server with "
-            "PREFECT_SERVER_API_AUTH_STRING=USER:PASSWORD, and give it as PREFECT_API_AUTH_STRING here and to the worker."
+            f"{url} requires no password, and a deployment can run any command. Start the server with "
+            "PREFECT_SERVER_API_AUTH_STRING=USER:PASSWORD, and set PREFECT_API_AUTH_STRING to it here and for the worker."
         )
 
     def worker(self) -> str:
@@ -104,7 +104,7 @@ class _Server:
             self.client.read_work_pool(pool)
         except ObjectNotFound:
             raise WrongError(
-                f"there is no work pool {pool} yet; python -m deployments deploy makes it."
+                f"there is no work pool {pool} yet; python -m deployments deploy creates it."
             ) from None
         answer = self.client.request(
             "POST",
@@ -124,20 +124,20 @@ class _Server:
                 f"{storage} forgets concurrency slots when the server restarts. Start the server with "
                 f"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE={_LEASES}"
             )
-        return f"{storage} outlives a restart of the server"
+        return f"{storage} survives a restart of the server"
 
     def retention(self) -> str:
-        kept = self._settings()["services"]["db_vacuum"]
-        if not (kept["enabled"] is True or "flow_runs" in (kept["enabled"] or ())):
-            wanted = " ".join(f"{name}={value}" for name, value in KEPT_BY_THE_SERVER.items())
-            raise WrongError(f"the server keeps every run for ever, and grows. Start it with {wanted}")
-        return f"runs that have ended are kept for {kept['retention_period']}"
+        vacuum = self._settings()["services"]["db_vacuum"]
+        if not (vacuum["enabled"] is True or "flow_runs" in (vacuum["enabled"] or ())):
+            variables = " ".join(f"{name}={value}" for name, value in KEPT_BY_THE_SERVER.items())
+            raise WrongError(f"the server keeps every run for ever, and grows. Start it with {variables}")
+        return f"finished runs are kept for {vacuum['retention_period']}"
 
     def alerts(self) -> str:
         if not self.values["ALMANAC_ALERT_BLOCK"]:
-            return "ALMANAC_ALERT_BLOCK is not set: a failure is seen in the server's event feed only"
+            return "ALMANAC_ALERT_BLOCK is not set: failures appear in the server's event feed only"
         check_block(self.client, self.values["ALMANAC_ALERT_BLOCK"])
-        return f"{self.values['ALMANAC_ALERT_BLOCK']} is there"
+        return f"{self.values['ALMANAC_ALERT_BLOCK']} exists"
 
     def _settings(self) -> Any:
         return self.client.request("GET", "/admin/settings").json()["server"]

@@ -1,4 +1,4 @@
-"""What `prefect.yaml` declares, with the environment filled in."""
+"""The declarations of `prefect.yaml`, with the environment filled in."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from deployments.environment import PROJECT, VariableError
 
 PREFECT_FILE = PROJECT / "prefect.yaml"
 MINE = "almanac"
-"""The tag of everything that this project deploys, by which it knows its own again."""
+"""The tag of everything that this project deploys; it identifies what is the project's own."""
 
 _VARIABLE = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
 
@@ -20,7 +20,7 @@ def declared(values: Mapping[str, str], path: Path = PREFECT_FILE) -> dict[str, 
     """The file's content with `{{ $VARIABLE }}` replaced by `values`.
 
     Parameters and job variables without a value are left out; `active` of a schedule is true or false.
-    Templates of events stay as they are: they are filled in when the event comes. Raises `VariableError`
+    Templates of events are kept: they are filled in when the event occurs. Raises `VariableError`
     for a variable that is not in `values`, and for a deployment without the tag `almanac`.
     """
     content = filled(yaml.safe_load(path.read_text()), values, path)
@@ -29,7 +29,7 @@ def declared(values: Mapping[str, str], path: Path = PREFECT_FILE) -> dict[str, 
         if MINE not in (deployment.get("tags") or []):
             raise VariableError(
                 f"{path.name}: {deployment['entrypoint']} ({deployment['name']}) lacks the tag '{MINE}'. "
-                "By it a deployment is known that the file has no more; add it."
+                "Add it: it identifies deployments that were removed from the file."
             )
         deployment["parameters"] = _given(deployment.get("parameters") or {})
         pool = deployment["work_pool"]
@@ -49,12 +49,12 @@ def filled(value: Any, values: Mapping[str, str], path: Path) -> Any:
         return [filled(one, values, path) for one in value]
     if not isinstance(value, str):
         return value
-    if unknown := sorted(set(_VARIABLE.findall(value)) - set(values)):
+    if extra := sorted(set(_VARIABLE.findall(value)) - set(values)):
         raise VariableError(
-            f"{path.name} asks for {', '.join(unknown)}. Expected a variable that deployments/environment.py "
-            "names; add it there, with what it is for."
+            f"{path.name} refers to {', '.join(extra)}. Expected a variable that deployments/environment.py "
+            "names; add it there, with its purpose."
         )
-    return _VARIABLE.sub(lambda found: values[found[1]], value)
+    return _VARIABLE.sub(lambda match: values[match[1]], value)
 
 
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Drift: what differs between `prefect.yaml` and the server, and how it is put right."""
+"""The differences between `prefect.yaml` and the server, and how they are corrected."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,41 +37,43 @@ class Difference:
 
 
 def named(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The declared deployments by flow and name, as on the server."""
+    """The declared deployments by flow and name, as on the server: FLOW/NAME."""
     return {f"{_flow_name(one['entrypoint'])}/{one['name']}": one for one in content["deployments"]}
 
 
 @cache
 def _flow_name(entrypoint: str) -> str:
-    """The name of a flow, for which Prefect runs the whole file of the flow, each time that it is asked."""
+    """The name of a flow. It is cached, since Prefect runs the whole file of the flow each time."""
     flow: Flow[Any, Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
     return flow.name
 
 
 def differences(client: SyncPrefectClient, content: Mapping[str, Any], pool: str) -> list[Difference]:
     """All differences between the declared deployments and those of the project on the server."""
-    wanted, there = named(content), ours(client, pool)
-    found = []
-    for name in sorted({*wanted, *there}):
+    declarations, there = named(content), ours(client, pool)
+    result = []
+    for name in sorted({*declarations, *there}):
         if name not in there:
-            found.append(Difference(name, GONE, "declared", None))
-        elif name not in wanted:
-            found.append(Difference(name, GONE, None, f"created {there[name].created:%Y-%m-%d}"))
+            result.append(Difference(name, GONE, "declared", None))
+        elif name not in declarations:
+            result.append(Difference(name, GONE, None, f"created {there[name].created:%Y-%m-%d}"))
         else:
             server = _on_server(client, there[name])
-            file = _in_file(wanted[name], there[name], content.get("pull"))
-            found += [
+            file = _in_file(declarations[name], there[name], content.get("pull"))
+            result += [
                 Difference(name, fact, file.get(fact), server.get(fact))
                 for fact in sorted({*file, *server})
                 if file.get(fact) != server.get(fact)
             ]
-    return found
+    return result
 
 
-def remove_schedules(client: SyncPrefectClient, found: Sequence[Difference], pool: str) -> list[Difference]:
-    """Remove the schedules that only the server has, and the runs that they have scheduled; which they were."""
+def remove_schedules(
+    client: SyncPrefectClient, all_differences: Sequence[Difference], pool: str
+) -> list[Difference]:
+    """Remove the schedules that only the server has, and the runs that they scheduled; the differences removed."""
     there = ours(client, pool)
-    removed = [one for one in found if one.fact.startswith(SCHEDULE) and one.file is None]
+    removed = [one for one in all_differences if one.fact.startswith(SCHEDULE) and one.file is None]
     for one in removed:
         deployment = there[one.deployment]
         for schedule in deployment.schedules:
@@ -80,22 +82,26 @@ def remove_schedules(client: SyncPrefectClient, found: Sequence[Difference], poo
     return removed
 
 
-def remove_deployments(client: SyncPrefectClient, found: Sequence[Difference], pool: str) -> list[Difference]:
-    """Remove the project's deployments that only the server has, with their schedules; which they were."""
+def remove_deployments(
+    client: SyncPrefectClient, all_differences: Sequence[Difference], pool: str
+) -> list[Difference]:
+    """Remove the project's deployments that only the server has, with their schedules; the differences removed."""
     there = ours(client, pool)
-    removed = [one for one in found if one.fact == GONE and one.file is None]
+    removed = [one for one in all_differences if one.fact == GONE and one.file is None]
     for one in removed:
         client.delete_deployment(there[one.deployment].id)
     return removed
 
 
-def remove_triggers(client: SyncPrefectClient, found: Sequence[Difference], pool: str) -> list[Difference]:
-    """Remove the automations that run a deployment without the file knowing of them; which they were."""
+def remove_triggers(
+    client: SyncPrefectClient, all_differences: Sequence[Difference], pool: str
+) -> list[Difference]:
+    """Remove the automations that run a deployment and are not in the file; the differences removed."""
     there = ours(client, pool)
-    removed = [one for one in found if one.fact.startswith(TRIGGER) and one.file is None]
+    removed = [one for one in all_differences if one.fact.startswith(TRIGGER) and one.file is None]
     for one in removed:
-        known = triggers(client, there[one.deployment])
-        client.delete_automation(known[one.fact.removeprefix(TRIGGER)].id)
+        automations = triggers(client, there[one.deployment])
+        client.delete_automation(automations[one.fact.removeprefix(TRIGGER)].id)
     return removed
 
 
@@ -149,15 +155,15 @@ def _on_server(client: SyncPrefectClient, one: DeploymentResponse) -> dict[str, 
 
 
 def _schedule(cron: str, timezone: str | None, active: bool, parameters: Any) -> str:
-    given = f" with {parameters}" if parameters else ""
-    return f"'{cron}' {timezone or 'UTC'} {'on' if active else 'off'}{given}"
+    suffix = f" with {parameters}" if parameters else ""
+    return f"'{cron}' {timezone or 'UTC'} {'on' if active else 'off'}{suffix}"
 
 
 def _automation(automation: Any) -> Any:
-    told = automation.model_dump(
+    facts = automation.model_dump(
         mode="json", include={"name", "description", "enabled", "trigger", "actions"}
     )
-    return comparable(told)
+    return comparable(facts)
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The variables that deploying asks of the environment, and what they are for."""
+"""The environment variables of deployments, and their purposes."""
 
 import os
 import re
@@ -19,12 +19,12 @@ PROCESS = "process"
 
 
 class VariableError(AlmanacError):
-    """The environment lacks a variable, or gives one a value that it cannot have."""
+    """A variable of the environment is missing or has an invalid value."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable with what it is for. Without a `default` it is required; an empty one leaves it unset."""
+    """A variable and its purpose. With `default` None it is required; an empty default leaves it unset."""
 
     name: str
     purpose: str
@@ -37,9 +37,9 @@ VARIABLES = (
     Variable("ALMANAC_POOL", "name of the work pool", "almanac"),
     Variable("ALMANAC_POOL_TYPE", "type of the work pool; its template is deployments/work_pools/TYPE.json", PROCESS),
     Variable("ALMANAC_IMAGE", "image of the runs; required unless the pool's type is process"),
-    Variable("ALMANAC_HOME", "folder of the code where runs run; default: this one, in containers /app"),
+    Variable("ALMANAC_HOME", "folder of the code where runs execute; default: this one, in containers /app"),
     Variable("ALMANAC_TIMEZONE", "time zone in which days and weeks end, and of schedules; such as Europe/Zurich", "UTC"),
-    Variable("ALMANAC_TIMEOUT_SECONDS", "seconds after which any run is ended; default: by what it does"),
+    Variable("ALMANAC_TIMEOUT_SECONDS", "seconds after which any run is ended; default: by its kind"),
     Variable("ALMANAC_SALES_SOURCE", "sales to ingest every week; without it they are ingested by hand"),
     Variable("ALMANAC_SALES_PLAN", "marketing plan to ingest with them"),
     Variable("ALMANAC_SALES_STORES", "attributes of the stores to ingest with them"),
@@ -47,14 +47,14 @@ VARIABLES = (
     Variable("ALMANAC_SALES_COVARIATES", "covariates of stores to ingest with them, such as the weather"),
     Variable("ALMANAC_SALES_EVENTS", "days that move sales to ingest with them, such as fairs"),
     Variable("ALMANAC_DEVICES_SOURCE", "readings to ingest every hour; without it they are ingested by hand"),
-    Variable("ALMANAC_DEVICES_TIMEZONE", "what readings' times without an offset are in"),
+    Variable("ALMANAC_DEVICES_TIMEZONE", "time zone of readings' times without an offset"),
     Variable("ALMANAC_DEVICES_LIMITS", "physical limits of the readings"),
-    Variable("ALMANAC_MACHINES_TELEMETRY", "telemetry to ingest every day; without it it is ingested by hand"),
+    Variable("ALMANAC_MACHINES_TELEMETRY", "telemetry to ingest every day; without it, it is ingested by hand"),
     Variable("ALMANAC_MACHINES_MAINTENANCE", "replacements of components; required with the telemetry"),
     Variable("ALMANAC_MACHINES_FAILURES", "failures of components; required with the telemetry"),
     Variable("ALMANAC_MACHINES_ERRORS", "errors that machines reported"),
-    Variable("ALMANAC_MACHINES_MACHINES", "what is known of the machines"),
-    Variable("ALMANAC_MACHINES_TIMEZONE", "what their times without an offset are in"),
+    Variable("ALMANAC_MACHINES_MACHINES", "attributes of the machines"),
+    Variable("ALMANAC_MACHINES_TIMEZONE", "time zone of their times without an offset"),
     Variable("ALMANAC_RESOURCE_GROUP", "resource ID of the Azure resource group of container runs, for housekeeping"),
     Variable("ALMANAC_ALERT_BLOCK", "notification block on the server that alerts go to, such as slack-webhook/ops"),
 )  # fmt: skip
@@ -67,21 +67,22 @@ _SCHEDULED_BY = {
 _URIS = ("SOURCE", "PLAN", "STORES", "LIMITS", "TELEMETRY", "MAINTENANCE", "FAILURES", "ERRORS", "MACHINES")
 
 
-def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Every variable of `prefect.yaml` with its value, from `given` (default: this process' environment).
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Every variable of `prefect.yaml` with its value, from `variables` (default: this process's environment).
 
-    Those without a value are empty. `…_SCHEDULED` says whether a scenario has a source, without which none of its
-    schedules is on. Raises `VariableError` that names all variables that are missing or wrong at once.
+    A variable without a value is empty. `…_SCHEDULED` says whether a scenario has a source, without which none of its
+    schedules is active. Raises one `VariableError` that names all missing and invalid variables.
     """
-    found = {"PREFECT_API_URL": PREFECT_API_URL.value() or "", **(os.environ if given is None else given)}
-    values = {one.name: found.get(one.name, "").strip() or one.default or "" for one in VARIABLES}
+    source_values = {
+        "PREFECT_API_URL": PREFECT_API_URL.value() or "",
+        **(os.environ if variables is None else variables),
+    }
+    values = {one.name: source_values.get(one.name, "").strip() or one.default or "" for one in VARIABLES}
     process = values["ALMANAC_POOL_TYPE"] == PROCESS
     values["ALMANAC_HOME"] = values["ALMANAC_HOME"] or (str(PROJECT) if process else "/app")
-    told = [*_missing(values, process=process), *_wrong(values, process=process)]
-    if told:
-        raise VariableError(
-            "Nothing was deployed; the environment has to be corrected first.\n" + "\n".join(told)
-        )
+    problems = [*_missing(values, process=process), *_wrong(values, process=process)]
+    if problems:
+        raise VariableError("Nothing was deployed. Correct the environment first.\n" + "\n".join(problems))
     if not is_remote(values["ALMANAC_STORE"]):
         values["ALMANAC_STORE"] = str(Path(values["ALMANAC_STORE"]).expanduser().resolve())
     return values | {name: str(bool(values[source])).lower() for name, source in _SCHEDULED_BY.items()}
@@ -97,30 +98,32 @@ def _missing(values: Mapping[str, str], *, process: bool) -> list[str]:
 
 
 def _wrong(values: Mapping[str, str], *, process: bool) -> list[str]:
-    told = []
+    problems = []
     for name in ("ALMANAC_TIMEZONE", "ALMANAC_DEVICES_TIMEZONE", "ALMANAC_MACHINES_TIMEZONE"):
         if values[name] and not _known_zone(values[name]):
-            told.append(
+            problems.append(
                 f"{name}={values[name]}: no such time zone. Expected a name such as Europe/Zurich or UTC."
             )
     if not re.fullmatch(r"(\d+(\.\d+)?)?", values["ALMANAC_TIMEOUT_SECONDS"]):
-        told.append(
+        problems.append(
             f"ALMANAC_TIMEOUT_SECONDS={values['ALMANAC_TIMEOUT_SECONDS']}: expected seconds, such as 7200."
         )
     if not (POOLS / f"{values['ALMANAC_POOL_TYPE']}.json").exists():
-        known = ", ".join(sorted(path.stem for path in POOLS.glob("*.json")))
-        told.append(
-            f"ALMANAC_POOL_TYPE={values['ALMANAC_POOL_TYPE']}: no such template. Expected one of: {known}."
+        types = ", ".join(sorted(path.stem for path in POOLS.glob("*.json")))
+        problems.append(
+            f"ALMANAC_POOL_TYPE={values['ALMANAC_POOL_TYPE']}: no such template. Expected one of: {types}."
         )
     for name in ("ALMANAC_STORE", *(name for name in values if name.endswith(_URIS))):
         try:
             check_uri(values[name])
         except AlmanacError as error:
-            told.append(f"{name}: {str(error).splitlines()[0]}")
+            problems.append(f"{name}: {str(error).splitlines()[0]}")
     store = values["ALMANAC_STORE"]
     if store and not process and not is_remote(store):
-        told.append(f"ALMANAC_STORE={store}: a container keeps no folder. Expected az:// or abfss://.")
-    return told
+        problems.append(
+            f"ALMANAC_STORE={store}: a container does not keep folders. Expected az:// or abfss://."
+        )
+    return problems
 
 
 def _known_zone(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A Prefect server and a worker on this machine, that go on when the command that started them has ended."""
+"""A Prefect server and a worker on this machine, which keep running after the command that started them."""
 
 import json
 import os
@@ -22,8 +22,8 @@ SERVER, WORKER = "server", "worker"
 LEASES_ON_DISK = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
-"""Leases of concurrency limits outlive a restart of the server. In memory, as is Prefect's default, they do not: a run
-cannot renew its own and ends as crashed, and the slot of a run that was pending is never given back.
+"""On disk, leases of concurrency limits survive a restart of the server. In memory, Prefect's default, they do not: a
+run cannot renew its lease and crashes, and the slot of a pending run is never released.
 """
 
 
@@ -32,7 +32,7 @@ class LocalError(AlmanacError):
 
 
 class Local:
-    """What runs on this machine for the project: processes by name, with their logs, in one folder."""
+    """The project's processes on this machine by name, with their logs, in one folder."""
 
     def __init__(self, port: int, folder: Path = PROJECT / ".deploy") -> None:
         self.port, self.folder = port, folder
@@ -40,9 +40,9 @@ class Local:
         self.url = f"{self.ui}/api"
 
     def environment(self) -> dict[str, str]:
-        """This process' environment, for a server on the loopback interface that keeps its files in the folder.
+        """This process's environment, for a server on the loopback interface that keeps its files in the folder.
 
-        The server answers nobody without the password, and lets no page but its own UI read an answer.
+        The server requires its password, and lets no web page but its own UI read its answers.
         """
         spare_loopback()
         password = self.password()
@@ -65,7 +65,7 @@ class Local:
         return self.folder / "password"
 
     def password(self) -> str:
-        """The password of the API, which the first call makes at random."""
+        """The password of the API, which the first call generates at random."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             file = os.open(self.password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -76,18 +76,18 @@ class Local:
         return self.password_file.read_text()
 
     def start_server(self) -> bool:
-        """Have the server up; whether it was started now. Raises `LocalError` where something else has the port."""
+        """Start the server unless it is running; whether it was started. Raises `LocalError` where the port is in use."""
         if server := self.running(SERVER):
             if (port := _port_of(server)) != self.port:
                 raise LocalError(
-                    f"The server of `make deploy` is up on port {port}, and so is its worker. Go on with "
-                    f"make deploy PORT={port}, or stop them first: make down"
+                    f"The server of `make deploy` is running on port {port}, and so is its worker. Continue with "
+                    f"make deploy PORT={port}, or stop them first: make undeploy"
                 )
             self._wait()
             return False
         if self._answers():
             raise LocalError(
-                f"Something answers at {self.ui} that `make deploy` has not started. Stop it, or take another "
+                f"Something that `make deploy` did not start answers at {self.ui}. Stop it, or use another "
                 "port: make deploy PORT=4201"
             )
         words = ("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
@@ -96,7 +96,7 @@ class Local:
         return True
 
     def start_worker(self, values: Mapping[str, str]) -> bool:
-        """Have a worker of the process pool up; whether it was started now."""
+        """Start a worker of the process pool unless it is running; whether it was started."""
         if self.running(WORKER):
             return False
         words = ("worker", "start", "--pool", values["ALMANAC_POOL"], "--type", "process", "--name", "local")
@@ -104,7 +104,7 @@ class Local:
         return True
 
     def stop(self) -> list[str]:
-        """Stop worker and server, with the runs that the worker has started; what was stopped."""
+        """Stop worker and server, with the runs that the worker started; the names of what was stopped."""
         stopped = []
         for name in (WORKER, SERVER):
             process = self.running(name)
@@ -112,20 +112,20 @@ class Local:
                 children = process.children(recursive=True)
                 process.terminate()
                 psutil.wait_procs([process], timeout=_STOP_SECONDS)
-                left = [one for one in (process, *children) if one.is_running()]
-                for one in left:
+                survivors = [one for one in (process, *children) if one.is_running()]
+                for one in survivors:
                     one.kill()
-                psutil.wait_procs(left, timeout=_STOP_SECONDS)
+                psutil.wait_procs(survivors, timeout=_STOP_SECONDS)
                 stopped.append(name)
             self._record(name).unlink(missing_ok=True)
         return stopped
 
     def running(self, name: str) -> psutil.Process | None:
-        """The process of that name, None where it does not run. Another one with its number is not taken for it."""
+        """The process of that name; None where it does not run, even if another process has its number."""
         try:
-            known = json.loads(self._record(name).read_text())
-            process = psutil.Process(known["pid"])
-            same = process.is_running() and abs(process.create_time() - known["started"]) < 1
+            record = json.loads(self._record(name).read_text())
+            process = psutil.Process(record["pid"])
+            same = process.is_running() and abs(process.create_time() - record["started"]) < 1
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
             return None
@@ -149,7 +149,9 @@ class Local:
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
             if not self.running(SERVER) or time.monotonic() > deadline:
-                raise LocalError(f"The Prefect server has not come up; it says why in {self._log(SERVER)}.")
+                raise LocalError(
+                    f"The Prefect server has not started; its log says why: {self._log(SERVER)}."
+                )
             time.sleep(0.2)
 
     def _answers(self) -> bool:

@@ -1,4 +1,4 @@
-"""The part of `requirements.lock` that an image installs: pins and hashes as they stand, and nothing else.
+"""The part of `requirements.lock` that an image installs: unchanged pins and hashes, and nothing else.
 
     python deployments/locked.py requirements.lock [PACKAGE ...]
 
@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PROJECT = "almanac (pyproject.toml)"
-"""What the lock calls the one that needs the project's own dependencies."""
+"""The lock's name for what needs the project's own dependencies."""
 
 _PINNED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==")
 _NEEDED_BY = re.compile(r"^    #(?: via)? +(\S.*)$")
 
 
 class LockError(Exception):
-    """The lock does not have what is asked of it."""
+    """The lock lacks a requested package."""
 
 
 def blocks(lock: str) -> dict[str, list[str]]:
@@ -28,24 +28,24 @@ def blocks(lock: str) -> dict[str, list[str]]:
     >>> blocks("a==1 \\\\\\n    --hash=sha256:0\\n    # via b\\n")
     {'a': ['a==1 \\\\', '    --hash=sha256:0', '    # via b']}
     """
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     current: list[str] = []
     for line in lock.splitlines():
         if pinned := _PINNED.match(line):
-            current = found.setdefault(pinned[1], [])
+            current = result.setdefault(pinned[1], [])
         if line.startswith((" ", "\t")) or pinned:
             current.append(line)
-    return found
+    return result
 
 
 def part(lock: str, names: Iterable[str] = ()) -> str:
-    """The lock of `names` and of everything that they need, directly or not; see the module.
+    """The lock of `names` and of everything that they need, directly or indirectly; see the module.
 
-    Who needs a package is read from its "via" comments. Raises `LockError` for a name without a pin.
+    The "via" comments of a package say what needs it. Raises `LockError` for a name without a pin.
     """
     pinned = blocks(lock)
-    wanted = set(names) or {PROJECT}
-    if missing := wanted - {PROJECT} - set(pinned):
+    roots = set(names) or {PROJECT}
+    if missing := roots - {PROJECT} - set(pinned):
         raise LockError(
             f"{', '.join(sorted(missing))}: not in the lock. Expected the name of a pinned package; "
             "add it to pyproject.toml and run `make lock`."
@@ -53,11 +53,11 @@ def part(lock: str, names: Iterable[str] = ()) -> str:
     needed_by = {
         name: {m[1] for line in lines if (m := _NEEDED_BY.match(line))} for name, lines in pinned.items()
     }
-    reached = wanted
+    reached = roots
     while more := {name for name, users in needed_by.items() if users & reached} - reached:
         reached = reached | more
-    kept = [line for name in sorted(pinned) if name in reached for line in pinned[name]]
-    return "\n".join(line for line in kept if not line.lstrip().startswith("#")) + "\n"
+    result = [line for name in sorted(pinned) if name in reached for line in pinned[name]]
+    return "\n".join(line for line in result if not line.lstrip().startswith("#")) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python deployments/pool_template.py TEMPLATE.json VALUES.json > FILLED.json
 
-so that a deployment has to name only what is its own, such as cores and memory. Standard library only.
+so that a deployment names only its own values, such as cores and memory. Standard library only.
 """
 
 import json
@@ -13,26 +13,27 @@ from typing import Any
 
 
 class TemplateError(Exception):
-    """The template does not have the variables that were given."""
+    """The template lacks a given variable."""
 
 
 def filled(template: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`template` with each value as its variable's default, no longer required; None leaves a variable as it is.
+    """`template` with each value as its variable's default, no longer required; None leaves a variable unchanged.
 
-    Raises `TemplateError` for a value that no variable of the template has the name of.
+    Raises `TemplateError` for a value whose name is not a variable of the template.
     """
     variables = template["variables"]
     properties = variables["properties"]
-    if unknown := sorted(set(values) - set(properties)):
+    if extra := sorted(set(values) - set(properties)):
         raise TemplateError(
-            f"{', '.join(unknown)}: not a variable of the template. It has {', '.join(properties)}."
+            f"{', '.join(extra)}: not a variable of the template. It has {', '.join(properties)}."
         )
-    given = {name: value for name, value in values.items() if value is not None}
-    changed = {
-        name: one | {"default": given[name]} if name in given else one for name, one in properties.items()
+    defaults = {name: value for name, value in values.items() if value is not None}
+    updates = {
+        name: one | {"default": defaults[name]} if name in defaults else one
+        for name, one in properties.items()
     }
-    required = [name for name in variables.get("required", []) if name not in given]
-    return {**template, "variables": {**variables, "properties": changed, "required": required}}
+    required = [name for name in variables.get("required", []) if name not in defaults]
+    return {**template, "variables": {**variables, "properties": updates, "required": required}}
 
 
 if __name__ == "__main__":

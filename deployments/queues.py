@@ -8,46 +8,46 @@ from deployments.environment import PROCESS
 
 TRAINING = "training"
 QUEUES = ("scoring", "ingesting", "default", TRAINING)
-"""What is due is started from the first one that has something. Scores come before everything; an ingest that is due at
-the same time has its own deployment's limit, and the next scoring catches up. `default` has what is quick or by hand.
+"""Due runs are started from the first queue that has any. Scores come first; an ingest that is due at
+the same time has its own deployment's limit, and the next scoring catches up. `default` has quick and manual runs.
 """
 
 
 def limits(kind: str) -> dict[str, int | None]:
-    """How many runs of each queue may go on at once, None for any number, on a pool of type `kind`.
+    """The maximum number of simultaneous runs of each queue on a pool of type `kind`; None: no limit.
 
-    A worker of processes runs two flows at once, on one machine: one training leaves the other place to the scores.
-    Containers have cores of their own, and do not wait for each other.
+    A worker of processes runs two flows at once on one machine: a single training leaves the other slot to the scores.
+    Containers have their own cores and do not wait for each other.
     """
     return {name: 1 if name == TRAINING and kind == PROCESS else None for name in QUEUES}
 
 
 def apply_queues(client: SyncPrefectClient, pool: str, kind: str) -> dict[str, str]:
-    """Have the pool's queues be there, in their order and with their limits; what was done to each, by name.
+    """Create or update the pool's queues, with their order and limits; the action for each, by name.
 
-    Queues of the pool that are not of the project are served after them.
+    Other queues of the pool are served after those of the project.
     """
-    done = {}
+    actions = {}
     place = {"work_pool_name": pool}
     for priority, (name, limit) in enumerate(limits(kind).items(), start=1):
-        known = queues(client, pool)
-        wanted = {"priority": priority, "concurrency_limit": limit}
-        done[name] = "unchanged"
-        if name not in known:
-            new = {"name": name, **wanted}
+        existing = queues(client, pool)
+        settings = {"priority": priority, "concurrency_limit": limit}
+        actions[name] = "unchanged"
+        if name not in existing:
+            new = {"name": name, **settings}
             client.request("POST", "/work_pools/{work_pool_name}/queues", path_params=place, json=new)
-            done[name] = "created"
-        elif wanted != {fact: known[name][fact] for fact in wanted}:
+            actions[name] = "created"
+        elif settings != {fact: existing[name][fact] for fact in settings}:
             queue = place | {"name": name}
             client.request(
-                "PATCH", "/work_pools/{work_pool_name}/queues/{name}", path_params=queue, json=wanted
+                "PATCH", "/work_pools/{work_pool_name}/queues/{name}", path_params=queue, json=settings
             )
-            done[name] = "updated"
-    return done
+            actions[name] = "updated"
+    return actions
 
 
 def queues(client: SyncPrefectClient, pool: str) -> dict[str, dict[str, Any]]:
-    """The queues of a pool by name, the first one that is served first."""
+    """The queues of a pool by name, in the order in which they are served."""
     answer = client.request(
         "POST", "/work_pools/{work_pool_name}/queues/filter", path_params={"work_pool_name": pool}, json={}
     )

@@ -1,4 +1,4 @@
-"""What the Prefect server has of this project: deployments, work pool, automations; all through its API."""
+"""The project's deployments, work pool and automations on the Prefect server, all through its API."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ def connected(values: Mapping[str, str]) -> Iterator[SyncPrefectClient]:
 
 
 def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:
-    """Create the work pool, or give it the template of the file; `created`, `updated` or `unchanged`.
+    """Create the work pool, or update its template from the file; `created`, `updated` or `unchanged`.
 
     Raises `ServerError` where a pool of that name has another type.
     """
@@ -42,7 +42,7 @@ def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:
     if pool.type != kind:
         raise ServerError(
             f"ALMANAC_POOL={name} is a work pool of type {pool.type}; ALMANAC_POOL_TYPE is {kind}. "
-            "Give another name, or delete that pool."
+            "Choose another name, or delete that pool."
         )
     if pool.base_job_template == template:
         return "unchanged"
@@ -53,18 +53,18 @@ def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:
 def ours(client: SyncPrefectClient, pool: str) -> dict[str, DeploymentResponse]:
     """The deployments of the work pool that carry the project's tag, by flow and name."""
     tagged = DeploymentFilter.model_validate({"tags": {"all_": [MINE]}})
-    found: dict[str, DeploymentResponse] = {}
+    deployments: dict[str, DeploymentResponse] = {}
     while True:
-        page = client.read_deployments(deployment_filter=tagged, offset=len(found))
+        page = client.read_deployments(deployment_filter=tagged, offset=len(deployments))
         for one in page:
-            found[f"{client.read_flow(one.flow_id).name}/{one.name}"] = one
+            deployments[f"{client.read_flow(one.flow_id).name}/{one.name}"] = one
         if not page:
             break
-    return {name: one for name, one in sorted(found.items()) if one.work_pool_name == pool}
+    return {name: one for name, one in sorted(deployments.items()) if one.work_pool_name == pool}
 
 
 def triggers(client: SyncPrefectClient, deployment: DeploymentResponse) -> dict[str, Automation]:
-    """The automations that run a deployment, by name; also those that someone made by hand."""
+    """The automations that run a deployment, by name, including those that someone made by hand."""
     related = client.read_resource_related_automations(f"prefect.deployment.{deployment.id}")
     return {
         one.name: one
@@ -74,7 +74,7 @@ def triggers(client: SyncPrefectClient, deployment: DeploymentResponse) -> dict[
 
 
 def comparable(value: Any) -> Any:
-    """A value of the API in a form in which equal ones are equal: without ids, lists of texts sorted.
+    """A value of the API in a comparable form: without ids and empty values, lists of texts sorted.
 
     >>> comparable({"id": 1, "expect": ["b", "a"], "posture": None})
     {'expect': ['a', 'b']}
