@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from models.contracts import Decimals
 from models.scenario import Table
-from tasks.ingest.dialect import pointed
 from tasks.ingest.sources import Source, SourceError, renaming
+from tasks.ingest.text import pointed
 
 
 def with_points(

@@ -13,7 +13,9 @@ import polars as pl
 from models.addresses import refuse_credential
 from models.contracts import ROW
 from models.errors import AlmanacError
-from tasks.ingest.dialect import SUFFIXES, DialectError, Text, dialect_in_words, scan
+from tasks.ingest.contents import DialectError
+from tasks.ingest.dialect import SUFFIXES, dialect_in_words, scan
+from tasks.ingest.text import Text
 from tasks.storage.faults import first_line
 from tasks.storage.tables import Table
 from tasks.storage.uris import encoded, is_remote, object_store

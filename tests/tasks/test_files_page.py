@@ -16,8 +16,9 @@ from models.devices.scenario import DEVICES
 from models.machines.scenario import MACHINES
 from models.sales import SALES
 from models.times import days, utc
-from tasks.ingest.dialect import SEPARATORS, SUFFIXES
+from tasks.ingest.dialect import SUFFIXES
 from tasks.ingest.pipeline import ingest
+from tasks.ingest.text import SEPARATORS
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILES = (DOCS / "files.md").read_text()

@@ -1,0 +1,82 @@
+"""The bytes of a file: where it begins, all of it, unpacked, and in which encoding its text is."""
+
+import gzip
+import re
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import obstore
+import polars as pl
+
+from models.errors import AlmanacError
+from tasks.storage.uris import is_remote, object_store
+
+HEAD = 1 << 20
+"""So much of a file is looked at to tell what it is."""
+LINES = 200
+ZIP, _GZIP, _ZSTD = b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+Encoding = Literal["utf-8", "utf-16", "cp1252"]
+
+
+class DialectError(AlmanacError):
+    """The file is of a kind that is not read, or could be read in more than one way."""
+
+
+def beginning(path: str) -> bytes:
+    """The first bytes of a file, `HEAD` at most."""
+    if not is_remote(path):
+        with Path(path).open("rb") as file:
+            return file.read(HEAD)
+    folder, _, name = path.rpartition("/")
+    size = int(obstore.head(object_store(folder), name)["size"])
+    return bytes(obstore.get_range(object_store(folder), name, start=0, end=min(size, HEAD))) if size else b""
+
+
+def bytes_of(path: str) -> bytes:
+    """All bytes of a file."""
+    if not is_remote(path):
+        return Path(path).read_bytes()
+    folder, _, name = path.rpartition("/")
+    return bytes(obstore.get(object_store(folder), name).bytes())
+
+
+def unpacked_head(source: str | bytes, head: bytes) -> bytes:
+    """The beginning of what is compressed in a file; of a plain one, `head`."""
+    if head.startswith(_GZIP):
+        return zlib.decompressobj(wbits=31).decompress(head, HEAD)
+    if not head.startswith(_ZSTD):
+        return head
+    lines = pl.scan_csv(
+        source, has_header=False, separator="\x01", quote_char=None, infer_schema=False, glob=False
+    ).head(LINES)
+    return "\n".join(lines.collect().to_series().fill_null("").to_list()).encode()
+
+
+def unpacked(source: str | bytes) -> bytes:
+    """The whole content of a file, unpacked. Raises `DialectError` for what is compressed with zstd."""
+    content = bytes_of(source) if isinstance(source, str) else source
+    if content.startswith(_ZSTD):
+        raise DialectError(
+            "this is compressed with zstd. Expected CSV in UTF-8 or JSON lines inside, or gzip."
+        )
+    return gzip.decompress(content) if content.startswith(_GZIP) else content
+
+
+def encoding_of(head: bytes) -> Encoding:
+    """UTF-16 with its mark, UTF-8, or else Windows-1252, of which Latin-1 is a part."""
+    if head.startswith(_UTF16):
+        return "utf-16"
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        cut = len(head) >= HEAD and error.start >= len(head) - 4
+        return "utf-8" if cut else "cp1252"
+    return "utf-8"
+
+
+def begins(head: bytes, pattern: str) -> bool:
+    """Whether text begins with `pattern`, in whatever encoding."""
+    return bool(re.match(rf"\ufeff?\s*(?:{pattern})", head[:1000].decode(encoding_of(head), "ignore")))

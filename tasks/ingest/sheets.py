@@ -1,0 +1,56 @@
+"""Sheets of Excel files, as rows."""
+
+import io
+
+import polars as pl
+from polars import selectors
+
+from tasks.ingest.contents import DialectError
+from tasks.ingest.text import refuse_twice
+
+
+def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
+    """A sheet of an Excel file, or the one with rows. Raises `DialectError` where there is none or several."""
+    sheets = _sheets(content)
+    filled = {name: frame for name, frame in sheets.items() if any(column.count() for column in frame)}
+    chosen = [name for name in filled if sheet in (None, name)]
+    if len(chosen) != 1:
+        wanted = "one" if sheet is None else f"'{sheet}' among them"
+        way = f" Name it behind the file, such as sales.xlsx#{next(iter(filled))}." if filled else ""
+        listed = f": {', '.join(filled)}" if filled else ""
+        raise DialectError(
+            f"this Excel file has {len(filled)} sheets with rows{listed}. Expected {wanted}.{way}"
+        )
+    frame = filled[chosen[0]]
+    if before := _rows_before_header(frame):
+        frame = _sheets(content, header_row=before)[chosen[0]]
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    frame = frame.drop(selectors.starts_with("__UNNAMED__") | selectors.starts_with("Unnamed: 0"))
+    names = {name: name.strip() for name in frame.columns}
+    refuse_twice(list(names.values()))
+    return frame.rename(names).lazy()
+
+
+def _sheets(content: bytes, **reading: int) -> dict[str, pl.DataFrame]:
+    """The sheets of an Excel file by name, with all rows, also empty ones."""
+    return pl.read_excel(
+        io.BytesIO(content),
+        sheet_id=0,
+        infer_schema_length=None,
+        raise_if_empty=False,
+        drop_empty_rows=False,
+        read_options=reading,
+    )
+
+
+def _rows_before_header(sheet: pl.DataFrame) -> int:
+    """How many rows of a sheet, such as a title, stand before the first that has a value in most of its columns."""
+    full = (
+        sheet.with_columns(pl.all().cast(pl.String))
+        .select(pl.sum_horizontal(pl.all().is_not_null()))
+        .to_series()
+    )
+    named = sum(not name.startswith("__UNNAMED__") for name in sheet.columns)
+    if 2 * named > sheet.width or sheet.width < 3:
+        return 0
+    return int((2 * full > sheet.width).arg_max() or 0) + 1

@@ -1,0 +1,216 @@
+"""CSV: separator, line ends, decimal comma, and what stands before and beside the table."""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import polars as pl
+
+from models.contracts import Decimals
+from tasks.ingest.contents import HEAD, LINES, DialectError, Encoding, bytes_of, encoding_of, unpacked
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_THOUSANDS = r"[. '\x{a0}\x{202f}]"
+_DECIMAL_COMMA = rf"^\s*[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+\s*$"
+_WHOLE = rf"^\s*[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+\s*$"
+_EITHER = r"^\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*$"
+_NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
+_POINTS = r"^\s*[+-]?\d*\.\d+\s*$"
+
+
+@dataclass(frozen=True)
+class Text:
+    """How the text of a CSV file is written. `names` are those of its header, as they stand there.
+
+    `before` are lines before the header, such as a title or `sep=;`. `decimals` are the positions of columns with
+    decimal commas, `either` of those with numbers such as 1.234 that show neither a decimal comma nor a decimal point;
+    `points` is whether other columns show decimal points. `blanks` divide the values where no separator does. A file
+    whose first line is all numbers is `headless`: its columns are `column 1`, `column 2`, ...
+    """
+
+    encoding: Encoding
+    separator: str
+    line_end: str
+    decimals: tuple[int, ...]
+    annotated: bool
+    names: tuple[str, ...]
+    before: int = 0
+    either: tuple[int, ...] = ()
+    points: bool = False
+    blanks: bool = False
+    headless: bool = False
+
+    @property
+    def decimal_comma(self) -> bool:
+        return bool(self.decimals)
+
+    @property
+    def pointed(self) -> frozenset[str]:
+        """Names of the columns with decimal commas, whose rows have decimal points."""
+        return frozenset(self.names[i].strip() for i in self.decimals)
+
+    @property
+    def shown(self) -> Decimals | None:
+        """What the file shows of how its decimals are written."""
+        return "comma" if self.decimal_comma else "point" if self.points or self.separator == "," else None
+
+
+def dialect_of(head: bytes) -> Text:
+    """How the text that begins with `head` is written.
+
+    The separator is the one of four that gives the header the most fields among those that split
+    the first lines most evenly. A file has decimal commas where it has another separator and a value
+    such as 1,5. Text that is no UTF-8 is Windows-1252, of which Latin-1 is a part.
+
+    >>> dialect_of(b"sku;units\\nA;1,5\\n").separator
+    ';'
+    """
+    encoding = encoding_of(head)
+    text = head.decode("utf-8-sig" if encoding == "utf-8" else encoding, "ignore")
+    if "\0" in text:
+        raise DialectError(
+            "this is a binary file. Expected CSV, Parquet, Excel, JSON lines, Arrow, or a zip."
+        )
+    line_end = "\r" if "\r" in text and "\n" not in text else "\n"
+    cut = len(head) >= HEAD
+    written = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    before = _before_header(written) if line_end == "\n" else 0
+    lines = [line for line in written[before:] if line]
+    lines = lines[: -1 if cut and len(lines) > 1 else None][:LINES]
+    annotated = bool(lines) and lines[0].startswith(("#group", "#datatype", "#default"))
+    if annotated:
+        lines = [line for line in lines if not line.startswith("#")]
+    separator = max(SEPARATORS, key=lambda one: _fit(lines, one))
+    blanks = _has_blanks(lines)
+    rows = [line.split() for line in lines] if blanks else _split(lines, separator)
+    names = tuple(rows[0]) if rows else ()
+    headless = len(names) > 1 and all(re.fullmatch(_NUMBER, name) for name in names)
+    if headless:
+        names = tuple(f"column {n}" for n in range(1, len(names) + 1))
+    columns = [
+        pl.Series([row[i] for row in rows[1:] if len(row) > i], dtype=pl.String) for i in range(len(names))
+    ]
+    decimals = [i for i, values in enumerate(columns) if values.str.contains(_DECIMAL_COMMA).any()]
+    commas = tuple(decimals) if separator != "," else ()
+    pointed = [i for i, values in enumerate(columns) if values.str.contains(_POINTS).any()]
+    either = tuple(i for i in pointed if columns[i].str.contains(rf"{_EITHER}|^\s*[+-]?\d{{0,3}}\s*$").all())
+    points = len(pointed) > len(either)
+    return Text(
+        encoding, separator, line_end, commas, annotated, names, before, either, points, blanks, headless
+    )
+
+
+def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFrame, Text]:
+    text = dialect_of(head)
+    if text.encoding != "utf-8":
+        try:
+            source = unpacked(source).decode(text.encoding).encode()
+        except UnicodeDecodeError as error:
+            raise DialectError(f"this is no text in {text.encoding}: {error.reason}.") from None
+    if text.annotated and not packed:
+        content = bytes_of(source) if isinstance(source, str) else source
+        blocks = _blocks(content)
+        if len(blocks) > 1:
+            return pl.concat(
+                [rows_of_csv(block, block, packed=False)[0] for block in blocks], how="diagonal"
+            ), text
+    if text.blanks:
+        source = b"".join(b",".join(line.split()) + b"\n" for line in unpacked(source).splitlines())
+    names = [name.strip().removeprefix("\ufeff") for name in text.names]
+    refuse_twice(names)
+    frame = pl.scan_csv(
+        source,
+        separator=text.separator,
+        eol_char=text.line_end,
+        comment_prefix="#" if text.annotated else None,
+        infer_schema=False,
+        glob=False,
+        null_values=[""],
+        truncate_ragged_lines=False,
+        skip_lines=text.before,
+        has_header=not text.headless,
+        new_columns=text.names if text.headless else None,
+    )
+    return _tidy(frame, text), text
+
+
+def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
+    """Without empty rows and columns that have no name; names without blanks at their ends, decimal points for commas."""
+    found = frame.collect_schema().names()
+    blank = {name for name, stated in zip(found, text.names, strict=False) if not stated.strip()}
+    index = {found[0]} if found and found[0].startswith("Unnamed: 0") else set()
+    kept = [name for name in found if name not in blank | index]
+    frame = frame.select(kept).rename({name: name.strip() for name in kept if name != name.strip()})
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    if text.annotated and kept:
+        frame = frame.filter(pl.col(kept[0].strip()).ne_missing(kept[0].strip()))
+    return frame.with_columns(pointed(name) for name in frame.collect_schema() if name in text.pointed)
+
+
+def pointed(name: str) -> pl.Expr:
+    """A column of numbers as text with decimal points in the place of commas; 1.234 is a thousand and more.
+
+    Not to be called again on what it returns: 1,234 is 1.234 by then.
+    """
+    column = pl.col(name)
+    plain = column.str.strip_chars().str.replace_all(_THOUSANDS, "").str.replace(",", ".", literal=True)
+    return (
+        pl.when(column.str.contains(f"{_DECIMAL_COMMA}|{_WHOLE}")).then(plain).otherwise(column).alias(name)
+    )
+
+
+def refuse_twice(names: Sequence[str]) -> None:
+    """Raise `DialectError` where a header has a name twice."""
+    twice = [a for a, b in pairwise(sorted(names)) if a == b and a]
+    if twice:
+        raise DialectError(
+            f"column '{twice[0]}' is there twice. Expected each name once. Remove or rename one of the two."
+        )
+
+
+def _has_blanks(lines: Sequence[str]) -> bool:
+    """Whether blanks divide the values: all lines have as many of them, two or more, and no separator."""
+    many = {len(line.split()) for line in lines}
+    return len(many) == 1 and many != {1} and not any(c in line for line in lines for c in (*SEPARATORS, '"'))
+
+
+def _before_header(lines: Sequence[str]) -> int:
+    """How many lines of a CSV file stand before its header: the line of Excel that names the separator, and such as have
+    no separator where a later one has."""
+    first = next((n for n, line in enumerate(lines[:LINES]) if line.strip()), 0)
+    if lines[first].lower().startswith("sep="):
+        return first + 1
+    split = (n for n, line in enumerate(lines[:LINES]) if any(one in line for one in SEPARATORS))
+    return next(split, 0)
+
+
+def _fit(lines: Sequence[str], separator: str) -> tuple[bool, float, int]:
+    """How well a separator splits lines: whether the header has it, the share of lines alike, and its fields."""
+    rows = _split(lines, separator)
+    if not rows or len(rows[0]) < 2:
+        return False, 0.0, 0
+    return True, sum(len(row) == len(rows[0]) for row in rows) / len(rows), len(rows[0])
+
+
+def _split(lines: Sequence[str], separator: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(lines, delimiter=separator))
+    except csv.Error:
+        return [line.split(separator) for line in lines]
+
+
+def _blocks(content: bytes) -> list[bytes]:
+    """Annotated CSV by its headers: what stands below each of them, wherever it is in the file."""
+    blocks: dict[bytes, list[bytes]] = {}
+    header, below = b"", False
+    for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
+        if line.startswith(b"#"):
+            below = False
+        elif line.strip() and not below:
+            header, below = line, True
+            blocks.setdefault(header, [])
+        elif line.strip():
+            blocks[header].append(line)
+    return [b"\n".join([header, *lines, b""]) for header, lines in blocks.items()]
