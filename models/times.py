@@ -28,7 +28,12 @@ _FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p",
     "%Y%m%d %H%M%S", "%Y%m%d %H%M", "%Y%m%d%H%M%S",
 )  # fmt: skip
-_DAYS = ("%Y-%m-%d", "%Y%m%d", "%G-W%V-%u", "%d-%b-%Y", "%b-%d-%Y", "%d-%B-%Y", "%B-%d-%Y")
+_DAYS = ("%Y-%m-%d", "%Y%m%d", "%G-W%V-%u")
+_MONTHS = ("jan", "feb", "m[aä]r|mrz", "apr", "ma[iy]", "jun", "jul", "aug", "sep", "o[ck]t", "nov", "de[cz]")
+"""How months begin in English and German."""
+_WEEK = r"(?i)(?:w|kw|cw|wk|week)"
+_MIDNIGHT = r" 24:00(:00)?(\.0+)?$"
+"""How the end of a day may be written. ISO 8601."""
 _OFFSET = r"(?:[T ]\d{2,6}|:\d\d)(?:[.,]\d+)?\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
 _YEAR_LAST = r"^(\d{1,2})[/-](\d{1,2})[/-](\d{4}|\d{2})\b"
 _NUMBER = r"^(\d{5}|\d{8,19})(\.\d*)?$|^\d(\.\d+)?[eE]\+?\d{1,2}$"
@@ -218,13 +223,21 @@ def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Ser
         .str.replace(r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})", "${1}-${2}-${3}")
         .str.replace(r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})", "${3}-${2}-${1}")
         .str.replace(r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{2})\b", "20${3}-${2}-${1}")
-        .str.replace(r"^(\d{4})-?W(\d\d)(?:-?([1-7]))?$", "${1}-W${2}-${3}")
-        .str.replace(r"(W\d\d-)$", "${1}1")
-        .str.replace(r"^(\w{1,9})\.?[ -](\w{1,9})\.?,?[ -](\d{4})", "${1}-${2}-${3}")
+        .str.replace(rf"^{_WEEK}[ -]?(\d{{1,2}})[ /.-]+(?:20)?(\d\d)$", "20${2}-W${1}")
+        .str.replace(rf"^(\d{{4}})[ /.-]?{_WEEK}[ -]?(\d{{1,2}})(?:-?([1-7]))?$", "${1}-W${2}-${3}")
+        .str.replace(r"-W(\d)\b", "-W0${1}")
+        .str.replace(r"(W\d\d)-?$", "${1}-1")
+        .str.replace(r"^(\d{1,2})\.?[ -](\pL{3,9})\.?,?[ -](\d{4})", "${3}-${2}-${1}")
+        .str.replace(r"^(\pL{3,9})\.?[ -](\d{1,2})\.?,?[ -](\d{4})", "${3}-${1}-${2}")
         .str.replace(r"(\d)[T_](\d\d)", "${1} ${2}")
         .str.replace(r"(:\d\d),(\d+)$", "${1}.${2}")
     )
+    for number, name in enumerate(_MONTHS, start=1):
+        plain = plain.str.replace(rf"(?i)^(\d{{4}})-(?:{name})\pL*-", f"${{1}}-{number:02}-")
+    ends_day = plain.str.contains(_MIDNIGHT).fill_null(False)
+    plain = plain.str.replace(_MIDNIGHT, " 00:00")
     clocks = clocks.fill_null(_parsed(plain, _FORMATS))
+    clocks = clocks.zip_with(~ends_day, clocks.dt.offset_by("1d"))
     for form in _DAYS:
         clocks = clocks.fill_null(_with_whole_years(plain.str.to_date(form, strict=False).cast(_CLOCK)))
     return clocks, moments
