@@ -67,10 +67,8 @@ def _dimensions(parts: Sequence[Part], asked: Asked) -> list[Part]:
     found = []
     for part in parts:
         time, others = time_and_others(part, asked)
-        text = pl.col(others).cast(pl.String).str.strip_chars()
-        numbers = text.cast(pl.Float64, strict=False).is_not_null() | text.is_null() | (text == "")
-        numeric = part.frame.select(numbers.all()).collect().row(0, named=True)
-        dimensions = [c for c in others if not numeric[c] or c == asked.mapping.get("device")]
+        numbers = _numeric(part, others)
+        dimensions = [c for c in others if c not in numbers or c == asked.mapping.get("device")]
         measures = [c for c in others if c not in dimensions]
         if not measures:
             raise ContractError(
@@ -83,12 +81,21 @@ def _dimensions(parts: Sequence[Part], asked: Asked) -> list[Part]:
     return found
 
 
-def _influx(parts: Sequence[Part], _: Asked) -> list[Part]:
-    """Tags other than InfluxDB's own name the device; the tag is `measurement.field`."""
+def _influx(parts: Sequence[Part], asked: Asked) -> list[Part]:
+    """Tags other than InfluxDB's own name the device; the tag is `measurement.field`.
+
+    Pivoted rows have a column per field: those that hold only numbers, unless one is mapped to the device.
+    """
     found = []
     for part in parts:
         columns = part.columns
         keys = sorted(c for c in columns if not c.startswith("_") and c not in ("result", "table", ""))
+        if not {"_value", "value"} & {*columns}:
+            numbers = _numeric(part, keys) - {asked.mapping.get("device")}
+            fields, keys = [k for k in keys if k in numbers], [k for k in keys if k not in numbers]
+            kept = [*keys, *(c for c in columns if c.startswith("_"))]
+            long = part.frame.unpivot(fields, index=kept, variable_name="_field", value_name="_value")
+            part, columns = Part(part.name, long.drop_nulls("_value")), [*kept, "_field", "_value"]
         own = [pl.col(c).cast(pl.String) for c in ("_measurement", "_field") if c in columns]
         names = [pl.col(c).cast(pl.String) for c in keys]
         tagged = pl.concat_str(names or [pl.lit("")], separator="/", ignore_nulls=True)
@@ -101,9 +108,24 @@ def _influx(parts: Sequence[Part], _: Asked) -> list[Part]:
 
 
 def _states(parts: Sequence[Part], _: Asked) -> list[Part]:
-    """States of entities; those of an entity that is not there are no readings."""
+    """States of entities; those of an entity that is not there are no readings.
+
+    A minimal response names the entity with its first state alone.
+    """
     is_state = ~pl.col("state").cast(pl.String).str.to_lowercase().is_in(_NO_STATE)
-    return [Part(p.name, p.frame.filter(is_state)) if "state" in p.columns else p for p in parts]
+    named = pl.col("^entity_id$").forward_fill()
+    return [
+        Part(p.name, p.frame.with_columns(named).filter(is_state)) if "state" in p.columns else p
+        for p in parts
+    ]
+
+
+def _numeric(part: Part, columns: Sequence[str]) -> set[str]:
+    """Which of the columns hold numbers alone."""
+    text = pl.col(columns).cast(pl.String).str.strip_chars()
+    numbers = text.cast(pl.Float64, strict=False).is_not_null() | text.is_null() | (text == "")
+    numeric = part.frame.select(numbers.all()).collect().row(0, named=True)
+    return {column for column in columns if numeric[column]}
 
 
 def _long(part: Part, time: str, values: Sequence[str], kept: Sequence[str] = ()) -> pl.LazyFrame:
@@ -146,7 +168,8 @@ LAYOUTS = {
         {"device": ("SystemProperties.connectionDeviceId",)},
     ),
     "influxdb": Layout(
-        "InfluxDB annotated CSV: the values of its tags are the device, measurement.field is the tag",
+        "InfluxDB: annotated CSV, also pivoted, and line protocol; the values of its tags are the device, measurement.field "
+        "is the tag",
         {"time": ("_time",), "value": ("_value",)},
         arrange=_influx,
     ),

@@ -215,9 +215,12 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, known: bool
         .first()
         .iter_rows(named=True)
     )
+    is_time = "|date" in rules or "time_unparsable" in rules
+    as_written = "\nDates and times are such as 2024-01-29, 29.1.2024 14:30 or 2024-W05." if is_time else ""
     raise ContractError(
         f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract, "
-        f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\nThe first of each:\n{examples}\n"
+        f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\n"
+        f"The first of each:\n{examples}{as_written}\n"
         "Correct the source, map columns with --column, or allow more with --max-bad-share."
     )
 

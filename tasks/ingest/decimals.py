@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from models.contracts import Decimals
 from models.scenario import Table
+from tasks.ingest.numbers import grouped, pointed
 from tasks.ingest.sources import Source, SourceError, renaming
-from tasks.ingest.text import pointed
 
 
 def with_points(
@@ -27,14 +27,16 @@ def with_points(
     if written == "comma":
         frame = source.frame.with_columns(pointed(column) for column in numbers if column not in text.pointed)
         return replace(source, frame=frame)
-    either = {text.names[i].strip() for i in text.either}
-    asked = [c for c in numbers if c in either and (c in own or table.covariates or table.wide)]
-    if written is None and asked:
+    unsure = text.named(text.numbers.unsure if written else text.numbers.either)
+    asked = [c for c in numbers if c in unsure and (c in own or table.covariates or table.wide)]
+    if decimals is None and asked:
+        mark, other = (",", "points") if written else (".", "commas")
         raise SourceError(
-            f"{source.name}: {asked[0]} has only numbers such as 1.234, which is 1234 where decimals have commas. "
+            f"{source.name}: {asked[0]} has only numbers such as 1{mark}234, which is 1234 where decimals have {other}. "
             "Say it with --decimals comma or --decimals point."
         )
-    return source
+    groups = [c for c in numbers if decimals or c in text.named(text.numbers.groups)]
+    return replace(source, frame=source.frame.with_columns(grouped(c) for c in groups))
 
 
 def _own(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[str, str]:

@@ -7,15 +7,25 @@ contract's business; a plain CSV or Parquet file is still read lazily, some rows
 import io
 import zipfile
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 import polars as pl
 
-from tasks.ingest.contents import HEAD, ZIP, DialectError, beginning, begins, bytes_of, unpacked_head
-from tasks.ingest.documents import rows_of_json
+from tasks.ingest.contents import (
+    HEAD,
+    ZIP,
+    DialectError,
+    beginning,
+    begins,
+    bytes_of,
+    unpacked,
+    unpacked_head,
+)
+from tasks.ingest.documents import LINE, flat, rows_of_json, rows_of_lines
 from tasks.ingest.sheets import rows_of_excel
 from tasks.ingest.text import SEPARATORS, Text, dialect_of, rows_of_csv
 
-_PLAIN = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+_PLAIN = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".lp")
 _PACKED = (".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst", ".jsonl.gz", ".zip")
 SUFFIXES = (*_PLAIN, *_PACKED, ".parquet", ".arrow", ".feather", ".xlsx", ".xls")
 """Ends of the names of files that are read from a folder."""
@@ -23,22 +33,30 @@ _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _JSON, _PAGE = r"\{|\[\s*[\[{]", r"<[!?\w]|%PDF"
 
 
-def scan(path: str, sheet: str | None = None) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
+def is_table(path: str) -> bool:
+    """Whether a file in a folder or zip is a table by its name; what Excel and macOS leave, and hidden files, are none."""
+    parts = PurePosixPath(path.lower()).parts
+    return (
+        path.lower().endswith(SUFFIXES) and not parts[-1].startswith((".", "~$")) and "__macosx" not in parts
+    )
+
+
+def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
     """The tables in a file: what to add to the file's name (nothing, or the member of a zip), the rows, how text is written.
 
-    Of an Excel file the `sheet`, or the one that has rows. Raises `DialectError` for what is not read, and what polars
-    raises for a damaged file.
+    Of an Excel file the sheet `part`, or the one that has rows; of a zip the member `part`, or all. Raises
+    `DialectError` for what is not read, and what polars raises for a damaged file.
     """
     if path.lower().endswith(".parquet"):
-        yield "", pl.scan_parquet(path, glob=False), None
+        yield "", flat(pl.scan_parquet(path, glob=False)), None
         return
     head = beginning(path)
     if head.startswith((ZIP, _OLD_EXCEL)):
         content = bytes_of(path)
         if head.startswith(_OLD_EXCEL) or "xl/workbook.xml" in _zip(content).namelist():
-            yield "", rows_of_excel(content, sheet), None
+            yield "", rows_of_excel(content, part), None
             return
-        yield from _members(content)
+        yield from _members(content, part)
         return
     yield "", *_table(path, head)
 
@@ -54,9 +72,11 @@ def dialect_in_words(path: str) -> str:
     packed = "" if text is head else ", compressed"
     if begins(text, _JSON):
         return f"JSON{packed}"
+    if begins(text, LINE):
+        return f"InfluxDB line protocol{packed}"
     found = dialect_of(text)
     ends = ", lines end with CR" if found.line_end == "\r" else ""
-    comma = ", decimal comma" if found.decimal_comma else ""
+    comma = ", decimal comma" if found.pointed else ""
     before = f", {found.before} lines before the header" if found.before else ""
     separator = "blanks" if found.blanks else SEPARATORS[found.separator]
     return f"CSV{packed}, {separator}, {found.encoding}{comma}{ends}{before}"
@@ -65,9 +85,9 @@ def dialect_in_words(path: str) -> str:
 def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Text | None]:
     """The rows of a file, an address or its content, that begins with `head`; and how its text is written."""
     if head.startswith(b"PAR1"):
-        return pl.scan_parquet(source, glob=False), None
+        return flat(pl.scan_parquet(source, glob=False)), None
     if head.startswith(b"ARROW1"):
-        return pl.scan_ipc(source, glob=False), None
+        return flat(pl.scan_ipc(source, glob=False)), None
     if head.startswith(b"Obj\x01"):
         raise DialectError("this is an Avro file. Expected the folder of an Event Hubs Capture for Avro.")
     text = unpacked_head(source, head)
@@ -75,19 +95,20 @@ def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Text | None]
         return rows_of_json(source, text), None
     if begins(text, _PAGE):
         raise DialectError("this is HTML, XML or PDF. Expected a table. Save it as CSV or .xlsx.")
+    if begins(text, LINE):
+        return rows_of_lines(unpacked(source)), None
     return rows_of_csv(source, text, packed=text is not head)
 
 
-def _members(content: bytes) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
+def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
     """The tables in a zip, by name, as of `scan`; what is not a table by its name is left out."""
     archive = _zip(content)
-    names = sorted(
-        n for n in archive.namelist() if n.lower().endswith(SUFFIXES) and not n.startswith("__MACOSX")
-    )
+    tables = sorted(name for name in archive.namelist() if is_table(name))
+    names = [name for name in tables if part in (None, name)]
     if not names:
-        raise DialectError(
-            f"this zip holds no table. Expected a file that ends in {', '.join(SUFFIXES[:3])} or so."
-        )
+        wanted = f"'{part}' among them" if part else f"a file that ends in {', '.join(SUFFIXES[:3])} or so"
+        held = f"the tables {', '.join(tables)}" if tables else "no table"
+        raise DialectError(f"this zip holds {held}. Expected {wanted}.")
     for name in names:
         member = archive.read(name)
         if not member:

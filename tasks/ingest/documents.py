@@ -1,19 +1,23 @@
-"""JSON in any arrangement, as rows."""
+"""JSON in any arrangement and the line protocol of InfluxDB, as rows."""
 
 import codecs
 import io
 import json
+import re
+from typing import TypeVar
 
 import polars as pl
 
 from tasks.ingest.contents import begins, encoding_of, unpacked
 
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+
 
 def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
     """JSON, one object a line, a list of them or of lists of them, or one document.
 
-    Members of members are named `outer.inner`. The rows of a document are the objects of its one list of objects, each
-    beside its other members.
+    Members of members are named `outer.inner`. The rows of a document are the objects of its one list of objects, at
+    any depth, each beside the document's other members.
     """
     encoding = encoding_of(head)
     if encoding != "utf-8" or head.startswith(codecs.BOM_UTF8):
@@ -22,6 +26,11 @@ def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
         frame = _of_document(pl.read_json(_rows_of(unpacked(source)), infer_schema_length=None)).lazy()
     else:
         frame = pl.scan_ndjson(source, infer_schema_length=None)
+    return flat(frame)
+
+
+def flat(frame: Frame) -> Frame:
+    """`frame` with members of members as columns of their own, named `outer.inner`."""
     while nested := [n for n, dtype in frame.collect_schema().items() if isinstance(dtype, pl.Struct)]:
         frame = frame.unnest(nested, separator=".")
     return frame
@@ -53,9 +62,34 @@ def _rows_of(content: bytes) -> io.BytesIO:
 def _of_document(rows: pl.DataFrame) -> pl.DataFrame:
     if rows.height != 1:
         return rows
+    rows = flat(rows)
     lists = [n for n, d in rows.schema.items() if isinstance(d, pl.List) and isinstance(d.inner, pl.Struct)]
     if len(lists) != 1:
         return rows
     inner = rows.explode(lists[0])
     names = {*inner[lists[0]].struct.fields}
     return inner.drop(names & {*rows.columns} - {lists[0]}).unnest(lists[0])
+
+
+_NAME = r"(?:\\.|[^\s\\,=#\"])+"
+LINE = rf'{_NAME}(?:,{_NAME}={_NAME})* {_NAME}=(?:"[^"]*"|[^\n"])+ -?\d{{10,19}}\s*?(?:\n|$)'
+"""How the line protocol begins."""
+
+
+def rows_of_lines(content: bytes) -> pl.LazyFrame:
+    """Numbers and flags in InfluxDB's line protocol, with the columns that its annotated CSV has."""
+    rows = []
+    for line in content.decode().splitlines():
+        parts = re.fullmatch(r"((?:\\.|[^ \\])+) (.+?)(?: (-?\d+))?\s*", line)
+        if parts is None or line.startswith("#"):
+            continue
+        measurement, *tags = (_unescaped(part) for part in re.split(r"(?<!\\),", parts[1]))
+        keys = {"_measurement": measurement, "_time": parts[3], **dict(tag.split("=", 1) for tag in tags)}
+        for name, value in re.findall(r'((?:\\.|[^=,\\])+)=("(?:\\.|[^"\\])*"|[^,]*),?', parts[2]):
+            if not value.startswith('"'):
+                rows.append(keys | {"_field": _unescaped(name), "_value": value.rstrip("iu")})
+    return pl.LazyFrame(rows, infer_schema_length=None)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([, =\\])", r"\1", text)

@@ -5,8 +5,8 @@ import io
 import polars as pl
 from polars import selectors
 
-from tasks.ingest.contents import DialectError
-from tasks.ingest.text import refuse_twice
+from tasks.ingest.contents import LINES, DialectError
+from tasks.ingest.text import header_of, refuse_twice
 
 
 def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
@@ -22,7 +22,9 @@ def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
             f"this Excel file has {len(filled)} sheets with rows{listed}. Expected {wanted}.{way}"
         )
     frame = filled[chosen[0]]
-    if before := _rows_before_header(frame):
+    first = frame.head(LINES).with_columns(pl.all().cast(pl.String, strict=False)).rows()
+    names = ["" if name.startswith("__UNNAMED__") else name for name in frame.columns]
+    if before := header_of([names, *first]):
         frame = _sheets(content, header_row=before)[chosen[0]]
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     frame = frame.drop(selectors.starts_with("__UNNAMED__") | selectors.starts_with("Unnamed: 0"))
@@ -41,16 +43,3 @@ def _sheets(content: bytes, **reading: int) -> dict[str, pl.DataFrame]:
         drop_empty_rows=False,
         read_options=reading,
     )
-
-
-def _rows_before_header(sheet: pl.DataFrame) -> int:
-    """How many rows of a sheet, such as a title, stand before the first that has a value in most of its columns."""
-    full = (
-        sheet.with_columns(pl.all().cast(pl.String))
-        .select(pl.sum_horizontal(pl.all().is_not_null()))
-        .to_series()
-    )
-    named = sum(not name.startswith("__UNNAMED__") for name in sheet.columns)
-    if 2 * named > sheet.width or sheet.width < 3:
-        return 0
-    return int((2 * full > sheet.width).arg_max() or 0) + 1

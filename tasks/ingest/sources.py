@@ -4,7 +4,7 @@ import fnmatch
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 
 import obstore
@@ -14,7 +14,7 @@ from models.addresses import refuse_credential
 from models.contracts import ROW
 from models.errors import AlmanacError
 from tasks.ingest.contents import DialectError
-from tasks.ingest.dialect import SUFFIXES, dialect_in_words, scan
+from tasks.ingest.dialect import SUFFIXES, dialect_in_words, is_table, scan
 from tasks.ingest.text import Text
 from tasks.storage.faults import first_line
 from tasks.storage.tables import Table
@@ -107,7 +107,7 @@ def with_mapped(source: Source, mapping: Mapping[str, str], needed: Sequence[str
 def read(uri: str) -> Iterator[Source]:
     """The sources at `uri`, in the order of their names, so that a later file comes later.
 
-    A sheet of an Excel file is named behind it, `sales.xlsx#Sheet 1`.
+    A sheet of an Excel file is named behind it, `sales.xlsx#Sheet 1`, a member of a zip likewise, `all.zip#sales.csv`.
 
     CSV columns are read as text: types are the contract's business, so that nothing is lost on the
     way. Raises `SourceError` where nothing is there, and for a file that cannot be read.
@@ -121,13 +121,13 @@ def read(uri: str) -> Iterator[Source]:
             raise UnreadableError(_unreadable(uri, error)) from None
         yield Source(uri, pl.scan_delta(table))
         return
-    place, sheet = _with_sheet(uri)
+    place, part = _with_part(uri)
     for path in _files(place):
         name = _name(path, place)
         try:
             tables = [
-                (Source(name + part, frame, text), frame.collect_schema())
-                for part, frame, text in scan(path, sheet)
+                (Source(name + member, frame, text), frame.collect_schema())
+                for member, frame, text in scan(path, part)
             ]
         except pl.exceptions.NoDataError:
             raise SourceError(f"{name}: the file is empty. Expected a header and at least one row.") from None
@@ -146,7 +146,7 @@ def read(uri: str) -> Iterator[Source]:
 def described(uri: str) -> str:
     """In words how the first file at `uri` is written."""
     place = uri if is_remote(uri) else str(Path(uri).expanduser())
-    return "a Delta table" if _is_delta(place) else dialect_in_words(_files(_with_sheet(uri)[0])[0])
+    return "a Delta table" if _is_delta(place) else dialect_in_words(_files(_with_part(uri)[0])[0])
 
 
 def small_table(uri: str) -> pl.DataFrame:
@@ -171,7 +171,9 @@ def rename(
     taken = {old: [new for new, name in applied.items() if name == old] for old in applied.values()}
     lacking = [c for c in needed if c not in applied and (c not in found or c in taken)]
     if lacking:
-        raise SourceError(f"{source.name}: {_missing(lacking, mapping, found, needed)}")
+        archive, _, member = source.name.partition(".zip/")
+        of_zip = f"\nOf a zip with other tables, name the one: {archive}.zip#{member}." if member else ""
+        raise SourceError(f"{source.name}: {_missing(lacking, mapping, found, needed)}{of_zip}")
     kept = [name for name in found if name in taken or name not in applied]
     columns = [pl.col(name).alias(new) for name in kept for new in taken.get(name, [name])]
     return Source(source.name, source.frame.select(columns))
@@ -246,14 +248,14 @@ def _name(path: str, uri: str) -> str:
     return path.removeprefix(folder).lstrip("/")
 
 
-def _with_sheet(uri: str) -> tuple[str, str | None]:
-    """A place and the sheet that is named behind it.
+def _with_part(uri: str) -> tuple[str, str | None]:
+    """A place and the sheet or member of a zip that is named behind it.
 
-    >>> _with_sheet("az://raw/sales.xlsx#Sheet 1"), _with_sheet("a#b.xlsx")
+    >>> _with_part("az://raw/sales.xlsx#Sheet 1"), _with_part("a#b.xlsx")
     (('az://raw/sales.xlsx', 'Sheet 1'), ('a#b.xlsx', None))
     """
-    place, _, sheet = uri.rpartition("#")
-    return (place, sheet) if place.lower().endswith((".xlsx", ".xls")) else (uri, None)
+    place, _, part = uri.rpartition("#")
+    return (place, part) if place.lower().endswith((".xlsx", ".xls", ".zip")) else (uri, None)
 
 
 def _is_delta(uri: str) -> bool:
@@ -282,7 +284,7 @@ def _local_files(uri: str) -> list[str]:
     if path.is_file():
         return [str(path)]
     if path.is_dir():
-        return sorted(str(p) for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES))
+        return sorted(str(p) for p in path.rglob("*") if is_table(p.name))
     if _is_glob(uri):
         anchor = Path(path.anchor) if path.anchor else Path()
         return sorted(str(p) for p in anchor.glob(str(path.relative_to(path.anchor))) if p.is_file())
@@ -310,5 +312,5 @@ def _remote_files(uri: str) -> list[str]:
     if fixed != uri:
         paths = [p for p in paths if fnmatch.fnmatch(p, pattern)]
     elif paths != [pattern]:
-        paths = [p for p in paths if PurePosixPath(p).name.lower().endswith(SUFFIXES)]
+        paths = [p for p in paths if is_table(p)]
     return [f"{root}/{p}" for p in paths]

@@ -2,59 +2,55 @@
 
 import csv
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import mode
 
 import polars as pl
 
 from models.contracts import Decimals
 from tasks.ingest.contents import HEAD, LINES, DialectError, Encoding, bytes_of, encoding_of, unpacked
+from tasks.ingest.numbers import Written, pointed, signs_of, without, written
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
-_THOUSANDS = r"[. '\x{a0}\x{202f}]"
-_DECIMAL_COMMA = rf"^\s*[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+\s*$"
-_WHOLE = rf"^\s*[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+\s*$"
-_EITHER = r"^\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*$"
 _NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
-_POINTS = r"^\s*[+-]?\d*\.\d+\s*$"
 
 
 @dataclass(frozen=True)
 class Text:
     """How the text of a CSV file is written. `names` are those of its header, as they stand there.
 
-    `before` are lines before the header, such as a title or `sep=;`. `decimals` are the positions of columns with
-    decimal commas, `either` of those with numbers such as 1.234 that show neither a decimal comma nor a decimal point;
-    `points` is whether other columns show decimal points. `blanks` divide the values where no separator does. A file
-    whose first line is all numbers is `headless`: its columns are `column 1`, `column 2`, ...
+    `before` are lines before the header, such as a title or `sep=;`. `signs` are the currencies and the like that all
+    numbers of a column have, by its position. `blanks` divide the values where no separator does. A file whose first line
+    is all numbers is `headless`: its columns are `column 1`, `column 2`, ...
     """
 
     encoding: Encoding
     separator: str
     line_end: str
-    decimals: tuple[int, ...]
     annotated: bool
     names: tuple[str, ...]
+    numbers: Written
     before: int = 0
-    either: tuple[int, ...] = ()
-    points: bool = False
     blanks: bool = False
     headless: bool = False
+    signs: Mapping[int, str] = field(default_factory=dict)
 
-    @property
-    def decimal_comma(self) -> bool:
-        return bool(self.decimals)
+    def named(self, positions: Sequence[int]) -> frozenset[str]:
+        """Names of the columns at these positions, as rows have them."""
+        return frozenset(self.names[i].strip() for i in positions)
 
     @property
     def pointed(self) -> frozenset[str]:
         """Names of the columns with decimal commas, whose rows have decimal points."""
-        return frozenset(self.names[i].strip() for i in self.decimals)
+        return self.named(self.numbers.commas if self.separator != "," else ())
 
     @property
     def shown(self) -> Decimals | None:
         """What the file shows of how its decimals are written."""
-        return "comma" if self.decimal_comma else "point" if self.points or self.separator == "," else None
+        points = len(self.numbers.points) > len(self.numbers.either) or self.separator == ","
+        return "comma" if self.pointed else "point" if points else None
 
 
 def dialect_of(head: bytes) -> Text:
@@ -74,17 +70,20 @@ def dialect_of(head: bytes) -> Text:
             "this is a binary file. Expected CSV, Parquet, Excel, JSON lines, Arrow, or a zip."
         )
     line_end = "\r" if "\r" in text and "\n" not in text else "\n"
-    cut = len(head) >= HEAD
-    written = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    before = _before_header(written) if line_end == "\n" else 0
-    lines = [line for line in written[before:] if line]
-    lines = lines[: -1 if cut and len(lines) > 1 else None][:LINES]
+    every = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if len(head) >= HEAD and len(every) > 1:
+        every = every[:-1]
+    before = _before_header(every) if line_end == "\n" else 0
+    lines = [line for line in every[before:] if line][:LINES]
     annotated = bool(lines) and lines[0].startswith(("#group", "#datatype", "#default"))
     if annotated:
         lines = [line for line in lines if not line.startswith("#")]
     separator = max(SEPARATORS, key=lambda one: _fit(lines, one))
     blanks = _has_blanks(lines)
     rows = [line.split() for line in lines] if blanks else _split(lines, separator)
+    title = header_of(rows) if line_end == "\n" and not annotated else 0
+    if title and len(_split(lines[:title], separator)) == title:
+        before, rows = every.index(lines[title], before), rows[title:]
     names = tuple(rows[0]) if rows else ()
     headless = len(names) > 1 and all(re.fullmatch(_NUMBER, name) for name in names)
     if headless:
@@ -92,13 +91,11 @@ def dialect_of(head: bytes) -> Text:
     columns = [
         pl.Series([row[i] for row in rows[1:] if len(row) > i], dtype=pl.String) for i in range(len(names))
     ]
-    decimals = [i for i, values in enumerate(columns) if values.str.contains(_DECIMAL_COMMA).any()]
-    commas = tuple(decimals) if separator != "," else ()
-    pointed = [i for i, values in enumerate(columns) if values.str.contains(_POINTS).any()]
-    either = tuple(i for i in pointed if columns[i].str.contains(rf"{_EITHER}|^\s*[+-]?\d{{0,3}}\s*$").all())
-    points = len(pointed) > len(either)
+    signs = signs_of(columns)
+    for i, sign in signs.items():
+        columns[i] = columns[i].to_frame("v").select(without(sign, pl.col("v"))).to_series()
     return Text(
-        encoding, separator, line_end, commas, annotated, names, before, either, points, blanks, headless
+        encoding, separator, line_end, annotated, names, written(columns), before, blanks, headless, signs
     )
 
 
@@ -137,28 +134,20 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
 
 
 def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
-    """Without empty rows and columns that have no name; names without blanks at their ends, decimal points for commas."""
+    """Without empty rows, headers that come again and columns that have no name; names without blanks at their ends,
+    numbers without a currency, decimal points for commas."""
     found = frame.collect_schema().names()
     blank = {name for name, stated in zip(found, text.names, strict=False) if not stated.strip()}
     index = {found[0]} if found and found[0].startswith("Unnamed: 0") else set()
     kept = [name for name in found if name not in blank | index]
     frame = frame.select(kept).rename({name: name.strip() for name in kept if name != name.strip()})
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    if text.annotated and kept:
-        frame = frame.filter(pl.col(kept[0].strip()).ne_missing(kept[0].strip()))
+    if len(kept) > 1 or text.annotated:
+        again = [pl.col(name.strip()).str.strip_chars().eq_missing(name.strip()) for name in kept]
+        frame = frame.filter(~pl.all_horizontal(again))
+    signs = {text.names[i].strip(): sign for i, sign in text.signs.items()}
+    frame = frame.with_columns(without(signs[n], pl.col(n)) for n in frame.collect_schema() if n in signs)
     return frame.with_columns(pointed(name) for name in frame.collect_schema() if name in text.pointed)
-
-
-def pointed(name: str) -> pl.Expr:
-    """A column of numbers as text with decimal points in the place of commas; 1.234 is a thousand and more.
-
-    Not to be called again on what it returns: 1,234 is 1.234 by then.
-    """
-    column = pl.col(name)
-    plain = column.str.strip_chars().str.replace_all(_THOUSANDS, "").str.replace(",", ".", literal=True)
-    return (
-        pl.when(column.str.contains(f"{_DECIMAL_COMMA}|{_WHOLE}")).then(plain).otherwise(column).alias(name)
-    )
 
 
 def refuse_twice(names: Sequence[str]) -> None:
@@ -168,6 +157,21 @@ def refuse_twice(names: Sequence[str]) -> None:
         raise DialectError(
             f"column '{twice[0]}' is there twice. Expected each name once. Remove or rename one of the two."
         )
+
+
+def header_of(rows: Sequence[Sequence[str | None]]) -> int:
+    """Which of the first rows of a table is its header: the fullest of those above the first one with numbers.
+
+    A row with nothing in most of the columns is a title or a note. The first column does not count: an index has no name.
+    """
+    if not rows:
+        return 0
+    width = mode(len(row) for row in rows)
+    full = [sum(bool(cell and cell.strip()) for cell in row[1:]) for row in rows]
+    table = [i for i, count in enumerate(full) if 2 * count >= width - 1]
+    numbers = [i for i in table if any(re.match(r"\s*[+-]?\d", cell or "") for cell in rows[i])]
+    above = [i for i in table if numbers and i < numbers[0]]
+    return max(above or table[:1] or [0], key=lambda i: full[i])
 
 
 def _has_blanks(lines: Sequence[str]) -> bool:

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.contracts import ROW, accept
+from models.sales import SALES
 from models.sales.contracts import Stores
+from tasks.ingest.decimals import with_points
 from tasks.ingest.sources import SourceError, read, rename
 
 NAMES = ("sku", "store name", "units")
@@ -195,6 +197,80 @@ def test_thousands_are_told_by_the_other_numbers_of_their_column(tmp_path):
 def test_lines_before_a_header_are_no_rows(tmp_path, before):
     (tmp_path / "A.CSV").write_text(f"{before}sku;note\nA;1\n")
     assert rows(tmp_path).to_dicts() == [{"sku": "A", "note": "1"}]
+
+
+NUMBERS = {
+    "12 %": "12", "$1,234.50": "1234.50", "(5)": "-5", "7-": "-7", "−8": "-8", "1'234": "1234", "1 234 567.5": "1234567.5",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", NUMBERS)
+def test_numbers_are_read_as_people_write_them(tmp_path, cell):
+    (tmp_path / "a.csv").write_text(f'store;area\nA;"{cell}"\nB;"{cell}"\n')
+    assert read_stores(tmp_path / "a.csv")["area"].to_list() == [NUMBERS[cell]] * 2
+
+
+def test_a_currency_is_left_out_of_numbers_with_decimal_commas_and_not_of_names(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "store;pack;area\nA;12 %;1.234,50 €\nB;12 kg;-2,00 €\n", encoding="cp1252"
+    )
+    assert read_stores(tmp_path / "a.csv").rows() == [("A", "12 %", "1234.50"), ("B", "12 kg", "-2.00")]
+
+
+def test_two_currencies_in_a_column_are_no_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("store;area\nA;5 €\nB;5 $\n")
+    assert read_stores(tmp_path / "a.csv")["area"].to_list() == ["5 €", "5 $"]
+
+
+def test_numbers_such_as_a_thousand_with_a_comma_are_asked_for_unless_others_tell(tmp_path):
+    (tmp_path / "a.csv").write_text('store,area\n1 234,"1,234"\n2 345,987\n')
+    assert read_stores(tmp_path / "a.csv").rows() == [("1 234", "1234"), ("2 345", "987")]
+    (tmp_path / "a.csv").write_text('store,area\nA,"1,234"\nB,"2,345"\n')
+    with pytest.raises(SourceError, match=r"area has only numbers such as 1,234.*--decimals"):
+        read_stores(tmp_path / "a.csv")
+    assert read_stores(tmp_path / "a.csv", "point")["area"].to_list() == ["1234", "2345"]
+    assert read_stores(tmp_path / "a.csv", "comma")["area"].to_list() == ["1.234", "2.345"]
+
+
+def read_stores(path, decimals=None) -> pl.DataFrame:
+    (source,) = read(str(path))
+    return with_points(source, SALES.tables["stores"], {}, decimals).rows()
+
+
+def test_the_header_is_the_fullest_line_above_the_numbers(tmp_path):
+    table = "sku,store,week,units\nA,N,2024-01-01,3\n"
+    for title in ("Report,,,\nof,2024-03-01,,\n,,,\n", "Key,,When,\n", 'Report\n"a, b"\n'):
+        (tmp_path / "a.csv").write_text(title + table)
+        assert rows(tmp_path / "a.csv").rows() == [("A", "N", "2024-01-01", "3")]
+    (tmp_path / "a.csv").write_text("sku,,brand\nA,B,C\n")
+    assert rows(tmp_path / "a.csv").rows() == [("A", "C")]
+    (tmp_path / "a.csv").write_text("Sales,,\nsku,2024-01-01,2024-01-08\nA,1,2\n")
+    assert rows(tmp_path / "a.csv").columns == ["sku", "2024-01-01", "2024-01-08"]
+
+
+def test_a_header_that_comes_again_is_no_row(tmp_path):
+    (tmp_path / "a.csv").write_text("sku,units \nA,1\nsku,units\nsku,2\n")
+    assert rows(tmp_path / "a.csv").rows() == [("A", "1"), ("sku", "2")]
+
+
+def test_what_excel_and_macos_leave_in_a_folder_is_no_table(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a.csv", "._a.csv", "x/__MACOSX/a.csv", "b.csv"):
+            archive.writestr(name, f"sku\n{name}\n")
+    for name in ("._a.csv", "~$a.xlsx", ".a.csv"):
+        (tmp_path / name).write_bytes(b"\0\5\x16")
+    assert rows(tmp_path).rows() == [("a.csv",), ("b.csv",)]
+    assert rows(f"{tmp_path}/a.zip#b.csv").rows() == [("b.csv",)]
+    with pytest.raises(SourceError, match=r"holds the tables a\.csv, b\.csv. Expected 'c\.csv'"):
+        rows(f"{tmp_path}/a.zip#c.csv")
+
+
+def test_members_of_structs_and_deep_documents_are_columns(tmp_path):
+    deep = {"status": "ok", "data": {"items": [{"sku": "A", "of": {"store": "N"}}]}}
+    (tmp_path / "a.json").write_text(json.dumps(deep))
+    assert rows(tmp_path / "a.json").to_dicts() == [{"status": "ok", "sku": "A", "of.store": "N"}]
+    pl.DataFrame([{"sku": "A", "of": {"store": "N"}}]).write_parquet(tmp_path / "a.parquet")
+    assert rows(tmp_path / "a.parquet").to_dicts() == [{"sku": "A", "of.store": "N"}]
 
 
 def test_blocks_of_annotated_csv_may_have_different_columns(tmp_path):

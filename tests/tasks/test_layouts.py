@@ -226,6 +226,31 @@ def test_tags_of_influxdb_are_the_device(store, put):
     assert readings(store) == [("gw1/r2", "boiler.temp", "00:00", 20.5)]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", ",result,table,_time,_measurement,host,temp,level\n,,0,2024-01-01T00:00:00Z,boiler,gw 1,20.5,3\n"),
+        ("a.lp", 'boiler,host=gw\\ 1 temp=20.5,level=3i,note="a, b=c" 1704067200000000000\n'),
+    ],
+)  # fmt: skip
+def test_pivoted_rows_and_line_protocol_of_influxdb_have_several_fields(store, put, name, text):
+    read(store, "readings", put(name, text), DEVICES, layout="influxdb")
+    assert readings(store) == [
+        ("gw 1", "boiler.level", "00:00", 3.0),
+        ("gw 1", "boiler.temp", "00:00", 20.5),
+    ]
+
+
+def test_a_minimal_response_of_home_assistant_names_an_entity_once(store, put):
+    states = [{"state": str(n), "last_changed": f"2024-01-01T00:0{n}:00+00:00"} for n in range(2)]
+    entities = [[{"entity_id": name} | states[0], states[1]] for name in ("sensor.a", "sensor.b")]
+    read(store, "readings", put("h.json", json.dumps(entities)), DEVICES, layout="home-assistant")
+    assert [row[:3] for row in readings(store)] == [
+        ("sensor.a", "state", "00:00"), ("sensor.a", "state", "00:01"),
+        ("sensor.b", "state", "00:00"), ("sensor.b", "state", "00:01"),
+    ]  # fmt: skip
+
+
 def test_states_of_home_assistant_are_readings_unless_the_entity_is_away(store, put):
     source = put(
         "history.csv",
