@@ -34,14 +34,22 @@ def calibration(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
     return (isotonic if positives >= _MANY_FAILURES else platt)(probability, failed)
 
 
-def calibration_of_few(probability: Floats, failed: NDArray[np.bool_], weight: Floats) -> Calibration:
-    """Platt's sigmoid, as the rows have it by which it is learnt, with the mean that these rows have.
+def calibrations_of_few(
+    probability: Mapping[str, Floats], failed: Mapping[str, NDArray[np.bool_]], weight: Floats
+) -> dict[str, Calibration]:
+    """Platt's sigmoid of each component, with the mean that its rows have; all components share one slope.
 
-    For probabilities of estimators that have not seen the machine of a row: then all rows can be used, not only the
-    few failures among those of later time. `weight` makes up for how rows were drawn.
+    The few failures of one component leave its slope to chance, by which its rows would come before or behind those of
+    others. For probabilities of estimators that have not seen the machine of a row: then all rows can be used, not only
+    the few failures among those of later time. `weight`, of each row, makes up for how rows were drawn.
     """
-    how = platt(probability, failed, weight, _FEW_PRIOR)
-    return towards(how, probability, weight, float(np.average(failed, weights=weight)))
+    said, outcomes = ([values[c] for c in probability] for values in (probability, failed))
+    weights = np.tile(weight, len(probability))
+    shared = platt(np.concatenate(said), np.concatenate(outcomes), weights, _FEW_PRIOR)
+    return {
+        c: towards(shared, own, weight, float(np.average(failed[c], weights=weight)))
+        for c, own in probability.items()
+    }
 
 
 def towards(how: Calibration, probability: Floats, weight: Floats, base_rate: float) -> Calibration:

@@ -20,7 +20,7 @@ from models.machines.calibration import (
     IDENTITY,
     Calibration,
     calibration,
-    calibration_of_few,
+    calibrations_of_few,
     towards,
 )
 from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
@@ -255,39 +255,46 @@ def _final(
     """The bundle's estimators, learnt from all rows whose horizon is over."""
     learnt = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
     learnt = replace(learnt, X=_without(learnt.X, work.names, settled.hidden))
+    few = [c for c in learnt.failed if sum(h.failures(c, hours) for h in held) < FEW_FAILURES]
+    how = _calibrations_by_others(learnt, few, work.options, settled.trees) if few else {}
     learner = Learner(learnt.X, learnt.weight, work.options)
-    found = {}
-    for component, failed in learnt.failed.items():
-        trees = settled.trees.get(component)
-        few = sum(h.failures(component, hours) for h in held) < FEW_FAILURES
-        how = _calibration_by_others(learnt, component, work.options, trees) if few else None
-        found[component] = Final(learner.fit(failed, trees=trees).estimator, how)
-    return found
+    return {
+        c: Final(learner.fit(failed, trees=settled.trees.get(c)).estimator, how.get(c))
+        for c, failed in learnt.failed.items()
+    }
 
 
-def _calibration_by_others(
-    learnt: Sample, component: str, options: Options, trees: int | None
-) -> Calibration:
-    """The calibration by what estimators say of machines that they have not seen; failing ones are shared out evenly.
+def _calibrations_by_others(
+    learnt: Sample, components: Sequence[str], options: Options, trees: Mapping[str, int]
+) -> dict[str, Calibration]:
+    """Calibrations by what estimators say of machines that they have not seen.
 
     Of many rows after which nothing fails a share is taken, at equal distances, and counts for the others.
     """
     some_failed = np.any([*learnt.failed.values()], axis=0)
     thin = 1 + len(some_failed) // _MANY_ROWS
     some = some_failed | (np.arange(len(some_failed)) % thin == 0)
-    X, failed, some_failed = learnt.X[some], learnt.failed[component][some], some_failed[some]
-    learning = learnt.weight[some] * np.where(some_failed, 1, thin)
-    weight = learning / np.where(some_failed, options.failing_weight, 1)
-    which = np.unique(learnt.machine[some], return_inverse=True)[1]
+    weight = learnt.weight[some] * np.where(some_failed[some], 1, thin)
+    failed = {c: learnt.failed[c][some] for c in components}
+    fewer = Sample(learnt.X[some], weight, failed, learnt.machine[some])
+    said = {c: _said_by_others(fewer, c, options, trees.get(c)) for c in components}
+    drawn = weight / np.where(some_failed[some], options.failing_weight, 1)
+    return calibrations_of_few(said, failed, drawn)
+
+
+def _said_by_others(learnt: Sample, component: str, options: Options, trees: int | None) -> Floats:
+    """Probabilities by estimators of other groups of machines; failing machines are shared out evenly among the groups."""
+    failed = learnt.failed[component]
+    which = np.unique(learnt.machine, return_inverse=True)[1]
     order = np.argsort(np.bincount(which, failed) == 0, kind="stable")
     fold = np.argsort(order)[which] % _FOLDS
-    said = np.full(len(failed), np.average(failed, weights=weight))
+    said = np.full(len(failed), np.average(failed, weights=learnt.weight))
     for i in range(_FOLDS):
         others = fold != i
         if failed[others].any() and not others.all():
-            learner = Learner(X[others], learning[others], options)
-            said[~others] = learner.fit(failed[others], trees=trees).estimator.predict(X[~others])
-    return calibration_of_few(said, failed, weight)
+            learner = Learner(learnt.X[others], learnt.weight[others], options)
+            said[~others] = learner.fit(failed[others], trees=trees).estimator.predict(learnt.X[~others])
+    return said
 
 
 def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> Sample:

@@ -23,8 +23,8 @@ def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
         )
     frame = filled[chosen[0]]
     first = frame.head(LINES).with_columns(pl.all().cast(pl.String, strict=False)).rows()
-    names = ["" if name.startswith("__UNNAMED__") else name for name in frame.columns]
-    if before := header_of([names, *first]):
+    top = ["" if name.startswith("__UNNAMED__") else name for name in frame.columns]
+    if before := header_of([top, *first]):
         frame = _sheets(content, header_row=before)[chosen[0]]
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     frame = frame.drop(selectors.starts_with("__UNNAMED__") | selectors.starts_with("Unnamed: 0"))

@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.machines.calibration import IDENTITY, calibrated, calibration_of_few, towards
+from models.machines.calibration import IDENTITY, calibrated, calibrations_of_few, towards
 from models.machines.chains import first_of_chains
 from models.machines.contracts import known, repeats
+from models.machines.estimators import Flags, Floats
 from models.machines.few_failures import few_failures
 from models.machines.findings import findings
 from models.machines.horizons import without_model
@@ -108,13 +109,28 @@ def test_the_mean_of_few_failures_is_the_base_rate_and_the_order_stays():
     assert (np.argsort(found) == np.argsort(said)).all()
 
 
+def calibrated_few(said: Floats, failed: Flags) -> Floats:
+    return calibrated(said, calibrations_of_few({"c": said}, {"c": failed}, np.ones(len(said)))["c"])
+
+
+def test_components_that_fail_seldom_share_a_slope_and_keep_their_own_means():
+    rng = np.random.default_rng(5)
+    odds = rng.normal(-5, 1, (4, 2_000))
+    said = {str(i): 1 / (1 + np.exp(-row)) for i, row in enumerate(odds)}
+    failed = {c: rng.uniform(size=2_000) < p / (1 + int(c)) for c, p in said.items()}
+    found = calibrations_of_few(said, failed, np.ones(2_000))
+    assert len({how["slope"] for how in found.values()}) == 1
+    for c, how in found.items():
+        assert calibrated(said[c], how).mean() == pytest.approx(failed[c].mean(), rel=1e-6)
+
+
 def test_what_tells_nothing_of_machines_that_were_not_seen_is_taken_for_the_base_rate():
     rng = np.random.default_rng(3)
     failed = np.arange(4_000) < 12
     useless, telling = rng.uniform(0.0001, 0.3, 4_000), np.where(failed, 0.3, 0.001)
-    flat = calibrated(useless, calibration_of_few(useless, failed, np.ones(4_000)))
+    flat = calibrated_few(useless, failed)
     assert flat.max() < 4 * 0.003
-    kept = calibrated(telling, calibration_of_few(telling, failed, np.ones(4_000)))
+    kept = calibrated_few(telling, failed)
     assert kept[0] > 100 * kept[-1]
     assert flat.mean() == pytest.approx(kept.mean()) == pytest.approx(0.003, rel=1e-6)
 
