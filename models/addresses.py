@@ -1,7 +1,7 @@
-"""What an address carries that nobody else may see, whatever its scheme and however it is written.
+"""Credentials in an address, whatever its scheme and notation.
 
-An address is refused before anything repeats it: the command line asks before a run has parameters, a store
-and a source before they are opened.
+An address with a credential is refused before anything repeats it: the command line checks before a run has
+parameters, a store and a source before they are opened.
 """
 
 import re
@@ -30,9 +30,9 @@ class CredentialError(AlmanacError):
 
 
 def carries_credential(address: str) -> bool:
-    """Whether an address has a user, password, key or signature in it; also one that is percent-encoded.
+    """Whether an address contains a user, password, key or signature, also a percent-encoded one.
 
-    A container before the account, as in `abfss://CONTAINER@ACCOUNT...`, is none.
+    A container before the account, as in `abfss://CONTAINER@ACCOUNT...`, is not a credential.
 
     >>> carries_credential("abfss://raw@plant.dfs.core.windows.net/sales"), carries_credential("s3://KEY:SECRET@b/x")
     (False, True)
@@ -47,15 +47,15 @@ def carries_credential(address: str) -> bool:
 def refuse_credential(
     name: str, address: str, instead: str = "a managed identity or the AZURE_* environment variables"
 ) -> None:
-    """Raise `CredentialError`, which does not repeat the address, where it carries a credential; `instead` is to be used."""
+    """Raise `CredentialError`, which does not repeat the address, where it carries a credential; `instead` is the advice."""
     if carries_credential(address):
         raise CredentialError(
-            f"{name} carries a credential. Expected a plain address.\nUse {instead}, and revoke what was written out."
+            f"{name} carries a credential. Expected a plain address.\nUse {instead}, and revoke the exposed credential."
         )
 
 
 def _has_user(address: str) -> bool:
-    """Whether a user stands before the host. A raw `/` or `@` in a password does not hide it."""
+    """Whether a user precedes the host. A raw `/` or `@` in a password does not hide it."""
     scheme, separator, rest = address.partition("://")
     if not separator or not re.fullmatch(r"\s*[A-Za-z][A-Za-z0-9+.-]*", scheme) or "@" not in rest:
         return False

@@ -1,9 +1,9 @@
-"""What signatures cannot say about a scenario, as checks that anyone can run on their own.
+"""Checks of what signatures cannot express about a scenario. Run them on your own:
 
     from models.checks import check_scenario
     check_scenario(MINE, {"values": frame})
 
-The checks train and score on the frames, so give small ones. They raise `ScenarioError`, whose `fault` is one of `FAULTS`.
+The checks train and score on the frames, so use small ones. They raise `ScenarioError`, whose `fault` is one of `FAULTS`.
 """
 
 import io
@@ -32,11 +32,11 @@ FAULTS = (LOOKS_AHEAD, OTHER_KEYS, SHARDING, LOST_KEY, RANDOM, ROUND_TRIP, COLUM
 _SHARDS = 3
 _STATUSES = {"scored", "fallback", "skipped", "failed"}
 _NEARLY = 1e-6
-"""Relative difference up to which numbers are the same: sums of batches of another size differ by rounding."""
+"""Relative difference up to which numbers count as equal: sums over batches of different sizes differ by rounding."""
 
 
 class ScenarioError(AlmanacError):
-    """A scenario breaks a rule that all must keep; `fault` names it."""
+    """A scenario breaks a rule that applies to all; `fault` names it."""
 
     def __init__(self, scenario: str, fault: str, detail: str) -> None:
         super().__init__(f"{scenario}: {fault}. {detail}")
@@ -79,17 +79,17 @@ class _Case:
         return self.scenario.requested(self.tables(), self.as_of, self.options).collect()
 
     def scores(self, model: Any, calls: int = 1) -> Scores:
-        """All requested keys, shard by shard, the keys of a shard in so many calls."""
-        requested, context, found = self.requested(), self.context(), []
+        """The scores of all requested keys, shard by shard, the keys of each shard split into `calls` calls."""
+        requested, context, parts = self.requested(), self.context(), []
         for shard in range(self.shards):
             keys = requested.filter(shard=shard).select(self.scenario.key).sort(self.scenario.key)
             for call in range(calls):
                 some = keys.gather_every(calls, call) if call < keys.height else keys.clear()
                 if some.height:
                     tables = self.tables(shard)
-                    found.append(self.scenario.score(model, tables, context, some, self.as_of, self.options))
-        rows = pl.concat([one.rows for one in found])
-        keys = pl.concat([one.keys for one in found], how="vertical_relaxed")
+                    parts.append(self.scenario.score(model, tables, context, some, self.as_of, self.options))
+        rows = pl.concat([one.rows for one in parts])
+        keys = pl.concat([one.keys for one in parts], how="vertical_relaxed")
         order = [*self.scenario.published(self.options).sort]
         return Scores(rows.sort(order), keys.sort(self.scenario.key))
 
@@ -103,10 +103,10 @@ def check_scenario(
 ) -> None:
     """Train and score a scenario, and raise `ScenarioError` for the first rule that it breaks.
 
-    `frames` are its tables as they are stored, without `shard`, with rows after `as_of`; by default that is a time after
-    four fifths of those in the first sharded table. `times` names the column of a table after which a
-    row counts as not known yet; by default the column of dates or times in `unique`. Leave a table out
-    of it whose rows are known beforehand, such as a plan.
+    `frames` are its tables as stored, without `shard`, with rows after `as_of`, which is by default the time after
+    four fifths of those in the first sharded table. `times` names the column of each table that says when a
+    row becomes known; by default the column of dates or times in `unique`. Leave out a table whose rows are
+    known in advance, such as a plan.
     """
     times = _times(scenario, frames) if times is None else times
     if as_of is None:
@@ -115,20 +115,20 @@ def check_scenario(
     lazy = _Case(scenario, frames, as_of, options or {}).tables()
     resolved = scenario.resolve_as_of(lazy, as_of, datetime.now(UTC))
     case = _Case(scenario, frames, resolved, options or {})
-    past = {
+    earlier = {
         name: frame.filter(pl.col(times[name]) <= resolved) if name in times else frame
         for name, frame in frames.items()
     }
-    known = _Case(scenario, past, resolved, options or {})
-    trained = _check_training(case, known)
-    model = _check_round_trip(case, trained)
-    _check_scoring(case, known, model)
+    past = _Case(scenario, earlier, resolved, options or {})
+    bundle = _check_training(case, past)
+    model = _check_round_trip(case, bundle)
+    _check_scoring(case, past, model)
 
 
-def _check_training(case: _Case, known: _Case) -> Trained:
-    trained = case.trained()
-    if difference := _training_difference(trained, known.trained()):
-        again = _training_difference(trained, case.trained())
+def _check_training(case: _Case, past: _Case) -> Trained:
+    bundle = case.trained()
+    if difference := _training_difference(bundle, past.trained()):
+        again = _training_difference(bundle, case.trained())
         raise ScenarioError(
             case.scenario.name,
             RANDOM if again else LOOKS_AHEAD,
@@ -136,25 +136,25 @@ def _check_training(case: _Case, known: _Case) -> Trained:
             if again
             else f"{difference} A training must not use rows after {case.as_of}.",
         )
-    return trained
+    return bundle
 
 
-def _check_round_trip(case: _Case, trained: Trained) -> Any:
-    """The model as it comes back from a store; its scores are those of the model as it was fitted."""
+def _check_round_trip(case: _Case, bundle: Trained) -> Any:
+    """The model as loaded from a store, whose scores must equal those of the original."""
     name = case.scenario.name
     try:
-        model = case.scenario.load({key: _saved_and_read(file) for key, file in trained.files.items()})
+        model = case.scenario.load({key: _saved_and_read(file) for key, file in bundle.files.items()})
     except Exception as error:
-        detail = f"Loading the files as a store gives them back failed: {type(error).__name__}: {error}"
+        detail = f"Loading the files from a store failed: {type(error).__name__}: {error}"
         raise ScenarioError(name, ROUND_TRIP, detail) from error
-    fitted = case.scores(case.scenario.load(trained.files))
-    if difference := _difference(fitted.rows, case.scores(model).rows):
-        again = _difference(fitted.rows, case.scores(case.scenario.load(trained.files)).rows)
+    original = case.scores(case.scenario.load(bundle.files))
+    if difference := _difference(original.rows, case.scores(model).rows):
+        again = _difference(original.rows, case.scores(case.scenario.load(bundle.files)).rows)
         raise ScenarioError(name, RANDOM if again else ROUND_TRIP, again or difference)
     return model
 
 
-def _check_scoring(case: _Case, known: _Case, model: Any) -> None:
+def _check_scoring(case: _Case, past: _Case, model: Any) -> None:
     scores, name = case.scores(model), case.scenario.name
     if difference := _difference(scores.rows, case.scores(model).rows):
         raise ScenarioError(name, RANDOM, f"{difference} Scoring twice must give the same rows.")
@@ -163,7 +163,7 @@ def _check_scoring(case: _Case, known: _Case, model: Any) -> None:
     if missing:
         raise ScenarioError(name, COLUMNS, f"Published columns that rows lack: {', '.join(sorted(missing))}.")
     others = (
-        (LOOKS_AHEAD, known.scores(model), f"Rows must not use anything after {case.as_of}."),
+        (LOOKS_AHEAD, past.scores(model), f"Rows must not use anything after {case.as_of}."),
         (OTHER_KEYS, case.scores(model, calls=2), "Rows of a key must be the same in any call."),
         (
             SHARDING,
@@ -180,13 +180,13 @@ def _check_keys(case: _Case, scores: Scores) -> None:
     key, name = list(case.scenario.key), case.scenario.name
     requested = case.requested().select(key)
     for there, here, what in (
-        (requested, scores.keys, "requested, and not accounted for"),
-        (scores.keys, requested, "accounted for, and not requested"),
-        (scores.rows, requested, "published, and not requested"),
+        (requested, scores.keys, "requested but not accounted for"),
+        (scores.keys, requested, "accounted for but not requested"),
+        (scores.rows, requested, "published but not requested"),
         (
             scores.keys.filter(pl.col("status").is_in(["scored", "fallback"])),
             scores.rows,
-            "scored, without a row",
+            "scored but have no row",
         ),
     ):
         lost = there.select(key).unique().join(here.select(key), on=key, how="anti").sort(key)
@@ -194,13 +194,15 @@ def _check_keys(case: _Case, scores: Scores) -> None:
             raise ScenarioError(name, LOST_KEY, f"{lost.height} keys were {what}, such as {lost.row(0)}.")
     if scores.keys.height != scores.keys.select(key).n_unique():
         raise ScenarioError(name, LOST_KEY, "A key was accounted for more than once.")
-    unknown = set(scores.keys["status"]) - _STATUSES
-    if unknown:
-        raise ScenarioError(name, LOST_KEY, f"Statuses {unknown} are not among {sorted(_STATUSES)}.")
+    extra = set(scores.keys["status"]) - _STATUSES
+    if extra:
+        raise ScenarioError(
+            name, LOST_KEY, f"Statuses {extra} are unknown. Expected one of {sorted(_STATUSES)}."
+        )
 
 
 def _training_difference(one: Trained, other: Trained) -> str:
-    """In words, the first file or figure in which two bundles differ; empty where none does."""
+    """The first file or figure in which two bundles differ, in words; empty where they are equal."""
     if set(one.files) != set(other.files):
         return f"The files are {sorted(one.files)} and {sorted(other.files)}."
     for name, file in one.files.items():

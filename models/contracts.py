@@ -1,4 +1,4 @@
-"""Rows as they came -> rows that keep a contract, typed, and those that break it, each with the rule."""
+"""Raw rows -> typed rows that satisfy a contract, and rows that break it, each with the rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
     from models.schemas import dy
 
 MARK = "·"
-"""Begins the names of columns that exist only while ingesting, so that they meet no column of a source."""
+"""The prefix of columns that exist only while ingesting, so that they never collide with a column of a source."""
 ROW, RULE, KNOWN = f"{MARK} row", f"{MARK} rule", f"{MARK} known"
 QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "rule": pl.String}
-"""The shape of bad rows: where from, the row as it came, as JSON, and the first rule that it breaks."""
+"""The schema of bad rows: their source, the raw row as JSON, and the first rule that it breaks."""
 _NUMERIC_SHARE = 0.95
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "--", "#value!", "#div/0!",
     "bad", "bad input", "no data", "i/o timeout")  # fmt: skip
-"""Words for an unknown number, in lower case: of databases, pandas, Excel and historians of plants."""
+"""Words for an unknown number, in lower case, from databases, pandas, Excel and plant historians."""
 Decimals = Literal["comma", "point"]
-"""What decimals are written with."""
+"""The decimal separator."""
 Duplicates = Literal["add", "average", "last", "refuse"]
-"""What becomes of rows of a file with the same unique columns that differ in others."""
+"""What to do with rows of a file that have the same unique columns and differ in others."""
 _CONTROL = r"[\x00-\x1f\x7f]"
 FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 _YES = ("y", "j", "ja", "wahr", "o", "oui", "vrai", "si", "sí", "s", "sì", "vero",
     "verdadero", "sim", "tak", "да")  # fmt: skip
 _NO = ("n", "nein", "nee", "nej", "falsch", "non", "faux", "não", "nie", "нет")
 _FLAG_WORDS = FLAGS | dict.fromkeys(_YES, "1") | dict.fromkeys(_NO, "0")
-"""What people's tables have for 1 and 0, in lower case."""
+"""Words for 1 and 0 in people's tables, in lower case."""
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """`good` rows, typed; `bad` has `ROW` and `RULE` of the others; `ignored` columns were not looked at.
+    """`good` rows, typed; `bad` has `ROW` and `RULE` of the others; `ignored` columns were not read.
 
-    `merged` counts rows that are in `good` by another one with the same unique columns.
+    `merged` counts rows that another row with the same unique columns represents in `good`.
     """
 
     good: pl.DataFrame
@@ -51,10 +51,10 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Folded:
-    """What rows make of those that are stored.
+    """The result of folding rows into the stored ones.
 
-    `new` are rows to add, `changed` rows that take the place of stored ones. `repeated` counts rows
-    that were stored already. `refused` are rows that cannot be taken any more, with `RULE`. `superseded`
+    `new` are rows to add, `changed` rows that replace stored ones. `repeated` counts rows
+    that were stored already. `refused` are rows that can no longer be accepted, with `RULE`. `superseded`
     counts rows that later ones among them replace.
     """
 
@@ -80,32 +80,32 @@ def accept(
 ) -> Accepted:
     """`raw`, numbered by `ROW`, split by a contract. Of rows with the same `unique` columns one is good.
 
-    Where they are not the same in all columns, `duplicates` says what becomes of them; `ContractError` where
-    it does not. `add` sums the columns in `amounts`, and averages the other numbers. With `covariates`, further columns
-    of numbers are kept, and those of text with at most so many different `words`; None: any number of them.
+    Where they differ in other columns, `duplicates` says what to do; without it `ContractError` is raised.
+    `add` sums the columns in `amounts` and averages the other numbers. With `covariates`, further numeric
+    columns are kept, and text columns with at most `words` distinct values; None: any number.
 
-    Times without an offset of their own are in `timezone`; raises `ContractError` where that is None. `dates`
-    says whether the day or the month comes first, where that cannot be seen. Rows whose time is after
+    Times without an offset are in `timezone`; raises `ContractError` where that is None. `dates`
+    says whether the day or the month comes first, where the column does not show it. Rows whose time is after
     `latest`, or far from all others, are bad.
     """
     required = schema.column_names()
     texts: list[pl.Series] = []
     further: list[str] = []
     if covariates:
-        given = raw
+        source = raw
         raw = raw.with_columns(_as_numbers(raw[c]) for c in raw.columns if c not in (ROW, *required))
         further = _numeric(raw, exclude=required)
-        texts = _texts(given.drop(ROW, *required, *further), words)
+        texts = _texts(source.drop(ROW, *required, *further), words)
         raw = raw.with_columns(texts)
-    kept = (ROW, *required, *further, *(text.name for text in texts))
-    ignored = tuple(c for c in raw.columns if c not in kept)
+    names = (ROW, *required, *further, *(text.name for text in texts))
+    ignored = tuple(c for c in raw.columns if c not in names)
     schema = _with_covariates(schema, further, [text.name for text in texts])
     columns = schema.columns()
-    wanted = raw.select(ROW, *schema.column_names())
-    typed = wanted.select(
-        ROW, *(_cast(wanted[c], columns[c].dtype, timezone, dates).alias(c) for c in schema.column_names())
+    cells = raw.select(ROW, *schema.column_names())
+    typed = cells.select(
+        ROW, *(_cast(cells[c], columns[c].dtype, timezone, dates).alias(c) for c in schema.column_names())
     )
-    broken = _unparsable(wanted, typed)
+    broken = _unparsable(cells, typed)
     for column in unique:
         odd = _odd(typed.select(ROW, column), latest)
         broken = pl.concat([broken, odd.join(broken, on=ROW, how="anti")])
@@ -133,11 +133,11 @@ def _one_of_each(
         raise ContractError(_differing(differ, unique, values, amounts))
     if duplicates == "add" and not amounts:
         raise ContractError(
-            f"--duplicates add: rows of the same {', '.join(unique)} have nothing that can be added up. "
+            f"--duplicates add: rows with the same {', '.join(unique)} have no column that can be added up. "
             "Expected --duplicates average or --duplicates last."
         )
-    added = [pl.col(c).sum() if c in amounts and duplicates == "add" else _mean(good, c) for c in values]
-    merged = several.group_by(unique, maintain_order=True).agg(pl.col(ROW).last(), *added)
+    aggregates = [pl.col(c).sum() if c in amounts and duplicates == "add" else _mean(good, c) for c in values]
+    merged = several.group_by(unique, maintain_order=True).agg(pl.col(ROW).last(), *aggregates)
     rest = last.join(merged, on=list(unique), how="anti", nulls_equal=True)
     return pl.concat([rest, merged.select(rest.columns)]).sort(unique)
 
@@ -149,7 +149,7 @@ def _mean(rows: pl.DataFrame, column: str) -> pl.Expr:
 def _differing(
     differ: pl.DataFrame, unique: Sequence[str], values: Sequence[str], amounts: Sequence[str]
 ) -> str:
-    """What to say of rows that have the same unique columns and differ in others."""
+    """The message for rows that have the same unique columns and differ in others."""
     first = differ.filter(pl.struct(unique) == pl.struct(unique).first()).head(2)
     key = ", ".join(f"{c} {first[c][0]}" for c in unique)
     column = next(c for c in values if first[c].n_unique() > 1)
@@ -157,7 +157,7 @@ def _differing(
     return (
         f"{differ.select(unique).n_unique():,} combinations of {', '.join(unique)} have several rows that differ, "
         f"e.g. {key}: {column} is {' and '.join(map(str, first[column]))}. "
-        f"Say what becomes of them with --duplicates {', '.join(choices[:-1])} or {choices[-1]}."
+        f"Choose what to do with them: --duplicates {', '.join(choices[:-1])} or {choices[-1]}."
     )
 
 
@@ -167,35 +167,35 @@ def last_of_each(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     >>> last_of_each(pl.DataFrame({"key": ["b", "a", "b"], "value": [1, 2, 3]}), ["key"]).rows()
     [('a', 2), ('b', 3)]
     """
-    ordered = frame.sort(columns, maintain_order=True)
+    rows = frame.sort(columns, maintain_order=True)
     differs = [pl.col(c).ne_missing(pl.col(c).shift(-1)) for c in columns]
     is_last = pl.int_range(pl.len()) == pl.len() - 1
-    return ordered.filter(pl.any_horizontal(is_last, *differs))
+    return rows.filter(pl.any_horizontal(is_last, *differs))
 
 
-def replace(stored: pl.LazyFrame, rows: pl.DataFrame, unique: Sequence[str]) -> Folded:
-    """`rows`, each combination of `unique` once, take the place of stored ones where their values differ.
+def replace(table: pl.LazyFrame, rows: pl.DataFrame, unique: Sequence[str]) -> Folded:
+    """`rows`, each combination of `unique` once, replace rows of the stored `table` where their values differ.
 
-    Columns that `stored` has and `rows` lacks keep their stored values.
+    Columns that `table` has and `rows` lacks keep their stored values.
     """
-    names = stored.collect_schema().names()
-    kept = [c for c in names if c not in rows.columns]
-    compared = [c for c in rows.columns if c not in (*unique, "shard")]
-    before = {c: f"{MARK}{c}" for c in compared if c in names}
-    old = stored.select(
-        *unique, *kept, *(pl.col(c).alias(name) for c, name in before.items()), pl.lit(True).alias(KNOWN)
+    names = table.collect_schema().names()
+    others = [c for c in names if c not in rows.columns]
+    values = [c for c in rows.columns if c not in (*unique, "shard")]
+    before = {c: f"{MARK}{c}" for c in values if c in names}
+    old = table.select(
+        *unique, *others, *(pl.col(c).alias(name) for c, name in before.items()), pl.lit(True).alias(KNOWN)
     )
-    joined = rows.lazy().join(old, on=list(unique), how="left", maintain_order="left")
+    pairs = rows.lazy().join(old, on=list(unique), how="left", maintain_order="left")
     differs = [pl.col(c).ne_missing(pl.col(name)) for c, name in before.items()]
-    differs += [pl.col(c).is_not_null() for c in compared if c not in names]
-    known = pl.col(KNOWN).is_not_null()
-    news = joined.filter(pl.any_horizontal(~known, *differs)).select(*rows.columns, *kept, KNOWN).collect()
-    new, changed = (news.filter(one).drop(KNOWN) for one in (~known, known))
-    return Folded(new, changed, rows.height - news.height, _no_refusals(rows))
+    differs += [pl.col(c).is_not_null() for c in values if c not in names]
+    is_old = pl.col(KNOWN).is_not_null()
+    news = pairs.filter(pl.any_horizontal(~is_old, *differs)).select(*rows.columns, *others, KNOWN).collect()
+    new, changes = (news.filter(one).drop(KNOWN) for one in (~is_old, is_old))
+    return Folded(new, changes, rows.height - news.height, _no_refusals(rows))
 
 
 def appended(rows: pl.DataFrame) -> Folded:
-    """`rows`, all new."""
+    """`rows`, all of them new."""
     return Folded(rows, rows.clear(), 0, _no_refusals(rows))
 
 
@@ -204,7 +204,7 @@ def _no_refusals(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _valid(schema: "type[dy.Schema]", typed: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows that keep the rules of `schema`, and for each other row the first rule that it breaks."""
+    """The rows that satisfy `schema`, and for each other row the first rule that it breaks."""
     from models.schemas import dy
 
     contract: type[dy.Schema] = type("Numbered", (schema,), {"row": dy.UInt32(alias=ROW)})
@@ -218,30 +218,30 @@ def _valid(schema: "type[dy.Schema]", typed: pl.DataFrame) -> tuple[pl.DataFrame
 def _with_covariates(schema: "type[dy.Schema]", numbers: list[str], texts: list[str]) -> "type[dy.Schema]":
     from models.schemas import dy
 
-    added: dict[str, Any] = {
+    fields: dict[str, Any] = {
         f"covariate_{i}": dy.Float64(alias=c, nullable=True) for i, c in enumerate(numbers)
     }
-    added |= {f"text_{i}": dy.String(alias=c, nullable=True) for i, c in enumerate(texts)}
-    return type(schema.__name__, (schema,), added)
+    fields |= {f"text_{i}": dy.String(alias=c, nullable=True) for i, c in enumerate(texts)}
+    return type(schema.__name__, (schema,), fields)
 
 
 def _texts(columns: pl.DataFrame, words: int | None) -> list[pl.Series]:
-    """Columns of text without blanks around it, null where nothing is left; with at most so many different `words`."""
-    found = []
+    """Stripped text columns, null where empty, that have at most `words` distinct values."""
+    texts = []
     for column in columns.iter_columns():
         if column.dtype not in _TEXT or column.name == "shard" or "`" in column.name:
             continue
         text = column.cast(pl.String).str.strip_chars().replace("", None)
         different = text.drop_nulls().str.to_lowercase().n_unique()
         if different and (words is None or different <= words):
-            found.append(text)
-    return found
+            texts.append(text)
+    return texts
 
 
 def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
-    """Further columns that hold numbers: by type, or, where all is text, by nearly all of their values.
+    """Further columns that hold numbers: by their type or, for text, by nearly all of their values.
 
-    `shard` is not one of them, nor is a name that a Delta table cannot hold.
+    `shard` is not one of them, nor is a column whose name a Delta table does not allow.
     """
     names = []
     for column in raw.drop(ROW, *exclude).iter_columns():
@@ -257,7 +257,7 @@ def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
 
 
 def _as_numbers(values: pl.Series) -> pl.Series:
-    """Text of a covariate with null for unknown ones and, where all others are flags, 1 and 0 for those.
+    """Text of a covariate with null for unknown values and, where all others are flags, 1 and 0 for those.
 
     >>> _as_numbers(pl.Series(["TRUE", "no", "NA", "I/O Timeout"])).to_list()
     ['1', '0', None, None]
@@ -275,7 +275,7 @@ def _as_numbers(values: pl.Series) -> pl.Series:
 
 
 def _odd(rows: pl.DataFrame, latest: datetime | None) -> pl.DataFrame:
-    """Rows (`ROW` and a unique column) that cannot be meant, with the rule: text with control characters, times."""
+    """Implausible rows (`ROW` and a unique column) with the rule: text with control characters, odd times."""
     column = rows.columns[1]
     if rows[column].dtype.is_temporal():
         return _implausible(rows, latest)
@@ -316,7 +316,7 @@ def _cast(values: pl.Series, dtype: Any, timezone: str | None, dates: DateOrder 
 
 
 def _unparsable(raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
-    """Rows in which a value is there but not of its column's type, with the first such column as the rule."""
+    """Rows with a value that is not of its column's type, with the first such column as the rule."""
     columns = [c for c in raw.columns if raw[c].dtype != typed[c].dtype]
     if not columns:
         return pl.DataFrame(schema={ROW: pl.UInt32, RULE: pl.String})

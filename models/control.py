@@ -1,21 +1,21 @@
 """Control charts: is a measure worse now than chance would explain?
 
-A point is the measure over a week or a day of what was published; the points before the first published one
+A point is the measure of published rows over a week or a day; the points before the first published one
 are those of the backtest. Its limits are those of a prediction interval for one more point like the
 `BASELINE` ones before it, on the square-root scale, which steadies the variance of counts and of skewed
 ratios (Bartlett 1936, JRSS Supplement 3)::
 
     mean +- t(1 - alpha, n - 1) * s * sqrt(1 + 1/n)
 
-Unlike the three sigma of a Shewhart chart for individuals they are right for few points, too: where points
-are alike and independent, one of 1 / `FALSE_ALARMS` is beyond a limit that is watched, however small n is (Hahn &
-Meeker 1991, Statistical Intervals, chapter 4). Points that follow a season, or each other, are beyond them
+Unlike the three sigma of a Shewhart chart for individuals, they are valid for few points, too: where points
+are identically distributed and independent, one in 1 / `FALSE_ALARMS` is beyond a watched limit, however small n
+is (Hahn & Meeker 1991, Statistical Intervals, chapter 4). Points with a season or autocorrelation are beyond them
 more often.
 
-`degraded` is a point beyond a watched limit. It is left out of the baseline of later points, unless fewer than
-`FEWEST` are left: what stays worse becomes the new normal in the end. A published point of less than half
-as many rows as the published ones before it, such as of a day that is not over, is `incomplete`: not
-judged, and in no baseline.
+A point beyond a watched limit is `degraded`. It is left out of the baseline of later points, unless fewer than
+`FEWEST` remain: a lasting degradation eventually becomes the new normal. A published point with less than half
+as many rows as the published ones before it, such as that of the current day, is `incomplete`: it is not
+judged, and not part of any baseline.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ watched), `incomplete`, or `unknown` where there are no limits yet, and of the b
 
 @dataclass(frozen=True)
 class Limits:
-    """Centre and limits for one more point, in the units of the measure, and how many points they come from."""
+    """Centre and limits for one more point, in the units of the measure, and the number of points behind them."""
 
     low: float
     centre: float
@@ -60,9 +60,9 @@ class Limits:
 
 
 def limits(values: Sequence[float], tail: float = FALSE_ALARMS) -> Limits | None:
-    """The limits beyond each of which one more value lies with a chance of `tail`; None where nothing can be said.
+    """The limits, beyond each of which one more value lies with probability `tail`; None where they are undefined.
 
-    That is with fewer than `FEWEST` values, or values that are all the same. Values are not negative.
+    They are undefined for fewer than `FEWEST` values, or values that are all equal. Values are not negative.
 
     >>> found = limits([0.25, 0.16, 0.25, 0.36])
     >>> round(found.centre, 2), found.baseline
@@ -87,44 +87,47 @@ def points(
     """The points of `charts` with their limits and verdicts, see `CONTROL`, by chart, series and period.
 
     `published` and `backtest` are tallies (`models.scenario.TALLIES`) of any number of `as_of`s; those of the
-    backtest count as far as they are before the first published point. Limits follow from earlier points only.
+    backtest count up to the first published point. Limits depend on earlier points only.
     """
     place = ["chart", "series", "period"]
-    found = []
+    sums_by_source = []
     for source, tallies in ((BACKTEST, backtest), (PUBLISHED, published)):
         sums = tallies.group_by(place).agg(pl.col("numerator", "denominator", "rows").sum())
-        known = sums.filter(pl.col("denominator") > 0, pl.col("chart").is_in(list(charts)))
-        found.append(known.with_columns(pl.lit(source).alias("source")))
-    first = found[1].group_by("chart", "series").agg(pl.col("period").min().alias("first"))
+        valid = sums.filter(pl.col("denominator") > 0, pl.col("chart").is_in(list(charts)))
+        sums_by_source.append(valid.with_columns(pl.lit(source).alias("source")))
+    first = sums_by_source[1].group_by("chart", "series").agg(pl.col("period").min().alias("first"))
     before = (
-        found[0].join(first, on=["chart", "series"]).filter(pl.col("period") < pl.col("first")).drop("first")
+        sums_by_source[0]
+        .join(first, on=["chart", "series"])
+        .filter(pl.col("period") < pl.col("first"))
+        .drop("first")
     )
-    every = pl.concat([before, found[1]]).sort(place)
+    every = pl.concat([before, sums_by_source[1]]).sort(place)
     rows: list[dict[str, Any]] = []
     for (chart, _), series in every.group_by("chart", "series", maintain_order=True):
-        rows += _judged(series, charts[str(chart)])
+        rows += _points_of(series, charts[str(chart)])
     return pl.DataFrame(rows, schema=CONTROL).sort(place)
 
 
-def _judged(series: pl.DataFrame, chart: ControlChart) -> list[dict[str, Any]]:
-    """The points of one series, oldest first, each by those before it."""
-    done: list[dict[str, Any]] = []
+def _points_of(series: pl.DataFrame, chart: ControlChart) -> list[dict[str, Any]]:
+    """The points of one series, oldest first, each judged by the ones before it."""
+    points: list[dict[str, Any]] = []
     for row in series.iter_rows(named=True):
         value = row["numerator"] / row["denominator"]
         point = {name: row[name] for name in ("chart", "series", "period", "source", "rows")} | {
             "value": value
         }
-        complete = [one for one in done if one["verdict"] != "incomplete"]
-        found = limits(_baseline(complete), _tail(chart)) if row["source"] == PUBLISHED else None
-        if found:
+        complete = [one for one in points if one["verdict"] != "incomplete"]
+        bounds = limits(_baseline(complete), _tail(chart)) if row["source"] == PUBLISHED else None
+        if bounds:
             point |= {
-                "low": found.low,
-                "centre": found.centre,
-                "high": found.high,
-                "baseline": found.baseline,
+                "low": bounds.low,
+                "centre": bounds.centre,
+                "high": bounds.high,
+                "baseline": bounds.baseline,
             }
-        done.append(point | {"verdict": _verdict(point, found, complete, chart)})
-    return done
+        points.append(point | {"verdict": _verdict(point, bounds, complete, chart)})
+    return points
 
 
 def _tail(chart: ControlChart) -> float:
@@ -138,23 +141,21 @@ def _baseline(points: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def _verdict(
-    point: Mapping[str, Any], found: Limits | None, before: Sequence[Mapping[str, Any]], chart: ControlChart
+    point: Mapping[str, Any], bounds: Limits | None, before: Sequence[Mapping[str, Any]], chart: ControlChart
 ) -> str:
     usual = sorted(one["rows"] for one in before[-BASELINE:] if one["source"] == PUBLISHED)
     if point["source"] == PUBLISHED and usual and point["rows"] < usual[len(usual) // 2] / 2:
         return "incomplete"
-    if found is None:
+    if bounds is None:
         return "unknown"
-    if point["value"] > found.high:
+    if point["value"] > bounds.high:
         return "degraded"
-    if point["value"] < found.low:
+    if point["value"] < bounds.low:
         return "degraded" if chart.worse == "either side" else "improved"
     return "as expected"
 
 
 def newest(control: pl.DataFrame) -> pl.DataFrame:
     """The newest published point of each series that was judged."""
-    judged = control.filter(pl.col("source") == PUBLISHED, pl.col("verdict") != "incomplete")
-    return (
-        judged.sort("period").group_by("chart", "series", maintain_order=True).last().sort("chart", "series")
-    )
+    rows = control.filter(pl.col("source") == PUBLISHED, pl.col("verdict") != "incomplete")
+    return rows.sort("period").group_by("chart", "series", maintain_order=True).last().sort("chart", "series")

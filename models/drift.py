@@ -1,18 +1,18 @@
-"""Drift: whether what a bundle is given now is still what it was trained on.
+"""Drift: whether a bundle's inputs still resemble those that it was trained on.
 
 Rows are wide: `cycle`, the time of the cycle that they belong to, and a column per feature, numbers or
-text. Null is a missing value. NaN is no value at all, such as the relative price of a product without a
+text. Null is a missing value. NaN is not applicable, such as the relative price of a product without a
 past: those rows do not count for that feature.
 
-How far apart two samples are is the population stability index (PSI), for which a textbook calls 0.1
-moderate and 0.25 large. But inputs have seasons, and the rows of a cycle depend on each other: weeks that
-nobody would call unusual can differ by more. So the limit is learnt from the past: each cycle of the
-reference is compared with all others of it, and the limit is beyond all of them, and their upper
+The distance between two samples is the population stability index (PSI), of which textbooks call 0.1
+moderate and 0.25 large. But inputs have seasons, and the rows of a cycle depend on each other: perfectly
+ordinary weeks can differ by more. So the limit is learnt from the past: each cycle of the
+reference is compared with all others, and the limit is above all of these values and above their upper
 prediction limit, see `Usual`.
 
-That limit lies where the past has no values: a rate of 1 in 1,000 that 16 features share is 1 cycle in 16,000
-for each, and the past has a hundred or so. The PSI of few rows goes beyond it several times as often. So one
-excess is no alarm, but a second in the next cycle is, or one so far beyond that no doubt is left.
+That limit lies where the past has no values: a rate of 1 in 1,000 split among 16 features is 1 cycle in 16,000
+for each, and the past has a hundred or so. With few rows, the PSI exceeds it several times as often. So one
+excess is not an alarm, but a second one in the next cycle is, or one that is far beyond the limit.
 
 Siddiqi (2006), Credit Risk Scorecards, for the PSI; Whitmore (1986), The American Statistician 40(2), for
 prediction limits.
@@ -45,10 +45,10 @@ SCHEMA: dict[str, Any] = {
     "cycles": pl.Int64,
 }
 """`psi` of the current cycle against the reference, `usual` its median among the cycles of the reference,
-`limit` the one that it has to exceed, see `Rule`, `p_value` the chance of one as high, of one feature in one cycle.
-`distance` is the greatest difference of shares: Kolmogorov-Smirnov for numbers, total variation for text.
+`limit` the value that it has to exceed, see `Rule`, `p_value` the probability of a value as high, for one feature in
+one cycle. `distance` is the greatest difference of shares: Kolmogorov-Smirnov for numbers, total variation for text.
 `unseen` is the share of values outside the reference's range, or not among its values. `rows` are those of
-the current cycle, `cycles` those of the reference that could be compared. Null where it is not known.
+the current cycle, `cycles` those of the reference that could be compared. Null where unknown.
 """
 
 _ROOT = 1 / 6
@@ -66,65 +66,65 @@ class Rule:
     """When a feature has drifted: beyond its limit in two successive cycles, or far beyond it in one."""
 
     rate: float = 0.001
-    """Cycles with a false alarm, as a share, over all features together."""
+    """Share of cycles with a false alarm, over all features together."""
     far: float = 2.0
-    """One cycle is enough where the PSI is more than so many times its limit."""
+    """One cycle is enough where the PSI is more than this multiple of its limit."""
     material: float = 0.1
-    """A PSI below this is no alarm, however unusual it is."""
+    """A PSI below this is not an alarm, however unusual it is."""
     fewest_rows: int = 2
-    """So many rows, where there never were any, are no alarm by themselves."""
+    """This many rows in a bin that was empty before are not an alarm by themselves."""
     fewest_cycles: int = 12
-    """With fewer cycles to compare with, nothing is an alarm."""
+    """With fewer cycles in the reference, nothing is an alarm."""
     bins: int = 5
     """Bins of numbers, by quantiles of the reference; fewer where a cycle has few rows."""
 
 
 def drift(reference: pl.DataFrame, current: pl.DataFrame, rule: Rule | None = None) -> pl.DataFrame:
-    """Each feature of each cycle of `current` against `reference`, which has many; see `SCHEMA`. The worst first.
+    """Each feature of each cycle of `current` against the many cycles of `reference`; see `SCHEMA`. The worst first.
 
     The cycles of `current` are successive; the one before the first of them counts as usual.
-    Ranked are, within a cycle, drifted features before others, by how many times their limit the PSI is;
-    ties by name. Features that only one of the two has are left out.
+    Within a cycle, drifted features rank before others, then by the ratio of the PSI to its limit, then
+    by name. Features that are missing in one of the two are left out.
     """
     rule = rule or Rule()
     features = [name for name in reference.columns if name != CYCLE and name in current.columns]
-    found = [line for name in features for line in _feature(reference, current, name, rule, len(features))]
+    records = [line for name in features for line in _feature(reference, current, name, rule, len(features))]
     schema: dict[str, Any] = {CYCLE: current.schema[CYCLE], **SCHEMA}
-    lines = pl.DataFrame(found, schema={name: dtype for name, dtype in schema.items() if name != "rank"})
+    lines = pl.DataFrame(records, schema={name: dtype for name, dtype in schema.items() if name != "rank"})
     parts = [ranked(part) for _, part in lines.group_by(CYCLE, maintain_order=True)]
     return pl.concat(parts).sort(CYCLE, "rank").select(list(schema)) if parts else pl.DataFrame(schema=schema)
 
 
 def ranked(lines: pl.DataFrame) -> pl.DataFrame:
-    """Lines of one cycle in their order, with `rank`; see `drift`."""
+    """Lines of one cycle in the order of their `rank`; see `drift`."""
     excess = (pl.col("psi") / pl.col("limit")).fill_null(-1.0)
-    ordered = lines.sort("drifted", excess, "feature", descending=[True, True, False])
-    return ordered.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("rank"))
+    rows = lines.sort("drifted", excess, "feature", descending=[True, True, False])
+    return rows.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("rank"))
 
 
 def psi(counts: Counts, reference: Counts) -> Counts:
     """Population stability index of each row of `counts` against its row of `reference`; bins are columns.
 
-    Sum over the bins of the difference of shares times the logarithm of their ratio, 0 where they are
-    equal. A bin of the reference counts half a row more than it has, and a sample one row more than it
-    has, spread like the reference: so an empty bin costs what so few rows can tell, and no more.
+    The sum over the bins of the difference of shares times the logarithm of their ratio, 0 where they are
+    equal. Half a row is added to each bin of the reference, and one row, spread like the reference, to a
+    sample, so that an empty bin counts no more than so few rows justify.
 
     >>> psi(np.array([[50.0, 50.0], [0.0, 100.0]]), np.array([[500.0, 500.0], [500.0, 500.0]])).round(2).tolist()
     [0.0, 2.63]
     """
-    expected = (reference + 0.5) / (reference + 0.5).sum(axis=1, keepdims=True)
-    share = (counts + expected) / (counts.sum(axis=1, keepdims=True) + 1)
-    found: Counts = ((share - expected) * np.log(share / expected)).sum(axis=1)
-    return np.maximum(found, 0.0)
+    weights = (reference + 0.5) / (reference + 0.5).sum(axis=1, keepdims=True)
+    share = (counts + weights) / (counts.sum(axis=1, keepdims=True) + 1)
+    divergence: Counts = ((share - weights) * np.log(share / weights)).sum(axis=1)
+    return np.maximum(divergence, 0.0)
 
 
 @dataclass(frozen=True)
 class Usual:
-    """What the PSI of cycles of the reference is, each against the others.
+    """The distribution of the PSI of the reference's cycles, each against the others.
 
-    Of a further cycle's, `(root - mean) / error` has Student's t distribution with `freedom` degrees of
-    freedom. The root is the sixth one: the cube root makes the PSI of independent rows nearly normal, the
-    logarithm one that varies by factors, and rows of a cycle are something in between.
+    For the PSI of a further cycle, `(root - mean) / error` has Student's t distribution with `freedom` degrees of
+    freedom. The root is the sixth root: the cube root makes the PSI of independent rows nearly normal, the
+    logarithm a PSI that varies by factors, and rows of a cycle are in between.
     """
 
     median: float
@@ -137,27 +137,29 @@ class Usual:
     def of(cls, values: Counts) -> "Usual":
         """From the PSI of at least three cycles, in their order.
 
-        Neighbours that resemble each other tell less than as many independent ones: `n` count as
-        `n (1 - r) / (1 + r)`, where r is the autocorrelation. Where the past hardly varies, as of something
-        that has not happened yet, a PSI is taken to vary by half of itself.
+        Autocorrelated cycles are less informative than independent ones: `n` count as
+        `n (1 - r) / (1 + r)`, where r is the autocorrelation. Where the past hardly varies, as for an event
+        that has not happened yet, the PSI is assumed to vary by half of itself.
         """
         roots = values**_ROOT
         mean = float(roots.mean())
         about = roots - mean
         r = float(np.clip((about[1:] @ about[:-1]) / max(float(about @ about), 1e-12), 0, 0.9))
         effective = max(len(roots) * (1 - r) / (1 + r), 3.0)
-        spread = max(math.sqrt(float(about @ about) / (len(roots) - 1)), _LEAST_SPREAD * _ROOT * mean, 1e-9)
-        error = spread * math.sqrt(1 + 1 / effective)
+        deviation = max(
+            math.sqrt(float(about @ about) / (len(roots) - 1)), _LEAST_SPREAD * _ROOT * mean, 1e-9
+        )
+        error = deviation * math.sqrt(1 + 1 / effective)
         return cls(float(np.median(values)), float(values.max()), mean, error, effective - 1)
 
     def limit(self, rate: float) -> float:
-        """The value that a further one exceeds with probability `rate`; not below the highest there was."""
+        """The value that a further one exceeds with probability `rate`; not below the highest value so far."""
         from scipy.stats import t
 
         return max((self.mean + float(t.isf(rate, self.freedom)) * self.error) ** (1 / _ROOT), self.highest)
 
     def p_value(self, value: float) -> float:
-        """The chance of a further value as high as `value`."""
+        """The probability of a further value as high as `value`."""
         from scipy.stats import t
 
         return float(t.sf((value**_ROOT - self.mean) / self.error, self.freedom))
@@ -167,7 +169,7 @@ def _feature(
     reference: pl.DataFrame, current: pl.DataFrame, name: str, rule: Rule, features: int
 ) -> list[dict[str, object]]:
     """The lines of one feature, one per cycle of `current`, without their ranks."""
-    before = _counted(reference, name)
+    before = _pairs(reference, name)
     nothing = {"feature": name, "drifted": False, "rows": 0, "cycles": 0}
     if before.is_empty():
         return [{CYCLE: cycle, **nothing} for cycle in current[CYCLE].unique().sort()]
@@ -178,12 +180,12 @@ def _feature(
     values, cycles = _among_themselves(before, place, bins.number)
     usual = Usual.of(values) if cycles >= rule.fewest_cycles else None
     usual_limit = None if usual is None else max(usual.limit(rule.rate / features), rule.material)
-    counted = _counted(current, name)
-    by_cycle = counted.partition_by(CYCLE, as_dict=True)
+    values_now = _pairs(current, name)
+    by_cycle = values_now.partition_by(CYCLE, as_dict=True)
     lines: list[dict[str, object]] = []
     again = False
     for cycle in current[CYCLE].unique().sort():
-        new = by_cycle.get((cycle,), counted.clear())[name]
+        new = by_cycle.get((cycle,), values_now.clear())[name]
         limit = (
             None
             if usual_limit is None
@@ -196,28 +198,28 @@ def _feature(
             value = float(psi(this, everything)[0])
             excess = value / limit if limit else 0.0
             drifted = excess > (1.0 if again else rule.far)
-            line |= {"psi": value, "drifted": drifted, **_described(old, new)}
+            line |= {"psi": value, "drifted": drifted, **_description(old, new)}
             line |= {} if usual is None else {"usual": usual.median, "p_value": usual.p_value(value)}
         again = excess > 1
         lines.append(line)
     return lines
 
 
-def _counted(rows: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Cycle and value of the rows that count for a feature; truth values as numbers."""
+def _pairs(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Cycle and value of the rows that count for a feature; booleans as numbers."""
     column = pl.col(name)
-    found = rows.select(CYCLE, column)
-    if found.schema[name].is_float():
-        return found.filter(column.is_not_nan() | column.is_null()).with_columns(column.cast(pl.Float64))
-    if found.schema[name] == pl.String:
-        return found
-    return found.with_columns(column.cast(pl.Float64))
+    pairs = rows.select(CYCLE, column)
+    if pairs.schema[name].is_float():
+        return pairs.filter(column.is_not_nan() | column.is_null()).with_columns(column.cast(pl.Float64))
+    if pairs.schema[name] == pl.String:
+        return pairs
+    return pairs.with_columns(column.cast(pl.Float64))
 
 
 def _among_themselves(rows: pl.DataFrame, place: NDArray[np.int64], bins: int) -> tuple[Counts, int]:
-    """PSI of each cycle against all others, in order; and their number.
+    """The PSI of each cycle against all others, in order, and the number of cycles.
 
-    Cycles with less than half the rows of the median cycle are not compared: of few rows it is high by chance.
+    Cycles with less than half the rows of the median cycle are left out: with few rows the PSI is high by chance.
     """
     cycle = rows[CYCLE].rank("dense").to_numpy().astype(np.int64) - 1
     number = int(cycle.max()) + 1
@@ -228,22 +230,22 @@ def _among_themselves(rows: pl.DataFrame, place: NDArray[np.int64], bins: int) -
 
 
 def _of_few_rows(reference: Counts, rows: int, few: int) -> float:
-    """PSI of so many `rows` that are spread like the reference but for a `few`, which are in its rarest bin."""
+    """The PSI of `rows` rows that are spread like the reference, except that `few` of them are in its rarest bin."""
     few = min(few, rows)
     counts = reference / reference.sum() * (rows - few)
     counts[0, reference[0].argmin()] += few
     return float(psi(counts, reference)[0])
 
 
-def _described(old: pl.Series, new: pl.Series) -> dict[str, float | None]:
-    """What is told beside the PSI: distance, means, and shares of missing and unseen values. `old` is sorted."""
-    found: dict[str, float | None] = {
+def _description(old: pl.Series, new: pl.Series) -> dict[str, float | None]:
+    """The further figures of a line: distance, means, and shares of missing and unseen values. `old` is sorted."""
+    facts: dict[str, float | None] = {
         "missing_before": old.null_count() / len(old),
         "missing_now": new.null_count() / len(new),
     }
     a, b = old.drop_nulls(), new.drop_nulls()
     if a.is_empty() or b.is_empty():
-        return found
+        return facts
     if a.dtype == pl.String:
         shares = [one.value_counts(normalize=True, name="share").sort(a.name) for one in (a, b)]
         both = (
@@ -253,9 +255,9 @@ def _described(old: pl.Series, new: pl.Series) -> dict[str, float | None]:
         )
         distance = np.abs(both["share"].to_numpy() - both["share_now"].to_numpy()).sum() / 2
         unseen = ~b.is_in(a.unique().implode()).to_numpy()
-        return found | {"distance": float(distance), "unseen": float(np.mean(unseen))}
+        return facts | {"distance": float(distance), "unseen": float(np.mean(unseen))}
     x, y = a.to_numpy(), b.sort().to_numpy()
-    return found | {
+    return facts | {
         "distance": _distance(x, y),
         "unseen": float(np.mean((y < x[0]) | (y > x[-1]))),
         "mean_before": float(np.mean(x)),
@@ -264,7 +266,7 @@ def _described(old: pl.Series, new: pl.Series) -> dict[str, float | None]:
 
 
 def _distance(x: Counts, y: Counts) -> float:
-    """The greatest difference of the distribution functions of sorted `x` and `y`: it is at a value of `y`."""
+    """The greatest difference of the distribution functions of sorted `x` and `y`, which is at a value of `y`."""
     sides: tuple[Literal["left"], Literal["right"]] = ("left", "right")
     shares = [[np.searchsorted(one, y, side=side) / len(one) for one in (x, y)] for side in sides]
     return float(max(np.abs(a - b).max() for a, b in shares))
@@ -274,7 +276,7 @@ def _distance(x: Counts, y: Counts) -> float:
 class _Bins:
     """The bins of a feature: missing values are the first; numbers by `edges`, or text by `names`.
 
-    A number lies in the bin that begins with the last edge up to it. Text that the reference has not is
+    A number lies in the bin that begins at the last edge up to it. Text that is not in the reference is in
     the last bin.
     """
 
@@ -283,21 +285,23 @@ class _Bins:
 
     @classmethod
     def of(cls, values: pl.Series, rows: float, most: int) -> "_Bins":
-        """For a reference of `values`, in cycles of about so many `rows`.
+        """For a reference of `values`, in cycles of about `rows` rows.
 
-        Bins of numbers end at quantiles, so that they hold about as many rows; the outermost hundredth
-        is a bin of its own on either side where there are enough rows, and so is a value that many rows share.
+        Bins of numbers end at quantiles, so that they hold about the same number of rows; the outermost hundredth
+        on either side is a separate bin where there are enough rows, and so is a value that many rows share.
         """
-        known = values.drop_nulls()
+        present = values.drop_nulls()
         if values.dtype == pl.String:
-            common = known.value_counts().sort("count", values.name, descending=[True, False])
+            common = present.value_counts().sort("count", values.name, descending=[True, False])
             names = common.head(_CATEGORIES).select(values.name).with_row_index("bin", offset=1)
             return cls(np.empty(0), names)
         inner = int(np.clip(rows / _ROWS_PER_BIN, 2, most))
         levels = [i / inner for i in range(1, inner)]
-        levels += [_TAIL, 1 - _TAIL] if len(known) * _TAIL >= _FEWEST_IN_TAIL else []
-        found = np.quantile(known.to_numpy(), sorted(levels), method="lower") if len(known) else np.empty(0)
-        edges, times = np.unique(found, return_counts=True)
+        levels += [_TAIL, 1 - _TAIL] if len(present) * _TAIL >= _FEWEST_IN_TAIL else []
+        quantiles = (
+            np.quantile(present.to_numpy(), sorted(levels), method="lower") if len(present) else np.empty(0)
+        )
+        edges, times = np.unique(quantiles, return_counts=True)
         own = edges[times > 1]
         return cls(np.unique(np.concatenate([edges, own, np.nextafter(own, np.inf)])))
 
@@ -310,6 +314,6 @@ class _Bins:
         if self.names is None:
             place = np.searchsorted(self.edges, values.fill_null(0.0).to_numpy(), side="right") + 1
         else:
-            named = values.to_frame().join(self.names, on=values.name, how="left", maintain_order="left")
-            place = named["bin"].fill_null(self.number - 1).to_numpy().astype(np.int64)
+            matches = values.to_frame().join(self.names, on=values.name, how="left", maintain_order="left")
+            place = matches["bin"].fill_null(self.number - 1).to_numpy().astype(np.int64)
         return np.where(values.is_null().to_numpy(), 0, place).astype(np.int64)

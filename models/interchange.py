@@ -1,16 +1,16 @@
-"""What a scenario hands to others: ONNX graphs of its estimators, and what they do not hold."""
+"""What a scenario exports: ONNX graphs of its estimators, and a description of what they do not contain."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
-"""Of `ai.onnx`, of `ai.onnx.ml` and of the file format: known to ONNX Runtime since 1.14 (2023)."""
+"""Versions of `ai.onnx`, of `ai.onnx.ml` and of the file format, which ONNX Runtime supports since 1.14 (2023)."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a graph: `columns` in their order, or one per row where there is a single one."""
+    """An input or output of a graph: a matrix with `columns` in their order, or without them one value per row."""
 
     name: str
     kind: str
@@ -30,8 +30,8 @@ class Graph:
 
 @dataclass(frozen=True)
 class Interchange:
-    """`graphs` to score with elsewhere, `facts` that a caller needs beside them, ready for JSON, and in
-    words what of the scenario's answer is `outside` the graphs."""
+    """`graphs` to score with elsewhere, `facts` that a caller needs to use them, ready for JSON, and
+    descriptions of what is `outside` the graphs."""
 
     graphs: Sequence[Graph]
     outside: Sequence[str]

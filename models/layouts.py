@@ -1,7 +1,7 @@
 """Layouts: how the files of other products hold a scenario's tables, by name (`--layout`).
 
-A layout is a short mapping on record. `Layout.columns` says what the table's columns are called there, and
-`Layout.arrange` makes rows of the table where files are of another shape. What the user maps with `--column` counts more.
+`Layout.columns` has the names of the table's columns in those files, and `Layout.arrange` converts files of another
+shape into rows of the table. The user's `--column` takes precedence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ from models.errors import ContractError
 from models.times import DateOrder, days
 
 TIMES = ("timestamp", "Timestamp", "TIMESTAMP", "time", "date")
-"""Names that a column of times often has."""
+"""Frequent names of the time column."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a source, or one member of a zip: its path for people, and its rows."""
+    """One file of a source, or one member of a zip: its path for messages, and its rows."""
 
     name: str
     frame: pl.LazyFrame
@@ -37,15 +37,15 @@ class Part:
 
     @property
     def folder(self) -> str | None:
-        """The name of the folder or zip that the file lies in, None where its path names none."""
+        """The name of the folder or zip that contains the file; None where its path names none."""
         above = self.name.rpartition("/")[0].rpartition("/")[2]
         return above.removesuffix(".zip") or None
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What an ingest asks of a layout: the table; by table the name of its source, without folders and endings; and
-    what the user said of columns and dates."""
+    """An ingest's request to a layout: the table; the name of each table's source, without folders and endings; and
+    the user's options for columns and dates."""
 
     table: str
     sources: Mapping[str, str]
@@ -62,9 +62,9 @@ Arrange = Callable[[Sequence[Part], Asked], Sequence[Part]]
 
 @dataclass(frozen=True)
 class Layout:
-    """What files of a kind are, in a sentence, and how a table is made of them.
+    """A kind of files: `about` describes it in a sentence, the other fields say how a table is made of them.
 
-    `columns` has for a column of a table the names that it may have, of which the first one that a file has is taken.
+    `columns` has the possible names of each column of a table; the first one that a file has is used.
     `constants` are values of columns that a file lacks.
     """
 
@@ -75,53 +75,53 @@ class Layout:
 
     def mapping(self, columns: Sequence[str]) -> dict[str, str]:
         """Column of the table -> column of a file that has `columns`."""
-        found = {new: next((n for n in names if n in columns), None) for new, names in self.columns.items()}
-        return {new: old for new, old in found.items() if old is not None}
+        matches = {new: next((n for n in names if n in columns), None) for new, names in self.columns.items()}
+        return {new: old for new, old in matches.items() if old is not None}
 
 
 def with_header(part: Part, names: Sequence[str]) -> Part:
-    """A part under `names` where its first line is no header but a row, as it is where that begins with a time."""
-    found = part.columns
-    if len(found) < len(names) or {*names} & {*found}:
+    """A part with the column `names` where its first line is not a header but a row, which contains a time."""
+    header = part.columns
+    if len(header) < len(names) or {*names} & {*header}:
         return part
-    if not days(pl.Series(found)).is_not_null().any():
+    if not days(pl.Series(header)).is_not_null().any():
         return part
-    full = [*names, *(f"column {n}" for n in range(len(names) + 1, len(found) + 1))]
-    first = pl.LazyFrame([found], schema=dict.fromkeys(full, pl.String), orient="row")
-    rest = part.frame.select(pl.all().cast(pl.String)).rename(dict(zip(found, full, strict=True)))
+    full = [*names, *(f"column {n}" for n in range(len(names) + 1, len(header) + 1))]
+    first = pl.LazyFrame([header], schema=dict.fromkeys(full, pl.String), orient="row")
+    rest = part.frame.select(pl.all().cast(pl.String)).rename(dict(zip(header, full, strict=True)))
     return Part(part.name, pl.concat([first, rest]))
 
 
-def time_and_others(part: Part, asked: Asked) -> tuple[str, list[str]]:
-    """The column with the time, which the user names or is called so or comes first, and the others."""
+def time_and_others(part: Part, request: Asked) -> tuple[str, list[str]]:
+    """The time column, which is the one that the user names, else one in `TIMES`, else the first; and the others."""
     columns = part.columns
-    wanted = (asked.mapping.get("time"), *TIMES)
-    time = next((c for c in wanted if c in columns), columns[0])
+    candidates = (request.mapping.get("time"), *TIMES)
+    time = next((c for c in candidates if c in columns), columns[0])
     return time, [c for c in columns if c != time]
 
 
 def day(column: str, order: DateOrder | None) -> pl.Expr:
-    """A column of dates as such; the order of day and month is seen from all of it."""
+    """A column as dates; the order of day and month is inferred from the whole column."""
     return pl.col(column).map_batches(lambda values: days(values, order), return_dtype=pl.Date)
 
 
 def beside(
     base: Part, side: Part, on: Sequence[str], dated: Mapping[str, str], order: DateOrder | None
 ) -> Part:
-    """`base` with the columns of `side` that it lacks, for equal `on` and equal days; raises where none is equal.
+    """`base` with the columns of `side` that it lacks, joined by `on` and the day. Raises where no row matches.
 
-    `dated` is the column with the day: of the base -> of the side.
+    `dated` maps the day column of the base to that of the side.
     """
-    ((left, right),) = dated.items()
+    ((own_day, other_day),) = dated.items()
     here, there = base.columns, side.columns
-    added = [c for c in there if c not in here and c not in (*on, right)]
+    extra = [c for c in there if c not in here and c not in (*on, other_day)]
     keys = [pl.col(c).cast(pl.String).str.strip_chars().alias(f"| {c}") for c in on]
     names = [f"| {c}" for c in (*on, "day")]
-    other = side.frame.select(*keys, day(right, order).alias("| day"), *added).unique(names, keep="last")
-    own = base.frame.with_columns(*keys, day(left, order).alias("| day"))
+    other = side.frame.select(*keys, day(other_day, order).alias("| day"), *extra).unique(names, keep="last")
+    own = base.frame.with_columns(*keys, day(own_day, order).alias("| day"))
     if own.join(other, on=names, how="semi").head(1).collect().is_empty():
         raise ContractError(
-            f"{side.name} has no row of a day of {base.name} with the same {' and '.join((*on, right))}. "
-            f"Expected rows beside those of {base.name}. Correct {side.name}, or leave it out of the folder."
+            f"{side.name} has no row that matches {base.name} in {' and '.join((*on, other_day))}. "
+            f"Expected rows for the days of {base.name}. Correct {side.name}, or remove it from the folder."
         )
     return Part(base.name, own.join(other, on=names, how="left", maintain_order="left").drop(names))

@@ -1,6 +1,6 @@
-"""LightGBM models from their text, which is checked first: the library trusts every index in it.
+"""LightGBM models from their text, which is checked first, because the library trusts every index in it.
 
-A child that is its own ancestor never ends, and a feature or leaf that is not there reads other memory.
+A child that is its own ancestor causes an endless loop, and a feature or leaf that does not exist reads foreign memory.
 """
 
 import re
@@ -31,9 +31,9 @@ class ModelTextError(AlmanacError):
 
 
 def booster_of(text: str) -> "lgb.Booster":
-    """The model of a text. Raises `ModelTextError` where `check` does or LightGBM does not read it.
+    """The model of a text. Raises `ModelTextError` where `check` does or LightGBM cannot read it.
 
-    What follows the trees, such as the parameters of training, is left out: predictions do not need it.
+    The text after the trees, such as the training parameters, is left out: predictions do not need it.
     """
     from models.boosting import lgb
 
@@ -42,7 +42,7 @@ def booster_of(text: str) -> "lgb.Booster":
     try:
         return lgb.Booster(model_str=f"{trees}{end}\n")
     except lgb.basic.LightGBMError as error:
-        raise _error(f"LightGBM does not read it: {error}") from None
+        raise _error(f"LightGBM cannot read it: {error}") from None
 
 
 def check(text: str) -> None:
@@ -54,15 +54,15 @@ def check(text: str) -> None:
     head, *trees = body.split("\nTree=")
     if not text.startswith("tree\n") or not end:
         raise _error("it does not begin with 'tree' or has no 'end of trees'")
-    known = _fields(head, "the head")
-    if (known.get("num_class"), known.get("num_tree_per_iteration")) != ("1", "1"):
+    fields = _fields(head, "the head")
+    if (fields.get("num_class"), fields.get("num_tree_per_iteration")) != ("1", "1"):
         raise _error("num_class and num_tree_per_iteration have to be 1")
-    features = _whole(known, "max_feature_idx", "the head") + 1
+    features = _whole(fields, "max_feature_idx", "the head") + 1
     for name in ("feature_names", "feature_infos"):
-        if features < 1 or len(known.get(name, "").split()) != features:
+        if features < 1 or len(fields.get(name, "").split()) != features:
             raise _error(f"{name} has not one entry for each of the {features} features of max_feature_idx")
-    if "tree_sizes" in known:
-        _check_sizes(_wholes(known, "tree_sizes", "the head"), trees)
+    if "tree_sizes" in fields:
+        _check_sizes(_wholes(fields, "tree_sizes", "the head"), trees)
     for number, tree in enumerate(trees):
         first, _, rest = tree.partition("\n")
         if first != str(number):
@@ -73,9 +73,9 @@ def check(text: str) -> None:
 
 
 def _check_sizes(sizes: NDArray[np.int64], trees: Sequence[str]) -> None:
-    """LightGBM looks for a tree where the sizes of those before it say that it is."""
-    written = [len(f"Tree={tree}\n".encode()) for tree in trees]
-    if sizes.tolist() != written:
+    """LightGBM locates each tree by the sizes of the trees before it."""
+    actual = [len(f"Tree={tree}\n".encode()) for tree in trees]
+    if sizes.tolist() != actual:
         raise _error("tree_sizes are not the sizes of the trees")
 
 
@@ -104,8 +104,8 @@ def _check_splits(fields: dict[str, str], nodes: int, features: int, where: str)
         raise _error(f"{where}: decision_type is not between 0 and 15")
     threshold = _numbers(fields, "threshold", nodes, where)
     sets = _whole(fields, "num_cat", where)
-    chosen = threshold[(kind & _CATEGORICAL) > 0]
-    if not ((chosen >= 0) & (chosen < sets) & (chosen == np.floor(chosen))).all():
+    set_numbers = threshold[(kind & _CATEGORICAL) > 0]
+    if not ((set_numbers >= 0) & (set_numbers < sets) & (set_numbers == np.floor(set_numbers))).all():
         raise _error(f"{where}: a threshold names a set of categories that is not among the {sets}")
     if sets:
         bounds = _wholes(fields, "cat_boundaries", where, sets + 1)
@@ -115,11 +115,11 @@ def _check_splits(fields: dict[str, str], nodes: int, features: int, where: str)
 
 
 def _check_paths(left: NDArray[np.int64], right: NDArray[np.int64], where: str) -> None:
-    """Every node and leaf has one parent, and a node a greater number than its parent; so no path comes back."""
+    """Every node and leaf has one parent, and a node has a greater number than its parent, so that no path is a cycle."""
     children, nodes = np.concatenate([left, right]), len(left)
     parents = np.tile(np.arange(nodes), 2)
-    wanted = np.concatenate([np.arange(-nodes - 1, 0), np.arange(1, nodes)]) if nodes else children
-    if not np.array_equal(np.sort(children), wanted):
+    complete = np.concatenate([np.arange(-nodes - 1, 0), np.arange(1, nodes)]) if nodes else children
+    if not np.array_equal(np.sort(children), complete):
         raise _error(f"{where}: left_child and right_child do not name each node and leaf once")
     inner = children > 0
     if (children[inner] <= parents[inner]).any():
@@ -157,7 +157,7 @@ def _array(fields: dict[str, str], name: str, where: str, kind: Any, count: int 
     try:
         values = np.array(fields.get(name, "").split(), dtype=kind)
     except (ValueError, OverflowError):
-        raise _error(f"{where}: {name} has something that is no number") from None
+        raise _error(f"{where}: {name} has a value that is not a number") from None
     if count is not None and len(values) != count:
         raise _error(f"{where}: {name} has {len(values)} values instead of {count}")
     return values

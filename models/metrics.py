@@ -1,4 +1,4 @@
-"""How good forecasts were: losses, bias and coverage, as polars expressions and long frames."""
+"""The accuracy of forecasts: losses, bias and coverage, as polars expressions and long frames."""
 
 from collections.abc import Mapping, Sequence
 
@@ -44,7 +44,7 @@ def mape(actual: str, forecast: str) -> pl.Expr:
 
 
 def bias(actual: str, forecast: str) -> pl.Expr:
-    """Summed forecast minus actual, per summed `actual`: 0.1 says 10 % too much was forecast."""
+    """Summed forecast minus actual, per summed `actual`: 0.1 means that forecasts were 10 % too high."""
     y = pl.col(actual)
     return per_unit((pl.col(forecast) - y).sum(), y.sum())
 
@@ -55,40 +55,40 @@ def coverage(actual: str, lower: str, upper: str) -> pl.Expr:
 
 
 def bands(quantiles: Sequence[float]) -> dict[int, tuple[float, float]]:
-    """The central bands that `quantiles` hold: nominal percentage -> the two quantiles.
+    """The central bands that `quantiles` form: nominal percentage -> the two quantiles.
 
     >>> bands((0.05, 0.25, 0.5, 0.75, 0.95))
     {90: (0.05, 0.95), 50: (0.25, 0.75)}
     """
-    found = {}
+    result = {}
     for q in quantiles:
         mirror = next((p for p in quantiles if q < 0.5 and abs(p - (1 - q)) < 1e-9), None)
         if mirror is not None:
-            found[round((mirror - q) * 100)] = (q, mirror)
-    return found
+            result[round((mirror - q) * 100)] = (q, mirror)
+    return result
 
 
 def by_slice(
     frame: pl.DataFrame, measures: Mapping[str, pl.Expr], slices: Sequence[str | None]
 ) -> pl.DataFrame:
-    """`measures` of `frame`, whole (slice None, named `all`) and for each value of the columns in `slices`.
+    """`measures` of the whole `frame` (slice None, named `all`) and for each value of the columns in `slices`.
 
     Long: slice, value_of_slice, metric, value; sorted within a slice by its values.
     """
-    named = [expression.cast(pl.Float64).alias(name) for name, expression in measures.items()]
+    expressions = [expression.cast(pl.Float64).alias(name) for name, expression in measures.items()]
     parts = []
     for column in slices:
         if column is None:
-            found = frame.select(pl.lit("all").alias("value_of_slice"), *named)
+            values = frame.select(pl.lit("all").alias("value_of_slice"), *expressions)
         else:
-            found = (
+            values = (
                 frame.group_by(column, maintain_order=True)
-                .agg(named)
+                .agg(expressions)
                 .sort(column)
                 .with_columns(pl.col(column).cast(pl.String).alias("value_of_slice"))
             )
         parts.append(
-            found.unpivot(on=list(measures), index="value_of_slice", variable_name="metric").select(
+            values.unpivot(on=list(measures), index="value_of_slice", variable_name="metric").select(
                 pl.lit(column or "all").alias("slice"), "value_of_slice", "metric", "value"
             )
         )

@@ -1,4 +1,4 @@
-"""Building blocks of ONNX graphs: trees of LightGBM and of plain arrays, and what is done with their outputs."""
+"""Building blocks of ONNX graphs: trees of LightGBM and of plain arrays, and operations on their outputs."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _NAN_IS_MISSING = 2 << 2
 
 
 class Builder:
-    """The nodes of a graph as they are added; a value is known by its name."""
+    """A graph under construction; values are referred to by name."""
 
     def __init__(self) -> None:
         self._nodes: list[Any] = []
@@ -59,15 +59,15 @@ class Builder:
         return self.op("Squeeze", value, self.constant([axis], np.int64))
 
     def total(self, value: str, axis: int) -> str:
-        """The sums along an axis, which is gone then."""
+        """The sums along an axis, which is removed."""
         return self.op("ReduceSum", value, self.constant([axis], np.int64), keepdims=0)
 
     def rising(self, columns: Sequence[str]) -> str:
         """The matrix of `columns`, each at least as large as the one before it."""
-        found = [columns[0]]
+        maxima = [columns[0]]
         for column in columns[1:]:
-            found.append(self.op("Max", found[-1], column))
-        return self.op("Concat", *found, axis=1)
+            maxima.append(self.op("Max", maxima[-1], column))
+        return self.op("Concat", *maxima, axis=1)
 
     def boosted(self, features: str, text: str) -> str:
         """The raw score (rows, 1), as double, of a LightGBM model whose trees are added up; see `for_single`."""
@@ -119,29 +119,29 @@ class Builder:
         return self.cast(trees, "double")
 
     def graph(self, name: str, inputs: Sequence[Port], outputs: Sequence[tuple[str, Port]]) -> Graph:
-        """The checked graph of what was added; `outputs` are values with what they are to be called."""
+        """The checked graph of all nodes; `outputs` are values with the ports that name them."""
         import onnx
         from onnx import helper
 
-        named = [helper.make_node("Identity", [value], [port.name]) for value, port in outputs]
-        made = helper.make_graph(
-            [*self._nodes, *named],
+        results = [helper.make_node("Identity", [value], [port.name]) for value, port in outputs]
+        graph = helper.make_graph(
+            [*self._nodes, *results],
             name,
             [_info(port) for port in inputs],
             [_info(port) for _, port in outputs],
             self._constants,
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
-        model = helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION, producer_name="almanac")
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="almanac")
         onnx.checker.check_model(model)
         return Graph(name, model.SerializeToString(), tuple(inputs), tuple(port for _, port in outputs))
 
 
 def for_single(text: str) -> str:
-    """A LightGBM model's text, so that it says the same of single-precision features when it is converted.
+    """A LightGBM model's text, adapted so that the converted model scores single-precision features alike.
 
-    Thresholds become the greatest single-precision number that is not above them, and where a missing value
-    is taken for zero the side that zero goes to is written down. The objective's link is left out: the
+    Each threshold becomes the greatest single-precision number that is not above it, and where a missing value
+    counts as zero, the side that zero goes to is made explicit. The objective's link is left out: the
     model's output is its raw score.
     """
     trees = re.sub(r"(?m)^objective=.*$", "objective=regression", text)
@@ -151,9 +151,9 @@ def for_single(text: str) -> str:
     )
 
 
-def _decisions(found: "re.Match[str]") -> str:
-    thresholds = single(np.array(found["threshold"].split(), dtype=np.float64)).astype(np.float64)
-    kinds = np.array(found["decision"].split(), dtype=np.int64)
+def _decisions(match: "re.Match[str]") -> str:
+    thresholds = single(np.array(match["threshold"].split(), dtype=np.float64)).astype(np.float64)
+    kinds = np.array(match["decision"].split(), dtype=np.int64)
     zero_is_missing = (kinds & 12) == 0
     left = np.where(zero_is_missing, thresholds >= 0, (kinds & 2) > 0)
     explicit = np.where(zero_is_missing, _NAN_IS_MISSING, kinds & ~2) + np.where(left, 2, 0)
@@ -162,7 +162,7 @@ def _decisions(found: "re.Match[str]") -> str:
 
 
 def single(threshold: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The greatest single-precision numbers that are not above `threshold`: they part the same such numbers."""
+    """The greatest single-precision numbers that are not above `threshold`: they split such numbers in the same way."""
     with np.errstate(over="ignore"):
         near = threshold.astype(np.float32)
     return np.where(near.astype(np.float64) > threshold, np.nextafter(near, np.float32(-np.inf)), near)

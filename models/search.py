@@ -1,6 +1,6 @@
-"""What a search for hyperparameters may choose from, as data, and when a trial is given up.
+"""The space of a search for hyperparameters, as data, and the rule for giving up a trial.
 
-A space maps names of options to choices, in the order in which they are made. A later choice may hang
+A space maps names of options to choices, in the order in which they are made. A later choice may depend
 on an earlier one: it is made only where that one has one of the values in `when`.
 """
 
@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 When = Mapping[str, Sequence[Any]]
-"""Earlier choices with the values of which one must have been chosen."""
+"""Earlier choices, each with the values of which one is required."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class OneOf:
     when: When = field(default_factory=dict)
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is one of the choice; a list counts as the tuple of its items."""
+        """Whether `value` is one of the values; a list counts as the tuple of its items."""
         return (tuple(value) if isinstance(value, list) else value) in self.values
 
 
@@ -35,7 +35,7 @@ class Whole:
     when: When = field(default_factory=dict)
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is a whole number of the range."""
+        """Whether `value` is a whole number in the range."""
         return isinstance(value, int) and self.low <= value <= self.high
 
 
@@ -49,7 +49,7 @@ class Real:
     when: When = field(default_factory=dict)
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is a number of the range."""
+        """Whether `value` is a number in the range."""
         return isinstance(value, int | float) and self.low <= value <= self.high
 
 
@@ -64,15 +64,15 @@ def chosen(space: Space, choose: Callable[[str, Choice], Any]) -> dict[str, Any]
     >>> chosen(space, lambda name, choice: choice.values[0] if isinstance(choice, OneOf) else choice.low)
     {'tree': 'small'}
     """
-    made: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, choice in space.items():
-        if all(made.get(earlier) in values for earlier, values in choice.when.items()):
-            made[name] = choose(name, choice)
-    return made
+        if all(result.get(earlier) in values for earlier, values in choice.when.items()):
+            result[name] = choose(name, choice)
+    return result
 
 
 def of_options(space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that `options` have for the choices that apply.
+    """The values of `options` for the choices that apply.
 
     >>> of_options({"leaves": Whole(2, 64)}, {"leaves": 8, "seed": 7})
     {'leaves': 8}
@@ -95,11 +95,11 @@ LEAST_TRIALS = 5
 
 
 def bars(complete: Sequence[Sequence[float]]) -> list[float]:
-    """For each fold the mean loss of the folds so far above which a trial is given up; infinite at first.
+    """For each fold, the mean loss of the folds so far above which a trial is given up; infinite at first.
 
-    That is the median of what the `complete` trials, each with the losses of all folds, had at that fold,
-    as soon as there are `LEAST_TRIALS` of them. The last fold gives up nothing: the trial is complete by then.
-    The median stopping rule of Golovin et al. (2017), Google Vizier, KDD, on means so far.
+    It is the median over the `complete` trials, each with the losses of all folds, of their means up to that fold,
+    once there are `LEAST_TRIALS` of them. It is infinite at the last fold, after which the trial is complete.
+    The median stopping rule of Golovin et al. (2017), Google Vizier, KDD, on running means.
 
     >>> bars([[1.0, 3.0]] * 5)
     [1.0, inf]
@@ -109,8 +109,8 @@ def bars(complete: Sequence[Sequence[float]]) -> list[float]:
     folds = len(complete[0])
     if len(complete) < LEAST_TRIALS:
         return [float("inf")] * folds
-    known = [median(fmean(losses[: fold + 1]) for losses in complete) for fold in range(folds - 1)]
-    return [*known, float("inf")]
+    medians = [median(fmean(losses[: fold + 1]) for losses in complete) for fold in range(folds - 1)]
+    return [*medians, float("inf")]
 
 
 def given_up(losses: Sequence[float], bars: Sequence[float]) -> bool:

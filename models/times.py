@@ -1,6 +1,6 @@
 """Times as people write them -> dates, and moments in UTC, one reader for all tables; and when a day ends.
 
-Read are ISO 8601 (with `-`, `/` or nothing between the parts, with weeks such as 2024-W05, with or without an offset),
+It reads ISO 8601 (with `-`, `/` or nothing between the parts, with weeks such as 2024-W05, with or without an offset),
 dd.mm.yyyy, dd/mm/yyyy or mm/dd/yyyy, names of months in English, AM and PM, seconds, milliseconds, microseconds or
 nanoseconds since 1970, and days as Excel counts them. A date without a time is the start of that day; an ISO week is
 its Monday.
@@ -22,7 +22,7 @@ from models.errors import ContractError
 
 TIME = pl.Datetime("us", "UTC")
 DateOrder = Literal["day-first", "month-first"]
-"""What comes first where the parts of a date are divided by slashes or hyphens and the year is last."""
+"""What comes first in dates with slashes or hyphens and the year at the end."""
 _CLOCK = pl.Datetime("us")
 _FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p",
@@ -39,11 +39,11 @@ _YEAR_LAST = r"^(\d{1,2})[/-](\d{1,2})[/-](\d{4}|\d{2})\b"
 _NUMBER = r"^(\d{5}|\d{8,19})(\.\d*)?$|^\d(\.\d+)?[eE]\+?\d{1,2}$"
 _EPOCHS = {"s": 1e0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _FIRST_SECOND, _LAST_SECOND = 1e8, 4.2e9
-"""Numbers are seconds (or thousandths of them, and so on) since 1970 where they then are from 1973 to 2103."""
+"""Numbers are seconds (or thousandths of them, and so on) since 1970 if that makes them times from 1973 to 2103."""
 _EXCEL = 25_569
-"""The day of 1970-01-01 as Excel counts days."""
+"""1970-01-01 as Excel counts days."""
 _FIRST_DAY, _LAST_DAY = 36_526, 55_153
-"""Numbers are days as Excel counts them where all are from 2000 to 2050."""
+"""Numbers are days as Excel counts them if that makes all of them days from 2000 to 2050."""
 _FEW = 0.05
 _LONG = timedelta(days=366)
 _FAR = 10
@@ -86,9 +86,9 @@ def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) 
 
 
 def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
-    """`values` as dates, null where they cannot be read; of a time, the day that it names, whatever its offset.
+    """`values` as dates, null where they cannot be read; a time becomes the day that it names, whatever its offset.
 
-    Raises `ContractError` for dates whose order of day and month is not known.
+    Raises `ContractError` for dates whose order of day and month is unknown.
 
     >>> days(pl.Series(["2024-W05", "20240129", "29.1.24"])).dt.to_string().to_list()
     ['2024-01-29', '2024-01-29', '2024-01-29']
@@ -112,22 +112,22 @@ def local_timezone() -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):
         raise ContractError(
-            f"ALMANAC_TIMEZONE={name} is not known. Expected a name such as UTC or Europe/Zurich."
+            f"ALMANAC_TIMEZONE={name} is not a known time zone. Expected a name such as UTC or Europe/Zurich."
         ) from None
 
 
 def local_day(now: datetime) -> date:
-    """The day that it is at `now` in `local_timezone`."""
+    """The day at `now` in `local_timezone`."""
     return now.astimezone(local_timezone()).date()
 
 
 def start_of(day: date) -> datetime:
-    """The moment in UTC at which a day begins in `local_timezone`, also where its clock changes on that day."""
+    """The moment in UTC at which a day begins in `local_timezone`, even where its clock changes on that day."""
     return datetime.combine(day, time(), local_timezone()).astimezone(UTC)
 
 
 def end_of(day: date) -> datetime:
-    """The moment in UTC at which a day ends in `local_timezone`: the next one begins."""
+    """The moment in UTC at which a day ends in `local_timezone` and the next one begins."""
     return start_of(day + timedelta(days=1))
 
 
@@ -139,20 +139,20 @@ def as_moment(when: date, of_day: Callable[[date], datetime] = start_of) -> date
 
 
 def far_from_others(times: pl.Series) -> pl.Series:
-    """Whether each of some times is far from all others: a few that a clock which was never set may have written.
+    """Whether each time is far from all others, such as the times of a clock that was never set.
 
-    Those are at most one in a hundred (one in twenty times or more) at either end, more than a year and
+    These are at most one in a hundred (one, among twenty or more) at either end, more than a year and
     ten times the range of all others away from them.
 
     >>> far_from_others(pl.Series([0, *range(19_000, 19_030)]).cast(pl.Date)).sum()
     1
     """
     none = times.is_null() & times.is_not_null()
-    known = times.drop_nulls()
-    few = max(1, known.len() // 100) if known.len() >= 20 else 0
+    present = times.drop_nulls()
+    few = max(1, present.len() // 100) if present.len() >= 20 else 0
     if not few:
         return none
-    low, high = known.bottom_k(few + 1).sort(), known.top_k(few + 1).sort()
+    low, high = present.bottom_k(few + 1).sort(), present.top_k(few + 1).sort()
     if low[-1] - low[0] <= _LONG and high[-1] - high[0] <= _LONG:
         return none
     first = _beyond_gap(low, high[0])
@@ -166,7 +166,7 @@ def far_from_others(times: pl.Series) -> pl.Series:
 
 
 def _beyond_gap(ends: pl.Series, other_end: object) -> object | None:
-    """The outermost of some times, from without, that is not beyond a gap; None where there is no such gap."""
+    """The outermost time that is not beyond a gap, from outside; None where there is no gap."""
     span = abs(ends[-1] - other_end)
     gaps = [inner for outer, inner in pairwise(ends) if abs(inner - outer) > max(_LONG, _FAR * span)]
     return gaps[-1] if gaps else None
@@ -188,17 +188,17 @@ def _filled(
     some = text.filter(rest)
     distinct = some.unique(maintain_order=True)
     parsed = pl.DataFrame({"text": distinct, "value": parse(distinct)})
-    found = some.to_frame("text").join(parsed, on="text", how="left", maintain_order="left")["value"]
-    return values.scatter(rest.arg_true(), found.cast(values.dtype))
+    fill = some.to_frame("text").join(parsed, on="text", how="left", maintain_order="left")["value"]
+    return values.scatter(rest.arg_true(), fill.cast(values.dtype))
 
 
 def _are_few(text: pl.Series) -> bool:
-    """Whether so few of some values have the year last that they are rather mistakes."""
+    """Whether so few values have the year last that they are probably mistakes."""
     return int(text.str.contains(_YEAR_LAST).sum()) <= _FEW * text.len()
 
 
 def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few: bool) -> pl.Series:
-    """Text in any of the ways of writing as UTC."""
+    """Text in any supported notation as UTC."""
     clocks, moments = _clocks(text, order, few)
     offset = text.str.extract(_OFFSET)
     hours = offset.str.extract(r"^([+-]\d\d)").cast(pl.Int64).fill_null(0)
@@ -211,7 +211,7 @@ def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few
 
 
 def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Series, pl.Series]:
-    """What the calendar and the clock show in text, and the moments that numbers stand for."""
+    """The local times that text shows, and the moments that numbers stand for."""
     is_number = text.str.contains(_NUMBER)
     numbers = text.zip_with(is_number, pl.Series([None], dtype=pl.String)).cast(pl.Float64, strict=False)
     clocks, moments = _of_numbers(numbers)
@@ -244,9 +244,10 @@ def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Ser
 
 
 def _year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> pl.Series:
-    """Dates with the year last and slashes or hyphens as YYYY-MM-DD; left alone where their order is not known.
+    """Dates with slashes or hyphens and the year last as YYYY-MM-DD; unchanged where their order is unknown.
 
-    The order is what all of them allow. Raises `ContractError` where that is both or none, unless it may lack.
+    The order is the one that all of them allow. Raises `ContractError` where both or none are possible, unless
+    `may_lack`.
     """
     parts = text.str.extract_groups(_YEAR_LAST).struct.unnest()
     first, second = (parts[name].cast(pl.Int64) for name in ("1", "2"))
@@ -258,10 +259,10 @@ def _year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> 
             order = "day-first"
         elif not may_lack:
             unclear = [first > 12, second > 12] if day_first else [first != second]
-            shown = " and ".join(str(text.filter(one.fill_null(False))[0]) for one in unclear)
+            examples = " and ".join(str(text.filter(one.fill_null(False))[0]) for one in unclear)
             raise ContractError(
-                f"{text.name}: dates such as {shown} do not show whether the day or the month comes first. "
-                "Say it with --dates day-first or --dates month-first; rows that do not fit go to quarantine."
+                f"{text.name}: dates such as {examples} do not show whether the day or the month comes first. "
+                "Choose --dates day-first or --dates month-first; rows that do not fit go to quarantine."
             )
     if order is None:
         return text
@@ -271,7 +272,7 @@ def _year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> 
 
 
 def _of_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Numbers as what the calendar shows, for YYYYMMDD and what continues it, and as moments since 1970."""
+    """Numbers as local times, for YYYYMMDD with or without a time, and as moments since 1970."""
     whole = values.cast(pl.Int64, strict=False).cast(pl.String)
     clocks = whole.str.to_date("%Y%m%d", strict=False).cast(_CLOCK)
     clocks = clocks.zip_with((whole.str.len_chars() == 8).fill_null(False), pl.Series([None], dtype=_CLOCK))
@@ -291,29 +292,29 @@ def _of_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:
 
 
 def _parsed(text: pl.Series, formats: tuple[str, ...]) -> pl.Series:
-    found = pl.Series(text.name, [None] * text.len(), dtype=_CLOCK)
+    clocks = pl.Series(text.name, [None] * text.len(), dtype=_CLOCK)
     for form in formats:
-        if not found.null_count():
+        if not clocks.null_count():
             break
-        found = found.fill_null(_with_whole_years(text.str.to_datetime(form, strict=False, time_unit="us")))
-    return found
+        clocks = clocks.fill_null(_with_whole_years(text.str.to_datetime(form, strict=False, time_unit="us")))
+    return clocks
 
 
 def _with_whole_years(times: pl.Series) -> pl.Series:
-    """`times` without those of a year of two digits, which polars reads as one of long ago."""
+    """`times` with null for years of two digits, which polars reads as the first century."""
     return times.zip_with(
         (times.dt.year() >= 1000).fill_null(False), times.clear().extend_constant(None, len(times))
     )
 
 
 def _located(naive: pl.Series, timezone: str | None) -> pl.Series:
-    """Local times as UTC; null where the clock shows them twice or never."""
+    """Local times as UTC; null where they occur twice or never."""
     if timezone is None:
-        found = naive.drop_nulls()
-        if found.len():
+        naive_times = naive.drop_nulls()
+        if naive_times.len():
             raise ContractError(
-                f"{naive.name}: times carry no time zone, e.g. {found[0]}. Expected an offset such as "
-                f"{found[0].isoformat()}Z, or say what they are in with --timezone, e.g. --timezone UTC."
+                f"{naive.name}: times have no time zone, e.g. {naive_times[0]}. Expected an offset such as "
+                f"{naive_times[0].isoformat()}Z; or name their time zone with --timezone, e.g. --timezone UTC."
             )
         return pl.Series(naive.name, [None] * naive.len(), dtype=TIME)
     there = naive.dt.replace_time_zone(timezone, ambiguous="null", non_existent="null")
@@ -321,10 +322,10 @@ def _located(naive: pl.Series, timezone: str | None) -> pl.Series:
 
 
 def _by_order(moments: pl.Series, clocks: pl.Series, timezone: str) -> pl.Series:
-    """Moments of `clocks` that a zone shows twice, where the order of rows tells which one is meant; else null.
+    """Moments of `clocks` that occur twice in a zone, where the order of rows shows which one is meant; else null.
 
     It does where such rows, between an earlier and a later one, go back by half an hour or more exactly once:
-    what comes before that is the first time, what comes after it the second.
+    rows before that are the first occurrence, rows after it the second.
     """
     first, second = (
         clocks.dt.replace_time_zone(timezone, ambiguous=which, non_existent="null").dt.convert_time_zone(
@@ -347,9 +348,9 @@ def _by_order(moments: pl.Series, clocks: pl.Series, timezone: str) -> pl.Series
     in_order &= (pl.col("after").last() > pl.col("local").last()).fill_null(True)
     once = (pl.col("back").sum() == 1) & (pl.col("falls").sum() == 1) & in_order
     passed = pl.col("back").fill_null(False).cum_sum().over("run") > 0
-    chosen = pl.when(passed).then("second").otherwise("first")
-    found = rows.select(pl.when(once.over("run")).then(chosen).alias("time")).to_series()
-    return found.zip_with(twice, pl.Series([None] * found.len(), dtype=found.dtype))
+    occurrence = pl.when(passed).then("second").otherwise("first")
+    result = rows.select(pl.when(once.over("run")).then(occurrence).alias("time")).to_series()
+    return result.zip_with(twice, pl.Series([None] * result.len(), dtype=result.dtype))
 
 
 def _known_timezone(timezone: str) -> None:
@@ -357,7 +358,7 @@ def _known_timezone(timezone: str) -> None:
         ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise ContractError(
-            f"--timezone is '{timezone}', which is not known. Expected a name such as UTC or Europe/Zurich."
+            f"--timezone {timezone}: not a known time zone. Expected a name such as UTC or Europe/Zurich."
         ) from error
 
 

@@ -19,35 +19,35 @@ def sections(charts: Mapping[str, ControlChart], control: pl.DataFrame) -> list[
     if control.is_empty():
         return []
     latest = newest(control)
-    parts: list[Part] = [Text(_told(latest))]
+    parts: list[Part] = [Text(_summary(latest))]
     for (name, series), points in control.group_by("chart", "series", maintain_order=True):
         parts.append(_chart(charts[str(name)], str(series), points.sort("period").tail(POINTS)))
-    shown = {
+    labels = {
         "series": "Series",
         "period": "Period",
         "value": "Value",
         "low": "Lower limit",
         "centre": "Centre",
     }
-    shown |= {"high": "Upper limit", "baseline": "Points before", "verdict": "Verdict"}
+    labels |= {"high": "Upper limit", "baseline": "Points before", "verdict": "Verdict"}
     if latest.height:
-        grid = latest.select(pl.col(name).alias(label) for name, label in shown.items())
+        grid = latest.select(pl.col(name).alias(label) for name, label in labels.items())
         parts.append(Grid(grid, "The newest point of each series."))
     return [Section("What became of it", parts)]
 
 
-def _told(latest: pl.DataFrame) -> str:
+def _summary(latest: pl.DataFrame) -> str:
     worse = latest.filter(verdict="degraded")
-    known = latest.filter(pl.col("verdict") != "unknown")
+    verdicts = latest.filter(pl.col("verdict") != "unknown")
     if worse.height:
         names = ", ".join(f"**{row['series']}** ({row['period']})" for row in worse.iter_rows(named=True))
-        told = f"Worse than chance would explain: {names}."
-    elif known.height:
-        told = "What was published does as well as before, within what chance explains."
+        summary = f"Worse than chance would explain: {names}."
+    elif verdicts.height:
+        summary = "What was published does as well as before, within what chance explains."
     else:
-        told = "There are too few points yet to say what chance would explain."
+        summary = "There are too few points yet to say what chance would explain."
     return (
-        f"{told} Limits are where one point in {1 / FALSE_ALARMS:,.0f} would lie by chance, were it like those "
+        f"{summary} Limits are where one point in {1 / FALSE_ALARMS:,.0f} would lie by chance, were it like those "
         "before it."
     )
 
@@ -80,7 +80,7 @@ def _chart(chart: ControlChart, series: str, points: pl.DataFrame) -> Chart:
 
 def _limit(name: str, x: list[Any], values: pl.Series, dash: str, *, fill: bool = False) -> dict[str, Any]:
     line = {"color": page.MUTED, "width": 0 if dash == "0px" else 1, "dash": dash, "shape": "hvh"}
-    found = {
+    trace = {
         "type": "scatter",
         "mode": "lines",
         "name": name,
@@ -90,7 +90,7 @@ def _limit(name: str, x: list[Any], values: pl.Series, dash: str, *, fill: bool 
         "hoverinfo": "skip",
         "showlegend": name != "limit",
     }
-    return found | ({"fill": "tonexty", "fillcolor": page.OUTER} if fill else {})
+    return trace | ({"fill": "tonexty", "fillcolor": page.OUTER} if fill else {})
 
 
 def _marks(name: str, points: pl.DataFrame, colour: str, symbol: str, form: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def sections(drift: pl.DataFrame) -> list[Section]:
     if drift.is_empty():
         return []
     latest = drift.filter(pl.col(AS_OF) == drift[AS_OF].max()).sort("rank")
-    parts: list[Part] = [Text(_told(latest)), *_course(drift, latest)]
+    parts: list[Part] = [Text(_summary(latest)), *_course(drift, latest)]
     shares = dict.fromkeys(("Missing was", "Missing is", "Unseen"), ".1%")
     formats = shares | dict.fromkeys(("PSI", "Limit", "Distance"), ".3f")
     grid = latest.select(pl.col(name).alias(label) for name, label in _LABELS.items())
@@ -46,32 +46,33 @@ def sections(drift: pl.DataFrame) -> list[Section]:
     return [Section("Drift", parts)]
 
 
-def _told(latest: pl.DataFrame) -> str:
-    moved = latest.filter("drifted")
-    if moved.height:
-        names = ", ".join(f"**{name}**" for name in moved["feature"].head(3))
-        more = f" and {moved.height - 3} more" if moved.height > 3 else ""
-        told = f"Not as it was in the training: {names}{more}."
+def _summary(latest: pl.DataFrame) -> str:
+    alarms = latest.filter("drifted")
+    if alarms.height:
+        names = ", ".join(f"**{name}**" for name in alarms["feature"].head(3))
+        more = f" and {alarms.height - 3} more" if alarms.height > 3 else ""
+        summary = f"Not as it was in the training: {names}{more}."
     elif latest["limit"].is_null().all():
-        told = "There are too few cycles in the training to say what is usual."
+        summary = "There are too few cycles in the training to say what is usual."
     elif latest.filter(pl.col("psi") > pl.col("limit")).height:
-        told = "Beyond its limit once, which is no alarm yet: see the next cycle."
+        summary = "Beyond its limit once, which is no alarm yet: see the next cycle."
     else:
-        told = "As usual in the training, as far as is watched."
+        summary = "As usual in the training, as far as is watched."
     return (
-        f"{told} The population stability index (PSI) says how far a cycle is from the training; "
+        f"{summary} The population stability index (PSI) says how far a cycle is from the training; "
         "the limit, by how much cycles of the training differ from each other."
     )
 
 
 def _course(drift: pl.DataFrame, latest: pl.DataFrame) -> list[Part]:
-    known = latest.filter(pl.col("limit").is_not_null())["feature"].head(DRAWN).to_list()
-    if not known:
+    features = latest.filter(pl.col("limit").is_not_null())["feature"].head(DRAWN).to_list()
+    if not features:
         return []
     times = drift[AS_OF].unique().sort().tail(CYCLES)
-    drawn = drift.filter(pl.col(AS_OF).is_in(times.implode()), pl.col("limit") > 0).sort(AS_OF)
+    recent = drift.filter(pl.col(AS_OF).is_in(times.implode()), pl.col("limit") > 0).sort(AS_OF)
     data = [
-        _line(name, drawn.filter(feature=name), colour) for name, colour in zip(known, _COLOURS, strict=False)
+        _line(name, recent.filter(feature=name), colour)
+        for name, colour in zip(features, _COLOURS, strict=False)
     ]
     limit = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1}
     layout = {

@@ -97,9 +97,9 @@ def columns(track: Track) -> list[str]:
     """
     lows = [band.low for band in track.bands]
     highs = [band.high for band in reversed(track.bands)]
-    expected = [track.expected.column] if track.expected else []
+    centre = [track.expected.column] if track.expected else []
     actual = [track.actual.column] if track.actual else []
-    return [*lows, *expected, *highs, *actual]
+    return [*lows, *centre, *highs, *actual]
 
 
 def quantise(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -113,18 +113,18 @@ def quantise(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray, n
     ([[1, 5, 0]], [3.0], [1.0])
     """
     flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
-    known = np.isfinite(flat)
-    low = np.where(known, flat, np.inf).min(axis=1, initial=np.inf)
-    high = np.where(known, flat, -np.inf).max(axis=1, initial=-np.inf)
+    finite = np.isfinite(flat)
+    low = np.where(finite, flat, np.inf).min(axis=1, initial=np.inf)
+    high = np.where(finite, flat, -np.inf).max(axis=1, initial=-np.inf)
     low, high = np.where(low > high, 0.0, low), np.where(low > high, 0.0, high)
     span = high - low
     span = np.where(span > 0, span, np.maximum(np.abs(high), 1e-300))
     step = _round_up(span / levels)
-    whole = ((flat == np.rint(flat)) | ~known).all(axis=1)
+    whole = ((flat == np.rint(flat)) | ~finite).all(axis=1)
     step = np.where(whole, np.maximum(step, 1.0), step)
     origin = np.rint(low / step)
-    steps = np.where(known, flat, 0.0) / step[:, None]
-    codes = np.where(known, np.rint(steps) - origin[:, None] + 1, 0).astype(np.uint16)
+    steps = np.where(finite, flat, 0.0) / step[:, None]
+    codes = np.where(finite, np.rint(steps) - origin[:, None] + 1, 0).astype(np.uint16)
     return codes.reshape(values.shape), origin, step
 
 
@@ -152,17 +152,17 @@ class _Batch:
 def _batches(explorer: Explorer, batch_rows: int) -> tuple[list[_Batch], int]:
     """Values of the first key column, in order of shard and value, and the number of rows."""
     first = next(iter(explorer.key))
-    counted = []
+    counts = []
     for track in explorer.tracks:
         has_shard = "shard" in track.frame.collect_schema()
         shard = pl.col("shard").min().cast(pl.Int64) if has_shard else pl.lit(None, pl.Int64).alias("shard")
-        counted.append(
+        counts.append(
             track.frame.group_by(pl.col(first))
             .agg(shard, pl.len().alias("rows"))
             .with_columns(pl.col(first).cast(pl.String))
         )
     table = (
-        pl.concat(counted)
+        pl.concat(counts)
         .group_by(first)
         .agg(pl.col("shard").min().fill_null(0), pl.col("rows").sum())
         .sort("shard", first)
@@ -170,8 +170,8 @@ def _batches(explorer: Explorer, batch_rows: int) -> tuple[list[_Batch], int]:
     )
     number = (table["rows"].cum_sum() - 1) // batch_rows
     parts = table.with_columns(number.alias("batch")).partition_by("batch", maintain_order=True)
-    found = [_Batch(p[first].to_list(), (int(p["shard"][0]), int(p["shard"][-1]))) for p in parts]
-    return found, int(table["rows"].sum())
+    batches = [_Batch(p[first].to_list(), (int(p["shard"][0]), int(p["shard"][-1]))) for p in parts]
+    return batches, int(table["rows"].sum())
 
 
 class _Index:
@@ -195,21 +195,21 @@ class _Index:
     def add(self, keys: pl.DataFrame) -> int:
         """Append the keys; the number of the first of them is returned."""
         first, self.size = self.size, self.size + keys.height
-        known = keys
+        rows = keys
         if self.about is not None:
-            known = keys.join(self.about, on=self.key, how="left", maintain_order="left")
+            rows = keys.join(self.about, on=self.key, how="left", maintain_order="left")
         for column, labels in self.labels.items():
-            values = known[column].cast(pl.String)
+            values = rows[column].cast(pl.String)
             for label in values.unique(maintain_order=True).to_list():
                 labels.setdefault(label, len(labels))
             table = pl.DataFrame(
                 {column: list(labels), "code": list(labels.values())},
                 schema={column: pl.String, "code": pl.UInt32},
             )
-            joined = values.to_frame().join(
+            codes = values.to_frame().join(
                 table, on=column, how="left", nulls_equal=True, maintain_order="left"
             )
-            self.codes[column].append(joined["code"].to_numpy())
+            self.codes[column].append(codes["code"].to_numpy())
         return first
 
     def header(self) -> dict[str, Any]:
@@ -258,10 +258,10 @@ class _TrackPacker:
         """The texts of a mark; a single empty one where it is not text."""
         if self.schema[mark.column] != pl.String:
             return [""]
-        found = self.track.frame.select(pl.col(mark.column).drop_nulls().unique().sort()).collect(
+        texts = self.track.frame.select(pl.col(mark.column).drop_nulls().unique().sort()).collect(
             engine="streaming"
         )
-        return found.to_series().to_list()
+        return texts.to_series().to_list()
 
     def header(self) -> dict[str, Any]:
         track = self.track
@@ -285,14 +285,14 @@ class _TrackPacker:
     def read(self, batch: _Batch) -> pl.DataFrame:
         """The batch's rows: the key as text, the time, the values and the marks."""
         first = self.key[0]
-        wanted = pl.col(first).is_in(
+        condition = pl.col(first).is_in(
             pl.Series(batch.values, dtype=pl.String).cast(self.schema[first]).implode()
         )
         if "shard" in self.schema:
-            wanted = pl.col("shard").is_between(*batch.shards) & wanted
+            condition = pl.col("shard").is_between(*batch.shards) & condition
         names = dict.fromkeys([*self.columns, *self.labels])
         return (
-            self.track.frame.filter(wanted)
+            self.track.frame.filter(condition)
             .select(*self.key, self.time, *names)
             .with_columns(pl.col(*self.key).cast(pl.String))
             .collect(engine="streaming")
@@ -301,8 +301,8 @@ class _TrackPacker:
     def encode(self, frame: pl.DataFrame, keys: pl.DataFrame) -> _Block:
         """The rows as arrays of `keys.height` series."""
         numbered = keys.with_row_index("__series")
-        joined = frame.join(numbered, on=self.key, how="left", maintain_order="left")
-        series = joined["__series"].to_numpy()
+        rows = frame.join(numbered, on=self.key, how="left", maintain_order="left")
+        series = rows["__series"].to_numpy()
         when = np.searchsorted(self.times.to_physical().to_numpy(), frame[self.time].to_physical().to_numpy())
         values = np.full((keys.height, len(self.columns), len(self.times)), np.nan)
         for i, column in enumerate(self.columns):

@@ -81,21 +81,21 @@ def _by_fold(view: StudyView) -> Chart:
 
 
 def _choices(view: StudyView) -> list[Part]:
-    found: list[Part] = []
-    known = view.choices.drop_nulls("importance").sort("importance", descending=True)
-    if known.is_empty():
-        found.append(Text("There are too few complete trials to say."))
+    blocks: list[Part] = []
+    ranking = view.choices.drop_nulls("importance").sort("importance", descending=True)
+    if ranking.is_empty():
+        blocks.append(Text("There are too few complete trials to say."))
     else:
-        found.append(_importance(known))
-        found += [_slice(view, name) for name in known["choice"].head(_SLICES)]
+        blocks.append(_importance(ranking))
+        blocks += [_slice(view, name) for name in ranking["choice"].head(_SLICES)]
     table = view.choices.rename({"choice": "Choice", "before": "Before", "after": "After"})
     table = table.rename({"importance": "Importance"}).sort("Importance", descending=True, nulls_last=True)
-    found.append(Grid(table, formats={"Importance": ".1%"}))
-    return found
+    blocks.append(Grid(table, formats={"Importance": ".1%"}))
+    return blocks
 
 
-def _importance(known: pl.DataFrame) -> Chart:
-    rows = known.reverse()
+def _importance(ranking: pl.DataFrame) -> Chart:
+    rows = ranking.reverse()
     bar = {
         "type": "bar",
         "orientation": "h",
@@ -209,10 +209,10 @@ def choices(
 ) -> pl.DataFrame:
     """The choices of a `StudyView`, in the order of `names`; values as text, null where a choice does not apply."""
 
-    def told(values: Mapping[str, Any], name: str) -> str | None:
+    def text_of(values: Mapping[str, Any], name: str) -> str | None:
         value = values.get(name)
         return None if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    rows = [(name, told(before, name), told(after, name), importance.get(name)) for name in names]
+    rows = [(name, text_of(before, name), text_of(after, name), importance.get(name)) for name in names]
     types = {"choice": pl.String, "before": pl.String, "after": pl.String, "importance": pl.Float64}
     return pl.DataFrame(rows, schema=types, orient="row")

@@ -89,8 +89,8 @@ class Table:
         A row takes the place of an earlier one with the same unique columns, stored or among `rows`.
         """
         latest = rows if self.rows_at_a_time is None else last_of_each(rows, self.unique)
-        found = appended(latest) if stored is None else replace(stored, latest, self.unique)
-        return dataclasses.replace(found, superseded=rows.height - latest.height)
+        folded = appended(latest) if stored is None else replace(stored, latest, self.unique)
+        return dataclasses.replace(folded, superseded=rows.height - latest.height)
 
     def replacing(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
         """What accepted rows that are all there is of their time make of the stored ones; see `fold`."""

@@ -68,13 +68,13 @@ def written(store: Path) -> list[str]:
             "naive.csv",
             HEADER + NAIVE,
             [],
-            ["time: times carry no time zone, e.g. 2026-03-02 00:00:00.", "with --timezone, e.g. --timezone UTC."],
+            ["time: times have no time zone, e.g. 2026-03-02 00:00:00.", "with --timezone, e.g. --timezone UTC."],
         ),
         (
             "naive.csv",
             HEADER + NAIVE,
             ["--timezone", "Middle/Earth"],
-            ["--timezone is 'Middle/Earth', which is not known. Expected a name such as UTC or Europe/Zurich."],
+            ["--timezone Middle/Earth: not a known time zone. Expected a name such as UTC or Europe/Zurich."],
         ),
         (
             "bad.csv",

@@ -63,5 +63,5 @@ def test_of_a_day_whose_data_end_before_it_does_what_there_is_is_used(zone):
 
 def test_an_unknown_time_zone_is_named(monkeypatch):
     monkeypatch.setenv("ALMANAC_TIMEZONE", "Europe/Nowhere")
-    with pytest.raises(ContractError, match="ALMANAC_TIMEZONE=Europe/Nowhere is not known"):
+    with pytest.raises(ContractError, match="ALMANAC_TIMEZONE=Europe/Nowhere is not a known"):
         local_day(NOW)

@@ -155,7 +155,7 @@ def test_times_without_an_offset_are_refused_unless_it_is_said_what_they_are_in(
         tmp_path, "d,t,2026-07-01 12:00:05.5,1", "d,t,2026-03-29 02:30:00,2", "d,t,2026-10-25 02:30:00,3"
     )
     now = datetime(2027, 1, 1, tzinfo=UTC)
-    with pytest.raises(ContractError, match=r"time: times carry no time zone.*--timezone"):
+    with pytest.raises(ContractError, match=r"time: times have no time zone.*--timezone"):
         bring(store, source, now=now)
     assert not Path(store.uri).exists()
     done = bring(store, source, timezone="Europe/Zurich", max_bad_share=0.7, now=now)

@@ -85,7 +85,7 @@ def test_related_series_of_amazon_forecast_are_covariates_and_the_plan(store, pu
 def test_related_series_that_fit_no_row_are_refused(store, put, tmp_path):
     put("f/target.csv", FORECAST["target.csv"])
     put("f/related.csv", "item_id,timestamp,price,location\nA,2025-01-06,1,N\n")
-    with pytest.raises(ContractError, match=r"related\.csv has no row of a day of target\.csv"):
+    with pytest.raises(ContractError, match=r"related\.csv has no row that matches target\.csv"):
         read(store, "history", str(tmp_path / "f"), SALES, layout="amazon-forecast")
 
 
