@@ -59,22 +59,22 @@ def main() -> None:
     parser.add_argument("--ages", type=int, nargs="+")
     parser.add_argument("--on", choices=["disk", "blob"], nargs="+", default=["disk", "blob"])
     parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ["ALMANAC_WORKERS"] = "1"
     with tempfile.TemporaryDirectory(prefix="almanac-ageing-") as folder, prefect_server(leave_up=False):
         rows = []
-        for name in given.scenario:
-            begun = (given.folder or Path(folder)) / f"{name}-trained"
-            if not begun.exists():
-                _begin(name, begun)
+        for name in arguments.scenario:
+            template = (arguments.folder or Path(folder)) / f"{name}-trained"
+            if not template.exists():
+                _begin(name, template)
             aged = Path(folder, name)
-            shutil.copytree(begun, aged)
+            shutil.copytree(template, aged)
             ageing = _Ageing(name, Store(str(aged)))
-            for age in sorted(given.ages or AGES[name]):
+            for age in sorted(arguments.ages or AGES[name]):
                 ageing.go_on(age)
-                for kind in given.on:
-                    measured = _on_disk(name, aged) if kind == "disk" else _in_blob(name, aged, age)
-                    rows.append({"scenario": name, "commits": age, "on": kind, **measured})
+                for kind in arguments.on:
+                    figures = _on_disk(name, aged) if kind == "disk" else _in_blob(name, aged, age)
+                    rows.append({"scenario": name, "commits": age, "on": kind, **figures})
                     print(json.dumps(rows[-1]), flush=True)
         print(table(rows))
 
@@ -88,9 +88,9 @@ def _module(name: str) -> Any:
 def _begin(name: str, folder: Path) -> None:
     """A store of a scenario's simulated data, trained, and scored for the time before the newest."""
     store, module = Store(str(folder)), _module(name)
-    given = module.simulated(store, 7)
+    options = module.simulated(store, 7)
     sources = [
-        word for one in ("source", "plan", "stores") if one in given for word in (f"--{one}", given[one])
+        word for one in ("source", "plan", "stores") if one in options for word in (f"--{one}", options[one])
     ]
     where = ("--store", store.uri)
     run(name, "ingest", *sources, "--shards", "2", *where)
@@ -158,16 +158,16 @@ class _Ageing:
 
     def _bring(self, path: str, line: pl.DataFrame, back: timedelta, number: int) -> None:
         times = self.first[path]
-        moved = line.with_columns(
+        rows = line.with_columns(
             pl.lit(time - back, dtype=line.schema[column]).alias(column) for column, time in times.items()
         )
         partitions = {"shard": str(line["shard"][0])} if "shard" in line.columns else {}
-        told = {"changed": "1"}
+        facts = {"changed": "1"}
         if times:
             time = next(iter(times.values())) - back
-            told |= {"from": time.isoformat(), "to": time.isoformat()}
+            facts |= {"from": time.isoformat(), "to": time.isoformat()}
         bounds = {column: (time - back).isoformat() for column, time in times.items()}
-        self._commit(path, [self._added(path, moved.drop(partitions), partitions, number, bounds)], told)
+        self._commit(path, [self._added(path, rows.drop(partitions), partitions, number, bounds)], facts)
 
     def _publish(self, path: str, add: dict[str, Any], back: timedelta, number: int) -> None:
         before = self.as_of - back
@@ -209,10 +209,10 @@ class _Ageing:
             }
         }  # fmt: skip
 
-    def _commit(self, path: str, actions: Sequence[dict[str, Any]], told: dict[str, str]) -> None:
+    def _commit(self, path: str, actions: Sequence[dict[str, Any]], facts: dict[str, str]) -> None:
         self.versions[path] += 1
         version = self.versions[path]
-        about = {"commitInfo": {"timestamp": _now(), "operation": "WRITE", **told}}
+        about = {"commitInfo": {"timestamp": _now(), "operation": "WRITE", **facts}}
         lines = "\n".join(json.dumps(one) for one in [*actions, about])
         Path(self.store.uri_of(f"{path}/_delta_log/{version:020}.json")).write_text(lines)
         if version % _CHECKPOINT == 0:
@@ -236,9 +236,9 @@ def _on_disk(name: str, folder: Path) -> dict[str, Any]:
     copy = folder.with_name(f"{folder.name}-run")
     shutil.copytree(folder, copy)
     size = sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
-    measured = run(name, *SCORING[name], "--store", str(copy))
+    command = run(name, *SCORING[name], "--store", str(copy))
     shutil.rmtree(copy)
-    return {"requests": None, **_seconds(measured), "bytes": size}
+    return {"requests": None, **_seconds(command), "bytes": size}
 
 
 def _in_blob(name: str, folder: Path, age: int) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def _in_blob(name: str, folder: Path, age: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as log,
         azurite.serving(azurite.executable() or "azurite-blob", Path(log)) as url,
-        _proxy(int(url.rpartition(":")[2])) as (proxy, requests, sent),
+        _proxy(int(url.rpartition(":")[2])) as (proxy, requests, traffic),
     ):
         os.environ["AZURITE_BLOB_STORAGE_URL"] = url
         azurite.create_container(url, "aged")
@@ -256,32 +256,32 @@ def _in_blob(name: str, folder: Path, age: int) -> dict[str, Any]:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda path: store.put(str(path.relative_to(folder)), path.read_bytes()), paths))
         os.environ["AZURITE_BLOB_STORAGE_URL"] = f"http://127.0.0.1:{proxy}"
-        measured = run(name, *SCORING[name], "--store", store.uri)
-        return {"requests": requests.value, **_seconds(measured), "bytes": sent.value}
+        command = run(name, *SCORING[name], "--store", store.uri)
+        return {"requests": requests.value, **_seconds(command), "bytes": traffic.value}
 
 
-def _seconds(measured: Measured) -> dict[str, Any]:
-    stages = " ".join(f"{name} {seconds}" for name, seconds in measured.result["stages"].items())
-    return {"seconds": measured.seconds, "cpu": measured.cpu, "of them": stages}
+def _seconds(command: Measured) -> dict[str, Any]:
+    stages = " ".join(f"{name} {seconds}" for name, seconds in command.result["stages"].items())
+    return {"seconds": command.seconds, "cpu": command.cpu, "of them": stages}
 
 
 @contextmanager
 def _proxy(to: int) -> Iterator[tuple[int, Any, Any]]:
     """A proxy in a process of its own; its port, and how many requests and bytes of answers it passed on."""
     context = multiprocessing.get_context("spawn")
-    requests, sent, port = context.Value("q", 0), context.Value("q", 0), free_port()
-    process = context.Process(target=_pass_on, args=(port, to, requests, sent), daemon=True)
+    requests, traffic, port = context.Value("q", 0), context.Value("q", 0), free_port()
+    process = context.Process(target=_pass_on, args=(port, to, requests, traffic), daemon=True)
     process.start()
     try:
         if not azurite.answers_in_time(port, _START_SECONDS):
             raise RuntimeError(f"the proxy does not answer on port {port}")
-        yield port, requests, sent
+        yield port, requests, traffic
     finally:
         process.terminate()
         process.join(20)
 
 
-def _pass_on(port: int, to: int, requests: Any, sent: Any) -> None:
+def _pass_on(port: int, to: int, requests: Any, traffic: Any) -> None:
     """Pass on requests of HTTP/1.1, each after `DELAY_SECONDS`, over a connection of its own for each client's."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -293,7 +293,7 @@ def _pass_on(port: int, to: int, requests: Any, sent: Any) -> None:
                 there[1].write(head + body)
                 answer, content = await _message(there[0], to_head=head.startswith(b"HEAD"))
                 requests.value += 1
-                sent.value += len(content)
+                traffic.value += len(content)
                 writer.write(answer + content)
                 await writer.drain()
         writer.close()

@@ -35,19 +35,19 @@ def main() -> None:
 
 def _forecasts(seed: int, arguments: argparse.Namespace) -> pl.DataFrame:
     """Forecasts of one simulated chain beside the truth of the same weeks."""
-    made = simulate(arguments.skus, arguments.stores, arguments.weeks, seed)
+    chain = simulate(arguments.skus, arguments.stores, arguments.weeks, seed)
     with tempfile.TemporaryDirectory(prefix="almanac-calibration-") as folder:
         paths = {name: f"{folder}/{name}.parquet" for name in ("history", "plan", "stores")}
         for name, path in paths.items():
-            getattr(made, name).write_parquet(path)
+            getattr(chain, name).write_parquet(path)
         store = str(Path(folder) / "store")
         run(
             *("sales", "run", "--source", paths["history"], "--plan", paths["plan"]),
             *("--stores", paths["stores"], "--store", store),
         )
-        published = Store(store).scan("sales/forecasts").collect()
-    truth = made.truth.drop(*LEVELS)
-    return truth.join(published, on=["sku", "store", "week"], how="inner", validate="1:1")
+        forecasts = Store(store).scan("sales/forecasts").collect()
+    truth = chain.truth.drop(*LEVELS)
+    return truth.join(forecasts, on=["sku", "store", "week"], how="inner", validate="1:1")
 
 
 def _line(kind: str, rows: pl.DataFrame) -> dict[str, object]:
@@ -61,11 +61,11 @@ def _line(kind: str, rows: pl.DataFrame) -> dict[str, object]:
 
 def _standard_error(rows: pl.DataFrame, low: str, high: str) -> float | None:
     """That of a band's coverage, from its coverage seed by seed; None for a single seed."""
-    found = [
+    coverages = [
         _attained(of, high, LEVELS[high]) - _attained(of, low, LEVELS[low])
         for of in rows.partition_by("seed")
     ]
-    return float(np.std(found, ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
+    return float(np.std(coverages, ddof=1) / np.sqrt(len(coverages))) if len(coverages) > 1 else None
 
 
 def _attained(rows: pl.DataFrame, name: str, level: float) -> float:

@@ -60,20 +60,20 @@ def main() -> None:
 def _one(folder: Path, devices: int, arguments: argparse.Namespace) -> dict[str, Any]:
     _simulate(folder, devices, arguments)
     where = ["--store", str(folder / "store"), *_workers(arguments)]
-    made = folder / "store" / "devices"
-    ingested: Measured | None = None
-    trained: Measured | None = None
-    if not (made / "readings").exists():
-        given = ["--source", str(folder / "day"), "--shards", str(arguments.shards)]
-        ingested = run("devices", "ingest", *given, *where)
-    if not (made / "bundles").exists():
-        trained = run("devices", "train", "--detector", arguments.detector, *where)
+    tables = folder / "store" / "devices"
+    ingest: Measured | None = None
+    training: Measured | None = None
+    if not (tables / "readings").exists():
+        sources = ["--source", str(folder / "day"), "--shards", str(arguments.shards)]
+        ingest = run("devices", "ingest", *sources, *where)
+    if not (tables / "bundles").exists():
+        training = run("devices", "train", "--detector", arguments.detector, *where)
     hour = run("devices", "run", "--source", str(folder / "hour"), "--catch-up", "1", *where)
     stages = hour.result["stages"]
     return {
         "sensors": devices * len(TAGS),
-        **_costs("ingest day", ingested),
-        **_costs("train", trained),
+        **_costs("ingest day", ingest),
+        **_costs("train", training),
         "rows": hour.result["rows"],
         **{f"{name} s": seconds for name, seconds in stages.items()},
         **_costs("hour", hour),
@@ -81,13 +81,13 @@ def _one(folder: Path, devices: int, arguments: argparse.Namespace) -> dict[str,
     }
 
 
-def _costs(name: str, measured: Measured | None) -> dict[str, float | None]:
-    if measured is None:
+def _costs(name: str, command: Measured | None) -> dict[str, float | None]:
+    if command is None:
         return dict.fromkeys((f"{name} s", f"{name} CPU s", f"{name} MB"))
     return {
-        f"{name} s": measured.seconds,
-        f"{name} CPU s": measured.cpu,
-        f"{name} MB": measured.peak / MEGABYTE,
+        f"{name} s": command.seconds,
+        f"{name} CPU s": command.cpu,
+        f"{name} MB": command.peak / MEGABYTE,
     }
 
 
@@ -112,9 +112,9 @@ def _loop(arguments: argparse.Namespace) -> dict[str, float]:
         one_by_one, loading, loop = _one_by_one(Path(folder), grid.values[:, ~past])
     params = one_class_svm.fit(grid, past)
     hour = replace(grid, values=grid.values[:, ~past])
-    begun = time.perf_counter()
+    start = time.perf_counter()
     together = one_class_svm.score(params, hour)
-    one_pass = time.perf_counter() - begun
+    one_pass = time.perf_counter() - start
     np.testing.assert_allclose(together, -one_by_one, atol=1e-9)
     return {"loop": loop, "of it loading": loading, "one pass": one_pass}
 
@@ -136,13 +136,13 @@ def _one_by_one(folder: Path, hour: Floats) -> tuple[Floats, float, float]:
     """Decision functions of each sensor's readings, and the seconds for loading and for all of it."""
     import mlflow.sklearn
 
-    found, loading, begun = np.empty_like(hour), 0.0, time.perf_counter()
+    decisions, loading, start = np.empty_like(hour), 0.0, time.perf_counter()
     for sensor, values in enumerate(hour):
         before = time.perf_counter()
         model = mlflow.sklearn.load_model(str(folder / f"{sensor}"))
         loading += time.perf_counter() - before
-        found[sensor] = model.decision_function(values[:, None])
-    return found, loading, time.perf_counter() - begun
+        decisions[sensor] = model.decision_function(values[:, None])
+    return decisions, loading, time.perf_counter() - start
 
 
 def _simulate(folder: Path, devices: int, arguments: argparse.Namespace) -> None:
@@ -160,9 +160,9 @@ def _simulate(folder: Path, devices: int, arguments: argparse.Namespace) -> None
 def _readings(devices: int, arguments: argparse.Namespace) -> Iterator[pl.DataFrame]:
     for first in range(0, devices, CHUNK):
         size = min(CHUNK, devices - first)
-        made = simulate(size, START, arguments.minutes + HOUR, first=first, seed=arguments.seed)
+        fleet = simulate(size, START, arguments.minutes + HOUR, first=first, seed=arguments.seed)
         moment = (pl.col("time") + timedelta(seconds=20)).alias("time")
-        yield readings_of(made.grid).select("device", "tag", moment, pl.col("mean").alias("value"))
+        yield readings_of(fleet.grid).select("device", "tag", moment, pl.col("mean").alias("value"))
 
 
 def _workers(arguments: argparse.Namespace) -> list[str]:

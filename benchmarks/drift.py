@@ -77,21 +77,21 @@ class Case:
 def _sales(seed: int, size: Size) -> Case:
     """40 SKUs in 6 stores over two years; then all prices are a fifth lower."""
     weeks = round(104 * size.training) + size.cycles
-    made = simulate_sales(round(40 * size.keys), 6, weeks, seed=seed, with_truth=False)
-    trained = made.as_of - timedelta(weeks=size.cycles)
-    war = price_war(made.history, trained + timedelta(weeks=1))
-    return Case(SALES, {"history": made.history}, {"history": war}, trained, timedelta(weeks=1))
+    chain = simulate_sales(round(40 * size.keys), 6, weeks, seed=seed, with_truth=False)
+    end = chain.as_of - timedelta(weeks=size.cycles)
+    war = price_war(chain.history, end + timedelta(weeks=1))
+    return Case(SALES, {"history": chain.history}, {"history": war}, end, timedelta(weeks=1))
 
 
 def _devices(seed: int, size: Size) -> Case:
     """30 devices over a week; then the flow sensors of half of them show a fifth more."""
     devices, hours = round(30 * size.keys), round(7 * 24 * size.training)
     intervals = (hours + size.cycles) * 6
-    made = simulate_devices(devices, START, intervals, seed=seed, interval=timedelta(minutes=10))
-    readings = readings_of(made.grid).drop("point_times", "point_values")
-    trained = START + timedelta(hours=hours)
-    shifted = {"readings": recalibrated(readings, trained)}
-    return Case(DEVICES, {"readings": readings}, shifted, trained, timedelta(hours=1))
+    fleet = simulate_devices(devices, START, intervals, seed=seed, interval=timedelta(minutes=10))
+    readings = readings_of(fleet.grid).drop("point_times", "point_values")
+    end = START + timedelta(hours=hours)
+    shifted = {"readings": recalibrated(readings, end)}
+    return Case(DEVICES, {"readings": readings}, shifted, end, timedelta(hours=1))
 
 
 def _machines(seed: int, size: Size) -> Case:
@@ -140,10 +140,10 @@ def _line(name: str, seeds: Sequence[int], size: Size, rule: Rule) -> dict[str, 
     for seed in seeds:
         case = simulated(seed, size)
         alarms.append(_drifted(case, case.quiet, size.cycles, rule)[CYCLE].n_unique())
-        found = _drifted(case, case.shifted, 2, rule)
-        if found.height:
-            delays.append((found[CYCLE][0] - case.trained) // case.cycle)
-            right += found["feature"][0] == feature
+        alarm = _drifted(case, case.shifted, 2, rule)
+        if alarm.height:
+            delays.append((alarm[CYCLE][0] - case.trained) // case.cycle)
+            right += alarm["feature"][0] == feature
     low, high = interval(alarms, size.cycles)
     total = len(alarms) * size.cycles
     return {

@@ -29,16 +29,16 @@ def main() -> None:
 def _one(folder: Path, rows: int) -> dict[str, Any]:
     store = folder / f"store-{rows}"
     shutil.copytree(folder / "store", store)
-    trained = run("sales", "train", "--training-rows", str(rows), "--store", str(store))
+    training = run("sales", "train", "--training-rows", str(rows), "--store", str(store))
     shutil.rmtree(store)
-    headline = trained.result["headline"]
+    headline = training.result["headline"]
     return {
         "rows": rows,
         "pinball": headline["pinball"],
         "wape": headline["wape"],
-        "fit s": trained.result["stages"]["fit"],
-        "train s": trained.seconds,
-        "peak MB": trained.peak / 1e6,
+        "fit s": training.result["stages"]["fit"],
+        "train s": training.seconds,
+        "peak MB": training.peak / 1e6,
     }
 
 

@@ -44,29 +44,29 @@ def _one(folder: Path, machines: int, arguments: argparse.Namespace) -> dict[str
     where = ["--store", str(folder / "store"), *_workers(arguments)]
     sources = [word for name in TABLES for word in (f"--{name}", str(folder / name))]
     shards = ["--shards", str(arguments.shards)] if arguments.shards else []
-    ingested = run("machines", "ingest", *sources, *shards, *where)
-    trained = run("machines", "train", *where)
-    scored = run("machines", "score", *where)
-    stages = trained.result["stages"]
+    ingest = run("machines", "ingest", *sources, *shards, *where)
+    training = run("machines", "train", *where)
+    scoring = run("machines", "score", *where)
+    stages = training.result["stages"]
     return {
         "machines": machines,
         "telemetry": rows,
-        **_costs("ingest", ingested),
+        **_costs("ingest", ingest),
         "features s": stages["prepare"],
         "fit s": stages["fit"],
-        **_costs("train", trained),
-        **_costs("score", scored),
-        "all s": ingested.seconds + trained.seconds + scored.seconds,
-        "all CPU s": ingested.cpu + trained.cpu + scored.cpu,
-        "peak MB": max(m.peak for m in (ingested, trained, scored)) / MEGABYTE,
+        **_costs("train", training),
+        **_costs("score", scoring),
+        "all s": ingest.seconds + training.seconds + scoring.seconds,
+        "all CPU s": ingest.cpu + training.cpu + scoring.cpu,
+        "peak MB": max(m.peak for m in (ingest, training, scoring)) / MEGABYTE,
     }
 
 
-def _costs(name: str, measured: Measured) -> dict[str, float]:
+def _costs(name: str, command: Measured) -> dict[str, float]:
     return {
-        f"{name} s": measured.seconds,
-        f"{name} CPU s": measured.cpu,
-        f"{name} MB": measured.peak / MEGABYTE,
+        f"{name} s": command.seconds,
+        f"{name} CPU s": command.cpu,
+        f"{name} MB": command.peak / MEGABYTE,
     }
 
 
@@ -76,8 +76,8 @@ def _workers(arguments: argparse.Namespace) -> list[str]:
 
 def _simulate(folder: Path, machines: int, arguments: argparse.Namespace) -> int:
     """Write the simulated tables as Parquet, one file per range of machines; the rows of telemetry."""
-    done = folder / "telemetry.rows"
-    if not done.exists():
+    marker = folder / "telemetry.rows"
+    if not marker.exists():
         for name in TABLES:
             (folder / name).mkdir(parents=True, exist_ok=True)
         rows = 0
@@ -86,8 +86,8 @@ def _simulate(folder: Path, machines: int, arguments: argparse.Namespace) -> int
             for name, frame in frames.items():
                 frame.write_parquet(folder / name / f"{number:04d}.parquet")
             rows += frames["telemetry"].height
-        done.write_text(str(rows))
-    return int(done.read_text())
+        marker.write_text(str(rows))
+    return int(marker.read_text())
 
 
 def _arguments() -> argparse.Namespace:

@@ -42,18 +42,18 @@ class Measured:
 def run(*arguments: str) -> Measured:
     """Run `python -m flows ... --json`; raises `RuntimeError` with its messages where it fails."""
     command = [sys.executable, "-m", "flows", *arguments, "--json"]
-    begun = time.perf_counter()
-    with counted() as used:
+    start = time.perf_counter()
+    with counted() as usage:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         watcher = _Watcher(process.pid)
         watcher.start()
         out, err = process.communicate()
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     watcher.stopped.set()
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with status {process.returncode}:\n{err[-4000:]}")
-    return Measured(json.loads(out), seconds, watcher.peak, watcher.peak_worker, used.seconds)
+    return Measured(json.loads(out), seconds, watcher.peak, watcher.peak_worker, usage.seconds)
 
 
 @dataclass
@@ -73,18 +73,18 @@ def counted() -> Iterator[Used]:
     set_child_subreaper = 36
     ctypes.CDLL(None).prctl(set_child_subreaper, 1)
     before = {process.pid for process in psutil.Process().children()}
-    begun, used = _cpu_of_children(), Used()
-    yield used
+    start, usage = _cpu_of_children(), Used()
+    yield usage
     for process in psutil.Process().children():
         if process.pid not in before:
             os.waitpid(process.pid, 0)
-    used.seconds = _cpu_of_children() - begun
+    usage.seconds = _cpu_of_children() - start
 
 
 def _cpu_of_children() -> float:
     """Processor seconds of all processes that were started from here and have been waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class _Watcher(threading.Thread):

@@ -61,16 +61,16 @@ def _numenta() -> Iterator[Series]:
     every = pl.read_parquet(folder() / "nab_traffic_tweets.parquet")
     for (device,), rows in every.group_by("device", maintain_order=True):
         time = pl.col("time").dt.truncate("5m").dt.replace_time_zone("UTC").alias("time")
-        found = rows.group_by(time).agg(pl.col("value").mean(), pl.col("in_window").max()).sort("time")
-        yield _series(str(device), found, "5m", int(LEARNT_SHARE * found.height))
+        points = rows.group_by(time).agg(pl.col("value").mean(), pl.col("in_window").max()).sort("time")
+        yield _series(str(device), points, "5m", int(LEARNT_SHARE * points.height))
 
 
 def _spacecraft() -> Iterator[Series]:
     every = pl.read_parquet(folder() / "smap.parquet")
     for (device,), rows in every.group_by("channel", maintain_order=True):
-        ordered = rows.sort("part", "row", descending=[True, False]).with_columns(_minutes(1))
-        found = ordered.select("time", pl.col("value").cast(pl.Float64), pl.col("anomaly").alias("in_window"))
-        yield _series(str(device), found, "1m", rows.filter(part="train").height)
+        steps = rows.sort("part", "row", descending=[True, False]).with_columns(_minutes(1))
+        points = steps.select("time", pl.col("value").cast(pl.Float64), pl.col("anomaly").alias("in_window"))
+        yield _series(str(device), points, "1m", rows.filter(part="train").height)
 
 
 def _plant() -> Iterator[Series]:
@@ -78,8 +78,8 @@ def _plant() -> Iterator[Series]:
     past = every.filter(run="d00")
     for (run,), rows in every.filter(pl.col("run") != "d00").group_by("run", maintain_order=True):
         both = pl.concat([past, rows.sort("row")]).with_columns(_minutes(3))
-        found = both.select("time", pl.col("^x.*$").cast(pl.Float64), pl.col("fault").alias("in_window"))
-        yield _series(str(run), found, "3m", past.height)
+        points = both.select("time", pl.col("^x.*$").cast(pl.Float64), pl.col("fault").alias("in_window"))
+        yield _series(str(run), points, "3m", past.height)
 
 
 def _minutes(step: int) -> pl.Expr:
@@ -90,7 +90,7 @@ def _minutes(step: int) -> pl.Expr:
     )
 
 
-def _series(device: str, rows: pl.DataFrame, interval: str, learnt: int) -> Series:
+def _series(device: str, rows: pl.DataFrame, interval: str, size: int) -> Series:
     """`rows` have time, a column for each tag, and `in_window`."""
     step = Options.of({"interval": interval}).step
     inside = rows["in_window"].cast(pl.Int8).to_numpy() > 0
@@ -101,7 +101,7 @@ def _series(device: str, rows: pl.DataFrame, interval: str, learnt: int) -> Seri
     readings = readings.select(
         pl.lit(device).alias("device"), "tag", "time", "mean", pl.lit(0).alias("shard")
     )
-    until = times[learnt].replace(minute=0, second=0)
+    until = times[size].replace(minute=0, second=0)
     return Series(device, readings, interval, until, [w for w in windows if w[0] >= until])
 
 
@@ -133,9 +133,9 @@ def judged(series: Series) -> pl.DataFrame:
         scores = Scores(rows, raw.keys)
         new = new_normal.relearnt(scores, readings, _NOTHING, hour, hour + HOUR, options, scorer, model).rows
         calls = alarming(new.lazy()) if new["is_anomaly"].any() else new.select(KEY).clear()
-        marked = calls.with_columns(is_alarm=pl.lit(value=True))
+        alarms = calls.with_columns(is_alarm=pl.lit(value=True))
         hours.append(
-            new.join(marked, on=list(KEY), how="left").with_columns(pl.col("is_alarm").fill_null(False))
+            new.join(alarms, on=list(KEY), how="left").with_columns(pl.col("is_alarm").fill_null(False))
         )
     return pl.concat(hours).sort(*KEY, "time")
 
@@ -143,13 +143,13 @@ def judged(series: Series) -> pl.DataFrame:
 def windowed_gaussian(series: Series) -> pl.DataFrame:
     """A reading's p-value under a normal distribution of the day before it."""
     window = _WINDOW // Options.of({"interval": series.interval}).step
-    ordered = series.readings.sort("tag", "time")
+    readings = series.readings.sort("tag", "time")
     before = pl.col("mean").shift(1)
     mean, std = (
         getattr(before, f"rolling_{name}")(window, min_samples=20).over("tag") for name in ("mean", "std")
     )
-    found = ordered.with_columns(((pl.col("mean") - mean).abs() / (std + 1e-9)).fill_null(0.0).alias("z"))
-    return _baseline(series, found, NormalDist().inv_cdf(1 - 0.01 / 2), NormalDist().inv_cdf(1 - ALPHA / 2))
+    scores = readings.with_columns(((pl.col("mean") - mean).abs() / (std + 1e-9)).fill_null(0.0).alias("z"))
+    return _baseline(series, scores, NormalDist().inv_cdf(1 - 0.01 / 2), NormalDist().inv_cdf(1 - ALPHA / 2))
 
 
 def isolation_forest(series: Series) -> pl.DataFrame:
@@ -168,10 +168,10 @@ def isolation_forest(series: Series) -> pl.DataFrame:
 
 def _baseline(series: Series, rows: pl.DataFrame, low: float, high: float) -> pl.DataFrame:
     p = pl.when(pl.col("z") > high).then(ALPHA).when(pl.col("z") > low).then(0.01).otherwise(1.0)
-    found = rows.filter(pl.col("time") >= series.until).with_columns(
+    calls = rows.filter(pl.col("time") >= series.until).with_columns(
         p.alias("p_value"), pl.lit(0.0).alias("value")
     )
-    return found.with_columns(
+    return calls.with_columns(
         (pl.col("p_value") <= ALPHA).alias("is_anomaly"), pl.lit(value=True).alias("is_alarm")
     )
 
@@ -183,21 +183,21 @@ def figures(every: list[tuple[Series, pl.DataFrame]]) -> list[dict[str, Any]]:
     days = sum(_days(series, rows) for series, rows in every)
     lines = []
     for name, alarm in (("called", False), ("alarms", True)):
-        found = [
+        results = [
             _found(series, rows.filter("is_anomaly", pl.col("is_alarm") | (not alarm)))
             for series, rows in every
         ]
         windows = sum(len(series.windows) for series, _ in every)
-        delays = [delay for one in found for delay in one["delays"]]
+        delays = [delay for one in results for delay in one["delays"]]
         lines.append(
             {
                 "what": name,
                 "normal at 0.01": f"{sum(a for _, a, _ in shares) / readings:.2%}",
                 "at 0.001": f"{sum(b for _, _, b in shares) / readings:.3%}",
-                "false alarms a device and day": sum(one["false"] for one in found) / days,
+                "false alarms a device and day": sum(one["false"] for one in results) / days,
                 "found": f"{len(delays)} of {windows}",
                 "delay, h": float(np.median(delays)) if delays else None,
-                "hours in alarm": f"{sum(one['hours'] for one in found):,} of {24 * days:,.0f}",
+                "hours in alarm": f"{sum(one['hours'] for one in results):,} of {24 * days:,.0f}",
             }
         )
     return lines
@@ -253,12 +253,12 @@ def compared(name: str, by_method: dict[str, list[tuple[Series, pl.DataFrame]]])
     """
     lines = []
     for method, every in by_method.items():
-        found = figures(every)
+        results = figures(every)
         lines += [
-            {"set": name, "method": method, **line} for line in (found if method == "here" else found[:1])
+            {"set": name, "method": method, **line} for line in (results if method == "here" else results[:1])
         ]
-    called, alarms = (line["false alarms a device and day"] for line in lines[:2])
-    for what, at_most in (("at twice the false alarms", 2 * called), ("at those of alarms", alarms)):
+    calls, alarms = (line["false alarms a device and day"] for line in lines[:2])
+    for what, at_most in (("at twice the false alarms", 2 * calls), ("at those of alarms", alarms)):
         line = _as_rarely(by_method["windowed Gaussian"], at_most)
         lines.append({"set": name, "method": "windowed Gaussian", **line, "what": what})
     return lines
@@ -289,14 +289,16 @@ def delays(by_method: dict[str, list[tuple[Series, pl.DataFrame]]]) -> list[dict
     alarms of the default budget, which is far less, are also taken from their first row.
     """
     here = by_method["here"]
-    called = {"joint, 0.01": [(s, rows.filter(_JOINT, pl.col("p_value") <= 0.01)) for s, rows in here]}
-    called |= {"alarms": [(s, rows.filter("is_alarm", "is_anomaly")) for s, rows in here]}
-    called |= {"T²": _principal(here, 0), "Q": _principal(here, 1)}
+    calls_by_method = {
+        "joint, 0.01": [(s, rows.filter(_JOINT, pl.col("p_value") <= 0.01)) for s, rows in here]
+    }
+    calls_by_method |= {"alarms": [(s, rows.filter("is_alarm", "is_anomaly")) for s, rows in here]}
+    calls_by_method |= {"T²": _principal(here, 0), "Q": _principal(here, 1)}
     for name, every in by_method.items():
         if name != "here":
-            called[name] = [(series, rows.filter("is_anomaly")) for series, rows in every]
+            calls_by_method[name] = [(series, rows.filter("is_anomaly")) for series, rows in every]
     lines = []
-    for method, every in called.items():
+    for method, every in calls_by_method.items():
         line: dict[str, Any] = {"method": method}
         for series, calls in every:
             rows = series.readings.filter(pl.col("time") >= series.until)["time"].unique().sort()
@@ -326,13 +328,13 @@ def _principal(every: list[tuple[Series, pl.DataFrame]], which: int) -> list[tup
     distances = []
     for series, _ in every:
         wide = series.readings.pivot("tag", index="time", values="mean").sort("time")
-        x, learnt = wide.drop("time").to_numpy(), int((wide["time"] < series.until).sum())
-        unit = (x - x[:learnt].mean(axis=0)) / x[:learnt].std(axis=0)
-        variances, directions = np.linalg.eigh(np.corrcoef(unit[:learnt].T))
-        kept = directions[:, -COMPONENTS:]
-        parts = unit @ kept
-        both = ((parts**2 / variances[-COMPONENTS:]).sum(axis=1), ((unit - parts @ kept.T) ** 2).sum(axis=1))
-        distances.append(wide.select("time").with_columns(far=both[which])[learnt:])
+        x, size = wide.drop("time").to_numpy(), int((wide["time"] < series.until).sum())
+        unit = (x - x[:size].mean(axis=0)) / x[:size].std(axis=0)
+        variances, directions = np.linalg.eigh(np.corrcoef(unit[:size].T))
+        axes = directions[:, -COMPONENTS:]
+        parts = unit @ axes
+        both = ((parts**2 / variances[-COMPONENTS:]).sum(axis=1), ((unit - parts @ axes.T) ** 2).sum(axis=1))
+        distances.append(wide.select("time").with_columns(far=both[which])[size:])
     normal = next(far for (series, _), far in zip(every, distances, strict=True) if not series.windows)
     limit = normal["far"].quantile(0.99)
     return [

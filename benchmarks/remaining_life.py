@@ -74,43 +74,45 @@ def _rmse(rows: pl.DataFrame) -> float:
 def _trial(engines: pl.DataFrame, seed: int, quarter: int, cuts: int) -> tuple[pl.DataFrame, float]:
     rng = np.random.default_rng(seed)
     units = engines["unit"].unique().sort().to_numpy()
-    held = rng.permutation(units)[quarter::QUARTERS]
-    learnt = engines.filter(~pl.col("unit").is_in(held.tolist()))
+    test_units = rng.permutation(units)[quarter::QUARTERS]
+    training = engines.filter(~pl.col("unit").is_in(test_units.tolist()))
     end = START + timedelta(days=int(engines["cycle"].max()))  # type: ignore[arg-type]
-    tables = _tables(learnt.with_columns(time=_time("cycle")))
+    tables = _tables(training.with_columns(time=_time("cycle")))
     context = MACHINES.context(tables, end, OPTIONS)
     rows = MACHINES.prepare_shard(tables, context, end, OPTIONS)["rows"]
     model = MACHINES.load(MACHINES.fit({"rows": rows.lazy()}, context, end, OPTIONS).files)
-    whole = _tables(engines.filter(pl.col("unit").is_in(held.tolist())).with_columns(time=_time("cycle")))
-    judged = MACHINES.evaluate(model, whole, MACHINES.context(whole, end, OPTIONS), end, OPTIONS)
-    judged = judged.filter(pl.col("next_failure_hours").is_not_null())
-    failed = (judged["next_failure_hours"] <= 24 * HORIZON).to_numpy()
-    precision = average_precision(judged["probability"].to_numpy(), failed)
-    return _lives(model, engines, held, cuts, rng, end), precision
+    whole = _tables(
+        engines.filter(pl.col("unit").is_in(test_units.tolist())).with_columns(time=_time("cycle"))
+    )
+    test_rows = MACHINES.evaluate(model, whole, MACHINES.context(whole, end, OPTIONS), end, OPTIONS)
+    test_rows = rows_of_test.filter(pl.col("next_failure_hours").is_not_null())
+    failed = (test_rows["next_failure_hours"] <= 24 * HORIZON).to_numpy()
+    precision = average_precision(test_rows["probability"].to_numpy(), failed)
+    return _lives(model, engines, test_units, cuts, rng, end), precision
 
 
 def _lives(
-    model: Any, engines: pl.DataFrame, held: np.ndarray, cuts: int, rng: np.random.Generator, end: datetime
+    model: Any, engines: pl.DataFrame, units: np.ndarray, cuts: int, rng: np.random.Generator, end: datetime
 ) -> pl.DataFrame:
     """Per cut: `left`, the cycles to the failure, and what is said of it: `low`, `middle`, `high`."""
     parts = []
-    for unit in sorted(held.tolist()):
+    for unit in sorted(units.tolist()):
         one = engines.filter(unit=unit)
         last = int(one["cycle"].max())  # type: ignore[arg-type]
-        for i, cut in enumerate(rng.integers(20, last, cuts)):
-            known = one.filter(pl.col("cycle") <= int(cut)).with_columns(
-                pl.lit(f"{unit}-{i}").alias("unit"), time=_time(pl.col("cycle") - int(cut), end)
+        for i, end_cycle in enumerate(rng.integers(20, last, cuts)):
+            history = one.filter(pl.col("cycle") <= int(end_cycle)).with_columns(
+                pl.lit(f"{unit}-{i}").alias("unit"), time=_time(pl.col("cycle") - int(end_cycle), end)
             )
-            parts.append(known.with_columns(left=pl.lit(float(last - cut))))
-    shown = pl.concat(parts)
-    tables = {**_tables(shown.drop("left")), "failures": _failures(shown).head(0).lazy()}
+            parts.append(history.with_columns(left=pl.lit(float(last - end_cycle))))
+    histories = pl.concat(parts)
+    tables = {**_tables(histories.drop("left")), "failures": _failures(histories).head(0).lazy()}
     context = MACHINES.context(tables, end, OPTIONS)
-    keys = shown.select(pl.col("unit").alias("machine_id"), pl.lit("engine").alias("component")).unique()
-    said = MACHINES.score(model, tables, context, keys.sort("machine_id"), end, OPTIONS).rows
+    keys = histories.select(pl.col("unit").alias("machine_id"), pl.lit("engine").alias("component")).unique()
+    scores = MACHINES.score(model, tables, context, keys.sort("machine_id"), end, OPTIONS).rows
     quantiles = {f"life_q{q}_hours": name for q, name in ((10, "low"), (50, "middle"), (90, "high"))}
-    cycles = said.select("machine_id", *(pl.col(c).alias(name) / 24 for c, name in quantiles.items()))
-    left = shown.group_by(pl.col("unit").alias("machine_id")).agg(pl.col("left").first())
-    return cycles.join(left, on="machine_id").sort("machine_id")
+    cycles = scores.select("machine_id", *(pl.col(c).alias(name) / 24 for c, name in quantiles.items()))
+    cycles_left = histories.group_by(pl.col("unit").alias("machine_id")).agg(pl.col("left").first())
+    return cycles.join(cycles_left, on="machine_id").sort("machine_id")
 
 
 def _time(cycle: str | pl.Expr, zero: datetime = START) -> pl.Expr:

@@ -39,12 +39,12 @@ def main() -> None:
 def _one(folder: Path, skus: int, arguments: argparse.Namespace) -> dict[str, Any]:
     source, plan = folder / "source", folder / "plan"
     store = ["--store", str(folder / "store")]
-    ingested: Measured | None = None
-    trained: Measured | None = None
+    ingest: Measured | None = None
+    training: Measured | None = None
     if not source.exists():
         simulate_files(folder, skus, arguments.stores, arguments.weeks, arguments.seed)
-        ingested = run("sales", "ingest", "--source", str(source), "--plan", str(plan), *store)
-        trained = run("sales", "train", *store)
+        ingest = run("sales", "ingest", "--source", str(source), "--plan", str(plan), *store)
+        training = run("sales", "train", *store)
     forecast = run("sales", "forecast", *store)
     quantiles = forecast.result["rows"] * arguments.quantiles
     stages = forecast.result["stages"]
@@ -52,17 +52,17 @@ def _one(folder: Path, skus: int, arguments: argparse.Namespace) -> dict[str, An
         "skus": skus,
         "keys": forecast.result["requested"],
         "quantiles": quantiles,
-        "ingest s": ingested and ingested.seconds,
-        "train s": trained and trained.seconds,
-        "train MB": trained and trained.peak / MEGABYTE,
+        "ingest s": ingest and ingest.seconds,
+        "train s": training and training.seconds,
+        "train MB": training and training.peak / MEGABYTE,
         **{f"{name} s": seconds for name, seconds in stages.items()},
         "run s": forecast.seconds,
         **_memory(forecast),
     }
 
 
-def _memory(measured: Measured) -> dict[str, float]:
-    return {"peak MB": measured.peak / MEGABYTE, "worker MB": measured.peak_worker / MEGABYTE}
+def _memory(command: Measured) -> dict[str, float]:
+    return {"peak MB": command.peak / MEGABYTE, "worker MB": command.peak_worker / MEGABYTE}
 
 
 def simulate_files(folder: Path, skus: int, stores: int, weeks: int, seed: int) -> None:

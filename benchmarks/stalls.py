@@ -59,17 +59,17 @@ def _make(folder: str) -> None:
     write_deltalake(f"{folder}/sales/history", table, partition_by=["shard"])
 
 
-def _read_all(folder: str, wanted: int, silent: float) -> dict[str, Any]:
-    begun = heard = time.monotonic()
-    ended = 0
-    with cluster.local_or_named() as made, Client(made) as client:
-        futures = client.map(read, [folder] * wanted, range(wanted), pure=False)
-        while ended < wanted and time.monotonic() - heard < silent:
+def _read_all(folder: str, shards: int, silent: float) -> dict[str, Any]:
+    start = heard = time.monotonic()
+    count = 0
+    with cluster.local_or_named() as workers, Client(workers) as client:
+        futures = client.map(read, [folder] * shards, range(shards), pure=False)
+        while count < shards and time.monotonic() - heard < silent:
             time.sleep(0.2)
             now = sum(future.done() for future in futures)
-            heard, ended = time.monotonic() if now > ended else heard, now
+            heard, count = time.monotonic() if now > count else heard, now
         stuck = sum(len(keys) for keys in client.processing().values())
-    return {"shards": ended, "stuck": stuck, "seconds": round(time.monotonic() - begun, 1)}
+    return {"shards": count, "stuck": stuck, "seconds": round(time.monotonic() - start, 1)}
 
 
 def main() -> None:
@@ -80,12 +80,12 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=2000)
     parser.add_argument("--silent", type=float, default=60)
     parser.add_argument("--profiled", action="store_true")
-    given = parser.parse_args()
-    if given.profiled:
+    arguments = parser.parse_args()
+    if arguments.profiled:
         cluster.DASK_SETTINGS["distributed.worker.profile.enabled"] = True
     with tempfile.TemporaryDirectory() as folder, dask.config.set(cluster.DASK_SETTINGS):
         _make(folder)
-        print(json.dumps(_read_all(folder, given.shards, given.silent)))
+        print(json.dumps(_read_all(folder, arguments.shards, arguments.silent)))
 
 
 if __name__ == "__main__":

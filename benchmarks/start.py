@@ -70,87 +70,87 @@ def _measured(name: str, words: Sequence[str], anew: Path | None = None) -> dict
     with tempfile.TemporaryDirectory() as folder:
         marks = Path(folder, "marks.json")
         program = [sys.executable, "-m", "benchmarks.start", "--marks", str(marks), "--", *words]
-        begun = time.time()
-        with counted() as used:
-            done = subprocess.run(program, capture_output=True, text=True)
-            ended = time.time()
-        if done.returncode:
+        start = time.time()
+        with counted() as usage:
+            process = subprocess.run(program, capture_output=True, text=True)
+            end = time.time()
+        if process.returncode:
             raise RuntimeError(
-                f"{' '.join(words)} ended with status {done.returncode}:\n{done.stderr[-4000:]}"
+                f"{' '.join(words)} ended with status {process.returncode}:\n{process.stderr[-4000:]}"
             )
-        found = json.loads(marks.read_text())
-    phases = _phases(found, begun, ended) if found else {}
+        times = json.loads(marks.read_text())
+    phases = _phases(times, start, end) if times else {}
     return {
         "command": name,
-        "wall s": ended - begun,
-        "CPU s": used.seconds,
+        "wall s": end - start,
+        "CPU s": usage.seconds,
         **{p: phases.get(p) for p in PHASES},
     }
 
 
-def _phases(found: dict[str, Any], begun: float, ended: float) -> dict[str, float]:
+def _phases(times: dict[str, Any], start: float, end: float) -> dict[str, float]:
     """Seconds of the phases, from the times at which they ended and from what the run says of itself."""
-    stages = found["stages"]
-    known = {
-        "imports": found["loaded"] - begun,
-        "server": found["served"] - found["loaded"],
-        "cluster": found["cluster"],
+    stages = times["stages"]
+    phases = {
+        "imports": times["loaded"] - start,
+        "server": times["served"] - times["loaded"],
+        "cluster": times["cluster"],
         "plan": stages["plan"],
-        "scoring": stages["score"] - found["cluster"],
+        "scoring": stages["score"] - times["cluster"],
         "publishing": stages["publish"],
         "page": stages["page"],
-        "shutdown": ended - found["returned"],
+        "shutdown": end - times["returned"],
     }
-    return known | {"other": ended - begun - sum(known.values())}
+    return phases | {"other": end - start - sum(phases.values())}
 
 
 def _marked(path: Path, words: Sequence[str]) -> None:
     """Run a command as `python -m flows` does, and write down when its phases ended; nothing for one without a server."""
     from flows import command_line
 
-    found: dict[str, Any] = {}
+    marks: dict[str, Any] = {}
     begin = command_line.begin_imports
 
     def begin_imports(module: str) -> None:
         begin(module)
-        _watch(found)
+        _watch(marks)
 
     command_line.begin_imports = begin_imports
     sys.argv = ["python -m flows", *words, *([] if words == ["--help"] else ["--json"])]
     try:
         command_line.main()
     finally:
-        path.write_text(json.dumps(found))
+        path.write_text(json.dumps(marks))
 
 
-def _watch(found: dict[str, Any]) -> None:
+def _watch(marks: dict[str, Any]) -> None:
     """Have `flows.server` enter into `found` when a command was loaded, its server answered, and what it returned."""
     from distributed import LocalCluster
 
     from flows import command_line, server
 
-    used, start = server.prefect_server, LocalCluster.__init__
+    original, start = server.prefect_server, LocalCluster.__init__
     show = command_line.json.dumps
 
     @contextmanager
     def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: None) -> Iterator[Any]:
         def load() -> None:
             meanwhile()
-            found["loaded"] = time.time()
+            marks["loaded"] = time.time()
 
-        with used(leave_up=leave_up, meanwhile=load) as api:
-            found["served"] = time.time()
-            found.setdefault("loaded", found["served"])
+        with original(leave_up=leave_up, meanwhile=load) as api:
+            marks["served"] = time.time()
+            marks.setdefault("loaded", marks["served"])
             yield api
-            found["returned"] = time.time()
+            marks["returned"] = time.time()
 
-    def begin(made: Any, *arguments: Any, **options: Any) -> None:
-        begun = time.time()
-        start(made, *arguments, **options)
-        found["cluster"] = time.time() - begun
+    def begin(cluster: Any, *arguments: Any, **options: Any) -> None:
+        since = time.time()
+        start(cluster, *arguments, **options)
+        marks["cluster"] = time.time() - since
 
     def dumps(result: Any, **options: Any) -> str:
-        found["stages"] = result["stages"]
+        marks["stages"] = result["stages"]
         return show(result, **options)
 
     server.prefect_server = prefect_server
@@ -171,9 +171,9 @@ def _prepare_sales(folder: Path, seed: int) -> None:
     from models.sales.simulation import simulate
 
     folder.mkdir(parents=True, exist_ok=True)
-    made = simulate(skus=40, stores=6, weeks=120, seed=seed)
+    chain = simulate(skus=40, stores=6, weeks=120, seed=seed)
     words = []
-    for word, frame in (("--source", made.history), ("--plan", made.plan), ("--stores", made.stores)):
+    for word, frame in (("--source", chain.history), ("--plan", chain.plan), ("--stores", chain.stores)):
         path = folder / f"{word[2:]}.parquet"
         frame.write_parquet(path)
         words += [word, str(path)]
@@ -201,12 +201,10 @@ def _prepare_devices(folder: Path) -> None:
 
 def _bytecode() -> str:
     """Whether what is imported was compiled before, and whether this process would keep what it compiles."""
-    origins = {name: found.origin for name in _LIBRARIES if (found := find_spec(name)) and found.origin}
+    origins = {name: spec.origin for name in _LIBRARIES if (spec := find_spec(name)) and spec.origin}
     lacking = [name for name, origin in origins.items() if not Path(cache_from_source(origin)).exists()]
-    kept = "is not kept" if os.environ.get("PYTHONDONTWRITEBYTECODE") else "is kept"
-    return (
-        f"{'not compiled: ' + ', '.join(lacking) if lacking else 'compiled'}; what a process compiles {kept}"
-    )
+    policy = "is not kept" if os.environ.get("PYTHONDONTWRITEBYTECODE") else "is kept"
+    return f"{'not compiled: ' + ', '.join(lacking) if lacking else 'compiled'}; what a process compiles {policy}"
 
 
 def _arguments() -> argparse.Namespace:
