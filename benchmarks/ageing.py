@@ -1,13 +1,13 @@
-"""What a run costs as its store ages, with housekeeping off: requests, seconds and bytes.
+"""The cost of a run as its store ages, without housekeeping: requests, seconds and bytes.
 
     python -m benchmarks.ageing                                        # 9,000 hours of devices, 500 weeks of sales
     python -m benchmarks.ageing --scenario devices --ages 1 100        # smaller, in two minutes
     python -m benchmarks.ageing --folder FOLDER                        # keep the trained stores there, and use them again
 
-A small store is ingested, trained and scored once. Then it is given as many commits as that many hours or weeks leave
-behind: a row in each input table, a partition in each published one, a row of the ledger. At each age the next hour or
-week is scored by the command line, on a copy on disk, and on one in Azurite behind a proxy that keeps each request for
-30 ms and counts them. `bytes` are those of the store on disk, and those that the run was sent from Blob.
+A small store is ingested, trained and scored once. Then it gets the commits of that many hours or weeks:
+a row in each input table, a partition in each published one, a row of the ledger. At each age the next hour or
+week is scored on the command line, on a copy on disk, and on one in Azurite behind a proxy that delays each request by
+30 ms and counts them. `bytes` is the size of the store on disk, or the bytes that the run received from Blob.
 """
 
 import argparse
@@ -47,7 +47,7 @@ CADENCE = {"devices": timedelta(hours=1), "sales": timedelta(days=7)}
 DELAY_SECONDS = 0.03
 _START_SECONDS = 60
 _CHECKPOINT = 100
-"""delta-rs makes a checkpoint after so many commits."""
+"""delta-rs writes a checkpoint after this many commits."""
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def _module(name: str) -> Any:
 
 
 def _begin(name: str, folder: Path) -> None:
-    """A store of a scenario's simulated data, trained, and scored for the time before the newest."""
+    """Create a store of a scenario's simulated data, trained, and scored for the time before the newest."""
     store, module = Store(str(folder)), _module(name)
     options = module.simulated(store, 7)
     sources = [
@@ -106,10 +106,10 @@ def _newest(scenario: Scenario, store: Store) -> Any:
 
 
 class _Ageing:
-    """Hours or weeks that a store did not have, each before the one that was scored, the oldest last.
+    """Adds commits of earlier hours or weeks to a store, going back in time from the one that was scored.
 
-    Commits are written as delta-rs writes them, and its checkpoints are its own; only the logs are longer than any that
-    it leaves on disk, since it removes files of the log after 30 days.
+    Commits are written as delta-rs writes them, and checkpoints by delta-rs itself; only the logs are longer than in
+    practice, since delta-rs removes files of the log after 30 days.
     """
 
     def __init__(self, name: str, store: Store) -> None:
@@ -134,7 +134,7 @@ class _Ageing:
         return self.store.scan(path).select(pl.col(times).min()).collect().to_dicts()[0] if times else {}
 
     def go_on(self, age: int) -> None:
-        """Grow as old as that."""
+        """Add commits until the store has `age` of them."""
         for number in range(self.age + 1, age + 1):
             back = number * CADENCE[self.name]
             for one, line in self.inputs.items():
@@ -151,7 +151,7 @@ class _Ageing:
             commits.spans(self.store, one, version)  # a run has read the commits up to the one before it
 
     def _compact(self) -> None:
-        """What an ingest and a run do after they have written."""
+        """Compact tables as an ingest and a run do after writing."""
         for path in (*self.inputs, ledger.PATH):
             self.store.compact_at_times(path)
             self.versions[path] = self.store.version(path) or 0
@@ -180,7 +180,7 @@ class _Ageing:
         self._commit(path, [action], {"run_id": f"aged-{number}"})
 
     def _enter(self, back: timedelta, number: int) -> None:
-        """A row of the ledger."""
+        """Add a row to the ledger."""
         row = self.entry.with_columns(
             pl.lit(f"aged-{number}").alias("run_id"),
             pl.lit((self.as_of - back).isoformat()).alias("as_of"),
@@ -191,7 +191,7 @@ class _Ageing:
     def _added(
         self, path: str, frame: pl.DataFrame, partitions: dict[str, str], number: int, bounds: dict[str, str]
     ) -> dict[str, Any]:
-        """The action that adds a file with these rows, which is written."""
+        """Write a file with these rows; the action that adds it."""
         name = "".join(f"{column}={value}/" for column, value in partitions.items()) + f"aged{number}.parquet"
         file = Path(self.store.uri_of(f"{path}/{name}"))
         frame.write_parquet(file)
@@ -242,7 +242,7 @@ def _on_disk(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _in_blob(name: str, folder: Path, age: int) -> dict[str, Any]:
-    """The run on a copy of the store in Azurite; requests and bytes are those of the run."""
+    """Figures of the run on a copy of the store in Azurite; requests and bytes are those of the run."""
     os.environ["AZURE_STORAGE_USE_EMULATOR"] = "true"
     with (
         tempfile.TemporaryDirectory() as log,
@@ -267,7 +267,7 @@ def _seconds(command: Measured) -> dict[str, Any]:
 
 @contextmanager
 def _proxy(to: int) -> Iterator[tuple[int, Any, Any]]:
-    """A proxy in a process of its own; its port, and how many requests and bytes of answers it passed on."""
+    """A proxy in its own process; its port, and the numbers of requests and bytes that it passed on."""
     context = multiprocessing.get_context("spawn")
     requests, traffic, port = context.Value("q", 0), context.Value("q", 0), free_port()
     process = context.Process(target=_pass_on, args=(port, to, requests, traffic), daemon=True)
@@ -282,7 +282,7 @@ def _proxy(to: int) -> Iterator[tuple[int, Any, Any]]:
 
 
 def _pass_on(port: int, to: int, requests: Any, traffic: Any) -> None:
-    """Pass on requests of HTTP/1.1, each after `DELAY_SECONDS`, over a connection of its own for each client's."""
+    """Pass on HTTP/1.1 requests, each after `DELAY_SECONDS`, over one connection per client connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -306,7 +306,7 @@ def _pass_on(port: int, to: int, requests: Any, traffic: Any) -> None:
 
 
 async def _message(reader: asyncio.StreamReader, *, to_head: bool = False) -> tuple[bytes, bytes]:
-    """Head and body of a request or an answer, as they come."""
+    """Head and body of a request or an answer, as raw bytes."""
     head = await reader.readuntil(b"\r\n\r\n")
     if to_head or head[9:12] in (b"204", b"304"):
         return head, b""

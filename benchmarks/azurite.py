@@ -18,20 +18,20 @@ from flows.server import free_port
 
 _ACCOUNT = "devstoreaccount1"
 _KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""Account and key of every Azurite, which its documentation names."""
+"""Account and key of every Azurite, from its documentation."""
 _FLAGS = ("--silent", "--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence")
 _START_SECONDS = 60
 
 
 def executable() -> str | None:
-    """Where Azurite is: under the project as `node_modules/.bin/azurite-blob`, or on the path."""
+    """The path of Azurite: in the project as `node_modules/.bin/azurite-blob`, or on the path."""
     local = Path(__file__).parent.parent / "node_modules" / ".bin" / "azurite-blob"
     return str(local) if local.exists() else shutil.which("azurite-blob")
 
 
 @contextmanager
 def serving(command: str, folder: Path) -> Iterator[str]:
-    """The address of an Azurite of its own, without containers, whose log is in `folder`.
+    """The address of a new Azurite without containers, whose log is in `folder`.
 
     Raises `RuntimeError` with the log where it does not answer.
     """
@@ -66,7 +66,7 @@ def answers(port: int) -> bool:
 
 
 def answers_in_time(port: int, seconds: float, server: "subprocess.Popen[bytes] | None" = None) -> bool:
-    """Whether something listens on a port within so many seconds, and before `server` ends."""
+    """Whether something listens on a port within `seconds`, and before `server` ends."""
     deadline = time.monotonic() + seconds
     while not answers(port):
         if time.monotonic() > deadline or (server is not None and server.poll() is not None):

@@ -2,12 +2,12 @@
 
     python -m benchmarks.calibration --skus 200 --stores 20 --seeds 7 8 9
 
-For each seed a chain is simulated, ingested, trained on and forecast by the command line. `level` is the
-share of the true distribution below a forecast quantile, so no chance of single sales is in it; a band's
+For each seed a chain is simulated, ingested, trained on and forecast on the command line. `level` is the
+share of the true distribution below a forecast quantile, without the noise of single sales; a band's
 coverage is the difference of the levels of its ends. Slow keys sell whole numbers: where a forecast
 equals a possible sale, the level is the nearest that the definition of a quantile allows,
-P(units < q) <= level <= P(units <= q), taken over all rows of the kind. `±` is the standard error of the
-coverage by how much the seeds differ: few keys are new, and the stores that sell a new SKU are alike.
+P(units < q) <= level <= P(units <= q), over all rows of the kind. `±` is the standard error of the
+coverage, from the differences between seeds: few keys are new, and the stores that sell a new SKU are alike.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _forecasts(seed: int, arguments: argparse.Namespace) -> pl.DataFrame:
-    """Forecasts of one simulated chain beside the truth of the same weeks."""
+    """Forecasts of one simulated chain together with the truth of the same weeks."""
     chain = simulate(arguments.skus, arguments.stores, arguments.weeks, seed)
     with tempfile.TemporaryDirectory(prefix="almanac-calibration-") as folder:
         paths = {name: f"{folder}/{name}.parquet" for name in ("history", "plan", "stores")}
@@ -60,7 +60,7 @@ def _line(kind: str, rows: pl.DataFrame) -> dict[str, object]:
 
 
 def _standard_error(rows: pl.DataFrame, low: str, high: str) -> float | None:
-    """That of a band's coverage, from its coverage seed by seed; None for a single seed."""
+    """The standard error of a band's coverage, from its coverage by seed; None for a single seed."""
     coverages = [
         _attained(of, high, LEVELS[high]) - _attained(of, low, LEVELS[low])
         for of in rows.partition_by("seed")
@@ -69,7 +69,7 @@ def _standard_error(rows: pl.DataFrame, low: str, high: str) -> float | None:
 
 
 def _attained(rows: pl.DataFrame, name: str, level: float) -> float:
-    """Mean true probability below a forecast quantile, ties counted as far as `level` needs them."""
+    """Mean true probability below a forecast quantile, with as much of the ties as `level` needs."""
     size, mean, forecast = (rows[c].to_numpy() for c in ("dispersion", "mean", name))
     truth = stats.nbinom(size, size / (size + mean))
     below, at_most = truth.cdf(np.ceil(forecast) - 1).mean(), truth.cdf(np.floor(forecast)).mean()

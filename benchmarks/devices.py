@@ -1,18 +1,18 @@
-"""Speed and memory of the devices scenario on a simulated fleet, and of a loop over one model per sensor.
+"""Speed and memory of the devices scenario on a simulated fleet, compared with a loop over one model per sensor.
 
     python -m benchmarks.devices --sensors 50000
     python -m benchmarks.devices --sensors 50000 --shares 0.1 0.3 1.0
 
-Each share of the sensors is simulated, five to a device, with a reading a minute: a day to train on,
-and the hour after it. By the command line, as a user would, the day is ingested and trained on; then
-one `run` loads the hour, scores it and publishes. One row of the table is one share. Next to the seconds
-stand the processor seconds of all processes, which depend less on what else the machine does, and
-their peak memory, each with the local Prefect server.
+Each share of the sensors is simulated, five per device, with a reading per minute: a day to train on,
+and the hour after it. On the command line, as a user would, the day is ingested and trained on; then
+one `run` ingests the hour, scores it and publishes. Each row of the table is one share. Besides the seconds
+it shows the processor seconds of all processes, which depend less on other load of the machine, and
+their peak memory, including the local Prefect server.
 
-The loop is what this replaces: scikit-learn's one-class SVM behind a standard scaler for each of a sample of
-sensors, kept as MLflow keeps it, loaded and applied one after the other on one core. Next to it stand the same
-SVMs in one pass from columns, also on one core, which give the same scores; and what the run took that scored
-all sensors, with the start of the workers, all its readings and writing.
+The loop is what this replaces: scikit-learn's one-class SVM behind a standard scaler for each sensor of a sample,
+stored by MLflow, loaded and applied one after the other on one core. Beside it are the same
+SVMs in one vectorised pass, also on one core, which give the same scores; and the time of the run that scored
+all sensors, including the start of the workers, reading and writing.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def _compared(row: dict[str, Any], loop: dict[str, float], sample: int) -> dict[
 
 
 def _loop(arguments: argparse.Namespace) -> dict[str, float]:
-    """Seconds to score the hour of a sample of sensors: `loop`, its part `of it loading`, and in `one pass`."""
+    """Seconds to score the hour of a sample of sensors: in a `loop`, its share `of it loading`, and in `one pass`."""
     grid = simulate(-(-arguments.sample // len(TAGS)), START, arguments.minutes + HOUR, missing=0.0).grid
     grid = grid.take(np.arange(arguments.sample))
     past = np.arange(grid.intervals) < arguments.minutes
@@ -133,7 +133,7 @@ def _save_one_by_one(folder: Path, past: Floats) -> None:
 
 
 def _one_by_one(folder: Path, hour: Floats) -> tuple[Floats, float, float]:
-    """Decision functions of each sensor's readings, and the seconds for loading and for all of it."""
+    """Decision functions of each sensor's readings, the seconds for loading, and the total seconds."""
     import mlflow.sklearn
 
     decisions, loading, start = np.empty_like(hour), 0.0, time.perf_counter()
@@ -176,14 +176,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sensors", type=int, default=50_000)
     parser.add_argument("--minutes", type=int, default=24 * HOUR, help="Length of the history to train on.")
     parser.add_argument("--detector", default="auto")
-    parser.add_argument("--sample", type=int, default=500, help="Sensors that the loop is measured on.")
+    parser.add_argument("--sample", type=int, default=500, help="Number of sensors in the loop.")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--shards", type=int, default=8, help="Shards; each is a task of the run.")
-    parser.add_argument("--workers", type=int, help="Worker processes; default: the cores.")
+    parser.add_argument("--workers", type=int, help="Number of worker processes; default: one per core.")
     parser.add_argument(
         "--shares", type=float, nargs="+", default=[1.0], help="Shares of the sensors to run."
     )
-    parser.add_argument("--folder", help="Keep the data and the stores here; what is there is used again.")
+    parser.add_argument("--folder", help="Keep the data and the stores here, and reuse existing ones.")
     return parser.parse_args()
 
 

@@ -1,17 +1,17 @@
-"""How soon a shift is found, and how often there is an alarm without one.
+"""How soon a shift is detected, and how often there is a false alarm.
 
     python -m benchmarks.drift
     python -m benchmarks.drift --scenarios devices --first 1000 --seeds 200 --keys 0.3
 
-Each of `--seeds` seeds, from `--first` on, simulates a scenario, one training window and `--cycles` cycles after it,
-twice. Without a shift, `alarms` counts the cycles with at least one, `in seeds` the seeds that they are of, and
-`per cycle` is their share. With a shift from the first cycle on, `found` is the share of the seeds with an alarm
-within two cycles, `right first` that in which the feature that was moved is ranked first, and `delay` the mean
-number of cycles until then. In brackets are 95 % intervals.
+Each of `--seeds` seeds, from `--first` on, simulates a scenario twice, with one training window and `--cycles` cycles
+after it. Without a shift, `alarms` counts the cycles with at least one alarm, `in seeds` the seeds with such cycles, and
+`per cycle` is their share. With a shift from the first cycle on, `found` is the share of seeds with an alarm
+within two cycles, `right first` the share in which the shifted feature ranks first, and `delay` the mean
+number of cycles until the alarm. 95 % intervals are in brackets.
 
-The cycles of a seed are not independent: they are held against the same training window, and neighbours
-resemble each other. So many seeds of few cycles tell more than few of many; the interval of the rate is widened
-by as much as alarms come together in seeds, see `interval`.
+The cycles of a seed are not independent: they are compared with the same training window, and neighbours
+resemble each other. Many seeds with few cycles are therefore more informative than the reverse; the interval of the
+rate is widened by the clustering of alarms in seeds, see `interval`.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is simulated: cycles after the training, and the keys and the training as shares of the usual ones."""
+    """The size of a simulation: cycles after the training, and keys and training as shares of the usual sizes."""
 
     cycles: int
     keys: float
@@ -65,7 +65,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Case:
-    """Tables without and with a shift, which begins after `trained`."""
+    """Tables without and with a shift, which begins after `trained`, the end of the training window."""
 
     scenario: Scenario
     quiet: Tables
@@ -75,7 +75,7 @@ class Case:
 
 
 def _sales(seed: int, size: Size) -> Case:
-    """40 SKUs in 6 stores over two years; then all prices are a fifth lower."""
+    """40 SKUs in 6 stores over two years; then all prices fall by a fifth."""
     weeks = round(104 * size.training) + size.cycles
     chain = simulate_sales(round(40 * size.keys), 6, weeks, seed=seed, with_truth=False)
     end = chain.as_of - timedelta(weeks=size.cycles)
@@ -84,7 +84,7 @@ def _sales(seed: int, size: Size) -> Case:
 
 
 def _devices(seed: int, size: Size) -> Case:
-    """30 devices over a week; then the flow sensors of half of them show a fifth more."""
+    """30 devices over a week; then the flow sensors of half of them read a fifth higher."""
     devices, hours = round(30 * size.keys), round(7 * 24 * size.training)
     intervals = (hours + size.cycles) * 6
     fleet = simulate_devices(devices, START, intervals, seed=seed, interval=timedelta(minutes=10))
@@ -111,10 +111,10 @@ CASES: dict[str, tuple[str, Callable[[int, Size], Case]]] = {
 
 
 def interval(alarms: Sequence[int], cycles: int) -> tuple[float, float]:
-    """The 95 % interval of the share of cycles with an alarm, from their number in each seed, of so many `cycles`.
+    """The 95 % interval of the share of cycles with an alarm, from the number of alarms in each seed of `cycles` cycles.
 
-    Clopper and Pearson's at the effective number of cycles: fewer, by how much more the seeds differ than
-    independent cycles would make them. Without an alarm nothing tells that, and cycles count as independent.
+    Clopper and Pearson's interval at the effective number of cycles, which is reduced by the design effect: how much
+    more the seeds differ than with independent cycles. Without an alarm, cycles count as independent.
 
     Korn & Graubard (1998), Survey Methodology 24(2).
     """

@@ -1,8 +1,8 @@
-"""Where more training rows stop helping the sales model.
+"""The accuracy of the sales model by the number of training rows.
 
     python -m benchmarks.learning_curve --skus 300 --stores 83 --rows 25000 50000 100000 200000 400000
 
-One simulated chain, trained with each number of rows in a store of its own; the loss is the pinball
+One simulated chain is trained with each number of rows in a separate store; the loss is the pinball
 loss of the same backtest, per unit sold, on the same keys and origins.
 """
 

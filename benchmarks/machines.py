@@ -3,10 +3,10 @@
     python -m benchmarks.machines --machines 1000
     python -m benchmarks.machines --machines 1000 --shares 0.1 0.3 1.0
 
-Each share of the machines is simulated, ingested, trained on and scored in a store of its own, by the
-command line, as a user would; one row of the table is one share. `features` and `fit` are stages of
-training. Next to the seconds of each command stand the processor seconds of all its processes, which
-depend less on what else the machine does, and their peak memory, each with the local Prefect server.
+Each share of the machines is simulated, ingested, trained on and scored in a separate store, on the
+command line, as a user would; each row of the table is one share. `features` and `fit` are stages of
+training. Besides the seconds of each command the table shows the processor seconds of all its processes, which
+depend less on other load of the machine, and their peak memory, including the local Prefect server.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def _workers(arguments: argparse.Namespace) -> list[str]:
 
 
 def _simulate(folder: Path, machines: int, arguments: argparse.Namespace) -> int:
-    """Write the simulated tables as Parquet, one file per range of machines; the rows of telemetry."""
+    """Write the simulated tables as Parquet, one file per range of machines; the number of telemetry rows."""
     marker = folder / "telemetry.rows"
     if not marker.exists():
         for name in TABLES:
@@ -97,12 +97,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--machines", type=int, default=1000)
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--shards", type=int, help="Shards of the store, default as the command line's.")
-    parser.add_argument("--workers", type=int, help="Worker processes, default the cores.")
+    parser.add_argument("--shards", type=int, help="Shards of the store; default: that of the command line.")
+    parser.add_argument("--workers", type=int, help="Number of worker processes; default: one per core.")
     parser.add_argument(
         "--shares", type=float, nargs="+", default=[1.0], help="Shares of the machines to run."
     )
-    parser.add_argument("--folder", help="Keep the simulated data here, and use what is there again.")
+    parser.add_argument("--folder", help="Keep the simulated data here, and reuse existing data.")
     return parser.parse_args()
 
 

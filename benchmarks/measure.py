@@ -1,4 +1,4 @@
-"""Running a command as a user would, and measuring it: wall seconds and peak memory of all its processes."""
+"""Runs a command as a user would, and measures wall seconds and peak memory of all its processes."""
 
 import ctypes
 import json
@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 os.environ["ALMANAC_SERVER_IDLE_SECONDS"] = "0"
-"""What a command starts ends with it: it is measured whole, and the next one finds no server."""
+"""The server of a command ends with it, so that the whole command is measured and the next one finds no server."""
 
 _SAMPLE_SECONDS = 0.2
 WORKER = "multiprocessing.forkserver"
@@ -24,12 +24,12 @@ WORKER = "multiprocessing.forkserver"
 
 @dataclass(frozen=True)
 class Measured:
-    """What a command printed as JSON, its seconds, and memory in bytes.
+    """The JSON result of a command, its seconds, and memory in bytes.
 
-    Memory is the proportional set size: a page that processes share is counted once. `peak` is over
-    all processes of the command together, the local Prefect server included; `peak_worker` is that
+    Memory is the proportional set size: a page that processes share counts once. `peak` is that of
+    all processes of the command together, including the local Prefect server; `peak_worker` that
     of the largest worker process. `cpu` are the processor seconds of all of them, which depend less
-    on what else the machine does.
+    on other load of the machine.
     """
 
     result: dict[str, Any]
@@ -65,10 +65,10 @@ class Used:
 
 @contextmanager
 def counted() -> Iterator[Used]:
-    """Count the processor seconds of a command that is begun and ended here, and of all that it starts.
+    """Count the processor seconds of a command that runs in the block, and of all processes that it starts.
 
-    What is left when the command has ended, such as the process that workers are forked from, is adopted (Linux, `prctl(2)`)
-    and waited for: processor seconds are known of what has been waited for.
+    Processes that outlive the command, such as the one that workers are forked from, are adopted (Linux, `prctl(2)`)
+    and waited for: the system reports processor seconds only of processes that have been waited for.
     """
     set_child_subreaper = 36
     ctypes.CDLL(None).prctl(set_child_subreaper, 1)
@@ -82,7 +82,7 @@ def counted() -> Iterator[Used]:
 
 
 def _cpu_of_children() -> float:
-    """Processor seconds of all processes that were started from here and have been waited for."""
+    """Processor seconds of all child processes that have been waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -114,7 +114,7 @@ class _Watcher(threading.Thread):
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as text, columns aligned; numbers to the right."""
+    """Rows as text with right-aligned columns."""
     names = list(rows[0])
     cells = [[_text(row.get(name)) for name in names] for row in rows]
     widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]

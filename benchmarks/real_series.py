@@ -1,4 +1,4 @@
-"""Anomaly detection on real series with labelled anomalies, beside a windowed Gaussian and an isolation forest.
+"""Anomaly detection on real series with labelled anomalies, compared with a windowed Gaussian and an isolation forest.
 
 Every method learns from the first part of a series and judges the rest. Numenta's series and spacecraft telemetry have
 one sensor each; the chemical plant's runs have 52, and its faults begin at a known row.
@@ -27,7 +27,7 @@ from models.scenario import Scores
 HOUR = timedelta(hours=1)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LEARNT_SHARE = 0.15
-"""Of Numenta's series, as its benchmark has it."""
+"""The share of Numenta's series to learn from, as in its benchmark."""
 ALPHA = 0.001
 PLANT = "chemical plant"
 _WINDOW = timedelta(days=1)
@@ -36,7 +36,7 @@ _NOTHING = pl.DataFrame()
 
 @dataclass(frozen=True)
 class Series:
-    """Readings (device, tag, time, mean) of one device; what lies before `until` is learnt; `windows` are anomalous."""
+    """Readings (device, tag, time, mean) of one device; those before `until` are learnt from; `windows` are anomalous."""
 
     device: str
     readings: pl.DataFrame
@@ -47,7 +47,7 @@ class Series:
 
 
 def folder() -> Path:
-    """Where the real data are: `$ALMANAC_TEST_DATA`, or `../shared/data`."""
+    """The folder of the real data: `$ALMANAC_TEST_DATA`, or `../shared/data`."""
     return Path(os.environ.get("ALMANAC_TEST_DATA", "../shared/data")) / "anomalies"
 
 
@@ -106,7 +106,7 @@ def _series(device: str, rows: pl.DataFrame, interval: str, size: int) -> Series
 
 
 def judged(series: Series) -> pl.DataFrame:
-    """The rows that the scenario publishes for all hours after what is learnt, with `is_alarm`."""
+    """The rows that the scenario publishes for all hours after the learnt ones, with `is_alarm`."""
     options = Options.of({"interval": series.interval, "timezone": series.timezone, "alpha": ALPHA})
     readings, first = series.readings.lazy(), series.readings["time"].min()
     assert isinstance(first, datetime)
@@ -153,7 +153,7 @@ def windowed_gaussian(series: Series) -> pl.DataFrame:
 
 
 def isolation_forest(series: Series) -> pl.DataFrame:
-    """scikit-learn's forest on each sensor's values, called above the quantile of its past's scores that alpha names."""
+    """scikit-learn's forest on each sensor's values; calls are above the 1 - alpha quantile of its past scores."""
     from sklearn.ensemble import IsolationForest
 
     parts = []
@@ -177,7 +177,7 @@ def _baseline(series: Series, rows: pl.DataFrame, low: float, high: float) -> pl
 
 
 def figures(every: list[tuple[Series, pl.DataFrame]]) -> list[dict[str, Any]]:
-    """Of the called readings, and of those that belong to an alarm: how often on normal time, and what is found."""
+    """Figures of the called readings, and of those in an alarm: false alarms in normal time, and detections."""
     shares = [_normal(series, rows) for series, rows in every]
     readings = sum(n for n, _, _ in shares)
     days = sum(_days(series, rows) for series, rows in every)
@@ -218,7 +218,7 @@ def _normal(series: Series, rows: pl.DataFrame) -> tuple[int, int, int]:
 
 
 def _found(series: Series, calls: pl.DataFrame) -> dict[str, Any]:
-    """Alarms begin where nothing was called for an hour; one that begins outside all windows is false."""
+    """An alarm begins where nothing was called for an hour before; one that begins outside all windows is false."""
     times = calls["time"].unique().sort().to_list()
     begins = [
         t for t, before in zip(times, [None, *times], strict=False) if before is None or t - before > HOUR
@@ -241,15 +241,15 @@ METHODS: dict[str, Callable[[Series], pl.DataFrame]] = {
 
 
 def judgements(name: str) -> dict[str, list[tuple[Series, pl.DataFrame]]]:
-    """What each method says of each series of one of the `real_sets`."""
+    """The judgements of each method on each series of one of the `real_sets`."""
     every = [*real_sets()[name]()]
     return {method: [(series, judge(series)) for series in every] for method, judge in METHODS.items()}
 
 
 def compared(name: str, by_method: dict[str, list[tuple[Series, pl.DataFrame]]]) -> list[dict[str, Any]]:
-    """A line for each method; two for the scenario: what it calls, and its alarms.
+    """A line for each method; two for the scenario: its calls, and its alarms.
 
-    The windowed Gaussian also has a line at twice the false alarms of what is called, and one at as many as its alarms have.
+    The windowed Gaussian has two more lines: at twice the false alarms of our calls, and at as many as our alarms have.
     """
     lines = []
     for method, every in by_method.items():
@@ -265,7 +265,7 @@ def compared(name: str, by_method: dict[str, list[tuple[Series, pl.DataFrame]]])
 
 
 def _as_rarely(every: list[tuple[Series, pl.DataFrame]], at_most: float) -> dict[str, Any]:
-    """What a baseline finds at the lowest limit of its `z` with at most so many false alarms a device and day."""
+    """A baseline's figures at the lowest limit of its `z` with at most `at_most` false alarms a device and day."""
 
     def line(limit: float) -> dict[str, Any]:
         return figures([(s, rows.with_columns(is_anomaly=pl.col("z") > limit)) for s, rows in every])[0]
@@ -281,12 +281,12 @@ IN_A_ROW, COMPONENTS = 6, 11
 
 
 def delays(by_method: dict[str, list[tuple[Series, pl.DataFrame]]]) -> list[dict[str, Any]]:
-    """Minutes from the begin of each fault of the plant until it is found, and the share of normal rows that are called.
+    """Minutes from the beginning of each fault of the plant to its detection, and the share of normal rows called.
 
-    As Chiang, Russell & Braatz (2001), Fault Detection and Diagnosis in Industrial Systems, have it: at the first of six
-    called rows in a row; T² and Q of 11 principal components are called above what 1 % of the normal run exceeds. A row
-    is called here where its joint detector is, at 0.01, and by the baselines where any sensor is, at 0.001. The
-    alarms of the default budget, which is far less, are also taken from their first row.
+    As in Chiang, Russell & Braatz (2001), Fault Detection and Diagnosis in Industrial Systems: at the first of six
+    consecutive called rows; T² and Q of 11 principal components call above the value that 1 % of the normal run
+    exceeds. Our joint detector calls a row at 0.01, the baselines where any sensor is below 0.001. The
+    alarms of the default budget, which is far smaller, count from their first row.
     """
     here = by_method["here"]
     calls_by_method = {
@@ -318,7 +318,7 @@ _JOINT = pl.col("tag") == JOINT_TAG
 
 
 def _lasting(marks: pl.Series) -> pl.Series:
-    """Where the next `IN_A_ROW` marks, from this one on, are set."""
+    """Where this mark and the ones after it, `IN_A_ROW` in all, are set."""
     ahead = marks.cast(pl.Int64).reverse().rolling_sum(IN_A_ROW).reverse()
     return (ahead == IN_A_ROW).fill_null(value=False)
 

@@ -1,15 +1,15 @@
-"""Remaining useful life of engines that are cut off at random, and were not learnt from.
+"""Remaining useful life of held-out engines that are cut off at random.
 
     python -m benchmarks.remaining_life --data ../shared/data/cmapss
 
 Each file of the folder has machines run to failure: `unit`, `cycle`, and readings; a machine fails at its last cycle.
-Each quarter of the machines in turn is held out, as a seed divides them; each machine of it is cut off at some cycles drawn
-at random, and what is published of its last cycle then is compared with the cycles that it had left. So every machine is
-judged once per seed, by what was learnt from others. `RMSE` is of the median, with remaining lives of more than 125
-cycles taken as 125, as the literature does (Heimes 2008, PHM), `uncapped` without that; a median that is not known counts
-as the longest life that is. `coverage` is how often the life was between the quantiles 10 and 90,
-`within 125` of the engines that had at most 125 left. `precision` is the average precision of the probability of a
-failure within 10 cycles, over all cycles of the machines that were held out.
+A seed divides the machines into quarters, and each quarter in turn is held out: its machines are cut off at random
+cycles, and the prediction at the cut is compared with the cycles that were left. So every machine is
+judged once per seed, by a model of the others. `RMSE` is that of the median, with remaining lives of more than 125
+cycles taken as 125, as in the literature (Heimes 2008, PHM), `uncapped` without this; an unknown median counts
+as the longest known life. `coverage` is the share of lives between the quantiles 10 and 90,
+`within 125` that of engines with at most 125 cycles left. `precision` is the average precision of the probability of a
+failure within 10 cycles, over all cycles of the held-out machines.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measures(lives: pl.DataFrame) -> dict[str, float]:
-    """Errors and coverage of `left`, the cycles that were left, by `low`, `middle`, `high`, null where not known."""
+    """Errors and coverage of `low`, `middle`, `high`, null where unknown, against `left`, the cycles that were left."""
     longest = pl.max_horizontal(pl.col("left").max(), pl.col("middle").max())
     filled = lives.with_columns(pl.col("middle").fill_null(longest))
     capped = filled.select(pl.col("middle").clip(upper_bound=CAP), pl.col("left").clip(upper_bound=CAP))
@@ -85,7 +85,7 @@ def _trial(engines: pl.DataFrame, seed: int, quarter: int, cuts: int) -> tuple[p
         engines.filter(pl.col("unit").is_in(test_units.tolist())).with_columns(time=_time("cycle"))
     )
     test_rows = MACHINES.evaluate(model, whole, MACHINES.context(whole, end, OPTIONS), end, OPTIONS)
-    test_rows = rows_of_test.filter(pl.col("next_failure_hours").is_not_null())
+    test_rows = test_rows.filter(pl.col("next_failure_hours").is_not_null())
     failed = (test_rows["next_failure_hours"] <= 24 * HORIZON).to_numpy()
     precision = average_precision(test_rows["probability"].to_numpy(), failed)
     return _lives(model, engines, test_units, cuts, rng, end), precision
@@ -94,7 +94,7 @@ def _trial(engines: pl.DataFrame, seed: int, quarter: int, cuts: int) -> tuple[p
 def _lives(
     model: Any, engines: pl.DataFrame, units: np.ndarray, cuts: int, rng: np.random.Generator, end: datetime
 ) -> pl.DataFrame:
-    """Per cut: `left`, the cycles to the failure, and what is said of it: `low`, `middle`, `high`."""
+    """Per cut: `left`, the cycles to the failure, and the prediction: `low`, `middle`, `high`."""
     parts = []
     for unit in sorted(units.tolist()):
         one = engines.filter(unit=unit)

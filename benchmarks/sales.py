@@ -3,8 +3,8 @@
     python -m benchmarks.sales --skus 1000 --stores 83
     python -m benchmarks.sales --skus 1000 --stores 83 --shares 0.1 0.3 1.0
 
-Each share of the SKUs is simulated, ingested, trained on and forecast in a store of its own, by the
-command line, as a user would; one row of the table is one share. Machines are noisy: compare the rows
+Each share of the SKUs is simulated, ingested, trained on and forecast in a separate store, on the
+command line, as a user would; each row of the table is one share. Timings vary between machines: compare the rows
 of one table with each other.
 """
 
@@ -86,7 +86,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--quantiles", type=int, default=5, help="Quantiles per row, as trained.")
     parser.add_argument("--shares", type=float, nargs="+", default=[1.0], help="Shares of the SKUs to run.")
-    parser.add_argument("--folder", help="Keep the data and the stores here; what is there is used again.")
+    parser.add_argument("--folder", help="Keep the data and the stores here, and reuse existing ones.")
     return parser.parse_args()
 
 

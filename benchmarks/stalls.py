@@ -1,10 +1,10 @@
-"""Reads shards of a small store in worker processes, many in a row, and counts those that never end.
+"""Reads many shards of a small store in worker processes, and counts those that never end.
 
     python -m benchmarks.stalls --shards 2000
     python -m benchmarks.stalls --shards 2000 --profiled    # with Dask's profiler on, as it is by default
 
-Workers are those of a run (`flows.cluster`). A shard also leaves what the garbage collector has to take away, as
-Prefect's tasks do. Where none of the shards ends for `--silent` seconds, those on a worker count as stuck, and the
+Workers are those of a run (`flows.cluster`). A shard also leaves work for the garbage collector, as
+Prefect's tasks do. Where no shard ends for `--silent` seconds, those on a worker count as stuck, and the
 rest are not read.
 """
 
@@ -39,7 +39,7 @@ def read(folder: str, number: int) -> int:
     """Read a shard as a forecast does; the number of its rows."""
     rows = Store(folder).scan("sales/history", None, number % _SHARDS)
     skus = rows.select("sku").unique()
-    for many in range(0, 200, 10):  # up to nearly as much as is collected at once
+    for many in range(0, 200, 10):  # up to nearly one collection's worth
         for _ in range(many):
             _Garbage()
         rows.join(skus, on="sku", how="semi").collect()

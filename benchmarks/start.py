@@ -1,15 +1,15 @@
-"""What a small run costs: seconds and processor seconds of commands that have little to do, phase by phase.
+"""The cost of a small run: seconds and processor seconds of commands that have little to do, phase by phase.
 
     python -m benchmarks.start
     python -m benchmarks.start --folder FOLDER    # keep the stores there, and use them again
 
-The help, the list of bundles, a forecast of 240 keys with a Prefect server of its own and with one that runs already,
-and one hour of 60 sensors, with the latter. Processor seconds are those of the command and of all processes that it
-starts; a server that runs already is not among them. They depend less on what else the machine does.
+It measures the help, the list of bundles, a forecast of 240 keys with its own Prefect server and with a running one,
+and one hour of 60 sensors with a running one. Processor seconds are those of the command and of all processes that it
+starts, without a server that is already running. They depend less on other load of the machine.
 
-`imports` ends when the command is loaded, `server` when its server answers: where it has to be started, that begins
-before the imports. `cluster` is the start of the workers, `scoring` without it; `other` are the announcements, the
-ledger, and what is between the steps; `shutdown` begins with the end of the run.
+`imports` ends when the command is loaded, `server` when its server answers; a new server is started
+before the imports. `cluster` is the start of the workers, which `scoring` leaves out; `other` are the announcements,
+the ledger, and the time between the steps; `shutdown` begins with the end of the run.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _measured(name: str, words: Sequence[str], anew: Path | None = None) -> dict[str, Any]:
-    """A row of the table; `anew` is the folder of a store to begin with as it was after its training."""
+    """A row of the table; the store in the folder `anew` is first reset to its state after the training."""
     from benchmarks.measure import counted
 
     if anew:
@@ -89,7 +89,7 @@ def _measured(name: str, words: Sequence[str], anew: Path | None = None) -> dict
 
 
 def _phases(times: dict[str, Any], start: float, end: float) -> dict[str, float]:
-    """Seconds of the phases, from the times at which they ended and from what the run says of itself."""
+    """Seconds of the phases, from the times at which they ended and from the run's own result."""
     stages = times["stages"]
     phases = {
         "imports": times["loaded"] - start,
@@ -105,7 +105,7 @@ def _phases(times: dict[str, Any], start: float, end: float) -> dict[str, float]
 
 
 def _marked(path: Path, words: Sequence[str]) -> None:
-    """Run a command as `python -m flows` does, and write down when its phases ended; nothing for one without a server."""
+    """Run a command as `python -m flows` does, and record when its phases ended; nothing for one without a server."""
     from flows import command_line
 
     marks: dict[str, Any] = {}
@@ -124,7 +124,7 @@ def _marked(path: Path, words: Sequence[str]) -> None:
 
 
 def _watch(marks: dict[str, Any]) -> None:
-    """Have `flows.server` enter into `found` when a command was loaded, its server answered, and what it returned."""
+    """Patch `flows.server` to record in `marks` when a command was loaded and its server answered, and its result."""
     from distributed import LocalCluster
 
     from flows import command_line, server
@@ -159,7 +159,7 @@ def _watch(marks: dict[str, Any]) -> None:
 
 
 def _prepare(root: Path, seed: int) -> None:
-    """Stores with a trained bundle under `root`, unless they are there: sales of 240 keys, and 60 sensors."""
+    """Create stores with a trained bundle under `root`, unless they exist: sales of 240 keys, and 60 sensors."""
     if not (root / "sales" / "trained").exists():
         _prepare_sales(root / "sales", seed)
     if not (root / "devices" / "trained").exists():
@@ -200,7 +200,7 @@ def _prepare_devices(folder: Path) -> None:
 
 
 def _bytecode() -> str:
-    """Whether what is imported was compiled before, and whether this process would keep what it compiles."""
+    """Whether the libraries' bytecode exists, and whether this process would write it."""
     origins = {name: spec.origin for name in _LIBRARIES if (spec := find_spec(name)) and spec.origin}
     lacking = [name for name, origin in origins.items() if not Path(cache_from_source(origin)).exists()]
     policy = "is not kept" if os.environ.get("PYTHONDONTWRITEBYTECODE") else "is kept"
@@ -212,7 +212,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--folder", help="Keep the data and the stores here; what is there is used again.")
+    parser.add_argument("--folder", help="Keep the data and the stores here, and reuse existing ones.")
     parser.add_argument("--marks", help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     return parser.parse_args()
