@@ -1,6 +1,5 @@
 """Source -> contract -> table. Bad rows go to the scenario's quarantine with the rule they broke."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from tasks.ingest.layouts import layout_of
 from tasks.ingest.quarantine import as_bad, by_rule, quarantine, release
 from tasks.ingest.sources import SourceError, described
 from tasks.ingest.sql import is_sql
+from tasks.storage.scratch import scratch
 from tasks.storage.store import Store
 from tasks.storage.tables import concat_lazy
 from tasks.storage.upsert import obsolete, upsert
@@ -84,10 +84,10 @@ def ingest(
         )
     request = Request(scenario, store, sources, mapping, chosen, max_bad_share)
     stored = _stored(scenario, store)
-    with tempfile.TemporaryDirectory(prefix="almanac-ingest-") as folder:
+    with scratch("ingest") as folder:
         checked = {}
         for name, source in sources.items():
-            found = check_table(request, name, stored, Path(folder) / name)
+            found = check_table(request, name, stored, folder / name)
             if found.good.height:
                 stored[name] = concat_lazy([*([stored[name]] if name in stored else []), found.good.rows()])
                 if scenario.tables[name].rows_at_a_time is None:
@@ -98,7 +98,7 @@ def ingest(
             return [_previewed(request, name, found) for name, found in checked.items()]
         store.check_writable()
         settle(scenario, store, facts)
-        return [_write(request, name, found, Path(folder) / name) for name, found in checked.items()]
+        return [_write(request, name, found, folder / name) for name, found in checked.items()]
 
 
 def read_checked(
@@ -116,9 +116,9 @@ def read_checked(
     allows any.
     """
     chosen = {**options, **settled(scenario, store, {**options, "shards": None})}
-    with tempfile.TemporaryDirectory(prefix="almanac-read-") as folder:
+    with scratch("read") as folder:
         request = Request(scenario, store, {name: source}, mapping, chosen, max_bad_share)
-        checked = check_table(request, name, _stored(scenario, store), Path(folder) / name)
+        checked = check_table(request, name, _stored(scenario, store), folder / name)
         refuse_unused(mapping, {name: checked})
         rules = by_rule(checked.bad.rows().collect())
         rows = checked.good.rows().collect()

@@ -8,7 +8,6 @@ is installed. Nothing is pickled, and loading checks each file's SHA-256 as load
 import importlib
 import platform
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from models.scenario import HasEstimators, Scenario
 from tasks.registry import bundles
 from tasks.registry.bundles import BundleError
 from tasks.registry.tracking import client_of, model_name, tracking_uri
+from tasks.storage.scratch import scratch
 from tasks.storage.store import Store
 
 CHAMPION = "champion"
@@ -78,16 +78,16 @@ def _upload(client: Any, store: Store, scenario: str, bundle: int, record: str) 
 
     source = bundles.folder(scenario, bundle)
     facts = bundles.manifest(store, scenario, bundle)
-    with tempfile.TemporaryDirectory(prefix="almanac-register-") as folder:
-        data = Path(folder) / _DATA
+    with scratch("register") as folder:
+        data = folder / _DATA
         data.mkdir()
         for name in (bundles.MANIFEST, *facts["files"]):
             (data / name).write_bytes(store.get(f"{source}/{name}") or b"")
         model = Model(run_id=record)
         version = platform.python_version()
         model.add_flavor("python_function", loader_module=__name__, data=_DATA, python_version=version)
-        model.save(str(Path(folder) / "MLmodel"))
-        client.log_artifacts(record, folder, _MODEL)
+        model.save(str(folder / "MLmodel"))
+        client.log_artifacts(record, str(folder), _MODEL)
 
 
 class BundleModel:

@@ -7,7 +7,6 @@ runs the study opens the file: it works on its own copy and writes it back as a 
 
 import json
 import sqlite3
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from models.search import Choice, OneOf, Real, Space, chosen, inside
+from tasks.storage.scratch import scratch
 from tasks.storage.store import Store, digest
 
 COMPLETE, PRUNED, FAILED, STOPPED = "complete", "pruned", "failed", "stopped"
@@ -173,8 +173,8 @@ def opened(store: Store, path: str, name: str, space: Space, seed: int) -> Itera
 
     Trials that were running when it was last written are marked as failed and proposed again.
     """
-    with tempfile.TemporaryDirectory(prefix="almanac-study-") as folder:
-        file = Path(folder) / "study.db"
+    with scratch("study") as folder:
+        file = folder / "study.db"
         content = store.get(path)
         if content is not None:
             file.write_bytes(content)
