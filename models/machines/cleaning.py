@@ -33,6 +33,11 @@ def tidied(raw: pl.DataFrame) -> pl.DataFrame:
     return raw.with_columns(changes)
 
 
+def words(column: pl.Expr) -> pl.Expr:
+    """The words of a text: in lower case, with a blank for any punctuation between them."""
+    return column.str.to_lowercase().str.replace_all(r"[^\pL\pN+#%]+", " ").str.strip_chars()
+
+
 def _named(column: pl.Expr) -> pl.Expr:
     return column.cast(pl.String).str.strip_chars().str.replace_all(r"\s+", " ")
 

@@ -16,7 +16,7 @@ import polars as pl
 from models.contracts import FLAGS, ROW, Accepted
 from models.errors import ContractError
 from models.machines.chains import first_of_chains
-from models.machines.cleaning import tidied
+from models.machines.cleaning import tidied, words
 from models.machines.layouts import TAGS, VALUES
 from models.scenario import Frames, Table
 from models.schemas import dy
@@ -88,6 +88,25 @@ class AttributesTable(MachinesTable):
 @dataclass(frozen=True)
 class EventsTable(MachinesTable):
     """Failures or replacements; a record whose time or component was corrected does not stay beside its correction."""
+
+    def told(self, frame: pl.DataFrame, stored: Frames) -> tuple[str, ...]:
+        """Which texts are read as one component, as they have the same words."""
+        before = [stored[self.name].select("component")] if self.name in stored else []
+        texts = pl.concat([frame.lazy().select("component"), *before]).unique().sort("component")
+        kinds = (
+            texts.group_by(words(pl.col("component")).alias("words"), maintain_order=True)
+            .agg("component")
+            .collect()
+        )
+        several = kinds.filter(pl.col("component").list.len() > 1)
+        if several.is_empty():
+            return ()
+        shown = "; ".join(
+            " = ".join(f"'{text}'" for text in row) for row in several["component"].head(_SHOWN)
+        )
+        more = f" and {several.height - _SHOWN:,} more" if several.height > _SHOWN else ""
+        many = kinds["component"].list.len().sum()
+        return (f"{self.name}: {many:,} texts are read as {kinds.height:,} components: {shown}{more}.",)
 
     def corrected(self, stored: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
         """Stored records that `rows` lack, where these are the same records again and have a new one within a day.
@@ -181,6 +200,7 @@ def _counts(numbers: pl.Series) -> bool:
 
 
 _REGULAR = 0.25
+_SHOWN = 5
 _ALIKE = 1.1
 _MACHINE = {"machine_id": "machineID"}
 _EVENT = {**_MACHINE, "time": "datetime"}

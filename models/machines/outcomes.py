@@ -14,6 +14,7 @@ from models.machines.evaluation import log_loss
 from models.machines.labels import OBSERVED
 from models.machines.scoring import KEY, QUANTILE_COLUMNS, RISKS, UNDER_WORK
 from models.machines.service import ENDED, ended, failures_until
+from models.machines.vocabulary import by_component
 from models.scenario import TALLIES, ControlChart, Frames, Outcomes
 
 OUTCOMES = Outcomes(
@@ -41,7 +42,8 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
     )
     time = pl.col("time")
     nothing = pl.LazyFrame(schema={name: rows.schema[name] for name in (*KEY, "time")})
-    failures = known(tables, until).get("failures", nothing)
+    of_these = by_component(tables, rows["component"].unique().sort().to_list())
+    failures = known(of_these, until).get("failures", nothing)
     following = failures.select(*KEY, time, failed_at=time).unique().sort("time").collect()
     found = rows.join_asof(
         following,

@@ -28,7 +28,7 @@ from models.machines.labels import OBSERVED
 from models.machines.layouts import LAYOUTS
 from models.machines.options import Options, moment
 from models.machines.search import MachinesSearch
-from models.machines.vocabulary import Vocabulary, vocabulary
+from models.machines.vocabulary import Vocabulary, by_component, components_of, vocabulary
 from models.page.blocks import Section
 from models.scenario import (
     AsOf,
@@ -155,7 +155,7 @@ class Machines(
                 "first": [seen.first],
                 "last": [seen.last],
                 "outcomes": [service.failures_until(tables, seen.last) if seen.last else None],
-                "repeats": [repeats(tables, until)],
+                "repeats": [repeats(by_component(tables, components_of(tables, until)), until)],
             },
             schema={**dict.fromkeys(("first", "last", "outcomes"), when), "repeats": pl.Int64},
         )
@@ -224,13 +224,11 @@ class Machines(
         machines = [tables["telemetry"].filter(recent).select("machine_id", "shard")]
         if "machines" in tables:
             machines.append(tables["machines"].select("machine_id", "shard"))
-        components = [
-            tables[name].filter(time <= until).select("component")
-            for name in ("maintenance", "failures")
-            if name in tables
-        ]
+        components = pl.LazyFrame(
+            {"component": [*components_of(tables, until)]}, schema={"component": pl.String}
+        )
         every = pl.concat(machines, how="vertical_relaxed").unique()
-        keys = every.join(pl.concat(components).unique(), how="cross")
+        keys = every.join(components, how="cross")
         return keys.select(*self.key, "shard").sort(*self.key)
 
     def gaps(
@@ -239,7 +237,11 @@ class Machines(
         """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
         until, since = moment(as_of), Options.of(options).score_from
         telemetry = tables["telemetry"]
-        odd = told(pl.concat([stray_clocks(telemetry), findings(tables, until)]))
+        odd = told(
+            pl.concat(
+                [stray_clocks(telemetry), findings(by_component(tables, components_of(tables, until)), until)]
+            )
+        )
         return pl.concat([before_the_data(telemetry, since), record_ends_early(tables, until), odd])
 
     def score(

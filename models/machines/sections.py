@@ -10,6 +10,7 @@ from models.machines.explorer import explorer
 from models.machines.few_failures import few_failures
 from models.machines.scoring import KEY, LIFE
 from models.machines.view import PLACE, View
+from models.machines.vocabulary import by_component
 from models.page.blocks import Figures, Grid, Part, Section, Text
 from models.scenario import RunView
 
@@ -110,7 +111,8 @@ def _trust(view: View) -> list[Part]:
         f"Saved is what the alarms would have saved there, against never inspecting and against inspecting everything "
         f"every {view.options.inspect_every_days} days, with the interval that holds 80 % if machines are drawn anew."
     )
-    counts = contracts.known(view.run.tables, view.as_of)["failures"].group_by("component").len().collect()
+    tables = by_component(view.run.tables, view.rows["component"].unique().sort().to_list())
+    counts = contracts.known(tables, view.as_of)["failures"].group_by("component").len().collect()
     few = few_failures(dict(counts.iter_rows()))
     return [
         Text(text),

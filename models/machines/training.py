@@ -22,7 +22,7 @@ from models.machines.options import Options
 from models.machines.risks import MODEL, Model, Risk, matrix
 from models.machines.sampling import STEPS, draw, folds, row_count
 from models.machines.service import ended, record_ends
-from models.machines.vocabulary import OTHER, Vocabulary
+from models.machines.vocabulary import OTHER, OTHER_COMPONENTS, Vocabulary, by_component
 from models.scenario import Frames, Trained
 
 
@@ -41,7 +41,7 @@ def rows_of(
     """
     first, last = observed["first"].item(), observed["last"].item()
     count = row_count(max(first, since) if since else first, last, options.every_hours)
-    seen = known(tables, last)
+    seen = known(by_component(tables, vocabulary.components), last)
     machines = seen["telemetry"].select(pl.col("machine_id").unique()).collect()["machine_id"].to_list()
     rows = build(tables, vocabulary, machines, last, count, options)
     steps = np.tile(np.arange(count - 1, -1, -1, dtype=np.int32), len(machines))
@@ -147,6 +147,11 @@ def _told(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> l
     if repeats:
         notes.append(
             f"{repeats:,} records of failures repeat one of the 24 hours before that was not repaired yet: it counts once"
+        )
+    if OTHER_COMPONENTS in vocabulary.components:
+        notes.append(
+            f"components: {len(vocabulary.components) - 1} are on record three times or more, and all others count as "
+            f"'{OTHER_COMPONENTS}'"
         )
     if OTHER in vocabulary.errors:
         notes.append(

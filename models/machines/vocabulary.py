@@ -1,6 +1,6 @@
 """What there is in the data: sensors, components, errors, models of machine, and the telemetry's interval."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -8,13 +8,18 @@ from typing import Any
 import polars as pl
 
 from models.machines import contracts
+from models.machines.cleaning import words
 from models.scenario import Frames
 
 OTHER = "other errors"
 """The name in `Vocabulary.errors` of all that are not told apart; there only where some are not."""
 
-_MOST_ERRORS = 40
+OTHER_COMPONENTS = "other components"
+"""The same in `Vocabulary.components`."""
+
+_MOST = 40
 _SELDOM, _CODES = 3, 0.9
+_EVENTS = ("maintenance", "failures")
 _LISTS = ("sensors", "components", "errors", "models")
 
 
@@ -54,19 +59,53 @@ class Vocabulary:
 def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
     """What the rows up to `as_of` hold.
 
-    A component is whatever was replaced or failed. Of more than 40 kinds of error the 40 commonest are told
-    apart, see `_errors`; the others are one, `OTHER`. Where no machine has two telemetry rows the interval is
+    A component is whatever was replaced or failed, see `components_of`. Of more than 40 kinds of error the 40 commonest
+    are told apart, see `_errors`; the others are one, `OTHER`. Where no machine has two telemetry rows the interval is
     taken as an hour.
     """
     seen = contracts.known(tables, as_of)
-    parts = [seen[name].select("component") for name in ("maintenance", "failures") if name in seen]
     return Vocabulary(
         sensors=tuple(contracts.sensors(seen["telemetry"])),
-        components=_distinct(pl.concat(parts), "component") if parts else (),
+        components=components_of(tables, as_of),
         errors=_errors(seen["errors"]) if "errors" in seen else (),
         models=_distinct(seen["machines"], "model") if "machines" in seen else (),
         interval_hours=contracts.interval_hours(seen["telemetry"]) or 1.0,
     )
+
+
+def components_of(tables: Frames, as_of: datetime) -> tuple[str, ...]:
+    """What was replaced or failed up to `as_of`: texts of the same words are one component, called as it was at first.
+
+    Of more than 40 those of three records or more, and `OTHER_COMPONENTS`.
+    """
+    parts = [tables[name].select("component", "time") for name in _EVENTS if name in tables]
+    if not parts:
+        return ()
+    first = pl.col("component").sort_by("time", "component").first()
+    of_words = pl.concat(parts).filter(pl.col("time") <= as_of).group_by(words(pl.col("component")))
+    kinds = (
+        of_words.agg(first.alias("name"), pl.len()).sort(["len", "name"], descending=[True, False]).collect()
+    )
+    if kinds.height <= _MOST:
+        return tuple(kinds["name"].sort())
+    often = kinds.filter(pl.col("len") >= _SELDOM)["name"]
+    return (*sorted({*often} - {OTHER_COMPONENTS}), OTHER_COMPONENTS)
+
+
+def by_component(tables: Frames, components: Sequence[str]) -> dict[str, pl.LazyFrame]:
+    """`tables` with failures and maintenance of the `components` that they are of, see `components_of`.
+
+    A text of other words is of `OTHER_COMPONENTS` if there is that, else it stays as it is.
+    """
+    if not components:
+        return {**tables}
+    name = pl.col("component")
+    keys = pl.DataFrame({"component": [*components]}, schema={"component": pl.String}).select(words(name))
+    same = dict(zip(keys.to_series(), components, strict=True))
+    rest = pl.lit(OTHER_COMPONENTS) if OTHER_COMPONENTS in components else name
+    kind = words(name).replace_strict(same, default=rest, return_dtype=pl.String)
+    kind = pl.when(name.is_in([*components])).then(name).otherwise(kind)
+    return {t: f.with_columns(component=kind) if t in _EVENTS else f for t, f in tables.items()}
 
 
 def kind_of_error(errors: tuple[str, ...]) -> pl.Expr:
@@ -85,12 +124,12 @@ def _errors(errors: pl.LazyFrame) -> tuple[str, ...]:
     the texts. Else they are messages: the kinds are texts without their numbers that come so often.
     """
     words = _distinct(errors, "error")
-    if len(words) <= _MOST_ERRORS:
+    if len(words) <= _MOST:
         return words
     counts = _often(errors, pl.col("error"))
     if counts["len"].sum() < _CODES * errors.select(pl.len()).collect().item():
         counts = _often(errors, _without_numbers())
-    return (*sorted(set(counts["error"].head(_MOST_ERRORS)) - {OTHER}), OTHER)
+    return (*sorted(set(counts["error"].head(_MOST)) - {OTHER}), OTHER)
 
 
 def _often(errors: pl.LazyFrame, text: pl.Expr) -> pl.DataFrame:

@@ -83,6 +83,10 @@ class Table:
         called for tables that are read some rows at a time.
         """
 
+    def told(self, frame: pl.DataFrame, stored: Frames) -> tuple[str, ...]:
+        """What to say of good rows that are read in another way than they are written; called as `check` is."""
+        return ()
+
     def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
         """What accepted rows make of the stored ones of the same shards; None where there is no table yet.
 

@@ -79,7 +79,9 @@ def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame],
     _refuse(table, found, request.max_bad_share, known=name in stored)
     found.alike = alike(request.scenario, table, found.good, stored, request.max_bad_share)
     if table.rows_at_a_time is None and found.good.height:
-        table.check(found.good.rows().drop("shard", strict=False).collect(), stored)
+        rows = found.good.rows().drop("shard", strict=False).collect()
+        table.check(rows, stored)
+        found.alike += table.told(rows, stored)
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from models.machines.calibration import IDENTITY, calibrated, calibrations_of_few, towards
 from models.machines.chains import first_of_chains
-from models.machines.contracts import known, repeats
+from models.machines.contracts import TABLES, known, repeats
 from models.machines.estimators import Flags, Floats
 from models.machines.few_failures import few_failures
 from models.machines.findings import findings
@@ -18,7 +18,14 @@ from models.machines.risks import BASE_RATE, Risk
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
 from models.machines.training import unmodelled
-from models.machines.vocabulary import OTHER, kind_of_error, vocabulary
+from models.machines.vocabulary import (
+    OTHER,
+    OTHER_COMPONENTS,
+    by_component,
+    components_of,
+    kind_of_error,
+    vocabulary,
+)
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 WHEN = pl.Datetime("us", "UTC")
@@ -180,3 +187,61 @@ def test_few_failures_are_told_with_what_they_leave_open():
     assert told is not None
     assert told.startswith("few failures (pump 5, fan 12): no precision can be claimed")
     assert "0.5 to 1.9 times" in told
+
+
+PUMP = ["pump seal leak", "pump-seal leak.", "pump seal, leak", "pump seal"]
+
+
+def test_texts_of_the_same_words_are_one_component_called_as_it_was_at_first():
+    tables = {"failures": pl.concat(events(n, component=text) for n, text in enumerate(PUMP))}
+    as_of = START + timedelta(days=30)
+    assert components_of(tables, as_of) == ("pump seal", "pump seal leak")
+    read = by_component(tables, components_of(tables, as_of))["failures"].collect()
+    assert read["component"].to_list() == ["pump seal leak"] * 3 + ["pump seal"]
+    assert (
+        by_component(tables, ["pump-seal leak."])["failures"].collect()["component"][0] == "pump-seal leak."
+    )
+    assert components_of({}, as_of) == ()
+
+
+def test_of_many_components_those_that_are_seldom_are_one():
+    often = [events(n, n + 40, n + 90, component=f"part {n}") for n in range(45)]
+    seldom = [events(n, component=f"broke in some way {n}") for n in range(60)]
+    tables = {"failures": pl.concat(often + seldom)}
+    names = components_of(tables, START + timedelta(days=30))
+    assert len(names) == 46
+    assert names[-1] == OTHER_COMPONENTS
+    counts = by_component(tables, names)["failures"].collect()["component"].value_counts()
+    assert dict(counts.iter_rows())[OTHER_COMPONENTS] == 60
+
+
+def test_an_ingest_tells_which_texts_are_one_component():
+    rows = pl.concat(events(n, component=text) for n, text in enumerate(PUMP)).collect()
+    assert TABLES["failures"].told(rows, {}) == (
+        "failures: 4 texts are read as 2 components: 'pump seal leak' = 'pump seal, leak' = 'pump-seal leak.'.",
+    )
+    assert TABLES["failures"].told(rows.tail(1), {}) == ()
+
+
+def test_failures_in_many_spellings_are_learnt_scored_and_judged_as_one_component():
+    tables = simulate(8, days=200, seed=3, interval_hours=24, start=START, components=1)
+    spelt = ["Seal-Leak", "seal leak", "seal leak!"]
+    tables |= {
+        name: tables[name].with_columns(component=pl.Series([spelt[i % 3] for i in range(tables[name].height)]))
+        for name in ("failures", "maintenance")
+    }  # fmt: skip
+    frames = {name: frame.lazy().with_columns(shard=pl.lit(0)) for name, frame in tables.items()}
+    end, options = START + timedelta(days=150), {"threads": 1, "every_hours": 24, "horizons_hours": [168]}
+    context = MACHINES.context(frames, end, options)
+    rows = MACHINES.prepare_shard(frames, context, end, options)["rows"].lazy()
+    model = MACHINES.load(MACHINES.fit({"rows": rows}, context, end, options).files)
+    (risk,) = model.risks
+    assert risk.rung == "model"
+    keys = MACHINES.requested(frames, end, options).collect()
+    assert keys["component"].unique().to_list() == [risk.component]
+    last = START + timedelta(days=200)
+    later = MACHINES.context(frames, last, options)
+    judged = MACHINES.evaluate(model, frames, later, last, options | {"score_from": end})
+    assert judged["component"].unique().to_list() == [risk.component]
+    failed = tables["failures"].filter(pl.col("time") > end).height
+    assert judged.filter("failed").height >= failed > 0
