@@ -1,6 +1,5 @@
 """Flows of the `devices` scenario: which readings of each sensor are not normal, every hour."""
 
-import getpass
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
-from flows import backfilling, evaluating, tuning
+from flows import backfilling, evaluating, tuning, verdicts
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
 from flows.limits import BACKFILLING, BY_HAND, INGESTING, SCORING, TRAINING, limited
@@ -21,8 +20,8 @@ from flows.runs import ingest_sources
 from flows.runs import score as score_run
 from flows.settings import open_store
 from models.devices.contracts import JOINT_TAG, MUTED
-from models.devices.hours import first_split
-from models.devices.options import moment_of
+from models.devices.hours import devices_behind, first_split
+from models.devices.options import Options, moment_of
 from models.devices.scenario import DEVICES
 from models.scenario import AsOf
 from models.times import local_timezone
@@ -30,6 +29,7 @@ from tasks.ingest.fixed_options import settled
 from tasks.ingest.sources import small_table
 from tasks.registry import bundles
 from tasks.scoring.catch_up import bundle_for, due, stale
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 Alpha = Annotated[float, Field(gt=0, le=0.05)]
@@ -238,10 +238,10 @@ def label(
     """
     opened = open_store(store)
     if incident is not None:
-        rows = _of_incident(opened, incident).with_columns(verdict=pl.lit(verdict))
+        rows = verdicts.of_incident(opened, incident).with_columns(verdict=pl.lit(verdict))
     else:
-        rows = _said(device, tag, start, end, verdict)
-    return _keep(opened, rows, reason, by)
+        rows = verdicts.said(device, tag, start, end, verdict)
+    return verdicts.keep(opened, rows, reason, by)
 
 
 @limited(BY_HAND, name="devices-mute")
@@ -270,52 +270,10 @@ def mute(
     opened = open_store(store)
     if (device is None) == (site is None):
         raise ParameterError("Expected --device or --site, one of them.")
-    devices = [device] if site is None else _at_site(opened, site)
-    return _keep(opened, pl.concat(_said(one, tag, start, end, MUTED) for one in devices), reason, by)
-
-
-def _at_site(store: Store, site: str) -> list[str]:
-    table = f"{DEVICES.name}/sites"
-    known = store.scan(table).collect() if store.version(table) is not None else pl.DataFrame({"site": []})
-    devices = known.filter(pl.col("site") == site)
-    if devices.is_empty():
-        names = ", ".join(known["site"].drop_nulls().unique().sort()) or "none"
-        raise ParameterError(f"--site is '{site}'. Expected one that ingest --sites named: {names}.")
-    return devices["device"].sort().to_list()
-
-
-def _of_incident(store: Store, name: str) -> pl.DataFrame:
-    """A row for each tag of the incident, as it was last published."""
-    table = f"{DEVICES.name}/incidents"
-    known = store.scan(table).filter(incident=name) if store.version(table) is not None else None
-    found = pl.DataFrame() if known is None else known.sort("as_of").tail(1).collect()
-    if found.is_empty():
-        raise ParameterError(
-            f"--incident is '{name}'. Expected the name of one in {table}, such as 'PUMP-7 2026-03-02T07:50Z'."
-        )
-    return found.select("device", pl.col("tags").alias("tag"), "start", "end").explode(
-        "tag", empty_as_null=False
+    devices = [device] if site is None else verdicts.at_site(opened, site)
+    return verdicts.keep(
+        opened, pl.concat(verdicts.said(one, tag, start, end, MUTED) for one in devices), reason, by
     )
-
-
-def _said(device: str | None, tag: str, start: AsOf | None, end: AsOf | None, verdict: str) -> pl.DataFrame:
-    if device is None or start is None or end is None:
-        raise ParameterError("Expected --incident, or --device, --start and --end.")
-    begin, until = moment_of(start), moment_of(end)
-    if begin >= until:
-        raise ParameterError(f"--start is {begin}, --end is {until}. Expected an end after the start.")
-    row = {"device": device, "tag": tag, "start": begin, "end": until, "verdict": verdict}
-    return pl.DataFrame([row])
-
-
-def _keep(store: Store, rows: pl.DataFrame, reason: str, by: str | None) -> dict[str, Any]:
-    """Bring the rows into the table of verdicts, with who says so and when."""
-    who = by or getpass.getuser()
-    at = datetime.now(UTC)
-    full = rows.with_columns(reason=pl.lit(reason), by=pl.lit(who), at=pl.lit(at))
-    source = store.write_source(f"{DEVICES.name}/verdicts-said/{at:%Y%m%dT%H%M%S%f}.parquet", full)
-    done = ingest_sources(DEVICES, store, {"verdicts": source}, [], None, 0.0, {"duplicates": "last"})
-    return {"rows": rows.height, "by": who, "at": at.isoformat(), **done}
 
 
 def _ingesting(
@@ -342,7 +300,7 @@ def _of_store(store: Store) -> dict[str, str]:
 
 def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:
     """Up to when a first training learns, how many hours after it are scored, and that in words."""
-    readings = store.scan(f"{DEVICES.name}/readings")
+    readings = store.scan(Layout(DEVICES.name).table("readings"))
     newest = moment_of(DEVICES.resolve_as_of({"readings": readings}, None, datetime.now(UTC)))
     until, judged = first_split(readings, newest, catch_up)
     told = f"The first training learnt from the readings up to {until:%Y-%m-%d %H:%M} UTC. " + (
@@ -352,6 +310,16 @@ def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:
     )
     get_run_logger().info(told)
     return until, judged, told
+
+
+def _behind(store: Store, newest: AsOf) -> list[str]:
+    """A note before the first hour is published, where it is not the last one of most devices."""
+    layout = Layout(DEVICES.name)
+    if store.version(layout.table("scores")) is not None:
+        return []
+    readings = store.scan(layout.table("readings"))
+    note = devices_behind(readings, moment_of(newest), Options.requested_hours)
+    return [] if note is None else [note]
 
 
 def _verdicts(alpha: float, alarms_per_day: float | None) -> dict[str, Any]:
@@ -378,7 +346,7 @@ def _score(
     else:
         missing = due(DEVICES, store, "score", catch_up)
         hours, again = [*missing.as_ofs], missing.again
-        notes = [*missing.notes, *stale(DEVICES, store, missing.newest)]
+        notes = [*missing.notes, *stale(DEVICES, store, missing.newest), *_behind(store, missing.newest)]
     done = []
     for hour in hours:
         number = bundle or (bundle_for(DEVICES, store, hour) if as_of is None and hour not in again else None)

@@ -29,6 +29,28 @@ def first_split(readings: pl.LazyFrame, newest: datetime, at_most: int) -> tuple
     return newest - HOUR * judged, judged
 
 
+def devices_behind(readings: pl.LazyFrame, newest: datetime, memory_hours: int) -> str | None:
+    """What to do where most devices end more than `memory_hours` before `newest`, in words; None where they do not.
+
+    The few that go on may have a clock that is ahead. Devices that end `LOOK_BACK` before are not counted.
+    """
+    recent = readings.filter(pl.col("time") >= newest - LOOK_BACK, pl.col("time") < newest)
+    ends = recent.group_by("device").agg(pl.col("time").max())
+    known = ends.collect(engine="streaming").sort("device")
+    behind = known.filter(pl.col("time") < newest - HOUR * memory_hours)
+    if behind.height <= known.height / 2:
+        return None
+    last = behind["time"].max()
+    assert isinstance(last, datetime)
+    ahead = known.join(behind, on="device", how="anti")["device"]
+    named = ", ".join(ahead.head(3)) + (", ..." if len(ahead) > 3 else "")
+    return (
+        f"{behind.height:,} of {known.height:,} devices have no reading in the {memory_hours} hours up to "
+        f"{newest:%Y-%m-%d %H:%M} UTC and are not judged. Is the clock of {named} ahead? Score the others: "
+        f"python -m flows devices score --as-of {last.replace(minute=0, second=0) + HOUR:%Y-%m-%dT%H:%M}"
+    )
+
+
 def due(
     readings: pl.LazyFrame,
     newest: datetime,

@@ -140,7 +140,7 @@ def _pooled(params: pl.DataFrame) -> Graph:
 
 
 def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
-    """The published columns (see `models.devices.scoring.SCORES`) for readings per interval, all sensors at once.
+    """The published columns (see `models.devices.rows.SCORES`) for readings per interval, all sensors at once.
 
     `rows` has `device`, `tag`, `time` (UTC, the start of the interval) and `mean`. The first 60 intervals are
     what the detectors look back at, and have rows of their own all the same: they are scored by what is before them.

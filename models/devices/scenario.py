@@ -25,6 +25,7 @@ from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.layouts import LAYOUTS
 from models.devices.model import Model
 from models.devices.options import Options, moment_of
+from models.devices.rows import SCORES, as_scores
 from models.devices.search import DevicesSearch
 from models.devices.tables import TABLES
 from models.errors import ContractError
@@ -98,7 +99,7 @@ class Devices(
         return HOUR
 
     def published(self, options: Mapping[str, Any]) -> Published:
-        return Published("scores", scoring.SCORES, (*KEY, "time"))
+        return Published("scores", SCORES, (*KEY, "time"))
 
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> datetime:
         """The end of an hour. Without `as_of`, of the last hour whose last interval has a reading, or that is over.
@@ -233,7 +234,7 @@ class Devices(
         """`incidents` and new `levels` after the hour, which go on from those of the last run before it."""
         chosen, until = Options.of(options), moment_of(as_of)
         alarming = alarms.alarming(rows, chosen.alarms_per_day, _verdicts(tables, until))
-        rows = scoring.as_scores(rows)
+        rows = as_scores(rows)
         anomalies = rows.filter("is_anomaly").collect(engine="streaming")
         previous = None
         if "incidents" in earlier:

@@ -1,10 +1,9 @@
 """Scoring an hour: the rows of all requested sensors in one pass over the columns of the model."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,6 +14,7 @@ from models.devices import (
     conversion,
     discrete,
     joint,
+    key_status,
     left_out,
     new_normal,
     pooled,
@@ -28,77 +28,10 @@ from models.devices.grid import LOOKBACK, Floats, Grid, panel_of, with_timezone
 from models.devices.model import DISCRETE_RUNGS, ROBUST_RUNGS, RUNGS, Model
 from models.devices.options import HIGHEST_ALPHA, Options
 from models.devices.pace import at_pace, by_pace, ceiling, floor
+from models.devices.rows import CAUSES, SCORES, Block, rows_of, with_verdict
 from models.scenario import Scores
 
 HOUR = timedelta(hours=1)
-CAUSES = (*channels.CHANNELS, "missing", "joint")
-_FLAT_LENGTH = 5
-SCORES: dict[str, Any] = {
-    "device": pl.String,
-    "tag": pl.String,
-    "time": pl.Datetime("us", "UTC"),
-    "value": pl.Float64,
-    "score": pl.Float64,
-    "p_value": pl.Float64,
-    "is_anomaly": pl.Boolean,
-    "rung": pl.String,
-    "cause": pl.String,
-    "expected": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "normal_since": pl.Datetime("us", "UTC"),
-}
-"""The rows that scoring publishes.
-
-`score`: higher is more anomalous, comparable between rows of one sensor and rung. `cause`: what it is
-that is the most unusual. `expected`, and the band from `low` to `high` that a reading by itself leaves
-with a chance of about alpha. A missing reading has a row where it is unusual; its `value` is null. The
-joint detector of a device has the tag `*`; its `value` is the Mahalanobis distance of the tags. `normal_since`: where
-readings since then are taken for normal, too (`models.devices.new_normal`), else null.
-"""
-
-
-def as_scores(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Published rows with the columns `SCORES`; what an earlier version did not publish is null."""
-    known = rows.collect_schema().names()
-    lacking = [pl.lit(None, dtype).alias(name) for name, dtype in SCORES.items() if name not in known]
-    return rows.with_columns(lacking).select(list(SCORES))
-
-
-@dataclass
-class _Block:
-    """What is known of the cells of some sensors in the hour; arrays of shape (S, columns), to be filled in."""
-
-    grid: Grid
-    received: NDArray[np.bool_]
-    """Whether there is a reading, over all of the grid; that of a counter may have no value."""
-    rung: NDArray[np.int8]
-    score: Floats
-    p_value: Floats
-    cause: NDArray[np.int8]
-    expected: Floats
-    low: Floats
-    high: Floats
-    units: Floats
-    """Distances from what is expected in the sensor's scale, over all of the grid; NaN without one."""
-
-    @classmethod
-    def of(cls, grid: Grid, first: int, received: NDArray[np.bool_]) -> "_Block":
-        """Nothing known yet of the columns of `grid` from `first` on."""
-        keys, columns = grid.keys.height, grid.intervals - first
-        score, p_value, expected, low, high = (np.full((keys, columns), np.nan) for _ in range(5))
-        return cls(
-            grid=grid,
-            received=received,
-            rung=np.full(keys, RUNGS.index("none"), np.int8),
-            score=score,
-            p_value=p_value,
-            cause=np.full((keys, columns), -1, np.int8),
-            expected=expected,
-            low=low,
-            high=high,
-            units=np.full_like(grid.values, np.nan),
-        )
 
 
 def score(
@@ -147,7 +80,7 @@ def score_span(
 def _together(found: list[Scores]) -> Scores:
     rows = pl.concat([pl.DataFrame(schema=SCORES), *(one.rows for one in found)])
     return Scores(
-        rows.sort(*KEY, "time"), pl.concat([_no_outcomes(), *(one.keys for one in found)]).sort(*KEY)
+        rows.sort(*KEY, "time"), pl.concat([key_status.no_keys(), *(one.keys for one in found)]).sort(*KEY)
     )
 
 
@@ -183,10 +116,6 @@ def _at_last_readings(rows: pl.DataFrame, paced: pl.DataFrame) -> pl.DataFrame:
     return both.with_columns(pl.coalesce("last", "time").alias("time")).drop("last")
 
 
-def _no_outcomes() -> pl.DataFrame:
-    return pl.DataFrame(schema=[(c, pl.String) for c in (*KEY, "status", "rung", "reason")])
-
-
 def _sensors(model: Model, keys: pl.DataFrame) -> pl.DataFrame:
     """Sensors whose readings are needed: the requested ones, and all that the joint detectors look at."""
     wanted = [keys.select(*KEY).filter(pl.col("tag") != JOINT_TAG)]
@@ -205,17 +134,17 @@ def _score_grid(
     grid = _without_sentinels(model, grid)
     received = ~np.isnan(grid.values)
     grid = conversion.converted(grid, conversion.taken_in(model.frames["sensors"], grid.keys))
-    block = _Block.of(grid, LOOKBACK, received)
+    block = Block.of(grid, LOOKBACK, received)
     known = model.rungs(grid.keys)
     _score_varying(model, block, known["rung"], options)
     _score_discrete(model, block, known["rung"])
     _score_pooled(model, block, known["rung"], options)
     _score_missing(model, block, known["rung"])
-    rows = _rows(block, options)
+    rows = rows_of(block, options)
     together, outcome = _joint_rows(model, block, wanted, options)
     rows = pl.concat([rows.join(wanted, on=list(KEY), how="semi"), together])
     sensors = wanted.filter(pl.col("tag") != JOINT_TAG)
-    sensors = _outcomes(model, block, known, options).join(sensors, on=list(KEY), how="semi")
+    sensors = key_status.of_sensors(model, block, known, options).join(sensors, on=list(KEY), how="semi")
     return rows, pl.concat([sensors, outcome])
 
 
@@ -231,7 +160,7 @@ def _where(rung: pl.Series, names: tuple[str, ...]) -> NDArray[np.int64]:
     return np.flatnonzero(rung.is_in(names).fill_null(False).to_numpy())
 
 
-def _score_varying(model: Model, block: _Block, rung: pl.Series, options: Options) -> None:
+def _score_varying(model: Model, block: Block, rung: pl.Series, options: Options) -> None:
     """Sensors whose values vary: the score of their own detector, and what the robust one expects."""
     at = _where(rung, (*ROBUST_RUNGS, *DETECTORS))
     if not len(at):
@@ -260,7 +189,7 @@ def _score_varying(model: Model, block: _Block, rung: pl.Series, options: Option
     block.rung[at] = _numbers(names)
 
 
-def _measure(model: Model, block: _Block, at: NDArray[np.int64]) -> tuple[Grid, robust.Fitted, Floats]:
+def _measure(model: Model, block: Block, at: NDArray[np.int64]) -> tuple[Grid, robust.Fitted, Floats]:
     """The sensors at `at`, their robust detectors and what these expect; fills in their `units`."""
     grid = block.grid.take(at)
     fitted = robust.Fitted.of(model.rows("robust", grid.keys))
@@ -273,7 +202,7 @@ def _numbers(rungs: pl.Series) -> NDArray[np.int8]:
     return rungs.replace_strict(list(RUNGS), list(range(len(RUNGS))), return_dtype=pl.Int8).to_numpy()
 
 
-def _score_discrete(model: Model, block: _Block, rung: pl.Series) -> None:
+def _score_discrete(model: Model, block: Block, rung: pl.Series) -> None:
     """Sensors with few values; of coarse ones, what the joint detectors look at."""
     at = _where(rung, DISCRETE_RUNGS)
     if not len(at):
@@ -290,7 +219,7 @@ def _score_discrete(model: Model, block: _Block, rung: pl.Series) -> None:
         _measure(model, block, coarse["at"].to_numpy())
 
 
-def _score_pooled(model: Model, block: _Block, rung: pl.Series, options: Options) -> None:
+def _score_pooled(model: Model, block: Block, rung: pl.Series, options: Options) -> None:
     """Sensors without a detector of their own, where others have the same tag."""
     if "pooled" not in model.frames:
         return
@@ -310,7 +239,7 @@ def _score_pooled(model: Model, block: _Block, rung: pl.Series, options: Options
     block.rung[at] = RUNGS.index("pooled")
 
 
-def _score_missing(model: Model, block: _Block, rung: pl.Series) -> None:
+def _score_missing(model: Model, block: Block, rung: pl.Series) -> None:
     """Missing readings of sensors that the training knows, where they are unusual."""
     at = np.flatnonzero(rung.is_not_null().to_numpy())
     if not len(at):
@@ -324,38 +253,8 @@ def _score_missing(model: Model, block: _Block, rung: pl.Series) -> None:
     block.cause[at[row], column] = CAUSES.index("missing")
 
 
-def _rows(block: _Block, options: Options) -> pl.DataFrame:
-    """The rows of a block: one for each reading, and for each missing reading that is unusual."""
-    value = block.grid.values[:, LOOKBACK:]
-    absent = np.isnan(value)
-    missing = block.cause == CAUSES.index("missing")
-    row, column = np.nonzero(~absent | missing)
-    rung = np.where(missing[row, column], RUNGS.index("missing"), block.rung[row])
-    columns = {"value": value, "score": block.score, "p_value": block.p_value}
-    bands = {"expected": block.expected, "low": block.low, "high": block.high}
-    cause = block.cause[row, column]
-    return pl.DataFrame(
-        [
-            *(block.grid.keys[c].gather(row).alias(c) for c in KEY),
-            block.grid.times.gather(column + LOOKBACK),
-            *(pl.Series(name, a[row, column], nan_to_null=True) for name, a in columns.items()),
-            pl.Series("rung", RUNGS, dtype=pl.String).gather(rung),
-            pl.Series("cause", [*CAUSES, None], dtype=pl.String).gather(
-                np.where(cause < 0, len(CAUSES), cause)
-            ),
-            *(pl.Series(name, a[row, column], nan_to_null=True) for name, a in bands.items()),
-        ]
-    ).select(_with_verdict(options))
-
-
-def _with_verdict(options: Options) -> list[pl.Expr]:
-    verdict = (pl.col("p_value") <= options.alpha).fill_null(False).alias("is_anomaly")
-    own = {"is_anomaly": verdict, "normal_since": pl.lit(None, SCORES["normal_since"]).alias("normal_since")}
-    return [own[name] if name in own else pl.col(name).cast(dtype) for name, dtype in SCORES.items()]
-
-
 def _joint_rows(
-    model: Model, block: _Block, wanted: pl.DataFrame, options: Options
+    model: Model, block: Block, wanted: pl.DataFrame, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows and outcomes of the requested joint detectors."""
     keys = wanted.filter(pl.col("tag") == JOINT_TAG).sort("device")
@@ -379,79 +278,4 @@ def _joint_rows(
         ]
     ).with_columns(rung=pl.lit("joint"), cause=pl.lit("joint"), expected=nothing, low=nothing, high=nothing)
     scored = own.with_columns(pl.Series("rows", (~np.isnan(found)).sum(axis=1), dtype=pl.Int64))
-    return rows.select(_with_verdict(options)), _joint_outcomes(keys, scored)
-
-
-def _joint_outcomes(keys: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
-    rows = pl.col("rows")
-    return keys.join(scored, on=list(KEY), how="left", maintain_order="left").select(
-        *KEY,
-        pl.when(rows > 0).then(pl.lit("scored")).otherwise(pl.lit("skipped")).alias("status"),
-        pl.when(rows > 0).then(pl.lit("joint")).alias("rung"),
-        pl.when(rows.is_null())
-        .then(pl.lit("fewer than two sensors with a detector for varying values"))
-        .when(rows == 0)
-        .then(pl.lit("fewer than two sensors with readings at the same time"))
-        .alias("reason"),
-    )
-
-
-def _outcomes(model: Model, block: _Block, known: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """One row per sensor of the block: status, rung and reason; silent and flat sensors are findings."""
-    values = block.grid.values
-    count = block.received[:, LOOKBACK:].sum(axis=1)
-    alarmed = (block.cause == CAUSES.index("missing")).any(axis=1)
-    length, chance = np.zeros(len(values), np.int16), np.full(len(values), np.nan)
-    at = np.flatnonzero(known["rung"].is_not_null().to_numpy())
-    if len(at):
-        grid = block.grid.take(at)
-        length[at], chance[at] = presence.last_runs(model.rows("sensors", grid.keys), grid)
-    varies = ~known["rung"].is_in(DISCRETE_RUNGS[:1]).fill_null(False).to_numpy()
-    flat = (chance <= options.alpha) & (length >= _FLAT_LENGTH) & varies & (count > 0)
-    rung = pl.Series(RUNGS, dtype=pl.String).gather(block.rung)
-    frame = known.with_columns(
-        pl.Series("count", count),
-        pl.Series("alarmed", alarmed),
-        pl.Series("flat", flat),
-        pl.Series("run", length),
-        rung.alias("own"),
-    )
-    return frame.select(*KEY, _status(), _rung_shown(), _reason())
-
-
-_OWN = ~pl.col("own").is_in(["pooled", "none"])
-
-
-def _status() -> pl.Expr:
-    return (
-        pl.when((pl.col("count") == 0) & ~pl.col("alarmed"))
-        .then(pl.lit("skipped"))
-        .when(_OWN)
-        .then(pl.lit("scored"))
-        .otherwise(pl.lit("fallback"))
-        .alias("status")
-    )
-
-
-def _rung_shown() -> pl.Expr:
-    nothing = (pl.col("count") == 0) & ~pl.col("alarmed")
-    return pl.when(~nothing).then("own").alias("rung")
-
-
-def _reason() -> pl.Expr:
-    last = pl.col("last").dt.strftime("%Y-%m-%d %H:%M")
-    few = pl.format("too few readings in the history for a detector of its own: {}", "readings")
-    silent = pl.format("silent: no reading in the hour; the last one that training saw is of {}", last)
-    return (
-        pl.when(pl.col("count") == 0, pl.col("alarmed"))
-        .then(silent)
-        .when(pl.col("count") == 0)
-        .then(pl.lit("no reading in the hour, which is not unusual for it"))
-        .when(pl.col("flat"))
-        .then(pl.format("flat: the same value in the last {} readings or more", "run"))
-        .when(~_OWN, pl.col("readings").is_null())
-        .then(pl.lit("new: not known at training"))
-        .when(~_OWN)
-        .then(few)
-        .alias("reason")
-    )
+    return rows.select(with_verdict(options)), key_status.of_joint(keys, scored)

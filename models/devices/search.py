@@ -11,7 +11,7 @@ from models.devices import backtest, pace
 from models.devices.contracts import KEY
 from models.devices.detectors import DETECTORS
 from models.devices.options import AUTO, Options, moment_of
-from models.devices.training import history_start, labelled_faults, sampled, stacked
+from models.devices.training import history_start, kinds_and_zones, labelled_faults, sampled, stacked
 from models.scenario import AsOf, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
@@ -51,13 +51,9 @@ class DevicesSearch(Search):
         devices = sampled(keys, context, chosen)
         found = readings.select(*KEY, "time", "mean").join(devices.lazy(), on=KEY, how="semi")
         prepared = {"readings": found.sort(*KEY, "time").collect()}
-        faults = labelled_faults(tables, until)
-        kinds = tables["kinds"].select(*KEY, "kind").collect() if "kinds" in tables else pl.DataFrame()
-        zones = (
-            tables["sites"].select("device", "timezone").collect() if "sites" in tables else pl.DataFrame()
-        )
-        some = {"labels": faults, "kinds": kinds, "sites": zones}
-        return prepared | {name: frame for name, frame in some.items() if not frame.is_empty()}
+        kinds, zones = kinds_and_zones(tables)
+        some = {"labels": labelled_faults(tables, until), "kinds": kinds, "sites": zones}
+        return prepared | {n: frame for n, frame in some.items() if frame is not None and frame.height}
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
         return [f"{end:%Y-%m-%d %H:%M}" for end in _ends(parts, moment_of(as_of))]
@@ -71,7 +67,7 @@ class DevicesSearch(Search):
             readings = parts["readings"].filter(pl.col("time") >= start, pl.col("time") < end)
             paces = pace.paces_of(readings, chosen.step)
             faults = labelled_faults(parts, end)
-            kinds, zones = (parts[name].collect() if name in parts else None for name in ("kinds", "sites"))
+            kinds, zones = kinds_and_zones(parts)
             found = [
                 backtest.part_of_shard(panel, paces.select(KEY), chosen, faults, kinds)
                 for panel in pace.panels(readings, paces, start, end, chosen, zones)

@@ -14,7 +14,8 @@ from models.devices.incidents import INCIDENTS, incidents, what_happened
 from models.devices.kinds import kinds
 from models.devices.labelled import precision
 from models.devices.options import Options, moment_of
-from models.devices.scoring import HOUR, as_scores
+from models.devices.rows import as_scores
+from models.devices.scoring import HOUR
 from models.page import blocks as page
 from models.page.blocks import Band, Chart, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
 from models.scenario import RunView

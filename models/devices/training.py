@@ -73,8 +73,7 @@ def prepare(
     paces = pace.paces_of(readings, options.step)
     sample = sampled(paces.select(KEY), context, options)
     faults = labelled_faults(tables, as_of)
-    kinds = tables["kinds"].select(*KEY, "kind").collect() if "kinds" in tables else None
-    zones = tables["sites"].select("device", "timezone").collect() if "sites" in tables else None
+    kinds, zones = kinds_and_zones(tables)
     parts = []
     for panel in pace.panels(readings, paces, start, as_of, options, zones):
         grids = panel.grids(options.cells)
@@ -107,6 +106,15 @@ def labelled_faults(tables: Frames, as_of: datetime) -> pl.DataFrame:
     if "verdicts" in tables:
         known.append(tables["verdicts"].filter(verdict=FAULT).select(columns))
     return pl.concat(known).filter(pl.col("start") < as_of).collect() if known else pl.DataFrame()
+
+
+def kinds_and_zones(tables: Frames) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
+    """What sensors were set to be (device, tag, kind), and where devices are (device, timezone); None without a table."""
+    columns = {"kinds": (*KEY, "kind"), "sites": ("device", "timezone")}
+    kinds, zones = (
+        tables[name].select(some).collect() if name in tables else None for name, some in columns.items()
+    )
+    return kinds, zones
 
 
 def history_start(context: Mapping[str, pl.DataFrame], as_of: datetime, options: Options) -> datetime:

@@ -429,3 +429,17 @@ def test_labels_that_break_the_contract_go_to_quarantine(own, devices, tmp_path)
     bad = own.scan("devices/quarantine").filter(table="labels").collect()
     assert bad["rule"].to_list() == ["ends_after_its_start"]
     assert own.scan("devices/labels").collect().height == 29
+
+
+def test_a_device_whose_clock_is_ahead_is_named_before_the_first_hour_is_published(own):
+    from flows.devices import _behind
+
+    late = own.scan("devices/readings").collect().with_columns(pl.col("time") - timedelta(days=7))
+    other = late.with_columns(device="of " + pl.col("device"))
+    fresh = Store(f"{own.uri}/fresh")
+    ahead = own.scan("devices/readings").filter(device="d00001").collect()
+    pl.concat([late.filter(pl.col("device") != "d00001"), other, ahead]).write_delta(
+        f"{fresh.uri}/devices/readings"
+    )
+    assert "Is the clock of d00001 ahead?" in _behind(fresh, START + TRAINED * HOUR)[0]
+    assert not _behind(own, START + TRAINED * HOUR)

@@ -30,7 +30,8 @@ from models.devices.evaluation import (
 )
 from models.devices.incidents import INCIDENTS, incidents, what_happened
 from models.devices.options import Options
-from models.devices.scoring import SCORES, score_span
+from models.devices.rows import SCORES
+from models.devices.scoring import score_span
 from models.devices.simulation import FAULTS, inject, readings_of, simulate
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

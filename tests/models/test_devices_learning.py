@@ -8,7 +8,7 @@ import pytest
 
 from models.devices import discrete, presence, training_notes
 from models.devices.grid import Grid
-from models.devices.hours import changed, first_split
+from models.devices.hours import changed, devices_behind, first_split
 from models.devices.left_out import in_faults, sentinels_of
 from models.devices.model import Model
 from models.devices.options import Options
@@ -313,3 +313,16 @@ def test_the_cycle_of_the_day_follows_the_clocks_of_its_time_zone(timezone, site
     )
     error = np.abs(rows.sort("time")["expected"].to_numpy() - course[-144:])
     assert least < error.max() < most
+
+
+def test_most_devices_that_end_before_the_last_hours_are_told_with_the_hour_to_score_instead():
+    hours = pl.DataFrame({"time": [START + n * HOUR for n in range(200)]})
+    ends = {"a": 20, "b": 21, "c": 200}
+    rows = pl.concat(hours.head(n).with_columns(device=pl.lit(name)) for name, n in ends.items())
+    rows = rows.with_columns(pl.col("time").cast(pl.Datetime("us", "UTC"))).lazy()
+    note = devices_behind(rows, START + 200 * HOUR, 24)
+    assert "2 of 3 devices" in note
+    assert "Is the clock of c ahead?" in note
+    assert note.endswith("score --as-of 2026-01-01T21:00")
+    assert devices_behind(rows, START + 30 * HOUR, 24) is None
+    assert devices_behind(rows.filter(pl.col("device") != "a"), START + 200 * HOUR, 24) is None

@@ -16,8 +16,8 @@ from models.devices.aggregation import aggregate, points
 from models.devices.contracts import JOINT_TAG, KEY, check_raw
 from models.devices.grid import grid_of
 from models.devices.one_class_svm import labels
+from models.devices.rows import SCORES
 from models.devices.scenario import DEVICES
-from models.devices.scoring import SCORES
 from models.devices.simulation import readings_of, simulate
 from models.devices.training import fit_columns
 from models.errors import ContractError

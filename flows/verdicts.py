@@ -1,0 +1,66 @@
+"""What people say of devices, as rows of `devices/verdicts`: what an incident was, and what is muted."""
+
+import getpass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from flows.parameters import ParameterError
+from flows.runs import ingest_sources
+from models.devices.options import moment_of
+from models.devices.scenario import DEVICES
+from models.scenario import AsOf
+from tasks.storage.layout import Layout
+from tasks.storage.store import Store
+
+_LAYOUT = Layout(DEVICES.name)
+
+
+def at_site(store: Store, site: str) -> list[str]:
+    """Names of the devices at a site. Raises `ParameterError` for one that no ingest named."""
+    table = _LAYOUT.table("sites")
+    known = store.scan(table).collect() if store.version(table) is not None else pl.DataFrame({"site": []})
+    devices = known.filter(pl.col("site") == site)
+    if devices.is_empty():
+        names = ", ".join(known["site"].drop_nulls().unique().sort()) or "none"
+        raise ParameterError(f"--site is '{site}'. Expected one that ingest --sites named: {names}.")
+    return devices["device"].sort().to_list()
+
+
+def of_incident(store: Store, name: str) -> pl.DataFrame:
+    """A row (device, tag, start, end) for each tag of the incident, as it was last published.
+
+    Raises `ParameterError` where there is no incident of the name.
+    """
+    table = _LAYOUT.table("incidents")
+    known = store.scan(table).filter(incident=name) if store.version(table) is not None else None
+    found = pl.DataFrame() if known is None else known.sort("as_of").tail(1).collect()
+    if found.is_empty():
+        raise ParameterError(
+            f"--incident is '{name}'. Expected the name of one in {table}, such as 'PUMP-7 2026-03-02T07:50Z'."
+        )
+    return found.select("device", pl.col("tags").alias("tag"), "start", "end").explode(
+        "tag", empty_as_null=False
+    )
+
+
+def said(device: str | None, tag: str, start: AsOf | None, end: AsOf | None, verdict: str) -> pl.DataFrame:
+    """One row: device, tag, start, end, verdict. Raises `ParameterError` where one is absent, or the end is no later."""
+    if device is None or start is None or end is None:
+        raise ParameterError("Expected --incident, or --device, --start and --end.")
+    begin, until = moment_of(start), moment_of(end)
+    if begin >= until:
+        raise ParameterError(f"--start is {begin}, --end is {until}. Expected an end after the start.")
+    row = {"device": device, "tag": tag, "start": begin, "end": until, "verdict": verdict}
+    return pl.DataFrame([row])
+
+
+def keep(store: Store, rows: pl.DataFrame, reason: str, by: str | None) -> dict[str, Any]:
+    """Bring the rows into the table of verdicts, with who says so and when; what an ingest returns."""
+    who = by or getpass.getuser()
+    at = datetime.now(UTC)
+    full = rows.with_columns(reason=pl.lit(reason), by=pl.lit(who), at=pl.lit(at))
+    source = store.write_source(f"{DEVICES.name}/verdicts-said/{at:%Y%m%dT%H%M%S%f}.parquet", full)
+    done = ingest_sources(DEVICES, store, {"verdicts": source}, [], None, 0.0, {"duplicates": "last"})
+    return {"rows": rows.height, "by": who, "at": at.isoformat(), **done}

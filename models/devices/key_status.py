@@ -1,0 +1,94 @@
+"""What becomes of each requested key in an hour: its status, its rung, and the reason where it has no verdict of its own."""
+
+import numpy as np
+import polars as pl
+
+from models.devices import presence
+from models.devices.contracts import KEY
+from models.devices.grid import LOOKBACK
+from models.devices.model import DISCRETE_RUNGS, RUNGS, Model
+from models.devices.options import Options
+from models.devices.rows import CAUSES, Block
+
+_FLAT_LENGTH = 5
+
+
+def no_keys() -> pl.DataFrame:
+    """No rows of device, tag, `status`, `rung` and `reason`."""
+    return pl.DataFrame(schema=[(c, pl.String) for c in (*KEY, "status", "rung", "reason")])
+
+
+def of_joint(keys: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
+    """The `keys` of joint detectors with status, rung and reason; `scored` has the number of `rows` of each that exists."""
+    rows = pl.col("rows")
+    return keys.join(scored, on=list(KEY), how="left", maintain_order="left").select(
+        *KEY,
+        pl.when(rows > 0).then(pl.lit("scored")).otherwise(pl.lit("skipped")).alias("status"),
+        pl.when(rows > 0).then(pl.lit("joint")).alias("rung"),
+        pl.when(rows.is_null())
+        .then(pl.lit("fewer than two sensors with a detector for varying values"))
+        .when(rows == 0)
+        .then(pl.lit("fewer than two sensors with readings at the same time"))
+        .alias("reason"),
+    )
+
+
+def of_sensors(model: Model, block: Block, known: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """One row per sensor of the block: status, rung and reason; silent and flat sensors are findings."""
+    values = block.grid.values
+    count = block.received[:, LOOKBACK:].sum(axis=1)
+    alarmed = (block.cause == CAUSES.index("missing")).any(axis=1)
+    length, chance = np.zeros(len(values), np.int16), np.full(len(values), np.nan)
+    at = np.flatnonzero(known["rung"].is_not_null().to_numpy())
+    if len(at):
+        grid = block.grid.take(at)
+        length[at], chance[at] = presence.last_runs(model.rows("sensors", grid.keys), grid)
+    varies = ~known["rung"].is_in(DISCRETE_RUNGS[:1]).fill_null(False).to_numpy()
+    flat = (chance <= options.alpha) & (length >= _FLAT_LENGTH) & varies & (count > 0)
+    rung = pl.Series(RUNGS, dtype=pl.String).gather(block.rung)
+    frame = known.with_columns(
+        pl.Series("count", count),
+        pl.Series("alarmed", alarmed),
+        pl.Series("flat", flat),
+        pl.Series("run", length),
+        rung.alias("own"),
+    )
+    return frame.select(*KEY, _status(), _rung_shown(), _reason())
+
+
+_OWN = ~pl.col("own").is_in(["pooled", "none"])
+
+
+def _status() -> pl.Expr:
+    return (
+        pl.when((pl.col("count") == 0) & ~pl.col("alarmed"))
+        .then(pl.lit("skipped"))
+        .when(_OWN)
+        .then(pl.lit("scored"))
+        .otherwise(pl.lit("fallback"))
+        .alias("status")
+    )
+
+
+def _rung_shown() -> pl.Expr:
+    nothing = (pl.col("count") == 0) & ~pl.col("alarmed")
+    return pl.when(~nothing).then("own").alias("rung")
+
+
+def _reason() -> pl.Expr:
+    last = pl.col("last").dt.strftime("%Y-%m-%d %H:%M")
+    few = pl.format("too few readings in the history for a detector of its own: {}", "readings")
+    silent = pl.format("silent: no reading in the hour; the last one that training saw is of {}", last)
+    return (
+        pl.when(pl.col("count") == 0, pl.col("alarmed"))
+        .then(silent)
+        .when(pl.col("count") == 0)
+        .then(pl.lit("no reading in the hour, which is not unusual for it"))
+        .when(pl.col("flat"))
+        .then(pl.format("flat: the same value in the last {} readings or more", "run"))
+        .when(~_OWN, pl.col("readings").is_null())
+        .then(pl.lit("new: not known at training"))
+        .when(~_OWN)
+        .then(few)
+        .alias("reason")
+    )

@@ -1,0 +1,113 @@
+"""The rows of an hour: what is published of each reading, and the block of sensors that they are made from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.devices import channels
+from models.devices.contracts import KEY
+from models.devices.grid import LOOKBACK, Floats, Grid
+from models.devices.model import RUNGS
+from models.devices.options import Options
+
+CAUSES = (*channels.CHANNELS, "missing", "joint")
+SCORES: dict[str, Any] = {
+    "device": pl.String,
+    "tag": pl.String,
+    "time": pl.Datetime("us", "UTC"),
+    "value": pl.Float64,
+    "score": pl.Float64,
+    "p_value": pl.Float64,
+    "is_anomaly": pl.Boolean,
+    "rung": pl.String,
+    "cause": pl.String,
+    "expected": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "normal_since": pl.Datetime("us", "UTC"),
+}
+"""The rows that scoring publishes.
+
+`score`: higher is more anomalous, comparable between rows of one sensor and rung. `cause`: what it is
+that is the most unusual. `expected`, and the band from `low` to `high` that a reading by itself leaves
+with a chance of about alpha. A missing reading has a row where it is unusual; its `value` is null. The
+joint detector of a device has the tag `*`; its `value` is the Mahalanobis distance of the tags. `normal_since`: where
+readings since then are taken for normal, too (`models.devices.new_normal`), else null.
+"""
+
+
+def as_scores(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Published rows with the columns `SCORES`; what an earlier version did not publish is null."""
+    known = rows.collect_schema().names()
+    lacking = [pl.lit(None, dtype).alias(name) for name, dtype in SCORES.items() if name not in known]
+    return rows.with_columns(lacking).select(list(SCORES))
+
+
+@dataclass
+class Block:
+    """What is known of the cells of some sensors in the hour; arrays of shape (S, columns), to be filled in."""
+
+    grid: Grid
+    received: NDArray[np.bool_]
+    """Whether there is a reading, over all of the grid; that of a counter may have no value."""
+    rung: NDArray[np.int8]
+    score: Floats
+    p_value: Floats
+    cause: NDArray[np.int8]
+    expected: Floats
+    low: Floats
+    high: Floats
+    units: Floats
+    """Distances from what is expected in the sensor's scale, over all of the grid; NaN without one."""
+
+    @classmethod
+    def of(cls, grid: Grid, first: int, received: NDArray[np.bool_]) -> "Block":
+        """Nothing known yet of the columns of `grid` from `first` on."""
+        keys, columns = grid.keys.height, grid.intervals - first
+        score, p_value, expected, low, high = (np.full((keys, columns), np.nan) for _ in range(5))
+        return cls(
+            grid=grid,
+            received=received,
+            rung=np.full(keys, RUNGS.index("none"), np.int8),
+            score=score,
+            p_value=p_value,
+            cause=np.full((keys, columns), -1, np.int8),
+            expected=expected,
+            low=low,
+            high=high,
+            units=np.full_like(grid.values, np.nan),
+        )
+
+
+def rows_of(block: Block, options: Options) -> pl.DataFrame:
+    """The rows of a block: one for each reading, and for each missing reading that is unusual."""
+    value = block.grid.values[:, LOOKBACK:]
+    absent = np.isnan(value)
+    missing = block.cause == CAUSES.index("missing")
+    row, column = np.nonzero(~absent | missing)
+    rung = np.where(missing[row, column], RUNGS.index("missing"), block.rung[row])
+    columns = {"value": value, "score": block.score, "p_value": block.p_value}
+    bands = {"expected": block.expected, "low": block.low, "high": block.high}
+    cause = block.cause[row, column]
+    return pl.DataFrame(
+        [
+            *(block.grid.keys[c].gather(row).alias(c) for c in KEY),
+            block.grid.times.gather(column + LOOKBACK),
+            *(pl.Series(name, a[row, column], nan_to_null=True) for name, a in columns.items()),
+            pl.Series("rung", RUNGS, dtype=pl.String).gather(rung),
+            pl.Series("cause", [*CAUSES, None], dtype=pl.String).gather(
+                np.where(cause < 0, len(CAUSES), cause)
+            ),
+            *(pl.Series(name, a[row, column], nan_to_null=True) for name, a in bands.items()),
+        ]
+    ).select(with_verdict(options))
+
+
+def with_verdict(options: Options) -> list[pl.Expr]:
+    """The columns `SCORES` of rows with a p-value that lack what follows from it."""
+    verdict = (pl.col("p_value") <= options.alpha).fill_null(False).alias("is_anomaly")
+    own = {"is_anomaly": verdict, "normal_since": pl.lit(None, SCORES["normal_since"]).alias("normal_since")}
+    return [own[name] if name in own else pl.col(name).cast(dtype) for name, dtype in SCORES.items()]
