@@ -5,7 +5,10 @@ twentieths one of at most 0.01, each of them is compared with the readings of th
 `MEMORY_INTERVALS` intervals: its p-value is at least the share of these that were as unusual (a rolling conformal
 p-value; so the share of calls follows alpha whatever the sensor does, as in Gibbs & Candes 2021, NeurIPS 34). Readings
 less than 20 minutes older, or two intervals, count only where more than `BROKEN` times that share of the others have a
-p-value of at most 0.001: so a fault after a calm day is called for so long, and then again where it gets worse.
+p-value of at most 0.001: so a fault after a calm day is called for so long, and then again where it gets worse. How
+far a p-value lies below `OFTEN_AT`, in logarithms, counts less where the sensor was unusual: as much less as the
+`USUAL_SHARE` quantile of its p-values before is less than `USUAL_SHARE`. On a sensor that drifts, a reading that is farther
+out than any before is no news.
 
 **The new normal.** The rule: in each quarter of the hold (`Options.hold_hours`, at least `FEWEST_INTERVALS`
 intervals) before the hour, at least a fifth of the sensor's readings are anomalies, at least two. Then a detector
@@ -15,12 +18,14 @@ is, too, and what departs from both is not. Joint detectors follow the same rule
 nothing is kept between runs.
 """
 
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import polars as pl
 
 from models.devices import conversion
+from models.devices.calibration import P_FLOOR
 from models.devices.channels import LEVEL_WEIGHTS
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
@@ -37,6 +42,8 @@ SUSPECT = ((OFTEN_AT, 0.05), (0.01, 0.15))
 HARDLY_WORSE = 0.01
 """A score that is higher by this share of it, at most, is as unusual: what is expected moves over the day."""
 CALLED_FOR, FEWEST_CALLED = timedelta(minutes=20), 2
+USUAL_SHARE = 0.1
+"""Share of the readings before by which it is seen how unusual they were."""
 QUARTERS = 4
 STAYED_SHARE, FEWEST_ANOMALIES = 0.2, 2
 _JUDGED = ("score", "p_value", "is_anomaly", "rung", "cause", "expected", "low", "high")
@@ -125,18 +132,23 @@ def remembering(
         return rows
     known = pl.col("time") < first - called_for
     share = (pl.col("p_value") <= OFTEN_AT).filter(known).mean().fill_null(0.0)
-    facts = before.group_by(KEY).agg(known.sum().alias("n"), (share > BROKEN * OFTEN_AT).alias("broken"))
+    usual = pl.col("p_value").filter(known).quantile(USUAL_SHARE).fill_null(USUAL_SHARE)
+    power = (math.log(USUAL_SHARE) / usual.clip(P_FLOOR, USUAL_SHARE).log()).alias("power")
+    facts = before.group_by(KEY).agg(
+        known.sum().alias("n"), (share > BROKEN * OFTEN_AT).alias("broken"), power
+    )
     shares = _as_unusual(now, before.filter(known)).join(facts, on=list(KEY), how="inner")
     near = pl.concat([before.filter(~known), now]).select(*KEY, "time", "score")
     shares = shares.join(_near(now.join(facts, on=list(KEY)), near, called_for), on=[*KEY, "time"])
     n, as_unusual = (pl.col(name) + pl.col(f"near_{name}") for name in ("n", "as_unusual"))
     both = rows.join(
-        shares.select(*KEY, "time", share=as_unusual / (n + 1)),
+        shares.select(*KEY, "time", "power", share=as_unusual / (n + 1)),
         on=[*KEY, "time"],
         how="left",
         maintain_order="left",
     )
-    p = pl.max_horizontal("p_value", "share")
+    beyond = OFTEN_AT * (pl.col("p_value").clip(upper_bound=OFTEN_AT) / OFTEN_AT).pow(pl.col("power"))
+    p = pl.max_horizontal("p_value", beyond, "share")
     raised = pl.col("share").is_not_null() & pl.col("value").is_not_null()
     return both.with_columns(
         pl.when(raised).then(p).otherwise("p_value").alias("p_value"),

@@ -23,6 +23,8 @@ LEVEL, SEASONAL, LOCAL, REGIMES = range(4)
 LEAST_OF_A_DAY = 0.8
 """Days of history from which on there is a cycle of the day."""
 _BINS = 64
+_LEAP = 5.0
+"""Standard deviations of its other steps by which a sensor leaps from one of its levels to another."""
 _SUSPECT = 7.0
 _EPISODES_PER_DAY = 3
 _SUSPECT_SHARE = 0.1
@@ -102,7 +104,7 @@ def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], chosen: NDArray[np.int8
     baseline = np.where(chosen >= 0, chosen, baseline).astype(np.int8)
     profile = np.where((baseline == SEASONAL)[:, None], daily, level)
     for s in np.flatnonzero(((baseline == LOCAL) & (chosen < 0)) | (baseline == REGIMES)):
-        regimes = _regimes(x[s])
+        regimes = _regimes(x[s], sure=chosen[s] == REGIMES)
         if len(regimes) > 1 or chosen[s] == REGIMES:
             baseline[s], profile[s] = REGIMES, np.nan
             profile[s, : len(regimes)] = regimes
@@ -117,10 +119,11 @@ def _width(rest: Floats) -> Floats:
     return row_quantiles(np.abs(rest), (0.5, 0.9))
 
 
-def _regimes(x: Floats) -> Floats:
+def _regimes(x: Floats, sure: bool) -> Floats:
     """The levels between which one sensor jumps: groups of values with nothing in between, lowest first.
 
-    A sensor that wanders passes through all values between its extremes, so it has one group.
+    A sensor that wanders passes through nearly all values between its extremes; where it steps over some, the step
+    is no leap (`_leaps`). So it has one group, unless one is `sure` that there are levels.
     Groups of less than a fiftieth of the values are none; of more than PROFILE, the largest are kept.
     """
     values = np.sort(x[~np.isnan(x)])
@@ -128,9 +131,21 @@ def _regimes(x: Floats) -> Floats:
     if high <= low:
         return values[:1]
     breaks = np.flatnonzero(np.diff(values) > 3 * (high - low) / _BINS)
+    if not (sure or _leaps(x, values[breaks])):
+        breaks = breaks[:0]
     groups = [g for g in np.split(values, breaks + 1) if len(g) >= 0.02 * len(values)]
     largest = sorted(groups, key=len, reverse=True)[:PROFILE]
     return np.sort(np.array([np.median(g) for g in largest]))
+
+
+def _leaps(x: Floats, breaks: Floats) -> bool:
+    """Whether the steps of `x` over the gaps above `breaks` are far greater than its other steps."""
+    steps = np.abs(np.diff(x))
+    known, over = ~np.isnan(steps), np.diff(np.searchsorted(breaks, x)) != 0
+    leaps, within = steps[known & over], steps[known & ~over]
+    if not len(leaps) or not len(within):
+        return True
+    return bool(np.median(leaps) >= _LEAP * np.median(within) / 0.6745)
 
 
 def _profile(grid: Grid, x: Floats, center: Floats, design: Floats) -> Floats:

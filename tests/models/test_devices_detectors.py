@@ -198,6 +198,13 @@ def test_the_expectation_is_chosen_by_what_the_past_looks_like():
     assert fitted.scales.scale[:3] == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.parametrize("seed", [24, 28, 35])
+def test_a_random_walk_that_steps_over_some_values_has_no_levels_of_its_own(seed):
+    walk = np.cumsum(np.random.default_rng(seed).normal(size=500))
+    assert len(robust._regimes(walk, sure=True)) > 1
+    assert len(robust._regimes(walk, sure=False)) == 1
+
+
 def test_a_fault_in_the_training_window_hardly_moves_what_is_normal():
     rng = np.random.default_rng(5)
     clean = 50 + rng.normal(size=1440)

@@ -201,3 +201,16 @@ def test_files_of_incidents_of_days_ago_are_not_opened(model, past, tmp_path):
     long_ago.unlink()
     earlier = {"incidents": pl.scan_delta(str(tmp_path))}
     assert DEVICES.derive(rows, earlier, tables, as_of, OPTIONS)["incidents"].height
+
+
+def test_how_far_out_a_reading_is_counts_less_on_a_sensor_that_has_been_far_out_for_a_day():
+    random = np.random.default_rng(2)
+    chance = np.r_[random.uniform(size=399) ** 2, 1e-7]
+    times = [START + n * MINUTE for n in range(400)]
+    rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "p_value": chance})
+    rows = rows.with_columns(score=-pl.col("p_value").log(), is_anomaly=pl.col("p_value") <= 0.001)
+    found = remembering(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"].to_numpy()
+    power = np.log(0.1) / np.log(np.quantile(chance[:340], 0.1))
+    assert power == pytest.approx(0.5, abs=0.1)
+    assert found[-1] == pytest.approx(1e-3 * 1e-4**power, rel=0.1)
+    assert (found[-1] <= 0.001) == rows["is_anomaly"][-1]
