@@ -67,13 +67,13 @@ def main() -> None:
             template = (arguments.folder or Path(folder)) / f"{name}-trained"
             if not template.exists():
                 _begin(name, template)
-            aged = Path(folder, name)
-            shutil.copytree(template, aged)
-            ageing = _Ageing(name, Store(str(aged)))
+            copy = Path(folder, name)
+            shutil.copytree(template, copy)
+            ageing = _Ageing(name, Store(str(copy)))
             for age in sorted(arguments.ages or AGES[name]):
                 ageing.go_on(age)
                 for kind in arguments.on:
-                    figures = _on_disk(name, aged) if kind == "disk" else _in_blob(name, aged, age)
+                    figures = _on_disk(name, copy) if kind == "disk" else _in_blob(name, copy, age)
                     rows.append({"scenario": name, "commits": age, "on": kind, **figures})
                     print(json.dumps(rows[-1]), flush=True)
         print(table(rows))

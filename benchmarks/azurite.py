@@ -53,8 +53,8 @@ def create_container(url: str, name: str) -> None:
     headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
     canonical = "".join(f"{header}:{value}\n" for header, value in sorted(headers.items()))
     resource = f"/{_ACCOUNT}/{_ACCOUNT}/{name}\nrestype:container"
-    signed = "\n".join(["PUT", *[""] * 11, canonical + resource])
-    digest = hmac.new(base64.b64decode(_KEY), signed.encode(), hashlib.sha256).digest()
+    text = "\n".join(["PUT", *[""] * 11, canonical + resource])
+    digest = hmac.new(base64.b64decode(_KEY), text.encode(), hashlib.sha256).digest()
     headers["Authorization"] = f"SharedKey {_ACCOUNT}:{base64.b64encode(digest).decode()}"
     httpx.put(f"{url}/{_ACCOUNT}/{name}?restype=container", headers=headers).raise_for_status()
 

@@ -133,12 +133,12 @@ def _exact(hits: float, number: float) -> tuple[float, float]:
 
 
 def _line(name: str, seeds: Sequence[int], size: Size, rule: Rule) -> dict[str, Any]:
-    feature, simulated = CASES[name]
+    feature, simulate = CASES[name]
     alarms: list[int] = []
     delays: list[int] = []
     right = 0
     for seed in seeds:
-        case = simulated(seed, size)
+        case = simulate(seed, size)
         alarms.append(_drifted(case, case.quiet, size.cycles, rule)[CYCLE].n_unique())
         alarm = _drifted(case, case.shifted, 2, rule)
         if alarm.height:
@@ -168,8 +168,8 @@ def _drifted(case: Case, tables: Tables, cycles: int, rule: Rule) -> pl.DataFram
     scans = {name: frame.lazy() for name, frame in tables.items()}
     if not isinstance(case.scenario, WatchesInputs):
         raise TypeError(f"{case.scenario.name} watches no inputs.")
-    watched = case.scenario.watched(scans, case.trained, until, {})
-    rows = watched.drop(case.scenario.key, strict=False).collect()
+    inputs = case.scenario.watched(scans, case.trained, until, {})
+    rows = inputs.drop(case.scenario.key, strict=False).collect()
     now = pl.col(CYCLE) > case.trained
     return drift(rows.filter(~now), rows.filter(now), rule).filter("drifted")
 

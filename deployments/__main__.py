@@ -140,8 +140,8 @@ def up(*, port: int = 4200) -> int:
 @app.command
 def down() -> int:
     """Stop the server and the worker of `up`, and the runs that the worker started."""
-    stopped = Local(0).stop()
-    _say(f"stopped: {', '.join(stopped)}" if stopped else "Nothing was running.")
+    names = Local(0).stop()
+    _say(f"stopped: {', '.join(names)}" if names else "Nothing was running.")
     return 0
 
 

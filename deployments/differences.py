@@ -73,13 +73,13 @@ def remove_schedules(
 ) -> list[Difference]:
     """Remove the schedules that only the server has, and the runs that they scheduled; the differences removed."""
     there = ours(client, pool)
-    removed = [one for one in all_differences if one.fact.startswith(SCHEDULE) and one.file is None]
-    for one in removed:
+    surplus = [one for one in all_differences if one.fact.startswith(SCHEDULE) and one.file is None]
+    for one in surplus:
         deployment = there[one.deployment]
         for schedule in deployment.schedules:
             if SCHEDULE + (schedule.slug or str(schedule.id)) == one.fact:
                 client.delete_deployment_schedule(deployment.id, schedule.id)
-    return removed
+    return surplus
 
 
 def remove_deployments(
@@ -87,10 +87,10 @@ def remove_deployments(
 ) -> list[Difference]:
     """Remove the project's deployments that only the server has, with their schedules; the differences removed."""
     there = ours(client, pool)
-    removed = [one for one in all_differences if one.fact == GONE and one.file is None]
-    for one in removed:
+    surplus = [one for one in all_differences if one.fact == GONE and one.file is None]
+    for one in surplus:
         client.delete_deployment(there[one.deployment].id)
-    return removed
+    return surplus
 
 
 def remove_triggers(
@@ -98,11 +98,11 @@ def remove_triggers(
 ) -> list[Difference]:
     """Remove the automations that run a deployment and are not in the file; the differences removed."""
     there = ours(client, pool)
-    removed = [one for one in all_differences if one.fact.startswith(TRIGGER) and one.file is None]
-    for one in removed:
+    surplus = [one for one in all_differences if one.fact.startswith(TRIGGER) and one.file is None]
+    for one in surplus:
         automations = triggers(client, there[one.deployment])
         client.delete_automation(automations[one.fact.removeprefix(TRIGGER)].id)
-    return removed
+    return surplus
 
 
 def _in_file(one: Mapping[str, Any], server: DeploymentResponse, pull: Any) -> dict[str, Any]:

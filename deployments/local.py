@@ -105,7 +105,7 @@ class Local:
 
     def stop(self) -> list[str]:
         """Stop worker and server, with the runs that the worker started; the names of what was stopped."""
-        stopped = []
+        names = []
         for name in (WORKER, SERVER):
             process = self.running(name)
             if process:
@@ -116,9 +116,9 @@ class Local:
                 for one in survivors:
                     one.kill()
                 psutil.wait_procs(survivors, timeout=_STOP_SECONDS)
-                stopped.append(name)
+                names.append(name)
             self._record(name).unlink(missing_ok=True)
-        return stopped
+        return names
 
     def running(self, name: str) -> psutil.Process | None:
         """The process of that name; None where it does not run, even if another process has its number."""
@@ -142,8 +142,8 @@ class Local:
                 stderr=log,
                 start_new_session=True,
             )
-        started = {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
-        self._record(name).write_text(json.dumps(started))
+        record = {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
+        self._record(name).write_text(json.dumps(record))
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_SECONDS

@@ -31,9 +31,9 @@ def blocks(lock: str) -> dict[str, list[str]]:
     result: dict[str, list[str]] = {}
     current: list[str] = []
     for line in lock.splitlines():
-        if pinned := _PINNED.match(line):
-            current = result.setdefault(pinned[1], [])
-        if line.startswith((" ", "\t")) or pinned:
+        if match := _PINNED.match(line):
+            current = result.setdefault(match[1], [])
+        if line.startswith((" ", "\t")) or match:
             current.append(line)
     return result
 
@@ -43,20 +43,20 @@ def part(lock: str, names: Iterable[str] = ()) -> str:
 
     The "via" comments of a package say what needs it. Raises `LockError` for a name without a pin.
     """
-    pinned = blocks(lock)
+    pins = blocks(lock)
     roots = set(names) or {PROJECT}
-    if missing := roots - {PROJECT} - set(pinned):
+    if missing := roots - {PROJECT} - set(pins):
         raise LockError(
             f"{', '.join(sorted(missing))}: not in the lock. Expected the name of a pinned package; "
             "add it to pyproject.toml and run `make lock`."
         )
     needed_by = {
-        name: {m[1] for line in lines if (m := _NEEDED_BY.match(line))} for name, lines in pinned.items()
+        name: {m[1] for line in lines if (m := _NEEDED_BY.match(line))} for name, lines in pins.items()
     }
-    reached = roots
-    while more := {name for name, users in needed_by.items() if users & reached} - reached:
-        reached = reached | more
-    result = [line for name in sorted(pinned) if name in reached for line in pinned[name]]
+    packages = roots
+    while more := {name for name, users in needed_by.items() if users & packages} - packages:
+        packages = packages | more
+    result = [line for name in sorted(pins) if name in packages for line in pins[name]]
     return "\n".join(line for line in result if not line.lstrip().startswith("#")) + "\n"
 
 

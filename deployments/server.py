@@ -52,10 +52,10 @@ def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:
 
 def ours(client: SyncPrefectClient, pool: str) -> dict[str, DeploymentResponse]:
     """The deployments of the work pool that carry the project's tag, by flow and name."""
-    tagged = DeploymentFilter.model_validate({"tags": {"all_": [MINE]}})
+    tag = DeploymentFilter.model_validate({"tags": {"all_": [MINE]}})
     deployments: dict[str, DeploymentResponse] = {}
     while True:
-        page = client.read_deployments(deployment_filter=tagged, offset=len(deployments))
+        page = client.read_deployments(deployment_filter=tag, offset=len(deployments))
         for one in page:
             deployments[f"{client.read_flow(one.flow_id).name}/{one.name}"] = one
         if not page:
@@ -65,10 +65,10 @@ def ours(client: SyncPrefectClient, pool: str) -> dict[str, DeploymentResponse]:
 
 def triggers(client: SyncPrefectClient, deployment: DeploymentResponse) -> dict[str, Automation]:
     """The automations that run a deployment, by name, including those that someone made by hand."""
-    related = client.read_resource_related_automations(f"prefect.deployment.{deployment.id}")
+    automations = client.read_resource_related_automations(f"prefect.deployment.{deployment.id}")
     return {
         one.name: one
-        for one in related
+        for one in automations
         if any(getattr(action, "deployment_id", None) == deployment.id for action in one.actions)
     }
 

@@ -70,12 +70,12 @@ def score_range(
     def publish(as_of: AsOf) -> Mapping[str, Any]:
         return score(scenario, store, scores, as_of, bundle, options, dry_run=False)
 
-    rows, failed = _each(missing, publish)
+    rows, errors = _each(missing, publish)
     name_run(f"{scenario.name}-backfill {every[0]} to {every[-1]}")
-    if failed:
-        lines = "\n".join(f"{one}: {error}" for one, error in list(failed.items())[:10])
+    if errors:
+        lines = "\n".join(f"{one}: {error}" for one, error in list(errors.items())[:10])
         raise BackfillError(
-            f"{len(failed):,} of {len(missing):,} times could not be scored; the others are published. Correct the cause "
+            f"{len(errors):,} of {len(missing):,} times could not be scored; the others are published. Correct the cause "
             f"and start again with the same range.\n{lines}"
         )
     return {
@@ -107,11 +107,11 @@ def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None)
 
 def _each(times: Sequence[AsOf], one: Callable[[AsOf], Mapping[str, Any]]) -> tuple[int, dict[AsOf, str]]:
     """The number of published rows, and the error of each time that could not be scored."""
-    rows, failed = 0, dict[AsOf, str]()
+    rows, errors = 0, dict[AsOf, str]()
     for as_of in steps("backfill", times):
         try:
             rows += int(one(as_of).get("rows", 0))
         except (AlmanacError, OSError) as error:
             get_run_logger().error("%s: %s", as_of, error)
-            failed[as_of] = f"{type(error).__name__}: {error}"
-    return rows, failed
+            errors[as_of] = f"{type(error).__name__}: {error}"
+    return rows, errors

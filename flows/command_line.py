@@ -244,8 +244,8 @@ def _show_records(name: str, records: Sequence[Mapping[str, Any]]) -> None:
     console = _console()
     cells = [{column: _cell(value) for column, value in record.items()} for record in records]
     widest = {column: max(len(cell.get(column, "")) for cell in cells) for column in cells[0]}
-    needed = sum(max(len(column), min(width, _SHORT)) + 3 for column, width in widest.items())
-    if needed > console.width:
+    width_of_table = sum(max(len(column), min(width, _SHORT)) + 3 for column, width in widest.items())
+    if width_of_table > console.width:
         console.print(name, highlight=False)
         for record in records:
             _show(record, "  ")

@@ -18,8 +18,8 @@ from tasks.housekeeping.records import (
     expire_tracking,
 )
 from tasks.housekeeping.retention import (
+    Cleanup,
     HousekeepingError,
-    Tidied,
     check_store,
     expire_pages,
     expire_runs,
@@ -74,7 +74,7 @@ def housekeeping(
     check_store(data_store)
     if resource_group:
         parts(resource_group)
-    tidied = [
+    cleanups = [
         tidy_table(data_store, name, retention_days, now, dry_run=dry_run) for name in tables(data_store)
     ]
     names = scenarios(data_store)
@@ -91,23 +91,23 @@ def housekeeping(
     result = {
         "dry_run": dry_run,
         "store": data_store.uri,
-        "files_compacted": sum(one.compacted for one in tidied),
-        "files_vacuumed": sum(one.removed for one in tidied),
+        "files_compacted": sum(one.compacted for one in cleanups),
+        "files_vacuumed": sum(one.removed for one in cleanups),
         "pages": len(pages),
         "run_folders": len(runs),
         **records,
         **azure,
         "stuck_runs": stuck,
-        "tables": [_line(one) for one in tidied if one.compacted or one.removed],
+        "tables": [_line(one) for one in cleanups if one.compacted or one.removed],
     }
     _report(result)
-    _refuse_problems([*tidied, *problems])
+    _refuse_problems([*cleanups, *problems])
     return result
 
 
 def _expire_records(
     store: Store, scenarios: Sequence[str], days: tuple[int, int, int, int], now: datetime, *, dry_run: bool
-) -> tuple[dict[str, int], list[Tidied]]:
+) -> tuple[dict[str, int], list[Cleanup]]:
     """The number of records of each kind that were removed, or would be, and what MLflow refused."""
     quarantine, study, tracking, entry = days
     count = {"quarantined_rows": 0, "studies": 0, "tracked_runs": 0}
@@ -118,12 +118,12 @@ def _expire_records(
         try:
             count["tracked_runs"] += len(expire_tracking(store, one, tracking, now, dry_run=dry_run))
         except HousekeepingError as error:
-            problems.append(Tidied(f"{one}, MLflow", problem=str(error)))
+            problems.append(Cleanup(f"{one}, MLflow", problem=str(error)))
     return count | {"ledger_rows": expire_ledger(store, entry, now, dry_run=dry_run)}, problems
 
 
-def _line(tidied: Tidied) -> dict[str, Any]:
-    return {**asdict(tidied), "kept": ", ".join(map(str, tidied.kept))}
+def _line(cleanup: Cleanup) -> dict[str, Any]:
+    return {**asdict(cleanup), "kept": ", ".join(map(str, cleanup.kept))}
 
 
 def _report(result: dict[str, Any]) -> None:
@@ -141,9 +141,9 @@ def _report(result: dict[str, Any]) -> None:
             create_table_artifact(result[name], key=key, description=description)
 
 
-def _refuse_problems(tidied: Sequence[Tidied]) -> None:
+def _refuse_problems(cleanups: Sequence[Cleanup]) -> None:
     """Raise `HousekeepingError` that names what could not be tidied; everything else was."""
-    lines = "\n".join(f"  {one.table}: {one.problem}" for one in tidied if one.problem)
+    lines = "\n".join(f"  {one.table}: {one.problem}" for one in cleanups if one.problem)
     if lines:
         raise HousekeepingError(
             f"Some things could not be tidied; everything else was.\n{lines}\nRun it again."

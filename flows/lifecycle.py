@@ -50,7 +50,7 @@ def promotions(scenario: Scenario) -> tuple[Flow[Any, Any], Flow[Any, Any]]:
     return promote, rollback
 
 
-def _result(scenario: Scenario, store: Any, change: promoting.Promoted) -> dict[str, Any]:
+def _result(scenario: Scenario, store: Any, change: promoting.Promotion) -> dict[str, Any]:
     note = promoting.move_alias(scenario, store, change.champion)
     return {
         "champion": change.champion,

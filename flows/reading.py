@@ -93,10 +93,10 @@ def ingests(ingest: Flow[..., dict[str, Any]]) -> Callable[[Callable[..., R]], C
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             arguments = full.bind(*args, **kwargs).arguments
             mine = {p.name: arguments.pop(p.name) for p in own if p.name in arguments}
-            ingested = ingest.fn(**arguments)
+            result = ingest.fn(**arguments)
             if arguments.get("dry_run"):
-                return ingested
-            return function(ingested, **mine, store=arguments.get("store"))
+                return result
+            return function(result, **mine, store=arguments.get("store"))
 
         doc = inspect.cleandoc(function.__doc__ or "").replace("Args:\n", f"Args:\n{about.rstrip(' ')}")
         return _called(wrapped, full, doc)

@@ -77,23 +77,23 @@ def train_bundle(
     clock.mark("plan")
     parts = sorted({*over_shards("preparing", prepare_shards, scenario, run, shards)})
     clock.mark("prepare")
-    fitted = fit(scenario, run, parts)
+    challenger = fit(scenario, run, parts)
     clock.mark("fit")
-    verdict = compare(scenario, run, fitted, parts)
+    verdict = compare(scenario, run, challenger, parts)
     clock.mark("compare")
-    record = track(run, fitted, verdict)
+    record = track(run, challenger, verdict)
     clock.mark("track")
-    get_run_logger().info("Bundle %d: %s", fitted.bundle, verdict.reason)
+    get_run_logger().info("Bundle %d: %s", challenger.bundle, verdict.reason)
     return {
         "run_id": run.id,
         "as_of": run.as_of.isoformat(),
-        "bundle": fitted.bundle,
+        "bundle": challenger.bundle,
         "promoted": verdict.promoted,
         "champion": verdict.champion,
         "reason": verdict.reason,
-        "loss": fitted.loss,
-        "headline": dict(fitted.headline),
-        "notes": [*run.notes, *notes, *fitted.notes],
+        "loss": challenger.loss,
+        "headline": dict(challenger.headline),
+        "notes": [*run.notes, *notes, *challenger.notes],
         "mlflow_run": record,
         "stages": clock.stages,
         "seconds": clock.seconds,
@@ -206,19 +206,21 @@ def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> li
     to blame: once all other shards are done, `RunError` names it. An error that says what to do,
     such as a bundle that cannot be loaded, ends the run at once.
     """
-    finished = [result for shard in shards if (result := finished_result(run, shard))]
-    pending = {shard: shards[shard] for shard in shards.keys() - {one.shard for one in finished}}
-    scored, unscored = _score_pending(scenario, run, pending)
+    earlier = [result for shard in shards if (result := finished_result(run, shard))]
+    pending = {shard: shards[shard] for shard in shards.keys() - {one.shard for one in earlier}}
+    new, shard_errors = _score_pending(scenario, run, pending)
     for note in stuck(run):
         get_run_logger().warning(note)
-    if unscored:
-        errors = "\n".join(f"  shard {shard}: {error[:500]}" for shard, error in list(unscored.items())[:10])
+    if shard_errors:
+        errors = "\n".join(
+            f"  shard {shard}: {error[:500]}" for shard, error in list(shard_errors.items())[:10]
+        )
         raise RunError(
-            f"{run.scenario}: {len(unscored):,} of {len(shards):,} shards could not be scored, each tried "
+            f"{run.scenario}: {len(shard_errors):,} of {len(shards):,} shards could not be scored, each tried "
             f"several times. Nothing was published.\n{errors}\n"
             "Shards that were scored are kept: correct the cause and run again."
         )
-    return sorted([*finished, *scored], key=lambda result: result.shard)
+    return sorted([*earlier, *new], key=lambda result: result.shard)
 
 
 def _score_pending(
@@ -231,17 +233,17 @@ def _score_pending(
     """
     again = [shard for shard in pending if written_result(run, shard)]
     groups = in_tasks(pending, alone=again)
-    scored: list[ShardResult] = []
-    unscored: dict[int, str] = {}
+    all_results: list[ShardResult] = []
+    errors: dict[int, str] = {}
     while groups:
-        results, groups = _score_groups(scenario, run, groups, unscored)
-        scored.extend(replace(one, reused=False) for one in results)
-    remember_pace(run, scored)
-    return scored, unscored
+        results, groups = _score_groups(scenario, run, groups, errors)
+        all_results.extend(replace(one, reused=False) for one in results)
+    remember_pace(run, all_results)
+    return all_results, errors
 
 
 def _score_groups(
-    scenario: Scenario, run: Run, groups: Sequence[Sequence[int]], unscored: dict[int, str]
+    scenario: Scenario, run: Run, groups: Sequence[Sequence[int]], errors: dict[int, str]
 ) -> tuple[list[ShardResult], list[list[int]]]:
     """Results of groups of shards, a task each, and the groups that remain once shards at fault are left out.
 
@@ -258,7 +260,7 @@ def _score_groups(
         rest = [shard for shard in group if shard not in {one.shard for one in results}]
         if rest:
             get_run_logger().error("Shard %d: %s", rest[0], error)
-            unscored[rest[0]] = f"{type(error).__name__}: {error}"
+            errors[rest[0]] = f"{type(error).__name__}: {error}"
         if rest[1:]:
             remaining.append(rest[1:])
         return results
@@ -291,12 +293,12 @@ def _failed_keys(
     if not counts["failed"]:
         return []
     frames = [read_frame(run, keys_path(run, one.shard)) for one in results if one.failed]
-    failed = pl.concat(frames).filter(status="failed").sort(scenario.key)
-    names = [" ".join(str(part) for part in key) for key in failed.select(scenario.key).head(10).iter_rows()]
-    more = f" and {failed.height - 10:,} more" if failed.height > 10 else ""
+    rows = pl.concat(frames).filter(status="failed").sort(scenario.key)
+    names = [" ".join(str(part) for part in key) for key in rows.select(scenario.key).head(10).iter_rows()]
+    more = f" and {rows.height - 10:,} more" if rows.height > 10 else ""
     return [
-        f"{failed.height:,} of {counts['requested']:,} keys failed and have no rows: {', '.join(names)}{more}. "
-        f"The first says: {failed['reason'][0]}"
+        f"{rows.height:,} of {counts['requested']:,} keys failed and have no rows: {', '.join(names)}{more}. "
+        f"The first says: {rows['reason'][0]}"
     ]
 
 

@@ -26,7 +26,7 @@ from tasks.scoring.runs import Run, begin
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
 from tasks.training.fit import training_shards
-from tasks.training.study import FAILED, Study, Tried, opened
+from tasks.training.study import FAILED, Study, TrialResult, opened
 from tasks.training.tuning import (
     STUDY,
     TuningError,
@@ -94,7 +94,7 @@ class _Searching:
         folds: int,
         limits: Sequence[float],
         until: float | None,
-    ) -> list[Tried]:
+    ) -> list[TrialResult]:
         """The results of trying each of the `values`, in parallel."""
         enough_workers(len(values))
         futures = try_out.map(
@@ -109,9 +109,9 @@ class _Searching:
         )
         return gather(f"trials {numbers[0]} to {numbers[-1]}", futures, self._failed)
 
-    def _failed(self, _: int, error: Exception) -> Tried:
+    def _failed(self, _: int, error: Exception) -> TrialResult:
         get_run_logger().warning("A trial failed: %s", error)
-        return Tried(FAILED, reason=f"{type(error).__name__}: {error}")
+        return TrialResult(FAILED, reason=f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,10 @@ def _search(
         limits = bars([losses for _, losses in study.complete()])
         numbers, values = [trial.number for trial in batch], [trial.values for trial in batch]
         results = searching.try_out(numbers, values, len(searching.folds) - 1, limits, until)
-        for number, tried in zip(numbers, results, strict=True):
-            study.tell(number, tried)
+        for number, result in zip(numbers, results, strict=True):
+            study.tell(number, result)
         save()
-        if results and all(tried.state == FAILED for tried in results) and not study.complete():
+        if results and all(result.state == FAILED for result in results) and not study.complete():
             raise TuningError(
                 f"{searching.run.scenario}: the first {len(results)} trials failed, so the study ends. {results[0].reason}"
             )
@@ -218,9 +218,9 @@ def _judge(searching: _Searching, study: Study) -> _Verdict:
         )
     folds = len(searching.folds)
     old, new = searching.try_out([0, winner.number], [before, winner.values], folds, (), None)
-    for tried in (old, new):
-        if tried.state == FAILED:
-            raise TuningError(f"{searching.run.scenario}: the winner cannot be judged. {tried.reason}")
+    for result in (old, new):
+        if result.state == FAILED:
+            raise TuningError(f"{searching.run.scenario}: the winner cannot be judged. {result.reason}")
     better = new.losses[-1] < old.losses[-1] and fmean(new.losses[:-1]) < fmean(old.losses[:-1])
     reason = (
         f"Trial {winner.number}: loss {fmean(new.losses[:-1]):.4f} instead of {fmean(old.losses[:-1]):.4f} on the folds "

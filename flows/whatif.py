@@ -75,31 +75,31 @@ def compare_plans(
         SALES, data_store, "plan", plan, column_mapping(column or []), max_bad_share, reading
     )
     options = Options.of(run.options)
-    rows, unused = whatif.usable(rows, run.tables(SALES), run.as_of, options.horizon)
+    rows, whatif_notes = whatif.usable(rows, run.tables(SALES), run.as_of, options.horizon)
     stored_plan = run.tables(SALES)["plan"].collect() if "plan" in run.versions else None
     other = whatif.merged(stored_plan, rows)
     differing = whatif.changed(stored_plan, other)
     clock.mark("plan")
     lines, order_notes = whatif.in_order(_lines(run, other, differing), stored_plan, other)
     clock.mark("score")
-    notes = [*run.notes, *notes, *unused, *_about_plan(stored_plan, differing), *order_notes]
+    notes = [*run.notes, *notes, *whatif_notes, *_about_plan(stored_plan, differing), *order_notes]
     for note in notes:
         get_run_logger().info(note)
     bands = whatif.bands(lines, bundles.files(data_store, SALES.name, run.bundle or 0), run.as_of, options)
-    compared = _compared(lines, bands)
+    comparison = _compared(lines, bands)
     address = None
     if page:
         beside = whatif.beside(stored_plan, differing)
         sections = whatif_page.sections(lines, bands, beside, run.tables(SALES), run.as_of, notes)
         address = write_whatif_page(run, page, plan, sections)
-    announce_whatif(run, compared["weeks"], address, plan)
+    announce_whatif(run, comparison["weeks"], address, plan)
     return {
         "as_of": run.as_of.isoformat(),
         "bundle": run.bundle,
         "published": False,
         "plan_rows": rows.height,
         "plan_rows_changed": differing.height,
-        **compared,
+        **comparison,
         "page": address,
         "lines": write_lines(lines, to) if to else None,
         "notes": [*notes, whatif_page.about_sums(bands)],

@@ -66,8 +66,8 @@ class _Case:
         scenario, context = self.scenario, self.context()
         parts: dict[str, list[pl.DataFrame]] = {}
         for shard in range(self.shards):
-            prepared = scenario.prepare_shard(self.tables(shard), context, self.as_of, self.options)
-            for name, frame in prepared.items():
+            frames_by_name = scenario.prepare_shard(self.tables(shard), context, self.as_of, self.options)
+            for name, frame in frames_by_name.items():
                 parts.setdefault(name, []).append(frame)
         together = {name: pl.concat(frames, how="diagonal_relaxed").lazy() for name, frames in parts.items()}
         return scenario.fit(together, context, self.as_of, self.options)
@@ -189,9 +189,11 @@ def _check_keys(case: _Case, scores: Scores) -> None:
             "scored but have no row",
         ),
     ):
-        lost = there.select(key).unique().join(here.select(key), on=key, how="anti").sort(key)
-        if lost.height:
-            raise ScenarioError(name, LOST_KEY, f"{lost.height} keys were {what}, such as {lost.row(0)}.")
+        missing = there.select(key).unique().join(here.select(key), on=key, how="anti").sort(key)
+        if missing.height:
+            raise ScenarioError(
+                name, LOST_KEY, f"{missing.height} keys were {what}, such as {missing.row(0)}."
+            )
     if scores.keys.height != scores.keys.select(key).n_unique():
         raise ScenarioError(name, LOST_KEY, "A key was accounted for more than once.")
     extra = set(scores.keys["status"]) - _STATUSES

@@ -105,14 +105,14 @@ def accept(
     typed = cells.select(
         ROW, *(_cast(cells[c], columns[c].dtype, timezone, dates).alias(c) for c in schema.column_names())
     )
-    broken = _unparsable(cells, typed)
+    faults = _unparsable(cells, typed)
     for column in unique:
         odd = _odd(typed.select(ROW, column), latest)
-        broken = pl.concat([broken, odd.join(broken, on=ROW, how="anti")])
-    good, invalid = _valid(schema, typed.join(broken, on=ROW, how="anti", maintain_order="left"))
+        faults = pl.concat([faults, odd.join(faults, on=ROW, how="anti")])
+    good, invalid = _valid(schema, typed.join(faults, on=ROW, how="anti", maintain_order="left"))
     one = _one_of_each(good, unique, duplicates, amounts)
     merged = good.height - one.height
-    return Accepted(one.drop(ROW), pl.concat([broken, invalid]), ignored, merged)
+    return Accepted(one.drop(ROW), pl.concat([faults, invalid]), ignored, merged)
 
 
 def _one_of_each(
@@ -249,9 +249,9 @@ def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
             continue
         if column.dtype.is_numeric() or column.dtype == pl.Boolean:
             names.append(column.name)
-        elif column.dtype == pl.String and (filled := column.drop_nulls()).len():
-            parsed = filled.str.strip_chars().cast(pl.Float64, strict=False)
-            if parsed.count() >= _NUMERIC_SHARE * parsed.len():
+        elif column.dtype == pl.String and (values := column.drop_nulls()).len():
+            numbers = values.str.strip_chars().cast(pl.Float64, strict=False)
+            if numbers.count() >= _NUMERIC_SHARE * numbers.len():
                 names.append(column.name)
     return names
 
@@ -321,13 +321,13 @@ def _unparsable(raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
     if not columns:
         return pl.DataFrame(schema={ROW: pl.UInt32, RULE: pl.String})
     both = raw.select(ROW, *columns).hstack([typed[c].alias(f"{MARK}{c}") for c in columns])
-    lost = [
+    rules = [
         pl.when(pl.col(c).is_not_null() & pl.col(f"{MARK}{c}").is_null()).then(
             pl.lit(f"{c}|{_type_name(typed[c].dtype)}")
         )
         for c in columns
     ]
-    return both.select(ROW, pl.coalesce(*lost).alias(RULE)).drop_nulls(RULE)
+    return both.select(ROW, pl.coalesce(*rules).alias(RULE)).drop_nulls(RULE)
 
 
 def _type_name(dtype: pl.DataType) -> str:

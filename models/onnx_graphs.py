@@ -76,8 +76,8 @@ class Builder:
 
         model = booster_of(for_single(text))
         width = [None, model.num_feature()]
-        converted = convert_lightgbm(model, initial_types=[("features", FloatTensorType(width))])
-        trees = next(n for n in converted.graph.node if n.op_type == "TreeEnsembleRegressor")
+        graph_of_trees = convert_lightgbm(model, initial_types=[("features", FloatTensorType(width))])
+        trees = next(n for n in graph_of_trees.graph.node if n.op_type == "TreeEnsembleRegressor")
         trees.name, trees.input[:], trees.output[:] = "", [features], [f"trees_{len(self._nodes)}"]
         self._nodes.append(trees)
         return self.cast(trees.output[0], "double")

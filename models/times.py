@@ -77,11 +77,11 @@ def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) 
         return moments
     few = _are_few(text)
     moments = _filled(moments, text, rest, lambda one: _moments(one, timezone, order, few))
-    lost = text.is_not_null() & moments.is_null()
-    if timezone is None or not lost.any():
+    unread = text.is_not_null() & moments.is_null()
+    if timezone is None or not unread.any():
         return moments
     none = pl.Series([None] * text.len(), dtype=_CLOCK)
-    clocks = _filled(none, text, lost, lambda one: _clocks(one, order, few)[0])
+    clocks = _filled(none, text, unread, lambda one: _clocks(one, order, few)[0])
     return moments.fill_null(_by_order(moments, clocks, timezone))
 
 

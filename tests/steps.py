@@ -15,7 +15,7 @@ from tasks.scoring.publishing import Publication, complete, publish
 from tasks.scoring.runs import Run, begin, resolve_scoring, resolve_training, started
 from tasks.scoring.shards import ShardResult, plan, reasons, reconcile
 from tasks.storage.store import Store
-from tasks.training.fit import Fitted, Verdict, compare, fit, prepare_shards, training_shards
+from tasks.training.fit import Challenger, Verdict, compare, fit, prepare_shards, training_shards
 from tests.toy import TOY, values
 
 
@@ -45,7 +45,7 @@ def read(
 
 def train(
     store: Store, as_of: AsOf | None = None, scenario: Scenario = TOY, **options: Any
-) -> tuple[Fitted, Verdict]:
+) -> tuple[Challenger, Verdict]:
     """Train a bundle and let it meet the champion."""
     run = resolve_training.fn(scenario, store, as_of, options)
     begin.fn(scenario, run)

@@ -53,10 +53,10 @@ def _verdict(view: StudyView) -> list[Part]:
         figures["Failed"] = f"{states.count('failed'):,}"
     if not view.after:
         return [Text(view.reason), Figures(figures)]
-    searched = slice(0, -1)
+    search_folds = slice(0, -1)
     losses = {
-        "Loss before": fmean(view.before[searched]),
-        "Loss after": fmean(view.after[searched]),
+        "Loss before": fmean(view.before[search_folds]),
+        "Loss after": fmean(view.after[search_folds]),
         "Unseen before": view.before[-1],
         "Unseen after": view.after[-1],
     }

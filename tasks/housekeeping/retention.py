@@ -29,7 +29,7 @@ _FINISHED_DAYS = 1
 
 
 @dataclass(frozen=True)
-class Tidied:
+class Cleanup:
     """What was done to a table, or would be: the numbers of `compacted` and `removed` files, and `kept` versions.
 
     `kept` are the versions that runs within the retention recorded. `problem` says why something was left undone.
@@ -55,7 +55,7 @@ def tables(store: Store) -> list[str]:
 
 
 @task(name="tidy-table")
-def tidy_table(store: Store, name: str, retention_days: int, now: datetime, *, dry_run: bool) -> Tidied:
+def tidy_table(store: Store, name: str, retention_days: int, now: datetime, *, dry_run: bool) -> Cleanup:
     """Compact a table, and remove files that no version within the retention refers to.
 
     A version is within the retention if it was the newest at any time in it, or if the ledger names it
@@ -85,7 +85,7 @@ def tidy_table(store: Store, name: str, retention_days: int, now: datetime, *, d
         problem = str(error)
     except Exception as error:
         problem = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
-    return Tidied(name, compacted, removed, versions, problem)
+    return Cleanup(name, compacted, removed, versions, problem)
 
 
 def recorded_versions(store: Store, name: str, since: datetime) -> list[int]:

@@ -36,11 +36,11 @@ _NAMED = 5
 def resolve_watching(scenario: Scenario, store: Store, as_of: AsOf | None, rule: Rule) -> Run:
     """The run that compares the cycle of `as_of` with the training data of the bundle that scores it."""
     versions = input_versions(scenario, store)
-    resolved = scenario.resolve_as_of(scans(scenario, store, versions), as_of, datetime.now(UTC))
-    number = bundles.for_as_of(store, scenario.name, resolved)
+    time = scenario.resolve_as_of(scans(scenario, store, versions), as_of, datetime.now(UTC))
+    number = bundles.for_as_of(store, scenario.name, time)
     manifest = bundles.manifest(store, scenario.name, number)
     options = {**manifest["options"], "trained_as_of": manifest["as_of"], "drift_rate": rule.rate}
-    return Run(scenario.name, "watch", store, resolved, versions, options, DRIFT, number)
+    return Run(scenario.name, "watch", store, time, versions, options, DRIFT, number)
 
 
 def seen_by_bundle(run: Run) -> bool:

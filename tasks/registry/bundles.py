@@ -173,10 +173,10 @@ def loaded(scenario: Scenario, store: Store, number: int) -> Any:
     `BundleError` as `files` does, or where the scenario cannot load the files for another reason.
     """
     place = f"{store.uri}/{folder(scenario.name, number)}"
-    stated = manifest(store, scenario.name, number).get(FORMAT, 1)
-    if stated not in scenario.formats:
+    number_of_format = manifest(store, scenario.name, number).get(FORMAT, 1)
+    if number_of_format not in scenario.formats:
         raise BundleFormatError(
-            f"{place}: saved by another version of Almanac, in format {stated}. This version reads "
+            f"{place}: saved by another version of Almanac, in format {number_of_format}. This version reads "
             f"{', '.join(map(str, scenario.formats))}. Train a new bundle with "
             f"`python -m flows {scenario.name} train`, or name another with --bundle."
         )

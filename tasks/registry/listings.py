@@ -27,7 +27,7 @@ def bundle_lines(store: Store, scenario: str, last: int) -> list[dict[str, Any]]
 
 
 def _line(manifest: Mapping[str, Any], events: pl.DataFrame, champion: bool) -> dict[str, Any]:
-    decided = events.filter(pl.col("event") != "registered").tail(1).to_dicts()
+    decisions = events.filter(pl.col("event") != "registered").tail(1).to_dicts()
     rows = manifest.get("rows", {})
     return {
         "bundle": manifest["bundle"],
@@ -36,7 +36,7 @@ def _line(manifest: Mapping[str, Any], events: pl.DataFrame, champion: bool) -> 
         "trained": events["at"][0].strftime("%Y-%m-%d %H:%M"),
         "loss": manifest["loss"],
         "trained_on": {name: _table(version, rows.get(name)) for name, version in _versions(manifest)},
-        "why": f"{decided[0]['event'].replace('_', ' ')}: {decided[0]['reason']}" if decided else None,
+        "why": f"{decisions[0]['event'].replace('_', ' ')}: {decisions[0]['reason']}" if decisions else None,
         "headline": dict(manifest["headline"]),
     }
 

@@ -13,7 +13,7 @@ from tasks.storage.store import Store
 
 
 @dataclass(frozen=True)
-class Promoted:
+class Promotion:
     """The champion now and before; `changed` is false where the bundle was the champion already."""
 
     champion: int
@@ -23,7 +23,7 @@ class Promoted:
 
 
 @task(name="promote")
-def promote(scenario: Scenario, store: Store, number: int, reason: str) -> Promoted:
+def promote(scenario: Scenario, store: Store, number: int, reason: str) -> Promotion:
     """Make a bundle the champion, whatever the comparison decided.
 
     Raises `BundleError` for a bundle that does not exist, has changed since it was saved, or was saved by
@@ -32,13 +32,13 @@ def promote(scenario: Scenario, store: Store, number: int, reason: str) -> Promo
     before = _champion(scenario, store)
     bundles.loaded(scenario, store, number)
     if before == number:
-        return Promoted(number, before, False, f"Bundle {number} is the champion already.")
+        return Promotion(number, before, False, f"Bundle {number} is the champion already.")
     bundles.promote(store, scenario.name, number, reason)
-    return Promoted(number, before, True, reason)
+    return Promotion(number, before, True, reason)
 
 
 @task(name="roll-back")
-def roll_back(scenario: Scenario, store: Store, reason: str) -> Promoted:
+def roll_back(scenario: Scenario, store: Store, reason: str) -> Promotion:
     """Revert to the previous champion.
 
     Raises `BundleError` where there is no previous champion, and as `promote` where it cannot be used.
@@ -52,7 +52,7 @@ def roll_back(scenario: Scenario, store: Store, reason: str) -> Promoted:
         )
     bundles.loaded(scenario, store, before)
     bundles.roll_back(store, scenario.name, champion, before, reason)
-    return Promoted(before, champion, True, reason)
+    return Promotion(before, champion, True, reason)
 
 
 @task(name="move-alias")

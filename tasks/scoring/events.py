@@ -30,8 +30,8 @@ def derive(scenario: Scenario, run: Run) -> list[Event]:
     Where the run replaces rows that another run published for its `as_of`, events which that run emitted are left out.
     """
     rows = run.store.scan(run.table).filter(pl.col("as_of") == run.as_of)
-    derived: dict[str, pl.DataFrame] = {}
-    replaced: dict[str, pl.DataFrame] = {}
+    tables_now: dict[str, pl.DataFrame] = {}
+    tables_before: dict[str, pl.DataFrame] = {}
     if isinstance(scenario, DerivesTables):
         previous = {
             name: table
@@ -40,22 +40,22 @@ def derive(scenario: Scenario, run: Run) -> list[Event]:
         }
         earlier = {name: table.filter(pl.col("as_of") < run.as_of) for name, table in previous.items()}
         theirs = (pl.col("as_of") == run.as_of) & (pl.col("run_id") != run.id)
-        replaced = {name: table.filter(theirs).collect() for name, table in previous.items()}
+        tables_before = {name: table.filter(theirs).collect() for name, table in previous.items()}
         tables = run.tables(scenario)
         if isinstance(scenario, DerivesFromBundle):
             files = bundles.files(run.store, scenario.name, run.bundle or 0)
-            derived = scenario.derive_from_bundle(files, rows, tables, run.as_of, run.options)
+            tables_now = scenario.derive_from_bundle(files, rows, tables, run.as_of, run.options)
         else:
-            derived = scenario.derive(rows, earlier, tables, run.as_of, run.options)
-    for name, frame in derived.items():
+            tables_now = scenario.derive(rows, earlier, tables, run.as_of, run.options)
+    for name, frame in tables_now.items():
         publish_derived(run, name, frame)
     if not isinstance(scenario, EmitsEvents):
         return []
-    events = scenario.events(rows, derived, run.as_of, run.options)
-    if not derived or not set(derived) <= set(replaced):
+    events = scenario.events(rows, tables_now, run.as_of, run.options)
+    if not tables_now or not set(tables_now) <= set(tables_before):
         return events
     duplicates = {
-        (event.name, event.resource) for event in scenario.events(rows, replaced, run.as_of, run.options)
+        (event.name, event.resource) for event in scenario.events(rows, tables_before, run.as_of, run.options)
     }
     return [event for event in events if (event.name, event.resource) not in duplicates]
 

@@ -126,9 +126,9 @@ def resolve_training(scenario: Scenario, store: Store, as_of: AsOf | None, optio
     """The run that trains on the newest tables, cut at `as_of`."""
     versions = input_versions(scenario, store)
     tables = scans(scenario, store, versions)
-    resolved = scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
-    notes = tuple(scenario.left_out(tables, resolved)) if as_of is None else ()
-    return Run(scenario.name, "train", store, resolved, versions, options, notes=notes)
+    time = scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
+    notes = tuple(scenario.left_out(tables, time)) if as_of is None else ()
+    return Run(scenario.name, "train", store, time, versions, options, notes=notes)
 
 
 @task(name="resolve-scoring")
@@ -152,26 +152,22 @@ def resolve_scoring(
     versions = input_versions(scenario, store)
     tables = scans(scenario, store, versions)
     newest = scenario.resolve_as_of(tables, None, datetime.now(UTC))
-    resolved = newest if as_of is None else scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
+    time = newest if as_of is None else scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
     notes = scenario.left_out(tables, newest) if as_of is None else []
-    recorded = ledger.last(store, scenario.name, flow, resolved) if _earlier(resolved, newest) else None
-    if recorded and not again:
-        versions = recorded["versions"]
-        notes.append(f"Repeats run {recorded['run_id']}: its table versions are used.")
-    number = (
-        bundle
-        or (recorded["bundle"] if recorded else None)
-        or bundles.for_as_of(store, scenario.name, resolved)
-    )
+    entry = ledger.last(store, scenario.name, flow, time) if _earlier(time, newest) else None
+    if entry and not again:
+        versions = entry["versions"]
+        notes.append(f"Repeats run {entry['run_id']}: its table versions are used.")
+    number = bundle or (entry["bundle"] if entry else None) or bundles.for_as_of(store, scenario.name, time)
     manifest = bundles.manifest(store, scenario.name, number)
-    if _earlier(resolved, type(resolved).fromisoformat(manifest["as_of"])):
+    if _earlier(time, type(time).fromisoformat(manifest["as_of"])):
         notes.append(
-            f"Bundle {number} was trained on data up to {manifest['as_of']}, later than {resolved}: "
+            f"Bundle {number} was trained on data up to {manifest['as_of']}, later than {time}: "
             "these rows use some of their own future."
         )
-    merged = {**manifest["options"], **options}
-    output = scenario.published(merged).name
-    return Run(scenario.name, flow, store, resolved, versions, merged, output, number, tuple(notes))
+    all_options = {**manifest["options"], **options}
+    output = scenario.published(all_options).name
+    return Run(scenario.name, flow, store, time, versions, all_options, output, number, tuple(notes))
 
 
 def with_notes(run: Run, notes: Sequence[str]) -> Run:

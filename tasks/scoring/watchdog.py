@@ -58,16 +58,16 @@ def ended_when_stuck(run: Run, work: str, limit: float = LIMIT_SECONDS) -> Itera
     if not _in_worker():
         yield
         return
-    stopped = threading.Event()
+    end = threading.Event()
     here = contextvars.copy_context()
-    arguments = (_watch, run, work, limit, threading.get_ident(), stopped)
+    arguments = (_watch, run, work, limit, threading.get_ident(), end)
     threading.Thread(target=here.run, args=arguments, name="watchdog", daemon=True).start()
     # While native code holds the interpreter's lock, that thread does not run; this one needs no lock.
     faulthandler.dump_traceback_later(1.1 * limit + 5, exit=True, file=2)
     try:
         yield
     finally:
-        stopped.set()
+        end.set()
         faulthandler.cancel_dump_traceback_later()
 
 
@@ -85,8 +85,8 @@ def _in_worker() -> bool:
     return True
 
 
-def _watch(run: Run, work: str, limit: float, thread: int, stopped: threading.Event) -> None:
-    if stopped.wait(limit):
+def _watch(run: Run, work: str, limit: float, thread: int, end: threading.Event) -> None:
+    if end.wait(limit):
         return
     gc.disable()  # else `sys._current_frames` may wait for itself, see `flows.cluster.DASK_SETTINGS`
     where = traceback.extract_stack(sys._current_frames()[thread])

@@ -270,15 +270,15 @@ class Store:
         try:
             return attempts(attempt)
         except RetryError as error:
-            lost = error.last_attempt.exception()
+            last_error = error.last_attempt.exception()
         except Exception as error:
             if lasting := lasting_error(self.uri, error):
                 raise lasting from None
             raise
-        why = "other writers came first" if lost_race(lost) else "the connection was lost"
+        why = "other writers came first" if lost_race(last_error) else "the connection was lost"
         raise StoreError(
             f"{self.uri}: table '{name}': {why} {_TRIES} times. "
-            f"Run it again; what was written is not repeated. The last error: {first_line(lost)}"
+            f"Run it again; what was written is not repeated. The last error: {first_line(last_error)}"
         )
 
 

@@ -21,7 +21,7 @@ _FEW = 1_000_000
 
 
 @dataclass(frozen=True)
-class Brought:
+class UpsertResult:
     """The result of an upsert: `changed` rows of the table are new or differ from before.
 
     `repeated` counts rows that changed nothing, `superseded` those that later rows replace; `refused`
@@ -37,7 +37,7 @@ class Brought:
 
 def upsert(
     store: Store, path: str, table: Table, rows: pl.LazyFrame, folder: Path, *, whole: bool = False
-) -> Brought:
+) -> UpsertResult:
     """Bring accepted `rows` into a table, as the table folds them into the stored rows.
 
     All rows become visible in one commit. Where they do not fit into memory, rows that replace
@@ -50,17 +50,17 @@ def upsert(
     """
     partition = "shard" if table.shard_by else None
 
-    def attempt() -> Brought:
+    def attempt() -> UpsertResult:
         target = store.find_table(path)
         new, changes = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
         repeats, superseded, late = 0, 0, []
         removals = None if target is None else obsolete(table, pl.scan_delta(target), rows, whole=whole)
-        for folded in _folded(table, target, rows, whole=whole):
-            new.add(folded.new)
-            changes.add(folded.changed)
-            repeats += folded.repeated
-            superseded += folded.superseded
-            late.append(folded.refused)
+        for step in _folded(table, target, rows, whole=whole):
+            new.add(step.new)
+            changes.add(step.changed)
+            repeats += step.repeated
+            superseded += step.superseded
+            late.append(step.refused)
         together = changes.height > 0 and new.height + changes.height <= _FEW
         if changes.height and target is not None:
             news = concat_lazy([changes.rows(), new.rows()]) if together else changes.rows()
@@ -81,7 +81,7 @@ def upsert(
             target.update_incremental()
             _remove(target, table, removals.lazy())
         removed = 0 if removals is None else removals.height
-        return Brought(new.height + changes.height, repeats, superseded, pl.concat(late), removed)
+        return UpsertResult(new.height + changes.height, repeats, superseded, pl.concat(late), removed)
 
     result = store.retrying(path, attempt)
     if result.changed or result.removed:

@@ -21,7 +21,7 @@ BACKTESTS, EVALUATIONS = "backtests", "evaluations"
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Challenger:
     """A newly registered bundle and the loss by which it is compared."""
 
     bundle: int
@@ -77,7 +77,7 @@ def training_shards(scenario: Scenario, run: Run) -> dict[int, int]:
 
 
 @task(name="fit")
-def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
+def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Challenger:
     """Backtest, fit and calibrate on all parts; save and register the bundle with its backtest."""
     context = read_context(run.store, run.folder)
     trained = scenario.fit(parts_of(run, names), context, run.as_of, run.options)
@@ -99,34 +99,36 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Fitted:
     )
     for note in trained.notes:
         get_run_logger().info(note)
-    return Fitted(number, trained.loss, dict(trained.headline), tuple(trained.notes))
+    return Challenger(number, trained.loss, dict(trained.headline), tuple(trained.notes))
 
 
 @task(name="compare")
-def compare(scenario: Scenario, run: Run, fitted: Fitted, names: Sequence[str]) -> Verdict:
+def compare(scenario: Scenario, run: Run, challenger: Challenger, names: Sequence[str]) -> Verdict:
     """Make the challenger champion if its loss is lower than the champion's on the same backtest.
 
     Nor may it be higher on published rows of the champion that have been judged, where the backtest has rows of the
     same targets and origins that neither of the two had seen.
     """
-    store, number = run.store, fitted.bundle
+    store, number = run.store, challenger.bundle
     champion = bundles.champion(store, scenario.name)
     if champion == number:
         return Verdict(number, True, number, "It is the champion already.")
-    better, reason = _better(scenario, run, fitted, champion, names)
+    better, reason = _better(scenario, run, challenger, champion, names)
     decide = bundles.promote if better else bundles.refuse
     decide(store, scenario.name, number, reason)
     return Verdict(number, better, number if better or champion is None else champion, reason)
 
 
 def _better(
-    scenario: Scenario, run: Run, fitted: Fitted, champion: int | None, names: Sequence[str]
+    scenario: Scenario, run: Run, challenger: Challenger, champion: int | None, names: Sequence[str]
 ) -> tuple[bool, str]:
     if champion is None:
-        return True, f"The first bundle; loss {fitted.loss:.4f}."
+        return True, f"The first bundle; loss {challenger.loss:.4f}."
     manifest = bundles.manifest(run.store, scenario.name, champion)
     until: AsOf = type(run.as_of).fromisoformat(manifest["as_of"])
-    backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=fitted.bundle).collect()
+    backtest = (
+        run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=challenger.bundle).collect()
+    )
     try:
         model = bundles.model(scenario, run.store, champion)
     except bundles.BundleFormatError:
@@ -138,7 +140,7 @@ def _better(
         challenger_loss, champion_loss, rows = losses
         what = f"on the {rows:,} backtest rows that champion {champion} has not seen"
     elif until == run.as_of:
-        challenger_loss, champion_loss = fitted.loss, float(manifest["loss"])
+        challenger_loss, champion_loss = challenger.loss, float(manifest["loss"])
         what = f"on the backtest of the same as_of {until}"
     else:
         return (
@@ -148,7 +150,7 @@ def _better(
     better = challenger_loss < champion_loss
     sign = "<" if better else ">="
     reason = f"Loss {challenger_loss:.4f} {sign} {champion_loss:.4f} of champion {champion}, {what}."
-    real = _on_outcomes(scenario, run, fitted, champion, until)
+    real = _on_outcomes(scenario, run, challenger, champion, until)
     if real is None:
         return better, reason
     ours, theirs, count = real
@@ -160,25 +162,25 @@ def _better(
 
 
 def _on_outcomes(
-    scenario: Scenario, run: Run, fitted: Fitted, champion: int, until: AsOf
+    scenario: Scenario, run: Run, challenger: Challenger, champion: int, until: AsOf
 ) -> tuple[float, float, int] | None:
     """Losses of challenger and champion on the rows that the champion published; None without judged rows."""
     evaluations = run.store.find(Layout(scenario.name).table(EVALUATIONS))
     if not isinstance(scenario, HasGroundTruth) or evaluations is None:
         return None
     rows = evaluations.filter(pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending"))
-    backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=fitted.bundle)
+    backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=challenger.bundle)
     return scenario.outcome_losses(backtest, rows, run.options)
 
 
 @task(name="track")
-def track(run: Run, fitted: Fitted, verdict: Verdict) -> str | None:
+def track(run: Run, challenger: Challenger, verdict: Verdict) -> str | None:
     """Log the training to MLflow and register its bundle; the MLflow run's id, None without a tracking server.
 
     A tracking server that fails does not fail the training: the bundle is registered in the store.
     """
     try:
-        metrics = _metrics(run, fitted.bundle)
+        metrics = _metrics(run, challenger.bundle)
         record = tracking.log_run(
             run.store,
             scenario=run.scenario,
@@ -189,13 +191,13 @@ def track(run: Run, fitted: Fitted, verdict: Verdict) -> str | None:
                 "as_of": run.as_of_text,
                 **{f"{n}_version": v for n, v in run.versions.items()},
             },
-            metrics=fitted.headline,
-            tags={"bundle": str(fitted.bundle), "reason": verdict.reason},
+            metrics=challenger.headline,
+            tags={"bundle": str(challenger.bundle), "reason": verdict.reason},
             sliced=metrics,
             files=plots(metrics),
         )
         if record is not None:
-            register(run.store, run.scenario, fitted.bundle, record, champion=verdict.promoted)
+            register(run.store, run.scenario, challenger.bundle, record, champion=verdict.promoted)
         return record
     except Exception as error:
         get_run_logger().warning("MLflow tracking failed; the bundle is registered nevertheless: %s", error)

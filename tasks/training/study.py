@@ -36,7 +36,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialResult:
     """The result of a trial: `complete`, `pruned` (given up), `failed` for a `reason`, or `stopped` before its end.
 
     `losses` are those of the folds that it reached.
@@ -89,24 +89,24 @@ class Study:
         self._asked[trial.number] = trial
         return Trial(trial.number, values)
 
-    def tell(self, number: int, tried: Tried) -> None:
+    def tell(self, number: int, result: TrialResult) -> None:
         """Record the result of a trial from `ask`; a stopped trial is proposed again."""
         from optuna.trial import TrialState
 
         trial = self._asked.pop(number)
-        trial.set_user_attr(_LOSSES, list(tried.losses))
-        trial.set_user_attr(_SECONDS, tried.seconds)
-        for fold in range(len(tried.losses)):
-            trial.report(fmean(tried.losses[: fold + 1]), fold)
-        if tried.state == COMPLETE:
-            self._study.tell(trial, fmean(tried.losses))
-        elif tried.state == PRUNED:
+        trial.set_user_attr(_LOSSES, list(result.losses))
+        trial.set_user_attr(_SECONDS, result.seconds)
+        for fold in range(len(result.losses)):
+            trial.report(fmean(result.losses[: fold + 1]), fold)
+        if result.state == COMPLETE:
+            self._study.tell(trial, fmean(result.losses))
+        elif result.state == PRUNED:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            if tried.state == FAILED:
-                trial.set_user_attr(_REASON, tried.reason)
+            if result.state == FAILED:
+                trial.set_user_attr(_REASON, result.reason)
             self._study.tell(trial, state=TrialState.FAIL)
-        if tried.state == STOPPED:
+        if result.state == STOPPED:
             self._study.enqueue_trial(trial.params)
 
     @property

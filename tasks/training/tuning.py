@@ -16,7 +16,7 @@ from tasks.scoring.runs import Run, input_versions, read_context, scans
 from tasks.scoring.shards import name_of_shards
 from tasks.storage.store import Store, digest
 from tasks.training.fit import names_of_parts, parts_of, write_parts
-from tasks.training.study import COMPLETE, PRUNED, STOPPED, Tried
+from tasks.training.study import COMPLETE, PRUNED, STOPPED, TrialResult
 
 STUDY = "study"
 """The option that names the study from which a bundle's hyperparameters come."""
@@ -53,12 +53,12 @@ def resolve_study(
     """
     left_out = {STUDY, *search_of(scenario).space}
     versions = input_versions(scenario, store)
-    resolved = scenario.resolve_as_of(scans(scenario, store, versions), as_of, datetime.now(UTC))
+    time = scenario.resolve_as_of(scans(scenario, store, versions), as_of, datetime.now(UTC))
     champion = bundles.champion(store, scenario.name)
     current = defaults if champion is None else bundles.manifest(store, scenario.name, champion)["options"]
     base = {name: value for name, value in current.items() if name not in left_out}
     options = base | {"search_seed": seed, "at_once": at_once}
-    return Run(scenario.name, "tune", store, resolved, versions, options)
+    return Run(scenario.name, "tune", store, time, versions, options)
 
 
 def with_tuned(
@@ -75,9 +75,11 @@ def with_tuned(
     its_options = bundles.manifest(store, scenario.name, champion)["options"]
     if STUDY not in its_options:
         return explicit, []
-    tuned = {name: its_options[name] for name in (*scenario.search.space, STUDY) if name in its_options}
+    hyperparameters = {
+        name: its_options[name] for name in (*scenario.search.space, STUDY) if name in its_options
+    }
     note = f"Hyperparameters are those of champion {champion}, from study {its_options[STUDY]}."
-    return tuned | explicit, [note]
+    return hyperparameters | explicit, [note]
 
 
 def base_of(run: Run) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def try_out(
     folds: int,
     bars: Sequence[float],
     until: float | None,
-) -> Tried:
+) -> TrialResult:
     """Losses of `values` at the first `folds` folds, one after the other until the trial is pruned; see `given_up`.
 
     Values that were tried before are not tried again, whatever the number of the trial. No fold starts after
@@ -131,7 +133,7 @@ def try_out(
     path = run.path(f"trials/{digest([dict(values), folds])[:16]}.json")
     record = run.store.get_json(path)
     if record is not None:
-        return Tried(record["state"], tuple(record["losses"]), record["seconds"])
+        return TrialResult(record["state"], tuple(record["losses"]), record["seconds"])
     start = time.monotonic()
     losses: list[float] = []
     context = read_context(run.store, run.folder)
@@ -140,7 +142,7 @@ def try_out(
     state = COMPLETE
     for _ in range(folds):
         if until is not None and time.time() > until:
-            return Tried(STOPPED, tuple(losses), _since(start))
+            return TrialResult(STOPPED, tuple(losses), _since(start))
         loss = next(fold_losses)
         if not math.isfinite(loss):
             raise TuningError(
@@ -150,9 +152,9 @@ def try_out(
         if len(losses) < folds and given_up(losses, bars):
             state = PRUNED
             break
-    tried = Tried(state, tuple(losses), _since(start))
-    run.store.put_json(path, {"number": number, "values": dict(values), **tried.__dict__})
-    return tried
+    result = TrialResult(state, tuple(losses), _since(start))
+    run.store.put_json(path, {"number": number, "values": dict(values), **result.__dict__})
+    return result
 
 
 def _since(start: float) -> float:

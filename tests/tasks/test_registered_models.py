@@ -152,9 +152,9 @@ def test_a_bundle_that_is_logged_again_is_one_version(local):
     client = client_of(tracking_uri(local))
     with disable_run_logger():
         run = resolve_training.fn(TOY, local, None, {"loss": 3.0})
-        from tasks.training.fit import Fitted, Verdict
+        from tasks.training.fit import Challenger, Verdict
 
-        track.fn(run, Fitted(1, 3.0, {}, ()), Verdict(1, True, 1, "again"))
+        track.fn(run, Challenger(1, 3.0, {}, ()), Verdict(1, True, 1, "again"))
     assert len(client.search_model_versions("name='almanac-toy' and tags.bundle='1'")) == 1
 
 

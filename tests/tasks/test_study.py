@@ -3,7 +3,7 @@ import sqlite3
 import pytest
 
 from models.search import OneOf, Real, Whole
-from tasks.training.study import COMPLETE, FAILED, PRUNED, STOPPED, Tried, opened
+from tasks.training.study import COMPLETE, FAILED, PRUNED, STOPPED, TrialResult, opened
 
 SPACE = {
     "kind": OneOf(("round", "exact")),
@@ -32,7 +32,8 @@ def go_on(store, until, stopping=()):
                 value = loss(trial.values)
                 stopped = trial.number in stopping
                 found.tell(
-                    trial.number, Tried(STOPPED if stopped else COMPLETE, () if stopped else (value, value))
+                    trial.number,
+                    TrialResult(STOPPED if stopped else COMPLETE, () if stopped else (value, value)),
                 )
             save()
         return found.trials().drop("seconds", "number")
@@ -74,7 +75,7 @@ def test_it_begins_with_what_it_is_told_to_once_and_not_with_what_lies_outside(s
         found.begin_with(begun)
         first, second = found.ask(2)
         assert first.values == begun
-        found.tell(first.number, Tried(COMPLETE, (1.0, 2.0)))
+        found.tell(first.number, TrialResult(COMPLETE, (1.0, 2.0)))
         found.begin_with(begun)
         assert second.values != begun
         assert found.ask(1)[0].values != begun
@@ -83,10 +84,10 @@ def test_it_begins_with_what_it_is_told_to_once_and_not_with_what_lies_outside(s
 def test_it_tells_what_became_of_each_trial(store):
     with study(store) as (found, _):
         asked = found.ask(4)
-        found.tell(0, Tried(COMPLETE, (1.0, 2.0), 0.5))
-        found.tell(1, Tried(PRUNED, (4.0,), 0.5))
-        found.tell(2, Tried(FAILED, (), 0.5, "ValueError: no"))
-        found.tell(3, Tried(STOPPED, (1.0,), 0.5))
+        found.tell(0, TrialResult(COMPLETE, (1.0, 2.0), 0.5))
+        found.tell(1, TrialResult(PRUNED, (4.0,), 0.5))
+        found.tell(2, TrialResult(FAILED, (), 0.5, "ValueError: no"))
+        found.tell(3, TrialResult(STOPPED, (1.0,), 0.5))
         told = found.trials()
         assert told.select("number", "state", "loss", "folds", "reason").rows() == [
             *[(0, COMPLETE, 1.5, 2, None), (1, PRUNED, 4.0, 1, None), (2, FAILED, None, 0, "ValueError: no")],

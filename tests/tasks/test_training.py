@@ -7,7 +7,7 @@ from models.scenario import Trained
 from tasks.registry import bundles
 from tasks.scoring.runs import RunError, begin, resolve_training
 from tasks.scoring.shards import plan
-from tasks.training.fit import Fitted, compare, fit, prepare_shards, track, training_shards
+from tasks.training.fit import Challenger, compare, fit, prepare_shards, track, training_shards
 from tests import steps
 from tests.toy import TOY, Plain, Toy, values
 
@@ -79,7 +79,7 @@ def test_a_fit_registers_a_bundle_with_what_it_was_trained_on(run):
     assert manifest["run_id"] == run.id
     assert manifest["code"]
     assert bundles.files(run.store, "toy", fitted.bundle)["metrics"].height == 1
-    assert fitted == Fitted(1, 1.0, {"loss": 1.0}, ("It doubles.",))
+    assert fitted == Challenger(1, 1.0, {"loss": 1.0}, ("It doubles.",))
 
 
 def test_a_fit_that_is_started_again_leaves_one_bundle_and_one_backtest(run):
