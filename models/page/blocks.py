@@ -1,4 +1,4 @@
-"""The parts of a page, as data. `tasks.page.render` renders them into one self-contained HTML file.
+"""The blocks of a page, as data. `tasks.page.render` renders them into one self-contained HTML file.
 
 Colours in a `Chart` are roles (`INK`, `MEDIAN`, ...), which the page turns into colours that suit
 its light or dark background.
@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 INK = "@ink"
-"""The line of what was observed: black on white, near white on black."""
+"""The line of observed values: black on white, near white on black."""
 MEDIAN = "@median"
 OUTER = "@outer"
 """The fill of the outermost band."""
@@ -26,25 +26,25 @@ ALERT = "@alert"
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph or several, in Markdown; HTML in it is shown, not obeyed."""
+    """One or more paragraphs in Markdown; HTML in it is shown literally."""
 
     markdown: str
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A few key figures: label -> value as it is to be shown."""
+    """A few key figures: label -> value as shown."""
 
     values: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of at most `limit` rows; the rest is counted, not shown.
+    """A table of at most `limit` rows; of the rest only the number is shown.
 
     Column names are the headings. `formats` gives a column's number format (`".1%"`, `"+,.0f"`);
     other numbers have thousands separators and as many decimals as their size needs. `key` maps
-    key columns of the page's `Explorer` to the columns here that hold them: a row then opens the
+    key columns of the page's `Explorer` to columns of the table: a row then opens the
     explorer at its key.
     """
 
@@ -57,7 +57,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Chart:
-    """A plotly figure as its JSON-ready dict (`data`, `layout`); its text is shown as it is."""
+    """A plotly figure as its JSON-ready dict (`data`, `layout`); its text is shown literally."""
 
     figure: Mapping[str, Any]
     caption: str = ""
@@ -65,7 +65,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Line:
-    """A column of a track, and what the page calls it; where no colour is given, it follows from its part."""
+    """A column of a track, and its label on the page; the default colour depends on its role."""
 
     column: str
     label: str
@@ -74,7 +74,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A column of a track that says where to put a marker, and what the page calls it.
+    """A column of a track that says where to put a marker, and its label on the page.
 
     The column is boolean, a number (marked where it is positive) or text (marked where it is not
     null, and shown).
@@ -87,7 +87,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Band:
-    """Two columns of a track with `low <= high`, and what the page calls the area between them."""
+    """Two columns of a track with `low <= high`, and the label of the area between them on the page."""
 
     low: str
     high: str
@@ -99,7 +99,7 @@ class Track:
     """Columns of an explorer that share their times.
 
     `frame` has the explorer's key and time columns and those named here, one row per key and time;
-    missing values leave a gap. `bands` go from the outermost to the innermost.
+    missing values leave a gap. `bands` are ordered from the outermost to the innermost.
     """
 
     frame: pl.LazyFrame
@@ -111,12 +111,12 @@ class Track:
 
 @dataclass(frozen=True)
 class Explorer:
-    """A chart of any one key, chosen on the page.
+    """A chart of one key, which is selected on the page.
 
     `key` maps key columns to their names on the page; each becomes a searchable selector, except
     `panels`, the last of them, whose values are drawn one below the other: those in `order` first,
     then the rest by name. `start` is the key shown first, by default the first one. `about` has the
-    key columns and further text columns, named as they are to be shown, at most one row a key. With
+    key columns and further text columns, named as shown, at most one row per key. With
     `recent`, the chart opens on that many last points in time, and a button shows them all. `unit`
     is the title of the value axis; with panels, the panel's name is. A `shard` column, where a track
     has one, saves reading.
@@ -139,7 +139,7 @@ Part = Text | Figures | Grid | Chart | Explorer
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and the parts under it."""
+    """A heading and the blocks under it."""
 
     title: str
     parts: Sequence[Part] = field(default_factory=tuple)

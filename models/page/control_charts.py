@@ -1,4 +1,4 @@
-"""The section of a page that shows how what was published has done, as control charts."""
+"""The section of a page with the control charts of published rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from models.page.blocks import Chart, Grid, Part, Section, Text
 from models.scenario import ControlChart
 
 POINTS = 60
-"""Newest points of a series that are drawn, at most."""
+"""The maximum number of points of a series that are drawn, the newest ones."""
 
 
 def sections(charts: Mapping[str, ControlChart], control: pl.DataFrame) -> list[Section]:
-    """One section with a chart per series and the newest points as a table; none where nothing was evaluated."""
+    """One section with a chart per series and the newest points as a table; none without evaluations."""
     if control.is_empty():
         return []
     latest = newest(control)
@@ -33,7 +33,7 @@ def sections(charts: Mapping[str, ControlChart], control: pl.DataFrame) -> list[
     if latest.height:
         grid = latest.select(pl.col(name).alias(label) for name, label in labels.items())
         parts.append(Grid(grid, "The newest point of each series."))
-    return [Section("What became of it", parts)]
+    return [Section("Accuracy so far", parts)]
 
 
 def _summary(latest: pl.DataFrame) -> str:
@@ -43,11 +43,11 @@ def _summary(latest: pl.DataFrame) -> str:
         names = ", ".join(f"**{row['series']}** ({row['period']})" for row in worse.iter_rows(named=True))
         summary = f"Worse than chance would explain: {names}."
     elif verdicts.height:
-        summary = "What was published does as well as before, within what chance explains."
+        summary = "Published rows are as accurate as before, within what chance explains."
     else:
         summary = "There are too few points yet to say what chance would explain."
     return (
-        f"{summary} Limits are where one point in {1 / FALSE_ALARMS:,.0f} would lie by chance, were it like those "
+        f"{summary} By chance alone, one point in {1 / FALSE_ALARMS:,.0f} lies beyond the limits, if it is like those "
         "before it."
     )
 

@@ -1,4 +1,4 @@
-"""The section of a page that shows how far what a bundle is given, and what it says, has moved since it was trained."""
+"""The section of a page with the drift of a bundle's inputs and scores since its training."""
 
 import polars as pl
 
@@ -8,9 +8,9 @@ from models.page.blocks import Chart, Grid, Part, Section, Text
 
 AS_OF = "as_of"
 DRAWN = 4
-"""So many features are drawn: the first of the newest lines."""
+"""The number of features that are drawn: the first ones of the newest lines."""
 CYCLES = 60
-"""Newest cycles that are drawn, at most."""
+"""The maximum number of cycles that are drawn, the newest ones."""
 
 _COLOURS = (page.ACCENT, page.SECOND, page.THIRD, page.MUTED)
 _LABELS = {
@@ -29,10 +29,10 @@ _LABELS = {
 
 
 def sections(drift: pl.DataFrame) -> list[Section]:
-    """One section with the newest lines as a table, worst first, and the course of the first few as a chart.
+    """One section with the newest lines as a table, worst first, and a chart of the first few over time.
 
     `drift` has the lines of all cycles, see `models.drift.SCHEMA`, with `as_of` and `kind`. None where
-    nothing was compared yet.
+    nothing has been compared yet.
     """
     if drift.is_empty():
         return []
@@ -51,16 +51,16 @@ def _summary(latest: pl.DataFrame) -> str:
     if alarms.height:
         names = ", ".join(f"**{name}**" for name in alarms["feature"].head(3))
         more = f" and {alarms.height - 3} more" if alarms.height > 3 else ""
-        summary = f"Not as it was in the training: {names}{more}."
+        summary = f"Different from the training: {names}{more}."
     elif latest["limit"].is_null().all():
         summary = "There are too few cycles in the training to say what is usual."
     elif latest.filter(pl.col("psi") > pl.col("limit")).height:
-        summary = "Beyond its limit once, which is no alarm yet: see the next cycle."
+        summary = "Beyond its limit once, which is not an alarm yet: see the next cycle."
     else:
-        summary = "As usual in the training, as far as is watched."
+        summary = "All watched features are as usual in the training."
     return (
-        f"{summary} The population stability index (PSI) says how far a cycle is from the training; "
-        "the limit, by how much cycles of the training differ from each other."
+        f"{summary} The population stability index (PSI) measures how far a cycle is from the training; "
+        "the limit reflects how much cycles of the training differ from each other."
     )
 
 
@@ -82,7 +82,9 @@ def _course(drift: pl.DataFrame, latest: pl.DataFrame) -> list[Part]:
         "yaxis": {"title": {"text": "PSI over its limit"}, "rangemode": "tozero"},
         "shapes": [limit | {"line": {"color": page.ALERT, "width": 1, "dash": "4px,3px"}}],
     }
-    note = f"What has moved furthest. Above 1 twice in a row it is an alarm, above {Rule.far:g} at once."
+    note = (
+        f"The features that moved furthest. Above 1 twice in a row is an alarm, above {Rule.far:g} at once."
+    )
     return [Chart({"data": data, "layout": layout}, note)]
 
 

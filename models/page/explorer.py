@@ -16,12 +16,12 @@ import polars as pl
 from models.page.blocks import Explorer, Line, Mark, Track
 
 FINE, COARSE = 50_000, 1_000
-"""Steps between a series' smallest and largest value: few series, many series."""
+"""The number of steps between a series' smallest and largest value: for few series, and for many."""
 FINE_VALUES = 2_000_000
-"""Up to this many values in an explorer, the steps are fine."""
+"""The steps are fine up to this many values in an explorer."""
 CHUNK_VALUES = 24_000
 BATCH_ROWS = 1_000_000
-"""Rows that are in memory at once; only a key whose first column alone has more exceeds it."""
+"""The number of rows in memory at once; only a single value of the first key column may exceed it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Packed:
 
 
 def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
-    """Every series of the explorer's tracks; a key is there if any track has a row of it.
+    """Every series of the explorer's tracks; a key is included if any track has a row of it.
 
     Reads the tracks in batches of about `batch_rows` rows, each made of whole values of the first
     key column. A value is off by at most half a step; steps are 1, 2 or 5 times a power of ten,
@@ -136,7 +136,7 @@ def _round_up(x: np.ndarray) -> np.ndarray:
 
 
 def _planes(codes: np.ndarray) -> bytes:
-    """The codes' lowest bytes, then their next ones, and so on."""
+    """The lowest bytes of the codes, then the next ones, and so on."""
     flat = np.ascontiguousarray(codes).reshape(-1)
     return b"".join(((flat >> (8 * i)) & 0xFF).astype(np.uint8).tobytes() for i in range(flat.itemsize))
 
@@ -193,7 +193,7 @@ class _Index:
         return pl.concat([f.select(self.key).unique() for f in frames]).unique().sort(self.key)
 
     def add(self, keys: pl.DataFrame) -> int:
-        """Append the keys; the number of the first of them is returned."""
+        """Append the keys; the number of the first one."""
         first, self.size = self.size, self.size + keys.height
         rows = keys
         if self.about is not None:

@@ -1,4 +1,4 @@
-"""The page of a study: whether it found something better, which choices mattered, and every trial."""
+"""The page of a study: whether it found better hyperparameters, which choices mattered, and every trial."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _TRIALS = 20
 
 @dataclass(frozen=True)
 class StudyView:
-    """What a study came to.
+    """The result of a study.
 
     `trials` has number, state (complete, pruned or failed), loss, folds, seconds, reason and one text column
     per choice, empty where the choice did not apply. `folds` names the folds, the judging one last; `before`
-    and `after` are the losses of the incumbent and of the winner at each, none where there is no winner.
-    `choices` has one row per choice: choice, before, after, importance (null where nothing can be said).
+    and `after` are the losses of the incumbent and the winner at each fold, empty without a winner.
+    `choices` has one row per choice: choice, before, after, importance (null where unknown).
     """
 
     trials: pl.DataFrame
@@ -31,13 +31,13 @@ class StudyView:
     choices: pl.DataFrame
     reason: str
     logarithmic: Sequence[str] = ()
-    """Choices that are spread over their logarithm."""
+    """Choices on a logarithmic scale."""
 
 
 def sections(view: StudyView) -> list[Section]:
-    """What the page shows, the verdict first."""
+    """The sections of the page, the verdict first."""
     return [
-        Section("What it came to", _verdict(view)),
+        Section("Result", _verdict(view)),
         Section("Which choices mattered", _choices(view)),
         Section("Trials", [_history(view), _best(view)]),
     ]
@@ -84,7 +84,7 @@ def _choices(view: StudyView) -> list[Part]:
     blocks: list[Part] = []
     ranking = view.choices.drop_nulls("importance").sort("importance", descending=True)
     if ranking.is_empty():
-        blocks.append(Text("There are too few complete trials to say."))
+        blocks.append(Text("There are too few complete trials to tell."))
     else:
         blocks.append(_importance(ranking))
         blocks += [_slice(view, name) for name in ranking["choice"].head(_SLICES)]
@@ -165,7 +165,9 @@ def _history(view: StudyView) -> Chart:
         "yaxis": {"title": {"text": "Loss"}},
         "hovermode": "closest",
     }
-    caption = "The mean loss of the folds that a trial came to; of one that was given up, of its first folds."
+    caption = (
+        "The mean loss over the folds that a trial reached; for one given up early, over its first folds."
+    )
     return Chart({"data": data, "layout": layout}, caption)
 
 

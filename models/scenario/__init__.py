@@ -1,37 +1,36 @@
-"""What a scenario is.
+"""The contract of a scenario.
 
-A scenario is one object. Tasks take it and never ask which one it is; flows name it. It is pure:
+A scenario is one object. Flows name it; tasks take it and never check which one it is. It is pure:
 frames in, frames out, with no files, no environment and no orchestration.
 
-`Scenario` is an abstract class with what every scenario has. All else is a capability, a class that a
-scenario derives from as well when it has it: `class Mine(Scenario, HasPage, ReportsGaps)`. Tasks ask for
+`Scenario` is an abstract class with what every scenario has. Everything else is a capability, a further base
+class: `class Mine(Scenario, HasPage, ReportsGaps)`. Tasks check for
 a capability with `isinstance`. An incomplete class, of either kind, cannot be instantiated;
-`models.checks.check_scenario` tests what signatures cannot say.
+`models.checks.check_scenario` tests what signatures cannot express.
 
-The life of a scenario, in the order in which the tasks call it; members that are not named `Class.member`
-are those of `Scenario`::
+The members in the order in which tasks call them; those without a class are members of `Scenario`::
 
     tables                     what is ingested, and the contract of each table
     context                    small frames that every shard needs, computed once a run
     prepare_shard              what one shard contributes to training        (mapped over the shards)
     fit                        the estimators, the backtest and its metrics   (once, from all the parts)
     load                       files of a bundle -> a model that can score
-    MeetsChampions.rebacktest  how a champion does on the backtest of a challenger
-    CatchesUp.due              which `as_of`s a run covers that is given none
+    MeetsChampions.rebacktest  losses of a champion on the backtest of a challenger
+    CatchesUp.due              the `as_of`s that a run without one covers
     requested                  which keys a scoring run must account for
     ReportsGaps.gaps           what the inputs lack for them
     score                      the published rows of some keys                (mapped over the shards)
     CompletesRows.complete     what rows need from those of other shards, such as a rank
-    ExplainsRows.explain       what moved published rows away from what is usual
-    DerivesTables.derive       tables that follow from the published rows; `DerivesFromBundle`: and from the bundle
-    EmitsEvents.events         events that follow from them
-    HasPage.sections           what the page of a run shows
-    HasGroundTruth.judge       published rows with what happened later        (mapped over the `as_of`s)
-    HasGroundTruth.measures    how good they were; `HasControlCharts.tallies`: the same, as points of charts
+    ExplainsRows.explain       how published rows differ from what is usual
+    DerivesTables.derive       tables derived from the published rows; `DerivesFromBundle`: and from the bundle
+    EmitsEvents.events         events for the published rows
+    HasPage.sections           the page of a run
+    HasGroundTruth.judge       published rows with their ground truth         (mapped over the `as_of`s)
+    HasGroundTruth.measures    their accuracy; `HasControlCharts.tallies`: the same, as points of charts
     WatchesInputs.watched      the inputs that are watched for drift          (mapped over the shards)
-    EvaluatesBundles.evaluate  what a bundle would have said over a range    (mapped over the shards)
+    EvaluatesBundles.evaluate  judged rows of a bundle over a range           (mapped over the shards)
     HasEstimators              the estimators without a store, and as ONNX graphs
-    HasSearch.search           how better hyperparameters of `fit` are found
+    HasSearch.search           the search for better hyperparameters of `fit`
 """
 
 from models.scenario.capabilities import (

@@ -1,4 +1,4 @@
-"""What not every scenario has: classes that a scenario derives from as well as from `Scenario`."""
+"""Capabilities: base classes that a scenario has besides `Scenario`, for what not every scenario has."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -24,20 +24,20 @@ class MeetsChampions(ABC):
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
     ) -> tuple[float, float, int] | None:
-        """Losses of (`backtest`, `model`) on the same rows that `model` has not seen, and their number.
+        """Losses of (`backtest`, `model`) on the rows that `model` has not seen, and the number of rows.
 
-        None where `model`, trained on data up to `trained_as_of`, has seen them all.
+        None where `model`, trained on data up to `trained_as_of`, has seen all of them.
         """
 
 
 class CatchesUp(ABC):
-    """A run that is given no `as_of` covers the ones that were missed. Without it, the newest alone."""
+    """A run without an `as_of` covers the ones that were missed. Otherwise it covers only the newest."""
 
     @abstractmethod
     def due(self, tables: Frames, newest: AsOf, published: Collection[AsOf], at_most: int) -> Sequence[AsOf]:
         """Every `as_of` that is complete and not `published`, oldest first; `newest` is the last complete one.
 
-        Those before the first published one are not due. Where nothing was published, the newest `at_most`.
+        Those before the first published one are not due. Where nothing has been published, the newest `at_most`.
         """
 
     def changed(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> Sequence[AsOf]:
@@ -46,11 +46,11 @@ class CatchesUp(ABC):
 
 
 class ExplainsRows(ABC):
-    """The scenario says what moved a published row away from what is usual for its key."""
+    """The scenario explains how a published row differs from what is usual for its key."""
 
     @abstractmethod
     def worth_explaining(self, published: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:
-        """The published rows that a page explains: few enough for one process."""
+        """The published rows that a page explains, few enough for one process."""
 
     @abstractmethod
     def explain(
@@ -62,17 +62,17 @@ class ExplainsRows(ABC):
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> pl.DataFrame:
-        """A line per row of `rows`, published ones of some keys: numbers that add up, and `reasons` in words."""
+        """A line per row of `rows`, which are published rows of some keys: additive numbers, and `reasons` in words."""
 
 
 class ReportsGaps(ABC):
-    """The scenario says what its inputs lack."""
+    """The scenario reports gaps in its inputs."""
 
     @abstractmethod
     def gaps(
         self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
-        """What the inputs lack for `keys`, and what the run does about it: few lines, in words; often none."""
+        """What the inputs lack for `keys`, and what the run does about it: a few lines in words; often none."""
 
 
 class CompletesRows(ABC):
@@ -84,7 +84,7 @@ class CompletesRows(ABC):
 
 
 class DerivesTables(ABC):
-    """Further tables are published by `as_of` with the scored rows."""
+    """Further tables are published by `as_of` together with the scored rows."""
 
     @property
     @abstractmethod
@@ -94,9 +94,9 @@ class DerivesTables(ABC):
     def derive(
         self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """The tables that follow from the published `rows`.
+        """The tables derived from the published `rows`.
 
-        `earlier` holds the derived tables' rows before `as_of`, of those that exist; `tables` the inputs.
+        `earlier` holds the rows before `as_of` of the derived tables that exist; `tables` are the inputs.
         """
         return {}
 
@@ -113,21 +113,21 @@ class DerivesFromBundle(DerivesTables):
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> dict[str, pl.DataFrame]:
-        """The tables that follow from the published `rows` and the bundle's `files`; `tables` are the inputs."""
+        """The tables derived from the published `rows` and the bundle's `files`; `tables` are the inputs."""
 
     def derivation_notes(self, files: Mapping[str, File]) -> list[str]:
-        """What a run tells of derived tables that the bundle's `files` say nothing about."""
+        """Notes of a run on derived tables that the bundle's `files` do not support."""
         return []
 
 
 class EmitsEvents(ABC):
-    """Published rows call for others to act."""
+    """The scenario emits events for published rows."""
 
     @abstractmethod
     def events(
         self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> list[Event]:
-        """What the published rows call for others to act on; few."""
+        """The events for others to act on; few."""
 
 
 class HasPage(ABC):
@@ -135,7 +135,7 @@ class HasPage(ABC):
 
     @abstractmethod
     def sections(self, run: RunView) -> list[Section]:
-        """What the page of a scoring run shows, most useful first."""
+        """The sections of the page of a scoring run, most useful first."""
 
 
 class WatchesInputs(ABC):
@@ -145,11 +145,11 @@ class WatchesInputs(ABC):
     def watched(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.LazyFrame:
-        """The inputs that are watched for drift, of some shards.
+        """The watched inputs of some shards.
 
-        A row per key, or less, and `cycle`, the `as_of` that it belongs to, up to `as_of`; a column per feature, in
-        a form that has little season of its own. See `models.drift` for null and NaN. What is usual for a
-        key is not taken from rows after `trained_as_of`, or from rows before each cycle alone.
+        At most one row per key and `cycle`, the `as_of` that it belongs to, up to `as_of`; a column per feature, in
+        a form with little seasonality. See `models.drift` for null and NaN. What is usual for a
+        key does not come from rows after `trained_as_of`, or only from rows before each cycle.
         """
 
     def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -162,9 +162,9 @@ class HasEstimators(ABC):
 
     @abstractmethod
     def estimate(self, model: Any, rows: pl.DataFrame) -> pl.DataFrame:
-        """What the model's estimators say of rows of features.
+        """The estimates of the model's estimators for rows of features.
 
-        Each scenario says which columns `rows` has, and which the result adds.
+        Each scenario defines the columns of `rows` and those that the result adds.
         """
 
     @abstractmethod
@@ -178,4 +178,4 @@ class HasSearch(ABC):
     @property
     @abstractmethod
     def search(self) -> Search:
-        """How better hyperparameters of `fit` are searched."""
+        """The search for better hyperparameters of `fit`."""

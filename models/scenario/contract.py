@@ -13,9 +13,9 @@ from models.scenario.results import File, Published, Scores, Trained
 
 
 class Scenario(ABC):
-    """One batch scoring scenario: what every one must have, and six members with a default.
+    """A batch scoring scenario: the members that every scenario must have, and six with a default.
 
-    See the module's docstring for the order of calls and for the capabilities that a scenario may add.
+    See `models.scenario` for the order of calls and for the capabilities that a scenario may add.
     """
 
     def __hash__(self) -> int:
@@ -38,12 +38,12 @@ class Scenario(ABC):
 
     @property
     def cadence(self) -> timedelta | None:
-        """How often new data is expected in the first of `tables`; None where nobody waits for it."""
+        """How often new data is expected in the first of `tables`; None where it is not expected at set times."""
         return None
 
     @property
     def settled(self) -> Mapping[str, Any]:
-        """Options of the ingest that the first one fixes, since they are part of every stored row."""
+        """Options that the first ingest fixes, because every stored row depends on them."""
         return {}
 
     @property
@@ -55,8 +55,8 @@ class Scenario(ABC):
     def formats(self) -> tuple[int, ...]:
         """Formats of bundles that `load` reads; `fit` writes the last one.
 
-        Add a number when the files change so that an earlier version cannot load them; drop one when `load` no
-        longer reads it. Only a champion of a format that is not listed is replaced without a comparison.
+        Add a number when the files change so that an earlier version cannot load them; remove one when `load` no
+        longer reads it. Only a champion in a format that is not listed is replaced without a comparison.
         """
         return (1,)
 
@@ -66,13 +66,13 @@ class Scenario(ABC):
 
     @abstractmethod
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> AsOf:
-        """The time up to which data is used: `as_of` on the scenario's grid, or the last complete one.
+        """The time up to which data is used: `as_of` on the scenario's grid, or the last complete time.
 
-        Raises `ContractError` where `as_of` is before the data or after it.
+        Raises `ContractError` where `as_of` is before or after the data.
         """
 
     def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
-        """Notes on what runs at `newest`, the last complete time, leave out or cannot know of. By default none."""
+        """Notes on data that runs at `newest`, the last complete time, leave out or cannot know. By default none."""
         return []
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
@@ -84,7 +84,7 @@ class Scenario(ABC):
     ) -> dict[str, pl.DataFrame]:
         """What one shard contributes to training, by name; frames of one name are concatenated.
 
-        By default the shard's rows of each sharded table, all of them: `fit` then cuts them at `as_of`.
+        By default all rows of the shard in each sharded table: `fit` then cuts them at `as_of`.
         """
         return {
             name: tables[name].collect()
@@ -100,7 +100,7 @@ class Scenario(ABC):
 
     @abstractmethod
     def load(self, files: Mapping[str, File]) -> Any:
-        """The model made of a bundle's files; loading executes nothing that is in them."""
+        """The model from a bundle's files; loading executes nothing in them."""
 
     @abstractmethod
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
@@ -116,4 +116,4 @@ class Scenario(ABC):
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> Scores:
-        """Score `keys` in one vectorised pass. Rows of a key do not depend on the other keys."""
+        """Score `keys` in one vectorised pass. The rows of a key do not depend on other keys."""

@@ -1,4 +1,4 @@
-"""Capabilities of a scenario that sees later what became of its published rows."""
+"""Capabilities of a scenario that gets ground truth for its published rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from models.scenario.inputs import AsOf, Frames
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Where it can be seen what became of published rows.
+    """The source of the ground truth of published rows.
 
-    `tables` are the inputs that tell it: a change in them can change the verdict on rows. `since` and
-    `until` aggregate judged rows to the range of those tables' times that the verdict depends on, ends
-    included; null or None: whatever came before, or comes after.
+    `tables` are the inputs that contain it: a change in them can change the judgement of rows. `since` and
+    `until` aggregate judged rows to the range of those tables' times that the judgement depends on, both ends
+    included; null or None: unbounded.
     """
 
     tables: tuple[str, ...]
@@ -27,9 +27,9 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class ControlChart:
-    """A measure that is watched over time: what the page calls it, and on which side of the limits it is worse.
+    """A measure that is watched over time: its label on the page, and the side of the limits on which it is worse.
 
-    `every` is the time that a point stands for, beginning at its period.
+    `every` is the time that a point covers, beginning at its period.
     """
 
     label: str
@@ -46,7 +46,7 @@ TALLIES: dict[str, Any] = {
     "denominator": pl.Float64,
     "rows": pl.Int64,
 }
-"""What judged rows add to points of control charts: sums over all rows of a point, whose value is their ratio."""
+"""What judged rows add to points of control charts: sums over all rows of a point, whose value is the ratio."""
 
 
 class HasGroundTruth(ABC):
@@ -55,26 +55,26 @@ class HasGroundTruth(ABC):
     @property
     @abstractmethod
     def outcomes(self) -> Outcomes:
-        """Where it can be seen what became of published rows."""
+        """The source of the ground truth of published rows."""
 
     @abstractmethod
     def judge(
         self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
-        """Published rows of one `as_of` with what became of them up to `until`, once per target.
+        """Published rows of one `as_of` with their ground truth up to `until`, once per target.
 
         `options` are those of the bundle that published them. The result has `bundle` and `run_id` as
-        published, no `as_of`, and `pending`: true where the ground truth is not known yet; in an order of its own.
+        published, no `as_of`, and `pending`: true where the ground truth is not known yet. Its order is arbitrary.
         """
 
     @abstractmethod
     def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        """Metrics of judged rows, long: slice, value_of_slice, metric, value. Pending rows count in none."""
+        """Metrics of judged rows, long: slice, value_of_slice, metric, value. Pending rows do not count."""
 
     def outcome_losses(
         self, backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Mapping[str, Any]
     ) -> tuple[float, float, int] | None:
-        """Losses of (`backtest`, `judged`) on the targets and origins that both have, and their number of rows.
+        """Losses of (`backtest`, `judged`) on the targets and origins that both have, and the number of rows.
 
         `backtest` is a challenger's, out of sample; `judged` are rows that the champion published, not
         pending. None where they have nothing in common.
@@ -95,17 +95,17 @@ class HasControlCharts(HasGroundTruth):
         """What judged rows of one `as_of` add to the points of `charts`; see `TALLIES`."""
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        """The same of a bundle's backtest: the points before the first published one."""
+        """The tallies of a bundle's backtest, for the points before the first published one."""
         return pl.DataFrame(schema=TALLIES)
 
 
 class EvaluatesBundles(Scenario, HasGroundTruth):
-    """A scenario that can say what a bundle would have said over a range of time."""
+    """A scenario that can evaluate any bundle over a range of time."""
 
     @property
     @abstractmethod
     def bundle_evaluations(self) -> str:
-        """Name of the table that the judged rows of bundles are in, by what was then the last `as_of`."""
+        """Name of the table of the judged rows of bundles, by the last `as_of` at that time."""
 
     @abstractmethod
     def evaluate(
@@ -116,4 +116,4 @@ class EvaluatesBundles(Scenario, HasGroundTruth):
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> pl.DataFrame:
-        """Judged rows of one shard from `score_from` to `score_to`, by what is known at `as_of`."""
+        """Judged rows of one shard from `score_from` to `score_to`, with the ground truth known at `as_of`."""

@@ -1,4 +1,4 @@
-"""What a scenario reads: input tables, each with its contract."""
+"""The input tables of a scenario, each with its contract."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ class Table:
 
     `schema` holds columns, types and the rules of a row. `unique` names the columns that identify
     a row: a later row with the same values replaces the earlier one. `shard_by` is the part of
-    the key whose hash is the row's shard; empty for a small table that every shard reads whole.
-    With `covariates`, further numeric columns are kept as float64. `aliases` are names that columns
-    usually have in sources: column -> name, used for a source that lacks the column.
+    the key whose hash is the row's shard; empty for a small table that every shard reads as a whole.
+    With `covariates`, further numeric columns are kept as float64. `aliases` are frequent names of
+    columns in sources: column -> name, used for a source that lacks the column.
     """
 
     name: str
@@ -40,17 +40,17 @@ class Table:
     required: bool = True
     aliases: Mapping[str, str] = field(default_factory=dict)
     may_be_empty: bool = False
-    """Whether a source without rows is nothing new, such as a night without a failure, and no mistake."""
+    """Whether a source may have no rows, such as a night without a failure."""
     rows_at_a_time: int | None = None
-    """Sources are read and folded so many rows at a time; None: whole, as `check` needs it."""
+    """The number of rows that are read and folded at a time; None: all, as `check` needs them."""
     harmless: tuple[str, ...] = ()
-    """Rules whose breach costs nothing but the row: it does not count where sources are refused."""
+    """Rules whose breach costs only the row: it does not count towards refusing a source."""
     ahead: timedelta = timedelta(days=2)
-    """How far after the clock the times that identify a row may be; later ones are mistakes."""
+    """How far in the future the times that identify a row may be; later ones are mistakes."""
     amounts: tuple[str, ...] = ()
-    """Columns that add up where rows with the same unique columns are added up."""
+    """Columns that are summed where rows with the same unique columns are added up."""
     wide: tuple[str, str] | None = None
-    """The column for the names, and the one for the cells, of the many columns of a wide file."""
+    """The columns for the names and the cells of the many columns of a wide file."""
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -58,9 +58,9 @@ class Table:
         return tuple(self.schema.column_names())
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        """Rows of a file as they came, numbered by `models.contracts.ROW`, split by the contract.
+        """Raw rows of a file, numbered by `models.contracts.ROW`, split by the contract.
 
-        `options` are those of the ingest; those that every table knows are `timezone`, `dates` (see
+        `options` are those of the ingest; every table has `timezone`, `dates` (see
         `models.times`), `duplicates` (see `models.contracts`) and `now`.
         """
         return accept(
@@ -79,8 +79,7 @@ class Table:
     def check(self, frame: pl.DataFrame, stored: Frames) -> None:
         """Raise `ContractError` where `frame`, the good rows, is wrong as a whole.
 
-        `stored` are the scenario's tables as they are, without those that do not exist yet. Not
-        called for tables that are read some rows at a time.
+        `stored` are the scenario's existing tables. Not called for tables with `rows_at_a_time`.
         """
 
     def told(self, frame: pl.DataFrame, stored: Frames) -> tuple[str, ...]:
@@ -88,26 +87,26 @@ class Table:
         return ()
 
     def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
-        """What accepted rows make of the stored ones of the same shards; None where there is no table yet.
+        """The result of folding accepted rows into the stored ones of the same shards; None: there is no table yet.
 
-        A row takes the place of an earlier one with the same unique columns, stored or among `rows`.
+        A row replaces an earlier one with the same unique columns, stored or among `rows`.
         """
         latest = rows if self.rows_at_a_time is None else last_of_each(rows, self.unique)
         folded = appended(latest) if stored is None else replace(stored, latest, self.unique)
         return dataclasses.replace(folded, superseded=rows.height - latest.height)
 
     def replacing(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
-        """What accepted rows that are all there is of their time make of the stored ones; see `fold`."""
+        """As `fold`, for accepted rows that are complete for their range of time."""
         return self.fold(stored, rows)
 
     def corrected(self, stored: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
         """The unique columns and shard of stored rows that accepted `rows` correct under other unique columns.
 
-        They are removed once `rows` are in the table. Here none are.
+        They are removed once `rows` are in the table. By default there are none.
         """
         return stored.head(0).select(self.identifying).collect()
 
     @property
     def identifying(self) -> tuple[str, ...]:
-        """The columns that find a row in the table: the unique ones, and the shard where there are shards."""
+        """The columns that locate a row in the table: the unique ones, and the shard where there are shards."""
         return (*self.unique, "shard") if self.shard_by else self.unique

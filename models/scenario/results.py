@@ -1,4 +1,4 @@
-"""What a scenario returns: a bundle, the outcome of scoring, events."""
+"""What a scenario returns: a bundle, scores, events."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ File = pl.DataFrame | str | dict[str, Any]
 class Trained:
     """What `fit` returns: a bundle that has not been saved yet.
 
-    `backtest` holds out-of-sample predictions with actuals, so that the metrics can be computed
-    again by anyone. `metrics` is long: `slice, value_of_slice, metric, value`. `headline` are the
-    few numbers to show first. `loss` is the one to compare bundles by; lower is better.
+    `backtest` holds out-of-sample predictions with actuals, so that anyone can recompute the metrics.
+    `metrics` is long: `slice, value_of_slice, metric, value`. `headline` are the
+    few numbers to show first. Bundles are compared by `loss`; lower is better.
     """
 
     files: Mapping[str, File]
@@ -30,7 +30,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Scores:
-    """The outcome of scoring some keys.
+    """The scores of some keys.
 
     `rows` are the rows to publish, without `as_of`, `bundle` and `run_id`, which publishing adds.
     `keys` has one row per requested key: the key's columns, `status` (one of `scored`, `fallback`,
@@ -43,7 +43,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Published:
-    """The table that a scoring run publishes: columns with polars types, without those added there."""
+    """The table that a scoring run publishes: columns with polars types, without those that publishing adds."""
 
     name: str
     schema: Mapping[str, Any]
@@ -52,7 +52,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that others may act on: emitted as `almanac.<scenario>.<name>` about `resource`."""
+    """An event that others may act on: emitted as `almanac.<scenario>.<name>` about `resource`."""
 
     name: str
     resource: str

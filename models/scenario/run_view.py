@@ -1,4 +1,4 @@
-"""What a page may look at."""
+"""The data of a run for its page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from models.scenario.results import File
 
 @dataclass(frozen=True)
 class RunView:
-    """What a page may look at: everything lazy, nothing loaded before it is asked for."""
+    """The data of a run for its page; tables are lazy and read only when a section needs them."""
 
     as_of: AsOf
     bundle: int
@@ -29,8 +29,8 @@ class RunView:
     gaps: pl.DataFrame = field(default_factory=pl.DataFrame)
     derived: Frames = field(default_factory=dict)
     explanations: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """Lines of `ExplainsRows.explain` for the rows that are worth it; empty where the scenario has none."""
+    """Lines of `ExplainsRows.explain` for the rows worth explaining; empty where the scenario has none."""
     control: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """The points of the control charts, see `models.control`; empty where nothing was evaluated yet."""
+    """The points of the control charts, see `models.control`; empty where nothing has been evaluated yet."""
     drift: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """The lines of all cycles that were compared with a training, see `models.drift`; empty where none was."""
+    """The lines of all cycles that were compared with a training, see `models.drift`; empty where there are none."""

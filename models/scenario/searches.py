@@ -1,4 +1,4 @@
-"""How the hyperparameters of a scenario are searched."""
+"""The search for the hyperparameters of a scenario."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -11,34 +11,34 @@ from models.search import Space
 
 
 class Search(ABC):
-    """How the hyperparameters of a scenario are searched.
+    """The search for the hyperparameters of a scenario.
 
     A trial is a value for each choice of `space`. It is judged on folds, one after the other, by the loss
-    that bundles are compared by; a fold's estimators know nothing after it begins. The last fold takes no
+    that bundles are compared by; a fold's estimators are trained on data before it. The last fold takes no
     part in the search: it judges the winner.
     """
 
     @property
     @abstractmethod
     def space(self) -> Space:
-        """What is searched, by the options of `fit` and `prepare_shard` that it sets."""
+        """The search space, by the options of `fit` and `prepare_shard` that it sets."""
 
     @abstractmethod
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The options with defaults filled in, those of `space` among them."""
+        """The options with defaults filled in, including those of `space`."""
 
     @abstractmethod
     def prepare(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """What one shard contributes to all trials, by name, whatever they try."""
+        """What one shard contributes to all trials, by name, independent of their values."""
 
     @abstractmethod
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
-        """What the folds are called, earliest first, as far as the history reaches; the last one judges."""
+        """The names of the folds, earliest first, as far as the history reaches; the last one judges."""
 
     @abstractmethod
     def losses(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
-        """The loss of `options` at each fold, worked out when it is asked for, from that fold and earlier ones."""
+        """The loss of `options` at each fold, computed lazily, from that fold and earlier ones."""

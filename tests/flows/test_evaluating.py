@@ -52,7 +52,7 @@ def test_what_was_published_is_judged_measured_charted_and_shown_on_the_next_pag
     assert again["control"] == found["control"]
     assert again["announced"] is None
     page = command("toy", "score", "--as-of", DAYS[7], "--store", scored, "--json").json["page"]
-    assert "What became of it" in Path(page).read_text()
+    assert "Accuracy so far" in Path(page).read_text()
 
 
 def test_a_person_can_read_what_came_of_it(command, scored):

@@ -127,6 +127,6 @@ def test_the_page_says_what_is_worse_and_draws_every_series():
     (section,) = sections(CHARTS, worse)
     assert isinstance(section.parts[0], Text)
     assert "Worse than chance would explain: **all** (2024-02-26)" in section.parts[0].markdown
-    assert "as well as before" in sections(CHARTS, calm)[0].parts[0].markdown
+    assert "as accurate as before" in sections(CHARTS, calm)[0].parts[0].markdown
     charts = [part for part in section.parts if isinstance(part, Chart)]
     assert [trace["name"] for trace in charts[0].figure["data"]][-2:] == ["published", "degraded"]

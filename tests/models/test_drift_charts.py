@@ -36,7 +36,7 @@ def test_a_page_without_a_comparison_has_no_section():
 def test_what_has_moved_is_named_and_drawn_first_above_the_line():
     found = sections(lines(drifted=["units"]))
     assert [section.title for section in found] == ["Drift"]
-    assert "Not as it was in the training: **units**." in parts(page.Text, found)[0].markdown
+    assert "Different from the training: **units**." in parts(page.Text, found)[0].markdown
     first = parts(page.Chart, found)[0].figure["data"][0]
     assert first["name"] == "units"
     assert first["y"] == [0.5, 0.5, 2.5]
@@ -46,12 +46,12 @@ def test_what_has_moved_is_named_and_drawn_first_above_the_line():
 
 
 def test_a_cycle_like_the_training_is_said_to_be_so():
-    assert "As usual in the training" in parts(page.Text, sections(lines()))[0].markdown
+    assert "as usual in the training" in parts(page.Text, sections(lines()))[0].markdown
 
 
 def test_a_first_excess_is_told_as_no_alarm_yet():
     once = lines(drifted=["units"]).with_columns(pl.lit(False).alias("drifted"))
-    assert "no alarm yet" in parts(page.Text, sections(once))[0].markdown
+    assert "not an alarm yet" in parts(page.Text, sections(once))[0].markdown
 
 
 def test_without_a_limit_there_is_a_table_and_no_chart():

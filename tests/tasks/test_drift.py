@@ -153,7 +153,7 @@ def test_the_page_of_a_run_shows_what_has_drifted(trained):
     run = steps.resolve(trained)
     done = steps.outcomes(run)
     page = Path(write_page.fn(TOY, run, done, complete.fn(TOY, run, done))).read_text()
-    assert "Not as it was in the training: <strong>value</strong>" in page
+    assert "Different from the training: <strong>value</strong>" in page
 
 
 def test_measured_twice_the_table_has_the_same_rows_in_the_same_version(trained, events):

@@ -235,7 +235,7 @@ def test_the_page_of_the_next_run_shows_it(scored):
     run = steps.resolve(scored)
     done = steps.outcomes(run)
     page = write_page.fn(TOY, run, done, complete.fn(TOY, run, done))
-    assert "What became of it" in Path(page).read_text()
+    assert "Accuracy so far" in Path(page).read_text()
 
 
 def test_a_degraded_point_is_told_once_with_what_was_expected(store, emitted):
