@@ -20,15 +20,18 @@ def plots(metrics: pl.DataFrame) -> dict[str, str]:
 
 
 def _page(name: str, rows: pl.DataFrame) -> str:
-    import plotly.graph_objects as go
+    from plotly.io import to_html
 
-    figure = go.Figure()
-    for number, ((metric,), part) in enumerate(rows.group_by("metric", maintain_order=True)):
-        x, y = part["value_of_slice"].to_list(), part["value"].to_list()
-        visible = True if number == 0 else "legendonly"
-        if name == "step":
-            figure.add_scatter(x=[int(step) for step in x], y=y, name=metric, visible=visible)
-        else:
-            figure.add_bar(x=x, y=y, name=metric, visible=visible)
-    figure.update_layout(xaxis_title=name.replace("_", " "), template="plotly_white", showlegend=True)
-    return str(figure.to_html(include_plotlyjs="cdn"))
+    kind, dtype = ("scatter", pl.Int64) if name == "step" else ("bar", pl.String)
+    traces = [
+        {
+            "type": kind,
+            "name": metric,
+            "x": part["value_of_slice"].cast(dtype).to_list(),
+            "y": part["value"].to_list(),
+            "visible": True if number == 0 else "legendonly",
+        }
+        for number, ((metric,), part) in enumerate(rows.group_by("metric", maintain_order=True))
+    ]
+    layout = {"xaxis": {"title": {"text": name.replace("_", " ")}}, "showlegend": True}
+    return str(to_html({"data": traces, "layout": layout}, include_plotlyjs="cdn", validate=False))
