@@ -17,8 +17,6 @@ from prefect.events import DeploymentEventTrigger
 from flows.evaluating import AT_MOST, COOLDOWN_DAYS, evaluate_published
 from flows.lifecycle import promotions
 from flows.retraining import train_for
-from flows.runs import ingest_sources
-from flows.runs import score as score_run
 from models.scenario import AsOf, File, Frames, Scores, Trained
 from tasks.storage.store import Store
 from tests.conftest import ROOT
@@ -98,19 +96,9 @@ def _loss(rows: pl.DataFrame) -> float:
 LEVELS = Levels()
 
 
-@flow(name="levels-ingest")
-def ingest(source: str, store: str) -> dict[str, Any]:
-    return ingest_sources(LEVELS, Store(store), {"values": source}, [], 2, 0.05)
-
-
 @flow(name="levels-train")
 def train(store: str, spoilt_by: float = 0.0, reason: str | None = None, budget: int = 4) -> Any:
     return train_for(reason, budget, LEVELS, Store(store), None, {"spoilt_by": spoilt_by})
-
-
-@flow(name="levels-score")
-def score(store: str) -> dict[str, Any]:
-    return score_run(LEVELS, Store(store), "score", None, None, {}, dry_run=False)
 
 
 @flow(name="levels-evaluate")

@@ -1,7 +1,6 @@
 """The loop by itself: shift, event, retraining, challenger, promotion, better scores; a bad challenger; a rollback."""
 
 from datetime import date, timedelta
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,7 +9,8 @@ import pytest
 from tasks.registry import bundles
 from tasks.storage.store import Store
 from tasks.training.retraining import retrainings
-from tests import levels
+from tests import levels, steps
+from tests.levels import LEVELS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -35,29 +35,25 @@ def values(days: int) -> pl.DataFrame:
     )
 
 
-def test_a_shift_leads_to_a_better_champion_and_a_bad_challenger_to_none(serve, tmp_path):
+def test_a_shift_leads_to_a_better_champion_and_a_bad_challenger_to_none(serve, tmp_path, without_run_logger):
     opened = Store(str(tmp_path / "store"))
 
-    def ingest(days: int) -> None:
-        source = tmp_path / f"values{days}.parquet"
-        values(days).write_parquet(source)
-        levels.ingest(str(source), opened.uri)
-
-    def publish() -> dict[str, Any]:
-        """Score the last day; what evaluating it says."""
-        levels.score(opened.uri)
-        return levels.evaluate(opened.uri)
+    def publish(days: int) -> None:
+        """Score the last of so many days."""
+        steps.put(opened, values(days), LEVELS, shards=2)
+        steps.score(opened, scenario=LEVELS)
 
     served = serve("tests.levels", levels.NAME)
-    ingest(TRAINED)
-    assert levels.train(opened.uri)["promoted"]
-    quiet = publish()
+    steps.put(opened, values(TRAINED), LEVELS, shards=2)
+    assert steps.train(opened, scenario=LEVELS)[1].promoted
+    publish(TRAINED)
+    quiet = levels.evaluate(opened.uri)
     assert quiet["drift"]["notes"] == [
         "Bundle 1 was trained on data up to 2024-02-09: there is no newer data."
     ]
 
-    ingest(TRAINED + 2)
-    assert publish()["drift"]["drifted"] == ["value"]
+    publish(TRAINED + 2)
+    assert levels.evaluate(opened.uri)["drift"]["drifted"] == ["value"]
     training = served.completed()
     (event,) = served.events("almanac.levels.drifted")
     assert training["parameters"]["reason"] == event["payload"]["reason"]
@@ -66,12 +62,12 @@ def test_a_shift_leads_to_a_better_champion_and_a_bad_challenger_to_none(serve, 
     assert asked["reason"].startswith("Drifted as of 2024-02-11, against bundle 1: value (PSI ")
     assert bundles.champion(opened, "levels") == 2
 
-    bad = levels.train(opened.uri, spoilt_by=50.0)
-    for days in (TRAINED + 5, TRAINED + 6):
-        ingest(days)
-        publish()
-    assert not bad["promoted"]
-    assert "of champion 2" in bad["reason"]
+    _, bad = steps.train(opened, scenario=LEVELS, spoilt_by=50.0)
+    publish(TRAINED + 5)
+    publish(TRAINED + 6)
+    levels.evaluate(opened.uri)
+    assert not bad.promoted
+    assert "of champion 2" in bad.reason
     assert bundles.champion(opened, "levels") == 2
     error = mean_error_by_bundle(opened)
     assert error[2] < error[1] / 2
@@ -79,7 +75,7 @@ def test_a_shift_leads_to_a_better_champion_and_a_bad_challenger_to_none(serve, 
 
     back = levels.rollback(reason="The shift was a mistake.", store=opened.uri)
     assert (back["champion"], back["before"]) == (1, 2)
-    assert levels.score(opened.uri)["bundle"] == 1
+    assert steps.resolve(opened, scenario=LEVELS).bundle == 1
     known = bundles.events(opened, "levels")
     assert known is not None
     assert known.filter(event="promoted")["bundle"].to_list() == [1, 2, 1]
