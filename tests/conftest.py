@@ -1,12 +1,17 @@
 """Fixtures that several test modules share. What is heavy is imported where it is used."""
 
 import fcntl
+import functools
 import json
 import multiprocessing
 import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +20,9 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
+
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+"""See the fixture `made_once`."""
 
 AUTHORITY = str(ROOT / "tests" / "authority.pem")
 """The only authority that tests trust, expired: no test leaves this machine, and each client would read all of them."""
@@ -69,12 +77,32 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_api(prefect_home: Path) -> Iterator[str]:
-    """The address of the one Prefect server of all tests."""
+def prefect_database(prefect_home: Path, made_once: MadeOnce) -> Path:
+    """An empty database for a Prefect server, which takes six processor seconds to make one; `PREFECT_HOME` has a copy."""
+
+    def upgrade(folder: Path) -> None:
+        words = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+        subprocess.run(words, env=os.environ | {"PREFECT_HOME": str(folder)}, check=True, capture_output=True)
+
+    database = made_once("prefect-database", upgrade) / "prefect.db"
+    shutil.copy(database, prefect_home)
+    return database
+
+
+@pytest.fixture(scope="session")
+def prefect_api(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the one Prefect server of all tests of this process; it plans no runs and calls none late."""
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    folder = tmp_path_factory.mktemp("prefect-server")
+    shutil.copy(prefect_database, folder / "prefect-test.db")
+    with ExitStack() as server, pytest.MonkeyPatch.context() as patch:
+        for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS"):
+            patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
+        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
+        server.enter_context(prefect_test_harness(server_startup_timeout=120))
+        patch.undo()
         yield str(PREFECT_API_URL.value())
 
 
@@ -109,9 +137,15 @@ def dask_cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_records(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Address of the one MLflow database of the stores that do not care where it is."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def mlflow_records(made_once: MadeOnce, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of the one MLflow database, in this process, of the stores that do not care where it is."""
+
+    def begin(folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    return f"sqlite:///{shutil.copy(made_once('mlflow', begin) / 'mlflow.db', tmp_path_factory.mktemp('mlflow-records'))}"
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +155,9 @@ def command(prefect_api: str, dask_cluster: Any, mlflow_records: str) -> Callabl
     import io
 
     import tests.toy.__main__
+    from flows import command_line
+
+    application = functools.cache(command_line.application)
 
     def run(*arguments: str) -> SimpleNamespace:
         words = [str(argument) for argument in arguments]
@@ -131,6 +168,7 @@ def command(prefect_api: str, dask_cluster: Any, mlflow_records: str) -> Callabl
             contextlib.redirect_stderr(err),
         ):
             patch.setattr("sys.argv", ["python -m flows", *words])
+            patch.setattr(command_line, "application", application)
             patch.setenv("ALMANAC_SCHEDULER", dask_cluster.scheduler_address)
             patch.setenv("MLFLOW_TRACKING_URI", mlflow_records)
             try:
@@ -245,7 +283,7 @@ def wait_until(condition, seconds: float, what: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     """`made_once(name, make)`: a folder that all processes of the tests share, after `make(folder)` in the first of them."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -265,9 +303,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 
 @pytest.fixture(scope="session")
-def sales_store(
-    command: Callable[..., SimpleNamespace], made_once: Callable[[str, Callable[[Path], object]], Path]
-) -> SimpleNamespace:
+def sales_store(command: Callable[..., SimpleNamespace], made_once: MadeOnce) -> SimpleNamespace:
     """A store after one `sales run` on a small simulated chain: `uri`, `sources` by name, the run's `result`.
 
     All processes of the tests share it: a test that changes a store takes a copy.
@@ -282,7 +318,7 @@ def sales_store(
         for option, name in names.items():
             getattr(made, name).write_parquet(folder / f"{name}.parquet")
             words += [f"--{option}", folder / f"{name}.parquet"]
-        done = command("sales", "run", *words, "--store", folder / "store", "--json")
+        done = command("sales", "run", *words, "--shards", "4", "--store", folder / "store", "--json")
         assert done.status == 0, done.err
         (folder / "result.json").write_text(json.dumps(done.json))
 

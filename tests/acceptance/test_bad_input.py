@@ -204,7 +204,7 @@ def odd(command, tmp_path_factory):
     plan.sort("sku", "store", "week").write_csv(folder / "plan.csv")
     done = command(
         "sales", "run", "--source", folder / "sales.csv", "--plan", folder / "plan.csv",
-        "--store", folder / "store", "--json",
+        "--shards", "2", "--store", folder / "store", "--json",
     )  # fmt: skip
     assert done.status == 0, done.err
     rows = Store(str(folder / "store")).scan("sales/forecasts").collect()

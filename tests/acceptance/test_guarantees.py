@@ -30,9 +30,6 @@ from tests.conftest import ROOT, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SHARDS = 12
-
-
 # Small data, known early and late; what comes late also corrects something of before
 
 Tables = dict[str, pl.DataFrame]
@@ -84,6 +81,7 @@ class Case:
     training: Sequence[str] = ()
     newest: Sequence[str] = ()
     """Words without which more than the newest moment is scored."""
+    shards: int = 3
 
 
 CASES = {
@@ -94,6 +92,7 @@ CASES = {
         "score",
         training=("--as-of", "2026-03-02T05:00"),
         newest=("--catch-up", "1"),
+        shards=12,
     ),
     "machines": Case(MACHINES, machines, "score", training=("--horizon", "3d")),
 }
@@ -190,7 +189,8 @@ def ready(request, run, tmp_path_factory) -> Ready:
     case, folder = CASES[request.param], tmp_path_factory.mktemp(request.param)
     early, late = case.data()
     where = ["--store", str(folder / "store")]
-    run(request.param, "ingest", *fleet.sources(folder / "early", early), "--shards", str(SHARDS), *where)
+    words = [*fleet.sources(folder / "early", early), "--shards", str(case.shards)]
+    run(request.param, "ingest", *words, *where)
     run(request.param, "train", *case.training, *where)
     store = Store(str(folder / "store"))
     as_of = run(request.param, case.score, *case.newest, *where)["as_of"]

@@ -35,15 +35,16 @@ def tables(orange_juice):
 
 
 @pytest.fixture(scope="module")
-def done(tables, tmp_path_factory):
+def done(tables, prefect_database, tmp_path_factory):
     """What `sales run` printed, where it stored, and which of its processes were left."""
     folder = tmp_path_factory.mktemp("orange-juice")
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
     store = folder / "store"
-    files = [f"--{name}={folder / file}.parquet" for name, file in SOURCES.items()]
+    words = [f"--{name}={folder / file}.parquet" for name, file in SOURCES.items()]
+    words += ["--shards", "4", "--store", str(store)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows", "sales", "run", *files, "--store", str(store), "--json"],
+        [sys.executable, "-m", "flows", "sales", "run", *words, "--json"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "ALMANAC_SERVER_IDLE_SECONDS": "0"},
         stdout=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """One Prefect server of its own for all tests of the deployments; each test has its work pool and its names."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +26,14 @@ def access(local: Any) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def local(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The server, as `make deploy` starts it; `stop` ends whatever a test has started with it."""
     from deployments.local import Local
     from flows.server import free_port
 
     found = Local(free_port(), tmp_path_factory.mktemp("deploy"))
+    (found.folder / "prefect").mkdir()
+    shutil.copy(prefect_database, found.folder / "prefect")
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in TEN_RUNS.items():
