@@ -1,20 +1,20 @@
 """Where the notebooks are, and how the tests run them."""
 
-import os
 from pathlib import Path
 
 import nbformat
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
-def execute(name: str) -> None:
-    """Run a notebook in the project's root; raises `CellExecutionError` at the first cell that fails."""
+def execute(name: str, kernel: KernelManager, store: str) -> None:
+    """Run a notebook on a store, with none of the names of an earlier one; raises `CellExecutionError` where a cell fails."""
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    where = {"metadata": {"path": str(NOTEBOOKS.parent)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    begin = nbformat.v4.new_code_cell(f"%reset -f\n%env ALMANAC_STORE={store}")
+    notebook.cells.insert(0, begin)
+    NotebookClient(notebook, timeout=300, km=kernel).execute()
 
 
 def names(scenario: str) -> list[str]:

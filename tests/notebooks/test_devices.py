@@ -35,6 +35,5 @@ def scored(command, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", names("devices"))
-def test_a_devices_notebook_runs_from_top_to_bottom(name, scored, monkeypatch):
-    monkeypatch.setenv("ALMANAC_STORE", str(scored))
-    execute(name)
+def test_a_devices_notebook_runs_from_top_to_bottom(name, scored, kernel):
+    execute(name, kernel, str(scored))

@@ -25,6 +25,5 @@ def scored(command, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", names("machines"))
-def test_a_machines_notebook_runs_from_top_to_bottom(name, scored, monkeypatch):
-    monkeypatch.setenv("ALMANAC_STORE", str(scored))
-    execute(name)
+def test_a_machines_notebook_runs_from_top_to_bottom(name, scored, kernel):
+    execute(name, kernel, str(scored))
