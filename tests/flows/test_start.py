@@ -20,56 +20,56 @@ def catalogue_of_this_source() -> None:
     subprocess.run([sys.executable, "-m", "flows", "--help"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def imported(*words: str) -> tuple[int, str, set[str]]:
-    """Status, output and imported modules of `python -m flows` with these words."""
+def called(*commands: list[str]) -> tuple[list[tuple[int, str]], set[str]]:
+    """Status and output of `python -m flows` with each of these words, one after the other; all modules then imported."""
     program = (
         "import runpy, sys\n"
-        f"sys.argv = ['python -m flows', *{list(words)!r}]\n"
-        "try:\n    runpy.run_module('flows', run_name='__main__')\n"
-        "except SystemExit as ended:\n    status = ended.code\n"
-        "print('', *sys.modules, sep='\\n', file=sys.stderr)\n"
-        "sys.exit(status)\n"
+        f"for words in {list(commands)!r}:\n"
+        "    sys.argv = ['python -m flows', *words]\n"
+        "    try:\n        runpy.run_module('flows', run_name='__main__')\n"
+        "    except SystemExit as ended:\n        print('\\0', ended.code, '\\0', end='', flush=True)\n"
+        "print(*sys.modules)\n"
     )
+    *ended, modules = _printed(program, stderr=subprocess.STDOUT).split("\0")
+    said, statuses = ended[::2], map(int, ended[1::2])
+    return list(zip(statuses, said, strict=True)), set(modules.split())
+
+
+def _printed(program: str, **options: int) -> str:
+    """What a Python program of its own prints."""
+    words = [sys.executable, "-c", program]
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=300
+        words, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True, timeout=300, **options
     )
-    return done.returncode, done.stdout + done.stderr, set(done.stderr.splitlines())
+    return done.stdout
 
 
-def printed(program: str) -> list[str]:
-    """The words that a Python program of its own prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    return done.stdout.split()
+HELP = {
+    "--help": "Batch scoring on a schedule",
+    "sales --help": "forecast",
+    "devices run --help": "--tolerance-seconds",
+    "sales bundles --help": "--last",
+}
+MISTAKES = {
+    "sales forecast --no-such-option 1": "--no-such-option",
+    "devices train --as-of yesterday": "--as-of",
+    "machines scores": "scores",
+    "nothing": "nothing",
+}
 
 
-@pytest.mark.parametrize(
-    ("words", "helped", "shown"),
-    [
-        (["--help"], True, "Batch scoring on a schedule"),
-        (["sales", "--help"], True, "forecast"),
-        (["devices", "run", "--help"], True, "--tolerance-seconds"),
-        (["sales", "bundles", "--help"], True, "--last"),
-        (["sales", "forecast", "--no-such-option", "1"], False, "--no-such-option"),
-        (["devices", "train", "--as-of", "yesterday"], False, "--as-of"),
-        (["machines", "scores"], False, "scores"),
-        (["nothing"], False, "nothing"),
-    ],
-)
-def test_help_and_mistakes_import_neither_orchestration_nor_data_libraries(words, helped, shown):
-    ended, output, modules = imported(*words)
-    assert (ended == 0) == helped, output
-    assert shown in output
+def test_help_and_mistakes_import_neither_orchestration_nor_data_libraries():
+    ended, modules = called(*(words.split() for words in HELP | MISTAKES))
+    for (words, shown), (status, said) in zip((HELP | MISTAKES).items(), ended, strict=True):
+        assert (status == 0) == (words in HELP), said
+        assert shown in said, words
     assert modules.isdisjoint({*HEAVY, *OF_DATA, "flows.sales", "flows.devices", "flows.machines"})
 
 
-@pytest.mark.parametrize(
-    "words", [["sales", "bundles"], ["devices", "history"], ["ingest-status"], ["health"]]
-)
-def test_looking_at_a_store_imports_no_orchestration(words, tmp_path):
-    ended, output, modules = imported(*words, "--store", str(tmp_path / "store"), "--json")
-    assert ended == 0, output
+def test_looking_at_a_store_imports_no_orchestration(tmp_path):
+    looks = (["sales", "bundles"], ["devices", "history"], ["ingest-status"], ["health"])
+    ended, modules = called(*([*words, "--store", str(tmp_path / "store"), "--json"] for words in looks))
+    assert [status for status, _ in ended] == [0] * 4, ended
     assert "polars" in modules
     assert modules.isdisjoint({*HEAVY, "sqlalchemy", "flows.sales"})
 
@@ -81,7 +81,7 @@ def test_a_command_is_loaded_without_the_modules_of_other_scenarios():
         "assert found.load().name == 'machines-score'\n"
         "print(*sys.modules)\n"
     )
-    modules = set(printed(program))
+    modules = set(_printed(program).split())
     assert "flows.machines" in modules
     assert modules.isdisjoint({"flows.sales", "flows.devices", "models.sales", "models.devices"})
 
@@ -95,7 +95,7 @@ def test_a_shard_is_scored_with_lightgbm_but_without_what_that_could_be_combined
         "import pandas, sklearn\n"
         "print(*found)\n"
     )
-    assert printed(program) == []
+    assert _printed(program).split() == []
 
 
 def test_every_command_that_needs_no_server_is_called_without_its_module():
