@@ -274,12 +274,14 @@ def _meet(
 
 
 def wait_until(condition, seconds: float, what: str) -> None:
-    """Wait until `condition()` holds; fails the test when it never does."""
-    deadline = time.monotonic() + seconds
+    """Wait until `condition()` holds, asking less often the longer it takes; fails the test when it never does."""
+    begun = time.monotonic()
+    deadline = begun + seconds
     while not condition():
-        if time.monotonic() > deadline:
+        if begun > deadline:
             pytest.fail(f"not within {seconds} s: {what}")
-        time.sleep(0.05)
+        time.sleep(min(max(0.05, 5 * (time.monotonic() - begun)), 0.25))
+        begun = time.monotonic()
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def test_a_scenario_runs_with_store_and_source_in_blob_and_a_repeat_changes_noth
         assert "Eby8vdM02xNO" not in done.out + done.err, "the key of the account is shown"
         return dict(done.json)
 
-    run("ingest", *words, "--shards", "4")
+    run("ingest", *words, "--shards", "2")
     run("train", *case.training)
     first = run(case.score, *case.newest)
     table = f"{name}/{case.scenario.published({}).name}"
@@ -221,6 +221,10 @@ USES = {
 }
 
 
+ONE_STORE = pytest.mark.parametrize("words", ["store of a run", *list(USES)[3:]], indirect=True)
+"""For what is the same code for the store of every command."""
+
+
 @pytest.fixture(params=USES)
 def words(request, tmp_path) -> Callable[[str], list[str]]:
     """Words that use a URI in Blob as a store or as a source."""
@@ -239,6 +243,7 @@ def test_a_container_that_is_missing_is_said_within_seconds(blob, quickly, words
     assert "container does not exist" in told
 
 
+@ONE_STORE
 def test_wrong_credentials_are_said_within_seconds_and_not_shown(blob, quickly, words, monkeypatch):
     uri = blob.container() + "/x"
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", WRONG)
@@ -248,6 +253,7 @@ def test_wrong_credentials_are_said_within_seconds_and_not_shown(blob, quickly, 
     assert WRONG not in told
 
 
+@ONE_STORE
 def test_a_service_that_does_not_answer_is_said_within_seconds(blob, quickly, words, monkeypatch):
     from flows.server import free_port
 

@@ -50,14 +50,14 @@ def test_a_late_reading_is_merged_into_its_interval_and_no_other_file_is_touched
     assert table(store)["count"].sum() == 37
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_files_late_twice_out_of_order_cut_off_and_empty_make_the_table_of_one_pass(tmp_path_factory, data):
     tmp_path = tmp_path_factory.mktemp("arrival")
     root, arrived = tmp_path / "all", tmp_path / "arrived"
     readings = many(120, span=7200)
     readings += data.draw(st.lists(st.sampled_from(readings), max_size=10), label="delivered twice")
-    files = capture_of(root, readings, files=5)
+    files = capture_of(root, readings, files=4)
     put(root, [], minute=40)
     store = Store(str(tmp_path / "store"))
     order = data.draw(st.permutations(files), label="order")
