@@ -14,7 +14,11 @@ def execute(name: str, kernel: KernelManager, store: str) -> None:
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     begin = nbformat.v4.new_code_cell(f"%reset -f\n%env ALMANAC_STORE={store}")
     notebook.cells.insert(0, begin)
-    NotebookClient(notebook, timeout=300, km=kernel).execute()
+    client = NotebookClient(notebook, timeout=300, km=kernel)
+    try:
+        client.execute()
+    finally:
+        client.kc.stop_channels()
 
 
 def names(scenario: str) -> list[str]:
