@@ -143,3 +143,13 @@ class Section:
 
     title: str
     parts: Sequence[Part] = field(default_factory=tuple)
+
+
+def number(value: object, form: str) -> str:
+    """A number as text, with a real minus sign; what rounds to zero has no sign.
+
+    >>> number(-1234.5, "+,.0f"), number(-0.2, "+,.0f"), number(0.0004, ".1%")
+    ('−1,234', '0', '0.0%')
+    """
+    text = format(value, form).replace("-", "−")
+    return text if any(digit in text for digit in "123456789") else text.lstrip("+−")

@@ -336,7 +336,7 @@ def _total_error(view: _View) -> str:
     usual, lean = float(np.quantile(np.abs(errors), 0.9)), float(errors.mean())
     return (
         f"In the backtest the sum of medians was within **{usual:.0%}** of what was sold in nine of ten weeks "
-        f"({len(errors)} weeks at all origins and steps), and on average {signed(lean, '.1%')} from it."
+        f"({len(errors)} weeks at all origins and steps), and on average {page.number(lean, '+.1%')} from it."
     )
 
 
@@ -396,10 +396,10 @@ def _changes(view: _View) -> list[Part]:
     if not pairs.height:
         return [Text("The last forecast has no SKU, store and week in common with this one.")]
     total, old = float(pairs["now"].sum()), float(pairs["before"].sum())
-    relative = f" ({signed(total / old - 1, '.1%')})" if old else ""
+    relative = f" ({page.number(total / old - 1, '+.1%')})" if old else ""
     text = (
         f"Against the forecast as of **{pairs['as_of'].to_list()[0]}**, over the {pairs['weeks'].max()!s} weeks that both "
-        f"cover and {pairs.height:,} pairs: **{signed(total - old, ',.0f')} units**{relative}. Medians are compared."
+        f"cover and {pairs.height:,} pairs: **{page.number(total - old, '+,.0f')} units**{relative}. Medians are compared."
     )
     return [Text(text), _change_grid(pairs, up=True), _change_grid(pairs, up=False)]
 
@@ -430,15 +430,6 @@ def share(part: int, whole: int) -> str:
     ('41 (4.5%)', '0')
     """
     return f"{part:,} ({part / whole:.1%})" if whole else f"{part:,}"
-
-
-def signed(value: float, form: str) -> str:
-    """A number with its sign, which is a real minus sign.
-
-    >>> signed(-1234.5, ",.0f"), signed(0.031, ".1%")
-    ('−1,234', '+3.1%')
-    """
-    return format(value, "+" + form).replace("-", "−")
 
 
 def compact(units: float) -> str:

@@ -9,7 +9,7 @@ from models.page import blocks as page
 from models.page.blocks import Band, Explorer, Figures, Grid, Line, Section, Text, Track
 from models.sales.charts import chart, line
 from models.sales.panel import KEY
-from models.sales.sections import compact, quantile_columns, signed
+from models.sales.sections import compact, quantile_columns
 from models.sales.whatif import summed
 from models.scenario import Frames
 
@@ -46,8 +46,8 @@ def sections(
     figures = {
         "Stored plan, units": compact(total["stored"]),
         "Changed plan, units": compact(total["changed"]),
-        "Difference, units": signed(total["difference"], ",.0f"),
-        "Difference": "–" if total["share"] is None else signed(total["share"], ".1%"),
+        "Difference, units": page.number(total["difference"], "+,.0f"),
+        "Difference": "–" if total["share"] is None else page.number(total["share"], "+.1%"),
         "Rows of the plan that differ": f"{plans.height:,}",
         "Pairs that may differ": f"{lines.select(KEY).n_unique():,}",
     }

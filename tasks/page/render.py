@@ -23,7 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from models.page.blocks import Chart, Explorer, Figures, Grid, Part, Section, Text
+from models.page.blocks import Chart, Explorer, Figures, Grid, Part, Section, Text, number
 from models.page.explorer import pack
 
 SCRIPTS = ("page.js", "series.js", "traces.js", "explorer.js", "picker.js", "start.js")
@@ -132,19 +132,9 @@ def _cells(values: pl.Series, form: str | None) -> list[str]:
             return value.strftime("%Y-%m-%d %H:%M")
         if isinstance(value, date):
             return value.isoformat()
-        return _number(value, form) if form else str(value)
+        return number(value, form) if form else str(value)
 
     return [cell(value) for value in values.to_list()]
-
-
-def _number(value: object, form: str) -> str:
-    """A number as text; a number that rounds to zero has no sign.
-
-    >>> _number(-1234.5, "+,.0f"), _number(-0.2, "+,.0f"), _number(0.0004, ".1%")
-    ('−1,234', '0', '0.0%')
-    """
-    text = format(value, form).replace("-", "−")
-    return text if any(digit in text for digit in "123456789") else text.lstrip("+−")
 
 
 def _decimals(values: pl.Series) -> int:
