@@ -47,6 +47,11 @@ def category(column: str) -> pl.Expr:
     return pl.when(~word.is_in(UNKNOWN)).then(word.str.replace_all(_NO_NAME, "_")).alias(column)
 
 
+def nothing() -> pl.DataFrame:
+    """No categories, in the shape of `of_history`."""
+    return pl.DataFrame(schema=dict.fromkeys(("column", "category", "name", "use"), pl.String))
+
+
 def of_history(tables: Frames, as_of: date) -> pl.DataFrame:
     """The categories of the history up to `as_of`: column, category, name (that of the flag) and `use`.
 
@@ -55,8 +60,7 @@ def of_history(tables: Frames, as_of: date) -> pl.DataFrame:
     beyond the `MOST_CATEGORIES`.
     """
     past = tables["history"].filter(pl.col("week") <= as_of)
-    schema = dict.fromkeys(("column", "category", "name", "use"), pl.String)
-    every = [pl.DataFrame(schema=schema)]
+    every = [nothing()]
     for column in text_columns(past.collect_schema()):
         words = past.select(*KEY, category(column).alias("category"))
         count = words.group_by("category").len("weeks").sort(pl.col("weeks"), "category", descending=True)
@@ -119,6 +123,17 @@ def notes(tables: Frames, as_of: date) -> list[str]:
     uses = every.select("column", "use").unique().sort("column", "use").iter_rows()
     told = [f"Column '{column}' of the history {why[use]}." for column, use in uses if use in why]
     return [*told, *unknown(tables.get("plan"), every, as_of)]
+
+
+def not_learnt(plan: pl.LazyFrame, every: pl.DataFrame) -> pl.DataFrame:
+    """sku, store and `words`, a text, of the keys whose plan has categories that are not among `every` learnt one."""
+    found = [pl.LazyFrame(schema=dict.fromkeys((*KEY, "words"), pl.String))]
+    for column in every["column"].unique().sort():
+        if plan.collect_schema().get(column) == pl.String:
+            strange = plan.filter(~category(column).is_in(every.filter(column=column)["category"].implode()))
+            told = pl.format("'{}' in column '{}' is not learnt and counts as none", column, pl.lit(column))
+            found.append(strange.select(*KEY, words=told))
+    return pl.concat(found).group_by(KEY).agg(pl.col("words").unique().sort().str.join("; ")).collect()
 
 
 def unknown(plan: pl.LazyFrame | None, every: pl.DataFrame, as_of: date) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.sales import conformal, contest, pooled
+from models.sales import categories, conformal, contest, pooled
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.features import from_log, to_log
 from models.sales.options import quantile_column
@@ -30,8 +30,8 @@ class Model:
     are the candidates of `contest` that forecast weeks without a plan, by kind of demand; without rows, the
     pooled model does; `planned` are those that take the place of the models in planned weeks. With `blended`, the rows
     of all other keys that both can forecast with the plan are the mean of the two (see `contest.mean_of`).
-    `offsets` calibrate each rung on the log scale. `quantiles`, `horizon`, `covariates` and `flags` are
-    those of training.
+    `categories` are those of columns of words that were known. `offsets` calibrate each rung on the log scale.
+    `quantiles`, `horizon`, `covariates` and `flags` are those of training.
     """
 
     quantiles: tuple[float, ...]
@@ -47,6 +47,7 @@ class Model:
     blended: bool
     unplanned: pl.DataFrame = field(default_factory=contest.nothing)
     planned: pl.DataFrame = field(default_factory=contest.nothing)
+    categories: pl.DataFrame = field(default_factory=categories.nothing)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -71,6 +72,8 @@ class Model:
             found["unplanned"] = self.unplanned
         if self.planned.height:
             found["planned"] = self.planned
+        if self.categories.height:
+            found["categories"] = self.categories
         if self.own_models.height:
             found["own_models"] = self.own_models
         for rung in (POOLED, NO_PLAN):
@@ -187,6 +190,7 @@ def load(files: Mapping[str, Any]) -> Model:
         blended=about["blended"],
         unplanned=files.get("unplanned", contest.nothing()),
         planned=files.get("planned", contest.nothing()),
+        categories=files.get("categories", categories.nothing()),
     )
 
 

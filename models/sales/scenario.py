@@ -115,6 +115,7 @@ class Sales(
         is_flag = pl.col("use") == categories.FLAG
         # of all categories, since those that the bundle has learnt may have another use by now
         found = neighbours.shared_frames(categories.with_flags(tables, every["name"]), as_of, chosen.horizon)
+        found["categories"] = every
         unused = every.filter(~is_flag)["name"]
         found["covariates"] = found["covariates"].filter(~pl.col("name").is_in(unused.implode()))
         tables = categories.with_flags(tables, every.filter(is_flag)["name"])

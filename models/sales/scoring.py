@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 import polars as pl
 
-from models.sales import assortment, contest, features, ladder, statistical
+from models.sales import assortment, categories, contest, features, ladder, statistical
 from models.sales.contest import NO_PLAN
 from models.sales.model import Model, ladder_level
 from models.sales.neighbours import store_attributes
@@ -48,7 +48,10 @@ def score(
     answers = assortment.without_ended(answers, tables, options.columns)
     published = ["sku", "store", "week", "step", *options.columns, "rung"]
     every = pl.concat([done.select(published), answers.select(published)]).sort(*KEY, "week")
-    return Scores(every, _outcomes(done, answers, options))
+    outcomes = _outcomes(done, answers, options)
+    if model.categories.height and "plan" in tables:
+        outcomes = _with_words(outcomes, _plan(tables, as_of, options), model.categories)
+    return Scores(every, outcomes)
 
 
 def panel_with_plan(
@@ -118,11 +121,21 @@ def _ladder_rows(
     """The ladder's answers, with rung and reason."""
     first = as_of - timedelta(weeks=PANEL_WEEKS - 1)
     own = demanded(tables["history"]).filter(pl.col("week") >= first)
-    until = as_of + timedelta(weeks=options.horizon)
-    plan = (
-        tables["plan"].filter(pl.col("week") > as_of, pl.col("week") <= until) if "plan" in tables else None
-    )
+    plan = _plan(tables, as_of, options) if "plan" in tables else None
     return ladder.answer(keys, own, shared, as_of, options.horizon, options.quantiles, plan)
+
+
+def _plan(tables: Frames, as_of: date, options: Options) -> pl.LazyFrame:
+    """The plan of the weeks that are forecast."""
+    until = as_of + timedelta(weeks=options.horizon)
+    return tables["plan"].filter(pl.col("week") > as_of, pl.col("week") <= until)
+
+
+def _with_words(outcomes: pl.DataFrame, plan: pl.LazyFrame, learnt: pl.DataFrame) -> pl.DataFrame:
+    """The outcomes with what their plan has of categories that are not `learnt` in the reason."""
+    found = outcomes.join(categories.not_learnt(plan, learnt), on=KEY, how="left", maintain_order="left")
+    reason = pl.concat_str("reason", "words", separator="; ", ignore_nulls=True)
+    return found.with_columns(reason.replace("", None).alias("reason")).drop("words")
 
 
 def _outcomes(done: pl.DataFrame, answers: pl.DataFrame, options: Options) -> pl.DataFrame:

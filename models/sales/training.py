@@ -9,7 +9,7 @@ import polars as pl
 
 from models import metrics
 from models.sales import backtest as measuring
-from models.sales import conformal, contest, features, groups, pooled, statistical, totals
+from models.sales import categories, conformal, contest, features, groups, pooled, statistical, totals
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.model import (
     CLUSTER,
@@ -75,6 +75,7 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
         blended=blended,
         unplanned=contest.nothing() if planned else _unplanned(raw, options),
         planned=_planned(raw, blended, options) if planned else contest.nothing(),
+        categories=shared.get("categories", categories.nothing()),
     )
     table = measuring.measured(backtest, options)
     names = _features(train, covariates, options)
