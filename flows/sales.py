@@ -51,7 +51,7 @@ def ingest(
         plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
         stores: Attributes of the stores: store, and any columns; text, such as a region, is for totals.
         skus: Attributes of the SKUs: sku, and any columns; SKUs with the same text, such as a product group, share
-            their season.
+            their season; predecessor is the SKU whose history one begins with, and end the last day of sales.
         covariates: Covariates of all stores, or of each, such as the weather: week, any columns and, where it is
             of one, store; also of the weeks to come, where they are known.
         events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come.

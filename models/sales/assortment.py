@@ -13,6 +13,7 @@ import polars as pl
 from models.sales.panel import END, Panel, covariate_columns, panel_of
 from models.sales.promotions import Promotions, promotions
 from models.sales.seasons import YEAR
+from models.sales.successors import PREDECESSOR
 from models.scenario import Frames
 
 LEAST_SKUS = 2
@@ -21,6 +22,7 @@ ENDED = "ended"
 """The rung of weeks after the end of a SKU."""
 UNSOLD_WEEKS = 10
 """A SKU that sold nothing for so many weeks seems to have ended."""
+_NO_GROUPS = ("sku", END, PREDECESSOR)
 NAMED = 5
 """SKUs that a note names."""
 
@@ -50,7 +52,7 @@ def frames_of(tables: Frames, sku_weeks: pl.DataFrame) -> dict[str, pl.DataFrame
 
 def _texts(skus: pl.DataFrame) -> list[str]:
     """Attributes by which SKUs are pooled."""
-    texts = [name for name, kind in skus.schema.items() if kind == pl.String and name not in ("sku", END)]
+    texts = [name for name, kind in skus.schema.items() if kind == pl.String and name not in _NO_GROUPS]
     return [
         name for name in texts if 0 < LEAST_SKUS * skus[name].drop_nulls().n_unique() <= skus[name].count()
     ]

@@ -13,6 +13,7 @@ from models.sales.categories import MOST_CATEGORIES
 from models.sales.covariates import EVERY_STORE
 from models.sales.neighbours import PRICE
 from models.sales.panel import END, IN_STOCK
+from models.sales.successors import PREDECESSOR
 from models.scenario import Frames, Table
 from models.schemas import dy
 from models.times import days
@@ -51,9 +52,18 @@ class Stores(dy.Schema):
 
 
 class Skus(dy.Schema):
-    """Attributes of each SKU, numbers or text; `end`, where there is one, is the last day on which it is sold."""
+    """Attributes of each SKU, numbers or text; `end`, where there is one, is the last day on which it is sold.
+
+    `predecessor` is the SKU whose place it takes.
+    """
 
     sku = dy.String(min_length=1)
+
+
+class WithPredecessors(Skus):
+    """The same where SKUs name those whose place they take."""
+
+    predecessor = dy.String(nullable=True)
 
 
 class Covariates(dy.Schema):
@@ -145,6 +155,10 @@ class Attributes(Table):
         (key,) = self.unique
         if key == "sku" and END in raw.columns:
             raw = raw.with_columns(_ends(raw, key, options))
+        if key == "sku" and PREDECESSOR in raw.columns:
+            name = pl.col(PREDECESSOR).cast(pl.String).str.strip_chars().replace("", None)
+            raw = raw.with_columns(name)
+            return super(Attributes, replace(self, schema=WithPredecessors)).accept(raw, options)
         return super().accept(raw, options)
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.sales import contest, features, pooled, scoring, statistical
+from models.sales import contest, features, pooled, scoring, statistical, successors
 from models.sales.categories import column_of
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.model import Model, aligned, log_values, middle_of
@@ -162,6 +162,10 @@ def explain(
     )
     nothing = pl.col("rung").replace_strict({rung: about(rung) for rung in found["rung"].unique()})
     found = found.with_columns(pl.coalesce("reasons", nothing.cast(pl.String)).alias("reasons"))
+    begins = pl.concat_str("reasons", "begins", separator="; ", ignore_nulls=True)
+    found = (
+        found.join(successors.said(shared), on=KEY, how="left").with_columns(reasons=begins).drop("begins")
+    )
     return _with_plan(found, tables).sort(*KEY, "week")
 
 

@@ -22,6 +22,7 @@ from models.sales import (
     outcomes,
     preparation,
     scoring,
+    successors,
     totals,
     training,
     watching,
@@ -98,11 +99,12 @@ class Sales(
         return resolve_as_of(tables["history"], as_of, now)
 
     def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
-        """The weeks that are not complete yet, SKUs that seem to have ended, and words that have no part."""
+        """The weeks that are not complete yet, SKUs that seem to have ended, predecessors, and words that have no part."""
         about_words = categories.notes(joined(tables, newest), newest)
         return [
             *incomplete_weeks(tables["history"], newest),
             *assortment.unsold(tables, newest),
+            *successors.notes(tables, newest),
             *about_words,
         ]
 
@@ -111,11 +113,13 @@ class Sales(
         chosen = Options.of(options)
         totals.check(chosen, tables)
         tables = joined(tables, as_of)
+        inherited = successors.inherited(tables, as_of)
+        tables = successors.with_inherited(tables, inherited)
         every = categories.of_history(tables, as_of)
         is_flag = pl.col("use") == categories.FLAG
         # of all categories, since those that the bundle has learnt may have another use by now
         found = neighbours.shared_frames(categories.with_flags(tables, every["name"]), as_of, chosen.horizon)
-        found["categories"] = every
+        found |= inherited | {"categories": every}
         unused = every.filter(~is_flag)["name"]
         found["covariates"] = found["covariates"].filter(~pl.col("name").is_in(unused.implode()))
         tables = categories.with_flags(tables, every.filter(is_flag)["name"])
@@ -127,7 +131,8 @@ class Sales(
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        tables = categories.with_flags(joined(tables, as_of), context["covariates"]["name"])
+        tables = successors.with_inherited(joined(tables, as_of), context)
+        tables = categories.with_flags(tables, context["covariates"]["name"])
         return preparation.prepare(tables, context, as_of, Options.of(options))
 
     def fit(
@@ -172,7 +177,7 @@ class Sales(
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> Scores:
-        tables = _with_learnt(joined(tables, as_of), model, context)
+        tables = _as_learnt(tables, as_of, model, context)
         return scoring.score(model, tables, context, keys, as_of, Options.of(options))
 
     @property
@@ -213,7 +218,7 @@ class Sales(
         options: Mapping[str, Any],
     ) -> pl.DataFrame:
         """See `models.sales.explanations.explain`."""
-        tables = _with_learnt(joined(tables, as_of), model, context)
+        tables = _as_learnt(tables, as_of, model, context)
         return explanations.explain(model, tables, context, rows, as_of, Options.of(options))
 
     def watched(
@@ -265,8 +270,9 @@ class Sales(
         return SalesSearch()
 
 
-def _with_learnt(tables: Frames, model: Model, context: Mapping[str, pl.DataFrame]) -> Frames:
-    """The tables with the flags of the categories that the model has learnt."""
+def _as_learnt(tables: Frames, as_of: AsOf, model: Model, context: Mapping[str, pl.DataFrame]) -> Frames:
+    """The tables with all that the model has learnt from: covariates of stores, predecessors, flags of categories."""
+    tables = successors.with_inherited(joined(tables, as_of), context)
     names = [name for name in model.covariates if name in context["sku_weeks"].columns]
     return categories.with_flags(tables, names)
 

@@ -1,0 +1,92 @@
+"""SKUs that take the place of another one: until their own weeks begin they have the history of their predecessor.
+
+The attribute `predecessor` of a SKU names it. A SKU has the weeks of one predecessor, not of that one's own.
+"""
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+
+import polars as pl
+
+from models.sales.neighbours import HISTORY_WEEKS
+from models.sales.panel import END, KEY
+from models.scenario import Frames
+
+PREDECESSOR = "predecessor"
+"""The attribute of a SKU that is the SKU whose place it takes."""
+RECENT_WEEKS = 52
+"""A SKU without sales in so many weeks is named no more."""
+
+
+def inherited(tables: Frames, as_of: date) -> dict[str, pl.DataFrame]:
+    """The frame `inherited`, where there are predecessors: weeks up to `as_of` of the predecessors, as the history has
+    them, with the SKU of the successor and, as `predecessor`, their own; those before the successor's first in the store.
+    """
+    pairs = _pairs(tables)
+    if pairs.is_empty():
+        return {}
+    past = tables["history"].filter(
+        pl.col("week").is_between(as_of - timedelta(weeks=HISTORY_WEEKS - 1), as_of)
+    )
+    first = tables["history"].group_by(KEY).agg(pl.col("week").min().alias("first"))
+    rows = (
+        past.rename({"sku": PREDECESSOR})
+        .join(pairs.lazy(), on=PREDECESSOR, how="inner")
+        .join(first, on=KEY, how="left")
+        .filter((pl.col("week") < pl.col("first")).fill_null(value=True))
+    )
+    names = tables["history"].collect_schema().names()
+    return {"inherited": rows.select(*names, PREDECESSOR).sort(*KEY, "week").collect()}
+
+
+def with_inherited(tables: Frames, shared: Mapping[str, pl.DataFrame]) -> Frames:
+    """The tables, or those of a shard, with the weeks that their SKUs have inherited."""
+    if "inherited" not in shared or shared["inherited"].is_empty():
+        return tables
+    there = pl.concat([tables[name].select("sku") for name in ("history", "plan") if name in tables]).unique()
+    rows = shared["inherited"].lazy().drop(PREDECESSOR).join(there, on="sku", how="semi")
+    return {**tables, "history": pl.concat([tables["history"], rows], how="diagonal")}
+
+
+def said(shared: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """sku, store and `begins`, a text: with whose history a key begins."""
+    if "inherited" not in shared:
+        return pl.DataFrame(schema=dict.fromkeys((*KEY, "begins"), pl.String))
+    until = pl.col("week").max().alias("until")
+    weeks = shared["inherited"].group_by(*KEY, PREDECESSOR).agg(until)
+    return weeks.select(
+        *KEY, begins=pl.format("begins with the history of {} up to {}", PREDECESSOR, "until")
+    )
+
+
+def notes(tables: Frames, as_of: date) -> list[str]:
+    """Which predecessors the history lacks, and which seem to be sold still, since no end is given."""
+    pairs = _pairs(tables)
+    if pairs.is_empty():
+        return []
+    weeks = tables["history"].filter(pl.col("week").is_between(as_of - timedelta(weeks=RECENT_WEEKS), as_of))
+    sold = weeks.select("sku").unique().collect()["sku"]
+    found = []
+    for sku, predecessor, end in pairs.iter_rows():
+        if predecessor not in sold:
+            found.append(
+                f"SKU {sku} has the predecessor {predecessor}, which was not sold in the last {RECENT_WEEKS} weeks."
+            )
+        elif end is None:
+            found.append(
+                f"SKU {sku} begins with the history of its predecessor {predecessor}, which is forecast, too. If "
+                f"{predecessor} ends, say so in a column `end`, its last day, of the table of SKUs."
+            )
+    return found
+
+
+def _pairs(tables: Frames) -> pl.DataFrame:
+    """sku, predecessor, and the predecessor's end, null where none is given; sorted by SKU."""
+    if "skus" not in tables or PREDECESSOR not in (schema := tables["skus"].collect_schema()):
+        return pl.DataFrame(schema=dict.fromkeys(("sku", PREDECESSOR, END), pl.String))
+    end = pl.col(END) if END in schema else pl.lit(None, pl.String)
+    ends = tables["skus"].select(pl.col("sku").alias(PREDECESSOR), end.alias(END))
+    pairs = (
+        tables["skus"].select("sku", PREDECESSOR).drop_nulls().filter(pl.col("sku") != pl.col(PREDECESSOR))
+    )
+    return pairs.join(ends, on=PREDECESSOR, how="left").sort("sku").collect()
