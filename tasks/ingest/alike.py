@@ -8,6 +8,8 @@ from models.errors import ContractError
 from models.scenario import Scenario, Table
 from tasks.storage.staging import Staged
 
+_SUM = r"(?i)^\s*((grand|sub|overall)[ -]?)?(total|sum|summe|gesamt|gesamtsumme|gesamtergebnis|zwischensumme)s?\s*:?\s*$"
+
 
 def alike(
     scenario: Scenario,
@@ -51,6 +53,22 @@ def alike(
             )
         told.append(text)
     return tuple(told)
+
+
+def sums(scenario: Scenario, table: Table, rows: Staged) -> tuple[str, ...]:
+    """What to say of keys that are called as sums are: a line of totals at the end of a report is read as any other."""
+    if not rows.height or table.rows_at_a_time:
+        return ()
+    found = {
+        column: rows.rows().filter(pl.col(column).str.contains(_SUM)).select(column).first().collect()
+        for column in sorted({*table.unique} & {*scenario.key})
+    }
+    return tuple(
+        f"{table.name}: {column} '{one.item()}' looks like a sum of others, and is read as one more. If it is a sum, "
+        "remove its rows."
+        for column, one in found.items()
+        if one.height
+    )
 
 
 def _values(rows: pl.LazyFrame, column: str) -> pl.DataFrame:

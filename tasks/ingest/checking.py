@@ -11,7 +11,7 @@ from models.contracts import QUARANTINE, ROW, last_of_each
 from models.errors import ContractError
 from models.scenario import Scenario, Table
 from tasks.ingest import capture
-from tasks.ingest.alike import alike
+from tasks.ingest.alike import alike, sums
 from tasks.ingest.decimals import with_points
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import as_bad, by_rule, held
@@ -78,6 +78,7 @@ def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame],
     found = _check(request, table, folder, types)
     _refuse(table, found, request.max_bad_share, known=name in stored)
     found.alike = alike(request.scenario, table, found.good, stored, request.max_bad_share)
+    found.alike += sums(request.scenario, table, found.good)
     if table.rows_at_a_time is None and found.good.height:
         rows = found.good.rows().drop("shard", strict=False).collect()
         table.check(rows, stored)

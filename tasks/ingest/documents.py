@@ -49,13 +49,20 @@ def _is_document(head: bytes) -> bool:
 
 
 def _rows_of(content: bytes) -> io.BytesIO:
-    """A document of JSON, of lists in a list their objects, of columns by row number, as pandas writes them, the rows."""
+    """A document of JSON, of lists in a list their objects, of what pandas writes by column, `split` or as `table`, rows."""
     if begins(content, r"\[\s*\["):
         content = json.dumps([row for rows in json.loads(content) for row in rows]).encode()
     elif begins(content, r'\{\s*"[^"]*"\s*:\s*\{\s*"0"\s*:'):
         columns = json.loads(content)
         rows = [{name: cells.get(n) for name, cells in columns.items()} for n in next(iter(columns.values()))]
         content = json.dumps(rows).encode()
+    elif begins(content, r'\{\s*"(columns|index|data|schema)"\s*:'):
+        table = json.loads(content)
+        if {"columns", "data"} <= {*table}:
+            rows = [dict(zip(table["columns"], row, strict=False)) for row in table["data"]]
+            content = json.dumps(rows).encode()
+        elif {"schema", "data"} <= {*table}:
+            content = json.dumps(table["data"]).encode()
     return io.BytesIO(content)
 
 

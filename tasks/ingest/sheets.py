@@ -26,8 +26,8 @@ def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
     top = ["" if name.startswith("__UNNAMED__") else name for name in frame.columns]
     if before := header_of([top, *first]):
         frame = _sheets(content, header_row=before)[chosen[0]]
-    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     frame = frame.drop(selectors.starts_with("__UNNAMED__") | selectors.starts_with("Unnamed: 0"))
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     names = {name: name.strip() for name in frame.columns}
     refuse_twice(list(names.values()))
     return frame.rename(names).lazy()

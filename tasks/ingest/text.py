@@ -14,6 +14,7 @@ from tasks.ingest.contents import HEAD, LINES, DialectError, Encoding, bytes_of,
 from tasks.ingest.numbers import Written, pointed, signs_of, without, written
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_WRAPPED = r'^(?:="(.*)"|\s+(.*))$'
 _NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
 
 
@@ -22,7 +23,8 @@ class Text:
     """How the text of a CSV file is written. `names` are those of its header, as they stand there.
 
     `before` are lines before the header, such as a title or `sep=;`. `signs` are the currencies and the like that all
-    numbers of a column have, by its position. `blanks` divide the values where no separator does. A file whose first line
+    numbers of a column have, by its position, `wrapped` are columns all of whose values begin with a blank or are such as
+    ="007", which Excel takes as text. `blanks` divide the values where no separator does. A file whose first line
     is all numbers is `headless`: its columns are `column 1`, `column 2`, ...
     """
 
@@ -36,6 +38,7 @@ class Text:
     blanks: bool = False
     headless: bool = False
     signs: Mapping[int, str] = field(default_factory=dict)
+    wrapped: tuple[int, ...] = ()
 
     def named(self, positions: Sequence[int]) -> frozenset[str]:
         """Names of the columns at these positions, as rows have them."""
@@ -91,11 +94,23 @@ def dialect_of(head: bytes) -> Text:
     columns = [
         pl.Series([row[i] for row in rows[1:] if len(row) > i], dtype=pl.String) for i in range(len(names))
     ]
+    filled = [values.replace("", None).drop_nulls() for values in columns]
+    wrapped = tuple(i for i, v in enumerate(filled) if v.len() and v.str.contains(_WRAPPED).all())
     signs = signs_of(columns)
     for i, sign in signs.items():
         columns[i] = columns[i].to_frame("v").select(without(sign, pl.col("v"))).to_series()
     return Text(
-        encoding, separator, line_end, annotated, names, written(columns), before, blanks, headless, signs
+        encoding,
+        separator,
+        line_end,
+        annotated,
+        names,
+        written(columns),
+        before,
+        blanks,
+        headless,
+        signs,
+        wrapped,
     )
 
 
@@ -140,11 +155,13 @@ def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
     blank = {name for name, stated in zip(found, text.names, strict=False) if not stated.strip()}
     index = {found[0]} if found and found[0].startswith("Unnamed: 0") else set()
     kept = [name for name in found if name not in blank | index]
-    frame = frame.select(kept).rename({name: name.strip() for name in kept if name != name.strip()})
-    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    frame = frame.select(kept)
     if len(kept) > 1 or text.annotated:
-        again = [pl.col(name.strip()).str.strip_chars().eq_missing(name.strip()) for name in kept]
-        frame = frame.filter(~pl.all_horizontal(again))
+        frame = frame.filter(~pl.all_horizontal(pl.col(name).eq_missing(name) for name in kept))
+    frame = frame.rename({name: name.strip() for name in kept if name != name.strip()})
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    wrapped = [name for name in frame.collect_schema() if name in text.named(text.wrapped)]
+    frame = frame.with_columns(pl.col(wrapped).str.replace(_WRAPPED, "${1}${2}"))
     signs = {text.names[i].strip(): sign for i, sign in text.signs.items()}
     frame = frame.with_columns(without(signs[n], pl.col(n)) for n in frame.collect_schema() if n in signs)
     return frame.with_columns(pointed(name) for name in frame.collect_schema() if name in text.pointed)

@@ -249,8 +249,20 @@ def test_the_header_is_the_fullest_line_above_the_numbers(tmp_path):
 
 
 def test_a_header_that_comes_again_is_no_row(tmp_path):
-    (tmp_path / "a.csv").write_text("sku,units \nA,1\nsku,units\nsku,2\n")
+    (tmp_path / "a.csv").write_text("sku,units \nA,1\nsku,units \nsku,2\n")
     assert rows(tmp_path / "a.csv").rows() == [("A", "1"), ("sku", "2")]
+
+
+def test_blanks_after_separators_and_what_excel_takes_as_text_are_no_part_of_values(tmp_path):
+    (tmp_path / "a.csv").write_text('sku, store, note\n"=""007""", 1, a\n"=""008""", 2,b\n')
+    assert rows(tmp_path / "a.csv").rows() == [("007", "1", " a"), ("008", "2", "b")]
+
+
+@pytest.mark.parametrize("orient", ["split", "table", "records", "columns"])
+def test_json_is_read_however_pandas_writes_it(tmp_path, orient):
+    table = pl.DataFrame({"sku": ["A", "B"], "units": [1, 2]})
+    table.to_pandas().to_json(tmp_path / "a.json", orient=orient)
+    assert rows(tmp_path / "a.json").select("sku", "units").rows() == [("A", 1), ("B", 2)]
 
 
 def test_what_excel_and_macos_leave_in_a_folder_is_no_table(tmp_path):

@@ -179,6 +179,12 @@ def test_few_keys_that_look_like_known_ones_are_told_and_new_ones_are_not(store,
     assert "'4.0' like '4'" in told
 
 
+def test_a_line_of_totals_is_told(store, tmp_path):
+    history = csv(tmp_path, sales().with_columns(sku=pl.col("sku").replace("3", "Grand total")))
+    (told,) = read(store, "history", history, SALES).alike
+    assert told.startswith("history: sku 'Grand total' looks like a sum of others")
+
+
 def test_a_key_that_one_file_writes_in_two_ways_is_told_and_refused_where_many_are(store, tmp_path):
     twice = csv(
         tmp_path, pl.concat([sales(), sales().with_columns(sku=pl.col("sku") + ".0").filter(sku="1.0")])
