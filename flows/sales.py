@@ -54,7 +54,8 @@ def ingest(
             their season; predecessor is the SKU whose history one begins with, and end the last day of sales.
         covariates: Covariates of all stores, or of each, such as the weather: week, any columns and, where it is
             of one, store; also of the weeks to come, where they are known.
-        events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come.
+        events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come, and
+            store for those of one store.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the keys are spread over; settled at the first ingest (default 32).

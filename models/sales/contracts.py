@@ -80,6 +80,12 @@ class Events(dy.Schema):
     date = dy.Date()
 
 
+class EventsOfStores(Events):
+    """The same where some are of one store; null: of all."""
+
+    store = dy.String(nullable=True)
+
+
 @dataclass(frozen=True)
 class Weekly(Table):
     """A table whose rows are weeks, all starting on the same weekday: the week anchor."""
@@ -189,6 +195,25 @@ class OfStores(Weekly):
         return super().accept(raw.with_columns(named).drop({given} - {"store"}), options)
 
 
+@dataclass(frozen=True)
+class Days(Table):
+    """Days of events. One of a single store has the store in its name, so that each store has its own dates."""
+
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+        given = next((name for name in raw.columns if name.strip().casefold() == "store"), None)
+        if given is None:
+            return super().accept(raw, options)
+        raw = raw.rename({given: "store"})
+        store = pl.col("store").cast(pl.String).str.strip_chars().replace(["", EVERY_STORE], None)
+        name = pl.concat_str(
+            pl.col("name").cast(pl.String), pl.format(" in store {}", store), ignore_nulls=True
+        )
+        raw = raw.with_columns(
+            store.alias("store"), pl.when(pl.col("name").is_not_null()).then(name).alias("name")
+        )
+        return super(Days, replace(self, schema=EventsOfStores)).accept(raw, options)
+
+
 def _check_in_stock(frame: pl.DataFrame, table: str) -> None:
     """Raise `ContractError` where `in_stock` is no share, such as a percentage or the pieces on hand."""
     if IN_STOCK not in frame.columns:
@@ -246,5 +271,5 @@ TABLES: dict[str, Table] = {
     "covariates": OfStores(
         "covariates", Covariates, unique=("store", "week"), covariates=True, required=False, ahead=_YEARS
     ),
-    "events": Table("events", Events, unique=("name", "date"), required=False, ahead=_YEARS),
+    "events": Days("events", Events, unique=("name", "date"), required=False, ahead=_YEARS),
 }

@@ -4,7 +4,7 @@ What an event does to a SKU is learnt from the weeks near its earlier dates. Wee
 first day to the event, so that a holiday that moves, such as Easter, takes its effect with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from models.errors import ContractError
-from models.sales.panel import OFFSET, Panel, mean, sum_of_weeks
+from models.sales.names import suggestion
+from models.sales.panel import OFFSET, Panel, mean, panel_of, sum_of_weeks
 from models.scenario import Frames
 
 BEFORE, AFTER = 13, 7
@@ -24,19 +25,41 @@ LONGEST = 104
 PRIOR_WEEKS = 0.5
 """Weeks without an effect that each effect is mixed with."""
 
+NONE = pl.DataFrame(schema={"name": pl.String, "date": pl.Date, "store": pl.String})
+
 
 def events(tables: Frames, calendars: Sequence[str], first: date, last: date) -> pl.DataFrame:
-    """name and date of the events near the weeks from `first` to `last`: of `holidays`, and of the table `events`.
+    """name, date and store (null: of all) of the events near the weeks from `first` to `last`: of `holidays`, and of the
+    table `events`.
 
     Of days of the same name in a row the first one counts.
     """
     since, until = first - timedelta(days=AFTER), last + timedelta(days=BEFORE)
     found = [holidays(calendars, since, until)]
     if "events" in tables:
-        found.append(tables["events"].select("name", "date").collect())
-    every = pl.concat(found).filter(pl.col("date").is_between(since, until)).unique().sort("name", "date")
+        found.append(tables["events"].select("name", "date", "^store$").collect())
+    every = (
+        pl.concat([NONE, *found], how="diagonal")
+        .filter(pl.col("date").is_between(since, until))
+        .unique()
+        .sort("name", "date")
+    )
     goes_on = (pl.col("date").diff() == timedelta(days=1)).over("name").fill_null(value=False)
     return every.filter(~goes_on)
+
+
+def unknown_stores(tables: Frames) -> list[str]:
+    """A note on stores that events are of and the history lacks."""
+    if "events" not in tables or "store" not in tables["events"].collect_schema():
+        return []
+    stores = tables["history"].select("store").unique().collect()["store"]
+    strange = (
+        tables["events"].filter(~pl.col("store").is_in(stores.implode())).select("store").unique().collect()
+    )
+    return [
+        f"Events are of store '{store}', which the history lacks: they count nowhere. {suggestion(store, stores)}"
+        for store in strange["store"].drop_nulls().sort()
+    ]
 
 
 def holidays(calendars: Sequence[str], first: date, last: date) -> pl.DataFrame:
@@ -120,4 +143,51 @@ class Events:
             enough = (np.isfinite(around).sum(axis=0) >= LEAST_WEEKS) & (level > 0)
             ratio = np.maximum(units[week], 0.0) / np.where(enough, level, np.nan)
             found[week] = np.log(ratio + OFFSET) - np.log(1 + OFFSET)
+        return found
+
+
+@dataclass(frozen=True)
+class EventsOfKeys:
+    """The events of the keys of a panel: those of all stores by SKU, and those of one store by store.
+
+    What an event of one store does is the same for all its SKUs, so that one date of it tells something. `parts` are
+    events with the number of the column of their panel that each of the `keys` has; -1 for none.
+    """
+
+    parts: Sequence[tuple[Events, np.ndarray]]
+    keys: int
+
+    @classmethod
+    def of(
+        cls, panel: Panel, shared: Mapping[str, pl.DataFrame], of_all: tuple[Panel, np.ndarray, np.ndarray]
+    ) -> "EventsOfKeys | None":
+        """Those of `shared["events"]`; None where there are none. `of_all`: the panel of SKUs, promoted weeks, `of_key`."""
+        frame = shared.get("events", NONE)
+        sku, promoted, of_key = of_all
+        every, parts = frame.filter(pl.col("store").is_null()), []
+        if every.height:
+            parts.append((Events.of(every, sku, promoted), of_key))
+        stores = panel.keys["store"].to_numpy()
+        for (store,), days in frame.drop_nulls("store").group_by("store", maintain_order=True):
+            if (stores == store).any():
+                rows, until = shared["store_weeks"].lazy(), panel.week(panel.last)
+                one = panel_of(rows, pl.DataFrame({"store": [store]}), (), panel.first_week, until, 0)
+                parts.append(
+                    (Events.of(days, one, np.zeros(one.units.shape)), np.where(stores == store, 0, -1))
+                )
+        return cls(parts, panel.keys.height) if frame.height else None
+
+    def ratios(self, origin: int) -> np.ndarray:
+        """Those of all `parts` side by side; see `Events.ratios`."""
+        each = [events.ratios(origin) for events, _ in self.parts]
+        return np.concatenate([np.zeros((origin + 1, 0)), *each], axis=1)
+
+    def effects(self, ratios: np.ndarray, targets: Sequence[int]) -> np.ndarray:
+        """What the events near weeks `targets` do to each key, in logarithms of units: (targets, keys)."""
+        found, start = np.zeros((len(targets), self.keys)), 0
+        for events, of_key in self.parts:
+            end = start + events.panel.keys.height
+            each = events.effects(ratios[:, start:end], targets)
+            found += np.where(of_key >= 0, each[:, of_key], 0.0)
+            start = end
         return found

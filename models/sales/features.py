@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from models.sales import assortment
-from models.sales.events import Events
+from models.sales.events import EventsOfKeys
 from models.sales.neighbours import PRICE
 from models.sales.panel import OFFSET, Panel, Shared, mean, panel_of, ratio
 from models.sales.promotions import FLAGGED, Others, Promotions, others, promotions
@@ -58,7 +58,7 @@ class View:
     sku_of_key: np.ndarray
     attributes: Mapping[str, np.ndarray]
     groups: Mapping[str, assortment.Group]
-    events: Events | None
+    events: EventsOfKeys | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def view_of(
     sku = panel_of(weeks.lazy(), skus, covariates, panel.first_week, until, horizon)
     spread = Shared(sku, weeks, "sku").array("spread") if PRICE in covariates else None
     at = panel.keys.join(skus.with_row_index("_at"), on="sku", how="left", maintain_order="left")["_at"]
-    of_sku, events = promotions(sku, flags), shared.get("events", pl.DataFrame())
+    of_sku, of_key = promotions(sku, flags), at.to_numpy()
     numbers = assortment.numbers(panel, shared)
     if attributes is not None:
         known = panel.keys.join(attributes, on="store", how="left", maintain_order="left")
@@ -99,10 +99,10 @@ def view_of(
         sku,
         of_sku,
         spread,
-        at.to_numpy(),
+        of_key,
         numbers,
         assortment.groups(panel, shared),
-        Events.of(events, sku, of_sku.promoted) if events.height else None,
+        EventsOfKeys.of(panel, shared, (sku, of_sku.promoted, of_key)),
     )
 
 
@@ -182,9 +182,8 @@ def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarr
     theirs = np.clip(theirs, own - APART, own + APART)
     season = np.where(np.isfinite(theirs), OWN_SHARE * own + (1 - OWN_SHARE) * theirs, own)
     if view.events is not None:
-        now, then, moved = view.events.effects(fixed["_event_ratios"], [target, at, max(of_easter, 0)])[
-            :, of_key
-        ]
+        weeks_of = [target, at, max(of_easter, 0)]
+        now, then, moved = view.events.effects(fixed["_event_ratios"], weeks_of)
         season = season + now - np.where(weeks == at, then, moved)
     return from_log(season, level) * _growth(units, origin, target - at)
 
@@ -323,7 +322,7 @@ def target_features(
         of_group = _last_year(group.panel, group.promotions, origin, target, np.ones(group.panel.keys.height))
         found[f"group_season_{name}"] = group.by_key(of_group["season"])
     if view.events is not None:
-        found["event_effect"] = view.events.effects(fixed["_event_ratios"], [target])[0][view.sku_of_key]
+        (found["event_effect"],) = view.events.effects(fixed["_event_ratios"], [target])
     found["last_year"] = to_log(last_year(view, origin, target, fixed), fixed["_level"])
     if not panel.covariates:
         return found

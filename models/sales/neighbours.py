@@ -28,7 +28,7 @@ def shared_frames(tables: Frames, as_of: date, horizon: int) -> dict[str, pl.Dat
 
     `sku_weeks`: sku, week, keys (that have a row), units (mean of a key, null in the plan), and the
     mean of each covariate over the stores; for a price the geometric mean, and as `spread` the standard
-    deviation of its logarithm. `store_weeks`: store, week, and for each covariate `sum_<name>` and
+    deviation of its logarithm. `store_weeks`: store, week, keys, units, and for each covariate `sum_<name>` and
     `n_<name>` over the store's SKUs; of logarithms for a price. `calendar`: one row with the
     first week of the history and its number of rows, all and in the last `horizon` weeks.
     `covariates`: name, low and high over the history, and `planned`, whether there is a plan at all.
@@ -96,7 +96,8 @@ def _sku_weeks(rows: pl.LazyFrame, covariates: Sequence[str]) -> pl.LazyFrame:
 def _store_weeks(rows: pl.LazyFrame, covariates: Sequence[str]) -> pl.LazyFrame:
     sums = [_whole(_value(name), "share").sum().alias(f"sum_{name}") for name in covariates]
     counts = [_value(name).count().alias(f"n_{name}") for name in covariates]
-    found = rows.group_by("store", "week").agg(pl.len().alias("keys"), *sums, *counts)
+    units = pl.when(pl.col("units").count() > 0).then(_mean(pl.col("units"), "units")).alias("units")
+    found = rows.group_by("store", "week").agg(pl.len().alias("keys"), units, *sums, *counts)
     return found.with_columns(pl.col(f"sum_{name}") / _DIGITS["share"] for name in covariates).sort(
         "store", "week"
     )

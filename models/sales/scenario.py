@@ -105,6 +105,7 @@ class Sales(
             *incomplete_weeks(tables["history"], newest),
             *assortment.unsold(tables, newest),
             *successors.notes(tables, newest),
+            *events.unknown_stores(tables),
             *about_words,
         ]
 

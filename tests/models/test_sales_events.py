@@ -6,8 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from models.contracts import ROW
 from models.errors import ContractError
 from models.sales import SALES, features
+from models.sales.contracts import TABLES
 from models.sales.events import PRIOR_WEEKS, Events, events, holidays
 from models.sales.panel import KEY, panel_of
 
@@ -91,3 +93,30 @@ def test_what_is_sold_after_the_origin_changes_nothing():
 def test_a_promoted_week_says_nothing_of_an_event():
     ratios = events_of(FAIRS, promoted=73).ratios(WEEKS - 1)[:, 0]
     assert np.isfinite(ratios[[22, 23, 24, 72, 73, 74]]).tolist() == [True, True, True, True, False, True]
+
+
+def test_an_event_of_one_store_counts_there_alone_for_all_its_skus_and_an_unknown_store_is_told():
+    both = [sold(23, 73).with_columns(store=pl.lit("t")), sold()]
+    history = pl.concat([rows.with_columns(sku=pl.lit(sku)) for sku in "ab" for rows in both])
+    raw = pl.DataFrame({"name": "fair", "date": FAIRS, "store": "t"}).with_row_index(ROW)
+    fairs = TABLES["events"].accept(raw, {}).good
+    assert fairs.rows()[0] == ("fair in store t", FAIRS[0], "t")
+    tables = {"history": history.lazy(), "events": fairs.lazy()}
+    shared = SALES.context(tables, AS_OF, {"horizon": 4})
+    effects = {}
+    for stores in (["s"], ["s", "t"]):
+        keys = history.select(KEY).unique().filter(pl.col("store").is_in(stores)).sort(KEY)
+        panel = panel_of(tables["history"], keys, (), MONDAY, AS_OF, 0)
+        found = features.build(features.view_of(panel, shared, (), None), [WEEKS - 1], {WEEKS - 1: [2]})
+        effects[len(stores)] = found.values[:, found.names.index("event_effect")].tolist()
+    near = 2 * (np.log(2.1) - np.log(1.1)) / (2 + PRIOR_WEEKS)
+    assert effects[1] == [0, 0]
+    assert effects[2] == pytest.approx([0, near, 0, near], abs=1e-6)
+    (note,) = SALES.left_out({**tables, "history": history.filter(store="s").lazy()}, AS_OF)
+    assert note.startswith("Events are of store 't', which the history lacks")
+
+
+def test_events_without_a_store_stay_as_they_were():
+    raw = pl.DataFrame({"name": ["fair"], "date": ["2024-05-01"], "store": ["*"]}).with_row_index(ROW)
+    assert TABLES["events"].accept(raw, {}).good.rows() == [("fair", date(2024, 5, 1), None)]
+    assert TABLES["events"].accept(raw.drop("store"), {}).good.rows() == [("fair", date(2024, 5, 1))]

@@ -530,6 +530,14 @@ def test_further_columns_of_numbers_and_of_few_words_are_covariates_and_other_te
     assert found["colour"] == found["mostly"] == pl.String
 
 
+def test_events_of_stores_join_those_that_were_stored_without(store, tmp_path):
+    for name, columns in (("old.csv", {}), ("new.csv", {"Store": ["", "7"]})):
+        days = pl.DataFrame({"name": ["fair", "feast"], "date": ["2024-05-01", "2024-06-01"], **columns})
+        read(store, "events", csv(tmp_path, days, name), SALES)
+    rows = store.scan("sales/events").sort("name").select("name", "store").collect().rows()
+    assert rows == [("fair", None), ("feast", None), ("feast in store 7", "7")]
+
+
 def test_words_are_no_numbers_of_a_stored_column_and_numbers_are_words_of_one(store, tmp_path):
     first = sales().with_columns(size=pl.lit("2.5"), code=pl.lit("A1"))
     read(store, "history", csv(tmp_path, first), SALES)
