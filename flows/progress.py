@@ -55,7 +55,7 @@ def gather(
         return []
     positions = {future.task_run_id: position for position, future in enumerate(futures)}
     results: list[Any] = [None] * len(futures)
-    tell = _Teller(label)
+    artifact = _ProgressArtifact(label)
     step = max(1, len(futures) // 10)
     with _bar() as bar:
         bar_task = bar.add_task(label, total=len(futures))
@@ -67,20 +67,20 @@ def gather(
                 results[position] = on_error(position, error)
             bar.advance(bar_task)
             if count % step == 0 or count == len(futures):
-                tell.progress(100.0 * count / len(futures))
+                artifact.progress(100.0 * count / len(futures))
         bar.remove_task(bar_task)
     return results
 
 
 def steps(label: str, items: Sequence[T]) -> Iterator[T]:
     """The items one by one, with a progress bar and artifact."""
-    tell = _Teller(label)
+    artifact = _ProgressArtifact(label)
     with _bar() as bar:
         bar_task = bar.add_task(label, total=len(items))
         for count, item in enumerate(items, start=1):
             yield item
             bar.advance(bar_task)
-            tell.progress(100.0 * count / len(items))
+            artifact.progress(100.0 * count / len(items))
 
 
 def _as_completed(
@@ -133,7 +133,7 @@ def name_run(name: str) -> None:
         get_run_logger().warning("The run keeps its name: %s: %s", type(error).__name__, error)
 
 
-class _Teller:
+class _ProgressArtifact:
     """The progress artifact. A failure never ends a run: where the server is away, one warning says so."""
 
     def __init__(self, label: str) -> None:

@@ -83,7 +83,7 @@ class Table:
         """
 
     def told(self, frame: pl.DataFrame, stored: Frames) -> tuple[str, ...]:
-        """What to say of good rows that are read in another way than they are written; called as `check` is."""
+        """Notes on good rows that are not read literally; called as `check` is."""
         return ()
 
     def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 @contextmanager
 def scratch(kind: str) -> Iterator[Path]:
-    """A temporary folder for a command of a `kind`; those that killed commands of the kind left are removed."""
-    for left in Path(tempfile.gettempdir()).glob(f"almanac-{kind}-*-*"):
-        if not _is_running(left.name.removeprefix(f"almanac-{kind}-").partition("-")[0]):
-            shutil.rmtree(left, ignore_errors=True)
+    """A temporary folder for a command of a `kind`; folders of killed commands of that kind are removed."""
+    for orphan in Path(tempfile.gettempdir()).glob(f"almanac-{kind}-*-*"):
+        if not _is_running(orphan.name.removeprefix(f"almanac-{kind}-").partition("-")[0]):
+            shutil.rmtree(orphan, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"almanac-{kind}-{os.getpid()}-") as folder:
         yield Path(folder)
 
 
 def _is_running(process: str) -> bool:
-    """Whether a process of that number runs, on this machine; True for what is no number."""
+    """Whether a process with that number is running on this machine; True for text that is not a number."""
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:

@@ -184,7 +184,7 @@ def test_four_that_write_the_first_rows_at_once_leave_one_set(postgres, scored):
             "password authentication|does not exist",
         ),
         ("postgresql://postgres@{where}?password=hush-hush", "password authentication failed"),
-        ("mysql://root:hush-hush@127.0.0.1/x", "mysql is not a kind of database"),
+        ("mysql://root:hush-hush@127.0.0.1/x", "mysql is not a supported kind of database"),
         ("mssql+pyodbc://sa:hush-hush@127.0.0.1/x", "'pyodbc' is missing. Install it"),
         ("hush-hush", "not the address of a database"),
         ("postgresql://postgres:hush/hush-hush@{where}:port", "."),
