@@ -153,3 +153,16 @@ def number(value: object, form: str) -> str:
     """
     text = format(value, form).replace("-", "−")
     return text if any(digit in text for digit in "123456789") else text.lstrip("+−")
+
+
+def compact(units: float) -> str:
+    """A number to read at a glance, three digits of it.
+
+    >>> compact(950), compact(12_345), compact(5_432_100), compact(0.4)
+    ('950', '12,345', '5.43 M', '0.4')
+    """
+    if abs(units) >= 1e9:
+        return f"{units / 1e9:,.2f} bn"
+    if abs(units) >= 1e6:
+        return f"{units / 1e6:,.2f} M"
+    return f"{units:,.0f}" if abs(units) >= 10 or units == int(units) else f"{units:.1f}"

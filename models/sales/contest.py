@@ -1,4 +1,4 @@
-"""Which candidate forecasts which kind of demand, in weeks without a plan and in planned ones.
+"""Which candidate forecasts which kind of demand, with a plan and without, and which keys their SKU's own model does.
 
 Without a plan, candidates are the pooled model without plan, the SKUs' own models, the last week known, the same week of
 last year, and means of few of them, also with last year's weeks at this year's level (`features.last_year`), which
@@ -18,6 +18,8 @@ import numpy as np
 import polars as pl
 
 from models.sales.features import KINDS, from_log, to_log
+from models.sales.options import quantile_column
+from models.sales.panel import KEY
 
 POOLED, NO_PLAN, STATISTICAL, BLEND = "pooled", "pooled_no_plan", "statistical", "blend"
 LAST_WEEK, LAST_YEAR = "naive", "seasonal_naive"
@@ -173,3 +175,52 @@ def losses(raw: pl.DataFrame, quantiles: Sequence[float]) -> pl.DataFrame:
         error = units - from_log(raw[f"v{i}"].to_numpy(), level)
         total += np.maximum(q * error, (q - 1) * error)
     return raw.with_columns(pl.Series("loss", total / len(quantiles) / level**FAIRNESS))
+
+
+def better_keys(
+    pooled: pl.DataFrame, own: pl.DataFrame, quantiles: Sequence[float], margin: float = 0.02
+) -> pl.DataFrame:
+    """The keys whose own SKU's model was better by more than chance: sku, store, gain, error.
+
+    `pooled` and `own` are backtest rows: sku, store, origin, week, units and the quantiles; rows that only
+    one of them has do not count. Per key and origin the gain is the pinball loss of `pooled` less that of
+    `own`, relative to the larger of the two, so that it lies in -1..1 and one disaster does not outweigh
+    the other keys. A key's mean gain is shrunk to the mean of all keys in proportion to how noisy it is
+    (empirical Bayes; Efron & Morris 1975, JASA 70); the noise is estimated from the spread of gains
+    between the origins of a key, pooled over keys, and that of the mean from its spread between origins;
+    keys differ as far as their gains vary by more than noise and the sampling error of that variance.
+    A key is chosen when its shrunk gain exceeds both `margin` and its standard error (the one-standard-
+    error rule of Breiman et al. 1984). A key with fewer than two origins is never chosen.
+    """
+    on = ["sku", "store", "origin", "week"]
+    names = [quantile_column(q) for q in quantiles]
+    both = pooled.select(*on, "units", *names).join(own.select(*on, *names), on=on, suffix="_own").sort(on)
+
+    def loss(suffix: str) -> pl.Expr:
+        errors = [
+            (q, pl.col("units") - pl.col(name + suffix)) for q, name in zip(quantiles, names, strict=True)
+        ]
+        return pl.sum_horizontal(pl.max_horizontal(q * error, (q - 1) * error) for q, error in errors)
+
+    each = both.group_by("sku", "store", "origin", maintain_order=True)
+    folds = each.agg(theirs=loss("").mean(), ours=loss("_own").mean())
+    larger = pl.max_horizontal("theirs", "ours").clip(1e-300)
+    folds = folds.with_columns(gain=(pl.col("theirs") - pl.col("ours")) / larger)
+    origins = folds.group_by("origin", maintain_order=True).agg(pl.col("gain").mean())["gain"]
+    of_mean = (origins.var() or 0.0) / max(len(origins), 1)
+    n = pl.col("n")
+    keys = folds.group_by(KEY, maintain_order=True).agg(
+        pl.col("gain").mean(), n=pl.len().cast(pl.Float64), between=pl.col("gain").var()
+    )
+    keys = keys.filter(n >= 2).with_columns(
+        noise=(pl.col("between") * (n - 1)).sum() / (n - 1).sum() / n, mean=pl.col("gain").mean()
+    )
+    certain = 1 - (2 / pl.max_horizontal(pl.len() - 1, 2)).sqrt()
+    signal = (pl.col("gain").var() * certain - pl.col("noise").mean()).fill_null(0.0).clip(0.0)
+    trust = signal / (signal + pl.col("noise")).clip(1e-12)
+    keys = keys.select(
+        *KEY,
+        gain=trust * pl.col("gain") + (1 - trust) * pl.col("mean"),
+        error=(trust * pl.col("noise") + (1 - trust) ** 2 * of_mean).sqrt(),
+    )
+    return keys.filter(pl.col("gain") > margin, pl.col("gain") > pl.col("error")).sort(KEY)

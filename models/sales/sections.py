@@ -10,7 +10,7 @@ from models.page import blocks as page
 from models.page.blocks import Band, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
 from models.sales import accuracy
 from models.sales.charts import chart, line
-from models.sales.explanations import GROUPS
+from models.sales.contribution_blocks import contribution_blocks
 from models.sales.totals import TOTAL
 from models.scenario import RunView
 
@@ -23,16 +23,6 @@ EXPLORER_WEEKS = 10_500_000
 TOTAL_WEEKS = 104
 RECENT_WEEKS = 52
 CHANGES = 25
-COLOURS = {
-    "season": page.OUTER,
-    "price": page.ACCENT,
-    "promotion": page.SECOND,
-    "other_skus": page.THIRD,
-    "trend": page.ALERT,
-}
-"""Groups of contributions that have a colour; all others share one."""
-NOTHING = 1e-9
-"""A group that adds no more than this to any week is left out."""
 FALLBACKS = 200
 
 
@@ -45,7 +35,7 @@ def sections(run: RunView) -> list[Section]:
     return [
         Section("This forecast", _summary(view)),
         Section("Any SKU and store", _explorer(view)),
-        Section("What moves the forecasts", _explanations(view)),
+        Section("What moves the forecasts", contribution_blocks(view.run.explanations)),
         Section("Total demand", _total(view)),
         Section("Accuracy in the backtest", accuracy.parts(run.metrics)),
         Section("Fallbacks", _fallbacks(view)),
@@ -111,7 +101,7 @@ def _summary(view: _View) -> list[Part]:
         expected = whole["expected"].item()
     figures = {
         "SKU-store pairs": f"{view.count():,}",
-        ("Expected" if whole.height else "Sum of median forecasts") + ", units": compact(expected),
+        ("Expected" if whole.height else "Sum of median forecasts") + ", units": page.compact(expected),
         f"Against the last {horizon} weeks": f"{expected / sold - 1:+.1%}" if sold else "–",
         "Answered by a fallback": share(view.count("fallback"), view.count()),
     }
@@ -120,7 +110,7 @@ def _summary(view: _View) -> list[Part]:
     if whole.height and view.bands:
         band = view.bands[0]
         figures[f"{band.label} band of it"] = (
-            f"{compact(whole[band.low].item())} – {compact(whole[band.high].item())}"
+            f"{page.compact(whole[band.low].item())} – {page.compact(whole[band.high].item())}"
         )
     figures |= accuracy.figures(run.metrics)
     text = (
@@ -186,76 +176,6 @@ def _explorer_caption(weeks: int, limited: bool) -> str:
         f"Up to {weeks} weeks of history.{keys} Missing weeks are gaps in the line. "
         "Values are rounded to a small fraction of each series’ range; the published table holds them in full."
     )
-
-
-def _explanations(view: _View) -> list[Part]:
-    """What adds up to the medians of the largest keys: a week on average, and the weeks of the largest of them."""
-    lines = view.run.explanations
-    if lines.is_empty():
-        return []
-    groups = [name for name in GROUPS if (lines[name].fill_null(0.0).abs() > NOTHING).any()]
-    parts = ["level", *groups, "median"]
-    mean = lines.group_by(KEY).agg(pl.col(parts).mean(), pl.col("rung").mode().sort().first())
-    mean = mean.sort("median", *KEY, descending=[True, False, False])
-    grid = mean.select(
-        pl.col("sku").alias("SKU"),
-        pl.col("store").alias("Store"),
-        *[pl.col(name).alias(in_title(name)) for name in parts],
-        pl.col("rung").str.replace_all("_", " ").alias("Estimator"),
-    )
-    forms = {in_title(name): "+,.0f" for name in groups}
-    forms |= {in_title(name): ",.0f" for name in ("level", "median")}
-    text = (
-        "A forecast is the **level**, what the SKU usually sells in the store in a week without promotion, and what each "
-        f"group adds to it, in units a week. Here are the {mean.height} pairs with the largest forecasts. Of any pair: "
-        "`python -m flows sales explain --sku SKU --store STORE`."
-    )
-    first = lines.join(mean.drop_nulls("level").head(1).select(KEY), on=KEY, how="semi").sort("week")
-    caption = "Mean of the weeks of the forecast. A row opens the pair above."
-    found: list[Part] = [
-        Text(text),
-        Grid(grid, caption, formats=forms, key={"sku": "SKU", "store": "Store"}),
-    ]
-    if first.height:
-        found.append(_bars(first, groups))
-        found.append(Grid(_plan_lines(first), "Its plan, and what moves each week most"))
-    return found
-
-
-def _bars(lines: pl.DataFrame, groups: list[str]) -> Part:
-    """The weeks of one key: what each group adds to the level, and the median less the level."""
-    weeks = lines["week"].to_list()
-    rest = [name for name in groups if name not in COLOURS]
-    shown = {in_title(name): (colour, lines[name]) for name, colour in COLOURS.items() if name in groups}
-    if rest:
-        shown["Rest"] = (page.MUTED, lines.select(pl.sum_horizontal(rest)).to_series())
-    data = [
-        {"type": "bar", "name": name, "x": weeks, "y": values.to_list(), "marker": {"color": colour}}
-        for name, (colour, values) in shown.items()
-    ]
-    moved = (lines["median"] - lines["level"]).to_list()
-    data.append(line("Median less level", weeks, moved, page.INK))
-    sku, store, level = lines.select("sku", "store", "level").row(0)
-    caption = f"SKU {sku} in store {store}: what adds to its level of {compact(level)} units, week by week."
-    layout = {"barmode": "relative", "yaxis": {"rangemode": "normal"}}
-    return chart(data, caption, "Units per week", layout)
-
-
-def _plan_lines(lines: pl.DataFrame) -> pl.DataFrame:
-    told = lines.select(
-        pl.col("week").alias("Week"), "plan", pl.col("median").alias("Median"), pl.col("reasons").alias("Why")
-    )
-    return told.drop("plan") if told["plan"].dtype == pl.Null else told.unnest("plan")
-
-
-def in_title(name: str) -> str:
-    """The name of a group as a heading.
-
-    >>> in_title("other_skus"), in_title("sku_and_store")
-    ('Other SKUs', 'SKU and store')
-    """
-    words = name.replace("_", " ").replace("sku", "SKU")
-    return words[0].upper() + words[1:]
 
 
 def _total(view: _View) -> list[Part]:
@@ -430,16 +350,3 @@ def share(part: int, whole: int) -> str:
     ('41 (4.5%)', '0')
     """
     return f"{part:,} ({part / whole:.1%})" if whole else f"{part:,}"
-
-
-def compact(units: float) -> str:
-    """A number to read at a glance, three digits of it.
-
-    >>> compact(950), compact(12_345), compact(5_432_100), compact(0.4)
-    ('950', '12,345', '5.43 M', '0.4')
-    """
-    if abs(units) >= 1e9:
-        return f"{units / 1e9:,.2f} bn"
-    if abs(units) >= 1e6:
-        return f"{units / 1e6:,.2f} M"
-    return f"{units:,.0f}" if abs(units) >= 10 or units == int(units) else f"{units:.1f}"

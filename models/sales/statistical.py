@@ -5,7 +5,6 @@ Contract::
     fit(panel, origin, horizon, quantiles) -> params            one row per SKU, to be saved as a frame
     forecast(params, panel, origin, horizon, quantiles)
         -> sku, store, origin, week, step (Int32), units, one column per quantile
-    better(pooled, own, quantiles) -> sku, store, gain, error   the keys to forecast with `own`
 
 `panel` is a `models.sales.panel.Panel` with all the stores of each of its SKUs: a key's forecast depends on
 the other stores of its SKU, and on nothing else. `origin` is the index of the last week known; units after
@@ -202,55 +201,6 @@ def _filtered_at(
     state = _state(logs, rest, told["variance_noise"], told["variance_level"])
     wanted = np.flatnonzero(np.isfinite(state.effect[-1]) & np.isfinite(told["variance_start"])[logs.sku])
     return logs, told, betas, state, wanted
-
-
-def better(
-    pooled: pl.DataFrame, own: pl.DataFrame, quantiles: Sequence[float], margin: float = 0.02
-) -> pl.DataFrame:
-    """The keys whose own SKU's model was better by more than chance: sku, store, gain, error.
-
-    `pooled` and `own` are backtest rows: sku, store, origin, week, units and the quantiles; rows that only
-    one of them has do not count. Per key and origin the gain is the pinball loss of `pooled` less that of
-    `own`, relative to the larger of the two, so that it lies in -1..1 and one disaster does not outweigh
-    the other keys. A key's mean gain is shrunk to the mean of all keys in proportion to how noisy it is
-    (empirical Bayes; Efron & Morris 1975, JASA 70); the noise is estimated from the spread of gains
-    between the origins of a key, pooled over keys, and that of the mean from its spread between origins;
-    keys differ as far as their gains vary by more than noise and the sampling error of that variance.
-    A key is chosen when its shrunk gain exceeds both `margin` and its standard error (the one-standard-
-    error rule of Breiman et al. 1984). A key with fewer than two origins is never chosen.
-    """
-    on = ["sku", "store", "origin", "week"]
-    names = [quantile_column(q) for q in quantiles]
-    both = pooled.select(*on, "units", *names).join(own.select(*on, *names), on=on, suffix="_own").sort(on)
-
-    def loss(suffix: str) -> pl.Expr:
-        errors = [
-            (q, pl.col("units") - pl.col(name + suffix)) for q, name in zip(quantiles, names, strict=True)
-        ]
-        return pl.sum_horizontal(pl.max_horizontal(q * error, (q - 1) * error) for q, error in errors)
-
-    each = both.group_by("sku", "store", "origin", maintain_order=True)
-    folds = each.agg(theirs=loss("").mean(), ours=loss("_own").mean())
-    larger = pl.max_horizontal("theirs", "ours").clip(1e-300)
-    folds = folds.with_columns(gain=(pl.col("theirs") - pl.col("ours")) / larger)
-    origins = folds.group_by("origin", maintain_order=True).agg(pl.col("gain").mean())["gain"]
-    of_mean = (origins.var() or 0.0) / max(len(origins), 1)
-    n = pl.col("n")
-    keys = folds.group_by(KEY, maintain_order=True).agg(
-        pl.col("gain").mean(), n=pl.len().cast(pl.Float64), between=pl.col("gain").var()
-    )
-    keys = keys.filter(n >= 2).with_columns(
-        noise=(pl.col("between") * (n - 1)).sum() / (n - 1).sum() / n, mean=pl.col("gain").mean()
-    )
-    certain = 1 - (2 / pl.max_horizontal(pl.len() - 1, 2)).sqrt()
-    signal = (pl.col("gain").var() * certain - pl.col("noise").mean()).fill_null(0.0).clip(0.0)
-    trust = signal / (signal + pl.col("noise")).clip(1e-12)
-    keys = keys.select(
-        *KEY,
-        gain=trust * pl.col("gain") + (1 - trust) * pl.col("mean"),
-        error=(trust * pl.col("noise") + (1 - trust) ** 2 * of_mean).sqrt(),
-    )
-    return keys.filter(pl.col("gain") > margin, pl.col("gain") > pl.col("error")).sort(KEY)
 
 
 def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:

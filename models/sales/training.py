@@ -9,7 +9,7 @@ import polars as pl
 
 from models import metrics
 from models.sales import backtest as measuring
-from models.sales import categories, conformal, contest, features, groups, pooled, statistical, totals
+from models.sales import categories, conformal, contest, features, groups, pooled, totals
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
 from models.sales.model import (
     CLUSTER,
@@ -298,7 +298,7 @@ def _own_keys(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFram
     if own.is_empty() or options.estimator != AUTO:
         return empty_keys()
     theirs = _by_rung(raw, BLEND if blended else POOLED, options)
-    found = statistical.better(theirs, own, options.quantiles) if theirs.height else empty_keys()
+    found = contest.better_keys(theirs, own, options.quantiles) if theirs.height else empty_keys()
     return found.select(KEY)
 
 

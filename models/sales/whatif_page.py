@@ -9,7 +9,7 @@ from models.page import blocks as page
 from models.page.blocks import Band, Explorer, Figures, Grid, Line, Section, Text, Track
 from models.sales.charts import chart, line
 from models.sales.panel import KEY
-from models.sales.sections import compact, quantile_columns
+from models.sales.sections import quantile_columns
 from models.sales.whatif import summed
 from models.scenario import Frames
 
@@ -44,8 +44,8 @@ def sections(
     """
     total = summed(lines, []).row(0, named=True)
     figures = {
-        "Stored plan, units": compact(total["stored"]),
-        "Changed plan, units": compact(total["changed"]),
+        "Stored plan, units": page.compact(total["stored"]),
+        "Changed plan, units": page.compact(total["changed"]),
         "Difference, units": page.number(total["difference"], "+,.0f"),
         "Difference": "–" if total["share"] is None else page.number(total["share"], "+.1%"),
         "Rows of the plan that differ": f"{plans.height:,}",
@@ -70,7 +70,7 @@ def _whole(bands: pl.DataFrame) -> dict[str, str]:
     named = list(quantile_columns(bands.columns))
     whole = bands.filter(pl.col("weeks") == pl.col("weeks").max())
     return {
-        f"{plan.capitalize()} plan, {named[0][1:]}–{named[-1][1:]}%": f"{compact(low)} – {compact(high)}"
+        f"{plan.capitalize()} plan, {named[0][1:]}–{named[-1][1:]}%": f"{page.compact(low)} – {page.compact(high)}"
         for plan, low, high in whole.select("plan", named[0], named[-1]).iter_rows()
     }
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.sales import statistical
+from models.sales import contest, statistical
 from models.sales.options import QUANTILES, quantile_column
 from models.sales.panel import Panel, panel_of, past_and_plan
 from models.sales.simulation import FIRST_WEEK, Shares, attained_level, simulate
@@ -430,28 +430,28 @@ def backtests(gain: np.ndarray, noise: float, origins: int = 4) -> tuple[pl.Data
 
 def test_keys_are_chosen_where_the_own_model_is_clearly_better():
     gain = np.array([0.3] * 30 + [-0.3] * 70)
-    found = statistical.better(*backtests(gain, 0.05), QUANTILES)
+    found = contest.better_keys(*backtests(gain, 0.05), QUANTILES)
     assert found["sku"].to_list() == [f"k{key:03d}" for key in range(30)]
     assert found["gain"].to_list() == pytest.approx([0.3] * 30, abs=0.1)
 
 
 def test_noise_alone_chooses_almost_no_key():
-    found = statistical.better(*backtests(np.full(200, -0.02), 0.3), QUANTILES)
+    found = contest.better_keys(*backtests(np.full(200, -0.02), 0.3), QUANTILES)
     assert len(found) < 10
 
 
 def test_a_small_gain_or_a_single_origin_is_not_enough():
-    assert statistical.better(*backtests(np.full(50, 0.01), 0.0), QUANTILES).is_empty()
-    assert statistical.better(*backtests(np.full(50, 0.5), 0.05, origins=1), QUANTILES).is_empty()
-    assert not statistical.better(*backtests(np.full(50, 0.5), 0.05), QUANTILES).is_empty()
+    assert contest.better_keys(*backtests(np.full(50, 0.01), 0.0), QUANTILES).is_empty()
+    assert contest.better_keys(*backtests(np.full(50, 0.5), 0.05, origins=1), QUANTILES).is_empty()
+    assert not contest.better_keys(*backtests(np.full(50, 0.5), 0.05), QUANTILES).is_empty()
 
 
 def test_rows_of_only_one_model_and_keys_without_loss_do_not_count():
     pooled, own = backtests(np.array([0.3, 0.3]), 0.01)
     perfect = pooled.with_columns(pl.col("units").alias(name) for name in NAMES)
-    assert statistical.better(perfect, own, QUANTILES).is_empty()
-    assert statistical.better(pooled.clear(), own, QUANTILES).is_empty()
-    assert statistical.better(pooled, own.filter(sku="k000"), QUANTILES)["sku"].to_list() == ["k000"]
+    assert contest.better_keys(perfect, own, QUANTILES).is_empty()
+    assert contest.better_keys(pooled.clear(), own, QUANTILES).is_empty()
+    assert contest.better_keys(pooled, own.filter(sku="k000"), QUANTILES)["sku"].to_list() == ["k000"]
 
 
 def test_two_years_of_history_are_needed_for_a_season():

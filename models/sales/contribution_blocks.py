@@ -1,0 +1,91 @@
+"""Page blocks of what moved the forecasts: tables of contributions, and a chart of one key's weeks."""
+
+import polars as pl
+
+from models.page import blocks as page
+from models.page.blocks import Grid, Part, Text
+from models.sales.charts import chart, line
+from models.sales.explanations import GROUPS
+from models.sales.panel import KEY
+
+COLOURS = {
+    "season": page.OUTER,
+    "price": page.ACCENT,
+    "promotion": page.SECOND,
+    "other_skus": page.THIRD,
+    "trend": page.ALERT,
+}
+"""Groups of contributions that have a colour; all others share one."""
+NOTHING = 1e-9
+"""A group that adds no more than this to any week is left out."""
+
+
+def contribution_blocks(lines: pl.DataFrame) -> list[Part]:
+    """What adds up to the medians of the largest keys: a week on average, and the weeks of the largest of them."""
+    if lines.is_empty():
+        return []
+    groups = [name for name in GROUPS if (lines[name].fill_null(0.0).abs() > NOTHING).any()]
+    parts = ["level", *groups, "median"]
+    mean = lines.group_by(KEY).agg(pl.col(parts).mean(), pl.col("rung").mode().sort().first())
+    mean = mean.sort("median", *KEY, descending=[True, False, False])
+    grid = mean.select(
+        pl.col("sku").alias("SKU"),
+        pl.col("store").alias("Store"),
+        *[pl.col(name).alias(in_title(name)) for name in parts],
+        pl.col("rung").str.replace_all("_", " ").alias("Estimator"),
+    )
+    forms = {in_title(name): "+,.0f" for name in groups}
+    forms |= {in_title(name): ",.0f" for name in ("level", "median")}
+    text = (
+        "A forecast is the **level**, what the SKU usually sells in the store in a week without promotion, and what each "
+        f"group adds to it, in units a week. Here are the {mean.height} pairs with the largest forecasts. Of any pair: "
+        "`python -m flows sales explain --sku SKU --store STORE`."
+    )
+    first = lines.join(mean.drop_nulls("level").head(1).select(KEY), on=KEY, how="semi").sort("week")
+    caption = "Mean of the weeks of the forecast. A row opens the pair above."
+    found: list[Part] = [
+        Text(text),
+        Grid(grid, caption, formats=forms, key={"sku": "SKU", "store": "Store"}),
+    ]
+    if first.height:
+        found.append(_bars(first, groups))
+        found.append(Grid(_plan_lines(first), "Its plan, and what moves each week most"))
+    return found
+
+
+def _bars(lines: pl.DataFrame, groups: list[str]) -> Part:
+    """The weeks of one key: what each group adds to the level, and the median less the level."""
+    weeks = lines["week"].to_list()
+    rest = [name for name in groups if name not in COLOURS]
+    shown = {in_title(name): (colour, lines[name]) for name, colour in COLOURS.items() if name in groups}
+    if rest:
+        shown["Rest"] = (page.MUTED, lines.select(pl.sum_horizontal(rest)).to_series())
+    data = [
+        {"type": "bar", "name": name, "x": weeks, "y": values.to_list(), "marker": {"color": colour}}
+        for name, (colour, values) in shown.items()
+    ]
+    moved = (lines["median"] - lines["level"]).to_list()
+    data.append(line("Median less level", weeks, moved, page.INK))
+    sku, store, level = lines.select("sku", "store", "level").row(0)
+    caption = (
+        f"SKU {sku} in store {store}: what adds to its level of {page.compact(level)} units, week by week."
+    )
+    layout = {"barmode": "relative", "yaxis": {"rangemode": "normal"}}
+    return chart(data, caption, "Units per week", layout)
+
+
+def _plan_lines(lines: pl.DataFrame) -> pl.DataFrame:
+    told = lines.select(
+        pl.col("week").alias("Week"), "plan", pl.col("median").alias("Median"), pl.col("reasons").alias("Why")
+    )
+    return told.drop("plan") if told["plan"].dtype == pl.Null else told.unnest("plan")
+
+
+def in_title(name: str) -> str:
+    """The name of a group as a heading.
+
+    >>> in_title("other_skus"), in_title("sku_and_store")
+    ('Other SKUs', 'SKU and store')
+    """
+    words = name.replace("_", " ").replace("sku", "SKU")
+    return words[0].upper() + words[1:]
