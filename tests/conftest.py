@@ -320,7 +320,7 @@ def sales_store(command: Callable[..., SimpleNamespace], made_once: MadeOnce) ->
         for option, name in names.items():
             getattr(made, name).write_parquet(folder / f"{name}.parquet")
             words += [f"--{option}", folder / f"{name}.parquet"]
-        done = command("sales", "run", *words, "--shards", "4", "--store", folder / "store", "--json")
+        done = command("sales", "run", *words, "--shards", "2", "--store", folder / "store", "--json")
         assert done.status == 0, done.err
         (folder / "result.json").write_text(json.dumps(done.json))
 

@@ -42,7 +42,7 @@ def done(tables, prefect_database, tmp_path_factory):
         table.write_parquet(folder / f"{name}.parquet")
     store = folder / "store"
     words = [f"--{name}={folder / file}.parquet" for name, file in SOURCES.items()]
-    words += ["--shards", "4", "--store", str(store)]
+    words += ["--shards", "2", "--store", str(store)]
     process = subprocess.Popen(
         [sys.executable, "-m", "flows", "sales", "run", *words, "--json"],
         cwd=ROOT,

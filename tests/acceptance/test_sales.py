@@ -35,6 +35,6 @@ def test_quantiles_are_finite_and_never_negative_and_never_cross(sales_store):
 def test_the_same_inputs_in_another_store_give_the_same_rows(sales_store, command, tmp_path):
     sources = sales_store.sources
     files = ("--source", sources["history"], "--plan", sources["plan"], "--stores", sources["stores"])
-    done = command("sales", "run", *files, "--shards", "4", "--store", str(tmp_path), "--json")
+    done = command("sales", "run", *files, "--shards", "2", "--store", str(tmp_path), "--json")
     assert done.status == 0, done.err
     assert forecasts(str(tmp_path)).drop("run_id").equals(forecasts(sales_store.uri).drop("run_id"))
