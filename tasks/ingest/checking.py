@@ -74,8 +74,7 @@ class Request:
 def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame], folder: Path) -> Checked:
     """What was read of the source of a table, or an error where too much of it, or all as a whole, is wrong."""
     table = request.scenario.tables[name]
-    types = dict(stored[name].collect_schema()) if name in stored else {}
-    found = _check(request, table, folder, types)
+    found = _check(request, table, folder, {name: frame.collect_schema() for name, frame in stored.items()})
     _refuse(table, found, request.max_bad_share, known=name in stored)
     found.alike = alike(request.scenario, table, found.good, stored, request.max_bad_share)
     found.alike += sums(request.scenario, table, found.good)
@@ -86,8 +85,10 @@ def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame],
     return found
 
 
-def _check(request: Request, table: Table, folder: Path, types: dict[str, pl.DataType]) -> Checked:
-    """All rows at the table's source, split into good and bad; columns have the `types` that they have in the table.
+def _check(
+    request: Request, table: Table, folder: Path, schemas: Mapping[str, Mapping[str, pl.DataType]]
+) -> Checked:
+    """All rows at the table's source, split into good and bad; `schemas` are those of the stored tables.
 
     Rows of one file with the same unique columns are merged; where files are read whole, a row of a later
     file replaces that of an earlier one.
@@ -96,7 +97,7 @@ def _check(request: Request, table: Table, folder: Path, types: dict[str, pl.Dat
     spill = None if whole else _STAGED_IN_MEMORY
     checked = Checked(Staged(folder / "good", spill), Staged(folder / "bad"))
     checked.bad.add(pl.DataFrame(schema=QUARANTINE))
-    names = set()
+    names, types = set(), dict(schemas.get(table.name, {}))
     for batch in _batches(request, table, checked, folder / "sql"):
         try:
             accepted = table.accept(batch.raw, options)
@@ -106,8 +107,10 @@ def _check(request: Request, table: Table, folder: Path, types: dict[str, pl.Dat
         broken = batch.raw.join(accepted.bad, on=ROW, how="inner", maintain_order="left")
         checked.bad.add(as_bad(broken, batch.name, batch.number))
         good, no_numbers = _as_before(accepted.good, types)
+        empty = _empty_words(batch.raw.select(accepted.ignored), schemas) if table.words != 0 else []
+        good = good.with_columns(pl.lit(None, pl.String).alias(name) for name in empty)
         if batch.broken is None:
-            checked.ignored |= {*accepted.ignored, *no_numbers}
+            checked.ignored |= {*accepted.ignored, *no_numbers} - {*empty}
         else:
             checked.bad.add(batch.broken)
         checked.good.add(with_shard(good, table.shard_by, options["shards"]) if table.shard_by else good)
@@ -124,6 +127,17 @@ def _check(request: Request, table: Table, folder: Path, types: dict[str, pl.Dat
     if checked.good.height:
         checked.ignored -= {*checked.good.rows().collect_schema()} - {"shard"}
     return checked
+
+
+def _empty_words(columns: pl.DataFrame, schemas: Mapping[str, Mapping[str, pl.DataType]]) -> list[str]:
+    """Names of `columns` without a value that hold words in some table, such as the promotions of a plan without any."""
+    words = {name for schema in schemas.values() for name, kind in schema.items() if kind == pl.String}
+    texts = [each for each in columns if each.name in words and each.dtype in (pl.String, pl.Null)]
+    return [
+        each.name
+        for each in texts
+        if each.cast(pl.String).str.strip_chars().replace("", None).is_null().all()
+    ]
 
 
 def _as_before(good: pl.DataFrame, types: dict[str, pl.DataType]) -> tuple[pl.DataFrame, list[str]]:

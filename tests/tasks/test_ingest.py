@@ -538,6 +538,17 @@ def test_events_of_stores_join_those_that_were_stored_without(store, tmp_path):
     assert rows == [("fair", None), ("feast", None), ("feast in store 7", "7")]
 
 
+def test_a_plan_without_any_promotion_keeps_the_column_that_the_history_has_words_in(store, tmp_path):
+    weeks = (
+        sales(start=MONDAY + timedelta(weeks=8)).drop("units").with_columns(deal=pl.lit(""), other=pl.lit(""))
+    )
+    history = csv(tmp_path, sales().with_columns(deal=pl.lit("leaflet")))
+    sources = {"history": history, "plan": csv(tmp_path, weeks, "plan.csv")}
+    _, plan = ingest.fn(SALES, store, sources, {}, None, 0.05)
+    assert plan.ignored == ("other",)
+    assert store.scan("sales/plan").collect()["deal"].null_count() == plan.accepted
+
+
 def test_words_are_no_numbers_of_a_stored_column_and_numbers_are_words_of_one(store, tmp_path):
     first = sales().with_columns(size=pl.lit("2.5"), code=pl.lit("A1"))
     read(store, "history", csv(tmp_path, first), SALES)
