@@ -19,6 +19,7 @@ from flows.settings import open_store
 from models.control import newest
 from models.scenario import AsOf, EvaluatesBundles, Scenario
 from tasks.monitoring.control_charts import announce_degraded, chart_outcomes
+from tasks.monitoring.due import Judging, resolve_outcomes
 from tasks.monitoring.evaluation import (
     evaluate_shards,
     measure,
@@ -26,12 +27,10 @@ from tasks.monitoring.evaluation import (
     resolve_evaluation,
 )
 from tasks.monitoring.ground_truth import (
-    Judging,
     judge,
     measure_outcomes,
     publish_outcomes,
     remember_outcomes,
-    resolve_outcomes,
     track_outcomes,
 )
 from tasks.scoring.runs import begin

@@ -9,8 +9,7 @@ held-out rows of both cuts or, where few failures are among them, by what others
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from math import expm1
+from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -27,9 +26,9 @@ from models.machines.estimators import Estimator, Flags, Floats, Learner, Matrix
 from models.machines.features import Feature, windows
 from models.machines.few_failures import FEW_FAILURES
 from models.machines.labels import OBSERVED, fails_within, next_failure_column
-from models.machines.lives import times
 from models.machines.options import Options
-from models.machines.risks import BASE_RATE, MODEL, NO_MODEL, Risk, matrix
+from models.machines.rates import base_rates, failures_after, machine_hours, without_model
+from models.machines.risks import BASE_RATE, MODEL, Risk, matrix
 from models.machines.sampling import DRAWN, Fold, masked, shares
 from models.machines.vocabulary import Vocabulary
 
@@ -158,13 +157,14 @@ def _horizon(
     at_work: float,
     hidden: Sequence[str],
 ) -> Horizon:
-    components, base = work.vocabulary.components, base_rates(work, hours)
+    components = work.vocabulary.components
+    base = base_rates(work.rows, components, hours)
     without = {c: without_model(c, hours, failures[c], base[c], work.options, at_work) for c in components}
     if all(one.rows.is_empty() for one in held):
         short = "the time range is too short to hold out rows by which a model of {} could be calibrated"
         without |= {c: Risk(c, hours, BASE_RATE, base[c], short.format(c)) for c in found}
         found = {}
-    before = base_rates(work, hours, held[0].until)
+    before = base_rates(work.rows, components, hours, held[0].until)
     first = {c: calibration_of(held[:1], c, hours, before[c]) for c in components}
     both = {c: calibration_of(held, c, hours, base[c]) for c in components}
     both |= {c: final.calibration for c, final in found.items() if final.calibration}
@@ -354,63 +354,6 @@ def calibration_of(held: Sequence[Held], component: str, hours: int, base_rate: 
     found = calibration(said, np.concatenate([h.failed(component, hours) for h in parts]))
     few = sum(h.failures(component, hours) for h in parts) < FEW_FAILURES and len(said)
     return towards(found, said, np.ones(len(said)), base_rate) if few else found
-
-
-def without_model(
-    component: str, hours: int, failures: int, base: float, options: Options, at_work: float = 0.0
-) -> Risk:
-    """The risk of a component that failed too seldom for a model, or never, in `at_work` hours of machines.
-
-    Where no row failed within the horizon, the base rate is that of the failures in the hours at work. A component
-    that never failed has an upper bound of 95 %, three failures in that time. Hanley & Lippman-Hand (1983), JAMA 249.
-    """
-    if not failures:
-        reason = f"{component} never failed in the training range"
-        if at_work:
-            most = -expm1(-3 * hours / at_work)
-            reason += f" of {at_work / 24:,.0f} machine days: at most {most:.2%} within {hours} h, with 95 % confidence"
-        return Risk(component, hours, NO_MODEL, base, reason)
-    if not base and at_work:
-        base = -expm1(-failures * hours / at_work)
-    reason = (
-        f"{component} failed {times(failures)} in the training range, a model needs {options.min_failures}"
-    )
-    if failures >= options.min_failures:
-        reason = (
-            f"{component} failed {times(failures)} in the training range, but too seldom within {hours} h after a row "
-            "that is learnt from: rows are only where there is telemetry. Give a longer horizon with --horizon"
-        )
-    return Risk(component, hours, BASE_RATE, base, reason)
-
-
-def machine_hours(rows: pl.LazyFrame) -> float:
-    """Hours from the first to the last row, of all machines together."""
-    time = pl.col("time")
-    spans = rows.group_by("machine_id").agg((time.max() - time.min()).dt.total_seconds().alias("seconds"))
-    return float(spans.select(pl.col("seconds").sum()).collect().item()) / 3600
-
-
-def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
-    """How often each component failed after some row."""
-    names = {c: next_failure_column(c) for c in components}
-    at = {
-        c: pl.struct("machine_id", pl.col("time") + pl.duration(microseconds=(pl.col(n) * 3.6e9).round()))
-        for c, n in names.items()
-    }
-    counts = rows.select(at[c].filter(pl.col(names[c]).is_not_null()).n_unique().alias(c) for c in components)
-    return {c: int(counts_of[0]) for c, counts_of in counts.collect().to_dict(as_series=False).items()}
-
-
-def base_rates(work: Work, hours: int, until: datetime | None = None) -> dict[str, float]:
-    """Share of the rows that each component failed after, of those whose horizon ends at `until` or before.
-
-    Without `until` of all of the training range.
-    """
-    rows = work.rows
-    if until is not None:
-        rows = rows.filter(pl.col("time") <= until - timedelta(hours=hours))
-    means = [fails_within(c, hours).mean().fill_null(0.0).alias(c) for c in work.vocabulary.components]
-    return rows.select(means).collect().row(0, named=True)
 
 
 def _importance(estimator: Estimator, component: str, hours: int, names: Sequence[str]) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from models.machines import evaluation, horizons, training
+from models.machines import evaluation, horizons, rates, training
 from models.machines.calibration import calibrated
 from models.machines.features import used_features
 from models.machines.labels import next_failure_column
@@ -86,7 +86,7 @@ class MachinesSearch(Search):
         settled: dict[int, horizons.Settled] = {}
         for cut in cuts:
             judged = []
-            failures = horizons.failures_after(_known(parts["rows"], words, cut), words.components)
+            failures = rates.failures_after(_known(parts["rows"], words, cut), words.components)
             modelled = [c for c in words.components if failures[c] >= chosen.min_failures]
             for hours, before in earlier.items():
                 held = horizons.held_out_rows(work, cut, hours)
@@ -122,10 +122,10 @@ def _judged(
     failures: Mapping[str, int],
 ) -> pl.DataFrame:
     """The held-out rows of one horizon with the calibrated probability of each component."""
-    base = horizons.base_rates(replace(work, rows=work.rows.filter(cut.learnt(hours))), hours)
+    base = rates.base_rates(work.rows.filter(cut.learnt(hours)), work.vocabulary.components, hours)
     found = []
     for component in work.vocabulary.components:
-        risk = horizons.without_model(component, hours, failures[component], base[component], work.options)
+        risk = rates.without_model(component, hours, failures[component], base[component], work.options)
         said = risk.predict(matrix(held.rows, []))
         if component in held.said:
             said = calibrated(

@@ -14,11 +14,12 @@ from models.machines.calibration import calibrated
 from models.machines.contracts import known
 from models.machines.features import build, used_features, windows
 from models.machines.few_failures import few_failures
-from models.machines.horizons import AT_ONCE, Horizon, Work, failures_after, fitted_horizons
+from models.machines.horizons import AT_ONCE, Horizon, Work, fitted_horizons
 from models.machines.labels import outcomes
 from models.machines.leaks import leaks
 from models.machines.lives import Life
 from models.machines.options import Options
+from models.machines.rates import failures_after
 from models.machines.risks import MODEL, Model, Risk, matrix
 from models.machines.sampling import STEPS, draw, folds, row_count
 from models.machines.service import ended, record_ends

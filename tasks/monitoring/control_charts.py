@@ -10,7 +10,7 @@ from prefect import task
 
 from models import control
 from models.scenario import TALLIES, Event, HasControlCharts, Scenario
-from tasks.monitoring.ground_truth import judged_so_far
+from tasks.monitoring.due import judged_so_far
 from tasks.registry import bundles
 from tasks.scoring.events import emit
 from tasks.storage.layout import Layout

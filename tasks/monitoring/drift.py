@@ -14,7 +14,7 @@ from prefect import task
 
 from models.drift import CYCLE, SCHEMA, Rule, drift, ranked
 from models.scenario import AsOf, Event, Scenario, WatchesInputs
-from tasks.monitoring.ground_truth import judged_so_far
+from tasks.monitoring.due import judged_so_far
 from tasks.registry import bundles
 from tasks.scoring.events import emit
 from tasks.scoring.publishing import publish_derived

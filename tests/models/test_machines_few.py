@@ -12,8 +12,8 @@ from models.machines.contracts import TABLES, known, repeats
 from models.machines.estimators import Flags, Floats
 from models.machines.few_failures import few_failures
 from models.machines.findings import findings
-from models.machines.horizons import without_model
 from models.machines.options import Options
+from models.machines.rates import without_model
 from models.machines.risks import BASE_RATE, Risk
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate

@@ -9,7 +9,7 @@ import pytest
 
 from models.drift import Rule
 from models.scenario import Scenario
-from tasks.monitoring import drift
+from tasks.monitoring import drift, due
 from tasks.monitoring import ground_truth as outcomes
 from tasks.page.run_page import write_page
 from tasks.registry import bundles
@@ -191,7 +191,7 @@ def test_beside_what_drifted_it_is_told_how_good_the_bundle_was_before_and_since
     assert drift.accuracy_since.fn(drift.resolve_watching.fn(TOY, trained, day(5), Rule())) == []
     for number in (-3, -2, 2, 3):
         steps.score(trained, as_of=day(number), bundle=1)
-    judging = outcomes.resolve_outcomes.fn(TOY, trained, None, None, 100)
+    judging = due.resolve_outcomes.fn(TOY, trained, None, None, 100)
     judged = [one for group in judging.groups for one in outcomes.judge.fn(TOY, judging.run, group)]
     outcomes.remember_outcomes.fn(judging, judged)
     (told,) = drift.accuracy_since.fn(drift.resolve_watching.fn(TOY, trained, day(5), Rule()))

@@ -10,7 +10,8 @@ from models import control
 from models.scenario import TALLIES, Scenario
 from tasks.monitoring import ground_truth as outcomes
 from tasks.monitoring.control_charts import announce_degraded, chart_outcomes, points_so_far
-from tasks.monitoring.ground_truth import judge, judged_so_far, measure_outcomes, resolve_outcomes
+from tasks.monitoring.due import judged_so_far, resolve_outcomes
+from tasks.monitoring.ground_truth import judge, measure_outcomes
 from tasks.page.run_page import write_page
 from tasks.registry import bundles
 from tasks.scoring.publishing import Publication, complete

@@ -1,0 +1,70 @@
+"""How often components fail, whatever the model: base rates, and the risk where there is no model."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from math import expm1
+
+import polars as pl
+
+from models.machines.labels import fails_within, next_failure_column
+from models.machines.lives import times
+from models.machines.options import Options
+from models.machines.risks import BASE_RATE, NO_MODEL, Risk
+
+
+def failures_after(rows: pl.LazyFrame, components: Sequence[str]) -> dict[str, int]:
+    """How often each component failed after some row."""
+    names = {c: next_failure_column(c) for c in components}
+    at = {
+        c: pl.struct("machine_id", pl.col("time") + pl.duration(microseconds=(pl.col(n) * 3.6e9).round()))
+        for c, n in names.items()
+    }
+    counts = rows.select(at[c].filter(pl.col(names[c]).is_not_null()).n_unique().alias(c) for c in components)
+    return {c: int(counts_of[0]) for c, counts_of in counts.collect().to_dict(as_series=False).items()}
+
+
+def base_rates(
+    rows: pl.LazyFrame, components: Sequence[str], hours: int, until: datetime | None = None
+) -> dict[str, float]:
+    """Share of the rows that each component failed after, of those whose horizon ends at `until` or before.
+
+    Without `until` of all of them.
+    """
+    if until is not None:
+        rows = rows.filter(pl.col("time") <= until - timedelta(hours=hours))
+    means = [fails_within(c, hours).mean().fill_null(0.0).alias(c) for c in components]
+    return rows.select(means).collect().row(0, named=True)
+
+
+def machine_hours(rows: pl.LazyFrame) -> float:
+    """Hours from the first to the last row, of all machines together."""
+    time = pl.col("time")
+    spans = rows.group_by("machine_id").agg((time.max() - time.min()).dt.total_seconds().alias("seconds"))
+    return float(spans.select(pl.col("seconds").sum()).collect().item()) / 3600
+
+
+def without_model(
+    component: str, hours: int, failures: int, base: float, options: Options, at_work: float = 0.0
+) -> Risk:
+    """The risk of a component that failed too seldom for a model, or never, in `at_work` hours of machines.
+
+    Where no row failed within the horizon, the base rate is that of the failures in the hours at work. A component
+    that never failed has an upper bound of 95 %, three failures in that time. Hanley & Lippman-Hand (1983), JAMA 249.
+    """
+    if not failures:
+        reason = f"{component} never failed in the training range"
+        if at_work:
+            most = -expm1(-3 * hours / at_work)
+            reason += f" of {at_work / 24:,.0f} machine days: at most {most:.2%} within {hours} h, with 95 % confidence"
+        return Risk(component, hours, NO_MODEL, base, reason)
+    if not base and at_work:
+        base = -expm1(-failures * hours / at_work)
+    reason = (
+        f"{component} failed {times(failures)} in the training range, a model needs {options.min_failures}"
+    )
+    if failures >= options.min_failures:
+        reason = (
+            f"{component} failed {times(failures)} in the training range, but too seldom within {hours} h after a row "
+            "that is learnt from: rows are only where there is telemetry. Give a longer horizon with --horizon"
+        )
+    return Risk(component, hours, BASE_RATE, base, reason)
