@@ -22,8 +22,8 @@ from deployments.declarations import PREFECT_FILE, declared
 from deployments.differences import (
     GONE,
     Difference,
+    deployments_by_name,
     differences,
-    named,
     remove_deployments,
     remove_schedules,
     remove_triggers,
@@ -88,7 +88,7 @@ def deploy(prefect_file: File = PREFECT_FILE) -> int:
         for name, action in apply_automations(client, automations(client, values)).items():
             _say(f"automation {name}: {action}")
         remaining = differences(client, content, pool)
-        for name in named(content):
+        for name in deployments_by_name(content):
             _say(f"deployed {name}")
     _tell(remaining, "python -m deployments drift --repair removes what is no longer in the file.")
     return int(any(one.fact != GONE or one.server is None for one in remaining))
@@ -167,7 +167,7 @@ def _repair(
         *remove_deployments(client, all_differences, pool),
     ]
     differing = {one.deployment for one in all_differences if one not in surplus}
-    again = [one for name, one in named(content).items() if name in differing]
+    again = [one for name, one in deployments_by_name(content).items() if name in differing]
     if again:
         apply_pool(client, values)
         apply_queues(client, values["ALMANAC_POOL"], values["ALMANAC_POOL_TYPE"])

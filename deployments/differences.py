@@ -36,7 +36,7 @@ class Difference:
         return f"{self.deployment}: {self.fact} is {_short(self.file)} in the file, {_short(self.server)} on the server"
 
 
-def named(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def deployments_by_name(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The declared deployments by flow and name, as on the server: FLOW/NAME."""
     return {f"{_flow_name(one['entrypoint'])}/{one['name']}": one for one in content["deployments"]}
 
@@ -50,7 +50,7 @@ def _flow_name(entrypoint: str) -> str:
 
 def differences(client: SyncPrefectClient, content: Mapping[str, Any], pool: str) -> list[Difference]:
     """All differences between the declared deployments and those of the project on the server."""
-    declarations, there = named(content), ours(client, pool)
+    declarations, there = deployments_by_name(content), ours(client, pool)
     result = []
     for name in sorted({*declarations, *there}):
         if name not in there:

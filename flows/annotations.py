@@ -31,24 +31,24 @@ def referred(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def written(signature: inspect.Signature) -> list[dict[str, Any]]:
+def as_json(signature: inspect.Signature) -> list[dict[str, Any]]:
     """The parameters, each with its annotation and default. Raises TypeError for an unsupported annotation."""
     return [
-        {"name": p.name, "annotation": _written(p.annotation)}
+        {"name": p.name, "annotation": _as_json(p.annotation)}
         | ({} if p.default is inspect.Parameter.empty else {"default": p.default})
         for p in signature.parameters.values()
     ]
 
 
-def read(parameters: list[dict[str, Any]]) -> inspect.Signature:
-    """The inverse of `written`; the parameters are keyword-only."""
+def from_json(parameters: list[dict[str, Any]]) -> inspect.Signature:
+    """The inverse of `as_json`; the parameters are keyword-only."""
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Signature(
         [
             inspect.Parameter(
                 one["name"],
                 kind,
-                annotation=_read(one["annotation"]),
+                annotation=_from_json(one["annotation"]),
                 default=one.get("default", inspect.Parameter.empty),
             )
             for one in parameters
@@ -56,7 +56,7 @@ def read(parameters: list[dict[str, Any]]) -> inspect.Signature:
     )
 
 
-def _written(annotation: Any) -> dict[str, Any]:
+def _as_json(annotation: Any) -> dict[str, Any]:
     origin, inner = get_origin(annotation), get_args(annotation)
     name = getattr(annotation, "__name__", "")
     if _CLASSES.get(name) is annotation:
@@ -64,26 +64,26 @@ def _written(annotation: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"literal": inner}
     if origin is list:
-        return {"list": _written(inner[0])}
+        return {"list": _as_json(inner[0])}
     if origin in (Union, types.UnionType):
-        return {"union": [_written(one) for one in inner]}
+        return {"union": [_as_json(one) for one in inner]}
     if origin is Annotated:
-        return {"annotated": _written(inner[0]), "with": [_constraint(one) for one in inner[1:]]}
+        return {"annotated": _as_json(inner[0]), "with": [_constraint(one) for one in inner[1:]]}
     raise TypeError(f"{annotation} cannot be written down")
 
 
-def _read(words: dict[str, Any]) -> Any:
+def _from_json(words: dict[str, Any]) -> Any:
     match words:
         case {"class": name}:
             return _CLASSES[name]
         case {"literal": values}:
             return Literal[tuple(values)]
         case {"list": item}:
-            return list[_read(item)]  # type: ignore[misc]
+            return list[_from_json(item)]  # type: ignore[misc]
         case {"union": several}:
-            return Union[tuple(map(_read, several))]  # noqa: UP007
+            return Union[tuple(map(_from_json, several))]  # noqa: UP007
         case {"annotated": one, "with": constraints}:
-            return Annotated[_read(one), *map(_constrained, constraints)]
+            return Annotated[_from_json(one), *map(_constrained, constraints)]
     raise LookupError(f"{words} is not an annotation")
 
 

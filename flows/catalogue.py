@@ -176,7 +176,7 @@ def _written(group: Group) -> dict[str, Any]:
     """The group as JSON. Raises TypeError for an unsupported annotation."""
     commands = [
         {field: getattr(command, field) for field in Command.__dataclass_fields__}
-        | {"signature": annotations.written(command.signature)}
+        | {"signature": annotations.as_json(command.signature)}
         for command in group.commands
     ]
     return {field: getattr(group, field) for field in Group.__dataclass_fields__} | {"commands": commands}
@@ -186,7 +186,10 @@ def _read(group: dict[str, Any]) -> Group:
     commands = [
         Command(
             **command
-            | {"signature": annotations.read(command["signature"]), "arguments": tuple(command["arguments"])}
+            | {
+                "signature": annotations.from_json(command["signature"]),
+                "arguments": tuple(command["arguments"]),
+            }
         )
         for command in group["commands"]
     ]

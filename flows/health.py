@@ -23,7 +23,7 @@ def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store)
-    reports = found_in(data_store)
+    reports = all_health(data_store)
     late = [one.scenario for one in reports if one.late]
     stale = [one.scenario for one in reports if one.stale]
     notes = [f"{name}: the last complete time is not published." for name in late]
@@ -40,7 +40,7 @@ def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
     return WithStatus(result, exit_status=3 if late or stale else 0, text=text)
 
 
-def found_in(store: Store) -> list[Health]:
+def all_health(store: Store) -> list[Health]:
     """The current health of each scenario with ingested data."""
     now = datetime.now(UTC)
     return [one for scenario in scenarios() if (one := health(scenario, store, now)) is not None]

@@ -26,7 +26,7 @@ from tasks.scoring.runs import Run, begin
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
 from tasks.training.fit import training_shards
-from tasks.training.study import FAILED, Study, TrialResult, opened
+from tasks.training.study import FAILED, Study, TrialResult, open_study
 from tasks.training.tuning import (
     STUDY,
     TuningError,
@@ -145,7 +145,7 @@ def tune_scenario(
     searching = _Searching(scenario, run, parts, find_folds(scenario, run, parts))
     clock.mark("prepare")
     path = Layout(scenario.name).study(run.id)
-    with opened(store, path, run.id, search_of(scenario).space, seed) as (study, save):
+    with open_study(store, path, run.id, search_of(scenario).space, seed) as (study, save):
         earlier = study.done
         study.begin_with(incumbent(scenario, run))
         _search(searching, study, save, trials, at_once, until)

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect.artifacts import create_table_artifact
 
-from flows.health import found_in
+from flows.health import all_health
 from flows.limits import BY_HAND, limited
 from flows.settings import open_store
 from models.scenario import Event
@@ -23,7 +23,7 @@ def watch(store: str | None = None) -> dict[str, Any]:
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store)
-    reports = found_in(data_store)
+    reports = all_health(data_store)
     for one in reports:
         if one.late:
             payload = {"due": one.due, "published": one.published, "store": data_store.uri}

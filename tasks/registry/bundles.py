@@ -162,11 +162,11 @@ def manifest(store: Store, scenario: str, number: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def model(scenario: Scenario, store: Store, number: int) -> Any:
-    """A bundle's model, loaded once per process; see `loaded` for what it raises."""
-    return loaded(scenario, store, number)
+    """A bundle's model, loaded once per process; see `load_model` for what it raises."""
+    return load_model(scenario, store, number)
 
 
-def loaded(scenario: Scenario, store: Store, number: int) -> Any:
+def load_model(scenario: Scenario, store: Store, number: int) -> Any:
     """A bundle's model, from its files as they are now.
 
     Raises `BundleFormatError` where the manifest states a format that is not in `scenario.formats`, and

@@ -27,11 +27,11 @@ def export(scenario: Scenario, store: Store, number: int, to: str) -> dict[str, 
     """Write a bundle to a folder, local or in Blob, and return what was written. Existing files are replaced.
 
     It writes `<name>.onnx` for each graph, `interchange.json`, `README.md`, and the bundle's own files in `plain/`.
-    Raises `BundleError` as `tasks.registry.bundles.loaded` does, and `ExportError` where the scenario exports nothing
+    Raises `BundleError` as `tasks.registry.bundles.load_model` does, and `ExportError` where the scenario exports nothing
     or the folder cannot be written.
     """
     facts = bundles.manifest(store, scenario.name, number)
-    model = bundles.loaded(scenario, store, number)
+    model = bundles.load_model(scenario, store, number)
     if not isinstance(scenario, HasEstimators):
         raise ExportError(f"{scenario.name}: this scenario exports nothing. Its bundles are in {store.uri}.")
     interchange = scenario.interchange(model)

@@ -30,7 +30,7 @@ def promote(scenario: Scenario, store: Store, number: int, reason: str) -> Promo
     another version and cannot score.
     """
     before = _champion(scenario, store)
-    bundles.loaded(scenario, store, number)
+    bundles.load_model(scenario, store, number)
     if before == number:
         return Promotion(number, before, False, f"Bundle {number} is the champion already.")
     bundles.promote(store, scenario.name, number, reason)
@@ -50,7 +50,7 @@ def roll_back(scenario: Scenario, store: Store, reason: str) -> Promotion:
             f"{store.uri}: {scenario.name} has no champion before bundle {champion}. "
             f"Name one: python -m flows {scenario.name} promote --bundle N --reason TEXT"
         )
-    bundles.loaded(scenario, store, before)
+    bundles.load_model(scenario, store, before)
     bundles.roll_back(store, scenario.name, champion, before, reason)
     return Promotion(before, champion, True, reason)
 

@@ -16,7 +16,7 @@ from models.scenario import DerivesFromBundle, DerivesTables, EmitsEvents, Event
 from tasks.registry import bundles
 from tasks.scoring.publishing import Publication, publish_derived
 from tasks.scoring.runs import Run
-from tasks.storage.commits import committed
+from tasks.storage.commits import commit_summary
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
@@ -107,7 +107,7 @@ def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
     before = store.get_json(layout.announced) or {}
     versions = {name: store.version(layout.table(name)) for name in scenario.tables}
     news = {
-        name: committed(store, layout.table(name), before.get(name, -1))
+        name: commit_summary(store, layout.table(name), before.get(name, -1))
         for name, version in versions.items()
         if version is not None and version > before.get(name, -1)
     }

@@ -25,7 +25,7 @@ def facts(table: Table, rows: pl.LazyFrame) -> dict[str, str]:
     }
 
 
-def committed(store: Store, path: str, after: int) -> dict[str, Any]:
+def commit_summary(store: Store, path: str, after: int) -> dict[str, Any]:
     """A summary of the commits of a table after version `after`: `version`, `changed`, `from`, `to`.
 
     A row that several commits changed is counted by each. `from` and `to` are absent where there are no times.

@@ -49,7 +49,7 @@ class TrialResult:
 
 
 class Study:
-    """The trials of a search in `space`; see `opened`."""
+    """The trials of a search in `space`; see `open_study`."""
 
     def __init__(self, name: str, space: Space, file: Path, seed: int) -> None:
         import optuna
@@ -168,7 +168,7 @@ class Study:
 
 
 @contextmanager
-def opened(store: Store, path: str, name: str, space: Space, seed: int) -> Iterator[tuple[Study, Any]]:
+def open_study(store: Store, path: str, name: str, space: Space, seed: int) -> Iterator[tuple[Study, Any]]:
     """The study stored at `path`, a new one where there is none, and a function that writes it back.
 
     Trials that were running when it was last written are marked as failed and proposed again.

@@ -14,7 +14,7 @@ from models.devices.scenario import DEVICES
 from models.search import inside, of_options
 from tasks.registry import bundles
 from tasks.storage.store import Store
-from tasks.training.study import opened
+from tasks.training.study import open_study
 from tests import steps, toy
 from tests.conftest import ROOT, wait_until
 from tests.flows.test_fourth_scenario import SCENARIOS
@@ -56,7 +56,7 @@ def tuned(trained, tune, tmp_path_factory):
 
 def trials(store, result) -> pl.DataFrame:
     path = f"toy/studies/{Path(result['study']).name}"
-    with opened(Store(str(store)), path, result["run_id"], toy.TOY.search.space, 7) as (study, _):
+    with open_study(Store(str(store)), path, result["run_id"], toy.TOY.search.space, 7) as (study, _):
         return study.trials().drop("seconds", "number")
 
 

@@ -3,7 +3,7 @@ import sqlite3
 import pytest
 
 from models.search import OneOf, Real, Whole
-from tasks.training.study import COMPLETE, FAILED, PRUNED, STOPPED, TrialResult, opened
+from tasks.training.study import COMPLETE, FAILED, PRUNED, STOPPED, TrialResult, open_study
 
 SPACE = {
     "kind": OneOf(("round", "exact")),
@@ -15,7 +15,7 @@ PATH = "toy/studies/one.db"
 
 
 def study(store):
-    return opened(store, PATH, "one", SPACE, 7)
+    return open_study(store, PATH, "one", SPACE, 7)
 
 
 def loss(values):
