@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.devices import conversion, discrete, joint, left_out, pace, pooled, presence, robust, words
+from models.devices import conversion, discrete, joint, left_out, pace, pooled, presence, robust, trend, words
 from models.devices.calibration import corrections, fit_shapes, folds_of, tails_of
 from models.devices.contracts import FAULT, JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
@@ -189,6 +189,7 @@ def fit_grid(
         pl.lit(grid.interval // options.step, pl.Int64).alias("pace"),
         pl.lit(grid.timezone).alias("timezone"),
         pl.Series("rung", rung, dtype=pl.String),
+        pl.Series("trend_per_day", trend.trend_per_day(grid), nan_to_null=True),
         pl.Series("sentinels", sentinels, dtype=pl.List(pl.Float64)),
         kind,
         taken["taken"],

@@ -13,6 +13,8 @@ from models.devices.options import Options
 from models.devices.robust import LEAST_OF_A_DAY
 from models.scenario import File
 
+_STEADY = ("robust_level", "robust_seasonal")
+"""The rungs of sensors that are not expected to drift."""
 _TOO_OFTEN = 3.0
 _FEWEST_CALLED = 10
 _SLOW = 1.8
@@ -35,12 +37,12 @@ def of_backtest(backtest: pl.DataFrame) -> list[str]:
 
 
 def of_sensors(files: Mapping[str, File], options: Options) -> list[str]:
-    """Notes on sensors that could not alarm, with a short history, with sentinels, or slower than the store's interval."""
+    """Notes on sensors that cannot alarm, have a short history, drift, have sentinels, or send slower than the interval."""
     sensors = files["sensors"]
     if not isinstance(sensors, pl.DataFrame):
         return []
     blind, short = _blind(sensors, files, options), _short(sensors)
-    return [*blind, *short, *_sentinels(sensors), *_slow(sensors, options)]
+    return [*blind, *short, *_drifting(sensors), *_sentinels(sensors), *_slow(sensors, options)]
 
 
 def _blind(sensors: pl.DataFrame, files: Mapping[str, File], options: Options) -> list[str]:
@@ -68,6 +70,16 @@ def _short(sensors: pl.DataFrame) -> list[str]:
     return [
         f"{short.height:,} of {sensors.height:,} sensors, such as {_example(short)}, have {hours:.3g} hours of history or "
         "less: too little for a cycle of the day. Train again once there are two days."
+    ]
+
+
+def _drifting(sensors: pl.DataFrame) -> list[str]:
+    some = sensors.filter(pl.col("trend_per_day").is_not_null(), pl.col("rung").is_in(_STEADY)).sort(*KEY)
+    if some.is_empty():
+        return []
+    return [
+        f"{some.height:,} of {sensors.height:,} sensors drift, such as {_example(some)} by {some['trend_per_day'][0]:+.3g} "
+        "a day. What is normal for them moves: train on a schedule."
     ]
 
 

@@ -326,3 +326,15 @@ def test_most_devices_that_end_before_the_last_hours_are_told_with_the_hour_to_s
     assert note.endswith("score --as-of 2026-01-01T21:00")
     assert devices_behind(rows, START + 30 * HOUR, 24) is None
     assert devices_behind(rows.filter(pl.col("device") != "a"), START + 200 * HOUR, 24) is None
+
+
+@pytest.mark.parametrize("per_day", [0.08, -0.08, 0.0])
+def test_a_sensor_that_drifts_through_all_of_its_history_is_told_with_what_it_changes_in_a_day(per_day):
+    hours = np.arange(14 * 24)
+    past = 20 + np.random.default_rng(4).normal(size=len(hours)) / 2 + per_day * hours / 24
+    notes = [note for note in trained_on(past, "1h").notes if "drift" in note]
+    if not per_day:
+        assert not notes
+    else:
+        assert notes[0].startswith("1 of 1 sensors drift, such as d t by ")
+        assert float(notes[0].split(" by ")[1].split()[0]) == pytest.approx(per_day, rel=0.3)
