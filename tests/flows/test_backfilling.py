@@ -43,7 +43,7 @@ def test_what_is_published_stays_and_what_cannot_be_scored_stops_no_other(comman
     words = ("toy", "backfill", "--store", ready.uri, "--json")
     failed = command(*words, "--from", DAYS[0] - timedelta(days=2))
     assert failed.status == 1
-    assert "2 of 6 could not be scored; the others are published" in failed.err
+    assert "2 of 6 times could not be scored; the others are published" in failed.err
     assert "2024-02-28: ContractError" in failed.err
     rows = steps.published(ready)
     assert rows["as_of"].unique().sort().to_list() == DAYS
