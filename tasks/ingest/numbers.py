@@ -1,6 +1,5 @@
 """Numbers as people write them: 1.234,5 and 1'234.5, with a currency, a percent sign or a minus behind, as 1234.5."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -18,17 +17,17 @@ _SURE = rf"[{_BLANK}]|,\d{{3}},|\.|^[^,]+$"
 """In a number that is grouped by commas, or beside it: what a decimal comma would not allow."""
 
 
-def signs_of(columns: Sequence[pl.Series]) -> dict[int, str]:
+def signs_of(columns: pl.DataFrame) -> dict[int, str]:
     """By position, the one currency, percent sign or degree that all numbers of a column of text have."""
-    found = {}
-    for i, values in enumerate(columns):
-        filled = values.str.strip_chars().replace("", None).drop_nulls()
-        signs = filled.str.extract(f"({_SIGN})").unique()
-        if signs.len() == 1 and (sign := signs[0]):
-            bare = filled.to_frame("v").select(_signed(without(sign, pl.col("v")))).to_series()
-            if bare.str.contains(f"{_PLAIN}|{_DECIMAL_COMMA}|{_WHOLE}|{_GROUPED}").all():
-                found[i] = sign
-    return found
+    text = pl.all().str.strip_chars().replace("", None)
+    sign = text.str.extract(f"({_SIGN})")
+    alone = where(columns, (sign.drop_nulls().n_unique() == 1) & (sign.null_count() == text.null_count()))
+    first = columns[:, [*alone]].select(sign.drop_nulls().first())
+    found = dict(zip(alone, first.row(0) if alone else (), strict=True))
+    number = f"{_PLAIN}|{_DECIMAL_COMMA}|{_WHOLE}|{_GROUPED}|^$"
+    return {
+        i: s for i, s in found.items() if where(columns[:, [i]], _all(_signed(without(s, pl.all())), number))
+    }
 
 
 def without(sign: str, column: pl.Expr) -> pl.Expr:
@@ -51,21 +50,31 @@ class Written:
     unsure: tuple[int, ...]
 
 
-def written(columns: Sequence[pl.Series]) -> Written:
+def written(columns: pl.DataFrame) -> Written:
     """How the numbers in columns of text are written."""
-    signed = [values.to_frame("v").select(_signed(pl.col("v"))).to_series() for values in columns]
+    signed = columns.select(_signed(pl.all()))
+    turned = {*where(columns, _signed(pl.all()).ne_missing(pl.all().str.strip_chars()).any())}
+    commas = where(signed, _any(pl.all(), _DECIMAL_COMMA))
+    points = where(signed, _any(pl.all(), _POINTS))
+    either = where(signed, _any(pl.all(), _POINTS) & _all(pl.all(), _EITHER))
+    is_plain, is_grouped = _all(pl.all(), rf"{_PLAIN}|{_GROUPED}|^$"), _any(pl.all(), _GROUPED)
+    sure = where(signed, is_plain & is_grouped & _any(pl.all(), _SURE))
+    grouped = where(signed, is_plain & is_grouped)
+    groups = {*sure} | turned & {*where(signed, is_plain)}
+    return Written(commas, points, either, tuple(sorted(groups)), tuple(sorted({*grouped} - {*sure})))
 
-    def where(kind: Callable[[pl.Series], bool]) -> tuple[int, ...]:
-        return tuple(i for i, values in enumerate(signed) if kind(values))
 
-    commas = where(lambda values: values.str.contains(_DECIMAL_COMMA).any())
-    points = where(lambda values: values.str.contains(_POINTS).any())
-    either = tuple(i for i in points if signed[i].str.contains(_EITHER).all())
-    plain = where(lambda values: values.str.contains(rf"{_PLAIN}|{_GROUPED}|^$").all())
-    grouped = [i for i in plain if signed[i].str.contains(_GROUPED).any()]
-    turned = [i for i in plain if (signed[i] != columns[i].str.strip_chars()).any()]
-    sure = [i for i in grouped if signed[i].str.contains(_SURE).any()]
-    return Written(commas, points, either, tuple({*sure, *turned}), tuple({*grouped} - {*sure}))
+def where(columns: pl.DataFrame, test: pl.Expr) -> tuple[int, ...]:
+    """Positions of the columns of which `test`, of all columns, is true."""
+    return tuple(i for i, flag in enumerate(columns.select(test).row(0)) if flag) if columns.width else ()
+
+
+def _any(text: pl.Expr, pattern: str) -> pl.Expr:
+    return text.str.contains(pattern).any()
+
+
+def _all(text: pl.Expr, pattern: str) -> pl.Expr:
+    return text.str.contains(pattern).all()
 
 
 def pointed(name: str) -> pl.Expr:

@@ -11,10 +11,12 @@ import polars as pl
 
 from models.contracts import Decimals
 from tasks.ingest.contents import HEAD, LINES, DialectError, Encoding, bytes_of, encoding_of, unpacked
-from tasks.ingest.numbers import Written, pointed, signs_of, without, written
+from tasks.ingest.numbers import Written, pointed, signs_of, where, without, written
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _WRAPPED = r'^(?:="(.*)"|\s+(.*))$'
+_TOP = 30
+"""Lines among which the header is."""
 _NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
 
 
@@ -91,14 +93,14 @@ def dialect_of(head: bytes) -> Text:
     headless = len(names) > 1 and all(re.fullmatch(_NUMBER, name) for name in names)
     if headless:
         names = tuple(f"column {n}" for n in range(1, len(names) + 1))
-    columns = [
-        pl.Series([row[i] for row in rows[1:] if len(row) > i], dtype=pl.String) for i in range(len(names))
-    ]
-    filled = [values.replace("", None).drop_nulls() for values in columns]
-    wrapped = tuple(i for i, v in enumerate(filled) if v.len() and v.str.contains(_WRAPPED).all())
+    columns = pl.DataFrame(
+        {str(i): [row[i] if len(row) > i else None for row in rows[1:]] for i in range(len(names))},
+        schema_overrides={str(i): pl.String for i in range(len(names))},
+    )
+    filled = pl.all().replace("", None)
+    wrapped = where(columns, filled.str.contains(_WRAPPED).all() & filled.is_not_null().any())
     signs = signs_of(columns)
-    for i, sign in signs.items():
-        columns[i] = columns[i].to_frame("v").select(without(sign, pl.col("v"))).to_series()
+    columns = columns.with_columns(without(sign, pl.col(str(i))) for i, sign in signs.items())
     return Text(
         encoding,
         separator,
@@ -181,6 +183,7 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
 
     A row with nothing in most of the columns is a title or a note. The first column does not count: an index has no name.
     """
+    rows = rows[:_TOP]
     if not rows:
         return 0
     width = mode(len(row) for row in rows)
