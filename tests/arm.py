@@ -28,35 +28,35 @@ class Template:
         } | parameters
         self.looked_up: list[str] = []
 
-    def value(self, given: Any) -> Any:
+    def value(self, expression: Any) -> Any:
         """`given` with every expression in it evaluated."""
-        if isinstance(given, dict):
-            return {self.value(key): self.value(inner) for key, inner in given.items()}
-        if isinstance(given, list):
-            return [self.value(inner) for inner in given]
-        if not (isinstance(given, str) and given.startswith("[") and given.endswith("]")):
-            return given
-        text, tokens, at = given[1:-1], [], 0
+        if isinstance(expression, dict):
+            return {self.value(key): self.value(inner) for key, inner in expression.items()}
+        if isinstance(expression, list):
+            return [self.value(inner) for inner in expression]
+        if not (isinstance(expression, str) and expression.startswith("[") and expression.endswith("]")):
+            return expression
+        text, tokens, at = expression[1:-1], [], 0
         while at < len(text.rstrip()):
-            found = _TOKEN.match(text, at)
-            assert found, f"cannot be read: {text[at:]}"
-            tokens.append(found[1])
-            at = found.end()
+            match = _TOKEN.match(text, at)
+            assert match, f"cannot be read: {text[at:]}"
+            tokens.append(match[1])
+            at = match.end()
         result = self._term(tokens)()
-        assert not tokens, f"too much: {' '.join(tokens)} in {given}"
+        assert not tokens, f"too much: {' '.join(tokens)} in {expression}"
         return result
 
     def resources(self) -> list[dict[str, Any]]:
         """Resources whose condition holds, evaluated, with their `id`."""
-        made = []
+        evaluated = []
         for resource in self.template["resources"]:
             if self.value(resource.get("condition", True)):
                 whole = self.value({k: v for k, v in resource.items() if k != "condition"})
                 whole["id"] = resource_id(
                     whole["type"], *whole["name"].split("/"), scope=whole.get("scope", GROUP)
                 )
-                made.append(whole)
-        return made
+                evaluated.append(whole)
+        return evaluated
 
     def _term(self, tokens: list[str]) -> Callable[[], Any]:
         token = tokens.pop(0)

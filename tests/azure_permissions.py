@@ -49,14 +49,14 @@ REQUESTS = {
 def custom_roles() -> dict[str, set[str]]:
     """The actions of the template's own roles, by the identity that has them."""
     template = json.loads((ROOT / "deployments/azure/main.json").read_text())
-    found = {
+    roles = {
         one["name"]: set(one["properties"]["permissions"][0]["actions"])
         for one in template["resources"]
         if one["type"] == "Microsoft.Authorization/roleDefinitions"
     }
     return {
-        "worker": found["[variables('workerRole')]"],
-        "runs": found["[variables('housekeepingRole')]"],
+        "worker": roles["[variables('workerRole')]"],
+        "runs": roles["[variables('housekeepingRole')]"],
     }
 
 

@@ -25,9 +25,9 @@ FLAGS = [
 
 def find_chromium() -> str:
     """Path of the browser; skips where there is none, except on CI, where that is a failure."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found:
-        return found
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path:
+        return path
     if os.environ.get("CI"):
         pytest.fail("no chromium on PATH; CI must install it: apt-get install chromium")
     pytest.skip("no chromium on PATH; install it (apt-get install chromium) to run the browser tests")
@@ -36,12 +36,12 @@ def find_chromium() -> str:
 class Page:
     """One tab. `errors` are console errors and uncaught exceptions, `requests` all addresses asked for."""
 
-    def __init__(self, write: int, read: int) -> None:
+    def __init__(self, write: int, reading_end: int) -> None:
         self._write, self._number, self._session = write, 0, ""
         self._answers: dict[int, Queue] = {}
         self.errors: list[str] = []
         self.requests: list[str] = []
-        threading.Thread(target=self._listen, args=(read,), daemon=True).start()
+        threading.Thread(target=self._listen, args=(reading_end,), daemon=True).start()
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -63,8 +63,8 @@ class Page:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
-    def _listen(self, read: int) -> None:
-        with os.fdopen(read, "rb") as stream:
+    def _listen(self, reading_end: int) -> None:
+        with os.fdopen(reading_end, "rb") as stream:
             pending = b""
             while data := stream.read1(1 << 16):
                 *messages, pending = (pending + data).split(b"\0")

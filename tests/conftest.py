@@ -175,10 +175,10 @@ def command(prefect_api: str, dask_cluster: Any, mlflow_records: str) -> Callabl
                 tests.toy.__main__.main()
             except SystemExit as ended:
                 status = ended.code
-        found = SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue(), json=None)
+        result = SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue(), json=None)
         if "--json" in words and status == 0:
-            found.json = json.loads(found.out)
-        return found
+            result.json = json.loads(result.out)
+        return result
 
     return run
 
@@ -221,11 +221,11 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
     """
     from benchmarks.azurite import executable, serving
 
-    found = executable()
-    if not found:
+    program = executable()
+    if not program:
         reason = "no azurite-blob; install it with: npm install --no-save azurite@3.35.0"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with serving(found, tmp_path_factory.mktemp("azurite")) as url:
+    with serving(program, tmp_path_factory.mktemp("azurite")) as url:
         yield from _blob_service(url)
 
 
@@ -233,10 +233,10 @@ def _blob_service(url: str) -> Iterator[SimpleNamespace]:
     from benchmarks.azurite import create_container
 
     environment = {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": url}
-    made = iter(range(1_000))
+    numbers = iter(range(1_000))
 
     def container() -> str:
-        name = f"almanac-{next(made)}"
+        name = f"almanac-{next(numbers)}"
         create_container(url, name)
         return f"az://{name}"
 
@@ -275,13 +275,13 @@ def _meet(
 
 def wait_until(condition, seconds: float, what: str) -> None:
     """Wait until `condition()` holds, asking less often the longer it takes; fails the test when it never does."""
-    begun = time.monotonic()
-    deadline = begun + seconds
+    start = time.monotonic()
+    deadline = start + seconds
     while not condition():
-        if begun > deadline:
+        if start > deadline:
             pytest.fail(f"not within {seconds} s: {what}")
-        time.sleep(min(max(0.05, 5 * (time.monotonic() - begun)), 0.25))
-        begun = time.monotonic()
+        time.sleep(min(max(0.05, 5 * (time.monotonic() - start)), 0.25))
+        start = time.monotonic()
 
 
 @pytest.fixture(scope="session")
@@ -294,11 +294,11 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     def folder_of(name: str, make: Callable[[Path], object]) -> Path:
         with (root / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            folder, made = root / name, root / f"{name}.made"
-            if not made.exists():
+            folder, complete = root / name, root / f"{name}.made"
+            if not complete.exists():
                 folder.mkdir()
                 make(folder)
-                made.touch()
+                complete.touch()
         return folder
 
     return folder_of
@@ -312,22 +312,22 @@ def sales_store(command: Callable[..., SimpleNamespace], made_once: MadeOnce) ->
     """
     from models.sales.simulation import simulate
 
-    made = simulate(skus=8, stores=4, weeks=96, seed=3)
+    market = simulate(skus=8, stores=4, weeks=96, seed=3)
     names = {"source": "history", "plan": "plan", "stores": "stores"}
 
     def run(folder: Path) -> None:
         words = []
         for option, name in names.items():
-            getattr(made, name).write_parquet(folder / f"{name}.parquet")
+            getattr(market, name).write_parquet(folder / f"{name}.parquet")
             words += [f"--{option}", folder / f"{name}.parquet"]
-        done = command("sales", "run", *words, "--shards", "2", "--store", folder / "store", "--json")
-        assert done.status == 0, done.err
-        (folder / "result.json").write_text(json.dumps(done.json))
+        output = command("sales", "run", *words, "--shards", "2", "--store", folder / "store", "--json")
+        assert output.status == 0, output.err
+        (folder / "result.json").write_text(json.dumps(output.json))
 
     folder = made_once("sales", run)
     return SimpleNamespace(
         uri=str(folder / "store"),
         sources={name: str(folder / f"{name}.parquet") for name in names.values()},
         result=json.loads((folder / "result.json").read_text()),
-        made=made,
+        made=market,
     )

@@ -57,9 +57,9 @@ class Levels(Toy):
         )
 
     def load(self, files: Mapping[str, File]) -> pl.DataFrame:
-        found = files["levels"]
-        assert isinstance(found, pl.DataFrame)
-        return found
+        levels = files["levels"]
+        assert isinstance(levels, pl.DataFrame)
+        return levels
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf

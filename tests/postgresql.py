@@ -21,12 +21,12 @@ QUOTED = "p%40ss%2Fword%3A7%25"
 
 def find_programs() -> Path:
     """The folder of PostgreSQL's programs; skips where there is none, except on CI, where that is a failure."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     on_path = shutil.which("initdb")
-    if not found and not on_path:
+    if not programs and not on_path:
         reason = "no PostgreSQL; install it with: apt-get install postgresql"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return found[-1].parent if found else Path(str(on_path)).parent
+    return programs[-1].parent if programs else Path(str(on_path)).parent
 
 
 class Server:
@@ -92,11 +92,11 @@ def server() -> Iterator[Server]:
     """A server with an empty database."""
     programs = find_programs()
     folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
-    made = Server(programs, folder)
+    instance = Server(programs, folder)
     try:
-        made.start()
-        yield made
+        instance.start()
+        yield instance
     finally:
         if (folder / "data" / "postmaster.pid").exists():
-            made.stop()
+            instance.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -85,35 +85,35 @@ class ResourceManager:
 
     def answer(self, method: str, path: str, body: Any) -> Answer:
         for kind, pattern in _KINDS.items():
-            if found := pattern.search(path):
-                asked = f"{method} {kind}"
-                self.asked[asked] += 1
-                if self.refuse.get(asked, 0) > 0:
-                    self.refuse[asked] -= 1
+            if match := pattern.search(path):
+                request = f"{method} {kind}"
+                self.asked[request] += 1
+                if self.refuse.get(request, 0) > 0:
+                    self.refuse[request] -= 1
                     return 503, _error("ServiceUnavailable", "Try again."), _SOON
-                listed = "group" if "containergroups" in path.lower() else "deployment"
-                needed = [REQUESTS[asked if kind != "list" else f"GET {listed}"]]
-                if asked == "PUT deployment":
+                resource = "group" if "containergroups" in path.lower() else "deployment"
+                needed = [REQUESTS[request if kind != "list" else f"GET {resource}"]]
+                if request == "PUT deployment":
                     needed += needed_by_template(body["properties"]["template"])
                 if missing := lacking(needed, self.may):
                     return 403, _error("AuthorizationFailed", f"The client may not {', '.join(missing)}"), {}
-                return getattr(self, f"_{method.lower()}_{kind}")(found[1], body)
+                return getattr(self, f"_{method.lower()}_{kind}")(match[1], body)
         return 404, _error("NotFound", path), {}
 
     def _get_list(self, path: str, _: Any) -> Answer:
-        listed, _, page = path.partition("/page/")
-        if listed.rstrip("/").lower().endswith("groups"):
+        first_path, _, page = path.partition("/page/")
+        if first_path.rstrip("/").lower().endswith("groups"):
             groups = [
                 {"name": name, "properties": {"osType": "Linux", "containers": []}} for name in self.left
             ]
             return 200, {"value": groups}, {}
         first, names = self.page * int(page or 0), sorted(self.records)
         records = [
-            {"name": name, "properties": {"provisioningState": state, "timestamp": ended.isoformat()}}
+            {"name": name, "properties": {"provisioningState": state, "timestamp": end.isoformat()}}
             for name in names[first : first + self.page]
-            for state, ended in [self.records[name]]
+            for state, end in [self.records[name]]
         ]
-        after = f"{self.url}{listed.rstrip('/')}/page/{int(page or 0) + 1}"
+        after = f"{self.url}{first_path.rstrip('/')}/page/{int(page or 0) + 1}"
         return 200, {"value": records} | ({"nextLink": after} if first + self.page < len(names) else {}), {}
 
     def _delete_deployment(self, name: str, _: Any) -> Answer:
@@ -167,12 +167,14 @@ class ResourceManager:
     def _start(self, name: str, properties: dict[str, Any]) -> subprocess.Popen[bytes]:
         """The container's command, with its environment and no more, where the image has the flows."""
         container = properties["containers"][0]["properties"]
-        given = {v["name"]: v.get("value", v.get("secureValue")) for v in container["environmentVariables"]}
+        environment = {
+            v["name"]: v.get("value", v.get("secureValue")) for v in container["environmentVariables"]
+        }
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         with (self.output / f"{name}.log").open("wb") as output:
             return subprocess.Popen(
                 container["command"],
-                env={"PATH": path, "HOME": str(self.output), **given},
+                env={"PATH": path, "HOME": str(self.output), **environment},
                 cwd=ROOT,
                 stdout=output,
                 stderr=output,
@@ -195,8 +197,8 @@ def resolved(deployment: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             return {key: put_in(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return [put_in(inner) for inner in value]
-        named = re.fullmatch(r"\[parameters\('(\w+)'\)\]", value) if isinstance(value, str) else None
-        return values[named[1]] if named else value
+        match = re.fullmatch(r"\[parameters\('(\w+)'\)\]", value) if isinstance(value, str) else None
+        return values[match[1]] if match else value
 
     (resource,) = template["resources"]
     whole = put_in(resource)

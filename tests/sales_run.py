@@ -29,7 +29,7 @@ def a_run(keys: Sequence[tuple[str, str]] = KEYS, *, previous: bool = True, deal
         *([(pl.col("step") % 7 == 0).cast(pl.Float64).alias("deal")] if deal else []),
         (pl.col("i") % 3).alias("shard"),
     )
-    published = _forecast(frame, AS_OF, 100.0)
+    forecasts = _forecast(frame, AS_OF, 100.0)
     before = AS_OF - timedelta(weeks=1)
     outcome = frame.select(
         "sku",
@@ -49,7 +49,7 @@ def a_run(keys: Sequence[tuple[str, str]] = KEYS, *, previous: bool = True, deal
         bundle=3,
         options={"horizon": HORIZON},
         tables={"history": history.lazy()},
-        published=published.lazy(),
+        published=forecasts.lazy(),
         previous=_forecast(frame, before, 90.0).lazy() if previous else None,
         keys=outcome.lazy(),
         backtest=_backtest(frame).lazy(),

@@ -39,8 +39,8 @@ def read(
     **options: Any,
 ) -> Ingested:
     """Ingest a source into a table."""
-    (done,) = ingest.fn(scenario, store, {table: source}, mapping or {}, shards, max_bad_share, options)
-    return done
+    (result,) = ingest.fn(scenario, store, {table: source}, mapping or {}, shards, max_bad_share, options)
+    return result
 
 
 def train(
@@ -50,8 +50,8 @@ def train(
     run = resolve_training.fn(scenario, store, as_of, options)
     begin.fn(scenario, run)
     names = prepare_shards.fn(scenario, run, list(training_shards.fn(scenario, run)))
-    fitted = fit.fn(scenario, run, names)
-    return fitted, compare.fn(scenario, run, fitted, names)
+    challenger = fit.fn(scenario, run, names)
+    return challenger, compare.fn(scenario, run, challenger, names)
 
 
 def resolve(
@@ -77,15 +77,15 @@ def outcomes(run: Run, scenario: Scenario = TOY) -> list[ShardResult]:
     return [outcome(run, shard, scenario) for shard in plan.fn(scenario, run)]
 
 
-def commit(run: Run, scored: list[ShardResult], scenario: Scenario = TOY) -> Publication:
+def commit(run: Run, results: list[ShardResult], scenario: Scenario = TOY) -> Publication:
     """Reconcile, publish and enter into the ledger."""
-    counts = reconcile.fn(scenario, run, scored)
-    publication = publish.fn(scenario, run, complete.fn(scenario, run, scored))
-    enter(run, counts, scored, published=not publication.already)
+    counts = reconcile.fn(scenario, run, results)
+    publication = publish.fn(scenario, run, complete.fn(scenario, run, results))
+    enter(run, counts, results, published=not publication.already)
     return publication
 
 
-def enter(run: Run, counts: Mapping[str, int], scored: list[ShardResult], *, published: bool = True) -> bool:
+def enter(run: Run, counts: Mapping[str, int], results: list[ShardResult], *, published: bool = True) -> bool:
     """Enter a run into the ledger."""
     return ledger.record(
         run.store,
@@ -96,7 +96,7 @@ def enter(run: Run, counts: Mapping[str, int], scored: list[ShardResult], *, pub
         bundle=run.bundle or 0,
         versions=run.versions,
         counts=counts,
-        reasons=reasons(scored),
+        reasons=reasons(results),
         started=started(run),
         published=published,
     )
@@ -119,10 +119,8 @@ def forge(store: Store, number: int, manifest: Mapping[str, Any]) -> None:
     store.put_json(f"{bundles.folder('toy', number)}/{bundles.MANIFEST}", manifest)
     rows = store.scan("toy/registry").filter(bundle=number, event="registered").collect()
     DeltaTable(Path(store.uri) / "toy" / "registry").delete(f"bundle = {number} and event = 'registered'")
-    told = bundles._row(number, "registered", rows["at"][0], manifest, "trained")
-    store.append(
-        "toy/registry", pl.DataFrame([told]), once=f"forged-{number}-{told[bundles.MANIFEST_SHA256]}"
-    )
+    row = bundles._row(number, "registered", rows["at"][0], manifest, "trained")
+    store.append("toy/registry", pl.DataFrame([row]), once=f"forged-{number}-{row[bundles.MANIFEST_SHA256]}")
 
 
 def published(store: Store, table: str = "toy/doubled", version: int | None = None) -> pl.DataFrame:
@@ -134,5 +132,5 @@ def published(store: Store, table: str = "toy/doubled", version: int | None = No
 def written(store: Store) -> dict[str, int]:
     """Versions of whatever tables of the sales there are."""
     names = ("history", "plan", "stores", "quarantine", "forecasts", "backtests", "registry")
-    found = {f"sales/{name}": store.version(f"sales/{name}") for name in names}
-    return {name: version for name, version in found.items() if version is not None}
+    versions = {f"sales/{name}": store.version(f"sales/{name}") for name in names}
+    return {name: version for name, version in versions.items() if version is not None}

@@ -45,8 +45,8 @@ class Served:
         return run
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        wanted = {"event": {"name": [name]}, "occurred": {"since": self.since.isoformat()}}
-        return self.ask("events", filter=wanted)["events"]
+        query = {"event": {"name": [name]}, "occurred": {"since": self.since.isoformat()}}
+        return self.ask("events", filter=query)["events"]
 
 
 @pytest.fixture

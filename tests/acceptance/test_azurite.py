@@ -54,26 +54,26 @@ def test_a_scenario_runs_with_store_and_source_in_blob_and_a_repeat_changes_noth
         words += [f"--{table}", sources.write_source(f"{table}.parquet", frame)]
 
     def run(*words: str) -> dict[str, Any]:
-        done = command(name, *words, "--store", store.uri, "--json")
-        assert done.status == 0, done.err
-        assert "Eby8vdM02xNO" not in done.out + done.err, "the key of the account is shown"
-        return dict(done.json)
+        output = command(name, *words, "--store", store.uri, "--json")
+        assert output.status == 0, output.err
+        assert "Eby8vdM02xNO" not in output.out + output.err, "the key of the account is shown"
+        return dict(output.json)
 
     run("ingest", *words, "--shards", "2")
     run("train", *case.training)
     first = run(case.score, *case.newest)
     table = f"{name}/{case.scenario.published({}).name}"
-    published = store.scan(table).collect()
+    rows = store.scan(table).collect()
     assert first["requested"] == first["scored"] + first["fallback"] + first["skipped"] + first["failed"]
     assert first["scored"] > 0
-    assert published.filter(run_id=first["run_id"]).height == first["rows"] > 0
+    assert rows.filter(run_id=first["run_id"]).height == first["rows"] > 0
     assert store.get(f"{name}/pages/{first['run_id']}.html").startswith(b"<!doctype html>")
 
     again = run(case.score, "--as-of", first["as_of"])
     assert "These rows had been published before." in again["notes"]
     assert store.version(table) == first["version"]
     assert ledger.rows(store).collect().height >= 1
-    assert_frame_equal(store.scan(table).collect(), published, check_row_order=False)
+    assert_frame_equal(store.scan(table).collect(), rows, check_row_order=False)
 
 
 def toys(uri: str, folder: Path) -> Store:
@@ -137,8 +137,8 @@ def end(process: subprocess.Popen[str]) -> None:
 def test_a_network_that_fails_for_seconds_loses_nothing_and_publishes_nothing_by_half(
     azurite, prefect_api, ready
 ):
-    store, wanted = ready
-    seen: set[int] = set()
+    store, undisturbed = ready
+    heights: set[int] = set()
     with proxy_to(urlsplit(azurite.environment["AZURITE_BLOB_STORAGE_URL"]).port) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
         process = started(store, AZURITE_BLOB_STORAGE_URL=url, PREFECT_API_URL=prefect_api)
@@ -147,42 +147,42 @@ def test_a_network_that_fails_for_seconds_loses_nothing_and_publishes_nothing_by
             broken = threading.Thread(target=proxy.break_for, args=(5.0,))
             broken.start()
             while process.poll() is None:
-                seen.add(height(store))
+                heights.add(height(store))
                 time.sleep(0.2)
             broken.join()
         finally:
             end(process)
-        done = result(process)
+        summary = result(process)
     assert proxy.refused > 0, "nobody noticed that the network had failed"
-    assert done["scored"] == done["requested"] == 12
-    assert seen <= {0, 12}
-    assert_frame_equal(steps.published(store).drop("run_id"), wanted)
+    assert summary["scored"] == summary["requested"] == 12
+    assert heights <= {0, 12}
+    assert_frame_equal(steps.published(store).drop("run_id"), undisturbed)
     assert ledger.rows(store).collect().height == 1
 
 
 def test_a_run_killed_in_the_middle_shows_nothing_and_is_continued(blob, command, prefect_api, ready):
-    store, wanted = ready
+    store, undisturbed = ready
     process = started(store, PREFECT_API_URL=prefect_api)
     try:
         wait_for_a_shard(store, process)
     finally:
         end(process)
     process.communicate()
-    done = scored(store)
+    count = scored(store)
     assert height(store) == 0
-    assert done < 9, "the run was over before it could be killed"
+    assert count < 9, "the run was over before it could be killed"
     continued = command("toy", "score", "--store", store.uri, "--seconds", SECONDS, "--json")
     assert continued.status == 0, continued.err
-    assert continued.json["reused_shards"] >= done
-    assert_frame_equal(steps.published(store).drop("run_id"), wanted)
+    assert continued.json["reused_shards"] >= count
+    assert_frame_equal(steps.published(store).drop("run_id"), undisturbed)
 
 
 def test_of_two_writers_one_publishes_and_the_other_says_so(together, ready):
-    store, wanted = ready
-    done = together(_score, [(store,)] * 2)
-    assert done[0].version == done[1].version == store.version("toy/doubled")
-    assert sum(one.already for one in done) == 1
-    assert_frame_equal(steps.published(store).drop("run_id"), wanted)
+    store, undisturbed = ready
+    publications = together(_score, [(store,)] * 2)
+    assert publications[0].version == publications[1].version == store.version("toy/doubled")
+    assert sum(one.already for one in publications) == 1
+    assert_frame_equal(steps.published(store).drop("run_id"), undisturbed)
     assert ledger.rows(store).collect().height == 1
 
 
@@ -199,13 +199,13 @@ def quickly(command) -> Callable[..., SimpleNamespace]:
     """`quickly(*words)`: what a command that has to fail says, which must not take long."""
 
     def fail(*words: str) -> SimpleNamespace:
-        begun = time.monotonic()
-        done = command(*words)
-        seconds = time.monotonic() - begun
-        assert done.status == 1, done.out
-        assert "Traceback" not in done.err
-        assert seconds < 30, f"{seconds:.0f} s until it was said: {done.err}"
-        return done
+        start = time.monotonic()
+        output = command(*words)
+        seconds = time.monotonic() - start
+        assert output.status == 1, output.out
+        assert "Traceback" not in output.err
+        assert seconds < 30, f"{seconds:.0f} s until it was said: {output.err}"
+        return output
 
     return fail
 
@@ -238,19 +238,19 @@ def words(request, tmp_path) -> Callable[[str], list[str]]:
 
 
 def test_a_container_that_is_missing_is_said_within_seconds(blob, quickly, words):
-    told = quickly(*words("az://no-such-container/x")).err
-    assert "no-such-container" in told
-    assert "container does not exist" in told
+    message = quickly(*words("az://no-such-container/x")).err
+    assert "no-such-container" in message
+    assert "container does not exist" in message
 
 
 @ONE_STORE
 def test_wrong_credentials_are_said_within_seconds_and_not_shown(blob, quickly, words, monkeypatch):
     uri = blob.container() + "/x"
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", WRONG)
-    told = quickly(*words(uri)).err
-    assert uri in told
-    assert "authenticat" in told.lower() or "authoriz" in told.lower()
-    assert WRONG not in told
+    message = quickly(*words(uri)).err
+    assert uri in message
+    assert "authenticat" in message.lower() or "authoriz" in message.lower()
+    assert WRONG not in message
 
 
 @ONE_STORE
@@ -258,5 +258,5 @@ def test_a_service_that_does_not_answer_is_said_within_seconds(blob, quickly, wo
     from flows.server import free_port
 
     monkeypatch.setenv("AZURITE_BLOB_STORAGE_URL", f"http://127.0.0.1:{free_port()}")
-    told = quickly(*words("az://almanac-0/x")).err
-    assert "az://almanac-0/x" in told
+    message = quickly(*words("az://almanac-0/x")).err
+    assert "az://almanac-0/x" in message

@@ -38,11 +38,11 @@ def sales(skus: int = 3, weeks: int = 30) -> pl.DataFrame:
 
 def refused(command, *words) -> str:
     """What is said, in one line, by a command that fails as it should."""
-    done = command(*words)
-    assert done.status == 1
-    assert done.out == ""
-    assert "Traceback" not in done.err
-    return " ".join(done.err.split())
+    output = command(*words)
+    assert output.status == 1
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    return " ".join(output.err.split())
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_a_source_that_cannot_be_used_is_refused_and_nothing_is_written(
 ):
     if content is not None:
         (tmp_path / name).write_text(content)
-    said = refused(command, "sales", "ingest", "--source", tmp_path / name, "--store", tmp_path / "store")
+    message = refused(command, "sales", "ingest", "--source", tmp_path / name, "--store", tmp_path / "store")
     for words in told:
-        assert words in said
+        assert words in message
     assert written(Store(str(tmp_path / "store"))) == {}
 
 
@@ -112,7 +112,7 @@ def test_run_refuses_as_ingest_does_in_a_process_of_its_own_with_a_status_and_on
 ):
     (tmp_path / "sales.csv").write_text("sku,store,day,units\n1,A,2024-01-01,5\n")
     words = ["sales", "run", "--source", str(tmp_path / "sales.csv"), "--store", str(tmp_path / "store")]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "flows", *words, "--json"],
         cwd=ROOT,
         env={**os.environ, "PREFECT_API_URL": prefect_api},
@@ -120,8 +120,8 @@ def test_run_refuses_as_ingest_does_in_a_process_of_its_own_with_a_status_and_on
         text=True,
         timeout=300,
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr == (
         "SourceError: sales.csv: column 'week' is missing. Found: sku, store, day, units.\n"
         "Map it with --column week=day.\n"
     )
@@ -131,11 +131,11 @@ def test_run_refuses_as_ingest_does_in_a_process_of_its_own_with_a_status_and_on
 def test_a_plan_that_cannot_be_used_stops_the_sales_too(command, tmp_path):
     sales().write_csv(tmp_path / "sales.csv")
     (tmp_path / "plan.csv").write_text("sku,store,week,price\ns0,A,soon,1\n")
-    said = refused(
+    message = refused(
         command, "sales", "ingest", "--source", tmp_path / "sales.csv", "--plan", tmp_path / "plan.csv",
         "--store", tmp_path / "store",
     )  # fmt: skip
-    assert "ContractError: plan: 1 of 1 rows (100.0%)" in said
+    assert "ContractError: plan: 1 of 1 rows (100.0%)" in message
     assert written(Store(str(tmp_path / "store"))) == {}
 
 
@@ -144,10 +144,12 @@ def test_a_store_that_cannot_be_written_is_named(command, tmp_path):
     (tmp_path / "file").touch()
     place = tmp_path / "file" / "store"
     for words in (["ingest", "--source", tmp_path / "sales.csv"], ["forecast"], ["train"]):
-        said = refused(command, "sales", *words, "--store", place)
-        assert f"StoreError: {place}" in said
-    said = refused(command, "sales", "ingest", "--source", tmp_path / "sales.csv", "--store", "s3://bucket/x")
-    assert "s3:// is not a kind of store. Expected a local folder, az:// or abfss://." in said
+        message = refused(command, "sales", *words, "--store", place)
+        assert f"StoreError: {place}" in message
+    message = refused(
+        command, "sales", "ingest", "--source", tmp_path / "sales.csv", "--store", "s3://bucket/x"
+    )
+    assert "s3:// is not a kind of store. Expected a local folder, az:// or abfss://." in message
 
 
 def test_without_data_and_without_a_bundle_the_next_command_is_named(command, tmp_path):
@@ -156,19 +158,19 @@ def test_without_data_and_without_a_bundle_the_next_command_is_named(command, tm
     assert "Ingest data first: python -m flows sales ingest" in refused(command, "sales", "forecast", *store)
     sales().write_csv(tmp_path / "sales.csv")
     assert command("sales", "ingest", "--source", tmp_path / "sales.csv", *store).status == 0
-    said = refused(command, "sales", "forecast", *store)
-    assert "BundleError: " in said
-    assert "there is no bundle for sales yet. Train one: python -m flows sales train" in said
+    message = refused(command, "sales", "forecast", *store)
+    assert "BundleError: " in message
+    assert "there is no bundle for sales yet. Train one: python -m flows sales train" in message
     assert "sales/forecasts" not in written(Store(str(tmp_path / "store")))
 
 
 def test_a_few_bad_rows_go_to_quarantine_and_are_counted(command, tmp_path):
     lines = "9,A,2024-01-01,many,1\n9,A,never,1,1\n"
     (tmp_path / "sales.csv").write_text(sales().write_csv() + lines)
-    done = command(
+    output = command(
         "sales", "ingest", "--source", tmp_path / "sales.csv", "--store", tmp_path / "store", "--json"
     )
-    (table,) = done.json["tables"]
+    (table,) = output.json["tables"]
     assert (table["read"], table["accepted"], table["quarantined"]) == (182, 180, 2)
     assert table["rules"] == {"units|number": 1, "week|date": 1}
 
@@ -188,8 +190,8 @@ def odd(command, tmp_path_factory):
     series["constant"] = [(week, 5.0) for week in weeks]
     rows = [
         {"sku": sku, "store": "A", "week": week, "units": units, "price": 2.0}
-        for sku, found in series.items()
-        for week, units in found
+        for sku, numbers in series.items()
+        for week, units in numbers
     ]
     history = pl.concat([history, pl.DataFrame(rows)])
     steps = pl.DataFrame({"week": [last + timedelta(weeks=step) for step in range(1, 14)]})
@@ -202,13 +204,13 @@ def odd(command, tmp_path_factory):
     plan = plan.filter(~lacks_key, ~lacks_week).with_columns(price=pl.when(~lacks_price).then("price"))
     history.write_csv(folder / "sales.csv")
     plan.sort("sku", "store", "week").write_csv(folder / "plan.csv")
-    done = command(
+    output = command(
         "sales", "run", "--source", folder / "sales.csv", "--plan", folder / "plan.csv",
         "--shards", "2", "--store", folder / "store", "--json",
     )  # fmt: skip
-    assert done.status == 0, done.err
+    assert output.status == 0, output.err
     rows = Store(str(folder / "store")).scan("sales/forecasts").collect()
-    return {"last": last, "result": done.json, "rows": rows, "folder": folder}
+    return {"last": last, "result": output.json, "rows": rows, "folder": folder}
 
 
 @pytest.mark.parametrize("sku", ["single", "zeros", "constant"])
@@ -238,11 +240,11 @@ def makes_sense(rows: pl.DataFrame) -> None:
 def test_an_odd_series_alone_is_forecast_too(command, tmp_path, weeks, units):
     lines = [f"a,A,{MONDAY + timedelta(weeks=week)},{units}" for week in range(weeks)]
     (tmp_path / "sales.csv").write_text("\n".join(["sku,store,week,units", *lines]))
-    done = command(
+    output = command(
         "sales", "run", "--source", tmp_path / "sales.csv", "--store", tmp_path / "store", "--json"
     )
-    assert done.status == 0, done.err
-    assert (done.json["requested"], done.json["failed"], done.json["skipped"]) == (1, 0, 0)
+    assert output.status == 0, output.err
+    assert (output.json["requested"], output.json["failed"], output.json["skipped"]) == (1, 0, 0)
     makes_sense(Store(str(tmp_path / "store")).scan("sales/forecasts").collect())
 
 
@@ -266,12 +268,12 @@ def test_one_table_says_exactly_what_the_plan_lacks_and_what_becomes_of_it(odd):
 
 def test_a_person_is_shown_the_same_table(odd, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    done = command("sales", "forecast", "--store", odd["folder"] / "store")
-    assert done.status == 0, done.err
-    shown = [" ".join(line.split()) for line in done.out.splitlines()]
-    assert "sku store weeks columns rows effect" in shown
+    output = command("sales", "forecast", "--store", odd["folder"] / "store")
+    assert output.status == 0, output.err
+    lines = [" ".join(line.split()) for line in output.out.splitlines()]
+    assert "sku store weeks columns rows effect" in lines
     line = next(line for line in odd["result"]["gaps"] if line["sku"] == "s2")
-    assert " ".join(str(value) for value in line.values()) in shown
+    assert " ".join(str(value) for value in line.values()) in lines
 
 
 def test_the_page_shows_what_the_plan_lacks(odd):
@@ -292,6 +294,6 @@ def test_a_week_outside_of_the_data_is_refused_with_the_weeks_that_there_are(odd
 
 
 def test_an_unknown_bundle_is_refused_with_those_that_there_are(odd, command):
-    said = refused(command, "sales", "forecast", "--bundle", "7", "--store", odd["folder"] / "store")
-    assert "BundleError: " in said
-    assert "there is no bundle 7 of sales. There are: 1." in said
+    message = refused(command, "sales", "forecast", "--bundle", "7", "--store", odd["folder"] / "store")
+    assert "BundleError: " in message
+    assert "there is no bundle 7 of sales. There are: 1." in message

@@ -41,11 +41,11 @@ def raw() -> SimpleNamespace:
 
 def run(command, raw, store: Path, *words) -> SimpleNamespace:
     """Training on the whole sensor file, and scores of all its hours; alpha is such that incidents are sure to be found."""
-    given = ["--source", raw.path, "--timezone", "UTC", "--shards", "2", *MAPPED]
-    for stage in (["ingest", *given], ["train", *words], ["score", "--alpha", "0.01"]):
-        done = command("devices", *stage, "--store", store, "--json")
-        assert done.status == 0, done.err
-    return SimpleNamespace(result=done.json, store=Store(str(store)))
+    options = ["--source", raw.path, "--timezone", "UTC", "--shards", "2", *MAPPED]
+    for stage in (["ingest", *options], ["train", *words], ["score", "--alpha", "0.01"]):
+        output = command("devices", *stage, "--store", store, "--json")
+        assert output.status == 0, output.err
+    return SimpleNamespace(result=output.json, store=Store(str(store)))
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,13 @@ def reference(command, raw, tmp_path_factory):
     return run(command, raw, tmp_path_factory.mktemp("svm") / "store", "--detector", "one_class_svm")
 
 
-def scores(made) -> pl.DataFrame:
-    return made.store.scan("devices/scores").collect().sort(*KEY, "time")
+def scores(outcome) -> pl.DataFrame:
+    return outcome.store.scan("devices/scores").collect().sort(*KEY, "time")
 
 
-def own(made) -> pl.DataFrame:
+def own(outcome) -> pl.DataFrame:
     """The scored readings of sensors: no joint detectors, and no readings that were missed."""
-    return scores(made).filter(pl.col("tag") != JOINT_TAG, pl.col("value").is_not_null())
+    return scores(outcome).filter(pl.col("tag") != JOINT_TAG, pl.col("value").is_not_null())
 
 
 def test_every_raw_reading_is_counted_in_an_interval(done, raw):
@@ -79,10 +79,10 @@ def test_raw_readings_that_are_damaged_or_repeated_are_quarantined_with_the_reas
     lines = raw.path.read_text().splitlines()
     damaged = [line.rpartition(",")[0] + ",n/a" for line in lines[100:110]]
     (tmp_path / "readings.csv").write_text("\n".join([*lines, *lines[500:520], *damaged]) + "\n")
-    given = ["--source", tmp_path / "readings.csv", "--timezone", "UTC", *MAPPED, "--shards", "2"]
-    ended = command("devices", "ingest", *given, "--store", tmp_path / "store", "--json")
-    assert ended.status == 0, ended.err
-    (counts,) = ended.json["tables"]
+    options = ["--source", tmp_path / "readings.csv", "--timezone", "UTC", *MAPPED, "--shards", "2"]
+    output = command("devices", "ingest", *options, "--store", tmp_path / "store", "--json")
+    assert output.status == 0, output.err
+    (counts,) = output.json["tables"]
     assert counts["read"] == counts["accepted"] + counts["quarantined"] == 17_798
     assert counts["rules"] == {"duplicate": 20, "value_not_a_number": 10}
     store = Store(str(tmp_path / "store"))
@@ -97,12 +97,12 @@ def test_a_capture_of_the_same_readings_gives_the_same_table_and_is_read_once(co
     rows = pl.read_csv(raw.path, n_rows=3_000)
     rows.write_csv(tmp_path / "readings.csv")
     messages = [message(row, number) for number, row in enumerate(rows.to_dicts())]
-    shared = ["--timezone", "UTC", *MAPPED, "--shards", "2", "--json"]
+    options = ["--timezone", "UTC", *MAPPED, "--shards", "2", "--json"]
 
     def ingest(source, store):
-        ended = command("devices", "ingest", "--source", source, "--store", tmp_path / store, *shared)
-        assert ended.status == 0, ended.err
-        return ended.json["tables"][0]
+        output = command("devices", "ingest", "--source", source, "--store", tmp_path / store, *options)
+        assert output.status == 0, output.err
+        return output.json["tables"][0]
 
     ingest(tmp_path / "readings.csv", "from-csv")
     for number, part in enumerate((messages[2_000:], messages[:1_000], messages[900:2_100])):
@@ -119,12 +119,12 @@ def test_a_capture_of_the_same_readings_gives_the_same_table_and_is_read_once(co
 
 def test_every_interval_of_every_sensor_is_scored_in_a_commit_per_hour(done):
     readings = done.store.scan("devices/readings").select(*KEY, "time", value="mean").collect()
-    found = own(done)
-    assert_frame_equal(found.select(*KEY, "time", "value"), readings.sort(*KEY, "time"))
-    assert found["score"].is_finite().all()
-    assert found["p_value"].is_between(0, 1, closed="right").all()
-    assert (found["is_anomaly"] == (found["p_value"] <= 0.01)).all()
-    assert found["time"].dt.truncate("1h").dt.offset_by("1h").equals(found["as_of"], check_names=False)
+    rows = own(done)
+    assert_frame_equal(rows.select(*KEY, "time", "value"), readings.sort(*KEY, "time"))
+    assert rows["score"].is_finite().all()
+    assert rows["p_value"].is_between(0, 1, closed="right").all()
+    assert (rows["is_anomaly"] == (rows["p_value"] <= 0.01)).all()
+    assert rows["time"].dt.truncate("1h").dt.offset_by("1h").equals(rows["as_of"], check_names=False)
     runs = ledger.rows(done.store).collect().sort("as_of")
     assert [datetime.fromisoformat(text) for text in runs["as_of"]] == ENDS
     assert [line["failed"] for line in done.result["hours"]] == [0] * 5
@@ -140,14 +140,14 @@ def test_every_sensor_and_every_device_as_a_whole_is_accounted_for(done):
 
 
 def test_incidents_are_listed_with_what_an_operator_needs_to_know(done):
-    listed = done.store.scan("devices/incidents").collect()
-    assert listed.height
-    assert (listed["start"] <= listed["peak_time"]).all()
-    assert (listed["peak_time"] <= listed["end"]).all()
+    incidents = done.store.scan("devices/incidents").collect()
+    assert incidents.height
+    assert (incidents["start"] <= incidents["peak_time"]).all()
+    assert (incidents["peak_time"] <= incidents["end"]).all()
     anomalies = scores(done).filter("is_anomaly")
-    peaks = listed.join(anomalies, left_on=[*KEY, "peak_time"], right_on=[*KEY, "time"], how="semi")
-    assert peaks.height == listed.height
-    latest = listed.sort("as_of").unique("incident", keep="last")
+    peaks = incidents.join(anomalies, left_on=[*KEY, "peak_time"], right_on=[*KEY, "time"], how="semi")
+    assert peaks.height == incidents.height
+    latest = incidents.sort("as_of").unique("incident", keep="last")
     within = anomalies.join_where(
         latest.select("incident", "start", "end", pl.col("device").alias("of")),
         pl.col("device") == pl.col("of"),
@@ -177,13 +177,13 @@ def test_the_labels_of_the_reference_detector_are_those_of_a_few_plain_lines_of_
     block, day = pl.col("time").dt.epoch("s") // 3600, pl.col("time").dt.epoch("s") // 86400
     window = means.filter((block + day) % 2 == 0)
 
-    found = own(reference)
-    assert set(found["rung"]) == {"one_class_svm"}
+    rows = own(reference)
+    assert set(rows["rung"]) == {"one_class_svm"}
     anomalies = 0
     for key, sensor in means.group_by(KEY):
-        fitted = window.filter(device=key[0], tag=key[1]).select("value").to_numpy()
-        svm = make_pipeline(StandardScaler(), OneClassSVM(nu=0.01)).fit(fitted)
-        mine = found.filter(device=key[0], tag=key[1]).sort("time")
+        values = window.filter(device=key[0], tag=key[1]).select("value").to_numpy()
+        svm = make_pipeline(StandardScaler(), OneClassSVM(nu=0.01)).fit(values)
+        mine = rows.filter(device=key[0], tag=key[1]).sort("time")
         theirs = sensor.sort("time").select("value").to_numpy()
         decision = svm.decision_function(theirs)
         assert abs(decision + mine["score"].to_numpy()).max() < 1e-9

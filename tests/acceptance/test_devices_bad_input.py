@@ -21,11 +21,11 @@ NAIVE = "d,t,2026-03-02 00:00:00,1\n" * 3
 
 def refused(command, *words) -> str:
     """What is said, in one line, by a command that fails as it should."""
-    done = command("devices", *words)
-    assert done.status == 1
-    assert done.out == ""
-    assert "Traceback" not in done.err
-    return " ".join(done.err.split())
+    output = command("devices", *words)
+    assert output.status == 1
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    return " ".join(output.err.split())
 
 
 def written(store: Path) -> list[str]:
@@ -106,9 +106,9 @@ def test_readings_that_cannot_be_used_are_refused_and_nothing_is_written(
 ):
     if content is not None:
         (tmp_path / name).write_text(content)
-    said = refused(command, "ingest", "--source", tmp_path / name, *words, "--store", tmp_path / "store")
+    message = refused(command, "ingest", "--source", tmp_path / name, *words, "--store", tmp_path / "store")
     for text in told:
-        assert text in said
+        assert text in message
     assert not (tmp_path / "store").exists() or written(tmp_path / "store") == []
 
 
@@ -129,14 +129,14 @@ def test_limits_that_cannot_be_used_are_refused(command, tmp_path, content, told
 
 def test_run_refuses_as_ingest_does_and_trains_nothing(command, tmp_path):
     (tmp_path / "naive.csv").write_text(HEADER + NAIVE)
-    said = refused(command, "run", "--source", tmp_path / "naive.csv", "--store", tmp_path / "store")
-    assert "--timezone" in said
+    message = refused(command, "run", "--source", tmp_path / "naive.csv", "--store", tmp_path / "store")
+    assert "--timezone" in message
 
 
 def test_without_readings_the_next_command_is_named(command, tmp_path):
     for words in (["train"], ["score"], ["score", "--as-of", "2026-03-02T01:00"]):
-        said = refused(command, *words, "--store", tmp_path / "store")
-        assert "Ingest data first: python -m flows devices ingest" in said
+        message = refused(command, *words, "--store", tmp_path / "store")
+        assert "Ingest data first: python -m flows devices ingest" in message
 
 
 # Odd readings, taken together: they are scored, and what is odd is told.
@@ -163,21 +163,25 @@ def odd(command, tmp_path_factory):
         schema_overrides={"time": normal.schema["time"]},
     )
     pl.concat([normal, jumped, few]).write_parquet(folder / "readings.parquet")
-    given = ["--source", folder / "readings.parquet", "--shards", "2", "--store", folder / "store"]
-    ingested = command("devices", "ingest", *given, "--json")
+    options = ["--source", folder / "readings.parquet", "--shards", "2", "--store", folder / "store"]
+    ingested = command("devices", "ingest", *options, "--json")
     assert ingested.status == 0, ingested.err
-    assert command("devices", "train", *given[4:]).status == 0
-    done = command("devices", "score", "--catch-up", "1", *given[4:], "--json")
-    assert done.status == 0, done.err
-    return {"ingested": ingested.json["tables"][0], "done": done.json, "store": Store(str(folder / "store"))}
+    assert command("devices", "train", *options[4:]).status == 0
+    output = command("devices", "score", "--catch-up", "1", *options[4:], "--json")
+    assert output.status == 0, output.err
+    return {
+        "ingested": ingested.json["tables"][0],
+        "done": output.json,
+        "store": Store(str(folder / "store")),
+    }
 
 
 def test_nulls_and_readings_from_the_future_are_quarantined_and_all_others_counted(odd):
     assert odd["ingested"]["rules"] == {"value_missing": 3, "time_in_future": 2}
-    stored = odd["store"].scan("devices/readings").collect()
-    assert stored["count"].sum() == odd["ingested"]["read"] - 5
-    assert "never" not in stored["tag"]
-    assert "ahead" not in stored["tag"]
+    readings = odd["store"].scan("devices/readings").collect()
+    assert readings["count"].sum() == odd["ingested"]["read"] - 5
+    assert "never" not in readings["tag"]
+    assert "ahead" not in readings["tag"]
 
 
 def test_a_clock_that_jumps_back_puts_its_readings_where_it_says(odd):
@@ -188,9 +192,9 @@ def test_a_clock_that_jumps_back_puts_its_readings_where_it_says(odd):
 
 
 def test_a_sensor_with_one_reading_and_one_that_fell_silent_are_accounted_for_with_a_reason(odd):
-    done = odd["done"]
-    assert done["failed"] == 0
-    assert done["requested"] == done["scored"] + done["fallback"] + done["skipped"]
+    summary = odd["done"]
+    assert summary["failed"] == 0
+    assert summary["requested"] == summary["scored"] + summary["fallback"] + summary["skipped"]
     reasons = json.dumps(ledger.rows(odd["store"]).collect()["reasons"].to_list())
     assert "too few readings in the history for a detector of its own: 1" in reasons
     rows = odd["store"].scan("devices/scores").filter(device="odd").collect()
@@ -201,7 +205,7 @@ def test_a_sensor_with_one_reading_and_one_that_fell_silent_are_accounted_for_wi
 
 def test_a_store_with_a_single_reading_trains_and_scores(command, tmp_path):
     (tmp_path / "one.csv").write_text(HEADER + "d,t,2026-03-02T00:00:00Z,1\n")
-    done = command(
+    output = command(
         "devices",
         "run",
         "--source",
@@ -212,9 +216,9 @@ def test_a_store_with_a_single_reading_trains_and_scores(command, tmp_path):
         tmp_path / "s",
         "--json",
     )
-    assert done.status == 0, done.err
-    assert (done.json["requested"], done.json["fallback"], done.json["failed"]) == (1, 1, 0)
-    assert Path(done.json["page"]).exists()
+    assert output.status == 0, output.err
+    assert (output.json["requested"], output.json["fallback"], output.json["failed"]) == (1, 1, 0)
+    assert Path(output.json["page"]).exists()
 
 
 @pytest.mark.parametrize(
@@ -245,8 +249,8 @@ def test_readings_without_a_bundle_name_the_training(command, tmp_path):
     (tmp_path / "good.csv").write_text(HEADER + GOOD)
     where = ["--store", tmp_path / "store"]
     assert command("devices", "ingest", "--source", tmp_path / "good.csv", *where).status == 0
-    said = refused(command, "score", *where)
-    assert "there is no bundle for devices yet. Train one: python -m flows devices train" in said
+    message = refused(command, "score", *where)
+    assert "there is no bundle for devices yet. Train one: python -m flows devices train" in message
 
 
 @pytest.mark.parametrize(
@@ -259,7 +263,7 @@ def test_readings_without_a_bundle_name_the_training(command, tmp_path):
     ],
 )
 def test_an_option_outside_its_range_is_refused_with_the_range(command, tmp_path, words, told):
-    done = command("devices", *words, "--store", tmp_path / "store")
-    assert done.status not in (0, None)
-    assert "Traceback" not in done.err
-    assert told in done.err + done.out
+    output = command("devices", *words, "--store", tmp_path / "store")
+    assert output.status not in (0, None)
+    assert "Traceback" not in output.err
+    assert told in output.err + output.out

@@ -36,52 +36,52 @@ def values(days: int) -> pl.DataFrame:
 
 
 def test_a_shift_leads_to_a_better_champion_and_a_bad_challenger_to_none(serve, tmp_path, without_run_logger):
-    opened = Store(str(tmp_path / "store"))
+    data_store = Store(str(tmp_path / "store"))
 
     def publish(days: int) -> None:
         """Score the last of so many days."""
-        steps.put(opened, values(days), LEVELS, shards=2)
-        steps.score(opened, scenario=LEVELS)
+        steps.put(data_store, values(days), LEVELS, shards=2)
+        steps.score(data_store, scenario=LEVELS)
 
     served = serve("tests.levels", levels.NAME)
-    steps.put(opened, values(TRAINED), LEVELS, shards=2)
-    assert steps.train(opened, scenario=LEVELS)[1].promoted
+    steps.put(data_store, values(TRAINED), LEVELS, shards=2)
+    assert steps.train(data_store, scenario=LEVELS)[1].promoted
     publish(TRAINED)
-    quiet = levels.evaluate(opened.uri)
+    quiet = levels.evaluate(data_store.uri)
     assert quiet["drift"]["notes"] == [
         "Bundle 1 was trained on data up to 2024-02-09: there is no newer data."
     ]
 
     publish(TRAINED + 2)
-    assert levels.evaluate(opened.uri)["drift"]["drifted"] == ["value"]
+    assert levels.evaluate(data_store.uri)["drift"]["drifted"] == ["value"]
     training = served.completed()
     (event,) = served.events("almanac.levels.drifted")
     assert training["parameters"]["reason"] == event["payload"]["reason"]
-    (asked,) = retrainings(opened, "levels").to_dicts()
-    assert (asked["granted"], asked["bundle"], asked["promoted"]) == (True, 2, True)
-    assert asked["reason"].startswith("Drifted as of 2024-02-11, against bundle 1: value (PSI ")
-    assert bundles.champion(opened, "levels") == 2
+    (request,) = retrainings(data_store, "levels").to_dicts()
+    assert (request["granted"], request["bundle"], request["promoted"]) == (True, 2, True)
+    assert request["reason"].startswith("Drifted as of 2024-02-11, against bundle 1: value (PSI ")
+    assert bundles.champion(data_store, "levels") == 2
 
-    _, bad = steps.train(opened, scenario=LEVELS, spoilt_by=50.0)
+    _, bad = steps.train(data_store, scenario=LEVELS, spoilt_by=50.0)
     publish(TRAINED + 5)
     publish(TRAINED + 6)
-    levels.evaluate(opened.uri)
+    levels.evaluate(data_store.uri)
     assert not bad.promoted
     assert "of champion 2" in bad.reason
-    assert bundles.champion(opened, "levels") == 2
-    error = mean_error_by_bundle(opened)
+    assert bundles.champion(data_store, "levels") == 2
+    error = mean_error_by_bundle(data_store)
     assert error[2] < error[1] / 2
     assert len(served.runs()) == 1
 
-    back = levels.rollback(reason="The shift was a mistake.", store=opened.uri)
+    back = levels.rollback(reason="The shift was a mistake.", store=data_store.uri)
     assert (back["champion"], back["before"]) == (1, 2)
-    assert steps.resolve(opened, scenario=LEVELS).bundle == 1
-    known = bundles.events(opened, "levels")
-    assert known is not None
-    assert known.filter(event="promoted")["bundle"].to_list() == [1, 2, 1]
-    (taken_back,) = known.filter(event=bundles.ROLLED_BACK).to_dicts()
+    assert steps.resolve(data_store, scenario=LEVELS).bundle == 1
+    events = bundles.events(data_store, "levels")
+    assert events is not None
+    assert events.filter(event="promoted")["bundle"].to_list() == [1, 2, 1]
+    (taken_back,) = events.filter(event=bundles.ROLLED_BACK).to_dicts()
     assert (taken_back["bundle"], taken_back["reason"]) == (2, "The shift was a mistake.")
-    assert known.filter(event="registered")["bundle"].to_list() == [1, 2, 3]
+    assert events.filter(event="registered")["bundle"].to_list() == [1, 2, 3]
 
 
 def mean_error_by_bundle(store: Store) -> dict[int, float]:

@@ -39,12 +39,12 @@ def chain() -> tuple[Tables, Tables]:
     """Sales of eight SKUs in three stores; late are one more week and other units for the one before."""
     from models.sales.simulation import simulate
 
-    made = simulate(skus=8, stores=3, weeks=72, seed=3, with_truth=False)
-    week, last = pl.col("week"), made.as_of
-    before = made.history.filter(week == last - timedelta(weeks=1)).with_columns(pl.col("units") + 50)
-    plan = pl.concat([made.history.filter(week == last).drop("units"), made.plan], how="diagonal_relaxed")
-    early = {"source": made.history.filter(week < last), "plan": plan, "stores": made.stores}
-    return early, {"source": pl.concat([before, made.history.filter(week == last)])}
+    market = simulate(skus=8, stores=3, weeks=72, seed=3, with_truth=False)
+    week, last = pl.col("week"), market.as_of
+    before = market.history.filter(week == last - timedelta(weeks=1)).with_columns(pl.col("units") + 50)
+    plan = pl.concat([market.history.filter(week == last).drop("units"), market.plan], how="diagonal_relaxed")
+    early = {"source": market.history.filter(week < last), "plan": plan, "stores": market.stores}
+    return early, {"source": pl.concat([before, market.history.filter(week == last)])}
 
 
 def sensors() -> tuple[Tables, Tables]:
@@ -128,9 +128,9 @@ class Ready:
 
     def rows(self) -> dict[str, pl.DataFrame]:
         """All that is published of the moment, by table, in an order of its own."""
-        found = {name: self.store.scan(name).collect() for name in self.tables}
-        moment = type(found[self.tables[0]]["as_of"][0]).fromisoformat(self.as_of)
-        return {name: _sorted(rows.filter(as_of=moment)) for name, rows in found.items()}
+        tables = {name: self.store.scan(name).collect() for name in self.tables}
+        moment = type(tables[self.tables[0]]["as_of"][0]).fromisoformat(self.as_of)
+        return {name: _sorted(rows.filter(as_of=moment)) for name, rows in tables.items()}
 
     def height(self) -> int:
         """How many rows the first published table has now."""
@@ -165,11 +165,11 @@ MAY_BE_EMPTY = {"machines/alarms", "devices/levels"}
 """Tables of what happens seldom: nothing is at risk, and nothing stays different, in the data here."""
 
 
-def same(found: Ready, wanted: Ready) -> None:
+def same(actual: Ready, expected: Ready) -> None:
     """Both have published the same rows, and some."""
-    for name, rows in wanted.rows().items():
+    for name, rows in expected.rows().items():
         assert rows.height or name in MAY_BE_EMPTY, name
-        assert_frame_equal(found.rows()[name], rows)
+        assert_frame_equal(actual.rows()[name], rows)
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +177,9 @@ def run(command) -> Callable[..., dict[str, Any]]:
     """`run("sales", "forecast", ...)`: the result of a command that has to succeed."""
 
     def succeed(*words: str) -> dict[str, Any]:
-        done = command(*words, *([] if "--json" in words else ["--json"]))
-        assert done.status == 0, done.err
-        return dict(done.json)
+        output = command(*words, *([] if "--json" in words else ["--json"]))
+        assert output.status == 0, output.err
+        return dict(output.json)
 
     return succeed
 
@@ -223,8 +223,8 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def test_the_same_run_twice_changes_nothing(ready, run, tmp_path):
     again = ready.copied(tmp_path / "again")
-    done = run(*again.words)
-    assert "These rows had been published before." in done["notes"]
+    summary = run(*again.words)
+    assert "These rows had been published before." in summary["notes"]
     assert again.versions() == ready.versions()
     same(again, ready)
 
@@ -263,15 +263,15 @@ def test_a_run_killed_in_the_middle_shows_nothing_leaves_nothing_behind_and_is_c
     finally:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    done = len(killed.scored_shards())
+    shards_before = len(killed.scored_shards())
     assert killed.store.version(killed.tables[0]) is None, "readers see a run that is not complete"
     assert ledger.rows(killed.store) is None
-    assert done < len(ready.scored_shards()), "the run was over before it could be killed"
+    assert shards_before < len(ready.scored_shards()), "the run was over before it could be killed"
     assert len(family) >= 3, "a run has two workers"
     _, alive = psutil.wait_procs(family, timeout=120)
     assert not alive, f"left behind: {[' '.join(p.cmdline()) for p in alive]}"
 
-    assert run(*killed.words)["reused_shards"] == done
+    assert run(*killed.words)["reused_shards"] == shards_before
     same(killed, ready)
 
 
@@ -280,14 +280,14 @@ def test_of_two_runs_of_the_same_moment_at_the_same_time_one_publishes_and_the_o
     ready, prefect_api, dask_cluster, tmp_path
 ):
     both = ready.unpublished(tmp_path / "both")
-    shared = {"PREFECT_API_URL": prefect_api, "ALMANAC_SCHEDULER": dask_cluster.scheduler_address}
-    processes = [started(both, **shared) for _ in range(2)]
-    seen = set()
+    environment = {"PREFECT_API_URL": prefect_api, "ALMANAC_SCHEDULER": dask_cluster.scheduler_address}
+    processes = [started(both, **environment) for _ in range(2)]
+    heights = set()
     while any(process.poll() is None for process in processes):
-        seen.add(both.height())
+        heights.add(both.height())
         time.sleep(0.05)
     results = [result(process) for process in processes]
-    assert seen <= {0, ready.height()}, "readers see a part of a run"
+    assert heights <= {0, ready.height()}, "readers see a part of a run"
     assert results[0]["run_id"] == results[1]["run_id"]
     assert results[0]["version"] == results[1]["version"] == both.store.version(both.tables[0])
     assert sum("These rows had been published before." in one["notes"] for one in results) == 1
@@ -300,18 +300,18 @@ def test_of_two_runs_of_the_same_moment_at_the_same_time_one_publishes_and_the_o
 
 @ONE_SCENARIO
 def test_a_bundle_with_a_changed_byte_is_not_loaded(ready, command, tmp_path):
-    changed = ready.unpublished(tmp_path / "changed")
-    folder = Path(changed.store.uri, changed.name, "bundles", "1")
+    altered = ready.unpublished(tmp_path / "changed")
+    folder = Path(altered.store.uri, altered.name, "bundles", "1")
     names = json.loads((folder / "manifest.json").read_text())["files"]
     victim = max((folder / name for name in names), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
-    done = command(*changed.words)
-    assert (done.status, done.out) == (1, "")
-    assert done.err.startswith("BundleError: ")
-    assert f"{victim.name}: changed since it was saved." in done.err
-    assert changed.store.version(changed.tables[0]) is None
+    output = command(*altered.words)
+    assert (output.status, output.out) == (1, "")
+    assert output.err.startswith("BundleError: ")
+    assert f"{victim.name}: changed since it was saved." in output.err
+    assert altered.store.version(altered.tables[0]) is None
 
 
 class Smuggled:
@@ -332,9 +332,9 @@ def test_a_pickle_in_a_bundle_is_refused_and_not_executed(ready, command, tmp_pa
     (folder / "model.pkl").write_bytes(pickle.dumps(Smuggled(tmp_path / "executed")))
     manifest["files"]["model.pkl"] = {"sha256": "", "bytes": 0}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    done = command(*smuggled.words)
-    assert (done.status, done.out) == (1, "")
-    assert done.err.startswith("BundleError: ")
-    assert "model.pkl: not a kind of file that a bundle may hold" in done.err
+    output = command(*smuggled.words)
+    assert (output.status, output.out) == (1, "")
+    assert output.err.startswith("BundleError: ")
+    assert "model.pkl: not a kind of file that a bundle may hold" in output.err
     assert not (tmp_path / "executed").exists()
     assert smuggled.store.version(smuggled.tables[0]) is None

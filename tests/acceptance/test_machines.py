@@ -15,9 +15,9 @@ pytestmark = pytest.mark.slow
 
 def ingest(command, folder: Path, tables: Mapping[str, pl.DataFrame], *words):
     """What became of ingesting `tables` into the store in `folder`."""
-    given = sources(folder / "sources", tables)
+    source_options = sources(folder / "sources", tables)
     return command(
-        "machines", "ingest", *given, *words, "--shards", "2", "--store", folder / "store", "--json"
+        "machines", "ingest", *source_options, *words, "--shards", "2", "--store", folder / "store", "--json"
     )
 
 
@@ -51,12 +51,12 @@ def odd(command, tmp_path_factory):
     assert lost.height, "the simulated fleet has to lose a maintenance record"
     assert ingest(command, folder, bad).status == 0
     where = ["--store", folder / "store", "--json"]
-    trained = command("machines", "train", *OPTIONS, *where)
-    assert trained.status == 0, trained.err
-    scored = command("machines", "score", *where)
-    assert scored.status == 0, scored.err
-    rows = Store(str(folder / "store")).scan("machines/risks").filter(run_id=scored.json["run_id"]).collect()
-    return {"ids": ids, "trained": trained.json, "scored": scored.json, "rows": rows, "lost": lost}
+    training = command("machines", "train", *OPTIONS, *where)
+    assert training.status == 0, training.err
+    scoring = command("machines", "score", *where)
+    assert scoring.status == 0, scoring.err
+    rows = Store(str(folder / "store")).scan("machines/risks").filter(run_id=scoring.json["run_id"]).collect()
+    return {"ids": ids, "trained": training.json, "scored": scoring.json, "rows": rows, "lost": lost}
 
 
 def finding(odd, name: str) -> dict:
@@ -121,14 +121,14 @@ def test_duplicate_timestamps_in_a_file_are_refused_unless_it_is_said_which_row_
     tables = fleet(4)
     twice = tables["telemetry"].head(3).with_columns(pl.col("volt") + 1000)
     doubled = {**tables, "telemetry": pl.concat([tables["telemetry"], twice])}
-    refused = ingest(command, tmp_path, doubled)
-    assert refused.status == 1
-    assert "--duplicates average or last" in refused.err
-    done = ingest(command, tmp_path, doubled, "--duplicates", "last")
-    assert done.status == 0, done.err
-    assert done.json["tables"][0]["merged"] == 3
-    stored = Store(str(tmp_path / "store")).scan("machines/telemetry").filter(pl.col("volt") > 900).collect()
-    assert stored.height == 3
+    refusal = ingest(command, tmp_path, doubled)
+    assert refusal.status == 1
+    assert "--duplicates average or last" in refusal.err
+    output = ingest(command, tmp_path, doubled, "--duplicates", "last")
+    assert output.status == 0, output.err
+    assert output.json["tables"][0]["merged"] == 3
+    rows = Store(str(tmp_path / "store")).scan("machines/telemetry").filter(pl.col("volt") > 900).collect()
+    assert rows.height == 3
 
 
 def test_overlapping_files_give_each_row_once_and_the_later_file_wins(command, tmp_path):
@@ -138,14 +138,14 @@ def test_overlapping_files_give_each_row_once_and_the_later_file_wins(command, t
     folder.mkdir()
     telemetry[:1500].write_parquet(folder / "2024-01.parquet")
     telemetry[1400:].with_columns(pl.col("volt") + 1000).write_parquet(folder / "2024-02.parquet")
-    done = ingest(command, tmp_path, tables, "--telemetry", folder)
-    assert done.status == 0, done.err
-    stored = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
-    assert stored.height == telemetry.height
-    counts = done.json["tables"][0]
+    output = ingest(command, tmp_path, tables, "--telemetry", folder)
+    assert output.status == 0, output.err
+    rows = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
+    assert rows.height == telemetry.height
+    counts = output.json["tables"][0]
     assert counts["read"] == telemetry.height + 100
     assert (counts["accepted"], counts["superseded"]) == (telemetry.height, 100)
-    assert stored.sort("time", "machine_id")["volt"].gt(900).to_list() == [False] * 1400 + [True] * (
+    assert rows.sort("time", "machine_id")["volt"].gt(900).to_list() == [False] * 1400 + [True] * (
         telemetry.height - 1400
     )
 
@@ -164,24 +164,24 @@ def test_hours_that_a_clock_change_skips_or_repeats_go_to_quarantine_and_the_oth
         frame.write_csv(tmp_path / f"{name}.csv")
     words = ["--telemetry", tmp_path / "t.csv", "--maintenance", tmp_path / "m.csv"]
     words += ["--failures", tmp_path / "f.csv", "--timezone", "Europe/Zurich", "--store", tmp_path / "store"]
-    done = command("machines", "ingest", *words, "--json")
-    assert done.status == 0, done.err
+    output = command("machines", "ingest", *words, "--json")
+    assert output.status == 0, output.err
     bad = quarantined(tmp_path)
     assert bad["rule"].to_list() == ["time|datetime"] * 2
     assert "2023-03-26 02:00" in bad.sort("row_number")["row"][0]
     assert "2023-10-29 02:00" in bad.sort("row_number")["row"][1]
-    stored = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
-    assert stored["time"].min().isoformat() == "2023-03-24T23:00:00+00:00"
-    assert stored["time"].max().isoformat() == "2023-10-30T23:00:00+00:00"
-    assert stored.height == local.height - 2
+    rows = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
+    assert rows["time"].min().isoformat() == "2023-03-24T23:00:00+00:00"
+    assert rows["time"].max().isoformat() == "2023-10-30T23:00:00+00:00"
+    assert rows.height == local.height - 2
 
 
 def test_telemetry_that_marks_the_start_of_its_interval_is_stored_with_the_end_and_it_is_said_once(
     command, tmp_path
 ):
     tables = fleet(3)
-    begun = tables["telemetry"].with_columns(pl.col("time") - pl.duration(hours=4))
-    early, late = begun.filter(pl.col("time") <= CUT), begun.filter(pl.col("time") > CUT)
+    at_start = tables["telemetry"].with_columns(pl.col("time") - pl.duration(hours=4))
+    early, late = at_start.filter(pl.col("time") <= CUT), at_start.filter(pl.col("time") > CUT)
     marks = ("--telemetry-marks", "start")
     assert ingest(command, tmp_path / "start", {**tables, "telemetry": early}, *marks).status == 0
     assert ingest(command, tmp_path / "start", {**tables, "telemetry": late}).status == 0
@@ -189,22 +189,22 @@ def test_telemetry_that_marks_the_start_of_its_interval_is_stored_with_the_end_a
     assert other.status == 1
     assert "was ingested with telemetry_marks start" in other.err
     assert ingest(command, tmp_path / "end", tables).status == 0
-    found = [
+    tables_of_both = [
         Store(str(tmp_path / name / "store")).scan("machines/telemetry").collect().sort("machine_id", "time")
         for name in ("start", "end")
     ]
-    assert found[0].equals(found[1])
+    assert tables_of_both[0].equals(tables_of_both[1])
 
 
 def test_columns_may_be_mapped_for_one_table(command, tmp_path):
     tables = fleet(3)
-    given = sources(
+    source_options = sources(
         tmp_path, {**tables, "errors": tables["errors"].rename({"time": "seen", "error": "code"})}
     )
     words = ["--column", "errors.time=seen", "--column", "error=code", "--store", tmp_path / "store"]
-    done = command("machines", "ingest", *given, *words, "--json")
-    assert done.status == 0, done.err
-    assert done.json["tables"][1]["accepted"] == tables["errors"].height
+    output = command("machines", "ingest", *source_options, *words, "--json")
+    assert output.status == 0, output.err
+    assert output.json["tables"][1]["accepted"] == tables["errors"].height
 
 
 # Input that cannot be used is refused with words that help.
@@ -230,43 +230,43 @@ NO_COMPONENT = fleet(2)["failures"].drop("component")
 def test_input_that_breaks_the_contract_is_refused_and_nothing_is_written(
     command, tmp_path, name, frame, said
 ):
-    done = ingest(command, tmp_path, {**fleet(2), name: frame})
-    assert done.status == 1
-    assert said in done.err
+    output = ingest(command, tmp_path, {**fleet(2), name: frame})
+    assert output.status == 1
+    assert said in output.err
     assert not (tmp_path / "store" / "machines" / "telemetry").exists()
 
 
 def test_a_word_among_the_readings_goes_to_quarantine_and_the_others_stay_numbers(command, tmp_path):
     tables = fleet(2)
-    written = tables["telemetry"].with_columns(pl.col("volt").cast(pl.String))
-    tables["telemetry"] = written.with_columns(
+    telemetry = tables["telemetry"].with_columns(pl.col("volt").cast(pl.String))
+    tables["telemetry"] = telemetry.with_columns(
         pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("high")).otherwise("volt").alias("volt")
     )
-    done = ingest(command, tmp_path, tables)
-    assert done.status == 0, done.err
-    assert done.json["tables"][0]["quarantined"] == 1
+    output = ingest(command, tmp_path, tables)
+    assert output.status == 0, output.err
+    assert output.json["tables"][0]["quarantined"] == 1
     assert "high" in quarantined(tmp_path)["row"][0]
-    stored = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
-    assert stored.schema["volt"] == pl.Float64
-    assert stored.height == written.height - 1
+    rows = Store(str(tmp_path / "store")).scan("machines/telemetry").collect()
+    assert rows.schema["volt"] == pl.Float64
+    assert rows.height == telemetry.height - 1
 
 
 def test_an_empty_file_is_refused(command, tmp_path):
     tables = fleet(2)
     del tables["failures"]
     (tmp_path / "nothing.csv").touch()
-    done = ingest(command, tmp_path, tables, "--failures", tmp_path / "nothing.csv")
-    assert done.status == 1
-    assert "nothing.csv" in done.err
+    output = ingest(command, tmp_path, tables, "--failures", tmp_path / "nothing.csv")
+    assert output.status == 1
+    assert "nothing.csv" in output.err
     assert not (tmp_path / "store" / "machines").exists()
 
 
 def test_a_file_that_is_not_there_is_named(command, tmp_path):
     tables = fleet(2)
     del tables["errors"]
-    done = ingest(command, tmp_path, tables, "--errors", tmp_path / "nothing.csv")
-    assert done.status == 1
-    assert "nothing.csv" in done.err
+    output = ingest(command, tmp_path, tables, "--errors", tmp_path / "nothing.csv")
+    assert output.status == 1
+    assert "nothing.csv" in output.err
 
 
 @pytest.mark.parametrize(
@@ -281,9 +281,9 @@ def test_a_file_that_is_not_there_is_named(command, tmp_path):
     ids=["no bundle", "future", "before the data", "unknown bundle", "empty range"],
 )
 def test_what_cannot_be_done_is_said(command, untrained, words, said):
-    done = command("machines", *words, "--store", untrained)
-    assert done.status == 1
-    assert said in done.err
+    output = command("machines", *words, "--store", untrained)
+    assert output.status == 1
+    assert said in output.err
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +294,6 @@ def untrained(command, tmp_path_factory) -> Path:
 
 
 def test_tables_that_were_never_ingested_are_named(command, tmp_path):
-    done = command("machines", "score", "--store", tmp_path / "store")
-    assert done.status == 1
-    assert "python -m flows machines ingest" in done.err
+    output = command("machines", "score", "--store", tmp_path / "store")
+    assert output.status == 1
+    assert "python -m flows machines ingest" in output.err

@@ -24,8 +24,8 @@ def test_new_data_starts_one_scoring_run_of_its_range_and_an_ingest_without_any_
     late = sources(tmp_path / "late", after_cut(tables))
 
     def machines(*words) -> None:
-        done = command("machines", *words, "--store", store, "--json")
-        assert done.status == 0, done.err
+        output = command("machines", *words, "--store", store, "--json")
+        assert output.status == 0, output.err
 
     machines("ingest", *sources(tmp_path / "early", until_cut(tables)), "--shards", "2")
     machines("train", *OPTIONS)
@@ -40,9 +40,9 @@ def test_new_data_starts_one_scoring_run_of_its_range_and_an_ingest_without_any_
     assert rows["as_of"].unique().to_list() == [END]
     assert rows["time"].min() == CUT + timedelta(hours=12)
     assert rows["time"].max() == END
-    known = {e["resource"]["prefect.resource.id"] for e in served.events("almanac.machines.at_risk")}
+    resources = {e["resource"]["prefect.resource.id"] for e in served.events("almanac.machines.at_risk")}
     alarms = rows.filter(pl.col("time") == END, pl.col("above_threshold"))
-    assert {name.split(".")[2] for name in known} == set(alarms["machine_id"])
+    assert {name.split(".")[2] for name in resources} == set(alarms["machine_id"])
 
     machines("ingest", *late)
     emit_event(LATER, resource={"prefect.resource.id": str(store)})

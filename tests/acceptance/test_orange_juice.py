@@ -29,9 +29,9 @@ MAX_COVERAGE_ERROR = 0.03
 @pytest.fixture(scope="module")
 def tables(orange_juice):
     """Sales, plan and stores of some of the stores, by name."""
-    found = {name: pl.read_parquet(orange_juice / f"{name}.parquet") for name in SOURCES.values()}
-    some = found["stores"]["store"].unique().sort().gather_every(21).head(STORES).implode()
-    return {name: table.filter(pl.col("store").is_in(some)) for name, table in found.items()}
+    frames = {name: pl.read_parquet(orange_juice / f"{name}.parquet") for name in SOURCES.values()}
+    some = frames["stores"]["store"].unique().sort().gather_every(21).head(STORES).implode()
+    return {name: table.filter(pl.col("store").is_in(some)) for name, table in frames.items()}
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +51,23 @@ def done(tables, prefect_database, tmp_path_factory):
         stderr=subprocess.PIPE,
         text=True,
     )
-    seen, addresses = {}, set()
+    processes, addresses = {}, set()
     while True:
         try:
             out, err = process.communicate(timeout=3)
             break
         except subprocess.TimeoutExpired:
             for child in psutil.Process(process.pid).children(recursive=True):
-                seen[child.pid] = child
+                processes[child.pid] = child
                 addresses |= _listening(child)
-    _, left = psutil.wait_procs(list(seen.values()), timeout=60)
+    _, alive = psutil.wait_procs(list(processes.values()), timeout=60)
     assert process.returncode == 0, err[-4000:]
     return {
         "out": out,
         "err": err,
         "store": Store(str(store)),
-        "left": left,
-        "seen": seen,
+        "left": alive,
+        "seen": processes,
         "addresses": addresses,
     }
 
@@ -82,11 +82,11 @@ def _listening(process: psutil.Process) -> set[str]:
 def test_one_json_object_is_printed_and_no_traceback(done):
     assert len(done["out"].strip().splitlines()) == 1
     result = json.loads(done["out"])
-    wanted = {
+    keys = {
         "run_id", "as_of", "bundle", "requested", "scored", "fallback", "skipped", "failed", "table", "version", "page",
         "seconds",
     }  # fmt: skip
-    assert set(result) >= wanted
+    assert set(result) >= keys
     assert "Traceback" not in done["err"]
 
 

@@ -20,9 +20,9 @@ def weeks(command, orange_juice, tmp_path_factory):
     where = ["--store", folder / "store", "--json"]
 
     def sales(*words):
-        done = command("sales", *words, *where)
-        assert done.status == 0, done.err
-        return done.json
+        output = command("sales", *words, *where)
+        assert output.status == 0, output.err
+        return output.json
 
     def ingest(rows: pl.DataFrame, *words) -> None:
         rows.write_parquet(folder / "sales.parquet")
@@ -35,13 +35,13 @@ def weeks(command, orange_juice, tmp_path_factory):
     begin = history["week"].max() - timedelta(weeks=WEEKS)
     ingest(history.filter(pl.col("week") <= begin), "--shards", "2")
     sales("train", "--training-rows", "2000", "--horizon", "2")
-    told = []
+    evaluations = []
     for number in range(WEEKS):
         week = begin + timedelta(weeks=number)
         sales("forecast", "--as-of", week)
         ingest(history.filter(pl.col("week") == week + timedelta(weeks=1)))
-        told.append(sales("evaluate"))
-    return Store(str(folder / "store")), told, history
+        evaluations.append(sales("evaluate"))
+    return Store(str(folder / "store")), evaluations, history
 
 
 def by_hand(store: Store, history: pl.DataFrame) -> pl.DataFrame:
@@ -68,32 +68,32 @@ def figures(rows: pl.DataFrame) -> dict[str, float]:
 
 
 def test_each_evaluation_covers_what_was_still_pending_and_what_is_new(weeks):
-    _, told, history = weeks
-    assert [one["judged"] for one in told] == [1, 2, 2]
-    assert told[-1]["observed_until"] == str(history["week"].max())
-    assert all(one["left"] == 0 for one in told)
+    _, evaluations, history = weeks
+    assert [one["judged"] for one in evaluations] == [1, 2, 2]
+    assert evaluations[-1]["observed_until"] == str(history["week"].max())
+    assert all(one["left"] == 0 for one in evaluations)
 
 
 def test_every_published_row_is_judged_once_by_the_units_that_were_then_sold(weeks):
     store, _, history = weeks
-    judged = store.scan("sales/evaluations").collect()
+    rows = store.scan("sales/evaluations").collect()
     place = ["as_of", "sku", "store", "week"]
-    assert judged.height == store.scan("sales/forecasts").collect().height
-    assert judged.select(place).is_unique().all()
+    assert rows.height == store.scan("sales/forecasts").collect().height
+    assert rows.select(place).is_unique().all()
     hand = by_hand(store, history).sort(place)
-    known = judged.filter(pl.col("units").is_not_null()).sort(place)
-    assert known.select(*place, "bundle", "run_id", *QUANTILES, "units").equals(
+    complete = rows.filter(pl.col("units").is_not_null()).sort(place)
+    assert complete.select(*place, "bundle", "run_id", *QUANTILES, "units").equals(
         hand.select(*place, "bundle", "run_id", *QUANTILES, "units")
     )
-    assert judged.filter("pending")["week"].min() > history["week"].max()
+    assert rows.filter("pending")["week"].min() > history["week"].max()
 
 
 def test_the_evaluation_equals_the_same_metrics_by_a_few_plain_lines_over_the_tables(weeks):
-    store, told, history = weeks
+    store, evaluations, history = weeks
     rows = by_hand(store, history)
-    last = store.scan("sales/measures").filter(run_id=told[-1]["run_id"]).collect()
+    last = store.scan("sales/measures").filter(run_id=evaluations[-1]["run_id"]).collect()
     covered = rows.filter(
-        pl.col("as_of").is_between(*map(date.fromisoformat, (told[-1]["from"], told[-1]["to"])))
+        pl.col("as_of").is_between(*map(date.fromisoformat, (evaluations[-1]["from"], evaluations[-1]["to"])))
     )
 
     def measured(name: str, value: object) -> dict[str, float]:
@@ -105,11 +105,11 @@ def test_the_evaluation_equals_the_same_metrics_by_a_few_plain_lines_over_the_ta
         slices[name] = [(value, covered.filter(pl.col(name) == value)) for value in covered[name].unique()]
     for name, values in slices.items():
         for value, of in values:
-            found = measured(name, value)
-            for metric, wanted in figures(of).items():
-                assert found[metric] == pytest.approx(wanted, rel=1e-9), (name, value, metric)
-    shown = told[-1]["metrics"]["all"]
-    assert shown["pinball"] == pytest.approx(figures(covered)["pinball"], abs=1e-4)
+            measures = measured(name, value)
+            for metric, figures_by_hand in figures(of).items():
+                assert measures[metric] == pytest.approx(figures_by_hand, rel=1e-9), (name, value, metric)
+    printed = evaluations[-1]["metrics"]["all"]
+    assert printed["pinball"] == pytest.approx(figures(covered)["pinball"], abs=1e-4)
 
 
 def test_evaluating_it_all_again_changes_no_row(weeks, command):

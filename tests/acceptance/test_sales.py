@@ -17,12 +17,12 @@ def forecasts(uri: str) -> pl.DataFrame:
 
 def test_a_run_accounts_for_every_key_and_forecasts_every_row_of_the_plan(sales_store):
     result, rows = sales_store.result, forecasts(sales_store.uri)
-    counted = sum(result[name] for name in ("scored", "fallback", "skipped", "failed"))
-    assert result["requested"] == counted > 0
+    total = sum(result[name] for name in ("scored", "fallback", "skipped", "failed"))
+    assert result["requested"] == total > 0
     assert result["failed"] == 0
     assert rows.height == result["rows"]
-    planned = pl.read_parquet(sales_store.sources["plan"]).select("sku", "store", "week")
-    assert planned.join(rows, on=planned.columns, how="anti").is_empty()
+    plan = pl.read_parquet(sales_store.sources["plan"]).select("sku", "store", "week")
+    assert plan.join(rows, on=plan.columns, how="anti").is_empty()
     assert Path(result["page"]).read_text().startswith("<!doctype html>")
 
 
@@ -35,6 +35,6 @@ def test_quantiles_are_finite_and_never_negative_and_never_cross(sales_store):
 def test_the_same_inputs_in_another_store_give_the_same_rows(sales_store, command, tmp_path):
     sources = sales_store.sources
     files = ("--source", sources["history"], "--plan", sources["plan"], "--stores", sources["stores"])
-    done = command("sales", "run", *files, "--shards", "2", "--store", str(tmp_path), "--json")
-    assert done.status == 0, done.err
+    output = command("sales", "run", *files, "--shards", "2", "--store", str(tmp_path), "--json")
+    assert output.status == 0, output.err
     assert forecasts(str(tmp_path)).drop("run_id").equals(forecasts(sales_store.uri).drop("run_id"))

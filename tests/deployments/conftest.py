@@ -31,17 +31,17 @@ def local(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     from deployments.local import Local
     from flows.server import free_port
 
-    found = Local(free_port(), tmp_path_factory.mktemp("deploy"))
-    (found.folder / "prefect").mkdir()
-    shutil.copy(prefect_database, found.folder / "prefect")
+    local_server = Local(free_port(), tmp_path_factory.mktemp("deploy"))
+    (local_server.folder / "prefect").mkdir()
+    shutil.copy(prefect_database, local_server.folder / "prefect")
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in TEN_RUNS.items():
                 patch.setenv(name, value)
-            assert found.start_server()
-        yield found
+            assert local_server.start_server()
+        yield local_server
     finally:
-        found.stop()
+        local_server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def deployments(local: Any) -> Callable[..., SimpleNamespace]:
 
     from deployments.__main__ import main
 
-    def run(*words: Any, **given: str) -> SimpleNamespace:
+    def run(*words: Any, **environment: str) -> SimpleNamespace:
         out, err = io.StringIO(), io.StringIO()
         with (
             pytest.MonkeyPatch.context() as patch,
@@ -62,11 +62,11 @@ def deployments(local: Any) -> Callable[..., SimpleNamespace]:
             patch.setattr("sys.argv", ["python -m deployments", *map(str, words)])
             for name in [name for name in os.environ if name.startswith("ALMANAC_")]:
                 patch.delenv(name)
-            for name, value in {**access(local), "COLUMNS": "200", **given}.items():
+            for name, value in {**access(local), "COLUMNS": "200", **environment}.items():
                 patch.setenv(name, value)
-            with pytest.raises(SystemExit) as ended:
+            with pytest.raises(SystemExit) as exit:
                 main()
-        return SimpleNamespace(status=ended.value.code, out=out.getvalue(), err=err.getvalue())
+        return SimpleNamespace(status=exit.value.code, out=out.getvalue(), err=err.getvalue())
 
     return run
 
@@ -76,8 +76,8 @@ def client(local: Any) -> Iterator[Any]:
     """A client of the server."""
     from prefect.client.orchestration import SyncPrefectClient
 
-    with SyncPrefectClient(local.url, auth_string=local.password()) as made:
-        yield made
+    with SyncPrefectClient(local.url, auth_string=local.password()) as prefect_client:
+        yield prefect_client
 
 
 @pytest.fixture
@@ -87,13 +87,13 @@ def few(tmp_path: Path) -> Callable[..., Path]:
 
     def write(*flows: str, change: Callable[[list[dict[str, Any]]], object] | None = None) -> Path:
         content = yaml.safe_load(PREFECT_FILE.read_text())
-        kept = [one for one in content["deployments"] if one["entrypoint"].partition(":")[2] in flows]
-        for one in kept:
+        selection = [one for one in content["deployments"] if one["entrypoint"].partition(":")[2] in flows]
+        for one in selection:
             one["name"] = f"{one['name']}-{tmp_path.name}"
         if change:
-            change(kept)
+            change(selection)
         path = tmp_path / "prefect.yaml"
-        path.write_text(yaml.safe_dump({"pull": content["pull"], "deployments": kept}))
+        path.write_text(yaml.safe_dump({"pull": content["pull"], "deployments": selection}))
         return path
 
     return write

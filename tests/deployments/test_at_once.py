@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 def shared(sales_store: SimpleNamespace, tmp_path: Path, without_run_logger: None) -> Store:
     """One store in which sales and the toy have a champion and nothing is published."""
     shutil.copytree(sales_store.uri, tmp_path / "store")
-    for published in ("sales/forecasts", "sales/runs", "ledger"):
-        shutil.rmtree(tmp_path / "store" / published)
+    for name in ("sales/forecasts", "sales/runs", "ledger"):
+        shutil.rmtree(tmp_path / "store" / name)
     store = Store(str(tmp_path / "store"))
     steps.put(store)
     steps.train(store)
@@ -55,20 +55,20 @@ def both(store: Store, **environment: str) -> list[subprocess.Popen[str]]:
 
 def results(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
     """What the runs printed; each ended well."""
-    told = [process.communicate(timeout=300) for process in processes]
-    for process, (_, err) in zip(processes, told, strict=True):
+    outputs = [process.communicate(timeout=300) for process in processes]
+    for process, (_, err) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, err[-3000:]
         assert "Traceback" not in err, err[-3000:]
-    return [json.loads(out) for out, _ in told]
+    return [json.loads(out) for out, _ in outputs]
 
 
-def check(store: Store, found: list[dict[str, Any]], rows: int) -> None:
+def check(store: Store, summaries: list[dict[str, Any]], rows: int) -> None:
     """Both have published, and the ledger has one row of each."""
-    assert [one["published"] for one in found] == [True, True]
+    assert [one["published"] for one in summaries] == [True, True]
     entries = ledger.rows(store).sort("scenario").collect()
     assert entries["scenario"].to_list() == ["sales", "toy"]
-    assert entries["run_id"].to_list() == [one["run_id"] for one in found]
-    assert entries["requested"].to_list() == [one["requested"] for one in found]
+    assert entries["run_id"].to_list() == [one["run_id"] for one in summaries]
+    assert entries["requested"].to_list() == [one["requested"] for one in summaries]
     assert store.scan("ledger").collect().height == 2
     assert store.scan("sales/forecasts").collect().height == rows
     assert store.scan("toy/doubled").collect().height == 12
@@ -95,8 +95,8 @@ def test_two_scenarios_at_once_without_a_named_server_share_one_that_ends_after_
     (server,) = servers
     wait_until(lambda: not psutil.pid_exists(server), 60, "the server ends after the last of them")
     with sqlite3.connect(home / "prefect.db") as database:
-        wanted = "select flow.name, state_type, start_time, end_time from flow_run join flow on flow.id = flow_run.flow_id"
-        names, states, begun, ended = zip(*database.execute(wanted), strict=True)
+        query = "select flow.name, state_type, start_time, end_time from flow_run join flow on flow.id = flow_run.flow_id"
+        names, states, starts, ends = zip(*database.execute(query), strict=True)
     assert sorted(names) == ["sales-forecast", "toy-score"]
     assert set(states) == {"COMPLETED"}
-    assert max(begun) < min(ended), "not at once"
+    assert max(starts) < min(ends), "not at once"

@@ -53,9 +53,9 @@ pytestmark = pytest.mark.skipif(not SCHEMAS.exists(), reason=f"no Azure schemas 
 
 @cache
 def registry() -> Registry:
-    found = [json.loads(path.read_text()) for path in SCHEMAS.glob("*/*.json")]
+    schemas = [json.loads(path.read_text()) for path in SCHEMAS.glob("*/*.json")]
     return Registry().with_resources(
-        (one["id"].rstrip("#"), Resource(contents=one, specification=DRAFT4)) for one in found
+        (one["id"].rstrip("#"), Resource(contents=one, specification=DRAFT4)) for one in schemas
     )
 
 

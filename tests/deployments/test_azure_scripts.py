@@ -47,14 +47,14 @@ def script(tmp_path: Path) -> Callable[..., SimpleNamespace]:
     calls = tmp_path / "calls"
 
     def run(name: str, *words: str, typed: str = "", **environment: str) -> SimpleNamespace:
-        given = {"CALLS": str(calls), "OUTPUTS": str(tmp_path / "outputs.json"), "TMPDIR": str(tmp_path)}
-        done = subprocess.run(
+        variables = {"CALLS": str(calls), "OUTPUTS": str(tmp_path / "outputs.json"), "TMPDIR": str(tmp_path)}
+        process = subprocess.run(
             ["bash", str(FOLDER / name), *words],
             cwd=tmp_path,
             env={
                 "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
                 "HOME": str(tmp_path),
-                **given,
+                **variables,
                 **environment,
             },
             input=typed,
@@ -62,8 +62,10 @@ def script(tmp_path: Path) -> Callable[..., SimpleNamespace]:
             text=True,
             timeout=60,
         )
-        made = calls.read_text().splitlines() if calls.exists() else []
-        return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr, calls=made)
+        requests = calls.read_text().splitlines() if calls.exists() else []
+        return SimpleNamespace(
+            status=process.returncode, out=process.stdout, err=process.stderr, calls=requests
+        )
 
     return run
 
@@ -75,11 +77,11 @@ def test_scripts_are_valid_stop_at_errors_and_explain_themselves(name, script):
     assert text.startswith("#!/usr/bin/env bash\n")
     assert "\nset -euo pipefail\n" in text
     assert os.access(FOLDER / name, os.X_OK)
-    told = script(name, "--help")
-    assert told.status == 0
-    assert f"usage: deployments/azure/{name} --resource-group" in told.out
-    assert "cost" in told.out
-    assert told.calls == []
+    output = script(name, "--help")
+    assert output.status == 0
+    assert f"usage: deployments/azure/{name} --resource-group" in output.out
+    assert "cost" in output.out
+    assert output.calls == []
 
 
 @pytest.mark.parametrize(
@@ -99,10 +101,10 @@ def test_scripts_are_valid_stop_at_errors_and_explain_themselves(name, script):
     ],
 )
 def test_what_is_missing_is_named_before_anything_is_done(script, words, environment, told):
-    done = script("deploy.sh", *words, **environment)
-    assert done.status == 2
-    assert told in done.err
-    assert done.calls == []
+    output = script("deploy.sh", *words, **environment)
+    assert output.status == 2
+    assert told in output.err
+    assert output.calls == []
 
 
 WORDS = (
@@ -118,16 +120,16 @@ WORDS = (
 
 
 def test_nothing_is_deployed_without_a_yes_and_the_costs_are_told_first(script):
-    done = script("deploy.sh", *WORDS, typed="n\n")
-    assert done.status == 2
-    assert "What costs while nothing runs: the worker" in done.out
-    assert done.calls == []
+    output = script("deploy.sh", *WORDS, typed="n\n")
+    assert output.status == 2
+    assert "What costs while nothing runs: the worker" in output.out
+    assert output.calls == []
 
 
 def test_deploying_makes_the_registry_before_the_images_and_the_worker_after_them(script, tmp_path):
-    done = script("deploy.sh", *WORDS, "--yes", "--base-image", "r.example/python:3.11")
-    assert done.status == 0, done.err
-    group, first, flows, worker, second = done.calls
+    output = script("deploy.sh", *WORDS, "--yes", "--base-image", "r.example/python:3.11")
+    assert output.status == 0, output.err
+    group, first, flows, worker, second = output.calls
     assert group.startswith("group create --name g --location westeurope")
     assert first.startswith("deployment group create --resource-group g")
     assert "workerImage" not in first
@@ -144,38 +146,38 @@ def test_deploying_makes_the_registry_before_the_images_and_the_worker_after_the
     assert filled["job_configuration"] == POOL["job_configuration"]
     assert filled["variables"]["required"] == []
     assert filled["variables"]["properties"]["registry"]["default"]
-    assert "--base-job-template g-pool.json --overwrite" in done.out
+    assert "--base-job-template g-pool.json --overwrite" in output.out
 
 
 def test_secrets_are_on_no_command_line_and_in_no_file_that_is_left(script, tmp_path):
-    done = script("deploy.sh", *WORDS, "--yes", **SECRETS)
-    assert done.status == 0, done.err
+    output = script("deploy.sh", *WORDS, "--yes", **SECRETS)
+    assert output.status == 0, output.err
     passed = (tmp_path / "calls.files").read_text()
     assert set((tmp_path / "calls.modes").read_text().split()) == {"600"}
     for secret in SECRETS.values():
         assert secret in passed
-        assert secret not in "\n".join(done.calls) + done.out + done.err
-        left = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "calls.files"]
-        assert not [p for p in left if secret in p.read_text()]
+        assert secret not in "\n".join(output.calls) + output.out + output.err
+        files = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "calls.files"]
+        assert not [p for p in files if secret in p.read_text()]
 
 
 def test_a_failing_step_stops_the_rest(script, tmp_path):
     (tmp_path / "bin/az").write_text(
         AZ.replace('"group show', '"acr build --registry") exit 3 ;;\n  "group show')
     )
-    done = script("deploy.sh", *WORDS, "--yes")
-    assert done.status != 0
-    assert "almanac:7" in done.calls[-1]
+    output = script("deploy.sh", *WORDS, "--yes")
+    assert output.status != 0
+    assert "almanac:7" in output.calls[-1]
     assert not (tmp_path / "g-pool.json").exists()
 
 
 def test_deleting_wants_the_groups_name_and_takes_the_roles_with_it(script):
-    refused = script("delete.sh", "--resource-group", "g", typed="yes\n")
-    assert refused.status == 2
-    assert not [call for call in refused.calls if " delete" in call]
-    done = script("delete.sh", "--resource-group", "g", typed="g\n")
-    assert done.status == 0, done.err
-    deleted = [" ".join(call.split()[:4]) for call in done.calls if " delete" in call]
+    refusal = script("delete.sh", "--resource-group", "g", typed="yes\n")
+    assert refusal.status == 2
+    assert not [call for call in refusal.calls if " delete" in call]
+    output = script("delete.sh", "--resource-group", "g", typed="g\n")
+    assert output.status == 0, output.err
+    deleted = [" ".join(call.split()[:4]) for call in output.calls if " delete" in call]
     assert deleted == [
         "role assignment delete --role",
         "role definition delete --name",
@@ -184,15 +186,15 @@ def test_deleting_wants_the_groups_name_and_takes_the_roles_with_it(script):
 
 
 def test_the_store_can_be_kept(script):
-    done = script("delete.sh", "--resource-group", "g", "--keep-store", "--yes")
-    assert done.status == 0, done.err
-    assert not [call for call in done.calls if call.startswith("group delete")]
-    kept = ("Microsoft.Storage/storageAccounts", "Microsoft.ManagedIdentity/userAssignedIdentities")
-    assert [call for call in done.calls if all(f"type!='{kind}'" in call for kind in kept)]
+    output = script("delete.sh", "--resource-group", "g", "--keep-store", "--yes")
+    assert output.status == 0, output.err
+    assert not [call for call in output.calls if call.startswith("group delete")]
+    kinds_to_keep = ("Microsoft.Storage/storageAccounts", "Microsoft.ManagedIdentity/userAssignedIdentities")
+    assert [call for call in output.calls if all(f"type!='{kind}'" in call for kind in kinds_to_keep)]
 
 
 def test_showing_changes_nothing(script):
-    done = script("show.sh", "--resource-group", "g")
-    assert done.status == 0, done.err
-    assert {call.split()[1] for call in done.calls} <= {"list", "logs", "group"}
-    assert all(call.split()[2] in ("list", "show") for call in done.calls if call.startswith("deployment"))
+    output = script("show.sh", "--resource-group", "g")
+    assert output.status == 0, output.err
+    assert {call.split()[1] for call in output.calls} <= {"list", "logs", "group"}
+    assert all(call.split()[2] in ("list", "show") for call in output.calls if call.startswith("deployment"))

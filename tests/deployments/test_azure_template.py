@@ -88,8 +88,8 @@ def test_every_resource_has_a_type_a_version_and_a_name_of_its_own():
 def test_parameters_and_variables_are_declared_and_used():
     text = json.dumps({key: TEMPLATE[key] for key in ("variables", "resources", "outputs")})
     for kind in ("parameters", "variables"):
-        used = set(re.findall(rf"{kind}\('(\w+)'\)", text))
-        assert used == set(TEMPLATE[kind]), kind
+        names = set(re.findall(rf"{kind}\('(\w+)'\)", text))
+        assert names == set(TEMPLATE[kind]), kind
     assert all(one["metadata"]["description"] for one in TEMPLATE["parameters"].values())
 
 
@@ -109,10 +109,10 @@ def test_variables_do_not_ask_for_what_is_known_only_at_run_time():
 @both
 def test_what_a_resource_waits_for_and_what_is_looked_up_is_made_by_the_template(template):
     resources = template.resources()
-    made = {resource["id"] for resource in resources}
-    every = made | {resource["id"] for resource in Template(TEMPLATE, **OWN).resources()}
+    ids = {resource["id"] for resource in resources}
+    every = ids | {resource["id"] for resource in Template(TEMPLATE, **OWN).resources()}
     template.value(TEMPLATE["outputs"])
-    assert set(template.looked_up) <= made
+    assert set(template.looked_up) <= ids
     assert {name for resource in resources for name in resource.get("dependsOn", [])} <= every
 
 
@@ -205,21 +205,22 @@ def test_the_store_has_folders_and_is_neither_public_nor_opened_by_keys():
 
 
 def test_roles_are_known_and_as_narrow_as_can_be():
-    wanted = {
+    roles = {
         "storageBlobDataContributor": ("Storage Blob Data Contributor", CONTAINERS, {"runs"}),
         "acrPull": ("AcrPull", "Microsoft.ContainerRegistry/registries", {"runs", "worker"}),
         "managedIdentityOperator": ("Managed Identity Operator", IDENTITIES, {"worker"}),
     }  # fmt: skip
     assignments = of_type("Microsoft.Authorization/roleAssignments")
-    for variable, (name, scope, who) in wanted.items():
+    for variable, (name, scope, who) in roles.items():
         assert ROLES[name] in TEMPLATE["variables"][variable]
-        given = [a for a in assignments if variable in a["properties"]["roleDefinitionId"]]
+        role_assignments = [a for a in assignments if variable in a["properties"]["roleDefinitionId"]]
         assert {
-            re.search(r"variables\('(\w+)'\)\), '2023", a["properties"]["principalId"])[1] for a in given
+            re.search(r"variables\('(\w+)'\)\), '2023", a["properties"]["principalId"])[1]
+            for a in role_assignments
         } == who
-        assert all(f"'{scope}'" in a["scope"] for a in given)
-    known = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", json.dumps(TEMPLATE))
-    assert set(known) == set(ROLES.values())
+        assert all(f"'{scope}'" in a["scope"] for a in role_assignments)
+    ids = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", json.dumps(TEMPLATE))
+    assert set(ids) == set(ROLES.values())
     on_the_group = [a for a in assignments if "scope" not in a]
     assert len(on_the_group) == len(assignments) - 4 == 2
     assert all("Role'))" in a["properties"]["roleDefinitionId"] for a in on_the_group)
@@ -283,8 +284,10 @@ def test_closed_the_store_answers_the_subnet_of_the_runs_only_and_the_registry_n
     assert registry["properties"]["networkRuleBypassOptions"] == "AzureServices", "groups pull by identity"
     _, registry, _ = made(closed=True, building=True)
     assert registry["properties"]["networkRuleSet"]["defaultAction"] == "Allow"
-    told = Template(TEMPLATE, **EXISTING, closed=True).value(TEMPLATE["outputs"]["poolVariables"]["value"])
-    assert told["subnet_ids"] == [f"{network['id']}/subnets/containers"]
+    variables = Template(TEMPLATE, **EXISTING, closed=True).value(
+        TEMPLATE["outputs"]["poolVariables"]["value"]
+    )
+    assert variables["subnet_ids"] == [f"{network['id']}/subnets/containers"]
 
 
 def test_a_server_of_our_own_and_its_database_have_no_public_address():
@@ -342,10 +345,10 @@ def test_the_worker_answers_for_its_health_on_loopback_only_and_its_probe_asks_t
         threading.Thread(target=server.serve_forever, daemon=True).start()
         python, *words = probe["exec"]["command"]
         command = [sys.executable, *(word.replace(":8080/", f":{server.server_port}/") for word in words)]
-        ended = [subprocess.run(command, stderr=subprocess.DEVNULL).returncode for _ in range(2)]
+        codes = [subprocess.run(command, stderr=subprocess.DEVNULL).returncode for _ in range(2)]
         server.shutdown()
     assert python == "python"
-    assert (ended[0], bool(ended[1])) == (0, True)
+    assert (codes[0], bool(codes[1])) == (0, True)
 
 
 def test_the_worker_is_told_where_the_server_is_and_its_keys_securely():
@@ -376,32 +379,32 @@ def test_a_password_with_any_character_reaches_the_database():
 
 
 def test_the_template_gives_the_pool_every_value_that_it_needs():
-    given = TEMPLATE["outputs"]["poolVariables"]["value"]
-    assert set(POOL["variables"]["required"]) <= set(given) <= set(POOL["variables"]["properties"])
-    assert filled(POOL, given)["variables"]["required"] == []
+    variables = TEMPLATE["outputs"]["poolVariables"]["value"]
+    assert set(POOL["variables"]["required"]) <= set(variables) <= set(POOL["variables"]["properties"])
+    assert filled(POOL, variables)["variables"]["required"] == []
 
 
 @both
 def test_what_the_pool_is_told_is_what_was_made(template):
-    made = {resource["id"] for resource in template.resources()}
-    told = template.value(TEMPLATE["outputs"])["poolVariables"]["value"]
-    assert {told["identity"], told["log_workspace"]} <= made
+    ids = {resource["id"] for resource in template.resources()}
+    variables = template.value(TEMPLATE["outputs"])["poolVariables"]["value"]
+    assert {variables["identity"], variables["log_workspace"]} <= ids
     account = next(
         r["name"] for r in template.resources() if r["type"] == "Microsoft.Storage/storageAccounts"
     )
-    assert told["store"] == f"abfss://almanac@{account}.dfs.core.windows.net/store"
-    given = template.parameters
-    assert bool(told["subnet_ids"]) == (given["selfHosted"] or given["closed"])
+    assert variables["store"] == f"abfss://almanac@{account}.dfs.core.windows.net/store"
+    parameters = template.parameters
+    assert bool(variables["subnet_ids"]) == (parameters["selfHosted"] or parameters["closed"])
 
 
 def test_a_filled_template_has_values_as_defaults_and_is_otherwise_the_same():
     values = {"image": "r.azurecr.io/almanac:2", "subnet_ids": None}
-    made = filled(POOL, values)
-    variables = made["variables"]["properties"]
+    template = filled(POOL, values)
+    variables = template["variables"]["properties"]
     assert variables["image"]["default"] == "r.azurecr.io/almanac:2"
     assert variables["subnet_ids"] == POOL["variables"]["properties"]["subnet_ids"]
-    assert set(POOL["variables"]["required"]) - set(made["variables"]["required"]) == {"image"}
-    assert made["job_configuration"] == POOL["job_configuration"]
+    assert set(POOL["variables"]["required"]) - set(template["variables"]["required"]) == {"image"}
+    assert template["job_configuration"] == POOL["job_configuration"]
     assert "default" not in POOL["variables"]["properties"]["image"]
 
 

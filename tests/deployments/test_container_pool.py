@@ -31,10 +31,10 @@ def configured(**values: Any) -> Any:
     from prefect_azure.workers.container_instance import AzureContainerJobConfiguration
 
     run = FlowRun(id=uuid4(), name="a-run", flow_id=uuid4())
-    made = AzureContainerJobConfiguration.from_template_and_values(
+    pending = AzureContainerJobConfiguration.from_template_and_values(
         TEMPLATE, VARIABLES | values, client=object()
     )
-    configuration = asyncio.run(made)
+    configuration = asyncio.run(pending)
     configuration.prepare_for_flow_run(run)
     return configuration
 
@@ -65,9 +65,9 @@ def test_every_setting_of_the_installed_worker_is_set_but_those_that_do_nothing_
 def test_the_variables_are_those_that_are_used_and_each_says_what_it_is():
     import re
 
-    used = set(re.findall(r"{{ (\w+) }}", json.dumps(TEMPLATE["job_configuration"])))
+    names = set(re.findall(r"{{ (\w+) }}", json.dumps(TEMPLATE["job_configuration"])))
     variables = TEMPLATE["variables"]["properties"]
-    assert used | {"env"} == set(variables)
+    assert names | {"env"} == set(variables)
     assert all(variable["title"] and variable["description"] for variable in variables.values())
 
 
@@ -87,9 +87,9 @@ def test_the_server_takes_the_template(prefect_api):
     import httpx
 
     pool = {"name": f"pool-{uuid4()}", "type": "azure-container-instance", "base_job_template": TEMPLATE}
-    made = httpx.post(f"{prefect_api}/work_pools/", json=pool)
-    assert made.status_code == 201, made.text
-    assert made.json()["base_job_template"] == TEMPLATE
+    response = httpx.post(f"{prefect_api}/work_pools/", json=pool)
+    assert response.status_code == 201, response.text
+    assert response.json()["base_job_template"] == TEMPLATE
 
 
 def test_the_image_is_pulled_and_the_store_is_opened_by_the_identity():
@@ -129,9 +129,9 @@ def test_cores_memory_and_priority_are_a_deployments_own():
 def test_a_subnet_is_there_only_where_one_is_given():
     assert "subnetIds" not in container_group()["properties"]
     subnet = f"{GROUP}/providers/Microsoft.Network/virtualNetworks/v/subnets/s"
-    given = container_group(subnet_ids=[subnet], dns_servers=["10.0.0.4"])["properties"]
-    assert given["subnetIds"] == [{"id": subnet}]
-    assert given["dnsConfig"] == {"nameServers": ["10.0.0.4"]}
+    properties = container_group(subnet_ids=[subnet], dns_servers=["10.0.0.4"])["properties"]
+    assert properties["subnetIds"] == [{"id": subnet}]
+    assert properties["dnsConfig"] == {"nameServers": ["10.0.0.4"]}
 
 
 def test_the_key_of_the_log_workspace_is_looked_up_by_azure_and_never_submitted():

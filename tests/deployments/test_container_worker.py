@@ -60,8 +60,8 @@ def submit(prefect_api: str, azure: ResourceManager, dask_cluster: Any) -> Calla
     from prefect_azure.workers.container_instance import AzureContainerWorker
 
     pool = f"containers-{uuid4()}"
-    made = {"name": pool, "type": "azure-container-instance", "base_job_template": TEMPLATE}
-    httpx.post(f"{prefect_api}/work_pools/", json=made).raise_for_status()
+    payload = {"name": pool, "type": "azure-container-instance", "base_job_template": TEMPLATE}
+    httpx.post(f"{prefect_api}/work_pools/", json=payload).raise_for_status()
 
     def run(
         entrypoint: str, store: Store, parameters: dict[str, Any], **job_variables: Any
@@ -116,8 +116,8 @@ def test_a_weekly_forecast_completes_in_a_container_while_azure_fails_now_and_th
     submit, azure, sales_store, tmp_path
 ):
     store = Store(str(shutil.copytree(sales_store.uri, tmp_path / "store")))
-    for published in ("sales/forecasts", "sales/runs", "ledger"):
-        shutil.rmtree(tmp_path / "store" / published)
+    for folder in ("sales/forecasts", "sales/runs", "ledger"):
+        shutil.rmtree(tmp_path / "store" / folder)
     kinds = ("PUT deployment", "GET operation", "GET deployment", "GET group", "DELETE group")
     azure.refuse = dict.fromkeys(kinds, 2) | {"GET group": 6}
 
@@ -152,25 +152,26 @@ def test_a_weekly_forecast_completes_in_a_container_while_azure_fails_now_and_th
 def test_a_container_that_is_killed_is_a_crashed_run_and_the_next_one_finishes_the_work(
     submit, azure, toys, prefect_api
 ):
-    seen = []
+    groups = []
 
     def kill_when_it_runs():
         def runs() -> bool:
-            made = getattr(submit, "made", None)
+            run_id = getattr(submit, "made", None)
             return (
-                bool(made) and httpx.get(f"{prefect_api}/flow_runs/{made}").json()["state_type"] == "RUNNING"
+                bool(run_id)
+                and httpx.get(f"{prefect_api}/flow_runs/{run_id}").json()["state_type"] == "RUNNING"
             )
 
         wait_until(runs, 200, "the flow run is running")
-        seen.extend(azure.groups)
-        kill(azure.groups[seen[0]])
+        groups.extend(azure.groups)
+        kill(azure.groups[groups[0]])
 
     killer = threading.Thread(target=kill_when_it_runs)
     killer.start()
     run = submit(TOY, toys, {"seconds": 1.0})
     killer.join(10)
 
-    assert seen
+    assert groups
     assert run["state_type"] == "CRASHED", azure.told()
     assert "137" in run["state"]["message"]
     assert nothing_is_left(azure)

@@ -25,10 +25,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture
 def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A certificate for all, in files that the environment names as deployments/dask/kubernetes.yaml does."""
-    made = Security.temporary()
-    (tmp_path / "ca.crt").write_text(made.tls_ca_file)
-    (tmp_path / "tls.crt").write_text(made.tls_worker_cert)
-    (tmp_path / "tls.key").write_text(made.tls_worker_key)
+    security = Security.temporary()
+    (tmp_path / "ca.crt").write_text(security.tls_ca_file)
+    (tmp_path / "tls.crt").write_text(security.tls_worker_cert)
+    (tmp_path / "tls.key").write_text(security.tls_worker_key)
     for name, value in environment_of("scheduler").items():
         if name.startswith("DASK_DISTRIBUTED__COMM__"):
             monkeypatch.setenv(name, value.replace("/tls/", f"{tmp_path}/"))
@@ -45,11 +45,11 @@ def machines(certificates: None, prefect_api: str, tmp_path: Path) -> Iterator[S
     """A scheduler at `address` and two workers, started by Dask's own commands; each writes a log."""
     port = free_port()
     address = f"tls://127.0.0.1:{port}"
-    begun: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[bytes]] = []
 
     def start(name: str, *words: str) -> subprocess.Popen[bytes]:
         with (tmp_path / f"{name}.log").open("wb") as log:
-            begun.append(
+            processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "dask", *words],
                     cwd=ROOT,
@@ -57,7 +57,7 @@ def machines(certificates: None, prefect_api: str, tmp_path: Path) -> Iterator[S
                     stderr=log,
                 )
             )
-        return begun[-1]
+        return processes[-1]
 
     try:
         start(
@@ -87,7 +87,7 @@ def machines(certificates: None, prefect_api: str, tmp_path: Path) -> Iterator[S
         workers = [start(name, "worker", address, "--name", name, *options, *local) for name in names]
         yield SimpleNamespace(address=address, workers=workers, told=lambda: told(tmp_path))
     finally:
-        for process in begun:
+        for process in processes:
             process.kill()
             process.wait(20)
 

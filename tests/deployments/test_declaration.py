@@ -66,17 +66,17 @@ def zurich() -> dict[str, dict]:
 
 
 def test_every_deployment_of_the_table_is_there_at_its_time(zurich):
-    found = {
+    declarations = {
         name: next((f"{s['cron']} {s['timezone']}" for s in one.get("schedules", [])), None)
         for name, one in zurich.items()
     }
-    assert found == TABLE
+    assert declarations == TABLE
 
 
 def test_every_deployment_says_what_it_reads_and_writes_and_what_happens_when_it_is_started_again(zurich):
     for name, one in zurich.items():
-        for told in ("Reads:", "Writes:", "Started again:"):
-            assert told in one["description"], name
+        for heading in ("Reads:", "Writes:", "Started again:"):
+            assert heading in one["description"], name
         assert one["enforce_parameter_schema"] is True
         assert one["concurrency_limit"]["limit"] == 1
         assert "almanac" in one["tags"]
@@ -85,9 +85,9 @@ def test_every_deployment_says_what_it_reads_and_writes_and_what_happens_when_it
 
 def test_parameters_and_those_of_triggers_are_parameters_of_the_flow(zurich):
     for name, one in zurich.items():
-        known = set(inspect.signature(flow_of(one).fn).parameters)
-        given = {*one["parameters"], *(p for t in one.get("triggers", []) for p in t["parameters"])}
-        assert given <= known, name
+        parameters = set(inspect.signature(flow_of(one).fn).parameters)
+        names = {*one["parameters"], *(p for t in one.get("triggers", []) for p in t["parameters"])}
+        assert names <= parameters, name
 
 
 def test_every_flow_can_be_loaded_from_its_entrypoint_as_a_worker_does_it(zurich, monkeypatch):
@@ -110,11 +110,11 @@ def test_an_hourly_run_does_not_pile_up_and_an_event_is_never_skipped(zurich):
     ],
 )
 def test_an_ingest_is_scheduled_where_it_has_a_source_and_else_by_hand(flow, source, schedule):
-    without, given = the_file()[flow], the_file(**source)[flow]
+    without, with_source = the_file()[flow], the_file(**source)[flow]
     assert [s["active"] for s in without["schedules"]] == [False]
     assert without["parameters"] == {}
-    assert [s["active"] for s in given["schedules"]] == [True]
-    assert given["parameters"] == schedule
+    assert [s["active"] for s in with_source["schedules"]] == [True]
+    assert with_source["parameters"] == schedule
 
 
 def test_no_schedule_of_a_scenario_is_on_that_has_no_source():
@@ -151,7 +151,7 @@ def test_an_ingest_comes_before_its_scoring(zurich):
 
 
 def test_all_that_is_missing_is_named_at_once_with_what_it_is_for():
-    with pytest.raises(VariableError) as raised:
+    with pytest.raises(VariableError) as error:
         environment(
             {
                 "ALMANAC_POOL_TYPE": "azure-container-instance",
@@ -159,10 +159,10 @@ def test_all_that_is_missing_is_named_at_once_with_what_it_is_for():
                 "ALMANAC_TIMEZONE": "Mars/Base",
             }
         )
-    told = str(raised.value)
+    message = str(error.value)
     for name in ("ALMANAC_STORE", "ALMANAC_IMAGE", "ALMANAC_TIMEZONE=Mars/Base"):
-        assert name in told
-    assert "store of all runs" in told
+        assert name in message
+    assert "store of all runs" in message
 
 
 @pytest.mark.parametrize(
@@ -176,10 +176,10 @@ def test_all_that_is_missing_is_named_at_once_with_what_it_is_for():
     ],
 )
 def test_a_value_that_cannot_be_is_refused_and_no_secret_is_repeated(given, told):
-    with pytest.raises(AlmanacError) as raised:
+    with pytest.raises(AlmanacError) as error:
         environment({**SERVER, **given})
-    assert told in str(raised.value)
-    assert "SECRET" not in str(raised.value)
+    assert told in str(error.value)
+    assert "SECRET" not in str(error.value)
 
 
 def test_a_variable_that_the_file_asks_for_and_nobody_knows_is_named(tmp_path):
@@ -219,8 +219,8 @@ def test_the_next_ten_times_are_those_of_the_calendar_also_where_the_clocks_chan
     """The oracle walks through the minutes' wall time, one by one, and knows no cron."""
     for name, one in the_file(ALMANAC_TIMEZONE=zone).items():
         for schedule in one.get("schedules", []):
-            found = [moment.astimezone(UTC).replace(tzinfo=UTC) for moment in ten(schedule, start)]
-            assert found == by_hand(name, schedule["timezone"], start), name
+            moments = [moment.astimezone(UTC).replace(tzinfo=UTC) for moment in ten(schedule, start)]
+            assert moments == by_hand(name, schedule["timezone"], start), name
 
 
 def by_hand(name: str, zone: str, start: datetime) -> list[datetime]:
@@ -240,11 +240,11 @@ def by_hand(name: str, zone: str, start: datetime) -> list[datetime]:
         "housekeeping/daily": lambda t: (t.hour, t.minute) == (4, 45),
         "health-watch/hourly": lambda t: t.minute == 25,
     }[name]
-    found, moment = [], start
+    moments, moment = [], start
     step = timedelta(minutes=1 if "hourly" in name else 15)
     where = ZoneInfo(zone)
-    while len(found) < 10:
+    while len(moments) < 10:
         if due(moment.astimezone(where)):
-            found.append(moment)
+            moments.append(moment)
         moment += step
-    return found
+    return moments

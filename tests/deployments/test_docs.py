@@ -73,17 +73,17 @@ def test_files_that_the_page_links_to_are_there():
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
 def test_pages_pictures_and_headings_that_a_page_links_to_are_there(page):
     for target, _, heading in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]*))?\)", page.read_text()):
-        found = (page.parent / target).resolve() if target else page
-        assert found.exists(), target
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), target
         if heading:
-            headings = re.findall(r"^#+ (.*)$", found.read_text(), re.M)
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
             slugs = [re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings]
             assert heading in slugs, f"{target}#{heading}"
 
 
 def test_the_dask_cluster_has_workers_from_zero_one_thread_each_and_no_public_address():
-    found = list(yaml.safe_load_all((ROOT / "deployments/dask/kubernetes.yaml").read_text()))
-    kinds = {one["kind"]: one for one in found}
+    documents = list(yaml.safe_load_all((ROOT / "deployments/dask/kubernetes.yaml").read_text()))
+    kinds = {one["kind"]: one for one in documents}
     cluster, autoscaler = kinds["DaskCluster"]["spec"], kinds["DaskAutoscaler"]["spec"]
     (worker,) = cluster["worker"]["spec"]["containers"]
     assert autoscaler["minimum"] == cluster["worker"]["replicas"] == 0
@@ -99,8 +99,8 @@ def test_the_dask_cluster_is_set_up_as_the_flows_set_up_their_own():
 
     from flows.cluster import DASK_SETTINGS
 
-    found = list(yaml.safe_load_all((ROOT / "deployments/dask/kubernetes.yaml").read_text()))
-    (cluster,) = [one["spec"] for one in found if one["kind"] == "DaskCluster"]
+    documents = list(yaml.safe_load_all((ROOT / "deployments/dask/kubernetes.yaml").read_text()))
+    (cluster,) = [one["spec"] for one in documents if one["kind"] == "DaskCluster"]
     (scheduler,) = cluster["scheduler"]["spec"]["containers"]
     environment = {one["name"]: one["value"] for one in scheduler["env"]}
     settings = dask.config.collect_env(environment)

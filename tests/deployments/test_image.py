@@ -30,8 +30,10 @@ dockerfiles = pytest.mark.parametrize("path", IMAGES.values(), ids=IMAGES)
 def instructions(path: Path) -> list[tuple[str, str]]:
     """Each instruction of a Dockerfile with its text, continued lines joined, comments left out."""
     lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
-    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
-    return [(word, text) for word, _, text in (line.partition(" ") for line in joined.splitlines() if line)]
+    text_lines = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [
+        (word, text) for word, _, text in (line.partition(" ") for line in text_lines.splitlines() if line)
+    ]
 
 
 def of(path: Path, word: str) -> list[str]:
@@ -73,10 +75,10 @@ def test_only_pins_with_hashes_of_the_lock_are_installed_and_bytecode_is_compile
         assert re.search(r"--require-hashes .*--requirement \w+\.lock", text)
     assert "--compile-bytecode" in packages[-1]
     assert all("--no-deps" in text and "--offline" in text for text in installing if text not in packages)
-    made = dict(re.findall(r"locked\.py requirements\.lock ?(.*?) > (\w+\.lock)", " ".join(of(path, "RUN"))))
+    locks = dict(re.findall(r"locked\.py requirements\.lock ?(.*?) > (\w+\.lock)", " ".join(of(path, "RUN"))))
     installed = re.findall(r"--requirement (\w+\.lock)", " ".join(installing))
-    assert set(made.values()) == set(installed)
-    for names in made:
+    assert set(locks.values()) == set(installed)
+    for names in locks:
         assert part(LOCK, names.split()).count("--hash=sha256:") >= 1
 
 
@@ -100,14 +102,14 @@ def needs(name: str, extras: frozenset[str] = frozenset()) -> Iterator[tuple[str
 
 def closure(*roots: str) -> set[str]:
     """Installed packages that `roots` need, themselves included, by their metadata."""
-    found: set[tuple[str, frozenset[str]]] = set()
+    nodes: set[tuple[str, frozenset[str]]] = set()
     open_ = [(root, frozenset[str]()) for root in roots]
     while open_:
         one = open_.pop()
-        if one not in found:
-            found.add(one)
+        if one not in nodes:
+            nodes.add(one)
             open_.extend(needs(*one))
-    return {name for name, _ in found}
+    return {name for name, _ in nodes}
 
 
 def test_the_image_installs_all_that_the_installed_packages_say_they_need():
@@ -195,10 +197,10 @@ def test_nothing_gets_in_that_is_not_the_program(path):
 def context(tmp_path: Path) -> Path:
     """The build context: every tracked or new file of the project that `.dockerignore` lets in."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
         pytest.skip("not a git checkout: what is part of the project is not known")
-    for name in listed.stdout.splitlines():
+    for name in listing.stdout.splitlines():
         if (ROOT / name).is_file() and not ignored(name, RULES):
             (tmp_path / "context" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / "context" / name)
@@ -223,16 +225,16 @@ def test_all_that_is_copied_is_there_and_the_flows_run_from_it(context, tmp_path
                 assert (context / source).exists(), source
                 if copied[-1].startswith("/app/"):
                     put(context / source, app / copied[-1].removeprefix("/app/"))
-    folders = [found.name for found in app.iterdir() if found.is_dir()]
+    folders = [file.name for file in app.iterdir() if file.is_dir()]
     assert sorted(folders) == ["flows", "models", "tasks"]
     assert not [
-        found for found in app.rglob("*") if found.suffix in (".db", ".pyc") or found.name.startswith(".")
+        file for file in app.rglob("*") if file.suffix in (".db", ".pyc") or file.name.startswith(".")
     ]
     python = installed(app, tmp_path / "venv")
     (words,) = of(IMAGES["flows"], "CMD")
     assert words == '["python", "-m", "flows"]'
-    told = run(python, app, "-m", "flows", "sales", "forecast", "--help")
-    assert "Forecast every SKU and store" in told
+    output = run(python, app, "-m", "flows", "sales", "forecast", "--help")
+    assert "Forecast every SKU and store" in output
     program = (
         "import flows; from tasks.registry.code import code_version; print(flows.__file__, code_version())"
     )
@@ -244,8 +246,8 @@ def test_all_that_is_copied_is_there_and_the_flows_run_from_it(context, tmp_path
 def installed(app: Path, folder: Path) -> Path:
     """A Python with the project installed as the image has it, and the packages that are installed here."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    (found,) = folder.glob("lib/python3*/site-packages")
-    (found / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (packages,) = folder.glob("lib/python3*/site-packages")
+    (packages / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (command,) = re.findall(r"/uv (pip install [^&]*--editable) /app", " ".join(of(IMAGES["flows"], "RUN")))
     python = folder / "bin/python"
     words = command.replace("/opt/almanac/bin/python", str(python)).split()
@@ -257,6 +259,6 @@ def run(python: Path, app: Path, *words: str) -> str:
     """What a command prints in the folder and with the little environment of a container."""
     environment = {name: os.environ[name] for name in ("PATH", "PREFECT_HOME")}
     command = [python, *words]
-    done = subprocess.run(command, cwd=app, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, cwd=app, env=environment, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    return process.stdout

@@ -19,9 +19,9 @@ def commands(page: str) -> set[str]:
     """Commands in indented lines and between backticks, without comments; those with an ellipsis are left out."""
     text = (ROOT / f"docs/{page}.md").read_text().replace("\\\n", " ")
     lines = [line.strip().removeprefix(".venv/bin/") for line in re.findall(r"^    (\S.*)$", text, re.M)]
-    told = [*lines, *re.findall(r"`([^`\n]+)`", text)]
-    found = {re.sub(r"\s+#.*", "", one) for one in told if one.startswith(_PROGRAMS)}
-    return {one for one in found if not re.search(r"[…<\[\]|]|N --|\.\.\.", one)}
+    candidates = [*lines, *re.findall(r"`([^`\n]+)`", text)]
+    commands_of_page = {re.sub(r"\s+#.*", "", one) for one in candidates if one.startswith(_PROGRAMS)}
+    return {one for one in commands_of_page if not re.search(r"[…<\[\]|]|N --|\.\.\.", one)}
 
 
 def parsed(command: str) -> None:
@@ -46,9 +46,9 @@ def parsed(command: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_is_one_that_its_program_takes(page):
-    told = commands(page)
-    assert told
-    for one in sorted(told):
+    lines = commands(page)
+    assert lines
+    for one in sorted(lines):
         try:
             parsed(one)
         except Exception as error:

@@ -38,9 +38,9 @@ def all_of_it(deployments) -> Any:
         "ALMANAC_DEVICES_SOURCE": "az://in/iot",
         **{f"ALMANAC_MACHINES_{name}": "az://in/m" for name in ("TELEMETRY", "MAINTENANCE", "FAILURES")},
     }
-    done = deployments("deploy", ALMANAC_STORE=STORE, ALMANAC_TIMEZONE="Europe/Zurich", **sources)
-    assert done.status == 0, done.out + done.err
-    return done
+    output = deployments("deploy", ALMANAC_STORE=STORE, ALMANAC_TIMEZONE="Europe/Zurich", **sources)
+    assert output.status == 0, output.out + output.err
+    return output
 
 
 def runs_of(client, name: str) -> list[Any]:
@@ -54,8 +54,8 @@ def runs_of(client, name: str) -> list[Any]:
 
 def emit(client, name: str, **content: Any) -> None:
     """Emit an event to the server of `client`; `emit_event` would bind this process to that server for good."""
-    told = Event.model_validate({"event": name, **content}).model_dump(mode="json")
-    client._client.post("/events", json=[told]).raise_for_status()
+    payload = Event.model_validate({"event": name, **content}).model_dump(mode="json")
+    client._client.post("/events", json=[payload]).raise_for_status()
 
 
 # all deployments
@@ -74,10 +74,10 @@ def test_the_server_plans_the_next_ten_times_also_across_a_change_of_the_clocks(
     scheduled = [name for name, when in TABLE.items() if when]
     wait_until(lambda: all(len(runs_of(client, name)) >= 10 for name in scheduled), 150, "ten runs of each")
     for name in scheduled:
-        found = [datetime.fromisoformat(run["expected_start_time"]) for run in runs_of(client, name)]
+        moments = [datetime.fromisoformat(run["expected_start_time"]) for run in runs_of(client, name)]
         zone = "UTC" if "hourly" in name else "Europe/Zurich"
-        start = found[0].replace(second=0, microsecond=0)
-        assert [moment.astimezone(UTC) for moment in found[:10]] == by_hand(name, zone, start), name
+        start = moments[0].replace(second=0, microsecond=0)
+        assert [moment.astimezone(UTC) for moment in moments[:10]] == by_hand(name, zone, start), name
     months = [
         datetime.fromisoformat(run["expected_start_time"]) for run in runs_of(client, "sales-train/monthly")
     ]
@@ -101,15 +101,15 @@ def test_an_event_of_new_data_starts_the_scoring_of_its_range_with_typed_paramet
 
 def test_a_run_can_be_started_with_other_parameters_and_wrong_ones_are_refused(all_of_it, client):
     deployment = client.read_deployment_by_name("sales-forecast/weekly")
-    given = {"as_of": "2024-01-07", "dry_run": True}
-    run = client.create_flow_run_from_deployment(deployment.id, parameters=given)
-    assert run.parameters == given
+    parameters = {"as_of": "2024-01-07", "dry_run": True}
+    run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    assert run.parameters == parameters
     assert "almanac" in run.tags
     client.delete_flow_run(run.id)
     for wrong in ({"as_of": 7}, {"bundle": 0}, {"dry_run": "perhaps"}):
-        with pytest.raises(PrefectHTTPStatusError) as refused:
+        with pytest.raises(PrefectHTTPStatusError) as error:
             client.create_flow_run_from_deployment(deployment.id, parameters=wrong)
-        assert refused.value.response.status_code in (409, 422)
+        assert error.value.response.status_code in (409, 422)
 
 
 # again, drift
@@ -135,10 +135,10 @@ def test_deployed_twice_there_are_no_duplicates(deployments, client, few, tmp_pa
 
 def test_two_trainings_do_not_hold_back_the_hours_scores(deployments, client, few, tmp_path):
     pool = tmp_path.name
-    done = deployments(
+    output = deployments(
         "deploy", "--prefect-file", few("train", "score"), ALMANAC_STORE=STORE, ALMANAC_POOL=pool
     )
-    assert done.status == 0, done.out + done.err
+    assert output.status == 0, output.out + output.err
     assert list(queues(client, pool))[:4] == list(QUEUES)
     sales, devices, hour = (
         client.create_flow_run_from_deployment(client.read_deployment_by_name(f"{name}-{pool}").id).id
@@ -169,9 +169,9 @@ def test_what_differs_is_told_and_repaired(deployments, client, few, tmp_path):
     assert {one.slug for one in forecast.schedules} == {"weekly", "evening"}
 
     file = few("forecast", change=later)
-    told = deployments("drift", "--prefect-file", file, **pool)
-    assert told.status == 1
-    words = " ".join(told.out.split())
+    output = deployments("drift", "--prefect-file", file, **pool)
+    assert output.status == 1
+    words = " ".join(output.out.split())
     assert f"housekeeping/daily-{tmp_path.name}: deployment is on the server only" in words
     assert f"sales-forecast/weekly-{tmp_path.name}: schedule evening is on the server only" in words
     assert "schedule weekly is '0 7 * * 1' UTC on in the file, '0 6 * * 1' UTC on on the server" in words
@@ -206,9 +206,9 @@ def test_what_runs_depend_on_is_asked_and_each_thing_that_is_wrong_says_what_to_
     pool = {"ALMANAC_STORE": str(tmp_path / "store"), "ALMANAC_POOL": tmp_path.name}
     before = deployments("check", ALMANAC_ALERT_BLOCK="slack-webhook/nobody", **pool)
     assert before.status == 1
-    told = {what: verdict for verdict, what in re.findall(r"^(right|WRONG)  (\w+):", before.out, re.M)}
+    verdicts = {what: verdict for verdict, what in re.findall(r"^(right|WRONG)  (\w+):", before.out, re.M)}
     right = {"store", "server", "password", "leases", "retention"}
-    assert told == dict.fromkeys(right, "right") | {"worker": "WRONG", "alerts": "WRONG"}
+    assert verdicts == dict.fromkeys(right, "right") | {"worker": "WRONG", "alerts": "WRONG"}
     assert f"there is no work pool {tmp_path.name} yet" in before.out
     assert "slack-webhook/nobody: the server has no such block" in before.out
     assert deployments("deploy", "--prefect-file", few("housekeeping"), **pool).status == 0
@@ -222,16 +222,16 @@ def test_what_runs_depend_on_is_asked_and_each_thing_that_is_wrong_says_what_to_
 
 
 def test_a_missing_variable_is_named_before_anything_is_deployed(deployments, client, tmp_path):
-    done = deployments("deploy", ALMANAC_POOL=tmp_path.name)
-    assert done.status == 1
-    assert "ALMANAC_STORE is not set: store of all runs" in done.err
+    output = deployments("deploy", ALMANAC_POOL=tmp_path.name)
+    assert output.status == 1
+    assert "ALMANAC_STORE is not set: store of all runs" in output.err
     assert tmp_path.name not in {pool.name for pool in client.read_work_pools()}
 
 
 def test_a_server_that_does_not_answer_is_named(deployments):
-    done = deployments("drift", ALMANAC_STORE=STORE, PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert done.status == 1
-    assert "PREFECT_API_URL=http://127.0.0.1:9/api: no Prefect server answers there" in done.err
+    output = deployments("drift", ALMANAC_STORE=STORE, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert output.status == 1
+    assert "PREFECT_API_URL=http://127.0.0.1:9/api: no Prefect server answers there" in output.err
 
 
 def test_a_lease_outlives_a_server_that_is_killed(local):
@@ -239,8 +239,8 @@ def test_a_lease_outlives_a_server_that_is_killed(local):
     with httpx.Client(base_url=local.url, headers=headers, timeout=60) as api:
         limit = {"name": "lease-of-a-test", "limit": 1}
         assert api.post("/v2/concurrency_limits/", json=limit).is_success
-        wanted = {"names": [limit["name"]], "slots": 1, "lease_duration": 300}
-        lease = api.post("/v2/concurrency_limits/increment-with-lease", json=wanted).json()["lease_id"]
+        payload = {"names": [limit["name"]], "slots": 1, "lease_duration": 300}
+        lease = api.post("/v2/concurrency_limits/increment-with-lease", json=payload).json()["lease_id"]
         server = local.running(SERVER)
         server.kill()
         server.wait(20)
@@ -260,14 +260,14 @@ def test_another_web_page_starts_no_run(all_of_it, client, local):
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type",
     }
-    asked = httpx.options(url, headers=preflight)
-    assert "access-control-allow-origin" not in asked.headers
+    response = httpx.options(url, headers=preflight)
+    assert "access-control-allow-origin" not in response.headers
     # A page may send this without asking: a body that has no content type. So may a page whose name is now 127.0.0.1.
     body = b'{"job_variables": {"command": "true"}}'
     for headers in (foreign, foreign | {"Host": "evil.example"}):
-        sent = httpx.post(url, content=body, headers=headers)
-        assert sent.status_code == httpx.codes.UNAUTHORIZED
-        assert "access-control-allow-origin" not in sent.headers
+        rejection = httpx.post(url, content=body, headers=headers)
+        assert rejection.status_code == httpx.codes.UNAUTHORIZED
+        assert "access-control-allow-origin" not in rejection.headers
     own = httpx.options(url, headers=preflight | {"Origin": local.ui})
     assert own.headers["access-control-allow-origin"] == local.ui
 
@@ -292,9 +292,9 @@ def test_a_worker_runs_a_deployment_with_the_store_of_the_environment(
     deployment = client.read_deployment_by_name(f"housekeeping/daily-{tmp_path.name}")
     run = client.create_flow_run_from_deployment(deployment.id, parameters={"retention_days": 30})
     wait_until(lambda: client.read_flow_run(run.id).state.is_final(), 120, "the run ends")
-    ended = client.read_flow_run(run.id)
-    assert ended.state.is_completed(), (local.folder / "worker.log").read_text()[-3000:]
-    assert ended.parameters == {"dry_run": False, "retention_days": 30}
+    completed = client.read_flow_run(run.id)
+    assert completed.state.is_completed(), (local.folder / "worker.log").read_text()[-3000:]
+    assert completed.parameters == {"dry_run": False, "retention_days": 30}
     wait_until(
         lambda: "Finished in state Completed()" in logs(client, run.id), 30, "its log is on the server"
     )
@@ -349,22 +349,22 @@ def test_failed_late_and_silent_runs_raise_an_alert(all_of_it, client, local, re
 
     silent = started(client, "silent", Running())
     flow = f"prefect.flow.{client.read_flow_run(silent).flow_id}"
-    told = {"tag": "prefect.tag.almanac", "flow": flow}
-    related = [{"prefect.resource.id": one, "prefect.resource.role": role} for role, one in told.items()]
+    tags = {"tag": "prefect.tag.almanac", "flow": flow}
+    related = [{"prefect.resource.id": one, "prefect.resource.role": role} for role, one in tags.items()]
     run_id = {"prefect.resource.id": f"prefect.flow-run.{silent}"}
     emit(client, "prefect.flow-run.heartbeat", resource=run_id, related=related)
     started(client, "breaks", Failed(message="the disk is full"))
     late = client.read_deployment_by_name("sales-forecast/weekly")
-    planned = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=1))
-    client.create_flow_run_from_deployment(late.id, state=planned)
+    state = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=1))
+    client.create_flow_run_from_deployment(late.id, state=state)
     expected = ("breaks has failed", "sales-forecast is late", "It has stopped without a word")
     wait_until(
         lambda: all(any(one in text for text in received) for one in expected), 90, f"{expected}: {received}"
     )
     assert any("the disk is full" in text for text in received)
     assert client.read_flow_run(silent).state.is_crashed()
-    done = apply_automations(client, automations(client, {**values, "ALMANAC_ALERT_BLOCK": ""}))
-    assert set(done.values()) == {"updated"}
+    states = apply_automations(client, automations(client, {**values, "ALMANAC_ALERT_BLOCK": ""}))
+    assert set(states.values()) == {"updated"}
     assert set(
         apply_automations(client, automations(client, {**values, "ALMANAC_ALERT_BLOCK": ""})).values()
     ) == {"unchanged"}

@@ -28,7 +28,7 @@ def start(prefect_api: str, tmp_path: Path) -> Any:
     """`start(run)`: the command of a container, as a process, with the environment that `prefect.yaml` declares."""
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["definitions"]["environment"]
     own = {name: value for name, value in declared.items() if "{{" not in value}
-    begun: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[bytes]] = []
 
     def run(flow_run: Any) -> subprocess.Popen[bytes]:
         variables = {
@@ -39,15 +39,15 @@ def start(prefect_api: str, tmp_path: Path) -> Any:
         }
         with (tmp_path / "log").open("ab") as log:
             words = [sys.executable, "-m", "prefect", "flow-run", "execute"]
-            begun.append(
+            processes.append(
                 subprocess.Popen(
                     words, cwd=ROOT, env=variables, stdout=log, stderr=log, start_new_session=True
                 )
             )
-        return begun[-1]
+        return processes[-1]
 
     yield run
-    for process in begun:
+    for process in processes:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -84,10 +84,10 @@ def test_a_run_that_is_told_to_end_keeps_its_shards_and_goes_on_when_it_is_start
         assert not [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
         assert client.read_flow_run(run).state.is_scheduled(), log()
         assert store.version("toy/doubled") is None
-        kept = results()
+        results_before = results()
 
         monkeypatch.setenv("ALMANAC_SCHEDULER", dask_cluster.scheduler_address)
         run_flow(score, flow_run=client.read_flow_run(run), parameters=parameters)
         assert client.read_flow_run(run).state.is_completed(), log()
     assert steps.published(store).height == 12
-    assert kept.items() <= results().items()
+    assert results_before.items() <= results().items()

@@ -16,25 +16,25 @@ from flows.workers import WORKER_ENVIRONMENT
 def test_a_cluster_has_the_workers_that_tasks_can_use_and_called_flows_share_it(monkeypatch):
     monkeypatch.setenv("ALMANAC_WORKERS", "2")
     enough_workers(1)
-    with local_or_named() as made:
-        assert len(made.worker_spec) == 1
+    with local_or_named() as cluster:
+        assert len(cluster.worker_spec) == 1
         enough_workers(5)
-        assert len(made.worker_spec) == 2
+        assert len(cluster.worker_spec) == 2
         enough_workers(1)
         with local_or_named() as of_a_called_flow:
-            assert of_a_called_flow is made
-            assert len(made.worker_spec) == 2
-        assert made.status.name == "running"
-    assert made.status.name == "closed"
+            assert of_a_called_flow is cluster
+            assert len(cluster.worker_spec) == 2
+        assert cluster.status.name == "running"
+    assert cluster.status.name == "closed"
 
 
 @pytest.mark.slow
 def test_a_worker_begins_with_its_imports_the_runs_environment_and_one_core(monkeypatch):
     monkeypatch.setenv("ALMANAC_WORKERS", "1")
     monkeypatch.setenv("ALMANAC_SOMETHING", "set after the first worker was forked")
-    with local_or_named() as made, Client(made) as client:
-        (found,) = client.run(lambda: (dict(os.environ), "models.boosting" in sys.modules)).values()
-    environment, imported = found
+    with local_or_named() as cluster, Client(cluster) as client:
+        (worker,) = client.run(lambda: (dict(os.environ), "models.boosting" in sys.modules)).values()
+    environment, imported = worker
     assert imported
     assert environment["ALMANAC_SOMETHING"] == "set after the first worker was forked"
     assert environment.items() >= WORKER_ENVIRONMENT.items()
@@ -52,8 +52,8 @@ def test_what_workers_import_leaves_the_exit_status_of_any_other_process_alone()
 @pytest.mark.slow
 def test_what_dask_serves_over_http_has_no_pages(monkeypatch):
     monkeypatch.setenv("ALMANAC_WORKERS", "1")
-    with local_or_named() as made:
-        server = made.scheduler.http_server
+    with local_or_named() as cluster:
+        server = cluster.scheduler.http_server
         assert (server.address, server.port) != ("127.0.0.1", 8787)
         for page in ("info/main/workers.html", "json/counts.json", "metrics", "health"):
             assert httpx.get(f"http://{server.address}:{server.port}/{page}").status_code == 404

@@ -29,8 +29,8 @@ def trained(command, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("command-line")
     toy.values().write_parquet(folder / "values.parquet")
     for words in (["ingest", "--source", folder / "values.parquet", "--shards", "4"], ["train"]):
-        done = command("toy", *words, "--store", folder / "store")
-        assert done.status == 0, done.err
+        output = command("toy", *words, "--store", folder / "store")
+        assert output.status == 0, output.err
     return folder / "store"
 
 
@@ -46,30 +46,30 @@ def python(*words, **environment) -> subprocess.CompletedProcess:
 
 def test_without_a_command_all_that_can_be_run_is_listed_with_a_line_each(command):
     for words in ([], ["--help"]):
-        shown = command(*words)
-        assert shown.status == 0
+        output = command(*words)
+        assert output.status == 0
         for module in with_commands():
-            assert module.__name__.rpartition(".")[2].replace("_", "-") in shown.out
+            assert module.__name__.rpartition(".")[2].replace("_", "-") in output.out
             for flow in module.COMMANDS:
                 about = (inspect.getdoc(flow.fn) or "").partition("\n")[0].replace("`", "")
                 scenario = module.__name__.rpartition(".")[2]
-                called = f"{scenario} {flow.name.removeprefix(f'{scenario}-')}"
-                called = called if flow.name.startswith(f"{scenario}-") else flow.name
-                assert f"{called} {about}" in " ".join(shown.out.split())
-        assert "quantile forecasts of unit sales" in " ".join(shown.out.replace("│", " ").split())
+                command_name = f"{scenario} {flow.name.removeprefix(f'{scenario}-')}"
+                command_name = command_name if flow.name.startswith(f"{scenario}-") else flow.name
+                assert f"{command_name} {about}" in " ".join(output.out.split())
+        assert "quantile forecasts of unit sales" in " ".join(output.out.replace("│", " ").split())
 
 
 def test_a_scenario_lists_its_commands(command):
-    shown = command("sales", "--help")
+    output = command("sales", "--help")
     for name in ("ingest", "train", "forecast", "evaluate", "run"):
-        assert name in shown.out
-    assert "Ingest, train if there is no champion yet, and forecast." in shown.out
+        assert name in output.out
+    assert "Ingest, train if there is no champion yet, and forecast." in output.out
 
 
 @pytest.mark.parametrize("flow", flows.sales.COMMANDS, ids=lambda flow: flow.name)
 def test_the_help_of_a_command_explains_every_parameter_of_its_flow(command, flow):
-    shown = command("sales", flow.name.removeprefix("sales-"), "--help")
-    words = " ".join(shown.out.replace("│", " ").split())
+    output = command("sales", flow.name.removeprefix("sales-"), "--help")
+    words = " ".join(output.out.replace("│", " ").split())
     for name in inspect.signature(flow.fn).parameters:
         assert f"--{name.rstrip('_').replace('_', '-')} " in words, name
         if isinstance(flow, Direct):
@@ -99,14 +99,14 @@ def test_a_flow_refuses_in_the_prefect_form_what_it_refuses_on_the_command_line(
 
 
 def test_a_scoring_run_prints_one_json_object_with_all_that_happened(command, trained):
-    done = command("toy", "score", "--store", trained, "--json")
-    assert done.status == 0, done.err
-    assert set(done.json) >= SCORING
-    assert done.json["table"] == "toy/doubled"
-    assert Path(done.json["page"]).read_text().startswith("<!doctype html>")
-    assert (done.json["requested"], done.json["scored"], done.json["failed"]) == (12, 12, 0)
-    assert done.json["published"] is True
-    assert done.json["reused_shards"] == 0
+    output = command("toy", "score", "--store", trained, "--json")
+    assert output.status == 0, output.err
+    assert set(output.json) >= SCORING
+    assert output.json["table"] == "toy/doubled"
+    assert Path(output.json["page"]).read_text().startswith("<!doctype html>")
+    assert (output.json["requested"], output.json["scored"], output.json["failed"]) == (12, 12, 0)
+    assert output.json["published"] is True
+    assert output.json["reused_shards"] == 0
 
 
 def test_the_same_run_again_says_so_and_changes_nothing(command, trained):
@@ -121,41 +121,41 @@ def test_the_same_run_again_says_so_and_changes_nothing(command, trained):
 
 
 def test_without_json_a_person_can_read_the_result(command, trained):
-    shown = command("toy", "score", "--store", trained).out
-    assert "requested" in shown
-    assert "toy/doubled" in shown
-    assert not shown.lstrip().startswith("{")
+    output = command("toy", "score", "--store", trained).out
+    assert "requested" in output
+    assert "toy/doubled" in output
+    assert not output.lstrip().startswith("{")
 
 
 def test_a_dry_run_accounts_for_every_key_and_publishes_nothing(command, trained):
     store = Store(str(trained))
     before = store.version("toy/doubled")
-    done = command("toy", "score", "--store", trained, "--dry-run", "--seconds", "0.001", "--json").json
-    assert (done["requested"], done["scored"]) == (12, 12)
-    assert (done["published"], done["version"], done["page"]) == (False, None, None)
+    summary = command("toy", "score", "--store", trained, "--dry-run", "--seconds", "0.001", "--json").json
+    assert (summary["requested"], summary["scored"]) == (12, 12)
+    assert (summary["published"], summary["version"], summary["page"]) == (False, None, None)
     assert store.version("toy/doubled") == before
     real = command("toy", "score", "--store", trained, "--seconds", "0.001", "--json").json
-    assert real["run_id"] == done["run_id"]
+    assert real["run_id"] == summary["run_id"]
     assert real["reused_shards"] == 4
 
 
 def test_figures_that_are_no_numbers_are_still_json(command, trained):
-    done = command("toy", "train", "--loss", "nan", "--store", trained, "--json")
-    assert done.status == 0, done.err
-    strict = json.loads(done.out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    output = command("toy", "train", "--loss", "nan", "--store", trained, "--json")
+    assert output.status == 0, output.err
+    strict = json.loads(output.out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     assert strict["loss"] is None
     assert strict["promoted"] is False
 
 
 def test_an_older_day_is_scored_with_as_of(command, trained):
-    refused = command("toy", "score", "--as-of", "2024-01-02", "--store", trained)
-    assert refused.status == 1
-    assert "no bundle of toy was trained on data up to 2024-01-02 or earlier" in refused.err
-    done = command(
+    refusal = command("toy", "score", "--as-of", "2024-01-02", "--store", trained)
+    assert refusal.status == 1
+    assert "no bundle of toy was trained on data up to 2024-01-02 or earlier" in refusal.err
+    summary = command(
         "toy", "score", "--as-of", "2024-01-02", "--bundle", "1", "--store", trained, "--json"
     ).json
-    assert done["as_of"] == "2024-01-02"
-    assert any("use some of their own future" in note for note in done["notes"])
+    assert summary["as_of"] == "2024-01-02"
+    assert any("use some of their own future" in note for note in summary["notes"])
 
 
 # mistakes
@@ -182,21 +182,21 @@ def test_an_older_day_is_scored_with_as_of(command, trained):
 )
 def test_a_mistake_on_the_command_line_is_told_in_words(command, trained, words, told):
     store = [] if words[1] in ("scores",) else ["--store", str(trained)]
-    done = command(*words, *store)
-    assert done.status != 0
-    shown = " ".join((done.err + done.out).replace("│", " ").split()).lower()
-    assert "traceback" not in shown
+    output = command(*words, *store)
+    assert output.status != 0
+    text = " ".join((output.err + output.out).replace("│", " ").split()).lower()
+    assert "traceback" not in text
 
-    assert re.search(told.lower().replace("(", r"\("), shown), shown[-2000:]
+    assert re.search(told.lower().replace("(", r"\("), text), text[-2000:]
 
 
 def test_too_many_failed_keys_stop_the_run_with_their_reasons(command, trained):
     store = Store(str(trained))
     before = store.version("toy/doubled")
-    done = command("toy", "score", "--raises", "n03", "--store", trained)
-    assert done.status == 1
-    assert "1 of 12 keys failed, at most 5% may fail. Nothing was published." in done.err
-    assert "ValueError: n03 cannot be doubled" in done.err
+    output = command("toy", "score", "--raises", "n03", "--store", trained)
+    assert output.status == 1
+    assert "1 of 12 keys failed, at most 5% may fail. Nothing was published." in output.err
+    assert "ValueError: n03 cannot be doubled" in output.err
     assert store.version("toy/doubled") == before
     allowed = command(
         "toy", "score", "--raises", "n03", "--max-failed-share", "0.1", "--store", trained, "--json"
@@ -220,10 +220,10 @@ def test_the_store_can_be_named_by_the_environment(command, trained, monkeypatch
 
 def test_a_mistake_in_the_environment_is_told_in_words(command, trained, monkeypatch):
     monkeypatch.setenv("ALMANAC_WORKERS", "many")
-    done = command("toy", "score", "--seconds", "0.002", "--store", trained)
-    assert done.status == 1
-    assert "ALMANAC_WORKERS" in done.err.upper()
-    assert "Traceback" not in done.err
+    output = command("toy", "score", "--seconds", "0.002", "--store", trained)
+    assert output.status == 1
+    assert "ALMANAC_WORKERS" in output.err.upper()
+    assert "Traceback" not in output.err
 
 
 # a process of its own
@@ -231,28 +231,28 @@ def test_a_mistake_in_the_environment_is_told_in_words(command, trained, monkeyp
 
 def test_in_a_process_of_its_own_only_the_result_is_on_standard_output(prefect_api, dask_cluster, trained):
     scheduler = dask_cluster.scheduler_address
-    done = python(
+    process = python(
         "-m", "tests.toy", "toy", "score", "--store", trained, "--scheduler", scheduler, "--json",
         PREFECT_API_URL=prefect_api,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["requested"] == 12
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["requested"] == 12
+    assert "Traceback" not in process.stderr
 
 
 def test_in_a_process_of_its_own_an_error_is_one_message_and_a_status(prefect_api, tmp_path):
     words = ["-m", "flows", "sales", "forecast", "--store", tmp_path / "store", "--json"]
-    done = python(*words, PREFECT_API_URL=prefect_api)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("StoreError: ")
-    assert "python -m flows sales ingest --help" in done.stderr
-    assert "Traceback" not in done.stderr
+    process = python(*words, PREFECT_API_URL=prefect_api)
+    assert process.returncode == 1
+    assert process.stdout == ""
+    assert process.stderr.startswith("StoreError: ")
+    assert "python -m flows sales ingest --help" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_a_prefect_server_that_does_not_answer_is_named(tmp_path):
     words = ["-m", "flows", "sales", "forecast", "--store", tmp_path / "store"]
-    done = python(*words, PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert done.returncode == 1
-    assert "http://127.0.0.1:9/api" in done.stderr
-    assert "Traceback" not in done.stderr
+    process = python(*words, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert process.returncode == 1
+    assert "http://127.0.0.1:9/api" in process.stderr
+    assert "Traceback" not in process.stderr

@@ -46,9 +46,9 @@ def devices(command):
     """`devices("score", ...)`: the result of a command that has to succeed."""
 
     def run(*words):
-        done = command("devices", *words, "--json")
-        assert done.status == 0, done.err
-        return done.json
+        output = command("devices", *words, "--json")
+        assert output.status == 0, output.err
+        return output.json
 
     return run
 
@@ -90,12 +90,13 @@ def missed(behind, tmp_path) -> Store:
 @contextmanager
 def emitted() -> Iterator[list[dict]]:
     """What events are emitted, in their order."""
-    found: list[dict] = []
+    records: list[dict] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "tasks.scoring.events.emit_event", lambda event, **facts: found.append({"event": event, **facts})
+            "tasks.scoring.events.emit_event",
+            lambda event, **facts: records.append({"event": event, **facts}),
         )
-        yield found
+        yield records
 
 
 def alarms(events: list[dict]) -> list[dict]:
@@ -146,9 +147,9 @@ def hour(number: int) -> str:
 def test_a_run_covers_every_hour_since_the_last_published_one_oldest_first_in_a_commit_each(
     caught_up, behind
 ):
-    store, done = caught_up.store, caught_up.result
-    assert [line["hour"] for line in done["hours"]] == [hour(7), hour(8), hour(9)]
-    assert (done["published"], done["as_of"]) == (True, (START + 9 * HOUR).isoformat())
+    store, summary = caught_up.store, caught_up.result
+    assert [line["hour"] for line in summary["hours"]] == [hour(7), hour(8), hour(9)]
+    assert (summary["published"], summary["as_of"]) == (True, (START + 9 * HOUR).isoformat())
     assert store.version("devices/scores") == Store(str(behind)).version("devices/scores") + 3
     assert published_hours(store) == [(START + n * HOUR).isoformat() for n in (5, 6, 7, 8, 9)]
     rows = scores(store)
@@ -158,9 +159,9 @@ def test_a_run_covers_every_hour_since_the_last_published_one_oldest_first_in_a_
 
 def test_a_run_whose_hours_are_all_covered_ends_as_skipped(caught_up, devices):
     rows, version = scores(caught_up.store), caught_up.store.version("devices/scores")
-    done = devices("score", "--store", caught_up.store.uri)
-    assert (done["published"], done["hours"]) == (False, [])
-    assert "every hour up to 2026-03-02T09:00Z is published" in done["covered_by"]
+    summary = devices("score", "--store", caught_up.store.uri)
+    assert (summary["published"], summary["hours"]) == (False, [])
+    assert "every hour up to 2026-03-02T09:00Z is published" in summary["covered_by"]
     state = last_state()
     assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
     assert "2026-03-02T09:00Z" in state.message
@@ -170,13 +171,13 @@ def test_a_run_whose_hours_are_all_covered_ends_as_skipped(caught_up, devices):
 
 def test_hours_beyond_catch_up_are_named_and_scored_by_the_next_run(missed, devices):
     with emitted() as events:
-        done = devices("score", "--catch-up", "1", "--store", missed.uri)
-    assert [line["hour"] for line in done["hours"]] == [hour(9)]
+        summary = devices("score", "--catch-up", "1", "--store", missed.uri)
+    assert [line["hour"] for line in summary["hours"]] == [hour(9)]
     assert any(
-        "2 complete periods are not scored yet, from 2026-03-02 07:00" in note for note in done["notes"]
+        "2 complete periods are not scored yet, from 2026-03-02 07:00" in note for note in summary["notes"]
     )
-    (left,) = [event["payload"] for event in events if event["event"] == "almanac.devices.left_out"]
-    assert left["count"] == 2
+    (payload,) = [event["payload"] for event in events if event["event"] == "almanac.devices.left_out"]
+    assert payload["count"] == 2
     again = devices("score", "--store", missed.uri)
     assert [line["hour"] for line in again["hours"]] == [hour(7), hour(8)]
     assert devices("score", "--store", missed.uri)["published"] is False
@@ -193,16 +194,16 @@ def test_an_hour_that_got_readings_after_it_was_scored_is_scored_again_and_tells
     devices("ingest", "--source", early, "--store", own.uri)
     with emitted() as events:
         devices("score", "--store", own.uri)
-    told = [event["resource"] for event in alarms(events)]
+    resources = [event["resource"] for event in alarms(events)]
     devices("ingest", "--source", late, "--store", own.uri)
     with emitted() as events:
-        done = devices("score", "--store", own.uri)
-    assert [line["hour"] for line in done["hours"]] == [hour(7), hour(8)]
-    assert any("2 of them had been scored before" in note for note in done["notes"])
+        summary = devices("score", "--store", own.uri)
+    assert [line["hour"] for line in summary["hours"]] == [hour(7), hour(8)]
+    assert any("2 of them had been scored before" in note for note in summary["notes"])
     of_late = scores(own).filter(pl.col("device") == "d00003", pl.col("value").is_not_null())
     of_late = of_late.filter(pl.col("tag") != "*", pl.col("time") >= START + 6 * HOUR)
     assert of_late.height == rows.filter(pl.col("device") == "d00003").height
-    assert not [event for event in alarms(events) if event["resource"] in told]
+    assert not [event for event in alarms(events) if event["resource"] in resources]
     assert devices("score", "--store", own.uri)["published"] is False
 
 
@@ -217,20 +218,20 @@ def test_an_incident_that_is_labelled_and_a_site_that_is_muted_are_rows_with_who
     sites.write_text("device,site,timezone\nd00001,north,Asia/Tokyo\nd00002,south,UTC\n")
     devices("ingest", "--sites", sites, "--store", store.uri)
     devices("mute", "--site", "north", *span, "--by", "bob", "--store", store.uri)
-    unknown = command("devices", "mute", "--site", "nroth", *span, "--store", store.uri)
-    assert "--site is 'nroth'. Expected one that ingest --sites named: north, south." in unknown.err
+    refusal = command("devices", "mute", "--site", "nroth", *span, "--store", store.uri)
+    assert "--site is 'nroth'. Expected one that ingest --sites named: north, south." in refusal.err
     rows = store.scan("devices/verdicts").collect()
     assert set(rows.filter(verdict="fault").select("device", "by").rows()) == {("d00001", "ann")}
     assert rows.filter(verdict="muted").select("device", "tag", "by").rows() == [("d00001", "*", "bob")]
     assert rows["at"].null_count() == 0
-    done = devices("score", "--as-of", "2026-03-02T09:00", "--bundle", "1", "--store", store.uri)
-    assert done["published"]
+    summary = devices("score", "--as-of", "2026-03-02T09:00", "--bundle", "1", "--store", store.uri)
+    assert summary["published"]
 
 
 def test_readings_that_end_long_ago_are_called_stale_by_a_run_and_by_the_status(missed, devices, command):
     with emitted() as events:
-        done = devices("score", "--catch-up", "1", "--store", missed.uri)
-    assert any("The data are stale" in note for note in done["notes"])
+        summary = devices("score", "--catch-up", "1", "--store", missed.uri)
+    assert any("The data are stale" in note for note in summary["notes"])
     assert "almanac.devices.stale" in {event["event"] for event in events}
     status = command("ingest-status", "--check", "--store", missed.uri)
     assert status.status == 3
@@ -241,18 +242,18 @@ def test_the_first_run_judges_only_hours_after_those_that_it_learns_from_and_say
     trained, tmp_path, devices
 ):
     words = ["--source", trained.early, "--shards", "2", "--catch-up", "2", "--store", tmp_path / "store"]
-    done = devices("run", *words)
-    assert [line["hour"] for line in done["hours"]] == [hour(5), hour(6)]
-    assert "learnt from the readings up to 2026-03-02 04:00 UTC" in done["notes"][0]
-    assert not any("use some of their own future" in note for note in done["notes"])
+    summary = devices("run", *words)
+    assert [line["hour"] for line in summary["hours"]] == [hour(5), hour(6)]
+    assert "learnt from the readings up to 2026-03-02 04:00 UTC" in summary["notes"][0]
+    assert not any("use some of their own future" in note for note in summary["notes"])
 
 
 def test_an_hour_that_is_named_is_scored_alone_with_the_sensitivity_that_is_asked_for(
     caught_up, own, devices
 ):
     strict = scores(caught_up.store).filter(pl.col("as_of") == START + 6 * HOUR)
-    done = devices("score", "--as-of", "2026-03-02T06:00", "--alpha", "0.05", "--store", own.uri)
-    assert [line["hour"] for line in done["hours"]] == [hour(6)]
+    summary = devices("score", "--as-of", "2026-03-02T06:00", "--alpha", "0.05", "--store", own.uri)
+    assert [line["hour"] for line in summary["hours"]] == [hour(6)]
     loose = scores(own).filter(pl.col("as_of") == START + 6 * HOUR)
     for rows, alpha in ((strict, 0.001), (loose, 0.05)):
         assert rows["is_anomaly"].to_list() == (rows["p_value"] <= alpha).fill_null(False).to_list()
@@ -264,9 +265,9 @@ def test_an_hour_that_is_named_is_scored_alone_with_the_sensitivity_that_is_aske
 
 def test_a_dry_run_publishes_none_of_the_hours(missed, devices):
     before = scores(missed)
-    done = devices("score", "--dry-run", "--catch-up", "2", "--store", missed.uri)
-    assert len(done["hours"]) == 2
-    assert done["published"] is False
+    summary = devices("score", "--dry-run", "--catch-up", "2", "--store", missed.uri)
+    assert len(summary["hours"]) == 2
+    assert summary["published"] is False
     assert_frame_equal(scores(missed), before)
     assert len(published_hours(missed)) == 2
 
@@ -290,8 +291,8 @@ def test_a_run_that_ends_after_its_commit_is_made_up_for_and_loses_no_alarm(
     other = caught_up.store
     assert_frame_equal(scores(missed).drop("run_id"), scores(other).drop("run_id"))
     assert_frame_equal(incidents(missed).drop("run_id"), incidents(other).drop("run_id"))
-    told = {event["id"]: event["payload"]["incident"] for event in alarms(events)}
-    assert sorted(told.values()) == sorted(expected)
+    incident_of = {event["id"]: event["payload"]["incident"] for event in alarms(events)}
+    assert sorted(incident_of.values()) == sorted(expected)
 
 
 def test_a_run_that_is_overtaken_by_one_on_newer_readings_ends_as_skipped(missed, devices, tmp_path):
@@ -309,9 +310,9 @@ def test_a_run_that_is_overtaken_by_one_on_newer_readings_ends_as_skipped(missed
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.runs.reconcile", overtaken)
-        done = devices("score", *words)
+        summary = devices("score", *words)
     assert newer[0]["published"] is True
-    assert (done["published"], done["covered_by"]) == (False, f"{newer[0]['run_id']}")
+    assert (summary["published"], summary["covered_by"]) == (False, f"{newer[0]['run_id']}")
     rows = scores(missed).filter(pl.col("as_of") == START + 9 * HOUR)
     assert set(rows["run_id"]) == {newer[0]["run_id"]}
     assert last_state().name == "Skipped"
@@ -321,8 +322,8 @@ def test_a_run_that_is_overtaken_by_one_on_newer_readings_ends_as_skipped(missed
 
 
 def test_a_fault_that_lasts_from_one_hour_to_the_next_is_one_incident_and_one_alarm(caught_up):
-    listed = incidents(caught_up.store)
-    ours = listed.filter(pl.col("device") == "d00001", pl.col("tags").list.contains("flow"))
+    incident_rows = incidents(caught_up.store)
+    ours = incident_rows.filter(pl.col("device") == "d00001", pl.col("tags").list.contains("flow"))
     assert ours["incident"].n_unique() == 1
     assert ours["as_of"].to_list()[:2] == [START + 8 * HOUR, START + 9 * HOUR]
     assert ours["start"].unique().to_list() == [START + 7.8 * HOUR]
@@ -341,19 +342,19 @@ def test_a_fault_that_lasts_from_one_hour_to_the_next_is_one_incident_and_one_al
 def test_a_new_device_is_answered_and_a_vanished_one_is_told(own, trained, devices, tmp_path):
     readings = between(fleet(), TRAINED, TRAINED + 1)
     new = readings.filter(device="d00002").with_columns(device=pl.lit("newcomer"))
-    gone = readings.filter(pl.col("device") != "d00003")
-    pl.concat([gone, new]).write_parquet(tmp_path / "hour.parquet")
+    others = readings.filter(pl.col("device") != "d00003")
+    pl.concat([others, new]).write_parquet(tmp_path / "hour.parquet")
     devices("ingest", "--source", tmp_path / "hour.parquet", "--store", own.uri)
-    done = devices("score", "--store", own.uri)
-    assert done["failed"] == 0
-    assert done["requested"] == sum(done[name] for name in ("scored", "fallback", "skipped"))
+    summary = devices("score", "--store", own.uri)
+    assert summary["failed"] == 0
+    assert summary["requested"] == sum(summary[name] for name in ("scored", "fallback", "skipped"))
     reasons = ledger.last(own, "devices", "score", START + 7 * HOUR)["reasons"]
     assert "new: not known at training" in reasons
     rows = scores(own).filter(pl.col("as_of") == START + 7 * HOUR)
     assert rows.filter(device="newcomer", tag="flow")["rung"].unique().to_list() == ["pooled"]
     silent = rows.filter(device="d00003")
     assert set(silent["cause"]) == {"missing"}
-    assert "silent: no reading in the hour" in Path(done["page"]).read_text()
+    assert "silent: no reading in the hour" in Path(summary["page"]).read_text()
 
 
 # the same rows
@@ -400,8 +401,8 @@ def test_published_hours_are_judged_by_labels_and_later_labels_restate_them(caug
     times = {"start": [START + 7.8 * HOUR], "end": [START + 8.3 * HOUR]}
     label = pl.DataFrame({"device": ["d00001"], "tag": ["flow"], **times, "fault": ["shift"]})
     label.write_parquet(tmp_path / "labels.parquet")
-    read = devices("ingest", "--labels", tmp_path / "labels.parquet", "--store", store.uri)
-    assert [(one["table"], one["changed"]) for one in read["tables"]] == [("labels", 1)]
+    summary = devices("ingest", "--labels", tmp_path / "labels.parquet", "--store", store.uri)
+    assert [(one["table"], one["changed"]) for one in summary["tables"]] == [("labels", 1)]
     again = devices("evaluate", "--store", store.uri)
     # the label tells of all hours up to its end; of the last one nobody has said all
     assert again["judged"] == 5
@@ -416,9 +417,9 @@ def test_published_hours_are_judged_by_labels_and_later_labels_restate_them(caug
 
 
 def test_an_ingest_of_nothing_is_refused(command, tmp_path):
-    done = command("devices", "ingest", "--store", tmp_path / "store")
-    assert done.status == 1
-    assert "Expected --source, --labels, --kinds or --sites" in done.err
+    output = command("devices", "ingest", "--store", tmp_path / "store")
+    assert output.status == 1
+    assert "Expected --source, --labels, --kinds or --sites" in output.err
 
 
 def test_labels_that_break_the_contract_go_to_quarantine(own, devices, tmp_path):

@@ -16,18 +16,18 @@ def published(sales_store) -> pl.DataFrame:
 
 def test_what_is_told_adds_up_to_the_published_medians_of_that_key(sales_store, command, published):
     sku, store = published.filter(rung="blend").select("sku", "store").row(0)
-    done = command(
+    output = command(
         "sales", "explain", "--sku", sku, "--store", store, "--store-uri", sales_store.uri, "--json"
     )
-    assert done.status == 0, done.err
+    assert output.status == 0, output.err
     rows = published.filter(sku=sku, store=store)
-    lines = done.json["contributions"]
+    lines = output.json["contributions"]
     assert [line["median"] for line in lines] == pytest.approx(rows["q50"].to_list())
     for line in lines:
         total = line["level"] + sum(line.get(group, 0.0) for group in GROUPS)
         assert total == pytest.approx(line["median"])
-    assert {"price", "reasons"} <= set(done.json["plan"][0])
-    assert not done.json["notes"]
+    assert {"price", "reasons"} <= set(output.json["plan"][0])
+    assert not output.json["notes"]
 
 
 def test_a_sku_or_store_that_is_not_there_is_told_with_near_names(sales_store, command, published):

@@ -113,13 +113,13 @@ SNIPPET = re.compile(r"^```python (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def test_what_is_written_about_an_own_scenario_shows_the_example_s_own_text():
-    written = (ROOT / "docs" / "own_scenario.md").read_text()
-    snippets = SNIPPET.findall(written)
-    assert len(snippets) == written.count("```python") > 8
+    text = (ROOT / "docs" / "own_scenario.md").read_text()
+    snippets = SNIPPET.findall(text)
+    assert len(snippets) == text.count("```python") > 8
     for path, snippet in snippets:
         assert snippet in (ROOT / path).read_text(), f"not in {path}:\n{snippet}"
 
 
 def test_every_capability_that_an_own_scenario_may_add_is_named_there():
-    written = (ROOT / "docs" / "own_scenario.md").read_text()
-    assert [name for name in CAPABILITIES if f"`{name}`" not in written] == []
+    text = (ROOT / "docs" / "own_scenario.md").read_text()
+    assert [name for name in CAPABILITIES if f"`{name}`" not in text] == []

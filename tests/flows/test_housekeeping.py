@@ -32,14 +32,14 @@ def old(store, without_run_logger) -> Store:
 def test_it_does_what_a_dry_run_says_that_it_would_do(command, old):
     words = ("housekeeping", "--store", old.uri, "--retention-days", "30", "--json")
     files = old.names("toy")
-    told = command(*words, "--dry-run")
-    assert told.status == 0, told.err
-    assert told.json["dry_run"] is True
-    assert told.json["files_compacted"] == 44
-    assert told.json["run_folders"] == 2
+    preview = command(*words, "--dry-run")
+    assert preview.status == 0, preview.err
+    assert preview.json["dry_run"] is True
+    assert preview.json["files_compacted"] == 44
+    assert preview.json["run_folders"] == 2
     assert old.names("toy") == files
-    done = command(*words).json
-    assert {**done, "dry_run": True} == told.json
+    summary = command(*words).json
+    assert {**summary, "dry_run": True} == preview.json
     assert old.names("toy/runs") == []
     assert len(old.table("toy/values").file_uris()) == 4
     again = command(*words).json
@@ -52,17 +52,17 @@ def test_a_run_that_has_been_running_for_too_long_is_reported(command, prefect_a
         client.set_flow_run_state(run.id, Running(), force=True)
     time.sleep(1)
     words = ("housekeeping", "--store", old.uri, "--json")
-    found = {one["id"]: one for one in command(*words, "--stuck-hours", "0.0001").json["stuck_runs"]}
-    assert found[str(run.id)]["flow"] == "never-ends"
+    stuck = {one["id"]: one for one in command(*words, "--stuck-hours", "0.0001").json["stuck_runs"]}
+    assert stuck[str(run.id)]["flow"] == "never-ends"
     assert str(run.id) not in {one["id"] for one in command(*words).json["stuck_runs"]}
 
 
 def test_a_retention_shorter_than_any_run_is_refused(command, old):
-    done = command("housekeeping", "--store", old.uri, "--retention-days", "1")
-    assert done.status != 0
+    output = command("housekeeping", "--store", old.uri, "--retention-days", "1")
+    assert output.status != 0
 
 
 def test_a_store_without_anything_is_told_in_words(command, tmp_path):
-    done = command("housekeeping", "--store", str(tmp_path / "nowhere"))
-    assert done.status == 1
-    assert "there is nothing in this store" in done.err
+    output = command("housekeeping", "--store", str(tmp_path / "nowhere"))
+    assert output.status == 1
+    assert "there is nothing in this store" in output.err

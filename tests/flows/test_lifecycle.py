@@ -41,24 +41,24 @@ def test_promoting_and_rolling_back_are_seen_in_the_listing(command, trained):
         return command("toy", "bundles", "--store", trained, "--json").json["champion"]
 
     assert champion() == 2
-    done = command("toy", "promote", "--bundle", "1", "--reason", "try", "--store", trained, "--json")
-    assert done.status == 0, done.err
-    assert (done.json["champion"], done.json["before"]) == (1, 2)
-    assert any("MLflow has no version" in note for note in done.json["notes"])
+    output = command("toy", "promote", "--bundle", "1", "--reason", "try", "--store", trained, "--json")
+    assert output.status == 0, output.err
+    assert (output.json["champion"], output.json["before"]) == (1, 2)
+    assert any("MLflow has no version" in note for note in output.json["notes"])
     assert champion() == 1
     back = command("toy", "rollback", "--reason", "it was worse", "--store", trained, "--json")
     assert (back.json["champion"], back.json["before"]) == (2, 1)
-    listed = command("toy", "bundles", "--store", trained)
-    assert "rolled back: it was worse" in " ".join(listed.out.split())
+    listing = command("toy", "bundles", "--store", trained)
+    assert "rolled back: it was worse" in " ".join(listing.out.split())
 
 
 def test_a_promotion_needs_a_reason_and_a_bundle_that_is_there(command, trained):
     without = command("toy", "promote", "--bundle", "1", "--store", trained)
     assert without.status != 0
     assert "reason" in without.err + without.out
-    unknown = command("toy", "promote", "--bundle", "7", "--reason", "why not", "--store", trained)
-    assert unknown.status == 1
-    assert "there is no bundle 7 of toy. There are: 1, 2." in unknown.err
+    refusal = command("toy", "promote", "--bundle", "7", "--reason", "why not", "--store", trained)
+    assert refusal.status == 1
+    assert "there is no bundle 7 of toy. There are: 1, 2." in refusal.err
 
 
 def test_the_ledger_and_what_was_ingested_are_listed(command, trained):
@@ -80,34 +80,34 @@ def test_the_ledger_and_what_was_ingested_are_listed(command, trained):
 
 
 def test_a_listing_takes_no_number_that_makes_no_sense(command, trained):
-    done = command("toy", "bundles", "--last", "0", "--store", trained)
-    assert done.status != 0
-    assert "Traceback" not in done.err
+    output = command("toy", "bundles", "--last", "0", "--store", trained)
+    assert output.status != 0
+    assert "Traceback" not in output.err
 
 
 @pytest.mark.parametrize("words", [["toy", "bundles"], ["toy", "history"], ["ingest-status"]])
 def test_on_an_empty_store_a_listing_says_so_and_makes_nothing(command, tmp_path, words):
-    done = command(*words, "--store", tmp_path / "nothing")
-    assert done.status == 0
-    assert str(tmp_path / "nothing") in done.out.replace("\n", "")
-    assert " yet." in " ".join(done.out.split())
+    output = command(*words, "--store", tmp_path / "nothing")
+    assert output.status == 0
+    assert str(tmp_path / "nothing") in output.out.replace("\n", "")
+    assert " yet." in " ".join(output.out.split())
     assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.parametrize("words", [["promote", "--bundle", "1"], ["rollback"]])
 def test_on_an_empty_store_a_promotion_is_an_error_in_words(command, tmp_path, words):
-    done = command("toy", *words, "--reason", "why not", "--store", tmp_path / "nothing")
-    assert done.status == 1
-    assert "Train one: python -m flows toy train" in done.err
-    assert "Traceback" not in done.err
+    output = command("toy", *words, "--reason", "why not", "--store", tmp_path / "nothing")
+    assert output.status == 1
+    assert "Train one: python -m flows toy train" in output.err
+    assert "Traceback" not in output.err
 
 
 def test_a_listing_starts_no_server(trained):
     script = "import flows.server, tests.toy.__main__ as toy; del flows.server.prefect_server; toy.main()"
     words = [sys.executable, "-c", script, "toy", "bundles", "--store", trained, "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["champion"] == 2
+    process = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["champion"] == 2
 
 
 def test_direct_commands_are_named_like_flows():
@@ -128,8 +128,8 @@ def test_direct_commands_are_named_like_flows():
 def test_a_training_of_sales_keeps_horizon_quantiles_and_holidays_of_the_champion(
     monkeypatch, tmp_path, given, expected
 ):
-    kept = {"horizon": 26, "quantiles": [0.1, 0.9], "holidays": ["DE"]}
-    manifest = {"options": {**kept, "seed": 3, "trees": 9}}
+    settings = {"horizon": 26, "quantiles": [0.1, 0.9], "holidays": ["DE"]}
+    manifest = {"options": {**settings, "seed": 3, "trees": 9}}
     from tasks.storage.store import Store
 
     store = Store(str(tmp_path))

@@ -18,8 +18,8 @@ from tests.conftest import ROOT
 
 def options(kind: Limits) -> tuple[float | None, int | None, float | None]:
     """What a flow of this kind has: seconds until it is ended, further tries, seconds between them."""
-    made = limited(kind, name="nothing")(lambda: None)
-    return made.timeout_seconds, made.retries, made.retry_delay_seconds
+    flow = limited(kind, name="nothing")(lambda: None)
+    return flow.timeout_seconds, flow.retries, flow.retry_delay_seconds
 
 
 def test_someone_at_a_terminal_is_told_at_once_and_a_run_of_a_deployment_is_tried_again(monkeypatch):
@@ -31,9 +31,9 @@ def test_someone_at_a_terminal_is_told_at_once_and_a_run_of_a_deployment_is_trie
 
 def test_a_run_is_called_after_its_flow_and_the_local_time_at_which_it_began(monkeypatch):
     monkeypatch.setenv("ALMANAC_TIMEZONE", "Asia/Tokyo")
-    made = limited(SCORING, name="devices-mute")(lambda: None)
-    before, called, after = now_in_tokyo(), made.flow_run_name(), now_in_tokyo()
-    assert before <= called <= after
+    flow = limited(SCORING, name="devices-mute")(lambda: None)
+    before, name, after = now_in_tokyo(), flow.flow_run_name(), now_in_tokyo()
+    assert before <= name <= after
 
 
 def now_in_tokyo() -> str:
@@ -53,8 +53,8 @@ def test_the_environment_names_another_time(monkeypatch):
 def test_every_flow_that_is_deployed_ends_in_time():
     for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
         path, _, name = one["entrypoint"].partition(":")
-        found = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
-        assert found.timeout_seconds, one["entrypoint"]
+        flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
+        assert flow.timeout_seconds, one["entrypoint"]
 
 
 def test_the_page_says_of_every_deployment_what_its_flow_and_its_queue_are():

@@ -28,9 +28,9 @@ def machines(command):
     """`machines("score", ...)`: the result of a command that has to succeed."""
 
     def run(*words):
-        done = command("machines", *words, "--json")
-        assert done.status == 0, done.err
-        return done.json
+        output = command("machines", *words, "--json")
+        assert output.status == 0, output.err
+        return output.json
 
     return run
 
@@ -75,9 +75,9 @@ def test_ingest_tells_the_tables_and_the_time_range_that_are_new_and_nothing_the
 
 
 def test_what_was_committed_but_not_told_is_told_by_the_next_ingest(own, tables, machines, tmp_path):
-    told = own / "machines" / "announced.json"
-    known = json.loads(told.read_text())
-    told.write_text(json.dumps({**known, "telemetry": 0, "failures": 0}))
+    announced = own / "machines" / "announced.json"
+    versions = json.loads(announced.read_text())
+    announced.write_text(json.dumps({**versions, "telemetry": 0, "failures": 0}))
     news = machines("ingest", *sources(tmp_path / "late", after_cut(tables)), "--store", own)["announced"]
     assert set(news["tables"]) == {"telemetry", "failures"}
     assert (news["from"], news["to"]) == ((CUT + timedelta(hours=4)).isoformat(), END.isoformat())
@@ -93,26 +93,26 @@ def test_the_commit_of_a_correction_tells_its_time(own, tables, machines, tmp_pa
 
 
 def test_a_run_publishes_every_component_of_every_machine_ranked_over_all_shards(trained, machines):
-    done = machines("score", "--store", trained)
-    assert done["requested"] == 20 == sum(done[s] for s in ("scored", "fallback", "skipped", "failed"))
-    assert datetime.fromisoformat(done["as_of"]) == END
+    summary = machines("score", "--store", trained)
+    assert summary["requested"] == 20 == sum(summary[s] for s in ("scored", "fallback", "skipped", "failed"))
+    assert datetime.fromisoformat(summary["as_of"]) == END
     rows = Store(str(trained)).scan("machines/risks").filter(pl.col("as_of") == END).collect()
     assert set(rows["horizon_hours"]) == {24, 72}
     assert set(rows["time"]) == {END}
     for (_,), of in rows.group_by("horizon_hours"):
-        listed = of.filter(pl.col("rank").is_not_null()).sort("rank")
-        assert listed["rank"].to_list() == list(range(1, listed.height + 1))
-        assert listed["probability"].is_sorted(descending=True)
+        ranking = of.filter(pl.col("rank").is_not_null()).sort("rank")
+        assert ranking["rank"].to_list() == list(range(1, ranking.height + 1))
+        assert ranking["probability"].is_sorted(descending=True)
     assert rows["shard" if "shard" in rows.columns else "run_id"].n_unique() == 1
-    assert Path(done["page"]).exists()
+    assert Path(summary["page"]).exists()
 
 
 def test_a_range_has_a_row_every_twelve_hours_each_by_what_was_known_then(own, machines):
     one = machines("score", "--as-of", (END - timedelta(hours=24)).isoformat(), "--store", own)
-    done = machines("score", "--from", CUT.isoformat(), "--to", END.isoformat(), "--store", own)
+    summary = machines("score", "--from", CUT.isoformat(), "--to", END.isoformat(), "--store", own)
     store = Store(str(own))
     rows = store.scan("machines/risks").filter(pl.col("as_of") == END).collect()
-    assert done["rows"] == rows.height
+    assert summary["rows"] == rows.height
     assert rows["time"].unique().sort().to_list() == [CUT + timedelta(hours=12 * n) for n in range(13)]
     earlier = store.scan("machines/risks").filter(run_id=one["run_id"]).collect()
     both = ["machine_id", "component", "time", "horizon_hours", "probability", "rung", "rank"]
@@ -122,64 +122,64 @@ def test_a_range_has_a_row_every_twelve_hours_each_by_what_was_known_then(own, m
 
 
 def test_a_range_and_a_time_together_are_refused(trained, command):
-    done = command("machines", "score", "--as-of", "2024-03-20", "--from", "2024-03-18", "--store", trained)
-    assert done.status == 1
-    assert "leave one out" in done.err
+    output = command("machines", "score", "--as-of", "2024-03-20", "--from", "2024-03-18", "--store", trained)
+    assert output.status == 1
+    assert "leave one out" in output.err
 
 
 def test_a_range_that_begins_after_the_data_is_refused(trained, command):
-    done = command("machines", "score", "--from", "2024-05-01", "--store", trained)
-    assert done.status == 1
-    assert "Expected --from before" in done.err
+    output = command("machines", "score", "--from", "2024-05-01", "--store", trained)
+    assert output.status == 1
+    assert "Expected --from before" in output.err
 
 
 def test_a_day_given_as_the_end_is_that_whole_day(trained, machines):
-    done = machines("score", "--to", "2024-03-25", "--dry-run", "--store", trained)
-    assert done["as_of"] == "2024-03-26T00:00:00+00:00"
-    done = machines("score", "--to", "2024-03-25T00:00", "--dry-run", "--store", trained)
-    assert done["as_of"] == "2024-03-25T00:00:00+00:00"
+    summary = machines("score", "--to", "2024-03-25", "--dry-run", "--store", trained)
+    assert summary["as_of"] == "2024-03-26T00:00:00+00:00"
+    summary = machines("score", "--to", "2024-03-25T00:00", "--dry-run", "--store", trained)
+    assert summary["as_of"] == "2024-03-25T00:00:00+00:00"
 
 
 def test_training_takes_the_range_the_horizons_and_the_estimator(own, machines):
     words = ["--from", "2024-01-20", "--to", "2024-03-20", "--horizon", "2d", "--estimator", "decision_tree"]
-    done = machines("train", *words, "--every", "1d", "--windows", "24h", "--store", own)
-    manifest = bundles.manifest(Store(str(own)), "machines", done["bundle"])
+    summary = machines("train", *words, "--every", "1d", "--windows", "24h", "--store", own)
+    manifest = bundles.manifest(Store(str(own)), "machines", summary["bundle"])
     assert manifest["as_of"] == "2024-03-21T00:00:00+00:00"
     assert manifest["options"]["horizons_hours"] == [48]
     assert manifest["options"]["train_from"] == "2024-01-20T00:00:00+00:00"
     assert not any(name.endswith("_12h") for name in manifest["features"])
-    backtest = Store(str(own)).scan("machines/backtests").filter(bundle=done["bundle"]).collect()
+    backtest = Store(str(own)).scan("machines/backtests").filter(bundle=summary["bundle"]).collect()
     assert backtest["time"].min() >= datetime(2024, 1, 20, tzinfo=UTC)
     assert set(backtest["horizon_hours"]) == {48}
 
 
 @pytest.mark.parametrize("horizon", ["7", "0d", "1 month", "d"])
 def test_a_horizon_that_is_no_duration_is_refused(trained, command, horizon):
-    done = command("machines", "train", "--horizon", horizon, "--store", trained)
-    assert done.status == 1
-    assert "24h, 7d or 1w" in done.err
+    output = command("machines", "train", "--horizon", horizon, "--store", trained)
+    assert output.status == 1
+    assert "24h, 7d or 1w" in output.err
 
 
 def test_a_bundle_is_judged_by_what_came_after_it_with_all_that_is_known_now(own, machines):
     store = Store(str(own))
-    done = machines("evaluate", "--bundle", "1", "--store", own)
-    assert (done["from"], done["to"], done["bundle"]) == (CUT.isoformat(), END.isoformat(), 1)
+    summary = machines("evaluate", "--bundle", "1", "--store", own)
+    assert (summary["from"], summary["to"], summary["bundle"]) == (CUT.isoformat(), END.isoformat(), 1)
     rows = store.scan("machines/bundle_evaluations").collect()
-    assert rows.height == done["rows"] == 10 * 2 * 2 * 13
+    assert rows.height == summary["rows"] == 10 * 2 * 2 * 13
     pending = pl.col("time") + pl.duration(hours="horizon_hours") > END
     assert rows.filter(pending)["failed"].is_null().all()
     assert rows.filter(~pending)["failed"].is_not_null().all()
     failures = store.scan("machines/failures").filter(pl.col("time").is_between(CUT, END, "right")).collect()
-    judged = evaluation.failures_of(rows).select("machine_id", "component", "time")
-    assert judged.join(failures, on=judged.columns, how="anti").is_empty()
+    failures_of_rows = evaluation.failures_of(rows).select("machine_id", "component", "time")
+    assert failures_of_rows.join(failures, on=failures_of_rows.columns, how="anti").is_empty()
 
     again = machines("evaluate", "--bundle", "1", "--store", own)
-    assert again["version"] == done["version"]
+    assert again["version"] == summary["version"]
     assert_frame_equal(store.scan("machines/bundle_evaluations").collect(), rows, check_row_order=False)
-    told = {line["metric"]: line["24h"] for line in again["metrics"]["horizon"]}
+    briers = {line["metric"]: line["24h"] for line in again["metrics"]["horizon"]}
     recomputed = evaluation.metrics(rows, Options.of({}))
     brier = recomputed.filter(slice="horizon", value_of_slice="24h", metric="brier")["value"].item()
-    assert told["brier"] == pytest.approx(brier, abs=1e-4)
+    assert briers["brier"] == pytest.approx(brier, abs=1e-4)
     assert store.version("machines/evaluations") is None
 
 
@@ -193,8 +193,8 @@ def test_a_bundle_judged_over_a_shorter_range_knows_what_came_after_it(own, mach
 
 
 def test_a_bundle_judged_by_rows_that_it_has_learnt_from_says_so(own, machines):
-    done = machines("evaluate", "--from", "2024-03-01", "--bundle", "1", "--store", own)
-    assert any("has seen the ground truth" in note for note in done["notes"])
+    summary = machines("evaluate", "--from", "2024-03-01", "--bundle", "1", "--store", own)
+    assert any("has seen the ground truth" in note for note in summary["notes"])
 
 
 def test_what_was_published_is_judged_like_the_bundle_that_published_it(own, machines):
@@ -202,17 +202,17 @@ def test_what_was_published_is_judged_like_the_bundle_that_published_it(own, mac
     store = Store(str(own))
     machines("score", "--from", CUT.isoformat(), "--to", END.isoformat(), "--store", own)
     machines("evaluate", "--bundle", "1", "--store", own)
-    done = machines("evaluate", "--store", own)
+    summary = machines("evaluate", "--store", own)
     place = ["machine_id", "component", "horizon_hours", "time"]
     columns = [*place, "probability", "above_threshold", "failed", "next_failure_hours", "under_work"]
     rows = store.scan("machines/evaluations").select(*columns, "pending").collect().sort(place)
-    wanted = store.scan("machines/bundle_evaluations").select(columns).collect().sort(place)
-    assert_frame_equal(rows.select(columns), wanted)
-    assert done["pending"] == rows["pending"].sum() == wanted["failed"].null_count()
-    known = evaluation.metrics(rows, Options.of(bundles.manifest(store, "machines", 1)["options"]))
-    precision = known.filter(slice="horizon", value_of_slice="24h", metric="recall")["value"].item()
-    told = {line["horizon"]: line["recall"] for line in done["metrics"]["horizon"]}
-    assert told["24h"] == pytest.approx(precision, abs=1e-4)
+    of_bundle = store.scan("machines/bundle_evaluations").select(columns).collect().sort(place)
+    assert_frame_equal(rows.select(columns), of_bundle)
+    assert summary["pending"] == rows["pending"].sum() == of_bundle["failed"].null_count()
+    measures = evaluation.metrics(rows, Options.of(bundles.manifest(store, "machines", 1)["options"]))
+    precision = measures.filter(slice="horizon", value_of_slice="24h", metric="recall")["value"].item()
+    recalls = {line["horizon"]: line["recall"] for line in summary["metrics"]["horizon"]}
+    assert recalls["24h"] == pytest.approx(precision, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +227,9 @@ def test_what_was_published_is_judged_like_the_bundle_that_published_it(own, mac
 )
 def test_a_range_that_cannot_be_evaluated_is_refused(own, command, words, said):
     shutil.rmtree(own / "ledger", ignore_errors=True)
-    done = command("machines", "evaluate", *words, "--store", own)
-    assert done.status == 1
-    assert said in done.err
+    output = command("machines", "evaluate", *words, "--store", own)
+    assert output.status == 1
+    assert said in output.err
 
 
 def test_run_ingests_trains_once_and_scores(tables, machines, tmp_path):

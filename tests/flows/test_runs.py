@@ -68,9 +68,9 @@ def test_the_workers_of_a_run_are_closed_to_others_on_the_machine_and_leave_inte
 
 def test_workers_are_not_profiled_since_the_profiler_can_wait_for_itself(dask_cluster):
     with Client(dask_cluster) as client:
-        done = client.run(lambda dask_worker: sorted(dask_worker.periodic_callbacks))
-    assert len(done) == 2
-    assert not any(name.startswith("profile") for names in done.values() for name in names)
+        callbacks = client.run(lambda dask_worker: sorted(dask_worker.periodic_callbacks))
+    assert len(callbacks) == 2
+    assert not any(name.startswith("profile") for names in callbacks.values() for name in names)
 
 
 def test_a_worker_that_is_killed_while_it_scores_does_not_stop_the_run(
@@ -89,41 +89,43 @@ def test_a_worker_that_is_killed_while_it_scores_does_not_stop_the_run(
 
     watching = threading.Thread(target=kill_one_when_a_shard_is_done, daemon=True)
     watching.start()
-    done = score(command, trained, "--seconds", "0.5")
+    output = score(command, trained, "--seconds", "0.5")
     happened = killed.is_set()
     killed.set()
     watching.join(10)
     assert happened, "the run was over before its worker could be killed"
-    assert done.status == 0, done.err
+    assert output.status == 0, output.err
     wait_until(
         lambda: dask_cluster.workers[scoring[0]].process.pid not in (None, workers[scoring[0]]),
         60,
         "the worker is back",
     )
-    assert (done.json["scored"], done.json["failed"]) == (12, 0)
+    assert (output.json["scored"], output.json["failed"]) == (12, 0)
     assert_frame_equal(steps.published(trained).drop("run_id"), undisturbed)
 
 
 def test_a_key_that_kills_its_worker_once_does_not_stop_the_run(command, trained, undisturbed, tmp_path):
-    done = score(command, trained, "--kills", "n03", "--once", str(tmp_path / "killed"))
+    output = score(command, trained, "--kills", "n03", "--once", str(tmp_path / "killed"))
     assert (tmp_path / "killed").exists()
-    assert done.status == 0, done.err
-    assert done.json["failed"] == 0
+    assert output.status == 0, output.err
+    assert output.json["failed"] == 0
     assert_frame_equal(steps.published(trained).drop("run_id"), undisturbed)
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run_and_is_scored_by_the_next_one(
     command, trained, undisturbed, tmp_path
 ):
-    refused = score(command, trained, "--kills", "n03", "--max-failed-share", "0.5")
-    assert refused.status == 1
+    refusal = score(command, trained, "--kills", "n03", "--max-failed-share", "0.5")
+    assert refusal.status == 1
     shards = trained.scan("toy/values").collect()["shard"].n_unique()
-    assert f"1 of {shards} shards could not be scored" in refused.err
-    assert "KilledWorker" in refused.err
-    assert "Traceback" not in refused.err
+    assert f"1 of {shards} shards could not be scored" in refusal.err
+    assert "KilledWorker" in refusal.err
+    assert "Traceback" not in refusal.err
     assert trained.version("toy/doubled") is None
-    scored = [name for name in trained.names("toy/runs") if "/shards/" in name and name.endswith(".json")]
-    assert len(scored) == shards - 1
+    result_files = [
+        name for name in trained.names("toy/runs") if "/shards/" in name and name.endswith(".json")
+    ]
+    assert len(result_files) == shards - 1
 
 
 @pytest.mark.parametrize("deed", ["--sleeps", "--spins"])
@@ -131,12 +133,12 @@ def test_a_shard_that_never_ends_is_ended_and_scored_again_and_the_notes_say_so(
     command, trained, undisturbed, tmp_path, monkeypatch, deed
 ):
     monkeypatch.setenv("ALMANAC_STUCK_SECONDS", "3")
-    done = score(command, trained, deed, "n03", "--once", str(tmp_path / "stuck"))
-    assert done.status == 0, done.err
-    assert (done.json["scored"], done.json["failed"]) == (12, 0)
+    output = score(command, trained, deed, "n03", "--once", str(tmp_path / "stuck"))
+    assert output.status == 0, output.err
+    assert (output.json["scored"], output.json["failed"]) == (12, 0)
     assert_frame_equal(steps.published(trained).drop("run_id"), undisturbed)
     if deed == "--sleeps":
-        (note,) = done.json["notes"]
+        (note,) = output.json["notes"]
         assert "had not finished after 3 s" in note
         assert "It was in _sleep" in note
 
@@ -145,15 +147,15 @@ def test_a_shard_that_never_ends_is_ended_and_scored_again_and_the_notes_say_so(
 
 
 def test_prefect_shows_the_run_with_its_page_summary_and_progress(command, trained, prefect_api):
-    done = score(command, trained).json
+    summary = score(command, trained).json
 
     def artifact(key):
-        found = ask(prefect_api, "artifacts", artifacts={"key": {"any_": [key]}}, sort="CREATED_DESC")
-        return str(found[0]["data"])
+        artifacts = ask(prefect_api, "artifacts", artifacts={"key": {"any_": [key]}}, sort="CREATED_DESC")
+        return str(artifacts[0]["data"])
 
-    assert done["page"] in artifact("toy-score-page")
-    assert done["run_id"] in artifact("toy-score-summary")
-    assert done["run_id"] in artifact("toy-score-notes")
+    assert summary["page"] in artifact("toy-score-page")
+    assert summary["run_id"] in artifact("toy-score-summary")
+    assert summary["run_id"] in artifact("toy-score-notes")
     progress = ask(prefect_api, "artifacts", artifacts={"type": {"any_": ["progress"]}}, sort="CREATED_DESC")
     assert (progress[0]["description"], progress[0]["data"]) == ("scoring", 100.0)
 
@@ -165,17 +167,17 @@ def test_a_run_is_named_after_what_it_does(command, trained, prefect_api):
 
 
 def test_others_can_act_on_a_published_run(command, trained, prefect_api):
-    done = score(command, trained).json
+    summary = score(command, trained).json
 
     def arrived():
-        found = ask(prefect_api, "events", filter={"event": {"name": ["almanac.toy.published"]}})["events"]
-        return [event for event in found if event["payload"]["page"].endswith(done["page"])]
+        events = ask(prefect_api, "events", filter={"event": {"name": ["almanac.toy.published"]}})["events"]
+        return [event for event in events if event["payload"]["page"].endswith(summary["page"])]
 
     wait_until(arrived, 60, "the event has arrived")
     (event,) = arrived()
     assert event["resource"]["prefect.resource.id"] == "almanac.toy"
-    assert (event["payload"]["run_id"], event["payload"]["rows"]) == (done["run_id"], 12)
-    assert (event["payload"]["table"], event["payload"]["version"]) == ("toy/doubled", done["version"])
+    assert (event["payload"]["run_id"], event["payload"]["rows"]) == (summary["run_id"], 12)
+    assert (event["payload"]["table"], event["payload"]["version"]) == ("toy/doubled", summary["version"])
     assert event["payload"]["as_of"] == "2024-01-03"
 
 
@@ -190,8 +192,8 @@ def test_small_shards_share_a_task_run_and_others_have_their_own(
     names = {f"score-shard-{shard}" for shard in shards} if keys == 1 else together
 
     def completed():
-        found = ask(prefect_api, "task_runs", task_runs={"name": {"any_": sorted(names)}}, sort="ID_DESC")
-        return {run["name"] for run in found if run["state_type"] == "COMPLETED"}
+        runs = ask(prefect_api, "task_runs", task_runs={"name": {"any_": sorted(names)}}, sort="ID_DESC")
+        return {run["name"] for run in runs if run["state_type"] == "COMPLETED"}
 
     wait_until(lambda: completed() == names, 60, "the task runs of all shards have arrived")
 

@@ -56,10 +56,10 @@ def test_the_next_command_finds_the_server_which_others_cannot_use_and_which_end
     assert (second.url, second.password, second.server) == (first.url, first.password, first.server)
     assert first.record.stat().st_mode & 0o777 == 0o600
     assert {one.laddr.ip for one in first.server.net_connections()} == {"127.0.0.1"}
-    asked = f"{first.url}/flows/filter"
+    url = f"{first.url}/flows/filter"
     page = {"origin": "http://evil.example"}
-    assert httpx.post(asked, json={}).status_code == 401
-    allowed = httpx.post(asked, json={}, headers=page, auth=tuple(first.password.split(":")))
+    assert httpx.post(url, json={}).status_code == 401
+    allowed = httpx.post(url, json={}, headers=page, auth=tuple(first.password.split(":")))
     assert allowed.status_code == 200
     assert "access-control-allow-origin" not in allowed.headers
     first.end()
@@ -96,8 +96,13 @@ def record(tmp_path):
     from prefect.settings import PREFECT_HOME, temporary_settings
 
     def known(port, *, stays=False, leave_up=False, **other):
-        found = {"port": port, "pid": os.getpid(), "password": "a:b", "started_as": server._started_as()}
-        server._write_down({"server": found | other, "stays": stays})
+        description = {
+            "port": port,
+            "pid": os.getpid(),
+            "password": "a:b",
+            "started_as": server._started_as(),
+        }
+        server._write_down({"server": description | other, "stays": stays})
         return server._known(leave_up=leave_up) is not None
 
     with temporary_settings({PREFECT_HOME: tmp_path}):

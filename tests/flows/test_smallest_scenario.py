@@ -27,8 +27,8 @@ def test_it_keeps_all_rules():
 
 def test_it_is_ingested_trained_scored_and_published_with_a_page(store):
     steps.put(store, values(days=4), scenario=MEANS)
-    fitted, verdict = steps.train(store, scenario=MEANS)
-    assert (verdict.promoted, fitted.bundle) == (True, 1)
+    challenger, verdict = steps.train(store, scenario=MEANS)
+    assert (verdict.promoted, challenger.bundle) == (True, 1)
     run = steps.resolve(store, scenario=MEANS)
     shards = steps.outcomes(run, MEANS)
     publication = steps.commit(run, shards, MEANS)

@@ -30,18 +30,18 @@ def called(*commands: list[str]) -> tuple[list[tuple[int, str]], set[str]]:
         "    except SystemExit as ended:\n        print('\\0', ended.code, '\\0', end='', flush=True)\n"
         "print(*sys.modules)\n"
     )
-    *ended, modules = _printed(program, stderr=subprocess.STDOUT).split("\0")
-    said, statuses = ended[::2], map(int, ended[1::2])
-    return list(zip(statuses, said, strict=True)), set(modules.split())
+    *ends, modules = _printed(program, stderr=subprocess.STDOUT).split("\0")
+    outputs, statuses = ends[::2], map(int, ends[1::2])
+    return list(zip(statuses, outputs, strict=True)), set(modules.split())
 
 
 def _printed(program: str, **options: int) -> str:
     """What a Python program of its own prints."""
     words = [sys.executable, "-c", program]
-    done = subprocess.run(
+    process = subprocess.run(
         words, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True, timeout=300, **options
     )
-    return done.stdout
+    return process.stdout
 
 
 HELP = {
@@ -59,17 +59,17 @@ MISTAKES = {
 
 
 def test_help_and_mistakes_import_neither_orchestration_nor_data_libraries():
-    ended, modules = called(*(words.split() for words in HELP | MISTAKES))
-    for (words, shown), (status, said) in zip((HELP | MISTAKES).items(), ended, strict=True):
-        assert (status == 0) == (words in HELP), said
-        assert shown in said, words
+    ends, modules = called(*(words.split() for words in HELP | MISTAKES))
+    for (words, text), (status, output) in zip((HELP | MISTAKES).items(), ends, strict=True):
+        assert (status == 0) == (words in HELP), output
+        assert text in output, words
     assert modules.isdisjoint({*HEAVY, *OF_DATA, "flows.sales", "flows.devices", "flows.machines"})
 
 
 def test_looking_at_a_store_imports_no_orchestration(tmp_path):
     looks = (["sales", "bundles"], ["devices", "history"], ["ingest-status"], ["health"])
-    ended, modules = called(*([*words, "--store", str(tmp_path / "store"), "--json"] for words in looks))
-    assert [status for status, _ in ended] == [0] * 4, ended
+    ends, modules = called(*([*words, "--store", str(tmp_path / "store"), "--json"] for words in looks))
+    assert [status for status, _ in ends] == [0] * 4, ends
     assert "polars" in modules
     assert modules.isdisjoint({*HEAVY, "sqlalchemy", "flows.sales"})
 
@@ -99,9 +99,9 @@ def test_a_shard_is_scored_with_lightgbm_but_without_what_that_could_be_combined
 
 
 def test_every_command_that_needs_no_server_is_called_without_its_module():
-    found = [command for group in catalogue.groups() for command in group.commands]
-    assert {command.name for command in found} >= {"sales-bundles", "ingest-status", "housekeeping"}
-    for command in found:
+    commands = [command for group in catalogue.groups() for command in group.commands]
+    assert {command.name for command in commands} >= {"sales-bundles", "ingest-status", "housekeeping"}
+    for command in commands:
         assert command.needs_server == (command.direct is None), command.name
 
 
@@ -142,9 +142,9 @@ def test_a_direct_command_that_only_its_module_can_make_is_loaded_with_it():
 
 
 def test_a_catalogue_comes_back_from_its_file_as_it_was_made():
-    made = [catalogue._written(catalogue._group(module)) for module in with_commands()]
-    assert [catalogue._written(group) for group in catalogue._kept(catalogue._fingerprint())] == made
-    assert any(command["signature"] for group in made for command in group["commands"])
+    groups = [catalogue._written(catalogue._group(module)) for module in with_commands()]
+    assert [catalogue._written(group) for group in catalogue._kept(catalogue._fingerprint())] == groups
+    assert any(command["signature"] for group in groups for command in group["commands"])
 
 
 def test_a_catalogue_refers_to_nothing_outside_the_project():

@@ -49,7 +49,7 @@ def test_a_run_and_its_tasks_come_to_the_collector_as_one_trace(without_run_logg
     steps.put(store, shards=2)
     steps.train(store)
     url, spans = collector
-    done = subprocess.run(
+    process = subprocess.run(
         [
             INSTRUMENT,
             sys.executable,
@@ -70,7 +70,7 @@ def test_a_run_and_its_tasks_come_to_the_collector_as_one_trace(without_run_logg
         text=True,
         timeout=200,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert {scope for scope, _ in spans} == {"prefect"}, "its own server is quiet"
     (flow,) = [span for _, span in spans if ("prefect.run.type", "flow") in texts(span)]
     tasks = {span.name.rpartition("-")[0]: span for _, span in spans if span is not flow}

@@ -29,8 +29,8 @@ def trained(command, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tuning")
     toy.values(days=5).write_parquet(folder / "values.parquet")
     for words in (["ingest", "--source", folder / "values.parquet", "--shards", "2"], ["train"]):
-        done = command("toy", *words, "--store", folder / "store")
-        assert done.status == 0, done.err
+        output = command("toy", *words, "--store", folder / "store")
+        assert output.status == 0, output.err
     return folder / "store"
 
 
@@ -39,9 +39,9 @@ def tune(command):
     """`tune(store, trials, ...)`: the result of a study that has to succeed."""
 
     def run(store, trials=TRIALS, *words):
-        done = command("toy", "tune", "--trials", str(trials), *words, "--store", store, "--json")
-        assert done.status == 0, done.err
-        return done.json
+        output = command("toy", "tune", "--trials", str(trials), *words, "--store", store, "--json")
+        assert output.status == 0, output.err
+        return output.json
 
     return run
 
@@ -98,12 +98,12 @@ def test_the_same_study_again_does_nothing_and_a_longer_one_what_is_missing(tune
 
 def test_a_training_after_it_uses_the_champion_s_hyperparameters_and_says_so(tuned, command, tmp_path):
     store = Path(shutil.copytree(tuned[0], tmp_path / "store"))
-    done = command("toy", "train", "--as-of", "2024-01-04", "--store", store, "--json")
-    assert done.status == 0, done.err
+    output = command("toy", "train", "--as-of", "2024-01-04", "--store", store, "--json")
+    assert output.status == 0, output.err
     study = tuned[1]["run_id"]
-    assert done.json["notes"][0] == f"Hyperparameters are those of champion 2, from study {study}."
+    assert output.json["notes"][0] == f"Hyperparameters are those of champion 2, from study {study}."
     mine, theirs = (
-        bundles.manifest(Store(str(store)), "toy", n)["options"] for n in (done.json["bundle"], 2)
+        bundles.manifest(Store(str(store)), "toy", n)["options"] for n in (output.json["bundle"], 2)
     )
     assert {name: mine[name] for name in ("kind", "near", "far", "study")} == {
         name: theirs[name] for name in ("kind", "near", "far", "study")
@@ -127,12 +127,12 @@ def test_a_study_whose_process_is_killed_goes_on_and_comes_to_the_same(
     wait_until(lambda: len([*marks.glob("*tune*/trials/*.json")]) >= 5, 120, "five trials were tried")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = {path: path.read_bytes() for path in marks.glob("*tune*/trials/*.json")}
-    assert 5 <= len(done) <= TRIALS
+    files = {path: path.read_bytes() for path in marks.glob("*tune*/trials/*.json")}
+    assert 5 <= len(files) <= TRIALS
     assert bundles.champion(Store(str(store)), "toy") == 1
     result = tune(store)
     assert trials(store, result).equals(trials(*tuned))
-    assert {path: path.read_bytes() for path in done} == done
+    assert {path: path.read_bytes() for path in files} == files
     assert result["challenger"]["promoted"]
 
 
@@ -142,8 +142,8 @@ def test_a_trial_that_kills_its_worker_is_tried_again_and_the_study_comes_to_the
     store = Path(shutil.copytree(trained, tmp_path / "store"))
     options = {"kills": ["exact"], "once": str(tmp_path / "killed")}
     number = bundles.champion(Store(str(store)), "toy")
-    told = bundles.manifest(Store(str(store)), "toy", number)
-    steps.forge(Store(str(store)), number, told | {"options": told["options"] | options})
+    manifest = bundles.manifest(Store(str(store)), "toy", number)
+    steps.forge(Store(str(store)), number, manifest | {"options": manifest["options"] | options})
     result = tune(store)
     assert (tmp_path / "killed").exists()
     assert trials(store, result).equals(trials(*tuned))

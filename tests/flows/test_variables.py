@@ -74,6 +74,6 @@ def test_a_variable_that_the_parameter_cannot_have_is_named(run):
 
 def test_a_key_in_a_variable_is_refused_and_not_repeated(run):
     run.hold(almanac_store="az://store?sig=hush")
-    with pytest.raises(CredentialError, match=r"^The variable almanac_store carries a credential") as refused:
+    with pytest.raises(CredentialError, match=r"^The variable almanac_store carries a credential") as error:
         run()
-    assert "hush" not in str(refused.value)
+    assert "hush" not in str(error.value)

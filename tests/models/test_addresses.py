@@ -45,9 +45,9 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(made):
         lambda: Store(address),
         lambda: next(read(address)),
     ):
-        with pytest.raises(CredentialError, match="carries a credential") as refused:
+        with pytest.raises(CredentialError, match="carries a credential") as error:
             use()
-        assert secret not in str(refused.value)
+        assert secret not in str(error.value)
 
 
 @given(st.sampled_from(["az", "abfss", "azure"]), st.text("abc ~[]{}%@*?:,;'-_.é", max_size=30))
@@ -76,12 +76,12 @@ def test_the_command_line_refuses_a_secret_before_a_run_has_it(monkeypatch, caps
     monkeypatch.setattr(command_line, "_on_a_server", lambda *_: pytest.fail("a run has it"))
     words = ["python -m flows", "sales", "ingest", "--source", "az://c/a.csv?SIG=hush", "--json"]
     monkeypatch.setattr("sys.argv", words)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit:
         command_line.main()
-    told = capsys.readouterr()
-    assert ended.value.code == 1
-    assert "--source carries a credential" in told.err
-    assert "hush" not in told.err + told.out
+    output = capsys.readouterr()
+    assert exit.value.code == 1
+    assert "--source carries a credential" in output.err
+    assert "hush" not in output.err + output.out
 
 
 def test_the_environment_names_neither_a_server_nor_a_scheduler_by_a_password():
@@ -92,6 +92,6 @@ def test_the_environment_names_neither_a_server_nor_a_scheduler_by_a_password():
         ("http://admin:hush@127.0.0.1:9/api", lambda address: check_api(address, "")),
         ("tls://admin:hush@127.0.0.1:9", check_scheduler),
     ):
-        with pytest.raises(CredentialError, match="carries a credential") as refused:
+        with pytest.raises(CredentialError, match="carries a credential") as error:
             check(address)
-        assert "hush" not in str(refused.value)
+        assert "hush" not in str(error.value)

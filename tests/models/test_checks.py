@@ -49,22 +49,22 @@ class LosesKey(Plain):
 
 
 class LosesRow(Plain):
-    def score(self, *given):
-        scores = super().score(*given)
+    def score(self, *arguments):
+        scores = super().score(*arguments)
         return replace(scores, rows=scores.rows.filter(pl.col("name") != "n07"))
 
 
 class LosesColumn(Plain):
-    def score(self, *given):
-        scores = super().score(*given)
+    def score(self, *arguments):
+        scores = super().score(*arguments)
         return replace(scores, rows=scores.rows.drop("rung"))
 
 
 class NumbersAsNames(Plain):
     """JSON makes text of the names."""
 
-    def fit(self, *given):
-        return replace(super().fit(*given), files={"factor": {1: 2.0}})
+    def fit(self, *arguments):
+        return replace(super().fit(*arguments), files={"factor": {1: 2.0}})
 
     def load(self, files):
         return files["factor"][1]
@@ -73,8 +73,8 @@ class NumbersAsNames(Plain):
 class LosesType(Plain):
     """Loads without an error, and scores otherwise."""
 
-    def fit(self, *given):
-        return replace(super().fit(*given), files={"factor": {1: 2.0}})
+    def fit(self, *arguments):
+        return replace(super().fit(*arguments), files={"factor": {1: 2.0}})
 
     def load(self, files):
         return files["factor"].get(1, 3.0)
@@ -83,15 +83,15 @@ class LosesType(Plain):
 class DrawsLots(Plain):
     draws = itertools.count()
 
-    def score(self, *given):
-        return rows_changed(super().score(*given), value=pl.lit(float(next(self.draws))))
+    def score(self, *arguments):
+        return rows_changed(super().score(*arguments), value=pl.lit(float(next(self.draws))))
 
 
 class TrainsByLot(Plain):
     draws = itertools.count()
 
-    def fit(self, *given):
-        return replace(super().fit(*given), files={"factor": {"factor": float(next(self.draws))}})
+    def fit(self, *arguments):
+        return replace(super().fit(*arguments), files={"factor": {"factor": float(next(self.draws))}})
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,10 @@ def test_sales_passes():
     from models.sales.scenario import SALES
     from models.sales.simulation import simulate
 
-    made = simulate(4, 3, 90, seed=3)
-    frames = {name: getattr(made, name) for name in ("history", "plan", "stores")}
+    market = simulate(4, 3, 90, seed=3)
+    frames = {name: getattr(market, name) for name in ("history", "plan", "stores")}
     options = {"horizon": 6, "origins": 2, "training_rows": 2000, "statistical_skus": 2, "threads": 1}
-    check_scenario(SALES, frames, made.as_of - timedelta(weeks=3), options, times={"history": "week"})
+    check_scenario(SALES, frames, market.as_of - timedelta(weeks=3), options, times={"history": "week"})
 
 
 @pytest.mark.slow

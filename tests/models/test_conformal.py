@@ -30,10 +30,10 @@ def test_calibrated_quantiles_hold_what_they_say_on_unseen_rows_of_each_group():
     values, actual, kind, part = market(rng, 6000)
     offsets = conformal.fit_offsets(held_out(values, actual, kind, part), LEVELS, BY, ["week"])
     values, actual, kind, part = market(rng, 20000)
-    found = conformal.calibrated(values, pl.DataFrame({"kind": kind, "part": part}), offsets, BY)
+    quantiles = conformal.calibrated(values, pl.DataFrame({"kind": kind, "part": part}), offsets, BY)
     for name in ("calm", "wild"):
         for i, level in enumerate(LEVELS):
-            below = (actual < found[:, i])[kind == name].mean()
+            below = (actual < quantiles[:, i])[kind == name].mean()
             assert below == pytest.approx(level, abs=0.03)
     uncalibrated = (actual < values[:, 4]).mean()
     assert uncalibrated < 0.8
@@ -46,9 +46,9 @@ def test_calibrated_quantiles_never_cross(seed, n):
     values = np.sort(rng.normal(size=(n, 5)), axis=1)
     kind, part = rng.choice(["a", "b", "c"], n), rng.integers(0, 3, n)
     offsets = conformal.fit_offsets(held_out(values, rng.normal(size=n), kind, part), LEVELS, BY, ["week"])
-    found = conformal.calibrated(values, pl.DataFrame({"kind": kind, "part": part}), offsets, BY)
-    assert (np.diff(found, axis=1) >= 0).all()
-    assert np.isfinite(found).all()
+    quantiles = conformal.calibrated(values, pl.DataFrame({"kind": kind, "part": part}), offsets, BY)
+    assert (np.diff(quantiles, axis=1) >= 0).all()
+    assert np.isfinite(quantiles).all()
 
 
 def test_a_small_group_borrows_from_the_larger_one():
@@ -72,18 +72,18 @@ def test_rows_that_share_their_fate_count_once():
 def test_an_unknown_group_takes_the_offsets_of_the_next_larger_one():
     rows = held_out(np.zeros((500, 1)), np.full(500, 2.0), np.full(500, "a"), np.zeros(500, int))
     offsets = conformal.fit_offsets(rows, [0.5], BY, ["week"])
-    asked = pl.DataFrame({"kind": ["a", "a", "z"], "part": [0, 9, 0]})
-    found = conformal.calibrated(np.zeros((3, 1)), asked, offsets, BY)[:, 0]
+    groups = pl.DataFrame({"kind": ["a", "a", "z"], "part": [0, 9, 0]})
+    quantiles = conformal.calibrated(np.zeros((3, 1)), groups, offsets, BY)[:, 0]
     of_kind = offsets.filter(pl.col("kind") == "a", pl.col("part").is_null())["offset0"].item()
     of_all = offsets.filter(pl.col("kind").is_null())["offset0"].item()
-    assert found[1] == of_kind
-    assert found[2] == of_all
-    assert found[0] > found[1] > found[2] > 0
+    assert quantiles[1] == of_kind
+    assert quantiles[2] == of_all
+    assert quantiles[0] > quantiles[1] > quantiles[2] > 0
 
 
 def test_without_offsets_nothing_moves():
     offsets = pl.DataFrame(
         schema={"kind": pl.String, "part": pl.Int64, "clusters": pl.Float64, "offset0": pl.Float64}
     )
-    asked = pl.DataFrame({"kind": ["a"], "part": [0]})
-    assert conformal.calibrated(np.array([[3.0]]), asked, offsets, BY).tolist() == [[3.0]]
+    groups = pl.DataFrame({"kind": ["a"], "part": [0]})
+    assert conformal.calibrated(np.array([[3.0]]), groups, offsets, BY).tolist() == [[3.0]]

@@ -21,11 +21,11 @@ MONDAY = date(2024, 1, 1)
 
 def tallies(values, chart="loss", start=0, rows=100) -> pl.DataFrame:
     many = rows if isinstance(rows, list) else [rows] * len(values)
-    found = [
+    lines = [
         (chart, "all", MONDAY + timedelta(weeks=start + i), value * n, float(n), n)
         for i, (value, n) in enumerate(zip(values, many, strict=True))
     ]
-    return pl.DataFrame(found, schema=TALLIES, orient="row")
+    return pl.DataFrame(lines, schema=TALLIES, orient="row")
 
 
 NOTHING = pl.DataFrame(schema=TALLIES)
@@ -48,29 +48,29 @@ def test_limits_are_those_of_the_formula():
     values = [0.2, 0.25, 0.22, 0.3, 0.27]
     roots = np.sqrt(values)
     half = t.ppf(0.999, 4) * roots.std(ddof=1) * np.sqrt(1 + 1 / 5)
-    found = limits(values)
-    assert (found.low, found.high) == pytest.approx(
+    band = limits(values)
+    assert (band.low, band.high) == pytest.approx(
         (max(roots.mean() - half, 0) ** 2, (roots.mean() + half) ** 2)
     )
-    assert (found.centre, found.baseline) == (pytest.approx(roots.mean() ** 2), 5)
+    assert (band.centre, band.baseline) == (pytest.approx(roots.mean() ** 2), 5)
 
 
 def test_where_too_little_is_known_there_are_no_limits():
     assert limits([0.2] * (FEWEST - 1)) is None
     assert limits([0.2] * 10) is None
-    found = points(tallies([0.2, 0.3, 0.25]), NOTHING, CHARTS)
-    assert found["verdict"].to_list() == ["unknown"] * 3
+    charted = points(tallies([0.2, 0.3, 0.25]), NOTHING, CHARTS)
+    assert charted["verdict"].to_list() == ["unknown"] * 3
 
 
 def test_fifty_cycles_without_a_shift_raise_no_alarm_and_a_shift_is_seen_within_two():
     draw = np.random.default_rng(11)
     calm = 0.2 * np.exp(0.1 * draw.standard_normal(58))
-    found = points(tallies(calm), NOTHING, CHARTS)
-    assert set(found["verdict"]) == {"unknown", "as expected"}
+    charted = points(tallies(calm), NOTHING, CHARTS)
+    assert set(charted["verdict"]) == {"unknown", "as expected"}
     worse = 0.2 * 1.6 * np.exp(0.1 * draw.standard_normal(2))
-    found = points(tallies([*calm, *worse]), NOTHING, CHARTS)
-    assert "degraded" in found["verdict"].to_list()[-2:]
-    assert newest(found)["verdict"].to_list() == ["degraded"]
+    charted = points(tallies([*calm, *worse]), NOTHING, CHARTS)
+    assert "degraded" in charted["verdict"].to_list()[-2:]
+    assert newest(charted)["verdict"].to_list() == ["degraded"]
 
 
 def test_limits_of_a_point_follow_from_earlier_points_only():
@@ -83,29 +83,29 @@ def test_limits_of_a_point_follow_from_earlier_points_only():
 
 def test_points_of_the_backtest_come_before_the_first_published_one_and_no_later():
     backtest = tallies([0.2, 0.22, 0.19, 0.21, 0.9, 0.9])
-    found = points(tallies([0.2, 0.21], start=4), backtest, CHARTS)
-    assert found["source"].to_list() == ["backtest"] * 4 + ["published"] * 2
-    assert found["baseline"].to_list() == [None] * 4 + [4, 5]
-    assert found["verdict"].to_list()[-2:] == ["as expected"] * 2
+    charted = points(tallies([0.2, 0.21], start=4), backtest, CHARTS)
+    assert charted["source"].to_list() == ["backtest"] * 4 + ["published"] * 2
+    assert charted["baseline"].to_list() == [None] * 4 + [4, 5]
+    assert charted["verdict"].to_list()[-2:] == ["as expected"] * 2
 
 
 def test_a_degraded_point_is_no_measure_of_later_ones_until_it_is_the_normal():
     calm = [0.2 + 0.01 * (i % 3) for i in range(12)]
-    found = points(tallies([*calm, *[0.5 + 0.01 * (i % 3) for i in range(40)]]), NOTHING, CHARTS)
-    verdicts = found["verdict"].to_list()
+    charted = points(tallies([*calm, *[0.5 + 0.01 * (i % 3) for i in range(40)]]), NOTHING, CHARTS)
+    verdicts = charted["verdict"].to_list()
     assert verdicts[12:20] == ["degraded"] * 8
-    assert found["centre"][20] == pytest.approx(0.21, abs=0.01)
+    assert charted["centre"][20] == pytest.approx(0.21, abs=0.01)
     assert verdicts[-1] == "as expected"
     assert verdicts.count("degraded") <= BASELINE
 
 
 def test_a_point_of_few_rows_is_not_judged_and_judges_no_other():
-    found = points(
+    charted = points(
         tallies([0.2, 0.22, 0.19, 0.21, 0.23, 0.9, 0.2], rows=[100] * 5 + [49, 100]), NOTHING, CHARTS
     )
-    assert found["verdict"].to_list()[-2:] == ["incomplete", "as expected"]
-    assert found["baseline"][-1] == 5
-    assert newest(found.head(6))["period"].item() == MONDAY + timedelta(weeks=4)
+    assert charted["verdict"].to_list()[-2:] == ["incomplete", "as expected"]
+    assert charted["baseline"][-1] == 5
+    assert newest(charted.head(6))["period"].item() == MONDAY + timedelta(weeks=4)
 
 
 def test_a_chart_may_be_worse_on_either_side_or_above_only():

@@ -90,12 +90,12 @@ def test_p_values_that_come_out_too_small_on_held_out_blocks_are_raised_to_what_
     everywhere = np.ones(wandering.shape, bool)
     shaped = fit_shapes(pl.concat([keys, tails_of(wandering, everywhere)], how="horizontal"))
     folds = folds_of(wandering, everywhere)
-    named = pl.concat([keys[folds["row"]], folds.drop("row")], how="horizontal")
-    correction = corrections(named, shaped).filter(rung="r")
+    keyed = pl.concat([keys[folds["row"]], folds.drop("row")], how="horizontal")
+    correction = corrections(keyed, shaped).filter(rung="r")
     p = np.logspace(-8, 0, 200)
-    raised = corrected(p, correction)
-    assert (np.diff(raised) >= 0).all()
-    assert (raised >= p).all()
+    adjusted = corrected(p, correction)
+    assert (np.diff(adjusted) >= 0).all()
+    assert (adjusted >= p).all()
     assert corrected(np.array([0.001]), correction)[0] > 0.002
     for alpha in (0.05, 0.01, 1e-4, 1e-6):
         assert corrected(np.array([uncorrected(alpha, correction)]), correction)[0] == pytest.approx(
@@ -142,12 +142,12 @@ def test_false_alarms_are_counted_by_device_and_rung():
 def test_the_interval_of_a_rate_holds_the_truth_nineteen_times_in_twenty_also_where_alarms_come_together(
     together,
 ):
-    rng, held = np.random.default_rng(7), 0
+    rng, hits = np.random.default_rng(7), 0
     for _ in range(400):
         alarms = together * rng.poisson(2.0 / together, size=300)
         rate, error = rate_with_error(pl.Series(alarms), pl.Series(np.full(300, 1000)))
-        held += abs(rate - 0.002) <= error
-    assert 0.92 < held / 400 < 0.97
+        hits += abs(rate - 0.002) <= error
+    assert 0.92 < hits / 400 < 0.97
 
 
 def test_every_kind_of_fault_is_found_and_better_than_by_the_baselines():
@@ -168,11 +168,11 @@ def test_outcomes_count_a_call_within_the_fault_as_found_and_calls_elsewhere_as_
     faulty = inject(simulated, ["level_shift"], 100)
     device, tag, _, begin, end = faulty.faults.row(0)
     times = [begin - 5, begin + 3, end + 5, end + 40]
-    called = pl.DataFrame(
+    calls = pl.DataFrame(
         {"device": [device] * 4, "tag": [tag] * 4, "time": [START + t * MINUTE for t in times]},
         schema_overrides={"time": pl.Datetime("us", "UTC")},
     )
-    row = outcomes(called, faulty).row(0, named=True)
+    row = outcomes(calls, faulty).row(0, named=True)
     assert row == {"fault": "level_shift", "faults": 2, "precision": 0.5, "recall": 0.5, "delay": 3.0}
 
 
@@ -193,20 +193,20 @@ def test_faults_change_only_their_sensor_and_their_time():
 
 def test_the_rolling_z_score_is_that_of_a_loop():
     grid = simulate(1, START, 200, missing=0.05).grid
-    called = set(rolling_z_score(grid, 100, threshold=2.0).rows())
+    calls = set(rolling_z_score(grid, 100, threshold=2.0).rows())
     for s, key in enumerate(grid.keys.rows()):
         for t in range(100, 200):
             before = grid.values[s, t - 60 : t]
             before = before[~np.isnan(before)]
             far = len(before) >= 30 and abs(grid.values[s, t] - before.mean()) > 2 * before.std() + 1e-9
             if key[1] != "mode":
-                assert ((*key, START + t * MINUTE) in called) == far
+                assert ((*key, START + t * MINUTE) in calls) == far
 
 
-def anomalies(*found, as_of=START + HOUR):
+def anomalies(*charted, as_of=START + HOUR):
     base = {"value": 1.0, "score": 5.0, "p_value": 1e-4, "is_anomaly": True, "rung": "robust_level"}
     base |= {"cause": "value", "expected": 0.0, "low": -1.0, "high": 1.0, "device": "d", "tag": "a"}
-    rows = [base | {"time": as_of - HOUR + minute * MINUTE} | more for minute, more in found]
+    rows = [base | {"time": as_of - HOUR + minute * MINUTE} | more for minute, more in charted]
     return pl.DataFrame(rows, schema=SCORES) if rows else pl.DataFrame(schema=SCORES)
 
 
@@ -216,7 +216,7 @@ def run(rows, previous=None, as_of=START + HOUR, **options):
 
 
 def test_neighbouring_anomalies_on_several_tags_are_one_incident_with_its_most_unusual_tag():
-    found = run(
+    incidents = run(
         anomalies(
             (10, {}),
             (12, {"tag": "b", "p_value": 1e-6, "value": 9.0}),
@@ -224,8 +224,8 @@ def test_neighbouring_anomalies_on_several_tags_are_one_incident_with_its_most_u
             (30, {"is_anomaly": False, "tag": "c", "p_value": 1e-9}),
         )
     )
-    row = found.row(0, named=True)
-    assert found.height == 1
+    row = incidents.row(0, named=True)
+    assert incidents.height == 1
     assert (row["start"], row["end"]) == (START + 10 * MINUTE, START + 13 * MINUTE)
     assert (row["tag"], row["p_value"], row["value"], row["anomalies"]) == ("b", 1e-6, 9.0, 3)
     assert row["tags"] == ["*", "a", "b"]
@@ -235,9 +235,9 @@ def test_neighbouring_anomalies_on_several_tags_are_one_incident_with_its_most_u
 
 def test_devices_and_anomalies_further_apart_than_the_cooldown_are_incidents_of_their_own():
     rows = anomalies((0, {}), (20, {}), (42, {}), (5, {"device": "e"}))
-    found = run(rows, cooldown=20 * MINUTE)
-    assert found.select("device", "anomalies").rows() == [("d", 2), ("d", 1), ("e", 1)]
-    assert found["incident"].n_unique() == 3
+    incidents = run(rows, cooldown=20 * MINUTE)
+    assert incidents.select("device", "anomalies").rows() == [("d", 2), ("d", 1), ("e", 1)]
+    assert incidents["incident"].n_unique() == 3
 
 
 def test_one_fault_over_three_hours_is_one_alarm_that_rings_once():
@@ -329,13 +329,13 @@ def test_what_is_muted_does_not_alarm_and_false_alarms_raise_what_it_takes():
     p_values[7, 10] = 1e-8
     time = pl.Series([START + n * MINUTE for n in range(60)] * 500)
     rows = fleet_of(p_values).with_columns(time=time)
-    called = [("d0001", "t2")]
-    assert alarming(rows).rows() == called
+    faulty_sensors = [("d0001", "t2")]
+    assert alarming(rows).rows() == faulty_sensors
     assert alarming(rows, verdicts=said("muted")).is_empty()
-    assert alarming(rows, verdicts=said("muted", "t3")).rows() == called
-    assert alarming(rows, verdicts=said("muted", start=START - 2 * HOUR, end=START)).rows() == called
+    assert alarming(rows, verdicts=said("muted", "t3")).rows() == faulty_sensors
+    assert alarming(rows, verdicts=said("muted", start=START - 2 * HOUR, end=START)).rows() == faulty_sensors
     wrong = [said("false_alarm", "t2", START - n * HOUR, START - n * HOUR + MINUTE) for n in range(1, 6)]
-    assert alarming(rows, verdicts=wrong[0]).rows() == called
+    assert alarming(rows, verdicts=wrong[0]).rows() == faulty_sensors
     assert alarming(rows, verdicts=pl.concat(wrong)).is_empty()
 
 
@@ -374,22 +374,22 @@ def test_incidents_hour_by_hour_are_those_of_a_loop_over_all_anomalies_at_once(m
         else:
             groups.append([minute])
     expected = [(START + g[0] * MINUTE, START + (g[-1] + 1) * MINUTE, len(g)) for g in groups]
-    previous, seen, rings = None, {}, 0
+    previous, last_state, rings = None, {}, 0
     for hour in range(3):
         as_of = START + (hour + 1) * HOUR
         own = [(m - 60 * hour, {"p_value": 5e-5}) for m in minutes if 60 * hour <= m < 60 * hour + 60]
         previous = run(anomalies(*own, as_of=as_of), previous, as_of, cooldown=cooldown * MINUTE)
-        seen |= {row["incident"]: row for row in previous.iter_rows(named=True)}
+        last_state |= {row["incident"]: row for row in previous.iter_rows(named=True)}
         rings += previous["is_new_alarm"].sum()
-    found = sorted((row["start"], row["end"], row["anomalies"]) for row in seen.values())
-    assert found == expected
+    intervals = sorted((row["start"], row["end"], row["anomalies"]) for row in last_state.values())
+    assert intervals == expected
     assert rings == len(groups)
 
 
 def test_what_happened_is_said_for_every_cause():
     causes = ["value", "jump", "level", "spread", "flat", "missing", "joint"]
     rows = anomalies(*((i, {"cause": cause, "value": 12.3456}) for i, cause in enumerate(causes)))
-    said = rows.select(what_happened())["what"]
-    assert said[0] == "12.35 where -1.0 to 1.0 is normal"
-    assert said.n_unique() == len(causes)
-    assert (said.str.len_chars() > 8).all()
+    sentences = rows.select(what_happened())["what"]
+    assert sentences[0] == "12.35 where -1.0 to 1.0 is normal"
+    assert sentences.n_unique() == len(causes)
+    assert (sentences.str.len_chars() > 8).all()

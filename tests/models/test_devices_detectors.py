@@ -57,10 +57,10 @@ def sensor_file():
         pytest.skip(
             f"{path} is not there; set ALMANAC_TEST_DATA to the folder that holds sensors/sensor_data.csv"
         )
-    named = pl.read_csv(path).rename({"TS": "time", "Device": "device", "Tag": "tag", "Value": "value"})
-    good, bad = check_raw(named, datetime(2026, 1, 1, tzinfo=UTC), timezone="UTC")
+    columns = pl.read_csv(path).rename({"TS": "time", "Device": "device", "Tag": "tag", "Value": "value"})
+    good, bad = check_raw(columns, datetime(2026, 1, 1, tzinfo=UTC), timezone="UTC")
     readings = aggregate(points(good, MINUTE))
-    assert readings["count"].sum() + bad.height == named.height
+    assert readings["count"].sum() + bad.height == columns.height
     start, end = datetime(2018, 8, 28, 23, tzinfo=UTC), datetime(2018, 8, 29, 4, tzinfo=UTC)
     return grid_of(readings, readings.select(KEY).unique(), start, end, MINUTE)
 
@@ -71,17 +71,17 @@ def test_one_class_svm_scores_are_scikit_learns_to_1e_9(seed, columns, nu, missi
     past = grid(noise(3, columns, seed, missing))
     now = grid(noise(3, 70, seed, missing))
     part = np.arange(columns) % 2 == 0
-    found = one_class_svm.score(one_class_svm.fit(past, part, nu=nu), now, first=10)
+    scores = one_class_svm.score(one_class_svm.fit(past, part, nu=nu), now, first=10)
     for s in range(3):
         x = past.values[s, part]
         model = make_pipeline(StandardScaler(), OneClassSVM(nu=nu)).fit(x[~np.isnan(x), None])
         after = now.values[s, 10:]
-        known = ~np.isnan(after)
-        assert known.sum() > 10
+        finite = ~np.isnan(after)
+        assert finite.sum() > 10
         np.testing.assert_allclose(
-            -found[s, known], model.decision_function(after[known, None]), rtol=0, atol=1e-9
+            -scores[s, finite], model.decision_function(after[finite, None]), rtol=0, atol=1e-9
         )
-        assert np.isnan(found[s, ~known]).all()
+        assert np.isnan(scores[s, ~finite]).all()
 
 
 @settings(max_examples=4)
@@ -90,11 +90,11 @@ def test_isolation_forest_scores_are_scikit_learns_to_1e_9(seed, columns, digits
     past, now = noise(2, columns, seed), noise(2, 70, seed + 1)
     past, now = grid(np.round(past, digits)), grid(np.round(now, digits))
     part = np.arange(columns) % 3 > 0
-    found = isolation_forest.score(isolation_forest.fit(past, part, seed=seed, trees=20), now, first=10)
+    scores = isolation_forest.score(isolation_forest.fit(past, part, seed=seed, trees=20), now, first=10)
     for s in range(2):
         model = IsolationForest(n_estimators=20, random_state=seed).fit(past.values[s, part][:, None])
         expected = model.decision_function(now.values[s, 10:, None])
-        np.testing.assert_allclose(-found[s], expected, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(-scores[s], expected, rtol=0, atol=1e-9)
 
 
 def test_on_the_sensor_file_scores_and_labels_are_scikit_learns_on_every_interval(sensor_file):
@@ -102,13 +102,13 @@ def test_on_the_sensor_file_scores_and_labels_are_scikit_learns_on_every_interva
     scores = one_class_svm.score(one_class_svm.fit(sensor_file, part), sensor_file)
     assert sensor_file.keys.height == 15
     for s, values in enumerate(sensor_file.values):
-        known = ~np.isnan(values)
-        window = values[part & known][:, None]
+        finite = ~np.isnan(values)
+        window = values[part & finite][:, None]
         model = make_pipeline(StandardScaler(), OneClassSVM(nu=0.01)).fit(window)
         np.testing.assert_allclose(
-            -scores[s, known], model.decision_function(values[known, None]), rtol=0, atol=1e-9
+            -scores[s, finite], model.decision_function(values[finite, None]), rtol=0, atol=1e-9
         )
-        assert (one_class_svm.labels(scores[s, known]) == model.predict(values[known, None])).all()
+        assert (one_class_svm.labels(scores[s, finite]) == model.predict(values[finite, None])).all()
 
 
 def test_isolation_forest_agrees_on_the_sensor_file(sensor_file):
@@ -116,10 +116,10 @@ def test_isolation_forest_agrees_on_the_sensor_file(sensor_file):
     part = fit_columns(some)
     scores = isolation_forest.score(isolation_forest.fit(some, part, trees=30), some)
     for s, values in enumerate(some.values):
-        known = ~np.isnan(values)
-        model = IsolationForest(n_estimators=30, random_state=7).fit(values[part & known][:, None])
+        finite = ~np.isnan(values)
+        model = IsolationForest(n_estimators=30, random_state=7).fit(values[part & finite][:, None])
         np.testing.assert_allclose(
-            -scores[s, known], model.decision_function(values[known, None]), rtol=0, atol=1e-9
+            -scores[s, finite], model.decision_function(values[finite, None]), rtol=0, atol=1e-9
         )
 
 
@@ -154,16 +154,16 @@ def test_robust_scores_are_the_greatest_channel_of_a_loop_over_the_definitions(s
     names = channels.Scales.__dataclass_fields__
     scales = channels.Scales(*(rng.uniform(0.1, 0.9, 2) for _ in names))
     expected = noise(2, 90, seed + 1) / 50
-    found, cause = channels.distances(x, expected, scales, 61)
+    distances, cause = channels.distances(x, expected, scales, 61)
     for s in range(2):
         own = {name: float(getattr(scales, name)[s]) for name in names}
         for t in range(61, 90):
             if np.isnan(x[s, t]):
-                assert np.isnan(found[s, t - 61])
+                assert np.isnan(distances[s, t - 61])
                 assert cause[s, t - 61] == -1
                 continue
             slow = slow_channels(x[s], expected[s], own, t)
-            assert found[s, t - 61] == pytest.approx(np.nanmax(slow), rel=1e-9)
+            assert distances[s, t - 61] == pytest.approx(np.nanmax(slow), rel=1e-9)
             assert slow[cause[s, t - 61]] == pytest.approx(np.nanmax(slow), rel=1e-9)
 
 
@@ -171,18 +171,18 @@ def test_robust_scores_are_the_greatest_channel_of_a_loop_over_the_definitions(s
 @given(st.integers(0, 1000), st.integers(1, 40), st.sampled_from([0.0, 0.5, 0.95]))
 def test_row_quantiles_are_numpys(seed, columns, missing):
     x = noise(4, columns, seed, missing)
-    found = row_quantiles(x, (0.0, 0.3, 0.5, 1.0))
+    quantiles = row_quantiles(x, (0.0, 0.3, 0.5, 1.0))
     for s in range(4):
-        known = x[s, ~np.isnan(x[s])]
-        if len(known):
-            np.testing.assert_allclose(found[s], np.quantile(known, [0.0, 0.3, 0.5, 1.0]), rtol=1e-12)
+        finite = x[s, ~np.isnan(x[s])]
+        if len(finite):
+            np.testing.assert_allclose(quantiles[s], np.quantile(finite, [0.0, 0.3, 0.5, 1.0]), rtol=1e-12)
         else:
-            assert np.isnan(found[s]).all()
+            assert np.isnan(quantiles[s]).all()
 
 
 def baselines_of(*rows):
-    fitted = robust.fit(grid(np.stack(rows)), fit_columns(grid(np.stack(rows))))
-    return [robust.BASELINES[b] for b in fitted.baseline], fitted
+    baseline = robust.fit(grid(np.stack(rows)), fit_columns(grid(np.stack(rows))))
+    return [robust.BASELINES[b] for b in baseline.baseline], baseline
 
 
 def test_the_expectation_is_chosen_by_what_the_past_looks_like():
@@ -192,10 +192,10 @@ def test_the_expectation_is_chosen_by_what_the_past_looks_like():
     daily = 20 + 5 * np.sin(2 * np.pi * minutes / 1440) + e[1]
     regimes = 20 + 10 * ((minutes // 70) % 3) + e[2]
     wandering = np.cumsum(e[3])
-    names, fitted = baselines_of(level, daily, regimes, wandering)
+    names, baseline = baselines_of(level, daily, regimes, wandering)
     assert names == ["level", "seasonal", "regimes", "local"]
-    np.testing.assert_allclose(fitted.profile[2, :3], [20, 30, 40], atol=0.5)
-    assert fitted.scales.scale[:3] == pytest.approx(1.0, abs=0.1)
+    np.testing.assert_allclose(baseline.profile[2, :3], [20, 30, 40], atol=0.5)
+    assert baseline.scales.scale[:3] == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("seed", [24, 28, 35])
@@ -211,19 +211,19 @@ def test_a_fault_in_the_training_window_hardly_moves_what_is_normal():
     shifted, spiked = clean.copy(), clean.copy()
     shifted[600:655] += 30
     spiked[[100, 101, 900]] += 500
-    _, fitted = baselines_of(clean, shifted, spiked)
-    assert fitted.profile[:, 0] == pytest.approx(50, abs=0.15)
-    assert fitted.scales.scale == pytest.approx(1.0, abs=0.1)
-    assert fitted.scales.level == pytest.approx(fitted.scales.level[0], rel=0.2)
-    assert np.isnan(fitted.clean[1, 600:655]).all()
-    assert not np.isnan(fitted.clean[0]).any()
+    _, baseline = baselines_of(clean, shifted, spiked)
+    assert baseline.profile[:, 0] == pytest.approx(50, abs=0.15)
+    assert baseline.scales.scale == pytest.approx(1.0, abs=0.1)
+    assert baseline.scales.level == pytest.approx(baseline.scales.level[0], rel=0.2)
+    assert np.isnan(baseline.clean[1, 600:655]).all()
+    assert not np.isnan(baseline.clean[0]).any()
 
 
 def test_large_values_that_are_frequent_are_how_the_sensor_behaves():
     rng = np.random.default_rng(6)
     values = rng.standard_t(2, size=1440)
-    _, fitted = baselines_of(values)
-    assert not np.isnan(fitted.clean).any()
+    _, baseline = baselines_of(values)
+    assert not np.isnan(baseline.clean).any()
 
 
 @settings(max_examples=20)
@@ -235,15 +235,15 @@ def test_few_values_are_as_unusual_as_a_count_over_the_past_says(seed, distinct)
     params = discrete.fit(grid(past))
     now = np.array([[*range(distinct), 99.0, np.nan]], float)
     score, p, cause = discrete.score(params, grid(now))
-    known = past[~np.isnan(past)]
+    finite = past[~np.isnan(past)]
     for t, value in enumerate(now[0]):
         if np.isnan(value):
             assert np.isnan(p[0, t])
             assert cause[0, t] == -1
         elif cause[0, t] == 0:
-            rare = sum((known == other).sum() <= (known == value).sum() for other in known)
+            rare = sum((finite == other).sum() <= (finite == value).sum() for other in finite)
             further = max(1.0, value / (distinct - 1))
-            assert p[0, t] == pytest.approx((1 + (0 if value == 99 else rare)) / (len(known) + 1) / further)
+            assert p[0, t] == pytest.approx((1 + (0 if value == 99 else rare)) / (len(finite) + 1) / further)
             assert score[0, t] == pytest.approx(np.sqrt(-2 * np.log(p[0, t])))
 
 
@@ -310,11 +310,11 @@ def test_joint_distances_are_mahalanobis_over_the_tags_that_are_there(seed, tags
     x[rng.random(x.shape) < 0.3] = np.nan
     squared, count = joint.squared_distances(x, np.linalg.inv(correlation)[None])
     for t in range(30):
-        known = np.flatnonzero(~np.isnan(x[0, :, t]))
-        assert count[0, t] == len(known)
-        if len(known) > 1:
-            some = x[0, known, t]
-            direct = some @ np.linalg.solve(correlation[np.ix_(known, known)], some)
+        present = np.flatnonzero(~np.isnan(x[0, :, t]))
+        assert count[0, t] == len(present)
+        if len(present) > 1:
+            some = x[0, present, t]
+            direct = some @ np.linalg.solve(correlation[np.ix_(present, present)], some)
             assert squared[0, t] == pytest.approx(direct, rel=1e-6)
 
 
@@ -345,8 +345,8 @@ def test_the_pooled_detector_knows_only_tags_that_several_sensors_have():
     )
     params = pooled.fit(sensors)
     assert params["tag"].to_list() == ["x"]
-    found, p = pooled.score(params, grid([[3.0, 3 + 10 * params["scale"][0], np.nan]]))
-    assert found[0, :2].tolist() == pytest.approx([0.0, 10.0])
+    scores, p = pooled.score(params, grid([[3.0, 3 + 10 * params["scale"][0], np.nan]]))
+    assert scores[0, :2].tolist() == pytest.approx([0.0, 10.0])
     assert p[0, 0] == pytest.approx(1.0)
     assert 0 < p[0, 1] < 0.001
     assert np.isnan(p[0, 2])
@@ -378,5 +378,5 @@ def test_a_grid_holds_the_sensors_of_one_time_zone():
     readings = keys.select(KEY).with_columns(time=pl.lit(START), mean=pl.Series([1.0, 2.0, 3.0, 4.0]))
     readings = readings.cast({"time": pl.Datetime("us", "UTC")})
     grids = [*panel_of(readings.lazy(), keys, START, START + MINUTE, MINUTE).grids(1000)]
-    found = [(grid.timezone, *grid.keys["device"], *grid.values[:, 0]) for grid in grids]
-    assert found == [("Asia/Tokyo", "b", "d", 2.0, 4.0), ("UTC", "a", "c", 1.0, 3.0)]
+    rows = [(grid.timezone, *grid.keys["device"], *grid.values[:, 0]) for grid in grids]
+    assert rows == [("Asia/Tokyo", "b", "d", 2.0, 4.0), ("UTC", "a", "c", 1.0, 3.0)]

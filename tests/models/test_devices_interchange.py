@@ -41,9 +41,9 @@ def run(graph, **inputs: np.ndarray) -> dict[str, np.ndarray]:
 
 def graph_of(name, interval: str = "1m", **frames: pl.DataFrame):
     """The graph of that name of a bundle of these frames, whose one sensor has had nine readings; its sensors."""
-    known = presence.fit(grid(np.arange(9.0))).with_columns(rung=pl.lit("none"))
-    found = interchange.interchange(Model({"sensors": known, **frames}, {"interval": interval}))
-    return next(graph for graph in found.graphs if graph.name == name), found.facts["sensors"][name]
+    sensors = presence.fit(grid(np.arange(9.0))).with_columns(rung=pl.lit("none"))
+    export = interchange.interchange(Model({"sensors": sensors, **frames}, {"interval": interval}))
+    return next(graph for graph in export.graphs if graph.name == name), export.facts["sensors"][name]
 
 
 def windows(values: np.ndarray) -> np.ndarray:
@@ -64,8 +64,8 @@ def seconds(now) -> np.ndarray:
     return np.tile(now.times.dt.epoch("s").to_numpy(), len(now.values))
 
 
-def equal(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected.ravel(), rtol=DIFFER_BY, atol=DIFFER_BY)
+def equal(outputs: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(outputs, expected.ravel(), rtol=DIFFER_BY, atol=DIFFER_BY)
 
 
 # a reading by itself
@@ -136,27 +136,27 @@ def varied(seed: int, interval: timedelta):
 @pytest.mark.parametrize(("seed", "missing", "interval"), [(1, 0.0, "1m"), (2, 0.1, "5m"), (3, 0.6, "1m")])
 def test_robust_scores_of_the_graph_are_those_of_the_channels(seed, missing, interval):
     past, rng = varied(seed, interval_of(interval))
-    fitted = robust.fit(past, np.arange(2880) // 60 % 2 == 0)
-    assert set(fitted.baseline) == set(range(len(robust.BASELINES)))
-    values = past.values[:, 300:700] + rng.normal(size=(8, 400)) * fitted.scales.scale[:, None]
-    values[:, 100] += 50 * fitted.scales.scale
+    baseline = robust.fit(past, np.arange(2880) // 60 % 2 == 0)
+    assert set(baseline.baseline) == set(range(len(robust.BASELINES)))
+    values = past.values[:, 300:700] + rng.normal(size=(8, 400)) * baseline.scales.scale[:, None]
+    values[:, 100] += 50 * baseline.scales.scale
     values[:, 150:240] = values[:, 150:151]
     values[:, 260:270] = np.round(values[:, 260:270], 1)
     values[rng.random(values.shape) < missing] = np.nan
     values[:, 300:340] = np.nan
     now = replace(past, values=values)
-    graph, _ = graph_of("robust", interval, robust=fitted.frame(past.keys))
-    found = run(graph, **cells(now), time=seconds(now))
-    score, cause = robust.score_of(now, fitted)
-    equal(found["score"], score)
+    graph, _ = graph_of("robust", interval, robust=baseline.frame(past.keys))
+    outputs = run(graph, **cells(now), time=seconds(now))
+    score, cause = robust.score_of(now, baseline)
+    equal(outputs["score"], score)
     assert set(cause.ravel()) == {-1, 0, 1, 2, 3, 4}
-    told = ~(score.ravel() < DIFFER_BY)
-    np.testing.assert_array_equal(found["cause"][told], cause.ravel()[told])
-    expected = robust.expected_of(now, now.values, fitted.baseline, fitted.profile)
-    equal(found["expected"], expected)
-    units = ((now.values - expected) / fitted.scales.scale[:, None]).ravel()
-    equal(found["units"][:, -1], units)
-    equal(found["units"][60, :], units[60 - RECENT + 1 : 61])
+    clear = ~(score.ravel() < DIFFER_BY)
+    np.testing.assert_array_equal(outputs["cause"][clear], cause.ravel()[clear])
+    expected = robust.expected_of(now, now.values, baseline.baseline, baseline.profile)
+    equal(outputs["expected"], expected)
+    units = ((now.values - expected) / baseline.scales.scale[:, None]).ravel()
+    equal(outputs["units"][:, -1], units)
+    equal(outputs["units"][60, :], units[60 - RECENT + 1 : 61])
 
 
 def test_few_values_of_the_graph_are_as_unusual_as_the_detector_says():
@@ -171,12 +171,12 @@ def test_few_values_of_the_graph_are_as_unusual_as_the_detector_says():
     now[3, 60:65] = 1.0
     params = discrete.fit(grid(past))
     graph, _ = graph_of("discrete", discrete=params)
-    found = run(graph, **cells(grid(now)))
+    outputs = run(graph, **cells(grid(now)))
     score, p, cause = discrete.score(params, grid(now))
-    equal(found["score"], score)
-    equal(found["p_value"], p)
+    equal(outputs["score"], score)
+    equal(outputs["p_value"], p)
     assert set(cause.ravel()) == {-1, 0, 4}
-    np.testing.assert_array_equal(found["cause"], cause.ravel())
+    np.testing.assert_array_equal(outputs["cause"], cause.ravel())
 
 
 def test_gaps_of_the_graph_are_as_unusual_as_the_detector_says():
@@ -184,11 +184,11 @@ def test_gaps_of_the_graph_are_as_unusual_as_the_detector_says():
     now.values[:, 20:110] = np.nan
     params = presence.fit(past).with_columns(rung=pl.lit("none"))
     graph, _ = graph_of("missing", sensors=params)
-    found = run(graph, **cells(now))
+    outputs = run(graph, **cells(now))
     p = presence.gap_p_values(params, now)
-    equal(found["p_value"], p)
-    equal(found["score"], np.sqrt(-2 * np.log(p)))
-    assert np.isnan(found["score"]).mean() > 0.3
+    equal(outputs["p_value"], p)
+    equal(outputs["score"], np.sqrt(-2 * np.log(p)))
+    assert np.isnan(outputs["score"]).mean() > 0.3
 
 
 # a device's tags together
@@ -218,10 +218,10 @@ def test_joint_scores_of_the_graph_are_those_of_devices_of_few_and_many_tags(mis
         garbage[d, :, :count] = recent.reshape(count, 200, RECENT).transpose(1, 0, 2)
     device = np.repeat(np.arange(4), 200)
     order = rng.permutation(800)
-    found = run(graph, device=device[order], units=garbage.reshape(800, -1)[order])
+    outputs = run(graph, device=device[order], units=garbage.reshape(800, -1)[order])
     score, distance = joint.score(params, now, keys)
-    equal(found["score"], score.ravel()[order])
-    equal(found["distance"], distance.ravel()[order])
+    equal(outputs["score"], score.ravel()[order])
+    equal(outputs["distance"], distance.ravel()[order])
     assert np.isnan(score).any() == (missing > 0)
     assert not np.isnan(score).all()
 
@@ -240,8 +240,8 @@ def test_p_values_of_the_graph_are_those_of_the_calibration(corrected):
     tails = pl.concat([keys, calibration.tails_of(past, np.ones(past.shape, bool))], how="horizontal")
     shaped = calibration.fit_shapes(tails)
     steps = 10.0 ** np.arange(-1.0, -4.01, -0.25)
-    moved = [("joint", steps * np.linspace(0.4, 3, 13)), ("robust_level", steps * np.linspace(2.4, 1, 13))]
-    corrections = pl.concat(pl.DataFrame({"rung": rung, "p": steps, "corrected": p}) for rung, p in moved)
+    tables = [("joint", steps * np.linspace(0.4, 3, 13)), ("robust_level", steps * np.linspace(2.4, 1, 13))]
+    corrections = pl.concat(pl.DataFrame({"rung": rung, "p": steps, "corrected": p}) for rung, p in tables)
     corrections = corrections if corrected else pl.DataFrame()
     body = np.nan_to_num(shaped["body"].to_numpy())
     scores = np.concatenate([rng.uniform(0, 40, (5, 500)), body, rng.normal(size=(5, 99))], axis=1)
@@ -250,9 +250,9 @@ def test_p_values_of_the_graph_are_those_of_the_calibration(corrected):
     for row, rung in enumerate(rungs):
         own = corrections.filter(rung=rung) if corrected else corrections
         expected[row] = calibration.corrected(expected[row], own)
-    found = run(p_values(shaped, corrections), sensor=np.repeat(np.arange(5), 632), score=scores.ravel())
-    equal(found["p_value"], expected)
-    np.testing.assert_allclose(found["p_value"], expected.ravel(), rtol=1e-9)
+    outputs = run(p_values(shaped, corrections), sensor=np.repeat(np.arange(5), 632), score=scores.ravel())
+    equal(outputs["p_value"], expected)
+    np.testing.assert_allclose(outputs["p_value"], expected.ravel(), rtol=1e-9)
     assert np.isnan(expected[4]).all()
     assert np.nanmin(expected) < 1e-4
 
@@ -266,9 +266,9 @@ def test_a_score_that_another_library_adds_up_has_the_p_value_of_the_reading_tha
     shaped = calibration.fit_shapes(pl.concat([keys, tails], how="horizontal"))
     expected = calibration.Tails.of(shaped).p_values(scores)
     sensor = np.repeat(np.arange(2), 600)
-    for moved in (-1e-14, 0.0, 1e-14):
+    for error in (-1e-14, 0.0, 1e-14):
         graph = p_values(shaped, pl.DataFrame())
-        equal(run(graph, sensor=sensor, score=scores.ravel() + moved)["p_value"], expected)
+        equal(run(graph, sensor=sensor, score=scores.ravel() + error)["p_value"], expected)
 
 
 # a whole bundle
@@ -285,11 +285,11 @@ def hour():
 
 def test_every_row_of_an_hour_follows_from_the_graphs(hour):
     files, readings, rows = hour
-    found = interchange.interchange(DEVICES.load(files))
-    graphs = {graph.name: graph for graph in found.graphs}
+    export = interchange.interchange(DEVICES.load(files))
+    graphs = {graph.name: graph for graph in export.graphs}
     numbers = {
         name: {(line.get("device"), line.get("tag", JOINT_TAG)): line["number"] for line in lines}
-        for name, lines in found.facts["sensors"].items()
+        for name, lines in export.facts["sensors"].items()
     }
     until = scenario.AS_OF + timedelta(hours=1)
     wide = grid_of(readings, readings.select(KEY).unique(), scenario.START, until, timedelta(minutes=1))
@@ -298,35 +298,35 @@ def test_every_row_of_an_hour_follows_from_the_graphs(hour):
 
     def scored(name, part):
         keys, column = part.select(KEY).rows(), (part["time"] - scenario.START).dt.total_minutes().to_numpy()
-        given = {"sensor": np.array([numbers[name][key] for key in keys])}
-        given["readings"] = all_windows[[place[key] for key in keys], column]
+        inputs = {"sensor": np.array([numbers[name][key] for key in keys])}
+        inputs["readings"] = all_windows[[place[key] for key in keys], column]
         if name == "robust":
-            given["time"] = (
+            inputs["time"] = (
                 part["time"].dt.convert_time_zone("Asia/Kolkata").dt.replace_time_zone(None).dt.epoch("s")
             )
-            given["time"] = given["time"].to_numpy()
-        return run(graphs[name], **given)
+            inputs["time"] = inputs["time"].to_numpy()
+        return run(graphs[name], **inputs)
 
     def together(part):
-        lines = {line["device"]: line for line in found.facts["sensors"]["joint"]}
+        lines = {line["device"]: line for line in export.facts["sensors"]["joint"]}
         units = np.full((part.height, len(graphs["joint"].inputs[1].columns) // RECENT, RECENT), np.nan)
         for row, (device, time) in enumerate(part.select("device", "time").iter_rows()):
             tags = lines[device]["tags"]
-            asked = pl.DataFrame({"device": device, "tag": tags, "time": time})
-            units[row, : len(tags)] = scored("robust", asked)["units"]
+            keys_of_rows = pl.DataFrame({"device": device, "tag": tags, "time": time})
+            units[row, : len(tags)] = scored("robust", keys_of_rows)["units"]
         device = np.array([lines[name]["number"] for name in part["device"]])
         return run(graphs["joint"], device=device, units=units.reshape(len(units), -1))
 
-    seen = 0
+    rungs_compared = 0
     for (rung,), part in rows.group_by("rung"):
         name = "robust" if rung.startswith("robust") else rung
         name = "discrete" if rung in ("constant", "few_values") else name
         part = part[::20] if name == "joint" else part
-        said = together(part) if name == "joint" else scored(name, part)
-        equal(said["score"], part["score"].to_numpy())
-        if "p_value" not in said:
+        outputs = together(part) if name == "joint" else scored(name, part)
+        equal(outputs["score"], part["score"].to_numpy())
+        if "p_value" not in outputs:
             sensor = np.array([numbers["p_values"][key] for key in part.select(KEY).iter_rows()])
-            said |= run(graphs["p_values"], sensor=sensor, score=said["score"])
-        equal(said["p_value"], part["p_value"].to_numpy())
-        seen += 1
-    assert seen >= 7
+            outputs |= run(graphs["p_values"], sensor=sensor, score=outputs["score"])
+        equal(outputs["p_value"], part["p_value"].to_numpy())
+        rungs_compared += 1
+    assert rungs_compared >= 7

@@ -98,16 +98,16 @@ def test_what_falls_as_often_as_it_rises_or_to_any_level_is_no_counter():
 
 
 def test_a_rise_over_a_gap_is_that_of_an_interval_and_nothing_is_known_after_a_restart():
-    found = rises(np.array([[0.0, 2, np.nan, np.nan, 8, 3, np.nan, 5, 7]]))
-    np.testing.assert_array_equal(found, [[np.nan, 2, np.nan, np.nan, 2, np.nan, np.nan, np.nan, 2]])
+    differences = rises(np.array([[0.0, 2, np.nan, np.nan, 8, 3, np.nan, 5, 7]]))
+    np.testing.assert_array_equal(differences, [[np.nan, 2, np.nan, np.nan, 2, np.nan, np.nan, np.nan, 2]])
 
 
 def test_past_readings_are_shown_as_they_are_scored():
     values = np.array([0.0, 2, np.nan, np.nan, 8, 3, np.nan, 5, 7])
     readings = tables_of({"t": values})["readings"].rename({"mean": "past"})
     sensors = pl.DataFrame({"device": "d", "tag": "t", "taken": COUNTER, "zero": 0.0, "pace": 1})
-    shown = of_readings(readings, sensors, "past", MINUTE).sort("time").collect()["past"].to_list()
-    assert shown == [rise for rise in rises(values[None])[0] if not np.isnan(rise)]
+    past = of_readings(readings, sensors, "past", MINUTE).sort("time").collect()["past"].to_list()
+    assert past == [rise for rise in rises(values[None])[0] if not np.isnan(rise)]
 
 
 def test_a_bundle_without_kinds_takes_counters_as_they_are():
@@ -169,16 +169,16 @@ def test_a_name_alone_makes_no_angle_of_values_that_never_pass_north():
 
 def test_kinds_without_a_device_are_of_all_devices_and_unknown_ones_are_refused():
     raw = pl.DataFrame({"tag": ["a", "b"], "kind": [" Counter", "clock"]}).with_row_index(ROW)
-    found = TABLES["kinds"].accept(raw, {})
-    assert found.good.select("device", "tag", "kind").rows() == [("*", "a", "counter")]
-    assert found.bad.height == 1
+    result = TABLES["kinds"].accept(raw, {})
+    assert result.good.select("device", "tag", "kind").rows() == [("*", "a", "counter")]
+    assert result.bad.height == 1
 
 
 def test_a_time_zone_that_is_not_known_is_refused_and_a_site_may_have_no_name():
     raw = pl.DataFrame({"device": ["a", "b"], "timezone": ["Asia/Tokyo", "Asia/Nowhere"]}).with_row_index(ROW)
-    found = TABLES["sites"].accept(raw, {})
-    assert found.good.select("device", "site", "timezone").rows() == [("a", None, "Asia/Tokyo")]
-    assert found.bad[RULE].to_list() == ["timezone_is_known"]
+    result = TABLES["sites"].accept(raw, {})
+    assert result.good.select("device", "site", "timezone").rows() == [("a", None, "Asia/Tokyo")]
+    assert result.bad[RULE].to_list() == ["timezone_is_known"]
 
 
 def test_words_are_states_and_a_new_or_lasting_one_is_told_by_its_name():
@@ -196,16 +196,16 @@ def test_words_are_states_and_a_new_or_lasting_one_is_told_by_its_name():
 def test_an_interval_of_words_has_the_last_one_of_them():
     at = [START, START + timedelta(seconds=20), START + timedelta(seconds=40)]
     values = [number_of("idle"), number_of("off"), number_of("run")]
-    found = points(pl.DataFrame({"device": "d", "tag": "t", "time": at, "value": values}), MINUTE)
-    assert aggregate(found).select("mean", "std").rows() == [(number_of("run"), None)]
+    readings = points(pl.DataFrame({"device": "d", "tag": "t", "time": at, "value": values}), MINUTE)
+    assert aggregate(readings).select("mean", "std").rows() == [(number_of("run"), None)]
 
 
 def test_states_are_drawn_by_their_places_which_are_named():
     files = trained(
         tables_of({"mode": np.tile([number_of(word) for word in ("on", "idle", "run")], 480)})
     ).files
-    known = states_of(files["discrete"])
-    assert named(known)["states"].item() == "0 on, 1 run, 2 idle, 3 any other"
+    states = states_of(files["discrete"])
+    assert named(states)["states"].item() == "0 on, 1 run, 2 idle, 3 any other"
     values = [number_of(word) for word in ("run", "on", "fault")]
     rows = pl.LazyFrame({"device": "d", "tag": ["mode"] * 3 + ["t"], "value": [*values, 7.5]})
-    assert as_places(rows, ["value"], known).collect()["value"].to_list() == [1.0, 0.0, 3.0, 7.5]
+    assert as_places(rows, ["value"], states).collect()["value"].to_list() == [1.0, 0.0, 3.0, 7.5]

@@ -37,25 +37,25 @@ def readings_of(values, interval):
 
 
 def trained_on(values, interval="1m", labels=None, timezone="UTC", site=None):
-    given = {"interval": interval, "timezone": timezone}
-    options = Options.of(given)
+    settings = {"interval": interval, "timezone": timezone}
+    options = Options.of(settings)
     tables = {"readings": readings_of(values, options.step).lazy()}
     if labels is not None:
         tables["labels"] = labels.lazy()
     if site is not None:
         tables["sites"] = pl.DataFrame({"device": ["d"], "site": ["here"], "timezone": [site]}).lazy()
     as_of = START + len(values) * options.step
-    context = DEVICES.context(tables, as_of, given)
-    parts = DEVICES.prepare_shard(tables, context, as_of, given)
-    return DEVICES.fit({n: f.lazy() for n, f in parts.items()}, context, as_of, given)
+    context = DEVICES.context(tables, as_of, settings)
+    parts = DEVICES.prepare_shard(tables, context, as_of, settings)
+    return DEVICES.fit({n: f.lazy() for n, f in parts.items()}, context, as_of, settings)
 
 
 def called_after(past, now, interval="1m", labels=None):
     """Which of the readings `now`, in the hours after `past`, are called at alpha 0.001."""
     options = {"interval": interval, "alpha": 0.001}
     step = Options.of(options).step
-    trained = trained_on(past, interval, labels)
-    model = DEVICES.load(trained.files)
+    fitted = trained_on(past, interval, labels)
+    model = DEVICES.load(fitted.files)
     tables = {"readings": readings_of(np.r_[past, now], step).lazy()}
     tables |= {} if labels is None else {"labels": labels.lazy()}
     keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
@@ -158,7 +158,10 @@ def test_a_labelled_fault_of_the_history_is_called_when_it_comes_again():
             "fault": ["high"],
         }
     )
-    shares = [called_after(past, now, labels=given)["is_anomaly"][10:50].mean() for given in (None, labels)]
+    shares = [
+        called_after(past, now, labels=labels_or_none)["is_anomaly"][10:50].mean()
+        for labels_or_none in (None, labels)
+    ]
     assert shares[1] > 0.9
     assert shares[0] < 0.5
 
@@ -213,9 +216,9 @@ def test_the_pace_of_sensors_is_told_and_kept_only_where_readings_are_regular():
     rng = np.random.default_rng(5)
     _, fast = slow_and_fast(2)
     now_and_then = np.where(rng.random(2880) < 0.1, rng.normal(size=2880), np.nan)
-    trained = trained_on(fast)
-    assert trained.files["sensors"]["pace"].to_list() == [10]
-    assert any("judged every 10 minutes" in note for note in trained.notes)
+    fitted = trained_on(fast)
+    assert fitted.files["sensors"]["pace"].to_list() == [10]
+    assert any("judged every 10 minutes" in note for note in fitted.notes)
     for values in (now_and_then, rng.normal(size=2880)):
         assert trained_on(values).files["sensors"]["pace"].to_list() == [1]
     assert any("--interval 6m fits" in note for note in trained_on(now_and_then).notes) or any(
@@ -235,9 +238,9 @@ def test_a_history_without_a_day_says_when_to_train_again(hours, told):
 
 
 def test_an_old_bundle_without_sentinels_still_scores():
-    trained = trained_on(np.random.default_rng(7).normal(size=1440))
-    files = dict(trained.files) | {"sensors": trained.files["sensors"].drop("sentinels")}
-    assert training_notes.of_sensors(trained.files, Options()) == []
+    fitted = trained_on(np.random.default_rng(7).normal(size=1440))
+    files = dict(fitted.files) | {"sensors": fitted.files["sensors"].drop("sentinels")}
+    assert training_notes.of_sensors(fitted.files, Options()) == []
     model = DEVICES.load(files)
     tables = {"readings": readings_of(np.zeros(1500), timedelta(minutes=1)).lazy()}
     keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
@@ -267,11 +270,11 @@ def test_an_hour_has_changed_where_it_got_a_reading_and_not_where_others_did():
 
 def test_a_verdict_of_a_fault_is_a_label_and_one_of_a_false_alarm_is_none():
     row = {"device": "d", "tag": "t", "start": START, "end": START + HOUR}
-    said = pl.DataFrame([row | {"verdict": "fault"}, row | {"verdict": "false_alarm"}])
+    verdicts = pl.DataFrame([row | {"verdict": "fault"}, row | {"verdict": "false_alarm"}])
     labels = pl.DataFrame([row | {"fault": "leak", "start": START - HOUR}])
-    found = labelled_faults({"labels": labels.lazy(), "verdicts": said.lazy()}, START + HOUR)
-    assert found["start"].to_list() == [START - HOUR, START]
-    assert labelled_faults({"verdicts": said.lazy()}, START).is_empty()
+    faults = labelled_faults({"labels": labels.lazy(), "verdicts": verdicts.lazy()}, START + HOUR)
+    assert faults["start"].to_list() == [START - HOUR, START]
+    assert labelled_faults({"verdicts": verdicts.lazy()}, START).is_empty()
 
 
 def test_a_quantity_read_in_coarse_steps_has_few_values_and_is_one_of_the_joint_detector():
@@ -289,8 +292,8 @@ def test_a_quantity_read_in_coarse_steps_has_few_values_and_is_one_of_the_joint_
     rows = readings_in(Grid(keys, np.c_[values, now], START, minute)).lazy()
     wanted = pl.DataFrame({"device": ["d"], "tag": ["*"]})
     first = START + 1440 * minute
-    found = score_span(model, rows, wanted, first, first + 60 * minute, Options.of({})).rows
-    assert found["is_anomaly"].all()
+    scores = score_span(model, rows, wanted, first, first + 60 * minute, Options.of({})).rows
+    assert scores["is_anomaly"].all()
 
 
 @pytest.mark.parametrize(
@@ -298,17 +301,17 @@ def test_a_quantity_read_in_coarse_steps_has_few_values_and_is_one_of_the_joint_
     [("UTC", None, 1.0, 2.0), ("Europe/Zurich", None, 0.0, 0.2), ("UTC", "Europe/Zurich", 0.0, 0.2)],
 )
 def test_the_cycle_of_the_day_follows_the_clocks_of_its_time_zone(timezone, site, least, most):
-    step, known = timedelta(minutes=10), (datetime(2026, 3, 29, tzinfo=UTC) - START) // timedelta(minutes=10)
-    times = pl.Series([START + n * step for n in range(known + 2 * 144)], dtype=pl.Datetime("us", "UTC"))
+    step, count = timedelta(minutes=10), (datetime(2026, 3, 29, tzinfo=UTC) - START) // timedelta(minutes=10)
+    times = pl.Series([START + n * step for n in range(count + 2 * 144)], dtype=pl.Datetime("us", "UTC"))
     local = times.dt.convert_time_zone("Europe/Zurich").dt
     course = 5 * np.sin(2 * np.pi * (local.hour() + local.minute() / 60).to_numpy() / 24)
     values = course + np.random.default_rng(1).normal(size=len(course)) / 5
-    trained = trained_on(values[:known], "10m", timezone=timezone, site=site)
+    fitted = trained_on(values[:count], "10m", timezone=timezone, site=site)
     keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
     tables = {"readings": readings_of(values, step).lazy()}
     monday = datetime(2026, 3, 30, tzinfo=UTC)
     rows = pl.concat(
-        DEVICES.score(DEVICES.load(trained.files), tables, {}, keys, monday + hour * HOUR, {}).rows
+        DEVICES.score(DEVICES.load(fitted.files), tables, {}, keys, monday + hour * HOUR, {}).rows
         for hour in range(1, 25)
     )
     error = np.abs(rows.sort("time")["expected"].to_numpy() - course[-144:])

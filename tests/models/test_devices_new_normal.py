@@ -66,9 +66,9 @@ def test_a_level_or_scale_that_stays_becomes_normal_after_the_hold(model, past, 
 def test_on_a_new_level_a_fault_is_called_and_a_return_to_the_old_level_is_not(model, past):
     fault = noise(1, 30.0)
     fault[20:40] += 10
-    called = hour_after(model, past, noise(5, 30.0), fault).rows["is_anomaly"].to_numpy()
-    assert called[20:40].all()
-    assert called[:20].mean() < 0.1
+    is_anomaly = hour_after(model, past, noise(5, 30.0), fault).rows["is_anomaly"].to_numpy()
+    assert is_anomaly[20:40].all()
+    assert is_anomaly[:20].mean() < 0.1
     back = hour_after(model, past, noise(5, 30.0), noise(1, 20.0))
     assert back.rows["is_anomaly"][35:].mean() < 0.05
 
@@ -78,9 +78,9 @@ def test_what_comes_again_within_the_memory_is_called_where_it_is_worse_and_only
     again, worse = noise(1, 30.0), noise(1, 30.0)
     worse[20:40] += 15
     assert hour_after(model, past, hours, again).rows["is_anomaly"].mean() < 0.05
-    called = hour_after(model, past, hours, worse).rows["is_anomaly"].to_numpy()
-    assert called[20:30].any()
-    assert called[:20].mean() < 0.1
+    is_anomaly = hour_after(model, past, hours, worse).rows["is_anomaly"].to_numpy()
+    assert is_anomaly[20:30].any()
+    assert is_anomaly[:20].mean() < 0.1
 
 
 def test_on_a_sensor_that_breaks_the_promise_every_hour_the_share_of_calls_returns_to_alpha(model, past):
@@ -98,13 +98,13 @@ def test_a_rolling_p_value_is_the_share_of_earlier_scores_that_are_as_high():
     rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
     rows = rows.with_columns(p_value=pl.lit(1e-4), is_anomaly=pl.lit(value=True))
     rows = rows.with_columns(p_value=pl.when(pl.col("score") > 1.0).then(1e-4).otherwise(0.5))
-    found = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    p_values = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
     earlier = scores + np.abs(scores) / 100
     expected = [
         max(rows["p_value"][340 + i], (earlier[: 340 + i] >= scores[340 + i]).sum() / (341 + i))
         for i in range(60)
     ]
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(p_values, expected)
 
 
 def test_readings_of_the_last_half_hour_do_not_count_where_the_day_was_calm():
@@ -112,9 +112,9 @@ def test_readings_of_the_last_half_hour_do_not_count_where_the_day_was_calm():
     times = [START + n * MINUTE for n in range(400)]
     rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
     rows = rows.with_columns(p_value=pl.when(pl.col("score") > 0).then(1e-6).otherwise(0.5), is_anomaly=True)
-    found = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
-    assert (found[:30] == 1e-6).all()
-    np.testing.assert_allclose(found[30:], np.arange(1, 31) / (342 + np.arange(30)))
+    p_values = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    assert (p_values[:30] == 1e-6).all()
+    np.testing.assert_allclose(p_values[30:], np.arange(1, 31) / (342 + np.arange(30)))
 
 
 @pytest.mark.parametrize(("last", "share"), [(4.03, 30 / 401), (4.05, 1e-6)])
@@ -123,8 +123,8 @@ def test_what_is_hardly_more_unusual_than_before_is_no_more_unusual(last, share)
     times = [START + n * MINUTE for n in range(400)]
     rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
     rows = rows.with_columns(p_value=pl.when(pl.col("score") > 0).then(1e-6).otherwise(0.5), is_anomaly=True)
-    found = remembering(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"][-1]
-    assert found == pytest.approx(share, rel=0.1)
+    p_value = remembering(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"][-1]
+    assert p_value == pytest.approx(share, rel=0.1)
 
 
 def test_a_share_at_a_hundredth_that_is_far_too_high_returns_to_a_hundredth():
@@ -134,16 +134,16 @@ def test_a_share_at_a_hundredth_that_is_far_too_high_returns_to_a_hundredth():
     rows = rows.with_columns(
         p_value=pl.when(pl.col("score") > 2.5).then(0.008).otherwise(0.5), is_anomaly=False
     )
-    found = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
-    np.testing.assert_allclose(found[3::4], 0.25, atol=0.01)
+    p_values = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    np.testing.assert_allclose(p_values[3::4], 0.25, atol=0.01)
 
 
 def test_what_departs_from_a_new_normal_again_and_again_is_called_for_20_minutes(model, past):
     spiky = noise(1, 30.0)
     spiky[::6], spiky[3::6] = 45, 15
-    called = hour_after(model, past, noise(9, 30.0), spiky).rows["is_anomaly"].to_numpy()[::3]
-    assert called[:6].all()
-    assert called[14:].mean() < 0.5
+    is_anomaly = hour_after(model, past, noise(9, 30.0), spiky).rows["is_anomaly"].to_numpy()[::3]
+    assert is_anomaly[:6].all()
+    assert is_anomaly[14:].mean() < 0.5
 
 
 def test_without_a_hold_nothing_becomes_normal(model, past):
@@ -169,15 +169,15 @@ def test_the_verdict_depends_on_no_later_reading(model, past):
 def test_a_new_level_is_told_once_with_the_time_at_which_its_incident_began(model, past):
     """Hours of a shifted sensor, each with the tables that the ones before it left behind."""
     values = noise(9, 30.0)
-    tables, earlier, told = tables_of(np.r_[past, values]), {}, []
+    tables, earlier, events = tables_of(np.r_[past, values]), {}, []
     for hour in range(1, 10):
         as_of = START + (len(past) + 60 * hour) * MINUTE
         rows = DEVICES.score(model, tables, {}, KEYS, as_of, OPTIONS).rows.lazy()
         derived = DEVICES.derive(rows, earlier, tables, as_of, OPTIONS)
-        told += [(hour, e) for e in DEVICES.events(rows, derived, as_of, OPTIONS) if e.name == "new_level"]
+        events += [(hour, e) for e in DEVICES.events(rows, derived, as_of, OPTIONS) if e.name == "new_level"]
         stamped = {name: frame.with_columns(as_of=pl.lit(as_of)).lazy() for name, frame in derived.items()}
         earlier = {n: pl.concat([earlier[n], f]) if n in earlier else f for n, f in stamped.items()}
-    ((hour, event),) = told
+    ((hour, event),) = events
     assert hour >= 5
     assert event.payload["since"] == (START + DAY * MINUTE).isoformat()
     assert event.payload["incident"].startswith("d 2026-01-02T00:00Z")
@@ -189,12 +189,12 @@ def test_files_of_incidents_of_days_ago_are_not_opened(model, past, tmp_path):
     """Nor where the log has no statistics of their columns, as is so of what a run publishes."""
     tables, as_of = tables_of(np.r_[past, noise(1, 30.0)]), START + (len(past) + 60) * MINUTE
     rows = DEVICES.score(model, tables, {}, KEYS, as_of, OPTIONS).rows.lazy()
-    found = DEVICES.derive(rows, {}, tables, as_of, OPTIONS)["incidents"]
-    assert found.height
+    incidents = DEVICES.derive(rows, {}, tables, as_of, OPTIONS)["incidents"]
+    assert incidents.height
     for ago in (40 * 24 * HOUR, HOUR):
-        moved = found.with_columns(pl.col("start", "end", "peak_time") - ago, as_of=pl.lit(as_of - ago))
+        older = incidents.with_columns(pl.col("start", "end", "peak_time") - ago, as_of=pl.lit(as_of - ago))
         write_deltalake(
-            tmp_path, moved, mode="append", partition_by=["as_of"],
+            tmp_path, older, mode="append", partition_by=["as_of"],
             configuration={"delta.dataSkippingNumIndexedCols": "0"},
         )  # fmt: skip
     long_ago, _ = sorted(tmp_path.glob("as_of=*/*.parquet"))
@@ -209,8 +209,8 @@ def test_how_far_out_a_reading_is_counts_less_on_a_sensor_that_has_been_far_out_
     times = [START + n * MINUTE for n in range(400)]
     rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "p_value": chance})
     rows = rows.with_columns(score=-pl.col("p_value").log(), is_anomaly=pl.col("p_value") <= 0.001)
-    found = remembering(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"].to_numpy()
+    p_values = remembering(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"].to_numpy()
     power = np.log(0.1) / np.log(np.quantile(chance[:340], 0.1))
     assert power == pytest.approx(0.5, abs=0.1)
-    assert found[-1] == pytest.approx(1e-3 * 1e-4**power, rel=0.1)
-    assert (found[-1] <= 0.001) == rows["is_anomaly"][-1]
+    assert p_values[-1] == pytest.approx(1e-3 * 1e-4**power, rel=0.1)
+    assert (p_values[-1] <= 0.001) == rows["is_anomaly"][-1]

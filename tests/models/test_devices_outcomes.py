@@ -38,8 +38,8 @@ def published(seed: int = 1, as_of: datetime = AS_OF) -> pl.DataFrame:
 
 
 def labels(rows=LABELS) -> pl.LazyFrame:
-    found = [(d, t, BEGIN + a * MINUTE, BEGIN + b * MINUTE, fault) for d, t, a, b, fault in rows]
-    return pl.DataFrame(found, schema=["device", "tag", "start", "end", "fault"], orient="row").lazy()
+    records = [(d, t, BEGIN + a * MINUTE, BEGIN + b * MINUTE, fault) for d, t, a, b, fault in rows]
+    return pl.DataFrame(records, schema=["device", "tag", "start", "end", "fault"], orient="row").lazy()
 
 
 def judge(rows: pl.DataFrame, tables) -> pl.DataFrame:
@@ -61,24 +61,28 @@ def place(row) -> tuple[str | None, str | None]:
 
 def test_each_published_row_counts_once_in_the_fault_that_it_lies_in():
     rows = published()
-    judged = judge(rows, {"labels": labels()})
-    wanted: dict = {}
+    verdicts = judge(rows, {"labels": labels()})
+    by_place: dict = {}
     for row in rows.iter_rows(named=True):
         key = (row["device"], row["tag"], row["rung"], *place(row))
-        found = wanted.setdefault(key, {"readings": 0, "anomalies": 0, "at_0.01": 0, "first": None})
-        found["readings"] += 1
-        found["at_0.01"] += row["p_value"] <= 0.01
+        counts = by_place.setdefault(key, {"readings": 0, "anomalies": 0, "at_0.01": 0, "first": None})
+        counts["readings"] += 1
+        counts["at_0.01"] += row["p_value"] <= 0.01
         if row["is_anomaly"]:
-            found["anomalies"] += 1
-            found["first"] = found["first"] or row["time"]
-    assert judged.height == len(wanted)
-    assert {None, "during", "after"} == set(judged["phase"])
-    for row in judged.iter_rows(named=True):
-        found = wanted[row["device"], row["tag"], row["rung"], row["phase"], row["fault"]]
-        told = {"readings": row["readings"], "anomalies": row["anomalies"], "at_0.01": row["at_0.01"]}
-        assert {**told, "first": row["first_anomaly"]} == found
-    assert not judged["pending"].any()
-    assert set(judged["bundle"]) == {3}
+            counts["anomalies"] += 1
+            counts["first"] = counts["first"] or row["time"]
+    assert verdicts.height == len(by_place)
+    assert {None, "during", "after"} == set(verdicts["phase"])
+    for row in verdicts.iter_rows(named=True):
+        counts = by_place[row["device"], row["tag"], row["rung"], row["phase"], row["fault"]]
+        counts_of_row = {
+            "readings": row["readings"],
+            "anomalies": row["anomalies"],
+            "at_0.01": row["at_0.01"],
+        }
+        assert {**counts_of_row, "first": row["first_anomaly"]} == counts
+    assert not verdicts["pending"].any()
+    assert set(verdicts["bundle"]) == {3}
 
 
 def test_labels_are_complete_up_to_the_end_of_the_last_one():
@@ -91,24 +95,24 @@ def test_precision_recall_delay_and_the_alarm_rate_are_those_of_their_definition
     rows = published()
     tables = {"labels": labels()}
     table = DEVICES.measures(judge(rows, tables).with_columns(as_of=pl.lit(AS_OF)).lazy(), {})
-    found = dict(table.filter(slice="all").select("metric", "value").iter_rows())
+    values = dict(table.filter(slice="all").select("metric", "value").iter_rows())
     placed = [(row, *place(row)) for row in rows.iter_rows(named=True)]
-    called = [(row, phase, fault) for row, phase, fault in placed if row["is_anomaly"]]
-    assert found["precision"] == pytest.approx(sum(phase is not None for _, phase, _ in called) / len(called))
+    calls = [(row, phase, fault) for row, phase, fault in placed if row["is_anomaly"]]
+    assert values["precision"] == pytest.approx(sum(phase is not None for _, phase, _ in calls) / len(calls))
     during = {fault for _, phase, fault in placed if phase == "during"}
     first: dict = {}
-    for row, phase, fault in called:
+    for row, phase, fault in calls:
         if phase == "during":
             first[fault] = min(first.get(fault, row["time"]), row["time"])
-    assert found["faults"] == len(during) == 3
-    assert found["recall"] == pytest.approx(len(first) / len(during))
+    assert values["faults"] == len(during) == 3
+    assert values["recall"] == pytest.approx(len(first) / len(during))
     starts = {row["fault"]: row["start"] for row in labels().collect().iter_rows(named=True)}
     delays = [(time - starts[fault]).total_seconds() / 60 for fault, time in first.items()]
-    assert found["delay_minutes"] == pytest.approx(statistics.median(delays))
+    assert values["delay_minutes"] == pytest.approx(statistics.median(delays))
     normal = [row for row, phase, _ in placed if phase is None and row["rung"] == "robust_level"]
-    assert found["readings"] == len(normal)
-    assert found["alarm_rate"] == pytest.approx(sum(row["is_anomaly"] for row in normal) / len(normal))
-    assert found["alarm_rate_at_0.01"] == pytest.approx(
+    assert values["readings"] == len(normal)
+    assert values["alarm_rate"] == pytest.approx(sum(row["is_anomaly"] for row in normal) / len(normal))
+    assert values["alarm_rate_at_0.01"] == pytest.approx(
         sum(r["p_value"] <= 0.01 for r in normal) / len(normal)
     )
     (tally,) = DEVICES.tallies(judge(rows, tables), {}).iter_rows(named=True)
@@ -120,8 +124,8 @@ def test_precision_recall_delay_and_the_alarm_rate_are_those_of_their_definition
 def test_a_fault_over_two_hours_is_one_fault():
     rows = [published(seed, AS_OF + timedelta(hours=seed)) for seed in (0, 1)]
     long = {"labels": labels([("b", "flow", 30, 90, "drift")])}
-    judged = pl.concat([judge(one, long).with_columns(as_of=one["as_of"][0]) for one in rows])
-    table = DEVICES.measures(judged.lazy(), {})
+    verdicts = pl.concat([judge(one, long).with_columns(as_of=one["as_of"][0]) for one in rows])
+    table = DEVICES.measures(verdicts.lazy(), {})
     assert table.filter(slice="all", metric="faults")["value"].item() == 1
     one = table.filter(slice="fault", value_of_slice="drift", metric="recall")["value"].item()
     assert one == 1.0
@@ -151,6 +155,6 @@ def test_a_label_without_tag_is_of_all_tags():
 def test_a_label_that_ends_before_its_start_is_bad_and_a_later_row_of_the_same_start_counts():
     moment = ["2026-03-02 08:00"] * 3
     ends = ["2026-03-02 07:00", "2026-03-02 09:00", "2026-03-02 10:00"]
-    done = accept({"device": ["a", "b", "b"], "start": moment, "end": ends, "fault": ["x"] * 3})
-    assert done.good["end"].to_list() == [datetime(2026, 3, 2, 10, tzinfo=UTC)]
-    assert (done.bad.height, done.merged) == (1, 1)
+    result = accept({"device": ["a", "b", "b"], "start": moment, "end": ends, "fault": ["x"] * 3})
+    assert result.good["end"].to_list() == [datetime(2026, 3, 2, 10, tzinfo=UTC)]
+    assert (result.bad.height, result.merged) == (1, 1)

@@ -48,25 +48,25 @@ def test_a_bad_reading_is_refused_with_the_rule_it_breaks_and_good_ones_beside_i
         {"tag": ["a"], "low": [None], "high": [100.0]}, schema_overrides={"low": pl.Float64}
     )
     good = ("d", "a", "2026-03-01T12:04:00Z", "100")
-    found = checked(good, row, limits=limits)
-    assert found.bad["rule"].to_list() == [rule]
-    assert found.bad.drop("rule").row(0) == row
-    assert found.good.select("device", "tag", "value").rows() == [("d", "a", 100.0)]
+    result = checked(good, row, limits=limits)
+    assert result.bad["rule"].to_list() == [rule]
+    assert result.bad.drop("rule").row(0) == row
+    assert result.good.select("device", "tag", "value").rows() == [("d", "a", 100.0)]
 
 
 def test_the_second_of_two_equal_readings_is_a_duplicate_and_a_bad_reading_is_never_one():
     good = ("d", "a", "2026-03-01T10:00:00Z", "1")
     bad = ("d", "a", "2026-03-01T10:00:00Z", "x")
     same = ("d", "a", "2026-03-01T11:00:00+01:00", "1.0")
-    found = checked(good, bad, same, bad)
-    assert found.good.height == 1
-    assert found.bad["rule"].to_list() == ["value_not_a_number", "duplicate", "value_not_a_number"]
+    result = checked(good, bad, same, bad)
+    assert result.good.height == 1
+    assert result.bad["rule"].to_list() == ["value_not_a_number", "duplicate", "value_not_a_number"]
 
 
 def test_a_tag_with_only_nulls_is_refused_whole_and_nothing_fails():
-    found = check_raw(raw(("d", "a", START, None), ("d", "a", NOW, None)), NOW)
-    assert found.good.is_empty()
-    assert found.bad["rule"].to_list() == ["value_missing", "value_missing"]
+    result = check_raw(raw(("d", "a", START, None), ("d", "a", NOW, None)), NOW)
+    assert result.good.is_empty()
+    assert result.bad["rule"].to_list() == ["value_missing", "value_missing"]
 
 
 def test_times_without_a_zone_are_an_error_that_says_how_to_name_it():
@@ -78,8 +78,8 @@ def test_times_without_a_zone_are_an_error_that_says_how_to_name_it():
 
 def test_local_times_become_utc_and_the_hour_that_comes_twice_is_not_guessed():
     times = pl.Series(["2025-07-01 12:00", "2025-10-26 02:30:00", "2025-07-01T12:00:00Z", None])
-    found = utc(times, "Europe/Zurich").to_list()
-    assert found == [datetime(2025, 7, 1, 10, tzinfo=UTC), None, datetime(2025, 7, 1, 12, tzinfo=UTC), None]
+    moments = utc(times, "Europe/Zurich").to_list()
+    assert moments == [datetime(2025, 7, 1, 10, tzinfo=UTC), None, datetime(2025, 7, 1, 12, tzinfo=UTC), None]
 
 
 def test_a_missing_column_is_named_with_what_was_found():
@@ -110,12 +110,12 @@ def as_points(readings):
 @settings(max_examples=40)
 @given(st.lists(reading, max_size=40))
 def test_intervals_hold_what_a_loop_over_the_distinct_readings_finds(readings):
-    found = aggregate(as_points(readings))
+    intervals = aggregate(as_points(readings))
     groups = {}
     for device, tag, at, value in set(readings):
         groups.setdefault((device, tag, at.replace(second=0)), []).append((at, value))
-    assert found.select("device", "tag", "time").rows() == sorted(groups)
-    for row in found.iter_rows(named=True):
+    assert intervals.select("device", "tag", "time").rows() == sorted(groups)
+    for row in intervals.iter_rows(named=True):
         members = sorted(groups[row["device"], row["tag"], row["time"]])
         values = [value for _, value in members]
         assert row["count"] == len(values)
@@ -133,36 +133,36 @@ def test_readings_in_any_order_in_any_files_some_twice_give_the_table_of_a_singl
     readings, files, random
 ):
     once = aggregate(as_points(readings))
-    stored = aggregate(as_points([]))
+    intervals = aggregate(as_points([]))
     parts = [[r for r, f in zip(readings, files, strict=False) if f == number] for number in range(4)]
     parts.append(random.sample(readings, k=len(readings) // 2))
     random.shuffle(parts)
     for part in parts:
         random.shuffle(part)
-        changed = merge(stored, as_points(part)).readings
-        kept = stored.join(changed, on=["device", "tag", "time"], how="anti")
-        stored = pl.concat([kept, changed]).sort("device", "tag", "time")
-    assert stored.equals(once)
+        merged = merge(intervals, as_points(part)).readings
+        rest = intervals.join(merged, on=["device", "tag", "time"], how="anti")
+        intervals = pl.concat([rest, merged]).sort("device", "tag", "time")
+    assert intervals.equals(once)
 
 
 def test_a_repeated_reading_changes_no_interval_and_is_counted():
     new = as_points([("d", "a", START, 1.0), ("d", "a", START, 2.0)])
-    stored = aggregate(new)
-    again = merge(stored, new[:1])
+    intervals = aggregate(new)
+    again = merge(intervals, new[:1])
     assert again.readings.is_empty()
     assert again.duplicates.height == 1
     assert again.too_late.is_empty()
-    assert stored["last"].to_list() == [2.0]
+    assert intervals["last"].to_list() == [2.0]
 
 
 def test_a_reading_for_an_interval_whose_points_are_forgotten_is_too_late_and_changes_nothing():
-    stored = aggregate(as_points([("d", "a", START, 1.0), ("d", "a", START + MINUTE, 2.0)]))
-    old = forget(stored, START + MINUTE)
+    intervals = aggregate(as_points([("d", "a", START, 1.0), ("d", "a", START + MINUTE, 2.0)]))
+    old = forget(intervals, START + MINUTE)
     late = as_points([("d", "a", START + timedelta(seconds=5), 9.0), ("d", "a", START + MINUTE * 1.5, 4.0)])
-    found = merge(old, late)
-    assert found.too_late["value"].to_list() == [9.0]
-    assert found.readings["mean"].to_list() == [3.0]
-    assert old["mean"].to_list() == stored["mean"].to_list()
+    result = merge(old, late)
+    assert result.too_late["value"].to_list() == [9.0]
+    assert result.readings["mean"].to_list() == [3.0]
+    assert old["mean"].to_list() == intervals["mean"].to_list()
 
 
 def test_aggregated_readings_fulfil_their_contract_and_unfold_into_their_points():
@@ -180,10 +180,10 @@ def test_one_reading_makes_one_interval():
 def test_a_clock_that_jumps_back_only_adds_to_earlier_intervals():
     forward = [("d", "a", START + timedelta(seconds=10 * i), float(i)) for i in range(12)]
     back = [("d", "a", START + timedelta(seconds=10 * i + 3), 100.0 + i) for i in range(6)]
-    found = merge(aggregate(as_points(forward)), as_points(back)).readings
-    assert found["time"].to_list() == [START]
-    assert found["count"].to_list() == [12]
-    assert found["last"].to_list() == [105.0]
+    merged = merge(aggregate(as_points(forward)), as_points(back)).readings
+    assert merged["time"].to_list() == [START]
+    assert merged["count"].to_list() == [12]
+    assert merged["last"].to_list() == [105.0]
 
 
 def test_a_direction_that_passes_north_has_the_mean_of_the_shorter_way_round_and_other_tags_do_not():
@@ -193,10 +193,10 @@ def test_a_direction_that_passes_north_has_the_mean_of_the_shorter_way_round_and
         pl.DataFrame({"device": "d", "tag": tag, "time": times, "value": values})
         for tag in ("Wind_Dir", "voltage", "directory")
     )
-    found = aggregate(points(raw, timedelta(minutes=1)))
-    assert dict(found.select("tag", "mean").iter_rows()) == pytest.approx(
+    intervals = aggregate(points(raw, timedelta(minutes=1)))
+    assert dict(intervals.select("tag", "mean").iter_rows()) == pytest.approx(
         {"Wind_Dir": 1.0, "voltage": 181.0, "directory": 181.0}
     )
-    assert found.filter(tag="Wind_Dir")["std"].item() == pytest.approx(statistics.stdev([-10, -2, 4, 12]))
+    assert intervals.filter(tag="Wind_Dir")["std"].item() == pytest.approx(statistics.stdev([-10, -2, 4, 12]))
     south = raw.filter(tag="Wind_Dir").with_columns(value=pl.Series([170.0, 180.0, 190.0, 200.0]))
     assert aggregate(points(south, timedelta(minutes=1)))["mean"].to_list() == [185.0]

@@ -41,10 +41,10 @@ def trained(readings):
 
 
 def train(readings, **options):
-    tables, chosen = {"readings": readings.lazy()}, OPTIONS | options
-    context = DEVICES.context(tables, AS_OF, chosen)
-    parts = DEVICES.prepare_shard(tables, context, AS_OF, chosen)
-    return DEVICES.fit({name: frame.lazy() for name, frame in parts.items()}, context, AS_OF, chosen)
+    tables, settings = {"readings": readings.lazy()}, OPTIONS | options
+    context = DEVICES.context(tables, AS_OF, settings)
+    parts = DEVICES.prepare_shard(tables, context, AS_OF, settings)
+    return DEVICES.fit({name: frame.lazy() for name, frame in parts.items()}, context, AS_OF, settings)
 
 
 def score(model, readings, keys=None, hour=1, **options):
@@ -65,8 +65,8 @@ def whole(model, readings):
 
 
 def test_every_reading_of_the_hour_is_scored_once_and_every_requested_key_is_accounted_for(whole, readings):
-    asked = DEVICES.requested({"readings": readings.lazy()}, AS_OF + HOUR, OPTIONS).collect()
-    assert_frame_equal(whole.keys.select(KEY).sort(KEY), asked.select(KEY).sort(KEY))
+    keys = DEVICES.requested({"readings": readings.lazy()}, AS_OF + HOUR, OPTIONS).collect()
+    assert_frame_equal(whole.keys.select(KEY).sort(KEY), keys.select(KEY).sort(KEY))
     assert set(whole.keys["status"]) == {"scored"}
     assert dict(whole.rows.schema) == SCORES
     own = whole.rows.filter(pl.col("tag") != JOINT_TAG, pl.col("rung") != "missing")
@@ -107,10 +107,10 @@ def test_training_and_scoring_by_shards_give_what_one_shard_gives(readings, trai
 
 def test_readings_after_as_of_change_nothing(model, readings, whole, trained):
     future = pl.col("time") >= AS_OF + HOUR
-    changed = readings.with_columns(
+    altered = readings.with_columns(
         pl.when(future).then(pl.col("mean") * 1e6 + 7).otherwise("mean").alias("mean")
     )
-    assert_frame_equal(score(model, changed).rows, whole.rows, check_exact=True)
+    assert_frame_equal(score(model, altered).rows, whole.rows, check_exact=True)
     assert_frame_equal(score(model, readings.filter(~future)).rows, whole.rows, check_exact=True)
     after = pl.col("time") >= AS_OF
     spoilt = readings.with_columns(pl.when(after).then(pl.lit(-1e9)).otherwise("mean").alias("mean"))
@@ -143,11 +143,11 @@ def test_an_alpha_that_no_p_value_can_keep_is_refused(model, readings, alpha):
 def test_another_detector_scores_all_sensors_that_vary(readings, detector):
     few = readings.filter(pl.col("device").is_in(["d00000", "d00001", "d00002"]))
     result = train(few, detector=detector)
-    found = score(DEVICES.load(result.files), few)
-    rungs = dict(found.keys.select(pl.concat_str("device", "tag", separator=" "), "rung").iter_rows())
+    scores = score(DEVICES.load(result.files), few)
+    rungs = dict(scores.keys.select(pl.concat_str("device", "tag", separator=" "), "rung").iter_rows())
     assert rungs["d00001 flow"] == detector
     assert rungs["d00000 mode"] == "constant"
-    assert found.rows["p_value"].is_not_null().all()
+    assert scores.rows["p_value"].is_not_null().all()
 
 
 def test_a_bundle_survives_the_files_it_is_saved_in(trained, readings, whole, tmp_path):
@@ -171,39 +171,39 @@ def only(readings, device, tag):
 
 
 def test_a_silent_sensor_is_a_finding_with_rows_that_say_missing(model, readings):
-    gone = readings.filter(
+    others = readings.filter(
         ~(only(readings, "d00003", "flow") & (pl.col("time") >= AS_OF + timedelta(minutes=10)))
     )
-    found = score(model, gone)
-    rows = found.rows.filter(device="d00003", tag="flow")
+    scores = score(model, others)
+    rows = scores.rows.filter(device="d00003", tag="flow")
     assert rows.height == 60
     missing = rows.filter(pl.col("time") >= AS_OF + timedelta(minutes=20))
     assert set(missing["rung"]) == {"missing"}
     assert missing["value"].null_count() == 40
     assert missing["is_anomaly"].sum() > 30
-    later = score(model, gone, hour=2).keys.filter(device="d00003", tag="flow").row(0, named=True)
+    later = score(model, others, hour=2).keys.filter(device="d00003", tag="flow").row(0, named=True)
     assert later["status"] == "scored"
     assert later["reason"].startswith("silent")
 
 
 def test_a_device_that_vanished_is_asked_for_as_long_as_requested_hours_say(model, readings):
-    gone = readings.filter((pl.col("device") != "d00004") | (pl.col("time") < AS_OF))
-    found = score(model, gone, hour=2).keys.filter(device="d00004")
-    assert found.height == 6
-    assert found.filter(tag="*")["status"].to_list() == ["skipped"]
-    assert found.filter(pl.col("tag") != "*")["reason"].str.starts_with("silent").all()
-    asked = DEVICES.requested({"readings": gone.lazy()}, AS_OF + 2 * HOUR, {"requested_hours": 1})
-    assert "d00004" not in asked.collect()["device"].to_list()
+    others = readings.filter((pl.col("device") != "d00004") | (pl.col("time") < AS_OF))
+    silent = score(model, others, hour=2).keys.filter(device="d00004")
+    assert silent.height == 6
+    assert silent.filter(tag="*")["status"].to_list() == ["skipped"]
+    assert silent.filter(pl.col("tag") != "*")["reason"].str.starts_with("silent").all()
+    keys = DEVICES.requested({"readings": others.lazy()}, AS_OF + 2 * HOUR, {"requested_hours": 1})
+    assert "d00004" not in keys.collect()["device"].to_list()
 
 
 def test_a_flat_line_is_a_finding_and_an_anomaly(model, readings):
     flat = only(readings, "d00005", "flow") & (pl.col("time") >= AS_OF + timedelta(minutes=30))
     value = readings.filter(only(readings, "d00005", "flow"))["mean"].median()
-    changed = readings.with_columns(pl.when(flat).then(pl.lit(value)).otherwise("mean").alias("mean"))
-    found = score(model, changed)
-    key = found.keys.filter(device="d00005", tag="flow").row(0, named=True)
+    flat_readings = readings.with_columns(pl.when(flat).then(pl.lit(value)).otherwise("mean").alias("mean"))
+    scores = score(model, flat_readings)
+    key = scores.keys.filter(device="d00005", tag="flow").row(0, named=True)
     assert key["reason"].startswith("flat")
-    late = found.rows.filter(device="d00005", tag="flow").tail(25)
+    late = scores.rows.filter(device="d00005", tag="flow").tail(25)
     assert late["is_anomaly"].all()
     assert set(late["cause"][:10]) == {"flat"}
 
@@ -215,13 +215,13 @@ def renamed(readings, sensor, **new):
 def test_a_device_that_appears_at_scoring_is_scored_by_its_tags_and_says_so(model, readings):
     new = renamed(readings, ("d00001", "flow"), device="new").filter(pl.col("time") >= AS_OF)
     odd = renamed(readings, ("d00001", "flow"), device="new", tag="unknown").filter(pl.col("time") >= AS_OF)
-    found = score(model, pl.concat([readings, new, odd]))
-    keys = {row["tag"]: row for row in found.keys.filter(device="new").iter_rows(named=True)}
+    scores = score(model, pl.concat([readings, new, odd]))
+    keys = {row["tag"]: row for row in scores.keys.filter(device="new").iter_rows(named=True)}
     assert (keys["flow"]["status"], keys["flow"]["rung"]) == ("fallback", "pooled")
     assert (keys["unknown"]["status"], keys["unknown"]["rung"]) == ("fallback", "none")
     assert keys["*"]["status"] == "skipped"
     assert "not known at training" in keys["flow"]["reason"]
-    rows = found.rows.filter(device="new")
+    rows = scores.rows.filter(device="new")
     assert rows.filter(tag="flow")["p_value"].is_not_null().all()
     assert rows.filter(tag="unknown")["score"].null_count() == rows.filter(tag="unknown").height > 50
     assert not rows.filter(tag="unknown")["is_anomaly"].any()
@@ -235,30 +235,30 @@ def test_a_sensor_with_too_little_history_and_one_with_a_single_reading_get_a_fa
         pl.col("time") == AS_OF - timedelta(minutes=5)
     )
     table = pl.concat([readings, short, single])
-    found = score(DEVICES.load(train(table).files), table)
-    keys = {row["tag"]: row for row in found.keys.filter(device="d00002").iter_rows(named=True)}
+    scores = score(DEVICES.load(train(table).files), table)
+    keys = {row["tag"]: row for row in scores.keys.filter(device="d00002").iter_rows(named=True)}
     assert keys["short"]["status"] == "fallback"
     assert keys["short"]["reason"] == "too few readings in the history for a detector of its own: 40"
     assert keys["single"]["status"] in ("fallback", "skipped")
-    assert found.rows.filter(tag="single", device="d00002")["value"].null_count() in (0, 60)
+    assert scores.rows.filter(tag="single", device="d00002")["value"].null_count() in (0, 60)
 
 
 def test_a_store_with_one_single_reading_trains_and_scores(readings):
     one = readings.filter(only(readings, "d00000", "flow"), pl.col("time") == AS_OF - timedelta(minutes=5))
     result = train(one)
     assert result.headline["without_detector"] == 1
-    found = score(DEVICES.load(result.files), one, hour=0)
-    assert found.rows.select("value", "rung").rows() == [(one["mean"].item(), "none")]
-    assert found.keys["status"].to_list() == ["fallback"]
+    scores = score(DEVICES.load(result.files), one, hour=0)
+    assert scores.rows.select("value", "rung").rows() == [(one["mean"].item(), "none")]
+    assert scores.keys["status"].to_list() == ["fallback"]
 
 
 def test_an_anomalous_device_does_not_change_the_rows_of_others(model, readings, whole):
     wild = (pl.col("device") == "d00006") & (pl.col("time") >= AS_OF)
-    changed = readings.with_columns(pl.when(wild).then(pl.col("mean") * -50).otherwise("mean").alias("mean"))
-    found = score(model, changed).rows
+    altered = readings.with_columns(pl.when(wild).then(pl.col("mean") * -50).otherwise("mean").alias("mean"))
+    rows = score(model, altered).rows
     others = pl.col("device") != "d00006"
-    assert_frame_equal(found.filter(others), whole.rows.filter(others), check_exact=True)
-    assert found.filter(~others)["is_anomaly"].mean() > 0.5
+    assert_frame_equal(rows.filter(others), whole.rows.filter(others), check_exact=True)
+    assert rows.filter(~others)["is_anomaly"].mean() > 0.5
 
 
 def test_the_backtest_says_how_often_detectors_alarm_and_how_often_they_miss(trained):
@@ -323,10 +323,10 @@ def sensor_file():
         pytest.skip(
             f"{path} is not there; set ALMANAC_TEST_DATA to the folder that holds sensors/sensor_data.csv"
         )
-    named = pl.read_csv(path).rename({"TS": "time", "Device": "device", "Tag": "tag", "Value": "value"})
-    good, bad = check_raw(named, datetime(2026, 1, 1, tzinfo=UTC), timezone="UTC")
+    columns = pl.read_csv(path).rename({"TS": "time", "Device": "device", "Tag": "tag", "Value": "value"})
+    good, bad = check_raw(columns, datetime(2026, 1, 1, tzinfo=UTC), timezone="UTC")
     readings = aggregate(points(good, timedelta(minutes=1)))
-    assert readings["count"].sum() + bad.height == named.height
+    assert readings["count"].sum() + bad.height == columns.height
     return readings.with_columns(shard=pl.lit(0))
 
 

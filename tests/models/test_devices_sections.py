@@ -65,8 +65,8 @@ def parts(view, title, kind):
 
 
 def test_sections_come_in_order_of_use_and_none_is_empty(hours):
-    found = DEVICES.sections(hours[0][0])
-    assert [s.title for s in found] == [
+    page_sections = DEVICES.sections(hours[0][0])
+    assert [s.title for s in page_sections] == [
         "This hour",
         "Devices that need attention now",
         "Incidents",
@@ -75,14 +75,14 @@ def test_sections_come_in_order_of_use_and_none_is_empty(hours):
         "Detectors",
         "Silent, flat and without a detector",
     ]
-    assert all(s.parts for s in found)
+    assert all(s.parts for s in page_sections)
 
 
 def test_every_shifted_device_and_the_silent_sensor_need_attention(hours):
     views, _, faulty = hours
     grid = parts(views[0], "Devices that need attention now", Grid)[0].frame
-    begun = faulty.faults.filter(pl.col("start") < 1500)["device"].to_list()
-    assert set(begun) | {"d00005"} <= set(grid["Device"])
+    devices = faulty.faults.filter(pl.col("start") < 1500)["device"].to_list()
+    assert set(devices) | {"d00005"} <= set(grid["Device"])
     assert (grid["What is not normal about it"].str.len_chars() > 5).all()
     figures = dict(parts(views[0], "This hour", Figures)[0].values)
     assert figures["Devices that need attention"] == f"{grid['Device'].n_unique()} of 6"
@@ -107,8 +107,8 @@ def test_a_fault_that_goes_on_is_announced_once_and_stays_one_incident(hours):
 
 def test_the_timeline_draws_each_open_incident(hours):
     chart = parts(hours[0][0], "Incidents", Chart)[0].figure
-    drawn = sum(len(trace["x"]) // 3 for trace in chart["data"])
-    assert drawn == hours[0][0].derived["incidents"].filter("is_alarm").collect().height
+    lines = sum(len(trace["x"]) // 3 for trace in chart["data"])
+    assert lines == hours[0][0].derived["incidents"].filter("is_alarm").collect().height
 
 
 def test_the_explorer_holds_the_hour_with_its_band_and_the_hours_before(hours):
@@ -163,8 +163,8 @@ def test_the_kinds_tell_an_own_pace_a_direction_and_values_that_stand_for_no_rea
             "sentinels": [[-999.0], [], []],
         }
     )  # fmt: skip
-    found = kinds({"sensors": sensors}, {"interval": "1m"})
-    why = dict(found.select("tag", "reason").iter_rows())
+    table = kinds({"sensors": sensors}, {"interval": "1m"})
+    why = dict(table.select("tag", "reason").iter_rows())
     assert "every 10.0 minutes" in why["slow"]
     assert "-999.0 stand for no reading" in why["slow"]
     assert "a direction" in why["wind_direction"]
@@ -192,9 +192,9 @@ def test_precision_is_the_share_of_faults_among_the_alarms_with_a_label():
         {"device": ["b"], "tag": ["*"], "start": [AS_OF - 12 * HOUR], "end": [AS_OF], "fault": ["x"]}
     )
     tables = {"verdicts": verdicts.lazy(), "labels": labels.lazy()}
-    found = {row["tag"]: row for row in precision(incidents.lazy(), tables, AS_OF).to_dicts()}
-    assert [found["all"][name] for name in ("alarms", "labelled", "fault", "false_alarm")] == [4, 3, 2, 1]
-    assert found["t"]["precision"] == 0.5
-    assert found["u"]["precision"] == 1.0
+    by_tag = {row["tag"]: row for row in precision(incidents.lazy(), tables, AS_OF).to_dicts()}
+    assert [by_tag["all"][name] for name in ("alarms", "labelled", "fault", "false_alarm")] == [4, 3, 2, 1]
+    assert by_tag["t"]["precision"] == 0.5
+    assert by_tag["u"]["precision"] == 1.0
     unread = pl.defer(lambda: pytest.fail("incidents are read"), schema=incidents.schema)
     assert precision(unread, {}, AS_OF).is_empty()

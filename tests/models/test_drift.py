@@ -45,8 +45,8 @@ def at(rows: pl.DataFrame, cycle: int) -> pl.DataFrame:
     return rows.with_columns(pl.lit(FIRST + timedelta(weeks=cycle)).alias(CYCLE))
 
 
-def first(found: pl.DataFrame) -> dict:
-    return found.row(0, named=True)
+def first(lines: pl.DataFrame) -> dict:
+    return lines.row(0, named=True)
 
 
 @given(COUNTS, COUNTS)
@@ -62,55 +62,55 @@ def test_the_index_is_the_sum_over_the_bins_by_its_definition(counts, reference)
 def test_a_shift_is_an_alarm_in_its_first_cycle_and_its_feature_comes_first(feature):
     amount = {"level": 2.0, "share": 0.5, "kind": 0.2, "given": 0.4}[feature]
     for seed in range(3):
-        found = drift(cycles(0, 80, 120, seed), cycles(80, 1, 120, seed, **{feature: amount}))
-        assert found.filter("drifted")["feature"].to_list() == [feature]
-        assert first(found)["rank"] == 1
-        assert first(found)["psi"] > first(found)["limit"] >= 0.1
+        lines = drift(cycles(0, 80, 120, seed), cycles(80, 1, 120, seed, **{feature: amount}))
+        assert lines.filter("drifted")["feature"].to_list() == [feature]
+        assert first(lines)["rank"] == 1
+        assert first(lines)["psi"] > first(lines)["limit"] >= 0.1
 
 
 def test_what_is_beyond_its_limit_is_an_alarm_when_it_is_so_again_in_the_next_cycle():
     before, usual = cycles(0, 80, 120, 1), cycles(81, 1, 120, 1)
-    moved, again = (at(cycles(80, 1, 120, 1, level=1.0), cycle) for cycle in (80, 82))
+    shift, again = (at(cycles(80, 1, 120, 1, level=1.0), cycle) for cycle in (80, 82))
     silent = usual.with_columns(pl.lit(float("nan")).alias("level"))
 
     def course(*current: pl.DataFrame) -> pl.DataFrame:
         return drift(before, pl.concat(current)).filter(feature="level").sort(CYCLE)
 
-    found = course(moved, at(moved, 81))
-    assert (found["psi"] / found["limit"]).is_between(1, 2).all()
-    assert found["drifted"].to_list() == [False, True]
+    lines = course(shift, at(shift, 81))
+    assert (lines["psi"] / lines["limit"]).is_between(1, 2).all()
+    assert lines["drifted"].to_list() == [False, True]
     for between in (usual, silent):
-        assert course(moved, between, again)["drifted"].to_list() == [False, False, False]
+        assert course(shift, between, again)["drifted"].to_list() == [False, False, False]
 
 
 def test_of_few_rows_a_limit_that_is_exceeded_too_often_does_not_make_more_alarms_than_stated():
     """16 features that have nothing to do with each other, and 168 cycles to learn 1 in 16,000 from."""
     rng = np.random.default_rng(7)
-    made = pl.DataFrame({CYCLE: np.repeat(np.arange(668), 30)}).with_columns(
+    frame = pl.DataFrame({CYCLE: np.repeat(np.arange(668), 30)}).with_columns(
         pl.Series(f"x{one}", rng.normal(0, 1, 668 * 30)) for one in range(16)
     )
-    found = drift(made.filter(pl.col(CYCLE) < 168), made.filter(pl.col(CYCLE) >= 168))
-    assert found.filter(pl.col("psi") > pl.col("limit"))[CYCLE].n_unique() >= 3
-    assert not found["drifted"].any()
+    lines = drift(frame.filter(pl.col(CYCLE) < 168), frame.filter(pl.col(CYCLE) >= 168))
+    assert lines.filter(pl.col("psi") > pl.col("limit"))[CYCLE].n_unique() >= 3
+    assert not lines["drifted"].any()
 
 
 def test_an_alarm_without_a_shift_is_as_rare_as_the_rule_says():
     """500 cycles at a rate of 0.1 %: in the mean every second time there is one; more than three have a chance of 0.2 %."""
     alarms = 0
     for seed in range(10):
-        made = cycles(0, 130, 60, seed)
-        cut = FIRST + timedelta(weeks=80)
-        found = drift(made.filter(pl.col(CYCLE) < cut), made.filter(pl.col(CYCLE) >= cut))
-        alarms += found.filter("drifted")[CYCLE].n_unique()
+        frame = cycles(0, 130, 60, seed)
+        boundary = FIRST + timedelta(weeks=80)
+        lines = drift(frame.filter(pl.col(CYCLE) < boundary), frame.filter(pl.col(CYCLE) >= boundary))
+        alarms += lines.filter("drifted")[CYCLE].n_unique()
     assert alarms <= 3
 
 
 def test_of_independent_normal_rows_the_textbook_s_limit_would_alarm_for_nothing_and_this_one_does_not():
     rng = np.random.default_rng(5)
     rows = pl.DataFrame({CYCLE: np.repeat(np.arange(160), 25), "x": rng.normal(0, 1, 160 * 25)})
-    found = drift(rows.filter(pl.col(CYCLE) < 80), rows.filter(pl.col(CYCLE) >= 80), Rule(bins=10))
-    assert (found["psi"] > 0.1).mean() > 0.1
-    assert found["drifted"].sum() == 0
+    lines = drift(rows.filter(pl.col(CYCLE) < 80), rows.filter(pl.col(CYCLE) >= 80), Rule(bins=10))
+    assert (lines["psi"] > 0.1).mean() > 0.1
+    assert lines["drifted"].sum() == 0
 
 
 def test_a_row_without_a_value_by_nature_does_not_count_and_a_missing_one_does():
@@ -129,11 +129,11 @@ def test_what_is_told_beside_the_index_follows_its_definition():
         {CYCLE: np.repeat(np.arange(20), 4), "x": np.tile([1.0, 2.0, 3.0, 4.0], 20), "k": ["a", "b"] * 40}
     )
     now = pl.DataFrame({CYCLE: [20] * 4, "x": [3.0, 4.0, 5.0, 6.0], "k": ["a", "a", "c", "c"]})
-    found = {row["feature"]: row for row in drift(before, now).iter_rows(named=True)}
-    assert (found["x"]["distance"], found["x"]["unseen"]) == (0.5, 0.5)
-    assert (found["x"]["mean_before"], found["x"]["mean_now"]) == (2.5, 4.5)
-    assert (found["k"]["distance"], found["k"]["unseen"]) == (0.5, 0.5)
-    assert found["k"]["mean_now"] is None
+    lines = {row["feature"]: row for row in drift(before, now).iter_rows(named=True)}
+    assert (lines["x"]["distance"], lines["x"]["unseen"]) == (0.5, 0.5)
+    assert (lines["x"]["mean_before"], lines["x"]["mean_now"]) == (2.5, 4.5)
+    assert (lines["k"]["distance"], lines["k"]["unseen"]) == (0.5, 0.5)
+    assert lines["k"]["mean_now"] is None
 
 
 @given(
@@ -141,14 +141,14 @@ def test_what_is_told_beside_the_index_follows_its_definition():
 )
 def test_the_distance_of_numbers_is_that_of_kolmogorov_and_smirnov(a, b):
     before = pl.DataFrame({CYCLE: [0] * len(a), "x": a})
-    found = drift(before, pl.DataFrame({CYCLE: [1] * len(b), "x": b}))
-    assert first(found)["distance"] == pytest.approx(ks_2samp(a, b, method="asymp").statistic)
+    lines = drift(before, pl.DataFrame({CYCLE: [1] * len(b), "x": b}))
+    assert first(lines)["distance"] == pytest.approx(ks_2samp(a, b, method="asymp").statistic)
 
 
 def test_with_too_few_cycles_nothing_is_an_alarm_and_no_limit_is_told():
-    found = drift(cycles(0, 11, 60, 1), cycles(11, 1, 60, 1, level=9.0))
-    assert found["limit"].null_count() == found.height
-    assert not found["drifted"].any()
+    lines = drift(cycles(0, 11, 60, 1), cycles(11, 1, 60, 1, level=9.0))
+    assert lines["limit"].null_count() == lines.height
+    assert not lines["drifted"].any()
 
 
 def test_features_that_are_empty_or_constant_or_only_on_one_side_do_no_harm():
@@ -159,9 +159,9 @@ def test_features_that_are_empty_or_constant_or_only_on_one_side_do_no_harm():
     now = pl.DataFrame(
         {CYCLE: [20], "a": [1.0], "b": [2.0], "d": [1.0], "n": [None]}, schema_overrides={"n": pl.Float64}
     )
-    found = drift(before, now)
-    assert set(found["feature"]) == {"a", "b", "n"}
-    assert not found["drifted"].any()
+    lines = drift(before, now)
+    assert set(lines["feature"]) == {"a", "b", "n"}
+    assert not lines["drifted"].any()
 
 
 def test_the_order_of_rows_changes_nothing():

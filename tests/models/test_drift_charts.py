@@ -25,8 +25,8 @@ def lines(weeks=3, drifted=(), limit=0.2, features=("price", "units")):
     return pl.DataFrame(rows, schema={"as_of": pl.Date, "kind": pl.String, **SCHEMA})
 
 
-def parts(kind, found):
-    return [part for section in found for part in section.parts if isinstance(part, kind)]
+def parts(kind, page_sections):
+    return [part for section in page_sections for part in section.parts if isinstance(part, kind)]
 
 
 def test_a_page_without_a_comparison_has_no_section():
@@ -34,13 +34,13 @@ def test_a_page_without_a_comparison_has_no_section():
 
 
 def test_what_has_moved_is_named_and_drawn_first_above_the_line():
-    found = sections(lines(drifted=["units"]))
-    assert [section.title for section in found] == ["Drift"]
-    assert "Different from the training: **units**." in parts(page.Text, found)[0].markdown
-    first = parts(page.Chart, found)[0].figure["data"][0]
+    drift_sections = sections(lines(drifted=["units"]))
+    assert [section.title for section in drift_sections] == ["Drift"]
+    assert "Different from the training: **units**." in parts(page.Text, drift_sections)[0].markdown
+    first = parts(page.Chart, drift_sections)[0].figure["data"][0]
     assert first["name"] == "units"
     assert first["y"] == [0.5, 0.5, 2.5]
-    grid = parts(page.Grid, found)[0]
+    grid = parts(page.Grid, drift_sections)[0]
     assert grid.frame["Feature"].to_list() == ["units", "price"]
     assert grid.caption == "As of 2024-01-15, against the bundle's training."
 
@@ -55,10 +55,10 @@ def test_a_first_excess_is_told_as_no_alarm_yet():
 
 
 def test_without_a_limit_there_is_a_table_and_no_chart():
-    found = sections(lines(limit=None))
-    assert "too few cycles" in parts(page.Text, found)[0].markdown
-    assert parts(page.Chart, found) == []
-    assert len(parts(page.Grid, found)) == 1
+    drift_sections = sections(lines(limit=None))
+    assert "too few cycles" in parts(page.Text, drift_sections)[0].markdown
+    assert parts(page.Chart, drift_sections) == []
+    assert len(parts(page.Grid, drift_sections)) == 1
 
 
 def test_only_the_newest_cycles_are_drawn():
@@ -68,5 +68,5 @@ def test_only_the_newest_cycles_are_drawn():
 
 def test_more_features_than_are_named_are_counted():
     names = ["a", "b", "c", "d", "e"]
-    told = parts(page.Text, sections(lines(drifted=names, features=names)))[0].markdown
-    assert "**a**, **b**, **c** and 2 more" in told
+    text = parts(page.Text, sections(lines(drifted=names, features=names)))[0].markdown
+    assert "**a**, **b**, **c** and 2 more" in text

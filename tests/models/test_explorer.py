@@ -27,8 +27,8 @@ def frame(values: dict[tuple[str, str], list[float | None]], shard: bool = False
         if value is not None
     ]
     schema = {"sku": pl.String, "store": pl.String, "week": pl.Date, "value": pl.Float64}
-    made = pl.DataFrame(rows, schema=schema, orient="row").lazy()
-    return made.with_columns(pl.col("sku").str.len_bytes().cast(pl.Int64).alias("shard")) if shard else made
+    table = pl.DataFrame(rows, schema=schema, orient="row").lazy()
+    return table.with_columns(pl.col("sku").str.len_bytes().cast(pl.Int64).alias("shard")) if shard else table
 
 
 def explorer(*tracks: pl.LazyFrame) -> Explorer:
@@ -57,10 +57,10 @@ def test_a_value_is_off_by_at_most_half_a_step_and_a_missing_one_stays_missing(
 def test_steps_are_as_fine_as_promised(values: np.ndarray) -> None:
     _, _, step = quantise(values, COARSE)
     for one, size in zip(values, step, strict=True):
-        known = one[np.isfinite(one)]
-        whole = known.size == 0 or (known == np.rint(known)).all()
-        span = np.ptp(known) if known.size else 0.0
-        span = span or np.abs(known).max(initial=0.0)
+        finite = one[np.isfinite(one)]
+        whole = finite.size == 0 or (finite == np.rint(finite)).all()
+        span = np.ptp(finite) if finite.size else 0.0
+        span = span or np.abs(finite).max(initial=0.0)
         assert size <= max(span / COARSE * 2.5 * (1 + 1e-9), 1.0 if whole else 0.0) or span == 0
 
 
@@ -68,9 +68,9 @@ def test_steps_are_as_fine_as_promised(values: np.ndarray) -> None:
 def test_the_order_of_values_survives(values: np.ndarray) -> None:
     codes, _, _ = quantise(values, COARSE)
     for value, code in zip(values.reshape(len(values), -1), codes.reshape(len(values), -1), strict=True):
-        known = np.isfinite(value)
-        ordered = np.argsort(value[known], kind="stable")
-        assert (np.diff(code[known][ordered].astype(int)) >= 0).all()
+        finite = np.isfinite(value)
+        order = np.argsort(value[finite], kind="stable")
+        assert (np.diff(code[finite][order].astype(int)) >= 0).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, -3.0, 0.1, 1e-9, 1e12, 123456.789])
@@ -82,8 +82,8 @@ def test_a_constant_series_is_exact_to_a_thousandth(value: float) -> None:
 def test_whole_numbers_are_exact() -> None:
     line = [0.0, 3.0, 999.0, None, 12.0]
     packed = pack(explorer(frame({("A", "1"): line})))
-    found = values_of(packed, key("A", "1"), 0)[0]
-    assert [None if np.isnan(v) else v for v in found] == [0.0, 3.0, 999.0, 12.0]
+    values = values_of(packed, key("A", "1"), 0)[0]
+    assert [None if np.isnan(v) else v for v in values] == [0.0, 3.0, 999.0, 12.0]
 
 
 def test_a_week_that_only_one_key_has_is_missing_for_the_other() -> None:

@@ -56,18 +56,18 @@ def test_trees_of_lightgbm_part_rows_as_natively_also_on_a_threshold_and_where_a
     X[rng.random(X.shape) < missing] = np.nan
     y = np.nan_to_num(X).sum(axis=1)
     booster = lgb.train({"verbose": -1, "max_bin": 500, "num_leaves": 60}, lgb.Dataset(X, y), 30)
-    made = Builder()
-    value = made.boosted("features", booster.model_to_string())
+    builder = Builder()
+    value = builder.boosted("features", booster.model_to_string())
     port = Port("features", "float", tuple("abcd"), "")
-    graph = made.graph("trees", [port], [(value, Port("score", "double", ("score",), ""))])
+    graph = builder.graph("trees", [port], [(value, Port("score", "double", ("score",), ""))])
     nodes = booster.trees_to_dataframe().dropna(subset=["threshold"])
     thresholds = single(nodes["threshold"].to_numpy(dtype=float))
     size = np.abs(thresholds)
     edges = np.repeat(thresholds[(size > 1e-30) & (size < 1e30)][:, None], 4, axis=1)
     edges = np.concatenate([edges, np.nextafter(edges, np.float32(np.inf))])
     for values in (X, rows(1, 4), edges, np.full((1, 4), np.nan, np.float32)):
-        found = run(graph, features=values)[0][:, 0]
-        np.testing.assert_allclose(found, booster.predict(values), rtol=0, atol=2e-5)
+        scores = run(graph, features=values)[0][:, 0]
+        np.testing.assert_allclose(scores, booster.predict(values), rtol=0, atol=2e-5)
 
 
 def test_a_single_precision_threshold_parts_the_same_single_precision_numbers():
@@ -115,15 +115,15 @@ def test_quantiles_of_a_graph_are_those_of_the_ensemble(quantiles):
     graphs = {graph.name: graph for graph in sales.interchange(quantiles).graphs}
     for name, ensemble in (("pooled", quantiles.with_plan), ("pooled_no_plan", quantiles.without_plan)):
         values = rows(7, len(ensemble.features))
-        found, _ = run(
+        outputs, _ = run(
             graphs[name], features=values, level=np.ones((len(values), 1)), offsets=np.zeros((len(values), 5))
         )
-        np.testing.assert_allclose(found, ensemble.predict(values, 1), rtol=0, atol=TREES_DIFFER_BY)
+        np.testing.assert_allclose(outputs, ensemble.predict(values, 1), rtol=0, atol=TREES_DIFFER_BY)
         assert graphs[name].inputs[0].columns == ensemble.features
 
 
 def test_units_of_a_graph_with_the_offsets_looked_up_are_those_that_are_published(quantiles):
-    found = sales.interchange(quantiles)
+    export = sales.interchange(quantiles)
     values = rows(8, 6, 600)
     rng = np.random.default_rng(5)
     about = pl.DataFrame(
@@ -136,15 +136,15 @@ def test_units_of_a_graph_with_the_offsets_looked_up_are_those_that_are_publishe
     )
     features = pl.DataFrame(values, schema=[f"f:{name}" for name in quantiles.with_plan.features])
     native = sales.estimate(quantiles, about.hstack(features))
-    for graph in found.graphs:
+    for graph in export.graphs:
         at = np.flatnonzero((native["rung"] == graph.name).to_numpy())
         width = len(graph.inputs[0].columns)
-        chosen = about[at]
+        selection = about[at]
         offsets = [
-            offset_of(found.facts["calibration"], graph.name, row["kind"], (row["step"] - 1) * 3 // 12)
-            for row in chosen.iter_rows(named=True)
+            offset_of(export.facts["calibration"], graph.name, row["kind"], (row["step"] - 1) * 3 // 12)
+            for row in selection.iter_rows(named=True)
         ]
-        level = chosen["level"].to_numpy()[:, None]
+        level = selection["level"].to_numpy()[:, None]
         _, units = run(graph, features=values[at, :width], level=level, offsets=np.array(offsets))
         expected = native[at].select(quantiles.columns).to_numpy()
         np.testing.assert_allclose(units, expected, rtol=UNITS_DIFFER_BY, atol=UNITS_DIFFER_BY)
@@ -152,9 +152,9 @@ def test_units_of_a_graph_with_the_offsets_looked_up_are_those_that_are_publishe
 
 def offset_of(calibration: list[dict], rung: str, kind: str, third: int) -> list[float]:
     """The most particular line that fits."""
-    for wanted in ((rung, kind, third), (rung, kind, None), (rung, None, None), (None, None, None)):
+    for target in ((rung, kind, third), (rung, kind, None), (rung, None, None), (None, None, None)):
         for line in calibration:
-            if (line["rung"], line["kind"], line["steps"]) == wanted:
+            if (line["rung"], line["kind"], line["steps"]) == target:
                 return [line[f"offset{i}"] for i in range(5)]
     return [0.0] * 5
 
@@ -169,27 +169,27 @@ def test_probabilities_of_the_graph_are_those_of_the_bundle(estimator):
     options = Options(estimator=estimator)
     width = len(feature_list(WORDS, options))
     X, failed = problem(1500, 4, width)
-    fitted = Learner(X, np.ones(len(X)), options).fit(failed, trees=30).estimator
-    said = fitted.predict(X)
+    classifier = Learner(X, np.ones(len(X)), options).fit(failed, trees=30).estimator
+    raw = classifier.predict(X)
     model = Risks(
         WORDS,
         options,
         (
-            Risk("pump", 24, MODEL, 0.1, None, fitted, isotonic(said, failed)),
-            Risk("pump", 168, MODEL, 0.1, None, fitted, platt(said, ~failed)),
-            Risk("belt", 24, MODEL, 0.1, None, fitted, IDENTITY),
+            Risk("pump", 24, MODEL, 0.1, None, classifier, isotonic(raw, failed)),
+            Risk("pump", 168, MODEL, 0.1, None, classifier, platt(raw, ~failed)),
+            Risk("belt", 24, MODEL, 0.1, None, classifier, IDENTITY),
             Risk("belt", 168, BASE_RATE, 0.2, "too few"),
             Risk("valve", 24, NO_MODEL, 0.0, "never"),
-            Risk("motor", 24, MODEL, 0.1, None, fitted, {"kind": "isotonic", "from": [0.3], "to": [0.4]}),
+            Risk("motor", 24, MODEL, 0.1, None, classifier, {"kind": "isotonic", "from": [0.3], "to": [0.4]}),
         ),
     )
     (graph,) = machines.interchange(model).graphs
     values = np.concatenate([problem(3000, 9, width)[0], X, np.full((1, width), np.nan, np.float32)])
-    (found,) = run(graph, features=values)
+    (probabilities,) = run(graph, features=values)
     frame = pl.DataFrame(values, schema=list(graph.inputs[0].columns)).with_columns(machine_id=pl.lit("m"))
     native = machines.estimate(model, frame)
     columns = list(graph.outputs[0].columns)
     assert native.columns == ["machine_id", *columns]
     assert native["valve_24h"].is_null().all()
     expected = native.select(columns).to_numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=PROBABILITIES_DIFFER_BY)
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=PROBABILITIES_DIFFER_BY)

@@ -17,11 +17,11 @@ ROWS[:, 2] = RANDOM.integers(0, 40, 400)
 TARGET = ROWS[:, 0] + 3 * (ROWS[:, 2] % 3 == 0)
 
 
-def trained(**given) -> str:
+def trained(**overrides) -> str:
     parameters = {"objective": "quantile", "verbosity": -1, "num_leaves": 6, "num_threads": 1, "seed": 1}
     data = lgb.Dataset(ROWS, TARGET, categorical_feature=[2], params={"verbosity": -1})
     return lgb.train(
-        {**parameters, "min_data_in_leaf": 5, "min_data_per_group": 5, "cat_smooth": 1, **given}, data, 3
+        {**parameters, "min_data_in_leaf": 5, "min_data_per_group": 5, "cat_smooth": 1, **overrides}, data, 3
     ).model_to_string()
 
 
@@ -40,8 +40,8 @@ def with_line(name: str, change, text: str = FREE) -> str:
 )
 def test_a_text_that_lightgbm_wrote_is_the_same_model(text):
     assert "num_cat=1" in TEXT
-    wanted = lgb.Booster(model_str=text).predict(ROWS, num_threads=1)
-    assert booster_of(text).predict(ROWS, num_threads=1).tolist() == wanted.tolist()
+    expected = lgb.Booster(model_str=text).predict(ROWS, num_threads=1)
+    assert booster_of(text).predict(ROWS, num_threads=1).tolist() == expected.tolist()
 
 
 def first(value):

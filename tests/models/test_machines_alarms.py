@@ -14,7 +14,7 @@ from models.machines.scoring import RISKS
 START = datetime(2024, 3, 1, tzinfo=UTC)
 
 
-def risks(at: datetime, told: dict[tuple[str, str], float | None], **columns: Any) -> pl.DataFrame:
+def risks(at: datetime, probabilities: dict[tuple[str, str], float | None], **columns: Any) -> pl.DataFrame:
     """Published rows with a threshold of 0.2, from the probability of each machine and component."""
     rows = [
         {
@@ -22,7 +22,7 @@ def risks(at: datetime, told: dict[tuple[str, str], float | None], **columns: An
             "above_threshold": None if p is None else p >= 0.2, "threshold": 0.2, "rung": "model", "reasons": "",
             "rank": 1, **columns,
         }
-        for (machine, component), p in told.items()
+        for (machine, component), p in probabilities.items()
     ]  # fmt: skip
     return pl.DataFrame(rows, schema=RISKS)
 
@@ -69,18 +69,18 @@ def test_work_closes_an_alarm_and_what_follows_is_a_new_one():
 
 
 def test_the_most_worthwhile_are_opened_as_far_as_inspections_of_a_day_go_and_the_others_wait():
-    told = {("a", "fan"): 0.3, ("b", "fan"): 0.9, ("c", "fan"): 0.5, ("d", "fan"): 0.1}
+    probabilities = {("a", "fan"): 0.3, ("b", "fan"): 0.9, ("c", "fan"): 0.5, ("d", "fan"): 0.1}
     options = Options(inspections_per_day=1)
-    first = alarms.alarms(risks(START, told), None, START, options)
+    first = alarms.alarms(risks(START, probabilities), None, START, options)
     assert dict(first.select("machine_id", "state").iter_rows()) == {
         "a": "waits",
         "b": "opened",
         "c": "waits",
     }
     half, next_day = START + timedelta(hours=12), START + timedelta(hours=24)
-    second = alarms.alarms(risks(half, told), first, half, options)
+    second = alarms.alarms(risks(half, probabilities), first, half, options)
     assert second["state"].to_list() == ["waits", "goes on", "waits"]
-    third = alarms.alarms(risks(next_day, told), second, next_day, options)
+    third = alarms.alarms(risks(next_day, probabilities), second, next_day, options)
     assert third["state"].to_list() == ["waits", "goes on", "opened"]
 
 
@@ -99,9 +99,9 @@ def test_a_second_run_tells_only_of_what_is_new():
     first, second = START, START + timedelta(hours=12)
     one = risks(first, {("a", "fan"): 0.3, ("a", "pump"): 0.1, ("b", "fan"): 0.1})
     two = risks(second, {("a", "fan"): 0.4, ("a", "pump"): 0.5, ("b", "fan"): 0.1})
-    opened = MACHINES.derive(one.lazy(), {}, {}, first, {})
-    earlier = {"alarms": opened["alarms"].with_columns(as_of=pl.lit(first)).lazy()}
+    first_alarms = MACHINES.derive(one.lazy(), {}, {}, first, {})
+    earlier = {"alarms": first_alarms["alarms"].with_columns(as_of=pl.lit(first)).lazy()}
     then = MACHINES.derive(two.lazy(), earlier, {}, second, {})
     (event,) = MACHINES.events(two.lazy(), then, second, {})
     assert [risk["component"] for risk in event.payload["risks"]] == ["pump"]
-    assert len(MACHINES.events(one.lazy(), opened, first, {})) == 1
+    assert len(MACHINES.events(one.lazy(), first_alarms, first, {})) == 1

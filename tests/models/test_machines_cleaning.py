@@ -33,8 +33,8 @@ def test_a_date_is_its_midnight_whatever_its_type():
     midnight = datetime(2024, 2, 29, tzinfo=UTC)
     for time in (["2024-02-29"], [" 2024-02-29 "], [date(2024, 2, 29)]):
         raw = pl.DataFrame({ROW: [1], "machine_id": ["a"], "time": time, "component": ["pump"]})
-        found = TABLES["failures"].accept(raw.with_columns(pl.col(ROW).cast(pl.UInt32)), {"timezone": "UTC"})
-        assert found.good["time"].to_list() == [midnight]
+        result = TABLES["failures"].accept(raw.with_columns(pl.col(ROW).cast(pl.UInt32)), {"timezone": "UTC"})
+        assert result.good["time"].to_list() == [midnight]
 
 
 def test_a_reading_that_is_no_number_is_missing_and_the_others_of_the_row_stay():
@@ -47,6 +47,6 @@ def test_events_that_are_there_twice_do_not_count_where_sources_are_refused():
         table = TABLES[name]
         columns = {c: ["x", "x"] for c in table.schema.column_names() if c != "time"}
         raw = pl.DataFrame({**columns, "time": ["2024-01-01 00:00:00"] * 2}).with_row_index(ROW, offset=1)
-        found = table.accept(raw, {"timezone": "UTC"})
-        assert found.good.height == 1
-        assert set(found.bad["· rule"]) <= set(table.harmless)
+        result = table.accept(raw, {"timezone": "UTC"})
+        assert result.good.height == 1
+        assert set(result.bad["· rule"]) <= set(table.harmless)

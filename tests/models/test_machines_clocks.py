@@ -51,9 +51,9 @@ def test_rows_that_are_more_than_a_few_are_believed():
 def test_telemetry_of_the_future_goes_to_quarantine():
     ahead = datetime.now(UTC) + timedelta(days=400)
     raw = readings([START, ahead], machines=("a",)).with_row_index(ROW, offset=1)
-    found = TABLES["telemetry"].accept(raw, {"timezone": "UTC"})
-    assert found.good["time"].to_list() == [START]
-    assert found.bad.select(ROW, RULE).rows() == [(2, "time|in_future")]
+    result = TABLES["telemetry"].accept(raw, {"timezone": "UTC"})
+    assert result.good["time"].to_list() == [START]
+    assert result.bad.select(ROW, RULE).rows() == [(2, "time|in_future")]
 
 
 @pytest.mark.parametrize("hours", [1 / 6, 1.0, 6.0, 24.0])

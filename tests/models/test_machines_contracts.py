@@ -65,10 +65,10 @@ def test_a_flag_beside_each_reading_is_no_component(zero):
 
 def test_simulated_tables_keep_their_contracts(fleet):
     for name, table in TABLES.items():
-        found = accepted(name, fleet[name])
-        assert found.bad.is_empty(), name
-        assert found.good.sort(table.unique).equals(
-            fleet[name].sort(table.unique).select(found.good.columns)
+        result = accepted(name, fleet[name])
+        assert result.bad.is_empty(), name
+        assert result.good.sort(table.unique).equals(
+            fleet[name].sort(table.unique).select(result.good.columns)
         ), name
 
 
@@ -76,9 +76,9 @@ def test_rows_without_machine_without_time_or_with_an_age_below_0_break_the_cont
     wrong = fleet["machines"].with_columns(
         pl.Series("age_years", [-1.0, 3.0, None]), pl.Series("machine_id", ["a", "", "c"])
     )
-    found = accepted("machines", wrong)
-    assert found.good["machine_id"].to_list() == ["c"]
-    assert set(found.bad[RULE]) == {"age_years|min", "machine_id|min_length"}
+    result = accepted("machines", wrong)
+    assert result.good["machine_id"].to_list() == ["c"]
+    assert set(result.bad[RULE]) == {"age_years|min", "machine_id|min_length"}
     without = fleet["telemetry"].head(2).with_columns(pl.lit(None, WHEN).alias("time"))
     assert accepted("telemetry", without).good.is_empty()
 
@@ -90,10 +90,10 @@ def test_telemetry_without_a_sensor_is_an_error_that_says_so(fleet):
 
 
 def test_telemetry_whose_times_mark_the_start_is_stored_with_the_end(fleet):
-    begun = fleet["telemetry"].with_columns(pl.col("time") - HOUR)
-    found = accepted("telemetry", begun, telemetry_marks="start")
-    assert found.good.equals(accepted("telemetry", fleet["telemetry"]).good)
-    alone = begun.unique("machine_id", keep="first", maintain_order=True)
+    at_start = fleet["telemetry"].with_columns(pl.col("time") - HOUR)
+    result = accepted("telemetry", at_start, telemetry_marks="start")
+    assert result.good.equals(accepted("telemetry", fleet["telemetry"]).good)
+    alone = at_start.unique("machine_id", keep="first", maintain_order=True)
     with pytest.raises(ContractError, match="--telemetry-hours"):
         accepted("telemetry", alone, telemetry_marks="start")
     told_so = accepted("telemetry", alone, telemetry_marks="start", telemetry_hours=1)
@@ -117,8 +117,8 @@ def test_sensors_are_the_numeric_columns_that_are_not_part_of_the_row_s_identity
 @pytest.mark.parametrize("hours", [1, 24, 1 / 6])
 def test_the_interval_is_the_commonest_distance_in_spite_of_gaps(hours):
     at = np.arange(60) * hours
-    kept = np.delete(at, [5, 6, 17, 40])
-    several = pl.concat([telemetry(*kept, machine=f"m{i}") for i in range(30)])
+    remaining = np.delete(at, [5, 6, 17, 40])
+    several = pl.concat([telemetry(*remaining, machine=f"m{i}") for i in range(30)])
     assert interval_hours(several) == pytest.approx(hours)
 
 
@@ -129,9 +129,9 @@ def test_one_row_of_telemetry_has_no_interval():
 
 def test_what_is_known_ends_at_as_of_included_and_tables_without_time_are_whole(fleet):
     lazy = {name: frame.lazy() for name, frame in fleet.items()}
-    seen = known(lazy, START + 24 * HOUR)
-    assert seen["telemetry"].collect()["time"].max() == START + 24 * HOUR
-    assert seen["machines"].collect().equals(fleet["machines"])
+    tables = known(lazy, START + 24 * HOUR)
+    assert tables["telemetry"].collect()["time"].max() == START + 24 * HOUR
+    assert tables["machines"].collect().equals(fleet["machines"])
 
 
 def test_a_label_at_the_start_becomes_one_at_the_end():
@@ -144,18 +144,18 @@ def test_a_label_at_the_start_becomes_one_at_the_end():
 def test_machines_that_the_table_of_machines_lacks_are_found_in_every_table(fleet):
     tables = {name: frame.lazy() for name, frame in fleet.items()}
     tables["machines"] = tables["machines"].filter(pl.col("machine_id") != "M00001")
-    found = unknown_machines(tables)
-    assert set(found["machine_id"]) == {"M00001"}
-    assert {"telemetry", "maintenance"} <= set(found["table"])
+    lines = unknown_machines(tables)
+    assert set(lines["machine_id"]) == {"M00001"}
+    assert {"telemetry", "maintenance"} <= set(lines["table"])
     counts = fleet["telemetry"].filter(machine_id="M00001").height
-    assert found.filter(table="telemetry")["count"].item() == counts
+    assert lines.filter(table="telemetry")["count"].item() == counts
 
 
 def test_a_failure_is_without_maintenance_record_when_no_replacement_of_it_follows_in_time():
     failed = events(("m", 10, "pump"), ("m", 50, "pump"), ("m", 90, "gear"), ("n", 10, "pump"))
     replaced = events(("m", 13, "pump"), ("m", 75, "pump"), ("m", 90, "gear"), ("m", 11, "gear"))
-    found = failures_without_maintenance(failed, replaced)
-    assert sorted(found.select("machine_id", "detail").iter_rows()) == [
+    lines = failures_without_maintenance(failed, replaced)
+    assert sorted(lines.select("machine_id", "detail").iter_rows()) == [
         ("m", "pump, first 2024-03-03 02:00"),
         ("n", "pump, first 2024-03-01 10:00"),
     ]
@@ -163,13 +163,13 @@ def test_a_failure_is_without_maintenance_record_when_no_replacement_of_it_follo
 
 def test_duplicate_timestamps_are_found_per_machine():
     twice = pl.concat([telemetry(1, 2, 3), telemetry(2, 3, 3), telemetry(2, machine="n")])
-    found = duplicate_timestamps(twice)
-    assert found.select("machine_id", "count").rows() == [("m", 3)]
+    lines = duplicate_timestamps(twice)
+    assert lines.select("machine_id", "count").rows() == [("m", 3)]
 
 
 def test_gaps_and_clock_changes_make_the_interval_uneven():
-    found = uneven_interval(pl.concat([telemetry(*range(10)), telemetry(0, 1, 2, 4, 5, 9, machine="n")]))
-    assert found.select("machine_id", "count", "detail").rows() == [
+    lines = uneven_interval(pl.concat([telemetry(*range(10)), telemetry(0, 1, 2, 4, 5, 9, machine="n")]))
+    assert lines.select("machine_id", "count", "detail").rows() == [
         ("n", 2, "usually 60 minutes, once up to 240")
     ]
 
@@ -180,8 +180,8 @@ def test_sensors_that_are_constant_or_missing_for_weeks_are_found_but_for_those_
     )
     never = pl.lit(None, pl.Float64).alias("never")
     history = pl.concat([telemetry(0, a=[1.0], b=[5.0], c=[1.0]), frame], how="diagonal").with_columns(never)
-    found = pl.concat(silent_sensors(frame.with_columns(never), 14, history))
-    assert found.select("finding", "detail").rows() == [
+    lines = pl.concat(silent_sensors(frame.with_columns(never), 14, history))
+    assert lines.select("finding", "detail").rows() == [
         ("constant sensor", "b: one value in 14 days"),
         ("missing sensor", "c: no reading in 14 days"),
     ]
@@ -199,9 +199,9 @@ def test_a_healthy_fleet_has_no_findings_and_every_finding_has_an_effect(fleet):
         "telemetry": tables["telemetry"].with_columns(pl.lit(3.0).alias("volt")),
         "maintenance": tables["maintenance"].head(0),
     }
-    found = findings(broken, START + timedelta(days=20))
-    assert dict(found.schema) == FINDINGS
-    lines = told(found)
+    lines_of_findings = findings(broken, START + timedelta(days=20))
+    assert dict(lines_of_findings.schema) == FINDINGS
+    lines = told(lines_of_findings)
     assert {"unknown machine", "no telemetry", "constant sensor"} <= set(lines["finding"])
     assert set(lines["finding"]) <= set(EFFECTS)
     assert set(lines["effect"]) <= set(EFFECTS.values())

@@ -48,16 +48,16 @@ def through_parquet(frame: pl.DataFrame) -> pl.DataFrame:
 def test_trees_from_their_frame_score_as_sklearn_does(trees, depth):
     X, failed = problem()
     if trees == 1:
-        fitted = DecisionTreeClassifier(max_depth=depth, random_state=0).fit(X, failed)
-        ours = Trees.of_sklearn([fitted])
+        model = DecisionTreeClassifier(max_depth=depth, random_state=0).fit(X, failed)
+        ours = Trees.of_sklearn([model])
     else:
-        fitted = RandomForestClassifier(trees, max_depth=depth, random_state=0).fit(X, failed)
-        ours = Trees.of_sklearn(fitted.estimators_)
+        model = RandomForestClassifier(trees, max_depth=depth, random_state=0).fit(X, failed)
+        ours = Trees.of_sklearn(model.estimators_)
     again = Trees.of_frame(through_parquet(ours.to_frame()))
     fresh, _ = problem(500, seed=9)
     edges = np.concatenate([fresh, np.repeat(again.threshold[:9, None], 9, axis=1).astype(np.float32)])
     edges = np.concatenate([edges, np.full((1, 9), np.nan, dtype=np.float32)])
-    np.testing.assert_allclose(again.predict(edges), fitted.predict_proba(edges)[:, 1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(again.predict(edges), model.predict_proba(edges)[:, 1], rtol=0, atol=1e-12)
 
 
 def test_a_row_s_score_does_not_depend_on_the_rows_beside_it(monkeypatch):
@@ -74,25 +74,25 @@ def test_contributions_of_trees_are_the_steps_on_the_path_and_add_up_to_the_scor
     X, failed = problem(300)
     forest = RandomForestClassifier(7, max_depth=4, random_state=1).fit(X, failed)
     ours = Trees.of_sklearn(forest.estimators_)
-    found = ours.contributions(X)
-    np.testing.assert_allclose(found.sum(axis=1), ours.predict(X), atol=1e-12)
+    contributions = ours.contributions(X)
+    np.testing.assert_allclose(contributions.sum(axis=1), ours.predict(X), atol=1e-12)
     for row in (0, 17, 123):
-        wanted = np.zeros(X.shape[1] + 1)
-        for fitted in forest.estimators_:
-            tree = fitted.tree_
-            path = fitted.decision_path(X[row : row + 1]).indices
+        by_hand = np.zeros(X.shape[1] + 1)
+        for tree_of_forest in forest.estimators_:
+            tree = tree_of_forest.tree_
+            path = tree_of_forest.decision_path(X[row : row + 1]).indices
             share = tree.value[:, 0, 1] / tree.value[:, 0, :].sum(axis=1)
-            wanted[-1] += share[0]
+            by_hand[-1] += share[0]
             for here, then in pairwise(path):
-                wanted[tree.feature[here]] += share[then] - share[here]
-        np.testing.assert_allclose(found[row], wanted / 7, atol=1e-12)
+                by_hand[tree.feature[here]] += share[then] - share[here]
+        np.testing.assert_allclose(contributions[row], by_hand / 7, atol=1e-12)
 
 
 def test_a_tree_of_one_class_says_that_class():
     X, _ = problem(50)
     for value in (True, False):
-        fitted = DecisionTreeClassifier().fit(X, np.full(50, value))
-        assert set(Trees.of_sklearn([fitted]).predict(X)) == {float(value)}
+        tree = DecisionTreeClassifier().fit(X, np.full(50, value))
+        assert set(Trees.of_sklearn([tree]).predict(X)) == {float(value)}
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -103,10 +103,14 @@ def test_an_estimator_loaded_from_its_file_says_the_same(estimator):
     file = fitted.file()
     again = estimators.load(through_parquet(file) if isinstance(file, pl.DataFrame) else file, threads=1)
     assert np.array_equal(fitted.predict(X), again.predict(X))
-    added = again.contributions(X)
-    total = added.sum(axis=1)
-    said = again.predict(X)
-    np.testing.assert_allclose(total, np.log(said / (1 - said)) if again.unit == "odds" else said, atol=1e-6)
+    contributions = again.contributions(X)
+    total = contributions.sum(axis=1)
+    probabilities = again.predict(X)
+    np.testing.assert_allclose(
+        total,
+        np.log(probabilities / (1 - probabilities)) if again.unit == "odds" else probabilities,
+        atol=1e-6,
+    )
     share = fitted.importance(X.shape[1])
     assert share.sum() == pytest.approx(1)
     assert share[:3].sum() > 0.6
@@ -114,18 +118,18 @@ def test_an_estimator_loaded_from_its_file_says_the_same(estimator):
 
 def test_lightgbm_gives_the_same_for_any_number_of_threads_and_whatever_was_fitted_before():
     X, failed = problem(700)
-    judge, judged = problem(400, seed=4)
+    judge, validation = problem(400, seed=4)
     other = np.random.default_rng(0).random(700) < 0.1
     texts = []
     for threads, before in ((1, False), (2, False), (1, True)):
         learner = Learner(X, np.ones(700), Options(threads=threads), judge)
         if before:
-            learner.fit(other, judged)
-        texts.append(learner.fit(failed, judged))
+            learner.fit(other, validation)
+        texts.append(learner.fit(failed, validation))
     assert texts[0].trees == texts[1].trees == texts[2].trees
-    said = [fitted.estimator.predict(judge) for fitted in texts]
-    assert np.array_equal(said[0], said[1])
-    assert np.array_equal(said[0], said[2])
+    predictions = [estimators.estimator.predict(judge) for estimators in texts]
+    assert np.array_equal(predictions[0], predictions[1])
+    assert np.array_equal(predictions[0], predictions[2])
 
 
 @settings(max_examples=20)
@@ -144,11 +148,11 @@ def test_platt_undoes_a_known_distortion(seed, slope, intercept):
 @given(st.integers(0, 1000), st.integers(1, 40))
 def test_calibration_never_falls_and_stays_between_0_and_1(seed, failures):
     rng = np.random.default_rng(seed)
-    said = rng.random(400)
+    raw = rng.random(400)
     failed = np.zeros(400, dtype=bool)
     failed[rng.choice(400, failures, replace=False)] = True
     grid = np.concatenate([[0.0], np.linspace(1e-9, 1, 500)])
-    for how in (platt(said, failed), isotonic(said, failed), calibration(said, failed)):
+    for how in (platt(raw, failed), isotonic(raw, failed), calibration(raw, failed)):
         out = calibrated(grid, how)
         assert (np.diff(out) >= -1e-12).all()
         assert out.min() >= 0
@@ -156,23 +160,21 @@ def test_calibration_never_falls_and_stays_between_0_and_1(seed, failures):
 
 
 def test_a_perfectly_separated_sample_gives_no_certainty_and_one_class_gives_no_calibration():
-    said = np.concatenate([np.full(500, 1e-5), np.full(6, 0.999)])
+    raw = np.concatenate([np.full(500, 1e-5), np.full(6, 0.999)])
     failed = np.arange(506) >= 500
-    out = calibrated(said, platt(said, failed))
+    out = calibrated(raw, platt(raw, failed))
     assert 0.9 < out[-1] < 1
     assert 0 < out[0] < 0.01
     assert (
-        calibration(said, np.zeros(506, dtype=bool))
-        == calibration(said, np.ones(506, dtype=bool))
-        == IDENTITY
+        calibration(raw, np.zeros(506, dtype=bool)) == calibration(raw, np.ones(506, dtype=bool)) == IDENTITY
     )
 
 
 def test_the_threshold_is_where_inspecting_begins_to_cost_less_than_waiting():
-    for missed, needless in ((10.0, 1.0), (1.0, 1.0), (3.0, 500.0)):
-        options = Options(missed_failure_cost=missed, needless_inspection_cost=needless)
+    for cost_of_failure, needless in ((10.0, 1.0), (1.0, 1.0), (3.0, 500.0)):
+        options = Options(missed_failure_cost=cost_of_failure, needless_inspection_cost=needless)
         for p in np.linspace(0, 1, 1001):
-            inspecting, waiting = (1 - p) * needless, p * missed
+            inspecting, waiting = (1 - p) * needless, p * cost_of_failure
             if abs(inspecting - waiting) > 1e-9:
                 assert (p >= options.threshold) == (inspecting < waiting)
 
@@ -180,8 +182,8 @@ def test_the_threshold_is_where_inspecting_begins_to_cost_less_than_waiting():
 hours_of = st.lists(st.tuples(st.integers(0, 400), st.sampled_from("ab")), max_size=12, unique=True)
 
 
-def events(found: list[tuple[int, str]]) -> pl.DataFrame:
-    rows = [("m", component, START + hour * HOUR) for hour, component in found]
+def events(pairs: list[tuple[int, str]]) -> pl.DataFrame:
+    rows = [("m", component, START + hour * HOUR) for hour, component in pairs]
     schema = {"machine_id": pl.String, "component": pl.String, "time": pl.Datetime("us", "UTC")}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
@@ -197,15 +199,20 @@ def test_the_threshold_of_a_week_is_that_of_alarms_that_come_before_those_of_a_d
     rows = days.join_asof(
         failed.select("time", failed_at="time"), on="time", strategy="forward", allow_exact_matches=False
     )
-    left = (pl.col("failed_at") - pl.col("time")).dt.total_hours().fill_null(9999)
+    hours_to_failure = (pl.col("failed_at") - pl.col("time")).dt.total_hours().fill_null(9999)
     rows = rows.with_columns(
-        pl.when(left <= 24).then(0.9).when(left <= 168).then(0.2).otherwise(0.01).alias("probability")
+        pl.when(hours_to_failure <= 24)
+        .then(0.9)
+        .when(hours_to_failure <= 168)
+        .then(0.2)
+        .otherwise(0.01)
+        .alias("probability")
     )
-    missed = [
+    counts_of_misses = [
         {row["threshold"]: row["missed"] for row in costs.bills(rows, failed, 168, lead)}[0.9]
         for lead in (0, 24)
     ]
-    assert missed == [0, 12]
+    assert counts_of_misses == [0, 12]
     assert costs.cheapest(costs.bills(rows, failed, 168, 24), 12, Options()) <= 0.2
 
 
@@ -214,7 +221,7 @@ def test_the_threshold_of_a_week_is_that_of_alarms_that_come_before_those_of_a_d
 def test_a_bill_counts_failures_and_inspections_as_a_loop_does(inspected, failed, horizon, lead):
     own = {"component_costs": (("b", 30.0),)}
     options = Options(missed_failure_cost=7.0, needless_inspection_cost=2.0, **own)
-    found = costs.bill(events(inspected), events(failed), horizon, options, lead)
+    bill = costs.bill(events(inspected), events(failed), horizon, options, lead)
     prevented, needless = set(), 0
     for at, component in inspected:
         following = sorted(h for h, c in failed if c == component and at < h)
@@ -222,22 +229,22 @@ def test_a_bill_counts_failures_and_inspections_as_a_loop_does(inspected, failed
             needless += 1
         elif following[0] > at + lead:
             prevented.add((following[0], component))
-    missed = set(failed) - prevented
-    cost = sum(30.0 if component == "b" else 7.0 for _, component in missed) + 2.0 * needless
-    assert found == costs.Bill(len(prevented), len(missed), needless, cost)
+    unprevented = set(failed) - prevented
+    cost = sum(30.0 if component == "b" else 7.0 for _, component in unprevented) + 2.0 * needless
+    assert bill == costs.Bill(len(prevented), len(unprevented), needless, cost)
 
 
 @settings(max_examples=80)
 @given(hours_of, st.integers(1, 120))
 def test_a_component_that_was_inspected_is_left_alone_for_the_horizon(alarmed, horizon):
-    found = costs.alarms(events(alarmed), horizon)
+    alarms = costs.alarms(events(alarmed), horizon)
     for component in "ab":
-        kept: list[int] = []
+        alarm_hours: list[int] = []
         for at in sorted(h for h, c in alarmed if c == component):
-            if not kept or at >= kept[-1] + horizon:
-                kept.append(at)
-        times = found.filter(component=component)["time"].to_list()
-        assert [(t - START) / HOUR for t in times] == kept
+            if not alarm_hours or at >= alarm_hours[-1] + horizon:
+                alarm_hours.append(at)
+        times = alarms.filter(component=component)["time"].to_list()
+        assert [(t - START) / HOUR for t in times] == alarm_hours
 
 
 @pytest.mark.parametrize(("missed", "needless"), [(10.0, 1.0), (1.0, 5.0), (1e4, 1.0)])
@@ -281,16 +288,16 @@ def test_a_threshold_far_from_the_break_even_probability_needs_many_failures_tha
 
 
 def test_inspecting_everything_every_n_days_begins_at_the_first_row():
-    found = costs.every(events([(3, "a"), (5, "b"), (9, "a")]), START, START + timedelta(days=21), 10)
-    assert found.height == 6
-    assert sorted({(t - START).days for t in found["time"].to_list()}) == [0, 10, 20]
+    inspections = costs.every(events([(3, "a"), (5, "b"), (9, "a")]), START, START + timedelta(days=21), 10)
+    assert inspections.height == 6
+    assert sorted({(t - START).days for t in inspections["time"].to_list()}) == [0, 10, 20]
 
 
 def judged(seed: int, rows: int = 400, pending: int = 0) -> pl.DataFrame:
     rng = np.random.default_rng(seed)
     p = np.round(rng.random(rows) ** 3, 2)
     failed = rng.random(rows) < p
-    unknown = np.arange(rows) < pending
+    is_pending = np.arange(rows) < pending
     return pl.DataFrame(
         {
             "machine_id": "m",
@@ -305,23 +312,23 @@ def judged(seed: int, rows: int = 400, pending: int = 0) -> pl.DataFrame:
             "under_work": False,
             "rung": "model",
         }
-    ).with_columns(pl.when(~pl.Series(unknown)).then("failed").alias("failed"))
+    ).with_columns(pl.when(~pl.Series(is_pending)).then("failed").alias("failed"))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_measures_are_those_of_sklearn_and_of_a_loop(seed):
     rows = judged(seed)
-    found = evaluation.measures(rows, Options())
+    measures = evaluation.measures(rows, Options())
     p, y, alarm = (rows[c].to_numpy() for c in ("probability", "failed", "above_threshold"))
-    assert found["average_precision"] == pytest.approx(average_precision_score(y, p))
-    assert found["f1"] == pytest.approx(f1_score(y, alarm))
-    assert found["brier"] == pytest.approx(brier_score_loss(y, p))
+    assert measures["average_precision"] == pytest.approx(average_precision_score(y, p))
+    assert measures["f1"] == pytest.approx(f1_score(y, alarm))
+    assert measures["brier"] == pytest.approx(brier_score_loss(y, p))
     error = 0.0
     for k in range(10):
         inside = (p >= k / 10) & ((p < (k + 1) / 10) | (k == 9))
         if inside.any():
             error += abs(p[inside].mean() - y[inside].mean()) * inside.mean()
-    assert found["calibration_error"] == pytest.approx(error)
+    assert measures["calibration_error"] == pytest.approx(error)
 
 
 def test_f1_over_the_components_pools_their_rows():
@@ -339,9 +346,9 @@ def test_f1_over_the_components_pools_their_rows():
 
 def test_pending_rows_change_no_measure():
     rows = judged(6, pending=100)
-    told = evaluation.measures(rows, Options())
-    assert told == evaluation.measures(rows.filter(pl.col("failed").is_not_null()), Options())
-    assert told["rows"] == 300
+    measures = evaluation.measures(rows, Options())
+    assert measures == evaluation.measures(rows.filter(pl.col("failed").is_not_null()), Options())
+    assert measures["rows"] == 300
 
 
 def test_rows_without_model_count_against_it():
@@ -349,10 +356,10 @@ def test_rows_without_model_count_against_it():
         pl.when(pl.col("component") == "a").then("probability"),
         pl.when(pl.col("component") == "a").then("above_threshold"),
     )
-    found, all_known = (evaluation.measures(r, Options()) for r in (rows, judged(7)))
-    assert found["recall"] < all_known["recall"]
-    assert found["log_loss"] > all_known["log_loss"]
-    assert found["failing_rows"] == all_known["failing_rows"]
+    measures, all_known = (evaluation.measures(r, Options()) for r in (rows, judged(7)))
+    assert measures["recall"] < all_known["recall"]
+    assert measures["log_loss"] > all_known["log_loss"]
+    assert measures["failing_rows"] == all_known["failing_rows"]
 
 
 def test_lead_time_runs_from_the_first_alarm_within_the_horizon():
@@ -371,11 +378,11 @@ def test_lead_time_runs_from_the_first_alarm_within_the_horizon():
             "rung": "model",
         }
     )
-    found = evaluation.measures(rows, Options())
-    assert (found["failures"], found["warned"], found["lead_hours"]) == (1.0, 1.0, 30.0)
-    assert found["warned_early"] == 1.0
+    measures = evaluation.measures(rows, Options())
+    assert (measures["failures"], measures["warned"], measures["lead_hours"]) == (1.0, 1.0, 30.0)
+    assert measures["warned_early"] == 1.0
     assert evaluation.measures(rows, Options(lead_hours=30))["warned_early"] == 0.0
-    assert found["saved_to_never_low"] == found["saved_to_never"] == found["saved_to_never_high"]
+    assert measures["saved_to_never_low"] == measures["saved_to_never"] == measures["saved_to_never_high"]
 
 
 def test_what_may_happen_in_a_day_may_happen_in_a_week():
@@ -383,8 +390,8 @@ def test_what_may_happen_in_a_day_may_happen_in_a_week():
     week = day.with_columns(
         pl.lit(168, pl.Int32).alias("horizon_hours"), (1 - pl.col("probability")).alias("probability")
     )
-    found = evaluation.coherent(pl.concat([week, day]))
-    both = found.pivot(on="horizon_hours", index=["component", "time"], values="probability")
+    rows = evaluation.coherent(pl.concat([week, day]))
+    both = rows.pivot(on="horizon_hours", index=["component", "time"], values="probability")
     assert (both["168"] >= both["24"]).all()
     assert sorted(both["24"]) == sorted(day["probability"])
 
@@ -403,13 +410,13 @@ def test_reasons_name_what_speaks_for_a_failure_in_words_and_numbers():
     for estimator, unit in (("lightgbm", "odds x "), ("random_forest", "+0.")):
         options = Options(estimator=estimator, threads=1)
         fitted = Learner(X, np.ones(3000), options).fit(failed, trees=30).estimator
-        told = reasons(fitted, X, features)
+        texts = reasons(fitted, X, features)
         for i in np.flatnonzero(failed)[:10]:
-            assert "heat averages 7" in told[i] or "heat averages 6" in told[i]
-            assert "6.5 deviations above its normal" in told[i]
-            assert "E1: 2 in the last 24 h" in told[i]
-            assert unit in told[i]
-            assert len(told[i].split("; ")) <= 3
-        assert not any("6.5 deviations" in told[i] for i in np.flatnonzero(~hot))
+            assert "heat averages 7" in texts[i] or "heat averages 6" in texts[i]
+            assert "6.5 deviations above its normal" in texts[i]
+            assert "E1: 2 in the last 24 h" in texts[i]
+            assert unit in texts[i]
+            assert len(texts[i].split("; ")) <= 3
+        assert not any("6.5 deviations" in texts[i] for i in np.flatnonzero(~hot))
         assert reasons(fitted, X[:0], features) == []
-        assert reasons(fitted, X[5:6], features) == told[5:6]
+        assert reasons(fitted, X[5:6], features) == texts[5:6]

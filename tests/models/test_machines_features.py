@@ -51,7 +51,7 @@ def oracle(
     tables: dict[str, pl.DataFrame], words: Vocabulary, machine: str, at: datetime, options: Options
 ) -> dict[str, float | None]:
     """The features of one machine at one time, by filtering rows and plain numpy."""
-    found: dict[str, float | None] = {}
+    features: dict[str, float | None] = {}
     telemetry = tables["telemetry"].filter(machine_id=machine)
     usable = windows(words.interval_hours, options)
     for sensor in words.sensors:
@@ -59,22 +59,22 @@ def oracle(
         for hours in usable.hours:
             times, values = readings(telemetry, sensor, at - hours * HOUR, at)
             some = len(values) > 0
-            found[f"{sensor}_mean_{hours}h"] = values.mean() if some else None
-            spread = np.std(normal[1], ddof=1) if len(normal[1]) > 1 else 0.0
-            known = some and spread > 1e-6 and len(normal[1]) * words.interval_hours >= 72
-            deviation = (values.mean() - normal[1].mean()) / spread if known else None
-            found[f"{sensor}_deviation_{hours}h"] = deviation
+            features[f"{sensor}_mean_{hours}h"] = values.mean() if some else None
+            deviation_of_normal = np.std(normal[1], ddof=1) if len(normal[1]) > 1 else 0.0
+            comparable = some and deviation_of_normal > 1e-6 and len(normal[1]) * words.interval_hours >= 72
+            deviation = (values.mean() - normal[1].mean()) / deviation_of_normal if comparable else None
+            features[f"{sensor}_deviation_{hours}h"] = deviation
             if hours in usable.spread:
-                found[f"{sensor}_std_{hours}h"] = values.std(ddof=1) if len(values) > 1 else None
-                found[f"{sensor}_min_{hours}h"] = values.min() if some else None
-                found[f"{sensor}_max_{hours}h"] = values.max() if some else None
-                found[f"{sensor}_slope_{hours}h"] = (
+                features[f"{sensor}_std_{hours}h"] = values.std(ddof=1) if len(values) > 1 else None
+                features[f"{sensor}_min_{hours}h"] = values.min() if some else None
+                features[f"{sensor}_max_{hours}h"] = values.max() if some else None
+                features[f"{sensor}_slope_{hours}h"] = (
                     np.polyfit(times, values, 1)[0] if len(values) > 1 else None
                 )
     for error in words.errors:
         log = tables["errors"].filter(machine_id=machine, error=error)["time"].to_list()
         for hours in options.error_windows_hours:
-            found[f"{error}_count_{hours}h"] = float(sum(at - hours * HOUR < t <= at for t in log))
+            features[f"{error}_count_{hours}h"] = float(sum(at - hours * HOUR < t <= at for t in log))
     replaced = [
         (row["time"], row["component"])
         for name in ("maintenance", "failures")
@@ -83,18 +83,18 @@ def oracle(
     ]
     failed = [t for t in tables["failures"].filter(machine_id=machine)["time"].to_list() if t <= at]
     for component in words.components:
-        found[f"{component}_replaced_days"] = days(at, [t for t, c in replaced if c == component])
-    found["any_replaced_days"] = days(at, [t for t, _ in replaced])
-    found["any_failed_days"] = days(at, failed)
+        features[f"{component}_replaced_days"] = days(at, [t for t, c in replaced if c == component])
+    features["any_replaced_days"] = days(at, [t for t, _ in replaced])
+    features["any_failed_days"] = days(at, failed)
     visits = sorted(
         {t for t in tables["maintenance"].filter(machine_id=machine)["time"].to_list() if t <= at}
     )
-    found["maintenance_due_days"] = due(at, visits)
+    features["maintenance_due_days"] = due(at, visits)
     about = tables["machines"].row(by_predicate=pl.col("machine_id") == machine, named=True)
-    found["age_years"] = about["age_years"]
+    features["age_years"] = about["age_years"]
     for model in words.models:
-        found[f"model_is_{model}"] = float(about["model"] == model)
-    return found
+        features[f"model_is_{model}"] = float(about["model"] == model)
+    return features
 
 
 def readings(
@@ -139,17 +139,17 @@ def due(at: datetime, visits: list[datetime]) -> float | None:
 )
 def test_every_feature_is_what_filtering_the_tables_by_its_definition_gives(fleet, options):
     last, count = START + timedelta(days=11, hours=17), 14
-    found = features(fleet, last, count, options)
+    rows = features(fleet, last, count, options)
     words = vocabulary(lazy(fleet), last)
     names = [f.name for f in feature_list(words, options)]
-    assert found.columns == ["machine_id", "time", "readings", *names]
-    for row in found.iter_rows(named=True):
-        wanted = oracle(fleet, words, row["machine_id"], row["time"], options)
-        assert set(wanted) == set(names)
+    assert rows.columns == ["machine_id", "time", "readings", *names]
+    for row in rows.iter_rows(named=True):
+        by_hand = oracle(fleet, words, row["machine_id"], row["time"], options)
+        assert set(by_hand) == set(names)
         for name in names:
-            assert (row[name] is None) == (wanted[name] is None), (name, row["time"], wanted[name])
-            if wanted[name] is not None:
-                assert row[name] == pytest.approx(wanted[name], rel=2e-5, abs=2e-5), (name, row["time"])
+            assert (row[name] is None) == (by_hand[name] is None), (name, row["time"], by_hand[name])
+            if by_hand[name] is not None:
+                assert row[name] == pytest.approx(by_hand[name], rel=2e-5, abs=2e-5), (name, row["time"])
 
 
 @pytest.mark.parametrize("table", ["telemetry", "errors", "maintenance", "failures"])
@@ -159,20 +159,20 @@ def test_no_feature_changes_when_what_comes_later_does(fleet, table):
     later = pl.col("time") > last
     frame = fleet[table]
     if table == "telemetry":
-        changed = frame.with_columns(
+        altered = frame.with_columns(
             pl.when(later).then(pl.col(s) * 7 + 1000).otherwise(s).alias(s) for s in words.sensors
         )
     else:
         name = frame.columns[-1]
-        known = frame[name].to_list()[0]
-        added = [
-            {"machine_id": machine, "time": last + timedelta(microseconds=1 + 10**10 * i), name: said}
+        value = frame[name].to_list()[0]
+        later_rows = [
+            {"machine_id": machine, "time": last + timedelta(microseconds=1 + 10**10 * i), name: text}
             for machine in fleet["machines"]["machine_id"]
-            for i, said in enumerate(["something new", known, known])
+            for i, text in enumerate(["something new", value, value])
         ]
-        changed = pl.concat([frame.filter(~later), pl.DataFrame(added, schema=frame.schema)])
-    assert not changed.equals(frame)
-    for tables in ({**fleet, table: changed}, {**fleet, table: frame.filter(~later)}):
+        altered = pl.concat([frame.filter(~later), pl.DataFrame(later_rows, schema=frame.schema)])
+    assert not altered.equals(frame)
+    for tables in ({**fleet, table: altered}, {**fleet, table: frame.filter(~later)}):
         assert vocabulary(lazy(tables), last) == words
         assert_frame_equal(features(fleet, last, 20), features(tables, last, 20), check_exact=True)
 
@@ -182,11 +182,11 @@ def test_no_feature_changes_when_what_comes_later_does(fleet, table):
 def test_the_same_history_at_another_time_gives_the_same_features(fleet, minutes):
     last = START + timedelta(days=11)
     shift = timedelta(minutes=minutes)
-    moved = {
+    elsewhere = {
         name: frame.with_columns(pl.col("time") + shift) if "time" in frame.columns else frame
         for name, frame in fleet.items()
     }
-    here, there = features(fleet, last, 6), features(moved, last + shift, 6)
+    here, there = features(fleet, last, 6), features(elsewhere, last + shift, 6)
     assert_frame_equal(here.drop("time"), there.drop("time"), check_exact=True)
 
 
@@ -215,21 +215,21 @@ def test_a_reading_of_the_hour_that_follows_is_not_seen_and_one_that_ends_at_the
 def test_missing_telemetry_is_missing_and_not_zero():
     tables = only(hourly(days=6))
     silent = tables["telemetry"].filter(pl.col("time") <= START + timedelta(days=4))
-    found = features({**tables, "telemetry": silent}, START + timedelta(days=6), 5)
-    assert found["readings"].to_list() == [36, 24, 12, 0, 0]
-    assert found["load_mean_12h"].is_null().to_list() == [False, True, True, True, True]
-    assert found["load_mean_36h"].is_null().to_list() == [False, False, False, True, True]
-    assert not found.select(pl.col("^load_.*$").is_nan().any()).transpose().to_series().any()
+    rows = features({**tables, "telemetry": silent}, START + timedelta(days=6), 5)
+    assert rows["readings"].to_list() == [36, 24, 12, 0, 0]
+    assert rows["load_mean_12h"].is_null().to_list() == [False, True, True, True, True]
+    assert rows["load_mean_36h"].is_null().to_list() == [False, False, False, True, True]
+    assert not rows.select(pl.col("^load_.*$").is_nan().any()).transpose().to_series().any()
 
 
 def test_a_constant_sensor_has_no_deviation_from_its_normal_and_a_sensor_without_column_is_missing():
     tables = only(hourly(days=8).with_columns(load=pl.lit(0.1) * 3))
     words = vocabulary(lazy(tables), START + timedelta(days=8))
     more = Vocabulary(("gone", "load"), words.components, (), (), 1.0)
-    found = build(lazy(tables), more, ["m"], START + timedelta(days=8), 3, OPTIONS)
-    assert found["load_deviation_24h"].null_count() == found["gone_mean_24h"].null_count() == 3
-    assert found["load_std_24h"].max() < 1e-6
-    assert found["load_mean_24h"].to_list() == pytest.approx([0.3] * 3)
+    rows = build(lazy(tables), more, ["m"], START + timedelta(days=8), 3, OPTIONS)
+    assert rows["load_deviation_24h"].null_count() == rows["gone_mean_24h"].null_count() == 3
+    assert rows["load_std_24h"].max() < 1e-6
+    assert rows["load_mean_24h"].to_list() == pytest.approx([0.3] * 3)
 
 
 @pytest.mark.parametrize(("days", "rows"), [(0, 0), (1, 1), (2, 2)])
@@ -246,20 +246,20 @@ def test_days_since_replacement_count_from_the_last_one_and_with_all_history_bef
     tables = only(hourly(days=10))
     moments = [START - timedelta(days=300), START - timedelta(days=5), START + timedelta(days=6)]
     maintenance = pl.DataFrame({"machine_id": "m", "time": moments, "component": "pump"})
-    found = features({**tables, "maintenance": maintenance}, START + timedelta(days=10), 11)
+    rows = features({**tables, "maintenance": maintenance}, START + timedelta(days=10), 11)
     at = [START + timedelta(days=10) - 12 * HOUR * back for back in range(10, -1, -1)]
-    wanted = [(t - (moments[2] if t >= moments[2] else moments[1])) / timedelta(days=1) for t in at]
-    assert found["pump_replaced_days"].to_list() == pytest.approx(wanted)
+    days_since = [(t - (moments[2] if t >= moments[2] else moments[1])) / timedelta(days=1) for t in at]
+    assert rows["pump_replaced_days"].to_list() == pytest.approx(days_since)
 
 
 def test_the_next_maintenance_is_due_by_the_machine_s_own_rhythm_also_where_one_left_no_record():
     tables = only(hourly(days=30))
     visits = [START - timedelta(days=n) for n in (75, 60, 45, 15, 0)]
     maintenance = pl.DataFrame({"machine_id": "m", "time": visits, "component": "pump"})
-    known = {**tables, "maintenance": maintenance}
-    for days, wanted in ((0, 15.0), (5, 10.0), (14.5, 0.5), (15, 15.0), (20, 10.0)):
-        found = features(known, START + timedelta(days=days), 1)["maintenance_due_days"]
-        assert found.item() == pytest.approx(wanted)
+    inputs = {**tables, "maintenance": maintenance}
+    for days, days_due in ((0, 15.0), (5, 10.0), (14.5, 0.5), (15, 15.0), (20, 10.0)):
+        due_days = features(inputs, START + timedelta(days=days), 1)["maintenance_due_days"]
+        assert due_days.item() == pytest.approx(days_due)
     few = {**tables, "maintenance": maintenance.head(3)}
     assert features(few, START + timedelta(days=3), 1)["maintenance_due_days"].item() is None
 
@@ -267,8 +267,8 @@ def test_the_next_maintenance_is_due_by_the_machine_s_own_rhythm_also_where_one_
 def test_a_failure_without_a_maintenance_record_counts_as_a_replacement():
     tables = only(hourly(days=5))
     failed = pl.DataFrame({"machine_id": "m", "time": [START + timedelta(days=3)], "component": "pump"})
-    found = features({**tables, "failures": failed}, START + timedelta(days=5), 1)
-    assert found["pump_replaced_days"].item() == found["any_failed_days"].item() == 2.0
+    rows = features({**tables, "failures": failed}, START + timedelta(days=5), 1)
+    assert rows["pump_replaced_days"].item() == rows["any_failed_days"].item() == 2.0
 
 
 def test_windows_that_the_interval_cannot_resolve_are_left_out_and_said():
@@ -292,29 +292,29 @@ def test_components_sensors_and_errors_are_what_the_data_says():
             {"machine_id": "m", "model": [None], "age_years": [2.0]}, schema_overrides={"model": pl.String}
         ),
     }
-    found = vocabulary(lazy(tables), START + timedelta(days=2))
-    assert found == Vocabulary(("torque",), ("gear",), ("E7",), (), 1.0)
-    assert Vocabulary.of_frame(found.to_frame()) == Vocabulary.of_dict(found.to_dict()) == found
+    words = vocabulary(lazy(tables), START + timedelta(days=2))
+    assert words == Vocabulary(("torque",), ("gear",), ("E7",), (), 1.0)
+    assert Vocabulary.of_frame(words.to_frame()) == Vocabulary.of_dict(words.to_dict()) == words
 
 
 def test_words_of_the_data_may_be_names_of_our_own_columns():
     plain = simulate(3, days=30, seed=5, start=START, components=2, interval_hours=6)
     sensors = {"rotate": "errors", "volt": "readings"}
     words = {"error1": "machine_id", "error2": "time", "comp1": "any", "comp2": "time"}
-    named = {
+    renamed = {
         name: frame.rename(sensors, strict=False).with_columns(
             pl.col(column).replace(words) for column in ("error", "component") if column in frame.columns
         )
         for name, frame in plain.items()
     }
     last = START + timedelta(days=30)
-    ours, theirs = features(plain, last, 20), features(named, last, 20)
+    ours, theirs = features(plain, last, 20), features(renamed, last, 20)
     assert theirs.width == ours.width
-    for left, right in zip(ours.iter_columns(), theirs.iter_columns(), strict=True):
-        assert right.equals(left), (left.name, right.name)
+    for mine, right in zip(ours.iter_columns(), theirs.iter_columns(), strict=True):
+        assert right.equals(mine), (mine.name, right.name)
     before, after = (
         MACHINES.watched(lazy(tables), last, last, {}).sort("machine_id", "cycle").collect()
-        for tables in (plain, named)
+        for tables in (plain, renamed)
     )
     assert after["sensor errors"].to_list() == pytest.approx(before["rotate"].to_list())
 

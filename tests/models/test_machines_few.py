@@ -89,46 +89,46 @@ def kinds(texts: list[str]) -> tuple[tuple[str, ...], list[str]]:
 
 def test_messages_that_differ_by_their_numbers_are_of_one_kind():
     texts = [f"Overload {i} at 0.{i:03} bar" for i in range(200)] + [f"odd {'x' * i}" for i in range(5)]
-    names, found = kinds(texts)
+    names, kinds_of_texts = kinds(texts)
     assert names == ("Overload # at # bar", OTHER)
-    assert found == ["Overload # at # bar"] * 200 + [OTHER] * 5
+    assert kinds_of_texts == ["Overload # at # bar"] * 200 + [OTHER] * 5
 
 
 def test_many_codes_are_told_apart_up_to_a_bound():
     texts = [f"E{i}" for i in range(60) for _ in range(3 + i)]
-    names, found = kinds(texts)
+    names, kinds_of_texts = kinds(texts)
     assert len(names) == 41
-    assert found[-1] == "E59"
-    assert found[0] == OTHER
+    assert kinds_of_texts[-1] == "E59"
+    assert kinds_of_texts[0] == OTHER
 
 
 def test_a_few_kinds_of_error_stay_as_they_are():
-    names, found = kinds(["error 1", "error 2"])
+    names, kinds_of_texts = kinds(["error 1", "error 2"])
     assert names == ("error 1", "error 2")
-    assert found == ["error 1", "error 2"]
+    assert kinds_of_texts == ["error 1", "error 2"]
 
 
 def test_the_mean_of_few_failures_is_the_base_rate_and_the_order_stays():
-    said = np.random.default_rng(1).uniform(0.0001, 0.01, 5_000)
+    raw = np.random.default_rng(1).uniform(0.0001, 0.01, 5_000)
     weight = np.linspace(0.5, 1.5, 5_000)
-    found = calibrated(said, towards(IDENTITY, said, weight, 0.02))
-    assert np.average(found, weights=weight) == pytest.approx(0.02, rel=1e-6)
-    assert (np.argsort(found) == np.argsort(said)).all()
+    probabilities = calibrated(raw, towards(IDENTITY, raw, weight, 0.02))
+    assert np.average(probabilities, weights=weight) == pytest.approx(0.02, rel=1e-6)
+    assert (np.argsort(probabilities) == np.argsort(raw)).all()
 
 
-def calibrated_few(said: Floats, failed: Flags) -> Floats:
-    return calibrated(said, calibrations_of_few({"c": said}, {"c": failed}, np.ones(len(said)))["c"])
+def calibrated_few(raw: Floats, failed: Flags) -> Floats:
+    return calibrated(raw, calibrations_of_few({"c": raw}, {"c": failed}, np.ones(len(raw)))["c"])
 
 
 def test_components_that_fail_seldom_share_a_slope_and_keep_their_own_means():
     rng = np.random.default_rng(5)
     odds = rng.normal(-5, 1, (4, 2_000))
-    said = {str(i): 1 / (1 + np.exp(-row)) for i, row in enumerate(odds)}
-    failed = {c: rng.uniform(size=2_000) < p / (1 + int(c)) for c, p in said.items()}
-    found = calibrations_of_few(said, failed, np.ones(2_000))
-    assert len({how["slope"] for how in found.values()}) == 1
-    for c, how in found.items():
-        assert calibrated(said[c], how).mean() == pytest.approx(failed[c].mean(), rel=1e-6)
+    raw = {str(i): 1 / (1 + np.exp(-row)) for i, row in enumerate(odds)}
+    failed = {c: rng.uniform(size=2_000) < p / (1 + int(c)) for c, p in raw.items()}
+    calibrations = calibrations_of_few(raw, failed, np.ones(2_000))
+    assert len({how["slope"] for how in calibrations.values()}) == 1
+    for c, how in calibrations.items():
+        assert calibrated(raw[c], how).mean() == pytest.approx(failed[c].mean(), rel=1e-6)
 
 
 def test_what_tells_nothing_of_machines_that_were_not_seen_is_taken_for_the_base_rate():
@@ -137,9 +137,9 @@ def test_what_tells_nothing_of_machines_that_were_not_seen_is_taken_for_the_base
     useless, telling = rng.uniform(0.0001, 0.3, 4_000), np.where(failed, 0.3, 0.001)
     flat = calibrated_few(useless, failed)
     assert flat.max() < 4 * 0.003
-    kept = calibrated_few(telling, failed)
-    assert kept[0] > 100 * kept[-1]
-    assert flat.mean() == pytest.approx(kept.mean()) == pytest.approx(0.003, rel=1e-6)
+    probabilities = calibrated_few(telling, failed)
+    assert probabilities[0] > 100 * probabilities[-1]
+    assert flat.mean() == pytest.approx(probabilities.mean()) == pytest.approx(0.003, rel=1e-6)
 
 
 def test_three_early_failures_in_all_give_probabilities_as_often_as_it_failed():
@@ -152,13 +152,13 @@ def test_three_early_failures_in_all_give_probabilities_as_often_as_it_failed():
     end, options = START + timedelta(days=366), {"threads": 1, "every_hours": 24}
     context = MACHINES.context(frames, end, options)
     rows = MACHINES.prepare_shard(frames, context, end, options)["rows"].lazy()
-    trained = MACHINES.fit({"rows": rows}, context, end, options)
-    assert any("few failures (comp1 3)" in note for note in trained.notes)
-    model = MACHINES.load(trained.files)
+    fitted = MACHINES.fit({"rows": rows}, context, end, options)
+    assert any("few failures (comp1 3)" in note for note in fitted.notes)
+    model = MACHINES.load(fitted.files)
     late = rows.filter(pl.col("time") > START + timedelta(days=270)).collect()
-    for (component, hours), said in model.predict(model.matrix(late)).items():
+    for (component, hours), probabilities in model.predict(model.matrix(late)).items():
         base = next(r.base_rate for r in model.risks if (r.component, r.horizon_hours) == (component, hours))
-        assert 0.6 < said.mean() / base < 1.5
+        assert 0.6 < probabilities.mean() / base < 1.5
 
 
 def test_what_is_said_of_a_component_without_model_is_true_of_its_failures():
@@ -183,10 +183,10 @@ def test_of_components_that_are_texts_a_few_are_named_and_the_way_out_is():
 
 def test_few_failures_are_told_with_what_they_leave_open():
     assert few_failures({"pump": 20, "fan": 0}) is None
-    told = few_failures({"pump": 5, "gear": 400, "fan": 12})
-    assert told is not None
-    assert told.startswith("few failures (pump 5, fan 12): no precision can be claimed")
-    assert "0.5 to 1.9 times" in told
+    note = few_failures({"pump": 5, "gear": 400, "fan": 12})
+    assert note is not None
+    assert note.startswith("few failures (pump 5, fan 12): no precision can be claimed")
+    assert "0.5 to 1.9 times" in note
 
 
 PUMP = ["pump seal leak", "pump-seal leak.", "pump seal, leak", "pump seal"]
@@ -196,8 +196,8 @@ def test_texts_of_the_same_words_are_one_component_called_as_it_was_at_first():
     tables = {"failures": pl.concat(events(n, component=text) for n, text in enumerate(PUMP))}
     as_of = START + timedelta(days=30)
     assert components_of(tables, as_of) == ("pump seal", "pump seal leak")
-    read = by_component(tables, components_of(tables, as_of))["failures"].collect()
-    assert read["component"].to_list() == ["pump seal leak"] * 3 + ["pump seal"]
+    rows = by_component(tables, components_of(tables, as_of))["failures"].collect()
+    assert rows["component"].to_list() == ["pump seal leak"] * 3 + ["pump seal"]
     assert (
         by_component(tables, ["pump-seal leak."])["failures"].collect()["component"][0] == "pump-seal leak."
     )
@@ -241,7 +241,7 @@ def test_failures_in_many_spellings_are_learnt_scored_and_judged_as_one_componen
     assert keys["component"].unique().to_list() == [risk.component]
     last = START + timedelta(days=200)
     later = MACHINES.context(frames, last, options)
-    judged = MACHINES.evaluate(model, frames, later, last, options | {"score_from": end})
-    assert judged["component"].unique().to_list() == [risk.component]
+    verdicts = MACHINES.evaluate(model, frames, later, last, options | {"score_from": end})
+    assert verdicts["component"].unique().to_list() == [risk.component]
     failed = tables["failures"].filter(pl.col("time") > end).height
-    assert judged.filter("failed").height >= failed > 0
+    assert verdicts.filter("failed").height >= failed > 0

@@ -33,14 +33,14 @@ def failures_at(*events: tuple[float, str], machine: str = "m") -> pl.LazyFrame:
 def labels(
     rows: pl.DataFrame, failures: pl.LazyFrame, observed_hours: float, horizon: float, components=PARTS
 ) -> dict[str, list[bool | None]]:
-    found = outcomes(rows, failures, components, START + observed_hours * HOUR)
-    return {c: found.select(fails_within(c, horizon)).to_series().to_list() for c in components}
+    rows_with_outcomes = outcomes(rows, failures, components, START + observed_hours * HOUR)
+    return {c: rows_with_outcomes.select(fails_within(c, horizon)).to_series().to_list() for c in components}
 
 
 def test_two_components_that_fail_within_one_horizon_are_two_labels_and_no_third_class():
     """The known trap: one-hot labels summed, so that two failures at once became a class of their own."""
-    found = labels(rows_at(0), failures_at((5, "pump"), (5, "gear")), 100, 24)
-    assert found == {"pump": [True], "gear": [True], "belt": [False]}
+    by_component = labels(rows_at(0), failures_at((5, "pump"), (5, "gear")), 100, 24)
+    assert by_component == {"pump": [True], "gear": [True], "belt": [False]}
     twice = labels(rows_at(0), failures_at((5, "pump"), (9, "pump")), 100, 24)
     assert twice["pump"] == [True]
 
@@ -53,17 +53,17 @@ def test_the_horizon_is_time_and_not_a_number_of_rows():
 
 
 def test_a_failure_at_the_end_of_the_horizon_is_in_it_and_one_at_the_row_itself_is_past():
-    found = labels(rows_at(0, 24, 25), failures_at((24, "pump"), (48, "pump")), 200, 24)
-    assert found["pump"] == [True, True, True]
+    by_component = labels(rows_at(0, 24, 25), failures_at((24, "pump"), (48, "pump")), 200, 24)
+    assert by_component["pump"] == [True, True, True]
     alone = labels(rows_at(-1, 0, 23, 24), failures_at((24, "pump")), 200, 24)
     assert alone["pump"] == [False, True, True, False]
 
 
 def test_a_row_whose_horizon_reaches_past_what_is_observed_is_pending_and_not_healthy():
     rows = rows_at(0, 24, 76, 77, 90)
-    found = labels(rows, failures_at((80, "pump")), 100, 24)
-    assert found["gear"] == [False, False, False, None, None]
-    assert found["pump"] == [False, False, True, None, None]
+    by_component = labels(rows, failures_at((80, "pump")), 100, 24)
+    assert by_component["gear"] == [False, False, False, None, None]
+    assert by_component["pump"] == [False, False, True, None, None]
 
 
 def test_failures_after_what_is_observed_change_nothing():
@@ -74,8 +74,8 @@ def test_failures_after_what_is_observed_change_nothing():
 
 
 def test_where_nothing_has_failed_yet_there_is_only_what_was_observed():
-    ended = pl.DataFrame({"machine_id": ["m"], "ended": [START + 5 * HOUR]}).cast({"ended": UTC_TIME})
-    assert outcomes(rows_at(0), failures_at(), (), START + 9 * HOUR, ended).rows() == [(5.0,)]
+    ends = pl.DataFrame({"machine_id": ["m"], "ended": [START + 5 * HOUR]}).cast({"ended": UTC_TIME})
+    assert outcomes(rows_at(0), failures_at(), (), START + 9 * HOUR, ends).rows() == [(5.0,)]
 
 
 def test_failures_of_another_machine_are_not_the_machine_s_own():
@@ -95,17 +95,17 @@ events = st.lists(st.tuples(st.integers(-50, 300), st.sampled_from(PARTS)), max_
 @given(events, st.lists(st.integers(-60, 310), max_size=8), st.integers(0, 300), st.integers(1, 200))
 def test_outcomes_are_what_a_loop_over_the_failures_finds(happened, hours, observed, horizon):
     rows = rows_at(*hours)
-    found = outcomes(rows, failures_at(*happened), PARTS, START + observed * HOUR)
+    lines = outcomes(rows, failures_at(*happened), PARTS, START + observed * HOUR)
     for i, at in enumerate(hours):
         for component in PARTS:
             later = [h - at for h, c in happened if c == component and at < h <= observed]
-            assert found[next_failure_column(component)][i] == (min(later) if later else None)
-        assert found[OBSERVED][i] == observed - at
+            assert lines[next_failure_column(component)][i] == (min(later) if later else None)
+        assert lines[OBSERVED][i] == observed - at
     for component in PARTS:
-        known = found.select(fails_within(component, horizon)).to_series().to_list()
+        flags = lines.select(fails_within(component, horizon)).to_series().to_list()
         for i, at in enumerate(hours):
             inside = any(c == component and at < h <= min(at + horizon, observed) for h, c in happened)
-            assert known[i] == (inside if at + horizon <= observed else None)
+            assert flags[i] == (inside if at + horizon <= observed else None)
 
 
 @pytest.mark.parametrize("horizon", [24, 168])
@@ -115,14 +115,17 @@ def test_no_window_of_any_machine_lies_across_a_cut_and_no_row_is_on_both_sides(
     rows = pl.concat([rows_at(*hours.tolist(), machine=m) for m in ("m", "n")])
     window, end = 36, START + 2400 * HOUR
     cuts = folds(START, end, 0.2)
-    for cut in cuts:
-        learnt, held = rows.filter(cut.learnt(horizon)), rows.filter(cut.held_out(horizon, window))
-        assert learnt.height > 0
-        assert held.height > 0
-        assert learnt["time"].max() + horizon * HOUR <= cut.cut
-        assert held["time"].min() - window * HOUR >= cut.cut
-        assert held["time"].min() - learnt["time"].max() >= horizon * HOUR
-        assert held["time"].max() + horizon * HOUR <= cut.until
+    for boundary in cuts:
+        train, held_out = (
+            rows.filter(boundary.learnt(horizon)),
+            rows.filter(boundary.held_out(horizon, window)),
+        )
+        assert train.height > 0
+        assert held_out.height > 0
+        assert train["time"].max() + horizon * HOUR <= boundary.cut
+        assert held_out["time"].min() - window * HOUR >= boundary.cut
+        assert held_out["time"].min() - train["time"].max() >= horizon * HOUR
+        assert held_out["time"].max() + horizon * HOUR <= boundary.until
     first, last = cuts
     held_first = rows.filter(first.held_out(horizon, window))
     held_last = rows.filter(last.held_out(horizon, window))
@@ -138,14 +141,14 @@ def sample(machines: int, steps: int) -> pl.DataFrame:
 
 def test_what_a_row_draws_hangs_on_its_machine_and_step_alone_and_is_spread_evenly():
     rows = sample(50, 400)
-    drawn = draw(rows, seed=7)
-    shuffled = rows.with_columns(drawn.alias("here")).sample(fraction=0.3, shuffle=True, seed=1)
+    draws = draw(rows, seed=7)
+    shuffled = rows.with_columns(draws.alias("here")).sample(fraction=0.3, shuffle=True, seed=1)
     assert draw(shuffled, seed=7).to_list() == shuffled["here"].to_list()
-    assert not np.allclose(draw(rows, seed=8).to_numpy(), drawn.to_numpy())
-    counts, _ = np.histogram(drawn.to_numpy(), bins=20, range=(0, 1))
+    assert not np.allclose(draw(rows, seed=8).to_numpy(), draws.to_numpy())
+    counts, _ = np.histogram(draws.to_numpy(), bins=20, range=(0, 1))
     assert counts.min() > 850
     assert counts.max() < 1150
-    by_machine = rows.with_columns(drawn).group_by("machine_id").agg(pl.col("drawn").mean())["drawn"]
+    by_machine = rows.with_columns(draws).group_by("machine_id").agg(pl.col("drawn").mean())["drawn"]
     assert by_machine.is_between(0.4, 0.6).all()
 
 
@@ -155,10 +158,10 @@ def test_shares_keep_about_as_many_rows_as_wanted_and_failing_ones_first(positiv
     assert 0 <= healthy <= 1
     assert 0 < failing <= 1
     assert failing == 1.0 or failing * positives == pytest.approx(most / 2)
-    kept = failing * positives + healthy * negatives
-    assert kept == pytest.approx(min(most, kept)) or kept <= most + 1
+    count = failing * positives + healthy * negatives
+    assert count == pytest.approx(min(most, count)) or count <= most + 1
     if failing == 1.0:
-        assert kept == pytest.approx(min(most, positives + negatives), abs=1e-6)
+        assert count == pytest.approx(min(most, positives + negatives), abs=1e-6)
 
 
 def test_masked_copies_lack_one_sensor_or_all_and_nothing_else():
@@ -168,15 +171,15 @@ def test_masked_copies_lack_one_sensor_or_all_and_nothing_else():
 
     features = feature_list(Vocabulary(("a", "b"), ("pump",), ("e",), (), 1.0), Options())
     X = np.arange(4000 * len(features), dtype=np.float32).reshape(4000, -1)
-    drawn = np.linspace(0, 1, 4000, endpoint=False)
-    copies, which = masked(X, drawn, features)
+    draws = np.linspace(0, 1, 4000, endpoint=False)
+    copies, which = masked(X, draws, features)
     assert len(copies) == 200
     patterns = set()
     for copy, row in zip(copies, which, strict=True):
-        gone = frozenset(f.subject for f, x in zip(features, copy, strict=True) if np.isnan(x))
-        patterns.add(gone)
+        hidden = frozenset(f.subject for f, x in zip(features, copy, strict=True) if np.isnan(x))
+        patterns.add(hidden)
         for j, f in enumerate(features):
-            assert np.isnan(copy[j]) == (f.kind == "sensor" and f.subject in gone)
+            assert np.isnan(copy[j]) == (f.kind == "sensor" and f.subject in hidden)
             assert np.isnan(copy[j]) or copy[j] == X[row, j]
     assert patterns == {frozenset("a"), frozenset("b"), frozenset("ab")}
 

@@ -24,27 +24,27 @@ def rows() -> pl.LazyFrame:
     Within 12 hours after the failure before, a remaining life is still 0, and the flag 1.
     """
     rng = np.random.default_rng(5)
-    left = np.tile(np.arange(1000.0, 0.0, -10.0), 30)
-    life = np.where(left > 980, 0, left)
+    remaining = np.tile(np.arange(1000.0, 0.0, -10.0), 30)
+    life = np.where(remaining > 980, 0, remaining)
     values = {
-        "life_mean_12h": life + rng.normal(0, 5, len(left)),
+        "life_mean_12h": life + rng.normal(0, 5, len(remaining)),
         "warning_mean_12h": (life <= 100).astype(float),
-        "pump_replaced_days": (1000 - left) / 24,
-        "gear_replaced_days": np.full(len(left), 1e3),
-        "vib_mean_12h": np.exp(-left / 200) + rng.normal(0, 0.2, len(left)),
-        "drawn": rng.uniform(size=len(left)),
+        "pump_replaced_days": (1000 - remaining) / 24,
+        "gear_replaced_days": np.full(len(remaining), 1e3),
+        "vib_mean_12h": np.exp(-remaining / 200) + rng.normal(0, 0.2, len(remaining)),
+        "drawn": rng.uniform(size=len(remaining)),
     }
-    nothing = pl.Series([None] * len(left), dtype=pl.Float64)
-    names = {"pump|next_failure_hours": left, "gear|next_failure_hours": nothing}
-    times = [START + timedelta(hours=10 * i) for i in range(len(left))]
-    return pl.DataFrame({"machine_id": ["m"] * len(left), "time": times, **values, **names}).lazy()
+    nothing = pl.Series([None] * len(remaining), dtype=pl.Float64)
+    names = {"pump|next_failure_hours": remaining, "gear|next_failure_hours": nothing}
+    times = [START + timedelta(hours=10 * i) for i in range(len(remaining))]
+    return pl.DataFrame({"machine_id": ["m"] * len(remaining), "time": times, **values, **names}).lazy()
 
 
 def test_a_remaining_life_and_a_warning_of_hindsight_are_found_and_a_worn_sensor_is_not(rows):
-    found = leaks(rows, WORDS, 12, 100)
-    assert set(found) == {"life", "warning"}
-    assert found["life"] == "its rank correlation with the time to the next failure is 1.00"
-    assert found["warning"] == "alone it tells rows before a failure from others in 100.0% of pairs"
+    reasons = leaks(rows, WORDS, 12, 100)
+    assert set(reasons) == {"life", "warning"}
+    assert reasons["life"] == "its rank correlation with the time to the next failure is 1.00"
+    assert reasons["warning"] == "alone it tells rows before a failure from others in 100.0% of pairs"
 
 
 def test_what_leaks_is_left_out_unless_it_is_to_be_kept_and_told_either_way(rows):
@@ -72,9 +72,9 @@ def test_what_leaks_is_left_out_unless_it_is_to_be_kept_and_told_either_way(rows
     ],
 )
 def test_windows_follow_the_interval_of_the_telemetry(interval, days, expected):
-    chosen = Options().at_interval(interval, days * 24.0)
-    assert chosen.windows_hours == expected
-    assert chosen.normal_days >= 28
+    options = Options().at_interval(interval, days * 24.0)
+    assert options.windows_hours == expected
+    assert options.normal_days >= 28
 
 
 def test_windows_that_were_asked_for_are_kept():
@@ -95,16 +95,16 @@ def test_longer_windows_than_a_reading_are_learnt_from_where_they_help_on_other_
     """One sensor creeps up for ten days before a failure, or not: its single readings are mostly noise."""
     rng = np.random.default_rng(3)
     options, words = Options().at_interval(24.0, 24.0 * 400), Vocabulary(("vib",), ("pump",), (), (), 24.0)
-    kept = used_features(words, options)
+    features = used_features(words, options)
     failed = rng.random(4_000) < 0.2
-    columns = {f.name: rng.normal(size=4_000) for f in kept}
+    columns = {f.name: rng.normal(size=4_000) for f in features}
     for name in ("vib_slope_120h", "vib_slope_480h"):
         columns[name] += 2.0 * failed * telling
     X = np.column_stack(list(columns.values())).astype(np.float32)
     machine = np.arange(4_000) // 100
-    learnt = horizons.Sample(X, np.ones(4_000), {"pump": failed}, machine)
-    work = horizons.Work(pl.LazyFrame(), words, kept, options, [])
-    hidden = horizons.hidden_features(work, learnt, 24)
+    sample = horizons.Sample(X, np.ones(4_000), {"pump": failed}, machine)
+    work = horizons.Work(pl.LazyFrame(), words, features, options, [])
+    hidden = horizons.hidden_features(work, sample, 24)
     assert bool(hidden) is not telling
     assert all(name.endswith(("120h", "480h")) for name in hidden)
     assert bool(work.notes) is not telling

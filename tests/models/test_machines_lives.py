@@ -29,8 +29,8 @@ def fleet(machines: int, seed: int = 1) -> dict[str, pl.LazyFrame]:
     parts, ends = [], []
     for i in range(machines):
         days = int(rng.integers(30, 80))
-        left = np.arange(days - 1, -1, -1)
-        worn = np.maximum(0, 30 - left) + rng.normal(0, 1.5, days)
+        remaining = np.arange(days - 1, -1, -1)
+        worn = np.maximum(0, 30 - remaining) + rng.normal(0, 1.5, days)
         times = [START + timedelta(days=d + 1) for d in range(days)]
         parts.append(pl.DataFrame({"machine_id": f"m{i:02d}", "time": times, "wear": worn}))
         ends.append((f"m{i:02d}", times[-1], "rotor"))
@@ -62,8 +62,8 @@ def test_unseen_machines_fail_when_it_says_and_as_often_within_the_band(trained)
     tables = fleet(20, seed=2)
     ends = tables["failures"].select("machine_id", pl.col("time").alias("end")).collect()
     rows = scored(trained.files, tables).filter(horizon_hours=240).join(ends, on="machine_id")
-    left = (pl.col("end") - pl.col("time")).dt.total_hours()
-    near = rows.with_columns(left.alias("left")).filter(pl.col("left").is_between(24, 20 * 24))
+    remaining = (pl.col("end") - pl.col("time")).dt.total_hours()
+    near = rows.with_columns(remaining.alias("left")).filter(pl.col("left").is_between(24, 20 * 24))
     assert near["life_q50_hours"].null_count() == 0
     assert (near["life_q50_hours"] - near["left"]).abs().median() < 3 * 24
     inside = near["left"].is_between(near["life_q10_hours"], near["life_q90_hours"].fill_null(9e9))
@@ -72,13 +72,13 @@ def test_unseen_machines_fail_when_it_says_and_as_often_within_the_band(trained)
 
 def test_quantiles_rise_and_lie_within_a_horizon_just_where_its_probability_reaches_them(trained):
     rows = scored(trained.files, fleet(20, seed=2)).drop_nulls("probability")
-    known = rows.filter(pl.col("rung") != "out_of_service")
-    values = known.select(pl.col(LIFE[:3]).fill_null(float("inf"))).to_numpy()
-    assert known.height
+    in_service = rows.filter(pl.col("rung") != "out_of_service")
+    values = in_service.select(pl.col(LIFE[:3]).fill_null(float("inf"))).to_numpy()
+    assert in_service.height
     assert (np.diff(np.nan_to_num(values, posinf=1e9), axis=1) >= 0).all()
     for i, level in enumerate(QUANTILES):
-        within = values[:, i] <= known["horizon_hours"].to_numpy()
-        assert (within == (known["probability"].to_numpy() >= level)).all()
+        within = values[:, i] <= in_service["horizon_hours"].to_numpy()
+        assert (within == (in_service["probability"].to_numpy() >= level)).all()
 
 
 def test_what_is_not_known_is_null_and_says_why(trained):
@@ -90,11 +90,11 @@ def test_what_is_not_known_is_null_and_says_why(trained):
 
 
 def test_too_few_failures_give_no_remaining_life_and_a_note():
-    trained = bundle(fleet(9))
+    fitted = bundle(fleet(9))
     assert all(
-        "remaining life needs 20 failures" in life["reason"] for life in trained.files["model"]["lives"]
+        "remaining life needs 20 failures" in life["reason"] for life in fitted.files["model"]["lives"]
     )
-    rows = scored(trained.files, fleet(9))
+    rows = scored(fitted.files, fleet(9))
     assert rows["life_q50_hours"].null_count() == rows.height
     assert rows["life_note"].str.contains("needs 20 failures|out of service").all()
 
@@ -111,8 +111,8 @@ def test_a_row_counts_in_the_periods_that_are_known_and_fails_in_the_last_of_the
     hours = np.array([5.0, 20.0, 50.0, 20.0, 9.0])
     failed = np.array([True, True, True, False, False])
     row, period, event = _periods(hours, failed, [10.0, 20.0, 40.0])
-    told = list(zip(row.tolist(), period.tolist(), event.tolist(), strict=True))
-    assert told == [
+    periods = list(zip(row.tolist(), period.tolist(), event.tolist(), strict=True))
+    assert periods == [
         *[(0, 0, True), (1, 0, False), (1, 1, True)],
         *[(2, 0, False), (2, 1, False), (2, 2, False), (3, 0, False), (3, 1, False)],
     ]
@@ -120,8 +120,8 @@ def test_a_row_counts_in_the_periods_that_are_known_and_fails_in_the_last_of_the
 
 def test_levels_are_the_quantiles_of_what_was_reached():
     reached = np.random.default_rng(0).uniform(0, 1, 4_000) ** 2
-    found = _levels(reached, np.zeros(4_000), np.ones(4_000))
-    assert found == pytest.approx(np.quantile(reached, QUANTILES), abs=0.01)
+    quantiles = _levels(reached, np.zeros(4_000), np.ones(4_000))
+    assert quantiles == pytest.approx(np.quantile(reached, QUANTILES), abs=0.01)
 
 
 def test_a_quantile_gives_way_to_a_probability():

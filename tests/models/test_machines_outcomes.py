@@ -41,18 +41,18 @@ def failures(hours: list[tuple[str, str, int]]) -> pl.LazyFrame:
     )
 )
 def test_a_row_failed_where_its_component_fails_within_the_horizon_and_is_pending_where_that_is_not_over(
-    found,
+    events,
 ):
     times = [START + timedelta(hours=hour) for hour in (0, 12, 24, 36)]
     rows = published(times[-1], times)
-    judged = outcomes.judge(rows.lazy(), {"failures": failures(found)}, UNTIL)
-    assert judged.height == rows.height
-    for row in judged.iter_rows(named=True):
+    verdicts = outcomes.judge(rows.lazy(), {"failures": failures(events)}, UNTIL)
+    assert verdicts.height == rows.height
+    for row in verdicts.iter_rows(named=True):
         later = [
             START + timedelta(hours=hour)
-            for machine, component, hour in found
+            for machine, component, hour in events
             if (machine, component) == (row["machine_id"], row["component"])
-            and not any((machine, component, hour - back) in found for back in range(1, 25))
+            and not any((machine, component, hour - back) in events for back in range(1, 25))
             and row["time"] < START + timedelta(hours=hour) <= UNTIL
         ]
         end = row["time"] + timedelta(hours=row["horizon_hours"])
@@ -63,9 +63,9 @@ def test_a_row_failed_where_its_component_fails_within_the_horizon_and_is_pendin
 
 
 def test_without_a_table_of_failures_nothing_failed():
-    judged = outcomes.judge(published(START, [START]).lazy(), {}, UNTIL)
-    assert judged["failed"].to_list() == [False] * judged.height
-    assert judged["next_failure_hours"].null_count() == judged.height
+    verdicts = outcomes.judge(published(START, [START]).lazy(), {}, UNTIL)
+    assert verdicts["failed"].to_list() == [False] * verdicts.height
+    assert verdicts["next_failure_hours"].null_count() == verdicts.height
 
 
 def test_a_time_that_two_runs_have_scored_counts_once_as_the_first_has_said():
@@ -75,36 +75,38 @@ def test_a_time_that_two_runs_have_scored_counts_once_as_the_first_has_said():
         for as_of, p in ((START, 0.2), (START + timedelta(hours=12), 0.9))
     )
     table = MACHINES.measures(pl.concat([second, first]).lazy(), {})
-    found = dict(table.filter(slice="horizon", value_of_slice="24h").select("metric", "value").iter_rows())
-    assert found["rows"] == 4
-    assert found["brier"] == pytest.approx(0.04)
+    values = dict(table.filter(slice="horizon", value_of_slice="24h").select("metric", "value").iter_rows())
+    assert values["rows"] == 4
+    assert values["brier"] == pytest.approx(0.04)
 
 
 def test_tallies_add_up_to_the_brier_score_of_each_week():
     times = [START + timedelta(days=day) for day in (0, 2, 9)]
     tables = {"failures": failures([("a", "fan", 10), ("b", "pump", 50)])}
-    judged = outcomes.judge(published(START, times).lazy(), tables, START + timedelta(days=30))
-    table = MACHINES.tallies(judged, {})
+    verdicts = outcomes.judge(published(START, times).lazy(), tables, START + timedelta(days=30))
+    table = MACHINES.tallies(verdicts, {})
     for row in table.iter_rows(named=True):
         hours = int(row["series"].split()[1])
-        of = judged.filter(
+        of = verdicts.filter(
             pl.col("horizon_hours") == hours, pl.col("time").dt.truncate("1w").dt.date() == row["period"]
         )
         errors = [(r["probability"] - r["failed"]) ** 2 for r in of.iter_rows(named=True)]
         assert row["numerator"] == pytest.approx(sum(errors))
         assert row["denominator"] == row["rows"] == len(errors)
-    assert table["rows"].sum() == judged.height
+    assert table["rows"].sum() == verdicts.height
 
 
 def test_losses_of_two_bundles_are_of_the_rows_that_both_speak_of():
     tables = {"failures": failures([("a", "fan", 10)])}
-    judged = outcomes.judge(published(START, [START]).lazy(), tables, UNTIL).with_columns(as_of=pl.lit(START))
+    verdicts = outcomes.judge(published(START, [START]).lazy(), tables, UNTIL).with_columns(
+        as_of=pl.lit(START)
+    )
     other = published(START, [START, START + timedelta(days=9)], 0.1).filter(component="fan")
-    ours, theirs, rows = outcomes.losses(other.lazy(), judged.lazy())
+    ours, theirs, rows = outcomes.losses(other.lazy(), verdicts.lazy())
     assert rows == 4
     assert theirs == pytest.approx(-(math.log(0.2) + math.log(0.8)) / 2)
     assert ours == pytest.approx(-(math.log(0.1) + math.log(0.9)) / 2)
-    assert outcomes.losses(other.filter(machine_id="z").lazy(), judged.lazy()) is None
+    assert outcomes.losses(other.filter(machine_id="z").lazy(), verdicts.lazy()) is None
 
 
 def test_the_first_machines_of_each_day_are_judged_beside_the_best_that_was_possible():
@@ -120,8 +122,8 @@ def test_the_first_machines_of_each_day_are_judged_beside_the_best_that_was_poss
             for day in (0, 1) for hour in (0, 12) for m in chance for c in ("fan", "pump")
         ]
     )  # fmt: skip
-    found = evaluation.first_looked_at(rows, 2)
-    assert found == {"precision": 2 / 4, "best": 4 / 4, "machines": 2.0, "days": 2.0}
+    measures = evaluation.first_looked_at(rows, 2)
+    assert measures == {"precision": 2 / 4, "best": 4 / 4, "machines": 2.0, "days": 2.0}
     assert evaluation.first_looked_at(rows, 10)["best"] == 5 / 8
     assert evaluation.first_looked_at(rows.head(0), 2) == {}
 
@@ -136,18 +138,18 @@ def test_a_remaining_life_is_judged_once_its_band_is_over():
             "observed_hours": [60.0, 60.0, 60.0, 60.0, 60.0],
         }
     )
-    found = evaluation.life_measures(lives)
-    assert found["rows"] == 3
-    assert found["in_band"] == pytest.approx(1 / 3)
-    assert found["rmse_hours"] == pytest.approx(math.sqrt((4**2 + 15**2 + 40**2) / 3))
+    measures = evaluation.life_measures(lives)
+    assert measures["rows"] == 3
+    assert measures["in_band"] == pytest.approx(1 / 3)
+    assert measures["rmse_hours"] == pytest.approx(math.sqrt((4**2 + 15**2 + 40**2) / 3))
     assert evaluation.life_measures(lives.tail(2)) == {}
 
 
 def test_published_lives_are_followed_until_their_band_is_over_and_older_tables_have_none():
     rows = published(START, [START]).with_columns(life_q90_hours=pl.lit(200.0))
-    judged = outcomes.judge(rows.lazy(), {"failures": failures([("a", "fan", 10)])}, UNTIL)
-    assert set(judged["observed_hours"]) == {60.0}
-    assert judged.select(outcomes.OUTCOMES.until).item() == START + timedelta(hours=200)
+    verdicts = outcomes.judge(rows.lazy(), {"failures": failures([("a", "fan", 10)])}, UNTIL)
+    assert set(verdicts["observed_hours"]) == {60.0}
+    assert verdicts.select(outcomes.OUTCOMES.until).item() == START + timedelta(hours=200)
     older = outcomes.judge(rows.drop("life_q90_hours").lazy(), {}, UNTIL)
     assert older.select(outcomes.OUTCOMES.until).item() == START + timedelta(hours=max(HORIZONS))
     assert (

@@ -53,7 +53,7 @@ HOURLY = Case("telemetry_hourly_20_machines", datetime(2015, 2, 28, 17, tzinfo=U
 
 def tables_of(case: Case) -> dict[str, pl.LazyFrame]:
     """The five tables in canonical columns, of the machines that have telemetry."""
-    found = {}
+    frames = {}
     for name, file in {**FILES, "telemetry": case.telemetry}.items():
         frame = pl.read_parquet(DATA / f"{file}.parquet")
         frame = frame.rename({source: column for column, source in TABLES[name].aliases.items()})
@@ -61,9 +61,9 @@ def tables_of(case: Case) -> dict[str, pl.LazyFrame]:
         frame = frame.with_columns(pl.col(c).cast(t) for c, t in types.items())
         if "time" in frame.columns:
             frame = frame.with_columns(pl.col("time").dt.replace_time_zone("UTC"))
-        found[name] = frame.with_columns(shard=pl.lit(0)).lazy()
-    ids = found["telemetry"].select("machine_id").unique()
-    return {name: frame.join(ids, on="machine_id", how="semi") for name, frame in found.items()}
+        frames[name] = frame.with_columns(shard=pl.lit(0)).lazy()
+    ids = frames["telemetry"].select("machine_id").unique()
+    return {name: frame.join(ids, on="machine_id", how="semi") for name, frame in frames.items()}
 
 
 @dataclass(frozen=True)
@@ -86,24 +86,24 @@ def trial(case: Case, every_hours: int, trees: int = 40) -> Trial:
     tables = tables_of(case)
     options = {**OPTIONS, "every_hours": every_hours}
     context = MACHINES.context(tables, case.until, options)
-    begun = time.perf_counter()
-    learnt = MACHINES.prepare_shard(tables, context, case.until, options)["rows"]
-    trained = MACHINES.fit({"rows": learnt.lazy()}, context, case.until, options)
-    seconds = time.perf_counter() - begun
+    start = time.perf_counter()
+    train = MACHINES.prepare_shard(tables, context, case.until, options)["rows"]
+    fitted = MACHINES.fit({"rows": train.lazy()}, context, case.until, options)
+    seconds = time.perf_counter() - start
     end = MACHINES.resolve_as_of(tables, None, datetime.now(UTC))
     later = MACHINES.context(tables, end, options)
     test_options = {**options, "score_from": case.until.isoformat()}
-    model = MACHINES.load(trained.files)
+    model = MACHINES.load(fitted.files)
     ours = MACHINES.evaluate(model, tables, later, end, test_options)
     ours = ours.filter(pl.col("time") > case.until)
     rows = MACHINES.prepare_shard(tables, later, end, options)["rows"].filter(pl.col("time") > case.until)
-    reference = forest(case, tables, learnt, rows, trees)
-    ceiling = rule(tables, learnt, rows, 168)
-    return Trial(ours, reference, ceiling, tuple(trained.notes), seconds)
+    reference = forest(case, tables, train, rows, trees)
+    ceiling = rule(tables, train, rows, 168)
+    return Trial(ours, reference, ceiling, tuple(fitted.notes), seconds)
 
 
 def forest(
-    case: Case, tables: dict[str, pl.LazyFrame], learnt: pl.DataFrame, rows: pl.DataFrame, trees: int
+    case: Case, tables: dict[str, pl.LazyFrame], train: pl.DataFrame, rows: pl.DataFrame, trees: int
 ) -> pl.DataFrame:
     """Judged rows of `trees` trees of depth 15 per component and horizon, on the raw reference features.
 
@@ -112,29 +112,31 @@ def forest(
     """
     from sklearn.ensemble import RandomForestClassifier
 
-    kept = [
+    columns = [
         c for c in rows.columns if c.endswith(("_count_24h", "_replaced_days")) and not c.startswith("any_")
     ]
-    kept += [c for c in rows.columns if c.startswith("model_is_") or c == "age_years"]
-    learnt, names = raw_telemetry(case, tables, learnt)
+    columns += [c for c in rows.columns if c.startswith("model_is_") or c == "age_years"]
+    train, names = raw_telemetry(case, tables, train)
     rows, _ = raw_telemetry(case, tables, rows)
-    X, fresh = matrix(learnt, kept + names), matrix(rows, kept + names)
+    X, fresh = matrix(train, columns + names), matrix(rows, columns + names)
     outcome = "|next_failure_hours"
     components = sorted(c.removesuffix(outcome) for c in rows.columns if c.endswith(outcome))
     parts = []
     for hours in case.hours:
         for component in components:
-            label = learnt.select(fails_within(component, hours)).to_series()
-            known = label.is_not_null().to_numpy()
-            fitted = RandomForestClassifier(trees, max_depth=15, random_state=7, n_jobs=1)
-            fitted.fit(X[known], label.drop_nulls().to_numpy())
-            said = fitted.predict_proba(fresh)[:, -1]
-            parts.append(evaluation.judged(rows, Risk(component, hours, "forest", 0.0), said, 0.5, Options()))
+            label = train.select(fails_within(component, hours)).to_series()
+            labelled = label.is_not_null().to_numpy()
+            classifier = RandomForestClassifier(trees, max_depth=15, random_state=7, n_jobs=1)
+            classifier.fit(X[labelled], label.drop_nulls().to_numpy())
+            probabilities = classifier.predict_proba(fresh)[:, -1]
+            parts.append(
+                evaluation.judged(rows, Risk(component, hours, "forest", 0.0), probabilities, 0.5, Options())
+            )
     return pl.concat(parts)
 
 
 def rule(
-    tables: dict[str, pl.LazyFrame], learnt: pl.DataFrame, rows: pl.DataFrame, hours: int
+    tables: dict[str, pl.LazyFrame], train: pl.DataFrame, rows: pl.DataFrame, hours: int
 ) -> pl.DataFrame:
     """Judged rows of one who knows how the failures of this data come about, and when they can be seen.
 
@@ -152,13 +154,13 @@ def rule(
     assert days["machine_id"].is_unique().all()
 
     def of(frame: pl.DataFrame, component: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-        known = frame.join(days, on="machine_id", how="left", maintain_order="left")
+        with_days = frame.join(days, on="machine_id", how="left", maintain_order="left")
         due = 15 - (day - pl.col("visited")) % 15
         after = pl.col(f"{component}|next_failure_hours")
         models = [c for c in frame.columns if c.startswith("model_is_")]
         age = ((pl.col(f"{component}_replaced_days") + due) / 15).alias("age")
-        x = known.select(age, pl.lit(float(component[-1])).alias("component"), "age_years", *models)
-        facts = known.select(
+        x = with_days.select(age, pl.lit(float(component[-1])).alias("component"), "age_years", *models)
+        facts = with_days.select(
             due.alias("due"),
             (after <= 24).fill_null(False).alias("seen"),
             (after <= due * 24 + 1e-6).fill_null(False).alias("fails"),
@@ -170,19 +172,23 @@ def rule(
     )
     visits = []
     for component in components:
-        x, facts = of(learnt.filter(pl.col("observed_hours") >= 168), component)
+        x, facts = of(train.filter(pl.col("observed_hours") >= 168), component)
         before = facts["due"].is_between(6.5, 7.0, closed="right")
         visits.append((x.filter(before).to_numpy(), facts.filter(before)["fails"].to_numpy()))
     X, fails = (np.concatenate(parts) for parts in zip(*visits, strict=True))
-    chosen = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 7, "lambda_l2": 1.0, "seed": 7}
-    chosen |= {"deterministic": True, "force_row_wise": True, "num_threads": 1, "verbose": -1}
-    fitted = lgb.train(chosen, lgb.Dataset(X, fails.astype(float)), 120)
+    parameters = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 7, "lambda_l2": 1.0, "seed": 7}
+    parameters |= {"deterministic": True, "force_row_wise": True, "num_threads": 1, "verbose": -1}
+    booster = lgb.train(parameters, lgb.Dataset(X, fails.astype(float)), 120)
     parts = []
     for component in components:
         x, facts = of(rows, component)
-        seen, due = facts["seen"].to_numpy(), facts["due"].to_numpy() * 24
-        said = np.where(seen, 1.0, np.where((due <= 24) | (due > hours), 0.0, fitted.predict(x.to_numpy())))
-        parts.append(evaluation.judged(rows, Risk(component, hours, "rule", 0.0), said, 0.5, Options()))
+        is_visible, due = facts["seen"].to_numpy(), facts["due"].to_numpy() * 24
+        probabilities = np.where(
+            is_visible, 1.0, np.where((due <= 24) | (due > hours), 0.0, booster.predict(x.to_numpy()))
+        )
+        parts.append(
+            evaluation.judged(rows, Risk(component, hours, "rule", 0.0), probabilities, 0.5, Options())
+        )
     return pl.concat(parts)
 
 
@@ -193,24 +199,24 @@ def raw_telemetry(
         return rows, [c for c in rows.columns if c.endswith("_mean_24h")]
     telemetry = tables["telemetry"].sort("machine_id", "time").collect()
     sensors = [c for c, t in telemetry.schema.items() if t == pl.Float64]
-    made = [
+    expressions = [
         column.over("machine_id").alias(f"{s}|{name}|{w}")
         for s in sensors
         for w in case.windows
         for name, column in (("mean", pl.col(s).rolling_mean(w)), ("std", pl.col(s).rolling_std(w)))
     ]
-    wide = telemetry.select("machine_id", "time", *made)
-    joined = rows.join(wide, on=["machine_id", "time"], how="left", maintain_order="left")
-    return joined, [c for c in wide.columns if c.count("|") == 2]
+    wide = telemetry.select("machine_id", "time", *expressions)
+    wide_rows = rows.join(wide, on=["machine_id", "time"], how="left", maintain_order="left")
+    return wide_rows, [c for c in wide.columns if c.count("|") == 2]
 
 
 def test_daily_telemetry_foretells_the_failing_component_a_day_ahead():
-    found = trial(DAILY, 12)
-    assert found.value(found.ours, "horizon", "24h", "f1") >= 0.95
-    assert found.value(found.ours, "horizon", "24h", "calibration_error") < 0.001
+    results = trial(DAILY, 12)
+    assert results.value(results.ours, "horizon", "24h", "f1") >= 0.95
+    assert results.value(results.ours, "horizon", "24h", "calibration_error") < 0.001
     for component in ("comp1", "comp2", "comp3", "comp4"):
-        assert found.value(found.ours, "component_24h", component, "f1") >= 0.9
-        assert found.value(found.ours, "component_24h", component, "warned") >= 0.95
+        assert results.value(results.ours, "component_24h", component, "f1") >= 0.9
+        assert results.value(results.ours, "component_24h", component, "warned") >= 0.95
 
 
 def test_a_week_ahead_probabilities_of_daily_telemetry_are_calibrated_and_beat_a_plain_forest():
@@ -219,31 +225,35 @@ def test_a_week_ahead_probabilities_of_daily_telemetry_are_calibrated_and_beat_a
     See `rule`: nothing shows before the last day but the age of components at planned visits. Machines in
     which some component fails are told apart better.
     """
-    found = trial(DAILY, 12)
-    assert found.value(found.ours, "horizon", "168h", "calibration_error") < 0.015
-    assert found.value(found.ours, "any_component", "168h", "average_precision") >= 0.5
+    results = trial(DAILY, 12)
+    assert results.value(results.ours, "horizon", "168h", "calibration_error") < 0.015
+    assert results.value(results.ours, "any_component", "168h", "average_precision") >= 0.5
     ours, theirs = (
-        found.value(r, "horizon", "168h", "average_precision") for r in (found.ours, found.reference)
+        results.value(r, "horizon", "168h", "average_precision") for r in (results.ours, results.reference)
     )
-    ceiling = found.value(found.ceiling, "horizon", "168h", "average_precision")
+    ceiling = results.value(results.ceiling, "horizon", "168h", "average_precision")
     assert 0.9 * ceiling <= ours <= ceiling < 0.5
     assert ours > theirs
-    ours, theirs = (found.value(r, "horizon", "168h", "log_loss") for r in (found.ours, found.reference))
+    ours, theirs = (
+        results.value(r, "horizon", "168h", "log_loss") for r in (results.ours, results.reference)
+    )
     assert ours < theirs
 
 
 def test_hourly_telemetry_of_20_machines_for_two_months_is_enough_for_a_day_ahead():
-    found = trial(HOURLY, 12)
-    (few,) = found.notes
+    results = trial(HOURLY, 12)
+    (few,) = results.notes
     assert few.startswith("few failures (comp3 4, comp4 7, comp1 8, comp2 11)")
-    assert found.value(found.ours, "horizon", "24h", "f1") >= 0.9
-    assert found.value(found.ours, "horizon", "168h", "calibration_error") < 0.03
-    assert found.value(found.ours, "any_component", "168h", "average_precision") >= 0.45
+    assert results.value(results.ours, "horizon", "24h", "f1") >= 0.9
+    assert results.value(results.ours, "horizon", "168h", "calibration_error") < 0.03
+    assert results.value(results.ours, "any_component", "168h", "average_precision") >= 0.45
     for hours in ("24h", "168h"):
-        ours, theirs = (found.value(r, "horizon", hours, "log_loss") for r in (found.ours, found.reference))
+        ours, theirs = (
+            results.value(r, "horizon", hours, "log_loss") for r in (results.ours, results.reference)
+        )
         assert ours < theirs
         ours, theirs = (
-            found.value(r, "horizon", hours, "average_precision") for r in (found.ours, found.reference)
+            results.value(r, "horizon", hours, "average_precision") for r in (results.ours, results.reference)
         )
         assert ours > theirs
 
@@ -256,10 +266,10 @@ def test_a_single_reading_and_longer_windows_that_do_not_help_are_reported():
 
 
 def test_ours_and_the_reference_are_judged_on_the_same_rows():
-    found = trial(DAILY, 12)
+    results = trial(DAILY, 12)
     place = ["machine_id", "component", "horizon_hours", "time", "failed"]
-    ours = found.ours.filter(pl.col("horizon_hours").is_in(DAILY.hours))
-    assert ours.select(place).sort(place).equals(found.reference.select(place).sort(place))
+    ours = results.ours.filter(pl.col("horizon_hours").is_in(DAILY.hours))
+    assert ours.select(place).sort(place).equals(results.reference.select(place).sort(place))
 
 
 def show() -> None:
@@ -277,16 +287,22 @@ def show() -> None:
     metrics += ["best", "saved_to_never", "saved_to_every_n_days"]
     with pl.Config(tbl_rows=40, tbl_cols=20, tbl_width_chars=220, tbl_hide_dataframe_shape=True):
         for case, every in ((DAILY, 12), (HOURLY, 12)):
-            found = trial(replace(case, hours=Options().horizons_hours), every, trees=200)
-            print(f"{case.telemetry}, a row every {every} h, trained in {found.seconds:.1f} s; {found.notes}")
-            for name, rows in (("ours", found.ours), ("forest", found.reference), ("rule", found.ceiling)):
+            results = trial(replace(case, hours=Options().horizons_hours), every, trees=200)
+            print(
+                f"{case.telemetry}, a row every {every} h, trained in {results.seconds:.1f} s; {results.notes}"
+            )
+            for name, rows in (
+                ("ours", results.ours),
+                ("forest", results.reference),
+                ("rule", results.ceiling),
+            ):
                 table = evaluation.metrics(rows, Options()).pivot(
                     on="metric", index=["slice", "value_of_slice"], values="value"
                 )
-                chosen = table.select(
+                columns = table.select(
                     pl.lit(name).alias("of"), "slice", "value_of_slice", "rows", "failing_rows", *metrics
                 )
-                print(chosen.with_columns(pl.col(pl.Float64).round(4)))
+                print(columns.with_columns(pl.col(pl.Float64).round(4)))
 
 
 if __name__ == "__main__":

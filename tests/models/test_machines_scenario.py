@@ -58,15 +58,17 @@ def score(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Published rows with ranks, and what became of the keys, shard by shard."""
     context = MACHINES.context(cut(tables), as_of, options)
-    wanted = MACHINES.requested(cut(tables), as_of, options).collect()
-    found = [
-        MACHINES.score(model, cut(tables, i), context, wanted.filter(shard=i).drop("shard"), as_of, options)
+    keys_requested = MACHINES.requested(cut(tables), as_of, options).collect()
+    shards = [
+        MACHINES.score(
+            model, cut(tables, i), context, keys_requested.filter(shard=i).drop("shard"), as_of, options
+        )
         for i in range(SHARDS)
     ]
-    rows = MACHINES.complete(pl.concat([s.rows for s in found]).lazy()).collect()
-    keys = pl.concat([s.keys for s in found]).sort("machine_id", "component")
+    rows = MACHINES.complete(pl.concat([s.rows for s in shards]).lazy()).collect()
+    keys = pl.concat([s.keys for s in shards]).sort("machine_id", "component")
     assert keys.select("machine_id", "component").equals(
-        wanted.select("machine_id", "component").sort("machine_id", "component")
+        keys_requested.select("machine_id", "component").sort("machine_id", "component")
     )
     return rows.sort("machine_id", "component", "time", "horizon_hours"), keys
 
@@ -111,16 +113,16 @@ def test_every_requested_component_is_scored_at_every_horizon(fleet, published):
 def test_a_probability_is_at_least_that_of_a_shorter_horizon():
     words = Vocabulary((), ("pump", "gear"), (), (), 1.0)
     rates = {("pump", 168): 0.1, ("pump", 24): 0.3, ("gear", 24): 0.2, ("gear", 168): 0.4}
-    made = [Risk(component, hours, "base_rate", rate) for (component, hours), rate in rates.items()]
+    risks = [Risk(component, hours, "base_rate", rate) for (component, hours), rate in rates.items()]
     nothing = Risk("pump", 336, "no_model", 0.0)
-    said = Model(words, Options(), (*made, nothing)).predict(np.zeros((2, 0), dtype=np.float32))
-    assert {place: p.tolist() for place, p in said.items() if place[1] < 336} == {
+    probabilities = Model(words, Options(), (*risks, nothing)).predict(np.zeros((2, 0), dtype=np.float32))
+    assert {place: p.tolist() for place, p in probabilities.items() if place[1] < 336} == {
         ("pump", 24): [0.3, 0.3],
         ("pump", 168): [0.3, 0.3],
         ("gear", 24): [0.2, 0.2],
         ("gear", 168): [0.4, 0.4],
     }
-    assert np.isnan(said["pump", 336]).all()
+    assert np.isnan(probabilities["pump", 336]).all()
 
 
 def test_probabilities_rise_with_the_horizon(published):
@@ -154,11 +156,11 @@ def test_nothing_that_comes_after_as_of_changes_a_bundle_or_a_probability(
     later = frame.filter(pl.col("time") > AS_OF)
     assert later.height > 0
     if table == "telemetry":
-        changed = later.with_columns(pl.col("volt", "rotate") * 3 + 50)
+        altered = later.with_columns(pl.col("volt", "rotate") * 3 + 50)
     else:
         name = frame.columns[2]
-        changed = later.with_columns(pl.lit("another").alias(name))
-    tables = {**fleet, table: pl.concat([frame.filter(pl.col("time") <= AS_OF), changed])}
+        altered = later.with_columns(pl.lit("another").alias(name))
+    tables = {**fleet, table: pl.concat([frame.filter(pl.col("time") <= AS_OF), altered])}
     rows, keys = score(model, tables, AS_OF)
     assert_frame_equal(rows, published[0], check_exact=True)
     assert keys.equals(published[1])
@@ -168,13 +170,13 @@ def test_nothing_that_comes_after_as_of_changes_a_bundle_or_a_probability(
 
 def test_the_whole_data_at_another_time_gives_the_same_probabilities(fleet, published, trained):
     shift = timedelta(days=1000, hours=7)
-    moved = {
+    elsewhere = {
         name: frame.with_columns(pl.col("time") + shift) if "time" in frame.columns else frame
         for name, frame in fleet.items()
     }
-    again = train(moved, AS_OF + shift)
+    again = train(elsewhere, AS_OF + shift)
     assert again.files == trained.files
-    rows, _ = score(MACHINES.load(again.files), moved, AS_OF + shift)
+    rows, _ = score(MACHINES.load(again.files), elsewhere, AS_OF + shift)
     assert_frame_equal(rows.drop("time"), published[0].drop("time"), check_exact=True)
 
 
@@ -183,8 +185,8 @@ def test_a_key_s_rows_do_not_depend_on_the_other_keys(fleet, model, published):
     rows = published[0].drop("rank")
     for key in rows.select("machine_id", "component").unique().sort(pl.all()).gather_every(9).iter_slices(1):
         alone = MACHINES.score(model, cut(fleet), context, key, AS_OF, OPTIONS)
-        wanted = rows.join(key, on=["machine_id", "component"], how="semi")
-        assert_frame_equal(alone.rows.drop("rank"), wanted, check_exact=True)
+        rows_of_key = rows.join(key, on=["machine_id", "component"], how="semi")
+        assert_frame_equal(alone.rows.drop("rank"), rows_of_key, check_exact=True)
 
 
 def test_a_range_has_at_each_time_what_a_run_for_that_time_had(fleet, model):
@@ -215,8 +217,8 @@ def test_no_alarm_is_raised_while_a_component_is_under_work(fleet, model, publis
     assert mine["rung"].to_list() == ["under_work"] * 2
     assert mine["above_threshold"].to_list() == [False, False]
     assert mine["rank"].null_count() == 2
-    told = outcome.filter(machine_id=machine, component=component).row(0, named=True)
-    assert (told["status"], told["rung"]) == ("scored", "under_work")
+    key = outcome.filter(machine_id=machine, component=component).row(0, named=True)
+    assert (key["status"], key["rung"]) == ("scored", "under_work")
 
 
 def test_alarms_follow_the_costs_that_are_given_when_scoring(fleet, model, published):
@@ -282,8 +284,8 @@ def uneven(fleet) -> dict[str, pl.DataFrame]:
 
 
 def test_a_component_that_never_failed_has_no_model_and_one_that_seldom_did_a_base_rate(uneven):
-    trained = train(uneven, AS_OF)
-    rows, keys = score(MACHINES.load(json_and_back(trained)), uneven, AS_OF)
+    fitted = train(uneven, AS_OF)
+    rows, keys = score(MACHINES.load(json_and_back(fitted)), uneven, AS_OF)
     never, seldom = (keys.filter(component=c) for c in ("comp1", "comp2"))
     assert set(never["status"]) == {"skipped"}
     assert never["reason"].str.starts_with("comp1 never failed in the training range of ").all()
@@ -295,7 +297,7 @@ def test_a_component_that_never_failed_has_no_model_and_one_that_seldom_did_a_ba
     constant = rows.filter(component="comp2", horizon_hours=24)
     assert constant["probability"].n_unique() == 1
     assert 0 < constant["probability"][0] < 0.01
-    assert any("comp1 never failed" in note for note in trained.notes)
+    assert any("comp1 never failed" in note for note in fitted.notes)
 
 
 def test_a_component_that_the_bundle_has_not_heard_of_is_skipped_and_said(fleet, model):
@@ -346,8 +348,8 @@ def test_of_a_range_the_last_rows_have_reasons_and_of_the_others_those_at_risk(f
     rows, _ = score(model, fleet, AS_OF, since)
     assert_frame_equal(rows.filter(time=AS_OF).drop("rank"), published[0].drop("rank"))
     before = rows.filter(pl.col("time") < AS_OF, rung="model")
-    told = before.group_by("above_threshold").agg((pl.col("reasons").fill_null("") != "").all())
-    assert dict(told.iter_rows()) == {True: True, False: False}
+    has_reasons = before.group_by("above_threshold").agg((pl.col("reasons").fill_null("") != "").all())
+    assert dict(has_reasons.iter_rows()) == {True: True, False: False}
     assert not (before.filter(~pl.col("above_threshold"))["reasons"].fill_null("") != "").any()
 
 
@@ -356,13 +358,13 @@ def test_an_evaluation_is_pending_where_the_horizon_is_not_over(fleet, model):
     options = {**OPTIONS, "score_from": AS_OF.isoformat()}
     context = MACHINES.context(cut(fleet), end, options)
     parts = [MACHINES.evaluate(model, cut(fleet, i), context, end, options) for i in range(SHARDS)]
-    judged = pl.concat(parts)
-    assert list(judged.columns) == [*JUDGED, *scoring.QUANTILE_COLUMNS, OBSERVED]
+    verdicts = pl.concat(parts)
+    assert list(verdicts.columns) == [*JUDGED, *scoring.QUANTILE_COLUMNS, OBSERVED]
     for hours in (24, 72):
-        of = judged.filter(horizon_hours=hours)
+        of = verdicts.filter(horizon_hours=hours)
         pending = of.filter(pl.col("failed").is_null())["time"]
         assert pending.min() > end - timedelta(hours=hours) >= of.drop_nulls("failed")["time"].max()
-    table = MACHINES.measures(judged.lazy(), options)
+    table = MACHINES.measures(verdicts.lazy(), options)
     value = dict(table.filter(slice="horizon", value_of_slice="24h").select("metric", "value").iter_rows())
     assert value["f1"] > 0.4
     assert value["calibration_error"] < 0.03
@@ -376,23 +378,23 @@ def test_an_evaluation_of_a_past_range_knows_all_outcomes_by_now(fleet, model):
         "score_from": AS_OF.isoformat(),
         "score_to": (AS_OF + timedelta(days=9)).isoformat(),
     }
-    judged = MACHINES.evaluate(model, cut(fleet), MACHINES.context(cut(fleet), end, options), end, options)
-    assert (judged["time"].min(), judged["time"].max()) == (AS_OF, AS_OF + timedelta(days=9))
-    assert judged["failed"].null_count() == 0
+    verdicts = MACHINES.evaluate(model, cut(fleet), MACHINES.context(cut(fleet), end, options), end, options)
+    assert (verdicts["time"].min(), verdicts["time"].max()) == (AS_OF, AS_OF + timedelta(days=9))
+    assert verdicts["failed"].null_count() == 0
 
 
 def test_an_event_tells_of_each_machine_at_risk_the_worst_first(fleet, model):
     rows, _ = score(model, fleet, AS_OF, {**OPTIONS, "missed_failure_cost": 1e4})
     derived = MACHINES.derive(rows.lazy(), {}, {}, AS_OF, OPTIONS)
-    found = MACHINES.events(rows.lazy(), derived, AS_OF, OPTIONS)
+    events = MACHINES.events(rows.lazy(), derived, AS_OF, OPTIONS)
     alarms = rows.filter("above_threshold")
-    assert len(found) == alarms["machine_id"].n_unique() > 0
-    assert {event.name for event in found} == {"at_risk"}
-    best = [min(risk["rank"] for risk in event.payload["risks"]) for event in found]
+    assert len(events) == alarms["machine_id"].n_unique() > 0
+    assert {event.name for event in events} == {"at_risk"}
+    best = [min(risk["rank"] for risk in event.payload["risks"]) for event in events]
     assert best == sorted(best)
-    assert sum(len(event.payload["risks"]) for event in found) == alarms.height
-    assert json.loads(json.dumps(found[0].payload)) == found[0].payload
-    assert len({event.resource for event in found}) == len(found)
+    assert sum(len(event.payload["risks"]) for event in events) == alarms.height
+    assert json.loads(json.dumps(events[0].payload)) == events[0].payload
+    assert len({event.resource for event in events}) == len(events)
 
 
 def test_the_backtest_is_later_than_what_its_estimators_learnt_from(trained):
@@ -415,9 +417,9 @@ def test_a_champion_is_compared_on_rows_that_it_has_not_seen(fleet, model):
     context = MACHINES.context(cut(fleet), later, OPTIONS)
     rows = MACHINES.prepare_shard(cut(fleet), context, later, OPTIONS)["rows"]
     challenger = MACHINES.fit({"rows": rows.lazy()}, context, later, OPTIONS)
-    found = MACHINES.rebacktest(model, {"rows": rows.lazy()}, challenger.backtest, AS_OF)
-    assert found is not None
-    ours, theirs, count = found
+    losses = MACHINES.rebacktest(model, {"rows": rows.lazy()}, challenger.backtest, AS_OF)
+    assert losses is not None
+    ours, theirs, count = losses
     unseen = challenger.backtest.filter(pl.col("time") > AS_OF)
     assert count == unseen.height > 0
     assert ours == log_loss(unseen)
@@ -436,14 +438,14 @@ def test_a_champion_is_compared_on_rows_that_it_has_not_seen(fleet, model):
 def test_the_classical_estimators_go_the_same_way(fleet, estimator, monkeypatch):
     monkeypatch.setattr("models.machines.estimators.FOREST_TREES", 40)
     options = {**OPTIONS, "estimator": estimator, "horizons_hours": [24], "training_rows": 1500}
-    trained = train(fleet, AS_OF, options)
-    frames = [f for f in trained.files.values() if isinstance(f, pl.DataFrame)]
+    fitted = train(fleet, AS_OF, options)
+    frames = [f for f in fitted.files.values() if isinstance(f, pl.DataFrame)]
     assert len(frames) == 2
-    rows, keys = score(MACHINES.load(json_and_back(trained)), fleet, AS_OF, options)
+    rows, keys = score(MACHINES.load(json_and_back(fitted)), fleet, AS_OF, options)
     assert rows.height == 28
     assert set(keys["status"]) == {"scored"}
     assert rows.filter("above_threshold")["reasons"].str.contains(r"\(\+0\.\d+\)").all()
-    assert trained.headline["average_precision_24h"] > 0.2
+    assert fitted.headline["average_precision_24h"] > 0.2
 
 
 def test_as_of_is_the_latest_telemetry_up_to_what_is_asked_for(fleet):
@@ -471,9 +473,9 @@ def test_nothing_to_learn_from_is_an_error_that_says_what_to_do(fleet):
 
 def test_a_short_range_trains_without_held_out_rows_and_says_so(fleet):
     options = {**OPTIONS, "train_from": (AS_OF - timedelta(days=12)).isoformat(), "horizons_hours": [72]}
-    trained = train(fleet, AS_OF, options)
-    assert any("too short to hold out rows" in note for note in trained.notes)
-    rows, _ = score(MACHINES.load(trained.files), fleet, AS_OF, options)
+    fitted = train(fleet, AS_OF, options)
+    assert any("too short to hold out rows" in note for note in fitted.notes)
+    rows, _ = score(MACHINES.load(fitted.files), fleet, AS_OF, options)
     assert rows.height == 28
 
 

@@ -29,18 +29,18 @@ TITLES = [
 
 @pytest.fixture(scope="module")
 def run() -> RunView:
-    made = simulate(10, days=150, seed=4, interval_hours=4, start=START, components=2)
-    tables = {name: frame.with_columns(shard=pl.lit(0)).lazy() for name, frame in made.items()}
+    fleet = simulate(10, days=150, seed=4, interval_hours=4, start=START, components=2)
+    tables = {name: frame.with_columns(shard=pl.lit(0)).lazy() for name, frame in fleet.items()}
     context = MACHINES.context(tables, AS_OF, OPTIONS)
     rows = MACHINES.prepare_shard(tables, context, AS_OF, OPTIONS)["rows"]
-    trained = MACHINES.fit({"rows": rows.lazy()}, context, AS_OF, OPTIONS)
-    model = MACHINES.load(trained.files)
+    fitted = MACHINES.fit({"rows": rows.lazy()}, context, AS_OF, OPTIONS)
+    model = MACHINES.load(fitted.files)
     costly = {**OPTIONS, "missed_failure_cost": 15.0}
 
     def scored(at: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:
         keys = MACHINES.requested(tables, at, costly).collect().drop("shard")
-        found = MACHINES.score(model, tables, MACHINES.context(tables, at, costly), keys, at, costly)
-        return MACHINES.complete(found.rows.lazy()).collect().with_columns(as_of=pl.lit(at)), found.keys
+        scores = MACHINES.score(model, tables, MACHINES.context(tables, at, costly), keys, at, costly)
+        return MACHINES.complete(scores.rows.lazy()).collect().with_columns(as_of=pl.lit(at)), scores.keys
 
     now, keys = scored(AS_OF)
     derived = MACHINES.derive(now.lazy(), {}, tables, AS_OF, costly)
@@ -53,9 +53,9 @@ def run() -> RunView:
         previous=scored(AS_OF - timedelta(days=2))[0].lazy(),
         keys=keys.lazy(),
         derived={name: frame.with_columns(as_of=pl.lit(AS_OF)).lazy() for name, frame in derived.items()},
-        backtest=trained.backtest.lazy(),
-        metrics=trained.metrics,
-        headline=trained.headline,
+        backtest=fitted.backtest.lazy(),
+        metrics=fitted.metrics,
+        headline=fitted.headline,
         gaps=MACHINES.gaps(tables, keys, AS_OF, costly),
     )
 
@@ -74,9 +74,9 @@ def prose(run: RunView, title: str) -> str:
 
 
 def test_sections_come_in_order_of_use_and_none_is_empty(run):
-    found: list[Section] = sections(run)
-    assert [s.title for s in found] == TITLES
-    assert all(s.parts for s in found)
+    page_sections: list[Section] = sections(run)
+    assert [s.title for s in page_sections] == TITLES
+    assert all(s.parts for s in page_sections)
 
 
 def test_the_watch_list_has_what_is_at_risk_first_and_at_least_ten(run):
@@ -85,8 +85,8 @@ def test_the_watch_list_has_what_is_at_risk_first_and_at_least_ten(run):
     alarms = rows.filter("above_threshold").select("machine_id", "component").unique()
     assert 0 < alarms.height < 20
     assert frame.height == max(10, alarms.height)
-    listed = frame.select("Machine", "Component").rows()
-    assert set(listed[: alarms.height]) == set(alarms.rows())
+    pairs = frame.select("Machine", "Component").rows()
+    assert set(pairs[: alarms.height]) == set(alarms.rows())
     assert frame["At risk within"].head(alarms.height).null_count() == 0
     assert frame["Alarm"].to_list() == ["opened"] * alarms.height + [None] * (frame.height - alarms.height)
     assert frame["At risk from"].str.contains(r"^[\d.]+ %, [\d.]+ %$").all()
@@ -121,7 +121,7 @@ def test_events_are_marked_at_the_reading_that_followed_and_nowhere_else(run):
     volt = telemetry.filter(series="volt")
     since = volt["time"].min()
     for table, column in (("errors", "error"), ("maintenance", "component"), ("failures", "component")):
-        wanted = set()
+        events = set()
         for row in (
             run.tables[table]
             .filter(pl.col("time") > since, pl.col("time") <= AS_OF)
@@ -129,11 +129,11 @@ def test_events_are_marked_at_the_reading_that_followed_and_nowhere_else(run):
             .iter_rows(named=True)
         ):
             readings = volt.filter(pl.col("machine_id") == row["machine_id"], pl.col("time") >= row["time"])
-            wanted.add((row["machine_id"], readings["time"].min(), row[column]))
-        marked = volt.drop_nulls(table).select("machine_id", "time", table)
-        found = {(m, t, one) for m, t, text in marked.iter_rows() for one in text.split(", ")}
-        at_first = {mark for mark in found if mark[1] == since}
-        assert found - at_first == wanted
+            events.add((row["machine_id"], readings["time"].min(), row[column]))
+        lines = volt.drop_nulls(table).select("machine_id", "time", table)
+        marks = {(m, t, one) for m, t, text in lines.iter_rows() for one in text.split(", ")}
+        at_first = {mark for mark in marks if mark[1] == since}
+        assert marks - at_first == events
 
 
 def test_nothing_after_as_of_is_shown(run):
@@ -159,25 +159,25 @@ def test_the_risk_over_time_has_what_earlier_runs_published_of_each_time_the_las
     def of(as_of: datetime, time: datetime, probability: float) -> pl.DataFrame:
         return now.with_columns(as_of=pl.lit(as_of), time=pl.lit(time), probability=pl.lit(probability))
 
-    known = [of(day, day, 0.01 * n) for n, day in enumerate(days)]
-    known += [of(AS_OF - timedelta(hours=12), days[2], 0.5), of(AS_OF + timedelta(days=1), days[1], 0.9)]
-    told = dataclasses.replace(
+    risks = [of(day, day, 0.01 * n) for n, day in enumerate(days)]
+    risks += [of(AS_OF - timedelta(hours=12), days[2], 0.5), of(AS_OF + timedelta(days=1), days[1], 0.9)]
+    repeated_run = dataclasses.replace(
         run,
         backtest=run.backtest.head(0),
-        derived={"risks": pl.concat(known).sample(fraction=1.0, seed=1).lazy()},
+        derived={"risks": pl.concat(risks).sample(fraction=1.0, seed=1).lazy()},
     )
-    risk = explorer(told).tracks[1].frame.filter(machine_id="M00003", series="comp1 risk").collect()
-    found = dict(risk.select("time", "probability").iter_rows())
-    published = now.filter(machine_id="M00003", component="comp1", horizon_hours=168)["probability"].item()
-    assert found == {days[4]: 0.04, days[3]: 0.03, days[2]: 0.5, days[1]: 0.01, AS_OF: published}
+    risk = explorer(repeated_run).tracks[1].frame.filter(machine_id="M00003", series="comp1 risk").collect()
+    by_time = dict(risk.select("time", "probability").iter_rows())
+    newest = now.filter(machine_id="M00003", component="comp1", horizon_hours=168)["probability"].item()
+    assert by_time == {days[4]: 0.04, days[3]: 0.03, days[2]: 0.5, days[1]: 0.01, AS_OF: newest}
 
 
 def test_of_many_earlier_runs_the_last_sixty_are_shown(run):
     now = run.published.collect().drop("as_of")
     times = [AS_OF - timedelta(hours=12 * n) for n in range(1, 71)]
-    known = pl.concat([now.with_columns(as_of=pl.lit(t), time=pl.lit(t)) for t in times])
-    told = dataclasses.replace(run, backtest=run.backtest.head(0), derived={"risks": known.lazy()})
-    risk = explorer(told).tracks[1].frame.filter(machine_id="M00003", series="comp1 risk").collect()
+    risks = pl.concat([now.with_columns(as_of=pl.lit(t), time=pl.lit(t)) for t in times])
+    repeated_run = dataclasses.replace(run, backtest=run.backtest.head(0), derived={"risks": risks.lazy()})
+    risk = explorer(repeated_run).tracks[1].frame.filter(machine_id="M00003", series="comp1 risk").collect()
     assert risk["time"].sort(descending=True).to_list() == [AS_OF, *times[:60]]
 
 
@@ -211,11 +211,11 @@ def test_components_without_a_model_are_listed_with_the_reason(run):
         pl.when(pl.col("component") != "comp2").then("probability"),
         pl.when(pl.col("component") != "comp2").then("above_threshold"),
     )
-    found = dataclasses.replace(run, keys=keys, published=rows)
-    grid = parts(found, TITLES[-1], Grid)[0]
+    incomplete = dataclasses.replace(run, keys=keys, published=rows)
+    grid = parts(incomplete, TITLES[-1], Grid)[0]
     assert grid.frame.row(0, named=True)["Components"] == 10
     assert grid.frame["Reason"][0] == "comp2 never failed"
-    assert set(parts(found, TITLES[0], Grid)[0].frame["Component"]) == {"comp1"}
+    assert set(parts(incomplete, TITLES[0], Grid)[0].frame["Component"]) == {"comp1"}
 
 
 def test_a_run_without_rows_without_backtest_and_without_extra_tables_still_has_a_page(run):

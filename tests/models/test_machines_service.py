@@ -27,14 +27,14 @@ def daily(days: dict[str, int]) -> pl.LazyFrame:
 
 
 def failures(*rows: tuple[str, float]) -> pl.LazyFrame:
-    found = [(m, START + d * DAY, "pump") for m, d in rows]
+    records = [(m, START + d * DAY, "pump") for m, d in rows]
     schema = {"machine_id": pl.String, "time": WHEN, "component": pl.String}
-    return pl.LazyFrame(found, schema=schema, orient="row")
+    return pl.LazyFrame(records, schema=schema, orient="row")
 
 
 def test_a_machine_is_out_of_service_after_a_month_of_silence_and_not_before():
-    found = ended({"telemetry": daily({"a": 100, "b": 60, "c": 75})}, START + 99 * DAY, 24)
-    assert found.rows() == [("b", START + 59 * DAY)]
+    ends = ended({"telemetry": daily({"a": 100, "b": 60, "c": 75})}, START + 99 * DAY, 24)
+    assert ends.rows() == [("b", START + 59 * DAY)]
 
 
 def test_a_monthly_cadence_is_no_silence():
@@ -44,17 +44,17 @@ def test_a_monthly_cadence_is_no_silence():
 
 def test_the_last_rows_of_a_machine_that_was_withdrawn_are_neither_failing_nor_healthy():
     rows = pl.DataFrame({"machine_id": ["b"] * 3, "time": [START + d * DAY for d in (50, 58, 59)]})
-    gone = pl.DataFrame({"machine_id": ["b"], "ended": [START + 59 * DAY]})
-    found = outcomes(rows, failures(("b", 20)), ["pump"], START + 99 * DAY, gone)
-    assert found[OBSERVED].to_list() == [9 * 24, 24, 0]
-    assert found.select(fails_within("pump", 48)).to_series().to_list() == [False, None, None]
+    ends = pl.DataFrame({"machine_id": ["b"], "ended": [START + 59 * DAY]})
+    rows_with_outcomes = outcomes(rows, failures(("b", 20)), ["pump"], START + 99 * DAY, ends)
+    assert rows_with_outcomes[OBSERVED].to_list() == [9 * 24, 24, 0]
+    assert rows_with_outcomes.select(fails_within("pump", 48)).to_series().to_list() == [False, None, None]
 
 
 def test_a_machine_that_ran_to_its_failure_has_failed():
     rows = pl.DataFrame({"machine_id": ["b"] * 2, "time": [START + d * DAY for d in (50, 58)]})
-    gone = pl.DataFrame({"machine_id": ["b"], "ended": [START + 59 * DAY]})
-    found = outcomes(rows, failures(("b", 59)), ["pump"], START + 99 * DAY, gone)
-    assert found.select(fails_within("pump", 48)).to_series().to_list() == [False, True]
+    ends = pl.DataFrame({"machine_id": ["b"], "ended": [START + 59 * DAY]})
+    rows_with_outcomes = outcomes(rows, failures(("b", 59)), ["pump"], START + 99 * DAY, ends)
+    assert rows_with_outcomes.select(fails_within("pump", 48)).to_series().to_list() == [False, True]
 
 
 def test_a_record_of_failures_that_ends_before_telemetry_is_told_and_one_that_is_only_quiet_is_not():
@@ -83,8 +83,8 @@ def test_a_fleet_of_which_few_machines_are_left_is_not_taken_for_a_record_that_e
 def test_silence_is_judged_at_each_row_by_what_was_known_then():
     times = [START + d * DAY for d in (40, 60, 100)]
     rows = pl.DataFrame({"machine_id": ["b"] * 3, "time": times, "readings": [1, 0, 0]}).cast({"time": WHEN})
-    found = silent_since({"telemetry": daily({"b": 50})}, rows, 24)
-    assert found.to_list() == [None, None, START + 49 * DAY]
+    since = silent_since({"telemetry": daily({"b": 50})}, rows, 24)
+    assert since.to_list() == [None, None, START + 49 * DAY]
 
 
 def test_a_machine_that_stopped_with_a_failure_is_out_of_service_at_once_and_not_where_it_was_repaired():
@@ -95,11 +95,11 @@ def test_a_machine_that_stopped_with_a_failure_is_out_of_service_at_once_and_not
     }
     assert ended(tables, START + 99 * DAY, 24).rows() == [("failed", START + 97 * DAY)]
     times = [START + d * DAY for d in (96, 97, 98)]
-    for machine, said in {"failed": START + 97 * DAY, "repaired": None}.items():
+    for machine, since in {"failed": START + 97 * DAY, "repaired": None}.items():
         rows = pl.DataFrame({"machine_id": machine, "time": times, "readings": [1, 1, 1]}).cast(
             {"time": WHEN}
         )
-        assert silent_since(tables, rows, 24).to_list() == [None, None, said]
+        assert silent_since(tables, rows, 24).to_list() == [None, None, since]
 
 
 def test_published_rows_of_a_machine_that_was_withdrawn_are_not_judged_and_not_pending():
@@ -117,8 +117,8 @@ def test_published_rows_of_a_machine_that_was_withdrawn_are_not_judged_and_not_p
         schema_overrides={"time": WHEN, "horizon_hours": pl.Int32},
     )
     tables = {"telemetry": daily({"a": 100, "b": 50}), "failures": failures(("a", 90))}
-    found = judging.judge(rows.lazy(), tables, START + 99 * DAY)
-    assert found.select("failed", "pending").rows() == [(False, False), (None, False)]
+    verdicts = judging.judge(rows.lazy(), tables, START + 99 * DAY)
+    assert verdicts.select("failed", "pending").rows() == [(False, False), (None, False)]
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +126,13 @@ def withdrawn() -> dict[str, pl.DataFrame]:
     """A fleet of which the first machine was withdrawn after sixty of a hundred and ten days."""
     tables = simulate(10, days=110, seed=2, interval_hours=6, start=START, components=2)
     first = tables["machines"]["machine_id"][0]
-    kept = {
+    tables_before = {
         name: frame.filter((pl.col("machine_id") != first) | (pl.col("time") <= START + 60 * DAY))
         if "time" in frame.columns
         else frame
         for name, frame in tables.items()
     }
-    return with_shards(kept)
+    return with_shards(tables_before)
 
 
 def test_a_machine_out_of_service_is_listed_with_the_reason_and_not_ranked(withdrawn):

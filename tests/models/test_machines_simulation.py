@@ -47,20 +47,20 @@ def test_every_failure_is_a_replacement_at_that_time_and_maintenance_goes_back_b
 
 
 def test_degradation_is_seen_in_the_component_s_own_sensor_before_most_failures(fleet):
-    found = []
+    shares = []
     for i, (sensor, _, deviation) in enumerate(sensor_names(4)):
         failed = fleet["failures"].filter(component=f"comp{i + 1}")
-        joined = failed.join(fleet["telemetry"].rename({"time": "at"}), on="machine_id")
-        joined = joined.with_columns((pl.col("time") - pl.col("at")).dt.total_hours().alias("before"))
+        readings = failed.join(fleet["telemetry"].rename({"time": "at"}), on="machine_id")
+        readings = readings.with_columns((pl.col("time") - pl.col("at")).dt.total_hours().alias("before"))
         near = (
-            joined.filter(pl.col("before").is_between(0, 11))
+            readings.filter(pl.col("before").is_between(0, 11))
             .group_by("machine_id", "time")
             .agg(pl.col(sensor).mean())
         )
         usual = fleet["telemetry"].group_by("machine_id").agg(pl.col(sensor).median().alias("usual"))
         shift = near.join(usual, on="machine_id").select((pl.col(sensor) - pl.col("usual")) / deviation)
-        found.append((shift.to_series().abs() > 1.5).mean())
-    assert 0.7 < np.mean(found) < 0.99
+        shares.append((shift.to_series().abs() > 1.5).mean())
+    assert 0.7 < np.mean(shares) < 0.99
 
 
 def test_errors_announce_failures_but_not_only_them(fleet):
@@ -77,9 +77,16 @@ def test_errors_announce_failures_but_not_only_them(fleet):
 
 
 def test_components_of_any_number_have_a_sensor_and_an_error_of_their_own():
-    found = simulate(4, days=60, components=6, interval_hours=6)
-    assert found["telemetry"].columns[2:] == ["volt", "rotate", "pressure", "vibration", "sensor5", "sensor6"]
-    assert set(found["maintenance"]["component"]) == {f"comp{i}" for i in range(1, 7)}
+    tables = simulate(4, days=60, components=6, interval_hours=6)
+    assert tables["telemetry"].columns[2:] == [
+        "volt",
+        "rotate",
+        "pressure",
+        "vibration",
+        "sensor5",
+        "sensor6",
+    ]
+    assert set(tables["maintenance"]["component"]) == {f"comp{i}" for i in range(1, 7)}
 
 
 def test_a_fleet_of_no_machines_has_empty_tables():

@@ -26,11 +26,11 @@ def test_pinball_loss_is_what_its_definition_says(rows):
         for q, forecast in zip(QUANTILES.values(), forecasts, strict=True):
             total += q * (y - forecast) if y >= forecast else (1 - q) * (forecast - y)
     units = sum(y for y, *_ in rows)
-    found = value(frame(rows), metrics.pinball("y", QUANTILES))
+    loss = value(frame(rows), metrics.pinball("y", QUANTILES))
     if units > 0:
-        assert found == pytest.approx(total / 3 / units, rel=1e-9, abs=1e-12)
+        assert loss == pytest.approx(total / 3 / units, rel=1e-9, abs=1e-12)
     else:
-        assert found is None
+        assert loss is None
 
 
 @settings(max_examples=60)
@@ -38,16 +38,16 @@ def test_pinball_loss_is_what_its_definition_says(rows):
 def test_point_errors_are_what_their_definitions_say(rows):
     units = sum(y for y, *_ in rows)
     errors = [(middle - y, y) for y, _, middle, _ in rows]
-    found = frame(rows).select(
+    measures = frame(rows).select(
         wape=metrics.wape("y", "middle"), bias=metrics.bias("y", "middle"), mape=metrics.mape("y", "middle")
     )
     shares = [abs(e) / y for e, y in errors if y > 0]
     if units > 0:
-        assert found["wape"][0] == pytest.approx(sum(abs(e) for e, _ in errors) / units, rel=1e-9)
-        assert found["bias"][0] == pytest.approx(sum(e for e, _ in errors) / units, rel=1e-6, abs=1e-9)
-        assert found["mape"][0] == pytest.approx(sum(shares) / len(shares), rel=1e-9)
+        assert measures["wape"][0] == pytest.approx(sum(abs(e) for e, _ in errors) / units, rel=1e-9)
+        assert measures["bias"][0] == pytest.approx(sum(e for e, _ in errors) / units, rel=1e-6, abs=1e-9)
+        assert measures["mape"][0] == pytest.approx(sum(shares) / len(shares), rel=1e-9)
     else:
-        assert found.row(0) == (None, None, None)
+        assert measures.row(0) == (None, None, None)
 
 
 def test_a_perfect_forecast_loses_nothing_and_any_other_loses_something():
@@ -80,11 +80,11 @@ def test_bands_are_pairs_of_mirrored_quantiles():
 def test_slices_hold_the_measures_of_their_rows():
     rows = frame([(1.0, 1.0, 2.0, 3.0), (4.0, 1.0, 2.0, 3.0), (9.0, 1.0, 2.0, 3.0)])
     rows = rows.with_columns(kind=pl.Series(["b", "a", "b"]), step=pl.Series([1, 2, 2]))
-    found = metrics.by_slice(rows, {"rows": pl.len(), "units": pl.col("y").sum()}, [None, "kind", "step"])
-    assert found.columns == ["slice", "value_of_slice", "metric", "value"]
-    told = {(s, v, m): x for s, v, m, x in found.iter_rows()}
-    assert told[("all", "all", "rows")] == 3
-    assert told[("kind", "a", "units")] == 4
-    assert told[("kind", "b", "units")] == 10
-    assert told[("step", "2", "units")] == 13
-    assert found.filter(slice="kind", metric="rows")["value_of_slice"].to_list() == ["a", "b"]
+    slices = metrics.by_slice(rows, {"rows": pl.len(), "units": pl.col("y").sum()}, [None, "kind", "step"])
+    assert slices.columns == ["slice", "value_of_slice", "metric", "value"]
+    values = {(s, v, m): x for s, v, m, x in slices.iter_rows()}
+    assert values[("all", "all", "rows")] == 3
+    assert values[("kind", "a", "units")] == 4
+    assert values[("kind", "b", "units")] == 10
+    assert values[("step", "2", "units")] == 13
+    assert slices.filter(slice="kind", metric="rows")["value_of_slice"].to_list() == ["a", "b"]

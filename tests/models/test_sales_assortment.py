@@ -36,9 +36,9 @@ def built(history: pl.DataFrame, origin: int = WEEKS - 1) -> pl.DataFrame:
         {"sku": list(GROUPS), "group": list(GROUPS.values()), "fat": range(6), "label": list(GROUPS)}
     )
     tables = {"history": history.lazy(), "skus": skus.cast({"fat": pl.Float64}).lazy()}
-    shared = SALES.context(tables, AS_OF, {"horizon": 13})
+    context = SALES.context(tables, AS_OF, {"horizon": 13})
     panel = panel_of(tables["history"], history.select(KEY).unique(), (), MONDAY, AS_OF, 0)
-    rows = features.build(features.view_of(panel, shared, (), None), [origin], {origin: [13]})
+    rows = features.build(features.view_of(panel, context, (), None), [origin], {origin: [13]})
     return pl.concat(
         [rows.frame.select("sku"), pl.DataFrame(rows.values, schema=list(rows.names))], how="horizontal"
     )
@@ -62,16 +62,16 @@ def test_weeks_that_begin_after_the_end_of_a_sku_are_forecast_as_zero():
     weeks = [MONDAY + timedelta(weeks=at) for at in range(3)]
     rows = pl.DataFrame({"sku": ["a"] * 3 + ["b"] * 3, "week": weeks * 2, "q50": 7.0, "rung": "pooled"})
     skus = pl.LazyFrame({"sku": ["a", "b"], "end": [str(weeks[1] + timedelta(days=3)), None]})
-    found = assortment.without_ended(rows, {"skus": skus}, ["q50"])
-    assert found["q50"].to_list() == [7.0, 7.0, 0.0, 7.0, 7.0, 7.0]
-    assert found["rung"].to_list() == ["pooled"] * 2 + ["ended"] + ["pooled"] * 3
+    forecasts = assortment.without_ended(rows, {"skus": skus}, ["q50"])
+    assert forecasts["q50"].to_list() == [7.0, 7.0, 0.0, 7.0, 7.0, 7.0]
+    assert forecasts["rung"].to_list() == ["pooled"] * 2 + ["ended"] + ["pooled"] * 3
     assert assortment.without_ended(rows, {}, ["q50"]).equals(rows)
 
 
 def test_a_sku_that_is_not_sold_for_ten_weeks_is_named_unless_its_end_is_known_or_it_is_planned():
     late = AS_OF - timedelta(weeks=10)
-    gone = pl.col("sku").is_in(["soup", "stew", "odd"]) & (pl.col("week") > late)
-    tables = {"history": market().with_columns(units=pl.when(gone).then(0.0).otherwise("units")).lazy()}
+    absent = pl.col("sku").is_in(["soup", "stew", "odd"]) & (pl.col("week") > late)
+    tables = {"history": market().with_columns(units=pl.when(absent).then(0.0).otherwise("units")).lazy()}
     tables["skus"] = pl.LazyFrame({"sku": ["stew"], "end": [str(late)]})
     tables["plan"] = pl.LazyFrame({"sku": ["odd"], "store": ["s"], "week": [AS_OF + timedelta(weeks=1)]})
     (note,) = SALES.left_out(tables, AS_OF)

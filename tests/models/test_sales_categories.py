@@ -45,8 +45,8 @@ def tables() -> dict[str, pl.LazyFrame]:
 def model(tables):
     context = SALES.context(tables, AS_OF, OPTIONS)
     parts = SALES.prepare_shard(tables, context, AS_OF, OPTIONS)
-    trained = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
-    return SALES.load(trained.files)
+    fitted = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
+    return SALES.load(fitted.files)
 
 
 def medians(model, tables) -> pl.DataFrame:
@@ -90,18 +90,18 @@ def test_a_column_that_is_the_same_in_all_weeks_of_a_key_is_told_and_left_out(ta
 def test_the_category_of_most_weeks_is_usual_and_words_of_the_calendar_are_no_flags(tables):
     month = pl.col("week").dt.strftime("%B").alias("month")
     regular = pl.col("promotion").fill_null("regular")
-    found = categories.of_history({"history": tables["history"].with_columns(month, regular)}, AS_OF)
-    assert found.filter(column="month")["use"].unique().to_list() == [categories.VARIED]
-    uses = dict(found.filter(column="promotion").select("category", "use").iter_rows())
+    table = categories.of_history({"history": tables["history"].with_columns(month, regular)}, AS_OF)
+    assert table.filter(column="month")["use"].unique().to_list() == [categories.VARIED]
+    uses = dict(table.filter(column="promotion").select("category", "use").iter_rows())
     assert uses == {"regular": "usual", "multi_buy": "flag", "leaflet": "flag"}
 
 
 def test_the_plan_of_an_explanation_names_the_category(model, tables):
     context = SALES.context(tables, AS_OF, OPTIONS)
     rows = medians(model, tables).filter(sku="1")
-    found = SALES.explain(model, tables, context, rows, AS_OF, OPTIONS)
-    assert found["plan"].struct.field("promotion").to_list() == ["MULTI  BUY", "leaflet", "", "bogof"]
-    assert "promotion: promotion=multi_buy" in found["reasons"][0]
+    explanations = SALES.explain(model, tables, context, rows, AS_OF, OPTIONS)
+    assert explanations["plan"].struct.field("promotion").to_list() == ["MULTI  BUY", "leaflet", "", "bogof"]
+    assert "promotion: promotion=multi_buy" in explanations["reasons"][0]
 
 
 def test_few_different_words_are_kept_and_many_are_left_out_and_named():

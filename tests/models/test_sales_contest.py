@@ -43,22 +43,22 @@ def test_a_candidate_that_is_hardly_better_is_not_chosen():
 
 
 def test_a_season_is_judged_where_last_year_is_known_and_at_a_single_origin_has_to_save_much():
-    unknown = backtest(20.0, {"mean_of_models": 10.0, "last_year_with_mean": 10.0}).with_columns(
+    unmeasured = backtest(20.0, {"mean_of_models": 10.0, "last_year_with_mean": 10.0}).with_columns(
         last_year=float("nan")
     )
     much = backtest(20.0, {"mean_of_models": 10.0, "last_year_with_mean": 14.0})
     little = backtest(20.0, {"mean_of_models": 10.0, "last_year_with_mean": 11.0})
-    assert choice(unknown, unknown, much) == {"regular": "last_year_with_mean"}
-    assert choice(unknown, unknown, little) == {}
+    assert choice(unmeasured, unmeasured, much) == {"regular": "last_year_with_mean"}
+    assert choice(unmeasured, unmeasured, little) == {}
 
 
 def test_the_quantiles_of_a_naive_forecast_are_as_wide_as_those_of_the_models():
     rows = pl.DataFrame({"naive": [30.0], "seasonal_naive": [5.0], "last_year": [20.0], "level": [10.0]})
     pooled = np.array([[-1.0, 0.0, 0.5]])
-    found = contest.candidates(pooled, np.full((1, 3), np.nan), rows, 1)
-    assert found["naive"] - np.log(3.1) == pytest.approx(pooled)
-    assert found["mean_of_models"] == pytest.approx(pooled)
-    assert np.isnan(found["statistical"]).all()
+    candidates = contest.candidates(pooled, np.full((1, 3), np.nan), rows, 1)
+    assert candidates["naive"] - np.log(3.1) == pytest.approx(pooled)
+    assert candidates["mean_of_models"] == pytest.approx(pooled)
+    assert np.isnan(candidates["statistical"]).all()
 
 
 def test_the_narrower_its_own_band_the_more_a_forecast_counts_in_a_mean():
@@ -72,10 +72,10 @@ def test_last_year_counts_twice_as_much_as_the_models_and_where_it_is_unknown_th
         last_year=pl.Series([40.0, float("nan")])
     )
     models, usual, year_ago = np.full((2, 1), 0.5), 0.5, np.log(4.1)
-    found = contest.candidates(models, models, rows, 0, planned=True)
-    assert found["last_year_with_blend"][0] == pytest.approx((usual + 2 * year_ago) / 3)
-    assert found["blend_with_last_year"][0] == pytest.approx((2 * usual + year_ago) / 3)
-    assert np.isnan([found[name][1] for name in contest.PLANNED if "last_year" in name]).all()
+    candidates = contest.candidates(models, models, rows, 0, planned=True)
+    assert candidates["last_year_with_blend"][0] == pytest.approx((usual + 2 * year_ago) / 3)
+    assert candidates["blend_with_last_year"][0] == pytest.approx((2 * usual + year_ago) / 3)
+    assert np.isnan([candidates[name][1] for name in contest.PLANNED if "last_year" in name]).all()
     unplanned = contest.candidates(models, models, rows, 0)
     assert unplanned["last_year_with_mean"][1] == pytest.approx(usual)
 
@@ -107,12 +107,12 @@ def test_in_planned_weeks_one_lucky_season_replaces_no_model():
 
 
 def test_what_saves_most_takes_the_place_of_the_models_whatever_the_young_models_of_the_first_origin_lost():
-    found = {
+    losses = {
         "blend": [2.0, 14.0, 14.0],
         "naive": [18.2, 15.2, 15.2],
         "seasonal_naive": [12.8, 17.0, 17.0],
     }
-    assert planned(found) == {"regular": "seasonal_naive"}
+    assert planned(losses) == {"regular": "seasonal_naive"}
 
 
 def test_a_page_says_in_words_that_a_naive_forecast_is_better():

@@ -24,8 +24,8 @@ def tables_of(covariates: list[tuple], plan: pl.DataFrame | None = None) -> dict
     weeks = [(sku, store, week) for sku in "ab" for store in ("s", "t") for week in (MONDAY, AS_OF)]
     history = pl.DataFrame(weeks, ["sku", "store", "week"], orient="row").with_columns(units=1.0, shard=0)
     rows = pl.DataFrame(covariates, ["store", "week", "sun", "rain"], orient="row", strict=False)
-    found = {"history": history, "covariates": rows.cast({"sun": pl.Float64, "rain": pl.Float64})}
-    return {name: frame.lazy() for name, frame in (found | ({} if plan is None else {"plan": plan})).items()}
+    frames = {"history": history, "covariates": rows.cast({"sun": pl.Float64, "rain": pl.Float64})}
+    return {name: frame.lazy() for name, frame in (frames | ({} if plan is None else {"plan": plan})).items()}
 
 
 def test_a_row_without_a_store_is_of_all_stores():

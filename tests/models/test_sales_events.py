@@ -33,11 +33,11 @@ def tables_of(history: pl.DataFrame, *dates: date) -> dict[str, pl.LazyFrame]:
 
 def features_at(tables: dict[str, pl.LazyFrame], origin: int, steps: range) -> dict[str, list[float]]:
     """Features of the only key, one value per step."""
-    shared = SALES.context(tables, AS_OF, {"horizon": 4})
+    context = SALES.context(tables, AS_OF, {"horizon": 4})
     rows = tables["history"].select(*KEY, "week", "units")
     panel = panel_of(rows, rows.select(KEY).unique().collect(), (), MONDAY, AS_OF, 0)
-    found = features.build(features.view_of(panel, shared, (), None), [origin], {origin: steps})
-    return {name: found.values[:, at].tolist() for at, name in enumerate(found.names)}
+    matrix = features.build(features.view_of(panel, context, (), None), [origin], {origin: steps})
+    return {name: matrix.values[:, at].tolist() for at, name in enumerate(matrix.names)}
 
 
 def events_of(dates: tuple[date, ...], promoted: int | None = None) -> Events:
@@ -61,26 +61,26 @@ def test_a_calendar_that_there_is_not_is_refused_by_its_name(calendar):
 
 def test_of_the_days_of_an_event_in_a_row_the_first_counts():
     dates = [date(2024, 4, 10), date(2024, 4, 11), date(2024, 4, 20)]
-    found = events(tables_of(sold(), *dates), [], date(2024, 1, 1), date(2024, 12, 31))
-    assert found["date"].to_list() == [dates[0], dates[2]]
+    rows = events(tables_of(sold(), *dates), [], date(2024, 1, 1), date(2024, 12, 31))
+    assert rows["date"].to_list() == [dates[0], dates[2]]
 
 
 def test_an_event_that_moves_takes_its_effect_with_it():
     tables = tables_of(sold(23, 73), *FAIRS)
-    found = features_at(tables, WEEKS - 1, range(1, 5))
+    values = features_at(tables, WEEKS - 1, range(1, 5))
     double = np.log(2.1) - np.log(1.1)
     near = 2 * double / (2 + PRIOR_WEEKS)
-    assert found["event_effect"] == pytest.approx([0.0, near, 0.0, 0.0], abs=1e-6)
+    assert values["event_effect"] == pytest.approx([0.0, near, 0.0, 0.0], abs=1e-6)
     unaware = features_at(tables_of(sold(23, 73)), WEEKS - 1, range(1, 5))
     assert "event_effect" not in unaware
     # week 123 is a year after the fair of week 71, which was none: the fair was in week 73
-    assert found["last_year"][1] > unaware["last_year"][1] + near / 2
+    assert values["last_year"][1] > unaware["last_year"][1] + near / 2
 
 
 def test_a_week_between_two_positions_counts_in_proportion():
-    found, moved = events_of(FAIRS), events_of((FAIRS[0], FAIRS[1] + timedelta(days=2)))
-    assert found.likeness([73, 72, 60], [23, 22, 60]).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
-    assert moved.likeness([73], [23, 22, 24])[0] == pytest.approx([5 / 7, 2 / 7, 0])
+    usual, later = events_of(FAIRS), events_of((FAIRS[0], FAIRS[1] + timedelta(days=2)))
+    assert usual.likeness([73, 72, 60], [23, 22, 60]).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert later.likeness([73], [23, 22, 24])[0] == pytest.approx([5 / 7, 2 / 7, 0])
 
 
 def test_what_is_sold_after_the_origin_changes_nothing():
@@ -102,13 +102,13 @@ def test_an_event_of_one_store_counts_there_alone_for_all_its_skus_and_an_unknow
     fairs = TABLES["events"].accept(raw, {}).good
     assert fairs.rows()[0] == ("fair in store t", FAIRS[0], "t")
     tables = {"history": history.lazy(), "events": fairs.lazy()}
-    shared = SALES.context(tables, AS_OF, {"horizon": 4})
+    context = SALES.context(tables, AS_OF, {"horizon": 4})
     effects = {}
     for stores in (["s"], ["s", "t"]):
         keys = history.select(KEY).unique().filter(pl.col("store").is_in(stores)).sort(KEY)
         panel = panel_of(tables["history"], keys, (), MONDAY, AS_OF, 0)
-        found = features.build(features.view_of(panel, shared, (), None), [WEEKS - 1], {WEEKS - 1: [2]})
-        effects[len(stores)] = found.values[:, found.names.index("event_effect")].tolist()
+        matrix = features.build(features.view_of(panel, context, (), None), [WEEKS - 1], {WEEKS - 1: [2]})
+        effects[len(stores)] = matrix.values[:, matrix.names.index("event_effect")].tolist()
     near = 2 * (np.log(2.1) - np.log(1.1)) / (2 + PRIOR_WEEKS)
     assert effects[1] == [0, 0]
     assert effects[2] == pytest.approx([0, near, 0, near], abs=1e-6)

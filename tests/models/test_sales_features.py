@@ -33,14 +33,14 @@ def market(seed: int, covariates: tuple[str, ...] = ("price", "deal", "feat")) -
             for week in range(first, min(last, LAST + HORIZON) + 1):
                 if rng.random() < 0.15:
                     continue
-                cut = rng.choice([0, 0, 0, 0.02, 0.15, 0.4])
+                reduction = rng.choice([0, 0, 0, 0.02, 0.15, 0.4])
                 row = {"sku": sku, "store": store, "week": MONDAY + timedelta(weeks=week)}
                 row |= {
-                    "price": usual * (1 - cut),
-                    "deal": float(cut > 0.1),
-                    "feat": round(rng.random() * cut, 2),
+                    "price": usual * (1 - reduction),
+                    "deal": float(reduction > 0.1),
+                    "feat": round(rng.random() * reduction, 2),
                 }
-                row["units"] = float(rng.poisson(level * math.exp(3 * cut)))
+                row["units"] = float(rng.poisson(level * math.exp(3 * reduction)))
                 if rng.random() < 0.05:
                     row["price"] = None
                 rows.append(
@@ -63,12 +63,12 @@ def view_of(
 ) -> features.View:
     tables = {name: frame.lazy() for name, frame in frames.items()}
     covariates = [name for name in ("deal", "feat", "price") if name in frames["history"].columns]
-    shared = neighbours.shared_frames(tables, as_of, HORIZON)
+    context = neighbours.shared_frames(tables, as_of, HORIZON)
     keys = frames["history"].select(KEY).unique() if keys is None else keys
     rows = past_and_plan(tables, covariates, as_of, HORIZON)
     panel = panel_of(rows, keys, covariates, MONDAY, as_of, HORIZON)
-    flags = neighbours.flag_names(shared["covariates"])
-    return features.view_of(panel, shared, flags, neighbours.store_attributes(tables))
+    flags = neighbours.flag_names(context["covariates"])
+    return features.view_of(panel, context, flags, neighbours.store_attributes(tables))
 
 
 def built(view: features.View, origin: int) -> pl.DataFrame:
@@ -90,14 +90,14 @@ class Oracle:
         self.rows = {week: row for (a, b, week), row in self.all.items() if (a, b) == (sku, store)}
 
     def usual(self, until: int) -> float | None:
-        held = None
+        level = None
         for week in range(until + 1):
             price = self.price(week)
             if price is None:
                 continue
             log = math.log(price)
-            held = log if held is None or log > held else held + 0.1 * (log - held)
-        return None if held is None else math.exp(held)
+            level = log if level is None or log > level else level + 0.1 * (log - level)
+        return None if level is None else math.exp(level)
 
     def price(self, week: int) -> float | None:
         return self.rows.get(week, {}).get("price")
@@ -114,28 +114,28 @@ class Oracle:
         return (depth is not None and depth >= 0.05) or row["deal"] >= 0.5 or row["feat"] >= 0.5
 
     def units(self, weeks: range, *, regular: bool) -> list[float]:
-        known = [week for week in weeks if self.rows.get(week, {}).get("units") is not None]
-        return [self.rows[week]["units"] for week in known if not (regular and self.promoted(week))]
+        present = [week for week in weeks if self.rows.get(week, {}).get("units") is not None]
+        return [self.rows[week]["units"] for week in present if not (regular and self.promoted(week))]
 
     def level(self, origin: int) -> float | None:
         def past(n: int) -> range:
             return range(max(0, origin - n + 1), origin + 1)
 
         recent = self.units(past(26), regular=True)
-        found = recent if len(recent) >= 4 else self.units(past(52), regular=True)
-        if sum(found) <= 0:
-            found = self.units(past(52), regular=False)
-        return sum(found) / len(found) if sum(found) > 0 else None
+        units = recent if len(recent) >= 4 else self.units(past(52), regular=True)
+        if sum(units) <= 0:
+            units = self.units(past(52), regular=False)
+        return sum(units) / len(units) if sum(units) > 0 else None
 
 
 def log_mean(values: list[float], level: float | None) -> float | None:
     return None if not values or level is None else math.log(sum(values) / len(values) / level + 0.1)
 
 
-def agree(found: float | None, expected: float | None) -> bool:
-    if found is None or not math.isfinite(found):
+def agree(value: float | None, expected: float | None) -> bool:
+    if value is None or not math.isfinite(value):
         return expected is None
-    return expected is not None and found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    return expected is not None and value == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @settings(max_examples=12)
@@ -152,8 +152,8 @@ def test_sales_features_are_what_their_definitions_say(seed, origin):
             assert agree(row[f"f:all_{n}"], log_mean(oracle.units(past, regular=False), level))
         year = oracle.units(range(max(0, origin - 51), origin + 1), regular=False)
         assert agree(row["f:zeros"], sum(u == 0 for u in year) / len(year) if year else None)
-        seen = oracle.units(range(max(0, origin - 25), origin + 1), regular=False)
-        assert row["enough"] == (len(year) >= 8 and len(seen) > 0 and level is not None)
+        recent = oracle.units(range(max(0, origin - 25), origin + 1), regular=False)
+        assert row["enough"] == (len(year) >= 8 and len(recent) > 0 and level is not None)
         target = origin + row["step"]
         actual = oracle.rows.get(target, {}).get("units")
         assert agree(row["units"], actual)
@@ -179,9 +179,9 @@ def test_promotion_features_are_what_their_definitions_say(seed, origin):
         assert agree(row["f:deal"], oracle.rows.get(target, {}).get("deal"))
         since = next((n for n in range(1, 26) if oracle.promoted(target - n)), 26)
         assert row["f:since_promotion"] == since
-        told = [oracle.promoted(week) for week in range(max(0, target - 8), target)]
-        told = [one for one in told if one is not None]
-        assert agree(row["f:promoted_before"], sum(told) / len(told) if told else None)
+        promotions = [oracle.promoted(week) for week in range(max(0, target - 8), target)]
+        promotions = [one for one in promotions if one is not None]
+        assert agree(row["f:promoted_before"], sum(promotions) / len(promotions) if promotions else None)
         assert row["planned"] == (target in oracle.rows)
         promoted = oracle.promoted(target)
         if row["kind"] in ("regular", "promoted"):
@@ -192,8 +192,10 @@ def test_promotion_features_are_what_their_definitions_say(seed, origin):
             if store == row["store"] and week == target and sku != row["sku"] and other["price"] is not None
         ]
         price = oracle.price(target)
-        known = price is not None and bool(others)
-        assert agree(row["f:price_to_others"], math.log(price) - sum(others) / len(others) if known else None)
+        comparable = price is not None and bool(others)
+        assert agree(
+            row["f:price_to_others"], math.log(price) - sum(others) / len(others) if comparable else None
+        )
 
 
 @settings(max_examples=8)
@@ -302,16 +304,16 @@ def test_store_attributes_and_calendar_are_features():
 def test_totals_of_all_shards_are_those_of_their_definition():
     frames = market(11)
     tables = {name: frame.lazy() for name, frame in frames.items()}
-    shared = neighbours.shared_frames(tables, AS_OF, HORIZON)
+    context = neighbours.shared_frames(tables, AS_OF, HORIZON)
     every = pl.concat([frames["history"], frames["plan"]], how="diagonal")
-    for row in shared["sku_weeks"].iter_rows(named=True):
+    for row in context["sku_weeks"].iter_rows(named=True):
         rows = every.filter(sku=row["sku"], week=row["week"])
         assert row["keys"] == rows.height
         assert agree(row["units"], rows["units"].mean())
         logs = rows["price"].log()
         assert agree(row["price"], None if logs.mean() is None else math.exp(logs.mean()))
         assert agree(row["spread"], logs.std(ddof=0))
-    store = shared["store_weeks"].row(5, named=True)
+    store = context["store_weeks"].row(5, named=True)
     rows = every.filter(store=store["store"], week=store["week"])
     assert store["sum_deal"] == pytest.approx(rows["deal"].sum())
     assert store["n_price"] == rows["price"].count()
@@ -358,12 +360,12 @@ def at_level(level: np.ndarray) -> dict[str, np.ndarray]:
 def test_last_year_is_the_week_of_the_key_and_of_its_sku_at_the_level_of_this_year():
     view = view_of({"history": grown({"s1": 100.0, "s2": 50.0}, "s1")})
     level = np.array([130.0, 65.0])
-    found = features.last_year(view, 69, 72, at_level(level))
+    expected_logs = features.last_year(view, 69, 72, at_level(level))
     around = view.panel.units[:47].mean(axis=0)
     of_sku = around * (225.0 / view.sku.units[:47, 0].mean())
     own = np.array([400.0, 50.0])
     logs = 0.6 * features.to_log(own, level) + 0.4 * features.to_log(of_sku, level)
-    assert found == pytest.approx(features.from_log(logs, level) * 1.5**features.GROWTH_SHARE)
+    assert expected_logs == pytest.approx(features.from_log(logs, level) * 1.5**features.GROWTH_SHARE)
 
 
 def test_a_typing_error_of_a_store_a_year_ago_hardly_moves_last_year_of_the_others():
@@ -371,8 +373,8 @@ def test_a_typing_error_of_a_store_a_year_ago_hardly_moves_last_year_of_the_othe
     typo = (pl.col("store") == "s1") & (pl.col("week") == MONDAY + timedelta(weeks=20))
     market = market.with_columns(units=pl.when(typo).then(12_000.0).otherwise("units"))
     level = np.full(4, 130.0)
-    found = features.last_year(view_of({"history": market}), 69, 72, at_level(level))
-    assert found[[0, 2, 3]] == pytest.approx(np.full(3, 100 * 1.5**features.GROWTH_SHARE), rel=0.7)
+    logs = features.last_year(view_of({"history": market}), 69, 72, at_level(level))
+    assert logs[[0, 2, 3]] == pytest.approx(np.full(3, 100 * 1.5**features.GROWTH_SHARE), rel=0.7)
 
 
 def test_last_year_is_unknown_in_the_first_year():
@@ -380,10 +382,10 @@ def test_last_year_is_unknown_in_the_first_year():
     assert np.isnan(features.last_year(view, 30, 34, features.origin_features(view, 30))).all()
 
 
-def seen(sold: list[float]) -> features.View:
+def seen(weekly_units: list[float]) -> features.View:
     """The view of one key that sold so much each week."""
-    weeks = [MONDAY + timedelta(weeks=at) for at in range(len(sold))]
-    rows = [("a", "s", week, units, 0) for week, units in zip(weeks, sold, strict=True)]
+    weeks = [MONDAY + timedelta(weeks=at) for at in range(len(weekly_units))]
+    rows = [("a", "s", week, units, 0) for week, units in zip(weeks, weekly_units, strict=True)]
     frame = pl.DataFrame(rows, ["sku", "store", "week", "units", "shard"], orient="row")
     return view_of({"history": frame}, as_of=weeks[-1])
 
@@ -419,14 +421,14 @@ def test_another_numeric_covariate_is_a_feature_with_its_deviation_from_usual():
         n: f.with_columns(warmth.alias("warmth")) if "week" in f.columns else f for n, f in frames.items()
     }
     tables = {name: frame.lazy() for name, frame in frames.items()}
-    shared = neighbours.shared_frames(tables, AS_OF, HORIZON)
-    assert neighbours.flag_names(shared["covariates"]) == FLAGS
+    context = neighbours.shared_frames(tables, AS_OF, HORIZON)
+    assert neighbours.flag_names(context["covariates"]) == FLAGS
     covariates = ["deal", "feat", "price", "warmth"]
     rows = past_and_plan(tables, covariates, AS_OF, HORIZON)
     panel = panel_of(rows, frames["history"].select(KEY).unique(), covariates, MONDAY, AS_OF, HORIZON)
-    found = built(features.view_of(panel, shared, FLAGS, None), LAST)
+    found = built(features.view_of(panel, context, FLAGS, None), LAST)
     year = frames["history"].filter(pl.col("week") > AS_OF - timedelta(weeks=52))
     usual = year.group_by(KEY).agg(usual=pl.col("warmth").mean())
-    known = found.filter("planned").join(usual, on=KEY)
-    assert known.height > 0
-    assert np.allclose(known["f:unusual_warmth"], known["f:warmth"] - known["usual"], atol=1e-3)
+    planned = found.filter("planned").join(usual, on=KEY)
+    assert planned.height > 0
+    assert np.allclose(planned["f:unusual_warmth"], planned["f:warmth"] - planned["usual"], atol=1e-3)

@@ -43,9 +43,9 @@ def keys(*pairs: tuple[str, str]) -> pl.DataFrame:
     return pl.DataFrame(list(pairs), schema=KEY, orient="row")
 
 
-def answer(wanted: pl.DataFrame, history: pl.DataFrame, plan: pl.DataFrame | None = None, horizon: int = 3):
-    told = ladder.profiles(history, AS_OF, QUANTILES)
-    return ladder.answer(wanted, history, told, AS_OF, horizon, QUANTILES, plan)
+def answer(pairs: pl.DataFrame, history: pl.DataFrame, plan: pl.DataFrame | None = None, horizon: int = 3):
+    profiles = ladder.profiles(history, AS_OF, QUANTILES)
+    return ladder.answer(pairs, history, profiles, AS_OF, horizon, QUANTILES, plan)
 
 
 def planned(sku: str, store: str, horizon: int = 3, **covariates: float) -> pl.DataFrame:
@@ -60,12 +60,12 @@ def order_statistic(values: list[float], level: float) -> float:
 
 def test_a_key_with_history_gets_the_order_statistics_of_its_last_year():
     units = list(np.random.default_rng(1).poisson(0.7, 40)) + list(np.random.default_rng(2).normal(50, 9, 30))
-    found = answer(keys(("a", "s")), weeks("a", "s", units))
-    assert found["rung"].unique().to_list() == ["own_history"]
-    sold = sum(value > 0 for value in units[-52:])
-    assert found["reason"][0] == f"sold in {sold} of its last 52 weeks"
+    answers = answer(keys(("a", "s")), weeks("a", "s", units))
+    assert answers["rung"].unique().to_list() == ["own_history"]
+    positive = sum(value > 0 for value in units[-52:])
+    assert answers["reason"][0] == f"sold in {positive} of its last 52 weeks"
     for level, name in zip(QUANTILES, NAMES, strict=True):
-        assert found[name].unique().to_list() == [order_statistic(units[-52:], level)]
+        assert answers[name].unique().to_list() == [order_statistic(units[-52:], level)]
 
 
 def test_promoted_and_regular_weeks_of_the_plan_take_their_own_quantiles():
@@ -78,9 +78,9 @@ def test_promoted_and_regular_weeks_of_the_plan_take_their_own_quantiles():
     )
     plan = planned("a", "s", deal=1.0, price=2.0).with_columns(deal=pl.Series([1.0, 0.0, 0.0]))
     plan = plan.with_columns(price=pl.Series([2.0, 2.0, 1.0]))
-    found = answer(keys(("a", "s")), history, plan)
+    answers = answer(keys(("a", "s")), history, plan)
     expected = [order_statistic(promoted, 0.5), order_statistic(regular, 0.5), order_statistic(promoted, 0.5)]
-    assert found["q50"].to_list() == expected
+    assert answers["q50"].to_list() == expected
 
 
 def test_a_week_that_the_plan_lacks_takes_the_quantiles_of_all_weeks():
@@ -90,8 +90,8 @@ def test_a_week_that_the_plan_lacks_takes_the_quantiles_of_all_weeks():
             weeks("a", "s", [9.0] * 9, AS_OF - timedelta(weeks=10), deal=1.0),
         ]
     )
-    found = answer(keys(("a", "s")), history, planned("a", "s", deal=1.0).head(1))
-    assert found["q50"].to_list() == [9.0, 4.0, 4.0]
+    answers = answer(keys(("a", "s")), history, planned("a", "s", deal=1.0).head(1))
+    assert answers["q50"].to_list() == [9.0, 4.0, 4.0]
 
 
 def test_a_new_key_takes_its_sku_in_other_stores_scaled_by_the_size_of_its_store():
@@ -101,33 +101,33 @@ def test_a_new_key_takes_its_sku_in_other_stores_scaled_by_the_size_of_its_store
             *(weeks("b", store, [20.0 * size] * 12) for store, size in (("s", 1), ("t", 3), ("u", 2))),
         ]
     )
-    found = answer(keys(("a", "u")), history)
-    assert found["rung"].unique().to_list() == ["sku_profile"]
-    assert found["reason"][0] == "no history; taken from 2 stores that have the SKU"
-    told = ladder.profiles(history, AS_OF, QUANTILES)
-    size = told["ladder_store"].filter(store="u", demand="any")["size"].item()
+    answers = answer(keys(("a", "u")), history)
+    assert answers["rung"].unique().to_list() == ["sku_profile"]
+    assert answers["reason"][0] == "no history; taken from 2 stores that have the SKU"
+    profiles = ladder.profiles(history, AS_OF, QUANTILES)
+    size = profiles["ladder_store"].filter(store="u", demand="any")["size"].item()
     assert size == pytest.approx(1.0)
     sizes = {"s": (10 + 20) / (20 + 40), "t": (30 + 60) / (20 + 40)}
     pooled = [10 / sizes["s"]] * 12 + [30 / sizes["t"]] * 12
     for level, name in zip(QUANTILES, NAMES, strict=True):
-        assert found[name][0] == pytest.approx(size * order_statistic(pooled, level))
+        assert answers[name][0] == pytest.approx(size * order_statistic(pooled, level))
 
 
 def test_a_short_history_moves_its_skus_level_towards_its_own():
     others = [weeks("a", f"s{at}", [100.0, 110.0, 90.0, 100.0] * 5) for at in range(6)]
     history = pl.concat([*others, weeks("a", "u", [40.0, 40.0, 40.0])])
-    told = ladder.profiles(pl.concat(others), AS_OF, QUANTILES)
-    found = ladder.answer(keys(("a", "u")), history, told, AS_OF, 2, QUANTILES)
-    assert found["rung"].unique().to_list() == ["short_history"]
-    assert found["reason"][0] == "3 weeks of history, 8 are needed"
+    profiles = ladder.profiles(pl.concat(others), AS_OF, QUANTILES)
+    answers = ladder.answer(keys(("a", "u")), history, profiles, AS_OF, 2, QUANTILES)
+    assert answers["rung"].unique().to_list() == ["short_history"]
+    assert answers["reason"][0] == "3 weeks of history, 8 are needed"
     factor = (3 * 40 + ladder.PRIOR_WEEKS * 100) / (3 * 100 + ladder.PRIOR_WEEKS * 100)
-    assert found["q50"][0] == pytest.approx(factor * 100)
-    assert found["q5"][0] == pytest.approx(factor * 90)
+    assert answers["q50"][0] == pytest.approx(factor * 100)
+    assert answers["q5"][0] == pytest.approx(factor * 90)
 
 
 def test_the_reason_of_a_single_week_is_in_the_singular():
-    found = answer(keys(("a", "s")), weeks("a", "s", [5.0]))
-    assert found["reason"][0] == "1 week of history, 8 are needed"
+    answers = answer(keys(("a", "s")), weeks("a", "s", [5.0]))
+    assert answers["reason"][0] == "1 week of history, 8 are needed"
 
 
 @pytest.mark.parametrize(
@@ -135,47 +135,47 @@ def test_the_reason_of_a_single_week_is_in_the_singular():
 )
 def test_what_is_unknown_takes_the_next_rung(pair, rung):
     history = pl.concat([weeks("a", "s", [3.0] * 10), weeks("a", "t", [7.0] * 10)])
-    found = answer(keys(pair), history)
-    assert found["rung"].unique().to_list() == [rung]
-    assert found["q50"][0] == (3.0 if rung == "store_profile" else pytest.approx(7.0))
+    answers = answer(keys(pair), history)
+    assert answers["rung"].unique().to_list() == [rung]
+    assert answers["q50"][0] == (3.0 if rung == "store_profile" else pytest.approx(7.0))
 
 
 def test_without_any_history_the_last_rung_still_answers():
     nothing = weeks("a", "s", [1.0]).clear()
-    for told in ({}, ladder.profiles(nothing, AS_OF, QUANTILES)):
-        found = ladder.answer(keys(("a", "s"), ("b", "t")), nothing, told, AS_OF, 4, QUANTILES)
-        assert len(found) == 8
-        assert found["rung"].unique().to_list() == ["everything"]
-        assert found.select(NAMES).sum().row(0) == (0.0,) * 5
+    for profiles in ({}, ladder.profiles(nothing, AS_OF, QUANTILES)):
+        answers = ladder.answer(keys(("a", "s"), ("b", "t")), nothing, profiles, AS_OF, 4, QUANTILES)
+        assert len(answers) == 8
+        assert answers["rung"].unique().to_list() == ["everything"]
+        assert answers.select(NAMES).sum().row(0) == (0.0,) * 5
 
 
 def test_a_stopped_key_gets_zero_unless_the_plan_has_it():
     history = weeks("a", "s", [9.0] * 20, AS_OF - timedelta(weeks=30))
-    found = answer(keys(("a", "s")), history)
-    assert found["rung"].unique().to_list() == ["stopped"]
-    assert found["reason"][0] == "last seen 30 weeks ago and not in the plan"
-    assert found["q95"].max() == 0
+    answers = answer(keys(("a", "s")), history)
+    assert answers["rung"].unique().to_list() == ["stopped"]
+    assert answers["reason"][0] == "last seen 30 weeks ago and not in the plan"
+    assert answers["q95"].max() == 0
     assert answer(keys(("a", "s")), history, planned("a", "s", deal=0.0))["q50"].to_list() == [9.0] * 3
 
 
 @pytest.mark.parametrize("units", [[0.0] * 30, [5.0] * 30, [0.0], [7.0, 7.0]])
 def test_flat_and_tiny_histories_are_repeated(units):
-    found = answer(keys(("a", "s")), weeks("a", "s", units))
-    assert found.select(NAMES).unique().row(0) == pytest.approx((units[0],) * 5)
+    answers = answer(keys(("a", "s")), weeks("a", "s", units))
+    assert answers.select(NAMES).unique().row(0) == pytest.approx((units[0],) * 5)
 
 
 def test_no_row_later_than_as_of_counts(market, profiles):
     later = market.plan.with_columns(units=pl.lit(1e6)).select(market.history.columns)
     history = pl.concat([market.history, later])
-    told = ladder.profiles(history, market.as_of, QUANTILES)
-    wanted = market.plan.select(KEY).unique().sort(KEY).head(50)
+    of_the_past = ladder.profiles(history, market.as_of, QUANTILES)
+    pairs = market.plan.select(KEY).unique().sort(KEY).head(50)
     for name, frame in profiles.items():
-        assert_frame_equal(told[name], frame)
-    found, known = (
-        ladder.answer(wanted, rows, profiles, market.as_of, 13, QUANTILES, market.plan)
+        assert_frame_equal(of_the_past[name], frame)
+    answers, before = (
+        ladder.answer(pairs, rows, profiles, market.as_of, 13, QUANTILES, market.plan)
         for rows in (history, market.history)
     )
-    assert_frame_equal(found, known)
+    assert_frame_equal(answers, before)
 
 
 def test_the_order_of_rows_does_not_matter(market, profiles):
@@ -187,10 +187,10 @@ def test_the_order_of_rows_does_not_matter(market, profiles):
 
 
 def test_a_key_is_answered_the_same_whatever_other_keys_are_asked_for(market, profiles):
-    wanted = market.truth.filter(pl.col("kind") != "regular").select(KEY).unique().sort(KEY).head(300)
-    together = ladder.answer(wanted, market.history, profiles, market.as_of, 13, QUANTILES, market.plan)
+    pairs = market.truth.filter(pl.col("kind") != "regular").select(KEY).unique().sort(KEY).head(300)
+    together = ladder.answer(pairs, market.history, profiles, market.as_of, 13, QUANTILES, market.plan)
     assert together["rung"].n_unique() == 3
-    for part in (wanted.gather_every(37), wanted.gather_every(101, 5)):
+    for part in (pairs.gather_every(37), pairs.gather_every(101, 5)):
         alone = ladder.answer(part, market.history, profiles, market.as_of, 13, QUANTILES, market.plan)
         assert alone.equals(together.join(part, on=KEY, how="semi", maintain_order="left"))
 
@@ -205,13 +205,13 @@ def test_profiles_are_small_and_survive_without_covariates(market, profiles):
 
 
 def test_slow_and_new_keys_of_a_simulated_market_are_covered_as_said(market, profiles):
-    known = market.history.group_by("sku").agg(pl.col("week").min() < market.as_of - timedelta(weeks=20))
-    known = known.filter("week").select("sku")
-    wanted = market.truth.filter(pl.col("kind").is_in(["new", "intermittent"])).join(known, on="sku")
-    found = ladder.answer(
-        wanted.select(KEY), market.history, profiles, market.as_of, 13, QUANTILES, market.plan
+    old = market.history.group_by("sku").agg(pl.col("week").min() < market.as_of - timedelta(weeks=20))
+    old = old.filter("week").select("sku")
+    pairs = market.truth.filter(pl.col("kind").is_in(["new", "intermittent"])).join(old, on="sku")
+    answers = ladder.answer(
+        pairs.select(KEY), market.history, profiles, market.as_of, 13, QUANTILES, market.plan
     )
-    rows = found.join(market.truth, on=[*KEY, "week"], suffix="_true")
+    rows = answers.join(market.truth, on=[*KEY, "week"], suffix="_true")
     for kind, tolerance in (("intermittent", 0.02), ("new", 0.08)):
         some = rows.filter(kind=kind)
         assert len(some) > 500
@@ -252,18 +252,18 @@ def test_every_key_and_week_is_answered_and_quantiles_are_finite_positive_and_in
 ):
     history = frame_of(history, without)
     plan = frame_of(plan, {"units"}).with_columns(pl.col("week") + timedelta(weeks=2))
-    told = {} if empty_context else ladder.profiles(history, AS_OF, QUANTILES)
-    found = ladder.answer(keys(*wanted), history, told, AS_OF, 3, QUANTILES, plan)
+    profiles = {} if empty_context else ladder.profiles(history, AS_OF, QUANTILES)
+    answers = ladder.answer(keys(*wanted), history, profiles, AS_OF, 3, QUANTILES, plan)
     expected = sorted({(sku, store, step) for sku, store in wanted for step in (1, 2, 3)})
-    assert found.select(*KEY, "step").rows() == expected
-    values = found.select(NAMES).to_numpy()
+    assert answers.select(*KEY, "step").rows() == expected
+    values = answers.select(NAMES).to_numpy()
     assert np.isfinite(values).all()
     assert (values >= 0).all()
     assert (np.diff(values, axis=1) >= 0).all()
-    assert set(found["rung"]) <= set(ladder.RUNGS)
-    assert found["reason"].null_count() == 0
-    assert found.group_by(KEY).agg(pl.col("rung").n_unique())["rung"].max() == 1
-    assert found["week"].to_list() == [AS_OF + timedelta(weeks=step) for step in found["step"]]
+    assert set(answers["rung"]) <= set(ladder.RUNGS)
+    assert answers["reason"].null_count() == 0
+    assert answers.group_by(KEY).agg(pl.col("rung").n_unique())["rung"].max() == 1
+    assert answers["week"].to_list() == [AS_OF + timedelta(weeks=step) for step in answers["step"]]
 
 
 def test_what_is_new_is_the_same_here_and_in_the_simulation():
@@ -293,6 +293,6 @@ def test_a_covariate_that_is_hardly_ever_zero_marks_no_promotion():
 @pytest.mark.parametrize("error", [1e6, -1e6])
 def test_a_typing_error_moves_no_quantile_beyond_what_was_sold(count, error):
     units = [30.0 + week % 10 for week in range(count)]
-    found = answer(keys(("a", "s")), weeks("a", "s", [*units[:-1], error]))
-    assert found["q50"].is_between(25, 40).all()
-    assert found["q95"].max() < 60
+    answers = answer(keys(("a", "s")), weeks("a", "s", [*units[:-1], error]))
+    assert answers["q50"].is_between(25, 40).all()
+    assert answers["q95"].max() < 60

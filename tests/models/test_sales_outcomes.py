@@ -15,8 +15,8 @@ OPTIONS = {"horizon": 4, "origins": 1}
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, pl.LazyFrame]:
-    made = simulate(skus=6, stores=3, weeks=90, seed=5)
-    return {"history": made.history.lazy(), "plan": made.plan.lazy()}
+    market = simulate(skus=6, stores=3, weeks=90, seed=5)
+    return {"history": market.history.lazy(), "plan": market.plan.lazy()}
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def test_kinds_units_and_naive_forecasts_are_those_of_a_backtest_at_the_same_ori
     origin = last - timedelta(weeks=4)
     context = SALES.context(tables, last, OPTIONS)
     backtest = SALES.prepare_shard(tables, context, last, OPTIONS)["backtest"]
-    judged = outcomes.judge(published(tables, origin), tables, last)
+    verdicts = outcomes.judge(published(tables, origin), tables, last)
     columns = ["units", "kind", "naive", "seasonal_naive"]
-    both = backtest.join(judged, on=["sku", "store", "week"], suffix="_judged")
+    both = backtest.join(verdicts, on=["sku", "store", "week"], suffix="_judged")
     assert both.height == backtest.height > 40
     assert both["kind"].n_unique() > 1
     for column in columns:
@@ -54,30 +54,30 @@ def test_kinds_units_and_naive_forecasts_are_those_of_a_backtest_at_the_same_ori
 
 
 def test_a_week_is_pending_until_it_is_over_and_a_week_without_a_row_is_never_known(tables, last):
-    judged = outcomes.judge(published(tables, last - timedelta(weeks=2)), tables, last)
-    assert judged["pending"].equals(judged["week"] > last, check_names=False)
-    assert judged.filter("pending")["units"].null_count() == judged["pending"].sum()
-    assert judged.filter(sku="none")["units"].null_count() == 4
+    verdicts = outcomes.judge(published(tables, last - timedelta(weeks=2)), tables, last)
+    assert verdicts["pending"].equals(verdicts["week"] > last, check_names=False)
+    assert verdicts.filter("pending")["units"].null_count() == verdicts["pending"].sum()
+    assert verdicts.filter(sku="none")["units"].null_count() == 4
     in_progress = outcomes.judge(
         published(tables, last - timedelta(weeks=2)), tables, last - timedelta(weeks=1)
     )
-    assert in_progress["pending"].sum() == judged["pending"].sum() * 3 // 2
+    assert in_progress["pending"].sum() == verdicts["pending"].sum() * 3 // 2
 
 
 def test_what_is_sold_later_changes_no_verdict_on_what_was_known_before(tables, last):
     origin = last - timedelta(weeks=8)
     later = pl.when(pl.col("week") > last - timedelta(weeks=4)).then(pl.col("units") + 99).otherwise("units")
-    changed = {**tables, "history": tables["history"].with_columns(later.alias("units"))}
+    altered = {**tables, "history": tables["history"].with_columns(later.alias("units"))}
     rows = published(tables, origin)
-    assert outcomes.judge(rows, tables, last).equals(outcomes.judge(rows, changed, last))
+    assert outcomes.judge(rows, tables, last).equals(outcomes.judge(rows, altered, last))
 
 
 def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
     origin = last - timedelta(weeks=4)
-    judged = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
+    verdicts = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
     options = Options(horizon=4)
-    table = outcomes.measures(judged.lazy(), options)
-    known = [row for row in judged.iter_rows(named=True) if row["units"] is not None]
+    table = outcomes.measures(verdicts.lazy(), options)
+    complete = [row for row in verdicts.iter_rows(named=True) if row["units"] is not None]
 
     def loss(row) -> float:
         return (
@@ -89,7 +89,7 @@ def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
         )
 
     def measure(of, metric, name="all", value="all"):
-        chosen = table.filter(slice=name, value_of_slice=value, metric=metric)["value"].item()
+        measured = table.filter(slice=name, value_of_slice=value, metric=metric)["value"].item()
         units = sum(row["units"] for row in of)
         by_hand = {
             "rows": len(of),
@@ -98,18 +98,18 @@ def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
             "bias": sum(row["q50"] - row["units"] for row in of) / units,
             "coverage_90": sum(row["q5"] <= row["units"] <= row["q95"] for row in of) / len(of),
         }[metric]
-        assert chosen == pytest.approx(by_hand), (metric, name, value)
+        assert measured == pytest.approx(by_hand), (metric, name, value)
 
     for metric in ("rows", "pinball", "wape", "bias", "coverage_90"):
-        measure(known, metric)
-        measure([row for row in known if row["step"] == 3], metric, "step", "3")
-    sku, kind = known[0]["sku"], known[0]["kind"]
-    measure([row for row in known if row["sku"] == sku], "pinball", "sku", sku)
-    measure([row for row in known if row["kind"] == kind], "bias", "kind", kind)
+        measure(complete, metric)
+        measure([row for row in complete if row["step"] == 3], metric, "step", "3")
+    sku, kind = complete[0]["sku"], complete[0]["kind"]
+    measure([row for row in complete if row["sku"] == sku], "pinball", "sku", sku)
+    measure([row for row in complete if row["kind"] == kind], "bias", "kind", kind)
 
-    tally = outcomes.tallies(judged, options)
+    tally = outcomes.tallies(verdicts, options)
     assert tally["series"].to_list() == ["1 week ahead", "4 weeks ahead"]
-    first = [row for row in known if row["step"] == 1]
+    first = [row for row in complete if row["step"] == 1]
     assert tally["period"][0] == origin + timedelta(weeks=1)
     assert tally["numerator"][0] == pytest.approx(sum(map(loss, first)))
     assert tally["denominator"][0] == pytest.approx(sum(row["units"] for row in first))
@@ -118,25 +118,27 @@ def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
 
 def test_rows_of_a_bundle_with_other_quantiles_do_not_count(tables, last):
     origin = last - timedelta(weeks=4)
-    judged = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
-    other = judged.with_columns(q5=pl.lit(None, pl.Float64))
-    table = outcomes.measures(pl.concat([judged, other]).lazy(), Options(horizon=4))
-    assert table.equals(outcomes.measures(judged.lazy(), Options(horizon=4)))
-    assert outcomes.tallies(judged.drop("q5"), Options(horizon=4)).is_empty()
+    verdicts = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
+    other = verdicts.with_columns(q5=pl.lit(None, pl.Float64))
+    table = outcomes.measures(pl.concat([verdicts, other]).lazy(), Options(horizon=4))
+    assert table.equals(outcomes.measures(verdicts.lazy(), Options(horizon=4)))
+    assert outcomes.tallies(verdicts.drop("q5"), Options(horizon=4)).is_empty()
 
 
 def test_losses_of_two_bundles_are_of_the_rows_that_both_forecast_at_the_same_origin(tables, last):
     origin = last - timedelta(weeks=4)
-    judged = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
-    known = judged.filter(pl.col("units").is_not_null())
-    mine = known.rename({"as_of": "origin"}).with_columns(pl.col("units").alias(name) for name in QUANTILES)
+    verdicts = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
+    complete = verdicts.filter(pl.col("units").is_not_null())
+    mine = complete.rename({"as_of": "origin"}).with_columns(
+        pl.col("units").alias(name) for name in QUANTILES
+    )
     elsewhere = mine.with_columns(origin=pl.lit(origin - timedelta(weeks=1)))
     part = pl.concat([mine.filter(pl.col("step") < 3), elsewhere])
-    ours, theirs, rows = outcomes.losses(part.lazy(), judged.lazy(), Options(horizon=4))
+    ours, theirs, rows = outcomes.losses(part.lazy(), verdicts.lazy(), Options(horizon=4))
     assert ours == 0
-    both = known.filter(pl.col("step") < 3)
+    both = complete.filter(pl.col("step") < 3)
     table = outcomes.measures(both.lazy(), Options(horizon=4))
     assert theirs == pytest.approx(table.filter(slice="all", metric="pinball")["value"].item())
     assert rows == both.height
-    assert outcomes.losses(elsewhere.lazy(), judged.lazy(), Options(horizon=4)) is None
-    assert outcomes.losses(part.drop(*QUANTILES).lazy(), judged.lazy(), Options(horizon=4)) is None
+    assert outcomes.losses(elsewhere.lazy(), verdicts.lazy(), Options(horizon=4)) is None
+    assert outcomes.losses(part.drop(*QUANTILES).lazy(), verdicts.lazy(), Options(horizon=4)) is None

@@ -35,15 +35,15 @@ def unseen():
 
 def test_quantiles_hold_what_they_say_on_unseen_rows(fitted, unseen):
     values, target, _ = unseen
-    found = fitted.predict(values, 1)
+    quantiles = fitted.predict(values, 1)
     for i, level in enumerate(LEVELS):
-        assert (target < found[:, i]).mean() == pytest.approx(level, abs=0.03)
+        assert (target < quantiles[:, i]).mean() == pytest.approx(level, abs=0.03)
 
 
 def test_the_spread_follows_the_rows(fitted, unseen):
     values, _, _ = unseen
-    found = fitted.predict(values, 1)
-    width = found[:, 4] - found[:, 0]
+    quantiles = fitted.predict(values, 1)
+    width = quantiles[:, 4] - quantiles[:, 0]
     assert width[values[:, 1] == 1].mean() > 1.8 * width[values[:, 1] == 0].mean()
 
 
@@ -55,9 +55,9 @@ def test_quantiles_never_cross(fitted, unseen):
 def test_the_centre_never_moves_against_a_promotion(fitted, unseen, column, direction):
     low, high = unseen[0].copy(), unseen[0].copy()
     low[:, column], high[:, column] = 0.0, 0.5
-    moved = fitted.location.predict(high) - fitted.location.predict(low)
-    assert (direction * moved >= -1e-12).all()
-    assert (direction * moved).mean() > 0.02
+    change = fitted.location.predict(high) - fitted.location.predict(low)
+    assert (direction * change >= -1e-12).all()
+    assert (direction * change).mean() > 0.02
 
 
 def test_a_row_is_the_same_to_the_bit_alone_in_company_and_on_any_threads(fitted, unseen):
@@ -77,10 +77,10 @@ def test_the_same_rows_make_the_same_model_on_any_threads(fitted):
 def test_a_model_read_from_its_files_in_whatever_order_predicts_the_same(fitted, unseen):
     files = fitted.files("pooled")
     assert all(isinstance(content, str | dict) for content in files.values())
-    read = pooled.read(json.loads(json.dumps(files, sort_keys=True)), "pooled", LEVELS)
-    assert read is not None
-    assert read.features == NAMES
-    assert np.array_equal(read.predict(unseen[0], 1), fitted.predict(unseen[0], 1))
+    restored = pooled.read(json.loads(json.dumps(files, sort_keys=True)), "pooled", LEVELS)
+    assert restored is not None
+    assert restored.features == NAMES
+    assert np.array_equal(restored.predict(unseen[0], 1), fitted.predict(unseen[0], 1))
     assert pooled.read(files, "pooled_no_plan", LEVELS) is None
 
 

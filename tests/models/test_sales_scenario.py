@@ -66,14 +66,14 @@ def model(trained):
 
 def saved_and_read(files: dict) -> dict:
     """The files as they come back from a store: JSON, text and Parquet."""
-    found = {}
+    contents = {}
     for name, content in files.items():
         if isinstance(content, pl.DataFrame):
             content.write_parquet(stream := io.BytesIO())
-            found[name] = pl.read_parquet(stream.getvalue())
+            contents[name] = pl.read_parquet(stream.getvalue())
         else:
-            found[name] = json.loads(json.dumps(content))
-    return found
+            contents[name] = json.loads(json.dumps(content))
+    return contents
 
 
 def scored(model, tables: Tables, as_of: date, keys: pl.DataFrame | None = None) -> Scores:
@@ -90,11 +90,11 @@ def scores(model, tables, simulated) -> Scores:
 def assert_complete(scores: Scores, keys: pl.DataFrame, as_of: date) -> None:
     """Every key once for every step, valid quantiles, and one outcome that fits its rows."""
     assert dict(scores.rows.schema) == dict(SALES.published(OPTIONS).schema)
-    wanted = keys.select(KEY).join(pl.DataFrame({"step": range(1, HORIZON + 1)}), how="cross")
+    steps = keys.select(KEY).join(pl.DataFrame({"step": range(1, HORIZON + 1)}), how="cross")
     assert (
         scores.rows.select(*KEY, "step")
         .sort(*KEY, "step")
-        .equals(wanted.cast({"step": pl.Int32}).sort(*KEY, "step"))
+        .equals(steps.cast({"step": pl.Int32}).sort(*KEY, "step"))
     )
     weeks = scores.rows.select((pl.col("week") - as_of).dt.total_days() / 7 == pl.col("step")).to_series()
     assert weeks.all()
@@ -111,16 +111,16 @@ def test_a_horizon_of_more_than_a_quarter_has_origins_a_quarter_apart_judged_as_
     simulated, tables
 ):
     options = OPTIONS | {"horizon": 18, "origins": 1, "training_rows": 3000, "statistical_skus": 1}
-    found = trained_on(tables, simulated.as_of, options)[0]
-    steps = found.backtest.group_by(ago=(simulated.as_of - pl.col("origin")).dt.total_days() // 7).agg(
+    training = trained_on(tables, simulated.as_of, options)[0]
+    steps = training.backtest.group_by(ago=(simulated.as_of - pl.col("origin")).dt.total_days() // 7).agg(
         pl.col("step").max(), pl.col("week").max()
     )
     assert steps.sort("ago").rows() == [
         (13, 13, simulated.as_of),
         (26, 18, simulated.as_of - timedelta(weeks=8)),
     ]
-    whole = found.metrics.filter(slice="all", metric="rows")["value"].item()
-    assert whole == found.backtest.filter(pl.col("origin") == simulated.as_of - timedelta(weeks=26)).height
+    whole = training.metrics.filter(slice="all", metric="rows")["value"].item()
+    assert whole == training.backtest.filter(pl.col("origin") == simulated.as_of - timedelta(weeks=26)).height
 
 
 def test_errors_of_the_weeks_that_are_judged_do_not_choose_or_calibrate(trained, tables, simulated):
@@ -160,8 +160,8 @@ def test_calibration_moves_the_median_less_the_fewer_origins_a_third_of_the_hori
             for sku in range(300)
         ]
     ).with_columns(units=20.0, level=10.0, v0=0.0)
-    moved = training._offsets(raw, options).drop_nulls("steps")["offset0"]
-    assert moved[1] == pytest.approx(moved[0] * (1 / 5) / (3 / 7), rel=0.1)
+    offsets = training._offsets(raw, options).drop_nulls("steps")["offset0"]
+    assert offsets[1] == pytest.approx(offsets[0] * (1 / 5) / (3 / 7), rel=0.1)
 
 
 def test_every_requested_key_is_answered_once(scores, tables, simulated):
@@ -172,10 +172,10 @@ def test_every_requested_key_is_answered_once(scores, tables, simulated):
 
 def test_requested_are_keys_with_history_in_the_last_year_or_in_the_plan(tables, simulated):
     as_of = simulated.as_of
-    found = SALES.requested(tables, as_of, OPTIONS).collect()
+    requested = SALES.requested(tables, as_of, OPTIONS).collect()
     recent = simulated.history.filter(pl.col("week") > as_of - timedelta(weeks=52))
     expected = pl.concat([recent.select(KEY), simulated.plan.select(KEY)]).unique().sort(KEY)
-    assert found.select(KEY).equals(expected)
+    assert requested.select(KEY).equals(expected)
 
 
 def test_a_key_has_the_same_rows_to_the_bit_alone_and_in_company(model, scores, tables, simulated):
@@ -215,13 +215,13 @@ def test_the_backtest_of_an_origin_knows_nothing_after_it(trained, tables, simul
 
 
 def test_metrics_can_be_computed_again_from_the_backtest(trained):
-    found = trained[0]
+    training = trained[0]
     options = Options.of(OPTIONS)
-    assert backtest.measured(found.backtest, options).equals(found.metrics)
-    assert found.loss == found.headline["pinball"] == backtest.loss(found.backtest, options)
-    assert set(found.metrics["slice"]) == {"all", "origin", "step", "kind", "rung"}
-    assert found.backtest["origin"].n_unique() == 2
-    assert found.loss < found.headline["pinball_naive"]
+    assert backtest.measured(training.backtest, options).equals(training.metrics)
+    assert training.loss == training.headline["pinball"] == backtest.loss(training.backtest, options)
+    assert set(training.metrics["slice"]) == {"all", "origin", "step", "kind", "rung"}
+    assert training.backtest["origin"].n_unique() == 2
+    assert training.loss < training.headline["pinball_naive"]
 
 
 def test_a_backtest_row_is_unique_and_follows_its_origin(trained):
@@ -253,16 +253,16 @@ def test_training_twice_gives_the_same_bundle(trained, tables, simulated):
 def test_parts_of_several_shards_are_the_parts_of_one(trained, tables, simulated):
     context = SALES.context(tables, simulated.as_of, OPTIONS)
     skus = simulated.history["sku"].unique().sort()
-    found: dict[str, list[pl.DataFrame]] = {}
+    pieces: dict[str, list[pl.DataFrame]] = {}
     for some in (skus[:3], skus[3:]):
         shard = {n: t.filter(pl.col("sku").is_in(some.to_list())) for n, t in tables.items() if n != "stores"}
         shard["stores"] = tables["stores"]
         for name, part in SALES.prepare_shard(shard, context, simulated.as_of, OPTIONS).items():
-            found.setdefault(name, []).append(part)
+            pieces.setdefault(name, []).append(part)
     for name in ("train", "backtest"):
         order = [*KEY, "origin", "week"]
         whole = trained[1][name].collect()
-        assert pl.concat(found[name]).sort(order).equals(whole.sort(order)), name
+        assert pl.concat(pieces[name]).sort(order).equals(whole.sort(order)), name
 
 
 def test_an_older_champion_is_compared_on_rows_that_it_has_not_seen(trained, tables, simulated, model):
@@ -310,10 +310,10 @@ def test_odd_series_are_answered_with_a_reason(model, tables, simulated):
     keys = pl.concat(
         [odd.select(KEY).unique(), pl.DataFrame([("nowhere", "s999")], schema=KEY, orient="row")]
     )
-    found = scored(model, with_odd, simulated.as_of, keys)
-    assert_complete(found, keys, simulated.as_of)
-    rung = dict(found.keys.select("sku", "rung").iter_rows())
-    middle = dict(found.rows.group_by("sku").agg(pl.col("q50").mean()).iter_rows())
+    forecasts = scored(model, with_odd, simulated.as_of, keys)
+    assert_complete(forecasts, keys, simulated.as_of)
+    rung = dict(forecasts.keys.select("sku", "rung").iter_rows())
+    middle = dict(forecasts.rows.group_by("sku").agg(pl.col("q50").mean()).iter_rows())
     assert rung["constant"] == "pooled_no_plan"
     assert middle["constant"] == pytest.approx(5, rel=0.5)
     assert middle["zeros"] == 0
@@ -324,10 +324,10 @@ def test_odd_series_are_answered_with_a_reason(model, tables, simulated):
 
 
 def test_without_a_plan_every_key_is_forecast_without_it(model, tables, simulated):
-    found = scored(model, {n: t for n, t in tables.items() if n != "plan"}, simulated.as_of)
-    assert set(found.keys.filter(status="scored")["rung"]) <= {"pooled_no_plan", "statistical"}
+    forecasts = scored(model, {n: t for n, t in tables.items() if n != "plan"}, simulated.as_of)
+    assert set(forecasts.keys.filter(status="scored")["rung"]) <= {"pooled_no_plan", "statistical"}
     assert (
-        found.keys.filter(rung="pooled_no_plan")["reason"]
+        forecasts.keys.filter(rung="pooled_no_plan")["reason"]
         .str.contains("6 of 6 weeks are not in the plan")
         .all()
     )
@@ -338,11 +338,11 @@ def test_a_week_that_is_not_in_the_plan_says_so(model, tables, simulated, scores
     week = simulated.as_of + timedelta(weeks=3)
     this = (pl.col("sku") == key["sku"]) & (pl.col("store") == key["store"])
     plan = tables["plan"].filter(~(this & (pl.col("week") == week)))
-    found = scored(model, {**tables, "plan": plan}, simulated.as_of, scores.keys.select(KEY))
-    assert found.rows.filter(this)["rung"].to_list() == [
+    forecasts = scored(model, {**tables, "plan": plan}, simulated.as_of, scores.keys.select(KEY))
+    assert forecasts.rows.filter(this)["rung"].to_list() == [
         "pooled_no_plan" if step == 3 else "blend" for step in range(1, HORIZON + 1)
     ]
-    assert found.keys.filter(this)["reason"].item() == "1 of 6 weeks are not in the plan"
+    assert forecasts.keys.filter(this)["reason"].item() == "1 of 6 weeks are not in the plan"
 
 
 def test_a_blend_is_the_mean_of_the_logarithms_of_quantiles_weighted_by_the_width_of_bands(
@@ -377,23 +377,23 @@ def test_own_models_that_did_badly_in_the_backtest_have_no_part_in_the_forecast(
     parts = trained[1]
     bad = parts["statistical_backtest"].with_columns(pl.col(QUANTILES) * 8)
     context = SALES.context(tables, simulated.as_of, OPTIONS)
-    found = SALES.fit({**parts, "statistical_backtest": bad}, context, simulated.as_of, OPTIONS)
-    refused = SALES.load(saved_and_read(found.files))
-    assert not refused.blended
-    assert refused.own_keys.is_empty()
-    assert set(found.backtest["rung"]).isdisjoint({"blend", "statistical"})
+    training = SALES.fit({**parts, "statistical_backtest": bad}, context, simulated.as_of, OPTIONS)
+    unblended = SALES.load(saved_and_read(training.files))
+    assert not unblended.blended
+    assert unblended.own_keys.is_empty()
+    assert set(training.backtest["rung"]).isdisjoint({"blend", "statistical"})
 
 
 def test_without_covariates_keys_are_forecast_by_the_candidate_of_their_kind_of_demand(simulated):
     bare = simulated.history.select(*KEY, "week", "units").with_columns(shard=pl.lit(0))
     tables = {"history": bare.lazy()}
-    found, _ = trained_on(tables, simulated.as_of)
-    model = SALES.load(saved_and_read(found.files))
+    training, _ = trained_on(tables, simulated.as_of)
+    model = SALES.load(saved_and_read(training.files))
     scores = scored(model, tables, simulated.as_of)
     assert_complete(scores, SALES.requested(tables, simulated.as_of, OPTIONS).collect(), simulated.as_of)
-    chosen = set(model.unplanned["rung"])
-    assert set(scores.keys.filter(status="scored")["rung"]) <= chosen <= set(contest.MEMBERS)
-    assert set(found.backtest["rung"]) & set(contest.MEMBERS)
+    rungs = set(model.unplanned["rung"])
+    assert set(scores.keys.filter(status="scored")["rung"]) <= rungs <= set(contest.MEMBERS)
+    assert set(training.backtest["rung"]) & set(contest.MEMBERS)
     earlier = {name: file for name, file in model.files().items() if name != "unplanned"}
     assert SALES.load(saved_and_read(earlier)).unplanned.is_empty()
 
@@ -401,10 +401,10 @@ def test_without_covariates_keys_are_forecast_by_the_candidate_of_their_kind_of_
 def test_a_history_too_short_for_a_backtest_is_still_answered(simulated):
     as_of = simulated.history["week"].min() + timedelta(weeks=9)
     tables = tables_of(simulated)
-    found, _ = trained_on(tables, as_of)
-    assert found.backtest.is_empty()
-    assert any("0 of 2 origins" in note for note in found.notes)
-    scores = scored(SALES.load(saved_and_read(found.files)), tables, as_of)
+    training, _ = trained_on(tables, as_of)
+    assert training.backtest.is_empty()
+    assert any("0 of 2 origins" in note for note in training.notes)
+    scores = scored(SALES.load(saved_and_read(training.files)), tables, as_of)
     assert_complete(scores, SALES.requested(tables, as_of, OPTIONS).collect(), as_of)
 
 
@@ -418,12 +418,12 @@ def test_what_was_sold_in_weeks_out_of_stock_is_not_believed(model, tables, simu
             units=pl.when(sold_out).then(units).otherwise("units"), **in_stock
         )
         history = history.filter(~young | (pl.col("week") > as_of - timedelta(weeks=9)))
-        changed = {**tables, "history": history}
-        parts = SALES.prepare_shard(changed, SALES.context(changed, as_of, OPTIONS), as_of, OPTIONS)
-        return scored(model, changed, as_of).rows, parts
+        altered = {**tables, "history": history}
+        parts = SALES.prepare_shard(altered, SALES.context(altered, as_of, OPTIONS), as_of, OPTIONS)
+        return scored(model, altered, as_of).rows, parts
 
-    known = {"in_stock": pl.when(sold_out).then(0.2).otherwise(1.0)}
-    (none, parts), (many, other) = of(0.0, **known), of(999.0, **known)
+    covariates = {"in_stock": pl.when(sold_out).then(0.2).otherwise(1.0)}
+    (none, parts), (many, other) = of(0.0, **covariates), of(999.0, **covariates)
     assert none.equals(many)
     assert "short_history" in set(none["rung"])
     assert not none.equals(of(0.0)[0])
@@ -456,10 +456,10 @@ def about_weeks(units: list[float]) -> list[str]:
 
 
 def test_many_weeks_without_a_row_are_asked_about_and_a_few_are_not():
-    unknown = float("nan")
-    assert about_weeks([unknown, 1.0, 2.0, unknown, 3.0, 2.0, 1.0, 4.0, unknown]) == []
-    asked = about_weeks([unknown, 1.0, unknown, unknown, 3.0, unknown])
-    assert [note[:16] for note in asked] == ["50% of the weeks"]
+    nan = float("nan")
+    assert about_weeks([nan, 1.0, 2.0, nan, 3.0, 2.0, 1.0, 4.0, nan]) == []
+    notes = about_weeks([nan, 1.0, nan, nan, 3.0, nan])
+    assert [note[:16] for note in notes] == ["50% of the weeks"]
 
 
 def test_a_typing_error_counts_as_the_highest_week_before_and_the_notes_say_so():
@@ -490,9 +490,9 @@ def test_a_second_implausible_week_in_a_row_is_believed_and_so_are_early_ones_an
 def test_the_first_weeks_of_a_key_are_judged_by_each_other(at, error):
     units = np.array([30.0, 40.0, 35.0, 33.0, 38.0])
     units[at] = error
-    found = plausible(units[:, None])[:, 0]
-    assert found[at] == (0.0 if error < 0 else max(np.delete(units, at)))
-    assert np.delete(found, at).tolist() == np.delete(units, at).tolist()
+    cleaned = plausible(units[:, None])[:, 0]
+    assert cleaned[at] == (0.0 if error < 0 else max(np.delete(units, at)))
+    assert np.delete(cleaned, at).tolist() == np.delete(units, at).tolist()
     for launch in ([1.0, 900.0], [2.0, 1.0, 1500.0], [1.0, 5000.0, 5000.0]):
         assert plausible(np.array(launch)[:, None])[:, 0].tolist() == launch
 
@@ -503,11 +503,11 @@ def explained(model, tables: Tables, as_of: date, rows: pl.DataFrame) -> pl.Data
 
 
 def test_level_and_contributions_add_up_to_the_published_median(model, scores, tables, simulated):
-    found = explained(model, tables, simulated.as_of, scores.rows)
-    published = scores.rows.sort(*KEY, "week")
-    assert found.select(*KEY, "week", "rung").equals(published.select(*KEY, "week", "rung"))
-    assert found["median"].equals(published["q50"].alias("median"))
-    parts = found.drop_nulls("level")
+    explained_rows = explained(model, tables, simulated.as_of, scores.rows)
+    forecasts = scores.rows.sort(*KEY, "week")
+    assert explained_rows.select(*KEY, "week", "rung").equals(forecasts.select(*KEY, "week", "rung"))
+    assert explained_rows["median"].equals(forecasts["q50"].alias("median"))
+    parts = explained_rows.drop_nulls("level")
     total = parts.select(pl.sum_horizontal("level", *explanations.GROUPS)).to_series()
     np.testing.assert_allclose(total, parts["median"], rtol=1e-9, atol=1e-9)
     assert "blend" in set(parts["rung"])
@@ -516,7 +516,7 @@ def test_level_and_contributions_add_up_to_the_published_median(model, scores, t
 @pytest.mark.parametrize("rung", ["pooled", "statistical", "blend", "pooled_no_plan", *contest.MEMBERS])
 def test_what_is_left_to_calibration_is_calibration_whatever_the_rung(model, tables, simulated, rung):
     """Without offsets, quantiles in order and no zero in reach, features and regressors alone make the median."""
-    planned = rung in ("pooled", "blend") or rung == "statistical"
+    has_plan = rung in ("pooled", "blend") or rung == "statistical"
     bare = replace(
         model,
         offsets=model.offsets.clear(),
@@ -525,15 +525,15 @@ def test_what_is_left_to_calibration_is_calibration_whatever_the_rung(model, tab
         blended=rung == "blend",
         unplanned=contest.always(rung) if rung in contest.MEMBERS else contest.nothing(),
     )
-    given = tables if planned else {name: frame for name, frame in tables.items() if name != "plan"}
-    rows = scored(bare, given, simulated.as_of).rows
-    found = explained(bare, given, simulated.as_of, rows).filter(rung=rung)
-    assert found.height
+    inputs = tables if has_plan else {name: frame for name, frame in tables.items() if name != "plan"}
+    rows = scored(bare, inputs, simulated.as_of).rows
+    explanations = explained(bare, inputs, simulated.as_of, rows).filter(rung=rung)
+    assert explanations.height
     own_shape = 0.25 if rung != "pooled" else 1e-6
-    left = (found["calibration"].abs() / found["median"].clip(1.0)).median()
-    assert left < own_shape
+    remainder = (explanations["calibration"].abs() / explanations["median"].clip(1.0)).median()
+    assert remainder < own_shape
     if rung in ("pooled", "pooled_no_plan", "naive", "seasonal_naive"):
-        assert left < 1e-5
+        assert remainder < 1e-5
 
 
 @pytest.mark.parametrize("cut", [0.98, 0.9, 0.6])

@@ -43,21 +43,21 @@ def test_sections_come_in_order_of_use() -> None:
 
 
 def test_key_figures_are_those_of_the_run() -> None:
-    found = figures(a_run())
-    assert found["SKU-store pairs"] == "4"
-    assert found["Sum of median forecasts, units"] == f"{HORIZON * 100 * (1 + 2 + 3 + 4):,}"
-    assert found["Answered by a fallback"] == "1 (25.0%)"
-    assert found["90% band held"] == "91.0%"
-    sold = sum(10 * i + step + HISTORY_WEEKS for i in (1, 2, 3, 4) for step in range(-HORIZON + 1, 1))
-    assert found[f"Against the last {HORIZON} weeks"] == f"{4000 / sold - 1:+.1%}"
-    assert "Skipped or failed" not in found
+    values = figures(a_run())
+    assert values["SKU-store pairs"] == "4"
+    assert values["Sum of median forecasts, units"] == f"{HORIZON * 100 * (1 + 2 + 3 + 4):,}"
+    assert values["Answered by a fallback"] == "1 (25.0%)"
+    assert values["90% band held"] == "91.0%"
+    units = sum(10 * i + step + HISTORY_WEEKS for i in (1, 2, 3, 4) for step in range(-HORIZON + 1, 1))
+    assert values[f"Against the last {HORIZON} weeks"] == f"{4000 / units - 1:+.1%}"
+    assert "Skipped or failed" not in values
 
 
 def test_skipped_and_failed_keys_are_among_the_key_figures() -> None:
     run = a_run()
     failed = pl.when(pl.col("store") == "10").then(pl.lit("failed")).otherwise("status").alias("status")
-    found = figures(dataclasses.replace(run, keys=run.keys.with_columns(failed)))
-    assert found["Skipped or failed"] == "1 (25.0%)"
+    values = figures(dataclasses.replace(run, keys=run.keys.with_columns(failed)))
+    assert values["Skipped or failed"] == "1 (25.0%)"
 
 
 def test_the_explorer_opens_on_the_largest_forecast_and_says_how_it_was_answered() -> None:
@@ -95,8 +95,8 @@ def test_history_after_as_of_is_not_shown() -> None:
     run = a_run()
     later = run.tables["history"].with_columns(pl.col("week") + timedelta(weeks=5), pl.col("units") * 1000)
     mixed = dataclasses.replace(run, tables={"history": pl.concat([run.tables["history"], later]).unique()})
-    shown = explorer(mixed).tracks[0].frame.select(pl.col("week").max()).collect().item()
-    assert shown == AS_OF
+    newest = explorer(mixed).tracks[0].frame.select(pl.col("week").max()).collect().item()
+    assert newest == AS_OF
 
 
 def test_many_keys_shorten_the_history_and_the_largest_forecasts_stay(
@@ -105,8 +105,8 @@ def test_many_keys_shorten_the_history_and_the_largest_forecasts_stay(
     monkeypatch.setattr(module, "EXPLORER_KEYS", 2)
     part = explorer(a_run())
     for track in part.tracks:
-        kept = track.frame.select("sku", "store").unique().sort("store").collect().rows()
-        assert kept == [("B", "1"), ("B", "10")]
+        pairs = track.frame.select("sku", "store").unique().sort("store").collect().rows()
+        assert pairs == [("B", "1"), ("B", "10")]
     assert "2 pairs with the largest forecasts" in part.caption
 
 
@@ -185,12 +185,19 @@ def test_without_fallbacks_it_says_so() -> None:
 
 def test_changes_are_over_the_weeks_that_both_forecasts_cover() -> None:
     run = a_run()
-    shared = HORIZON - 1
+    overlap = HORIZON - 1
     text = prose(run, "Changes since the last forecast")
-    assert f"+{shared * 100:,} units" in text
+    assert f"+{overlap * 100:,} units" in text
     assert f"as of **{AS_OF - timedelta(weeks=1)}**" in text
     up, down = parts(run, "Changes since the last forecast", Grid)
-    assert up.frame.row(0) == ("B", "10", 360.0 * shared, 400.0 * shared, 40.0 * shared, pytest.approx(1 / 9))
+    assert up.frame.row(0) == (
+        "B",
+        "10",
+        360.0 * overlap,
+        400.0 * overlap,
+        40.0 * overlap,
+        pytest.approx(1 / 9),
+    )
     assert down.frame.is_empty()
 
 
@@ -205,9 +212,9 @@ def test_a_run_that_published_nothing_still_has_a_page() -> None:
         published=run.published.clear(),
         keys=run.keys.with_columns(pl.lit("failed").alias("status"), pl.lit("ValueError: x").alias("reason")),
     )
-    found: list[Section] = sections(none)
+    page_sections: list[Section] = sections(none)
     assert "No row was published" in prose(none, "This forecast")
-    assert [s.title for s in found if s.parts][:1] == ["This forecast"]
+    assert [s.title for s in page_sections if s.parts][:1] == ["This forecast"]
     assert parts(none, "Fallbacks", Grid)[0].frame["Pairs"].sum() == 4
 
 
@@ -219,11 +226,11 @@ def test_a_bundle_without_metrics_leaves_the_accuracy_out() -> None:
 def test_a_single_key_with_a_single_week_of_zero_is_shown() -> None:
     run = a_run([("A", "1")], previous=False)
     one = run.tables["history"].filter(pl.col("week") == AS_OF).with_columns(pl.lit(0.0).alias("units"))
-    found = sections(dataclasses.replace(run, tables={"history": one}))
+    page_sections = sections(dataclasses.replace(run, tables={"history": one}))
     assert (
         figures(dataclasses.replace(run, tables={"history": one}))[f"Against the last {HORIZON} weeks"] == "–"
     )
-    assert len(found) == 7
+    assert len(page_sections) == 7
 
 
 def test_planned_deals_are_marked_on_the_forecast() -> None:
@@ -232,7 +239,7 @@ def test_planned_deals_are_marked_on_the_forecast() -> None:
     only_a = plan.filter(pl.col("sku") == "A")
     forecast = explorer(dataclasses.replace(run, tables={**run.tables, "plan": only_a})).tracks[1]
     assert [m.column for m in forecast.marks] == ["deal"]
-    marked = forecast.frame.filter(pl.col("deal") > 0).select("sku", "store", "step").sort("store").collect()
-    assert marked.rows() == [("A", "1", 2), ("A", "2", 2)]
+    deals = forecast.frame.filter(pl.col("deal") > 0).select("sku", "store", "step").sort("store").collect()
+    assert deals.rows() == [("A", "1", 2), ("A", "2", 2)]
     assert forecast.frame.select(pl.len()).collect().item() == 4 * HORIZON
     assert list(explorer(run).tracks[1].marks) == []

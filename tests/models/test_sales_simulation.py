@@ -40,20 +40,20 @@ def test_realised_units_follow_the_negative_binomial_that_the_truth_names(market
     for kind in KINDS:
         rows = market.truth.filter(kind=kind)
         mean, size, units = (rows[name].to_numpy() for name in ("mean", "dispersion", "units"))
-        sold = stats.nbinom(size, size / (size + mean))
-        uniform = sold.cdf(units - 1) + rng.random(len(rows)) * sold.pmf(units)
+        distribution = stats.nbinom(size, size / (size + mean))
+        uniform = distribution.cdf(units - 1) + rng.random(len(rows)) * distribution.pmf(units)
         assert stats.kstest(uniform, "uniform").pvalue > 1e-3, kind
 
 
 def test_true_quantiles_are_the_least_whole_numbers_that_reach_their_level(market):
     rows = market.truth.gather_every(97)
     size = rows["dispersion"].to_numpy()
-    sold = stats.nbinom(size, size / (size + rows["mean"].to_numpy()))
+    distribution = stats.nbinom(size, size / (size + rows["mean"].to_numpy()))
     for level in QUANTILES:
         quantile = rows[quantile_column(level)].to_numpy()
         assert np.all(quantile == np.round(quantile))
-        assert np.all(sold.cdf(quantile) >= level - 1e-9)
-        assert np.all(sold.cdf(quantile - 1) < level + 1e-9)
+        assert np.all(distribution.cdf(quantile) >= level - 1e-9)
+        assert np.all(distribution.cdf(quantile - 1) < level + 1e-9)
 
 
 def test_bands_of_usual_demand_nearly_cover_what_they_say_even_when_both_ends_are_counted(market):
@@ -129,8 +129,8 @@ def test_new_keys_start_late_or_only_in_the_plan(market):
 
 
 def test_stopped_keys_have_a_history_and_no_plan(market):
-    gone = market.history.join(market.plan, on=["sku", "store"], how="anti")
-    keys = gone.group_by("sku", "store").agg(last=pl.col("week").max())
+    stopped = market.history.join(market.plan, on=["sku", "store"], how="anti")
+    keys = stopped.group_by("sku", "store").agg(last=pl.col("week").max())
     assert 0.005 < len(keys) / (60 * 40) < 0.05
     assert keys["last"].max() < market.as_of - timedelta(weeks=3)
 
@@ -154,11 +154,11 @@ def test_intermittent_keys_are_mostly_zero_and_vary_more_than_poisson(market):
 def test_flags_go_with_deep_cuts_but_are_not_the_cuts(market):
     usual = pl.col("price").rolling_median(9, center=True, min_samples=1).over("sku", "store")
     rows = market.history.with_columns(depth=(1 - pl.col("price") / usual).clip(0))
-    cut, full = rows.filter(pl.col("depth") > 0.08), rows.filter(pl.col("depth") < 0.02)
-    assert 0.75 < (cut["deal"] > 0).mean() < 0.99
+    reduced, full = rows.filter(pl.col("depth") > 0.08), rows.filter(pl.col("depth") < 0.02)
+    assert 0.75 < (reduced["deal"] > 0).mean() < 0.99
     assert 0.005 < (full["deal"] > 0).mean() < 0.06
-    deep = cut.filter(pl.col("depth") > 0.25)
-    shallow = cut.filter(pl.col("depth") < 0.18)
+    deep = reduced.filter(pl.col("depth") > 0.25)
+    shallow = reduced.filter(pl.col("depth") < 0.18)
     assert (deep["feat"] > 0).mean() > (shallow["feat"] > 0).mean() + 0.1
     assert (full["feat"] > 0).mean() > 0.002
     assert set(market.history["deal"]) == {0.0, 1.0}
@@ -167,11 +167,11 @@ def test_flags_go_with_deep_cuts_but_are_not_the_cuts(market):
 
 
 def test_promotions_and_lower_prices_sell_more(market):
-    sold = market.truth.group_by("sku", "store").agg(
+    means = market.truth.group_by("sku", "store").agg(
         promoted=pl.col("mean").filter(kind="promoted").mean(),
         regular=pl.col("mean").filter(kind="regular").mean(),
     )
-    ratio = sold.select(pl.col("promoted") / pl.col("regular")).to_series().drop_nulls()
+    ratio = means.select(pl.col("promoted") / pl.col("regular")).to_series().drop_nulls()
     assert 1.3 < ratio.median() < 6
     assert (ratio > 1).mean() > 0.9
 

@@ -97,14 +97,14 @@ def test_variances_are_the_maximum_of_the_likelihood_that_statsmodels_computes()
 
     units = np.expm1(gappy_walk(3))
     params = statistical.fit(panel_from({("a", "s"): units}), len(units) - 1, 13, QUANTILES)
-    found = params.select("variance_noise", "variance_level").row(0)
+    variances = params.select("variance_noise", "variance_level").row(0)
     series = np.log1p(units[3:])
     model = UnobservedComponents(series - np.nanmean(series), "llevel", use_exact_diffuse=True)
-    best = model.loglike(found)
+    best = model.loglike(variances)
     assert params["reason"].item() is None
     for factor in (0.8, 1.25):
-        assert model.loglike([found[0] * factor, found[1]]) < best + 1e-6
-        assert model.loglike([found[0], found[1] * factor]) < best + 1e-6
+        assert model.loglike([variances[0] * factor, variances[1]]) < best + 1e-6
+        assert model.loglike([variances[0], variances[1] * factor]) < best + 1e-6
 
 
 def test_coefficients_are_least_squares_with_a_ridge_over_all_store_weeks():
@@ -115,22 +115,22 @@ def test_coefficients_are_least_squares_with_a_ridge_over_all_store_weeks():
     units = np.exp(5 - 2 * np.log(price) + 0.5 * deal + rng.normal(0, 0.1, price.shape))
     units[rng.random(units.shape) < 0.1] = np.nan
     keys = {("a", f"s{at}"): units[:, at] for at in range(stores)}
-    found = statistical.fit(panel_from(keys, price=price, deal=deal), weeks - 1, 13, QUANTILES)
+    params = statistical.fit(panel_from(keys, price=price, deal=deal), weeks - 1, 13, QUANTILES)
 
     x, y = [], []
     for store in range(stores):
-        known = np.isfinite(units[:, store])
-        logs = np.log1p(units[known, store])
-        for week in np.flatnonzero(known):
+        finite = np.isfinite(units[:, store])
+        logs = np.log1p(units[finite, store])
+        for week in np.flatnonzero(finite):
             log_price = np.log(price[:, store])
             x.append([log_price[week] - log_price[-52:].mean(), deal[week, store] - deal[-52:, store].mean()])
             y.append(np.log1p(units[week, store]) - logs.mean())
     x = np.array(x) - np.mean(x, axis=0)
     ridge = np.diag(statistical.RIDGE_WEEKS * x.var(axis=0))
     expected = np.linalg.inv(x.T @ x + ridge) @ x.T @ np.array(y)
-    assert found.select("beta_price", "beta_deal").row(0) == pytest.approx(tuple(expected), rel=1e-6)
-    assert found["beta_price"].item() == pytest.approx(-2, abs=0.15)
-    assert found["beta_deal"].item() == pytest.approx(0.5, abs=0.1)
+    assert params.select("beta_price", "beta_deal").row(0) == pytest.approx(tuple(expected), rel=1e-6)
+    assert params["beta_price"].item() == pytest.approx(-2, abs=0.15)
+    assert params["beta_deal"].item() == pytest.approx(0.5, abs=0.1)
 
 
 def test_stores_that_come_and_go_do_not_move_the_level():
@@ -140,9 +140,9 @@ def test_stores_that_come_and_go_do_not_move_the_level():
     panel = panel_from({("a", "s"): level, ("a", "t"): level * 2, ("a", "u"): large})
     params = statistical.fit(panel, 59, 4, QUANTILES)
     assert params["reason"].item() == "mean: it never changes"
-    found = statistical.forecast(params, panel, 59, 4, QUANTILES)
+    forecasts = statistical.forecast(params, panel, 59, 4, QUANTILES)
     for store, size in (("s", 1), ("t", 2), ("u", 50)):
-        assert found.filter(store=store)["q50"].to_list() == pytest.approx([100 * size] * 4, rel=0.01)
+        assert forecasts.filter(store=store)["q50"].to_list() == pytest.approx([100 * size] * 4, rel=0.01)
 
 
 def test_quantiles_of_simulated_demand_are_near_the_true_ones(simulated, forecasts):
@@ -168,8 +168,8 @@ def test_rows_are_complete_in_order_and_without_keys_that_have_no_history(simula
     assert forecasts.select(*KEY, "week").rows() == sorted(forecasts.select(*KEY, "week").rows())
     assert forecasts.group_by(KEY).len()["len"].unique().to_list() == [13]
     assert forecasts["week"].to_list() == [market.week(market.last + step) for step in forecasts["step"]]
-    known = simulated.history.select(KEY).unique()
-    assert len(forecasts.join(known, on=KEY, how="semi")) == len(forecasts) == 13 * len(known)
+    pairs = simulated.history.select(KEY).unique()
+    assert len(forecasts.join(pairs, on=KEY, how="semi")) == len(forecasts) == 13 * len(pairs)
     values = forecasts.select(NAMES).to_numpy()
     assert np.isfinite(values).all()
     assert (values >= 0).all()
@@ -183,10 +183,10 @@ def test_nothing_later_than_the_origin_is_used_except_the_plan(market):
     changed_prices = {name: values.copy() for name, values in market.covariates.items()}
     for values in changed_prices.values():
         values[origin + 14 :] = 77.0
-    changed = Panel(market.keys, market.first_week, market.last, changed_units, changed_prices)
+    altered = Panel(market.keys, market.first_week, market.last, changed_units, changed_prices)
     params = statistical.fit(market, origin, 13, QUANTILES)
-    assert params.equals(statistical.fit(changed, origin, 13, QUANTILES))
-    one, other = (statistical.forecast(params, panel, origin, 13, QUANTILES) for panel in (market, changed))
+    assert params.equals(statistical.fit(altered, origin, 13, QUANTILES))
+    one, other = (statistical.forecast(params, panel, origin, 13, QUANTILES) for panel in (market, altered))
     assert one.drop("units").equals(other.drop("units"))
     assert other["units"].drop_nulls().unique().to_list() == [1e6]
 
@@ -204,12 +204,12 @@ def test_an_sku_with_a_single_store_has_the_same_rows_alone():
     units = {(f"k{at}", "s"): np.expm1(gappy_walk(at)) for at in range(5)}
     panel = panel_from(units, price=np.exp(np.stack([gappy_walk(at + 9) for at in range(5)], axis=1)))
     params = statistical.fit(panel, 80, 9, QUANTILES)
-    found = statistical.forecast(params, panel, 80, 9, QUANTILES)
+    forecasts = statistical.forecast(params, panel, 80, 9, QUANTILES)
     for sku in ("k0", "k3"):
         part = only(panel, [sku])
         alone = statistical.fit(part, 80, 9, QUANTILES)
         assert alone.equals(params.filter(sku=sku))
-        assert statistical.forecast(alone, part, 80, 9, QUANTILES).equals(found.filter(sku=sku))
+        assert statistical.forecast(alone, part, 80, 9, QUANTILES).equals(forecasts.filter(sku=sku))
 
 
 def test_fitting_twice_gives_the_same(market, params):
@@ -222,8 +222,8 @@ def test_parameters_survive_a_parquet_file_and_serve_a_later_origin(market):
     file = io.BytesIO()
     params.write_parquet(file)
     file.seek(0)
-    found = statistical.forecast(pl.read_parquet(file), market, market.last, 13, QUANTILES)
-    assert found.equals(statistical.forecast(params, market, market.last, 13, QUANTILES))
+    later = statistical.forecast(pl.read_parquet(file), market, market.last, 13, QUANTILES)
+    assert later.equals(statistical.forecast(params, market, market.last, 13, QUANTILES))
     assert set(params.drop("sku", "reason", "weeks").dtypes) == {pl.Float64}
 
 
@@ -241,11 +241,11 @@ def test_newer_data_move_the_level_at_fixed_parameters():
 
 
 def test_a_lower_planned_price_and_a_planned_deal_sell_more(market, params):
-    planned = {name: values.copy() for name, values in market.covariates.items()}
-    planned["price"][market.last + 1 :] *= 0.7
-    changed = Panel(market.keys, market.first_week, market.last, market.units, planned)
+    covariates = {name: values.copy() for name, values in market.covariates.items()}
+    covariates["price"][market.last + 1 :] *= 0.7
+    cheaper = Panel(market.keys, market.first_week, market.last, market.units, covariates)
     one, other = (
-        statistical.forecast(params, panel, market.last, 13, QUANTILES) for panel in (market, changed)
+        statistical.forecast(params, panel, market.last, 13, QUANTILES) for panel in (market, cheaper)
     )
     ratio = (other["q50"] / one["q50"]).drop_nulls()
     assert ratio.median() > 1.4
@@ -255,9 +255,9 @@ def test_without_a_plan_prices_and_flags_count_as_usual(market, params, forecast
     planless = {name: values[: market.last + 1] for name, values in market.covariates.items()}
     for covariates in (planless, {}):
         bare = Panel(market.keys, market.first_week, market.last, market.units, covariates)
-        found = statistical.forecast(params, bare, market.last, 13, QUANTILES)
-        assert len(found) == len(forecasts)
-        assert np.isfinite(found.select(NAMES).to_numpy()).all()
+        unplanned = statistical.forecast(params, bare, market.last, 13, QUANTILES)
+        assert len(unplanned) == len(forecasts)
+        assert np.isfinite(unplanned.select(NAMES).to_numpy()).all()
 
 
 def test_the_band_of_a_wandering_level_widens_with_the_step_and_that_of_a_steady_one_does_not():
@@ -268,8 +268,8 @@ def test_the_band_of_a_wandering_level_widens_with_the_step_and_that_of_a_steady
     units |= {("walk", f"s{at:02d}"): 900 * np.exp(walk + wandering[at]) for at in range(30)}
     panel = panel_from(units)
     params = statistical.fit(panel, 119, 13, QUANTILES)
-    found = statistical.forecast(params, panel, 119, 13, QUANTILES)
-    width = found.with_columns(width=(pl.col("q95") / pl.col("q5")).log())
+    forecasts = statistical.forecast(params, panel, 119, 13, QUANTILES)
+    width = forecasts.with_columns(width=(pl.col("q95") / pl.col("q5")).log())
     width = width.group_by("sku", "step").agg(pl.col("width").mean()).sort("step")
     grows = {sku: rows["width"][-1] / rows["width"][0] for (sku,), rows in width.group_by("sku")}
     assert grows["walk"] > 1.6
@@ -302,15 +302,15 @@ def test_difficult_histories_are_forecast_without_failing(problem, condition):
     covariates = {name: np.full((len(units) + 13, 1), value) for name, value in CONDITIONS[condition]}
     panel = panel_from({("a", "s"): units}, **covariates)
     params = statistical.fit(panel, len(units) - 1, 13, QUANTILES)
-    found = statistical.forecast(params, panel, len(units) - 1, 13, QUANTILES)
-    values = found.select(NAMES).to_numpy()
+    forecasts = statistical.forecast(params, panel, len(units) - 1, 13, QUANTILES)
+    values = forecasts.select(NAMES).to_numpy()
     assert values.shape == (13, 5)
     assert np.isfinite(values).all()
     assert (values >= 0).all()
     assert (np.diff(values, axis=1) >= 0).all()
     flat = set(units[np.isfinite(units)])
     if len(flat) == 1:
-        assert found["q50"].to_list() == pytest.approx([flat.pop()] * 13)
+        assert forecasts["q50"].to_list() == pytest.approx([flat.pop()] * 13)
 
 
 def test_collinear_covariates_do_no_harm():
@@ -334,9 +334,9 @@ def test_an_optimiser_that_fails_leaves_smoothing_and_says_so(monkeypatch, failu
     def failing(self, **options):
         if failure == "raises":
             raise np.linalg.LinAlgError("singular")
-        found = fit(self, **options)
-        found.mle_retvals["converged"] = False
-        return found
+        result = fit(self, **options)
+        result.mle_retvals["converged"] = False
+        return result
 
     monkeypatch.setattr(UnobservedComponents, "fit", failing)
     panel = panel_from({("a", "s"): np.expm1(gappy_walk(2))})
@@ -362,8 +362,8 @@ def test_short_histories_say_how_many_weeks_are_needed():
 
 def test_an_sku_without_parameters_or_units_has_no_rows(market, params):
     some = params.filter(pl.col("sku") != "sku00001")
-    found = statistical.forecast(some, market, market.last, 13, QUANTILES)
-    assert set(found["sku"]) == set(some["sku"])
+    forecasts = statistical.forecast(some, market, market.last, 13, QUANTILES)
+    assert set(forecasts["sku"]) == set(some["sku"])
     nothing = panel_from({("a", "s"): [np.nan] * 30})
     assert statistical.fit(nothing, 29, 13, QUANTILES).is_empty()
 
@@ -394,13 +394,13 @@ def test_any_panel_gives_finite_positive_quantiles_in_order(data):
     )
     value = st.one_of(st.just(np.nan), st.just(0.0), st.integers(0, 40).map(float), st.floats(0, 1e12))
     units = {key: data.draw(st.lists(value, min_size=weeks, max_size=weeks)) for key in keys}
-    known = st.one_of(st.just(np.nan), st.floats(-1e3, 1e6))
-    price = data.draw(st.lists(known, min_size=(weeks + 2) * len(keys), max_size=(weeks + 2) * len(keys)))
+    number = st.one_of(st.just(np.nan), st.floats(-1e3, 1e6))
+    price = data.draw(st.lists(number, min_size=(weeks + 2) * len(keys), max_size=(weeks + 2) * len(keys)))
     panel = panel_from(units, price=np.reshape(price, (weeks + 2, len(keys))))
     params = statistical.fit(panel, weeks - 1, 3, QUANTILES)
-    found = statistical.forecast(params, panel, weeks - 1, 3, QUANTILES)
-    values = found.select(NAMES).to_numpy()
-    assert len(found) == 3 * sum(bool(np.isfinite(series).any()) for series in units.values())
+    forecasts = statistical.forecast(params, panel, weeks - 1, 3, QUANTILES)
+    values = forecasts.select(NAMES).to_numpy()
+    assert len(forecasts) == 3 * sum(bool(np.isfinite(series).any()) for series in units.values())
     assert np.isfinite(values).all()
     assert (values >= 0).all()
     assert (np.diff(values, axis=1) >= 0).all()
@@ -430,14 +430,14 @@ def backtests(gain: np.ndarray, noise: float, origins: int = 4) -> tuple[pl.Data
 
 def test_keys_are_chosen_where_the_own_model_is_clearly_better():
     gain = np.array([0.3] * 30 + [-0.3] * 70)
-    found = contest.better_keys(*backtests(gain, 0.05), QUANTILES)
-    assert found["sku"].to_list() == [f"k{key:03d}" for key in range(30)]
-    assert found["gain"].to_list() == pytest.approx([0.3] * 30, abs=0.1)
+    better = contest.better_keys(*backtests(gain, 0.05), QUANTILES)
+    assert better["sku"].to_list() == [f"k{key:03d}" for key in range(30)]
+    assert better["gain"].to_list() == pytest.approx([0.3] * 30, abs=0.1)
 
 
 def test_noise_alone_chooses_almost_no_key():
-    found = contest.better_keys(*backtests(np.full(200, -0.02), 0.3), QUANTILES)
-    assert len(found) < 10
+    better = contest.better_keys(*backtests(np.full(200, -0.02), 0.3), QUANTILES)
+    assert len(better) < 10
 
 
 def test_a_small_gain_or_a_single_origin_is_not_enough():
@@ -487,9 +487,9 @@ def test_a_level_that_wanders_passes_for_a_season_less_than_by_least_squares():
 
 def test_a_season_beside_a_level_that_wanders_is_found():
     level = 6 + np.random.default_rng(4).normal(0, 0.02, 156).cumsum()
-    found = coefficients((level + 0.5 * waves(156)[:, 0])[:, None]).row(0, named=True)
-    assert found["year_sin1"] == pytest.approx(0.5, abs=0.1)
-    assert found["year_cos1"] == pytest.approx(0.0, abs=0.1)
+    coefficient = coefficients((level + 0.5 * waves(156)[:, 0])[:, None]).row(0, named=True)
+    assert coefficient["year_sin1"] == pytest.approx(0.5, abs=0.1)
+    assert coefficient["year_cos1"] == pytest.approx(0.0, abs=0.1)
 
 
 def test_coefficients_of_one_model_are_generalised_least_squares():
@@ -497,19 +497,21 @@ def test_coefficients_of_one_model_are_generalised_least_squares():
     series, x = rng.normal(0, 1, (40, 1)).cumsum(axis=0), rng.normal(0, 1, (40, 2))
     series[[3, 17]] = np.nan
     squares, deviance, weeks = statistical._innovations(series, x)
-    known = np.flatnonzero(np.isfinite(series[:, 0]))
+    weeks_of_units = np.flatnonzero(np.isfinite(series[:, 0]))
     for at, ratio in enumerate(statistical.RATIOS):
-        walk = ratio * np.minimum.outer(known - known[0], known - known[0])
-        inverse = np.linalg.inv(walk + np.eye(len(known)))
-        ones = np.ones((len(known), 1))
-        design = np.concatenate([ones, x[known]], axis=1)
-        beta = np.linalg.solve(design.T @ inverse @ design, design.T @ inverse @ series[known, 0])
+        walk = ratio * np.minimum.outer(
+            weeks_of_units - weeks_of_units[0], weeks_of_units - weeks_of_units[0]
+        )
+        inverse = np.linalg.inv(walk + np.eye(len(weeks_of_units)))
+        ones = np.ones((len(weeks_of_units), 1))
+        design = np.concatenate([ones, x[weeks_of_units]], axis=1)
+        beta = np.linalg.solve(design.T @ inverse @ design, design.T @ inverse @ series[weeks_of_units, 0])
         ours = np.linalg.solve(squares[at, 0, 1:, 1:], squares[at, 0, 1:, 0])
         assert ours == pytest.approx(beta[1:], rel=1e-6)
-        log_determinant = np.linalg.slogdet(walk + np.eye(len(known)))[1]
+        log_determinant = np.linalg.slogdet(walk + np.eye(len(weeks_of_units)))[1]
         precision = np.log((ones.T @ inverse @ ones).item())
         assert deviance[at, 0] == pytest.approx(log_determinant + precision, rel=1e-6, abs=1e-9)
-    assert weeks.tolist() == [len(known) - 1]
+    assert weeks.tolist() == [len(weeks_of_units) - 1]
 
 
 def test_an_sku_that_grows_goes_on_growing_by_less_and_less():

@@ -36,8 +36,8 @@ def forecasts(tables: Tables) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows of `new`, and their explanation."""
     context = SALES.context(tables, AS_OF, OPTIONS)
     parts = SALES.prepare_shard(tables, context, AS_OF, OPTIONS)
-    trained = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
-    model, keys = SALES.load(trained.files), pl.DataFrame({"sku": "new", "store": ["s0", "s1", "s2"]})
+    fitted = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
+    model, keys = SALES.load(fitted.files), pl.DataFrame({"sku": "new", "store": ["s0", "s1", "s2"]})
     rows = SALES.score(model, tables, context, keys, AS_OF, OPTIONS).rows
     return rows, SALES.explain(model, tables, context, rows, AS_OF, OPTIONS)
 
@@ -52,12 +52,12 @@ def test_a_successor_is_forecast_from_the_weeks_of_its_predecessor_and_says_so(t
 
 
 def test_a_shard_gets_the_weeks_of_a_predecessor_in_another_one(tables):
-    shared = successors.inherited(tables, AS_OF)
+    rows_of_others = successors.inherited(tables, AS_OF)
     of_new = {"history": tables["history"].filter(sku="new")}
-    rows = successors.with_inherited(of_new, shared)["history"].collect()
+    rows = successors.with_inherited(of_new, rows_of_others)["history"].collect()
     assert (rows["sku"].unique().to_list(), rows.height) == (["new"], 3 * WEEKS)
     assert (
-        successors.with_inherited({"history": tables["history"].filter(sku="1")}, shared)["history"]
+        successors.with_inherited({"history": tables["history"].filter(sku="1")}, rows_of_others)["history"]
         .collect()
         .height
         == 3 * WEEKS
@@ -72,11 +72,11 @@ def test_nothing_after_the_origin_is_inherited(tables):
 def test_predecessors_that_are_unknown_or_have_no_end_are_told(tables):
     (note,) = SALES.left_out(tables, AS_OF)
     assert note.startswith("SKU new begins with the history of its predecessor 4, which is forecast, too.")
-    unknown = pl.LazyFrame({"sku": ["new"], "predecessor": ["five"]})
-    (note,) = SALES.left_out({**tables, "skus": unknown}, AS_OF)
+    stray = pl.LazyFrame({"sku": ["new"], "predecessor": ["five"]})
+    (note,) = SALES.left_out({**tables, "skus": stray}, AS_OF)
     assert note == "SKU new has the predecessor five, which was not sold in the last 52 weeks."
-    ended = pl.LazyFrame({"sku": ["new", "4"], "predecessor": ["4", None], "end": [None, str(AS_OF)]})
-    assert SALES.left_out({**tables, "skus": ended}, AS_OF) == []
+    with_end = pl.LazyFrame({"sku": ["new", "4"], "predecessor": ["4", None], "end": [None, str(AS_OF)]})
+    assert SALES.left_out({**tables, "skus": with_end}, AS_OF) == []
 
 
 def test_a_predecessor_is_a_name_whatever_it_looks_like():

@@ -37,8 +37,8 @@ def backtest(common: float, origins: int = 12, seed: int = 1) -> pl.DataFrame:
         for step in range(1, 5)
     ]
     frame = pl.DataFrame(rows, ["sku", "store", "origin", "week", "step", "k", "s", "o"], orient="row")
-    shared = random.normal(size=(origins, 10, 5))[frame["o"], frame["k"], frame["step"]]
-    error = np.sqrt(common) * shared + np.sqrt(1 - common) * random.normal(size=frame.height)
+    common_part = random.normal(size=(origins, 10, 5))[frame["o"], frame["k"], frame["step"]]
+    error = np.sqrt(common) * common_part + np.sqrt(1 - common) * random.normal(size=frame.height)
     quantiles = [pl.lit(100 + 10 * z).alias(name) for name, z in NORMAL.items()]
     return frame.drop("k", "s", "o").with_columns(pl.Series("units", 100 + 10 * error), *quantiles)
 
@@ -52,11 +52,11 @@ def of(frame: pl.DataFrame, options: Options = OPTIONS) -> pl.DataFrame:
 
 
 def test_expected_values_of_parts_add_up_to_the_total():
-    found = of(backtest(0.5))
-    weeks = found.filter(weeks=1).group_by("level", "week").agg(pl.col("expected").sum())
+    sums = of(backtest(0.5))
+    weeks = sums.filter(weeks=1).group_by("level", "week").agg(pl.col("expected").sum())
     assert weeks["expected"].to_list() == pytest.approx([6000.0] * weeks.height)
-    assert found.filter(level="total", weeks=4)["expected"].item() == pytest.approx(24_000.0)
-    assert found.filter(level="total", weeks=2)["expected"].item() == pytest.approx(12_000.0)
+    assert sums.filter(level="total", weeks=4)["expected"].item() == pytest.approx(24_000.0)
+    assert sums.filter(level="total", weeks=2)["expected"].item() == pytest.approx(12_000.0)
 
 
 @pytest.mark.parametrize("common", [0.0, 0.6])
@@ -69,31 +69,31 @@ def test_bands_of_totals_are_as_wide_as_what_errors_have_in_common_makes_them(co
 
 def test_bands_of_sums_hold_what_they_say_at_origins_that_had_no_part_in_them():
     frame = backtest(0.5, origins=24)
-    known = pl.col("origin") < frame["origin"].unique().sort()[12]
-    files = totals.fit(frame.filter(known), OPTIONS)
-    held = []
-    for _, rows in frame.filter(~known).group_by("origin"):
-        found = totals.totals(rows.lazy(), files, TABLES, OPTIONS).filter(level="store", weeks=1)
+    early = pl.col("origin") < frame["origin"].unique().sort()[12]
+    files = totals.fit(frame.filter(early), OPTIONS)
+    hits = []
+    for _, rows in frame.filter(~early).group_by("origin"):
+        sums = totals.totals(rows.lazy(), files, TABLES, OPTIONS).filter(level="store", weeks=1)
         units = rows.group_by(pl.col("store").alias("value"), "week").agg(pl.col("units").sum())
-        held.append(found.join(units, on=["value", "week"]).select(pl.col("units").is_between("q5", "q95")))
-    assert pl.concat(held).to_series().mean() == pytest.approx(0.9, abs=0.05)
+        hits.append(sums.join(units, on=["value", "week"]).select(pl.col("units").is_between("q5", "q95")))
+    assert pl.concat(hits).to_series().mean() == pytest.approx(0.9, abs=0.05)
 
 
 def test_a_key_in_a_week_has_the_quantiles_of_its_forecast():
     frame = backtest(0.5)
-    found = of(frame).filter(level="sku*store", weeks=1)
-    assert found.height == 240
+    sums = of(frame).filter(level="sku*store", weeks=1)
+    assert sums.height == 240
     assert (
-        found.filter(value="sku3*store2")
+        sums.filter(value="sku3*store2")
         .select(*NORMAL)
         .equals(published(frame).select(*NORMAL).head(4).collect())
     )
 
 
 def test_keys_of_a_store_without_an_attribute_are_a_group_of_their_own():
-    found = of(backtest(0.5)).filter(level="zone*sku", weeks=4)
+    sums = of(backtest(0.5)).filter(level="zone*sku", weeks=4)
     assert dict(
-        found.select(pl.col("value"), "keys").filter(pl.col("value").str.ends_with("sku1")).iter_rows()
+        sums.select(pl.col("value"), "keys").filter(pl.col("value").str.ends_with("sku1")).iter_rows()
     ) == {
         "1*sku1": 2,
         "2*sku1": 3,
@@ -110,9 +110,9 @@ def test_sums_are_the_same_in_whatever_order_rows_come():
 def test_a_bundle_without_errors_of_sums_publishes_no_totals():
     frame = backtest(0.5)
     assert totals.fit(frame.filter(pl.col("origin") == pl.col("origin").max()), OPTIONS) == {}
-    found = totals.totals(published(frame), {}, TABLES, OPTIONS)
-    assert found.is_empty()
-    assert found.schema == pl.Schema(totals.schema(OPTIONS))
+    sums = totals.totals(published(frame), {}, TABLES, OPTIONS)
+    assert sums.is_empty()
+    assert sums.schema == pl.Schema(totals.schema(OPTIONS))
 
 
 def test_totals_that_cannot_be_are_refused_by_name():

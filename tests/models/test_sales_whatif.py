@@ -27,42 +27,42 @@ TABLES = {
 
 
 def test_rows_and_columns_that_the_plan_leaves_out_keep_what_is_stored():
-    found = whatif.merged(STORED, rows(("A", "1", SECOND, 1.5), columns="price"))
-    kept = found.filter((pl.col("sku") == "B") | (pl.col("week") == FIRST))
-    assert kept.select(STORED.columns).equals(
+    plan = whatif.merged(STORED, rows(("A", "1", SECOND, 1.5), columns="price"))
+    rest = plan.filter((pl.col("sku") == "B") | (pl.col("week") == FIRST))
+    assert rest.select(STORED.columns).equals(
         STORED.filter(~((pl.col("sku") == "A") & (pl.col("week") == SECOND)))
     )
-    assert found.filter(sku="A", week=SECOND).select("price", "deal").row(0) == (1.5, 1.0)
-    assert whatif.changed(STORED, found).select("week").to_series().to_list() == [SECOND]
+    assert plan.filter(sku="A", week=SECOND).select("price", "deal").row(0) == (1.5, 1.0)
+    assert whatif.changed(STORED, plan).select("week").to_series().to_list() == [SECOND]
 
 
 def test_an_empty_cell_is_unknown_and_a_new_pair_has_what_the_file_says():
-    found = whatif.merged(STORED, rows(("A", "1", FIRST, None), ("A", "2", FIRST, 1.0), columns="price"))
-    assert found.filter(sku="A", store="1", week=FIRST)["price"].to_list() == [None]
-    assert found.filter(store="2").select("price", "deal").row(0) == (1.0, None)
+    plan = whatif.merged(STORED, rows(("A", "1", FIRST, None), ("A", "2", FIRST, 1.0), columns="price"))
+    assert plan.filter(sku="A", store="1", week=FIRST)["price"].to_list() == [None]
+    assert plan.filter(store="2").select("price", "deal").row(0) == (1.0, None)
 
 
 def test_unknown_skus_and_stores_and_weeks_that_are_not_forecast_are_told_and_left_out():
-    given = rows(
+    plan = rows(
         ("A", "1", FIRST, 1.0),
         ("a1", "1", FIRST, 1.0),
         ("A", "7", FIRST, 1.0),
         ("A", "1", LATER, 1.0),
         columns="price",
     )
-    found, notes = whatif.usable(given, TABLES, AS_OF, 2)
-    assert found.select(whatif.ON).rows() == [("A", "1", FIRST)]
-    told = " ".join(notes)
+    rows_to_use, notes = whatif.usable(plan, TABLES, AS_OF, 2)
+    assert rows_to_use.select(whatif.ON).rows() == [("A", "1", FIRST)]
+    text = " ".join(notes)
     for name in ("'a1'", "Near: 'A'", "'7'", "2025-06-09"):
-        assert name in told
+        assert name in text
     with pytest.raises(ContractError, match="a1"):
-        whatif.usable(given.filter(sku="a1"), TABLES, AS_OF, 2)
+        whatif.usable(plan.filter(sku="a1"), TABLES, AS_OF, 2)
 
 
 def test_keys_of_the_same_sku_or_store_are_affected_and_others_are_not():
     keys = pl.DataFrame({"sku": ["A", "A", "B", "B"], "store": ["1", "2", "1", "2"]})
-    found = whatif.affected(keys, rows(("A", "1", FIRST, 1.0), columns="price"))
-    assert found.rows() == [("A", "1"), ("A", "2"), ("B", "1")]
+    pairs = whatif.affected(keys, rows(("A", "1", FIRST, 1.0), columns="price"))
+    assert pairs.rows() == [("A", "1"), ("A", "2"), ("B", "1")]
 
 
 def test_a_median_that_moves_with_the_price_is_held_only_where_nothing_else_differs():
@@ -75,6 +75,6 @@ def test_a_median_that_moves_with_the_price_is_held_only_where_nothing_else_diff
     both = whatif.merged(STORED, rows(("A", "1", FIRST, 1.0), ("B", "1", FIRST, 1.0), columns="price"))
     deal_too = whatif.merged(STORED, rows(("A", "1", FIRST, 1.0, 1.0)))
     for plan, differences in ((one, [0.0, -1.0, -1.0]), (both, [-1.0] * 3), (deal_too, [-1.0] * 3)):
-        held, notes = whatif.in_order(lines, STORED, plan)
-        assert held["difference"].to_list() == differences
+        changes, notes = whatif.in_order(lines, STORED, plan)
+        assert changes["difference"].to_list() == differences
         assert len(notes) == (0.0 in differences)

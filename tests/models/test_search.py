@@ -16,14 +16,14 @@ SPACE = {
 
 
 def test_a_choice_is_made_only_where_the_one_it_hangs_on_applies():
-    asked = []
+    questions = []
 
     def choose(name, choice):
-        asked.append(name)
+        questions.append(name)
         return choice.values[1] if isinstance(choice, OneOf) else choice.low
 
     assert chosen(SPACE, choose) == {"kind": "line", "rate": 0.01, "windows": (24,)}
-    assert asked == ["kind", "rate", "windows"]
+    assert questions == ["kind", "rate", "windows"]
 
 
 def test_values_of_options_are_those_of_the_choices_that_apply_with_lists_as_tuples():

@@ -29,8 +29,8 @@ def studied(scenario, tables, as_of, options):
 def sales():
     from models.sales.simulation import simulate
 
-    made = simulate(skus=3, stores=2, weeks=90, seed=3)
-    tables = {name: getattr(made, name).lazy() for name in ("history", "plan", "stores")}
+    market = simulate(skus=3, stores=2, weeks=90, seed=3)
+    tables = {name: getattr(market, name).lazy() for name in ("history", "plan", "stores")}
     return tables, SALES.resolve_as_of(tables, None, NOW)
 
 
@@ -47,8 +47,8 @@ def machines():
 def devices():
     from models.devices.simulation import readings_of, simulate
 
-    made = simulate(3, datetime(2026, 3, 2, tzinfo=UTC), 20 * 60, seed=3)
-    return {"readings": readings_of(made.grid).lazy()}, datetime(2026, 3, 2, 20, tzinfo=UTC)
+    plant = simulate(3, datetime(2026, 3, 2, tzinfo=UTC), 20 * 60, seed=3)
+    return {"readings": readings_of(plant.grid).lazy()}, datetime(2026, 3, 2, 20, tzinfo=UTC)
 
 
 # nothing after a fold is known in it
@@ -62,8 +62,8 @@ def test_a_sales_fold_knows_no_sales_of_the_fold_that_judges(sales):
     assert folds == sorted(folds)
     assert len(losses) == len(folds) == 5
     late = pl.col("week") > as_of - timedelta(weeks=8)
-    changed = tables["history"].with_columns(pl.when(late).then(pl.col("units") * 3 + 1).otherwise("units"))
-    _, others = studied(SALES, tables | {"history": changed}, as_of, options)
+    altered = tables["history"].with_columns(pl.when(late).then(pl.col("units") * 3 + 1).otherwise("units"))
+    _, others = studied(SALES, tables | {"history": altered}, as_of, options)
     assert others[:-1] == pytest.approx(losses[:-1], rel=1e-9)
     assert others[-1] != pytest.approx(losses[-1], rel=1e-3)
 
@@ -73,8 +73,8 @@ def test_a_machines_fold_knows_no_failure_after_the_last_cut(machines):
     options = {"horizons_hours": [24], "estimator": "decision_tree"}
     folds, losses = studied(MACHINES, tables, as_of, options)
     assert len(losses) == len(folds) == 3
-    cut = datetime.fromisoformat(folds[-1]).replace(tzinfo=UTC) + timedelta(days=3)
-    failures = tables["failures"].filter(pl.col("time") < cut)
+    end = datetime.fromisoformat(folds[-1]).replace(tzinfo=UTC) + timedelta(days=3)
+    failures = tables["failures"].filter(pl.col("time") < end)
     _, others = studied(MACHINES, tables | {"failures": failures}, as_of, options)
     assert others[:-1] == pytest.approx(losses[:-1])
     assert others[-1] != pytest.approx(losses[-1])
@@ -85,10 +85,10 @@ def test_a_devices_fold_knows_no_reading_after_its_hours(devices):
     folds, losses = studied(DEVICES, tables, as_of, {})
     assert folds == [f"2026-03-02 {hour}:00" for hour in (14, 16, 18, 20)]
     late = pl.col("time") >= as_of - timedelta(hours=2)
-    changed = tables["readings"].with_columns(
+    altered = tables["readings"].with_columns(
         pl.when(late).then(pl.col("mean") * 2).otherwise("mean").alias("mean")
     )
-    _, others = studied(DEVICES, {"readings": changed}, as_of, {})
+    _, others = studied(DEVICES, {"readings": altered}, as_of, {})
     assert others[:-1] == losses[:-1]
     assert others[-1] != losses[-1]
 
@@ -115,8 +115,8 @@ def test_one_estimator_for_all_gives_its_rung_to_every_sales_row_that_it_can_for
     options = {"horizon": 8, "trees": 20, "threads": 1, "estimator": estimator, "origins": 2}
     context = SALES.context(tables, as_of, options)
     parts = {n: f.lazy() for n, f in SALES.prepare_shard(tables, context, as_of, options).items()}
-    trained = SALES.fit(parts, context, as_of, options)
-    rungs = set(trained.backtest.filter(pl.col("kind") != "new")["rung"])
+    training = SALES.fit(parts, context, as_of, options)
+    rungs = set(training.backtest.filter(pl.col("kind") != "new")["rung"])
     assert estimator in rungs
     assert not rungs & ({"pooled", "blend", "statistical"} - {estimator})
 
@@ -135,11 +135,11 @@ def test_every_group_of_sales_features_can_be_left_out_by_itself():
     ]
     covariates = ["deal", "price"]
     assert used(names, covariates, Options()) == names
-    left = {
+    remaining = {
         group: set(names) - set(used(names, covariates, Options(**{f"use_{group}": False})))
         for group in GROUPS
     }
-    assert left == {
+    assert remaining == {
         "neighbours": {"others_deal"},
         "promotions": {"effect_deal"},
         "last_year": {"season", "sku_season"},
@@ -160,9 +160,9 @@ def test_a_machines_bundle_uses_the_groups_that_it_learnt_from(machines):
     }
     context = MACHINES.context(tables, as_of, options)
     parts = {n: f.lazy() for n, f in MACHINES.prepare_shard(tables, context, as_of, options).items()}
-    trained = MACHINES.fit(parts, context, as_of, options)
-    features = MACHINES.load(trained.files).features
-    assert [feature.name for feature in features] == trained.features
+    fitted = MACHINES.fit(parts, context, as_of, options)
+    features = MACHINES.load(fitted.files).features
+    assert [feature.name for feature in features] == fitted.features
     assert {feature.kind for feature in features} == {"sensor", "component", "machine"}
     sensors = [feature for feature in features if feature.kind == "sensor"]
     assert {(feature.statistic, feature.hours) for feature in sensors} == {("mean", 36)}
@@ -170,7 +170,7 @@ def test_a_machines_bundle_uses_the_groups_that_it_learnt_from(machines):
 
 def test_the_numbers_of_a_detector_reach_it(devices):
     tables, as_of = devices
-    found = [
+    losses = [
         studied(DEVICES, tables, as_of, {"detector": "one_class_svm", "nu": nu})[1] for nu in (0.001, 0.04)
     ]
-    assert found[0] != found[1]
+    assert losses[0] != losses[1]

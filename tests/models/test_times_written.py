@@ -41,9 +41,9 @@ def text(moment: datetime, form: str) -> str:
 @given(moments=MOMENTS, form=st.sampled_from(list(WRITTEN.values())))
 def test_a_time_means_the_same_however_it_is_written(moments, form):
     order = {"%d/": "day-first", "%m/": "month-first"}.get(form[:3])
-    written = pl.Series("time", [text(moment, form) for moment in moments])
-    assert utc(written, "UTC", order).dt.replace_time_zone(None).to_list() == moments
-    assert days(written, order).to_list() == [moment.date() for moment in moments]
+    texts = pl.Series("time", [text(moment, form) for moment in moments])
+    assert utc(texts, "UTC", order).dt.replace_time_zone(None).to_list() == moments
+    assert days(texts, order).to_list() == [moment.date() for moment in moments]
 
 
 @pytest.mark.parametrize("factor", [1, 1_000, 1_000_000, 1_000_000_000])
@@ -127,8 +127,8 @@ def test_the_order_of_rows_tells_which_of_two_hours_is_meant(written):
     "clocks", [["01:50", "02:10", "02:40", "03:10"], ["02:40", "02:10"] * 2, ["02:50", "02:40", "02:05"]]
 )
 def test_where_the_order_does_not_tell_which_of_two_hours_is_meant_none_is_guessed(clocks):
-    found = utc(pl.Series("time", [f"2026-10-25 {clock}" for clock in clocks]), "Europe/Berlin")
-    assert [t for clock, t in zip(clocks, found, strict=True) if clock.startswith("02")] == [None] * (
+    times = utc(pl.Series("time", [f"2026-10-25 {clock}" for clock in clocks]), "Europe/Berlin")
+    assert [t for clock, t in zip(clocks, times, strict=True) if clock.startswith("02")] == [None] * (
         sum(clock.startswith("02") for clock in clocks)
     )
 

@@ -52,25 +52,25 @@ class Case:
 
 @cache
 def sales() -> Case:
-    made = simulate_sales(40, 6, 104 + QUIET, seed=5, with_truth=False)
-    trained = made.as_of - timedelta(weeks=QUIET)
-    war = price_war(made.history, trained + timedelta(weeks=1))
+    market = simulate_sales(40, 6, 104 + QUIET, seed=5, with_truth=False)
+    trained_at = market.as_of - timedelta(weeks=QUIET)
+    war = price_war(market.history, trained_at + timedelta(weeks=1))
     return Case(
-        SALES, {"history": made.history}, {"history": war}, trained, timedelta(weeks=1), "week", "price"
+        SALES, {"history": market.history}, {"history": war}, trained_at, timedelta(weeks=1), "week", "price"
     )
 
 
 @cache
 def devices() -> Case:
     hours = 24 * 5
-    made = simulate_devices(30, START, (hours + QUIET) * 6, seed=1, interval=timedelta(minutes=10))
-    readings = readings_of(made.grid).drop("point_times", "point_values")
-    trained = START + timedelta(hours=hours)
+    plant = simulate_devices(30, START, (hours + QUIET) * 6, seed=1, interval=timedelta(minutes=10))
+    readings = readings_of(plant.grid).drop("point_times", "point_values")
+    trained_at = START + timedelta(hours=hours)
     return Case(
         DEVICES,
         {"readings": readings},
-        {"readings": recalibrated(readings, trained)},
-        trained,
+        {"readings": recalibrated(readings, trained_at)},
+        trained_at,
         timedelta(hours=1),
         "time",
         "flow",
@@ -80,10 +80,12 @@ def devices() -> Case:
 @cache
 def machines() -> Case:
     tables = simulate_machines(48, 120 + QUIET, seed=2, interval_hours=4)
-    trained = tables["telemetry"]["time"].max() - timedelta(days=QUIET)
+    trained_at = tables["telemetry"]["time"].max() - timedelta(days=QUIET)
     old = pl.col("machine_id") < "M00040"
     before = {name: frame.filter(old) for name, frame in tables.items()}
-    return Case(MACHINES, before, joined_by(tables, 8, trained), trained, timedelta(days=1), "time", "model")
+    return Case(
+        MACHINES, before, joined_by(tables, 8, trained_at), trained_at, timedelta(days=1), "time", "model"
+    )
 
 
 every_scenario = pytest.mark.parametrize("case", [sales, devices, machines], ids=lambda case: case.__name__)
@@ -91,35 +93,35 @@ every_scenario = pytest.mark.parametrize("case", [sales, devices, machines], ids
 
 @every_scenario
 def test_a_shift_is_found_within_two_cycles_and_the_right_feature_comes_first(case: Callable[[], Case]):
-    found = case().drifted(case().shifted, 2)
-    assert found.height > 0
-    assert found["feature"][0] == case().first
+    lines = case().drifted(case().shifted, 2)
+    assert lines.height > 0
+    assert lines["feature"][0] == case().first
 
 
 @every_scenario
 def test_in_fifty_cycles_without_a_shift_there_is_no_alarm(case: Callable[[], Case]):
-    found = case().drifted(case().tables, QUIET)
-    assert found.select(CYCLE, "feature", "psi", "limit").to_dicts() == []
+    lines = case().drifted(case().tables, QUIET)
+    assert lines.select(CYCLE, "feature", "psi", "limit").to_dicts() == []
 
 
 @pytest.mark.parametrize("case", [sales, devices], ids=lambda case: case.__name__)
 def test_what_is_watched_up_to_a_cycle_does_not_change_when_the_future_does(case: Callable[[], Case]):
-    made = case()
-    early = made.watched(made.tables, 0)
-    later = made.watched(made.shifted, 3).filter(pl.col(CYCLE) <= made.trained)
+    one = case()
+    early = one.watched(one.tables, 0)
+    later = one.watched(one.shifted, 3).filter(pl.col(CYCLE) <= one.trained)
     assert_frame_equal(early, later, check_row_order=False, check_column_order=False)
 
 
 def test_what_is_watched_of_machines_does_not_change_when_later_telemetry_does():
-    made = machines()
-    late = pl.col("time") > made.trained
+    plant = machines()
+    late = pl.col("time") > plant.trained
     sensors = pl.exclude("machine_id", "time")
-    telemetry = made.tables["telemetry"]
-    changed = telemetry.with_columns(pl.when(late).then(sensors * 3).otherwise(sensors).name.keep())
-    early = made.watched(made.tables, 0)
-    found = made.watched({**made.tables, "telemetry": changed}, 3)
-    later = found.filter(pl.col(CYCLE) <= made.trained)
-    assert found.height > later.height
+    telemetry = plant.tables["telemetry"]
+    altered = telemetry.with_columns(pl.when(late).then(sensors * 3).otherwise(sensors).name.keep())
+    early = plant.watched(plant.tables, 0)
+    features = plant.watched({**plant.tables, "telemetry": altered}, 3)
+    later = features.filter(pl.col(CYCLE) <= plant.trained)
+    assert features.height > later.height
     assert_frame_equal(early, later, check_row_order=False, check_column_order=False)
 
 
@@ -134,11 +136,11 @@ def test_a_week_without_a_row_is_a_gap_and_after_eight_of_them_the_key_is_no_lon
     rows = [{"sku": "a", "store": "x", "week": w, "units": 5.0, "price": 2.0} for w in weeks[:20]]
     rows += [{"sku": "b", "store": "x", "week": w, "units": 5.0, "price": 2.0} for w in weeks]
     history = pl.DataFrame(rows).lazy()
-    found = SALES.watched({"history": history}, weeks[30], weeks[39], {}).collect().filter(sku="a")
-    assert found.height == 28
-    assert found["no_row"].sum() == 8
-    assert found.filter(pl.col("no_row") == 1)["price"].is_nan().all()
-    assert found.filter(pl.col("no_row") == 0)["price"].drop_nans().to_list() == [0.0] * 12
+    features = SALES.watched({"history": history}, weeks[30], weeks[39], {}).collect().filter(sku="a")
+    assert features.height == 28
+    assert features["no_row"].sum() == 8
+    assert features.filter(pl.col("no_row") == 1)["price"].is_nan().all()
+    assert features.filter(pl.col("no_row") == 0)["price"].drop_nans().to_list() == [0.0] * 12
 
 
 def test_a_sensor_that_falls_silent_has_fewer_readings_and_a_new_device_is_new():
@@ -149,9 +151,9 @@ def test_a_sensor_that_falls_silent_has_fewer_readings_and_a_new_device_is_new()
     late = (pl.col("device") == second) & (pl.col("time") < case.trained)
     readings = case.tables["readings"].filter(~silent, ~late).lazy()
     until = case.trained + timedelta(hours=1)
-    found = DEVICES.watched({"readings": readings}, case.trained, until, {}).collect().filter(cycle=until)
-    row = found.filter(device=first).row(0, named=True)
+    features = DEVICES.watched({"readings": readings}, case.trained, until, {}).collect().filter(cycle=until)
+    row = features.filter(device=first).row(0, named=True)
     assert row["flow readings"] < -1
     assert row["current readings"] > -1
-    assert found.filter(device=second)["new"].to_list() == [1.0]
-    assert found.filter(device=second)["flow"].is_nan().all()
+    assert features.filter(device=second)["new"].to_list() == [1.0]
+    assert features.filter(device=second)["flow"].is_nan().all()

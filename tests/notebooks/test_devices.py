@@ -29,8 +29,8 @@ def scored(command, tmp_path_factory):
         ["train"],
         ["run", "--source", folder / "now.parquet", "--catch-up", "2"],
     ):
-        done = command("devices", *words, *where)
-        assert done.status == 0, done.err
+        output = command("devices", *words, *where)
+        assert output.status == 0, output.err
     return folder / "store"
 
 

@@ -19,8 +19,8 @@ def scored(command, tmp_path_factory):
         ["score", "--from", CUT.isoformat()],
         ["evaluate"],
     ):
-        done = command("machines", *words, *where)
-        assert done.status == 0, done.err
+        output = command("machines", *words, *where)
+        assert output.status == 0, output.err
     return folder / "store"
 
 

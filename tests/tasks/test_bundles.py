@@ -46,10 +46,10 @@ def folder(store, number=1) -> Path:
 
 def test_a_bundle_comes_back_as_it_was_saved(store):
     number = save(store)
-    found = bundles.files(store, "toy", number)
-    assert found["factor"] == {"factor": 2.0}
-    assert found["remark"] == "text"
-    assert found["seen"].equals(FRAME)
+    contents = bundles.files(store, "toy", number)
+    assert contents["factor"] == {"factor": 2.0}
+    assert contents["remark"] == "text"
+    assert contents["seen"].equals(FRAME)
     assert bundles.model(TOY, store, number) == 2.0
 
 
@@ -261,9 +261,9 @@ def test_the_champion_is_the_bundle_of_the_last_promotion_and_every_change_stays
     for number in (1, 2, 1):
         bundles.promote(store, "toy", number, f"because of {number}")
     assert bundles.champion(store, "toy") == 1
-    found = bundles.events(store, "toy")
-    assert found["event"].to_list() == ["registered"] * 2 + ["promoted"] * 3
-    assert found.filter(event="promoted")["reason"].to_list() == [
+    log = bundles.events(store, "toy")
+    assert log["event"].to_list() == ["registered"] * 2 + ["promoted"] * 3
+    assert log.filter(event="promoted")["reason"].to_list() == [
         "because of 1",
         "because of 2",
         "because of 1",

@@ -22,12 +22,12 @@ def looked_at(path: Path) -> capture.Looked:
 
 
 def read(path: Path, columns=COLUMNS, at_a_time=50) -> tuple[pl.DataFrame, pl.DataFrame, capture.Looked]:
-    looked = looked_at(path)
-    found = list(capture.read(looked, columns, at_a_time))
-    rows = pl.concat([one.rows for one in found], how="diagonal_relaxed") if found else pl.DataFrame()
-    broken = pl.concat([looked.quarantined().clear(), *(one.broken for one in found)])
-    assert sum(one.count for one in found) == looked.messages
-    return rows, broken, looked
+    file = looked_at(path)
+    batches = list(capture.read(file, columns, at_a_time))
+    rows = pl.concat([one.rows for one in batches], how="diagonal_relaxed") if batches else pl.DataFrame()
+    broken = pl.concat([file.quarantined().clear(), *(one.broken for one in batches)])
+    assert sum(one.count for one in batches) == file.messages
+    return rows, broken, file
 
 
 def bodies(tmp_path: Path, *contents) -> Path:
@@ -51,15 +51,17 @@ def test_the_partition_is_known_from_the_path(tmp_path):
     odd = tmp_path / "elsewhere" / "a.avro"
     odd.parent.mkdir()
     odd.write_bytes(content([]))
-    found = {file.uri.removeprefix(str(tmp_path)): file.partition for file in capture._listed(str(tmp_path))}
-    assert found == {f"/{name(partition=12)}": "plant/readings/12", "/elsewhere/a.avro": ""}
+    partitions = {
+        file.uri.removeprefix(str(tmp_path)): file.partition for file in capture._listed(str(tmp_path))
+    }
+    assert partitions == {f"/{name(partition=12)}": "plant/readings/12", "/elsewhere/a.avro": ""}
 
 
 def test_a_glob_takes_the_files_that_it_names(tmp_path):
     for partition in range(3):
         put(tmp_path, [], partition=partition)
-    found = list(capture._listed(f"{tmp_path}/plant/readings/[12]/*"))
-    assert sorted(file.partition for file in found) == ["plant/readings/1", "plant/readings/2"]
+    files = list(capture._listed(f"{tmp_path}/plant/readings/[12]/*"))
+    assert sorted(file.partition for file in files) == ["plant/readings/1", "plant/readings/2"]
 
 
 def test_a_file_is_pending_until_it_is_on_record_whatever_came_before_it(store, tmp_path):
@@ -69,8 +71,8 @@ def test_a_file_is_pending_until_it_is_on_record_whatever_came_before_it(store, 
     capture.record(store, "devices", [capture.Looked(first[1])])
     assert [file.uri for file in capture.pending(store, "devices", str(tmp_path))] == [str(early)]
     between = put(tmp_path, [], minute=20)
-    found = [file.uri for file in capture.pending(store, "devices", str(tmp_path))]
-    assert found == [str(early), str(between)]
+    uris = [file.uri for file in capture.pending(store, "devices", str(tmp_path))]
+    assert uris == [str(early), str(between)]
 
 
 def test_a_file_that_has_grown_is_pending_again_and_one_that_was_only_touched_is_not(store, tmp_path):
@@ -93,9 +95,9 @@ def test_a_broken_file_is_looked_at_again_when_it_has_changed_and_not_before(sto
 
 
 def test_a_file_is_on_record_once_however_often_it_is_entered(store, tmp_path):
-    looked = looked_at(put(tmp_path, []))
+    file = looked_at(put(tmp_path, []))
     for _ in range(2):
-        capture.record(store, "devices", [looked])
+        capture.record(store, "devices", [file])
     assert store.scan("devices/captures").collect().height == 1
 
 
@@ -104,11 +106,11 @@ def test_a_file_is_on_record_once_however_often_it_is_entered(store, tmp_path):
 
 def test_a_message_holds_a_reading_or_a_list_of_them(tmp_path):
     one, two, three = (reading("d", "t", n, float(n)) for n in range(3))
-    rows, broken, looked = read(bodies(tmp_path, one, [two, three]))
+    rows, broken, file = read(bodies(tmp_path, one, [two, three]))
     assert rows.select(*COLUMNS).to_dicts() == [one, two, three]
     assert rows["SequenceNumber"].to_list() == [0, 1, 1]
     assert rows["EnqueuedTimeUtc"].unique().to_list() == ["3/2/2026 1:00:00 PM"]
-    assert (broken.height, looked.messages, looked.rule) == (0, 2, None)
+    assert (broken.height, file.messages, file.rule) == (0, 2, None)
 
 
 @pytest.mark.parametrize(
@@ -140,12 +142,12 @@ def test_a_message_holds_a_reading_or_a_list_of_them(tmp_path):
 )
 def test_a_broken_message_among_good_ones_loses_only_itself(tmp_path, body, rule):
     good = [reading("d", "t", n, float(n)) for n in range(4)]
-    rows, broken, looked = read(bodies(tmp_path, good[0], good[1], body, good[2], good[3]))
+    rows, broken, file = read(bodies(tmp_path, good[0], good[1], body, good[2], good[3]))
     assert rows.select(*COLUMNS).to_dicts() == good
     (row,) = broken.to_dicts()
-    assert (row["source"], row["row_number"], row["rule"]) == (looked.file.uri, 2, rule)
+    assert (row["source"], row["row_number"], row["rule"]) == (file.file.uri, 2, rule)
     assert json.loads(row["row"])["Offset"] == "240"
-    assert (looked.messages, looked.rule) == (5, None)
+    assert (file.messages, file.rule) == (5, None)
 
 
 def test_members_of_other_names_are_mapped_and_the_enqueue_time_can_be_the_time(tmp_path):
@@ -166,16 +168,16 @@ values = scalars | st.lists(scalars, max_size=2)
 @example([{"device": "line\nbreak", "value": "\x00"}])
 def test_messages_are_understood_alike_one_by_one_and_all_at_once(found):
     columns = {"device": "device", "value": "value"}
-    sent = []
+    messages = []
     for number, one in enumerate(found):
         try:
-            sent.append(message(one, number))
+            messages.append(message(one, number))
         except UnicodeEncodeError:
             return
-    together = capture._plain(sent, columns)
+    together = capture._plain(messages, columns)
     if together is None:
         return
-    alone = [row for one in sent for row in capture.readings(one, columns)[0]]
+    alone = [row for one in messages for row in capture.readings(one, columns)[0]]
     assert_frame_equal(together, capture._frame(alone, columns))
 
 
@@ -190,19 +192,19 @@ def test_of_a_member_that_is_given_twice_the_first_counts_one_by_one_and_all_at_
 
 
 def test_a_file_without_messages_is_whole(tmp_path):
-    rows, broken, looked = read(put(tmp_path, []))
+    rows, broken, file = read(put(tmp_path, []))
     assert rows.is_empty()
     assert broken.is_empty()
-    assert looked.rule is None
-    assert looked.quarantined().is_empty()
+    assert file.rule is None
+    assert file.quarantined().is_empty()
 
 
 def test_an_empty_file_is_told_from_one_without_messages(tmp_path):
     path = put(tmp_path, [])
     path.write_bytes(b"")
-    *_, looked = read(path)
-    assert looked.rule == "file|empty"
-    (row,) = looked.quarantined().to_dicts()
+    *_, file = read(path)
+    assert file.rule == "file|empty"
+    (row,) = file.quarantined().to_dicts()
     assert row["source"] == str(path)
     assert json.loads(row["row"]) == {"bytes": 0, "messages": 0}
 
@@ -217,19 +219,19 @@ def test_wherever_a_file_breaks_off_whole_messages_are_read_and_the_break_is_see
     path = put(tmp_path_factory.mktemp("capture"), [])
     at = cut % len(whole)
     path.write_bytes(whole[:at] + (b"\x05" * 40 if noise else b""))
-    rows, broken, looked = read(path)
+    rows, broken, file = read(path)
     assert broken.is_empty()
     assert (rows.select(*COLUMNS).to_dicts() if rows.height else []) == good[: rows.height]
     marker = b"0123456789abcdef"
     at_the_end_of_a_block = not noise and whole[:at].endswith(marker)
-    assert (looked.rule is None) == at_the_end_of_a_block
+    assert (file.rule is None) == at_the_end_of_a_block
 
 
 def test_text_that_is_no_avro_is_a_broken_file(tmp_path):
     path = put(tmp_path, [])
     path.write_text("device,tag,time,value\n")
-    *_, looked = read(path)
-    assert looked.rule.startswith("file|unreadable after 0 messages: ")
+    *_, file = read(path)
+    assert file.rule.startswith("file|unreadable after 0 messages: ")
 
 
 def test_messages_are_read_some_at_a_time(tmp_path):
@@ -253,10 +255,10 @@ def test_files_are_listed_read_and_seen_to_change_in_blob(store, azurite):
     assert not capture.is_capture(f"{root}/other")
     (file,) = capture.pending(store, "devices", root)
     assert (file.partition, file.size) == ("plant/readings/0", len(whole) - 5)
-    looked = capture.Looked(file)
-    assert list(capture.read(looked, COLUMNS)) == []
-    assert looked.rule.startswith("file|unreadable")
-    capture.record(store, "devices", [looked])
+    capture_file = capture.Looked(file)
+    assert list(capture.read(capture_file, COLUMNS)) == []
+    assert capture_file.rule.startswith("file|unreadable")
+    capture.record(store, "devices", [capture_file])
     assert capture.pending(store, "devices", f"{root}/plant") == []
     obstore.put(container, name(), whole)
     (again,) = capture.pending(store, "devices", f"{root}/{name()}")

@@ -14,9 +14,11 @@ TABLE = "toy/values"
 def commit(store, hour: int | None) -> None:
     """A commit whose rows are of an hour; of None, one that says no times."""
     begin = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=hour or 0)
-    told = {} if hour is None else {"from": begin.isoformat(), "to": (begin + timedelta(hours=1)).isoformat()}
+    metadata = (
+        {} if hour is None else {"from": begin.isoformat(), "to": (begin + timedelta(hours=1)).isoformat()}
+    )
     frame = pl.DataFrame({"value": [hour]}, schema={"value": pl.Int64})
-    properties = CommitProperties(custom_metadata=told)
+    properties = CommitProperties(custom_metadata=metadata)
     write_deltalake(store.uri_of(TABLE), frame, mode="append", commit_properties=properties)
 
 
@@ -47,8 +49,8 @@ def test_each_commit_is_read_once_however_often_it_is_asked_for(store, read):
     commit(store, 7)
     assert versions(store, 3) == [4, 5, 7]
     assert read == [4, 2]
-    found = {version: begin for version, begin, _ in touched(store, TABLE, 3)}
-    assert found[7] == datetime(2026, 1, 1, 7, tzinfo=UTC)
+    begins = {version: begin for version, begin, _ in touched(store, TABLE, 3)}
+    assert begins[7] == datetime(2026, 1, 1, 7, tzinfo=UTC)
     assert read == [4, 2]
 
 

@@ -58,19 +58,19 @@ def expire(days: int = 7, *, dry_run: bool) -> list[str]:
 
 def test_old_records_of_runs_go_and_no_others(azure, without_run_logger):
     old = {record(): ("Succeeded", ago(8 + day)) for day in range(4)} | {record(): ("Failed", ago(30))}
-    kept = {
+    recent = {
         record(): ("Succeeded", ago(6)),
         record(): ("Running", ago(9)),
         "almanac": ("Succeeded", ago(300)),
         "prefect-server-of-ours": ("Succeeded", ago(300)),
         f"other-{uuid4()}": ("Succeeded", ago(300)),
     }
-    azure.records = old | kept
+    azure.records = old | recent
     assert expire(dry_run=True) == sorted(old)
-    assert azure.records == old | kept
+    assert azure.records == old | recent
     assert azure.asked["DELETE deployment"] == 0
     assert expire(dry_run=False) == sorted(old)
-    assert azure.records == kept
+    assert azure.records == recent
     assert expire(dry_run=False) == []
 
 
@@ -108,24 +108,24 @@ def test_container_groups_whose_run_is_over_or_unknown_are_reported(azure, prefe
         running, over = (client.create_flow_run(in_a_container).id for _ in range(2))
         client.set_flow_run_state(running, Running(), force=True)
         client.set_flow_run_state(over, Completed(), force=True)
-    unknown = uuid4()
-    azure.left = ["almanac-worker", *(f"in-a-container-{one}" for one in (running, over, unknown))]
+    stray = uuid4()
+    azure.left = ["almanac-worker", *(f"in-a-container-{one}" for one in (running, over, stray))]
     azure.records = {record(): ("Succeeded", ago(8)), "almanac": ("Succeeded", ago(300))}
 
     later = datetime.now(UTC) + timedelta(hours=2)
-    found = orphaned_container_groups.fn(GROUP, later)
-    told = {one["group"]: (one["run"], bool(one["since"])) for one in found}
-    assert told == {
+    groups = orphaned_container_groups.fn(GROUP, later)
+    output = {one["group"]: (one["run"], bool(one["since"])) for one in groups}
+    assert output == {
         f"in-a-container-{over}": ("Completed", True),
-        f"in-a-container-{unknown}": ("unknown", False),
+        f"in-a-container-{stray}": ("unknown", False),
     }
 
     steps.put(store)
     words = ("housekeeping", "--store", store.uri, "--resource-group", GROUP, "--json")
-    told = command(*words, "--dry-run")
-    assert told.status == 0, told.err
-    assert (told.json["dry_run"], told.json["deployment_records"]) == (True, 1)
-    assert [one["run"] for one in told.json["orphaned_container_groups"]] == ["unknown"]
+    output = command(*words, "--dry-run")
+    assert output.status == 0, output.err
+    assert (output.json["dry_run"], output.json["deployment_records"]) == (True, 1)
+    assert [one["run"] for one in output.json["orphaned_container_groups"]] == ["unknown"]
     assert len(azure.records) == 2
     assert command(*words).json["deployment_records"] == 1
     assert list(azure.records) == ["almanac"]

@@ -41,12 +41,12 @@ def test_a_late_reading_is_merged_into_its_interval_and_no_other_file_is_touched
         bring(store, tmp_path / f"{hour}")
     before = set(store.table("devices/readings").file_uris())
     put(tmp_path / "late", [message(reading("d3", "t", 60 * 90 + 1, 3.0))])
-    done = bring(store, tmp_path / "late")
+    result = bring(store, tmp_path / "late")
     after = set(store.table("devices/readings").file_uris())
-    assert done.changed == 1
+    assert result.changed == 1
     assert len(before - after) == len(after - before) == 1
-    changed = table(store).filter(pl.col("count") == 2)
-    assert changed.select("device", "mean", "last").row(0) == ("d3", 2.0, 3.0)
+    merged = table(store).filter(pl.col("count") == 2)
+    assert merged.select("device", "mean", "last").row(0) == ("d3", 2.0, 3.0)
     assert table(store)["count"].sum() == 37
 
 
@@ -84,11 +84,11 @@ def test_files_late_twice_out_of_order_cut_off_and_empty_make_the_table_of_one_p
 
 def test_one_broken_message_among_good_ones_loses_only_itself(store, tmp_path):
     readings = many(30)
-    sent = [message(r, n) for n, r in enumerate(readings)]
-    sent.insert(10, message(b'{"device": "d", "tag', 99))
-    path = put(tmp_path, sent)
-    done = bring(store, tmp_path)
-    assert done.rules == {"body|json": 1}
+    messages = [message(r, n) for n, r in enumerate(readings)]
+    messages.insert(10, message(b'{"device": "d", "tag', 99))
+    path = put(tmp_path, messages)
+    result = bring(store, tmp_path)
+    assert result.rules == {"body|json": 1}
     assert table(store)["count"].sum() == 30
     (row,) = quarantine(store).to_dicts()
     assert (row["source"], row["row_number"]) == (str(path), 99)
@@ -97,19 +97,19 @@ def test_one_broken_message_among_good_ones_loses_only_itself(store, tmp_path):
 
 def test_a_cut_off_file_is_named_in_quarantine_and_completed_later(store, tmp_path):
     readings = many(60)
-    sent = [message(r, n) for n, r in enumerate(readings)]
-    whole = put(tmp_path, sent[:30], minute=0)
-    cut = put(tmp_path, [], minute=5)
-    blocks = content(sent[30:], block_bytes=600)
-    cut.write_bytes(blocks[:-300])
+    messages = [message(r, n) for n, r in enumerate(readings)]
+    whole = put(tmp_path, messages[:30], minute=0)
+    last = put(tmp_path, [], minute=5)
+    blocks = content(messages[30:], block_bytes=600)
+    last.write_bytes(blocks[:-300])
     first = bring(store, tmp_path)
     assert first.files == 2
-    assert quarantine(store)["source"].to_list() == [str(cut)]
+    assert quarantine(store)["source"].to_list() == [str(last)]
     assert quarantine(store)["rule"][0].startswith("file|unreadable after ")
     assert 30 < table(store)["count"].sum() < 60
     again = bring(store, tmp_path)
     assert (again.files, again.read, again.changed) == (0, 0, 0)
-    cut.write_bytes(blocks)
+    last.write_bytes(blocks)
     assert bring(store, tmp_path).files == 1
     assert table(store)["count"].sum() == 60
     assert_frame_equal(table(store), undisturbed(tmp_path, whole.parents[8]))
@@ -119,8 +119,8 @@ def test_a_run_without_new_files_changes_nothing_and_says_so(store, tmp_path):
     capture_of(tmp_path, many(20), files=2)
     bring(store, tmp_path)
     before = store.version("devices/readings"), store.version("devices/captures")
-    done = bring(store, tmp_path)
-    assert (done.files, done.read, done.changed) == (0, 0, 0)
+    result = bring(store, tmp_path)
+    assert (result.files, result.read, result.changed) == (0, 0, 0)
     assert (store.version("devices/readings"), store.version("devices/captures")) == before
 
 
@@ -151,8 +151,8 @@ def test_an_interval_whose_points_were_forgotten_takes_no_more_and_says_so(store
     from deltalake import write_deltalake
 
     write_deltalake(store.uri_of("devices/readings"), closed, mode="overwrite")
-    done = bring(store, csv(tmp_path, f"d,t,{at(5)},9", f"d,t,{at(65)},9"))
-    assert (done.accepted, done.quarantined, done.rules) == (1, 1, {"interval_closed": 1})
+    result = bring(store, csv(tmp_path, f"d,t,{at(5)},9", f"d,t,{at(65)},9"))
+    assert (result.accepted, result.quarantined, result.rules) == (1, 1, {"interval_closed": 1})
     assert table(store)["count"].to_list() == [1, 2]
 
 
@@ -265,13 +265,13 @@ def test_a_capture_is_read_from_blob_and_written_to_blob(azurite, tmp_path):
     from tasks.storage.uris import object_store
 
     raw, container = azurite.container(), azurite.container()
-    sent = [message(r, n) for n, r in enumerate(many(50))]
-    obstore.put(object_store(raw), name(), content(sent[:30]))
+    messages = [message(r, n) for n, r in enumerate(many(50))]
+    obstore.put(object_store(raw), name(), content(messages[:30]))
     obstore.put(object_store(raw), name(5), b"")
     store = Store(f"{container}/store")
     first = bring(store, raw)
     assert (first.files, first.quarantined) == (2, 1)
-    obstore.put(object_store(raw), name(5), content(sent[30:]))
+    obstore.put(object_store(raw), name(5), content(messages[30:]))
     assert bring(store, f"{raw}/plant").files == 1
     assert table(store)["count"].sum() == 50
     assert bring(store, raw).files == 0

@@ -39,14 +39,14 @@ def test_a_table_comes_back_the_same_from_any_dialect(
     tmp_path_factory, table, separator, line_end, encoding, index, quote, packed
 ):
     lines = [("", *NAMES), *((str(i), *row) for i, row in enumerate(table))]
-    written = [[f"{quote}{cell}{quote}" for cell in line] for line in lines]
-    text = "".join(separator.join(line if index else line[1:]) + line_end for line in written)
+    cells = [[f"{quote}{cell}{quote}" for cell in line] for line in lines]
+    text = "".join(separator.join(line if index else line[1:]) + line_end for line in cells)
     path = tmp_path_factory.mktemp("dialect") / "table.csv"
     content = text.encode(encoding)
     path.write_bytes(gzip.compress(content) if packed else content)
-    found = rows(path)
-    assert found.columns == list(NAMES)
-    assert found.rows() == table
+    frame = rows(path)
+    assert frame.columns == list(NAMES)
+    assert frame.rows() == table
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,9 @@ def _xlsx(**sheets: pl.DataFrame) -> bytes:
         )
         for table in sheets.values()
     ]
-    named = "".join(f'<sheet name="{name}" sheetId="{i}" r:id="r{i}"/>' for i, name in enumerate(sheets, 1))
+    sheet_elements = "".join(
+        f'<sheet name="{name}" sheetId="{i}" r:id="r{i}"/>' for i, name in enumerate(sheets, 1)
+    )
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     links = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
     packages = "http://schemas.openxmlformats.org/package/2006"
@@ -90,7 +92,7 @@ def _xlsx(**sheets: pl.DataFrame) -> bytes:
         "[Content_Types].xml": f'<Types xmlns="{packages}/content-types"/>',
         "_rels/.rels": f'<Relationships xmlns="{packages}/relationships"><Relationship Id="r1" '
         f'Type="{links}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
-        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{links}"><sheets>{named}</sheets></workbook>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{links}"><sheets>{sheet_elements}</sheets></workbook>',
         "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{packages}/relationships">'
         + "".join(
             f'<Relationship Id="r{i}" Type="{links}/worksheet" Target="worksheets/sheet{i}.xml"/>'
@@ -289,8 +291,8 @@ def test_blocks_of_annotated_csv_may_have_different_columns(tmp_path):
     one = "#group,false,true\n#datatype,string,string\n#default,_result,\n,_value,host\n,1.5,gw\n\n"
     two = "#group,false\n#datatype,string\n#default,_result\n,_value\n,2.5\n\n"
     (tmp_path / "a.csv").write_text((one + two + one.replace("1.5", "3.5")).replace("\n", "\r\n"))
-    found = rows(tmp_path / "a.csv").sort("_value")
-    assert found.select("_value", "host").rows() == [("1.5", "gw"), ("2.5", None), ("3.5", "gw")]
+    frame = rows(tmp_path / "a.csv").sort("_value")
+    assert frame.select("_value", "host").rows() == [("1.5", "gw"), ("2.5", None), ("3.5", "gw")]
 
 
 def test_a_column_that_is_there_twice_is_refused_by_its_name(tmp_path):

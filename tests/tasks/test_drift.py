@@ -24,7 +24,7 @@ FIRST = date(2024, 1, 1)
 TRAINED = FIRST + timedelta(days=39)
 
 
-def noise(days: int, moved: int = 0, by: float = 4) -> pl.DataFrame:
+def noise(days: int, shifted_days: int = 0, by: float = 4) -> pl.DataFrame:
     """Values of 40 names, of which those of the last `moved` days are higher `by` so much."""
     rng = np.random.default_rng(4)
     return pl.DataFrame(
@@ -32,7 +32,7 @@ def noise(days: int, moved: int = 0, by: float = 4) -> pl.DataFrame:
             {
                 "name": f"n{name:02d}",
                 "at": FIRST + timedelta(days=day),
-                "value": 5 + value + by * (day >= days - moved),
+                "value": 5 + value + by * (day >= days - shifted_days),
             }
             for day in range(days)
             for name, value in enumerate(rng.normal(0, 1, 40).clip(-4, 4))
@@ -42,11 +42,9 @@ def noise(days: int, moved: int = 0, by: float = 4) -> pl.DataFrame:
 
 @pytest.fixture
 def events(monkeypatch) -> list:
-    found: list = []
-    monkeypatch.setattr(
-        drift, "emit", lambda store, scenario, event, occasion: found.append((event, occasion))
-    )
-    return found
+    log: list = []
+    monkeypatch.setattr(drift, "emit", lambda store, scenario, event, occasion: log.append((event, occasion)))
+    return log
 
 
 def watch(
@@ -74,20 +72,20 @@ def day(number: int) -> date:
 @pytest.fixture
 def trained(store):
     """Values of 45 days, of which the last five are higher; a bundle that knows the first 40."""
-    steps.put(store, noise(45, moved=5))
+    steps.put(store, noise(45, shifted_days=5))
     steps.train(store, as_of=TRAINED)
     return store
 
 
 def test_a_shift_is_found_in_its_first_cycle_and_told_with_what_moved(trained, events):
-    found = watch(trained, day(1)).row(0, named=True)
-    assert (found["feature"], found["kind"], found["drifted"], found["announced"]) == (
+    line = watch(trained, day(1)).row(0, named=True)
+    assert (line["feature"], line["kind"], line["drifted"], line["announced"]) == (
         "value",
         "input",
         True,
         True,
     )
-    assert found["mean_now"] - found["mean_before"] == pytest.approx(4, abs=0.5)
+    assert line["mean_now"] - line["mean_before"] == pytest.approx(4, abs=0.5)
     ((event, _),) = events
     assert event.name == "drifted"
     assert event.payload["features"][0]["feature"] == "value"
@@ -96,7 +94,7 @@ def test_a_shift_is_found_in_its_first_cycle_and_told_with_what_moved(trained, e
 
 
 def test_a_smaller_shift_is_told_in_its_second_cycle_whether_the_first_was_compared_or_not(store, events):
-    steps.put(store, noise(42, moved=2, by=0.7))
+    steps.put(store, noise(42, shifted_days=2, by=0.7))
     steps.train(store, as_of=TRAINED)
     assert watch(store, day(2))["drifted"].to_list() == [True]
     (once,) = watch(store, day(1)).to_dicts()
@@ -114,10 +112,10 @@ class ByName(Toy):
 
 
 def test_a_feature_that_a_shard_does_not_have_is_no_missing_value_there(trained, events):
-    found = watch(trained, day(1), scenario=ByName()).sort("feature")
-    assert found["feature"].to_list() == [f"n{name:02d}" for name in range(40)]
-    assert found["rows"].unique().to_list() == [1]
-    assert found["missing_before"].unique().to_list() == [0.0]
+    lines = watch(trained, day(1), scenario=ByName()).sort("feature")
+    assert lines["feature"].to_list() == [f"n{name:02d}" for name in range(40)]
+    assert lines["rows"].unique().to_list() == [1]
+    assert lines["missing_before"].unique().to_list() == [0.0]
 
 
 def test_of_very_many_features_the_most_common_are_watched(trained, events, monkeypatch):
@@ -136,7 +134,7 @@ def test_an_as_of_is_told_once_and_the_next_ones_not_before_the_cooldown_is_over
 
 
 def test_what_was_published_but_not_told_is_told_by_the_next_one_that_drifts(trained, events, monkeypatch):
-    monkeypatch.setattr(drift.announce_drift, "fn", lambda *given: None)
+    monkeypatch.setattr(drift.announce_drift, "fn", lambda *arguments: None)
     watch(trained, day(1))
     monkeypatch.undo()
     monkeypatch.setattr(
@@ -151,8 +149,8 @@ def test_the_page_of_a_run_shows_what_has_drifted(trained):
     watch(trained, day(1))
     steps.score(trained)
     run = steps.resolve(trained)
-    done = steps.outcomes(run)
-    page = Path(write_page.fn(TOY, run, done, complete.fn(TOY, run, done))).read_text()
+    results = steps.outcomes(run)
+    page = Path(write_page.fn(TOY, run, results, complete.fn(TOY, run, results))).read_text()
     assert "Different from the training: <strong>value</strong>" in page
 
 
@@ -171,8 +169,8 @@ def test_a_cycle_that_the_bundle_was_trained_on_is_not_compared(trained):
 def test_without_a_shift_nothing_is_told(store, events):
     steps.put(store, noise(60))
     steps.train(store, as_of=TRAINED)
-    found = [watch(store, day(number)) for number in range(1, 21)]
-    assert not any(lines["drifted"].any() for lines in found)
+    cycles = [watch(store, day(number)) for number in range(1, 21)]
+    assert not any(lines["drifted"].any() for lines in cycles)
     assert events == []
 
 
@@ -181,10 +179,10 @@ def test_scores_are_compared_with_what_the_same_bundle_published_before(trained,
         steps.score(trained, as_of=day(number), bundle=1)
     for number in (1, 2):
         steps.score(trained, as_of=day(number), bundle=1)
-        found = watch(trained, day(number)).filter(kind="score")
-        assert found["feature"].to_list() == ["published rung"]
-        assert found["cycles"].to_list() == [14]
-        assert not found["drifted"].any()
+        lines = watch(trained, day(number)).filter(kind="score")
+        assert lines["feature"].to_list() == ["published rung"]
+        assert lines["cycles"].to_list() == [14]
+        assert not lines["drifted"].any()
 
 
 def test_beside_what_drifted_it_is_told_how_good_the_bundle_was_before_and_since(trained, events):
@@ -192,9 +190,9 @@ def test_beside_what_drifted_it_is_told_how_good_the_bundle_was_before_and_since
     for number in (-3, -2, 2, 3):
         steps.score(trained, as_of=day(number), bundle=1)
     judging = due.resolve_outcomes.fn(TOY, trained, None, None, 100)
-    judged = [one for group in judging.groups for one in outcomes.judge.fn(TOY, judging.run, group)]
-    outcomes.remember_outcomes.fn(judging, judged)
-    (told,) = drift.accuracy_since.fn(drift.resolve_watching.fn(TOY, trained, day(5), Rule()))
+    verdicts = [one for group in judging.groups for one in outcomes.judge.fn(TOY, judging.run, group)]
+    outcomes.remember_outcomes.fn(judging, verdicts)
+    (accuracy,) = drift.accuracy_since.fn(drift.resolve_watching.fn(TOY, trained, day(5), Rule()))
     values = trained.scan("toy/values").collect()
 
     def error(*numbers: int) -> float:
@@ -204,7 +202,10 @@ def test_beside_what_drifted_it_is_told_how_good_the_bundle_was_before_and_since
         )
         return (2 * last - then).abs().sum() / then.sum()
 
-    assert (told["before"], told["since"]) == (pytest.approx(error(-3, -2)), pytest.approx(error(2, 3)))
+    assert (accuracy["before"], accuracy["since"]) == (
+        pytest.approx(error(-3, -2)),
+        pytest.approx(error(2, 3)),
+    )
 
 
 def test_of_many_keys_those_of_the_first_shards_are_watched(trained, events):

@@ -80,18 +80,18 @@ def test_mlflow_forgets_evaluations_in_time_and_no_training(store):
     from tasks.registry.tracking import client_of, log_run, tracking_uri
 
     assert expire_tracking.fn(store, "toy", 1, NOW, dry_run=False) == []
-    told = {
+    ids = {
         kind: log_run(store, scenario="toy", kind=kind, run_id="1", params={}, metrics={"loss": 1.0})
         for kind in ("evaluate", "train")
     }
     soon = datetime.now(UTC) + timedelta(days=2)
     assert expire_tracking.fn(store, "toy", 7, soon, dry_run=False) == []
-    assert expire_tracking.fn(store, "toy", 1, soon, dry_run=True) == [told["evaluate"]]
-    assert expire_tracking.fn(store, "toy", 1, soon, dry_run=False) == [told["evaluate"]]
+    assert expire_tracking.fn(store, "toy", 1, soon, dry_run=True) == [ids["evaluate"]]
+    assert expire_tracking.fn(store, "toy", 1, soon, dry_run=False) == [ids["evaluate"]]
     client = client_of(tracking_uri(store))
     experiment = client.get_experiment_by_name("almanac-toy").experiment_id
     every = client.search_runs([experiment], run_view_type=3)
-    assert [run.info.run_id for run in every] == [told["train"]]
+    assert [run.info.run_id for run in every] == [ids["train"]]
 
 
 def test_the_page_says_how_long_everything_is_kept_as_the_code_does():
@@ -101,7 +101,9 @@ def test_the_page_says_how_long_everything_is_kept_as_the_code_does():
     page = (ROOT / "docs/operations.md").read_text()
     rows = re.findall(r"^\| (.*?) \| (.*?) \| (.*?) ?\|$", page.partition("## Housekeeping")[2], re.M)
     stated = {
-        option.strip("`"): int(found[0]) for _, kept, option in rows if (found := re.findall(r"^\d+", kept))
+        option.strip("`"): int(number[0])
+        for _, period, option in rows
+        if (number := re.findall(r"^\d+", period))
     }
     defaults = {
         name: one.default
@@ -109,8 +111,8 @@ def test_the_page_says_how_long_everything_is_kept_as_the_code_does():
         if name.endswith("_days")
     }
     assert {name: days for name, days in stated.items() if name.endswith("_days")} == defaults
-    server = {what: kept for what, kept, option in rows if option == "of the server"}
-    assert [kept.split()[0] for kept in server.values()] == [str(SERVER_DAYS), "7"]
+    server = {what: period for what, period, option in rows if option == "of the server"}
+    assert [period.split()[0] for period in server.values()] == [str(SERVER_DAYS), "7"]
 
 
 def test_the_servers_of_laptop_and_azure_keep_their_runs_equally_long():

@@ -34,9 +34,9 @@ def documented(number: int, exported: Path, rows: Path):
     place = rows.parent / "program.py"
     place.write_text(program)
     words = [sys.executable, place, exported, rows]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=rows.parent)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    process = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=rows.parent)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
 def test_a_scenario_without_graphs_says_that_it_exports_nothing(store, tmp_path, without_run_logger):
@@ -59,10 +59,14 @@ class TestSales:
         about = json.loads((exported / "interchange.json").read_text())
         model = onnx.load(exported / "pooled.onnx")
         onnx.checker.check_model(model)
-        told = {entry.key: entry.value for entry in model.metadata_props}
-        assert (told["scenario"], told["bundle"]) == (about["scenario"], about["bundle"]) == ("sales", "1")
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        assert (
+            (metadata["scenario"], metadata["bundle"])
+            == (about["scenario"], about["bundle"])
+            == ("sales", "1")
+        )
         ensemble = bundles.model(SALES, Store(sales_store.uri), 1).with_plan
-        assert json.loads(told["columns"])["features"] == list(ensemble.features)
+        assert json.loads(metadata["columns"])["features"] == list(ensemble.features)
         readme = (exported / "README.md").read_text()
         assert "What is not in the graphs" in readme
         assert "`statistical`" in readme
@@ -84,9 +88,9 @@ class TestSales:
             planned=True,
         )
         np.save(tmp_path / "rows.npy", table.to_numpy(structured=True))
-        told = documented(0, exported, tmp_path / "rows.npy")
-        expected = SALES.estimate(model, table).select(told["columns"]).to_numpy()
-        np.testing.assert_allclose(told["units"], expected, rtol=1e-5, atol=1e-5)
+        output = documented(0, exported, tmp_path / "rows.npy")
+        expected = SALES.estimate(model, table).select(output["columns"]).to_numpy()
+        np.testing.assert_allclose(output["units"], expected, rtol=1e-5, atol=1e-5)
 
     def test_a_folder_that_cannot_be_written_is_named(self, sales_store):
         with pytest.raises(ExportError, match="--to /proc/nowhere: cannot be written"):
@@ -128,13 +132,13 @@ class TestDevices:
         keys = model.frames["robust"].select("device", "tag")
         until = devices.AS_OF + devices.HOUR
         wide = grid_of(readings, keys, devices.AS_OF, until, timedelta(minutes=1))
-        given = {name: np.array(wide.keys[name].to_list()) for name in wide.keys.columns}
+        arrays = {name: np.array(wide.keys[name].to_list()) for name in wide.keys.columns}
         time = wide.times.dt.epoch("s")[-1]
-        np.savez(tmp_path / "newest.npz", **given, readings=wide.values, time=time)
-        told = documented(1, exported, tmp_path / "newest.npz")
-        said = {(device, tag): row for device, tag, *row in told}
+        np.savez(tmp_path / "newest.npz", **arrays, readings=wide.values, time=time)
+        output = documented(1, exported, tmp_path / "newest.npz")
+        by_tag = {(device, tag): row for device, tag, *row in output}
         rows = devices.score(model, readings).rows.filter(pl.col("time") == wide.times[-1])
         rows = rows.filter(pl.col("rung").str.contains("robust|joint"))
         assert {*rows["rung"]} >= {"joint", "robust_level", "robust_seasonal"}
         for device, tag, *row in rows.select("device", "tag", "score", "p_value").iter_rows():
-            np.testing.assert_allclose(said[device, tag], row, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(by_tag[device, tag], row, rtol=0, atol=1e-9)

@@ -28,8 +28,10 @@ WRITTEN = re.findall(r"^\| `([^`]+)` \| 29 January 2024", FILES, re.MULTILINE)
 
 def test_every_layout_is_in_the_table_of_layouts():
     rows = re.findall(r"^\| (\w+) \| `([\w-]+)` \| (.*) \|$", FILES, re.MULTILINE)
-    known = [(s.name, name, one.about) for s in (SALES, DEVICES, MACHINES) for name, one in s.layouts.items()]
-    assert rows == known
+    layouts = [
+        (s.name, name, one.about) for s in (SALES, DEVICES, MACHINES) for name, one in s.layouts.items()
+    ]
+    assert rows == layouts
 
 
 @pytest.mark.parametrize("text", WRITTEN)
@@ -73,11 +75,11 @@ def test_each_command_for_moving_reads_a_file_of_its_service(command, store, tmp
         for path in (tmp_path / "line").iterdir():
             archive.write(path, path.name)
     scenario, flow, *words = shlex.split(command)
-    given = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    options = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     module = {"devices": devices, "sales": sales, "machines": machines}[scenario]
-    assert {*given} <= {*inspect.signature(getattr(module, flow).fn).parameters}
-    files = {n: str(tmp_path / given.pop(n)) for n in PLACES if n in given}
+    assert {*options} <= {*inspect.signature(getattr(module, flow).fn).parameters}
+    files = {n: str(tmp_path / options.pop(n)) for n in PLACES if n in options}
     sources = {TABLES[scenario].get(name, name): path for name, path in files.items()}
-    done = ingest.fn(module.SCENARIO, store, sources, {}, 4, 0.0, given)
-    assert [one.table for one in done] == [*sources]
-    assert all(one.accepted for one in done)
+    results = ingest.fn(module.SCENARIO, store, sources, {}, 4, 0.0, options)
+    assert [one.table for one in results] == [*sources]
+    assert all(one.accepted for one in results)

@@ -24,20 +24,20 @@ def on_a_small_disk(whole: str, folder: str) -> None:
     """
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", folder], check=True)
     store = Store(shutil.copytree(whole, f"{folder}/store"))
-    told: list[tuple[str, int]] = []
-    while not told or told[-1][0]:
-        pages = len(told) + 1
+    attempts: list[tuple[str, int]] = []
+    while not attempts or attempts[-1][0]:
+        pages = len(attempts) + 1
         size = shutil.disk_usage(folder).used + pages * PAGE_BYTES
         subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
         error = ""
         with disable_run_logger():
             try:
                 steps.score(store)
-            except StoreError as raised:
-                error = str(raised)
-        seen = 0 if store.version("toy/doubled") is None else steps.published(store).height
-        told.append((error, seen))
-    print(json.dumps(told))
+            except StoreError as store_error:
+                error = str(store_error)
+        height = 0 if store.version("toy/doubled") is None else steps.published(store).height
+        attempts.append((error, height))
+    print(json.dumps(attempts))
 
 
 def test_a_run_that_finds_no_room_says_so_and_the_next_one_goes_on(without_run_logger, store, tmp_path: Path):
@@ -49,15 +49,15 @@ def test_a_run_that_finds_no_room_says_so_and_the_next_one_goes_on(without_run_l
     code = (
         f"from {__name__} import on_a_small_disk as score; score({store.uri!r}, {str(tmp_path / 'disk')!r})"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         ["unshare", "--map-root-user", "--mount", sys.executable, "-c", code],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=100,
     )
-    assert done.returncode == 0, done.stderr
-    *full, (_, rows) = json.loads(done.stdout)
-    assert {seen for _, seen in full} == {0, rows}, "it was full before and after the commit"
+    assert process.returncode == 0, process.stderr
+    *full, (_, rows) = json.loads(process.stdout)
+    assert {height for _, height in full} == {0, rows}, "it was full before and after the commit"
     assert all("No space left on device. Free some space" in error for error, _ in full)
     assert rows == 12

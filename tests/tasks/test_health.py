@@ -36,9 +36,9 @@ def test_what_is_due_is_late_once_there_was_time_to_publish_it(store):
     assert (early.late, early.published, early.due) == (False, None, "2024-01-03")
     assert health(Daily(), store, AFTER).late
     steps.score(store)
-    told = health(Daily(), store, AFTER)
-    assert (told.late, told.published, told.failed_keys) == (False, "2024-01-03", 0)
-    assert (told.champion, told.fallback_share, told.quarantined_rows) == (1, 0.0, 0)
+    status = health(Daily(), store, AFTER)
+    assert (status.late, status.published, status.failed_keys) == (False, "2024-01-03", 0)
+    assert (status.champion, status.fallback_share, status.quarantined_rows) == (1, 0.0, 0)
     steps.put(store, toy.values(days=4))
     assert health(Daily(), store, AFTER + timedelta(days=1)).late
 
@@ -64,16 +64,16 @@ def test_prometheus_reads_a_line_for_each_figure_that_is_known(store):
 
 
 def test_the_watch_tells_by_an_event_what_is_late_and_of_nothing_else(store, monkeypatch, prefect_api):
-    told = []
+    events = []
     monkeypatch.setattr(
-        watching, "emit", lambda _, scenario, event, occasion: told.append((scenario, event.name, occasion))
+        watching, "emit", lambda _, scenario, event, occasion: events.append((scenario, event.name, occasion))
     )
     monkeypatch.setattr(health_command, "scenarios", lambda: [Daily()])
     assert watching.watch(store=store.uri)["late"] == []
     steps.put(store)
     steps.train(store)
     assert watching.watch(store=store.uri)["late"] == ["toy"]
-    assert told == [("toy", "late", "2024-01-03")]
+    assert events == [("toy", "late", "2024-01-03")]
     steps.score(store)
     assert watching.watch(store=store.uri)["late"] == []
-    assert len(told) == 1
+    assert len(events) == 1

@@ -108,11 +108,11 @@ def test_a_dry_run_says_the_same_and_changes_nothing(grown):
     add(grown, 20)
     age(grown, RETENTION + 1)
     version, files = grown.version(VALUES), on_disk(grown)
-    told = tidy(grown, dry_run=True)
-    assert told.removed == 44
+    preview = tidy(grown, dry_run=True)
+    assert preview.removed == 44
     assert (grown.version(VALUES), on_disk(grown)) == (version, files)
-    done = tidy(grown)
-    assert (done.compacted, done.removed) == (told.compacted, told.removed)
+    result = tidy(grown)
+    assert (result.compacted, result.removed) == (preview.compacted, preview.removed)
     assert len(on_disk(grown)) == len(files) - 44
 
 
@@ -132,14 +132,14 @@ def test_a_version_that_was_newest_within_the_retention_stays_readable(grown):
 def test_a_version_that_a_run_of_the_retention_has_read_stays_readable_however_old_it_is(grown):
     steps.train(grown, date(2024, 1, 3))
     steps.score(grown, date(2024, 1, 11))
-    read = grown.version(VALUES)
-    rows = grown.scan(VALUES, read).sort("name", "at").collect()
+    version = grown.version(VALUES)
+    rows = grown.scan(VALUES, version).sort("name", "at").collect()
     tidy(grown)
     age(grown, RETENTION + 1)
-    assert recorded_versions(grown, VALUES, now() - timedelta(days=RETENTION)) == [read]
-    done = tidy(grown)
-    assert (done.kept, done.removed) == ([read], 0)
-    assert grown.scan(VALUES, read).sort("name", "at").collect().equals(rows)
+    assert recorded_versions(grown, VALUES, now() - timedelta(days=RETENTION)) == [version]
+    result = tidy(grown)
+    assert (result.kept, result.removed) == ([version], 0)
+    assert grown.scan(VALUES, version).sort("name", "at").collect().equals(rows)
     age_ledger(grown, RETENTION + 1)
     assert tidy(grown).removed == 44
 
@@ -220,10 +220,10 @@ def test_folders_of_published_runs_go_after_a_day_and_of_others_when_they_are_ol
     assert len(folders) == 3
     assert expire_runs.fn(store, "toy", 30, now(), dry_run=False) == []
     age(store, 2)
-    (published,) = expire_runs.fn(store, "toy", 30, now(), dry_run=False)
-    assert "2024-01-02-score" in published
+    (expired,) = expire_runs.fn(store, "toy", 30, now(), dry_run=False)
+    assert "2024-01-02-score" in expired
     rest = {p.split("/")[2] for p in store.names("toy/runs")}
-    assert rest == folders - {published.split("/")[2]}
+    assert rest == folders - {expired.split("/")[2]}
     age(store, 30)
     assert len(expire_runs.fn(store, "toy", 30, now(), dry_run=True)) == 2
     assert len(expire_runs.fn(store, "toy", 30, now(), dry_run=False)) == 2

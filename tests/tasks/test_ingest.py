@@ -78,9 +78,9 @@ def test_returns_are_bad_rows_or_zero_or_less_what_is_sold(returns, units):
             "units": ["4", "-1", "-2"],
         }
     )
-    done = SALES.tables["history"].accept(raw.with_row_index(ROW), {"duplicates": "add", **returns})
-    assert done.good.sort("week")["units"].to_list() == units
-    assert done.bad.height == (0 if returns else 2)
+    result = SALES.tables["history"].accept(raw.with_row_index(ROW), {"duplicates": "add", **returns})
+    assert result.good.sort("week")["units"].to_list() == units
+    assert result.bad.height == (0 if returns else 2)
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_returns_are_bad_rows_or_zero_or_less_what_is_sold(returns, units):
 def test_a_row_that_breaks_a_rule_goes_to_quarantine_with_the_rule_and_the_row_as_it_came(
     store, tmp_path, line, rule
 ):
-    done = read(store, "history", with_lines(tmp_path, line), SALES)
+    result = read(store, "history", with_lines(tmp_path, line), SALES)
     (bad,) = store.scan(QUARANTINE).collect().to_dicts()
     assert bad["rule"].startswith(rule)
     assert (bad["table"], bad["source"], bad["row_number"]) == ("history", "sales.csv", 81)
     assert [value or "" for value in json.loads(bad["row"]).values()] == next(reader([line]))
-    assert (done.read, done.accepted, done.quarantined) == (81, 80, 1)
-    assert done.rules == {bad["rule"]: 1}
+    assert (result.read, result.accepted, result.quarantined) == (81, 80, 1)
+    assert result.rules == {bad["rule"]: 1}
     assert table(store).height == 80
 
 
@@ -130,10 +130,10 @@ TILLS = ("9,A,2024-01-01,1,1", "9,A,2024-01-01,2,4", "9,A,2024-01-08,5,1", "9,A,
 def test_rows_of_one_key_and_week_that_differ_are_refused_with_the_choice(store, tmp_path):
     with pytest.raises(ContractError) as caught:
         read(store, "history", with_lines(tmp_path, *TILLS), SALES)
-    told = str(caught.value)
-    assert "sales.csv: 1 combinations of sku, store, week" in told
-    assert "units is 1.0 and 2.0" in told
-    assert "--duplicates add, average or last" in told
+    message = str(caught.value)
+    assert "sales.csv: 1 combinations of sku, store, week" in message
+    assert "units is 1.0 and 2.0" in message
+    assert "--duplicates add, average or last" in message
     assert written(store) == {}
 
 
@@ -141,21 +141,21 @@ def test_rows_of_one_key_and_week_that_differ_are_refused_with_the_choice(store,
     ("duplicates", "units", "price"), [("add", 3.0, 2.5), ("average", 1.5, 2.5), ("last", 2.0, 4.0)]
 )
 def test_rows_of_one_key_and_week_are_merged_as_it_is_said(store, tmp_path, duplicates, units, price):
-    done = read(store, "history", with_lines(tmp_path, *TILLS[:2]), SALES, duplicates=duplicates)
+    result = read(store, "history", with_lines(tmp_path, *TILLS[:2]), SALES, duplicates=duplicates)
     (row,) = table(store).filter(sku="9").to_dicts()
     assert (row["units"], row["price"]) == (units, price)
-    assert (done.read, done.accepted, done.quarantined, done.merged) == (82, 81, 0, 1)
+    assert (result.read, result.accepted, result.quarantined, result.merged) == (82, 81, 0, 1)
 
 
 def test_rows_that_are_the_same_count_once_and_are_told(store, tmp_path):
-    done = read(store, "history", with_lines(tmp_path, *TILLS[2:]), SALES)
+    result = read(store, "history", with_lines(tmp_path, *TILLS[2:]), SALES)
     assert table(store).filter(sku="9")["units"].to_list() == [5]
-    assert (done.read, done.accepted, done.quarantined, done.merged) == (82, 81, 0, 1)
+    assert (result.read, result.accepted, result.quarantined, result.merged) == (82, 81, 0, 1)
 
 
 def test_keys_with_control_characters_go_to_quarantine(store, tmp_path):
-    done = read(store, "history", with_lines(tmp_path, "9\a,A,2024-01-01,1,1"), SALES)
-    assert done.rules == {"sku|control_characters": 1}
+    result = read(store, "history", with_lines(tmp_path, "9\a,A,2024-01-01,1,1"), SALES)
+    assert result.rules == {"sku|control_characters": 1}
 
 
 def _plan(tmp_path, *skus: str) -> str:
@@ -171,18 +171,18 @@ def test_a_plan_whose_keys_lost_their_leading_zeros_is_refused_with_an_example(s
 
 
 def test_few_keys_that_look_like_known_ones_are_told_and_new_ones_are_not(store, tmp_path):
-    known = sales().with_columns(sku=pl.col("sku").replace("3", "M03"))
-    history, plan = csv(tmp_path, known), _plan(tmp_path, "1", "2", "m3", "new", "4.0")
-    *_, done = ingest.fn(SALES, store, {"history": history, "plan": plan}, {}, None, 0.4)
-    (told,) = done.alike
-    assert "2 of 5 values of 'sku'" in told
-    assert "'4.0' like '4'" in told
+    renamed = sales().with_columns(sku=pl.col("sku").replace("3", "M03"))
+    history, plan = csv(tmp_path, renamed), _plan(tmp_path, "1", "2", "m3", "new", "4.0")
+    *_, result = ingest.fn(SALES, store, {"history": history, "plan": plan}, {}, None, 0.4)
+    (note,) = result.alike
+    assert "2 of 5 values of 'sku'" in note
+    assert "'4.0' like '4'" in note
 
 
 def test_a_line_of_totals_is_told(store, tmp_path):
     history = csv(tmp_path, sales().with_columns(sku=pl.col("sku").replace("3", "Grand total")))
-    (told,) = read(store, "history", history, SALES).alike
-    assert told.startswith("history: sku 'Grand total' looks like a sum of others")
+    (note,) = read(store, "history", history, SALES).alike
+    assert note.startswith("history: sku 'Grand total' looks like a sum of others")
 
 
 def test_a_key_that_one_file_writes_in_two_ways_is_told_and_refused_where_many_are(store, tmp_path):
@@ -191,8 +191,8 @@ def test_a_key_that_one_file_writes_in_two_ways_is_told_and_refused_where_many_a
     )
     with pytest.raises(ContractError, match=r"values of 'sku' look like others: '1' like '1\.0'"):
         read(store, "history", twice, SALES)
-    (told,) = read(store, "history", twice, SALES, max_bad_share=0.9).alike
-    assert "2 of 6 values" in told
+    (note,) = read(store, "history", twice, SALES, max_bad_share=0.9).alike
+    assert "2 of 6 values" in note
     assert read(store, "history", twice, SALES).alike == ()
 
 
@@ -216,10 +216,10 @@ def test_bad_rows_of_typed_columns_are_kept_whatever_their_type(store, tmp_path)
     )
     bad = rows.head(1).with_columns(sku=pl.lit("9"), units=pl.lit(-1.0))
     pl.concat([rows, bad]).write_parquet(tmp_path / "sales.parquet")
-    done = read(store, "history", str(tmp_path / "sales.parquet"), SALES)
+    result = read(store, "history", str(tmp_path / "sales.parquet"), SALES)
     (row,) = store.scan(QUARANTINE).collect()["row"]
     assert json.loads(row)["units"] == -1
-    assert set(done.ignored) == {"blob", "day", "list"}
+    assert set(result.ignored) == {"blob", "day", "list"}
 
 
 # nothing is written
@@ -233,11 +233,11 @@ def test_more_bad_rows_than_allowed_stop_before_anything_is_written(store, tmp_p
     lines = [f"9,A,2024-01-01,{-n - 1},1" for n in range(bad_lines)]
     with pytest.raises(ContractError) as caught:
         read(store, "history", with_lines(tmp_path, *lines), SALES, max_bad_share=share)
-    told = str(caught.value)
-    assert f"{bad_lines} of {80 + bad_lines} rows" in told
-    assert f"units|min: {bad_lines}" in told
-    assert "sales.csv, row 81" in told
-    assert "--max-bad-share" in told
+    message = str(caught.value)
+    assert f"{bad_lines} of {80 + bad_lines} rows" in message
+    assert f"units|min: {bad_lines}" in message
+    assert "sales.csv, row 81" in message
+    assert "--max-bad-share" in message
     assert not Path(store.uri).exists()
 
 
@@ -277,8 +277,8 @@ def test_a_header_without_rows_is_refused(store, tmp_path):
 
 def test_a_night_without_a_failure_is_no_mistake(store, tmp_path):
     columns = "machine_id,time,component\n"
-    done = read(store, "failures", csv(tmp_path, columns), MACHINES, timezone="UTC")
-    assert (done.read, done.changed, done.version) == (0, 0, 0)
+    result = read(store, "failures", csv(tmp_path, columns), MACHINES, timezone="UTC")
+    assert (result.read, result.changed, result.version) == (0, 0, 0)
     assert store.scan("machines/failures").collect().is_empty()
     again = read(store, "failures", csv(tmp_path, columns), MACHINES, timezone="UTC")
     assert (again.changed, again.version) == (0, 0)
@@ -297,11 +297,11 @@ def test_one_value_may_be_given_to_all_rows(store, tmp_path):
 def test_a_date_and_a_time_of_the_day_may_be_two_columns(store, tmp_path):
     rows = csv(tmp_path, "machine_id,Date,Time,component\n1,29.01.2024,06:30,pump\n2,30.01.2024,,pump\n")
     mapping = column_mapping(["time=Date+Time"])
-    done = read(store, "failures", rows, MACHINES, timezone="UTC", mapping=mapping, max_bad_share=0.5)
+    result = read(store, "failures", rows, MACHINES, timezone="UTC", mapping=mapping, max_bad_share=0.5)
     assert store.scan("machines/failures").select("time").collect().item() == datetime(
         2024, 1, 29, 6, 30, tzinfo=UTC
     )
-    assert done.rules == {"time|nullability": 1}
+    assert result.rules == {"time|nullability": 1}
 
 
 def test_a_store_that_cannot_be_written_is_named_before_anything_is_written(tmp_path):
@@ -316,9 +316,9 @@ def test_a_store_that_cannot_be_written_is_named_before_anything_is_written(tmp_
 def test_weeks_that_start_on_different_days_are_refused_with_examples_of_each(store, tmp_path):
     with pytest.raises(ContractError) as caught:
         read(store, "history", with_lines(tmp_path, "7,B,2024-01-04,1,1"), SALES)
-    told = str(caught.value)
-    assert "history: 80 rows start on Monday, e.g. sku 0, store A, week 2024-01-01" in told
-    assert "history: 1 rows start on Thursday, e.g. sku 7, store B, week 2024-01-04" in told
+    message = str(caught.value)
+    assert "history: 80 rows start on Monday, e.g. sku 0, store A, week 2024-01-01" in message
+    assert "history: 1 rows start on Thursday, e.g. sku 7, store B, week 2024-01-04" in message
     assert written(store) == {}
 
 
@@ -371,8 +371,8 @@ def test_the_same_file_twice_changes_nothing(store, tmp_path):
 def test_a_later_file_replaces_values_and_the_earlier_ones_stay_in_the_older_version(store, tmp_path):
     read(store, "history", csv(tmp_path, sales()), SALES)
     later = sales().filter(pl.col("sku") == "3").with_columns(units=pl.lit(99.0))
-    done = read(store, "history", csv(tmp_path, later, "later.csv"), SALES)
-    assert done.changed == 16
+    result = read(store, "history", csv(tmp_path, later, "later.csv"), SALES)
+    assert result.changed == 16
     assert table(store).height == 80
     assert table(store).filter(sku="3")["units"].unique().to_list() == [99]
     assert_frame_equal(
@@ -391,8 +391,8 @@ def test_only_rows_with_other_values_count_as_changed(store, tmp_path):
     later = sales(weeks=9).with_columns(
         price=pl.when(sku="2", week=MONDAY).then(None).otherwise(pl.col("price"))
     )
-    done = read(store, "history", csv(tmp_path, later, "later.csv"), SALES)
-    assert done.changed == 10 + 2
+    result = read(store, "history", csv(tmp_path, later, "later.csv"), SALES)
+    assert result.changed == 10 + 2
     assert_frame_equal(table(store).drop("shard"), table_of(later))
 
 
@@ -408,8 +408,8 @@ def test_a_file_without_a_column_keeps_the_values_of_that_column(store, tmp_path
 def test_a_column_that_comes_later_is_null_in_earlier_rows(store, tmp_path):
     read(store, "history", csv(tmp_path, sales()), SALES)
     later = sales(weeks=1).with_columns(deal=pl.lit(1.0))
-    done = read(store, "history", csv(tmp_path, later, "later.csv"), SALES)
-    assert done.changed == 10
+    result = read(store, "history", csv(tmp_path, later, "later.csv"), SALES)
+    assert result.changed == 10
     assert table(store)["deal"].null_count() == 70
 
 
@@ -417,8 +417,8 @@ def test_rows_of_a_later_file_of_one_source_replace_those_of_an_earlier_one(stor
     folder = tmp_path / "in"
     csv(folder, sales(), "2024-01.csv")
     csv(folder, sales(skus=1).with_columns(units=pl.lit(7.0)), "2024-02.csv")
-    done = read(store, "history", str(folder), SALES)
-    assert (done.read, done.accepted, done.quarantined, done.superseded) == (96, 80, 0, 16)
+    result = read(store, "history", str(folder), SALES)
+    assert (result.read, result.accepted, result.quarantined, result.superseded) == (96, 80, 0, 16)
     assert table(store).filter(sku="0")["units"].unique().to_list() == [7]
     assert written(store) == {HISTORY: 0}
 
@@ -426,8 +426,8 @@ def test_rows_of_a_later_file_of_one_source_replace_those_of_an_earlier_one(stor
 def test_a_file_of_the_same_name_in_another_folder_is_another_file(store, tmp_path):
     csv(tmp_path / "in" / "1", sales(), "part.csv")
     csv(tmp_path / "in" / "2", sales(), "part.csv")
-    done = read(store, "history", str(tmp_path / "in"), SALES)
-    assert (done.quarantined, done.superseded) == (0, 80)
+    result = read(store, "history", str(tmp_path / "in"), SALES)
+    assert (result.quarantined, result.superseded) == (0, 80)
 
 
 def test_two_ingests_at_the_same_time_lose_nothing_and_repeat_nothing(store, tmp_path, together):
@@ -438,14 +438,14 @@ def test_two_ingests_at_the_same_time_lose_nothing_and_repeat_nothing(store, tmp
         text = rows.write_csv() + f"same,A,2024-01-01,{number},1\nbad,A,2024-01-01,-1,1\n"
         files.append(csv(tmp_path, text, f"{number}.csv"))
     files[3] = files[2]
-    done = together(_ingest, [(store, file) for file in files])
-    found = table(store).drop("shard")
-    assert found.filter(pl.col("sku") != "same").equals(table_of(sales().with_columns(units=_later(4))))
-    assert found.filter(sku="same").height == 1
-    assert found.filter(sku="same")["units"].item() in (0, 1, 2)
+    results = together(_ingest, [(store, file) for file in files])
+    stored = table(store).drop("shard")
+    assert stored.filter(pl.col("sku") != "same").equals(table_of(sales().with_columns(units=_later(4))))
+    assert stored.filter(sku="same").height == 1
+    assert stored.filter(sku="same")["units"].item() in (0, 1, 2)
     bad = store.scan(QUARANTINE).collect()
     assert sorted(bad["source"]) == ["0.csv", "1.csv", "2.csv", "sales.csv"]
-    assert store.version(HISTORY) >= max(one.version for one in done)
+    assert store.version(HISTORY) >= max(one.version for one in results)
 
 
 def _later(skus: int) -> pl.Expr:
@@ -479,22 +479,22 @@ def test_csv_parquet_folder_glob_and_delta_give_the_same_table(tmp_path):
     for number, part in enumerate(rows.iter_slices(30)):
         csv(tmp_path / "folder", part, f"{number}.csv")
     write_deltalake(str(tmp_path / "delta"), rows)
-    found = {}
+    frames = {}
     for place in ("sales.csv", "sales.parquet", "typed.parquet", "folder", "folder/*.csv", "delta"):
         store = Store(str(tmp_path / "stores" / place.replace("/*", "-")))
         read(store, "history", str(tmp_path / place), SALES)
-        found[place] = table(store)
-    expected = found.pop("sales.parquet")
+        frames[place] = table(store)
+    expected = frames.pop("sales.parquet")
     assert expected.select("deal", "share").unique().rows() == [(1.0, 0.5)]
-    for place, frame in found.items():
+    for place, frame in frames.items():
         assert frame.equals(expected), place
 
 
 def test_columns_of_other_names_are_mapped(store, tmp_path):
     rows = sales().rename({"week": "date", "units": "qty"})
-    done = read(store, "history", csv(tmp_path, rows), SALES, mapping={"week": "date", "units": "qty"})
+    result = read(store, "history", csv(tmp_path, rows), SALES, mapping={"week": "date", "units": "qty"})
     assert_frame_equal(table(store).drop("shard"), table_of(sales()))
-    assert done.ignored == ()
+    assert result.ignored == ()
 
 
 def test_one_mapping_serves_sources_of_which_only_some_need_it(store, tmp_path):
@@ -520,14 +520,14 @@ def test_further_columns_of_numbers_and_of_few_words_are_covariates_and_other_te
         colour=pl.lit("red"), name=pl.int_range(pl.len()).cast(pl.String) + "th",
         mostly=pl.when(pl.col("units") < 30).then(pl.lit("none left")).otherwise(pl.lit("1")),
     )  # fmt: skip
-    done = read(store, "history", csv(tmp_path, rows), SALES)
-    assert done.ignored == ("name",)
-    found = store.scan(HISTORY).collect_schema()
-    assert {name: found[name] for name in ("price", "temperature", "sparse")} == dict.fromkeys(
+    result = read(store, "history", csv(tmp_path, rows), SALES)
+    assert result.ignored == ("name",)
+    schema = store.scan(HISTORY).collect_schema()
+    assert {name: schema[name] for name in ("price", "temperature", "sparse")} == dict.fromkeys(
         ("price", "temperature", "sparse"), pl.Float64
     )
-    assert "name" not in found
-    assert found["colour"] == found["mostly"] == pl.String
+    assert "name" not in schema
+    assert schema["colour"] == schema["mostly"] == pl.String
 
 
 def test_events_of_stores_join_those_that_were_stored_without(store, tmp_path):
@@ -591,28 +591,28 @@ def test_names_that_mean_something_here_are_no_trouble_in_a_source(store, tmp_pa
     for number, units in enumerate((0.0, 1.0)):
         frame = rows.with_columns(pl.col("units") + units)
         frame.write_parquet(tmp_path / f"{number}.parquet")
-        done = read(store, "history", str(tmp_path / f"{number}.parquet"), SALES)
-        assert done.accepted == done.changed == 80
-        assert_frame_equal(table(store).drop("shard"), table_of(frame.drop(done.ignored)))
-    assert done.ignored == ("a`b",)
+        result = read(store, "history", str(tmp_path / f"{number}.parquet"), SALES)
+        assert result.accepted == result.changed == 80
+        assert_frame_equal(table(store).drop("shard"), table_of(frame.drop(result.ignored)))
+    assert result.ignored == ("a`b",)
 
 
 def test_names_that_differ_only_in_case_are_refused_here_and_against_the_table(store, tmp_path):
     both = csv(tmp_path, sales().with_columns(Price=pl.lit(1.0)), "both.csv")
-    told = r"'price' and 'Price' differ only .*--column price=Price"
-    with pytest.raises(SourceError, match=told):
+    message = r"'price' and 'Price' differ only .*--column price=Price"
+    with pytest.raises(SourceError, match=message):
         read(store, "history", both, SALES)
     read(store, "history", csv(tmp_path, sales()), SALES)
     other = csv(tmp_path, sales().rename({"price": "Price"}), "other.csv")
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=message):
         read(store, "history", other, SALES)
     assert read(store, "history", other, SALES, mapping={"price": "Price"}).changed == 0
     assert read(store, "history", both, SALES, mapping={"price": "Price"}).changed == 64
 
 
 def test_a_shard_column_of_the_source_is_ignored_and_said_to_be(store, tmp_path):
-    done = read(store, "history", csv(tmp_path, sales().with_columns(shard=pl.lit(99))), SALES)
-    assert done.ignored == ("shard",)
+    result = read(store, "history", csv(tmp_path, sales().with_columns(shard=pl.lit(99))), SALES)
+    assert result.ignored == ("shard",)
     assert table(store)["shard"].max() < 4
 
 
@@ -659,15 +659,15 @@ def test_whatever_a_csv_holds_every_row_is_accepted_or_in_quarantine_or_there_is
     store = Store(str(folder / "store"))
     source = csv(folder, "\n".join([header, *lines]) + "\n")
     try:
-        done = read(store, "history", source, SALES, max_bad_share=share)
+        result = read(store, "history", source, SALES, max_bad_share=share)
     except AlmanacError:
         assert written(store) == {}
         return
     bad = store.scan(QUARANTINE).collect() if store.version(QUARANTINE) is not None else None
-    assert done.read == len([line for line in lines if line])
-    assert done.read - done.merged == table(store).height + (0 if bad is None else bad.height)
-    assert done.accepted == table(store).height
-    assert sum(done.rules.values()) == done.quarantined
+    assert result.read == len([line for line in lines if line])
+    assert result.read - result.merged == table(store).height + (0 if bad is None else bad.height)
+    assert result.accepted == table(store).height
+    assert sum(result.rules.values()) == result.quarantined
 
 
 @settings(max_examples=80)
@@ -677,11 +677,11 @@ def test_whatever_bytes_follow_the_outcome_is_rows_or_a_clear_error(tmp_path_fac
     (folder / "sales.csv").write_bytes(content)
     store = Store(str(folder / "store"))
     try:
-        done = read(store, "history", str(folder / "sales.csv"), SALES, max_bad_share=1.0)
+        result = read(store, "history", str(folder / "sales.csv"), SALES, max_bad_share=1.0)
     except AlmanacError:
         assert written(store) == {}
         return
-    assert done.read == done.accepted + done.quarantined
+    assert result.read == result.accepted + result.quarantined
 
 
 # Blob
@@ -694,8 +694,8 @@ def test_ingest_reads_from_blob_and_writes_to_blob(azurite, tmp_path):
     later = rows.with_columns(pl.col("units") + 1)
     store = Store(f"{container}/store")
     read(store, "history", f"{container}/in/sales.parquet", SALES)
-    done = read(store, "history", with_lines(tmp_path, "9,A,2024-01-01,-1,1"), SALES)
-    assert (done.changed, done.quarantined) == (0, 1)
+    result = read(store, "history", with_lines(tmp_path, "9,A,2024-01-01,-1,1"), SALES)
+    assert (result.changed, result.quarantined) == (0, 1)
     later.write_parquet(f"{container}/in/sales.parquet")
     assert read(store, "history", f"{container}/in/*.parquet", SALES).changed == 80
     assert_frame_equal(table(store).drop("shard"), table_of(later))
@@ -741,10 +741,10 @@ def test_when_rows_were_ingested_is_recorded(store, tmp_path):
 def test_a_dry_run_shows_rows_as_they_would_be_stored_and_what_would_not_and_writes_nothing(store, tmp_path):
     text = "sku;store;date;units;price\n" + "1;A;1.1.2024;3;1,5\n" * 8 + "1;B;1.1.2024;-3;1,5\n"
     source, mapping = csv(tmp_path, text), {"week": "date"}
-    done = read(store, "history", source, SALES, mapping=mapping, max_bad_share=0.5, dry_run=True)
-    assert done.preview["dialect"] == "CSV, semicolon, utf-8, decimal comma"
-    assert done.preview["columns"] == mapping
-    assert done.preview["rows"] == [{"sku": "1", "store": "A", "week": MONDAY, "units": 3.0, "price": 1.5}]
-    assert [row["rule"] for row in done.preview["quarantine"]] == ["units|min"]
-    assert (done.read, done.accepted, done.merged, done.quarantined) == (9, 1, 7, 1)
+    result = read(store, "history", source, SALES, mapping=mapping, max_bad_share=0.5, dry_run=True)
+    assert result.preview["dialect"] == "CSV, semicolon, utf-8, decimal comma"
+    assert result.preview["columns"] == mapping
+    assert result.preview["rows"] == [{"sku": "1", "store": "A", "week": MONDAY, "units": 3.0, "price": 1.5}]
+    assert [row["rule"] for row in result.preview["quarantine"]] == ["units|min"]
+    assert (result.read, result.accepted, result.merged, result.quarantined) == (9, 1, 7, 1)
     assert not Path(store.uri).exists()

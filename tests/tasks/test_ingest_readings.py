@@ -30,11 +30,11 @@ NOW = START + timedelta(hours=3)
 def bring(store, source, *, scenario=DEVICES, mapping=None, shards=3, max_bad_share=0.05, **options):
     """Ingest a source of readings."""
     options = {"now": NOW, **options}
-    (done,) = ingest.fn(
+    (result,) = ingest.fn(
         scenario, store, {"readings": str(source)}, mapping or {}, shards, max_bad_share, options
     )
-    assert done.read == done.accepted + done.quarantined + done.superseded
-    return done
+    assert result.read == result.accepted + result.quarantined + result.superseded
+    return result
 
 
 def table(store) -> pl.DataFrame:
@@ -82,12 +82,12 @@ def by_hand(readings: list[dict], minutes: int = 1) -> pl.DataFrame:
         )
         groups.setdefault((one["device"], one["tag"], begin), []).append((time, float(one["value"])))
     rows = []
-    for key, found in sorted(groups.items()):
-        values = [value for _, value in found]
+    for key, points in sorted(groups.items()):
+        values = [value for _, value in points]
         mean = sum(values) / len(values)
-        spread = sum((v - mean) ** 2 for v in values) / (len(values) - 1) if len(values) > 1 else None
-        std = None if spread is None else spread**0.5
-        rows.append((*key, len(values), mean, min(values), max(values), std, max(found)[1]))
+        variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1) if len(values) > 1 else None
+        std = None if variance is None else variance**0.5
+        rows.append((*key, len(values), mean, min(values), max(values), std, max(points)[1]))
     columns = ["device", "tag", "time", "count", "mean", "min", "max", "std", "last"]
     return pl.DataFrame(rows, schema=columns, orient="row").cast({"time": pl.Datetime("us", "UTC")})
 
@@ -106,13 +106,13 @@ def capture_of(root: Path, readings: list[dict], files: int = 6) -> list[Path]:
 
 def test_every_interval_has_what_a_loop_over_its_readings_finds(store, tmp_path):
     readings = many()
-    done = bring(
+    result = bring(
         store, csv(tmp_path, *(f"{r['device']},{r['tag']},{r['time']},{r['value']}" for r in readings))
     )
     expected = by_hand(readings)
     assert_frame_equal(table(store).select(expected.columns), expected, check_exact=False, rel_tol=1e-12)
-    assert (done.read, done.accepted, done.quarantined, done.repeated) == (300, 300, 0, 0)
-    assert done.changed == expected.height == table(store).height
+    assert (result.read, result.accepted, result.quarantined, result.repeated) == (300, 300, 0, 0)
+    assert result.changed == expected.height == table(store).height
 
 
 def test_all_tags_of_a_device_are_in_one_shard(store, tmp_path):
@@ -158,9 +158,9 @@ def test_times_without_an_offset_are_refused_unless_it_is_said_what_they_are_in(
     with pytest.raises(ContractError, match=r"time: times have no time zone.*--timezone"):
         bring(store, source, now=now)
     assert not Path(store.uri).exists()
-    done = bring(store, source, timezone="Europe/Zurich", max_bad_share=0.7, now=now)
+    result = bring(store, source, timezone="Europe/Zurich", max_bad_share=0.7, now=now)
     assert table(store)["point_times"].explode().to_list() == [datetime(2026, 7, 1, 10, 0, 5, 500_000, UTC)]
-    assert done.rules == {"time_unparsable": 2}
+    assert result.rules == {"time_unparsable": 2}
 
 
 def test_every_way_to_write_an_offset_is_the_same_time(store, tmp_path):
@@ -206,9 +206,9 @@ def test_each_bad_reading_is_in_quarantine_with_its_rule_and_all_others_are_coun
     good = [f"d,t,{at(n)},{n}" for n in range(30)]
     limits = pl.DataFrame({"tag": ["t"], "low": [None], "high": [100.0]})
     source = csv(tmp_path, *good, *(line.format(at(0)) for line in bad))
-    done = bring(store, source, limits=limits, max_bad_share=0.3)
-    assert done.rules == dict.fromkeys(sorted(bad.values()), 1)
-    assert table(store)["count"].sum() == done.accepted == 30
+    result = bring(store, source, limits=limits, max_bad_share=0.3)
+    assert result.rules == dict.fromkeys(sorted(bad.values()), 1)
+    assert table(store)["count"].sum() == result.accepted == 30
     assert quarantine(store)["row_number"].sort().to_list() == list(range(31, 41))
     assert bring(store, source, limits=limits, max_bad_share=0.3).changed == 0
     assert quarantine(store).height == 10
@@ -219,8 +219,8 @@ def test_limits_of_a_device_are_for_that_device(store, tmp_path):
     lines = [
         f"{device},t,{at(n)},{value}" for n, (device, value) in enumerate([("a", 5), ("b", 5), ("c", -5)])
     ]
-    done = bring(store, csv(tmp_path, *lines), limits=limits, max_bad_share=0.5)
-    assert done.rules == {"value_outside_limits": 1}
+    result = bring(store, csv(tmp_path, *lines), limits=limits, max_bad_share=0.5)
+    assert result.rules == {"value_outside_limits": 1}
     assert table(store)["device"].to_list() == ["a", "c"]
 
 
@@ -235,22 +235,22 @@ def test_a_message_is_judged_by_when_it_was_enqueued_so_whenever_it_is_read(stor
     early = message(reading("d", "t", 600, 1.0), enqueued=START)
     fine = [message(reading("d", "t", n, 1.0), n, enqueued=START) for n in range(30)]
     put(tmp_path, [*fine, early])
-    done = bring(store, tmp_path, now=NOW + timedelta(days=300))
-    assert done.rules == {"time_in_future": 1}
+    result = bring(store, tmp_path, now=NOW + timedelta(days=300))
+    assert result.rules == {"time_in_future": 1}
     assert table(store)["count"].sum() == 30
 
 
 def test_exact_duplicates_go_to_quarantine_and_never_stop_an_ingest(store, tmp_path):
     line = f"d,t,{at(0)},1"
-    done = bring(store, csv(tmp_path, line, line, line, f"d,t,{at(0)},2"))
-    assert done.rules == {"duplicate": 2}
+    result = bring(store, csv(tmp_path, line, line, line, f"d,t,{at(0)},2"))
+    assert result.rules == {"duplicate": 2}
     assert table(store).select("count", "mean").row(0) == (2, 1.5)
 
 
 def test_a_tag_with_only_nulls_and_a_tag_with_one_reading(store, tmp_path):
     nulls = [f"d,empty,{at(n)}," for n in range(3)]
-    done = bring(store, csv(tmp_path, *nulls, f"d,one,{at(0)},5"), max_bad_share=0.8)
-    assert done.rules == {"value_missing": 3}
+    result = bring(store, csv(tmp_path, *nulls, f"d,one,{at(0)},5"), max_bad_share=0.8)
+    assert result.rules == {"value_missing": 3}
     assert table(store).select("tag", "count", "mean", "std").rows() == [("one", 1, 5.0, None)]
 
 
@@ -311,10 +311,10 @@ def test_words_of_a_tag_are_states_and_texts_are_left_out_and_stop_no_ingest(sto
             (("t", minute), ("door", states[minute % 3]), ("valve", "TRUE"), ("log", f"message {minute}"),
              ("lost", ("BAD", "unavailable")[minute % 2]))]  # fmt: skip
     (tmp_path / "a.csv").write_text("device,tag,time,value\n" + "\n".join(rows))
-    (done,) = ingest.fn(DEVICES, store, {"readings": str(tmp_path / "a.csv")}, {}, 4, 0.05)
-    assert (done.accepted, done.rules) == (90, {"tag_of_words": 60})
-    found = table(store).filter(tag="door").sort("time")["mean"].to_list()[:3]
-    assert [word_of(found[0]), found[1], word_of(found[2])] == ["idle", 1.0, "notre…"]
+    (result,) = ingest.fn(DEVICES, store, {"readings": str(tmp_path / "a.csv")}, {}, 4, 0.05)
+    assert (result.accepted, result.rules) == (90, {"tag_of_words": 60})
+    means = table(store).filter(tag="door").sort("time")["mean"].to_list()[:3]
+    assert [word_of(means[0]), means[1], word_of(means[2])] == ["idle", 1.0, "notre…"]
 
 
 def test_messages_in_quarantine_are_read_again_with_another_mapping_and_leave_it(store, tmp_path):
@@ -345,5 +345,5 @@ def test_messages_that_all_lack_a_mapped_member_are_refused_and_read_with_the_ri
     with pytest.raises(ContractError, match=r"body\|lacks device"):
         ingest.fn(DEVICES, store, {"readings": str(second)}, {}, 4, 0.05)
     mapping = {"device": "id", "tag": "sensor", "time": "at", "value": "val"}
-    (done,) = ingest.fn(DEVICES, store, {"readings": str(second)}, mapping, 4, 0.05)
-    assert (done.accepted, done.files) == (1, 1)
+    (result,) = ingest.fn(DEVICES, store, {"readings": str(second)}, mapping, 4, 0.05)
+    assert (result.accepted, result.files) == (1, 1)

@@ -18,12 +18,12 @@ VALUES = TOY.tables["values"]
 def test_rows_keys_range_and_version_are_those_of_the_table(store):
     steps.put(store)
     steps.put(store, toy.values(names=14, days=5))
-    found = table_status(TOY, store, VALUES)
+    status = table_status(TOY, store, VALUES)
     rows = store.scan("toy/values").collect()
-    assert (found.rows, found.keys) == (rows.height, rows["name"].n_unique()) == (70, 14)
-    assert (found.first, found.last) == (date(2024, 1, 1), date(2024, 1, 5))
-    assert found.version == 1
-    assert datetime.now(UTC) - found.written < timedelta(minutes=1)
+    assert (status.rows, status.keys) == (rows.height, rows["name"].n_unique()) == (70, 14)
+    assert (status.first, status.last) == (date(2024, 1, 1), date(2024, 1, 5))
+    assert status.version == 1
+    assert datetime.now(UTC) - status.written < timedelta(minutes=1)
 
 
 def test_a_table_that_does_not_exist_is_none(store):
@@ -39,20 +39,20 @@ def test_the_range_is_read_from_the_rows_where_the_log_does_not_tell_it(store, m
         return log.with_columns(pl.lit(None).alias(c) for c in log.columns if c.startswith("min."))
 
     monkeypatch.setattr(DeltaTable, "get_add_actions", without_statistics)
-    found = table_status(TOY, store, VALUES)
-    assert (found.first, found.last) == (date(2024, 1, 1), date(2024, 1, 3))
+    status = table_status(TOY, store, VALUES)
+    assert (status.first, status.last) == (date(2024, 1, 1), date(2024, 1, 3))
 
 
 def test_compacting_is_not_taken_for_new_rows(store):
     steps.put(store)
-    written = table_status(TOY, store, VALUES).written
+    first_time = table_status(TOY, store, VALUES).written
     steps.put(store, toy.values(days=4))
-    brought = table_status(TOY, store, VALUES)
+    after_ingest = table_status(TOY, store, VALUES)
     store.table("toy/values").optimize.compact()
-    found = table_status(TOY, store, VALUES)
-    assert found.version > brought.version
-    assert written < found.written == brought.written
-    assert found.rows == brought.rows
+    status = table_status(TOY, store, VALUES)
+    assert status.version > after_ingest.version
+    assert first_time < status.written == after_ingest.written
+    assert status.rows == after_ingest.rows
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_data_is_fresh_for_two_cadences(last, age, fresh):
 
 def test_without_a_cadence_nothing_is_late(store):
     steps.put(store, toy.hourly_values(), HOURLY)
-    found = table_status(HOURLY, store, HOURLY.tables["values"])
-    age, fresh = freshness(HOURLY, [found], datetime(2018, 8, 30, 3, tzinfo=UTC))
+    status = table_status(HOURLY, store, HOURLY.tables["values"])
+    age, fresh = freshness(HOURLY, [status], datetime(2018, 8, 30, 3, tzinfo=UTC))
     assert (age, fresh) == (24.0, None)
 
 

@@ -51,9 +51,9 @@ def test_unique_id_of_nixtla_is_the_sku_of_one_store(store, put):
 
 def test_unique_id_of_nixtla_is_split_where_that_is_said(store, put):
     source = put("a.csv", "unique_id,ds,y\nA_1_CA,2024-01-01,5\na/b_c,2024-01-01,6\nwhole,2024-01-01,7\n")
-    done = read(store, "history", source, SALES, layout="nixtla-stores", max_bad_share=0.5)
+    result = read(store, "history", source, SALES, layout="nixtla-stores", max_bad_share=0.5)
     assert sales(store, "units") == [("A_1", "CA", "2024-01-01", 5.0), ("a", "b_c", "2024-01-01", 6.0)]
-    assert done.quarantined == 1
+    assert result.quarantined == 1
 
 
 def test_what_is_mapped_counts_more_than_the_layout(store, put):
@@ -259,12 +259,12 @@ def test_states_of_home_assistant_are_readings_unless_the_entity_is_away(store, 
         "sensor.attic,unavailable,2024-01-01T00:01:00.000Z\n"
         "binary_sensor.door,on,2024-01-01T00:02:00.000Z\n",
     )
-    done = read(store, "readings", source, DEVICES, layout="home-assistant")
+    result = read(store, "readings", source, DEVICES, layout="home-assistant")
     assert readings(store) == [
         ("binary_sensor.door", "state", "00:02", 1.0),
         ("sensor.attic", "state", "00:00", 20.5),
     ]
-    assert done.quarantined == 0
+    assert result.quarantined == 0
 
 
 def test_the_tables_of_azure_pdm_have_a_layout(store, put):
@@ -310,8 +310,8 @@ def test_the_flag_of_drives_is_their_failures_and_no_sensor(store, put):
         "date,serial_number,failure,smart_5_raw\n2024-01-01,Z1,0,5\n2024-01-02,Z1,0,6\n2024-01-03,Z1,1,9\n",
     )
     options = {"timezone": "UTC", "layout": "backblaze"}
-    given = {"telemetry": source, "failures": source}
-    ingest.fn(MACHINES, store, given, {}, 4, 0.05, options)
+    sources = {"telemetry": source, "failures": source}
+    ingest.fn(MACHINES, store, sources, {}, 4, 0.05, options)
     assert fleet(store, "failures", "component") == [("Z1", "03", "drive")]
     assert fleet(store, "telemetry", "smart_5_raw") == [
         ("Z1", f"0{n}", float(v)) for n, v in ((1, 5), (2, 6), (3, 9))
@@ -322,11 +322,11 @@ def test_the_flag_of_drives_is_their_failures_and_no_sensor(store, put):
 def test_an_asset_of_lookout_for_equipment_is_a_machine_and_its_label_ranges_are_failures(store, put):
     put("press/pump.csv", "Timestamp,vib\n2024-01-01,5\n2024-01-02,6\n")
     put("press/gear.csv", "Timestamp,vib\n2024-01-02,7\n")
-    given = {
+    sources = {
         "telemetry": str(Path(put("press/oil/a.csv", "Timestamp,temp\n2024-01-01,60\n")).parents[1]),
         "failures": put("labels.csv", "2024-01-02,2024-01-03\n"),
     }
-    ingest.fn(MACHINES, store, given, {}, 4, 0.05, {"timezone": "UTC", "layout": "lookout-equipment"})
+    ingest.fn(MACHINES, store, sources, {}, 4, 0.05, {"timezone": "UTC", "layout": "lookout-equipment"})
     assert fleet(store, "telemetry", "gear.vib", "oil.temp", "pump.vib") == [
         ("press", "01", None, 60.0, 5.0),
         ("press", "02", 7.0, None, 6.0),
@@ -344,10 +344,10 @@ def test_an_unknown_layout_ends_in_a_list_of_all(store, scenario):
 
 def test_a_dry_run_says_what_the_layout_made_of_the_columns(store, put):
     source = put("a.csv", "unique_id,ds,y\nA,2024-01-01,5\n")
-    done = read(store, "history", source, SALES, layout="nixtla", dry_run=True)
-    assert done.preview["layout"] == "nixtla"
-    assert done.preview["columns"] == {"sku": "unique_id", "week": "ds", "units": "y"}
-    assert done.preview["rows"][0]["store"] == "all"
+    result = read(store, "history", source, SALES, layout="nixtla", dry_run=True)
+    assert result.preview["layout"] == "nixtla"
+    assert result.preview["columns"] == {"sku": "unique_id", "week": "ds", "units": "y"}
+    assert result.preview["rows"][0]["store"] == "all"
 
 
 ENGINES = "1 1 0.5 7\n1 2 0.6 7\n2 1 0.5 7\n"

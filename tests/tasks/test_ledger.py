@@ -101,8 +101,8 @@ def test_runs_that_end_at_the_same_time_are_all_entered(store, together):
     record(store, "before")
     together(_record_many, [(store, f"p{n}") for n in range(4)])
     together(_record_many, [(store, "p0")] * 3)
-    found = all_rows(store)["run_id"]
-    assert found.n_unique() == len(found) == 13
+    run_ids = all_rows(store)["run_id"]
+    assert run_ids.n_unique() == len(run_ids) == 13
 
 
 def test_the_first_runs_of_a_store_that_end_at_the_same_time_are_all_entered(store, together):

@@ -30,16 +30,16 @@ def resolve(store, since=None, until=None, at_most=100, scenario: Scenario = TOY
 
 
 def finish(judging, scenario: Scenario = TOY) -> Publication:
-    judged = [one for group in judging.groups for one in judge.fn(scenario, judging.run, group)]
-    publication = outcomes.publish_outcomes.fn(judging.run, judged)
+    verdicts = [one for group in judging.groups for one in judge.fn(scenario, judging.run, group)]
+    publication = outcomes.publish_outcomes.fn(judging.run, verdicts)
     measure_outcomes.fn(scenario, judging.run, judging.targets, publication.version)
-    outcomes.remember_outcomes.fn(judging, judged)
+    outcomes.remember_outcomes.fn(judging, verdicts)
     return publication
 
 
-def evaluate(store, **given) -> Publication:
-    scenario = given.get("scenario", TOY)
-    return finish(resolve(store, **given), scenario)
+def evaluate(store, **options) -> Publication:
+    scenario = options.get("scenario", TOY)
+    return finish(resolve(store, **options), scenario)
 
 
 def rows(store, scenario: Scenario = TOY) -> pl.DataFrame:
@@ -62,15 +62,15 @@ def scored(store):
 
 def test_each_published_row_is_judged_once_by_what_then_happened(scored):
     evaluate(scored)
-    found = rows(scored)
+    verdicts = rows(scored)
     published = steps.published(scored).sort("as_of", "name")
-    assert found.select("as_of", "name", "value", "bundle", "run_id").equals(
+    assert verdicts.select("as_of", "name", "value", "bundle", "run_id").equals(
         published.select("as_of", "name", "value", "bundle", "run_id")
     )
     actual = values(days=4).rename({"value": "actual"})
-    by_hand = found.drop("actual").join(actual, on=["name", "at"], how="left", maintain_order="left")
-    assert found["actual"].equals(by_hand["actual"])
-    assert found.filter("pending")["as_of"].unique().to_list() == [DAYS[3]]
+    by_hand = verdicts.drop("actual").join(actual, on=["name", "at"], how="left", maintain_order="left")
+    assert verdicts["actual"].equals(by_hand["actual"])
+    assert verdicts.filter("pending")["as_of"].unique().to_list() == [DAYS[3]]
 
 
 def test_what_is_judged_and_known_is_not_judged_again_and_what_was_pending_is(scored):
@@ -92,10 +92,12 @@ def test_restated_values_restate_the_rows_they_concern_and_no_others(scored):
     # the last day is pending, so any change of the values may be news to it
     assert as_ofs(judging) == [DAYS[1], DAYS[3]]
     finish(judging)
-    changed = pl.col("as_of") == DAYS[1]
+    concerned = pl.col("as_of") == DAYS[1]
     after = rows(scored)
-    assert (after.filter(changed)["actual"] - before.filter(changed)["actual"]).unique().to_list() == [100]
-    assert after.filter(~changed).equals(before.filter(~changed))
+    assert (after.filter(concerned)["actual"] - before.filter(concerned)["actual"]).unique().to_list() == [
+        100
+    ]
+    assert after.filter(~concerned).equals(before.filter(~concerned))
     assert as_ofs(resolve(scored)) == []
 
 
@@ -104,9 +106,9 @@ def test_what_is_published_anew_is_judged_anew(scored):
     steps.score(scored, as_of=DAYS[1], columns=["more"])
     assert as_ofs(resolve(scored)) == [DAYS[1]]
     evaluate(scored)
-    found = rows(scored)
-    assert found.filter(as_of=DAYS[1])["more"].to_list() == [1.0] * 12
-    assert found.filter(as_of=DAYS[2])["more"].null_count() == 12
+    verdicts = rows(scored)
+    assert verdicts.filter(as_of=DAYS[1])["more"].to_list() == [1.0] * 12
+    assert verdicts.filter(as_of=DAYS[2])["more"].null_count() == 12
 
 
 def test_evaluated_twice_gives_the_same_rows_in_the_same_version(scored):
@@ -120,10 +122,10 @@ def test_evaluated_twice_gives_the_same_rows_in_the_same_version(scored):
 def test_a_run_that_was_stopped_judges_what_is_missing_when_it_is_started_again(scored, monkeypatch):
     judging = resolve(scored)
     judge.fn(TOY, judging.run, judging.groups[0])
-    seen = []
+    as_ofs_read = []
 
     def noted(self, published, tables, until, options):
-        seen.append(published.select(pl.col("as_of").first()).collect().item())
+        as_ofs_read.append(published.select(pl.col("as_of").first()).collect().item())
         return Toy.judge(TOY, published, tables, until, options)
 
     class Noted(Toy):
@@ -132,15 +134,15 @@ def test_a_run_that_was_stopped_judges_what_is_missing_when_it_is_started_again(
     again = resolve(scored, scenario=Noted())
     assert again.run.id == judging.run.id
     finish(again, Noted())
-    assert seen == DAYS[2:4]
+    assert as_ofs_read == DAYS[2:4]
     assert rows(scored).height == 36
     assert scored.scan("toy/measures").collect()["run_id"].n_unique() == 1
 
 
 def test_a_run_that_was_stopped_before_it_was_remembered_publishes_nothing_twice(scored):
     judging = resolve(scored)
-    judged = [one for group in judging.groups for one in judge.fn(TOY, judging.run, group)]
-    first = outcomes.publish_outcomes.fn(judging.run, judged)
+    verdicts = [one for group in judging.groups for one in judge.fn(TOY, judging.run, group)]
+    first = outcomes.publish_outcomes.fn(judging.run, verdicts)
     assert judged_so_far(scored, "toy") is None
     again = evaluate(scored)
     assert (again.already, again.version) == (True, first.version)
@@ -183,22 +185,22 @@ def test_moments_are_judged_and_a_day_given_as_the_end_is_the_whole_day(store):
 
 def test_the_metrics_are_kept_with_what_they_are_of(scored):
     evaluate(scored)
-    kept = scored.scan("toy/measures").collect()
-    assert set(kept["first"]) == {DAYS[1]}
-    assert set(kept["observed"]) == {DAYS[3]}
-    known = rows(scored).filter(~pl.col("pending"))
-    error = (known["value"] - known["actual"]).abs().mean()
-    assert kept.filter(slice="all", metric="mean_error")["value"].item() == pytest.approx(error)
+    measures = scored.scan("toy/measures").collect()
+    assert set(measures["first"]) == {DAYS[1]}
+    assert set(measures["observed"]) == {DAYS[3]}
+    complete_rows = rows(scored).filter(~pl.col("pending"))
+    error = (complete_rows["value"] - complete_rows["actual"]).abs().mean()
+    assert measures.filter(slice="all", metric="mean_error")["value"].item() == pytest.approx(error)
 
 
 # control charts
 
 
 def points(values: list[float], start: int = 0) -> pl.DataFrame:
-    found = [
+    lines = [
         ("error", "all", DAYS[0] + timedelta(days=start + n), v * 9, 9.0, 9) for n, v in enumerate(values)
     ]
-    tallies = pl.DataFrame(found, schema=TALLIES, orient="row")
+    tallies = pl.DataFrame(lines, schema=TALLIES, orient="row")
     return control.points(tallies, tallies.clear(), TOY.charts)
 
 
@@ -207,24 +209,24 @@ CALM = [1.0, 1.1, 0.95, 1.05, 1.0, 1.02]
 
 @pytest.fixture
 def emitted(monkeypatch) -> list:
-    found: list = []
+    log: list = []
     monkeypatch.setattr(
         "tasks.monitoring.control_charts.emit",
-        lambda store, scenario, event, occasion: found.append((event, occasion)),
+        lambda store, scenario, event, occasion: log.append((event, occasion)),
     )
-    return found
+    return log
 
 
 def test_the_control_chart_is_kept_and_is_that_of_the_judged_rows(scored):
     evaluate(scored)
-    found = chart_outcomes.fn(TOY, scored)
-    known = rows(scored).filter(~pl.col("pending"))
-    by_day = known.group_by("at").agg(
+    chart = chart_outcomes.fn(TOY, scored)
+    complete_rows = rows(scored).filter(~pl.col("pending"))
+    by_day = complete_rows.group_by("at").agg(
         value=(pl.col("value") - pl.col("actual")).abs().sum() / pl.col("actual").sum()
     )
-    assert found["period"].to_list() == DAYS[2:4]
-    assert found["value"].to_list() == pytest.approx(by_day.sort("at")["value"].to_list())
-    assert points_so_far(scored, "toy").equals(found)
+    assert chart["period"].to_list() == DAYS[2:4]
+    assert chart["value"].to_list() == pytest.approx(by_day.sort("at")["value"].to_list())
+    assert points_so_far(scored, "toy").equals(chart)
     version = scored.version("toy/control")
     chart_outcomes.fn(TOY, scored)
     assert scored.version("toy/control") == version
@@ -234,20 +236,20 @@ def test_the_page_of_the_next_run_shows_it(scored):
     evaluate(scored)
     chart_outcomes.fn(TOY, scored)
     run = steps.resolve(scored)
-    done = steps.outcomes(run)
-    page = write_page.fn(TOY, run, done, complete.fn(TOY, run, done))
+    results = steps.outcomes(run)
+    page = write_page.fn(TOY, run, results, complete.fn(TOY, run, results))
     assert "Accuracy so far" in Path(page).read_text()
 
 
 def test_a_degraded_point_is_told_once_with_what_was_expected(store, emitted):
     worse = points([*CALM, 5.0])
-    told = announce_degraded.fn(TOY, store, worse, 14)
+    payload = announce_degraded.fn(TOY, store, worse, 14)
     ((event, _),) = emitted
-    assert (event.name, event.resource, event.payload) == ("degraded", "toy", told)
-    (point,) = told["points"]
-    assert told["reason"].startswith(f"Degraded in {told['period']}: error all is 5, within ")
-    assert told["store"] == store.uri
-    assert (told["period"], point["value"]) == (str(DAYS[0] + timedelta(days=6)), 5.0)
+    assert (event.name, event.resource, event.payload) == ("degraded", "toy", payload)
+    (point,) = payload["points"]
+    assert payload["reason"].startswith(f"Degraded in {payload['period']}: error all is 5, within ")
+    assert payload["store"] == store.uri
+    assert (payload["period"], point["value"]) == (str(DAYS[0] + timedelta(days=6)), 5.0)
     assert point["low"] < 1.0 < point["high"] < 5.0
     assert announce_degraded.fn(TOY, store, worse, 14) is None
     assert announce_degraded.fn(TOY, store, worse, 0) is None

@@ -33,8 +33,8 @@ def history(store) -> list[tuple[str, int]]:
 
 
 def test_a_bundle_is_promoted_with_its_reason(trained):
-    done = promote.fn(TOY, trained, 1, "3 doubles too much")
-    assert (done.champion, done.before, done.changed) == (1, 3, True)
+    promotion = promote.fn(TOY, trained, 1, "3 doubles too much")
+    assert (promotion.champion, promotion.before, promotion.changed) == (1, 3, True)
     assert champion(trained) == 1
     assert bundles.events(trained, "toy")["reason"][-1] == "3 doubles too much"
 

@@ -151,9 +151,9 @@ def test_a_file_that_readers_see_is_never_written_again_with_other_content(train
     run = steps.resolve(trained)
     steps.commit(run, steps.outcomes(run))
     before = {name: trained.get(name) for name in trained.names(TABLE) if name.endswith(".parquet")}
-    scored = steps.outcome(run, 0)
-    assert f"{TABLE}/{scored.path}" in before
-    rows = trained.get_frame(f"{TABLE}/{scored.path}")
+    result = steps.outcome(run, 0)
+    assert f"{TABLE}/{result.path}" in before
+    rows = trained.get_frame(f"{TABLE}/{result.path}")
     path, _ = trained.put_part(f"{TABLE}/{run.partition}/{run.id}-0000", rows.with_columns(value=pl.lit(0.0)))
     assert path not in before
     assert {name: trained.get(name) for name in before} == before
@@ -202,10 +202,10 @@ def test_a_moment_can_be_read_by_other_readers_of_delta_tables(store):
     steps.put(store, hourly_values(), HOURLY)
     steps.train(store, scenario=HOURLY)
     steps.score(store, scenario=HOURLY)
-    read = DeltaTable(store.uri_of(TABLE)).to_pyarrow_table(
+    arrow = DeltaTable(store.uri_of(TABLE)).to_pyarrow_table(
         partitions=[("as_of", "=", "2018-08-29 03:00:00.000000")]
     )
-    assert read.num_rows == 6
+    assert arrow.num_rows == 6
 
 
 # all shards together, further tables, events
@@ -215,11 +215,11 @@ class Ranked(Toy, CompletesRows):
     """Rows get their rank among those of all shards."""
 
     def published(self, options):
-        found = super().published(options)
-        return replace(found, schema={**found.schema, "rank": pl.Int64})
+        base = super().published(options)
+        return replace(base, schema={**base.schema, "rank": pl.Int64})
 
-    def score(self, *given):
-        scores = super().score(*given)
+    def score(self, *arguments):
+        scores = super().score(*arguments)
         return replace(scores, rows=scores.rows.with_columns(rank=pl.lit(None, pl.Int64)))
 
     def complete(self, rows):
@@ -238,10 +238,10 @@ def test_rows_that_need_all_shards_are_completed_before_they_are_published(train
 
 
 def test_publishers_of_the_same_run_at_the_same_time_leave_one_complete_set(trained, together):
-    done = together(_score, [(trained, None)] * 4)
+    publications = together(_score, [(trained, None)] * 4)
     assert steps.published(trained).height == 12
     assert steps.published(trained)["run_id"].n_unique() == 1
-    assert sum(not one.already for one in done) == 1
+    assert sum(not one.already for one in publications) == 1
     assert ledger.rows(trained).collect().height == 1
 
 
@@ -283,11 +283,11 @@ def _score_wide(store, columns):
     return _quietly(store, columns=columns)
 
 
-def _quietly(store, *given, **options):
+def _quietly(store, *arguments, **options):
     from prefect.logging import disable_run_logger
 
     with disable_run_logger():
-        return steps.score(store, *given, **options)
+        return steps.score(store, *arguments, **options)
 
 
 def test_a_publisher_that_always_loses_gives_up_and_changes_nothing(trained, monkeypatch):
@@ -295,7 +295,7 @@ def test_a_publisher_that_always_loses_gives_up_and_changes_nothing(trained, mon
     rows, version = steps.published(trained), trained.version(TABLE)
     tries = []
 
-    def lose(*given, **named):
+    def lose(*arguments, **keywords):
         tries.append(1)
         raise CommitFailedError("another run was first")
 

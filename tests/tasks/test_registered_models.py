@@ -83,9 +83,9 @@ def server(tmp_path_factory) -> Iterator[str]:
 def train(store: Store, loss: float, scenario: Toy = TOY) -> str | None:
     """Train a bundle, let it meet the champion, and log it; the MLflow run."""
     with disable_run_logger():
-        fitted, verdict = steps.train(store, scenario=scenario, loss=loss)
+        challenger, verdict = steps.train(store, scenario=scenario, loss=loss)
         run = resolve_training.fn(scenario, store, None, {"loss": loss})
-        return track.fn(run, fitted, verdict)
+        return track.fn(run, challenger, verdict)
 
 
 LOADED_ELSEWHERE = """
@@ -119,11 +119,11 @@ def test_on_a_server_a_bundle_is_trained_promoted_and_loaded_in_another_process(
     assert move_alias(store, "toy", 2) is None
     version = client.get_model_version_by_alias("almanac-toy", "champion")
     assert version.tags["bundle_uri"] == f"{store.uri}/toy/bundles/2"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LOADED_ELSEWHERE], capture_output=True, text=True, timeout=400, cwd=ROOT
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [3.0, 8.0]
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout.splitlines()[-1]) == [3.0, 8.0]
     assert not [item for item in Path(tmp_path).rglob("*") if item.suffix in (".pkl", ".pickle")]
 
 
@@ -140,8 +140,8 @@ def local(tmp_path_factory) -> Store:
 
 def test_every_bundle_is_a_version_and_the_alias_follows_the_champion(local):
     client = client_of(tracking_uri(local))
-    known = client.search_model_versions("name='almanac-toy'")
-    assert sorted(version.tags["bundle"] for version in known) == ["1", "2", "3"]
+    versions = client.search_model_versions("name='almanac-toy'")
+    assert sorted(version.tags["bundle"] for version in versions) == ["1", "2", "3"]
     assert client.get_model_version_by_alias("almanac-toy", "champion").tags["bundle"] == "3"
     assert move_alias(local, "toy", 1) is None
     assert client.get_model_version_by_alias("almanac-toy", "champion").tags["bundle"] == "1"
@@ -201,10 +201,10 @@ def test_the_quantiles_of_a_loaded_sales_model_are_those_of_the_bundle(sales_sto
         step=pl.Series([1, 9, 13]),
         level=pl.lit(4.0),
     )
-    found = _load_pyfunc(str(folder)).predict(rows.to_pandas())
-    assert found["rung"].to_list() == ["pooled", "pooled", "pooled_no_plan"]
+    forecasts = _load_pyfunc(str(folder)).predict(rows.to_pandas())
+    assert forecasts["rung"].to_list() == ["pooled", "pooled", "pooled_no_plan"]
     expected = SALES.estimate(model, rows).select(model.columns)
-    assert pl.from_pandas(found).select(model.columns).equals(expected)
+    assert pl.from_pandas(forecasts).select(model.columns).equals(expected)
     assert (expected.to_numpy()[:, 1:] >= expected.to_numpy()[:, :-1]).all()
 
 
@@ -212,7 +212,7 @@ def test_metrics_have_a_page_per_slice_with_all_their_metrics():
     rows = [("all", "all", "loss", 1.0)]
     rows += [("step", str(step), metric, step / 2) for step in (1, 2, 10) for metric in ("loss", "bias")]
     rows += [("key", str(key), "loss", 1.0) for key in range(500)]
-    found = plots(pl.DataFrame(rows, schema=["slice", "value_of_slice", "metric", "value"], orient="row"))
-    assert set(found) == {"metrics.csv", "plots/by_step.html"}
-    assert '"bias"' in found["plots/by_step.html"]
-    assert found["metrics.csv"].startswith("slice,value_of_slice,metric,value\nall,all,loss,1.0\n")
+    files = plots(pl.DataFrame(rows, schema=["slice", "value_of_slice", "metric", "value"], orient="row"))
+    assert set(files) == {"metrics.csv", "plots/by_step.html"}
+    assert '"bias"' in files["plots/by_step.html"]
+    assert files["metrics.csv"].startswith("slice,value_of_slice,metric,value\nall,all,loss,1.0\n")

@@ -53,12 +53,12 @@ def test_with_replace_rows_of_the_time_of_a_file_that_it_lacks_are_removed_and_c
     one = sales(weeks=range(3, 6), skus=("a",), units=4.0)
     assert bring(store, one, replace=True, dry_run=True).removed == 3
     assert stored(store, HISTORY).height == 20
-    done = bring(store, one, replace=True)
-    assert (done.changed, done.removed) == (3, 3)
-    left = stored(store, HISTORY)
-    inside = left.filter(pl.col("week").is_between(one["week"].min(), one["week"].max()))
+    result = bring(store, one, replace=True)
+    assert (result.changed, result.removed) == (3, 3)
+    rows = stored(store, HISTORY)
+    inside = rows.filter(pl.col("week").is_between(one["week"].min(), one["week"].max()))
     assert inside.sort("week")["units"].to_list() == [4.0] * 3
-    assert left.height == 20 - 3
+    assert rows.height == 20 - 3
 
 
 def test_a_file_that_replaces_changes_nothing_the_second_time(store):
@@ -66,8 +66,8 @@ def test_a_file_that_replaces_changes_nothing_the_second_time(store):
     one = sales(weeks=range(5), skus=("b", "c"))
     bring(store, one, replace=True)
     version = store.version(HISTORY)
-    done = bring(store, one, replace=True)
-    assert (done.changed, done.removed, done.repeated) == (0, 0, 10)
+    result = bring(store, one, replace=True)
+    assert (result.changed, result.removed, result.repeated) == (0, 0, 10)
     assert store.version(HISTORY) == version
 
 
@@ -80,8 +80,8 @@ def test_without_replace_nothing_of_sales_is_removed(store):
 def test_a_table_without_times_is_replaced_as_a_whole(store):
     bring(store, sales(weeks=range(4)))
     bring(store, pl.DataFrame({"store": ["S", "T"], "size": [1.0, 2.0]}), table="stores")
-    done = bring(store, pl.DataFrame({"store": ["S"], "size": [1.0]}), table="stores", replace=True)
-    assert (done.changed, done.removed) == (0, 1)
+    result = bring(store, pl.DataFrame({"store": ["S"], "size": [1.0]}), table="stores", replace=True)
+    assert (result.changed, result.removed) == (0, 1)
     assert stored(store, "sales/stores")["store"].to_list() == ["S"]
 
 
@@ -92,10 +92,10 @@ def test_readings_of_an_interval_are_replaced_and_not_merged(store):
 
     options = {"interval": "1m", "now": START + timedelta(hours=1)}
     bring(store, readings((0, 1.0), (30, 3.0), (60, 5.0), (120, 7.0)), DEVICES, "readings", **options)
-    done = bring(store, readings((30, 4.0), (120, 7.0)), DEVICES, "readings", replace=True, **options)
-    assert (done.changed, done.repeated, done.removed) == (1, 1, 1)
-    left = stored(store, READINGS).sort("time")
-    assert left["point_values"].to_list() == [[4.0], [7.0]]
+    result = bring(store, readings((30, 4.0), (120, 7.0)), DEVICES, "readings", replace=True, **options)
+    assert (result.changed, result.repeated, result.removed) == (1, 1, 1)
+    remaining = stored(store, READINGS).sort("time")
+    assert remaining["point_values"].to_list() == [[4.0], [7.0]]
 
 
 def test_a_capture_cannot_replace(store, tmp_path):
@@ -110,8 +110,8 @@ LOG = [("m", 100.0 * i, "pump") for i in range(10)] + [("n", 100.0 * i + 7, "pum
 def test_a_failure_that_was_moved_or_reclassified_does_not_stay_beside_its_correction(store):
     bring(store, failures(*LOG), MACHINES, "failures")
     corrected = [("m", 0.0, "valve"), *LOG[1:4], ("m", 398.0, "pump"), *LOG[5:]]
-    done = bring(store, failures(*corrected), MACHINES, "failures")
-    assert (done.changed, done.removed) == (2, 2)
+    result = bring(store, failures(*corrected), MACHINES, "failures")
+    assert (result.changed, result.removed) == (2, 2)
     assert sorted(stored(store, FAILURES).rows()) == sorted(failures(*corrected).rows())
 
 

@@ -94,8 +94,8 @@ def _harmless(part: Part) -> dict:
 
 
 def test_nothing_is_fetched_from_anywhere() -> None:
-    found = Elements(render("Sales", "as of today", sections(a_run()), {"Run": "1"}))
-    for tag, attributes in found.found:
+    elements = Elements(render("Sales", "as of today", sections(a_run()), {"Run": "1"}))
+    for tag, attributes in elements.found:
         assert "src" not in attributes, tag
         address = attributes.get("href") or ""
         assert address.startswith(("#", "data:,")) or not address, address

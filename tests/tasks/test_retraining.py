@@ -22,11 +22,11 @@ def asked(store, days: int, budget: int = 2, reason: str = "drifted") -> retrain
 
 def test_over_the_budget_of_thirty_days_a_training_is_refused_and_both_are_on_record(store):
     assert [asked(store, days).refusal is None for days in (3, 4, 5)] == [True, True, False]
-    known = retraining.retrainings(store, "toy")
-    assert known["granted"].to_list() == [True, True, False]
-    assert known["bundle"].to_list() == [3, 4, None]
-    assert known["note"].to_list()[:2] == ["better", "better"]
-    assert "The budget is exhausted: events have already requested 2 of " in known["note"][2]
+    requests = retraining.retrainings(store, "toy")
+    assert requests["granted"].to_list() == [True, True, False]
+    assert requests["bundle"].to_list() == [3, 4, None]
+    assert requests["note"].to_list()[:2] == ["better", "better"]
+    assert "The budget is exhausted: events have already requested 2 of " in requests["note"][2]
 
 
 def test_after_thirty_days_the_budget_is_free_again(store, monkeypatch):

@@ -166,8 +166,8 @@ def test_an_unknown_bundle_is_refused(trained):
 def test_a_day_before_the_bundle_was_trained_needs_another_bundle_or_its_name(trained):
     with pytest.raises(BundleError, match="2024-01-01 or earlier"):
         steps.resolve(trained, DAYS[0])
-    named = steps.resolve(trained, DAYS[0], bundle=1)
-    assert any("use some of their own future" in note for note in named.notes)
+    explicit = steps.resolve(trained, DAYS[0], bundle=1)
+    assert any("use some of their own future" in note for note in explicit.notes)
     assert not steps.resolve(trained, DAYS[1]).notes
 
 

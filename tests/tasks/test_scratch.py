@@ -20,12 +20,12 @@ def test_what_a_killed_command_left_is_removed_by_the_next_of_its_kind(tmp_path,
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     environment = {"TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", KILLED], env=environment, check=False, timeout=60)
-    (left,) = tmp_path.iterdir()
+    (leftover,) = tmp_path.iterdir()
     (tmp_path / "almanac-test-of-others").mkdir()
     with scratch("other"):
-        assert left.exists()
+        assert leftover.exists()
     with scratch("test") as folder, scratch("test") as second:
-        assert not left.exists()
+        assert not leftover.exists()
         assert folder.exists()
         assert second != folder
     assert [path.name for path in tmp_path.iterdir()] == ["almanac-test-of-others"]

@@ -31,10 +31,10 @@ def trained(store) -> Store:
 
 def told(run) -> pl.DataFrame:
     """What the run says of each key."""
-    found = [
+    frames = [
         read_frame(run, name) for name in run.store.names(run.path("shards")) if name.endswith(".parquet")
     ]
-    return pl.concat(found).sort("name")
+    return pl.concat(frames).sort("name")
 
 
 def rows_of(run, outcomes) -> pl.DataFrame:
@@ -49,8 +49,8 @@ def test_the_plan_has_every_key_once_in_the_shard_that_its_rows_are_in(trained):
     run = steps.resolve(trained)
     counts = plan.fn(TOY, run)
     requested = read_frame(run, requested_path(run))
-    stored = trained.scan("toy/values").select("name", "shard").unique().collect()
-    assert_frame_equal(requested.sort("name"), stored.sort("name"))
+    keys = trained.scan("toy/values").select("name", "shard").unique().collect()
+    assert_frame_equal(requested.sort("name"), keys.sort("name"))
     assert sum(counts.values()) == requested.height == 12
     assert list(counts) == sorted(counts)
 
@@ -98,7 +98,7 @@ def test_a_shard_is_scored_once(trained, monkeypatch):
     assert again == [replace(one, reused=True) for one in first]
 
 
-def _unexpected(*given):
+def _unexpected(*arguments):
     raise AssertionError("it was scored again")
 
 
@@ -176,7 +176,7 @@ def test_an_error_of_storage_or_memory_is_the_shards_and_no_key_fails(trained, m
     plan.fn(TOY, run)
     keys = read_frame(run, requested_path(run)).filter(shard=0).drop("shard")
 
-    def score(*given):
+    def score(*arguments):
         raise error
 
     monkeypatch.setattr(Toy, "score", score)
@@ -192,7 +192,7 @@ def test_inputs_that_cannot_be_read_are_the_shards_error_whatever_scoring_makes_
     def unreadable(self, scenario, shard=None):
         return {"values": pl.scan_parquet("/nowhere/*.parquet")}
 
-    def score(*given):
+    def score(*arguments):
         raise ValueError("no rows")
 
     monkeypatch.setattr(type(run), "tables", unreadable)
@@ -266,8 +266,8 @@ def test_at_most_five_keys_are_named_and_all_are_counted(scored):
 
 def test_a_scenario_that_forgets_a_key_is_found_out(trained):
     class Forgetful(Toy):
-        def score(self, *given):
-            scores = super().score(*given)
+        def score(self, *arguments):
+            scores = super().score(*arguments)
             return Scores(scores.rows, scores.keys.filter(pl.col("name") != "n04"))
 
     run = steps.resolve(trained, scenario=Forgetful())

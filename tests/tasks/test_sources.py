@@ -166,8 +166,8 @@ def renamed(columns, mapping, needed=("week", "units")):
     frame = pl.LazyFrame({name: [position] for position, name in enumerate(columns)})
     from tasks.ingest.sources import Source
 
-    found = rename(Source("a.csv", frame), mapping, needed).frame.collect()
-    return {name: found[name][0] for name in found.columns}
+    source_frame = rename(Source("a.csv", frame), mapping, needed).frame.collect()
+    return {name: source_frame[name][0] for name in source_frame.columns}
 
 
 def test_a_mapped_column_has_its_new_name_and_the_others_keep_theirs():
@@ -189,9 +189,9 @@ def test_a_mapping_serves_several_files_of_which_some_have_the_tables_names_alre
 def test_a_missing_column_is_named_with_what_was_found_and_how_to_map_it():
     with pytest.raises(SourceError) as caught:
         renamed(["date", "units"], {})
-    told = str(caught.value)
-    assert told.startswith("a.csv: column 'week' is missing. Found: date, units.")
-    assert "--column week=" in told
+    message = str(caught.value)
+    assert message.startswith("a.csv: column 'week' is missing. Found: date, units.")
+    assert "--column week=" in message
 
 
 def test_all_missing_columns_are_named_at_once():

@@ -28,8 +28,8 @@ TABLE = "almanac.toy_doubled"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[postgresql.Server]:
-    with postgresql.server() as found:
-        yield found
+    with postgresql.server() as database:
+        yield database
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def in_the_store(store: Store, *days: int) -> list[tuple]:
 
 
 def in_sql(postgres) -> list[tuple]:
-    found = postgres.ask(f"select name, value, names, as_of, bundle, run_id from {TABLE}")
-    return sorted(found)
+    rows = postgres.ask(f"select name, value, names, as_of, bundle, run_id from {TABLE}")
+    return sorted(rows)
 
 
 def test_the_published_rows_of_a_run_are_in_the_table_and_again_without_duplicates(postgres, scored):
@@ -139,19 +139,19 @@ def test_readers_see_the_old_rows_or_the_new_ones(postgres, scored, monkeypatch)
     before = in_sql(postgres)
     steps.put(scored, values().with_columns(pl.col("value") + 100))
     steps.score(scored)
-    insert, seen = databases._Adbc.insert, []
+    insert, views = databases._Adbc.insert, []
 
     def looking(self, table, rows):
-        seen.append(in_sql(postgres))
+        views.append(in_sql(postgres))
         insert(self, table, rows)
-        seen.append(in_sql(postgres))
+        views.append(in_sql(postgres))
         raise OSError("the machine is gone")
 
     with monkeypatch.context() as patch:
         patch.setattr(databases._Adbc, "insert", looking)
         with pytest.raises(SqlError, match="the machine is gone"):
             bring(scored, postgres.url)
-    assert seen == [before, before]
+    assert views == [before, before]
     assert in_sql(postgres) == before
     bring(scored, postgres.url)
     assert in_sql(postgres) == in_the_store(scored, 3)
@@ -195,12 +195,12 @@ def test_four_that_write_the_first_rows_at_once_leave_one_set(postgres, scored):
 )
 def test_a_database_that_cannot_be_written_is_told_without_its_password(postgres, url, told):
     with (
-        pytest.raises(SqlError, match=told) as raised,
+        pytest.raises(SqlError, match=told) as error,
         transaction(SecretStr(url.format(where=postgres.where))),
     ):
         pass
-    assert "hush-hush" not in str(raised.value)
-    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+    assert "hush-hush" not in str(error.value)
+    assert error.value.__suppress_context__ or error.value.__context__ is None
 
 
 def test_the_password_may_come_from_the_standard_environment(postgres, scored, monkeypatch):
@@ -235,12 +235,12 @@ def test_a_database_by_sqlalchemy_has_the_same_rows(scored, tmp_path):
     steps.score(scored, columns=["extra"])
     bring(scored, url)
     with sqlite3.connect(tmp_path / "rows.db") as database:
-        found = database.execute(
+        rows = database.execute(
             "select name, value, names, as_of, bundle, run_id from toy_doubled"
         ).fetchall()
         extra = database.execute("select count(extra) from toy_doubled").fetchone()
-    wanted = [(*row[:3], row[3].isoformat(), *row[4:]) for row in in_the_store(scored, 2, 3)]
-    assert sorted(found) == sorted(wanted)
+    stored = [(*row[:3], row[3].isoformat(), *row[4:]) for row in in_the_store(scored, 2, 3)]
+    assert sorted(rows) == sorted(stored)
     assert extra == (12,)
 
 
@@ -255,20 +255,20 @@ def test_a_run_is_published_though_the_database_is_down_and_started_again_it_bri
     words = ("toy", "score", "--store", scored.uri, "--json")
     server.stop()
     try:
-        done = command(*words)
+        output = command(*words)
     finally:
         server.start()
-    assert done.status == 1
-    assert "The run is published in the store nevertheless." in done.err
+    assert output.status == 1
+    assert "The run is published in the store nevertheless." in output.err
     for secret in (postgresql.PASSWORD, postgresql.QUOTED):
-        assert secret not in done.err + done.out
-    published = in_the_store(scored, 4)
-    assert len(published) == 12
+        assert secret not in output.err + output.out
+    rows = in_the_store(scored, 4)
+    assert len(rows) == 12
     again = command(*words)
     assert again.status == 0, again.err
     assert again.json["sql"] == {"toy/doubled": 12}
     assert again.json["reused_shards"] == 4
-    assert in_sql(postgres) == published == in_the_store(scored, 4)
+    assert in_sql(postgres) == rows == in_the_store(scored, 4)
     monkeypatch.delenv("ALMANAC_SQL_URL")
     assert "sql" not in command(*words).json
 
@@ -306,9 +306,9 @@ def test_all_that_is_sent_can_be_said_in_transact_sql(scored, monkeypatch):
     monkeypatch.setattr("tasks.sql.publish.transaction", lambda url: nullcontext(database))
     assert bring(scored, "mssql+pyodbc://host/database") == {"toy/doubled": 12}
     assert database.inserted == 12
-    told = "; ".join(database.told)
-    assert "CREATE SCHEMA almanac; CREATE TABLE almanac.toy_doubled ( name NVARCHAR(max) NULL" in told
-    assert "value DOUBLE PRECISION NULL" in told
-    assert "CREATE INDEX toy_doubled_as_of ON almanac.toy_doubled (as_of)" in told
-    assert "DELETE FROM almanac.toy_doubled WHERE almanac.toy_doubled.as_of = " in told
-    assert "written DATETIMEOFFSET NULL" in told
+    statements = "; ".join(database.told)
+    assert "CREATE SCHEMA almanac; CREATE TABLE almanac.toy_doubled ( name NVARCHAR(max) NULL" in statements
+    assert "value DOUBLE PRECISION NULL" in statements
+    assert "CREATE INDEX toy_doubled_as_of ON almanac.toy_doubled (as_of)" in statements
+    assert "DELETE FROM almanac.toy_doubled WHERE almanac.toy_doubled.as_of = " in statements
+    assert "written DATETIMEOFFSET NULL" in statements

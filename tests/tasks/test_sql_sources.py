@@ -16,17 +16,17 @@ from tests.steps import read
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[postgresql.Server]:
-    with postgresql.server() as found:
-        found.ask('create table "Sales" (sku text, store int, week date, units numeric(8, 2), price real)')
-        found.ask(
+    with postgresql.server() as database:
+        database.ask('create table "Sales" (sku text, store int, week date, units numeric(8, 2), price real)')
+        database.ask(
             """insert into "Sales" values ('A', 1, '2024-01-01', 1.5, 2), ('B', 1, '2024-01-08', 3, null)"""
         )
-        found.ask("create table points (device text, tag text, time timestamptz, value float8)")
-        found.ask(
+        database.ask("create table points (device text, tag text, time timestamptz, value float8)")
+        database.ask(
             "insert into points select 'd', 't', timestamptz '2024-01-01 00:00Z' + n * interval '1 minute', n "
             "from generate_series(0, 999) as n"
         )
-        yield found
+        yield database
 
 
 @pytest.fixture
@@ -50,10 +50,10 @@ def history(store) -> list[tuple]:
 
 
 def test_a_table_of_postgresql_is_a_source(store, address):
-    done = read(store, "history", f"{address}#public.Sales", SALES)
+    result = read(store, "history", f"{address}#public.Sales", SALES)
     assert history(store) == [("A", "1", 1.5), ("B", "1", 3.0)]
     assert store.scan("sales/history").collect().sort("sku")["price"].to_list() == [2.0, None]
-    assert (done.read, done.source) == (2, f"{address}#public.Sales")
+    assert (result.read, result.source) == (2, f"{address}#public.Sales")
 
 
 def test_azures_postgresql_is_read_with_a_token_of_the_identity_over_a_verified_connection(
@@ -66,9 +66,9 @@ def test_azures_postgresql_is_read_with_a_token_of_the_identity_over_a_verified_
     certificate = server.serve_tls(host)
     with pytest.raises(azure_postgresql.IdentityError, match=r"sslmode=require. A token of the identity"):
         read(store, "history", f"{where}&sslmode=require#Sales", SALES)
-    with pytest.raises(UnreadableError, match="certificate verify failed") as refused:
+    with pytest.raises(UnreadableError, match="certificate verify failed") as error:
         read(store, "history", f"{where}#Sales", SALES)
-    assert postgresql.PASSWORD not in str(refused.value)
+    assert postgresql.PASSWORD not in str(error.value)
     read(store, "history", f"{where}&sslrootcert={certificate}#Sales", SALES)
     assert history(store) == [("A", "1", 1.5), ("B", "1", 3.0)]
     monkeypatch.delenv("PGUSER")
@@ -100,8 +100,8 @@ def test_rows_of_other_databases_are_read_some_at_a_time(store, file, monkeypatc
 
 
 def test_a_dry_run_shows_what_a_query_selects(store, file):
-    done = read(store, "history", file, SALES, query="select * from sales where sku = 'A'", dry_run=True)
-    assert (done.read, done.preview["dialect"]) == (1, "SQL")
+    result = read(store, "history", file, SALES, query="select * from sales where sku = 'A'", dry_run=True)
+    assert (result.read, result.preview["dialect"]) == (1, "SQL")
 
 
 @pytest.mark.parametrize(

@@ -206,8 +206,8 @@ def test_a_lost_race_is_forgotten_once_it_is_won(store):
 class Cut:
     """Objects whose connection is lost `times` times, as the object store tells it."""
 
-    def __init__(self, files, times, said="HTTP error: error sending request"):
-        self.files, self.left, self.said = files, times, said
+    def __init__(self, files, times, message="HTTP error: error sending request"):
+        self.files, self.left, self.said = files, times, message
 
     def __getattr__(self, name):
         if self.left:
@@ -229,16 +229,16 @@ class Cut:
 )
 def test_a_request_whose_connection_is_lost_is_sent_again(store, operation):
     store.put("there", b"1")
-    store.__dict__["files"] = cut = Cut(store.files, 2)
+    store.__dict__["files"] = failing = Cut(store.files, 2)
     operation(store)
-    assert cut.left == 0
+    assert failing.left == 0
 
 
 def test_a_request_that_was_refused_is_not_sent_again(store):
-    store.__dict__["files"] = cut = Cut(store.files, 2, "not authorized")
+    store.__dict__["files"] = failing = Cut(store.files, 2, "not authorized")
     with pytest.raises(GenericError, match="not authorized"):
         store.get("there")
-    assert cut.left == 1
+    assert failing.left == 1
 
 
 def test_a_commit_whose_connection_is_lost_is_looked_for_before_it_is_made_again(store, monkeypatch):
@@ -292,9 +292,9 @@ def test_the_shard_of_a_key_never_changes_since_it_is_stored():
 def test_the_shard_is_the_checksum_of_the_joined_columns_modulo_the_number_of_shards(keys, shards):
     frame = pl.DataFrame(keys, schema={"a": pl.String, "b": pl.String}, orient="row")
     expected = [zlib.crc32(f"{a}\x1f{b}".encode()) % shards for a, b in keys]
-    found = with_shard(frame, ["a", "b"], shards)
-    assert found["shard"].to_list() == expected
-    assert found.drop("shard").equals(frame)
+    frame_with_shard = with_shard(frame, ["a", "b"], shards)
+    assert frame_with_shard["shard"].to_list() == expected
+    assert frame_with_shard.drop("shard").equals(frame)
 
 
 def test_a_shard_column_that_comes_with_the_rows_is_not_believed():

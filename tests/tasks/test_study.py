@@ -24,19 +24,19 @@ def loss(values):
 
 def go_on(store, until, stopping=()):
     """Try out until the study has so many trials; those whose number is in `stopping` are stopped the first time."""
-    with study(store) as (found, save):
-        while found.done < until:
-            asked = found.ask(min(4, until - found.done))
+    with study(store) as (current, save):
+        while current.done < until:
+            trials = current.ask(min(4, until - current.done))
             save()
-            for trial in asked:
+            for trial in trials:
                 value = loss(trial.values)
                 stopped = trial.number in stopping
-                found.tell(
+                current.tell(
                     trial.number,
                     TrialResult(STOPPED if stopped else COMPLETE, () if stopped else (value, value)),
                 )
             save()
-        return found.trials().drop("seconds", "number")
+        return current.trials().drop("seconds", "number")
 
 
 def test_a_study_is_the_same_however_often_it_was_closed_and_stopped(store, tmp_path):
@@ -45,8 +45,8 @@ def test_a_study_is_the_same_however_often_it_was_closed_and_stopped(store, tmp_
     at_once = go_on(store, 16)
     other = Store(str(tmp_path / "other"))
     go_on(other, 8)
-    with study(other) as (found, save):
-        found.ask(4)
+    with study(other) as (current, save):
+        current.ask(4)
         save()
     in_parts = go_on(other, 16)
     assert in_parts.equals(at_once)
@@ -56,54 +56,54 @@ def test_a_study_is_the_same_however_often_it_was_closed_and_stopped(store, tmp_
 
 
 def test_trials_that_were_running_when_it_was_closed_are_marked_as_failed_and_asked_for_again(store):
-    with study(store) as (found, save):
-        running = found.ask(3)
+    with study(store) as (current, save):
+        running = current.ask(3)
         save()
-    with study(store) as (found, _):
-        again = found.ask(3)
+    with study(store) as (current, _):
+        again = current.ask(3)
         assert [trial.values for trial in again] == [trial.values for trial in running]
         assert [trial.number for trial in again] == [3, 4, 5]
-        assert found.done == 0
+        assert current.done == 0
     with sqlite3.connect(f"file:{store.uri}/{PATH}?mode=ro", uri=True) as database:
         assert database.execute("select distinct state from trials").fetchall() == [("RUNNING",)]
 
 
 def test_it_begins_with_what_it_is_told_to_once_and_not_with_what_lies_outside(store):
-    begun = {"kind": "exact", "near": 1.0, "far": 2, "windows": (12, 24)}
-    with study(store) as (found, _):
-        found.begin_with(begun | {"near": 100.0})
-        found.begin_with(begun)
-        first, second = found.ask(2)
-        assert first.values == begun
-        found.tell(first.number, TrialResult(COMPLETE, (1.0, 2.0)))
-        found.begin_with(begun)
-        assert second.values != begun
-        assert found.ask(1)[0].values != begun
+    initial = {"kind": "exact", "near": 1.0, "far": 2, "windows": (12, 24)}
+    with study(store) as (current, _):
+        current.begin_with(initial | {"near": 100.0})
+        current.begin_with(initial)
+        first, second = current.ask(2)
+        assert first.values == initial
+        current.tell(first.number, TrialResult(COMPLETE, (1.0, 2.0)))
+        current.begin_with(initial)
+        assert second.values != initial
+        assert current.ask(1)[0].values != initial
 
 
 def test_it_tells_what_became_of_each_trial(store):
-    with study(store) as (found, _):
-        asked = found.ask(4)
-        found.tell(0, TrialResult(COMPLETE, (1.0, 2.0), 0.5))
-        found.tell(1, TrialResult(PRUNED, (4.0,), 0.5))
-        found.tell(2, TrialResult(FAILED, (), 0.5, "ValueError: no"))
-        found.tell(3, TrialResult(STOPPED, (1.0,), 0.5))
-        told = found.trials()
-        assert told.select("number", "state", "loss", "folds", "reason").rows() == [
+    with study(store) as (current, _):
+        trials = current.ask(4)
+        current.tell(0, TrialResult(COMPLETE, (1.0, 2.0), 0.5))
+        current.tell(1, TrialResult(PRUNED, (4.0,), 0.5))
+        current.tell(2, TrialResult(FAILED, (), 0.5, "ValueError: no"))
+        current.tell(3, TrialResult(STOPPED, (1.0,), 0.5))
+        table = current.trials()
+        assert table.select("number", "state", "loss", "folds", "reason").rows() == [
             *[(0, COMPLETE, 1.5, 2, None), (1, PRUNED, 4.0, 1, None), (2, FAILED, None, 0, "ValueError: no")],
         ]
-        assert found.counts == {COMPLETE: 1, PRUNED: 1, FAILED: 1}
-        ((best, losses),) = found.complete()
-        assert (best.values, losses) == (asked[0].values, (1.0, 2.0))
+        assert current.counts == {COMPLETE: 1, PRUNED: 1, FAILED: 1}
+        ((best, losses),) = current.complete()
+        assert (best.values, losses) == (trials[0].values, (1.0, 2.0))
 
 
 def test_what_mattered_is_said_once_there_are_enough_trials(store):
     go_on(store, 6)
-    with study(store) as (found, _):
-        assert found.importance() == {}
+    with study(store) as (current, _):
+        assert current.importance() == {}
     go_on(store, 24)
-    with study(store) as (found, _):
-        shares = found.importance()
+    with study(store) as (current, _):
+        shares = current.importance()
     assert set(shares) == set(SPACE)
     assert sum(shares.values()) == pytest.approx(1.0)
     assert max(shares, key=shares.get) in ("near", "far")

@@ -75,9 +75,9 @@ def test_a_training_is_a_run_with_its_parameters_metrics_and_bundle(store, clien
 
 def test_a_run_whose_logging_was_stopped_is_completed(store, client):
     experiment = client.get_experiment_by_name("almanac-toy").experiment_id
-    begun = client.create_run(experiment, tags={"almanac_run_id": "r5", "kind": "train"})
-    assert log(store, "r5", 5) == begun.info.run_id
-    assert client.get_run(begun.info.run_id).data.metrics["pinball"] == 0.25
+    unfinished = client.create_run(experiment, tags={"almanac_run_id": "r5", "kind": "train"})
+    assert log(store, "r5", 5) == unfinished.info.run_id
+    assert client.get_run(unfinished.info.run_id).data.metrics["pinball"] == 0.25
 
 
 def test_runs_of_two_kinds_may_share_an_id(store):

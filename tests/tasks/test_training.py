@@ -20,11 +20,11 @@ DAYS = [date(2024, 1, 1) + timedelta(days=n) for n in range(6)]
 def run(store):
     """A training run of values of three days whose parts are prepared."""
     steps.put(store)
-    begun = resolve_training.fn(TOY, store, None, {"loss": 1.0})
-    begin.fn(TOY, begun)
-    for shard in plan.fn(TOY, begun):
-        assert prepare_shards.fn(TOY, begun, [shard]) == ["last"]
-    return begun
+    training = resolve_training.fn(TOY, store, None, {"loss": 1.0})
+    begin.fn(TOY, training)
+    for shard in plan.fn(TOY, training):
+        assert prepare_shards.fn(TOY, training, [shard]) == ["last"]
+    return training
 
 
 # parts
@@ -33,12 +33,12 @@ def run(store):
 def test_the_parts_of_all_shards_together_hold_every_key(run):
     parts = run.store.names(run.path("parts/last"))
     assert len(parts) == 4
-    found = pl.concat([run.store.get_frame(name) for name in parts])
-    assert found["name"].sort().to_list() == [f"n{n:02d}" for n in range(12)]
+    rows = pl.concat([run.store.get_frame(name) for name in parts])
+    assert rows["name"].sort().to_list() == [f"n{n:02d}" for n in range(12)]
 
 
 def test_a_part_is_prepared_once(run, monkeypatch):
-    def unexpected(*given):
+    def unexpected(*arguments):
         raise AssertionError("it was prepared again")
 
     monkeypatch.setattr(Toy, "prepare_shard", unexpected)
@@ -47,10 +47,10 @@ def test_a_part_is_prepared_once(run, monkeypatch):
 
 def test_a_part_knows_nothing_after_its_day(store):
     steps.put(store)
-    begun = resolve_training.fn(TOY, store, DAYS[1], {})
-    begin.fn(TOY, begun)
-    prepare_shards.fn(TOY, begun, [0])
-    assert store.get_frame(begun.path("parts/last/0000.parquet"))["at"].max() == DAYS[1]
+    training = resolve_training.fn(TOY, store, DAYS[1], {})
+    begin.fn(TOY, training)
+    prepare_shards.fn(TOY, training, [0])
+    assert store.get_frame(training.path("parts/last/0000.parquet"))["at"].max() == DAYS[1]
 
 
 def test_keys_that_ended_are_learnt_from_where_no_key_of_their_shard_is_scored_any_more(run):
@@ -71,15 +71,15 @@ def test_a_training_without_anything_to_train_on_is_refused(run):
 
 
 def test_a_fit_registers_a_bundle_with_what_it_was_trained_on(run):
-    fitted = fit.fn(TOY, run, ["last"])
-    manifest = bundles.manifest(run.store, "toy", fitted.bundle)
+    challenger = fit.fn(TOY, run, ["last"])
+    manifest = bundles.manifest(run.store, "toy", challenger.bundle)
     assert manifest["versions"] == {"values": 0}
     assert manifest["options"] == {"loss": 1.0}
     assert manifest["as_of"] == "2024-01-03"
     assert manifest["run_id"] == run.id
     assert manifest["code"]
-    assert bundles.files(run.store, "toy", fitted.bundle)["metrics"].height == 1
-    assert fitted == Challenger(1, 1.0, {"loss": 1.0}, ("It doubles.",))
+    assert bundles.files(run.store, "toy", challenger.bundle)["metrics"].height == 1
+    assert challenger == Challenger(1, 1.0, {"loss": 1.0}, ("It doubles.",))
 
 
 def test_a_fit_that_is_started_again_leaves_one_bundle_and_one_backtest(run):
@@ -99,16 +99,16 @@ def test_the_backtests_of_all_bundles_are_kept_side_by_side(store):
     steps.put(store)
     for loss in (1.0, 0.5):
         steps.train(store, loss=loss)
-    found = store.scan("toy/backtests").collect()
-    assert found.group_by("bundle").len().sort("bundle").rows() == [(1, 12), (2, 12)]
+    backtests = store.scan("toy/backtests").collect()
+    assert backtests.group_by("bundle").len().sort("bundle").rows() == [(1, 12), (2, 12)]
 
 
 def test_backtests_with_other_columns_are_kept_side_by_side(store):
     class Wide(Toy):
-        def fit(self, *given):
-            trained = super().fit(*given)
-            wide = trained.backtest.with_columns(q99=pl.lit(1.0))
-            return Trained(**{**vars(trained), "backtest": wide})
+        def fit(self, *arguments):
+            base = super().fit(*arguments)
+            wide = base.backtest.with_columns(q99=pl.lit(1.0))
+            return Trained(**{**vars(base), "backtest": wide})
 
     steps.put(store)
     steps.train(store)
@@ -131,8 +131,8 @@ def test_the_first_bundle_is_champion(store):
 def test_a_challenger_becomes_champion_only_when_it_is_better_on_the_same_backtest(store, loss, better):
     steps.put(store)
     steps.train(store, loss=1.0)
-    fitted, verdict = steps.train(store, loss=loss, other=1)
-    assert fitted.bundle == verdict.bundle == 2
+    challenger, verdict = steps.train(store, loss=loss, other=1)
+    assert challenger.bundle == verdict.bundle == 2
     assert verdict.promoted == better
     assert verdict.champion == bundles.champion(store, "toy") == (2 if better else 1)
     assert f"of champion 1, on the backtest of the same as_of {DAYS[2]}" in verdict.reason
@@ -199,9 +199,9 @@ def test_a_champion_of_another_version_is_replaced_and_scoring_with_it_says_what
 
 def test_a_verdict_that_is_asked_for_again_is_the_same_and_leaves_no_second_event(store):
     steps.put(store)
-    fitted, first = steps.train(store)
+    challenger, first = steps.train(store)
     again = resolve_training.fn(TOY, store, None, {})
-    second = compare.fn(TOY, again, fitted, ["last"])
+    second = compare.fn(TOY, again, challenger, ["last"])
     assert (second.promoted, second.champion) == (first.promoted, first.champion)
     assert bundles.events(store, "toy").filter(event="promoted").height == 1
 
@@ -211,6 +211,6 @@ def test_a_verdict_that_is_asked_for_again_is_the_same_and_leaves_no_second_even
 
 def test_a_tracking_server_that_cannot_be_reached_does_not_fail_the_training(store, monkeypatch, run):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/mlflow.db")
-    fitted, verdict = steps.train(store)
-    assert track.fn(run, fitted, verdict) is None
+    challenger, verdict = steps.train(store)
+    assert track.fn(run, challenger, verdict) is None
     assert bundles.champion(store, "toy") == 1

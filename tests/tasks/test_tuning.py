@@ -36,18 +36,18 @@ def study(store):
 def test_the_days_but_the_first_are_folds_and_one_is_too_few(store, study):
     run, names = study
     assert find_folds.fn(TOY, run, names) == [f"2024-01-0{day}" for day in range(2, 6)]
-    for found in ([], ["one"]):
+    for fold_names in ([], ["one"]):
 
         class Short(Toy):
             @property
-            def search(self, found=found):
+            def search(self, fold_names=fold_names):
                 class Found(type(TOY.search)):
-                    def folds(self, *given):
-                        return found
+                    def folds(self, *arguments):
+                        return fold_names
 
                 return Found()
 
-        with pytest.raises(TuningError, match=f"{len(found)} fold.*Expected at least two"):
+        with pytest.raises(TuningError, match=f"{len(fold_names)} fold.*Expected at least two"):
             find_folds.fn(Short(), run, names)
 
 
@@ -81,7 +81,7 @@ def test_a_fold_without_anything_to_measure_is_said(study):
         @property
         def search(self):
             class Nothing(type(TOY.search)):
-                def losses(self, *given):
+                def losses(self, *arguments):
                     yield float("nan")
 
             return Nothing()
@@ -111,8 +111,8 @@ def test_a_training_takes_what_it_is_not_given_from_a_champion_that_was_tuned_an
     steps.train(store, **FAR)
     assert with_tuned(TOY, store, {"loss": 1.0}) == ({"loss": 1.0}, [])
     steps.train(store, **FAR | {"near": 0.1}, **{STUDY: "one"})
-    found, (note,) = with_tuned(TOY, store, {"loss": 1.0, "far": 3})
-    assert found == {"kind": "exact", "near": 0.1, "far": 3, "loss": 1.0, STUDY: "one"}
+    options, (note,) = with_tuned(TOY, store, {"loss": 1.0, "far": 3})
+    assert options == {"kind": "exact", "near": 0.1, "far": 3, "loss": 1.0, STUDY: "one"}
     assert note == "Hyperparameters are those of champion 2, from study one."
     run = resolve_study.fn(TOY, store, None, {}, 7, 4)
     assert incumbent(TOY, run) == FAR | {"near": 0.1}

@@ -18,19 +18,19 @@ def wide(tmp_path, text: str, name: str) -> str:
 
 def test_a_file_with_a_column_per_sensor_is_of_the_device_that_it_is_named_after(store, tmp_path):
     source = wide(tmp_path, SENSORS, "pump 7.csv")
-    done = read(store, "readings", source, DEVICES, mapping={"time": "timestamp"}, wide=True)
+    result = read(store, "readings", source, DEVICES, mapping={"time": "timestamp"}, wide=True)
     rows = store.scan("devices/readings").select("device", "tag", "last").sort("tag", "last").collect()
     assert rows.rows() == [("pump 7", "pressure", 2.0), ("pump 7", "speed", 1.0), ("pump 7", "speed", 3.0)]
-    assert (done.read, done.quarantined) == (3, 0)
+    assert (result.read, result.quarantined) == (3, 0)
 
 
 def test_a_file_with_a_column_per_week_is_a_row_for_each(store, tmp_path):
-    done = read(store, "history", wide(tmp_path, WEEKS, "sales.csv"), SALES, wide=True)
+    result = read(store, "history", wide(tmp_path, WEEKS, "sales.csv"), SALES, wide=True)
     rows = store.scan("sales/history").select("sku", "week", "units").sort("sku", "week").collect()
     assert [(sku, str(week), units) for sku, week, units in rows.rows()] == [
         ("1", "2024-01-01", 5.0), ("1", "2024-01-08", 6.0), ("2", "2024-01-08", 8.0)
     ]  # fmt: skip
-    assert done.ignored == ()
+    assert result.ignored == ()
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,8 @@ class Plain(Scenario):
         return as_of
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
-        known = tables["values"].filter(pl.col("at") <= as_of)
-        return {"count": known.select(names=pl.col("name").n_unique().cast(pl.Int64)).collect()}
+        past = tables["values"].filter(pl.col("at") <= as_of)
+        return {"count": past.select(names=pl.col("name").n_unique().cast(pl.Int64)).collect()}
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
@@ -136,15 +136,15 @@ class Plain(Scenario):
     ) -> Scores:
         _misbehave(keys["name"].to_list(), options)
         last = keys.lazy().join(_last(tables, as_of), on="name", how="left").collect()
-        told = last.with_columns(status=_STATUS, rung=_RUNG, reason=_REASON)
-        rows = told.filter(pl.col("status") != "skipped").select(
+        answers = last.with_columns(status=_STATUS, rung=_RUNG, reason=_REASON)
+        rows = answers.filter(pl.col("status") != "skipped").select(
             "name",
             pl.col("value") * model,
             pl.lit(context["count"].item(), pl.Int64).alias("names"),
             pl.col("rung").fill_null("doubled"),
             *(pl.lit(1.0).alias(name) for name in options.get("columns", [])),
         )
-        return Scores(rows, told.select("name", "status", "rung", "reason"))
+        return Scores(rows, answers.select("name", "status", "rung", "reason"))
 
 
 @dataclass(frozen=True)
@@ -184,13 +184,13 @@ class Toy(Plain, MeetsChampions, ReportsGaps, HasPage, HasControlCharts, Watches
         return rows.with_columns(pending=pl.col("at") > until).drop("as_of").sort("name")
 
     def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        known = judged.drop_nulls(["value", "actual"]).collect()
+        complete = judged.drop_nulls(["value", "actual"]).collect()
         measures = {"rows": pl.len(), "mean_error": (pl.col("value") - pl.col("actual")).abs().mean()}
-        return by_slice(known, measures, [None, "at"])
+        return by_slice(complete, measures, [None, "at"])
 
     def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        known = judged.drop_nulls(["value", "actual"])
-        sums = known.group_by(pl.col("at").cast(pl.Date).alias("period")).agg(
+        complete = judged.drop_nulls(["value", "actual"])
+        sums = complete.group_by(pl.col("at").cast(pl.Date).alias("period")).agg(
             numerator=(pl.col("value") - pl.col("actual")).abs().sum(),
             denominator=pl.col("actual").sum(),
             rows=pl.len().cast(pl.Int64),
@@ -240,9 +240,9 @@ class ToySearch(Search):
 
 def distance(options: Mapping[str, Any]) -> float:
     """How far the hyperparameters of `options` are from `exact`, 0.1 and 7, beginning at 1."""
-    made = ToySearch().defaults(options)
-    far = abs(made["far"] - 7) / 7 if made["kind"] == "exact" else 2.0
-    return float(1.0 + abs(math.log10(made["near"]) + 1) + far)
+    values = ToySearch().defaults(options)
+    far = abs(values["far"] - 7) / 7 if values["kind"] == "exact" else 2.0
+    return float(1.0 + abs(math.log10(values["near"]) + 1) + far)
 
 
 _STATUS = pl.when(pl.col("value").is_null()).then(pl.lit("skipped"))
@@ -252,8 +252,8 @@ _REASON = pl.when(pl.col("value").is_null()).then(pl.lit("the last value is miss
 
 
 def _last(tables: Frames, as_of: AsOf) -> pl.LazyFrame:
-    known = tables["values"].filter(pl.col("at") <= as_of).sort("name", "at")
-    return known.group_by("name", maintain_order=True).agg(
+    past = tables["values"].filter(pl.col("at") <= as_of).sort("name", "at")
+    return past.group_by("name", maintain_order=True).agg(
         pl.col("at", "value").last(), pl.len().alias("count")
     )
 
@@ -263,11 +263,11 @@ def _misbehave(names: list[str], options: Mapping[str, Any]) -> None:
     once = options.get("once")
     if once and Path(once).exists():
         return
-    for deed, done in (("raises", _raise), ("kills", _die), ("sleeps", _sleep), ("spins", _spin)):
+    for deed, act in (("raises", _raise), ("kills", _die), ("sleeps", _sleep), ("spins", _spin)):
         for name in sorted(set(options.get(deed, [])) & set(names)):
             if once:
                 Path(once).touch()
-            done(name)
+            act(name)
 
 
 def _raise(name: str) -> None:

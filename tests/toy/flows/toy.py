@@ -71,9 +71,9 @@ def score(
     deeds = {"raises": raises, "kills": kills, "sleeps": sleeps, "spins": spins}
     misbehaviour = {"seconds": seconds, **deeds, "once": once}
     options = {name: value for name, value in misbehaviour.items() if value}
-    opened = open_store(store)
+    data_store = open_store(store)
     return score_run(
-        TOY, opened, "score", as_of, bundle, options, dry_run=dry_run, max_failed_share=max_failed_share
+        TOY, data_store, "score", as_of, bundle, options, dry_run=dry_run, max_failed_share=max_failed_share
     )
 
 
