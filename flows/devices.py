@@ -198,12 +198,12 @@ def run(
         catch_up: Hours to cover, at most, the newest of those that are due; the next runs cover older ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
+    data_store = open_store(store)
     notes: list[str] = []
-    if bundles.champion(opened, DEVICES.name) is None:
-        until, catch_up, learnt = _first_split(opened, catch_up)
-        notes = [learnt, *_train(opened, until, {"detector": detector})["notes"]]
-    result = _score(opened, None, _verdicts(alpha, alarms_per_day), None, catch_up, dry_run=False)
+    if bundles.champion(data_store, DEVICES.name) is None:
+        until, catch_up, note = _first_split(data_store, catch_up)
+        notes = [note, *_train(data_store, until, {"detector": detector})["notes"]]
+    result = _score(data_store, None, _verdicts(alpha, alarms_per_day), None, catch_up, dry_run=False)
     stages = {"ingest": ingested["seconds"], **result.get("stages", {})}
     return _ended({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
 
@@ -236,12 +236,12 @@ def label(
         by: Who says so; default: the user of this computer.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
+    data_store = open_store(store)
     if incident is not None:
-        rows = verdicts.of_incident(opened, incident).with_columns(verdict=pl.lit(verdict))
+        rows = verdicts.of_incident(data_store, incident).with_columns(verdict=pl.lit(verdict))
     else:
         rows = verdicts.said(device, tag, start, end, verdict)
-    return verdicts.keep(opened, rows, reason, by)
+    return verdicts.keep(data_store, rows, reason, by)
 
 
 @limited(BY_HAND, name="devices-mute")
@@ -267,12 +267,12 @@ def mute(
         by: Who wants it; default: the user of this computer.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
+    data_store = open_store(store)
     if (device is None) == (site is None):
         raise ParameterError("Expected --device or --site, one of them.")
-    devices = [device] if site is None else verdicts.at_site(opened, site)
+    devices = [device] if site is None else verdicts.at_site(data_store, site)
     return verdicts.keep(
-        opened, pl.concat(verdicts.said(one, tag, start, end, MUTED) for one in devices), reason, by
+        data_store, pl.concat(verdicts.said(one, tag, start, end, MUTED) for one in devices), reason, by
     )
 
 
@@ -302,14 +302,14 @@ def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:
     """Up to when a first training learns, how many hours after it are scored, and that in words."""
     readings = store.scan(Layout(DEVICES.name).table("readings"))
     newest = moment_of(DEVICES.resolve_as_of({"readings": readings}, None, datetime.now(UTC)))
-    until, judged = first_split(readings, newest, catch_up)
-    told = f"The first training learnt from the readings up to {until:%Y-%m-%d %H:%M} UTC. " + (
-        f"It judges the {judged} hours after that."
+    until, count = first_split(readings, newest, catch_up)
+    message = f"The first training learnt from the readings up to {until:%Y-%m-%d %H:%M} UTC. " + (
+        f"It judges the {count} hours after that."
         if until < newest
         else "It has no hours to judge but these."
     )
-    get_run_logger().info(told)
-    return until, judged, told
+    get_run_logger().info(message)
+    return until, count, message
 
 
 def _behind(store: Store, newest: AsOf) -> list[str]:
@@ -347,30 +347,30 @@ def _score(
         missing = due(DEVICES, store, "score", catch_up)
         hours, again = [*missing.as_ofs], missing.again
         notes = [*missing.notes, *stale(DEVICES, store, missing.newest), *_behind(store, missing.newest)]
-    done = []
+    results = []
     for hour in hours:
         number = bundle or (bundle_for(DEVICES, store, hour) if as_of is None and hour not in again else None)
-        done.append(
+        results.append(
             score_run(DEVICES, store, "score", hour, number, options, dry_run=dry_run, again=hour in again)
         )
-    if not done:
+    if not results:
         return {
             "published": False,
             "covered_by": f"an earlier run: every hour up to {missing.newest:%Y-%m-%dT%H:%MZ} is published",
             "notes": notes,
             "hours": [],
         }
-    seconds = round(sum(r["seconds"] for r in done), 1)
-    last = done[-1]
-    return {**last, "notes": [*last["notes"], *notes], "seconds": seconds, "hours": [*map(_line, done)]}
+    seconds = round(sum(r["seconds"] for r in results), 1)
+    last = results[-1]
+    return {**last, "notes": [*last["notes"], *notes], "seconds": seconds, "hours": [*map(_line, results)]}
 
 
 def _line(result: Mapping[str, Any]) -> dict[str, Any]:
     """What is told of one of several hours."""
-    told = ("rows", "scored", "fallback", "skipped", "failed", "seconds")
+    names = ("rows", "scored", "fallback", "skipped", "failed", "seconds")
     hour = datetime.fromisoformat(result["as_of"])
     alarms = result.get("events", {}).get("incident", 0)
-    return {"hour": f"{hour:%Y-%m-%d %H:%M}", **{name: result.get(name) for name in told}, "alarms": alarms}
+    return {"hour": f"{hour:%Y-%m-%d %H:%M}", **{name: result.get(name) for name in names}, "alarms": alarms}
 
 
 def _ended(result: dict[str, Any]) -> Any:
@@ -386,8 +386,8 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
     from models.devices.simulation import FAULTS, inject, readings_of, simulate
 
     day, hours = 24 * 60, 3
-    made = simulate(10, datetime(2026, 3, 2, tzinfo=UTC), day + 60 * hours, seed=seed)
-    faulty = inject(made, list(FAULTS), day + 30, seed=seed)
+    simulation = simulate(10, datetime(2026, 3, 2, tzinfo=UTC), day + 60 * hours, seed=seed)
+    faulty = inject(simulation, list(FAULTS), day + 30, seed=seed)
     raw = readings_of(faulty.grid).select(
         "device", "tag", (pl.col("time") + timedelta(seconds=20)).alias("time"), pl.col("mean").alias("value")
     )

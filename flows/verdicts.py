@@ -20,10 +20,10 @@ _LAYOUT = Layout(DEVICES.name)
 def at_site(store: Store, site: str) -> list[str]:
     """Names of the devices at a site. Raises `ParameterError` for one that no ingest named."""
     table = _LAYOUT.table("sites")
-    known = store.scan(table).collect() if store.version(table) is not None else pl.DataFrame({"site": []})
-    devices = known.filter(pl.col("site") == site)
+    sites = store.scan(table).collect() if store.version(table) is not None else pl.DataFrame({"site": []})
+    devices = sites.filter(pl.col("site") == site)
     if devices.is_empty():
-        names = ", ".join(known["site"].drop_nulls().unique().sort()) or "none"
+        names = ", ".join(sites["site"].drop_nulls().unique().sort()) or "none"
         raise ParameterError(f"--site is '{site}'. Expected one that ingest --sites named: {names}.")
     return devices["device"].sort().to_list()
 
@@ -34,13 +34,13 @@ def of_incident(store: Store, name: str) -> pl.DataFrame:
     Raises `ParameterError` where there is no incident of the name.
     """
     table = _LAYOUT.table("incidents")
-    known = store.scan(table).filter(incident=name) if store.version(table) is not None else None
-    found = pl.DataFrame() if known is None else known.sort("as_of").tail(1).collect()
-    if found.is_empty():
+    incidents = store.scan(table).filter(incident=name) if store.version(table) is not None else None
+    rows = pl.DataFrame() if incidents is None else incidents.sort("as_of").tail(1).collect()
+    if rows.is_empty():
         raise ParameterError(
             f"--incident is '{name}'. Expected the name of one in {table}, such as 'PUMP-7 2026-03-02T07:50Z'."
         )
-    return found.select("device", pl.col("tags").alias("tag"), "start", "end").explode(
+    return rows.select("device", pl.col("tags").alias("tag"), "start", "end").explode(
         "tag", empty_as_null=False
     )
 
@@ -62,5 +62,5 @@ def keep(store: Store, rows: pl.DataFrame, reason: str, by: str | None) -> dict[
     at = datetime.now(UTC)
     full = rows.with_columns(reason=pl.lit(reason), by=pl.lit(who), at=pl.lit(at))
     source = store.write_source(f"{DEVICES.name}/verdicts-said/{at:%Y%m%dT%H%M%S%f}.parquet", full)
-    done = ingest_sources(DEVICES, store, {"verdicts": source}, [], None, 0.0, {"duplicates": "last"})
-    return {"rows": rows.height, "by": who, "at": at.isoformat(), **done}
+    result = ingest_sources(DEVICES, store, {"verdicts": source}, [], None, 0.0, {"duplicates": "last"})
+    return {"rows": rows.height, "by": who, "at": at.isoformat(), **result}

@@ -55,21 +55,21 @@ def points(raw: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
     `at` is the reading's own time, `time` the start of its interval, which holds readings up to, not
     including, its end.
     """
-    found = raw.select(*KEY, pl.col("time").cast(TIME).alias("at"), pl.col("value").cast(pl.Float64))
-    found = found.with_columns(pl.col("at").dt.truncate(interval).alias("time"))
-    return once(found.select(*_INTERVAL, "at", "value"))
+    rows = raw.select(*KEY, pl.col("time").cast(TIME).alias("at"), pl.col("value").cast(pl.Float64))
+    rows = rows.with_columns(pl.col("at").dt.truncate(interval).alias("time"))
+    return once(rows.select(*_INTERVAL, "at", "value"))
 
 
-def once(found: pl.DataFrame) -> pl.DataFrame:
+def once(points: pl.DataFrame) -> pl.DataFrame:
     """Points sorted, each once."""
-    sensors = found.select(*KEY).unique().sort(*KEY).with_row_index("sensor")
-    ordered = found.join(sensors, on=list(KEY), how="left").sort("sensor", "at", "value")
+    sensors = points.select(*KEY).unique().sort(*KEY).with_row_index("sensor")
+    in_order = points.join(sensors, on=list(KEY), how="left").sort("sensor", "at", "value")
     differs = [pl.col(c).ne_missing(pl.col(c).shift(1)) for c in ("sensor", "at", "value")]
-    return ordered.filter(pl.any_horizontal(differs)).drop("sensor")
+    return in_order.filter(pl.any_horizontal(differs)).drop("sensor")
 
 
-def aggregate(found: pl.DataFrame) -> pl.DataFrame:
-    """Points -> readings, one row per device, tag and interval, sorted; the same for any order of `found`.
+def aggregate(points: pl.DataFrame) -> pl.DataFrame:
+    """Points -> readings, one row per device, tag and interval, sorted; the same for any order of `points`.
 
     `std` is the sample standard deviation, null for one reading. `last` is the value at the latest
     time; of several at that time the greatest. Of states (`models.devices.words`) it is the `mean`, too. Of a direction
@@ -77,7 +77,7 @@ def aggregate(found: pl.DataFrame) -> pl.DataFrame:
     round, the mean from 0 to 360.
     """
     lists = (
-        found.sort(*POINT)
+        points.sort(*POINT)
         .group_by(_INTERVAL, maintain_order=True)
         .agg(pl.col("at").alias("point_times"), pl.col("value").alias("point_values"))
     )
@@ -109,10 +109,10 @@ def is_direction() -> pl.Expr:
 
 def _passes_north() -> pl.Expr:
     """Whether a direction's values lie on both sides of 0, all from 0 to 360, with more than half a turn free of them."""
-    ordered = pl.col("point_values").list.sort()
-    free = ordered.list.diff().list.max() > TURN / 2
+    in_order = pl.col("point_values").list.sort()
+    free = in_order.list.diff().list.max() > TURN / 2
     return (
-        is_direction() & (ordered.list.first() >= 0) & (ordered.list.last() <= TURN) & free.fill_null(False)
+        is_direction() & (in_order.list.first() >= 0) & (in_order.list.last() <= TURN) & free.fill_null(False)
     )
 
 
@@ -138,12 +138,12 @@ def merge(stored: pl.DataFrame, new: pl.DataFrame) -> Merged:
     forgotten = touched.filter(pl.col("point_times").is_null())
     too_late = fresh.join(forgotten, on=_INTERVAL, how="semi")
     fresh = fresh.join(forgotten, on=_INTERVAL, how="anti")
-    known = unfold(touched.filter(pl.col("point_times").is_not_null()))
-    duplicates = fresh.join(known, on=POINT, how="semi")
-    fresh = fresh.join(known, on=POINT, how="anti")
-    changed = known.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
+    earlier = unfold(touched.filter(pl.col("point_times").is_not_null()))
+    duplicates = fresh.join(earlier, on=POINT, how="semi")
+    fresh = fresh.join(earlier, on=POINT, how="anti")
+    earlier = earlier.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
     return Merged(
-        aggregate(pl.concat([changed, fresh, apart])), duplicates.sort(*POINT), too_late.sort(*POINT)
+        aggregate(pl.concat([earlier, fresh, apart])), duplicates.sort(*POINT), too_late.sort(*POINT)
     )
 
 
@@ -157,7 +157,7 @@ def unfold(readings: pl.DataFrame) -> pl.DataFrame:
 
 def forget(readings: pl.DataFrame, before: datetime) -> pl.DataFrame:
     """`readings` without the points of intervals that start before `before`; their figures stay."""
-    kept = pl.col("time") >= before
+    recent = pl.col("time") >= before
     return readings.with_columns(
-        pl.when(kept).then(pl.col(c)).alias(c) for c in ("point_times", "point_values")
+        pl.when(recent).then(pl.col(c)).alias(c) for c in ("point_times", "point_values")
     )

@@ -24,24 +24,24 @@ def evidence(rows: pl.LazyFrame) -> pl.DataFrame:
     """One row per key of the hour's `rows`: device, tag and `evidence`, the chance that it shows as much."""
     p = pl.col("p_value").sort()
     simes = (p * pl.len() / pl.int_range(1, pl.len() + 1)).min()
-    known = rows.filter(pl.col("p_value").is_not_null())
-    found = known.group_by(KEY).agg(simes.alias("evidence")).collect(engine="streaming")
-    return found.sort(*KEY)
+    with_p = rows.filter(pl.col("p_value").is_not_null())
+    chances = with_p.group_by(KEY).agg(simes.alias("evidence")).collect(engine="streaming")
+    return chances.sort(*KEY)
 
 
-def level(found: pl.DataFrame, alarms_per_day: float | None) -> float:
+def level(chances: pl.DataFrame, alarms_per_day: float | None) -> float:
     """The greatest evidence of the fleet's keys that is an alarm; see the module."""
-    if found.is_empty():
+    if chances.is_empty():
         return 0.0
     if alarms_per_day is None:
-        alarms_per_day = PER_DEVICE_AND_DAY * found["device"].n_unique()
+        alarms_per_day = PER_DEVICE_AND_DAY * chances["device"].n_unique()
     budget = alarms_per_day / 24
-    chance = found["evidence"].sort()
+    chance = chances["evidence"].sort()
     rate = min(budget, HIGHEST_RATE)
-    allowed = rate * pl.int_range(1, found.height + 1, eager=True) / found.height
+    allowed = rate * pl.int_range(1, chances.height + 1, eager=True) / chances.height
     rejected = (chance <= allowed).to_numpy().nonzero()[0]
     by_rate = float(allowed[int(rejected[-1])]) if len(rejected) else 0.0
-    return max(budget / found.height, by_rate)
+    return max(budget / chances.height, by_rate)
 
 
 def alarming(
@@ -52,23 +52,23 @@ def alarming(
     `verdicts` are what people said (`models.devices.contracts.Verdicts`): what is muted in the hour does not alarm,
     and each time that an alarm was a false one, or a new normal, makes the sensor's evidence `DISTRUST` times weaker.
     """
-    found = evidence(rows)
-    most = level(found, alarms_per_day)
+    chances = evidence(rows)
+    most = level(chances, alarms_per_day)
     if verdicts is not None and verdicts.height:
-        found = _after(found, verdicts, rows)
-    return found.filter(pl.col("evidence") <= most).select(KEY)
+        chances = _after(chances, verdicts, rows)
+    return chances.filter(pl.col("evidence") <= most).select(KEY)
 
 
-def _after(found: pl.DataFrame, verdicts: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+def _after(chances: pl.DataFrame, verdicts: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
     """The evidence that is left after what people said of what was before the hour, or of the hour."""
     first, last = (
         rows.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b")).collect().row(0)
     )
-    both = found.join(verdicts.rename({"tag": "of"}), on="device", how="inner")
+    both = chances.join(verdicts.rename({"tag": "of"}), on="device", how="inner")
     both = both.filter((pl.col("of") == pl.col("tag")) | (pl.col("of") == JOINT_TAG), pl.col("start") <= last)
     silent = both.filter(pl.col("verdict") == MUTED, pl.col("end") > first).select(KEY).unique()
     wrong = both.filter(pl.col("verdict").is_in([FALSE_ALARM, NEW_NORMAL])).group_by(KEY).len("times")
-    weaker = found.join(wrong, on=list(KEY), how="left", maintain_order="left").with_columns(
+    weaker = chances.join(wrong, on=list(KEY), how="left", maintain_order="left").with_columns(
         (pl.col("evidence") * DISTRUST ** pl.col("times").fill_null(0)).alias("evidence")
     )
     return weaker.join(silent, on=list(KEY), how="anti", maintain_order="left").drop("times")

@@ -55,10 +55,10 @@ def part_of_shard(
         return {}
     parts = []
     for grid in panel.only(sample).grids(options.cells):
-        grid, known = conversion.beforehand(grid, kinds)
+        grid, types = conversion.beforehand(grid, kinds)
         past = replace(grid, values=grid.values[:, :-held_out])
         normal = replace(grid, values=np.where(in_faults(grid, faults), np.nan, grid.values))
-        frames = fit_grid(past, options, sample, faults, known) | {"readings": _readings(normal, held_out)}
+        frames = fit_grid(past, options, sample, faults, types) | {"readings": _readings(normal, held_out)}
         parts.append({_PREFIX + name: frame for name, frame in frames.items()})
     return stacked(parts)
 
@@ -98,11 +98,11 @@ def _long(grid: Grid, x: Floats, first: int, injected: Any, moved: bool) -> pl.D
 
 def predictions(parts: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
     """The backtest: one row per held-out reading as it is, and per changed one; see `COLUMNS`."""
-    found = {name.removeprefix(_PREFIX): frame for name, frame in parts.items() if name.startswith(_PREFIX)}
-    if "readings" not in found or not found["readings"]["held_out"].any():
+    frames = {name.removeprefix(_PREFIX): frame for name, frame in parts.items() if name.startswith(_PREFIX)}
+    if "readings" not in frames or not frames["readings"]["held_out"].any():
         return pl.DataFrame(schema=dict(zip(COLUMNS, _TYPES, strict=True)))
-    model = Model.of(files_of(found, options))
-    return predicted(model, found["readings"], options)
+    model = Model.of(files_of(frames, options))
+    return predicted(model, frames["readings"], options)
 
 
 _TYPES = (
@@ -128,11 +128,11 @@ def predicted(model: Model, readings: pl.DataFrame, options: Options) -> pl.Data
     rows = []
     for moved in (False, True):
         part = readings.filter(moved=moved)
-        scored = score_span(model, part.lazy(), keys, first, last + options.step, options).rows
+        scores = score_span(model, part.lazy(), keys, first, last + options.step, options).rows
         part = part.filter("held_out")
-        rows.append(scored.join(part.select(*KEY, "time", "injected"), on=[*KEY, "time"], how="inner"))
-    found = pl.concat([rows[0], rows[1].filter("injected")])
-    return found.filter(pl.col("p_value").is_not_null()).select(COLUMNS).sort(*KEY, "time", "injected")
+        rows.append(scores.join(part.select(*KEY, "time", "injected"), on=[*KEY, "time"], how="inner"))
+    result = pl.concat([rows[0], rows[1].filter("injected")])
+    return result.filter(pl.col("p_value").is_not_null()).select(COLUMNS).sort(*KEY, "time", "injected")
 
 
 def loss(backtest: pl.DataFrame) -> float:
@@ -144,9 +144,9 @@ def loss(backtest: pl.DataFrame) -> float:
         return float("inf")
     alarm = (backtest["p_value"] <= LOSS_ALPHA).to_numpy()
     injected = backtest["injected"].to_numpy()
-    missed = 1 - alarm[injected].mean() if injected.any() else 0.0
+    missed_share = 1 - alarm[injected].mean() if injected.any() else 0.0
     rate = alarm[~injected].mean() if (~injected).any() else LOSS_ALPHA
-    return float(missed + 10 * abs(rate - LOSS_ALPHA))
+    return float(missed_share + 10 * abs(rate - LOSS_ALPHA))
 
 
 def metrics(backtest: pl.DataFrame) -> pl.DataFrame:
@@ -157,8 +157,8 @@ def metrics(backtest: pl.DataFrame) -> pl.DataFrame:
 
 def _measures() -> dict[str, pl.Expr]:
     p, injected = pl.col("p_value"), pl.col("injected")
-    found = {}
+    measures = {}
     for alpha in ALPHAS:
-        found[f"alarm_rate_at_{alpha:g}"] = (p.filter(~injected) <= alpha).mean()
-        found[f"missed_at_{alpha:g}"] = (p.filter(injected) > alpha).mean()
-    return found
+        measures[f"alarm_rate_at_{alpha:g}"] = (p.filter(~injected) <= alpha).mean()
+        measures[f"missed_at_{alpha:g}"] = (p.filter(injected) > alpha).mean()
+    return measures

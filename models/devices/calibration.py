@@ -51,17 +51,17 @@ def tails_of(scores: Floats, held_out: NDArray[np.bool_], worth: float = 1.0) ->
     n = (~np.isnan(cells)).sum(axis=1)
     k = np.minimum(np.maximum(np.ceil(TAIL_SHARE * n).astype(np.int64), FEWEST_EXCESSES), n // 2)
     usable = n >= 2 * FEWEST_EXCESSES
-    ordered = np.sort(cells, axis=1)
+    ascending = np.sort(cells, axis=1)
     position = np.clip(n - k - 1, 0, None)
     rows = np.arange(len(cells))
-    threshold = ordered[rows, position]
-    column = np.arange(ordered.shape[1])[None, :]
+    threshold = ascending[rows, position]
+    column = np.arange(ascending.shape[1])[None, :]
     above = (column > position[:, None]) & (column < n[:, None])
-    excess = np.where(above, ordered - threshold[:, None], 0.0)
+    excess = np.where(above, ascending - threshold[:, None], 0.0)
     weight = np.where(above, (n[:, None] - column - 0.65) / np.maximum(k, 1)[:, None], 0.0)
     steps = np.linspace(0, 1, BODY)
     places = np.rint(steps[None, :] * position[:, None]).astype(np.int64)
-    body = np.where(usable[:, None], np.take_along_axis(ordered, places, axis=1), np.nan)
+    body = np.where(usable[:, None], np.take_along_axis(ascending, places, axis=1), np.nan)
     over = np.nan_to_num(cells, nan=-np.inf) > threshold[:, None]
     frame = pl.DataFrame(
         {
@@ -74,17 +74,17 @@ def tails_of(scores: Floats, held_out: NDArray[np.bool_], worth: float = 1.0) ->
             "body": pl.Series(body, dtype=pl.Array(pl.Float64, BODY)),
         }
     )
-    kept = pl.Series("usable", usable)
-    return frame.with_columns(pl.when(kept).then(pl.col(c)).alias(c) for c in frame.columns[1:-1])
+    has_tail = pl.Series("usable", usable)
+    return frame.with_columns(pl.when(has_tail).then(pl.col(c)).alias(c) for c in frame.columns[1:-1])
 
 
-def _clusters(over: NDArray[np.bool_], known: NDArray[np.bool_]) -> Floats:
+def _clusters(over: NDArray[np.bool_], present: NDArray[np.bool_]) -> Floats:
     """Number of independent clusters of the cells `over`: how many there are, times their extremal index.
 
     The index is the intervals estimator of Ferro & Segers (2003), JRSS B 65(2): 1 where the times
-    between excesses are those of independent cells. Time counts the cells that are `known`.
+    between excesses are those of independent cells. Time counts the cells that are `present`.
     """
-    time = np.cumsum(known, axis=1)
+    time = np.cumsum(present, axis=1)
     latest = np.maximum.accumulate(np.where(over, time, 0), axis=1)
     before = np.concatenate([np.zeros((len(over), 1), latest.dtype), latest[:, :-1]], axis=1)
     apart = np.where(over & (before > 0), time - before, 0).astype(float)
@@ -105,8 +105,8 @@ def fit_shapes(tails: pl.DataFrame) -> pl.DataFrame:
     """
     own = 2 - pl.col("excess") / (pl.col("excess") - 2 * pl.col("moment"))
     own = own.clip(-0.5, 0.9).fill_nan(None)
-    known = tails.with_columns(own.alias("own"), (1 / pl.col("clusters").clip(3)).alias("noise"))
-    usable = known.filter(pl.col("own").is_not_null())
+    with_own = tails.with_columns(own.alias("own"), (1 / pl.col("clusters").clip(3)).alias("noise"))
+    usable = with_own.filter(pl.col("own").is_not_null())
     fleet, between = 0.0, 0.0
     if usable.height >= 5:
         fleet = float(np.average(usable["own"], weights=1 / usable["noise"]))
@@ -114,7 +114,7 @@ def fit_shapes(tails: pl.DataFrame) -> pl.DataFrame:
         between = max(0.0, middle)
     share = between / (between + pl.col("noise"))
     shape = (share * pl.col("own").fill_null(fleet) + (1 - share) * fleet).clip(LEAST_SHAPE, 0.8)
-    return known.with_columns(shape.alias("shape")).select(
+    return with_own.with_columns(shape.alias("shape")).select(
         *tails.columns,
         pl.when(pl.col("k").is_not_null()).then("shape").alias("shape"),
         _scale(),
@@ -141,12 +141,12 @@ class Tails:
     def of(cls, frame: pl.DataFrame) -> "Tails":
         """The predictive tails of the rows of `frame`: their shapes are greater by 1 / k."""
         count = CLUSTER_WORTH * pl.col("clusters").cast(pl.Float64).clip(3)
-        wanted = frame.select(
+        parameters = frame.select(
             pl.col("n", "k", "threshold").cast(pl.Float64),
             (pl.col("shape") + 1 / count).alias("shape"),
             "scale",
         )
-        columns = {name: wanted[name].fill_null(np.nan).to_numpy() for name in wanted.columns}
+        columns = {name: parameters[name].fill_null(np.nan).to_numpy() for name in parameters.columns}
         return cls(**columns, body=frame["body"].to_numpy().reshape(-1, BODY))
 
     def p_values(self, scores: Floats) -> Floats:
@@ -158,8 +158,8 @@ class Tails:
         for step in range(BODY):
             rank += scores > self.body[:, step : step + 1] + SAME
         inner = 1 - (1 - base) * np.maximum(rank - 1, 0) / (BODY - 1)
-        found = np.where(x > SAME, np.maximum(tail, P_FLOOR), np.maximum(inner, base))
-        return np.where(np.isnan(scores) | np.isnan(self.threshold)[:, None], np.nan, found)
+        p = np.where(x > SAME, np.maximum(tail, P_FLOOR), np.maximum(inner, base))
+        return np.where(np.isnan(scores) | np.isnan(self.threshold)[:, None], np.nan, p)
 
     def scores_at(self, alpha: float) -> Floats:
         """The score of each sensor whose p-value is `alpha`, for an alpha below the tail's share."""
@@ -217,16 +217,16 @@ def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
     is one below 1 for a p less than LOWERED_FROM, where few independent scores say so. Below the p that
     fewer than 50 of the scores are expected to reach, the factor stays what it is there.
     """
-    known = folds.join(shapes.select("device", "tag", "shape"), on=["device", "tag"], how="inner")
-    known = known.filter(pl.col("k").is_not_null()).with_columns(_scale()).sort("rung", "device", "tag")
+    blocks = folds.join(shapes.select("device", "tag", "shape"), on=["device", "tag"], how="inner")
+    blocks = blocks.filter(pl.col("k").is_not_null()).with_columns(_scale()).sort("rung", "device", "tag")
     frames = []
-    for (rung,), part in known.group_by("rung", maintain_order=True):
+    for (rung,), part in blocks.group_by("rung", maintain_order=True):
         total = int(part["count"].sum())
         high = part["high"]
         row = np.repeat(np.arange(part.height), high.list.len().to_numpy().astype(np.int64))
         scores = high.explode(empty_as_null=False).to_numpy()
-        found = np.sort(Tails.of(part[row]).p_values(scores[:, None])[:, 0])
-        share = np.searchsorted(found, _GRID, side="right") / max(total, 1)
+        p = np.sort(Tails.of(part[row]).p_values(scores[:, None])[:, 0])
+        share = np.searchsorted(p, _GRID, side="right") / max(total, 1)
         factor = share / _GRID
         lowered = (factor < TOLERATED) & (_GRID >= LOWERED_FROM)
         factor = np.where(lowered, np.maximum(factor, LEAST_FACTOR), np.maximum(factor, 1.0))
@@ -249,8 +249,8 @@ def corrected(p: Floats, correction: pl.DataFrame) -> Floats:
     logs = np.log(np.maximum(p, P_FLOOR))
     inside = np.interp(logs, np.log(grid[::-1]), np.log(value[::-1]))
     below = logs + np.log(value[-1] / grid[-1])
-    found = np.exp(np.where(logs < np.log(grid[-1]), below, inside))
-    return np.where(p >= grid[0], np.maximum(p, value[0]), found)
+    p_corrected = np.exp(np.where(logs < np.log(grid[-1]), below, inside))
+    return np.where(p >= grid[0], np.maximum(p, value[0]), p_corrected)
 
 
 def uncorrected(alpha: float, correction: pl.DataFrame) -> float:

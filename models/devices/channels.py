@@ -50,11 +50,11 @@ def seasonal_design(grid: Grid) -> Floats:
 
 def seasonal(design: Floats, profile: Floats) -> Floats:
     """Profiles (S, PROFILE) as values (S, T)."""
-    found = np.repeat(profile[:, :1], len(design), axis=1)
+    values = np.repeat(profile[:, :1], len(design), axis=1)
     for k in range(1, PROFILE):
         if profile[:, k].any():
-            found += profile[:, k : k + 1] * design[None, :, k]
-    return found
+            values += profile[:, k : k + 1] * design[None, :, k]
+    return values
 
 
 def recent_level(x: Floats, center: Floats) -> Floats:
@@ -68,11 +68,11 @@ def weighted_mean(x: Floats, weights: Floats, least: float = 0.5, first: int = 0
 
     NaN where the cells that have a value carry no more than the share `least` of the weights.
     """
-    known = ~np.isnan(x)
-    gappy = np.flatnonzero(~known.all(axis=1))
-    total = _windowed(np.where(known, x, 0.0), weights, first)
+    present = ~np.isnan(x)
+    gappy = np.flatnonzero(~present.all(axis=1))
+    total = _windowed(np.where(present, x, 0.0), weights, first)
     weight = np.repeat(_windowed(np.ones((1, x.shape[1])), weights, first), len(x), axis=0)
-    weight[gappy] = _windowed(known[gappy].astype(float), weights, first)
+    weight[gappy] = _windowed(present[gappy].astype(float), weights, first)
     enough = weight > least * weights.sum()
     return np.divide(total, weight, out=np.full_like(total, np.nan), where=enough)
 
@@ -115,8 +115,8 @@ def distances(x: Floats, expected: Floats, scales: Scales, first: int = 0) -> tu
     jumps = jumps_of(rest, scales.autocorrelation)
     spread = log_spread(jumps, scales.jump, first)
     again = -np.log(scales.flat)[:, None] * (runs(x)[:, first:] - 1)
-    found = np.full(rest[:, first:].shape, np.nan)
-    cause = np.full(found.shape, -1, np.int8)
+    greatest = np.full(rest[:, first:].shape, np.nan)
+    cause = np.full(greatest.shape, -1, np.int8)
     absent = np.isnan(x[:, first:])
     for number, z in enumerate(
         (
@@ -127,10 +127,10 @@ def distances(x: Floats, expected: Floats, scales: Scales, first: int = 0) -> tu
             np.sqrt(2 * again),
         )
     ):
-        more = ~absent & (np.isnan(found) | (z > found)) & ~np.isnan(z)
-        found = np.where(more, z, found)
+        more = ~absent & (np.isnan(greatest) | (z > greatest)) & ~np.isnan(z)
+        greatest = np.where(more, z, greatest)
         cause[more] = number
-    return found, cause
+    return greatest, cause
 
 
 def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_], estimated: Floats) -> Scales:
@@ -172,11 +172,11 @@ def robust_scale(x: Floats, least: Floats | None = None) -> Floats:
     wide = row_quantiles(np.abs(x - middle), (0.5, 0.9, 0.99, 1.0)) / np.array(
         [0.6745, 1.6449, 2.5758, 3.2905]
     )
-    found = np.zeros(len(x))
+    scale = np.zeros(len(x))
     for column in range(wide.shape[1]):
-        found = np.where(found > 0, found, np.nan_to_num(wide[:, column]))
+        scale = np.where(scale > 0, scale, np.nan_to_num(wide[:, column]))
     tiny = np.nan_to_num(1e-9 * np.abs(middle[:, 0])) + 1e-12
-    return np.maximum(found, tiny if least is None else np.maximum(tiny, least))
+    return np.maximum(scale, tiny if least is None else np.maximum(tiny, least))
 
 
 _SPREAD_OF_GAUSSIAN = float(np.sqrt(2 * (SPREAD_WEIGHTS**2).sum()) / SPREAD_WEIGHTS.sum())
@@ -185,10 +185,10 @@ _SPREAD_OF_GAUSSIAN = float(np.sqrt(2 * (SPREAD_WEIGHTS**2).sum()) / SPREAD_WEIG
 def level_ratio(phi: Floats) -> Floats:
     """Standard deviation of the weighted mean of AR(1) noise of standard deviation 1."""
     weights = LEVEL_WEIGHTS / LEVEL_WEIGHTS.sum()
-    found = np.full(len(phi), (weights**2).sum())
+    variance = np.full(len(phi), (weights**2).sum())
     for lag in range(1, len(weights)):
-        found += 2 * phi**lag * (weights[lag:] * weights[:-lag]).sum()
-    return np.sqrt(np.maximum(found, (weights**2).sum() / 4))
+        variance += 2 * phi**lag * (weights[lag:] * weights[:-lag]).sum()
+    return np.sqrt(np.maximum(variance, (weights**2).sum() / 4))
 
 
 def autocorrelation_of(unit: Floats) -> Floats:

@@ -173,14 +173,12 @@ def check_raw(
     latest = now + tolerance
     far = far_from_others(typed.select(pl.col("time").clip(upper_bound=latest)).to_series())
     rule = _broken_rule(raw, latest, far, texts)
-    checked = typed.with_columns(rule.alias("rule"))
-    repeated = ~pl.struct(RAW_COLUMNS).is_first_distinct().over(pl.col("rule").is_null())
-    checked = checked.with_columns(
-        pl.coalesce("rule", pl.when(repeated).then(pl.lit("duplicate"))).alias("rule")
-    )
-    fine = checked["rule"].is_null()
-    good = checked.filter(fine).drop("rule", "low", "high")
-    bad = raw.with_columns(checked["rule"]).filter(~fine)
+    rows = typed.with_columns(rule.alias("rule"))
+    is_repeat = ~pl.struct(RAW_COLUMNS).is_first_distinct().over(pl.col("rule").is_null())
+    rows = rows.with_columns(pl.coalesce("rule", pl.when(is_repeat).then(pl.lit("duplicate"))).alias("rule"))
+    fine = rows["rule"].is_null()
+    good = rows.filter(fine).drop("rule", "low", "high")
+    bad = raw.with_columns(rows["rule"]).filter(~fine)
     return Checked(good, bad)
 
 
@@ -210,14 +208,14 @@ def _words(values: pl.Series, typed: pl.DataFrame) -> tuple[pl.Series, pl.Series
     lower = values.str.strip_chars().str.to_lowercase().alias("word")
     flag = lower.is_in([*FLAGS])
     word = lower.str.contains(r"^\p{L}") & ~flag & ~lower.is_in(["nan", "inf", "infinity"])
-    marked = typed.select(*KEY, lower, is_word=word, is_other=~(word | flag | (lower == "")))
+    signs = typed.select(*KEY, lower, is_word=word, is_other=~(word | flag | (lower == "")))
     of_words = pl.col("is_word").any() & ~pl.col("is_other").any()
     distinct = pl.col("word").filter("is_word")
     few = (distinct.n_unique() <= words.MOST_STATES) & ~distinct.is_in([*words.NOTHING]).all()
-    states, texts = marked.select((of_words & few).over(KEY).alias("few"), (of_words & ~few).over(KEY))
-    known = lower.filter(word & states).unique().to_list()
+    states, texts = signs.select((of_words & few).over(KEY).alias("few"), (of_words & ~few).over(KEY))
+    vocabulary = lower.filter(word & states).unique().to_list()
     numbers = lower.replace_strict(
-        known, [*map(words.number_of, known)], default=None, return_dtype=pl.Float64
+        vocabulary, [*map(words.number_of, vocabulary)], default=None, return_dtype=pl.Float64
     )
     return numbers.zip_with(states, nothing), texts
 
@@ -233,24 +231,24 @@ def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Se
             f"limits: column '{lacking[0]}' is missing. Found: {', '.join(limits.columns)}. "
             "Expected tag, low, high, and device where they differ."
         )
-    wanted = limits.select(
+    bounds = limits.select(
         *(pl.col(c).cast(pl.String).str.strip_chars() for c in on),
         pl.col("low", "high").cast(pl.Float64, strict=False),
     )
     for c in ("low", "high"):
-        wrong = limits.filter(wanted[c].is_null() & limits[c].is_not_null())
+        wrong = limits.filter(bounds[c].is_null() & limits[c].is_not_null())
         if wrong.height:
             raise ContractError(
                 f"limits: {c} is '{wrong[c][0]}'. Expected a number, or nothing for no limit."
             )
-    twice = wanted.filter(wanted.select(on).is_duplicated())
+    twice = bounds.filter(bounds.select(on).is_duplicated())
     if twice.height:
         raise ContractError(
             f"limits: {'/'.join(map(str, twice.select(on).row(0)))} has two rows. Expected one."
         )
     keys = raw.select(pl.col(c).cast(pl.String).str.strip_chars() for c in on)
-    found = keys.join(wanted, on=on, how="left", maintain_order="left")
-    return [found["low"], found["high"]]
+    columns = keys.join(bounds, on=on, how="left", maintain_order="left")
+    return [columns["low"], columns["high"]]
 
 
 def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, texts: pl.Series) -> pl.Expr:

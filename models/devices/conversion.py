@@ -28,22 +28,22 @@ def readings_as(grid: Grid, kinds: pl.DataFrame | None = None) -> pl.DataFrame:
 
     `kinds` (device, tag, kind) says what a sensor is; of others their past does.
     """
-    named = kind_of(grid.keys, kinds)
-    unknown = named.is_null().to_numpy()
-    angle = (named == ANGLE).fill_null(value=False).to_numpy()
-    candidates = np.flatnonzero(unknown & _within_a_turn(grid.values))
+    kind = kind_of(grid.keys, kinds)
+    without_kind = kind.is_null().to_numpy()
+    angle = (kind == ANGLE).fill_null(value=False).to_numpy()
+    candidates = np.flatnonzero(without_kind & _within_a_turn(grid.values))
     by_name = grid.keys[candidates].select(is_direction()).to_series().to_numpy()
     angle[candidates] = by_name | goes_round(grid.values[candidates])
-    counter = (named == COUNTER).fill_null(value=False).to_numpy() | (
-        unknown & ~angle & is_counter(grid.values)
+    counter = (kind == COUNTER).fill_null(value=False).to_numpy() | (
+        without_kind & ~angle & is_counter(grid.values)
     )
-    taken = np.where(angle, ANGLE, np.where(counter, COUNTER, AS_IT_IS)).astype(object)
+    types = np.where(angle, ANGLE, np.where(counter, COUNTER, AS_IT_IS)).astype(object)
     zero = np.where(angle, _mean_direction(grid.values), np.nan)
     if kinds is not None and "zero" in kinds.columns:
-        known = grid.keys.join(kinds, on=list(KEY), how="left", maintain_order="left")["zero"]
-        zero = np.where(angle, known.fill_null(np.nan).to_numpy(), np.nan)
+        zeros = grid.keys.join(kinds, on=list(KEY), how="left", maintain_order="left")["zero"]
+        zero = np.where(angle, zeros.fill_null(np.nan).to_numpy(), np.nan)
     return grid.keys.with_columns(
-        pl.Series("taken", taken, dtype=pl.String), pl.Series("zero", zero, nan_to_null=True)
+        pl.Series("taken", types, dtype=pl.String), pl.Series("zero", zero, nan_to_null=True)
     )
 
 
@@ -58,15 +58,15 @@ def kind_of(keys: pl.DataFrame, kinds: pl.DataFrame | None) -> pl.Series:
     return both.select(pl.coalesce("kind", "general").alias("kind")).to_series()
 
 
-def converted(grid: Grid, taken: pl.DataFrame) -> Grid:
-    """`grid` with the readings of counters and angles converted; `taken` as `readings_as`, in the order of its keys."""
-    counters = np.flatnonzero((taken["taken"] == COUNTER).fill_null(value=False))
-    angles = np.flatnonzero((taken["taken"] == ANGLE).fill_null(value=False))
+def converted(grid: Grid, types: pl.DataFrame) -> Grid:
+    """`grid` with the readings of counters and angles converted; `types` as in `readings_as`, in the order of its keys."""
+    counters = np.flatnonzero((types["taken"] == COUNTER).fill_null(value=False))
+    angles = np.flatnonzero((types["taken"] == ANGLE).fill_null(value=False))
     if not len(counters) and not len(angles):
         return grid
     values = grid.values.copy()
     values[counters] = rises(values[counters])
-    zero = taken["zero"].to_numpy()[angles, None]
+    zero = types["zero"].to_numpy()[angles, None]
     values[angles] = zero + (values[angles] - zero + TURN / 2) % TURN - TURN / 2
     return replace(grid, values=values)
 
@@ -82,8 +82,8 @@ def rises(x: Floats) -> Floats:
     fallen = rise < 0
     again = np.zeros_like(fallen)
     row, column = np.nonzero(fallen)
-    known = ~np.isnan(x)
-    following = np.where(known, np.arange(x.shape[1])[None, :], x.shape[1])
+    present = ~np.isnan(x)
+    following = np.where(present, np.arange(x.shape[1])[None, :], x.shape[1])
     following = np.minimum.accumulate(following[:, ::-1], axis=1)[:, ::-1]
     if len(row):
         after = np.where(
@@ -99,19 +99,19 @@ def is_counter(x: Floats) -> NDArray[np.bool_]:
     before, _ = _before(x)
     change = x - before
     rising, falling = (change > 0).sum(axis=1), change < 0
-    known = (~np.isnan(x)).sum(axis=1)
+    readings = (~np.isnan(x)).sum(axis=1)
     low = np.where(np.isnan(x), np.inf, x).min(axis=1, initial=np.inf)
     high = np.where(np.isnan(x), -np.inf, x).max(axis=1, initial=-np.inf)
     span = np.where(high > low, high - low, 0.0)
     near = np.where(falling, x - low[:, None] <= _LOW_SHARE * span[:, None], True).all(axis=1)
     falls = falling.sum(axis=1)
-    found: NDArray[np.bool_] = (
+    result: NDArray[np.bool_] = (
         (rising >= _FEWEST_RISES)
-        & (rising >= _RISING_SHARE * known)
+        & (rising >= _RISING_SHARE * readings)
         & (falls <= _RESTART_SHARE * rising)
         & near
     )
-    return found
+    return result
 
 
 def _before(x: Floats) -> tuple[Floats, NDArray[np.int64]]:
@@ -130,8 +130,8 @@ def _within_a_turn(x: Floats) -> NDArray[np.bool_]:
     high = np.where(np.isnan(x), -np.inf, x).max(axis=1, initial=-np.inf)
     positive = (low >= 0) & (high <= TURN)
     signed = (low >= -TURN / 2) & (high <= TURN / 2)
-    found: NDArray[np.bool_] = (positive | signed) & (high - low > TURN / 2)
-    return found
+    result: NDArray[np.bool_] = (positive | signed) & (high - low > TURN / 2)
+    return result
 
 
 def goes_round(x: Floats) -> NDArray[np.bool_]:
@@ -144,19 +144,19 @@ def goes_round(x: Floats) -> NDArray[np.bool_]:
     change = np.abs(x - before)
     far = change > TURN / 2
     near = (far & (TURN - change < TURN / 8)).sum(axis=1)
-    found = (near >= _FEWEST_PASSES) & (near >= 0.95 * far.sum(axis=1))
-    for s in np.flatnonzero(found):
+    result = (near >= _FEWEST_PASSES) & (near >= 0.95 * far.sum(axis=1))
+    for s in np.flatnonzero(result):
         row = np.unique(x[s][~np.isnan(x[s])])
         sides = ((row < row[0] + TURN / 8).sum(), (row > row[-1] - TURN / 8).sum())
-        found[s] = min(sides) >= _FEWEST_PASSES
-    return found
+        result[s] = min(sides) >= _FEWEST_PASSES
+    return result
 
 
 def _mean_direction(x: Floats) -> Floats:
     """The direction from 0 to 360 that the values of each row add up to."""
     turn = np.deg2rad(x)
-    found: Floats = np.rad2deg(np.arctan2(np.nansum(np.sin(turn), axis=1), np.nansum(np.cos(turn), axis=1)))
-    return found % TURN
+    degrees: Floats = np.rad2deg(np.arctan2(np.nansum(np.sin(turn), axis=1), np.nansum(np.cos(turn), axis=1)))
+    return degrees % TURN
 
 
 def kinds_in(sensors: pl.DataFrame) -> pl.DataFrame | None:
@@ -170,8 +170,8 @@ def taken_in(sensors: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
     """How a model's `sensors` take the readings of `keys`, in their order; null where it does not know one."""
     if "taken" not in sensors.columns:
         return keys.with_columns(taken=pl.lit(AS_IT_IS), zero=pl.lit(None, pl.Float64))
-    known = sensors.select(*KEY, "taken", "zero")
-    return keys.select(*KEY).join(known, on=list(KEY), how="left", maintain_order="left")
+    sensors_taken = sensors.select(*KEY, "taken", "zero")
+    return keys.select(*KEY).join(sensors_taken, on=list(KEY), how="left", maintain_order="left")
 
 
 def as_they_are(sensors: pl.DataFrame) -> pl.DataFrame:
@@ -182,17 +182,17 @@ def as_they_are(sensors: pl.DataFrame) -> pl.DataFrame:
 def beforehand(grid: Grid, kinds: pl.DataFrame | None) -> tuple[Grid, pl.DataFrame]:
     """The grid with its readings converted, and the kinds by which they are not converted again."""
     without = left_out.without(grid, left_out.sentinels_of(grid.values))
-    done = converted(grid, readings_as(without, kinds))
+    result = converted(grid, readings_as(without, kinds))
     kind = kind_of(grid.keys, kinds)
-    kept = pl.when(kind.is_in([COUNTER, ANGLE])).then(None).otherwise(kind).fill_null(AS_IT_IS)
-    return done, grid.keys.select(*KEY).with_columns(kept.alias("kind"))
+    rest = pl.when(kind.is_in([COUNTER, ANGLE])).then(None).otherwise(kind).fill_null(AS_IT_IS)
+    return result, grid.keys.select(*KEY).with_columns(rest.alias("kind"))
 
 
 def of_readings(readings: pl.LazyFrame, sensors: pl.DataFrame, column: str, step: timedelta) -> pl.LazyFrame:
     """`column` of readings (device, tag, time) as a model with these `sensors` takes it, to be shown beside its values."""
     if "taken" not in sensors.columns or not sensors["taken"].is_in([COUNTER, ANGLE]).any():
         return readings
-    known = sensors.select(*KEY, "taken", "zero", "pace").lazy()
+    types = sensors.select(*KEY, "taken", "zero", "pace").lazy()
     change, apart = (pl.col(name).diff().over(*KEY, order_by="time") for name in (column, "time"))
     fallen = change < 0
     restart = fallen | fallen.shift(1).over(*KEY, order_by="time").fill_null(value=False)
@@ -205,5 +205,5 @@ def of_readings(readings: pl.LazyFrame, sensors: pl.DataFrame, column: str, step
         .then(turned)
         .otherwise(column)
     )
-    both = readings.join(known, on=list(KEY), how="left")
+    both = readings.join(types, on=list(KEY), how="left")
     return both.with_columns(value.alias(column)).drop("taken", "zero", "pace").drop_nulls(column)

@@ -34,8 +34,8 @@ def is_discrete(x: Floats, kind: pl.Series) -> NDArray[np.bool_]:
     often = (~np.isnan(x)).sum(axis=1) >= 5 * different
     state = (kind == STATE).fill_null(value=False).to_numpy() | words.has_words(x)
     varies = kind.is_in(VARYING).fill_null(value=False).to_numpy()
-    found: NDArray[np.bool_] = (different > 0) & (different <= MOST_VALUES) & (state | (often & ~varies))
-    return found
+    result: NDArray[np.bool_] = (different > 0) & (different <= MOST_VALUES) & (state | (often & ~varies))
+    return result
 
 
 def is_coarse(x: Floats) -> NDArray[np.bool_]:
@@ -44,20 +44,20 @@ def is_coarse(x: Floats) -> NDArray[np.bool_]:
     They show three or more, that are the rarer the further they are from the most frequent one; the lowest and the
     highest at most half as often as that.
     """
-    found = np.zeros(len(x), bool)
+    result = np.zeros(len(x), bool)
     for s, row in enumerate(x):
         _, counts = np.unique(row[~np.isnan(row)], return_counts=True)
         rises = np.diff(counts) > 0
         one_top = not (~rises[:-1] & rises[1:]).any()
-        found[s] = 3 <= len(counts) <= MOST_VALUES and one_top and 2 * counts[[0, -1]].max() <= counts.max()
-    return found
+        result[s] = 3 <= len(counts) <= MOST_VALUES and one_top and 2 * counts[[0, -1]].max() <= counts.max()
+    return result
 
 
-def _changes(ordered: Floats) -> NDArray[np.bool_]:
+def _changes(ascending: Floats) -> NDArray[np.bool_]:
     """First cell of each group of equal values in sorted rows."""
-    starts = np.ones(ordered.shape, bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    return starts & ~np.isnan(ordered)
+    starts = np.ones(ascending.shape, bool)
+    starts[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
+    return starts & ~np.isnan(ascending)
 
 
 def fit(grid: Grid) -> pl.DataFrame:
@@ -92,12 +92,12 @@ def fit(grid: Grid) -> pl.DataFrame:
 
 def _p_of_late(x: Floats, values: Floats) -> Floats:
     """The chance that a reading shows a value for the first time, by how many did in each row's second half; 0 for none."""
-    seen = np.cumsum(~np.isnan(x), axis=1)
-    half = seen[:, -1:] // 2
-    early = np.where(seen <= half, x, np.nan)
+    count_so_far = np.cumsum(~np.isnan(x), axis=1)
+    half = count_so_far[:, -1:] // 2
+    early = np.where(count_so_far <= half, x, np.nan)
     late = [(x == v).any(axis=1) & ~(early == v).any(axis=1) for v in np.split(values, MOST_VALUES, axis=1)]
     count = np.sum(late, axis=0)
-    return np.where(count > 0, (1 + count) / (1 + seen[:, -1] - half[:, 0]), 0.0)
+    return np.where(count > 0, (1 + count) / (1 + count_so_far[:, -1] - half[:, 0]), 0.0)
 
 
 def _array(name: str, values: Floats) -> pl.Series:
@@ -122,8 +122,8 @@ def p_of_step(params: pl.DataFrame) -> tuple[Floats, Floats]:
 def beyond(x: Floats, low: Floats, high: Floats) -> Floats:
     """How far values are outside of `low` to `high`, in widths of that; 0 where it has no width."""
     out = np.maximum(np.maximum(low - x, x - high), 0.0)
-    found: Floats = np.where(high > low, out / np.where(high > low, high - low, 1.0), 0.0)
-    return found
+    distance: Floats = np.where(high > low, out / np.where(high > low, high - low, 1.0), 0.0)
+    return distance
 
 
 def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Floats, NDArray[np.int8]]:

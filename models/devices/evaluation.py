@@ -27,23 +27,23 @@ AFTERMATH = 30
 _WINDOW = 60
 
 
-def outcomes(called: pl.DataFrame, faulty: Faulty) -> pl.DataFrame:
+def outcomes(anomalies: pl.DataFrame, faulty: Faulty) -> pl.DataFrame:
     """Per kind of fault: fault, `faults`, `precision`, `recall`, `delay` (median intervals of those found).
 
-    `called` has device, tag and time of the rows called anomalies. Null where there is nothing to divide by.
+    `anomalies` has the device, tag and time of each anomaly. Null where there is nothing to divide by.
     """
     grid = faulty.grid
     moment = {c: grid.start + pl.col(c) * grid.interval for c in ("start", "end")}
     faults = faulty.faults.rename({"tag": "fault_tag"}).with_columns(**moment)
-    found = called.select(*KEY, "time").join(faults, on="device", how="inner")
+    pairs = anomalies.select(*KEY, "time").join(faults, on="device", how="inner")
     concerned = (pl.col("tag") == pl.col("fault_tag")) | (pl.col("tag") == JOINT_TAG)
     pair = (pl.col("fault") == "correlation") & pl.col("tag").is_in(["speed", "current"])
     inside = (concerned | pair) & (pl.col("time") >= pl.col("start"))
-    found = found.with_columns(
+    pairs = pairs.with_columns(
         (inside & (pl.col("time") < pl.col("end"))).alias("during"),
         (inside & (pl.col("time") < pl.col("end") + AFTERMATH * grid.interval)).alias("true"),
     )
-    first = found.filter("during").group_by("device").agg(pl.col("time").min().alias("first"))
+    first = pairs.filter("during").group_by("device").agg(pl.col("time").min().alias("first"))
     by_fault = (
         faults.join(first, on="device", how="left")
         .group_by("fault")
@@ -53,11 +53,11 @@ def outcomes(called: pl.DataFrame, faulty: Faulty) -> pl.DataFrame:
             ((pl.col("first") - pl.col("start")) / grid.interval).median().alias("delay"),
         )
     )
-    precision = found.group_by("fault").agg(pl.col("true").mean().alias("precision"))
+    precision = pairs.group_by("fault").agg(pl.col("true").mean().alias("precision"))
     order = pl.DataFrame({"fault": list(FAULTS)})
     columns = ["fault", "faults", "precision", "recall", "delay"]
-    known = order.join(by_fault, on="fault", maintain_order="left")
-    return known.join(precision, on="fault", how="left", maintain_order="left").select(columns)
+    by_order = order.join(by_fault, on="fault", maintain_order="left")
+    return by_order.join(precision, on="fault", how="left", maintain_order="left").select(columns)
 
 
 def called_by_scores(rows: pl.DataFrame, alpha: float) -> pl.DataFrame:
@@ -71,18 +71,18 @@ def plain_one_class_svms(past: Grid) -> list[Any]:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import OneClassSVM
 
-    known = [values[~np.isnan(values), None] for values in past.values]
-    return [make_pipeline(StandardScaler(), OneClassSVM()).fit(x) for x in known]
+    columns = [values[~np.isnan(values), None] for values in past.values]
+    return [make_pipeline(StandardScaler(), OneClassSVM()).fit(x) for x in columns]
 
 
 def called_by_models(models: Sequence[Any], now: Grid) -> pl.DataFrame:
     """The readings of `now` that its sensors' models call -1: a loop over one model per sensor."""
-    called = np.zeros(now.values.shape, bool)
+    is_anomaly = np.zeros(now.values.shape, bool)
     for s, (model, after) in enumerate(zip(models, now.values, strict=True)):
-        known = ~np.isnan(after)
-        if known.any():
-            called[s, known] = model.predict(after[known, None]) == -1
-    return _rows(now, called)
+        present = ~np.isnan(after)
+        if present.any():
+            is_anomaly[s, present] = model.predict(after[present, None]) == -1
+    return _rows(now, is_anomaly)
 
 
 def rolling_z_score(grid: Grid, first: int, threshold: float = 3.0) -> pl.DataFrame:
@@ -90,21 +90,21 @@ def rolling_z_score(grid: Grid, first: int, threshold: float = 3.0) -> pl.DataFr
     count, total, squares = (np.zeros(grid.values.shape) for _ in range(3))
     for lag in range(1, _WINDOW + 1):
         before: Floats = lagged(grid.values, lag)
-        known = ~np.isnan(before)
-        filled = np.where(known, before, 0.0)
-        count, total, squares = count + known, total + filled, squares + filled**2
+        present = ~np.isnan(before)
+        filled = np.where(present, before, 0.0)
+        count, total, squares = count + present, total + filled, squares + filled**2
     mean = total / np.maximum(count, 1)
     deviation = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0.0))
     with np.errstate(invalid="ignore", divide="ignore"):
-        called = (np.abs(grid.values - mean) > threshold * deviation) & (count >= _WINDOW / 2)
+        is_anomaly = (np.abs(grid.values - mean) > threshold * deviation) & (count >= _WINDOW / 2)
     return _rows(
         replace(grid, values=grid.values[:, first:], start=grid.start + first * grid.interval),
-        called[:, first:],
+        is_anomaly[:, first:],
     )
 
 
-def _rows(grid: Grid, called: NDArray[np.bool_]) -> pl.DataFrame:
-    row, column = np.nonzero(called)
+def _rows(grid: Grid, is_anomaly: NDArray[np.bool_]) -> pl.DataFrame:
+    row, column = np.nonzero(is_anomaly)
     return pl.DataFrame([*(grid.keys[c].gather(row).alias(c) for c in KEY), grid.times.gather(column)])
 
 
@@ -143,14 +143,14 @@ def trial(
     keys = pl.concat(
         [simulated.grid.keys, simulated.grid.keys.select("device", pl.lit(JOINT_TAG).alias("tag")).unique()]
     )
-    fine, found = (
+    fine, scores = (
         score_span(model, readings_of(grid).lazy(), keys, as_of, until, options).rows
         for grid in (simulated.grid, faulty.grid)
     )
-    return Trial(simulated, faulty, past, model, options, fine, found)
+    return Trial(simulated, faulty, past, model, options, fine, scores)
 
 
-def compare(made: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines: bool = True) -> pl.DataFrame:
+def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines: bool = True) -> pl.DataFrame:
     """The faults as the scenario finds them, and two baselines.
 
     Long: `method`, then as `outcomes`, and `alarm_rate`: the share of the readings of the same devices,
@@ -158,21 +158,21 @@ def compare(made: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines: 
     """
     frames = []
     for alpha in alphas:
-        p_values = made.fine.filter(pl.col("rung") != "missing")["p_value"].to_numpy()
+        p_values = trial.fine.filter(pl.col("rung") != "missing")["p_value"].to_numpy()
         rate = float((p_values <= alpha).mean())
-        called = outcomes(called_by_scores(made.found, alpha), made.faulty)
-        frames.append(_labelled(f"{made.options.detector}, alpha {alpha:g}", called, rate))
+        summary = outcomes(called_by_scores(trial.found, alpha), trial.faulty)
+        frames.append(_labelled(f"{trial.options.detector}, alpha {alpha:g}", summary, rate))
     if not baselines:
         return pl.concat(frames)
-    past, grid = made.past, made.simulated.grid
+    past, grid = trial.past, trial.simulated.grid
     svms = plain_one_class_svms(replace(grid, values=grid.values[:, :past]))
     cells = int(np.isfinite(grid.values[:, past:]).sum())
-    for method, found in (
+    for method, rows_of in (
         ("plain one-class SVM", lambda grid: called_by_models(svms, _after(grid, past))),
         ("rolling z-score above 3", lambda grid: rolling_z_score(grid, past)),
     ):
-        called = outcomes(found(made.faulty.grid), made.faulty)
-        frames.append(_labelled(method, called, found(grid).height / cells))
+        summary = outcomes(rows_of(trial.faulty.grid), trial.faulty)
+        frames.append(_labelled(method, summary, rows_of(grid).height / cells))
     return pl.concat(frames)
 
 
@@ -181,8 +181,8 @@ def false_alarms(fine: pl.DataFrame, alphas: Sequence[float] = (0.01, 0.001)) ->
 
     Columns device, rung, rows and `at_<alpha>`. Readings that were lost are of the rung `missing`.
     """
-    called = [(pl.col("p_value") <= alpha).sum().alias(f"at_{alpha:g}") for alpha in alphas]
-    counts = fine.group_by("device", "rung").agg(pl.len().alias("rows"), *called)
+    alarms = [(pl.col("p_value") <= alpha).sum().alias(f"at_{alpha:g}") for alpha in alphas]
+    counts = fine.group_by("device", "rung").agg(pl.len().alias("rows"), *alarms)
     return counts.sort("device", "rung")
 
 

@@ -109,8 +109,8 @@ class Panel:
     def only(self, keys: pl.DataFrame) -> "Panel":
         """The readings of `keys`, which are some of the panel's own, in their order there."""
         place = self.keys.with_row_index("old").join(keys, on=list(KEY), how="semi").with_row_index("new")
-        kept = place.select(pl.col("old").cast(pl.Int64).alias("row"), pl.col("new").cast(pl.Int64))
-        cells = self.cells.join(kept, on="row", how="inner").sort("new")
+        places = place.select(pl.col("old").cast(pl.Int64).alias("row"), pl.col("new").cast(pl.Int64))
+        cells = self.cells.join(places, on="row", how="inner").sort("new")
         cells = cells.select(pl.col("new").alias("row"), "column", "mean")
         return replace(self, keys=place.select(self.keys.columns), cells=cells)
 
@@ -127,11 +127,11 @@ def panel_of(
     Days begin at midnight in the `timezone` of the device, a column that `keys` may have, or UTC. Readings of other
     sensors and other times are left out. Every key has a row, also without any reading.
     """
-    ordered = with_timezone(keys, keys, "UTC").unique().sort("timezone", *KEY)
+    in_order = with_timezone(keys, keys, "UTC").unique().sort("timezone", *KEY)
     step = interval // timedelta(microseconds=1)
-    found = readings.filter(pl.col("time") >= start, pl.col("time") < end).select(*KEY, "time", "mean")
+    rows = readings.filter(pl.col("time") >= start, pl.col("time") < end).select(*KEY, "time", "mean")
     cells = (
-        found.join(ordered.with_row_index("row").lazy(), on=list(KEY), how="inner")
+        rows.join(in_order.with_row_index("row").lazy(), on=list(KEY), how="inner")
         .select(
             pl.col("row").cast(pl.Int64),
             ((pl.col("time") - pl.lit(start, TIME)).dt.total_microseconds() // step).alias("column"),
@@ -140,16 +140,16 @@ def panel_of(
         .sort("row")
         .collect()
     )
-    return Panel(ordered, cells, start, (end - start) // interval, interval)
+    return Panel(in_order, cells, start, (end - start) // interval, interval)
 
 
 def with_timezone(keys: pl.DataFrame, zones: pl.DataFrame | None, otherwise: str) -> pl.DataFrame:
     """`keys` (device, tag) with the `timezone` that `zones` (device, timezone) name for the device, or `otherwise`."""
     if zones is None or "timezone" not in zones.columns:
         return keys.select(*KEY, timezone=pl.lit(otherwise))
-    known = zones.select("device", "timezone").unique("device")
-    found = keys.select(*KEY).join(known, on="device", how="left", maintain_order="left")
-    return found.with_columns(pl.col("timezone").fill_null(otherwise))
+    by_device = zones.select("device", "timezone").unique("device")
+    result = keys.select(*KEY).join(by_device, on="device", how="left", maintain_order="left")
+    return result.with_columns(pl.col("timezone").fill_null(otherwise))
 
 
 def grid_of(
@@ -162,17 +162,17 @@ def grid_of(
 
 def matrix_of(lists: pl.Series, width: int) -> Floats:
     """Lists of numbers as the rows of a matrix, filled up with zeros to `width`."""
-    found = np.zeros((lists.len(), width))
+    matrix = np.zeros((lists.len(), width))
     sizes = lists.list.len().to_numpy().astype(np.int64)
-    found[np.arange(width)[None, :] < sizes[:, None]] = lists.explode(empty_as_null=False).to_numpy()
-    return found
+    matrix[np.arange(width)[None, :] < sizes[:, None]] = lists.explode(empty_as_null=False).to_numpy()
+    return matrix
 
 
 def lagged(x: Floats, lag: int) -> Floats:
     """`x` moved `lag` columns to the right; NaN where nothing was."""
-    moved = np.full_like(x, np.nan)
-    moved[:, lag:] = x[:, : x.shape[1] - lag]
-    return moved
+    result = np.full_like(x, np.nan)
+    result[:, lag:] = x[:, : x.shape[1] - lag]
+    return result
 
 
 def row_quantiles(x: Floats, quantiles: tuple[float, ...]) -> Floats:
@@ -180,18 +180,18 @@ def row_quantiles(x: Floats, quantiles: tuple[float, ...]) -> Floats:
 
     Linear between the order statistics, as numpy's default.
     """
-    ordered = np.sort(x, axis=1)
+    ascending = np.sort(x, axis=1)
     count = (~np.isnan(x)).sum(axis=1)
-    found = np.full((len(x), len(quantiles)), np.nan)
+    result = np.full((len(x), len(quantiles)), np.nan)
     some = count > 0
     rows = np.flatnonzero(some)
     for i, q in enumerate(quantiles):
         position = q * (count[some] - 1)
         low = np.floor(position).astype(np.int64)
         high = np.ceil(position).astype(np.int64)
-        below, above = ordered[rows, low], ordered[rows, high]
-        found[some, i] = below + (above - below) * (position - low)
-    return found
+        below, above = ascending[rows, low], ascending[rows, high]
+        result[some, i] = below + (above - below) * (position - low)
+    return result
 
 
 def ages(event: NDArray[np.bool_], cap: int = LOOKBACK) -> NDArray[np.int16]:
@@ -210,8 +210,8 @@ def exchangeable(n: NDArray[np.int64], longest: int) -> Floats:
     The chance that of n + k exchangeable intervals the last k are the ones that no other is like.
     """
     k = np.arange(1, longest + 1)[None, :]
-    found: Floats = np.cumprod(k / (n[:, None] + k), axis=1, dtype=np.float64)
-    return found
+    chances: Floats = np.cumprod(k / (n[:, None] + k), axis=1, dtype=np.float64)
+    return chances
 
 
 def age_chances(age: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:

@@ -25,8 +25,8 @@ def first_split(readings: pl.LazyFrame, newest: datetime, at_most: int) -> tuple
     hours = (newest - first) // HOUR
     if hours < 2:
         return newest, at_most
-    judged = max(1, min(at_most, int(hours * (1 - LEARNT_SHARE) + 1e-9)))
-    return newest - HOUR * judged, judged
+    count = max(1, min(at_most, int(hours * (1 - LEARNT_SHARE) + 1e-9)))
+    return newest - HOUR * count, count
 
 
 def devices_behind(readings: pl.LazyFrame, newest: datetime, memory_hours: int) -> str | None:
@@ -36,17 +36,17 @@ def devices_behind(readings: pl.LazyFrame, newest: datetime, memory_hours: int) 
     """
     recent = readings.filter(pl.col("time") >= newest - LOOK_BACK, pl.col("time") < newest)
     ends = recent.group_by("device").agg(pl.col("time").max())
-    known = ends.collect(engine="streaming").sort("device")
-    behind = known.filter(pl.col("time") < newest - HOUR * memory_hours)
-    if behind.height <= known.height / 2:
+    by_device = ends.collect(engine="streaming").sort("device")
+    behind = by_device.filter(pl.col("time") < newest - HOUR * memory_hours)
+    if behind.height <= by_device.height / 2:
         return None
     last = behind["time"].max()
     assert isinstance(last, datetime)
-    ahead = known.join(behind, on="device", how="anti")["device"]
-    named = ", ".join(ahead.head(3)) + (", ..." if len(ahead) > 3 else "")
+    ahead = by_device.join(behind, on="device", how="anti")["device"]
+    names = ", ".join(ahead.head(3)) + (", ..." if len(ahead) > 3 else "")
     return (
-        f"{behind.height:,} of {known.height:,} devices have no reading in the {memory_hours} hours up to "
-        f"{newest:%Y-%m-%d %H:%M} UTC and are not judged. Is the clock of {named} ahead? Score the others: "
+        f"{behind.height:,} of {by_device.height:,} devices have no reading in the {memory_hours} hours up to "
+        f"{newest:%Y-%m-%d %H:%M} UTC and are not judged. Is the clock of {names} ahead? Score the others: "
         f"python -m flows devices score --as-of {last.replace(minute=0, second=0) + HOUR:%Y-%m-%dT%H:%M}"
     )
 
@@ -68,14 +68,14 @@ def due(
     first = newest - HOUR * (at_most - 1)
     if published:
         first = max(min(published), newest - LOOK_BACK + HOUR)
-    wanted = [first + HOUR * n for n in range((newest - first) // HOUR + 1)]
-    wanted = [end for end in wanted if end not in recent]
-    if not wanted:
+    ends = [first + HOUR * n for n in range((newest - first) // HOUR + 1)]
+    ends = [end for end in ends if end not in recent]
+    if not ends:
         return []
     time = pl.col("time")
-    near = readings.filter(time >= wanted[0] - HOUR * memory_hours, time < newest)
-    begun = near.select(time.dt.truncate("1h").unique().sort()).collect(engine="streaming")["time"].to_list()
-    return [end for end in wanted if _has_reading(begun, end - HOUR * memory_hours, end)]
+    near = readings.filter(time >= ends[0] - HOUR * memory_hours, time < newest)
+    starts = near.select(time.dt.truncate("1h").unique().sort()).collect(engine="streaming")["time"].to_list()
+    return [end for end in ends if _has_reading(starts, end - HOUR * memory_hours, end)]
 
 
 def changed(before: pl.LazyFrame, now: pl.LazyFrame, ends: Collection[datetime]) -> list[datetime]:
@@ -95,7 +95,7 @@ def _readings_by_end(readings: pl.LazyFrame, since: datetime, until: datetime) -
     return dict(near.group_by(end).agg(pl.col("count").sum()).collect(engine="streaming").iter_rows())
 
 
-def _has_reading(begun: list[datetime], since: datetime, until: datetime) -> bool:
+def _has_reading(starts: list[datetime], since: datetime, until: datetime) -> bool:
     """Whether one of the hours `begun`, in order, lies from `since` to before `until`."""
-    place = bisect_left(begun, since)
-    return place < len(begun) and begun[place] < until
+    place = bisect_left(starts, since)
+    return place < len(starts) and starts[place] < until

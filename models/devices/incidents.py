@@ -63,15 +63,15 @@ def incidents(
     """
     past = _carried(previous, as_of)
     strands = _strands(rows.filter("is_anomaly"), past, interval, cooldown)
-    found = _grouped(strands, alarming)
-    touched = found.join(past, on=["incident", "device"], how="semi")
+    groups = _grouped(strands, alarming)
+    touched = groups.join(past, on=["incident", "device"], how="semi")
     quiet = past.join(touched, on="incident", how="anti").with_columns(is_new_alarm=pl.lit(value=False))
-    known = past.join(touched, on="incident", how="semi")
-    new = found.join(touched, on="incident", how="anti").with_columns(is_alarm="is_new_alarm")
-    merged = pl.concat([new, _merge(known, touched), quiet])
+    continued = past.join(touched, on="incident", how="semi")
+    new = groups.join(touched, on="incident", how="anti").with_columns(is_alarm="is_new_alarm")
+    merged = pl.concat([new, _merge(continued, touched), quiet])
     return (
         merged.with_columns(is_open=pl.col("end") + cooldown >= as_of)
-        .filter(pl.col("is_open") | pl.col("incident").is_in(found["incident"].implode()))
+        .filter(pl.col("is_open") | pl.col("incident").is_in(groups["incident"].implode()))
         .select(list(INCIDENTS))
         .sort("device", "start", "incident")
     )
@@ -100,13 +100,13 @@ def _strands(
     )
     open_ones = open_ones.explode("tag", empty_as_null=False).sort(*strand, "last_end", "incident")
     open_ones = open_ones.unique(strand, keep="last", maintain_order=True)
-    ordered = anomalies.with_columns(_kind()).join(open_ones, on=strand, how="left").sort(*strand, "time")
-    ordered = ordered.with_columns((pl.col("time") + interval).alias("over"))
+    rows = anomalies.with_columns(_kind()).join(open_ones, on=strand, how="left").sort(*strand, "time")
+    rows = rows.with_columns((pl.col("time") + interval).alias("over"))
     last = pl.coalesce(pl.col("over").shift(1).over(strand), "last_end")
     apart = (last.is_null() | (pl.col("time") - last > cooldown)).cast(pl.Int32)
-    ordered = ordered.with_columns(apart.cum_sum().over(strand).alias("strand"))
+    rows = rows.with_columns(apart.cum_sum().over(strand).alias("strand"))
     of_strand = [*strand, "strand"]
-    return ordered.with_columns(
+    return rows.with_columns(
         pl.col("time").min().over(of_strand).alias("begun"),
         pl.when(pl.col("strand") == 0).then("incident").alias("known"),
     ).pipe(_joined, past, min(TOGETHER, cooldown))
@@ -181,22 +181,22 @@ def _merge(past: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
 
 def what_happened() -> pl.Expr:
     """What was seen and what was expected, in words, for rows with the columns of `INCIDENTS`."""
-    seen, low, high, expected = (shown(c) for c in ("value", "low", "high", "expected"))
-    band = pl.format("{} where {} to {} is normal", seen, low, high)
-    state = pl.format("in the state {}, which is rare or new for it", seen)
+    value, low, high, expected = (shown(c) for c in ("value", "low", "high", "expected"))
+    band = pl.format("{} where {} to {} is normal", value, low, high)
+    state = pl.format("in the state {}, which is rare or new for it", value)
     by_cause = {
         "value": pl.when(pl.col("value") >= LEAST).then(state).otherwise(band),
-        "jump": pl.format("a jump to {}, normal by itself is {} to {}", seen, low, high),
-        "level": pl.format("around {} for a while, where {} is expected", seen, expected),
+        "jump": pl.format("a jump to {}, normal by itself is {} to {}", value, low, high),
+        "level": pl.format("around {} for a while, where {} is expected", value, expected),
         "spread": pl.lit("varies more or less than usual"),
-        "flat": pl.format("stays at {}", seen),
+        "flat": pl.format("stays at {}", value),
         "missing": pl.lit("sends no readings"),
         "joint": pl.lit("the sensors do not go together as usual"),
     }
-    said = pl.coalesce(
+    sentence = pl.coalesce(
         *(
             pl.when(pl.col("cause") == cause).then(pl.coalesce(text, pl.lit(cause)))
             for cause, text in by_cause.items()
         )
     )
-    return said.fill_null("").alias("what")
+    return sentence.fill_null("").alias("what")

@@ -61,10 +61,10 @@ def interchange(model: Model) -> Interchange:
         params = model.frames.get(kind, pl.DataFrame())
         if params.height:
             graphs.append(build(params))
-            known = [
+            columns = [
                 column for column in (*KEY, "tags", "rung", "pace", "timezone") if column in params.columns
             ]
-            sensors[name] = params.select(known).with_row_index("number").to_dicts()
+            sensors[name] = params.select(columns).with_row_index("number").to_dicts()
     rungs = model.frames["sensors"]["rung"].value_counts().sort("rung").to_dicts()
     facts = {"sensors": sensors, "rungs": rungs, **model.options}
     return Interchange(graphs, _OUTSIDE, facts)
@@ -79,64 +79,75 @@ def _intervals(model: Model, params: pl.DataFrame) -> NDArray[np.int64]:
 
 def _one_class_svm(params: pl.DataFrame) -> Graph:
     """As `models.devices.one_class_svm.score`; support vectors that a sensor lacks weigh nothing."""
-    made = Builder()
+    builder = Builder()
     widest = max(int(params["support"].list.len().max()), 1)  # type: ignore[arg-type]
     center, scale, gamma, intercept = (
-        made.rows(params[name].to_numpy(), "sensor") for name in ("center", "scale", "gamma", "intercept")
+        builder.rows(params[name].to_numpy(), "sensor") for name in ("center", "scale", "gamma", "intercept")
     )
     support, coefficient = (
-        made.rows(_padded(params[name], widest), "sensor") for name in ("support", "coefficient")
+        builder.rows(_padded(params[name], widest), "sensor") for name in ("support", "coefficient")
     )
-    z = made.op("Div", made.op("Sub", "value", center), scale)
-    one = made.constant([1], np.int64)
-    apart = made.op("Sub", made.op("Unsqueeze", z, one), support)
-    near = made.op("Mul", made.op("Mul", apart, apart), made.op("Unsqueeze", made.op("Neg", gamma), one))
-    total = made.op("ReduceSum", made.op("Mul", coefficient, made.op("Exp", near)), one, keepdims=0)
-    return made.graph("one_class_svm", _INPUTS, [(made.op("Neg", made.op("Add", total, intercept)), SCORE)])
+    z = builder.op("Div", builder.op("Sub", "value", center), scale)
+    one = builder.constant([1], np.int64)
+    apart = builder.op("Sub", builder.op("Unsqueeze", z, one), support)
+    near = builder.op(
+        "Mul", builder.op("Mul", apart, apart), builder.op("Unsqueeze", builder.op("Neg", gamma), one)
+    )
+    total = builder.op("ReduceSum", builder.op("Mul", coefficient, builder.op("Exp", near)), one, keepdims=0)
+    return builder.graph(
+        "one_class_svm", _INPUTS, [(builder.op("Neg", builder.op("Add", total, intercept)), SCORE)]
+    )
 
 
 def _padded(lists: pl.Series, width: int) -> np.ndarray:
-    found = np.zeros((len(lists), width))
+    matrix = np.zeros((len(lists), width))
     for row, values in enumerate(lists):
-        found[row, : len(values)] = values
-    return found
+        matrix[row, : len(values)] = values
+    return matrix
 
 
 def _isolation_forest(params: pl.DataFrame) -> Graph:
     """As `models.devices.isolation_forest.score`: a binary search among each sensor's steps, all rows at once."""
-    made = Builder()
+    builder = Builder()
     sizes = params["threshold"].list.len().to_numpy().astype(np.int64)
     begin = np.concatenate([[0], np.cumsum(sizes)])[:-1]
     threshold = params["threshold"].explode(empty_as_null=False).to_numpy()
     depth = params["depth"].explode(empty_as_null=False).to_numpy()
-    steps = made.constant(np.append(threshold, np.inf))
-    low = first = made.rows(begin, "sensor", np.int64)
-    high = made.op("Add", low, made.rows(sizes, "sensor", np.int64))
-    x = made.cast(made.cast("value", "float"), "double")
-    one, two = made.constant(1, np.int64), made.constant(2, np.int64)
+    steps = builder.constant(np.append(threshold, np.inf))
+    low = first = builder.rows(begin, "sensor", np.int64)
+    high = builder.op("Add", low, builder.rows(sizes, "sensor", np.int64))
+    x = builder.cast(builder.cast("value", "float"), "double")
+    one, two = builder.constant(1, np.int64), builder.constant(2, np.int64)
     for _ in range(int(sizes.max()).bit_length()):
-        middle = made.op("Div", made.op("Add", low, high), two)
-        open_ = made.op("Less", low, high)
-        below = made.op("Less", made.op("Gather", steps, middle, axis=0), x)
-        more = made.op("And", open_, below)
-        high = made.op("Where", made.op("And", open_, made.op("Not", below)), middle, high)
-        low = made.op("Where", more, made.op("Add", middle, one), low)
-    at = made.op("Add", made.op("Sub", low, first), made.op("Add", first, "sensor"))
-    total = made.op("Gather", made.constant(depth), at, axis=0)
-    normaliser, offset = (made.rows(params[name].to_numpy(), "sensor") for name in ("normaliser", "offset"))
-    power = made.op(
-        "Exp", made.op("Mul", made.op("Div", made.op("Neg", total), normaliser), made.constant(np.log(2)))
+        middle = builder.op("Div", builder.op("Add", low, high), two)
+        open_ = builder.op("Less", low, high)
+        below = builder.op("Less", builder.op("Gather", steps, middle, axis=0), x)
+        more = builder.op("And", open_, below)
+        high = builder.op("Where", builder.op("And", open_, builder.op("Not", below)), middle, high)
+        low = builder.op("Where", more, builder.op("Add", middle, one), low)
+    at = builder.op("Add", builder.op("Sub", low, first), builder.op("Add", first, "sensor"))
+    total = builder.op("Gather", builder.constant(depth), at, axis=0)
+    normaliser, offset = (
+        builder.rows(params[name].to_numpy(), "sensor") for name in ("normaliser", "offset")
     )
-    score = made.op("Where", made.op("IsNaN", "value"), made.constant(np.nan), made.op("Add", power, offset))
-    return made.graph("isolation_forest", _INPUTS, [(score, SCORE)])
+    power = builder.op(
+        "Exp",
+        builder.op(
+            "Mul", builder.op("Div", builder.op("Neg", total), normaliser), builder.constant(np.log(2))
+        ),
+    )
+    score = builder.op(
+        "Where", builder.op("IsNaN", "value"), builder.constant(np.nan), builder.op("Add", power, offset)
+    )
+    return builder.graph("isolation_forest", _INPUTS, [(score, SCORE)])
 
 
 def _pooled(params: pl.DataFrame) -> Graph:
     """As `models.devices.pooled.score`: the distance from the middle of all sensors of the tag."""
-    made = Builder()
-    center, scale = (made.rows(params[name].to_numpy(), "sensor") for name in ("center", "scale"))
-    distance = made.op("Div", made.op("Abs", made.op("Sub", "value", center)), scale)
-    return made.graph("pooled", _INPUTS, [(distance, SCORE)])
+    builder = Builder()
+    center, scale = (builder.rows(params[name].to_numpy(), "sensor") for name in ("center", "scale"))
+    distance = builder.op("Div", builder.op("Abs", builder.op("Sub", "value", center)), scale)
+    return builder.graph("pooled", _INPUTS, [(distance, SCORE)])
 
 
 def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:

@@ -74,8 +74,8 @@ def _average_path(samples: NDArray[np.int64]) -> Floats:
     """Mean depth of a leaf in a random tree grown fully on so many samples."""
     n = samples.astype(float)
     large = np.maximum(n, 3.0)
-    found = 2 * (np.log(large - 1) + np.euler_gamma) - 2 * (large - 1) / large
-    return np.where(n <= 1, 0.0, np.where(n == 2, 1.0, found))
+    length = 2 * (np.log(large - 1) + np.euler_gamma) - 2 * (large - 1) / large
+    return np.where(n <= 1, 0.0, np.where(n == 2, 1.0, length))
 
 
 def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:

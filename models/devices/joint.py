@@ -67,18 +67,18 @@ def groups(
     -1 for a sensor that is not in `keys`.
     """
     place = keys.select(*KEY).with_row_index("row")
-    found = (
+    places = (
         devices.select("device", pl.col("tags").alias("tag"))
         .with_row_index("position")
         .explode("tag")
         .join(place, on=list(KEY), how="left", maintain_order="left")
         .with_columns(pl.col("row").cast(pl.Int64).fill_null(-1))
     )
-    size = found.group_by("position", maintain_order=True).len()
+    size = places.group_by("position", maintain_order=True).len()
     for tags in sorted(size["len"].unique()):
         positions = size.filter(pl.col("len") == tags)["position"].to_numpy().astype(np.int64)
-        chosen = found.filter(pl.col("position").is_in(positions))
-        yield positions, chosen["row"].to_numpy().reshape(-1, tags)
+        of_size = places.filter(pl.col("position").is_in(positions))
+        yield positions, of_size["row"].to_numpy().reshape(-1, tags)
 
 
 def fit(units: Floats, keys: pl.DataFrame, part: NDArray[np.bool_]) -> pl.DataFrame:
@@ -99,8 +99,8 @@ def fit(units: Floats, keys: pl.DataFrame, part: NDArray[np.bool_]) -> pl.DataFr
             columns[name] = matrix.reshape(len(rows), -1).tolist()
             usual = _usual_mean(normal, part) if name == "residual" else (np.full(len(rows), np.nan),) * 2
             columns[f"{name}_center"], columns[f"{name}_scale"] = usual
-        found = [pl.Series(name, c, dtype=SCHEMA[name]) for name, c in columns.items()]
-        frames.append(devices[positions].with_columns(found))
+        series = [pl.Series(name, c, dtype=SCHEMA[name]) for name, c in columns.items()]
+        frames.append(devices[positions].with_columns(series))
     empty = pl.DataFrame(schema=SCHEMA)
     return pl.concat([empty, *(frame.select(list(SCHEMA)) for frame in frames)]).sort("device")
 
@@ -131,20 +131,20 @@ def _usual_mean(normal: Floats, part: NDArray[np.bool_]) -> tuple[Floats, Floats
 def _correlation(x: Floats) -> Floats:
     """Correlation matrices (n, d, d) of n devices, from x (n, d, T); of the cells that a pair both has."""
     tags = x.shape[1]
-    known = ~np.isnan(x)
-    filled = np.where(known, x, 0.0)
-    found = np.zeros((len(x), tags, tags))
+    present = ~np.isnan(x)
+    filled = np.where(present, x, 0.0)
+    matrix = np.zeros((len(x), tags, tags))
     for i in range(tags):
         for j in range(i):
-            both = known[:, i] & known[:, j]
+            both = present[:, i] & present[:, j]
             a, b = np.where(both, filled[:, i], 0.0), np.where(both, filled[:, j], 0.0)
             power = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
             enough = both.sum(axis=1) >= 30
-            found[:, i, j] = np.where(enough, (a * b).sum(axis=1) / np.maximum(power, 1e-12), 0.0)
-    found += found.transpose(0, 2, 1)
-    found *= 1 - SHRINKAGE
-    found[:, np.arange(tags), np.arange(tags)] = 1.0
-    return found
+            matrix[:, i, j] = np.where(enough, (a * b).sum(axis=1) / np.maximum(power, 1e-12), 0.0)
+    matrix += matrix.transpose(0, 2, 1)
+    matrix *= 1 - SHRINKAGE
+    matrix[:, np.arange(tags), np.arange(tags)] = 1.0
+    return matrix
 
 
 def _normal(squared: Floats, count: Floats | NDArray[np.int64]) -> Floats:
@@ -169,11 +169,11 @@ def _residual(x: Floats, matrix: Floats, directions: NDArray[np.int64]) -> Float
 
 
 def _quadratic(x: Floats, matrix: Floats) -> Floats:
-    found = np.zeros((len(x), x.shape[2]))
+    total = np.zeros((len(x), x.shape[2]))
     for i in range(x.shape[1]):
         for j in range(i + 1):
-            found += (1 if i == j else 2) * matrix[:, i, j, None] * x[:, i] * x[:, j]
-    return found
+            total += (1 if i == j else 2) * matrix[:, i, j, None] * x[:, i] * x[:, j]
+    return total
 
 
 def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.int64]]:
@@ -182,33 +182,35 @@ def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.
     For the cells without all tags the others' own distance: that of the missing tags set to where it
     is least.
     """
-    known = ~np.isnan(x)
-    filled = np.clip(np.where(known, x, 0.0), -CLIP, CLIP)
+    present = ~np.isnan(x)
+    filled = np.clip(np.where(present, x, 0.0), -CLIP, CLIP)
     tags = x.shape[1]
-    found = _quadratic(filled, precision)
-    count = known.sum(axis=1)
+    squares = _quadratic(filled, precision)
+    count = present.sum(axis=1)
     device, column = np.nonzero((count < tags) & (count > 1))
     for begin in range(0, len(device), 20_000):
         d, t = device[begin : begin + 20_000], column[begin : begin + 20_000]
-        found[d, t] = _of_known(filled[d, :, t], known[d, :, t], precision[d])
-    return np.maximum(found, 0.0), count
+        squares[d, t] = _of_known(filled[d, :, t], present[d, :, t], precision[d])
+    return np.maximum(squares, 0.0), count
 
 
-def _of_known(x: Floats, known: NDArray[np.bool_], precision: Floats) -> Floats:
+def _of_known(x: Floats, present: NDArray[np.bool_], precision: Floats) -> Floats:
     """Distances of rows x (n, d) over the known tags: the missing ones solve for the least distance."""
-    absent = ~known
+    absent = ~present
     system = np.where(absent[:, :, None] & absent[:, None, :], precision, 0.0)
     tags = np.arange(x.shape[1])
-    system[:, tags, tags] += np.where(known, 1.0, 0.0)
+    system[:, tags, tags] += np.where(present, 1.0, 0.0)
     pull = np.zeros_like(x)
     for j in tags:
         pull -= precision[:, :, j] * x[:, j : j + 1]
-    completed = np.where(known, x, np.linalg.solve(system, np.where(absent, pull, 0.0)[:, :, None])[:, :, 0])
-    found = np.zeros(len(x))
+    completed = np.where(
+        present, x, np.linalg.solve(system, np.where(absent, pull, 0.0)[:, :, None])[:, :, 0]
+    )
+    distance = np.zeros(len(x))
     for i in tags:
         for j in tags:
-            found += precision[:, i, j] * completed[:, i] * completed[:, j]
-    return found
+            distance += precision[:, i, j] * completed[:, i] * completed[:, j]
+    return distance
 
 
 def score(params: pl.DataFrame, units: Floats, keys: pl.DataFrame, first: int = 0) -> tuple[Floats, Floats]:
@@ -217,21 +219,21 @@ def score(params: pl.DataFrame, units: Floats, keys: pl.DataFrame, first: int = 
     `units` as in `fit`. NaN where fewer than two of the tags have a reading.
     """
     shape = (params.height, units.shape[1] - first)
-    found, distance = np.full(shape, np.nan), np.full(shape, np.nan)
+    scores, distance = np.full(shape, np.nan), np.full(shape, np.nan)
     absent = np.concatenate([units, np.full((1, units.shape[1]), np.nan)])
     for positions, rows in groups(params, keys):
-        chosen, tags, x = params[positions], rows.shape[1], absent[rows]
+        group, tags, x = params[positions], rows.shape[1], absent[rows]
         matrices = [
-            matrix_of(chosen[name], tags * tags).reshape(-1, tags, tags) for name in ("whole", "residual")
+            matrix_of(group[name], tags * tags).reshape(-1, tags, tags) for name in ("whole", "residual")
         ]
         whole, far = _whole(x, matrices[0])
-        residual = _residual(x, matrices[1], chosen["directions"].to_numpy())
+        residual = _residual(x, matrices[1], group["directions"].to_numpy())
         best = np.fmax(
-            _with_mean(whole, chosen, "whole", first), _with_mean(residual, chosen, "residual", first)
+            _with_mean(whole, group, "whole", first), _with_mean(residual, group, "residual", first)
         )
-        found[positions] = np.where(np.isnan(whole[:, first:]), np.nan, best)
+        scores[positions] = np.where(np.isnan(whole[:, first:]), np.nan, best)
         distance[positions] = far[:, first:]
-    return found, distance
+    return scores, distance
 
 
 def _with_mean(normal: Floats, params: pl.DataFrame, name: str, first: int) -> Floats:

@@ -21,36 +21,39 @@ _TINY = 1e-300
 
 def joint(params: pl.DataFrame) -> Graph:
     """As `models.devices.joint.score`; tags that a device does not have may hold anything."""
-    made = Builder()
+    builder = Builder()
     sizes = params["tags"].list.len().to_numpy().astype(np.int64)
     widest = int(sizes.max())
-    size = made.rows(sizes[:, None], "device", np.int64)
-    x, known = _tags(made, size, widest)
-    count = made.total(made.cast(known, "double"), 2)
-    complete = made.op("Equal", count, made.cast(size, "double"))
-    matrix = _matrices(made, params["whole"], sizes, widest)
-    square = _of_known(made, _quadratic(made, x, matrix), x, known, complete, matrix, widest)
-    nothing = made.constant(np.nan)
-    few = made.op("Less", count, made.constant(2.0))
-    whole = made.op("Where", few, nothing, _normal(made, square, count))
-    weak = _quadratic(made, x, _matrices(made, params["residual"], sizes, widest))
-    directions = made.rows(params["directions"].to_numpy()[:, None], "device")
-    usable = made.op("And", complete, made.op("Greater", directions, made.constant(0.0)))
-    residual = made.op("Where", usable, _normal(made, weak, directions), nothing)
-    found = [*_with_mean(made, params, "whole", whole), *_with_mean(made, params, "residual", residual)]
-    stacked = made.op("Concat", *found, axis=1)
-    stacked = made.op("Where", made.op("IsNaN", stacked), made.constant(-np.inf), stacked)
-    now = (made.column(value, RECENT - 1) for value in (few, square))
-    absent, squared = (made.squeeze(value) for value in now)
-    score = made.op("ReduceMax", stacked, axes=[1], keepdims=0)
+    size = builder.rows(sizes[:, None], "device", np.int64)
+    x, present = _tags(builder, size, widest)
+    count = builder.total(builder.cast(present, "double"), 2)
+    complete = builder.op("Equal", count, builder.cast(size, "double"))
+    matrix = _matrices(builder, params["whole"], sizes, widest)
+    square = _of_known(builder, _quadratic(builder, x, matrix), x, present, complete, matrix, widest)
+    nothing = builder.constant(np.nan)
+    few = builder.op("Less", count, builder.constant(2.0))
+    whole = builder.op("Where", few, nothing, _normal(builder, square, count))
+    weak = _quadratic(builder, x, _matrices(builder, params["residual"], sizes, widest))
+    directions = builder.rows(params["directions"].to_numpy()[:, None], "device")
+    usable = builder.op("And", complete, builder.op("Greater", directions, builder.constant(0.0)))
+    residual = builder.op("Where", usable, _normal(builder, weak, directions), nothing)
+    channels = [
+        *_with_mean(builder, params, "whole", whole),
+        *_with_mean(builder, params, "residual", residual),
+    ]
+    stacked = builder.op("Concat", *channels, axis=1)
+    stacked = builder.op("Where", builder.op("IsNaN", stacked), builder.constant(-np.inf), stacked)
+    now = (builder.column(value, RECENT - 1) for value in (few, square))
+    absent, squared = (builder.squeeze(value) for value in now)
+    score = builder.op("ReduceMax", stacked, axes=[1], keepdims=0)
     outputs = [
-        (made.op("Where", absent, nothing, score), _SCORE),
+        (builder.op("Where", absent, nothing, score), _SCORE),
         (
-            made.op("Where", absent, nothing, made.op("Sqrt", squared)),
+            builder.op("Where", absent, nothing, builder.op("Sqrt", squared)),
             Port("distance", "double", (), "Mahalanobis distance of the tags"),
         ),
     ]
-    return made.graph("joint", _inputs(widest), outputs)
+    return builder.graph("joint", _inputs(widest), outputs)
 
 
 def _inputs(widest: int) -> tuple[Port, Port]:
@@ -62,66 +65,72 @@ def _inputs(widest: int) -> tuple[Port, Port]:
     )
 
 
-def _tags(made: Builder, size: str, widest: int) -> tuple[str, str]:
+def _tags(builder: Builder, size: str, widest: int) -> tuple[str, str]:
     """The tags of each interval (rows, RECENT, widest), zero where there is none, and which there are."""
-    cube = made.op("Reshape", "units", made.constant([-1, widest, RECENT], np.int64))
-    tags = made.op("Transpose", cube, perm=[0, 2, 1])
-    own = made.op("Less", made.constant(np.arange(widest), np.int64), made.unsqueeze(size, 2))
-    known = made.op("And", made.op("Not", made.op("IsNaN", tags)), own)
-    filled = made.op("Where", known, tags, made.constant(0.0))
-    return made.op("Clip", filled, made.constant(-CLIP), made.constant(CLIP)), known
+    cube = builder.op("Reshape", "units", builder.constant([-1, widest, RECENT], np.int64))
+    tags = builder.op("Transpose", cube, perm=[0, 2, 1])
+    own = builder.op("Less", builder.constant(np.arange(widest), np.int64), builder.unsqueeze(size, 2))
+    present = builder.op("And", builder.op("Not", builder.op("IsNaN", tags)), own)
+    filled = builder.op("Where", present, tags, builder.constant(0.0))
+    return builder.op("Clip", filled, builder.constant(-CLIP), builder.constant(CLIP)), present
 
 
-def _matrices(made: Builder, lists: pl.Series, sizes: np.ndarray, widest: int) -> str:
+def _matrices(builder: Builder, lists: pl.Series, sizes: np.ndarray, widest: int) -> str:
     """The matrix of each row's device (rows, widest, widest), with zeros for the tags that it does not have."""
     values = np.append(lists.explode(empty_as_null=False).to_numpy(), 0.0)
     begin = np.concatenate([[0], np.cumsum(sizes**2)])[:-1]
-    first, size = (made.rows(n[:, None, None], "device", np.int64) for n in (begin, sizes))
-    row = made.constant(np.arange(widest)[None, :, None], np.int64)
-    column = made.constant(np.arange(widest)[None, None, :], np.int64)
-    inside = made.op("And", made.op("Less", row, size), made.op("Less", column, size))
-    at = made.op("Add", made.op("Add", first, made.op("Mul", row, size)), column)
-    at = made.op("Where", inside, at, made.constant(len(values) - 1, np.int64))
-    return made.op("Gather", made.constant(values), at, axis=0)
+    first, size = (builder.rows(n[:, None, None], "device", np.int64) for n in (begin, sizes))
+    row = builder.constant(np.arange(widest)[None, :, None], np.int64)
+    column = builder.constant(np.arange(widest)[None, None, :], np.int64)
+    inside = builder.op("And", builder.op("Less", row, size), builder.op("Less", column, size))
+    at = builder.op("Add", builder.op("Add", first, builder.op("Mul", row, size)), column)
+    at = builder.op("Where", inside, at, builder.constant(len(values) - 1, np.int64))
+    return builder.op("Gather", builder.constant(values), at, axis=0)
 
 
-def _quadratic(made: Builder, x: str, matrix: str) -> str:
+def _quadratic(builder: Builder, x: str, matrix: str) -> str:
     """The squared distances of x (rows, n, widest) by the matrix of each row, (rows, n)."""
-    found = made.total(made.op("Mul", x, made.op("MatMul", x, matrix)), 2)
-    return made.op("Max", found, made.constant(0.0))
+    form = builder.total(builder.op("Mul", x, builder.op("MatMul", x, matrix)), 2)
+    return builder.op("Max", form, builder.constant(0.0))
 
 
-def _of_known(made: Builder, square: str, x: str, known: str, complete: str, matrix: str, widest: int) -> str:
-    """`square` with the distances of the cells that are not `complete` by the tags that are `known` there."""
-    flat, by_tag = made.constant([-1], np.int64), made.constant([-1, widest], np.int64)
-    cells = made.squeeze(made.op("NonZero", made.op("Not", made.op("Reshape", complete, flat))), 0)
-    values, there = (made.op("Gather", made.op("Reshape", v, by_tag), cells, axis=0) for v in (x, known))
-    row = made.op("Div", cells, made.constant(RECENT, np.int64))
-    absent, left = made.unsqueeze(made.op("Not", there), 2), made.op("Gather", matrix, row, axis=0)
-    for tag in range(widest):
-        at = made.constant([tag], np.int64)
-        column, across = (made.op("Gather", left, at, axis=axis) for axis in (2, 1))
-        pivot = made.op("Max", made.op("Gather", column, at, axis=1), made.constant(_TINY))
-        part = made.op("Mul", made.op("Div", column, pivot), across)
-        gone = made.op("Where", made.op("Gather", absent, at, axis=1), part, made.constant(0.0))
-        left = made.op("Sub", left, gone)
-    found = made.squeeze(_quadratic(made, made.unsqueeze(values), left))
-    whole = made.op("ScatterElements", made.op("Reshape", square, flat), cells, found, axis=0)
-    return made.op("Reshape", whole, made.constant([-1, RECENT], np.int64))
-
-
-def _normal(made: Builder, squared: str, count: str) -> str:
-    """As `models.devices.joint._normal`."""
-    least = made.op("Max", count, made.constant(1.0))
-    share = made.op("Div", made.constant(2 / 9), least)
-    root = made.op("Pow", made.op("Div", squared, least), made.constant(1 / 3))
-    middle = made.op("Sub", made.constant(1.0), share)
-    return made.op("Div", made.op("Sub", root, middle), made.op("Sqrt", share))
-
-
-def _with_mean(made: Builder, params: pl.DataFrame, name: str, normal: str) -> tuple[str, str]:
-    center, scale = (
-        made.rows(params[f"{name}_{what}"].to_numpy()[:, None], "device") for what in ("center", "scale")
+def _of_known(
+    builder: Builder, square: str, x: str, present: str, complete: str, matrix: str, widest: int
+) -> str:
+    """`square` with the distances of the cells that are not `complete`, over the tags that are `present` there."""
+    flat, by_tag = builder.constant([-1], np.int64), builder.constant([-1, widest], np.int64)
+    cells = builder.squeeze(
+        builder.op("NonZero", builder.op("Not", builder.op("Reshape", complete, flat))), 0
     )
-    mean = weighted_mean(made, normal, LEVEL_WEIGHTS, [RECENT - 1], RECENT)
-    return made.column(normal, RECENT - 1), made.op("Div", made.op("Sub", mean, center), scale)
+    values, there = (
+        builder.op("Gather", builder.op("Reshape", v, by_tag), cells, axis=0) for v in (x, present)
+    )
+    row = builder.op("Div", cells, builder.constant(RECENT, np.int64))
+    absent, rest = builder.unsqueeze(builder.op("Not", there), 2), builder.op("Gather", matrix, row, axis=0)
+    for tag in range(widest):
+        at = builder.constant([tag], np.int64)
+        column, across = (builder.op("Gather", rest, at, axis=axis) for axis in (2, 1))
+        pivot = builder.op("Max", builder.op("Gather", column, at, axis=1), builder.constant(_TINY))
+        part = builder.op("Mul", builder.op("Div", column, pivot), across)
+        reduction = builder.op("Where", builder.op("Gather", absent, at, axis=1), part, builder.constant(0.0))
+        rest = builder.op("Sub", rest, reduction)
+    distances = builder.squeeze(_quadratic(builder, builder.unsqueeze(values), rest))
+    whole = builder.op("ScatterElements", builder.op("Reshape", square, flat), cells, distances, axis=0)
+    return builder.op("Reshape", whole, builder.constant([-1, RECENT], np.int64))
+
+
+def _normal(builder: Builder, squared: str, count: str) -> str:
+    """As `models.devices.joint._normal`."""
+    least = builder.op("Max", count, builder.constant(1.0))
+    share = builder.op("Div", builder.constant(2 / 9), least)
+    root = builder.op("Pow", builder.op("Div", squared, least), builder.constant(1 / 3))
+    middle = builder.op("Sub", builder.constant(1.0), share)
+    return builder.op("Div", builder.op("Sub", root, middle), builder.op("Sqrt", share))
+
+
+def _with_mean(builder: Builder, params: pl.DataFrame, name: str, normal: str) -> tuple[str, str]:
+    center, scale = (
+        builder.rows(params[f"{name}_{what}"].to_numpy()[:, None], "device") for what in ("center", "scale")
+    )
+    mean = weighted_mean(builder, normal, LEVEL_WEIGHTS, [RECENT - 1], RECENT)
+    return builder.column(normal, RECENT - 1), builder.op("Div", builder.op("Sub", mean, center), scale)

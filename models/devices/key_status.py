@@ -18,10 +18,10 @@ def no_keys() -> pl.DataFrame:
     return pl.DataFrame(schema=[(c, pl.String) for c in (*KEY, "status", "rung", "reason")])
 
 
-def of_joint(keys: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
-    """The `keys` of joint detectors with status, rung and reason; `scored` has the number of `rows` of each that exists."""
+def of_joint(keys: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
+    """The `keys` of joint detectors with status, rung and reason; `counts` has the number of `rows` of each that exists."""
     rows = pl.col("rows")
-    return keys.join(scored, on=list(KEY), how="left", maintain_order="left").select(
+    return keys.join(counts, on=list(KEY), how="left", maintain_order="left").select(
         *KEY,
         pl.when(rows > 0).then(pl.lit("scored")).otherwise(pl.lit("skipped")).alias("status"),
         pl.when(rows > 0).then(pl.lit("joint")).alias("rung"),
@@ -33,20 +33,20 @@ def of_joint(keys: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def of_sensors(model: Model, block: Block, known: pl.DataFrame, options: Options) -> pl.DataFrame:
+def of_sensors(model: Model, block: Block, rungs: pl.DataFrame, options: Options) -> pl.DataFrame:
     """One row per sensor of the block: status, rung and reason; silent and flat sensors are findings."""
     values = block.grid.values
     count = block.received[:, LOOKBACK:].sum(axis=1)
     alarmed = (block.cause == CAUSES.index("missing")).any(axis=1)
     length, chance = np.zeros(len(values), np.int16), np.full(len(values), np.nan)
-    at = np.flatnonzero(known["rung"].is_not_null().to_numpy())
+    at = np.flatnonzero(rungs["rung"].is_not_null().to_numpy())
     if len(at):
         grid = block.grid.take(at)
         length[at], chance[at] = presence.last_runs(model.rows("sensors", grid.keys), grid)
-    varies = ~known["rung"].is_in(DISCRETE_RUNGS[:1]).fill_null(False).to_numpy()
+    varies = ~rungs["rung"].is_in(DISCRETE_RUNGS[:1]).fill_null(False).to_numpy()
     flat = (chance <= options.alpha) & (length >= _FLAT_LENGTH) & varies & (count > 0)
     rung = pl.Series(RUNGS, dtype=pl.String).gather(block.rung)
-    frame = known.with_columns(
+    frame = rungs.with_columns(
         pl.Series("count", count),
         pl.Series("alarmed", alarmed),
         pl.Series("flat", flat),

@@ -35,38 +35,38 @@ def kinds(frames: Mapping[str, pl.DataFrame], settings: Mapping[str, Any]) -> pl
     zone = pl.col("timezone") if "timezone" in sensors.columns else pl.lit(settings.get("timezone", "UTC"))
     if "taken" in sensors.columns:
         sensors = sensors.rename({"kind": "kind_set"})
-    known = sensors.join(table, on="rung", how="left").with_columns(
+    facts = sensors.join(table, on="rung", how="left").with_columns(
         pl.col("kind").fill_null(pl.col("rung")),
         pl.col("why").str.replace("{}", zone, literal=True).fill_null(""),
     )
-    if "taken" in known.columns:
-        known = known.with_columns(
+    if "taken" in facts.columns:
+        facts = facts.with_columns(
             pl.when(pl.col("taken").is_in([COUNTER, ANGLE])).then("taken").otherwise("kind").alias("kind")
         )
     if "discrete" in frames:
-        known = known.join(frames["discrete"].select(*KEY, "distinct"), on=list(KEY), how="left")
+        facts = facts.join(frames["discrete"].select(*KEY, "distinct"), on=list(KEY), how="left")
         several = pl.format("the history holds {} values that come again and again", "distinct")
-        known = known.with_columns(
+        facts = facts.with_columns(
             pl.when(pl.col("rung") == "few_values").then(several).otherwise("why").alias("why")
         )
     parts = [pl.when(pl.col("why") != "").then("why")]
     direction = is_direction()
-    if "taken" in known.columns:
+    if "taken" in facts.columns:
         parts.append(pl.when(pl.col("kind_set").is_not_null()).then(pl.format("set to {}", "kind_set")))
         parts.append(pl.when(pl.col("taken") == COUNTER).then(pl.lit(_RISES)))
         round_ = (pl.col("taken") == ANGLE) & pl.col("kind_set").is_null() & ~is_direction()
         parts.append(pl.when(round_).then(pl.lit(_GOES_ROUND)))
         direction &= pl.col("kind_set").is_null()
     parts.append(pl.when(direction).then(pl.lit("a direction, by its name")))
-    if "pace" in known.columns:
+    if "pace" in facts.columns:
         parts.append(pl.when(pl.col("pace") > 1).then(_own_pace(step)))
-    if "sentinels" in known.columns:
+    if "sentinels" in facts.columns:
         codes = pl.col("sentinels").list.eval(pl.element().cast(pl.String)).list.join(", ")
         parts.append(
             pl.when(pl.col("sentinels").list.len() > 0).then(pl.format("{} stand for no reading", codes))
         )
     reason = pl.concat_str(parts, separator="; ", ignore_nulls=True)
-    return known.select(*KEY, "kind", reason.alias("reason"), "rung", "readings").sort(*KEY)
+    return facts.select(*KEY, "kind", reason.alias("reason"), "rung", "readings").sort(*KEY)
 
 
 def _own_pace(step: timedelta) -> pl.Expr:

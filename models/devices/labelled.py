@@ -24,21 +24,23 @@ def precision(incidents: pl.LazyFrame, tables: Frames, until: datetime) -> pl.Da
     recent = incidents.filter(pl.col("as_of") > until - RECENT, pl.col("as_of") <= until, "is_alarm")
     newest = recent.sort("as_of").unique("incident", keep="last", maintain_order=True)
     alarms = newest.select("incident", "device", "tag", "tags", "start", "end").collect()
-    said = alarms.join(labels, on="device", how="inner").filter(
+    labelled = alarms.join(labels, on="device", how="inner").filter(
         pl.col("since") < pl.col("end"),
         pl.col("over") > pl.col("start"),
         (pl.col("of") == JOINT_TAG) | pl.col("tags").list.contains(pl.col("of")),
     )
-    last = said.sort("at", "verdict", nulls_last=False).unique("incident", keep="last", maintain_order=True)
+    last = labelled.sort("at", "verdict", nulls_last=False).unique(
+        "incident", keep="last", maintain_order=True
+    )
     each = alarms.join(last.select("incident", "verdict"), on="incident", how="left")
     whole = pl.concat([each, each.with_columns(tag=pl.lit("all"))])
-    found = whole.group_by("tag").agg(
+    by_tag = whole.group_by("tag").agg(
         pl.len().alias("alarms"),
         pl.col("verdict").count().alias("labelled"),
         *((pl.col("verdict") == name).sum().alias(name) for name in (FAULT, "false_alarm", "new_normal")),
         (pl.col("verdict") == FAULT).mean().alias("precision"),
     )
-    return found.sort((pl.col("tag") == "all"), "labelled", "tag", descending=[True, True, False])
+    return by_tag.sort((pl.col("tag") == "all"), "labelled", "tag", descending=[True, True, False])
 
 
 def _labels(tables: Frames) -> pl.DataFrame:

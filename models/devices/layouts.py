@@ -19,56 +19,56 @@ def _of_its_file(parts: Sequence[Part], _: Asked) -> list[Part]:
     ]
 
 
-def _variables(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _variables(parts: Sequence[Part], request: Asked) -> list[Part]:
     """A column per variable, or, in a folder or zip, a file per variable, named after it: of the device that the source
     is named after."""
-    found = []
+    result = []
     for part in (with_header(one, ("timestamp", "value")) for one in parts):
-        (time, values) = time_and_others(part, asked)
-        device = pl.lit(asked.source).alias("device")
+        (time, values) = time_and_others(part, request)
+        device = pl.lit(request.source).alias("device")
         if len(values) == 1 and (len(parts) > 1 or values[0] in _VALUES):
             columns = [pl.lit(part.stem).alias("tag"), pl.col(values[0]).alias("value")]
-            found.append(Part(part.name, part.frame.select(device, pl.col(time).alias("time"), *columns)))
+            result.append(Part(part.name, part.frame.select(device, pl.col(time).alias("time"), *columns)))
         else:
-            found.append(Part(part.name, _long(part, time, values).with_columns(device)))
-    return found
+            result.append(Part(part.name, _long(part, time, values).with_columns(device)))
+    return result
 
 
-def _components(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _components(parts: Sequence[Part], request: Asked) -> list[Part]:
     """A folder of an asset with a file or a folder per component, whose tags are `component.sensor`; label ranges."""
-    if asked.table == "labels":
-        return _label_ranges(parts, asked)
-    found = []
+    if request.table == "labels":
+        return _label_ranges(parts, request)
+    result = []
     for part in parts:
-        time, sensors = time_and_others(part, asked)
+        time, sensors = time_and_others(part, request)
         alone = len(parts) == 1 and part.folder is None
         tag = pl.format("{}{}", pl.lit("" if alone else f"{part.folder or part.stem}."), "tag")
         long = _long(part, time, sensors)
-        found.append(Part(part.name, long.with_columns(tag=tag, device=pl.lit(asked.source))))
-    return found
+        result.append(Part(part.name, long.with_columns(tag=tag, device=pl.lit(request.source))))
+    return result
 
 
-def _label_ranges(parts: Sequence[Part], asked: Asked) -> list[Part]:
-    if "readings" not in asked.sources and "device" not in asked.mapping:
+def _label_ranges(parts: Sequence[Part], request: Asked) -> list[Part]:
+    if "readings" not in request.sources and "device" not in request.mapping:
         raise ContractError(
             "labels: ranges of AWS Lookout for Equipment do not name their asset. Expected --source, whose name is that "
             "of the asset, together with --labels."
         )
-    named = {"device": pl.lit(asked.sources.get("readings")), "fault": pl.lit("fault")}
+    defaults = {"device": pl.lit(request.sources.get("readings")), "fault": pl.lit("fault")}
     ranges = [with_header(part, ("start", "end")) for part in parts]
     return [
-        Part(p.name, p.frame.with_columns(v.alias(c) for c, v in named.items() if c not in p.columns))
+        Part(p.name, p.frame.with_columns(v.alias(c) for c, v in defaults.items() if c not in p.columns))
         for p in ranges
     ]
 
 
-def _dimensions(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _dimensions(parts: Sequence[Part], request: Asked) -> list[Part]:
     """Rows of a time, dimensions and measures: text names what is measured, numbers are measures."""
-    found = []
+    result = []
     for part in parts:
-        time, others = time_and_others(part, asked)
+        time, others = time_and_others(part, request)
         numbers = _numeric(part, others)
-        dimensions = [c for c in others if c not in numbers or c == asked.mapping.get("device")]
+        dimensions = [c for c in others if c not in numbers or c == request.mapping.get("device")]
         measures = [c for c in others if c not in dimensions]
         if not measures:
             raise ContractError(
@@ -77,25 +77,25 @@ def _dimensions(parts: Sequence[Part], asked: Asked) -> list[Part]:
         long = _long(part, time, measures, dimensions)
         names = [pl.col(c).cast(pl.String).fill_null("-") for c in dimensions]
         device = pl.concat_str(names, separator="/") if names else pl.lit(part.stem)
-        found.append(Part(part.name, long.with_columns(device.alias("device"))))
-    return found
+        result.append(Part(part.name, long.with_columns(device.alias("device"))))
+    return result
 
 
-def _influx(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _influx(parts: Sequence[Part], request: Asked) -> list[Part]:
     """Tags other than InfluxDB's own name the device; the tag is `measurement.field`.
 
     Pivoted rows have a column per field: those that hold only numbers, unless one is mapped to the device.
     """
-    found = []
+    result = []
     for part in parts:
         columns = part.columns
         keys = sorted(c for c in columns if not c.startswith("_") and c not in ("result", "table", ""))
         if not {"_value", "value"} & {*columns}:
-            numbers = _numeric(part, keys) - {asked.mapping.get("device")}
+            numbers = _numeric(part, keys) - {request.mapping.get("device")}
             fields, keys = [k for k in keys if k in numbers], [k for k in keys if k not in numbers]
-            kept = [*keys, *(c for c in columns if c.startswith("_"))]
-            long = part.frame.unpivot(fields, index=kept, variable_name="_field", value_name="_value")
-            part, columns = Part(part.name, long.drop_nulls("_value")), [*kept, "_field", "_value"]
+            index = [*keys, *(c for c in columns if c.startswith("_"))]
+            long = part.frame.unpivot(fields, index=index, variable_name="_field", value_name="_value")
+            part, columns = Part(part.name, long.drop_nulls("_value")), [*index, "_field", "_value"]
         own = [pl.col(c).cast(pl.String) for c in ("_measurement", "_field") if c in columns]
         names = [pl.col(c).cast(pl.String) for c in keys]
         tagged = pl.concat_str(names or [pl.lit("")], separator="/", ignore_nulls=True)
@@ -103,8 +103,8 @@ def _influx(parts: Sequence[Part], asked: Asked) -> list[Part]:
             pl.when(tagged == "").then(own[0] if own else pl.lit(part.stem)).otherwise(tagged).alias("device")
         )
         tag = (pl.concat_str(own, separator=".") if own else pl.lit("value")).alias("tag")
-        found.append(Part(part.name, part.frame.with_columns(device, tag)))
-    return found
+        result.append(Part(part.name, part.frame.with_columns(device, tag)))
+    return result
 
 
 def _states(parts: Sequence[Part], _: Asked) -> list[Part]:
@@ -113,9 +113,9 @@ def _states(parts: Sequence[Part], _: Asked) -> list[Part]:
     A minimal response names the entity with its first state alone.
     """
     is_state = ~pl.col("state").cast(pl.String).str.to_lowercase().is_in(_NO_STATE)
-    named = pl.col("^entity_id$").forward_fill()
+    entity = pl.col("^entity_id$").forward_fill()
     return [
-        Part(p.name, p.frame.with_columns(named).filter(is_state)) if "state" in p.columns else p
+        Part(p.name, p.frame.with_columns(entity).filter(is_state)) if "state" in p.columns else p
         for p in parts
     ]
 
@@ -128,10 +128,10 @@ def _numeric(part: Part, columns: Sequence[str]) -> set[str]:
     return {column for column in columns if numeric[column]}
 
 
-def _long(part: Part, time: str, values: Sequence[str], kept: Sequence[str] = ()) -> pl.LazyFrame:
+def _long(part: Part, time: str, values: Sequence[str], index: Sequence[str] = ()) -> pl.LazyFrame:
     """A row for each cell of the columns `values`, as `time`, `tag` and `value`; empty cells give none."""
     same = part.frame.with_columns(pl.col(values).cast(pl.String) if _mixed(part, values) else pl.col(values))
-    long = same.unpivot(values, index=[time, *kept], variable_name="tag", value_name="value")
+    long = same.unpivot(values, index=[time, *index], variable_name="tag", value_name="value")
     return long.rename({time: "time"}).filter(pl.col("value").is_not_null())
 
 

@@ -33,9 +33,9 @@ def sentinels_of(x: Floats) -> list[list[float]]:
     """
     quartiles = row_quantiles(x, (0.25, 0.75))
     reach = _FAR * (quartiles[:, 1] - quartiles[:, 0])
-    known = ~np.isnan(x)
-    low = np.where(known, x, np.inf).min(axis=1, initial=np.inf) < quartiles[:, 0] - reach
-    high = np.where(known, x, -np.inf).max(axis=1, initial=-np.inf) > quartiles[:, 1] + reach
+    present = ~np.isnan(x)
+    low = np.where(present, x, np.inf).min(axis=1, initial=np.inf) < quartiles[:, 0] - reach
+    high = np.where(present, x, -np.inf).max(axis=1, initial=-np.inf) > quartiles[:, 1] + reach
     rows: list[list[float]] = [[] for _ in x]
     for s in np.flatnonzero((low | high) & (reach > 0)):
         below, above = quartiles[s, 0] - reach[s], quartiles[s, 1] + reach[s]
@@ -46,8 +46,8 @@ def sentinels_of(x: Floats) -> list[list[float]]:
 def _of_row(x: Floats, below: float, above: float) -> list[float]:
     values, counts = np.unique(x[(x < below) | (x > above)], return_counts=True)
     readings = int((~np.isnan(x)).sum())
-    kept = [float(v) for v, n in zip(values, counts, strict=True) if _is_sentinel(x, float(v), int(n))]
-    return kept if np.isin(x, kept).sum() <= _MOST_SHARE * readings else []
+    sentinels = [float(v) for v, n in zip(values, counts, strict=True) if _is_sentinel(x, float(v), int(n))]
+    return sentinels if np.isin(x, sentinels).sum() <= _MOST_SHARE * readings else []
 
 
 def _is_sentinel(x: Floats, value: float, times: int) -> bool:

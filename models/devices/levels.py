@@ -45,8 +45,8 @@ def levels(
     goes_on = past.join(now, on=list(KEY), how="semi").with_columns(last=pl.lit(as_of, _TIME))
     rests = past.join(now, on=list(KEY), how="anti")
     new = now.join(past, on=list(KEY), how="anti")
-    known = pl.concat([goes_on, rests]).with_columns(is_new=pl.lit(value=False))
-    return pl.concat([known, _begun(new, incidents, as_of)]).select(list(LEVELS)).sort(*KEY)
+    earlier = pl.concat([goes_on, rests]).with_columns(is_new=pl.lit(value=False))
+    return pl.concat([earlier, _begun(new, incidents, as_of)]).select(list(LEVELS)).sort(*KEY)
 
 
 def _begun(new: pl.DataFrame, incidents: pl.LazyFrame | None, as_of: datetime) -> pl.DataFrame:
@@ -64,8 +64,8 @@ def _begun(new: pl.DataFrame, incidents: pl.LazyFrame | None, as_of: datetime) -
             pl.col("begun") >= pl.col("normal_since") - _BEFORE
         )
         first = each.sort("begun", "incident").unique(KEY, keep="first").select(*KEY, "begun", "incident")
-    found = new.join(first, on=list(KEY), how="left")
-    return found.select(
+    rows = new.join(first, on=list(KEY), how="left")
+    return rows.select(
         *KEY,
         pl.coalesce("begun", "normal_since").alias("since"),
         "incident",
@@ -74,7 +74,7 @@ def _begun(new: pl.DataFrame, incidents: pl.LazyFrame | None, as_of: datetime) -
     )
 
 
-def told(found: pl.DataFrame) -> list[Event]:
+def told(shifts: pl.DataFrame) -> list[Event]:
     """An event for each level that is new: device, tag, since, and the name of the incident that led to it."""
     return [
         Event(
@@ -82,5 +82,5 @@ def told(found: pl.DataFrame) -> list[Event]:
             f"devices.{row['device']}.{row['tag']}.{row['since']:%Y-%m-%dT%H:%MZ}",
             {name: row[name] for name in (*KEY, "incident")} | {"since": row["since"].isoformat()},
         )
-        for row in found.filter("is_new").sort(*KEY).iter_rows(named=True)
+        for row in shifts.filter("is_new").sort(*KEY).iter_rows(named=True)
     ]

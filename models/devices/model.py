@@ -49,11 +49,11 @@ class Model:
 
     def within(self, devices: pl.DataFrame) -> "Model":
         """The part of the model that is about `devices` (one column, `device`)."""
-        kept = {
+        frames = {
             name: frame.join(devices, on="device", how="semi") if "device" in frame.columns else frame
             for name, frame in self.frames.items()
         }
-        return Model(kept, self.settings)
+        return Model(frames, self.settings)
 
     def rows(self, kind: str, keys: pl.DataFrame) -> pl.DataFrame:
         """Rows of one kind for `keys`, in their order. Every key must have one."""
@@ -67,5 +67,5 @@ class Model:
 
     def rungs(self, keys: pl.DataFrame) -> pl.DataFrame:
         """`keys` with `rung`, `readings` and `last`; null for sensors that the training did not know."""
-        known = self.frames["sensors"].select(*KEY, "rung", "readings", "last")
-        return keys.select(*KEY).join(known, on=list(KEY), how="left", maintain_order="left")
+        sensors = self.frames["sensors"].select(*KEY, "rung", "readings", "last")
+        return keys.select(*KEY).join(sensors, on=list(KEY), how="left", maintain_order="left")

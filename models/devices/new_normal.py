@@ -91,9 +91,9 @@ def relearnt(
     keys = scores.keys.select(*KEY).join(devices, on="device", how="semi")
     past = scorer(model, keys, first - memory_of(options.hold_hours, step), first).rows
     stayed = _stayed(past.filter(pl.col("time") >= first - hold), first - hold, hold)
-    known = _outside(past, faults, step)
+    usual = _outside(past, faults, step)
     called_for = called_for_of(step)
-    remembered = remembering(scores.rows, known, first, options.alpha, called_for, without=stayed)
+    remembered = remembering(scores.rows, usual, first, options.alpha, called_for, without=stayed)
     if stayed.is_empty():
         return Scores(remembered, scores.keys)
     devices = stayed.select("device").unique()
@@ -102,9 +102,10 @@ def relearnt(
     both = scorer(again, keys, first - hold, until).rows.join(stayed, on=list(KEY), how="semi")
     rows, before = both.filter(pl.col("time") >= first), both.filter(pl.col("time") < first)
     rows = remembering(rows, _outside(before, faults, step), first, options.alpha, called_for)
-    judged = rows.filter(pl.col("p_value").is_not_null()).select(*KEY).unique()
+    judged_keys = rows.filter(pl.col("p_value").is_not_null()).select(*KEY).unique()
     return Scores(
-        _since(_lesser(remembered, rows), judged, first - hold), _with_reason(scores.keys, judged, hold)
+        _since(_lesser(remembered, rows), judged_keys, first - hold),
+        _with_reason(scores.keys, judged_keys, hold),
     )
 
 
@@ -121,24 +122,24 @@ def remembering(
     `past` are the rows of the same keys before the hour, which begins at `first`. Only keys that are called often are
     looked at, and none of `without`.
     """
-    chosen = _called_often(rows)
+    frequent = _called_often(rows)
     if without is not None:
-        chosen = chosen.join(without, on=list(KEY), how="anti")
+        frequent = frequent.join(without, on=list(KEY), how="anti")
     now, before = (
-        _values(some).filter(pl.col("score").is_not_null()).join(chosen, on=list(KEY), how="semi")
+        _values(some).filter(pl.col("score").is_not_null()).join(frequent, on=list(KEY), how="semi")
         for some in (rows, past)
     )
     if now.is_empty() or before.is_empty():
         return rows
-    known = pl.col("time") < first - called_for
-    share = (pl.col("p_value") <= OFTEN_AT).filter(known).mean().fill_null(0.0)
-    usual = pl.col("p_value").filter(known).quantile(USUAL_SHARE).fill_null(USUAL_SHARE)
+    is_old = pl.col("time") < first - called_for
+    share = (pl.col("p_value") <= OFTEN_AT).filter(is_old).mean().fill_null(0.0)
+    usual = pl.col("p_value").filter(is_old).quantile(USUAL_SHARE).fill_null(USUAL_SHARE)
     power = (math.log(USUAL_SHARE) / usual.clip(P_FLOOR, USUAL_SHARE).log()).alias("power")
     facts = before.group_by(KEY).agg(
-        known.sum().alias("n"), (share > BROKEN * OFTEN_AT).alias("broken"), power
+        is_old.sum().alias("n"), (share > BROKEN * OFTEN_AT).alias("broken"), power
     )
-    shares = _as_unusual(now, before.filter(known)).join(facts, on=list(KEY), how="inner")
-    near = pl.concat([before.filter(~known), now]).select(*KEY, "time", "score")
+    shares = _as_unusual(now, before.filter(is_old)).join(facts, on=list(KEY), how="inner")
+    near = pl.concat([before.filter(~is_old), now]).select(*KEY, "time", "score")
     shares = shares.join(_near(now.join(facts, on=list(KEY)), near, called_for), on=[*KEY, "time"])
     n, as_unusual = (pl.col(name) + pl.col(f"near_{name}") for name in ("n", "as_unusual"))
     both = rows.join(
@@ -149,10 +150,10 @@ def remembering(
     )
     beyond = OFTEN_AT * (pl.col("p_value").clip(upper_bound=OFTEN_AT) / OFTEN_AT).pow(pl.col("power"))
     p = pl.max_horizontal("p_value", beyond, "share")
-    raised = pl.col("share").is_not_null() & pl.col("value").is_not_null()
+    is_higher = pl.col("share").is_not_null() & pl.col("value").is_not_null()
     return both.with_columns(
-        pl.when(raised).then(p).otherwise("p_value").alias("p_value"),
-        pl.when(raised).then(p <= alpha).otherwise("is_anomaly").alias("is_anomaly"),
+        pl.when(is_higher).then(p).otherwise("p_value").alias("p_value"),
+        pl.when(is_higher).then(p <= alpha).otherwise("is_anomaly").alias("is_anomaly"),
     ).select(rows.columns)
 
 
@@ -170,8 +171,8 @@ def _as_unusual(now: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
             now.select(columns).with_columns(old=0),
         ]
     ).sort(*KEY, "score", "old", descending=[False, False, True, True])
-    counted = every.with_columns(pl.col("old").cum_sum().over(KEY).alias("as_unusual"))
-    return counted.filter(old=0).select(*KEY, "time", "as_unusual")
+    counts = every.with_columns(pl.col("old").cum_sum().over(KEY).alias("as_unusual"))
+    return counts.filter(old=0).select(*KEY, "time", "as_unusual")
 
 
 def _near(now: pl.DataFrame, near: pl.DataFrame, called_for: timedelta) -> pl.DataFrame:
@@ -180,11 +181,11 @@ def _near(now: pl.DataFrame, near: pl.DataFrame, called_for: timedelta) -> pl.Da
     It is compared with those that are `called_for` older, or where its key is `broken` with all that are older.
     """
     ago = pl.col("time") - pl.col("time|2")
-    counted = (ago >= called_for) | (pl.col("broken") & (ago > timedelta(0)))
-    as_unusual = counted & (_as_high_as("score|2") >= pl.col("score"))
+    counts = (ago >= called_for) | (pl.col("broken") & (ago > timedelta(0)))
+    as_unusual = counts & (_as_high_as("score|2") >= pl.col("score"))
     pairs = now.select(*KEY, "time", "score", "broken").join(near, on=list(KEY), suffix="|2")
     return pairs.group_by(*KEY, "time").agg(
-        counted.sum().cast(pl.Int64).alias("near_n"),
+        counts.sum().cast(pl.Int64).alias("near_n"),
         as_unusual.sum().cast(pl.Int64).alias("near_as_unusual"),
     )
 
@@ -224,11 +225,13 @@ def _stayed(rows: pl.DataFrame, start: datetime, hold: timedelta) -> pl.DataFram
     quarter = (
         (pl.col("time") - start).dt.total_microseconds() * QUARTERS // (hold // timedelta(microseconds=1))
     )
-    called = pl.col("is_anomaly")
+    is_anomaly = pl.col("is_anomaly")
     by_quarter = (
-        _values(rows).group_by(*KEY, quarter.alias("quarter")).agg(called.sum().alias("n"), called.mean())
+        _values(rows)
+        .group_by(*KEY, quarter.alias("quarter"))
+        .agg(is_anomaly.sum().alias("n"), is_anomaly.mean())
     )
-    different = by_quarter.filter(pl.col("n") >= FEWEST_ANOMALIES, called >= STAYED_SHARE)
+    different = by_quarter.filter(pl.col("n") >= FEWEST_ANOMALIES, is_anomaly >= STAYED_SHARE)
     return different.group_by(KEY).len().filter(pl.col("len") == QUARTERS).select(*KEY).sort(*KEY)
 
 
@@ -242,16 +245,16 @@ def _fitted(
     model: Model,
 ) -> Model:
     """Detectors of `devices` from the readings of the hold alone, with the paces and time zones of `model`."""
-    known = readings.filter(pl.col("time") >= start, pl.col("time") < end)
-    known = known.join(devices.lazy(), on="device", how="semi").select(*KEY, "time", "mean")
-    keys = known.select(*KEY).unique().sort(*KEY).collect()
+    recent = readings.filter(pl.col("time") >= start, pl.col("time") < end)
+    recent = recent.join(devices.lazy(), on="device", how="semi").select(*KEY, "time", "mean")
+    keys = recent.select(*KEY).unique().sort(*KEY).collect()
     paces, parts = paces_in(model.frames, keys), []
     sensors = model.frames["sensors"]
     kinds = conversion.kinds_in(sensors)
-    for panel in panels(known, paces, start, end, options, sensors):
+    for panel in panels(recent, paces, start, end, options, sensors):
         grids = panel.grids(options.cells)
-        fitted = stacked([fit_grid(grid, options, keys.clear(), faults, kinds) for grid in grids])
-        parts.append(one_joint(fitted, paces, panel.interval // options.step))
+        part = stacked([fit_grid(grid, options, keys.clear(), faults, kinds) for grid in grids])
+        parts.append(one_joint(part, paces, panel.interval // options.step))
     return Model.of(files_of(stacked(parts), options))
 
 
@@ -261,20 +264,22 @@ def _lesser(rows: pl.DataFrame, again: pl.DataFrame) -> pl.DataFrame:
     theirs = again.select(*row, pl.col(_JUDGED).name.suffix("|again"))
     both = rows.join(theirs, on=row, how="left", maintain_order="left")
     normal = (pl.col("p_value|again") > pl.col("p_value")).fill_null(False)
-    chosen = [pl.when(normal).then(f"{name}|again").otherwise(name).alias(name) for name in _JUDGED]
-    return both.with_columns(chosen).select(rows.columns)
+    columns = [pl.when(normal).then(f"{name}|again").otherwise(name).alias(name) for name in _JUDGED]
+    return both.with_columns(columns).select(rows.columns)
 
 
-def _since(rows: pl.DataFrame, judged: pl.DataFrame, start: datetime) -> pl.DataFrame:
-    """`rows` with `normal_since` of the keys that were `judged` by readings from `start` on."""
-    known = judged.with_columns(pl.lit(start, rows.schema["normal_since"]).alias("normal_since"))
-    found = rows.drop("normal_since").join(known, on=list(KEY), how="left", maintain_order="left")
-    return found.select(rows.columns)
+def _since(rows: pl.DataFrame, keys: pl.DataFrame, start: datetime) -> pl.DataFrame:
+    """`rows` with `normal_since` of the `keys`, which are judged by readings from `start` on."""
+    starts = keys.with_columns(pl.lit(start, rows.schema["normal_since"]).alias("normal_since"))
+    result = rows.drop("normal_since").join(starts, on=list(KEY), how="left", maintain_order="left")
+    return result.select(rows.columns)
 
 
-def _with_reason(keys: pl.DataFrame, judged: pl.DataFrame, hold: timedelta) -> pl.DataFrame:
-    told = pl.lit(REASON.format(hold / timedelta(hours=1)))
-    named = keys.join(judged.with_columns(new=pl.lit(True)), on=list(KEY), how="left", maintain_order="left")
-    return named.with_columns(
-        pl.when("new", pl.col("status") == "scored").then(told).otherwise("reason").alias("reason")
+def _with_reason(keys: pl.DataFrame, changed_keys: pl.DataFrame, hold: timedelta) -> pl.DataFrame:
+    message = pl.lit(REASON.format(hold / timedelta(hours=1)))
+    marks = keys.join(
+        changed_keys.with_columns(new=pl.lit(True)), on=list(KEY), how="left", maintain_order="left"
+    )
+    return marks.with_columns(
+        pl.when("new", pl.col("status") == "scored").then(message).otherwise("reason").alias("reason")
     ).drop("new")

@@ -70,7 +70,7 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
     NaN where there is no reading. Sensors are taken together by how many support vectors they have.
     """
     x = grid.values[:, first:]
-    found = np.empty_like(x)
+    scores = np.empty_like(x)
     sizes = params["support"].list.len().to_numpy().astype(np.int64)
     for size in np.unique(_padded(sizes)):
         rows = np.flatnonzero(_padded(sizes) == size)
@@ -84,8 +84,8 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
         for i in range(int(size)):
             apart = z - support[:, i : i + 1]
             total += coefficient[:, i : i + 1] * np.exp(-gamma * (apart * apart))
-        found[rows] = -(total + intercept)
-    return found
+        scores[rows] = -(total + intercept)
+    return scores
 
 
 def _padded(sizes: NDArray[np.int64]) -> NDArray[np.int64]:

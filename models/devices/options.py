@@ -55,16 +55,16 @@ class Options:
         >>> Options.of({"alpha": 0.01, "shards": 4}).alpha
         0.01
         """
-        known = {field.name for field in fields(cls)}
-        chosen = cls(**{name: v for name, v in options.items() if name in known and v is not None})
-        interval_of(chosen.interval)
-        if not 0 < chosen.alpha <= HIGHEST_ALPHA:
-            raise ContractError(f"alpha is {chosen.alpha}. Expected more than 0 and at most {HIGHEST_ALPHA}.")
-        if chosen.detector not in (AUTO, *DETECTORS):
+        names = {field.name for field in fields(cls)}
+        result = cls(**{name: v for name, v in options.items() if name in names and v is not None})
+        interval_of(result.interval)
+        if not 0 < result.alpha <= HIGHEST_ALPHA:
+            raise ContractError(f"alpha is {result.alpha}. Expected more than 0 and at most {HIGHEST_ALPHA}.")
+        if result.detector not in (AUTO, *DETECTORS):
             raise ContractError(
-                f"detector is '{chosen.detector}'. Expected one of {', '.join((AUTO, *DETECTORS))}."
+                f"detector is '{result.detector}'. Expected one of {', '.join((AUTO, *DETECTORS))}."
             )
-        return chosen
+        return result
 
     @property
     def of_detector(self) -> dict[str, Any]:

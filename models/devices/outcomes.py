@@ -40,14 +40,14 @@ def judge(published: pl.LazyFrame, tables: Frames, options: Options) -> pl.DataF
     """Judged rows of one `as_of`, sorted by sensor, rung and phase; see the module's docstring."""
     columns = [*KEY, "time", "p_value", "is_anomaly", "rung", "as_of", "bundle", "run_id"]
     rows = published.select(columns)
-    found = rows.select(pl.col("as_of").first()).collect()
-    as_of = found.item() if found.height else None
+    first = rows.select(pl.col("as_of").first()).collect()
+    as_of = first.item() if first.height else None
     labels, labelled = _labels(tables, as_of, options)
-    marked = _marked(rows.select(*KEY, "time"), labels)
+    marks = _marked(rows.select(*KEY, "time"), labels)
     p = pl.col("p_value")
     place = [*KEY, "rung", "phase", "fault", "fault_tag", "fault_start"]
     return (
-        rows.join(marked, on=[*KEY, "time"], how="left")
+        rows.join(marks, on=[*KEY, "time"], how="left")
         .group_by(place)
         .agg(
             (pl.col("as_of").first() - _HOUR).alias("hour"),
@@ -72,9 +72,9 @@ def _labels(tables: Frames, as_of: datetime | None, options: Options) -> tuple[p
     last = tables["labels"].select(pl.col("end").max()).collect().item()
     over = pl.col("end") + AFTERMATH * options.step
     near = tables["labels"].filter(pl.col("start") < as_of, over > as_of - _HOUR)
-    named = near.rename({"tag": "fault_tag", "start": "fault_start"}).with_columns(over.alias("over"))
+    renamed = near.rename({"tag": "fault_tag", "start": "fault_start"}).with_columns(over.alias("over"))
     columns = ["device", "fault_tag", "fault", "fault_start", "end", "over"]
-    return named.select(columns), last is not None and last >= as_of
+    return renamed.select(columns), last is not None and last >= as_of
 
 
 def _marked(rows: pl.LazyFrame, labels: pl.LazyFrame) -> pl.LazyFrame:
@@ -110,15 +110,15 @@ def measures(judged: pl.LazyFrame) -> pl.DataFrame:
     return pl.concat([by_slice(summed, rates, [None, "day", "rung", "tag"]), _found(judged)])
 
 
-def _found(judged: pl.LazyFrame) -> pl.DataFrame:
+def _found(sums: pl.LazyFrame) -> pl.DataFrame:
     """Measures of labelled faults, of all and by kind; no rows where there are no labels."""
-    labelled = judged.filter("labelled", (pl.col("anomalies") > 0) | (pl.col("phase") == "during"))
+    labelled = sums.filter("labelled", (pl.col("anomalies") > 0) | (pl.col("phase") == "during"))
     rows = labelled.collect(engine="streaming")
-    called = pl.col("anomalies").sum()
+    alarms = pl.col("anomalies").sum()
     faults = (
         rows.filter(phase="during")
         .group_by(FAULT)
-        .agg(called.alias("anomalies"), pl.col("first_anomaly").min())
+        .agg(alarms.alias("anomalies"), pl.col("first_anomaly").min())
         .sort(FAULT)
     )
     nothing = {"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
@@ -132,7 +132,7 @@ def _found(judged: pl.LazyFrame) -> pl.DataFrame:
     }
     parts = [by_slice(faults, by_fault, [None, "fault"])] if faults.height else []
     if rows["anomalies"].sum():
-        inside = pl.col("anomalies").filter(pl.col("phase").is_not_null()).sum() / called
+        inside = pl.col("anomalies").filter(pl.col("phase").is_not_null()).sum() / alarms
         parts.append(by_slice(rows, {"precision": inside}, [None]))
     return pl.concat(parts) if parts else pl.DataFrame(schema=nothing)
 
@@ -149,17 +149,17 @@ def tallies(judged: pl.DataFrame) -> pl.DataFrame:
 def backtest_tallies(backtest: pl.LazyFrame) -> pl.DataFrame:
     """The same of the backtest's readings as they are."""
     days = backtest.filter(~pl.col("injected")).group_by(pl.col("time").dt.date().alias("period"))
-    found = days.agg(
+    counts = days.agg(
         (pl.col("p_value") <= ALPHA).sum().cast(pl.Float64).alias("numerator"),
         pl.len().cast(pl.Int64).alias("rows"),
     )
-    return _points(found.collect(engine="streaming"))
+    return _points(counts.collect(engine="streaming"))
 
 
 def _points(days: pl.DataFrame) -> pl.DataFrame:
-    named = days.with_columns(
+    columns = days.with_columns(
         pl.lit("alarm_rate").alias("chart"),
         pl.lit("all sensors").alias("series"),
         pl.col("rows").cast(pl.Float64).alias("denominator"),
     )
-    return named.select(list(TALLIES)).sort("period")
+    return columns.select(list(TALLIES)).sort("period")

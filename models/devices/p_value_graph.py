@@ -11,56 +11,60 @@ from models.onnx_graphs import Builder
 
 def p_values(calibration: pl.DataFrame, corrections: pl.DataFrame) -> Graph:
     """As `models.devices.calibration.Tails.p_values`, then `corrected` by the sensor's rung."""
-    made, tails = Builder(), Tails.of(calibration)
+    builder, tails = Builder(), Tails.of(calibration)
     shape = nonzero(tails.shape)
     share = tails.k / (tails.n + 1)
     threshold, scale, shape_, base = (
-        made.rows(values, "sensor") for values in (tails.threshold, tails.scale, shape, share)
+        builder.rows(values, "sensor") for values in (tails.threshold, tails.scale, shape, share)
     )
-    one = made.constant(1.0)
-    over = made.op("Sub", "score", threshold)
-    above = made.op("Div", made.op("Max", over, made.constant(0.0)), scale)
-    power = made.op("Div", made.constant(-1.0), shape_)
-    left = made.op("Max", made.op("Add", one, made.op("Mul", shape_, above)), made.constant(0.0))
-    tail = made.op("Mul", base, made.op("Pow", left, power))
-    higher = made.op("Greater", made.unsqueeze("score"), made.rows(tails.body + SAME, "sensor"))
-    rank = made.op("Sub", made.total(made.cast(higher, "double"), 1), one)
-    steps = made.op("Div", made.op("Max", rank, made.constant(0.0)), made.constant(float(BODY - 1)))
-    inner = made.op("Sub", one, made.op("Mul", made.op("Sub", one, base), steps))
-    p = made.op(
+    one = builder.constant(1.0)
+    over = builder.op("Sub", "score", threshold)
+    above = builder.op("Div", builder.op("Max", over, builder.constant(0.0)), scale)
+    power = builder.op("Div", builder.constant(-1.0), shape_)
+    growth = builder.op(
+        "Max", builder.op("Add", one, builder.op("Mul", shape_, above)), builder.constant(0.0)
+    )
+    tail = builder.op("Mul", base, builder.op("Pow", growth, power))
+    higher = builder.op("Greater", builder.unsqueeze("score"), builder.rows(tails.body + SAME, "sensor"))
+    rank = builder.op("Sub", builder.total(builder.cast(higher, "double"), 1), one)
+    steps = builder.op(
+        "Div", builder.op("Max", rank, builder.constant(0.0)), builder.constant(float(BODY - 1))
+    )
+    inner = builder.op("Sub", one, builder.op("Mul", builder.op("Sub", one, base), steps))
+    p = builder.op(
         "Where",
-        made.op("Greater", over, made.constant(SAME)),
-        made.op("Max", tail, made.constant(P_FLOOR)),
-        made.op("Max", inner, base),
+        builder.op("Greater", over, builder.constant(SAME)),
+        builder.op("Max", tail, builder.constant(P_FLOOR)),
+        builder.op("Max", inner, base),
     )
-    p = _corrected(made, p, calibration["rung"], corrections)
-    nothing = made.op("Or", made.op("IsNaN", "score"), made.op("IsNaN", threshold))
-    p = made.op("Where", nothing, made.constant(np.nan), p)
+    p = _corrected(builder, p, calibration["rung"], corrections)
+    nothing = builder.op("Or", builder.op("IsNaN", "score"), builder.op("IsNaN", threshold))
+    p = builder.op("Where", nothing, builder.constant(np.nan), p)
     score = Port("score", "double", (), "of the sensor's own detector")
-    return made.graph("p_values", (SENSOR, score), [(p, P_VALUE)])
+    return builder.graph("p_values", (SENSOR, score), [(p, P_VALUE)])
 
 
-def _corrected(made: Builder, p: str, rung: pl.Series, corrections: pl.DataFrame) -> str:
+def _corrected(builder: Builder, p: str, rung: pl.Series, corrections: pl.DataFrame) -> str:
     """As `models.devices.calibration.corrected`: on logarithms a sum of slopes, each over its own range."""
     if corrections.is_empty():
         return p
     rungs = corrections["rung"].unique(maintain_order=True).to_list()
     by_rung = [corrections.filter(rung=name).sort("p") for name in rungs]
     grid, value = (np.log(np.stack([part[c].to_numpy() for part in by_rung])) for c in ("p", "corrected"))
-    known = rung.is_in(rungs).to_numpy()
+    has_correction = rung.is_in(rungs).to_numpy()
     numbers = rung.replace_strict(rungs, list(range(len(rungs))), default=0, return_dtype=pl.Int64)
-    at = made.rows(numbers.to_numpy(), "sensor", np.int64)
+    at = builder.rows(numbers.to_numpy(), "sensor", np.int64)
     begin, width = grid[:, :-1], np.diff(grid, axis=1)
     slope = np.divide(np.diff(value, axis=1), width, out=np.zeros_like(width), where=width > 0)
-    logarithm = made.op("Log", p)
-    apart = made.op("Sub", made.unsqueeze(logarithm), made.rows(begin, at))
-    inside = made.op("Min", made.op("Max", apart, made.constant(0.0)), made.rows(width, at))
-    climbed = made.total(made.op("Mul", inside, made.rows(slope, at)), 1)
-    first, start = made.rows(grid[:, 0], at), made.rows(value[:, 0], at)
-    below = made.op("Add", logarithm, made.op("Sub", start, first))
-    between = made.op("Add", start, climbed)
-    found = made.op("Exp", made.op("Where", made.op("Less", logarithm, first), below, between))
-    last, end = (made.rows([part[c][-1] for part in by_rung], at) for c in ("p", "corrected"))
-    high = made.op("GreaterOrEqual", p, last)
-    found = made.op("Where", high, made.op("Max", p, end), found)
-    return made.op("Where", made.rows(known, "sensor", np.bool_), found, p)
+    logarithm = builder.op("Log", p)
+    apart = builder.op("Sub", builder.unsqueeze(logarithm), builder.rows(begin, at))
+    inside = builder.op("Min", builder.op("Max", apart, builder.constant(0.0)), builder.rows(width, at))
+    climbed = builder.total(builder.op("Mul", inside, builder.rows(slope, at)), 1)
+    first, start = builder.rows(grid[:, 0], at), builder.rows(value[:, 0], at)
+    below = builder.op("Add", logarithm, builder.op("Sub", start, first))
+    between = builder.op("Add", start, climbed)
+    result = builder.op("Exp", builder.op("Where", builder.op("Less", logarithm, first), below, between))
+    last, end = (builder.rows([part[c][-1] for part in by_rung], at) for c in ("p", "corrected"))
+    high = builder.op("GreaterOrEqual", p, last)
+    result = builder.op("Where", high, builder.op("Max", p, end), result)
+    return builder.op("Where", builder.rows(has_correction, "sensor", np.bool_), result, p)

@@ -25,8 +25,8 @@ def paces_of(readings: pl.LazyFrame, step: timedelta) -> pl.DataFrame:
     """The sensors of `readings` (device, tag, time), in order, with the `pace` of each in intervals of `step`."""
     interval = step // timedelta(microseconds=1)
     number = pl.col("time").dt.epoch("us") // interval
-    seen = readings.group_by(KEY).agg(pl.len().alias("n"), (number.max() - number.min() + 1).alias("span"))
-    keys = seen.sort(*KEY).collect(engine="streaming")
+    counts = readings.group_by(KEY).agg(pl.len().alias("n"), (number.max() - number.min() + 1).alias("span"))
+    keys = counts.sort(*KEY).collect(engine="streaming")
     sparse = keys.filter(pl.col("n") > FEWEST_GAPS, pl.col("n") < _DENSE * pl.col("span")).select(KEY)
     if sparse.is_empty():
         return keys.select(*KEY, pace=pl.lit(1, pl.Int64))
@@ -74,17 +74,17 @@ def panels(
         paces.sort("pace", *KEY).partition_by("pace", as_dict=True, maintain_order=True).items()
     ):
         step = options.step * int(pace)
-        known = readings.filter(pl.col("time") >= start, pl.col("time") < end)
-        known = known if pace == 1 else at_pace(known, step)
-        yield panel_of(known, with_timezone(keys, zones, options.timezone), floor(start, step), end, step)
+        recent = readings.filter(pl.col("time") >= start, pl.col("time") < end)
+        recent = recent if pace == 1 else at_pace(recent, step)
+        yield panel_of(recent, with_timezone(keys, zones, options.timezone), floor(start, step), end, step)
 
 
 def at_pace(readings: pl.LazyFrame, step: timedelta) -> pl.LazyFrame:
     """Readings as means of `step`, and the time of the last one of each: device, tag, time, mean, last."""
     width = step // timedelta(microseconds=1)
     begin = pl.col("time").dt.truncate(f"{width}us")
-    found = readings.sort("time").group_by(*KEY, begin.alias("begin"))
-    return found.agg(pl.col("mean").mean(), pl.col("time").last().alias("last")).rename({"begin": "time"})
+    groups = readings.sort("time").group_by(*KEY, begin.alias("begin"))
+    return groups.agg(pl.col("mean").mean(), pl.col("time").last().alias("last")).rename({"begin": "time"})
 
 
 def floor(moment: datetime, step: timedelta) -> datetime:
@@ -102,21 +102,21 @@ def paces_in(frames: Mapping[str, pl.DataFrame], keys: pl.DataFrame) -> pl.DataF
     sensors = frames["sensors"]
     if "pace" not in sensors.columns or sensors["pace"].max() in (None, 1):
         return keys.select(*KEY, pace=pl.lit(1, pl.Int64))
-    known = sensors.select(*KEY, "pace")
+    by_key = sensors.select(*KEY, "pace")
     if "joint" in frames:
         first = frames["joint"].select("device", tag=pl.col("tags").list.first())
-        together = first.join(known, on=list(KEY), how="inner")
-        known = pl.concat([known, together.with_columns(tag=pl.lit(JOINT_TAG))])
-    found = keys.select(KEY).join(known, on=list(KEY), how="left", maintain_order="left")
-    return found.with_columns(pl.col("pace").fill_null(1))
+        together = first.join(by_key, on=list(KEY), how="inner")
+        by_key = pl.concat([by_key, together.with_columns(tag=pl.lit(JOINT_TAG))])
+    result = keys.select(KEY).join(by_key, on=list(KEY), how="left", maintain_order="left")
+    return result.with_columns(pl.col("pace").fill_null(1))
 
 
 def with_joint(paces: pl.DataFrame) -> pl.DataFrame:
     """Devices with the `pace` of their joint detector: the one that most of their sensors have, the fastest of equals."""
-    counted = (
+    counts = (
         paces.group_by("device", "pace").len().sort("device", "len", "pace", descending=[False, True, False])
     )
-    return counted.unique("device", keep="first", maintain_order=True).select("device", "pace")
+    return counts.unique("device", keep="first", maintain_order=True).select("device", "pace")
 
 
 def by_pace(frames: Mapping[str, pl.DataFrame], keys: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:

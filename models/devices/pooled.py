@@ -19,13 +19,13 @@ def fit(sensors: pl.DataFrame) -> pl.DataFrame:
     `sensors` has tag, `center` and `scale` of sensors with a detector of their own.
     """
     center = pl.col("center")
-    spread = 1.4826 * (center - center.median()).abs().median()
+    between = 1.4826 * (center - center.median()).abs().median()
     return (
         sensors.group_by("tag")
         .agg(
             pl.len().cast(pl.Int64).alias("sensors"),
             center.median().alias("center"),
-            (spread**2 + pl.col("scale").median() ** 2).sqrt().alias("scale"),
+            (between**2 + pl.col("scale").median() ** 2).sqrt().alias("scale"),
         )
         .filter(pl.col("sensors") >= FEWEST_SENSORS)
         .sort("tag")
@@ -38,5 +38,5 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Flo
 
     columns = (params[name].to_numpy()[:, None] for name in ("center", "scale", "sensors"))
     center, scale, sensors = columns
-    found = np.abs(grid.values[:, first:] - center) / scale
-    return found, 2 * stdtr(sensors - 1.0, -found)
+    distance = np.abs(grid.values[:, first:] - center) / scale
+    return distance, 2 * stdtr(sensors - 1.0, -distance)

@@ -26,19 +26,21 @@ def fit(grid: Grid) -> pl.DataFrame:
     """
     absent = np.isnan(grid.values)
     columns = np.arange(grid.intervals)
-    known = ~absent
-    begin = np.where(known.any(axis=1), known.argmax(axis=1), grid.intervals)
-    end = np.where(known.any(axis=1), grid.intervals - 1 - known[:, ::-1].argmax(axis=1), 0)
+    present = ~absent
+    begin = np.where(present.any(axis=1), present.argmax(axis=1), grid.intervals)
+    end = np.where(present.any(axis=1), grid.intervals - 1 - present[:, ::-1].argmax(axis=1), 0)
     since = columns[None, :] >= begin[:, None]
     gaps = np.where(since, ages(absent), 0).astype(np.int16)
-    repeated = np.where(absent, 0, channels.runs(grid.values)).astype(np.int16)
+    run_lengths = np.where(absent, 0, channels.runs(grid.values)).astype(np.int16)
     times = grid.times
     return grid.keys.with_columns(
         times.gather(np.minimum(begin, grid.intervals - 1)).alias("first"),
         times.gather(end).alias("last"),
-        pl.Series("readings", known.sum(axis=1)),
+        pl.Series("readings", present.sum(axis=1)),
         pl.Series("p_of_gap", _beyond(gaps, since.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
-        pl.Series("p_of_run", age_chances(repeated, known.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)),
+        pl.Series(
+            "p_of_run", age_chances(run_lengths, present.sum(axis=1)), dtype=pl.Array(pl.Float32, LOOKBACK)
+        ),
     )
 
 
@@ -51,14 +53,14 @@ def _beyond(gaps: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
     """
     p = age_chances(gaps, n)
     rows = np.flatnonzero(((gaps == 1).sum(axis=1) < _FEW_GAPS) & (n >= _FEWEST_INTERVALS))
-    begun = (gaps[rows] == 1).sum(axis=1)
+    starts = (gaps[rows] == 1).sum(axis=1)
     absent = (gaps[rows] > 0).sum(axis=1)
     longest = gaps[rows].max(axis=1, initial=0)
     beyond = np.maximum(np.arange(LOOKBACK)[None, :] - longest[:, None], 0)
-    onward = (absent - begun + 0.5)[:, None] + np.arange(LOOKBACK - 1)[None, :]
-    lasting = np.concatenate([np.ones((len(rows), 1)), onward / (onward + begun[:, None] + 0.5)], axis=1)
+    onward = (absent - starts + 0.5)[:, None] + np.arange(LOOKBACK - 1)[None, :]
+    lasting = np.concatenate([np.ones((len(rows), 1)), onward / (onward + starts[:, None] + 0.5)], axis=1)
     tail = p[rows] * np.take_along_axis(np.cumprod(lasting, axis=1), beyond, axis=1)
-    tail = np.where((begun == 0)[:, None], exchangeable(n[rows], LOOKBACK), tail)
+    tail = np.where((starts == 0)[:, None], exchangeable(n[rows], LOOKBACK), tail)
     p[rows] = np.minimum(p[rows], np.maximum(tail, P_FLOOR))
     return p
 
@@ -67,17 +69,17 @@ def gap_p_values(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
     """p-values of the missing readings in the columns from `first` on; NaN where there is a reading."""
     gaps = ages(np.isnan(grid.values))[:, first:]
     table = params["p_of_gap"].to_numpy()
-    found = table[np.arange(len(gaps))[:, None], np.maximum(gaps, 1) - 1].astype(float)
-    return np.where(gaps == 0, np.nan, found)
+    p = table[np.arange(len(gaps))[:, None], np.maximum(gaps, 1) - 1].astype(float)
+    return np.where(gaps == 0, np.nan, p)
 
 
 def last_runs(params: pl.DataFrame, grid: Grid) -> tuple[NDArray[np.int16], Floats]:
     """Length of the run that each sensor's last reading belongs to, and its p-value; 0 and NaN without reading."""
     lengths = channels.runs(grid.values)
-    known = ~np.isnan(grid.values)
-    last = grid.intervals - 1 - known[:, ::-1].argmax(axis=1)
+    present = ~np.isnan(grid.values)
+    last = grid.intervals - 1 - present[:, ::-1].argmax(axis=1)
     rows = np.arange(len(lengths))
-    found = np.where(known.any(axis=1), np.minimum(lengths[rows, last], LOOKBACK), 0)
+    runs = np.where(present.any(axis=1), np.minimum(lengths[rows, last], LOOKBACK), 0)
     table = params["p_of_run"].to_numpy()
-    p = table[rows, np.maximum(found, 1) - 1].astype(float)
-    return found.astype(np.int16), np.where(found == 0, np.nan, p)
+    p = table[rows, np.maximum(runs, 1) - 1].astype(float)
+    return runs.astype(np.int16), np.where(runs == 0, np.nan, p)

@@ -61,22 +61,22 @@ class Fitted:
         return cls(frame["baseline"].to_numpy(), profile, scales, np.empty((frame.height, 0)))
 
 
-def fit(grid: Grid, part: NDArray[np.bool_], chosen: NDArray[np.int8] | None = None) -> Fitted:
+def fit(grid: Grid, part: NDArray[np.bool_], choice: NDArray[np.int8] | None = None) -> Fitted:
     """Detectors of all sensors of `grid` from the columns where `part`; which expectation, by the others.
 
-    `chosen` says which expectation (position in `BASELINES`) a sensor has, where it is not -1.
+    `choice` says which expectation (position in `BASELINES`) a sensor has, where it is not -1.
     Up to three short episodes a day of readings more than seven scales out, at most a tenth of
     the history, are taken for faults and left out; more than that is how the sensor behaves.
     """
-    chosen = np.full(len(grid.values), -1, np.int8) if chosen is None else chosen
-    first = _fit(grid, grid.values, part, chosen)
+    choice = np.full(len(grid.values), -1, np.int8) if choice is None else choice
+    first = _fit(grid, grid.values, part, choice)
     suspects = _suspects(grid, first)
     if not suspects.any():
         return first
     rows = np.flatnonzero(suspects.any(axis=1))
     clean = grid.values.copy()
     clean[suspects] = np.nan
-    again = _fit(grid.take(rows), clean[rows], part, chosen[rows])
+    again = _fit(grid.take(rows), clean[rows], part, choice[rows])
     baseline, profile = first.baseline.copy(), first.profile.copy()
     baseline[rows], profile[rows] = again.baseline, again.profile
     scales = {}
@@ -86,7 +86,7 @@ def fit(grid: Grid, part: NDArray[np.bool_], chosen: NDArray[np.int8] | None = N
     return Fitted(baseline, profile, Scales(**scales), clean)
 
 
-def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], chosen: NDArray[np.int8]) -> Fitted:
+def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], choice: NDArray[np.int8]) -> Fitted:
     inside = np.where(part[None, :], x, np.nan)
     center = row_quantiles(inside, (0.5,))[:, 0]
     center = np.where(np.isnan(center), row_quantiles(x, (0.5,))[:, 0], center)
@@ -101,11 +101,11 @@ def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], chosen: NDArray[np.int8
     widths = [_width(np.where(outside, x - e, np.nan)) for e in (expected, course, recent)]
     baseline = np.where(widths[1][:, 1] < 0.85 * widths[0][:, 1], SEASONAL, LEVEL).astype(np.int8)
     baseline[(widths[2] < 0.5 * np.minimum(widths[0], widths[1])).any(axis=1)] = LOCAL
-    baseline = np.where(chosen >= 0, chosen, baseline).astype(np.int8)
+    baseline = np.where(choice >= 0, choice, baseline).astype(np.int8)
     profile = np.where((baseline == SEASONAL)[:, None], daily, level)
-    for s in np.flatnonzero(((baseline == LOCAL) & (chosen < 0)) | (baseline == REGIMES)):
-        regimes = _regimes(x[s], sure=chosen[s] == REGIMES)
-        if len(regimes) > 1 or chosen[s] == REGIMES:
+    for s in np.flatnonzero(((baseline == LOCAL) & (choice < 0)) | (baseline == REGIMES)):
+        regimes = _regimes(x[s], sure=choice[s] == REGIMES)
+        if len(regimes) > 1 or choice[s] == REGIMES:
             baseline[s], profile[s] = REGIMES, np.nan
             profile[s, : len(regimes)] = regimes
     expected = expected_of(grid, x, baseline, profile)
@@ -141,8 +141,8 @@ def _regimes(x: Floats, sure: bool) -> Floats:
 def _leaps(x: Floats, breaks: Floats) -> bool:
     """Whether the steps of `x` over the gaps above `breaks` are far greater than its other steps."""
     steps = np.abs(np.diff(x))
-    known, over = ~np.isnan(steps), np.diff(np.searchsorted(breaks, x)) != 0
-    leaps, within = steps[known & over], steps[known & ~over]
+    present, over = ~np.isnan(steps), np.diff(np.searchsorted(breaks, x)) != 0
+    leaps, within = steps[present & over], steps[present & ~over]
     if not len(leaps) or not len(within):
         return True
     return bool(np.median(leaps) >= _LEAP * np.median(within) / 0.6745)
@@ -154,41 +154,41 @@ def _profile(grid: Grid, x: Floats, center: Floats, design: Floats) -> Floats:
     Only the level, where the history covers less than 4/5 of a day; two harmonics for less than two
     days, four for more.
     """
-    known = ~np.isnan(x)
+    present = ~np.isnan(x)
     days = _days(grid)
     size = np.where(days >= 2, PROFILE, np.where(days >= LEAST_OF_A_DAY, 5, 1))
-    size = np.where(known.sum(axis=1) >= 10 * size, size, 1)
-    used = np.arange(PROFILE)[None, :] < size[:, None]
+    size = np.where(present.sum(axis=1) >= 10 * size, size, 1)
+    in_use = np.arange(PROFILE)[None, :] < size[:, None]
     normal = np.empty((len(x), PROFILE, PROFILE))
     for i in range(PROFILE):
         for j in range(i + 1):
-            normal[:, i, j] = np.where(known, design[None, :, i] * design[None, :, j], 0.0).sum(axis=1)
+            normal[:, i, j] = np.where(present, design[None, :, i] * design[None, :, j], 0.0).sum(axis=1)
             normal[:, j, i] = normal[:, i, j]
-    normal = np.where(used[:, :, None] & used[:, None, :], normal, 0.0)
-    normal += np.where(used, 1e-6, 1.0)[:, :, None] * np.eye(PROFILE)
-    found = np.zeros((len(x), PROFILE))
-    found[:, 0] = center
+    normal = np.where(in_use[:, :, None] & in_use[:, None, :], normal, 0.0)
+    normal += np.where(in_use, 1e-6, 1.0)[:, :, None] * np.eye(PROFILE)
+    profile = np.zeros((len(x), PROFILE))
+    profile[:, 0] = center
     for _ in range(4):
-        course = channels.seasonal(design, found)
+        course = channels.seasonal(design, profile)
         rest = x - course
         scale = channels.robust_scale(rest)[:, None]
-        pulled = np.where(known, np.clip(rest, -2 * scale, 2 * scale), 0.0)
+        pulled = np.where(present, np.clip(rest, -2 * scale, 2 * scale), 0.0)
         right = np.stack([(pulled * design[None, :, i]).sum(axis=1) for i in range(PROFILE)], axis=1)
-        found += np.linalg.solve(normal, np.where(used, right, 0.0)[:, :, None])[:, :, 0]
-    return found
+        profile += np.linalg.solve(normal, np.where(in_use, right, 0.0)[:, :, None])[:, :, 0]
+    return profile
 
 
 def _days(grid: Grid) -> Floats:
     """Days between the first and the last reading of each sensor."""
-    known = ~np.isnan(grid.values)
-    span = grid.intervals - known[:, ::-1].argmax(axis=1) - known.argmax(axis=1)
-    days: Floats = np.where(known.any(axis=1), span, 0) * grid.interval.total_seconds() / 86400
+    present = ~np.isnan(grid.values)
+    span = grid.intervals - present[:, ::-1].argmax(axis=1) - present.argmax(axis=1)
+    days: Floats = np.where(present.any(axis=1), span, 0) * grid.interval.total_seconds() / 86400
     return days
 
 
-def _suspects(grid: Grid, fitted: Fitted) -> NDArray[np.bool_]:
+def _suspects(grid: Grid, parameters: Fitted) -> NDArray[np.bool_]:
     """Cells that are taken for faults: far out, and few episodes of them."""
-    score, _ = score_of(grid, fitted)
+    score, _ = score_of(grid, parameters)
     out = np.nan_to_num(score) > _SUSPECT
     near = out.copy()
     for lag in range(1, 6):
@@ -202,26 +202,26 @@ def _suspects(grid: Grid, fitted: Fitted) -> NDArray[np.bool_]:
 
 def expected_of(grid: Grid, x: Floats, baseline: NDArray[np.int8], profile: Floats) -> Floats:
     """What sensors with the values `x`, on the columns of `grid`, are expected to show; see the module."""
-    found = np.empty_like(x)
+    expected = np.empty_like(x)
     steady = np.flatnonzero(baseline <= SEASONAL)
-    found[steady] = channels.seasonal(channels.seasonal_design(grid), profile[steady])
+    expected[steady] = channels.seasonal(channels.seasonal_design(grid), profile[steady])
     wandering = np.flatnonzero(baseline == LOCAL)
-    found[wandering] = channels.recent_level(x[wandering], profile[wandering, 0])
+    expected[wandering] = channels.recent_level(x[wandering], profile[wandering, 0])
     jumping = np.flatnonzero(baseline == REGIMES)
-    found[jumping] = _nearest(x[jumping], profile[jumping])
-    return found
+    expected[jumping] = _nearest(x[jumping], profile[jumping])
+    return expected
 
 
 def _nearest(x: Floats, levels: Floats) -> Floats:
     """The level next to each value, of each row's `levels`."""
-    found = np.repeat(levels[:, :1], x.shape[1], axis=1)
+    nearest = np.repeat(levels[:, :1], x.shape[1], axis=1)
     for i in range(1, levels.shape[1]):
         level = levels[:, i : i + 1]
-        found = np.where(np.abs(x - level) < np.abs(x - found), level, found)
-    return found
+        nearest = np.where(np.abs(x - level) < np.abs(x - nearest), level, nearest)
+    return nearest
 
 
-def score_of(grid: Grid, fitted: Fitted, first: int = 0) -> tuple[Floats, NDArray[np.int8]]:
+def score_of(grid: Grid, parameters: Fitted, first: int = 0) -> tuple[Floats, NDArray[np.int8]]:
     """Scores and causes (see `channels.distances`) of the columns of `grid` from `first` on."""
-    expected = expected_of(grid, grid.values, fitted.baseline, fitted.profile)
-    return channels.distances(grid.values, expected, fitted.scales, first)
+    expected = expected_of(grid, grid.values, parameters.baseline, parameters.profile)
+    return channels.distances(grid.values, expected, parameters.scales, first)

@@ -41,8 +41,8 @@ readings since then are taken for normal, too (`models.devices.new_normal`), els
 
 def as_scores(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Published rows with the columns `SCORES`; what an earlier version did not publish is null."""
-    known = rows.collect_schema().names()
-    lacking = [pl.lit(None, dtype).alias(name) for name, dtype in SCORES.items() if name not in known]
+    names = rows.collect_schema().names()
+    lacking = [pl.lit(None, dtype).alias(name) for name, dtype in SCORES.items() if name not in names]
     return rows.with_columns(lacking).select(list(SCORES))
 
 

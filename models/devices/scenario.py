@@ -114,22 +114,22 @@ class Devices(
             complete = _hour(last) + HOUR if now >= _hour(last) + HOUR else _hour(last + step)
             return max(complete, _hour(first) + HOUR)
         if isinstance(as_of, datetime):
-            wanted = _hour(moment_of(as_of))
+            end = _hour(moment_of(as_of))
         else:
-            wanted = _hour(end_of(as_of))
+            end = _hour(end_of(as_of))
             if start_of(as_of) <= last:
-                wanted = min(wanted, _hour(last) + HOUR)
-        if not first < wanted <= _hour(last) + HOUR:
+                end = min(end, _hour(last) + HOUR)
+        if not first < end <= _hour(last) + HOUR:
             raise ContractError(
-                f"--as-of is {wanted:%Y-%m-%dT%H:%MZ}. There are readings from {first:%Y-%m-%dT%H:%MZ} to "
+                f"--as-of is {end:%Y-%m-%dT%H:%MZ}. There are readings from {first:%Y-%m-%dT%H:%MZ} to "
                 f"{last:%Y-%m-%dT%H:%MZ}: expected the end of an hour up to {_hour(last) + HOUR:%Y-%m-%dT%H:%MZ}."
             )
-        return wanted
+        return end
 
     def due(self, tables: Frames, newest: AsOf, published: Collection[AsOf], at_most: int) -> Sequence[AsOf]:
         """The ends of hours, see `models.devices.hours.due`."""
-        known = [moment_of(one) for one in published]
-        return hours.due(tables["readings"], moment_of(newest), known, at_most, Options.requested_hours)
+        past = [moment_of(one) for one in published]
+        return hours.due(tables["readings"], moment_of(newest), past, at_most, Options.requested_hours)
 
     def changed(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> list[datetime]:
         """The hours that have got readings, see `models.devices.hours.changed`."""
@@ -137,9 +137,9 @@ class Devices(
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """`fleet`: `first` reading before `as_of`, and the number of `devices` with one in the last two hours."""
-        known = tables["readings"].filter(pl.col("time") < moment_of(as_of))
-        first = known.select(pl.col("time").min().alias("first"))
-        recent = known.filter(pl.col("time") >= moment_of(as_of) - 2 * HOUR)
+        past = tables["readings"].filter(pl.col("time") < moment_of(as_of))
+        first = past.select(pl.col("time").min().alias("first"))
+        recent = past.filter(pl.col("time") >= moment_of(as_of) - 2 * HOUR)
         devices = recent.select(pl.col("device").n_unique().cast(pl.Int64).alias("devices"))
         return {"fleet": pl.concat([first, devices], how="horizontal").collect(engine="streaming")}
 
@@ -151,10 +151,10 @@ class Devices(
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Trained:
-        chosen = Options.of(options)
+        settings = Options.of(options)
         collected = {name: frame.collect() for name, frame in parts.items()}
-        files = training.files_of(collected, chosen)
-        backtest = backtests.predictions(collected, chosen)
+        files = training.files_of(collected, settings)
+        backtest = backtests.predictions(collected, settings)
         metrics = backtests.metrics(backtest)
         headline = dict(metrics.filter(pl.col("slice") == "all").select("metric", "value").iter_rows())
         rungs = collected["sensors"]["rung"]
@@ -162,7 +162,7 @@ class Devices(
             f"{count:,} sensor{'s' * (count > 1)}: {rung}"
             for rung, count in rungs.value_counts().sort("rung").iter_rows()
         ]
-        notes += [*training_notes.of_backtest(backtest), *training_notes.of_sensors(files, chosen)]
+        notes += [*training_notes.of_backtest(backtest), *training_notes.of_sensors(files, settings)]
         headline |= {"sensors": float(len(rungs)), "without_detector": float((rungs == "none").sum())}
         return Trained(
             files=files,
@@ -219,10 +219,10 @@ class Devices(
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> Scores:
-        chosen = Options.of({**options, **model.options})
+        settings = Options.of({**options, **model.options})
         until = moment_of(as_of)
         faults = training.labelled_faults(tables, until)
-        return scoring.score(model, tables["readings"], keys, until, chosen, faults)
+        return scoring.score(model, tables["readings"], keys, until, settings, faults)
 
     @property
     def derived_tables(self) -> tuple[str, ...]:
@@ -232,8 +232,8 @@ class Devices(
         self, rows: pl.LazyFrame, earlier: Frames, tables: Frames, as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`incidents` and new `levels` after the hour, which go on from those of the last run before it."""
-        chosen, until = Options.of(options), moment_of(as_of)
-        alarming = alarms.alarming(rows, chosen.alarms_per_day, _verdicts(tables, until))
+        settings, until = Options.of(options), moment_of(as_of)
+        alarming = alarms.alarming(rows, settings.alarms_per_day, _verdicts(tables, until))
         rows = as_scores(rows)
         anomalies = rows.filter("is_anomaly").collect(engine="streaming")
         previous = None
@@ -241,14 +241,16 @@ class Devices(
             day = until - timedelta(days=1)
             past = earlier["incidents"].filter(pl.col("as_of") > day, pl.col("end") > day).collect()
             previous = past.filter(pl.col("as_of") == pl.col("as_of").max())
-        known = None
+        last_levels = None
         if "levels" in earlier:
             since = until - levels.FORGOTTEN
-            kept = earlier["levels"].filter(pl.col("as_of") >= since, pl.col("last") >= since).collect()
-            known = kept.filter(pl.col("as_of") == pl.col("as_of").max())
+            earlier_levels = (
+                earlier["levels"].filter(pl.col("as_of") >= since, pl.col("last") >= since).collect()
+            )
+            last_levels = earlier_levels.filter(pl.col("as_of") == pl.col("as_of").max())
         return {
-            "incidents": incidents.incidents(anomalies, previous, until, chosen.step, alarming),
-            "levels": levels.levels(rows, known, earlier.get("incidents"), until),
+            "incidents": incidents.incidents(anomalies, previous, until, settings.step, alarming),
+            "levels": levels.levels(rows, last_levels, earlier.get("incidents"), until),
         }
 
     def events(
@@ -258,18 +260,18 @@ class Devices(
         of which what stayed different has become normal.
         """
         new = derived["incidents"].filter("is_new_alarm").sort("p_value", "incident")
-        told = [
+        events = [
             Event("incident", f"devices.{row['device']}.{row['start']:%Y-%m-%dT%H:%MZ}", _payload(row))
             for row in new.with_columns(incidents.what_happened()).iter_rows(named=True)
         ]
-        return told + (levels.told(derived["levels"]) if "levels" in derived else [])
+        return events + (levels.told(derived["levels"]) if "levels" in derived else [])
 
     def watched(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.LazyFrame:
-        trained = moment_of(trained_as_of)
-        since = trained - timedelta(days=Options.of(options).history_days)
-        return watching.watched(tables["readings"], since, trained, moment_of(as_of))
+        training_end = moment_of(trained_as_of)
+        since = training_end - timedelta(days=Options.of(options).history_days)
+        return watching.watched(tables["readings"], since, training_end, moment_of(as_of))
 
     def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         return ("rung", "p_value")

@@ -52,12 +52,14 @@ def score(
     def scorer(by: Model, some: pl.DataFrame, first: datetime, until: datetime) -> Scores:
         return score_span(by, readings, some, first, until, options)
 
-    first, known = as_of - HOUR, pl.DataFrame() if faults is None else faults
-    found = []
+    first, labels = as_of - HOUR, pl.DataFrame() if faults is None else faults
+    parts = []
     for pace, some in by_pace(model.frames, keys):
         scores = scorer(model, some, first, as_of)
-        found.append(new_normal.relearnt(scores, readings, known, first, as_of, options, scorer, model, pace))
-    return _together(found)
+        parts.append(
+            new_normal.relearnt(scores, readings, labels, first, as_of, options, scorer, model, pace)
+        )
+    return _together(parts)
 
 
 def score_span(
@@ -71,16 +73,16 @@ def score_span(
     """As `score`, for the intervals from `first` up to, not including, `until`."""
     devices = keys.select("device").unique().sort("device")
     near = model.within(devices)
-    found: list[Scores] = []
+    parts: list[Scores] = []
     for pace, some in by_pace(near.frames, keys):
-        found += _at_pace(near, readings, some, first, until, options, pace)
-    return _together(found)
+        parts += _at_pace(near, readings, some, first, until, options, pace)
+    return _together(parts)
 
 
-def _together(found: list[Scores]) -> Scores:
-    rows = pl.concat([pl.DataFrame(schema=SCORES), *(one.rows for one in found)])
+def _together(parts: list[Scores]) -> Scores:
+    rows = pl.concat([pl.DataFrame(schema=SCORES), *(one.rows for one in parts)])
     return Scores(
-        rows.sort(*KEY, "time"), pl.concat([key_status.no_keys(), *(one.keys for one in found)]).sort(*KEY)
+        rows.sort(*KEY, "time"), pl.concat([key_status.no_keys(), *(one.keys for one in parts)]).sort(*KEY)
     )
 
 
@@ -103,8 +105,8 @@ def _at_pace(
     panel = panel_of(paced, sensors, start, ceiling(until, step), step)
     for grid in panel.grids(options.cells):
         devices = grid.keys.select("device").unique()
-        wanted = keys.join(devices, on="device", how="semi")
-        rows, outcomes = _score_grid(model.within(devices), grid, wanted, options)
+        device_keys = keys.join(devices, on="device", how="semi")
+        rows, outcomes = _score_grid(model.within(devices), grid, device_keys, options)
         if pace > 1:
             rows = _at_last_readings(rows, paced.collect()).filter(pl.col("time") >= first)
         yield Scores(rows, outcomes)
@@ -118,33 +120,33 @@ def _at_last_readings(rows: pl.DataFrame, paced: pl.DataFrame) -> pl.DataFrame:
 
 def _sensors(model: Model, keys: pl.DataFrame) -> pl.DataFrame:
     """Sensors whose readings are needed: the requested ones, and all that the joint detectors look at."""
-    wanted = [keys.select(*KEY).filter(pl.col("tag") != JOINT_TAG)]
+    frames = [keys.select(*KEY).filter(pl.col("tag") != JOINT_TAG)]
     together = keys.filter(pl.col("tag") == JOINT_TAG).select("device")
     if "joint" in model.frames:
         tags = model.frames["joint"].join(together, on="device", how="semi")
-        wanted.append(tags.select("device", pl.col("tags").alias("tag")).explode("tag"))
-    devices_only = together.join(pl.concat(wanted), on="device", how="anti")
-    wanted.append(devices_only.select("device", pl.lit(JOINT_TAG).alias("tag")))
-    return pl.concat(wanted).unique()
+        frames.append(tags.select("device", pl.col("tags").alias("tag")).explode("tag"))
+    devices_only = together.join(pl.concat(frames), on="device", how="anti")
+    frames.append(devices_only.select("device", pl.lit(JOINT_TAG).alias("tag")))
+    return pl.concat(frames).unique()
 
 
 def _score_grid(
-    model: Model, grid: Grid, wanted: pl.DataFrame, options: Options
+    model: Model, grid: Grid, keys: pl.DataFrame, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     grid = _without_sentinels(model, grid)
     received = ~np.isnan(grid.values)
     grid = conversion.converted(grid, conversion.taken_in(model.frames["sensors"], grid.keys))
     block = Block.of(grid, LOOKBACK, received)
-    known = model.rungs(grid.keys)
-    _score_varying(model, block, known["rung"], options)
-    _score_discrete(model, block, known["rung"])
-    _score_pooled(model, block, known["rung"], options)
-    _score_missing(model, block, known["rung"])
+    rungs = model.rungs(grid.keys)
+    _score_varying(model, block, rungs["rung"], options)
+    _score_discrete(model, block, rungs["rung"])
+    _score_pooled(model, block, rungs["rung"], options)
+    _score_missing(model, block, rungs["rung"])
     rows = rows_of(block, options)
-    together, outcome = _joint_rows(model, block, wanted, options)
-    rows = pl.concat([rows.join(wanted, on=list(KEY), how="semi"), together])
-    sensors = wanted.filter(pl.col("tag") != JOINT_TAG)
-    sensors = key_status.of_sensors(model, block, known, options).join(sensors, on=list(KEY), how="semi")
+    together, outcome = _joint_rows(model, block, keys, options)
+    rows = pl.concat([rows.join(keys, on=list(KEY), how="semi"), together])
+    sensors = keys.filter(pl.col("tag") != JOINT_TAG)
+    sensors = key_status.of_sensors(model, block, rungs, options).join(sensors, on=list(KEY), how="semi")
     return rows, pl.concat([sensors, outcome])
 
 
@@ -152,8 +154,8 @@ def _without_sentinels(model: Model, grid: Grid) -> Grid:
     """The grid without the values that training found to stand for no reading."""
     if "sentinels" not in model.frames["sensors"].columns:
         return grid
-    known = model.rows("sensors", grid.keys)["sentinels"]
-    return left_out.without(grid, [list(codes) if codes is not None else [] for codes in known])
+    sentinels = model.rows("sensors", grid.keys)["sentinels"]
+    return left_out.without(grid, [list(codes) if codes is not None else [] for codes in sentinels])
 
 
 def _where(rung: pl.Series, names: tuple[str, ...]) -> NDArray[np.int64]:
@@ -165,26 +167,26 @@ def _score_varying(model: Model, block: Block, rung: pl.Series, options: Options
     at = _where(rung, (*ROBUST_RUNGS, *DETECTORS))
     if not len(at):
         return
-    grid, fitted, expected = _measure(model, block, at)
+    grid, parameters, expected = _measure(model, block, at)
     block.expected[at] = expected[:, LOOKBACK:]
     tails = Tails.of(model.rows("calibration", grid.keys))
-    found, cause = channels.distances(grid.values, expected, fitted.scales, LOOKBACK)
+    scores, cause = channels.distances(grid.values, expected, parameters.scales, LOOKBACK)
     names = rung.gather(at)
     width = np.full(len(at), NormalDist().inv_cdf(1 - options.alpha / 2))
     for name, detector in DETECTORS.items():
         rows = _where(names, (name,))
         if len(rows):
             part = grid.take(rows)
-            found[rows] = detector.score(model.rows(name, part.keys), part, LOOKBACK)
-            cause[rows] = np.where(np.isnan(found[rows]), -1, 0)
-    p = tails.p_values(found)
+            scores[rows] = detector.score(model.rows(name, part.keys), part, LOOKBACK)
+            cause[rows] = np.where(np.isnan(scores[rows]), -1, 0)
+    p = tails.p_values(scores)
     for name in names.unique():
         rows, correction = _where(names, (name,)), model.correction(name)
         p[rows] = corrected(p[rows], correction)
         if name in ROBUST_RUNGS:
             width[rows] = tails.scores_at(uncorrected(options.alpha, correction))[rows]
-    block.score[at], block.p_value[at], block.cause[at] = found, p, cause
-    band = (width * fitted.scales.scale)[:, None]
+    block.score[at], block.p_value[at], block.cause[at] = scores, p, cause
+    band = (width * parameters.scales.scale)[:, None]
     block.low[at], block.high[at] = block.expected[at] - band, block.expected[at] + band
     block.rung[at] = _numbers(names)
 
@@ -192,10 +194,10 @@ def _score_varying(model: Model, block: Block, rung: pl.Series, options: Options
 def _measure(model: Model, block: Block, at: NDArray[np.int64]) -> tuple[Grid, robust.Fitted, Floats]:
     """The sensors at `at`, their robust detectors and what these expect; fills in their `units`."""
     grid = block.grid.take(at)
-    fitted = robust.Fitted.of(model.rows("robust", grid.keys))
-    expected = robust.expected_of(grid, grid.values, fitted.baseline, fitted.profile)
-    block.units[at] = (grid.values - expected) / fitted.scales.scale[:, None]
-    return grid, fitted, expected
+    parameters = robust.Fitted.of(model.rows("robust", grid.keys))
+    expected = robust.expected_of(grid, grid.values, parameters.baseline, parameters.profile)
+    block.units[at] = (grid.values - expected) / parameters.scales.scale[:, None]
+    return grid, parameters, expected
 
 
 def _numbers(rungs: pl.Series) -> NDArray[np.int8]:
@@ -254,28 +256,28 @@ def _score_missing(model: Model, block: Block, rung: pl.Series) -> None:
 
 
 def _joint_rows(
-    model: Model, block: Block, wanted: pl.DataFrame, options: Options
+    model: Model, block: Block, keys_of_grid: pl.DataFrame, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows and outcomes of the requested joint detectors."""
-    keys = wanted.filter(pl.col("tag") == JOINT_TAG).sort("device")
+    keys = keys_of_grid.filter(pl.col("tag") == JOINT_TAG).sort("device")
     params = pl.DataFrame(schema=joint.SCHEMA)
     if "joint" in model.frames:
         params = model.frames["joint"].join(keys, on="device", how="semi").sort("device")
-    found, distance = joint.score(params, block.units, block.grid.keys, LOOKBACK)
+    scores, distance = joint.score(params, block.units, block.grid.keys, LOOKBACK)
     own = joint.keys_of(params)
-    p = found
+    p = scores
     if params.height:
-        p = corrected(Tails.of(model.rows("calibration", own)).p_values(found), model.correction("joint"))
-    row, column = np.nonzero(~np.isnan(found))
+        p = corrected(Tails.of(model.rows("calibration", own)).p_values(scores), model.correction("joint"))
+    row, column = np.nonzero(~np.isnan(scores))
     nothing = pl.lit(None, pl.Float64)
     rows = pl.DataFrame(
         [
             *(own[c].gather(row).alias(c) for c in KEY),
             block.grid.times.gather(column + LOOKBACK),
             pl.Series("value", distance[row, column]),
-            pl.Series("score", found[row, column]),
+            pl.Series("score", scores[row, column]),
             pl.Series("p_value", p[row, column], nan_to_null=True),
         ]
     ).with_columns(rung=pl.lit("joint"), cause=pl.lit("joint"), expected=nothing, low=nothing, high=nothing)
-    scored = own.with_columns(pl.Series("rows", (~np.isnan(found)).sum(axis=1), dtype=pl.Int64))
-    return rows.select(with_verdict(options)), key_status.of_joint(keys, scored)
+    counts = own.with_columns(pl.Series("rows", (~np.isnan(scores)).sum(axis=1), dtype=pl.Int64))
+    return rows.select(with_verdict(options)), key_status.of_joint(keys, counts)

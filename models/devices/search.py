@@ -43,14 +43,14 @@ class DevicesSearch(Search):
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`readings` of the devices of the study: device, tag, time, mean; `labels` of faults, `kinds`, `sites`, if any."""
-        chosen, until = Options.of(options), moment_of(as_of)
-        chosen = replace(chosen, backtest_devices=min(chosen.backtest_devices, TRIAL_DEVICES))
-        start = history_start(context, until, replace(chosen, history_days=LONGEST_DAYS))
+        settings, until = Options.of(options), moment_of(as_of)
+        settings = replace(settings, backtest_devices=min(settings.backtest_devices, TRIAL_DEVICES))
+        start = history_start(context, until, replace(settings, history_days=LONGEST_DAYS))
         readings = tables["readings"].filter(pl.col("time") >= start, pl.col("time") < until)
         keys = readings.select(KEY).unique().sort(*KEY).collect()
-        devices = sampled(keys, context, chosen)
-        found = readings.select(*KEY, "time", "mean").join(devices.lazy(), on=KEY, how="semi")
-        prepared = {"readings": found.sort(*KEY, "time").collect()}
+        devices = sampled(keys, context, settings)
+        sample = readings.select(*KEY, "time", "mean").join(devices.lazy(), on=KEY, how="semi")
+        prepared = {"readings": sample.sort(*KEY, "time").collect()}
         kinds, zones = kinds_and_zones(tables)
         some = {"labels": labelled_faults(tables, until), "kinds": kinds, "sites": zones}
         return prepared | {n: frame for n, frame in some.items() if frame is not None and frame.height}
@@ -61,18 +61,18 @@ class DevicesSearch(Search):
     def losses(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
-        chosen = Options.of(options)
+        settings = Options.of(options)
         for end in _ends(parts, moment_of(as_of)):
-            start = history_start(context, end, chosen)
+            start = history_start(context, end, settings)
             readings = parts["readings"].filter(pl.col("time") >= start, pl.col("time") < end)
-            paces = pace.paces_of(readings, chosen.step)
+            paces = pace.paces_of(readings, settings.step)
             faults = labelled_faults(parts, end)
             kinds, zones = kinds_and_zones(parts)
-            found = [
-                backtest.part_of_shard(panel, paces.select(KEY), chosen, faults, kinds)
-                for panel in pace.panels(readings, paces, start, end, chosen, zones)
+            frames = [
+                backtest.part_of_shard(panel, paces.select(KEY), settings, faults, kinds)
+                for panel in pace.panels(readings, paces, start, end, settings, zones)
             ]
-            yield backtest.loss(backtest.predictions(stacked(found), chosen))
+            yield backtest.loss(backtest.predictions(stacked(frames), settings))
 
 
 def _ends(parts: Frames, as_of: datetime) -> list[datetime]:

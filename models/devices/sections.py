@@ -62,11 +62,11 @@ class _View:
 
     def _incidents(self) -> pl.DataFrame:
         if "incidents" in self.run.derived:
-            known = self.run.derived["incidents"].filter(pl.col("as_of") == self.run.as_of)
-            return known.select(list(INCIDENTS)).collect()
-        found = self.rows.filter("is_anomaly").collect(engine="streaming")
+            current = self.run.derived["incidents"].filter(pl.col("as_of") == self.run.as_of)
+            return current.select(list(INCIDENTS)).collect()
+        anomalies = self.rows.filter("is_anomaly").collect(engine="streaming")
         return incidents(
-            found, None, self.until, self.options.step, alarming(self.rows, self.options.alarms_per_day)
+            anomalies, None, self.until, self.options.step, alarming(self.rows, self.options.alarms_per_day)
         )
 
     @property
@@ -131,7 +131,7 @@ def _timeline(view: _View) -> list[Part]:
         return [Text("No alarm is open.")]
     worst = view.incidents.sort("p_value", "device").unique("device", keep="first", maintain_order=True)
     devices = worst["device"].head(TIMELINE_DEVICES).to_list()
-    shown = view.incidents.filter(pl.col("device").is_in(devices)).with_columns(what_happened())
+    bars = view.incidents.filter(pl.col("device").is_in(devices)).with_columns(what_happened())
     data = []
     for name, now, colour in (
         ("Alarm of this hour", True, page.ALERT),
@@ -141,7 +141,7 @@ def _timeline(view: _View) -> list[Part]:
         y: list[Any] = []
         text: list[Any] = []
         recent = pl.col("end") > view.until - HOUR
-        for row in shown.filter(recent if now else ~recent).iter_rows(named=True):
+        for row in bars.filter(recent if now else ~recent).iter_rows(named=True):
             label = f"{row['device']} {row['tag']}: {row['what']}"
             x += [row["start"].isoformat(), row["end"].isoformat(), None]
             y += [row["device"], row["device"], None]
@@ -162,14 +162,14 @@ def _timeline(view: _View) -> list[Part]:
 
 
 def _explorer(view: _View) -> list[Part]:
-    shown, total = _shown_devices(view)
-    if shown.is_empty():
+    sample, total = _shown_devices(view)
+    if sample.is_empty():
         return [Text("There is nothing to show: no reading was scored.")]
-    devices = shown.lazy().select("device")
+    devices = sample.lazy().select("device")
     discrete = view.run.files.get("discrete")
-    known = states.states_of(discrete if isinstance(discrete, pl.DataFrame) else None)
+    places = states.states_of(discrete if isinstance(discrete, pl.DataFrame) else None)
     rows = view.rows.join(devices, on="device", how="semi")
-    rows = states.as_places(rows, ("value", "expected", "low", "high"), known).with_columns(_panel())
+    rows = states.as_places(rows, ("value", "expected", "low", "high"), places).with_columns(_panel())
     tracks = [
         Track(
             rows,
@@ -180,10 +180,10 @@ def _explorer(view: _View) -> list[Part]:
         )
     ]
     if "readings" in view.run.tables:
-        past = states.as_places(_past(view, devices), ("past",), known)
+        past = states.as_places(_past(view, devices), ("past",), places)
         tracks.insert(0, Track(past, actual=Line("past", "Reading before this hour", page.MUTED)))
     about = view.run.keys.join(devices, on="device", how="semi")
-    about = about.join(states.named(known).lazy(), on=list(KEY), how="left").select(
+    about = about.join(states.named(places).lazy(), on=list(KEY), how="left").select(
         "device",
         _panel(),
         pl.col("rung").str.replace_all("_", " ").alias("Detector"),
@@ -191,8 +191,8 @@ def _explorer(view: _View) -> list[Part]:
     )
     start = {"device": view.current["device"][0]} if view.current.height else {}
     caption = (
-        f"{shown.height:,} of {total:,} devices: all with an alarm in this hour and the first of the others. "
-        if shown.height < total
+        f"{sample.height:,} of {total:,} devices: all with an alarm in this hour and the first of the others. "
+        if sample.height < total
         else ""
     ) + (
         f"The panel '{TOGETHER}' is how far all sensors together are from how they usually go together. Bands are where a "
@@ -220,19 +220,21 @@ def _shown_devices(view: _View) -> tuple[pl.DataFrame, int]:
     """Devices in the explorer, and how many there are; those with alarms come first."""
     sizes = view.rows.group_by("device").len().sort("device").collect(engine="streaming")
     alarmed = pl.col("device").is_in(view.current["device"].to_list())
-    ordered = sizes.with_columns(alarmed.alias("alarmed")).sort("alarmed", "device", descending=[True, False])
-    return ordered.filter(pl.col("len").cum_sum() <= EXPLORER_ROWS), sizes.height
+    in_order = sizes.with_columns(alarmed.alias("alarmed")).sort(
+        "alarmed", "device", descending=[True, False]
+    )
+    return in_order.filter(pl.col("len").cum_sum() <= EXPLORER_ROWS), sizes.height
 
 
 def _past(view: _View, devices: pl.LazyFrame) -> pl.LazyFrame:
     time, begin = pl.col("time"), view.until - HOUR
     past = view.run.tables["readings"].filter(time >= begin - PAST, time < begin)
     columns = [c for c in (*KEY, "time", "shard") if c in past.collect_schema()]
-    found = past.join(devices, on="device", how="semi").select(*columns, pl.col("mean").alias("past"))
+    readings = past.join(devices, on="device", how="semi").select(*columns, pl.col("mean").alias("past"))
     sensors = view.run.files.get("sensors")
     if not isinstance(sensors, pl.DataFrame):
-        return found
-    return conversion.of_readings(found, sensors, "past", view.options.step)
+        return readings
+    return conversion.of_readings(readings, sensors, "past", view.options.step)
 
 
 def _false_alarms(view: _View) -> list[Part]:
@@ -245,9 +247,9 @@ def _false_alarms(view: _View) -> list[Part]:
     names = {"value_of_slice": "Detector", "readings": "Readings"}
     for alpha in ("0.01", "0.001"):
         names |= {f"alarm_rate_at_{alpha}": f"Called at {alpha}", f"missed_at_{alpha}": f"Missed at {alpha}"}
-    shown = table.select(pl.col(c).alias(label) for c, label in names.items() if c in table.columns)
-    shown = shown.with_columns(pl.col("Detector").replace("all", "All").str.replace_all("_", " "))
-    formats = {label: ".2%" if "Called" in label else ".1%" for label in shown.columns[2:]} | {
+    rates = table.select(pl.col(c).alias(label) for c, label in names.items() if c in table.columns)
+    rates = rates.with_columns(pl.col("Detector").replace("all", "All").str.replace_all("_", " "))
+    formats = {label: ".2%" if "Called" in label else ".1%" for label in rates.columns[2:]} | {
         "Readings": ",.0f"
     }
     text = (
@@ -255,18 +257,20 @@ def _false_alarms(view: _View) -> list[Part]:
         "faults, so the share that is **called** an anomaly should be about alpha. In a copy every tenth reading was "
         "moved by four short-term standard deviations: **missed** is the share of these that was not called."
     )
-    return [Text(text), Grid(shown, "In the backtest, by detector", formats=formats), _rates(normal)]
+    return [Text(text), Grid(rates, "In the backtest, by detector", formats=formats), _rates(normal)]
 
 
 def _levels(view: _View) -> list[Part]:
     """Sensors of which what stayed different has become normal."""
     if "levels" not in view.run.derived:
         return []
-    known = view.run.derived["levels"].filter(pl.col("as_of") == view.run.as_of, pl.col("last") == view.until)
-    found = known.sort("since", *KEY, descending=[True, False, False]).collect()
-    if found.is_empty():
+    current = view.run.derived["levels"].filter(
+        pl.col("as_of") == view.run.as_of, pl.col("last") == view.until
+    )
+    rows = current.sort("since", *KEY, descending=[True, False, False]).collect()
+    if rows.is_empty():
         return []
-    frame = found.select(
+    frame = rows.select(
         pl.col("device").alias("Device"),
         pl.col("tag").replace(JOINT_TAG, TOGETHER).alias("Sensor"),
         pl.col("since").dt.strftime("new level since %Y-%m-%d %H:%M").alias("Level"),
@@ -280,15 +284,15 @@ def _said(view: _View) -> list[Part]:
     """How many of the alarms that have a label were faults."""
     if "incidents" not in view.run.derived:
         return []
-    found = precision(view.run.derived["incidents"], view.run.tables, view.until)
-    if found.is_empty() or not found["labelled"][0]:
+    table = precision(view.run.derived["incidents"], view.run.tables, view.until)
+    if table.is_empty() or not table["labelled"][0]:
         return [Text("No alarm of the last 30 days has a label: `devices label` says what one was.")]
     names = {"tag": "Sensor", "alarms": "Alarms", "labelled": "With a label", "fault": "Faults"}
     names |= {"false_alarm": "False alarms", "new_normal": "New normal", "precision": "Precision"}
-    shown = found.filter(pl.col("labelled") > 0).select(pl.col(c).alias(label) for c, label in names.items())
-    shown = shown.with_columns(pl.col("Sensor").replace(JOINT_TAG, TOGETHER))
+    rows = table.filter(pl.col("labelled") > 0).select(pl.col(c).alias(label) for c, label in names.items())
+    rows = rows.with_columns(pl.col("Sensor").replace(JOINT_TAG, TOGETHER))
     caption = "Alarms of the last 30 days that people, or labels of known faults, say something about"
-    return [Grid(shown, caption, limit=FINDINGS, formats={"Precision": ".0%"})]
+    return [Grid(rows, caption, limit=FINDINGS, formats={"Precision": ".0%"})]
 
 
 def _detectors(view: _View) -> list[Part]:
@@ -298,10 +302,10 @@ def _detectors(view: _View) -> list[Part]:
     if "sensors" not in frames or not isinstance(settings, Mapping):
         return [Text("The bundle does not say.")]
     here = view.run.keys.select(KEY).filter(pl.col("tag") != JOINT_TAG).collect()
-    found = kinds(frames, settings).join(here, on=list(KEY), how="semi", maintain_order="left")
-    counts = found.group_by("kind").len("n").sort("n", "kind", descending=[True, False])
-    said = ", ".join(f"{n:,} {kind}" for kind, n in counts.iter_rows())
-    rare = found.join(counts, on="kind").sort("n", "kind", *KEY)
+    sensors = kinds(frames, settings).join(here, on=list(KEY), how="semi", maintain_order="left")
+    counts = sensors.group_by("kind").len("n").sort("n", "kind", descending=[True, False])
+    summary = ", ".join(f"{n:,} {kind}" for kind, n in counts.iter_rows())
+    rare = sensors.join(counts, on="kind").sort("n", "kind", *KEY)
     frame = rare.select(
         pl.col("device").alias("Device"),
         pl.col("tag").alias("Sensor"),
@@ -313,17 +317,17 @@ def _detectors(view: _View) -> list[Part]:
     caption = "Sensors that the bundle knows, the rarest kinds first"
     grid = Grid(frame, caption, limit=FINDINGS, key={"device": "Device", "tag": "Sensor"})
     return (
-        [Text(f"{found.height:,} sensors: {said}."), grid]
-        if found.height
+        [Text(f"{sensors.height:,} sensors: {summary}."), grid]
+        if sensors.height
         else [Text("None of them is known.")]
     )
 
 
 def _rates(p_values: np.ndarray) -> Chart:
     share = [float((p_values <= alpha).mean()) for alpha in _CURVE]
-    known = [(float(a), s) for a, s in zip(_CURVE, share, strict=True) if s > 0]
+    points = [(float(a), s) for a, s in zip(_CURVE, share, strict=True) if s > 0]
     promised = {"color": page.MUTED, "width": 1.5, "dash": "dash"}
-    seen = {"color": page.ACCENT, "width": 2}
+    line = {"color": page.ACCENT, "width": 2}
     axis = {"type": "log", "tickformat": ".2~%"}
     data = [
         {
@@ -334,9 +338,9 @@ def _rates(p_values: np.ndarray) -> Chart:
             "y": list(_CURVE),
             "line": promised,
         },
-        {"type": "scatter", "mode": "lines+markers", "name": "In the backtest", "line": seen},
+        {"type": "scatter", "mode": "lines+markers", "name": "In the backtest", "line": line},
     ]
-    data[1] |= {"x": [a for a, _ in known], "y": [s for _, s in known]}
+    data[1] |= {"x": [a for a, _ in points], "y": [s for _, s in points]}
     layout = {
         "xaxis": {**axis, "title": {"text": "alpha"}},
         "yaxis": {**axis, "title": {"text": "Share of readings called anomalies"}},
@@ -357,9 +361,9 @@ def _findings(view: _View) -> list[Part]:
         return [Text("None: every sensor sends readings that vary as usual, and has a detector.")]
     kind = pl.col("Finding").str.extract(r"^(silent|flat|new)").fill_null("other")
     counts = dict(frame.group_by(kind).len().sort("Finding").iter_rows())
-    said = ", ".join(f"{n:,} {name}" for name, n in counts.items())
-    ordered = frame.sort(kind.replace({"silent": "0", "flat": "1", "new": "2"}), "Device", "Sensor")
+    summary = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    rows = frame.sort(kind.replace({"silent": "0", "flat": "1", "new": "2"}), "Device", "Sensor")
     return [
-        Text(f"{frame.height:,} sensors: {said}."),
-        Grid(ordered, "Sensors with a finding", limit=FINDINGS, key={"device": "Device", "tag": "Sensor"}),
+        Text(f"{frame.height:,} sensors: {summary}."),
+        Grid(rows, "Sensors with a finding", limit=FINDINGS, key={"device": "Device", "tag": "Sensor"}),
     ]

@@ -126,13 +126,13 @@ def _autocorrelated(noise: Floats, coefficients: Floats) -> Floats:
     """AR(1) series of unit variance from white noise, one per row."""
     from scipy.signal import lfilter
 
-    found = noise.copy()
+    result = noise.copy()
     for phi in np.unique(coefficients[coefficients > 0]):
         rows = coefficients == phi
         driven = noise[rows] * np.sqrt(1 - phi**2)
         driven[:, 0] = noise[rows, 0]
-        found[rows] = lfilter([1.0], [1.0, -phi], driven, axis=1)
-    return found
+        result[rows] = lfilter([1.0], [1.0, -phi], driven, axis=1)
+    return result
 
 
 def _course_of_modes(kinds: NDArray[np.object_], draws: Floats) -> Floats:
@@ -140,8 +140,8 @@ def _course_of_modes(kinds: NDArray[np.object_], draws: Floats) -> Floats:
 
     Values follow each other at random, regimes in turn.
     """
-    found = np.zeros((len(kinds), draws.shape[2]))
-    for kind, dwell, spread in (("few_values", 8, 1.0), ("regimes", 60, 8.0)):
+    course = np.zeros((len(kinds), draws.shape[2]))
+    for kind, dwell, width in (("few_values", 8, 1.0), ("regimes", 60, 8.0)):
         rows = np.flatnonzero(kinds == kind)
         if not len(rows):
             continue
@@ -149,8 +149,8 @@ def _course_of_modes(kinds: NDArray[np.object_], draws: Floats) -> Floats:
         jumps[:, 0] = True
         since = np.maximum.accumulate(np.where(jumps, np.arange(jumps.shape[1]), 0), axis=1)
         state = np.floor(4 * np.take_along_axis(draws[rows, 0], since, axis=1))
-        found[rows] = spread * (state if kind == "few_values" else np.cumsum(jumps, axis=1) % 4)
-    return found
+        course[rows] = width * (state if kind == "few_values" else np.cumsum(jumps, axis=1) % 4)
+    return course
 
 
 def inject(simulated: Simulated, faults: Sequence[str], first: int, *, seed: int = 7) -> Faulty:
@@ -197,8 +197,8 @@ def _disturbance(fault: str, noise: Floats, amount: float, ramp: Floats) -> Floa
 
 
 def _last_known(values: Floats) -> float:
-    known = values[np.isfinite(values)]
-    return float(known[-1]) if len(known) else np.nan
+    finite = values[np.isfinite(values)]
+    return float(finite[-1]) if len(finite) else np.nan
 
 
 def readings_of(grid: Grid) -> pl.DataFrame:

@@ -52,7 +52,7 @@ class ReadingsTable(Table):
         interval = aggregation.interval_of(options["interval"])
         seconds = options.get("tolerance_seconds")
         tolerance = TOLERANCE if seconds is None else timedelta(seconds=seconds)
-        checked = check_raw(
+        split = check_raw(
             raw,
             options.get("now") or datetime.now(UTC),
             tolerance=tolerance,
@@ -60,8 +60,8 @@ class ReadingsTable(Table):
             timezone=options.get("timezone"),
             dates=options.get("dates"),
         )
-        bad = checked.bad.select(ROW, pl.col("rule").alias(RULE))
-        good = checked.good
+        bad = split.bad.select(ROW, pl.col("rule").alias(RULE))
+        good = split.good
         if ENQUEUED in raw.columns:
             ahead = good.filter(pl.col("time") > _enqueued(good[ENQUEUED]) + tolerance)
             good = good.join(ahead, on=ROW, how="anti", maintain_order="left")
@@ -78,33 +78,33 @@ class ReadingsTable(Table):
         merged = aggregation.merge(touched, points)
         shards = rows.select("device", "shard").unique()
         readings = merged.readings.join(shards, on="device", how="left", maintain_order="left")
-        new, changed, taken = readings, readings.clear(), int(readings["count"].sum())
+        new, updates, count = readings, readings.clear(), int(readings["count"].sum())
         if touched.height:
-            new, changed = (
+            new, updates = (
                 readings.join(touched, on=[*KEY, "time"], how=how, maintain_order="left")
                 for how in _NEW_AND_CHANGED
             )
-            taken -= int(touched.join(changed, on=[*KEY, "time"], how="semi")["count"].sum())
+            count -= int(touched.join(updates, on=[*KEY, "time"], how="semi")["count"].sum())
         late = merged.too_late.with_columns(pl.lit(_LATE).alias(RULE))
-        return Folded(new, changed, rows.height - taken - late.height, late)
+        return Folded(new, updates, rows.height - count - late.height, late)
 
     def replacing(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
         """Points in the place of the stored ones of the same intervals."""
-        found = self.fold(None, rows)
+        folded = self.fold(None, rows)
         if stored is None:
-            return found
+            return folded
         touched = _touched(stored, rows.drop("shard"))
-        compared = replace(touched.lazy(), found.new, self.unique)
-        taken = int(found.new["count"].sum())
-        unchanged = taken - int(compared.new["count"].sum()) - int(compared.changed["count"].sum())
-        return Folded(compared.new, compared.changed, found.repeated + unchanged, found.refused)
+        compared = replace(touched.lazy(), folded.new, self.unique)
+        count = int(folded.new["count"].sum())
+        unchanged = count - int(compared.new["count"].sum()) - int(compared.changed["count"].sum())
+        return Folded(compared.new, compared.changed, folded.repeated + unchanged, folded.refused)
 
 
 def _enqueued(text: pl.Series) -> pl.Series:
     """When messages were enqueued, as Event Hubs Capture writes it, in UTC; null where it cannot be read."""
-    found = text.str.to_datetime("%m/%d/%Y %I:%M:%S %p", strict=False, time_unit="us")
+    times = text.str.to_datetime("%m/%d/%Y %I:%M:%S %p", strict=False, time_unit="us")
     other = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", strict=False, time_unit="us")
-    return found.fill_null(other).dt.replace_time_zone("UTC").cast(TIME)
+    return times.fill_null(other).dt.replace_time_zone("UTC").cast(TIME)
 
 
 def _touched(stored: pl.LazyFrame, points: pl.DataFrame) -> pl.DataFrame:
@@ -112,8 +112,8 @@ def _touched(stored: pl.LazyFrame, points: pl.DataFrame) -> pl.DataFrame:
     intervals = points.select(*KEY, "time").unique()
     time = pl.col("time")
     near = pl.any_horizontal(*(time.is_between(*hours, closed="left") for hours in _hours(points)))
-    found = stored.filter(near).select(Readings.column_names())
-    return found.join(intervals.lazy(), on=[*KEY, "time"], how="semi").collect(engine="streaming")
+    rows = stored.filter(near).select(Readings.column_names())
+    return rows.join(intervals.lazy(), on=[*KEY, "time"], how="semi").collect(engine="streaming")
 
 
 def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:
@@ -153,8 +153,8 @@ class KindsTable(Table):
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
         word = pl.col("kind").cast(pl.String).str.strip_chars().str.to_lowercase()
-        named = _or_all(raw, "device", ANY_DEVICE).with_columns(word.alias("kind"))
-        return super().accept(named, _the_last_counts(options))
+        rows = _or_all(raw, "device", ANY_DEVICE).with_columns(word.alias("kind"))
+        return super().accept(rows, _the_last_counts(options))
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ class SitesTable(Table):
         return ("device", "timezone")
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        named = raw if "site" in raw.columns else raw.with_columns(site=pl.lit(None, pl.String))
-        return super().accept(named, _the_last_counts(options))
+        rows = raw if "site" in raw.columns else raw.with_columns(site=pl.lit(None, pl.String))
+        return super().accept(rows, _the_last_counts(options))
 
 
 def _or_all(raw: pl.DataFrame, column: str, every: str) -> pl.DataFrame:

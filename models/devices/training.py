@@ -77,9 +77,9 @@ def prepare(
     parts = []
     for panel in pace.panels(readings, paces, start, as_of, options, zones):
         grids = panel.grids(options.cells)
-        fitted = stacked([fit_grid(grid, options, sample, faults, kinds) for grid in grids])
+        part = stacked([fit_grid(grid, options, sample, faults, kinds) for grid in grids])
         backtest = part_of_shard(panel, sample, options, faults, kinds)
-        parts.append(one_joint(fitted | backtest, paces, panel.interval // options.step))
+        parts.append(one_joint(part | backtest, paces, panel.interval // options.step))
     return stacked(parts)
 
 
@@ -89,23 +89,23 @@ def one_joint(frames: dict[str, pl.DataFrame], paces: pl.DataFrame, at: int) -> 
     if others.is_empty():
         return frames
     elsewhere = pl.col("device").is_in(others["device"].implode())
-    kept = {}
+    result = {}
     for name, frame in frames.items():
         if name.endswith("joint"):
             frame = frame.filter(~elsewhere)
         elif name.endswith(("tails", "folds")):
             frame = frame.filter(~elsewhere | (pl.col("tag") != JOINT_TAG))
-        kept[name] = frame
-    return kept
+        result[name] = frame
+    return result
 
 
 def labelled_faults(tables: Frames, as_of: datetime) -> pl.DataFrame:
     """Faults (device, tag, start, end), of labels and verdicts, that began before `as_of`; no rows where none are known."""
     columns = [*KEY, "start", "end"]
-    known = [tables["labels"].select(columns)] if "labels" in tables else []
+    frames = [tables["labels"].select(columns)] if "labels" in tables else []
     if "verdicts" in tables:
-        known.append(tables["verdicts"].filter(verdict=FAULT).select(columns))
-    return pl.concat(known).filter(pl.col("start") < as_of).collect() if known else pl.DataFrame()
+        frames.append(tables["verdicts"].filter(verdict=FAULT).select(columns))
+    return pl.concat(frames).filter(pl.col("start") < as_of).collect() if frames else pl.DataFrame()
 
 
 def kinds_and_zones(tables: Frames) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
@@ -129,15 +129,15 @@ def sampled(keys: pl.DataFrame, context: Mapping[str, pl.DataFrame], options: Op
     """Keys of the devices that the backtest is made on: chosen by a hash of the name, whatever the shard."""
     share = min(1.0, options.backtest_devices / max(1, context["fleet"]["devices"].item() or 0))
     names = keys["device"].unique(maintain_order=True)
-    chosen = [name for name in names if crc32(f"{options.seed} {name}".encode()) < share * 2**32]
-    return keys.filter(pl.col("device").is_in(chosen))
+    sample = [name for name in names if crc32(f"{options.seed} {name}".encode()) < share * 2**32]
+    return keys.filter(pl.col("device").is_in(sample))
 
 
 def stacked(parts: list[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
     """Frames of one name below each other; a name without rows is left out."""
     names = dict.fromkeys(name for part in parts for name in part)
-    found = {name: pl.concat([part[name] for part in parts if name in part]) for name in names}
-    return {name: frame for name, frame in found.items() if frame.height}
+    frames = {name: pl.concat([part[name] for part in parts if name in part]) for name in names}
+    return {name: frame for name, frame in frames.items() if frame.height}
 
 
 def fit_grid(
@@ -154,16 +154,16 @@ def fit_grid(
     sentinels and without the labelled `faults`; how often a reading is missing, with the latter.
     """
     sentinels = left_out.sentinels_of(grid.values)
-    received = left_out.without(grid, sentinels)
-    taken = conversion.readings_as(received, kinds)
+    readings_grid = left_out.without(grid, sentinels)
+    types = conversion.readings_as(readings_grid, kinds)
     kind = conversion.kind_of(grid.keys, kinds)
-    read = conversion.converted(received, taken)
-    grid = replace(read, values=np.where(left_out.in_faults(grid, faults), np.nan, read.values))
+    conversions = conversion.converted(readings_grid, types)
+    grid = replace(conversions, values=np.where(left_out.in_faults(grid, faults), np.nan, conversions.values))
     part = fit_columns(grid)
-    known = ~np.isnan(grid.values)
-    readings = known.sum(axis=1)
+    present = ~np.isnan(grid.values)
+    readings = present.sum(axis=1)
     few = discrete.is_discrete(grid.values, kind) & (readings >= options.fewest_readings)
-    halves = np.minimum(known[:, part].sum(axis=1), known[:, ~part].sum(axis=1))
+    halves = np.minimum(present[:, part].sum(axis=1), present[:, ~part].sum(axis=1))
     own = (readings >= options.fewest_readings) & (halves >= FEWEST_PER_PART) & ~few
     own &= ~words.has_words(grid.values)
     rung = np.where(few, DISCRETE_RUNGS[1], "none").astype(object)
@@ -175,37 +175,37 @@ def fit_grid(
     coarse[coarse] = discrete.is_coarse(grid.values[coarse])
     if own.any() or coarse.sum() > 1:
         rows = np.flatnonzero(own | coarse)
-        fitted = _fit_own(grid.take(rows), part, kind.gather(rows))
-        frames["robust"] = fitted.fitted.frame(fitted.grid.keys)
-        scored = [_joint(fitted, frames)]
+        robust_fit = _fit_own(grid.take(rows), part, kind.gather(rows))
+        frames["robust"] = robust_fit.fitted.frame(robust_fit.grid.keys)
+        score_sets = [_joint(robust_fit, frames)]
         if own.any():
-            mine, rows = fitted.take(np.flatnonzero(own[rows])), np.flatnonzero(own)
+            mine, rows = robust_fit.take(np.flatnonzero(own[rows])), np.flatnonzero(own)
             names = np.array(ROBUST_RUNGS, dtype=object)[mine.fitted.baseline]
             rung[rows] = names if options.detector == "auto" else options.detector
-            scored.append(_detector(grid.take(rows), mine, options, rung[rows], frames))
+            score_sets.append(_detector(grid.take(rows), mine, options, rung[rows], frames))
         held_out = ~part
-        frames |= stacked([_calibrated(s, held_out, sample) for s in scored])
-    frames["sensors"] = presence.fit(received).with_columns(
+        frames |= stacked([_calibrated(s, held_out, sample) for s in score_sets])
+    frames["sensors"] = presence.fit(readings_grid).with_columns(
         pl.lit(grid.interval // options.step, pl.Int64).alias("pace"),
         pl.lit(grid.timezone).alias("timezone"),
         pl.Series("rung", rung, dtype=pl.String),
         pl.Series("trend_per_day", trend.trend_per_day(grid), nan_to_null=True),
         pl.Series("sentinels", sentinels, dtype=pl.List(pl.Float64)),
         kind,
-        taken["taken"],
-        taken["zero"],
+        types["taken"],
+        types["zero"],
     )
     return frames
 
 
 def _fit_own(grid: Grid, part: NDArray[np.bool_], kind: pl.Series) -> _Own:
-    chosen = kind.replace_strict(BASELINE_OF, default=-1, return_dtype=pl.Int8).to_numpy()
-    fitted = robust.fit(grid, part, chosen)
-    clean = replace(grid, values=fitted.clean)
-    scores, _ = robust.score_of(clean, fitted)
-    expected = robust.expected_of(clean, clean.values, fitted.baseline, fitted.profile)
-    units = (clean.values - expected) / fitted.scales.scale[:, None]
-    return _Own(clean, part, fitted, scores, units)
+    choice = kind.replace_strict(BASELINE_OF, default=-1, return_dtype=pl.Int8).to_numpy()
+    parameters = robust.fit(grid, part, choice)
+    clean = replace(grid, values=parameters.clean)
+    scores, _ = robust.score_of(clean, parameters)
+    expected = robust.expected_of(clean, clean.values, parameters.baseline, parameters.profile)
+    units = (clean.values - expected) / parameters.scales.scale[:, None]
+    return _Own(clean, part, parameters, scores, units)
 
 
 @dataclass(frozen=True)
@@ -218,17 +218,17 @@ class _Scored:
 
 
 def _calibrated(
-    scored: _Scored, held_out: NDArray[np.bool_], sample: pl.DataFrame
+    scores: _Scored, held_out: NDArray[np.bool_], sample: pl.DataFrame
 ) -> dict[str, pl.DataFrame]:
     """The tails of the scores by which p-values are found, and the folds by which they are checked."""
-    cells = np.broadcast_to(held_out, scored.scores.shape)
-    tails = pl.concat([scored.keys, tails_of(scored.scores, cells, scored.worth)], how="horizontal")
+    cells = np.broadcast_to(held_out, scores.scores.shape)
+    tails = pl.concat([scores.keys, tails_of(scores.scores, cells, scores.worth)], how="horizontal")
     devices = sample.select("device").unique()
-    chosen = np.flatnonzero(scored.keys["device"].is_in(devices["device"].to_list()).to_numpy())
-    if not len(chosen):
+    rows = np.flatnonzero(scores.keys["device"].is_in(devices["device"].to_list()).to_numpy())
+    if not len(rows):
         return {"tails": tails}
-    folds = folds_of(scored.scores[chosen], cells[chosen], scored.worth)
-    keys = scored.keys[chosen][folds["row"]]
+    folds = folds_of(scores.scores[rows], cells[rows], scores.worth)
+    keys = scores.keys[rows][folds["row"]]
     return {"tails": tails, "folds": pl.concat([keys, folds.drop("row")], how="horizontal")}
 
 

@@ -26,9 +26,9 @@ def of_backtest(backtest: pl.DataFrame) -> list[str]:
     normal = backtest.filter(~pl.col("injected"))
     notes = []
     for alpha in ALPHAS:
-        called = int((normal["p_value"] <= alpha).sum())
-        if called >= _FEWEST_CALLED and called > _TOO_OFTEN * alpha * normal.height:
-            share = called / normal.height
+        alarms = int((normal["p_value"] <= alpha).sum())
+        if alarms >= _FEWEST_CALLED and alarms > _TOO_OFTEN * alpha * normal.height:
+            share = alarms / normal.height
             notes.append(
                 f"The backtest calls {share:.2%} of {normal.height:,} readings at alpha {alpha:g}, {share / alpha:.0f} "
                 "times what it promises. Label known faults (ingest --labels), or train on a longer history."
@@ -88,9 +88,9 @@ def _sentinels(sensors: pl.DataFrame) -> list[str]:
     if some.is_empty():
         return []
     codes = some["sentinels"].explode().unique().sort().to_list()
-    listed = ", ".join(f"{code:g}" for code in codes[:5]) + (", ..." if len(codes) > 5 else "")
+    examples = ", ".join(f"{code:g}" for code in codes[:5]) + (", ..." if len(codes) > 5 else "")
     return [
-        f"{some.height:,} sensors show values that stand for no reading ({listed}): they count as missing."
+        f"{some.height:,} sensors show values that stand for no reading ({examples}): they count as missing."
     ]
 
 

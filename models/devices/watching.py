@@ -29,16 +29,16 @@ def watched(
     reading has a number of readings and nothing else. `new` is 1 for a device without any reading then.
     """
     hourly = _every_hour(_hourly(readings, since, as_of), as_of).collect(engine="streaming").lazy()
-    known = hourly.filter(pl.col(CYCLE) <= trained_as_of)
-    compared = hourly.join(_usual(known), on=list(KEY), how="left")
+    past = hourly.filter(pl.col(CYCLE) <= trained_as_of)
+    compared = hourly.join(_usual(past), on=list(KEY), how="left")
     scale = pl.max_horizontal("scale", 1e-6 * pl.col("centre").abs(), 1e-9)
     values = {
         "": (pl.col("mean") - pl.col("centre")) / scale,
         " spread": ((pl.col("std") + 1e-6 * scale) / (pl.col("usual_std") + 1e-6 * scale)).log(),
         " readings": ((pl.col("n") + 1) / (pl.col("usual_n") + 1)).log(),
     }
-    named = [value.fill_null(_NOT_KNOWN).alias(name) for name, value in values.items()]
-    long = compared.select("device", "tag", CYCLE, *named).unpivot(
+    columns = [value.fill_null(_NOT_KNOWN).alias(name) for name, value in values.items()]
+    long = compared.select("device", "tag", CYCLE, *columns).unpivot(
         on=list(values), index=["device", "tag", CYCLE], variable_name="of"
     )
     wide = (
@@ -47,7 +47,7 @@ def watched(
         .pivot("feature", index=["device", CYCLE], values="value", sort_columns=True)
     )
     features = [name for name in wide.columns if name not in ("device", CYCLE)]
-    devices = known.select("device").unique().collect()["device"]
+    devices = past.select("device").unique().collect()["device"]
     new = (~pl.col("device").is_in(devices.implode())).cast(pl.Float64).alias("new")
     return wide.lazy().with_columns(pl.col(features).fill_null(_NOT_KNOWN), new)
 
@@ -71,14 +71,14 @@ def _every_hour(hourly: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
     return grid.join(hourly, on=[*KEY, CYCLE], how="left").with_columns(pl.col("n").fill_null(0))
 
 
-def _usual(known: pl.LazyFrame) -> pl.LazyFrame:
+def _usual(past: pl.LazyFrame) -> pl.LazyFrame:
     """By sensor: centre and scale of the hours' means, by median and median deviation; medians of std and n.
 
     Not by the hour of the day: of so few days, a sensor would be nearer to its usual than it ever is again.
     """
     mean = pl.col("mean")
     return (
-        known.filter(pl.col("n") > 0)
+        past.filter(pl.col("n") > 0)
         .group_by(KEY)
         .agg(
             mean.median().alias("centre"),

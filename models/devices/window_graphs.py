@@ -67,19 +67,19 @@ _EXPECTED = Port("expected", "double", (), "what the reading was expected to be"
 
 
 def weighted_mean(
-    made: Builder, values: str, weights: Floats, newest: Sequence[int], width: int, least: float = 0.5
+    builder: Builder, values: str, weights: Floats, newest: Sequence[int], width: int, least: float = 0.5
 ) -> str:
     """As `models.devices.channels.weighted_mean`, of the columns `newest` of (rows, `width`) and those before each."""
     kernel = np.zeros((width, len(newest)))
     for column, last in enumerate(newest):
         lags = np.arange(min(len(weights), last + 1))
         kernel[last - lags, column] = weights[lags]
-    absent, weigh = made.op("IsNaN", values), made.constant(kernel)
-    filled = made.op("Where", absent, made.constant(0.0), values)
-    weight = made.op("MatMul", made.cast(made.op("Not", absent), "double"), weigh)
-    enough = made.op("Greater", weight, made.constant(least * weights.sum()))
-    mean = made.op("Div", made.op("MatMul", filled, weigh), weight)
-    return made.op("Where", enough, mean, made.constant(np.nan))
+    absent, weigh = builder.op("IsNaN", values), builder.constant(kernel)
+    filled = builder.op("Where", absent, builder.constant(0.0), values)
+    weight = builder.op("MatMul", builder.cast(builder.op("Not", absent), "double"), weigh)
+    enough = builder.op("Greater", weight, builder.constant(least * weights.sum()))
+    mean = builder.op("Div", builder.op("MatMul", filled, weigh), weight)
+    return builder.op("Where", enough, mean, builder.constant(np.nan))
 
 
 def robust(params: pl.DataFrame, interval: NDArray[np.int64]) -> Graph:
@@ -87,157 +87,167 @@ def robust(params: pl.DataFrame, interval: NDArray[np.int64]) -> Graph:
 
     `interval` is that of each sensor, in seconds.
     """
-    made, fitted = Builder(), Fitted.of(params)
+    builder, parameters = Builder(), Fitted.of(params)
     scale, phi, jump, level, usual, spread, chance = (
-        made.rows(getattr(fitted.scales, name)[:, None], "sensor")
+        builder.rows(getattr(parameters.scales, name)[:, None], "sensor")
         for name in ("scale", "autocorrelation", "jump", "level", "usual_spread", "spread", "flat")
     )
-    recent = made.columns("readings", WINDOW - RECENT, WINDOW)
-    expected = _expected(made, fitted, recent, interval)
-    rest = made.op("Sub", recent, expected)
-    before = made.columns(rest, 0, RECENT - 1)
-    jumps = made.op("Sub", made.columns(rest, 1, RECENT), made.op("Mul", phi, before))
-    unit = made.op("Clip", made.op("Div", jumps, jump), made.constant(-CLIP), made.constant(CLIP))
-    squares = made.op("Mul", unit, unit)
-    variance = weighted_mean(made, squares, SPREAD_WEIGHTS, [RECENT - 2], RECENT - 1)
-    logarithm = made.op("Log", made.op("Add", variance, made.constant(1e-6)))
-    again = made.op("Mul", made.op("Neg", made.op("Log", chance)), _repeats(made))
+    recent = builder.columns("readings", WINDOW - RECENT, WINDOW)
+    expected = _expected(builder, parameters, recent, interval)
+    rest = builder.op("Sub", recent, expected)
+    before = builder.columns(rest, 0, RECENT - 1)
+    jumps = builder.op("Sub", builder.columns(rest, 1, RECENT), builder.op("Mul", phi, before))
+    unit = builder.op("Clip", builder.op("Div", jumps, jump), builder.constant(-CLIP), builder.constant(CLIP))
+    squares = builder.op("Mul", unit, unit)
+    variance = weighted_mean(builder, squares, SPREAD_WEIGHTS, [RECENT - 2], RECENT - 1)
+    logarithm = builder.op("Log", builder.op("Add", variance, builder.constant(1e-6)))
+    again = builder.op("Mul", builder.op("Neg", builder.op("Log", chance)), _repeats(builder))
     distances = [
-        made.op("Div", made.op("Abs", made.column(rest, RECENT - 1)), scale),
-        made.op("Div", made.op("Abs", made.column(jumps, RECENT - 2)), jump),
-        made.op("Div", made.op("Abs", weighted_mean(made, rest, LEVEL_WEIGHTS, [RECENT - 1], RECENT)), level),
-        made.op("Div", made.op("Abs", made.op("Sub", logarithm, usual)), spread),
-        made.op("Sqrt", made.op("Mul", made.constant(2.0), again)),
+        builder.op("Div", builder.op("Abs", builder.column(rest, RECENT - 1)), scale),
+        builder.op("Div", builder.op("Abs", builder.column(jumps, RECENT - 2)), jump),
+        builder.op(
+            "Div", builder.op("Abs", weighted_mean(builder, rest, LEVEL_WEIGHTS, [RECENT - 1], RECENT)), level
+        ),
+        builder.op("Div", builder.op("Abs", builder.op("Sub", logarithm, usual)), spread),
+        builder.op("Sqrt", builder.op("Mul", builder.constant(2.0), again)),
     ]
-    stacked = made.op("Concat", *distances, axis=1)
-    known = made.op("Where", made.op("IsNaN", stacked), made.constant(-1.0), stacked)
-    absent = made.squeeze(made.op("IsNaN", made.column("readings", WINDOW - 1)))
-    score = made.op("ReduceMax", known, axes=[1], keepdims=0)
-    score = made.op("Where", absent, made.constant(np.nan), score)
-    cause = made.op("ArgMax", known, axis=1, keepdims=0)
-    cause = made.op("Where", absent, made.constant(-1, np.int64), cause)
+    stacked = builder.op("Concat", *distances, axis=1)
+    distances_or_none = builder.op("Where", builder.op("IsNaN", stacked), builder.constant(-1.0), stacked)
+    absent = builder.squeeze(builder.op("IsNaN", builder.column("readings", WINDOW - 1)))
+    score = builder.op("ReduceMax", distances_or_none, axes=[1], keepdims=0)
+    score = builder.op("Where", absent, builder.constant(np.nan), score)
+    cause = builder.op("ArgMax", distances_or_none, axis=1, keepdims=0)
+    cause = builder.op("Where", absent, builder.constant(-1, np.int64), cause)
     outputs = [
         (score, SCORE),
         (cause, _CAUSE),
-        (made.squeeze(made.column(expected, RECENT - 1)), _EXPECTED),
-        (made.op("Div", rest, scale), UNITS),
+        (builder.squeeze(builder.column(expected, RECENT - 1)), _EXPECTED),
+        (builder.op("Div", rest, scale), UNITS),
     ]
-    return made.graph("robust", (SENSOR, _TIME, _READINGS), outputs)
+    return builder.graph("robust", (SENSOR, _TIME, _READINGS), outputs)
 
 
-def _expected(made: Builder, fitted: Fitted, recent: str, interval: NDArray[np.int64]) -> str:
+def _expected(builder: Builder, parameters: Fitted, recent: str, interval: NDArray[np.int64]) -> str:
     """As `models.devices.robust.expected_of`, of the last `RECENT` intervals."""
-    baseline = made.rows(fitted.baseline[:, None], "sensor", np.int64)
-    regimes = (fitted.baseline == REGIMES)[:, None]
-    course = _course(made, np.where(regimes, 0.0, fitted.profile), interval)
-    levels = made.rows(np.where(np.isnan(fitted.profile), np.inf, fitted.profile), "sensor")
-    at = made.op("Where", made.op("IsNaN", recent), made.column(levels, 0), recent)
-    apart = made.op("Abs", made.op("Sub", made.unsqueeze(at, 2), made.unsqueeze(levels)))
-    nearest = made.op("GatherElements", levels, made.op("ArgMin", apart, axis=2, keepdims=0), axis=1)
+    baseline = builder.rows(parameters.baseline[:, None], "sensor", np.int64)
+    regimes = (parameters.baseline == REGIMES)[:, None]
+    course = _course(builder, np.where(regimes, 0.0, parameters.profile), interval)
+    levels = builder.rows(np.where(np.isnan(parameters.profile), np.inf, parameters.profile), "sensor")
+    at = builder.op("Where", builder.op("IsNaN", recent), builder.column(levels, 0), recent)
+    apart = builder.op("Abs", builder.op("Sub", builder.unsqueeze(at, 2), builder.unsqueeze(levels)))
+    nearest = builder.op("GatherElements", levels, builder.op("ArgMin", apart, axis=2, keepdims=0), axis=1)
     newest = range(WINDOW - RECENT - 1, WINDOW - 1)
-    mean = weighted_mean(made, "readings", LOCAL_WEIGHTS, newest, WINDOW, least=0.0)
-    center = made.rows(np.where(regimes, 0.0, fitted.profile[:, :1]), "sensor")
-    local = made.op("Where", made.op("IsNaN", mean), center, mean)
-    wandering = made.op("Equal", baseline, made.constant(LOCAL, np.int64))
-    jumping = made.op("Equal", baseline, made.constant(REGIMES, np.int64))
-    return made.op("Where", wandering, local, made.op("Where", jumping, nearest, course))
+    mean = weighted_mean(builder, "readings", LOCAL_WEIGHTS, newest, WINDOW, least=0.0)
+    center = builder.rows(np.where(regimes, 0.0, parameters.profile[:, :1]), "sensor")
+    local = builder.op("Where", builder.op("IsNaN", mean), center, mean)
+    wandering = builder.op("Equal", baseline, builder.constant(LOCAL, np.int64))
+    jumping = builder.op("Equal", baseline, builder.constant(REGIMES, np.int64))
+    return builder.op("Where", wandering, local, builder.op("Where", jumping, nearest, course))
 
 
-def _course(made: Builder, profile: Floats, interval: NDArray[np.int64]) -> str:
+def _course(builder: Builder, profile: Floats, interval: NDArray[np.int64]) -> str:
     """As `models.devices.channels.seasonal` of its design, of the last `RECENT` intervals.
 
     A cosine is a sine a quarter ahead: ONNX Runtime has had the cosine of doubles for less long than the rest.
     """
     seconds = interval[:, None] * (np.arange(RECENT) - RECENT + 1)[None, :]
-    times = made.op("Add", made.unsqueeze("time"), made.rows(seconds, "sensor", np.int64))
+    times = builder.op("Add", builder.unsqueeze("time"), builder.rows(seconds, "sensor", np.int64))
     a_day = int(DAY.total_seconds())
-    since_midnight = made.cast(made.op("Mod", times, made.constant(a_day, np.int64)), "double")
-    phase = made.op("Div", since_midnight, made.constant(float(a_day)))
-    angle = made.op("Mul", phase, made.constant(2 * np.pi))
-    angles = made.op("Mul", made.unsqueeze(angle, 2), made.constant(np.arange(1, HARMONICS + 1)))
-    found = made.rows(profile[:, :1], "sensor")
+    since_midnight = builder.cast(builder.op("Mod", times, builder.constant(a_day, np.int64)), "double")
+    phase = builder.op("Div", since_midnight, builder.constant(float(a_day)))
+    angle = builder.op("Mul", phase, builder.constant(2 * np.pi))
+    angles = builder.op("Mul", builder.unsqueeze(angle, 2), builder.constant(np.arange(1, HARMONICS + 1)))
+    course = builder.rows(profile[:, :1], "sensor")
     for ahead, first in ((0.0, 1), (np.pi / 2, 2)):
-        wave = made.op("Sin", made.op("Add", angles, made.constant(ahead)))
-        weights = made.unsqueeze(made.rows(profile[:, first::2], "sensor"))
-        found = made.op("Add", found, made.total(made.op("Mul", wave, weights), 2))
-    return found
+        wave = builder.op("Sin", builder.op("Add", angles, builder.constant(ahead)))
+        weights = builder.unsqueeze(builder.rows(profile[:, first::2], "sensor"))
+        course = builder.op("Add", course, builder.total(builder.op("Mul", wave, weights), 2))
+    return course
 
 
-def _trailing(made: Builder, held: str, width: int) -> str:
-    """For how many of the last of `width` columns `held` is true, without a break; (rows, 1), as double."""
-    number = made.constant(np.arange(1.0, width + 1))
-    breaks = made.op("Where", held, made.constant(0.0), number)
-    return made.op("Sub", made.constant(float(width)), made.op("ReduceMax", breaks, axes=[1], keepdims=1))
+def _trailing(builder: Builder, condition: str, width: int) -> str:
+    """For how many of the last of `width` columns `condition` is true, without a break; (rows, 1), as double."""
+    number = builder.constant(np.arange(1.0, width + 1))
+    breaks = builder.op("Where", condition, builder.constant(0.0), number)
+    return builder.op(
+        "Sub", builder.constant(float(width)), builder.op("ReduceMax", breaks, axes=[1], keepdims=1)
+    )
 
 
-def _repeats(made: Builder) -> str:
+def _repeats(builder: Builder) -> str:
     """How many readings before the last one had its value, without a break."""
-    now, before = made.columns("readings", 1, WINDOW), made.columns("readings", 0, WINDOW - 1)
-    return _trailing(made, made.op("Equal", now, before), WINDOW - 1)
+    now, before = builder.columns("readings", 1, WINDOW), builder.columns("readings", 0, WINDOW - 1)
+    return _trailing(builder, builder.op("Equal", now, before), WINDOW - 1)
 
 
 def discrete(params: pl.DataFrame) -> Graph:
     """As `models.devices.discrete.score`."""
-    made = Builder()
+    builder = Builder()
     values, of_value, of_run = (params[name].to_numpy() for name in ("values", "p_of_value", "p_of_run"))
-    now = made.column("readings", WINDOW - 1)
-    seen = made.op("Equal", now, made.rows(values, "sensor"))
-    chances = made.op("Where", seen, made.rows(of_value[:, :MOST_VALUES], "sensor"), made.constant(np.inf))
-    rarity = made.op("ReduceMin", chances, axes=[1], keepdims=1)
-    rarity = made.op("Where", made.op("IsInf", rarity), _of_new(made, params), rarity)
-    lasting = _at(made, of_run, _repeats(made))
-    absent = made.squeeze(made.op("IsNaN", now))
-    cause = made.op(
-        "Where",
-        made.op("Less", lasting, rarity),
-        made.constant(CHANNELS.index("flat"), np.int64),
-        made.constant(CHANNELS.index("value"), np.int64),
+    now = builder.column("readings", WINDOW - 1)
+    is_same = builder.op("Equal", now, builder.rows(values, "sensor"))
+    chances = builder.op(
+        "Where", is_same, builder.rows(of_value[:, :MOST_VALUES], "sensor"), builder.constant(np.inf)
     )
-    p = made.op("Where", absent, made.constant(np.nan), made.squeeze(made.op("Min", rarity, lasting)))
-    cause = made.op("Where", absent, made.constant(-1, np.int64), made.squeeze(cause))
-    outputs = [(_of_p(made, p), SCORE), (p, P_VALUE), (cause, _CAUSE)]
-    return made.graph("discrete", (SENSOR, _READINGS), outputs)
+    rarity = builder.op("ReduceMin", chances, axes=[1], keepdims=1)
+    rarity = builder.op("Where", builder.op("IsInf", rarity), _of_new(builder, params), rarity)
+    lasting = _at(builder, of_run, _repeats(builder))
+    absent = builder.squeeze(builder.op("IsNaN", now))
+    cause = builder.op(
+        "Where",
+        builder.op("Less", lasting, rarity),
+        builder.constant(CHANNELS.index("flat"), np.int64),
+        builder.constant(CHANNELS.index("value"), np.int64),
+    )
+    p = builder.op(
+        "Where", absent, builder.constant(np.nan), builder.squeeze(builder.op("Min", rarity, lasting))
+    )
+    cause = builder.op("Where", absent, builder.constant(-1, np.int64), builder.squeeze(cause))
+    outputs = [(_of_p(builder, p), SCORE), (p, P_VALUE), (cause, _CAUSE)]
+    return builder.graph("discrete", (SENSOR, _READINGS), outputs)
 
 
-def _of_new(made: Builder, params: pl.DataFrame) -> str:
+def _of_new(builder: Builder, params: pl.DataFrame) -> str:
     """p-values of a value never seen, by how many of them there are in a row and how far out it is."""
     values = params["values"].to_numpy()
-    known = made.op("IsNaN", "readings")
+    present = builder.op("IsNaN", "readings")
     for j in range(MOST_VALUES):
-        same = made.op("Equal", "readings", made.rows(values[:, j : j + 1], "sensor"))
-        known = made.op("Or", known, same)
-    again = made.op("Sub", _trailing(made, made.op("Not", known), WINDOW), made.constant(1.0))
-    found = _at(made, p_of_new(params), made.op("Max", again, made.constant(0.0)))
-    now = made.column("readings", WINDOW - 1)
+        same = builder.op("Equal", "readings", builder.rows(values[:, j : j + 1], "sensor"))
+        present = builder.op("Or", present, same)
+    again = builder.op("Sub", _trailing(builder, builder.op("Not", present), WINDOW), builder.constant(1.0))
+    p = _at(builder, p_of_new(params), builder.op("Max", again, builder.constant(0.0)))
+    now = builder.column("readings", WINDOW - 1)
     low, high = (params[name].to_numpy()[:, None] for name in ("low", "high"))
-    below = made.op("Sub", made.rows(low, "sensor"), now)
-    above = made.op("Sub", now, made.rows(high, "sensor"))
-    out = made.op("Max", made.op("Max", below, above), made.constant(0.0))
+    below = builder.op("Sub", builder.rows(low, "sensor"), now)
+    above = builder.op("Sub", now, builder.rows(high, "sensor"))
+    out = builder.op("Max", builder.op("Max", below, above), builder.constant(0.0))
     width = np.where(high > low, high - low, np.inf)
-    further = made.op("Add", made.op("Div", out, made.rows(width, "sensor")), made.constant(1.0))
-    of_new = made.op("Max", made.op("Div", found, further), made.constant(P_FLOOR))
-    late, step = (made.rows(column[:, None], "sensor") for column in p_of_step(params))
-    past = made.rows(np.where(np.isnan(values), np.inf, values), "sensor")
-    apart = made.op("ReduceMin", made.op("Abs", made.op("Sub", now, past)), axes=[1], keepdims=1)
-    return made.op("Where", made.op("LessOrEqual", apart, step), made.op("Max", of_new, late), of_new)
+    further = builder.op("Add", builder.op("Div", out, builder.rows(width, "sensor")), builder.constant(1.0))
+    of_new = builder.op("Max", builder.op("Div", p, further), builder.constant(P_FLOOR))
+    late, step = (builder.rows(column[:, None], "sensor") for column in p_of_step(params))
+    past = builder.rows(np.where(np.isnan(values), np.inf, values), "sensor")
+    apart = builder.op("ReduceMin", builder.op("Abs", builder.op("Sub", now, past)), axes=[1], keepdims=1)
+    return builder.op(
+        "Where", builder.op("LessOrEqual", apart, step), builder.op("Max", of_new, late), of_new
+    )
 
 
 def missing(params: pl.DataFrame) -> Graph:
     """As `models.devices.presence.gap_p_values`, and their scores."""
-    made = Builder()
-    gap = _trailing(made, made.op("IsNaN", "readings"), WINDOW)
-    index = made.op("Max", made.op("Sub", gap, made.constant(1.0)), made.constant(0.0))
-    found = _at(made, params["p_of_gap"].to_numpy().astype(float), index)
-    there = made.op("Equal", gap, made.constant(0.0))
-    p = made.squeeze(made.op("Where", there, made.constant(np.nan), found))
+    builder = Builder()
+    gap = _trailing(builder, builder.op("IsNaN", "readings"), WINDOW)
+    index = builder.op("Max", builder.op("Sub", gap, builder.constant(1.0)), builder.constant(0.0))
+    p_of_gap = _at(builder, params["p_of_gap"].to_numpy().astype(float), index)
+    there = builder.op("Equal", gap, builder.constant(0.0))
+    p = builder.squeeze(builder.op("Where", there, builder.constant(np.nan), p_of_gap))
     score = Port(SCORE.name, SCORE.kind, (), "higher is more anomalous; NaN where there is a reading")
-    return made.graph("missing", (SENSOR, _READINGS), [(_of_p(made, p), score), (p, P_VALUE)])
+    return builder.graph("missing", (SENSOR, _READINGS), [(_of_p(builder, p), score), (p, P_VALUE)])
 
 
-def _at(made: Builder, table: NDArray[np.float64], column: str) -> str:
+def _at(builder: Builder, table: NDArray[np.float64], column: str) -> str:
     """A column of each sensor's row of `table`, by its number."""
-    return made.op("GatherElements", made.rows(table, "sensor"), made.cast(column, "int64"), axis=1)
+    return builder.op("GatherElements", builder.rows(table, "sensor"), builder.cast(column, "int64"), axis=1)
 
 
-def _of_p(made: Builder, p: str) -> str:
-    return made.op("Sqrt", made.op("Mul", made.constant(-2.0), made.op("Log", p)))
+def _of_p(builder: Builder, p: str) -> str:
+    return builder.op("Sqrt", builder.op("Mul", builder.constant(-2.0), builder.op("Log", p)))

@@ -70,14 +70,14 @@ def word_of(number: float) -> str:
     >>> word_of(number_of("IDLE")), word_of(number_of("Not running"))
     ('idle', 'notru…')
     """
-    rest, cut = int(number - LEAST), 0
+    rest, is_cut = int(number - LEAST), 0
     if rest >= _BASE**_LENGTH:
-        rest, cut = (rest - _BASE**_LENGTH) // _BASE**_CHECK, 1
-    found = ""
+        rest, is_cut = (rest - _BASE**_LENGTH) // _BASE**_CHECK, 1
+    word = ""
     while rest:
         rest, digit = divmod(rest, _BASE)
-        found = _DIGITS[digit] + found
-    return found + "…" * cut
+        word = _DIGITS[digit] + word
+    return word + "…" * is_cut
 
 
 def shown(column: str) -> pl.Expr:
