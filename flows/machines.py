@@ -209,14 +209,16 @@ def evaluate(
             the best possible.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
-    given = {"machines_per_day": machines_per_day}
+    data_store = open_store(store)
+    options = {"machines_per_day": machines_per_day}
     if bundle is None:
         hint = " `--bundle N` judges what a bundle would have said."
-        return evaluating.evaluate_published(MACHINES, opened, from_, to, at_most, cooldown_days, hint, given)
+        return evaluating.evaluate_published(
+            MACHINES, data_store, from_, to, at_most, cooldown_days, hint, options
+        )
     since = None if from_ is None else moment(from_, start_of_day=True)
     until = None if to is None else moment(to)
-    return evaluating.evaluate_bundle(MACHINES, opened, since, until, bundle, given)
+    return evaluating.evaluate_bundle(MACHINES, data_store, since, until, bundle, options)
 
 
 @limited(TRAINING, name="machines-run", task_runner=task_runner())
@@ -227,10 +229,10 @@ def run(_: dict[str, Any], store: str | None = None) -> dict[str, Any]:
     Args:
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
-    if bundles.champion(opened, MACHINES.name) is None:
-        train_bundle(MACHINES, opened, None, {})
-    return score_run(MACHINES, opened, "score", None, None, {}, dry_run=False)
+    data_store = open_store(store)
+    if bundles.champion(data_store, MACHINES.name) is None:
+        train_bundle(MACHINES, data_store, None, {})
+    return score_run(MACHINES, data_store, "score", None, None, {}, dry_run=False)
 
 
 def _since(name: str, first: Moment | None) -> dict[str, str]:

@@ -76,17 +76,17 @@ def alarms(
         .then(pl.lit(CLOSED))
     )
     closes = running & ~(above | high)
-    found = both.with_columns(
+    current = both.with_columns(
         state.alias("state"),
         pl.when(closes).then(pl.lit(as_of, _TIME)).otherwise("closed_at").alias("closed_at"),
         pl.when(closes).then(why).otherwise("why").alias("why"),
         pl.lit(as_of, _TIME).alias("time"),
     ).filter(pl.col("state").is_not_null())
-    gone = pl.col("state") == CLOSED
-    found = found.with_columns(
-        pl.when(gone).then("closed_at").alias("closed_at"), pl.when(gone).then("why").alias("why")
+    is_closed = pl.col("state") == CLOSED
+    current = current.with_columns(
+        pl.when(is_closed).then("closed_at").alias("closed_at"), pl.when(is_closed).then("why").alias("why")
     )
-    return _opened(found, past, as_of, options).select(list(ALARMS)).sort(PLACE)
+    return _opened(current, past, as_of, options).select(list(ALARMS)).sort(PLACE)
 
 
 def _carried(previous: pl.DataFrame | None, as_of: datetime, options: Options) -> pl.DataFrame:
@@ -94,17 +94,17 @@ def _carried(previous: pl.DataFrame | None, as_of: datetime, options: Options) -
     names = [*PLACE, "state", "since", "closed_at", "why"]
     if previous is None:
         return pl.DataFrame(schema={name: ALARMS[name] for name in names})
-    kept = max(timedelta(hours=options.cooldown_hours), _DAY)
-    matters = pl.col("state").is_in([OPENED, GOES_ON]) | (pl.col("closed_at") >= as_of - kept)
+    retention = max(timedelta(hours=options.cooldown_hours), _DAY)
+    matters = pl.col("state").is_in([OPENED, GOES_ON]) | (pl.col("closed_at") >= as_of - retention)
     return previous.filter(matters).select(names)
 
 
-def _opened(found: pl.DataFrame, past: pl.DataFrame, as_of: datetime, options: Options) -> pl.DataFrame:
-    """`found` with those that wait opened, as far as inspections are free."""
+def _opened(current: pl.DataFrame, past: pl.DataFrame, as_of: datetime, options: Options) -> pl.DataFrame:
+    """`current`, in which alarms that wait are opened as far as inspections are free."""
     p = pl.col("probability")
     saves = p * missed_cost(options) - (1 - p) * options.needless_inspection_cost
-    waiting = found.filter(state=WAITS).with_columns(saves.alias("saves"))
-    running = found.filter(state=GOES_ON).select(KEY).unique().with_columns(inspected=pl.lit(value=True))
+    waiting = current.filter(state=WAITS).with_columns(saves.alias("saves"))
+    running = current.filter(state=GOES_ON).select(KEY).unique().with_columns(inspected=pl.lit(value=True))
     waiting = waiting.join(running, on=list(KEY), how="left").sort(
         "horizon_hours", "saves", *KEY, descending=[False, True, False, False]
     )
@@ -116,15 +116,15 @@ def _opened(found: pl.DataFrame, past: pl.DataFrame, as_of: datetime, options: O
     if options.inspections_per_day is not None:
         lately = past.filter(pl.col("since") > as_of - _DAY).select(KEY).unique().height
         waiting = waiting.filter(pl.col("nth") <= max(0, options.inspections_per_day - lately))
-    chosen = waiting.select(*PLACE, opens=pl.lit(value=True))
+    openings = waiting.select(*PLACE, opens=pl.lit(value=True))
     opens = pl.col("opens").fill_null(value=False)
-    return found.join(chosen, on=list(PLACE), how="left").with_columns(
+    return current.join(openings, on=list(PLACE), how="left").with_columns(
         pl.when(opens).then(pl.lit(OPENED)).otherwise("state").alias("state"),
         pl.when(opens).then(pl.lit(as_of, _TIME)).when(pl.col("state") != WAITS).then("since").alias("since"),
     )
 
 
-def at_risk(found: pl.DataFrame) -> list[Event]:
+def at_risk(alarm_rows: pl.DataFrame) -> list[Event]:
     """An event for each machine with alarms (see `ALARMS`) that were opened, the machine of the best rank first.
 
     Its payload: `machine_id`, `time`, and `risks`: component, horizon_hours, probability, rank and reasons
@@ -132,7 +132,7 @@ def at_risk(found: pl.DataFrame) -> list[Event]:
     """
     columns = ["component", "horizon_hours", "probability", "rank", "reasons"]
     machines = (
-        found.filter(state=OPENED)
+        alarm_rows.filter(state=OPENED)
         .sort("horizon_hours", "rank", *KEY)
         .group_by("machine_id", maintain_order=True)
         .agg(pl.col("time").first(), pl.struct(columns).alias("risks"), pl.col("rank").min().alias("best"))

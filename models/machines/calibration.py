@@ -43,11 +43,11 @@ def calibrations_of_few(
     others. For probabilities of estimators that have not seen the machine of a row: then all rows can be used, not only
     the few failures among those of later time. `weight`, of each row, makes up for how rows were drawn.
     """
-    said, outcomes = ([values[c] for c in probability] for values in (probability, failed))
+    probabilities, outcomes = ([values[c] for c in probability] for values in (probability, failed))
     weights = np.tile(weight, len(probability))
-    shared = platt(np.concatenate(said), np.concatenate(outcomes), weights, _FEW_PRIOR)
+    common = platt(np.concatenate(probabilities), np.concatenate(outcomes), weights, _FEW_PRIOR)
     return {
-        c: towards(shared, own, weight, float(np.average(failed[c], weights=weight)))
+        c: towards(common, own, weight, float(np.average(failed[c], weights=weight)))
         for c, own in probability.items()
     }
 
@@ -102,8 +102,8 @@ def isotonic(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
     """
     from sklearn.isotonic import IsotonicRegression
 
-    fitted = IsotonicRegression(out_of_bounds="clip").fit(probability, failed)
-    return {"kind": "isotonic", "from": fitted.X_thresholds_.tolist(), "to": fitted.y_thresholds_.tolist()}
+    curve = IsotonicRegression(out_of_bounds="clip").fit(probability, failed)
+    return {"kind": "isotonic", "from": curve.X_thresholds_.tolist(), "to": curve.y_thresholds_.tolist()}
 
 
 def calibrated(probability: Floats, how: Calibration) -> Floats:

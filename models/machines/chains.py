@@ -15,13 +15,13 @@ _COMPONENT = ("machine_id", "component")
 def first_of_chains(failures: pl.LazyFrame, maintenance: pl.LazyFrame | None) -> pl.LazyFrame:
     """`failures` without the records that repeat one before them; the columns stay."""
     before = pl.col("time").shift().over(_COMPONENT)
-    ordered = failures.sort("time", *_COMPONENT).with_columns(before.alias("|before"))
+    records = failures.sort("time", *_COMPONENT).with_columns(before.alias("|before"))
     repaired = pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias("|repaired")
     if maintenance is None:
-        ordered = ordered.with_columns(repaired)
+        records = records.with_columns(repaired)
     else:
         repairs = maintenance.select(*_COMPONENT, "time", pl.col("time").alias("|repaired")).sort("time")
-        ordered = ordered.join_asof(
+        records = records.join_asof(
             repairs,
             on="time",
             by=list(_COMPONENT),
@@ -31,4 +31,4 @@ def first_of_chains(failures: pl.LazyFrame, maintenance: pl.LazyFrame | None) ->
         )
     close = pl.col("time") - pl.col("|before") <= WITHIN
     again = close & ~(pl.col("|repaired") >= pl.col("|before")).fill_null(value=False)
-    return ordered.filter(~again.fill_null(value=False)).drop("|before", "|repaired")
+    return records.filter(~again.fill_null(value=False)).drop("|before", "|repaired")

@@ -24,8 +24,8 @@ def span(hours: int) -> str:
     return f"{hours // 24} d" if hours % 24 == 0 and hours > 48 else f"{hours} h"
 
 
-def calibration(judged: Mapping[int, pl.DataFrame]) -> Chart:
-    """Share that failed against the probability given, per horizon; `judged` has probability and failed."""
+def calibration(backtests: Mapping[int, pl.DataFrame]) -> Chart:
+    """Share that failed against the probability given, per horizon; each of `backtests` has probability and failed."""
     data: list[dict[str, Any]] = [
         {
             **_line("as promised", [0, 1], [0, 1], page.MUTED),
@@ -33,7 +33,7 @@ def calibration(judged: Mapping[int, pl.DataFrame]) -> Chart:
             "hoverinfo": "skip",
         }
     ]
-    for i, (hours, rows) in enumerate(judged.items()):
+    for i, (hours, rows) in enumerate(backtests.items()):
         table = reliability(rows["probability"].to_numpy(), rows["failed"].to_numpy().astype(bool))
         table = table.filter(pl.col("rows") >= _FEW)
         data.append(
@@ -66,10 +66,10 @@ def calibration(judged: Mapping[int, pl.DataFrame]) -> Chart:
     return Chart({"data": data, "layout": {**axes, "hovermode": "closest"}}, caption)
 
 
-def curves(judged: Mapping[int, pl.DataFrame]) -> Chart:
+def curves(backtests: Mapping[int, pl.DataFrame]) -> Chart:
     """Precision against recall at every threshold, per horizon, with the average precision."""
     data = []
-    for i, (hours, rows) in enumerate(judged.items()):
+    for i, (hours, rows) in enumerate(backtests.items()):
         p, failed = rows["probability"].to_numpy(), rows["failed"].to_numpy().astype(bool)
         precision, recall, threshold = precision_recall(p, failed)
         some = np.unique(np.linspace(0, len(recall) - 1, min(_POINTS, len(recall))).astype(int))
@@ -89,13 +89,13 @@ def curves(judged: Mapping[int, pl.DataFrame]) -> Chart:
 
 def importance(metrics: pl.DataFrame, hours: Sequence[int], most: int = 12) -> Chart | None:
     """The features that say most, mean over the components, per horizon; None where that is not known."""
-    found = []
+    shares = []
     for horizon in hours:
         rows = metrics.filter(pl.col("slice").str.starts_with(f"importance_{horizon}h_"))
         models = max(rows["slice"].n_unique(), 1)
         share = rows.group_by("value_of_slice").agg((pl.col("value").sum() / models).alias("share"))
-        found.append(share.with_columns(pl.lit(horizon).alias("horizon")))
-    table = pl.concat(found) if found else pl.DataFrame()
+        shares.append(share.with_columns(pl.lit(horizon).alias("horizon")))
+    table = pl.concat(shares) if shares else pl.DataFrame()
     if table.is_empty():
         return None
     top = (

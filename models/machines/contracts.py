@@ -78,10 +78,10 @@ class AttributesTable(MachinesTable):
         return ("machine_id",)
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        written = {re.sub(r"[\s_-]", "", name).casefold(): name for name in raw.columns}
-        named = {name: written.get(name.replace("_", "")) for name in ("model", "age_years")}
-        unknown = pl.lit(None, pl.String)
-        columns = {name: pl.col(old) if old else unknown for name, old in named.items()}
+        spellings = {re.sub(r"[\s_-]", "", name).casefold(): name for name in raw.columns}
+        sources = {name: spellings.get(name.replace("_", "")) for name in ("model", "age_years")}
+        null = pl.lit(None, pl.String)
+        columns = {name: pl.col(old) if old else null for name, old in sources.items()}
         return super().accept(raw.with_columns(**columns), options)
 
 
@@ -101,12 +101,12 @@ class EventsTable(MachinesTable):
         several = kinds.filter(pl.col("component").list.len() > 1)
         if several.is_empty():
             return ()
-        shown = "; ".join(
+        examples = "; ".join(
             " = ".join(f"'{text}'" for text in row) for row in several["component"].head(_SHOWN)
         )
         more = f" and {several.height - _SHOWN:,} more" if several.height > _SHOWN else ""
         many = kinds["component"].list.len().sum()
-        return (f"{self.name}: {many:,} texts are read as {kinds.height:,} components: {shown}{more}.",)
+        return (f"{self.name}: {many:,} texts are read as {kinds.height:,} components: {examples}{more}.",)
 
     def corrected(self, stored: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
         """Stored records that `rows` lack, where these are the same records again and have a new one within a day.
@@ -122,10 +122,10 @@ class EventsTable(MachinesTable):
         if 2 * lacking.height > before.height:
             return lacking.head(0).select(self.identifying)
         times = news.select("machine_id", "time", pl.lit(True).alias("|new")).sort("time")
-        found = lacking.sort("time").join_asof(
+        nearest = lacking.sort("time").join_asof(
             times, on="time", by="machine_id", strategy="nearest", tolerance=near, check_sortedness=False
         )
-        return found.filter("|new").select(self.identifying)
+        return nearest.filter("|new").select(self.identifying)
 
 
 @dataclass(frozen=True)
@@ -265,13 +265,13 @@ def known(tables: Frames, as_of: datetime) -> dict[str, pl.LazyFrame]:
 
     Of a failure that is logged again until it is repaired the first record is left, see `chains`.
     """
-    seen = {
+    visible = {
         name: frame.filter(pl.col("time") <= as_of) if "time" in frame.collect_schema() else frame
         for name, frame in tables.items()
     }
-    if "failures" in seen:
-        seen["failures"] = first_of_chains(seen["failures"], seen.get("maintenance"))
-    return seen
+    if "failures" in visible:
+        visible["failures"] = first_of_chains(visible["failures"], visible.get("maintenance"))
+    return visible
 
 
 def repeats(tables: Frames, as_of: datetime) -> int:
@@ -312,8 +312,8 @@ def interval_hours(telemetry: pl.LazyFrame) -> float | None:
 
 def _jittered(distances: pl.DataFrame) -> float:
     """The interval in hours of distances (microseconds) with how often each is there (`len`)."""
-    ordered = distances.sort("distance")
-    distance, count = ordered["distance"].to_numpy(), ordered["len"].to_numpy().astype(np.int64)
+    by_length = distances.sort("distance")
+    distance, count = by_length["distance"].to_numpy(), by_length["len"].to_numpy().astype(np.int64)
     before = np.concatenate([[0], np.cumsum(count)])
     end = np.searchsorted(distance, distance * _ALIKE, side="right")
     start = int(np.argmax(before[end] - before[:-1]))

@@ -45,8 +45,8 @@ def bill(
     Inspections have to be those that were made, see `alarms` and `every`. One that comes `lead_hours` before the
     failure or later does not prevent it, though it was not needless.
     """
-    found = counts(inspections, failures, horizon_hours, lead_hours)
-    sums = found.select(pl.col("prevented", "missed", "needless").sum(), cost=cost_of_counts(options).sum())
+    table = counts(inspections, failures, horizon_hours, lead_hours)
+    sums = table.select(pl.col("prevented", "missed", "needless").sum(), cost=cost_of_counts(options).sum())
     return Bill(*sums.row(0))
 
 
@@ -90,8 +90,8 @@ def counts(
         **dict.fromkeys(("prevented", "missed", "needless"), pl.Int64),
     }
     whole = [pl.DataFrame(schema=schema), *(part.cast({pl.UInt32: pl.Int64}) for part in parts)]
-    found = pl.concat(whole, how="diagonal_relaxed").group_by(COMPONENT).sum()
-    return found.sort(COMPONENT)
+    table = pl.concat(whole, how="diagonal_relaxed").group_by(COMPONENT).sum()
+    return table.sort(COMPONENT)
 
 
 def alarms(rows: pl.DataFrame, horizon_hours: int) -> pl.DataFrame:
@@ -101,23 +101,23 @@ def alarms(rows: pl.DataFrame, horizon_hours: int) -> pl.DataFrame:
     Times are compared to the second. All components take their next inspection at once, so it is as
     many steps as one component has inspections.
     """
-    ordered = rows.select(*COMPONENT, "time").sort(*COMPONENT, "time")
-    if ordered.is_empty():
-        return ordered
-    seconds = ordered["time"].dt.epoch("s").to_numpy()
+    candidates = rows.select(*COMPONENT, "time").sort(*COMPONENT, "time")
+    if candidates.is_empty():
+        return candidates
+    seconds = candidates["time"].dt.epoch("s").to_numpy()
     seconds = seconds - seconds.min()
     pause = horizon_hours * 3600
-    group = ordered.select(pl.struct(COMPONENT).rle_id()).to_series().to_numpy().astype(np.int64)
+    group = candidates.select(pl.struct(COMPONENT).rle_id()).to_series().to_numpy().astype(np.int64)
     key = group * (seconds.max() + pause + 1) + seconds
     at = np.flatnonzero(np.diff(group, prepend=-1))
-    chosen = []
+    picks = []
     while len(at):
-        chosen.append(at)
+        picks.append(at)
         following = np.searchsorted(key, key[at] + pause)
         inside = following < len(key)
         here, following = at[inside], following[inside]
         at = following[group[following] == group[here]]
-    return ordered[np.sort(np.concatenate(chosen))]
+    return candidates[np.sort(np.concatenate(picks))]
 
 
 def bills(
@@ -127,13 +127,13 @@ def bills(
 
     `rows` are judged rows of one horizon. Kept in a bundle, it gives the threshold for any costs.
     """
-    found = []
+    lines = []
     awake = rows.filter(~pl.col("under_work"))
     for threshold in THRESHOLDS:
         inspected = alarms(awake.filter(pl.col("probability") >= threshold), horizon_hours)
         one = bill(inspected, failures, horizon_hours, Options(), lead_hours)
-        found.append({"threshold": threshold, "missed": one.missed, "needless": one.needless})
-    return found
+        lines.append({"threshold": threshold, "missed": one.missed, "needless": one.needless})
+    return lines
 
 
 def cheapest(table: Sequence[Mapping[str, float]], failures: int, options: Options) -> float:
@@ -147,13 +147,13 @@ def cheapest(table: Sequence[Mapping[str, float]], failures: int, options: Optio
     """
     if failures < _ENOUGH or not table:
         return options.threshold
-    missed, needless = options.missed_failure_cost, options.needless_inspection_cost
-    cost = [row["missed"] * missed + row["needless"] * needless for row in table]
+    failure_cost, inspection_cost = options.missed_failure_cost, options.needless_inspection_cost
+    cost = [row["missed"] * failure_cost + row["needless"] * inspection_cost for row in table]
     least, best = min(zip(cost, table, strict=True), key=lambda pair: (pair[0], pair[1]["missed"]))
 
     def is_as_good(row: Mapping[str, float], its_cost: float) -> bool:
         fewer_missed, more_needless = best["missed"] - row["missed"], row["needless"] - best["needless"]
-        error = sqrt(missed**2 * abs(fewer_missed) + needless**2 * abs(more_needless))
+        error = sqrt(failure_cost**2 * abs(fewer_missed) + inspection_cost**2 * abs(more_needless))
         return its_cost <= least * (1 + 1e-12) or (fewer_missed >= 0 and its_cost - least <= error)
 
     good = [row["threshold"] for row, its_cost in zip(table, cost, strict=True) if is_as_good(row, its_cost)]

@@ -121,14 +121,14 @@ class Learner:
     def _boosting(self) -> "_Boosting":
         return _Boosting(self._X, self._weight, self._options, self._judge)
 
-    def fit(self, failed: Flags, judged: Flags | None = None, trees: int | None = None) -> Fitted:
+    def fit(self, failed: Flags, later_failed: Flags | None = None, trees: int | None = None) -> Fitted:
         """The estimator for the outcomes `failed` of the rows.
 
-        LightGBM has `trees` of them, or stops adding more when the outcomes `judged` of the rows of later
-        time are no longer predicted better. The others have as many as they always have.
+        LightGBM has `trees` of them, or stops adding more when the outcomes `later_failed` of the rows of later
+        time are no longer predicted better. The others have a fixed number of trees.
         """
         if self._options.estimator == "lightgbm":
-            return self._boosting.fit(failed, judged, trees)
+            return self._boosting.fit(failed, later_failed, trees)
         return _classical(self._X, failed, self._weight, self._options)
 
 
@@ -160,15 +160,15 @@ class _Boosting:
             nothing = np.zeros(len(judge))
             self._judge = self._data.create_valid(judge, nothing, params=self._parameters).construct()
 
-    def fit(self, failed: Flags, judged: Flags | None, trees: int | None) -> Fitted:
+    def fit(self, failed: Flags, later_failed: Flags | None, trees: int | None) -> Fitted:
         from models.boosting import lgb
 
         self._data.set_label(failed.astype(np.float64))
-        if self._judge is None or judged is None or trees is not None or not judged.any():
+        if self._judge is None or later_failed is None or trees is not None or not later_failed.any():
             booster = lgb.train(dict(self._parameters), self._data, trees or _USUAL_TREES)
             best = booster.num_trees()
         else:
-            judge = self._judge.set_label(judged.astype(np.float64))
+            judge = self._judge.set_label(later_failed.astype(np.float64))
             stop = lgb.early_stopping(_PATIENCE, verbose=False)
             booster = lgb.train(
                 dict(self._parameters), self._data, MOST_TREES, valid_sets=[judge], callbacks=[stop]

@@ -43,9 +43,11 @@ def judge(model: Model, rows: pl.DataFrame, options: Options) -> pl.DataFrame:
 
     Without model the probability and the alarm are null.
     """
-    said = model.predict(model.matrix(rows))
+    probabilities = model.predict(model.matrix(rows))
     parts = [
-        judged(rows, risk, said[risk.component, risk.horizon_hours], risk.threshold(options), options)
+        judged(
+            rows, risk, probabilities[risk.component, risk.horizon_hours], risk.threshold(options), options
+        )
         for risk in model.risks
         if next_failure_column(risk.component) in rows.columns
     ]
@@ -100,25 +102,25 @@ def measures(rows: pl.DataFrame, options: Options) -> dict[str, float]:
     interval from `_low` to `_high` that holds 80 %. A measure that is not defined is left out.
     A row without model counts as an alarm that was not given, and as a probability of next to nothing.
     """
-    done = rows.filter(pl.col("failed").is_not_null())
-    if done.is_empty():
+    final_rows = rows.filter(pl.col("failed").is_not_null())
+    if final_rows.is_empty():
         return {}
-    probability = done["probability"].fill_null(0.0).to_numpy()
-    failed = done["failed"].to_numpy().astype(bool)
-    alarm = done["above_threshold"].fill_null(value=False).to_numpy().astype(bool)
+    probability = final_rows["probability"].fill_null(0.0).to_numpy()
+    failed = final_rows["failed"].to_numpy().astype(bool)
+    alarm = final_rows["above_threshold"].fill_null(value=False).to_numpy().astype(bool)
     hits = int((alarm & failed).sum())
-    found = {"rows": float(len(failed)), "failing_rows": float(failed.sum())}
+    result = {"rows": float(len(failed)), "failing_rows": float(failed.sum())}
     if alarm.any():
-        found["precision"] = hits / int(alarm.sum())
+        result["precision"] = hits / int(alarm.sum())
     if failed.any():
-        found["recall"] = hits / int(failed.sum())
-        found["f1"] = 2 * hits / int(alarm.sum() + failed.sum())
-        found["average_precision"] = average_precision(probability, failed)
+        result["recall"] = hits / int(failed.sum())
+        result["f1"] = 2 * hits / int(alarm.sum() + failed.sum())
+        result["average_precision"] = average_precision(probability, failed)
     clipped = np.clip(probability, _FLOOR, 1 - _FLOOR)
-    found["calibration_error"] = calibration_error(probability, failed)
-    found["brier"] = float(((probability - failed) ** 2).mean())
-    found["log_loss"] = float(-np.where(failed, np.log(clipped), np.log1p(-clipped)).mean())
-    return found | _warnings(done, options) | _savings(done, options)
+    result["calibration_error"] = calibration_error(probability, failed)
+    result["brier"] = float(((probability - failed) ** 2).mean())
+    result["log_loss"] = float(-np.where(failed, np.log(clipped), np.log1p(-clipped)).mean())
+    return result | _warnings(final_rows, options) | _savings(final_rows, options)
 
 
 def metrics(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -137,7 +139,7 @@ def metrics(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
             parts.append(_long(f"component_{hours}h", component, measures(one, options)))
         parts.append(_long("any_component", f"{hours}h", _any_component(of)))
         parts.append(_long("first", f"{hours}h", first_looked_at(of, options.machines_per_day)))
-    parts += [_long("life", name, found) for name, found in _lives(rows).items()]
+    parts += [_long("life", name, results) for name, results in _lives(rows).items()]
     schema = {"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64}
     return pl.concat([pl.DataFrame(schema=schema), *parts])
 
@@ -204,56 +206,56 @@ def failures_of(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _warnings(done: pl.DataFrame, options: Options) -> dict[str, float]:
-    failures = failures_of(done).height
+def _warnings(rows: pl.DataFrame, options: Options) -> dict[str, float]:
+    failures = failures_of(rows).height
     if not failures:
         return {"failures": 0.0}
     at = pl.col("time") + pl.duration(microseconds=(pl.col("next_failure_hours") * 3.6e9).round())
     first = (
-        done.filter("failed", "above_threshold")
+        rows.filter("failed", "above_threshold")
         .with_columns(at.alias("failed_at"))
         .group_by(*costs.COMPONENT, "failed_at")
         .agg(pl.col("next_failure_hours").max())
     )["next_failure_hours"]
-    found = {"failures": float(failures), "warned": len(first) / failures}
-    if lead := options.lead(int(done["horizon_hours"][0])):
-        found["warned_early"] = float((first > lead).sum()) / failures
-    return found | ({"lead_hours": float(first.median())} if len(first) else {})  # type: ignore[arg-type]
+    result = {"failures": float(failures), "warned": len(first) / failures}
+    if lead := options.lead(int(rows["horizon_hours"][0])):
+        result["warned_early"] = float((first > lead).sum()) / failures
+    return result | ({"lead_hours": float(first.median())} if len(first) else {})  # type: ignore[arg-type]
 
 
-def _savings(done: pl.DataFrame, options: Options) -> dict[str, float]:
+def _savings(rows: pl.DataFrame, options: Options) -> dict[str, float]:
     """Money saved with the alarms of one horizon, against never inspecting and against a fixed plan.
 
     `_low` and `_high` hold 80 % of what other machines of the same kind would have saved, by drawing from these anew.
     """
-    hours = int(done["horizon_hours"][0])
-    failures = failures_of(done)
-    planned = costs.every(done, done["time"].min(), done["time"].max(), options.inspect_every_days)  # type: ignore[arg-type]
-    alarms = costs.alarms(done.filter("above_threshold"), hours)
-    machines = done.select(pl.col("machine_id").unique().sort())
+    hours = int(rows["horizon_hours"][0])
+    failures = failures_of(rows)
+    visits = costs.every(rows, rows["time"].min(), rows["time"].max(), options.inspect_every_days)  # type: ignore[arg-type]
+    alarms = costs.alarms(rows.filter("above_threshold"), hours)
+    machines = rows.select(pl.col("machine_id").unique().sort())
     ours, plan, never = (
         _costs(machines, costs.counts(inspections, failures, hours), options)
-        for inspections in (alarms, planned, alarms.head(0))
+        for inspections in (alarms, visits, alarms.head(0))
     )
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for name, saved in (("saved_to_never", never - ours), ("saved_to_every_n_days", plan - ours)):
-        drawn = np.random.default_rng(options.seed).multinomial(
+        draws = np.random.default_rng(options.seed).multinomial(
             len(saved), np.full(len(saved), 1 / len(saved)), _DRAWS
         )
-        low, high = np.quantile(drawn @ saved, _INTERVAL)
-        found |= {name: float(saved.sum()), f"{name}_low": float(low), f"{name}_high": float(high)}
-    return found
+        low, high = np.quantile(draws @ saved, _INTERVAL)
+        result |= {name: float(saved.sum()), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return result
 
 
 def _costs(machines: pl.DataFrame, counts: pl.DataFrame, options: Options) -> NDArray[np.float64]:
     """What each of `machines` cost, by `costs.counts`."""
     priced = counts.group_by("machine_id").agg(costs.cost_of_counts(options).sum().alias("cost"))
-    found = machines.join(priced, on="machine_id", how="left", maintain_order="left")
-    return found["cost"].fill_null(0.0).to_numpy()
+    table = machines.join(priced, on="machine_id", how="left", maintain_order="left")
+    return table["cost"].fill_null(0.0).to_numpy()
 
 
 def _any_component(rows: pl.DataFrame) -> dict[str, float]:
-    joined = (
+    machines = (
         rows.filter(pl.col("failed").is_not_null())
         .group_by("machine_id", "time")
         .agg(
@@ -262,10 +264,10 @@ def _any_component(rows: pl.DataFrame) -> dict[str, float]:
         )
         .sort("machine_id", "time")
     )
-    failed = joined["failed"].to_numpy().astype(bool)
+    failed = machines["failed"].to_numpy().astype(bool)
     if not failed.any():
         return {}
-    p = joined["probability"].to_numpy()
+    p = machines["probability"].to_numpy()
     return {
         "average_precision": average_precision(p, failed),
         "calibration_error": calibration_error(p, failed),
@@ -288,12 +290,12 @@ def first_looked_at(rows: pl.DataFrame, machines_per_day: int) -> dict[str, floa
     )
     if each.is_empty():
         return {}
-    ordered = each.sort("time", "probability", "machine_id", descending=[False, True, False], nulls_last=True)
+    ranking = each.sort("time", "probability", "machine_id", descending=[False, True, False], nulls_last=True)
     hits = pl.col("failed").head(machines_per_day).sum()
-    listed = pl.min_horizontal(pl.len(), machines_per_day)
+    length = pl.min_horizontal(pl.len(), machines_per_day)
     best = pl.min_horizontal(pl.col("failed").sum(), machines_per_day)
-    days = ordered.group_by("time", maintain_order=True).agg(
-        hits.alias("hits"), listed.alias("listed"), best.alias("best")
+    days = ranking.group_by("time", maintain_order=True).agg(
+        hits.alias("hits"), length.alias("listed"), best.alias("best")
     )
     hit, many, possible = days.select(pl.col("hits", "listed", "best").sum()).row(0)
     return {
@@ -315,9 +317,9 @@ def life_measures(lives: pl.DataFrame) -> dict[str, float]:
     over = lives.filter(pl.col(high) <= pl.col(OBSERVED))
     if over.is_empty():
         return {}
-    ended = pl.col("next_failure_hours")
-    error = pl.coalesce(ended, OBSERVED) - pl.col(middle)
-    inside = ended.is_between(low, high).fill_null(value=False)
+    end_hours = pl.col("next_failure_hours")
+    error = pl.coalesce(end_hours, OBSERVED) - pl.col(middle)
+    inside = end_hours.is_between(low, high).fill_null(value=False)
     return over.select(
         (error**2).mean().sqrt().alias("rmse_hours"),
         inside.mean().alias("in_band"),
@@ -332,17 +334,17 @@ def _lives(rows: pl.DataFrame) -> dict[str, dict[str, float]]:
         return {}
     each = rows.unique([*costs.COMPONENT, "time"], keep="any", maintain_order=True)
     components = sorted(each["component"].unique())
-    found = {c: life_measures(each.filter(component=c)) for c in components}
-    return found | {"all": life_measures(each)}
+    by_component = {c: life_measures(each.filter(component=c)) for c in components}
+    return by_component | {"all": life_measures(each)}
 
 
-def _long(name: str, value: str, found: dict[str, float]) -> pl.DataFrame:
+def _long(name: str, value: str, results: dict[str, float]) -> pl.DataFrame:
     return pl.DataFrame(
         {
-            "slice": [name] * len(found),
-            "value_of_slice": [value] * len(found),
-            "metric": list(found),
-            "value": list(found.values()),
+            "slice": [name] * len(results),
+            "value_of_slice": [value] * len(results),
+            "metric": list(results),
+            "value": list(results.values()),
         },
         schema={"slice": pl.String, "value_of_slice": pl.String, "metric": pl.String, "value": pl.Float64},
     )

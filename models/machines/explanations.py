@@ -35,7 +35,7 @@ def reasons(estimator: Estimator, X: Matrix, features: Sequence[Feature], most: 
     least = _LEAST[estimator.unit]
     columns = {i: np.flatnonzero(member == i) for i in range(len(order))}
     names = {f.name: j for j, f in enumerate(features)}
-    found = []
+    texts = []
     for row in range(len(X)):
         parts = []
         for subject in top[row]:
@@ -45,8 +45,8 @@ def reasons(estimator: Estimator, X: Matrix, features: Sequence[Feature], most: 
             strongest = columns[subject][np.argmax(contributions[row, columns[subject]])]
             words = in_words(features[strongest], X[row], names)
             parts.append(f"{words} ({effect(total, estimator.unit)})")
-        found.append("; ".join(parts))
-    return found
+        texts.append("; ".join(parts))
+    return texts
 
 
 def effect(total: float, unit: str) -> str:
@@ -106,8 +106,8 @@ def _sensor(feature: Feature, value: float, row: NDArray[np.float32], columns: d
     deviation = float(row[columns[f"{feature.subject}_deviation_{feature.hours}h"]])
     if not np.isfinite(mean):
         return f"no {feature.subject} reading in {window}"
-    said = f"{feature.subject} averages {mean:.4g} over {window}"
+    text = f"{feature.subject} averages {mean:.4g} over {window}"
     if np.isfinite(deviation):
         side = "above" if deviation >= 0 else "below"
-        said += f", {abs(deviation):.1f} deviations {side} its normal"
-    return said
+        text += f", {abs(deviation):.1f} deviations {side} its normal"
+    return text

@@ -32,20 +32,20 @@ def explorer(view: View) -> list[Part]:
     points = max(1, int((view.as_of - since) / timedelta(hours=hours)) * max(1, len(sensors)))
     order = view.rows.group_by("machine_id").agg(pl.col("probability").max())
     order = order.sort("probability", "machine_id", descending=[True, False], nulls_last=True)
-    shown = order.head(max(1, EXPLORER_ROWS // points)).select("machine_id")
-    recent = telemetry.filter(pl.col("time") > since).join(shown.lazy(), on="machine_id", how="semi")
+    machines = order.head(max(1, EXPLORER_ROWS // points)).select("machine_id")
+    recent = telemetry.filter(pl.col("time") > since).join(machines.lazy(), on="machine_id", how="semi")
     longest = view.horizons[-1]
     components = sorted(view.rows["component"].unique())
-    risks = _risk_tracks(view, shown.lazy(), since, longest)
+    risks = _risk_tracks(view, machines.lazy(), since, longest)
     caption = (
-        f"{shown.height:,} of {order.height:,} machines, those with the highest risks. "
-        if shown.height < order.height
+        f"{machines.height:,} of {order.height:,} machines, those with the highest risks. "
+        if machines.height < order.height
         else ""
     ) + (
         f"Readings since {since:%Y-%m-%d}; what happened is marked at the reading that followed. Risks are within "
         f"{span(longest)}: those of the last {MOMENTS} runs, and before them of the backtest, which its models had not seen."
     )
-    first = view.listed["machine_id"].head(1).to_list() or shown["machine_id"].head(1).to_list()
+    first = view.listed["machine_id"].head(1).to_list() or machines["machine_id"].head(1).to_list()
     explorer = Explorer(
         key={"machine_id": "Machine", "series": "Panel"},
         time="time",
@@ -53,7 +53,7 @@ def explorer(view: View) -> list[Part]:
         panels="series",
         order=[*(_panel(c) for c in components), *sensors],
         start={"machine_id": first[0]} if first else {},
-        about=_about(view, _panel(components[0]), shown.lazy()),
+        about=_about(view, _panel(components[0]), machines.lazy()),
         caption=caption,
     )
     return [explorer]
@@ -101,13 +101,13 @@ def _at_readings(
     )
 
 
-def _risk_tracks(view: View, shown: pl.LazyFrame, since: datetime, hours: int) -> list[Track]:
+def _risk_tracks(view: View, machines: pl.LazyFrame, since: datetime, hours: int) -> list[Track]:
     """The probability of each component's failure over time, as published and in the backtest, and its failures."""
     inside = (pl.col("horizon_hours") == hours) & pl.col("time").is_between(since, view.as_of, closed="right")
 
     def told(frames: list[pl.LazyFrame]) -> tuple[pl.LazyFrame, list[Mark]]:
         parts = [f.filter(inside).select(*KEY, "time", "probability", source=i) for i, f in enumerate(frames)]
-        rows = pl.concat(parts).join(shown, on="machine_id", how="semi").sort("source")
+        rows = pl.concat(parts).join(machines, on="machine_id", how="semi").sort("source")
         rows = rows.group_by(*KEY, "time").last().sort("time")
         marks = []
         if "failures" in view.run.tables:
@@ -137,22 +137,22 @@ def _failed_before(rows: pl.LazyFrame, failures: pl.LazyFrame, every_hours: int)
         .sort("time")
         .join_asof(times, on="time", by=list(KEY), strategy="forward", tolerance=near, check_sortedness=False)
     )
-    found = following.filter(pl.col("at").is_not_null())
-    return found.select(*KEY, pl.col("at").alias("time"), pl.lit(value=True).alias("failed")).unique()
+    matches = following.filter(pl.col("at").is_not_null())
+    return matches.select(*KEY, pl.col("at").alias("time"), pl.lit(value=True).alias("failed")).unique()
 
 
 def _earlier(view: View, since: datetime, inside: pl.Expr) -> list[pl.LazyFrame]:
     """Rows `inside` that earlier runs published, of each time the last word; at most the last `MOMENTS` runs."""
     if "risks" not in view.run.derived:
         return [] if view.run.previous is None else [view.run.previous]
-    kept = view.run.derived["risks"].filter(pl.col("as_of").is_between(since, view.as_of, closed="none"))
-    runs = kept.select(pl.col("as_of").unique().sort().tail(MOMENTS)).collect()["as_of"]
+    past = view.run.derived["risks"].filter(pl.col("as_of").is_between(since, view.as_of, closed="none"))
+    runs = past.select(pl.col("as_of").unique().sort().tail(MOMENTS)).collect()["as_of"]
     place = [*KEY, "time", "horizon_hours"]
-    latest = kept.filter(inside, pl.col("as_of").is_in(runs.implode())).sort("as_of").group_by(place)
+    latest = past.filter(inside, pl.col("as_of").is_in(runs.implode())).sort("as_of").group_by(place)
     return [latest.agg(pl.col("probability").last())]
 
 
-def _about(view: View, first: str, shown: pl.LazyFrame) -> pl.LazyFrame:
+def _about(view: View, first: str, machines: pl.LazyFrame) -> pl.LazyFrame:
     """What the explorer says about a machine, with its first panel: model, age, and its highest risk."""
     highest = (
         view.listed.lazy()
@@ -169,12 +169,12 @@ def _about(view: View, first: str, shown: pl.LazyFrame) -> pl.LazyFrame:
             pl.col("why").alias("Why"),
         )
     )
-    about = shown.select("machine_id", pl.lit(first).alias("series"))
+    about = machines.select("machine_id", pl.lit(first).alias("series"))
     if "machines" in view.run.tables:
-        kept = view.run.tables["machines"].select(
+        attributes = view.run.tables["machines"].select(
             "machine_id",
             pl.col("model").alias("Model"),
             pl.format("{} years", pl.col("age_years").round(1)).alias("Age"),
         )
-        about = about.join(kept, on="machine_id", how="left")
+        about = about.join(attributes, on="machine_id", how="left")
     return about.join(highest, on="machine_id", how="left")

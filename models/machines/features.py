@@ -65,9 +65,9 @@ def used_features(vocabulary: Vocabulary, options: Options) -> list[Feature]:
 
     def seen(feature: Feature) -> bool:
         if feature.kind == "sensor":
-            spread = feature.statistic in _SPREAD and not options.use_spread
-            normal = feature.statistic == "deviation" and not options.use_normal
-            return not (spread or normal) and (options.use_short_windows or feature.hours == longest)
+            is_spread = feature.statistic in _SPREAD and not options.use_spread
+            is_normal = feature.statistic == "deviation" and not options.use_normal
+            return not (is_spread or is_normal) and (options.use_short_windows or feature.hours == longest)
         if feature.kind == "error":
             return options.use_errors
         return options.use_attributes or feature.statistic not in ("age", "model")
@@ -114,30 +114,30 @@ def windows(interval_hours: float, options: Options) -> Windows:
 def feature_list(vocabulary: Vocabulary, options: Options) -> list[Feature]:
     """The features in the order of their columns."""
     usable = windows(vocabulary.interval_hours, options)
-    found: list[Feature] = []
+    features: list[Feature] = []
     for sensor in vocabulary.sensors:
         for hours in usable.hours:
             several = _SPREAD if hours in usable.spread else ()
             for statistic in ("mean", *several, "deviation"):
-                found.append(Feature(f"{sensor}_{statistic}_{hours}h", "sensor", sensor, statistic, hours))
+                features.append(Feature(f"{sensor}_{statistic}_{hours}h", "sensor", sensor, statistic, hours))
     for error in vocabulary.errors:
         for hours in options.error_windows_hours:
-            found.append(Feature(f"{error}_count_{hours}h", "error", error, "count", hours))
+            features.append(Feature(f"{error}_count_{hours}h", "error", error, "count", hours))
     for component in vocabulary.components:
-        found.append(Feature(replaced_column(component), "component", component, "replaced"))
-    found.append(Feature("any_replaced_days", "machine", "any component", "replaced"))
-    found.append(Feature("any_failed_days", "machine", "any component", "failed"))
-    found.append(Feature("maintenance_due_days", "machine", "maintenance", "due"))
-    found.append(Feature("age_years", "machine", "machine", "age"))
+        features.append(Feature(replaced_column(component), "component", component, "replaced"))
+    features.append(Feature("any_replaced_days", "machine", "any component", "replaced"))
+    features.append(Feature("any_failed_days", "machine", "any component", "failed"))
+    features.append(Feature("maintenance_due_days", "machine", "maintenance", "due"))
+    features.append(Feature("age_years", "machine", "machine", "age"))
     for model in vocabulary.models:
-        found.append(Feature(f"model_is_{model}", "machine", model, "model"))
-    names = [f.name for f in found]
+        features.append(Feature(f"model_is_{model}", "machine", model, "model"))
+    names = [f.name for f in features]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ContractError(
             f"The data gives two features of one name: {', '.join(twice)}. Expected different names of "
             "sensors, errors, components and models. Rename a sensor's column, or an error or component."
         )
-    return found
+    return features
 
 
 def replaced_column(component: str) -> str:
@@ -169,17 +169,17 @@ def build(
     `readings` is the number of readings in the longest window, of the sensor that has most.
     Rows are sorted by machine and time; every machine has all of them, known or not.
     """
-    seen = known(by_component(tables, vocabulary.components), last)
+    visible = known(by_component(tables, vocabulary.components), last)
     ids = sorted(set(machines))
     step = timedelta(hours=options.every_hours)
     times = pl.Series("time", [last - step * back for back in range(count - 1, -1, -1)])
     times = times.cast(pl.Datetime("us", "UTC"))
     rows = pl.DataFrame({"machine_id": pl.Series(ids, dtype=pl.String)}).join(times.to_frame(), how="cross")
     columns = {
-        **_telemetry(seen["telemetry"], vocabulary, ids, last, count, options),
-        **_errors(seen.get("errors"), vocabulary, rows, options),
-        **_events(seen, vocabulary, rows),
-        **_attributes(seen.get("machines"), vocabulary, rows),
+        **_telemetry(visible["telemetry"], vocabulary, ids, last, count, options),
+        **_errors(visible.get("errors"), vocabulary, rows, options),
+        **_events(visible, vocabulary, rows),
+        **_attributes(visible.get("machines"), vocabulary, rows),
     }
     names = [f.name for f in feature_list(vocabulary, options)]
     return rows.with_columns(columns["readings"], *(columns[name] for name in names))
@@ -212,16 +212,16 @@ def _telemetry(
     cells = machine * grid.blocks + (grid.blocks - 1 - back)
     hours = (back * (block * _HOUR) - before.to_numpy()) / _HOUR
     most = np.zeros((len(ids), count))
-    found = {}
+    columns = {}
     for sensor in vocabulary.sensors:
         column = readings[sensor] if sensor in present else pl.Series([None] * readings.height)
         values = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
         moments = grid.shaped(in_blocks(cells, hours, values, len(ids) * grid.blocks))
         most = np.maximum(most, grid.window(moments, max(options.windows_hours)).count)
         for name, array in _of_sensor(grid, moments, usable, vocabulary.interval_hours).items():
-            found[f"{sensor}_{name}"] = _series(f"{sensor}_{name}", array)
-    found["readings"] = pl.Series("readings", most.ravel().astype(np.int32))
-    return found
+            columns[f"{sensor}_{name}"] = _series(f"{sensor}_{name}", array)
+    columns["readings"] = pl.Series("readings", most.ravel().astype(np.int32))
+    return columns
 
 
 def _of_sensor(grid: "_Grid", moments: Moments, usable: Windows, interval_hours: float) -> dict[str, Floats]:
@@ -229,16 +229,16 @@ def _of_sensor(grid: "_Grid", moments: Moments, usable: Windows, interval_hours:
     deviation = normal.std()
     enough = (normal.count * interval_hours >= _NORMAL_HOURS) & (deviation > 1e-9 * np.abs(normal.mean))
     scale = np.where(enough, deviation, np.nan)
-    found = {}
+    columns = {}
     for hours in usable.hours:
         window = grid.window(moments, hours)
-        found[f"mean_{hours}h"] = window.level()
-        found[f"deviation_{hours}h"] = (window.level() - normal.mean) / scale
+        columns[f"mean_{hours}h"] = window.level()
+        columns[f"deviation_{hours}h"] = (window.level() - normal.mean) / scale
         if hours in usable.spread:
-            found[f"std_{hours}h"] = window.std()
-            found[f"min_{hours}h"], found[f"max_{hours}h"] = window.extremes()
-            found[f"slope_{hours}h"] = window.slope()
-    return found
+            columns[f"std_{hours}h"] = window.std()
+            columns[f"min_{hours}h"], columns[f"max_{hours}h"] = window.extremes()
+            columns[f"slope_{hours}h"] = window.slope()
+    return columns
 
 
 class _Grid:
@@ -299,25 +299,25 @@ def _errors(
         .collect()
     )
     until = _at(rows, so_far, timedelta(0)).fill_null(0)
-    found = {}
+    columns = {}
     for hours in options.error_windows_hours:
         counts = until - _at(rows, so_far, timedelta(hours=hours)).fill_null(0)
         for error in vocabulary.errors:
             name = f"{error}_count_{hours}h"
-            found[name] = counts[own[error]].cast(pl.Float32).alias(name)
-    return found
+            columns[name] = counts[own[error]].cast(pl.Float32).alias(name)
+    return columns
 
 
-def _events(seen: Frames, vocabulary: Vocabulary, rows: pl.DataFrame) -> dict[str, pl.Series]:
+def _events(tables: Frames, vocabulary: Vocabulary, rows: pl.DataFrame) -> dict[str, pl.Series]:
     """Days since each component, and any, was last replaced, and since any failed; null if never on record."""
-    failed = [seen["failures"].select(*ROW, "component")] if "failures" in seen else []
-    replaced = [seen["maintenance"].select(*ROW, "component")] if "maintenance" in seen else []
+    failed = [tables["failures"].select(*ROW, "component")] if "failures" in tables else []
+    replaced = [tables["maintenance"].select(*ROW, "component")] if "maintenance" in tables else []
     since = _since(replaced + failed, vocabulary.components, rows)
-    found = {replaced_column(c): since[_own(c)].alias(replaced_column(c)) for c in vocabulary.components}
-    found["any_replaced_days"] = since[_ANY].alias("any_replaced_days")
-    found["any_failed_days"] = _since(failed, (), rows)[_ANY].alias("any_failed_days")
-    found["maintenance_due_days"] = _due(seen.get("maintenance"), rows)
-    return found
+    columns = {replaced_column(c): since[_own(c)].alias(replaced_column(c)) for c in vocabulary.components}
+    columns["any_replaced_days"] = since[_ANY].alias("any_replaced_days")
+    columns["any_failed_days"] = _since(failed, (), rows)[_ANY].alias("any_failed_days")
+    columns["maintenance_due_days"] = _due(tables.get("maintenance"), rows)
+    return columns
 
 
 def _due(maintenance: pl.LazyFrame | None, rows: pl.DataFrame) -> pl.Series:
@@ -369,9 +369,9 @@ def _since(frames: list[pl.LazyFrame], components: Sequence[str], rows: pl.DataF
 
 def _at(rows: pl.DataFrame, history: pl.DataFrame, back: timedelta) -> pl.DataFrame:
     """The last line of each machine's `history` dated `time - back` or earlier, in the order of `rows`."""
-    wanted = rows.select("machine_id", pl.col("time") - back).with_row_index("|row").sort("time")
-    found = wanted.join_asof(history, on="time", by="machine_id", strategy="backward", check_sortedness=False)
-    return found.sort("|row").drop("|row", *ROW)
+    times = rows.select("machine_id", pl.col("time") - back).with_row_index("|row").sort("time")
+    lines = times.join_asof(history, on="time", by="machine_id", strategy="backward", check_sortedness=False)
+    return lines.sort("|row").drop("|row", *ROW)
 
 
 def _attributes(
@@ -380,12 +380,12 @@ def _attributes(
     """Age in years, and 1 for the machine's own model, 0 for others; null where not on record."""
     schema = {"machine_id": pl.String, "model": pl.String, "age_years": pl.Float64}
     of = pl.DataFrame(schema=schema) if machines is None else machines.select(list(schema)).collect()
-    joined = rows.select("machine_id").join(of, on="machine_id", how="left", maintain_order="left")
-    found = {"age_years": joined["age_years"].cast(pl.Float32)}
+    attributes = rows.select("machine_id").join(of, on="machine_id", how="left", maintain_order="left")
+    columns = {"age_years": attributes["age_years"].cast(pl.Float32)}
     for model in vocabulary.models:
         name = f"model_is_{model}"
-        found[name] = (joined["model"] == model).cast(pl.Float32).alias(name)
-    return found
+        columns[name] = (attributes["model"] == model).cast(pl.Float32).alias(name)
+    return columns
 
 
 def _series(name: str, values: Floats) -> pl.Series:

@@ -54,22 +54,22 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
 
     A failure of the last day may still be recorded as maintenance, so it is no finding yet.
     """
-    seen = known(tables, as_of)
+    visible = known(tables, as_of)
     since = as_of - timedelta(days=days)
-    again, history = failures_logged_again(tables, seen, since, as_of), seen["telemetry"]
-    seen = {
+    again, history = failures_logged_again(tables, visible, since, as_of), visible["telemetry"]
+    visible = {
         name: frame.filter(pl.col("time") > as_of - timedelta(days=days))
         if "time" in frame.collect_schema()
         else frame
-        for name, frame in seen.items()
+        for name, frame in visible.items()
     }
-    recent = seen["telemetry"]
+    recent = visible["telemetry"]
     parts = [duplicate_timestamps(recent), uneven_interval(recent), *silent_sensors(recent, days, history)]
-    if "machines" in seen:
-        parts += [unknown_machines(seen), machines_without_telemetry(seen["machines"], recent, days)]
-    if "failures" in seen and "maintenance" in seen:
-        settled = seen["failures"].filter(pl.col("time") <= as_of - MAINTAINED_WITHIN)
-        parts.append(failures_without_maintenance(settled, seen["maintenance"]))
+    if "machines" in visible:
+        parts += [unknown_machines(visible), machines_without_telemetry(visible["machines"], recent, days)]
+    if "failures" in visible and "maintenance" in visible:
+        overdue = visible["failures"].filter(pl.col("time") <= as_of - MAINTAINED_WITHIN)
+        parts.append(failures_without_maintenance(overdue, visible["maintenance"]))
     parts.append(again)
     return pl.concat([pl.DataFrame(schema=FINDINGS), *parts])
 
@@ -90,9 +90,9 @@ def stray_clocks(telemetry: pl.LazyFrame) -> pl.DataFrame:
     """Machines with rows years before or after all others of the fleet, see `clocks.span`."""
     times = span(telemetry)
     strays = telemetry.filter(~times.holds()).group_by("machine_id")
-    counted = strays.agg(pl.len().cast(pl.Int64).alias("count"), pl.col("time").min())
+    counts = strays.agg(pl.len().cast(pl.Int64).alias("count"), pl.col("time").min())
     detail = pl.format("first {}", pl.col("time").dt.strftime("%Y-%m-%d %H:%M"))
-    return _finding("stray clock", "telemetry", counted, detail)
+    return _finding("stray clock", "telemetry", counts, detail)
 
 
 def record_ends_early(tables: Frames, as_of: datetime) -> pl.DataFrame:
@@ -110,8 +110,8 @@ def unknown_machines(tables: Frames) -> pl.DataFrame:
     for name in ("telemetry", "errors", "maintenance", "failures"):
         if name in tables:
             strange = tables[name].join(tables["machines"], on="machine_id", how="anti")
-            counted = strange.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"))
-            parts.append(_finding("unknown machine", name, counted, pl.lit("not in the table of machines")))
+            counts = strange.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"))
+            parts.append(_finding("unknown machine", name, counts, pl.lit("not in the table of machines")))
     return pl.concat(parts)
 
 
@@ -123,18 +123,18 @@ def machines_without_telemetry(machines: pl.LazyFrame, recent: pl.LazyFrame, day
     return _finding("no telemetry", "telemetry", silent, pl.lit(f"none in {days} days"))
 
 
-def failures_logged_again(tables: Frames, seen: Frames, since: datetime, until: datetime) -> pl.DataFrame:
-    """Records from `since` to `until` that repeat a failure which is not repaired yet; `seen` is without them."""
+def failures_logged_again(tables: Frames, visible: Frames, since: datetime, until: datetime) -> pl.DataFrame:
+    """Records from `since` to `until` that repeat a failure which is not repaired yet; `visible` lacks them."""
     if "failures" not in tables:
         return pl.DataFrame(schema=FINDINGS)
     place = ["machine_id", "component", "time"]
     repeats = (
         tables["failures"]
         .filter(pl.col("time").is_between(since, until))
-        .join(seen["failures"], on=place, how="anti")
+        .join(visible["failures"], on=place, how="anti")
     )
-    counted = repeats.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"))
-    return _finding("failure logged again", "failures", counted, pl.format("{} times", "count"))
+    counts = repeats.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"))
+    return _finding("failure logged again", "failures", counts, pl.format("{} times", "count"))
 
 
 def failures_without_maintenance(
@@ -162,7 +162,7 @@ def failures_without_maintenance(
 
 def duplicate_timestamps(telemetry: pl.LazyFrame) -> pl.DataFrame:
     """Rows of a machine with a time that another of its rows has."""
-    repeated = (
+    repeats = (
         telemetry.group_by("machine_id", "time")
         .agg((pl.len() - 1).cast(pl.Int64).alias("count"))
         .filter(pl.col("count") > 0)
@@ -170,7 +170,7 @@ def duplicate_timestamps(telemetry: pl.LazyFrame) -> pl.DataFrame:
         .agg(pl.col("count").sum(), pl.col("time").min())
     )
     detail = pl.format("first {}", pl.col("time").dt.strftime("%Y-%m-%d %H:%M"))
-    return _finding("duplicate timestamps", "telemetry", repeated, detail)
+    return _finding("duplicate timestamps", "telemetry", repeats, detail)
 
 
 def uneven_interval(telemetry: pl.LazyFrame) -> pl.DataFrame:
@@ -226,10 +226,10 @@ def silent_sensors(telemetry: pl.LazyFrame, days: int, history: pl.LazyFrame) ->
     return parts
 
 
-def told(found: pl.DataFrame, names: Sequence[str] = tuple(EFFECTS), most: int = 5) -> pl.DataFrame:
+def told(rows: pl.DataFrame, names: Sequence[str] = tuple(EFFECTS), most: int = 5) -> pl.DataFrame:
     """One line per finding and table: finding, table, machines, examples, effect; none where all is well."""
     return (
-        found.filter(pl.col("finding").is_in(list(names)))
+        rows.filter(pl.col("finding").is_in(list(names)))
         .group_by("finding", "table")
         .agg(
             pl.col("machine_id").n_unique().cast(pl.Int64).alias("machines"),

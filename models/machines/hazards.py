@@ -72,23 +72,23 @@ def learn(
     names = [f.name for f in features]
     sample.X[:, [names.index(name) for name in hidden]] = np.nan
     fold = np.unique(sample.machine, return_inverse=True)[1] % _FOLDS
-    reached, left, median = np.empty(len(fold)), np.empty(len(fold)), np.empty(len(fold))
+    reached, remainder, median = np.empty(len(fold)), np.empty(len(fold)), np.empty(len(fold))
     for i in range(_FOLDS):
         other = _fitted(sample.where(fold != i), component, edges, features, options)
-        reached[fold == i], left[fold == i], median[fold == i] = _reached(other, sample.where(fold == i))
+        reached[fold == i], remainder[fold == i], median[fold == i] = _reached(other, sample.where(fold == i))
     life = _fitted(sample, component, edges, features, options)
-    return _calibrated(life, reached, left, median, _by_machine(sample))
+    return _calibrated(life, reached, remainder, median, _by_machine(sample))
 
 
-def _calibrated(life: Life, reached: Floats, left: Floats, median: Floats, weight: Floats) -> Life:
+def _calibrated(life: Life, reached: Floats, remainder: Floats, median: Floats, weight: Floats) -> Life:
     """`life` with levels for three groups of rows by their median; a group of few rows has those of all."""
     finite = median[np.isfinite(median)]
     if len(finite) < _FEW_ROWS:
-        return replace(life, levels=(_levels(reached, left, weight),))
+        return replace(life, levels=(_levels(reached, remainder, weight),))
     bounds = np.quantile(finite, [1 / 3, 2 / 3])
     group = np.searchsorted(bounds, median)
     groups = [group == i if (group == i).sum() >= _FEW_ROWS else group >= 0 for i in range(3)]
-    levels = tuple(_levels(reached[some], left[some], weight[some]) for some in groups)
+    levels = tuple(_levels(reached[some], remainder[some], weight[some]) for some in groups)
     return replace(life, bounds=tuple(bounds.tolist()), levels=levels)
 
 
@@ -118,15 +118,15 @@ def _sample(
     """A share of the rows, all that the component fails after within `last` hours first, and weights that make up for it."""
     hours, names = pl.col(next_failure_column(component)), [f.name for f in features]
     within = (hours <= last).fill_null(value=False)
-    known = rows.filter(hours.is_not_null() | (pl.col(OBSERVED) > 0))
-    counts = known.select(within.sum().alias("failing"), pl.len().alias("rows")).collect()
+    usable = rows.filter(hours.is_not_null() | (pl.col(OBSERVED) > 0))
+    counts = usable.select(within.sum().alias("failing"), pl.len().alias("rows")).collect()
     failing = int(counts["failing"].item())
     share = shares(
         failing, counts["rows"].item() - failing, max(1, round(options.training_rows * _ROWS_SHARE))
     )
     of_row = pl.when(within).then(share[0]).otherwise(share[1])
-    chosen = (
-        known.filter(pl.col(DRAWN) < of_row)
+    frame = (
+        usable.filter(pl.col(DRAWN) < of_row)
         .select(
             "machine_id",
             "time",
@@ -140,12 +140,12 @@ def _sample(
         .sort("machine_id", "time")
     )
     return _Sample(
-        X=matrix(chosen, names),
-        weight=chosen["|weight"].to_numpy(),
-        hours=chosen["|hours"].to_numpy(),
-        failed=chosen["|failed"].to_numpy(),
-        machine=chosen["machine_id"].to_numpy(),
-        drawn=chosen["|drawn"].to_numpy(),
+        X=matrix(frame, names),
+        weight=frame["|weight"].to_numpy(),
+        hours=frame["|hours"].to_numpy(),
+        failed=frame["|failed"].to_numpy(),
+        machine=frame["machine_id"].to_numpy(),
+        drawn=frame["|drawn"].to_numpy(),
     )
 
 
@@ -157,11 +157,11 @@ def _fitted(
     X = np.concatenate([sample.X, copies])
     origin = np.concatenate([np.arange(len(sample.X)), which])
     row, period, failed = _periods(sample.hours[origin], sample.failed[origin], edges)
-    drawn = (sample.drawn[origin][row] * 8191 + period * 0.6180339887) % 1
+    draws = (sample.drawn[origin][row] * 8191 + period * 0.6180339887) % 1
     most = max(options.training_rows * _PERIOD_ROWS_SHARE - failed.sum(), failed.sum())
     share = min(1.0, most / max(int((~failed).sum()), 1))
-    kept = failed | (drawn < share)
-    row, period, failed = row[kept], period[kept], failed[kept]
+    mask = failed | (draws < share)
+    row, period, failed = row[mask], period[mask], failed[mask]
     ends = np.asarray(edges, dtype=np.float32)[period][:, None]
     weight = sample.weight[origin][row] / np.where(failed, 1.0, share)
     learner = Learner(np.hstack([X[row], ends]), weight, replace(options, estimator="lightgbm"))
@@ -182,15 +182,15 @@ def _periods(hours: Floats, failed: Flags, edges: Sequence[float]) -> tuple[np.n
 
 def _reached(life: Life, sample: _Sample) -> tuple[Floats, Floats, Floats]:
     """The chance of a failure that each row's end had reached, what was left, 0 where it failed then; the median."""
-    said = life.chances(sample.X)
-    chances = np.hstack([np.zeros((len(sample.X), 1)), said])
+    edge_chances = life.chances(sample.X)
+    chances = np.hstack([np.zeros((len(sample.X), 1)), edge_chances])
     ends = np.concatenate([[0.0], life.edges])
     at = np.clip(np.searchsorted(ends, sample.hours, side="left"), 1, len(ends) - 1)
     part = np.clip((sample.hours - ends[at - 1]) / (ends[at] - ends[at - 1]), 0, 1)
     rows = np.arange(len(at))
     reached = chances[rows, at - 1] * (1 - part) + chances[rows, at] * part
     inside = sample.failed & (sample.hours <= life.edges[-1])
-    return reached, np.where(inside, 0.0, 1 - reached), inverse(said, life.edges, QUANTILES)[:, 1]
+    return reached, np.where(inside, 0.0, 1 - reached), inverse(edge_chances, life.edges, QUANTILES)[:, 1]
 
 
 def _by_machine(sample: _Sample) -> Floats:
@@ -199,21 +199,21 @@ def _by_machine(sample: _Sample) -> Floats:
     return sample.weight / np.bincount(which, sample.weight)[which]
 
 
-def _levels(reached: Floats, left: Floats, weight: Floats) -> tuple[float, ...]:
+def _levels(reached: Floats, remainder: Floats, weight: Floats) -> tuple[float, ...]:
     """The levels below which the `QUANTILES` of the lives lie.
 
     A life that was not seen to end lies anywhere in what was left of its chance.
     """
 
     def below(level: float) -> float:
-        share = np.where(left > 0, (level - reached) / np.maximum(left, 1e-12), reached <= level)
+        share = np.where(remainder > 0, (level - reached) / np.maximum(remainder, 1e-12), reached <= level)
         return float(np.average(np.clip(share, 0, 1), weights=weight))
 
-    found = []
+    levels = []
     for quantile in QUANTILES:
         low, high = 0.0, 1.0
         for _ in range(40):
             middle = (low + high) / 2
             low, high = (middle, high) if below(middle) < quantile else (low, middle)
-        found.append(high)
-    return tuple(found)
+        levels.append(high)
+    return tuple(levels)

@@ -44,12 +44,12 @@ _FOLDS = 5
 
 
 @dataclass
-class Held:
+class Holdout:
     """Held-out rows of one cut, with what each component's estimator said of them."""
 
     rows: pl.DataFrame
     until: datetime
-    said: dict[str, Floats] = field(default_factory=dict)
+    probabilities: dict[str, Floats] = field(default_factory=dict)
 
     def failures(self, component: str, hours: int) -> int:
         """How often the component failed within `hours` of some row."""
@@ -66,7 +66,7 @@ class Horizon:
 
     hours: int
     risks: Sequence[Risk]
-    held: Sequence[Held]
+    holdouts: Sequence[Holdout]
     first: Mapping[str, Calibration]
     both: Mapping[str, Calibration]
     without: Mapping[str, Risk]
@@ -93,7 +93,7 @@ class Final:
 
 
 @dataclass(frozen=True)
-class Settled:
+class Choice:
     """What held-out rows settle for a horizon: the trees of each component, and features that are not learnt from."""
 
     trees: Mapping[str, int] = field(default_factory=dict)
@@ -124,26 +124,28 @@ def fitted_horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int
     """The estimators of each horizon, and what was said of held-out rows on the way; some are fitted at once."""
     horizons, components = work.options.horizons_hours, work.vocabulary.components
     modelled = [c for c in components if failures[c] >= work.options.min_failures]
-    held = {(hours, cut): held_out_rows(work, cut, hours) for hours in horizons for cut in cuts}
+    holdouts = {(hours, cut): held_out_rows(work, cut, hours) for hours in horizons for cut in cuts}
     with ThreadPoolExecutor(work.options.threads or AT_ONCE) as pool:
 
-        def judged(hours: int) -> Settled:
-            return judge(work, cuts[0], held[hours, cuts[0]], hours, modelled)
+        def first_choice(hours: int) -> Choice:
+            return judge(work, cuts[0], holdouts[hours, cuts[0]], hours, modelled)
 
-        settled = dict(zip(horizons, pool.map(judged, horizons), strict=True))
+        choices = dict(zip(horizons, pool.map(first_choice, horizons), strict=True))
         later = [
-            pool.submit(judge, work, cuts[1], held[h, cuts[1]], h, modelled, settled[h]) for h in horizons
+            pool.submit(judge, work, cuts[1], holdouts[h, cuts[1]], h, modelled, choices[h]) for h in horizons
         ]
         final = {
-            h: pool.submit(_final, work, h, modelled, settled[h], [held[h, cut] for cut in cuts])
+            h: pool.submit(_final, work, h, modelled, choices[h], [holdouts[h, cut] for cut in cuts])
             for h in horizons
         }
-        for done in later:
-            done.result()
-        found = {hours: future.result() for hours, future in final.items()}
+        for task in later:
+            task.result()
+        results = {hours: future.result() for hours, future in final.items()}
     at_work = machine_hours(work.rows)
     return [
-        _horizon(work, h, found[h], [held[h, cut] for cut in cuts], failures, at_work, settled[h].hidden)
+        _horizon(
+            work, h, results[h], [holdouts[h, cut] for cut in cuts], failures, at_work, choices[h].hidden
+        )
         for h in horizons
     ]
 
@@ -151,8 +153,8 @@ def fitted_horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int
 def _horizon(
     work: Work,
     hours: int,
-    found: Mapping[str, Final],
-    held: Sequence[Held],
+    finals: Mapping[str, Final],
+    holdouts: Sequence[Holdout],
     failures: Mapping[str, int],
     at_work: float,
     hidden: Sequence[str],
@@ -160,51 +162,53 @@ def _horizon(
     components = work.vocabulary.components
     base = base_rates(work.rows, components, hours)
     without = {c: without_model(c, hours, failures[c], base[c], work.options, at_work) for c in components}
-    if all(one.rows.is_empty() for one in held):
+    if all(one.rows.is_empty() for one in holdouts):
         short = "the time range is too short to hold out rows by which a model of {} could be calibrated"
-        without |= {c: Risk(c, hours, BASE_RATE, base[c], short.format(c)) for c in found}
-        found = {}
-    before = base_rates(work.rows, components, hours, held[0].until)
-    first = {c: calibration_of(held[:1], c, hours, before[c]) for c in components}
-    both = {c: calibration_of(held, c, hours, base[c]) for c in components}
-    both |= {c: final.calibration for c, final in found.items() if final.calibration}
+        without |= {c: Risk(c, hours, BASE_RATE, base[c], short.format(c)) for c in finals}
+        finals = {}
+    before = base_rates(work.rows, components, hours, holdouts[0].until)
+    first = {c: calibration_of(holdouts[:1], c, hours, before[c]) for c in components}
+    both = {c: calibration_of(holdouts, c, hours, base[c]) for c in components}
+    both |= {c: final.calibration for c, final in finals.items() if final.calibration}
     risks = [
-        Risk(c, hours, MODEL, base[c], None, found[c].estimator, both[c]) if c in found else without[c]
+        Risk(c, hours, MODEL, base[c], None, finals[c].estimator, both[c]) if c in finals else without[c]
         for c in components
     ]
-    importance = [_importance(found[c].estimator, c, hours, work.names) for c in components if c in found]
-    return Horizon(hours, risks, held, first, both, without, pl.concat([_no_metrics(), *importance]), hidden)
+    importance = [_importance(finals[c].estimator, c, hours, work.names) for c in components if c in finals]
+    return Horizon(
+        hours, risks, holdouts, first, both, without, pl.concat([_no_metrics(), *importance]), hidden
+    )
 
 
 def judge(
     work: Work,
     cut: Fold,
-    held: Held,
+    holdout: Holdout,
     hours: int,
     modelled: Sequence[str],
-    settled: Settled | None = None,
-) -> Settled:
+    choice: Choice | None = None,
+) -> Choice:
     """Have estimators that know the cut's past say what they do of its held-out rows; what they were fitted with.
 
-    Without `settled`, the held-out rows settle how many trees there are, and rows before the cut what is hidden.
+    Without `choice`, the held-out rows settle how many trees there are, and rows before the cut what is hidden.
     """
-    X = matrix(held.rows, work.names)
-    learnt = _learn(work, cut.learnt(hours) & (pl.col(OBSERVED) >= hours), hours, modelled)
-    hidden = settled.hidden if settled else hidden_features(work, learnt, hours)
-    shown = _without(learnt.X, work.names, hidden)
-    learner = Learner(shown, learnt.weight, work.options, X if settled is None else None)
+    X = matrix(holdout.rows, work.names)
+    sample = _learn(work, cut.learnt(hours) & (pl.col(OBSERVED) >= hours), hours, modelled)
+    hidden = choice.hidden if choice else hidden_features(work, sample, hours)
+    visible = _without(sample.X, work.names, hidden)
+    learner = Learner(visible, sample.weight, work.options, X if choice is None else None)
     trees = {}
-    for component, failed in learnt.failed.items():
-        if settled is None:
-            found = learner.fit(failed, held.failed(component, hours))
+    for component, failed in sample.failed.items():
+        if choice is None:
+            fit = learner.fit(failed, holdout.failed(component, hours))
         else:
-            found = learner.fit(failed, trees=settled.trees.get(component))
-        held.said[component], trees[component] = found.estimator.predict(X), found.trees
-    held.rows = held.rows.drop([f.name for f in work.features if f.statistic != "replaced"])
-    return Settled(trees, hidden)
+            fit = learner.fit(failed, trees=choice.trees.get(component))
+        holdout.probabilities[component], trees[component] = fit.estimator.predict(X), fit.trees
+    holdout.rows = holdout.rows.drop([f.name for f in work.features if f.statistic != "replaced"])
+    return Choice(trees, hidden)
 
 
-def hidden_features(work: Work, learnt: Sample, hours: int) -> list[str]:
+def hidden_features(work: Work, sample: Sample, hours: int) -> list[str]:
     """Features of windows of several readings, where the shortest window is a single one and that is as good.
 
     Estimators learn from one half of the machines and are judged on the other, and the reverse; longer windows are
@@ -215,7 +219,7 @@ def hidden_features(work: Work, learnt: Sample, hours: int) -> list[str]:
     if work.options.estimator != "lightgbm" or usable.spread == usable.hours or not longer:
         return []
     with_them, without = (
-        _loss_of_other_half(learnt, _without(learnt.X, work.names, names), work.options)
+        _loss_of_other_half(sample, _without(sample.X, work.names, names), work.options)
         for names in ([], longer)
     )
     if with_them < without * (1 - _WORTH_IT):
@@ -226,17 +230,17 @@ def hidden_features(work: Work, learnt: Sample, hours: int) -> list[str]:
     return longer
 
 
-def _loss_of_other_half(learnt: Sample, X: Matrix, options: Options) -> float:
+def _loss_of_other_half(sample: Sample, X: Matrix, options: Options) -> float:
     """Weighted log loss over all components, of estimators that learnt from the other half of the machines."""
     loss = 0.0
-    first = learnt.machine % 2 == 0
+    first = sample.machine % 2 == 0
     for half in (first, ~first):
-        learner = Learner(X[half], learnt.weight[half], options)
-        weight = learnt.weight[~half]
-        for failed in learnt.failed.values():
+        learner = Learner(X[half], sample.weight[half], options)
+        weight = sample.weight[~half]
+        for failed in sample.failed.values():
             if failed[half].any():
-                said = np.clip(learner.fit(failed[half]).estimator.predict(X[~half]), EDGE, 1 - EDGE)
-                loss -= float((weight * np.log(np.where(failed[~half], said, 1 - said))).sum())
+                p = np.clip(learner.fit(failed[half]).estimator.predict(X[~half]), EDGE, 1 - EDGE)
+                loss -= float((weight * np.log(np.where(failed[~half], p, 1 - p))).sum())
     return loss
 
 
@@ -244,57 +248,59 @@ def _without(X: Matrix, names: Sequence[str], hidden: Sequence[str]) -> Matrix:
     """`X` with nothing in the columns `hidden`, so that no tree asks for them."""
     if not hidden:
         return X
-    shown = X.copy()
-    shown[:, [names.index(name) for name in hidden]] = np.nan
-    return shown
+    copy = X.copy()
+    copy[:, [names.index(name) for name in hidden]] = np.nan
+    return copy
 
 
 def _final(
-    work: Work, hours: int, modelled: Sequence[str], settled: Settled, held: Sequence[Held]
+    work: Work, hours: int, modelled: Sequence[str], choice: Choice, holdouts: Sequence[Holdout]
 ) -> dict[str, Final]:
     """The bundle's estimators, learnt from all rows whose horizon is over."""
-    learnt = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
-    learnt = replace(learnt, X=_without(learnt.X, work.names, settled.hidden))
-    few = [c for c in learnt.failed if sum(h.failures(c, hours) for h in held) < FEW_FAILURES]
-    how = _calibrations_by_others(learnt, few, work.options, settled.trees) if few else {}
-    learner = Learner(learnt.X, learnt.weight, work.options)
+    sample = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
+    sample = replace(sample, X=_without(sample.X, work.names, choice.hidden))
+    few = [c for c in sample.failed if sum(h.failures(c, hours) for h in holdouts) < FEW_FAILURES]
+    how = _calibrations_by_others(sample, few, work.options, choice.trees) if few else {}
+    learner = Learner(sample.X, sample.weight, work.options)
     return {
-        c: Final(learner.fit(failed, trees=settled.trees.get(c)).estimator, how.get(c))
-        for c, failed in learnt.failed.items()
+        c: Final(learner.fit(failed, trees=choice.trees.get(c)).estimator, how.get(c))
+        for c, failed in sample.failed.items()
     }
 
 
 def _calibrations_by_others(
-    learnt: Sample, components: Sequence[str], options: Options, trees: Mapping[str, int]
+    sample: Sample, components: Sequence[str], options: Options, trees: Mapping[str, int]
 ) -> dict[str, Calibration]:
     """Calibrations by what estimators say of machines that they have not seen.
 
     Of many rows after which nothing fails a share is taken, at equal distances, and counts for the others.
     """
-    some_failed = np.any([*learnt.failed.values()], axis=0)
+    some_failed = np.any([*sample.failed.values()], axis=0)
     thin = 1 + len(some_failed) // _MANY_ROWS
     some = some_failed | (np.arange(len(some_failed)) % thin == 0)
-    weight = learnt.weight[some] * np.where(some_failed[some], 1, thin)
-    failed = {c: learnt.failed[c][some] for c in components}
-    fewer = Sample(learnt.X[some], weight, failed, learnt.machine[some])
-    said = {c: _said_by_others(fewer, c, options, trees.get(c)) for c in components}
-    drawn = weight / np.where(some_failed[some], options.failing_weight, 1)
-    return calibrations_of_few(said, failed, drawn)
+    weight = sample.weight[some] * np.where(some_failed[some], 1, thin)
+    failed = {c: sample.failed[c][some] for c in components}
+    fewer = Sample(sample.X[some], weight, failed, sample.machine[some])
+    probabilities = {c: _said_by_others(fewer, c, options, trees.get(c)) for c in components}
+    row_weight = weight / np.where(some_failed[some], options.failing_weight, 1)
+    return calibrations_of_few(probabilities, failed, row_weight)
 
 
-def _said_by_others(learnt: Sample, component: str, options: Options, trees: int | None) -> Floats:
+def _said_by_others(sample: Sample, component: str, options: Options, trees: int | None) -> Floats:
     """Probabilities by estimators of other groups of machines; failing machines are shared out evenly among the groups."""
-    failed = learnt.failed[component]
-    which = np.unique(learnt.machine, return_inverse=True)[1]
+    failed = sample.failed[component]
+    which = np.unique(sample.machine, return_inverse=True)[1]
     order = np.argsort(np.bincount(which, failed) == 0, kind="stable")
     fold = np.argsort(order)[which] % _FOLDS
-    said = np.full(len(failed), np.average(failed, weights=learnt.weight))
+    probabilities = np.full(len(failed), np.average(failed, weights=sample.weight))
     for i in range(_FOLDS):
         others = fold != i
         if failed[others].any() and not others.all():
-            learner = Learner(learnt.X[others], learnt.weight[others], options)
-            said[~others] = learner.fit(failed[others], trees=trees).estimator.predict(learnt.X[~others])
-    return said
+            learner = Learner(sample.X[others], sample.weight[others], options)
+            probabilities[~others] = learner.fit(failed[others], trees=trees).estimator.predict(
+                sample.X[~others]
+            )
+    return probabilities
 
 
 def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> Sample:
@@ -311,21 +317,21 @@ def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> S
     share = shares(failing, counts["rows"].item() - failing, work.most_rows)
     of_row = pl.when(some).then(share[0]).otherwise(share[1])
     labels = [fails_within(c, hours).alias(_label(c)) for c in modelled]
-    chosen = (
+    frame = (
         work.rows.filter(where, pl.col(DRAWN) < of_row)
         .select("machine_id", "time", *work.names, DRAWN, of_row.alias("|share"), *labels)
         .collect()
         .sort("machine_id", "time")
     )
-    X = matrix(chosen, work.names)
-    again = (chosen[DRAWN] / chosen["|share"] * 1009) % 1
+    X = matrix(frame, work.names)
+    again = (frame[DRAWN] / frame["|share"] * 1009) % 1
     copies, which = masked(X, again.to_numpy(), work.features)
-    weight = 1 / chosen["|share"].to_numpy()
-    failing_rows = chosen.select(pl.any_horizontal(_label(c) for c in modelled)).to_series().to_numpy()
+    weight = 1 / frame["|share"].to_numpy()
+    failing_rows = frame.select(pl.any_horizontal(_label(c) for c in modelled)).to_series().to_numpy()
     weight = np.where(failing_rows, weight * work.options.failing_weight, weight)
-    failed = {c: chosen[_label(c)].to_numpy().astype(bool) for c in modelled}
+    failed = {c: frame[_label(c)].to_numpy().astype(bool) for c in modelled}
     failed = {c: np.concatenate([flags, flags[which]]) for c, flags in failed.items() if flags.any()}
-    machine = chosen["machine_id"].rle_id().to_numpy()
+    machine = frame["machine_id"].rle_id().to_numpy()
     machine = np.concatenate([machine, machine[which]])
     return Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), failed, machine)
 
@@ -334,7 +340,7 @@ def _label(component: str) -> str:
     return f"{component}|failed"
 
 
-def held_out_rows(work: Work, fold: Fold, hours: int) -> Held:
+def held_out_rows(work: Work, fold: Fold, hours: int) -> Holdout:
     where = fold.held_out(hours, max(work.options.windows_hours)) & (pl.col(OBSERVED) >= hours)
     needed = [*work.names, "machine_id", "time", OBSERVED]
     needed += [next_failure_column(c) for c in work.vocabulary.components]
@@ -342,26 +348,26 @@ def held_out_rows(work: Work, fold: Fold, hours: int) -> Held:
     if rows.is_empty():
         note = f"horizon of {hours} h: the time range is too short to hold out rows after {fold.cut:%Y-%m-%d %H:%M}"
         work.notes.append(note)
-    return Held(rows, fold.until)
+    return Holdout(rows, fold.until)
 
 
-def calibration_of(held: Sequence[Held], component: str, hours: int, base_rate: float) -> Calibration:
+def calibration_of(holdouts: Sequence[Holdout], component: str, hours: int, base_rate: float) -> Calibration:
     """The calibration by held-out rows; with few failures among them their mean is `base_rate`."""
-    parts = [h for h in held if component in h.said]
+    parts = [h for h in holdouts if component in h.probabilities]
     if not parts:
         return IDENTITY
-    said = np.concatenate([h.said[component] for h in parts])
-    found = calibration(said, np.concatenate([h.failed(component, hours) for h in parts]))
-    few = sum(h.failures(component, hours) for h in parts) < FEW_FAILURES and len(said)
-    return towards(found, said, np.ones(len(said)), base_rate) if few else found
+    probabilities = np.concatenate([h.probabilities[component] for h in parts])
+    fit = calibration(probabilities, np.concatenate([h.failed(component, hours) for h in parts]))
+    few = sum(h.failures(component, hours) for h in parts) < FEW_FAILURES and len(probabilities)
+    return towards(fit, probabilities, np.ones(len(probabilities)), base_rate) if few else fit
 
 
 def _importance(estimator: Estimator, component: str, hours: int, names: Sequence[str]) -> pl.DataFrame:
     share = estimator.importance(len(names))
-    kept = [
+    rows = [
         (f"importance_{hours}h_{component}", n, "share", float(s)) for n, s in zip(names, share, strict=True)
     ]
-    return pl.DataFrame([k for k in kept if k[3] > 0], schema=_no_metrics().schema, orient="row")
+    return pl.DataFrame([k for k in rows if k[3] > 0], schema=_no_metrics().schema, orient="row")
 
 
 def _no_metrics() -> pl.DataFrame:

@@ -37,65 +37,72 @@ def column(component: str, horizon_hours: int) -> str:
 
 def _graph(model: Model) -> Graph:
     """Features -> calibrated probabilities, each at least that of a shorter horizon, as `Model.predict`."""
-    made = Builder()
+    builder = Builder()
     columns, names = [], []
     least: dict[str, str] = {}
     for risk in sorted(model.risks, key=lambda r: (r.component, r.horizon_hours)):
-        said = _risk(made, risk)
+        probability = _risk(builder, risk)
         if risk.rung != NO_MODEL:
-            said = made.op("Max", said, least[risk.component]) if risk.component in least else said
-            least[risk.component] = said
-        columns.append(said)
+            probability = (
+                builder.op("Max", probability, least[risk.component])
+                if risk.component in least
+                else probability
+            )
+            least[risk.component] = probability
+        columns.append(probability)
         names.append(column(risk.component, risk.horizon_hours))
     features = tuple(feature.name for feature in model.features)
     inputs = (Port("features", "float", features, "the features in this order; NaN where unknown"),)
     about = "probability of a failure within the horizon, calibrated; NaN without model"
-    return made.graph(
+    return builder.graph(
         "risks",
         inputs,
-        [(made.op("Concat", *columns, axis=1), Port("probability", "double", tuple(names), about))],
+        [(builder.op("Concat", *columns, axis=1), Port("probability", "double", tuple(names), about))],
     )
 
 
-def _risk(made: Builder, risk: Risk) -> str:
+def _risk(builder: Builder, risk: Risk) -> str:
     if isinstance(risk.estimator, Boosted):
-        score = made.boosted("features", risk.estimator.file())
-        return _calibrated(made, made.op("Sigmoid", score), risk.calibration)
+        score = builder.boosted("features", risk.estimator.file())
+        return _calibrated(builder, builder.op("Sigmoid", score), risk.calibration)
     if isinstance(risk.estimator, Classical):
         trees = risk.estimator.trees
         arrays = {name: getattr(trees, name) for name in trees.__dataclass_fields__}
-        return _calibrated(made, made.averaged("features", **arrays), risk.calibration)
+        return _calibrated(builder, builder.averaged("features", **arrays), risk.calibration)
     value = risk.base_rate if risk.rung == BASE_RATE else float("nan")
-    rows = made.op("Shape", made.column("features", 0))
-    return made.op("Expand", made.constant([[value]]), rows)
+    rows = builder.op("Shape", builder.column("features", 0))
+    return builder.op("Expand", builder.constant([[value]]), rows)
 
 
-def _calibrated(made: Builder, probability: str, how: Mapping[str, Any]) -> str:
+def _calibrated(builder: Builder, probability: str, how: Mapping[str, Any]) -> str:
     """As `models.machines.calibration.calibrated`."""
     if how["kind"] == "platt":
-        inside = made.op("Clip", probability, made.constant(EDGE), made.constant(1 - EDGE))
-        odds = made.op("Div", inside, made.op("Sub", made.constant([[1.0]]), inside))
-        logit = made.op("Mul", made.constant([[how["slope"]]]), made.op("Log", odds))
-        return made.op("Sigmoid", made.op("Add", logit, made.constant([[how["intercept"]]])))
+        inside = builder.op("Clip", probability, builder.constant(EDGE), builder.constant(1 - EDGE))
+        odds = builder.op("Div", inside, builder.op("Sub", builder.constant([[1.0]]), inside))
+        logit = builder.op("Mul", builder.constant([[how["slope"]]]), builder.op("Log", odds))
+        return builder.op("Sigmoid", builder.op("Add", logit, builder.constant([[how["intercept"]]])))
     if how["kind"] == "isotonic":
-        return _interpolated(made, probability, np.array(how["from"]), np.array(how["to"]))
+        return _interpolated(builder, probability, np.array(how["from"]), np.array(how["to"]))
     return probability
 
 
-def _interpolated(made: Builder, x: str, start: np.ndarray, value: np.ndarray) -> str:
+def _interpolated(builder: Builder, x: str, start: np.ndarray, value: np.ndarray) -> str:
     """Linear between the points, flat beyond, as `numpy.interp`."""
     if len(start) == 1:
-        return made.op("Add", made.op("Mul", x, made.constant([[0.0]])), made.constant([[value[0]]]))
+        return builder.op(
+            "Add", builder.op("Mul", x, builder.constant([[0.0]])), builder.constant([[value[0]]])
+        )
     slope = np.diff(value) / np.diff(start)
-    reached = made.cast(made.op("GreaterOrEqual", x, made.constant(start[None, :])), "int64")
-    count = made.op("ReduceSum", reached, made.constant([1], np.int64), keepdims=1)
-    at = made.op("Sub", count, made.constant([[1]], np.int64))
-    at = made.op("Clip", at, made.constant(0, np.int64), made.constant(len(slope) - 1, np.int64))
+    reached = builder.cast(builder.op("GreaterOrEqual", x, builder.constant(start[None, :])), "int64")
+    count = builder.op("ReduceSum", reached, builder.constant([1], np.int64), keepdims=1)
+    at = builder.op("Sub", count, builder.constant([[1]], np.int64))
+    at = builder.op("Clip", at, builder.constant(0, np.int64), builder.constant(len(slope) - 1, np.int64))
     begin, level, rise = (
-        made.op("Gather", made.constant(points), at, axis=0) for points in (start[:-1], value[:-1], slope)
+        builder.op("Gather", builder.constant(points), at, axis=0)
+        for points in (start[:-1], value[:-1], slope)
     )
-    found = made.op("Add", level, made.op("Mul", made.op("Sub", x, begin), rise))
-    return made.op("Clip", found, made.constant(value[0]), made.constant(value[-1]))
+    y = builder.op("Add", level, builder.op("Mul", builder.op("Sub", x, begin), rise))
+    return builder.op("Clip", y, builder.constant(value[0]), builder.constant(value[-1]))
 
 
 def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
@@ -104,6 +111,6 @@ def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
     `rows` has the features by name; one that is absent is unknown. Further columns are kept, in front.
     """
     names = {feature.name for feature in model.features}
-    found = model.predict(model.matrix(rows))
-    said = [pl.Series(column(*risk), values, nan_to_null=True) for risk, values in found.items()]
-    return rows.select(c for c in rows.columns if c not in names).hstack(said)
+    probabilities = model.predict(model.matrix(rows))
+    columns = [pl.Series(column(*risk), values, nan_to_null=True) for risk, values in probabilities.items()]
+    return rows.select(c for c in rows.columns if c not in names).hstack(columns)

@@ -21,17 +21,17 @@ def outcomes(
     failures: pl.LazyFrame,
     components: Sequence[str],
     observed_until: datetime,
-    ended: pl.DataFrame | None = None,
+    ends: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Hours to the next failure of each component after each row's time, and `observed_hours`.
 
     `rows` holds machine_id and time; the result has its order. Null where no failure follows that was
     on record at `observed_until`. A failure at the row's very time is past, not next. Hours are
-    Float64: time counts, not rows. A machine of `ended` (machine_id, ended) is observed until then, or
+    Float64: time counts, not rows. A machine of `ends` (machine_id, ended) is observed until then, or
     until its last failure where that is later.
     """
     names = [next_failure_column(c) for c in components]
-    wanted = rows.select("machine_id", "time").with_row_index("|row").sort("time")
+    times = rows.select("machine_id", "time").with_row_index("|row").sort("time")
     component = pl.col("component")
     following = (
         failures.filter(pl.col("time") <= observed_until)
@@ -49,7 +49,7 @@ def outcomes(
         .with_columns(pl.col(name).backward_fill().over("machine_id") for name in names)
         .collect()
     )
-    found = wanted.join_asof(
+    table = times.join_asof(
         following,
         on="time",
         by="machine_id",
@@ -58,13 +58,13 @@ def outcomes(
         check_sortedness=False,
     )
     end = pl.lit(observed_until).cast(pl.Datetime("us", "UTC"))
-    if ended is not None:
-        found = found.join(ended, on="machine_id", how="left", maintain_order="left")
+    if ends is not None:
+        table = table.join(ends, on="machine_id", how="left", maintain_order="left")
         last = pl.when(pl.all_horizontal(pl.lit(value=True), *(pl.col(n).is_null() for n in names))).then(
             "ended"
         )
         end = pl.min_horizontal(end, last)
-    return found.sort("|row").select(
+    return table.sort("|row").select(
         *(((pl.col(name) - pl.col("time")).dt.total_microseconds() / _HOUR).alias(name) for name in names),
         ((end - pl.col("time")).dt.total_microseconds() / _HOUR).alias(OBSERVED),
     )

@@ -21,14 +21,14 @@ _MACHINE = "machine"
 """The component of failures that name none."""
 
 
-def _by_tag(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _by_tag(parts: Sequence[Part], request: Asked) -> list[Part]:
     """Telemetry with a row per reading, as a row per machine and time with a column per tag."""
-    if asked.table != "telemetry":
+    if request.table != "telemetry":
         return list(parts)
-    return [Part(part.name, _pivoted(part, asked)) for part in parts]
+    return [Part(part.name, _pivoted(part, request)) for part in parts]
 
 
-def _pivoted(part: Part, asked: Asked) -> pl.LazyFrame:
+def _pivoted(part: Part, request: Asked) -> pl.LazyFrame:
     """Raises `ContractError` where the tag or value is missing, or a tag has two values at one time."""
     columns = part.columns
     usual = {
@@ -37,18 +37,18 @@ def _pivoted(part: Part, asked: Asked) -> pl.LazyFrame:
         "tag": TAGS,
         "value": VALUES,
     }
-    named = {
-        new: next((c for c in (asked.mapping.get(new), *names) if c in columns), None)
+    sources = {
+        new: next((c for c in (request.mapping.get(new), *names) if c in columns), None)
         for new, names in usual.items()
     }
-    tag, value = named["tag"], named["value"]
+    tag, value = sources["tag"], sources["value"]
     if tag is None or value is None:
         lacking = "tag" if tag is None else "value"
         raise ContractError(
             f"{part.name}: column '{lacking}' is missing. Found: {', '.join(columns)}. "
             f"Map it with --column {lacking}=NAME_IN_THE_FILE."
         )
-    place = [c for c in (named["machine_id"], named["time"]) if c]
+    place = [c for c in (sources["machine_id"], sources["time"]) if c]
     readings = part.frame.select(*place, tag, value).drop_nulls(tag).unique(maintain_order=True).collect()
     twice = readings.filter(pl.struct(*place, tag).is_duplicated())
     if twice.height:
@@ -60,18 +60,18 @@ def _pivoted(part: Part, asked: Asked) -> pl.LazyFrame:
     return readings.pivot(tag, index=place, values=value, maintain_order=True).lazy()
 
 
-def _by_file(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _by_file(parts: Sequence[Part], request: Asked) -> list[Part]:
     """Telemetry with a file per machine, which is named after it."""
-    if asked.table != "telemetry":
+    if request.table != "telemetry":
         return list(parts)
     return [Part(p.name, p.frame.with_columns(machine_id=pl.lit(p.stem))) for p in parts]
 
 
-def _drives(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _drives(parts: Sequence[Part], request: Asked) -> list[Part]:
     """Daily rows of drives, of which those with failure 1 are the failures."""
-    if asked.table == "telemetry":
+    if request.table == "telemetry":
         return [Part(p.name, p.frame.drop("failure", strict=False)) for p in parts]
-    if asked.table != "failures":
+    if request.table != "failures":
         return list(parts)
     has_failed = pl.col("failure").cast(pl.String).str.strip_chars() == "1"
     return [
@@ -82,45 +82,45 @@ def _drives(parts: Sequence[Part], asked: Asked) -> list[Part]:
     ]
 
 
-def _equipment(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _equipment(parts: Sequence[Part], request: Asked) -> list[Part]:
     """A folder of an asset with a file or folder per component, beside each other by time; label ranges as failures."""
-    machine = pl.lit(asked.sources.get("telemetry")).alias("machine_id")
-    if asked.table == "failures":
+    machine = pl.lit(request.sources.get("telemetry")).alias("machine_id")
+    if request.table == "failures":
         ranges = [with_header(part, ("start", "end")) for part in parts]
         component = pl.lit(_MACHINE).alias("component")
         return [
             Part(p.name, p.frame.select(machine, pl.col("start").alias("time"), component)) for p in ranges
         ]
-    if asked.table != "telemetry":
+    if request.table != "telemetry":
         return list(parts)
     components: dict[str, list[pl.LazyFrame]] = {}
     for part in parts:
-        time, sensors = time_and_others(part, asked)
-        name = part.folder if part.folder not in (None, asked.source) else part.stem
+        time, sensors = time_and_others(part, request)
+        name = part.folder if part.folder not in (None, request.source) else part.stem
         frame = part.frame.select(
             pl.col(time).alias("time"), *(pl.col(s).alias(f"{name}.{s}") for s in sensors)
         )
         components.setdefault(str(name), []).append(frame)
     tables = [pl.concat(frames, how="diagonal_relaxed") for frames in components.values()]
     beside = reduce(lambda one, other: one.join(other, on="time", how="full", coalesce=True), tables)
-    return [Part(asked.source, beside.with_columns(machine))]
+    return [Part(request.source, beside.with_columns(machine))]
 
 
-def _by_cycle(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _by_cycle(parts: Sequence[Part], request: Asked) -> list[Part]:
     """Readings by the cycles of machines that run to their failure, of which the last cycle is one."""
-    if asked.table not in ("telemetry", "failures"):
+    if request.table not in ("telemetry", "failures"):
         return list(parts)
-    return [Part(part.name, _dated(part, asked)) for part in parts]
+    return [Part(part.name, _dated(part, request)) for part in parts]
 
 
-def _dated(part: Part, asked: Asked) -> pl.LazyFrame:
+def _dated(part: Part, request: Asked) -> pl.LazyFrame:
     """Raises `ContractError` where there is no column with the cycle."""
     frame = part.frame
     if part.columns == [f"column {n}" for n in range(1, len(_NASA) + 1)]:
         frame = frame.rename(dict(zip(part.columns, _NASA, strict=True)))
     columns = frame.collect_schema().names()
     unit, cycle = (
-        next((c for c in (asked.mapping.get(new), *names) if c in columns), None)
+        next((c for c in (request.mapping.get(new), *names) if c in columns), None)
         for new, names in (("machine_id", UNITS), ("time", CYCLES))
     )
     if unit is None or cycle is None:
@@ -131,7 +131,7 @@ def _dated(part: Part, asked: Asked) -> pl.LazyFrame:
         )
     days = pl.duration(days=pl.col(cycle).cast(pl.Float64, strict=False).round().cast(pl.Int64))
     time = (pl.lit(FIRST_CYCLE).cast(pl.Datetime("us", "UTC")) + days).alias(cycle)
-    if asked.table == "telemetry":
+    if request.table == "telemetry":
         return frame.with_columns(time)
     last = frame.select(unit, time).group_by(unit, maintain_order=True).max()
     return last.with_columns(component=pl.lit(_MACHINE))

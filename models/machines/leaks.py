@@ -29,7 +29,7 @@ def leaks(
     failure = pl.min_horizontal(next_failure_column(c) for c in vocabulary.components)
     since = pl.min_horizontal(replaced_column(c) for c in vocabulary.components)
     after = (since * 24 < window_hours - _MOMENT_HOURS).fill_null(value=False)
-    found = {}
+    reasons = {}
     for sensor in vocabulary.sensors:
         name = f"{sensor}_mean_{window_hours}h"
         if name not in rows.collect_schema():
@@ -41,8 +41,8 @@ def leaks(
             .collect()
         )
         if reason := _tells(sample, horizon_hours):
-            found[sensor] = reason
-    return found
+            reasons[sensor] = reason
+    return reasons
 
 
 def _tells(sample: pl.DataFrame, horizon_hours: int) -> str | None:

@@ -47,10 +47,10 @@ class Life:
         """Hours to the next failure at the `QUANTILES`, shape (rows, 3), rising; infinite beyond the last edge."""
         chances = self.chances(X)
         group = np.searchsorted(self.bounds, inverse(chances, self.edges, QUANTILES)[:, 1])
-        found = np.empty((len(X), len(QUANTILES)))
+        hours = np.empty((len(X), len(QUANTILES)))
         for i, levels in enumerate(self.levels):
-            found[group == i] = inverse(chances[group == i], self.edges, levels)
-        return found
+            hours[group == i] = inverse(chances[group == i], self.edges, levels)
+        return hours
 
     def entry(self, file: str | None) -> dict[str, Any]:
         """What a bundle keeps of it, beside the estimator in `file`."""
@@ -72,14 +72,14 @@ def inverse(chances: Floats, edges: Sequence[float], levels: Sequence[float]) ->
     """
     begins = np.concatenate([[0.0], np.asarray(edges, dtype=np.float64)])
     whole = np.hstack([np.zeros((len(chances), 1)), chances])
-    found = np.full((len(chances), len(levels)), np.inf)
+    hours = np.full((len(chances), len(levels)), np.inf)
     for i, level in enumerate(levels):
         after = (whole < level).sum(axis=1)
         rows = np.flatnonzero(after < whole.shape[1])
         at = after[rows]
         low, high = whole[rows, at - 1], whole[rows, at]
-        found[rows, i] = begins[at - 1] + (begins[at] - begins[at - 1]) * (level - low) / (high - low)
-    return found
+        hours[rows, i] = begins[at - 1] + (begins[at] - begins[at - 1]) * (level - low) / (high - low)
+    return hours
 
 
 def agreeing(quantiles: Floats, probabilities: Mapping[int, Floats]) -> Floats:
@@ -87,13 +87,13 @@ def agreeing(quantiles: Floats, probabilities: Mapping[int, Floats]) -> Floats:
 
     A quantile lies within a horizon just where the probability of that horizon reaches its level.
     """
-    found = quantiles.copy()
+    result = quantiles.copy()
     for hours, probability in sorted(probabilities.items()):
         for i, level in enumerate(QUANTILES):
             reached, short = probability >= level, probability < level
-            found[reached, i] = np.minimum(found[reached, i], hours)
-            found[short, i] = np.maximum(found[short, i], hours + 1.0)
-    return found
+            result[reached, i] = np.minimum(result[reached, i], hours)
+            result[short, i] = np.maximum(result[short, i], hours + 1.0)
+    return result
 
 
 def times(count: int) -> str:

@@ -63,7 +63,7 @@ def in_blocks(cells: NDArray[np.int64], hours: Floats, values: Floats, size: int
     that is not finite is not a reading.
     """
     starts = np.flatnonzero(np.diff(cells, prepend=-1))
-    found = cells[starts]
+    nonempty = cells[starts]
     member = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(cells)))
     valid = np.isfinite(values)
     every = bool(valid.all())
@@ -73,7 +73,7 @@ def in_blocks(cells: NDArray[np.int64], hours: Floats, values: Floats, size: int
 
     def scattered(x: Floats, empty: float = 0.0) -> Floats:
         out = np.full(size, empty)
-        out[found] = x
+        out[nonempty] = x
         return out
 
     if not len(starts):

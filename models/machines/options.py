@@ -114,26 +114,26 @@ class Options:
         >>> Options.of({"horizons_hours": [24], "unknown": 1}).horizons_hours
         (24,)
         """
-        known = {field.name for field in fields(cls)}
-        given = {name: value for name, value in options.items() if name in known and value is not None}
+        names = {field.name for field in fields(cls)}
+        values = {name: value for name, value in options.items() if name in names and value is not None}
         for name in ("windows_hours", "error_windows_hours", "horizons_hours"):
-            if name in given:
-                given[name] = tuple(sorted({int(hours) for hours in given[name]}))
-        if "component_costs" in given:
-            costs = sorted((str(name), float(cost)) for name, cost in given["component_costs"])
-            given["component_costs"] = tuple(costs)
-        if "keep_columns" in given:
-            given["keep_columns"] = tuple(sorted(given["keep_columns"]))
+            if name in values:
+                values[name] = tuple(sorted({int(hours) for hours in values[name]}))
+        if "component_costs" in values:
+            costs = sorted((str(name), float(cost)) for name, cost in values["component_costs"])
+            values["component_costs"] = tuple(costs)
+        if "keep_columns" in values:
+            values["keep_columns"] = tuple(sorted(values["keep_columns"]))
         for name in ("train_from", "score_from"):
-            if name in given:
-                given[name] = moment(given[name], start_of_day=True)
-        if "score_to" in given:
-            given["score_to"] = moment(given["score_to"])
-        for name in _WHOLE & given.keys():
-            given[name] = int(given[name])
-        chosen = cls(**given)
-        chosen._check()
-        return chosen
+            if name in values:
+                values[name] = moment(values[name], start_of_day=True)
+        if "score_to" in values:
+            values["score_to"] = moment(values["score_to"])
+        for name in _WHOLE & values.keys():
+            values[name] = int(values[name])
+        result = cls(**values)
+        result._check()
+        return result
 
     def at_interval(self, interval_hours: float, span_hours: float) -> "Options":
         """The options for telemetry at this interval over so long a time.
@@ -152,9 +152,9 @@ class Options:
         if self.windows_hours != WINDOWS_HOURS or not fits:
             return self
         hours = [int(interval_hours) * many for many in _INTERVALS]
-        chosen = tuple(h for h in hours if h == hours[0] or h <= span_hours / _WINDOW_SHARE)
-        normal_days = max(self.normal_days, 3 * chosen[-1] // 24)
-        return replace(self, windows_hours=chosen, normal_days=normal_days, normal_gap_hours=hours[0])
+        windows = tuple(h for h in hours if h == hours[0] or h <= span_hours / _WINDOW_SHARE)
+        normal_days = max(self.normal_days, 3 * windows[-1] // 24)
+        return replace(self, windows_hours=windows, normal_days=normal_days, normal_gap_hours=hours[0])
 
     def lead(self, horizon_hours: int) -> int:
         """How long before a failure an alarm of this horizon has to come: the next shorter horizon, which has its own.

@@ -45,7 +45,7 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
     of_these = by_component(tables, rows["component"].unique().sort().to_list())
     failures = known(of_these, until).get("failures", nothing)
     following = failures.select(*KEY, time, failed_at=time).unique().sort("time").collect()
-    found = rows.join_asof(
+    table = rows.join_asof(
         following,
         on="time",
         by=list(KEY),
@@ -62,7 +62,7 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
     hours = (pl.col("failed_at") - time).dt.total_microseconds() / _HOUR
     within = (hours <= pl.col("horizon_hours")).fill_null(value=False)
     return (
-        found.join(_ended(tables, until), on="machine_id", how="left", maintain_order="left")
+        table.join(_ended(tables, until), on="machine_id", how="left", maintain_order="left")
         .with_columns(
             pl.when(~pending & ~unseen).then(within).alias("failed"),
             hours.alias("next_failure_hours"),
@@ -78,20 +78,20 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
 def _ended(tables: Frames, until: datetime) -> pl.DataFrame:
     if "telemetry" not in tables:
         return pl.DataFrame(schema={"machine_id": pl.String, ENDED: pl.Datetime("us", "UTC")})
-    seen = known(tables, until)
-    return ended(seen, until, interval_hours(seen["telemetry"]) or 1.0)
+    visible = known(tables, until)
+    return ended(visible, until, interval_hours(visible["telemetry"]) or 1.0)
 
 
-def first_said(judged: pl.LazyFrame) -> pl.DataFrame:
+def first_said(judged_rows: pl.LazyFrame) -> pl.DataFrame:
     """Judged rows, each machine, component, time and horizon once: as the first published `as_of` said."""
-    return judged.sort("as_of").unique(PLACE, keep="first", maintain_order=True).collect().sort(PLACE)
+    return judged_rows.sort("as_of").unique(PLACE, keep="first", maintain_order=True).collect().sort(PLACE)
 
 
-def tallies(judged: pl.DataFrame) -> pl.DataFrame:
+def tallies(judged_rows: pl.DataFrame) -> pl.DataFrame:
     """Squared errors and rows of each week (from Monday) and horizon; a missing probability counts as none."""
     error = pl.col("probability").fill_null(0.0) - pl.col("failed").cast(pl.Float64)
     return (
-        judged.filter(pl.col("failed").is_not_null())
+        judged_rows.filter(pl.col("failed").is_not_null())
         .group_by("horizon_hours", pl.col("time").dt.truncate("1w").dt.date().alias("period"))
         .agg((error**2).sum().alias("numerator"), pl.len().cast(pl.Int64).alias("rows"))
         .sort("horizon_hours", "period")
@@ -107,13 +107,13 @@ def tallies(judged: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def losses(backtest: pl.LazyFrame, judged: pl.LazyFrame) -> tuple[float, float, int] | None:
-    """Log losses of `backtest` and `judged` on the components, times and horizons that both speak of.
+def losses(backtest: pl.LazyFrame, judged_rows: pl.LazyFrame) -> tuple[float, float, int] | None:
+    """Log losses of `backtest` and `judged_rows` on the components, times and horizons that both have.
 
-    By the outcomes of `judged`; each horizon weighs the same. None where there is no such row.
+    By the outcomes of `judged_rows`; each horizon weighs the same. None where there is no such row.
     """
-    known = first_said(judged.filter(pl.col("failed").is_not_null())).lazy()
+    final_rows = first_said(judged_rows.filter(pl.col("failed").is_not_null())).lazy()
     ours = backtest.select(*PLACE, pl.col("probability").alias("our_probability"))
-    rows = known.join(ours, on=PLACE, how="inner").sort(PLACE).collect(engine="streaming")
+    rows = final_rows.join(ours, on=PLACE, how="inner").sort(PLACE).collect(engine="streaming")
     own, theirs = log_loss(rows.with_columns(probability="our_probability")), log_loss(rows)
     return None if own is None or theirs is None else (own, theirs, rows.height)

@@ -71,9 +71,9 @@ class Model:
     def features(self) -> list[Feature]:
         return used_features(self.vocabulary, self.options)
 
-    def options_for(self, given: Mapping[str, Any]) -> Options:
+    def options_for(self, options: Mapping[str, Any]) -> Options:
         """Options of a run that uses the model: what features are made by is the model's, the rest as given."""
-        return Options.of({**given, **{name: getattr(self.options, name) for name in _LEARNT}})
+        return Options.of({**options, **{name: getattr(self.options, name) for name in _LEARNT}})
 
     def matrix(self, rows: pl.DataFrame) -> Matrix:
         """The features of `rows` as the estimators take them; a column that `rows` lacks is missing."""
@@ -85,13 +85,15 @@ class Model:
         What may happen within a day may happen within a week: a probability is at least that of each
         shorter horizon.
         """
-        found: dict[tuple[str, int], Floats] = {}
+        probabilities: dict[tuple[str, int], Floats] = {}
         least: dict[str, Floats] = {}
         for risk in sorted(self.risks, key=lambda r: (r.component, r.horizon_hours)):
             p = risk.predict(X)
             least[risk.component] = np.fmax(p, least.get(risk.component, p))
-            found[risk.component, risk.horizon_hours] = np.where(np.isnan(p), p, least[risk.component])
-        return found
+            probabilities[risk.component, risk.horizon_hours] = np.where(
+                np.isnan(p), p, least[risk.component]
+            )
+        return probabilities
 
     def files(self) -> dict[str, File]:
         """The files of the bundle: `model`, and one for each estimator."""

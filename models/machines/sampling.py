@@ -77,7 +77,7 @@ def shares(positives: int, negatives: int, most: int) -> tuple[float, float]:
 
 
 def masked(
-    X: NDArray[np.float32], drawn: NDArray[np.float64], features: Sequence[Feature]
+    X: NDArray[np.float32], draws: NDArray[np.float64], features: Sequence[Feature]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Copies of a twentieth of the rows with one sensor's features missing, or all sensors', and their rows.
 
@@ -85,9 +85,9 @@ def masked(
     seen: LightGBM would take it for a reading of 0.
     """
     sensors = sorted({f.subject for f in features if f.kind == "sensor"})
-    chosen = np.flatnonzero(drawn < _MASKED_SHARE)
-    copies = X[chosen].copy()
-    which = np.minimum((drawn[chosen] / _MASKED_SHARE * (len(sensors) + 1)).astype(int), len(sensors))
+    rows = np.flatnonzero(draws < _MASKED_SHARE)
+    copies = X[rows].copy()
+    which = np.minimum((draws[rows] / _MASKED_SHARE * (len(sensors) + 1)).astype(int), len(sensors))
     for i in range(len(sensors) + 1):
         columns = [
             j
@@ -95,7 +95,7 @@ def masked(
             if f.kind == "sensor" and (i == len(sensors) or f.subject == sensors[i])
         ]
         copies[np.ix_(which == i, columns)] = np.nan
-    return copies, chosen
+    return copies, rows
 
 
 def row_count(first: datetime, last: datetime, every_hours: int) -> int:

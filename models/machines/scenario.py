@@ -134,13 +134,13 @@ class Machines(
             )
         if as_of is None:
             return last
-        wanted = moment(as_of)
-        if not first <= wanted <= last + timedelta(hours=25):
+        when = moment(as_of)
+        if not first <= when <= last + timedelta(hours=25):
             raise ContractError(
-                f"--as-of is {wanted:%Y-%m-%dT%H:%MZ}. There is telemetry from {first:%Y-%m-%dT%H:%MZ} to "
+                f"--as-of is {when:%Y-%m-%dT%H:%MZ}. There is telemetry from {first:%Y-%m-%dT%H:%MZ} to "
                 f"{last:%Y-%m-%dT%H:%MZ}: expected a time in there."
             )
-        before = tables["telemetry"].filter(pl.col("time") <= wanted).select(pl.col("time").max())
+        before = tables["telemetry"].filter(pl.col("time") <= when).select(pl.col("time").max())
         return before.collect(engine="streaming").item()
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
@@ -148,13 +148,13 @@ class Machines(
         `outcomes`, until when failures are on record; `repeats`, how many records of failures repeat others.
         """
         until = moment(as_of)
-        seen = span(tables["telemetry"].filter(pl.col("time") <= until))
+        observation = span(tables["telemetry"].filter(pl.col("time") <= until))
         when = pl.Datetime("us", "UTC")
         observed = pl.DataFrame(
             {
-                "first": [seen.first],
-                "last": [seen.last],
-                "outcomes": [service.failures_until(tables, seen.last) if seen.last else None],
+                "first": [observation.first],
+                "last": [observation.last],
+                "outcomes": [service.failures_until(tables, observation.last) if observation.last else None],
                 "repeats": [repeats(by_component(tables, components_of(tables, until)), until)],
             },
             schema={**dict.fromkeys(("first", "last", "outcomes"), when), "repeats": pl.Int64},
@@ -166,8 +166,12 @@ class Machines(
     ) -> dict[str, pl.DataFrame]:
         """`rows`: see `training.rows_of`."""
         words = Vocabulary.of_frame(context["vocabulary"])
-        chosen = _options(context, options)
-        return {"rows": training.rows_of(tables, words, context["observed"], chosen.train_from, chosen)}
+        training_options = _options(context, options)
+        return {
+            "rows": training.rows_of(
+                tables, words, context["observed"], training_options.train_from, training_options
+            )
+        }
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
@@ -199,8 +203,8 @@ class Machines(
         needed = unseen.select("machine_id", "time").unique().lazy()
         rows = parts["rows"].join(needed, on=["machine_id", "time"], how="semi").collect()
         place = ["machine_id", "component", "time", "horizon_hours"]
-        said = evaluation.judge(model, rows, model.options).select(*place, pl.col("probability"))
-        theirs = unseen.drop("probability").join(said, on=place, how="left", maintain_order="left")
+        probabilities = evaluation.judge(model, rows, model.options).select(*place, pl.col("probability"))
+        theirs = unseen.drop("probability").join(probabilities, on=place, how="left", maintain_order="left")
         ours, other = evaluation.log_loss(unseen), evaluation.log_loss(theirs)
         return None if ours is None or other is None else (ours, other, unseen.height)
 
@@ -212,14 +216,14 @@ class Machines(
 
         Raises `ContractError` where the range that is to be scored begins after `as_of`.
         """
-        until, chosen = moment(as_of), Options.of(options)
-        if chosen.score_from and chosen.score_from > until:
+        until, run_options = moment(as_of), Options.of(options)
+        if run_options.score_from and run_options.score_from > until:
             raise ContractError(
-                f"--from is {chosen.score_from:%Y-%m-%dT%H:%MZ}, the last telemetry up to --to is of "
+                f"--from is {run_options.score_from:%Y-%m-%dT%H:%MZ}, the last telemetry up to --to is of "
                 f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that; give another, or ingest newer telemetry."
             )
         time = pl.col("time")
-        begin = min(chosen.score_from or until, until) - timedelta(days=chosen.normal_days)
+        begin = min(run_options.score_from or until, until) - timedelta(days=run_options.normal_days)
         recent = time.is_between(begin, until, closed="right")
         machines = [tables["telemetry"].filter(recent).select("machine_id", "shard")]
         if "machines" in tables:
@@ -296,13 +300,15 @@ class Machines(
         Rows whose horizon reaches past that are among them, and pending; see `evaluation`. Beside it the quantiles
         of the remaining life, and `observed_hours`.
         """
-        chosen = model.options_for(options)
-        rows = training.rows_of(tables, model.vocabulary, context["observed"], chosen.score_from, chosen)
-        if chosen.score_to:
-            rows = rows.filter(pl.col("time") <= chosen.score_to)
-        judged = scoring.with_lives(evaluation.judge(model, rows, chosen), model, rows)
+        run_options = model.options_for(options)
+        rows = training.rows_of(
+            tables, model.vocabulary, context["observed"], run_options.score_from, run_options
+        )
+        if run_options.score_to:
+            rows = rows.filter(pl.col("time") <= run_options.score_to)
+        judged_rows = scoring.with_lives(evaluation.judge(model, rows, run_options), model, rows)
         observed = rows.select("machine_id", "time", OBSERVED)
-        return judged.join(observed, on=["machine_id", "time"], how="left", maintain_order="left")
+        return judged_rows.join(observed, on=["machine_id", "time"], how="left", maintain_order="left")
 
     @property
     def outcomes(self) -> Outcomes:
@@ -320,8 +326,8 @@ class Machines(
 
     def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """Metrics of judged rows, published or of a bundle; see `evaluation.metrics`."""
-        published = "as_of" in judged.collect_schema()
-        rows = outcomes.first_said(judged) if published else judged.collect()
+        is_published = "as_of" in judged.collect_schema()
+        rows = outcomes.first_said(judged) if is_published else judged.collect()
         return evaluation.metrics(rows, Options.of(options))
 
     def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:

@@ -69,44 +69,52 @@ def score(
     uses nothing later than T. Reasons are given for every row at `as_of`, and for those above the
     threshold of the others. Ranks are left null: see `ranked`.
     """
-    chosen = model.options_for(options)
-    count = row_count(max(chosen.score_from, first), as_of, chosen.every_hours) if chosen.score_from else 1
+    run_options = model.options_for(options)
+    count = (
+        row_count(max(run_options.score_from, first), as_of, run_options.every_hours)
+        if run_options.score_from
+        else 1
+    )
     machines = keys["machine_id"].unique().sort().to_list()
-    rows = build(tables, model.vocabulary, machines, as_of, max(count, 1), chosen)
+    rows = build(tables, model.vocabulary, machines, as_of, max(count, 1), run_options)
     latest = rows["time"] == as_of
     X = model.matrix(rows)
-    said = model.predict(X)
+    probabilities = model.predict(X)
     rungs = _telemetry(rows, model, tables["telemetry"])
     silent = silent_since(tables, rows, model.vocabulary.interval_hours)
     parts = [pl.DataFrame(schema=RISKS)]
-    lives = {c: _life(model, c, X, said) for c in keys["component"].unique()}
+    lives = {c: _life(model, c, X, probabilities) for c in keys["component"].unique()}
     for risk in _risks(model, keys["component"].unique().sort().to_list()):
-        wanted = keys.filter(component=risk.component)["machine_id"].implode()
+        machine_ids = keys.filter(component=risk.component)["machine_id"].implode()
         place = (risk.component, risk.horizon_hours)
-        found = _rows(risk, rows, said.get(place, np.full(len(X), np.nan)), rungs, risk.threshold(chosen))
+        risk_rows = _rows(
+            risk, rows, probabilities.get(place, np.full(len(X), np.nan)), rungs, risk.threshold(run_options)
+        )
         working = (
-            under_work(risk.component, chosen)
+            under_work(risk.component, run_options)
             if risk.component in model.vocabulary.components
             else pl.lit(value=False)
         )
-        found = _suppressed(found, rows.select(working.alias("working"))["working"])
-        found = found.hstack(lives[risk.component])
-        mine = rows.select(pl.col("machine_id").is_in(wanted))["machine_id"]
-        parts.append(_in_service(_explained(found, mine, X, risk, model, latest), silent).filter(mine))
+        risk_rows = _suppressed(risk_rows, rows.select(working.alias("working"))["working"])
+        risk_rows = risk_rows.hstack(lives[risk.component])
+        mine = rows.select(pl.col("machine_id").is_in(machine_ids))["machine_id"]
+        parts.append(_in_service(_explained(risk_rows, mine, X, risk, model, latest), silent).filter(mine))
     published = pl.concat(part.select(list(RISKS)) for part in parts).sort(*KEY, "time", "horizon_hours")
     return Scores(published, _outcomes(keys, published, as_of))
 
 
-def with_lives(judged: pl.DataFrame, model: Model, rows: pl.DataFrame) -> pl.DataFrame:
-    """`judged` rows (machine_id, component, time) with the remaining lives that `model` says, from the features `rows`."""
+def with_lives(judged_rows: pl.DataFrame, model: Model, rows: pl.DataFrame) -> pl.DataFrame:
+    """`judged_rows` (machine_id, component, time) with the remaining lives of `model`, from the features `rows`."""
     X = model.matrix(rows)
-    said = model.predict(X)
+    probabilities = model.predict(X)
     place = rows.select("machine_id", "time")
     parts = [
-        place.with_columns(component=pl.lit(c)).hstack(_life(model, c, X, said).select(QUANTILE_COLUMNS))
+        place.with_columns(component=pl.lit(c)).hstack(
+            _life(model, c, X, probabilities).select(QUANTILE_COLUMNS)
+        )
         for c in model.vocabulary.components
     ]
-    return judged.join(pl.concat(parts), on=[*KEY, "time"], how="left", maintain_order="left")
+    return judged_rows.join(pl.concat(parts), on=[*KEY, "time"], how="left", maintain_order="left")
 
 
 def ranked(rows: pl.LazyFrame) -> pl.LazyFrame:
@@ -118,9 +126,9 @@ def ranked(rows: pl.LazyFrame) -> pl.LazyFrame:
     counts = pl.col("probability").is_not_null() & (pl.col("rung") != UNDER_WORK)
     order = ["time", "horizon_hours", "probability", *KEY]
     place = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("time", "horizon_hours")
-    listed = rows.filter(counts).sort(order, descending=[False, False, True, False, False])
+    ranking = rows.filter(counts).sort(order, descending=[False, False, True, False, False])
     rest = rows.filter(~counts).with_columns(pl.lit(None, pl.Int64).alias("rank"))
-    whole = pl.concat([listed.with_columns(place.alias("rank")), rest])
+    whole = pl.concat([ranking.with_columns(place.alias("rank")), rest])
     return whole.sort(*KEY, "time", "horizon_hours")
 
 
@@ -128,12 +136,12 @@ def _risks(model: Model, components: Sequence[str]) -> list[Risk]:
     """The model's risks of `components`; for one that it does not know, risks that say so."""
     horizons = sorted({risk.horizon_hours for risk in model.risks})
     strange = [c for c in components if c not in model.vocabulary.components]
-    unknown = [
+    placeholders = [
         Risk(c, h, NO_MODEL, float("nan"), f"{c} was not on record when the bundle was trained")
         for c in strange
         for h in horizons
     ]
-    return [risk for risk in model.risks if risk.component in components] + unknown
+    return [risk for risk in model.risks if risk.component in components] + placeholders
 
 
 def _telemetry(rows: pl.DataFrame, model: Model, telemetry: pl.LazyFrame) -> pl.DataFrame:
@@ -191,13 +199,15 @@ def _rows(
     )
 
 
-def _life(model: Model, component: str, X: Matrix, said: Mapping[tuple[str, int], Floats]) -> pl.DataFrame:
+def _life(
+    model: Model, component: str, X: Matrix, probabilities: Mapping[tuple[str, int], Floats]
+) -> pl.DataFrame:
     """The columns `LIFE` of a component, a row for each of `X`."""
     life = next((life for life in model.lives if life.component == component), Life(component, _OLD_BUNDLE))
     if life.estimator is None:
         nothing = {name: pl.Series([None] * len(X), dtype=RISKS[name]) for name in LIFE}
         return pl.DataFrame(nothing).with_columns(pl.lit(life.reason).alias("life_note"))
-    risks = {hours: probability for (c, hours), probability in said.items() if c == component}
+    risks = {hours: probability for (c, hours), probability in probabilities.items() if c == component}
     hours = agreeing(life.quantiles(X), risks)
     frame = pl.DataFrame(np.where(np.isfinite(hours), hours.round(1), np.nan), schema=LIFE[:3], orient="row")
     low, high = pl.col(LIFE[0]), pl.col(LIFE[2])
@@ -208,21 +218,21 @@ def _life(model: Model, component: str, X: Matrix, said: Mapping[tuple[str, int]
     )
 
 
-def _suppressed(found: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
+def _suppressed(rows: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
     """Rows under work raise no alarm; where a model with telemetry spoke, their rung says so."""
-    held = working & found["probability"].is_not_null()
-    by_model = held & found["rung"].is_in([MODEL, PARTIAL])
-    return found.with_columns(
+    is_quiet = working & rows["probability"].is_not_null()
+    by_model = is_quiet & rows["rung"].is_in([MODEL, PARTIAL])
+    return rows.with_columns(
         pl.when(by_model).then(pl.lit(UNDER_WORK)).otherwise("rung").alias("rung"),
-        pl.when(held).then(pl.lit(value=False)).otherwise("above_threshold").alias("above_threshold"),
+        pl.when(is_quiet).then(pl.lit(value=False)).otherwise("above_threshold").alias("above_threshold"),
     )
 
 
-def _in_service(found: pl.DataFrame, silent: pl.Series) -> pl.DataFrame:
+def _in_service(rows: pl.DataFrame, silent: pl.Series) -> pl.DataFrame:
     """Rows of machines out of service, those `silent` since some time, say so and nothing else."""
     out = silent.is_not_null()
     reason = pl.format("out of service: no telemetry since {} UTC", silent.dt.strftime("%Y-%m-%d %H:%M"))
-    return found.with_columns(
+    return rows.with_columns(
         *(
             pl.when(~out).then(name).alias(name)
             for name in ("probability", "above_threshold", "threshold", *LIFE[:3])
@@ -233,25 +243,25 @@ def _in_service(found: pl.DataFrame, silent: pl.Series) -> pl.DataFrame:
 
 
 def _explained(
-    found: pl.DataFrame, mine: pl.Series, X: np.ndarray, risk: Risk, model: Model, every: pl.Series
+    rows: pl.DataFrame, mine: pl.Series, X: np.ndarray, risk: Risk, model: Model, every: pl.Series
 ) -> pl.DataFrame:
     """Rows with the reasons of their risk, after what is missing; a base rate and no model say why.
 
     Reasons of the rows of `mine` that are above the threshold or in `every`.
     """
     if risk.estimator is None:
-        return found
-    which = np.flatnonzero((mine & (found["above_threshold"] | every)).fill_null(value=False).to_numpy())
-    texts = np.full(found.height, None, dtype=object)
+        return rows
+    which = np.flatnonzero((mine & (rows["above_threshold"] | every)).fill_null(value=False).to_numpy())
+    texts = np.full(rows.height, None, dtype=object)
     texts[which] = reasons(risk.estimator, X[which], model.features)
-    told = pl.Series("told", texts.tolist(), dtype=pl.String)
-    joined = pl.concat_str(
+    explanations = pl.Series("told", texts.tolist(), dtype=pl.String)
+    whole = pl.concat_str(
         pl.when(pl.col("reasons").is_not_null()).then("reasons"),
-        pl.when(told != "").then(told),
+        pl.when(explanations != "").then(explanations),
         separator="; ",
         ignore_nulls=True,
     )
-    return found.with_columns(joined.alias("reasons"))
+    return rows.with_columns(whole.alias("reasons"))
 
 
 def _outcomes(keys: pl.DataFrame, published: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
@@ -268,8 +278,8 @@ def _outcomes(keys: pl.DataFrame, published: pl.DataFrame, as_of: datetime) -> p
         .first()
     )
     rung = pl.col("rung")
-    found = keys.select(KEY).join(last, on=KEY, how="left", maintain_order="left")
-    return found.select(
+    table = keys.select(KEY).join(last, on=KEY, how="left", maintain_order="left")
+    return table.select(
         *KEY,
         rung.replace_strict(status, default="skipped").alias("status"),
         pl.when(rung != MODEL).then(rung).alias("rung"),

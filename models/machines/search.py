@@ -56,17 +56,17 @@ class MachinesSearch(Search):
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
         """`rows`, those of a training: see `training.rows_of`."""
-        chosen, words = Options.of(options), Vocabulary.of_frame(context["vocabulary"])
-        chosen = chosen.at_interval(words.interval_hours, training.span_hours(context["observed"]))
-        return {"rows": training.rows_of(tables, words, context["observed"], chosen.train_from, chosen)}
+        settings, words = Options.of(options), Vocabulary.of_frame(context["vocabulary"])
+        settings = settings.at_interval(words.interval_hours, training.span_hours(context["observed"]))
+        return {"rows": training.rows_of(tables, words, context["observed"], settings.train_from, settings)}
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
         """The cuts after which some row is held out for every horizon, but the first."""
         times = parts["rows"].select(pl.col("time").unique().sort()).collect()["time"]
         if not len(times):
             return []
-        chosen = Options.of(options)
-        hours, window = max(chosen.horizons_hours), max(chosen.windows_hours)
+        settings = Options.of(options)
+        hours, window = max(settings.horizons_hours), max(settings.windows_hours)
         cuts = _cuts(times[0], times[-1])
         some = [times.to_frame().filter(cut.held_out(hours, window)).height > 0 for cut in cuts]
         return [f"{cut.cut:%Y-%m-%d}" for cut in cuts[1:]] if all(some) else []
@@ -74,29 +74,29 @@ class MachinesSearch(Search):
     def losses(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
-        chosen = Options.of(options)
-        chosen = replace(chosen, training_rows=min(chosen.training_rows, TRIAL_ROWS))
+        settings = Options.of(options)
+        settings = replace(settings, training_rows=min(settings.training_rows, TRIAL_ROWS))
         words = Vocabulary.of_frame(context["vocabulary"])
-        chosen = chosen.at_interval(words.interval_hours, training.span_hours(context["observed"]))
-        words, _ = training.without_leaks(parts["rows"], words, chosen)
-        work = horizons.Work(parts["rows"], words, used_features(words, chosen), chosen, [])
+        settings = settings.at_interval(words.interval_hours, training.span_hours(context["observed"]))
+        words, _ = training.without_leaks(parts["rows"], words, settings)
+        work = horizons.Work(parts["rows"], words, used_features(words, settings), settings, [])
         ends = parts["rows"].select(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
         cuts = _cuts(*ends.collect().row(0))
-        earlier: dict[int, list[horizons.Held]] = {hours: [] for hours in chosen.horizons_hours}
-        settled: dict[int, horizons.Settled] = {}
+        earlier: dict[int, list[horizons.Holdout]] = {hours: [] for hours in settings.horizons_hours}
+        choices: dict[int, horizons.Choice] = {}
         for cut in cuts:
-            judged = []
+            frames = []
             failures = rates.failures_after(_known(parts["rows"], words, cut), words.components)
-            modelled = [c for c in words.components if failures[c] >= chosen.min_failures]
+            modelled = [c for c in words.components if failures[c] >= settings.min_failures]
             for hours, before in earlier.items():
-                held = horizons.held_out_rows(work, cut, hours)
-                found = horizons.judge(work, cut, held, hours, modelled, settled.get(hours))
-                settled.setdefault(hours, found)
+                holdout = horizons.held_out_rows(work, cut, hours)
+                choice = horizons.judge(work, cut, holdout, hours, modelled, choices.get(hours))
+                choices.setdefault(hours, choice)
                 if before:
-                    judged.append(_judged(work, cut, hours, held, before, failures))
-                before.append(held)
-            if judged:
-                yield evaluation.log_loss(evaluation.coherent(pl.concat(judged))) or float("nan")
+                    frames.append(_judged(work, cut, hours, holdout, before, failures))
+                before.append(holdout)
+            if frames:
+                yield evaluation.log_loss(evaluation.coherent(pl.concat(frames))) or float("nan")
 
 
 def _cuts(first: datetime, last: datetime) -> list[Fold]:
@@ -107,30 +107,31 @@ def _cuts(first: datetime, last: datetime) -> list[Fold]:
 
 def _known(rows: pl.LazyFrame, words: Vocabulary, cut: Fold) -> pl.LazyFrame:
     """Rows up to the cut, with the failures that are known by then."""
-    left = (pl.lit(cut.cut) - pl.col("time")).dt.total_seconds() / 3600
+    hours_left = (pl.lit(cut.cut) - pl.col("time")).dt.total_seconds() / 3600
     names = [next_failure_column(component) for component in words.components]
-    known = [pl.when(pl.col(name) <= left).then(name).alias(name) for name in names]
-    return rows.filter(pl.col("time") <= cut.cut).with_columns(known)
+    columns = [pl.when(pl.col(name) <= hours_left).then(name).alias(name) for name in names]
+    return rows.filter(pl.col("time") <= cut.cut).with_columns(columns)
 
 
 def _judged(
     work: horizons.Work,
     cut: Fold,
     hours: int,
-    held: horizons.Held,
-    before: list[horizons.Held],
+    holdout: horizons.Holdout,
+    before: list[horizons.Holdout],
     failures: Mapping[str, int],
 ) -> pl.DataFrame:
     """The held-out rows of one horizon with the calibrated probability of each component."""
     base = rates.base_rates(work.rows.filter(cut.learnt(hours)), work.vocabulary.components, hours)
-    found = []
+    frames = []
     for component in work.vocabulary.components:
         risk = rates.without_model(component, hours, failures[component], base[component], work.options)
-        said = risk.predict(matrix(held.rows, []))
-        if component in held.said:
-            said = calibrated(
-                held.said[component], horizons.calibration_of(before, component, hours, base[component])
+        probability = risk.predict(matrix(holdout.rows, []))
+        if component in holdout.probabilities:
+            probability = calibrated(
+                holdout.probabilities[component],
+                horizons.calibration_of(before, component, hours, base[component]),
             )
             risk = replace(risk, rung=MODEL)
-        found.append(evaluation.judged(held.rows, risk, said, 1.0, work.options))
-    return pl.concat(found)
+        frames.append(evaluation.judged(holdout.rows, risk, probability, 1.0, work.options))
+    return pl.concat(frames)

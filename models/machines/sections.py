@@ -44,7 +44,7 @@ def _band() -> pl.Expr:
 def _watch_list(view: View) -> list[Part]:
     if view.rows.is_empty():
         return [Text("No component was scored.")]
-    listed, rows = view.listed, view.rows
+    watch_list, rows = view.listed, view.rows
     counts = {
         f"At risk within {span(h)}": f"{rows.filter(horizon_hours=h)['above_threshold'].sum():,}"
         for h in view.horizons
@@ -56,7 +56,7 @@ def _watch_list(view: View) -> list[Part]:
         "By a fallback": f"{view.status.get('fallback', 0):,}",
         "Without a model, or failed": f"{view.status.get('skipped', 0) + view.status.get('failed', 0):,}",
     }
-    alarms = listed.height - listed["alarm"].null_count()
+    alarms = watch_list.height - watch_list["alarm"].null_count()
     failure = f"{view.options.missed_failure_cost:g}"
     failure += "".join(f" ({name}: {cost:g})" for name, cost in view.options.component_costs)
     text = (
@@ -66,7 +66,7 @@ def _watch_list(view: View) -> list[Part]:
         "it is the threshold that cost least on held-out time, and lies high where waiting brought certainty in time. "
         "So a component may be at risk at a lower probability than another. It is not listed while it is under work."
     )
-    frame = listed.head(max(FIRST, alarms)).select(
+    frame = watch_list.head(max(FIRST, alarms)).select(
         pl.col("machine_id").alias("Machine"),
         pl.col("component").alias("Component"),
         *(pl.col(f"within {h}").alias(f"Within {span(h)}") for h in view.horizons),
@@ -89,7 +89,7 @@ def _watch_list(view: View) -> list[Part]:
 
 
 def _trust(view: View) -> list[Part]:
-    judged = {}
+    backtests = {}
     for hours in view.horizons:
         of = view.run.backtest.filter(
             pl.col("horizon_hours") == hours,
@@ -98,8 +98,8 @@ def _trust(view: View) -> list[Part]:
         )
         rows = of.select("probability", "failed").collect()
         if rows["failed"].any():
-            judged[hours] = rows
-    if not judged:
+            backtests[hours] = rows
+    if not backtests:
         return [
             Text(
                 "There is no backtest with failures in it: nothing is known of how good the probabilities are."
@@ -117,29 +117,29 @@ def _trust(view: View) -> list[Part]:
     return [
         Text(text),
         *([Text(f"There are {few}.")] if few else []),
-        *(_measures(view, h) for h in judged),
-        *_first(view, list(judged)),
-        charts.calibration(judged),
-        charts.curves(judged),
+        *(_measures(view, h) for h in backtests),
+        *_first(view, list(backtests)),
+        charts.calibration(backtests),
+        charts.curves(backtests),
     ]
 
 
 def _first(view: View, horizons: Sequence[int]) -> list[Part]:
     """How good the list to look at first was; nothing of a bundle of an earlier version."""
-    found = view.run.metrics.filter(pl.col("slice") == "first")
+    metrics = view.run.metrics.filter(pl.col("slice") == "first")
     of = {
-        h: dict(found.filter(pl.col("value_of_slice") == f"{h}h").select("metric", "value").iter_rows())
+        h: dict(metrics.filter(pl.col("value_of_slice") == f"{h}h").select("metric", "value").iter_rows())
         for h in horizons
     }
-    told = [
+    texts = [
         f"within {span(h)} some component failed in **{one['precision']:.1%}** of them, at best **{one['best']:.1%}**"
         for h, one in of.items()
         if one
     ]
-    if not told:
+    if not texts:
         return []
     many = next(one["machines"] for one in of.values() if one)
-    return [Text(f"Of the {many:g} machines to look at first, each day anew: {'; '.join(told)}.")]
+    return [Text(f"Of the {many:g} machines to look at first, each day anew: {'; '.join(texts)}.")]
 
 
 def _measures(view: View, hours: int) -> Grid:
@@ -164,11 +164,11 @@ def _measures(view: View, hours: int) -> Grid:
         "saved_to_never": "Saved to never",
         "saved_to_every_n_days": "Saved to the plan",
     }
-    shown = {name: label for name, label in labels.items() if name in table.columns}
+    columns = {name: label for name, label in labels.items() if name in table.columns}
     frame = table.select(
-        pl.col("value_of_slice").alias("Component"), *(pl.col(n).alias(label) for n, label in shown.items())
+        pl.col("value_of_slice").alias("Component"), *(pl.col(n).alias(label) for n, label in columns.items())
     )
-    formats = {label: ".2f" for name, label in shown.items() if name in ("precision", "recall", "f1")}
+    formats = {label: ".2f" for name, label in columns.items() if name in ("precision", "recall", "f1")}
     formats |= {
         "Average precision": ".2f",
         "Calibration error": ".2%",
@@ -211,14 +211,14 @@ def _changes(view: View) -> list[Part]:
         pl.col("was at risk").fill_null(value=False),
     )
     new = both.filter(pl.col("above_threshold") & ~pl.col("was at risk"))
-    gone = both.filter(~pl.col("above_threshold") & pl.col("was at risk"))
+    former = both.filter(~pl.col("above_threshold") & pl.col("was at risk"))
     when = before["time"].dt.strftime("%Y-%m-%d %H:%M").max()
     text = (
         f"Against the run for **{when!s} UTC**: {new.height:,} newly at risk, "
-        f"{gone.height:,} no longer, of {both.height:,} components and horizons."
+        f"{former.height:,} no longer, of {both.height:,} components and horizons."
     )
     parts: list[Part] = [Text(text)]
-    for rows, caption, up in ((new, "Newly at risk", True), (gone, "No longer at risk", False)):
+    for rows, caption, up in ((new, "Newly at risk", True), (former, "No longer at risk", False)):
         if rows.height:
             parts.append(_change_grid(rows, caption, up=up))
     steady = both.filter(pl.col("above_threshold") == pl.col("was at risk"), pl.col("change").abs() >= 0.01)
@@ -229,10 +229,10 @@ def _changes(view: View) -> list[Part]:
 
 
 def _change_grid(rows: pl.DataFrame, caption: str, *, up: bool) -> Grid:
-    ordered = rows.sort(
+    ranking = rows.sort(
         "change", *KEY, "horizon_hours", descending=[up, False, False, False], nulls_last=True
     )
-    frame = ordered.select(
+    frame = ranking.select(
         pl.col("machine_id").alias("Machine"),
         pl.col("component").alias("Component"),
         pl.col("horizon_hours").map_elements(span, return_dtype=pl.String).alias("Within"),

@@ -28,8 +28,8 @@ def ended(tables: Frames, last: datetime, interval_hours: float) -> pl.DataFrame
     """Machines that are out of service at `last`, the end of `tables`: machine_id, `ended`."""
     newest = tables["telemetry"].group_by("machine_id").agg(pl.col("time").max().alias(ENDED))
     at_last = newest.with_columns(pl.lit(last, pl.Datetime("us", "UTC")).alias("time"))
-    seen = at_last.sort("machine_id").collect(engine="streaming")
-    return seen.filter(_is_out(seen, tables, interval_hours)).select("machine_id", ENDED)
+    machines = at_last.sort("machine_id").collect(engine="streaming")
+    return machines.filter(_is_out(machines, tables, interval_hours)).select("machine_id", ENDED)
 
 
 def silent_since(tables: Frames, rows: pl.DataFrame, interval_hours: float) -> pl.Series:
@@ -41,30 +41,30 @@ def silent_since(tables: Frames, rows: pl.DataFrame, interval_hours: float) -> p
     suspects = pl.concat([quiet, failed.join(replaced, on=place, how="anti")])
     history = tables["telemetry"].join(suspects, on="machine_id", how="semi")
     times = history.select(*place, pl.col("time").alias(ENDED)).sort("time").collect()
-    wanted = rows.select(place).with_row_index("|row").sort("time")
-    seen = wanted.join_asof(times, on="time", by="machine_id", check_sortedness=False)
-    out = pl.when(_is_out(seen, tables, interval_hours)).then(ENDED).alias(ENDED)
-    return seen.with_columns(out).sort("|row")[ENDED]
+    targets = rows.select(place).with_row_index("|row").sort("time")
+    places = targets.join_asof(times, on="time", by="machine_id", check_sortedness=False)
+    out = pl.when(_is_out(places, tables, interval_hours)).then(ENDED).alias(ENDED)
+    return places.with_columns(out).sort("|row")[ENDED]
 
 
-def _is_out(seen: pl.DataFrame, tables: Frames, interval_hours: float) -> pl.Series:
+def _is_out(machines: pl.DataFrame, tables: Frames, interval_hours: float) -> pl.Series:
     """Whether machines are out of service at `time`, by their last telemetry before, `ended`.
 
     They are where they are silent for longer than `longest_silence`, or for an interval since a failure that no
     replacement followed.
     """
     place, time, last = ["machine_id", "time"], pl.col("time"), pl.col(ENDED)
-    found = seen.select(*place, ENDED).with_row_index("|row").sort("time")
-    nothing = pl.LazyFrame(schema=seen.select(place).schema)
+    table = machines.select(*place, ENDED).with_row_index("|row").sort("time")
+    nothing = pl.LazyFrame(schema=machines.select(place).schema)
     for name, column in (("failures", "failed"), ("maintenance", "replaced")):
         when = tables.get(name, nothing).select(*place, time.alias(column)).sort("time").collect()
-        found = found.join_asof(when, on="time", by="machine_id", check_sortedness=False)
+        table = table.join_asof(when, on="time", by="machine_id", check_sortedness=False)
     interval = timedelta(hours=interval_hours)
     silent = last < time - longest_silence(interval_hours)
     unrepaired = (pl.col("replaced") < pl.col("failed")).fill_null(value=True)
     stopped = (last < pl.col("failed") + interval) & (last <= time - interval) & unrepaired
     out = silent.fill_null(value=False) | (stopped & (time > pl.col("failed"))).fill_null(value=False)
-    return found.select("|row", out.alias("out")).sort("|row")["out"]
+    return table.select("|row", out.alias("out")).sort("|row")["out"]
 
 
 def failures_until(tables: Frames, last: datetime) -> datetime:

@@ -113,12 +113,12 @@ def _live(rng: np.random.Generator, model: int, age: float, end: float, componen
     """The life of a machine's components, from `BEFORE_DAYS` before the start on; times are whole hours."""
     begin = -BEFORE_DAYS * 24.0
     visits = np.round(np.arange(begin + rng.uniform(0, _VISIT_DAYS * 24), end, _VISIT_DAYS * 24.0))
-    planned = rng.random((components, len(visits))) < _REPLACED_ON_VISIT
+    on_visit = rng.random((components, len(visits))) < _REPLACED_ON_VISIT
     life = _Life([], [], [], [])
     for component in range(components):
         frail = 0.7 if (model + component) % len(MODELS) == 0 else 1.0
         scale = _LIFE_DAYS * 24 * frail * (1.2 - 0.02 * age)
-        due = visits[planned[component]]
+        due = visits[on_visit[component]]
         now = begin - rng.uniform(0, scale)
         while now < end:
             fails = np.ceil(now + max(48.0, scale * rng.weibull(_LIFE_SHAPE)))
@@ -158,7 +158,7 @@ def _readings(
     """Each sensor's means over the intervals: a level of the machine's own, noise, a daily cycle, drifts."""
     noise = rng.standard_normal((components, len(hours))) / np.sqrt(interval_hours)
     cycle = 0.3 * np.sin(2 * np.pi * hours / 24 + rng.uniform(0, 2 * np.pi)) if interval_hours < 24 else 0.0
-    found = []
+    columns = []
     for i, (name, level, deviation) in enumerate(sensor_names(components)):
         values = noise[i] + cycle
         for begin, end, component in drifts:
@@ -167,18 +167,18 @@ def _readings(
                 reached = (hours[first:last] - begin) / (end - begin)
                 values[first:last] += 4.0 * np.sqrt(reached) * (-1 if i == 1 else 1)
         own = level * (1 + 0.03 * rng.standard_normal())
-        found.append(pl.Series(name, own + deviation * values))
-    return found
+        columns.append(pl.Series(name, own + deviation * values))
+    return columns
 
 
 def _events(name: str, events: list[tuple[float, int]], column: str, prefix: str) -> pl.DataFrame:
     """Events in order of time, each once."""
-    listed = sorted(set(events))
+    rows = sorted(set(events))
     return pl.DataFrame(
         {
-            "machine_id": [name] * len(listed),
-            "time": [time for time, _ in listed],
-            column: [f"{prefix}{number + 1}" for _, number in listed],
+            "machine_id": [name] * len(rows),
+            "time": [time for time, _ in rows],
+            column: [f"{prefix}{number + 1}" for _, number in rows],
         },
         schema={"machine_id": pl.String, "time": pl.Float64, column: pl.String},
     )
@@ -201,9 +201,9 @@ def joined_by(
     """`tables` in which the last so many `machines` are of another `model`, and nothing is known of them before `since`."""
     names = tables["machines"]["machine_id"].unique().sort().tail(machines)
     new = pl.col("machine_id").is_in(names.implode())
-    found = {
+    fleet = {
         name: frame.filter(~new | (pl.col("time") > since)) if "time" in frame.columns else frame
         for name, frame in tables.items()
     }
     kind = pl.when(new).then(pl.lit(model)).otherwise("model").alias("model")
-    return found | {"machines": found["machines"].with_columns(kind)}
+    return fleet | {"machines": fleet["machines"].with_columns(kind)}

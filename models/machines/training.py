@@ -42,16 +42,16 @@ def rows_of(
     """
     first, last = observed["first"].item(), observed["last"].item()
     count = row_count(max(first, since) if since else first, last, options.every_hours)
-    seen = known(by_component(tables, vocabulary.components), last)
-    machines = seen["telemetry"].select(pl.col("machine_id").unique()).collect()["machine_id"].to_list()
+    visible = known(by_component(tables, vocabulary.components), last)
+    machines = visible["telemetry"].select(pl.col("machine_id").unique()).collect()["machine_id"].to_list()
     rows = build(tables, vocabulary, machines, last, count, options)
     steps = np.tile(np.arange(count - 1, -1, -1, dtype=np.int32), len(machines))
     nothing = pl.LazyFrame(
         schema={"machine_id": pl.String, "time": rows.schema["time"], "component": pl.String}
     )
-    failures = seen.get("failures", nothing)
-    gone = ended(seen, last, vocabulary.interval_hours)
-    after = outcomes(rows, failures, vocabulary.components, observed["outcomes"].item(), gone)
+    failures = visible.get("failures", nothing)
+    ends = ended(visible, last, vocabulary.interval_hours)
+    after = outcomes(rows, failures, vocabulary.components, observed["outcomes"].item(), ends)
     rows = rows.with_columns(pl.Series(STEPS, steps)).hstack(after).filter(pl.col("readings") > 0)
     return rows.with_columns(draw(rows, options.seed))
 
@@ -80,10 +80,10 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
             f"{len(vocabulary.components)} components that were replaced or failed. Expected some of both. "
             "Ingest telemetry, maintenance and failures of the same machines and time, or widen --from and --to."
         )
-    unknown = sorted({name for name, _ in options.component_costs} - {*vocabulary.components})
-    if unknown:
+    extra = sorted({name for name, _ in options.component_costs} - {*vocabulary.components})
+    if extra:
         raise ContractError(
-            f"--component-cost names {', '.join(unknown)}, which was never replaced and never failed. Expected some of "
+            f"--component-cost names {', '.join(extra)}, which was never replaced and never failed. Expected some of "
             f"{', '.join(vocabulary.components)}."
         )
     vocabulary, leaking = without_leaks(rows, vocabulary, options)
@@ -91,13 +91,13 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
     work = Work(rows, vocabulary, used_features(vocabulary, options), options, notes)
     failures = failures_after(rows, vocabulary.components)
     cuts = folds(ends["first"].item(), observed["outcomes"].item(), options.held_out_share)
-    fitted = fitted_horizons(work, cuts, failures)
-    before = _bills(_judged(fitted, slice(0, 1), first=True, options=options, bills={}), options)
-    backtest = _judged(fitted, slice(1, 2), first=True, options=options, bills=before)
-    after = _bills(_judged(fitted, slice(0, 2), first=False, options=options, bills={}), options)
-    risks = [_billed(risk, after) for f in fitted for risk in f.risks]
-    model = Model(vocabulary, options, tuple(risks), tuple(_lives(work, fitted[-1].hidden)))
-    metrics = pl.concat([evaluation.metrics(backtest, options), *(f.importance for f in fitted)])
+    horizons = fitted_horizons(work, cuts, failures)
+    before = _bills(_judged(horizons, slice(0, 1), first=True, options=options, bills={}), options)
+    backtest = _judged(horizons, slice(1, 2), first=True, options=options, bills=before)
+    after = _bills(_judged(horizons, slice(0, 2), first=False, options=options, bills={}), options)
+    risks = [_billed(risk, after) for f in horizons for risk in f.risks]
+    model = Model(vocabulary, options, tuple(risks), tuple(_lives(work, horizons[-1].hidden)))
+    metrics = pl.concat([evaluation.metrics(backtest, options), *(f.importance for f in horizons)])
     return Trained(
         files=model.files(),
         features=work.names,
@@ -169,52 +169,53 @@ def without_leaks(
     resolved = windows(vocabulary.interval_hours, options).hours
     if not resolved:
         return vocabulary, []
-    found = leaks(rows, vocabulary, resolved[0], max(options.horizons_hours))
-    told = [
+    reasons = leaks(rows, vocabulary, resolved[0], max(options.horizons_hours))
+    notes = [
         f"sensor {name}: {reason}; it is "
         + (
             "kept"
             if name in options.keep_columns
             else f"left out. If it is known at the time, --keep-column {name}"
         )
-        for name, reason in found.items()
+        for name, reason in reasons.items()
     ]
-    kept = tuple(s for s in vocabulary.sensors if s not in found or s in options.keep_columns)
-    return replace(vocabulary, sensors=kept), told
+    sensors = tuple(s for s in vocabulary.sensors if s not in reasons or s in options.keep_columns)
+    return replace(vocabulary, sensors=sensors), notes
 
 
 def _judged(
-    fitted: Sequence[Horizon], cuts: slice, *, first: bool, options: Options, bills: Mapping[_Place, _Bills]
+    horizons: Sequence[Horizon], cuts: slice, *, first: bool, options: Options, bills: Mapping[_Place, _Bills]
 ) -> pl.DataFrame:
     """Judged rows that were held out, calibrated by the first cut alone or by both, alarms by `bills`."""
     parts = [pl.DataFrame(schema=evaluation.JUDGED)]
-    for horizon in fitted:
-        for held in horizon.held[cuts]:
+    for horizon in horizons:
+        for holdout in horizon.holdouts[cuts]:
             for component, without in horizon.without.items():
-                if component in held.said:
+                if component in holdout.probabilities:
                     how = (horizon.first if first else horizon.both)[component]
-                    said, risk = calibrated(held.said[component], how), replace(without, rung=MODEL)
+                    probability = calibrated(holdout.probabilities[component], how)
+                    risk = replace(without, rung=MODEL)
                 else:
-                    said, risk = without.predict(matrix(held.rows, [])), without
+                    probability, risk = without.predict(matrix(holdout.rows, [])), without
                 threshold = _billed(risk, bills).threshold(options)
-                parts.append(evaluation.judged(held.rows, risk, said, threshold, options))
+                parts.append(evaluation.judged(holdout.rows, risk, probability, threshold, options))
     return evaluation.coherent(pl.concat(parts))
 
 
-def _bills(judged: pl.DataFrame, options: Options) -> dict[_Place, _Bills]:
+def _bills(judged_rows: pl.DataFrame, options: Options) -> dict[_Place, _Bills]:
     """For each component and horizon the bills of all thresholds, and the failures they are about.
 
     An alarm that comes no earlier than that of the next shorter horizon has prevented nothing, so that the threshold
     is that of alarms which say more.
     """
-    found = {}
-    for (component, hours), rows in judged.group_by("component", "horizon_hours"):
+    by_place = {}
+    for (component, hours), rows in judged_rows.group_by("component", "horizon_hours"):
         failures = evaluation.failures_of(rows)
-        found[str(component), int(hours)] = (
+        by_place[str(component), int(hours)] = (
             costs.bills(rows, failures, int(hours), options.lead(int(hours))),
             failures.height,
         )
-    return found
+    return by_place
 
 
 def _billed(risk: Risk, bills: Mapping[_Place, _Bills]) -> Risk:
@@ -224,11 +225,11 @@ def _billed(risk: Risk, bills: Mapping[_Place, _Bills]) -> Risk:
 
 def _headline(metrics: pl.DataFrame) -> dict[str, float]:
     """The few numbers of each horizon: over all components, and for machines in which some component fails."""
-    wanted = ("f1", "average_precision", "calibration_error", "warned", "saved_to_every_n_days")
-    found = {}
+    names = ("f1", "average_precision", "calibration_error", "warned", "saved_to_every_n_days")
+    figures = {}
     for part, hours, metric, value in metrics.iter_rows():
-        if part == "horizon" and metric in wanted:
-            found[f"{metric}_{hours}"] = value
+        if part == "horizon" and metric in names:
+            figures[f"{metric}_{hours}"] = value
         elif part == "any_component" and metric == "average_precision":
-            found[f"machine_{metric}_{hours}"] = value
-    return found
+            figures[f"machine_{metric}_{hours}"] = value
+    return figures

@@ -34,8 +34,8 @@ class Trees:
         sizes = [t.tree_.node_count for t in trees]
         roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
         parts: dict[str, list[Any]] = {name: [] for name in cls.__dataclass_fields__ if name != "roots"}
-        for root, fitted in zip(roots, trees, strict=True):
-            tree = fitted.tree_
+        for root, classifier in zip(roots, trees, strict=True):
+            tree = classifier.tree_
             nodes = np.arange(tree.node_count)
             leaf = tree.children_left == -1
             parts["feature"].append(np.where(leaf, 0, tree.feature))
@@ -44,11 +44,13 @@ class Trees:
             parts["right"].append(root + np.where(leaf, nodes, tree.children_right))
             parts["missing_left"].append(tree.missing_go_to_left.astype(bool))
             share = tree.value[:, 0, :] / tree.value[:, 0, :].sum(axis=1, keepdims=True)
-            parts["value"].append(share[:, 1] if share.shape[1] == 2 else share[:, 0] * fitted.classes_[0])
+            parts["value"].append(
+                share[:, 1] if share.shape[1] == 2 else share[:, 0] * classifier.classes_[0]
+            )
         kinds = {"feature": np.int32, "left": np.int32, "right": np.int32}
-        joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
         return cls(
-            roots, **{name: array.astype(kinds.get(name, array.dtype)) for name, array in joined.items()}
+            roots, **{name: array.astype(kinds.get(name, array.dtype)) for name, array in columns.items()}
         )
 
     def to_frame(self) -> pl.DataFrame:

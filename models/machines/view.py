@@ -38,13 +38,13 @@ class View:
     @property
     def listed(self) -> pl.DataFrame:
         """One line per component with a probability, alarms first, those of the shortest horizon at the top."""
-        known = self.rows.filter(pl.col("probability").is_not_null())
+        rows = self.rows.filter(pl.col("probability").is_not_null())
         alarm = pl.col("horizon_hours").filter("above_threshold").min()
-        told = pl.coalesce(
+        reason = pl.coalesce(
             pl.col("reasons").filter("above_threshold").first(), pl.col("reasons").last(), pl.lit("")
         )
         return (
-            known.sort(PLACE)
+            rows.sort(PLACE)
             .group_by(KEY, maintain_order=True)
             .agg(
                 *(
@@ -52,9 +52,9 @@ class View:
                     for h in self.horizons
                 ),
                 alarm.alias("alarm"),
-                told.alias("why"),
-                *(_days(name, known.columns).alias(name) for name in LIFE[:3]),
-                _thresholds(known.columns).alias("from"),
+                reason.alias("why"),
+                *(_days(name, rows.columns).alias(name) for name in LIFE[:3]),
+                _thresholds(rows.columns).alias("from"),
                 (pl.col("rung") == "under_work").any().alias("under work"),
             )
             .filter(~pl.col("under work"))
@@ -72,9 +72,9 @@ class View:
         nothing = pl.DataFrame(schema={**dict.fromkeys(KEY, pl.String), "state": pl.String})
         if "alarms" not in self.run.derived:
             return nothing
-        found = self.run.derived["alarms"].filter(pl.col("as_of") == self.run.as_of).collect()
+        table = self.run.derived["alarms"].filter(pl.col("as_of") == self.run.as_of).collect()
         since = pl.format("{} since {}", "state", pl.col("since").dt.strftime("%Y-%m-%d %H:%M"))
         closed = pl.format("closed: {}", "why")
-        said = pl.when(state=GOES_ON).then(since).when(state=CLOSED).then(closed).otherwise("state")
-        first = found.with_columns(said.alias("state")).sort(PLACE).group_by(KEY, maintain_order=True)
-        return first.agg(pl.col("state").first()) if found.height else nothing
+        text = pl.when(state=GOES_ON).then(since).when(state=CLOSED).then(closed).otherwise("state")
+        first = table.with_columns(text.alias("state")).sort(PLACE).group_by(KEY, maintain_order=True)
+        return first.agg(pl.col("state").first()) if table.height else nothing

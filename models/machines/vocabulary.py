@@ -63,13 +63,13 @@ def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
     are told apart, see `_errors`; the others are one, `OTHER`. Where no machine has two telemetry rows the interval is
     taken as an hour.
     """
-    seen = contracts.known(tables, as_of)
+    visible = contracts.known(tables, as_of)
     return Vocabulary(
-        sensors=tuple(contracts.sensors(seen["telemetry"])),
+        sensors=tuple(contracts.sensors(visible["telemetry"])),
         components=components_of(tables, as_of),
-        errors=_errors(seen["errors"]) if "errors" in seen else (),
-        models=_distinct(seen["machines"], "model") if "machines" in seen else (),
-        interval_hours=contracts.interval_hours(seen["telemetry"]) or 1.0,
+        errors=_errors(visible["errors"]) if "errors" in visible else (),
+        models=_distinct(visible["machines"], "model") if "machines" in visible else (),
+        interval_hours=contracts.interval_hours(visible["telemetry"]) or 1.0,
     )
 
 
@@ -112,9 +112,9 @@ def kind_of_error(errors: tuple[str, ...]) -> pl.Expr:
     """Which of the vocabulary's `errors` the column `error` is; null where it is none of them."""
     if OTHER not in errors:
         return pl.col("error")
-    known, text = list(errors), _without_numbers()
-    own = pl.when(pl.col("error").is_in(known)).then("error")
-    return own.when(text.is_in(known)).then(text).otherwise(pl.lit(OTHER))
+    names, text = list(errors), _without_numbers()
+    own = pl.when(pl.col("error").is_in(names)).then("error")
+    return own.when(text.is_in(names)).then(text).otherwise(pl.lit(OTHER))
 
 
 def _errors(errors: pl.LazyFrame) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def watched(
     daily = rows.group_by(_MACHINE, _day(as_of)).agg(pl.len().alias("telemetry"), pl.col(names).mean())
     days = _every_day(daily, as_of).collect(engine="streaming").lazy()
     usual = _usual(days.filter(pl.col(CYCLE) <= trained_as_of), names)
-    found = days.join(usual, on=_MACHINE, how="left")
+    table = days.join(usual, on=_MACHINE, how="left")
     most = pl.col("telemetry").max()
     features = [(pl.col("telemetry") / most).alias("telemetry")]
     for sensor, name in zip(columns, names, strict=True):
@@ -45,14 +45,14 @@ def watched(
         deviation = ((pl.col(name) - pl.col(f"{name} centre")) / scale).fill_null(_NOT_KNOWN)
         features.append(deviation.alias(f"sensor {sensor}" if sensor in _OURS else sensor))
     if "errors" in tables:
-        known = tables["errors"].filter(pl.col("time") <= as_of)
-        counts = known.group_by(_MACHINE, _day(as_of)).agg(pl.len().cast(pl.Float64).alias("errors"))
-        found = found.join(counts, on=[_MACHINE, CYCLE], how="left")
+        errors = tables["errors"].filter(pl.col("time") <= as_of)
+        counts = errors.group_by(_MACHINE, _day(as_of)).agg(pl.len().cast(pl.Float64).alias("errors"))
+        table = table.join(counts, on=[_MACHINE, CYCLE], how="left")
         features.append(pl.col("errors").fill_null(0.0))
     if "machines" in tables:
-        found = found.join(tables["machines"].select(_MACHINE, "model", "age_years"), on=_MACHINE, how="left")
+        table = table.join(tables["machines"].select(_MACHINE, "model", "age_years"), on=_MACHINE, how="left")
         features += [pl.col("model"), pl.col("age_years")]
-    return found.select(_MACHINE, CYCLE, *features)
+    return table.select(_MACHINE, CYCLE, *features)
 
 
 def _day(as_of: datetime) -> pl.Expr:
@@ -73,7 +73,7 @@ def _every_day(daily: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
 
 def _usual(days: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
     """By machine, centre and scale of each sensor's daily means, by median and median deviation."""
-    seen = days.filter(pl.col("telemetry") > 0)
+    active = days.filter(pl.col("telemetry") > 0)
     measures = [
         one
         for name in names
@@ -83,5 +83,5 @@ def _usual(days: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
         )
     ]
     return (
-        seen.group_by(_MACHINE).agg(*measures, pl.len().alias("days")).filter(pl.col("days") >= FEWEST_DAYS)
+        active.group_by(_MACHINE).agg(*measures, pl.len().alias("days")).filter(pl.col("days") >= FEWEST_DAYS)
     )
