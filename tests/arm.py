@@ -29,7 +29,7 @@ class Template:
         self.looked_up: list[str] = []
 
     def value(self, expression: Any) -> Any:
-        """`given` with every expression in it evaluated."""
+        """`expression` with every template expression in it evaluated."""
         if isinstance(expression, dict):
             return {self.value(key): self.value(inner) for key, inner in expression.items()}
         if isinstance(expression, list):
@@ -165,7 +165,7 @@ class Template:
 
 
 class Known(str):
-    """What Azure will answer; whatever is asked of it is known."""
+    """What Azure answers; every request is known."""
 
     def __getitem__(self, name: Any) -> "Known":
         return Known(f"{self}.{name}")

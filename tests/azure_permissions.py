@@ -61,18 +61,18 @@ def custom_roles() -> dict[str, set[str]]:
 
 
 def granted(identity: str) -> set[str]:
-    """All that `worker` or `runs` may do."""
+    """Every action that `worker` or `runs` may take."""
     further = "Managed Identity Operator" if identity == "worker" else "Storage Blob Data Contributor"
     return custom_roles()[identity] | BUILT_IN["AcrPull"] | BUILT_IN[further]
 
 
 def lacking(actions: Iterable[str], may: set[str]) -> list[str]:
-    """Which of the actions are not granted."""
+    """The actions that are not granted."""
     return [one for one in actions if not any(fnmatchcase(one, pattern) for pattern in may)]
 
 
 def needed_by_template(template: dict[str, Any]) -> list[str]:
-    """What the caller needs, beside writing the deployment, for the resources that its template has."""
+    """The actions that the caller needs, besides writing the deployment, for the resources of its template."""
     text = json.dumps(template)
     needed = [f"{one['type']}/write" for one in template["resources"]]
     if re.search(r"userAssignedIdentities/", text):

@@ -44,7 +44,7 @@ class BreakingProxy:
             end.close()
 
     def break_for(self, seconds: float) -> None:
-        """Reset what is open, and all that comes, for so long."""
+        """Reset all open and new connections for `seconds` seconds."""
         self.broken = True
         for end in list(self._open):
             _reset(end)
@@ -58,7 +58,7 @@ class BreakingProxy:
 
 
 def _reset(end: socket.socket) -> None:
-    """End a connection as a network that fails does: with RST, not with a polite end."""
+    """End a connection as a failing network does: with RST, not gracefully."""
     with suppress(OSError):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         end.shutdown(socket.SHUT_RDWR)

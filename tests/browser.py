@@ -101,7 +101,7 @@ class Page:
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, file: Path, fragment: str = "") -> None:
-        """Open a file and wait until it has drawn everything, or says why it could not."""
+        """Open a file and wait until everything is drawn, or the page says why it is not."""
         self.send("Page.navigate", url=file.resolve().as_uri() + fragment)
         self.wait(
             "document.documentElement?.dataset.ready || document.querySelector('#problem')?.textContent"

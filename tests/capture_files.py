@@ -50,7 +50,7 @@ def content(messages: Sequence[dict[str, Any]], block_bytes: int = 16_000) -> by
 
 
 def name(minute: int = 0, partition: int = 0) -> str:
-    """The path of a file below the root, by the time at which its window began."""
+    """The path of a file below the root, by the start of its window."""
     return f"plant/readings/{partition}/{START + timedelta(minutes=minute):%Y/%m/%d/%H/%M/%S}.avro"
 
 

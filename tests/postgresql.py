@@ -53,7 +53,7 @@ class Server:
         self._control("stop", "-m", "immediate")
 
     def serve_tls(self, host: str) -> Path:
-        """Have the server speak TLS from now on, with a certificate of its own for `host`; that certificate."""
+        """Make the server speak TLS from now on, with its own certificate for `host`; returns that certificate."""
         key, certificate = self.folder / "key.pem", self.folder / "certificate.pem"
         names = ("-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}")
         files = ("-keyout", str(key), "-out", str(certificate))

@@ -48,7 +48,7 @@ _SOON = {"retry-after-ms": "50"}
 
 
 MOST_RECORDS = 800
-"""So many records of deployments a resource group holds."""
+"""How many deployment records a resource group holds."""
 
 
 def _error(code: str, message: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _error(code: str, message: str) -> dict[str, Any]:
 
 @dataclass
 class ResourceManager:
-    """What was asked of it, and what it has. It refuses what the caller's roles do not allow."""
+    """The requests it got, and its resources. It refuses what the caller's roles do not allow."""
 
     output: Path
     url: str = ""
@@ -182,7 +182,7 @@ class ResourceManager:
             )
 
     def told(self) -> str:
-        """What all containers have written."""
+        """The output of all containers."""
         return "\n".join(path.read_text() for path in sorted(self.output.glob("*.log")))
 
 

@@ -46,7 +46,7 @@ def read(
 def train(
     store: Store, as_of: AsOf | None = None, scenario: Scenario = TOY, **options: Any
 ) -> tuple[Challenger, Verdict]:
-    """Train a bundle and let it meet the champion."""
+    """Train a bundle and compare it with the champion."""
     run = resolve_training.fn(scenario, store, as_of, options)
     begin.fn(scenario, run)
     names = prepare_shards.fn(scenario, run, list(training_shards.fn(scenario, run)))
@@ -115,7 +115,7 @@ def score(
 
 
 def forge(store: Store, number: int, manifest: Mapping[str, Any]) -> None:
-    """Replace a manifest of the toy's and register that, as one could who may write to all of the store."""
+    """Replace a manifest of the toy and register it, as anyone with write access to the whole store could."""
     store.put_json(f"{bundles.folder('toy', number)}/{bundles.MANIFEST}", manifest)
     rows = store.scan("toy/registry").filter(bundle=number, event="registered").collect()
     DeltaTable(Path(store.uri) / "toy" / "registry").delete(f"bundle = {number} and event = 'registered'")
@@ -124,7 +124,7 @@ def forge(store: Store, number: int, manifest: Mapping[str, Any]) -> None:
 
 
 def published(store: Store, table: str = "toy/doubled", version: int | None = None) -> pl.DataFrame:
-    """All rows of a published table, in an order of their own."""
+    """All rows of a published table, in a fixed order."""
     frame = store.scan(table, version).collect()
     return frame.sort("as_of", *[c for c in frame.columns if c not in ("as_of", "run_id")])
 

@@ -18,55 +18,55 @@ def alike(
     stored: Mapping[str, pl.LazyFrame],
     most: float,
 ) -> tuple[str, ...]:
-    """What to say of keys of a table that the scenario's first table lacks, but has written otherwise.
+    """Notes on keys of a table that the scenario's first table has only in another spelling.
 
-    `stored` are the tables with what is ingested before this one. Raises `ContractError` where they
-    are more than the share `most` of a column's values. The first table itself, where it is read whole, is compared with
-    what is stored and with itself.
+    `stored` are the tables with what is ingested before this one. Raises `ContractError` where such keys
+    exceed the share `most` of a column's values. The first table itself, where it is read whole, is compared
+    with the stored rows and with itself.
     """
     first = next(iter(scenario.tables))
     is_first = table.name == first
     if not rows.height or (table.rows_at_a_time if is_first else first not in stored):
         return ()
-    known = stored.get(first, rows.rows().clear())
-    shared = {*table.unique} & {*scenario.key} & {*known.collect_schema().names()}
-    told = []
-    for column in sorted(shared):
-        values, others = (_values(frame, column) for frame in (rows.rows(), known))
+    reference = stored.get(first, rows.rows().clear())
+    columns = {*table.unique} & {*scenario.key} & {*reference.collect_schema().names()}
+    notes = []
+    for column in sorted(columns):
+        values, others = (_values(frame, column) for frame in (rows.rows(), reference))
         lacking = values.join(others, on=column, how="anti")
         others = pl.concat([others, lacking]) if is_first else others
-        found = lacking.join(others.rename({column: "known"}), on="plain").filter(
+        pairs = lacking.join(others.rename({column: "known"}), on="plain").filter(
             pl.col(column) != pl.col("known")
         )
-        if found.is_empty():
+        if pairs.is_empty():
             continue
-        found, count = found.sort(column, "known"), found[column].n_unique()
+        pairs, count = pairs.sort(column, "known"), pairs[column].n_unique()
         beside = "look like others" if is_first else f"are not in {first}, but look like values there"
         text = (
             f"{table.name}: {count:,} of {values.height:,} values of '{column}' {beside}: "
-            f"'{found[column][0]}' like '{found['known'][0]}'."
+            f"'{pairs[column][0]}' like '{pairs['known'][0]}'."
         )
         if count > most * values.height:
             raise ContractError(
                 f"{text} Nothing was written. Write them alike in both (Excel takes leading zeros away), or "
                 "allow more with --max-bad-share."
             )
-        told.append(text)
-    return tuple(told)
+        notes.append(text)
+    return tuple(notes)
 
 
 def sums(scenario: Scenario, table: Table, rows: Staged) -> tuple[str, ...]:
-    """What to say of keys that are called as sums are: a line of totals at the end of a report is read as any other."""
+    """Notes on keys that are named like sums: a line of totals at the end of a report is read like any other."""
     if not rows.height or table.rows_at_a_time:
         return ()
-    found = {
+    first_of = {
         column: rows.rows().filter(pl.col(column).str.contains(_SUM)).select(column).first().collect()
         for column in sorted({*table.unique} & {*scenario.key})
     }
     return tuple(
         f"{table.name}: {column} '{one.item()}' looks like a sum of others, and is read as one more. If it is a sum, "
         "remove its rows."
-        for column, one in found.items()
+        for column, one in first_of.items()
         if one.height
     )
 

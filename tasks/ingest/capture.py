@@ -98,43 +98,45 @@ def pending(store: Store, scenario: str, uri: str, again: Collection[str] = ()) 
     name = f"{scenario}/{RECORD}"
     if store.version(name) is None or not files:
         return files
-    listed = pl.DataFrame([asdict(file) for file in files], schema=_FILE)
-    seen = store.scan(name).select(*_FILE, "rule").collect()
+    listing = pl.DataFrame([asdict(file) for file in files], schema=_FILE)
+    records = store.scan(name).select(*_FILE, "rule").collect()
     same_etag = pl.col("rule").is_null() | (pl.col("etag") == pl.col("etag_seen"))
-    known = listed.join(seen.rename({"etag": "etag_seen"}), on=["uri", "size"], how="inner").filter(same_etag)
-    addresses = {*known["uri"]} - {*again}
+    already = listing.join(records.rename({"etag": "etag_seen"}), on=["uri", "size"], how="inner").filter(
+        same_etag
+    )
+    addresses = {*already["uri"]} - {*again}
     return [file for file in files if file.uri not in addresses]
 
 
-def record(store: Store, scenario: str, looked: Sequence[Looked]) -> None:
+def record(store: Store, scenario: str, progress: Sequence[Looked]) -> None:
     """Enter files into the record: to be called when what they hold is committed."""
-    if not looked:
+    if not progress:
         return
-    rows = [{**asdict(one.file), "messages": one.messages, "rule": one.rule} for one in looked]
+    rows = [{**asdict(one.file), "messages": one.messages, "rule": one.rule} for one in progress]
     frame = pl.DataFrame(rows, schema={**_FILE, "messages": pl.Int64, "rule": pl.String})
     frame = frame.with_columns(pl.lit(datetime.now(UTC)).cast(TIME).alias("read_at"))
     store.append(f"{scenario}/{RECORD}", frame, once=f"captures-{digest(rows)}")
 
 
 def read(
-    looked: Looked, columns: Mapping[str, str], at_a_time: int = MESSAGES_AT_A_TIME
+    progress: Looked, columns: Mapping[str, str], at_a_time: int = MESSAGES_AT_A_TIME
 ) -> Iterator[Messages]:
     """The messages of a file, some at a time; sets `messages` and `rule` of `looked` as it goes.
 
     `columns` says which JSON member each column comes from; a message's own fields can be named, too.
     Of a truncated file the messages before the break are read.
     """
-    for messages in _chunks(_messages(looked), at_a_time):
+    for messages in _chunks(_messages(progress), at_a_time):
         plain = _plain(messages, columns)
         if plain is not None:
             yield Messages(plain, _quarantine([]), len(messages))
             continue
         rows, broken = [], []
         for message in messages:
-            found, rule = readings(message, columns)
-            rows += found
+            some, rule = readings(message, columns)
+            rows += some
             if rule:
-                broken.append((looked.file.uri, message.get(SEQUENCE), _as_it_came(message), rule))
+                broken.append((progress.file.uri, message.get(SEQUENCE), _as_it_came(message), rule))
         yield Messages(_frame(rows, columns), _quarantine(broken), len(messages))
 
 
@@ -162,8 +164,8 @@ def _listed(uri: str, suffixes: tuple[str, ...] = (SUFFIX,)) -> Iterator[Capture
         for batch in obstore.list(object_store(folder)):
             for item in batch:
                 address = f"{folder}/{item['path']}"
-                wanted = fnmatch.fnmatch(address, place) if glob else not alone or address == place
-                if wanted and address.endswith(suffixes):
+                is_match = fnmatch.fnmatch(address, place) if glob else not alone or address == place
+                if is_match and address.endswith(suffixes):
                     yield CaptureFile(address, _partition(address), int(item["size"]), str(item["e_tag"]))
     except obstore.exceptions.BaseError as error:
         raise UnreadableError(unlisted(uri, error)) from None
@@ -177,8 +179,8 @@ def _partition(address: str) -> str:
     >>> _partition("az://raw/plant/readings/3/2018/08/28/23/00/05.avro")
     'plant/readings/3'
     """
-    found = _LAYOUT.search(address)
-    return found[1] if found else ""
+    match = _LAYOUT.search(address)
+    return match[1] if match else ""
 
 
 @patiently
@@ -196,27 +198,27 @@ def _start(uri: str) -> bytes:
     return bytes(obstore.get_range(object_store(folder), name, start=0, end=min(size, 1 << 16)))
 
 
-def _messages(looked: Looked) -> Iterator[dict[str, Any]]:
+def _messages(progress: Looked) -> Iterator[dict[str, Any]]:
     """The messages of a file, block by block; sets what is wrong with it in `looked`."""
     from fastavro import block_reader
 
-    content = _content(looked.file.uri)
+    content = _content(progress.file.uri)
     if not content:
-        looked.rule = "file|empty"
+        progress.rule = "file|empty"
         return
-    if looked.file.uri.endswith(LINES):
+    if progress.file.uri.endswith(LINES):
         for line in filter(None, map(bytes.strip, content.splitlines())):
-            looked.messages += 1
+            progress.messages += 1
             yield _message_of(line)
         return
     try:
         for block in block_reader(io.BytesIO(content)):
             for message in block:
-                looked.messages += 1
+                progress.messages += 1
                 yield cast(dict[str, Any], message)
     except Exception as error:
         what = str(error).partition("\n")[0][:200] or type(error).__name__
-        looked.rule = f"file|unreadable after {looked.messages} messages: {what}"
+        progress.rule = f"file|unreadable after {progress.messages} messages: {what}"
 
 
 def _message_of(line: bytes) -> dict[str, Any]:
@@ -254,18 +256,18 @@ def _plain(messages: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) ->
     if set(columns.values()) & {*OWN} or len(set(columns.values())) < len(columns) or _is_odd(messages):
         return None
     try:
-        found = pl.read_ndjson(text, infer_schema_length=None)
+        frame = pl.read_ndjson(text, infer_schema_length=None)
     except pl.exceptions.PolarsError:
         return None
-    if found.height != len(messages) or not set(columns.values()) <= set(found.columns):
+    if frame.height != len(messages) or not set(columns.values()) <= set(frame.columns):
         return None
     for name in set(columns.values()):
-        plain = found[name].dtype in (pl.Int64, pl.Float64) or _is_always_text(name, text, len(messages))
-        if found[name].null_count() or not plain:
+        plain = frame[name].dtype in (pl.Int64, pl.Float64) or _is_always_text(name, text, len(messages))
+        if frame[name].null_count() or not plain:
             return None
-    found = found.select(pl.col(name).alias(column) for column, name in columns.items())
+    frame = frame.select(pl.col(name).alias(column) for column, name in columns.items())
     own = [_column(name, [m.get(name) for m in messages]) for name in (SEQUENCE, OFFSET, ENQUEUED)]
-    return found.with_columns(own)
+    return frame.with_columns(own)
 
 
 def _is_odd(messages: Sequence[Mapping[str, Any]]) -> bool:

@@ -24,12 +24,12 @@ from tasks.storage.tables import with_shard
 
 _STAGED_IN_MEMORY = 1_000_000
 _FEW_MESSAGES = 100
-"""So many bad messages do not stop a capture, whatever share of it they are: a stream must go on."""
+"""Up to this many bad messages never stop a capture, whatever their share: a stream must go on."""
 
 
 @dataclass
 class Checked:
-    """What was read of one source: `good` rows with their shard, `bad` ones in the shape of the quarantine.
+    """What was read from one source: `good` rows with their shard, `bad` ones in the shape of the quarantine.
 
     `read` counts also rows that a later file has superseded. `looked` are the files of a capture.
     """
@@ -61,7 +61,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class Request:
-    """What an ingest is asked for: sources by table, the mapping of their columns, and options, settled ones included."""
+    """What an ingest is to do: sources by table, the mapping of their columns, and options, including settled ones."""
 
     scenario: Scenario
     store: Store
@@ -72,17 +72,17 @@ class Request:
 
 
 def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame], folder: Path) -> Checked:
-    """What was read of the source of a table, or an error where too much of it, or all as a whole, is wrong."""
+    """The checked rows of a table's source. Raises where too many of them, or the source as a whole, are wrong."""
     table = request.scenario.tables[name]
-    found = _check(request, table, folder, {name: frame.collect_schema() for name, frame in stored.items()})
-    _refuse(table, found, request.max_bad_share, known=name in stored)
-    found.alike = alike(request.scenario, table, found.good, stored, request.max_bad_share)
-    found.alike += sums(request.scenario, table, found.good)
-    if table.rows_at_a_time is None and found.good.height:
-        rows = found.good.rows().drop("shard", strict=False).collect()
+    checked = _check(request, table, folder, {name: frame.collect_schema() for name, frame in stored.items()})
+    _refuse(table, checked, request.max_bad_share, known=name in stored)
+    checked.alike = alike(request.scenario, table, checked.good, stored, request.max_bad_share)
+    checked.alike += sums(request.scenario, table, checked.good)
+    if table.rows_at_a_time is None and checked.good.height:
+        rows = checked.good.rows().drop("shard", strict=False).collect()
         table.check(rows, stored)
-        found.alike += table.told(rows, stored)
-    return found
+        checked.alike += table.told(rows, stored)
+    return checked
 
 
 def _check(
@@ -141,7 +141,7 @@ def _empty_words(columns: pl.DataFrame, schemas: Mapping[str, Mapping[str, pl.Da
 
 
 def _as_before(good: pl.DataFrame, types: dict[str, pl.DataType]) -> tuple[pl.DataFrame, list[str]]:
-    """`good` with further columns as they were before, and names of text where there were numbers, which is left out.
+    """`good` with further columns typed as before, and the names of those left out: text where there were numbers.
 
     Numbers become text where there was text. `types` gets those of new columns.
     """
@@ -153,7 +153,7 @@ def _as_before(good: pl.DataFrame, types: dict[str, pl.DataType]) -> tuple[pl.Da
 
 
 def _batches(request: Request, table: Table, checked: Checked, folder: Path) -> Iterator[_Batch]:
-    """The rows at the table's source; of a capture, those of files that were not read before."""
+    """The rows of the table's source; of a capture, only those of files that were not read before."""
     scenario, store, options = request.scenario, request.store, request.options
     source, layout = request.sources[table.name], layout_of(scenario, options.get("layout"))
     mapping = of_table(request.mapping, table.name, scenario.tables)
@@ -168,17 +168,17 @@ def _batches(request: Request, table: Table, checked: Checked, folder: Path) -> 
         files = capture.pending(store, scenario.name, source, again)
         yield from _captured(files, table, {**of_messages(layout, source), **mapping}, checked, again)
         return
-    found = []
-    opened = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
-    opened = [with_mapped(one, mapping, table.needed) for one in opened]
-    checked.columns |= {column for file in opened for column in file.columns}
-    for one, named in laid_out(layout, table, opened, request.sources, mapping, options.get("dates")):
-        plain = with_points(one, table, named, options.get("decimals"))
-        long = as_long(plain, table, named, options.get("dates"), wide=bool(options.get("wide")))
-        found.append(rename(long, named, table.needed, table.aliases))
+    renamed = []
+    raw_sources = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
+    raw_sources = [with_mapped(one, mapping, table.needed) for one in raw_sources]
+    checked.columns |= {column for file in raw_sources for column in file.columns}
+    for one, names_of in laid_out(layout, table, raw_sources, request.sources, mapping, options.get("dates")):
+        plain = with_points(one, table, names_of, options.get("decimals"))
+        long = as_long(plain, table, names_of, options.get("dates"), wide=bool(options.get("wide")))
+        renamed.append(rename(long, names_of, table.needed, table.aliases))
         checked.columns |= {*one.columns}
-        checked.mapped |= renaming(long.columns, named, table.needed, table.aliases)
-    for one in found:
+        checked.mapped |= renaming(long.columns, names_of, table.needed, table.aliases)
+    for one in renamed:
         for rows in one.batches(table.rows_at_a_time):
             yield _Batch(one.name, rows)
 
@@ -190,28 +190,28 @@ def _captured(
     checked: Checked,
     again: Mapping[str, Collection[int | None]],
 ) -> Iterator[_Batch]:
-    """The messages of files; of a file in `again` those with the numbers there, unless one is None."""
+    """The messages of files; of a file in `again`, only those with the numbers listed there, unless one is None."""
     columns = {column: mapping.get(column, column) for column in table.needed}
     checked.mapped |= columns
     checked.columns |= set(columns.values())
     for file in files:
-        looked, numbers = capture.Looked(file), again.get(file.uri, (None,))
-        for messages in capture.read(looked, columns):
+        capture_file, numbers = capture.Looked(file), again.get(file.uri, (None,))
+        for messages in capture.read(capture_file, columns):
             rows, broken = messages.rows.with_row_index(ROW), messages.broken
             if None not in numbers:
                 rows = rows.filter(pl.col(capture.SEQUENCE).cast(pl.Int64).is_in(list(numbers)))
                 broken = broken.filter(pl.col("row_number").is_in(list(numbers)))
             yield _Batch(file.uri, rows, broken, number=capture.SEQUENCE)
-        checked.bad.add(looked.quarantined())
-        checked.read += looked.quarantined().height
-        checked.looked = [*(checked.looked or []), looked]
+        checked.bad.add(capture_file.quarantined())
+        checked.read += capture_file.quarantined().height
+        checked.looked = [*(checked.looked or []), capture_file]
 
 
 def _refuse(table: Table, checked: Checked, max_bad_share: float, *, known: bool) -> None:
-    """Raise `ContractError` where more of the rows are bad than is allowed, or none is good.
+    """Raise `ContractError` where more rows are bad than allowed, or none is good.
 
     Once there is a table, a few bad messages of a capture are always allowed, unless each lacks a member
-    that a column is mapped from: then it is the mapping that is wrong.
+    that a column is mapped from: then the mapping is wrong.
     """
     stream = checked.looked is not None and known
     if checked.read == 0 or not checked.bad.height:
@@ -247,10 +247,10 @@ def refuse_unused(mapping: Mapping[str, str], checked: Mapping[str, Checked]) ->
     for column, source in mapping.items():
         table, dot, _ = column.partition(".")
         of = [checked[table]] if dot and table in checked else checked.values()
-        found = sorted({name for c in of for name in c.columns})
-        if source not in found:
+        available = sorted({name for c in of for name in c.columns})
+        if source not in available:
             raise SourceError(
-                f"--column {column}={source}: no source has a column '{source}'. Found: {', '.join(found)}."
+                f"--column {column}={source}: no source has a column '{source}'. Found: {', '.join(available)}."
             )
 
 
@@ -258,9 +258,9 @@ def refuse_alike(source: str, columns: Sequence[str]) -> None:
     """Raise `SourceError` where names differ only in upper and lower case: a table cannot hold both."""
     first: dict[str, str] = {}
     for column in columns:
-        known = first.setdefault(column.lower(), column)
-        if known != column:
+        other = first.setdefault(column.lower(), column)
+        if other != column:
             raise SourceError(
-                f"{source}: columns '{known}' and '{column}' differ only in upper and lower case. "
-                f"Map one to the other with --column {known}={column}."
+                f"{source}: columns '{other}' and '{column}' differ only in upper and lower case. "
+                f"Map one to the other with --column {other}={column}."
             )

@@ -72,8 +72,8 @@ def encoding_of(head: bytes) -> Encoding:
     try:
         head.decode("utf-8")
     except UnicodeDecodeError as error:
-        cut = len(head) >= HEAD and error.start >= len(head) - 4
-        return "utf-8" if cut else "cp1252"
+        is_partial = len(head) >= HEAD and error.start >= len(head) - 4
+        return "utf-8" if is_partial else "cp1252"
     return "utf-8"
 
 

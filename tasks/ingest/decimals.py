@@ -23,16 +23,16 @@ def with_points(
     types = table.schema.columns()
     own = {old: new for new, old in _own(source, table, mapping).items()}
     numbers = [c for c in source.columns if own.get(c) not in types or types[own[c]].dtype.is_numeric()]
-    written = decimals or text.shown
-    if written == "comma":
+    notation = decimals or text.shown
+    if notation == "comma":
         frame = source.frame.with_columns(pointed(column) for column in numbers if column not in text.pointed)
         return replace(source, frame=frame)
-    unsure = text.named(text.numbers.unsure if written else text.numbers.either)
-    asked = [c for c in numbers if c in unsure and (c in own or table.covariates or table.wide)]
-    if decimals is None and asked:
-        mark, other = (",", "points") if written else (".", "commas")
+    unsure = text.named(text.numbers.unsure if notation else text.numbers.either)
+    ambiguous = [c for c in numbers if c in unsure and (c in own or table.covariates or table.wide)]
+    if decimals is None and ambiguous:
+        mark, other = (",", "points") if notation else (".", "commas")
         raise SourceError(
-            f"{source.name}: {asked[0]} has only numbers such as 1{mark}234, which is 1234 where decimals have {other}. "
+            f"{source.name}: {ambiguous[0]} has only numbers such as 1{mark}234, which is 1234 where decimals have {other}. "
             "Say it with --decimals comma or --decimals point."
         )
     groups = [c for c in numbers if decimals or c in text.named(text.numbers.groups)]

@@ -74,12 +74,12 @@ def dialect_in_words(path: str) -> str:
         return f"JSON{packed}"
     if begins(text, LINE):
         return f"InfluxDB line protocol{packed}"
-    found = dialect_of(text)
-    ends = ", lines end with CR" if found.line_end == "\r" else ""
-    comma = ", decimal comma" if found.pointed else ""
-    before = f", {found.before} lines before the header" if found.before else ""
-    separator = "blanks" if found.blanks else SEPARATORS[found.separator]
-    return f"CSV{packed}, {separator}, {found.encoding}{comma}{ends}{before}"
+    dialect = dialect_of(text)
+    ends = ", lines end with CR" if dialect.line_end == "\r" else ""
+    comma = ", decimal comma" if dialect.pointed else ""
+    before = f", {dialect.before} lines before the header" if dialect.before else ""
+    separator = "blanks" if dialect.blanks else SEPARATORS[dialect.separator]
+    return f"CSV{packed}, {separator}, {dialect.encoding}{comma}{ends}{before}"
 
 
 def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Text | None]:
@@ -106,9 +106,9 @@ def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFra
     tables = sorted(name for name in archive.namelist() if is_table(name))
     names = [name for name in tables if part in (None, name)]
     if not names:
-        wanted = f"'{part}' among them" if part else f"a file that ends in {', '.join(SUFFIXES[:3])} or so"
-        held = f"the tables {', '.join(tables)}" if tables else "no table"
-        raise DialectError(f"this zip holds {held}. Expected {wanted}.")
+        hint = f"'{part}' among them" if part else f"a file that ends in {', '.join(SUFFIXES[:3])} or so"
+        tables_in_zip = f"the tables {', '.join(tables)}" if tables else "no table"
+        raise DialectError(f"this zip holds {tables_in_zip}. Expected {hint}.")
     for name in names:
         member = archive.read(name)
         if not member:

@@ -12,17 +12,17 @@ from tasks.storage.store import Store
 SHARDS = 32
 
 
-def settled(scenario: Scenario, store: Store, wanted: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`shards` and what else the scenario settles: as it is in the store, else as `wanted`, else the default.
+def settled(scenario: Scenario, store: Store, requested: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`shards` and the scenario's other settled options: as in the store, else as `requested`, else the default.
 
-    None is no wish. Raises `StoreError` where something else is wanted than what is settled.
+    None: no preference. Raises `StoreError` where a request differs from what is settled.
     """
     defaults = {"shards": SHARDS, **scenario.settled}
     ingested = any(store.version(Layout(scenario.name).table(name)) is not None for name in scenario.tables)
-    known = (store.get_json(_path(scenario)) or {}) if ingested else {}
-    _check(scenario, store, known, wanted or {})
-    wishes = {name: (wanted or {}).get(name) for name in defaults}
-    return defaults | {name: wish for name, wish in wishes.items() if wish is not None} | known
+    facts = (store.get_json(_path(scenario)) or {}) if ingested else {}
+    _check(scenario, store, facts, requested or {})
+    wishes = {name: (requested or {}).get(name) for name in defaults}
+    return defaults | {name: wish for name, wish in wishes.items() if wish is not None} | facts
 
 
 def settle(scenario: Scenario, store: Store, facts: Mapping[str, Any]) -> None:
@@ -31,14 +31,14 @@ def settle(scenario: Scenario, store: Store, facts: Mapping[str, Any]) -> None:
         _check(scenario, store, store.get_json(_path(scenario)) or {}, facts)
 
 
-def _check(scenario: Scenario, store: Store, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in known.items():
-        asked = wanted.get(name)
-        if asked not in (None, value):
-            shown = f"{value} {name}" if isinstance(value, int) else f"{name} {value}"
+def _check(scenario: Scenario, store: Store, facts: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    for name, value in facts.items():
+        request = requested.get(name)
+        if request not in (None, value):
+            fact = f"{value} {name}" if isinstance(value, int) else f"{name} {value}"
             option = name.replace("_", "-")
             raise StoreError(
-                f"{store.uri}: {scenario.name} was ingested with {shown}; {asked} were asked for. "
+                f"{store.uri}: {scenario.name} was ingested with {fact}; {request} was requested. "
                 f"Leave --{option} out, or ingest into a new --store."
             )
 

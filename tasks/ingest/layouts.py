@@ -18,9 +18,9 @@ def layout_of(scenario: Scenario, name: str | None) -> Layout | None:
     if name is None:
         return None
     if name not in scenario.layouts:
-        known = "\n".join(f"  {one}: {layout.about}." for one, layout in scenario.layouts.items())
+        available = "\n".join(f"  {one}: {layout.about}." for one, layout in scenario.layouts.items())
         raise SourceError(
-            f"--layout {name}: {scenario.name} has no such layout. Expected one of:\n{known or '  none'}\n"
+            f"--layout {name}: {scenario.name} has no such layout. Expected one of:\n{available or '  none'}\n"
             "Without --layout, map columns with --column."
         )
     return scenario.layouts[name]
@@ -29,7 +29,7 @@ def layout_of(scenario: Scenario, name: str | None) -> Layout | None:
 def laid_out(
     layout: Layout | None,
     table: Table,
-    found: Sequence[Source],
+    sources_read: Sequence[Source],
     sources: Mapping[str, str],
     mapping: Mapping[str, str],
     dates: DateOrder | None,
@@ -39,11 +39,11 @@ def laid_out(
     `sources` are those of the ingest, by table. Without a layout, the files as they are.
     """
     if layout is None:
-        return [(one, mapping) for one in found]
+        return [(one, mapping) for one in sources_read]
     if layout.arrange is None:
-        return [_filled(layout, table, one, mapping) for one in found]
-    asked = Asked(table.name, {name: stem_of(uri) for name, uri in sources.items()}, mapping, dates)
-    parts = layout.arrange([Part(one.name, one.frame) for one in found], asked)
+        return [_filled(layout, table, one, mapping) for one in sources_read]
+    request = Asked(table.name, {name: stem_of(uri) for name, uri in sources.items()}, mapping, dates)
+    parts = layout.arrange([Part(one.name, one.frame) for one in sources_read], request)
     return [_filled(layout, table, Source(part.name, part.frame), mapping) for part in parts]
 
 

@@ -29,7 +29,7 @@ def readings(
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The readings in a message's body, by column; with the rule that the message breaks where it holds none.
 
-    A message of which one reading is none is broken as a whole.
+    A message is broken as a whole where one of its readings is none.
     """
     body = message.get("Body")
     if not body:
@@ -43,21 +43,21 @@ def readings(
     if value is None and isinstance(body, bytes) and body.startswith(_GZIP):
         return [], "body|too long"
     own = {name: message.get(name) for name in OWN}
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     for reading in value if isinstance(value, list) else [value]:
         if not isinstance(reading, dict):
             return [], "body|object"
         some, rule = _of_object(reading, _around(message), columns)
         if rule:
             return [], rule
-        found += [one | own for one in some]
-        if len(found) > _MOST_READINGS:
+        result += [one | own for one in some]
+        if len(result) > _MOST_READINGS:
             return [], f"body|more than {_MOST_READINGS} readings"
-    return found, None if found else "body|empty"
+    return result, None if result else "body|empty"
 
 
 def _value(body: Any) -> Any:
-    """What JSON stands in a body; None where it is too long."""
+    """The JSON value of a body; None where it is too long."""
     if isinstance(body, str):
         try:
             body = base64.b64decode(body, validate=True)
@@ -77,7 +77,7 @@ def _value(body: Any) -> Any:
 
 
 def _first_of_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of which a member that is given twice has its first value."""
+    """An object; a member that occurs twice has its first value."""
     return dict(reversed(members))
 
 
@@ -111,24 +111,24 @@ def _of_object(
     mapped = {*columns.values()}
     others = [one for name, one in reading.items() if name not in mapped]
     spread = bool(tag and value) and _is_spread(members, tag, value, others)
-    found: dict[str, Any] = {}
+    by_column: dict[str, Any] = {}
     for column, name in columns.items():
         if spread and column in ("tag", "value"):
             continue
-        known = name in members or "." in name
-        one = _member(members, name) if known else None
-        if not known and spread:
-            known, one = _stated_by_the_hub(column, around)
-        if not known or (one is None and "." in name and name not in members):
+        has_member = name in members or "." in name
+        one = _member(members, name) if has_member else None
+        if not has_member and spread:
+            has_member, one = _stated_by_the_hub(column, around)
+        if not has_member or (one is None and "." in name and name not in members):
             return [], f"body|lacks {name}"
-        found[column] = one
+        by_column[column] = one
     if not spread:
-        return [found], None
-    used = {name for column, name in columns.items() if column not in ("tag", "value")}
-    inside: Any = {name: one for name, one in reading.items() if name not in used}
+        return [by_column], None
+    names = {name for column, name in columns.items() if column not in ("tag", "value")}
+    inside: Any = {name: one for name, one in reading.items() if name not in names}
     if tag in reading:
         inside = reading[tag] if isinstance(reading[tag], Mapping | list) else {tag: reading[tag]}
-    spread_out = [found | {"tag": name, "value": one} for name, one in _numbers(inside, "")]
+    spread_out = [by_column | {"tag": name, "value": one} for name, one in _numbers(inside, "")]
     return spread_out, None if spread_out else f"body|lacks {value}"
 
 
@@ -141,18 +141,18 @@ def _is_spread(members: Mapping[str, Any], tag: str, value: str, others: Iterabl
         return True
     if tag in members:
         return isinstance(members[tag], Mapping | list) and value not in members
-    named = any(isinstance(one, str) and not one[:1].isdigit() for one in others)
-    return value not in members and tag == "tag" and value == "value" and not named
+    has_name = any(isinstance(one, str) and not one[:1].isdigit() for one in others)
+    return value not in members and tag == "tag" and value == "value" and not has_name
 
 
 def _member(members: Mapping[str, Any], name: str) -> Any:
     """A member by its name, or by the names of those that it is in: `outer.inner`."""
     if name in members:
         return members[name]
-    found: Any = members
+    value_inside: Any = members
     for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        value_inside = value_inside.get(part) if isinstance(value_inside, Mapping) else None
+    return value_inside
 
 
 def _stated_by_the_hub(column: str, around: Mapping[str, Any]) -> tuple[bool, Any]:

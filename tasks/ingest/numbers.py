@@ -23,10 +23,10 @@ def signs_of(columns: pl.DataFrame) -> dict[int, str]:
     sign = text.str.extract(f"({_SIGN})")
     alone = where(columns, (sign.drop_nulls().n_unique() == 1) & (sign.null_count() == text.null_count()))
     first = columns[:, [*alone]].select(sign.drop_nulls().first())
-    found = dict(zip(alone, first.row(0) if alone else (), strict=True))
+    signs = dict(zip(alone, first.row(0) if alone else (), strict=True))
     number = f"{_PLAIN}|{_DECIMAL_COMMA}|{_WHOLE}|{_GROUPED}|^$"
     return {
-        i: s for i, s in found.items() if where(columns[:, [i]], _all(_signed(without(s, pl.all())), number))
+        i: s for i, s in signs.items() if where(columns[:, [i]], _all(_signed(without(s, pl.all())), number))
     }
 
 

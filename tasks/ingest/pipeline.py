@@ -28,14 +28,14 @@ _PREVIEWED = 5
 class Ingested:
     """What became of one source: rows read = accepted + quarantined + superseded + merged.
 
-    Rows are merged with others of the same file that have the same unique columns: they are the same in all
-    columns, or it was said what becomes of them. `alike` tells of keys that look like others.
+    Rows are merged with others of the same file that have the same unique columns: they are equal in all
+    columns, or an option says what becomes of them. `alike` names keys that look like others.
 
     A row is superseded where a later file of the same source has another one for the same unique
     columns. `changed` rows of the table are new or have other values than before; `repeated` of the
     accepted rows changed nothing, since the table had them. `removed` rows of the table were corrected under another
-    time or key, or are not in a file that is all there is. `files` of a capture were read.
-    With the option `again`, messages in quarantine are, too; `released` rows left it, since their messages are well now.
+    time or key, or are missing from a file that holds everything. `files` of a capture were read.
+    With the option `again`, messages in quarantine are, too; `released` rows left it, since their messages are valid now.
     """
 
     table: str
@@ -75,30 +75,30 @@ def ingest(
     rows do to those that are stored is the table's business, see `models.scenario.Table.fold`.
     """
     facts = settled(scenario, store, {**(options or {}), "shards": shards})
-    chosen = {**(options or {}), **facts}
-    layout_of(scenario, chosen.get("layout"))
-    if chosen.get("query") and sum(is_sql(uri) and "#" not in uri for uri in sources.values()) != 1:
+    settings = {**(options or {}), **facts}
+    layout_of(scenario, settings.get("layout"))
+    if settings.get("query") and sum(is_sql(uri) and "#" not in uri for uri in sources.values()) != 1:
         raise SourceError(
             "--query is what to select from one SQL database. Expected one source such as postgresql://HOST/DATABASE "
             "without #TABLE; name a table in the others, or leave --query out."
         )
-    request = Request(scenario, store, sources, mapping, chosen, max_bad_share)
+    request = Request(scenario, store, sources, mapping, settings, max_bad_share)
     stored = _stored(scenario, store)
     with scratch("ingest") as folder:
         checked = {}
         for name, source in sources.items():
-            found = check_table(request, name, stored, folder / name)
-            if found.good.height:
-                stored[name] = concat_lazy([*([stored[name]] if name in stored else []), found.good.rows()])
+            intake = check_table(request, name, stored, folder / name)
+            if intake.good.height:
+                stored[name] = concat_lazy([*([stored[name]] if name in stored else []), intake.good.rows()])
                 if scenario.tables[name].rows_at_a_time is None:
                     refuse_alike(source, stored[name].collect_schema().names())
-            checked[name] = found
+            checked[name] = intake
         refuse_unused(mapping, checked)
-        if chosen.get("dry_run"):
-            return [_previewed(request, name, found) for name, found in checked.items()]
+        if settings.get("dry_run"):
+            return [_previewed(request, name, intake) for name, intake in checked.items()]
         store.check_writable()
         settle(scenario, store, facts)
-        return [_write(request, name, found, folder / name) for name, found in checked.items()]
+        return [_write(request, name, intake, folder / name) for name, intake in checked.items()]
 
 
 def read_checked(
@@ -115,9 +115,9 @@ def read_checked(
     Nothing is written. Rows that break the contract are left out and counted in a note, as far as `max_bad_share`
     allows any.
     """
-    chosen = {**options, **settled(scenario, store, {**options, "shards": None})}
+    settings = {**options, **settled(scenario, store, {**options, "shards": None})}
     with scratch("read") as folder:
-        request = Request(scenario, store, {name: source}, mapping, chosen, max_bad_share)
+        request = Request(scenario, store, {name: source}, mapping, settings, max_bad_share)
         checked = check_table(request, name, _stored(scenario, store), folder / name)
         refuse_unused(mapping, {name: checked})
         rules = by_rule(checked.bad.rows().collect())
@@ -131,13 +131,13 @@ def read_checked(
 
 
 def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
-    """The input tables that there are already."""
+    """The input tables that exist already."""
     paths = {name: f"{scenario.name}/{name}" for name in scenario.tables}
     return {name: store.scan(path) for name, path in paths.items() if store.version(path) is not None}
 
 
 def _previewed(request: Request, name: str, checked: Checked) -> Ingested:
-    """What would become of a source, with some rows as they would be stored and some that would not."""
+    """What an ingest of a source would do, with some rows as they would be stored and some for quarantine."""
     store, options, source = request.store, request.options, request.sources[name]
     table, path, removed = request.scenario.tables[name], f"{request.scenario.name}/{name}", 0
     layout, whole = options.get("layout"), bool(options.get("replace"))
@@ -145,12 +145,12 @@ def _previewed(request: Request, name: str, checked: Checked) -> Ingested:
         removed = obsolete(table, store.scan(path), checked.good.rows(), whole=whole).height
     bad = checked.bad.rows().collect()
     rows = checked.good.rows().head(_PREVIEWED * 100).collect() if checked.good.height else pl.DataFrame()
-    stored = table.fold(None, rows).new.head(_PREVIEWED) if rows.height else rows
+    sample = table.fold(None, rows).new.head(_PREVIEWED) if rows.height else rows
     preview = {
         "dialect": _dialect(source, checked),
         "layout": layout,
         "columns": checked.mapped,
-        "rows": stored.drop("shard", strict=False).to_dicts(),
+        "rows": sample.drop("shard", strict=False).to_dicts(),
         "quarantine": bad.head(_PREVIEWED).to_dicts(),
     }
     return replace(
@@ -192,10 +192,10 @@ def _write(request: Request, name: str, checked: Checked, folder: Path) -> Inges
     quarantine(scenario, store, table, bad)
     changed = repeated = superseded = removed = released = 0
     if checked.good.height or (checked.read == 0 and table.may_be_empty):
-        brought = upsert(store, path, table, checked.good.rows(), folder, whole=whole)
-        removed = brought.removed
-        changed, repeated, superseded = brought.changed, brought.repeated, brought.superseded
-        late = as_bad(brought.refused, source, None)
+        merge = upsert(store, path, table, checked.good.rows(), folder, whole=whole)
+        removed = merge.removed
+        changed, repeated, superseded = merge.changed, merge.repeated, merge.superseded
+        late = as_bad(merge.refused, source, None)
         quarantine(scenario, store, table, late)
         bad = pl.concat([bad, late])
     accepted = checked.good.height - superseded - (bad.height - checked.bad.height)
@@ -203,8 +203,8 @@ def _write(request: Request, name: str, checked: Checked, folder: Path) -> Inges
         capture.record(store, scenario.name, checked.looked)
         if options.get("again"):
             released = release(scenario, store, table, [one.file.uri for one in checked.looked], bad)
-    found = _ingested(name, source, checked, bad, accepted)
+    result = _ingested(name, source, checked, bad, accepted)
     version = store.version(path)
     return replace(
-        found, changed=changed, repeated=repeated, version=version, removed=removed, released=released
+        result, changed=changed, repeated=repeated, version=version, removed=removed, released=released
     )

@@ -21,8 +21,8 @@ def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame
     rows = bad.with_columns(pl.lit(table.name).alias("table"))
     if (before := store.find(path)) is not None:
         sources = bad["source"].unique().implode()
-        known = before.filter(pl.col("source").is_in(sources)).select(rows.columns).collect()
-        rows = rows.join(known, on=rows.columns, how="anti", nulls_equal=True)
+        previous = before.filter(pl.col("source").is_in(sources)).select(rows.columns).collect()
+        rows = rows.join(previous, on=rows.columns, how="anti", nulls_equal=True)
     if rows.is_empty():
         return
     rows = rows.with_columns(pl.lit(datetime.now(UTC)).alias("ingested_at"))

@@ -68,12 +68,12 @@ def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
     """
     mapping = {}
     for pair in pairs:
-        column, separator, found = pair.partition("=")
-        if not (separator and column and found.removeprefix("=")):
+        column, separator, name = pair.partition("=")
+        if not (separator and column and name.removeprefix("=")):
             raise SourceError(
                 f"--column {pair}: expected TABLE_COLUMN=SOURCE_COLUMN, for example --column week=date."
             )
-        mapping[column] = found
+        mapping[column] = name
     return mapping
 
 
@@ -94,20 +94,20 @@ def with_mapped(source: Source, mapping: Mapping[str, str], needed: Sequence[str
     `--column store==main` maps `store` to the column `=main`, which holds `main` in every row; `--column time=Date+Time`
     maps `time` to the column `Date+Time`, which holds both with a blank between them, nothing where one is missing.
     """
-    found, made = source.columns, {}
-    for name in (name for column, name in mapping.items() if column in needed and name not in found):
+    available, additions = source.columns, {}
+    for name in (name for column, name in mapping.items() if column in needed and name not in available):
         parts = name.split("+")
         if name.startswith("="):
-            made[name] = pl.lit(name[1:])
-        elif len(parts) > 1 and {*parts} <= {*found}:
-            made[name] = pl.concat_str([pl.col(part).cast(pl.String) for part in parts], separator=" ")
-    return replace(source, frame=source.frame.with_columns(**made)) if made else source
+            additions[name] = pl.lit(name[1:])
+        elif len(parts) > 1 and {*parts} <= {*available}:
+            additions[name] = pl.concat_str([pl.col(part).cast(pl.String) for part in parts], separator=" ")
+    return replace(source, frame=source.frame.with_columns(**additions)) if additions else source
 
 
 def read(uri: str) -> Iterator[Source]:
     """The sources at `uri`, in the order of their names, so that a later file comes later.
 
-    A sheet of an Excel file is named behind it, `sales.xlsx#Sheet 1`, a member of a zip likewise, `all.zip#sales.csv`.
+    A sheet of an Excel file is given after its name, `sales.xlsx#Sheet 1`; so is a member of a zip, `all.zip#sales.csv`.
 
     CSV columns are read as text: types are the contract's business, so that nothing is lost on the
     way. Raises `SourceError` where nothing is there, and for a file that cannot be read.
@@ -163,52 +163,54 @@ def rename(
     """`source` with the table's column names. Raises `SourceError` where a needed column is missing.
 
     A mapping applies where its source column exists, so that one mapping serves several files;
-    `aliases` do for a column that neither the source nor the mapping has; else one whose name differs
-    only in case, blanks, hyphens and underscores does, where there is one such.
+    `aliases` stand in for a column that neither the source nor the mapping has; failing that, the only
+    column whose name differs just in case, blanks, hyphens and underscores.
     """
-    found = source.columns
-    applied = renaming(found, mapping, needed, aliases)
-    taken = {old: [new for new, name in applied.items() if name == old] for old in applied.values()}
-    lacking = [c for c in needed if c not in applied and (c not in found or c in taken)]
+    columns_present = source.columns
+    applied = renaming(columns_present, mapping, needed, aliases)
+    uses = {old: [new for new, name in applied.items() if name == old] for old in applied.values()}
+    lacking = [c for c in needed if c not in applied and (c not in columns_present or c in uses)]
     if lacking:
         archive, _, member = source.name.partition(".zip/")
         of_zip = f"\nOf a zip with other tables, name the one: {archive}.zip#{member}." if member else ""
-        raise SourceError(f"{source.name}: {_missing(lacking, mapping, found, needed)}{of_zip}")
-    kept = [name for name in found if name in taken or name not in applied]
-    columns = [pl.col(name).alias(new) for name in kept for new in taken.get(name, [name])]
+        raise SourceError(f"{source.name}: {_missing(lacking, mapping, columns_present, needed)}{of_zip}")
+    names = [name for name in columns_present if name in uses or name not in applied]
+    columns = [pl.col(name).alias(new) for name in names for new in uses.get(name, [name])]
     return Source(source.name, source.frame.select(columns))
 
 
 def _missing(
-    lacking: Sequence[str], mapping: Mapping[str, str], found: Sequence[str], needed: Sequence[str]
+    lacking: Sequence[str], mapping: Mapping[str, str], columns: Sequence[str], needed: Sequence[str]
 ) -> str:
-    told = [f"'{c}'" + (f" (mapped from '{mapping[c]}')" if c in mapping else "") for c in lacking]
-    are = f"column {told[0]} is" if len(told) == 1 else f"columns {', '.join(told[:-1])} and {told[-1]} are"
-    others = [name for name in found if name not in needed]
+    texts = [f"'{c}'" + (f" (mapped from '{mapping[c]}')" if c in mapping else "") for c in lacking]
+    are = (
+        f"column {texts[0]} is" if len(texts) == 1 else f"columns {', '.join(texts[:-1])} and {texts[-1]} are"
+    )
+    others = [name for name in columns if name not in needed]
     likely = others[0] if len(others) == len(lacking) == 1 else "NAME_IN_THE_FILE"
     mapped = " ".join(f"--column {c}={likely}" for c in lacking)
-    ways = [f"map {'it' if len(told) == 1 else 'them'} with {mapped}"] if others else []
+    ways = [f"map {'it' if len(texts) == 1 else 'them'} with {mapped}"] if others else []
     if likely == "NAME_IN_THE_FILE":
         ways.append(f"give all rows one value with --column {lacking[0]}==VALUE")
     way = ", or ".join(ways)
-    return f"{are} missing. Found: {', '.join(found)}.\n{way[0].upper()}{way[1:]}."
+    return f"{are} missing. Found: {', '.join(columns)}.\n{way[0].upper()}{way[1:]}."
 
 
 def renaming(
-    found: Sequence[str], mapping: Mapping[str, str], needed: Sequence[str], aliases: Mapping[str, str]
+    columns: Sequence[str], mapping: Mapping[str, str], needed: Sequence[str], aliases: Mapping[str, str]
 ) -> dict[str, str]:
     """Which of a source's columns each of the table's is, see `rename`; without those of the same name."""
-    applied = {new: old for new, old in mapping.items() if old in found}
-    named = {*found, *applied}
-    applied |= {new: old for new, old in aliases.items() if new not in named and old in found}
-    missing = [c for c in needed if c not in {*found, *applied}]
-    return applied | _alike(found, missing, {*applied.values()})
+    applied = {new: old for new, old in mapping.items() if old in columns}
+    names = {*columns, *applied}
+    applied |= {new: old for new, old in aliases.items() if new not in names and old in columns}
+    missing = [c for c in needed if c not in {*columns, *applied}]
+    return applied | _alike(columns, missing, {*applied.values()})
 
 
-def _alike(found: Sequence[str], missing: Sequence[str], taken: Collection[str]) -> dict[str, str]:
+def _alike(columns: Sequence[str], missing: Sequence[str], in_use: Collection[str]) -> dict[str, str]:
     """Columns of a source that stand for missing ones, since their names differ only in how they are written."""
-    plain = {name: re.sub(r"[\s_-]", "", name).casefold() for name in (*found, *missing)}
-    alike = {c: [n for n in found if n not in taken and plain[n] == plain[c]] for c in missing}
+    plain = {name: re.sub(r"[\s_-]", "", name).casefold() for name in (*columns, *missing)}
+    alike = {c: [n for n in columns if n not in in_use and plain[n] == plain[c]] for c in missing}
     return {column: names[0] for column, names in alike.items() if len(names) == 1}
 
 
@@ -249,7 +251,7 @@ def _name(path: str, uri: str) -> str:
 
 
 def _with_part(uri: str) -> tuple[str, str | None]:
-    """A place and the sheet or member of a zip that is named behind it.
+    """A place and the sheet or member of a zip whose name follows it.
 
     >>> _with_part("az://raw/sales.xlsx#Sheet 1"), _with_part("a#b.xlsx")
     (('az://raw/sales.xlsx', 'Sheet 1'), ('a#b.xlsx', None))
@@ -270,13 +272,13 @@ def _is_glob(uri: str) -> bool:
 
 def _files(uri: str) -> list[str]:
     """The files at a path, folder or glob; raises `SourceError` where there is none."""
-    found = _remote_files(uri) if is_remote(uri) else _local_files(uri)
-    if not found:
+    files = _remote_files(uri) if is_remote(uri) else _local_files(uri)
+    if not files:
         raise SourceError(
             f"{uri}: no such file, and no folder or glob with files that end in {', '.join(SUFFIXES)}. "
             "Check the path; relative ones begin at the working directory."
         )
-    return found
+    return files
 
 
 def _local_files(uri: str) -> list[str]:

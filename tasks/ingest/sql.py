@@ -57,21 +57,21 @@ def read_sql(uri: str, query: str | None, folder: Path) -> Source:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         url = sa.make_url(address)
-        asked = query or _select_all(url, unquote(table))
+        statement = query or _select_all(url, unquote(table))
         batches = _of_postgresql if _POSTGRESQL.match(uri) else _of_others
-        frames = [_kept(rows, folder / f"{n}.parquet") for n, rows in enumerate(batches(url, asked))]
+        frames = [_kept(rows, folder / f"{n}.parquet") for n, rows in enumerate(batches(url, statement))]
     except ModuleNotFoundError as error:
         raise SourceError(
             f"{address}: the package '{error.name}' is missing. Install it beside Almanac (for SQL Server: "
             "pip install pyodbc, and Microsoft's ODBC driver)."
         ) from None
     except (sa.exc.SQLAlchemyError, _adbc_error(), OSError) as error:
-        told = " ".join(str(getattr(error, "orig", None) or error).split())[:400]
+        message = " ".join(str(getattr(error, "orig", None) or error).split())[:400]
         raise UnreadableError(
-            f"{address}: {told}\nExpected a database that answers, and a query or table that it knows: {asked[:200]}"
+            f"{address}: {message}\nExpected a database that answers, and a query or table that it knows: {statement[:200]}"
         ) from None
     if not frames:
-        raise SourceError(f"{uri}: the query has no rows. Expected at least one: {asked[:200]}")
+        raise SourceError(f"{uri}: the query has no rows. Expected at least one: {statement[:200]}")
     return Source(uri, pl.concat(frames, how="vertical_relaxed"))
 
 
@@ -83,10 +83,10 @@ def _kept(rows: pl.DataFrame, path: Path) -> pl.LazyFrame:
 def _select_all(url: "sa.URL", table: str) -> str:
     import sqlalchemy as sa
 
-    found = _TABLE.fullmatch(table)
-    if not found:
+    match = _TABLE.fullmatch(table)
+    if not match:
         raise SourceError(f"#{table} is not the name of a table. Expected #TABLE or #SCHEMA.TABLE.")
-    schema, name = (found[1], found[2]) if found[2] else (None, found[1])
+    schema, name = (match[1], match[2]) if match[2] else (None, match[1])
     quoted = url.get_dialect()().identifier_preparer.format_table(sa.table(name, schema=schema))
     return f"select * from {quoted}"  # noqa: S608
 

@@ -75,8 +75,8 @@ def _range(log: pl.DataFrame, rows: pl.LazyFrame, table: Table) -> tuple[date | 
 def _written(store: Store, path: str, version: int) -> datetime:
     """When rows were last brought into a table."""
     commits = store.table(path, version).history(_COMMITS)
-    brought = next((commit for commit in commits if "changed" in commit), commits[0])
-    return datetime.fromtimestamp(brought["timestamp"] / 1000, UTC)
+    last_commit = next((commit for commit in commits if "changed" in commit), commits[0])
+    return datetime.fromtimestamp(last_commit["timestamp"] / 1000, UTC)
 
 
 def freshness(
@@ -119,15 +119,15 @@ def quarantined(store: Store, scenario: str) -> list[dict[str, Any]]:
     )
     return [
         {
-            "table": f"{scenario}/{found['table']}",
-            **{name: found[name] for name in ("rule", "rows", "sources", "last")},
-            "example": _shortened(found),
+            "table": f"{scenario}/{row['table']}",
+            **{name: row[name] for name in ("rule", "rows", "sources", "last")},
+            "example": _shortened(row),
         }
-        for found in by_rule.collect(engine="streaming").iter_rows(named=True)
+        for row in by_rule.collect(engine="streaming").iter_rows(named=True)
     ]
 
 
-def _shortened(found: dict[str, Any]) -> str:
-    number = "" if found["row_number"] is None else f", row {found['row_number']}"
-    text = f"{found['source']}{number}: {found['row']}"
+def _shortened(example: dict[str, Any]) -> str:
+    number = "" if example["row_number"] is None else f", row {example['row_number']}"
+    text = f"{example['source']}{number}: {example['row']}"
     return text if len(text) <= _EXAMPLE else f"{text[: _EXAMPLE - 1]}…"

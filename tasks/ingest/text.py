@@ -153,14 +153,14 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
 def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
     """Without empty rows, headers that come again and columns that have no name; names without blanks at their ends,
     numbers without a currency, decimal points for commas."""
-    found = frame.collect_schema().names()
-    blank = {name for name, stated in zip(found, text.names, strict=False) if not stated.strip()}
-    index = {found[0]} if found and found[0].startswith("Unnamed: 0") else set()
-    kept = [name for name in found if name not in blank | index]
-    frame = frame.select(kept)
-    if len(kept) > 1 or text.annotated:
-        frame = frame.filter(~pl.all_horizontal(pl.col(name).eq_missing(name) for name in kept))
-    frame = frame.rename({name: name.strip() for name in kept if name != name.strip()})
+    names = frame.collect_schema().names()
+    blank = {name for name, stated in zip(names, text.names, strict=False) if not stated.strip()}
+    index = {names[0]} if names and names[0].startswith("Unnamed: 0") else set()
+    columns = [name for name in names if name not in blank | index]
+    frame = frame.select(columns)
+    if len(columns) > 1 or text.annotated:
+        frame = frame.filter(~pl.all_horizontal(pl.col(name).eq_missing(name) for name in columns))
+    frame = frame.rename({name: name.strip() for name in columns if name != name.strip()})
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     wrapped = [name for name in frame.collect_schema() if name in text.named(text.wrapped)]
     frame = frame.with_columns(pl.col(wrapped).str.replace(_WRAPPED, "${1}${2}"))

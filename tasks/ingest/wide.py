@@ -27,24 +27,24 @@ def as_long(
     names, values = table.wide
     is_dated = table.schema.columns()[names].dtype == pl.Date
     applied = renaming(source.columns, mapping, table.needed, table.aliases)
-    used = {*applied.values(), *table.needed}
+    table_columns = {*applied.values(), *table.needed}
     if {names, values} & {*applied, *source.columns}:
         return source
-    spread = [column for column in source.columns if column not in used]
+    value_columns = [column for column in source.columns if column not in table_columns]
     if is_dated:
-        spread = _dates(spread, order)
+        value_columns = _dates(value_columns, order)
     lacking = [c for c in table.needed if c not in (names, values) and c not in {*applied, *source.columns}]
     by_file = [] if is_dated else [*table.shard_by]
-    if len(spread) < _FEWEST or not {*lacking} <= {*by_file}:
+    if len(value_columns) < _FEWEST or not {*lacking} <= {*by_file}:
         return source
     what = names if is_dated else "sensor"
     if not wide:
         raise SourceError(
-            f"{source.name}: this has a column per {what} ({', '.join(spread[:3])}, ...). Expected a row for each, "
+            f"{source.name}: this has a column per {what} ({', '.join(value_columns[:3])}, ...). Expected a row for each, "
             f"with columns {', '.join(table.needed)}. Read it as it is with --wide."
         )
-    kept = [column for column in source.columns if column not in spread]
-    frame = source.frame.unpivot(spread, index=kept, variable_name=names, value_name=values)
+    index_columns = [column for column in source.columns if column not in value_columns]
+    frame = source.frame.unpivot(value_columns, index=index_columns, variable_name=names, value_name=values)
     frame = frame.filter(pl.col(values).is_not_null())
     if lacking:
         frame = frame.with_columns(pl.lit(_stem(source.name)).alias(column) for column in lacking)
@@ -55,10 +55,10 @@ def _dates(columns: Sequence[str], order: DateOrder | None) -> list[str]:
     if not columns:
         return []
     try:
-        found = days(pl.Series("the columns' names", columns), order)
+        parsed_days = days(pl.Series("the columns' names", columns), order)
     except ContractError as error:
         raise SourceError(str(error)) from None
-    return [column for column, day in zip(columns, found, strict=True) if day is not None]
+    return [column for column, day in zip(columns, parsed_days, strict=True) if day is not None]
 
 
 def _stem(name: str) -> str:

@@ -20,7 +20,7 @@ from tasks.training.fit import EVALUATIONS
 
 JUDGED = "judged"
 _GROUPS = 32
-"""Tasks of a run, at most: a task costs some tenths of a second, whatever it does."""
+"""Most tasks of a run: each costs some tenths of a second, whatever it does."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Judging:
-    """What a run is to judge, in groups of one task each; `settled` need not be looked at again.
+    """What a run judges, in groups of one task each; `settled` need not be looked at again.
 
-    `left` so many more are due, and left for the next run.
+    `left`: how many more are due and wait for the next run.
     """
 
     run: Run
@@ -57,14 +57,14 @@ def resolve_outcomes(
     until: AsOf | None,
     at_most: int,
     hint: str = "",
-    given: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Judging:
-    """What there is to judge: all that was published from `since` to `until`, or what is due where neither is given.
+    """What to judge: everything published from `since` to `until`, or what is due where neither is given.
 
-    Due is an `as_of` that was never judged or was published anew since; one with pending rows when its
-    tables have changed or time has passed; and one whose outcomes may have been restated. Of those at
-    most `at_most`, least recently judged first. `given` options stand before those of
-    the bundle in the measures. Raises `RunError` where nothing was published.
+    An `as_of` is due if it was never judged or has been published anew since; if it has pending rows and its
+    tables have changed or time has passed; or if its outcomes may have been restated. At most `at_most` of
+    them are judged, the least recently judged first. In the measures, `overrides` take precedence over the
+    options of the bundle. Raises `RunError` where nothing was published.
     """
     if not isinstance(scenario, HasGroundTruth):
         raise RunError(
@@ -73,27 +73,27 @@ def resolve_outcomes(
         )
     versions = input_versions(scenario, store)
     newest = scenario.resolve_as_of(scans(scenario, store, versions), None, datetime.now(UTC))
-    table, published = _published(scenario, store)
-    within = [target for target in published if _within(target.as_of, since, until)]
+    table, targets = _published(scenario, store)
+    within = [target for target in targets if _within(target.as_of, since, until)]
     if not within:
-        raise RunError(_nothing(scenario, store, published, since, until) + hint)
-    known = _verdicts(store, scenario.name)
-    touched = _Touched(store, scenario, scenario.outcomes, versions, newest, known)
-    due = [target for target in published if touched(target, known.get(target.as_of))]
-    settled = tuple(target.as_of for target in published if target not in due)
-    chosen = within
+        raise RunError(_nothing(scenario, store, targets, since, until) + hint)
+    verdicts = _verdicts(store, scenario.name)
+    touched = _Touched(store, scenario, scenario.outcomes, versions, newest, verdicts)
+    due = [target for target in targets if touched(target, verdicts.get(target.as_of))]
+    settled = tuple(target.as_of for target in targets if target not in due)
+    selection = within
     if since is None and until is None:
-        chosen = sorted(due, key=lambda t: (_last(known.get(t.as_of)), t.as_of))[:at_most]
-    chosen = sorted(chosen, key=lambda target: target.as_of)
+        selection = sorted(due, key=lambda t: (_last(verdicts.get(t.as_of)), t.as_of))[:at_most]
+    selection = sorted(selection, key=lambda target: target.as_of)
     options: dict[str, Any] = {
         "published": {table: store.version(Layout(scenario.name).table(table))},
-        "judged": [[target.as_of.isoformat(), target.run_id] for target in chosen],
-        **({"given": dict(given)} if given else {}),
+        "judged": [[target.as_of.isoformat(), target.run_id] for target in selection],
+        **({"given": dict(overrides)} if overrides else {}),
     }
     run = Run(scenario.name, "evaluate", store, newest, versions, options, EVALUATIONS)
-    size = -(-len(chosen) // _GROUPS) or 1
-    groups = tuple(tuple(chosen[start : start + size]) for start in range(0, len(chosen), size))
-    return Judging(run, groups, settled, len({t.as_of for t in due} - {t.as_of for t in chosen}))
+    size = -(-len(selection) // _GROUPS) or 1
+    groups = tuple(tuple(selection[start : start + size]) for start in range(0, len(selection), size))
+    return Judging(run, groups, settled, len({t.as_of for t in due} - {t.as_of for t in selection}))
 
 
 def judged_so_far(store: Store, scenario: str) -> pl.DataFrame | None:
@@ -111,62 +111,66 @@ def _published(scenario: Scenario, store: Store) -> tuple[str, list[Target]]:
         return table, []
     there = {as_of.isoformat(): as_of for as_of in store.as_ofs(path)}
     runs = entries.filter(scenario=scenario.name).sort("ended").unique("as_of", keep="last").collect()
-    found = [
+    targets = [
         Target(there[row["as_of"]], row["run_id"], row["bundle"])
         for row in runs.iter_rows(named=True)
         if row["as_of"] in there
     ]
-    return table, sorted(found, key=lambda target: target.as_of)
+    return table, sorted(targets, key=lambda target: target.as_of)
 
 
 def _verdicts(store: Store, scenario: str) -> dict[AsOf, dict[str, Any]]:
-    found = judged_so_far(store, scenario)
-    return {} if found is None else {row["as_of"]: row for row in found.iter_rows(named=True)}
+    rows = judged_so_far(store, scenario)
+    return {} if rows is None else {row["as_of"]: row for row in rows.iter_rows(named=True)}
 
 
-def _last(known: Mapping[str, Any] | None) -> datetime:
-    return datetime.min.replace(tzinfo=UTC) if known is None else known["at"]
+def _last(verdict: Mapping[str, Any] | None) -> datetime:
+    return datetime.min.replace(tzinfo=UTC) if verdict is None else verdict["at"]
 
 
 class _Touched:
-    """Whether a published `as_of` is due; what commits of the tables changed is looked up once."""
+    """Whether a published `as_of` is due; what the commits of a table changed is looked up once."""
 
     def __init__(
         self,
         store: Store,
         scenario: Scenario,
-        told: Outcomes,
+        outcomes: Outcomes,
         versions: Mapping[str, int],
         newest: AsOf,
-        known: Mapping[AsOf, Mapping[str, Any]],
+        verdicts: Mapping[AsOf, Mapping[str, Any]],
     ) -> None:
         self._store, self._scenario, self._newest = store, scenario, newest
-        self._versions = {name: versions[name] for name in told.tables if name in versions}
-        read = [json.loads(row["versions"]) for row in known.values()]
-        self._oldest = {name: min((one.get(name, -1) for one in read), default=-1) for name in self._versions}
+        self._versions = {name: versions[name] for name in outcomes.tables if name in versions}
+        inputs = [json.loads(row["versions"]) for row in verdicts.values()]
+        self._oldest = {
+            name: min((one.get(name, -1) for one in inputs), default=-1) for name in self._versions
+        }
         self._spans: dict[str, list[tuple[int, str, str]]] = {}
         self._changes: dict[tuple[str, int], tuple[str, str] | None] = {}
 
-    def __call__(self, target: Target, known: Mapping[str, Any] | None) -> bool:
-        if known is None or known["published_by"] != target.run_id:
+    def __call__(self, target: Target, verdict: Mapping[str, Any] | None) -> bool:
+        if verdict is None or verdict["published_by"] != target.run_id:
             return True
-        before = json.loads(known["versions"])
-        changed = {name: before.get(name, -1) for name, v in self._versions.items() if before.get(name) != v}
-        if known["pending"] and (changed or known["observed"] != self._newest):
+        before = json.loads(verdict["versions"])
+        differences = {
+            name: before.get(name, -1) for name, v in self._versions.items() if before.get(name) != v
+        }
+        if verdict["pending"] and (differences or verdict["observed"] != self._newest):
             return True
-        return any(self._touches(name, after, known) for name, after in changed.items())
+        return any(self._touches(name, after, verdict) for name, after in differences.items())
 
-    def _touches(self, name: str, after: int, known: Mapping[str, Any]) -> bool:
+    def _touches(self, name: str, after: int, verdict: Mapping[str, Any]) -> bool:
         """Whether commits after a version changed rows of a time that the verdict depends on."""
         if (name, after) not in self._changes:
             later = [span for span in self._commits(name) if span[0] > after]
             ends = (min(begin for _, begin, _ in later), max(end for *_, end in later)) if later else None
             self._changes[name, after] = ends
-        found = self._changes[name, after]
-        if found is None or not known["rows"]:
+        change = self._changes[name, after]
+        if change is None or not verdict["rows"]:
             return False
-        first, last = (parsed(end, self._newest) for end in found)
-        since, until = known["since"], known["until"]
+        first, last = (parsed(end, self._newest) for end in change)
+        since, until = verdict["since"], verdict["until"]
         return bool((until is None or first <= until) and (since is None or last >= since))
 
     def _commits(self, name: str) -> list[tuple[int, str, str]]:
@@ -190,9 +194,9 @@ def _day(when: AsOf) -> date:
 
 
 def _nothing(
-    scenario: Scenario, store: Store, published: Sequence[Target], since: AsOf | None, until: AsOf | None
+    scenario: Scenario, store: Store, targets: Sequence[Target], since: AsOf | None, until: AsOf | None
 ) -> str:
-    if not published:
+    if not targets:
         return (
             f"{store.uri}: {scenario.name} has published nothing yet. There is something to evaluate after a "
             f"scoring run: python -m flows {scenario.name} --help."
@@ -200,8 +204,8 @@ def _nothing(
     begin = since.isoformat() if since else "the first"
     end = until.isoformat() if until else "the last"
     return (
-        f"{scenario.name}: nothing was published from {begin} to {end}. There are {len(published)} from "
-        f"{published[0].as_of.isoformat()} to {published[-1].as_of.isoformat()}: give another --from or --to."
+        f"{scenario.name}: nothing was published from {begin} to {end}. There are {len(targets)} from "
+        f"{targets[0].as_of.isoformat()} to {targets[-1].as_of.isoformat()}: give another --from or --to."
     )
 
 

@@ -30,7 +30,7 @@ _MANY = 100
 
 @dataclass(frozen=True)
 class Judged:
-    """What became of one target: where its rows lie, how many there are, and what is to be kept of them."""
+    """The verdict on one target: its file, how many rows are pending, and what the control charts need."""
 
     target: Target
     part: Part
@@ -42,7 +42,7 @@ class Judged:
 
 @task(name="judge", retries=1, retry_delay_seconds=1)
 def judge(scenario: Scenario, run: Run, targets: Sequence[Target]) -> list[Judged]:
-    """Write the judged rows of each target beside the files of the table; what is done is kept."""
+    """Write the judged rows of each target beside the files of the table; finished targets are not judged again."""
     return [_judge(scenario, run, target) for target in targets]
 
 
@@ -50,11 +50,11 @@ def _judge(scenario: Scenario, run: Run, target: Target) -> Judged:
     own = dataclasses.replace(run, as_of=target.as_of)
     name = own.as_of_text.replace(" ", "T").replace(":", "")
     marker = run.path(f"judged/{name}.json")
-    kept = run.store.get_json(marker)
-    if kept and (part := Part(**kept["part"])) and _in_place(run, part):
-        since, until = (parsed(kept[end], target.as_of) for end in ("since", "until"))
-        points = tuple({**row, "period": date.fromisoformat(row["period"])} for row in kept["tallies"])
-        return Judged(target, part, kept["pending"], since, until, points)
+    record = run.store.get_json(marker)
+    if record and (part := Part(**record["part"])) and _in_place(run, part):
+        since, until = (parsed(record[end], target.as_of) for end in ("since", "until"))
+        points = tuple({**row, "period": date.fromisoformat(row["period"])} for row in record["tallies"])
+        return Judged(target, part, record["pending"], since, until, points)
     assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
     ((table, version),) = run.options["published"].items()
     options = bundles.manifest(run.store, scenario.name, target.bundle)["options"]
@@ -66,16 +66,16 @@ def _judge(scenario: Scenario, run: Run, target: Target) -> Judged:
     if isinstance(scenario, HasControlCharts):
         tallies = scenario.tallies(rows.filter(~pl.col("pending")), options).select(list(TALLIES)).to_dicts()
     part = write_part(own, run.table, name, rows) if rows.height else Part("", 0, 0)
-    judged = Judged(target, part, int(rows["pending"].sum()), *_span(scenario, rows, target), tuple(tallies))
-    run.store.put_json(marker, _json(judged))
-    return judged
+    verdict = Judged(target, part, int(rows["pending"].sum()), *_span(scenario, rows, target), tuple(tallies))
+    run.store.put_json(marker, _json(verdict))
+    return verdict
 
 
 @task(name="publish-outcomes")
-def publish_outcomes(run: Run, judged: Sequence[Judged]) -> Publication:
+def publish_outcomes(run: Run, verdicts: Sequence[Judged]) -> Publication:
     """Swap the judged rows into the table, all partitions in one commit."""
-    parts = {one.target.as_of: [one.part] if one.part.rows else [] for one in judged}
-    by_bundle = {one.target.bundle: one.part for one in judged if one.part.rows}
+    parts = {one.target.as_of: [one.part] if one.part.rows else [] for one in verdicts}
+    by_bundle = {one.target.bundle: one.part for one in verdicts if one.part.rows}
     schema: dict[str, Any] = {}
     for part in by_bundle.values():
         schema |= scan_parts(run, [part]).collect_schema()
@@ -98,12 +98,12 @@ def measure_outcomes(scenario: Scenario, run: Run, targets: Sequence[Target], ve
     rows = run.store.scan(run.table, version).filter(
         column.is_between(min(as_ofs), max(as_ofs)), column.is_in(as_ofs), ~pl.col("pending")
     )
-    found = scenario.measures(rows, options)
+    metrics = scenario.measures(rows, options)
     about = {"run_id": run.id, "first": min(as_ofs), "last": max(as_ofs), "observed": run.as_of}
-    kept = found.with_columns(pl.lit(value).alias(name) for name, value in about.items())
-    if kept.height:
-        run.store.append(Layout(scenario.name).table(MEASURES), kept, once=run.id)
-    return found
+    rows_with_run = metrics.with_columns(pl.lit(value).alias(name) for name, value in about.items())
+    if rows_with_run.height:
+        run.store.append(Layout(scenario.name).table(MEASURES), rows_with_run, once=run.id)
+    return metrics
 
 
 def track_outcomes(run: Run, metrics: pl.DataFrame) -> str | None:
@@ -132,10 +132,10 @@ def track_outcomes(run: Run, metrics: pl.DataFrame) -> str | None:
 
 
 @task(name="remember-outcomes")
-def remember_outcomes(judging: Judging, judged: Sequence[Judged]) -> None:
-    """Write down what was judged, from which tables: the next run goes on from there."""
+def remember_outcomes(judging: Judging, verdicts: Sequence[Judged]) -> None:
+    """Record what was judged, from which tables: the next run goes on from there."""
     run = judging.run
-    seen = {"versions": json.dumps(dict(run.versions), sort_keys=True), "observed": run.as_of}
+    facts = {"versions": json.dumps(dict(run.versions), sort_keys=True), "observed": run.as_of}
     rows = [
         {
             "as_of": one.target.as_of,
@@ -148,18 +148,18 @@ def remember_outcomes(judging: Judging, judged: Sequence[Judged]) -> None:
             "tallies": list(one.tallies),
             "run_id": run.id,
             "at": datetime.now(UTC),
-            **seen,
+            **facts,
         }
-        for one in judged
+        for one in verdicts
     ]
-    run.store.retrying(JUDGED, lambda: _remember(run, rows, judging.settled, seen))
+    run.store.retrying(JUDGED, lambda: _remember(run, rows, judging.settled, facts))
 
 
 def _remember(
-    run: Run, rows: Sequence[Mapping[str, Any]], settled: Sequence[AsOf], seen: Mapping[str, Any]
+    run: Run, rows: Sequence[Mapping[str, Any]], settled: Sequence[AsOf], facts: Mapping[str, Any]
 ) -> None:
     path = Layout(run.scenario).table(JUDGED)
-    known = judged_so_far(run.store, run.scenario)
+    before = judged_so_far(run.store, run.scenario)
     like = pl.select(pl.lit(run.as_of).alias("as_of")).schema["as_of"]
     schema: dict[str, Any] = {
         "as_of": like,
@@ -176,29 +176,30 @@ def _remember(
         "observed": like,
     }
     fresh = pl.DataFrame(list(rows), schema=schema)
-    if known is not None:
+    if before is not None:
         late = pl.col("as_of").is_in(pl.Series(list(settled), dtype=like).implode())
-        bumped = known.with_columns(
-            pl.when(late).then(pl.lit(seen[name], schema[name])).otherwise(name).alias(name) for name in seen
+        bumped = before.with_columns(
+            pl.when(late).then(pl.lit(facts[name], schema[name])).otherwise(name).alias(name)
+            for name in facts
         )
-        if fresh.is_empty() and bumped.equals(known):
+        if fresh.is_empty() and bumped.equals(before):
             return
         fresh = pl.concat([bumped.join(fresh, on="as_of", how="anti"), fresh]).sort("as_of")
     if fresh.height:
         write_deltalake(
-            run.store.url_of(path) if known is None else run.store.table(path),
+            run.store.url_of(path) if before is None else run.store.table(path),
             fresh,
-            mode="error" if known is None else "overwrite",
+            mode="error" if before is None else "overwrite",
             commit_properties=CommitProperties(max_commit_retries=0),
         )
 
 
 def _span(scenario: HasGroundTruth, rows: pl.DataFrame, target: Target) -> tuple[AsOf | None, AsOf | None]:
-    told = scenario.outcomes
+    outcomes = scenario.outcomes
     if rows.is_empty():
         return None, None
     dated = rows.with_columns(pl.lit(target.as_of).alias("as_of"))
-    ends = [None if end is None else dated.select(end).item() for end in (told.since, told.until)]
+    ends = [None if end is None else dated.select(end).item() for end in (outcomes.since, outcomes.until)]
     return ends[0], ends[1]
 
 
@@ -206,11 +207,11 @@ def _in_place(run: Run, part: Part) -> bool:
     return not part.rows or run.store.size(f"{run.table}/{part.path}") == part.bytes
 
 
-def _json(judged: Judged) -> dict[str, Any]:
-    ends = {"since": judged.since, "until": judged.until}
+def _json(verdict: Judged) -> dict[str, Any]:
+    ends = {"since": verdict.since, "until": verdict.until}
     return {
-        "part": asdict(judged.part),
-        "pending": judged.pending,
+        "part": asdict(verdict.part),
+        "pending": verdict.pending,
         **{name: None if end is None else end.isoformat() for name, end in ends.items()},
-        "tallies": [{**row, "period": row["period"].isoformat()} for row in judged.tallies],
+        "tallies": [{**row, "period": row["period"].isoformat()} for row in verdict.tallies],
     }

@@ -37,7 +37,7 @@ class Served:
         return self.ask("flow_runs", deployments={"name": {"any_": [self.name]}}, sort="START_TIME_ASC")
 
     def completed(self) -> dict[str, Any]:
-        """Its only run, once that has ended well."""
+        """Its only run, once it has succeeded."""
         wait_until(self.runs, 120, "an event starts a run")
         wait_until(lambda: self.runs()[0]["state_type"] in ENDED, 240, "it ends")
         (run,) = self.runs()

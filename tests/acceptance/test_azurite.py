@@ -108,7 +108,7 @@ def started(store: Store, **environment: str) -> subprocess.Popen[str]:
 
 
 def result(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What a run printed, once it has ended well."""
+    """The output of a run, once it has succeeded."""
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err[-3000:]
     return dict(json.loads(out))
@@ -196,7 +196,7 @@ def _score(store: Store) -> Publication:
 
 @pytest.fixture
 def quickly(command) -> Callable[..., SimpleNamespace]:
-    """`quickly(*words)`: what a command that has to fail says, which must not take long."""
+    """`quickly(*words)`: the output of a command that has to fail, and must do so quickly."""
 
     def fail(*words: str) -> SimpleNamespace:
         start = time.monotonic()

@@ -37,7 +37,7 @@ def sales(skus: int = 3, weeks: int = 30) -> pl.DataFrame:
 
 
 def refused(command, *words) -> str:
-    """What is said, in one line, by a command that fails as it should."""
+    """The message, in one line, of a command that fails as it should."""
     output = command(*words)
     assert output.status == 1
     assert output.out == ""
@@ -180,7 +180,7 @@ def test_a_few_bad_rows_go_to_quarantine_and_are_counted(command, tmp_path):
 
 @pytest.fixture(scope="module")
 def odd(command, tmp_path_factory):
-    """A run on series that are odd, with a plan that lacks a key, a week, and a price."""
+    """A run on odd series, with a plan that lacks a key, a week and a price."""
     folder = tmp_path_factory.mktemp("odd")
     history = sales(skus=3, weeks=70)
     last = history["week"].max()

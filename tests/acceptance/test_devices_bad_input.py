@@ -20,7 +20,7 @@ NAIVE = "d,t,2026-03-02 00:00:00,1\n" * 3
 
 
 def refused(command, *words) -> str:
-    """What is said, in one line, by a command that fails as it should."""
+    """The message, in one line, of a command that fails as it should."""
     output = command("devices", *words)
     assert output.status == 1
     assert output.out == ""
@@ -29,7 +29,7 @@ def refused(command, *words) -> str:
 
 
 def written(store: Path) -> list[str]:
-    """Tables that there are."""
+    """The existing tables."""
     return sorted(str(path.parent.relative_to(store)) for path in store.rglob("_delta_log"))
 
 

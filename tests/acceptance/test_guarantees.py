@@ -1,4 +1,4 @@
-"""What can be relied on, the same for every scenario: repeats, restarts, bundles that execute nothing."""
+"""Guarantees that hold for every scenario: repeats, restarts, bundles that execute nothing."""
 
 import json
 import os
@@ -127,7 +127,7 @@ class Ready:
         return [f"{self.name}/{name}" for name in names]
 
     def rows(self) -> dict[str, pl.DataFrame]:
-        """All that is published of the moment, by table, in an order of its own."""
+        """All rows published for the moment, by table, in a fixed order."""
         tables = {name: self.store.scan(name).collect() for name in self.tables}
         moment = type(tables[self.tables[0]]["as_of"][0]).fromisoformat(self.as_of)
         return {name: _sorted(rows.filter(as_of=moment)) for name, rows in tables.items()}
@@ -162,7 +162,7 @@ def _sorted(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 MAY_BE_EMPTY = {"machines/alarms", "devices/levels"}
-"""Tables of what happens seldom: nothing is at risk, and nothing stays different, in the data here."""
+"""Tables of rare events: in this data nothing is at risk, and nothing stays different."""
 
 
 def same(actual: Ready, expected: Ready) -> None:
@@ -211,7 +211,7 @@ def started(ready: Ready, **environment: str) -> subprocess.Popen[str]:
 
 
 def result(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What a run printed, once it has ended well."""
+    """The output of a run, once it has succeeded."""
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err[-3000:]
     assert "Traceback" not in err, err[-3000:]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def ingest(command, folder: Path, tables: Mapping[str, pl.DataFrame], *words):
-    """What became of ingesting `tables` into the store in `folder`."""
+    """The output of ingesting `tables` into the store in `folder`."""
     source_options = sources(folder / "sources", tables)
     return command(
         "machines", "ingest", *source_options, *words, "--shards", "2", "--store", folder / "store", "--json"
@@ -26,7 +26,7 @@ def ingest(command, folder: Path, tables: Mapping[str, pl.DataFrame], *words):
 
 @pytest.fixture(scope="module")
 def odd(command, tmp_path_factory):
-    """What became of a fleet with everything wrong that may be; and the store."""
+    """The results for a fleet with every possible fault, and the store."""
     folder = tmp_path_factory.mktemp("odd")
     tables = fleet(8)
     ids = tables["machines"]["machine_id"].to_list()

@@ -14,7 +14,7 @@ from tests.on_new_data import NAME
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 LATER = "almanac.tests.later"
-"""An event that comes after all that was emitted before it."""
+"""An event that arrives after every event emitted before it."""
 
 
 def test_new_data_starts_one_scoring_run_of_its_range_and_an_ingest_without_any_starts_none(

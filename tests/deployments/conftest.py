@@ -46,7 +46,7 @@ def local(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="session")
 def deployments(local: Any) -> Callable[..., SimpleNamespace]:
-    """`deployments("deploy", ..., ALMANAC_POOL=...)`: the command, called in this process; what it said."""
+    """`deployments("deploy", ..., ALMANAC_POOL=...)`: the command, called in this process; its output."""
     import contextlib
     import io
 

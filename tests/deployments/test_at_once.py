@@ -54,7 +54,7 @@ def both(store: Store, **environment: str) -> list[subprocess.Popen[str]]:
 
 
 def results(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
-    """What the runs printed; each ended well."""
+    """The output of the runs, which all succeeded."""
     outputs = [process.communicate(timeout=300) for process in processes]
     for process, (_, err) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, err[-3000:]
@@ -76,7 +76,7 @@ def check(store: Store, summaries: list[dict[str, Any]], rows: int) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A Prefect home that nobody has used: the first servers make its database."""
+    """An unused Prefect home: the first servers make its database."""
     (tmp_path / "prefect").mkdir()
     return tmp_path / "prefect"
 

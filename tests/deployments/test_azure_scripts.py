@@ -1,4 +1,4 @@
-"""The scripts, run with a stand-in for the Azure command line that writes down what it is asked."""
+"""The scripts, run with a stand-in for the Azure command line that records its calls."""
 
 import json
 import os

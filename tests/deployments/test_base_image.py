@@ -16,7 +16,7 @@ FIRST, SECOND = (f"sha256:{digit * 64}" for digit in "12")
 
 @pytest.fixture
 def registry() -> Iterator[SimpleNamespace]:
-    """A registry that wants a token of whoever asks, and whose tag has `digest`."""
+    """A registry that requires a token, and whose tag has `digest`."""
     state = SimpleNamespace(digest=FIRST)
 
     class Handler(BaseHTTPRequestHandler):

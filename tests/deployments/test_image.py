@@ -244,7 +244,7 @@ def test_all_that_is_copied_is_there_and_the_flows_run_from_it(context, tmp_path
 
 
 def installed(app: Path, folder: Path) -> Path:
-    """A Python with the project installed as the image has it, and the packages that are installed here."""
+    """A Python with the project installed as in the image, and the packages installed here."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (packages,) = folder.glob("lib/python3*/site-packages")
     (packages / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")

@@ -1,4 +1,4 @@
-"""Every command of the runbook and of the pages about operations is one that its program takes."""
+"""Every command in the runbook and in the pages about operations is accepted by its program."""
 
 import re
 import shlex
@@ -25,7 +25,7 @@ def commands(page: str) -> set[str]:
 
 
 def parsed(command: str) -> None:
-    """Parse a command as its program does, and call nothing. Raises what the program says of a wrong one."""
+    """Parse a command as its program does, without running it. Raises the program's error for a wrong one."""
     for name in _NAMES:
         command = command.replace(name, str(uuid4()))
     words = shlex.split(command)

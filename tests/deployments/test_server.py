@@ -146,7 +146,7 @@ def test_two_trainings_do_not_hold_back_the_hours_scores(deployments, client, fe
     )
 
     def handed_out() -> list[str]:
-        """What a worker that may run ten at once is given."""
+        """What a worker that may run ten at once gets."""
         answer = client.request("POST", f"/work_pools/{pool}/get_scheduled_flow_runs", json={"limit": 10})
         return [one["flow_run"]["id"] for one in answer.json()]
 

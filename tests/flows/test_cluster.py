@@ -1,4 +1,4 @@
-"""What a run computes on: as many local workers as there are tasks, and one cluster for a flow and those it calls."""
+"""The cluster of a run: as many local workers as tasks, shared by a flow and the flows that it calls."""
 
 import os
 import subprocess

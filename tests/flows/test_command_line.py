@@ -35,7 +35,7 @@ def trained(command, tmp_path_factory) -> Path:
 
 
 def python(*words, **environment) -> subprocess.CompletedProcess:
-    """A process of its own, started as a person would, in a folder of no meaning."""
+    """A separate process, started as a person would, in an unrelated folder."""
     command = [sys.executable, *map(str, words)]
     paths = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=paths, cwd=ROOT)

@@ -89,7 +89,7 @@ def missed(behind, tmp_path) -> Store:
 
 @contextmanager
 def emitted() -> Iterator[list[dict]]:
-    """What events are emitted, in their order."""
+    """The emitted events, in order."""
     records: list[dict] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

@@ -1,4 +1,4 @@
-"""A further scenario is `models/<name>/` and `flows/<name>.py`; nothing that exists has to know of it."""
+"""A new scenario is `models/<name>/` and `flows/<name>.py`; no existing code has to know of it."""
 
 import importlib
 import inspect

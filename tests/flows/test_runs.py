@@ -1,4 +1,4 @@
-"""What a scoring run leaves in Prefect, and how it takes what its workers do to it."""
+"""What a scoring run leaves in Prefect, and how it survives failing workers."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def trained(without_run_logger, tmp_path) -> Store:
 
 @pytest.fixture
 def undisturbed(trained, tmp_path):
-    """The rows of a run that nothing happened to, in another store."""
+    """The rows of an undisturbed run, in another store."""
     other = Store(str(tmp_path / "other"))
     steps.put(other, shards=10)
     steps.train(other)
@@ -44,7 +44,7 @@ def score(command, store, *words):
 
 
 def ask(api: str, what: str, **body):
-    """What Prefect knows of `what`."""
+    """The records that Prefect has of `what`."""
     answer = httpx.post(f"{api}/{what}/filter", json=body, timeout=30)
     answer.raise_for_status()
     return answer.json()

@@ -83,7 +83,7 @@ class Healthy(BaseHTTPRequestHandler):
 
 @contextmanager
 def listening():
-    """A port at which this process answers for its health."""
+    """A port at which this process answers health checks."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as healthy:
         threading.Thread(target=healthy.serve_forever, daemon=True).start()
         yield healthy.server_port
@@ -92,7 +92,7 @@ def listening():
 
 @pytest.fixture
 def record(tmp_path):
-    """Writes down a server of this process, as an earlier command would have, and says whether the next one uses it."""
+    """Records a server of this process, as an earlier command would have, and returns whether the next one uses it."""
     from prefect.settings import PREFECT_HOME, temporary_settings
 
     def known(port, *, stays=False, leave_up=False, **other):

@@ -1,4 +1,4 @@
-"""What a command costs before it does anything: which modules it imports."""
+"""The start-up cost of a command: which modules it imports."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def catalogue_of_this_source() -> None:
 
 
 def called(*commands: list[str]) -> tuple[list[tuple[int, str]], set[str]]:
-    """Status and output of `python -m flows` with each of these words, one after the other; all modules then imported."""
+    """Status and output of `python -m flows` with each list of words in turn, and all modules imported by then."""
     program = (
         "import runpy, sys\n"
         f"for words in {list(commands)!r}:\n"
@@ -36,7 +36,7 @@ def called(*commands: list[str]) -> tuple[list[tuple[int, str]], set[str]]:
 
 
 def _printed(program: str, **options: int) -> str:
-    """What a Python program of its own prints."""
+    """The output of a separate Python program."""
     words = [sys.executable, "-c", program]
     process = subprocess.run(
         words, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True, timeout=300, **options

@@ -1,4 +1,4 @@
-"""What a run sends to a collector of traces, by the exporter that stands beside it."""
+"""What a run sends to a collector of traces, through the exporter beside it."""
 
 import gzip
 import os

@@ -48,7 +48,7 @@ def tune(command):
 
 @pytest.fixture(scope="module")
 def tuned(trained, tune, tmp_path_factory):
-    """A copy of the store after a study, and what the study told."""
+    """A copy of the store after a study, and the summary of the study."""
     folder = tmp_path_factory.mktemp("tuned") / "store"
     shutil.copytree(trained, folder)
     return folder, tune(folder)

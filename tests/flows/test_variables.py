@@ -34,7 +34,7 @@ def run_all(ingested: dict[str, list[str]], alpha: float = 0.001, store: str | N
 
 @pytest.fixture
 def run(prefect_api):
-    """`run(alpha=…)`: what comes of a run of a deployment that was given so much; `set` has variables until its end."""
+    """`run(alpha=…)`: the result of a deployment's run with these parameters; `set` sets variables until it ends."""
     set_here: list[str] = []
 
     def started(flow=score, **parameters):

@@ -1,4 +1,4 @@
-"""`sales whatif` on the command line: both plans side by side, and a store that stays as it is."""
+"""`sales whatif` on the command line: both plans side by side, and an unchanged store."""
 
 import hashlib
 from pathlib import Path

@@ -193,7 +193,7 @@ def test_labelled_faults_are_no_normal_readings_of_the_backtest():
 
 
 def slow_and_fast(days, shift=0.0):
-    """A reading every ten minutes, as a store of one minute and one of ten has it; the last 8 hours moved by `shift`."""
+    """A reading every ten minutes, as stored at one minute and at ten; the last 8 hours are shifted by `shift`."""
     own = (
         np.sin(np.arange(days * 144) / 144 * 2 * np.pi) + np.random.default_rng(5).normal(size=days * 144) / 3
     )
@@ -290,9 +290,9 @@ def test_a_quantity_read_in_coarse_steps_has_few_values_and_is_one_of_the_joint_
     model = Model.of(files_of(frames, Options.of({})))
     now = np.stack([np.full(60, 2.0), np.full(60, -2.4), np.zeros(60)])
     rows = readings_in(Grid(keys, np.c_[values, now], START, minute)).lazy()
-    wanted = pl.DataFrame({"device": ["d"], "tag": ["*"]})
+    sensor_keys = pl.DataFrame({"device": ["d"], "tag": ["*"]})
     first = START + 1440 * minute
-    scores = score_span(model, rows, wanted, first, first + 60 * minute, Options.of({})).rows
+    scores = score_span(model, rows, sensor_keys, first, first + 60 * minute, Options.of({})).rows
     assert scores["is_anomaly"].all()
 
 

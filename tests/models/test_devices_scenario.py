@@ -363,5 +363,7 @@ def test_the_sensor_file_is_scored_on_every_interval_and_the_svms_labels_are_sci
     for key, values in zip(grid.keys.rows(), grid.values, strict=True):
         window = values[part & ~np.isnan(values), None]
         svm = make_pipeline(StandardScaler(), OneClassSVM(nu=0.01)).fit(window)
-        found = own.filter(device=key[0], tag=key[1])
-        assert (svm.predict(found["value"].to_numpy()[:, None]) == labels(found["score"].to_numpy())).all()
+        sensor_rows = own.filter(device=key[0], tag=key[1])
+        assert (
+            svm.predict(sensor_rows["value"].to_numpy()[:, None]) == labels(sensor_rows["score"].to_numpy())
+        ).all()

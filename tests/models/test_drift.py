@@ -17,7 +17,7 @@ COUNTS = st.lists(st.integers(0, 500), min_size=4, max_size=4)
 
 
 def cycles(first: int, number: int, rows: int, seed: int, **shift: float) -> pl.DataFrame:
-    """Cycles with a season, clusters of four rows that go together, a share and a kind; `shift` moves each."""
+    """Cycles with a season, clusters of four rows, a share and a kind; `shift` shifts each of them."""
     parts = []
     for cycle in range(first, first + number):
         rng = np.random.default_rng([seed, cycle])

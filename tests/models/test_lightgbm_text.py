@@ -27,7 +27,7 @@ def trained(**overrides) -> str:
 
 TEXT = trained()
 FREE = re.sub(r"(?m)^tree_sizes=.*\n", "", TEXT)
-"""Without the sizes of the trees, so that a changed tree is looked at itself."""
+"""Without the sizes of the trees, so that a changed tree itself is checked."""
 
 
 def with_line(name: str, change, text: str = FREE) -> str:

@@ -99,10 +99,10 @@ def test_a_tree_of_one_class_says_that_class():
 def test_an_estimator_loaded_from_its_file_says_the_same(estimator):
     X, failed = problem()
     options = Options(estimator=estimator, threads=1)
-    fitted = Learner(X, np.ones(len(X)), options).fit(failed, trees=25).estimator
-    file = fitted.file()
+    classifier = Learner(X, np.ones(len(X)), options).fit(failed, trees=25).estimator
+    file = classifier.file()
     again = estimators.load(through_parquet(file) if isinstance(file, pl.DataFrame) else file, threads=1)
-    assert np.array_equal(fitted.predict(X), again.predict(X))
+    assert np.array_equal(classifier.predict(X), again.predict(X))
     contributions = again.contributions(X)
     total = contributions.sum(axis=1)
     probabilities = again.predict(X)
@@ -111,7 +111,7 @@ def test_an_estimator_loaded_from_its_file_says_the_same(estimator):
         np.log(probabilities / (1 - probabilities)) if again.unit == "odds" else probabilities,
         atol=1e-6,
     )
-    share = fitted.importance(X.shape[1])
+    share = classifier.importance(X.shape[1])
     assert share.sum() == pytest.approx(1)
     assert share[:3].sum() > 0.6
 
@@ -189,7 +189,7 @@ def events(pairs: list[tuple[int, str]]) -> pl.DataFrame:
 
 
 def test_the_threshold_of_a_week_is_that_of_alarms_that_come_before_those_of_a_day():
-    """A probability of 0.2 for a week before each failure, of 0.9 in its last day; waiting for it warns nobody earlier."""
+    """A probability of 0.2 for a week before each failure, and of 0.9 on the last day."""
     failed = pl.DataFrame(
         {"machine_id": "m", "component": "a", "time": [START + 24 * (10 + 20 * i) * HOUR for i in range(12)]}
     )
@@ -255,20 +255,21 @@ def test_the_threshold_of_a_bundle_costs_hardly_more_than_the_cheapest_of_those_
     rows = judged(11, rows=1500)
     failures = evaluation.failures_of(rows)
     table = costs.bills(rows, failures, 24)
-    chosen = costs.cheapest(json.loads(json.dumps(table)), failures.height, options)
+    cheapest_of_bundle = costs.cheapest(json.loads(json.dumps(table)), failures.height, options)
     price, count = {}, {}
     for threshold in costs.THRESHOLDS:
         alarmed = costs.alarms(rows.filter(pl.col("probability") >= threshold), 24)
         one = costs.bill(alarmed, failures, 24, options)
         price[threshold], count[threshold] = one.cost, (one.missed, one.needless)
     cheapest = min(price, key=lambda threshold: price[threshold])
-    differ = [abs(a - b) for a, b in zip(count[chosen], count[cheapest], strict=True)]
+    differ = [abs(a - b) for a, b in zip(count[cheapest_of_bundle], count[cheapest], strict=True)]
     allowed = (missed**2 * differ[0] + needless**2 * differ[1]) ** 0.5
-    assert price[chosen] - price[cheapest] <= allowed + 1e-9
+    assert price[cheapest_of_bundle] - price[cheapest] <= allowed + 1e-9
     nearer = [
         t
         for t in price
-        if abs(logit(t) - logit(options.threshold)) < abs(logit(chosen) - logit(options.threshold))
+        if abs(logit(t) - logit(options.threshold))
+        < abs(logit(cheapest_of_bundle) - logit(options.threshold))
     ]
     assert all(price[t] > price[cheapest] for t in nearer)
     assert costs.cheapest(table, 9, options) == options.threshold
@@ -280,7 +281,7 @@ def logit(p: float) -> float:
 
 
 def test_a_threshold_far_from_the_break_even_probability_needs_many_failures_that_speak_for_it():
-    """It would have saved one needless inspection of twelve failures, or forty of a hundred and twenty."""
+    """A higher threshold saves one needless inspection for twelve failures, or forty for a hundred and twenty."""
     few = [{"threshold": 0.1, "missed": 0, "needless": 1}, {"threshold": 0.6, "missed": 0, "needless": 0}]
     many = [{"threshold": 0.1, "missed": 0, "needless": 40}, {"threshold": 0.6, "missed": 0, "needless": 0}]
     assert costs.cheapest(few, 12, Options()) == 0.1
@@ -409,8 +410,8 @@ def test_reasons_name_what_speaks_for_a_failure_in_words_and_numbers():
     failed = hot & (X[:, names.index("E1_count_24h")] > 0)
     for estimator, unit in (("lightgbm", "odds x "), ("random_forest", "+0.")):
         options = Options(estimator=estimator, threads=1)
-        fitted = Learner(X, np.ones(3000), options).fit(failed, trees=30).estimator
-        texts = reasons(fitted, X, features)
+        classifier = Learner(X, np.ones(3000), options).fit(failed, trees=30).estimator
+        texts = reasons(classifier, X, features)
         for i in np.flatnonzero(failed)[:10]:
             assert "heat averages 7" in texts[i] or "heat averages 6" in texts[i]
             assert "6.5 deviations above its normal" in texts[i]
@@ -418,5 +419,5 @@ def test_reasons_name_what_speaks_for_a_failure_in_words_and_numbers():
             assert unit in texts[i]
             assert len(texts[i].split("; ")) <= 3
         assert not any("6.5 deviations" in texts[i] for i in np.flatnonzero(~hot))
-        assert reasons(fitted, X[:0], features) == []
-        assert reasons(fitted, X[5:6], features) == texts[5:6]
+        assert reasons(classifier, X[:0], features) == []
+        assert reasons(classifier, X[5:6], features) == texts[5:6]

@@ -235,10 +235,10 @@ def test_a_constant_sensor_has_no_deviation_from_its_normal_and_a_sensor_without
 @pytest.mark.parametrize(("days", "rows"), [(0, 0), (1, 1), (2, 2)])
 def test_machines_of_no_one_and_two_readings_have_features(days, rows):
     telemetry = hourly(days=1)[:rows]
-    found = features(only(telemetry), START + timedelta(hours=3), 1)
-    assert found["readings"].item() == rows
-    assert found["load_mean_12h"].is_null().item() == (rows == 0)
-    assert found["load_slope_12h"].is_null().item() == (rows < 2)
+    feature_rows = features(only(telemetry), START + timedelta(hours=3), 1)
+    assert feature_rows["readings"].item() == rows
+    assert feature_rows["load_mean_12h"].is_null().item() == (rows == 0)
+    assert feature_rows["load_slope_12h"].is_null().item() == (rows < 2)
 
 
 def test_days_since_replacement_count_from_the_last_one_and_with_all_history_before_the_range():

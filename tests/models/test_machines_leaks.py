@@ -53,9 +53,11 @@ def test_what_leaks_is_left_out_unless_it_is_to_be_kept_and_told_either_way(rows
     assert words.sensors == ("vib",)
     assert len(notes) == 2
     assert "left out. If it is known at the time, --keep-column life" in notes[0]
-    kept, said = without_leaks(rows, WORDS, Options.of({"horizons_hours": [100], "keep_columns": ["life"]}))
-    assert kept.sensors == ("life", "vib")
-    assert "it is kept" in said[0]
+    kept_words, messages = without_leaks(
+        rows, WORDS, Options.of({"horizons_hours": [100], "keep_columns": ["life"]})
+    )
+    assert kept_words.sensors == ("life", "vib")
+    assert "it is kept" in messages[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The scenario from tables to published rows: no future, no calendar, no sharding in them; the ladder."""
+"""The scenario from tables to published rows, which depend on no future, calendar or sharding; the ladder."""
 
 import json
 from collections.abc import Mapping
@@ -92,7 +92,7 @@ def model(trained) -> Any:
 
 
 def json_and_back(trained: Trained) -> dict[str, Any]:
-    """The bundle's files, JSON having gone through text."""
+    """The bundle's files, with JSON converted to text and back."""
     return {n: json.loads(json.dumps(f)) if isinstance(f, dict) else f for n, f in trained.files.items()}
 
 

@@ -1,4 +1,4 @@
-"""Machines that ended and records that end: nobody saw what failed then, so nothing of it is learnt or ranked."""
+"""Machines that were withdrawn and records that end: nobody saw what failed later, so it is neither learnt nor ranked."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Columns of words: what is kept of them, which categories are flags, and what is learnt of each."""
+"""Columns of words: which of them are kept, which categories are flags, and what is learnt of each."""
 
 from datetime import date, timedelta
 

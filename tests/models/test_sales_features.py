@@ -341,7 +341,7 @@ def test_a_horizon_beyond_a_year_does_not_look_ahead(seed, step):
 
 
 def grown(stores: dict[str, float], spike: str) -> pl.DataFrame:
-    """A SKU that sells what `stores` say, 1.5 times of it in the second year, and in one store 4 times in one week."""
+    """A SKU that sells what `stores` say, 1.5 times that in the second year, and 4 times in one week of one store."""
     rows = [
         ("a", store, MONDAY + timedelta(weeks=week), units * (1.5 if week >= 52 else 1.0), 0)
         for store, units in stores.items()
@@ -383,7 +383,7 @@ def test_last_year_is_unknown_in_the_first_year():
 
 
 def seen(weekly_units: list[float]) -> features.View:
-    """The view of one key that sold so much each week."""
+    """The view of one key with these weekly units."""
     weeks = [MONDAY + timedelta(weeks=at) for at in range(len(weekly_units))]
     rows = [("a", "s", week, units, 0) for week, units in zip(weeks, weekly_units, strict=True)]
     frame = pl.DataFrame(rows, ["sku", "store", "week", "units", "shard"], orient="row")
@@ -426,9 +426,9 @@ def test_another_numeric_covariate_is_a_feature_with_its_deviation_from_usual():
     covariates = ["deal", "feat", "price", "warmth"]
     rows = past_and_plan(tables, covariates, AS_OF, HORIZON)
     panel = panel_of(rows, frames["history"].select(KEY).unique(), covariates, MONDAY, AS_OF, HORIZON)
-    found = built(features.view_of(panel, context, FLAGS, None), LAST)
+    feature_rows = built(features.view_of(panel, context, FLAGS, None), LAST)
     year = frames["history"].filter(pl.col("week") > AS_OF - timedelta(weeks=52))
     usual = year.group_by(KEY).agg(usual=pl.col("warmth").mean())
-    planned = found.filter("planned").join(usual, on=KEY)
+    planned = feature_rows.filter("planned").join(usual, on=KEY)
     assert planned.height > 0
     assert np.allclose(planned["f:unusual_warmth"], planned["f:warmth"] - planned["usual"], atol=1e-3)

@@ -515,7 +515,7 @@ def test_level_and_contributions_add_up_to_the_published_median(model, scores, t
 
 @pytest.mark.parametrize("rung", ["pooled", "statistical", "blend", "pooled_no_plan", *contest.MEMBERS])
 def test_what_is_left_to_calibration_is_calibration_whatever_the_rung(model, tables, simulated, rung):
-    """Without offsets, quantiles in order and no zero in reach, features and regressors alone make the median."""
+    """Without offsets, ordered quantiles and no zero in reach, the median follows from features and regressors alone."""
     has_plan = rung in ("pooled", "blend") or rung == "statistical"
     bare = replace(
         model,

@@ -19,7 +19,7 @@ Tables = dict[str, pl.LazyFrame]
 
 @pytest.fixture(scope="module")
 def tables() -> Tables:
-    """Five SKUs, the more the larger their number, in three stores; `new` takes the place of `4` in the last two weeks."""
+    """Five SKUs in three stores, selling more the larger their number; `new` replaces `4` in the last two weeks."""
     random = np.random.default_rng(3)
     rows = []
     for sku in range(5):

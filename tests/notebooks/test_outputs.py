@@ -1,4 +1,4 @@
-"""Notebooks are kept as they are written, not as they were run."""
+"""Notebooks are stored as written, without outputs."""
 
 import nbformat
 import pytest

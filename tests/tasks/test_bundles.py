@@ -103,7 +103,7 @@ TRACE = "/tmp/almanac-bundle-was-executed"
 
 @pytest.fixture
 def trace(tmp_path, monkeypatch):
-    """Where something that was executed would leave its trace."""
+    """Where executed code would leave its trace."""
     path = tmp_path / "executed"
     monkeypatch.setitem(globals(), "TRACE", str(path))
     yield path
@@ -111,7 +111,7 @@ def trace(tmp_path, monkeypatch):
 
 
 def smuggle(store, name: str, content: bytes, number: int = 1) -> None:
-    """Put a file into a saved bundle and into its manifest, as one who may write to the store could."""
+    """Put a file into a saved bundle and into its manifest, as anyone with write access to the store could."""
     folder(store, number).mkdir(parents=True, exist_ok=True)
     target = folder(store, number) / name
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What commits say of themselves, and how many of them are read."""
+"""What commits record of themselves, and how many of them are read."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +12,7 @@ TABLE = "toy/values"
 
 
 def commit(store, hour: int | None) -> None:
-    """A commit whose rows are of an hour; of None, one that says no times."""
+    """A commit whose rows belong to an hour; with None, one that names no times."""
     begin = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=hour or 0)
     metadata = (
         {} if hour is None else {"from": begin.isoformat(), "to": (begin + timedelta(hours=1)).isoformat()}

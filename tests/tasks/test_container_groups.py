@@ -97,7 +97,7 @@ def test_a_group_that_is_not_a_resource_id_is_told(without_run_logger):
 
 @flow(name="in-a-container")
 def in_a_container() -> None:
-    """Stands for a flow whose container group is looked at."""
+    """Stands for a flow whose container group is inspected."""
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ TRAINED = FIRST + timedelta(days=39)
 
 
 def noise(days: int, shifted_days: int = 0, by: float = 4) -> pl.DataFrame:
-    """Values of 40 names, of which those of the last `moved` days are higher `by` so much."""
+    """Values of 40 names; those of the last `shifted_days` days are higher by `by`."""
     rng = np.random.default_rng(4)
     return pl.DataFrame(
         [
@@ -54,7 +54,7 @@ def watch(
     keys: int = 1000,
     scenario: Scenario = TOY,
 ) -> pl.DataFrame:
-    """The lines that are published for an `as_of`; tells of them where that is due."""
+    """The lines published for an `as_of`; announces them where that is due."""
     run = drift.resolve_watching.fn(scenario, store, as_of, Rule())
     shards = drift.watched_shards(steps.plan.fn(scenario, run), keys)
     for shard in shards:

@@ -26,7 +26,7 @@ from tests.toy import TOY
 
 
 def documented(number: int, exported: Path, rows: Path):
-    """What the program of that number in the documentation prints, in a process of its own."""
+    """The output of the documentation's program of that number, in a separate process."""
     text = (ROOT / "docs/interchange.md").read_text()
     program = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[number]
     needed = set(re.findall(r"(?m)^(?:import|from) (\w+)", program))

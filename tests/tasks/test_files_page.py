@@ -1,4 +1,4 @@
-"""What docs/files.md and docs/moving.md say is what is read."""
+"""Files are read as docs/files.md and docs/moving.md say."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""What `health` says of a scenario, from what its store holds."""
+"""What `health` reports of a scenario, from the contents of its store."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta

@@ -36,7 +36,7 @@ def now() -> datetime:
 
 
 def age(store: Store, days: float) -> None:
-    """Have everything in a store be `days` older: the commits of all tables, and all files."""
+    """Make everything in a store `days` older: the commits of all tables, and all files."""
     for path in Path(store.uri).rglob("*"):
         if not path.is_file():
             continue
@@ -52,7 +52,7 @@ def age(store: Store, days: float) -> None:
 
 
 def age_ledger(store: Store, days: float) -> None:
-    """Have the runs of the ledger have ended `days` earlier."""
+    """Move the end of every run in the ledger back by `days`."""
     frame = store.scan("ledger").with_columns(pl.col("ended") - timedelta(days=days)).collect()
     write_deltalake(store.uri_of("ledger"), frame, mode="overwrite")
 
@@ -76,7 +76,7 @@ def on_disk(store: Store, name: str = VALUES) -> set[str]:
 
 @pytest.fixture
 def grown(store) -> Store:
-    """A table that ten commits of four files each have made."""
+    """A table of ten commits with four files each."""
     for day in range(11):
         add(store, day)
     return store

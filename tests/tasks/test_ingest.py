@@ -624,7 +624,7 @@ def test_the_number_of_shards_is_settled_by_the_first_ingest_that_writes(store, 
         read(store, "history", csv(tmp_path, "sku,store,week,units\n1,A,never,1\n"), SALES, shards=3)
     read(store, "history", csv(tmp_path, sales()), SALES, shards=5)
     read(store, "history", csv(tmp_path, sales()), SALES, shards=None)
-    with pytest.raises(StoreError, match=r"5 shards; 7 were asked for.*--shards"):
+    with pytest.raises(StoreError, match=r"5 shards; 7 was requested.*--shards"):
         read(store, "history", csv(tmp_path, sales()), SALES, shards=7)
     assert table(store)["shard"].max() < 5
 

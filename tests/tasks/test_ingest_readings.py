@@ -136,7 +136,7 @@ def test_the_interval_is_settled_by_the_first_ingest(store, tmp_path):
     bring(store, source, interval="5m")
     assert table(store)["count"].to_list() == [5, 5]
     assert bring(store, source).repeated == 10
-    with pytest.raises(StoreError, match=r"interval 5m; 1m were asked for.*--interval"):
+    with pytest.raises(StoreError, match=r"interval 5m; 1m was requested.*--interval"):
         bring(store, source, interval="1m")
 
 

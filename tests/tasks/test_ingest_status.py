@@ -1,4 +1,4 @@
-"""What a store's input tables hold, told from their logs."""
+"""What a store's input tables hold, according to their logs."""
 
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace

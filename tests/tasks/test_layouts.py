@@ -1,4 +1,4 @@
-"""Layouts: files of other products as rows of the tables."""
+"""Layouts: files of other products, read as rows of the tables."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""What is understood of the bodies that devices send."""
+"""How the bodies that devices send are understood."""
 
 import base64
 import gzip

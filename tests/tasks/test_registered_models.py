@@ -81,7 +81,7 @@ def server(tmp_path_factory) -> Iterator[str]:
 
 
 def train(store: Store, loss: float, scenario: Toy = TOY) -> str | None:
-    """Train a bundle, let it meet the champion, and log it; the MLflow run."""
+    """Train a bundle, compare it with the champion, and log it; returns the MLflow run."""
     with disable_run_logger():
         challenger, verdict = steps.train(store, scenario=scenario, loss=loss)
         run = resolve_training.fn(scenario, store, None, {"loss": loss})

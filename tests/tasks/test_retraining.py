@@ -1,4 +1,4 @@
-"""Trainings that events ask for: within a budget, and on record."""
+"""Trainings requested by events: within a budget, and on record."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("without_run_logger")
 
 
 def asked(store, days: int, budget: int = 2, reason: str = "drifted") -> retraining.Request:
-    """A request after an ingest of so many days, recorded with its outcome."""
+    """A request after an ingest of `days` days, recorded with its outcome."""
     steps.put(store, values(days=days))
     request = retraining.request_training.fn(TOY, store, reason, budget)
     result = {"bundle": days, "promoted": True, "reason": "better"} if request.refusal is None else None

@@ -172,7 +172,7 @@ def test_a_day_before_the_bundle_was_trained_needs_another_bundle_or_its_name(tr
 
 
 def newer_data(store) -> None:
-    """A day more, another name, and corrections of days that were scored before."""
+    """Another day, another name, and corrections of days that were scored before."""
     more = values(names=14, days=4).with_columns(pl.col("value") + 100)
     steps.put(store, more)
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("without_run_logger")
 
 @pytest.fixture
 def trained(store) -> Store:
-    """A store with twelve names in four shards: `n10` has no last value, `n11` is there only once."""
+    """A store with twelve names in four shards: `n10` has no last value, `n11` has a single row."""
     frame = values().filter((pl.col("name") != "n11") | (pl.col("at").dt.day() == 3))
     lacking = (pl.col("name") == "n10") & (pl.col("at").dt.day() == 3)
     steps.put(store, frame.with_columns(value=pl.when(~lacking).then("value")))
@@ -30,7 +30,7 @@ def trained(store) -> Store:
 
 
 def told(run) -> pl.DataFrame:
-    """What the run says of each key."""
+    """The status of each key of the run."""
     frames = [
         read_frame(run, name) for name in run.store.names(run.path("shards")) if name.endswith(".parquet")
     ]
@@ -144,7 +144,7 @@ def test_whichever_keys_raise_exactly_those_fail(trained, raising):
 
 
 def the_same_run(run, **options):
-    """`run`, which something outside of it makes behave as these options would."""
+    """`run`, made to behave as if it had these options."""
     other = replace(run, options={**run.options, **options})
     other.__dict__["id"] = run.id
     return other

@@ -277,7 +277,7 @@ AZURE = mssql.dialect(deprecate_large_types=True)
 
 
 class TransactSql:
-    """An empty database of Azure that writes down what it is told; nothing is executed."""
+    """An empty Azure database that records statements without executing them."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

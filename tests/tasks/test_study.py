@@ -23,7 +23,7 @@ def loss(values):
 
 
 def go_on(store, until, stopping=()):
-    """Try out until the study has so many trials; those whose number is in `stopping` are stopped the first time."""
+    """Run trials until the study has `until` of them; those whose number is in `stopping` are stopped the first time."""
     with study(store) as (current, save):
         while current.done < until:
             trials = current.ask(min(4, until - current.done))

@@ -18,7 +18,7 @@ DAYS = [date(2024, 1, 1) + timedelta(days=n) for n in range(6)]
 
 @pytest.fixture
 def run(store):
-    """A training run of values of three days whose parts are prepared."""
+    """A training run on three days of values, with its parts prepared."""
     steps.put(store)
     training = resolve_training.fn(TOY, store, None, {"loss": 1.0})
     begin.fn(TOY, training)

@@ -283,7 +283,7 @@ def _sleep(name: str) -> None:
 
 
 def _spin(name: str) -> None:
-    """Search for years, in native code that lets no other thread and no handler of a signal run."""
+    """Search for years, in native code that blocks all other threads and signal handlers."""
     re.fullmatch(r"(a|a)*", "a" * 64 + name)
 
 
