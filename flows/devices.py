@@ -294,12 +294,12 @@ def _train(
 
 
 def _of_store(store: Store) -> dict[str, str]:
-    """What every training is told: the interval of the readings, and the time zone of devices without a site."""
+    """Options of every training: the interval of the readings, and the time zone of devices without a site."""
     return {"interval": settled(DEVICES, store)["interval"], "timezone": local_timezone().key}
 
 
 def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:
-    """Up to when a first training learns, how many hours after it are scored, and that in words."""
+    """The end of a first training's history, the number of hours scored after it, and a note that says so."""
     readings = store.scan(Layout(DEVICES.name).table("readings"))
     newest = moment_of(DEVICES.resolve_as_of({"readings": readings}, None, datetime.now(UTC)))
     until, count = first_split(readings, newest, catch_up)
@@ -313,7 +313,7 @@ def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:
 
 
 def _behind(store: Store, newest: AsOf) -> list[str]:
-    """A note before the first hour is published, where it is not the last one of most devices."""
+    """A note, before the first hour is published, if the last readings of most devices are much older."""
     layout = Layout(DEVICES.name)
     if store.version(layout.table("scores")) is not None:
         return []
@@ -323,7 +323,7 @@ def _behind(store: Store, newest: AsOf) -> list[str]:
 
 
 def _verdicts(alpha: float, alarms_per_day: float | None) -> dict[str, Any]:
-    """The options that what is called follows from."""
+    """The options that decide what is an anomaly or an alarm."""
     return {"alpha": alpha} | ({} if alarms_per_day is None else {"alarms_per_day": alarms_per_day})
 
 
@@ -366,7 +366,7 @@ def _score(
 
 
 def _line(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of one of several hours."""
+    """The summary of one of several hours."""
     names = ("rows", "scored", "fallback", "skipped", "failed", "seconds")
     hour = datetime.fromisoformat(result["as_of"])
     alarms = result.get("events", {}).get("incident", 0)
@@ -374,7 +374,7 @@ def _line(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ended(result: dict[str, Any]) -> Any:
-    """The result; with a state that says so where there was nothing left to do."""
+    """The result; as a state named Skipped if another run has covered every hour."""
     if "covered_by" not in result:
         return result
     message = " ".join([f"Covered by {result['covered_by']}.", *result["notes"]])

@@ -1,4 +1,4 @@
-"""What people say of devices, as rows of `devices/verdicts`: what an incident was, and what is muted."""
+"""What people say about devices, as rows of `devices/verdicts`: what an incident was, and what is muted."""
 
 import getpass
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ _LAYOUT = Layout(DEVICES.name)
 
 
 def at_site(store: Store, site: str) -> list[str]:
-    """Names of the devices at a site. Raises `ParameterError` for one that no ingest named."""
+    """Names of the devices at a site. Raises `ParameterError` for an unknown site."""
     table = _LAYOUT.table("sites")
     sites = store.scan(table).collect() if store.version(table) is not None else pl.DataFrame({"site": []})
     devices = sites.filter(pl.col("site") == site)
@@ -31,7 +31,7 @@ def at_site(store: Store, site: str) -> list[str]:
 def of_incident(store: Store, name: str) -> pl.DataFrame:
     """A row (device, tag, start, end) for each tag of the incident, as it was last published.
 
-    Raises `ParameterError` where there is no incident of the name.
+    Raises `ParameterError` if there is no such incident.
     """
     table = _LAYOUT.table("incidents")
     incidents = store.scan(table).filter(incident=name) if store.version(table) is not None else None
@@ -46,7 +46,10 @@ def of_incident(store: Store, name: str) -> pl.DataFrame:
 
 
 def said(device: str | None, tag: str, start: AsOf | None, end: AsOf | None, verdict: str) -> pl.DataFrame:
-    """One row: device, tag, start, end, verdict. Raises `ParameterError` where one is absent, or the end is no later."""
+    """One row: device, tag, start, end, verdict.
+
+    Raises `ParameterError` if one of them is missing, or the end is not after the start.
+    """
     if device is None or start is None or end is None:
         raise ParameterError("Expected --incident, or --device, --start and --end.")
     begin, until = moment_of(start), moment_of(end)
@@ -57,7 +60,7 @@ def said(device: str | None, tag: str, start: AsOf | None, end: AsOf | None, ver
 
 
 def keep(store: Store, rows: pl.DataFrame, reason: str, by: str | None) -> dict[str, Any]:
-    """Bring the rows into the table of verdicts, with who says so and when; what an ingest returns."""
+    """Ingest the rows into the table of verdicts, with author and time; returns the result of the ingest."""
     who = by or getpass.getuser()
     at = datetime.now(UTC)
     full = rows.with_columns(reason=pl.lit(reason), by=pl.lit(who), at=pl.lit(at))

@@ -61,7 +61,7 @@ def points(raw: pl.DataFrame, interval: timedelta) -> pl.DataFrame:
 
 
 def once(points: pl.DataFrame) -> pl.DataFrame:
-    """Points sorted, each once."""
+    """`points` sorted and without repeats."""
     sensors = points.select(*KEY).unique().sort(*KEY).with_row_index("sensor")
     in_order = points.join(sensors, on=list(KEY), how="left").sort("sensor", "at", "value")
     differs = [pl.col(c).ne_missing(pl.col(c).shift(1)) for c in ("sensor", "at", "value")]
@@ -117,16 +117,16 @@ def _passes_north() -> pl.Expr:
 
 
 def _turned() -> pl.Expr:
-    """The values with those of more than half a turn counted from 0 downwards."""
+    """The values, with a turn subtracted from those above half a turn."""
     value = pl.element()
     return pl.col("point_values").list.eval(pl.when(value > TURN / 2).then(value - TURN).otherwise(value))
 
 
 def merge(stored: pl.DataFrame, new: pl.DataFrame) -> Merged:
-    """New points brought into the stored readings of the same intervals.
+    """Merges new points into the stored readings of the same intervals.
 
-    `stored` are readings, of the intervals that `new` touches or of more; `new` are points. Intervals
-    in which nothing is new are not returned. A point that `stored` has is a duplicate. A point for an
+    `stored` are readings of at least the intervals that `new` touches; `new` are points. Intervals
+    without a new point are not returned. A point that `stored` has is a duplicate. A point for an
     interval whose own points were forgotten is too late.
     """
     fresh = once(new)

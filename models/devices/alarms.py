@@ -15,7 +15,7 @@ import polars as pl
 from models.devices.contracts import FALSE_ALARM, JOINT_TAG, KEY, MUTED, NEW_NORMAL
 
 PER_DEVICE_AND_DAY = 0.01
-"""False alarms that are borne where nothing else is asked for: one a day for 100 devices."""
+"""The default budget of false alarms: one a day for 100 devices."""
 HIGHEST_RATE = 0.1
 DISTRUST = 10.0
 
@@ -49,8 +49,8 @@ def alarming(
 ) -> pl.DataFrame:
     """The keys (device, tag) of the hour's `rows` whose evidence is an alarm, in order.
 
-    `verdicts` are what people said (`models.devices.contracts.Verdicts`): what is muted in the hour does not alarm,
-    and each time that an alarm was a false one, or a new normal, makes the sensor's evidence `DISTRUST` times weaker.
+    `verdicts` are what people said (`models.devices.contracts.Verdicts`): a sensor that is muted in the hour does not
+    alarm; each false alarm or new normal makes the sensor's evidence `DISTRUST` times weaker.
     """
     chances = evidence(rows)
     most = level(chances, alarms_per_day)
@@ -60,7 +60,7 @@ def alarming(
 
 
 def _after(chances: pl.DataFrame, verdicts: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
-    """The evidence that is left after what people said of what was before the hour, or of the hour."""
+    """The evidence after what people said about the hour, or about earlier ones, is taken into account."""
     first, last = (
         rows.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b")).collect().row(0)
     )

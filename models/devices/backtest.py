@@ -64,7 +64,7 @@ def part_of_shard(
 
 
 def _readings(grid: Grid, held_out: int) -> pl.DataFrame:
-    """The last intervals and those that scoring looks back at, as they are and moved."""
+    """The last intervals and those that scoring looks back at: unchanged, and with injected changes."""
     first = max(0, grid.intervals - held_out - LOOKBACK)
     x = grid.values[:, first:]
     cells = np.zeros(x.shape, bool)
@@ -118,7 +118,7 @@ _TYPES = (
 
 
 def predicted(model: Model, readings: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """What `model` says of the backtest's readings; joint detectors and missing readings are left out."""
+    """The scores of the backtest's readings by `model`, without joint detectors and missing readings."""
     model = replace(
         model, frames={**model.frames, "sensors": conversion.as_they_are(model.frames["sensors"])}
     )
@@ -136,9 +136,9 @@ def predicted(model: Model, readings: pl.DataFrame, options: Options) -> pl.Data
 
 
 def loss(backtest: pl.DataFrame) -> float:
-    """Share of changed readings missed at alpha 0.01, plus ten times what the share of alarms is off by.
+    """Share of changed readings missed at alpha 0.01, plus ten times the error of the alarm rate.
 
-    Between 0 and about 1 for a detector whose alarms are as often as promised; infinite without rows.
+    Between 0 and about 1 for a detector whose alarm rate is alpha; infinite without rows.
     """
     if backtest.is_empty():
         return float("inf")

@@ -122,7 +122,7 @@ def fit_shapes(tails: pl.DataFrame) -> pl.DataFrame:
 
 
 def _scale() -> pl.Expr:
-    """The scale that a generalised Pareto distribution of this mean and shape has."""
+    """The scale of a generalised Pareto distribution with this mean and shape."""
     return (pl.col("excess") * (1 - pl.col("shape"))).clip(1e-9).alias("scale")
 
 
@@ -170,7 +170,7 @@ class Tails:
 
 
 def nonzero(shape: Floats) -> Floats:
-    """Shapes of generalised Pareto tails, those near 0 a little above it, since they are divided by."""
+    """Shapes of generalised Pareto tails, with those near 0 moved slightly above it, since they are divisors."""
     return np.where(np.abs(shape) < 1e-6, 1e-6, shape)
 
 
@@ -242,7 +242,7 @@ def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
 
 
 def corrected(p: Floats, correction: pl.DataFrame) -> Floats:
-    """p-values of one rung, by its rows of `corrections`; as they are where it has none."""
+    """p-values of one rung, corrected by its rows of `corrections`; unchanged if there are none."""
     if correction.is_empty():
         return p
     grid, value = correction["p"].to_numpy(), correction["corrected"].to_numpy()

@@ -91,7 +91,7 @@ def _windowed(x: Floats, weights: Floats, first: int) -> Floats:
 
 
 def jumps_of(rest: Floats, autocorrelation: Floats) -> Floats:
-    """What is left of the distances after the one before is accounted for; NaN without one."""
+    """The distances minus what the previous one predicts; NaN without a previous one."""
     return rest - autocorrelation[:, None] * lagged(rest, 1)
 
 

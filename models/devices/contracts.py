@@ -59,9 +59,9 @@ class Readings(dy.Schema):
 
 
 class Labels(dy.Schema):
-    """Faults that are known to have been: from `start` up to, not including, `end`.
+    """Known faults: from `start` up to, not including, `end`.
 
-    `tag` is `*` where the fault is of the device as a whole, or nobody knows of which tag.
+    `tag` is `*` if the fault concerns the device as a whole, or its tag is unknown.
     """
 
     device = dy.String(min_length=1)
@@ -80,7 +80,7 @@ KINDS = ("counter", "angle", "state", "level", "daily", "levels", "wanders", "va
 
 
 class Kinds(dy.Schema):
-    """What kind of sensor a tag is; `device` is `*` where it is so on all devices."""
+    """The kind of sensor of each tag; `device` is `*` if it holds for all devices."""
 
     device = dy.String(min_length=1)
     tag = dy.String(min_length=1)
@@ -107,7 +107,7 @@ FAULT, FALSE_ALARM, NEW_NORMAL, MUTED = "fault", "false_alarm", "new_normal", "m
 
 
 class Verdicts(dy.Schema):
-    """What people say of a device from `start` up to, not including, `end`; `by` whom, and `at` what time.
+    """What people say about a device from `start` up to, not including, `end`; `by` whom, and `at` what time.
 
     `tag` is `*` where it is about the device as a whole. `muted`: no alarms are wanted, such as during maintenance.
     """
@@ -197,7 +197,7 @@ def _number(values: pl.Series) -> pl.Series:
 
 
 def _words(values: pl.Series, typed: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
-    """Of tags without any number: the numbers of their words as states, and which rows are words that are no states.
+    """For tags without any number: their words as numbers of states, and which rows hold words that are not states.
 
     A word begins with a letter; those for true and false are no sign of either. States are at most
     `words.MOST_STATES` words, and not only such as stand for no reading.

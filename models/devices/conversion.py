@@ -26,7 +26,7 @@ _RISING_SHARE, _RESTART_SHARE, _LOW_SHARE = 0.2, 0.05, 0.1
 def readings_as(grid: Grid, kinds: pl.DataFrame | None = None) -> pl.DataFrame:
     """How the readings of each sensor are taken: `taken` (as it is, counter or angle) and `zero`, an angle's direction.
 
-    `kinds` (device, tag, kind) says what a sensor is; of others their past does.
+    `kinds` (device, tag, kind) says what a sensor is; for the others it follows from their past.
     """
     kind = kind_of(grid.keys, kinds)
     without_kind = kind.is_null().to_numpy()
@@ -48,7 +48,7 @@ def readings_as(grid: Grid, kinds: pl.DataFrame | None = None) -> pl.DataFrame:
 
 
 def kind_of(keys: pl.DataFrame, kinds: pl.DataFrame | None) -> pl.Series:
-    """The kind that was set for each key; a row for its device comes before one for all. Null where none was."""
+    """The kind that was set for each key, null if none was; a row for its device takes precedence over one for all."""
     if kinds is None or kinds.is_empty():
         return pl.Series("kind", [None] * keys.height, dtype=pl.String)
     everywhere = kinds.filter(device=ANY_DEVICE).select("tag", general="kind")
@@ -160,14 +160,14 @@ def _mean_direction(x: Floats) -> Floats:
 
 
 def kinds_in(sensors: pl.DataFrame) -> pl.DataFrame | None:
-    """The kinds that a detector learnt later has to take from a model's `sensors`; None of one from an earlier version."""
+    """The kinds, from a model's `sensors`, for a detector that is trained later; None for a model of an earlier version."""
     if "taken" not in sensors.columns:
         return sensors.select(*KEY, kind=pl.lit(AS_IT_IS))
     return sensors.select(*KEY, pl.coalesce("kind", "taken").alias("kind"), "zero")
 
 
 def taken_in(sensors: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
-    """How a model's `sensors` take the readings of `keys`, in their order; null where it does not know one."""
+    """How a model's `sensors` take the readings of `keys`, in their order; null for a key that it does not know."""
     if "taken" not in sensors.columns:
         return keys.with_columns(taken=pl.lit(AS_IT_IS), zero=pl.lit(None, pl.Float64))
     sensors_taken = sensors.select(*KEY, "taken", "zero")

@@ -28,7 +28,7 @@ _UNSEEN = MOST_VALUES
 def is_discrete(x: Floats, kind: pl.Series) -> NDArray[np.bool_]:
     """Which rows show at most `MOST_VALUES` different values, each five times on average.
 
-    Words are states, and so are those whose `kind` says so, whatever the number of times; others that were set are none.
+    Words and rows of the `kind` state are states, however rare their values; rows of a kind in `VARYING` never are.
     """
     different = _changes(np.sort(x, axis=1)).sum(axis=1)
     often = (~np.isnan(x)).sum(axis=1) >= 5 * different
@@ -41,8 +41,8 @@ def is_discrete(x: Floats, kind: pl.Series) -> NDArray[np.bool_]:
 def is_coarse(x: Floats) -> NDArray[np.bool_]:
     """Which rows of at most `MOST_VALUES` different values are those of a quantity, read in coarse steps.
 
-    They show three or more, that are the rarer the further they are from the most frequent one; the lowest and the
-    highest at most half as often as that.
+    They show three or more values, rarer the further they are from the most frequent one; the lowest and the
+    highest are at most half as frequent as that one.
     """
     result = np.zeros(len(x), bool)
     for s, row in enumerate(x):
@@ -120,7 +120,7 @@ def p_of_step(params: pl.DataFrame) -> tuple[Floats, Floats]:
 
 
 def beyond(x: Floats, low: Floats, high: Floats) -> Floats:
-    """How far values are outside of `low` to `high`, in widths of that; 0 where it has no width."""
+    """How far values lie outside the range from `low` to `high`, in widths of the range; 0 if it has no width."""
     out = np.maximum(np.maximum(low - x, x - high), 0.0)
     distance: Floats = np.where(high > low, out / np.where(high > low, high - low, 1.0), 0.0)
     return distance

@@ -66,7 +66,7 @@ def called_by_scores(rows: pl.DataFrame, alpha: float) -> pl.DataFrame:
 
 
 def plain_one_class_svms(past: Grid) -> list[Any]:
-    """Baseline: scikit-learn's `OneClassSVM` behind a standard scaler, as it comes, one per sensor of `past`."""
+    """Baseline: scikit-learn's `OneClassSVM` behind a standard scaler, with its defaults, one per sensor of `past`."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import OneClassSVM
@@ -177,9 +177,9 @@ def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines:
 
 
 def false_alarms(fine: pl.DataFrame, alphas: Sequence[float] = (0.01, 0.001)) -> pl.DataFrame:
-    """Rows scored on devices without faults -> per device and rung: `rows`, and how many have p <= each alpha.
+    """Per device without faults and rung: the number of scored `rows`, and how many have p <= each alpha.
 
-    Columns device, rung, rows and `at_<alpha>`. Readings that were lost are of the rung `missing`.
+    Columns device, rung, rows and `at_<alpha>`. Lost readings have the rung `missing`.
     """
     alarms = [(pl.col("p_value") <= alpha).sum().alias(f"at_{alpha:g}") for alpha in alphas]
     counts = fine.group_by("device", "rung").agg(pl.len().alias("rows"), *alarms)

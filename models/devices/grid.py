@@ -76,7 +76,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Panel:
-    """Readings of many sensors, not yet laid out: `row` (rising), `column` and `mean` of each reading.
+    """Readings of many sensors, not yet as a matrix: `row` (rising), `column` and `mean` of each reading.
 
     `keys` are in the order of their `timezone`, device and tag.
     """
@@ -107,7 +107,7 @@ class Panel:
             first = after
 
     def only(self, keys: pl.DataFrame) -> "Panel":
-        """The readings of `keys`, which are some of the panel's own, in their order there."""
+        """The readings of `keys`, a subset of the panel's keys, in the panel's order."""
         place = self.keys.with_row_index("old").join(keys, on=list(KEY), how="semi").with_row_index("new")
         places = place.select(pl.col("old").cast(pl.Int64).alias("row"), pl.col("new").cast(pl.Int64))
         cells = self.cells.join(places, on="row", how="inner").sort("new")
@@ -125,7 +125,7 @@ def panel_of(
     """Readings (device, tag, time, mean) of `keys` from `start` up to, not including, `end`.
 
     Days begin at midnight in the `timezone` of the device, a column that `keys` may have, or UTC. Readings of other
-    sensors and other times are left out. Every key has a row, also without any reading.
+    sensors and other times are left out. Every key has a row, even without a reading.
     """
     in_order = with_timezone(keys, keys, "UTC").unique().sort("timezone", *KEY)
     step = interval // timedelta(microseconds=1)
@@ -144,7 +144,7 @@ def panel_of(
 
 
 def with_timezone(keys: pl.DataFrame, zones: pl.DataFrame | None, otherwise: str) -> pl.DataFrame:
-    """`keys` (device, tag) with the `timezone` that `zones` (device, timezone) name for the device, or `otherwise`."""
+    """`keys` (device, tag) with the device's `timezone` in `zones` (device, timezone), or `otherwise`."""
     if zones is None or "timezone" not in zones.columns:
         return keys.select(*KEY, timezone=pl.lit(otherwise))
     by_device = zones.select("device", "timezone").unique("device")
@@ -161,7 +161,7 @@ def grid_of(
 
 
 def matrix_of(lists: pl.Series, width: int) -> Floats:
-    """Lists of numbers as the rows of a matrix, filled up with zeros to `width`."""
+    """Lists of numbers as the rows of a matrix, padded with zeros to `width`."""
     matrix = np.zeros((lists.len(), width))
     sizes = lists.list.len().to_numpy().astype(np.int64)
     matrix[np.arange(width)[None, :] < sizes[:, None]] = lists.explode(empty_as_null=False).to_numpy()
@@ -169,7 +169,7 @@ def matrix_of(lists: pl.Series, width: int) -> Floats:
 
 
 def lagged(x: Floats, lag: int) -> Floats:
-    """`x` moved `lag` columns to the right; NaN where nothing was."""
+    """`x` shifted `lag` columns to the right, and NaN before it."""
     result = np.full_like(x, np.nan)
     result[:, lag:] = x[:, : x.shape[1] - lag]
     return result

@@ -16,10 +16,10 @@ LEARNT_SHARE = 2 / 3
 
 
 def first_split(readings: pl.LazyFrame, newest: datetime, at_most: int) -> tuple[datetime, int]:
-    """The end of the hours that a first training learns from, and how many hours up to `newest` are left to judge.
+    """The end of the hours that a first training learns from, and the number of hours up to `newest` that are left to judge.
 
-    At most `at_most` and a third of all, so that no hour is judged by what was learnt from it. One single
-    hour cannot be split: it is learnt from and judged.
+    At most `at_most` and a third of all, so that no hour is judged by a model that learnt from it. A single
+    hour cannot be split: it serves for both.
     """
     first = readings.select(pl.col("time").min().dt.truncate("1h")).collect(engine="streaming").item()
     hours = (newest - first) // HOUR
@@ -30,7 +30,7 @@ def first_split(readings: pl.LazyFrame, newest: datetime, at_most: int) -> tuple
 
 
 def devices_behind(readings: pl.LazyFrame, newest: datetime, memory_hours: int) -> str | None:
-    """What to do where most devices end more than `memory_hours` before `newest`, in words; None where they do not.
+    """A message if most devices end more than `memory_hours` before `newest`; else None.
 
     The few that go on may have a clock that is ahead. Devices that end `LOOK_BACK` before are not counted.
     """
@@ -61,7 +61,7 @@ def due(
     """The ends of the complete hours up to `newest` that are not `published`, oldest first.
 
     They begin with the first published one, `LOOK_BACK` before `newest` at most; where none is published, with the
-    newest `at_most`. Hours that no sensor is asked for are left out: those before the first reading, and
+    newest `at_most`. Hours without a requested sensor are left out: those before the first reading, and
     those more than `memory_hours` after the one before.
     """
     recent = {end for end in published if newest - LOOK_BACK < end <= newest}
@@ -79,9 +79,9 @@ def due(
 
 
 def changed(before: pl.LazyFrame, now: pl.LazyFrame, ends: Collection[datetime]) -> list[datetime]:
-    """Those of the hours that end at `ends` which have more readings `now` than `before`, oldest first.
+    """The hours, of those that end at `ends`, with more readings `now` than `before`, oldest first.
 
-    Readings are only ever added, so an hour that has as many has the same.
+    Readings are only added, so an hour with the same number is unchanged.
     """
     if not ends:
         return []
@@ -96,6 +96,6 @@ def _readings_by_end(readings: pl.LazyFrame, since: datetime, until: datetime) -
 
 
 def _has_reading(starts: list[datetime], since: datetime, until: datetime) -> bool:
-    """Whether one of the hours `begun`, in order, lies from `since` to before `until`."""
+    """Whether one of the sorted `starts` of hours lies from `since` up to, not including, `until`."""
     place = bisect_left(starts, since)
     return place < len(starts) and starts[place] < until

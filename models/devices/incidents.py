@@ -78,7 +78,7 @@ def incidents(
 
 
 def _carried(previous: pl.DataFrame | None, as_of: datetime) -> pl.DataFrame:
-    """The previous incidents of before this hour, as far as they were open."""
+    """The previous incidents from before this hour that are still open."""
     if previous is None or previous.is_empty():
         return pl.DataFrame(schema=INCIDENTS)
     before = as_of - timedelta(hours=1)
@@ -93,7 +93,7 @@ def _kind() -> pl.Expr:
 def _strands(
     anomalies: pl.DataFrame, past: pl.DataFrame, interval: timedelta, cooldown: timedelta
 ) -> pl.DataFrame:
-    """The anomalies with the `start` of those of their tag and kind that they follow, and the `known` incident of these."""
+    """The anomalies with the `start` of their strand, the run of their tag and kind, and its `known` incident, if any."""
     strand = ["device", "kind", "tag"]
     open_ones = past.select(
         "device", _kind(), pl.col("tags").alias("tag"), "incident", pl.col("end").alias("last_end")
@@ -137,7 +137,7 @@ def _joined(strands: pl.DataFrame, past: pl.DataFrame, together: timedelta) -> p
 
 
 def _grouped(strands: pl.DataFrame, alarming: pl.DataFrame) -> pl.DataFrame:
-    """One row per incident of this hour; `is_new_alarm` where a tag of it is among the alarming ones."""
+    """One row per incident of this hour; `is_new_alarm` if one of its tags alarms."""
     order = ["p_value", "joint_last", "score", "time", "tag"]
     by_peak = strands.join(
         alarming.with_columns(is_alarming=pl.lit(value=True)), on=["device", "tag"], how="left"
@@ -180,7 +180,7 @@ def _merge(past: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
 
 
 def what_happened() -> pl.Expr:
-    """What was seen and what was expected, in words, for rows with the columns of `INCIDENTS`."""
+    """The observed and the expected value, in words, for rows with the columns of `INCIDENTS`."""
     value, low, high, expected = (shown(c) for c in ("value", "low", "high", "expected"))
     band = pl.format("{} where {} to {} is normal", value, low, high)
     state = pl.format("in the state {}, which is rare or new for it", value)

@@ -78,7 +78,7 @@ def _intervals(model: Model, params: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def _one_class_svm(params: pl.DataFrame) -> Graph:
-    """As `models.devices.one_class_svm.score`; support vectors that a sensor lacks weigh nothing."""
+    """As `models.devices.one_class_svm.score`; padding has a weight of zero."""
     builder = Builder()
     widest = max(int(params["support"].list.len().max()), 1)  # type: ignore[arg-type]
     center, scale, gamma, intercept = (

@@ -1,6 +1,6 @@
 """The detector of a device over all its tags: what no single sensor shows, such as a broken correlation.
 
-The tags' distances from what is expected of them, each in its own scale, are compared with their usual
+The tags' distances from their expected values, each in its own scale, are compared with their usual
 correlation: the squared Mahalanobis distance (`whole`), and the part of it in the directions in which
 the tags together vary little, less than half of what one does by itself (`residual`, as of a principal
 component analysis). Each is brought to a standard normal by Wilson & Hilferty's cube root, and taken
@@ -129,7 +129,7 @@ def _usual_mean(normal: Floats, part: NDArray[np.bool_]) -> tuple[Floats, Floats
 
 
 def _correlation(x: Floats) -> Floats:
-    """Correlation matrices (n, d, d) of n devices, from x (n, d, T); of the cells that a pair both has."""
+    """Correlation matrices (n, d, d) of n devices, from the cells of x (n, d, T) in which both tags have values."""
     tags = x.shape[1]
     present = ~np.isnan(x)
     filled = np.where(present, x, 0.0)
@@ -177,10 +177,9 @@ def _quadratic(x: Floats, matrix: Floats) -> Floats:
 
 
 def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """Squared Mahalanobis distances (n, T) of x (n, d, T), and how many tags each is of.
+    """Squared Mahalanobis distances (n, T) of x (n, d, T), and the number of tags in each.
 
-    For the cells without all tags the others' own distance: that of the missing tags set to where it
-    is least.
+    Cells that lack tags have the distance of the others: the least over all values of the missing tags.
     """
     present = ~np.isnan(x)
     filled = np.clip(np.where(present, x, 0.0), -CLIP, CLIP)
@@ -195,7 +194,7 @@ def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.
 
 
 def _of_known(x: Floats, present: NDArray[np.bool_], precision: Floats) -> Floats:
-    """Distances of rows x (n, d) over the known tags: the missing ones solve for the least distance."""
+    """Distances of rows x (n, d) over the tags that are `present`: the missing ones minimise the distance."""
     absent = ~present
     system = np.where(absent[:, :, None] & absent[:, None, :], precision, 0.0)
     tags = np.arange(x.shape[1])

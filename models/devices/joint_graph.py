@@ -1,6 +1,6 @@
 """The joint detectors of all devices as an ONNX graph.
 
-Matrices of devices with different numbers of tags lie behind each other in one tensor; a row takes those of its
+Matrices of devices with different numbers of tags are concatenated in one tensor; a row takes those of its
 device, with zeros up to the most tags that any device has. In place of the system of equations that
 `models.devices.joint` solves for the missing tags, these are eliminated one after the other: what remains of the
 inverse correlation is that of the others by themselves (its Schur complement).
@@ -66,7 +66,7 @@ def _inputs(widest: int) -> tuple[Port, Port]:
 
 
 def _tags(builder: Builder, size: str, widest: int) -> tuple[str, str]:
-    """The tags of each interval (rows, RECENT, widest), zero where there is none, and which there are."""
+    """The tags of each interval (rows, RECENT, widest), zero if missing, and which are present."""
     cube = builder.op("Reshape", "units", builder.constant([-1, widest, RECENT], np.int64))
     tags = builder.op("Transpose", cube, perm=[0, 2, 1])
     own = builder.op("Less", builder.constant(np.arange(widest), np.int64), builder.unsqueeze(size, 2))

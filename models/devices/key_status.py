@@ -1,4 +1,4 @@
-"""What becomes of each requested key in an hour: its status, its rung, and the reason where it has no verdict of its own."""
+"""The status of each requested key in an hour, its rung, and the reason if it has no verdict of its own."""
 
 import numpy as np
 import polars as pl

@@ -1,4 +1,4 @@
-"""What kind of sensor each is, in words, and why it has the detector that it has: from the frames of a bundle."""
+"""The kind of each sensor, in words, and the reason for its detector, from the frames of a bundle."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -26,7 +26,7 @@ _GOES_ROUND = "it goes round: taken the shorter way round"
 
 
 def kinds(frames: Mapping[str, pl.DataFrame], settings: Mapping[str, Any]) -> pl.DataFrame:
-    """A line per sensor that the training knew, by device and tag: device, tag, `kind`, `reason`, rung and readings."""
+    """One row per sensor of the training, sorted by device and tag: device, tag, `kind`, `reason`, rung and readings."""
     sensors = frames["sensors"]
     step = interval_of(settings["interval"])
     table = pl.DataFrame(

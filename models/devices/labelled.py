@@ -1,4 +1,4 @@
-"""How many alarms were right: those that people, or labels of known faults, say something about."""
+"""How many alarms were right, by the verdicts of people and the labels of known faults."""
 
 from datetime import datetime, timedelta
 
@@ -44,7 +44,7 @@ def precision(incidents: pl.LazyFrame, tables: Frames, until: datetime) -> pl.Da
 
 
 def _labels(tables: Frames) -> pl.DataFrame:
-    """Known faults and verdicts: device, `of` which tag, `since`, `over`, verdict, and `at` what time it was said."""
+    """Known faults and verdicts: device, `of` which tag, `since`, `over`, verdict, and the time `at` which it was given."""
     names = {"device": "device", "tag": "of", "start": "since", "end": "over"}
     place = [pl.col(name).alias(label) for name, label in names.items()]
     never = pl.lit(None, pl.Datetime("us", "UTC")).alias("at")

@@ -108,7 +108,7 @@ def _influx(parts: Sequence[Part], request: Asked) -> list[Part]:
 
 
 def _states(parts: Sequence[Part], _: Asked) -> list[Part]:
-    """States of entities; those of an entity that is not there are no readings.
+    """States of entities; those of an entity that is unavailable are not readings.
 
     A minimal response names the entity with its first state alone.
     """
@@ -121,7 +121,7 @@ def _states(parts: Sequence[Part], _: Asked) -> list[Part]:
 
 
 def _numeric(part: Part, columns: Sequence[str]) -> set[str]:
-    """Which of the columns hold numbers alone."""
+    """Those of the columns that hold only numbers."""
     text = pl.col(columns).cast(pl.String).str.strip_chars()
     numbers = text.cast(pl.Float64, strict=False).is_not_null() | text.is_null() | (text == "")
     numeric = part.frame.select(numbers.all()).collect().row(0, named=True)
@@ -129,7 +129,7 @@ def _numeric(part: Part, columns: Sequence[str]) -> set[str]:
 
 
 def _long(part: Part, time: str, values: Sequence[str], index: Sequence[str] = ()) -> pl.LazyFrame:
-    """A row for each cell of the columns `values`, as `time`, `tag` and `value`; empty cells give none."""
+    """A row (`time`, `tag`, `value`) for each cell of the columns `values` that is not empty."""
     same = part.frame.with_columns(pl.col(values).cast(pl.String) if _mixed(part, values) else pl.col(values))
     long = same.unpivot(values, index=[time, *index], variable_name="tag", value_name="value")
     return long.rename({time: "time"}).filter(pl.col("value").is_not_null())

@@ -1,4 +1,4 @@
-"""What is left out of what a detector learns: readings in labelled faults, and codes that stand for no reading.
+"""Readings that detectors do not learn from: those in labelled faults, and codes that stand for no reading.
 
 A sentinel is a value such as -999 or 65535 that a gateway writes where it has no reading. It lies far outside of
 what the sensor shows otherwise, exactly the same each time: a well-known code, or a value that comes again and
@@ -72,7 +72,7 @@ def without(grid: Grid, sentinels: list[list[float]]) -> Grid:
 
 
 def in_faults(grid: Grid, faults: pl.DataFrame) -> NDArray[np.bool_]:
-    """Which cells of `grid` lie in one of the labelled `faults` (device, tag, start, end), also in part."""
+    """Which cells of `grid` lie in one of the labelled `faults` (device, tag, start, end), even partly."""
     cells = np.zeros(grid.values.shape, bool)
     if faults.is_empty():
         return cells

@@ -1,7 +1,7 @@
-"""New levels: sensors of which what stayed different has become normal (`models.devices.new_normal`), each told once.
+"""New levels: sensors whose lasting change has become normal (`models.devices.new_normal`), each reported once.
 
 A sensor is on a new level from the first hour that is judged by it; `since` is when the first incident of the sensor
-began that led to it, or the begin of the hours that it was learnt from. It is told again where it was not on a new level
+began that led to it, or the begin of the hours that it was learnt from. It is reported again where it was not on a new level
 for `FORGOTTEN`.
 """
 
@@ -34,7 +34,7 @@ def levels(
     """The new levels (see `LEVELS`) after the hour that ends at `as_of`, by device and tag.
 
     `rows` are the hour's published rows, `previous` the levels that the last run before it returned, `incidents` those of
-    the runs before. A joint detector is named where none of its device's sensors is.
+    the runs before. A joint detector has a row only if none of its device's sensors has one.
     """
     here = rows.filter(pl.col("normal_since").is_not_null()).group_by(KEY).agg(pl.col("normal_since").min())
     now = here.collect(engine="streaming")

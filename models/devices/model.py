@@ -32,7 +32,7 @@ class Model:
 
     @classmethod
     def of(cls, files: Mapping[str, File]) -> "Model":
-        """The model that the files of a bundle hold. Raises `ContractError` where `sensors` or `settings` is absent."""
+        """The model that the files of a bundle hold. Raises `ContractError` if `sensors` or `settings` is missing."""
         settings = files.get("settings")
         frames = {name: file for name, file in files.items() if isinstance(file, pl.DataFrame)}
         if not isinstance(settings, Mapping) or "sensors" not in frames:
@@ -44,11 +44,11 @@ class Model:
 
     @property
     def options(self) -> dict[str, str]:
-        """The options of the training that scoring has to have, too; a bundle of before has the days of UTC."""
+        """The options of the training that scoring must share. The days of older bundles are those of UTC."""
         return {"interval": self.settings["interval"], "timezone": self.settings.get("timezone", "UTC")}
 
     def within(self, devices: pl.DataFrame) -> "Model":
-        """The part of the model that is about `devices` (one column, `device`)."""
+        """The part of the model for `devices` (one column, `device`)."""
         frames = {
             name: frame.join(devices, on="device", how="semi") if "device" in frame.columns else frame
             for name, frame in self.frames.items()
@@ -60,12 +60,12 @@ class Model:
         return keys.select(*KEY).join(self.frames[kind], on=list(KEY), how="left", maintain_order="left")
 
     def correction(self, rung: str) -> pl.DataFrame:
-        """How p-values of one rung are corrected; no rows where they are not."""
+        """The corrections of one rung's p-values; no rows if there are none."""
         if "corrections" not in self.frames:
             return pl.DataFrame()
         return self.frames["corrections"].filter(pl.col("rung") == rung)
 
     def rungs(self, keys: pl.DataFrame) -> pl.DataFrame:
-        """`keys` with `rung`, `readings` and `last`; null for sensors that the training did not know."""
+        """`keys` with `rung`, `readings` and `last`; null for sensors that were not in the training."""
         sensors = self.frames["sensors"].select(*KEY, "rung", "readings", "last")
         return keys.select(*KEY).join(sensors, on=list(KEY), how="left", maintain_order="left")

@@ -59,7 +59,7 @@ def hold_of(hours: float, step: timedelta) -> timedelta:
 
 
 def memory_of(hours: float, step: timedelta) -> timedelta:
-    """How far back readings are compared with; 0 for not at all."""
+    """How far back readings are compared; 0 for not at all."""
     return max(hold_of(hours, step), MEMORY_INTERVALS * step) if hours else timedelta(0)
 
 
@@ -79,7 +79,7 @@ def relearnt(
     model: Model,
     pace: int = 1,
 ) -> Scores:
-    """`scores` of the intervals from `first` up to `until`, with those sensors judged anew that have stayed different.
+    """`scores` of the intervals from `first` up to `until`, with those sensors judged again that have stayed different.
 
     All sensors have the same `pace`. Readings in labelled `faults` (device, tag, start, end) never become normal.
     """
@@ -117,7 +117,7 @@ def remembering(
     called_for: timedelta,
     without: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """`rows` of an hour whose p-values are at least the share of readings before that were as unusual; see the module.
+    """`rows` of an hour, with p-values of at least the share of earlier readings that were as unusual; see the module.
 
     `past` are the rows of the same keys before the hour, which begins at `first`. Only keys that are called often are
     looked at, and none of `without`.
@@ -163,7 +163,7 @@ def _as_high_as(score: str) -> pl.Expr:
 
 
 def _as_unusual(now: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
-    """Of each row of `now` how many rows of `before` of its key are as unusual: `as_unusual`."""
+    """For each row of `now`, the number of rows of its key in `before` that are as unusual: `as_unusual`."""
     columns = [*KEY, "time", "score"]
     every = pl.concat(
         [
@@ -176,9 +176,9 @@ def _as_unusual(now: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
 
 
 def _near(now: pl.DataFrame, near: pl.DataFrame, called_for: timedelta) -> pl.DataFrame:
-    """Of each row of `now` how many rows of `near` it is compared with, and how many of these are as unusual.
+    """For each row of `now`, the number of rows of `near` it is compared with, and how many of these are as unusual.
 
-    It is compared with those that are `called_for` older, or where its key is `broken` with all that are older.
+    It is compared with those that are at least `called_for` older, or, if its key is `broken`, with all older ones.
     """
     ago = pl.col("time") - pl.col("time|2")
     counts = (ago >= called_for) | (pl.col("broken") & (ago > timedelta(0)))
@@ -259,7 +259,7 @@ def _fitted(
 
 
 def _lesser(rows: pl.DataFrame, again: pl.DataFrame) -> pl.DataFrame:
-    """Of each row the verdict whose p-value is greater."""
+    """For each row, the verdict with the greater p-value."""
     row = [*KEY, "time"]
     theirs = again.select(*row, pl.col(_JUDGED).name.suffix("|again"))
     both = rows.join(theirs, on=row, how="left", maintain_order="left")

@@ -38,7 +38,7 @@ def fit(
     """One row per sensor: its scaler, and the support vectors, dual coefficients and intercept of its SVM.
 
     Trained on the readings in the columns where `part`, of which about the share `nu` may be outside.
-    There is no chance in it: `seed` changes nothing.
+    The fit is deterministic: `seed` changes nothing.
     """
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import OneClassSVM
@@ -67,7 +67,7 @@ def fit(
 def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
     """Scores (S, T - first) of `grid`'s columns from `first` on; `params` has its sensors in its order.
 
-    NaN where there is no reading. Sensors are taken together by how many support vectors they have.
+    NaN where there is no reading. Sensors with about the same number of support vectors are scored together.
     """
     x = grid.values[:, first:]
     scores = np.empty_like(x)
@@ -89,7 +89,7 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> Floats:
 
 
 def _padded(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sizes rounded up to a multiple of 8, so that sensors of about one size go together."""
+    """Sizes rounded up to a multiple of 8, so that sensors of similar size are scored together."""
     return -(-sizes // 8) * 8
 
 

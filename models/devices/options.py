@@ -18,7 +18,7 @@ HIGHEST_ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Options:
-    """What a training or scoring run of `devices` may be told; see `Options.of`."""
+    """The options of a training or scoring run of `devices`; see `Options.of`."""
 
     interval: str = "1m"
     """Length of an interval: a number and s, m or h that divides an hour."""
@@ -68,7 +68,7 @@ class Options:
 
     @property
     def of_detector(self) -> dict[str, Any]:
-        """What the chosen detector's `fit` is told beside the seed."""
+        """The keyword arguments of the chosen detector's `fit`, besides the seed."""
         numbers: dict[str, dict[str, Any]] = {
             "one_class_svm": {"nu": self.nu},
             "isolation_forest": {"trees": self.forest_trees},

@@ -78,7 +78,7 @@ def _labels(tables: Frames, as_of: datetime | None, options: Options) -> tuple[p
 
 
 def _marked(rows: pl.LazyFrame, labels: pl.LazyFrame) -> pl.LazyFrame:
-    """The rows that lie in a fault or in what comes after it: sensor, time, phase and the fault."""
+    """The rows in a fault or its aftermath: sensor, time, phase and the fault."""
     time, tag = pl.col("time"), pl.col("fault_tag")
     concerned = (tag == pl.col("tag")) | (tag == JOINT_TAG) | (pl.col("tag") == JOINT_TAG)
     during = time < pl.col("end")
@@ -111,7 +111,7 @@ def measures(judged: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _found(sums: pl.LazyFrame) -> pl.DataFrame:
-    """Measures of labelled faults, of all and by kind; no rows where there are no labels."""
+    """Measures of labelled faults, overall and by kind; no rows without labels."""
     labelled = sums.filter("labelled", (pl.col("anomalies") > 0) | (pl.col("phase") == "during"))
     rows = labelled.collect(engine="streaming")
     alarms = pl.col("anomalies").sum()
@@ -147,7 +147,7 @@ def tallies(judged: pl.DataFrame) -> pl.DataFrame:
 
 
 def backtest_tallies(backtest: pl.LazyFrame) -> pl.DataFrame:
-    """The same of the backtest's readings as they are."""
+    """As `tallies`, of the backtest's unchanged readings."""
     days = backtest.filter(~pl.col("injected")).group_by(pl.col("time").dt.date().alias("period"))
     counts = days.agg(
         (pl.col("p_value") <= ALPHA).sum().cast(pl.Float64).alias("numerator"),

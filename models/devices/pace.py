@@ -49,7 +49,7 @@ def paces_of(readings: pl.LazyFrame, step: timedelta) -> pl.DataFrame:
 
 
 def _parts_of_an_hour(step: timedelta) -> list[int]:
-    """The numbers of intervals that an hour is a multiple of, ascending.
+    """The numbers of intervals that divide an hour, ascending.
 
     >>> _parts_of_an_hour(timedelta(minutes=10))
     [1, 2, 3, 6]
@@ -98,7 +98,7 @@ def ceiling(moment: datetime, step: timedelta) -> datetime:
 
 
 def paces_in(frames: Mapping[str, pl.DataFrame], keys: pl.DataFrame) -> pl.DataFrame:
-    """`keys` with the `pace` that a model has for them; 1 for what it does not know. A joint detector has its tags'."""
+    """`keys` with their `pace` in a model; 1 for an unknown key. A joint detector has the pace of its tags."""
     sensors = frames["sensors"]
     if "pace" not in sensors.columns or sensors["pace"].max() in (None, 1):
         return keys.select(*KEY, pace=pl.lit(1, pl.Int64))
@@ -112,7 +112,7 @@ def paces_in(frames: Mapping[str, pl.DataFrame], keys: pl.DataFrame) -> pl.DataF
 
 
 def with_joint(paces: pl.DataFrame) -> pl.DataFrame:
-    """Devices with the `pace` of their joint detector: the one that most of their sensors have, the fastest of equals."""
+    """Devices with the `pace` of their joint detector: the most frequent of their sensors; the fastest if tied."""
     counts = (
         paces.group_by("device", "pace").len().sort("device", "len", "pace", descending=[False, True, False])
     )

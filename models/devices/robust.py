@@ -1,6 +1,6 @@
 """The default detector: distances from what a sensor usually does, in robust standard deviations.
 
-What is expected is the sensor's level (`robust_level`), its course over the day (`robust_seasonal`),
+The expected value is the sensor's level (`robust_level`), its course over the day (`robust_seasonal`),
 where it jumps between separate levels the nearest of them (`robust_regimes`), and where it wanders
 the mean of its last 30 readings (`robust_local`). The score is the greatest of the channels of
 `models.devices.channels`; higher is more anomalous. Scoring costs a few hundred operations a
@@ -62,9 +62,9 @@ class Fitted:
 
 
 def fit(grid: Grid, part: NDArray[np.bool_], choice: NDArray[np.int8] | None = None) -> Fitted:
-    """Detectors of all sensors of `grid` from the columns where `part`; which expectation, by the others.
+    """Detectors of all sensors of `grid` from the columns where `part`; the others decide which expectation.
 
-    `choice` says which expectation (position in `BASELINES`) a sensor has, where it is not -1.
+    `choice` says which expectation (position in `BASELINES`) a sensor has; -1 for the best one.
     Up to three short episodes a day of readings more than seven scales out, at most a tenth of
     the history, are taken for faults and left out; more than that is how the sensor behaves.
     """
@@ -201,7 +201,7 @@ def _suspects(grid: Grid, parameters: Fitted) -> NDArray[np.bool_]:
 
 
 def expected_of(grid: Grid, x: Floats, baseline: NDArray[np.int8], profile: Floats) -> Floats:
-    """What sensors with the values `x`, on the columns of `grid`, are expected to show; see the module."""
+    """The expected values of sensors with the values `x` on the columns of `grid`; see the module."""
     expected = np.empty_like(x)
     steady = np.flatnonzero(baseline <= SEASONAL)
     expected[steady] = channels.seasonal(channels.seasonal_design(grid), profile[steady])
@@ -213,7 +213,7 @@ def expected_of(grid: Grid, x: Floats, baseline: NDArray[np.int8], profile: Floa
 
 
 def _nearest(x: Floats, levels: Floats) -> Floats:
-    """The level next to each value, of each row's `levels`."""
+    """The nearest of the row's `levels` for each value."""
     nearest = np.repeat(levels[:, :1], x.shape[1], axis=1)
     for i in range(1, levels.shape[1]):
         level = levels[:, i : i + 1]

@@ -1,4 +1,4 @@
-"""The rows of an hour: what is published of each reading, and the block of sensors that they are made from."""
+"""The rows of an hour as they are published, and the block of sensors that they come from."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,7 @@ readings since then are taken for normal, too (`models.devices.new_normal`), els
 
 
 def as_scores(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Published rows with the columns `SCORES`; what an earlier version did not publish is null."""
+    """Published rows with the columns `SCORES`; columns that an earlier version did not publish are null."""
     names = rows.collect_schema().names()
     lacking = [pl.lit(None, dtype).alias(name) for name, dtype in SCORES.items() if name not in names]
     return rows.with_columns(lacking).select(list(SCORES))
@@ -48,7 +48,7 @@ def as_scores(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 @dataclass
 class Block:
-    """What is known of the cells of some sensors in the hour; arrays of shape (S, columns), to be filled in."""
+    """The results for the cells of some sensors in the hour; arrays of shape (S, columns), to be filled in."""
 
     grid: Grid
     received: NDArray[np.bool_]
@@ -65,7 +65,7 @@ class Block:
 
     @classmethod
     def of(cls, grid: Grid, first: int, received: NDArray[np.bool_]) -> "Block":
-        """Nothing known yet of the columns of `grid` from `first` on."""
+        """An empty block for the columns of `grid` from `first` on."""
         keys, columns = grid.keys.height, grid.intervals - first
         score, p_value, expected, low, high = (np.full((keys, columns), np.nan) for _ in range(5))
         return cls(
@@ -107,7 +107,7 @@ def rows_of(block: Block, options: Options) -> pl.DataFrame:
 
 
 def with_verdict(options: Options) -> list[pl.Expr]:
-    """The columns `SCORES` of rows with a p-value that lack what follows from it."""
+    """The columns `SCORES`, with the verdict that follows from the p-value."""
     verdict = (pl.col("p_value") <= options.alpha).fill_null(False).alias("is_anomaly")
     own = {"is_anomaly": verdict, "normal_since": pl.lit(None, SCORES["normal_since"]).alias("normal_since")}
     return [own[name] if name in own else pl.col(name).cast(dtype) for name, dtype in SCORES.items()]

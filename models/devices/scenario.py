@@ -105,7 +105,7 @@ class Devices(
         """The end of an hour. Without `as_of`, of the last hour whose last interval has a reading, or that is over.
 
         An `as_of` within an hour is the hour's start; a date is the end of that day, or of its last hour with a reading.
-        Raises `ContractError` where no reading lies before it, and where it is after the hour of the last reading.
+        Raises `ContractError` if no reading lies before it, or it is after the hour of the last reading.
         """
         first, last, step = _extent(tables["readings"])
         if first is None or last is None:
@@ -132,7 +132,7 @@ class Devices(
         return hours.due(tables["readings"], moment_of(newest), past, at_most, Options.requested_hours)
 
     def changed(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> list[datetime]:
-        """The hours that have got readings, see `models.devices.hours.changed`."""
+        """The hours with new readings, see `models.devices.hours.changed`."""
         return hours.changed(before["readings"], now["readings"], [moment_of(one) for one in as_ofs])
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
@@ -257,7 +257,7 @@ class Devices(
         self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> list[Event]:
         """`incident` for each one that became an alarm in this run, the most unusual first; `new_level` for each sensor
-        of which what stayed different has become normal.
+        whose lasting change has become normal.
         """
         new = derived["incidents"].filter("is_new_alarm").sort("p_value", "incident")
         events = [
@@ -310,7 +310,7 @@ class Devices(
 
 
 def _verdicts(tables: Frames, as_of: datetime) -> pl.DataFrame | None:
-    """What people said of times before `as_of`; None where they said nothing yet."""
+    """The verdicts of people on times before `as_of`; None if there are none."""
     return tables["verdicts"].filter(pl.col("start") < as_of).collect() if "verdicts" in tables else None
 
 

@@ -151,7 +151,7 @@ def _score_grid(
 
 
 def _without_sentinels(model: Model, grid: Grid) -> Grid:
-    """The grid without the values that training found to stand for no reading."""
+    """The grid without the sentinels that the training identified."""
     if "sentinels" not in model.frames["sensors"].columns:
         return grid
     sentinels = model.rows("sensors", grid.keys)["sentinels"]
@@ -163,7 +163,7 @@ def _where(rung: pl.Series, names: tuple[str, ...]) -> NDArray[np.int64]:
 
 
 def _score_varying(model: Model, block: Block, rung: pl.Series, options: Options) -> None:
-    """Sensors whose values vary: the score of their own detector, and what the robust one expects."""
+    """Sensors whose values vary: the scores of their own detector, and the values that the robust one expects."""
     at = _where(rung, (*ROBUST_RUNGS, *DETECTORS))
     if not len(at):
         return
@@ -192,7 +192,7 @@ def _score_varying(model: Model, block: Block, rung: pl.Series, options: Options
 
 
 def _measure(model: Model, block: Block, at: NDArray[np.int64]) -> tuple[Grid, robust.Fitted, Floats]:
-    """The sensors at `at`, their robust detectors and what these expect; fills in their `units`."""
+    """The sensors at `at`, their robust detectors and expected values; fills in their `units`."""
     grid = block.grid.take(at)
     parameters = robust.Fitted.of(model.rows("robust", grid.keys))
     expected = robust.expected_of(grid, grid.values, parameters.baseline, parameters.profile)
@@ -205,7 +205,7 @@ def _numbers(rungs: pl.Series) -> NDArray[np.int8]:
 
 
 def _score_discrete(model: Model, block: Block, rung: pl.Series) -> None:
-    """Sensors with few values; of coarse ones, what the joint detectors look at."""
+    """Sensors with few values; for coarse ones, also the input of the joint detectors."""
     at = _where(rung, DISCRETE_RUNGS)
     if not len(at):
         return
@@ -222,7 +222,7 @@ def _score_discrete(model: Model, block: Block, rung: pl.Series) -> None:
 
 
 def _score_pooled(model: Model, block: Block, rung: pl.Series, options: Options) -> None:
-    """Sensors without a detector of their own, where others have the same tag."""
+    """Sensors without a detector of their own, if others have the same tag."""
     if "pooled" not in model.frames:
         return
     without = np.flatnonzero((rung.is_null() | (rung == "none")).to_numpy())
@@ -242,7 +242,7 @@ def _score_pooled(model: Model, block: Block, rung: pl.Series, options: Options)
 
 
 def _score_missing(model: Model, block: Block, rung: pl.Series) -> None:
-    """Missing readings of sensors that the training knows, where they are unusual."""
+    """Unusual missing readings of sensors that were in the training."""
     at = np.flatnonzero(rung.is_not_null().to_numpy())
     if not len(at):
         return

@@ -1,4 +1,4 @@
-"""What may be tuned in `devices`, and how a trial is judged: on one stretch of held-out hours after the other."""
+"""The search space of `devices`, and the loss of a trial: on successive stretches of held-out hours."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -28,7 +28,7 @@ class DevicesSearch(Search):
 
     @property
     def space(self) -> Space:
-        """The detector, its number, and how many days it learns from."""
+        """The detector, its parameter, and the number of days it learns from."""
         return {
             "detector": OneOf((AUTO, *DETECTORS)),
             "history_days": Real(1.0, LONGEST_DAYS, log=True),

@@ -46,7 +46,7 @@ def sections(run: RunView) -> list[Section]:
 
 
 class _View:
-    """The run, with what several sections ask for."""
+    """The run, with the data that several sections share."""
 
     def __init__(self, run: RunView) -> None:
         self.run = run
@@ -71,7 +71,7 @@ class _View:
 
     @property
     def current(self) -> pl.DataFrame:
-        """Alarms with an anomaly in this hour, those of the least p-value first."""
+        """Alarms with an anomaly in this hour, lowest p-value first."""
         now = self.incidents.filter(pl.col("end") > self.until - HOUR)
         return now.sort("p_value", "score", "device", "start", descending=[False, True, False, False])
 
@@ -126,7 +126,7 @@ def _attention(view: _View) -> list[Part]:
 
 
 def _timeline(view: _View) -> list[Part]:
-    """One line per incident; the devices with the least p-values."""
+    """One line per incident, for the devices with the lowest p-values."""
     if view.incidents.is_empty():
         return [Text("No alarm is open.")]
     worst = view.incidents.sort("p_value", "device").unique("device", keep="first", maintain_order=True)
@@ -261,7 +261,7 @@ def _false_alarms(view: _View) -> list[Part]:
 
 
 def _levels(view: _View) -> list[Part]:
-    """Sensors of which what stayed different has become normal."""
+    """Sensors whose lasting change has become normal."""
     if "levels" not in view.run.derived:
         return []
     current = view.run.derived["levels"].filter(
@@ -296,7 +296,7 @@ def _said(view: _View) -> list[Part]:
 
 
 def _detectors(view: _View) -> list[Part]:
-    """What kind of sensor each of this hour is, and why it has its detector."""
+    """The kind of each sensor of this hour, and the reason for its detector."""
     frames = {name: file for name, file in view.run.files.items() if isinstance(file, pl.DataFrame)}
     settings = view.run.files.get("settings")
     if "sensors" not in frames or not isinstance(settings, Mapping):

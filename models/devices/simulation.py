@@ -37,7 +37,7 @@ MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Simulated:
-    """`grid` of values; `expected`, the same without the noise; `traits`: what each sensor is like.
+    """`grid` of values; `expected`, the same without the noise; `traits`: the properties of each sensor.
 
     `traits` has one row per sensor: device, tag, `kind`, `level`, `scale` (standard deviation of the
     noise) and `autocorrelation` (of the noise, from one interval to the next).
@@ -231,7 +231,7 @@ def readings_of(grid: Grid) -> pl.DataFrame:
 def recalibrated(
     readings: pl.DataFrame, since: datetime, tag: str = "flow", factor: float = 1.2, share: float = 0.5
 ) -> pl.DataFrame:
-    """`readings` in which a sensor of a `share` of the devices, the first ones, shows `factor` times as much.
+    """`readings` in which a sensor of a `share` of the devices, the first ones, reads `factor` times as much.
 
     The means from the interval `since` on; the other columns of readings are as they were.
     """

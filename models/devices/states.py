@@ -1,4 +1,4 @@
-"""States that devices send as words, as a page draws them: by their places, 0, 1 and so on."""
+"""States that devices send as words, as numbers that a page can draw: 0, 1 and so on."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def states_of(discrete: pl.DataFrame | None) -> pl.DataFrame:
 
 
 def as_places(rows: pl.LazyFrame, columns: Sequence[str], states: pl.DataFrame) -> pl.LazyFrame:
-    """`rows` (device, tag) with the `columns` of `states_of` as places, to be drawn; a word that is none is the next one."""
+    """`rows` (device, tag) with the states in `columns` as their places in `states_of`; any other word is the next place."""
     if states.is_empty():
         return rows
     count = states.group_by(KEY).agg(states=pl.len().cast(pl.Float64)).lazy()

@@ -46,8 +46,8 @@ class ReadingsTable(Table):
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
         """`good` are points, see `aggregation`.
 
-        A reading is in the future when it is ahead of `now` or, where a message says when it was
-        enqueued, of that: so a message is judged in the same way whenever it is read.
+        A reading is in the future when it is ahead of `now` or, if the message says so, of the time at
+        which it was enqueued. So a message is treated the same whenever it is read.
         """
         interval = aggregation.interval_of(options["interval"])
         seconds = options.get("tolerance_seconds")
@@ -72,7 +72,7 @@ class ReadingsTable(Table):
         return Accepted(points, bad, ignored)
 
     def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
-        """Points merged into the stored intervals that they touch. Those of a closed interval are refused."""
+        """Merges points into the stored intervals that they touch. Points of a closed interval are refused."""
         points = rows.drop("shard")
         touched = aggregation.aggregate(points.clear()) if stored is None else _touched(stored, points)
         merged = aggregation.merge(touched, points)
@@ -89,7 +89,7 @@ class ReadingsTable(Table):
         return Folded(new, updates, rows.height - count - late.height, late)
 
     def replacing(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
-        """Points in the place of the stored ones of the same intervals."""
+        """Replaces the stored points of the same intervals."""
         folded = self.fold(None, rows)
         if stored is None:
             return folded
@@ -130,9 +130,9 @@ def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:
 
 @dataclass(frozen=True)
 class LabelsTable(Table):
-    """Labelled faults. A source may lack `tag`; where there is none, the fault is of all tags: `*`.
+    """Labelled faults. `tag` is optional; without one, the fault concerns all tags: `*`.
 
-    Of several labels of one start the last one counts, unless the options say otherwise.
+    If several labels have the same start, the last one counts, unless the options say otherwise.
     """
 
     @property
@@ -145,7 +145,7 @@ class LabelsTable(Table):
 
 @dataclass(frozen=True)
 class KindsTable(Table):
-    """What kind of sensor a tag is. A source may lack `device`; where there is none, it is so on all devices: `*`."""
+    """The kind of sensor of each tag. `device` is optional; without one, it holds for all devices: `*`."""
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -159,7 +159,7 @@ class KindsTable(Table):
 
 @dataclass(frozen=True)
 class SitesTable(Table):
-    """The time zone of each device, and its site, which a source may lack."""
+    """The time zone of each device, and its site, which is optional."""
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ class SitesTable(Table):
 
 
 def _or_all(raw: pl.DataFrame, column: str, every: str) -> pl.DataFrame:
-    """`raw` with `every` where a column has nothing, or is not there."""
+    """`raw` with `every` where `column` is empty or missing."""
     text = (pl.col(column) if column in raw.columns else pl.lit(None)).cast(pl.String).str.strip_chars()
     return raw.with_columns(
         pl.when(text.fill_null("") == "").then(pl.lit(every)).otherwise(text).alias(column)
@@ -179,7 +179,7 @@ def _or_all(raw: pl.DataFrame, column: str, every: str) -> pl.DataFrame:
 
 
 def _the_last_counts(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options`; of several rows of one key the last one counts, unless they say otherwise."""
+    """`options`, by which the last of several rows of one key counts, unless they say otherwise."""
     return {**options, "duplicates": options.get("duplicates") or "last"}
 
 

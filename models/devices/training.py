@@ -109,7 +109,7 @@ def labelled_faults(tables: Frames, as_of: datetime) -> pl.DataFrame:
 
 
 def kinds_and_zones(tables: Frames) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
-    """What sensors were set to be (device, tag, kind), and where devices are (device, timezone); None without a table."""
+    """The kinds set for sensors (device, tag, kind), and the time zones of devices; None without a table."""
     columns = {"kinds": (*KEY, "kind"), "sites": ("device", "timezone")}
     kinds, zones = (
         tables[name].select(some).collect() if name in tables else None for name, some in columns.items()
@@ -118,7 +118,7 @@ def kinds_and_zones(tables: Frames) -> tuple[pl.DataFrame | None, pl.DataFrame |
 
 
 def history_start(context: Mapping[str, pl.DataFrame], as_of: datetime, options: Options) -> datetime:
-    """The first interval of the history: of the first reading of all, at most `history_days` before `as_of`."""
+    """The first interval of the history: that of the first reading, at most `history_days` before `as_of`."""
     first = context["fleet"]["first"].item()
     longest = as_of - DAY * options.history_days
     start = longest if first is None else max(first, longest)
@@ -134,7 +134,7 @@ def sampled(keys: pl.DataFrame, context: Mapping[str, pl.DataFrame], options: Op
 
 
 def stacked(parts: list[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
-    """Frames of one name below each other; a name without rows is left out."""
+    """Concatenates the frames of each name; names without rows are left out."""
     names = dict.fromkeys(name for part in parts for name in part)
     frames = {name: pl.concat([part[name] for part in parts if name in part]) for name in names}
     return {name: frame for name, frame in frames.items() if frame.height}

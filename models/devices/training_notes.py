@@ -1,4 +1,4 @@
-"""What a training tells of itself: a promise that its backtest did not keep, and sensors that it cannot judge well."""
+"""The notes of a training: alarm rates that its backtest exceeds, and sensors that it cannot judge well."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -22,7 +22,7 @@ _INTERVALS = ("2m", "3m", "4m", "5m", "6m", "10m", "12m", "15m", "20m", "30m", "
 
 
 def of_backtest(backtest: pl.DataFrame) -> list[str]:
-    """A note for each alpha of which the backtest calls more than three times the share of normal readings."""
+    """A note for each alpha at which the backtest calls more than three times alpha of the normal readings."""
     normal = backtest.filter(~pl.col("injected"))
     notes = []
     for alpha in ALPHAS:

@@ -74,7 +74,7 @@ def _every_hour(hourly: pl.LazyFrame, as_of: datetime) -> pl.LazyFrame:
 def _usual(past: pl.LazyFrame) -> pl.LazyFrame:
     """By sensor: centre and scale of the hours' means, by median and median deviation; medians of std and n.
 
-    Not by the hour of the day: of so few days, a sensor would be nearer to its usual than it ever is again.
+    Not by the hour of the day: with so few days, that would overfit the training data.
     """
     mean = pl.col("mean")
     return (

@@ -1,4 +1,4 @@
-"""States that devices send as words, such as ON, OFF and IDLE, stored as numbers that say the word again.
+"""States that devices send as words, such as ON, OFF and IDLE, stored as numbers from which the word can be read back.
 
 A word's number is a whole one from `LEAST` on, where no measurement lies: `LEAST` plus its letters and digits as a
 number to the base of 36, whatever its case. So it is the same in every file and store, and no table of words is kept.
