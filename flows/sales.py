@@ -96,9 +96,9 @@ def train(
         seed: Seed of everything random in training.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
-    options = _options(opened, horizon, quantiles, holidays, seed) | {"training_rows": training_rows}
-    return train_for(reason, budget, SALES, opened, as_of, options)
+    data_store = open_store(store)
+    options = _options(data_store, horizon, quantiles, holidays, seed) | {"training_rows": training_rows}
+    return train_for(reason, budget, SALES, data_store, as_of, options)
 
 
 tune = tuning.flow_of(SALES)
@@ -127,8 +127,8 @@ def forecast(
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    asked = {"totals": totals, "total_weeks": total_weeks}
-    options = {name: value for name, value in asked.items() if value}
+    totals_options = {"totals": totals, "total_weeks": total_weeks}
+    options = {name: value for name, value in totals_options.items() if value}
     return score(SALES, open_store(store), "forecast", as_of, bundle, options, dry_run=dry_run)
 
 
@@ -144,9 +144,9 @@ def run(_: dict[str, Any], holidays: list[str] | None = None, store: str | None 
         holidays: Calendars of public holidays, such as DE, DE-BY or US, for the first training; see sales train.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    opened = open_store(store)
-    notes = _first_training(opened, holidays)
-    summary = score(SALES, opened, "forecast", None, None, {}, dry_run=False)
+    data_store = open_store(store)
+    notes = _first_training(data_store, holidays)
+    summary = score(SALES, data_store, "forecast", None, None, {}, dry_run=False)
     return summary | {"notes": [*dict.fromkeys([*notes, *summary["notes"]])]}
 
 
@@ -180,21 +180,21 @@ def _options(
     """The options to train with: horizon, quantiles and holidays that are not given are those of the champion."""
     champion = bundles.champion(store, SALES.name)
     earlier = {} if champion is None else bundles.manifest(store, SALES.name, champion).get("options", {})
-    kept = {name: earlier[name] for name in ("horizon", "quantiles", "holidays") if name in earlier}
-    given = {
+    defaults = {name: earlier[name] for name in ("horizon", "quantiles", "holidays") if name in earlier}
+    overrides = {
         "horizon": horizon,
         "quantiles": sorted(set(quantiles)) if quantiles else None,
         "holidays": holidays and sorted({*holidays} - {"none"}),
     }
-    return {"horizon": 13} | kept | {k: v for k, v in given.items() if v is not None} | {"seed": seed}
+    return {"horizon": 13} | defaults | {k: v for k, v in overrides.items() if v is not None} | {"seed": seed}
 
 
 def simulated(store: Store, seed: int) -> dict[str, Any]:
     """Parameters of `run` for a small simulated chain, whose files are written into the store."""
     from models.sales.simulation import simulate
 
-    made = simulate(skus=40, stores=6, weeks=120, seed=seed)
-    frames = {"source": made.history, "plan": made.plan, "stores": made.stores}
+    chain = simulate(skus=40, stores=6, weeks=120, seed=seed)
+    frames = {"source": chain.history, "plan": chain.plan, "stores": chain.stores}
     return {
         name: store.write_source(f"{SALES.name}/simulated/{name}.parquet", f) for name, f in frames.items()
     }

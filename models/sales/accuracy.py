@@ -16,8 +16,10 @@ def figures(metrics: pl.DataFrame) -> dict[str, str]:
     """Key figures of the backtest, as they are shown; none without a backtest."""
     overall = _measures(metrics, "all")
     wape = {"WAPE in the backtest": f"{overall['wape'][0]:.1%}"} if "wape" in overall.columns else {}
-    held = {f"{label} band held": f"{overall[name][0]:.1%}" for name, label in _coverages(overall).items()}
-    return wape | held
+    coverages = {
+        f"{label} band held": f"{overall[name][0]:.1%}" for name, label in _coverages(overall).items()
+    }
+    return wape | coverages
 
 
 def parts(metrics: pl.DataFrame) -> list[Part]:
@@ -31,31 +33,31 @@ def parts(metrics: pl.DataFrame) -> list[Part]:
                 "The history is too short, or sold too little, for a backtest: there is no measure of accuracy."
             )
         ]
-    found: list[Part] = [Text(_verdict(overall))]
+    blocks: list[Part] = [Text(_verdict(overall))]
     steps = (
         _measures(metrics, "step")
         .with_columns(pl.col("value_of_slice").cast(pl.Float64))
         .sort("value_of_slice")
     )
     if steps.height and "pinball" in steps.columns:
-        found += [_loss_by_step(steps), _coverage_by_step(steps)]
-    named = {"kind": "Kind of demand", "rung": "Estimator", "origin": "Origin"}
+        blocks += [_loss_by_step(steps), _coverage_by_step(steps)]
+    heads = {"kind": "Kind of demand", "rung": "Estimator", "origin": "Origin"}
     captions = {"kind": "By kind of demand", "rung": "By estimator", "origin": "By origin of the backtest"}
-    for name, head in named.items():
+    for name, head in heads.items():
         rows = _measures(metrics, name)
         if rows.height > 1:
-            found.append(_measure_grid(pl.concat([rows, overall], how="diagonal"), head, captions[name]))
-    return found
+            blocks.append(_measure_grid(pl.concat([rows, overall], how="diagonal"), head, captions[name]))
+    return blocks
 
 
 def _verdict(overall: pl.DataFrame) -> str:
     row = overall.row(0, named=True)
-    found = [
+    comparisons = [
         _against(1 - row["pinball"] / row[f"pinball_{name}"], label.split(" (")[0].lower())
         for name, label in BASELINES.items()
         if row.get(f"pinball_{name}")
     ]
-    against = f" That is {' and '.join(found)}." if found else ""
+    against = f" That is {' and '.join(comparisons)}." if comparisons else ""
     return (
         f"On rolling origins that the models had not seen, the pinball loss is **{row['pinball']:.3f}** "
         f"(mean over the quantiles, per unit sold; lower is better).{against} "
@@ -65,12 +67,12 @@ def _verdict(overall: pl.DataFrame) -> str:
 
 def _wapes(row: dict[str, Any]) -> str:
     """The WAPE of the medians beside those of the naive forecasts, in a sentence; empty where they are not known."""
-    named = [
+    wapes = [
         f"{label.split(' (')[0].lower()} {row[f'wape_{name}']:.1%}"
         for name, label in BASELINES.items()
         if row.get(f"wape_{name}") is not None
     ]
-    return f"The WAPE of the medians is {row['wape']:.1%}; of {', of '.join(named)}. " if named else ""
+    return f"The WAPE of the medians is {row['wape']:.1%}; of {', of '.join(wapes)}. " if wapes else ""
 
 
 def _against(gain: float, naive: str) -> str:
@@ -121,10 +123,10 @@ def _measure_grid(rows: pl.DataFrame, head: str, caption: str) -> Grid:
     labels |= {"wape": "WAPE", "bias": "Bias"} | {
         name: f"In {label} band" for name, label in _coverages(rows).items()
     }
-    shown = {name: label for name, label in labels.items() if name in rows.columns}
+    columns = {name: label for name, label in labels.items() if name in rows.columns}
     frame = rows.select(
         pl.col("value_of_slice").replace("all", "All").str.replace_all("_", " ").alias(head),
-        *[pl.col(name).alias(label) for name, label in shown.items()],
+        *[pl.col(name).alias(label) for name, label in columns.items()],
     )
     whole = {labels[name]: ",.0f" for name in ("rows", "units")}
     loss = {label: ".3f" for name, label in labels.items() if name.startswith("pinball")}
@@ -142,5 +144,5 @@ def _measures(table: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def _coverages(table: pl.DataFrame) -> dict[str, str]:
     """Columns of coverage, widest band first, and the band's name."""
-    found = [name for name in table.columns if re.fullmatch(r"coverage_\d+", name)]
-    return {name: f"{name.removeprefix('coverage_')}%" for name in sorted(found, reverse=True)}
+    columns = [name for name in table.columns if re.fullmatch(r"coverage_\d+", name)]
+    return {name: f"{name.removeprefix('coverage_')}%" for name in sorted(columns, reverse=True)}

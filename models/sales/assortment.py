@@ -40,9 +40,9 @@ def frames_of(tables: Frames, sku_weeks: pl.DataFrame) -> dict[str, pl.DataFrame
     weeks = []
     for name in _texts(skus):
         rows = sku_weeks.join(skus.select("sku", value=name).drop_nulls(), on="sku")
-        known = rows.drop_nulls("units").group_by("value", "week").agg(units.sum())
+        sums = rows.drop_nulls("units").group_by("value", "week").agg(units.sum())
         weeks.append(
-            known.sort("value", "week").select(pl.lit(name).alias("attribute"), "value", "week", "units")
+            sums.sort("value", "week").select(pl.lit(name).alias("attribute"), "value", "week", "units")
         )
     empty = pl.DataFrame(
         schema={"attribute": pl.String, "value": pl.String, "week": pl.Date, "units": pl.Float64}
@@ -71,29 +71,29 @@ class Group:
         return np.append(values, np.nan)[self.of_key]
 
 
-def groups(panel: Panel, shared: Mapping[str, pl.DataFrame]) -> dict[str, Group]:
+def groups(panel: Panel, context: Mapping[str, pl.DataFrame]) -> dict[str, Group]:
     """The groups of the panel's keys, by attribute."""
-    found = {}
-    for name in shared["group_weeks"]["attribute"].unique().sort() if "skus" in shared else ():
+    by_attribute = {}
+    for name in context["group_weeks"]["attribute"].unique().sort() if "skus" in context else ():
         own = panel.keys.join(
-            shared["skus"].select("sku", value=name), on="sku", how="left", maintain_order="left"
+            context["skus"].select("sku", value=name), on="sku", how="left", maintain_order="left"
         )
         values = own.select(pl.col("value").drop_nulls().unique().sort())
-        rows = shared["group_weeks"].filter(attribute=name).lazy()
+        rows = context["group_weeks"].filter(attribute=name).lazy()
         weeks = panel_of(rows, values, (), panel.first_week, panel.week(panel.last), 0)
         at = own.join(values.with_row_index("_at"), on="value", how="left", maintain_order="left")["_at"]
-        found[name] = Group(weeks, promotions(weeks, ()), at.cast(pl.Int64).fill_null(-1).to_numpy())
-    return found
+        by_attribute[name] = Group(weeks, promotions(weeks, ()), at.cast(pl.Int64).fill_null(-1).to_numpy())
+    return by_attribute
 
 
-def numbers(panel: Panel, shared: Mapping[str, pl.DataFrame]) -> dict[str, np.ndarray]:
+def numbers(panel: Panel, context: Mapping[str, pl.DataFrame]) -> dict[str, np.ndarray]:
     """The attributes of each key's SKU that are numbers, by `of_sku_<name>`."""
-    if "skus" not in shared:
+    if "skus" not in context:
         return {}
-    own = panel.keys.join(shared["skus"], on="sku", how="left", maintain_order="left")
+    own = panel.keys.join(context["skus"], on="sku", how="left", maintain_order="left")
     return {
         f"of_sku_{name}": own[name].to_numpy().astype(float)
-        for name in covariate_columns(shared["skus"].schema)
+        for name in covariate_columns(context["skus"].schema)
     }
 
 
@@ -110,8 +110,8 @@ def without_ended(rows: pl.DataFrame, tables: Frames, columns: Sequence[str]) ->
 
 def unsold(tables: Frames, as_of: date) -> list[str]:
     """A note on SKUs that sold nothing in any store in the `UNSOLD_WEEKS` up to `as_of`, and whose end is not given."""
-    week, sold = pl.col("week"), pl.col("units") > 0
-    year = tables["history"].filter(week > as_of - timedelta(weeks=YEAR), week <= as_of, sold)
+    week, has_sales = pl.col("week"), pl.col("units") > 0
+    year = tables["history"].filter(week > as_of - timedelta(weeks=YEAR), week <= as_of, has_sales)
     last = year.group_by("sku").agg(week.max()).filter(week <= as_of - timedelta(weeks=UNSOLD_WEEKS))
     last = last.join(_ends(tables), on="sku", how="anti")
     if "plan" in tables:

@@ -20,30 +20,32 @@ def measures(options: Options) -> dict[str, pl.Expr]:
     in each central band, ends included; `pinball_naive`, `wape_naive` and the same for `seasonal_naive`: of
     the last week known, and of the same week last year, each as a point forecast of every quantile.
     """
-    named = dict(zip(options.columns, options.quantiles, strict=True))
-    columns = {q: name for name, q in named.items()}
+    by_column = dict(zip(options.columns, options.quantiles, strict=True))
+    columns = {q: name for name, q in by_column.items()}
     middle = middle_column(options)
-    found = {
+    expressions = {
         "rows": pl.len(),
         "units": pl.col("units").sum(),
-        "pinball": metrics.pinball("units", named),
+        "pinball": metrics.pinball("units", by_column),
         "wape": metrics.wape("units", middle),
         "mape": metrics.mape("units", middle),
         "bias": metrics.bias("units", middle),
     }
     for percentage, (low, high) in metrics.bands(options.quantiles).items():
-        found[f"coverage_{percentage}"] = metrics.coverage("units", columns[low], columns[high])
+        expressions[f"coverage_{percentage}"] = metrics.coverage("units", columns[low], columns[high])
     for naive in NAIVES:
         losses = [metrics.pinball_loss(pl.col("units"), pl.col(naive), q) for q in options.quantiles]
-        found[f"pinball_{naive}"] = metrics.per_unit(pl.mean_horizontal(losses).sum(), pl.col("units").sum())
-        found[f"wape_{naive}"] = metrics.wape("units", naive)
-    return found
+        expressions[f"pinball_{naive}"] = metrics.per_unit(
+            pl.mean_horizontal(losses).sum(), pl.col("units").sum()
+        )
+        expressions[f"wape_{naive}"] = metrics.wape("units", naive)
+    return expressions
 
 
 def middle_column(options: Options) -> str:
     """The column of the quantile nearest to the median."""
-    named = zip(options.columns, options.quantiles, strict=True)
-    return min(named, key=lambda pair: abs(pair[1] - 0.5))[0]
+    pairs = zip(options.columns, options.quantiles, strict=True)
+    return min(pairs, key=lambda pair: abs(pair[1] - 0.5))[0]
 
 
 def measured(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -51,16 +53,16 @@ def measured(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
 
     Those of the whole are of the origins whose horizon is known to its end, so that near weeks count no more.
     """
-    found = measures(options)
-    whole = metrics.by_slice(in_full(backtest, options), found, SLICES[:1])
-    return pl.concat([whole, metrics.by_slice(backtest, found, SLICES[1:])])
+    expressions = measures(options)
+    whole = metrics.by_slice(in_full(backtest, options), expressions, SLICES[:1])
+    return pl.concat([whole, metrics.by_slice(backtest, expressions, SLICES[1:])])
 
 
 def in_full(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
     """The rows of origins whose horizon is known to its end; all of them where there is no such origin."""
     weeks = options.horizon - options.origin_gap
-    found = backtest.filter(pl.col("origin") <= pl.col("origin").max() - pl.duration(weeks=weeks))
-    return found if found.height else backtest
+    rows = backtest.filter(pl.col("origin") <= pl.col("origin").max() - pl.duration(weeks=weeks))
+    return rows if rows.height else backtest
 
 
 def headline(metrics_table: pl.DataFrame) -> dict[str, float]:
@@ -76,5 +78,5 @@ def headline(metrics_table: pl.DataFrame) -> dict[str, float]:
 
 def loss(rows: pl.DataFrame, options: Options) -> float:
     """The pinball loss per unit sold; NaN where there is nothing to measure."""
-    found = rows.select(measures(options)["pinball"]).item() if rows.height else None
-    return float("nan") if found is None else float(found)
+    value = rows.select(measures(options)["pinball"]).item() if rows.height else None
+    return float("nan") if value is None else float(value)

@@ -68,8 +68,8 @@ def of_history(tables: Frames, as_of: date) -> pl.DataFrame:
         counts, varying = pl.collect_all([count, differ], engine="streaming")
         use = _use(counts, varying.item() or 0.0)
         name = pl.format("{}{}{}", pl.lit(column), pl.lit(BETWEEN), "category")
-        found = counts.select(pl.lit(column).alias("column"), "category", name.alias("name"), use)
-        every.append(found.drop_nulls("category"))
+        rows = counts.select(pl.lit(column).alias("column"), "category", name.alias("name"), use)
+        every.append(rows.drop_nulls("category"))
     return pl.concat(every)
 
 
@@ -90,9 +90,9 @@ def with_flags(tables: Frames, names: Iterable[str]) -> Frames:
 
     Each is 1 or 0; a table that lacks the column of words has no flags of it.
     """
-    found = dict(tables)
+    result = dict(tables)
     for table in ("history", "plan"):
-        schema = found[table].collect_schema() if table in found else {}
+        schema = result[table].collect_schema() if table in result else {}
         flags = [
             (category(column_of(name)) == name.rpartition(BETWEEN)[2]).fill_null(value=False)
             .cast(pl.Float64)
@@ -101,8 +101,8 @@ def with_flags(tables: Frames, names: Iterable[str]) -> Frames:
             if name not in schema and schema.get(column_of(name)) == pl.String
         ]  # fmt: skip
         if flags:
-            found[table] = found[table].with_columns(flags)
-    return found
+            result[table] = result[table].with_columns(flags)
+    return result
 
 
 def flagged(tables: Frames, as_of: date) -> Frames:
@@ -121,36 +121,38 @@ def notes(tables: Frames, as_of: date) -> list[str]:
         RARE: f"has more than {MOST_CATEGORIES} different words. The most frequent ones count, all others as none",
     }
     uses = every.select("column", "use").unique().sort("column", "use").iter_rows()
-    told = [f"Column '{column}' of the history {why[use]}." for column, use in uses if use in why]
-    return [*told, *unknown(tables.get("plan"), every, as_of)]
+    lines = [f"Column '{column}' of the history {why[use]}." for column, use in uses if use in why]
+    return [*lines, *unknown(tables.get("plan"), every, as_of)]
 
 
 def not_learnt(plan: pl.LazyFrame, every: pl.DataFrame) -> pl.DataFrame:
     """sku, store and `words`, a text, of the keys whose plan has categories that are not among `every` learnt one."""
-    found = [pl.LazyFrame(schema=dict.fromkeys((*KEY, "words"), pl.String))]
+    frames = [pl.LazyFrame(schema=dict.fromkeys((*KEY, "words"), pl.String))]
     for column in every["column"].unique().sort():
         if plan.collect_schema().get(column) == pl.String:
             strange = plan.filter(~category(column).is_in(every.filter(column=column)["category"].implode()))
-            told = pl.format("'{}' in column '{}' is not learnt and counts as none", column, pl.lit(column))
-            found.append(strange.select(*KEY, words=told))
-    return pl.concat(found).group_by(KEY).agg(pl.col("words").unique().sort().str.join("; ")).collect()
+            message = pl.format(
+                "'{}' in column '{}' is not learnt and counts as none", column, pl.lit(column)
+            )
+            frames.append(strange.select(*KEY, words=message))
+    return pl.concat(frames).group_by(KEY).agg(pl.col("words").unique().sort().str.join("; ")).collect()
 
 
 def unknown(plan: pl.LazyFrame | None, every: pl.DataFrame, as_of: date) -> list[str]:
     """A note for each column of words of the `plan` with categories that are not among `every` one of the history."""
     if plan is None:
         return []
-    later, found = plan.filter(pl.col("week") > as_of), []
+    later, lines = plan.filter(pl.col("week") > as_of), []
     for column in every["column"].unique().sort():
         if plan.collect_schema().get(column) != pl.String:
             continue
         words = later.select(pl.col(column).str.strip_chars(), category(column).alias("category")).unique()
-        known = every.filter(column=column)["category"]
-        strange = words.filter(~pl.col("category").is_in(known.implode())).collect()[column].sort()
+        categories = every.filter(column=column)["category"]
+        strange = words.filter(~pl.col("category").is_in(categories.implode())).collect()[column].sort()
         if len(strange):
-            named = ", ".join(f"'{word}'" for word in strange.unique(maintain_order=True))
-            found.append(
-                f"The plan has {named} in column '{column}', which the history lacks: it counts as none. "
-                f"{suggestion(strange[0], known)}"
+            word_list = ", ".join(f"'{word}'" for word in strange.unique(maintain_order=True))
+            lines.append(
+                f"The plan has {word_list} in column '{column}', which the history lacks: it counts as none. "
+                f"{suggestion(strange[0], categories)}"
             )
-    return found
+    return lines

@@ -8,14 +8,14 @@ from models.page.blocks import Chart
 
 def line(name: str, x: list[Any], y: list[Any], colour: str, dash: str = "solid") -> dict[str, Any]:
     """A trace of plotly: a line through `y` over `x`."""
-    drawn = {"color": colour, "width": 1.75, "dash": dash}
-    return {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": drawn}
+    style = {"color": colour, "width": 1.75, "dash": dash}
+    return {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": style}
 
 
 def chart(
     data: list[dict[str, Any]], caption: str, y_title: str, layout: Mapping[str, Any] | None = None
 ) -> Chart:
     """Traces on axes that begin at zero, unless `layout` says otherwise."""
-    given = dict(layout or {})
-    given["yaxis"] = {"title": {"text": y_title}, "rangemode": "tozero", **given.get("yaxis", {})}
-    return Chart({"data": data, "layout": given}, caption)
+    full_layout = dict(layout or {})
+    full_layout["yaxis"] = {"title": {"text": y_title}, "rangemode": "tozero", **full_layout.get("yaxis", {})}
+    return Chart({"data": data, "layout": full_layout}, caption)

@@ -33,18 +33,18 @@ def fit_offsets(
     names = [f"offset{i}" for i in range(len(quantiles))]
     own = [pl.col(f"r{i}").quantile(q, "linear").alias(f"offset{i}") for i, q in enumerate(quantiles)]
     clusters = {"clusters": pl.struct(cluster).n_unique(), "times": pl.col(cluster[-1]).n_unique()}
-    measured = [*(count.cast(pl.Float64).alias(name) for name, count in clusters.items()), *own]
-    whole = residuals.select(measured).with_columns(
+    aggregates = [*(count.cast(pl.Float64).alias(name) for name, count in clusters.items()), *own]
+    whole = residuals.select(aggregates).with_columns(
         _mixed(pl.col(name), pl.lit(0.0)).alias(name) for name in names
     )
     levels = [whole]
     for depth in range(1, len(by) + 1):
         group, larger = list(by[:depth]), list(by[: depth - 1])
         borrowed = levels[-1].select(*larger, *(pl.col(name).alias(f"larger_{name}") for name in names))
-        smaller = residuals.group_by(group).agg(measured)
-        joined = smaller.join(borrowed, on=larger) if larger else smaller.join(borrowed, how="cross")
+        smaller = residuals.group_by(group).agg(aggregates)
+        groups = smaller.join(borrowed, on=larger) if larger else smaller.join(borrowed, how="cross")
         mixed = (_mixed(pl.col(name), pl.col(f"larger_{name}")).alias(name) for name in names)
-        levels.append(joined.with_columns(mixed).drop(f"larger_{name}" for name in names))
+        levels.append(groups.with_columns(mixed).drop(f"larger_{name}" for name in names))
     return pl.concat(levels, how="diagonal").select(*by, *clusters, *names).sort(by, nulls_last=True)
 
 
@@ -61,7 +61,7 @@ def calibrated(
     A group that `offsets` lacks takes that of the next larger one that is there; without any, nothing.
     """
     names = [name for name in offsets.columns if name.startswith("offset")]
-    added = np.zeros((rows.height, len(names)))
+    shifts = np.zeros((rows.height, len(names)))
     for depth in range(len(by) + 1):
         group, rest = list(by[:depth]), list(by[depth:])
         level = offsets.filter(
@@ -69,11 +69,11 @@ def calibrated(
         )
         if level.is_empty():
             continue
-        found = (
+        of_level = (
             rows.select(group).join(level.select(*group, *names), on=group, how="left", maintain_order="left")
             if group
             else level.select(names).select(pl.all().repeat_by(rows.height).explode())
         )
-        known = found[names[0]].is_not_null().to_numpy()
-        added = np.where(known[:, None], found.select(names).to_numpy(), added)
-    return np.maximum.accumulate(values + added, axis=1)
+        has_offset = of_level[names[0]].is_not_null().to_numpy()
+        shifts = np.where(has_offset[:, None], of_level.select(names).to_numpy(), shifts)
+    return np.maximum.accumulate(values + shifts, axis=1)

@@ -63,28 +63,28 @@ ONE_ORIGIN = 0.15
 
 
 def candidates(
-    pooled: np.ndarray, own: np.ndarray, rows: pl.DataFrame, middle: int, *, planned: bool = False
+    pooled: np.ndarray, own: np.ndarray, rows: pl.DataFrame, middle: int, *, has_plan: bool = False
 ) -> dict[str, np.ndarray]:
     """Quantiles of each candidate on the log scale, each of shape (rows, quantiles), rising along a row.
 
     `pooled` and `own` are those of the models, NaN where a model has no forecast; a mean is then of the other
     members. `rows` have naive, seasonal_naive and level; `middle` is the index of the quantile nearest to
-    the median. With `planned`, `pooled` knows the plan, and the candidates are those of `PLANNED`; those with `SEASON`
+    the median. With `has_plan`, `pooled` knows the plan, and the candidates are those of `PLANNED`; those with `SEASON`
     are NaN where last year is not known, so that the models answer.
     """
     around = mean_of([values - values[:, middle : middle + 1] for values in (pooled, own)])
     level = rows["level"].to_numpy()
-    of = {POOLED if planned else NO_PLAN: pooled, STATISTICAL: own}
+    of = {POOLED if has_plan else NO_PLAN: pooled, STATISTICAL: own}
     for name in (*NAIVE, SEASON):
         of[name] = to_log(rows[name].to_numpy(), level)[:, None] + around
-    found = {
+    by_name = {
         name: mean_of([of[member] for member in members])
-        for name, members in (PLANNED if planned else MEMBERS).items()
+        for name, members in (PLANNED if has_plan else MEMBERS).items()
     }
-    unknown = np.isnan(rows[SEASON].to_numpy())
-    for name in (name for name, members in PLANNED.items() if planned and SEASON in members):
-        found[name][unknown] = np.nan
-    return found
+    no_last_year = np.isnan(rows[SEASON].to_numpy())
+    for name in (name for name, members in PLANNED.items() if has_plan and SEASON in members):
+        by_name[name][no_last_year] = np.nan
+    return by_name
 
 
 def nothing() -> pl.DataFrame:
@@ -117,10 +117,10 @@ def mean_of(values: Sequence[np.ndarray]) -> np.ndarray:
     Quantile averaging (Lichtendahl, Grushka-Cockayne & Winkler 2013, Management Science 59), with the weights of
     `trust_in`.
     """
-    known = np.isfinite(values)
-    trust = np.where(known, np.nan_to_num([trust_in(each) for each in values]), 0.0)
+    finite = np.isfinite(values)
+    trust = np.where(finite, np.nan_to_num([trust_in(each) for each in values]), 0.0)
     count = trust.sum(axis=0)
-    total = (trust * np.where(known, values, 0.0)).sum(axis=0)
+    total = (trust * np.where(finite, values, 0.0)).sum(axis=0)
     return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
@@ -145,11 +145,11 @@ def better_than(
     if raw.is_empty():
         return nothing()
     on = ["sku", "store", "origin", "week", "kind"]
-    seasonal = [name for name, listed in members.items() if SEASON in listed]
+    seasonal = [name for name, parts in members.items() if SEASON in parts]
     raw = raw.filter(~pl.col("rung").is_in(seasonal) | pl.col(SEASON).is_finite())
-    scored = losses(raw.filter(pl.col("rung").is_in([usual, *members])), quantiles)
-    both = scored.filter(pl.col("rung") != usual).join(
-        scored.filter(rung=usual).select(*on, usual="loss"), on=on
+    with_loss = losses(raw.filter(pl.col("rung").is_in([usual, *members])), quantiles)
+    both = with_loss.filter(pl.col("rung") != usual).join(
+        with_loss.filter(rung=usual).select(*on, usual="loss"), on=on
     )
     origins = (
         both.group_by("kind", "rung", "origin")
@@ -158,9 +158,9 @@ def better_than(
     )
     saved = 1 - pl.col("loss") / pl.col("usual")
     error = saved.std().fill_null(ONE_ORIGIN) / pl.len().sqrt()
-    found = origins.group_by("kind", "rung").agg(saved.mean().alias("saved"), error.alias("error"))
-    found = found.filter(pl.col("saved") - pl.col("error") > MARGIN).sort("kind", -pl.col("saved"), "rung")
-    return found.unique("kind", keep="first", maintain_order=True).select("kind", "rung")
+    gains = origins.group_by("kind", "rung").agg(saved.mean().alias("saved"), error.alias("error"))
+    gains = gains.filter(pl.col("saved") - pl.col("error") > MARGIN).sort("kind", -pl.col("saved"), "rung")
+    return gains.unique("kind", keep="first", maintain_order=True).select("kind", "rung")
 
 
 FAIRNESS = 0.5

@@ -110,15 +110,15 @@ class Weekly(Table):
         """Raise `ContractError` where weeks start on more than one weekday, here or in `stored`, or a share is none."""
         _check_in_stock(frame, self.name)
         anchors = _anchors(frame.lazy(), self.name)
-        known = [
+        stored_anchors = [
             _anchors(stored[name].head(1), f"stored {name}") for name in ("history", "plan") if name in stored
         ]
-        found = pl.concat([anchors, *known], how="diagonal")
-        if found["weekday"].n_unique() > 1:
+        all_anchors = pl.concat([anchors, *stored_anchors], how="diagonal")
+        if all_anchors["weekday"].n_unique() > 1:
             lines = [
                 f"  {row['origin']}: {row['rows']:,} rows start on {row['weekday']}, e.g. "
                 + ", ".join(f"{name} {row[name]}" for name in _KEY_AND_WEEK if row[name] is not None)
-                for row in found.iter_rows(named=True)
+                for row in all_anchors.iter_rows(named=True)
             ]
             raise ContractError(
                 f"{self.name}: weeks start on different weekdays.\n"
@@ -170,14 +170,14 @@ class Attributes(Table):
 
 def _ends(raw: pl.DataFrame, key: str, options: Mapping[str, Any]) -> pl.Series:
     """The column `end` as text such as 2024-03-31; `ContractError` for one that is no date."""
-    given = raw[END].replace("", None) if raw[END].dtype == pl.String else raw[END]
-    read = days(given, options.get("dates"))
-    wrong = raw.filter(given.is_not_null() & read.is_null()).head(1)
+    values = raw[END].replace("", None) if raw[END].dtype == pl.String else raw[END]
+    dates = days(values, options.get("dates"))
+    wrong = raw.filter(values.is_not_null() & dates.is_null()).head(1)
     if wrong.height:
         raise ContractError(
             f"{END} is {wrong[END][0]!r} for {key} {wrong[key][0]}. Expected the last day of sales, such as 2024-03-31."
         )
-    return read.dt.to_string("%Y-%m-%d").alias(END)
+    return dates.dt.to_string("%Y-%m-%d").alias(END)
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,10 @@ class OfStores(Weekly):
         return ("week",)
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        given = next((name for name in raw.columns if name.strip().casefold() == "store"), "store")
-        store = pl.col(given) if given in raw.columns else pl.lit(None)
-        named = store.cast(pl.String).replace("", None).fill_null(EVERY_STORE).alias("store")
-        return super().accept(raw.with_columns(named).drop({given} - {"store"}), options)
+        column = next((name for name in raw.columns if name.strip().casefold() == "store"), "store")
+        store = pl.col(column) if column in raw.columns else pl.lit(None)
+        stores = store.cast(pl.String).replace("", None).fill_null(EVERY_STORE).alias("store")
+        return super().accept(raw.with_columns(stores).drop({column} - {"store"}), options)
 
 
 @dataclass(frozen=True)
@@ -200,10 +200,10 @@ class Days(Table):
     """Days of events. One of a single store has the store in its name, so that each store has its own dates."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
-        given = next((name for name in raw.columns if name.strip().casefold() == "store"), None)
-        if given is None:
+        column = next((name for name in raw.columns if name.strip().casefold() == "store"), None)
+        if column is None:
             return super().accept(raw, options)
-        raw = raw.rename({given: "store"})
+        raw = raw.rename({column: "store"})
         store = pl.col("store").cast(pl.String).str.strip_chars().replace(["", EVERY_STORE], None)
         name = pl.concat_str(
             pl.col("name").cast(pl.String), pl.format(" in store {}", store), ignore_nulls=True

@@ -43,29 +43,29 @@ def contribution_blocks(lines: pl.DataFrame) -> list[Part]:
     )
     first = lines.join(mean.drop_nulls("level").head(1).select(KEY), on=KEY, how="semi").sort("week")
     caption = "Mean of the weeks of the forecast. A row opens the pair above."
-    found: list[Part] = [
+    blocks: list[Part] = [
         Text(text),
         Grid(grid, caption, formats=forms, key={"sku": "SKU", "store": "Store"}),
     ]
     if first.height:
-        found.append(_bars(first, groups))
-        found.append(Grid(_plan_lines(first), "Its plan, and what moves each week most"))
-    return found
+        blocks.append(_bars(first, groups))
+        blocks.append(Grid(_plan_lines(first), "Its plan, and what moves each week most"))
+    return blocks
 
 
 def _bars(lines: pl.DataFrame, groups: list[str]) -> Part:
     """The weeks of one key: what each group adds to the level, and the median less the level."""
     weeks = lines["week"].to_list()
     rest = [name for name in groups if name not in COLOURS]
-    shown = {in_title(name): (colour, lines[name]) for name, colour in COLOURS.items() if name in groups}
+    bars = {in_title(name): (colour, lines[name]) for name, colour in COLOURS.items() if name in groups}
     if rest:
-        shown["Rest"] = (page.MUTED, lines.select(pl.sum_horizontal(rest)).to_series())
+        bars["Rest"] = (page.MUTED, lines.select(pl.sum_horizontal(rest)).to_series())
     data = [
         {"type": "bar", "name": name, "x": weeks, "y": values.to_list(), "marker": {"color": colour}}
-        for name, (colour, values) in shown.items()
+        for name, (colour, values) in bars.items()
     ]
-    moved = (lines["median"] - lines["level"]).to_list()
-    data.append(line("Median less level", weeks, moved, page.INK))
+    difference = (lines["median"] - lines["level"]).to_list()
+    data.append(line("Median less level", weeks, difference, page.INK))
     sku, store, level = lines.select("sku", "store", "level").row(0)
     caption = (
         f"SKU {sku} in store {store}: what adds to its level of {page.compact(level)} units, week by week."
@@ -75,10 +75,10 @@ def _bars(lines: pl.DataFrame, groups: list[str]) -> Part:
 
 
 def _plan_lines(lines: pl.DataFrame) -> pl.DataFrame:
-    told = lines.select(
+    rows = lines.select(
         pl.col("week").alias("Week"), "plan", pl.col("median").alias("Median"), pl.col("reasons").alias("Why")
     )
-    return told.drop("plan") if told["plan"].dtype == pl.Null else told.unnest("plan")
+    return rows.drop("plan") if rows["plan"].dtype == pl.Null else rows.unnest("plan")
 
 
 def in_title(name: str) -> str:

@@ -27,11 +27,11 @@ def joined(tables: Frames, as_of: date) -> Frames:
     names = [*covariate_columns(rows.schema), *text_columns(rows.schema)]
     later = rows.filter(pl.col("week") > as_of)
     ahead = [name for name in names if later[name].is_not_null().any()]
-    found = dict(tables) | {"history": _with(tables["history"], rows, names)}
+    result = dict(tables) | {"history": _with(tables["history"], rows, names)}
     if ahead:
         plan = tables["plan"] if "plan" in tables else _every_week(tables["history"], later, as_of)
-        found["plan"] = _with(plan, rows, ahead)
-    return found
+        result["plan"] = _with(plan, rows, ahead)
+    return result
 
 
 def _with(table: pl.LazyFrame, rows: pl.DataFrame, names: Sequence[str]) -> pl.LazyFrame:
@@ -40,12 +40,12 @@ def _with(table: pl.LazyFrame, rows: pl.DataFrame, names: Sequence[str]) -> pl.L
     every = pl.col("store") == EVERY_STORE
     of_all = rows.filter(every).select("week", pl.col(names).name.prefix("all "))
     of_store = rows.filter(~every).select("store", "week", pl.col(names).name.prefix("store "))
-    found = table.join(of_all.lazy(), on="week", how="left", maintain_order="left").join(
+    wide = table.join(of_all.lazy(), on="week", how="left", maintain_order="left").join(
         of_store.lazy(), on=["store", "week"], how="left", maintain_order="left"
     )
     own = {name: [pl.col(name)] if name in there else [] for name in names}
     values = [pl.coalesce(*own[name], f"store {name}", f"all {name}").alias(name) for name in names]
-    return found.with_columns(values).drop("^(all|store) .*$")
+    return wide.with_columns(values).drop("^(all|store) .*$")
 
 
 def _every_week(history: pl.LazyFrame, later: pl.DataFrame, as_of: date) -> pl.LazyFrame:

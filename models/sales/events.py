@@ -35,11 +35,11 @@ def events(tables: Frames, calendars: Sequence[str], first: date, last: date) ->
     Of days of the same name in a row the first one counts.
     """
     since, until = first - timedelta(days=AFTER), last + timedelta(days=BEFORE)
-    found = [holidays(calendars, since, until)]
+    frames = [holidays(calendars, since, until)]
     if "events" in tables:
-        found.append(tables["events"].select("name", "date", "^store$").collect())
+        frames.append(tables["events"].select("name", "date", "^store$").collect())
     every = (
-        pl.concat([NONE, *found], how="diagonal")
+        pl.concat([NONE, *frames], how="diagonal")
         .filter(pl.col("date").is_between(since, until))
         .unique()
         .sort("name", "date")
@@ -111,11 +111,11 @@ class Events:
 
         The mean of `ratios`, weighted by `likeness` and mixed with `PRIOR_WEEKS` without an effect.
         """
-        known, found = np.isfinite(ratios), []
+        finite, by_target = np.isfinite(ratios), []
         for weight in self.likeness(targets, range(len(ratios)))[..., None]:
-            total = sum_of_weeks(np.where(known, weight * ratios, 0.0))
-            found.append(total / (sum_of_weeks(weight * known) + PRIOR_WEEKS))
-        return np.array(found)
+            total = sum_of_weeks(np.where(finite, weight * ratios, 0.0))
+            by_target.append(total / (sum_of_weeks(weight * finite) + PRIOR_WEEKS))
+        return np.array(by_target)
 
     def likeness(self, targets: Sequence[int], weeks: Sequence[int]) -> np.ndarray:
         """How alike weeks lie to events: (targets, weeks), from 0 to 1, where all events are as far.
@@ -136,14 +136,14 @@ class Events:
         days = self.days[: origin + 1]
         inside = np.any((days >= 0) & (days < 7), axis=1, keepdims=True)
         usual = np.where(inside, np.nan, units)
-        found = np.full(units.shape, np.nan)
+        logs = np.full(units.shape, np.nan)
         for week in np.flatnonzero(np.isfinite(days).any(axis=1)):
             around = usual[max(0, week - AROUND_WEEKS) : week + AROUND_WEEKS + 1]
             level = mean(around)
             enough = (np.isfinite(around).sum(axis=0) >= LEAST_WEEKS) & (level > 0)
             ratio = np.maximum(units[week], 0.0) / np.where(enough, level, np.nan)
-            found[week] = np.log(ratio + OFFSET) - np.log(1 + OFFSET)
-        return found
+            logs[week] = np.log(ratio + OFFSET) - np.log(1 + OFFSET)
+        return logs
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,10 @@ class EventsOfKeys:
 
     @classmethod
     def of(
-        cls, panel: Panel, shared: Mapping[str, pl.DataFrame], of_all: tuple[Panel, np.ndarray, np.ndarray]
+        cls, panel: Panel, context: Mapping[str, pl.DataFrame], of_all: tuple[Panel, np.ndarray, np.ndarray]
     ) -> "EventsOfKeys | None":
-        """Those of `shared["events"]`; None where there are none. `of_all`: the panel of SKUs, promoted weeks, `of_key`."""
-        frame = shared.get("events", NONE)
+        """Those of `context["events"]`; None where there are none. `of_all`: the panel of SKUs, promoted weeks, `of_key`."""
+        frame = context.get("events", NONE)
         sku, promoted, of_key = of_all
         every, parts = frame.filter(pl.col("store").is_null()), []
         if every.height:
@@ -170,7 +170,7 @@ class EventsOfKeys:
         stores = panel.keys["store"].to_numpy()
         for (store,), days in frame.drop_nulls("store").group_by("store", maintain_order=True):
             if (stores == store).any():
-                rows, until = shared["store_weeks"].lazy(), panel.week(panel.last)
+                rows, until = context["store_weeks"].lazy(), panel.week(panel.last)
                 one = panel_of(rows, pl.DataFrame({"store": [store]}), (), panel.first_week, until, 0)
                 parts.append(
                     (Events.of(days, one, np.zeros(one.units.shape)), np.where(stores == store, 0, -1))
@@ -184,10 +184,10 @@ class EventsOfKeys:
 
     def effects(self, ratios: np.ndarray, targets: Sequence[int]) -> np.ndarray:
         """What the events near weeks `targets` do to each key, in logarithms of units: (targets, keys)."""
-        found, start = np.zeros((len(targets), self.keys)), 0
+        total, start = np.zeros((len(targets), self.keys)), 0
         for events, of_key in self.parts:
             end = start + events.panel.keys.height
             each = events.effects(ratios[:, start:end], targets)
-            found += np.where(of_key >= 0, each[:, of_key], 0.0)
+            total += np.where(of_key >= 0, each[:, of_key], 0.0)
             start = end
-        return found
+        return total

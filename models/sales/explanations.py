@@ -128,7 +128,7 @@ def about(rung: str) -> str:
 def explain(
     model: Model,
     tables: Frames,
-    shared: Mapping[str, pl.DataFrame],
+    context: Mapping[str, pl.DataFrame],
     rows: pl.DataFrame,
     as_of: date,
     options: Options,
@@ -142,39 +142,43 @@ def explain(
     middle = middle_column(options)
     keys = rows.select(KEY).unique().sort(KEY)
     panel = scoring.panel_with_plan(model, tables, keys, as_of, options)
-    own = scoring.own_rows(model, panel, keys, shared, options)
-    asked = panel.of(pl.struct(KEY).is_in(keys.select(pl.struct(KEY).implode()).to_series()))
-    view = features.view_of(asked, shared, model.flags, store_attributes(tables))
-    built = features.build(view, [asked.last], {asked.last: range(1, options.horizon + 1)})
-    enough = built.frame["enough"].to_numpy()
-    values = built.values[enough]
-    done = model.forecast(built.frame.filter(enough), values, built.names, own, options.scoring_threads)
-    logs = _contributions(model, panel, own, shared, done, values, built.names, middle, options)
-    explained = _in_units(done, logs, middle)
-    columns = {name: values[:, at] for at, name in enumerate(built.names)}
-    told = [_reasons(one, {n: v[i] for n, v in columns.items()}, model) for i, one in enumerate(logs)]
-    explained = explained.with_columns(pl.Series("reasons", told, dtype=pl.String))
-    published = rows.select(*KEY, "week", "rung", median=middle)
-    found = published.join(
+    own = scoring.own_rows(model, panel, keys, context, options)
+    selection = panel.of(pl.struct(KEY).is_in(keys.select(pl.struct(KEY).implode()).to_series()))
+    view = features.view_of(selection, context, model.flags, store_attributes(tables))
+    inputs = features.build(view, [selection.last], {selection.last: range(1, options.horizon + 1)})
+    enough = inputs.frame["enough"].to_numpy()
+    values = inputs.values[enough]
+    forecasts = model.forecast(
+        inputs.frame.filter(enough), values, inputs.names, own, options.scoring_threads
+    )
+    logs = _contributions(model, panel, own, context, forecasts, values, inputs.names, middle, options)
+    explained = _in_units(forecasts, logs, middle)
+    columns = {name: values[:, at] for at, name in enumerate(inputs.names)}
+    reasons = [_reasons(one, {n: v[i] for n, v in columns.items()}, model) for i, one in enumerate(logs)]
+    explained = explained.with_columns(pl.Series("reasons", reasons, dtype=pl.String))
+    medians = rows.select(*KEY, "week", "rung", median=middle)
+    lines = medians.join(
         explained.filter(pl.col("rung").is_in(list(_MEMBERS))).drop("rung", "median"),
         on=[*KEY, "week"],
         how="left",
     )
-    nothing = pl.col("rung").replace_strict({rung: about(rung) for rung in found["rung"].unique()})
-    found = found.with_columns(pl.coalesce("reasons", nothing.cast(pl.String)).alias("reasons"))
+    nothing = pl.col("rung").replace_strict({rung: about(rung) for rung in lines["rung"].unique()})
+    lines = lines.with_columns(pl.coalesce("reasons", nothing.cast(pl.String)).alias("reasons"))
     begins = pl.concat_str("reasons", "begins", separator="; ", ignore_nulls=True)
-    found = (
-        found.join(successors.said(shared), on=KEY, how="left").with_columns(reasons=begins).drop("begins")
+    lines = (
+        lines.join(successors.beginnings(context), on=KEY, how="left")
+        .with_columns(reasons=begins)
+        .drop("begins")
     )
-    return _with_plan(found, tables).sort(*KEY, "week")
+    return _with_plan(lines, tables).sort(*KEY, "week")
 
 
-def largest(published: pl.LazyFrame, options: Options) -> pl.LazyFrame:
+def largest(rows: pl.LazyFrame, options: Options) -> pl.LazyFrame:
     """The published rows of the `KEYS_ON_PAGE` keys with the largest forecasts."""
     middle = middle_column(options)
-    size = published.group_by(KEY).agg(pl.col(middle).sum().alias("size"))
+    size = rows.group_by(KEY).agg(pl.col(middle).sum().alias("size"))
     keys = size.sort("size", *KEY, descending=[True, False, False]).head(KEYS_ON_PAGE)
-    return published.join(keys.select(KEY), on=KEY, how="semi")
+    return rows.join(keys.select(KEY), on=KEY, how="semi")
 
 
 def middle_column(options: Options) -> str:
@@ -186,26 +190,26 @@ def _contributions(
     model: Model,
     panel: Panel,
     own: pl.DataFrame | None,
-    shared: Mapping[str, pl.DataFrame],
-    done: pl.DataFrame,
+    context: Mapping[str, pl.DataFrame],
+    forecasts: pl.DataFrame,
     values: np.ndarray,
     names: Sequence[str],
     middle: str,
     options: Options,
 ) -> np.ndarray:
-    """What each of `GROUPS` adds to each row of `done` on the log scale, shape (rows, groups)."""
-    level = done["level"].to_numpy()
-    rungs = done["rung"].to_list()
+    """What each of `GROUPS` adds to each row of `forecasts` on the log scale, shape (rows, groups)."""
+    level = forecasts["level"].to_numpy()
+    rungs = forecasts["rung"].to_list()
     of = {
         POOLED: _of_pooled(model.with_plan, model, values, names, middle),
         NO_PLAN: _of_pooled(model.without_plan, model, values, names, middle),
-        STATISTICAL: _of_own(model, panel, own, shared, done, middle, options),
-        contest.LAST_WEEK: _of_one(features.to_log(done["naive"].to_numpy(), level), "trend"),
-        contest.LAST_YEAR: _of_one(features.to_log(done["seasonal_naive"].to_numpy(), level), "season"),
-        contest.SEASON: _of_one(features.to_log(done["last_year"].to_numpy(), level), "season"),
+        STATISTICAL: _of_own(model, panel, own, context, forecasts, middle, options),
+        contest.LAST_WEEK: _of_one(features.to_log(forecasts["naive"].to_numpy(), level), "trend"),
+        contest.LAST_YEAR: _of_one(features.to_log(forecasts["seasonal_naive"].to_numpy(), level), "season"),
+        contest.SEASON: _of_one(features.to_log(forecasts["last_year"].to_numpy(), level), "season"),
     }
-    trust = _trust(model, own, done, values, names)
-    total, count = np.zeros((done.height, len(GROUPS))), np.zeros(done.height)
+    trust = _trust(model, own, forecasts, values, names)
+    total, count = np.zeros((forecasts.height, len(GROUPS))), np.zeros(forecasts.height)
     for member, parts in of.items():
         weight = np.array([_MEMBERS.get(rung or "", ()).count(member) for rung in rungs], dtype=float)
         weight = np.where(
@@ -213,33 +217,33 @@ def _contributions(
         )
         total += np.where(weight[:, None] > 0, parts, 0.0) * weight[:, None]
         count += weight
-    found = total / np.where(count > 0, count, 1.0)[:, None]
-    reached = features.to_log(done[middle].to_numpy(), level) - _USUAL
-    found[:, -1] = reached - found[:, :-1].sum(axis=1)
-    return found
+    logs = total / np.where(count > 0, count, 1.0)[:, None]
+    reached = features.to_log(forecasts[middle].to_numpy(), level) - _USUAL
+    logs[:, -1] = reached - logs[:, :-1].sum(axis=1)
+    return logs
 
 
 def _trust(
-    model: Model, own: pl.DataFrame | None, done: pl.DataFrame, values: np.ndarray, names: Sequence[str]
+    model: Model, own: pl.DataFrame | None, forecasts: pl.DataFrame, values: np.ndarray, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """The weight that `contest.mean_of` gives each model in each row of `done`, and as `BLEND` what it gives the others.
+    """The weight that `contest.mean_of` gives each model in each row of `forecasts`, and as `BLEND` that of the others.
 
     A forecast that is no model is as wide as the models of its row together, so that it has the mean of their weights.
     """
-    on, unknown = [*KEY, "week"], np.full((done.height, len(model.columns)), np.nan)
-    said = {POOLED: unknown, NO_PLAN: unknown, STATISTICAL: unknown}
+    on, missing = [*KEY, "week"], np.full((forecasts.height, len(model.columns)), np.nan)
+    by_member = {POOLED: missing, NO_PLAN: missing, STATISTICAL: missing}
     if own is not None:
-        rows = done.join(
+        rows = forecasts.join(
             own.select(*on, *model.columns), on=on, how="left", maintain_order="left", suffix="_own"
         )
-        said[STATISTICAL] = features.to_log(
+        by_member[STATISTICAL] = features.to_log(
             rows.select(f"{name}_own" for name in model.columns).to_numpy(), rows["level"].to_numpy()[:, None]
         )
     for rung in (POOLED, NO_PLAN):
         if ensemble := model.of_rung(rung):
-            said[rung] = log_values(ensemble, values, names, 1)
-    trust = {member: contest.trust_in(each)[:, 0] for member, each in said.items()}
-    with_plan = done["planned"].to_numpy() & (model.with_plan is not None)
+            by_member[rung] = log_values(ensemble, values, names, 1)
+    trust = {member: contest.trust_in(each)[:, 0] for member, each in by_member.items()}
+    with_plan = forecasts["planned"].to_numpy() & (model.with_plan is not None)
     ensembles = np.where(with_plan, trust[POOLED], trust[NO_PLAN])
     return trust | {BLEND: mean(np.array([ensembles, trust[STATISTICAL]]))}
 
@@ -251,19 +255,19 @@ def _of_pooled(
     if ensemble is None or not len(values):
         return np.full((len(values), len(GROUPS)), np.nan)
     each = ensemble.contributions(aligned(ensemble, values, names), middle)
-    found = np.zeros((len(values), len(GROUPS)))
+    by_group = np.zeros((len(values), len(GROUPS)))
     for at, name in enumerate(ensemble.features):
-        found[:, GROUPS.index(group_of(name, model.covariates, model.flags))] += each[:, at]
-    found[:, GROUPS.index("sku_and_store")] += each[:, -1] - _USUAL
-    return found
+        by_group[:, GROUPS.index(group_of(name, model.covariates, model.flags))] += each[:, at]
+    by_group[:, GROUPS.index("sku_and_store")] += each[:, -1] - _USUAL
+    return by_group
 
 
 def _of_own(
     model: Model,
     panel: Panel,
     own: pl.DataFrame | None,
-    shared: Mapping[str, pl.DataFrame],
-    done: pl.DataFrame,
+    context: Mapping[str, pl.DataFrame],
+    forecasts: pl.DataFrame,
     middle: str,
     options: Options,
 ) -> np.ndarray:
@@ -271,62 +275,66 @@ def _of_own(
 
     These models work on the logarithm of units plus one; what they add is stretched to the scale of the others.
     """
-    nothing = np.full((done.height, len(GROUPS)), np.nan)
-    if own is None or not done.height:
+    nothing = np.full((forecasts.height, len(GROUPS)), np.nan)
+    if own is None or not forecasts.height:
         return nothing
-    told = with_prices_of_others(panel, shared["store_weeks"])
-    parts = statistical.contributions(model.own_models, told, told.last, options.horizon)
+    with_prices = with_prices_of_others(panel, context["store_weeks"])
+    parts = statistical.contributions(model.own_models, with_prices, with_prices.last, options.horizon)
     on = [*KEY, "week"]
-    parts = done.select(on).join(parts, on=on, how="left", maintain_order="left")
-    median = done.select(on).join(own.select(*on, middle), on=on, how="left", maintain_order="left")[middle]
-    level, units = done["level"].to_numpy(), median.to_numpy().astype(float)
-    found = np.zeros(nothing.shape)
+    parts = forecasts.select(on).join(parts, on=on, how="left", maintain_order="left")
+    median = forecasts.select(on).join(own.select(*on, middle), on=on, how="left", maintain_order="left")[
+        middle
+    ]
+    level, units = forecasts["level"].to_numpy(), median.to_numpy().astype(float)
+    by_group = np.zeros(nothing.shape)
     for name in parts.columns[len(on) :]:
-        group = GROUPS.index(group_of(name, list(told.covariates), model.flags))
-        found[:, group] += parts[name].to_numpy().astype(float) - (np.log1p(level) if name == "base" else 0.0)
+        group = GROUPS.index(group_of(name, list(with_prices.covariates), model.flags))
+        by_group[:, group] += parts[name].to_numpy().astype(float) - (
+            np.log1p(level) if name == "base" else 0.0
+        )
     here, there = np.log1p(units) - np.log1p(level), features.to_log(units, level) - _USUAL
     same = (1 + level) / ((1 + OFFSET) * level)
     stretch = np.divide(there, here, out=same, where=np.abs(here) > 1e-9)
-    return found * stretch[:, None]
+    return by_group * stretch[:, None]
 
 
 def _of_one(values: np.ndarray, group: str) -> np.ndarray:
     """The whole of `values` as the contribution of one group."""
-    found = np.zeros((len(values), len(GROUPS)))
-    found[:, GROUPS.index(group)] = values - _USUAL
-    return found
+    by_group = np.zeros((len(values), len(GROUPS)))
+    by_group[:, GROUPS.index(group)] = values - _USUAL
+    return by_group
 
 
-def _in_units(done: pl.DataFrame, logs: np.ndarray, middle: str) -> pl.DataFrame:
+def _in_units(forecasts: pl.DataFrame, logs: np.ndarray, middle: str) -> pl.DataFrame:
     """Key, week, rung, level, groups in units and median of each row."""
-    level, median = done["level"].to_numpy(), done[middle].to_numpy()
+    level, median = forecasts["level"].to_numpy(), forecasts[middle].to_numpy()
     total = logs.sum(axis=1)
     same = (1 + OFFSET) * level
     unit = np.divide(median - level, total, out=same, where=np.abs(total) > 1e-9)
     columns = [pl.Series(group, logs[:, at] * unit, nan_to_null=True) for at, group in enumerate(GROUPS)]
-    return done.select(*KEY, "week", "rung", "level", *columns, pl.Series("median", median))
+    return forecasts.select(*KEY, "week", "rung", "level", *columns, pl.Series("median", median))
 
 
-def _with_plan(found: pl.DataFrame, tables: Frames) -> pl.DataFrame:
+def _with_plan(lines: pl.DataFrame, tables: Frames) -> pl.DataFrame:
     """The lines with `plan`, a struct of the plan's covariates, null where the plan lacks the week."""
     on = [*KEY, "week"]
     names = list(dict.fromkeys(column_of(name) for name in known_covariates(tables)))
     if "plan" not in tables or not names:
-        return found.with_columns(pl.lit(None).alias("plan"))
-    keys = found.select(KEY).unique().lazy()
+        return lines.with_columns(pl.lit(None).alias("plan"))
+    keys = lines.select(KEY).unique().lazy()
     plan = tables["plan"].select(*on, pl.struct(names).alias("plan")).join(keys, on=KEY, how="semi")
-    return found.join(plan.collect(), on=on, how="left").select(pl.exclude("reasons"), "reasons")
+    return lines.join(plan.collect(), on=on, how="left").select(pl.exclude("reasons"), "reasons")
 
 
 def _reasons(logs: np.ndarray, row: Mapping[str, Any], model: Model) -> str:
     """Up to `MOST` groups in words, strongest first, joined by semicolons, each with its factor."""
     strongest = sorted(range(len(GROUPS)), key=lambda at: (-abs(logs[at]), at))[:MOST]
-    told = [
+    reasons = [
         f"{in_words(GROUPS[at], row, model.flags)} ({effect(float(logs[at]))})"
         for at in strongest
         if abs(logs[at]) >= LEAST
     ]
-    return "; ".join(told)
+    return "; ".join(reasons)
 
 
 def effect(total: float) -> str:

@@ -73,36 +73,36 @@ class Rows:
 
 
 def view_of(
-    panel: Panel, shared: Mapping[str, pl.DataFrame], flags: Sequence[str], attributes: pl.DataFrame | None
+    panel: Panel, context: Mapping[str, pl.DataFrame], flags: Sequence[str], attributes: pl.DataFrame | None
 ) -> View:
-    """What features of the panel's keys are made of; `shared` are the frames that all shards share."""
+    """What features of the panel's keys are made of; `context` are the frames that every shard needs."""
     own = promotions(panel, flags)
     skus = panel.keys.select(pl.col("sku").unique().sort())
     until = panel.week(panel.last)
     covariates = list(panel.covariates)
     horizon = panel.weeks - panel.last - 1
-    weeks = shared["sku_weeks"]
+    weeks = context["sku_weeks"]
     sku = panel_of(weeks.lazy(), skus, covariates, panel.first_week, until, horizon)
     spread = Shared(sku, weeks, "sku").array("spread") if PRICE in covariates else None
     at = panel.keys.join(skus.with_row_index("_at"), on="sku", how="left", maintain_order="left")["_at"]
     of_sku, of_key = promotions(sku, flags), at.to_numpy()
-    numbers = assortment.numbers(panel, shared)
+    numbers = assortment.numbers(panel, context)
     if attributes is not None:
-        known = panel.keys.join(attributes, on="store", how="left", maintain_order="left")
+        of_store = panel.keys.join(attributes, on="store", how="left", maintain_order="left")
         numbers |= {
-            name: known[name].to_numpy().astype(float) for name in attributes.columns if name != "store"
+            name: of_store[name].to_numpy().astype(float) for name in attributes.columns if name != "store"
         }
     return View(
         panel,
         own,
-        others(panel, own, shared["store_weeks"]),
+        others(panel, own, context["store_weeks"]),
         sku,
         of_sku,
         spread,
         of_key,
         numbers,
-        assortment.groups(panel, shared),
-        EventsOfKeys.of(panel, shared, (sku, of_sku.promoted, of_key)),
+        assortment.groups(panel, context),
+        EventsOfKeys.of(panel, context, (sku, of_sku.promoted, of_key)),
     )
 
 
@@ -120,9 +120,9 @@ def level_of(units: np.ndarray, promoted: np.ndarray) -> np.ndarray:
     """
     regular = np.where(promoted == 1, np.nan, units)
     recent = regular[-LEVEL_WEEKS:]
-    found = np.where(np.isfinite(recent).sum(axis=0) >= 4, mean(recent), mean(regular[-YEAR:]))
-    found = np.where(found > 0, found, mean(units[-YEAR:]))
-    return np.where(found > 0, found, np.nan)
+    level = np.where(np.isfinite(recent).sum(axis=0) >= 4, mean(recent), mean(regular[-YEAR:]))
+    level = np.where(level > 0, level, mean(units[-YEAR:]))
+    return np.where(level > 0, level, np.nan)
 
 
 def to_log(units: np.ndarray, level: np.ndarray) -> np.ndarray:
@@ -135,17 +135,17 @@ def from_log(values: np.ndarray, level: np.ndarray) -> np.ndarray:
     return np.maximum((np.exp(values) - OFFSET) * level, 0.0)
 
 
-def _recent(panel: Panel, known: Promotions, origin: int, level: np.ndarray) -> dict[str, np.ndarray]:
+def _recent(panel: Panel, promotions: Promotions, origin: int, level: np.ndarray) -> dict[str, np.ndarray]:
     """Recent sales relative to the level, of keys or of SKUs."""
-    units, promoted = panel.units[: origin + 1], known.promoted[: origin + 1]
+    units, promoted = panel.units[: origin + 1], promotions.promoted[: origin + 1]
     regular = np.where(promoted == 1, np.nan, units)
-    found = {f"regular_{n}": to_log(mean(regular[-n:]), level) for n in (1, 2, 4, 8, 13, YEAR)}
-    found |= {f"all_{n}": to_log(mean(units[-n:]), level) for n in (1, 4, 13, LEVEL_WEEKS)}
-    return found
+    features = {f"regular_{n}": to_log(mean(regular[-n:]), level) for n in (1, 2, 4, 8, 13, YEAR)}
+    features |= {f"all_{n}": to_log(mean(units[-n:]), level) for n in (1, 4, 13, LEVEL_WEEKS)}
+    return features
 
 
 def _last_year(
-    panel: Panel, known: Promotions, origin: int, target: int, level: np.ndarray
+    panel: Panel, promotions: Promotions, origin: int, target: int, level: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The same weeks a year ago (of the last year known), relative to the quarters around them."""
     at = year_before(origin, target)
@@ -153,7 +153,7 @@ def _last_year(
         empty = np.full(level.shape, np.nan)
         return {"year_ago": empty, "season": empty}
     first, stop = max(0, at - 13), min(at + 14, origin + 1)
-    regular = np.where(known.promoted[first:stop] == 1, np.nan, panel.units[first:stop])
+    regular = np.where(promotions.promoted[first:stop] == 1, np.nan, panel.units[first:stop])
     around = mean(regular)
     around = np.where(around > 0, around, np.nan)
     return {
@@ -183,8 +183,8 @@ def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarr
     season = np.where(np.isfinite(theirs), OWN_SHARE * own + (1 - OWN_SHARE) * theirs, own)
     if view.events is not None:
         weeks_of = [target, at, max(of_easter, 0)]
-        now, then, moved = view.events.effects(fixed["_event_ratios"], weeks_of)
-        season = season + now - np.where(weeks == at, then, moved)
+        now, then, at_easter = view.events.effects(fixed["_event_ratios"], weeks_of)
+        season = season + now - np.where(weeks == at, then, at_easter)
     return from_log(season, level) * _growth(units, origin, target - at)
 
 
@@ -194,16 +194,16 @@ def moves_with_easter(units: np.ndarray, panel: Panel, origin: int) -> np.ndarra
     Where these weeks, and those a year after an Easter, are more like the weeks of `from_easter` than like the same
     weeks of the year before, over all years that are known at `origin`. False where no two Easters are.
     """
-    plain, moved = np.zeros(units.shape[1]), np.zeros(units.shape[1])
+    plain, with_easter = np.zeros(units.shape[1]), np.zeros(units.shape[1])
     for target in range(YEAR, origin + 1):
         like = from_easter(panel, target, target - YEAR)
         if like == target - YEAR or not 0 <= like <= origin:
             continue
         now, then, same = (_unusual(units[: origin + 1], week) for week in (target, like, target - YEAR))
-        known = np.isfinite(now) & np.isfinite(then) & np.isfinite(same)
-        plain += np.where(known, np.abs(now - same), 0.0)
-        moved += np.where(known, np.abs(now - then), 0.0)
-    return moved < EASTER_SHARE * plain
+        finite = np.isfinite(now) & np.isfinite(then) & np.isfinite(same)
+        plain += np.where(finite, np.abs(now - same), 0.0)
+        with_easter += np.where(finite, np.abs(now - then), 0.0)
+    return with_easter < EASTER_SHARE * plain
 
 
 def _unusual(units: np.ndarray, week: int) -> np.ndarray:
@@ -239,68 +239,70 @@ def _effects(view: View, origin: int, level: np.ndarray, sku_level: np.ndarray) 
 
 
 def _effects_of(
-    panel: Panel, known: Promotions, origin: int, level: np.ndarray, prior: Mapping[str, np.ndarray]
+    panel: Panel, promotions: Promotions, origin: int, level: np.ndarray, prior: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     past = slice(max(0, origin + 1 - 2 * YEAR), origin + 1)
     relative = to_log(panel.units[past], level)
-    promoted = {f"effect_{name}": values[past] >= FLAGGED for name, values in known.flags.items()}
-    if known.depth is not None:
-        promoted["effect_deep"] = known.depth[past] >= DEEP
-    found = {}
+    promoted = {f"effect_{name}": values[past] >= FLAGGED for name, values in promotions.flags.items()}
+    if promotions.depth is not None:
+        promoted["effect_deep"] = promotions.depth[past] >= DEEP
+    effects = {}
     for name, weeks in promoted.items():
         values = np.where(weeks, relative, np.nan)
         count = np.isfinite(values).sum(axis=0)
-        expected = prior.get(name, 0.0)
-        found[name] = (np.nan_to_num(mean(values)) * count + expected * PRIOR_WEEKS) / (count + PRIOR_WEEKS)
-    if known.depth is not None:
-        both = np.isfinite(known.depth[past]) & np.isfinite(relative)
-        x, y = (np.where(both, values, np.nan) for values in (known.depth[past], relative))
+        prior_effect = prior.get(name, 0.0)
+        effects[name] = (np.nan_to_num(mean(values)) * count + prior_effect * PRIOR_WEEKS) / (
+            count + PRIOR_WEEKS
+        )
+    if promotions.depth is not None:
+        both = np.isfinite(promotions.depth[past]) & np.isfinite(relative)
+        x, y = (np.where(both, values, np.nan) for values in (promotions.depth[past], relative))
         x, y, count = x - mean(x), y - mean(y), both.sum(axis=0)
         weight = PRIOR_WEEKS * DEEP**2
         along = np.nan_to_num(mean(x * y)) * count + weight * prior.get("elasticity", 0.0)
-        found["elasticity"] = along / (np.nan_to_num(mean(x * x)) * count + weight)
-    return found
+        effects["elasticity"] = along / (np.nan_to_num(mean(x * x)) * count + weight)
+    return effects
 
 
 def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
     """What is known of each key at week `origin`, one value per key; `_level` is the level in units."""
-    panel, known = view.panel, view.promotions
-    units, promoted = panel.units[: origin + 1], known.promoted[: origin + 1]
+    panel, own = view.panel, view.promotions
+    units, promoted = panel.units[: origin + 1], own.promoted[: origin + 1]
     level = level_of(units, promoted)
     sku_units = view.sku.units[: origin + 1]
     sku_level = level_of(sku_units, view.sku_promotions.promoted[: origin + 1])
     year = units[-YEAR:]
     regular = np.where(promoted[-YEAR:] == 1, np.nan, year)
-    seen = np.isfinite(units)
+    has_units = np.isfinite(units)
     easter = moves_with_easter(view.sku.units, panel, origin)
-    found = {"_level": level, "_sku_level": sku_level, "_easter": easter[view.sku_of_key]}
-    found["level"] = np.log(level)
-    found["share_of_sku"] = np.log(level / sku_level[view.sku_of_key])
-    found |= _recent(panel, known, origin, level)
-    found["variation"] = deviation(to_log(regular, level))
-    found["variation_all"] = deviation(to_log(year, level))
-    found["zeros"] = share_of_zeros(units)
-    found["weeks_known"] = np.minimum(seen.sum(axis=0), 2 * YEAR).astype(float)
-    found["promoted_share"] = mean(promoted[-YEAR:])
-    found |= _effects(view, origin, level, sku_level)
+    features = {"_level": level, "_sku_level": sku_level, "_easter": easter[view.sku_of_key]}
+    features["level"] = np.log(level)
+    features["share_of_sku"] = np.log(level / sku_level[view.sku_of_key])
+    features |= _recent(panel, own, origin, level)
+    features["variation"] = deviation(to_log(regular, level))
+    features["variation_all"] = deviation(to_log(year, level))
+    features["zeros"] = share_of_zeros(units)
+    features["weeks_known"] = np.minimum(has_units.sum(axis=0), 2 * YEAR).astype(float)
+    features["promoted_share"] = mean(promoted[-YEAR:])
+    features |= _effects(view, origin, level, sku_level)
     sku = _recent(view.sku, view.sku_promotions, origin, sku_level)
-    found |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
+    features |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
     for name, values in panel.covariates.items():
-        if name != PRICE and name not in known.flags:
-            found[f"_usual_{name}"] = mean(values[max(0, origin + 1 - YEAR) : origin + 1])
-    if known.log_price is not None:
-        prices = np.sort(known.log_price[max(0, origin + 1 - YEAR) : origin + 1], axis=0)
+        if name != PRICE and name not in own.flags:
+            features[f"_usual_{name}"] = mean(values[max(0, origin + 1 - YEAR) : origin + 1])
+    if own.log_price is not None:
+        prices = np.sort(own.log_price[max(0, origin + 1 - YEAR) : origin + 1], axis=0)
         count = np.isfinite(prices).sum(axis=0)
         middle = np.take_along_axis(prices, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
-        found |= {"_median_price": middle, "_lowest_price": prices[0]}
+        features |= {"_median_price": middle, "_lowest_price": prices[0]}
         rest = view.others.log_price
         assert rest is not None
         past = slice(max(0, origin + 1 - YEAR), origin + 1)
-        found["_price_to_others"] = mean(known.log_price[past] - rest[past])
-        found["_price_of_others"] = mean(rest[past][-LEVEL_WEEKS:])
+        features["_price_to_others"] = mean(own.log_price[past] - rest[past])
+        features["_price_of_others"] = mean(rest[past][-LEVEL_WEEKS:])
     if view.events is not None:
-        found["_event_ratios"] = view.events.ratios(origin)
-    return {**found, **view.attributes}
+        features["_event_ratios"] = view.events.ratios(origin)
+    return {**features, **view.attributes}
 
 
 def target_features(
@@ -311,30 +313,30 @@ def target_features(
     With `flagged`, every flag of every key is 1 that week, whatever the plan says.
     """
     panel, target = view.panel, origin + step
-    found = {
+    features = {
         "step": np.full(panel.keys.height, float(step)),
         "week_of_year": np.full(panel.keys.height, float(panel.week(target).isocalendar().week)),
     }
-    found |= _last_year(panel, view.promotions, origin, target, fixed["_level"])
+    features |= _last_year(panel, view.promotions, origin, target, fixed["_level"])
     sku = _last_year(view.sku, view.sku_promotions, origin, target, fixed["_sku_level"])
-    found |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
+    features |= {f"sku_{name}": values[view.sku_of_key] for name, values in sku.items()}
     for name, group in view.groups.items():
         of_group = _last_year(group.panel, group.promotions, origin, target, np.ones(group.panel.keys.height))
-        found[f"group_season_{name}"] = group.by_key(of_group["season"])
+        features[f"group_season_{name}"] = group.by_key(of_group["season"])
     if view.events is not None:
-        (found["event_effect"],) = view.events.effects(fixed["_event_ratios"], [target])
-    found["last_year"] = to_log(last_year(view, origin, target, fixed), fixed["_level"])
+        (features["event_effect"],) = view.events.effects(fixed["_event_ratios"], [target])
+    features["last_year"] = to_log(last_year(view, origin, target, fixed), fixed["_level"])
     if not panel.covariates:
-        return found
+        return features
     if target >= panel.weeks:
         raise ValueError(f"week {target} is beyond the panel of {panel.weeks} weeks; step is {step}.")
-    return found | _flags(view, target, fixed, flagged) | _prices(view, target, fixed)
+    return features | _flags(view, target, fixed, flagged) | _prices(view, target, fixed)
 
 
 def _flags(view: View, target: int, fixed: Mapping[str, np.ndarray], flagged: bool) -> dict[str, np.ndarray]:
     """Flags of the target week and the one before: the key's, the other SKUs', the SKU's over all stores."""
     own, week_before = view.promotions, max(target - 1, 0)
-    found: dict[str, np.ndarray] = {}
+    features: dict[str, np.ndarray] = {}
     for name, values in own.flags.items():
         sku = view.sku_promotions.flags[name][target][view.sku_of_key]
         of_week = {
@@ -344,15 +346,15 @@ def _flags(view: View, target: int, fixed: Mapping[str, np.ndarray], flagged: bo
         }
         if flagged:
             of_week = {about: np.where(np.isfinite(v), 1.0, v) for about, v in of_week.items()}
-        found |= of_week
-        found[f"before_{name}"] = values[week_before]
+        features |= of_week
+        features[f"before_{name}"] = values[week_before]
     for name, values in view.panel.covariates.items():
         if name != PRICE and name not in own.flags:
-            found[name] = values[target]
-            found[f"unusual_{name}"] = values[target] - fixed[f"_usual_{name}"]
-    found["since_promotion"] = own.since[target]
-    found["promoted_before"] = mean(own.promoted[max(0, target - 8) : target])
-    return found
+            features[name] = values[target]
+            features[f"unusual_{name}"] = values[target] - fixed[f"_usual_{name}"]
+    features["since_promotion"] = own.since[target]
+    features["promoted_before"] = mean(own.promoted[max(0, target - 8) : target])
+    return features
 
 
 def _prices(view: View, target: int, fixed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -419,12 +421,12 @@ def build(
         about = _about_origin(view, origin, fixed)
         for step in steps[origin]:
             more = target_features(view, origin, step, fixed, (origin, step) in flagged)
-            found = {name: values for name, values in (fixed | more).items() if name[0] != "_"}
-            names = tuple(found)
-            blocks.append(np.stack(list(found.values()), axis=1).astype(np.float32))
-            known = from_log(found["last_year"], about["level"].to_numpy())
+            features = {name: values for name, values in (fixed | more).items() if name[0] != "_"}
+            names = tuple(features)
+            blocks.append(np.stack(list(features.values()), axis=1).astype(np.float32))
+            last_year_units = from_log(features["last_year"], about["level"].to_numpy())
             frames.append(
-                _about_target(view, about, origin, step).with_columns(pl.Series("last_year", known))
+                _about_target(view, about, origin, step).with_columns(pl.Series("last_year", last_year_units))
             )
     return Rows(pl.concat(frames), np.concatenate(blocks), names)
 
@@ -433,8 +435,8 @@ def _about_origin(view: View, origin: int, fixed: Mapping[str, np.ndarray]) -> p
     """Keys with origin, level, `enough` (history for the pooled model), naive, and kind but for promotions."""
     units = view.panel.units[: origin + 1]
     weeks_of_year = np.isfinite(units[-YEAR:]).sum(axis=0)
-    seen = np.isfinite(units[-LEVEL_WEEKS:]).any(axis=0)
-    enough = (weeks_of_year >= ENOUGH_WEEKS) & seen & np.isfinite(fixed["_level"])
+    is_recent = np.isfinite(units[-LEVEL_WEEKS:]).any(axis=0)
+    enough = (weeks_of_year >= ENOUGH_WEEKS) & is_recent & np.isfinite(fixed["_level"])
     return view.panel.keys.with_columns(
         pl.lit(view.panel.week(origin)).alias("origin"),
         pl.Series("level", fixed["_level"]),
@@ -471,17 +473,17 @@ def _about_target(view: View, about: pl.DataFrame, origin: int, step: int) -> pl
     actual = panel.units[target] if target < panel.weeks else empty
     ago = year_before(origin, target)
     year_ago = panel.units[ago] if ago >= 0 else empty
-    promoted, planned = np.zeros(about.height, bool), np.zeros(about.height, bool)
+    promoted, has_plan = np.zeros(about.height, bool), np.zeros(about.height, bool)
     if target < panel.weeks:
         promoted = view.promotions.promoted[target] == 1
         for values in panel.covariates.values():
-            planned |= np.isfinite(values[target])
+            has_plan |= np.isfinite(values[target])
     kind = pl.col("kind")
     return about.with_columns(
         pl.lit(panel.week(target)).alias("week"),
         pl.lit(step, dtype=pl.Int32).alias("step"),
         pl.Series("units", actual, nan_to_null=True),
-        pl.Series("planned", planned),
+        pl.Series("planned", has_plan),
         pl.when((kind == "regular") & pl.Series(promoted))
         .then(pl.lit("promoted"))
         .otherwise(kind)

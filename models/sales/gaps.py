@@ -50,10 +50,10 @@ def _missing(
     plan: pl.LazyFrame, keys: pl.DataFrame, covariates: Sequence[str], weeks: list[date]
 ) -> pl.DataFrame:
     """One row per SKU, store and week of which at least one covariate is not known, with their names."""
-    wanted = keys.lazy().select(KEY).join(pl.LazyFrame({"week": weeks}), how="cross")
+    combinations = keys.lazy().select(KEY).join(pl.LazyFrame({"week": weeks}), how="cross")
     names = [pl.when(pl.col(name).is_null()).then(pl.lit(column_of(name))) for name in covariates]
     return (
-        wanted.join(plan.select(*KEY, "week", *covariates), on=[*KEY, "week"], how="left")
+        combinations.join(plan.select(*KEY, "week", *covariates), on=[*KEY, "week"], how="left")
         .filter(pl.any_horizontal(pl.col(covariates).is_null()))
         .select(
             *KEY,

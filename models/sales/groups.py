@@ -35,8 +35,8 @@ def group_of(name: str, covariates: Sequence[str]) -> str | None:
     """
     if name in _OF_NAME:
         return _OF_NAME[name]
-    told = {*_ALWAYS, *covariates, *(f"unusual_{covariate}" for covariate in covariates)}
-    if name in told or name.startswith(("regular_", "all_")):
+    always = {*_ALWAYS, *covariates, *(f"unusual_{covariate}" for covariate in covariates)}
+    if name in always or name.startswith(("regular_", "all_")):
         return None
     return next((group for begin, group in _OF_BEGIN.items() if name.startswith(begin)), "stores")
 

@@ -47,20 +47,22 @@ def interchange(model: Model) -> Interchange:
 
 def _graph(rung: str, ensemble: Pooled, model: Model) -> Graph:
     """Features, level and offsets -> quantiles on the log scale, as `Pooled.predict`, and calibrated in units."""
-    made = Builder()
+    builder = Builder()
     names = [quantile_column(q) for q in model.quantiles]
-    centre = made.boosted("features", ensemble.location.model_to_string())
+    centre = builder.boosted("features", ensemble.location.model_to_string())
     spread = [
-        made.op(
-            "Add", made.constant([[ensemble.start[name]]]), made.boosted("features", _text(ensemble, name))
+        builder.op(
+            "Add",
+            builder.constant([[ensemble.start[name]]]),
+            builder.boosted("features", _text(ensemble, name)),
         )
         for name in names
     ]
-    raw = made.rising([made.op("Add", centre, one) for one in spread])
-    moved = made.op("Add", raw, "offsets")
-    risen = made.rising([made.column(moved, i) for i in range(len(names))])
-    ratio = made.op("Sub", made.op("Exp", risen), made.constant([[OFFSET]]))
-    units = made.op("Max", made.op("Mul", ratio, "level"), made.constant([[0.0]]))
+    raw = builder.rising([builder.op("Add", centre, one) for one in spread])
+    with_offsets = builder.op("Add", raw, "offsets")
+    risen = builder.rising([builder.column(with_offsets, i) for i in range(len(names))])
+    ratio = builder.op("Sub", builder.op("Exp", risen), builder.constant([[OFFSET]]))
+    units = builder.op("Max", builder.op("Mul", ratio, "level"), builder.constant([[0.0]]))
     inputs = (
         Port("features", "float", ensemble.features, "the features in this order; NaN where unknown"),
         Port("level", "double", ("level",), "units of a usual week of the key, above 0"),
@@ -73,7 +75,7 @@ def _graph(rung: str, ensemble: Pooled, model: Model) -> Graph:
         ),
         (units, Port("units", "double", tuple(names), "units in the target week, calibrated by `offsets`")),
     )
-    return made.graph(rung, inputs, outputs)
+    return builder.graph(rung, inputs, outputs)
 
 
 def _text(ensemble: Pooled, name: str) -> str:

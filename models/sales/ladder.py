@@ -144,7 +144,7 @@ def answer(
     def of(*rungs: str) -> pl.DataFrame:
         return rows.filter(pl.col("rung").is_in(rungs))
 
-    answered = [
+    answers = [
         of("stopped").with_columns(pl.lit(0.0).alias(name) for name in names),
         _looked_up(of("own_history"), _by_demand(own.sort("units"), KEY, quantiles), KEY, names),
         _scaled_to_own(of("short_history"), own, book, names),
@@ -152,25 +152,25 @@ def answer(
         _looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
         _looked_up(of("everything"), book["ladder_all"], [], names),
     ]
-    wanted = [*KEY, "week", "step", *names, "rung", "reason"]
-    return _valid(pl.concat(part.select(wanted) for part in answered), names).sort(*KEY, "week")
+    columns = [*KEY, "week", "step", *names, "rung", "reason"]
+    return _valid(pl.concat(part.select(columns) for part in answers), names).sort(*KEY, "week")
 
 
 def _flags(history: pl.LazyFrame) -> list[str]:
     """Covariates that mark promotions, by what they hold: between 0 and 1, and often zero."""
     names = [name for name in covariate_columns(history.collect_schema()) if name != "price"]
     values = {name: pl.col(name).cast(pl.Float64).fill_nan(None) for name in names}
-    found = history.select(
+    marks = history.select(
         (value.is_between(0.0, 1.0).all() & ((value == 0).mean() >= ZERO_SHARE)).alias(name)
         for name, value in values.items()
     ).collect(engine="streaming")
-    return [name for name in names if found[name].item()]
+    return [name for name in names if marks[name].item()]
 
 
 def _typed(history: pl.DataFrame | pl.LazyFrame, flags: Sequence[str]) -> pl.LazyFrame:
     """Key, week, units, price, and `flagged`, the largest of `flags`; null where the history lacks them."""
-    found = history.lazy()
-    schema = found.collect_schema()
+    rows = history.lazy()
+    schema = rows.collect_schema()
     price = pl.col("price") if "price" in schema else pl.lit(None)
     marks = [pl.col(name).cast(pl.Float64).fill_nan(None) for name in flags if name in schema]
     hints = [
@@ -178,8 +178,8 @@ def _typed(history: pl.DataFrame | pl.LazyFrame, flags: Sequence[str]) -> pl.Laz
         (pl.max_horizontal(marks) if marks else pl.lit(None, dtype=pl.Float64)).alias("flagged"),
     ]
     if "units" not in schema:
-        return found.select(*KEY, "week", *hints)
-    return found.select(*KEY, "week", pl.col("units").cast(pl.Float64), *hints).filter(
+        return rows.select(*KEY, "week", *hints)
+    return rows.select(*KEY, "week", pl.col("units").cast(pl.Float64), *hints).filter(
         pl.col("units").is_finite()
     )
 
@@ -199,18 +199,20 @@ def _plausible(rows: pl.DataFrame) -> pl.DataFrame:
     wrong = keys.filter(pl.col("weeks") >= LEAST_WEEKS, pl.col("second") > 0, pl.col("farthest") > limit)
     if wrong.is_empty():
         return rows
-    found = rows.join(wrong.select(*KEY, "second", limit=limit), on=KEY, how="left", maintain_order="left")
+    with_limits = rows.join(
+        wrong.select(*KEY, "second", limit=limit), on=KEY, how="left", maintain_order="left"
+    )
     mended = pl.when(units > pl.col("limit")).then("second").when(units < -pl.col("limit")).then(0.0)
-    return found.with_columns(mended.otherwise(units).alias("units")).drop("second", "limit")
+    return with_limits.with_columns(mended.otherwise(units).alias("units")).drop("second", "limit")
 
 
 def _demand(usual_price: pl.Expr) -> pl.Expr:
     """`promoted`, `regular`, or `any` where price and flags are all unknown."""
     cheap = pl.col("price") < (1 - PROMOTED_DEPTH) * usual_price
     promoted = (pl.col("flagged") > 0).fill_null(False) | cheap.fill_null(False)
-    unknown = pl.col("price").is_null() & pl.col("flagged").is_null()
-    said = pl.when(promoted).then(pl.lit("promoted")).otherwise(pl.lit("regular"))
-    return pl.when(unknown).then(pl.lit("any")).otherwise(said).cast(DEMAND).alias("demand")
+    is_unknown = pl.col("price").is_null() & pl.col("flagged").is_null()
+    demand = pl.when(promoted).then(pl.lit("promoted")).otherwise(pl.lit("regular"))
+    return pl.when(is_unknown).then(pl.lit("any")).otherwise(demand).cast(DEMAND).alias("demand")
 
 
 def _steady(mean: pl.Expr) -> pl.Expr:
@@ -230,23 +232,27 @@ def _by_demand(rising: pl.DataFrame, by: list[str], quantiles: Sequence[float]) 
         .alias(quantile_column(level))
         for level in quantiles
     ]
-    found = [*ranked, pl.len().cast(pl.Int64).alias("rows"), _steady(pl.col("units").mean()).alias("mean")]
+    aggregates = [
+        *ranked,
+        pl.len().cast(pl.Int64).alias("rows"),
+        _steady(pl.col("units").mean()).alias("mean"),
+    ]
     rising = rising.select(*by, "demand", "units")
     every = rising.with_columns(demand=pl.lit("any").cast(DEMAND))
-    known = rising.filter(pl.col("demand") != "any")
-    parts = [part.group_by(*by, "demand", maintain_order=True).agg(found) for part in (every, known)]
+    of_demand = rising.filter(pl.col("demand") != "any")
+    parts = [part.group_by(*by, "demand", maintain_order=True).agg(aggregates) for part in (every, of_demand)]
     return pl.concat(parts)
 
 
 def _complete(profiles: Mapping[str, pl.DataFrame], names: Sequence[str]) -> dict[str, pl.DataFrame]:
     """The three profiles; those that are missing are empty."""
     values = dict.fromkeys(["mean", *names], pl.Float64)
-    told: dict[str, Any] = {"demand": DEMAND, "rows": pl.Int64, **values}
+    columns: dict[str, Any] = {"demand": DEMAND, "rows": pl.Int64, **values}
     shapes = {f"shape_{name}": pl.Float64 for name in names}
     empty: dict[str, dict[str, Any]] = {
-        "ladder_sku": {"sku": pl.String, **told, **shapes, "stores": pl.UInt32, "usual_price": pl.Float64},
-        "ladder_store": {"store": pl.String, **told, "size": pl.Float64},
-        "ladder_all": told,
+        "ladder_sku": {"sku": pl.String, **columns, **shapes, "stores": pl.UInt32, "usual_price": pl.Float64},
+        "ladder_store": {"store": pl.String, **columns, "size": pl.Float64},
+        "ladder_all": columns,
     }
     return {
         name: profiles.get(name, pl.DataFrame(schema=schema)).with_columns(pl.col("demand").cast(DEMAND))
@@ -268,9 +274,11 @@ def _targets(
     targets = keys.join(weeks, how="cross")
     if plan is None:
         return targets.with_columns(planned=False, demand=pl.lit("any").cast(DEMAND))
-    told = _typed(plan, flags).join(keys.lazy(), on=KEY, how="semi").collect()
-    told = told.unique([*KEY, "week"], keep="last", maintain_order=True).with_columns(planned=True)
-    targets = targets.join(told, on=[*KEY, "week"], how="left").join(usual, on=KEY)
+    plan_weeks = _typed(plan, flags).join(keys.lazy(), on=KEY, how="semi").collect()
+    plan_weeks = plan_weeks.unique([*KEY, "week"], keep="last", maintain_order=True).with_columns(
+        planned=True
+    )
+    targets = targets.join(plan_weeks, on=[*KEY, "week"], how="left").join(usual, on=KEY)
     demand = _demand(pl.col("usual_price"))
     return targets.select(*KEY, "week", "step", pl.col("planned").fill_null(False), demand)
 
@@ -289,7 +297,7 @@ def _rungs(
     anything = pl.col("demand") == "any"
     sku = book["ladder_sku"].filter(anything).select("sku", "stores", sku_mean="mean")
     store = book["ladder_store"].filter(anything).select("store", in_store=pl.lit(True))
-    found = (
+    facts = (
         keys.join(had, on=KEY, how="left")
         .join(targets.group_by(KEY).agg(pl.col("planned").any()), on=KEY)
         .join(sku, on="sku", how="left")
@@ -297,8 +305,8 @@ def _rungs(
         .with_columns(pl.col("weeks").fill_null(0))
     )
     weeks, idle = pl.col("weeks"), (pl.lit(as_of) - pl.col("last")).dt.total_days() // 7
-    counted = pl.format("{} week{}", weeks, pl.when(weeks == 1).then(pl.lit("")).otherwise(pl.lit("s")))
-    short = pl.format("{} of history, {} are needed", counted, OWN_WEEKS)
+    count = pl.format("{} week{}", weeks, pl.when(weeks == 1).then(pl.lit("")).otherwise(pl.lit("s")))
+    short = pl.format("{} of history, {} are needed", count, OWN_WEEKS)
     some = pl.format("sold in {} of its last {} weeks", "sold", weeks)
     stopped = pl.format("last seen {} weeks ago and not in the plan", idle)
     elsewhere = pl.format("no history; taken from {} stores that have the SKU", "stores")
@@ -321,7 +329,7 @@ def _rungs(
     for applies, name, why in reversed(rules):
         rung = pl.when(applies).then(pl.lit(name)).otherwise(rung)
         reason = pl.when(applies).then(why).otherwise(reason)
-    return found.select(*KEY, rung=rung, reason=reason)
+    return facts.select(*KEY, rung=rung, reason=reason)
 
 
 def _uplifts(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -374,10 +382,12 @@ def _scaled_to_own(
     quantiles are the mean of two, weighted n to `PRIOR_WEEKS`: the level times the spread of a single
     key about its mean, and the SKU's profile, which has the spread between keys, too.
     """
-    seen = own.join(rows.select(KEY).unique(), on=KEY, how="semi")
-    seen = seen.join(_uplifts(seen, book), on=["sku", "demand"])
-    seen = _sized(_looked_up(seen, book["ladder_sku"], ["sku"], ["mean"]), book, ["mean"])
-    level = seen.group_by(KEY).agg(weeks=pl.len(), own=pl.col("units").sum(), expected=pl.col("mean").sum())
+    own_weeks = own.join(rows.select(KEY).unique(), on=KEY, how="semi")
+    own_weeks = own_weeks.join(_uplifts(own_weeks, book), on=["sku", "demand"])
+    own_weeks = _sized(_looked_up(own_weeks, book["ladder_sku"], ["sku"], ["mean"]), book, ["mean"])
+    level = own_weeks.group_by(KEY).agg(
+        weeks=pl.len(), own=pl.col("units").sum(), expected=pl.col("mean").sum()
+    )
     prior = PRIOR_WEEKS * pl.col("expected") / pl.col("weeks")
     factor = ((pl.col("own") + prior) / (pl.col("expected") + prior)).fill_nan(1.0)
     level = level.select(

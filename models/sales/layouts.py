@@ -29,42 +29,42 @@ def _item_and_store(parts: Sequence[Part], _: Asked) -> list[Part]:
     return [Part(p.name, p.frame.with_columns(split)) if name in p.columns else p for p in parts]
 
 
-def _forecast(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _forecast(parts: Sequence[Part], request: Asked) -> list[Part]:
     """The target series with the related ones beside it; for the plan, the related ones. Item metadata is left out."""
     timed = [part for part in parts if "timestamp" in part.columns]
     targets = [part for part in timed if {*_TARGETS} & {*part.columns}]
     related = [part for part in timed if part not in targets]
-    if asked.table == "plan":
+    if request.table == "plan":
         return related or list(parts)
     on = (*_ITEMS, *_PLACES)
-    found = []
+    series = []
     for target in targets:
         for side in related:
-            shared = [c for c in on if c in target.columns and c in side.columns]
-            target = beside(target, side, shared, {"timestamp": "timestamp"}, asked.dates)
-        found.append(target)
-    return found or list(parts)
+            keys = [c for c in on if c in target.columns and c in side.columns]
+            target = beside(target, side, keys, {"timestamp": "timestamp"}, request.dates)
+        series.append(target)
+    return series or list(parts)
 
 
-def _walmart(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _walmart(parts: Sequence[Part], request: Asked) -> list[Part]:
     """Of a folder of the competition the files of the table, each week's features beside it, by its first day."""
-    if asked.table == "stores":
+    if request.table == "stores":
         return [part for part in parts if "Date" not in part.columns] or list(parts)
     dated = [part for part in parts if "Date" in part.columns]
-    sold = [part for part in dated if "Weekly_Sales" in part.columns]
-    coming = [part for part in dated if part not in sold and "Dept" in part.columns]
-    features = [part for part in dated if part not in (*sold, *coming)]
-    found = []
-    for part in (coming if asked.table == "plan" else sold) or dated:
+    sales = [part for part in dated if "Weekly_Sales" in part.columns]
+    coming = [part for part in dated if part not in sales and "Dept" in part.columns]
+    features = [part for part in dated if part not in (*sales, *coming)]
+    files = []
+    for part in (coming if request.table == "plan" else sales) or dated:
         for side in features if part not in features else []:
-            part = beside(part, side, ["Store"], {"Date": "Date"}, asked.dates)
-        begin = (day("Date", asked.dates) - timedelta(days=6)).cast(pl.String)
+            part = beside(part, side, ["Store"], {"Date": "Date"}, request.dates)
+        begin = (day("Date", request.dates) - timedelta(days=6)).cast(pl.String)
         weeks = pl.coalesce(begin, pl.col("Date").cast(pl.String)).alias("Date")
-        found.append(Part(part.name, part.frame.with_columns(weeks)))
-    return found or list(parts)
+        files.append(Part(part.name, part.frame.with_columns(weeks)))
+    return files or list(parts)
 
 
-def _m5(parts: Sequence[Part], asked: Asked) -> list[Part]:
+def _m5(parts: Sequence[Part], request: Asked) -> list[Part]:
     """Units of a day in columns d_1, d_2, ... as those of weeks that begin with d_1; weeks that are not whole are left.
 
     With the calendar its dates count, and prices that are in the same folder are a covariate: a week without a price
@@ -73,12 +73,12 @@ def _m5(parts: Sequence[Part], asked: Asked) -> list[Part]:
     sales = [part for part in parts if any(_DAY_COLUMN.fullmatch(c) for c in part.columns)]
     calendar = next((part for part in parts if {"d", "date"} <= {*part.columns}), None)
     prices = next((part for part in parts if {"sell_price", "wm_yr_wk"} <= {*part.columns}), None)
-    begin = _M5_BEGINS if calendar is None else _first_day(calendar, asked)
+    begin = _M5_BEGINS if calendar is None else _first_day(calendar, request)
     weekly = [_weekly(part, begin) for part in sales]
     if prices is None or calendar is None:
         return weekly or list(parts)
     weeks = (
-        calendar.frame.select("wm_yr_wk", day("date", asked.dates).alias("week")).group_by("wm_yr_wk").min()
+        calendar.frame.select("wm_yr_wk", day("date", request.dates).alias("week")).group_by("wm_yr_wk").min()
     )
     priced = prices.frame.join(weeks, on="wm_yr_wk").select(
         "item_id", "store_id", pl.col("week").cast(pl.String), "sell_price"
@@ -88,8 +88,8 @@ def _m5(parts: Sequence[Part], asked: Asked) -> list[Part]:
     return [Part(p.name, p.frame.join(priced, on=keys, how="left").filter(on_sale)) for p in weekly]
 
 
-def _first_day(calendar: Part, asked: Asked) -> date:
-    rows = calendar.frame.filter(pl.col("d") == "d_1").select(day("date", asked.dates)).collect()
+def _first_day(calendar: Part, request: Asked) -> date:
+    rows = calendar.frame.filter(pl.col("d") == "d_1").select(day("date", request.dates)).collect()
     if rows.height != 1 or rows.item() is None:
         raise ContractError(
             f"{calendar.name}: d_1 has {rows.height} dates. Expected one, such as 2011-01-29."
@@ -99,7 +99,7 @@ def _first_day(calendar: Part, asked: Asked) -> date:
 
 
 def _weekly(part: Part, begin: date) -> Part:
-    numbers = {int(found[1]): c for c in part.columns if (found := _DAY_COLUMN.fullmatch(c))}
+    numbers = {int(match[1]): c for c in part.columns if (match := _DAY_COLUMN.fullmatch(c))}
     starts = [n for n in range(1, max(numbers) + 1, 7) if all(n + i in numbers for i in range(7))]
     if not starts:
         raise ContractError(

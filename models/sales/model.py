@@ -67,19 +67,19 @@ class Model:
             "own_first": self.own_first,
             "blended": self.blended,
         }
-        found: dict[str, File] = {"about": about, "offsets": self.offsets, "own_keys": self.own_keys}
+        contents: dict[str, File] = {"about": about, "offsets": self.offsets, "own_keys": self.own_keys}
         if self.unplanned.height:
-            found["unplanned"] = self.unplanned
+            contents["unplanned"] = self.unplanned
         if self.planned.height:
-            found["planned"] = self.planned
+            contents["planned"] = self.planned
         if self.categories.height:
-            found["categories"] = self.categories
+            contents["categories"] = self.categories
         if self.own_models.height:
-            found["own_models"] = self.own_models
+            contents["own_models"] = self.own_models
         for rung in (POOLED, NO_PLAN):
             ensemble = self.of_rung(rung)
-            found |= ensemble.files(rung) if ensemble else {}
-        return found
+            contents |= ensemble.files(rung) if ensemble else {}
+        return contents
 
     def forecast(
         self,
@@ -95,63 +95,65 @@ class Model:
         `pooled_no_plan`; with `own`, forecasts of `statistical`, also `statistical` and `blend`. Without any
         estimator, rung and quantiles are null.
         """
-        planned = pl.col("planned") & (self.with_plan is not None)
-        rung = pl.when(planned).then(pl.lit(POOLED)).otherwise(pl.lit(NO_PLAN)).alias("rung")
+        in_plan = pl.col("planned") & (self.with_plan is not None)
+        rung = pl.when(in_plan).then(pl.lit(POOLED)).otherwise(pl.lit(NO_PLAN)).alias("rung")
         rows = rows.with_columns(rung, steps(self.horizon))
         raw = np.full((rows.height, len(self.quantiles)), np.nan)
         for name in (POOLED, NO_PLAN):
             ensemble, at = self.of_rung(name), np.flatnonzero((rows["rung"] == name).to_numpy())
             if ensemble is not None and len(at):
-                chosen = values if len(at) == len(values) else values[at]
-                raw[at] = log_values(ensemble, chosen, names, threads)
+                inputs = values if len(at) == len(values) else values[at]
+                raw[at] = log_values(ensemble, inputs, names, threads)
         level = rows["level"].to_numpy()[:, None]
         if own is not None:
             rows, raw = self._with_own(rows, raw, own, level)
         else:
-            rows, raw = self._chosen(rows, rows["rung"] == POOLED, raw, raw, np.full(raw.shape, np.nan))
+            rows, raw = self._with_candidates(
+                rows, rows["rung"] == POOLED, raw, raw, np.full(raw.shape, np.nan)
+            )
         units = from_log(conformal.calibrated(raw, rows, self.offsets, GROUPS), level)
         quantiles = [pl.Series(name, units[:, i], nan_to_null=True) for i, name in enumerate(self.columns)]
-        known = pl.Series(np.isfinite(units).all(axis=1))
-        return rows.with_columns(pl.when(known).then("rung").alias("rung"), *quantiles).drop("steps")
+        is_finite = pl.Series(np.isfinite(units).all(axis=1))
+        return rows.with_columns(pl.when(is_finite).then("rung").alias("rung"), *quantiles).drop("steps")
 
     def _with_own(
         self, rows: pl.DataFrame, raw: np.ndarray, own: pl.DataFrame, level: np.ndarray
     ) -> tuple[pl.DataFrame, np.ndarray]:
         """Rungs and quantiles on the log scale, where `own` has a part in them."""
-        told = rows.select(*KEY, "week").join(
+        own_rows = rows.select(*KEY, "week").join(
             own.select(*KEY, "week", *self.columns), on=[*KEY, "week"], how="left", maintain_order="left"
         )
-        values = to_log(told.select(self.columns).to_numpy(), level)
+        values = to_log(own_rows.select(self.columns).to_numpy(), level)
         there = np.isfinite(values).all(axis=1)
-        chosen = rows.select(KEY).join(
+        marks = rows.select(KEY).join(
             self.own_keys.with_columns(chosen=True), on=KEY, how="left", maintain_order="left"
         )
-        alone = there & (self.own_first | chosen["chosen"].fill_null(False).to_numpy())
+        alone = there & (self.own_first | marks["chosen"].fill_null(False).to_numpy())
         both = there & ~alone & (rows["rung"] == POOLED).to_numpy() & self.blended
         models = np.where(
             alone[:, None], values, np.where(both[:, None], contest.mean_of([raw, values]), raw)
         )
         rung = pl.when(pl.Series(alone)).then(pl.lit(STATISTICAL)).when(pl.Series(both)).then(pl.lit(BLEND))
-        planned, rows = rows["rung"] == POOLED, rows.with_columns(rung.otherwise("rung").alias("rung"))
-        return self._chosen(rows, planned, models, raw, values)
+        in_plan, rows = rows["rung"] == POOLED, rows.with_columns(rung.otherwise("rung").alias("rung"))
+        return self._with_candidates(rows, in_plan, models, raw, values)
 
-    def _chosen(
-        self, rows: pl.DataFrame, planned: pl.Series, raw: np.ndarray, ensembles: np.ndarray, own: np.ndarray
+    def _with_candidates(
+        self, rows: pl.DataFrame, in_plan: pl.Series, raw: np.ndarray, ensembles: np.ndarray, own: np.ndarray
     ) -> tuple[pl.DataFrame, np.ndarray]:
         """Rungs and quantiles with those of the candidates that `unplanned` and `planned` name.
 
         `raw` are the quantiles without them, `ensembles` those of the pooled ensembles, `own` of the SKUs' own models.
         """
         unplanned = rows["rung"] == NO_PLAN
-        for choice, there, with_plan in ((self.unplanned, unplanned, False), (self.planned, planned, True)):
+        for choice, there, with_plan in ((self.unplanned, unplanned, False), (self.planned, in_plan, True)):
             if choice.is_empty():
                 continue
-            named = rows.select("kind").join(choice, on="kind", how="left", maintain_order="left")["rung"]
-            every = contest.candidates(ensembles, own, rows, middle_of(self.quantiles), planned=with_plan)
+            choices = rows.select("kind").join(choice, on="kind", how="left", maintain_order="left")["rung"]
+            every = contest.candidates(ensembles, own, rows, middle_of(self.quantiles), has_plan=with_plan)
             for rung, values in every.items():
                 here = (
                     there
-                    & (named == rung).fill_null(value=False)
+                    & (choices == rung).fill_null(value=False)
                     & pl.Series(np.isfinite(values).all(axis=1))
                 )
                 raw = np.where(here.to_numpy()[:, None], values, raw)
@@ -168,8 +170,8 @@ class Model:
         scale = rows[level].to_numpy()[:, None]
         values = rows.select(columns).to_numpy()
         raw = to_log(values, np.where(scale > 0, scale, 1.0))
-        moved = conformal.calibrated(raw, rows.with_columns(steps(self.horizon)), self.offsets, GROUPS)
-        units = np.where(scale > 0, from_log(moved, scale), values)
+        logs = conformal.calibrated(raw, rows.with_columns(steps(self.horizon)), self.offsets, GROUPS)
+        units = np.where(scale > 0, from_log(logs, scale), values)
         return rows.with_columns(pl.Series(name, units[:, i]) for i, name in enumerate(columns))
 
 
@@ -204,11 +206,11 @@ def aligned(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str]) -
     if tuple(names) == ensemble.features:
         return values
     at = {name: i for i, name in enumerate(names)}
-    chosen = np.full((len(values), len(ensemble.features)), np.nan, np.float32)
+    columns = np.full((len(values), len(ensemble.features)), np.nan, np.float32)
     for i, name in enumerate(ensemble.features):
         if name in at:
-            chosen[:, i] = values[:, at[name]]
-    return chosen
+            columns[:, i] = values[:, at[name]]
+    return columns
 
 
 def middle_of(quantiles: Sequence[float]) -> int:

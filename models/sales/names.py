@@ -7,8 +7,8 @@ NEAR = 3
 _CLOSE = 0.5
 
 
-def near(name: str, known: Iterable[str], most: int = NEAR) -> list[str]:
-    """Up to `most` of the `known` names that are most like `name`, the nearest first.
+def near(name: str, candidates: Iterable[str], most: int = NEAR) -> list[str]:
+    """Up to `most` of the `candidates`: those most like `name`, the nearest first.
 
     Case, blanks and leading zeros are no difference.
 
@@ -16,22 +16,22 @@ def near(name: str, known: Iterable[str], most: int = NEAR) -> list[str]:
     (['00042', '00043'], ['espresso 250g'])
     """
     plain: dict[str, list[str]] = {}
-    for one in sorted(known):
+    for one in sorted(candidates):
         plain.setdefault(_plain(one), []).append(one)
-    found = get_close_matches(_plain(name), plain, n=most, cutoff=_CLOSE)
-    return [one for match in found for one in plain[match]][:most]
+    matches = get_close_matches(_plain(name), plain, n=most, cutoff=_CLOSE)
+    return [one for match in matches for one in plain[match]][:most]
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, candidates: Iterable[str]) -> str:
     """The near names as the end of a message; the first ones there are where none is near.
 
     >>> suggestion("42", ["00042", "7"]), suggestion("x", ["1", "2", "3", "4"])
     ("Near: '00042'.", "There are, for instance: '1', '2', '3'.")
     """
-    names = sorted(known)
+    names = sorted(candidates)
     matches = near(name, names)
-    listed = ", ".join(f"'{one}'" for one in matches or names[:NEAR])
-    return f"{'Near' if matches else 'There are, for instance'}: {listed}." if names else "There are none."
+    examples = ", ".join(f"'{one}'" for one in matches or names[:NEAR])
+    return f"{'Near' if matches else 'There are, for instance'}: {examples}." if names else "There are none."
 
 
 def _plain(name: str) -> str:

@@ -97,8 +97,8 @@ def _store_weeks(rows: pl.LazyFrame, covariates: Sequence[str]) -> pl.LazyFrame:
     sums = [_whole(_value(name), "share").sum().alias(f"sum_{name}") for name in covariates]
     counts = [_value(name).count().alias(f"n_{name}") for name in covariates]
     units = pl.when(pl.col("units").count() > 0).then(_mean(pl.col("units"), "units")).alias("units")
-    found = rows.group_by("store", "week").agg(pl.len().alias("keys"), units, *sums, *counts)
-    return found.with_columns(pl.col(f"sum_{name}") / _DIGITS["share"] for name in covariates).sort(
+    totals = rows.group_by("store", "week").agg(pl.len().alias("keys"), units, *sums, *counts)
+    return totals.with_columns(pl.col(f"sum_{name}") / _DIGITS["share"] for name in covariates).sort(
         "store", "week"
     )
 

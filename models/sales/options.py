@@ -70,21 +70,23 @@ class Options:
         >>> Options.of({"horizon": 4, "quantiles": [0.1, 0.5]}).columns
         ('q10', 'q50')
         """
-        known = {field.name for field in fields(cls)}
-        given = {name: value for name, value in options.items() if name in known and value is not None}
-        if "quantiles" in given:
-            given["quantiles"] = tuple(float(q) for q in given["quantiles"])
-        given |= {name: tuple(given[name]) for name in ("totals", "total_weeks", "holidays") if name in given}
-        chosen = cls(**given)
-        if not chosen.quantiles or list(chosen.quantiles) != sorted(set(chosen.quantiles)):
-            raise ValueError(f"quantiles are {chosen.quantiles}. Expected different ones in rising order.")
-        if not 0 < chosen.quantiles[0] <= chosen.quantiles[-1] < 1:
-            raise ValueError(f"quantiles are {chosen.quantiles}. Expected each between 0 and 1, e.g. 0.05.")
-        if chosen.horizon < 1:
-            raise ValueError(f"horizon is {chosen.horizon}. Expected at least 1 week.")
-        if chosen.estimator not in ESTIMATORS:
-            raise ValueError(f"estimator is {chosen.estimator!r}. Expected one of {', '.join(ESTIMATORS)}.")
-        return chosen
+        names = {field.name for field in fields(cls)}
+        values = {name: value for name, value in options.items() if name in names and value is not None}
+        if "quantiles" in values:
+            values["quantiles"] = tuple(float(q) for q in values["quantiles"])
+        values |= {
+            name: tuple(values[name]) for name in ("totals", "total_weeks", "holidays") if name in values
+        }
+        result = cls(**values)
+        if not result.quantiles or list(result.quantiles) != sorted(set(result.quantiles)):
+            raise ValueError(f"quantiles are {result.quantiles}. Expected different ones in rising order.")
+        if not 0 < result.quantiles[0] <= result.quantiles[-1] < 1:
+            raise ValueError(f"quantiles are {result.quantiles}. Expected each between 0 and 1, e.g. 0.05.")
+        if result.horizon < 1:
+            raise ValueError(f"horizon is {result.horizon}. Expected at least 1 week.")
+        if result.estimator not in ESTIMATORS:
+            raise ValueError(f"estimator is {result.estimator!r}. Expected one of {', '.join(ESTIMATORS)}.")
+        return result
 
     @property
     def columns(self) -> tuple[str, ...]:

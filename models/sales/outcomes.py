@@ -30,20 +30,20 @@ KEYS_AT_A_TIME = 20_000
 """Keys whose history is in memory together: 20 MB for a series of 130 weeks."""
 
 
-def judge(published: pl.LazyFrame, tables: Frames, until: date) -> pl.DataFrame:
+def judge(forecasts: pl.LazyFrame, tables: Frames, until: date) -> pl.DataFrame:
     """Judged rows of one `as_of`, sorted by SKU, store and week; `until` is the last complete week."""
-    rows = published.collect().sort(*KEY, "week")
+    rows = forecasts.collect().sort(*KEY, "week")
     if rows.is_empty():
         return rows.drop("as_of").with_columns(pending=pl.lit(value=False))
     origin, end = rows["as_of"][0], cast(date, rows["week"].max())
     keys = rows.select(KEY).unique().sort(KEY)
-    known = [
+    actuals = [
         _known(tables, keys[start : start + KEYS_AT_A_TIME], origin, end)
         for start in range(0, keys.height, KEYS_AT_A_TIME)
     ]
-    judged = rows.join(pl.concat(known), on=[*KEY, "week"], how="left", maintain_order="left")
+    result = rows.join(pl.concat(actuals), on=[*KEY, "week"], how="left", maintain_order="left")
     pending = pl.col("week") > until
-    return judged.drop("as_of").with_columns(
+    return result.drop("as_of").with_columns(
         pl.when(~pending).then("units").alias("units"), pending.alias("pending")
     )
 
@@ -64,12 +64,12 @@ def _weeks(panel: Panel, origin: int, promoted: np.ndarray) -> list[pl.DataFrame
     units = panel.units[: origin + 1]
     naive = features.last_known(units)
     kinds = features.kinds_of_keys(np.isfinite(units).sum(axis=0), features.share_of_zeros(units))
-    found = []
+    frames = []
     for target in range(origin + 1, panel.weeks):
         ago = seasons.year_before(origin, target)
         year_ago = panel.units[ago] if ago >= 0 else np.full(naive.shape, np.nan)
         kind = np.where((kinds == "regular") & (promoted[target] == 1), "promoted", kinds)
-        found.append(
+        frames.append(
             panel.keys.with_columns(
                 pl.lit(panel.week(target)).alias("week"),
                 pl.Series("units", panel.units[target], nan_to_null=True),
@@ -78,7 +78,7 @@ def _weeks(panel: Panel, origin: int, promoted: np.ndarray) -> list[pl.DataFrame
                 pl.Series("seasonal_naive", np.where(np.isfinite(year_ago), year_ago, naive)),
             )
         )
-    return found
+    return frames
 
 
 def measures(judged: pl.LazyFrame, options: Options) -> pl.DataFrame:
@@ -87,17 +87,17 @@ def measures(judged: pl.LazyFrame, options: Options) -> pl.DataFrame:
     Rows without one of the quantiles of `options`, of a bundle with others, do not count.
     """
     columns = [*KEY, "as_of", "week", "step", "units", *options.columns, "rung", "kind", *measuring.NAIVES]
-    known = judged.select(columns).drop_nulls(["units", *options.columns])
-    rows = known.collect(engine="streaming").sort("as_of", *KEY, "week")
+    complete = judged.select(columns).drop_nulls(["units", *options.columns])
+    rows = complete.collect(engine="streaming").sort("as_of", *KEY, "week")
     return metrics.by_slice(rows, measuring.measures(options), SLICES)
 
 
 def tallies(judged: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Losses, units and rows of each target week at each of `STEPS`, of rows whose units are known."""
-    named = dict(zip(options.columns, options.quantiles, strict=True))
-    if not set(named) <= set(judged.columns):
+    by_column = dict(zip(options.columns, options.quantiles, strict=True))
+    if not set(by_column) <= set(judged.columns):
         return pl.DataFrame(schema=TALLIES)
-    losses = [metrics.pinball_loss(pl.col("units"), pl.col(name), q) for name, q in named.items()]
+    losses = [metrics.pinball_loss(pl.col("units"), pl.col(name), q) for name, q in by_column.items()]
     return (
         judged.filter(pl.col("units").is_not_null(), pl.col("step").is_in(STEPS))
         .group_by("step", "week")
@@ -135,10 +135,10 @@ def losses(backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Options) -> tu
     row = [*KEY, "origin", "week"]
     ours = backtest.select(*row, *columns)
     rows = theirs.select(*row, "units", *(pl.col(name).alias(f"their_{name}") for name in columns))
-    found = rows.join(ours, on=row, how="inner").drop_nulls().sort(row).collect(engine="streaming")
-    if found.is_empty() or found["units"].sum() <= 0:
+    pairs = rows.join(ours, on=row, how="inner").drop_nulls().sort(row).collect(engine="streaming")
+    if pairs.is_empty() or pairs["units"].sum() <= 0:
         return None
-    named = dict(zip(columns, quantiles, strict=True))
-    other = {f"their_{name}": q for name, q in named.items()}
-    own, theirs_loss = (found.select(metrics.pinball("units", of)).item() for of in (named, other))
-    return float(own), float(theirs_loss), found.height
+    by_column = dict(zip(columns, quantiles, strict=True))
+    other = {f"their_{name}": q for name, q in by_column.items()}
+    own, theirs_loss = (pairs.select(metrics.pinball("units", of)).item() for of in (by_column, other))
+    return float(own), float(theirs_loss), pairs.height

@@ -58,13 +58,13 @@ class Panel:
         covariates = {name: values[:, start:stop] for name, values in self.covariates.items()}
         return Panel(self.keys[start:stop], self.first_week, self.last, self.units[:, start:stop], covariates)
 
-    def of(self, chosen: pl.Expr) -> "Panel":
-        """The panel of the `keys` for which `chosen` is true; itself where that is all."""
-        mask = self.keys.select(chosen.alias("chosen"))["chosen"].to_numpy()
+    def of(self, condition: pl.Expr) -> "Panel":
+        """The panel of the `keys` for which `condition` is true; itself where it is true of all."""
+        mask = self.keys.select(condition.alias("chosen"))["chosen"].to_numpy()
         if mask.all():
             return self
         covariates = {name: values[:, mask] for name, values in self.covariates.items()}
-        return Panel(self.keys.filter(chosen), self.first_week, self.last, self.units[:, mask], covariates)
+        return Panel(self.keys.filter(condition), self.first_week, self.last, self.units[:, mask], covariates)
 
 
 class Shared:
@@ -84,16 +84,16 @@ class Shared:
 
     def array(self, name: str) -> np.ndarray:
         """Column `name` of the frame as float64 of shape (weeks, keys)."""
-        found = np.full(self._shape, np.nan)
+        values = np.full(self._shape, np.nan)
         at = (self._rows["_week"].to_numpy(), self._rows["_at"].to_numpy())
-        found[at] = self._rows[name].cast(pl.Float64).to_numpy()
-        return found[:, self._own]
+        values[at] = self._rows[name].cast(pl.Float64).to_numpy()
+        return values[:, self._own]
 
 
 def mean(values: np.ndarray) -> np.ndarray:
     """Mean over weeks (the first axis) of what is known; NaN where nothing is."""
-    known = np.isfinite(values)
-    return ratio(sum_of_weeks(np.where(known, values, 0.0)), known.sum(axis=0))
+    finite = np.isfinite(values)
+    return ratio(sum_of_weeks(np.where(finite, values, 0.0)), finite.sum(axis=0))
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -121,8 +121,8 @@ def known_covariates(tables: Frames) -> list[str]:
     history = covariate_columns(tables["history"].collect_schema())
     if "plan" not in tables:
         return history
-    planned = set(covariate_columns(tables["plan"].collect_schema()))
-    return [name for name in history if name in planned]
+    of_plan = set(covariate_columns(tables["plan"].collect_schema()))
+    return [name for name in history if name in of_plan]
 
 
 def out_of_stock() -> pl.Expr:
@@ -150,7 +150,7 @@ def past_and_plan(tables: Frames, covariates: Sequence[str], as_of: date, horizo
     )
     if "plan" not in tables:
         return past
-    planned = set(tables["plan"].collect_schema())
+    plan_columns = set(tables["plan"].collect_schema())
     future = (
         tables["plan"]
         .filter(pl.col("week") > as_of, pl.col("week") <= as_of + timedelta(weeks=horizon))
@@ -160,7 +160,7 @@ def past_and_plan(tables: Frames, covariates: Sequence[str], as_of: date, horizo
             "week",
             pl.lit(None, dtype=pl.Float64).alias("units"),
             *[
-                value if name in planned else pl.lit(None, dtype=pl.Float64).alias(name)
+                value if name in plan_columns else pl.lit(None, dtype=pl.Float64).alias(name)
                 for name, value in zip(covariates, values, strict=True)
             ],
         )
@@ -181,12 +181,12 @@ def panel_of(
     `keys` are sorted by all their columns. Rows before `first_week`, and after the horizon, are left out.
     """
     names = keys.columns
-    ordered = keys.sort(names)
+    sorted_keys = keys.sort(names)
     last = (as_of - first_week).days // 7
     values = ["units", *covariates]
-    found = (
+    cells = (
         rows.filter(pl.col("week").is_between(first_week, as_of + timedelta(weeks=horizon)))
-        .join(ordered.with_row_index("_key").lazy(), on=names, how="inner")
+        .join(sorted_keys.with_row_index("_key").lazy(), on=names, how="inner")
         .select(
             pl.col("_key"),
             ((pl.col("week") - first_week).dt.total_days() // 7).alias("_week"),
@@ -194,14 +194,14 @@ def panel_of(
         )
         .collect()
     )
-    at = (found["_week"].to_numpy(), found["_key"].to_numpy())
-    arrays = {name: np.full((last + 1 + horizon, ordered.height), np.nan) for name in values}
+    at = (cells["_week"].to_numpy(), cells["_key"].to_numpy())
+    arrays = {name: np.full((last + 1 + horizon, sorted_keys.height), np.nan) for name in values}
     for name, array in arrays.items():
-        array[at] = found[name].to_numpy()
+        array[at] = cells[name].to_numpy()
     reported = arrays.pop("units")
     units = plausible(reported)
     implausible = int((np.isfinite(reported) & (reported != units)).sum())
-    return Panel(ordered, first_week, last, units, arrays, implausible)
+    return Panel(sorted_keys, first_week, last, units, arrays, implausible)
 
 
 def plausible(units: np.ndarray) -> np.ndarray:
@@ -212,18 +212,18 @@ def plausible(units: np.ndarray) -> np.ndarray:
     weeks as far from zero count as zero. Whether a week is replaced depends on earlier weeks only, so that no
     backtest knows more than there was to know; but for a key's first `PLAUSIBLE_WEEKS` weeks, see `_early`.
     """
-    found = _early(units)
+    result = _early(units)
     highest, weeks = np.zeros(units.shape[1]), np.zeros(units.shape[1])
     doubted = np.zeros(units.shape[1], dtype=bool)
-    for at, now in enumerate(found):
-        known = np.isfinite(now)
-        beyond = known & (highest > 0) & (weeks >= PLAUSIBLE_WEEKS) & (np.abs(now) > IMPLAUSIBLE * highest)
+    for at, now in enumerate(result):
+        finite = np.isfinite(now)
+        beyond = finite & (highest > 0) & (weeks >= PLAUSIBLE_WEEKS) & (np.abs(now) > IMPLAUSIBLE * highest)
         replaced = beyond & ~doubted
-        found[at] = np.where(replaced, np.where(now > 0, highest, 0.0), now)
-        highest = np.where(known, np.maximum(highest, found[at]), highest)
-        doubted = np.where(known, replaced, doubted)
-        weeks += known
-    return found
+        result[at] = np.where(replaced, np.where(now > 0, highest, 0.0), now)
+        highest = np.where(finite, np.maximum(highest, result[at]), highest)
+        doubted = np.where(finite, replaced, doubted)
+        weeks += finite
+    return result
 
 
 def _early(units: np.ndarray) -> np.ndarray:
@@ -239,6 +239,6 @@ def _early(units: np.ndarray) -> np.ndarray:
     if len(size) < LEAST_WEEKS:
         return units.copy()
     second = np.partition(size, -2, axis=0)[-2]
-    judged = (second > 0) & (early.sum(axis=0) >= LEAST_WEEKS)
-    beyond = judged & (size > IMPLAUSIBLE_EARLY * second)
+    enough = (second > 0) & (early.sum(axis=0) >= LEAST_WEEKS)
+    beyond = enough & (size > IMPLAUSIBLE_EARLY * second)
     return np.where(beyond, np.where(units > 0, second, 0.0), units)

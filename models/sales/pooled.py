@@ -70,9 +70,9 @@ class Pooled:
             booster.predict(values, pred_contrib=True, num_threads=1)
             for booster in (self.location, self.spread[quantile])
         ]
-        found: np.ndarray = np.add(*of_both)
-        found[:, -1] += self.start[quantile]
-        return found
+        total: np.ndarray = np.add(*of_both)
+        total[:, -1] += self.start[quantile]
+        return total
 
     def files(self, name: str) -> dict[str, Any]:
         """The model as files of a bundle whose names begin with `name`."""
@@ -106,8 +106,8 @@ def fit(
         return lgb.train(parameters, data.set_label(label[rows]), trees)
 
     def without(held_out: int) -> np.ndarray:
-        kept, rows = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
-        booster = grown(location, options.trees, kept if len(kept) else rows, target)
+        others, rows = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
+        booster = grown(location, options.trees, others if len(others) else rows, target)
         return np.asarray(booster.predict(values[rows], num_threads=1))
 
     def of_quantile(q: float) -> tuple[float, Any]:

@@ -31,7 +31,7 @@ MAX_STEPS = 4
 
 
 def prepare(
-    tables: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options: Options
+    tables: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options: Options
 ) -> dict[str, pl.DataFrame]:
     """The shard's parts, by name; a part without rows is left out.
 
@@ -45,45 +45,45 @@ def prepare(
     of rows.
     """
     covariates = known_covariates(tables)
-    first = max(first_week_of(as_of), shared["calendar"]["first_week"][0])
+    first = max(first_week_of(as_of), context["calendar"]["first_week"][0])
     rows = past_and_plan({"history": tables["history"]}, covariates, as_of, 0).filter(pl.col("week") >= first)
     keys = rows.select(KEY).unique().collect().sort(KEY)
-    learnt, tested, skus = sampled(keys, shared, options)
-    flags = flag_names(shared["covariates"])
+    train_keys, test_keys, skus = sampled(keys, context, options)
+    flags = flag_names(context["covariates"])
     attributes = store_attributes(tables)
     parts: dict[str, pl.DataFrame] = {}
-    if learnt.height:
-        panel = panel_of(rows, learnt, covariates, first, as_of, 0)
-        view = features.view_of(panel, shared, flags, attributes)
-        parts["train"] = training_rows(view, shared, options)
-    panel = panel_of(rows, tested, covariates, first, as_of, 0)
+    if train_keys.height:
+        panel = panel_of(rows, train_keys, covariates, first, as_of, 0)
+        view = features.view_of(panel, context, flags, attributes)
+        parts["train"] = training_rows(view, context, options)
+    panel = panel_of(rows, test_keys, covariates, first, as_of, 0)
     origins = backtest_origins(panel, as_of, options)
-    if tested.height and origins:
-        view = features.view_of(panel, shared, flags, attributes)
+    if test_keys.height and origins:
+        view = features.view_of(panel, context, flags, attributes)
         steps = {origin: range(1, known_steps(panel, origin, options) + 1) for origin in origins}
-        built = features.build(view, origins, steps)
-        test = _as_part(built)
-        if not with_plan(shared["covariates"]):
+        inputs = features.build(view, origins, steps)
+        test = _as_part(inputs)
+        if not with_plan(context["covariates"]):
             test = _unplanned(test)
         parts["backtest"] = test.filter("enough")
         short = test.filter(~pl.col("enough"))
-        parts["ladder_backtest"] = _ladder_rows(short, rows, with_plan(shared["covariates"]), options)
+        parts["ladder_backtest"] = _ladder_rows(short, rows, with_plan(context["covariates"]), options)
     every = panel_of(rows, keys, covariates, first, as_of, 0)
     parts["weeks"] = _weeks(every).with_columns(out_of_stock=_out_of_stock(tables["history"], first, as_of))
-    every = with_prices_of_others(every, shared["store_weeks"])
-    parts |= _statistical_parts(every, skus, as_of, with_plan(shared["covariates"]), options)
+    every = with_prices_of_others(every, context["store_weeks"])
+    parts |= _statistical_parts(every, skus, as_of, with_plan(context["covariates"]), options)
     if "statistical_backtest" in parts:
-        parts["statistical_backtest"] = parts["statistical_backtest"].join(tested, on=KEY, how="semi")
+        parts["statistical_backtest"] = parts["statistical_backtest"].join(test_keys, on=KEY, how="semi")
     return {name: part for name, part in parts.items() if part.height}
 
 
 def _weeks(panel: Panel) -> pl.DataFrame:
     """One row: the `weeks` from the first to the last of each key, and how many are `missing` or `implausible`."""
-    known = np.isfinite(panel.units)
-    began = np.maximum.accumulate(known, axis=0)
-    ended = np.maximum.accumulate(known[::-1], axis=0)[::-1]
-    weeks = int((began & ended).sum())
-    counts = {"weeks": weeks, "missing": weeks - int(known.sum()), "implausible": panel.implausible}
+    finite = np.isfinite(panel.units)
+    since_first = np.maximum.accumulate(finite, axis=0)
+    until_last = np.maximum.accumulate(finite[::-1], axis=0)[::-1]
+    weeks = int((since_first & until_last).sum())
+    counts = {"weeks": weeks, "missing": weeks - int(finite.sum()), "implausible": panel.implausible}
     return pl.DataFrame({name: [count] for name, count in counts.items()})
 
 
@@ -96,23 +96,25 @@ def _out_of_stock(history: pl.LazyFrame, first: date, as_of: date) -> pl.Expr:
 
 
 def sampled(
-    keys: pl.DataFrame, shared: Mapping[str, pl.DataFrame], options: Options
+    keys: pl.DataFrame, context: Mapping[str, pl.DataFrame], options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Keys to learn from, keys of the backtest, and SKUs whose own models are tried.
 
     Each is the same share of the keys (or SKUs) in every shard. The keys of the SKUs that are tried are in
     the backtest, too.
     """
-    calendar, planned = shared["calendar"], with_plan(shared["covariates"])
-    learnt = options.training_rows / max(calendar["rows"][0], 1)
-    tested = options.backtest_rows / max(calendar["recent_rows"][0] * options.origins, 1)
-    tried = options.statistical_skus / max(shared["sku_weeks"]["sku"].n_unique(), 1) if planned else 1.0
-    named = [f"{options.seed}/{sku}/{store}" for sku, store in keys.iter_rows()]
+    calendar, has_plan = context["calendar"], with_plan(context["covariates"])
+    train_share = options.training_rows / max(calendar["rows"][0], 1)
+    test_share = options.backtest_rows / max(calendar["recent_rows"][0] * options.origins, 1)
+    trial_share = (
+        options.statistical_skus / max(context["sku_weeks"]["sku"].n_unique(), 1) if has_plan else 1.0
+    )
+    names = [f"{options.seed}/{sku}/{store}" for sku, store in keys.iter_rows()]
     skus = keys.select(pl.col("sku").unique().sort())
-    skus = skus.filter(pl.Series(_chances([f"{options.seed}/{sku}" for sku in skus["sku"]]) < tried))
-    in_tried = keys["sku"].is_in(skus["sku"].to_list()) & planned
-    in_test = pl.Series(_chances([f"{name}/backtest" for name in named]) < tested)
-    return keys.filter(pl.Series(_chances(named) < learnt)), keys.filter(in_test | in_tried), skus
+    skus = skus.filter(pl.Series(_chances([f"{options.seed}/{sku}" for sku in skus["sku"]]) < trial_share))
+    in_tried = keys["sku"].is_in(skus["sku"].to_list()) & has_plan
+    in_test = pl.Series(_chances([f"{name}/backtest" for name in names]) < test_share)
+    return keys.filter(pl.Series(_chances(names) < train_share)), keys.filter(in_test | in_tried), skus
 
 
 def _chances(names: Sequence[str]) -> np.ndarray:
@@ -120,20 +122,20 @@ def _chances(names: Sequence[str]) -> np.ndarray:
     return np.array([zlib.crc32(name.encode()) / 2**32 for name in names], dtype=float)
 
 
-def training_rows(view: features.View, shared: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
+def training_rows(view: features.View, context: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
     """Rows of all origins of the view, some steps each, whose target week is known."""
-    count = options.training_rows / max(shared["calendar"]["rows"][0], 1)
+    count = options.training_rows / max(context["calendar"]["rows"][0], 1)
     each = int(np.clip(np.floor(count), 1, MAX_STEPS))
     steps: dict[int, list[int]] = {}
     flagged = set()
     for origin in range(FIRST_ORIGIN, view.panel.last):
-        known = range(1, known_steps(view.panel, origin, options) + 1)
+        steps_ahead = range(1, known_steps(view.panel, origin, options) + 1)
         week = view.panel.week(origin)
-        chances = _chances([f"{options.seed}/{week}/{step}" for step in known])
-        steps[origin] = sorted(np.array(known)[np.argsort(chances)[:each]].tolist())
+        chances = _chances([f"{options.seed}/{week}/{step}" for step in steps_ahead])
+        steps[origin] = sorted(np.array(steps_ahead)[np.argsort(chances)[:each]].tolist())
         weeks = [f"{options.seed}/{view.panel.week(origin + step)}/{step}/flagged" for step in steps[origin]]
-        marked = zip(steps[origin], _chances(weeks) < FLAGGED_SHARE, strict=True)
-        flagged |= {(origin, step) for step, is_marked in marked if is_marked}
+        pairs = zip(steps[origin], _chances(weeks) < FLAGGED_SHARE, strict=True)
+        flagged |= {(origin, step) for step, is_marked in pairs if is_marked}
     if not steps:
         return pl.DataFrame()
     return _as_part(features.build(view, list(steps), steps, frozenset(flagged))).filter("enough")
@@ -141,8 +143,8 @@ def training_rows(view: features.View, shared: Mapping[str, pl.DataFrame], optio
 
 def backtest_origins(panel: Panel, as_of: date, options: Options) -> list[int]:
     """Indices of the backtest origins that the history reaches back to, earliest first."""
-    found = [panel.index(origin) for origin in options.backtest_origins(as_of)]
-    return sorted(origin for origin in found if origin >= BACKTEST_WEEKS - 1)
+    indices = [panel.index(origin) for origin in options.backtest_origins(as_of)]
+    return sorted(origin for origin in indices if origin >= BACKTEST_WEEKS - 1)
 
 
 def known_steps(panel: Panel, origin: int, options: Options) -> int:
@@ -162,22 +164,22 @@ def _unplanned(test: pl.DataFrame) -> pl.DataFrame:
     return test.with_columns(pl.lit(value=False).alias("planned"), kind)
 
 
-def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, planned: bool, options: Options) -> pl.DataFrame:
+def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, has_plan: bool, options: Options) -> pl.DataFrame:
     """The ladder's answers for the keys and weeks of `short`, as of each origin.
 
     Profiles of SKUs are complete, since a shard holds all stores of its SKUs; those of stores are of the
     shard alone.
     """
     about = short.select("sku", "store", "origin", "week", "step", "units", *NAIVES, "last_year", "kind")
-    found = []
+    parts = []
     for (origin,), part in about.group_by("origin", maintain_order=True):
         assert isinstance(origin, date)
         profiles = ladder.profiles(rows, origin, options.quantiles)
-        plan = rows.drop("units").filter(pl.col("week") > origin) if planned else None
+        plan = rows.drop("units").filter(pl.col("week") > origin) if has_plan else None
         keys = part.select(KEY).unique().sort(KEY)
         answers = ladder.answer(keys, rows, profiles, origin, options.horizon, options.quantiles, plan)
-        found.append(part.join(answers.drop("reason", "step"), on=[*KEY, "week"], maintain_order="left"))
-    return pl.concat(found) if found else pl.DataFrame()
+        parts.append(part.join(answers.drop("reason", "step"), on=[*KEY, "week"], maintain_order="left"))
+    return pl.concat(parts) if parts else pl.DataFrame()
 
 
 def _without_plan(panel: Panel, origin: int) -> Panel:
@@ -186,16 +188,16 @@ def _without_plan(panel: Panel, origin: int) -> Panel:
 
 
 def _statistical_parts(
-    panel: Panel, skus: pl.DataFrame, as_of: date, planned: bool, options: Options
+    panel: Panel, skus: pl.DataFrame, as_of: date, has_plan: bool, options: Options
 ) -> dict[str, pl.DataFrame]:
     """Parameters of all SKUs' own models at `as_of`, and the backtest of those of `skus`."""
     tried = panel.of(pl.col("sku").is_in(skus["sku"].implode()))
     tests = []
     for origin in backtest_origins(panel, as_of, options) if tried.keys.height else ():
         params = statistical.fit(tried, origin, options.horizon, options.quantiles)
-        known = tried if planned else _without_plan(tried, origin)
+        visible = tried if has_plan else _without_plan(tried, origin)
         steps = known_steps(panel, origin, options)
-        tests.append(statistical.forecast(params, known, origin, steps, options.quantiles))
+        tests.append(statistical.forecast(params, visible, origin, steps, options.quantiles))
     parts = {"statistical": statistical.fit(panel, panel.last, options.horizon, options.quantiles)}
     if tests:
         parts["statistical_backtest"] = pl.concat(tests).filter(pl.col("units").is_not_null())

@@ -44,15 +44,15 @@ def promotions(panel: Panel, flags: Sequence[str]) -> Promotions:
         price = panel.covariates[PRICE]
         log_price = logarithm(price)
         depth = 1.0 - np.exp(log_price - usual(log_price))
-    known, promoted = np.zeros(panel.units.shape, bool), np.zeros(panel.units.shape, bool)
+    has_data, promoted = np.zeros(panel.units.shape, bool), np.zeros(panel.units.shape, bool)
     for values, least in [(depth, PROMOTED_DEPTH), *((values, FLAGGED) for values in marks.values())]:
         if values is not None:
-            known |= np.isfinite(values)
+            has_data |= np.isfinite(values)
             promoted |= np.nan_to_num(values, nan=-1.0) >= least
     if not panel.covariates:
-        known |= np.isfinite(panel.units)
-    marked = np.where(known, promoted.astype(float), np.nan)
-    return Promotions(log_price, depth, marked, _since(promoted), marks)
+        has_data |= np.isfinite(panel.units)
+    indicator = np.where(has_data, promoted.astype(float), np.nan)
+    return Promotions(log_price, depth, indicator, _since(promoted), marks)
 
 
 def logarithm(values: np.ndarray) -> np.ndarray:
@@ -67,23 +67,23 @@ def usual(log_price: np.ndarray) -> np.ndarray:
     It follows a higher price at once, and a lower one by `FORGETTING` of the gap a week, so that a
     promotion of some weeks hardly moves it and a lasting cut becomes usual within a quarter.
     """
-    held = np.full(log_price.shape[1], np.nan)
-    found = np.empty_like(log_price)
+    level = np.full(log_price.shape[1], np.nan)
+    prices = np.empty_like(log_price)
     for week, now in enumerate(log_price):
-        gap = np.nan_to_num(now - held)
-        moved = held + np.where(gap > 0, gap, FORGETTING * gap)
-        held = np.where(np.isfinite(held), moved, now)
-        found[week] = held
-    return found
+        gap = np.nan_to_num(now - level)
+        next_level = level + np.where(gap > 0, gap, FORGETTING * gap)
+        level = np.where(np.isfinite(level), next_level, now)
+        prices[week] = level
+    return prices
 
 
 def _since(promoted: np.ndarray) -> np.ndarray:
     count = np.full(promoted.shape[1], LONG_AGO)
-    found = np.empty(promoted.shape)
+    since = np.empty(promoted.shape)
     for week, now in enumerate(promoted):
-        found[week] = count
+        since[week] = count
         count = np.where(now, 1.0, np.minimum(count + 1.0, LONG_AGO))
-    return found
+    return since
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ def others(panel: Panel, own: Promotions, store_weeks: pl.DataFrame) -> Others:
 
     `store_weeks` are those of `neighbours.shared_frames`: sums and counts that include the key itself.
     """
-    shared = Shared(panel, store_weeks, "store")
+    of_store = Shared(panel, store_weeks, "store")
 
     def mean(name: str, value: np.ndarray) -> np.ndarray:
-        total, count = shared.array(f"sum_{name}"), shared.array(f"n_{name}")
-        known = np.isfinite(value)
-        rest, n = total - np.where(known, value, 0.0), count - known
+        total, count = of_store.array(f"sum_{name}"), of_store.array(f"n_{name}")
+        finite = np.isfinite(value)
+        rest, n = total - np.where(finite, value, 0.0), count - finite
         return np.divide(rest, n, out=np.full(value.shape, np.nan), where=n > 0)
 
     log_price = None if own.log_price is None else mean(PRICE, own.log_price)
@@ -113,7 +113,7 @@ def others(panel: Panel, own: Promotions, store_weeks: pl.DataFrame) -> Others:
 
 def with_prices_of_others(panel: Panel, store_weeks: pl.DataFrame) -> Panel:
     """The panel with a covariate `price_others`: the geometric mean of `others`; as it is without prices."""
-    found = others(panel, promotions(panel, ()), store_weeks).log_price
-    if found is None:
+    prices = others(panel, promotions(panel, ()), store_weeks).log_price
+    if prices is None:
         return panel
-    return replace(panel, covariates={**panel.covariates, PRICE_OTHERS: np.exp(found)})
+    return replace(panel, covariates={**panel.covariates, PRICE_OTHERS: np.exp(prices)})

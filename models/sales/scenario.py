@@ -111,23 +111,25 @@ class Sales(
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """Totals per SKU and week and per store and week, events, attributes of SKUs, and the profiles of the ladder."""
-        chosen = Options.of(options)
-        totals.check(chosen, tables)
+        sales_options = Options.of(options)
+        totals.check(sales_options, tables)
         tables = joined(tables, as_of)
         inherited = successors.inherited(tables, as_of)
         tables = successors.with_inherited(tables, inherited)
         every = categories.of_history(tables, as_of)
         is_flag = pl.col("use") == categories.FLAG
         # of all categories, since those that the bundle has learnt may have another use by now
-        found = neighbours.shared_frames(categories.with_flags(tables, every["name"]), as_of, chosen.horizon)
-        found |= inherited | {"categories": every}
+        frames = neighbours.shared_frames(
+            categories.with_flags(tables, every["name"]), as_of, sales_options.horizon
+        )
+        frames |= inherited | {"categories": every}
         unused = every.filter(~is_flag)["name"]
-        found["covariates"] = found["covariates"].filter(~pl.col("name").is_in(unused.implode()))
+        frames["covariates"] = frames["covariates"].filter(~pl.col("name").is_in(unused.implode()))
         tables = categories.with_flags(tables, every.filter(is_flag)["name"])
-        first, until = neighbours.first_week_of(as_of), as_of + timedelta(weeks=chosen.horizon)
-        found |= assortment.frames_of(tables, found["sku_weeks"])
-        found["events"] = events.events(tables, chosen.holidays, first, until)
-        return found | ladder.profiles(demanded(tables["history"]), as_of, chosen.quantiles)
+        first, until = neighbours.first_week_of(as_of), as_of + timedelta(weeks=sales_options.horizon)
+        frames |= assortment.frames_of(tables, frames["sku_weeks"])
+        frames["events"] = events.events(tables, sales_options.holidays, first, until)
+        return frames | ladder.profiles(demanded(tables["history"]), as_of, sales_options.quantiles)
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
@@ -158,16 +160,16 @@ class Sales(
         return comparison.on_unseen(model, parts, backtest, trained_as_of)
 
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
-        chosen = Options.of(options)
+        sales_options = Options.of(options)
         since, until = (
-            as_of - timedelta(weeks=chosen.requested_weeks),
-            as_of + timedelta(weeks=chosen.horizon),
+            as_of - timedelta(weeks=sales_options.requested_weeks),
+            as_of + timedelta(weeks=sales_options.horizon),
         )
         week = pl.col("week")
-        found = [tables["history"].filter(week > since, week <= as_of).select(*KEY, "shard")]
+        keys = [tables["history"].filter(week > since, week <= as_of).select(*KEY, "shard")]
         if "plan" in tables:
-            found.append(tables["plan"].filter(week > as_of, week <= until).select(*KEY, "shard"))
-        return pl.concat(found).unique().sort(*KEY)
+            keys.append(tables["plan"].filter(week > as_of, week <= until).select(*KEY, "shard"))
+        return pl.concat(keys).unique().sort(*KEY)
 
     def score(
         self,
@@ -229,8 +231,8 @@ class Sales(
 
     def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The rung, and the quantile nearest to the median."""
-        chosen = Options.of(options)
-        middle = min(chosen.quantiles, key=lambda q: abs(q - 0.5))
+        sales_options = Options.of(options)
+        middle = min(sales_options.quantiles, key=lambda q: abs(q - 0.5))
         return ("rung", quantile_column(middle))
 
     def sections(self, run: RunView) -> list[Section]:

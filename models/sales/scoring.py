@@ -23,47 +23,45 @@ KEYS_AT_A_TIME = 2_000
 def score(
     model: Model,
     tables: Frames,
-    shared: Mapping[str, pl.DataFrame],
+    context: Mapping[str, pl.DataFrame],
     keys: pl.DataFrame,
     as_of: date,
     options: Options,
 ) -> Scores:
-    """Rows and outcomes of `keys`, from the shard's tables and the frames that all shards share.
+    """Rows and outcomes of `keys`, from the shard's tables and the `context`.
 
     A key with `features.ENOUGH_WEEKS` weeks of history in the last year is forecast by the pooled model or,
     where the bundle says so, by its SKU's own; every other one by the ladder. A key's rows depend on
-    its own history and plan, on the shared frames, and with its SKU's own model on that SKU's other stores.
+    its own history and plan, on the `context`, and with its SKU's own model on that SKU's other stores.
     """
-    wanted = keys.select(KEY).unique().sort(KEY)
-    panel = panel_with_plan(model, tables, wanted, as_of, options)
-    own = own_rows(model, panel, wanted, shared, options)
-    asked = panel.of(pl.struct(KEY).is_in(wanted.select(pl.struct(KEY).implode()).to_series()))
-    done = _fitted_rows(model, asked, own, shared, store_attributes(tables), options)
-    kinds = done.select(*KEY, "week", "kind")
-    done = assortment.without_ended(done.drop_nulls("rung"), tables, options.columns)
-    left = wanted.join(done.select(KEY).unique(), on=KEY, how="anti")
-    answers = _ladder_rows(left, tables, shared, as_of, options)
+    unique_keys = keys.select(KEY).unique().sort(KEY)
+    panel = panel_with_plan(model, tables, unique_keys, as_of, options)
+    own = own_rows(model, panel, unique_keys, context, options)
+    selection = panel.of(pl.struct(KEY).is_in(unique_keys.select(pl.struct(KEY).implode()).to_series()))
+    forecasts = _fitted_rows(model, selection, own, context, store_attributes(tables), options)
+    kinds = forecasts.select(*KEY, "week", "kind")
+    forecasts = assortment.without_ended(forecasts.drop_nulls("rung"), tables, options.columns)
+    rest = unique_keys.join(forecasts.select(KEY).unique(), on=KEY, how="anti")
+    answers = _ladder_rows(rest, tables, context, as_of, options)
     answers = answers.join(kinds, on=[*KEY, "week"], how="left", maintain_order="left")
     answers = model.recalibrated(answers.with_columns(ladder_level(options.columns)), "level")
     answers = assortment.without_ended(answers, tables, options.columns)
-    published = ["sku", "store", "week", "step", *options.columns, "rung"]
-    every = pl.concat([done.select(published), answers.select(published)]).sort(*KEY, "week")
-    outcomes = _outcomes(done, answers, options)
+    columns = ["sku", "store", "week", "step", *options.columns, "rung"]
+    every = pl.concat([forecasts.select(columns), answers.select(columns)]).sort(*KEY, "week")
+    outcomes = _outcomes(forecasts, answers, options)
     if model.categories.height and "plan" in tables:
         outcomes = _with_words(outcomes, _plan(tables, as_of, options), model.categories)
     return Scores(every, outcomes)
 
 
-def panel_with_plan(
-    model: Model, tables: Frames, wanted: pl.DataFrame, as_of: date, options: Options
-) -> Panel:
-    """The panel of the `wanted` keys and of all others of their SKUs: history, and after `as_of` the plan."""
-    known = known_covariates(tables)
-    covariates = [name for name in model.covariates if name in known]
+def panel_with_plan(model: Model, tables: Frames, keys: pl.DataFrame, as_of: date, options: Options) -> Panel:
+    """The panel of `keys` and of all other keys of their SKUs: history, and after `as_of` the plan."""
+    available = known_covariates(tables)
+    covariates = [name for name in model.covariates if name in available]
     first = as_of - timedelta(weeks=PANEL_WEEKS - 1)
     rows = past_and_plan(tables, covariates, as_of, options.horizon).filter(pl.col("week") >= first)
-    stores = rows.join(wanted.lazy().select("sku").unique(), on="sku", how="semi")
-    every = pl.concat([stores.select(KEY).unique().collect(), wanted]).unique().sort(KEY)
+    stores = rows.join(keys.lazy().select("sku").unique(), on="sku", how="semi")
+    every = pl.concat([stores.select(KEY).unique().collect(), keys]).unique().sort(KEY)
     return panel_of(stores, every, covariates, first, as_of, options.horizon)
 
 
@@ -71,50 +69,52 @@ def _fitted_rows(
     model: Model,
     panel: Panel,
     own: pl.DataFrame | None,
-    shared: Mapping[str, pl.DataFrame],
+    context: Mapping[str, pl.DataFrame],
     attributes: pl.DataFrame | None,
     options: Options,
 ) -> pl.DataFrame:
     """Forecasts of the keys of `panel`, some keys at a time; rung is null where there is too little history."""
     steps = {panel.last: range(1, options.horizon + 1)}
-    found = []
+    frames = []
     for start in range(0, max(panel.keys.height, 1), KEYS_AT_A_TIME):
         part = panel.cut(start, start + KEYS_AT_A_TIME)
-        view = features.view_of(part, shared, model.flags, attributes)
-        built = features.build(view, [part.last], steps)
-        enough = built.frame["enough"]
-        values = built.values if enough.all() else built.values[enough.to_numpy()]
-        rows = built.frame.filter(enough)
-        found.append(model.forecast(rows, values, built.names, own, options.scoring_threads))
-        found.append(built.frame.filter(~enough))
-    return pl.concat(found, how="diagonal")
+        view = features.view_of(part, context, model.flags, attributes)
+        inputs = features.build(view, [part.last], steps)
+        enough = inputs.frame["enough"]
+        values = inputs.values if enough.all() else inputs.values[enough.to_numpy()]
+        rows = inputs.frame.filter(enough)
+        frames.append(model.forecast(rows, values, inputs.names, own, options.scoring_threads))
+        frames.append(inputs.frame.filter(~enough))
+    return pl.concat(frames, how="diagonal")
 
 
 def own_rows(
     model: Model,
     panel: Panel,
-    wanted: pl.DataFrame,
-    shared: Mapping[str, pl.DataFrame],
+    keys: pl.DataFrame,
+    context: Mapping[str, pl.DataFrame],
     options: Options,
 ) -> pl.DataFrame | None:
-    """Forecasts of the SKUs' own models; None where they have no part in the forecast of `wanted` keys."""
+    """Forecasts of the SKUs' own models; None where they have no part in the forecasts of `keys`."""
     needed = (
         model.own_first
         or model.blended
         or contest.needs_own_models(model.unplanned)
         or contest.needs_own_models(model.planned)
-        or wanted.join(model.own_keys, on=KEY, how="semi").height
+        or keys.join(model.own_keys, on=KEY, how="semi").height
     )
     if not needed or model.own_models.is_empty():
         return None
-    told = with_prices_of_others(panel, shared["store_weeks"])
-    return statistical.forecast(model.own_models, told, told.last, options.horizon, options.quantiles)
+    with_prices = with_prices_of_others(panel, context["store_weeks"])
+    return statistical.forecast(
+        model.own_models, with_prices, with_prices.last, options.horizon, options.quantiles
+    )
 
 
 def _ladder_rows(
     keys: pl.DataFrame,
     tables: Frames,
-    shared: Mapping[str, pl.DataFrame],
+    context: Mapping[str, pl.DataFrame],
     as_of: date,
     options: Options,
 ) -> pl.DataFrame:
@@ -122,7 +122,7 @@ def _ladder_rows(
     first = as_of - timedelta(weeks=PANEL_WEEKS - 1)
     own = demanded(tables["history"]).filter(pl.col("week") >= first)
     plan = _plan(tables, as_of, options) if "plan" in tables else None
-    return ladder.answer(keys, own, shared, as_of, options.horizon, options.quantiles, plan)
+    return ladder.answer(keys, own, context, as_of, options.horizon, options.quantiles, plan)
 
 
 def _plan(tables: Frames, as_of: date, options: Options) -> pl.LazyFrame:
@@ -131,25 +131,25 @@ def _plan(tables: Frames, as_of: date, options: Options) -> pl.LazyFrame:
     return tables["plan"].filter(pl.col("week") > as_of, pl.col("week") <= until)
 
 
-def _with_words(outcomes: pl.DataFrame, plan: pl.LazyFrame, learnt: pl.DataFrame) -> pl.DataFrame:
-    """The outcomes with what their plan has of categories that are not `learnt` in the reason."""
-    found = outcomes.join(categories.not_learnt(plan, learnt), on=KEY, how="left", maintain_order="left")
+def _with_words(outcomes: pl.DataFrame, plan: pl.LazyFrame, vocabulary: pl.DataFrame) -> pl.DataFrame:
+    """The outcomes with the categories of their plan that `vocabulary` lacks, in the reason."""
+    rows = outcomes.join(categories.not_learnt(plan, vocabulary), on=KEY, how="left", maintain_order="left")
     reason = pl.concat_str("reason", "words", separator="; ", ignore_nulls=True)
-    return found.with_columns(reason.replace("", None).alias("reason")).drop("words")
+    return rows.with_columns(reason.replace("", None).alias("reason")).drop("words")
 
 
-def _outcomes(done: pl.DataFrame, answers: pl.DataFrame, options: Options) -> pl.DataFrame:
+def _outcomes(forecasts: pl.DataFrame, answers: pl.DataFrame, options: Options) -> pl.DataFrame:
     """One row per key: status, rung and reason."""
     unplanned = (pl.col("rung") == NO_PLAN).sum()
-    scored = done.group_by(KEY, maintain_order=True).agg(
+    statuses = forecasts.group_by(KEY, maintain_order=True).agg(
         pl.lit("scored").alias("status"),
         pl.col("rung").sort_by(pl.col("rung") == NO_PLAN, maintain_order=True).first(),
         unplanned.alias("unplanned"),
     )
     lacking = pl.format("{} of {} weeks are not in the plan", "unplanned", options.horizon)
-    scored = scored.select(
+    statuses = statuses.select(
         *KEY, "status", "rung", pl.when(pl.col("unplanned") > 0).then(lacking).alias("reason")
     )
     fallback = answers.unique(KEY, keep="first", maintain_order=True)
     fallback = fallback.select(*KEY, pl.lit("fallback").alias("status"), "rung", "reason")
-    return pl.concat([scored, fallback]).sort(KEY)
+    return pl.concat([statuses, fallback]).sort(KEY)

@@ -67,30 +67,32 @@ class SalesSearch(Search):
     def losses(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
-        chosen = _of_study(options)
-        found = {name: frame.collect() for name, frame in parts.items()}
-        answered = found.get("ladder_backtest", pl.DataFrame())
+        study_options = _of_study(options)
+        frames = {name: frame.collect() for name, frame in parts.items()}
+        answered = frames.get("ladder_backtest", pl.DataFrame())
         if answered.height:
-            answered = answered.with_columns(ladder_level(chosen.columns))
-        planned = with_plan(context["covariates"])
+            answered = answered.with_columns(ladder_level(study_options.columns))
+        has_plan = with_plan(context["covariates"])
         earlier: list[pl.DataFrame] = []
-        for (origin,), rows in found["backtest"].sort("origin").group_by("origin", maintain_order=True):
+        for (origin,), rows in frames["backtest"].sort("origin").group_by("origin", maintain_order=True):
             assert isinstance(origin, date)
-            train = found["train"].filter(pl.col("week") <= origin)
-            raw = _raw(train, rows, found.get("statistical_backtest"), context, chosen)
+            train = frames["train"].filter(pl.col("week") <= origin)
+            raw = _raw(train, rows, frames.get("statistical_backtest"), context, study_options)
             short = answered.filter(pl.col("origin") == origin) if answered.height else answered
             if short.height:
-                ladder = training.raw_ladder(short.filter(pl.col("level") > 0), chosen)
+                ladder = training.raw_ladder(short.filter(pl.col("level") > 0), study_options)
                 raw = pl.concat([raw, ladder], how="diagonal")
             if earlier:
-                judged = training.judged_by(pl.concat(earlier, how="diagonal"), raw, planned, chosen)
-                yield backtest.loss(training.assembled(judged, short, chosen), chosen)
+                forecasts = training.judged_by(
+                    pl.concat(earlier, how="diagonal"), raw, has_plan, study_options
+                )
+                yield backtest.loss(training.assembled(forecasts, short, study_options), study_options)
             earlier.append(raw)
 
 
 def _of_study(options: Mapping[str, Any]) -> Options:
-    chosen = Options.of(options)
-    return replace(chosen, origins=ORIGINS, training_rows=min(chosen.training_rows, TRIAL_ROWS))
+    sales_options = Options.of(options)
+    return replace(sales_options, origins=ORIGINS, training_rows=min(sales_options.training_rows, TRIAL_ROWS))
 
 
 def _raw(
@@ -101,8 +103,8 @@ def _raw(
     options: Options,
 ) -> pl.DataFrame:
     """See `training.raw_of_origin`. Ensembles that no row would be forecast by are not fitted."""
-    planned = rows["planned"].all() and train.filter("planned").height >= training.LEAST_ROWS
-    rungs = (POOLED,) if planned else (POOLED, NO_PLAN)
+    all_planned = rows["planned"].all() and train.filter("planned").height >= training.LEAST_ROWS
+    rungs = (POOLED,) if all_planned else (POOLED, NO_PLAN)
     covariates, flags = tuple(context["covariates"]["name"]), flag_names(context["covariates"])
-    learnt = training.ensembles(train, covariates, flags, options, rungs)
-    return training.raw_of_origin(learnt, rows, own, options)
+    ensembles = training.ensembles(train, covariates, flags, options, rungs)
+    return training.raw_of_origin(ensembles, rows, own, options)

@@ -84,8 +84,8 @@ def quantile_columns(names: list[str]) -> dict[str, float]:
     >>> quantile_columns(["sku", "q50", "q5", "quality", "q97.5"])
     {'q5': 5.0, 'q50': 50.0, 'q97.5': 97.5}
     """
-    found = {name: float(name[1:]) for name in names if re.fullmatch(r"q\d+(\.\d+)?", name)}
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+    percentages = {name: float(name[1:]) for name in names if re.fullmatch(r"q\d+(\.\d+)?", name)}
+    return dict(sorted(percentages.items(), key=lambda item: item[1]))
 
 
 def _summary(view: _View) -> list[Part]:
@@ -95,14 +95,14 @@ def _summary(view: _View) -> list[Part]:
     horizon = (weeks["last"] - weeks["first"]).days // 7 + 1
     expected = run.published.select(pl.col(view.median).sum()).collect(engine="streaming").item()
     recent = view.history.filter(pl.col("week") > view.as_of - timedelta(weeks=horizon))
-    sold = recent.select(pl.col("units").sum()).collect(engine="streaming").item()
+    recent_units = recent.select(pl.col("units").sum()).collect(engine="streaming").item()
     whole = view.totals.filter(pl.col("weeks") == horizon)
     if whole.height:
         expected = whole["expected"].item()
     figures = {
         "SKU-store pairs": f"{view.count():,}",
         ("Expected" if whole.height else "Sum of median forecasts") + ", units": page.compact(expected),
-        f"Against the last {horizon} weeks": f"{expected / sold - 1:+.1%}" if sold else "–",
+        f"Against the last {horizon} weeks": f"{expected / recent_units - 1:+.1%}" if recent_units else "–",
         "Answered by a fallback": share(view.count("fallback"), view.count()),
     }
     if view.count("skipped", "failed"):
@@ -131,11 +131,11 @@ def _explorer(view: _View) -> list[Part]:
     published, about = run.published, run.keys
     limited = sizes.height > EXPLORER_KEYS
     if limited:
-        kept = sizes.head(EXPLORER_KEYS).select(key).lazy()
-        history, published, about = (f.join(kept, on=key, how="semi") for f in (history, published, about))
-    planned = _with_plan(published, run.tables.get("plan"))
+        largest = sizes.head(EXPLORER_KEYS).select(key).lazy()
+        history, published, about = (f.join(largest, on=key, how="semi") for f in (history, published, about))
+    forecasts = _with_plan(published, run.tables.get("plan"))
     median = Line(view.median, "Median forecast" if view.median == "q50" else view.median)
-    forecast = Track(planned, expected=median, bands=view.bands, marks=_deals(planned))
+    forecast = Track(forecasts, expected=median, bands=view.bands, marks=_deals(forecasts))
     explorer = Explorer(
         {"sku": "SKU", "store": "Store"},
         "week",
@@ -182,8 +182,8 @@ def _total(view: _View) -> list[Part]:
     if not view.weeks["rows"]:
         return []
     since = view.as_of - timedelta(weeks=TOTAL_WEEKS)
-    sold = _weekly(view.history.filter(pl.col("week") > since), ["units"])
-    data = [line("Sold", sold["week"].to_list(), sold["units"].to_list(), page.INK)]
+    sales = _weekly(view.history.filter(pl.col("week") > since), ["units"])
+    data = [line("Sold", sales["week"].to_list(), sales["units"].to_list(), page.INK)]
     caption = "Units per week over all SKU-store pairs: sold, and "
     ahead = view.totals.filter(pl.col("weeks") == 1)
     if ahead.height:
@@ -223,7 +223,7 @@ def _area(totals: pl.DataFrame, band: Band, at: int) -> dict[str, object]:
 
 def _totals(view: _View) -> Text:
     """What the bands are, and what the first weeks come to, in words."""
-    found = [
+    sentences = [
         "The bands are of the total itself: they allow for what errors of SKUs and stores had in common in the backtest, "
         "and were calibrated on its sums."
     ]
@@ -231,10 +231,12 @@ def _totals(view: _View) -> Text:
         between = "".join(
             f"; {band.label} band {row[band.low]:,.0f} to {row[band.high]:,.0f}" for band in view.bands[:1]
         )
-        found.append(
+        sentences.append(
             f"Over the first {row['weeks']} weeks **{row['expected']:,.0f}** units are expected{between}."
         )
-    return Text(" ".join(found) + " Totals by store, SKU and other levels are in the table `sales/totals`.")
+    return Text(
+        " ".join(sentences) + " Totals by store, SKU and other levels are in the table `sales/totals`."
+    )
 
 
 def _weekly(frame: pl.LazyFrame, columns: list[str]) -> pl.DataFrame:

@@ -139,11 +139,11 @@ def simulate(
     >>> small.truth.columns[-5:]
     ['q5', 'q25', 'q50', 'q75', 'q95']
     """
-    wanted = range(skus) if isinstance(skus, int) else skus
-    _check(wanted, stores, weeks, horizon, first_week)
+    sku_range = range(skus) if isinstance(skus, int) else skus
+    _check(sku_range, stores, weeks, horizon, first_week)
     setting = _Setting(stores, weeks, horizon, seed, first_week, shares or Shares())
     attributes = _store_attributes(setting)
-    batches = [wanted[at : at + 20] for at in range(0, len(wanted), 20)]
+    batches = [sku_range[at : at + 20] for at in range(0, len(sku_range), 20)]
     parts = [_batch(setting, batch, attributes, quantiles, with_truth) for batch in batches]
     history, plan, truth = (pl.concat(frames, rechunk=False) for frames in zip(*parts, strict=True))
     return Simulated(
@@ -246,9 +246,9 @@ def _category(setting: _Setting, number: int) -> dict[str, np.ndarray]:
     depth = np.where(starts, depth, second)
     zoned = (SKUS_PER_CATEGORY, ZONES, setting.span)
     depth = depth[:, None, :] * (rng.random(zoned) < 0.9)
-    cut = depth > 0
-    deal = rng.random(zoned) < np.where(cut, 0.75 + 0.5 * depth, 0.015)
-    featured = rng.random(shape)[:, None, :] < np.where(cut, 0.1 + 1.2 * depth, 0.015)
+    is_cut = depth > 0
+    deal = rng.random(zoned) < np.where(is_cut, 0.75 + 0.5 * depth, 0.015)
+    featured = rng.random(shape)[:, None, :] < np.where(is_cut, 0.1 + 1.2 * depth, 0.015)
     feat = featured * np.round(np.clip(rng.beta(3, 1.2, zoned), 0.05, 1), 2)
     return {"season": season, "depth": depth, "deal": deal.astype(float), "feat": feat}
 
@@ -275,9 +275,9 @@ def _batch(
 
     past = np.arange(setting.span) < setting.weeks
     history = rows(grid["reported"] & past, ["units", "price", "deal", "feat"])
-    planned = grid["sold"] & ~past & ~grid["stopped"][:, :, None]
-    plan = rows(planned, ["price", "deal", "feat"])
-    truth = rows(planned, ["kind", "units", "mean", "dispersion"])
+    in_plan = grid["sold"] & ~past & ~grid["stopped"][:, :, None]
+    plan = rows(in_plan, ["price", "deal", "feat"])
+    truth = rows(in_plan, ["kind", "units", "mean", "dispersion"])
     truth = truth.head(len(truth) if with_truth else 0)
     step = (pl.col("week") - weeks[setting.weeks - 1]).dt.total_days().floordiv(7).cast(pl.Int32)
     kind = pl.col("kind").replace_strict(dict(enumerate(KINDS)), return_dtype=pl.String)
@@ -369,15 +369,15 @@ def _life(setting: _Setting, rng: np.random.Generator) -> dict[str, np.ndarray]:
     last = np.where(fate == 3, rng.integers(max(weeks // 3, 1), max(weeks - 4, 2), n), setting.span)
     stopped = (last < weeks) & (start == 0)
     last = np.where(stopped, last, setting.span)
-    sold = (week >= start[:, None]) & (week < last[:, None])
+    on_sale = (week >= start[:, None]) & (week < last[:, None])
 
     closing = np.where(rng.random(n) < shares.closed, rng.integers(0, weeks, n), setting.span)
     opening = closing + rng.integers(2, 6, n)
     closed = (week >= closing[:, None]) & (week < opening[:, None])
-    missing = rng.random(sold.shape) < shares.missing
+    missing = rng.random(on_sale.shape) < shares.missing
     return {
-        "sold": sold,
-        "reported": sold & ~closed & ~missing,
+        "sold": on_sale,
+        "reported": on_sale & ~closed & ~missing,
         "new": weeks - start < NEW_WEEKS,
         "stopped": stopped,
     }

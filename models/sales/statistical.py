@@ -93,9 +93,9 @@ class _Logs:
 
     def mean_by_sku(self, values: np.ndarray) -> np.ndarray:
         """Mean over the finite values of a SKU's keys, shape (weeks, SKUs); NaN where there is none."""
-        known = np.isfinite(values)
-        total = np.add.reduceat(np.where(known, values, 0.0), self.starts, axis=1)
-        return ratio(total, np.add.reduceat(known.astype(float), self.starts, axis=1))
+        finite = np.isfinite(values)
+        total = np.add.reduceat(np.where(finite, values, 0.0), self.starts, axis=1)
+        return ratio(total, np.add.reduceat(finite.astype(float), self.starts, axis=1))
 
     def regression(self, betas: Arrays) -> np.ndarray:
         """`x @ beta`, shape of the regressors; `betas` by covariate, one value per SKU."""
@@ -128,13 +128,13 @@ def fit(panel: Panel, origin: int, horizon: int, quantiles: Sequence[float]) -> 
     betas = _betas(logs)
     rest = logs.y - logs.regression(betas)
     series = _index(logs, rest)
-    found = [_local_level(series[:, at]) for at in range(series.shape[1])]
-    noise, drift = (np.array([one[at] for one in found], dtype=float) for at in (0, 1))
+    estimates = [_local_level(series[:, at]) for at in range(series.shape[1])]
+    noise, drift = (np.array([one[at] for one in estimates], dtype=float) for at in (0, 1))
     spread = _spread(logs, rest, _state(logs, rest, noise, drift), horizon, quantiles)
     params = pl.DataFrame(
         {
             "sku": logs.names,
-            "reason": pl.Series([one[2] for one in found], dtype=pl.String),
+            "reason": pl.Series([one[2] for one in estimates], dtype=pl.String),
             "weeks": np.isfinite(series).sum(axis=0),
             "variance_noise": noise,
             "variance_level": drift,
@@ -153,21 +153,21 @@ def forecast(
     The parameters stay as they were fitted; levels, store effects and the keys' own variances are those
     of the panel's units up to `origin`. See the module's docstring for columns; sorted by sku, store, week.
     """
-    logs, told, betas, state, wanted = _filtered_at(params, panel, origin, horizon)
-    sku = logs.sku[wanted]
-    regression = logs.regression(betas)[origin + 1 :, wanted]
-    centre = state.level[-1][sku] + state.effect[-1][wanted] + regression
+    logs, by_sku, betas, state, indices = _filtered_at(params, panel, origin, horizon)
+    sku = logs.sku[indices]
+    regression = logs.regression(betas)[origin + 1 :, indices]
+    centre = state.level[-1][sku] + state.effect[-1][indices] + regression
     steps = np.arange(1, horizon + 1)[:, None]
-    variance = (told["variance_start"][sku] + steps * told["variance_step"][sku]) * _own_variance(
+    variance = (by_sku["variance_start"][sku] + steps * by_sku["variance_step"][sku]) * _own_variance(
         logs, state.residual
-    )[wanted]
+    )[indices]
     highest = np.maximum.reduceat(np.nan_to_num(logs.y, nan=0.0).max(axis=0), logs.starts)[sku]
     values = []
     for q in quantiles:
-        shape = told[SHAPE + quantile_column(q)][sku]
+        shape = by_sku[SHAPE + quantile_column(q)][sku]
         reached = np.minimum(centre + shape * np.sqrt(variance), highest + EXTRAPOLATION)
         values.append(np.maximum(np.expm1(reached), 0.0))
-    return _rows(panel, origin, wanted, np.maximum.accumulate(np.stack(values), axis=0), quantiles)
+    return _rows(panel, origin, indices, np.maximum.accumulate(np.stack(values), axis=0), quantiles)
 
 
 def contributions(params: pl.DataFrame, panel: Panel, origin: int, horizon: int) -> pl.DataFrame:
@@ -175,14 +175,14 @@ def contributions(params: pl.DataFrame, panel: Panel, origin: int, horizon: int)
 
     Columns: sku, store, week; `base`, the level and the store's effect; and one per regressor, by its name.
     """
-    logs, _, betas, state, wanted = _filtered_at(params, panel, origin, horizon)
-    sku = logs.sku[wanted]
-    base = state.level[-1][sku] + state.effect[-1][wanted]
-    parts = {"base": np.broadcast_to(base, (horizon, len(wanted)))}
+    logs, _, betas, state, indices = _filtered_at(params, panel, origin, horizon)
+    sku = logs.sku[indices]
+    base = state.level[-1][sku] + state.effect[-1][indices]
+    parts = {"base": np.broadcast_to(base, (horizon, len(indices)))}
     for name, beta in betas.items():
         if name in logs.x:
-            parts[name] = logs.x[name][origin + 1 :, wanted] * beta[sku]
-    rows = _rows(panel, origin, wanted, np.zeros((0, horizon, len(wanted))), ())
+            parts[name] = logs.x[name][origin + 1 :, indices] * beta[sku]
+    rows = _rows(panel, origin, indices, np.zeros((0, horizon, len(indices))), ())
     values = [pl.Series(name, part.T.ravel()) for name, part in parts.items()]
     return rows.select(*KEY, "week").with_columns(values)
 
@@ -193,14 +193,14 @@ def _filtered_at(
     """Logs, parameters per SKU, coefficients per SKU, states up to `origin`, and the keys that have a forecast."""
     logs = _logs(panel, origin, horizon)
     saved = pl.DataFrame({"sku": logs.names}).join(params, on="sku", how="left", maintain_order="left")
-    told = {
+    by_sku = {
         name: saved[name].to_numpy().astype(float) for name in saved.columns if name not in ("sku", "reason")
     }
-    betas = {name[len(BETA) :]: np.nan_to_num(told[name]) for name in told if name.startswith(BETA)}
+    betas = {name[len(BETA) :]: np.nan_to_num(by_sku[name]) for name in by_sku if name.startswith(BETA)}
     rest = logs.y - logs.regression(betas)[: origin + 1]
-    state = _state(logs, rest, told["variance_noise"], told["variance_level"])
-    wanted = np.flatnonzero(np.isfinite(state.effect[-1]) & np.isfinite(told["variance_start"])[logs.sku])
-    return logs, told, betas, state, wanted
+    state = _state(logs, rest, by_sku["variance_noise"], by_sku["variance_level"])
+    indices = np.flatnonzero(np.isfinite(state.effect[-1]) & np.isfinite(by_sku["variance_start"])[logs.sku])
+    return logs, by_sku, betas, state, indices
 
 
 def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
@@ -216,9 +216,9 @@ def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
         if name.startswith("price") and BETWEEN not in name:
             value = np.log(np.where(value > 0, value, np.nan))
         usual = mean(value[max(0, origin + 1 - YEAR) : origin + 1])
-        known = np.zeros(x[""].shape)
-        known[: len(value)] = np.nan_to_num(value - usual)
-        x[name] = known
+        deviations = np.zeros(x[""].shape)
+        deviations[: len(value)] = np.nan_to_num(value - usual)
+        x[name] = deviations
     phase = 2 * np.pi * np.array([panel.week(at).toordinal() for at in range(end)]) / 365.25
     ahead = np.cumsum(DAMPING ** np.arange(1, horizon + 1))
     waves = {TREND: np.concatenate([np.arange(-origin, 1.0), ahead])}
@@ -244,19 +244,19 @@ def _betas(logs: _Logs) -> dict[str, np.ndarray]:
     betas = np.zeros((len(logs.names), len(names)))
     for at, keys in enumerate(logs.runs()):
         y = logs.y[:, keys] - effects[keys]
-        known = np.isfinite(y)
-        x = np.stack([logs.x[name][: len(y), keys][known] for name in names] or [[]], axis=-1)
+        finite = np.isfinite(y)
+        x = np.stack([logs.x[name][: len(y), keys][finite] for name in names] or [[]], axis=-1)
         if names and len(x) > len(names):
             x = x - x.mean(axis=0)
             usual = (x**2).mean(axis=0)
-            weeks = np.flatnonzero(known.any(axis=1))
+            weeks = np.flatnonzero(finite.any(axis=1))
             useful = (usual > 1e-9) & (~seasonal | (weeks[-1] - weeks[0] >= 2 * YEAR))
             x[:, ~useful] = 0.0
             ridge = np.diag(RIDGE_WEEKS * usual + 1e-9)
             squares = np.einsum("ij,ik->jk", x, x)
-            betas[at] = np.linalg.solve(squares + ridge, np.einsum("ij,i->j", x, y[known]))
-    found = {name: betas[:, at] for at, name in enumerate(names) if not seasonal[at]}
-    return found | _trend_and_season(logs, _index(logs, logs.y - logs.regression(found)[: len(logs.y)]))
+            betas[at] = np.linalg.solve(squares + ridge, np.einsum("ij,i->j", x, y[finite]))
+    by_name = {name: betas[:, at] for at, name in enumerate(names) if not seasonal[at]}
+    return by_name | _trend_and_season(logs, _index(logs, logs.y - logs.regression(by_name)[: len(logs.y)]))
 
 
 def _trend_and_season(logs: _Logs, series: np.ndarray) -> dict[str, np.ndarray]:
@@ -286,15 +286,15 @@ def _trend_and_season(logs: _Logs, series: np.ndarray) -> dict[str, np.ndarray]:
         betas.append(np.zeros((series.shape[1], len(names))))
         betas[-1][:, at] = np.take_along_axis(beta, likeliest[..., None], axis=0)[0]
     weights = np.exp((np.min(criteria, axis=0) - criteria) / 2)
-    found = (np.array(betas) * (weights / weights.sum(axis=0))[..., None]).sum(axis=0)
-    return {name: found[:, at] for at, name in enumerate(names)}
+    coefficients = (np.array(betas) * (weights / weights.sum(axis=0))[..., None]).sum(axis=0)
+    return {name: coefficients[:, at] for at, name in enumerate(names)}
 
 
 def _span(series: np.ndarray) -> np.ndarray:
     """Weeks from the first to the last value of each SKU."""
-    known = np.isfinite(series)
-    first, last = known.argmax(axis=0), len(series) - 1 - known[::-1].argmax(axis=0)
-    return np.where(known.any(axis=0), last - first, 0)
+    finite = np.isfinite(series)
+    first, last = finite.argmax(axis=0), len(series) - 1 - finite[::-1].argmax(axis=0)
+    return np.where(finite.any(axis=0), last - first, 0)
 
 
 def _innovations(series: np.ndarray, regressors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -307,23 +307,23 @@ def _innovations(series: np.ndarray, regressors: np.ndarray) -> tuple[np.ndarray
     skus, width = series.shape[1], 1 + regressors.shape[1]
     squares, deviance = np.zeros((len(RATIOS), skus, width, width)), np.zeros((len(RATIOS), skus))
     level, variance = np.zeros((len(RATIOS), skus, width)), np.zeros((len(RATIOS), skus))
-    weeks, seen = np.zeros(skus), np.zeros(skus, dtype=bool)
+    weeks, has_level = np.zeros(skus), np.zeros(skus, dtype=bool)
     now = np.empty((skus, width))
     for value, regressor in zip(series, regressors, strict=True):
-        known = np.isfinite(value)
-        later = known & seen
+        finite = np.isfinite(value)
+        later = finite & has_level
         now[:, 0], now[:, 1:] = np.nan_to_num(value), regressor
         variance = variance + RATIOS[:, None]
         spread = variance + 1
-        gain = np.where(seen, variance / spread, 1.0) * known
+        gain = np.where(has_level, variance / spread, 1.0) * finite
         error = now - level
         weighted = error * (later / spread)[..., None]
         squares += weighted[..., :, None] * error[..., None, :]
         deviance += later * np.log(spread)
         weeks += later
         level += gain[..., None] * error
-        variance = np.where(known, gain, variance * seen)
-        seen |= known
+        variance = np.where(finite, gain, variance * has_level)
+        has_level |= finite
     return squares, deviance, weeks
 
 
@@ -341,11 +341,11 @@ def _index(logs: _Logs, rest: np.ndarray) -> np.ndarray:
 
 def _local_level(series: np.ndarray) -> tuple[float, float, str | None]:
     """Variances of noise and level by maximum likelihood, and the reason where they are not."""
-    known = np.flatnonzero(np.isfinite(series))
-    if len(known) < ENOUGH_WEEKS:
-        weeks = f"{len(known)} week{'' if len(known) == 1 else 's'}"
+    observed = np.flatnonzero(np.isfinite(series))
+    if len(observed) < ENOUGH_WEEKS:
+        weeks = f"{len(observed)} week{'' if len(observed) == 1 else 's'}"
         return 1.0, 0.0, f"mean: {weeks} of history, {ENOUGH_WEEKS} are needed"
-    series = series[known[0] :]
+    series = series[observed[0] :]
     deviation = float(np.nanstd(series))
     if deviation < 1e-6:
         return 1.0, 0.0, "mean: it never changes"
@@ -357,11 +357,11 @@ def _local_level(series: np.ndarray) -> tuple[float, float, str | None]:
         model = UnobservedComponents(series / deviation, "llevel", use_exact_diffuse=True)
         for method in ("bfgs", "nm"):
             try:
-                found = model.fit(method=method, maxiter=200, disp=False, cov_type="none")
+                estimate = model.fit(method=method, maxiter=200, disp=False, cov_type="none")
             except (np.linalg.LinAlgError, ValueError, FloatingPointError):
                 continue
-            noise, drift = (float(variance) * deviation**2 for variance in found.params)
-            if found.mle_retvals["converged"] and np.isfinite([noise, drift]).all() and noise + drift > 0:
+            noise, drift = (float(variance) * deviation**2 for variance in estimate.params)
+            if estimate.mle_retvals["converged"] and np.isfinite([noise, drift]).all() and noise + drift > 0:
                 return noise, drift, None
     return 1.0, FORGETTING**2 / (1 - FORGETTING), "exponential smoothing: the optimiser did not converge"
 
@@ -375,13 +375,13 @@ def _filtered(series: np.ndarray, noise: np.ndarray, drift: np.ndarray) -> np.nd
     variance = np.full(series.shape[1], np.inf)
     levels = np.empty(series.shape)
     for at, value in enumerate(series):
-        known, first = np.isfinite(value), np.isnan(level)
+        finite, first = np.isfinite(value), np.isnan(level)
         variance = variance + drift
         with np.errstate(invalid="ignore"):
             gain = np.where(first, 1.0, variance / np.maximum(variance + noise, 1e-300))
             after = np.where(first, noise, variance * (1 - gain))
-        level = np.where(known, np.where(first, value, level + gain * (value - level)), level)
-        variance = np.where(known, after, variance)
+        level = np.where(finite, np.where(first, value, level + gain * (value - level)), level)
+        variance = np.where(finite, after, variance)
         levels[at] = level
     return levels
 
@@ -393,9 +393,9 @@ def _state(logs: _Logs, rest: np.ndarray, noise: np.ndarray, drift: np.ndarray) 
     total, weight = np.zeros(residual.shape[1]), np.zeros(residual.shape[1])
     effect = np.empty(residual.shape)
     for at, value in enumerate(residual):
-        known = np.isfinite(value)
-        total = (1 - FORGETTING) * total + np.where(known, value, 0.0)
-        weight = (1 - FORGETTING) * weight + known
+        finite = np.isfinite(value)
+        total = (1 - FORGETTING) * total + np.where(finite, value, 0.0)
+        weight = (1 - FORGETTING) * weight + finite
         effect[at] = ratio(total, weight)
     return _State(level, effect, residual)
 
@@ -404,8 +404,8 @@ def _own_variance(logs: _Logs, residual: np.ndarray) -> np.ndarray:
     """A key's variance relative to its SKU's, of the residuals of the last year; near 1 for few weeks."""
     recent = residual[-YEAR:]
     squares = (recent - mean(recent)) ** 2
-    known = np.isfinite(squares)
-    total, weeks = sum_of_weeks(np.where(known, squares, 0.0)), known.sum(axis=0)
+    finite = np.isfinite(squares)
+    total, weeks = sum_of_weeks(np.where(finite, squares, 0.0)), finite.sum(axis=0)
     usual = ratio(np.add.reduceat(total, logs.starts), np.add.reduceat(weeks, logs.starts))[logs.sku]
     return np.where(usual > 1e-12, (ratio(total, usual) + KEY_WEEKS) / (weeks + KEY_WEEKS), 1.0)
 
@@ -434,8 +434,8 @@ def _spread(
         pooled = pooled[np.isfinite(pooled)]
         if len(pooled) >= ENOUGH_ERRORS:
             shape[at] = np.quantile(pooled, quantiles)
-    named = {SHAPE + quantile_column(q): shape[:, at] for at, q in enumerate(quantiles)}
-    return {"variance_start": start, "variance_step": slope, **named}
+    shapes = {SHAPE + quantile_column(q): shape[:, at] for at, q in enumerate(quantiles)}
+    return {"variance_start": start, "variance_step": slope, **shapes}
 
 
 def _line(errors: Mapping[int, np.ndarray]) -> tuple[float, float]:
@@ -450,15 +450,15 @@ def _line(errors: Mapping[int, np.ndarray]) -> tuple[float, float]:
 
 
 def _rows(
-    panel: Panel, origin: int, wanted: np.ndarray, values: np.ndarray, quantiles: Sequence[float]
+    panel: Panel, origin: int, indices: np.ndarray, values: np.ndarray, quantiles: Sequence[float]
 ) -> pl.DataFrame:
-    """Long rows of `values` (quantiles, steps, wanted keys), sorted by key and week."""
+    """Long rows of `values` (quantiles, steps, keys at `indices`), sorted by key and week."""
     horizon = values.shape[1]
-    units = np.full((horizon, len(wanted)), np.nan)
-    later = panel.units[origin + 1 : origin + 1 + horizon, wanted]
+    units = np.full((horizon, len(indices)), np.nan)
+    later = panel.units[origin + 1 : origin + 1 + horizon, indices]
     units[: len(later)] = later
     weeks = pl.Series([panel.week(origin + step) for step in range(1, horizon + 1)], dtype=pl.Date)
-    at_key, at_step = np.repeat(wanted, horizon), np.tile(np.arange(horizon), len(wanted))
+    at_key, at_step = np.repeat(indices, horizon), np.tile(np.arange(horizon), len(indices))
     return pl.DataFrame(
         [
             panel.keys["sku"].gather(at_key),

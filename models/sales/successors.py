@@ -39,21 +39,21 @@ def inherited(tables: Frames, as_of: date) -> dict[str, pl.DataFrame]:
     return {"inherited": rows.select(*names, PREDECESSOR).sort(*KEY, "week").collect()}
 
 
-def with_inherited(tables: Frames, shared: Mapping[str, pl.DataFrame]) -> Frames:
+def with_inherited(tables: Frames, context: Mapping[str, pl.DataFrame]) -> Frames:
     """The tables, or those of a shard, with the weeks that their SKUs have inherited."""
-    if "inherited" not in shared or shared["inherited"].is_empty():
+    if "inherited" not in context or context["inherited"].is_empty():
         return tables
     there = pl.concat([tables[name].select("sku") for name in ("history", "plan") if name in tables]).unique()
-    rows = shared["inherited"].lazy().drop(PREDECESSOR).join(there, on="sku", how="semi")
+    rows = context["inherited"].lazy().drop(PREDECESSOR).join(there, on="sku", how="semi")
     return {**tables, "history": pl.concat([tables["history"], rows], how="diagonal")}
 
 
-def said(shared: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def beginnings(context: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """sku, store and `begins`, a text: with whose history a key begins."""
-    if "inherited" not in shared:
+    if "inherited" not in context:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "begins"), pl.String))
     until = pl.col("week").max().alias("until")
-    weeks = shared["inherited"].group_by(*KEY, PREDECESSOR).agg(until)
+    weeks = context["inherited"].group_by(*KEY, PREDECESSOR).agg(until)
     return weeks.select(
         *KEY, begins=pl.format("begins with the history of {} up to {}", PREDECESSOR, "until")
     )
@@ -65,19 +65,19 @@ def notes(tables: Frames, as_of: date) -> list[str]:
     if pairs.is_empty():
         return []
     weeks = tables["history"].filter(pl.col("week").is_between(as_of - timedelta(weeks=RECENT_WEEKS), as_of))
-    sold = weeks.select("sku").unique().collect()["sku"]
-    found = []
+    recent = weeks.select("sku").unique().collect()["sku"]
+    lines = []
     for sku, predecessor, end in pairs.iter_rows():
-        if predecessor not in sold:
-            found.append(
+        if predecessor not in recent:
+            lines.append(
                 f"SKU {sku} has the predecessor {predecessor}, which was not sold in the last {RECENT_WEEKS} weeks."
             )
         elif end is None:
-            found.append(
+            lines.append(
                 f"SKU {sku} begins with the history of its predecessor {predecessor}, which is forecast, too. If "
                 f"{predecessor} ends, say so in a column `end`, its last day, of the table of SKUs."
             )
-    return found
+    return lines
 
 
 def _pairs(tables: Frames) -> pl.DataFrame:

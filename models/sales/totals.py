@@ -76,7 +76,7 @@ def levels_of(names: Sequence[str], tables: Frames) -> list[Level]:
     Raises `ContractError` for a part of a name that is no column of the keys and no attribute.
     """
     attributes = {name: sorted(_attributes(tables, name)) for name in KEY}
-    found = []
+    levels = []
     for name in dict.fromkeys(names):
         columns = () if name == TOTAL else tuple(part.strip() for part in name.split("*"))
         for column in columns:
@@ -88,8 +88,8 @@ def levels_of(names: Sequence[str], tables: Frames) -> list[Level]:
                 )
         of = {key for key in KEY if key in columns or set(attributes[key]) & set(columns)}
         kind = "key" if len(of) == len(KEY) else next(iter(of), "all")
-        found.append(Level(name, columns, kind))
-    return found
+        levels.append(Level(name, columns, kind))
+    return levels
 
 
 def _attributes(tables: Frames, key: str) -> list[str]:
@@ -136,19 +136,19 @@ def totals(rows: pl.LazyFrame, files: Mapping[str, File], tables: Frames, option
     shares, factors = files.get(SHARES_FILE), files.get(FACTORS_FILE)
     if not isinstance(shares, pl.DataFrame) or not isinstance(factors, pl.DataFrame):
         return pl.DataFrame(schema=schema(options))
-    known = _forecasts(rows, options, *options.columns).collect(engine="streaming")
-    if known.is_empty():
+    forecasts = _forecasts(rows, options, *options.columns).collect(engine="streaming")
+    if forecasts.is_empty():
         return pl.DataFrame(schema=schema(options))
-    keys = known.select(KEY).unique()
-    found = []
+    keys = forecasts.select(KEY).unique()
+    frames = []
     for level in levels_of(options.totals, tables):
-        here = known.join(_valued(keys, level, tables), on=KEY, how="left", maintain_order="left")
+        here = forecasts.join(_valued(keys, level, tables), on=KEY, how="left", maintain_order="left")
         weekly, *longer = _sums(here, ("value",), sorted({*options.total_weeks}), shares)
         alone = {*KEY} <= {*level.columns}
-        found.append(_alone(here, level) if alone else _published(weekly, level, factors, options))
-        found += [_published(sums, level, factors, options) for sums in longer]
+        frames.append(_alone(here, level) if alone else _published(weekly, level, factors, options))
+        frames += [_published(sums, level, factors, options) for sums in longer]
     columns = pl.Schema(schema(options))
-    return pl.concat([f.select(columns.names()).cast(columns) for f in found]).sort(
+    return pl.concat([f.select(columns.names()).cast(columns) for f in frames]).sort(
         "level", "value", "weeks", "week"
     )
 
@@ -177,15 +177,15 @@ def _weights(quantiles: Sequence[float]) -> list[float]:
 
 def _valued(keys: pl.DataFrame, level: Level, tables: Frames) -> pl.DataFrame:
     """The keys with the `value` of the level that each belongs to."""
-    found = keys.with_columns(pl.col(KEY).cast(pl.String).name.prefix("_"))
+    with_values = keys.with_columns(pl.col(KEY).cast(pl.String).name.prefix("_"))
     for key in KEY:
-        wanted = [c for c in level.columns if c not in KEY and c in _attributes(tables, key)]
-        if wanted:
-            about = tables[f"{key}s"].select(pl.col(key).alias(f"_{key}"), *map(_text, wanted))
-            found = found.join(about.collect(), on=f"_{key}", how="left")
+        names = [c for c in level.columns if c not in KEY and c in _attributes(tables, key)]
+        if names:
+            about = tables[f"{key}s"].select(pl.col(key).alias(f"_{key}"), *map(_text, names))
+            with_values = with_values.join(about.collect(), on=f"_{key}", how="left")
     parts = [pl.col(f"_{c}" if c in KEY else c).fill_null(UNKNOWN) for c in level.columns]
     value = pl.concat_str(parts, separator="*") if parts else pl.lit("all")
-    return found.select(*KEY, value.cast(pl.Categorical).alias("value"))
+    return with_values.select(*KEY, value.cast(pl.Categorical).alias("value"))
 
 
 def _text(name: str) -> pl.Expr:
@@ -201,30 +201,30 @@ def _sums(
     `by`, week (the first), weeks, keys, expected, sd, and the sum of units where there are some.
     """
     share = {(block, weekly): value for block, weekly, value in shares.iter_rows()}
-    added = [pl.col("m", *(["units"] if "units" in rows.columns else [])).sum()]
+    aggregates = [pl.col("m", *(["units"] if "units" in rows.columns else [])).sum()]
     squares = [pl.col(name) * (share[name, True] + share[name, False]) for name in BLOCKS]
-    week = _blocks(rows, [*by, "week", "step"], [*added, pl.len().alias("keys")])
-    found = [week.with_columns(pl.lit(1).alias("weeks"), pl.sum_horizontal(squares).alias("v"))]
+    week = _blocks(rows, [*by, "week", "step"], [*aggregates, pl.len().alias("keys")])
+    frames = [week.with_columns(pl.lit(1).alias("weeks"), pl.sum_horizontal(squares).alias("v"))]
     for weeks in sorted({*windows, rows.select(pl.col("step").max()).item()} - {1}):
         early = pl.col("step") <= weeks
-        all_weeks = _blocks(rows.filter(early), by, [*added, pl.struct(KEY).n_unique().alias("keys")])
+        all_weeks = _blocks(rows.filter(early), by, [*aggregates, pl.struct(KEY).n_unique().alias("keys")])
         weekly = [(pl.col(name) * share[name, True]).sum().alias(f"{name}_weekly") for name in BLOCKS]
         each = week.filter(early).group_by(by).agg(pl.col("week").min(), *weekly)
         both = [pl.col(name) * share[name, False] for name in BLOCKS]
         both += [pl.col(f"{name}_weekly") for name in BLOCKS]
         sums = all_weeks.join(each, on=by)
-        found.append(sums.with_columns(pl.lit(weeks).alias("weeks"), pl.sum_horizontal(both).alias("v")))
+        frames.append(sums.with_columns(pl.lit(weeks).alias("weeks"), pl.sum_horizontal(both).alias("v")))
     about = [*by, "week", "weeks", "keys", *(["units"] if "units" in rows.columns else [])]
-    return [f.select(*about, expected=pl.col("m") / _SCALE, sd=pl.col("v").sqrt() / _SCALE) for f in found]
+    return [f.select(*about, expected=pl.col("m") / _SCALE, sd=pl.col("v").sqrt() / _SCALE) for f in frames]
 
 
-def _blocks(rows: pl.DataFrame, by: Sequence[str], added: Sequence[pl.Expr]) -> pl.DataFrame:
+def _blocks(rows: pl.DataFrame, by: Sequence[str], aggregates: Sequence[pl.Expr]) -> pl.DataFrame:
     """`added` by groups, and for each of `BLOCKS` the sum over blocks of the squared sum of s."""
-    found = rows.group_by(by).agg(added)
+    result = rows.group_by(by).agg(aggregates)
     for name, columns in BLOCKS.items():
         sums = rows.group_by(*by, *columns).agg(pl.col("s").sum().cast(pl.Float64))
-        found = found.join(sums.group_by(by).agg((pl.col("s") ** 2).sum().alias(name)), on=by)
-    return found
+        result = result.join(sums.group_by(by).agg((pl.col("s") ** 2).sum().alias(name)), on=by)
+    return result
 
 
 def _shares(rows: pl.DataFrame) -> pl.DataFrame:
@@ -242,8 +242,8 @@ def _shares(rows: pl.DataFrame) -> pl.DataFrame:
         return {*BLOCKS[component[0]]} <= {*BLOCKS[pair[0]]} and component[1] <= pair[1]
 
     matrix = np.array([[float(together(c, pair)) for c in components] for pair in pairs])
-    found, _ = nnls(matrix, np.array(list(pairs.values())))
-    shares = [(*component, share) for component, share in zip(components, found.tolist(), strict=True)]
+    solution, _ = nnls(matrix, np.array(list(pairs.values())))
+    shares = [(*component, share) for component, share in zip(components, solution.tolist(), strict=True)]
     return pl.DataFrame(shares, SHARES, orient="row").with_columns(_rounded("share"))
 
 
@@ -253,17 +253,17 @@ def _products(rows: pl.DataFrame) -> dict[tuple[str, bool], float]:
         {name: float(sums[name].sum()) for name in BLOCKS}
         for sums in (_blocks(rows, ["origin", "week"], []), _blocks(rows, ["origin"], []))
     )
-    found: dict[tuple[str, bool], float] = {}
+    products: dict[tuple[str, bool], float] = {}
     for weekly, of in ((True, week), (False, {name: every[name] - week[name] for name in BLOCKS})):
-        found["key", weekly] = of["key"]
-        found["sku", weekly], found["store", weekly] = of["sku"] - of["key"], of["store"] - of["key"]
-        found["all", weekly] = of["all"] - of["sku"] - of["store"] + of["key"]
-    return found
+        products["key", weekly] = of["key"]
+        products["sku", weekly], products["store", weekly] = of["sku"] - of["key"], of["store"] - of["key"]
+        products["all", weekly] = of["all"] - of["sku"] - of["store"] + of["key"]
+    return products
 
 
 def _factors(rows: pl.DataFrame, shares: pl.DataFrame, options: Options) -> pl.DataFrame:
     """How much wider each band is than log-normal: kind, weeks, mass, factor."""
-    found = []
+    records = []
     origins = rows["origin"].n_unique()
     for kind, columns in BLOCKS.items():
         names = [pl.col(c).cast(pl.String) for c in columns] or [pl.lit("all")]
@@ -277,8 +277,8 @@ def _factors(rows: pl.DataFrame, shares: pl.DataFrame, options: Options) -> pl.D
             for mass in _masses(options):
                 own = np.quantile(scores, min(1.0, mass * (1 + 1 / clusters))) if clusters else FARTHEST
                 own *= _tail(mass, origins) if weeks > 1 else 1.0
-                found.append((kind, weeks, mass, clusters, own / NormalDist().inv_cdf((1 + mass) / 2)))
-    table = pl.DataFrame(found, ["kind", "weeks", "mass", "clusters", "own"], orient="row")
+                records.append((kind, weeks, mass, clusters, own / NormalDist().inv_cdf((1 + mass) / 2)))
+    table = pl.DataFrame(records, ["kind", "weeks", "mass", "clusters", "own"], orient="row")
     n, larger = pl.col("clusters"), pl.col("own").mean().over("weeks", "mass")
     factor = (n * pl.col("own") + BORROWED * larger) / (n + BORROWED)
     return table.select("kind", "weeks", "mass", factor.alias("factor")).with_columns(_rounded("factor"))

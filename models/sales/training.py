@@ -39,27 +39,27 @@ RUNGS = (STATISTICAL, BLEND, POOLED, NO_PLAN)
 ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", *measuring.NAIVES, "last_year")
 
 
-def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options: Options) -> Trained:
+def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options: Options) -> Trained:
     """The bundle from the parts of `preparation.prepare`.
 
     Each backtest origin is forecast by ensembles fitted to target weeks up to it. Its quantiles are then
     calibrated, and the rungs of its keys chosen, by the errors made at the other origins, never its own;
     the bundle itself uses those of all origins.
     """
-    found = {name: frame.collect() for name, frame in parts.items()}
-    train, test = found.get("train", pl.DataFrame()), found.get("backtest", pl.DataFrame())
-    covariates = tuple(shared["covariates"]["name"])
-    flags = flag_names(shared["covariates"])
+    frames = {name: frame.collect() for name, frame in parts.items()}
+    train, test = frames.get("train", pl.DataFrame()), frames.get("backtest", pl.DataFrame())
+    covariates = tuple(context["covariates"]["name"])
+    flags = flag_names(context["covariates"])
     learn = partial(ensembles, covariates=covariates, flags=flags, options=options)
-    raw = _raw_backtest(train, test, found.get("statistical_backtest"), learn, options)
-    answered = found.get("ladder_backtest", pl.DataFrame())
+    raw = _raw_backtest(train, test, frames.get("statistical_backtest"), learn, options)
+    answered = frames.get("ladder_backtest", pl.DataFrame())
     if answered.height:
         answered = answered.with_columns(ladder_level(options.columns))
         raw = pl.concat([raw, raw_ladder(answered.filter(pl.col("level") > 0), options)], how="diagonal")
-    planned = with_plan(shared["covariates"])
-    chosen = _honest(raw, planned, options)
-    blended = planned and _blended(raw, options)
-    backtest = assembled(chosen, answered, options)
+    has_plan = with_plan(context["covariates"])
+    forecasts = _honest(raw, has_plan, options)
+    blended = has_plan and _blended(raw, options)
+    backtest = assembled(forecasts, answered, options)
     final = learn(train)
     model = Model(
         quantiles=options.quantiles,
@@ -69,13 +69,13 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
         with_plan=final.get(POOLED),
         without_plan=final.get(NO_PLAN),
         offsets=_offsets(raw, options),
-        own_models=found.get("statistical", pl.DataFrame()),
-        own_keys=_own_keys(raw, blended, options) if planned else empty_keys(),
+        own_models=frames.get("statistical", pl.DataFrame()),
+        own_keys=_own_keys(raw, blended, options) if has_plan else empty_keys(),
         own_first=options.estimator == STATISTICAL,
         blended=blended,
-        unplanned=contest.nothing() if planned else _unplanned(raw, options),
-        planned=_planned(raw, blended, options) if planned else contest.nothing(),
-        categories=shared.get("categories", categories.nothing()),
+        unplanned=contest.nothing() if has_plan else _unplanned(raw, options),
+        planned=_planned(raw, blended, options) if has_plan else contest.nothing(),
+        categories=context.get("categories", categories.nothing()),
     )
     table = measuring.measured(backtest, options)
     names = _features(train, covariates, options)
@@ -86,15 +86,15 @@ def fit(parts: Frames, shared: Mapping[str, pl.DataFrame], as_of: date, options:
         metrics=table,
         headline=measuring.headline(table),
         loss=measuring.loss(backtest, options),
-        notes=[*_about_weeks(found.get("weeks")), *_notes(train, backtest, model, as_of, options)],
+        notes=[*_about_weeks(frames.get("weeks")), *_notes(train, backtest, model, as_of, options)],
     )
 
 
 def _unplanned(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Which candidate forecasts weeks without a plan, by kind of demand; see `contest`."""
     if options.estimator == AUTO:
-        found = contest.better_than(raw, contest.DEFAULT, contest.MEMBERS, options.quantiles)
-        return contest.always(contest.DEFAULT).update(found, on="kind")
+        replacements = contest.better_than(raw, contest.DEFAULT, contest.MEMBERS, options.quantiles)
+        return contest.always(contest.DEFAULT).update(replacements, on="kind")
     return contest.always({POOLED: NO_PLAN, STATISTICAL: STATISTICAL}.get(options.estimator, contest.DEFAULT))
 
 
@@ -123,20 +123,20 @@ def ensembles(
         return {}
     names = _features(train, covariates, options)
     unplanned = [name for name in names if not features.needs_plan(name, covariates)]
-    found = {}
-    for rung, chosen in ((POOLED, names), (NO_PLAN, unplanned)):
+    by_rung = {}
+    for rung, selection in ((POOLED, names), (NO_PLAN, unplanned)):
         rows = train.filter("planned") if rung == POOLED else train
         if rung not in rungs or rows.height < LEAST_ROWS:
             continue
-        found[rung] = pooled.fit(
-            _matrix(rows, chosen),
+        by_rung[rung] = pooled.fit(
+            _matrix(rows, selection),
             features.to_log(rows["units"].to_numpy(), rows["level"].to_numpy()),
             (rows["week"].to_physical() // 7).to_numpy(),
-            chosen,
+            selection,
             flags,
             options,
         )
-    return found
+    return by_rung
 
 
 def _matrix(rows: pl.DataFrame, names: Sequence[str]) -> np.ndarray:
@@ -151,22 +151,22 @@ def _raw_backtest(
     options: Options,
 ) -> pl.DataFrame:
     """Forecasts of all origins by each rung before calibration; see `raw_of_origin`."""
-    found = [
+    frames = [
         raw_of_origin(learn(train.filter(pl.col("week") <= origin)), rows, own, options)
         for (origin,), rows in (test.group_by("origin", maintain_order=True) if test.height else ())
     ]
-    found = [raw for raw in found if raw.height]
-    return pl.concat(found).sort("rung", "origin", *KEY, "week") if found else pl.DataFrame()
+    frames = [raw for raw in frames if raw.height]
+    return pl.concat(frames).sort("rung", "origin", *KEY, "week") if frames else pl.DataFrame()
 
 
 def candidates(
-    parts: Mapping[str, pl.DataFrame], shared: Mapping[str, pl.DataFrame], options: Options
+    parts: Mapping[str, pl.DataFrame], context: Mapping[str, pl.DataFrame], options: Options
 ) -> pl.DataFrame:
     """What every candidate says in the backtest, before calibration: rows with `rung` and the quantiles in units."""
     learn = partial(
         ensembles,
-        covariates=tuple(shared["covariates"]["name"]),
-        flags=flag_names(shared["covariates"]),
+        covariates=tuple(context["covariates"]["name"]),
+        flags=flag_names(context["covariates"]),
         options=options,
     )
     raw = _raw_backtest(
@@ -180,39 +180,39 @@ def candidates(
 
 
 def raw_of_origin(
-    learnt: Mapping[str, pooled.Pooled], rows: pl.DataFrame, own: pl.DataFrame | None, options: Options
+    models: Mapping[str, pooled.Pooled], rows: pl.DataFrame, own: pl.DataFrame | None, options: Options
 ) -> pl.DataFrame:
     """Forecasts of one origin by each rung before calibration: `ABOUT`, rung, and `v<i>` on the log scale.
 
-    `learnt` are ensembles that know nothing after the origin, `own` the forecasts of the SKUs' own models.
+    `models` are ensembles that know nothing after the origin, `own` the forecasts of the SKUs' own models.
     """
     names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
-    found = []
-    for rung, ensemble in learnt.items():
+    frames = []
+    for rung, ensemble in models.items():
         fitting = rows.filter("planned") if rung == POOLED else rows
         if fitting.height:
             values = log_values(ensemble, _matrix(fitting, names), names, options.threads)
-            found.append(_with_values(fitting, rung, values))
+            frames.append(_with_values(fitting, rung, values))
     if own is not None:
         quantiles = list(options.columns)
         on = [*KEY, "origin", "week"]
         theirs = rows.select(*ABOUT, "planned").join(own.select(*on, *quantiles), on=on)
         values = features.to_log(theirs.select(quantiles).to_numpy(), theirs["level"].to_numpy()[:, None])
-        found.append(_with_values(theirs, STATISTICAL, values))
+        frames.append(_with_values(theirs, STATISTICAL, values))
         if theirs["planned"].any():
-            found.append(_raw_blend(pl.concat(found), options))
-    if found and rows["planned"].any():
-        found += _candidates(pl.concat(found), options, planned=True)
-    elif found:
-        found = _candidates(pl.concat(found), options, planned=False)
-    return pl.concat(found).with_columns(steps(options.horizon)) if found else pl.DataFrame()
+            frames.append(_raw_blend(pl.concat(frames), options))
+    if frames and rows["planned"].any():
+        frames += _candidates(pl.concat(frames), options, has_plan=True)
+    elif frames:
+        frames = _candidates(pl.concat(frames), options, has_plan=False)
+    return pl.concat(frames).with_columns(steps(options.horizon)) if frames else pl.DataFrame()
 
 
-def _candidates(raw: pl.DataFrame, options: Options, *, planned: bool) -> list[pl.DataFrame]:
+def _candidates(raw: pl.DataFrame, options: Options, *, has_plan: bool) -> list[pl.DataFrame]:
     """The rows of each candidate of `contest`, from those of the two models; all of the same rows."""
     on = [*KEY, "origin", "week"]
-    ensemble = POOLED if planned else NO_PLAN
-    raw = raw.filter(pl.col("rung").is_in([ensemble, STATISTICAL])) if planned else raw
+    ensemble = POOLED if has_plan else NO_PLAN
+    raw = raw.filter(pl.col("rung").is_in([ensemble, STATISTICAL])) if has_plan else raw
     rows = raw.select(ABOUT).unique(on, keep="first", maintain_order=True).sort(on)
     names = [f"v{i}" for i in range(len(options.quantiles))]
 
@@ -221,7 +221,7 @@ def _candidates(raw: pl.DataFrame, options: Options, *, planned: bool) -> list[p
         return rows.select(on).join(values, on=on, how="left", maintain_order="left").select(names).to_numpy()
 
     middle = middle_of(options.quantiles)
-    every = contest.candidates(of(ensemble), of(STATISTICAL), rows, middle, planned=planned)
+    every = contest.candidates(of(ensemble), of(STATISTICAL), rows, middle, has_plan=has_plan)
     return [
         _with_values(rows, name, values).filter(pl.col("v0").is_finite()) for name, values in every.items()
     ]
@@ -262,11 +262,11 @@ def _offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
     actual = features.to_log(raw["units"].to_numpy(), raw["level"].to_numpy())
     residuals = actual[:, None] - _values(raw, options)
     columns = [pl.Series(f"r{i}", residuals[:, i]) for i in range(n)]
-    found = conformal.fit_offsets(raw.with_columns(columns), options.quantiles, GROUPS, CLUSTER)
-    shared = (
+    offsets = conformal.fit_offsets(raw.with_columns(columns), options.quantiles, GROUPS, CLUSTER)
+    common = (
         STEADY_ORIGINS / (pl.col("times") + STEADY_ORIGINS) * pl.col(f"offset{middle_of(options.quantiles)}")
     )
-    return found.with_columns(pl.col(f"offset{i}") - shared for i in range(n))
+    return offsets.with_columns(pl.col(f"offset{i}") - common for i in range(n))
 
 
 def _in_units(raw: pl.DataFrame, values: np.ndarray, options: Options) -> pl.DataFrame:
@@ -298,22 +298,22 @@ def _own_keys(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFram
     if own.is_empty() or options.estimator != AUTO:
         return empty_keys()
     theirs = _by_rung(raw, BLEND if blended else POOLED, options)
-    found = contest.better_keys(theirs, own, options.quantiles) if theirs.height else empty_keys()
-    return found.select(KEY)
+    keys = contest.better_keys(theirs, own, options.quantiles) if theirs.height else empty_keys()
+    return keys.select(KEY)
 
 
-def _honest(raw: pl.DataFrame, planned: bool, options: Options) -> pl.DataFrame:
+def _honest(raw: pl.DataFrame, has_plan: bool, options: Options) -> pl.DataFrame:
     """The forecast of each row, calibrated and with its rung chosen by the errors at the other origins."""
-    found = [
+    parts = [
         judged_by(
-            raw.filter(pl.col("origin") != origin), raw.filter(pl.col("origin") == origin), planned, options
+            raw.filter(pl.col("origin") != origin), raw.filter(pl.col("origin") == origin), has_plan, options
         )
         for origin in (raw["origin"].unique().sort() if raw.height else [])
     ]
-    return pl.concat(found) if found else pl.DataFrame()
+    return pl.concat(parts) if parts else pl.DataFrame()
 
 
-def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, planned: bool, options: Options) -> pl.DataFrame:
+def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, has_plan: bool, options: Options) -> pl.DataFrame:
     """`rows`, forecasts of one origin, calibrated and with their rungs chosen by the errors in `rest`, of others.
 
     Errors of the weeks that are judged do not count, whatever origin they were made at.
@@ -321,31 +321,31 @@ def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, planned: bool, options: Op
     rest = rest.filter(~pl.col("week").is_in(rows["week"].unique().implode()))
     values = conformal.calibrated(_values(rows, options), rows, _offsets(rest, options), GROUPS)
     forecasts = _in_units(rows, values, options)
-    fitted = [*RUNGS, *contest.MEMBERS, *contest.PLANNED]
-    answers = forecasts.filter(~pl.col("rung").is_in(fitted))
-    if not planned:
+    model_rungs = [*RUNGS, *contest.MEMBERS, *contest.PLANNED]
+    answers = forecasts.filter(~pl.col("rung").is_in(model_rungs))
+    if not has_plan:
         choice = forecasts.join(_unplanned(rest, options), on=["kind", "rung"], how="semi")
         return pl.concat([choice, answers])
     blended = _blended(rest, options)
     keys = forecasts.select(KEY).unique()
     keys = keys if options.estimator == STATISTICAL else _own_keys(rest, blended, options)
-    chosen = keys.with_columns(pl.lit(STATISTICAL).alias("rung"))
+    own_keys = keys.with_columns(pl.lit(STATISTICAL).alias("rung"))
     rungs = [BLEND] * blended + [POOLED, NO_PLAN]
-    found = [
+    parts = [
         forecasts.join(_planned(rest, blended, options), on=["kind", "rung"], how="semi"),
-        forecasts.join(chosen, on=[*KEY, "rung"], how="semi"),
+        forecasts.join(own_keys, on=[*KEY, "rung"], how="semi"),
         *[forecasts.filter(rung=rung) for rung in rungs],
         answers,
     ]
     # the first rung that a row has is its rung
-    return pl.concat(found).unique([*KEY, "origin", "week"], keep="first", maintain_order=True)
+    return pl.concat(parts).unique([*KEY, "origin", "week"], keep="first", maintain_order=True)
 
 
-def assembled(chosen: pl.DataFrame, short: pl.DataFrame, options: Options) -> pl.DataFrame:
+def assembled(forecasts: pl.DataFrame, short: pl.DataFrame, options: Options) -> pl.DataFrame:
     """The backtest to publish: the calibrated rows, and those that the ladder answers with zero."""
     columns = [*measuring.COLUMNS, *options.columns, "rung", "kind", *measuring.NAIVES]
     zeros = short.filter(pl.col("level") <= 0) if short.height else short
-    parts = [part.select(columns) for part in (chosen, zeros) if part.height]
+    parts = [part.select(columns) for part in (forecasts, zeros) if part.height]
     if parts:
         return pl.concat(parts).sort("origin", *KEY, "week")
     text = dict.fromkeys(("sku", "store", "rung", "kind"), pl.String)
@@ -360,61 +360,61 @@ def _about_weeks(weeks: pl.DataFrame | None) -> list[str]:
     """
     if weeks is None:
         return []
-    found = []
+    notes = []
     sold_out = int(weeks["out_of_stock"].sum()) if "out_of_stock" in weeks.columns else 0
     if sold_out:
-        found.append(
+        notes.append(
             f"Weeks with {IN_STOCK} below {ENOUGH_STOCK} count as unknown, since what was sold is less than was asked "
             f"for: {sold_out:,}."
         )
     share = (int(weeks["missing"].sum()) - sold_out) / max(int(weeks["weeks"].sum()), 1)
     if share > MISSING_SHARE:
-        found.append(
+        notes.append(
             f"{share:.0%} of the weeks between the first and the last row of a SKU in a store have no row. They count "
             "as unknown, not as weeks without sales: forecasts are of the weeks that have a row. If nothing was sold "
             "in those weeks, add rows with 0 units for them and ingest again."
         )
     if implausible := weeks["implausible"].sum():
-        found.append(
+        notes.append(
             f"Single weeks with more than {IMPLAUSIBLE:.0f} times the units of any week before them count as that "
             f"highest week before: {implausible:,}. (The first weeks of a SKU in a store are judged by each other; "
             f"negative ones count as zero.) Correct them in the source if they are typing errors."
         )
-    return found
+    return notes
 
 
 def _notes(
     train: pl.DataFrame, backtest: pl.DataFrame, model: Model, as_of: date, options: Options
 ) -> list[str]:
-    found = []
+    notes = []
     origins = backtest["origin"].n_unique()
-    wanted = len(options.backtest_origins(as_of))
-    if origins < wanted:
-        found.append(
-            f"The backtest has {origins} of {wanted} origins: before {as_of} there is no more history."
+    full_count = len(options.backtest_origins(as_of))
+    if origins < full_count:
+        notes.append(
+            f"The backtest has {origins} of {full_count} origins: before {as_of} there is no more history."
         )
     if origins == 1:
-        found.append("With one origin the backtest is not calibrated; the bundle is.")
+        notes.append("With one origin the backtest is not calibrated; the bundle is.")
     if origins == 0:
-        found.append("The bundle is not calibrated: there is too little history to hold any out.")
+        notes.append("The bundle is not calibrated: there is too little history to hold any out.")
     if model.without_plan is None:
-        found.append(
+        notes.append(
             f"{train.height} rows to learn from are too few for the pooled model; {LEAST_ROWS} are needed."
         )
     if model.blended:
-        found.append("Planned weeks are forecast by the mean of the pooled and the SKU's own model.")
+        notes.append("Planned weeks are forecast by the mean of the pooled and the SKU's own model.")
     if model.own_keys.height:
-        found.append(f"{model.own_keys.height:,} keys are forecast by their SKU's own model.")
-    return found + _beside_naive(backtest, model, options)
+        notes.append(f"{model.own_keys.height:,} keys are forecast by their SKU's own model.")
+    return notes + _beside_naive(backtest, model, options)
 
 
 def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> list[str]:
     """Which kinds of demand a naive forecast answers, and where the backtest is worse than one; with both WAPEs."""
-    used = pl.concat([model.unplanned.filter(pl.col("rung").is_in(contest.NAIVE)), model.planned])
+    choices = pl.concat([model.unplanned.filter(pl.col("rung").is_in(contest.NAIVE)), model.planned])
     names = {contest.LAST_WEEK: "last week's units", contest.LAST_YEAR: "the same week of last year"}
     names[contest.SEASON] = "last year's weeks at this year's level"
-    found = []
-    for kind, rows in [("all", backtest), *((k, backtest.filter(kind=k)) for k in used["kind"])]:
+    notes = []
+    for kind, rows in [("all", backtest), *((k, backtest.filter(kind=k)) for k in choices["kind"])]:
         wapes = rows.select(
             ours=metrics.wape("units", measuring.middle_column(options)),
             **{name: metrics.wape("units", name) for name in measuring.NAIVES},
@@ -424,16 +424,16 @@ def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> lis
         ours = wapes.pop("ours")
         name = min(wapes, key=lambda naive: wapes[naive])
         if kind != "all":
-            rung = used.filter(kind=kind)["rung"].item()
+            rung = choices.filter(kind=kind)["rung"].item()
             naive = contest.naive_of(rung)
             what = names[naive] if rung == naive else f"the mean of the models and {names[naive]}"
-            found.append(
+            notes.append(
                 f"Keys with {kind} demand are forecast by {what} (rung {rung}), which did best in the "
                 f"backtest: WAPE of the naive forecast {wapes.get(naive, wapes[name]):.1%}, of what is published {ours:.1%}."
             )
         elif wapes[name] < ours:
-            found.append(
+            notes.append(
                 f"The backtest is worse than a naive forecast: WAPE {ours:.1%}, of {names[name]} "
                 f"({name.replace('_', ' ')}) {wapes[name]:.1%}."
             )
-    return found
+    return notes

@@ -50,13 +50,13 @@ def watched(tables: Frames, as_of: date) -> pl.LazyFrame:
         value = (
             (column / _usual(column, "median")).log().fill_null(_NOT_KNOWN) if name in relative else column
         )
-        known = reported & column.is_not_null()
-        given = pl.when(known).then(value).when(~reported).then(_NOT_KNOWN)
-        features.append(given.alias(name))
-    found = grid.select(*KEY, pl.col("week").alias(CYCLE), *features)
+        is_known = reported & column.is_not_null()
+        cell = pl.when(is_known).then(value).when(~reported).then(_NOT_KNOWN)
+        features.append(cell.alias(name))
+    result = grid.select(*KEY, pl.col("week").alias(CYCLE), *features)
     begin = rows.select(pl.col("week").min()).collect().item()
     early = (begin or as_of) + timedelta(weeks=PAST_WEEKS)
-    return found.filter(pl.col(CYCLE) >= early) if as_of >= early + timedelta(weeks=PAST_WEEKS) else found
+    return result.filter(pl.col(CYCLE) >= early) if as_of >= early + timedelta(weeks=PAST_WEEKS) else result
 
 
 def _every_week(rows: pl.LazyFrame, end: date) -> pl.LazyFrame:

@@ -33,18 +33,18 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
     Left out are SKUs and stores that neither history nor stored plan knows, and weeks that are not forecast. A
     pair of a known SKU and a known store that is new stays. Raises `ContractError` where nothing is left.
     """
-    known = (
+    stored_keys = (
         pl.concat([tables[name].select(KEY) for name in ("history", "plan") if name in tables])
         .unique()
         .collect()
     )
     notes = []
     for column in KEY:
-        names = known[column].unique()
-        unknown = rows.filter(~pl.col(column).is_in(names.implode()))
-        if unknown.height:
-            notes.append(_unknown(column, unknown, names.to_list()))
-            rows = rows.join(unknown, on=ON, how="anti")
+        names = stored_keys[column].unique()
+        strange_rows = rows.filter(~pl.col(column).is_in(names.implode()))
+        if strange_rows.height:
+            notes.append(_unknown(column, strange_rows, names.to_list()))
+            rows = rows.join(strange_rows, on=ON, how="anti")
     first, last = as_of + timedelta(weeks=1), as_of + timedelta(weeks=horizon)
     outside = rows.filter(~pl.col("week").is_between(first, last))
     if outside.height:
@@ -62,26 +62,26 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
     if strange:
         notes.append(f"The history lacks {_listed(strange)}: these columns have no part in the forecast.")
     notes += categories.unknown(rows.lazy(), categories.of_history(tables, as_of), as_of)
-    new = rows.select(KEY).unique().join(known, on=KEY, how="anti").sort(KEY)
+    new = rows.select(KEY).unique().join(stored_keys, on=KEY, how="anti").sort(KEY)
     if new.height:
         pairs = _listed([f"{sku} in {store}" for sku, store in new.iter_rows()])
         notes.append(
             f"{new.height:,} pairs of SKU and store are new and count as zero in the stored plan: {pairs}."
         )
     if rows.is_empty():
-        told = "\n".join(notes) or "It has no rows."
+        lines = "\n".join(notes) or "It has no rows."
         raise ContractError(
-            f"Nothing of the plan has a part in the forecast.\n{told}\nCorrect the plan, or its columns."
+            f"Nothing of the plan has a part in the forecast.\n{lines}\nCorrect the plan, or its columns."
         )
     return rows, notes
 
 
-def _unknown(column: str, rows: pl.DataFrame, known: Sequence[str]) -> str:
+def _unknown(column: str, rows: pl.DataFrame, candidates: Sequence[str]) -> str:
     names = sorted(rows[column].unique())
     what = {"sku": "SKU", "store": "store"}[column]
     return (
         f"{rows.height:,} rows are of {what}s that neither the history nor the stored plan has, and are left out: "
-        f"{_listed(names)}. {suggestion(names[0], known)}"
+        f"{_listed(names)}. {suggestion(names[0], candidates)}"
     )
 
 
@@ -90,34 +90,36 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:NAMED]) + more
 
 
-def merged(stored: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
+def merged(stored_plan: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
     """The stored plan with `rows` in it; see the module's docstring."""
-    if stored is None:
+    if stored_plan is None:
         return rows.sort(ON)
-    cast = rows.cast({name: stored.schema[name] for name in rows.columns if name in stored.columns})
-    given = [name for name in cast.columns if name not in (*ON, "shard")]
-    kept = [name for name in stored.columns if name not in cast.columns]
-    new = cast.join(stored.select(*ON, *kept), on=ON, how="left")
-    rest = stored.join(cast, on=ON, how="anti")
-    return pl.concat([rest, new.select(*ON, "shard", *given, *kept)], how="diagonal").sort(ON)
+    cast = rows.cast({name: stored_plan.schema[name] for name in rows.columns if name in stored_plan.columns})
+    plan_columns = [name for name in cast.columns if name not in (*ON, "shard")]
+    other_columns = [name for name in stored_plan.columns if name not in cast.columns]
+    new = cast.join(stored_plan.select(*ON, *other_columns), on=ON, how="left")
+    rest = stored_plan.join(cast, on=ON, how="anti")
+    return pl.concat([rest, new.select(*ON, "shard", *plan_columns, *other_columns)], how="diagonal").sort(ON)
 
 
-def changed(stored: pl.DataFrame | None, plan: pl.DataFrame) -> pl.DataFrame:
+def changed(stored_plan: pl.DataFrame | None, plan: pl.DataFrame) -> pl.DataFrame:
     """Rows of `plan` that are not so in the stored one."""
-    if stored is None:
+    if stored_plan is None:
         return plan
     names = plan.columns
-    lacking = [pl.lit(None, plan.schema[name]).alias(name) for name in names if name not in stored.columns]
-    return plan.join(stored.with_columns(lacking).select(names), on=names, how="anti", nulls_equal=True)
+    lacking = [
+        pl.lit(None, plan.schema[name]).alias(name) for name in names if name not in stored_plan.columns
+    ]
+    return plan.join(stored_plan.with_columns(lacking).select(names), on=names, how="anti", nulls_equal=True)
 
 
-def beside(stored: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
+def beside(stored_plan: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` of a plan as a table for people: columns that differ from the stored plan, before and now."""
     names = [name for name in rows.columns if name not in (*ON, "shard")]
-    if stored is None:
+    if stored_plan is None:
         return rows.select(*ON, *names)
-    before = [name for name in names if name in stored.columns]
-    both = rows.join(stored.select(*ON, *before), on=ON, how="left", suffix=" before").sort(ON)
+    before = [name for name in names if name in stored_plan.columns]
+    both = rows.join(stored_plan.select(*ON, *before), on=ON, how="left", suffix=" before").sort(ON)
     differs = [
         name
         for name in names
@@ -134,15 +136,13 @@ def affected(requested: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def differences(
-    stored: pl.DataFrame, other: pl.DataFrame, columns: Sequence[str], middle: str
-) -> pl.DataFrame:
+def differences(base: pl.DataFrame, other: pl.DataFrame, columns: Sequence[str], middle: str) -> pl.DataFrame:
     """A line per key and week of the forecasts by two plans, sorted by key and week.
 
     Columns: sku, store, week; `stored` and `changed`, the medians, null where a plan has no such key; `difference`,
     where a missing one counts as zero; and all quantiles of both, as `stored_q5`, `changed_q5` and so on.
     """
-    both = _named(stored, "stored", columns, middle).join(
+    both = _named(base, "stored", columns, middle).join(
         _named(other, "changed", columns, middle), on=ON, how="full", coalesce=True
     )
     return (
@@ -157,7 +157,7 @@ def _named(rows: pl.DataFrame, name: str, columns: Sequence[str], middle: str) -
 
 
 def in_order(
-    lines: pl.DataFrame, stored: pl.DataFrame | None, plan: pl.DataFrame
+    lines: pl.DataFrame, stored_plan: pl.DataFrame | None, plan: pl.DataFrame
 ) -> tuple[pl.DataFrame, list[str]]:
     """`lines` of `differences` in which a lower price alone never lowers a forecast, nor a higher one raises it.
 
@@ -166,18 +166,18 @@ def in_order(
     rows where the price of the week is all that differs for the key and nothing differs for the other SKUs of the
     store; a note says in how many.
     """
-    if stored is None or PRICE not in plan.columns or PRICE not in stored.columns:
+    if stored_plan is None or PRICE not in plan.columns or PRICE not in stored_plan.columns:
         return lines, []
-    rows = changed(stored, plan)
-    alone = rows.filter(pl.len().over("store", "week") == 1).join(stored, on=ON, suffix="_before")
+    rows = changed(stored_plan, plan)
+    alone = rows.filter(pl.len().over("store", "week") == 1).join(stored_plan, on=ON, suffix="_before")
     others = [name for name in plan.columns if f"{name}_before" in alone.columns and name != PRICE]
     same = [pl.col(name).eq_missing(pl.col(f"{name}_before")) for name in others]
     moves = alone.filter(same).select(*ON, move=(pl.col(PRICE) - pl.col(f"{PRICE}_before")).sign())
-    told = lines.join(moves, on=ON, how="left", maintain_order="left")
+    with_move = lines.join(moves, on=ON, how="left", maintain_order="left")
     pairs = [
         (name, name.replace("changed", "stored", 1)) for name in lines.columns if name.startswith("changed")
     ]
-    held = told.with_columns(
+    result = with_move.with_columns(
         pl.when(pl.col("move") < 0)
         .then(pl.max_horizontal(now, before))
         .when(pl.col("move") > 0)
@@ -186,13 +186,13 @@ def in_order(
         .alias(now)
         for now, before in pairs
     )
-    count = (held["changed"] != told["changed"]).sum()
-    held = held.with_columns(_DIFFERENCE)
+    count = (result["changed"] != with_move["changed"]).sum()
+    result = result.with_columns(_DIFFERENCE)
     note = (
         f"{count:,} medians moved with the price, not against it, and are held at those of the stored plan: the "
         "calibration of a promoted week is another than that of a regular one. A forecast by this plan has them as they are."
     )
-    return held.select(lines.columns), [note] if count else []
+    return result.select(lines.columns), [note] if count else []
 
 
 def bands(lines: pl.DataFrame, files: Mapping[str, File], as_of: date, options: Options) -> pl.DataFrame:
@@ -203,18 +203,18 @@ def bands(lines: pl.DataFrame, files: Mapping[str, File], as_of: date, options: 
     """
     only = replace(options, totals=(totals.TOTAL,))
     step = ((pl.col("week") - as_of).dt.total_days() // 7).cast(pl.Int32).alias("step")
-    found = []
+    frames = []
     for plan in ("stored", "changed"):
         quantiles = [pl.col(f"{plan}_{name}").alias(name) for name in options.columns]
         rows = lines.drop_nulls(plan).select(*ON, step, *quantiles)
         sums = totals.totals(rows.lazy(), files, {}, only)
-        found.append(sums.select(pl.lit(plan).alias("plan"), "week", "weeks", "expected", *options.columns))
-    return pl.concat(found)
+        frames.append(sums.select(pl.lit(plan).alias("plan"), "week", "weeks", "expected", *options.columns))
+    return pl.concat(frames)
 
 
 def summed(lines: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """The medians of `differences`, summed by columns, with the difference and its share of the stored sum."""
     sums = [pl.col(name).sum() for name in ("stored", "changed", "difference")]
-    found = lines.group_by(by).agg(sums) if by else lines.select(sums)
+    result = lines.group_by(by).agg(sums) if by else lines.select(sums)
     share = pl.when(pl.col("stored") > 0).then(pl.col("difference") / pl.col("stored"))
-    return found.with_columns(share.alias("share")).sort(by or "stored")
+    return result.with_columns(share.alias("share")).sort(by or "stored")

@@ -52,10 +52,10 @@ def sections(
         "Pairs that may differ": f"{lines.select(KEY).n_unique():,}",
     }
     figures |= _whole(bands)
-    told = "\n".join(f"- {note}" for note in notes)
+    items = "\n".join(f"- {note}" for note in notes)
     text = (
         f"Nothing was published. Sales are known up to the week of **{as_of}**. All figures are of the pairs that have a "
-        f"SKU or a store whose plan differs: other pairs are forecast alike by both plans. {about_sums(bands)}\n\n{told}"
+        f"SKU or a store whose plan differs: other pairs are forecast alike by both plans. {about_sums(bands)}\n\n{items}"
     )
     return [
         Section("Both plans", [Figures(figures), Text(text), _weeks(lines, bands)]),
@@ -67,11 +67,11 @@ def sections(
 
 def _whole(bands: pl.DataFrame) -> dict[str, str]:
     """The outermost band of all weeks together, by plan."""
-    named = list(quantile_columns(bands.columns))
+    names = list(quantile_columns(bands.columns))
     whole = bands.filter(pl.col("weeks") == pl.col("weeks").max())
     return {
-        f"{plan.capitalize()} plan, {named[0][1:]}–{named[-1][1:]}%": f"{page.compact(low)} – {page.compact(high)}"
-        for plan, low, high in whole.select("plan", named[0], named[-1]).iter_rows()
+        f"{plan.capitalize()} plan, {names[0][1:]}–{names[-1][1:]}%": f"{page.compact(low)} – {page.compact(high)}"
+        for plan, low, high in whole.select("plan", names[0], names[-1]).iter_rows()
     }
 
 
@@ -85,9 +85,9 @@ def _weeks(lines: pl.DataFrame, bands: pl.DataFrame) -> page.Part:
     caption = "Sum of the median forecasts of these pairs, by both plans."
     single = bands.filter(plan="changed", weeks=1)
     if single.height:
-        named = quantile_columns(bands.columns)
-        low, high = next(iter(named)), list(named)[-1]
-        span = f"{named[low]:g}–{named[high]:g}%"
+        quantiles = quantile_columns(bands.columns)
+        low, high = next(iter(quantiles)), list(quantiles)[-1]
+        span = f"{quantiles[low]:g}–{quantiles[high]:g}%"
         there, lows, highs = (single[name].to_list() for name in ("week", low, high))
         area = line(f"Changed plan, {span}", there + there[::-1], highs + lows[::-1], page.OUTER)
         data.insert(
@@ -103,16 +103,16 @@ def _explorer(lines: pl.DataFrame, tables: Frames, as_of: date) -> Explorer:
     since = as_of - timedelta(weeks=HISTORY_WEEKS)
     past = tables["history"].filter(pl.col("week") > since, pl.col("week") <= as_of)
     past = past.join(keys.lazy().select(KEY), on=KEY, how="semi")
-    named = quantile_columns([name.removeprefix("changed_") for name in lines.columns])
-    low, high = next(iter(named)), list(named)[-1]
-    label = f"{named[low]:g}–{named[high]:g}%"
+    quantiles = quantile_columns([name.removeprefix("changed_") for name in lines.columns])
+    low, high = next(iter(quantiles)), list(quantiles)[-1]
+    label = f"{quantiles[low]:g}–{quantiles[high]:g}%"
     bands = [Band(f"changed_{low}", f"changed_{high}", f"Changed plan, {label}")] if low != high else []
-    stored = Track(lines.lazy(), expected=Line("stored", "Stored plan", page.MUTED))
+    base = Track(lines.lazy(), expected=Line("stored", "Stored plan", page.MUTED))
     other = Track(lines.lazy(), expected=Line("changed", "Changed plan"), bands=bands)
     return Explorer(
         {"sku": "SKU", "store": "Store"},
         "week",
-        [Track(past, Line("units", "Sold")), other, stored],
+        [Track(past, Line("units", "Sold")), other, base],
         unit="Units per week",
         start=dict(zip(KEY, keys.select(KEY).row(0), strict=True)),
         caption="Median forecasts by both plans. The pair that differs most comes first.",

@@ -72,7 +72,7 @@ def test_last_year_counts_twice_as_much_as_the_models_and_where_it_is_unknown_th
         last_year=pl.Series([40.0, float("nan")])
     )
     models, usual, year_ago = np.full((2, 1), 0.5), 0.5, np.log(4.1)
-    candidates = contest.candidates(models, models, rows, 0, planned=True)
+    candidates = contest.candidates(models, models, rows, 0, has_plan=True)
     assert candidates["last_year_with_blend"][0] == pytest.approx((usual + 2 * year_ago) / 3)
     assert candidates["blend_with_last_year"][0] == pytest.approx((2 * usual + year_ago) / 3)
     assert np.isnan([candidates[name][1] for name in contest.PLANNED if "last_year" in name]).all()
