@@ -42,7 +42,7 @@ def ingest(
     """Read telemetry, errors, maintenance, failures and machines into the store's tables.
 
     Reading the same files again changes nothing. Rows that break the contract go to quarantine. The
-    event `almanac.machines.ingested` tells the table versions and the time range that is new.
+    event `almanac.machines.ingested` reports the table versions and the new time range.
 
     Args:
         telemetry: Readings at regular intervals: machine_id, time, and a numeric column per sensor. Like
@@ -51,10 +51,10 @@ def ingest(
         maintenance: Replacements of components: machine_id, time, component. Left out where machines run
             to failure; a failure counts as a replacement.
         errors: Errors that machines reported: machine_id, time, error.
-        machines: What is known of the machines: machine_id and, where known, model, age_years.
+        machines: Attributes of the machines: machine_id and, where known, model, age_years.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
-            for one table; component==pump gives all rows one value. Known without it: machineID, datetime, errorID,
-            comp, failure, age.
+            for one table; component==pump gives all rows one value. Recognised without a mapping: machineID,
+            datetime, errorID, comp, failure, age.
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
         telemetry_marks: Which end of its interval a telemetry row's time marks; settled at the first ingest
             (default end).
@@ -106,17 +106,17 @@ def train(
         estimator: What predicts: gradient-boosted trees, a random forest, or one decision tree. Default: the
             champion's where it was tuned, else lightgbm.
         every: Distance of the rows of a machine that are learnt from and scored.
-        windows: Lengths of the windows that telemetry is summed up over; default 12h, 24h and 36h,
+        windows: Lengths of the windows that telemetry is summarised over; default 12h, 24h and 36h,
             or 1, 5 and 20 intervals where telemetry comes every 12 hours to every month.
-        keep_column: A sensor to learn from although it tells the outcome by itself; without it such a column is
+        keep_column: A sensor to use although it reveals the outcome by itself; by default such a column is
             left out, and named in the notes.
-        missed_failure_cost: What a failure costs that no inspection came before; with the next one it
-            settles the probability from which an inspection is worth it.
-        component_cost: What such a failure of one component costs, where that is another amount: COMPONENT=AMOUNT.
-        needless_inspection_cost: What an inspection costs that no failure would have followed.
+        missed_failure_cost: Cost of a failure without an inspection before it; together with
+            needless_inspection_cost it sets the probability from which an inspection is worth it.
+        component_cost: Cost of such a failure of one component, where it differs: COMPONENT=AMOUNT.
+        needless_inspection_cost: Cost of an inspection that no failure would have followed.
         inspect_every_days: The plan to compare with: every component is inspected once in this many days.
-        lead: How long before a failure an alarm has to come to prevent it; default: the next shorter horizon, so that
-            the alarms of a week say more than those of a day.
+        lead: How long before a failure an alarm has to come to prevent it; default: the next shorter horizon, so
+            the alarms of a week come earlier than those of a day.
         reason: Why an event asks for this training; with one, it counts towards the budget.
         budget: Trainings in 30 days, at most, that events may ask for; over it, the run ends as skipped.
         seed: Seed of everything random in training.
@@ -154,7 +154,7 @@ def score(
 ) -> dict[str, Any]:
     """Score every component of every machine at one time, or at each row time of a range, and publish.
 
-    A run that was stopped is started again with the same parameters: it does what is missing.
+    A run that was stopped is started again with the same parameters: it does only what is missing.
 
     Args:
         as_of: Day (its end) or time up to which data is used; default: the last telemetry. Times without
@@ -190,12 +190,12 @@ def evaluate(
     machines_per_day: Annotated[int, Field(ge=1)] = 10,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Judge what was published, or what a bundle would have said, by what then happened.
+    """Judge published risks, or the risks a bundle would have given, by their outcomes.
 
     Without a bundle: every published time that is due: never judged, published anew, with outcomes that
     were pending, or whose outcomes were restated. Rows whose horizon reaches past the data are pending, and
     count in no measure. Judging twice gives the same rows. Where what was published has become worse than
-    chance explains, the event `almanac.machines.degraded` says so.
+    chance explains, the event `almanac.machines.degraded` reports it.
 
     Args:
         from_: First published time or day to judge, due or not; of a bundle: first row time, by default the
@@ -204,7 +204,7 @@ def evaluate(
             telemetry.
         bundle: Number of a bundle to judge over a range, whether it was used or not; default: what was published.
         at_most: Published times to judge without from and to, at most; the others are left for the next run.
-        cooldown_days: Days after a degraded week that was told, in which no other one is told.
+        cooldown_days: Days after an announced degraded week in which no other is announced.
         machines_per_day: How many machines can be looked at in a day: the first so many of each day are judged, beside
             the best possible.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
@@ -236,7 +236,7 @@ def run(_: dict[str, Any], store: str | None = None) -> dict[str, Any]:
 
 
 def _since(name: str, first: Moment | None) -> dict[str, str]:
-    """The option that holds the begin of a range."""
+    """The option for the start of a range."""
     return {} if first is None else {name: moment(first, start_of_day=True).isoformat()}
 
 

@@ -1,9 +1,9 @@
-"""Alarms as decisions: what is opened is told once, goes on while it is risky, and is closed when it is not.
+"""Alarms as decisions: each is announced once, goes on while the risk is high, and is closed when it is not.
 
 An alarm is of a machine, a component and a horizon. It opens where the probability reaches the threshold, and goes on as
-long as the probability stays above `STAYS` of it, so that a probability that swings about the threshold is one alarm. A
-component that is under work, or that has no probability any more, has its alarm closed. What rises again within the
-cooldown after that, without work in between, is the same alarm, and is not told again.
+long as the probability stays above `STAYS` of it, so a probability that swings about the threshold is one alarm. A
+component that is under work, or no longer has a probability, has its alarm closed. A risk that rises again within the
+cooldown after that, without work in between, is the same alarm, and is not announced again.
 
 No more than the inspections of a day are opened within 24 hours, shorter horizons first, then by what an inspection is
 expected to save; the others wait, and try again in the next run. A component with an alarm has its inspection already.
@@ -125,7 +125,7 @@ def _opened(current: pl.DataFrame, past: pl.DataFrame, as_of: datetime, options:
 
 
 def at_risk(alarm_rows: pl.DataFrame) -> list[Event]:
-    """An event for each machine with alarms (see `ALARMS`) that were opened, the machine of the best rank first.
+    """An event for each machine with newly opened alarms (see `ALARMS`), the machine of the best rank first.
 
     Its payload: `machine_id`, `time`, and `risks`: component, horizon_hours, probability, rank and reasons
     of each such alarm, the shortest horizon first.

@@ -1,4 +1,4 @@
-"""From an estimator's output to a probability that can be taken at its word, learnt on held-out time.
+"""Calibration of an estimator's output to the observed share of failures, learnt on held-out time.
 
 A calibration is a plain dict, ready for JSON::
 
@@ -23,7 +23,7 @@ _PRIOR, _FEW_PRIOR = 5.0, 0.1
 
 
 def calibration(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
-    """The calibration that fits held-out outcomes best; never falling.
+    """The monotone calibration that fits held-out outcomes best.
 
     Isotonic regression where at least 1,000 rows failed, as it bends to any shape but needs many;
     else Platt's sigmoid; identity where none or all failed.
@@ -96,7 +96,7 @@ def platt(
 
 
 def isotonic(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
-    """The never falling function nearest to the outcomes in least squares.
+    """The least-squares fit to the outcomes by a function that never falls.
 
     Zadrozny & Elkan (2002), "Transforming classifier scores into accurate multiclass probability estimates".
     """

@@ -16,7 +16,7 @@ _FEW = 10
 
 
 def span(hours: int) -> str:
-    """A horizon as a reader would say it.
+    """A horizon as shown to readers.
 
     >>> span(24), span(168), span(36)
     ('24 h', '7 d', '36 h')
@@ -25,7 +25,7 @@ def span(hours: int) -> str:
 
 
 def calibration(backtests: Mapping[int, pl.DataFrame]) -> Chart:
-    """Share that failed against the probability given, per horizon; each of `backtests` has probability and failed."""
+    """Share that failed against the predicted probability, per horizon; each of `backtests` has probability and failed."""
     data: list[dict[str, Any]] = [
         {
             **_line("as promised", [0, 1], [0, 1], page.MUTED),
@@ -51,7 +51,7 @@ def calibration(backtests: Mapping[int, pl.DataFrame]) -> Chart:
         )
     axes = {
         "xaxis": {
-            "title": {"text": "Probability given"},
+            "title": {"text": "Predicted probability"},
             "tickformat": ".0%",
             "range": [0, 1],
             "type": "linear",
@@ -59,9 +59,9 @@ def calibration(backtests: Mapping[int, pl.DataFrame]) -> Chart:
         "yaxis": {"title": {"text": "Share that failed"}, "tickformat": ".0%", "range": [0, 1.02]},
     }
     caption = (
-        "How often components failed that were given a probability, in ten bins; larger dots hold more "
+        "Observed share of failures by predicted probability, in ten bins; larger dots hold more "
         "rows, bins of fewer than ten are left out. "
-        "On the dotted line probabilities can be taken at their word."
+        "On the dotted line the two are equal."
     )
     return Chart({"data": data, "layout": {**axes, "hovermode": "closest"}}, caption)
 
@@ -88,7 +88,7 @@ def curves(backtests: Mapping[int, pl.DataFrame]) -> Chart:
 
 
 def importance(metrics: pl.DataFrame, hours: Sequence[int], most: int = 12) -> Chart | None:
-    """The features that say most, mean over the components, per horizon; None where that is not known."""
+    """The most important features, as the mean over the components, per horizon; None where importance is not known."""
     shares = []
     for horizon in hours:
         rows = metrics.filter(pl.col("slice").str.starts_with(f"importance_{horizon}h_"))
@@ -115,11 +115,11 @@ def importance(metrics: pl.DataFrame, hours: Sequence[int], most: int = 12) -> C
         "xaxis": {"title": {"text": "Share of what was learnt"}, "tickformat": ".0%", "type": "linear"},
         "yaxis": {"type": "category", "automargin": True},
     }
-    return Chart({"data": data, "layout": layout}, "The features that say most, mean over the components")
+    return Chart({"data": data, "layout": layout}, "The most important features, mean over the components")
 
 
 def said(feature: str) -> str:
-    """The name of a feature to read.
+    """The name of a feature as shown to readers.
 
     >>> said("volt_mean_24h"), said("comp1_replaced_days")
     ('volt mean 24 h', 'comp1 replaced days')

@@ -54,7 +54,7 @@ class Failures(dy.Schema):
 
 
 class Machines(dy.Schema):
-    """What is known of a machine that does not change."""
+    """Attributes of a machine that do not change."""
 
     machine_id = dy.String(min_length=1)
     model = dy.String(nullable=True)
@@ -71,7 +71,7 @@ class MachinesTable(Table):
 
 @dataclass(frozen=True)
 class AttributesTable(MachinesTable):
-    """What is known of machines. A source may lack the model, the age or both: they are unknown then."""
+    """Attributes of machines. A source may lack the model, the age or both: they are then null."""
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class EventsTable(MachinesTable):
     """Failures or replacements; a record whose time or component was corrected does not stay beside its correction."""
 
     def told(self, frame: pl.DataFrame, stored: Frames) -> tuple[str, ...]:
-        """Which texts are read as one component, as they have the same words."""
+        """A note that names the texts which are read as one component because they have the same words."""
         before = [stored[self.name].select("component")] if self.name in stored else []
         texts = pl.concat([frame.lazy().select("component"), *before]).unique().sort("component")
         kinds = (
@@ -111,7 +111,7 @@ class EventsTable(MachinesTable):
     def corrected(self, stored: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
         """Stored records that `rows` lack, where these are the same records again and have a new one within a day.
 
-        They are the same again where they have at least half of what is stored of their machines and time.
+        They are the same records where they include at least half of those stored for their machines and time.
         """
         near = timedelta(hours=24)
         low, high = rows.select(pl.col("time").min().alias("low"), pl.col("time").max()).collect().row(0)
@@ -188,14 +188,14 @@ class TelemetryTable(MachinesTable):
         hours = options.get("telemetry_hours") or interval_hours(good.lazy())
         if hours is None:
             raise ContractError(
-                f"{self.name}: times mark the start of an interval, but no machine has two rows to tell its "
-                "length by. Say it with --telemetry-hours, e.g. 1."
+                f"{self.name}: times mark the start of an interval, but no machine has two rows that show "
+                "its length. Give it with --telemetry-hours, e.g. 1."
             )
         return dataclasses.replace(accepted, good=end_labelled(good.lazy(), hours).collect())
 
 
 def _counts(numbers: pl.Series) -> bool:
-    """Whether all are numbers that stand for no time: too small for days as Excel counts them."""
+    """Whether all are numbers too small to be times, even as days in Excel's count."""
     return not numbers.null_count() and bool(numbers.is_between(0, 20_000).all())
 
 
@@ -263,7 +263,7 @@ def sensors(telemetry: pl.LazyFrame) -> list[str]:
 def known(tables: Frames, as_of: datetime) -> dict[str, pl.LazyFrame]:
     """The tables as they were known at `as_of`: rows of a later time are left out.
 
-    Of a failure that is logged again until it is repaired the first record is left, see `chains`.
+    Where a failure is logged again until it is repaired, only the first record stays, see `chains`.
     """
     visible = {
         name: frame.filter(pl.col("time") <= as_of) if "time" in frame.collect_schema() else frame
@@ -286,7 +286,7 @@ def interval_hours(telemetry: pl.LazyFrame) -> float | None:
     """The interval of the telemetry: the commonest distance between a machine's consecutive rows.
 
     Looks at up to 20 machines. Null where no machine has two rows; the shorter of two equally common.
-    Where clocks jitter, so that hardly two distances are the same, distances that differ by less than a
+    Where clocks jitter, so that hardly any two distances are equal, distances that differ by less than a
     tenth count as one, and their median is taken to whole hours, minutes or seconds.
     """
     machines = telemetry.select(pl.col("machine_id").unique().sort()).collect()["machine_id"]

@@ -1,8 +1,8 @@
-"""What a way of inspecting costs: failures that nobody came before, and inspections that nothing followed.
+"""The cost of an inspection policy: failures without an inspection before them, and needless inspections.
 
 An inspection of a component at T prevents the first failure in (T, T + horizon]. It is needless where
-none is in there, and the component is left alone for that long after it. What a failure costs that
-was not prevented, and what a needless inspection costs, are the two settings.
+none is in there, and the component is left alone for that long after it. The two settings are the cost of
+a failure that was not prevented and the cost of a needless inspection.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,12 +51,12 @@ def bill(
 
 
 def cost_of_counts(options: Options) -> pl.Expr:
-    """What rows of `counts` cost."""
+    """The cost of each row of `counts`."""
     return pl.col("missed") * missed_cost(options) + pl.col("needless") * options.needless_inspection_cost
 
 
 def missed_cost(options: Options) -> pl.Expr:
-    """What a failure of each row's `component` costs that no inspection came before."""
+    """The cost of a failure of each row's `component` that no inspection prevented."""
     if not options.component_costs:
         return pl.lit(options.missed_failure_cost)
     return pl.col("component").replace_strict(

@@ -107,9 +107,9 @@ class Fitted:
 
 
 class Learner:
-    """Fits the estimator of `options` to one set of rows `X`, as often as there are outcomes of them.
+    """Fits the estimator of `options` to one set of rows `X`, once per set of outcomes.
 
-    What a fit gives depends neither on the number of threads nor on what was fitted before. `judge`
+    A fit depends neither on the number of threads nor on earlier fits. `judge`
     are rows of later time, to settle the number of trees by.
     """
 
@@ -133,7 +133,7 @@ class Learner:
 
 
 class _Boosting:
-    """LightGBM on rows that are put into bins once."""
+    """LightGBM on rows that are binned once."""
 
     def __init__(self, X: Matrix, weight: Floats, options: Options, judge: Matrix | None) -> None:
         from models.boosting import lgb

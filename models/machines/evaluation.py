@@ -1,8 +1,8 @@
-"""How good probabilities of failure were, against what then happened.
+"""Measures of how well probabilities of failure matched the outcomes.
 
 A judged row is one machine, component, time and horizon: `probability`, `threshold`,
 `above_threshold` (the alarm), `failed` (null while pending: the horizon reaches past what is observed),
-`next_failure_hours`, `under_work`. Measures that are said to be over all components pool their rows
+`next_failure_hours`, `under_work`. Measures over all components pool their rows
 (micro average): a row counts as a true positive where that very component fails within the horizon.
 """
 
@@ -100,7 +100,7 @@ def measures(rows: pl.DataFrame, options: Options) -> dict[str, float]:
     horizon before), `warned_early` (one that came before an alarm of the next shorter horizon could), `lead_hours` (median
     time from the first such alarm to the failure); and the costs `saved_to_never` and `saved_to_every_n_days`, each with the
     interval from `_low` to `_high` that holds 80 %. A measure that is not defined is left out.
-    A row without model counts as an alarm that was not given, and as a probability of next to nothing.
+    A row without model counts as no alarm, and as a probability close to 0.
     """
     final_rows = rows.filter(pl.col("failed").is_not_null())
     if final_rows.is_empty():
@@ -226,7 +226,7 @@ def _warnings(rows: pl.DataFrame, options: Options) -> dict[str, float]:
 def _savings(rows: pl.DataFrame, options: Options) -> dict[str, float]:
     """Money saved with the alarms of one horizon, against never inspecting and against a fixed plan.
 
-    `_low` and `_high` hold 80 % of what other machines of the same kind would have saved, by drawing from these anew.
+    `_low` and `_high` enclose 80 % of the savings of bootstrap samples of the machines.
     """
     hours = int(rows["horizon_hours"][0])
     failures = failures_of(rows)
@@ -248,7 +248,7 @@ def _savings(rows: pl.DataFrame, options: Options) -> dict[str, float]:
 
 
 def _costs(machines: pl.DataFrame, counts: pl.DataFrame, options: Options) -> NDArray[np.float64]:
-    """What each of `machines` cost, by `costs.counts`."""
+    """The cost of each of `machines`, from `costs.counts`."""
     priced = counts.group_by("machine_id").agg(costs.cost_of_counts(options).sum().alias("cost"))
     table = machines.join(priced, on="machine_id", how="left", maintain_order="left")
     return table["cost"].fill_null(0.0).to_numpy()
@@ -309,9 +309,9 @@ def first_looked_at(rows: pl.DataFrame, machines_per_day: int) -> dict[str, floa
 def life_measures(lives: pl.DataFrame) -> dict[str, float]:
     """How good remaining lives were, of rows that each stand for one machine, component and time.
 
-    A life is judged when its band is over, so that which ones are does not depend on how they ended. `rmse_hours` is of
-    the median; a component that still runs counts with the hours that it was seen to run. `in_band`: the share that
-    ended between the quantiles 10 and 90, which 0.8 are to; `band_hours`: the mean width; `rows`: how many.
+    A life is judged once its band has passed, so the selection does not depend on how lives ended. `rmse_hours` is the
+    error of the median; a component that still runs counts with the hours that it was observed. `in_band`: the share
+    that ended between the quantiles 10 and 90, ideally 0.8; `band_hours`: the mean width; `rows`: how many.
     """
     low, middle, high = ("life_q10_hours", "life_q50_hours", "life_q90_hours")
     over = lives.filter(pl.col(high) <= pl.col(OBSERVED))

@@ -1,8 +1,8 @@
-"""Why a risk is high: the features that speak most for it, in words and numbers.
+"""Why a risk is high: the features that contribute most to it, in words and numbers.
 
 Contributions of an estimator add up, so those of all features of one subject (a sensor, an error, the
-age of a component) are taken together: they tell one story. The three subjects that add most are
-named, each by its strongest feature. Only what speaks for a failure is told.
+age of a component) are added. The three subjects that contribute most are
+named, each by its strongest feature. Only contributions that raise the risk are listed.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def reasons(estimator: Estimator, X: Matrix, features: Sequence[Feature], most: 
 
 
 def effect(total: float, unit: str) -> str:
-    """What a contribution does to the risk.
+    """The effect of a contribution on the risk, as text.
 
     >>> effect(2.0, "odds"), effect(7.0, "odds"), effect(0.25, "probability")
     ('odds x 7.4', 'odds x 1,097', '+0.250')
@@ -62,7 +62,7 @@ def effect(total: float, unit: str) -> str:
 
 
 def in_words(feature: Feature, row: NDArray[np.float32], columns: dict[str, int]) -> str:
-    """A feature of one row as a reader would say it; `columns` is the position of each feature.
+    """A feature of one row in words; `columns` is the position of each feature.
 
     >>> f = Feature("pump_replaced_days", "component", "pump", "replaced")
     >>> in_words(f, np.array([12.25], dtype=np.float32), {"pump_replaced_days": 0})

@@ -87,7 +87,7 @@ def _telemetry_track(view: View, recent: pl.LazyFrame, sensors: list[str], near:
 def _at_readings(
     events: pl.LazyFrame, readings: pl.LazyFrame, column: str, name: str, near: timedelta
 ) -> pl.LazyFrame:
-    """Events by machine and the time of the reading that followed: which, as text."""
+    """Events as text, by machine and the time of the reading that followed."""
     times = readings.select("machine_id", "time").sort("time").with_columns(at="time")
     return (
         events.select("machine_id", "time", column)
@@ -105,7 +105,7 @@ def _risk_tracks(view: View, machines: pl.LazyFrame, since: datetime, hours: int
     """The probability of each component's failure over time, as published and in the backtest, and its failures."""
     inside = (pl.col("horizon_hours") == hours) & pl.col("time").is_between(since, view.as_of, closed="right")
 
-    def told(frames: list[pl.LazyFrame]) -> tuple[pl.LazyFrame, list[Mark]]:
+    def track_rows(frames: list[pl.LazyFrame]) -> tuple[pl.LazyFrame, list[Mark]]:
         parts = [f.filter(inside).select(*KEY, "time", "probability", source=i) for i, f in enumerate(frames)]
         rows = pl.concat(parts).join(machines, on="machine_id", how="semi").sort("source")
         rows = rows.group_by(*KEY, "time").last().sort("time")
@@ -120,8 +120,8 @@ def _risk_tracks(view: View, machines: pl.LazyFrame, since: datetime, hours: int
             "component"
         ), marks
 
-    published, failed = told([*_earlier(view, since, inside), view.run.published])
-    backtest, failed_then = told([view.run.backtest])
+    published, failed = track_rows([*_earlier(view, since, inside), view.run.published])
+    backtest, failed_then = track_rows([view.run.backtest])
     return [
         Track(published, actual=Line("probability", "Published risk", page.ACCENT), marks=failed),
         Track(backtest, expected=Line("probability", "Risk in the backtest"), marks=failed_then),
@@ -142,7 +142,7 @@ def _failed_before(rows: pl.LazyFrame, failures: pl.LazyFrame, every_hours: int)
 
 
 def _earlier(view: View, since: datetime, inside: pl.Expr) -> list[pl.LazyFrame]:
-    """Rows `inside` that earlier runs published, of each time the last word; at most the last `MOMENTS` runs."""
+    """Rows `inside` that earlier runs published, the latest for each time; at most the last `MOMENTS` runs."""
     if "risks" not in view.run.derived:
         return [] if view.run.previous is None else [view.run.previous]
     past = view.run.derived["risks"].filter(pl.col("as_of").is_between(since, view.as_of, closed="none"))
@@ -153,7 +153,7 @@ def _earlier(view: View, since: datetime, inside: pl.Expr) -> list[pl.LazyFrame]
 
 
 def _about(view: View, first: str, machines: pl.LazyFrame) -> pl.LazyFrame:
-    """What the explorer says about a machine, with its first panel: model, age, and its highest risk."""
+    """The explorer's header of each machine, with its first panel: model, age, and its highest risk."""
     highest = (
         view.listed.lazy()
         .group_by("machine_id", maintain_order=True)

@@ -7,8 +7,8 @@ Contract::
     used_features(vocabulary, options) -> list[Feature]   those of them that the estimators see
     build(tables, vocabulary, machines, last, count, options) -> pl.DataFrame
 
-`build` gives machine_id, time, `readings` and the features (Float32; null where there is nothing to
-say) for the row times `last`, `last - every`, ... of each machine. A row at T knows what is dated T
+`build` gives machine_id, time, `readings` and the features (Float32; null where there is no
+value) for the row times `last`, `last - every`, ... of each machine. A row at T knows what is dated T
 or earlier. A window of w hours is (T - w, T]: a reading belongs to it when its interval ended in it,
 an error when it is dated in it. Nothing in a feature depends on the range of rows that was asked
 for, nor on the calendar, so the same history an hour or a year later gives the same features.
@@ -88,7 +88,7 @@ def windows(interval_hours: float, options: Options) -> Windows:
     """The windows of `options` that telemetry at this interval resolves, and why others are left out.
 
     A window has to hold a whole number of intervals, so that it holds as many readings at every row,
-    or a dozen of them, where one more or less says little.
+    or at least a dozen of them, where one more or less matters little.
 
     >>> windows(24.0, Options()).left_out[0]
     'window of 12 h: the telemetry comes every 24 h'
@@ -167,7 +167,7 @@ def build(
     """Features of `machines` at `count` row times up to `last`; see the module's docstring.
 
     `readings` is the number of readings in the longest window, of the sensor that has most.
-    Rows are sorted by machine and time; every machine has all of them, known or not.
+    Rows are sorted by machine and time; every machine has all of them, whether it has data or not.
     """
     visible = known(by_component(tables, vocabulary.components), last)
     ids = sorted(set(machines))

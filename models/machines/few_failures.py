@@ -23,7 +23,7 @@ def rate_interval(failures: int) -> tuple[float, float]:
 
 
 def few_failures(counts: Mapping[str, int]) -> str | None:
-    """What is told of components that failed, but fewer than `FEW_FAILURES` times; None without such."""
+    """A note on components that failed fewer than `FEW_FAILURES` times; None where there are none."""
     few = sorted((count, name) for name, count in counts.items() if 0 < count < FEW_FAILURES)
     if not few:
         return None

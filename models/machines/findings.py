@@ -1,7 +1,7 @@
-"""What is odd in the tables taken together: told, and left as it is.
+"""Oddities across the tables, which are reported and not corrected.
 
-Each finding is a frame of `FINDINGS`: which, in which table, of which machine (null: of several), what
-in words, and how many rows or events it is about.
+Each finding is a frame of `FINDINGS`: its name, table, machine (null: several), a description, and the
+number of rows or events that it concerns.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
 
 
 def before_the_data(telemetry: pl.LazyFrame, since: datetime | None) -> pl.DataFrame:
-    """A line as in `told` where a range was asked for that begins before the first telemetry; else none."""
+    """A line as in `summary` where the requested range begins before the first telemetry; else none."""
     name = "range before the data"
     first = span(telemetry).first if since else None
     if since is None or first is None or since >= first:
@@ -96,7 +96,7 @@ def stray_clocks(telemetry: pl.LazyFrame) -> pl.DataFrame:
 
 
 def record_ends_early(tables: Frames, as_of: datetime) -> pl.DataFrame:
-    """A line as in `told` where failures are not on record up to `as_of`; else none."""
+    """A line as in `summary` where failures are not on record up to `as_of`; else none."""
     until, name = failures_until(tables, as_of), "record of failures ends early"
     if until == as_of:
         return pl.DataFrame(schema=TOLD)
@@ -199,7 +199,7 @@ def uneven_interval(telemetry: pl.LazyFrame) -> pl.DataFrame:
 def silent_sensors(telemetry: pl.LazyFrame, days: int, history: pl.LazyFrame) -> list[pl.DataFrame]:
     """Sensors of a machine that sent no reading, or one value only, in `telemetry` of the last `days`.
 
-    A sensor that the machine never sent, in all of `history`, is none of its own.
+    A sensor that the machine never sent, in all of `history`, is not one of its sensors.
     """
     parts = []
     for sensor in sensors(telemetry):
@@ -226,7 +226,7 @@ def silent_sensors(telemetry: pl.LazyFrame, days: int, history: pl.LazyFrame) ->
     return parts
 
 
-def told(rows: pl.DataFrame, names: Sequence[str] = tuple(EFFECTS), most: int = 5) -> pl.DataFrame:
+def summary(rows: pl.DataFrame, names: Sequence[str] = tuple(EFFECTS), most: int = 5) -> pl.DataFrame:
     """One line per finding and table: finding, table, machines, examples, effect; none where all is well."""
     return (
         rows.filter(pl.col("finding").is_in(list(names)))

@@ -1,12 +1,12 @@
 """Learning the hazard of a component, and at which of its levels the quantiles of the remaining life are.
 
 A row counts once for each period in which it is known whether the component failed: up to its failure, or as far as
-it was observed, so that machines that did not fail yet are learnt from as well. Singer & Willett (1993), "It's about
+it was observed, so machines that have not failed yet are learnt from as well. Singer & Willett (1993), "It's about
 time: using discrete-time survival analysis", Journal of Educational Statistics 18(2).
 
-Estimators that have not seen a machine say how its lives compare with what they say; the levels are those below which
-a tenth, a half and nine tenths of these lives lie, every machine counting the same, apart for short, middling and long
-medians. Chernozhukov, Wuethrich & Zhu (2021), "Distributional conformal prediction", PNAS 118(48).
+Levels are calibrated on machines that the estimator has not seen: a tenth, a half and nine tenths of their lives lie
+below the three levels. Every machine counts the same; short, medium and long medians have levels of their own.
+Chernozhukov, Wuethrich & Zhu (2021), "Distributional conformal prediction", PNAS 118(48).
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def learn(
 ) -> Life:
     """The life of `component`, or why there is none: it failed too seldom, or on too few machines.
 
-    Features `hidden` are not learnt from.
+    Features `hidden` are not used.
     """
     leads = _leads(rows, component)
     machines = leads["machine_id"].n_unique()
@@ -103,7 +103,7 @@ def _leads(rows: pl.LazyFrame, component: str) -> pl.DataFrame:
 def _edges(leads: pl.Series, interval_hours: float) -> tuple[float, ...]:
     """Ends of the periods in whole intervals, closer together where they are near.
 
-    The last is as far ahead as a tenth of the failures, and ten of them, were seen to come.
+    The last lies as far ahead as at least a tenth of the failures, and ten of them, were observed.
     """
     at_end = max(_LAST_FAILURES, round(_LAST_SHARE * len(leads)))
     last = float(leads.sort(descending=True)[at_end - 1])
@@ -169,9 +169,9 @@ def _fitted(
 
 
 def _periods(hours: Floats, failed: Flags, edges: Sequence[float]) -> tuple[np.ndarray, np.ndarray, Flags]:
-    """Each row and period of which it is known whether it failed in it, and whether it did.
+    """Each pair of row and period with a known outcome, and whether the component failed in it.
 
-    A period ends with its edge, which belongs to it; one that a row is censored in is not known.
+    A period includes its end; the outcome of a period in which the row is censored is unknown.
     """
     last = np.searchsorted(edges, hours, side="left")
     many = np.where(failed, np.minimum(last + 1, len(edges)), np.searchsorted(edges, hours, side="right"))
@@ -181,7 +181,7 @@ def _periods(hours: Floats, failed: Flags, edges: Sequence[float]) -> tuple[np.n
 
 
 def _reached(life: Life, sample: _Sample) -> tuple[Floats, Floats, Floats]:
-    """The chance of a failure that each row's end had reached, what was left, 0 where it failed then; the median."""
+    """The chance of a failure reached at each row's end, the chance that remained (0 after a failure), and the median."""
     edge_chances = life.chances(sample.X)
     chances = np.hstack([np.zeros((len(sample.X), 1)), edge_chances])
     ends = np.concatenate([[0.0], life.edges])
@@ -202,7 +202,7 @@ def _by_machine(sample: _Sample) -> Floats:
 def _levels(reached: Floats, remainder: Floats, weight: Floats) -> tuple[float, ...]:
     """The levels below which the `QUANTILES` of the lives lie.
 
-    A life that was not seen to end lies anywhere in what was left of its chance.
+    A censored life counts as uniform over the chance that remained.
     """
 
     def below(level: float) -> float:

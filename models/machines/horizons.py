@@ -1,9 +1,9 @@
 """The estimators and calibrations of each horizon.
 
-Each horizon is fitted three times. Up to the first cut, judged on the rows held out after it: that settles how many
-trees are worth having, and gives a calibration. Up to the second cut, with that calibration: its probabilities for the
-rows held out last are the backtest, which nothing was chosen by. Up to the end, for the bundle, calibrated by the
-held-out rows of both cuts or, where few failures are among them, by what others say of machines that they have not seen.
+Each horizon is fitted three times. Up to the first cut, judged on the rows held out after it: that settles the number
+of trees, and gives a calibration. Up to the second cut, with that calibration: its probabilities for the
+rows held out last are the backtest, on which no choice depends. Up to the end, for the bundle, calibrated by the
+held-out rows of both cuts or, where these hold few failures, by predictions for machines that an estimator has not seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,16 +36,16 @@ AT_ONCE = 2
 """Sets of estimators that are fitted at the same time, each on a thread; their rows are in memory together."""
 
 _WORTH_IT = 0.02
-"""The share of the log loss by which further features have to lower it."""
+"""The share of the log loss by which additional features must lower it."""
 
 _MANY_ROWS = 20_000
 _FOLDS = 5
-"""Groups of machines, each of which others are judged by that have not seen it."""
+"""Groups of machines for cross-validation: estimators predict a group that they have not seen."""
 
 
 @dataclass
 class Holdout:
-    """Held-out rows of one cut, with what each component's estimator said of them."""
+    """Held-out rows of one cut, with the probabilities of each component's estimator."""
 
     rows: pl.DataFrame
     until: datetime
@@ -62,7 +62,7 @@ class Holdout:
 
 @dataclass(frozen=True)
 class Horizon:
-    """What one horizon came to: risks for the bundle, held-out rows of both cuts, calibrations by each."""
+    """The result for one horizon: risks for the bundle, held-out rows of both cuts, calibrations by each."""
 
     hours: int
     risks: Sequence[Risk]
@@ -94,7 +94,7 @@ class Final:
 
 @dataclass(frozen=True)
 class Choice:
-    """What held-out rows settle for a horizon: the trees of each component, and features that are not learnt from."""
+    """What held-out rows settle for a horizon: the number of trees of each component, and unused features."""
 
     trees: Mapping[str, int] = field(default_factory=dict)
     hidden: Sequence[str] = ()
@@ -121,7 +121,7 @@ class Work:
 
 
 def fitted_horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int]) -> list[Horizon]:
-    """The estimators of each horizon, and what was said of held-out rows on the way; some are fitted at once."""
+    """The estimators of each horizon, with predictions for held-out rows; several are fitted in parallel."""
     horizons, components = work.options.horizons_hours, work.vocabulary.components
     modelled = [c for c in components if failures[c] >= work.options.min_failures]
     holdouts = {(hours, cut): held_out_rows(work, cut, hours) for hours in horizons for cut in cuts}
@@ -188,7 +188,7 @@ def judge(
     modelled: Sequence[str],
     choice: Choice | None = None,
 ) -> Choice:
-    """Have estimators that know the cut's past say what they do of its held-out rows; what they were fitted with.
+    """Predict the cut's held-out rows by estimators of its past, into `holdout`; the choice that they were fitted with.
 
     Without `choice`, the held-out rows settle how many trees there are, and rows before the cut what is hidden.
     """
@@ -209,7 +209,7 @@ def judge(
 
 
 def hidden_features(work: Work, sample: Sample, hours: int) -> list[str]:
-    """Features of windows of several readings, where the shortest window is a single one and that is as good.
+    """Features of windows of several readings, where the shortest window is a single reading and predicts as well.
 
     Estimators learn from one half of the machines and are judged on the other, and the reverse; longer windows are
     learnt from where they lower the log loss by `_WORTH_IT`.
@@ -225,7 +225,7 @@ def hidden_features(work: Work, sample: Sample, hours: int) -> list[str]:
     if with_them < without * (1 - _WORTH_IT):
         return []
     work.notes.append(
-        f"horizon of {hours} h: windows of more than one reading tell no more than single readings, and are not used"
+        f"horizon of {hours} h: windows of several readings predict no better than single readings, and are not used"
     )
     return longer
 
@@ -245,7 +245,7 @@ def _loss_of_other_half(sample: Sample, X: Matrix, options: Options) -> float:
 
 
 def _without(X: Matrix, names: Sequence[str], hidden: Sequence[str]) -> Matrix:
-    """`X` with nothing in the columns `hidden`, so that no tree asks for them."""
+    """`X` with nothing in the columns `hidden`, so that no tree splits on them."""
     if not hidden:
         return X
     copy = X.copy()
@@ -271,9 +271,9 @@ def _final(
 def _calibrations_by_others(
     sample: Sample, components: Sequence[str], options: Options, trees: Mapping[str, int]
 ) -> dict[str, Calibration]:
-    """Calibrations by what estimators say of machines that they have not seen.
+    """Calibrations by predictions for machines that an estimator has not seen.
 
-    Of many rows after which nothing fails a share is taken, at equal distances, and counts for the others.
+    Where there are many healthy rows, every n-th is taken, with a weight of n.
     """
     some_failed = np.any([*sample.failed.values()], axis=0)
     thin = 1 + len(some_failed) // _MANY_ROWS
@@ -281,12 +281,12 @@ def _calibrations_by_others(
     weight = sample.weight[some] * np.where(some_failed[some], 1, thin)
     failed = {c: sample.failed[c][some] for c in components}
     fewer = Sample(sample.X[some], weight, failed, sample.machine[some])
-    probabilities = {c: _said_by_others(fewer, c, options, trees.get(c)) for c in components}
+    probabilities = {c: _cross_predictions(fewer, c, options, trees.get(c)) for c in components}
     row_weight = weight / np.where(some_failed[some], options.failing_weight, 1)
     return calibrations_of_few(probabilities, failed, row_weight)
 
 
-def _said_by_others(sample: Sample, component: str, options: Options, trees: int | None) -> Floats:
+def _cross_predictions(sample: Sample, component: str, options: Options, trees: int | None) -> Floats:
     """Probabilities by estimators of other groups of machines; failing machines are shared out evenly among the groups."""
     failed = sample.failed[component]
     which = np.unique(sample.machine, return_inverse=True)[1]

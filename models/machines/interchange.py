@@ -13,7 +13,7 @@ from models.machines.risks import BASE_RATE, NO_MODEL, Model, Risk
 from models.onnx_graphs import Builder
 
 _OUTSIDE = (
-    "Features: they are made from telemetry, errors, maintenance and failures by Almanac; the graph takes them ready.",
+    "Features: Almanac computes them from telemetry, errors, maintenance and failures; the graph takes them as inputs.",
     "Reasons of a probability (SHAP values), ranks, and the threshold of an alarm, which follows from costs: "
     "`bills` in plain/model.json.",
     "Remaining lives: the hazards are `lives` in plain/model.json, and their trees beside it.",

@@ -1,4 +1,4 @@
-"""What happened after a row's time: when each component failed next, and what is known of it yet."""
+"""Outcomes after a row's time: when each component failed next, and how far that has been observed."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -73,7 +73,7 @@ def outcomes(
 def fails_within(component: str, horizon_hours: float) -> pl.Expr:
     """The label: whether `component` fails in (T, T + horizon], its last moment included.
 
-    Null (pending) where the horizon reaches past what is observed, whatever is on record by then: a
+    Null (pending) where the horizon ends after the observed time, whatever is on record by then: a
     row is decided when all rows of its time are. Each component has its own label, so two that fail
     within one horizon are two labels.
 

@@ -1,4 +1,4 @@
-"""How the files of others hold the tables of machines."""
+"""Common file layouts of machine data, arranged as the tables of this scenario."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ FIRST_CYCLE = datetime(2000, 1, 1, tzinfo=UTC)
 _NASA = ("unit", "cycle", *(f"setting{n}" for n in (1, 2, 3)), *(f"s{n}" for n in range(1, 22)))
 """Columns of the files without a header."""
 _MACHINE = "machine"
-"""The component of failures that name none."""
+"""The component of failures without one."""
 
 
 def _by_tag(parts: Sequence[Part], request: Asked) -> list[Part]:

@@ -1,4 +1,4 @@
-"""Columns that tell what is to be predicted, such as a remaining useful life that was computed afterwards."""
+"""Columns that reveal the outcome, such as a remaining useful life that was computed afterwards."""
 
 import numpy as np
 import polars as pl
@@ -18,9 +18,9 @@ _MOMENT_HOURS = 0.01
 def leaks(
     rows: pl.LazyFrame, vocabulary: Vocabulary, window_hours: int, horizon_hours: int
 ) -> dict[str, str]:
-    """Sensors that tell the next failure by themselves, with how well; by their mean over `window_hours`.
+    """Sensors that reveal the next failure by themselves, with the reason; by their mean over `window_hours`.
 
-    A sensor does where it falls (or rises) with the time to the next failure with a rank correlation of 0.95, or
+    A sensor leaks where it falls (or rises) with the time to the next failure with a rank correlation of 0.95, or
     ranks the rows that some component fails after within `horizon_hours` above the others in 99.5 % of pairs. No
     sensor of a real machine is known to come near: the best on NASA's engines (C-MAPSS) has 0.72 and 98.3 %. Rows
     whose window holds a failure are left out: a remaining life is 0 there, and the next failure far away.
@@ -40,12 +40,12 @@ def leaks(
             .drop_nulls("value")
             .collect()
         )
-        if reason := _tells(sample, horizon_hours):
+        if reason := _leak(sample, horizon_hours):
             reasons[sensor] = reason
     return reasons
 
 
-def _tells(sample: pl.DataFrame, horizon_hours: int) -> str | None:
+def _leak(sample: pl.DataFrame, horizon_hours: int) -> str | None:
     before = sample.drop_nulls("hours")
     if before.height >= _LEAST_ROWS:
         rho = before.select(pl.corr("value", "hours", method="spearman")).item()
@@ -58,5 +58,5 @@ def _tells(sample: pl.DataFrame, horizon_hours: int) -> str | None:
     ranks = sample["value"].rank().to_numpy()[failing]
     area = float(np.sum(ranks) - positives * (positives + 1) / 2) / (positives * negatives)
     if max(area, 1 - area) >= _RANKING:
-        return f"alone it tells rows before a failure from others in {max(area, 1 - area):.1%} of pairs"
+        return f"alone it separates rows before a failure from others in {max(area, 1 - area):.1%} of pairs"
     return None

@@ -83,7 +83,7 @@ def inverse(chances: Floats, edges: Sequence[float], levels: Sequence[float]) ->
 
 
 def agreeing(quantiles: Floats, probabilities: Mapping[int, Floats]) -> Floats:
-    """`quantiles` moved where they contradict `probabilities` of failure, by horizon in hours; NaN says nothing.
+    """`quantiles` moved where they contradict `probabilities` of failure, by horizon in hours; NaN is ignored.
 
     A quantile lies within a horizon just where the probability of that horizon reaches its level.
     """

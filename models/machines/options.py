@@ -35,7 +35,7 @@ _WINDOW_SHARE = 15
 
 @dataclass(frozen=True)
 class Options:
-    """What a training or scoring run of `machines` may be told; see `Options.of`."""
+    """Options of a training or scoring run of `machines`; see `Options.of`."""
 
     train_from: datetime | None = None
     """First row time to learn from; None for all of the history."""
@@ -65,7 +65,7 @@ class Options:
     depth: int | None = None
     """Of a forest's trees, or of the one tree; None: 15 and 8."""
     failing_weight: float = 1.0
-    """How much more than a healthy row a row counts that some component fails after; calibration takes it back."""
+    """Weight of a row after which some component fails, against 1 for a healthy row; calibration corrects for it."""
     use_short_windows: bool = True
     """Whether the estimators see telemetry windows that are shorter than the longest."""
     use_spread: bool = True
@@ -76,11 +76,11 @@ class Options:
     use_attributes: bool = True
     """Whether they see age and model."""
     missed_failure_cost: float = 10.0
-    """What a failure costs that no inspection came before, of a component that `component_costs` does not name."""
+    """The cost of a failure without an inspection before it, of a component that `component_costs` does not name."""
     component_costs: tuple[tuple[str, float], ...] = ()
-    """Names of components, and what such a failure of each costs."""
+    """Names of components, and the cost of such a failure of each."""
     needless_inspection_cost: float = 1.0
-    """What an inspection costs that no failure would have followed within the horizon."""
+    """The cost of an inspection that no failure would have followed within the horizon."""
     inspect_every_days: int = 14
     """The plan to compare with: every component is inspected once in this many days."""
     machines_per_day: int = 10
@@ -94,7 +94,7 @@ class Options:
     under_work_hours: int = 12
     """A component counts as under work for this long after its replacement or failure."""
     keep_columns: tuple[str, ...] = ()
-    """Sensors that are learnt from although they tell the outcome by themselves, see `leaks`."""
+    """Sensors that are used although they reveal the outcome by themselves, see `leaks`."""
     held_out_share: float = 0.2
     """Share of the time range that calibrates, and again that tests."""
     min_failures: int = 3
@@ -167,7 +167,7 @@ class Options:
         return max((h for h in self.horizons_hours if h < horizon_hours), default=0)
 
     def missed_cost(self, component: str) -> float:
-        """What a failure of `component` costs that no inspection came before.
+        """The cost of a failure of `component` without an inspection before it.
 
         >>> chosen = Options(component_costs=(("pump", 40.0),))
         >>> chosen.missed_cost("pump"), chosen.missed_cost("valve")

@@ -1,8 +1,8 @@
-"""What became of published risks: whether that component failed within the horizon, as far as telemetry reaches.
+"""Outcomes of published risks: whether the component failed within the horizon, as far as telemetry reaches.
 
 A judged row is a published one with `failed` (null while pending), `next_failure_hours`, `observed_hours` and
 `under_work`. A remaining life is followed until its quantile 90. A time that several runs have scored counts once in the
-measures, as the first of them said.
+measures, as first published.
 """
 
 from datetime import datetime
@@ -82,8 +82,8 @@ def _ended(tables: Frames, until: datetime) -> pl.DataFrame:
     return ended(visible, until, interval_hours(visible["telemetry"]) or 1.0)
 
 
-def first_said(judged_rows: pl.LazyFrame) -> pl.DataFrame:
-    """Judged rows, each machine, component, time and horizon once: as the first published `as_of` said."""
+def first_published(judged_rows: pl.LazyFrame) -> pl.DataFrame:
+    """Judged rows, each machine, component, time and horizon once: from the first `as_of` that published it."""
     return judged_rows.sort("as_of").unique(PLACE, keep="first", maintain_order=True).collect().sort(PLACE)
 
 
@@ -112,7 +112,7 @@ def losses(backtest: pl.LazyFrame, judged_rows: pl.LazyFrame) -> tuple[float, fl
 
     By the outcomes of `judged_rows`; each horizon weighs the same. None where there is no such row.
     """
-    final_rows = first_said(judged_rows.filter(pl.col("failed").is_not_null())).lazy()
+    final_rows = first_published(judged_rows.filter(pl.col("failed").is_not_null())).lazy()
     ours = backtest.select(*PLACE, pl.col("probability").alias("our_probability"))
     rows = final_rows.join(ours, on=PLACE, how="inner").sort(PLACE).collect(engine="streaming")
     own, theirs = log_loss(rows.with_columns(probability="our_probability")), log_loss(rows)

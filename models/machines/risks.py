@@ -28,7 +28,7 @@ _LEARNT = (
 
 @dataclass(frozen=True)
 class Risk:
-    """One component and horizon: `rung` is `model`, `base_rate` or `no_model`; `reason` says why not a model.
+    """One component and horizon: `rung` is `model`, `base_rate` or `no_model`; `reason` says why there is no model.
 
     `bills` is what alarms from each threshold on led to on held-out rows with `failures`, see `costs`.
     """
@@ -72,7 +72,7 @@ class Model:
         return used_features(self.vocabulary, self.options)
 
     def options_for(self, options: Mapping[str, Any]) -> Options:
-        """Options of a run that uses the model: what features are made by is the model's, the rest as given."""
+        """Options of a run that uses the model: those that shape the features are the model's, the rest are `options`."""
         return Options.of({**options, **{name: getattr(self.options, name) for name in _LEARNT}})
 
     def matrix(self, rows: pl.DataFrame) -> Matrix:
@@ -82,7 +82,7 @@ class Model:
     def predict(self, X: Matrix) -> dict[tuple[str, int], Floats]:
         """Probability per row by component and horizon; NaN without model.
 
-        What may happen within a day may happen within a week: a probability is at least that of each
+        A failure within a day is also one within a week: a probability is at least that of each
         shorter horizon.
         """
         probabilities: dict[tuple[str, int], Floats] = {}

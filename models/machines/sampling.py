@@ -1,7 +1,7 @@
 """Which rows are learnt from, and where time is cut.
 
-All choices hang on the machine and on how many steps a row lies before the last one, so they are the
-same for any sharding, and the same when all times are shifted.
+All choices depend only on the machine and on how many steps a row lies before the last one, so they are the
+same for any sharding, and when all times are shifted.
 """
 
 from collections.abc import Sequence
@@ -81,8 +81,8 @@ def masked(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Copies of a twentieth of the rows with one sensor's features missing, or all sensors', and their rows.
 
-    Learnt from beside the rows themselves, so that a silent sensor is nothing that a model has never
-    seen: LightGBM would take it for a reading of 0.
+    They are added to the training rows so that models learn about silent sensors; otherwise LightGBM would
+    treat a missing value as 0.
     """
     sensors = sorted({f.subject for f in features if f.kind == "sensor"})
     rows = np.flatnonzero(draws < _MASKED_SHARE)

@@ -23,7 +23,7 @@ from models.machines import (
 )
 from models.machines.clocks import span
 from models.machines.contracts import TABLES, repeats
-from models.machines.findings import before_the_data, findings, record_ends_early, stray_clocks, told
+from models.machines.findings import before_the_data, findings, record_ends_early, stray_clocks, summary
 from models.machines.labels import OBSERVED
 from models.machines.layouts import LAYOUTS
 from models.machines.options import Options, moment
@@ -75,8 +75,8 @@ class Machines(
 ):
     """See `models.scenario.Scenario`; options are those of `models.machines.options.Options`.
 
-    `as_of` is a point in time, in UTC; a date is the end of that day. `evaluate` says
-    per shard what a bundle would have said over a range, and what then happened.
+    `as_of` is a point in time, in UTC; a date is the end of that day. `evaluate` gives,
+    per shard, the predictions of a bundle over a range with their outcomes.
     """
 
     name: str = "machines"
@@ -89,7 +89,7 @@ class Machines(
 
     @property
     def settled(self) -> Mapping[str, Any]:
-        """What the times of telemetry mark in sources: it is said once, and holds for what comes later."""
+        """What the times of telemetry mark in sources: set by the first ingest, and valid for later ones."""
         return {"telemetry_marks": "end"}
 
     @property
@@ -138,7 +138,7 @@ class Machines(
         if not first <= when <= last + timedelta(hours=25):
             raise ContractError(
                 f"--as-of is {when:%Y-%m-%dT%H:%MZ}. There is telemetry from {first:%Y-%m-%dT%H:%MZ} to "
-                f"{last:%Y-%m-%dT%H:%MZ}: expected a time in there."
+                f"{last:%Y-%m-%dT%H:%MZ}: expected a time in that range."
             )
         before = tables["telemetry"].filter(pl.col("time") <= when).select(pl.col("time").max())
         return before.collect(engine="streaming").item()
@@ -195,7 +195,7 @@ class Machines(
     ) -> tuple[float, float, int] | None:
         """Log losses on the backtest rows after `trained_as_of`, horizons and components as in the backtest.
 
-        A component or horizon that `model` does not know counts as a probability of next to nothing.
+        A component or horizon that `model` does not know counts as a probability close to 0.
         """
         unseen = backtest.filter(pl.col("time") > moment(trained_as_of), pl.col("failed").is_not_null())
         if unseen.is_empty():
@@ -211,8 +211,8 @@ class Machines(
     def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         """Every component that was replaced or failed, of every machine on record or with recent telemetry.
 
-        Recent is what reaches into the range that is to be scored, so that machines which ended within it
-        have their rows.
+        Recent telemetry is that which reaches into the range to be scored, so machines that ended within it
+        have rows.
 
         Raises `ContractError` where the range that is to be scored begins after `as_of`.
         """
@@ -241,7 +241,7 @@ class Machines(
         """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
         until, since = moment(as_of), Options.of(options).score_from
         telemetry = tables["telemetry"]
-        odd = told(
+        odd = summary(
             pl.concat(
                 [stray_clocks(telemetry), findings(by_component(tables, components_of(tables, until)), until)]
             )
@@ -284,7 +284,7 @@ class Machines(
     def events(
         self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> list[Event]:
-        """`at_risk` for each machine of which an alarm was opened, by its best rank."""
+        """`at_risk` for each machine with a newly opened alarm, by its best rank."""
         return alarms.at_risk(derived["alarms"])
 
     def evaluate(
@@ -327,7 +327,7 @@ class Machines(
     def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """Metrics of judged rows, published or of a bundle; see `evaluation.metrics`."""
         is_published = "as_of" in judged.collect_schema()
-        rows = outcomes.first_said(judged) if is_published else judged.collect()
+        rows = outcomes.first_published(judged) if is_published else judged.collect()
         return evaluation.metrics(rows, Options.of(options))
 
     def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:

@@ -39,7 +39,7 @@ RISKS: dict[str, Any] = {
 """The published columns, without those that publishing adds.
 
 `probability` of failure in (time, time + horizon], null without model; `rank` 1 is looked at first, of all rows of
-that time and horizon, null without model or under work; `reasons` says what speaks for the risk, or why there is
+that time and horizon, null without model or under work; `reasons` says what raises the risk, or why there is
 none; `above_threshold` where an inspection is worth its cost, from the probability `threshold` on, never under
 work, null without model. `rung`: `model`; `partial_telemetry`, a sensor is silent; `without_telemetry`;
 `under_work`; `base_rate`, too few failures for a model; `no_model`; `out_of_service`, a machine whose telemetry
@@ -65,7 +65,7 @@ def score(
 ) -> Scores:
     """Risks of `keys` (machine_id, component) at `as_of`, or at each row time from `score_from` to it.
 
-    A range begins at `first`, when telemetry began, where it was asked for from before that. A row at T
+    A range begins at `first`, when telemetry began, where the requested range begins earlier. A row at T
     uses nothing later than T. Reasons are given for every row at `as_of`, and for those above the
     threshold of the others. Ranks are left null: see `ranked`.
     """
@@ -133,7 +133,7 @@ def ranked(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _risks(model: Model, components: Sequence[str]) -> list[Risk]:
-    """The model's risks of `components`; for one that it does not know, risks that say so."""
+    """The model's risks of `components`; for an unknown component, risks with that reason."""
     horizons = sorted({risk.horizon_hours for risk in model.risks})
     strange = [c for c in components if c not in model.vocabulary.components]
     placeholders = [
@@ -147,7 +147,7 @@ def _risks(model: Model, components: Sequence[str]) -> list[Risk]:
 def _telemetry(rows: pl.DataFrame, model: Model, telemetry: pl.LazyFrame) -> pl.DataFrame:
     """Per row: the rung that its telemetry allows, and what is missing.
 
-    A sensor that a machine has not sent yet is none of its own, as in a fleet of several types, and not missing.
+    A sensor that a machine has never sent is not missing: in a fleet of several types it is not one of its sensors.
     """
     longest = max((f.hours or 0 for f in model.features if f.kind == "sensor"), default=0)
     hours = longest or max(model.options.windows_hours)
@@ -219,7 +219,7 @@ def _life(
 
 
 def _suppressed(rows: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
-    """Rows under work raise no alarm; where a model with telemetry spoke, their rung says so."""
+    """Rows under work raise no alarm; where a model with telemetry gave the probability, their rung is `under_work`."""
     is_quiet = working & rows["probability"].is_not_null()
     by_model = is_quiet & rows["rung"].is_in([MODEL, PARTIAL])
     return rows.with_columns(
@@ -229,7 +229,7 @@ def _suppressed(rows: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
 
 
 def _in_service(rows: pl.DataFrame, silent: pl.Series) -> pl.DataFrame:
-    """Rows of machines out of service, those `silent` since some time, say so and nothing else."""
+    """Rows of machines out of service, those with a time in `silent`, hold that reason and no risk."""
     out = silent.is_not_null()
     reason = pl.format("out of service: no telemetry since {} UTC", silent.dt.strftime("%Y-%m-%d %H:%M"))
     return rows.with_columns(
@@ -254,7 +254,7 @@ def _explained(
     which = np.flatnonzero((mine & (rows["above_threshold"] | every)).fill_null(value=False).to_numpy())
     texts = np.full(rows.height, None, dtype=object)
     texts[which] = reasons(risk.estimator, X[which], model.features)
-    explanations = pl.Series("told", texts.tolist(), dtype=pl.String)
+    explanations = pl.Series("explanations", texts.tolist(), dtype=pl.String)
     whole = pl.concat_str(
         pl.when(pl.col("reasons").is_not_null()).then("reasons"),
         pl.when(explanations != "").then(explanations),
@@ -265,7 +265,7 @@ def _explained(
 
 
 def _outcomes(keys: pl.DataFrame, published: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
-    """What became of each key at `as_of`: the worst of its horizons."""
+    """The status of each key at `as_of`: the worst of its horizons."""
     status = {MODEL: "scored", PARTIAL: "scored", UNDER_WORK: "scored"}
     status |= {WITHOUT_TELEMETRY: "fallback", BASE_RATE: "fallback", NO_MODEL: "skipped"}
     status |= {OUT_OF_SERVICE: "skipped"}

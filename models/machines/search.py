@@ -19,7 +19,7 @@ from models.scenario import AsOf, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
 CUTS = 4
-"""Of a study: what is held out after the first settles the trees and calibrates, after the last it judges."""
+"""Cuts of a study: rows held out after the first settle the trees and calibrate, those after the last judge."""
 TRIAL_ROWS = 20_000
 """Rows that a trial learns from, at most about; `training_rows` where those are fewer."""
 

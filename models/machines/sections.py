@@ -22,7 +22,7 @@ _SAVED = ("saved_to_never", "saved_to_every_n_days")
 
 
 def sections(run: RunView) -> list[Section]:
-    """Watch list, explorer, trust, importance, changes and what has no model; those without data say so."""
+    """Watch list, explorer, trust, importance, changes and components without a model; each states where it has no data."""
     view = View(run)
     return [
         Section("Look at these first", _watch_list(view)),
@@ -101,9 +101,7 @@ def _trust(view: View) -> list[Part]:
             backtests[hours] = rows
     if not backtests:
         return [
-            Text(
-                "There is no backtest with failures in it: nothing is known of how good the probabilities are."
-            )
+            Text("There is no backtest with failures in it, so the quality of the probabilities is unknown.")
         ]
     text = (
         "On the last part of the training range, which its models had not seen. A row is one component of one machine "
@@ -188,7 +186,7 @@ def _interval(name: str) -> pl.Expr:
 
 def _importance(view: View) -> list[Part]:
     chart = charts.importance(view.run.metrics, view.horizons)
-    return [Text("The bundle does not say.")] if chart is None else [chart]
+    return [Text("The bundle does not hold the importance of features.")] if chart is None else [chart]
 
 
 def _changes(view: View) -> list[Part]:
@@ -246,13 +244,13 @@ def _change_grid(rows: pl.DataFrame, caption: str, *, up: bool) -> Grid:
 
 
 def _others(view: View) -> list[Part]:
-    """Components that no model with all its telemetry spoke for, and what is odd in the tables."""
+    """Components not scored by a model with all its telemetry, and oddities in the tables."""
     other = view.run.keys.filter(pl.col("rung").is_not_null() | (pl.col("status") == "failed"))
     groups = (
         other.group_by(
             pl.col("status").str.to_titlecase().alias("Outcome"),
             pl.col("rung").fill_null("–").str.replace_all("_", " ").alias("Estimator"),
-            pl.col("reason").fill_null("not said").alias("Reason"),
+            pl.col("reason").fill_null("no reason given").alias("Reason"),
         )
         .agg(pl.len().alias("Components"), pl.col("machine_id").min().alias("Such as"))
         .sort("Components", "Outcome", "Estimator", "Reason", descending=[True, False, False, False])

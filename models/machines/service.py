@@ -1,7 +1,7 @@
 """Which machines are at work when, and how far failures are on record.
 
-A machine whose telemetry ended long ago, or with a failure that no replacement followed, is out of service: what
-would have failed since nobody could see. Its last rows are censored, neither failing nor healthy, and it is not
+A machine whose telemetry ended long ago, or with a failure that no replacement followed, is out of service: nobody
+could observe failures since. Its last rows are censored, neither failing nor healthy, and it is not
 ranked. A table of failures may end before telemetry does, where it was extracted earlier; the time after that is
 not free of failures either.
 """
@@ -91,7 +91,7 @@ def failures_until(tables: Frames, last: datetime) -> datetime:
 
 
 def record_ends(until: datetime, last: datetime) -> str:
-    """What is told where failures are on record up to `until` alone."""
+    """The note where failures are on record only up to `until`."""
     return (
         f"failures are on record until {until:%Y-%m-%d %H:%M} UTC, telemetry until {last:%Y-%m-%d %H:%M} UTC: what "
         "failed after that is taken as unknown, not as none; ingest the failures since then"

@@ -71,7 +71,7 @@ _Bills = tuple[list[dict[str, float]], int]
 def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> Trained:
     """The bundle, its backtest and metrics, from the rows of all shards.
 
-    Raises `ContractError` where there is no row, or no component, or a cost is given of one that there is not.
+    Raises `ContractError` where there is no row, or no component, or a cost names an unknown component.
     """
     ends = rows.select(pl.col("time").min().alias("first"), pl.len().alias("rows")).collect()
     if not ends["rows"].item() or not vocabulary.components:
@@ -87,7 +87,7 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
             f"{', '.join(vocabulary.components)}."
         )
     vocabulary, leaking = without_leaks(rows, vocabulary, options)
-    notes = [*leaking, *_told(vocabulary, observed, options)]
+    notes = [*leaking, *_data_notes(vocabulary, observed, options)]
     work = Work(rows, vocabulary, used_features(vocabulary, options), options, notes)
     failures = failures_after(rows, vocabulary.components)
     cuts = folds(ends["first"].item(), observed["outcomes"].item(), options.held_out_share)
@@ -116,7 +116,7 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
 
 
 def unmodelled(risks: Sequence[Risk]) -> list[str]:
-    """Why components have no model, of many the first ones; names may then be texts, another one for each failure."""
+    """Why components have no model, the first of many; names may then be texts, a new one for each failure."""
     notes = [f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in risks if r.reason]
     if len(notes) <= 2 * _SHOWN:
         return notes
@@ -139,15 +139,15 @@ def _lives(work: Work, hidden: Sequence[str]) -> list[Life]:
         return list(pool.map(learn, work.vocabulary.components))
 
 
-def _told(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> list[str]:
-    """What of the data is not used as it came."""
+def _data_notes(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> list[str]:
+    """Notes on data that is not used as it is in the tables."""
     notes = list(windows(vocabulary.interval_hours, options).left_out)
     until, last, repeats = observed.select("outcomes", "last", "repeats").row(0)
     if until < last:
         notes.append(record_ends(until, last))
     if repeats:
         notes.append(
-            f"{repeats:,} records of failures repeat one of the 24 hours before that was not repaired yet: it counts once"
+            f"{repeats:,} records repeat a failure of the previous 24 hours that was not repaired yet: it counts once"
         )
     if OTHER_COMPONENTS in vocabulary.components:
         notes.append(
@@ -156,7 +156,7 @@ def _told(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> l
         )
     if OTHER in vocabulary.errors:
         notes.append(
-            f"errors: too many kinds for a feature each; the {len(vocabulary.errors) - 1} commonest are told apart, "
+            f"errors: too many kinds for a feature each; the {len(vocabulary.errors) - 1} commonest are distinguished, "
             f"messages by their text without numbers, and all others count as '{OTHER}'"
         )
     return notes
@@ -165,7 +165,7 @@ def _told(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> l
 def without_leaks(
     rows: pl.LazyFrame, vocabulary: Vocabulary, options: Options
 ) -> tuple[Vocabulary, list[str]]:
-    """`vocabulary` without sensors that tell the outcome, but for those that are to be kept, and what is told."""
+    """`vocabulary` without sensors that reveal the outcome, except those in `keep_columns`, and notes on them."""
     resolved = windows(vocabulary.interval_hours, options).hours
     if not resolved:
         return vocabulary, []
@@ -205,8 +205,8 @@ def _judged(
 def _bills(judged_rows: pl.DataFrame, options: Options) -> dict[_Place, _Bills]:
     """For each component and horizon the bills of all thresholds, and the failures they are about.
 
-    An alarm that comes no earlier than that of the next shorter horizon has prevented nothing, so that the threshold
-    is that of alarms which say more.
+    An alarm that comes no earlier than that of the next shorter horizon counts as preventing nothing, so the
+    threshold suits alarms that come earlier.
     """
     by_place = {}
     for (component, hours), rows in judged_rows.group_by("component", "horizon_hours"):

@@ -1,4 +1,4 @@
-"""A run as the sections of its page look at it."""
+"""A run, prepared for the sections of its page."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def _thresholds(columns: Sequence[str]) -> pl.Expr:
 
 
 class View:
-    """The run, with what several sections ask for."""
+    """The run, with data that several sections share."""
 
     def __init__(self, run: RunView) -> None:
         self.run = run

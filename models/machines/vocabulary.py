@@ -1,4 +1,4 @@
-"""What there is in the data: sensors, components, errors, models of machine, and the telemetry's interval."""
+"""The names in the data: sensors, components, errors, models of machine, and the telemetry's interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from models.machines.cleaning import words
 from models.scenario import Frames
 
 OTHER = "other errors"
-"""The name in `Vocabulary.errors` of all that are not told apart; there only where some are not."""
+"""The name in `Vocabulary.errors` for all errors that are not distinguished; present only where there are some."""
 
 OTHER_COMPONENTS = "other components"
 """The same in `Vocabulary.components`."""
@@ -60,7 +60,7 @@ def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
     """What the rows up to `as_of` hold.
 
     A component is whatever was replaced or failed, see `components_of`. Of more than 40 kinds of error the 40 commonest
-    are told apart, see `_errors`; the others are one, `OTHER`. Where no machine has two telemetry rows the interval is
+    are distinguished, see `_errors`; the others are one, `OTHER`. Where no machine has two telemetry rows the interval is
     taken as an hour.
     """
     visible = contracts.known(tables, as_of)
@@ -95,7 +95,7 @@ def components_of(tables: Frames, as_of: datetime) -> tuple[str, ...]:
 def by_component(tables: Frames, components: Sequence[str]) -> dict[str, pl.LazyFrame]:
     """`tables` with failures and maintenance of the `components` that they are of, see `components_of`.
 
-    A text of other words is of `OTHER_COMPONENTS` if there is that, else it stays as it is.
+    A text of other words becomes `OTHER_COMPONENTS` where that exists; else it stays.
     """
     if not components:
         return {**tables}

@@ -10,9 +10,9 @@ from models.machines.contracts import sensors
 
 DAY = timedelta(days=1)
 SILENT_DAYS = 7
-"""A machine without telemetry for so long is not expected to have any."""
+"""After so many days without telemetry a machine is not expected to send any."""
 FEWEST_DAYS = 7
-"""A machine with fewer days of telemetry in the training has no usual."""
+"""A machine with fewer days of telemetry in the training has no usual level."""
 
 _NOT_KNOWN = float("nan")
 _MAD = 1.4826
@@ -25,8 +25,8 @@ def watched(
 ) -> pl.LazyFrame:
     """One row per machine and day; days end at `as_of`, and `cycle` is a day's end.
 
-    Of each sensor how far the day's mean is from the machine's usual, in its usual deviations; what is usual
-    is the median of the days up to `trained_as_of`, NaN for a machine that has none. `telemetry` is the
+    For each sensor, the distance of the day's mean from the machine's usual level, in its usual deviations; the usual
+    level is the median of the days up to `trained_as_of`, NaN for a machine that has none. `telemetry` is the
     number of rows as a share of the greatest; `errors` their number; `model` and `age_years` as they are on record.
     """
     columns = sensors(tables["telemetry"])

@@ -273,8 +273,8 @@ def test_a_file_that_is_not_there_is_named(command, tmp_path):
     ("words", "said"),
     [
         (["score"], "there is no bundle for machines yet"),
-        (["score", "--as-of", "2030-01-01"], "expected a time in there"),
-        (["score", "--as-of", "2001-01-01"], "expected a time in there"),
+        (["score", "--as-of", "2030-01-01"], "expected a time in that range"),
+        (["score", "--as-of", "2001-01-01"], "expected a time in that range"),
         (["score", "--bundle", "5"], "there is no bundle 5"),
         (["train", "--from", "2024-03-30", "--to", "2024-03-28"], "Nothing to learn from"),
     ],

@@ -18,7 +18,7 @@ from models.machines.findings import (
     failures_without_maintenance,
     findings,
     silent_sensors,
-    told,
+    summary,
     uneven_interval,
     unknown_machines,
 )
@@ -190,7 +190,7 @@ def test_sensors_that_are_constant_or_missing_for_weeks_are_found_but_for_those_
 def test_a_healthy_fleet_has_no_findings_and_every_finding_has_an_effect(fleet):
     tables = {name: frame.lazy() for name, frame in fleet.items()}
     assert findings(tables, START + timedelta(days=20)).is_empty()
-    assert told(findings(tables, START + timedelta(days=20))).is_empty()
+    assert summary(findings(tables, START + timedelta(days=20))).is_empty()
     broken = {
         **tables,
         "machines": tables["machines"].with_columns(
@@ -201,7 +201,7 @@ def test_a_healthy_fleet_has_no_findings_and_every_finding_has_an_effect(fleet):
     }
     lines_of_findings = findings(broken, START + timedelta(days=20))
     assert dict(lines_of_findings.schema) == FINDINGS
-    lines = told(lines_of_findings)
+    lines = summary(lines_of_findings)
     assert {"unknown machine", "no telemetry", "constant sensor"} <= set(lines["finding"])
     assert set(lines["finding"]) <= set(EFFECTS)
     assert set(lines["effect"]) <= set(EFFECTS.values())

@@ -44,7 +44,7 @@ def test_a_remaining_life_and_a_warning_of_hindsight_are_found_and_a_worn_sensor
     reasons = leaks(rows, WORDS, 12, 100)
     assert set(reasons) == {"life", "warning"}
     assert reasons["life"] == "its rank correlation with the time to the next failure is 1.00"
-    assert reasons["warning"] == "alone it tells rows before a failure from others in 100.0% of pairs"
+    assert reasons["warning"] == "alone it separates rows before a failure from others in 100.0% of pairs"
 
 
 def test_what_leaks_is_left_out_unless_it_is_to_be_kept_and_told_either_way(rows):
