@@ -38,7 +38,7 @@ os.environ["DASK_LOGGING__DISTRIBUTED"] = "critical"
 os.environ |= dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
 )  # as in a worker
-for named in (
+for variable in (
     "ALMANAC_STORE",
     "ALMANAC_SCHEDULER",
     "ALMANAC_SQL_URL",
@@ -46,7 +46,7 @@ for named in (
     "MLFLOW_TRACKING_URI",
     "PREFECT_API_URL",
 ):
-    os.environ.pop(named, None)
+    os.environ.pop(variable, None)
 
 settings.register_profile("almanac", deadline=None)  # no test asserts a time
 settings.load_profile("almanac")

@@ -75,7 +75,7 @@ def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame],
     """The checked rows of a table's source. Raises where too many of them, or the source as a whole, are wrong."""
     table = request.scenario.tables[name]
     checked = _check(request, table, folder, {name: frame.collect_schema() for name, frame in stored.items()})
-    _refuse(table, checked, request.max_bad_share, known=name in stored)
+    _refuse(table, checked, request.max_bad_share, exists=name in stored)
     checked.alike = alike(request.scenario, table, checked.good, stored, request.max_bad_share)
     checked.alike += sums(request.scenario, table, checked.good)
     if table.rows_at_a_time is None and checked.good.height:
@@ -207,13 +207,13 @@ def _captured(
         checked.looked = [*(checked.looked or []), capture_file]
 
 
-def _refuse(table: Table, checked: Checked, max_bad_share: float, *, known: bool) -> None:
+def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: bool) -> None:
     """Raise `ContractError` where more rows are bad than allowed, or none is good.
 
     Once there is a table, a few bad messages of a capture are always allowed, unless each lacks a member
     that a column is mapped from: then the mapping is wrong.
     """
-    stream = checked.looked is not None and known
+    stream = checked.looked is not None and exists
     if checked.read == 0 or not checked.bad.height:
         return
     bad = checked.bad.rows().collect()

@@ -110,19 +110,19 @@ def _of_object(
     tag, value = columns.get("tag", ""), columns.get("value", "")
     mapped = {*columns.values()}
     others = [one for name, one in reading.items() if name not in mapped]
-    spread = bool(tag and value) and _is_spread(members, tag, value, others)
+    is_spread = bool(tag and value) and _is_spread(members, tag, value, others)
     by_column: dict[str, Any] = {}
     for column, name in columns.items():
-        if spread and column in ("tag", "value"):
+        if is_spread and column in ("tag", "value"):
             continue
         has_member = name in members or "." in name
         one = _member(members, name) if has_member else None
-        if not has_member and spread:
+        if not has_member and is_spread:
             has_member, one = _stated_by_the_hub(column, around)
         if not has_member or (one is None and "." in name and name not in members):
             return [], f"body|lacks {name}"
         by_column[column] = one
-    if not spread:
+    if not is_spread:
         return [by_column], None
     names = {name for column, name in columns.items() if column not in ("tag", "value")}
     inside: Any = {name: one for name, one in reading.items() if name not in names}

@@ -46,7 +46,7 @@ def refused(command, *words) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "phrases"),
     [
         ("missing.csv", None, ["missing.csv: no such file", "Check the path"]),
         (
@@ -97,12 +97,12 @@ def refused(command, *words) -> str:
     ],
 )
 def test_a_source_that_cannot_be_used_is_refused_and_nothing_is_written(
-    command, tmp_path, name, content, told
+    command, tmp_path, name, content, phrases
 ):
     if content is not None:
         (tmp_path / name).write_text(content)
     message = refused(command, "sales", "ingest", "--source", tmp_path / name, "--store", tmp_path / "store")
-    for words in told:
+    for words in phrases:
         assert words in message
     assert written(Store(str(tmp_path / "store"))) == {}
 

@@ -34,7 +34,7 @@ def written(store: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words", "told"),
+    ("name", "content", "words", "phrases"),
     [
         ("missing.csv", None, [], ["SourceError: ", "missing.csv: no such file", "Check the path"]),
         ("empty.csv", "", [], ["empty.csv: the file is empty. Expected a header and at least one row."]),
@@ -102,29 +102,29 @@ def written(store: Path) -> list[str]:
     ],
 )  # fmt: skip
 def test_readings_that_cannot_be_used_are_refused_and_nothing_is_written(
-    command, tmp_path, name, content, words, told
+    command, tmp_path, name, content, words, phrases
 ):
     if content is not None:
         (tmp_path / name).write_text(content)
     message = refused(command, "ingest", "--source", tmp_path / name, *words, "--store", tmp_path / "store")
-    for text in told:
+    for text in phrases:
         assert text in message
     assert not (tmp_path / "store").exists() or written(tmp_path / "store") == []
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("tag,low\nt,1\n", "limits: column 'high' is missing. Found: tag, low."),
         ("tag,low,high\nt,cold,1\n", "limits: low is 'cold'. Expected a number, or nothing for no limit."),
         ("tag,low,high\nt,,1\nt,0,2\n", "limits: t has two rows. Expected one."),
     ],
 )
-def test_limits_that_cannot_be_used_are_refused(command, tmp_path, content, told):
+def test_limits_that_cannot_be_used_are_refused(command, tmp_path, content, message):
     (tmp_path / "good.csv").write_text(HEADER + GOOD)
     (tmp_path / "limits.csv").write_text(content)
     where = ["--source", tmp_path / "good.csv", "--store", tmp_path / "store"]
-    assert told in refused(command, "ingest", *where, "--limits", tmp_path / "limits.csv")
+    assert message in refused(command, "ingest", *where, "--limits", tmp_path / "limits.csv")
 
 
 def test_run_refuses_as_ingest_does_and_trains_nothing(command, tmp_path):
@@ -222,7 +222,7 @@ def test_a_store_with_a_single_reading_trains_and_scores(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             ["score", "--as-of", "2027-01-01T00:00"],
@@ -239,9 +239,9 @@ def test_a_store_with_a_single_reading_trains_and_scores(command, tmp_path):
     ],
     ids=["future", "before the data", "training before the data", "unknown bundle", "and no hour is due"],
 )
-def test_what_cannot_be_scored_is_said(command, odd, words, told):
+def test_what_cannot_be_scored_is_said(command, odd, words, message):
     before = odd["store"].version("devices/scores")
-    assert told in refused(command, *words, "--store", odd["store"].uri)
+    assert message in refused(command, *words, "--store", odd["store"].uri)
     assert odd["store"].version("devices/scores") == before
 
 
@@ -254,7 +254,7 @@ def test_readings_without_a_bundle_name_the_training(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["score", "--alpha", "0.5"], "0.05"),
         (["score", "--catch-up", "0"], "1"),
@@ -262,8 +262,8 @@ def test_readings_without_a_bundle_name_the_training(command, tmp_path):
         (["ingest", "--source", "x", "--tolerance-seconds", "-1"], "0"),
     ],
 )
-def test_an_option_outside_its_range_is_refused_with_the_range(command, tmp_path, words, told):
+def test_an_option_outside_its_range_is_refused_with_the_range(command, tmp_path, words, message):
     output = command("devices", *words, "--store", tmp_path / "store")
     assert output.status not in (0, None)
     assert "Traceback" not in output.err
-    assert told in output.err + output.out
+    assert message in output.err + output.out

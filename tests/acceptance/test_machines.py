@@ -217,7 +217,7 @@ NO_COMPONENT = fleet(2)["failures"].drop("component")
 
 
 @pytest.mark.parametrize(
-    ("name", "frame", "said"),
+    ("name", "frame", "message"),
     [
         ("telemetry", NO_SENSOR, "no column with readings"),
         ("telemetry", WORDS, "no column with readings"),
@@ -228,11 +228,11 @@ NO_COMPONENT = fleet(2)["failures"].drop("component")
     ids=["no sensor", "text for numbers", "no times", "no rows", "no column"],
 )
 def test_input_that_breaks_the_contract_is_refused_and_nothing_is_written(
-    command, tmp_path, name, frame, said
+    command, tmp_path, name, frame, message
 ):
     output = ingest(command, tmp_path, {**fleet(2), name: frame})
     assert output.status == 1
-    assert said in output.err
+    assert message in output.err
     assert not (tmp_path / "store" / "machines" / "telemetry").exists()
 
 
@@ -270,7 +270,7 @@ def test_a_file_that_is_not_there_is_named(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["score"], "there is no bundle for machines yet"),
         (["score", "--as-of", "2030-01-01"], "expected a time in that range"),
@@ -280,10 +280,10 @@ def test_a_file_that_is_not_there_is_named(command, tmp_path):
     ],
     ids=["no bundle", "future", "before the data", "unknown bundle", "empty range"],
 )
-def test_what_cannot_be_done_is_said(command, untrained, words, said):
+def test_what_cannot_be_done_is_said(command, untrained, words, message):
     output = command("machines", *words, "--store", untrained)
     assert output.status == 1
-    assert said in output.err
+    assert message in output.err
 
 
 @pytest.fixture(scope="module")

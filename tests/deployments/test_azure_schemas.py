@@ -105,9 +105,9 @@ def comparable(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-@pytest.mark.parametrize("given", COMBINATIONS, ids=str)
-def test_every_resource_is_valid_in_the_api_version_that_it_names(given):
-    resources = Template(TEMPLATE, **given).resources()
+@pytest.mark.parametrize("parameters", COMBINATIONS, ids=str)
+def test_every_resource_is_valid_in_the_api_version_that_it_names(parameters):
+    resources = Template(TEMPLATE, **parameters).resources()
     assert [fault for one in resources for fault in faults(one)] == []
 
 

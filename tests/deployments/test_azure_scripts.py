@@ -85,7 +85,7 @@ def test_scripts_are_valid_stop_at_errors_and_explain_themselves(name, script):
 
 
 @pytest.mark.parametrize(
-    ("words", "environment", "told"),
+    ("words", "environment", "message"),
     [
         ([], {}, "--resource-group is missing"),
         (["--resource-group"], {}, "--resource-group needs a value"),
@@ -100,10 +100,10 @@ def test_scripts_are_valid_stop_at_errors_and_explain_themselves(name, script):
         (["--resource-grup", "g"], {}, "--resource-grup is not an option"),
     ],
 )
-def test_what_is_missing_is_named_before_anything_is_done(script, words, environment, told):
+def test_what_is_missing_is_named_before_anything_is_done(script, words, environment, message):
     output = script("deploy.sh", *words, **environment)
     assert output.status == 2
-    assert told in output.err
+    assert message in output.err
     assert output.calls == []
 
 

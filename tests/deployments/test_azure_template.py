@@ -263,8 +263,8 @@ def test_between_runs_only_the_worker_runs_unless_the_server_is_our_own():
 
 
 def test_closed_the_store_answers_the_subnet_of_the_runs_only_and_the_registry_no_address():
-    def made(**given):
-        resources = {one["type"]: one for one in Template(TEMPLATE, **EXISTING, **given).resources()}
+    def made(**parameters):
+        resources = {one["type"]: one for one in Template(TEMPLATE, **EXISTING, **parameters).resources()}
         return (
             resources["Microsoft.Storage/storageAccounts"]["properties"]["networkAcls"],
             resources["Microsoft.ContainerRegistry/registries"],
@@ -316,10 +316,10 @@ def test_container_groups_write_to_the_workspace_and_pull_by_identity():
         )
 
 
-def workers_environment(given):
+def workers_environment(parameters):
     groups = [
         r
-        for r in Template(TEMPLATE, **given).resources()
+        for r in Template(TEMPLATE, **parameters).resources()
         if r["name"] == "almanac-worker" and "/containerGroups" in r["type"]
     ]
     (container,) = groups[0]["properties"]["containers"]

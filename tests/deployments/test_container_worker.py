@@ -85,13 +85,13 @@ def submit(prefect_api: str, azure: ResourceManager, dask_cluster: Any) -> Calla
                 pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
                 job_variables=variables | job_variables,
             )
-            made = client.create_flow_run_from_deployment(deployment, parameters=parameters)
-        run.made = made.id  # type: ignore[attr-defined]
+            flow_run = client.create_flow_run_from_deployment(deployment, parameters=parameters)
+        run.made = flow_run.id  # type: ignore[attr-defined]
         with temporary_settings({PREFECT_API_KEY: KEY}):
             asyncio.run(
                 AzureContainerWorker(work_pool_name=pool).start(run_once=True, printer=lambda _: None)
             )
-        return httpx.get(f"{prefect_api}/flow_runs/{made.id}").json()
+        return httpx.get(f"{prefect_api}/flow_runs/{flow_run.id}").json()
 
     return run
 

@@ -49,9 +49,9 @@ TABLE = {
 }
 
 
-def the_file(**given: str) -> dict[str, dict]:
+def the_file(**variables: str) -> dict[str, dict]:
     """The declared deployments by flow and name."""
-    content = declared(environment({**SERVER, **given}))
+    content = declared(environment({**SERVER, **variables}))
     return {f"{flow_of(one).name}/{one['name']}": one for one in content["deployments"]}
 
 
@@ -166,7 +166,7 @@ def test_all_that_is_missing_is_named_at_once_with_what_it_is_for():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("variables", "message"),
     [
         ({"ALMANAC_STORE": "s3://bucket"}, "ALMANAC_STORE: s3:// is not a kind of store"),
         ({"ALMANAC_STORE": "az://c/f?sig=SECRET"}, "carries a credential"),
@@ -175,10 +175,10 @@ def test_all_that_is_missing_is_named_at_once_with_what_it_is_for():
         ({"ALMANAC_POOL_TYPE": "kubernets"}, "Expected one of: "),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_and_no_secret_is_repeated(given, told):
+def test_a_value_that_cannot_be_is_refused_and_no_secret_is_repeated(variables, message):
     with pytest.raises(AlmanacError) as error:
-        environment({**SERVER, **given})
-    assert told in str(error.value)
+        environment({**SERVER, **variables})
+    assert message in str(error.value)
     assert "SECRET" not in str(error.value)
 
 

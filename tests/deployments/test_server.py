@@ -185,19 +185,19 @@ def test_what_differs_is_told_and_repaired(deployments, client, few, tmp_path):
         client.read_deployment_by_name(f"housekeeping/daily-{tmp_path.name}")
 
 
-def machines_only(kept: list[dict[str, Any]]) -> None:
-    kept[:] = [one for one in kept if "machines" in one["entrypoint"]]
+def machines_only(deployments: list[dict[str, Any]]) -> None:
+    deployments[:] = [one for one in deployments if "machines" in one["entrypoint"]]
 
 
-def with_two_schedules(kept: list[dict[str, Any]]) -> None:
-    for one in kept:
+def with_two_schedules(deployments: list[dict[str, Any]]) -> None:
+    for one in deployments:
         if one["entrypoint"].endswith("forecast"):
             evening = {"slug": "evening", "cron": "0 18 * * 1", "timezone": "UTC", "active": True}
             one["schedules"] = [*one["schedules"], evening]
 
 
-def later(kept: list[dict[str, Any]]) -> None:
-    kept[0]["schedules"][0]["cron"] = "0 7 * * 1"
+def later(deployments: list[dict[str, Any]]) -> None:
+    deployments[0]["schedules"][0]["cron"] = "0 7 * * 1"
 
 
 def test_what_runs_depend_on_is_asked_and_each_thing_that_is_wrong_says_what_to_do(

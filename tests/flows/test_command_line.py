@@ -162,7 +162,7 @@ def test_an_older_day_is_scored_with_as_of(command, trained):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "pattern"),
     [
         (["toy", "score", "--as-of", "yesterday"], "as-of"),
         (["toy", "score", "--as-of", "2024-02-30"], "as-of"),
@@ -180,14 +180,14 @@ def test_an_older_day_is_scored_with_as_of(command, trained):
         (["sales", "ingest", "--source", "x.csv", "--column", "week"], "expected TABLE_COLUMN=SOURCE_COLUMN"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_told_in_words(command, trained, words, told):
+def test_a_mistake_on_the_command_line_is_told_in_words(command, trained, words, pattern):
     store = [] if words[1] in ("scores",) else ["--store", str(trained)]
     output = command(*words, *store)
     assert output.status != 0
     text = " ".join((output.err + output.out).replace("│", " ").split()).lower()
     assert "traceback" not in text
 
-    assert re.search(told.lower().replace("(", r"\("), text), text[-2000:]
+    assert re.search(pattern.lower().replace("(", r"\("), text), text[-2000:]
 
 
 def test_too_many_failed_keys_stop_the_run_with_their_reasons(command, trained):

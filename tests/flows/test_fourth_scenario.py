@@ -13,7 +13,7 @@ from models.scenario import Scenario
 from tests.conftest import ROOT
 from tests.toy import HOURLY, TOY, Plain
 
-FOLDERS = sorted(found.name for found in pkgutil.iter_modules(models.__path__) if found.ispkg)
+FOLDERS = sorted(package.name for package in pkgutil.iter_modules(models.__path__) if package.ispkg)
 SCENARIOS = [TOY, HOURLY] + [
     value
     for folder in FOLDERS

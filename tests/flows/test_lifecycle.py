@@ -116,7 +116,7 @@ def test_direct_commands_are_named_like_flows():
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("options", "expected"),
     [
         ({}, {"horizon": 26, "quantiles": [0.1, 0.9], "holidays": ["DE"], "seed": 7}),
         (
@@ -126,7 +126,7 @@ def test_direct_commands_are_named_like_flows():
     ],
 )
 def test_a_training_of_sales_keeps_horizon_quantiles_and_holidays_of_the_champion(
-    monkeypatch, tmp_path, given, expected
+    monkeypatch, tmp_path, options, expected
 ):
     settings = {"horizon": 26, "quantiles": [0.1, 0.9], "holidays": ["DE"]}
     manifest = {"options": {**settings, "seed": 3, "trees": 9}}
@@ -136,7 +136,7 @@ def test_a_training_of_sales_keeps_horizon_quantiles_and_holidays_of_the_champio
     assert sales._options(store) == {"horizon": 13, "seed": 7}
     monkeypatch.setattr(sales.bundles, "champion", lambda *_: 3)
     monkeypatch.setattr(sales.bundles, "manifest", lambda *_: manifest)
-    assert sales._options(store, **given) == expected
+    assert sales._options(store, **options) == expected
 
 
 def test_a_run_says_so_where_its_holidays_are_not_those_of_the_champion(monkeypatch, tmp_path):

@@ -216,7 +216,7 @@ def test_what_was_published_is_judged_like_the_bundle_that_published_it(own, mac
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--from", "2024-06-01", "--bundle", "1"], "nothing to evaluate"),
         (["--from", "2024-03-28", "--to", "2024-03-26", "--bundle", "1"], "Expected --from before --to"),
@@ -225,11 +225,11 @@ def test_what_was_published_is_judged_like_the_bundle_that_published_it(own, mac
         (["--from", "2024-03-01"], "`--bundle N` judges what a bundle would have said"),
     ],
 )
-def test_a_range_that_cannot_be_evaluated_is_refused(own, command, words, said):
+def test_a_range_that_cannot_be_evaluated_is_refused(own, command, words, message):
     shutil.rmtree(own / "ledger", ignore_errors=True)
     output = command("machines", "evaluate", *words, "--store", own)
     assert output.status == 1
-    assert said in output.err
+    assert message in output.err
 
 
 def test_run_ingests_trains_once_and_scores(tables, machines, tmp_path):

@@ -38,8 +38,8 @@ def with_a_secret(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(with_a_secret())
-def test_an_address_with_a_secret_is_refused_and_not_repeated(made):
-    address, secret = made
+def test_an_address_with_a_secret_is_refused_and_not_repeated(address_and_secret):
+    address, secret = address_and_secret
     for use in (
         lambda: refuse_credential("--source", address),
         lambda: Store(address),

@@ -54,8 +54,8 @@ def called_after(past, now, interval="1m", labels=None):
     """Which of the readings `now`, in the hours after `past`, are called at alpha 0.001."""
     options = {"interval": interval, "alpha": 0.001}
     step = Options.of(options).step
-    fitted = trained_on(past, interval, labels)
-    model = DEVICES.load(fitted.files)
+    training = trained_on(past, interval, labels)
+    model = DEVICES.load(training.files)
     tables = {"readings": readings_of(np.r_[past, now], step).lazy()}
     tables |= {} if labels is None else {"labels": labels.lazy()}
     keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
@@ -216,9 +216,9 @@ def test_the_pace_of_sensors_is_told_and_kept_only_where_readings_are_regular():
     rng = np.random.default_rng(5)
     _, fast = slow_and_fast(2)
     now_and_then = np.where(rng.random(2880) < 0.1, rng.normal(size=2880), np.nan)
-    fitted = trained_on(fast)
-    assert fitted.files["sensors"]["pace"].to_list() == [10]
-    assert any("judged every 10 minutes" in note for note in fitted.notes)
+    training = trained_on(fast)
+    assert training.files["sensors"]["pace"].to_list() == [10]
+    assert any("judged every 10 minutes" in note for note in training.notes)
     for values in (now_and_then, rng.normal(size=2880)):
         assert trained_on(values).files["sensors"]["pace"].to_list() == [1]
     assert any("--interval 6m fits" in note for note in trained_on(now_and_then).notes) or any(
@@ -231,16 +231,16 @@ def test_sensors_that_cannot_alarm_are_counted():
     assert any("1 of 1 sensors have too little history" in note for note in few.notes)
 
 
-@pytest.mark.parametrize(("hours", "told"), [(3, True), (24, False)])
-def test_a_history_without_a_day_says_when_to_train_again(hours, told):
+@pytest.mark.parametrize(("hours", "has_note"), [(3, True), (24, False)])
+def test_a_history_without_a_day_says_when_to_train_again(hours, has_note):
     notes = trained_on(np.random.default_rng(8).normal(size=60 * hours)).notes
-    assert any("Train again once there are two days" in note for note in notes) is told
+    assert any("Train again once there are two days" in note for note in notes) is has_note
 
 
 def test_an_old_bundle_without_sentinels_still_scores():
-    fitted = trained_on(np.random.default_rng(7).normal(size=1440))
-    files = dict(fitted.files) | {"sensors": fitted.files["sensors"].drop("sentinels")}
-    assert training_notes.of_sensors(fitted.files, Options()) == []
+    training = trained_on(np.random.default_rng(7).normal(size=1440))
+    files = dict(training.files) | {"sensors": training.files["sensors"].drop("sentinels")}
+    assert training_notes.of_sensors(training.files, Options()) == []
     model = DEVICES.load(files)
     tables = {"readings": readings_of(np.zeros(1500), timedelta(minutes=1)).lazy()}
     keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
@@ -306,12 +306,12 @@ def test_the_cycle_of_the_day_follows_the_clocks_of_its_time_zone(timezone, site
     local = times.dt.convert_time_zone("Europe/Zurich").dt
     course = 5 * np.sin(2 * np.pi * (local.hour() + local.minute() / 60).to_numpy() / 24)
     values = course + np.random.default_rng(1).normal(size=len(course)) / 5
-    fitted = trained_on(values[:count], "10m", timezone=timezone, site=site)
+    training = trained_on(values[:count], "10m", timezone=timezone, site=site)
     keys = pl.DataFrame({"device": ["d"], "tag": ["t"]})
     tables = {"readings": readings_of(values, step).lazy()}
     monday = datetime(2026, 3, 30, tzinfo=UTC)
     rows = pl.concat(
-        DEVICES.score(DEVICES.load(fitted.files), tables, {}, keys, monday + hour * HOUR, {}).rows
+        DEVICES.score(DEVICES.load(training.files), tables, {}, keys, monday + hour * HOUR, {}).rows
         for hour in range(1, 25)
     )
     error = np.abs(rows.sort("time")["expected"].to_numpy() - course[-144:])

@@ -49,7 +49,7 @@ def first(value):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (with_line("left_child", first(0)), "do not name each node and leaf once"),
         (with_line("right_child", first(-999)), "do not name each node and leaf once"),
@@ -77,8 +77,8 @@ def first(value):
         ("", "does not begin with 'tree'"),
     ],
 )
-def test_a_crafted_text_is_refused(text, told):
-    with pytest.raises(ModelTextError, match=told):
+def test_a_crafted_text_is_refused(text, message):
+    with pytest.raises(ModelTextError, match=message):
         booster_of(text)
 
 

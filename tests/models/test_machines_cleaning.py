@@ -11,11 +11,11 @@ from models.machines.contracts import TABLES
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("text", "expected"),
     [("1.0", "1"), (" 7 ", "7"), ("07.00", "07"), ("1.5", "1.5"), ("pump-1.0", "pump-1.0"), ("1.10", "1.10")],
 )
-def test_only_a_whole_number_with_decimals_is_written_shorter(given, expected):
-    assert tidied(pl.DataFrame({"machine_id": [given]}))["machine_id"].to_list() == [expected]
+def test_only_a_whole_number_with_decimals_is_written_shorter(text, expected):
+    assert tidied(pl.DataFrame({"machine_id": [text]}))["machine_id"].to_list() == [expected]
 
 
 def test_ids_of_a_column_with_a_gap_meet_those_of_one_without():

@@ -152,9 +152,9 @@ def test_three_early_failures_in_all_give_probabilities_as_often_as_it_failed():
     end, options = START + timedelta(days=366), {"threads": 1, "every_hours": 24}
     context = MACHINES.context(frames, end, options)
     rows = MACHINES.prepare_shard(frames, context, end, options)["rows"].lazy()
-    fitted = MACHINES.fit({"rows": rows}, context, end, options)
-    assert any("few failures (comp1 3)" in note for note in fitted.notes)
-    model = MACHINES.load(fitted.files)
+    training = MACHINES.fit({"rows": rows}, context, end, options)
+    assert any("few failures (comp1 3)" in note for note in training.notes)
+    model = MACHINES.load(training.files)
     late = rows.filter(pl.col("time") > START + timedelta(days=270)).collect()
     for (component, hours), probabilities in model.predict(model.matrix(late)).items():
         base = next(r.base_rate for r in model.risks if (r.component, r.horizon_hours) == (component, hours))

@@ -90,11 +90,11 @@ def test_what_is_not_known_is_null_and_says_why(trained):
 
 
 def test_too_few_failures_give_no_remaining_life_and_a_note():
-    fitted = bundle(fleet(9))
+    training = bundle(fleet(9))
     assert all(
-        "remaining life needs 20 failures" in life["reason"] for life in fitted.files["model"]["lives"]
+        "remaining life needs 20 failures" in life["reason"] for life in training.files["model"]["lives"]
     )
-    rows = scored(fitted.files, fleet(9))
+    rows = scored(training.files, fleet(9))
     assert rows["life_q50_hours"].null_count() == rows.height
     assert rows["life_note"].str.contains("needs 20 failures|out of service").all()
 

@@ -88,18 +88,18 @@ def trial(case: Case, every_hours: int, trees: int = 40) -> Trial:
     context = MACHINES.context(tables, case.until, options)
     start = time.perf_counter()
     train = MACHINES.prepare_shard(tables, context, case.until, options)["rows"]
-    fitted = MACHINES.fit({"rows": train.lazy()}, context, case.until, options)
+    training = MACHINES.fit({"rows": train.lazy()}, context, case.until, options)
     seconds = time.perf_counter() - start
     end = MACHINES.resolve_as_of(tables, None, datetime.now(UTC))
     later = MACHINES.context(tables, end, options)
     test_options = {**options, "score_from": case.until.isoformat()}
-    model = MACHINES.load(fitted.files)
+    model = MACHINES.load(training.files)
     ours = MACHINES.evaluate(model, tables, later, end, test_options)
     ours = ours.filter(pl.col("time") > case.until)
     rows = MACHINES.prepare_shard(tables, later, end, options)["rows"].filter(pl.col("time") > case.until)
     reference = forest(case, tables, train, rows, trees)
     ceiling = rule(tables, train, rows, 168)
-    return Trial(ours, reference, ceiling, tuple(fitted.notes), seconds)
+    return Trial(ours, reference, ceiling, tuple(training.notes), seconds)
 
 
 def forest(

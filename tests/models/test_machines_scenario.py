@@ -284,8 +284,8 @@ def uneven(fleet) -> dict[str, pl.DataFrame]:
 
 
 def test_a_component_that_never_failed_has_no_model_and_one_that_seldom_did_a_base_rate(uneven):
-    fitted = train(uneven, AS_OF)
-    rows, keys = score(MACHINES.load(json_and_back(fitted)), uneven, AS_OF)
+    training = train(uneven, AS_OF)
+    rows, keys = score(MACHINES.load(json_and_back(training)), uneven, AS_OF)
     never, seldom = (keys.filter(component=c) for c in ("comp1", "comp2"))
     assert set(never["status"]) == {"skipped"}
     assert never["reason"].str.starts_with("comp1 never failed in the training range of ").all()
@@ -297,7 +297,7 @@ def test_a_component_that_never_failed_has_no_model_and_one_that_seldom_did_a_ba
     constant = rows.filter(component="comp2", horizon_hours=24)
     assert constant["probability"].n_unique() == 1
     assert 0 < constant["probability"][0] < 0.01
-    assert any("comp1 never failed" in note for note in fitted.notes)
+    assert any("comp1 never failed" in note for note in training.notes)
 
 
 def test_a_component_that_the_bundle_has_not_heard_of_is_skipped_and_said(fleet, model):
@@ -438,14 +438,14 @@ def test_a_champion_is_compared_on_rows_that_it_has_not_seen(fleet, model):
 def test_the_classical_estimators_go_the_same_way(fleet, estimator, monkeypatch):
     monkeypatch.setattr("models.machines.estimators.FOREST_TREES", 40)
     options = {**OPTIONS, "estimator": estimator, "horizons_hours": [24], "training_rows": 1500}
-    fitted = train(fleet, AS_OF, options)
-    frames = [f for f in fitted.files.values() if isinstance(f, pl.DataFrame)]
+    training = train(fleet, AS_OF, options)
+    frames = [f for f in training.files.values() if isinstance(f, pl.DataFrame)]
     assert len(frames) == 2
-    rows, keys = score(MACHINES.load(json_and_back(fitted)), fleet, AS_OF, options)
+    rows, keys = score(MACHINES.load(json_and_back(training)), fleet, AS_OF, options)
     assert rows.height == 28
     assert set(keys["status"]) == {"scored"}
     assert rows.filter("above_threshold")["reasons"].str.contains(r"\(\+0\.\d+\)").all()
-    assert fitted.headline["average_precision_24h"] > 0.2
+    assert training.headline["average_precision_24h"] > 0.2
 
 
 def test_as_of_is_the_latest_telemetry_up_to_what_is_asked_for(fleet):
@@ -473,9 +473,9 @@ def test_nothing_to_learn_from_is_an_error_that_says_what_to_do(fleet):
 
 def test_a_short_range_trains_without_held_out_rows_and_says_so(fleet):
     options = {**OPTIONS, "train_from": (AS_OF - timedelta(days=12)).isoformat(), "horizons_hours": [72]}
-    fitted = train(fleet, AS_OF, options)
-    assert any("too short to hold out rows" in note for note in fitted.notes)
-    rows, _ = score(MACHINES.load(fitted.files), fleet, AS_OF, options)
+    training = train(fleet, AS_OF, options)
+    assert any("too short to hold out rows" in note for note in training.notes)
+    rows, _ = score(MACHINES.load(training.files), fleet, AS_OF, options)
     assert rows.height == 28
 
 

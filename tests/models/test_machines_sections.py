@@ -33,8 +33,8 @@ def run() -> RunView:
     tables = {name: frame.with_columns(shard=pl.lit(0)).lazy() for name, frame in fleet.items()}
     context = MACHINES.context(tables, AS_OF, OPTIONS)
     rows = MACHINES.prepare_shard(tables, context, AS_OF, OPTIONS)["rows"]
-    fitted = MACHINES.fit({"rows": rows.lazy()}, context, AS_OF, OPTIONS)
-    model = MACHINES.load(fitted.files)
+    training = MACHINES.fit({"rows": rows.lazy()}, context, AS_OF, OPTIONS)
+    model = MACHINES.load(training.files)
     costly = {**OPTIONS, "missed_failure_cost": 15.0}
 
     def scored(at: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -53,9 +53,9 @@ def run() -> RunView:
         previous=scored(AS_OF - timedelta(days=2))[0].lazy(),
         keys=keys.lazy(),
         derived={name: frame.with_columns(as_of=pl.lit(AS_OF)).lazy() for name, frame in derived.items()},
-        backtest=fitted.backtest.lazy(),
-        metrics=fitted.metrics,
-        headline=fitted.headline,
+        backtest=training.backtest.lazy(),
+        metrics=training.metrics,
+        headline=training.headline,
         gaps=MACHINES.gaps(tables, keys, AS_OF, costly),
     )
 

@@ -45,8 +45,8 @@ def tables() -> dict[str, pl.LazyFrame]:
 def model(tables):
     context = SALES.context(tables, AS_OF, OPTIONS)
     parts = SALES.prepare_shard(tables, context, AS_OF, OPTIONS)
-    fitted = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
-    return SALES.load(fitted.files)
+    training = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
+    return SALES.load(training.files)
 
 
 def medians(model, tables) -> pl.DataFrame:

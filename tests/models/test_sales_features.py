@@ -429,6 +429,6 @@ def test_another_numeric_covariate_is_a_feature_with_its_deviation_from_usual():
     feature_rows = built(features.view_of(panel, context, FLAGS, None), LAST)
     year = frames["history"].filter(pl.col("week") > AS_OF - timedelta(weeks=52))
     usual = year.group_by(KEY).agg(usual=pl.col("warmth").mean())
-    planned = feature_rows.filter("planned").join(usual, on=KEY)
-    assert planned.height > 0
-    assert np.allclose(planned["f:unusual_warmth"], planned["f:warmth"] - planned["usual"], atol=1e-3)
+    plan_rows = feature_rows.filter("planned").join(usual, on=KEY)
+    assert plan_rows.height > 0
+    assert np.allclose(plan_rows["f:unusual_warmth"], plan_rows["f:warmth"] - plan_rows["usual"], atol=1e-3)

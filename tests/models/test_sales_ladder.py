@@ -248,13 +248,13 @@ def frame_of(rows: list[tuple], without: set[str]) -> pl.DataFrame:
     st.booleans(),
 )
 def test_every_key_and_week_is_answered_and_quantiles_are_finite_positive_and_in_order(
-    history, plan, wanted, without, empty_context
+    history, plan, pairs, without, empty_context
 ):
     history = frame_of(history, without)
     plan = frame_of(plan, {"units"}).with_columns(pl.col("week") + timedelta(weeks=2))
     profiles = {} if empty_context else ladder.profiles(history, AS_OF, QUANTILES)
-    answers = ladder.answer(keys(*wanted), history, profiles, AS_OF, 3, QUANTILES, plan)
-    expected = sorted({(sku, store, step) for sku, store in wanted for step in (1, 2, 3)})
+    answers = ladder.answer(keys(*pairs), history, profiles, AS_OF, 3, QUANTILES, plan)
+    expected = sorted({(sku, store, step) for sku, store in pairs for step in (1, 2, 3)})
     assert answers.select(*KEY, "step").rows() == expected
     values = answers.select(NAMES).to_numpy()
     assert np.isfinite(values).all()

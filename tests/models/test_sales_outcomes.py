@@ -89,7 +89,7 @@ def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
         )
 
     def measure(of, metric, name="all", value="all"):
-        measured = table.filter(slice=name, value_of_slice=value, metric=metric)["value"].item()
+        figure = table.filter(slice=name, value_of_slice=value, metric=metric)["value"].item()
         units = sum(row["units"] for row in of)
         by_hand = {
             "rows": len(of),
@@ -98,7 +98,7 @@ def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
             "bias": sum(row["q50"] - row["units"] for row in of) / units,
             "coverage_90": sum(row["q5"] <= row["units"] <= row["q95"] for row in of) / len(of),
         }[metric]
-        assert measured == pytest.approx(by_hand), (metric, name, value)
+        assert figure == pytest.approx(by_hand), (metric, name, value)
 
     for metric in ("rows", "pinball", "wape", "bias", "coverage_90"):
         measure(complete, metric)

@@ -36,8 +36,8 @@ def forecasts(tables: Tables) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows of `new`, and their explanation."""
     context = SALES.context(tables, AS_OF, OPTIONS)
     parts = SALES.prepare_shard(tables, context, AS_OF, OPTIONS)
-    fitted = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
-    model, keys = SALES.load(fitted.files), pl.DataFrame({"sku": "new", "store": ["s0", "s1", "s2"]})
+    training = SALES.fit({name: part.lazy() for name, part in parts.items()}, context, AS_OF, OPTIONS)
+    model, keys = SALES.load(training.files), pl.DataFrame({"sku": "new", "store": ["s0", "s1", "s2"]})
     rows = SALES.score(model, tables, context, keys, AS_OF, OPTIONS).rows
     return rows, SALES.explain(model, tables, context, rows, AS_OF, OPTIONS)
 

@@ -160,9 +160,9 @@ def test_a_machines_bundle_uses_the_groups_that_it_learnt_from(machines):
     }
     context = MACHINES.context(tables, as_of, options)
     parts = {n: f.lazy() for n, f in MACHINES.prepare_shard(tables, context, as_of, options).items()}
-    fitted = MACHINES.fit(parts, context, as_of, options)
-    features = MACHINES.load(fitted.files).features
-    assert [feature.name for feature in features] == fitted.features
+    training = MACHINES.fit(parts, context, as_of, options)
+    features = MACHINES.load(training.files).features
+    assert [feature.name for feature in features] == training.features
     assert {feature.kind for feature in features} == {"sensor", "component", "machine"}
     sensors = [feature for feature in features if feature.kind == "sensor"]
     assert {(feature.statistic, feature.hours) for feature in sensors} == {("mean", 36)}

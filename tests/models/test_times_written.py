@@ -112,11 +112,11 @@ def test_rows_after_the_clock_and_far_from_all_others_go_to_quarantine_with_the_
     assert accepted.bad.sort(ROW)[RULE].to_list() == ["time|in_future", "time|far_from_others"]
 
 
-@pytest.mark.parametrize("written", ["%Y-%m-%d %H:%M:%S", "%d.%m.%Y %H:%M"])
-def test_the_order_of_rows_tells_which_of_two_hours_is_meant(written):
+@pytest.mark.parametrize("pattern", ["%Y-%m-%d %H:%M:%S", "%d.%m.%Y %H:%M"])
+def test_the_order_of_rows_tells_which_of_two_hours_is_meant(pattern):
     first = datetime(2026, 10, 24, 22, tzinfo=UTC)
     moments = [first + timedelta(minutes=10 * n) for n in range(150)]
-    local = pl.Series("time", [m.astimezone(ZoneInfo("Europe/Berlin")).strftime(written) for m in moments])
+    local = pl.Series("time", [m.astimezone(ZoneInfo("Europe/Berlin")).strftime(pattern) for m in moments])
     assert utc(local, "Europe/Berlin").to_list() == moments
     several = [m for m in moments for _ in range(3)]
     interleaved = local.gather([n for n in range(150) for _ in range(3)])

@@ -166,10 +166,10 @@ values = scalars | st.lists(scalars, max_size=2)
 @example([{"device": "d", "value": 1}, {"device": "d", "value": 1.5}])
 @example([{"device": 1, "value": 1}, {"device": "1", "value": "x"}])
 @example([{"device": "line\nbreak", "value": "\x00"}])
-def test_messages_are_understood_alike_one_by_one_and_all_at_once(found):
+def test_messages_are_understood_alike_one_by_one_and_all_at_once(bodies):
     columns = {"device": "device", "value": "value"}
     messages = []
-    for number, one in enumerate(found):
+    for number, one in enumerate(bodies):
         try:
             messages.append(message(one, number))
         except UnicodeEncodeError:
@@ -212,12 +212,12 @@ def test_an_empty_file_is_told_from_one_without_messages(tmp_path):
 @settings(max_examples=60)
 @given(st.integers(0, 10_000), st.booleans())
 def test_wherever_a_file_breaks_off_whole_messages_are_read_and_the_break_is_seen(
-    tmp_path_factory, cut, noise
+    tmp_path_factory, length, noise
 ):
     good = [reading("d", "t", n, float(n)) for n in range(30)]
     whole = content([message(one, n) for n, one in enumerate(good)], block_bytes=400)
     path = put(tmp_path_factory.mktemp("capture"), [])
-    at = cut % len(whole)
+    at = length % len(whole)
     path.write_bytes(whole[:at] + (b"\x05" * 40 if noise else b""))
     rows, broken, file = read(path)
     assert broken.is_empty()

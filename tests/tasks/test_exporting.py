@@ -106,9 +106,9 @@ class TestDevices:
     @pytest.fixture(scope="class")
     def store(self, readings, tmp_path_factory) -> Store:
         store = Store(str(tmp_path_factory.mktemp("devices") / "store"))
-        trained = devices.train(readings)
+        training = devices.train(readings)
         facts = {"options": {}, "versions": {}, "code": "0"}
-        bundles.save(store, "devices", trained, trained.files, facts, devices.AS_OF, "run")
+        bundles.save(store, "devices", training, training.files, facts, devices.AS_OF, "run")
         return store
 
     @pytest.fixture(scope="class")

@@ -63,9 +63,9 @@ def scored(store):
 def test_each_published_row_is_judged_once_by_what_then_happened(scored):
     evaluate(scored)
     verdicts = rows(scored)
-    published = steps.published(scored).sort("as_of", "name")
+    scores = steps.published(scored).sort("as_of", "name")
     assert verdicts.select("as_of", "name", "value", "bundle", "run_id").equals(
-        published.select("as_of", "name", "value", "bundle", "run_id")
+        scores.select("as_of", "name", "value", "bundle", "run_id")
     )
     actual = values(days=4).rename({"value": "actual"})
     by_hand = verdicts.drop("actual").join(actual, on=["name", "at"], how="left", maintain_order="left")

@@ -154,7 +154,7 @@ def test_a_long_table_is_cut_and_the_rest_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "form", "shown"),
+    ("values", "form", "texts"),
     [
         ([1234567, None], None, ["1,234,567", "–"]),
         ([1234.5, 80.25], None, ["1,234", "80"]),
@@ -167,10 +167,10 @@ def test_a_long_table_is_cut_and_the_rest_is_counted() -> None:
         ([0.0, 0.0], None, ["0", "0"]),
     ],
 )
-def test_cells_are_formatted_alike(values: Sequence[object], form: str | None, shown: list[str]) -> None:
+def test_cells_are_formatted_alike(values: Sequence[object], form: str | None, texts: list[str]) -> None:
     frame = pl.DataFrame({"c": values}, strict=False)
     html = page(Grid(frame, formats={"c": form} if form else {}))
-    assert [row[0] for row in cells(html)] == shown
+    assert [row[0] for row in cells(html)] == texts
 
 
 def test_a_row_opens_the_explorer_at_its_key() -> None:

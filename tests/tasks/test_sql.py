@@ -174,7 +174,7 @@ def test_four_that_write_the_first_rows_at_once_leave_one_set(postgres, scored):
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("postgresql://postgres:hush-hush@{where}", "password authentication failed"),
         ("postgresql://postgres:hush-hush@127.0.0.1:1/postgres", "refused"),
@@ -193,9 +193,9 @@ def test_four_that_write_the_first_rows_at_once_leave_one_set(postgres, scored):
         ("mssql+pyodbc://sa:p@hush-hush?x=@127.0.0.1/x", "more than one @"),
     ],
 )
-def test_a_database_that_cannot_be_written_is_told_without_its_password(postgres, url, told):
+def test_a_database_that_cannot_be_written_is_told_without_its_password(postgres, url, message):
     with (
-        pytest.raises(SqlError, match=told) as error,
+        pytest.raises(SqlError, match=message) as error,
         transaction(SecretStr(url.format(where=postgres.where))),
     ):
         pass
@@ -239,8 +239,8 @@ def test_a_database_by_sqlalchemy_has_the_same_rows(scored, tmp_path):
             "select name, value, names, as_of, bundle, run_id from toy_doubled"
         ).fetchall()
         extra = database.execute("select count(extra) from toy_doubled").fetchone()
-    stored = [(*row[:3], row[3].isoformat(), *row[4:]) for row in in_the_store(scored, 2, 3)]
-    assert sorted(rows) == sorted(stored)
+    rows_of_store = [(*row[:3], row[3].isoformat(), *row[4:]) for row in in_the_store(scored, 2, 3)]
+    assert sorted(rows) == sorted(rows_of_store)
     assert extra == (12,)
 
 
