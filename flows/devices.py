@@ -240,7 +240,7 @@ def label(
     if incident is not None:
         rows = verdicts.of_incident(data_store, incident).with_columns(verdict=pl.lit(verdict))
     else:
-        rows = verdicts.said(device, tag, start, end, verdict)
+        rows = verdicts.of_range(device, tag, start, end, verdict)
     return verdicts.keep(data_store, rows, reason, by)
 
 
@@ -272,7 +272,7 @@ def mute(
         raise ParameterError("Expected --device or --site, one of them.")
     devices = [device] if site is None else verdicts.at_site(data_store, site)
     return verdicts.keep(
-        data_store, pl.concat(verdicts.said(one, tag, start, end, MUTED) for one in devices), reason, by
+        data_store, pl.concat(verdicts.of_range(one, tag, start, end, MUTED) for one in devices), reason, by
     )
 
 
@@ -306,7 +306,7 @@ def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:
     message = f"The first training learnt from the readings up to {until:%Y-%m-%d %H:%M} UTC. " + (
         f"It judges the {count} hours after that."
         if until < newest
-        else "It has no hours to judge but these."
+        else "It judges the same hours, as there are no others."
     )
     get_run_logger().info(message)
     return until, count, message

@@ -45,7 +45,9 @@ def of_incident(store: Store, name: str) -> pl.DataFrame:
     )
 
 
-def said(device: str | None, tag: str, start: AsOf | None, end: AsOf | None, verdict: str) -> pl.DataFrame:
+def of_range(
+    device: str | None, tag: str, start: AsOf | None, end: AsOf | None, verdict: str
+) -> pl.DataFrame:
     """One row: device, tag, start, end, verdict.
 
     Raises `ParameterError` if one of them is missing, or the end is not after the start.

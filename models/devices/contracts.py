@@ -19,7 +19,7 @@ from models.times import DateOrder, far_from_others, utc
 
 KEY = ("device", "tag")
 JOINT_TAG = "*"
-"""The tag of a device's joint detector over all its tags; no sensor may be called so."""
+"""The tag of a device's joint detector over all its tags; no sensor may have this name."""
 
 ANY_DEVICE = "*"
 """The device of a kind that is set for a tag of all devices."""
@@ -76,7 +76,7 @@ class Labels(dy.Schema):
 
 
 KINDS = ("counter", "angle", "state", "level", "daily", "levels", "wanders", "varies")
-"""What a sensor can be set to be: see docs/devices.md."""
+"""The kinds that can be set for a sensor: see docs/devices.md."""
 
 
 class Kinds(dy.Schema):

@@ -117,7 +117,7 @@ def trained(readings: pl.LazyFrame, start: datetime, as_of: datetime, options: O
 
 @dataclass(frozen=True)
 class Trial:
-    """Simulated devices: a model of the past without faults, and what came `hours` after it, with and without faults."""
+    """Simulated devices: a model of the past without faults, and the `hours` after it, with and without faults."""
 
     simulated: Simulated
     faulty: Faulty
@@ -126,7 +126,7 @@ class Trial:
     options: Options
     fine: pl.DataFrame
     """The scored rows where there are no faults."""
-    found: pl.DataFrame
+    with_faults: pl.DataFrame
     """The scored rows where each device has one."""
 
 
@@ -160,7 +160,7 @@ def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines:
     for alpha in alphas:
         p_values = trial.fine.filter(pl.col("rung") != "missing")["p_value"].to_numpy()
         rate = float((p_values <= alpha).mean())
-        summary = outcomes(called_by_scores(trial.found, alpha), trial.faulty)
+        summary = outcomes(called_by_scores(trial.with_faults, alpha), trial.faulty)
         frames.append(_labelled(f"{trial.options.detector}, alpha {alpha:g}", summary, rate))
     if not baselines:
         return pl.concat(frames)

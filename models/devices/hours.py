@@ -8,11 +8,11 @@ import polars as pl
 
 HOUR = timedelta(hours=1)
 LOOK_BACK = timedelta(days=31)
-"""Hours that were left out for longer are not looked for: what a run reads does not grow with the table's age."""
+"""A run does not look for missing hours further back, so what it reads does not grow with the age of the table."""
 
 
 LEARNT_SHARE = 2 / 3
-"""Of the first history, at least this share is learnt from, and not judged."""
+"""At least this share of the first history is for training and is not scored."""
 
 
 def first_split(readings: pl.LazyFrame, newest: datetime, at_most: int) -> tuple[datetime, int]:

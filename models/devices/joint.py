@@ -30,7 +30,7 @@ from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.grid import Floats, matrix_of, row_quantiles
 
 MOST_TAGS = 64
-"""Of a device with more tags, the first ones by name are taken together."""
+"""If a device has more tags, its joint detector uses the first ones by name."""
 SHRINKAGE = 0.02
 _CLIP_FIT, CLIP = 3.0, 12.0
 SCHEMA: dict[str, Any] = {
@@ -189,11 +189,11 @@ def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.
     device, column = np.nonzero((count < tags) & (count > 1))
     for begin in range(0, len(device), 20_000):
         d, t = device[begin : begin + 20_000], column[begin : begin + 20_000]
-        squares[d, t] = _of_known(filled[d, :, t], present[d, :, t], precision[d])
+        squares[d, t] = _of_present(filled[d, :, t], present[d, :, t], precision[d])
     return np.maximum(squares, 0.0), count
 
 
-def _of_known(x: Floats, present: NDArray[np.bool_], precision: Floats) -> Floats:
+def _of_present(x: Floats, present: NDArray[np.bool_], precision: Floats) -> Floats:
     """Distances of rows x (n, d) over the tags that are `present`: the missing ones minimise the distance."""
     absent = ~present
     system = np.where(absent[:, :, None] & absent[:, None, :], precision, 0.0)

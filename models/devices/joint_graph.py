@@ -29,7 +29,7 @@ def joint(params: pl.DataFrame) -> Graph:
     count = builder.total(builder.cast(present, "double"), 2)
     complete = builder.op("Equal", count, builder.cast(size, "double"))
     matrix = _matrices(builder, params["whole"], sizes, widest)
-    square = _of_known(builder, _quadratic(builder, x, matrix), x, present, complete, matrix, widest)
+    square = _of_present(builder, _quadratic(builder, x, matrix), x, present, complete, matrix, widest)
     nothing = builder.constant(np.nan)
     few = builder.op("Less", count, builder.constant(2.0))
     whole = builder.op("Where", few, nothing, _normal(builder, square, count))
@@ -94,7 +94,7 @@ def _quadratic(builder: Builder, x: str, matrix: str) -> str:
     return builder.op("Max", form, builder.constant(0.0))
 
 
-def _of_known(
+def _of_present(
     builder: Builder, square: str, x: str, present: str, complete: str, matrix: str, widest: int
 ) -> str:
     """`square` with the distances of the cells that are not `complete`, over the tags that are `present` there."""

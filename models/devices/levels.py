@@ -1,7 +1,7 @@
 """New levels: sensors whose lasting change has become normal (`models.devices.new_normal`), each reported once.
 
 A sensor is on a new level from the first hour that is judged by it; `since` is when the first incident of the sensor
-began that led to it, or the begin of the hours that it was learnt from. It is reported again where it was not on a new level
+began that led to it, or the start of the hours that it was learnt from. It is reported again where it was not on a new level
 for `FORGOTTEN`.
 """
 
@@ -74,7 +74,7 @@ def _begun(new: pl.DataFrame, incidents: pl.LazyFrame | None, as_of: datetime) -
     )
 
 
-def told(shifts: pl.DataFrame) -> list[Event]:
+def events(shifts: pl.DataFrame) -> list[Event]:
     """An event for each level that is new: device, tag, since, and the name of the incident that led to it."""
     return [
         Event(

@@ -8,7 +8,7 @@ less than 20 minutes older, or two intervals, count only where more than `BROKEN
 p-value of at most 0.001: so a fault after a calm day is called for so long, and then again where it gets worse. How
 far a p-value lies below `OFTEN_AT`, in logarithms, counts less where the sensor was unusual: as much less as the
 `USUAL_SHARE` quantile of its p-values before is less than `USUAL_SHARE`. On a sensor that drifts, a reading that is farther
-out than any before is no news.
+out than any before is not unusual.
 
 **The new normal.** The rule: in each quarter of the hold (`Options.hold_hours`, at least `FEWEST_INTERVALS`
 intervals) before the hour, at least a fifth of the sensor's readings are anomalies, at least two. Then a detector
@@ -38,12 +38,12 @@ HOUR = timedelta(hours=1)
 FEWEST_INTERVALS, MEMORY_INTERVALS = 240, 500
 OFTEN_AT, BROKEN = 0.001, 2
 SUSPECT = ((OFTEN_AT, 0.05), (0.01, 0.15))
-"""p-values, and the share of an hour's readings with none greater from which on a sensor is called often."""
+"""Pairs of a p-value and the share of an hour's readings, at or below it, from which on a sensor is called often."""
 HARDLY_WORSE = 0.01
-"""A score that is higher by this share of it, at most, is as unusual: what is expected moves over the day."""
+"""A score that is higher by at most this share counts as equally unusual: expected values move over the day."""
 CALLED_FOR, FEWEST_CALLED = timedelta(minutes=20), 2
 USUAL_SHARE = 0.1
-"""Share of the readings before by which it is seen how unusual they were."""
+"""The quantile of the earlier p-values that measures how unusual they were."""
 QUARTERS = 4
 STAYED_SHARE, FEWEST_ANOMALIES = 0.2, 2
 _JUDGED = ("score", "p_value", "is_anomaly", "rung", "cause", "expected", "low", "high")

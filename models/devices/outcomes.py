@@ -1,4 +1,4 @@
-"""What became of verdicts: how many readings were called anomalies, and which of them were in labelled faults.
+"""The outcomes of verdicts: how many readings were called anomalies, and which of them were in labelled faults.
 
 A judged row sums up the intervals of one sensor in one hour, and in one fault where there is one: `hour` (its
 start), `phase` (`during` a fault, `after` it: up to `AFTERMATH` intervals, else null), `fault`, `fault_tag`,
@@ -24,7 +24,7 @@ OUTCOMES = Outcomes(
     until=pl.when(pl.col("labelled").all()).then(pl.col("as_of").max()),
 )
 ALPHA = 0.01
-"""The alarm rate is watched at this p-value, whatever alpha was asked for: it should be that share."""
+"""The alarm rate is watched at this p-value, whatever the alpha of the run, and should equal it."""
 CHARTS = {
     "alarm_rate": ControlChart(
         f"Share of readings with a p-value of at most {ALPHA}", every="day", worse="either side", format=".3%"

@@ -21,7 +21,7 @@ from models.devices.grid import Floats, Grid, row_quantiles
 BASELINES = ("level", "seasonal", "local", "regimes")
 LEVEL, SEASONAL, LOCAL, REGIMES = range(4)
 LEAST_OF_A_DAY = 0.8
-"""Days of history from which on there is a cycle of the day."""
+"""Days of history needed for a daily cycle."""
 _BINS = 64
 _LEAP = 5.0
 """Standard deviations of its other steps by which a sensor leaps from one of its levels to another."""

@@ -264,7 +264,7 @@ class Devices(
             Event("incident", f"devices.{row['device']}.{row['start']:%Y-%m-%dT%H:%MZ}", _payload(row))
             for row in new.with_columns(incidents.what_happened()).iter_rows(named=True)
         ]
-        return events + (levels.told(derived["levels"]) if "levels" in derived else [])
+        return events + (levels.events(derived["levels"]) if "levels" in derived else [])
 
     def watched(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]

@@ -17,10 +17,10 @@ from models.search import OneOf, Real, Space, Whole
 
 FOLDS = 4
 TRIAL_DEVICES = 50
-"""About how many devices a study looks at; `backtest_devices` where those are fewer."""
+"""Approximate number of devices in a study; `backtest_devices` if that is less."""
 LONGEST_DAYS = 28.0
 LEAST_HISTORY = 4
-"""So many times what is held out lies before the first fold at least."""
+"""The history before the first fold is at least this many times as long as the held-out hours."""
 
 
 class DevicesSearch(Search):

@@ -23,11 +23,11 @@ from models.scenario import RunView
 ATTENTION = 100
 TIMELINE_DEVICES = 40
 EXPLORER_ROWS = 600_000
-"""About so many rows of this hour in the explorer; devices with incidents, then those first by name."""
+"""Approximate limit of this hour's rows in the explorer: devices with incidents come first, then by name."""
 PAST = timedelta(hours=6)
 FINDINGS = 300
 TOGETHER = "all together"
-"""What the page calls the detector of all a device's sensors."""
+"""The name, on the page, of the joint detector of a device."""
 _CURVE = np.round(10.0 ** np.arange(-4.0, -0.9, 0.25), 6)
 
 
@@ -39,7 +39,7 @@ def sections(run: RunView) -> list[Section]:
         Section("Devices that need attention now", _attention(view)),
         Section("Incidents", [*_timeline(view), *_levels(view)]),
         Section("Any device", _explorer(view)),
-        Section("False alarms", [*_said(view), *_false_alarms(view)]),
+        Section("False alarms", [*_labelled_alarms(view), *_false_alarms(view)]),
         Section("Detectors", _detectors(view)),
         Section("Silent, flat and without a detector", _findings(view)),
     ]
@@ -95,10 +95,10 @@ def _summary(view: _View) -> list[Part]:
     if status.get("failed") or status.get("skipped"):
         figures["Skipped or failed"] = f"{status.get('failed', 0) + status.get('skipped', 0):,}"
     text = (
-        f"The hour up to **{view.until:%Y-%m-%d %H:%M} UTC**. A reading is called an anomaly where its p-value is at "
-        "most alpha: of normal readings about that share is. Scores are higher the more anomalous a reading is, and "
+        f"The hour up to **{view.until:%Y-%m-%d %H:%M} UTC**. A reading is called an anomaly if its p-value is at "
+        "most alpha, as about that share of normal readings is. Scores are higher the more anomalous a reading is, and "
         "comparable for one sensor; p-values are comparable for all. Anomalies of a device that begin together are one "
-        "incident; those that the budget of alarms allows for are alarms."
+        "incident; incidents within the alarm budget are alarms."
     )
     return [Figures(figures), Text(text)]
 
@@ -118,9 +118,7 @@ def _attention(view: _View) -> list[Part]:
         pl.col("anomalies").alias("Anomalies"),
         pl.when("is_new_alarm").then(pl.lit("new")).otherwise(pl.lit("goes on")).alias("Alarm"),
     )
-    caption = (
-        "Alarms with an anomaly in this hour, the least likely by chance first; open one in the explorer"
-    )
+    caption = "Alarms with an anomaly in this hour, least likely by chance first; open one in the explorer"
     formats = {"p-value": ".1e"}
     return [Grid(frame, caption, limit=ATTENTION, formats=formats, key={"device": "Device"})]
 
@@ -195,8 +193,8 @@ def _explorer(view: _View) -> list[Part]:
         if sample.height < total
         else ""
     ) + (
-        f"The panel '{TOGETHER}' is how far all sensors together are from how they usually go together. Bands are where a "
-        "single reading is normal; slow changes and changes of spread are anomalies also within it."
+        f"The panel '{TOGETHER}' shows how far the sensors depart from their usual relations. In a band, a "
+        "single reading is normal; slow changes and changes of spread can be anomalies even there."
     )
     explorer = Explorer(
         key={"device": "Device", "tag": "Sensor"},
@@ -241,7 +239,7 @@ def _false_alarms(view: _View) -> list[Part]:
     backtest = view.run.backtest.select("rung", "injected", "p_value").collect(engine="streaming")
     normal = backtest.filter(~pl.col("injected"))["p_value"].to_numpy()
     if not len(normal):
-        return [Text("The bundle has no backtest: its history was too short to hold a part of it out.")]
+        return [Text("The bundle has no backtest: its history was too short to hold out a part of it.")]
     metrics = view.run.metrics.filter(pl.col("slice").is_in(["all", "rung"]))
     table = metrics.pivot("metric", index="value_of_slice", values="value", aggregate_function="first")
     names = {"value_of_slice": "Detector", "readings": "Readings"}
@@ -274,24 +272,24 @@ def _levels(view: _View) -> list[Part]:
         pl.col("device").alias("Device"),
         pl.col("tag").replace(JOINT_TAG, TOGETHER).alias("Sensor"),
         pl.col("since").dt.strftime("new level since %Y-%m-%d %H:%M").alias("Level"),
-        pl.when("is_new").then(pl.lit("new")).otherwise(pl.lit("told before")).alias("Told"),
+        pl.when("is_new").then(pl.lit("new")).otherwise(pl.lit("reported before")).alias("Reported"),
     )
-    caption = "What stayed different has become normal here, and its incident is over"
+    caption = "Sensors whose lasting change has become normal; their incidents are over"
     return [Grid(frame, caption, limit=FINDINGS, key={"device": "Device"})]
 
 
-def _said(view: _View) -> list[Part]:
+def _labelled_alarms(view: _View) -> list[Part]:
     """How many of the alarms that have a label were faults."""
     if "incidents" not in view.run.derived:
         return []
     table = precision(view.run.derived["incidents"], view.run.tables, view.until)
     if table.is_empty() or not table["labelled"][0]:
-        return [Text("No alarm of the last 30 days has a label: `devices label` says what one was.")]
+        return [Text("No alarm of the last 30 days has a label. Label one with `devices label`.")]
     names = {"tag": "Sensor", "alarms": "Alarms", "labelled": "With a label", "fault": "Faults"}
     names |= {"false_alarm": "False alarms", "new_normal": "New normal", "precision": "Precision"}
     rows = table.filter(pl.col("labelled") > 0).select(pl.col(c).alias(label) for c, label in names.items())
     rows = rows.with_columns(pl.col("Sensor").replace(JOINT_TAG, TOGETHER))
-    caption = "Alarms of the last 30 days that people, or labels of known faults, say something about"
+    caption = "Alarms of the last 30 days, by the verdicts of people and the labels of known faults"
     return [Grid(rows, caption, limit=FINDINGS, formats={"Precision": ".0%"})]
 
 
@@ -300,7 +298,7 @@ def _detectors(view: _View) -> list[Part]:
     frames = {name: file for name, file in view.run.files.items() if isinstance(file, pl.DataFrame)}
     settings = view.run.files.get("settings")
     if "sensors" not in frames or not isinstance(settings, Mapping):
-        return [Text("The bundle does not say.")]
+        return [Text("The bundle has no data about its sensors.")]
     here = view.run.keys.select(KEY).filter(pl.col("tag") != JOINT_TAG).collect()
     sensors = kinds(frames, settings).join(here, on=list(KEY), how="semi", maintain_order="left")
     counts = sensors.group_by("kind").len("n").sort("n", "kind", descending=[True, False])
@@ -314,12 +312,12 @@ def _detectors(view: _View) -> list[Part]:
         pl.col("rung").str.replace_all("_", " ").alias("Detector"),
         pl.col("readings").alias("Readings learnt from"),
     )
-    caption = "Sensors that the bundle knows, the rarest kinds first"
+    caption = "Sensors in the bundle, rarest kinds first"
     grid = Grid(frame, caption, limit=FINDINGS, key={"device": "Device", "tag": "Sensor"})
     return (
         [Text(f"{sensors.height:,} sensors: {summary}."), grid]
         if sensors.height
-        else [Text("None of them is known.")]
+        else [Text("The bundle knows none of the sensors.")]
     )
 
 

@@ -31,7 +31,7 @@ FAULTS = {
     "missing": 20,
     "correlation": 60,
 }
-"""Faults, and the number of intervals that they last."""
+"""Faults, and their length in intervals."""
 MINUTE = timedelta(minutes=1)
 
 

@@ -31,7 +31,7 @@ BASELINE_OF = {
     "levels": robust.REGIMES,
     "wanders": robust.LOCAL,
 }
-"""What is expected of sensors of the kinds that were set."""
+"""The baseline of sensors whose kind was set."""
 FEWEST_PER_PART = 20
 JOINT_WORTH = 0.4
 """A cluster of high joint scores says less about the next ones than one of a sensor's: what is expected of each

@@ -14,7 +14,7 @@ from models.devices.robust import LEAST_OF_A_DAY
 from models.scenario import File
 
 _STEADY = ("robust_level", "robust_seasonal")
-"""The rungs of sensors that are not expected to drift."""
+"""The rungs of sensors that should not drift."""
 _TOO_OFTEN = 3.0
 _FEWEST_CALLED = 10
 _SLOW = 1.8
@@ -69,7 +69,7 @@ def _short(sensors: pl.DataFrame) -> list[str]:
     hours = short.select(span.max()).item() / timedelta(hours=1)
     return [
         f"{short.height:,} of {sensors.height:,} sensors, such as {_example(short)}, have {hours:.3g} hours of history or "
-        "less: too little for a cycle of the day. Train again once there are two days."
+        "less: too little for a daily cycle. Train again once there are two days."
     ]
 
 
@@ -79,7 +79,7 @@ def _drifting(sensors: pl.DataFrame) -> list[str]:
         return []
     return [
         f"{some.height:,} of {sensors.height:,} sensors drift, such as {_example(some)} by {some['trend_per_day'][0]:+.3g} "
-        "a day. What is normal for them moves: train on a schedule."
+        "a day. Their normal level moves: train on a schedule."
     ]
 
 
@@ -121,7 +121,7 @@ def _irregular(sensors: pl.DataFrame, options: Options) -> list[str]:
     return [
         f"{slow.height:,} sensors, such as {_example(slow)}, send a reading about every "
         f"{pace.total_seconds() / 60:.3g} minutes and not regularly, in a store of intervals of {options.interval}: "
-        f"jumps, drifts and flat lines of theirs are hard to see. A store of their own with --interval {fitting[-1]} fits."
+        f"their jumps, drifts and flat lines are hard to see. A store of their own with --interval {fitting[-1]} fits."
     ]
 
 

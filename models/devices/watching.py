@@ -9,9 +9,9 @@ from models.drift import CYCLE
 
 HOUR = timedelta(hours=1)
 SILENT_HOURS = 24
-"""A sensor without a reading for so long is not expected to have one."""
+"""A sensor that is silent for longer is no longer expected to send."""
 FEWEST_HOURS = 12
-"""A sensor with fewer hours in the training has no usual."""
+"""A sensor with fewer hours in the training has no usual values."""
 
 _NOT_KNOWN = float("nan")
 _MAD = 1.4826

@@ -19,7 +19,7 @@ LEAST = 2.0**52
 _BASE, _LENGTH, _HEAD, _CHECK = 36, 10, 5, 4
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 MOST_STATES = 12
-"""Of one tag in one reading of files; words of a tag with more are texts, such as messages."""
+"""The most states that a tag may have in one ingest; if it has more words, they are texts, such as messages."""
 NOTHING = frozenset(
     [
         "na",
@@ -43,7 +43,7 @@ NOTHING = frozenset(
         "i/o timeout",
     ]
 )
-"""Words that a sensor of numbers sends where it has none: a tag with no others has no states."""
+"""Words that a numeric sensor sends for a missing value: a tag with no other words has no states."""
 
 
 def number_of(word: str) -> float:
