@@ -161,11 +161,11 @@ def _first_training(store: Store, holidays: list[str] | None) -> list[str]:
 
 
 def _reading(reading: Reading, week_ending: bool, returns: Returns | None) -> dict[str, Any]:
-    """The options of an ingest. Raises `ContractError` where the layout knows already what its dates are."""
+    """The options of an ingest. Raises `ContractError` where the layout already determines what its dates are."""
     if week_ending and reading.layout in DATED_BY_LAST_DAY:
         raise ContractError(
-            f"--week-ending with --layout {reading.layout}: that layout has dates of last days anyway. "
-            "Leave --week-ending out."
+            f"--week-ending with --layout {reading.layout}: its dates are the last days of weeks already. "
+            "Omit --week-ending."
         )
     return {**reading.options(), "week_ending": week_ending, "returns": returns}
 

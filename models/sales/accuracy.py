@@ -1,4 +1,4 @@
-"""What the page of a sales run shows of its bundle's backtest."""
+"""The backtest of a bundle, as the page of a sales run shows it."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ BASELINES = {"naive": "Naive (last week)", "seasonal_naive": "Seasonal naive (la
 
 
 def figures(metrics: pl.DataFrame) -> dict[str, str]:
-    """Key figures of the backtest, as they are shown; none without a backtest."""
+    """Key figures of the backtest as text; empty without a backtest."""
     overall = _measures(metrics, "all")
     wape = {"WAPE in the backtest": f"{overall['wape'][0]:.1%}"} if "wape" in overall.columns else {}
     coverages = {
@@ -30,7 +30,7 @@ def parts(metrics: pl.DataFrame) -> list[Part]:
     if "pinball" not in overall.columns:
         return [
             Text(
-                "The history is too short, or sold too little, for a backtest: there is no measure of accuracy."
+                "The history is too short, or has too few sales, for a backtest: there is no measure of accuracy."
             )
         ]
     blocks: list[Part] = [Text(_verdict(overall))]
@@ -66,7 +66,7 @@ def _verdict(overall: pl.DataFrame) -> str:
 
 
 def _wapes(row: dict[str, Any]) -> str:
-    """The WAPE of the medians beside those of the naive forecasts, in a sentence; empty where they are not known."""
+    """The WAPE of the medians beside those of the naive forecasts, as a sentence; empty where they are unknown."""
     wapes = [
         f"{label.split(' (')[0].lower()} {row[f'wape_{name}']:.1%}"
         for name, label in BASELINES.items()
@@ -76,7 +76,7 @@ def _wapes(row: dict[str, Any]) -> str:
 
 
 def _against(gain: float, naive: str) -> str:
-    """How much better or worse than a naive forecast, in words; `gain` is the share of its loss that is saved."""
+    """How much better or worse than a naive forecast, in words; `gain` is the share by which its loss falls."""
     if gain < 0:
         return f"{-gain:.0%} above {naive}, which is better"
     return f"{gain:.0%} below {naive}"

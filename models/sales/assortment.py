@@ -17,14 +17,14 @@ from models.sales.successors import PREDECESSOR
 from models.scenario import Frames
 
 LEAST_SKUS = 2
-"""SKUs that share a value of an attribute, on average, or it is the name of each and no group."""
+"""SKUs per value of an attribute, on average; with fewer, the attribute identifies SKUs and forms no groups."""
 ENDED = "ended"
 """The rung of weeks after the end of a SKU."""
 UNSOLD_WEEKS = 10
-"""A SKU that sold nothing for so many weeks seems to have ended."""
+"""A SKU without sales for this many weeks seems to have ended."""
 _NO_GROUPS = ("sku", END, PREDECESSOR)
 NAMED = 5
-"""SKUs that a note names."""
+"""SKUs, at most, that a note names."""
 
 
 def frames_of(tables: Frames, sku_weeks: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -60,14 +60,14 @@ def _texts(skus: pl.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Sales of the values of an attribute, all SKUs together, and which of them each key of a panel has; -1 for none."""
+    """Sales of the values of an attribute, all SKUs together, and the index of each key's value; -1 for none."""
 
     panel: Panel
     promotions: Promotions
     of_key: np.ndarray
 
     def by_key(self, values: np.ndarray) -> np.ndarray:
-        """What a key has of `values`, one for each value of the attribute; NaN for none."""
+        """The element of `values` (one per value of the attribute) that belongs to each key; NaN for none."""
         return np.append(values, np.nan)[self.of_key]
 
 
@@ -87,7 +87,7 @@ def groups(panel: Panel, context: Mapping[str, pl.DataFrame]) -> dict[str, Group
 
 
 def numbers(panel: Panel, context: Mapping[str, pl.DataFrame]) -> dict[str, np.ndarray]:
-    """The attributes of each key's SKU that are numbers, by `of_sku_<name>`."""
+    """Numeric attributes of each key's SKU, by `of_sku_<name>`."""
     if "skus" not in context:
         return {}
     own = panel.keys.join(context["skus"], on="sku", how="left", maintain_order="left")
@@ -109,7 +109,7 @@ def without_ended(rows: pl.DataFrame, tables: Frames, columns: Sequence[str]) ->
 
 
 def unsold(tables: Frames, as_of: date) -> list[str]:
-    """A note on SKUs that sold nothing in any store in the `UNSOLD_WEEKS` up to `as_of`, and whose end is not given."""
+    """A note on SKUs that sold nothing in any store in the `UNSOLD_WEEKS` up to `as_of` and have no end."""
     week, has_sales = pl.col("week"), pl.col("units") > 0
     year = tables["history"].filter(week > as_of - timedelta(weeks=YEAR), week <= as_of, has_sales)
     last = year.group_by("sku").agg(week.max()).filter(week <= as_of - timedelta(weeks=UNSOLD_WEEKS))
@@ -121,8 +121,8 @@ def unsold(tables: Frames, as_of: date) -> list[str]:
         return []
     more = f" and {len(skus) - NAMED:,} more" if len(skus) > NAMED else ""
     return [
-        f"Not sold in any store for {UNSOLD_WEEKS} weeks or more, and forecast as if they were: SKUs "
-        f"{', '.join(skus.head(NAMED))}{more}. If one has ended, say so in a column `end`, its last day, of the table of "
+        f"Not sold in any store for {UNSOLD_WEEKS} weeks or more, but still forecast as if they were on sale: SKUs "
+        f"{', '.join(skus.head(NAMED))}{more}. If one has ended, give its last day in a column `end` of the table of "
         "SKUs: sales ingest --skus."
     ]
 

@@ -1,4 +1,4 @@
-"""How the sales models did on weeks that they had not seen: measures, by slice, against naive forecasts."""
+"""How well the sales models forecast unseen weeks: measures, by slice, against naive forecasts."""
 
 from collections.abc import Mapping
 
@@ -51,7 +51,7 @@ def middle_column(options: Options) -> str:
 def measured(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
     """`measures` of the whole backtest, per origin, step, kind of demand and rung; see `metrics.by_slice`.
 
-    Those of the whole are of the origins whose horizon is known to its end, so that near weeks count no more.
+    Overall measures use only origins whose whole horizon is known, so that near weeks carry no extra weight.
     """
     expressions = measures(options)
     whole = metrics.by_slice(in_full(backtest, options), expressions, SLICES[:1])
@@ -59,14 +59,14 @@ def measured(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 
 def in_full(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """The rows of origins whose horizon is known to its end; all of them where there is no such origin."""
+    """The rows of origins whose whole horizon is known; all rows where there is no such origin."""
     weeks = options.horizon - options.origin_gap
     rows = backtest.filter(pl.col("origin") <= pl.col("origin").max() - pl.duration(weeks=weeks))
     return rows if rows.height else backtest
 
 
 def headline(metrics_table: pl.DataFrame) -> dict[str, float]:
-    """The few measures of the whole backtest to show first; those that are not known are left out."""
+    """The few overall measures to show first; unknown ones are left out."""
     whole = metrics_table.filter(pl.col("slice") == "all").drop_nulls("value")
     values: Mapping[str, float] = dict(zip(whole["metric"], whole["value"], strict=True))
     return {

@@ -1,4 +1,4 @@
-"""Weeks: the last complete one, and the one that a given day belongs to."""
+"""Weeks: the last complete one, and the week of a given day."""
 
 from datetime import date, datetime, timedelta
 
@@ -51,7 +51,7 @@ def incomplete_weeks(history: pl.LazyFrame, newest: date) -> list[str]:
     weeks = ", ".join(f"{week} ({rows:,} rows)" for week, rows in later.iter_rows())
     last = later["week"][-1]
     return [
-        f"Left out, since they are not complete: the weeks of {weeks}. A week counts once its seven days are over, that of "
+        f"Left out because they are incomplete: the weeks of {weeks}. A week counts once its seven days are over, that of "
         f"{last} from {last + WEEK} on. If these dates are the last days of weeks, ingest with --week-ending."
     ]
 

@@ -1,7 +1,7 @@
-"""Columns of words, such as the kind of a promotion: each of their categories is a flag, but the usual one.
+"""Columns of words, such as the kind of a promotion: each category but the usual one becomes a flag.
 
-Blanks around a word and upper case make no other category, and an empty cell, or a word such as `none`, is none. The
-category that most weeks have is the usual one, which has no flag; a category that a bundle has not learnt counts as it.
+Surrounding blanks and case do not matter; an empty cell, or a word such as `none`, is no category. The most frequent
+category is the usual one, which has no flag; a category that a bundle has not learnt counts as the usual one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,25 +15,25 @@ from models.sales.panel import KEY, NOT_COVARIATES
 from models.scenario import Frames
 
 MOST_CATEGORIES = 20
-"""A column with more different words is a text for people; of a table that has collected more, the frequent ones count."""
+"""A column with more different words is free text; where a table has collected more, the most frequent ones count."""
 BETWEEN = "="
 """Between a column and its category in the name of a flag."""
 USUAL_SHARE = 0.25
-"""Of the weeks, that have to have no flag, or nothing is usual."""
+"""Least share of the weeks without a flag; with fewer, no category is usual."""
 VARYING_SHARE = 0.05
-"""Of the keys, whose weeks have to differ, or the column is an attribute of the SKU or the store."""
+"""Least share of the keys whose weeks differ; with fewer, the column is an attribute of the SKU or the store."""
 FLAG, USUAL, CONSTANT, VARIED, RARE = "flag", "usual", "constant", "varied", "rare"
 _NO_NAME = r'[\s",:\[\]{}=]+'
-"""What names of features cannot have."""
+"""Characters that names of features cannot have."""
 
 
 def text_columns(schema: Mapping[str, pl.DataType]) -> list[str]:
-    """Names of the text columns of a history or plan that are not of the key, sorted."""
+    """Names of the text columns of a history or plan other than the key, sorted."""
     return sorted(name for name, kind in schema.items() if name not in NOT_COVARIATES and kind == pl.String)
 
 
 def column_of(name: str) -> str:
-    """The column that a covariate is made of: the one of a flag's category, or the covariate itself.
+    """The column that a covariate is derived from: the column of words of a flag, else the covariate itself.
 
     >>> column_of("promotion=two_for_one"), column_of("price")
     ('promotion', 'price')
@@ -88,7 +88,7 @@ def _use(counts: pl.DataFrame, varying: float) -> pl.Expr:
 def with_flags(tables: Frames, names: Iterable[str]) -> Frames:
     """The tables with those flags of categories among the `names` of covariates as columns of history and plan.
 
-    Each is 1 or 0; a table that lacks the column of words has no flags of it.
+    Each is 1 or 0; a table without the column of words gets no flags from it.
     """
     result = dict(tables)
     for table in ("history", "plan"):
@@ -111,14 +111,14 @@ def flagged(tables: Frames, as_of: date) -> Frames:
 
 
 def notes(tables: Frames, as_of: date) -> list[str]:
-    """Which columns of words have no part in a forecast and why, and what the plan says that the history does not."""
+    """Notes on columns of words that forecasts do not use and why, and on words of the plan that the history lacks."""
     every = of_history(tables, as_of)
     why = {
-        CONSTANT: "has no part in forecasts: it says the same in all weeks of nearly every SKU and store. Give it as an "
-        "attribute, with sales ingest --skus or --stores",
-        VARIED: "has no part in forecasts: no word of it is usual. Less than "
-        f"{USUAL_SHARE:.0%} of the weeks have none or the most frequent one",
-        RARE: f"has more than {MOST_CATEGORIES} different words. The most frequent ones count, all others as none",
+        CONSTANT: "is not used in forecasts: it is the same in all weeks of nearly every SKU and store. Give it as an "
+        "attribute with sales ingest --skus or --stores",
+        VARIED: "is not used in forecasts: none of its words is usual. Less than "
+        f"{USUAL_SHARE:.0%} of the weeks have no word or the most frequent one",
+        RARE: f"has more than {MOST_CATEGORIES} different words. The most frequent ones are used; all others count as none",
     }
     uses = every.select("column", "use").unique().sort("column", "use").iter_rows()
     lines = [f"Column '{column}' of the history {why[use]}." for column, use in uses if use in why]
@@ -126,20 +126,20 @@ def notes(tables: Frames, as_of: date) -> list[str]:
 
 
 def not_learnt(plan: pl.LazyFrame, every: pl.DataFrame) -> pl.DataFrame:
-    """sku, store and `words`, a text, of the keys whose plan has categories that are not among `every` learnt one."""
+    """sku, store and `words`, a text, of the keys whose plan has categories that `every`, the learnt ones, lacks."""
     frames = [pl.LazyFrame(schema=dict.fromkeys((*KEY, "words"), pl.String))]
     for column in every["column"].unique().sort():
         if plan.collect_schema().get(column) == pl.String:
             strange = plan.filter(~category(column).is_in(every.filter(column=column)["category"].implode()))
             message = pl.format(
-                "'{}' in column '{}' is not learnt and counts as none", column, pl.lit(column)
+                "'{}' in column '{}' was not seen in training and counts as none", column, pl.lit(column)
             )
             frames.append(strange.select(*KEY, words=message))
     return pl.concat(frames).group_by(KEY).agg(pl.col("words").unique().sort().str.join("; ")).collect()
 
 
 def unknown(plan: pl.LazyFrame | None, every: pl.DataFrame, as_of: date) -> list[str]:
-    """A note for each column of words of the `plan` with categories that are not among `every` one of the history."""
+    """A note for each column of words of the `plan` with categories that are not in `every`, those of the history."""
     if plan is None:
         return []
     later, lines = plan.filter(pl.col("week") > as_of), []

@@ -1,4 +1,4 @@
-"""Conformal calibration: quantile forecasts are moved so that they hold what they say on held-out data."""
+"""Conformal calibration: quantile forecasts are shifted so that they are met on held-out data as often as they say."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 
 BORROWED = 30.0
-"""So many clusters' worth of the larger group is mixed into the offset of a group."""
+"""Clusters' worth of the larger group that is mixed into the offset of a group."""
 
 
 def fit_offsets(
     residuals: pl.DataFrame, quantiles: Sequence[float], by: Sequence[str], cluster: Sequence[str]
 ) -> pl.DataFrame:
-    """What to add to each quantile forecast, for groups of rows and for ever larger ones.
+    """Offsets to add to each quantile forecast, for groups of rows and for successively larger groups.
 
     `residuals` has, for the i-th of `quantiles`, a column `r<i>`: the actual less that forecast, on held-out
     rows, on the scale on which the offsets are to be added. The offset of a group is the residuals'
@@ -56,9 +56,9 @@ def _mixed(own: pl.Expr, larger: pl.Expr) -> pl.Expr:
 def calibrated(
     values: np.ndarray, rows: pl.DataFrame, offsets: pl.DataFrame, by: Sequence[str]
 ) -> np.ndarray:
-    """`values` (rows, quantiles) with the offsets of their groups added, rising along each row again.
+    """`values` (rows, quantiles) with the offsets of their groups added, made to rise along each row again.
 
-    A group that `offsets` lacks takes that of the next larger one that is there; without any, nothing.
+    A group that `offsets` lacks takes the offsets of the next larger group; without any, it stays as it is.
     """
     names = [name for name in offsets.columns if name.startswith("offset")]
     shifts = np.zeros((rows.height, len(names)))

@@ -1,4 +1,4 @@
-"""Which candidate forecasts which kind of demand, with a plan and without, and which keys their SKU's own model does.
+"""Which candidate forecasts which kind of demand, with and without a plan, and which keys use their SKU's own model.
 
 Without a plan, candidates are the pooled model without plan, the SKUs' own models, the last week known, the same week of
 last year, and means of few of them, also with last year's weeks at this year's level (`features.last_year`), which
@@ -8,8 +8,8 @@ by level, of all that a candidate lists; the narrower a forecast's own band, the
 
 Without a plan, `MEMBERS` are the alternatives to `DEFAULT`; in planned weeks, `PLANNED` are those to what the models say
 with the plan, alone or with a naive forecast or last year's weeks. A kind of demand takes one where it is better at the
-origins of the backtest by more than their difference lets expect; see `better_than`. So nothing is published that is
-known to be worse than a naive forecast: where a naive one is best, it is used.
+backtest's origins by more than the noise between them; see `better_than`. So nothing is published that is known
+to be worse than a naive forecast: where a naive one is best, it is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ LAST_WEEK, LAST_YEAR = "naive", "seasonal_naive"
 SEASON = "last_year"
 """Last year's weeks, of the key and of its SKU, at this year's level; see `features.last_year`."""
 TWICE_BOTH = (SEASON,) * 4
-"""Last year's weeks, as often as makes them count twice as much as two models together."""
+"""Last year's weeks, repeated so that they count twice as much as two models together."""
 MEMBERS: dict[str, tuple[str, ...]] = {
     "mean_of_models": (NO_PLAN, STATISTICAL),
     NO_PLAN: (NO_PLAN,),
@@ -41,7 +41,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "last_year_with_mean": (NO_PLAN, STATISTICAL, *TWICE_BOTH),
     "pooled_with_last_year": (NO_PLAN, SEASON),
 }
-"""The candidates, and whose mean each is."""
+"""The candidates, and the members that each is the mean of."""
 PLANNED: dict[str, tuple[str, ...]] = {
     LAST_WEEK: (LAST_WEEK,),
     LAST_YEAR: (LAST_YEAR,),
@@ -52,12 +52,12 @@ PLANNED: dict[str, tuple[str, ...]] = {
     "last_year_with_blend": (POOLED, STATISTICAL, *TWICE_BOTH),
     "planned_with_last_year": (POOLED, SEASON),
 }
-"""Alternatives in weeks with a plan, and whose mean each is; what is listed several times counts so often."""
+"""Alternatives in weeks with a plan, and the members that each is the mean of; repeated members count repeatedly."""
 DEFAULT = "mean_of_models"
 NAIVE = (LAST_WEEK, LAST_YEAR)
 MARGIN = 0.02
 LEAST_WIDTH = 0.01
-"""Of a band on the log scale: a narrower one counts no more."""
+"""Least width of a band on the log scale: a narrower one counts as this wide."""
 ONE_ORIGIN = 0.15
 """Standard error of the share of a loss that a candidate saves at a single origin."""
 
@@ -98,12 +98,12 @@ def always(rung: str) -> pl.DataFrame:
 
 
 def needs_own_models(choice: pl.DataFrame) -> bool:
-    """Whether a candidate of the `choice` is made with the SKUs' own models."""
+    """Whether a candidate of the `choice` uses the SKUs' own models."""
     return any(name != NO_PLAN for name in choice["rung"])
 
 
 def naive_of(rung: str) -> str:
-    """The member of a candidate of `PLANNED` that is no model, or the candidate itself where it has no other.
+    """The member of a candidate of `PLANNED` that is not a model.
 
     >>> naive_of("blend_with_seasonal_naive"), naive_of("naive"), naive_of("last_year_with_blend")
     ('seasonal_naive', 'naive', 'last_year')
@@ -112,7 +112,7 @@ def naive_of(rung: str) -> str:
 
 
 def mean_of(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean of forecasts' quantiles on the log scale, each (rows, quantiles), over those that are known; NaN where none is.
+    """Mean of forecasts' quantiles on the log scale, each (rows, quantiles), over the known ones; NaN where there is none.
 
     Quantile averaging (Lichtendahl, Grushka-Cockayne & Winkler 2013, Management Science 59), with the weights of
     `trust_in`.

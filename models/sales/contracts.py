@@ -19,7 +19,7 @@ from models.schemas import dy
 from models.times import days
 
 Returns = Literal["net", "zero"]
-"""What becomes of negative units."""
+"""How negative units count."""
 
 
 class History(dy.Schema):
@@ -153,7 +153,7 @@ class Sold(Weekly):
 
 @dataclass(frozen=True)
 class Attributes(Table):
-    """What does not change from week to week; any text is kept."""
+    """Attributes, which do not change from week to week; any text is kept."""
 
     words: int | None = None
 

@@ -17,11 +17,11 @@ COLOURS = {
 }
 """Groups of contributions that have a colour; all others share one."""
 NOTHING = 1e-9
-"""A group that adds no more than this to any week is left out."""
+"""Groups that add no more than this to any week are left out."""
 
 
 def contribution_blocks(lines: pl.DataFrame) -> list[Part]:
-    """What adds up to the medians of the largest keys: a week on average, and the weeks of the largest of them."""
+    """Contributions to the medians of the largest keys: the average week of each, and the weeks of the largest."""
     if lines.is_empty():
         return []
     groups = [name for name in GROUPS if (lines[name].fill_null(0.0).abs() > NOTHING).any()]

@@ -1,4 +1,4 @@
-"""Covariates of a store, or of all stores, such as the weather: a small table instead of columns of sales and plan."""
+"""Covariates of one store or of all, such as the weather: a small table in place of columns of sales and plan."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -10,16 +10,16 @@ from models.sales.panel import KEY, covariate_columns
 from models.scenario import Frames
 
 EVERY_STORE = "*"
-"""What the table has as the store of a row that counts for all stores."""
+"""The store of a row that applies to all stores."""
 RECENT_WEEKS = 52
-"""A key without sales in so many weeks before has no plan of covariates alone."""
+"""A key without sales in this many weeks gets no plan that consists of covariates alone."""
 
 
 def joined(tables: Frames, as_of: date) -> Frames:
     """The tables with the covariates of the table `covariates` as columns of history and plan.
 
-    A value in a row of sales or plan counts more, and one of the store more than one of all stores. The plan has
-    only those that are known for some week after `as_of`. Where there is no plan, they are one for all keys.
+    A value in a row of sales or plan takes precedence, then one of the store, then one of all stores. The plan gets
+    only the covariates known for some week after `as_of`. Without a plan, they become a plan of all recent keys.
     """
     if "covariates" not in tables:
         return tables
@@ -35,7 +35,7 @@ def joined(tables: Frames, as_of: date) -> Frames:
 
 
 def _with(table: pl.LazyFrame, rows: pl.DataFrame, names: Sequence[str]) -> pl.LazyFrame:
-    """`table` with the columns `names` of `rows`, where it has no values of its own."""
+    """`table` with the columns `names` of `rows`, filling values that it lacks."""
     there = table.collect_schema().names()
     every = pl.col("store") == EVERY_STORE
     of_all = rows.filter(every).select("week", pl.col(names).name.prefix("all "))

@@ -1,4 +1,4 @@
-"""Events that move sales and are known ahead: public holidays, and those of the table `events`.
+"""Events that affect sales and are known in advance: public holidays, and those of the table `events`.
 
 What an event does to a SKU is learnt from the weeks near its earlier dates. Weeks are compared by the days from their
 first day to the event, so that a holiday that moves, such as Easter, takes its effect with it.
@@ -49,7 +49,7 @@ def events(tables: Frames, calendars: Sequence[str], first: date, last: date) ->
 
 
 def unknown_stores(tables: Frames) -> list[str]:
-    """A note on stores that events are of and the history lacks."""
+    """A note for each store that events name and the history lacks."""
     if "events" not in tables or "store" not in tables["events"].collect_schema():
         return []
     stores = tables["history"].select("store").unique().collect()["store"]
@@ -57,7 +57,7 @@ def unknown_stores(tables: Frames) -> list[str]:
         tables["events"].filter(~pl.col("store").is_in(stores.implode())).select("store").unique().collect()
     )
     return [
-        f"Events are of store '{store}', which the history lacks: they count nowhere. {suggestion(store, stores)}"
+        f"Events name store '{store}', which the history lacks: they have no effect. {suggestion(store, stores)}"
         for store in strange["store"].drop_nulls().sort()
     ]
 
@@ -107,7 +107,7 @@ class Events:
         return cls(panel, promoted, np.stack(columns, axis=1))
 
     def effects(self, ratios: np.ndarray, targets: Sequence[int]) -> np.ndarray:
-        """What the events near weeks `targets` do, in logarithms of units: (targets, SKUs); zero where none is near.
+        """Effects of the events near weeks `targets`, in logarithms of units: (targets, SKUs); zero where none is near.
 
         The mean of `ratios`, weighted by `likeness` and mixed with `PRIOR_WEEKS` without an effect.
         """
@@ -118,7 +118,7 @@ class Events:
         return np.array(by_target)
 
     def likeness(self, targets: Sequence[int], weeks: Sequence[int]) -> np.ndarray:
-        """How alike weeks lie to events: (targets, weeks), from 0 to 1, where all events are as far.
+        """Similarity of weeks in their distance to events: (targets, weeks), from 0 to 1, where all distances are equal.
 
         The mean over the events that are near either week; a seventh less for each day that one is nearer.
         """
@@ -183,7 +183,7 @@ class EventsOfKeys:
         return np.concatenate([np.zeros((origin + 1, 0)), *each], axis=1)
 
     def effects(self, ratios: np.ndarray, targets: Sequence[int]) -> np.ndarray:
-        """What the events near weeks `targets` do to each key, in logarithms of units: (targets, keys)."""
+        """Effects on each key of the events near weeks `targets`, in logarithms of units: (targets, keys)."""
         total, start = np.zeros((len(targets), self.keys)), 0
         for events, of_key in self.parts:
             end = start + events.panel.keys.height

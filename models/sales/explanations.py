@@ -1,4 +1,4 @@
-"""What moved a forecast away from its key's level: season, price, promotion, other SKUs, trend and the rest.
+"""What moves a forecast away from its key's level: season, price, promotion, other SKUs, trend and the rest.
 
 The published median of a row is the key's level (see `features.level_of`) and what each group of `GROUPS` adds to
 it, in units. The models work on a logarithm, where the contributions of features (pooled LightGBM) or regressors
@@ -49,7 +49,7 @@ GROUPS = (
 KEYS_ON_PAGE = 40
 MOST = 3
 LEAST = 0.02
-"""Groups that move the forecast less than this, in logs, are no reason."""
+"""Groups that move the forecast less than this, in logs, are not given as reasons."""
 _USUAL = float(np.log(1 + OFFSET))
 """The level on the log scale."""
 _MEMBERS = {POOLED: (POOLED,), BLEND: (POOLED, STATISTICAL), **contest.PLANNED, **contest.MEMBERS}
@@ -133,7 +133,7 @@ def explain(
     as_of: date,
     options: Options,
 ) -> pl.DataFrame:
-    """A line per row of `rows`, which are published ones, sorted by key and week.
+    """One line per row of the published `rows`, sorted by key and week.
 
     Columns: sku, store, week, rung, `level`, the groups of `GROUPS` in units, `median` (their sum), `plan` (a struct
     of its covariates), and `reasons`: the `MOST` strongest groups in words, each with the factor that it stands for.
@@ -347,7 +347,7 @@ def effect(total: float) -> str:
 
 
 def in_words(group: str, row: Mapping[str, Any], flags: Sequence[str]) -> str:
-    """A group as a reader would say it, from the features of one row.
+    """A group in words, from the features of one row.
 
     >>> in_words("price", {"price_to_median": -0.15}, []), in_words("promotion", {"deal": 1.0}, ["deal", "feat"])
     ('price 14% below its median of a year', 'promotion: deal')

@@ -26,13 +26,13 @@ INTERMITTENT_SHARE = 1 / 1.32
 PRIOR_WEEKS = 4.0
 """Weeks of the SKU's effect that are mixed into what promotions did to a key before."""
 OWN_SHARE = 0.6
-"""Of the key's own week of last year in `last_year`; the rest is its SKU's, over all stores, on the key's scale."""
+"""Weight of the key's own week in `last_year`; the rest is its SKU's, over all stores, on the key's scale."""
 APART = float(np.log(3.0))
-"""On the log scale, at most, between the two: a typing error of one store does not make the season of all others."""
+"""On the log scale, at most, between the two: one store's typing error does not distort the season of all others."""
 SEASON_WEEKS = 26
-"""So many weeks before and after a week are what its season is relative to."""
+"""The season of a week is relative to this many weeks before and after it."""
 GROWTH_WEEKS, GROWTH_SHARE, MOST_GROWTH = 8, 0.7, 3.0
-"""Growth is of so many weeks over the same ones of last year; this share of its logarithm is believed."""
+"""Growth compares this many weeks with the same weeks of last year; this share of its logarithm is believed."""
 EASTER_WEEKS, EASTER_SHARE = 6, 0.8
 """A SKU's Easter is looked at relative to so many weeks before and after; it moves where that leaves at most this share
 of the differences from year to year."""
@@ -75,7 +75,7 @@ class Rows:
 def view_of(
     panel: Panel, context: Mapping[str, pl.DataFrame], flags: Sequence[str], attributes: pl.DataFrame | None
 ) -> View:
-    """What features of the panel's keys are made of; `context` are the frames that every shard needs."""
+    """The inputs of the features of the panel's keys; `context` are the frames that every shard needs."""
     own = promotions(panel, flags)
     skus = panel.keys.select(pl.col("sku").unique().sort())
     until = panel.week(panel.last)
@@ -113,7 +113,7 @@ def deviation(values: np.ndarray) -> np.ndarray:
 
 
 def level_of(units: np.ndarray, promoted: np.ndarray) -> np.ndarray:
-    """Units that a key usually sells in a week without promotion: positive, NaN where it sold nothing.
+    """Usual units of a key in a week without promotion: positive, NaN where it sold nothing.
 
     The mean of the weeks without promotion among the last `LEVEL_WEEKS`; where fewer than four are
     known, of the last year; where there are none either, or all are zero, of all weeks of the year.
@@ -189,7 +189,7 @@ def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarr
 
 
 def moves_with_easter(units: np.ndarray, panel: Panel, origin: int) -> np.ndarray:
-    """Whether what each column of `units` does in the weeks of Easter moves with it from year to year.
+    """Whether the pattern of each column of `units` around Easter moves with it from year to year.
 
     Where these weeks, and those a year after an Easter, are more like the weeks of `from_easter` than like the same
     weeks of the year before, over all years that are known at `origin`. False where no two Easters are.
@@ -226,7 +226,7 @@ def _growth(units: np.ndarray, origin: int, weeks: int) -> np.ndarray:
 
 
 def _effects(view: View, origin: int, level: np.ndarray, sku_level: np.ndarray) -> dict[str, np.ndarray]:
-    """What promotions did to each key before: the mean of the log ratio to the level in promoted weeks.
+    """Effects of earlier promotions on each key: the mean of the log ratio to the level in promoted weeks.
 
     Of the weeks of each flag, and of those with a price a tenth below the usual one; and the slope of the log
     ratio on the depth. A key borrows `PRIOR_WEEKS` from its SKU, and the SKU as many from no effect.
@@ -265,7 +265,7 @@ def _effects_of(
 
 
 def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
-    """What is known of each key at week `origin`, one value per key; `_level` is the level in units."""
+    """Features of each key at week `origin`, one value per key; `_level` is the level in units."""
     panel, own = view.panel, view.promotions
     units, promoted = panel.units[: origin + 1], own.promoted[: origin + 1]
     level = level_of(units, promoted)
@@ -308,7 +308,7 @@ def origin_features(view: View, origin: int) -> dict[str, np.ndarray]:
 def target_features(
     view: View, origin: int, step: int, fixed: Mapping[str, np.ndarray], flagged: bool = False
 ) -> dict[str, np.ndarray]:
-    """What is known of the week `step` weeks after `origin`; `fixed` are the origin's features.
+    """Features of the week `step` weeks after `origin`; `fixed` are the origin's features.
 
     With `flagged`, every flag of every key is 1 that week, whatever the plan says.
     """

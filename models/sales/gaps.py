@@ -1,4 +1,4 @@
-"""What the plan lacks for a forecast: which SKU, store, week and column, and what becomes of it."""
+"""What the plan lacks for a forecast: by SKU, store, week and column, and the effect on the forecast."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta

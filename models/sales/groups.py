@@ -1,4 +1,4 @@
-"""Groups of features, which the pooled model may do without."""
+"""Groups of features that the pooled model may omit."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ _ALWAYS |= {"depth", "price_to_median", "price_to_lowest"}
 
 
 def group_of(name: str, covariates: Sequence[str]) -> str | None:
-    """The group of `GROUPS` that feature `name` belongs to; None for those that are always there.
+    """The group of `GROUPS` that feature `name` belongs to; None for features that are always used.
 
     `neighbours`: the other SKUs of the store, the SKU in other stores, and the season of SKUs like it. `promotions`: what
     promotions did and when they were, but not the price and flags of the week. `stores`: what is left, the attributes of

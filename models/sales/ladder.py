@@ -65,7 +65,7 @@ _EARLIER_FLAGS = ("deal", "feat")
 def profiles(
     history: pl.DataFrame | pl.LazyFrame, as_of: date, quantiles: Sequence[float]
 ) -> dict[str, pl.DataFrame]:
-    """What the last `PROFILE_WEEKS` weeks tell about SKUs, stores and everything; a few rows per SKU.
+    """Profiles of SKUs, of stores and of everything in the last `PROFILE_WEEKS` weeks; a few rows per SKU.
 
     `ladder_sku`: sku, demand (any, promoted, regular), rows, stores, usual_price, mean and quantiles of
     units in a store of size 1, `shape_*`: quantiles of units relative to the key's own mean.
@@ -333,7 +333,7 @@ def _rungs(
 
 
 def _uplifts(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """What weeks of a demand sell relative to all weeks: of the SKU, else of everything, else 1."""
+    """Sales in weeks of a demand relative to all weeks: of the SKU, else of everything, else 1."""
     enough = pl.col("rows") >= OWN_WEEKS
 
     def relative(table: pl.DataFrame, by: list[str], name: str) -> pl.DataFrame:
@@ -408,6 +408,6 @@ def _scaled_to_own(
 
 
 def _valid(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    """Finite, not negative, not falling from one quantile to the next."""
+    """The quantiles made finite, not negative, and not falling from one to the next."""
     rows = rows.with_columns(pl.col(names).fill_nan(None).fill_null(0.0).clip(0.0, 1e300))
     return rows.with_columns(pl.max_horizontal(names[: at + 1]).alias(name) for at, name in enumerate(names))

@@ -1,4 +1,4 @@
-"""How the files of other products hold sales: Nixtla, Amazon Forecast, the competitions of M5 and Walmart."""
+"""Layouts of sales files of other products: Nixtla, Amazon Forecast, the competitions of M5 and Walmart."""
 
 import re
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def _forecast(parts: Sequence[Part], request: Asked) -> list[Part]:
 
 
 def _walmart(parts: Sequence[Part], request: Asked) -> list[Part]:
-    """Of a folder of the competition the files of the table, each week's features beside it, by its first day."""
+    """The files of the table in a folder of the competition, with each week's features, by its first day."""
     if request.table == "stores":
         return [part for part in parts if "Date" not in part.columns] or list(parts)
     dated = [part for part in parts if "Date" in part.columns]
@@ -65,7 +65,7 @@ def _walmart(parts: Sequence[Part], request: Asked) -> list[Part]:
 
 
 def _m5(parts: Sequence[Part], request: Asked) -> list[Part]:
-    """Units of a day in columns d_1, d_2, ... as those of weeks that begin with d_1; weeks that are not whole are left.
+    """Units of a day in columns d_1, d_2, ... summed to weeks that begin with d_1; incomplete weeks are left out.
 
     With the calendar its dates count, and prices that are in the same folder are a covariate: a week without a price
     and without a sale is one in which the item was not for sale. Without it d_1 is 29 January 2011.
@@ -117,7 +117,7 @@ def _weekly(part: Part, begin: date) -> Part:
 
 
 DATED_BY_LAST_DAY = ("walmart",)
-"""Layouts whose dates are the last days of weeks, and are read as such."""
+"""Layouts whose dates are the last days of weeks."""
 _NIXTLA = {"sku": ("unique_id",), "week": ("ds",), "units": ("y",)}
 
 LAYOUTS = {

@@ -15,7 +15,7 @@ from models.sales.panel import KEY
 from models.scenario import File
 
 GROUPS = ("rung", "kind", "steps")
-"""What errors are calibrated by, from the largest group to the smallest; `steps` are thirds of the horizon."""
+"""Columns that errors are calibrated by, from the largest group to the smallest; `steps` are thirds of the horizon."""
 CLUSTER = ("sku", "origin")
 """The errors of a SKU that are made at one origin share much of their fate, over its stores and weeks."""
 
@@ -30,7 +30,7 @@ class Model:
     are the candidates of `contest` that forecast weeks without a plan, by kind of demand; without rows, the
     pooled model does; `planned` are those that take the place of the models in planned weeks. With `blended`, the rows
     of all other keys that both can forecast with the plan are the mean of the two (see `contest.mean_of`).
-    `categories` are those of columns of words that were known. `offsets` calibrate each rung on the log scale.
+    `categories` are those of columns of words at training. `offsets` calibrate each rung on the log scale.
     `quantiles`, `horizon`, `covariates` and `flags` are those of training.
     """
 
@@ -202,7 +202,7 @@ def log_values(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str]
 
 
 def aligned(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The columns of `values`, which `names` names, in the ensemble's order; NaN for those that there are not."""
+    """The columns of `values`, which `names` names, in the ensemble's order; NaN for those that are missing."""
     if tuple(names) == ensemble.features:
         return values
     at = {name: i for i, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Names of SKUs and stores that are like one that is not there."""
+"""Names of SKUs and stores that resemble one that does not exist."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ _CLOSE = 0.5
 def near(name: str, candidates: Iterable[str], most: int = NEAR) -> list[str]:
     """Up to `most` of the `candidates`: those most like `name`, the nearest first.
 
-    Case, blanks and leading zeros are no difference.
+    Case, blanks and leading zeros do not matter.
 
     >>> near("42", ["00042", "00043", "7"]), near("Espresso", ["espresso 250g", "tea"])
     (['00042', '00043'], ['espresso 250g'])
@@ -23,7 +23,7 @@ def near(name: str, candidates: Iterable[str], most: int = NEAR) -> list[str]:
 
 
 def suggestion(name: str, candidates: Iterable[str]) -> str:
-    """The near names as the end of a message; the first ones there are where none is near.
+    """The near names as the end of a message; where none is near, the first existing ones.
 
     >>> suggestion("42", ["00042", "7"]), suggestion("x", ["1", "2", "3", "4"])
     ("Near: '00042'.", "There are, for instance: '1', '2', '3'.")

@@ -1,4 +1,4 @@
-"""What all keys together tell: totals per SKU and week, and per store and week, from all shards.
+"""What only all keys together show: totals per SKU and week, and per store and week, from all shards.
 
 Sums are sums of whole numbers (values times a power of ten, rounded), so that they are the same to the
 bit in whatever order, and on however many threads, rows are added.
@@ -14,12 +14,12 @@ from models.scenario import Frames
 
 PRICE = "price"
 HISTORY_WEEKS = 156
-"""Weeks of history that are looked at: three years, so that two of them can be learnt from."""
+"""Weeks of history in use: three years, so that two of them can be learnt from."""
 _DIGITS = {"units": 1e3, "price": 1e12, "square": 1e12, "share": 1e9}
 
 
 def first_week_of(as_of: date) -> date:
-    """The first week that is looked at."""
+    """The first week of history in use."""
     return as_of - timedelta(weeks=HISTORY_WEEKS - 1)
 
 

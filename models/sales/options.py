@@ -14,7 +14,7 @@ ESTIMATORS = (AUTO, "pooled", "statistical", "blend")
 
 @dataclass(frozen=True)
 class Options:
-    """What a training or scoring run of `sales` may be told; see `Options.of`."""
+    """Options of a training or scoring run of `sales`; see `Options.of`."""
 
     horizon: int = QUARTER
     """Weeks to forecast."""
@@ -35,7 +35,7 @@ class Options:
     estimator: str = AUTO
     """`auto`: what the backtest says, see `models.sales.training`; or one for all keys that it can forecast."""
     trees: int = 80
-    """Of the pooled model's location; scoring costs in proportion to trees times the logarithm of leaves."""
+    """Trees of the pooled model's location; scoring costs in proportion to trees times the logarithm of leaves."""
     learning_rate: float = 0.1
     leaves: int = 31
     leaf_share: float = 1 / 150
@@ -43,7 +43,7 @@ class Options:
     feature_share: float = 0.1
     """The share of the features that a tree sees: many trees that each see few, averaged."""
     spread_trees: int = 20
-    """Of each quantile's ensemble, on the residuals of the location."""
+    """Trees of each quantile's ensemble, on the residuals of the location."""
     spread_learning_rate: float = 0.15
     spread_leaves: int = 8
     spread_leaf_share: float = 1 / 50
@@ -55,9 +55,9 @@ class Options:
     use_calendar: bool = True
     use_stores: bool = True
     totals: tuple[str, ...] = ("total", "store", "sku")
-    """Levels that totals are published for, see `models.sales.totals`."""
+    """Levels of the published totals, see `models.sales.totals`."""
     total_weeks: tuple[int, ...] = ()
-    """Weeks from the first one on that totals are published of, besides each week and all of them."""
+    """Numbers of first weeks to publish totals of, besides each week and the whole horizon."""
     threads: int = 0
     """Threads of LightGBM in training; 0 for all. The result does not depend on it."""
     scoring_threads: int = 1

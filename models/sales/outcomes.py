@@ -1,4 +1,4 @@
-"""What became of published forecasts: units that were then sold, and how good the quantiles were.
+"""Outcomes of published forecasts: the units sold, and how good the quantiles were.
 
 A judged row is a published one (one SKU, store and week of one `as_of`) with `units`, null where the week
 has no row in the history; `pending` while the week is not over; the `kind` of demand,

@@ -18,11 +18,11 @@ from models.scenario import Frames
 KEY = ("sku", "store")
 IMPLAUSIBLE, PLAUSIBLE_WEEKS = 50.0, 8
 IMPLAUSIBLE_EARLY, LEAST_WEEKS = 1000.0, 3
-"""For the first `PLAUSIBLE_WEEKS` weeks of a key, of which there have to be `LEAST_WEEKS`."""
+"""For the first `PLAUSIBLE_WEEKS` weeks of a key, of which at least `LEAST_WEEKS` must exist."""
 OFFSET = 0.1
-"""Added to units relative to a usual week before the logarithm, so that zero has one."""
+"""Added to units relative to a usual week before taking the logarithm, so that zero has one."""
 IN_STOCK, ENOUGH_STOCK = "in_stock", 0.9
-"""The column of the history that says in what share of a week a SKU could be bought, and the least share that counts."""
+"""The history's column for the share of a week in which a SKU could be bought, and the least share that counts."""
 END = "end"
 """The attribute of a SKU that is the last day on which it is sold."""
 NOT_COVARIATES = frozenset({"sku", "store", "week", "units", "shard", IN_STOCK})
@@ -91,7 +91,7 @@ class Shared:
 
 
 def mean(values: np.ndarray) -> np.ndarray:
-    """Mean over weeks (the first axis) of what is known; NaN where nothing is."""
+    """Mean over weeks (the first axis) of the known values; NaN where there are none."""
     finite = np.isfinite(values)
     return ratio(sum_of_weeks(np.where(finite, values, 0.0)), finite.sum(axis=0))
 
@@ -116,7 +116,7 @@ def covariate_columns(schema: Mapping[str, pl.DataType]) -> list[str]:
 def known_covariates(tables: Frames) -> list[str]:
     """The covariates that a forecast may count on: those of the history that the plan has too.
 
-    Without a plan, all of the history: a plan may follow when the model is there.
+    Without a plan, all covariates of the history: a plan may follow once the model is trained.
     """
     history = covariate_columns(tables["history"].collect_schema())
     if "plan" not in tables:
@@ -126,12 +126,12 @@ def known_covariates(tables: Frames) -> list[str]:
 
 
 def out_of_stock() -> pl.Expr:
-    """Whether a week's units are below demand, since there was not enough to sell."""
+    """Whether a week's units may be below demand because stock ran out."""
     return (pl.col(IN_STOCK).cast(pl.Float64).fill_nan(None) < ENOUGH_STOCK).fill_null(value=False)
 
 
 def demanded(history: pl.LazyFrame) -> pl.LazyFrame:
-    """The history with unknown units in weeks out of stock: demand was at least what was sold, and nobody knows how much."""
+    """The history with unknown units in weeks out of stock: demand was at least what was sold, but how much is unknown."""
     if IN_STOCK not in history.collect_schema():
         return history
     return history.with_columns(pl.when(~out_of_stock()).then("units").alias("units"))

@@ -28,7 +28,7 @@ from models.sales.categories import BETWEEN
 from models.sales.options import Options, quantile_column
 
 LEAST_FEATURES = 4
-"""A tree of the location sees at least so many."""
+"""Least number of features that a tree of the location sees."""
 FOLDS, BLOCK_WEEKS = 5, 4
 ONE_CORE = {"num_threads": 1, "verbosity": -1, "max_bin": 127}
 """Ensembles are grown beside each other on a core each: threads within one wait for each other, with the

@@ -19,7 +19,7 @@ from models.scenario import Frames
 FEATURE = "f:"
 """Begins the names of feature columns in a part."""
 FIRST_ORIGIN = 8
-"""Weeks of history that there are at least before the first training origin."""
+"""Least number of weeks of history before the first training origin."""
 BACKTEST_WEEKS = 26
 """Weeks of history that a backtest origin needs before it."""
 FLAGGED_SHARE = 0.04
@@ -88,7 +88,7 @@ def _weeks(panel: Panel) -> pl.DataFrame:
 
 
 def _out_of_stock(history: pl.LazyFrame, first: date, as_of: date) -> pl.Expr:
-    """How many weeks of the history from `first` to `as_of` were out of stock."""
+    """Number of weeks of the history from `first` to `as_of` that were out of stock."""
     if IN_STOCK not in history.collect_schema():
         return pl.lit(0)
     weeks = history.filter(pl.col("week").is_between(first, as_of), out_of_stock())
@@ -118,7 +118,7 @@ def sampled(
 
 
 def _chances(names: Sequence[str]) -> np.ndarray:
-    """A number between 0 and 1 that follows from a name, evenly spread and always the same."""
+    """A number between 0 and 1 for each name: evenly distributed, and always the same."""
     return np.array([zlib.crc32(name.encode()) / 2**32 for name in names], dtype=float)
 
 
@@ -148,7 +148,7 @@ def backtest_origins(panel: Panel, as_of: date, options: Options) -> list[int]:
 
 
 def known_steps(panel: Panel, origin: int, options: Options) -> int:
-    """How many weeks of the horizon after `origin` the panel has."""
+    """Number of weeks of the horizon after `origin` that the panel has."""
     return min(options.horizon, panel.last - origin)
 
 
@@ -159,7 +159,7 @@ def _as_part(rows: features.Rows) -> pl.DataFrame:
 
 
 def _unplanned(test: pl.DataFrame) -> pl.DataFrame:
-    """Backtest rows as they are without a plan: what the target week's covariates say is not known ahead."""
+    """Backtest rows as they are without a plan: the covariates of the target week are not known in advance."""
     kind = pl.when(kind="promoted").then(pl.lit("regular")).otherwise("kind").alias("kind")
     return test.with_columns(pl.lit(value=False).alias("planned"), kind)
 

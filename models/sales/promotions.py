@@ -1,4 +1,4 @@
-"""What is known of prices and promotions, week by week: arrays of (weeks, keys), as in a `Panel`.
+"""Prices and promotions, week by week: arrays of (weeks, keys), as in a `Panel`.
 
 All of it follows from covariates of that week and earlier ones, never from units. After the origin the
 covariates are the plan, so it is known ahead.
@@ -20,7 +20,7 @@ FORGETTING = 0.1
 """The usual price follows a higher price at once, and a lower one by this share of the gap a week."""
 PRICE_OTHERS = "price_others"
 LONG_AGO = 26.0
-"""Weeks since the last promotion are counted up to here."""
+"""The most weeks since the last promotion that are counted."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _since(promoted: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Others:
-    """What the other SKUs of the same store do in the same week, on average: `log_price` and `flags`."""
+    """Averages over the other SKUs of the same store in the same week: `log_price` and `flags`."""
 
     log_price: np.ndarray | None
     flags: Mapping[str, np.ndarray]

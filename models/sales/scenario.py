@@ -99,7 +99,7 @@ class Sales(
         return resolve_as_of(tables["history"], as_of, now)
 
     def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
-        """The weeks that are not complete yet, SKUs that seem to have ended, predecessors, and words that have no part."""
+        """Notes on incomplete weeks, SKUs that seem to have ended, predecessors, and words that forecasts do not use."""
         about_words = categories.notes(joined(tables, newest), newest)
         return [
             *incomplete_weeks(tables["history"], newest),

@@ -1,4 +1,4 @@
-"""One shard's forecast: every key by the highest rung that it has history for."""
+"""One shard's forecast: each key by the highest rung that its history allows."""
 
 from collections.abc import Mapping
 from datetime import date, timedelta
@@ -15,7 +15,7 @@ from models.sales.promotions import with_prices_of_others
 from models.scenario import Frames, Scores
 
 PANEL_WEEKS = 2 * features.YEAR + 13
-"""Weeks of history that a forecast looks at."""
+"""Weeks of history that a forecast uses."""
 KEYS_AT_A_TIME = 2_000
 """Keys whose features are in memory together: 8 MB for 13 steps and 80 features."""
 

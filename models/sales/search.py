@@ -17,9 +17,9 @@ from models.scenario import AsOf, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
 ORIGINS = 6
-"""Of a study, where the history reaches back so far: the first calibrates, four search, the last judges."""
+"""Origins of a study, where the history reaches back far enough: one calibrates, four search, the last judges."""
 TRIAL_ROWS = 40_000
-"""Rows that a trial learns from, at most about; `training_rows` where those are fewer."""
+"""At most about this many rows for a trial to learn from; `training_rows` where that is fewer."""
 _TREES = ("auto", "pooled", "blend")
 
 
@@ -102,7 +102,7 @@ def _raw(
     context: Mapping[str, pl.DataFrame],
     options: Options,
 ) -> pl.DataFrame:
-    """See `training.raw_of_origin`. Ensembles that no row would be forecast by are not fitted."""
+    """See `training.raw_of_origin`. Ensembles that no row would use are not fitted."""
     all_planned = rows["planned"].all() and train.filter("planned").height >= training.LEAST_ROWS
     rungs = (POOLED,) if all_planned else (POOLED, NO_PLAN)
     covariates, flags = tuple(context["covariates"]["name"]), flag_names(context["covariates"])

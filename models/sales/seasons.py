@@ -1,4 +1,4 @@
-"""Which week of an earlier year a week is like: the same week of the year, but for that of Easter."""
+"""The week of an earlier year that a week resembles: the same week of the year, except around Easter."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""What the page of a sales run shows: the run in figures, any series, the total, and how far to trust it."""
+"""The page of a sales run: key figures, any series, the total, and how far to trust it."""
 
 import re
 from datetime import timedelta
@@ -27,7 +27,7 @@ FALLBACKS = 200
 
 
 def sections(run: RunView) -> list[Section]:
-    """Key figures, explorer, contributions, total demand, accuracy, fallbacks and changes; without those that have no data.
+    """Key figures, explorer, contributions, total demand, accuracy, fallbacks and changes, as far as there are data.
 
     Columns of `run.published` that are named `q5`, `q97.5` and so on are its quantiles.
     """
@@ -44,7 +44,7 @@ def sections(run: RunView) -> list[Section]:
 
 
 class _View:
-    """The run, with what several sections ask for."""
+    """The run, with what several sections need."""
 
     def __init__(self, run: RunView) -> None:
         self.run = run
@@ -63,7 +63,7 @@ class _View:
         self.status = dict(run.keys.group_by("status").len().collect().iter_rows())
 
     def count(self, *statuses: str) -> int:
-        """Keys with one of the statuses; all of them where none is named."""
+        """Keys with one of the statuses; all keys if none is given."""
         return sum(n for status, n in self.status.items() if not statuses or status in statuses)
 
     @property
@@ -91,7 +91,7 @@ def quantile_columns(names: list[str]) -> dict[str, float]:
 def _summary(view: _View) -> list[Part]:
     run, weeks = view.run, view.weeks
     if not weeks["rows"]:
-        return [Text(f"No row was published; {view.count():,} SKU-store pairs were asked for.")]
+        return [Text(f"No row was published; {view.count():,} SKU-store pairs were requested.")]
     horizon = (weeks["last"] - weeks["first"]).days // 7 + 1
     expected = run.published.select(pl.col(view.median).sum()).collect(engine="streaming").item()
     recent = view.history.filter(pl.col("week") > view.as_of - timedelta(weeks=horizon))
@@ -161,7 +161,7 @@ def _deals(frame: pl.LazyFrame) -> list[Mark]:
 
 
 def _about(keys: pl.LazyFrame) -> pl.LazyFrame:
-    """What the explorer says about a key: how it was answered, and why not otherwise."""
+    """The explorer's facts about a key: status, estimator and reason."""
     return keys.select(
         *KEY,
         pl.col("status").str.to_titlecase().alias("Outcome"),
@@ -222,9 +222,9 @@ def _area(totals: pl.DataFrame, band: Band, at: int) -> dict[str, object]:
 
 
 def _totals(view: _View) -> Text:
-    """What the bands are, and what the first weeks come to, in words."""
+    """The bands explained, and the totals of the first weeks, in words."""
     sentences = [
-        "The bands are of the total itself: they allow for what errors of SKUs and stores had in common in the backtest, "
+        "The bands are of the total itself: they allow for errors that SKUs and stores had in common in the backtest, "
         "and were calibrated on its sums."
     ]
     for row in view.totals.filter(pl.col("weeks") > 1).iter_rows(named=True):
@@ -244,7 +244,7 @@ def _weekly(frame: pl.LazyFrame, columns: list[str]) -> pl.DataFrame:
 
 
 def _total_error(view: _View) -> str:
-    """How far the summed medians of the backtest were from the total that was then sold."""
+    """How far the backtest's summed medians were from the total sold."""
     totals = (
         view.run.backtest.group_by("origin", "step")
         .agg(pl.col("units").sum(), pl.col(view.median).sum().alias("forecast"))

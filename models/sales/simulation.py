@@ -16,7 +16,7 @@ Contract::
 `truth`    sku, store, week, step (1..horizon), kind, units (what was then sold), mean, dispersion and one
            column per quantile (`q5`..`q95`), one row per row of the plan.
 
-How a week's units come about: they are negative binomial with mean `m` and size `r` (`dispersion`, so the
+The units of a week are negative binomial with mean `m` and size `r` (`dispersion`, so the
 variance is `m + m * m / r`), independent given `m`, and
 
     log m = level of the key                      heavy-tailed over SKUs, scaled by the store
@@ -60,12 +60,12 @@ ZONES = 4
 KINDS = ("regular", "promoted", "intermittent", "new")
 
 _STORES, _CATEGORY, _SKU = range(3)
-"""Streams of random numbers: what the second part of a generator's seed is about."""
+"""Streams of random numbers: the second part of a generator's seed."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """How often what a real assortment has occurs; each between 0 and 1.
+    """Shares of the irregularities of a real assortment; each between 0 and 1.
 
     Of the SKUs: `slow_skus` sell little everywhere, `launched` start everywhere in the last weeks. Of the
     keys: `slow_keys` sell little, `late` start within the history, `recent` within its last weeks,

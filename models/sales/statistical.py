@@ -58,18 +58,18 @@ RIDGE_WEEKS = 10.0
 KEY_WEEKS = 30.0
 HARMONICS = 2
 DEFAULT_VARIANCE = 0.25
-"""Of a forecast error in logs where there are no errors yet: half to twice the median, roughly."""
+"""Variance of a forecast error in logs where there are no errors yet: half to twice the median, roughly."""
 ENOUGH_ERRORS = 50
 STEPS = (1, 4, 8, 13, 26)
 EXTRAPOLATION = 2.0
 """Log units above the SKU's highest ever that a forecast may reach: a promotion deeper than any seen."""
 
 DAMPING = 0.9
-"""What is left of a trend from one week of the forecast to the next."""
+"""Share of a trend that remains from one week of the forecast to the next."""
 
 BETA, SHAPE, WAVE, TREND = "beta_", "shape_", "year_", "_trend"
 RATIOS = np.array([0.0, *np.geomspace(1e-4, 10.0, 12)])
-"""Of the level's variance to the noise's: those that a trend and a season are judged by."""
+"""Ratios of the level's variance to the noise's that trend and season are estimated with."""
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -171,7 +171,7 @@ def forecast(
 
 
 def contributions(params: pl.DataFrame, panel: Panel, origin: int, horizon: int) -> pl.DataFrame:
-    """What the centre of each forecast is the sum of, in the logarithm of units plus one; see `forecast`.
+    """The terms that add up to the centre of each forecast, in the logarithm of units plus one; see `forecast`.
 
     Columns: sku, store, week; `base`, the level and the store's effect; and one per regressor, by its name.
     """
@@ -298,7 +298,7 @@ def _span(series: np.ndarray) -> np.ndarray:
 
 
 def _innovations(series: np.ndarray, regressors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What local-level filters leave of the series (weeks, SKUs) and of `regressors` (weeks, regressors) beside it.
+    """Innovations of local-level filters of the series (weeks, SKUs) and of `regressors` (weeks, regressors).
 
     One filter per ratio of `RATIOS`. Returns the sums of products of the innovations over their variance, shape
     (ratios, SKUs, 1 + regressors, 1 + regressors), the sums of the variances' logarithms (ratios, SKUs), and the

@@ -1,6 +1,6 @@
-"""SKUs that take the place of another one: until their own weeks begin they have the history of their predecessor.
+"""SKUs that replace another one: until their own weeks begin, they use the history of their predecessor.
 
-The attribute `predecessor` of a SKU names it. A SKU has the weeks of one predecessor, not of that one's own.
+The attribute `predecessor` of a SKU names it. A SKU inherits from its predecessor only, not from earlier ones.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from models.sales.panel import END, KEY
 from models.scenario import Frames
 
 PREDECESSOR = "predecessor"
-"""The attribute of a SKU that is the SKU whose place it takes."""
+"""The attribute that names the SKU that it replaces."""
 RECENT_WEEKS = 52
-"""A SKU without sales in so many weeks is named no more."""
+"""A predecessor without sales in this many weeks counts as no longer sold."""
 
 
 def inherited(tables: Frames, as_of: date) -> dict[str, pl.DataFrame]:
@@ -49,7 +49,7 @@ def with_inherited(tables: Frames, context: Mapping[str, pl.DataFrame]) -> Frame
 
 
 def beginnings(context: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """sku, store and `begins`, a text: with whose history a key begins."""
+    """sku, store and the text `begins`, which says whose history a key begins with."""
     if "inherited" not in context:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "begins"), pl.String))
     until = pl.col("week").max().alias("until")
@@ -60,7 +60,7 @@ def beginnings(context: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
 
 
 def notes(tables: Frames, as_of: date) -> list[str]:
-    """Which predecessors the history lacks, and which seem to be sold still, since no end is given."""
+    """Notes on predecessors that the history lacks, and on those without an end, which are still forecast."""
     pairs = _pairs(tables)
     if pairs.is_empty():
         return []
@@ -75,7 +75,7 @@ def notes(tables: Frames, as_of: date) -> list[str]:
         elif end is None:
             lines.append(
                 f"SKU {sku} begins with the history of its predecessor {predecessor}, which is forecast, too. If "
-                f"{predecessor} ends, say so in a column `end`, its last day, of the table of SKUs."
+                f"{predecessor} ends, give its last day in a column `end` of the table of SKUs."
             )
     return lines
 

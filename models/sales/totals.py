@@ -37,15 +37,15 @@ from models.scenario import File, Frames
 TOTAL, UNKNOWN = "total", "unknown"
 SHARES_FILE, FACTORS_FILE = "total_shares", "total_factors"
 NOTE = (
-    "No totals are published: the bundle knows no errors of sums. It was trained by an earlier version, or on too little "
+    "No totals are published: the bundle has no errors of sums. It was trained by an earlier version, or on too little "
     "history for a backtest of two origins. Train a new one: python -m flows sales train"
 )
 BLOCKS: dict[str, tuple[str, ...]] = {"all": (), "sku": ("sku",), "store": ("store",), "key": KEY}
-"""What errors have in common, by name; each in a week and in all weeks."""
+"""Groups of forecasts that share errors, by name; each within a week and over all weeks."""
 LEAST_ORIGINS = 2
-"""Origins of the backtest without which nothing is known of errors in common."""
+"""Least number of backtest origins from which shared errors can be estimated."""
 BORROWED = 30.0
-"""So many clusters' worth of the factor of all levels is mixed into that of a kind of level."""
+"""Clusters' worth of the factor of all levels that is mixed into that of a kind of level."""
 FREEDOM = 1.5
 """Degrees of freedom for each origin: sums of SKUs and stores of one origin share much of their errors, not all. Held-out
 origins of three public data sets cover 87 to 93 % with it, 81 to 90 % without."""
@@ -53,21 +53,21 @@ SHARES = {"block": pl.String, "weekly": pl.Boolean, "share": pl.Float64}
 FARTHEST = 10.0
 """Standard deviations, at most, that an error counts as; where nothing was sold, the logarithm has no end."""
 DIGITS = 6
-"""Of the published quantiles: more than that would depend on the order in which numbers are added."""
+"""Significant digits of the published quantiles: more would depend on the order in which numbers are added."""
 BUNDLE_DIGITS = 8
-"""Of shares and factors, for the same reason."""
+"""Significant digits of shares and factors, for the same reason."""
 _SCALE = 1e4
 """Sums are of whole numbers of this fraction of a unit: the same in whatever order they are added."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """What sums are by: `columns` of the keys, or attributes of stores and SKUs."""
+    """What sums are grouped by: `columns` of the keys, or attributes of stores and SKUs."""
 
     name: str
     columns: tuple[str, ...]
     kind: str
-    """The one of `BLOCKS` whose sums are like those of the level."""
+    """The one of `BLOCKS` whose sums behave like those of the level."""
 
 
 def levels_of(names: Sequence[str], tables: Frames) -> list[Level]:
@@ -99,7 +99,7 @@ def _attributes(tables: Frames, key: str) -> list[str]:
 
 
 def check(options: Options, tables: Frames) -> None:
-    """Raise `ContractError` where totals are asked for that cannot be."""
+    """Raise `ContractError` where the options ask for totals that cannot be computed."""
     levels_of(options.totals, tables)
     for weeks in options.total_weeks:
         if not 1 <= weeks <= options.horizon:
@@ -116,7 +116,7 @@ def schema(options: Options) -> dict[str, pl.DataType]:
 
 
 def fit(backtest: pl.DataFrame, options: Options) -> dict[str, pl.DataFrame]:
-    """What a bundle needs for totals, from its calibrated backtest; nothing where that has too few origins.
+    """What a bundle needs for totals, from its calibrated backtest; empty where that has too few origins.
 
     `total_shares`: block, weekly, share. `total_factors`: kind, weeks, mass (of the band), factor.
     """
@@ -131,7 +131,7 @@ def fit(backtest: pl.DataFrame, options: Options) -> dict[str, pl.DataFrame]:
 
 def totals(rows: pl.LazyFrame, files: Mapping[str, File], tables: Frames, options: Options) -> pl.DataFrame:
     """The totals of published `rows`, by the options' levels: of every week, of the whole horizon, and of the
-    first weeks that the options name. Without rows where the bundle's `files` know nothing of totals.
+    first weeks that the options name. Without rows where the bundle's `files` have nothing for totals.
     """
     shares, factors = files.get(SHARES_FILE), files.get(FACTORS_FILE)
     if not isinstance(shares, pl.DataFrame) or not isinstance(factors, pl.DataFrame):
@@ -303,7 +303,7 @@ def _rounded(name: str) -> pl.Expr:
 
 
 def _masses(options: Options) -> list[float]:
-    """What the bands between each quantile and its mirror image hold."""
+    """The probability between each quantile and its mirror image."""
     return sorted({round(abs(2 * q - 1), 9) for q in options.quantiles} - {0.0})
 
 

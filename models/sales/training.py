@@ -28,13 +28,13 @@ from models.sales.preparation import FEATURE
 from models.scenario import Frames, Trained
 
 LEAST_ROWS = 200
-"""Training rows that the pooled model needs; with fewer, all keys are left to the other rungs."""
+"""Least number of training rows for the pooled model; with fewer, the other rungs forecast all keys."""
 MISSING_SHARE = 0.2
 """Share of weeks without a row above which the notes ask what it means."""
 STEADY_ORIGINS = 4.0
-"""So many origins without an error are mixed into what calibration adds to the median, and to all quantiles with it.
+"""Origins without an error that are mixed into what calibration adds to the median, and with it to all quantiles.
 
-All keys share the season of an origin, so that a few origins say less of it than of the spread."""
+All keys share the season of an origin, so that a few origins say less about it than about the spread."""
 RUNGS = (STATISTICAL, BLEND, POOLED, NO_PLAN)
 ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", *measuring.NAIVES, "last_year")
 
@@ -162,7 +162,7 @@ def _raw_backtest(
 def candidates(
     parts: Mapping[str, pl.DataFrame], context: Mapping[str, pl.DataFrame], options: Options
 ) -> pl.DataFrame:
-    """What every candidate says in the backtest, before calibration: rows with `rung` and the quantiles in units."""
+    """Backtest forecasts of every candidate, before calibration: rows with `rung` and the quantiles in units."""
     learn = partial(
         ensembles,
         covariates=tuple(context["covariates"]["name"]),
@@ -293,7 +293,7 @@ def _blended(raw: pl.DataFrame, options: Options) -> bool:
 
 
 def _own_keys(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame:
-    """Keys whose SKU's own model did better than what they would have else, at the origins of `raw`."""
+    """Keys whose SKU's own model did better than their alternative, at the origins of `raw`."""
     own = _by_rung(raw, STATISTICAL, options)
     if own.is_empty() or options.estimator != AUTO:
         return empty_keys()
@@ -354,9 +354,9 @@ def assembled(forecasts: pl.DataFrame, short: pl.DataFrame, options: Options) ->
 
 
 def _about_weeks(weeks: pl.DataFrame | None) -> list[str]:
-    """What is odd about the weeks of the history; `weeks` is that part of all shards.
+    """Notes on oddities in the weeks of the history; `weeks` is that part of all shards.
 
-    A question where more than `MISSING_SHARE` of them have no row, and the number of implausible ones.
+    How many are out of stock, missing (above `MISSING_SHARE`) or implausible.
     """
     if weeks is None:
         return []
@@ -364,8 +364,8 @@ def _about_weeks(weeks: pl.DataFrame | None) -> list[str]:
     sold_out = int(weeks["out_of_stock"].sum()) if "out_of_stock" in weeks.columns else 0
     if sold_out:
         notes.append(
-            f"Weeks with {IN_STOCK} below {ENOUGH_STOCK} count as unknown, since what was sold is less than was asked "
-            f"for: {sold_out:,}."
+            f"Weeks with {IN_STOCK} below {ENOUGH_STOCK} count as unknown, because less was sold than demanded: "
+            f"{sold_out:,}."
         )
     share = (int(weeks["missing"].sum()) - sold_out) / max(int(weeks["weeks"].sum()), 1)
     if share > MISSING_SHARE:
@@ -391,12 +391,12 @@ def _notes(
     full_count = len(options.backtest_origins(as_of))
     if origins < full_count:
         notes.append(
-            f"The backtest has {origins} of {full_count} origins: before {as_of} there is no more history."
+            f"The backtest has {origins} of {full_count} origins: the history before {as_of} does not reach back further."
         )
     if origins == 1:
         notes.append("With one origin the backtest is not calibrated; the bundle is.")
     if origins == 0:
-        notes.append("The bundle is not calibrated: there is too little history to hold any out.")
+        notes.append("The bundle is not calibrated: the history is too short to hold any of it out.")
     if model.without_plan is None:
         notes.append(
             f"{train.height} rows to learn from are too few for the pooled model; {LEAST_ROWS} are needed."
@@ -409,7 +409,7 @@ def _notes(
 
 
 def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> list[str]:
-    """Which kinds of demand a naive forecast answers, and where the backtest is worse than one; with both WAPEs."""
+    """Notes on kinds of demand that use a naive forecast, and on where the backtest is worse than one; with both WAPEs."""
     choices = pl.concat([model.unplanned.filter(pl.col("rung").is_in(contest.NAIVE)), model.planned])
     names = {contest.LAST_WEEK: "last week's units", contest.LAST_YEAR: "the same week of last year"}
     names[contest.SEASON] = "last year's weeks at this year's level"

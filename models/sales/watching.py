@@ -9,10 +9,10 @@ from models.sales.panel import KEY, covariate_columns
 from models.scenario import Frames
 
 PAST_WEEKS = 26
-"""What is usual for a key is taken from so many weeks before a week, and from at least `FEWEST_WEEKS`."""
+"""A key's usual value comes from this many weeks before a week, and from at least `FEWEST_WEEKS`."""
 FEWEST_WEEKS = 8
 SILENT_WEEKS = 8
-"""A key without a row for so many weeks is not expected to have one."""
+"""A key without a row for this many weeks is no longer expected to have one."""
 
 _NOT_KNOWN = float("nan")
 _RARELY = 0.01

@@ -1,4 +1,4 @@
-"""A changed plan beside the stored one: what the plan becomes, and what differs in the forecasts.
+"""A changed plan compared with the stored one: the resulting plan, and the differences in the forecasts.
 
 A row of the changed plan takes the place of the stored one of its SKU, store and week, column by column: columns that
 the file lacks, and rows that it lacks, keep what is stored. A cell that is empty is unknown.
@@ -23,12 +23,12 @@ from models.scenario import File, Frames
 
 ON = [*KEY, "week"]
 NAMED = 5
-"""So many SKUs, stores or weeks are named in a note."""
+"""SKUs, stores or weeks, at most, that a note names."""
 _DIFFERENCE = (pl.col("changed").fill_null(0.0) - pl.col("stored").fill_null(0.0)).alias("difference")
 
 
 def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tuple[pl.DataFrame, list[str]]:
-    """Rows of a changed plan that have a part in the forecast, and notes on all others.
+    """Rows of a changed plan that the forecast uses, and notes on all others.
 
     Left out are SKUs and stores that neither history nor stored plan knows, and weeks that are not forecast. A
     pair of a known SKU and a known store that is new stays. Raises `ContractError` where nothing is left.
@@ -50,7 +50,7 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
     if outside.height:
         weeks = _listed(sorted(str(week) for week in outside["week"].unique()))
         notes.append(
-            f"{outside.height:,} rows are of weeks that are not forecast and are left out: {weeks}. "
+            f"{outside.height:,} rows are left out because their weeks are not forecast: {weeks}. "
             f"The forecast is of {first} to {last}."
         )
         rows = rows.filter(pl.col("week").is_between(first, last))
@@ -60,7 +60,7 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
     )
     strange = sorted(of_rows - of_history)
     if strange:
-        notes.append(f"The history lacks {_listed(strange)}: these columns have no part in the forecast.")
+        notes.append(f"The history lacks {_listed(strange)}: the forecast does not use these columns.")
     notes += categories.unknown(rows.lazy(), categories.of_history(tables, as_of), as_of)
     new = rows.select(KEY).unique().join(stored_keys, on=KEY, how="anti").sort(KEY)
     if new.height:
@@ -71,7 +71,7 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
     if rows.is_empty():
         lines = "\n".join(notes) or "It has no rows."
         raise ContractError(
-            f"Nothing of the plan has a part in the forecast.\n{lines}\nCorrect the plan, or its columns."
+            f"The forecast uses no row of the plan.\n{lines}\nCorrect the plan, or its columns."
         )
     return rows, notes
 
@@ -80,7 +80,7 @@ def _unknown(column: str, rows: pl.DataFrame, candidates: Sequence[str]) -> str:
     names = sorted(rows[column].unique())
     what = {"sku": "SKU", "store": "store"}[column]
     return (
-        f"{rows.height:,} rows are of {what}s that neither the history nor the stored plan has, and are left out: "
+        f"{rows.height:,} rows are left out because neither the history nor the stored plan has their {what}s: "
         f"{_listed(names)}. {suggestion(names[0], candidates)}"
     )
 
@@ -103,7 +103,7 @@ def merged(stored_plan: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame
 
 
 def changed(stored_plan: pl.DataFrame | None, plan: pl.DataFrame) -> pl.DataFrame:
-    """Rows of `plan` that are not so in the stored one."""
+    """Rows of `plan` that differ from the stored one."""
     if stored_plan is None:
         return plan
     names = plan.columns
@@ -189,8 +189,8 @@ def in_order(
     count = (result["changed"] != with_move["changed"]).sum()
     result = result.with_columns(_DIFFERENCE)
     note = (
-        f"{count:,} medians moved with the price, not against it, and are held at those of the stored plan: the "
-        "calibration of a promoted week is another than that of a regular one. A forecast by this plan has them as they are."
+        f"{count:,} medians moved with the price, not against it, and are held at those of the stored plan: promoted "
+        "and regular weeks are calibrated differently. A forecast with this plan leaves them as they are."
     )
     return result.select(lines.columns), [note] if count else []
 
@@ -198,8 +198,8 @@ def in_order(
 def bands(lines: pl.DataFrame, files: Mapping[str, File], as_of: date, options: Options) -> pl.DataFrame:
     """Totals of the pairs of `lines` by both plans, each week and all of them; see `models.sales.totals`.
 
-    plan (`stored` or `changed`), week, weeks, expected and the quantiles; without rows where the bundle's `files` know
-    nothing of sums. A pair that a plan does not have has no part in its totals.
+    plan (`stored` or `changed`), week, weeks, expected and the quantiles; without rows where the bundle's `files` have
+    nothing for sums. A pair that a plan lacks does not count in its totals.
     """
     only = replace(options, totals=(totals.TOTAL,))
     step = ((pl.col("week") - as_of).dt.total_days() // 7).cast(pl.Int32).alias("step")

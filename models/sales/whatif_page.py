@@ -1,4 +1,4 @@
-"""What the page of a changed plan shows: both forecasts, week by week and key by key."""
+"""The page of a changed plan: both forecasts, week by week and key by key."""
 
 from collections.abc import Mapping
 from datetime import date, timedelta
@@ -21,12 +21,12 @@ NO_BAND = (
 )
 BANDS = (
     "Sums of pairs are of medians; where demand is skewed, such a sum lies below the total to expect. The bands of the "
-    "totals are of either plan alone. The difference is surer than they are: most of what may come moves both totals alike."
+    "totals are of each plan alone. The difference is more certain than they suggest: most errors move both totals alike."
 )
 
 
 def about_sums(bands: pl.DataFrame) -> str:
-    """What sums are of, and what their `bands` are; see `whatif.bands`."""
+    """What the sums and their `bands` are; see `whatif.bands`."""
     return NO_BAND if bands.is_empty() else BANDS
 
 

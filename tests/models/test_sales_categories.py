@@ -74,7 +74,7 @@ def test_a_category_that_the_history_lacks_is_told_and_counts_as_none(model, tab
     keys = SALES.requested(tables, AS_OF, OPTIONS).filter(store="0").collect()
     scores = SALES.score(model, tables, SALES.context(tables, AS_OF, OPTIONS), keys, AS_OF, OPTIONS)
     assert scores.keys["reason"].unique().to_list() == [
-        "'bogof' in column 'promotion' is not learnt and counts as none"
+        "'bogof' in column 'promotion' was not seen in training and counts as none"
     ]
     _, notes = whatif.usable(tables["plan"].collect(), tables, AS_OF, HORIZON)
     assert note in notes

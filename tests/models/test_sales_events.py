@@ -113,7 +113,7 @@ def test_an_event_of_one_store_counts_there_alone_for_all_its_skus_and_an_unknow
     assert effects[1] == [0, 0]
     assert effects[2] == pytest.approx([0, near, 0, near], abs=1e-6)
     (note,) = SALES.left_out({**tables, "history": history.filter(store="s").lazy()}, AS_OF)
-    assert note.startswith("Events are of store 't', which the history lacks")
+    assert note.startswith("Events name store 't', which the history lacks")
 
 
 def test_events_without_a_store_stay_as_they_were():

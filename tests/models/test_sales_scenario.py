@@ -430,7 +430,7 @@ def test_what_was_sold_in_weeks_out_of_stock_is_not_believed(model, tables, simu
     assert all(parts[name].equals(other[name]) for name in parts)
     assert "in_stock" not in "".join(parts["train"].columns)
     count = simulated.history.filter(sold_out).height
-    assert f"asked for: {count:,}." in training._about_weeks(parts["weeks"])[0]
+    assert f"demanded: {count:,}." in training._about_weeks(parts["weeks"])[0]
 
 
 def test_pieces_on_hand_are_not_taken_for_a_share_in_stock(simulated):
