@@ -47,7 +47,7 @@ def alarms(
     `rows` are the published risks at `as_of`, those of an earlier version without threshold; `previous` the alarms that the
     last run before it returned.
     """
-    past = _carried(previous, as_of, options)
+    past = _last_alarms(previous, as_of, options)
     if "threshold" not in rows.columns:
         rows = rows.with_columns(pl.lit(None, RISKS["threshold"]).alias("threshold"))
     both = rows.select(*PLACE, "probability", "threshold", "rank", "reasons", "above_threshold", "rung")
@@ -86,10 +86,10 @@ def alarms(
     current = current.with_columns(
         pl.when(is_closed).then("closed_at").alias("closed_at"), pl.when(is_closed).then("why").alias("why")
     )
-    return _opened(current, past, as_of, options).select(list(ALARMS)).sort(PLACE)
+    return _with_openings(current, past, as_of, options).select(list(ALARMS)).sort(PLACE)
 
 
-def _carried(previous: pl.DataFrame | None, as_of: datetime, options: Options) -> pl.DataFrame:
+def _last_alarms(previous: pl.DataFrame | None, as_of: datetime, options: Options) -> pl.DataFrame:
     """The alarms of the last run that may matter now, without what rows tell anew."""
     names = [*PLACE, "state", "since", "closed_at", "why"]
     if previous is None:
@@ -99,7 +99,9 @@ def _carried(previous: pl.DataFrame | None, as_of: datetime, options: Options) -
     return previous.filter(matters).select(names)
 
 
-def _opened(current: pl.DataFrame, past: pl.DataFrame, as_of: datetime, options: Options) -> pl.DataFrame:
+def _with_openings(
+    current: pl.DataFrame, past: pl.DataFrame, as_of: datetime, options: Options
+) -> pl.DataFrame:
     """`current`, in which alarms that wait are opened as far as inspections are free."""
     p = pl.col("probability")
     saves = p * missed_cost(options) - (1 - p) * options.needless_inspection_cost

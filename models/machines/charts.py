@@ -109,7 +109,9 @@ def importance(metrics: pl.DataFrame, hours: Sequence[int], most: int = 12) -> C
         of = dict(table.filter(horizon=horizon).select("value_of_slice", "share").iter_rows())
         bar = {"type": "bar", "orientation": "h", "name": f"within {span(horizon)}"}
         x = [of.get(name, 0.0) for name in names]
-        data.append({**bar, "x": x, "y": [said(n) for n in names], "marker": {"color": COLOURS[i % 4]}})
+        data.append(
+            {**bar, "x": x, "y": [feature_label(n) for n in names], "marker": {"color": COLOURS[i % 4]}}
+        )
     layout = {
         "height": 130 + 34 * len(names),
         "xaxis": {"title": {"text": "Share of what was learnt"}, "tickformat": ".0%", "type": "linear"},
@@ -118,10 +120,10 @@ def importance(metrics: pl.DataFrame, hours: Sequence[int], most: int = 12) -> C
     return Chart({"data": data, "layout": layout}, "The most important features, mean over the components")
 
 
-def said(feature: str) -> str:
+def feature_label(feature: str) -> str:
     """The name of a feature as shown to readers.
 
-    >>> said("volt_mean_24h"), said("comp1_replaced_days")
+    >>> feature_label("volt_mean_24h"), feature_label("comp1_replaced_days")
     ('volt mean 24 h', 'comp1 replaced days')
     """
     words = feature.split("_")

@@ -260,7 +260,7 @@ def sensors(telemetry: pl.LazyFrame) -> list[str]:
     return sorted(name for name, dtype in schema.items() if dtype.is_numeric() and name != "shard")
 
 
-def known(tables: Frames, as_of: datetime) -> dict[str, pl.LazyFrame]:
+def tables_at(tables: Frames, as_of: datetime) -> dict[str, pl.LazyFrame]:
     """The tables as they were known at `as_of`: rows of a later time are left out.
 
     Where a failure is logged again until it is repaired, only the first record stays, see `chains`.
@@ -279,7 +279,7 @@ def repeats(tables: Frames, as_of: datetime) -> int:
     if "failures" not in tables:
         return 0
     every = tables["failures"].filter(pl.col("time") <= as_of).select(pl.len()).collect().item()
-    return int(every - known(tables, as_of)["failures"].select(pl.len()).collect().item())
+    return int(every - tables_at(tables, as_of)["failures"].select(pl.len()).collect().item())
 
 
 def interval_hours(telemetry: pl.LazyFrame) -> float | None:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from models.machines.clocks import span
-from models.machines.contracts import known, sensors
+from models.machines.contracts import sensors, tables_at
 from models.machines.service import failures_until, record_ends
 from models.scenario import Frames
 
@@ -54,7 +54,7 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
 
     A failure of the last day may still be recorded as maintenance, so it is no finding yet.
     """
-    visible = known(tables, as_of)
+    visible = tables_at(tables, as_of)
     since = as_of - timedelta(days=days)
     again, history = failures_logged_again(tables, visible, since, as_of), visible["telemetry"]
     visible = {

@@ -74,9 +74,9 @@ def learn(
     fold = np.unique(sample.machine, return_inverse=True)[1] % _FOLDS
     reached, remainder, median = np.empty(len(fold)), np.empty(len(fold)), np.empty(len(fold))
     for i in range(_FOLDS):
-        other = _fitted(sample.where(fold != i), component, edges, features, options)
+        other = _hazard(sample.where(fold != i), component, edges, features, options)
         reached[fold == i], remainder[fold == i], median[fold == i] = _reached(other, sample.where(fold == i))
-    life = _fitted(sample, component, edges, features, options)
+    life = _hazard(sample, component, edges, features, options)
     return _calibrated(life, reached, remainder, median, _by_machine(sample))
 
 
@@ -149,7 +149,7 @@ def _sample(
     )
 
 
-def _fitted(
+def _hazard(
     sample: _Sample, component: str, edges: Sequence[float], features: Sequence[Feature], options: Options
 ) -> Life:
     """The hazard learnt from `sample`, uncalibrated."""

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import polars as pl
 
-from models.machines.contracts import interval_hours, known
+from models.machines.contracts import interval_hours, tables_at
 from models.machines.evaluation import log_loss
 from models.machines.labels import OBSERVED
 from models.machines.scoring import KEY, QUANTILE_COLUMNS, RISKS, UNDER_WORK
@@ -43,7 +43,7 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
     time = pl.col("time")
     nothing = pl.LazyFrame(schema={name: rows.schema[name] for name in (*KEY, "time")})
     of_these = by_component(tables, rows["component"].unique().sort().to_list())
-    failures = known(of_these, until).get("failures", nothing)
+    failures = tables_at(of_these, until).get("failures", nothing)
     following = failures.select(*KEY, time, failed_at=time).unique().sort("time").collect()
     table = rows.join_asof(
         following,
@@ -78,7 +78,7 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
 def _ended(tables: Frames, until: datetime) -> pl.DataFrame:
     if "telemetry" not in tables:
         return pl.DataFrame(schema={"machine_id": pl.String, ENDED: pl.Datetime("us", "UTC")})
-    visible = known(tables, until)
+    visible = tables_at(tables, until)
     return ended(visible, until, interval_hours(visible["telemetry"]) or 1.0)
 
 

@@ -110,7 +110,7 @@ def _trust(view: View) -> list[Part]:
         f"every {view.options.inspect_every_days} days, with the interval that holds 80 % if machines are drawn anew."
     )
     tables = by_component(view.run.tables, view.rows["component"].unique().sort().to_list())
-    counts = contracts.known(tables, view.as_of)["failures"].group_by("component").len().collect()
+    counts = contracts.tables_at(tables, view.as_of)["failures"].group_by("component").len().collect()
     few = few_failures(dict(counts.iter_rows()))
     return [
         Text(text),

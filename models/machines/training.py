@@ -11,7 +11,7 @@ import polars as pl
 from models.errors import ContractError
 from models.machines import costs, evaluation, hazards
 from models.machines.calibration import calibrated
-from models.machines.contracts import known
+from models.machines.contracts import tables_at
 from models.machines.features import build, used_features, windows
 from models.machines.few_failures import few_failures
 from models.machines.horizons import AT_ONCE, Horizon, Work, fitted_horizons
@@ -42,7 +42,7 @@ def rows_of(
     """
     first, last = observed["first"].item(), observed["last"].item()
     count = row_count(max(first, since) if since else first, last, options.every_hours)
-    visible = known(by_component(tables, vocabulary.components), last)
+    visible = tables_at(by_component(tables, vocabulary.components), last)
     machines = visible["telemetry"].select(pl.col("machine_id").unique()).collect()["machine_id"].to_list()
     rows = build(tables, vocabulary, machines, last, count, options)
     steps = np.tile(np.arange(count - 1, -1, -1, dtype=np.int32), len(machines))

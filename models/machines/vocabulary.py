@@ -63,7 +63,7 @@ def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
     are distinguished, see `_errors`; the others are one, `OTHER`. Where no machine has two telemetry rows the interval is
     taken as an hour.
     """
-    visible = contracts.known(tables, as_of)
+    visible = contracts.tables_at(tables, as_of)
     return Vocabulary(
         sensors=tuple(contracts.sensors(visible["telemetry"])),
         components=components_of(tables, as_of),

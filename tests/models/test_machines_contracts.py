@@ -10,7 +10,7 @@ import pytest
 from models.contracts import ROW, RULE, Accepted
 from models.errors import ContractError
 from models.machines import contracts
-from models.machines.contracts import TABLES, end_labelled, interval_hours, known, sensors
+from models.machines.contracts import TABLES, end_labelled, interval_hours, sensors, tables_at
 from models.machines.findings import (
     EFFECTS,
     FINDINGS,
@@ -129,7 +129,7 @@ def test_one_row_of_telemetry_has_no_interval():
 
 def test_what_is_known_ends_at_as_of_included_and_tables_without_time_are_whole(fleet):
     lazy = {name: frame.lazy() for name, frame in fleet.items()}
-    tables = known(lazy, START + 24 * HOUR)
+    tables = tables_at(lazy, START + 24 * HOUR)
     assert tables["telemetry"].collect()["time"].max() == START + 24 * HOUR
     assert tables["machines"].collect().equals(fleet["machines"])
 

@@ -8,7 +8,7 @@ import pytest
 
 from models.machines.calibration import IDENTITY, calibrated, calibrations_of_few, towards
 from models.machines.chains import first_of_chains
-from models.machines.contracts import TABLES, known, repeats
+from models.machines.contracts import TABLES, repeats, tables_at
 from models.machines.estimators import Flags, Floats
 from models.machines.few_failures import few_failures
 from models.machines.findings import findings
@@ -66,7 +66,7 @@ def test_records_that_repeat_are_counted_and_told():
     tables = {"telemetry": telemetry, "failures": events(0, 3, 6, 100)}
     as_of = START + timedelta(hours=200)
     assert repeats(tables, as_of) == 2
-    assert hours_of(known(tables, as_of)["failures"]) == [0, 100]
+    assert hours_of(tables_at(tables, as_of)["failures"]) == [0, 100]
     again = findings(tables, as_of).filter(finding="failure logged again")
     assert again.select("machine_id", "count").rows() == [("m", 2)]
 
