@@ -1,4 +1,4 @@
-"""p-values of scores against a sensor's own held-out readings, also where they are far fewer than 1 / p.
+"""p-values of scores against a sensor's own held-out readings, even if they are far fewer than 1 / p.
 
 A conformal p-value is the share of calibration scores that are at least as high, so it never falls
 below 1 / (n + 1): with a day of minutes, half of it held out, not below 0.0014. Above the

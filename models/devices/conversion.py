@@ -2,8 +2,8 @@
 
 A counter, such as of strokes or of energy, rises and starts again from near its lowest value. It is judged by its rise
 in an interval; after a gap, by the mean rise. The interval in which it starts again and the next one have no value, as
-nobody knows how far it had come, but the reading is not missing. An angle is turned the shorter way round to its mean
-direction, so 359 and 1 degrees are neighbours.
+its last value before the restart is unknown, but the reading is not missing. An angle is turned the shorter way round
+to its mean direction, so 359 and 1 degrees are neighbours.
 """
 
 from dataclasses import replace
@@ -170,8 +170,8 @@ def taken_in(sensors: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
     """How a model's `sensors` take the readings of `keys`, in their order; null for a key that it does not know."""
     if "taken" not in sensors.columns:
         return keys.with_columns(taken=pl.lit(AS_IT_IS), zero=pl.lit(None, pl.Float64))
-    sensors_taken = sensors.select(*KEY, "taken", "zero")
-    return keys.select(*KEY).join(sensors_taken, on=list(KEY), how="left", maintain_order="left")
+    types = sensors.select(*KEY, "taken", "zero")
+    return keys.select(*KEY).join(types, on=list(KEY), how="left", maintain_order="left")
 
 
 def as_they_are(sensors: pl.DataFrame) -> pl.DataFrame:

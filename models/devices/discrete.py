@@ -1,4 +1,4 @@
-"""Sensors that show one value only, or a few: how rare is this value, how long has it been there.
+"""Sensors with one value or a few: how rare a value is, and how long it has lasted.
 
 The p-value of a value is the share of the past readings, with the new one among them, whose value is
 as rare (full conformal prediction; Vovk et al. 2005): 1 / (n + 1) for a value never seen, 1 / C(n + k, k) for

@@ -1,8 +1,8 @@
 """Readings of many sensors as one dense matrix: a row per sensor, a column per interval.
 
-A cell is NaN where the sensor has no reading in the interval. Everything that detectors do is done on
-such a matrix at once. What is computed for a cell looks at most `LOOKBACK` intervals back, so it is the
-same in whichever hour's run it is computed.
+A cell is NaN where the sensor has no reading in the interval. Detectors work on
+such a matrix as a whole. A computation for a cell looks at most `LOOKBACK` intervals back, so its result is
+the same in the run of any hour.
 """
 
 from collections.abc import Iterator

@@ -2,8 +2,8 @@
 
 The score is the negative of scikit-learn's `decision_function`: higher is more anomalous, 0 is its own
 threshold. With a single feature the summed depth of all trees is a step function of the value: its
-steps are the trees' thresholds in order. They are all that is kept, and finding a value among them is
-all that scoring does.
+steps are the trees' thresholds in order. Only they are stored, and scoring looks up a
+value among them.
 
 Liu, Ting & Zhou (2008), ICDM.
 """

@@ -1,4 +1,4 @@
-"""The detector of a device over all its tags: what no single sensor shows, such as a broken correlation.
+"""The detector of a device over all its tags, for anomalies that no single sensor shows, such as a broken correlation.
 
 The tags' distances from their expected values, each in its own scale, are compared with their usual
 correlation: the squared Mahalanobis distance (`whole`), and the part of it in the directions in which

@@ -1,8 +1,8 @@
 """Readings that detectors do not learn from: those in labelled faults, and codes that stand for no reading.
 
-A sentinel is a value such as -999 or 65535 that a gateway writes where it has no reading. It lies far outside of
-what the sensor shows otherwise, exactly the same each time: a well-known code, or a value that comes again and
-again for a single interval. Where training finds one, it counts as a missing reading, in training and in scoring.
+A sentinel is a value such as -999 or 65535 that a gateway writes where it has no reading. It lies far outside
+the sensor's other values and is exactly the same each time: a well-known code, or a value that recurs, each time for
+a single interval. A sentinel that training finds counts as a missing reading, in training and in scoring.
 """
 
 from dataclasses import replace

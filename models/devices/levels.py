@@ -1,8 +1,7 @@
 """New levels: sensors whose lasting change has become normal (`models.devices.new_normal`), each reported once.
 
-A sensor is on a new level from the first hour that is judged by it; `since` is when the first incident of the sensor
-began that led to it, or the start of the hours that it was learnt from. It is reported again where it was not on a new level
-for `FORGOTTEN`.
+A sensor is on a new level from the first hour that is judged by it. `since` is the start of the first incident that led
+to it, or of the hours that it was learnt from. It is reported again if the sensor was not on a new level for `FORGOTTEN`.
 """
 
 from datetime import datetime, timedelta

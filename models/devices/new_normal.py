@@ -1,4 +1,4 @@
-"""The world moves: a sensor that is called too often is judged by its last day as well.
+"""The new normal: a sensor that is called too often is judged by its last day as well.
 
 **Memory.** Where at least a twentieth of a sensor's readings of the hour have a p-value of at most 0.001, or three
 twentieths one of at most 0.01, each of them is compared with the readings of the last `Options.hold_hours`, at least

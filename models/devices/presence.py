@@ -1,4 +1,4 @@
-"""Missing readings and repeated values: how unusual is a gap, or a run, as long as this one.
+"""Missing readings and repeated values: how unusual a gap, or a run, of this length is.
 
 A sensor that sends every minute is silent after one missing reading; one that sends now and then is
 not. The p-value of a gap is the share of the past intervals in which the sensor had been away at

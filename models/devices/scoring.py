@@ -258,7 +258,7 @@ def _score_missing(model: Model, block: Block, rung: pl.Series) -> None:
 def _joint_rows(
     model: Model, block: Block, keys_of_grid: pl.DataFrame, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows and outcomes of the requested joint detectors."""
+    """Rows and outcomes of the joint detectors among the requested keys."""
     keys = keys_of_grid.filter(pl.col("tag") == JOINT_TAG).sort("device")
     params = pl.DataFrame(schema=joint.SCHEMA)
     if "joint" in model.frames:

@@ -112,11 +112,11 @@ def robust(params: pl.DataFrame, interval: NDArray[np.int64]) -> Graph:
         builder.op("Sqrt", builder.op("Mul", builder.constant(2.0), again)),
     ]
     stacked = builder.op("Concat", *distances, axis=1)
-    distances_or_none = builder.op("Where", builder.op("IsNaN", stacked), builder.constant(-1.0), stacked)
+    channels = builder.op("Where", builder.op("IsNaN", stacked), builder.constant(-1.0), stacked)
     absent = builder.squeeze(builder.op("IsNaN", builder.column("readings", WINDOW - 1)))
-    score = builder.op("ReduceMax", distances_or_none, axes=[1], keepdims=0)
+    score = builder.op("ReduceMax", channels, axes=[1], keepdims=0)
     score = builder.op("Where", absent, builder.constant(np.nan), score)
-    cause = builder.op("ArgMax", distances_or_none, axis=1, keepdims=0)
+    cause = builder.op("ArgMax", channels, axis=1, keepdims=0)
     cause = builder.op("Where", absent, builder.constant(-1, np.int64), cause)
     outputs = [
         (score, SCORE),
