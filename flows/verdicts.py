@@ -19,8 +19,8 @@ _LAYOUT = Layout(DEVICES.name)
 
 def at_site(store: Store, site: str) -> list[str]:
     """Names of the devices at a site. Raises `ParameterError` for an unknown site."""
-    table = _LAYOUT.table("sites")
-    sites = store.scan(table).collect() if store.version(table) is not None else pl.DataFrame({"site": []})
+    table = store.find(_LAYOUT.table("sites"))
+    sites = pl.DataFrame({"site": []}) if table is None else table.collect()
     devices = sites.filter(pl.col("site") == site)
     if devices.is_empty():
         names = ", ".join(sites["site"].drop_nulls().unique().sort()) or "none"
@@ -34,8 +34,10 @@ def of_incident(store: Store, name: str) -> pl.DataFrame:
     Raises `ParameterError` if there is no such incident.
     """
     table = _LAYOUT.table("incidents")
-    incidents = store.scan(table).filter(incident=name) if store.version(table) is not None else None
-    rows = pl.DataFrame() if incidents is None else incidents.sort("as_of").tail(1).collect()
+    incidents = store.find(table)
+    rows = pl.DataFrame()
+    if incidents is not None:
+        rows = incidents.filter(incident=name).sort("as_of").tail(1).collect()
     if rows.is_empty():
         raise ParameterError(
             f"--incident is '{name}'. Expected the name of one in {table}, such as 'PUMP-7 2026-03-02T07:50Z'."

@@ -57,11 +57,12 @@ def of_sensors(model: Model, block: Block, rungs: pl.DataFrame, options: Options
 
 
 _OWN = ~pl.col("own").is_in(["pooled", "none"])
+_NOTHING = (pl.col("count") == 0) & ~pl.col("alarmed")
 
 
 def _status() -> pl.Expr:
     return (
-        pl.when((pl.col("count") == 0) & ~pl.col("alarmed"))
+        pl.when(_NOTHING)
         .then(pl.lit("skipped"))
         .when(_OWN)
         .then(pl.lit("scored"))
@@ -71,8 +72,7 @@ def _status() -> pl.Expr:
 
 
 def _rung_shown() -> pl.Expr:
-    nothing = (pl.col("count") == 0) & ~pl.col("alarmed")
-    return pl.when(~nothing).then("own").alias("rung")
+    return pl.when(~_NOTHING).then("own").alias("rung")
 
 
 def _reason() -> pl.Expr:

@@ -4,7 +4,7 @@ Surrounding blanks and case do not matter; an empty cell, or a word such as `non
 category is the usual one, which has no flag; a category that a bundle has not learnt counts as the usual one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 
 import polars as pl
@@ -128,13 +128,11 @@ def notes(tables: Frames, as_of: date) -> list[str]:
 def not_learnt(plan: pl.LazyFrame, every: pl.DataFrame) -> pl.DataFrame:
     """sku, store and `words`, a text, of the keys whose plan has categories that `every`, the learnt ones, lacks."""
     frames = [pl.LazyFrame(schema=dict.fromkeys((*KEY, "words"), pl.String))]
-    for column in every["column"].unique().sort():
-        if plan.collect_schema().get(column) == pl.String:
-            strange = plan.filter(~category(column).is_in(every.filter(column=column)["category"].implode()))
-            message = pl.format(
-                "'{}' in column '{}' was not seen in training and counts as none", column, pl.lit(column)
-            )
-            frames.append(strange.select(*KEY, words=message))
+    for column, _, rows in _strange(plan, every):
+        message = pl.format(
+            "'{}' in column '{}' was not seen in training and counts as none", column, pl.lit(column)
+        )
+        frames.append(rows.select(*KEY, words=message))
     return pl.concat(frames).group_by(KEY).agg(pl.col("words").unique().sort().str.join("; ")).collect()
 
 
@@ -142,17 +140,22 @@ def unknown(plan: pl.LazyFrame | None, every: pl.DataFrame, as_of: date) -> list
     """A note for each column of words of the `plan` with categories that are not in `every`, those of the history."""
     if plan is None:
         return []
-    later, lines = plan.filter(pl.col("week") > as_of), []
-    for column in every["column"].unique().sort():
-        if plan.collect_schema().get(column) != pl.String:
-            continue
-        words = later.select(pl.col(column).str.strip_chars(), category(column).alias("category")).unique()
-        categories = every.filter(column=column)["category"]
-        strange = words.filter(~pl.col("category").is_in(categories.implode())).collect()[column].sort()
-        if len(strange):
-            word_list = ", ".join(f"'{word}'" for word in strange.unique(maintain_order=True))
+    lines = []
+    for column, categories, rows in _strange(plan.filter(pl.col("week") > as_of), every):
+        words = rows.select(pl.col(column).str.strip_chars().unique().sort()).collect()[column]
+        if len(words):
+            word_list = ", ".join(f"'{word}'" for word in words)
             lines.append(
                 f"The plan has {word_list} in column '{column}', which the history lacks: it counts as none. "
-                f"{suggestion(strange[0], categories)}"
+                f"{suggestion(words[0], categories)}"
             )
     return lines
+
+
+def _strange(plan: pl.LazyFrame, every: pl.DataFrame) -> Iterator[tuple[str, pl.Series, pl.LazyFrame]]:
+    """Each column of words of `every` that the plan has, its categories, and the rows of the plan with another one."""
+    schema = plan.collect_schema()
+    for column in every["column"].unique().sort():
+        if schema.get(column) == pl.String:
+            categories = every.filter(column=column)["category"]
+            yield column, categories, plan.filter(~category(column).is_in(categories.implode()))

@@ -25,6 +25,7 @@ from models.times import TIME
 from tasks.ingest.messages import ENQUEUED, OFFSET, OWN, SEQUENCE, SURROGATES, readings
 from tasks.ingest.sources import UnreadableError, check_source, unlisted
 from tasks.storage.faults import patiently
+from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
 from tasks.storage.uris import is_remote, object_store
 
@@ -95,11 +96,11 @@ def pending(store: Store, scenario: str, uri: str, again: Collection[str] = ()) 
     """
     listed_now = list(_listed(uri)) or list(_listed(uri, LINES))
     files = sorted(listed_now, key=lambda file: file.uri)
-    name = f"{scenario}/{RECORD}"
-    if store.version(name) is None or not files:
+    record_rows = store.find(Layout(scenario).table(RECORD))
+    if record_rows is None or not files:
         return files
     listing = pl.DataFrame([asdict(file) for file in files], schema=_FILE)
-    records = store.scan(name).select(*_FILE, "rule").collect()
+    records = record_rows.select(*_FILE, "rule").collect()
     same_etag = pl.col("rule").is_null() | (pl.col("etag") == pl.col("etag_seen"))
     already = listing.join(records.rename({"etag": "etag_seen"}), on=["uri", "size"], how="inner").filter(
         same_etag
@@ -115,7 +116,7 @@ def record(store: Store, scenario: str, progress: Sequence[Looked]) -> None:
     rows = [{**asdict(one.file), "messages": one.messages, "rule": one.rule} for one in progress]
     frame = pl.DataFrame(rows, schema={**_FILE, "messages": pl.Int64, "rule": pl.String})
     frame = frame.with_columns(pl.lit(datetime.now(UTC)).cast(TIME).alias("read_at"))
-    store.append(f"{scenario}/{RECORD}", frame, once=f"captures-{digest(rows)}")
+    store.append(Layout(scenario).table(RECORD), frame, once=f"captures-{digest(rows)}")
 
 
 def read(

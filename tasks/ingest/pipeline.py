@@ -16,6 +16,7 @@ from tasks.ingest.layouts import layout_of
 from tasks.ingest.quarantine import as_bad, by_rule, quarantine, release
 from tasks.ingest.sources import SourceError, described
 from tasks.ingest.sql import is_sql
+from tasks.storage.layout import Layout
 from tasks.storage.scratch import scratch
 from tasks.storage.store import Store
 from tasks.storage.tables import concat_lazy
@@ -132,17 +133,18 @@ def read_checked(
 
 def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
     """The input tables that exist already."""
-    paths = {name: f"{scenario.name}/{name}" for name in scenario.tables}
-    return {name: store.scan(path) for name, path in paths.items() if store.version(path) is not None}
+    paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
+    return {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
 
 
 def _previewed(request: Request, name: str, checked: Checked) -> Ingested:
     """What an ingest of a source would do, with some rows as they would be stored and some for quarantine."""
     store, options, source = request.store, request.options, request.sources[name]
-    table, path, removed = request.scenario.tables[name], f"{request.scenario.name}/{name}", 0
+    table, removed = request.scenario.tables[name], 0
     layout, whole = options.get("layout"), bool(options.get("replace"))
-    if checked.good.height and store.version(path) is not None:
-        removed = obsolete(table, store.scan(path), checked.good.rows(), whole=whole).height
+    stored = store.find(Layout(request.scenario.name).table(name)) if checked.good.height else None
+    if stored is not None:
+        removed = obsolete(table, stored, checked.good.rows(), whole=whole).height
     bad = checked.bad.rows().collect()
     rows = checked.good.rows().head(_PREVIEWED * 100).collect() if checked.good.height else pl.DataFrame()
     sample = table.fold(None, rows).new.head(_PREVIEWED) if rows.height else rows
@@ -187,7 +189,7 @@ def _dialect(source: str, checked: Checked) -> str:
 def _write(request: Request, name: str, checked: Checked, folder: Path) -> Ingested:
     scenario, store, options, source = request.scenario, request.store, request.options, request.sources[name]
     whole = bool(options.get("replace"))
-    table, path = scenario.tables[name], f"{scenario.name}/{name}"
+    table, path = scenario.tables[name], Layout(scenario.name).table(name)
     bad = checked.bad.rows().collect()
     quarantine(scenario, store, table, bad)
     changed = repeated = superseded = removed = released = 0

@@ -117,6 +117,10 @@ def dialect_of(head: bytes) -> Text:
 
 
 def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFrame, Text]:
+    """The rows of CSV, an address or its content, that begins with `head`, all columns text; and how it is written.
+
+    Raises `DialectError` for text in no known encoding, and for a name that is there twice.
+    """
     text = dialect_of(head)
     if text.encoding != "utf-8":
         try:

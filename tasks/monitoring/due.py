@@ -98,8 +98,8 @@ def resolve_outcomes(
 
 def judged_so_far(store: Store, scenario: str) -> pl.DataFrame | None:
     """One row per judged `as_of`, oldest first; None where nothing was evaluated yet."""
-    path = Layout(scenario).table(JUDGED)
-    return None if store.version(path) is None else store.scan(path).sort("as_of").collect()
+    rows = store.find(Layout(scenario).table(JUDGED))
+    return None if rows is None else rows.sort("as_of").collect()
 
 
 def _published(scenario: Scenario, store: Store) -> tuple[str, list[Target]]:
@@ -107,7 +107,7 @@ def _published(scenario: Scenario, store: Store) -> tuple[str, list[Target]]:
     table = scenario.published({}).name
     path = Layout(scenario.name).table(table)
     entries = ledger.rows(store)
-    if entries is None or store.version(path) is None:
+    if entries is None:
         return table, []
     there = {as_of.isoformat(): as_of for as_of in store.as_ofs(path)}
     runs = entries.filter(scenario=scenario.name).sort("ended").unique("as_of", keep="last").collect()
