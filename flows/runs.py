@@ -23,7 +23,16 @@ from tasks.registry import ledger
 from tasks.scoring.catch_up import covered_by, stale
 from tasks.scoring.events import announce, announce_ingest, derivation_notes, derive
 from tasks.scoring.publishing import complete, publish
-from tasks.scoring.runs import Run, RunError, begin, resolve_scoring, resolve_training, started, with_notes
+from tasks.scoring.runs import (
+    Run,
+    RunError,
+    begin,
+    resolve_scoring,
+    resolve_training,
+    started,
+    with_context_notes,
+    with_notes,
+)
 from tasks.scoring.score import finished_result, score_shards, written_result
 from tasks.scoring.shards import ShardResult, gaps_path, keys_path, plan, read_frame, reasons, reconcile
 from tasks.scoring.watchdog import limit_seconds, remember_pace, stuck
@@ -73,6 +82,8 @@ def train_bundle(
     run = resolve_training(scenario, store, as_of, tuned)
     name_run(f"{scenario.name}-train {run.as_of}")
     begin(scenario, run)
+    if as_of is None:
+        run = with_context_notes(scenario, run)
     shards = training_shards(scenario, run)
     clock.mark("plan")
     parts = sorted({*over_shards("preparing", prepare_shards, scenario, run, shards)})
@@ -123,6 +134,8 @@ def score(
     if as_of is None:
         run = with_notes(run, stale(scenario, store, run.as_of))
     begin(scenario, run)
+    if as_of is None:
+        run = with_context_notes(scenario, run)
     shards = plan(scenario, run)
     clock.mark("plan")
     results = _score_shards(scenario, run, shards)

@@ -236,7 +236,12 @@ class Machines(
         return keys.select(*self.key, "shard").sort(*self.key)
 
     def gaps(
-        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+        self,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        keys: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
     ) -> pl.DataFrame:
         """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
         until, since = moment(as_of), Options.of(options).score_from

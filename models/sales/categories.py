@@ -110,9 +110,8 @@ def flagged(tables: Frames, as_of: date) -> Frames:
     return with_flags(tables, of_history(tables, as_of).filter(use=FLAG)["name"])
 
 
-def notes(tables: Frames, as_of: date) -> list[str]:
-    """Notes on columns of words that forecasts do not use and why, and on words of the plan that the history lacks."""
-    every = of_history(tables, as_of)
+def notes(plan: pl.LazyFrame | None, every: pl.DataFrame, as_of: date) -> list[str]:
+    """Notes on columns of words that forecasts do not use and why, and on words of the `plan` that are not in `every`."""
     why = {
         CONSTANT: "is not used in forecasts: it is the same in all weeks of nearly every SKU and store. Give it as an "
         "attribute with sales ingest --skus or --stores",
@@ -122,7 +121,7 @@ def notes(tables: Frames, as_of: date) -> list[str]:
     }
     uses = every.select("column", "use").unique().sort("column", "use").iter_rows()
     lines = [f"Column '{column}' of the history {why[use]}." for column, use in uses if use in why]
-    return [*lines, *unknown(tables.get("plan"), every, as_of)]
+    return [*lines, *unknown(plan, every, as_of)]
 
 
 def not_learnt(plan: pl.LazyFrame, every: pl.DataFrame) -> pl.DataFrame:

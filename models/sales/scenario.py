@@ -99,15 +99,17 @@ class Sales(
         return resolve_as_of(tables["history"], as_of, now)
 
     def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
-        """Notes on incomplete weeks, SKUs that seem to have ended, predecessors, and words that forecasts do not use."""
-        about_words = categories.notes(joined(tables, newest), newest)
+        """Notes on incomplete weeks, SKUs that seem to have ended, predecessors, and events of unknown stores."""
         return [
             *incomplete_weeks(tables["history"], newest),
             *assortment.unsold(tables, newest),
             *successors.notes(tables, newest),
             *events.unknown_stores(tables),
-            *about_words,
         ]
+
+    def context_notes(self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf) -> list[str]:
+        """Notes on words of the history that forecasts do not use, and on words of the plan that the history lacks."""
+        return categories.notes(joined(tables, as_of).get("plan"), context["categories"], as_of)
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """Totals per SKU and week and per store and week, events, attributes of SKUs, and the profiles of the ladder."""
@@ -202,9 +204,15 @@ class Sales(
         return [] if totals.SHARES_FILE in files else [totals.NOTE]
 
     def gaps(
-        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+        self,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        keys: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
     ) -> pl.DataFrame:
-        tables = categories.flagged(joined(tables, as_of), as_of)
+        flags = context["categories"].filter(use=categories.FLAG)["name"]
+        tables = categories.with_flags(joined(tables, as_of), flags)
         return plan_gaps(tables, keys, as_of, Options.of(options).horizon)
 
     def worth_explaining(self, published: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:

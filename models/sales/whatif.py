@@ -61,7 +61,7 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
     strange = sorted(of_rows - of_history)
     if strange:
         notes.append(f"The history lacks {_listed(strange)}: the forecast does not use these columns.")
-    notes += categories.unknown(rows.lazy(), categories.of_history(tables, as_of), as_of)
+    notes += categories.notes(rows.lazy(), categories.of_history(tables, as_of), as_of)
     new = rows.select(KEY).unique().join(stored_keys, on=KEY, how="anti").sort(KEY)
     if new.height:
         pairs = _listed([f"{sku} in {store}" for sku, store in new.iter_rows()])

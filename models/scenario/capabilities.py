@@ -70,7 +70,12 @@ class ReportsGaps(ABC):
 
     @abstractmethod
     def gaps(
-        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+        self,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        keys: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
     ) -> pl.DataFrame:
         """What the inputs lack for `keys`, and what the run does about it: a few lines in words; often none."""
 

@@ -13,7 +13,7 @@ from models.scenario.results import File, Published, Scores, Trained
 
 
 class Scenario(ABC):
-    """A batch scoring scenario: the members that every scenario must have, and six with a default.
+    """A batch scoring scenario: the members that every scenario must have, and those with a default.
 
     See `models.scenario` for the order of calls and for the capabilities that a scenario may add.
     """
@@ -78,6 +78,10 @@ class Scenario(ABC):
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """Small frames that every shard needs, from all shards together; known at `as_of`. By default none."""
         return {}
+
+    def context_notes(self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf) -> list[str]:
+        """Notes on what the `context` shows about the newest data. By default none."""
+        return []
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]

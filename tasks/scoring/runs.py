@@ -214,6 +214,12 @@ def read_context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
     return frames
 
 
+def with_context_notes(scenario: Scenario, run: Run) -> Run:
+    """The run, which has begun, with notes on what its context shows."""
+    context = read_context(run.store, run.folder)
+    return with_notes(run, scenario.context_notes(run.tables(scenario), context, run.as_of))
+
+
 def started(run: Run) -> datetime:
     """When the run was first started."""
     first = run.store.get_json(run.path("run.json")) or {}

@@ -8,7 +8,7 @@ import polars as pl
 from prefect import task
 
 from models.scenario import ReportsGaps, Scenario
-from tasks.scoring.runs import Run, RunError
+from tasks.scoring.runs import Run, RunError, read_context
 
 STATUSES = ("scored", "fallback", "skipped", "failed")
 
@@ -98,7 +98,8 @@ def plan(scenario: Scenario, run: Run) -> dict[int, int]:
     run.store.put_frame(requested_path(run), keys)
     gaps = pl.DataFrame()
     if isinstance(scenario, ReportsGaps):
-        gaps = scenario.gaps(run.tables(scenario), keys, run.as_of, run.options)
+        context = read_context(run.store, run.folder)
+        gaps = scenario.gaps(run.tables(scenario), context, keys, run.as_of, run.options)
     run.store.put_frame(gaps_path(run), gaps)
     return dict(keys.group_by("shard").len().sort("shard").iter_rows())
 

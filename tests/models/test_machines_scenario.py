@@ -330,11 +330,15 @@ def test_a_range_from_before_the_first_telemetry_begins_with_it_and_says_so(flee
     assert first <= rows["time"].min() < first + timedelta(hours=12)
     assert "without_telemetry" not in set(rows["rung"])
     keys = MACHINES.requested(cut(early), AS_OF, since).collect()
-    (line,) = MACHINES.gaps(cut(early), keys, AS_OF, since).filter(finding="range before the data").to_dicts()
+    (line,) = (
+        MACHINES.gaps(cut(early), {}, keys, AS_OF, since).filter(finding="range before the data").to_dicts()
+    )
     assert "asked for from 2024-04-30 00:00" in line["examples"]
     assert f"{first:%Y-%m-%d %H:%M}" in line["examples"]
     inside = {**OPTIONS, "score_from": first.isoformat()}
-    assert not MACHINES.gaps(cut(early), keys, AS_OF, inside).filter(finding="range before the data").height
+    assert (
+        not MACHINES.gaps(cut(early), {}, keys, AS_OF, inside).filter(finding="range before the data").height
+    )
 
 
 def test_a_range_that_begins_after_its_end_is_refused(fleet):

@@ -64,7 +64,8 @@ def test_a_kind_of_promotion_has_the_uplift_that_it_had_and_another_has_none(mod
 
 
 def test_a_category_that_the_history_lacks_is_told_and_counts_as_none(model, tables):
-    (note,) = [note for note in SALES.left_out(tables, AS_OF) if "bogof" in note]
+    context = SALES.context(tables, AS_OF, OPTIONS)
+    (note,) = [note for note in SALES.context_notes(tables, context, AS_OF) if "bogof" in note]
     assert note.startswith(
         "The plan has 'bogof' in column 'promotion', which the history lacks: it counts as none."
     )
@@ -72,7 +73,7 @@ def test_a_category_that_the_history_lacks_is_told_and_counts_as_none(model, tab
     without = {**tables, "plan": tables["plan"].with_columns(none)}
     assert medians(model, without).equals(medians(model, tables))
     keys = SALES.requested(tables, AS_OF, OPTIONS).filter(store="0").collect()
-    scores = SALES.score(model, tables, SALES.context(tables, AS_OF, OPTIONS), keys, AS_OF, OPTIONS)
+    scores = SALES.score(model, tables, context, keys, AS_OF, OPTIONS)
     assert scores.keys["reason"].unique().to_list() == [
         "'bogof' in column 'promotion' was not seen in training and counts as none"
     ]
@@ -81,9 +82,10 @@ def test_a_category_that_the_history_lacks_is_told_and_counts_as_none(model, tab
 
 
 def test_a_column_that_is_the_same_in_all_weeks_of_a_key_is_told_and_left_out(tables):
-    uses = categories.of_history(tables, AS_OF).filter(column="brand")["use"]
+    context = SALES.context(tables, AS_OF, OPTIONS)
+    uses = context["categories"].filter(column="brand")["use"]
     assert uses.unique().to_list() == [categories.CONSTANT]
-    (note,) = [note for note in SALES.left_out(tables, AS_OF) if "brand" in note]
+    (note,) = [note for note in SALES.context_notes(tables, context, AS_OF) if "brand" in note]
     assert "sales ingest --skus" in note
 
 

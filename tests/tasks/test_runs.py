@@ -9,7 +9,15 @@ from polars.testing import assert_frame_equal
 from models.errors import ContractError
 from tasks.registry.bundles import BundleError
 from tasks.scoring import runs
-from tasks.scoring.runs import Run, RunError, begin, input_versions, read_context, started
+from tasks.scoring.runs import (
+    Run,
+    RunError,
+    begin,
+    input_versions,
+    read_context,
+    started,
+    with_context_notes,
+)
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store
 from tests import steps
@@ -169,6 +177,16 @@ def test_a_day_before_the_bundle_was_trained_needs_another_bundle_or_its_name(tr
     explicit = steps.resolve(trained, DAYS[0], bundle=1)
     assert any("use some of their own future" in note for note in explicit.notes)
     assert not steps.resolve(trained, DAYS[1]).notes
+
+
+def test_a_run_has_the_notes_on_its_context(trained):
+    class Noting(Toy):
+        def context_notes(self, tables, context, as_of):
+            return [f"{context['count']['names'][0]} names up to {as_of}"]
+
+    run = with_context_notes(Noting(), steps.resolve(trained, DAYS[1]))
+    (note,) = run.notes
+    assert note == f"{values()['name'].n_unique()} names up to {DAYS[1]}"
 
 
 def newer_data(store) -> None:

@@ -158,7 +158,12 @@ class Toy(Plain, MeetsChampions, ReportsGaps, HasPage, HasControlCharts, Watches
         return (1.0, 2.0, unseen) if unseen else None
 
     def gaps(
-        self, tables: Frames, keys: pl.DataFrame, as_of: AsOf, options: Mapping[str, Any]
+        self,
+        tables: Frames,
+        context: Mapping[str, pl.DataFrame],
+        keys: pl.DataFrame,
+        as_of: AsOf,
+        options: Mapping[str, Any],
     ) -> pl.DataFrame:
         stale = _last(tables, as_of).filter(pl.col("at") < as_of).collect()
         return keys.join(stale, on="name").select("name", last="at", done=pl.lit("uses the older value"))
