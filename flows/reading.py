@@ -35,7 +35,8 @@ class Reading:
 
 AS_THEY_ARE = Reading()
 _ABOUT = {
-    "dates": "What comes first in dates such as 05/01/2024: day-first or month-first. Default: what the column shows.",
+    "dates": "What comes first in dates such as 05/01/2024: day-first or month-first; year-week if 202405 is the fifth"
+    " week of a year. Default: what the column shows.",
     "decimals": "What decimals are written with, where 1.234 could be 1234: comma or point. Default: what the file shows.",
     "duplicates": "What to do with differing rows of the same key and time: add (amounts such as units; other"
     " numbers are averaged), average, last or refuse. Default: refuse. Identical rows count once.",

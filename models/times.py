@@ -1,7 +1,7 @@
 """Times as people write them -> dates, and moments in UTC, one reader for all tables; and when a day ends.
 
 It reads ISO 8601 (with `-`, `/` or nothing between the parts, with weeks such as 2024-W05, with or without an offset),
-dd.mm.yyyy, dd/mm/yyyy or mm/dd/yyyy, names of months in English, AM and PM, seconds, milliseconds, microseconds or
+dd.mm.yyyy, dd/mm/yyyy or mm/dd/yyyy, names of months in several languages, AM and PM, seconds, milliseconds, microseconds or
 nanoseconds since 1970, and days as Excel counts them. A date without a time is the start of that day; an ISO week is
 its Monday.
 
@@ -19,22 +19,21 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import polars as pl
 
 from models.errors import ContractError
+from models.time_notations import OFFSET, as_iso, tidied
 
 TIME = pl.Datetime("us", "UTC")
-DateOrder = Literal["day-first", "month-first"]
-"""What comes first in dates with slashes or hyphens and the year at the end."""
+DateOrder = Literal["day-first", "month-first", "year-week"]
+"""What comes first in dates with slashes or hyphens and the year at the end; or that 202405 is a week of a year."""
 _CLOCK = pl.Datetime("us")
 _FORMATS = (
-    "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p",
-    "%Y%m%d %H%M%S", "%Y%m%d %H%M", "%Y%m%d%H%M%S",
+    "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d %I:%M:%S%.f %p", "%Y-%m-%d %I:%M %p",
+    "%Y%m%d %H%M%S%.f", "%Y%m%d %H%M", "%Y%m%d%H%M%S",
 )  # fmt: skip
 _DAYS = ("%Y-%m-%d", "%Y%m%d", "%G-W%V-%u")
-_MONTHS = ("jan", "feb", "m[aä]r|mrz", "apr", "ma[iy]", "jun", "jul", "aug", "sep", "o[ck]t", "nov", "de[cz]")
-"""How months begin in English and German."""
-_WEEK = r"(?i)(?:w|kw|cw|wk|week)"
+_YEAR_AND_NUMBER = r"^(?:((?:19|20)\d\d)[ /.-]?(\d{1,2})|(\d{1,2})[ /.-]((?:19|20)\d\d))$"
+"""A year and the number of a week or a month in either order."""
 _MIDNIGHT = r" 24:00(:00)?(\.0+)?$"
 """How the end of a day may be written. ISO 8601."""
-_OFFSET = r"(?:[T ]\d{2,6}|:\d\d)(?:[.,]\d+)?\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
 _YEAR_LAST = r"^(\d{1,2})[/-](\d{1,2})[/-](\d{4}|\d{2})\b"
 _NUMBER = r"^(\d{5}|\d{8,19})(\.\d*)?$|^\d(\.\d+)?[eE]\+?\d{1,2}$"
 _EPOCHS = {"s": 1e0, "ms": 1e3, "us": 1e6, "ns": 1e9}
@@ -70,7 +69,7 @@ def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) 
         return moments.fill_null(_located(clocks, timezone)).alias(times.name)
     text = times.cast(pl.String).str.strip_chars()
     iso = text.str.replace(r"^(\d{4}-\d\d-\d\d)T", "${1} ")
-    has_offset = text.drop_nulls().head(1).str.contains(_OFFSET).any()
+    has_offset = text.drop_nulls().head(1).str.contains(OFFSET).any()
     moments = _with_offset(iso) if has_offset else _located(_parsed(iso, _FORMATS[:2]), timezone)
     rest = text.is_not_null() & moments.is_null()
     if not rest.any():
@@ -94,7 +93,8 @@ def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
     ['2024-01-29', '2024-01-29', '2024-01-29']
     """
     if values.dtype.is_numeric():
-        return _dates(*_of_numbers(values.cast(pl.Float64))).alias(values.name)
+        dates = _dates(*_of_numbers(values.cast(pl.Float64))).alias(values.name)
+        return _with_weeks(dates, values.cast(pl.Int64, strict=False).cast(pl.String), order)
     if values.dtype != pl.String:
         return values.cast(pl.Date, strict=False)
     text = values.str.strip_chars()
@@ -102,7 +102,8 @@ def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
     rest = text.is_not_null() & plain.is_null()
     if not rest.any():
         return plain
-    return _filled(plain, text, rest, lambda one: _dates(*_clocks(one, order, _are_few(text))))
+    plain = _filled(plain, text, rest, lambda one: _dates(*_clocks(one, order, _are_few(text))))
+    return _with_weeks(plain, text, order)
 
 
 def local_timezone() -> ZoneInfo:
@@ -192,15 +193,34 @@ def _filled(
     return values.scatter(rest.arg_true(), fill.cast(values.dtype))
 
 
-def _are_few(text: pl.Series) -> bool:
-    """Whether so few values have the year last that they are probably mistakes."""
-    return int(text.str.contains(_YEAR_LAST).sum()) <= _FEW * text.len()
+def _with_weeks(dates: pl.Series, text: pl.Series, order: DateOrder | None) -> pl.Series:
+    """`dates` with the Mondays of ISO weeks that are written as a year and a number, such as 202405.
+
+    Raises `ContractError` where no number is above 12, so that all could be months, unless `order` says what they are.
+    """
+    if _are_few(text, _YEAR_AND_NUMBER):
+        return dates
+    parts = text.str.extract_groups(_YEAR_AND_NUMBER).struct.unnest()
+    year, number = parts["1"].fill_null(parts["4"]), parts["2"].fill_null(parts["3"]).str.zfill(2)
+    if order != "year-week" and not (number.cast(pl.Int64) > 12).any():
+        raise ContractError(
+            f"{text.name}: {text.filter(number.is_not_null())[0]} and the like could be weeks or months. Expected days or "
+            "weeks. If they are weeks of a year, give --dates year-week."
+        )
+    weeks = (year + "-W" + number + "-1").str.to_date("%G-W%V-%u", strict=False)
+    return dates.fill_null(weeks)
+
+
+def _are_few(text: pl.Series, pattern: str = _YEAR_LAST) -> bool:
+    """Whether so few values are written like that, by default with the year last, that they are probably mistakes."""
+    return int(text.str.contains(pattern).sum()) <= _FEW * text.len()
 
 
 def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few: bool) -> pl.Series:
     """Text in any supported notation as UTC."""
+    text = tidied(text)
     clocks, moments = _clocks(text, order, few)
-    offset = text.str.extract(_OFFSET)
+    offset = text.str.extract(OFFSET)
     hours = offset.str.extract(r"^([+-]\d\d)").cast(pl.Int64).fill_null(0)
     minutes = offset.str.extract(r"^[+-]\d\d:?(\d\d)$").cast(pl.Int64).fill_null(0)
     minutes = minutes.zip_with(~offset.str.starts_with("-").fill_null(False), -minutes)
@@ -212,28 +232,14 @@ def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few
 
 def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Series, pl.Series]:
     """The local times that text shows, and the moments that numbers stand for."""
+    text = tidied(text)
     is_number = text.str.contains(_NUMBER)
     numbers = text.zip_with(is_number, pl.Series([None], dtype=pl.String)).cast(pl.Float64, strict=False)
     clocks, moments = _of_numbers(numbers)
-    offset = text.str.extract(_OFFSET).fill_null("")
+    offset = text.str.extract(OFFSET).fill_null("")
     lengths = (text.str.len_chars() - offset.str.len_chars()).cast(pl.Int64)
     plain = text.to_frame("t").select(pl.col("t").str.slice(0, lengths)).to_series().str.strip_chars()
-    plain = (
-        _year_first(plain.alias(text.name), order, may_lack=few)
-        .str.replace(r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})", "${1}-${2}-${3}")
-        .str.replace(r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})", "${3}-${2}-${1}")
-        .str.replace(r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{2})\b", "20${3}-${2}-${1}")
-        .str.replace(rf"^{_WEEK}[ -]?(\d{{1,2}})[ /.-]+(?:20)?(\d\d)$", "20${2}-W${1}")
-        .str.replace(rf"^(\d{{4}})[ /.-]?{_WEEK}[ -]?(\d{{1,2}})(?:-?([1-7]))?$", "${1}-W${2}-${3}")
-        .str.replace(r"-W(\d)\b", "-W0${1}")
-        .str.replace(r"(W\d\d)-?$", "${1}-1")
-        .str.replace(r"^(\d{1,2})\.?[ -](\pL{3,9})\.?,?[ -](\d{4})", "${3}-${2}-${1}")
-        .str.replace(r"^(\pL{3,9})\.?[ -](\d{1,2})\.?,?[ -](\d{4})", "${3}-${1}-${2}")
-        .str.replace(r"(\d)[T_](\d\d)", "${1} ${2}")
-        .str.replace(r"(:\d\d),(\d+)$", "${1}.${2}")
-    )
-    for number, name in enumerate(_MONTHS, start=1):
-        plain = plain.str.replace(rf"(?i)^(\d{{4}})-(?:{name})\pL*-", f"${{1}}-{number:02}-")
+    plain = as_iso(_year_first(plain.alias(text.name), order, may_lack=few))
     ends_day = plain.str.contains(_MIDNIGHT).fill_null(False)
     plain = plain.str.replace(_MIDNIGHT, " 00:00")
     clocks = clocks.fill_null(_parsed(plain, _FORMATS))
@@ -246,12 +252,15 @@ def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Ser
 def _year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> pl.Series:
     """Dates with slashes or hyphens and the year last as YYYY-MM-DD; unchanged where their order is unknown.
 
-    The order is the one that all of them allow. Raises `ContractError` where both or none are possible, unless
-    `may_lack`.
+    The order is the one that all of them allow. 24/01/29 is in 2024 where first numbers are all above 12 and differ less
+    than the last ones. Raises `ContractError` where both orders or none are possible, unless `may_lack`.
     """
     parts = text.str.extract_groups(_YEAR_LAST).struct.unnest()
-    first, second = (parts[name].cast(pl.Int64) for name in ("1", "2"))
+    first, second, third = (parts[name].cast(pl.Int64) for name in ("1", "2", "3"))
+    order = None if order == "year-week" else order
     if order is None and first.count():
+        if (first > 12).all() and first.n_unique() < third.n_unique() and (third < 32).all():
+            return text.str.replace(_YEAR_LAST, "20${1}-${2}-${3}")
         day_first, month_first = (bool((one > 12).any()) for one in (first, second))
         if day_first != month_first:
             order = "day-first" if day_first else "month-first"

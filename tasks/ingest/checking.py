@@ -233,7 +233,14 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: boo
         .iter_rows(named=True)
     )
     is_time = "|date" in rules or "time_unparsable" in rules
-    as_written = "\nDates and times are such as 2024-01-29, 29.1.2024 14:30 or 2024-W05." if is_time else ""
+    as_written = (
+        (
+            "\nDates and times are such as 2024-01-29, 29.1.2024 14:30 or 2024-W05. If several columns make one, join them, "
+            "such as --column week=Year+Week or --column time=Date+Time."
+        )
+        if is_time
+        else ""
+    )
     raise ContractError(
         f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract, "
         f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\n"

@@ -83,11 +83,78 @@ def test_dates_that_allow_both_orders_or_none_are_refused_with_the_option(values
 
 
 @pytest.mark.parametrize(
-    "value", ["2024-13-01", "yesterday", "12", "01-2024", "nan", "9" * 400, "2024-W60", ""]
+    "value", ["2024-13-01", "yesterday", "12", "01-2124", "nan", "9" * 400, "2024-W60", ""]
 )
 def test_what_is_no_time_is_unknown(value):
     assert utc(pl.Series([value]), "UTC").to_list() == [None]
     assert days(pl.Series([value])).to_list() == [None]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["202405", "202414"],
+        [202405, 202414],
+        ["05.2024", "14.2024"],
+        ["2024 5", "2024 14"],
+        ["5/2024", "14/2024"],
+    ],
+)
+def test_a_year_and_a_number_are_a_week_where_a_number_is_above_twelve(values):
+    assert days(pl.Series("week", values)).to_list() == [date(2024, 1, 29), date(2024, 4, 1)]
+    with pytest.raises(ContractError, match=r"week: .*weeks or months.*--dates year-week"):
+        days(pl.Series("week", values[:1]))
+    assert days(pl.Series("week", values[:1]), "year-week").to_list() == [date(2024, 1, 29)]
+    mistake = pl.Series("week", [*["2024-01-29"] * 30, "2024-13"])
+    assert days(mistake).null_count() == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "29-JAN-24 02.30.00.000000 PM", "29/Jan/2024:14:30:00 +0000", "Mon, 29 Jan 2024 14:30:00 GMT",
+        "29.01.2024, 14:30 Uhr",
+        "2024-01-29 14:30:00:000", "2024-01-29-14.30.00.000000", "14:30 29.01.2024", "2024-01-29 15:30 CET",
+        "1/29/2024 2:30:00 p.m.", "1/29/2024 9:30 AM EST", "2024-01-29T15:30:00+01:00[Europe/Berlin]", "2024 1 29 14:30",
+        "2024-01-29 00:00:00 14:30:00", "/Date(1706538600000)/", "1706538600,0", "29 de enero de 2024 14:30",
+        "29 stycznia 2024 14:30", "Montag, 29. Januar 2024 14:30", "20240129 143000.000",
+    ],
+)  # fmt: skip
+def test_times_of_databases_logs_and_people_are_read(value):
+    assert utc(pl.Series([value]), "UTC").to_list() == [datetime(2024, 1, 29, 14, 30, tzinfo=UTC)]
+    assert days(pl.Series([value])).to_list() == [date(2024, 1, 29)]
+
+
+def test_an_hour_may_stand_beside_its_date():
+    times = utc(pl.Series(["2024-01-29 5", "29.1.2024 24"]), "UTC")
+    assert times.to_list() == [datetime(2024, 1, 29, 5, tzinfo=UTC), datetime(2024, 1, 30, tzinfo=UTC)]
+
+
+def test_months_are_read_in_the_languages_of_europe():
+    names = """january enero gennaio januari styczeń février fevereiro febbraio luty märz mars março marzo maart marzec avril
+    abril kwiecień mai mayo maggio maio mei maj juin giugno czerwiec juillet luglio lipiec août ago agosto sierpień settembre
+    setembro wrzesień octobre ottobre outubro październik novembre listopad décembre dicembre dezembro grudzień desember"""
+    numbers = (
+        [1] * 5
+        + [2] * 4
+        + [3] * 6
+        + [4] * 3
+        + [5] * 6
+        + [6] * 3
+        + [7] * 3
+        + [8] * 4
+        + [9] * 3
+        + [10] * 4
+        + [11] * 2
+        + [12] * 5
+    )
+    dates = days(pl.Series([f"9 {name} 2024" for name in names.split()]))
+    assert dates.dt.month().to_list() == numbers
+
+
+def test_a_year_that_comes_first_is_known_by_its_few_values():
+    assert days(pl.Series(["24/01/15", "24/01/22"])).to_list() == [date(2024, 1, 15), date(2024, 1, 22)]
+    assert days(pl.Series(["15/01/24", "22/01/24"])).to_list() == [date(2024, 1, 15), date(2024, 1, 22)]
 
 
 def test_a_few_times_far_from_all_others_are_told_apart_and_a_long_range_is_not():

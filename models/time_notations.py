@@ -1,0 +1,82 @@
+"""How people and programs write dates and times, and how ISO 8601 writes the same."""
+
+import polars as pl
+
+OFFSET = r"(?:[T ]\d{2,6}|:\d\d)(?:[.,]\d+)?(?:\s*[AaPp]M)?\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
+_ZONES = {
+    "CET": "+01:00", "MEZ": "+01:00", "CEST": "+02:00", "MESZ": "+02:00",
+    "EST": "-05:00", "EDT": "-04:00", "CST": "-06:00", "CDT": "-05:00",
+    "MST": "-07:00", "MDT": "-06:00", "PST": "-08:00", "PDT": "-07:00",
+}  # fmt: skip
+"""Zones of RFC 5322 and of central Europe, by their abbreviations."""
+_MONTHS = (
+    "jan|ene|gen|sty", "f[eé][bv]|lut", "m[aä]r|maa|mrz|mrt", "apr|avr|abr|kwi", "ma[iyjg]|mei", "jun|juin|giu|cze",
+    "jul|juil|lug|lip", "aug|ao[uû]|ago|sie", "sep|set|wrz", "o[ckt]t|out|paź", "nov|lis", "d[eéi][czs]|gru",
+)  # fmt: skip
+"""How months begin in English, German, French, Spanish, Italian, Portuguese, Dutch, Polish and Scandinavian languages."""
+_MONTH = r"(\pL{3,12})\.?"
+_WEEKDAY = (
+    r"(?i)^(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|mo(?:ntag)?|di(?:enstag)?|mi(?:ttwoch)?|"
+    r"do(?:nnerstag)?|fr(?:eitag)?|sa(?:mstag)?|so(?:nntag)?)\b\.?,? +"
+)
+_WEEK = r"(?i)(?:w|kw|cw|wk|week)"
+_TIDY = (
+    (r"^/Date\((\d+)(?:[+-]\d{4})?\)/$", "${1}"),
+    (r"^(\d{9,19}),(\d+)$", "${1}.${2}"),
+    (r"(Z|[+-]\d\d:?\d\d)\[[\w/+-]+\]$", "${1}"),
+    (_WEEKDAY, ""),
+    (r" Uhr$", ""),
+    (r"^(\d{1,2}:\d\d(?::\d\d)?) (\d\S+)$", "${2} ${1}"),
+    (r"^(.*\d),? 00:00(?::00(?:\.0+)?)? (\d{1,2}:\d\d)", "${1} ${2}"),
+    (r"^(.*\d), ?(\d{1,2}:\d\d)", "${1} ${2}"),
+    (r"^(\d{1,2}/\pL+/\d{4}):(\d\d:)", "${1} ${2}"),
+    (r" (\d{1,2})\.(\d\d)\.(\d\d)", " ${1}:${2}:${3}"),
+    (r"^(\d{4}-\d\d-\d\d)-(\d\d)\.(\d\d)\.(\d\d)", "${1} ${2}:${3}:${4}"),
+    (r"^(\S*\d[./-]\S*\d) (\d{1,2})\.(\d\d)$", "${1} ${2}:${3}"),
+    (r"(:\d\d),(\d+)$|(:\d\d:\d\d):(\d+)$", "${1}${3}.${2}${4}"),
+    *((rf"(\d|[AaPp]\.?[Mm]\.?) ?{name}$", f"${{1}} {offset}") for name, offset in _ZONES.items()),
+    (r"(?i)(\d)\s*([ap])\.?\s?m\.?( ?[+-]\d\d:\d\d| ?Z)?$", "${1} ${2}M${3}"),
+)
+_ISO = (
+    (r"^(\d{4})[/. ](\d{1,2})[/. ](\d{1,2})", "${1}-${2}-${3}"),
+    (r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})", "${3}-${2}-${1}"),
+    (r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{2})\b", "20${3}-${2}-${1}"),
+    (rf"^{_WEEK}[ -]?(\d{{1,2}})[ ,/.-]+(?:20)?(\d\d)$", "20${2}-W${1}"),
+    (rf"^(\d{{1,2}})\.? ?{_WEEK}[ /.-]+(?:20)?(\d\d)$", "20${2}-W${1}"),
+    (rf"^(\d{{4}})[ /.-]?{_WEEK}[ -]?(\d{{1,2}})(?:-?([1-7]))?$", "${1}-W${2}-${3}"),
+    (r"-W(\d)\b", "-W0${1}"),
+    (r"(W\d\d)-?$", "${1}-1"),
+    (rf"^(\d{{1,2}})(?:er|st|nd|rd|th|\.)?[ /-](?:de )?{_MONTH},?[ /-](?:de )?(\d{{4}})\b", "${3}-${2}-${1}"),
+    (rf"^(\d{{1,2}})[ -]{_MONTH}[ -](\d\d)\b", "20${3}-${2}-${1}"),
+    (rf"^{_MONTH}[ -](\d{{1,2}})(?:st|nd|rd|th|\.)?,?[ -](\d{{4}})\b", "${3}-${1}-${2}"),
+    *(
+        (rf"(?i)^(\d{{4}})-(?:{name})\pL*-", f"${{1}}-{number:02}-")
+        for number, name in enumerate(_MONTHS, start=1)
+    ),
+    (r"(\d)[T_](\d\d)", "${1} ${2}"),
+    (r"^(\d{4}-\d{1,2}-\d{1,2}) (\d{1,2})$", "${1} ${2}:00"),
+)
+
+
+def tidied(text: pl.Series) -> pl.Series:
+    """Times without a weekday and the like, the time of day with colons and behind the date, zones as offsets.
+
+    >>> tidied(pl.Series(["Mon, 29 Jan 2024, 10:30 CET", "29.01.2024 10.30.00"])).to_list()
+    ['29 Jan 2024 10:30 +01:00', '29.01.2024 10:30:00']
+    """
+    return _rewritten(text, _TIDY)
+
+
+def as_iso(text: pl.Series) -> pl.Series:
+    """Dates whose order is known as in ISO 8601, with the time of day, if any, behind a blank; all others as they are.
+
+    >>> as_iso(pl.Series(["29-JAN-24 10:30", "29 janvier 2024", "KW 5/2024"])).to_list()
+    ['2024-01-29 10:30', '2024-01-29', '2024-W05-1']
+    """
+    return _rewritten(text, _ISO)
+
+
+def _rewritten(text: pl.Series, rules: tuple[tuple[str, str], ...]) -> pl.Series:
+    for pattern, replacement in rules:
+        text = text.str.replace(pattern, replacement)
+    return text
