@@ -93,15 +93,18 @@ def with_mapped(source: Source, mapping: Mapping[str, str], needed: Sequence[str
 
     `--column store==main` maps `store` to the column `=main`, which holds `main` in every row; `--column time=Date+Time`
     maps `time` to the column `Date+Time`, which holds both with a blank between them, nothing where one is missing.
+    Columns that are joined are dropped, unless they are mapped by themselves.
     """
     available, additions = source.columns, {}
+    joined: set[str] = set()
     for name in (name for column, name in mapping.items() if column in needed and name not in available):
         parts = name.split("+")
         if name.startswith("="):
             additions[name] = pl.lit(name[1:])
         elif len(parts) > 1 and {*parts} <= {*available}:
             additions[name] = pl.concat_str([pl.col(part).cast(pl.String) for part in parts], separator=" ")
-    return replace(source, frame=source.frame.with_columns(**additions)) if additions else source
+            joined |= {*parts} - {*mapping.values()}
+    return replace(source, frame=source.frame.with_columns(**additions).drop(joined)) if additions else source
 
 
 def read(uri: str) -> Iterator[Source]:
@@ -192,6 +195,7 @@ def _missing(
     ways = [f"map {'it' if len(texts) == 1 else 'them'} with {mapped}"] if others else []
     if likely == "NAME_IN_THE_FILE":
         ways.append(f"give all rows one value with --column {lacking[0]}==VALUE")
+        ways += [f"join several with --column {lacking[0]}=ONE+OTHER"] if len(others) > 1 else []
     way = ", or ".join(ways)
     return f"{are} missing. Found: {', '.join(columns)}.\n{way[0].upper()}{way[1:]}."
 

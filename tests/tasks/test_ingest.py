@@ -304,6 +304,15 @@ def test_a_date_and_a_time_of_the_day_may_be_two_columns(store, tmp_path):
     assert result.rules == {"time|nullability": 1}
 
 
+def test_a_year_and_a_week_may_be_two_columns_which_are_no_covariates(store, tmp_path):
+    lines = "".join(f"A,main,2024,{week},{week}\n" for week in range(9, 15))
+    rows = csv(tmp_path, f"sku,store,Year,Week,units\n{lines}")
+    read(store, "history", rows, SALES, mapping=column_mapping(["week=Year+Week"]))
+    stored = table(store)
+    assert stored["week"].to_list()[:2] == [date(2024, 2, 26), date(2024, 3, 4)]
+    assert stored.columns == ["sku", "store", "week", "units", "shard"]
+
+
 def test_a_store_that_cannot_be_written_is_named_before_anything_is_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be written"):
