@@ -11,7 +11,8 @@ _ZONES = {
 """Zones of RFC 5322 and of central Europe, by their abbreviations."""
 _MONTHS = (
     "jan|ene|gen|sty", "f[eé][bv]|lut", "m[aä]r|maa|mrz|mrt", "apr|avr|abr|kwi", "ma[iyjg]|mei", "jun|juin|giu|cze",
-    "jul|juil|lug|lip", "aug|ao[uû]|ago|sie", "sep|set|wrz", "o[ckt]t|out|paź", "nov|lis", "d[eéi][czs]|gru",  # codespell:ignore sie
+    "jul|juil|lug|lip", "aug|ao[uû]|ago|sie", "sep|set|wrz",  # codespell:ignore sie
+    "o[ckt]t|out|paź", "nov|lis", "d[eéi][czs]|gru",
 )  # fmt: skip
 """How months begin in English, German, French, Spanish, Italian, Portuguese, Dutch, Polish and Scandinavian languages."""
 _MONTH = r"(\pL{3,12})\.?"
@@ -48,7 +49,7 @@ _ISO = (
     (r"(W\d\d)-?$", "${1}-1"),
     (rf"^(\d{{1,2}})(?:er|st|[nr]d|th|\.)?[ /-](?:de )?{_MONTH},?[ /-](?:de )?(\d{{4}})\b", "${3}-${2}-${1}"),
     (rf"^(\d{{1,2}})[ -]{_MONTH}[ -](\d\d)\b", "20${3}-${2}-${1}"),
-    (rf"^{_MONTH}[ -](\d{{1,2}})(?:st|nd|rd|th|\.)?,?[ -](\d{{4}})\b", "${3}-${1}-${2}"),
+    (rf"^{_MONTH}[ -](\d{{1,2}})(?:st|[nr]d|th|\.)?,?[ -](\d{{4}})\b", "${3}-${1}-${2}"),
     *(
         (rf"(?i)^(\d{{4}})-(?:{name})\pL*-", f"${{1}}-{number:02}-")
         for number, name in enumerate(_MONTHS, start=1)
