@@ -168,7 +168,7 @@ def _drifted(case: Case, tables: Tables, cycles: int, rule: Rule) -> pl.DataFram
     scans = {name: frame.lazy() for name, frame in tables.items()}
     if not isinstance(case.scenario, WatchesInputs):
         raise TypeError(f"{case.scenario.name} watches no inputs.")
-    inputs = case.scenario.watched(scans, case.trained, until, {})
+    inputs = case.scenario.watched_inputs(scans, case.trained, until, {})
     rows = inputs.drop(case.scenario.key, strict=False).collect()
     now = pl.col(CYCLE) > case.trained
     return drift(rows.filter(~now), rows.filter(now), rule).filter("drifted")

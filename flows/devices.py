@@ -25,7 +25,7 @@ from models.devices.options import Options, moment_of
 from models.devices.scenario import DEVICES
 from models.scenario import AsOf
 from models.times import local_timezone
-from tasks.ingest.fixed_options import settled
+from tasks.ingest.fixed_options import fixed_options
 from tasks.ingest.sources import small_table
 from tasks.registry import bundles
 from tasks.scoring.catch_up import bundle_for, due, stale
@@ -65,7 +65,7 @@ def ingest(
         source: Raw readings: device, tag, time, value. CSV, Parquet, a folder or glob of either, a Delta
             table, or Event Hubs Capture (a folder with Avro files); local, az:// or abfss://.
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
-        interval: Length of an interval, a number and s, m or h; settled at the first ingest (default 1m).
+        interval: Length of an interval, a number and s, m or h; fixed by the first ingest (default 1m).
         limits: Physical limits: tag, low, high, and device where they differ. A reading outside is bad.
         labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag where it is one's.
         kinds: What kind of sensor a tag is, where training takes it for another: tag, kind (counter, angle, state, level,
@@ -74,7 +74,7 @@ def ingest(
         tolerance_seconds: Seconds that a reading may be ahead of the clock.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
-        shards: Number of shards the devices are spread over; settled at the first ingest (default 32).
+        shards: Number of shards the devices are spread over; fixed by the first ingest (default 32).
         again: Of a capture, read also the messages in quarantine, such as after a mapping was corrected; those that
             are well now leave it.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
@@ -295,7 +295,7 @@ def _train(
 
 def _of_store(store: Store) -> dict[str, str]:
     """Options of every training: the interval of the readings, and the time zone of devices without a site."""
-    return {"interval": settled(DEVICES, store)["interval"], "timezone": local_timezone().key}
+    return {"interval": fixed_options(DEVICES, store)["interval"], "timezone": local_timezone().key}
 
 
 def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:

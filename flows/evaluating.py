@@ -18,8 +18,8 @@ from flows.progress import gather, over_shards
 from flows.settings import open_store
 from models.control import newest
 from models.scenario import AsOf, EvaluatesBundles, Scenario
-from tasks.monitoring.control_charts import announce_degraded, chart_outcomes
-from tasks.monitoring.due import Judging, resolve_outcomes
+from tasks.monitoring.control_charts import announce_degraded, control_points
+from tasks.monitoring.due import Judging, resolve_judging
 from tasks.monitoring.evaluation import (
     evaluate_shards,
     measure,
@@ -28,10 +28,10 @@ from tasks.monitoring.evaluation import (
 )
 from tasks.monitoring.ground_truth import (
     judge,
-    measure_outcomes,
-    publish_outcomes,
-    remember_outcomes,
-    track_outcomes,
+    measure_judgements,
+    publish_judgements,
+    remember_judgements,
+    track_judgements,
 )
 from tasks.scoring.runs import begin
 from tasks.scoring.shards import plan
@@ -89,10 +89,10 @@ def evaluate_published(
     `overrides` take precedence over the bundle's options in the measures.
     """
     clock = Clock()
-    judging = resolve_outcomes(scenario, store, since, until, at_most, hint, overrides)
+    judging = resolve_judging(scenario, store, since, until, at_most, hint, overrides)
     clock.mark("resolve")
     summary = _judged(scenario, judging, clock) if judging.groups else _nothing_due(judging)
-    points = chart_outcomes(scenario, store)
+    points = control_points(scenario, store)
     announcement = announce_degraded(scenario, store, points, cooldown_days)
     clock.mark("control")
     latest = newest(points)
@@ -148,11 +148,11 @@ def _judged(scenario: Scenario, judging: Judging, clock: Clock) -> dict[str, Any
     futures = judge.map(unmapped(scenario), unmapped(run), [list(group) for group in judging.groups])
     results = [one for group in gather("judging", futures) for one in group]
     clock.mark("judge")
-    publication = publish_outcomes(run, results)
-    metrics = measure_outcomes.submit(scenario, run, targets, publication.version).result()
+    publication = publish_judgements(run, results)
+    metrics = measure_judgements.submit(scenario, run, targets, publication.version).result()
     clock.mark("publish")
-    record = track_outcomes(run, metrics)
-    remember_outcomes(judging, results)
+    record = track_judgements(run, metrics)
+    remember_judgements(judging, results)
     clock.mark("track")
     pending = sum(one.pending for one in results)
     get_run_logger().info("%d published times judged, %s rows pending", len(results), f"{pending:,}")
@@ -173,7 +173,7 @@ def _judged(scenario: Scenario, judging: Judging, clock: Clock) -> dict[str, Any
 
 
 def _nothing_due(judging: Judging) -> dict[str, Any]:
-    remember_outcomes(judging, [])
+    remember_judgements(judging, [])
     note = "Everything published is judged by what is known now. Give --from and --to to judge it again."
     return {"run_id": judging.run.id, "judged": 0, "notes": [note]}
 

@@ -56,11 +56,11 @@ def ingest(
             for one table; component==pump gives all rows one value. Recognised without a mapping: machineID,
             datetime, errorID, comp, failure, age.
         timezone: What times without an offset are in, such as UTC or Europe/Zurich.
-        telemetry_marks: Which end of its interval a telemetry row's time marks; settled at the first ingest
+        telemetry_marks: Which end of its interval a telemetry row's time marks; fixed by the first ingest
             (default end).
         telemetry_hours: Length of that interval, where it marks the start and the rows do not show it.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
-        shards: Number of shards the machines are spread over; settled at the first ingest (default 32).
+        shards: Number of shards the machines are spread over; fixed by the first ingest (default 32).
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     sources = {

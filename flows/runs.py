@@ -16,7 +16,7 @@ from flows.progress import gather, in_tasks, name_run, over_shards
 from flows.settings import settings
 from models.errors import AlmanacError
 from models.scenario import AsOf, Scenario
-from tasks.ingest.pipeline import Ingested, ingest
+from tasks.ingest.pipeline import IngestResult, ingest
 from tasks.ingest.sources import column_mapping
 from tasks.page.run_page import write_page
 from tasks.registry import ledger
@@ -55,7 +55,7 @@ def ingest_sources(
     clock = Clock()
     present = {name: uri for name, uri in sources.items() if uri}
     mapping = column_mapping(columns)
-    results: list[Ingested] = ingest(scenario, store, present, mapping, shards, max_bad_share, options)
+    results: list[IngestResult] = ingest(scenario, store, present, mapping, shards, max_bad_share, options)
     for result in results:
         get_run_logger().info(
             "%s: %s rows read, %s in quarantine, %s new or changed, %s removed",

@@ -58,7 +58,7 @@ def ingest(
             store for those of one store.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
-        shards: Number of shards the keys are spread over; settled at the first ingest (default 32).
+        shards: Number of shards the keys are spread over; fixed by the first ingest (default 32).
         week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
         returns: What negative units are: net for returns that count less what is sold in the same week (with
             --duplicates add for rows of their own), and zero for weeks without sales. Default: rows with them are bad.

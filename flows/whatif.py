@@ -123,8 +123,10 @@ def _compared(lines: pl.DataFrame, bands: pl.DataFrame) -> dict[str, Any]:
 def _lines(run: Run, other: pl.DataFrame, differing: pl.DataFrame) -> pl.DataFrame:
     """The forecasts of all keys that may differ, with the stored plan and with the other."""
     options = Options.of(run.options)
-    before = SALES.requested(run.tables(SALES), run.as_of, run.options).collect()
-    after = SALES.requested({**run.tables(SALES), "plan": other.lazy()}, run.as_of, run.options).collect()
+    before = SALES.requested_keys(run.tables(SALES), run.as_of, run.options).collect()
+    after = SALES.requested_keys(
+        {**run.tables(SALES), "plan": other.lazy()}, run.as_of, run.options
+    ).collect()
     keys = whatif.affected(after, differing)
     rows = score_in_memory(SALES, run, keys.join(before, on=KEY, how="semi"))
     others = score_in_memory(SALES, run, keys, {"plan": other.lazy()})

@@ -18,7 +18,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from models.errors import AlmanacError
-from models.scenario import AsOf, File, Scenario, Scores, Trained
+from models.scenario import AsOf, File, FitResult, Scenario, Scores
 
 LOOKS_AHEAD = "looks past as_of"
 OTHER_KEYS = "rows depend on other keys"
@@ -62,7 +62,7 @@ class _Case:
             tables[name] = own.lazy()
         return tables
 
-    def trained(self) -> Trained:
+    def trained(self) -> FitResult:
         scenario, context = self.scenario, self.context()
         parts: dict[str, list[pl.DataFrame]] = {}
         for shard in range(self.shards):
@@ -75,12 +75,12 @@ class _Case:
     def context(self) -> dict[str, pl.DataFrame]:
         return self.scenario.context(self.tables(), self.as_of, self.options)
 
-    def requested(self) -> pl.DataFrame:
-        return self.scenario.requested(self.tables(), self.as_of, self.options).collect()
+    def requested_keys(self) -> pl.DataFrame:
+        return self.scenario.requested_keys(self.tables(), self.as_of, self.options).collect()
 
     def scores(self, model: Any, calls: int = 1) -> Scores:
         """The scores of all requested keys, shard by shard, the keys of each shard split into `calls` calls."""
-        requested, context, parts = self.requested(), self.context(), []
+        requested, context, parts = self.requested_keys(), self.context(), []
         for shard in range(self.shards):
             keys = requested.filter(shard=shard).select(self.scenario.key).sort(self.scenario.key)
             for call in range(calls):
@@ -90,7 +90,7 @@ class _Case:
                     parts.append(self.scenario.score(model, tables, context, some, self.as_of, self.options))
         rows = pl.concat([one.rows for one in parts])
         keys = pl.concat([one.keys for one in parts], how="vertical_relaxed")
-        order = [*self.scenario.published(self.options).sort]
+        order = [*self.scenario.published_table(self.options).sort]
         return Scores(rows.sort(order), keys.sort(self.scenario.key))
 
 
@@ -125,7 +125,7 @@ def check_scenario(
     _check_scoring(case, past, model)
 
 
-def _check_training(case: _Case, past: _Case) -> Trained:
+def _check_training(case: _Case, past: _Case) -> FitResult:
     bundle = case.trained()
     if difference := _training_difference(bundle, past.trained()):
         again = _training_difference(bundle, case.trained())
@@ -139,7 +139,7 @@ def _check_training(case: _Case, past: _Case) -> Trained:
     return bundle
 
 
-def _check_round_trip(case: _Case, bundle: Trained) -> Any:
+def _check_round_trip(case: _Case, bundle: FitResult) -> Any:
     """The model as loaded from a store, whose scores must equal those of the original."""
     name = case.scenario.name
     try:
@@ -159,7 +159,7 @@ def _check_scoring(case: _Case, past: _Case, model: Any) -> None:
     if difference := _difference(scores.rows, case.scores(model).rows):
         raise ScenarioError(name, RANDOM, f"{difference} Scoring twice must give the same rows.")
     _check_keys(case, scores)
-    missing = set(case.scenario.published(case.options).schema) - set(scores.rows.columns)
+    missing = set(case.scenario.published_table(case.options).schema) - set(scores.rows.columns)
     if missing:
         raise ScenarioError(name, COLUMNS, f"Published columns that rows lack: {', '.join(sorted(missing))}.")
     others = (
@@ -178,7 +178,7 @@ def _check_scoring(case: _Case, past: _Case, model: Any) -> None:
 
 def _check_keys(case: _Case, scores: Scores) -> None:
     key, name = list(case.scenario.key), case.scenario.name
-    requested = case.requested().select(key)
+    requested = case.requested_keys().select(key)
     for there, here, what in (
         (requested, scores.keys, "requested but not accounted for"),
         (scores.keys, requested, "accounted for but not requested"),
@@ -203,7 +203,7 @@ def _check_keys(case: _Case, scores: Scores) -> None:
         )
 
 
-def _training_difference(one: Trained, other: Trained) -> str:
+def _training_difference(one: FitResult, other: FitResult) -> str:
     """The first file or figure in which two bundles differ, in words; empty where they are equal."""
     if set(one.files) != set(other.files):
         return f"The files are {sorted(one.files)} and {sorted(other.files)}."

@@ -37,7 +37,7 @@ _FLAG_WORDS = FLAGS | dict.fromkeys(_YES, "1") | dict.fromkeys(_NO, "0")
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptResult:
     """`good` rows, typed; `bad` has `ROW` and `RULE` of the others; `ignored` columns were not read.
 
     `merged` counts rows that another row with the same unique columns represents in `good`.
@@ -50,7 +50,7 @@ class Accepted:
 
 
 @dataclass(frozen=True)
-class Folded:
+class FoldResult:
     """The result of folding rows into the stored ones.
 
     `new` are rows to add, `changed` rows that replace stored ones. `repeated` counts rows
@@ -77,7 +77,7 @@ def accept(
     duplicates: Duplicates | None = None,
     amounts: Sequence[str] = (),
     words: int | None = 0,
-) -> Accepted:
+) -> AcceptResult:
     """`raw`, numbered by `ROW`, split by a contract. Of rows with the same `unique` columns one is good.
 
     Where they differ in other columns, `duplicates` says what to do; without it `ContractError` is raised.
@@ -112,7 +112,7 @@ def accept(
     good, invalid = _valid(schema, typed.join(faults, on=ROW, how="anti", maintain_order="left"))
     one = _one_of_each(good, unique, duplicates, amounts)
     merged = good.height - one.height
-    return Accepted(one.drop(ROW), pl.concat([faults, invalid]), ignored, merged)
+    return AcceptResult(one.drop(ROW), pl.concat([faults, invalid]), ignored, merged)
 
 
 def _one_of_each(
@@ -173,7 +173,7 @@ def last_of_each(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     return rows.filter(pl.any_horizontal(is_last, *differs))
 
 
-def replace(table: pl.LazyFrame, rows: pl.DataFrame, unique: Sequence[str]) -> Folded:
+def replace(table: pl.LazyFrame, rows: pl.DataFrame, unique: Sequence[str]) -> FoldResult:
     """`rows`, each combination of `unique` once, replace rows of the stored `table` where their values differ.
 
     Columns that `table` has and `rows` lacks keep their stored values.
@@ -191,12 +191,12 @@ def replace(table: pl.LazyFrame, rows: pl.DataFrame, unique: Sequence[str]) -> F
     is_old = pl.col(KNOWN).is_not_null()
     news = pairs.filter(pl.any_horizontal(~is_old, *differs)).select(*rows.columns, *others, KNOWN).collect()
     new, changes = (news.filter(one).drop(KNOWN) for one in (~is_old, is_old))
-    return Folded(new, changes, rows.height - news.height, _no_refusals(rows))
+    return FoldResult(new, changes, rows.height - news.height, _no_refusals(rows))
 
 
-def appended(rows: pl.DataFrame) -> Folded:
+def appended(rows: pl.DataFrame) -> FoldResult:
     """`rows`, all of them new."""
-    return Folded(rows, rows.clear(), 0, _no_refusals(rows))
+    return FoldResult(rows, rows.clear(), 0, _no_refusals(rows))
 
 
 def _no_refusals(rows: pl.DataFrame) -> pl.DataFrame:

@@ -17,7 +17,7 @@ TIMES = ("timestamp", "Timestamp", "TIMESTAMP", "time", "date")
 
 
 @dataclass(frozen=True)
-class Part:
+class SourceFile:
     """One file of a source, or one member of a zip: its path for messages, and its rows."""
 
     name: str
@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Asked:
+class LayoutRequest:
     """An ingest's request to a layout: the table; the name of each table's source, without folders and endings; and
     the user's options for columns and dates."""
 
@@ -57,7 +57,7 @@ class Asked:
         return self.sources[self.table]
 
 
-Arrange = Callable[[Sequence[Part], Asked], Sequence[Part]]
+Arrange = Callable[[Sequence[SourceFile], LayoutRequest], Sequence[SourceFile]]
 
 
 @dataclass(frozen=True)
@@ -79,22 +79,22 @@ class Layout:
         return {new: old for new, old in matches.items() if old is not None}
 
 
-def with_header(part: Part, names: Sequence[str]) -> Part:
+def with_header(file: SourceFile, names: Sequence[str]) -> SourceFile:
     """A part with the column `names` where its first line is not a header but a row, which contains a time."""
-    header = part.columns
+    header = file.columns
     if len(header) < len(names) or {*names} & {*header}:
-        return part
+        return file
     if not days(pl.Series(header)).is_not_null().any():
-        return part
+        return file
     full = [*names, *(f"column {n}" for n in range(len(names) + 1, len(header) + 1))]
     first = pl.LazyFrame([header], schema=dict.fromkeys(full, pl.String), orient="row")
-    rest = part.frame.select(pl.all().cast(pl.String)).rename(dict(zip(header, full, strict=True)))
-    return Part(part.name, pl.concat([first, rest]))
+    rest = file.frame.select(pl.all().cast(pl.String)).rename(dict(zip(header, full, strict=True)))
+    return SourceFile(file.name, pl.concat([first, rest]))
 
 
-def time_and_others(part: Part, request: Asked) -> tuple[str, list[str]]:
+def time_and_others(file: SourceFile, request: LayoutRequest) -> tuple[str, list[str]]:
     """The time column, which is the one that the user names, else one in `TIMES`, else the first; and the others."""
-    columns = part.columns
+    columns = file.columns
     candidates = (request.mapping.get("time"), *TIMES)
     time = next((c for c in candidates if c in columns), columns[0])
     return time, [c for c in columns if c != time]
@@ -106,8 +106,8 @@ def day(column: str, order: DateOrder | None) -> pl.Expr:
 
 
 def beside(
-    base: Part, side: Part, on: Sequence[str], dated: Mapping[str, str], order: DateOrder | None
-) -> Part:
+    base: SourceFile, side: SourceFile, on: Sequence[str], dated: Mapping[str, str], order: DateOrder | None
+) -> SourceFile:
     """`base` with the columns of `side` that it lacks, joined by `on` and the day. Raises where no row matches.
 
     `dated` maps the day column of the base to that of the side.
@@ -124,4 +124,4 @@ def beside(
             f"{side.name} has no row that matches {base.name} in {' and '.join((*on, other_day))}. "
             f"Expected rows for the days of {base.name}. Correct {side.name}, or remove it from the folder."
         )
-    return Part(base.name, own.join(other, on=names, how="left", maintain_order="left").drop(names))
+    return SourceFile(base.name, own.join(other, on=names, how="left", maintain_order="left").drop(names))

@@ -17,7 +17,7 @@ from prefect.events import DeploymentEventTrigger
 from flows.evaluating import AT_MOST, COOLDOWN_DAYS, evaluate_published
 from flows.lifecycle import promotions
 from flows.retraining import train_for
-from models.scenario import AsOf, File, Frames, Scores, Trained
+from models.scenario import AsOf, File, FitResult, Frames, Scores
 from tasks.storage.store import Store
 from tests.conftest import ROOT
 from tests.toy import Toy
@@ -41,13 +41,13 @@ class Levels(Toy):
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
-    ) -> Trained:
+    ) -> FitResult:
         values, spoilt = parts["values"].collect(), float(options.get("spoilt_by", 0))
         before = _levels(values.filter(pl.col("at") < as_of), as_of - timedelta(days=1), spoilt)
         backtest = values.filter(pl.col("at") == as_of).join(before, on="name").rename({"level": "forecast"})
         loss = _loss(backtest)
         metrics = {"slice": ["all"], "value_of_slice": ["all"], "metric": ["loss"], "value": [loss]}
-        return Trained(
+        return FitResult(
             files={"levels": _levels(values, as_of, spoilt)},
             features=("value",),
             backtest=backtest,

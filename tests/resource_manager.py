@@ -129,7 +129,7 @@ class ResourceManager:
             group, resource = resolved(body["properties"])
             self.groups[group] = self._start(group, resource["properties"])
         where = {"Azure-AsyncOperation": f"{self.url}/operations/{name}", **_SOON}
-        return 201, {"name": name, "properties": {"provisioningState": "Accepted"}}, where
+        return 201, {"name": name, "properties": {"provisioningState": "AcceptResult"}}, where
 
     def _groomed(self) -> bool:
         """Whether Azure has deleted old records, which it does for a caller who may, oldest first."""

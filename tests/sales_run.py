@@ -49,7 +49,7 @@ def a_run(keys: Sequence[tuple[str, str]] = KEYS, *, previous: bool = True, deal
         bundle=3,
         options={"horizon": HORIZON},
         tables={"history": history.lazy()},
-        published=forecasts.lazy(),
+        published_rows=forecasts.lazy(),
         previous=_forecast(frame, before, 90.0).lazy() if previous else None,
         keys=outcome.lazy(),
         backtest=_backtest(frame).lazy(),

@@ -8,7 +8,7 @@ import polars as pl
 from deltalake import DeltaTable
 
 from models.scenario import AsOf, Scenario
-from tasks.ingest.pipeline import Ingested, ingest
+from tasks.ingest.pipeline import IngestResult, ingest
 from tasks.registry import bundles, ledger
 from tasks.scoring import score as scoring
 from tasks.scoring.publishing import Publication, complete, publish
@@ -21,7 +21,7 @@ from tests.toy import TOY, values
 
 def put(
     store: Store, frame: pl.DataFrame | None = None, scenario: Scenario = TOY, shards: int = 4
-) -> Ingested:
+) -> IngestResult:
     """Ingest a frame into the toy's `values`, by default those of `tests.toy.values`."""
     source = Path(store.uri).parent / "values.parquet"
     (values() if frame is None else frame).write_parquet(source)
@@ -37,7 +37,7 @@ def read(
     mapping: Mapping[str, str] | None = None,
     max_bad_share: float = 0.05,
     **options: Any,
-) -> Ingested:
+) -> IngestResult:
     """Ingest a source into a table."""
     (result,) = ingest.fn(scenario, store, {table: source}, mapping or {}, shards, max_bad_share, options)
     return result

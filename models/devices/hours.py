@@ -51,23 +51,23 @@ def devices_behind(readings: pl.LazyFrame, newest: datetime, memory_hours: int) 
     )
 
 
-def due(
+def due_hours(
     readings: pl.LazyFrame,
     newest: datetime,
-    published: Collection[datetime],
+    published_as_ofs: Collection[datetime],
     at_most: int,
     memory_hours: int,
 ) -> list[datetime]:
-    """The ends of the complete hours up to `newest` that are not `published`, oldest first.
+    """The ends of the complete hours up to `newest` that are not among `published_as_ofs`, oldest first.
 
     They begin with the first published one, `LOOK_BACK` before `newest` at most; where none is published, with the
     newest `at_most`. Hours without a requested sensor are left out: those before the first reading, and
     those more than `memory_hours` after the one before.
     """
-    recent = {end for end in published if newest - LOOK_BACK < end <= newest}
+    recent = {end for end in published_as_ofs if newest - LOOK_BACK < end <= newest}
     first = newest - HOUR * (at_most - 1)
-    if published:
-        first = max(min(published), newest - LOOK_BACK + HOUR)
+    if published_as_ofs:
+        first = max(min(published_as_ofs), newest - LOOK_BACK + HOUR)
     ends = [first + HOUR * n for n in range((newest - first) // HOUR + 1)]
     ends = [end for end in ends if end not in recent]
     if not ends:
@@ -78,7 +78,7 @@ def due(
     return [end for end in ends if _has_reading(starts, end - HOUR * memory_hours, end)]
 
 
-def changed(before: pl.LazyFrame, now: pl.LazyFrame, ends: Collection[datetime]) -> list[datetime]:
+def changed_hours(before: pl.LazyFrame, now: pl.LazyFrame, ends: Collection[datetime]) -> list[datetime]:
     """The hours, of those that end at `ends`, with more readings `now` than `before`, oldest first.
 
     Readings are only added, so an hour with the same number is unchanged.

@@ -5,109 +5,113 @@ from collections.abc import Sequence
 import polars as pl
 
 from models.errors import ContractError
-from models.layouts import TIMES, Asked, Layout, Part, time_and_others, with_header
+from models.layouts import TIMES, Layout, LayoutRequest, SourceFile, time_and_others, with_header
 
 _VALUES = ("value", "Value", "metric_value")
 _NO_STATE = ("unavailable", "unknown", "none", "")
 
 
-def _of_its_file(parts: Sequence[Part], _: Asked) -> list[Part]:
+def _of_its_file(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFile]:
     """One series a file: a list of points, or a CSV with a time and a value; the file's name is the device."""
     return [
-        Part(p.name, p.frame.with_columns(device=pl.lit(p.stem)))
-        for p in (with_header(part, ("timestamp", "value")) for part in parts)
+        SourceFile(p.name, p.frame.with_columns(device=pl.lit(p.stem)))
+        for p in (with_header(file, ("timestamp", "value")) for file in files)
     ]
 
 
-def _variables(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _variables(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """A column per variable, or, in a folder or zip, a file per variable, named after it: of the device that the source
     is named after."""
     result = []
-    for part in (with_header(one, ("timestamp", "value")) for one in parts):
-        (time, values) = time_and_others(part, request)
+    for file in (with_header(one, ("timestamp", "value")) for one in files):
+        (time, values) = time_and_others(file, request)
         device = pl.lit(request.source).alias("device")
-        if len(values) == 1 and (len(parts) > 1 or values[0] in _VALUES):
-            columns = [pl.lit(part.stem).alias("tag"), pl.col(values[0]).alias("value")]
-            result.append(Part(part.name, part.frame.select(device, pl.col(time).alias("time"), *columns)))
+        if len(values) == 1 and (len(files) > 1 or values[0] in _VALUES):
+            columns = [pl.lit(file.stem).alias("tag"), pl.col(values[0]).alias("value")]
+            result.append(
+                SourceFile(file.name, file.frame.select(device, pl.col(time).alias("time"), *columns))
+            )
         else:
-            result.append(Part(part.name, _long(part, time, values).with_columns(device)))
+            result.append(SourceFile(file.name, _long(file, time, values).with_columns(device)))
     return result
 
 
-def _components(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _components(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """A folder of an asset with a file or a folder per component, whose tags are `component.sensor`; label ranges."""
     if request.table == "labels":
-        return _label_ranges(parts, request)
+        return _label_ranges(files, request)
     result = []
-    for part in parts:
-        time, sensors = time_and_others(part, request)
-        alone = len(parts) == 1 and part.folder is None
-        tag = pl.format("{}{}", pl.lit("" if alone else f"{part.folder or part.stem}."), "tag")
-        long = _long(part, time, sensors)
-        result.append(Part(part.name, long.with_columns(tag=tag, device=pl.lit(request.source))))
+    for file in files:
+        time, sensors = time_and_others(file, request)
+        alone = len(files) == 1 and file.folder is None
+        tag = pl.format("{}{}", pl.lit("" if alone else f"{file.folder or file.stem}."), "tag")
+        long = _long(file, time, sensors)
+        result.append(SourceFile(file.name, long.with_columns(tag=tag, device=pl.lit(request.source))))
     return result
 
 
-def _label_ranges(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _label_ranges(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     if "readings" not in request.sources and "device" not in request.mapping:
         raise ContractError(
             "labels: ranges of AWS Lookout for Equipment do not name their asset. Expected --source, whose name is that "
             "of the asset, together with --labels."
         )
     defaults = {"device": pl.lit(request.sources.get("readings")), "fault": pl.lit("fault")}
-    ranges = [with_header(part, ("start", "end")) for part in parts]
+    ranges = [with_header(file, ("start", "end")) for file in files]
     return [
-        Part(p.name, p.frame.with_columns(v.alias(c) for c, v in defaults.items() if c not in p.columns))
+        SourceFile(
+            p.name, p.frame.with_columns(v.alias(c) for c, v in defaults.items() if c not in p.columns)
+        )
         for p in ranges
     ]
 
 
-def _dimensions(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _dimensions(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Rows of a time, dimensions and measures: text names what is measured, numbers are measures."""
     result = []
-    for part in parts:
-        time, others = time_and_others(part, request)
-        numbers = _numeric(part, others)
+    for file in files:
+        time, others = time_and_others(file, request)
+        numbers = _numeric(file, others)
         dimensions = [c for c in others if c not in numbers or c == request.mapping.get("device")]
         measures = [c for c in others if c not in dimensions]
         if not measures:
             raise ContractError(
-                f"{part.name}: no column holds only numbers. Found: {', '.join(others)}. Expected at least one measure."
+                f"{file.name}: no column holds only numbers. Found: {', '.join(others)}. Expected at least one measure."
             )
-        long = _long(part, time, measures, dimensions)
+        long = _long(file, time, measures, dimensions)
         names = [pl.col(c).cast(pl.String).fill_null("-") for c in dimensions]
-        device = pl.concat_str(names, separator="/") if names else pl.lit(part.stem)
-        result.append(Part(part.name, long.with_columns(device.alias("device"))))
+        device = pl.concat_str(names, separator="/") if names else pl.lit(file.stem)
+        result.append(SourceFile(file.name, long.with_columns(device.alias("device"))))
     return result
 
 
-def _influx(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _influx(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Tags other than InfluxDB's own name the device; the tag is `measurement.field`.
 
     Pivoted rows have a column per field: those that hold only numbers, unless one is mapped to the device.
     """
     result = []
-    for part in parts:
-        columns = part.columns
+    for file in files:
+        columns = file.columns
         keys = sorted(c for c in columns if not c.startswith("_") and c not in ("result", "table", ""))
         if not {"_value", "value"} & {*columns}:
-            numbers = _numeric(part, keys) - {request.mapping.get("device")}
+            numbers = _numeric(file, keys) - {request.mapping.get("device")}
             fields, keys = [k for k in keys if k in numbers], [k for k in keys if k not in numbers]
             index = [*keys, *(c for c in columns if c.startswith("_"))]
-            long = part.frame.unpivot(fields, index=index, variable_name="_field", value_name="_value")
-            part, columns = Part(part.name, long.drop_nulls("_value")), [*index, "_field", "_value"]
+            long = file.frame.unpivot(fields, index=index, variable_name="_field", value_name="_value")
+            file, columns = SourceFile(file.name, long.drop_nulls("_value")), [*index, "_field", "_value"]
         own = [pl.col(c).cast(pl.String) for c in ("_measurement", "_field") if c in columns]
         names = [pl.col(c).cast(pl.String) for c in keys]
         tagged = pl.concat_str(names or [pl.lit("")], separator="/", ignore_nulls=True)
         device = (
-            pl.when(tagged == "").then(own[0] if own else pl.lit(part.stem)).otherwise(tagged).alias("device")
+            pl.when(tagged == "").then(own[0] if own else pl.lit(file.stem)).otherwise(tagged).alias("device")
         )
         tag = (pl.concat_str(own, separator=".") if own else pl.lit("value")).alias("tag")
-        result.append(Part(part.name, part.frame.with_columns(device, tag)))
+        result.append(SourceFile(file.name, file.frame.with_columns(device, tag)))
     return result
 
 
-def _states(parts: Sequence[Part], _: Asked) -> list[Part]:
+def _states(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFile]:
     """States of entities; those of an entity that is unavailable are not readings.
 
     A minimal response names the entity with its first state alone.
@@ -115,28 +119,28 @@ def _states(parts: Sequence[Part], _: Asked) -> list[Part]:
     is_state = ~pl.col("state").cast(pl.String).str.to_lowercase().is_in(_NO_STATE)
     entity = pl.col("^entity_id$").forward_fill()
     return [
-        Part(p.name, p.frame.with_columns(entity).filter(is_state)) if "state" in p.columns else p
-        for p in parts
+        SourceFile(p.name, p.frame.with_columns(entity).filter(is_state)) if "state" in p.columns else p
+        for p in files
     ]
 
 
-def _numeric(part: Part, columns: Sequence[str]) -> set[str]:
+def _numeric(file: SourceFile, columns: Sequence[str]) -> set[str]:
     """Those of the columns that hold only numbers."""
     text = pl.col(columns).cast(pl.String).str.strip_chars()
     numbers = text.cast(pl.Float64, strict=False).is_not_null() | text.is_null() | (text == "")
-    numeric = part.frame.select(numbers.all()).collect().row(0, named=True)
+    numeric = file.frame.select(numbers.all()).collect().row(0, named=True)
     return {column for column in columns if numeric[column]}
 
 
-def _long(part: Part, time: str, values: Sequence[str], index: Sequence[str] = ()) -> pl.LazyFrame:
+def _long(file: SourceFile, time: str, values: Sequence[str], index: Sequence[str] = ()) -> pl.LazyFrame:
     """A row (`time`, `tag`, `value`) for each cell of the columns `values` that is not empty."""
-    same = part.frame.with_columns(pl.col(values).cast(pl.String) if _mixed(part, values) else pl.col(values))
+    same = file.frame.with_columns(pl.col(values).cast(pl.String) if _mixed(file, values) else pl.col(values))
     long = same.unpivot(values, index=[time, *index], variable_name="tag", value_name="value")
     return long.rename({time: "time"}).filter(pl.col("value").is_not_null())
 
 
-def _mixed(part: Part, values: Sequence[str]) -> bool:
-    schema = part.frame.select(values).collect_schema()
+def _mixed(file: SourceFile, values: Sequence[str]) -> bool:
+    schema = file.frame.select(values).collect_schema()
     return len({*schema.dtypes()}) > 1 and not all(d.is_numeric() for d in schema.dtypes())
 
 

@@ -9,11 +9,11 @@ import polars as pl
 
 from models.devices import (
     alarms,
+    ground_truth,
     hours,
     incidents,
     interchange,
     levels,
-    outcomes,
     scoring,
     training,
     training_notes,
@@ -40,19 +40,19 @@ from models.scenario import (
     EmitsEvents,
     Event,
     File,
+    FitResult,
     Frames,
+    GroundTruth,
     HasControlCharts,
     HasEstimators,
     HasPage,
     HasSearch,
     MeetsChampions,
-    Outcomes,
-    Published,
+    PublishedTable,
     RunView,
     Scenario,
     Scores,
     Table,
-    Trained,
     WatchesInputs,
 )
 from models.times import end_of, start_of
@@ -87,7 +87,7 @@ class Devices(
         return TABLES
 
     @property
-    def settled(self) -> Mapping[str, Any]:
+    def fixed_options(self) -> Mapping[str, Any]:
         return {"interval": Options.interval}
 
     @property
@@ -98,8 +98,8 @@ class Devices(
     def cadence(self) -> timedelta:
         return HOUR
 
-    def published(self, options: Mapping[str, Any]) -> Published:
-        return Published("scores", SCORES, (*KEY, "time"))
+    def published_table(self, options: Mapping[str, Any]) -> PublishedTable:
+        return PublishedTable("scores", SCORES, (*KEY, "time"))
 
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> datetime:
         """The end of an hour. Without `as_of`, of the last hour whose last interval has a reading, or that is over.
@@ -126,14 +126,16 @@ class Devices(
             )
         return end
 
-    def due(self, tables: Frames, newest: AsOf, published: Collection[AsOf], at_most: int) -> Sequence[AsOf]:
-        """The ends of hours, see `models.devices.hours.due`."""
-        past = [moment_of(one) for one in published]
-        return hours.due(tables["readings"], moment_of(newest), past, at_most, Options.requested_hours)
+    def due_as_ofs(
+        self, tables: Frames, newest: AsOf, published_as_ofs: Collection[AsOf], at_most: int
+    ) -> Sequence[AsOf]:
+        """The ends of hours, see `models.devices.hours.due_hours`."""
+        past = [moment_of(one) for one in published_as_ofs]
+        return hours.due_hours(tables["readings"], moment_of(newest), past, at_most, Options.requested_hours)
 
-    def changed(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> list[datetime]:
-        """The hours with new readings, see `models.devices.hours.changed`."""
-        return hours.changed(before["readings"], now["readings"], [moment_of(one) for one in as_ofs])
+    def changed_as_ofs(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> list[datetime]:
+        """The hours with new readings, see `models.devices.hours.changed_hours`."""
+        return hours.changed_hours(before["readings"], now["readings"], [moment_of(one) for one in as_ofs])
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
         """`fleet`: `first` reading before `as_of`, and the number of `devices` with one in the last two hours."""
@@ -150,7 +152,7 @@ class Devices(
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
-    ) -> Trained:
+    ) -> FitResult:
         settings = Options.of(options)
         collected = {name: frame.collect() for name, frame in parts.items()}
         files = training.files_of(collected, settings)
@@ -164,7 +166,7 @@ class Devices(
         ]
         notes += [*training_notes.of_backtest(backtest), *training_notes.of_sensors(files, settings)]
         headline |= {"sensors": float(len(rungs)), "without_detector": float((rungs == "none").sum())}
-        return Trained(
+        return FitResult(
             files=files,
             features=CHANNELS,
             backtest=backtest,
@@ -200,7 +202,7 @@ class Devices(
             return None
         return backtests.loss(ours), backtests.loss(theirs), ours.height
 
-    def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
+    def requested_keys(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         """Sensors with a reading in the last `requested_hours`, and `*` for each device with two of them."""
         since = moment_of(as_of) - HOUR * Options.of(options).requested_hours
         time = pl.col("time")
@@ -266,12 +268,12 @@ class Devices(
         ]
         return events + (levels.events(derived["levels"]) if "levels" in derived else [])
 
-    def watched(
+    def watched_inputs(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.LazyFrame:
         training_end = moment_of(trained_as_of)
         since = training_end - timedelta(days=Options.of(options).history_days)
-        return watching.watched(tables["readings"], since, training_end, moment_of(as_of))
+        return watching.watched_inputs(tables["readings"], since, training_end, moment_of(as_of))
 
     def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         return ("rung", "p_value")
@@ -286,27 +288,27 @@ class Devices(
         return DevicesSearch()
 
     @property
-    def outcomes(self) -> Outcomes:
-        return outcomes.OUTCOMES
+    def ground_truth(self) -> GroundTruth:
+        return ground_truth.GROUND_TRUTH
 
     @property
     def charts(self) -> Mapping[str, ControlChart]:
-        return outcomes.CHARTS
+        return ground_truth.CHARTS
 
     def judge(
-        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+        self, published_rows: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
-        """A row per sensor, hour and fault; see `models.devices.outcomes`."""
-        return outcomes.judge(published, tables, Options.of(options))
+        """A row per sensor, hour and fault; see `models.devices.ground_truth`."""
+        return ground_truth.judge(published_rows, tables, Options.of(options))
 
-    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        return outcomes.measures(judged)
+    def measures(self, judged_rows: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return ground_truth.measures(judged_rows)
 
-    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        return outcomes.tallies(judged)
+    def tallies(self, judged_rows: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return ground_truth.tallies(judged_rows)
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        return outcomes.backtest_tallies(backtest)
+        return ground_truth.backtest_tallies(backtest)
 
 
 def _verdicts(tables: Frames, as_of: datetime) -> pl.DataFrame | None:

@@ -17,7 +17,7 @@ from models.devices.options import Options, moment_of
 from models.devices.rows import as_scores
 from models.devices.scoring import HOUR
 from models.page import blocks as page
-from models.page.blocks import Band, Chart, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
+from models.page.blocks import Band, Block, Chart, Explorer, Figures, Grid, Line, Mark, Section, Text, Track
 from models.scenario import RunView
 
 ATTENTION = 100
@@ -52,7 +52,7 @@ class _View:
         self.run = run
         self.options = Options.of(run.options)
         self.until = moment_of(run.as_of)
-        self.rows = as_scores(run.published)
+        self.rows = as_scores(run.published_rows)
         self.counts = self.rows.select(
             pl.col("device").n_unique().alias("devices"),
             (pl.col("tag") != JOINT_TAG).sum().alias("readings"),
@@ -61,8 +61,8 @@ class _View:
         self.incidents = self._incidents().filter("is_alarm")
 
     def _incidents(self) -> pl.DataFrame:
-        if "incidents" in self.run.derived:
-            current = self.run.derived["incidents"].filter(pl.col("as_of") == self.run.as_of)
+        if "incidents" in self.run.derived_tables:
+            current = self.run.derived_tables["incidents"].filter(pl.col("as_of") == self.run.as_of)
             return current.select(list(INCIDENTS)).collect()
         anomalies = self.rows.filter("is_anomaly").collect(engine="streaming")
         return incidents(
@@ -76,7 +76,7 @@ class _View:
         return now.sort("p_value", "score", "device", "start", descending=[False, True, False, False])
 
 
-def _summary(view: _View) -> list[Part]:
+def _summary(view: _View) -> list[Block]:
     counts = view.counts.collect(engine="streaming").row(0, named=True)
     status = dict(view.run.keys.group_by("status").len().collect().iter_rows())
     rate = view.run.headline.get(f"alarm_rate_at_{view.options.alpha:g}")
@@ -103,7 +103,7 @@ def _summary(view: _View) -> list[Part]:
     return [Figures(figures), Text(text)]
 
 
-def _attention(view: _View) -> list[Part]:
+def _attention(view: _View) -> list[Block]:
     current = view.current
     if current.is_empty():
         return [Text("None. No device has an alarm in this hour.")]
@@ -123,7 +123,7 @@ def _attention(view: _View) -> list[Part]:
     return [Grid(frame, caption, limit=ATTENTION, formats=formats, key={"device": "Device"})]
 
 
-def _timeline(view: _View) -> list[Part]:
+def _timeline(view: _View) -> list[Block]:
     """One line per incident, for the devices with the lowest p-values."""
     if view.incidents.is_empty():
         return [Text("No alarm is open.")]
@@ -159,7 +159,7 @@ def _timeline(view: _View) -> list[Part]:
     return [Chart({"data": data, "layout": layout}, caption)]
 
 
-def _explorer(view: _View) -> list[Part]:
+def _explorer(view: _View) -> list[Block]:
     sample, total = _shown_devices(view)
     if sample.is_empty():
         return [Text("There is nothing to show: no reading was scored.")]
@@ -235,7 +235,7 @@ def _past(view: _View, devices: pl.LazyFrame) -> pl.LazyFrame:
     return conversion.of_readings(readings, sensors, "past", view.options.step)
 
 
-def _false_alarms(view: _View) -> list[Part]:
+def _false_alarms(view: _View) -> list[Block]:
     backtest = view.run.backtest.select("rung", "injected", "p_value").collect(engine="streaming")
     normal = backtest.filter(~pl.col("injected"))["p_value"].to_numpy()
     if not len(normal):
@@ -258,11 +258,11 @@ def _false_alarms(view: _View) -> list[Part]:
     return [Text(text), Grid(rates, "In the backtest, by detector", formats=formats), _rates(normal)]
 
 
-def _levels(view: _View) -> list[Part]:
+def _levels(view: _View) -> list[Block]:
     """Sensors whose lasting change has become normal."""
-    if "levels" not in view.run.derived:
+    if "levels" not in view.run.derived_tables:
         return []
-    current = view.run.derived["levels"].filter(
+    current = view.run.derived_tables["levels"].filter(
         pl.col("as_of") == view.run.as_of, pl.col("last") == view.until
     )
     rows = current.sort("since", *KEY, descending=[True, False, False]).collect()
@@ -278,11 +278,11 @@ def _levels(view: _View) -> list[Part]:
     return [Grid(frame, caption, limit=FINDINGS, key={"device": "Device"})]
 
 
-def _labelled_alarms(view: _View) -> list[Part]:
+def _labelled_alarms(view: _View) -> list[Block]:
     """How many of the alarms that have a label were faults."""
-    if "incidents" not in view.run.derived:
+    if "incidents" not in view.run.derived_tables:
         return []
-    table = precision(view.run.derived["incidents"], view.run.tables, view.until)
+    table = precision(view.run.derived_tables["incidents"], view.run.tables, view.until)
     if table.is_empty() or not table["labelled"][0]:
         return [Text("No alarm of the last 30 days has a label. Label one with `devices label`.")]
     names = {"tag": "Sensor", "alarms": "Alarms", "labelled": "With a label", "fault": "Faults"}
@@ -293,7 +293,7 @@ def _labelled_alarms(view: _View) -> list[Part]:
     return [Grid(rows, caption, limit=FINDINGS, formats={"Precision": ".0%"})]
 
 
-def _detectors(view: _View) -> list[Part]:
+def _detectors(view: _View) -> list[Block]:
     """The kind of each sensor of this hour, and the reason for its detector."""
     frames = {name: file for name, file in view.run.files.items() if isinstance(file, pl.DataFrame)}
     settings = view.run.files.get("settings")
@@ -346,7 +346,7 @@ def _rates(p_values: np.ndarray) -> Chart:
     return Chart({"data": data, "layout": layout}, "The share of alarms that each alpha would have given")
 
 
-def _findings(view: _View) -> list[Part]:
+def _findings(view: _View) -> list[Block]:
     noted = view.run.keys.filter(pl.col("reason").is_not_null(), pl.col("tag") != JOINT_TAG)
     frame = noted.select(
         pl.col("device").alias("Device"),

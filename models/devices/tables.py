@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from models.contracts import ROW, RULE, Accepted, Folded, replace
+from models.contracts import ROW, RULE, AcceptResult, FoldResult, replace
 from models.devices import aggregation
 from models.devices.contracts import (
     ANY_DEVICE,
@@ -40,10 +40,10 @@ class ReadingsTable(Table):
     """
 
     @property
-    def needed(self) -> tuple[str, ...]:
+    def required_columns(self) -> tuple[str, ...]:
         return RAW_COLUMNS
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """`good` are points, see `aggregation`.
 
         A reading is in the future when it is ahead of `now` or, if the message says so, of the time at
@@ -69,12 +69,14 @@ class ReadingsTable(Table):
         ignored = tuple(c for c in raw.columns if c not in (ROW, *RAW_COLUMNS))
         begin = pl.col("time").dt.truncate(interval)
         points = good.select(*KEY, begin, pl.col("time").alias("at"), "value")
-        return Accepted(points, bad, ignored)
+        return AcceptResult(points, bad, ignored)
 
-    def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
+    def fold(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """Merges points into the stored intervals that they touch. Points of a closed interval are refused."""
         points = rows.drop("shard")
-        touched = aggregation.aggregate(points.clear()) if stored is None else _touched(stored, points)
+        touched = (
+            aggregation.aggregate(points.clear()) if stored_rows is None else _touched(stored_rows, points)
+        )
         merged = aggregation.merge(touched, points)
         shards = rows.select("device", "shard").unique()
         readings = merged.readings.join(shards, on="device", how="left", maintain_order="left")
@@ -86,18 +88,18 @@ class ReadingsTable(Table):
             )
             count -= int(touched.join(updates, on=[*KEY, "time"], how="semi")["count"].sum())
         late = merged.too_late.with_columns(pl.lit(_LATE).alias(RULE))
-        return Folded(new, updates, rows.height - count - late.height, late)
+        return FoldResult(new, updates, rows.height - count - late.height, late)
 
-    def replacing(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
+    def replace(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """Replaces the stored points of the same intervals."""
         folded = self.fold(None, rows)
-        if stored is None:
+        if stored_rows is None:
             return folded
-        touched = _touched(stored, rows.drop("shard"))
+        touched = _touched(stored_rows, rows.drop("shard"))
         compared = replace(touched.lazy(), folded.new, self.unique)
         count = int(folded.new["count"].sum())
         unchanged = count - int(compared.new["count"].sum()) - int(compared.changed["count"].sum())
-        return Folded(compared.new, compared.changed, folded.repeated + unchanged, folded.refused)
+        return FoldResult(compared.new, compared.changed, folded.repeated + unchanged, folded.refused)
 
 
 def _enqueued(text: pl.Series) -> pl.Series:
@@ -136,10 +138,10 @@ class LabelsTable(Table):
     """
 
     @property
-    def needed(self) -> tuple[str, ...]:
-        return tuple(column for column in super().needed if column != "tag")
+    def required_columns(self) -> tuple[str, ...]:
+        return tuple(column for column in super().required_columns if column != "tag")
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         return super().accept(_or_all(raw, "tag", JOINT_TAG), _the_last_counts(options))
 
 
@@ -148,10 +150,10 @@ class KindsTable(Table):
     """The kind of sensor of each tag. `device` is optional; without one, it holds for all devices: `*`."""
 
     @property
-    def needed(self) -> tuple[str, ...]:
-        return tuple(column for column in super().needed if column != "device")
+    def required_columns(self) -> tuple[str, ...]:
+        return tuple(column for column in super().required_columns if column != "device")
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         word = pl.col("kind").cast(pl.String).str.strip_chars().str.to_lowercase()
         rows = _or_all(raw, "device", ANY_DEVICE).with_columns(word.alias("kind"))
         return super().accept(rows, _the_last_counts(options))
@@ -162,10 +164,10 @@ class SitesTable(Table):
     """The time zone of each device, and its site, which is optional."""
 
     @property
-    def needed(self) -> tuple[str, ...]:
+    def required_columns(self) -> tuple[str, ...]:
         return ("device", "timezone")
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         rows = raw if "site" in raw.columns else raw.with_columns(site=pl.lit(None, pl.String))
         return super().accept(rows, _the_last_counts(options))
 

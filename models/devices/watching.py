@@ -17,7 +17,7 @@ _NOT_KNOWN = float("nan")
 _MAD = 1.4826
 
 
-def watched(
+def watched_inputs(
     readings: pl.LazyFrame, since: datetime, trained_as_of: datetime, as_of: datetime
 ) -> pl.LazyFrame:
     """One row per device and hour from `since` to `as_of`; `cycle` is the end of the hour.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.contracts import FLAGS, ROW, Accepted
+from models.contracts import FLAGS, ROW, AcceptResult
 from models.errors import ContractError
 from models.machines.chains import first_of_chains
 from models.machines.cleaning import tidied, words
@@ -65,7 +65,7 @@ class Machines(dy.Schema):
 class MachinesTable(Table):
     """A table whose rows are put into one spelling before their contract is checked, see `cleaning`."""
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         return super().accept(tidied(raw), options)
 
 
@@ -74,10 +74,10 @@ class AttributesTable(MachinesTable):
     """Attributes of machines. A source may lack the model, the age or both: they are then null."""
 
     @property
-    def needed(self) -> tuple[str, ...]:
+    def required_columns(self) -> tuple[str, ...]:
         return ("machine_id",)
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         spellings = {re.sub(r"[\s_-]", "", name).casefold(): name for name in raw.columns}
         sources = {name: spellings.get(name.replace("_", "")) for name in ("model", "age_years")}
         null = pl.lit(None, pl.String)
@@ -89,9 +89,9 @@ class AttributesTable(MachinesTable):
 class EventsTable(MachinesTable):
     """Failures or replacements; a record whose time or component was corrected does not stay beside its correction."""
 
-    def told(self, frame: pl.DataFrame, stored: Frames) -> tuple[str, ...]:
+    def notes(self, frame: pl.DataFrame, stored_tables: Frames) -> tuple[str, ...]:
         """A note that names the texts which are read as one component because they have the same words."""
-        before = [stored[self.name].select("component")] if self.name in stored else []
+        before = [stored_tables[self.name].select("component")] if self.name in stored_tables else []
         texts = pl.concat([frame.lazy().select("component"), *before]).unique().sort("component")
         kinds = (
             texts.group_by(words(pl.col("component")).alias("words"), maintain_order=True)
@@ -108,7 +108,7 @@ class EventsTable(MachinesTable):
         many = kinds["component"].list.len().sum()
         return (f"{self.name}: {many:,} texts are read as {kinds.height:,} components: {examples}{more}.",)
 
-    def corrected(self, stored: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+    def corrections(self, stored_rows: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
         """Stored records that `rows` lack, where these are the same records again and have a new one within a day.
 
         They are the same records where they include at least half of those stored for their machines and time.
@@ -116,23 +116,25 @@ class EventsTable(MachinesTable):
         near = timedelta(hours=24)
         low, high = rows.select(pl.col("time").min().alias("low"), pl.col("time").max()).collect().row(0)
         of_time = pl.col("time").is_between(low, high)
-        before = stored.filter(of_time).join(rows.select("machine_id"), on="machine_id", how="semi").collect()
+        before = (
+            stored_rows.filter(of_time).join(rows.select("machine_id"), on="machine_id", how="semi").collect()
+        )
         news = rows.collect().join(before, on=list(self.unique), how="anti")
         lacking = before.join(rows.collect(), on=list(self.unique), how="anti")
         if 2 * lacking.height > before.height:
-            return lacking.head(0).select(self.identifying)
+            return lacking.head(0).select(self.identity)
         times = news.select("machine_id", "time", pl.lit(True).alias("|new")).sort("time")
         nearest = lacking.sort("time").join_asof(
             times, on="time", by="machine_id", strategy="nearest", tolerance=near, check_sortedness=False
         )
-        return nearest.filter("|new").select(self.identifying)
+        return nearest.filter("|new").select(self.identity)
 
 
 @dataclass(frozen=True)
 class FailuresTable(EventsTable):
     """Failures: a row for each, not a flag beside each reading."""
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """Raises `ContractError` where the component is a flag, mostly 0."""
         names = (
             raw["component"]
@@ -154,12 +156,12 @@ class FailuresTable(EventsTable):
 class TelemetryTable(MachinesTable):
     """Readings over intervals, stored with the time at which the interval ended.
 
-    Options of the ingest: `timezone`, and `telemetry_marks`, which the first ingest settles: `end` (the
+    Options of the ingest: `timezone`, and `telemetry_marks`, which the first ingest fixes: `end` (the
     default), or `start` where the sources' times mark that. `telemetry_hours` is then the interval,
     where a source does not show it.
     """
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """Raises `ContractError` where there is no column with readings, or rows are of a tag each, and where the
         interval is not known."""
         tag = next((c for c in TAGS if c in raw.columns and raw[c].dtype == pl.String), None)

@@ -9,7 +9,7 @@ from models.machines.charts import span
 from models.machines.scoring import KEY
 from models.machines.view import View
 from models.page import blocks as page
-from models.page.blocks import Explorer, Line, Mark, Part, Text, Track
+from models.page.blocks import Block, Explorer, Line, Mark, Text, Track
 
 EXPLORER_ROWS = 1_500_000
 """About so many readings in the explorer; machines with the highest risks come first."""
@@ -19,7 +19,7 @@ MOMENTS = 60
 """Earlier runs whose risks the explorer shows, at most."""
 
 
-def explorer(view: View) -> list[Part]:
+def explorer(view: View) -> list[Block]:
     """The explorer, of the machines with the highest risks where there are too many for one page."""
     if view.rows.is_empty():
         return [Text("There is nothing to show.")]
@@ -120,7 +120,7 @@ def _risk_tracks(view: View, machines: pl.LazyFrame, since: datetime, hours: int
             "component"
         ), marks
 
-    published, failed = track_rows([*_earlier(view, since, inside), view.run.published])
+    published, failed = track_rows([*_earlier(view, since, inside), view.run.published_rows])
     backtest, failed_then = track_rows([view.run.backtest])
     return [
         Track(published, actual=Line("probability", "Published risk", page.ACCENT), marks=failed),
@@ -143,9 +143,11 @@ def _failed_before(rows: pl.LazyFrame, failures: pl.LazyFrame, every_hours: int)
 
 def _earlier(view: View, since: datetime, inside: pl.Expr) -> list[pl.LazyFrame]:
     """Rows `inside` that earlier runs published, the latest for each time; at most the last `MOMENTS` runs."""
-    if "risks" not in view.run.derived:
+    if "risks" not in view.run.derived_tables:
         return [] if view.run.previous is None else [view.run.previous]
-    past = view.run.derived["risks"].filter(pl.col("as_of").is_between(since, view.as_of, closed="none"))
+    past = view.run.derived_tables["risks"].filter(
+        pl.col("as_of").is_between(since, view.as_of, closed="none")
+    )
     runs = past.select(pl.col("as_of").unique().sort().tail(MOMENTS)).collect()["as_of"]
     place = [*KEY, "time", "horizon_hours"]
     latest = past.filter(inside, pl.col("as_of").is_in(runs.implode())).sort("as_of").group_by(place)

@@ -7,7 +7,7 @@ from functools import reduce
 import polars as pl
 
 from models.errors import ContractError
-from models.layouts import TIMES, Asked, Layout, Part, time_and_others, with_header
+from models.layouts import TIMES, Layout, LayoutRequest, SourceFile, time_and_others, with_header
 
 TAGS = ("tag", "Tag", "sensor", "Sensor", "variable", "parameter", "metric", "signal")
 VALUES = ("value", "Value", "reading", "measurement")
@@ -21,16 +21,16 @@ _MACHINE = "machine"
 """The component of failures without one."""
 
 
-def _by_tag(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _by_tag(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Telemetry with a row per reading, as a row per machine and time with a column per tag."""
     if request.table != "telemetry":
-        return list(parts)
-    return [Part(part.name, _pivoted(part, request)) for part in parts]
+        return list(files)
+    return [SourceFile(file.name, _pivoted(file, request)) for file in files]
 
 
-def _pivoted(part: Part, request: Asked) -> pl.LazyFrame:
+def _pivoted(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
     """Raises `ContractError` where the tag or value is missing, or a tag has two values at one time."""
-    columns = part.columns
+    columns = file.columns
     usual = {
         "machine_id": ("machine_id", "machineID"),
         "time": ("datetime", *TIMES),
@@ -45,79 +45,80 @@ def _pivoted(part: Part, request: Asked) -> pl.LazyFrame:
     if tag is None or value is None:
         lacking = "tag" if tag is None else "value"
         raise ContractError(
-            f"{part.name}: column '{lacking}' is missing. Found: {', '.join(columns)}. "
+            f"{file.name}: column '{lacking}' is missing. Found: {', '.join(columns)}. "
             f"Map it with --column {lacking}=NAME_IN_THE_FILE."
         )
     place = [c for c in (sources["machine_id"], sources["time"]) if c]
-    readings = part.frame.select(*place, tag, value).drop_nulls(tag).unique(maintain_order=True).collect()
+    readings = file.frame.select(*place, tag, value).drop_nulls(tag).unique(maintain_order=True).collect()
     twice = readings.filter(pl.struct(*place, tag).is_duplicated())
     if twice.height:
         at = " ".join(map(str, twice.select(place).row(0)))
         raise ContractError(
-            f"{part.name}: {tag} {twice[tag][0]} of {at} has several values: "
+            f"{file.name}: {tag} {twice[tag][0]} of {at} has several values: "
             f"{' and '.join(map(str, twice[value].head(2)))}. Expected one. Remove the others."
         )
     return readings.pivot(tag, index=place, values=value, maintain_order=True).lazy()
 
 
-def _by_file(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _by_file(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Telemetry with a file per machine, which is named after it."""
     if request.table != "telemetry":
-        return list(parts)
-    return [Part(p.name, p.frame.with_columns(machine_id=pl.lit(p.stem))) for p in parts]
+        return list(files)
+    return [SourceFile(p.name, p.frame.with_columns(machine_id=pl.lit(p.stem))) for p in files]
 
 
-def _drives(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _drives(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Daily rows of drives, of which those with failure 1 are the failures."""
     if request.table == "telemetry":
-        return [Part(p.name, p.frame.drop("failure", strict=False)) for p in parts]
+        return [SourceFile(p.name, p.frame.drop("failure", strict=False)) for p in files]
     if request.table != "failures":
-        return list(parts)
+        return list(files)
     has_failed = pl.col("failure").cast(pl.String).str.strip_chars() == "1"
     return [
-        Part(p.name, p.frame.filter(has_failed).with_columns(component=pl.lit("drive")).drop("failure"))
+        SourceFile(p.name, p.frame.filter(has_failed).with_columns(component=pl.lit("drive")).drop("failure"))
         if "failure" in p.columns
         else p
-        for p in parts
+        for p in files
     ]
 
 
-def _equipment(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _equipment(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """A folder of an asset with a file or folder per component, beside each other by time; label ranges as failures."""
     machine = pl.lit(request.sources.get("telemetry")).alias("machine_id")
     if request.table == "failures":
-        ranges = [with_header(part, ("start", "end")) for part in parts]
+        ranges = [with_header(file, ("start", "end")) for file in files]
         component = pl.lit(_MACHINE).alias("component")
         return [
-            Part(p.name, p.frame.select(machine, pl.col("start").alias("time"), component)) for p in ranges
+            SourceFile(p.name, p.frame.select(machine, pl.col("start").alias("time"), component))
+            for p in ranges
         ]
     if request.table != "telemetry":
-        return list(parts)
+        return list(files)
     components: dict[str, list[pl.LazyFrame]] = {}
-    for part in parts:
-        time, sensors = time_and_others(part, request)
-        name = part.folder if part.folder not in (None, request.source) else part.stem
-        frame = part.frame.select(
+    for file in files:
+        time, sensors = time_and_others(file, request)
+        name = file.folder if file.folder not in (None, request.source) else file.stem
+        frame = file.frame.select(
             pl.col(time).alias("time"), *(pl.col(s).alias(f"{name}.{s}") for s in sensors)
         )
         components.setdefault(str(name), []).append(frame)
     tables = [pl.concat(frames, how="diagonal_relaxed") for frames in components.values()]
     beside = reduce(lambda one, other: one.join(other, on="time", how="full", coalesce=True), tables)
-    return [Part(request.source, beside.with_columns(machine))]
+    return [SourceFile(request.source, beside.with_columns(machine))]
 
 
-def _by_cycle(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _by_cycle(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Readings by the cycles of machines that run to their failure, of which the last cycle is one."""
     if request.table not in ("telemetry", "failures"):
-        return list(parts)
-    return [Part(part.name, _dated(part, request)) for part in parts]
+        return list(files)
+    return [SourceFile(file.name, _dated(file, request)) for file in files]
 
 
-def _dated(part: Part, request: Asked) -> pl.LazyFrame:
+def _dated(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
     """Raises `ContractError` where there is no column with the cycle."""
-    frame = part.frame
-    if part.columns == [f"column {n}" for n in range(1, len(_NASA) + 1)]:
-        frame = frame.rename(dict(zip(part.columns, _NASA, strict=True)))
+    frame = file.frame
+    if file.columns == [f"column {n}" for n in range(1, len(_NASA) + 1)]:
+        frame = frame.rename(dict(zip(file.columns, _NASA, strict=True)))
     columns = frame.collect_schema().names()
     unit, cycle = (
         next((c for c in (request.mapping.get(new), *names) if c in columns), None)
@@ -126,7 +127,7 @@ def _dated(part: Part, request: Asked) -> pl.LazyFrame:
     if unit is None or cycle is None:
         lacking = "machine_id" if unit is None else "time"
         raise ContractError(
-            f"{part.name}: the column of the {'machine' if unit is None else 'cycle'} is missing. Found: "
+            f"{file.name}: the column of the {'machine' if unit is None else 'cycle'} is missing. Found: "
             f"{', '.join(columns)}. Map it with --column {lacking}=NAME_IN_THE_FILE."
         )
     days = pl.duration(days=pl.col(cycle).cast(pl.Float64, strict=False).round().cast(pl.Int64))

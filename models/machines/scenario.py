@@ -13,8 +13,8 @@ from models.layouts import Layout
 from models.machines import (
     alarms,
     evaluation,
+    ground_truth,
     interchange,
-    outcomes,
     risks,
     scoring,
     service,
@@ -39,19 +39,19 @@ from models.scenario import (
     EvaluatesBundles,
     Event,
     File,
+    FitResult,
     Frames,
+    GroundTruth,
     HasControlCharts,
     HasEstimators,
     HasPage,
     HasSearch,
     MeetsChampions,
-    Outcomes,
-    Published,
+    PublishedTable,
     ReportsGaps,
     RunView,
     Scores,
     Table,
-    Trained,
     WatchesInputs,
 )
 
@@ -88,7 +88,7 @@ class Machines(
         return TABLES
 
     @property
-    def settled(self) -> Mapping[str, Any]:
+    def fixed_options(self) -> Mapping[str, Any]:
         """What the times of telemetry mark in sources: set by the first ingest, and valid for later ones."""
         return {"telemetry_marks": "end"}
 
@@ -117,8 +117,8 @@ class Machines(
     def cadence(self) -> timedelta:
         return timedelta(days=1)
 
-    def published(self, options: Mapping[str, Any]) -> Published:
-        return Published("risks", scoring.RISKS, ("machine_id", "component", "time", "horizon_hours"))
+    def published_table(self, options: Mapping[str, Any]) -> PublishedTable:
+        return PublishedTable("risks", scoring.RISKS, ("machine_id", "component", "time", "horizon_hours"))
 
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> datetime:
         """The latest telemetry up to `as_of`, or of all where none is given.
@@ -175,7 +175,7 @@ class Machines(
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
-    ) -> Trained:
+    ) -> FitResult:
         words = Vocabulary.of_frame(context["vocabulary"])
         return training.fit(parts["rows"], words, context["observed"], _options(context, options))
 
@@ -208,7 +208,7 @@ class Machines(
         ours, other = evaluation.log_loss(unseen), evaluation.log_loss(theirs)
         return None if ours is None or other is None else (ours, other, unseen.height)
 
-    def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
+    def requested_keys(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         """Every component that was replaced or failed, of every machine on record or with recent telemetry.
 
         Recent telemetry is that which reaches into the range to be scored, so machines that ended within it
@@ -316,41 +316,41 @@ class Machines(
         return judged_rows.join(observed, on=["machine_id", "time"], how="left", maintain_order="left")
 
     @property
-    def outcomes(self) -> Outcomes:
-        return outcomes.OUTCOMES
+    def ground_truth(self) -> GroundTruth:
+        return ground_truth.GROUND_TRUTH
 
     @property
     def charts(self) -> Mapping[str, ControlChart]:
-        return outcomes.CHARTS
+        return ground_truth.CHARTS
 
     def judge(
-        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+        self, published_rows: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
-        """Published rows with `failed` and `next_failure_hours`; see `models.machines.outcomes`."""
-        return outcomes.judge(published, tables, moment(until))
+        """Published rows with `failed` and `next_failure_hours`; see `models.machines.ground_truth`."""
+        return ground_truth.judge(published_rows, tables, moment(until))
 
-    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+    def measures(self, judged_rows: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """Metrics of judged rows, published or of a bundle; see `evaluation.metrics`."""
-        is_published = "as_of" in judged.collect_schema()
-        rows = outcomes.first_published(judged) if is_published else judged.collect()
+        is_published = "as_of" in judged_rows.collect_schema()
+        rows = ground_truth.first_published(judged_rows) if is_published else judged_rows.collect()
         return evaluation.metrics(rows, Options.of(options))
 
-    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        return outcomes.tallies(judged)
+    def tallies(self, judged_rows: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return ground_truth.tallies(judged_rows)
 
-    def outcome_losses(
-        self, backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Mapping[str, Any]
+    def ground_truth_losses(
+        self, backtest: pl.LazyFrame, judged_rows: pl.LazyFrame, options: Mapping[str, Any]
     ) -> tuple[float, float, int] | None:
-        return outcomes.losses(backtest, judged)
+        return ground_truth.losses(backtest, judged_rows)
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        return outcomes.tallies(backtest.collect())
+        return ground_truth.tallies(backtest.collect())
 
-    def watched(
+    def watched_inputs(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.LazyFrame:
         since = Options.of(options).train_from
-        return watching.watched(tables, since, moment(trained_as_of), moment(as_of))
+        return watching.watched_inputs(tables, since, moment(trained_as_of), moment(as_of))
 
     def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         return ("rung", "probability")

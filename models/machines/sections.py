@@ -11,7 +11,7 @@ from models.machines.few_failures import few_failures
 from models.machines.scoring import KEY, LIFE
 from models.machines.view import PLACE, View
 from models.machines.vocabulary import by_component
-from models.page.blocks import Figures, Grid, Part, Section, Text
+from models.page.blocks import Block, Figures, Grid, Section, Text
 from models.scenario import RunView
 
 WATCHED = 100
@@ -41,7 +41,7 @@ def _band() -> pl.Expr:
     return pl.when(pl.col(LIFE[0]).is_not_null()).then(whole).otherwise(pl.lit("–"))
 
 
-def _watch_list(view: View) -> list[Part]:
+def _watch_list(view: View) -> list[Block]:
     if view.rows.is_empty():
         return [Text("No component was scored.")]
     watch_list, rows = view.listed, view.rows
@@ -88,7 +88,7 @@ def _watch_list(view: View) -> list[Part]:
     ]
 
 
-def _trust(view: View) -> list[Part]:
+def _trust(view: View) -> list[Block]:
     backtests = {}
     for hours in view.horizons:
         of = view.run.backtest.filter(
@@ -122,7 +122,7 @@ def _trust(view: View) -> list[Part]:
     ]
 
 
-def _first(view: View, horizons: Sequence[int]) -> list[Part]:
+def _first(view: View, horizons: Sequence[int]) -> list[Block]:
     """How good the list to look at first was; nothing of a bundle of an earlier version."""
     metrics = view.run.metrics.filter(pl.col("slice") == "first")
     of = {
@@ -184,12 +184,12 @@ def _interval(name: str) -> pl.Expr:
     return pl.format("{} ({} to {})", *whole).alias(name)
 
 
-def _importance(view: View) -> list[Part]:
+def _importance(view: View) -> list[Block]:
     chart = charts.importance(view.run.metrics, view.horizons)
     return [Text("The bundle does not hold the importance of features.")] if chart is None else [chart]
 
 
-def _changes(view: View) -> list[Part]:
+def _changes(view: View) -> list[Block]:
     """What is newly at risk, what no longer is, and the largest changes of probability."""
     if view.run.previous is None:
         return [Text("This is the first run.")]
@@ -215,7 +215,7 @@ def _changes(view: View) -> list[Part]:
         f"Against the run for **{when!s} UTC**: {new.height:,} newly at risk, "
         f"{former.height:,} no longer, of {both.height:,} components and horizons."
     )
-    parts: list[Part] = [Text(text)]
+    parts: list[Block] = [Text(text)]
     for rows, caption, up in ((new, "Newly at risk", True), (former, "No longer at risk", False)):
         if rows.height:
             parts.append(_change_grid(rows, caption, up=up))
@@ -243,7 +243,7 @@ def _change_grid(rows: pl.DataFrame, caption: str, *, up: bool) -> Grid:
     return Grid(frame, caption, limit=CHANGES, formats=formats, key={"machine_id": "Machine"})
 
 
-def _others(view: View) -> list[Part]:
+def _others(view: View) -> list[Block]:
     """Components not scored by a model with all its telemetry, and oddities in the tables."""
     other = view.run.keys.filter(pl.col("rung").is_not_null() | (pl.col("status") == "failed"))
     groups = (
@@ -256,7 +256,7 @@ def _others(view: View) -> list[Part]:
         .sort("Components", "Outcome", "Estimator", "Reason", descending=[True, False, False, False])
         .collect()
     )
-    parts: list[Part] = []
+    parts: list[Block] = []
     if groups.height:
         parts.append(
             Grid(

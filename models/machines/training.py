@@ -24,7 +24,7 @@ from models.machines.risks import MODEL, Model, Risk, matrix
 from models.machines.sampling import STEPS, draw, folds, row_count
 from models.machines.service import ended, record_ends
 from models.machines.vocabulary import OTHER, OTHER_COMPONENTS, Vocabulary, by_component
-from models.scenario import Frames, Trained
+from models.scenario import FitResult, Frames
 
 
 def rows_of(
@@ -68,7 +68,7 @@ _Place = tuple[str, int]
 _Bills = tuple[list[dict[str, float]], int]
 
 
-def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> Trained:
+def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, options: Options) -> FitResult:
     """The bundle, its backtest and metrics, from the rows of all shards.
 
     Raises `ContractError` where there is no row, or no component, or a cost names an unknown component.
@@ -98,7 +98,7 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
     risks = [_billed(risk, after) for f in horizons for risk in f.risks]
     model = Model(vocabulary, options, tuple(risks), tuple(_lives(work, horizons[-1].hidden)))
     metrics = pl.concat([evaluation.metrics(backtest, options), *(f.importance for f in horizons)])
-    return Trained(
+    return FitResult(
         files=model.files(),
         features=work.names,
         backtest=backtest,

@@ -31,7 +31,7 @@ class View:
         self.run = run
         self.options = Options.of(run.options)
         self.as_of = moment(run.as_of)
-        self.rows = run.published.filter(pl.col("time") == pl.col("time").max()).collect()
+        self.rows = run.published_rows.filter(pl.col("time") == pl.col("time").max()).collect()
         self.horizons: list[int] = sorted(self.rows["horizon_hours"].unique())
         self.status = dict(run.keys.group_by("status").len().collect().iter_rows())
 
@@ -70,9 +70,9 @@ class View:
     def alarms(self) -> pl.DataFrame:
         """Per component with an alarm what became of it in this run, in words; empty where no alarms are kept."""
         nothing = pl.DataFrame(schema={**dict.fromkeys(KEY, pl.String), "state": pl.String})
-        if "alarms" not in self.run.derived:
+        if "alarms" not in self.run.derived_tables:
             return nothing
-        table = self.run.derived["alarms"].filter(pl.col("as_of") == self.run.as_of).collect()
+        table = self.run.derived_tables["alarms"].filter(pl.col("as_of") == self.run.as_of).collect()
         since = pl.format("{} since {}", "state", pl.col("since").dt.strftime("%Y-%m-%d %H:%M"))
         closed = pl.format("closed: {}", "why")
         text = pl.when(state=GOES_ON).then(since).when(state=CLOSED).then(closed).otherwise("state")

@@ -20,7 +20,7 @@ _MACHINE = "machine_id"
 _OURS = ("telemetry", "errors", "model", "age_years", CYCLE)
 
 
-def watched(
+def watched_inputs(
     tables: Mapping[str, pl.LazyFrame], since: datetime | None, trained_as_of: datetime, as_of: datetime
 ) -> pl.LazyFrame:
     """One row per machine and day; days end at `as_of`, and `cycle` is a day's end.

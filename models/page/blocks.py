@@ -134,7 +134,7 @@ class Explorer:
     caption: str = ""
 
 
-Part = Text | Figures | Grid | Chart | Explorer
+Block = Text | Figures | Grid | Chart | Explorer
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Section:
     """A heading and the blocks under it."""
 
     title: str
-    parts: Sequence[Part] = field(default_factory=tuple)
+    blocks: Sequence[Block] = field(default_factory=tuple)
 
 
 def number(value: object, form: str) -> str:

@@ -7,7 +7,7 @@ import polars as pl
 
 from models.control import BACKTEST, FALSE_ALARMS, newest
 from models.page import blocks as page
-from models.page.blocks import Chart, Grid, Part, Section, Text
+from models.page.blocks import Block, Chart, Grid, Section, Text
 from models.scenario import ControlChart
 
 POINTS = 60
@@ -19,9 +19,9 @@ def sections(charts: Mapping[str, ControlChart], control: pl.DataFrame) -> list[
     if control.is_empty():
         return []
     latest = newest(control)
-    parts: list[Part] = [Text(_summary(latest))]
+    blocks: list[Block] = [Text(_summary(latest))]
     for (name, series), points in control.group_by("chart", "series", maintain_order=True):
-        parts.append(_chart(charts[str(name)], str(series), points.sort("period").tail(POINTS)))
+        blocks.append(_chart(charts[str(name)], str(series), points.sort("period").tail(POINTS)))
     labels = {
         "series": "Series",
         "period": "Period",
@@ -32,8 +32,8 @@ def sections(charts: Mapping[str, ControlChart], control: pl.DataFrame) -> list[
     labels |= {"high": "Upper limit", "baseline": "Points before", "verdict": "Verdict"}
     if latest.height:
         grid = latest.select(pl.col(name).alias(label) for name, label in labels.items())
-        parts.append(Grid(grid, "The newest point of each series."))
-    return [Section("Accuracy so far", parts)]
+        blocks.append(Grid(grid, "The newest point of each series."))
+    return [Section("Accuracy so far", blocks)]
 
 
 def _summary(latest: pl.DataFrame) -> str:

@@ -4,7 +4,7 @@ import polars as pl
 
 from models.drift import Rule
 from models.page import blocks as page
-from models.page.blocks import Chart, Grid, Part, Section, Text
+from models.page.blocks import Block, Chart, Grid, Section, Text
 
 AS_OF = "as_of"
 DRAWN = 4
@@ -37,13 +37,13 @@ def sections(drift: pl.DataFrame) -> list[Section]:
     if drift.is_empty():
         return []
     latest = drift.filter(pl.col(AS_OF) == drift[AS_OF].max()).sort("rank")
-    parts: list[Part] = [Text(_summary(latest)), *_course(drift, latest)]
+    blocks: list[Block] = [Text(_summary(latest)), *_course(drift, latest)]
     shares = dict.fromkeys(("Missing was", "Missing is", "Unseen"), ".1%")
     formats = shares | dict.fromkeys(("PSI", "Limit", "Distance"), ".3f")
     grid = latest.select(pl.col(name).alias(label) for name, label in _LABELS.items())
     caption = f"As of {latest[AS_OF][0]:%Y-%m-%d %H:%M}, against the bundle's training."
-    parts.append(Grid(grid, caption.replace(" 00:00", ""), limit=20, formats=formats))
-    return [Section("Drift", parts)]
+    blocks.append(Grid(grid, caption.replace(" 00:00", ""), limit=20, formats=formats))
+    return [Section("Drift", blocks)]
 
 
 def _summary(latest: pl.DataFrame) -> str:
@@ -64,7 +64,7 @@ def _summary(latest: pl.DataFrame) -> str:
     )
 
 
-def _course(drift: pl.DataFrame, latest: pl.DataFrame) -> list[Part]:
+def _course(drift: pl.DataFrame, latest: pl.DataFrame) -> list[Block]:
     features = latest.filter(pl.col("limit").is_not_null())["feature"].head(DRAWN).to_list()
     if not features:
         return []

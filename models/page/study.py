@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.page import blocks as page
-from models.page.blocks import Chart, Figures, Grid, Part, Section, Text
+from models.page.blocks import Block, Chart, Figures, Grid, Section, Text
 
 _SLICES = 4
 _TRIALS = 20
@@ -43,7 +43,7 @@ def sections(view: StudyView) -> list[Section]:
     ]
 
 
-def _verdict(view: StudyView) -> list[Part]:
+def _verdict(view: StudyView) -> list[Block]:
     states = view.trials["state"].to_list()
     figures = {
         "Trials complete": f"{states.count('complete'):,}",
@@ -80,8 +80,8 @@ def _by_fold(view: StudyView) -> Chart:
     return Chart({"data": data, "layout": layout}, caption)
 
 
-def _choices(view: StudyView) -> list[Part]:
-    blocks: list[Part] = []
+def _choices(view: StudyView) -> list[Block]:
+    blocks: list[Block] = []
     ranking = view.choices.drop_nulls("importance").sort("importance", descending=True)
     if ranking.is_empty():
         blocks.append(Text("There are too few complete trials to tell."))

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from models.page import blocks as page
-from models.page.blocks import Chart, Grid, Part, Text
+from models.page.blocks import Block, Chart, Grid, Text
 from models.sales.charts import chart, line
 
 BASELINES = {"naive": "Naive (last week)", "seasonal_naive": "Seasonal naive (last year)"}
@@ -22,7 +22,7 @@ def figures(metrics: pl.DataFrame) -> dict[str, str]:
     return wape | coverages
 
 
-def parts(metrics: pl.DataFrame) -> list[Part]:
+def accuracy_blocks(metrics: pl.DataFrame) -> list[Block]:
     """The backtest in words, by step, and by kind of demand, estimator and origin; nothing without a backtest."""
     overall = _measures(metrics, "all")
     if not overall.height:
@@ -33,7 +33,7 @@ def parts(metrics: pl.DataFrame) -> list[Part]:
                 "The history is too short, or has too few sales, for a backtest: there is no measure of accuracy."
             )
         ]
-    blocks: list[Part] = [Text(_verdict(overall))]
+    blocks: list[Block] = [Text(_verdict(overall))]
     steps = (
         _measures(metrics, "step")
         .with_columns(pl.col("value_of_slice").cast(pl.Float64))

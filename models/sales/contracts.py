@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from models.contracts import Accepted
+from models.contracts import AcceptResult
 from models.errors import ContractError
 from models.sales.categories import MOST_CATEGORIES
 from models.sales.covariates import EVERY_STORE
@@ -92,7 +92,7 @@ class Weekly(Table):
 
     words: int | None = MOST_CATEGORIES
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """As every table; with the option `week_ending`, the dates of a source are the last days of its weeks.
 
         Text is no price and no share of a week in stock.
@@ -106,12 +106,14 @@ class Weekly(Table):
             return accepted
         return replace(accepted, good=accepted.good.with_columns(pl.col("week") - timedelta(days=6)))
 
-    def check(self, frame: pl.DataFrame, stored: Frames) -> None:
-        """Raise `ContractError` where weeks start on more than one weekday, here or in `stored`, or a share is none."""
+    def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
+        """Raise `ContractError` where weeks of all tables start on different weekdays, or a share is none."""
         _check_in_stock(frame, self.name)
         anchors = _anchors(frame.lazy(), self.name)
         stored_anchors = [
-            _anchors(stored[name].head(1), f"stored {name}") for name in ("history", "plan") if name in stored
+            _anchors(stored_tables[name].head(1), f"stored {name}")
+            for name in ("history", "plan")
+            if name in stored_tables
         ]
         all_anchors = pl.concat([anchors, *stored_anchors], how="diagonal")
         if all_anchors["weekday"].n_unique() > 1:
@@ -132,7 +134,7 @@ class Weekly(Table):
 class Sold(Weekly):
     """Units that were sold; negative ones are returns."""
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """As every table of weeks. By the option `returns`, negative units count: `net`, less what is sold in the same
         week, and as zero where more comes back; `zero`, as zero. Else their rows break the contract.
         """
@@ -157,7 +159,7 @@ class Attributes(Table):
 
     words: int | None = None
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         (key,) = self.unique
         if key == "sku" and END in raw.columns:
             raw = raw.with_columns(_ends(raw, key, options))
@@ -185,10 +187,10 @@ class OfStores(Weekly):
     """Weeks of stores. A row without a store is of all of them, and so is a source without such a column."""
 
     @property
-    def needed(self) -> tuple[str, ...]:
+    def required_columns(self) -> tuple[str, ...]:
         return ("week",)
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         column = next((name for name in raw.columns if name.strip().casefold() == "store"), "store")
         store = pl.col(column) if column in raw.columns else pl.lit(None)
         stores = store.cast(pl.String).replace("", None).fill_null(EVERY_STORE).alias("store")
@@ -199,7 +201,7 @@ class OfStores(Weekly):
 class Days(Table):
     """Days of events. One of a single store has the store in its name, so that each store has its own dates."""
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         column = next((name for name in raw.columns if name.strip().casefold() == "store"), None)
         if column is None:
             return super().accept(raw, options)

@@ -3,7 +3,7 @@
 import polars as pl
 
 from models.page import blocks as page
-from models.page.blocks import Grid, Part, Text
+from models.page.blocks import Block, Grid, Text
 from models.sales.charts import chart, line
 from models.sales.explanations import GROUPS
 from models.sales.panel import KEY
@@ -20,7 +20,7 @@ NOTHING = 1e-9
 """Groups that add no more than this to any week are left out."""
 
 
-def contribution_blocks(lines: pl.DataFrame) -> list[Part]:
+def contribution_blocks(lines: pl.DataFrame) -> list[Block]:
     """Contributions to the medians of the largest keys: the average week of each, and the weeks of the largest."""
     if lines.is_empty():
         return []
@@ -43,7 +43,7 @@ def contribution_blocks(lines: pl.DataFrame) -> list[Part]:
     )
     first = lines.join(mean.drop_nulls("level").head(1).select(KEY), on=KEY, how="semi").sort("week")
     caption = "Mean of the weeks of the forecast. A row opens the pair above."
-    blocks: list[Part] = [
+    blocks: list[Block] = [
         Text(text),
         Grid(grid, caption, formats=forms, key={"sku": "SKU", "store": "Store"}),
     ]
@@ -53,7 +53,7 @@ def contribution_blocks(lines: pl.DataFrame) -> list[Part]:
     return blocks
 
 
-def _bars(lines: pl.DataFrame, groups: list[str]) -> Part:
+def _bars(lines: pl.DataFrame, groups: list[str]) -> Block:
     """The weeks of one key: what each group adds to the level, and the median less the level."""
     weeks = lines["week"].to_list()
     rest = [name for name in groups if name not in COLOURS]

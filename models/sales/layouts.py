@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import polars as pl
 
 from models.errors import ContractError
-from models.layouts import Asked, Layout, Part, beside, day
+from models.layouts import Layout, LayoutRequest, SourceFile, beside, day
 
 ONE_STORE = {"store": "all"}
 _TARGETS = ("target_value", "demand", "workforce_demand", "metric_value", "number_of_instances")
@@ -17,7 +17,7 @@ _M5_BEGINS = date(2011, 1, 29)
 _DAY_COLUMN = re.compile(r"d_(\d+)")
 
 
-def _item_and_store(parts: Sequence[Part], _: Asked) -> list[Part]:
+def _item_and_store(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFile]:
     """`unique_id` split at its slash, else at its last underscore."""
     name = "unique_id"
     there = r"^(.+)/([^/]+)$|^([^/]+)_([^_/]+)$"
@@ -26,16 +26,16 @@ def _item_and_store(parts: Sequence[Part], _: Asked) -> list[Part]:
         pl.coalesce(groups.struct[a], groups.struct[b]).alias(column)
         for column, a, b in (("sku", 0, 2), ("store", 1, 3))
     ]
-    return [Part(p.name, p.frame.with_columns(split)) if name in p.columns else p for p in parts]
+    return [SourceFile(p.name, p.frame.with_columns(split)) if name in p.columns else p for p in files]
 
 
-def _forecast(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _forecast(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """The target series with the related ones beside it; for the plan, the related ones. Item metadata is left out."""
-    timed = [part for part in parts if "timestamp" in part.columns]
-    targets = [part for part in timed if {*_TARGETS} & {*part.columns}]
-    related = [part for part in timed if part not in targets]
+    timed = [file for file in files if "timestamp" in file.columns]
+    targets = [file for file in timed if {*_TARGETS} & {*file.columns}]
+    related = [file for file in timed if file not in targets]
     if request.table == "plan":
-        return related or list(parts)
+        return related or list(files)
     on = (*_ITEMS, *_PLACES)
     series = []
     for target in targets:
@@ -43,40 +43,40 @@ def _forecast(parts: Sequence[Part], request: Asked) -> list[Part]:
             keys = [c for c in on if c in target.columns and c in side.columns]
             target = beside(target, side, keys, {"timestamp": "timestamp"}, request.dates)
         series.append(target)
-    return series or list(parts)
+    return series or list(files)
 
 
-def _walmart(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _walmart(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """The files of the table in a folder of the competition, with each week's features, by its first day."""
     if request.table == "stores":
-        return [part for part in parts if "Date" not in part.columns] or list(parts)
-    dated = [part for part in parts if "Date" in part.columns]
-    sales = [part for part in dated if "Weekly_Sales" in part.columns]
-    coming = [part for part in dated if part not in sales and "Dept" in part.columns]
-    features = [part for part in dated if part not in (*sales, *coming)]
-    files = []
-    for part in (coming if request.table == "plan" else sales) or dated:
-        for side in features if part not in features else []:
-            part = beside(part, side, ["Store"], {"Date": "Date"}, request.dates)
+        return [file for file in files if "Date" not in file.columns] or list(files)
+    dated = [file for file in files if "Date" in file.columns]
+    sales = [file for file in dated if "Weekly_Sales" in file.columns]
+    coming = [file for file in dated if file not in sales and "Dept" in file.columns]
+    features = [file for file in dated if file not in (*sales, *coming)]
+    result = []
+    for file in (coming if request.table == "plan" else sales) or dated:
+        for side in features if file not in features else []:
+            file = beside(file, side, ["Store"], {"Date": "Date"}, request.dates)
         begin = (day("Date", request.dates) - timedelta(days=6)).cast(pl.String)
         weeks = pl.coalesce(begin, pl.col("Date").cast(pl.String)).alias("Date")
-        files.append(Part(part.name, part.frame.with_columns(weeks)))
-    return files or list(parts)
+        result.append(SourceFile(file.name, file.frame.with_columns(weeks)))
+    return result or list(files)
 
 
-def _m5(parts: Sequence[Part], request: Asked) -> list[Part]:
+def _m5(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
     """Units of a day in columns d_1, d_2, ... summed to weeks that begin with d_1; incomplete weeks are left out.
 
     With the calendar its dates count, and prices that are in the same folder are a covariate: a week without a price
     and without a sale is one in which the item was not for sale. Without it d_1 is 29 January 2011.
     """
-    sales = [part for part in parts if any(_DAY_COLUMN.fullmatch(c) for c in part.columns)]
-    calendar = next((part for part in parts if {"d", "date"} <= {*part.columns}), None)
-    prices = next((part for part in parts if {"sell_price", "wm_yr_wk"} <= {*part.columns}), None)
+    sales = [file for file in files if any(_DAY_COLUMN.fullmatch(c) for c in file.columns)]
+    calendar = next((file for file in files if {"d", "date"} <= {*file.columns}), None)
+    prices = next((file for file in files if {"sell_price", "wm_yr_wk"} <= {*file.columns}), None)
     begin = _M5_BEGINS if calendar is None else _first_day(calendar, request)
-    weekly = [_weekly(part, begin) for part in sales]
+    weekly = [_weekly(file, begin) for file in sales]
     if prices is None or calendar is None:
-        return weekly or list(parts)
+        return weekly or list(files)
     weeks = (
         calendar.frame.select("wm_yr_wk", day("date", request.dates).alias("week")).group_by("wm_yr_wk").min()
     )
@@ -85,10 +85,10 @@ def _m5(parts: Sequence[Part], request: Asked) -> list[Part]:
     )
     keys = ["item_id", "store_id", "week"]
     on_sale = pl.col("sell_price").is_not_null() | (pl.col("units") > 0)
-    return [Part(p.name, p.frame.join(priced, on=keys, how="left").filter(on_sale)) for p in weekly]
+    return [SourceFile(p.name, p.frame.join(priced, on=keys, how="left").filter(on_sale)) for p in weekly]
 
 
-def _first_day(calendar: Part, request: Asked) -> date:
+def _first_day(calendar: SourceFile, request: LayoutRequest) -> date:
     rows = calendar.frame.filter(pl.col("d") == "d_1").select(day("date", request.dates)).collect()
     if rows.height != 1 or rows.item() is None:
         raise ContractError(
@@ -98,12 +98,12 @@ def _first_day(calendar: Part, request: Asked) -> date:
     return first
 
 
-def _weekly(part: Part, begin: date) -> Part:
-    numbers = {int(match[1]): c for c in part.columns if (match := _DAY_COLUMN.fullmatch(c))}
+def _weekly(file: SourceFile, begin: date) -> SourceFile:
+    numbers = {int(match[1]): c for c in file.columns if (match := _DAY_COLUMN.fullmatch(c))}
     starts = [n for n in range(1, max(numbers) + 1, 7) if all(n + i in numbers for i in range(7))]
     if not starts:
         raise ContractError(
-            f"{part.name}: {len(numbers)} columns of days. Expected d_1 to d_7 at least: a whole week."
+            f"{file.name}: {len(numbers)} columns of days. Expected d_1 to d_7 at least: a whole week."
         )
     units = [
         pl.sum_horizontal(
@@ -111,9 +111,9 @@ def _weekly(part: Part, begin: date) -> Part:
         ).alias(str(begin + timedelta(days=n - 1)))
         for n in starts
     ]
-    names = [c for c in ("item_id", "store_id") if c in part.columns]
-    wide = part.frame.select(*names, *units)
-    return Part(part.name, wide.unpivot(index=names, variable_name="week", value_name="units"))
+    names = [c for c in ("item_id", "store_id") if c in file.columns]
+    wide = file.frame.select(*names, *units)
+    return SourceFile(file.name, wide.unpivot(index=names, variable_name="week", value_name="units"))
 
 
 DATED_BY_LAST_DAY = ("walmart",)

@@ -16,10 +16,10 @@ from models.sales import (
     comparison,
     events,
     explanations,
+    ground_truth,
     interchange,
     ladder,
     neighbours,
-    outcomes,
     preparation,
     scoring,
     successors,
@@ -42,20 +42,20 @@ from models.scenario import (
     DerivesFromBundle,
     ExplainsRows,
     File,
+    FitResult,
     Frames,
+    GroundTruth,
     HasControlCharts,
     HasEstimators,
     HasPage,
     HasSearch,
     MeetsChampions,
-    Outcomes,
-    Published,
+    PublishedTable,
     ReportsGaps,
     RunView,
     Scenario,
     Scores,
     Table,
-    Trained,
     WatchesInputs,
 )
 
@@ -90,15 +90,15 @@ class Sales(
     def cadence(self) -> timedelta:
         return timedelta(weeks=1)
 
-    def published(self, options: Mapping[str, Any]) -> Published:
+    def published_table(self, options: Mapping[str, Any]) -> PublishedTable:
         quantiles = dict.fromkeys(Options.of(options).columns, pl.Float64)
         schema = {"sku": pl.String, "store": pl.String, "week": pl.Date, "step": pl.Int32}
-        return Published("forecasts", schema | quantiles | {"rung": pl.String}, ("sku", "store", "week"))
+        return PublishedTable("forecasts", schema | quantiles | {"rung": pl.String}, ("sku", "store", "week"))
 
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> date:
         return resolve_as_of(tables["history"], as_of, now)
 
-    def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
+    def omissions(self, tables: Frames, newest: AsOf) -> list[str]:
         """Notes on incomplete weeks, SKUs that seem to have ended, predecessors, and events of unknown stores."""
         return [
             *incomplete_weeks(tables["history"], newest),
@@ -142,7 +142,7 @@ class Sales(
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
-    ) -> Trained:
+    ) -> FitResult:
         return training.fit(parts, context, as_of, Options.of(options))
 
     def load(self, files: Mapping[str, File]) -> Model:
@@ -161,7 +161,7 @@ class Sales(
     ) -> tuple[float, float, int] | None:
         return comparison.on_unseen(model, parts, backtest, trained_as_of)
 
-    def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
+    def requested_keys(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         sales_options = Options.of(options)
         since, until = (
             as_of - timedelta(weeks=sales_options.requested_weeks),
@@ -215,9 +215,9 @@ class Sales(
         tables = categories.with_flags(joined(tables, as_of), flags)
         return plan_gaps(tables, keys, as_of, Options.of(options).horizon)
 
-    def worth_explaining(self, published: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:
+    def worth_explaining(self, published_rows: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:
         """The rows of the keys with the largest forecasts."""
-        return explanations.largest(published, Options.of(options))
+        return explanations.largest(published_rows, Options.of(options))
 
     def explain(
         self,
@@ -232,10 +232,10 @@ class Sales(
         tables = _as_learnt(tables, as_of, model, context)
         return explanations.explain(model, tables, context, rows, as_of, Options.of(options))
 
-    def watched(
+    def watched_inputs(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.LazyFrame:
-        return watching.watched(tables, as_of)
+        return watching.watched_inputs(tables, as_of)
 
     def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The rung, and the quantile nearest to the median."""
@@ -249,32 +249,32 @@ class Sales(
         return sections(run)
 
     @property
-    def outcomes(self) -> Outcomes:
-        return outcomes.OUTCOMES
+    def ground_truth(self) -> GroundTruth:
+        return ground_truth.GROUND_TRUTH
 
     @property
     def charts(self) -> Mapping[str, ControlChart]:
-        return outcomes.CHARTS
+        return ground_truth.CHARTS
 
     def judge(
-        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+        self, published_rows: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
-        """Published rows with `units`, `kind` and the naive forecasts; see `models.sales.outcomes`."""
-        return outcomes.judge(published, categories.flagged(joined(tables, until), until), until)
+        """Published rows with `units`, `kind` and the naive forecasts; see `models.sales.ground_truth`."""
+        return ground_truth.judge(published_rows, categories.flagged(joined(tables, until), until), until)
 
-    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        return outcomes.measures(judged, Options.of(options))
+    def measures(self, judged_rows: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return ground_truth.measures(judged_rows, Options.of(options))
 
-    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        return outcomes.tallies(judged, Options.of(options))
+    def tallies(self, judged_rows: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        return ground_truth.tallies(judged_rows, Options.of(options))
 
-    def outcome_losses(
-        self, backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Mapping[str, Any]
+    def ground_truth_losses(
+        self, backtest: pl.LazyFrame, judged_rows: pl.LazyFrame, options: Mapping[str, Any]
     ) -> tuple[float, float, int] | None:
-        return outcomes.losses(backtest, judged, Options.of(options))
+        return ground_truth.losses(backtest, judged_rows, Options.of(options))
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        return outcomes.tallies(backtest.collect(), Options.of(options))
+        return ground_truth.tallies(backtest.collect(), Options.of(options))
 
     @property
     def search(self) -> SalesSearch:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from models.page import blocks as page
-from models.page.blocks import Band, Explorer, Figures, Grid, Line, Mark, Part, Section, Text, Track
+from models.page.blocks import Band, Block, Explorer, Figures, Grid, Line, Mark, Section, Text, Track
 from models.sales import accuracy
 from models.sales.charts import chart, line
 from models.sales.contribution_blocks import contribution_blocks
@@ -37,7 +37,7 @@ def sections(run: RunView) -> list[Section]:
         Section("Any SKU and store", _explorer(view)),
         Section("What moves the forecasts", contribution_blocks(view.run.explanations)),
         Section("Total demand", _total(view)),
-        Section("Accuracy in the backtest", accuracy.parts(run.metrics)),
+        Section("Accuracy in the backtest", accuracy.accuracy_blocks(run.metrics)),
         Section("Fallbacks", _fallbacks(view)),
         Section("Changes since the last forecast", _changes(view)),
     ]
@@ -49,14 +49,14 @@ class _View:
     def __init__(self, run: RunView) -> None:
         self.run = run
         self.as_of = run.as_of
-        self.quantiles = quantile_columns(run.published.collect_schema().names())
+        self.quantiles = quantile_columns(run.published_rows.collect_schema().names())
         self.median = min(self.quantiles, key=lambda name: abs(self.quantiles[name] - 50))
         self.history = run.tables["history"].filter(pl.col("week") <= self.as_of)
-        weeks = run.published.select(
+        weeks = run.published_rows.select(
             pl.col("week").min().alias("first"), pl.col("week").max().alias("last"), pl.len().alias("rows")
         )
         self.weeks = weeks.collect(engine="streaming").row(0, named=True)
-        totals = run.derived.get("totals", pl.LazyFrame(schema=TOTALS))
+        totals = run.derived_tables.get("totals", pl.LazyFrame(schema=TOTALS))
         of_all = (pl.col("level") == TOTAL) & (pl.col("as_of") == self.as_of)
         self.totals = totals.filter(of_all).sort("weeks", "week").collect()
         """The totals of all keys, of single weeks and of more; empty where none were published."""
@@ -88,12 +88,12 @@ def quantile_columns(names: list[str]) -> dict[str, float]:
     return dict(sorted(percentages.items(), key=lambda item: item[1]))
 
 
-def _summary(view: _View) -> list[Part]:
+def _summary(view: _View) -> list[Block]:
     run, weeks = view.run, view.weeks
     if not weeks["rows"]:
         return [Text(f"No row was published; {view.count():,} SKU-store pairs were requested.")]
     horizon = (weeks["last"] - weeks["first"]).days // 7 + 1
-    expected = run.published.select(pl.col(view.median).sum()).collect(engine="streaming").item()
+    expected = run.published_rows.select(pl.col(view.median).sum()).collect(engine="streaming").item()
     recent = view.history.filter(pl.col("week") > view.as_of - timedelta(weeks=horizon))
     recent_units = recent.select(pl.col("units").sum()).collect(engine="streaming").item()
     whole = view.totals.filter(pl.col("weeks") == horizon)
@@ -120,15 +120,15 @@ def _summary(view: _View) -> list[Part]:
     return [Figures(figures), Text(text)]
 
 
-def _explorer(view: _View) -> list[Part]:
+def _explorer(view: _View) -> list[Block]:
     if not view.weeks["rows"]:
         return []
     run, key = view.run, list(KEY)
-    size = run.published.group_by(key).agg(pl.col(view.median).sum().alias("size"))
+    size = run.published_rows.group_by(key).agg(pl.col(view.median).sum().alias("size"))
     sizes = size.sort("size", *key, descending=[True, False, False]).collect(engine="streaming")
     weeks = max(52, min(208, EXPLORER_WEEKS // max(1, sizes.height)))
     history = view.history.filter(pl.col("week") > view.as_of - timedelta(weeks=weeks))
-    published, about = run.published, run.keys
+    published, about = run.published_rows, run.keys
     limited = sizes.height > EXPLORER_KEYS
     if limited:
         largest = sizes.head(EXPLORER_KEYS).select(key).lazy()
@@ -178,7 +178,7 @@ def _explorer_caption(weeks: int, limited: bool) -> str:
     )
 
 
-def _total(view: _View) -> list[Part]:
+def _total(view: _View) -> list[Block]:
     if not view.weeks["rows"]:
         return []
     since = view.as_of - timedelta(weeks=TOTAL_WEEKS)
@@ -199,7 +199,7 @@ def _total(view: _View) -> list[Part]:
             chart([*areas, *data, median], caption + "the forecast of the total.", "Units per week"),
             _totals(view),
         ]
-    ahead = _weekly(view.run.published, [view.median])
+    ahead = _weekly(view.run.published_rows, [view.median])
     data.append(
         line("Sum of medians", ahead["week"].to_list(), ahead[view.median].to_list(), page.MEDIAN, "5px,3px")
     )
@@ -262,7 +262,7 @@ def _total_error(view: _View) -> str:
     )
 
 
-def _fallbacks(view: _View) -> list[Part]:
+def _fallbacks(view: _View) -> list[Block]:
     other = view.run.keys.filter(pl.col("status") != "scored")
     if not view.count("fallback", "skipped", "failed"):
         return [Text(f"None: all {view.count():,} SKU-store pairs were scored.")]
@@ -301,12 +301,12 @@ def _fallbacks(view: _View) -> list[Part]:
     ]
 
 
-def _changes(view: _View) -> list[Part]:
+def _changes(view: _View) -> list[Block]:
     previous = view.run.previous
     if previous is None:
         return []
     key, median = list(KEY), pl.col(view.median)
-    now = view.run.published.select(*key, "week", median.alias("now"))
+    now = view.run.published_rows.select(*key, "week", median.alias("now"))
     before = previous.select(*key, "week", median.alias("before"), "as_of")
     pairs = (
         now.join(before, on=[*key, "week"])

@@ -25,7 +25,7 @@ from models.sales.neighbours import flag_names, with_plan
 from models.sales.options import AUTO, Options
 from models.sales.panel import ENOUGH_STOCK, IMPLAUSIBLE, IN_STOCK, KEY
 from models.sales.preparation import FEATURE
-from models.scenario import Frames, Trained
+from models.scenario import FitResult, Frames
 
 LEAST_ROWS = 200
 """Least number of training rows for the pooled model; with fewer, the other rungs forecast all keys."""
@@ -39,7 +39,7 @@ RUNGS = (STATISTICAL, BLEND, POOLED, NO_PLAN)
 ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", *measuring.NAIVES, "last_year")
 
 
-def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options: Options) -> Trained:
+def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options: Options) -> FitResult:
     """The bundle from the parts of `preparation.prepare`.
 
     Each backtest origin is forecast by ensembles fitted to target weeks up to it. Its quantiles are then
@@ -79,7 +79,7 @@ def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options
     )
     table = measuring.measured(backtest, options)
     names = _features(train, covariates, options)
-    return Trained(
+    return FitResult(
         files=model.files() | totals.fit(measuring.in_full(backtest, options), options),
         features=names,
         backtest=backtest,

@@ -18,7 +18,7 @@ _NOT_KNOWN = float("nan")
 _RARELY = 0.01
 
 
-def watched(tables: Frames, as_of: date) -> pl.LazyFrame:
+def watched_inputs(tables: Frames, as_of: date) -> pl.LazyFrame:
     """One row per key and week up to `as_of` in which it is sold, or was in the `SILENT_WEEKS` before.
 
     `units`, and covariates that are hardly ever zero, such as a price, are logarithms of their ratio

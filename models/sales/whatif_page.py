@@ -75,7 +75,7 @@ def _whole(bands: pl.DataFrame) -> dict[str, str]:
     }
 
 
-def _weeks(lines: pl.DataFrame, bands: pl.DataFrame) -> page.Part:
+def _weeks(lines: pl.DataFrame, bands: pl.DataFrame) -> page.Block:
     weeks = summed(lines, ["week"])
     at = weeks["week"].to_list()
     data = [

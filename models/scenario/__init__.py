@@ -16,8 +16,8 @@ The members in the order in which tasks call them; those without a class are mem
     fit                        the estimators, the backtest and its metrics   (once, from all the parts)
     load                       files of a bundle -> a model that can score
     MeetsChampions.rebacktest  losses of a champion on the backtest of a challenger
-    CatchesUp.due              the `as_of`s that a run without one covers
-    requested                  which keys a scoring run must account for
+    CatchesUp.due_as_ofs       the `as_of`s that a run without one covers
+    requested_keys             which keys a scoring run must account for
     ReportsGaps.gaps           what the inputs lack for them
     score                      the published rows of some keys                (mapped over the shards)
     CompletesRows.complete     what rows need from those of other shards, such as a rank
@@ -27,7 +27,7 @@ The members in the order in which tasks call them; those without a class are mem
     HasPage.sections           the page of a run
     HasGroundTruth.judge       published rows with their ground truth         (mapped over the `as_of`s)
     HasGroundTruth.measures    their accuracy; `HasControlCharts.tallies`: the same, as points of charts
-    WatchesInputs.watched      the inputs that are watched for drift          (mapped over the shards)
+    WatchesInputs.watched_inputs   the inputs that are watched for drift      (mapped over the shards)
     EvaluatesBundles.evaluate  judged rows of a bundle over a range           (mapped over the shards)
     HasEstimators              the estimators without a store, and as ONNX graphs
     HasSearch.search           the search for better hyperparameters of `fit`
@@ -52,12 +52,12 @@ from models.scenario.ground_truth import (
     TALLIES,
     ControlChart,
     EvaluatesBundles,
+    GroundTruth,
     HasControlCharts,
     HasGroundTruth,
-    Outcomes,
 )
 from models.scenario.inputs import AsOf, Frames, Table
-from models.scenario.results import Event, File, Published, Scores, Trained
+from models.scenario.results import Event, File, FitResult, PublishedTable, Scores
 from models.scenario.run_view import RunView
 from models.scenario.searches import Search
 
@@ -74,21 +74,21 @@ __all__ = [
     "Event",
     "ExplainsRows",
     "File",
+    "FitResult",
     "Frames",
+    "GroundTruth",
     "HasControlCharts",
     "HasEstimators",
     "HasGroundTruth",
     "HasPage",
     "HasSearch",
     "MeetsChampions",
-    "Outcomes",
-    "Published",
+    "PublishedTable",
     "ReportsGaps",
     "RunView",
     "Scenario",
     "Scores",
     "Search",
     "Table",
-    "Trained",
     "WatchesInputs",
 ]

@@ -34,13 +34,15 @@ class CatchesUp(ABC):
     """A run without an `as_of` covers the ones that were missed. Otherwise it covers only the newest."""
 
     @abstractmethod
-    def due(self, tables: Frames, newest: AsOf, published: Collection[AsOf], at_most: int) -> Sequence[AsOf]:
-        """Every `as_of` that is complete and not `published`, oldest first; `newest` is the last complete one.
+    def due_as_ofs(
+        self, tables: Frames, newest: AsOf, published_as_ofs: Collection[AsOf], at_most: int
+    ) -> Sequence[AsOf]:
+        """Every complete `as_of` that is not among `published_as_ofs`, oldest first; `newest` is the last complete one.
 
         Those before the first published one are not due. Where nothing has been published, the newest `at_most`.
         """
 
-    def changed(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> Sequence[AsOf]:
+    def changed_as_ofs(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> Sequence[AsOf]:
         """Those of `as_ofs` whose own rows differ between two versions of the tables: they are scored again."""
         return []
 
@@ -49,7 +51,7 @@ class ExplainsRows(ABC):
     """The scenario explains how a published row differs from what is usual for its key."""
 
     @abstractmethod
-    def worth_explaining(self, published: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:
+    def worth_explaining(self, published_rows: pl.LazyFrame, options: Mapping[str, Any]) -> pl.LazyFrame:
         """The published rows that a page explains, few enough for one process."""
 
     @abstractmethod
@@ -147,7 +149,7 @@ class WatchesInputs(ABC):
     """Inputs are watched for drift. Without it, only the rungs of published rows are."""
 
     @abstractmethod
-    def watched(
+    def watched_inputs(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.LazyFrame:
         """The watched inputs of some shards.

@@ -9,7 +9,7 @@ import polars as pl
 
 from models.layouts import Layout
 from models.scenario.inputs import AsOf, Frames, Table
-from models.scenario.results import File, Published, Scores, Trained
+from models.scenario.results import File, FitResult, PublishedTable, Scores
 
 
 class Scenario(ABC):
@@ -42,7 +42,7 @@ class Scenario(ABC):
         return None
 
     @property
-    def settled(self) -> Mapping[str, Any]:
+    def fixed_options(self) -> Mapping[str, Any]:
         """Options that the first ingest fixes, because every stored row depends on them."""
         return {}
 
@@ -61,7 +61,7 @@ class Scenario(ABC):
         return (1,)
 
     @abstractmethod
-    def published(self, options: Mapping[str, Any]) -> Published:
+    def published_table(self, options: Mapping[str, Any]) -> PublishedTable:
         """The table that scoring publishes, given the bundle's options."""
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Scenario(ABC):
         Raises `ContractError` where `as_of` is before or after the data.
         """
 
-    def left_out(self, tables: Frames, newest: AsOf) -> list[str]:
+    def omissions(self, tables: Frames, newest: AsOf) -> list[str]:
         """Notes on data that runs at `newest`, the last complete time, leave out or cannot know. By default none."""
         return []
 
@@ -99,7 +99,7 @@ class Scenario(ABC):
     @abstractmethod
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
-    ) -> Trained:
+    ) -> FitResult:
         """Backtest, estimators and calibration from the parts of all shards."""
 
     @abstractmethod
@@ -107,7 +107,7 @@ class Scenario(ABC):
         """The model from a bundle's files; loading executes nothing in them."""
 
     @abstractmethod
-    def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
+    def requested_keys(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         """The keys to account for: the key's columns and `shard`, one row each."""
 
     @abstractmethod

@@ -12,7 +12,7 @@ from models.scenario.inputs import AsOf, Frames
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class GroundTruth:
     """The source of the ground truth of published rows.
 
     `tables` are the inputs that contain it: a change in them can change the judgement of rows. `since` and
@@ -54,12 +54,12 @@ class HasGroundTruth(ABC):
 
     @property
     @abstractmethod
-    def outcomes(self) -> Outcomes:
+    def ground_truth(self) -> GroundTruth:
         """The source of the ground truth of published rows."""
 
     @abstractmethod
     def judge(
-        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+        self, published_rows: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         """Published rows of one `as_of` with their ground truth up to `until`, once per target.
 
@@ -68,15 +68,15 @@ class HasGroundTruth(ABC):
         """
 
     @abstractmethod
-    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+    def measures(self, judged_rows: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """Metrics of judged rows, long: slice, value_of_slice, metric, value. Pending rows do not count."""
 
-    def outcome_losses(
-        self, backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Mapping[str, Any]
+    def ground_truth_losses(
+        self, backtest: pl.LazyFrame, judged_rows: pl.LazyFrame, options: Mapping[str, Any]
     ) -> tuple[float, float, int] | None:
-        """Losses of (`backtest`, `judged`) on the targets and origins that both have, and the number of rows.
+        """Losses of (`backtest`, `judged_rows`) on the targets and origins that both have, and the number of rows.
 
-        `backtest` is a challenger's, out of sample; `judged` are rows that the champion published, not
+        `backtest` is a challenger's, out of sample; `judged_rows` are rows that the champion published, not
         pending. None where they have nothing in common.
         """
         return None
@@ -91,7 +91,7 @@ class HasControlCharts(HasGroundTruth):
         """The control charts by name."""
 
     @abstractmethod
-    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+    def tallies(self, judged_rows: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """What judged rows of one `as_of` add to the points of `charts`; see `TALLIES`."""
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:

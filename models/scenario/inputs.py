@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from models.contracts import Accepted, Folded, accept, appended, last_of_each, replace
+from models.contracts import AcceptResult, FoldResult, accept, appended, last_of_each, replace
 
 if TYPE_CHECKING:
     from models.schemas import dy
@@ -53,11 +53,11 @@ class Table:
     """The columns for the names and the cells of the many columns of a wide file."""
 
     @property
-    def needed(self) -> tuple[str, ...]:
+    def required_columns(self) -> tuple[str, ...]:
         """The columns that a source must have."""
         return tuple(self.schema.column_names())
 
-    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> Accepted:
+    def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """Raw rows of a file, numbered by `models.contracts.ROW`, split by the contract.
 
         `options` are those of the ingest; every table has `timezone`, `dates` (see
@@ -76,37 +76,37 @@ class Table:
             words=self.words,
         )
 
-    def check(self, frame: pl.DataFrame, stored: Frames) -> None:
+    def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
         """Raise `ContractError` where `frame`, the good rows, is wrong as a whole.
 
-        `stored` are the scenario's existing tables. Not called for tables with `rows_at_a_time`.
+        `stored_tables` are the scenario's existing tables. Not called for tables with `rows_at_a_time`.
         """
 
-    def told(self, frame: pl.DataFrame, stored: Frames) -> tuple[str, ...]:
+    def notes(self, frame: pl.DataFrame, stored_tables: Frames) -> tuple[str, ...]:
         """Notes on good rows that are not read literally; called as `check` is."""
         return ()
 
-    def fold(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
+    def fold(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """The result of folding accepted rows into the stored ones of the same shards; None: there is no table yet.
 
         A row replaces an earlier one with the same unique columns, stored or among `rows`.
         """
         latest = rows if self.rows_at_a_time is None else last_of_each(rows, self.unique)
-        folded = appended(latest) if stored is None else replace(stored, latest, self.unique)
+        folded = appended(latest) if stored_rows is None else replace(stored_rows, latest, self.unique)
         return dataclasses.replace(folded, superseded=rows.height - latest.height)
 
-    def replacing(self, stored: pl.LazyFrame | None, rows: pl.DataFrame) -> Folded:
+    def replace(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """As `fold`, for accepted rows that are complete for their range of time."""
-        return self.fold(stored, rows)
+        return self.fold(stored_rows, rows)
 
-    def corrected(self, stored: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+    def corrections(self, stored_rows: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
         """The unique columns and shard of stored rows that accepted `rows` correct under other unique columns.
 
         They are removed once `rows` are in the table. By default there are none.
         """
-        return stored.head(0).select(self.identifying).collect()
+        return stored_rows.head(0).select(self.identity).collect()
 
     @property
-    def identifying(self) -> tuple[str, ...]:
+    def identity(self) -> tuple[str, ...]:
         """The columns that locate a row in the table: the unique ones, and the shard where there are shards."""
         return (*self.unique, "shard") if self.shard_by else self.unique

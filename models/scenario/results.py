@@ -11,7 +11,7 @@ File = pl.DataFrame | str | dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Trained:
+class FitResult:
     """What `fit` returns: a bundle that has not been saved yet.
 
     `backtest` holds out-of-sample predictions with actuals, so that anyone can recompute the metrics.
@@ -42,7 +42,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedTable:
     """The table that a scoring run publishes: columns with polars types, without those that publishing adds."""
 
     name: str

@@ -18,7 +18,7 @@ class RunView:
     bundle: int
     options: Mapping[str, Any]
     tables: Frames
-    published: pl.LazyFrame
+    published_rows: pl.LazyFrame
     previous: pl.LazyFrame | None
     keys: pl.LazyFrame
     backtest: pl.LazyFrame
@@ -27,7 +27,7 @@ class RunView:
     files: Mapping[str, File] = field(default_factory=dict)
     """The files of the bundle, see `models.scenario.File`."""
     gaps: pl.DataFrame = field(default_factory=pl.DataFrame)
-    derived: Frames = field(default_factory=dict)
+    derived_tables: Frames = field(default_factory=dict)
     explanations: pl.DataFrame = field(default_factory=pl.DataFrame)
     """Lines of `ExplainsRows.explain` for the rows worth explaining; empty where the scenario has none."""
     control: pl.DataFrame = field(default_factory=pl.DataFrame)

@@ -61,7 +61,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class Request:
-    """What an ingest is to do: sources by table, the mapping of their columns, and options, including settled ones."""
+    """What an ingest is to do: sources by table, the mapping of their columns, and options, including fixed ones."""
 
     scenario: Scenario
     store: Store
@@ -81,7 +81,7 @@ def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame],
     if table.rows_at_a_time is None and checked.good.height:
         rows = checked.good.rows().drop("shard", strict=False).collect()
         table.check(rows, stored)
-        checked.alike += table.told(rows, stored)
+        checked.alike += table.notes(rows, stored)
     return checked
 
 
@@ -170,14 +170,14 @@ def _batches(request: Request, table: Table, checked: Checked, folder: Path) -> 
         return
     renamed = []
     raw_sources = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
-    raw_sources = [with_mapped(one, mapping, table.needed) for one in raw_sources]
+    raw_sources = [with_mapped(one, mapping, table.required_columns) for one in raw_sources]
     checked.columns |= {column for file in raw_sources for column in file.columns}
     for one, names_of in laid_out(layout, table, raw_sources, request.sources, mapping, options.get("dates")):
         plain = with_points(one, table, names_of, options.get("decimals"))
         long = as_long(plain, table, names_of, options.get("dates"), wide=bool(options.get("wide")))
-        renamed.append(rename(long, names_of, table.needed, table.aliases))
+        renamed.append(rename(long, names_of, table.required_columns, table.aliases))
         checked.columns |= {*one.columns}
-        checked.mapped |= renaming(long.columns, names_of, table.needed, table.aliases)
+        checked.mapped |= renaming(long.columns, names_of, table.required_columns, table.aliases)
     for one in renamed:
         for rows in one.batches(table.rows_at_a_time):
             yield _Batch(one.name, rows)
@@ -191,7 +191,7 @@ def _captured(
     again: Mapping[str, Collection[int | None]],
 ) -> Iterator[_Batch]:
     """The messages of files; of a file in `again`, only those with the numbers listed there, unless one is None."""
-    columns = {column: mapping.get(column, column) for column in table.needed}
+    columns = {column: mapping.get(column, column) for column in table.required_columns}
     checked.mapped |= columns
     checked.columns |= set(columns.values())
     for file in files:

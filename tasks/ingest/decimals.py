@@ -41,5 +41,5 @@ def with_points(
 
 def _own(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
     """Which of a source's columns each of the table's is."""
-    same = {column: column for column in source.columns if column in table.needed}
-    return same | renaming(source.columns, mapping, table.needed, table.aliases)
+    same = {column: column for column in source.columns if column in table.required_columns}
+    return same | renaming(source.columns, mapping, table.required_columns, table.aliases)

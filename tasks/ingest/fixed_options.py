@@ -1,4 +1,4 @@
-"""What the first ingest into a store settles, since it is part of every stored row: the number of shards, and more."""
+"""Options that the first ingest into a store fixes, because every stored row depends on them."""
 
 import json
 from collections.abc import Mapping
@@ -12,12 +12,14 @@ from tasks.storage.store import Store
 SHARDS = 32
 
 
-def settled(scenario: Scenario, store: Store, requested: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`shards` and the scenario's other settled options: as in the store, else as `requested`, else the default.
+def fixed_options(
+    scenario: Scenario, store: Store, requested: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """`shards` and the scenario's other fixed options: as in the store, else as `requested`, else the default.
 
-    None: no preference. Raises `StoreError` where a request differs from what is settled.
+    None: no preference. Raises `StoreError` where a request differs from what is fixed.
     """
-    defaults = {"shards": SHARDS, **scenario.settled}
+    defaults = {"shards": SHARDS, **scenario.fixed_options}
     ingested = any(store.version(Layout(scenario.name).table(name)) is not None for name in scenario.tables)
     facts = (store.get_json(_path(scenario)) or {}) if ingested else {}
     _check(scenario, store, facts, requested or {})
@@ -25,8 +27,8 @@ def settled(scenario: Scenario, store: Store, requested: Mapping[str, Any] | Non
     return defaults | {name: wish for name, wish in wishes.items() if wish is not None} | facts
 
 
-def settle(scenario: Scenario, store: Store, facts: Mapping[str, Any]) -> None:
-    """Settle `facts` unless they are already. Raises `StoreError` where another ingest settled others."""
+def fix_options(scenario: Scenario, store: Store, facts: Mapping[str, Any]) -> None:
+    """Fix `facts` unless they are fixed already. Raises `StoreError` where another ingest fixed others."""
     if not store.create(_path(scenario), json.dumps(facts, sort_keys=True).encode()):
         _check(scenario, store, store.get_json(_path(scenario)) or {}, facts)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from models.layouts import Asked, Layout, Part
+from models.layouts import Layout, LayoutRequest, SourceFile
 from models.scenario import Scenario, Table
 from models.times import DateOrder
 from tasks.ingest.dialect import SUFFIXES
@@ -42,9 +42,9 @@ def laid_out(
         return [(one, mapping) for one in sources_read]
     if layout.arrange is None:
         return [_filled(layout, table, one, mapping) for one in sources_read]
-    request = Asked(table.name, {name: stem_of(uri) for name, uri in sources.items()}, mapping, dates)
-    parts = layout.arrange([Part(one.name, one.frame) for one in sources_read], request)
-    return [_filled(layout, table, Source(part.name, part.frame), mapping) for part in parts]
+    request = LayoutRequest(table.name, {name: stem_of(uri) for name, uri in sources.items()}, mapping, dates)
+    files = layout.arrange([SourceFile(one.name, one.frame) for one in sources_read], request)
+    return [_filled(layout, table, Source(file.name, file.frame), mapping) for file in files]
 
 
 def of_messages(layout: Layout | None, source: str) -> dict[str, str]:
@@ -64,8 +64,8 @@ def _filled(
     """A source with the layout's constants for columns that it lacks, and its mapping."""
     columns = source.columns
     mapping = layout.mapping(columns) | {new: old for new, old in own.items() if old in columns}
-    there = {*columns, *renaming(columns, mapping, table.needed, table.aliases)}
-    lacking = {c: v for c, v in layout.constants.items() if c in table.needed and c not in there}
+    there = {*columns, *renaming(columns, mapping, table.required_columns, table.aliases)}
+    lacking = {c: v for c, v in layout.constants.items() if c in table.required_columns and c not in there}
     if not lacking:
         return source, mapping
     frame = source.frame.with_columns(pl.lit(value).alias(column) for column, value in lacking.items())

@@ -11,7 +11,7 @@ from prefect import task
 from models.scenario import Scenario
 from tasks.ingest import capture
 from tasks.ingest.checking import Checked, Request, check_table, refuse_alike, refuse_unused
-from tasks.ingest.fixed_options import settle, settled
+from tasks.ingest.fixed_options import fix_options, fixed_options
 from tasks.ingest.layouts import layout_of
 from tasks.ingest.quarantine import as_bad, by_rule, quarantine, release
 from tasks.ingest.sources import SourceError, described
@@ -26,7 +26,7 @@ _PREVIEWED = 5
 
 
 @dataclass(frozen=True)
-class Ingested:
+class IngestResult:
     """What became of one source: rows read = accepted + quarantined + superseded + merged.
 
     Rows are merged with others of the same file that have the same unique columns: they are equal in all
@@ -68,14 +68,14 @@ def ingest(
     shards: int | None,
     max_bad_share: float,
     options: Mapping[str, Any] | None = None,
-) -> list[Ingested]:
+) -> list[IngestResult]:
     """Read sources into the tables that they are named after, in their order.
 
     Nothing is written with the option `dry_run`, when more than `max_bad_share` of the rows of any source
     break the contract, or when its rows are wrong as a whole. Rows that a table has already change nothing; what other
     rows do to those that are stored is the table's business, see `models.scenario.Table.fold`.
     """
-    facts = settled(scenario, store, {**(options or {}), "shards": shards})
+    facts = fixed_options(scenario, store, {**(options or {}), "shards": shards})
     settings = {**(options or {}), **facts}
     layout_of(scenario, settings.get("layout"))
     if settings.get("query") and sum(is_sql(uri) and "#" not in uri for uri in sources.values()) != 1:
@@ -98,7 +98,7 @@ def ingest(
         if settings.get("dry_run"):
             return [_previewed(request, name, intake) for name, intake in checked.items()]
         store.check_writable()
-        settle(scenario, store, facts)
+        fix_options(scenario, store, facts)
         return [_write(request, name, intake, folder / name) for name, intake in checked.items()]
 
 
@@ -116,7 +116,7 @@ def read_checked(
     Nothing is written. Rows that break the contract are left out and counted in a note, as far as `max_bad_share`
     allows any.
     """
-    settings = {**options, **settled(scenario, store, {**options, "shards": None})}
+    settings = {**options, **fixed_options(scenario, store, {**options, "shards": None})}
     with scratch("read") as folder:
         request = Request(scenario, store, {name: source}, mapping, settings, max_bad_share)
         checked = check_table(request, name, _stored(scenario, store), folder / name)
@@ -137,7 +137,7 @@ def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
     return {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
 
 
-def _previewed(request: Request, name: str, checked: Checked) -> Ingested:
+def _previewed(request: Request, name: str, checked: Checked) -> IngestResult:
     """What an ingest of a source would do, with some rows as they would be stored and some for quarantine."""
     store, options, source = request.store, request.options, request.sources[name]
     table, removed = request.scenario.tables[name], 0
@@ -160,9 +160,9 @@ def _previewed(request: Request, name: str, checked: Checked) -> Ingested:
     )
 
 
-def _ingested(name: str, source: str, checked: Checked, bad: pl.DataFrame, accepted: int) -> Ingested:
+def _ingested(name: str, source: str, checked: Checked, bad: pl.DataFrame, accepted: int) -> IngestResult:
     """What became of a source, as far as it follows from what was read; nothing changed."""
-    return Ingested(
+    return IngestResult(
         table=name,
         source=source,
         read=checked.read,
@@ -186,7 +186,7 @@ def _dialect(source: str, checked: Checked) -> str:
     return "messages" if checked.looked is not None else described(source)
 
 
-def _write(request: Request, name: str, checked: Checked, folder: Path) -> Ingested:
+def _write(request: Request, name: str, checked: Checked, folder: Path) -> IngestResult:
     scenario, store, options, source = request.scenario, request.store, request.options, request.sources[name]
     whole = bool(options.get("replace"))
     table, path = scenario.tables[name], Layout(scenario.name).table(name)

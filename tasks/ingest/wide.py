@@ -26,14 +26,16 @@ def as_long(
         return source
     names, values = table.wide
     is_dated = table.schema.columns()[names].dtype == pl.Date
-    applied = renaming(source.columns, mapping, table.needed, table.aliases)
-    table_columns = {*applied.values(), *table.needed}
+    applied = renaming(source.columns, mapping, table.required_columns, table.aliases)
+    table_columns = {*applied.values(), *table.required_columns}
     if {names, values} & {*applied, *source.columns}:
         return source
     value_columns = [column for column in source.columns if column not in table_columns]
     if is_dated:
         value_columns = _dates(value_columns, order)
-    lacking = [c for c in table.needed if c not in (names, values) and c not in {*applied, *source.columns}]
+    lacking = [
+        c for c in table.required_columns if c not in (names, values) and c not in {*applied, *source.columns}
+    ]
     by_file = [] if is_dated else [*table.shard_by]
     if len(value_columns) < _FEWEST or not {*lacking} <= {*by_file}:
         return source
@@ -41,7 +43,7 @@ def as_long(
     if not wide:
         raise SourceError(
             f"{source.name}: this has a column per {what} ({', '.join(value_columns[:3])}, ...). Expected a row for each, "
-            f"with columns {', '.join(table.needed)}. Read it as it is with --wide."
+            f"with columns {', '.join(table.required_columns)}. Read it as it is with --wide."
         )
     index_columns = [column for column in source.columns if column not in value_columns]
     frame = source.frame.unpivot(value_columns, index=index_columns, variable_name=names, value_name=values)

@@ -22,7 +22,7 @@ CONTROL, DEGRADED = "control", "degraded"
 
 
 @task(name="control")
-def chart_outcomes(scenario: Scenario, store: Store) -> pl.DataFrame:
+def control_points(scenario: Scenario, store: Store) -> pl.DataFrame:
     """The points of all control charts, see `models.control`, from all judged rows; stored in `control`.
 
     The points before the first published one come from the backtest of the bundle that published it.

@@ -78,7 +78,9 @@ def _watch_shard(scenario: Scenario, run: Run, shard: int) -> int:
     if run.store.size(path) is None:
         frame = pl.DataFrame()
         if isinstance(scenario, WatchesInputs):
-            rows = scenario.watched(run.tables(scenario, shard), trained_as_of(run), run.as_of, run.options)
+            rows = scenario.watched_inputs(
+                run.tables(scenario, shard), trained_as_of(run), run.as_of, run.options
+            )
             frame = rows.drop(scenario.key, strict=False).collect()
         run.store.put_frame(path, frame)
         return frame.height
@@ -238,7 +240,7 @@ def _first_of_newest(rows: pl.DataFrame, run: Run) -> AsOf:
 def _scores(scenario: Scenario, run: Run, shards: Sequence[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The bundle's published rows of the watched keys: those before the newest cycles, and those in them."""
     nothing = pl.DataFrame(), pl.DataFrame()
-    published = scenario.published(run.options)
+    published = scenario.published_table(run.options)
     rows = run.store.find(Layout(scenario.name).table(published.name))
     watched = scenario.watched_scores(run.options) if isinstance(scenario, WatchesInputs) else ("rung",)
     columns = [name for name in watched if name in published.schema]

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from prefect import task
 
-from models.scenario import AsOf, HasGroundTruth, Outcomes, Scenario
+from models.scenario import AsOf, GroundTruth, HasGroundTruth, Scenario
 from models.times import as_moment, end_of
 from tasks.registry import ledger
 from tasks.scoring.runs import Run, RunError, input_versions, scans
@@ -34,14 +34,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Judging:
-    """What a run judges, in groups of one task each; `settled` need not be looked at again.
+    """What a run judges, in groups of one task each.
 
-    `left`: how many more are due and wait for the next run.
+    The judgements of `unaffected` still hold. `left`: how many more are due and wait for the next run.
     """
 
     run: Run
     groups: tuple[tuple[Target, ...], ...]
-    settled: tuple[AsOf, ...]
+    unaffected: tuple[AsOf, ...]
     left: int
 
     @property
@@ -49,8 +49,8 @@ class Judging:
         return [target for group in self.groups for target in group]
 
 
-@task(name="resolve-outcomes")
-def resolve_outcomes(
+@task(name="resolve-judging")
+def resolve_judging(
     scenario: Scenario,
     store: Store,
     since: AsOf | None,
@@ -78,9 +78,9 @@ def resolve_outcomes(
     if not within:
         raise RunError(_nothing(scenario, store, targets, since, until) + hint)
     verdicts = _verdicts(store, scenario.name)
-    touched = _Touched(store, scenario, scenario.outcomes, versions, newest, verdicts)
+    touched = _Touched(store, scenario, scenario.ground_truth, versions, newest, verdicts)
     due = [target for target in targets if touched(target, verdicts.get(target.as_of))]
-    settled = tuple(target.as_of for target in targets if target not in due)
+    unaffected = tuple(target.as_of for target in targets if target not in due)
     selection = within
     if since is None and until is None:
         selection = sorted(due, key=lambda t: (_last(verdicts.get(t.as_of)), t.as_of))[:at_most]
@@ -93,7 +93,7 @@ def resolve_outcomes(
     run = Run(scenario.name, "evaluate", store, newest, versions, options, EVALUATIONS)
     size = -(-len(selection) // _GROUPS) or 1
     groups = tuple(tuple(selection[start : start + size]) for start in range(0, len(selection), size))
-    return Judging(run, groups, settled, len({t.as_of for t in due} - {t.as_of for t in selection}))
+    return Judging(run, groups, unaffected, len({t.as_of for t in due} - {t.as_of for t in selection}))
 
 
 def judged_so_far(store: Store, scenario: str) -> pl.DataFrame | None:
@@ -104,7 +104,7 @@ def judged_so_far(store: Store, scenario: str) -> pl.DataFrame | None:
 
 def _published(scenario: Scenario, store: Store) -> tuple[str, list[Target]]:
     """Name of the published table, and its partitions that the ledger knows, oldest first."""
-    table = scenario.published({}).name
+    table = scenario.published_table({}).name
     path = Layout(scenario.name).table(table)
     entries = ledger.rows(store)
     if entries is None:
@@ -135,7 +135,7 @@ class _Touched:
         self,
         store: Store,
         scenario: Scenario,
-        outcomes: Outcomes,
+        outcomes: GroundTruth,
         versions: Mapping[str, int],
         newest: AsOf,
         verdicts: Mapping[AsOf, Mapping[str, Any]],

@@ -13,7 +13,13 @@ from prefect import task
 
 from models.scenario import AsOf, EvaluatesBundles
 from tasks.registry import bundles
-from tasks.scoring.publishing import Part, Publication, replace_partition, scan_parts, write_part
+from tasks.scoring.publishing import (
+    DataFile,
+    Publication,
+    replace_partition,
+    scan_data_files,
+    write_data_file,
+)
 from tasks.scoring.runs import Run, RunError, input_versions, read_context, scans
 from tasks.scoring.shards import name_of_shards
 from tasks.storage.store import Store
@@ -56,38 +62,42 @@ def resolve_evaluation(
 
 
 @task(name="evaluate-shards", task_run_name=name_of_shards("evaluate"), retries=1, retry_delay_seconds=1)
-def evaluate_shards(scenario: EvaluatesBundles, run: Run, shards: Sequence[int]) -> list[Part]:
+def evaluate_shards(scenario: EvaluatesBundles, run: Run, shards: Sequence[int]) -> list[DataFile]:
     """Write the judged rows of shards beside the files of the table; finished files are kept."""
     return [_evaluate_shard(scenario, run, shard) for shard in shards]
 
 
-def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> Part:
+def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> DataFile:
     marker = run.path(f"evaluated/{shard:04d}.json")
     record = run.store.get_json(marker)
     if record and (not record["rows"] or run.store.size(f"{run.table}/{record['path']}") == record["bytes"]):
-        return Part(**record)
+        return DataFile(**record)
     model = bundles.model(scenario, run.store, run.bundle or 0)
     context = read_context(run.store, run.folder)
     rows = scenario.evaluate(model, run.tables(scenario, shard), context, run.as_of, run.options)
     rows = rows.with_columns(pl.lit(run.bundle, pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id"))
-    part = write_part(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else Part("", 0, 0)
-    run.store.put_json(marker, asdict(part))
-    return part
+    data_file = (
+        write_data_file(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else DataFile("", 0, 0)
+    )
+    run.store.put_json(marker, asdict(data_file))
+    return data_file
 
 
 @task(name="publish-evaluation")
-def publish_evaluation(run: Run, parts: Sequence[Part]) -> Publication:
+def publish_evaluation(run: Run, data_files: Sequence[DataFile]) -> Publication:
     """Swap the judged rows into the table in one commit. Raises `RunError` where there are none."""
-    some = [part for part in parts if part.rows]
+    some = [data_file for data_file in data_files if data_file.rows]
     if not some:
         raise RunError(
             f"{run.scenario}: there are no rows from {run.options['score_from']} to {run.options['score_to']}. "
             "Nothing was published. Expected telemetry in that range; give another --from or --to."
         )
-    return replace_partition(run, run.table, scan_parts(run, some).collect_schema(), some)
+    return replace_partition(run, run.table, scan_data_files(run, some).collect_schema(), some)
 
 
 @task(name="measure")
-def measure(scenario: EvaluatesBundles, run: Run, parts: Sequence[Part]) -> pl.DataFrame:
+def measure(scenario: EvaluatesBundles, run: Run, data_files: Sequence[DataFile]) -> pl.DataFrame:
     """The metrics of all judged rows."""
-    return scenario.measures(scan_parts(run, [part for part in parts if part.rows]), run.options)
+    return scenario.measures(
+        scan_data_files(run, [data_file for data_file in data_files if data_file.rows]), run.options
+    )

@@ -20,7 +20,13 @@ from prefect import task
 from models.scenario import TALLIES, AsOf, HasControlCharts, HasGroundTruth, Scenario
 from tasks.monitoring.due import JUDGED, Judging, Target, judged_so_far, parsed
 from tasks.registry import bundles, tracking
-from tasks.scoring.publishing import Part, Publication, replace_partitions, scan_parts, write_part
+from tasks.scoring.publishing import (
+    DataFile,
+    Publication,
+    replace_partitions,
+    scan_data_files,
+    write_data_file,
+)
 from tasks.scoring.runs import Run, RunError
 from tasks.storage.layout import Layout
 
@@ -29,11 +35,11 @@ _MANY = 100
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """The verdict on one target: its file, how many rows are pending, and what the control charts need."""
 
     target: Target
-    part: Part
+    data_file: DataFile
     pending: int
     since: AsOf | None
     until: AsOf | None
@@ -41,20 +47,20 @@ class Judged:
 
 
 @task(name="judge", retries=1, retry_delay_seconds=1)
-def judge(scenario: Scenario, run: Run, targets: Sequence[Target]) -> list[Judged]:
+def judge(scenario: Scenario, run: Run, targets: Sequence[Target]) -> list[Judgement]:
     """Write the judged rows of each target beside the files of the table; finished targets are not judged again."""
     return [_judge(scenario, run, target) for target in targets]
 
 
-def _judge(scenario: Scenario, run: Run, target: Target) -> Judged:
+def _judge(scenario: Scenario, run: Run, target: Target) -> Judgement:
     own = dataclasses.replace(run, as_of=target.as_of)
     name = own.as_of_text.replace(" ", "T").replace(":", "")
     marker = run.path(f"judged/{name}.json")
     record = run.store.get_json(marker)
-    if record and (part := Part(**record["part"])) and _in_place(run, part):
+    if record and (data_file := DataFile(**record["part"])) and _in_place(run, data_file):
         since, until = (parsed(record[end], target.as_of) for end in ("since", "until"))
         points = tuple({**row, "period": date.fromisoformat(row["period"])} for row in record["tallies"])
-        return Judged(target, part, record["pending"], since, until, points)
+        return Judgement(target, data_file, record["pending"], since, until, points)
     assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
     ((table, version),) = run.options["published"].items()
     options = bundles.manifest(run.store, scenario.name, target.bundle)["options"]
@@ -65,27 +71,29 @@ def _judge(scenario: Scenario, run: Run, target: Target) -> Judged:
     tallies: list[dict[str, Any]] = []
     if isinstance(scenario, HasControlCharts):
         tallies = scenario.tallies(rows.filter(~pl.col("pending")), options).select(list(TALLIES)).to_dicts()
-    part = write_part(own, run.table, name, rows) if rows.height else Part("", 0, 0)
-    verdict = Judged(target, part, int(rows["pending"].sum()), *_span(scenario, rows, target), tuple(tallies))
+    data_file = write_data_file(own, run.table, name, rows) if rows.height else DataFile("", 0, 0)
+    verdict = Judgement(
+        target, data_file, int(rows["pending"].sum()), *_span(scenario, rows, target), tuple(tallies)
+    )
     run.store.put_json(marker, _json(verdict))
     return verdict
 
 
-@task(name="publish-outcomes")
-def publish_outcomes(run: Run, verdicts: Sequence[Judged]) -> Publication:
+@task(name="publish-judgements")
+def publish_judgements(run: Run, verdicts: Sequence[Judgement]) -> Publication:
     """Swap the judged rows into the table, all partitions in one commit."""
-    parts = {one.target.as_of: [one.part] if one.part.rows else [] for one in verdicts}
-    by_bundle = {one.target.bundle: one.part for one in verdicts if one.part.rows}
+    data_files = {one.target.as_of: [one.data_file] if one.data_file.rows else [] for one in verdicts}
+    by_bundle = {one.target.bundle: one.data_file for one in verdicts if one.data_file.rows}
     schema: dict[str, Any] = {}
-    for part in by_bundle.values():
-        schema |= scan_parts(run, [part]).collect_schema()
+    for data_file in by_bundle.values():
+        schema |= scan_data_files(run, [data_file]).collect_schema()
     if not schema:
         raise RunError(f"{run.scenario}: what was published has no rows. There is nothing to evaluate.")
-    return replace_partitions(run, run.table, schema, parts)
+    return replace_partitions(run, run.table, schema, data_files)
 
 
-@task(name="measure-outcomes")
-def measure_outcomes(scenario: Scenario, run: Run, targets: Sequence[Target], version: int) -> pl.DataFrame:
+@task(name="measure-judgements")
+def measure_judgements(scenario: Scenario, run: Run, targets: Sequence[Target], version: int) -> pl.DataFrame:
     """The metrics of the judged rows of `targets`, by the options of the newest bundle; kept in `measures`."""
     assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
     as_ofs = [target.as_of for target in targets]
@@ -106,7 +114,7 @@ def measure_outcomes(scenario: Scenario, run: Run, targets: Sequence[Target], ve
     return metrics
 
 
-def track_outcomes(run: Run, metrics: pl.DataFrame) -> str | None:
+def track_judgements(run: Run, metrics: pl.DataFrame) -> str | None:
     """Log the evaluation to MLflow; the address of its record. Slices with more than `_MANY` values stay in the store."""
     params = {
         "observed_until": run.as_of_text,
@@ -131,8 +139,8 @@ def track_outcomes(run: Run, metrics: pl.DataFrame) -> str | None:
     )
 
 
-@task(name="remember-outcomes")
-def remember_outcomes(judging: Judging, verdicts: Sequence[Judged]) -> None:
+@task(name="remember-judgements")
+def remember_judgements(judging: Judging, verdicts: Sequence[Judgement]) -> None:
     """Record what was judged, from which tables: the next run goes on from there."""
     run = judging.run
     facts = {"versions": json.dumps(dict(run.versions), sort_keys=True), "observed": run.as_of}
@@ -141,7 +149,7 @@ def remember_outcomes(judging: Judging, verdicts: Sequence[Judged]) -> None:
             "as_of": one.target.as_of,
             "published_by": one.target.run_id,
             "bundle": one.target.bundle,
-            "rows": one.part.rows,
+            "rows": one.data_file.rows,
             "pending": one.pending,
             "since": one.since,
             "until": one.until,
@@ -152,11 +160,11 @@ def remember_outcomes(judging: Judging, verdicts: Sequence[Judged]) -> None:
         }
         for one in verdicts
     ]
-    run.store.retrying(JUDGED, lambda: _remember(run, rows, judging.settled, facts))
+    run.store.retrying(JUDGED, lambda: _remember(run, rows, judging.unaffected, facts))
 
 
 def _remember(
-    run: Run, rows: Sequence[Mapping[str, Any]], settled: Sequence[AsOf], facts: Mapping[str, Any]
+    run: Run, rows: Sequence[Mapping[str, Any]], unaffected: Sequence[AsOf], facts: Mapping[str, Any]
 ) -> None:
     path = Layout(run.scenario).table(JUDGED)
     before = judged_so_far(run.store, run.scenario)
@@ -177,7 +185,7 @@ def _remember(
     }
     fresh = pl.DataFrame(list(rows), schema=schema)
     if before is not None:
-        late = pl.col("as_of").is_in(pl.Series(list(settled), dtype=like).implode())
+        late = pl.col("as_of").is_in(pl.Series(list(unaffected), dtype=like).implode())
         bumped = before.with_columns(
             pl.when(late).then(pl.lit(facts[name], schema[name])).otherwise(name).alias(name)
             for name in facts
@@ -195,7 +203,7 @@ def _remember(
 
 
 def _span(scenario: HasGroundTruth, rows: pl.DataFrame, target: Target) -> tuple[AsOf | None, AsOf | None]:
-    outcomes = scenario.outcomes
+    outcomes = scenario.ground_truth
     if rows.is_empty():
         return None, None
     dated = rows.with_columns(pl.lit(target.as_of).alias("as_of"))
@@ -203,14 +211,14 @@ def _span(scenario: HasGroundTruth, rows: pl.DataFrame, target: Target) -> tuple
     return ends[0], ends[1]
 
 
-def _in_place(run: Run, part: Part) -> bool:
-    return not part.rows or run.store.size(f"{run.table}/{part.path}") == part.bytes
+def _in_place(run: Run, data_file: DataFile) -> bool:
+    return not data_file.rows or run.store.size(f"{run.table}/{data_file.path}") == data_file.bytes
 
 
-def _json(verdict: Judged) -> dict[str, Any]:
+def _json(verdict: Judgement) -> dict[str, Any]:
     ends = {"since": verdict.since, "until": verdict.until}
     return {
-        "part": asdict(verdict.part),
+        "part": asdict(verdict.data_file),
         "pending": verdict.pending,
         **{name: None if end is None else end.isoformat() for name, end in ends.items()},
         "tallies": [{**row, "period": row["period"].isoformat()} for row in verdict.tallies],

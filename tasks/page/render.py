@@ -23,7 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from models.page.blocks import Chart, Explorer, Figures, Grid, Part, Section, Text, number
+from models.page.blocks import Block, Chart, Explorer, Figures, Grid, Section, Text, number
 from models.page.explorer import pack
 
 SCRIPTS = ("page.js", "series.js", "traces.js", "explorer.js", "picker.js", "start.js")
@@ -48,10 +48,10 @@ def render(
         {
             "id": _anchor(section.title, names),
             "title": section.title,
-            "parts": [_part(part, next(numbers)) for part in section.parts],
+            "blocks": [_block(block, next(numbers)) for block in section.blocks],
         }
         for section in sections
-        if section.parts
+        if section.blocks
     ]
     plotly, app = _plotly(), _app()
     scripts = f"{_hash(plotly)} {_hash(app)}"
@@ -71,9 +71,9 @@ def render(
     )
 
 
-def _part(part: Part, number: int) -> Markup:
+def _block(block: Block, number: int) -> Markup:
     """A page block as HTML."""
-    macros = _templates().get_template("parts.html.j2").module
+    macros = _templates().get_template("blocks.html.j2").module
     renderers: dict[type, Callable[[Any], dict[str, Any]]] = {
         Text: lambda p: {"html": _trusted(_markdown().render(p.markdown))},
         Figures: _figures,
@@ -81,8 +81,8 @@ def _part(part: Part, number: int) -> Markup:
         Chart: _chart,
         Explorer: _explorer,
     }
-    name = type(part).__name__.lower()
-    return _trusted(getattr(macros, name)(number=number, **renderers[type(part)](part)))
+    name = type(block).__name__.lower()
+    return _trusted(getattr(macros, name)(number=number, **renderers[type(block)](block)))
 
 
 def _figures(figures: Figures) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tasks.monitoring.control_charts import points_so_far
 from tasks.monitoring.drift import newest_drift
 from tasks.page.render import render
 from tasks.registry import bundles
-from tasks.scoring.publishing import Part, scan_parts
+from tasks.scoring.publishing import DataFile, scan_data_files
 from tasks.scoring.runs import Run, read_context
 from tasks.scoring.shards import ShardResult, gaps_path, keys_path, read_frame
 from tasks.storage.layout import Layout
@@ -27,9 +27,9 @@ from tasks.training.fit import BACKTESTS
 
 
 @task(name="write-page")
-def write_page(scenario: Scenario, run: Run, results: list[ShardResult], parts: list[Part]) -> str:
+def write_page(scenario: Scenario, run: Run, results: list[ShardResult], data_files: list[DataFile]) -> str:
     """Write the run's page into the store; its address."""
-    view = _view(scenario, run, results, parts)
+    view = _view(scenario, run, results, data_files)
     facts = {
         "Run": run.id,
         "Bundle": str(run.bundle),
@@ -37,7 +37,7 @@ def write_page(scenario: Scenario, run: Run, results: list[ShardResult], parts: 
         **{f"Table {name}": f"version {number}" for name, number in run.versions.items()},
     }
     charts = scenario.charts if isinstance(scenario, HasControlCharts) else {}
-    title = f"{scenario.name.capitalize()}: {scenario.published(run.options).name}"
+    title = f"{scenario.name.capitalize()}: {scenario.published_table(run.options).name}"
     sections = [
         *(scenario.sections(view) if isinstance(scenario, HasPage) else ()),
         *control_charts.sections(charts, view.control),
@@ -49,22 +49,22 @@ def write_page(scenario: Scenario, run: Run, results: list[ShardResult], parts: 
     return run.store.uri_of(path)
 
 
-def _view(scenario: Scenario, run: Run, results: list[ShardResult], parts: list[Part]) -> RunView:
+def _view(scenario: Scenario, run: Run, results: list[ShardResult], data_files: list[DataFile]) -> RunView:
     table = run.store.scan(run.table)
     latest = max((one for one in run.store.as_ofs(run.table) if one < run.as_of), default=None)
     files = bundles.files(run.store, scenario.name, run.bundle or 0)
     manifest = bundles.manifest(run.store, scenario.name, run.bundle or 0)
     backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=run.bundle)
     tables = run.tables(scenario)
-    published = scan_parts(run, parts) if parts else table.filter(pl.col("as_of") == run.as_of)
+    published = scan_data_files(run, data_files) if data_files else table.filter(pl.col("as_of") == run.as_of)
     return RunView(
         as_of=run.as_of,
         bundle=run.bundle or 0,
         options=run.options,
         tables=tables,
-        published=published,
+        published_rows=published,
         explanations=_explanations(scenario, run, tables, published),
-        derived={
+        derived_tables={
             name: rows
             for name in (scenario.derived_tables if isinstance(scenario, DerivesTables) else ())
             if (rows := run.store.find(Layout(scenario.name).table(name))) is not None

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from models.errors import AlmanacError
-from models.scenario import AsOf, File, Scenario, Trained
+from models.scenario import AsOf, File, FitResult, Scenario
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store, digest
 
@@ -40,7 +40,7 @@ class BundleFormatError(BundleError):
 def save(
     store: Store,
     scenario: str,
-    trained: Trained,
+    trained: FitResult,
     contents: Mapping[str, File],
     facts: Mapping[str, Any],
     as_of: AsOf,

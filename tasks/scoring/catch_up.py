@@ -63,7 +63,7 @@ def due(scenario: Scenario, store: Store, flow: str, at_most: int) -> Due:
         return Due([newest], [], newest)
     past = published_as_ofs(scenario, store, flow, newest)
     again = _changed(scenario, store, flow, tables, [one for one in past if one <= newest])
-    every = sorted({*scenario.due(tables, newest, past, at_most), *again})
+    every = sorted({*scenario.due_as_ofs(tables, newest, past, at_most), *again})
     batch = every[-at_most:]
     result = Due(batch, every[:-at_most], newest, [one for one in again if one in batch])
     if result.left:
@@ -104,7 +104,7 @@ def _changed(scenario: Scenario, store: Store, flow: str, tables: Frames, past: 
             near = [one for one in some if _touches(as_moment(one), cadence, spans)]
             if near:
                 before = {**tables, name: store.scan(path, number)}
-                as_ofs |= {*scenario.changed(before, tables, near)}
+                as_ofs |= {*scenario.changed_as_ofs(before, tables, near)}
     return sorted(as_ofs)
 
 

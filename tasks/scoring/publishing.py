@@ -18,7 +18,7 @@ from tasks.storage.tables import add_action
 
 
 @dataclass(frozen=True)
-class Part:
+class DataFile:
     """A Parquet file in the folder of a table, invisible to readers until it is committed.
 
     Its name ends in a digest of its content, see `Store.put_part`.
@@ -40,19 +40,19 @@ class Publication:
 
 
 @task(name="complete")
-def complete(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> list[Part]:
+def complete(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> list[DataFile]:
     """The files to publish: those of the shards or, where rows depend on other shards, a single one made from them."""
-    parts = [Part(o.path, o.bytes, o.rows) for o in results if o.rows]
-    if not parts or not isinstance(scenario, CompletesRows):
-        return parts
-    return _write(run, run.table, scenario.complete(scan_parts(run, parts)).collect())
+    data_files = [DataFile(o.path, o.bytes, o.rows) for o in results if o.rows]
+    if not data_files or not isinstance(scenario, CompletesRows):
+        return data_files
+    return _write(run, run.table, scenario.complete(scan_data_files(run, data_files)).collect())
 
 
 @task(name="publish")
-def publish(scenario: Scenario, run: Run, parts: Sequence[Part]) -> Publication:
+def publish(scenario: Scenario, run: Run, data_files: Sequence[DataFile]) -> Publication:
     """Swap the run's files into the published table; see `replace_partition`."""
-    schema = {**scenario.published(run.options).schema, "bundle": pl.Int64, "run_id": pl.String}
-    return replace_partition(run, run.table, schema, parts)
+    schema = {**scenario.published_table(run.options).schema, "bundle": pl.Int64, "run_id": pl.String}
+    return replace_partition(run, run.table, schema, data_files)
 
 
 def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
@@ -64,23 +64,25 @@ def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
     return replace_partition(run, table, rows.schema, _write(run, table, rows))
 
 
-def write_part(run: Run, table: str, stem: str, rows: pl.DataFrame) -> Part:
+def write_data_file(run: Run, table: str, stem: str, rows: pl.DataFrame) -> DataFile:
     """Write rows beside the files of a table's `as_of` partition."""
     path, size = run.store.put_part(f"{table}/{run.partition}/{stem}", rows)
-    return Part(path.removeprefix(f"{table}/"), size, rows.height)
+    return DataFile(path.removeprefix(f"{table}/"), size, rows.height)
 
 
-def _write(run: Run, table: str, rows: pl.DataFrame) -> list[Part]:
-    return [write_part(run, table, run.id, rows)] if rows.height else []
+def _write(run: Run, table: str, rows: pl.DataFrame) -> list[DataFile]:
+    return [write_data_file(run, table, run.id, rows)] if rows.height else []
 
 
-def replace_partition(run: Run, name: str, schema: Mapping[str, Any], parts: Sequence[Part]) -> Publication:
+def replace_partition(
+    run: Run, name: str, schema: Mapping[str, Any], data_files: Sequence[DataFile]
+) -> Publication:
     """Replace the run's `as_of` partition; see `replace_partitions`."""
-    return replace_partitions(run, name, schema, {run.as_of: parts})
+    return replace_partitions(run, name, schema, {run.as_of: data_files})
 
 
 def replace_partitions(
-    run: Run, name: str, schema: Mapping[str, Any], parts: Mapping[AsOf, Sequence[Part]]
+    run: Run, name: str, schema: Mapping[str, Any], data_files: Mapping[AsOf, Sequence[DataFile]]
 ) -> Publication:
     """Replace `as_of` partitions in one commit, which readers see whole or not at all.
 
@@ -88,20 +90,20 @@ def replace_partitions(
     are, those of another run are replaced. After a bounded number of lost races it raises
     `StoreError`, and nothing has changed. File names differ between partitions.
     """
-    texts = {as_of: dataclasses.replace(run, as_of=as_of).as_of_text for as_of in parts}
-    every = [part for some in parts.values() for part in some]
+    texts = {as_of: dataclasses.replace(run, as_of=as_of).as_of_text for as_of in data_files}
+    every = [data_file for some in data_files.values() for data_file in some]
     filters = [("as_of", "in", sorted(texts.values()))]
-    rows = sum(part.rows for part in every)
+    rows = sum(data_file.rows for data_file in every)
 
     def attempt() -> Publication:
         table = _open(run, name, schema)
-        if _files(table, filters) == {_name(part.path) for part in every}:
+        if _files(table, filters) == {_name(data_file.path) for data_file in every}:
             return Publication(name, table.version(), rows, already=True)
         table.create_write_transaction(
             [
-                add_action(part.path, part.bytes, part.rows, {"as_of": texts[as_of]})
-                for as_of, some in parts.items()
-                for part in some
+                add_action(data_file.path, data_file.bytes, data_file.rows, {"as_of": texts[as_of]})
+                for as_of, some in data_files.items()
+                for data_file in some
             ],
             mode="overwrite",
             schema=table.schema(),
@@ -115,9 +117,9 @@ def replace_partitions(
     return run.store.retrying(name, attempt)
 
 
-def scan_parts(run: Run, parts: Sequence[Part]) -> pl.LazyFrame:
+def scan_data_files(run: Run, data_files: Sequence[DataFile]) -> pl.LazyFrame:
     """The rows of `parts`, lazily, without `as_of`. There must be at least one."""
-    uris = [run.store.uri_of(f"{run.table}/{part.path}") for part in parts]
+    uris = [run.store.uri_of(f"{run.table}/{data_file.path}") for data_file in data_files]
     return pl.scan_parquet(uris, hive_partitioning=False, glob=False)
 
 

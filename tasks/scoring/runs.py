@@ -127,7 +127,7 @@ def resolve_training(scenario: Scenario, store: Store, as_of: AsOf | None, optio
     versions = input_versions(scenario, store)
     tables = scans(scenario, store, versions)
     time = scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
-    notes = tuple(scenario.left_out(tables, time)) if as_of is None else ()
+    notes = tuple(scenario.omissions(tables, time)) if as_of is None else ()
     return Run(scenario.name, "train", store, time, versions, options, notes=notes)
 
 
@@ -153,7 +153,7 @@ def resolve_scoring(
     tables = scans(scenario, store, versions)
     newest = scenario.resolve_as_of(tables, None, datetime.now(UTC))
     time = newest if as_of is None else scenario.resolve_as_of(tables, as_of, datetime.now(UTC))
-    notes = scenario.left_out(tables, newest) if as_of is None else []
+    notes = scenario.omissions(tables, newest) if as_of is None else []
     entry = ledger.last(store, scenario.name, flow, time) if _earlier(time, newest) else None
     if entry and not again:
         versions = entry["versions"]
@@ -166,7 +166,7 @@ def resolve_scoring(
             "these rows use some of their own future."
         )
     all_options = {**manifest["options"], **options}
-    output = scenario.published(all_options).name
+    output = scenario.published_table(all_options).name
     return Run(scenario.name, flow, store, time, versions, all_options, output, number, tuple(notes))
 
 

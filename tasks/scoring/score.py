@@ -13,7 +13,7 @@ from prefect.states import State
 from models.errors import AlmanacError
 from models.scenario import Frames, Scenario, Scores
 from tasks.registry import bundles
-from tasks.scoring.publishing import Part, write_part
+from tasks.scoring.publishing import DataFile, write_data_file
 from tasks.scoring.runs import Run, read_context
 from tasks.scoring.shards import (
     ShardResult,
@@ -116,25 +116,27 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
         raise
     except Exception:
         inputs = {name: table.collect().lazy() for name, table in tables.items()}
-    parts = in_halves(keys, inputs)
-    return Scores(pl.concat([p.rows for p in parts]), pl.concat([p.keys for p in parts]))
+    data_files = in_halves(keys, inputs)
+    return Scores(pl.concat([p.rows for p in data_files]), pl.concat([p.keys for p in data_files]))
 
 
 def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: float) -> ShardResult:
     """Write a shard's rows, the status of each key and, last, the result of the shard."""
-    published = scenario.published(run.options)
+    published = scenario.published_table(run.options)
     rows = scores.rows.select(pl.col(c).cast(dtype) for c, dtype in published.schema.items())
     rows = rows.sort(published.sort)
     rows = rows.with_columns(
         pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id, dtype=pl.String).alias("run_id")
     )
-    part = write_part(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else Part("", 0, 0)
+    data_file = (
+        write_data_file(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else DataFile("", 0, 0)
+    )
     run.store.put_frame(keys_path(run, shard), _typed(scenario, scores.keys).sort(scenario.key))
     result = ShardResult(
         shard=shard,
-        path=part.path,
-        bytes=part.bytes,
-        rows=part.rows,
+        path=data_file.path,
+        bytes=data_file.bytes,
+        rows=data_file.rows,
         requested=scores.keys.height,
         reasons=_reasons(scores.keys),
         seconds=round(seconds, 3),
@@ -151,7 +153,7 @@ def _context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
 
 
 def _failed(scenario: Scenario, run: Run, keys: pl.DataFrame, reason: str) -> Scores:
-    rows = pl.DataFrame(schema=dict(scenario.published(run.options).schema))
+    rows = pl.DataFrame(schema=dict(scenario.published_table(run.options).schema))
     result = keys.with_columns(
         pl.lit("failed").alias("status"),
         pl.lit(None, pl.String).alias("rung"),

@@ -88,7 +88,7 @@ def name_of_shards(stem: str) -> Callable[..., str]:
 @task(name="plan-shards")
 def plan(scenario: Scenario, run: Run) -> dict[int, int]:
     """Number of requested keys per shard; the keys themselves are written to a file of the run."""
-    keys = scenario.requested(run.tables(scenario), run.as_of, run.options).collect(engine="streaming")
+    keys = scenario.requested_keys(run.tables(scenario), run.as_of, run.options).collect(engine="streaming")
     if keys.is_empty():
         raise RunError(
             f"{scenario.name}: there is no key to score as of {run.as_of}. "

@@ -25,4 +25,6 @@ def score_in_memory(
         tables = {**run.tables(scenario, int(str(shard))), **own}
         scores = scenario.score(model, tables, context, some.drop("shard"), run.as_of, run.options)
         rows.append(scores.rows)
-    return pl.concat(rows) if rows else pl.DataFrame(schema=dict(scenario.published(run.options).schema))
+    return (
+        pl.concat(rows) if rows else pl.DataFrame(schema=dict(scenario.published_table(run.options).schema))
+    )

@@ -9,7 +9,7 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.table import TableMerger
 
-from models.contracts import Folded
+from models.contracts import FoldResult
 from models.scenario import Table
 from tasks.storage.commits import facts
 from tasks.storage.staging import Staged, reader
@@ -96,7 +96,7 @@ def obsolete(table: Table, before: pl.LazyFrame, rows: pl.LazyFrame, *, whole: b
     other stored rows of that range are obsolete. Otherwise those that the table considers corrected.
     """
     if not whole:
-        return table.corrected(before, rows)
+        return table.corrections(before, rows)
     times = [c for c, dtype in before.collect_schema().items() if c in table.unique and dtype.is_temporal()][
         :1
     ]
@@ -106,12 +106,14 @@ def obsolete(table: Table, before: pl.LazyFrame, rows: pl.LazyFrame, *, whole: b
         )
         before = before.filter(pl.col(time).is_between(low, high))
     others = before.join(rows.select(table.unique), on=list(table.unique), how="anti")
-    return others.select(table.identifying).collect(engine="streaming")
+    return others.select(table.identity).collect(engine="streaming")
 
 
-def _folded(table: Table, target: DeltaTable | None, rows: pl.LazyFrame, *, whole: bool) -> Iterator[Folded]:
+def _folded(
+    table: Table, target: DeltaTable | None, rows: pl.LazyFrame, *, whole: bool
+) -> Iterator[FoldResult]:
     before = None if target is None else pl.scan_delta(target)
-    fold = table.replacing if whole else table.fold
+    fold = table.replace if whole else table.fold
     if not table.shard_by or table.rows_at_a_time is None:
         yield fold(before, rows.collect())
         return
@@ -163,7 +165,7 @@ def _same(table: Table, rows: pl.LazyFrame) -> str:
 
     It bounds the shards and times, so that no other file is read.
     """
-    keys = table.identifying
+    keys = table.identity
     schema = rows.collect_schema()
     ranges = [c for c in keys if schema[c].is_integer() or schema[c].is_temporal()]
     extent = rows.select(

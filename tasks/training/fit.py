@@ -170,7 +170,7 @@ def _on_outcomes(
         return None
     rows = evaluations.filter(pl.col("bundle") == champion, pl.col("as_of") >= until, ~pl.col("pending"))
     backtest = run.store.scan(Layout(scenario.name).table(BACKTESTS)).filter(bundle=challenger.bundle)
-    return scenario.outcome_losses(backtest, rows, run.options)
+    return scenario.ground_truth_losses(backtest, rows, run.options)
 
 
 @task(name="track")

@@ -62,7 +62,7 @@ def test_a_scenario_runs_with_store_and_source_in_blob_and_a_repeat_changes_noth
     run("ingest", *words, "--shards", "2")
     run("train", *case.training)
     first = run(case.score, *case.newest)
-    table = f"{name}/{case.scenario.published({}).name}"
+    table = f"{name}/{case.scenario.published_table({}).name}"
     rows = store.scan(table).collect()
     assert first["requested"] == first["scored"] + first["fallback"] + first["skipped"] + first["failed"]
     assert first["scored"] > 0

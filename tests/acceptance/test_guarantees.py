@@ -123,7 +123,7 @@ class Ready:
         """The published tables: that of the scores, and those that follow from it."""
         scenario = self.case.scenario
         derived = scenario.derived_tables if isinstance(scenario, DerivesTables) else ()
-        names = dict.fromkeys([scenario.published({}).name, *derived])
+        names = dict.fromkeys([scenario.published_table({}).name, *derived])
         return [f"{self.name}/{name}" for name in names]
 
     def rows(self) -> dict[str, pl.DataFrame]:

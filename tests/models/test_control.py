@@ -125,8 +125,8 @@ def test_the_page_says_what_is_worse_and_draws_every_series():
     values = [0.2, 0.22, 0.19, 0.21, 0.2, 0.21, 0.19, 0.22]
     calm, worse = (points(tallies(values + end), NOTHING, CHARTS) for end in ([], [0.9]))
     (section,) = sections(CHARTS, worse)
-    assert isinstance(section.parts[0], Text)
-    assert "Worse than chance would explain: **all** (2024-02-26)" in section.parts[0].markdown
-    assert "as accurate as before" in sections(CHARTS, calm)[0].parts[0].markdown
-    charts = [part for part in section.parts if isinstance(part, Chart)]
+    assert isinstance(section.blocks[0], Text)
+    assert "Worse than chance would explain: **all** (2024-02-26)" in section.blocks[0].markdown
+    assert "as accurate as before" in sections(CHARTS, calm)[0].blocks[0].markdown
+    charts = [part for part in section.blocks if isinstance(part, Chart)]
     assert [trace["name"] for trace in charts[0].figure["data"]][-2:] == ["published", "degraded"]

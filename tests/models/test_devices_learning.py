@@ -8,7 +8,7 @@ import pytest
 
 from models.devices import discrete, presence, training_notes
 from models.devices.grid import Grid
-from models.devices.hours import changed, devices_behind, first_split
+from models.devices.hours import changed_hours, devices_behind, first_split
 from models.devices.left_out import in_faults, sentinels_of
 from models.devices.model import Model
 from models.devices.options import Options
@@ -264,8 +264,12 @@ def test_an_hour_has_changed_where_it_got_a_reading_and_not_where_others_did():
         count=pl.when(pl.col("time") == start + 70 * timedelta(minutes=1)).then(2).otherwise(1)
     )
     ends = [start + n * HOUR for n in (1, 2, 3)]
-    assert changed(before.lazy(), more.lazy(), ends) == [ends[1]]
-    assert changed(before.lazy(), before.lazy(), ends) == changed(before.lazy(), more.lazy(), []) == []
+    assert changed_hours(before.lazy(), more.lazy(), ends) == [ends[1]]
+    assert (
+        changed_hours(before.lazy(), before.lazy(), ends)
+        == changed_hours(before.lazy(), more.lazy(), [])
+        == []
+    )
 
 
 def test_a_verdict_of_a_fault_is_a_label_and_one_of_a_false_alarm_is_none():

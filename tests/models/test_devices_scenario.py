@@ -50,7 +50,7 @@ def train(readings, **options):
 def score(model, readings, keys=None, hour=1, **options):
     tables, as_of = {"readings": readings.lazy()}, AS_OF + hour * HOUR
     if keys is None:
-        keys = DEVICES.requested(tables, as_of, OPTIONS).collect()
+        keys = DEVICES.requested_keys(tables, as_of, OPTIONS).collect()
     return DEVICES.score(model, tables, {}, keys, as_of, OPTIONS | options)
 
 
@@ -65,7 +65,7 @@ def whole(model, readings):
 
 
 def test_every_reading_of_the_hour_is_scored_once_and_every_requested_key_is_accounted_for(whole, readings):
-    keys = DEVICES.requested({"readings": readings.lazy()}, AS_OF + HOUR, OPTIONS).collect()
+    keys = DEVICES.requested_keys({"readings": readings.lazy()}, AS_OF + HOUR, OPTIONS).collect()
     assert_frame_equal(whole.keys.select(KEY).sort(KEY), keys.select(KEY).sort(KEY))
     assert set(whole.keys["status"]) == {"scored"}
     assert dict(whole.rows.schema) == SCORES
@@ -192,7 +192,7 @@ def test_a_device_that_vanished_is_asked_for_as_long_as_requested_hours_say(mode
     assert silent.height == 6
     assert silent.filter(tag="*")["status"].to_list() == ["skipped"]
     assert silent.filter(pl.col("tag") != "*")["reason"].str.starts_with("silent").all()
-    keys = DEVICES.requested({"readings": others.lazy()}, AS_OF + 2 * HOUR, {"requested_hours": 1})
+    keys = DEVICES.requested_keys({"readings": others.lazy()}, AS_OF + 2 * HOUR, {"requested_hours": 1})
     assert "d00004" not in keys.collect()["device"].to_list()
 
 
@@ -343,7 +343,7 @@ def test_the_sensor_file_is_scored_on_every_interval_and_the_svms_labels_are_sci
     model, rows = DEVICES.load(bundle.files), []
     for hour in range(4, -1, -1):
         end = as_of - hour * HOUR
-        keys = DEVICES.requested(tables, end, options).collect()
+        keys = DEVICES.requested_keys(tables, end, options).collect()
         assert keys.height == 18
         rows.append(DEVICES.score(model, tables, {}, keys, end, options).rows)
     table = pl.concat(rows)

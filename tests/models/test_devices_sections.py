@@ -34,7 +34,7 @@ def hours():
     views, earlier, events = [], {}, []
     for hour in (1, 2):
         as_of = AS_OF + hour * HOUR
-        keys = DEVICES.requested(tables, as_of, OPTIONS).collect()
+        keys = DEVICES.requested_keys(tables, as_of, OPTIONS).collect()
         scores = DEVICES.score(DEVICES.load(bundle.files), tables, {}, keys, as_of, OPTIONS)
         rows = scores.rows.with_columns(as_of=pl.lit(as_of)).lazy()
         derived = DEVICES.derive(rows, earlier, tables, as_of, OPTIONS)
@@ -45,23 +45,23 @@ def hours():
             bundle=1,
             options=OPTIONS,
             tables=tables,
-            published=rows,
+            published_rows=rows,
             previous=None,
             keys=scores.keys.lazy(),
             backtest=bundle.backtest.lazy(),
             metrics=bundle.metrics,
             headline=bundle.headline,
             files=bundle.files,
-            derived=stamped,
+            derived_tables=stamped,
         )
         views.append(view)
         earlier = {n: pl.concat([earlier[n], f]) if n in earlier else f for n, f in stamped.items()}
     return views, events, faulty
 
 
-def parts(view, title, kind):
+def blocks(view, title, kind):
     section = next(s for s in DEVICES.sections(view) if s.title == title)
-    return [part for part in section.parts if isinstance(part, kind)]
+    return [part for part in section.blocks if isinstance(part, kind)]
 
 
 def test_sections_come_in_order_of_use_and_none_is_empty(hours):
@@ -75,16 +75,16 @@ def test_sections_come_in_order_of_use_and_none_is_empty(hours):
         "Detectors",
         "Silent, flat and without a detector",
     ]
-    assert all(s.parts for s in page_sections)
+    assert all(s.blocks for s in page_sections)
 
 
 def test_every_shifted_device_and_the_silent_sensor_need_attention(hours):
     views, _, faulty = hours
-    grid = parts(views[0], "Devices that need attention now", Grid)[0].frame
+    grid = blocks(views[0], "Devices that need attention now", Grid)[0].frame
     devices = faulty.faults.filter(pl.col("start") < 1500)["device"].to_list()
     assert set(devices) | {"d00005"} <= set(grid["Device"])
     assert (grid["What is not normal about it"].str.len_chars() > 5).all()
-    figures = dict(parts(views[0], "This hour", Figures)[0].values)
+    figures = dict(blocks(views[0], "This hour", Figures)[0].values)
     assert figures["Devices that need attention"] == f"{grid['Device'].n_unique()} of 6"
     assert figures["Sensitivity, alpha"] == "0.001"
 
@@ -96,7 +96,7 @@ def test_a_fault_that_goes_on_is_announced_once_and_stays_one_incident(hours):
     assert first
     assert not first & second
     silent = next(e for e in events[0] if e.payload["device"] == "d00005" and "mode" in e.payload["tags"])
-    now = views[1].derived["incidents"].collect().filter(incident=silent.payload["incident"])
+    now = views[1].derived_tables["incidents"].collect().filter(incident=silent.payload["incident"])
     assert now["anomalies"].item() > 100
     assert now["is_alarm"].item()
     assert not now["is_new_alarm"].item()
@@ -106,14 +106,14 @@ def test_a_fault_that_goes_on_is_announced_once_and_stays_one_incident(hours):
 
 
 def test_the_timeline_draws_each_open_incident(hours):
-    chart = parts(hours[0][0], "Incidents", Chart)[0].figure
+    chart = blocks(hours[0][0], "Incidents", Chart)[0].figure
     lines = sum(len(trace["x"]) // 3 for trace in chart["data"])
-    assert lines == hours[0][0].derived["incidents"].filter("is_alarm").collect().height
+    assert lines == hours[0][0].derived_tables["incidents"].filter("is_alarm").collect().height
 
 
 def test_the_explorer_holds_the_hour_with_its_band_and_the_hours_before(hours):
     view = hours[0][0]
-    explorer = parts(view, "Any device", Explorer)[0]
+    explorer = blocks(view, "Any device", Explorer)[0]
     assert explorer.panels == "tag"
     past, now = (track.frame.collect() for track in explorer.tracks)
     assert past["time"].max() < AS_OF <= now["time"].min()
@@ -123,10 +123,10 @@ def test_the_explorer_holds_the_hour_with_its_band_and_the_hours_before(hours):
 
 def test_false_alarms_are_shown_by_detector_and_findings_by_sensor(hours):
     view = hours[0][0]
-    table = parts(view, "False alarms", Grid)[0].frame
+    table = blocks(view, "False alarms", Grid)[0].frame
     assert table["Detector"][0] == "All"
     assert "Called at 0.01" in table.columns
-    findings = parts(view, "Silent, flat and without a detector", Grid)[0].frame
+    findings = blocks(view, "Silent, flat and without a detector", Grid)[0].frame
     silent = findings.filter(Device="d00005", Sensor="mode")
     assert silent["Finding"].str.starts_with("silent").all()
     assert silent.height == 1
@@ -134,18 +134,18 @@ def test_false_alarms_are_shown_by_detector_and_findings_by_sensor(hours):
 
 def test_a_quiet_hour_says_so(hours):
     view = hours[0][0]
-    calm = view.published.with_columns(is_anomaly=pl.lit(False))
+    calm = view.published_rows.with_columns(is_anomaly=pl.lit(False))
     keys = view.keys.with_columns(reason=pl.lit(None, pl.String))
-    quiet = replace(view, published=calm, keys=keys, derived={}, backtest=view.backtest.head(0))
+    quiet = replace(view, published_rows=calm, keys=keys, derived_tables={}, backtest=view.backtest.head(0))
     for title in ("Devices that need attention now", "Incidents", "False alarms"):
-        assert len(parts(quiet, title, Text)) == 1
-        assert not parts(quiet, title, Grid)
-    assert "None" in parts(quiet, "Silent, flat and without a detector", Text)[0].markdown
+        assert len(blocks(quiet, title, Text)) == 1
+        assert not blocks(quiet, title, Grid)
+    assert "None" in blocks(quiet, "Silent, flat and without a detector", Text)[0].markdown
 
 
 def test_the_detectors_have_the_kind_of_each_sensor_and_the_reason(hours):
     views, _, _ = hours
-    frame = parts(views[0], "Detectors", Grid)[0].frame
+    frame = blocks(views[0], "Detectors", Grid)[0].frame
     keys = views[0].keys.collect().filter(pl.col("tag") != "*")
     assert set(frame.select("Device", "Sensor").rows()) == set(keys.select("device", "tag").rows())
     few = frame.filter(pl.col("Detector").is_in(["few values", "constant"]))

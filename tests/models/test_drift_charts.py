@@ -26,7 +26,7 @@ def lines(weeks=3, drifted=(), limit=0.2, features=("price", "units")):
 
 
 def parts(kind, page_sections):
-    return [part for section in page_sections for part in section.parts if isinstance(part, kind)]
+    return [part for section in page_sections for part in section.blocks if isinstance(part, kind)]
 
 
 def test_a_page_without_a_comparison_has_no_section():

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.contracts import ROW, RULE, Accepted
+from models.contracts import ROW, RULE, AcceptResult
 from models.errors import ContractError
 from models.machines import contracts
 from models.machines.contracts import TABLES, end_labelled, interval_hours, sensors, tables_at
@@ -50,7 +50,7 @@ def fleet() -> dict[str, pl.DataFrame]:
     return simulate(3, days=20, seed=1, start=START)
 
 
-def accepted(name: str, frame: pl.DataFrame, **options: Any) -> Accepted:
+def accepted(name: str, frame: pl.DataFrame, **options: Any) -> AcceptResult:
     raw = frame.with_row_index(ROW, offset=1)
     return TABLES[name].accept(raw, {"timezone": "UTC", **options})
 

@@ -313,7 +313,7 @@ def test_words_of_the_data_may_be_names_of_our_own_columns():
     for mine, right in zip(ours.iter_columns(), theirs.iter_columns(), strict=True):
         assert right.equals(mine), (mine.name, right.name)
     before, after = (
-        MACHINES.watched(lazy(tables), last, last, {}).sort("machine_id", "cycle").collect()
+        MACHINES.watched_inputs(lazy(tables), last, last, {}).sort("machine_id", "cycle").collect()
         for tables in (plain, renamed)
     )
     assert after["sensor errors"].to_list() == pytest.approx(before["rotate"].to_list())

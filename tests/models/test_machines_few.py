@@ -217,10 +217,10 @@ def test_of_many_components_those_that_are_seldom_are_one():
 
 def test_an_ingest_tells_which_texts_are_one_component():
     rows = pl.concat(events(n, component=text) for n, text in enumerate(PUMP)).collect()
-    assert TABLES["failures"].told(rows, {}) == (
+    assert TABLES["failures"].notes(rows, {}) == (
         "failures: 4 texts are read as 2 components: 'pump seal leak' = 'pump seal, leak' = 'pump-seal leak.'.",
     )
-    assert TABLES["failures"].told(rows.tail(1), {}) == ()
+    assert TABLES["failures"].notes(rows.tail(1), {}) == ()
 
 
 def test_failures_in_many_spellings_are_learnt_scored_and_judged_as_one_component():
@@ -237,7 +237,7 @@ def test_failures_in_many_spellings_are_learnt_scored_and_judged_as_one_componen
     model = MACHINES.load(MACHINES.fit({"rows": rows}, context, end, options).files)
     (risk,) = model.risks
     assert risk.rung == "model"
-    keys = MACHINES.requested(frames, end, options).collect()
+    keys = MACHINES.requested_keys(frames, end, options).collect()
     assert keys["component"].unique().to_list() == [risk.component]
     last = START + timedelta(days=200)
     later = MACHINES.context(frames, last, options)

@@ -20,7 +20,7 @@ from models.machines.risks import Model, Risk
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
 from models.machines.vocabulary import Vocabulary
-from models.scenario import Trained
+from models.scenario import FitResult
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -47,7 +47,7 @@ def cut(tables: Mapping[str, pl.DataFrame], shard: int | None = None) -> dict[st
 
 def train(
     tables: Mapping[str, pl.DataFrame], as_of: datetime, options: Mapping[str, Any] = OPTIONS
-) -> Trained:
+) -> FitResult:
     context = MACHINES.context(cut(tables), as_of, options)
     parts = [MACHINES.prepare_shard(cut(tables, i), context, as_of, options)["rows"] for i in range(SHARDS)]
     return MACHINES.fit({"rows": pl.concat(parts).lazy()}, context, as_of, options)
@@ -58,7 +58,7 @@ def score(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Published rows with ranks, and what became of the keys, shard by shard."""
     context = MACHINES.context(cut(tables), as_of, options)
-    keys_requested = MACHINES.requested(cut(tables), as_of, options).collect()
+    keys_requested = MACHINES.requested_keys(cut(tables), as_of, options).collect()
     shards = [
         MACHINES.score(
             model, cut(tables, i), context, keys_requested.filter(shard=i).drop("shard"), as_of, options
@@ -82,7 +82,7 @@ AS_OF = START + timedelta(days=150)
 
 
 @pytest.fixture(scope="module")
-def trained(fleet) -> Trained:
+def trained(fleet) -> FitResult:
     return train(fleet, AS_OF)
 
 
@@ -91,7 +91,7 @@ def model(trained) -> Any:
     return MACHINES.load(json_and_back(trained))
 
 
-def json_and_back(trained: Trained) -> dict[str, Any]:
+def json_and_back(trained: FitResult) -> dict[str, Any]:
     """The bundle's files, with JSON converted to text and back."""
     return {n: json.loads(json.dumps(f)) if isinstance(f, dict) else f for n, f in trained.files.items()}
 
@@ -329,7 +329,7 @@ def test_a_range_from_before_the_first_telemetry_begins_with_it_and_says_so(flee
     rows, _ = score(model, early, AS_OF, since)
     assert first <= rows["time"].min() < first + timedelta(hours=12)
     assert "without_telemetry" not in set(rows["rung"])
-    keys = MACHINES.requested(cut(early), AS_OF, since).collect()
+    keys = MACHINES.requested_keys(cut(early), AS_OF, since).collect()
     (line,) = (
         MACHINES.gaps(cut(early), {}, keys, AS_OF, since).filter(finding="range before the data").to_dicts()
     )
@@ -344,7 +344,7 @@ def test_a_range_from_before_the_first_telemetry_begins_with_it_and_says_so(flee
 def test_a_range_that_begins_after_its_end_is_refused(fleet):
     late = {**OPTIONS, "score_from": (AS_OF + timedelta(hours=1)).isoformat()}
     with pytest.raises(ContractError, match="Expected --from before"):
-        MACHINES.requested(cut(fleet), AS_OF, late)
+        MACHINES.requested_keys(cut(fleet), AS_OF, late)
 
 
 def test_of_a_range_the_last_rows_have_reasons_and_of_the_others_those_at_risk(fleet, model, published):

@@ -38,7 +38,7 @@ def run() -> RunView:
     costly = {**OPTIONS, "missed_failure_cost": 15.0}
 
     def scored(at: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:
-        keys = MACHINES.requested(tables, at, costly).collect().drop("shard")
+        keys = MACHINES.requested_keys(tables, at, costly).collect().drop("shard")
         scores = MACHINES.score(model, tables, MACHINES.context(tables, at, costly), keys, at, costly)
         return MACHINES.complete(scores.rows.lazy()).collect().with_columns(as_of=pl.lit(at)), scores.keys
 
@@ -49,10 +49,12 @@ def run() -> RunView:
         bundle=1,
         options=costly,
         tables=tables,
-        published=now.lazy(),
+        published_rows=now.lazy(),
         previous=scored(AS_OF - timedelta(days=2))[0].lazy(),
         keys=keys.lazy(),
-        derived={name: frame.with_columns(as_of=pl.lit(AS_OF)).lazy() for name, frame in derived.items()},
+        derived_tables={
+            name: frame.with_columns(as_of=pl.lit(AS_OF)).lazy() for name, frame in derived.items()
+        },
         backtest=training.backtest.lazy(),
         metrics=training.metrics,
         headline=training.headline,
@@ -60,28 +62,28 @@ def run() -> RunView:
     )
 
 
-def parts(run: RunView, title: str, kind: type) -> list[Any]:
+def blocks(run: RunView, title: str, kind: type) -> list[Any]:
     section = next(s for s in sections(run) if s.title == title)
-    return [part for part in section.parts if isinstance(part, kind)]
+    return [part for part in section.blocks if isinstance(part, kind)]
 
 
 def explorer(run: RunView) -> Explorer:
-    return parts(run, "Any machine", Explorer)[0]
+    return blocks(run, "Any machine", Explorer)[0]
 
 
 def prose(run: RunView, title: str) -> str:
-    return " ".join(part.markdown for part in parts(run, title, Text))
+    return " ".join(block.markdown for block in blocks(run, title, Text))
 
 
 def test_sections_come_in_order_of_use_and_none_is_empty(run):
     page_sections: list[Section] = sections(run)
     assert [s.title for s in page_sections] == TITLES
-    assert all(s.parts for s in page_sections)
+    assert all(s.blocks for s in page_sections)
 
 
 def test_the_watch_list_has_what_is_at_risk_first_and_at_least_ten(run):
-    frame = parts(run, "Look at these first", Grid)[0].frame
-    rows = run.published.collect()
+    frame = blocks(run, "Look at these first", Grid)[0].frame
+    rows = run.published_rows.collect()
     alarms = rows.filter("above_threshold").select("machine_id", "component").unique()
     assert 0 < alarms.height < 20
     assert frame.height == max(10, alarms.height)
@@ -95,8 +97,8 @@ def test_the_watch_list_has_what_is_at_risk_first_and_at_least_ten(run):
 
 
 def test_key_figures_count_what_is_at_risk(run):
-    figures = dict(parts(run, "Look at these first", Figures)[0].values)
-    rows = run.published.collect()
+    figures = dict(blocks(run, "Look at these first", Figures)[0].values)
+    rows = run.published_rows.collect()
     for hours, name in ((24, "24 h"), (168, "7 d")):
         assert figures[f"At risk within {name}"] == str(
             rows.filter(horizon_hours=hours)["above_threshold"].sum()
@@ -108,7 +110,7 @@ def test_key_figures_count_what_is_at_risk(run):
 def test_the_explorer_has_a_panel_per_component_and_sensor_and_opens_on_the_first_of_the_list(run):
     part = explorer(run)
     assert part.order == ["comp1 risk", "comp2 risk", "rotate", "volt"]
-    first = parts(run, "Look at these first", Grid)[0].frame["Machine"][0]
+    first = blocks(run, "Look at these first", Grid)[0].frame["Machine"][0]
     assert part.start == {"machine_id": first}
     packed = pack(part)
     assert packed.series == 10 * 4
@@ -143,7 +145,7 @@ def test_nothing_after_as_of_is_shown(run):
 
 def test_the_risk_over_time_ends_with_what_is_published(run):
     risk = explorer(run).tracks[1].frame.collect()
-    now = run.published.filter(pl.col("horizon_hours") == 168).collect()
+    now = run.published_rows.filter(pl.col("horizon_hours") == 168).collect()
     last = risk.filter(time=AS_OF).sort("machine_id", "series")
     assert last["probability"].to_list() == now.sort("machine_id", "component")["probability"].to_list()
     backtest = explorer(run).tracks[2].frame.collect()
@@ -153,7 +155,7 @@ def test_the_risk_over_time_ends_with_what_is_published(run):
 
 
 def test_the_risk_over_time_has_what_earlier_runs_published_of_each_time_the_last_word(run):
-    now = run.published.collect().drop("as_of")
+    now = run.published_rows.collect().drop("as_of")
     days = [AS_OF - timedelta(days=n) for n in (0, 1, 2, 3, 70, 200)]
 
     def of(as_of: datetime, time: datetime, probability: float) -> pl.DataFrame:
@@ -164,7 +166,7 @@ def test_the_risk_over_time_has_what_earlier_runs_published_of_each_time_the_las
     repeated_run = dataclasses.replace(
         run,
         backtest=run.backtest.head(0),
-        derived={"risks": pl.concat(risks).sample(fraction=1.0, seed=1).lazy()},
+        derived_tables={"risks": pl.concat(risks).sample(fraction=1.0, seed=1).lazy()},
     )
     risk = explorer(repeated_run).tracks[1].frame.filter(machine_id="M00003", series="comp1 risk").collect()
     by_time = dict(risk.select("time", "probability").iter_rows())
@@ -173,18 +175,20 @@ def test_the_risk_over_time_has_what_earlier_runs_published_of_each_time_the_las
 
 
 def test_of_many_earlier_runs_the_last_sixty_are_shown(run):
-    now = run.published.collect().drop("as_of")
+    now = run.published_rows.collect().drop("as_of")
     times = [AS_OF - timedelta(hours=12 * n) for n in range(1, 71)]
     risks = pl.concat([now.with_columns(as_of=pl.lit(t), time=pl.lit(t)) for t in times])
-    repeated_run = dataclasses.replace(run, backtest=run.backtest.head(0), derived={"risks": risks.lazy()})
+    repeated_run = dataclasses.replace(
+        run, backtest=run.backtest.head(0), derived_tables={"risks": risks.lazy()}
+    )
     risk = explorer(repeated_run).tracks[1].frame.filter(machine_id="M00003", series="comp1 risk").collect()
     assert risk["time"].sort(descending=True).to_list() == [AS_OF, *times[:60]]
 
 
 def test_trust_shows_measures_of_every_component_and_both_curves(run):
-    grids = parts(run, "How far to trust it", Grid)
+    grids = blocks(run, "How far to trust it", Grid)
     assert [grid.frame["Component"].to_list() for grid in grids] == [["comp1", "comp2", "all"]] * 2
-    charts = parts(run, "How far to trust it", Chart)
+    charts = blocks(run, "How far to trust it", Chart)
     assert len(charts) == 2
     names = [trace["name"] for trace in charts[1].figure["data"]]
     assert names[0].startswith("within 24 h, average precision 0.")
@@ -195,9 +199,9 @@ def test_trust_shows_measures_of_every_component_and_both_curves(run):
 def test_changes_are_those_against_the_previous_run(run):
     text = prose(run, "Changes since the last run")
     assert f"{AS_OF - timedelta(days=2):%Y-%m-%d %H:%M}" in text
-    same = dataclasses.replace(run, previous=run.published)
+    same = dataclasses.replace(run, previous=run.published_rows)
     assert "0 newly at risk, 0 no longer" in prose(same, "Changes since the last run")
-    assert not parts(same, "Changes since the last run", Grid)
+    assert not blocks(same, "Changes since the last run", Grid)
     assert "first run" in prose(dataclasses.replace(run, previous=None), "Changes since the last run")
 
 
@@ -207,27 +211,27 @@ def test_components_without_a_model_are_listed_with_the_reason(run):
         pl.when(pl.col("component") == "comp2").then(pl.lit("no_model")).alias("rung"),
         pl.when(pl.col("component") == "comp2").then(pl.lit("comp2 never failed")).alias("reason"),
     )
-    rows = run.published.with_columns(
+    rows = run.published_rows.with_columns(
         pl.when(pl.col("component") != "comp2").then("probability"),
         pl.when(pl.col("component") != "comp2").then("above_threshold"),
     )
-    incomplete = dataclasses.replace(run, keys=keys, published=rows)
-    grid = parts(incomplete, TITLES[-1], Grid)[0]
+    incomplete = dataclasses.replace(run, keys=keys, published_rows=rows)
+    grid = blocks(incomplete, TITLES[-1], Grid)[0]
     assert grid.frame.row(0, named=True)["Components"] == 10
     assert grid.frame["Reason"][0] == "comp2 never failed"
-    assert set(parts(incomplete, TITLES[0], Grid)[0].frame["Component"]) == {"comp1"}
+    assert set(blocks(incomplete, TITLES[0], Grid)[0].frame["Component"]) == {"comp1"}
 
 
 def test_a_run_without_rows_without_backtest_and_without_extra_tables_still_has_a_page(run):
     bare = dataclasses.replace(
         run,
-        published=run.published.head(0),
+        published_rows=run.published_rows.head(0),
         previous=None,
         backtest=run.backtest.head(0),
         metrics=run.metrics.head(0),
         tables={name: run.tables[name] for name in ("telemetry", "maintenance", "failures")},
         gaps=pl.DataFrame(),
     )
-    assert [s.title for s in sections(bare) if s.parts] == TITLES
-    some = dataclasses.replace(bare, published=run.published, previous=run.previous)
+    assert [s.title for s in sections(bare) if s.blocks] == TITLES
+    some = dataclasses.replace(bare, published_rows=run.published_rows, previous=run.previous)
     assert explorer(some).about.collect().height == 10

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.machines import outcomes as judging
+from models.machines import ground_truth as judging
 from models.machines.findings import record_ends_early
 from models.machines.labels import OBSERVED, fails_within, outcomes
 from models.machines.scenario import MACHINES
@@ -152,7 +152,9 @@ def test_a_range_holds_the_rows_of_a_machine_from_when_it_was_at_work(withdrawn)
     tables = cut({name: frame for name, frame in withdrawn.items() if name != "machines"})
     first = withdrawn["machines"]["machine_id"][0]
     as_of = START + 110 * DAY
-    assert first not in MACHINES.requested(tables, as_of, {}).collect()["machine_id"].to_list()
+    assert first not in MACHINES.requested_keys(tables, as_of, {}).collect()["machine_id"].to_list()
     since = {"score_from": (START + 50 * DAY).isoformat()}
-    assert first in MACHINES.requested(tables, as_of, since).collect()["machine_id"].to_list()
-    assert np.all(MACHINES.requested(tables, as_of, since).collect()["component"].is_not_null().to_numpy())
+    assert first in MACHINES.requested_keys(tables, as_of, since).collect()["machine_id"].to_list()
+    assert np.all(
+        MACHINES.requested_keys(tables, as_of, since).collect()["component"].is_not_null().to_numpy()
+    )

@@ -74,9 +74,9 @@ def test_a_sku_that_is_not_sold_for_ten_weeks_is_named_unless_its_end_is_known_o
     tables = {"history": market().with_columns(units=pl.when(absent).then(0.0).otherwise("units")).lazy()}
     tables["skus"] = pl.LazyFrame({"sku": ["stew"], "end": [str(late)]})
     tables["plan"] = pl.LazyFrame({"sku": ["odd"], "store": ["s"], "week": [AS_OF + timedelta(weeks=1)]})
-    (note,) = SALES.left_out(tables, AS_OF)
+    (note,) = SALES.omissions(tables, AS_OF)
     assert "SKUs soup. If one has ended" in note
-    assert SALES.left_out({"history": market().lazy()}, AS_OF) == []
+    assert SALES.omissions({"history": market().lazy()}, AS_OF) == []
 
 
 def test_a_sku_of_two_groups_is_refused_unless_the_last_one_counts():

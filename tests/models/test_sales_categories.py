@@ -52,7 +52,7 @@ def model(tables):
 def medians(model, tables) -> pl.DataFrame:
     """The mean over the SKUs of the medians of store 0, by step."""
     context = SALES.context(tables, AS_OF, OPTIONS)
-    keys = SALES.requested(tables, AS_OF, OPTIONS).filter(store="0").collect()
+    keys = SALES.requested_keys(tables, AS_OF, OPTIONS).filter(store="0").collect()
     return SALES.score(model, tables, context, keys, AS_OF, OPTIONS).rows
 
 
@@ -72,7 +72,7 @@ def test_a_category_that_the_history_lacks_is_told_and_counts_as_none(model, tab
     none = pl.when(pl.col("promotion") != "bogof").then("promotion").alias("promotion")
     without = {**tables, "plan": tables["plan"].with_columns(none)}
     assert medians(model, without).equals(medians(model, tables))
-    keys = SALES.requested(tables, AS_OF, OPTIONS).filter(store="0").collect()
+    keys = SALES.requested_keys(tables, AS_OF, OPTIONS).filter(store="0").collect()
     scores = SALES.score(model, tables, context, keys, AS_OF, OPTIONS)
     assert scores.keys["reason"].unique().to_list() == [
         "'bogof' in column 'promotion' was not seen in training and counts as none"

@@ -112,7 +112,7 @@ def test_an_event_of_one_store_counts_there_alone_for_all_its_skus_and_an_unknow
     near = 2 * (np.log(2.1) - np.log(1.1)) / (2 + PRIOR_WEEKS)
     assert effects[1] == [0, 0]
     assert effects[2] == pytest.approx([0, near, 0, near], abs=1e-6)
-    (note,) = SALES.left_out({**tables, "history": history.filter(store="s").lazy()}, AS_OF)
+    (note,) = SALES.omissions({**tables, "history": history.filter(store="s").lazy()}, AS_OF)
     assert note.startswith("Events name store 't', which the history lacks")
 
 

@@ -14,7 +14,7 @@ from models.sales import SALES, backtest, contest, explanations, preparation, tr
 from models.sales.options import Options
 from models.sales.panel import KEY, panel_of, plausible
 from models.sales.simulation import simulate
-from models.scenario import Scores, Trained
+from models.scenario import FitResult, Scores
 
 HORIZON = 6
 OPTIONS = {
@@ -48,14 +48,14 @@ def tables(simulated) -> Tables:
     return tables_of(simulated)
 
 
-def trained_on(tables: Tables, as_of: date, options: dict = OPTIONS) -> tuple[Trained, Tables]:
+def trained_on(tables: Tables, as_of: date, options: dict = OPTIONS) -> tuple[FitResult, Tables]:
     context = SALES.context(tables, as_of, options)
     parts = {name: part.lazy() for name, part in SALES.prepare_shard(tables, context, as_of, options).items()}
     return SALES.fit(parts, context, as_of, options), parts
 
 
 @pytest.fixture(scope="module")
-def trained(simulated, tables) -> tuple[Trained, Tables]:
+def trained(simulated, tables) -> tuple[FitResult, Tables]:
     return trained_on(tables, simulated.as_of)
 
 
@@ -78,7 +78,7 @@ def saved_and_read(files: dict) -> dict:
 
 def scored(model, tables: Tables, as_of: date, keys: pl.DataFrame | None = None) -> Scores:
     context = SALES.context(tables, as_of, OPTIONS)
-    keys = SALES.requested(tables, as_of, OPTIONS).collect() if keys is None else keys
+    keys = SALES.requested_keys(tables, as_of, OPTIONS).collect() if keys is None else keys
     return SALES.score(model, tables, context, keys, as_of, OPTIONS)
 
 
@@ -89,7 +89,7 @@ def scores(model, tables, simulated) -> Scores:
 
 def assert_complete(scores: Scores, keys: pl.DataFrame, as_of: date) -> None:
     """Every key once for every step, valid quantiles, and one outcome that fits its rows."""
-    assert dict(scores.rows.schema) == dict(SALES.published(OPTIONS).schema)
+    assert dict(scores.rows.schema) == dict(SALES.published_table(OPTIONS).schema)
     steps = keys.select(KEY).join(pl.DataFrame({"step": range(1, HORIZON + 1)}), how="cross")
     assert (
         scores.rows.select(*KEY, "step")
@@ -165,14 +165,14 @@ def test_calibration_moves_the_median_less_the_fewer_origins_a_third_of_the_hori
 
 
 def test_every_requested_key_is_answered_once(scores, tables, simulated):
-    keys = SALES.requested(tables, simulated.as_of, OPTIONS).collect()
+    keys = SALES.requested_keys(tables, simulated.as_of, OPTIONS).collect()
     assert_complete(scores, keys, simulated.as_of)
     assert "blend" in set(scores.keys["rung"])
 
 
 def test_requested_are_keys_with_history_in_the_last_year_or_in_the_plan(tables, simulated):
     as_of = simulated.as_of
-    requested = SALES.requested(tables, as_of, OPTIONS).collect()
+    requested = SALES.requested_keys(tables, as_of, OPTIONS).collect()
     recent = simulated.history.filter(pl.col("week") > as_of - timedelta(weeks=52))
     expected = pl.concat([recent.select(KEY), simulated.plan.select(KEY)]).unique().sort(KEY)
     assert requested.select(KEY).equals(expected)
@@ -390,7 +390,7 @@ def test_without_covariates_keys_are_forecast_by_the_candidate_of_their_kind_of_
     training, _ = trained_on(tables, simulated.as_of)
     model = SALES.load(saved_and_read(training.files))
     scores = scored(model, tables, simulated.as_of)
-    assert_complete(scores, SALES.requested(tables, simulated.as_of, OPTIONS).collect(), simulated.as_of)
+    assert_complete(scores, SALES.requested_keys(tables, simulated.as_of, OPTIONS).collect(), simulated.as_of)
     rungs = set(model.unplanned["rung"])
     assert set(scores.keys.filter(status="scored")["rung"]) <= rungs <= set(contest.MEMBERS)
     assert set(training.backtest["rung"]) & set(contest.MEMBERS)
@@ -405,7 +405,7 @@ def test_a_history_too_short_for_a_backtest_is_still_answered(simulated):
     assert training.backtest.is_empty()
     assert any("0 of 2 origins" in note for note in training.notes)
     scores = scored(SALES.load(saved_and_read(training.files)), tables, as_of)
-    assert_complete(scores, SALES.requested(tables, as_of, OPTIONS).collect(), as_of)
+    assert_complete(scores, SALES.requested_keys(tables, as_of, OPTIONS).collect(), as_of)
 
 
 def test_what_was_sold_in_weeks_out_of_stock_is_not_believed(model, tables, simulated):
@@ -441,10 +441,10 @@ def test_pieces_on_hand_are_not_taken_for_a_share_in_stock(simulated):
 
 
 def test_names_of_quantiles_follow_the_options():
-    schema = SALES.published({"quantiles": [0.1, 0.5, 0.975]}).schema
+    schema = SALES.published_table({"quantiles": [0.1, 0.5, 0.975]}).schema
     assert [name for name in schema if name.startswith("q")] == ["q10", "q50", "q97.5"]
     with pytest.raises(ValueError, match="rising order"):
-        SALES.published({"quantiles": [0.5, 0.1]})
+        SALES.published_table({"quantiles": [0.5, 0.1]})
 
 
 def about_weeks(units: list[float]) -> list[str]:

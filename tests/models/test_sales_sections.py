@@ -13,25 +13,25 @@ from models.scenario import RunView
 from tests.sales_run import AS_OF, HISTORY_WEEKS, HORIZON, a_run
 
 
-def parts(run: RunView, title: str, kind: type) -> list:
+def blocks(run: RunView, title: str, kind: type) -> list:
     section = next(s for s in sections(run) if s.title == title)
-    return [part for part in section.parts if isinstance(part, kind)]
+    return [part for part in section.blocks if isinstance(part, kind)]
 
 
 def figures(run: RunView) -> dict[str, str]:
-    return dict(parts(run, "This forecast", Figures)[0].values)
+    return dict(blocks(run, "This forecast", Figures)[0].values)
 
 
 def prose(run: RunView, title: str) -> str:
-    return " ".join(part.markdown for part in parts(run, title, Text))
+    return " ".join(part.markdown for part in blocks(run, title, Text))
 
 
 def explorer(run: RunView) -> Explorer:
-    return parts(run, "Any SKU and store", Explorer)[0]
+    return blocks(run, "Any SKU and store", Explorer)[0]
 
 
 def test_sections_come_in_order_of_use() -> None:
-    titles = [s.title for s in sections(a_run()) if s.parts]
+    titles = [s.title for s in sections(a_run()) if s.blocks]
     assert titles == [
         "This forecast",
         "Any SKU and store",
@@ -83,9 +83,9 @@ def test_the_explorer_has_the_outer_band_before_the_inner_one() -> None:
 
 def test_bands_follow_the_quantiles_of_the_run() -> None:
     run = a_run()
-    renamed = run.published.rename({"q5": "q2.5", "q95": "q97.5"}).drop("q25", "q75")
+    renamed = run.published_rows.rename({"q5": "q2.5", "q95": "q97.5"}).drop("q25", "q75")
     backtest = run.backtest.rename({"q5": "q2.5", "q95": "q97.5"}).drop("q25", "q75")
-    run = dataclasses.replace(run, published=renamed, backtest=backtest, previous=None)
+    run = dataclasses.replace(run, published_rows=renamed, backtest=backtest, previous=None)
     assert [(b.low, b.high, b.label) for b in explorer(run).tracks[1].bands] == [
         ("q2.5", "q97.5", "2.5–97.5%")
     ]
@@ -116,7 +116,7 @@ def test_deals_are_marked_where_the_history_has_them() -> None:
 
 
 def test_the_total_is_the_sum_over_all_keys() -> None:
-    chart = parts(a_run(), "Total demand", Chart)[0]
+    chart = blocks(a_run(), "Total demand", Chart)[0]
     lines = {trace["name"]: trace for trace in chart.figure["data"]}
     assert lines["Sold"]["y"] == [float(100 + 4 * week) for week in range(1, HISTORY_WEEKS + 1)]
     assert lines["Sum of medians"]["y"] == [1000.0] * HORIZON
@@ -132,16 +132,22 @@ def test_without_totals_the_total_has_no_band_and_says_how_far_it_was_off() -> N
 def test_with_totals_the_total_has_their_bands() -> None:
     run = a_run()
     quantiles = {
-        name: 1000.0 + i for i, name in enumerate(quantile_columns(run.published.collect_schema().names()))
+        name: 1000.0 + i
+        for i, name in enumerate(quantile_columns(run.published_rows.collect_schema().names()))
     }
-    weeks = run.published.select("week", "as_of").unique().sort("week").with_columns(weeks=1, expected=1100.0)
+    weeks = (
+        run.published_rows.select("week", "as_of")
+        .unique()
+        .sort("week")
+        .with_columns(weeks=1, expected=1100.0)
+    )
     whole = weeks.head(1).with_columns(weeks=HORIZON, expected=4400.0)
     totals = pl.concat([weeks, whole]).with_columns(
         level=pl.lit("total"), **{n: pl.lit(v) for n, v in quantiles.items()}
     )
     other = totals.with_columns(level=pl.lit("store"), expected=pl.lit(7.0))
-    run = dataclasses.replace(run, derived={"totals": pl.concat([totals, other])})
-    lines = {trace["name"]: trace for trace in parts(run, "Total demand", Chart)[0].figure["data"]}
+    run = dataclasses.replace(run, derived_tables={"totals": pl.concat([totals, other])})
+    lines = {trace["name"]: trace for trace in blocks(run, "Total demand", Chart)[0].figure["data"]}
     assert set(lines["25–75% of the total"]["y"]) == {quantiles["q25"], quantiles["q75"]}
     assert f"first {HORIZON} weeks **4,400** units are expected" in prose(run, "Total demand")
 
@@ -151,12 +157,12 @@ def test_accuracy_is_told_against_the_baselines_that_there_are() -> None:
     assert "**0.200**" in text
     assert "50% below naive" in text
     assert "seasonal" not in text
-    grid = parts(a_run(), "Accuracy in the backtest", Grid)[0]
+    grid = blocks(a_run(), "Accuracy in the backtest", Grid)[0]
     assert grid.frame["Kind of demand"].to_list() == ["regular", "promoted", "All"]
 
 
 def test_coverage_by_step_is_drawn_beside_what_the_band_says() -> None:
-    chart = parts(a_run(), "Accuracy in the backtest", Chart)[1]
+    chart = blocks(a_run(), "Accuracy in the backtest", Chart)[1]
     assert [trace["y"] for trace in chart.figure["data"]] == [
         [0.91] * HORIZON,
         [0.9] * HORIZON,
@@ -171,7 +177,7 @@ def test_fallbacks_are_grouped_by_reason_whatever_its_numbers() -> None:
     keys = run.keys.with_columns(
         weeks, pl.lit("fallback").alias("status"), pl.lit("short_history").alias("rung")
     )
-    groups, rows = parts(dataclasses.replace(run, keys=keys), "Fallbacks", Grid)
+    groups, rows = blocks(dataclasses.replace(run, keys=keys), "Fallbacks", Grid)
     assert groups.frame.rows() == [("Fallback", "short history", "n weeks of history, n are needed", 20, 1.0)]
     assert rows.frame.height == 20
     assert "7 weeks of history, 8 are needed" in rows.frame["Reason"].to_list()
@@ -189,7 +195,7 @@ def test_changes_are_over_the_weeks_that_both_forecasts_cover() -> None:
     text = prose(run, "Changes since the last forecast")
     assert f"+{overlap * 100:,} units" in text
     assert f"as of **{AS_OF - timedelta(weeks=1)}**" in text
-    up, down = parts(run, "Changes since the last forecast", Grid)
+    up, down = blocks(run, "Changes since the last forecast", Grid)
     assert up.frame.row(0) == (
         "B",
         "10",
@@ -202,25 +208,25 @@ def test_changes_are_over_the_weeks_that_both_forecasts_cover() -> None:
 
 
 def test_the_first_forecast_has_no_changes() -> None:
-    assert next(s for s in sections(a_run(previous=False)) if s.title.startswith("Changes")).parts == []
+    assert next(s for s in sections(a_run(previous=False)) if s.title.startswith("Changes")).blocks == []
 
 
 def test_a_run_that_published_nothing_still_has_a_page() -> None:
     run = a_run()
     none = dataclasses.replace(
         run,
-        published=run.published.clear(),
+        published_rows=run.published_rows.clear(),
         keys=run.keys.with_columns(pl.lit("failed").alias("status"), pl.lit("ValueError: x").alias("reason")),
     )
     page_sections: list[Section] = sections(none)
     assert "No row was published" in prose(none, "This forecast")
-    assert [s.title for s in page_sections if s.parts][:1] == ["This forecast"]
-    assert parts(none, "Fallbacks", Grid)[0].frame["Pairs"].sum() == 4
+    assert [s.title for s in page_sections if s.blocks][:1] == ["This forecast"]
+    assert blocks(none, "Fallbacks", Grid)[0].frame["Pairs"].sum() == 4
 
 
 def test_a_bundle_without_metrics_leaves_the_accuracy_out() -> None:
     run = dataclasses.replace(a_run(), metrics=pl.DataFrame())
-    assert next(s for s in sections(run) if s.title.startswith("Accuracy")).parts == []
+    assert next(s for s in sections(run) if s.title.startswith("Accuracy")).blocks == []
 
 
 def test_a_single_key_with_a_single_week_of_zero_is_shown() -> None:
@@ -235,7 +241,9 @@ def test_a_single_key_with_a_single_week_of_zero_is_shown() -> None:
 
 def test_planned_deals_are_marked_on_the_forecast() -> None:
     run = a_run()
-    plan = run.published.select("sku", "store", "week", (pl.col("step") == 2).cast(pl.Float64).alias("deal"))
+    plan = run.published_rows.select(
+        "sku", "store", "week", (pl.col("step") == 2).cast(pl.Float64).alias("deal")
+    )
     only_a = plan.filter(pl.col("sku") == "A")
     forecast = explorer(dataclasses.replace(run, tables={**run.tables, "plan": only_a})).tracks[1]
     assert [m.column for m in forecast.marks] == ["deal"]

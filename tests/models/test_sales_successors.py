@@ -70,13 +70,13 @@ def test_nothing_after_the_origin_is_inherited(tables):
 
 
 def test_predecessors_that_are_unknown_or_have_no_end_are_told(tables):
-    (note,) = SALES.left_out(tables, AS_OF)
+    (note,) = SALES.omissions(tables, AS_OF)
     assert note.startswith("SKU new begins with the history of its predecessor 4, which is forecast, too.")
     stray = pl.LazyFrame({"sku": ["new"], "predecessor": ["five"]})
-    (note,) = SALES.left_out({**tables, "skus": stray}, AS_OF)
+    (note,) = SALES.omissions({**tables, "skus": stray}, AS_OF)
     assert note == "SKU new has the predecessor five, which was not sold in the last 52 weeks."
     with_end = pl.LazyFrame({"sku": ["new", "4"], "predecessor": ["4", None], "end": [None, str(AS_OF)]})
-    assert SALES.left_out({**tables, "skus": with_end}, AS_OF) == []
+    assert SALES.omissions({**tables, "skus": with_end}, AS_OF) == []
 
 
 def test_a_predecessor_is_a_name_whatever_it_looks_like():

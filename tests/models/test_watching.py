@@ -38,14 +38,14 @@ class Case:
     time: str
     first: str
 
-    def watched(self, tables: dict[str, pl.DataFrame], cycles: int) -> pl.DataFrame:
+    def watched_inputs(self, tables: dict[str, pl.DataFrame], cycles: int) -> pl.DataFrame:
         until = self.trained + cycles * self.cycle
-        return self.scenario.watched(
+        return self.scenario.watched_inputs(
             {n: f.lazy() for n, f in tables.items()}, self.trained, until, {}
         ).collect()
 
     def drifted(self, tables: dict[str, pl.DataFrame], cycles: int) -> pl.DataFrame:
-        rows = self.watched(tables, cycles).drop(self.scenario.key, strict=False)
+        rows = self.watched_inputs(tables, cycles).drop(self.scenario.key, strict=False)
         now = pl.col(CYCLE) > self.trained
         return drift(rows.filter(~now), rows.filter(now)).filter("drifted")
 
@@ -107,8 +107,8 @@ def test_in_fifty_cycles_without_a_shift_there_is_no_alarm(case: Callable[[], Ca
 @pytest.mark.parametrize("case", [sales, devices], ids=lambda case: case.__name__)
 def test_what_is_watched_up_to_a_cycle_does_not_change_when_the_future_does(case: Callable[[], Case]):
     one = case()
-    early = one.watched(one.tables, 0)
-    later = one.watched(one.shifted, 3).filter(pl.col(CYCLE) <= one.trained)
+    early = one.watched_inputs(one.tables, 0)
+    later = one.watched_inputs(one.shifted, 3).filter(pl.col(CYCLE) <= one.trained)
     assert_frame_equal(early, later, check_row_order=False, check_column_order=False)
 
 
@@ -118,8 +118,8 @@ def test_what_is_watched_of_machines_does_not_change_when_later_telemetry_does()
     sensors = pl.exclude("machine_id", "time")
     telemetry = plant.tables["telemetry"]
     altered = telemetry.with_columns(pl.when(late).then(sensors * 3).otherwise(sensors).name.keep())
-    early = plant.watched(plant.tables, 0)
-    features = plant.watched({**plant.tables, "telemetry": altered}, 3)
+    early = plant.watched_inputs(plant.tables, 0)
+    features = plant.watched_inputs({**plant.tables, "telemetry": altered}, 3)
     later = features.filter(pl.col(CYCLE) <= plant.trained)
     assert features.height > later.height
     assert_frame_equal(early, later, check_row_order=False, check_column_order=False)
@@ -128,7 +128,7 @@ def test_what_is_watched_of_machines_does_not_change_when_later_telemetry_does()
 def test_a_store_or_shard_without_rows_has_nothing_to_watch():
     for case in (sales(), devices(), machines()):
         empty = {name: frame.clear() for name, frame in case.tables.items()}
-        assert case.watched(empty, 1).height == 0
+        assert case.watched_inputs(empty, 1).height == 0
 
 
 def test_a_week_without_a_row_is_a_gap_and_after_eight_of_them_the_key_is_no_longer_expected():
@@ -136,7 +136,7 @@ def test_a_week_without_a_row_is_a_gap_and_after_eight_of_them_the_key_is_no_lon
     rows = [{"sku": "a", "store": "x", "week": w, "units": 5.0, "price": 2.0} for w in weeks[:20]]
     rows += [{"sku": "b", "store": "x", "week": w, "units": 5.0, "price": 2.0} for w in weeks]
     history = pl.DataFrame(rows).lazy()
-    features = SALES.watched({"history": history}, weeks[30], weeks[39], {}).collect().filter(sku="a")
+    features = SALES.watched_inputs({"history": history}, weeks[30], weeks[39], {}).collect().filter(sku="a")
     assert features.height == 28
     assert features["no_row"].sum() == 8
     assert features.filter(pl.col("no_row") == 1)["price"].is_nan().all()
@@ -151,7 +151,9 @@ def test_a_sensor_that_falls_silent_has_fewer_readings_and_a_new_device_is_new()
     late = (pl.col("device") == second) & (pl.col("time") < case.trained)
     readings = case.tables["readings"].filter(~silent, ~late).lazy()
     until = case.trained + timedelta(hours=1)
-    features = DEVICES.watched({"readings": readings}, case.trained, until, {}).collect().filter(cycle=until)
+    features = (
+        DEVICES.watched_inputs({"readings": readings}, case.trained, until, {}).collect().filter(cycle=until)
+    )
     row = features.filter(device=first).row(0, named=True)
     assert row["flow readings"] < -1
     assert row["current readings"] > -1

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.scenario import Trained
+from models.scenario import FitResult
 from tasks.registry import bundles
 from tasks.registry.bundles import BundleError
 from tests import steps
@@ -23,8 +23,8 @@ FRAME = pl.DataFrame({"a": [1, 2], "b": ["x", None]})
 DAY = date(2024, 1, 3)
 
 
-def trained(loss=1.0) -> Trained:
-    return Trained(
+def trained(loss=1.0) -> FitResult:
+    return FitResult(
         files={},
         features=("a",),
         backtest=FRAME,

@@ -9,8 +9,7 @@ import pytest
 
 from models.drift import Rule
 from models.scenario import Scenario
-from tasks.monitoring import drift, due
-from tasks.monitoring import ground_truth as outcomes
+from tasks.monitoring import drift, due, ground_truth
 from tasks.page.run_page import write_page
 from tasks.registry import bundles
 from tasks.scoring.publishing import complete
@@ -106,8 +105,8 @@ def test_a_smaller_shift_is_told_in_its_second_cycle_whether_the_first_was_compa
 class ByName(Toy):
     """Watches the values of each name as a feature of its own."""
 
-    def watched(self, tables, trained_as_of, as_of, options):
-        rows = super().watched(tables, trained_as_of, as_of, options).collect()
+    def watched_inputs(self, tables, trained_as_of, as_of, options):
+        rows = super().watched_inputs(tables, trained_as_of, as_of, options).collect()
         return rows.pivot("name", index="cycle", values="value").lazy()
 
 
@@ -189,9 +188,9 @@ def test_beside_what_drifted_it_is_told_how_good_the_bundle_was_before_and_since
     assert drift.accuracy_since.fn(drift.resolve_watching.fn(TOY, trained, day(5), Rule())) == []
     for number in (-3, -2, 2, 3):
         steps.score(trained, as_of=day(number), bundle=1)
-    judging = due.resolve_outcomes.fn(TOY, trained, None, None, 100)
-    verdicts = [one for group in judging.groups for one in outcomes.judge.fn(TOY, judging.run, group)]
-    outcomes.remember_outcomes.fn(judging, verdicts)
+    judging = due.resolve_judging.fn(TOY, trained, None, None, 100)
+    verdicts = [one for group in judging.groups for one in ground_truth.judge.fn(TOY, judging.run, group)]
+    ground_truth.remember_judgements.fn(judging, verdicts)
     (accuracy,) = drift.accuracy_since.fn(drift.resolve_watching.fn(TOY, trained, day(5), Rule()))
     values = trained.scan("toy/values").collect()
 

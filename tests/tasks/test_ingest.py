@@ -356,10 +356,10 @@ def test_with_week_ending_a_date_is_the_last_day_of_its_week(store, tmp_path):
 def test_weeks_that_are_not_complete_are_named():
     history = sales(weeks=3).lazy()
     as_of = SALES.resolve_as_of({"history": history}, None, datetime(2024, 1, 18, tzinfo=UTC))
-    (note,) = SALES.left_out({"history": history}, as_of)
+    (note,) = SALES.omissions({"history": history}, as_of)
     assert "2024-01-15 (10 rows)" in note
     assert "from 2024-01-22 on" in note
-    assert SALES.left_out({"history": history}, MONDAY + timedelta(weeks=2)) == []
+    assert SALES.omissions({"history": history}, MONDAY + timedelta(weeks=2)) == []
 
 
 # again and later

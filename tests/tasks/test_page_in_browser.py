@@ -241,7 +241,7 @@ def test_panels_show_all_tags_of_a_device_with_gaps_bands_and_marks(chromium: Pa
 
 
 def test_the_browser_decodes_every_value_as_python_does(chromium: Page, tmp_path: Path) -> None:
-    explorer = sections(a_run(KEYS[4:40]))[1].parts[0]
+    explorer = sections(a_run(KEYS[4:40]))[1].blocks[0]
     assert isinstance(explorer, Explorer)
     packed = pack(explorer)
     path = tmp_path / "one.html"

@@ -214,8 +214,8 @@ def test_a_moment_can_be_read_by_other_readers_of_delta_tables(store):
 class Ranked(Toy, CompletesRows):
     """Rows get their rank among those of all shards."""
 
-    def published(self, options):
-        base = super().published(options)
+    def published_table(self, options):
+        base = super().published_table(options)
         return replace(base, schema={**base.schema, "rank": pl.Int64})
 
     def score(self, *arguments):

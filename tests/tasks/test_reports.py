@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import polars as pl
 import pytest
 
-from models.page.blocks import INK, Chart, Explorer, Figures, Grid, Line, Part, Section, Text, Track
+from models.page.blocks import INK, Block, Chart, Explorer, Figures, Grid, Line, Section, Text, Track
 from models.sales.sections import sections
 from tasks.page import render as reports
 from tasks.page.render import render
@@ -39,7 +39,7 @@ class Elements(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
-def page(*parts: Part, title: str = "Title") -> str:
+def page(*parts: Block, title: str = "Title") -> str:
     return render(title, "subtitle", [Section("Section", parts)])
 
 
@@ -66,7 +66,7 @@ def cells(html: str) -> list[list[str]]:
     ],
     ids=lambda part: type(part).__name__,
 )
-def test_a_hostile_name_adds_no_element_and_no_address(part: Part) -> None:
+def test_a_hostile_name_adds_no_element_and_no_address(part: Block) -> None:
     plain, hostile = Elements(page(type(part)(**_harmless(part)))), Elements(page(part, title=HOSTILE))
     assert [tag for tag, _ in hostile.found] == [tag for tag, _ in plain.found]
     for _, attributes in hostile.found:
@@ -74,7 +74,7 @@ def test_a_hostile_name_adds_no_element_and_no_address(part: Part) -> None:
         assert "onerror" not in attributes
 
 
-def _harmless(part: Part) -> dict:
+def _harmless(part: Block) -> dict:
     """The fields of a part of the same shape with a name that is a word."""
 
     def tame(value: object) -> object:

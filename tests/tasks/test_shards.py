@@ -59,8 +59,8 @@ def test_a_run_without_a_key_cannot_begin(store):
     steps.put(store)
 
     class Nobody(Toy):
-        def requested(self, tables, as_of, options):
-            return super().requested(tables, as_of, options).filter(False)
+        def requested_keys(self, tables, as_of, options):
+            return super().requested_keys(tables, as_of, options).filter(False)
 
     steps.train(store)
     run = steps.resolve(store)

@@ -3,7 +3,7 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 
-from models.scenario import Trained
+from models.scenario import FitResult
 from tasks.registry import bundles
 from tasks.scoring.runs import RunError, begin, resolve_training
 from tasks.scoring.shards import plan
@@ -55,8 +55,8 @@ def test_a_part_knows_nothing_after_its_day(store):
 
 def test_keys_that_ended_are_learnt_from_where_no_key_of_their_shard_is_scored_any_more(run):
     class Ended(Plain):
-        def requested(self, tables, as_of, options):
-            return super().requested(tables, as_of, options).filter(pl.col("name") == "n00")
+        def requested_keys(self, tables, as_of, options):
+            return super().requested_keys(tables, as_of, options).filter(pl.col("name") == "n00")
 
     assert len(plan.fn(Ended(), run)) == 1
     assert sum(training_shards.fn(Ended(), run).values()) == 12
@@ -108,7 +108,7 @@ def test_backtests_with_other_columns_are_kept_side_by_side(store):
         def fit(self, *arguments):
             base = super().fit(*arguments)
             wide = base.backtest.with_columns(q99=pl.lit(1.0))
-            return Trained(**{**vars(base), "backtest": wide})
+            return FitResult(**{**vars(base), "backtest": wide})
 
     steps.put(store)
     steps.train(store)

@@ -27,20 +27,20 @@ from models.scenario import (
     AsOf,
     ControlChart,
     File,
+    FitResult,
     Frames,
+    GroundTruth,
     HasControlCharts,
     HasPage,
     HasSearch,
     MeetsChampions,
-    Outcomes,
-    Published,
+    PublishedTable,
     ReportsGaps,
     RunView,
     Scenario,
     Scores,
     Search,
     Table,
-    Trained,
     WatchesInputs,
 )
 from models.search import OneOf, Real, Space, Whole
@@ -76,10 +76,10 @@ class Plain(Scenario):
             "extras": Table("extras", schema, unique=("name", "at"), required=False),
         }
 
-    def published(self, options: Mapping[str, Any]) -> Published:
+    def published_table(self, options: Mapping[str, Any]) -> PublishedTable:
         wide = dict.fromkeys(options.get("columns", []), pl.Float64)
         schema = {"name": pl.String, "value": pl.Float64, "names": pl.Int64, "rung": pl.String} | wide
-        return Published("doubled", schema, ("name",))
+        return PublishedTable("doubled", schema, ("name",))
 
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> AsOf:
         first, last = (
@@ -102,10 +102,10 @@ class Plain(Scenario):
 
     def fit(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
-    ) -> Trained:
+    ) -> FitResult:
         last = parts["last"].sort("name").collect()
         loss = float(options.get("loss", 1.0)) * distance(options) / distance({})
-        return Trained(
+        return FitResult(
             files={"factor": {"factor": FACTOR}, "seen": last, "remark": "doubles"},
             features=("value",),
             backtest=last.select("name", "at", actual="value", forecast=pl.col("value") * FACTOR),
@@ -122,7 +122,7 @@ class Plain(Scenario):
         assert isinstance(content, dict)
         return float(content["factor"])
 
-    def requested(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
+    def requested_keys(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
         return tables["values"].filter(pl.col("at") <= as_of).select("name", "shard").unique()
 
     def score(
@@ -169,32 +169,32 @@ class Toy(Plain, MeetsChampions, ReportsGaps, HasPage, HasControlCharts, Watches
         return keys.join(stale, on="name").select("name", last="at", done=pl.lit("uses the older value"))
 
     def sections(self, run: RunView) -> list[Section]:
-        rows = run.published.select(pl.len()).collect().item()
+        rows = run.published_rows.select(pl.len()).collect().item()
         return [Section("What was doubled", [Figures({"Rows": f"{rows}"})])]
 
     @property
-    def outcomes(self) -> Outcomes:
-        return Outcomes(("values",), since=pl.col("at").min(), until=pl.col("at").max())
+    def ground_truth(self) -> GroundTruth:
+        return GroundTruth(("values",), since=pl.col("at").min(), until=pl.col("at").max())
 
     @property
     def charts(self) -> Mapping[str, ControlChart]:
         return {"error": ControlChart("Absolute error per value", every="day")}
 
     def judge(
-        self, published: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
+        self, published_rows: pl.LazyFrame, tables: Frames, until: AsOf, options: Mapping[str, Any]
     ) -> pl.DataFrame:
         next_one = pl.col("as_of") + (timedelta(hours=1) if self.hourly else timedelta(days=1))
         then = tables["values"].select("name", "at", actual="value")
-        rows = published.with_columns(at=next_one).join(then, on=["name", "at"], how="left").collect()
+        rows = published_rows.with_columns(at=next_one).join(then, on=["name", "at"], how="left").collect()
         return rows.with_columns(pending=pl.col("at") > until).drop("as_of").sort("name")
 
-    def measures(self, judged: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        complete = judged.drop_nulls(["value", "actual"]).collect()
+    def measures(self, judged_rows: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        complete = judged_rows.drop_nulls(["value", "actual"]).collect()
         measures = {"rows": pl.len(), "mean_error": (pl.col("value") - pl.col("actual")).abs().mean()}
         return by_slice(complete, measures, [None, "at"])
 
-    def tallies(self, judged: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        complete = judged.drop_nulls(["value", "actual"])
+    def tallies(self, judged_rows: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:
+        complete = judged_rows.drop_nulls(["value", "actual"])
         sums = complete.group_by(pl.col("at").cast(pl.Date).alias("period")).agg(
             numerator=(pl.col("value") - pl.col("actual")).abs().sum(),
             denominator=pl.col("actual").sum(),
@@ -202,7 +202,7 @@ class Toy(Plain, MeetsChampions, ReportsGaps, HasPage, HasControlCharts, Watches
         )
         return sums.with_columns(chart=pl.lit("error"), series=pl.lit("all"))
 
-    def watched(
+    def watched_inputs(
         self, tables: Frames, trained_as_of: AsOf, as_of: AsOf, options: Mapping[str, Any]
     ) -> pl.LazyFrame:
         return tables["values"].filter(pl.col("at") <= as_of).select("name", "value", cycle="at")

@@ -6,7 +6,7 @@ from typing import Any
 import dataframely as dy
 import polars as pl
 
-from models.scenario import AsOf, Published, Scenario, Scores, Table, Trained
+from models.scenario import AsOf, FitResult, PublishedTable, Scenario, Scores, Table
 
 
 class Value(dy.Schema):
@@ -24,25 +24,25 @@ class Means(Scenario):
     def tables(self) -> dict[str, Table]:
         return {"values": Table("values", Value, unique=("name", "at"), shard_by=("name",))}
 
-    def published(self, options: Any) -> Published:
-        return Published("means", {"name": pl.String, "mean": pl.Float64}, sort=("name",))
+    def published_table(self, options: Any) -> PublishedTable:
+        return PublishedTable("means", {"name": pl.String, "mean": pl.Float64}, sort=("name",))
 
     def resolve_as_of(self, tables: Any, as_of: AsOf | None, now: Any) -> AsOf:
         return as_of or tables["values"].select(pl.col("at").max()).collect().item()
 
-    def fit(self, parts: Any, context: Any, as_of: AsOf, options: Any) -> Trained:
+    def fit(self, parts: Any, context: Any, as_of: AsOf, options: Any) -> FitResult:
         values = parts["values"].filter(pl.col("at") <= as_of).sort("name", "at").collect()
         before = pl.col("value").cum_sum().shift(1) / pl.int_range(pl.len())
         backtest = values.with_columns(mean=before.over("name")).drop_nulls("mean")
         loss = float((backtest["value"] - backtest["mean"]).abs().mean() or 0.0)
         metrics = {"slice": ["all"], "value_of_slice": ["all"], "metric": ["mae"], "value": [loss]}
         overall = {"mean": float(values["value"].mean() or 0.0)}
-        return Trained({"model": overall}, ("value",), backtest, pl.DataFrame(metrics), {"mae": loss}, loss)
+        return FitResult({"model": overall}, ("value",), backtest, pl.DataFrame(metrics), {"mae": loss}, loss)
 
     def load(self, files: Any) -> float:
         return float(files["model"]["mean"])
 
-    def requested(self, tables: Any, as_of: AsOf, options: Any) -> pl.LazyFrame:
+    def requested_keys(self, tables: Any, as_of: AsOf, options: Any) -> pl.LazyFrame:
         return tables["values"].filter(pl.col("at") <= as_of).select("name", "shard").unique()
 
     def score(

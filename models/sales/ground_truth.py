@@ -19,9 +19,9 @@ from models.sales.options import Options
 from models.sales.panel import KEY, Panel, demanded, known_covariates, panel_of
 from models.sales.promotions import promotions
 from models.sales.scoring import PANEL_WEEKS
-from models.scenario import TALLIES, ControlChart, Frames, Outcomes
+from models.scenario import TALLIES, ControlChart, Frames, GroundTruth
 
-OUTCOMES = Outcomes(("history",), since=pl.col("week").min(), until=pl.col("week").max())
+GROUND_TRUTH = GroundTruth(("history",), since=pl.col("week").min(), until=pl.col("week").max())
 CHARTS = {"pinball": ControlChart("Pinball loss per unit sold", every="week")}
 STEPS = (1, 4, 13)
 """Steps whose loss is watched, as far as the horizon reaches."""
@@ -81,25 +81,25 @@ def _weeks(panel: Panel, origin: int, promoted: np.ndarray) -> list[pl.DataFrame
     return frames
 
 
-def measures(judged: pl.LazyFrame, options: Options) -> pl.DataFrame:
+def measures(judged_rows: pl.LazyFrame, options: Options) -> pl.DataFrame:
     """`backtest.measures` of the rows whose units are known, per `SLICES`.
 
     Rows without one of the quantiles of `options`, of a bundle with others, do not count.
     """
     columns = [*KEY, "as_of", "week", "step", "units", *options.columns, "rung", "kind", *measuring.NAIVES]
-    complete = judged.select(columns).drop_nulls(["units", *options.columns])
+    complete = judged_rows.select(columns).drop_nulls(["units", *options.columns])
     rows = complete.collect(engine="streaming").sort("as_of", *KEY, "week")
     return metrics.by_slice(rows, measuring.measures(options), SLICES)
 
 
-def tallies(judged: pl.DataFrame, options: Options) -> pl.DataFrame:
+def tallies(judged_rows: pl.DataFrame, options: Options) -> pl.DataFrame:
     """Losses, units and rows of each target week at each of `STEPS`, of rows whose units are known."""
     by_column = dict(zip(options.columns, options.quantiles, strict=True))
-    if not set(by_column) <= set(judged.columns):
+    if not set(by_column) <= set(judged_rows.columns):
         return pl.DataFrame(schema=TALLIES)
     losses = [metrics.pinball_loss(pl.col("units"), pl.col(name), q) for name, q in by_column.items()]
     return (
-        judged.filter(pl.col("units").is_not_null(), pl.col("step").is_in(STEPS))
+        judged_rows.filter(pl.col("units").is_not_null(), pl.col("step").is_in(STEPS))
         .group_by("step", "week")
         .agg(
             pl.mean_horizontal(losses).sum().alias("numerator"),
@@ -121,12 +121,14 @@ def tallies(judged: pl.DataFrame, options: Options) -> pl.DataFrame:
     )
 
 
-def losses(backtest: pl.LazyFrame, judged: pl.LazyFrame, options: Options) -> tuple[float, float, int] | None:
-    """Pinball losses of `backtest` and `judged` on the SKUs, stores and weeks that both forecast at one origin.
+def losses(
+    backtest: pl.LazyFrame, judged_rows: pl.LazyFrame, options: Options
+) -> tuple[float, float, int] | None:
+    """Pinball losses of `backtest` and `judged_rows` on the SKUs, stores and weeks that both forecast at one origin.
 
-    By the units of `judged`, at the quantiles of `options` that both have. None where there is no such row.
+    By the units of `judged_rows`, at the quantiles of `options` that both have. None where there is no such row.
     """
-    theirs = judged.filter(pl.col("units").is_not_null()).rename({"as_of": "origin"})
+    theirs = judged_rows.filter(pl.col("units").is_not_null()).rename({"as_of": "origin"})
     both = set(backtest.collect_schema()) & set(theirs.collect_schema())
     quantiles = tuple(q for q, name in zip(options.quantiles, options.columns, strict=True) if name in both)
     if not quantiles:

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 
-from models.sales import SALES, outcomes
+from models.sales import SALES, ground_truth
 from models.sales.options import Options
 from models.sales.simulation import simulate
 
@@ -44,7 +44,7 @@ def test_kinds_units_and_naive_forecasts_are_those_of_a_backtest_at_the_same_ori
     origin = last - timedelta(weeks=4)
     context = SALES.context(tables, last, OPTIONS)
     backtest = SALES.prepare_shard(tables, context, last, OPTIONS)["backtest"]
-    verdicts = outcomes.judge(published(tables, origin), tables, last)
+    verdicts = ground_truth.judge(published(tables, origin), tables, last)
     columns = ["units", "kind", "naive", "seasonal_naive"]
     both = backtest.join(verdicts, on=["sku", "store", "week"], suffix="_judged")
     assert both.height == backtest.height > 40
@@ -54,11 +54,11 @@ def test_kinds_units_and_naive_forecasts_are_those_of_a_backtest_at_the_same_ori
 
 
 def test_a_week_is_pending_until_it_is_over_and_a_week_without_a_row_is_never_known(tables, last):
-    verdicts = outcomes.judge(published(tables, last - timedelta(weeks=2)), tables, last)
+    verdicts = ground_truth.judge(published(tables, last - timedelta(weeks=2)), tables, last)
     assert verdicts["pending"].equals(verdicts["week"] > last, check_names=False)
     assert verdicts.filter("pending")["units"].null_count() == verdicts["pending"].sum()
     assert verdicts.filter(sku="none")["units"].null_count() == 4
-    in_progress = outcomes.judge(
+    in_progress = ground_truth.judge(
         published(tables, last - timedelta(weeks=2)), tables, last - timedelta(weeks=1)
     )
     assert in_progress["pending"].sum() == verdicts["pending"].sum() * 3 // 2
@@ -69,14 +69,14 @@ def test_what_is_sold_later_changes_no_verdict_on_what_was_known_before(tables, 
     later = pl.when(pl.col("week") > last - timedelta(weeks=4)).then(pl.col("units") + 99).otherwise("units")
     altered = {**tables, "history": tables["history"].with_columns(later.alias("units"))}
     rows = published(tables, origin)
-    assert outcomes.judge(rows, tables, last).equals(outcomes.judge(rows, altered, last))
+    assert ground_truth.judge(rows, tables, last).equals(ground_truth.judge(rows, altered, last))
 
 
 def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
     origin = last - timedelta(weeks=4)
-    verdicts = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
+    verdicts = ground_truth.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
     options = Options(horizon=4)
-    table = outcomes.measures(verdicts.lazy(), options)
+    table = ground_truth.measures(verdicts.lazy(), options)
     complete = [row for row in verdicts.iter_rows(named=True) if row["units"] is not None]
 
     def loss(row) -> float:
@@ -107,7 +107,7 @@ def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
     measure([row for row in complete if row["sku"] == sku], "pinball", "sku", sku)
     measure([row for row in complete if row["kind"] == kind], "bias", "kind", kind)
 
-    tally = outcomes.tallies(verdicts, options)
+    tally = ground_truth.tallies(verdicts, options)
     assert tally["series"].to_list() == ["1 week ahead", "4 weeks ahead"]
     first = [row for row in complete if row["step"] == 1]
     assert tally["period"][0] == origin + timedelta(weeks=1)
@@ -118,27 +118,27 @@ def test_measures_and_tallies_are_what_a_few_plain_lines_give(tables, last):
 
 def test_rows_of_a_bundle_with_other_quantiles_do_not_count(tables, last):
     origin = last - timedelta(weeks=4)
-    verdicts = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
+    verdicts = ground_truth.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
     other = verdicts.with_columns(q5=pl.lit(None, pl.Float64))
-    table = outcomes.measures(pl.concat([verdicts, other]).lazy(), Options(horizon=4))
-    assert table.equals(outcomes.measures(verdicts.lazy(), Options(horizon=4)))
-    assert outcomes.tallies(verdicts.drop("q5"), Options(horizon=4)).is_empty()
+    table = ground_truth.measures(pl.concat([verdicts, other]).lazy(), Options(horizon=4))
+    assert table.equals(ground_truth.measures(verdicts.lazy(), Options(horizon=4)))
+    assert ground_truth.tallies(verdicts.drop("q5"), Options(horizon=4)).is_empty()
 
 
 def test_losses_of_two_bundles_are_of_the_rows_that_both_forecast_at_the_same_origin(tables, last):
     origin = last - timedelta(weeks=4)
-    verdicts = outcomes.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
+    verdicts = ground_truth.judge(published(tables, origin), tables, last).with_columns(as_of=pl.lit(origin))
     complete = verdicts.filter(pl.col("units").is_not_null())
     mine = complete.rename({"as_of": "origin"}).with_columns(
         pl.col("units").alias(name) for name in QUANTILES
     )
     elsewhere = mine.with_columns(origin=pl.lit(origin - timedelta(weeks=1)))
     part = pl.concat([mine.filter(pl.col("step") < 3), elsewhere])
-    ours, theirs, rows = outcomes.losses(part.lazy(), verdicts.lazy(), Options(horizon=4))
+    ours, theirs, rows = ground_truth.losses(part.lazy(), verdicts.lazy(), Options(horizon=4))
     assert ours == 0
     both = complete.filter(pl.col("step") < 3)
-    table = outcomes.measures(both.lazy(), Options(horizon=4))
+    table = ground_truth.measures(both.lazy(), Options(horizon=4))
     assert theirs == pytest.approx(table.filter(slice="all", metric="pinball")["value"].item())
     assert rows == both.height
-    assert outcomes.losses(elsewhere.lazy(), verdicts.lazy(), Options(horizon=4)) is None
-    assert outcomes.losses(part.drop(*QUANTILES).lazy(), verdicts.lazy(), Options(horizon=4)) is None
+    assert ground_truth.losses(elsewhere.lazy(), verdicts.lazy(), Options(horizon=4)) is None
+    assert ground_truth.losses(part.drop(*QUANTILES).lazy(), verdicts.lazy(), Options(horizon=4)) is None

@@ -149,7 +149,7 @@ def test_a_label_without_tag_is_of_all_tags():
     assert accept(rows).good["tag"].to_list() == ["*"]
     assert accept({**rows, "tag": [""]}).good["tag"].to_list() == ["*"]
     assert accept({**rows, "tag": ["flow"]}).good["tag"].to_list() == ["flow"]
-    assert "tag" not in TABLES["labels"].needed
+    assert "tag" not in TABLES["labels"].required_columns
 
 
 def test_a_label_that_ends_before_its_start_is_bad_and_a_later_row_of_the_same_start_counts():

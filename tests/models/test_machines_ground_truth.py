@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.machines import MACHINES, evaluation, outcomes
+from models.machines import MACHINES, evaluation, ground_truth
 from models.machines.scoring import RISKS
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -45,7 +45,7 @@ def test_a_row_failed_where_its_component_fails_within_the_horizon_and_is_pendin
 ):
     times = [START + timedelta(hours=hour) for hour in (0, 12, 24, 36)]
     rows = published(times[-1], times)
-    verdicts = outcomes.judge(rows.lazy(), {"failures": failures(events)}, UNTIL)
+    verdicts = ground_truth.judge(rows.lazy(), {"failures": failures(events)}, UNTIL)
     assert verdicts.height == rows.height
     for row in verdicts.iter_rows(named=True):
         later = [
@@ -63,7 +63,7 @@ def test_a_row_failed_where_its_component_fails_within_the_horizon_and_is_pendin
 
 
 def test_without_a_table_of_failures_nothing_failed():
-    verdicts = outcomes.judge(published(START, [START]).lazy(), {}, UNTIL)
+    verdicts = ground_truth.judge(published(START, [START]).lazy(), {}, UNTIL)
     assert verdicts["failed"].to_list() == [False] * verdicts.height
     assert verdicts["next_failure_hours"].null_count() == verdicts.height
 
@@ -71,7 +71,9 @@ def test_without_a_table_of_failures_nothing_failed():
 def test_a_time_that_two_runs_have_scored_counts_once_as_the_first_has_said():
     tables = {"failures": failures([])}
     first, second = (
-        outcomes.judge(published(as_of, [START], p).lazy(), tables, UNTIL).with_columns(as_of=pl.lit(as_of))
+        ground_truth.judge(published(as_of, [START], p).lazy(), tables, UNTIL).with_columns(
+            as_of=pl.lit(as_of)
+        )
         for as_of, p in ((START, 0.2), (START + timedelta(hours=12), 0.9))
     )
     table = MACHINES.measures(pl.concat([second, first]).lazy(), {})
@@ -83,7 +85,7 @@ def test_a_time_that_two_runs_have_scored_counts_once_as_the_first_has_said():
 def test_tallies_add_up_to_the_brier_score_of_each_week():
     times = [START + timedelta(days=day) for day in (0, 2, 9)]
     tables = {"failures": failures([("a", "fan", 10), ("b", "pump", 50)])}
-    verdicts = outcomes.judge(published(START, times).lazy(), tables, START + timedelta(days=30))
+    verdicts = ground_truth.judge(published(START, times).lazy(), tables, START + timedelta(days=30))
     table = MACHINES.tallies(verdicts, {})
     for row in table.iter_rows(named=True):
         hours = int(row["series"].split()[1])
@@ -98,15 +100,15 @@ def test_tallies_add_up_to_the_brier_score_of_each_week():
 
 def test_losses_of_two_bundles_are_of_the_rows_that_both_speak_of():
     tables = {"failures": failures([("a", "fan", 10)])}
-    verdicts = outcomes.judge(published(START, [START]).lazy(), tables, UNTIL).with_columns(
+    verdicts = ground_truth.judge(published(START, [START]).lazy(), tables, UNTIL).with_columns(
         as_of=pl.lit(START)
     )
     other = published(START, [START, START + timedelta(days=9)], 0.1).filter(component="fan")
-    ours, theirs, rows = outcomes.losses(other.lazy(), verdicts.lazy())
+    ours, theirs, rows = ground_truth.losses(other.lazy(), verdicts.lazy())
     assert rows == 4
     assert theirs == pytest.approx(-(math.log(0.2) + math.log(0.8)) / 2)
     assert ours == pytest.approx(-(math.log(0.1) + math.log(0.9)) / 2)
-    assert outcomes.losses(other.filter(machine_id="z").lazy(), verdicts.lazy()) is None
+    assert ground_truth.losses(other.filter(machine_id="z").lazy(), verdicts.lazy()) is None
 
 
 def test_the_first_machines_of_each_day_are_judged_beside_the_best_that_was_possible():
@@ -147,11 +149,11 @@ def test_a_remaining_life_is_judged_once_its_band_is_over():
 
 def test_published_lives_are_followed_until_their_band_is_over_and_older_tables_have_none():
     rows = published(START, [START]).with_columns(life_q90_hours=pl.lit(200.0))
-    verdicts = outcomes.judge(rows.lazy(), {"failures": failures([("a", "fan", 10)])}, UNTIL)
+    verdicts = ground_truth.judge(rows.lazy(), {"failures": failures([("a", "fan", 10)])}, UNTIL)
     assert set(verdicts["observed_hours"]) == {60.0}
-    assert verdicts.select(outcomes.OUTCOMES.until).item() == START + timedelta(hours=200)
-    older = outcomes.judge(rows.drop("life_q90_hours").lazy(), {}, UNTIL)
-    assert older.select(outcomes.OUTCOMES.until).item() == START + timedelta(hours=max(HORIZONS))
+    assert verdicts.select(ground_truth.GROUND_TRUTH.until).item() == START + timedelta(hours=200)
+    older = ground_truth.judge(rows.drop("life_q90_hours").lazy(), {}, UNTIL)
+    assert older.select(ground_truth.GROUND_TRUTH.until).item() == START + timedelta(hours=max(HORIZONS))
     assert (
         MACHINES.measures(older.with_columns(as_of=pl.lit(START)).lazy(), {}).filter(slice="life").is_empty()
     )

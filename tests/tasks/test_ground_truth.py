@@ -8,10 +8,10 @@ import pytest
 
 from models import control
 from models.scenario import TALLIES, Scenario
-from tasks.monitoring import ground_truth as outcomes
-from tasks.monitoring.control_charts import announce_degraded, chart_outcomes, points_so_far
-from tasks.monitoring.due import judged_so_far, resolve_outcomes
-from tasks.monitoring.ground_truth import judge, measure_outcomes
+from tasks.monitoring import ground_truth
+from tasks.monitoring.control_charts import announce_degraded, control_points, points_so_far
+from tasks.monitoring.due import judged_so_far, resolve_judging
+from tasks.monitoring.ground_truth import judge, measure_judgements
 from tasks.page.run_page import write_page
 from tasks.registry import bundles
 from tasks.scoring.publishing import Publication, complete
@@ -26,14 +26,14 @@ DAYS = [date(2024, 1, 1) + timedelta(days=n) for n in range(6)]
 
 
 def resolve(store, since=None, until=None, at_most=100, scenario: Scenario = TOY):
-    return resolve_outcomes.fn(scenario, store, since, until, at_most)
+    return resolve_judging.fn(scenario, store, since, until, at_most)
 
 
 def finish(judging, scenario: Scenario = TOY) -> Publication:
     verdicts = [one for group in judging.groups for one in judge.fn(scenario, judging.run, group)]
-    publication = outcomes.publish_outcomes.fn(judging.run, verdicts)
-    measure_outcomes.fn(scenario, judging.run, judging.targets, publication.version)
-    outcomes.remember_outcomes.fn(judging, verdicts)
+    publication = ground_truth.publish_judgements.fn(judging.run, verdicts)
+    measure_judgements.fn(scenario, judging.run, judging.targets, publication.version)
+    ground_truth.remember_judgements.fn(judging, verdicts)
     return publication
 
 
@@ -142,7 +142,7 @@ def test_a_run_that_was_stopped_judges_what_is_missing_when_it_is_started_again(
 def test_a_run_that_was_stopped_before_it_was_remembered_publishes_nothing_twice(scored):
     judging = resolve(scored)
     verdicts = [one for group in judging.groups for one in judge.fn(TOY, judging.run, group)]
-    first = outcomes.publish_outcomes.fn(judging.run, verdicts)
+    first = ground_truth.publish_judgements.fn(judging.run, verdicts)
     assert judged_so_far(scored, "toy") is None
     again = evaluate(scored)
     assert (again.already, again.version) == (True, first.version)
@@ -219,7 +219,7 @@ def emitted(monkeypatch) -> list:
 
 def test_the_control_chart_is_kept_and_is_that_of_the_judged_rows(scored):
     evaluate(scored)
-    chart = chart_outcomes.fn(TOY, scored)
+    chart = control_points.fn(TOY, scored)
     complete_rows = rows(scored).filter(~pl.col("pending"))
     by_day = complete_rows.group_by("at").agg(
         value=(pl.col("value") - pl.col("actual")).abs().sum() / pl.col("actual").sum()
@@ -228,13 +228,13 @@ def test_the_control_chart_is_kept_and_is_that_of_the_judged_rows(scored):
     assert chart["value"].to_list() == pytest.approx(by_day.sort("at")["value"].to_list())
     assert points_so_far(scored, "toy").equals(chart)
     version = scored.version("toy/control")
-    chart_outcomes.fn(TOY, scored)
+    control_points.fn(TOY, scored)
     assert scored.version("toy/control") == version
 
 
 def test_the_page_of_the_next_run_shows_it(scored):
     evaluate(scored)
-    chart_outcomes.fn(TOY, scored)
+    control_points.fn(TOY, scored)
     run = steps.resolve(scored)
     results = steps.outcomes(run)
     page = write_page.fn(TOY, run, results, complete.fn(TOY, run, results))
@@ -281,8 +281,8 @@ def test_a_challenger_that_is_worse_on_real_outcomes_is_refused_however_good_its
     scored, ours, promoted
 ):
     class Compared(Toy):
-        def outcome_losses(self, backtest, judged, options):
-            assert judged.select("bundle", "pending").unique().collect().rows() == [(1, False)]
+        def ground_truth_losses(self, backtest, judged_rows, options):
+            assert judged_rows.select("bundle", "pending").unique().collect().rows() == [(1, False)]
             assert backtest.select(pl.col("bundle").unique()).collect().item() == 2
             return ours, 1.0, 24
 
@@ -296,8 +296,8 @@ def test_a_challenger_that_is_worse_on_real_outcomes_is_refused_however_good_its
 
 def test_what_the_champion_published_of_days_that_it_knew_compares_nobody(store):
     class Compared(Toy):
-        def outcome_losses(self, backtest, judged, options):
-            assert judged.collect()["as_of"].unique().to_list() == [DAYS[2]]
+        def ground_truth_losses(self, backtest, judged_rows, options):
+            assert judged_rows.collect()["as_of"].unique().to_list() == [DAYS[2]]
 
     steps.put(store, values(days=4))
     steps.train(store, as_of=DAYS[1])

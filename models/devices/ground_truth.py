@@ -16,9 +16,9 @@ from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.evaluation import AFTERMATH
 from models.devices.options import Options
 from models.metrics import by_slice
-from models.scenario import TALLIES, ControlChart, Frames, Outcomes
+from models.scenario import TALLIES, ControlChart, Frames, GroundTruth
 
-OUTCOMES = Outcomes(
+GROUND_TRUTH = GroundTruth(
     ("labels",),
     since=None,
     until=pl.when(pl.col("labelled").all()).then(pl.col("as_of").max()),
@@ -36,10 +36,10 @@ _AT = {0.01: "at_0.01", 0.001: "at_0.001"}
 _SENSORS = ~pl.col("rung").is_in(["missing", "none"]) & (pl.col("tag") != JOINT_TAG)
 
 
-def judge(published: pl.LazyFrame, tables: Frames, options: Options) -> pl.DataFrame:
+def judge(published_rows: pl.LazyFrame, tables: Frames, options: Options) -> pl.DataFrame:
     """Judged rows of one `as_of`, sorted by sensor, rung and phase; see the module's docstring."""
     columns = [*KEY, "time", "p_value", "is_anomaly", "rung", "as_of", "bundle", "run_id"]
-    rows = published.select(columns)
+    rows = published_rows.select(columns)
     first = rows.select(pl.col("as_of").first()).collect()
     as_of = first.item() if first.height else None
     labels, labelled = _labels(tables, as_of, options)
@@ -92,7 +92,7 @@ def _marked(rows: pl.LazyFrame, labels: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def measures(judged: pl.LazyFrame) -> pl.DataFrame:
+def measures(judged_rows: pl.LazyFrame) -> pl.DataFrame:
     """Long: slice, value_of_slice, metric, value. Slices `all`, `day`, `rung`, `tag`, and `fault` by kind.
 
     `readings`; `alarm_rate`, called anomalies, and `alarm_rate_at_0.01` and `_0.001`, of readings that are
@@ -101,13 +101,13 @@ def measures(judged: pl.LazyFrame) -> pl.DataFrame:
     (median, from the fault's start to the first call).
     """
     day = pl.col("hour").dt.date().alias("day")
-    normal = judged.filter(_SENSORS, pl.col("phase").is_null()).group_by("tag", "rung", day)
+    normal = judged_rows.filter(_SENSORS, pl.col("phase").is_null()).group_by("tag", "rung", day)
     sums = ("readings", "anomalies", *_AT.values())
     summed = normal.agg(pl.col(*sums).sum()).sort("day", "rung", "tag").collect(engine="streaming")
     readings = pl.col("readings").sum()
     rates = {"readings": readings, "alarm_rate": pl.col("anomalies").sum() / readings}
     rates |= {f"alarm_rate_{name}": pl.col(name).sum() / readings for name in _AT.values()}
-    return pl.concat([by_slice(summed, rates, [None, "day", "rung", "tag"]), _found(judged)])
+    return pl.concat([by_slice(summed, rates, [None, "day", "rung", "tag"]), _found(judged_rows)])
 
 
 def _found(sums: pl.LazyFrame) -> pl.DataFrame:
@@ -137,9 +137,9 @@ def _found(sums: pl.LazyFrame) -> pl.DataFrame:
     return pl.concat(parts) if parts else pl.DataFrame(schema=nothing)
 
 
-def tallies(judged: pl.DataFrame) -> pl.DataFrame:
+def tallies(judged_rows: pl.DataFrame) -> pl.DataFrame:
     """Readings of each day that are in no fault, and how many of them have a p-value of at most `ALPHA`."""
-    normal = judged.filter(_SENSORS, pl.col("phase").is_null())
+    normal = judged_rows.filter(_SENSORS, pl.col("phase").is_null())
     days = normal.group_by(pl.col("hour").dt.date().alias("period")).agg(
         pl.col(_AT[ALPHA]).sum().cast(pl.Float64).alias("numerator"), pl.col("readings").sum().alias("rows")
     )

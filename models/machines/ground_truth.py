@@ -15,9 +15,9 @@ from models.machines.labels import OBSERVED
 from models.machines.scoring import KEY, QUANTILE_COLUMNS, RISKS, UNDER_WORK
 from models.machines.service import ENDED, ended, failures_until
 from models.machines.vocabulary import by_component
-from models.scenario import TALLIES, ControlChart, Frames, Outcomes
+from models.scenario import TALLIES, ControlChart, Frames, GroundTruth
 
-OUTCOMES = Outcomes(
+GROUND_TRUTH = GroundTruth(
     ("failures", "telemetry"),
     since=pl.col("time").min(),
     until=(pl.col("time") + pl.duration(hours=pl.max_horizontal("horizon_hours", QUANTILE_COLUMNS[2]))).max(),
@@ -27,7 +27,7 @@ PLACE = [*KEY, "horizon_hours", "time"]
 _HOUR = 3_600_000_000
 
 
-def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFrame:
+def judge(published_rows: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFrame:
     """Judged rows of one `as_of`, sorted by machine, component, time and horizon.
 
     `failed`: in (time, time + horizon], its last moment included; pending where the horizon reaches past
@@ -36,7 +36,7 @@ def judge(published: pl.LazyFrame, tables: Frames, until: datetime) -> pl.DataFr
     the row's time to the component's next failure that is on record at `until`. `observed_hours`: how long after the
     row's time it is known what failed.
     """
-    rows = published.drop("as_of", "reasons", "life_note", strict=False).collect().sort("time")
+    rows = published_rows.drop("as_of", "reasons", "life_note", strict=False).collect().sort("time")
     rows = rows.with_columns(
         pl.lit(None, RISKS[name]).alias(name) for name in QUANTILE_COLUMNS if name not in rows.columns
     )
