@@ -8,7 +8,7 @@ from models.errors import ContractError
 from models.scenario import Scenario, Table
 from tasks.storage.staging import Staged
 
-_SUM = r"(?i)^\s*((grand|sub|overall)[ -]?)?(total|sum|summe|gesamt|gesamtsumme|gesamtergebnis|zwischensumme)s?\s*:?\s*$"
+SUM = r"(?i)^\s*((grand|sub|overall)[ -]?)?(total|sum|summe|gesamt|gesamtsumme|gesamtergebnis|zwischensumme)s?\s*:?\s*$"
 
 
 def alike(
@@ -60,7 +60,7 @@ def sums(scenario: Scenario, table: Table, rows: Staged) -> tuple[str, ...]:
     if not rows.height or table.rows_at_a_time:
         return ()
     first_of = {
-        column: rows.rows().filter(pl.col(column).str.contains(_SUM)).select(column).first().collect()
+        column: rows.rows().filter(pl.col(column).str.contains(SUM)).select(column).first().collect()
         for column in sorted({*table.unique} & {*scenario.key})
     }
     return tuple(

@@ -7,11 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from models.contracts import QUARANTINE, ROW, last_of_each
+from models.contracts import QUARANTINE, ROW, RULE, last_of_each
 from models.errors import ContractError
 from models.scenario import Scenario, Table
 from tasks.ingest import capture
-from tasks.ingest.alike import alike, sums
+from tasks.ingest.alike import SUM, alike, sums
 from tasks.ingest.decimals import with_points
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import as_bad, by_rule, held
@@ -25,6 +25,9 @@ from tasks.storage.tables import with_shard
 _STAGED_IN_MEMORY = 1_000_000
 _FEW_MESSAGES = 100
 """Up to this many bad messages never stop a capture, whatever their share: a stream must go on."""
+_FOOTER = "footer"
+"""The rule of up to `_FOOTERS` rows at the end of a file that lack a key or a time, such as totals. They stop no ingest."""
+_FOOTERS = 5
 
 
 @dataclass
@@ -104,7 +107,8 @@ def _check(
         except ContractError as error:
             raise ContractError(f"{batch.name}: {error}") from None
         checked.merged += accepted.merged
-        broken = batch.raw.join(accepted.bad, on=ROW, how="inner", maintain_order="left")
+        bad = _with_footers(accepted.bad, batch.raw, table) if accepted.good.height else accepted.bad
+        broken = batch.raw.join(bad, on=ROW, how="inner", maintain_order="left")
         checked.bad.add(as_bad(broken, batch.name, batch.number))
         good, no_numbers = _as_before(accepted.good, types)
         empty = _empty_words(batch.raw.select(accepted.ignored), schemas) if table.words != 0 else []
@@ -127,6 +131,20 @@ def _check(
     if checked.good.height:
         checked.ignored -= {*checked.good.rows().collect_schema()} - {"shard"}
     return checked
+
+
+def _with_footers(bad: pl.DataFrame, rows: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """`bad` with the rule `_FOOTER` for the last of the `rows` where these lack a value in a unique column, and half of all
+    that are needed, or are named like sums."""
+    columns = [name for name in table.required_columns if name in rows.columns]
+    lacks = pl.any_horizontal(pl.col(name).is_null() for name in columns if name in table.unique)
+    empty = pl.sum_horizontal(pl.col(columns).is_null()) * 2 >= len(columns)
+    is_sum = pl.any_horizontal(pl.col(columns).cast(pl.String).str.contains(SUM)).fill_null(False)
+    last = rows.tail(_FOOTERS).reverse()
+    footers = last.filter((lacks & (empty | is_sum)).cum_min())[ROW].implode()
+    return bad.with_columns(
+        pl.when(pl.col(ROW).is_in(footers)).then(pl.lit(_FOOTER)).otherwise(RULE).alias(RULE)
+    )
 
 
 def _empty_words(columns: pl.DataFrame, schemas: Mapping[str, Mapping[str, pl.DataType]]) -> list[str]:
@@ -218,7 +236,7 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: boo
         return
     bad = checked.bad.rows().collect()
     if checked.good.height:
-        bad = bad.filter(~pl.col("rule").is_in(table.harmless))
+        bad = bad.filter(~pl.col("rule").is_in([*table.harmless, _FOOTER]))
     else:
         stream = stream and not bad["rule"].str.starts_with("body|lacks").all()
     allowed = max(max_bad_share * checked.read, _FEW_MESSAGES if stream else 0)

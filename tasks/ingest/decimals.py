@@ -17,25 +17,28 @@ def with_points(
     Raises `SourceError` where neither does and a number of the table could be read in two ways. Names of things stay
     as they are: 1.234 may be one.
     """
-    text = source.text
-    if text is None:
+    notation = source.notation
+    if notation is None:
         return source
     types = table.schema.columns()
     own = {old: new for new, old in _own(source, table, mapping).items()}
-    numbers = [c for c in source.columns if own.get(c) not in types or types[own[c]].dtype.is_numeric()]
-    notation = decimals or text.shown
-    if notation == "comma":
-        frame = source.frame.with_columns(pointed(column) for column in numbers if column not in text.pointed)
+    texts = [c for c in source.columns if c in notation.names]
+    numbers = [c for c in texts if own.get(c) not in types or types[own[c]].dtype.is_numeric()]
+    shown = decimals or notation.shown
+    if shown == "comma":
+        frame = source.frame.with_columns(
+            pointed(column) for column in numbers if column not in notation.pointed
+        )
         return replace(source, frame=frame)
-    unsure = text.named(text.numbers.unsure if notation else text.numbers.either)
+    unsure = notation.named(notation.unsure if shown else notation.either)
     ambiguous = [c for c in numbers if c in unsure and (c in own or table.covariates or table.wide)]
     if decimals is None and ambiguous:
-        mark, other = (",", "points") if notation else (".", "commas")
+        mark, other = (",", "points") if shown else (".", "commas")
         raise SourceError(
             f"{source.name}: {ambiguous[0]} has only numbers such as 1{mark}234, which is 1234 where decimals have {other}. "
             "Say it with --decimals comma or --decimals point."
         )
-    groups = [c for c in numbers if decimals or c in text.named(text.numbers.groups)]
+    groups = [c for c in numbers if decimals or c in notation.named(notation.groups)]
     return replace(source, frame=source.frame.with_columns(grouped(c) for c in groups))
 
 

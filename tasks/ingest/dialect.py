@@ -13,6 +13,7 @@ import polars as pl
 
 from tasks.ingest.contents import (
     HEAD,
+    LINES,
     ZIP,
     DialectError,
     beginning,
@@ -22,8 +23,9 @@ from tasks.ingest.contents import (
     unpacked_head,
 )
 from tasks.ingest.documents import LINE, flat, rows_of_json, rows_of_lines
+from tasks.ingest.numbers import Notation, notation_of_text
 from tasks.ingest.sheets import rows_of_excel
-from tasks.ingest.text import SEPARATORS, Text, dialect_of, rows_of_csv
+from tasks.ingest.text import SEPARATORS, dialect_of, rows_of_csv
 
 _PLAIN = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".lp")
 _PACKED = (".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst", ".jsonl.gz", ".zip")
@@ -41,8 +43,9 @@ def is_table(path: str) -> bool:
     )
 
 
-def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
-    """The tables in a file: what to add to the file's name (nothing, or the member of a zip), the rows, how text is written.
+def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
+    """The tables in a file: what to add to the file's name (nothing, or the member of a zip), the rows, how the
+    numbers in its text are written.
 
     Of an Excel file the sheet `part`, or the one that has rows; of a zip the member `part`, or all. Raises
     `DialectError` for what is not read, and what polars raises for a damaged file.
@@ -54,7 +57,7 @@ def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame
     if head.startswith((ZIP, _OLD_EXCEL)):
         content = bytes_of(path)
         if head.startswith(_OLD_EXCEL) or "xl/workbook.xml" in _zip(content).namelist():
-            yield "", rows_of_excel(content, part), None
+            yield "", *_of_people(rows_of_excel(content, part))
             return
         yield from _members(content, part)
         return
@@ -76,14 +79,14 @@ def dialect_in_words(path: str) -> str:
         return f"InfluxDB line protocol{packed}"
     dialect = dialect_of(text)
     ends = ", lines end with CR" if dialect.line_end == "\r" else ""
-    comma = ", decimal comma" if dialect.pointed else ""
+    comma = ", decimal comma" if dialect.notation.pointed else ""
     before = f", {dialect.before} lines before the header" if dialect.before else ""
     separator = "blanks" if dialect.blanks else SEPARATORS[dialect.separator]
     return f"CSV{packed}, {separator}, {dialect.encoding}{comma}{ends}{before}"
 
 
-def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Text | None]:
-    """The rows of a file, an address or its content, that begins with `head`; and how its text is written."""
+def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Notation | None]:
+    """The rows of a file, an address or its content, that begins with `head`; and how the numbers in its text are."""
     if head.startswith(b"PAR1"):
         return flat(pl.scan_parquet(source, glob=False)), None
     if head.startswith(b"ARROW1"):
@@ -92,7 +95,9 @@ def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Text | None]
         raise DialectError("this is an Avro file. Expected the folder of an Event Hubs Capture for Avro.")
     text = unpacked_head(source, head)
     if begins(text, _JSON):
-        return rows_of_json(source, text), None
+        rows = rows_of_json(source, text)
+        notation = notation_of_text(rows, LINES, has_points=True)
+        return notation.plain(rows), notation
     if begins(text, _PAGE):
         raise DialectError("this is HTML, XML or PDF. Expected a table. Save it as CSV or .xlsx.")
     if begins(text, LINE):
@@ -100,7 +105,13 @@ def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Text | None]
     return rows_of_csv(source, text, packed=text is not head)
 
 
-def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFrame, Text | None]]:
+def _of_people(rows: pl.LazyFrame) -> tuple[pl.LazyFrame, Notation]:
+    """Rows of a sheet with the numbers in its text as such, and how they were written."""
+    notation = notation_of_text(rows, LINES, has_points=False)
+    return notation.plain(rows), notation
+
+
+def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
     """The tables in a zip, by name, as of `scan`; what is not a table by its name is left out."""
     archive = _zip(content)
     tables = sorted(name for name in archive.namelist() if is_table(name))
@@ -114,7 +125,7 @@ def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFra
         if not member:
             raise pl.exceptions.NoDataError(name)
         if member.startswith(ZIP):
-            yield f"/{name}", rows_of_excel(member), None
+            yield f"/{name}", *_of_people(rows_of_excel(member))
         else:
             yield f"/{name}", *_table(member, member[:HEAD])
 

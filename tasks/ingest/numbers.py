@@ -1,8 +1,11 @@
 """Numbers as people write them: 1.234,5 and 1'234.5, with a currency, a percent sign or a minus behind, as 1234.5."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
+
+from models.contracts import Decimals
 
 _BLANK = r" '’\x{a0}\x{202f}"
 _SIGN = r"[€$£¥%‰]|°[CF]?|\b(?:EUR|USD|GBP|CHF)\b"
@@ -17,7 +20,74 @@ _SURE = rf"[{_BLANK}]|,\d{{3}},|\.|^[^,]+$"
 """In a number that is grouped by commas, or beside it: what a decimal comma would not allow."""
 
 
-def signs_of(columns: pl.DataFrame) -> dict[int, str]:
+@dataclass(frozen=True)
+class Notation:
+    """How numbers are written in a table's columns of text, called `names`, by the positions of these columns.
+
+    `signs` are the currencies and the like that all numbers of a column have. Of columns with decimal commas and with
+    decimal points, `either` have numbers such as 1.234 alone, which are thousands where decimals have commas; `groups` have
+    numbers that `grouped` reads, and `unsure` such as 1,234 alone. Where `has_points`, decimals have points if nothing
+    shows otherwise, as programs write them.
+    """
+
+    names: tuple[str, ...]
+    signs: Mapping[int, str]
+    commas: tuple[int, ...]
+    points: tuple[int, ...]
+    either: tuple[int, ...]
+    groups: tuple[int, ...]
+    unsure: tuple[int, ...]
+    has_points: bool
+
+    def named(self, positions: Sequence[int]) -> frozenset[str]:
+        """Names of the columns at these positions."""
+        return frozenset(self.names[i] for i in positions)
+
+    @property
+    def pointed(self) -> frozenset[str]:
+        """Names of the columns with decimal commas, in place of which `plain` puts points."""
+        return self.named(self.commas)
+
+    @property
+    def shown(self) -> Decimals | None:
+        """What the table shows of how its decimals are written."""
+        points = len(self.points) > len(self.either) or self.has_points
+        return "comma" if self.commas else "point" if points else None
+
+    def plain(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """`frame` without the signs, with decimal points in place of commas."""
+        names = frame.collect_schema().names()
+        signs = {self.names[i]: sign for i, sign in self.signs.items()}
+        frame = frame.with_columns(_without(signs[name], pl.col(name)) for name in names if name in signs)
+        return frame.with_columns(pointed(name) for name in names if name in self.pointed)
+
+
+def notation_of(
+    columns: pl.DataFrame, names: Sequence[str], *, commas: bool = True, has_points: bool = False
+) -> Notation:
+    """How the numbers in columns of text, of these names, are written; `commas` may be decimal ones."""
+    signs = _signs(columns)
+    columns = columns.with_columns(_without(s, pl.col(columns.columns[i])) for i, s in signs.items())
+    signed = columns.select(_signed(pl.all()))
+    turned = {*where(columns, _signed(pl.all()).ne_missing(pl.all().str.strip_chars()).any())}
+    decimal = where(signed, _any(pl.all(), _DECIMAL_COMMA)) if commas else ()
+    points = where(signed, _any(pl.all(), _POINTS))
+    either = where(signed, _any(pl.all(), _POINTS) & _all(pl.all(), _EITHER))
+    is_plain, is_grouped = _all(pl.all(), rf"{_PLAIN}|{_GROUPED}|^$"), _any(pl.all(), _GROUPED)
+    sure = where(signed, is_plain & is_grouped & _any(pl.all(), _SURE))
+    unsure = {*where(signed, is_plain & is_grouped)} - {*sure}
+    groups = {*sure} | turned & {*where(signed, is_plain)}
+    order = tuple(sorted(groups)), tuple(sorted(unsure))
+    return Notation(tuple(names), signs, decimal, points, either, *order, has_points)
+
+
+def notation_of_text(frame: pl.LazyFrame, lines: int, *, has_points: bool) -> Notation:
+    """How the numbers in the columns of text of a table are written, by its first `lines`."""
+    names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
+    return notation_of(frame.select(names).head(lines).collect(), names, has_points=has_points)
+
+
+def _signs(columns: pl.DataFrame) -> dict[int, str]:
     """By position, the one currency, percent sign or degree that all numbers of a column of text have."""
     text = pl.all().str.strip_chars().replace("", None)
     sign = text.str.extract(f"({_SIGN})")
@@ -26,42 +96,13 @@ def signs_of(columns: pl.DataFrame) -> dict[int, str]:
     signs = dict(zip(alone, first.row(0) if alone else (), strict=True))
     number = f"{_PLAIN}|{_DECIMAL_COMMA}|{_WHOLE}|{_GROUPED}|^$"
     return {
-        i: s for i, s in signs.items() if where(columns[:, [i]], _all(_signed(without(s, pl.all())), number))
+        i: s for i, s in signs.items() if where(columns[:, [i]], _all(_signed(_without(s, pl.all())), number))
     }
 
 
-def without(sign: str, column: pl.Expr) -> pl.Expr:
+def _without(sign: str, column: pl.Expr) -> pl.Expr:
     """Text without the first such sign."""
     return column.str.replace(sign, "", literal=True).str.strip_chars()
-
-
-@dataclass(frozen=True)
-class Written:
-    """How numbers are written, by the positions of columns of text.
-
-    Columns with decimal commas and with decimal points, of these `either` with numbers such as 1.234 alone, which are
-    thousands where decimals have commas; `groups` with numbers that `grouped` reads, and `unsure` with such as 1,234 alone.
-    """
-
-    commas: tuple[int, ...]
-    points: tuple[int, ...]
-    either: tuple[int, ...]
-    groups: tuple[int, ...]
-    unsure: tuple[int, ...]
-
-
-def written(columns: pl.DataFrame) -> Written:
-    """How the numbers in columns of text are written."""
-    signed = columns.select(_signed(pl.all()))
-    turned = {*where(columns, _signed(pl.all()).ne_missing(pl.all().str.strip_chars()).any())}
-    commas = where(signed, _any(pl.all(), _DECIMAL_COMMA))
-    points = where(signed, _any(pl.all(), _POINTS))
-    either = where(signed, _any(pl.all(), _POINTS) & _all(pl.all(), _EITHER))
-    is_plain, is_grouped = _all(pl.all(), rf"{_PLAIN}|{_GROUPED}|^$"), _any(pl.all(), _GROUPED)
-    sure = where(signed, is_plain & is_grouped & _any(pl.all(), _SURE))
-    grouped = where(signed, is_plain & is_grouped)
-    groups = {*sure} | turned & {*where(signed, is_plain)}
-    return Written(commas, points, either, tuple(sorted(groups)), tuple(sorted({*grouped} - {*sure})))
 
 
 def where(columns: pl.DataFrame, test: pl.Expr) -> tuple[int, ...]:

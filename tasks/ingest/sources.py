@@ -15,7 +15,7 @@ from models.contracts import ROW
 from models.errors import AlmanacError
 from tasks.ingest.contents import DialectError
 from tasks.ingest.dialect import SUFFIXES, dialect_in_words, is_table, scan
-from tasks.ingest.text import Text
+from tasks.ingest.numbers import Notation
 from tasks.storage.faults import first_line
 from tasks.storage.tables import Table
 from tasks.storage.uris import encoded, is_remote, object_store
@@ -33,11 +33,11 @@ class UnreadableError(SourceError):
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one file or Delta table. `name` is what a person calls it, `text` how a CSV file is written."""
+    """Rows of one file or Delta table. `name` is what a person calls it, `notation` how its text has numbers."""
 
     name: str
     frame: pl.LazyFrame
-    text: Text | None = None
+    notation: Notation | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -129,8 +129,8 @@ def read(uri: str) -> Iterator[Source]:
         name = _name(path, place)
         try:
             tables = [
-                (Source(name + member, frame, text), frame.collect_schema())
-                for member, frame, text in scan(path, part)
+                (Source(name + member, frame, notation), frame.collect_schema())
+                for member, frame, notation in scan(path, part)
             ]
         except pl.exceptions.NoDataError:
             raise SourceError(f"{name}: the file is empty. Expected a header and at least one row.") from None

@@ -2,32 +2,33 @@
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from statistics import mode
 
 import polars as pl
 
-from models.contracts import Decimals
 from tasks.ingest.contents import HEAD, LINES, DialectError, Encoding, bytes_of, encoding_of, unpacked
-from tasks.ingest.numbers import Written, pointed, signs_of, where, without, written
+from tasks.ingest.numbers import Notation, notation_of, where
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _WRAPPED = r'^(?:="(.*)"|\s+(.*))$'
 _TOP = 30
 """Lines among which the header is."""
+WEEK = r"(?i)(?:w|kw|cw|wk|week)[ .-]?\d{1,2}"
+"""The name of a week without its year."""
+_YEAR = r"(?i)\s*(?:year|jahr|fy)?\s*((?:19|20)\d\d)\s*"
 _NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
 
 
 @dataclass(frozen=True)
 class Text:
-    """How the text of a CSV file is written. `names` are those of its header, as they stand there.
+    """How the text of a CSV file is written. `names` are those of its header, as they stand there unless it is `renamed`.
 
-    `before` are lines before the header, such as a title or `sep=;`. `signs` are the currencies and the like that all
-    numbers of a column have, by its position, `wrapped` are columns all of whose values begin with a blank or are such as
-    ="007", which Excel takes as text. `blanks` divide the values where no separator does. A file whose first line
-    is all numbers is `headless`: its columns are `column 1`, `column 2`, ...
+    `before` are lines before the header, such as a title or `sep=;`. `wrapped` are the positions of columns all of whose
+    values begin with a blank or are such as ="007", which Excel takes as text. `blanks` divide the values where no
+    separator does. A file whose first line is all numbers is `headless`: its columns are `column 1`, `column 2`, ...
     """
 
     encoding: Encoding
@@ -35,27 +36,12 @@ class Text:
     line_end: str
     annotated: bool
     names: tuple[str, ...]
-    numbers: Written
+    notation: Notation
     before: int = 0
     blanks: bool = False
     headless: bool = False
-    signs: Mapping[int, str] = field(default_factory=dict)
+    renamed: bool = False
     wrapped: tuple[int, ...] = ()
-
-    def named(self, positions: Sequence[int]) -> frozenset[str]:
-        """Names of the columns at these positions, as rows have them."""
-        return frozenset(self.names[i].strip() for i in positions)
-
-    @property
-    def pointed(self) -> frozenset[str]:
-        """Names of the columns with decimal commas, whose rows have decimal points."""
-        return self.named(self.numbers.commas if self.separator != "," else ())
-
-    @property
-    def shown(self) -> Decimals | None:
-        """What the file shows of how its decimals are written."""
-        points = len(self.numbers.points) > len(self.numbers.either) or self.separator == ","
-        return "comma" if self.pointed else "point" if points else None
 
 
 def dialect_of(head: bytes) -> Text:
@@ -89,7 +75,8 @@ def dialect_of(head: bytes) -> Text:
     title = header_of(rows) if line_end == "\n" and not annotated else 0
     if title and len(_split(lines[:title], separator)) == title:
         before, rows = every.index(lines[title], before), rows[title:]
-    names = tuple(rows[0]) if rows else ()
+    header = tuple(rows[0]) if rows else ()
+    names = tuple(with_years(_split(every[:before], separator), header))
     headless = len(names) > 1 and all(re.fullmatch(_NUMBER, name) for name in names)
     if headless:
         names = tuple(f"column {n}" for n in range(1, len(names) + 1))
@@ -99,25 +86,18 @@ def dialect_of(head: bytes) -> Text:
     )
     filled = pl.all().replace("", None)
     wrapped = where(columns, filled.str.contains(_WRAPPED).all() & filled.is_not_null().any())
-    signs = signs_of(columns)
-    columns = columns.with_columns(without(sign, pl.col(str(i))) for i, sign in signs.items())
+    has_commas = separator == ","
+    notation = notation_of(
+        columns, [name.strip() for name in names], commas=not has_commas, has_points=has_commas
+    )
+    renamed = names != header
     return Text(
-        encoding,
-        separator,
-        line_end,
-        annotated,
-        names,
-        written(columns),
-        before,
-        blanks,
-        headless,
-        signs,
-        wrapped,
+        encoding, separator, line_end, annotated, names, notation, before, blanks, headless, renamed, wrapped
     )
 
 
-def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFrame, Text]:
-    """The rows of CSV, an address or its content, that begins with `head`, all columns text; and how it is written.
+def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFrame, Notation]:
+    """The rows of CSV, an address or its content, that begins with `head`, all columns text; and how its numbers are.
 
     Raises `DialectError` for text in no known encoding, and for a name that is there twice.
     """
@@ -133,7 +113,7 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
         if len(blocks) > 1:
             return pl.concat(
                 [rows_of_csv(block, block, packed=False)[0] for block in blocks], how="diagonal"
-            ), text
+            ), text.notation
     if text.blanks:
         source = b"".join(b",".join(line.split()) + b"\n" for line in unpacked(source).splitlines())
     names = [name.strip().removeprefix("\ufeff") for name in text.names]
@@ -149,9 +129,9 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
         truncate_ragged_lines=False,
         skip_lines=text.before,
         has_header=not text.headless,
-        new_columns=text.names if text.headless else None,
+        new_columns=[name or f"column {n}" for n, name in enumerate(text.names)] if text.renamed else None,
     )
-    return _tidy(frame, text), text
+    return _tidy(frame, text), text.notation
 
 
 def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
@@ -166,11 +146,9 @@ def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
         frame = frame.filter(~pl.all_horizontal(pl.col(name).eq_missing(name) for name in columns))
     frame = frame.rename({name: name.strip() for name in columns if name != name.strip()})
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    wrapped = [name for name in frame.collect_schema() if name in text.named(text.wrapped)]
+    wrapped = [name for name in frame.collect_schema() if name in text.notation.named(text.wrapped)]
     frame = frame.with_columns(pl.col(wrapped).str.replace(_WRAPPED, "${1}${2}"))
-    signs = {text.names[i].strip(): sign for i, sign in text.signs.items()}
-    frame = frame.with_columns(without(signs[n], pl.col(n)) for n in frame.collect_schema() if n in signs)
-    return frame.with_columns(pointed(name) for name in frame.collect_schema() if name in text.pointed)
+    return text.notation.plain(frame)
 
 
 def refuse_twice(names: Sequence[str]) -> None:
@@ -185,7 +163,8 @@ def refuse_twice(names: Sequence[str]) -> None:
 def header_of(rows: Sequence[Sequence[str | None]]) -> int:
     """Which of the first rows of a table is its header: the fullest of those above the first one with numbers.
 
-    A row with nothing in most of the columns is a title or a note. The first column does not count: an index has no name.
+    A row with nothing in most of the columns is a title or a note, one of years stands above the weeks. The first column
+    does not count: an index has no name.
     """
     rows = rows[:_TOP]
     if not rows:
@@ -193,9 +172,37 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
     width = mode(len(row) for row in rows)
     full = [sum(bool(cell and cell.strip()) for cell in row[1:]) for row in rows]
     table = [i for i, count in enumerate(full) if 2 * count >= width - 1]
-    numbers = [i for i in table if any(re.match(r"\s*[+-]?\d", cell or "") for cell in rows[i])]
+    numbers = [i for i in table if any(_is_number(cell) for cell in rows[i])]
     above = [i for i in table if numbers and i < numbers[0]]
-    return max(above or table[:1] or [0], key=lambda i: full[i])
+    years = [sum(re.fullmatch(_YEAR, cell or "") is not None for cell in row) for row in rows]
+    return max(above or table[:1] or [0], key=lambda i: (years[i] < 2, full[i]))
+
+
+def _is_number(cell: str | None) -> bool:
+    """Whether a cell begins like a number. A year does not count: it may stand above a header."""
+    return re.match(r"\s*[+-]?\d", cell or "") is not None and re.fullmatch(_YEAR, cell or "") is None
+
+
+def with_years(above: Sequence[Sequence[str | None]], names: Sequence[str]) -> list[str]:
+    """`names` of a header, those of weeks with the year that stands in a line above them, and to the left in a merged cell.
+
+    A column without a name has the one in the line of years.
+
+    >>> with_years([["sku", "2023", "", "2024"]], ["", "KW51", "KW52", "KW1"])
+    ['sku', '2023 KW51', '2023 KW52', '2024 KW1']
+    """
+    line = next(
+        (line for line in reversed(above) if any(re.fullmatch(_YEAR, cell or "") for cell in line)), None
+    )
+    if line is None:
+        return list(names)
+    year, result = "", []
+    for name, cell in zip_longest(names, line[: len(names)], fillvalue=""):
+        match = re.fullmatch(_YEAR, cell or "")
+        year = match[1] if match else year
+        is_week = year and re.fullmatch(WEEK, name.strip())
+        result.append(f"{year} {name}" if is_week else name or ("" if match else cell or ""))
+    return result
 
 
 def _has_blanks(lines: Sequence[str]) -> bool:

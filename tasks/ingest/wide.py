@@ -1,5 +1,6 @@
 """Wide files: a column per week or per sensor, read as a row per week or reading."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import polars as pl
@@ -7,7 +8,9 @@ import polars as pl
 from models.errors import ContractError
 from models.scenario import Table
 from models.times import DateOrder, days
+from tasks.ingest.alike import SUM
 from tasks.ingest.sources import Source, SourceError, renaming
+from tasks.ingest.text import WEEK
 
 _FEWEST = 2
 
@@ -19,8 +22,9 @@ def as_long(
 
     A file is wide where it lacks the two columns of `Table.wide` and has others in their place: such as are
     dates where the names are dates, else all that are not mapped. Cells without a value give no row. A wide
-    file of sensors that has no device is of the one that it is named after. Raises `SourceError` for a wide
-    file where `wide` does not say that it is to be read.
+    file of sensors that has no device is of the one that it is named after. A column of totals is left out, and a row that
+    lacks a key, such as one of totals, is one row at the end. Raises `SourceError` for a wide file where `wide` does not say
+    that it is to be read, and for one whose weeks have no year.
     """
     if table.wide is None:
         return source
@@ -32,7 +36,7 @@ def as_long(
         return source
     value_columns = [column for column in source.columns if column not in table_columns]
     if is_dated:
-        value_columns = _dates(value_columns, order)
+        value_columns = _dates(source.name, value_columns, order)
     lacking = [
         c for c in table.required_columns if c not in (names, values) and c not in {*applied, *source.columns}
     ]
@@ -45,17 +49,32 @@ def as_long(
             f"{source.name}: this has a column per {what} ({', '.join(value_columns[:3])}, ...). Expected a row for each, "
             f"with columns {', '.join(table.required_columns)}. Read it as it is with --wide."
         )
-    index_columns = [column for column in source.columns if column not in value_columns]
-    frame = source.frame.unpivot(value_columns, index=index_columns, variable_name=names, value_name=values)
-    frame = frame.filter(pl.col(values).is_not_null())
+    index_columns = [c for c in source.columns if c not in value_columns and not re.match(SUM, c)]
+    keys = [
+        applied.get(column, column)
+        for column in table.required_columns
+        if column not in (names, values, *lacking)
+    ]
+    lacks = pl.any_horizontal(pl.lit(False), *(pl.col(key).is_null() for key in keys))
+    cells = source.frame.filter(~lacks).unpivot(
+        value_columns, index=index_columns, variable_name=names, value_name=values
+    )
+    without_key = source.frame.filter(lacks).select(index_columns)
+    frame = pl.concat([cells.filter(pl.col(values).is_not_null()), without_key], how="diagonal")
     if lacking:
         frame = frame.with_columns(pl.lit(_stem(source.name)).alias(column) for column in lacking)
     return Source(source.name, frame)
 
 
-def _dates(columns: Sequence[str], order: DateOrder | None) -> list[str]:
+def _dates(name: str, columns: Sequence[str], order: DateOrder | None) -> list[str]:
     if not columns:
         return []
+    weeks = [column for column in columns if re.fullmatch(WEEK, column)]
+    if len(weeks) >= _FEWEST:
+        raise SourceError(
+            f"{name}: columns {', '.join(weeks[:3])}, ... are weeks without a year. Expected names such as 2024-W05. Add "
+            "the year to them, or write it into the line above them."
+        )
     try:
         parsed_days = days(pl.Series("the columns' names", columns), order)
     except ContractError as error:

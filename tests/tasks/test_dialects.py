@@ -71,15 +71,18 @@ def test_a_table_comes_back_the_same_from_any_container(tmp_path, name):
     assert rows(tmp_path / name).rows() == table.rows()
 
 
+def _cell(text: str) -> str:
+    """A cell of a sheet: a number where the text is one without leading zeros."""
+    if not text.strip():
+        return "<c/>"
+    is_number = text.isdigit() and not text.startswith("0")
+    return f"<c><v>{text}</v></c>" if is_number else f'<c t="inlineStr"><is><t>{text}</t></is></c>'
+
+
 def _xlsx(**sheets: pl.DataFrame) -> bytes:
-    """The smallest Excel file that holds tables of text."""
+    """The smallest Excel file that holds tables of text and whole numbers."""
     cells = [
-        "".join(
-            "<row>"
-            + "".join(f'<c t="inlineStr"><is><t>{v}</t></is></c>' if v.strip() else "<c/>" for v in line)
-            + "</row>"
-            for line in [table.columns, *table.rows()]
-        )
+        "".join("<row>" + "".join(map(_cell, line)) + "</row>" for line in [table.columns, *table.rows()])
         for table in sheets.values()
     ]
     sheet_elements = "".join(
@@ -170,7 +173,32 @@ def test_a_title_above_the_header_of_a_sheet_is_no_row(tmp_path):
         "  ": ["", "units", "3", ""],
     }
     (tmp_path / "a.xlsx").write_bytes(_xlsx(Sales=pl.DataFrame(cells)))
-    assert rows(tmp_path / "a.xlsx").to_dicts() == [{"sku": "A", "week": "2024-01-01", "units": "3"}]
+    assert rows(tmp_path / "a.xlsx").to_dicts() == [{"sku": "A", "week": "2024-01-01", "units": 3}]
+
+
+def test_a_number_is_the_name_of_a_column_of_a_sheet(tmp_path):
+    (tmp_path / "a.xlsx").write_bytes(_xlsx(Sales=pl.DataFrame({"sku": ["A"], "202405": ["3"], "": ["x"]})))
+    assert rows(tmp_path / "a.xlsx").to_dicts() == [{"sku": "A", "202405": 3}]
+
+
+@pytest.mark.parametrize(
+    ("prices", "numbers"),
+    [
+        (["9,50 €", "1.010,50 €"], ["9.50", "1010.50"]),
+        (["$9.50", "$1,010.50"], ["9.50", "1,010.50"]),
+        (["CHF 9", "CHF 10"], ["9", "10"]),
+        (["9 €", "10 $"], ["9 €", "10 $"]),
+    ],
+)
+def test_currencies_in_the_text_of_sheets_and_json_are_dropped_where_all_are_the_same(
+    tmp_path, prices, numbers
+):
+    table = pl.DataFrame({"sku": ["A", "B"], "price": prices})
+    (tmp_path / "a.xlsx").write_bytes(_xlsx(Sales=table))
+    table.write_json(tmp_path / "a.json")
+    table.write_ndjson(tmp_path / "a.jsonl")
+    for name in ("a.xlsx", "a.json", "a.jsonl"):
+        assert rows(tmp_path / name)["price"].to_list() == numbers
 
 
 def test_decimal_commas_are_numbers_and_text_with_commas_stays(tmp_path):

@@ -179,6 +179,24 @@ def test_few_keys_that_look_like_known_ones_are_told_and_new_ones_are_not(store,
     assert "'4.0' like '4'" in note
 
 
+@pytest.mark.parametrize(
+    "footer", ["Total,,,9,", "Total,A,,9,", ",,,9,\nPrinted 2024-05-01,,,,", "\n(3 rows affected)"]
+)
+def test_a_few_rows_without_a_key_below_a_table_never_stop_an_ingest(store, tmp_path, footer):
+    lines = "".join(f"1,A,2024-01-0{day},3,1\n" for day in (1, 8))
+    source = csv(tmp_path, f"sku,store,week,units,price\n{lines}{footer}\n")
+    result = read(store, "history", source, SALES)
+    assert (result.accepted, {*result.rules}) == (2, {"footer"})
+    with pytest.raises(ContractError, match="nullability"):
+        read(store, "history", csv(tmp_path, f"sku,store,week,units,price\n{footer}\n{lines}"), SALES)
+
+
+def test_a_last_row_without_its_week_is_a_row_and_no_footer(store, tmp_path):
+    source = csv(tmp_path, "sku,store,week,units\n1,A,2024-01-01,3\n1,A,,3\n")
+    with pytest.raises(ContractError, match=r"week\|nullability"):
+        read(store, "history", source, SALES)
+
+
 def test_a_line_of_totals_is_told(store, tmp_path):
     history = csv(tmp_path, sales().with_columns(sku=pl.col("sku").replace("3", "Grand total")))
     (note,) = read(store, "history", history, SALES).alike

@@ -48,3 +48,26 @@ def test_one_column_of_a_file_can_be_two_of_the_table(store, tmp_path):
     source = wide(tmp_path, "at,sensor,value\n2024-01-01T00:00:00Z,s1,1\n", "a.csv")
     read(store, "readings", source, DEVICES, mapping={"time": "at", "device": "sensor", "tag": "sensor"})
     assert store.scan("devices/readings").select("device", "tag").collect().rows() == [("s1", "s1")]
+
+
+YEARS = ";;2023;;2024;\nsku;store;KW51;KW52;KW1;Total\n1;A;5;6;7;18\n2;A;;8;9;17\nTotal;;5;14;16;35\n"
+
+
+@pytest.mark.parametrize(
+    "text", [YEARS, YEARS.replace(";;2023;;2024;\nsku;store;", "sku;store;2023;2023;2024;\n;;")]
+)
+def test_years_may_stand_in_a_line_above_the_weeks_and_totals_are_no_weeks(store, tmp_path, text):
+    result = read(store, "history", wide(tmp_path, text, "sales.csv"), SALES, wide=True)
+    rows = store.scan("sales/history").select("sku", "week", "units").sort("sku", "week").collect()
+    assert [(sku, str(week), units) for sku, week, units in rows.rows()] == [
+        ("1", "2023-12-18", 5.0), ("1", "2023-12-25", 6.0), ("1", "2024-01-01", 7.0),
+        ("2", "2023-12-25", 8.0), ("2", "2024-01-01", 9.0),
+    ]  # fmt: skip
+    assert result.rules == {"footer": 1}
+    assert store.scan("sales/history").collect_schema().names() == ["sku", "store", "week", "units", "shard"]
+
+
+def test_weeks_without_a_year_are_refused(store, tmp_path):
+    source = wide(tmp_path, YEARS.partition("\n")[2], "sales.csv")
+    with pytest.raises(SourceError, match=r"KW51, KW52, KW1, \.\.\. are weeks without a year"):
+        read(store, "history", source, SALES, wide=True)
