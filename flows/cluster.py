@@ -27,13 +27,17 @@ second, which in CPython before 3.11.9 can deadlock during a garbage collection
 (python/cpython#106883) while it holds the interpreter's lock.
 """
 LOCAL_SETTINGS = DASK_SETTINGS | {
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.multiprocessing-method": "forkserver" if FORKED else "spawn",
 }
 """Dask always starts HTTP servers without TLS beside scheduler and workers. Their pages are removed, so that no other user
-of the machine can read keys there. For the method see `flows.workers`; a forked worker inherits the environment of the
-process that it is forked from, so the run passes on its own.
+of the machine can read keys there. Every process looks at its event loop fifty times a second and at the machine twice,
+for those pages: by default a cluster of two workers uses four processor seconds a minute, with these intervals one.
+For the method see `flows.workers`; a forked worker inherits the environment of the process that it is forked from, so the
+run passes on its own.
 """
 
 

@@ -66,11 +66,17 @@ def test_the_workers_of_a_run_are_closed_to_others_on_the_machine_and_leave_inte
             Client(address, security=Security.temporary(), timeout=5)
 
 
-def test_workers_are_not_profiled_since_the_profiler_can_wait_for_itself(dask_cluster):
+def test_workers_are_not_profiled_since_the_profiler_can_wait_for_itself_and_seldom_look_at_themselves(
+    dask_cluster,
+):
+    def intervals(dask_worker) -> dict[str, float]:
+        return {name: one.callback_time for name, one in dask_worker.periodic_callbacks.items()}
+
     with Client(dask_cluster) as client:
-        callbacks = client.run(lambda dask_worker: sorted(dask_worker.periodic_callbacks))
-    assert len(callbacks) == 2
-    assert not any(name.startswith("profile") for names in callbacks.values() for name in names)
+        workers = [*client.run(intervals).values(), intervals(dask_cluster.scheduler)]
+    assert len(workers) == 3
+    assert not any(name.startswith("profile") for names in workers for name in names)
+    assert all((names["tick"], names["monitor"]) == (1_000, 10_000) for names in workers)
 
 
 def test_a_worker_that_is_killed_while_it_scores_does_not_stop_the_run(
