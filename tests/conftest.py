@@ -331,3 +331,21 @@ def sales_store(command: Callable[..., SimpleNamespace], made_once: MadeOnce) ->
         result=json.loads((folder / "result.json").read_text()),
         made=market,
     )
+
+
+@pytest.fixture(scope="session")
+def machines_store(command: Callable[..., SimpleNamespace], made_once: MadeOnce) -> Path:
+    """A store with a bundle of machines from the fleet of `tests.fleet` as it was at `CUT`, in two shards.
+
+    All processes of the tests share it: each test file takes a copy.
+    """
+    from tests import fleet
+
+    def train(folder: Path) -> None:
+        where = ["--store", folder / "store"]
+        words = fleet.sources(folder / "sources", fleet.until_cut(fleet.fleet()))
+        for stage in (["ingest", *words, "--shards", "2"], ["train", *fleet.OPTIONS]):
+            output = command("machines", *stage, *where)
+            assert output.status == 0, output.err
+
+    return made_once("machines", train) / "store"

@@ -1,5 +1,6 @@
 """New data starts a scoring run by itself: a real Prefect server, a served deployment, ingests as a user runs them."""
 
+import shutil
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -8,7 +9,7 @@ from prefect.events import emit_event
 
 from tasks.storage.store import Store
 from tests.conftest import wait_until
-from tests.fleet import CUT, END, OPTIONS, after_cut, fleet, sources, until_cut
+from tests.fleet import CUT, END, after_cut, fleet, sources
 from tests.on_new_data import NAME
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -18,17 +19,15 @@ LATER = "almanac.tests.later"
 
 
 def test_new_data_starts_one_scoring_run_of_its_range_and_an_ingest_without_any_starts_none(
-    command, serve, tmp_path
+    machines_store, command, serve, tmp_path
 ):
-    tables, store = fleet(6), tmp_path / "store"
-    late = sources(tmp_path / "late", after_cut(tables))
+    store = shutil.copytree(machines_store, tmp_path / "store")
+    late = sources(tmp_path / "late", after_cut(fleet()))
 
     def machines(*words) -> None:
         output = command("machines", *words, "--store", store, "--json")
         assert output.status == 0, output.err
 
-    machines("ingest", *sources(tmp_path / "early", until_cut(tables)), "--shards", "2")
-    machines("train", *OPTIONS)
     served = serve("tests.on_new_data", NAME)
 
     machines("ingest", *late)

@@ -1,21 +1,22 @@
 """The notebooks on machines run from top to bottom, on a small simulated fleet."""
 
+import shutil
+
 import pytest
 
-from tests.fleet import CUT, OPTIONS, fleet, sources
+from tests.fleet import CUT, after_cut, fleet, sources
 from tests.notebooks import execute, names
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def scored(command, tmp_path_factory):
+def scored(machines_store, command, tmp_path_factory):
     """A store in which machines were trained on, scored over a range and evaluated."""
     folder = tmp_path_factory.mktemp("notebooks")
-    where = ["--store", folder / "store"]
+    where = ["--store", shutil.copytree(machines_store, folder / "store")]
     for words in (
-        ["ingest", *sources(folder / "sources", fleet()), "--shards", "2"],
-        ["train", "--to", CUT.isoformat(), *OPTIONS],
+        ["ingest", *sources(folder / "late", after_cut(fleet()))],
         ["score", "--from", CUT.isoformat()],
         ["evaluate"],
     ):
