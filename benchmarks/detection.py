@@ -15,6 +15,10 @@ The second is about devices without faults: how many times as often as alpha a r
 by what scored it, with a 95 % interval in which a device counts as one observation. A missing reading is a
 row of its own; its rate is per interval. The third has the same for all readings of each seed.
 
+The table of alarms has the same for alarms, at budgets of so many false ones a day for 100 devices: how many there
+are on devices without faults, then recall and delay of each fault, as if it were the only one of its fleet. An alarm
+is raised at the end of its hour, the delay is that of the first reading called.
+
 Before them, where the data are at hand (`benchmarks.real_series`), the same on real series, with the delay of each fault
 of a chemical plant; and on a simulated pump (`benchmarks.pump`), where the readings are marked one by one.
 """
@@ -29,11 +33,14 @@ import polars as pl
 from benchmarks import pump
 from benchmarks.measure import table
 from benchmarks.real_series import PLANT, compared, delays, judgements, real_sets
-from models.devices.evaluation import compare, false_alarms, rate_with_error, trial
+from models.devices.alarms import PER_DEVICE_AND_DAY
+from models.devices.evaluation import alarm_outcomes, compare, false_alarms, rate_with_error, trial
 from models.devices.simulation import FAULTS, TAGS
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 ALPHAS = (0.01, 0.001)
+BUDGETS = (1, 10, 100)
+"""Times the default budget of alarms."""
 
 
 def main() -> None:
@@ -46,7 +53,7 @@ def main() -> None:
     if not arguments.seeds:
         return
     print(f"A pump with a reading a second\n\n{table(pump.compared())}\n")
-    found, counts = [], []
+    found, counts, alarms = [], [], []
     for detector in arguments.detectors:
         for seed in range(1, arguments.seeds + 1):
             made = trial(arguments.devices, START, hours=arguments.hours, detector=detector, seed=seed)
@@ -57,10 +64,18 @@ def main() -> None:
             if seed <= arguments.fault_seeds:
                 first = detector == arguments.detectors[0]
                 found.append(compare(made, ALPHAS, baselines=first).with_columns(pl.lit(seed).alias("seed")))
+                alarms += [
+                    alarm_outcomes(made, times * PER_DEVICE_AND_DAY).with_columns(
+                        detector=pl.lit(detector), times=pl.lit(times)
+                    )
+                    for times in BUDGETS
+                ]
     together = pl.concat(counts)
     devices = arguments.devices * arguments.fault_seeds
     print(f"Faults in {devices:,} devices: precision, recall, and delay in minutes\n")
     print(table(_by_fault(pl.concat(found))))
+    print("\nThe same for alarms\n")
+    print(table(_by_budget(pl.concat(alarms))))
     print("\nAlarms where there are no faults, as multiples of alpha\n")
     print(table(_false_alarms(together, arguments.hours)))
     print("\nThe same by seed, all readings\n")
@@ -80,6 +95,23 @@ def _by_fault(found: pl.DataFrame) -> list[dict[str, Any]]:
             row = part.filter(fault=fault).row(0, named=True)
             delay = "-" if row["delay"] is None else f"{row['delay']:.0f}"
             line[fault] = f"{row['precision'] or 0:.2f} {row['recall']:.2f} {delay:>2}"
+        lines.append(line)
+    return lines
+
+
+def _by_budget(found: pl.DataFrame) -> list[dict[str, Any]]:
+    """As `_by_fault`, without precision; the budget and the false alarms are those a day for 100 devices."""
+    recall = (pl.col("recall") * pl.col("faults")).sum() / pl.col("faults").sum()
+    by_fault = found.group_by("detector", "times", "fault", maintain_order=True).agg(
+        pl.mean("false_alarms", "delay"), recall.alias("recall")
+    )
+    lines = []
+    for (detector, _), part in by_fault.group_by("detector", "times", maintain_order=True):
+        first = part.row(0, named=True)
+        budget, false = (100 * n for n in (first["times"] * PER_DEVICE_AND_DAY, first["false_alarms"]))
+        line: dict[str, Any] = {"detector": detector, "budget": budget, "false alarms a day": false}
+        for row in part.iter_rows(named=True):
+            line[row["fault"]] = f"{row['recall']:.2f} {row['delay'] or 0:>2.0f}"
         lines.append(line)
     return lines
 

@@ -91,8 +91,10 @@ def _minutes(step: int) -> pl.Expr:
 
 
 def _series(device: str, rows: pl.DataFrame, interval: str, size: int) -> Series:
-    """`rows` have time, a column for each tag, and `in_window`."""
+    """The complete hours of `rows`, which have time, a column for each tag, and `in_window`."""
     step = Options.of({"interval": interval}).step
+    last = rows["time"][-1] + step
+    rows = rows.filter(pl.col("time") < last.replace(minute=0))
     inside = rows["in_window"].cast(pl.Int8).to_numpy() > 0
     edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.astype(int), [0]])))
     times = rows["time"].to_list()

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models.devices.alarms import evidence, level
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.grid import DAY, Floats, Grid, lagged
 from models.devices.model import Model
@@ -174,6 +175,26 @@ def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines:
         summary = outcomes(rows_of(trial.faulty.grid), trial.faulty)
         frames.append(_labelled(method, summary, rows_of(grid).height / cells))
     return pl.concat(frames)
+
+
+def alarm_outcomes(trial: Trial, per_device_and_day: float) -> pl.DataFrame:
+    """The faults as alarms find them, with a budget of so many false ones.
+
+    As `outcomes`, with `false_alarms`: of devices without faults, the alarms that begin in an hour, per device and
+    day. A fault has to reach the level of the hour without faults: so each is the only one of its fleet.
+    """
+    hour = pl.col("time").dt.truncate("1h")
+    devices, hours = trial.fine["device"].n_unique(), trial.fine.select(hour).n_unique()
+    calls, false = [], 0
+    for (begin,), rows in trial.with_faults.group_by(hour, maintain_order=True):
+        chances = evidence(trial.fine.lazy().filter(hour == begin))
+        is_alarm = pl.col("evidence") <= level(chances, per_device_and_day * devices)
+        false += chances.filter(is_alarm)["device"].n_unique()
+        calls.append(
+            rows.filter("is_anomaly").join(evidence(rows.lazy()).filter(is_alarm), on=list(KEY), how="semi")
+        )
+    rate = pl.lit(24 * false / (devices * hours)).alias("false_alarms")
+    return outcomes(pl.concat(calls), trial.faulty).with_columns(rate)
 
 
 def false_alarms(fine: pl.DataFrame, alphas: Sequence[float] = (0.01, 0.001)) -> pl.DataFrame:

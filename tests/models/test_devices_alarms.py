@@ -20,6 +20,7 @@ from models.devices.calibration import (
 )
 from models.devices.contracts import JOINT_TAG
 from models.devices.evaluation import (
+    alarm_outcomes,
     compare,
     false_alarms,
     outcomes,
@@ -151,7 +152,8 @@ def test_the_interval_of_a_rate_holds_the_truth_nineteen_times_in_twenty_also_wh
 
 
 def test_every_kind_of_fault_is_found_and_better_than_by_the_baselines():
-    table = compare(trial(len(FAULTS) * 4, START, hours=2, seed=5), alphas=(0.001,))
+    simulated = trial(len(FAULTS) * 4, START, hours=2, seed=5)
+    table = compare(simulated, alphas=(0.001,))
     ours = table.filter(pl.col("method").str.starts_with("auto"))
     assert ours["fault"].to_list() == list(FAULTS)
     assert ours["alarm_rate"][0] < 0.003
@@ -161,6 +163,11 @@ def test_every_kind_of_fault_is_found_and_better_than_by_the_baselines():
         assert baseline["precision"].fill_null(0).mean() < ours["precision"].mean() / 2
         assert baseline["recall"].mean() < ours["recall"].mean()
         assert baseline["alarm_rate"][0] > 5 * ours["alarm_rate"][0]
+    few, many = (alarm_outcomes(simulated, per_day) for per_day in (0.01, 1.0))
+    assert few["recall"].mean() >= 3 / 4
+    assert (few["recall"] <= many["recall"]).all()
+    assert (many["recall"] <= ours["recall"]).all()
+    assert few["false_alarms"][0] < 0.5
 
 
 def test_outcomes_count_a_call_within_the_fault_as_found_and_calls_elsewhere_as_false():
