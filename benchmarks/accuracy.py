@@ -16,7 +16,6 @@ origins: SKU, the store's attributes, week of the year, price and flags of the t
 the last three sales.
 """
 
-import argparse
 import os
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.command_line import run_benchmark
 from benchmarks.measure import run, table
 from models import metrics
 from models.sales import neighbours, preparation, training
@@ -44,15 +44,20 @@ TREES, LEARNING_RATE, LEAVES = 60, 0.1, 8
 """Of the reference: the best of a few tried on these origins, which favours it."""
 
 
-def main() -> None:
-    arguments = _arguments()
+def main(*, data: tuple[Path, ...] | None = None, horizon: int = QUARTER) -> None:
+    """Print the tables of each data set.
+
+    Args:
+        data: Folders with sales, plan and stores as Parquet; default: the public sets.
+        horizon: Weeks to forecast.
+    """
     quotes = []
-    for folder in arguments.data or _public_sets():
-        if _file(Path(folder), "sales", "history") is None:
+    for folder in data or _public_sets():
+        if _file(folder, "sales", "history") is None:
             print(f"\nSkipped: {folder} has neither sales.parquet nor history.parquet.")
             continue
-        print(f"\n{Path(folder).name}\n")
-        quotes.append(f"{Path(folder).name}: {_benchmark(Path(folder), arguments.horizon)}")
+        print(f"\n{folder.name}\n")
+        quotes.append(f"{folder.name}: {_benchmark(folder, horizon)}")
     print("\n" + "\n".join(quotes))
 
 
@@ -92,9 +97,9 @@ def _benchmark(data: Path, horizon: int) -> str:
     return "; ".join(_quote(line) for line in lines if line["slice"] == "all")
 
 
-def _public_sets() -> list[str]:
+def _public_sets() -> list[Path]:
     root = Path(os.environ.get("ALMANAC_TEST_DATA", "../shared/data"))
-    return [str(root / name) for name in SETS]
+    return [root / name for name in SETS]
 
 
 def _candidates(store: Store, data: Path, horizon: int) -> list[dict[str, Any]]:
@@ -210,18 +215,5 @@ def _matrix(rows: pl.DataFrame, names: Sequence[str]) -> Any:
     return np.column_stack([sku.to_numpy(), numbers.to_numpy()])
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", nargs="+", help="Folders with sales, plan and stores as Parquet; default: the public sets."
-    )
-    parser.add_argument(
-        "--horizon", type=int, default=QUARTER, help="Weeks to forecast; default: %(default)s."
-    )
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -10,7 +10,6 @@ week is scored on the command line, on a copy on disk, and on one in Azurite beh
 30 ms and counts them. `bytes` is the size of the store on disk, or the bytes that the run received from Blob.
 """
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -25,13 +24,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 import polars as pl
 from deltalake import DeltaTable
 
 from benchmarks import azurite
+from benchmarks.command_line import run_benchmark
 from benchmarks.measure import Measured, run, table
 from flows.server import free_port, prefect_server
 from models.scenario import Scenario
@@ -50,29 +50,27 @@ _CHECKPOINT = 100
 """delta-rs writes a checkpoint after this many commits."""
 
 
-def main() -> None:
+def main(
+    *,
+    scenario: tuple[Literal["devices", "sales"], ...] = ("devices", "sales"),
+    ages: tuple[int, ...] | None = None,
+    on: tuple[Literal["disk", "blob"], ...] = ("disk", "blob"),
+    folder: Path | None = None,
+) -> None:
     """Print a line for each scenario, age and kind of store."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scenario", choices=sorted(AGES), nargs="+", default=sorted(AGES))
-    parser.add_argument("--ages", type=int, nargs="+")
-    parser.add_argument("--on", choices=["disk", "blob"], nargs="+", default=["disk", "blob"])
-    parser.add_argument("--folder", type=Path)
-    arguments = parser.parse_args()
     os.environ["ALMANAC_WORKERS"] = "1"
-    with tempfile.TemporaryDirectory(prefix="almanac-ageing-") as folder, prefect_server(leave_up=False):
+    with tempfile.TemporaryDirectory(prefix="almanac-ageing-") as copies, prefect_server(leave_up=False):
         rows = []
-        for name in arguments.scenario:
-            template = (arguments.folder or Path(folder)) / f"{name}-trained"
+        for name in scenario:
+            template = (folder or Path(copies)) / f"{name}-trained"
             if not template.exists():
                 _begin(name, template)
-            copy = Path(folder, name)
+            copy = Path(copies, name)
             shutil.copytree(template, copy)
             ageing = _Ageing(name, Store(str(copy)))
-            for age in sorted(arguments.ages or AGES[name]):
+            for age in sorted(ages or AGES[name]):
                 ageing.go_on(age)
-                for kind in arguments.on:
+                for kind in on:
                     figures = _on_disk(name, copy) if kind == "disk" else _in_blob(name, copy, age)
                     rows.append({"scenario": name, "commits": age, "on": kind, **figures})
                     print(json.dumps(rows[-1]), flush=True)
@@ -321,4 +319,4 @@ async def _message(reader: asyncio.StreamReader, *, to_head: bool = False) -> tu
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -7,13 +7,13 @@ wanders. A week is learnt and a week judged; its third day is a holiday. In the 
 moves to another level by three standard deviations and stays there.
 """
 
-import argparse
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from benchmarks.command_line import run_benchmark
 from benchmarks.measure import table
 from benchmarks.pump import wandering
 from benchmarks.real_series import HOUR, Series, judged
@@ -81,10 +81,12 @@ def measured(devices: int, *, changes: bool) -> list[dict[str, Any]]:
     return lines
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(*, devices: tuple[int, ...] = (12, 100)) -> None:
+    """Print a line for each size of fleet, with and without changes, and budget."""
+    print(
+        table([line for n in devices for changes in (False, True) for line in measured(n, changes=changes)])
     )
-    parser.add_argument("--devices", type=int, nargs="+", default=[12, 100])
-    sizes = parser.parse_args().devices
-    print(table([line for n in sizes for changes in (False, True) for line in measured(n, changes=changes)]))
+
+
+if __name__ == "__main__":
+    run_benchmark(main, __doc__)

@@ -10,7 +10,6 @@ P(units < q) <= level <= P(units <= q), over all rows of the kind. `±` is the s
 coverage, from the differences between seeds: few keys are new, and the stores that sell a new SKU are alike.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from benchmarks.command_line import run_benchmark
 from benchmarks.measure import run, table
 from models.sales.simulation import KINDS, simulate
 from tasks.storage.store import Store
@@ -26,16 +26,16 @@ BANDS = {"50% band": ("q25", "q75"), "90% band": ("q5", "q95")}
 LEVELS = {"q5": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 
 
-def main() -> None:
-    arguments = _arguments()
-    rows = pl.concat([_forecasts(seed, arguments).with_columns(seed=seed) for seed in arguments.seeds])
+def main(*, skus: int = 200, stores: int = 20, weeks: int = 120, seeds: tuple[int, ...] = (7,)) -> None:
+    """Print a line for each kind of demand."""
+    rows = pl.concat([_forecasts(skus, stores, weeks, seed).with_columns(seed=seed) for seed in seeds])
     lines = [_line("all", rows)] + [_line(kind, rows.filter(kind=kind)) for kind in KINDS]
     print(table(lines))
 
 
-def _forecasts(seed: int, arguments: argparse.Namespace) -> pl.DataFrame:
+def _forecasts(skus: int, stores: int, weeks: int, seed: int) -> pl.DataFrame:
     """Forecasts of one simulated chain together with the truth of the same weeks."""
-    chain = simulate(arguments.skus, arguments.stores, arguments.weeks, seed)
+    chain = simulate(skus, stores, weeks, seed)
     with tempfile.TemporaryDirectory(prefix="almanac-calibration-") as folder:
         paths = {name: f"{folder}/{name}.parquet" for name in ("history", "plan", "stores")}
         for name, path in paths.items():
@@ -81,16 +81,5 @@ def _sold_within(rows: pl.DataFrame, low: str, high: str) -> float:
     return float(inside.item())
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--skus", type=int, default=200)
-    parser.add_argument("--stores", type=int, default=20)
-    parser.add_argument("--weeks", type=int, default=120)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[7])
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -15,9 +15,7 @@ SVMs in one vectorised pass, also on one core, which give the same scores; and t
 all sensors, including the start of the workers, reading and writing.
 """
 
-import argparse
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,65 +27,69 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.measure import Measured, run, table
+from benchmarks.command_line import folder_or_temporary, run_benchmark
+from benchmarks.measure import Measured, costs, run, table
 from models.devices import one_class_svm
 from models.devices.grid import Floats
 from models.devices.simulation import TAGS, readings_of, simulate
 
-MEGABYTE = 1_000_000
 START = datetime(2026, 3, 2, tzinfo=UTC)
 HOUR = 60
 CHUNK = 500
 
 
-def main() -> None:
-    arguments = _arguments()
-    root = Path(arguments.folder or tempfile.mkdtemp(prefix="almanac-benchmark-"))
+def main(
+    *,
+    sensors: int = 50_000,
+    minutes: int = 24 * HOUR,
+    detector: str = "auto",
+    sample: int = 500,
+    seed: int = 7,
+    shards: int = 8,
+    workers: int | None = None,
+    shares: tuple[float, ...] = (1.0,),
+    folder: Path | None = None,
+) -> None:
+    """Print a line for each share, and the comparison with a loop.
+
+    Args:
+        minutes: Length of the history to train on.
+        sample: Number of sensors in the loop.
+        shards: Shards; each is a task of the run.
+        workers: Number of worker processes; default: one per core.
+        shares: Shares of the sensors to run.
+        folder: Keep the data and the stores here, and reuse existing ones.
+    """
     rows = []
-    for share in arguments.shares:
-        devices = max(1, round(arguments.sensors * share / len(TAGS)))
-        rows.append(_one(root / f"{devices * len(TAGS)}", devices, arguments))
-        print(table(rows[-1:]), flush=True)
-    print("\nFrom the files to the published scores\n")
-    print(table(rows))
+    with folder_or_temporary(folder) as root:
+        for devices in (max(1, round(sensors * share / len(TAGS))) for share in shares):
+            place = root / f"{devices * len(TAGS)}"
+            _simulate(place, devices, minutes, seed)
+            where = ["--store", str(place / "store"), *(["--workers", str(workers)] if workers else [])]
+            rows.append({"sensors": devices * len(TAGS), **_one(place, shards, detector, where)})
+            print(table(rows[-1:]), flush=True)
+    print(f"\nFrom the files to the published scores\n\n{table(rows)}")
     print("\nThe hour, against a loop with one scikit-learn model per sensor\n")
-    loop = _loop(arguments)
-    print(table([_compared(row, loop, arguments.sample) for row in rows]))
-    if not arguments.folder:
-        shutil.rmtree(root)
+    loop = _loop(sample, minutes)
+    print(table([_compared(row, loop, sample) for row in rows]))
 
 
-def _one(folder: Path, devices: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    _simulate(folder, devices, arguments)
-    where = ["--store", str(folder / "store"), *_workers(arguments)]
+def _one(folder: Path, shards: int, detector: str, where: list[str]) -> dict[str, Any]:
     tables = folder / "store" / "devices"
     ingest: Measured | None = None
     training: Measured | None = None
     if not (tables / "readings").exists():
-        sources = ["--source", str(folder / "day"), "--shards", str(arguments.shards)]
-        ingest = run("devices", "ingest", *sources, *where)
+        ingest = run("devices", "ingest", "--source", str(folder / "day"), "--shards", str(shards), *where)
     if not (tables / "bundles").exists():
-        training = run("devices", "train", "--detector", arguments.detector, *where)
+        training = run("devices", "train", "--detector", detector, *where)
     hour = run("devices", "run", "--source", str(folder / "hour"), "--catch-up", "1", *where)
-    stages = hour.result["stages"]
     return {
-        "sensors": devices * len(TAGS),
-        **_costs("ingest day", ingest),
-        **_costs("train", training),
+        **costs("ingest day", ingest),
+        **costs("train", training),
         "rows": hour.result["rows"],
-        **{f"{name} s": seconds for name, seconds in stages.items()},
-        **_costs("hour", hour),
-        "worker MB": hour.peak_worker / MEGABYTE,
-    }
-
-
-def _costs(name: str, command: Measured | None) -> dict[str, float | None]:
-    if command is None:
-        return dict.fromkeys((f"{name} s", f"{name} CPU s", f"{name} MB"))
-    return {
-        f"{name} s": command.seconds,
-        f"{name} CPU s": command.cpu,
-        f"{name} MB": command.peak / MEGABYTE,
+        **{f"{name} s": seconds for name, seconds in hour.result["stages"].items()},
+        **costs("hour", hour),
+        "worker MB": hour.peak_worker / 1e6,
     }
 
 
@@ -102,11 +104,11 @@ def _compared(row: dict[str, Any], loop: dict[str, float], sample: int) -> dict[
     }
 
 
-def _loop(arguments: argparse.Namespace) -> dict[str, float]:
+def _loop(sample: int, minutes: int) -> dict[str, float]:
     """Seconds to score the hour of a sample of sensors: in a `loop`, its share `of it loading`, and in `one pass`."""
-    grid = simulate(-(-arguments.sample // len(TAGS)), START, arguments.minutes + HOUR, missing=0.0).grid
-    grid = grid.take(np.arange(arguments.sample))
-    past = np.arange(grid.intervals) < arguments.minutes
+    grid = simulate(-(-sample // len(TAGS)), START, minutes + HOUR, missing=0.0).grid
+    grid = grid.take(np.arange(sample))
+    past = np.arange(grid.intervals) < minutes
     with tempfile.TemporaryDirectory(prefix="almanac-loop-") as folder:
         _save_one_by_one(Path(folder), grid.values[:, past])
         one_by_one, loading, loop = _one_by_one(Path(folder), grid.values[:, ~past])
@@ -145,47 +147,25 @@ def _one_by_one(folder: Path, hour: Floats) -> tuple[Floats, float, float]:
     return decisions, loading, time.perf_counter() - start
 
 
-def _simulate(folder: Path, devices: int, arguments: argparse.Namespace) -> None:
+def _simulate(folder: Path, devices: int, minutes: int, seed: int) -> None:
     """Write the raw readings of the day and of the hour after it, one file per range of devices."""
     if (folder / "day").exists():
         return
     for name in ("day", "hour"):
         (folder / name).mkdir(parents=True)
-    until = START + timedelta(minutes=arguments.minutes)
-    for number, readings in enumerate(_readings(devices, arguments)):
+    until = START + timedelta(minutes=minutes)
+    for number, readings in enumerate(_readings(devices, minutes, seed)):
         for name, part in (("day", pl.col("time") < until), ("hour", pl.col("time") >= until)):
             readings.filter(part).write_parquet(folder / name / f"{number:04d}.parquet")
 
 
-def _readings(devices: int, arguments: argparse.Namespace) -> Iterator[pl.DataFrame]:
+def _readings(devices: int, minutes: int, seed: int) -> Iterator[pl.DataFrame]:
     for first in range(0, devices, CHUNK):
         size = min(CHUNK, devices - first)
-        fleet = simulate(size, START, arguments.minutes + HOUR, first=first, seed=arguments.seed)
+        fleet = simulate(size, START, minutes + HOUR, first=first, seed=seed)
         moment = (pl.col("time") + timedelta(seconds=20)).alias("time")
         yield readings_of(fleet.grid).select("device", "tag", moment, pl.col("mean").alias("value"))
 
 
-def _workers(arguments: argparse.Namespace) -> list[str]:
-    return ["--workers", str(arguments.workers)] if arguments.workers else []
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sensors", type=int, default=50_000)
-    parser.add_argument("--minutes", type=int, default=24 * HOUR, help="Length of the history to train on.")
-    parser.add_argument("--detector", default="auto")
-    parser.add_argument("--sample", type=int, default=500, help="Number of sensors in the loop.")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--shards", type=int, default=8, help="Shards; each is a task of the run.")
-    parser.add_argument("--workers", type=int, help="Number of worker processes; default: one per core.")
-    parser.add_argument(
-        "--shares", type=float, nargs="+", default=[1.0], help="Shares of the sensors to run."
-    )
-    parser.add_argument("--folder", help="Keep the data and the stores here, and reuse existing ones.")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

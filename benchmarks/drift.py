@@ -14,16 +14,16 @@ resemble each other. Many seeds with few cycles are therefore more informative t
 rate is widened by the clustering of alarms in seeds, see `interval`.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from scipy.stats import beta
 
+from benchmarks.command_line import run_benchmark
 from benchmarks.measure import table
 from models.devices.scenario import DEVICES
 from models.devices.simulation import readings_of, recalibrated
@@ -41,15 +41,28 @@ START = datetime(2026, 3, 2, tzinfo=UTC)
 Tables = dict[str, pl.DataFrame]
 
 
-def main() -> None:
-    arguments = _arguments()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
-    size = Size(arguments.cycles, arguments.keys, arguments.training)
-    rule = Rule(rate=arguments.rate, far=arguments.far)
-    rows = [_line(name, seeds, size, rule) for name in arguments.scenarios]
+def main(
+    *,
+    scenarios: tuple[Literal["sales", "devices", "machines"], ...] = ("sales", "devices", "machines"),
+    first: int = 1,
+    seeds: int = 20,
+    cycles: int = 50,
+    keys: float = 1.0,
+    training: float = 1.0,
+    rate: float = Rule.rate,
+    far: float = Rule.far,
+) -> None:
+    """Print a line for each scenario.
+
+    Args:
+        keys: Their number, as a share of the usual one.
+        training: Its length, as a share of the usual one.
+        far: 1: any excess of a limit is an alarm.
+    """
+    numbers, size, rule = range(first, first + seeds), Size(cycles, keys, training), Rule(rate=rate, far=far)
+    rows = [_line(name, numbers, size, rule) for name in scenarios]
     print(
-        f"Seeds {seeds[0]} to {seeds[-1]}, each of {arguments.cycles} cycles; "
-        f"the stated rate is {arguments.rate:.2%} per cycle.\n"
+        f"Seeds {first} to {numbers[-1]}, each of {cycles} cycles; the stated rate is {rate:.2%} per cycle.\n"
     )
     print(table(rows))
 
@@ -174,20 +187,5 @@ def _drifted(case: Case, tables: Tables, cycles: int, rule: Rule) -> pl.DataFram
     return drift(rows.filter(~now), rows.filter(now), rule).filter("drifted")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scenarios", nargs="+", choices=sorted(CASES), default=list(CASES))
-    parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--cycles", type=int, default=50)
-    parser.add_argument("--keys", type=float, default=1.0, help="their number, as a share of the usual one")
-    parser.add_argument("--training", type=float, default=1.0, help="its length, as a share of the usual one")
-    parser.add_argument("--rate", type=float, default=Rule.rate)
-    parser.add_argument("--far", type=float, default=Rule.far, help="1: any excess of a limit is an alarm")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -9,7 +9,6 @@ rate, the share of rows that failed while it was learnt, which leaves no more th
 lies in the 80 % interval that so many failures leave for a rate around the mean probability (Garwood 1936).
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.command_line import run_benchmark
 from benchmarks.measure import table
 from models.machines.estimators import Floats
 from models.machines.few_failures import rate_interval
@@ -60,10 +60,14 @@ KINDS = {
 }
 
 
-def main() -> None:
-    arguments = _arguments()
+def main(*, seeds: int = 1) -> None:
+    """Print a line for each component and horizon, and a summary.
+
+    Args:
+        seeds: Number of fleets of each kind and number of failures.
+    """
     lines = []
-    for seed, (name, kind), expected in product(range(arguments.seeds), KINDS.items(), EXPECTED):
+    for seed, (name, kind), expected in product(range(seeds), KINDS.items(), EXPECTED):
         for line in judged(kind, expected, seed):
             lines.append({"fleet": name, "expected": expected, "seed": seed, **line})
     print(table(lines))
@@ -165,15 +169,5 @@ def _summary(lines: list[dict[str, Any]], hours: int) -> dict[str, Any]:
     }
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=1, help="fleets of each kind and number of failures (default 1)"
-    )
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -6,24 +6,31 @@ One simulated chain is trained with each number of rows in a separate store; the
 loss of the same backtest, per unit sold, on the same keys and origins.
 """
 
-import argparse
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import run_benchmark
 from benchmarks.measure import run, table
 from benchmarks.sales import simulate_files
 
 
-def main() -> None:
-    arguments = _arguments()
+def main(
+    *,
+    skus: int = 300,
+    stores: int = 83,
+    weeks: int = 120,
+    seed: int = 7,
+    rows: tuple[int, ...] = (25_000, 50_000, 100_000, 200_000, 400_000),
+) -> None:
+    """Print a line for each number of rows."""
     with tempfile.TemporaryDirectory(prefix="almanac-curve-") as name:
         folder = Path(name)
-        simulate_files(folder, arguments.skus, arguments.stores, arguments.weeks, arguments.seed)
+        simulate_files(folder, skus, stores, weeks, seed)
         sources = ("--source", str(folder / "source"), "--plan", str(folder / "plan"))
         run("sales", "ingest", *sources, "--store", str(folder / "store"))
-        print(table([_one(folder, rows) for rows in arguments.rows]))
+        print(table([_one(folder, number) for number in rows]))
 
 
 def _one(folder: Path, rows: int) -> dict[str, Any]:
@@ -42,17 +49,5 @@ def _one(folder: Path, rows: int) -> dict[str, Any]:
     }
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--skus", type=int, default=300)
-    parser.add_argument("--stores", type=int, default=83)
-    parser.add_argument("--weeks", type=int, default=120)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--rows", type=int, nargs="+", default=[25_000, 50_000, 100_000, 200_000, 400_000])
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

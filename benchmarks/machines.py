@@ -9,79 +9,75 @@ training. Besides the seconds of each command the table shows the processor seco
 depend less on other load of the machine, and their peak memory, including the local Prefect server.
 """
 
-import argparse
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from benchmarks.measure import Measured, run, table
+from benchmarks.command_line import folder_or_temporary, run_benchmark
+from benchmarks.measure import costs, run, table
 from models.machines.simulation import simulate_parts
 
-MEGABYTE = 1_000_000
 TABLES = ("telemetry", "errors", "maintenance", "failures", "machines")
 
 
-def main() -> None:
-    arguments = _arguments()
-    root = Path(arguments.folder or tempfile.mkdtemp(prefix="almanac-benchmark-"))
+def main(
+    *,
+    machines: int = 1000,
+    days: int = 365,
+    seed: int = 7,
+    shards: int = 32,
+    workers: int | None = None,
+    shares: tuple[float, ...] = (1.0,),
+    folder: Path | None = None,
+) -> None:
+    """Print a line for each share.
+
+    Args:
+        shards: Shards of the store.
+        workers: Number of worker processes; default: one per core.
+        shares: Shares of the machines to run.
+        folder: Keep the simulated data here, and reuse existing data.
+    """
     rows = []
-    for share in arguments.shares:
-        machines = max(1, round(arguments.machines * share))
-        rows.append(_one(root / f"{machines}", machines, arguments))
-        print(table(rows[-1:]), flush=True)
-    print("\nFrom the files to the published risks\n")
-    print(table(rows))
-    if not arguments.folder:
-        shutil.rmtree(root)
+    with folder_or_temporary(folder) as root:
+        for count in (max(1, round(machines * share)) for share in shares):
+            place = root / f"{count}"
+            shutil.rmtree(place / "store", ignore_errors=True)
+            telemetry = _simulate(place, count, days, seed)
+            where = ["--store", str(place / "store"), *(["--workers", str(workers)] if workers else [])]
+            rows.append({"machines": count, "telemetry": telemetry, **_one(place, shards, where)})
+            print(table(rows[-1:]), flush=True)
+    print(f"\nFrom the files to the published risks\n\n{table(rows)}")
 
 
-def _one(folder: Path, machines: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    shutil.rmtree(folder / "store", ignore_errors=True)
-    rows = _simulate(folder, machines, arguments)
-    where = ["--store", str(folder / "store"), *_workers(arguments)]
+def _one(folder: Path, shards: int, where: list[str]) -> dict[str, Any]:
     sources = [word for name in TABLES for word in (f"--{name}", str(folder / name))]
-    shards = ["--shards", str(arguments.shards)] if arguments.shards else []
-    ingest = run("machines", "ingest", *sources, *shards, *where)
+    ingest = run("machines", "ingest", *sources, "--shards", str(shards), *where)
     training = run("machines", "train", *where)
     scoring = run("machines", "score", *where)
     stages = training.result["stages"]
     return {
-        "machines": machines,
-        "telemetry": rows,
-        **_costs("ingest", ingest),
+        **costs("ingest", ingest),
         "features s": stages["prepare"],
         "fit s": stages["fit"],
-        **_costs("train", training),
-        **_costs("score", scoring),
+        **costs("train", training),
+        **costs("score", scoring),
         "all s": ingest.seconds + training.seconds + scoring.seconds,
         "all CPU s": ingest.cpu + training.cpu + scoring.cpu,
-        "peak MB": max(m.peak for m in (ingest, training, scoring)) / MEGABYTE,
+        "peak MB": max(m.peak for m in (ingest, training, scoring)) / 1e6,
     }
 
 
-def _costs(name: str, command: Measured) -> dict[str, float]:
-    return {
-        f"{name} s": command.seconds,
-        f"{name} CPU s": command.cpu,
-        f"{name} MB": command.peak / MEGABYTE,
-    }
-
-
-def _workers(arguments: argparse.Namespace) -> list[str]:
-    return ["--workers", str(arguments.workers)] if arguments.workers else []
-
-
-def _simulate(folder: Path, machines: int, arguments: argparse.Namespace) -> int:
+def _simulate(folder: Path, machines: int, days: int, seed: int) -> int:
     """Write the simulated tables as Parquet, one file per range of machines; the number of telemetry rows."""
     marker = folder / "telemetry.rows"
     if not marker.exists():
         for name in TABLES:
             (folder / name).mkdir(parents=True, exist_ok=True)
         rows = 0
-        for number, part in enumerate(simulate_parts(machines, arguments.days, arguments.seed)):
+        for number, part in enumerate(simulate_parts(machines, days, seed)):
             frames: dict[str, pl.DataFrame] = {name: part[name] for name in TABLES}
             for name, frame in frames.items():
                 frame.write_parquet(folder / name / f"{number:04d}.parquet")
@@ -90,21 +86,5 @@ def _simulate(folder: Path, machines: int, arguments: argparse.Namespace) -> int
     return int(marker.read_text())
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--machines", type=int, default=1000)
-    parser.add_argument("--days", type=int, default=365)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--shards", type=int, help="Shards of the store; default: that of the command line.")
-    parser.add_argument("--workers", type=int, help="Number of worker processes; default: one per core.")
-    parser.add_argument(
-        "--shares", type=float, nargs="+", default=[1.0], help="Shares of the machines to run."
-    )
-    parser.add_argument("--folder", help="Keep the simulated data here, and reuse existing data.")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -113,6 +113,12 @@ class _Watcher(threading.Thread):
             return []
 
 
+def costs(name: str, command: Measured | None) -> dict[str, float | None]:
+    """Columns of a table for what a command costs; null where it was not run."""
+    figures = (None,) * 3 if command is None else (command.seconds, command.cpu, command.peak / 1e6)
+    return dict(zip((f"{name} s", f"{name} CPU s", f"{name} MB"), figures, strict=True))
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as text with right-aligned columns."""
     names = list(rows[0])

@@ -12,7 +12,6 @@ as the longest known life. `coverage` is the share of lives between the quantile
 failure within 10 cycles, over all cycles of the held-out machines.
 """
 
-import argparse
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.command_line import run_benchmark
 from benchmarks.measure import table
 from models.machines.evaluation import average_precision
 from models.machines.scenario import MACHINES
@@ -33,14 +33,20 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 OPTIONS: dict[str, Any] = {"every_hours": 24, "horizons_hours": [24 * HORIZON], "threads": 1}
 
 
-def main() -> None:
-    arguments = _arguments()
-    for file in sorted(Path(arguments.data).glob("*.parquet")):
+def main(*, data: Path, seeds: int = 1, cuts: int = 6) -> None:
+    """Print a table for each file.
+
+    Args:
+        data: Folder of Parquet files: unit, cycle, and readings.
+        seeds: Number of ways to divide the machines.
+        cuts: Cuts of each machine that is held out.
+    """
+    for file in sorted(data.glob("*.parquet")):
         engines = pl.read_parquet(file)
         print(f"\n{file.stem}: {engines['unit'].n_unique()} machines\n")
         rows, every = [], []
-        for seed, quarter in product(range(arguments.seeds), range(QUARTERS)):
-            lives, precision = _trial(engines, seed, quarter, arguments.cuts)
+        for seed, quarter in product(range(seeds), range(QUARTERS)):
+            lives, precision = _trial(engines, seed, quarter, cuts)
             every.append(lives)
             rows.append({"held out": f"{seed}.{quarter + 1}", **measures(lives), "precision": precision})
         mean = float(np.mean([row["precision"] for row in rows]))
@@ -132,17 +138,5 @@ def _failures(engines: pl.DataFrame) -> pl.DataFrame:
     return ends.sort("machine_id").with_columns(component=pl.lit("engine"), shard=pl.lit(0))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True, help="folder of Parquet files: unit, cycle, and readings")
-    parser.add_argument("--seeds", type=int, default=1, help="ways to divide the machines (default 1)")
-    parser.add_argument(
-        "--cuts", type=int, default=6, help="cuts of each machine that is held out (default 6)"
-    )
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -8,61 +8,63 @@ command line, as a user would; each row of the table is one share. Timings vary 
 of one table with each other.
 """
 
-import argparse
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from benchmarks.command_line import folder_or_temporary, run_benchmark
 from benchmarks.measure import Measured, run, table
 from models.sales.simulation import simulate_parts
 
-MEGABYTE = 1_000_000
 
+def main(
+    *,
+    skus: int = 1000,
+    stores: int = 83,
+    weeks: int = 120,
+    seed: int = 7,
+    quantiles: int = 5,
+    shares: tuple[float, ...] = (1.0,),
+    folder: Path | None = None,
+) -> None:
+    """Print a line for each share.
 
-def main() -> None:
-    arguments = _arguments()
-    root = Path(arguments.folder or tempfile.mkdtemp(prefix="almanac-benchmark-"))
+    Args:
+        quantiles: Quantiles per row, as trained.
+        shares: Shares of the SKUs to run.
+        folder: Keep the data and the stores here, and reuse existing ones.
+    """
     rows = []
-    for share in arguments.shares:
-        skus = max(1, round(arguments.skus * share))
-        rows.append(_one(root / f"{skus}x{arguments.stores}", skus, arguments))
-        print(table(rows[-1:]), flush=True)
-    print("\nThe whole run, after training\n")
-    print(table(rows))
-    if not arguments.folder:
-        shutil.rmtree(root)
+    with folder_or_temporary(folder) as root:
+        for count in (max(1, round(skus * share)) for share in shares):
+            line = _one(root / f"{count}x{stores}", count, stores, weeks, seed)
+            rows.append({"skus": count, "quantiles": line["rows"] * quantiles, **line})
+            print(table(rows[-1:]), flush=True)
+    print(f"\nThe whole run, after training\n\n{table(rows)}")
 
 
-def _one(folder: Path, skus: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def _one(folder: Path, skus: int, stores: int, weeks: int, seed: int) -> dict[str, Any]:
     source, plan = folder / "source", folder / "plan"
     store = ["--store", str(folder / "store")]
     ingest: Measured | None = None
     training: Measured | None = None
     if not source.exists():
-        simulate_files(folder, skus, arguments.stores, arguments.weeks, arguments.seed)
+        simulate_files(folder, skus, stores, weeks, seed)
         ingest = run("sales", "ingest", "--source", str(source), "--plan", str(plan), *store)
         training = run("sales", "train", *store)
     forecast = run("sales", "forecast", *store)
-    quantiles = forecast.result["rows"] * arguments.quantiles
-    stages = forecast.result["stages"]
     return {
-        "skus": skus,
         "keys": forecast.result["requested"],
-        "quantiles": quantiles,
+        "rows": forecast.result["rows"],
         "ingest s": ingest and ingest.seconds,
         "train s": training and training.seconds,
-        "train MB": training and training.peak / MEGABYTE,
-        **{f"{name} s": seconds for name, seconds in stages.items()},
+        "train MB": training and training.peak / 1e6,
+        **{f"{name} s": seconds for name, seconds in forecast.result["stages"].items()},
         "run s": forecast.seconds,
-        **_memory(forecast),
+        "peak MB": forecast.peak / 1e6,
+        "worker MB": forecast.peak_worker / 1e6,
     }
-
-
-def _memory(command: Measured) -> dict[str, float]:
-    return {"peak MB": command.peak / MEGABYTE, "worker MB": command.peak_worker / MEGABYTE}
 
 
 def simulate_files(folder: Path, skus: int, stores: int, weeks: int, seed: int) -> None:
@@ -76,19 +78,5 @@ def simulate_files(folder: Path, skus: int, stores: int, weeks: int, seed: int) 
             frame.write_parquet(folder / name / f"{number:04d}.parquet")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--skus", type=int, default=1000)
-    parser.add_argument("--stores", type=int, default=83)
-    parser.add_argument("--weeks", type=int, default=120)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--quantiles", type=int, default=5, help="Quantiles per row, as trained.")
-    parser.add_argument("--shares", type=float, nargs="+", default=[1.0], help="Shares of the SKUs to run.")
-    parser.add_argument("--folder", help="Keep the data and the stores here, and reuse existing ones.")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -4,7 +4,6 @@ Contract::
 
     simulate(skus, stores, weeks, seed, horizon=13, quantiles=QUANTILES, ...) -> Simulated
     simulate_parts(skus, ..., skus_per_part=50) -> Iterator[Simulated]     same rows, by ranges of SKUs
-    attained_level(units, quantile, level) -> pl.Expr                     coverage with ties settled
 
 `Simulated` holds `as_of` (the last week of history) and four frames:
 
@@ -156,48 +155,11 @@ def simulate(
 
 
 def simulate_parts(
-    skus: int,
-    stores: int,
-    weeks: int,
-    seed: int,
-    horizon: int = 13,
-    *,
-    skus_per_part: int = 50,
-    quantiles: Sequence[float] = QUANTILES,
-    first_week: date = FIRST_WEEK,
-    shares: Shares | None = None,
-    with_truth: bool = True,
+    skus: int, stores: int, weeks: int, seed: int, skus_per_part: int = 50
 ) -> Iterator[Simulated]:
     """The rows of `simulate`, `skus_per_part` SKUs at a time; `stores` is the same in every part."""
-    if skus_per_part < 1:
-        raise ValueError(f"skus_per_part is {skus_per_part}; it must be at least 1")
     for at in range(0, skus, skus_per_part):
-        yield simulate(
-            range(at, min(at + skus_per_part, skus)),
-            stores,
-            weeks,
-            seed,
-            horizon,
-            quantiles=quantiles,
-            first_week=first_week,
-            shares=shares,
-            with_truth=with_truth,
-        )
-
-
-def attained_level(units: pl.Expr, quantile: pl.Expr, level: float) -> pl.Expr:
-    """The share of rows below a quantile forecast, as near to `level` as its ties allow; 0..1.
-
-    Units are whole numbers, so that no forecast of a slow key has exactly 5 % of the rows at or below
-    it. A forecast meets its level when `P(units < q) <= level <= P(units <= q)`: that is the definition
-    of a quantile. So rows that equal their forecast count as below it to the extent that `level` needs.
-    The coverage of a band is the difference of the levels that its two ends attain.
-
-    >>> zeros = pl.DataFrame({"units": [0, 0, 0, 7], "q25": [0, 0, 0, 0]})
-    >>> zeros.select(attained_level(pl.col("units"), pl.col("q25"), 0.25)).item()
-    0.25
-    """
-    return pl.lit(level).clip((units < quantile).mean(), (units <= quantile).mean())
+        yield simulate(range(at, min(at + skus_per_part, skus)), stores, weeks, seed)
 
 
 def _check(skus: range, stores: int, weeks: int, horizon: int, first_week: date) -> None:
@@ -402,20 +364,11 @@ def _trend(setting: _Setting, rng: np.random.Generator) -> np.ndarray:
     return slopes[0] * np.minimum(years - bend, 0) + slopes[1] * np.maximum(years, bend)
 
 
-def price_war(
-    history: pl.DataFrame, since: date, cut: float = 0.2, elasticity: float = -2.0, share: float = 1.0
-) -> pl.DataFrame:
-    """`history` in which a `share` of the SKUs, the first ones, cost a `cut` less from the week `since` on.
-
-    Units are multiplied by `(1 - cut) ** elasticity`, and are whole numbers.
-    """
-    names = history["sku"].unique().sort()
-    cheaper = names.head(max(1, round(share * len(names)))).implode()
-    now = (pl.col("week") >= since) & pl.col("sku").is_in(cheaper)
+def price_war(history: pl.DataFrame, since: date) -> pl.DataFrame:
+    """`history` in which all SKUs cost a fifth less from the week `since` on, at an elasticity of -2; units are whole."""
+    now = pl.col("week") >= since
+    price, units = (pl.col("price") * 0.8).round(2), (pl.col("units") * 0.8**-2).round()
     return history.with_columns(
-        pl.when(now).then((pl.col("price") * (1 - cut)).round(2)).otherwise("price").alias("price"),
-        pl.when(now)
-        .then((pl.col("units") * (1 - cut) ** elasticity).round())
-        .otherwise("units")
-        .alias("units"),
+        pl.when(now).then(price).otherwise("price").alias("price"),
+        pl.when(now).then(units).otherwise("units").alias("units"),
     )

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from models.page.blocks import Band, Explorer, Line, Track
-from models.page.explorer import COARSE, FINE, pack, quantise, values_of
+from models.page.explorer import COARSE, FINE, pack, quantise
+from tests.explorers import values_of
 
 START = date(2024, 1, 1)
 numbers = st.floats(-1e9, 1e9, allow_nan=False, width=32) | st.just(float("nan"))

@@ -9,7 +9,8 @@ from polars.testing import assert_frame_equal
 
 from models.sales import ladder
 from models.sales.options import QUANTILES, quantile_column
-from models.sales.simulation import NEW_WEEKS, Simulated, attained_level, simulate
+from models.sales.simulation import NEW_WEEKS, Simulated, simulate
+from tests.quantiles import attained_level
 
 AS_OF = date(2024, 6, 3)
 NAMES = [quantile_column(level) for level in QUANTILES]

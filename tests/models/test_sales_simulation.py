@@ -12,10 +12,10 @@ from models.sales.simulation import (
     NEW_WEEKS,
     Shares,
     Simulated,
-    attained_level,
     simulate,
     simulate_parts,
 )
+from tests.quantiles import attained_level
 
 KEY_WEEK = ["sku", "store", "week"]
 
@@ -211,5 +211,3 @@ def test_wrong_sizes_and_a_first_week_that_is_no_monday_are_refused():
         simulate(1, 0, 10, seed=1)
     with pytest.raises(ValueError, match="Sunday"):
         simulate(1, 1, 10, seed=1, first_week=date(2023, 1, 1))
-    with pytest.raises(ValueError, match="skus_per_part"):
-        next(simulate_parts(1, 1, 10, seed=1, skus_per_part=0))

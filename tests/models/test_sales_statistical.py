@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from models.sales import contest, statistical
 from models.sales.options import QUANTILES, quantile_column
 from models.sales.panel import Panel, panel_of, past_and_plan
-from models.sales.simulation import FIRST_WEEK, Shares, attained_level, simulate
+from models.sales.simulation import FIRST_WEEK, Shares, simulate
+from tests.quantiles import attained_level
 
 NAMES = [quantile_column(level) for level in QUANTILES]
 COVARIATES = ["price", "deal", "feat"]

@@ -9,10 +9,11 @@ import polars as pl
 import pytest
 
 from models.page.blocks import ALERT, Band, Explorer, Line, Mark, Section, Track
-from models.page.explorer import pack, values_of
+from models.page.explorer import pack
 from models.sales.sections import sections
 from tasks.page.render import render
 from tests.browser import Page, browser
+from tests.explorers import values_of
 from tests.sales_run import HISTORY_WEEKS, HORIZON, a_run
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
