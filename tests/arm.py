@@ -12,7 +12,7 @@ GROUP = "/subscriptions/S/resourceGroups/G"
 
 
 def resource_id(kind: str, *names: str, scope: str = GROUP) -> str:
-    """The id of a resource: its type and its names take turns."""
+    """The id of a resource, in which the parts of its type and its names alternate."""
     provider, *types = kind.split("/")
     assert len(types) == len(names), f"{kind} has {len(types)} names, not {names}"
     return f"{scope}/providers/{provider}/" + "/".join(f"{t}/{n}" for t, n in zip(types, names, strict=True))
@@ -165,7 +165,7 @@ class Template:
 
 
 class Known(str):
-    """What Azure answers; every request is known."""
+    """Azure's answer; every request is expected."""
 
     def __getitem__(self, name: Any) -> "Known":
         return Known(f"{self}.{name}")

@@ -67,7 +67,7 @@ def granted(identity: str) -> set[str]:
 
 
 def lacking(actions: Iterable[str], may: set[str]) -> list[str]:
-    """The actions that are not granted."""
+    """The actions in question that are not granted."""
     return [one for one in actions if not any(fnmatchcase(one, pattern) for pattern in may)]
 
 

@@ -1,4 +1,4 @@
-"""A real Chromium for tests, spoken to over a pipe with the DevTools protocol."""
+"""A real Chromium for tests, controlled over a pipe with the DevTools protocol."""
 
 import base64
 import fcntl
@@ -34,7 +34,7 @@ def find_chromium() -> str:
 
 
 class Page:
-    """One tab. `errors` are console errors and uncaught exceptions, `requests` all addresses asked for."""
+    """One tab. `errors` are console errors and uncaught exceptions, `requests` all requested addresses."""
 
     def __init__(self, write: int, reading_end: int) -> None:
         self._write, self._number, self._session = write, 0, ""
@@ -101,7 +101,7 @@ class Page:
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, file: Path, fragment: str = "") -> None:
-        """Open a file and wait until everything is drawn, or the page says why it is not."""
+        """Open a file and wait until everything is drawn, or until the page says why it is not."""
         self.send("Page.navigate", url=file.resolve().as_uri() + fragment)
         self.wait(
             "document.documentElement?.dataset.ready || document.querySelector('#problem')?.textContent"
@@ -128,7 +128,7 @@ class Page:
 
 
 def _pipe() -> tuple[int, int]:
-    """A pipe's two ends, numbered above those that the browser expects, 3 and 4."""
+    """The two ends of a pipe, with numbers above 3 and 4, which the browser expects."""
     low = os.pipe()
     high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low)
     for end in low:

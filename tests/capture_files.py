@@ -43,7 +43,7 @@ def message(body: Any, sequence: int = 0, enqueued: datetime = START + timedelta
 
 
 def content(messages: Sequence[dict[str, Any]], block_bytes: int = 16_000) -> bytes:
-    """The bytes of a file, a block about every `block_bytes`."""
+    """The bytes of a file, with a block of about every `block_bytes` bytes."""
     buffer = io.BytesIO()
     writer(buffer, SCHEMA, messages, sync_interval=block_bytes, sync_marker=b"0123456789abcdef")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A small simulated fleet as files, and as words of the command line."""
+"""A small simulated fleet, as files and as arguments of the command line."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -15,12 +15,12 @@ OPTIONS = ("--horizon", "24h", "--horizon", "3d")
 
 
 def fleet(machines: int = 10) -> dict[str, pl.DataFrame]:
-    """Ninety days of telemetry by every four hours, of machines with two components."""
+    """Ninety days of telemetry, every four hours, of machines with two components."""
     return simulate(machines, days=90, seed=3, interval_hours=4, components=2)
 
 
 def until_cut(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """What was known at `CUT`."""
+    """The tables as they were known at `CUT`."""
     return {
         name: frame.filter(pl.col("time") <= CUT) if "time" in frame.columns else frame
         for name, frame in tables.items()
@@ -28,7 +28,7 @@ def until_cut(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
 
 
 def after_cut(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """What came after `CUT`: a few days of every table, and the machines again."""
+    """The rows after `CUT`: a few days of every table, and the machines again."""
     return {
         name: frame.filter(pl.col("time") > CUT) if "time" in frame.columns else frame
         for name, frame in tables.items()
@@ -36,7 +36,7 @@ def after_cut(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
 
 
 def sources(folder: Path, tables: Mapping[str, pl.DataFrame]) -> list[str]:
-    """Write the tables into a folder; the words that name them on the command line."""
+    """Write the tables into a folder; returns the arguments of the command line that name them."""
     folder.mkdir(parents=True, exist_ok=True)
     words = []
     for name, frame in tables.items():

@@ -1,4 +1,4 @@
-"""A scenario that learns each name's level, so that its bundles are right or wrong by what they were trained on.
+"""A scenario that learns each name's level, so that its bundles are as good as the data they were trained on.
 
 `python -m tests.levels` serves its training with the triggers of `sales-train/on-drift`.
 """

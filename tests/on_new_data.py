@@ -10,7 +10,7 @@ NAME = "on-new-data"
 
 
 def told(name: str) -> dict[str, Any]:
-    """A field of the event's payload with its type; a time that is not there stays null."""
+    """A field of the event's payload with its type; a missing time stays null."""
     template = f"{{{{ event.payload['{name}'] | tojson }}}}"
     return {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": template}}
 

@@ -30,7 +30,7 @@ def find_programs() -> Path:
 
 
 class Server:
-    """A server that can be stopped and started again; `url` has the password in it."""
+    """A server that can be stopped and started again; `url` includes the password."""
 
     def __init__(self, programs: Path, folder: Path) -> None:
         self.port, self.folder, self._programs = free_port(), folder, programs

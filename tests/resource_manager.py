@@ -1,4 +1,4 @@
-"""Azure Resource Manager as the container worker knows it, played on this machine: a container is a process."""
+"""A simulation of Azure Resource Manager as the container worker uses it: a container is a process on this machine."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def _error(code: str, message: str) -> dict[str, Any]:
 
 @dataclass
 class ResourceManager:
-    """The requests it got, and its resources. It refuses what the caller's roles do not allow."""
+    """The requests it received, and its resources. It refuses what the caller's roles do not allow."""
 
     output: Path
     url: str = ""
@@ -187,7 +187,7 @@ class ResourceManager:
 
 
 def resolved(deployment: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and content of the container group that a deployment's template makes, its parameters put in."""
+    """Name and content of the container group that a deployment's template makes with its parameters."""
     template = deployment["template"]
     values = {name: one.get("defaultValue") for name, one in template["parameters"].items()}
     values |= {name: one["value"] for name, one in deployment["parameters"].items()}
@@ -219,7 +219,7 @@ def kill(container: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def serving(output: Path) -> Iterator[ResourceManager]:
-    """A resource manager that answers at its `url`; at the end its containers are ended."""
+    """A resource manager that answers at its `url`; its containers end with it."""
     manager = ResourceManager(output)
 
     class Handler(BaseHTTPRequestHandler):

@@ -14,7 +14,7 @@ HISTORY_WEEKS, HORIZON = 30, 4
 
 
 def a_run(keys: Sequence[tuple[str, str]] = KEYS, *, previous: bool = True, deal: bool = True) -> RunView:
-    """Key number i sells 10 i plus the week's number; its medians are 100 i, of the previous run 90 i.
+    """Key number i sells 10 i plus the week's number; its medians are 100 i, and 90 i in the previous run.
 
     The last key is answered by a fallback. In the backtest every median is 10 % too high.
     """

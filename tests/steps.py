@@ -1,4 +1,4 @@
-"""The steps of a run, called one by one without Prefect: `task.fn` in the order of `flows.runs`."""
+"""The steps of a run, called one by one without Prefect, in the order of `flows.runs`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,12 +68,12 @@ def resolve(
 
 
 def outcome(run: Run, shard: int, scenario: Scenario = TOY) -> ShardResult:
-    """One shard of a run that has been planned, scored."""
+    """Score one shard of a planned run."""
     return scoring.score_shards.fn(scenario, run, [shard])[0]
 
 
 def outcomes(run: Run, scenario: Scenario = TOY) -> list[ShardResult]:
-    """All shards of a run, scored."""
+    """Score all shards of a run."""
     return [outcome(run, shard, scenario) for shard in plan.fn(scenario, run)]
 
 
@@ -130,7 +130,7 @@ def published(store: Store, table: str = "toy/doubled", version: int | None = No
 
 
 def written(store: Store) -> dict[str, int]:
-    """Versions of whatever tables of the sales there are."""
+    """The versions of the sales tables that exist."""
     names = ("history", "plan", "stores", "quarantine", "forecasts", "backtests", "registry")
     versions = {f"sales/{name}": store.version(f"sales/{name}") for name in names}
     return {name: version for name, version in versions.items() if version is not None}

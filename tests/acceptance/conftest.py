@@ -20,7 +20,7 @@ ENDED = ("COMPLETED", "FAILED", "CRASHED")
 
 @dataclass(frozen=True)
 class Served:
-    """A deployment by its name, and what the server knows of it; events are those since it was served."""
+    """A deployment, by its name, and its state on the server; `events` are those since it was served."""
 
     url: str
     name: str

@@ -37,7 +37,7 @@ SECONDS = "0.3"
 
 @pytest.fixture(scope="module")
 def blob(azurite: SimpleNamespace, dask_cluster: Any) -> Iterator[SimpleNamespace]:
-    """The Blob service, known to the shared workers, too."""
+    """The Blob service; the shared workers use it too."""
     from distributed import Client
 
     with Client(dask_cluster) as client:
@@ -87,7 +87,7 @@ def toys(uri: str, folder: Path) -> Store:
 
 @pytest.fixture
 def ready(azurite, without_run_logger, tmp_path) -> tuple[Store, pl.DataFrame]:
-    """A store in Blob in which the toy scenario can be scored, and the rows that this publishes undisturbed."""
+    """A store in Blob in which the toy scenario can be scored, and the rows that an undisturbed run publishes."""
     undisturbed = toys(str(tmp_path / "undisturbed"), tmp_path)
     steps.score(undisturbed)
     return toys(azurite.container() + "/store", tmp_path), steps.published(undisturbed).drop("run_id")
@@ -115,12 +115,12 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def scored(store: Store) -> int:
-    """How many shards are done."""
+    """The number of shards that are done."""
     return sum("/shards/" in name and name.endswith(".json") for name in store.names("toy/runs"))
 
 
 def height(store: Store) -> int:
-    """How many rows readers see."""
+    """The number of rows that readers see."""
     return 0 if store.version("toy/doubled") is None else steps.published(store).height
 
 
@@ -196,7 +196,7 @@ def _score(store: Store) -> Publication:
 
 @pytest.fixture
 def quickly(command) -> Callable[..., SimpleNamespace]:
-    """`quickly(*words)`: the output of a command that has to fail, and must do so quickly."""
+    """`quickly(*words)`: the output of a command that must fail, and quickly."""
 
     def fail(*words: str) -> SimpleNamespace:
         start = time.monotonic()
@@ -227,7 +227,7 @@ ONE_STORE = pytest.mark.parametrize("words", ["store of a run", *list(USES)[3:]]
 
 @pytest.fixture(params=USES)
 def words(request, tmp_path) -> Callable[[str], list[str]]:
-    """Words that use a URI in Blob as a store or as a source."""
+    """Arguments that use a URI in Blob as a store or as a source."""
     file = tmp_path / "sales.csv"
     file.write_text("sku,store,week,units\nA,1,2024-01-01,3\n")
 

@@ -1,4 +1,4 @@
-"""Every bad input that a planner may give, on the command line: one message, and nothing is written."""
+"""Every bad input that a planner may give on the command line gets one message, and nothing is written."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def sales(skus: int = 3, weeks: int = 30) -> pl.DataFrame:
 
 
 def refused(command, *words) -> str:
-    """The message, in one line, of a command that fails as it should."""
+    """The one-line message of a command that fails as it should."""
     output = command(*words)
     assert output.status == 1
     assert output.out == ""
@@ -219,7 +219,7 @@ def test_an_odd_series_beside_others_is_forecast_with_quantiles_that_make_sense(
 
 
 def makes_sense(rows: pl.DataFrame) -> None:
-    """The rows of one key: all steps once, quantiles that are ordered, not negative, and not huge."""
+    """The rows of one key, after a check: each step once, and quantiles that are ordered, not negative and not huge."""
     rows = rows.sort("week")
     assert rows["step"].to_list() == list(range(1, 14))
     values = rows.select("q5", "q25", "q50", "q75", "q95").to_numpy()

@@ -1,4 +1,4 @@
-"""Real readings on the command line, and what plain scikit-learn says of them."""
+"""Real readings on the command line, compared with plain scikit-learn."""
 
 import os
 from datetime import UTC, datetime

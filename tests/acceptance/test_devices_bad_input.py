@@ -1,4 +1,4 @@
-"""Every bad input that an operator may give, on the command line: one message, and nothing is written."""
+"""Every bad input that an operator may give on the command line gets one message, and nothing is written."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ NAIVE = "d,t,2026-03-02 00:00:00,1\n" * 3
 
 
 def refused(command, *words) -> str:
-    """The message, in one line, of a command that fails as it should."""
+    """The one-line message of a command that fails as it should."""
     output = command("devices", *words)
     assert output.status == 1
     assert output.out == ""
@@ -144,7 +144,7 @@ def test_without_readings_the_next_command_is_named(command, tmp_path):
 
 @pytest.fixture(scope="module")
 def odd(command, tmp_path_factory):
-    """A store with four hours of two devices, and of a device of which everything is odd."""
+    """A store with four hours of two ordinary devices and of one whose readings are all odd."""
     folder = tmp_path_factory.mktemp("odd")
     normal = readings_of(simulate(2, START, 240).grid).select("device", "tag", "time", value="mean")
     back = normal.filter(device="d00000", tag="flow").with_columns(device=pl.lit("odd"), tag=pl.lit("back"))

@@ -85,7 +85,7 @@ def test_a_shift_leads_to_a_better_champion_and_a_bad_challenger_to_none(serve, 
 
 
 def mean_error_by_bundle(store: Store) -> dict[int, float]:
-    """Of the published values whose outcome is known, after the shift."""
+    """The loss of the published values whose outcome is known, after the shift."""
     rows = (
         store.scan("levels/evaluations")
         .filter(~pl.col("pending"), pl.col("as_of") > date(2024, 2, 9))

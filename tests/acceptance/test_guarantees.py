@@ -36,7 +36,7 @@ Tables = dict[str, pl.DataFrame]
 
 
 def chain() -> tuple[Tables, Tables]:
-    """Sales of eight SKUs in three stores; late are one more week and other units for the one before."""
+    """Sales of eight SKUs in three stores; late rows are one more week, and corrected units of the week before."""
     from models.sales.simulation import simulate
 
     market = simulate(skus=8, stores=3, weeks=72, seed=3, with_truth=False)
@@ -48,7 +48,7 @@ def chain() -> tuple[Tables, Tables]:
 
 
 def sensors() -> tuple[Tables, Tables]:
-    """Seven hours of six devices, one with a fault in the sixth; late are the last and odd readings before it."""
+    """Seven hours of six devices, one with a fault in the sixth; late rows are the last hour, and odd readings before it."""
     from models.devices.simulation import readings_of, simulate
 
     start, hour, time = datetime(2026, 3, 2, tzinfo=UTC), timedelta(hours=1), pl.col("time")
@@ -64,7 +64,7 @@ def sensors() -> tuple[Tables, Tables]:
 
 
 def machines() -> tuple[Tables, Tables]:
-    """Three months of ten machines; late are six days and other voltages for the last hour before."""
+    """Three months of ten machines; late rows are six days, and corrected voltages of the hour before them."""
     tables = fleet.fleet()
     late = fleet.after_cut(tables)
     again = tables["telemetry"].filter(pl.col("time") == fleet.CUT).with_columns(pl.col("volt") + 100)
@@ -103,7 +103,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Ready:
-    """A store with a bundle in which one moment is published, and the words that publish it again."""
+    """A store with a bundle and one published `as_of`, and the arguments that publish it again."""
 
     case: Case
     store: Store
@@ -120,20 +120,20 @@ class Ready:
 
     @property
     def tables(self) -> list[str]:
-        """The published tables: that of the scores, and those that follow from it."""
+        """The published tables: the scores, and the tables derived from them."""
         scenario = self.case.scenario
         derived = scenario.derived_tables if isinstance(scenario, DerivesTables) else ()
         names = dict.fromkeys([scenario.published_table({}).name, *derived])
         return [f"{self.name}/{name}" for name in names]
 
     def rows(self) -> dict[str, pl.DataFrame]:
-        """All rows published for the moment, by table, in a fixed order."""
+        """All rows published for the `as_of`, by table, in a fixed order."""
         tables = {name: self.store.scan(name).collect() for name in self.tables}
         moment = type(tables[self.tables[0]]["as_of"][0]).fromisoformat(self.as_of)
         return {name: _sorted(rows.filter(as_of=moment)) for name, rows in tables.items()}
 
     def height(self) -> int:
-        """How many rows the first published table has now."""
+        """The number of rows that the first published table has now."""
         if self.store.version(self.tables[0]) is None:
             return 0
         return int(self.store.scan(self.tables[0]).select(pl.len()).collect().item())
@@ -145,14 +145,14 @@ class Ready:
         return sorted(Path(self.store.uri, self.name, "runs").glob("*/shards/*.json"))
 
     def copied(self, folder: Path, *without: str) -> "Ready":
-        """The same in another folder, but without some tables and folders."""
+        """A copy in another folder, without some tables and folders."""
         shutil.copytree(self.store.uri, folder)
         for name in without:
             shutil.rmtree(folder / name)
         return replace(self, store=Store(str(folder)))
 
     def unpublished(self, folder: Path) -> "Ready":
-        """The same in another folder, without what was published and all that led to it."""
+        """A copy in another folder, without the published tables and everything that led to them."""
         return self.copied(folder, *self.tables, f"{self.name}/runs", ledger.PATH)
 
 
@@ -166,7 +166,7 @@ MAY_BE_EMPTY = {"machines/alarms", "devices/levels"}
 
 
 def same(actual: Ready, expected: Ready) -> None:
-    """Both have published the same rows, and some."""
+    """Assert that both have published the same rows, at least one."""
     for name, rows in expected.rows().items():
         assert rows.height or name in MAY_BE_EMPTY, name
         assert_frame_equal(actual.rows()[name], rows)
@@ -174,7 +174,7 @@ def same(actual: Ready, expected: Ready) -> None:
 
 @pytest.fixture(scope="module")
 def run(command) -> Callable[..., dict[str, Any]]:
-    """`run("sales", "forecast", ...)`: the result of a command that has to succeed."""
+    """`run("sales", "forecast", ...)`: the result of a command that must succeed."""
 
     def succeed(*words: str) -> dict[str, Any]:
         output = command(*words, *([] if "--json" in words else ["--json"]))

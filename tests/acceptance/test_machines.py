@@ -60,7 +60,7 @@ def odd(command, tmp_path_factory):
 
 
 def finding(odd, name: str) -> dict:
-    """The first line on a finding; a finding may concern several tables."""
+    """The first line about a finding, which may concern several tables."""
     return next(line for line in odd["scored"]["gaps"] if line["finding"] == name)
 
 

@@ -1,4 +1,4 @@
-"""Three weeks of the real sales, one after another as they came: forecast, evaluated, and measured by hand."""
+"""Three weeks of the real sales, in the order in which they came: forecast, evaluated, and measured by hand."""
 
 from datetime import date, timedelta
 

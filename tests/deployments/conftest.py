@@ -1,4 +1,4 @@
-"""One Prefect server of its own for all tests of the deployments; each test has its work pool and its names."""
+"""One separate Prefect server for all tests of the deployments; each test has its own work pool and names."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def access(local: Any) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def local(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The server, as `make deploy` starts it; `stop` ends whatever a test has started with it."""
+    """The server, as `make deploy` starts it; `stop` ends everything that a test has started with it."""
     from deployments.local import Local
     from flows.server import free_port
 

@@ -63,7 +63,7 @@ def results(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
 
 
 def check(store: Store, summaries: list[dict[str, Any]], rows: int) -> None:
-    """Both have published, and the ledger has one row of each."""
+    """Assert that both have published, and that the ledger has one row for each."""
     assert [one["published"] for one in summaries] == [True, True]
     entries = ledger.rows(store).sort("scenario").collect()
     assert entries["scenario"].to_list() == ["sales", "toy"]
@@ -76,7 +76,7 @@ def check(store: Store, summaries: list[dict[str, Any]], rows: int) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """An unused Prefect home: the first servers make its database."""
+    """An unused Prefect home, whose database the first server creates."""
     (tmp_path / "prefect").mkdir()
     return tmp_path / "prefect"
 

@@ -1,4 +1,4 @@
-"""What the identities of the template may do, against what is done; the table is in docs/azure.md."""
+"""The permissions of the template's identities, compared with what they do; the table is in docs/azure.md."""
 
 import re
 from datetime import UTC, datetime, timedelta

@@ -61,7 +61,7 @@ def registry() -> Registry:
 
 @cache
 def schema_of(kind: str, version: str) -> tuple[str, str]:
-    """The schema of a resource type, and where in it the type is."""
+    """The schema of a resource type, and the place of the type in it."""
     provider, *names = kind.split("/")
     name = FILES.get(f"{provider}/{names[0]}", FILES.get(provider, provider))
     path = SCHEMAS / version / f"{name}.json"
@@ -77,7 +77,7 @@ def schema_of(kind: str, version: str) -> tuple[str, str]:
 
 
 def faults(resource: dict[str, Any]) -> list[str]:
-    """What the schema of the API version that a resource names says of it.
+    """The errors that the schema of a resource's API version finds in it.
 
     A null is left out, as Azure does. Two faults are the schemas': they know some children by the last part of the name,
     and have every REST `double`, such as the cores of a container, as a whole number.

@@ -1,4 +1,4 @@
-"""The template of all that is in Azure: what it refers to exists, roles are the least, no secret is in plain text."""
+"""The template of everything in Azure: what it refers to exists, roles are minimal, and no secret is in plain text."""
 
 import json
 import re
@@ -31,7 +31,7 @@ ROLES = {
 
 
 def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a JSON value, keys included, with where it is."""
+    """Every string of a JSON value, keys included, with its place."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, list):

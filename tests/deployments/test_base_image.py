@@ -1,4 +1,4 @@
-"""The command that pins the images' base, against a registry that is played as the distribution API describes it."""
+"""The command that pins the images' base, against a stand-in for a registry that follows the distribution API."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""The container pool's base job template, made into job configurations by the worker's own class."""
+"""The container pool's base job template, from which the worker's own class makes job configurations."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ WORKSPACE = f"{GROUP}/providers/Microsoft.OperationalInsights/workspaces/almanac
 
 
 def configured(**values: Any) -> Any:
-    """The job configuration of a flow run, ready to be submitted; nothing in it is looked up on a server."""
+    """The job configuration of a flow run, ready to be submitted; it needs nothing from a server."""
     from prefect.client.schemas.objects import FlowRun
     from prefect_azure.workers.container_instance import AzureContainerJobConfiguration
 

@@ -1,4 +1,4 @@
-"""The real container worker on a real Prefect server; only Azure is played, and a container is a process."""
+"""The real container worker on a real Prefect server; only Azure is simulated, and a container is a process."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ KEY = "the-key-of-the-server"
 
 @pytest.fixture
 def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ResourceManager]:
-    """The only Azure that the worker's clients know."""
+    """The simulated Azure, the only one that the worker's clients reach."""
     from azure.core.pipeline.policies import SansIOHTTPPolicy
     from azure.mgmt.containerinstance import ContainerInstanceManagementClient
     from azure.mgmt.resource import ResourceManagementClient
@@ -54,7 +54,7 @@ def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ResourceM
 
 @pytest.fixture
 def submit(prefect_api: str, azure: ResourceManager, dask_cluster: Any) -> Callable[..., dict[str, Any]]:
-    """`submit(entrypoint, store, parameters, **job_variables)`: a flow run in a pool of its own, after the worker."""
+    """`submit(entrypoint, store, parameters, **job_variables)`: a flow run in its own pool, after a worker ran it."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_KEY, temporary_settings
     from prefect_azure.workers.container_instance import AzureContainerWorker

@@ -1,4 +1,4 @@
-"""Concurrency limits under contention: a real worker, and runs that are due while another goes on."""
+"""Concurrency limits under contention: a real worker, and runs that are due while another is running."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ ONE_AFTER_THE_OTHER, SKIPPED_WHILE_ONE_RUNS = "flows/sales.py:forecast", "flows/
 
 
 def waiting(kept: list[dict[str, Any]]) -> None:
-    """The file's deployments with all that it says of their limits, but with a flow that can be held."""
+    """The file's deployments with all their limits, but with a flow that a test can hold."""
     kept[:] = [one for one in kept if one["entrypoint"] in (ONE_AFTER_THE_OTHER, SKIPPED_WHILE_ONE_RUNS)]
     for one in kept:
         one |= {"entrypoint": "tests/deployments/waiting.py:waiting", "parameters": {}, "schedules": []}
@@ -28,7 +28,7 @@ def waiting(kept: list[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def pool(deployments: Any, few: Any, local: Any, tmp_path: Path) -> Iterator[str]:
-    """A work pool with both deployments and a worker that could run four at once."""
+    """A work pool with both deployments, and a worker that could run four flows at once."""
     name = tmp_path.name
     file = few("forecast", "score", change=waiting)
     output = deployments("deploy", "--prefect-file", file, ALMANAC_STORE=STORE, ALMANAC_POOL=name)

@@ -216,7 +216,7 @@ ACROSS = [
 
 @pytest.mark.parametrize(("zone", "start"), ACROSS)
 def test_the_next_ten_times_are_those_of_the_calendar_also_where_the_clocks_change(zone, start):
-    """The oracle walks through the minutes' wall time, one by one, and knows no cron."""
+    """The oracle goes through the wall time of every minute and does not use cron expressions."""
     for name, one in the_file(ALMANAC_TIMEZONE=zone).items():
         for schedule in one.get("schedules", []):
             moments = [moment.astimezone(UTC).replace(tzinfo=UTC) for moment in ten(schedule, start)]

@@ -1,4 +1,4 @@
-"""The images: what gets into them, what they install, and that the flows run from what got in."""
+"""The images: what they contain and install, and that the flows run from it."""
 
 import os
 import re
@@ -92,7 +92,7 @@ def test_there_is_no_entry_point_that_a_command_would_have_to_work_round():
 
 
 def needs(name: str, extras: frozenset[str] = frozenset()) -> Iterator[tuple[str, frozenset[str]]]:
-    """Direct requirements of an installed package here, by its own metadata."""
+    """The direct requirements of a package that is installed here, by its metadata."""
     for text in metadata.requires(name) or []:
         requirement = Requirement(text)
         environments = [{"extra": extra} for extra in extras or {""}]
@@ -101,7 +101,7 @@ def needs(name: str, extras: frozenset[str] = frozenset()) -> Iterator[tuple[str
 
 
 def closure(*roots: str) -> set[str]:
-    """Installed packages that `roots` need, themselves included, by their metadata."""
+    """The installed packages that `roots` need, including `roots`, by their metadata."""
     nodes: set[tuple[str, frozenset[str]]] = set()
     open_ = [(root, frozenset[str]()) for root in roots]
     while open_:
@@ -162,7 +162,7 @@ def test_a_package_that_is_not_locked_is_an_error_that_names_it():
 
 
 def ignored(path: str, rules: list[str]) -> bool:
-    """Whether `.dockerignore` keeps a path out: the last rule that names it, or a folder it is in, decides."""
+    """Whether `.dockerignore` excludes a path: the last rule that matches it, or a folder above it, decides."""
     out = False
     parts = path.split("/")
     above = ["/".join(parts[: n + 1]) for n in range(len(parts))]
@@ -256,7 +256,7 @@ def installed(app: Path, folder: Path) -> Path:
 
 
 def run(python: Path, app: Path, *words: str) -> str:
-    """What a command prints in the folder and with the little environment of a container."""
+    """The output of a command in the folder of a container and with its small environment."""
     environment = {name: os.environ[name] for name in ("PATH", "PREFECT_HOME")}
     command = [python, *words]
     process = subprocess.run(command, cwd=app, env=environment, capture_output=True, text=True, timeout=120)

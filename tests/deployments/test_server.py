@@ -1,4 +1,4 @@
-"""Deploying to a real Prefect server: what is there afterwards, what starts runs, and drift."""
+"""Deploying to a real Prefect server: its state afterwards, what starts runs, and differences."""
 
 import re
 import stat
@@ -146,7 +146,7 @@ def test_two_trainings_do_not_hold_back_the_hours_scores(deployments, client, fe
     )
 
     def handed_out() -> list[str]:
-        """What a worker that may run ten at once gets."""
+        """The runs that a worker gets which may run ten at once."""
         answer = client.request("POST", f"/work_pools/{pool}/get_scheduled_flow_runs", json={"limit": 10})
         return [one["flow_run"]["id"] for one in answer.json()]
 
@@ -301,7 +301,7 @@ def test_a_worker_runs_a_deployment_with_the_store_of_the_environment(
 
 
 def logs(client, run: Any) -> list[str]:
-    """What a flow run has logged, as the UI shows it."""
+    """The log of a flow run, as the UI shows it."""
     answer = client._client.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [str(run)]}}})
     return [one["message"] for one in answer.raise_for_status().json()]
 
@@ -311,7 +311,7 @@ def logs(client, run: Any) -> list[str]:
 
 @pytest.fixture
 def received() -> Iterator[list[str]]:
-    """What was posted to a local address; at first, that address."""
+    """The bodies posted to a local address; first, that address."""
     posted: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -371,7 +371,7 @@ def test_failed_late_and_silent_runs_raise_an_alert(all_of_it, client, local, re
 
 
 def started(client, name: str, state: State) -> Any:
-    """A flow run with the project's tag, set to a state as a worker or the server does."""
+    """A flow run with the project's tag, in a state that is set as a worker or the server sets it."""
     from prefect import flow
 
     @flow(name=name)

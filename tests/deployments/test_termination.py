@@ -1,4 +1,4 @@
-"""A run whose machine is taken away: SIGTERM, as a container gets it 30 seconds before its end."""
+"""A run whose machine is taken away: it gets SIGTERM, as a container does 30 seconds before its end."""
 
 import os
 import signal
@@ -72,7 +72,7 @@ def test_a_run_that_is_told_to_end_keeps_its_shards_and_goes_on_when_it_is_start
             return (tmp_path / "log").read_text()[-3000:]
 
         def results() -> dict[str, float]:
-            """When the result of each shard was written."""
+            """The time at which the result of each shard was written."""
             names = [one for one in store.names("toy/runs") if "/shards/" in one and one.endswith(".json")]
             return {one: Path(store.uri_of(one)).stat().st_mtime for one in names}
 

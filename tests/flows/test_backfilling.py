@@ -1,4 +1,4 @@
-"""Scoring a range of the past: its times, what is left out, and what becomes of a time that cannot be scored."""
+"""Scoring a range of the past: its times, those that are left out, and a time that cannot be scored."""
 
 from datetime import UTC, date, datetime, timedelta
 

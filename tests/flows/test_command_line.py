@@ -25,7 +25,7 @@ SCORING = {
 
 @pytest.fixture(scope="module")
 def trained(command, tmp_path_factory) -> Path:
-    """A store of the toy with a bundle; its values lie beside it."""
+    """A store of the toy with a bundle, and the file of its values."""
     folder = tmp_path_factory.mktemp("command-line")
     toy.values().write_parquet(folder / "values.parquet")
     for words in (["ingest", "--source", folder / "values.parquet", "--shards", "4"], ["train"]):

@@ -43,7 +43,7 @@ def between(readings: pl.DataFrame, first: int, last: int) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def devices(command):
-    """`devices("score", ...)`: the result of a command that has to succeed."""
+    """`devices("score", ...)`: the result of a command that must succeed."""
 
     def run(*words):
         output = command("devices", *words, "--json")
@@ -55,7 +55,7 @@ def devices(command):
 
 @pytest.fixture(scope="module")
 def trained(devices, tmp_path_factory) -> SimpleNamespace:
-    """A store whose bundle knows six hours, of which the last two are published; and the rest as a file."""
+    """A store whose bundle was trained on six hours, of which the last two are published; the other hours as a file."""
     folder = tmp_path_factory.mktemp("devices")
     early, late = folder / "early.parquet", folder / "late.parquet"
     between(fleet(), 0, TRAINED).write_parquet(early)
@@ -105,7 +105,7 @@ def alarms(events: list[dict]) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def caught_up(behind, devices, tmp_path_factory) -> SimpleNamespace:
-    """What became of the store that was behind, with the result and the events of the run that covered it."""
+    """The store that was behind, after the run that caught up, with that run's result and events."""
     store = Store(str(shutil.copytree(behind, tmp_path_factory.mktemp("caught-up") / "store")))
     with emitted() as events:
         result = devices("score", "--store", store.uri)

@@ -1,4 +1,4 @@
-"""The flow that every scenario has its evaluation by, on the toy, as a user calls it."""
+"""The evaluation flow of every scenario, called for the toy as a user would."""
 
 from datetime import date, timedelta
 from pathlib import Path

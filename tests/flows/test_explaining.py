@@ -1,4 +1,4 @@
-"""`sales explain` on the command line, on a store that a run has published to."""
+"""`sales explain` on the command line, on a store with a published run."""
 
 import polars as pl
 import pytest

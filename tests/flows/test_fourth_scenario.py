@@ -1,4 +1,4 @@
-"""A new scenario is `models/<name>/` and `flows/<name>.py`; no existing code has to know of it."""
+"""A new scenario is `models/<name>/` and `flows/<name>.py`; no existing code depends on it."""
 
 import importlib
 import inspect

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 
 def options(kind: Limits) -> tuple[float | None, int | None, float | None]:
-    """What a flow of this kind has: seconds until it is ended, further tries, seconds between them."""
+    """The settings of a flow of this kind: seconds until it is ended, number of retries, seconds between them."""
     flow = limited(kind, name="nothing")(lambda: None)
     return flow.timeout_seconds, flow.retries, flow.retry_delay_seconds
 

@@ -25,7 +25,7 @@ def tables() -> dict[str, pl.DataFrame]:
 
 @pytest.fixture(scope="module")
 def machines(command):
-    """`machines("score", ...)`: the result of a command that has to succeed."""
+    """`machines("score", ...)`: the result of a command that must succeed."""
 
     def run(*words):
         output = command("machines", *words, "--json")
@@ -37,7 +37,7 @@ def machines(command):
 
 @pytest.fixture(scope="module")
 def trained(machines_store, tables, machines, tmp_path_factory) -> Path:
-    """A store with a bundle that knows what was known at `CUT`, and the tables until the end."""
+    """A store with a bundle trained at `CUT`, and the tables up to the end."""
     folder = tmp_path_factory.mktemp("machines")
     store = Path(shutil.copytree(machines_store, folder / "store"))
     machines("ingest", *sources(folder / "late", after_cut(tables)), "--store", store)
@@ -196,7 +196,7 @@ def test_a_bundle_judged_by_rows_that_it_has_learnt_from_says_so(own, machines):
 
 
 def test_what_was_published_is_judged_like_the_bundle_that_published_it(own, machines):
-    """A range that was scored, against the same range of the bundle: same rows, same verdicts."""
+    """A range that was scored, and the bundle's evaluation of it: the same rows and verdicts."""
     store = Store(str(own))
     machines("score", "--from", CUT.isoformat(), "--to", END.isoformat(), "--store", own)
     machines("evaluate", "--bundle", "1", "--store", own)

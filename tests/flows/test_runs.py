@@ -1,4 +1,4 @@
-"""What a scoring run leaves in Prefect, and how it survives failing workers."""
+"""The records of a scoring run in Prefect, and how it survives failing workers."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The Prefect server of a command: started by the first, found by the next, closed to others, gone when nobody uses it."""
+"""The Prefect server of a command: the first starts it, the next finds it, it is closed to others, and ends when unused."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The smallest scenario, as docs/own_scenario.md shows it, goes through a whole run."""
+"""A whole run of the smallest scenario, as docs/own_scenario.md shows it."""
 
 from pathlib import Path
 

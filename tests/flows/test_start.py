@@ -16,12 +16,12 @@ OF_DATA = ("polars", "numpy", "pyarrow", "deltalake", "dataframely", "tasks", "m
 
 @pytest.fixture(scope="module", autouse=True)
 def catalogue_of_this_source() -> None:
-    """The catalogue is up to date before a process of its own is asked what it imports."""
+    """Update the catalogue before a separate process shows what it imports."""
     subprocess.run([sys.executable, "-m", "flows", "--help"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def called(*commands: list[str]) -> tuple[list[tuple[int, str]], set[str]]:
-    """Status and output of `python -m flows` with each list of words in turn, and all modules imported by then."""
+    """Status and output of `python -m flows` with each list of arguments in turn, and the modules imported by then."""
     program = (
         "import runpy, sys\n"
         f"for words in {list(commands)!r}:\n"

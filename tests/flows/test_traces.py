@@ -1,4 +1,4 @@
-"""What a run sends to a collector of traces, through the exporter beside it."""
+"""The spans that a run sends to a collector of traces, through the exporter beside it."""
 
 import gzip
 import os
@@ -19,7 +19,7 @@ INSTRUMENT = Path(sys.executable).with_name("opentelemetry-instrument")
 
 @pytest.fixture
 def collector():
-    """A collector that keeps the spans that it gets over HTTP: its address, and (scope, span) of each."""
+    """A collector that keeps the spans it receives over HTTP: its address, and (scope, span) of each."""
     spans = []
 
     class Handler(BaseHTTPRequestHandler):

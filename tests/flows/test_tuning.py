@@ -1,4 +1,4 @@
-"""Tuning on the command line, with the toy: a search of which the best answer is known."""
+"""Tuning the toy on the command line: a search whose best answer is known."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def trained(command, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tune(command):
-    """`tune(store, trials, ...)`: the result of a study that has to succeed."""
+    """`tune(store, trials, ...)`: the result of a study that must succeed."""
 
     def run(store, trials=TRIALS, *words):
         output = command("toy", "tune", "--trials", str(trials), *words, "--store", store, "--json")

@@ -1,4 +1,4 @@
-"""What a deployment leaves out comes from the variables of the Prefect server."""
+"""Parameters that a deployment omits come from the variables of the Prefect server."""
 
 from typing import Annotated
 

@@ -61,7 +61,7 @@ class LosesColumn(Plain):
 
 
 class NumbersAsNames(Plain):
-    """JSON makes text of the names."""
+    """A scenario whose bundle does not survive JSON, which converts the names to text."""
 
     def fit(self, *arguments):
         return replace(super().fit(*arguments), files={"factor": {1: 2.0}})
@@ -71,7 +71,7 @@ class NumbersAsNames(Plain):
 
 
 class LosesType(Plain):
-    """Loads without an error, and scores otherwise."""
+    """A scenario that loads without an error, and then scores differently."""
 
     def fit(self, *arguments):
         return replace(super().fit(*arguments), files={"factor": {1: 2.0}})

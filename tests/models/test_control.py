@@ -1,4 +1,4 @@
-"""Control charts: their limits hold what they promise, and a shift is seen."""
+"""Control charts: their limits keep the stated rate, and a shift is detected."""
 
 from datetime import date, timedelta
 

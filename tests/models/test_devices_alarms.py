@@ -1,4 +1,4 @@
-"""The promise of alpha, incidents that are one alarm each, and faults that are found."""
+"""The rate that alpha states, incidents that are one alarm each, and faults that are found."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -294,7 +294,7 @@ def test_tags_that_follow_within_half_an_hour_belong_to_the_incident_also_over_t
 
 
 def fleet_of(p_values):
-    """An hour of rows of so many sensors, by their p-values (S, 60)."""
+    """An hour of rows of S sensors with these p-values (S, 60)."""
     sensors, width = p_values.shape
     names = [f"d{s // 5:04d}" for s in range(sensors) for _ in range(width)]
     tags = [f"t{s % 5}" for s in range(sensors) for _ in range(width)]

@@ -1,4 +1,4 @@
-"""What became of verdicts, against loops over the published rows and the labels."""
+"""The ground truth of verdicts, compared with loops over the published rows and the labels."""
 
 import random
 import statistics

@@ -1,4 +1,4 @@
-"""Graphs of a devices bundle say what its own detectors say, also of gaps, flat lines and short histories."""
+"""Graphs of a devices bundle give the scores of its own detectors, also for gaps, flat lines and short histories."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -47,7 +47,7 @@ def graph_of(name, interval: str = "1m", **frames: pl.DataFrame):
 
 
 def windows(values: np.ndarray) -> np.ndarray:
-    """The last intervals up to and with each cell, NaN before the first: (cells, WINDOW), a row after the other."""
+    """The last intervals up to and including each cell, NaN before the first: (cells, WINDOW), row by row."""
     before = np.concatenate([np.full((len(values), WINDOW - 1), np.nan), values], axis=1)
     return np.lib.stride_tricks.sliding_window_view(before, WINDOW, axis=1).reshape(-1, WINDOW)
 
@@ -112,7 +112,7 @@ def test_the_pooled_distance_is_that_from_the_middle_of_the_tag():
 
 
 def varied(seed: int, interval: timedelta):
-    """Some days of sensors of all expectations: a level, a daily course, jumps between levels, wandering."""
+    """Some days of sensors with every kind of expectation: a level, a daily course, jumps between levels, wandering."""
     rng, steps = np.random.default_rng(seed), np.arange(2880)
     day = steps * (interval / timedelta(days=1))
     e = rng.normal(size=(8, 2880))

@@ -28,7 +28,7 @@ def noise(n, seed=1):
 
 
 def tables_of(tags, kind_rows=()):
-    """Readings of device d by tag, one a minute; NaN are left out."""
+    """Readings of device d by tag, one a minute, without those that are NaN."""
     frames = []
     for tag, values in tags.items():
         times = [START + n * MINUTE for n in range(len(values))]

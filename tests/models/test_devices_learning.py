@@ -28,7 +28,7 @@ def grid(values, interval=timedelta(minutes=1)):
 
 
 def readings_of(values, interval):
-    """Long readings of device d, tag t; NaN are left out."""
+    """Long readings of device d, tag t, without those that are NaN."""
     times = [START + n * interval for n in range(len(values))]
     frame = pl.DataFrame({"device": "d", "tag": "t", "time": times, "mean": values, "shard": 0})
     return frame.with_columns(pl.col("time").cast(pl.Datetime("us", "UTC"))).filter(
@@ -51,7 +51,7 @@ def trained_on(values, interval="1m", labels=None, timezone="UTC", site=None):
 
 
 def called_after(past, now, interval="1m", labels=None):
-    """Which of the readings `now`, in the hours after `past`, are called at alpha 0.001."""
+    """Whether each of the readings `now`, in the hours after `past`, is called an anomaly at alpha 0.001."""
     options = {"interval": interval, "alpha": 0.001}
     step = Options.of(options).step
     training = trained_on(past, interval, labels)

@@ -186,7 +186,7 @@ def test_a_new_level_is_told_once_with_the_time_at_which_its_incident_began(mode
 
 
 def test_files_of_incidents_of_days_ago_are_not_opened(model, past, tmp_path):
-    """Nor where the log has no statistics of their columns, as in tables that runs publish."""
+    """The same for tables that runs publish, whose log has no statistics of these columns."""
     tables, as_of = tables_of(np.r_[past, noise(1, 30.0)]), START + (len(past) + 60) * MINUTE
     rows = DEVICES.score(model, tables, {}, KEYS, as_of, OPTIONS).rows.lazy()
     incidents = DEVICES.derive(rows, {}, tables, as_of, OPTIONS)["incidents"]

@@ -1,4 +1,4 @@
-"""Raw readings: the contract, and intervals that late and repeated readings leave as a single pass makes them."""
+"""Raw readings: the contract, and intervals that late and repeated readings leave as a single pass would have made them."""
 
 import math
 import statistics

@@ -22,7 +22,7 @@ OPTIONS = {"alpha": 0.001}
 
 @pytest.fixture(scope="module")
 def hours():
-    """The views of two hours: a level shift in the first of three devices' hours, one silent sensor."""
+    """The views of two hours of three devices: a level shift in the first hour, and one silent sensor."""
     simulated = simulate(6, START, 1440 + 120, missing=0.0)
     faulty = inject(simulated, ["level_shift"], 1440)
     readings = readings_of(faulty.grid).with_columns(shard=pl.lit(0))

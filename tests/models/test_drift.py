@@ -1,4 +1,4 @@
-"""Drift by the definition: PSI, the limit that is learnt from the past, and how often it alarms for nothing."""
+"""Drift by its definition: PSI, the limit learnt from the past, and the rate of false alarms."""
 
 import math
 from datetime import date, timedelta
@@ -84,7 +84,7 @@ def test_what_is_beyond_its_limit_is_an_alarm_when_it_is_so_again_in_the_next_cy
 
 
 def test_of_few_rows_a_limit_that_is_exceeded_too_often_does_not_make_more_alarms_than_stated():
-    """16 features that have nothing to do with each other, and 168 cycles to learn 1 in 16,000 from."""
+    """16 independent features, and 168 cycles from which a rate of 1 in 16,000 is learnt."""
     rng = np.random.default_rng(7)
     frame = pl.DataFrame({CYCLE: np.repeat(np.arange(668), 30)}).with_columns(
         pl.Series(f"x{one}", rng.normal(0, 1, 668 * 30)) for one in range(16)
@@ -95,7 +95,7 @@ def test_of_few_rows_a_limit_that_is_exceeded_too_often_does_not_make_more_alarm
 
 
 def test_an_alarm_without_a_shift_is_as_rare_as_the_rule_says():
-    """500 cycles at a rate of 0.1 %: in the mean every second time there is one; more than three have a chance of 0.2 %."""
+    """500 cycles at a rate of 0.1 %: half an alarm on average; more than three have a probability of 0.2 %."""
     alarms = 0
     for seed in range(10):
         frame = cycles(0, 130, 60, seed)

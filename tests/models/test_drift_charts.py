@@ -10,7 +10,7 @@ FIRST = date(2024, 1, 1)
 
 
 def lines(weeks=3, drifted=(), limit=0.2, features=("price", "units")):
-    """Lines of so many weeks; the PSI of the `drifted` is above its limit in the last."""
+    """The lines of this number of weeks; the PSI of the `drifted` features is above its limit in the last one."""
     rows = [
         dict.fromkeys(SCHEMA)
         | {"as_of": FIRST + timedelta(weeks=week), "kind": "input", "rank": rank, "feature": name}

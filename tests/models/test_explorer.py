@@ -1,4 +1,4 @@
-"""Packing an explorer's series: what is read back is what was there."""
+"""Packing an explorer's series: reading them back gives the same values."""
 
 import dataclasses
 from datetime import date, timedelta
@@ -20,7 +20,7 @@ series = st.integers(1, 5).flatmap(lambda n: arrays(np.float64, (n, 3, 4), eleme
 
 
 def frame(values: dict[tuple[str, str], list[float | None]], shard: bool = False) -> pl.LazyFrame:
-    """Rows of `value` by week from the first; None makes no row."""
+    """A row for each week from the first one on; none where the value is None."""
     rows = [
         (sku, store, START + timedelta(weeks=t), value)
         for (sku, store), line in values.items()

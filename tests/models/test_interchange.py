@@ -1,4 +1,4 @@
-"""Graphs say what the bundle's own estimators say, on random rows with missing values."""
+"""Graphs give the estimates of the bundle's own estimators, on random rows with missing values."""
 
 import lightgbm as lgb
 import numpy as np
@@ -36,7 +36,7 @@ def run(graph, **inputs: np.ndarray) -> list[np.ndarray]:
 
 
 def rows(seed: int, width: int, n: int = 4000) -> np.ndarray:
-    """Features of wide range, some zero, some missing."""
+    """Features with a wide range of values, some zero, some missing."""
     rng = np.random.default_rng(seed)
     values = (rng.normal(size=(n, width)) * rng.choice([0.01, 1, 100], width)).astype(np.float32)
     values[rng.random(values.shape) < 0.1] = 0
@@ -49,7 +49,7 @@ def rows(seed: int, width: int, n: int = 4000) -> np.ndarray:
 
 @pytest.mark.parametrize("missing", [0.0, 0.2])
 def test_trees_of_lightgbm_part_rows_as_natively_also_on_a_threshold_and_where_a_value_is_missing(missing):
-    """Without missing values in the training LightGBM takes them for zero."""
+    """Where the training has no missing values, LightGBM treats missing values as zero."""
     rng = np.random.default_rng(3)
     X = rng.normal([0, 5, -5, 0], size=(3000, 4)).astype(np.float32)
     X[:, 3] = rng.integers(0, 3, 3000)
@@ -151,7 +151,7 @@ def test_units_of_a_graph_with_the_offsets_looked_up_are_those_that_are_publishe
 
 
 def offset_of(calibration: list[dict], rung: str, kind: str, third: int) -> list[float]:
-    """The most particular line that fits."""
+    """The most specific line that matches."""
     for target in ((rung, kind, third), (rung, kind, None), (rung, None, None), (None, None, None)):
         for line in calibration:
             if (line["rung"], line["kind"], line["steps"]) == target:

@@ -1,4 +1,4 @@
-"""A LightGBM model's text is used only when every index in it is possible: a crafted one ends in an error."""
+"""The text of a LightGBM model is used only if every index in it is valid: a crafted text causes an error."""
 
 import re
 

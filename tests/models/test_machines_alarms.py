@@ -1,4 +1,4 @@
-"""Alarms of machines: opened and told once, going on, closed; and no more than can be inspected."""
+"""Alarms of machines: they are opened and announced once, go on, and are closed; there are no more than can be inspected."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rows of sources in one spelling: the same machine, component, time and reading, however they are written."""
+"""Machines, components, times and readings are the same however a source writes them."""
 
 from datetime import UTC, date, datetime
 

@@ -1,4 +1,4 @@
-"""Clocks that are wrong by seconds or by years, and fleets that merely stood still."""
+"""Clocks that are wrong by seconds or years, and fleets that only stood still."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Contracts of the five tables, and what is odd in them taken together."""
+"""The contracts of the five tables, and the findings about all of them together."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

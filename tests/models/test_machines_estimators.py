@@ -28,7 +28,7 @@ HOUR = timedelta(hours=1)
 
 
 def problem(rows: int = 900, seed: int = 0, width: int = 9) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of which some fail, for reasons that the first columns tell; a twentieth of the values is missing."""
+    """Rows of which some fail, for reasons that the first columns show; a twentieth of the values is missing."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(rows, width)).astype(np.float32)
     failed = X[:, 0] + X[:, 1] * (X[:, 2] > 0) + 0.3 * rng.normal(size=rows) > 1.5

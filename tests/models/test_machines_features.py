@@ -1,4 +1,4 @@
-"""Features against a slow oracle written from their definition, and against the future."""
+"""Features against a slow oracle written from their definition, and with a changed future."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise

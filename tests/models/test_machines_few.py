@@ -1,4 +1,4 @@
-"""Records that repeat, errors of many kinds, and components that failed a few times or never."""
+"""Repeated records, many kinds of errors, and components that failed a few times or never."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""What became of published risks, against a loop over failures."""
+"""The ground truth of published risks, compared with a loop over failures."""
 
 import math
 from datetime import UTC, datetime, timedelta

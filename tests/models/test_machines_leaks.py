@@ -1,4 +1,4 @@
-"""Columns that tell the outcome are found, and windows follow the interval of the telemetry."""
+"""Columns that reveal the outcome are found, and windows follow the interval of the telemetry."""
 
 from datetime import UTC, datetime, timedelta
 

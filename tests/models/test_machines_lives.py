@@ -24,7 +24,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def fleet(machines: int, seed: int = 1) -> dict[str, pl.LazyFrame]:
-    """Machines that wear until they fail, each at a day of its own between 30 and 80, and tell it by one sensor."""
+    """Machines that wear until they fail, each on its own day between 30 and 80; one sensor shows it."""
     rng = np.random.default_rng(seed)
     parts, ends = [], []
     for i in range(machines):

@@ -56,7 +56,7 @@ def train(
 def score(
     model: Any, tables: Mapping[str, pl.DataFrame], as_of: datetime, options: Mapping[str, Any] = OPTIONS
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Published rows with ranks, and what became of the keys, shard by shard."""
+    """Published rows with ranks, and the status of the keys, shard by shard."""
     context = MACHINES.context(cut(tables), as_of, options)
     keys_requested = MACHINES.requested_keys(cut(tables), as_of, options).collect()
     shards = [

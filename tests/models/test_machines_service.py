@@ -1,4 +1,4 @@
-"""Machines that were withdrawn and records that end: nobody saw what failed later, so it is neither learnt nor ranked."""
+"""Withdrawn machines and records that end: later failures are unknown, so they are neither learnt nor ranked."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Attributes of SKUs: how they are read, and what a new SKU has of those like it."""
+"""Attributes of SKUs: how they are read, and what a new SKU takes over from similar ones."""
 
 from datetime import date, timedelta
 

@@ -19,7 +19,7 @@ KINDS = {0: "Multi Buy", 5: " multi buy", 2: "leaflet"}
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, pl.LazyFrame]:
-    """A multi-buy doubles sales, a leaflet does nothing; each is in a tenth or two of the weeks."""
+    """A multi-buy doubles sales, a leaflet does nothing; each occurs in a tenth to a fifth of the weeks."""
     random = np.random.default_rng(1)
     rows = []
     for sku in range(5):

@@ -9,7 +9,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 
 def backtest(units: float, medians: dict[str, float], kind: str = "regular") -> pl.DataFrame:
-    """One row per candidate, whose quantiles all are its median, relative to a level of 10."""
+    """One row per candidate, all of whose quantiles are its median, relative to a level of 10."""
     values = [np.log(median / 10 + 0.1) for median in medians.values()]
     return pl.DataFrame(
         {"rung": list(medians), "kind": kind, "units": units, "level": 10.0, "last_year": 10.0}

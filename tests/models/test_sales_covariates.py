@@ -1,4 +1,4 @@
-"""The table of covariates of stores: how rows are read, and what of them sales and plan have."""
+"""The table of covariates of stores: how its rows are read, and which of them sales and plan get."""
 
 from datetime import date, timedelta
 

@@ -1,4 +1,4 @@
-"""Events: which days count, and what they are known to do, on weekly sales that double in the week of an event."""
+"""Events: the days that count, and the learnt effect, on weekly sales that double in the week of an event."""
 
 from datetime import date, timedelta
 

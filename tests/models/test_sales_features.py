@@ -353,7 +353,7 @@ def grown(stores: dict[str, float], spike: str) -> pl.DataFrame:
 
 
 def at_level(level: np.ndarray) -> dict[str, np.ndarray]:
-    """What `features.last_year` needs of the origin, of keys that do not move with Easter."""
+    """The arguments of `features.last_year` at the origin, for keys that do not move with Easter."""
     return {"_level": level, "_easter": np.zeros(len(level), dtype=bool)}
 
 

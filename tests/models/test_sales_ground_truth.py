@@ -1,4 +1,4 @@
-"""What became of published forecasts, against definitions written out and against the backtest's own rows."""
+"""The ground truth of published forecasts, compared with definitions written out and with the backtest's rows."""
 
 from datetime import date, timedelta
 
@@ -25,7 +25,7 @@ def last(tables) -> date:
 
 
 def published(tables, as_of: date) -> pl.LazyFrame:
-    """Of every key, and one that never sold, medians of 10 and bands from 5 to 20."""
+    """Medians of 10 and bands from 5 to 20 for every key, and for one that never sold."""
     keys = tables["history"].select("sku", "store").unique().collect()
     keys = pl.concat([keys, pl.DataFrame({"sku": ["none"], "store": ["none"]})])
     weeks = pl.DataFrame({"step": range(1, 5)}, schema={"step": pl.Int32})

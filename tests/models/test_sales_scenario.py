@@ -88,7 +88,7 @@ def scores(model, tables, simulated) -> Scores:
 
 
 def assert_complete(scores: Scores, keys: pl.DataFrame, as_of: date) -> None:
-    """Every key once for every step, valid quantiles, and one outcome that fits its rows."""
+    """Assert that every key has each step once, valid quantiles, and one status that fits its rows."""
     assert dict(scores.rows.schema) == dict(SALES.published_table(OPTIONS).schema)
     steps = keys.select(KEY).join(pl.DataFrame({"step": range(1, HORIZON + 1)}), how="cross")
     assert (
@@ -515,7 +515,7 @@ def test_level_and_contributions_add_up_to_the_published_median(model, scores, t
 
 @pytest.mark.parametrize("rung", ["pooled", "statistical", "blend", "pooled_no_plan", *contest.MEMBERS])
 def test_what_is_left_to_calibration_is_calibration_whatever_the_rung(model, tables, simulated, rung):
-    """Without offsets, ordered quantiles and no zero in reach, the median follows from features and regressors alone."""
+    """Without offsets, with ordered quantiles and far from zero, the median depends on features and regressors only."""
     has_plan = rung in ("pooled", "blend") or rung == "statistical"
     bare = replace(
         model,

@@ -1,4 +1,4 @@
-"""A changed plan beside the stored one, on rows written down here."""
+"""A changed plan beside the stored one, on rows that are given here."""
 
 from datetime import date
 

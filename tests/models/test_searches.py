@@ -1,4 +1,4 @@
-"""The searches of the three scenarios on small simulated data: what a fold's loss may depend on, and what groups do."""
+"""The searches of the three scenarios on small simulated data: what a fold's loss depends on, and the effect of groups."""
 
 from datetime import UTC, datetime, timedelta
 

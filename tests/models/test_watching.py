@@ -1,4 +1,4 @@
-"""What is watched for drift in each scenario: shifts are found at once, with the right feature first, and nothing else."""
+"""The inputs that are watched for drift: shifts are found at once, the right feature first, and there is no other alarm."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
 def execute(name: str, kernel: KernelManager, store: str) -> None:
-    """Run a notebook on a store, with none of the names of an earlier one; raises `CellExecutionError` where a cell fails."""
+    """Run a notebook on a store, without the names of an earlier one; raises `CellExecutionError` where a cell fails."""
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     begin = nbformat.v4.new_code_cell(f"%reset -f\n%env ALMANAC_STORE={store}")
     notebook.cells.insert(0, begin)

@@ -1,4 +1,4 @@
-"""One kernel for all notebooks: what they import, it imports once."""
+"""One kernel for all notebooks, which imports each module once."""
 
 import os
 from collections.abc import Iterator

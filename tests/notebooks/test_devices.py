@@ -15,7 +15,7 @@ START, HOURS = datetime(2026, 3, 2, tzinfo=UTC), 8
 
 @pytest.fixture(scope="module")
 def scored(command, tmp_path_factory):
-    """A store with seven devices, each with another fault in the last two hours, which are scored."""
+    """A store with seven devices, each with a different fault in the last two hours, which are scored."""
     folder = tmp_path_factory.mktemp("notebooks")
     past = 60 * (HOURS - 2)
     faulty = inject(simulate(len(FAULTS), START, 60 * HOURS), list(FAULTS), past).grid

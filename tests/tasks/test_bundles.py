@@ -103,7 +103,7 @@ TRACE = "/tmp/almanac-bundle-was-executed"
 
 @pytest.fixture
 def trace(tmp_path, monkeypatch):
-    """Where executed code would leave its trace."""
+    """The file that executed code would leave behind."""
     path = tmp_path / "executed"
     monkeypatch.setitem(globals(), "TRACE", str(path))
     yield path

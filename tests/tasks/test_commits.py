@@ -1,4 +1,4 @@
-"""What commits record of themselves, and how many of them are read."""
+"""The facts that commits record, and how many commits are read."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -28,7 +28,7 @@ def versions(store, after: int) -> list[int]:
 
 @pytest.fixture
 def read(monkeypatch) -> list[int]:
-    """How many commits were read, by each reading of a log."""
+    """The number of commits that each reading of a log read."""
     counts: list[int] = []
     history = DeltaTable.history
 

@@ -1,4 +1,4 @@
-"""What runs leave behind in a resource group, with the real clients; only Azure is played."""
+"""What runs leave behind in a resource group, with the real clients; only Azure is simulated."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ResourceManager]:
-    """The only Azure that the clients know."""
+    """The simulated Azure, the only one that the clients reach."""
     from azure.core.pipeline.policies import SansIOHTTPPolicy
     from azure.mgmt.containerinstance import ContainerInstanceManagementClient
     from azure.mgmt.resource import ResourceManagementClient

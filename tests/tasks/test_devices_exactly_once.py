@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("without_run_logger")
 
 
 def undisturbed(tmp_path: Path, root: Path) -> pl.DataFrame:
-    """The table that one pass over all files makes."""
+    """The table that a single pass over all files gives."""
     other = Store(str(tmp_path / "undisturbed"))
     bring(other, root)
     return table(other)

@@ -1,4 +1,4 @@
-"""What a bundle is given is compared with what it was trained on; steps are called one by one, without Prefect."""
+"""The inputs of a bundle are compared with its training; steps are called one by one, without Prefect."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -70,7 +70,7 @@ def day(number: int) -> date:
 
 @pytest.fixture
 def trained(store):
-    """Values of 45 days, of which the last five are higher; a bundle that knows the first 40."""
+    """Values of 45 days, of which the last five are higher, and a bundle trained on the first 40."""
     steps.put(store, noise(45, shifted_days=5))
     steps.train(store, as_of=TRAINED)
     return store

@@ -1,4 +1,4 @@
-"""Rows, studies and MLflow's records that go in time; what is old is made so in the rows and the files' dates."""
+"""Rows, studies and MLflow records that expire; the dates of rows and files are set back."""
 
 import inspect
 import os

@@ -1,4 +1,4 @@
-"""A bundle written for others, and scored by them."""
+"""A bundle that is exported, and scored by other programs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A disk that is really full wherever a run writes: one message, nothing half-written, and the next run goes on."""
+"""A disk that is really full wherever a run writes: one message, nothing is half-written, and the next run goes on."""
 
 import json
 import shutil

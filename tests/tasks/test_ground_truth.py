@@ -1,4 +1,4 @@
-"""What is due to be judged, and what becomes of it; steps are called one by one, without Prefect."""
+"""Which rows are due to be judged, and their judgement; steps are called one by one, without Prefect."""
 
 from datetime import date, timedelta
 from pathlib import Path

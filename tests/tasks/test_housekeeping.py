@@ -1,4 +1,4 @@
-"""Housekeeping on small real tables; what is old is made so in the tables' logs and the files' dates."""
+"""Housekeeping on small real tables; the dates of the tables' logs and files are set back."""
 
 import json
 import os

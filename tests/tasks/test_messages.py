@@ -1,4 +1,4 @@
-"""How the bodies that devices send are understood."""
+"""How the bodies of devices' messages are read."""
 
 import base64
 import gzip

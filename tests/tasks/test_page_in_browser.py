@@ -37,7 +37,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(chromium: Page, file: Path) -> Iterator[Page]:
-    """The sales page on a desktop; afterwards nothing but the file was asked for, and nothing failed."""
+    """The sales page on a desktop; the test also checks that nothing but the file was requested, and that nothing failed."""
     chromium.send("Page.navigate", url="about:blank")
     chromium.errors.clear()
     chromium.requests.clear()

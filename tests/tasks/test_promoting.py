@@ -1,4 +1,4 @@
-"""Changing the champion by hand, and reading what was decided."""
+"""Changing the champion by hand, and reading the decisions."""
 
 import json
 from pathlib import Path

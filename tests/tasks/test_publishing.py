@@ -24,7 +24,7 @@ FIRST, LAST = date(2024, 1, 1), date(2024, 1, 3)
 
 @pytest.fixture
 def trained(store) -> Store:
-    """A store with values of three days and a bundle that knows only the first of them."""
+    """A store with values of three days, and a bundle trained on the first of them."""
     steps.put(store)
     steps.train(store, FIRST)
     return store

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Doubling(Toy, HasEstimators):
-    """The toy, with an estimator that can be asked without a store."""
+    """The toy, with an estimator that works without a store."""
 
     def estimate(self, model: Any, rows: pl.DataFrame) -> pl.DataFrame:
         return rows.with_columns(doubled=pl.col("value") * model)

@@ -1,4 +1,4 @@
-"""Rows that do not stay: those that a file with all rows of its time lacks, and those that were corrected."""
+"""Rows that are removed: those that a file with all rows of its time lacks, and those that were corrected."""
 
 from datetime import UTC, date, datetime, timedelta
 

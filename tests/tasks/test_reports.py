@@ -1,4 +1,4 @@
-"""The page as HTML: complete in itself, and inert whatever the data is called."""
+"""The page as HTML: it is self-contained, and inert whatever names the data contains."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ HOSTILE = "</script><script>window.hacked=1</script><img src=http://example.org/
 
 
 class Elements(HTMLParser):
-    """What a browser would make of a page: elements with their attributes, text by element."""
+    """A page as a browser reads it: elements with their attributes, and text by element."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

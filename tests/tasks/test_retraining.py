@@ -1,4 +1,4 @@
-"""Trainings requested by events: within a budget, and on record."""
+"""Trainings that events request: they keep to a budget and are recorded."""
 
 from datetime import UTC, datetime, timedelta
 

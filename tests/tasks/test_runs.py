@@ -143,7 +143,7 @@ def test_the_context_is_that_of_the_runs_versions_and_day(store):
 
 @pytest.fixture
 def trained(store) -> Store:
-    """Values of three days and a bundle that knows the first two."""
+    """A store with values of three days, and a bundle trained on the first two."""
     steps.put(store)
     steps.train(store, DAYS[1])
     return store
@@ -190,7 +190,7 @@ def test_a_run_has_the_notes_on_its_context(trained):
 
 
 def newer_data(store) -> None:
-    """Another day, another name, and corrections of days that were scored before."""
+    """A further day, a further name, and corrections of days that were scored before."""
     more = values(names=14, days=4).with_columns(pl.col("value") + 100)
     steps.put(store, more)
 
@@ -268,7 +268,7 @@ def test_a_shard_sees_only_its_own_rows_and_small_tables_whole(trained):
 
 
 class Later(Toy):
-    """A mistaken scenario that looks past the day."""
+    """A faulty scenario that looks past the day."""
 
     def resolve_as_of(self, tables, as_of, now):
         return DAYS[0] if as_of is None else super().resolve_as_of(tables, as_of, now)

@@ -1,4 +1,4 @@
-"""Published rows in SQL databases: a real PostgreSQL, and SQLite for what goes through SQLAlchemy."""
+"""Published rows in SQL databases: a real PostgreSQL, and SQLite for what SQLAlchemy does."""
 
 import sqlite3
 import threading
@@ -34,7 +34,7 @@ def server() -> Iterator[postgresql.Server]:
 
 @pytest.fixture
 def postgres(server) -> postgresql.Server:
-    """The server with nothing of ours in its database."""
+    """The server with an empty database."""
     server.ask("drop schema if exists almanac cascade")
     return server
 

@@ -204,7 +204,7 @@ def test_a_lost_race_is_forgotten_once_it_is_won(store):
 
 
 class Cut:
-    """Objects whose connection is lost `times` times, as the object store tells it."""
+    """Objects whose connection is lost `times` times, with the object store's error."""
 
     def __init__(self, files, times, message="HTTP error: error sending request"):
         self.files, self.left, self.said = files, times, message

@@ -160,7 +160,7 @@ def test_a_champion_that_knows_the_whole_backtest_stays(store):
 
 
 class Newer(Toy):
-    """A version of the scenario that no longer reads the bundles of the first one."""
+    """A version of the scenario that no longer reads the bundles of the first version."""
 
     formats = (2,)
 

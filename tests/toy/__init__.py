@@ -62,7 +62,7 @@ class Hourly(dy.Schema):
 
 @dataclass(frozen=True)
 class Plain(Scenario):
-    """Doubles the last value of each name; hourly it is as of a moment, else as of a day."""
+    """Doubles the last value of each name; `as_of` is a moment if `hourly`, else a day."""
 
     name: str = "toy"
     key: tuple[str, ...] = ("name",)
@@ -149,7 +149,7 @@ class Plain(Scenario):
 
 @dataclass(frozen=True)
 class Toy(Plain, MeetsChampions, ReportsGaps, HasPage, HasControlCharts, WatchesInputs, HasSearch):
-    """`Plain` with what a scenario may add."""
+    """`Plain` with capabilities that a scenario may add."""
 
     def rebacktest(
         self, model: Any, parts: Frames, backtest: pl.DataFrame, trained_as_of: AsOf
@@ -213,7 +213,7 @@ class Toy(Plain, MeetsChampions, ReportsGaps, HasPage, HasControlCharts, Watches
 
 
 class ToySearch(Search):
-    """Searches what is nearest to what the data calls for; each day but the first is a fold."""
+    """Searches for the values nearest to those that the data calls for; each day but the first is a fold."""
 
     @property
     def space(self) -> Space:
@@ -244,7 +244,7 @@ class ToySearch(Search):
 
 
 def distance(options: Mapping[str, Any]) -> float:
-    """How far the hyperparameters of `options` are from `exact`, 0.1 and 7, beginning at 1."""
+    """The distance of the hyperparameters of `options` from `exact`, 0.1 and 7, plus 1."""
     values = ToySearch().defaults(options)
     far = abs(values["far"] - 7) / 7 if values["kind"] == "exact" else 2.0
     return float(1.0 + abs(math.log10(values["near"]) + 1) + far)
