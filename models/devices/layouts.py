@@ -146,7 +146,7 @@ def _mixed(file: SourceFile, values: Sequence[str]) -> bool:
 
 LAYOUTS = {
     "anomaly-detector": Layout(
-        "Azure Anomaly Detector, one series a file: the JSON of a request, or a CSV of timestamp and value; the file's "
+        "Azure Anomaly Detector, a file per series: the JSON of a request, or a CSV of timestamp and value; the file's "
         "name is the device",
         {"time": TIMES, "value": _VALUES},
         {"tag": "value"},
@@ -158,27 +158,28 @@ LAYOUTS = {
         arrange=_variables,
     ),
     "metrics-advisor": Layout(
-        "Metrics Advisor and Lookout for Metrics: a time, dimensions (text) and measures (numbers); the dimensions' values "
-        "are the device, each measure is a tag",
+        "Metrics Advisor and Lookout for Metrics: a time, dimensions (text) and measures (numbers); the values of the "
+        "dimensions name the device, and each measure is a tag",
         arrange=_dimensions,
     ),
     "lookout-equipment": Layout(
-        "AWS Lookout for Equipment: a folder of an asset with a CSV or folder per component, and label ranges (start, end); "
-        "the folder's name is the device, tags are component.sensor",
+        "AWS Lookout for Equipment: an asset's folder with a CSV or folder per component, and label ranges (start, end); "
+        "the folder's name is the device, and tags are component.sensor",
         arrange=_components,
     ),
     "iot-hub": Layout(
-        "Azure IoT Hub: routed Avro or JSON lines; the device is the one that the hub names, numbers in a body are tags",
+        "Azure IoT Hub: routed messages in Avro or JSON lines; the device is the one that the hub names, and each number "
+        "in a body is a tag",
         {"device": ("SystemProperties.connectionDeviceId",)},
     ),
     "influxdb": Layout(
-        "InfluxDB: annotated CSV, also pivoted, and line protocol; the values of its tags are the device, measurement.field "
-        "is the tag",
+        "InfluxDB: annotated CSV, pivoted or not, and line protocol; the values of its tags name the device, and "
+        "measurement.field is the tag",
         {"time": ("_time",), "value": ("_value",)},
         arrange=_influx,
     ),
     "home-assistant": Layout(
-        "Home Assistant history: entity_id, state, last_changed; states unavailable and unknown are no readings",
+        "Home Assistant history: entity_id, state, last_changed; the states unavailable and unknown are not readings",
         {"device": ("entity_id",), "value": ("state",), "time": ("last_changed", "last_updated")},
         {"tag": "state"},
         _states,

@@ -141,7 +141,7 @@ def _dated(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
 LAYOUTS = {
     "azure-pdm": Layout(
         "The tables of Azure's predictive maintenance example: machineID, datetime, volt, ..., errorID, comp, failure, "
-        "age; they are read without a layout, too",
+        "age; they can also be read without a layout",
         {
             "machine_id": ("machineID",),
             "time": ("datetime",),
@@ -161,20 +161,20 @@ LAYOUTS = {
         arrange=_by_file,
     ),
     "backblaze": Layout(
-        "Backblaze's drive statistics: date, serial_number, failure, smart_1_raw, ...; the same files are the failures, "
-        "of the component drive, where failure is 1",
+        "Backblaze's drive statistics: date, serial_number, failure, smart_1_raw, ...; where failure is 1, the same files"
+        " give the failures, of the component drive",
         {"machine_id": ("serial_number",), "time": ("date",)},
         arrange=_drives,
     ),
     "cycles": Layout(
-        "C-MAPSS and other machines that run to failure by cycles: unit, cycle and readings, also without a header as NASA "
-        "writes them; a cycle is a day, and in the files of failures the last cycle of a unit is its failure",
+        "C-MAPSS and other machines that run to failure by cycles: unit, cycle and readings, with or without a header; a "
+        "cycle is read as a day, and a unit's last cycle in the files of failures is its failure",
         {"machine_id": UNITS, "time": CYCLES},
         arrange=_by_cycle,
     ),
     "lookout-equipment": Layout(
-        "AWS Lookout for Equipment: a folder of an asset with a CSV or folder per component, and label ranges (start, end); "
-        "the folder's name is the machine, sensors are component.sensor, a range is a failure at its start",
+        "AWS Lookout for Equipment: an asset's folder with a CSV or folder per component, and label ranges (start, end); "
+        "the folder's name is the machine, sensors are component.sensor, and a range is a failure at its start",
         arrange=_equipment,
     ),
 }

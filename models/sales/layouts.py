@@ -122,31 +122,33 @@ _NIXTLA = {"sku": ("unique_id",), "week": ("ds",), "units": ("y",)}
 
 LAYOUTS = {
     "nixtla": Layout(
-        "Nixtla and MMF: unique_id, ds, y, and covariates. unique_id is the SKU; a file without a store is of one, 'all'",
+        "Nixtla and MMF: unique_id (the SKU), ds, y and covariates; a file without a store column is taken as one store, "
+        "'all'",
         _NIXTLA,
         ONE_STORE,
     ),
     "nixtla-stores": Layout(
-        "Nixtla and MMF: unique_id, ds, y. unique_id is SKU and store, split at its slash, else at its last underscore",
+        "Nixtla and MMF: unique_id, ds, y; unique_id is SKU and store, separated by its slash or, without one, by its "
+        "last underscore",
         {"week": ("ds",), "units": ("y",)},
         arrange=_item_and_store,
     ),
     "amazon-forecast": Layout(
-        "Amazon Forecast: target series (item_id, timestamp, demand or target_value, location) and, in the same folder, "
-        "related series as covariates; as a plan, the related series",
+        "Amazon Forecast: the target series (item_id, timestamp, demand or target_value, location) and, in the same "
+        "folder, related series as covariates; as a plan, the related series",
         {"sku": _ITEMS, "week": ("timestamp",), "units": _TARGETS, "store": _PLACES},
         ONE_STORE,
         _forecast,
     ),
     "m5": Layout(
-        "M5: item_id, store_id and a column per day, d_1, d_2, ..., summed to weeks; in the same folder the calendar and "
-        "prices",
+        "M5: item_id, store_id and a column per day (d_1, d_2, ...), which are summed to weeks; the calendar and prices "
+        "are in the same folder",
         {"sku": ("item_id",), "store": ("store_id",)},
         arrange=_m5,
     ),
     "walmart": Layout(
-        "Walmart: Store, Dept, Date (the last day of a week), Weekly_Sales; in the same folder features, test (as a plan) "
-        "and stores",
+        "Walmart: Store, Dept, Date (the last day of a week) and Weekly_Sales; features, stores and test (the plan) are "
+        "in the same folder",
         {"sku": ("Dept",), "store": ("Store",), "week": ("Date",), "units": ("Weekly_Sales",)},
         {"sku": "all"},
         _walmart,
