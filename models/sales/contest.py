@@ -145,17 +145,14 @@ def better_than(
     if raw.is_empty():
         return nothing()
     on = ["sku", "store", "origin", "week", "kind"]
-    seasonal = [name for name, parts in members.items() if SEASON in parts]
-    raw = raw.filter(~pl.col("rung").is_in(seasonal) | pl.col(SEASON).is_finite())
-    with_loss = losses(raw.filter(pl.col("rung").is_in([usual, *members])), quantiles)
-    both = with_loss.filter(pl.col("rung") != usual).join(
-        with_loss.filter(rung=usual).select(*on, usual="loss"), on=on
-    )
-    origins = (
-        both.group_by("kind", "rung", "origin")
-        .agg(pl.col("loss", "usual").mean())
-        .filter(pl.col("usual") > 0)
-    )
+    theirs = losses(raw.filter(rung=usual), quantiles).select(*on, usual="loss")
+    by_rung = []
+    for rung in (name for name in members if name != usual):
+        rows = raw.filter(rung=rung)
+        rows = rows.filter(pl.col(SEASON).is_finite()) if SEASON in members[rung] else rows
+        both = losses(rows, quantiles).select(*on, "rung", "loss").join(theirs, on=on)
+        by_rung.append(both.group_by("kind", "rung", "origin").agg(pl.col("loss", "usual").mean()))
+    origins = pl.concat(by_rung).filter(pl.col("usual") > 0)
     saved = 1 - pl.col("loss") / pl.col("usual")
     error = saved.std().fill_null(ONE_ORIGIN) / pl.len().sqrt()
     gains = origins.group_by("kind", "rung").agg(saved.mean().alias("saved"), error.alias("error"))

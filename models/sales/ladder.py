@@ -88,15 +88,14 @@ def profiles(
     size = key.group_by("store").agg(size=_steady(pl.col("key_mean").sum() / pl.col("expected").sum()))
     size = size.with_columns(pl.when(pl.col("size") > 0).then("size").otherwise(1.0))
     usual = rows.group_by("sku").agg(usual_price=pl.col("price").median(), stores=pl.col("store").n_unique())
-    rows = rows.drop("week", "price", "flagged").join(size, on="store").join(key, on=KEY)
-    rising = rows.sort("units")
-    by_store = _by_demand(rising, ["store"], quantiles).join(size, on="store")
-    overall = _by_demand(rising, [], quantiles)
-    rising = rows.with_columns(pl.col("units") / pl.col("size")).sort("units")
-    by_sku = _by_demand(rising, ["sku"], quantiles).join(usual, on="sku")
-    steady = rows.filter(pl.col("key_rows") >= OWN_WEEKS, pl.col("key_mean") > 0)
-    rising = steady.with_columns(pl.col("units") / pl.col("key_mean")).sort("units")
-    shapes = _by_demand(rising, ["sku"], quantiles).drop("rows", "mean")
+    rows = rows.select(*KEY, "units", "demand")
+    by_store = _by_demand(rows, ["store"], quantiles).join(size, on="store")
+    overall = _by_demand(rows, [], quantiles)
+    of_size = rows.join(size, on="store").with_columns(pl.col("units") / pl.col("size"))
+    by_sku = _by_demand(of_size, ["sku"], quantiles).join(usual, on="sku")
+    steady = rows.join(key.filter(pl.col("key_rows") >= OWN_WEEKS, pl.col("key_mean") > 0), on=KEY)
+    relative = steady.with_columns(pl.col("units") / pl.col("key_mean"))
+    shapes = _by_demand(relative, ["sku"], quantiles).drop("rows", "mean")
     shapes = shapes.rename({name: f"shape_{name}" for name in names})
     by_sku = by_sku.join(shapes, on=["sku", "demand"], how="left")
     return {
@@ -146,7 +145,7 @@ def answer(
 
     answers = [
         of("stopped").with_columns(pl.lit(0.0).alias(name) for name in names),
-        _looked_up(of("own_history"), _by_demand(own.sort("units"), KEY, quantiles), KEY, names),
+        _looked_up(of("own_history"), _by_demand(own, KEY, quantiles), KEY, names),
         _scaled_to_own(of("short_history"), own, book, names),
         _sized(_looked_up(of("sku_profile"), book["ladder_sku"], ["sku"], names), book, names),
         _looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
@@ -220,11 +219,8 @@ def _steady(mean: pl.Expr) -> pl.Expr:
     return mean.round_sig_figs(10)
 
 
-def _by_demand(rising: pl.DataFrame, by: list[str], quantiles: Sequence[float]) -> pl.DataFrame:
-    """Number, mean and order statistics of units, of the weeks of each demand and of `any` week.
-
-    `rising` is sorted by units.
-    """
+def _by_demand(rows: pl.DataFrame, by: list[str], quantiles: Sequence[float]) -> pl.DataFrame:
+    """Number, mean and order statistics of units, of the weeks of each demand and of `any` week."""
     n = pl.len().cast(pl.Float64)
     ranked = [
         pl.col("units")
@@ -237,7 +233,7 @@ def _by_demand(rising: pl.DataFrame, by: list[str], quantiles: Sequence[float]) 
         pl.len().cast(pl.Int64).alias("rows"),
         _steady(pl.col("units").mean()).alias("mean"),
     ]
-    rising = rising.select(*by, "demand", "units")
+    rising = rows.select(*by, "demand", "units").sort("units")
     every = rising.with_columns(demand=pl.lit("any").cast(DEMAND))
     of_demand = rising.filter(pl.col("demand") != "any")
     parts = [part.group_by(*by, "demand", maintain_order=True).agg(aggregates) for part in (every, of_demand)]

@@ -76,7 +76,7 @@ class SalesSearch(Search):
         earlier: list[pl.DataFrame] = []
         for (origin,), rows in frames["backtest"].sort("origin").group_by("origin", maintain_order=True):
             assert isinstance(origin, date)
-            train = frames["train"].filter(pl.col("week") <= origin)
+            train = frames["train"].lazy().filter(pl.col("week") <= origin)
             raw = _raw(train, rows, frames.get("statistical_backtest"), context, study_options)
             short = answered.filter(pl.col("origin") == origin) if answered.height else answered
             if short.height:
@@ -96,14 +96,15 @@ def _of_study(options: Mapping[str, Any]) -> Options:
 
 
 def _raw(
-    train: pl.DataFrame,
+    train: pl.LazyFrame,
     rows: pl.DataFrame,
     own: pl.DataFrame | None,
     context: Mapping[str, pl.DataFrame],
     options: Options,
 ) -> pl.DataFrame:
     """See `training.raw_of_origin`. Ensembles that no row would use are not fitted."""
-    all_planned = rows["planned"].all() and train.filter("planned").height >= training.LEAST_ROWS
+    planned = train.filter("planned").select(pl.len()).collect().item()
+    all_planned = rows["planned"].all() and planned >= training.LEAST_ROWS
     rungs = (POOLED,) if all_planned else (POOLED, NO_PLAN)
     covariates, flags = tuple(context["covariates"]["name"]), flag_names(context["covariates"])
     ensembles = training.ensembles(train, covariates, flags, options, rungs)

@@ -136,21 +136,28 @@ def totals(rows: pl.LazyFrame, files: Mapping[str, File], tables: Frames, option
     shares, factors = files.get(SHARES_FILE), files.get(FACTORS_FILE)
     if not isinstance(shares, pl.DataFrame) or not isinstance(factors, pl.DataFrame):
         return pl.DataFrame(schema=schema(options))
-    forecasts = _forecasts(rows, options, *options.columns).collect(engine="streaming")
+    levels = levels_of(options.totals, tables)
+    quantiles = options.columns if any(_is_alone(level) for level in levels) else ()
+    forecasts = _forecasts(rows, options, *quantiles).collect(engine="streaming")
     if forecasts.is_empty():
         return pl.DataFrame(schema=schema(options))
     keys = forecasts.select(KEY).unique()
     frames = []
-    for level in levels_of(options.totals, tables):
+    for level in levels:
         here = forecasts.join(_valued(keys, level, tables), on=KEY, how="left", maintain_order="left")
         weekly, *longer = _sums(here, ("value",), sorted({*options.total_weeks}), shares)
-        alone = {*KEY} <= {*level.columns}
+        alone = _is_alone(level)
         frames.append(_alone(here, level) if alone else _published(weekly, level, factors, options))
         frames += [_published(sums, level, factors, options) for sums in longer]
     columns = pl.Schema(schema(options))
     return pl.concat([f.select(columns.names()).cast(columns) for f in frames]).sort(
         "level", "value", "weeks", "week"
     )
+
+
+def _is_alone(level: Level) -> bool:
+    """Whether a sum of one week is a single forecast."""
+    return {*KEY} <= {*level.columns}
 
 
 def _forecasts(rows: pl.LazyFrame, options: Options, *others: str) -> pl.LazyFrame:

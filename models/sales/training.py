@@ -35,6 +35,8 @@ STEADY_ORIGINS = 4.0
 """Origins without an error that are mixed into what calibration adds to the median, and with it to all quantiles.
 
 All keys share the season of an origin, so that a few origins say less about it than about the spread."""
+LEARNT = ("units", "level", "week", "planned")
+"""Columns of training rows, besides their features, that ensembles are fitted to."""
 RUNGS = (STATISTICAL, BLEND, POOLED, NO_PLAN)
 ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", *measuring.NAIVES, "last_year")
 
@@ -46,18 +48,23 @@ def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options
     calibrated, and the rungs of its keys chosen, by the errors made at the other origins, never its own;
     the bundle itself uses those of all origins.
     """
-    frames = {name: frame.collect() for name, frame in parts.items()}
-    train, test = frames.get("train", pl.DataFrame()), frames.get("backtest", pl.DataFrame())
+    read = ("statistical_backtest", "ladder_backtest", "statistical", "weeks")
+    frames = {name: parts[name].collect() for name in read if name in parts}
+    train = _learnt(parts["train"]) if "train" in parts else None
     covariates = tuple(context["covariates"]["name"])
     flags = flag_names(context["covariates"])
     learn = partial(ensembles, covariates=covariates, flags=flags, options=options)
-    raw = _raw_backtest(train, test, frames.get("statistical_backtest"), learn, options)
+    own = frames.pop("statistical_backtest", None)
+    raws = _raw_backtest(train, parts.get("backtest"), own, learn, options)
     answered = frames.get("ladder_backtest", pl.DataFrame())
     if answered.height:
         answered = answered.with_columns(ladder_level(options.columns))
-        raw = pl.concat([raw, raw_ladder(answered.filter(pl.col("level") > 0), options)], how="diagonal")
+        ladder = raw_ladder(answered.filter(pl.col("level") > 0), options)
+        for (origin,), rows in ladder.group_by("origin", maintain_order=True):
+            raws[origin] = pl.concat([raws[origin], rows]) if origin in raws else rows
+    raw = pl.concat(raws.values()) if raws else pl.DataFrame()
     has_plan = with_plan(context["covariates"])
-    forecasts = _honest(raw, has_plan, options)
+    forecasts = _honest(raws, has_plan, options)
     blended = has_plan and _blended(raw, options)
     backtest = assembled(forecasts, answered, options)
     final = learn(train)
@@ -78,10 +85,9 @@ def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options
         categories=context.get("categories", categories.nothing()),
     )
     table = measuring.measured(backtest, options)
-    names = _features(train, covariates, options)
     return FitResult(
         files=model.files() | totals.fit(measuring.in_full(backtest, options), options),
-        features=names,
+        features=_features(train, covariates, options),
         backtest=backtest,
         metrics=table,
         headline=measuring.headline(table),
@@ -106,57 +112,72 @@ def _planned(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame
     return contest.better_than(raw, usual, contest.PLANNED, options.quantiles)
 
 
-def _features(rows: pl.DataFrame, covariates: Sequence[str], options: Options) -> list[str]:
-    every = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
+def _learnt(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Training rows, in memory, with those columns that ensembles are fitted to."""
+    return rows.select(*LEARNT, f"^{FEATURE}.*$").collect().lazy()
+
+
+def _features(train: pl.LazyFrame | None, covariates: Sequence[str], options: Options) -> list[str]:
+    columns = [] if train is None else train.collect_schema().names()
+    every = [name.removeprefix(FEATURE) for name in columns if name.startswith(FEATURE)]
     return groups.used(every, covariates, options)
 
 
 def ensembles(
-    train: pl.DataFrame,
+    train: pl.LazyFrame | None,
     covariates: Sequence[str],
     flags: Sequence[str],
     options: Options,
     rungs: Sequence[str] = (POOLED, NO_PLAN),
 ) -> dict[str, pooled.Pooled]:
     """The ensembles with and without plan, fitted to rows of `train`; neither where there are too few."""
-    if train.is_empty():
+    if train is None:
         return {}
     names = _features(train, covariates, options)
     unplanned = [name for name in names if not features.needs_plan(name, covariates)]
     by_rung = {}
     for rung, selection in ((POOLED, names), (NO_PLAN, unplanned)):
         rows = train.filter("planned") if rung == POOLED else train
-        if rung not in rungs or rows.height < LEAST_ROWS:
-            continue
-        by_rung[rung] = pooled.fit(
-            _matrix(rows, selection),
-            features.to_log(rows["units"].to_numpy(), rows["level"].to_numpy()),
-            (rows["week"].to_physical() // 7).to_numpy(),
-            selection,
-            flags,
-            options,
-        )
+        if rung in rungs and _height(rows) >= LEAST_ROWS:
+            by_rung[rung] = pooled.fit(*_inputs(rows, selection), selection, flags, options)
     return by_rung
 
 
+def _height(rows: pl.LazyFrame | None) -> int:
+    return 0 if rows is None else int(rows.select(pl.len()).collect().item())
+
+
+def _inputs(rows: pl.LazyFrame, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, targets on the log scale and week numbers of `rows`, as `pooled.fit` takes them."""
+    frame = rows.select(*LEARNT, *(FEATURE + name for name in names)).collect()
+    target = features.to_log(frame["units"].to_numpy(), frame["level"].to_numpy())
+    return _matrix(frame, names), target, (frame["week"].to_physical() // 7).to_numpy()
+
+
 def _matrix(rows: pl.DataFrame, names: Sequence[str]) -> np.ndarray:
-    return np.ascontiguousarray(rows.select([FEATURE + name for name in names]).to_numpy())
+    return rows.select([FEATURE + name for name in names]).to_numpy(order="c")
 
 
 def _raw_backtest(
-    train: pl.DataFrame,
-    test: pl.DataFrame,
+    train: pl.LazyFrame | None,
+    test: pl.LazyFrame | None,
     own: pl.DataFrame | None,
-    learn: Callable[[pl.DataFrame], Mapping[str, pooled.Pooled]],
+    learn: Callable[[pl.LazyFrame | None], Mapping[str, pooled.Pooled]],
     options: Options,
-) -> pl.DataFrame:
-    """Forecasts of all origins by each rung before calibration; see `raw_of_origin`."""
-    frames = [
-        raw_of_origin(learn(train.filter(pl.col("week") <= origin)), rows, own, options)
-        for (origin,), rows in (test.group_by("origin", maintain_order=True) if test.height else ())
-    ]
-    frames = [raw for raw in frames if raw.height]
-    return pl.concat(frames).sort("rung", "origin", *KEY, "week") if frames else pl.DataFrame()
+) -> dict[object, pl.DataFrame]:
+    """Forecasts of each origin by each rung before calibration; see `raw_of_origin`.
+
+    The features of one origin are in memory at a time.
+    """
+    if test is None:
+        return {}
+    raws: dict[object, pl.DataFrame] = {}
+    for origin in test.select(pl.col("origin").unique().sort()).collect()["origin"]:
+        models = learn(None if train is None else train.filter(pl.col("week") <= origin))
+        rows = test.filter(pl.col("origin") == origin).collect().sort(*KEY, "week")
+        own_rows = None if own is None else own.filter(pl.col("origin") == origin)
+        raws[origin] = raw_of_origin(models, rows, own_rows, options)
+    return {origin: raw for origin, raw in raws.items() if raw.height}
 
 
 def candidates(
@@ -169,13 +190,10 @@ def candidates(
         flags=flag_names(context["covariates"]),
         options=options,
     )
-    raw = _raw_backtest(
-        parts.get("train", pl.DataFrame()),
-        parts.get("backtest", pl.DataFrame()),
-        parts.get("statistical_backtest"),
-        learn,
-        options,
-    )
+    rows = {name: parts[name].lazy() for name in ("train", "backtest") if name in parts}
+    own = parts.get("statistical_backtest")
+    raws = _raw_backtest(rows.get("train"), rows.get("backtest"), own, learn, options)
+    raw = pl.concat(raws.values()) if raws else pl.DataFrame()
     return _in_units(raw, _values(raw, options), options) if raw.height else raw
 
 
@@ -184,36 +202,44 @@ def raw_of_origin(
 ) -> pl.DataFrame:
     """Forecasts of one origin by each rung before calibration: `ABOUT`, rung, and `v<i>` on the log scale.
 
-    `models` are ensembles that know nothing after the origin, `own` the forecasts of the SKUs' own models.
+    `models` are ensembles that know nothing after the origin, `own` the forecasts of the SKUs' own models. `rows` are in
+    the order of key and week. All rungs that forecast all of them share their columns in memory.
     """
     names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
     frames = []
     for rung, ensemble in models.items():
-        fitting = rows.filter("planned") if rung == POOLED else rows
+        fitting = _only(rows, pl.col("planned")) if rung == POOLED else rows
         if fitting.height:
             values = log_values(ensemble, _matrix(fitting, names), names, options.threads)
             frames.append(_with_values(fitting, rung, values))
     if own is not None:
         quantiles = list(options.columns)
         on = [*KEY, "origin", "week"]
-        theirs = rows.select(*ABOUT, "planned").join(own.select(*on, *quantiles), on=on)
+        theirs = rows.select(*ABOUT, "planned").join(
+            own.select(*on, *quantiles), on=on, maintain_order="left"
+        )
         values = features.to_log(theirs.select(quantiles).to_numpy(), theirs["level"].to_numpy()[:, None])
         frames.append(_with_values(theirs, STATISTICAL, values))
         if theirs["planned"].any():
             frames.append(_raw_blend(pl.concat(frames), options))
     if frames and rows["planned"].any():
-        frames += _candidates(pl.concat(frames), options, has_plan=True)
+        frames += _candidates(rows, pl.concat(frames), options, has_plan=True)
     elif frames:
-        frames = _candidates(pl.concat(frames), options, has_plan=False)
+        frames = _candidates(rows, pl.concat(frames), options, has_plan=False)
     return pl.concat(frames).with_columns(steps(options.horizon)) if frames else pl.DataFrame()
 
 
-def _candidates(raw: pl.DataFrame, options: Options, *, has_plan: bool) -> list[pl.DataFrame]:
-    """The rows of each candidate of `contest`, from those of the two models; all of the same rows."""
+def _only(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
+    """The rows that meet a condition; `rows` itself, and no copy, where all do."""
+    return rows if rows.select(condition.all()).item() else rows.filter(condition)
+
+
+def _candidates(
+    rows: pl.DataFrame, raw: pl.DataFrame, options: Options, *, has_plan: bool
+) -> list[pl.DataFrame]:
+    """The rows of each candidate of `contest`, from `raw`, those of the two models."""
     on = [*KEY, "origin", "week"]
     ensemble = POOLED if has_plan else NO_PLAN
-    raw = raw.filter(pl.col("rung").is_in([ensemble, STATISTICAL])) if has_plan else raw
-    rows = raw.select(ABOUT).unique(on, keep="first", maintain_order=True).sort(on)
     names = [f"v{i}" for i in range(len(options.quantiles))]
 
     def of(rung: str) -> np.ndarray:
@@ -223,7 +249,7 @@ def _candidates(raw: pl.DataFrame, options: Options, *, has_plan: bool) -> list[
     middle = middle_of(options.quantiles)
     every = contest.candidates(of(ensemble), of(STATISTICAL), rows, middle, has_plan=has_plan)
     return [
-        _with_values(rows, name, values).filter(pl.col("v0").is_finite()) for name, values in every.items()
+        _only(_with_values(rows, name, values), pl.col("v0").is_finite()) for name, values in every.items()
     ]
 
 
@@ -260,9 +286,9 @@ def _offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
         schema = {"rung": pl.String, "kind": pl.String, "steps": pl.Int32}
         return pl.DataFrame(schema=schema | {f"offset{i}": pl.Float64 for i in range(n)})
     actual = features.to_log(raw["units"].to_numpy(), raw["level"].to_numpy())
-    residuals = actual[:, None] - _values(raw, options)
-    columns = [pl.Series(f"r{i}", residuals[:, i]) for i in range(n)]
-    offsets = conformal.fit_offsets(raw.with_columns(columns), options.quantiles, GROUPS, CLUSTER)
+    errors = [pl.Series(f"r{i}", actual - raw[f"v{i}"].to_numpy()) for i in range(n)]
+    residuals = raw.select(*GROUPS, *CLUSTER, *errors)
+    offsets = conformal.fit_offsets(residuals, options.quantiles, GROUPS, CLUSTER)
     common = (
         STEADY_ORIGINS / (pl.col("times") + STEADY_ORIGINS) * pl.col(f"offset{middle_of(options.quantiles)}")
     )
@@ -302,14 +328,12 @@ def _own_keys(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFram
     return keys.select(KEY)
 
 
-def _honest(raw: pl.DataFrame, has_plan: bool, options: Options) -> pl.DataFrame:
-    """The forecast of each row, calibrated and with its rung chosen by the errors at the other origins."""
-    parts = [
-        judged_by(
-            raw.filter(pl.col("origin") != origin), raw.filter(pl.col("origin") == origin), has_plan, options
-        )
-        for origin in (raw["origin"].unique().sort() if raw.height else [])
-    ]
+def _honest(raws: Mapping[object, pl.DataFrame], has_plan: bool, options: Options) -> pl.DataFrame:
+    """The forecast of each row of each origin, calibrated and with its rung chosen by the errors at the other origins."""
+    parts = []
+    for origin, rows in raws.items():
+        rest = [other for name, other in raws.items() if name != origin] or [rows.clear()]
+        parts.append(judged_by(pl.concat(rest), rows, has_plan, options))
     return pl.concat(parts) if parts else pl.DataFrame()
 
 
@@ -318,7 +342,7 @@ def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, has_plan: bool, options: O
 
     Errors of the weeks that are judged do not count, whatever origin they were made at.
     """
-    rest = rest.filter(~pl.col("week").is_in(rows["week"].unique().implode()))
+    rest = _only(rest, ~pl.col("week").is_in(rows["week"].unique().implode()))
     values = conformal.calibrated(_values(rows, options), rows, _offsets(rest, options), GROUPS)
     forecasts = _in_units(rows, values, options)
     model_rungs = [*RUNGS, *contest.MEMBERS, *contest.PLANNED]
@@ -384,7 +408,7 @@ def _about_weeks(weeks: pl.DataFrame | None) -> list[str]:
 
 
 def _notes(
-    train: pl.DataFrame, backtest: pl.DataFrame, model: Model, as_of: date, options: Options
+    train: pl.LazyFrame | None, backtest: pl.DataFrame, model: Model, as_of: date, options: Options
 ) -> list[str]:
     notes = []
     origins = backtest["origin"].n_unique()
@@ -399,7 +423,7 @@ def _notes(
         notes.append("The bundle is not calibrated: the history is too short to hold any of it out.")
     if model.without_plan is None:
         notes.append(
-            f"{train.height} rows to learn from are too few for the pooled model; {LEAST_ROWS} are needed."
+            f"{_height(train)} rows to learn from are too few for the pooled model; {LEAST_ROWS} are needed."
         )
     if model.blended:
         notes.append("Planned weeks are forecast by the mean of the pooled and the SKU's own model.")
