@@ -269,7 +269,7 @@ def mute(
     """
     data_store = open_store(store)
     if (device is None) == (site is None):
-        raise ParameterError("Expected --device or --site, one of them.")
+        raise ParameterError("Expected either --device or --site.")
     devices = [device] if site is None else verdicts.at_site(data_store, site)
     return verdicts.keep(
         data_store, pl.concat(verdicts.of_range(one, tag, start, end, MUTED) for one in devices), reason, by

@@ -212,7 +212,7 @@ def evaluate(
     data_store = open_store(store)
     options = {"machines_per_day": machines_per_day}
     if bundle is None:
-        hint = " `--bundle N` judges what a bundle would have said."
+        hint = " `--bundle N` judges what a bundle would have predicted."
         return evaluating.evaluate_published(
             MACHINES, data_store, from_, to, at_most, cooldown_days, hint, options
         )

@@ -62,7 +62,7 @@ def alarms(
         pl.when(working)
         .then(pl.lit(_WORK))
         .when(pl.col("probability").is_null())
-        .then(pl.lit("no probability any more"))
+        .then(pl.lit("it no longer has a probability"))
         .otherwise(pl.lit("the probability fell"))
     )
     state = (

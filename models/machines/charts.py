@@ -81,7 +81,7 @@ def curves(backtests: Mapping[int, pl.DataFrame]) -> Chart:
         "yaxis": {"title": {"text": "Precision"}, "tickformat": ".0%", "range": [0, 1.02]},
     }
     caption = (
-        "Rows of the backtest, all components together: of the rows above a threshold the share that failed, "
+        "Rows of the backtest, all components together: the share of the rows above a threshold that failed, "
         "against the share of failing rows that are above it."
     )
     return Chart({"data": data, "layout": {**axes, "hovermode": "closest"}}, caption)
@@ -114,7 +114,7 @@ def importance(metrics: pl.DataFrame, hours: Sequence[int], most: int = 12) -> C
         )
     layout = {
         "height": 130 + 34 * len(names),
-        "xaxis": {"title": {"text": "Share of what was learnt"}, "tickformat": ".0%", "type": "linear"},
+        "xaxis": {"title": {"text": "Share of the total importance"}, "tickformat": ".0%", "type": "linear"},
         "yaxis": {"type": "category", "automargin": True},
     }
     return Chart({"data": data, "layout": layout}, "The most important features, mean over the components")

@@ -22,7 +22,7 @@ FINDINGS = {
     "count": pl.Int64,
 }
 
-TOLD = {
+SUMMARY = {
     "finding": pl.String,
     "table": pl.String,
     "machines": pl.Int64,
@@ -79,11 +79,11 @@ def before_the_data(telemetry: pl.LazyFrame, since: datetime | None) -> pl.DataF
     name = "range before the data"
     first = span(telemetry).first if since else None
     if since is None or first is None or since >= first:
-        return pl.DataFrame(schema=TOLD)
+        return pl.DataFrame(schema=SUMMARY)
     examples = (
-        f"asked for from {since:%Y-%m-%d %H:%M} UTC, the first telemetry is of {first:%Y-%m-%d %H:%M} UTC"
+        f"requested from {since:%Y-%m-%d %H:%M} UTC; the first telemetry is from {first:%Y-%m-%d %H:%M} UTC"
     )
-    return pl.DataFrame([(name, "telemetry", 0, examples, EFFECTS[name])], schema=TOLD, orient="row")
+    return pl.DataFrame([(name, "telemetry", 0, examples, EFFECTS[name])], schema=SUMMARY, orient="row")
 
 
 def stray_clocks(telemetry: pl.LazyFrame) -> pl.DataFrame:
@@ -99,9 +99,9 @@ def record_ends_early(tables: Frames, as_of: datetime) -> pl.DataFrame:
     """A line as in `summary` where failures are not on record up to `as_of`; else none."""
     until, name = failures_until(tables, as_of), "record of failures ends early"
     if until == as_of:
-        return pl.DataFrame(schema=TOLD)
+        return pl.DataFrame(schema=SUMMARY)
     row = (name, "failures", 0, record_ends(until, as_of), EFFECTS[name])
-    return pl.DataFrame([row], schema=TOLD, orient="row")
+    return pl.DataFrame([row], schema=SUMMARY, orient="row")
 
 
 def unknown_machines(tables: Frames) -> pl.DataFrame:

@@ -60,11 +60,11 @@ def without_model(
     if not base and at_work:
         base = -expm1(-failures * hours / at_work)
     reason = (
-        f"{component} failed {times(failures)} in the training range, a model needs {options.min_failures}"
+        f"{component} failed {times(failures)} in the training range; a model needs {options.min_failures}"
     )
     if failures >= options.min_failures:
         reason = (
             f"{component} failed {times(failures)} in the training range, but too seldom within {hours} h after a row "
-            "that is learnt from: rows are only where there is telemetry. Give a longer horizon with --horizon"
+            "of the training: there are rows only where there is telemetry. Give a longer horizon with --horizon"
         )
     return Risk(component, hours, BASE_RATE, base, reason)

@@ -219,8 +219,8 @@ class Machines(
         until, run_options = moment(as_of), Options.of(options)
         if run_options.score_from and run_options.score_from > until:
             raise ContractError(
-                f"--from is {run_options.score_from:%Y-%m-%dT%H:%MZ}, the last telemetry up to --to is of "
-                f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that; give another, or ingest newer telemetry."
+                f"--from is {run_options.score_from:%Y-%m-%dT%H:%MZ}; the last telemetry up to --to is from "
+                f"{until:%Y-%m-%dT%H:%MZ}. Expected an earlier --from. Give another, or ingest newer telemetry."
             )
         time = pl.col("time")
         begin = min(run_options.score_from or until, until) - timedelta(days=run_options.normal_days)
@@ -269,7 +269,7 @@ class Machines(
         interval = Vocabulary.of_frame(context["vocabulary"]).interval_hours
         if abs(interval / model.vocabulary.interval_hours - 1) > _SAME_INTERVAL:
             reason = (
-                f"telemetry comes every {interval:g} h, the bundle was trained on every "
+                f"telemetry comes every {interval:g} h, but the bundle was trained on telemetry every "
                 f"{model.vocabulary.interval_hours:g} h: train again"
             )
             outcome = keys.select(

@@ -212,7 +212,7 @@ def _life(
     frame = pl.DataFrame(np.where(np.isfinite(hours), hours.round(1), np.nan), schema=LIFE[:3], orient="row")
     low, high = pl.col(LIFE[0]), pl.col(LIFE[2])
     beyond = f"{life.edges[-1]:g} h, beyond which nothing is known"
-    note = pl.when(low.is_null()).then(pl.lit(f"nothing is due within {beyond}"))
+    note = pl.when(low.is_null()).then(pl.lit(f"no failure is expected within {beyond}"))
     return frame.fill_nan(None).with_columns(
         note.when(high.is_null()).then(pl.lit(f"open above {beyond}")).alias("life_note")
     )
@@ -284,7 +284,7 @@ def _outcomes(keys: pl.DataFrame, published: pl.DataFrame, as_of: datetime) -> p
         rung.replace_strict(status, default="skipped").alias("status"),
         pl.when(rung != MODEL).then(rung).alias("rung"),
         pl.when(rung == UNDER_WORK)
-        .then(pl.lit("replaced or failed a short time ago"))
+        .then(pl.lit("replaced or failed recently"))
         .when(rung.is_in([NO_MODEL, BASE_RATE, OUT_OF_SERVICE]))
         .then("reasons")
         .when(rung != MODEL)

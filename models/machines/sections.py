@@ -62,8 +62,9 @@ def _watch_list(view: View) -> list[Block]:
     text = (
         f"Data up to **{view.as_of:%Y-%m-%d %H:%M} UTC**. A component is at risk where inspecting it is expected to "
         f"cost less than waiting: a missed failure costs {failure}, a needless inspection "
-        f"{view.options.needless_inspection_cost:g}. From which probability that is so differs by component and horizon: "
-        "it is the threshold that cost least on held-out time, and lies high where waiting brought certainty in time. "
+        f"{view.options.needless_inspection_cost:g}. The probability from which that holds, the threshold, differs by "
+        "component and horizon: it is the one that cost least on held-out time, and it is high where waiting brought "
+        "certainty in time. "
         "So a component may be at risk at a lower probability than another. It is not listed while it is under work."
     )
     frame = watch_list.head(max(FIRST, alarms)).select(
@@ -78,8 +79,9 @@ def _watch_list(view: View) -> list[Block]:
     )
     formats = {f"Within {span(h)}": ".1%" for h in view.horizons}
     caption = (
-        "Probability of failure, from which one a component is at risk, what is at risk first, and days left: the "
-        "median, and the band that holds 80 %; ? is longer than can be known. Open one in the explorer"
+        "The probability of failure, the probability from which a component is at risk, and the days left: the median, "
+        "and the band that holds 80 %; ? is longer than can be known. Components at risk come first. A row opens the "
+        "explorer"
     )
     return [
         Figures(figures),
@@ -104,10 +106,10 @@ def _trust(view: View) -> list[Block]:
             Text("There is no backtest with failures in it, so the quality of the probabilities is unknown.")
         ]
     text = (
-        "On the last part of the training range, which its models had not seen. A row is one component of one machine "
-        f"every {view.options.every_hours} hours; an alarm is right where that very component fails within the horizon. "
-        f"Saved is what the alarms would have saved there, against never inspecting and against inspecting everything "
-        f"every {view.options.inspect_every_days} days, with the interval that holds 80 % if machines are drawn anew."
+        "Measured on the last part of the training range, which the models had not seen. A row is one component of one "
+        f"machine every {view.options.every_hours} hours; an alarm is right if that component fails within the horizon. "
+        f"The savings are those of the alarms there, compared with never inspecting and with inspecting everything "
+        f"every {view.options.inspect_every_days} days, with the interval that holds 80 % if other machines are drawn."
     )
     tables = by_component(view.run.tables, view.rows["component"].unique().sort().to_list())
     counts = contracts.tables_at(tables, view.as_of)["failures"].group_by("component").len().collect()
@@ -137,7 +139,7 @@ def _first(view: View, horizons: Sequence[int]) -> list[Block]:
     if not texts:
         return []
     many = next(one["machines"] for one in of.values() if one)
-    return [Text(f"Of the {many:g} machines to look at first, each day anew: {'; '.join(texts)}.")]
+    return [Text(f"Of each day's {many:g} machines to look at first: {'; '.join(texts)}.")]
 
 
 def _measures(view: View, hours: int) -> Grid:
@@ -159,8 +161,8 @@ def _measures(view: View, hours: int) -> Grid:
         "f1": "F1",
         "average_precision": "Average precision",
         "calibration_error": "Calibration error",
-        "saved_to_never": "Saved to never",
-        "saved_to_every_n_days": "Saved to the plan",
+        "saved_to_never": "Saved against never",
+        "saved_to_every_n_days": "Saved against the plan",
     }
     columns = {name: label for name, label in labels.items() if name in table.columns}
     frame = table.select(

@@ -93,6 +93,6 @@ def failures_until(tables: Frames, last: datetime) -> datetime:
 def record_ends(until: datetime, last: datetime) -> str:
     """The note where failures are on record only up to `until`."""
     return (
-        f"failures are on record until {until:%Y-%m-%d %H:%M} UTC, telemetry until {last:%Y-%m-%d %H:%M} UTC: what "
-        "failed after that is taken as unknown, not as none; ingest the failures since then"
+        f"failures are on record until {until:%Y-%m-%d %H:%M} UTC, telemetry until {last:%Y-%m-%d %H:%M} UTC: later "
+        "failures count as unknown, not as none. Ingest the failures since then"
     )

@@ -175,7 +175,7 @@ def without_leaks(
         + (
             "kept"
             if name in options.keep_columns
-            else f"left out. If it is known at the time, --keep-column {name}"
+            else f"left out. If its value is known at that time, use --keep-column {name}"
         )
         for name, reason in reasons.items()
     ]

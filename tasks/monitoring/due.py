@@ -68,8 +68,8 @@ def resolve_judging(
     """
     if not isinstance(scenario, HasGroundTruth):
         raise RunError(
-            f"{scenario.name}: there is nothing to evaluate: no table of this scenario tells what became of "
-            "what it publishes. A scenario that is a `HasGroundTruth` can be evaluated; see docs/own_scenario.md."
+            f"{scenario.name}: there is nothing to evaluate: no table of this scenario has the ground truth "
+            "of its published rows. A scenario that is a `HasGroundTruth` can be evaluated; see docs/own_scenario.md."
         )
     versions = input_versions(scenario, store)
     newest = scenario.resolve_as_of(scans(scenario, store, versions), None, datetime.now(UTC))

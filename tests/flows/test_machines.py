@@ -220,7 +220,7 @@ def test_what_was_published_is_judged_like_the_bundle_that_published_it(own, mac
         (["--from", "2024-03-28", "--to", "2024-03-26", "--bundle", "1"], "Expected --from before --to"),
         (["--bundle", "9"], "there is no bundle 9"),
         ([], "machines has published nothing yet"),
-        (["--from", "2024-03-01"], "`--bundle N` judges what a bundle would have said"),
+        (["--from", "2024-03-01"], "`--bundle N` judges what a bundle would have predicted"),
     ],
 )
 def test_a_range_that_cannot_be_evaluated_is_refused(own, command, words, message):

@@ -167,7 +167,7 @@ def test_what_is_said_of_a_component_without_model_is_true_of_its_failures():
         "fan never failed in the training range of 3,000 machine days: at most 0.70% within 168 h, with 95 % confidence"
     )
     few = without_model("fan", 168, 2, 0.01, Options(), at_work=72_000.0)
-    assert few.reason == "fan failed 2 times in the training range, a model needs 3"
+    assert few.reason == "fan failed 2 times in the training range; a model needs 3"
     between = without_model("fan", 24, 31, 0.0, Options(), at_work=72_000.0)
     assert "needs" not in str(between.reason)
     assert between.base_rate == pytest.approx(31 * 24 / 72_000, rel=0.01)

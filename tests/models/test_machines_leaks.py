@@ -52,7 +52,7 @@ def test_what_leaks_is_left_out_unless_it_is_to_be_kept_and_told_either_way(rows
     words, notes = without_leaks(rows, WORDS, options)
     assert words.sensors == ("vib",)
     assert len(notes) == 2
-    assert "left out. If it is known at the time, --keep-column life" in notes[0]
+    assert "left out. If its value is known at that time, use --keep-column life" in notes[0]
     kept_words, messages = without_leaks(
         rows, WORDS, Options.of({"horizons_hours": [100], "keep_columns": ["life"]})
     )

@@ -317,7 +317,7 @@ def test_telemetry_at_another_interval_than_trained_on_is_not_scored(fleet, mode
     rows, keys = score(model, {**fleet, "telemetry": daily}, AS_OF)
     assert rows.is_empty()
     assert set(keys["status"]) == {"skipped"}
-    assert keys["reason"].str.contains("every 24 h, the bundle was trained on every 4 h").all()
+    assert keys["reason"].str.contains("every 24 h, but the bundle was trained on telemetry every 4 h").all()
 
 
 def test_a_range_from_before_the_first_telemetry_begins_with_it_and_says_so(fleet, model):
@@ -333,7 +333,7 @@ def test_a_range_from_before_the_first_telemetry_begins_with_it_and_says_so(flee
     (line,) = (
         MACHINES.gaps(cut(early), {}, keys, AS_OF, since).filter(finding="range before the data").to_dicts()
     )
-    assert "asked for from 2024-04-30 00:00" in line["examples"]
+    assert "requested from 2024-04-30 00:00" in line["examples"]
     assert f"{first:%Y-%m-%d %H:%M}" in line["examples"]
     inside = {**OPTIONS, "score_from": first.isoformat()}
     assert (

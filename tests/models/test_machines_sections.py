@@ -192,7 +192,7 @@ def test_trust_shows_measures_of_every_component_and_both_curves(run):
     assert len(charts) == 2
     names = [trace["name"] for trace in charts[1].figure["data"]]
     assert names[0].startswith("within 24 h, average precision 0.")
-    assert "Of the 10 machines to look at first" in prose(run, "How far to trust it")
+    assert "Of each day's 10 machines to look at first" in prose(run, "How far to trust it")
     assert "no precision can be claimed" in prose(run, "How far to trust it")
 
 

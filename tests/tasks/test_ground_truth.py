@@ -325,5 +325,7 @@ def test_a_range_without_anything_published_is_refused_with_what_there_is(scored
 
 
 def test_a_scenario_without_outcomes_says_so(scored):
-    with pytest.raises(RunError, match="no table of this scenario tells what became of what it publishes"):
+    with pytest.raises(
+        RunError, match="no table of this scenario has the ground truth of its published rows"
+    ):
         resolve(scored, scenario=Plain())
