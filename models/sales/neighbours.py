@@ -13,8 +13,8 @@ from models.sales.panel import covariate_columns, known_covariates, past_and_pla
 from models.scenario import Frames
 
 PRICE = "price"
-HISTORY_WEEKS = 156
-"""Weeks of history in use: three years, so that two of them can be learnt from."""
+HISTORY_WEEKS = 312
+"""Weeks of history in use: six years. Seasons and wandering levels are learnt better from six than from three."""
 _DIGITS = {"units": 1e3, "price": 1e12, "square": 1e12, "share": 1e9}
 
 

@@ -319,6 +319,14 @@ def test_totals_of_all_shards_are_those_of_their_definition():
     assert store["n_price"] == rows["price"].count()
 
 
+def test_six_years_of_history_count_and_no_more():
+    weeks = [AS_OF - timedelta(weeks=ago) for ago in (0, 311, 312)]
+    history = pl.DataFrame({"sku": "a", "store": "s1", "week": weeks, "units": [1.0, 2.0, 3.0]})
+    context = neighbours.shared_frames({"history": history.lazy()}, AS_OF, HORIZON)
+    assert context["calendar"]["first_week"].item() == weeks[1]
+    assert context["sku_weeks"]["units"].to_list() == [2.0, 1.0]
+
+
 def test_totals_are_the_same_to_the_bit_in_any_order_of_rows():
     frames = market(12)
     shuffled = {n: f.sample(fraction=1, shuffle=True, seed=1) for n, f in frames.items()}
