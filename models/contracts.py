@@ -20,8 +20,8 @@ QUARANTINE = {"source": pl.String, "row_number": pl.Int64, "row": pl.String, "ru
 """The schema of bad rows: their source, the raw row as JSON, and the first rule that it breaks."""
 _NUMERIC_SHARE = 0.95
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
-UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "--", "#value!", "#div/0!",
-    "bad", "bad input", "no data", "i/o timeout")  # fmt: skip
+UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "(null)", "none", "<na>", "\\n", "-", "--", ".", "#value!", "#div/0!",
+    "#num!", "#ref!", "#name?", "bad", "bad input", "no data", "i/o timeout")  # fmt: skip
 """Words for an unknown number, in lower case, from databases, pandas, Excel and plant historians."""
 Decimals = Literal["comma", "point"]
 """The decimal separator."""

@@ -13,6 +13,7 @@ from models.scenario import Scenario, Table
 from tasks.ingest import capture
 from tasks.ingest.alike import SUM, alike, sums
 from tasks.ingest.decimals import with_points
+from tasks.ingest.groups import with_group_keys
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import as_bad, by_rule, held
 from tasks.ingest.sources import SourceError, of_table, read, rename, renaming, with_mapped
@@ -25,8 +26,10 @@ from tasks.storage.tables import with_shard
 _STAGED_IN_MEMORY = 1_000_000
 _FEW_MESSAGES = 100
 """Up to this many bad messages never stop a capture, whatever their share: a stream must go on."""
-_FOOTER = "footer"
-"""The rule of up to `_FOOTERS` rows at the end of a file that lack a key or a time, such as totals. They stop no ingest."""
+_FOOTER, _SUBTOTAL = "footer", "subtotal"
+"""The rules of up to `_FOOTERS` rows at the end of a file that lack a key or a time, and of sums. They stop no ingest."""
+_SUM_OF = rf"{SUM}|(?i)\S\s+(total|summe|gesamt|ergebnis)\s*:?\s*$"
+"""How sums, also of one thing, such as `A1 Total`, are named."""
 _FOOTERS = 5
 
 
@@ -79,7 +82,7 @@ def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame],
     table = request.scenario.tables[name]
     checked = _check(request, table, folder, {name: frame.collect_schema() for name, frame in stored.items()})
     _refuse(table, checked, request.max_bad_share, exists=name in stored)
-    checked.alike = alike(request.scenario, table, checked.good, stored, request.max_bad_share)
+    checked.alike += alike(request.scenario, table, checked.good, stored, request.max_bad_share)
     checked.alike += sums(request.scenario, table, checked.good)
     if table.rows_at_a_time is None and checked.good.height:
         rows = checked.good.rows().drop("shard", strict=False).collect()
@@ -134,16 +137,18 @@ def _check(
 
 
 def _with_footers(bad: pl.DataFrame, rows: pl.DataFrame, table: Table) -> pl.DataFrame:
-    """`bad` with the rule `_FOOTER` for the last of the `rows` where these lack a value in a unique column, and half of all
-    that are needed, or are named like sums."""
+    """`bad` with the rule `_SUBTOTAL` for `rows` that lack a value in a unique column and are named like sums, and `_FOOTER`
+    for such as the last ones, also where they lack half of all required columns."""
     columns = [name for name in table.required_columns if name in rows.columns]
     lacks = pl.any_horizontal(pl.col(name).is_null() for name in columns if name in table.unique)
     empty = pl.sum_horizontal(pl.col(columns).is_null()) * 2 >= len(columns)
-    is_sum = pl.any_horizontal(pl.col(columns).cast(pl.String).str.contains(SUM)).fill_null(False)
+    is_sum = pl.any_horizontal(pl.col(columns).cast(pl.String).str.contains(_SUM_OF)).fill_null(False)
     last = rows.tail(_FOOTERS).reverse()
     footers = last.filter((lacks & (empty | is_sum)).cum_min())[ROW].implode()
+    subtotals = rows.filter(lacks & is_sum)[ROW].implode()
+    rule = pl.when(pl.col(ROW).is_in(footers)).then(pl.lit(_FOOTER))
     return bad.with_columns(
-        pl.when(pl.col(ROW).is_in(footers)).then(pl.lit(_FOOTER)).otherwise(RULE).alias(RULE)
+        rule.when(pl.col(ROW).is_in(subtotals)).then(pl.lit(_SUBTOTAL)).otherwise(RULE).alias(RULE)
     )
 
 
@@ -192,6 +197,9 @@ def _batches(request: Request, table: Table, checked: Checked, folder: Path) -> 
     checked.columns |= {column for file in raw_sources for column in file.columns}
     for one, names_of in laid_out(layout, table, raw_sources, request.sources, mapping, options.get("dates")):
         plain = with_points(one, table, names_of, options.get("decimals"))
+        if table.rows_at_a_time is None:
+            plain, notes = with_group_keys(plain, table, names_of)
+            checked.alike += notes
         long = as_long(plain, table, names_of, options.get("dates"), wide=bool(options.get("wide")))
         renamed.append(rename(long, names_of, table.required_columns, table.aliases))
         checked.columns |= {*one.columns}
@@ -236,7 +244,7 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: boo
         return
     bad = checked.bad.rows().collect()
     if checked.good.height:
-        bad = bad.filter(~pl.col("rule").is_in([*table.harmless, _FOOTER]))
+        bad = bad.filter(~pl.col("rule").is_in([*table.harmless, _FOOTER, _SUBTOTAL]))
     else:
         stream = stream and not bad["rule"].str.starts_with("body|lacks").all()
     allowed = max(max_bad_share * checked.read, _FEW_MESSAGES if stream else 0)

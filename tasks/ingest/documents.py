@@ -4,13 +4,16 @@ import codecs
 import io
 import json
 import re
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import polars as pl
 
-from tasks.ingest.contents import begins, encoding_of, unpacked
+from tasks.ingest.contents import HEAD, DialectError, begins, encoding_of, unpacked
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+_TABLES = rb'"(columns|Columns|metric|fields|schema)"\s*:|^\s*\{\s*"[^"]*"\s*:\s*\[\s*\{'
+"""What documents have in which tables are written otherwise than as a list of objects."""
 
 
 def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
@@ -22,11 +25,30 @@ def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
     encoding = encoding_of(head)
     if encoding != "utf-8" or head.startswith(codecs.BOM_UTF8):
         source = head = unpacked(source).decode(encoding).removeprefix("\ufeff").encode()
-    if begins(head, r"\[") or _is_document(head):
-        frame = _of_document(pl.read_json(_rows_of(unpacked(source)), infer_schema_length=None)).lazy()
-    else:
-        frame = pl.scan_ndjson(source, infer_schema_length=None)
-    return flat(frame)
+    is_whole = begins(head, r"\[") or _is_document(head)
+    try:
+        if is_whole:
+            frame = _of_document(pl.read_json(_rows_of(unpacked(source)), infer_schema_length=None)).lazy()
+        else:
+            frame = pl.scan_ndjson(source, infer_schema_length=None)
+        return flat(frame)
+    except (pl.exceptions.ComputeError, ValueError):
+        return flat(
+            pl.LazyFrame(_loaded(unpacked(source), whole=is_whole), infer_schema_length=None, strict=False)
+        )
+
+
+def _loaded(content: bytes, *, whole: bool) -> list[dict[str, Any]]:
+    """Objects with null for NaN and Infinity, which are no JSON but written by Python. Raises `DialectError` for no JSON."""
+    lines = [content] if whole else content.splitlines()
+    try:
+        rows = [json.loads(line, parse_constant=lambda _: None) for line in lines if line.strip()]
+    except ValueError as error:
+        raise DialectError(f"this JSON is damaged: {error}.") from None
+    rows = rows[0] if whole and isinstance(rows[0], list) else rows
+    if not all(isinstance(row, dict) for row in rows):
+        raise DialectError("this JSON has values that are no objects. Expected an object for each row.")
+    return rows
 
 
 def flat(frame: Frame) -> Frame:
@@ -49,21 +71,62 @@ def _is_document(head: bytes) -> bool:
 
 
 def _rows_of(content: bytes) -> io.BytesIO:
-    """A document of JSON, of lists in a list their objects, of what pandas writes by column, `split` or as `table`, rows."""
+    """A document of JSON, of lists in a list their objects, of what pandas writes by column and of `_tables` rows."""
     if begins(content, r"\[\s*\["):
         content = json.dumps([row for rows in json.loads(content) for row in rows]).encode()
     elif begins(content, r'\{\s*"[^"]*"\s*:\s*\{\s*"0"\s*:'):
         columns = json.loads(content)
         rows = [{name: cells.get(n) for name, cells in columns.items()} for n in next(iter(columns.values()))]
         content = json.dumps(rows).encode()
-    elif begins(content, r'\{\s*"(columns|index|data|schema)"\s*:'):
-        table = json.loads(content)
-        if {"columns", "data"} <= {*table}:
-            rows = [dict(zip(table["columns"], row, strict=False)) for row in table["data"]]
+    elif begins(content, r"\{") and re.search(_TABLES, content[:HEAD]):
+        document = json.loads(content, parse_constant=lambda _: None)
+        if rows := [*_tables(document)]:
             content = json.dumps(rows).encode()
-        elif {"schema", "data"} <= {*table}:
-            content = json.dumps(table["data"]).encode()
+        elif {"schema", "data"} <= {*document}:
+            content = json.dumps(document["data"]).encode()
     return io.BytesIO(content)
+
+
+def _tables(node: Any) -> Iterator[dict[str, Any]]:
+    """Rows of all tables in a document whose names stand apart, as pandas (`split`), InfluxDB, Log Analytics, Grafana and
+    Prometheus write them, and of several lists of objects, each with the name of its list as `member`."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _tables(item)
+    if not isinstance(node, dict):
+        return
+    columns, fields = node.get("columns") or node.get("Columns"), (node.get("schema") or {}).get("fields")
+    rows = next(
+        (node[name] for name in ("data", "rows", "Rows", "values") if isinstance(node.get(name), list)), None
+    )
+    if columns and rows is not None and all(isinstance(row, list) for row in rows):
+        yield from (_tags(node) | dict(zip(_names(columns), row, strict=False)) for row in rows)
+    elif fields and isinstance(node.get("data"), dict):
+        yield from (
+            dict(zip(_names(fields), row, strict=False)) for row in zip(*node["data"]["values"], strict=False)
+        )
+    elif isinstance(node.get("metric"), dict):
+        pairs = node.get("values") or [node["value"]]
+        yield from (node["metric"] | {"time": time, "value": value} for time, value in pairs)
+    elif len(node) > 1 and all(_are_objects(value) for value in node.values()):
+        yield from ({"member": name} | row for name, rows in node.items() for row in rows)
+    else:
+        for value in node.values():
+            yield from _tables(value)
+
+
+def _tags(node: dict[str, Any]) -> dict[str, Any]:
+    return node["tags"] if isinstance(node.get("tags"), dict) else {}
+
+
+def _names(columns: list[Any]) -> list[str]:
+    """Names of columns that are given as such, or as objects with a name."""
+    members = ("name", "ColumnName", "text")
+    return [c if isinstance(c, str) else str(next(c[m] for m in members if m in c)) for c in columns]
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _of_document(rows: pl.DataFrame) -> pl.DataFrame:

@@ -175,7 +175,11 @@ def rename(
     lacking = [c for c in needed if c not in applied and (c not in columns_present or c in uses)]
     if lacking:
         archive, _, member = source.name.partition(".zip/")
-        of_zip = f"\nOf a zip with other tables, name the one: {archive}.zip#{member}." if member else ""
+        of_zip = (
+            f"\nOf a zip with other tables, name the one to read, such as {archive}.zip#NAME.csv."
+            if member
+            else ""
+        )
         raise SourceError(f"{source.name}: {_missing(lacking, mapping, columns_present, needed)}{of_zip}")
     names = [name for name in columns_present if name in uses or name not in applied]
     columns = [pl.col(name).alias(new) for name in names for new in uses.get(name, [name])]
@@ -189,6 +193,7 @@ def _missing(
     are = (
         f"column {texts[0]} is" if len(texts) == 1 else f"columns {', '.join(texts[:-1])} and {texts[-1]} are"
     )
+    columns = [name for name in columns if not name.startswith("=")]
     others = [name for name in columns if name not in needed]
     likely = others[0] if len(others) == len(lacking) == 1 else "NAME_IN_THE_FILE"
     mapped = " ".join(f"--column {c}={likely}" for c in lacking)

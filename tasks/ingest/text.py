@@ -27,8 +27,10 @@ class Text:
     """How the text of a CSV file is written. `names` are those of its header, as they stand there unless it is `renamed`.
 
     `before` are lines before the header, such as a title or `sep=;`. `wrapped` are the positions of columns all of whose
-    values begin with a blank or are such as ="007", which Excel takes as text. `blanks` divide the values where no
-    separator does. A file whose first line is all numbers is `headless`: its columns are `column 1`, `column 2`, ...
+    values begin or end with a blank, have blanks to the same length, or are such as ="007", which Excel takes as text.
+    `blanks` divide the values where no separator does. A file whose first line is one of values is `headless`: its columns
+    are `column 1`, `column 2`, ... Where values are not `quoted`, quotes in them are marks such as those of inches. Rows
+    may `overhang` the header: a separator ends each of them.
     """
 
     encoding: Encoding
@@ -41,6 +43,8 @@ class Text:
     blanks: bool = False
     headless: bool = False
     renamed: bool = False
+    quoted: bool = True
+    overhang: bool = False
     wrapped: tuple[int, ...] = ()
 
 
@@ -71,13 +75,16 @@ def dialect_of(head: bytes) -> Text:
         lines = [line for line in lines if not line.startswith("#")]
     separator = max(SEPARATORS, key=lambda one: _fit(lines, one))
     blanks = _has_blanks(lines)
-    rows = [line.split() for line in lines] if blanks else _split(lines, separator)
+    is_quoted = not _has_stray_quotes(every[before:], separator)
+    rows = [line.split() for line in lines] if blanks else _split(lines, separator, quoted=is_quoted)
     title = header_of(rows) if line_end == "\n" and not annotated else 0
     if title and len(_split(lines[:title], separator)) == title:
         before, rows = every.index(lines[title], before), rows[title:]
     header = tuple(rows[0]) if rows else ()
     names = tuple(with_years(_split(every[:before], separator), header))
-    headless = len(names) > 1 and all(re.fullmatch(_NUMBER, name) for name in names)
+    headless = len(names) > 1 and _is_data(names, rows[1] if len(rows) > 1 else ())
+    overhang = len(rows) > 1 and all(len(row) == len(names) + 1 and not row[-1] for row in rows[1:])
+    names = (*names, "") if overhang else names
     if headless:
         names = tuple(f"column {n}" for n in range(1, len(names) + 1))
     columns = pl.DataFrame(
@@ -85,14 +92,28 @@ def dialect_of(head: bytes) -> Text:
         schema_overrides={str(i): pl.String for i in range(len(names))},
     )
     filled = pl.all().replace("", None)
-    wrapped = where(columns, filled.str.contains(_WRAPPED).all() & filled.is_not_null().any())
+    is_padded = (pl.all().str.len_chars().n_unique() == 1) | filled.str.ends_with(" ").all()
+    is_wrapped = filled.str.contains(_WRAPPED).all() | is_padded & pl.all().str.ends_with(" ").any()
+    wrapped = where(columns, is_wrapped & filled.is_not_null().any())
     has_commas = separator == ","
     notation = notation_of(
         columns, [name.strip() for name in names], commas=not has_commas, has_points=has_commas
     )
-    renamed = names != header
+    renamed = names != header or not is_quoted
     return Text(
-        encoding, separator, line_end, annotated, names, notation, before, blanks, headless, renamed, wrapped
+        encoding,
+        separator,
+        line_end,
+        annotated,
+        names,
+        notation,
+        before,
+        blanks,
+        headless,
+        renamed=renamed,
+        quoted=is_quoted,
+        overhang=overhang,
+        wrapped=wrapped,
     )
 
 
@@ -121,14 +142,15 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
     frame = pl.scan_csv(
         source,
         separator=text.separator,
+        quote_char='"' if text.quoted else None,
         eol_char=text.line_end,
         comment_prefix="#" if text.annotated else None,
         infer_schema=False,
         glob=False,
         null_values=[""],
         truncate_ragged_lines=False,
-        skip_lines=text.before,
-        has_header=not text.headless,
+        skip_lines=text.before + text.overhang,
+        has_header=not (text.headless or text.overhang),
         new_columns=[name or f"column {n}" for n, name in enumerate(text.names)] if text.renamed else None,
     )
     return _tidy(frame, text), text.notation
@@ -146,8 +168,10 @@ def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
         frame = frame.filter(~pl.all_horizontal(pl.col(name).eq_missing(name) for name in columns))
     frame = frame.rename({name: name.strip() for name in columns if name != name.strip()})
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    if not text.quoted:
+        frame = frame.with_columns(pl.all().str.replace('^"(.*)"$', "${1}").str.replace_all('""', '"'))
     wrapped = [name for name in frame.collect_schema() if name in text.notation.named(text.wrapped)]
-    frame = frame.with_columns(pl.col(wrapped).str.replace(_WRAPPED, "${1}${2}"))
+    frame = frame.with_columns(pl.col(wrapped).str.replace(_WRAPPED, "${1}${2}").str.strip_chars_end())
     return text.notation.plain(frame)
 
 
@@ -176,6 +200,16 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
     above = [i for i in table if numbers and i < numbers[0]]
     years = [sum(re.fullmatch(_YEAR, cell or "") is not None for cell in row) for row in rows]
     return max(above or table[:1] or [0], key=lambda i: (years[i] < 2, full[i]))
+
+
+def _is_data(names: Sequence[str], row: Sequence[str]) -> bool:
+    """Whether a first line is one of values: all are numbers, or one is, and the next `row` repeats a text."""
+    if all(re.fullmatch(_NUMBER, name) for name in names):
+        return True
+    repeats = any(
+        name == cell and re.search(r"[^\W\d_]", name) for name, cell in zip(names, row, strict=False)
+    )
+    return repeats and any(_is_number(name) for name in names)
 
 
 def _is_number(cell: str | None) -> bool:
@@ -229,7 +263,23 @@ def _fit(lines: Sequence[str], separator: str) -> tuple[bool, float, int]:
     return True, sum(len(row) == len(rows[0]) for row in rows) / len(rows), len(rows[0])
 
 
-def _split(lines: Sequence[str], separator: str) -> list[list[str]]:
+def _has_stray_quotes(lines: Sequence[str], separator: str) -> bool:
+    """Whether quotes are parts of values, such as 12" pan, and enclose none. Raises `DialectError` where both may be."""
+    mark = re.escape(separator)
+    if not any(re.search(rf'(?:^|{mark}) *"', line) for line in lines):
+        return any('"' in line for line in lines)
+    stray = next((line for line in lines if re.search(rf'[^"{mark} ]" *[^"{mark} ]', line)), None)
+    if stray is not None and len({line.count(separator) for line in lines if line.strip()}) > 1:
+        raise DialectError(
+            f"quotes enclose values and stand within them: {stray.strip()[:80]}. Expected those within to be doubled. "
+            "Double or remove them."
+        )
+    return stray is not None
+
+
+def _split(lines: Sequence[str], separator: str, *, quoted: bool = True) -> list[list[str]]:
+    if not quoted:
+        return [[re.sub('^"(.*)"$', r"\1", cell) for cell in line.split(separator)] for line in lines]
     try:
         return list(csv.reader(lines, delimiter=separator))
     except csv.Error:

@@ -22,9 +22,9 @@ def as_long(
 
     A file is wide where it lacks the two columns of `Table.wide` and has others in their place: such as are
     dates where the names are dates, else all that are not mapped. Cells without a value give no row. A wide
-    file of sensors that has no device is of the one that it is named after. A column of totals is left out, and a row that
-    lacks a key, such as one of totals, is one row at the end. Raises `SourceError` for a wide file where `wide` does not say
-    that it is to be read, and for one whose weeks have no year.
+    file of sensors that has no device is of the one that it is named after. A column of totals is left out, and the
+    last rows, where they lack a key, such as those of totals, are one row each. Raises `SourceError` for a wide file
+    where `wide` does not say that it is to be read, and for one whose weeks have no year.
     """
     if table.wide is None:
         return source
@@ -34,7 +34,11 @@ def as_long(
     table_columns = {*applied.values(), *table.required_columns}
     if {names, values} & {*applied, *source.columns}:
         return source
-    value_columns = [column for column in source.columns if column not in table_columns]
+    value_columns = [
+        column
+        for column, dtype in source.frame.collect_schema().items()
+        if column not in table_columns and not dtype.is_nested()
+    ]
     if is_dated:
         value_columns = _dates(source.name, value_columns, order)
     lacking = [
@@ -50,17 +54,14 @@ def as_long(
             f"with columns {', '.join(table.required_columns)}. Read it as it is with --wide."
         )
     index_columns = [c for c in source.columns if c not in value_columns and not re.match(SUM, c)]
-    keys = [
-        applied.get(column, column)
-        for column in table.required_columns
-        if column not in (names, values, *lacking)
-    ]
-    lacks = pl.any_horizontal(pl.lit(False), *(pl.col(key).is_null() for key in keys))
-    cells = source.frame.filter(~lacks).unpivot(
+    keys = [applied.get(c, c) for c in table.required_columns if c not in (names, values, *lacking)]
+    lacks = pl.any_horizontal(pl.lit(False), *(pl.col(key).is_null() for key in keys if is_dated))
+    is_footer = lacks.reverse().cum_min().reverse()
+    cells = source.frame.filter(~is_footer).unpivot(
         value_columns, index=index_columns, variable_name=names, value_name=values
     )
-    without_key = source.frame.filter(lacks).select(index_columns)
-    frame = pl.concat([cells.filter(pl.col(values).is_not_null()), without_key], how="diagonal")
+    footers = source.frame.filter(is_footer).select(index_columns)
+    frame = pl.concat([cells.filter(pl.col(values).is_not_null()), footers], how="diagonal")
     if lacking:
         frame = frame.with_columns(pl.lit(_stem(source.name)).alias(column) for column in lacking)
     return Source(source.name, frame)

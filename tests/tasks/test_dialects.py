@@ -385,3 +385,100 @@ def test_unknown_covariates_are_null_and_flags_are_one_and_zero():
     accepted = accept(raw, Stores, ["store"], covariates=True, timezone=None)
     assert accepted.bad.is_empty()
     assert accepted.good.rows() == [("NA", 5.0, 1.0), ("b", None, 0.0), ("c", None, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('sku|name|units\nA|12" pan|1\nB|pan|2\nC|14" pan|3\n', '12" pan'),
+        ('"sku","name","units"\n"A","12" pan","1"\n"B","pan","2"\n"C","14" pan","3"\n', '12" pan'),
+        ('sku,units,name\nA,1,12"\nB,2,pan\nC,3,14"\n', '12"'),
+        ('sku,units,name\nA,1,"12"" pan, black"\nB,2,"two\nlines"\nC,3,pan\n', '12" pan, black'),
+    ],
+)
+def test_quotes_that_enclose_nothing_are_parts_of_a_value(tmp_path, text, name):
+    (tmp_path / "a.csv").write_text(text)
+    assert rows(tmp_path / "a.csv")["name"][0] == name
+    assert rows(tmp_path / "a.csv")["units"].to_list() == ["1", "2", "3"]
+
+
+def test_quotes_that_can_be_both_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text('sku,name\nA,"12" pan, black"\nB,"pan"\n')
+    with pytest.raises(
+        SourceError, match=r"quotes enclose values and stand within them.*Double or remove them"
+    ):
+        rows(tmp_path / "a.csv")
+
+
+def test_a_separator_at_the_end_of_all_rows_is_no_column(tmp_path):
+    (tmp_path / "a.csv").write_text("sku,units\nA,1,\nB,2,\n")
+    assert rows(tmp_path / "a.csv").to_dicts() == [{"sku": "A", "units": "1"}, {"sku": "B", "units": "2"}]
+
+
+def test_blanks_that_fill_a_column_to_its_width_are_no_text(tmp_path):
+    (tmp_path / "a.csv").write_text("sku  |store|note\nA    |1000 |so so \nB    |20000|so\n")
+    assert rows(tmp_path / "a.csv").rows() == [("A", "1000", "so so "), ("B", "20000", "so")]
+
+
+def test_a_first_line_of_values_is_no_header(tmp_path):
+    (tmp_path / "a.csv").write_text("SINUS,01-May-24 10:00:00,0.5\nSINUS,01-May-24 10:01:00,0.7\n")
+    assert rows(tmp_path / "a.csv").columns == ["column 1", "column 2", "column 3"]
+    assert rows(tmp_path / "a.csv").height == 2
+
+
+TABLE = [{"time": 1, "temp": 20.5}, {"time": 2, "temp": 21.5}]
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"columns": ["time", "temp"], "rows": [[1, 20.5], [2, 21.5]]}, TABLE),
+        (
+            {"tables": [{"columns": [{"name": "time"}, {"name": "temp"}], "rows": [[1, 20.5], [2, 21.5]]}]},
+            TABLE,
+        ),
+        (
+            {"results": [{"series": [{"tags": {"host": "a"}, "columns": ["time"], "values": [[1], [2]]}]}]},
+            [{"host": "a", "time": 1}, {"host": "a", "time": 2}],
+        ),
+        (
+            {
+                "frames": [
+                    {
+                        "schema": {"fields": [{"name": "time"}, {"name": "temp"}]},
+                        "data": {"values": [[1, 2], [20.5, 21.5]]},
+                    }
+                ]
+            },
+            TABLE,
+        ),
+        (
+            {
+                "status": "success",
+                "data": {"result": [{"metric": {"job": "a"}, "values": [[1, "0.5"], [2, "0.7"]]}]},
+            },
+            [{"job": "a", "time": 1, "value": "0.5"}, {"job": "a", "time": 2, "value": "0.7"}],
+        ),
+        (
+            {"temp": [{"ts": 1, "value": 2}], "speed": [{"ts": 1, "value": 3}]},
+            [{"member": "temp", "ts": 1, "value": 2}, {"member": "speed", "ts": 1, "value": 3}],
+        ),
+    ],
+    ids=["columns and rows", "Log Analytics", "InfluxDB", "Grafana", "Prometheus", "ThingsBoard"],
+)
+def test_tables_of_a_document_may_have_their_names_apart(tmp_path, document, expected):
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    assert rows(tmp_path / "a.json").to_dicts() == expected
+
+
+@pytest.mark.parametrize("separator", ["\n", ","])
+def test_nan_in_json_is_unknown(tmp_path, separator):
+    text = separator.join(f'{{"device": "a", "value": {value}}}' for value in ("1.5", "NaN", "-Infinity"))
+    (tmp_path / "a.json").write_text(text if separator == "\n" else f"[{text}]")
+    assert rows(tmp_path / "a.json")["value"].to_list() == [1.5, None, None]
+
+
+def test_json_that_is_damaged_is_told(tmp_path):
+    (tmp_path / "a.json").write_text('[{"device": "a", "val')
+    with pytest.raises(SourceError, match="this JSON is damaged: Unterminated string"):
+        rows(tmp_path / "a.json")

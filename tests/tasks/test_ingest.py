@@ -57,6 +57,10 @@ def with_lines(folder: Path, *lines: str, name: str = "sales.csv") -> str:
     return csv(folder, sales().write_csv() + "".join(f"{line}\n" for line in lines), name)
 
 
+def below_header(folder: Path, *lines: str) -> str:
+    return csv(folder, "\n".join(["sku,store,week,units", *lines]) + "\n")
+
+
 def table(store: Store, name: str = HISTORY, version: int | None = None) -> pl.DataFrame:
     frame = store.scan(name, version).collect()
     first = [c for c in ("sku", "store", "week", "units") if c in frame.columns]
@@ -187,8 +191,37 @@ def test_a_few_rows_without_a_key_below_a_table_never_stop_an_ingest(store, tmp_
     source = csv(tmp_path, f"sku,store,week,units,price\n{lines}{footer}\n")
     result = read(store, "history", source, SALES)
     assert (result.accepted, {*result.rules}) == (2, {"footer"})
+
+
+def test_notes_in_the_middle_of_a_table_are_rows_and_subtotals_are_not(store, tmp_path):
+    lines = [f"1,A,2024-01-{day:02},3" for day in (1, 8, 15)]
+    note = below_header(tmp_path, lines[0], "Printed 2024-05-01,,,", *lines[1:])
     with pytest.raises(ContractError, match="nullability"):
-        read(store, "history", csv(tmp_path, f"sku,store,week,units,price\n{footer}\n{lines}"), SALES)
+        read(store, "history", note, SALES)
+    result = read(store, "history", below_header(tmp_path, lines[0], "1 Total,,,3", *lines[1:]), SALES)
+    assert (result.accepted, result.rules) == (3, {"subtotal": 1})
+
+
+def test_keys_of_a_pivot_table_stand_once_above_their_rows(store, tmp_path):
+    lines = [
+        "1,A,2024-01-01,1",
+        ",,2024-01-08,2",
+        ",B,2024-01-01,3",
+        ",,2024-01-08,4",
+        "1 Total,,,10",
+        "2,A,2024-01-01,5",
+    ]
+    result = read(store, "history", below_header(tmp_path, *lines), SALES)
+    assert table(store).select("sku", "store", "units").sort("units").rows() == [
+        ("1", "A", 1.0), ("1", "A", 2.0), ("1", "B", 3.0), ("1", "B", 4.0), ("2", "A", 5.0)
+    ]  # fmt: skip
+    assert "'sku' is empty in 3 of 6 rows and filled from the rows above" in result.alike[0]
+
+
+def test_a_few_keys_that_are_missing_are_not_filled(store, tmp_path):
+    lines = [f"1,{'' if day == 8 else 'A'},2024-01-{day:02},3" for day in (1, 8, 15, 22)]
+    with pytest.raises(ContractError, match=r"store\|nullability"):
+        read(store, "history", below_header(tmp_path, *lines), SALES)
 
 
 def test_a_last_row_without_its_week_is_a_row_and_no_footer(store, tmp_path):
