@@ -12,14 +12,13 @@ from pydantic import Field
 from flows import backfilling, evaluating, tuning, verdicts
 from flows.cluster import task_runner
 from flows.lifecycle import listings, promotions
-from flows.limits import BACKFILLING, BY_HAND, INGESTING, SCORING, TRAINING, limited
+from flows.limits import BACKFILLING, INGESTING, SCORING, TRAINING, limited
 from flows.parameters import Moment, ParameterError, Share
 from flows.reading import AS_THEY_ARE, Reading, ingests, reads
 from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources
 from flows.runs import score as score_run
 from flows.settings import open_store
-from models.devices.contracts import JOINT_TAG, MUTED
 from models.devices.hours import devices_behind, first_split
 from models.devices.options import Options, moment_of
 from models.devices.scenario import DEVICES
@@ -208,74 +207,6 @@ def run(
     return _ended({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
 
 
-@limited(BY_HAND, name="devices-label")
-def label(
-    verdict: Literal["fault", "false_alarm", "new_normal"],
-    incident: str | None = None,
-    device: str | None = None,
-    start: Moment | None = None,
-    end: Moment | None = None,
-    tag: str = JOINT_TAG,
-    reason: str = "-",
-    by: str | None = None,
-    store: str | None = None,
-) -> dict[str, Any]:
-    """Say what an incident was: a fault, a false alarm, or a new normal.
-
-    A fault is left out of what is learnt and remembered; each false alarm or new normal raises what it takes to alarm
-    on that sensor again. It is a row of `devices/verdicts`, with who and when.
-
-    Args:
-        verdict: What it was: fault, false_alarm or new_normal.
-        incident: Name of the incident, as in `devices/incidents`; or say which device, and when.
-        device: The device, where no incident is named.
-        start: When it began; times without an offset are UTC.
-        end: When it was over.
-        tag: The tag that it was on; default: all of the device's.
-        reason: What was found, for those who read it later.
-        by: Who says so; default: the user of this computer.
-        store: URI of the store; default: ALMANAC_STORE, or ./store.
-    """
-    data_store = open_store(store)
-    if incident is not None:
-        rows = verdicts.of_incident(data_store, incident).with_columns(verdict=pl.lit(verdict))
-    else:
-        rows = verdicts.of_range(device, tag, start, end, verdict)
-    return verdicts.keep(data_store, rows, reason, by)
-
-
-@limited(BY_HAND, name="devices-mute")
-def mute(
-    start: Moment,
-    end: Moment,
-    device: str | None = None,
-    site: str | None = None,
-    tag: str = JOINT_TAG,
-    reason: str = "maintenance",
-    by: str | None = None,
-    store: str | None = None,
-) -> dict[str, Any]:
-    """Raise no alarm of a device or site for a time, such as during maintenance. Its readings are scored as ever.
-
-    Args:
-        start: From when; times without an offset are UTC.
-        end: Until when.
-        device: The device.
-        site: A site that `ingest --sites` named, for all devices that are at it now.
-        tag: The tag; default: all of the device's.
-        reason: Why, for those who read it later.
-        by: Who wants it; default: the user of this computer.
-        store: URI of the store; default: ALMANAC_STORE, or ./store.
-    """
-    data_store = open_store(store)
-    if (device is None) == (site is None):
-        raise ParameterError("Expected either --device or --site.")
-    devices = [device] if site is None else verdicts.at_site(data_store, site)
-    return verdicts.keep(
-        data_store, pl.concat(verdicts.of_range(one, tag, start, end, MUTED) for one in devices), reason, by
-    )
-
-
 def _ingesting(
     timezone: str | None, interval: str | None, limits: str | None, tolerance_seconds: float
 ) -> dict[str, Any]:
@@ -406,8 +337,8 @@ COMMANDS = (
     evaluate,
     backfill,
     run,
-    label,
-    mute,
+    verdicts.label,
+    verdicts.mute,
     promote,
     rollback,
     *listings(DEVICES),

@@ -125,8 +125,7 @@ def score(
 ) -> dict[str, Any]:
     """Resolve, plan, map, reconcile, publish, report: see "A scoring run" in docs/design.md.
 
-    The ledger comes last: a run that is not in it is repeated, so that nothing of it is missing. Where a SQL
-    database is named, the published rows are then copied to it.
+    The ledger comes last: a run that is not in it is repeated, so that nothing of it is missing.
     """
     clock = Clock()
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options, again=again)
@@ -151,13 +150,20 @@ def score(
     if newer:
         note = f"Run {newer} has published {run.as_of} from newer data: these rows are no longer needed."
         return summary | _unpublished(run, clock, note) | {"covered_by": newer}
-    parts = complete(scenario, run, results)
-    publication = publish(scenario, run, parts)
+    return _publish(scenario, run, results, counts, clock)
+
+
+def _publish(
+    scenario: Scenario, run: Run, results: list[ShardResult], counts: dict[str, int], clock: Clock
+) -> dict[str, Any]:
+    """Publish the rows, write the page, report, and copy the rows to a SQL database if one is named; the summary."""
+    data_files = complete(scenario, run, results)
+    publication = publish(scenario, run, data_files)
     events = derive(scenario, run)
     clock.mark("publish")
-    page = write_page(scenario, run, results, parts)
+    page = write_page(scenario, run, results, data_files)
     clock.mark("page")
-    summary |= {
+    summary = _summary(run, counts) | {
         "published": True,
         "table": publication.table,
         "version": publication.version,

@@ -2,12 +2,15 @@
 
 import getpass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
-from flows.parameters import ParameterError
+from flows.limits import BY_HAND, limited
+from flows.parameters import Moment, ParameterError
 from flows.runs import ingest_sources
+from flows.settings import open_store
+from models.devices.contracts import JOINT_TAG, MUTED
 from models.devices.options import moment_of
 from models.devices.scenario import DEVICES
 from models.scenario import AsOf
@@ -15,6 +18,72 @@ from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 _LAYOUT = Layout(DEVICES.name)
+
+
+@limited(BY_HAND, name="devices-label")
+def label(
+    verdict: Literal["fault", "false_alarm", "new_normal"],
+    incident: str | None = None,
+    device: str | None = None,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    tag: str = JOINT_TAG,
+    reason: str = "-",
+    by: str | None = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Say what an incident was: a fault, a false alarm, or a new normal.
+
+    A fault is left out of what is learnt and remembered; each false alarm or new normal raises what it takes to alarm
+    on that sensor again. It is a row of `devices/verdicts`, with who and when.
+
+    Args:
+        verdict: What it was: fault, false_alarm or new_normal.
+        incident: Name of the incident, as in `devices/incidents`; or say which device, and when.
+        device: The device, where no incident is named.
+        start: When it began; times without an offset are UTC.
+        end: When it was over.
+        tag: The tag that it was on; default: all of the device's.
+        reason: What was found, for those who read it later.
+        by: Who says so; default: the user of this computer.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    data_store = open_store(store)
+    if incident is not None:
+        rows = of_incident(data_store, incident).with_columns(verdict=pl.lit(verdict))
+    else:
+        rows = of_range(device, tag, start, end, verdict)
+    return keep(data_store, rows, reason, by)
+
+
+@limited(BY_HAND, name="devices-mute")
+def mute(
+    start: Moment,
+    end: Moment,
+    device: str | None = None,
+    site: str | None = None,
+    tag: str = JOINT_TAG,
+    reason: str = "maintenance",
+    by: str | None = None,
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Raise no alarm of a device or site for a time, such as during maintenance. Its readings are scored as ever.
+
+    Args:
+        start: From when; times without an offset are UTC.
+        end: Until when.
+        device: The device.
+        site: A site that `ingest --sites` named, for all devices that are at it now.
+        tag: The tag; default: all of the device's.
+        reason: Why, for those who read it later.
+        by: Who wants it; default: the user of this computer.
+        store: URI of the store; default: ALMANAC_STORE, or ./store.
+    """
+    data_store = open_store(store)
+    if (device is None) == (site is None):
+        raise ParameterError("Expected either --device or --site.")
+    devices = [device] if site is None else at_site(data_store, site)
+    return keep(data_store, pl.concat(of_range(one, tag, start, end, MUTED) for one in devices), reason, by)
 
 
 def at_site(store: Store, site: str) -> list[str]:
