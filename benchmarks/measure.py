@@ -19,7 +19,6 @@ os.environ["ALMANAC_SERVER_IDLE_SECONDS"] = "0"
 """The server of a command ends with it, so that the whole command is measured and the next one finds no server."""
 
 _SAMPLE_SECONDS = 0.2
-WORKER = "multiprocessing.forkserver"
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Measured:
 
     Memory is the proportional set size: a page that processes share counts once. `peak` is that of
     all processes of the command together, including the local Prefect server; `peak_worker` that
-    of the largest worker process. `cpu` are the processor seconds of all of them, which depend less
-    on other load of the machine.
+    of the largest worker, a process that the command has not started itself. `cpu` are the processor
+    seconds of all of them, which depend less on other load of the machine.
     """
 
     result: dict[str, Any]
@@ -100,7 +99,7 @@ class _Watcher(threading.Thread):
                 try:
                     size = process.memory_full_info().pss
                     total += size
-                    if WORKER in " ".join(process.cmdline()):
+                    if process.ppid() not in (self.root.pid, os.getpid()):
                         self.peak_worker = max(self.peak_worker, size)
                 except psutil.Error:
                     continue

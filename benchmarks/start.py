@@ -107,15 +107,17 @@ def _phases(times: dict[str, Any], start: float, end: float) -> dict[str, float]
 def _marked(path: Path, words: Sequence[str]) -> None:
     """Run a command as `python -m flows` does, and record when its phases ended; nothing for one without a server."""
     from flows import command_line
+    from flows.workers import ONE_THREAD
 
     marks: dict[str, Any] = {}
-    begin = command_line.begin_imports
+    on_a_server = command_line._on_a_server
 
-    def begin_imports(module: str) -> None:
-        begin(module)
+    def watched(*arguments: Any) -> Any:
+        os.environ.update(ONE_THREAD)
         _watch(marks)
+        return on_a_server(*arguments)
 
-    command_line.begin_imports = begin_imports
+    command_line._on_a_server = watched  # type: ignore[assignment]
     sys.argv = ["python -m flows", *words, *([] if words == ["--help"] else ["--json"])]
     try:
         command_line.main()

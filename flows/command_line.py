@@ -34,7 +34,7 @@ from rich.text import Text
 
 from flows.catalogue import Command, groups
 from flows.modules import WithStatus
-from flows.workers import begin_imports
+from flows.workers import ONE_THREAD, fork_from_here
 from models.addresses import refuse_credential
 from models.errors import AlmanacError
 
@@ -161,9 +161,10 @@ def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
 
 
 def _on_a_server(command: Command, parameters: dict[str, Any], session: Session) -> Any:
-    if command.maps and not (session.scheduler or os.environ.get("ALMANAC_SCHEDULER")):
-        begin_imports(command.module)
-    # The imports from here on take seconds, during which the imports for the workers run in parallel.
+    has_workers = command.maps and not (session.scheduler or os.environ.get("ALMANAC_SCHEDULER"))
+    if has_workers:
+        os.environ.update(ONE_THREAD)
+    # The imports from here on take seconds.
     from flows.cluster import check_scheduler
     from flows.server import prefect_server
     from flows.settings import settings
@@ -175,7 +176,13 @@ def _on_a_server(command: Command, parameters: dict[str, Any], session: Session)
         os.environ["ALMANAC_SCHEDULER"] = session.scheduler
     if scheduler := settings().scheduler:
         check_scheduler(scheduler)
-    with _only_json_on_stdout(), prefect_server(leave_up=session.ui, meanwhile=command.load) as api:
+
+    def load() -> None:
+        command.load()
+        if has_workers:
+            fork_from_here(command.module)
+
+    with _only_json_on_stdout(), prefect_server(leave_up=session.ui, meanwhile=load) as api:
         result = command.load()(**parameters)
         if session.ui:
             Console(stderr=True).print(api.ui(), highlight=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """The cluster of a run: as many local workers as tasks, shared by a flow and the flows that it calls."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -57,3 +58,28 @@ def test_what_dask_serves_over_http_has_no_pages(monkeypatch):
         assert (server.address, server.port) != ("127.0.0.1", 8787)
         for page in ("info/main/workers.html", "json/counts.json", "metrics", "health"):
             assert httpx.get(f"http://{server.address}:{server.port}/{page}").status_code == 404
+
+
+IN_A_WORKER = """
+import multiprocessing, os, sys, threading, time
+from flows.workers import ONE_THREAD, fork_from_here
+os.environ.update(ONE_THREAD)
+import numpy
+sys.here = "imported before the fork"
+if sys.argv[1] == "threads":
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+fork_from_here("flows.sales")
+os.environ["OMP_NUM_THREADS"] = "7"
+with multiprocessing.get_context("forkserver").Pool(1) as pool:
+    print(pool.map(eval, ["getattr(__import__('sys'), 'here', None)", "dict(__import__('os').environ)"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads, here", [("one", "imported before the fork"), ("threads", None)])
+def test_workers_are_copies_of_a_command_only_as_long_as_it_has_one_thread(threads, here):
+    command = [sys.executable, "-c", IN_A_WORKER, threads]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    imported, environment = ast.literal_eval(result.stdout)
+    assert imported == here
+    assert environment.items() >= WORKER_ENVIRONMENT.items()
