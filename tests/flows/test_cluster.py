@@ -76,7 +76,7 @@ with multiprocessing.get_context("forkserver").Pool(1) as pool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads, here", [("one", "imported before the fork"), ("threads", None)])
+@pytest.mark.parametrize(("threads", "here"), [("one", "imported before the fork"), ("threads", None)])
 def test_workers_are_copies_of_a_command_only_as_long_as_it_has_one_thread(threads, here):
     command = [sys.executable, "-c", IN_A_WORKER, threads]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
