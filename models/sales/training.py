@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -37,6 +38,8 @@ STEADY_ORIGINS = 4.0
 All keys share the season of an origin, so that a few origins say less about it than about the spread."""
 LEARNT = ("units", "level", "week", "planned")
 """Columns of training rows, besides their features, that ensembles are fitted to."""
+SHORT, TEXT = pl.col(KEY).cast(pl.Categorical), pl.col(KEY).cast(pl.String)
+"""Keys as numbers of categories, while forecasts are compared, and as text."""
 RUNGS = (STATISTICAL, BLEND, POOLED, NO_PLAN)
 ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", *measuring.NAIVES, "last_year")
 
@@ -59,14 +62,13 @@ def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options
     answered = frames.get("ladder_backtest", pl.DataFrame())
     if answered.height:
         answered = answered.with_columns(ladder_level(options.columns))
-        ladder = raw_ladder(answered.filter(pl.col("level") > 0), options)
+        ladder = raw_ladder(answered.filter(pl.col("level") > 0).with_columns(SHORT), options)
         for (origin,), rows in ladder.group_by("origin", maintain_order=True):
             raws[origin] = pl.concat([raws[origin], rows]) if origin in raws else rows
-    raw = pl.concat(raws.values()) if raws else pl.DataFrame()
     has_plan = with_plan(context["covariates"])
-    forecasts = _honest(raws, has_plan, options)
-    blended = has_plan and _blended(raw, options)
-    backtest = assembled(forecasts, answered, options)
+    backtest = assembled(_honest(raws, has_plan, options), answered, options)
+    choices = _choices(pl.concat(raws.values()) if raws else pl.DataFrame(), has_plan, options)
+    del raws
     final = learn(train)
     model = Model(
         quantiles=options.quantiles,
@@ -75,14 +77,10 @@ def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options
         flags=flags,
         with_plan=final.get(POOLED),
         without_plan=final.get(NO_PLAN),
-        offsets=_offsets(raw, options),
         own_models=frames.get("statistical", pl.DataFrame()),
-        own_keys=_own_keys(raw, blended, options) if has_plan else empty_keys(),
         own_first=options.estimator == STATISTICAL,
-        blended=blended,
-        unplanned=contest.nothing() if has_plan else _unplanned(raw, options),
-        planned=_planned(raw, blended, options) if has_plan else contest.nothing(),
         categories=context.get("categories", categories.nothing()),
+        **choices,
     )
     table = measuring.measured(backtest, options)
     return FitResult(
@@ -94,6 +92,18 @@ def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options
         loss=measuring.loss(backtest, options),
         notes=[*_about_weeks(frames.get("weeks")), *_notes(train, backtest, model, as_of, options)],
     )
+
+
+def _choices(raw: pl.DataFrame, has_plan: bool, options: Options) -> dict[str, Any]:
+    """Those fields of the model that follow from the errors at all origins: calibration, and which rung forecasts what."""
+    blended = has_plan and _blended(raw, options)
+    return {
+        "offsets": _offsets(raw, options),
+        "own_keys": (_own_keys(raw, blended, options) if has_plan else empty_keys()).with_columns(TEXT),
+        "blended": blended,
+        "unplanned": contest.nothing() if has_plan else _unplanned(raw, options),
+        "planned": _planned(raw, blended, options) if has_plan else contest.nothing(),
+    }
 
 
 def _unplanned(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
@@ -174,8 +184,8 @@ def _raw_backtest(
     raws: dict[object, pl.DataFrame] = {}
     for origin in test.select(pl.col("origin").unique().sort()).collect()["origin"]:
         models = learn(None if train is None else train.filter(pl.col("week") <= origin))
-        rows = test.filter(pl.col("origin") == origin).collect().sort(*KEY, "week")
-        own_rows = None if own is None else own.filter(pl.col("origin") == origin)
+        rows = test.filter(pl.col("origin") == origin).collect().sort(*KEY, "week").with_columns(SHORT)
+        own_rows = None if own is None else own.filter(pl.col("origin") == origin).with_columns(SHORT)
         raws[origin] = raw_of_origin(models, rows, own_rows, options)
     return {origin: raw for origin, raw in raws.items() if raw.height}
 
@@ -194,7 +204,7 @@ def candidates(
     own = parts.get("statistical_backtest")
     raws = _raw_backtest(rows.get("train"), rows.get("backtest"), own, learn, options)
     raw = pl.concat(raws.values()) if raws else pl.DataFrame()
-    return _in_units(raw, _values(raw, options), options) if raw.height else raw
+    return _in_units(raw, _values(raw, options), options).with_columns(TEXT) if raw.height else raw
 
 
 def raw_of_origin(
@@ -333,7 +343,7 @@ def _honest(raws: Mapping[object, pl.DataFrame], has_plan: bool, options: Option
     parts = []
     for origin, rows in raws.items():
         rest = [other for name, other in raws.items() if name != origin] or [rows.clear()]
-        parts.append(judged_by(pl.concat(rest), rows, has_plan, options))
+        parts.append(judged_by(pl.concat(rest), rows, has_plan, options).with_columns(TEXT))
     return pl.concat(parts) if parts else pl.DataFrame()
 
 
@@ -353,7 +363,7 @@ def judged_by(rest: pl.DataFrame, rows: pl.DataFrame, has_plan: bool, options: O
     blended = _blended(rest, options)
     keys = forecasts.select(KEY).unique()
     keys = keys if options.estimator == STATISTICAL else _own_keys(rest, blended, options)
-    own_keys = keys.with_columns(pl.lit(STATISTICAL).alias("rung"))
+    own_keys = keys.cast(forecasts.select(KEY).schema).with_columns(pl.lit(STATISTICAL).alias("rung"))
     rungs = [BLEND] * blended + [POOLED, NO_PLAN]
     parts = [
         forecasts.join(_planned(rest, blended, options), on=["kind", "rung"], how="semi"),
