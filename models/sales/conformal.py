@@ -33,15 +33,16 @@ def fit_offsets(
     names = [f"offset{i}" for i in range(len(quantiles))]
     own = [pl.col(f"r{i}").quantile(q, "linear").alias(f"offset{i}") for i, q in enumerate(quantiles)]
     clusters = {"clusters": pl.struct(cluster).n_unique(), "times": pl.col(cluster[-1]).n_unique()}
-    aggregates = [*(count.cast(pl.Float64).alias(name) for name, count in clusters.items()), *own]
-    whole = residuals.select(aggregates).with_columns(
+    counts = [count.cast(pl.Float64).alias(name) for name, count in clusters.items()]
+    distinct = residuals.select(*by, *cluster).unique()
+    whole = pl.concat([distinct.select(counts), residuals.select(own)], how="horizontal").with_columns(
         _mixed(pl.col(name), pl.lit(0.0)).alias(name) for name in names
     )
     levels = [whole]
     for depth in range(1, len(by) + 1):
         group, larger = list(by[:depth]), list(by[: depth - 1])
         borrowed = levels[-1].select(*larger, *(pl.col(name).alias(f"larger_{name}") for name in names))
-        smaller = residuals.group_by(group).agg(aggregates)
+        smaller = distinct.group_by(group).agg(counts).join(residuals.group_by(group).agg(own), on=group)
         groups = smaller.join(borrowed, on=larger) if larger else smaller.join(borrowed, how="cross")
         mixed = (_mixed(pl.col(name), pl.col(f"larger_{name}")).alias(name) for name in names)
         levels.append(groups.with_columns(mixed).drop(f"larger_{name}" for name in names))
