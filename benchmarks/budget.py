@@ -16,11 +16,9 @@ import polars as pl
 from benchmarks.command_line import run_benchmark
 from benchmarks.measure import table
 from benchmarks.pump import wandering
-from benchmarks.real_series import HOUR, Series, judged
-from models.devices.alarms import PER_DEVICE_AND_DAY, alarming
+from benchmarks.real_series import Series, judged, with_alarms
+from models.devices.alarms import PER_DEVICE_AND_DAY
 from models.devices.grid import Floats
-from models.devices.incidents import incidents
-from models.devices.rows import SCORES
 
 START, STEP, LEARNT_DAYS, DAYS = datetime(2026, 1, 5, tzinfo=UTC), timedelta(minutes=10), 7, 14
 BUDGETS = (1, 5)
@@ -52,17 +50,6 @@ def device(number: int, *, changes: bool) -> pl.DataFrame:
     )
 
 
-def alarms(rows: pl.DataFrame, alarms_per_day: float) -> pl.DataFrame:
-    """The incidents that become alarms, over all hours."""
-    previous, new = None, []
-    for (hour,), part in rows.sort("time").group_by(pl.col("time").dt.truncate("1h"), maintain_order=True):
-        called = part.filter("is_anomaly").select(list(SCORES))
-        until = hour + HOUR
-        previous = incidents(called, previous, until, STEP, alarming(part.lazy(), alarms_per_day))
-        new.append(previous.filter("is_new_alarm"))
-    return pl.concat(new)
-
-
 def measured(devices: int, *, changes: bool) -> list[dict[str, Any]]:
     """A line for each budget: alarms a day, those of levels that moved, and how many times the budget the others are."""
     readings = pl.concat([device(number, changes=changes) for number in range(devices)])
@@ -70,7 +57,7 @@ def measured(devices: int, *, changes: bool) -> list[dict[str, Any]]:
     lines = []
     for times in BUDGETS:
         borne = times * PER_DEVICE_AND_DAY * devices
-        new = alarms(rows, borne)
+        _, new = with_alarms(rows, "10m", borne)
         true = new.filter(tag="level").filter(pl.col("device").str.slice(1).cast(pl.Int64) % 10 == 0, changes)
         a_day, moved = (n / (DAYS - LEARNT_DAYS) for n in (new.height, true.height))
         called = f"{rows.select(pl.mean('is_anomaly')).item():.3%}"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import table
 from benchmarks.pump import wandering
-from benchmarks.real_series import Series, figures, judged
+from benchmarks.real_series import Series, figures, judged, with_alarms
 from models.devices.grid import Floats
 
 STEP, DAYS, LEARNT_DAYS, SENSORS = 10, 28, 14, 4
@@ -57,7 +57,7 @@ def compared() -> list[dict[str, Any]]:
     for kind in KINDS:
         for (season, start), timezone in product(SEASONS.items(), ("UTC", ZONE)):
             every = [series(kind, seed, start, timezone) for seed in range(SENSORS)]
-            called, alarms = figures([(one, judged(one)) for one in every])
+            called, alarms = figures([(one, with_alarms(judged(one), one.interval)[0]) for one in every])
             shares = {name: called[name] for name in ("normal at 0.01", "at 0.001")}
             lines.append(
                 {

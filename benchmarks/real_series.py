@@ -17,10 +17,12 @@ import numpy as np
 import polars as pl
 
 from models.devices import new_normal
-from models.devices.alarms import alarming
+from models.devices.alarms import REMEMBERED, alarming, past_alarms
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.evaluation import trained
+from models.devices.incidents import INCIDENTS, incidents
 from models.devices.options import Options
+from models.devices.rows import SCORES
 from models.devices.scoring import score_span
 from models.scenario import Scores
 
@@ -108,7 +110,7 @@ def _series(device: str, rows: pl.DataFrame, interval: str, size: int) -> Series
 
 
 def judged(series: Series) -> pl.DataFrame:
-    """The rows that the scenario publishes for all hours after the learnt ones, with `is_alarm`."""
+    """The rows that the scenario publishes for all hours after the learnt ones."""
     options = Options.of({"interval": series.interval, "timezone": series.timezone, "alpha": ALPHA})
     readings, first = series.readings.lazy(), series.readings["time"].min()
     assert isinstance(first, datetime)
@@ -133,13 +135,34 @@ def judged(series: Series) -> pl.DataFrame:
     for (hour,), rows in after.group_by(pl.col("time").dt.truncate("1h"), maintain_order=True):
         assert isinstance(hour, datetime)
         scores = Scores(rows, raw.keys)
-        new = new_normal.relearnt(scores, readings, _NOTHING, hour, hour + HOUR, options, scorer, model).rows
-        calls = alarming(new.lazy()) if new["is_anomaly"].any() else new.select(KEY).clear()
-        alarms = calls.with_columns(is_alarm=pl.lit(value=True))
         hours.append(
-            new.join(alarms, on=list(KEY), how="left").with_columns(pl.col("is_alarm").fill_null(False))
+            new_normal.relearnt(scores, readings, _NOTHING, hour, hour + HOUR, options, scorer, model).rows
         )
     return pl.concat(hours).sort(*KEY, "time")
+
+
+def with_alarms(
+    rows: pl.DataFrame, interval: str, alarms_per_day: float | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """`rows` of all hours with `is_alarm`: whether their sensor is in an alarm; and the new alarms (`INCIDENTS`)."""
+    step = Options.of({"interval": interval}).step
+    past, previous, new, hours = pl.DataFrame(schema=INCIDENTS), None, [], []
+    for (hour,), part in rows.sort("time").group_by(pl.col("time").dt.truncate("1h"), maintain_order=True):
+        assert isinstance(hour, datetime)
+        calls = part.filter("is_anomaly").select(list(SCORES))
+        alarms = past_alarms(past.filter(pl.col("end") > hour - REMEMBERED), _NOTHING, step)
+        keys = alarming(part.lazy(), alarms_per_day, past=alarms) if calls.height else calls.select(KEY)
+        previous = incidents(calls, previous, hour + HOUR, step, keys)
+        new.append(previous.filter("is_new_alarm"))
+        past = pl.concat([past, previous.filter("is_alarm")]).unique(
+            "incident", keep="last", maintain_order=True
+        )
+        current = previous.filter("is_alarm", pl.col("end") > hour).explode("tags", empty_as_null=False)
+        marks = current.select("device", pl.col("tags").alias("tag"), is_alarm=True).unique()
+        hours.append(
+            part.join(marks, on=list(KEY), how="left").with_columns(pl.col("is_alarm").fill_null(False))
+        )
+    return pl.concat(hours).sort(*KEY, "time"), pl.concat(new)
 
 
 def windowed_gaussian(series: Series) -> pl.DataFrame:
@@ -236,7 +259,7 @@ def _found(series: Series, calls: pl.DataFrame) -> dict[str, Any]:
 
 
 METHODS: dict[str, Callable[[Series], pl.DataFrame]] = {
-    "here": judged,
+    "here": lambda series: with_alarms(judged(series), series.interval)[0],
     "windowed Gaussian": windowed_gaussian,
     "isolation forest": isolation_forest,
 }

@@ -6,18 +6,26 @@ neighbours that are each less so. An alarm is what lies at or below a level for 
 false alarms in an hour divided by the number of sensors, or more where many sensors stand out, by Benjamini &
 Hochberg's procedure at a false discovery rate of the budget, at most `HIGHEST_RATE`.
 
+The level adapts to the sensor, as in adaptive conformal inference: each of its alarms makes its evidence `DISTRUST`
+times weaker, and less so the older it is, until after `REMEMBERED` it no longer counts. A sensor whose p-values are too
+small therefore alarms only if it shows more and more. Alarms in labelled faults do not count.
+
 Simes (1986), Biometrika 73(3). Benjamini & Hochberg (1995), JRSS B 57(1). Bates, Candes, Lei, Romano & Sesia
-(2023), Annals of Statistics 51(1).
+(2023), Annals of Statistics 51(1). Gibbs & Candes (2021), NeurIPS 34.
 """
+
+from datetime import timedelta
 
 import polars as pl
 
-from models.devices.contracts import FALSE_ALARM, JOINT_TAG, KEY, MUTED, NEW_NORMAL
+from models.devices import new_normal
+from models.devices.contracts import FALSE_ALARM, JOINT_TAG, KEY, MUTED, NEW_NORMAL, TIME, Verdicts
 
 PER_DEVICE_AND_DAY = 0.01
 """The default budget of false alarms: one a day for 100 devices."""
 HIGHEST_RATE = 0.1
 DISTRUST = 10.0
+REMEMBERED = timedelta(days=14)
 
 
 def evidence(rows: pl.LazyFrame) -> pl.DataFrame:
@@ -44,31 +52,50 @@ def level(chances: pl.DataFrame, alarms_per_day: float | None) -> float:
     return max(budget / chances.height, by_rate)
 
 
+def past_alarms(incidents: pl.DataFrame, faults: pl.DataFrame, step: timedelta) -> pl.DataFrame:
+    """The alarms among earlier `incidents`: device, tag, and the time of the peak, a row for each of their tags.
+
+    Those in labelled `faults` (device, tag, start, end) are left out.
+    """
+    newest = incidents.filter("is_alarm").sort("end").unique("incident", keep="last", maintain_order=True)
+    alarms = newest.select("device", pl.col("tags").alias("tag"), pl.col("peak_time").alias("time"))
+    return new_normal.outside(alarms.explode("tag", empty_as_null=False), faults, step)
+
+
 def alarming(
-    rows: pl.LazyFrame, alarms_per_day: float | None = None, verdicts: pl.DataFrame | None = None
+    rows: pl.LazyFrame,
+    alarms_per_day: float | None = None,
+    verdicts: pl.DataFrame | None = None,
+    past: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The keys (device, tag) of the hour's `rows` whose evidence is an alarm, in order.
 
     `verdicts` are what people said (`models.devices.contracts.Verdicts`): a sensor that is muted in the hour does not
-    alarm; each false alarm or new normal makes the sensor's evidence `DISTRUST` times weaker.
+    alarm; each false alarm or new normal makes the sensor's evidence `DISTRUST` times weaker. So do `past_alarms`.
     """
     chances = evidence(rows)
     most = level(chances, alarms_per_day)
-    if verdicts is not None and verdicts.height:
-        chances = _after(chances, verdicts, rows)
+    if chances.height and not (verdicts is None and past is None):
+        chances = _after(chances, verdicts, past, rows)
     return chances.filter(pl.col("evidence") <= most).select(KEY)
 
 
-def _after(chances: pl.DataFrame, verdicts: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
-    """The evidence after what people said about the hour, or about earlier ones, is taken into account."""
+def _after(
+    chances: pl.DataFrame, verdicts: pl.DataFrame | None, past: pl.DataFrame | None, rows: pl.LazyFrame
+) -> pl.DataFrame:
+    """The evidence after what people said about the hour, or about earlier ones, and past alarms are taken into account."""
+    verdicts = Verdicts.create_empty() if verdicts is None else verdicts
+    past = pl.DataFrame(schema={**dict.fromkeys(KEY, pl.String), "time": TIME}) if past is None else past
     first, last = (
         rows.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b")).collect().row(0)
     )
     both = chances.join(verdicts.rename({"tag": "of"}), on="device", how="inner")
     both = both.filter((pl.col("of") == pl.col("tag")) | (pl.col("of") == JOINT_TAG), pl.col("start") <= last)
     silent = both.filter(pl.col("verdict") == MUTED, pl.col("end") > first).select(KEY).unique()
-    wrong = both.filter(pl.col("verdict").is_in([FALSE_ALARM, NEW_NORMAL])).group_by(KEY).len("times")
-    weaker = chances.join(wrong, on=list(KEY), how="left", maintain_order="left").with_columns(
+    wrong = both.filter(pl.col("verdict").is_in([FALSE_ALARM, NEW_NORMAL])).select(*KEY, times=pl.lit(1.0))
+    again = past.select(*KEY, times=(1 - (first - pl.col("time")) / REMEMBERED).clip(0.0, 1.0))
+    times = pl.concat([wrong, again]).group_by(KEY).agg(pl.sum("times"))
+    weaker = chances.join(times, on=list(KEY), how="left", maintain_order="left").with_columns(
         (pl.col("evidence") * DISTRUST ** pl.col("times").fill_null(0)).alias("evidence")
     )
     return weaker.join(silent, on=list(KEY), how="anti", maintain_order="left").drop("times")

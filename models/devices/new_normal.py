@@ -91,7 +91,7 @@ def relearnt(
     keys = scores.keys.select(*KEY).join(devices, on="device", how="semi")
     past = scorer(model, keys, first - memory_of(options.hold_hours, step), first).rows
     stayed = _stayed(past.filter(pl.col("time") >= first - hold), first - hold, hold)
-    usual = _outside(past, faults, step)
+    usual = outside(past, faults, step)
     called_for = called_for_of(step)
     remembered = remembering(scores.rows, usual, first, options.alpha, called_for, without=stayed)
     if stayed.is_empty():
@@ -101,7 +101,7 @@ def relearnt(
     again = _fitted(readings, devices, faults, first - hold, first, options, model)
     both = scorer(again, keys, first - hold, until).rows.join(stayed, on=list(KEY), how="semi")
     rows, before = both.filter(pl.col("time") >= first), both.filter(pl.col("time") < first)
-    rows = remembering(rows, _outside(before, faults, step), first, options.alpha, called_for)
+    rows = remembering(rows, outside(before, faults, step), first, options.alpha, called_for)
     judged_keys = rows.filter(pl.col("p_value").is_not_null()).select(*KEY).unique()
     return Scores(
         _since(_lesser(remembered, rows), judged_keys, first - hold),
@@ -190,7 +190,7 @@ def _near(now: pl.DataFrame, near: pl.DataFrame, called_for: timedelta) -> pl.Da
     )
 
 
-def _outside(rows: pl.DataFrame, faults: pl.DataFrame, step: timedelta) -> pl.DataFrame:
+def outside(rows: pl.DataFrame, faults: pl.DataFrame, step: timedelta) -> pl.DataFrame:
     """The rows that lie in none of the labelled `faults` (device, tag, start, end), nor where means still show one."""
     if faults.is_empty():
         return rows

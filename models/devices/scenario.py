@@ -235,14 +235,14 @@ class Devices(
     ) -> dict[str, pl.DataFrame]:
         """`incidents` and new `levels` after the hour, which go on from those of the last run before it."""
         settings, until = Options.of(options), moment_of(as_of)
-        alarming = alarms.alarming(rows, settings.alarms_per_day, _verdicts(tables, until))
+        past = _past_incidents(earlier, until)
+        previous = past.filter(
+            pl.col("as_of") > until - timedelta(days=1), pl.col("as_of") == pl.col("as_of").max()
+        )
+        past_alarms = alarms.past_alarms(past, training.labelled_faults(tables, until), settings.step)
+        alarming = alarms.alarming(rows, settings.alarms_per_day, _verdicts(tables, until), past_alarms)
         rows = as_scores(rows)
         anomalies = rows.filter("is_anomaly").collect(engine="streaming")
-        previous = None
-        if "incidents" in earlier:
-            day = until - timedelta(days=1)
-            past = earlier["incidents"].filter(pl.col("as_of") > day, pl.col("end") > day).collect()
-            previous = past.filter(pl.col("as_of") == pl.col("as_of").max())
         last_levels = None
         if "levels" in earlier:
             since = until - levels.FORGOTTEN
@@ -314,6 +314,14 @@ class Devices(
 def _verdicts(tables: Frames, as_of: datetime) -> pl.DataFrame | None:
     """The verdicts of people on times before `as_of`; None if there are none."""
     return tables["verdicts"].filter(pl.col("start") < as_of).collect() if "verdicts" in tables else None
+
+
+def _past_incidents(earlier: Frames, until: datetime) -> pl.DataFrame:
+    """The incidents of the runs before, as far back as alarms count; newer rows of an incident say more."""
+    if "incidents" not in earlier:
+        return pl.DataFrame(schema={**incidents.INCIDENTS, "as_of": incidents.INCIDENTS["start"]})
+    since = until - alarms.REMEMBERED
+    return earlier["incidents"].filter(pl.col("as_of") > since, pl.col("end") > since).collect()
 
 
 def _payload(incident: Mapping[str, Any]) -> dict[str, Any]:

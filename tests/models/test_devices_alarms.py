@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.devices.alarms import alarming, evidence, level
+from models.devices.alarms import REMEMBERED, alarming, evidence, level, past_alarms
 from models.devices.calibration import (
     Tails,
     corrected,
@@ -344,6 +344,32 @@ def test_what_is_muted_does_not_alarm_and_false_alarms_raise_what_it_takes():
     wrong = [said("false_alarm", "t2", START - n * HOUR, START - n * HOUR + MINUTE) for n in range(1, 6)]
     assert alarming(rows, verdicts=wrong[0]).rows() == faulty_sensors
     assert alarming(rows, verdicts=pl.concat(wrong)).is_empty()
+
+
+def test_each_alarm_of_a_sensor_raises_what_the_next_one_takes_until_it_is_forgotten():
+    p_values = np.full((500, 60), 0.5)
+    p_values[7, 10] = 1e-8
+    time = pl.Series([START + n * MINUTE for n in range(60)] * 500)
+    rows = fleet_of(p_values).with_columns(time=time)
+
+    def after(*ages, tag="t2", faults=None):
+        each = [run(anomalies((0, {"device": "d0001", "tag": tag}), as_of=START - age)) for age in ages]
+        return not alarming(
+            rows,
+            past=past_alarms(
+                pl.concat([*each, *each]), said("fault").clear() if faults is None else faults, MINUTE
+            ),
+        ).is_empty()
+
+    days = [timedelta(days=n) for n in range(1, 5)]
+    assert after(days[0])
+    assert not after(*days)
+    assert after(*(REMEMBERED + day for day in days))
+    assert after(*days, tag="t3")
+    fault = said("fault", start=START - 5 * days[0], end=START - 2 * days[0])
+    assert after(*days, faults=fault)
+    assert after(*days, faults=fault.with_columns(tag=pl.lit("t2")))
+    assert not after(*days, faults=fault.with_columns(tag=pl.lit("t3")))
 
 
 def test_where_much_is_wrong_the_level_rises_by_the_false_discovery_rate():

@@ -203,6 +203,25 @@ def test_files_of_incidents_of_days_ago_are_not_opened(model, past, tmp_path):
     assert DEVICES.derive(rows, earlier, tables, as_of, OPTIONS)["incidents"].height
 
 
+def test_a_sensor_that_has_alarmed_again_and_again_alarms_no_more_unless_these_were_labelled_faults(
+    model, past
+):
+    tables, as_of = tables_of(np.r_[past, noise(1, 30.0)]), START + (len(past) + 60) * MINUTE
+    rows = DEVICES.score(model, tables, {}, KEYS, as_of, OPTIONS).rows.lazy()
+
+    def new_alarms(earlier, tables=tables):
+        return DEVICES.derive(rows, earlier, tables, as_of, OPTIONS)["incidents"]["is_new_alarm"].sum()
+
+    incidents = DEVICES.derive(rows, {}, tables, as_of, OPTIONS)["incidents"]
+    day = pl.col("start", "end", "peak_time") - 24 * HOUR
+    before = incidents.with_columns(day, is_open=pl.lit(False), as_of=pl.lit(as_of - 24 * HOUR)).lazy()
+    again = pl.concat([before.with_columns(incident=pl.lit(f"d {n}")) for n in range(9)])
+    assert new_alarms({}) == new_alarms({"incidents": before}) == 1
+    assert new_alarms({"incidents": again}) == 0
+    fault = {"device": ["d"], "tag": ["*"], "start": [as_of - 26 * HOUR], "end": [as_of - 23 * HOUR]}
+    assert new_alarms({"incidents": again}, tables | {"labels": pl.LazyFrame(fault)}) == 1
+
+
 def test_how_far_out_a_reading_is_counts_less_on_a_sensor_that_has_been_far_out_for_a_day():
     random = np.random.default_rng(2)
     chance = np.r_[random.uniform(size=399) ** 2, 1e-7]
