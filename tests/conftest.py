@@ -51,6 +51,21 @@ for variable in (
 settings.register_profile("almanac", deadline=None)  # no test asserts a time
 settings.load_profile("almanac")
 
+MIGRATION = """
+import asyncio
+from prefect.server.database import provide_database_interface
+from prefect.server.models.block_registration import run_block_auto_registration
+
+async def migrate():
+    database = provide_database_interface()
+    await database.create_db()
+    async with await database.session() as session:
+        await run_block_auto_registration(session=session)
+
+asyncio.run(migrate())
+"""
+"""What a Prefect server does to its database when it starts."""
+
 SERVED = {"prefect_api", "dask_cluster", "command", "azurite", "together", "local", "client"}
 """Fixtures that start a server or processes."""
 
@@ -80,11 +95,11 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prefect_database(prefect_home: Path, made_once: MadeOnce) -> Path:
     """An empty database for a Prefect server, which takes six processor seconds to make one; `PREFECT_HOME` has a copy."""
 
-    def upgrade(folder: Path) -> None:
-        words = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+    def migrate(folder: Path) -> None:
+        words = [sys.executable, "-c", MIGRATION]
         subprocess.run(words, env=os.environ | {"PREFECT_HOME": str(folder)}, check=True, capture_output=True)
 
-    database = made_once("prefect-database", upgrade) / "prefect.db"
+    database = made_once("prefect-database", migrate) / "prefect.db"
     shutil.copy(database, prefect_home)
     return database
 
@@ -100,6 +115,8 @@ def prefect_api(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory
     with ExitStack() as server, pytest.MonkeyPatch.context() as patch:
         for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS"):
             patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
+        patch.setenv("PREFECT_API_DATABASE_MIGRATE_ON_START", "false")
+        patch.setenv("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")
         patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
         server.enter_context(prefect_test_harness(server_startup_timeout=120))
         patch.undo()
