@@ -1,6 +1,7 @@
 """Real readings on the command line, compared with plain scikit-learn."""
 
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,24 +40,34 @@ def raw() -> SimpleNamespace:
     return SimpleNamespace(path=path, rows=typed)
 
 
-def run(command, raw, store: Path, *words) -> SimpleNamespace:
-    """Training on the whole sensor file, and scores of all its hours; alpha is such that incidents are sure to be found."""
+@pytest.fixture(scope="module")
+def ingested(command, raw, tmp_path_factory) -> Path:
+    """A store with the whole sensor file."""
+    store = tmp_path_factory.mktemp("sensors") / "store"
     options = ["--source", raw.path, "--timezone", "UTC", "--shards", "2", *MAPPED]
-    for stage in (["ingest", *options], ["train", *words], ["score", "--alpha", "0.01"]):
+    output = command("devices", "ingest", *options, "--store", store)
+    assert output.status == 0, output.err
+    return store
+
+
+def run(command, ingested: Path, folder: Path, *words) -> SimpleNamespace:
+    """Training on all readings, and scores of all their hours; alpha is such that incidents are sure to be found."""
+    store = shutil.copytree(ingested, folder / "store")
+    for stage in (["train", *words], ["score", "--alpha", "0.01"]):
         output = command("devices", *stage, "--store", store, "--json")
         assert output.status == 0, output.err
     return SimpleNamespace(result=output.json, store=Store(str(store)))
 
 
 @pytest.fixture(scope="module")
-def done(command, raw, tmp_path_factory):
-    return run(command, raw, tmp_path_factory.mktemp("sensors") / "store")
+def done(command, ingested, tmp_path_factory):
+    return run(command, ingested, tmp_path_factory.mktemp("default"))
 
 
 @pytest.fixture(scope="module")
-def reference(command, raw, tmp_path_factory):
+def reference(command, ingested, tmp_path_factory):
     """The same with the reference detector."""
-    return run(command, raw, tmp_path_factory.mktemp("svm") / "store", "--detector", "one_class_svm")
+    return run(command, ingested, tmp_path_factory.mktemp("svm"), "--detector", "one_class_svm")
 
 
 def scores(outcome) -> pl.DataFrame:
