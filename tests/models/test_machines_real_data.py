@@ -12,7 +12,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,14 @@ class Trial:
     notes: tuple[str, ...]
     seconds: float
 
-    def value(self, rows: pl.DataFrame, part: str, of: str, metric: str) -> float:
-        table = evaluation.metrics(rows, Options())
-        return table.filter(slice=part, value_of_slice=of, metric=metric)["value"].item()
+    @cached_property
+    def metrics(self) -> dict[str, pl.DataFrame]:
+        """The metrics of each by its name."""
+        rows = {"ours": self.ours, "reference": self.reference, "ceiling": self.ceiling}
+        return {name: evaluation.metrics(frame, Options()) for name, frame in rows.items()}
+
+    def value(self, name: str, part: str, of: str, metric: str) -> float:
+        return self.metrics[name].filter(slice=part, value_of_slice=of, metric=metric)["value"].item()
 
 
 @lru_cache(maxsize=4)
@@ -212,11 +217,11 @@ def raw_telemetry(
 
 def test_daily_telemetry_foretells_the_failing_component_a_day_ahead():
     results = trial(DAILY, 12)
-    assert results.value(results.ours, "horizon", "24h", "f1") >= 0.95
-    assert results.value(results.ours, "horizon", "24h", "calibration_error") < 0.001
+    assert results.value("ours", "horizon", "24h", "f1") >= 0.95
+    assert results.value("ours", "horizon", "24h", "calibration_error") < 0.001
     for component in ("comp1", "comp2", "comp3", "comp4"):
-        assert results.value(results.ours, "component_24h", component, "f1") >= 0.9
-        assert results.value(results.ours, "component_24h", component, "warned") >= 0.95
+        assert results.value("ours", "component_24h", component, "f1") >= 0.9
+        assert results.value("ours", "component_24h", component, "warned") >= 0.95
 
 
 def test_a_week_ahead_probabilities_of_daily_telemetry_are_calibrated_and_beat_a_plain_forest():
@@ -226,17 +231,15 @@ def test_a_week_ahead_probabilities_of_daily_telemetry_are_calibrated_and_beat_a
     which some component fails are told apart better.
     """
     results = trial(DAILY, 12)
-    assert results.value(results.ours, "horizon", "168h", "calibration_error") < 0.015
-    assert results.value(results.ours, "any_component", "168h", "average_precision") >= 0.5
+    assert results.value("ours", "horizon", "168h", "calibration_error") < 0.015
+    assert results.value("ours", "any_component", "168h", "average_precision") >= 0.5
     ours, theirs = (
-        results.value(r, "horizon", "168h", "average_precision") for r in (results.ours, results.reference)
+        results.value(name, "horizon", "168h", "average_precision") for name in ("ours", "reference")
     )
-    ceiling = results.value(results.ceiling, "horizon", "168h", "average_precision")
+    ceiling = results.value("ceiling", "horizon", "168h", "average_precision")
     assert 0.9 * ceiling <= ours <= ceiling < 0.5
     assert ours > theirs
-    ours, theirs = (
-        results.value(r, "horizon", "168h", "log_loss") for r in (results.ours, results.reference)
-    )
+    ours, theirs = (results.value(name, "horizon", "168h", "log_loss") for name in ("ours", "reference"))
     assert ours < theirs
 
 
@@ -244,16 +247,14 @@ def test_hourly_telemetry_of_20_machines_for_two_months_is_enough_for_a_day_ahea
     results = trial(HOURLY, 12)
     (few,) = results.notes
     assert few.startswith("few failures (comp3 4, comp4 7, comp1 8, comp2 11)")
-    assert results.value(results.ours, "horizon", "24h", "f1") >= 0.9
-    assert results.value(results.ours, "horizon", "168h", "calibration_error") < 0.03
-    assert results.value(results.ours, "any_component", "168h", "average_precision") >= 0.45
+    assert results.value("ours", "horizon", "24h", "f1") >= 0.9
+    assert results.value("ours", "horizon", "168h", "calibration_error") < 0.03
+    assert results.value("ours", "any_component", "168h", "average_precision") >= 0.45
     for hours in ("24h", "168h"):
-        ours, theirs = (
-            results.value(r, "horizon", hours, "log_loss") for r in (results.ours, results.reference)
-        )
+        ours, theirs = (results.value(name, "horizon", hours, "log_loss") for name in ("ours", "reference"))
         assert ours < theirs
         ours, theirs = (
-            results.value(r, "horizon", hours, "average_precision") for r in (results.ours, results.reference)
+            results.value(name, "horizon", hours, "average_precision") for name in ("ours", "reference")
         )
         assert ours > theirs
 
@@ -291,14 +292,8 @@ def show() -> None:
             print(
                 f"{case.telemetry}, a row every {every} h, trained in {results.seconds:.1f} s; {results.notes}"
             )
-            for name, rows in (
-                ("ours", results.ours),
-                ("forest", results.reference),
-                ("rule", results.ceiling),
-            ):
-                table = evaluation.metrics(rows, Options()).pivot(
-                    on="metric", index=["slice", "value_of_slice"], values="value"
-                )
+            for name, values in results.metrics.items():
+                table = values.pivot(on="metric", index=["slice", "value_of_slice"], values="value")
                 columns = table.select(
                     pl.lit(name).alias("of"), "slice", "value_of_slice", "rows", "failing_rows", *metrics
                 )
