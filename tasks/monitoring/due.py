@@ -62,7 +62,7 @@ def resolve_judging(
     """What to judge: everything published from `since` to `until`, or what is due where neither is given.
 
     An `as_of` is due if it was never judged or has been published anew since; if it has pending rows and its
-    tables have changed or time has passed; or if its outcomes may have been restated. At most `at_most` of
+    tables have changed or time has passed; or if its ground truth may have been restated. At most `at_most` of
     them are judged, the least recently judged first. In the measures, `overrides` take precedence over the
     options of the bundle. Raises `RunError` where nothing was published.
     """
@@ -135,13 +135,13 @@ class _Touched:
         self,
         store: Store,
         scenario: Scenario,
-        outcomes: GroundTruth,
+        ground_truth: GroundTruth,
         versions: Mapping[str, int],
         newest: AsOf,
         verdicts: Mapping[AsOf, Mapping[str, Any]],
     ) -> None:
         self._store, self._scenario, self._newest = store, scenario, newest
-        self._versions = {name: versions[name] for name in outcomes.tables if name in versions}
+        self._versions = {name: versions[name] for name in ground_truth.tables if name in versions}
         inputs = [json.loads(row["versions"]) for row in verdicts.values()]
         self._oldest = {
             name: min((one.get(name, -1) for one in inputs), default=-1) for name in self._versions

@@ -76,9 +76,7 @@ def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> DataFil
     context = read_context(run.store, run.folder)
     rows = scenario.evaluate(model, run.tables(scenario, shard), context, run.as_of, run.options)
     rows = rows.with_columns(pl.lit(run.bundle, pl.Int64).alias("bundle"), pl.lit(run.id).alias("run_id"))
-    data_file = (
-        write_data_file(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else DataFile("", 0, 0)
-    )
+    data_file = write_data_file(run, run.table, f"{run.id}-{shard:04d}", rows)
     run.store.put_json(marker, asdict(data_file))
     return data_file
 
@@ -86,7 +84,7 @@ def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> DataFil
 @task(name="publish-evaluation")
 def publish_evaluation(run: Run, data_files: Sequence[DataFile]) -> Publication:
     """Swap the judged rows into the table in one commit. Raises `RunError` where there are none."""
-    some = [data_file for data_file in data_files if data_file.rows]
+    some = [one for one in data_files if one.rows]
     if not some:
         raise RunError(
             f"{run.scenario}: there are no rows from {run.options['score_from']} to {run.options['score_to']}. "
@@ -98,6 +96,4 @@ def publish_evaluation(run: Run, data_files: Sequence[DataFile]) -> Publication:
 @task(name="measure")
 def measure(scenario: EvaluatesBundles, run: Run, data_files: Sequence[DataFile]) -> pl.DataFrame:
     """The metrics of all judged rows."""
-    return scenario.measures(
-        scan_data_files(run, [data_file for data_file in data_files if data_file.rows]), run.options
-    )
+    return scenario.measures(scan_data_files(run, [one for one in data_files if one.rows]), run.options)

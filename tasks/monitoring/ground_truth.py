@@ -1,4 +1,4 @@
-"""Outcomes: what was published, judged by what then happened, as soon as that is known.
+"""Published rows, judged by their ground truth as soon as that is known.
 
 `evaluations` holds the judged rows, by the `as_of` that they were published for. `judged` has one row per
 judged `as_of`: by which run it was published, from which tables it was judged, how many rows are pending,
@@ -71,7 +71,7 @@ def _judge(scenario: Scenario, run: Run, target: Target) -> Judgement:
     tallies: list[dict[str, Any]] = []
     if isinstance(scenario, HasControlCharts):
         tallies = scenario.tallies(rows.filter(~pl.col("pending")), options).select(list(TALLIES)).to_dicts()
-    data_file = write_data_file(own, run.table, name, rows) if rows.height else DataFile("", 0, 0)
+    data_file = write_data_file(own, run.table, name, rows)
     verdict = Judgement(
         target, data_file, int(rows["pending"].sum()), *_span(scenario, rows, target), tuple(tallies)
     )
@@ -203,12 +203,12 @@ def _remember(
 
 
 def _span(scenario: HasGroundTruth, rows: pl.DataFrame, target: Target) -> tuple[AsOf | None, AsOf | None]:
-    outcomes = scenario.ground_truth
     if rows.is_empty():
         return None, None
-    dated = rows.with_columns(pl.lit(target.as_of).alias("as_of"))
-    ends = [None if end is None else dated.select(end).item() for end in (outcomes.since, outcomes.until)]
-    return ends[0], ends[1]
+    rows_with_as_of = rows.with_columns(pl.lit(target.as_of).alias("as_of"))
+    ends = (scenario.ground_truth.since, scenario.ground_truth.until)
+    since, until = (None if end is None else rows_with_as_of.select(end).item() for end in ends)
+    return since, until
 
 
 def _in_place(run: Run, data_file: DataFile) -> bool:

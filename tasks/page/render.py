@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from models.page.blocks import Block, Chart, Explorer, Figures, Grid, Section, Text, number
 from models.page.explorer import pack
+from tasks.scoring.runs import Run
 
 SCRIPTS = ("page.js", "series.js", "traces.js", "explorer.js", "picker.js", "start.js")
 SHORT = 20
@@ -69,6 +70,15 @@ def render(
             plotly=_plotly_packed(),
         )
     )
+
+
+def render_run(run: Run, what: str, sections: Sequence[Section], facts: Mapping[str, str]) -> bytes:
+    """The page of `what` a run did; the small print is `facts`, the store and the versions of the tables."""
+    versions = {f"Table {name}": f"version {number}" for name, number in run.versions.items()}
+    small_print = {**facts, "Store": run.store.uri, **versions}
+    return render(
+        f"{run.scenario.capitalize()}: {what}", f"As of {run.as_of}", sections, small_print
+    ).encode()
 
 
 def _block(block: Block, number: int) -> Markup:

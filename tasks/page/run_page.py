@@ -17,7 +17,7 @@ from models.scenario import (
 )
 from tasks.monitoring.control_charts import points_so_far
 from tasks.monitoring.drift import newest_drift
-from tasks.page.render import render
+from tasks.page.render import render_run
 from tasks.registry import bundles
 from tasks.scoring.publishing import DataFile, scan_data_files
 from tasks.scoring.runs import Run, read_context
@@ -30,22 +30,15 @@ from tasks.training.fit import BACKTESTS
 def write_page(scenario: Scenario, run: Run, results: list[ShardResult], data_files: list[DataFile]) -> str:
     """Write the run's page into the store; its address."""
     view = _view(scenario, run, results, data_files)
-    facts = {
-        "Run": run.id,
-        "Bundle": str(run.bundle),
-        "Store": run.store.uri,
-        **{f"Table {name}": f"version {number}" for name, number in run.versions.items()},
-    }
     charts = scenario.charts if isinstance(scenario, HasControlCharts) else {}
-    title = f"{scenario.name.capitalize()}: {scenario.published_table(run.options).name}"
     sections = [
         *(scenario.sections(view) if isinstance(scenario, HasPage) else ()),
         *control_charts.sections(charts, view.control),
         *drift_charts.sections(view.drift),
     ]
-    html = render(title, f"As of {run.as_of}", sections, facts)
+    facts = {"Run": run.id, "Bundle": str(run.bundle)}
     path = Layout(scenario.name).page(run.id)
-    run.store.put(path, html.encode())
+    run.store.put(path, render_run(run, scenario.published_table(run.options).name, sections, facts))
     return run.store.uri_of(path)
 
 

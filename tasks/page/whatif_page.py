@@ -8,24 +8,18 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from models.page.blocks import Section
-from tasks.page.render import render
+from tasks.page.render import render_run
 from tasks.scoring.runs import Run
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store
+from tasks.storage.uris import link_of
 
 
 @task(name="write-whatif-page")
 def write_whatif_page(run: Run, to: str, plan: str, sections: Sequence[Section]) -> str:
     """Write the page to an address outside the tables, local or in Blob; the address."""
-    facts = {
-        "Plan": plan,
-        "Bundle": str(run.bundle),
-        "Store": run.store.uri,
-        **{f"Table {name}": f"version {number}" for name, number in run.versions.items()},
-    }
-    html = render(f"{run.scenario.capitalize()}: another plan", f"As of {run.as_of}", sections, facts)
     folder, name = _place(to)
-    folder.put(name, html.encode())
+    folder.put(name, render_run(run, "another plan", sections, {"Plan": plan, "Bundle": str(run.bundle)}))
     return folder.uri_of(name)
 
 
@@ -55,5 +49,4 @@ def announce_whatif(run: Run, weeks: Sequence[Mapping[str, Any]], page: str | No
         rows, key=f"{key}-weeks", description=f"Sums of medians, units: stored plan and {plan}"
     )
     if page:
-        link = page if "://" in page else f"file://{page}"
-        create_link_artifact(link, key=f"{key}-page", link_text="Page of both plans")
+        create_link_artifact(link_of(page), key=f"{key}-page", link_text="Page of both plans")

@@ -19,6 +19,7 @@ from tasks.scoring.runs import Run
 from tasks.storage.commits import commit_summary
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
+from tasks.storage.uris import link_of
 
 _HANDOVER_SECONDS = 30
 
@@ -80,7 +81,7 @@ def announce(
     so that an event which a repeated run emits again can be recognised.
     """
     page = str(summary["page"])
-    link = page if "://" in page else f"file://{page}"
+    link = link_of(page)
     _artifacts(scenario, run, summary, page, link)
     payload = {
         "as_of": run.as_of.isoformat(),

@@ -21,7 +21,7 @@ from tasks.storage.tables import add_action
 class DataFile:
     """A Parquet file in the folder of a table, invisible to readers until it is committed.
 
-    Its name ends in a digest of its content, see `Store.put_part`.
+    Its name ends in a digest of its content, see `Store.put_data_file`.
     """
 
     path: str
@@ -65,13 +65,16 @@ def publish_derived(run: Run, name: str, frame: pl.DataFrame) -> Publication:
 
 
 def write_data_file(run: Run, table: str, stem: str, rows: pl.DataFrame) -> DataFile:
-    """Write rows beside the files of a table's `as_of` partition."""
-    path, size = run.store.put_part(f"{table}/{run.partition}/{stem}", rows)
+    """Write rows beside the files of a table's `as_of` partition; without rows no file is written."""
+    if rows.is_empty():
+        return DataFile("", 0, 0)
+    path, size = run.store.put_data_file(f"{table}/{run.partition}/{stem}", rows)
     return DataFile(path.removeprefix(f"{table}/"), size, rows.height)
 
 
 def _write(run: Run, table: str, rows: pl.DataFrame) -> list[DataFile]:
-    return [write_data_file(run, table, run.id, rows)] if rows.height else []
+    data_file = write_data_file(run, table, run.id, rows)
+    return [data_file] if data_file.rows else []
 
 
 def replace_partition(
@@ -118,7 +121,7 @@ def replace_partitions(
 
 
 def scan_data_files(run: Run, data_files: Sequence[DataFile]) -> pl.LazyFrame:
-    """The rows of `parts`, lazily, without `as_of`. There must be at least one."""
+    """The rows of the files, lazily, without `as_of`. There must be at least one."""
     uris = [run.store.uri_of(f"{run.table}/{data_file.path}") for data_file in data_files]
     return pl.scan_parquet(uris, hive_partitioning=False, glob=False)
 

@@ -13,7 +13,7 @@ from prefect.states import State
 from models.errors import AlmanacError
 from models.scenario import Frames, Scenario, Scores
 from tasks.registry import bundles
-from tasks.scoring.publishing import DataFile, write_data_file
+from tasks.scoring.publishing import write_data_file
 from tasks.scoring.runs import Run, read_context
 from tasks.scoring.shards import (
     ShardResult,
@@ -116,8 +116,8 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
         raise
     except Exception:
         inputs = {name: table.collect().lazy() for name, table in tables.items()}
-    data_files = in_halves(keys, inputs)
-    return Scores(pl.concat([p.rows for p in data_files]), pl.concat([p.keys for p in data_files]))
+    halves = in_halves(keys, inputs)
+    return Scores(pl.concat([one.rows for one in halves]), pl.concat([one.keys for one in halves]))
 
 
 def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: float) -> ShardResult:
@@ -128,9 +128,7 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
     rows = rows.with_columns(
         pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id, dtype=pl.String).alias("run_id")
     )
-    data_file = (
-        write_data_file(run, run.table, f"{run.id}-{shard:04d}", rows) if rows.height else DataFile("", 0, 0)
-    )
+    data_file = write_data_file(run, run.table, f"{run.id}-{shard:04d}", rows)
     run.store.put_frame(keys_path(run, shard), _typed(scenario, scores.keys).sort(scenario.key))
     result = ShardResult(
         shard=shard,

@@ -138,7 +138,7 @@ class Store:
         self.put(path, content)
         return len(content)
 
-    def put_part(self, stem: str, frame: pl.DataFrame) -> tuple[str, int]:
+    def put_data_file(self, stem: str, frame: pl.DataFrame) -> tuple[str, int]:
         """Write a frame as a Parquet file whose name ends in a digest of its content; its path and size.
 
         Files that readers of a table see never change: different content is a different file.

@@ -50,6 +50,11 @@ def encoded(uri: str) -> str:
     return f"{scheme}://{container}{slash}{quote(path)}"
 
 
+def link_of(uri: str) -> str:
+    """A file's address as a link."""
+    return uri if "://" in uri else f"file://{uri}"
+
+
 def check_holds_tables(uri: str) -> None:
     """Raise `StoreError` for a path that delta-rs or polars would misread and look elsewhere for a Delta table."""
     unfit = re.search(r"[][^|\\*?=]|%[0-9A-Fa-f]{2}", uri)

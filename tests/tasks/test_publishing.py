@@ -154,7 +154,9 @@ def test_a_file_that_readers_see_is_never_written_again_with_other_content(train
     result = steps.outcome(run, 0)
     assert f"{TABLE}/{result.path}" in before
     rows = trained.get_frame(f"{TABLE}/{result.path}")
-    path, _ = trained.put_part(f"{TABLE}/{run.partition}/{run.id}-0000", rows.with_columns(value=pl.lit(0.0)))
+    path, _ = trained.put_data_file(
+        f"{TABLE}/{run.partition}/{run.id}-0000", rows.with_columns(value=pl.lit(0.0))
+    )
     assert path not in before
     assert {name: trained.get(name) for name in before} == before
 
