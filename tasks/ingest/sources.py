@@ -20,6 +20,9 @@ from tasks.storage.faults import first_line
 from tasks.storage.tables import Table
 from tasks.storage.uris import encoded, is_remote, object_store
 
+_FIRST = 20
+"""So many rows show what a column holds."""
+
 
 class SourceError(AlmanacError):
     """The source cannot be found, or lacks what is needed."""
@@ -180,22 +183,23 @@ def rename(
             if member
             else ""
         )
-        raise SourceError(f"{source.name}: {_missing(lacking, mapping, columns_present, needed)}{of_zip}")
+        raise SourceError(f"{source.name}: {_missing(source, lacking, mapping, needed)}{of_zip}")
     names = [name for name in columns_present if name in uses or name not in applied]
     columns = [pl.col(name).alias(new) for name in names for new in uses.get(name, [name])]
     return Source(source.name, source.frame.select(columns))
 
 
 def _missing(
-    lacking: Sequence[str], mapping: Mapping[str, str], columns: Sequence[str], needed: Sequence[str]
+    source: Source, lacking: Sequence[str], mapping: Mapping[str, str], needed: Sequence[str]
 ) -> str:
     texts = [f"'{c}'" + (f" (mapped from '{mapping[c]}')" if c in mapping else "") for c in lacking]
     are = (
         f"column {texts[0]} is" if len(texts) == 1 else f"columns {', '.join(texts[:-1])} and {texts[-1]} are"
     )
-    columns = [name for name in columns if not name.startswith("=")]
+    columns = [name for name in source.columns if not name.startswith("=")]
     others = [name for name in columns if name not in needed]
-    likely = others[0] if len(others) == len(lacking) == 1 else "NAME_IN_THE_FILE"
+    is_likely = len(others) == len(lacking) == 1 and not _are_small_numbers(source, others[0])
+    likely = others[0] if is_likely else "NAME_IN_THE_FILE"
     mapped = " ".join(f"--column {c}={likely}" for c in lacking)
     ways = [f"map {'it' if len(texts) == 1 else 'them'} with {mapped}"] if others else []
     if likely == "NAME_IN_THE_FILE":
@@ -203,6 +207,12 @@ def _missing(
         ways += [f"join several with --column {lacking[0]}=ONE+OTHER"] if len(others) > 1 else []
     way = ", or ".join(ways)
     return f"{are} missing. Found: {', '.join(columns)}.\n{way[0].upper()}{way[1:]}."
+
+
+def _are_small_numbers(source: Source, column: str) -> bool:
+    """Whether the first values of a column are numbers such as readings, neither dates nor names."""
+    values = replace(source, frame=source.frame.select(pl.col(column).cast(pl.String)).head(_FIRST)).rows()
+    return bool(values[column].str.contains(r"^-?\d{0,5}(\.\d*)?$").all())
 
 
 def renaming(

@@ -19,6 +19,8 @@ _TOP = 30
 WEEK = r"(?i)(?:w|kw|cw|wk|week)[ .-]?\d{1,2}"
 """The name of a week without its year."""
 _YEAR = r"(?i)\s*(?:year|jahr|fy)?\s*((?:19|20)\d\d)\s*"
+_RULE = r"\s*(?:[-+]{2,})?\s*"
+"""A cell of the line that SQL consoles and SAP write below a header."""
 _NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
 
 
@@ -30,7 +32,7 @@ class Text:
     values begin or end with a blank, have blanks to the same length, or are such as ="007", which Excel takes as text.
     `blanks` divide the values where no separator does. A file whose first line is one of values is `headless`: its columns
     are `column 1`, `column 2`, ... Where values are not `quoted`, quotes in them are marks such as those of inches. Rows
-    may `overhang` the header: a separator ends each of them.
+    may `overhang` the header: a separator ends each of them. A `ruled` header has a row of hyphens below it.
     """
 
     encoding: Encoding
@@ -45,6 +47,7 @@ class Text:
     renamed: bool = False
     quoted: bool = True
     overhang: bool = False
+    ruled: bool = False
     wrapped: tuple[int, ...] = ()
 
 
@@ -80,6 +83,8 @@ def dialect_of(head: bytes) -> Text:
     title = header_of(rows) if line_end == "\n" and not annotated else 0
     if title and len(_split(lines[:title], separator)) == title:
         before, rows = every.index(lines[title], before), rows[title:]
+    ruled = len(rows) > 1 and any(rows[1]) and all(re.fullmatch(_RULE, cell) for cell in rows[1])
+    rows = rows[:1] + rows[2:] if ruled else rows
     header = tuple(rows[0]) if rows else ()
     names = tuple(with_years(_split(every[:before], separator), header))
     headless = len(names) > 1 and _is_data(names, rows[1] if len(rows) > 1 else ())
@@ -113,6 +118,7 @@ def dialect_of(head: bytes) -> Text:
         renamed=renamed,
         quoted=is_quoted,
         overhang=overhang,
+        ruled=ruled,
         wrapped=wrapped,
     )
 
@@ -168,6 +174,8 @@ def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
         frame = frame.filter(~pl.all_horizontal(pl.col(name).eq_missing(name) for name in columns))
     frame = frame.rename({name: name.strip() for name in columns if name != name.strip()})
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    if text.ruled:
+        frame = frame.filter(~pl.all_horizontal(pl.all().str.contains(f"^(?:{_RULE})$").fill_null(True)))
     if not text.quoted:
         frame = frame.with_columns(pl.all().str.replace('^"(.*)"$', "${1}").str.replace_all('""', '"'))
     wrapped = [name for name in frame.collect_schema() if name in text.notation.named(text.wrapped)]

@@ -482,3 +482,9 @@ def test_json_that_is_damaged_is_told(tmp_path):
     (tmp_path / "a.json").write_text('[{"device": "a", "val')
     with pytest.raises(SourceError, match="this JSON is damaged: Unterminated string"):
         rows(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("line", ["---,-----\n", "---, -----\n", "---+-----\n"])
+def test_a_line_below_the_header_of_a_console_is_no_row(tmp_path, line):
+    (tmp_path / "a.csv").write_text(f"sku,price\n{line}A,1.5\n-,\n")
+    assert rows(tmp_path / "a.csv").rows() == [("A", "1.5"), ("-", None)]

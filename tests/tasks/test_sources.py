@@ -261,3 +261,16 @@ def test_where_there_is_nothing_in_blob_the_address_is_named(blob, path):
 def test_a_container_that_does_not_exist_is_named(blob):
     with pytest.raises(SourceError, match="no-such-container"):
         list(read("az://no-such-container/a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "way"),
+    [
+        ("date,store\n2024-01-01,A\n", "--column week=date"),
+        ("vibration,store\n0.5,A\n", "--column week=NAME_IN_THE_FILE"),
+    ],
+)
+def test_a_column_of_readings_is_not_proposed_for_a_missing_one(tmp_path, text, way):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(SourceError, match=f"column 'week' is missing.*\\n.*{way}"):
+        rename(next(read(str(tmp_path / "a.csv"))), {}, ["week", "store"])
