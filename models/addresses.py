@@ -10,8 +10,8 @@ from urllib.parse import unquote
 from models.errors import AlmanacError
 
 _SECRET_NAMES = re.compile(
-    r"""[?&;]\s*(
-        sig | sas | se | sv | signature | token | password | passwd | pwd | passphrase | secret | credential
+    r"""[?&;\#]\s*(
+        sig | sas | se | sv | signature | token | (ssl)?password | passwd | pwd | passphrase | secret | credential
       | (api|account|access|shared|secret|private|storage)[_-]?key([_-]?id)? | key | code
       | shared[_-]?access[_-]?(key|signature) | client[_-]?secret | (access|session|security|sas|auth)[_-]?token
       | (x-(amz|goog)-)(signature|credential|security-token) | (aws|google)access(key)?id
@@ -20,7 +20,11 @@ _SECRET_NAMES = re.compile(
     )\s*=""",
     re.IGNORECASE | re.VERBOSE,
 )
-_CONNECTION_STRING = re.compile(r"(account|shared\s?access)\s?(key|signature)\s*=", re.IGNORECASE)
+_CONNECTION_STRING = re.compile(
+    r"(account|shared\s?access)\s?(key|signature)\s*=|(^|\s)(ssl)?(password|pwd)=", re.IGNORECASE
+)
+_USER_AND_PASSWORD = re.compile(r"\s*(//)?[^/\s:@]+:[^/\s@]+@[^/\s@]+[:/]")
+"""What precedes a host where no scheme does."""
 _NAMES_A_CONTAINER = re.compile(r"(abfss?|wasbs?|adl)://[^:@/]+@[^@/]+(/|$)", re.IGNORECASE)
 _DECODINGS = 3
 
@@ -57,6 +61,8 @@ def refuse_credential(
 def _has_user(address: str) -> bool:
     """Whether a user precedes the host. A raw `/` or `@` in a password does not hide it."""
     scheme, separator, rest = address.partition("://")
+    if _USER_AND_PASSWORD.match(address):
+        return True
     if not separator or not re.fullmatch(r"\s*[A-Za-z][A-Za-z0-9+.-]*", scheme) or "@" not in rest:
         return False
     if _NAMES_A_CONTAINER.match(address.strip()):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import polars as pl
 
@@ -32,6 +32,8 @@ _FORMATS = (
 _DAYS = ("%Y-%m-%d", "%Y%m%d", "%G-W%V-%u")
 _YEAR_AND_NUMBER = r"^(?:((?:19|20)\d\d)[ /.-]?(\d{1,2})|(\d{1,2})[ /.-]((?:19|20)\d\d))$"
 """A year and the number of a week or a month in either order."""
+_ZONE = r"\s([A-Z][A-Za-z]+(?:/[A-Za-z_+-]+)+)$"
+"""The name of a time zone behind a time."""
 _MIDNIGHT = r" 24:00(:00)?(\.0+)?$"
 """How the end of a day may be written. ISO 8601."""
 _YEAR_LAST = r"^(\d{1,2})[/-](\d{1,2})[/-](\d{4}|\d{2})\b"
@@ -102,7 +104,9 @@ def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
     rest = text.is_not_null() & plain.is_null()
     if not rest.any():
         return plain
-    plain = _filled(plain, text, rest, lambda one: _dates(*_clocks(one, order, _are_few(text))))
+    plain = _filled(
+        plain, text, rest, lambda one: _dates(*_clocks(one.str.replace(_ZONE, ""), order, _are_few(text)))
+    )
     return _with_weeks(plain, text, order)
 
 
@@ -217,8 +221,9 @@ def _are_few(text: pl.Series, pattern: str = _YEAR_LAST) -> bool:
 
 
 def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few: bool) -> pl.Series:
-    """Text in any supported notation as UTC."""
-    text = tidied(text)
+    """Text in any supported notation as UTC; null where it names a zone that is none."""
+    zones = text.str.extract(_ZONE)
+    text = tidied(text.str.replace(_ZONE, ""))
     clocks, moments = _clocks(text, order, few)
     offset = text.str.extract(OFFSET)
     hours = offset.str.extract(r"^([+-]\d\d)").cast(pl.Int64).fill_null(0)
@@ -226,7 +231,10 @@ def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few
     minutes = minutes.zip_with(~offset.str.starts_with("-").fill_null(False), -minutes)
     ahead = pl.DataFrame({"h": hours, "m": minutes}).select(pl.duration(hours="h", minutes="m")).to_series()
     stated = (clocks - ahead).dt.replace_time_zone("UTC").zip_with(offset.is_not_null(), moments)
-    local = _located(clocks.zip_with(offset.is_null(), pl.Series([None], dtype=_CLOCK)), timezone)
+    none = pl.Series([None], dtype=_CLOCK)
+    for zone in {*zones.drop_nulls()} & available_timezones():
+        stated = stated.fill_null(_located(clocks.zip_with((zones == zone).fill_null(False), none), zone))
+    local = _located(clocks.zip_with(offset.is_null() & zones.is_null(), none), timezone)
     return stated.fill_null(local)
 
 

@@ -50,6 +50,20 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(address_and_secret
         assert secret not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "host=h user=u password=s3cret dbname=d",
+        "postgresql://host/db?sslpassword=s3cret",
+        "user:s3cret@host:5432/db",
+        "//user:s3cret@host/db",
+        "az://c/sales.csv#sig=s3cret",
+    ],
+)
+def test_other_forms_of_a_secret_are_refused_too(address):
+    assert carries_credential(address)
+
+
 @given(st.sampled_from(["az", "abfss", "azure"]), st.text("abc ~[]{}%@*?:,;'-_.é", max_size=30))
 def test_a_plain_address_is_not_refused(scheme, path):
     assert not carries_credential(f"{scheme}://container/folder/{path}")

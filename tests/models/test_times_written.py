@@ -125,6 +125,20 @@ def test_times_of_databases_logs_and_people_are_read(value):
     assert days(pl.Series([value])).to_list() == [date(2024, 1, 29)]
 
 
+def test_a_time_may_name_its_zone():
+    times = pl.Series(
+        [
+            "2024-01-29 15:30 Europe/Zurich",
+            "29.07.2024 10:30:00 America/New_York",
+            "2024-01-29 15:30 Some/Where",
+        ]
+    )
+    expected = [datetime(2024, 1, 29, 14, 30, tzinfo=UTC), datetime(2024, 7, 29, 14, 30, tzinfo=UTC), None]
+    assert utc(times, "Asia/Tokyo").to_list() == expected
+    assert utc(times[:2], None).to_list() == expected[:2]
+    assert days(times[:2]).to_list() == [date(2024, 1, 29), date(2024, 7, 29)]
+
+
 def test_an_hour_may_stand_beside_its_date():
     times = utc(pl.Series(["2024-01-29 5", "29.1.2024 24"]), "UTC")
     assert times.to_list() == [datetime(2024, 1, 29, 5, tzinfo=UTC), datetime(2024, 1, 30, tzinfo=UTC)]
