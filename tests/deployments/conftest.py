@@ -1,4 +1,4 @@
-"""One separate Prefect server for all tests of the deployments; each test has its own work pool and names."""
+"""A separate Prefect server for a file with tests of the deployments; each test has its own work pool and names."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def access(local: Any) -> dict[str, str]:
     return {"PREFECT_API_URL": local.url, "PREFECT_API_AUTH_STRING": local.password()}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The server, as `make deploy` starts it; `stop` ends everything that a test has started with it."""
     from deployments.local import Local
@@ -44,7 +44,7 @@ def local(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         local_server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployments(local: Any) -> Callable[..., SimpleNamespace]:
     """`deployments("deploy", ..., ALMANAC_POOL=...)`: the command, called in this process; its output."""
     import contextlib
@@ -71,7 +71,7 @@ def deployments(local: Any) -> Callable[..., SimpleNamespace]:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(local: Any) -> Iterator[Any]:
     """A client of the server."""
     from prefect.client.orchestration import SyncPrefectClient
