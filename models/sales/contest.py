@@ -144,13 +144,13 @@ def better_than(
     """
     if raw.is_empty():
         return nothing()
-    on = ["sku", "store", "origin", "week", "kind"]
+    on = ["sku", "store", "origin", "week"]
     theirs = losses(raw.filter(rung=usual), quantiles).select(*on, usual="loss")
     by_rung = []
     for rung in (name for name in members if name != usual):
         rows = raw.filter(rung=rung)
         rows = rows.filter(pl.col(SEASON).is_finite()) if SEASON in members[rung] else rows
-        both = losses(rows, quantiles).select(*on, "rung", "loss").join(theirs, on=on)
+        both = losses(rows, quantiles).select(*on, "kind", "rung", "loss").join(theirs, on=on)
         by_rung.append(both.group_by("kind", "rung", "origin").agg(pl.col("loss", "usual").mean()))
     origins = pl.concat(by_rung).filter(pl.col("usual") > 0)
     saved = 1 - pl.col("loss") / pl.col("usual")

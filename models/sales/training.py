@@ -141,6 +141,8 @@ def ensembles(
     rungs: Sequence[str] = (POOLED, NO_PLAN),
 ) -> dict[str, pooled.Pooled]:
     """The ensembles with and without plan, fitted to rows of `train`; neither where there are too few."""
+    from models.boosting import release_memory
+
     if train is None:
         return {}
     names = _features(train, covariates, options)
@@ -150,6 +152,7 @@ def ensembles(
         rows = train.filter("planned") if rung == POOLED else train
         if rung in rungs and _height(rows) >= LEAST_ROWS:
             by_rung[rung] = pooled.fit(*_inputs(rows, selection), selection, flags, options)
+            release_memory()
     return by_rung
 
 
