@@ -28,7 +28,7 @@ deploy: install
 undeploy:
 	$(BIN)/python -m deployments down
 
-# The checks are one process most of the time, and take no time of their own beside the tests.
+# The types are checked while the tests wait: at the lowest priority, they hardly delay them.
 test: install
 	$(MAKE) --jobs=2 check pytest
 
@@ -44,7 +44,7 @@ quick: install
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	nice -n 19 $(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
