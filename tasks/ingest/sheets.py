@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from tasks.ingest.contents import LINES, DialectError
-from tasks.ingest.text import header_of, refuse_twice, with_years
+from tasks.ingest.text import header_of, lines_below, refuse_twice, with_years
 
 
 def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
@@ -25,7 +25,7 @@ def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
     before = header_of(rows)
     names = with_years(rows[:before], [(name or "").strip() for name in rows[before]])
     refuse_twice(names)
-    frame = _sheets(content, skip_rows=before + 1)[matches[0]]
+    frame = _sheets(content, skip_rows=before + 1 + lines_below(rows[before:]))[matches[0]]
     named = {c: n for c, n in zip(frame.columns, names, strict=False) if n and not n.startswith("Unnamed: 0")}
     frame = frame.select(*named).rename(named)
     return frame.filter(~pl.all_horizontal(pl.all().is_null())).lazy()

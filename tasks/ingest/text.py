@@ -9,6 +9,7 @@ from statistics import mode
 
 import polars as pl
 
+from models.contracts import UNKNOWN
 from tasks.ingest.contents import HEAD, LINES, DialectError, Encoding, bytes_of, encoding_of, unpacked
 from tasks.ingest.numbers import Notation, notation_of, where
 
@@ -16,11 +17,14 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _WRAPPED = r'^(?:="(.*)"|\s+(.*))$'
 _TOP = 30
 """Lines among which the header is."""
+_MOST_BELOW = 3
+"""So many lines of units and the like may stand below a header."""
 WEEK = r"(?i)(?:w|kw|cw|wk|week)[ .-]?\d{1,2}"
 """The name of a week without its year."""
 _YEAR = r"(?i)\s*(?:year|jahr|fy)?\s*((?:19|20)\d\d)\s*"
 _RULE = r"\s*(?:[-+]{2,})?\s*"
 """A cell of the line that SQL consoles and SAP write below a header."""
+_DECIMAL = r"[+-]?[\d.,]+"
 _NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
 
 
@@ -32,7 +36,7 @@ class Text:
     values begin or end with a blank, have blanks to the same length, or are such as ="007", which Excel takes as text.
     `blanks` divide the values where no separator does. A file whose first line is one of values is `headless`: its columns
     are `column 1`, `column 2`, ... Where values are not `quoted`, quotes in them are marks such as those of inches. Rows
-    may `overhang` the header: a separator ends each of them. A `ruled` header has a row of hyphens below it.
+    may `overhang` the header: a separator ends each of them. Lines of hyphens or units stand `below` it.
     """
 
     encoding: Encoding
@@ -47,7 +51,7 @@ class Text:
     renamed: bool = False
     quoted: bool = True
     overhang: bool = False
-    ruled: bool = False
+    below: int = 0
     wrapped: tuple[int, ...] = ()
 
 
@@ -83,8 +87,8 @@ def dialect_of(head: bytes) -> Text:
     title = header_of(rows) if line_end == "\n" and not annotated else 0
     if title and len(_split(lines[:title], separator)) == title:
         before, rows = every.index(lines[title], before), rows[title:]
-    ruled = len(rows) > 1 and any(rows[1]) and all(re.fullmatch(_RULE, cell) for cell in rows[1])
-    rows = rows[:1] + rows[2:] if ruled else rows
+    below = lines_below(rows)
+    rows = rows[:1] + rows[1 + below :]
     header = tuple(rows[0]) if rows else ()
     names = tuple(with_years(_split(every[:before], separator), header))
     headless = len(names) > 1 and _is_data(names, rows[1] if len(rows) > 1 else ())
@@ -118,7 +122,7 @@ def dialect_of(head: bytes) -> Text:
         renamed=renamed,
         quoted=is_quoted,
         overhang=overhang,
-        ruled=ruled,
+        below=below,
         wrapped=wrapped,
     )
 
@@ -155,7 +159,8 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
         glob=False,
         null_values=[""],
         truncate_ragged_lines=False,
-        skip_lines=text.before + text.overhang,
+        skip_lines=text.before + (1 + text.below if text.overhang else 0),
+        skip_rows_after_header=text.below,
         has_header=not (text.headless or text.overhang),
         new_columns=[name or f"column {n}" for n, name in enumerate(text.names)] if text.renamed else None,
     )
@@ -174,8 +179,6 @@ def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
         frame = frame.filter(~pl.all_horizontal(pl.col(name).eq_missing(name) for name in columns))
     frame = frame.rename({name: name.strip() for name in columns if name != name.strip()})
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    if text.ruled:
-        frame = frame.filter(~pl.all_horizontal(pl.all().str.contains(f"^(?:{_RULE})$").fill_null(True)))
     if not text.quoted:
         frame = frame.with_columns(pl.all().str.replace('^"(.*)"$', "${1}").str.replace_all('""', '"'))
     wrapped = [name for name in frame.collect_schema() if name in text.notation.named(text.wrapped)]
@@ -208,6 +211,44 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
     above = [i for i in table if numbers and i < numbers[0]]
     years = [sum(re.fullmatch(_YEAR, cell or "") is not None for cell in row) for row in rows]
     return max(above or table[:1] or [0], key=lambda i: (years[i] < 2, full[i]))
+
+
+def lines_below(rows: Sequence[Sequence[str | None]]) -> int:
+    """How many lines below the header, the first of `rows`, are no values: of hyphens, or of units such as mm/s.
+
+    Units stand above numbers, and beside a column such as times, all of whose other values have digits.
+
+    >>> lines_below([["time", "speed"], ["UTC", "mm/s"], ["2024-01-01", "1.5"]])
+    1
+    """
+    count = 0
+    while len(rows) > count + 2 and count < _MOST_BELOW and _is_below(rows[count + 1], rows[count + 2 :]):
+        count += 1
+    return count
+
+
+def _is_below(row: Sequence[str | None], values: Sequence[Sequence[str | None]]) -> bool:
+    cells = [(cell or "").strip() for cell in row]
+    if any(cells) and all(re.fullmatch(_RULE, cell) for cell in cells):
+        return True
+    columns = list(zip_longest(*(values[_MOST_BELOW:] or values[-1:]), fillvalue=""))
+    if len(columns) != len(cells):
+        return False
+    filled = [[value.strip() for value in column if value] for column in columns]
+    digits = [bool(column) and all(re.search(r"\d", value) for value in column) for column in filled]
+    numbers = [bool(column) and all(re.fullmatch(_DECIMAL, value) for value in column) for column in filled]
+    named = [
+        cell
+        for cell, is_digits, is_number in zip(cells, digits, numbers, strict=True)
+        if is_digits and not is_number
+    ]
+    units = [cell for cell, is_number in zip(cells, numbers, strict=True) if is_number]
+    return (
+        bool(named)
+        and not any(re.search(r"\d", cell) for cell in named)
+        and any(units)
+        and not any(re.match(r"[+-]?[.,]?\d", cell) or (cell and cell.lower() in UNKNOWN) for cell in units)
+    )
 
 
 def _is_data(names: Sequence[str], row: Sequence[str]) -> bool:

@@ -488,3 +488,25 @@ def test_json_that_is_damaged_is_told(tmp_path):
 def test_a_line_below_the_header_of_a_console_is_no_row(tmp_path, line):
     (tmp_path / "a.csv").write_text(f"sku,price\n{line}A,1.5\n-,\n")
     assert rows(tmp_path / "a.csv").rows() == [("A", "1.5"), ("-", None)]
+
+
+def test_units_below_a_header_are_no_row(tmp_path):
+    text = "time,speed,flow\n{}2024-01-01 10:00,1.5,2\n2024-01-01 11:00,1.7,3\n"
+    (tmp_path / "a.csv").write_text(text.format("UTC;mm/s;m3/h\n").replace(",", ";").replace("1.5", "1,5"))
+    assert rows(tmp_path / "a.csv").row(0) == ("2024-01-01 10:00", "1.5", "2")
+    (tmp_path / "a.csv").write_text(text.format("UTC,mm/s,m3/h\n,Avg,Max\n"))
+    assert rows(tmp_path / "a.csv").rows() == [
+        ("2024-01-01 10:00", "1.5", "2"),
+        ("2024-01-01 11:00", "1.7", "3"),
+    ]
+    sheet = pl.DataFrame({"time": ["UTC", "2024-01-01"], "speed": ["mm/s", "5"]})
+    (tmp_path / "a.xlsx").write_bytes(_xlsx(Sales=sheet))
+    assert rows(tmp_path / "a.xlsx").rows() == [("2024-01-01", 5)]
+
+
+@pytest.mark.parametrize("line", ["2024-01-01 09:00,off,2\n", "2024-01-01 09:00,NA,\n", ",NA,NA\n", ",9,9\n"])
+def test_a_first_row_without_all_its_numbers_is_a_row(tmp_path, line):
+    (tmp_path / "a.csv").write_text(
+        f"time,speed,flow\n{line}2024-01-01 10:00,1.5,2\n2024-01-01 11:00,1.7,3\n"
+    )
+    assert rows(tmp_path / "a.csv").height == 3
