@@ -18,7 +18,7 @@ from rich.console import Console
 
 from deployments.automations import apply_automations, automations
 from deployments.connections import findings
-from deployments.declarations import PREFECT_FILE, declared
+from deployments.declarations import PREFECT_FILE, declaration
 from deployments.differences import (
     GONE,
     Difference,
@@ -76,7 +76,7 @@ def deploy(prefect_file: File = PREFECT_FILE) -> int:
         prefect_file: File with the declarations.
     """
     values = environment()
-    content = declared(values, prefect_file)
+    content = declaration(values, prefect_file)
     with connected(values) as client:
         pool = values["ALMANAC_POOL"]
         _say(f"work pool {pool}: {apply_pool(client, values)}")
@@ -104,7 +104,7 @@ def drift(*, repair: bool = False, prefect_file: File = PREFECT_FILE) -> int:
         prefect_file: File with the declarations.
     """
     values = environment()
-    content = declared(values, prefect_file)
+    content = declaration(values, prefect_file)
     with connected(values) as client:
         pool = values["ALMANAC_POOL"]
         all_differences = differences(client, content, pool)

@@ -9,7 +9,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
-from deployments.declarations import MINE, filled
+from deployments.declarations import MINE, with_values
 from deployments.environment import PROJECT
 from deployments.server import comparable
 from flows.server import ServerError
@@ -28,9 +28,11 @@ def automations(
     """
     block = _block(client, values["ALMANAC_ALERT_BLOCK"])
     result = []
-    for one in filled(yaml.safe_load(path.read_text()), values, path)["automations"]:
+    for one in with_values(yaml.safe_load(path.read_text()), values, path)["automations"]:
         actions = [
-            _addressed(action, block) for action in one["actions"] if block or action["type"] != _NOTIFICATION
+            _with_address(action, block)
+            for action in one["actions"]
+            if block or action["type"] != _NOTIFICATION
         ]
         content = {**one, "tags": [MINE], "actions": actions or [{"type": "do-nothing"}]}
         result.append(AutomationCore.model_validate(content))
@@ -68,7 +70,7 @@ def _content(automation: AutomationCore) -> Any:
     return comparable(automation.model_dump(mode="json", include=fields))
 
 
-def _addressed(action: Mapping[str, Any], block: str | None) -> dict[str, Any]:
+def _with_address(action: Mapping[str, Any], block: str | None) -> dict[str, Any]:
     return {**action, "block_document_id": block} if action["type"] == _NOTIFICATION else dict(action)
 
 

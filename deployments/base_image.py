@@ -57,7 +57,7 @@ def _token(challenge: str) -> str:
     return str(answer.get("token") or answer["access_token"])
 
 
-def moved(dockerfile: Path, *, check: bool) -> str | None:
+def move_digest(dockerfile: Path, *, check: bool) -> str | None:
     """Write the current digest of the base's tag into a Dockerfile, unless `check`; a note on a change, else None."""
     text = dockerfile.read_text()
     match = _ARG.search(text)
@@ -73,7 +73,9 @@ def moved(dockerfile: Path, *, check: bool) -> str | None:
 
 if __name__ == "__main__":
     try:
-        differing = [note for one in DOCKERFILES if (note := moved(one, check="--check" in sys.argv[1:]))]
+        differing = [
+            note for one in DOCKERFILES if (note := move_digest(one, check="--check" in sys.argv[1:]))
+        ]
     except ImageError as error:
         sys.exit(str(error))
     print("\n".join(differing) or "Both Dockerfiles name the current digest of their base's tag.")

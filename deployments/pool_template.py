@@ -16,7 +16,7 @@ class TemplateError(Exception):
     """The template lacks a given variable."""
 
 
-def filled(template: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(template: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """`template` with each value as its variable's default, no longer required; None leaves a variable unchanged.
 
     Raises `TemplateError` for a value whose name is not a variable of the template.
@@ -38,6 +38,10 @@ def filled(template: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(filled(*(json.loads(Path(path).read_text()) for path in sys.argv[1:3])), indent=2))
+        print(
+            json.dumps(
+                with_defaults(*(json.loads(Path(path).read_text()) for path in sys.argv[1:3])), indent=2
+            )
+        )
     except TemplateError as error:
         sys.exit(str(error))

@@ -23,7 +23,7 @@ def reference(target: Any, *modules: str) -> str | None:
     return None
 
 
-def referred(place: str) -> Any:
+def object_at(place: str) -> Any:
     """The object that `module:name` refers to, in a module of the project."""
     module, _, name = place.partition(":")
     if module.partition(".")[0] not in _OURS:
@@ -83,7 +83,7 @@ def _from_json(words: dict[str, Any]) -> Any:
         case {"union": several}:
             return Union[tuple(map(_from_json, several))]  # noqa: UP007
         case {"annotated": one, "with": constraints}:
-            return Annotated[_from_json(one), *map(_constrained, constraints)]
+            return Annotated[_from_json(one), *map(_from_constraint, constraints)]
     raise LookupError(f"{words} is not an annotation")
 
 
@@ -100,5 +100,5 @@ def _constraint(item: Any) -> dict[str, Any]:
     raise TypeError(f"{item} cannot be written down")
 
 
-def _constrained(words: dict[str, Any]) -> Any:
-    return BeforeValidator(referred(words["before"])) if "before" in words else Field(**words)
+def _from_constraint(words: dict[str, Any]) -> Any:
+    return BeforeValidator(object_at(words["before"])) if "before" in words else Field(**words)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import flows
 from flows import annotations
-from flows.annotations import reference, referred
+from flows.annotations import object_at, reference
 from flows.modules import Direct, with_commands
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Command:
     def load(self) -> Callable[..., Any]:
         """The command itself. A flow is imported with its module; a direct command is not."""
         if self.direct is not None:
-            return partial(referred(self.direct), *self.arguments)
+            return partial(object_at(self.direct), *self.arguments)
         commands = importlib.import_module(self.module).COMMANDS
         command: Callable[..., Any] = next(one for one in commands if one.name == self.name)
         return command
@@ -67,7 +67,7 @@ class Group:
     scenario: str | None = None
 
     @property
-    def grouped(self) -> bool:
+    def is_grouped(self) -> bool:
         """Whether its commands are called by the module's name followed by their own."""
         return any(command.name.startswith(f"{self.name}-") for command in self.commands)
 
@@ -75,7 +75,7 @@ class Group:
 def groups() -> tuple[Group, ...]:
     """All commands, by module, in alphabetical order."""
     source = _fingerprint()
-    catalogue = _kept(source)
+    catalogue = _stored_catalogue(source)
     if catalogue is None:
         catalogue = tuple(_group(module) for module in with_commands())
         _keep(source, catalogue)
@@ -86,12 +86,12 @@ def scenarios() -> Iterator["Scenario"]:
     """The scenario of each module that has one, in alphabetical order."""
     for group in groups():
         if group.scenario is not None:
-            yield referred(group.scenario)
+            yield object_at(group.scenario)
 
 
 def scenario(name: str) -> "Scenario":
     """The scenario of that name."""
-    instance: Scenario = referred({group.scenario_name: group.scenario for group in groups()}[name] or "")
+    instance: Scenario = object_at({group.scenario_name: group.scenario for group in groups()}[name] or "")
     return instance
 
 
@@ -149,11 +149,11 @@ def _place() -> Path:
     return Path(flows.__path__[0]) / "__pycache__" / f"catalogue-{where}.json"
 
 
-def _kept(source: str) -> tuple[Group, ...] | None:
+def _stored_catalogue(source: str) -> tuple[Group, ...] | None:
     """The stored catalogue of this source; None where there is none, or none that can be read."""
     try:
         content = json.loads(_place().read_bytes())
-        return tuple(_read(group) for group in content["groups"]) if content["source"] == source else None
+        return tuple(_group_of(group) for group in content["groups"]) if content["source"] == source else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
@@ -163,7 +163,7 @@ def _keep(source: str, catalogue: tuple[Group, ...]) -> None:
     place = _place()
     part = place.with_suffix(f".{os.getpid()}")
     with suppress(OSError, TypeError):
-        content = json.dumps({"source": source, "groups": [_written(group) for group in catalogue]})
+        content = json.dumps({"source": source, "groups": [_record_of(group) for group in catalogue]})
         place.parent.mkdir(exist_ok=True)
         try:
             part.write_text(content)
@@ -172,7 +172,7 @@ def _keep(source: str, catalogue: tuple[Group, ...]) -> None:
             part.unlink(missing_ok=True)
 
 
-def _written(group: Group) -> dict[str, Any]:
+def _record_of(group: Group) -> dict[str, Any]:
     """The group as JSON. Raises TypeError for an unsupported annotation."""
     commands = [
         {field: getattr(command, field) for field in Command.__dataclass_fields__}
@@ -182,7 +182,7 @@ def _written(group: Group) -> dict[str, Any]:
     return {field: getattr(group, field) for field in Group.__dataclass_fields__} | {"commands": commands}
 
 
-def _read(group: dict[str, Any]) -> Group:
+def _group_of(group: dict[str, Any]) -> Group:
     commands = [
         Command(
             **command

@@ -80,13 +80,13 @@ def application() -> App:
     for module in groups():
         name = module.name
         group = app
-        if module.grouped:
+        if module.is_grouped:
             group = App(name=name, help=module.summary, help_epilogue="", result_action="return_value")
             app.command(group)
         for command in module.commands:
             group.command(_command(command), name=command.name.removeprefix(f"{name}-"))
             about = command.about.partition("\n")[0]
-            usage = command.name.replace("-", " ", 1) if module.grouped else command.name
+            usage = command.name.replace("-", " ", 1) if module.is_grouped else command.name
             lines.append(f"- `{usage}` {about}")
     app.help_epilogue = "\n".join(lines)
     return app

@@ -142,7 +142,7 @@ def score(
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
-    return _ended(
+    return _final_result(
         _score(open_store(store), as_of, _verdicts(alpha, alarms_per_day), bundle, catch_up, dry_run=dry_run)
     )
 
@@ -204,7 +204,7 @@ def run(
         notes = [note, *_train(data_store, until, {"detector": detector})["notes"]]
     result = _score(data_store, None, _verdicts(alpha, alarms_per_day), None, catch_up, dry_run=False)
     stages = {"ingest": ingested["seconds"], **result.get("stages", {})}
-    return _ended({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
+    return _final_result({**result, "stages": stages, "notes": [*notes, *result.get("notes", [])]})
 
 
 def _ingesting(
@@ -304,7 +304,7 @@ def _line(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"hour": f"{hour:%Y-%m-%d %H:%M}", **{name: result.get(name) for name in names}, "alarms": alarms}
 
 
-def _ended(result: dict[str, Any]) -> Any:
+def _final_result(result: dict[str, Any]) -> Any:
     """The result; as a state named Skipped if another run has covered every hour."""
     if "covered_by" not in result:
         return result
@@ -326,6 +326,7 @@ def simulated(store: Store, seed: int) -> dict[str, Any]:
     return {"source": source, "shards": 2, "catch_up": hours}
 
 
+label, mute = verdicts.label, verdicts.mute
 promote, rollback = promotions(DEVICES)
 
 SCENARIO = DEVICES
@@ -337,8 +338,8 @@ COMMANDS = (
     evaluate,
     backfill,
     run,
-    verdicts.label,
-    verdicts.mute,
+    label,
+    mute,
     promote,
     rollback,
     *listings(DEVICES),

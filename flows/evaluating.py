@@ -91,7 +91,7 @@ def evaluate_published(
     clock = Clock()
     judging = resolve_judging(scenario, store, since, until, at_most, hint, overrides)
     clock.mark("resolve")
-    summary = _judged(scenario, judging, clock) if judging.groups else _nothing_due(judging)
+    summary = _judging_summary(scenario, judging, clock) if judging.groups else _nothing_due(judging)
     points = control_points(scenario, store)
     announcement = announce_degraded(scenario, store, points, cooldown_days)
     clock.mark("control")
@@ -142,7 +142,7 @@ def evaluate_bundle(
     }
 
 
-def _judged(scenario: Scenario, judging: Judging, clock: Clock) -> dict[str, Any]:
+def _judging_summary(scenario: Scenario, judging: Judging, clock: Clock) -> dict[str, Any]:
     run, targets = judging.run, judging.targets
     enough_workers(len(judging.groups))
     futures = judge.map(unmapped(scenario), unmapped(run), [list(group) for group in judging.groups])

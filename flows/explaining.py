@@ -35,7 +35,7 @@ def explain(
         store_uri: URI of the store with the tables; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store_uri)
-    rows = _published(data_store, sku, store, as_of)
+    rows = _published_rows(data_store, sku, store, as_of)
     row, when = rows.row(0, named=True), rows["as_of"][0]
     runs = ledger.rows(data_store)
     entry = {} if runs is None else ledger.last(data_store, SALES.name, "forecast", when) or {}
@@ -51,7 +51,7 @@ def explain(
     return _result(lines, row, when, [*notes, *_other_medians(lines)])
 
 
-def _published(data_store: Store, sku: str, store: str, as_of: date | None) -> pl.DataFrame:
+def _published_rows(data_store: Store, sku: str, store: str, as_of: date | None) -> pl.DataFrame:
     """The published rows of the key; `ParameterError` with near names where there are none."""
     table = Layout(SALES.name).table("forecasts")
     if (forecasts := data_store.find(table)) is None:

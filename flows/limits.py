@@ -63,7 +63,7 @@ def limited(kind: Limits, name: str, **options: Any) -> Callable[[Callable[P, R]
     from `flows.variables`.
     """
     limits: dict[str, Any] = {"timeout_seconds": settings().timeout_seconds or kind.timeout_seconds}
-    if unattended() and kind.retries:
+    if is_unattended() and kind.retries:
         limits |= {"retries": kind.retries, "retry_delay_seconds": kind.retry_delay_seconds}
 
     def make(function: Callable[P, R]) -> Flow[P, R]:
@@ -104,6 +104,6 @@ def _try_no_more() -> None:
         client.update_flow_run(run.id, empirical_policy=policy)
 
 
-def unattended() -> bool:
+def is_unattended() -> bool:
     """Whether this process is the run of a deployment, which a worker has started."""
     return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))

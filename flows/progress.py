@@ -20,7 +20,7 @@ from flows.cluster import enough_workers, most_workers
 from models.errors import AlmanacError
 from models.scenario import Scenario
 from tasks.scoring.runs import Run
-from tasks.scoring.shards import grouped
+from tasks.scoring.shards import shard_groups
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ def in_tasks(counts: Mapping[int, int], alone: Collection[int] = ()) -> list[lis
     """Shards in groups, one group per task; those in `alone` have their own. `counts` holds each shard's keys."""
     least, most = KEYS_OF_A_TASK
     share = sum(counts.values()) // most_workers() + max(counts.values(), default=0)
-    return grouped(counts, min(max(share, least), most), alone)
+    return shard_groups(counts, min(max(share, least), most), alone)
 
 
 def over_shards(

@@ -27,9 +27,9 @@ from tasks.scoring.runs import (
     Run,
     RunError,
     begin,
+    first_start,
     resolve_scoring,
     resolve_training,
-    started,
     with_context_notes,
     with_notes,
 )
@@ -143,13 +143,13 @@ def score(
     _refuse_failures(run, results, counts, max_failed_share)
     summary = _summary(run, counts)
     if dry_run:
-        return summary | _unpublished(
+        return summary | _unpublished_summary(
             run, clock, "Dry run: nothing was published; the scored shards are kept."
         )
     newer = covered_by(run)
     if newer:
         note = f"Run {newer} has published {run.as_of} from newer data: these rows are no longer needed."
-        return summary | _unpublished(run, clock, note) | {"covered_by": newer}
+        return summary | _unpublished_summary(run, clock, note) | {"covered_by": newer}
     return _publish(scenario, run, results, counts, clock)
 
 
@@ -213,7 +213,7 @@ def _record(
         versions=run.versions,
         counts=counts,
         reasons=reasons(results),
-        started=started(run),
+        started=first_start(run),
         published=published,
     )
 
@@ -321,7 +321,7 @@ def _failed_keys(
     ]
 
 
-def _unpublished(run: Run, clock: Clock, note: str) -> dict[str, Any]:
+def _unpublished_summary(run: Run, clock: Clock, note: str) -> dict[str, Any]:
     return {
         "published": False,
         "table": run.table,

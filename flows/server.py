@@ -112,7 +112,7 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
         yield Api(url)
         return
     with _one_at_a_time():
-        server = _known(leave_up=leave_up)
+        server = _running_server(leave_up=leave_up)
         if server:
             meanwhile()
         else:
@@ -171,7 +171,7 @@ def _send_what_is_left() -> None:
     EventsWorker.drain_all(timeout=10)
 
 
-def _known(*, leave_up: bool) -> _Server | None:
+def _running_server(*, leave_up: bool) -> _Server | None:
     """The server that an earlier command started in PREFECT_HOME, if it answers and has the same settings."""
     try:
         record = json.loads(_record().read_text())

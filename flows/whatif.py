@@ -86,7 +86,7 @@ def compare_plans(
     for note in notes:
         get_run_logger().info(note)
     bands = whatif.bands(lines, bundles.files(data_store, SALES.name, run.bundle or 0), run.as_of, options)
-    comparison = _compared(lines, bands)
+    comparison = _comparison(lines, bands)
     address = None
     if page:
         beside = whatif.beside(stored_plan, differing)
@@ -108,11 +108,11 @@ def compare_plans(
     }
 
 
-def _compared(lines: pl.DataFrame, bands: pl.DataFrame) -> dict[str, Any]:
+def _comparison(lines: pl.DataFrame, bands: pl.DataFrame) -> dict[str, Any]:
     """The differences in a result: their sums, and the largest of them."""
     return {
         "pairs": lines.select(KEY).n_unique(),
-        "total": _rounded(whatif.summed(lines, []).row(0, named=True)),
+        "total": _rounded_total(whatif.summed(lines, []).row(0, named=True)),
         "weeks": whatif.summed(lines, ["week"]).to_dicts(),
         "bands": bands.to_dicts(),
         "largest": _largest(whatif.summed(lines, list(KEY)), KEY),
@@ -146,5 +146,5 @@ def _largest(lines: pl.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
     return differing.sort(pl.col("difference").abs(), *by, descending=order).head(_LINES).to_dicts()
 
 
-def _rounded(total: dict[str, float | None]) -> dict[str, float | None]:
+def _rounded_total(total: dict[str, float | None]) -> dict[str, float | None]:
     return {name: None if v is None else round(v, 5 if name == "share" else 1) for name, v in total.items()}

@@ -194,7 +194,7 @@ def replace(table: pl.LazyFrame, rows: pl.DataFrame, unique: Sequence[str]) -> F
     return FoldResult(new, changes, rows.height - news.height, _no_refusals(rows))
 
 
-def appended(rows: pl.DataFrame) -> FoldResult:
+def as_new_rows(rows: pl.DataFrame) -> FoldResult:
     """`rows`, all of them new."""
     return FoldResult(rows, rows.clear(), 0, _no_refusals(rows))
 

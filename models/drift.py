@@ -91,11 +91,11 @@ def drift(reference: pl.DataFrame, current: pl.DataFrame, rule: Rule | None = No
     records = [line for name in features for line in _feature(reference, current, name, rule, len(features))]
     schema: dict[str, Any] = {CYCLE: current.schema[CYCLE], **SCHEMA}
     lines = pl.DataFrame(records, schema={name: dtype for name, dtype in schema.items() if name != "rank"})
-    parts = [ranked(part) for _, part in lines.group_by(CYCLE, maintain_order=True)]
+    parts = [in_order_of_rank(part) for _, part in lines.group_by(CYCLE, maintain_order=True)]
     return pl.concat(parts).sort(CYCLE, "rank").select(list(schema)) if parts else pl.DataFrame(schema=schema)
 
 
-def ranked(lines: pl.DataFrame) -> pl.DataFrame:
+def in_order_of_rank(lines: pl.DataFrame) -> pl.DataFrame:
     """Lines of one cycle in the order of their `rank`; see `drift`."""
     excess = (pl.col("psi") / pl.col("limit")).fill_null(-1.0)
     rows = lines.sort("drifted", excess, "feature", descending=[True, True, False])

@@ -12,7 +12,7 @@ from tasks.ingest.pipeline import IngestResult, ingest
 from tasks.registry import bundles, ledger
 from tasks.scoring import score as scoring
 from tasks.scoring.publishing import Publication, complete, publish
-from tasks.scoring.runs import Run, begin, resolve_scoring, resolve_training, started
+from tasks.scoring.runs import Run, begin, first_start, resolve_scoring, resolve_training
 from tasks.scoring.shards import ShardResult, plan, reasons, reconcile
 from tasks.storage.store import Store
 from tasks.training.fit import Challenger, Verdict, compare, fit, prepare_shards, training_shards
@@ -97,7 +97,7 @@ def enter(run: Run, counts: Mapping[str, int], results: list[ShardResult], *, pu
         versions=run.versions,
         counts=counts,
         reasons=reasons(results),
-        started=started(run),
+        started=first_start(run),
         published=published,
     )
 

@@ -106,7 +106,7 @@ def isotonic(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
     return {"kind": "isotonic", "from": curve.X_thresholds_.tolist(), "to": curve.y_thresholds_.tolist()}
 
 
-def calibrated(probability: Floats, how: Calibration) -> Floats:
+def calibrated_probabilities(probability: Floats, how: Calibration) -> Floats:
     """Probabilities after calibration, in the order of `probability`.
 
     >>> calibrated(np.array([0.2, 0.6]), {"kind": "isotonic", "from": [0.0, 1.0], "to": [0.0, 0.5]}).tolist()

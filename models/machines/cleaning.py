@@ -13,7 +13,7 @@ from models.contracts import ROW
 _WHOLE = r"^([+-]?\d+)\.0+$"
 
 
-def tidied(raw: pl.DataFrame) -> pl.DataFrame:
+def tidy_rows(raw: pl.DataFrame) -> pl.DataFrame:
     """`raw` with ids, components, errors, models and readings in one spelling.
 
     >>> tidied(pl.DataFrame({"machine_id": [1.0, 2.0], "component": [" Oil  Pump", "oil pump"]})).rows()

@@ -16,7 +16,7 @@ import polars as pl
 from models.contracts import FLAGS, ROW, AcceptResult
 from models.errors import ContractError
 from models.machines.chains import first_of_chains
-from models.machines.cleaning import tidied, words
+from models.machines.cleaning import tidy_rows, words
 from models.machines.layouts import TAGS, VALUES
 from models.scenario import Frames, Table
 from models.schemas import dy
@@ -66,7 +66,7 @@ class MachinesTable(Table):
     """A table whose rows are put into one spelling before their contract is checked, see `cleaning`."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
-        return super().accept(tidied(raw), options)
+        return super().accept(tidy_rows(raw), options)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class TelemetryTable(MachinesTable):
                 f"{self.name}: times mark the start of an interval, but no machine has two rows that show "
                 "its length. Give it with --telemetry-hours, e.g. 1."
             )
-        return dataclasses.replace(accepted, good=end_labelled(good.lazy(), hours).collect())
+        return dataclasses.replace(accepted, good=with_end_times(good.lazy(), hours).collect())
 
 
 def _counts(numbers: pl.Series) -> bool:
@@ -328,6 +328,6 @@ def _jittered(distances: pl.DataFrame) -> float:
     return middle
 
 
-def end_labelled(telemetry: pl.LazyFrame, hours: float) -> pl.LazyFrame:
+def with_end_times(telemetry: pl.LazyFrame, hours: float) -> pl.LazyFrame:
     """Telemetry whose times marked the start of intervals of `hours`, with the end in its place."""
     return telemetry.with_columns(pl.col("time") + pl.duration(microseconds=round(hours * 3.6e9)))

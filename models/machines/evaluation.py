@@ -45,7 +45,7 @@ def judge(model: Model, rows: pl.DataFrame, options: Options) -> pl.DataFrame:
     """
     probabilities = model.predict(model.matrix(rows))
     parts = [
-        judged(
+        judged_rows(
             rows, risk, probabilities[risk.component, risk.horizon_hours], risk.threshold(options), options
         )
         for risk in model.risks
@@ -54,7 +54,7 @@ def judge(model: Model, rows: pl.DataFrame, options: Options) -> pl.DataFrame:
     return pl.concat(parts) if parts else pl.DataFrame(schema=JUDGED)
 
 
-def judged(
+def judged_rows(
     rows: pl.DataFrame, risk: Risk, probability: NDArray[np.float64], threshold: float, options: Options
 ) -> pl.DataFrame:
     """Judged rows of one risk; NaN probabilities become null.

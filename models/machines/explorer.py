@@ -45,7 +45,7 @@ def explorer(view: View) -> list[Block]:
         f"Readings since {since:%Y-%m-%d}; what happened is marked at the reading that followed. Risks are within "
         f"{span(longest)}: those of the last {MOMENTS} runs, and before them of the backtest, which its models had not seen."
     )
-    first = view.listed["machine_id"].head(1).to_list() or machines["machine_id"].head(1).to_list()
+    first = view.watch_list["machine_id"].head(1).to_list() or machines["machine_id"].head(1).to_list()
     explorer = Explorer(
         key={"machine_id": "Machine", "series": "Panel"},
         time="time",
@@ -157,7 +157,7 @@ def _earlier(view: View, since: datetime, inside: pl.Expr) -> list[pl.LazyFrame]
 def _about(view: View, first: str, machines: pl.LazyFrame) -> pl.LazyFrame:
     """The explorer's header of each machine, with its first panel: model, age, and its highest risk."""
     highest = (
-        view.listed.lazy()
+        view.watch_list.lazy()
         .group_by("machine_id", maintain_order=True)
         .first()
         .select(

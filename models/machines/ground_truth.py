@@ -13,7 +13,7 @@ from models.machines.contracts import interval_hours, tables_at
 from models.machines.evaluation import log_loss
 from models.machines.labels import OBSERVED
 from models.machines.scoring import KEY, QUANTILE_COLUMNS, RISKS, UNDER_WORK
-from models.machines.service import ENDED, ended, failures_until
+from models.machines.service import ENDED, failures_until, out_of_service
 from models.machines.vocabulary import by_component
 from models.scenario import TALLIES, ControlChart, Frames, GroundTruth
 
@@ -79,10 +79,10 @@ def _ended(tables: Frames, until: datetime) -> pl.DataFrame:
     if "telemetry" not in tables:
         return pl.DataFrame(schema={"machine_id": pl.String, ENDED: pl.Datetime("us", "UTC")})
     visible = tables_at(tables, until)
-    return ended(visible, until, interval_hours(visible["telemetry"]) or 1.0)
+    return out_of_service(visible, until, interval_hours(visible["telemetry"]) or 1.0)
 
 
-def first_published(judged_rows: pl.LazyFrame) -> pl.DataFrame:
+def first_judgements(judged_rows: pl.LazyFrame) -> pl.DataFrame:
     """Judged rows, each machine, component, time and horizon once: from the first `as_of` that published it."""
     return judged_rows.sort("as_of").unique(PLACE, keep="first", maintain_order=True).collect().sort(PLACE)
 
@@ -112,7 +112,7 @@ def losses(backtest: pl.LazyFrame, judged_rows: pl.LazyFrame) -> tuple[float, fl
 
     By the outcomes of `judged_rows`; each horizon weighs the same. None where there is no such row.
     """
-    final_rows = first_published(judged_rows.filter(pl.col("failed").is_not_null())).lazy()
+    final_rows = first_judgements(judged_rows.filter(pl.col("failed").is_not_null())).lazy()
     ours = backtest.select(*PLACE, pl.col("probability").alias("our_probability"))
     rows = final_rows.join(ours, on=PLACE, how="inner").sort(PLACE).collect(engine="streaming")
     own, theirs = log_loss(rows.with_columns(probability="our_probability")), log_loss(rows)

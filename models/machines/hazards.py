@@ -21,7 +21,7 @@ from models.machines.labels import OBSERVED, next_failure_column
 from models.machines.lives import QUANTILES, Life, inverse, times
 from models.machines.options import Options
 from models.machines.risks import matrix
-from models.machines.sampling import DRAWN, masked, shares
+from models.machines.sampling import DRAWN, masked_copies, shares
 
 FEWEST_FAILURES, FEWEST_MACHINES = 20, 10
 _PERIODS = 20
@@ -153,7 +153,7 @@ def _hazard(
     sample: _Sample, component: str, edges: Sequence[float], features: Sequence[Feature], options: Options
 ) -> Life:
     """The hazard learnt from `sample`, uncalibrated."""
-    copies, which = masked(sample.X, sample.drawn * 1009 % 1, features)
+    copies, which = masked_copies(sample.X, sample.drawn * 1009 % 1, features)
     X = np.concatenate([sample.X, copies])
     origin = np.concatenate([np.arange(len(sample.X)), which])
     row, period, failed = _periods(sample.hours[origin], sample.failed[origin], edges)

@@ -29,7 +29,7 @@ from models.machines.labels import OBSERVED, fails_within, next_failure_column
 from models.machines.options import Options
 from models.machines.rates import base_rates, failures_after, machine_hours, without_model
 from models.machines.risks import BASE_RATE, MODEL, Risk, matrix
-from models.machines.sampling import DRAWN, Fold, masked, shares
+from models.machines.sampling import DRAWN, Fold, masked_copies, shares
 from models.machines.vocabulary import Vocabulary
 
 AT_ONCE = 2
@@ -325,7 +325,7 @@ def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> S
     )
     X = matrix(frame, work.names)
     again = (frame[DRAWN] / frame["|share"] * 1009) % 1
-    copies, which = masked(X, again.to_numpy(), work.features)
+    copies, which = masked_copies(X, again.to_numpy(), work.features)
     weight = 1 / frame["|share"].to_numpy()
     failing_rows = frame.select(pl.any_horizontal(_label(c) for c in modelled)).to_series().to_numpy()
     weight = np.where(failing_rows, weight * work.options.failing_weight, weight)

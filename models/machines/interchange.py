@@ -75,7 +75,7 @@ def _risk(builder: Builder, risk: Risk) -> str:
 
 
 def _calibrated(builder: Builder, probability: str, how: Mapping[str, Any]) -> str:
-    """As `models.machines.calibration.calibrated`."""
+    """As `models.machines.calibration.calibrated_probabilities`."""
     if how["kind"] == "platt":
         inside = builder.op("Clip", probability, builder.constant(EDGE), builder.constant(1 - EDGE))
         odds = builder.op("Div", inside, builder.op("Sub", builder.constant([[1.0]]), inside))

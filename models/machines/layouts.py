@@ -25,10 +25,10 @@ def _by_tag(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceF
     """Telemetry with a row per reading, as a row per machine and time with a column per tag."""
     if request.table != "telemetry":
         return list(files)
-    return [SourceFile(file.name, _pivoted(file, request)) for file in files]
+    return [SourceFile(file.name, _pivot(file, request)) for file in files]
 
 
-def _pivoted(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
+def _pivot(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
     """Raises `ContractError` where the tag or value is missing, or a tag has two values at one time."""
     columns = file.columns
     usual = {
@@ -111,10 +111,10 @@ def _by_cycle(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sourc
     """Readings by the cycles of machines that run to their failure, of which the last cycle is one."""
     if request.table not in ("telemetry", "failures"):
         return list(files)
-    return [SourceFile(file.name, _dated(file, request)) for file in files]
+    return [SourceFile(file.name, _with_dates(file, request)) for file in files]
 
 
-def _dated(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
+def _with_dates(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
     """Raises `ContractError` where there is no column with the cycle."""
     frame = file.frame
     if file.columns == [f"column {n}" for n in range(1, len(_NASA) + 1)]:

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.machines import estimators, lives
-from models.machines.calibration import IDENTITY, Calibration, calibrated
+from models.machines.calibration import IDENTITY, Calibration, calibrated_probabilities
 from models.machines.costs import cheapest
 from models.machines.estimators import Estimator, Floats, Matrix
 from models.machines.features import Feature, used_features
@@ -46,7 +46,7 @@ class Risk:
     def predict(self, X: Matrix) -> Floats:
         """Calibrated probability per row; NaN without model."""
         if self.estimator is not None:
-            return calibrated(self.estimator.predict(X), self.calibration)
+            return calibrated_probabilities(self.estimator.predict(X), self.calibration)
         return np.full(len(X), self.base_rate if self.rung == BASE_RATE else np.nan)
 
     def threshold(self, options: Options) -> float:

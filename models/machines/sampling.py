@@ -76,7 +76,7 @@ def shares(positives: int, negatives: int, most: int) -> tuple[float, float]:
     return failing, healthy
 
 
-def masked(
+def masked_copies(
     X: NDArray[np.float32], draws: NDArray[np.float64], features: Sequence[Feature]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Copies of a twentieth of the rows with one sensor's features missing, or all sensors', and their rows.

@@ -284,7 +284,7 @@ class Machines(
 
     def complete(self, rows: pl.LazyFrame) -> pl.LazyFrame:
         """The rows of a whole run, from all shards, as they are published: with their rank."""
-        return scoring.ranked(rows)
+        return scoring.with_rank(rows)
 
     def events(
         self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
@@ -332,7 +332,7 @@ class Machines(
     def measures(self, judged_rows: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
         """Metrics of judged rows, published or of a bundle; see `evaluation.metrics`."""
         is_published = "as_of" in judged_rows.collect_schema()
-        rows = ground_truth.first_published(judged_rows) if is_published else judged_rows.collect()
+        rows = ground_truth.first_judgements(judged_rows) if is_published else judged_rows.collect()
         return evaluation.metrics(rows, Options.of(options))
 
     def tallies(self, judged_rows: pl.DataFrame, options: Mapping[str, Any]) -> pl.DataFrame:

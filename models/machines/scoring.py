@@ -67,7 +67,7 @@ def score(
 
     A range begins at `first`, when telemetry began, where the requested range begins earlier. A row at T
     uses nothing later than T. Reasons are given for every row at `as_of`, and for those above the
-    threshold of the others. Ranks are left null: see `ranked`.
+    threshold of the others. Ranks are left null: see `with_rank`.
     """
     run_options = model.options_for(options)
     count = (
@@ -95,10 +95,10 @@ def score(
             if risk.component in model.vocabulary.components
             else pl.lit(value=False)
         )
-        risk_rows = _suppressed(risk_rows, rows.select(working.alias("working"))["working"])
+        risk_rows = _without_alarms(risk_rows, rows.select(working.alias("working"))["working"])
         risk_rows = risk_rows.hstack(lives[risk.component])
         mine = rows.select(pl.col("machine_id").is_in(machine_ids))["machine_id"]
-        parts.append(_in_service(_explained(risk_rows, mine, X, risk, model, latest), silent).filter(mine))
+        parts.append(_in_service(_with_reasons(risk_rows, mine, X, risk, model, latest), silent).filter(mine))
     published = pl.concat(part.select(list(RISKS)) for part in parts).sort(*KEY, "time", "horizon_hours")
     return Scores(published, _outcomes(keys, published, as_of))
 
@@ -117,7 +117,7 @@ def with_lives(judged_rows: pl.DataFrame, model: Model, rows: pl.DataFrame) -> p
     return judged_rows.join(pl.concat(parts), on=[*KEY, "time"], how="left", maintain_order="left")
 
 
-def ranked(rows: pl.LazyFrame) -> pl.LazyFrame:
+def with_rank(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Published rows of all shards with their `rank` within time and horizon: 1 has the highest probability.
 
     Equal ones are ranked by machine and component. Rows without probability, and those under work, are
@@ -218,7 +218,7 @@ def _life(
     )
 
 
-def _suppressed(rows: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
+def _without_alarms(rows: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
     """Rows under work raise no alarm; where a model with telemetry gave the probability, their rung is `under_work`."""
     is_quiet = working & rows["probability"].is_not_null()
     by_model = is_quiet & rows["rung"].is_in([MODEL, PARTIAL])
@@ -242,7 +242,7 @@ def _in_service(rows: pl.DataFrame, silent: pl.Series) -> pl.DataFrame:
     )
 
 
-def _explained(
+def _with_reasons(
     rows: pl.DataFrame, mine: pl.Series, X: np.ndarray, risk: Risk, model: Model, every: pl.Series
 ) -> pl.DataFrame:
     """Rows with the reasons of their risk, after what is missing; a base rate and no model say why.

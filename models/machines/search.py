@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from models.machines import evaluation, horizons, rates, training
-from models.machines.calibration import calibrated
+from models.machines.calibration import calibrated_probabilities
 from models.machines.features import used_features
 from models.machines.labels import next_failure_column
 from models.machines.options import ESTIMATORS, Options
@@ -128,10 +128,10 @@ def _judged(
         risk = rates.without_model(component, hours, failures[component], base[component], work.options)
         probability = risk.predict(matrix(holdout.rows, []))
         if component in holdout.probabilities:
-            probability = calibrated(
+            probability = calibrated_probabilities(
                 holdout.probabilities[component],
                 horizons.calibration_of(before, component, hours, base[component]),
             )
             risk = replace(risk, rung=MODEL)
-        frames.append(evaluation.judged(holdout.rows, risk, probability, 1.0, work.options))
+        frames.append(evaluation.judged_rows(holdout.rows, risk, probability, 1.0, work.options))
     return pl.concat(frames)

@@ -44,7 +44,7 @@ def _band() -> pl.Expr:
 def _watch_list(view: View) -> list[Block]:
     if view.rows.is_empty():
         return [Text("No component was scored.")]
-    watch_list, rows = view.listed, view.rows
+    watch_list, rows = view.watch_list, view.rows
     counts = {
         f"At risk within {span(h)}": f"{rows.filter(horizon_hours=h)['above_threshold'].sum():,}"
         for h in view.horizons

@@ -24,7 +24,7 @@ def longest_silence(interval_hours: float) -> timedelta:
     return max(_SILENCE, timedelta(hours=_INTERVALS * interval_hours))
 
 
-def ended(tables: Frames, last: datetime, interval_hours: float) -> pl.DataFrame:
+def out_of_service(tables: Frames, last: datetime, interval_hours: float) -> pl.DataFrame:
     """Machines that are out of service at `last`, the end of `tables`: machine_id, `ended`."""
     newest = tables["telemetry"].group_by("machine_id").agg(pl.col("time").max().alias(ENDED))
     at_last = newest.with_columns(pl.lit(last, pl.Datetime("us", "UTC")).alias("time"))

@@ -10,7 +10,7 @@ import polars as pl
 
 from models.errors import ContractError
 from models.machines import costs, evaluation, hazards
-from models.machines.calibration import calibrated
+from models.machines.calibration import calibrated_probabilities
 from models.machines.contracts import tables_at
 from models.machines.features import build, used_features, windows
 from models.machines.few_failures import few_failures
@@ -22,7 +22,7 @@ from models.machines.options import Options
 from models.machines.rates import failures_after
 from models.machines.risks import MODEL, Model, Risk, matrix
 from models.machines.sampling import STEPS, draw, folds, row_count
-from models.machines.service import ended, record_ends
+from models.machines.service import out_of_service, record_ends
 from models.machines.vocabulary import OTHER, OTHER_COMPONENTS, Vocabulary, by_component
 from models.scenario import FitResult, Frames
 
@@ -50,7 +50,7 @@ def rows_of(
         schema={"machine_id": pl.String, "time": rows.schema["time"], "component": pl.String}
     )
     failures = visible.get("failures", nothing)
-    ends = ended(visible, last, vocabulary.interval_hours)
+    ends = out_of_service(visible, last, vocabulary.interval_hours)
     after = outcomes(rows, failures, vocabulary.components, observed["outcomes"].item(), ends)
     rows = rows.with_columns(pl.Series(STEPS, steps)).hstack(after).filter(pl.col("readings") > 0)
     return rows.with_columns(draw(rows, options.seed))
@@ -95,7 +95,7 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
     before = _bills(_judged(horizons, slice(0, 1), first=True, options=options, bills={}), options)
     backtest = _judged(horizons, slice(1, 2), first=True, options=options, bills=before)
     after = _bills(_judged(horizons, slice(0, 2), first=False, options=options, bills={}), options)
-    risks = [_billed(risk, after) for f in horizons for risk in f.risks]
+    risks = [_with_threshold(risk, after) for f in horizons for risk in f.risks]
     model = Model(vocabulary, options, tuple(risks), tuple(_lives(work, horizons[-1].hidden)))
     metrics = pl.concat([evaluation.metrics(backtest, options), *(f.importance for f in horizons)])
     return FitResult(
@@ -110,12 +110,12 @@ def fit(rows: pl.LazyFrame, vocabulary: Vocabulary, observed: pl.DataFrame, opti
             *filter(
                 None, [few_failures({r.component: failures[r.component] for r in risks if r.rung == MODEL})]
             ),
-            *unmodelled(risks),
+            *missing_models(risks),
         ],
     )
 
 
-def unmodelled(risks: Sequence[Risk]) -> list[str]:
+def missing_models(risks: Sequence[Risk]) -> list[str]:
     """Why components have no model, the first of many; names may then be texts, a new one for each failure."""
     notes = [f"{r.component} at {r.horizon_hours} h: {r.reason}" for r in risks if r.reason]
     if len(notes) <= 2 * _SHOWN:
@@ -193,12 +193,12 @@ def _judged(
             for component, without in horizon.without.items():
                 if component in holdout.probabilities:
                     how = (horizon.first if first else horizon.both)[component]
-                    probability = calibrated(holdout.probabilities[component], how)
+                    probability = calibrated_probabilities(holdout.probabilities[component], how)
                     risk = replace(without, rung=MODEL)
                 else:
                     probability, risk = without.predict(matrix(holdout.rows, [])), without
-                threshold = _billed(risk, bills).threshold(options)
-                parts.append(evaluation.judged(holdout.rows, risk, probability, threshold, options))
+                threshold = _with_threshold(risk, bills).threshold(options)
+                parts.append(evaluation.judged_rows(holdout.rows, risk, probability, threshold, options))
     return evaluation.coherent(pl.concat(parts))
 
 
@@ -218,7 +218,7 @@ def _bills(judged_rows: pl.DataFrame, options: Options) -> dict[_Place, _Bills]:
     return by_place
 
 
-def _billed(risk: Risk, bills: Mapping[_Place, _Bills]) -> Risk:
+def _with_threshold(risk: Risk, bills: Mapping[_Place, _Bills]) -> Risk:
     rows, failures = bills.get((risk.component, risk.horizon_hours), ([], 0))
     return replace(risk, bills=rows, failures=failures)
 

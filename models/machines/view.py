@@ -36,7 +36,7 @@ class View:
         self.status = dict(run.keys.group_by("status").len().collect().iter_rows())
 
     @property
-    def listed(self) -> pl.DataFrame:
+    def watch_list(self) -> pl.DataFrame:
         """One line per component with a probability, alarms first, those of the shortest horizon at the top."""
         rows = self.rows.filter(pl.col("probability").is_not_null())
         alarm = pl.col("horizon_hours").filter("above_threshold").min()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from models.contracts import AcceptResult, FoldResult, accept, appended, last_of_each, replace
+from models.contracts import AcceptResult, FoldResult, accept, as_new_rows, last_of_each, replace
 
 if TYPE_CHECKING:
     from models.schemas import dy
@@ -92,7 +92,7 @@ class Table:
         A row replaces an earlier one with the same unique columns, stored or among `rows`.
         """
         latest = rows if self.rows_at_a_time is None else last_of_each(rows, self.unique)
-        folded = appended(latest) if stored_rows is None else replace(stored_rows, latest, self.unique)
+        folded = as_new_rows(latest) if stored_rows is None else replace(stored_rows, latest, self.unique)
         return dataclasses.replace(folded, superseded=rows.height - latest.height)
 
     def replace(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 from prefect import task
 
-from models.drift import CYCLE, SCHEMA, Rule, drift, ranked
+from models.drift import CYCLE, SCHEMA, Rule, drift, in_order_of_rank
 from models.scenario import AsOf, Event, Scenario, WatchesInputs
 from tasks.monitoring.due import judged_so_far
 from tasks.registry import bundles
@@ -105,7 +105,7 @@ def measure_drift(scenario: Scenario, run: Run, shards: Sequence[int], rule: Rul
     ]
     if not parts:
         return pl.DataFrame(schema={**SCHEMA, "kind": pl.String})
-    return ranked(pl.concat(parts).filter(pl.col(CYCLE) == run.as_of).drop(CYCLE))
+    return in_order_of_rank(pl.concat(parts).filter(pl.col(CYCLE) == run.as_of).drop(CYCLE))
 
 
 @task(name="accuracy-since")

@@ -73,7 +73,7 @@ def resolve_judging(
         )
     versions = input_versions(scenario, store)
     newest = scenario.resolve_as_of(scans(scenario, store, versions), None, datetime.now(UTC))
-    table, targets = _published(scenario, store)
+    table, targets = _published_targets(scenario, store)
     within = [target for target in targets if _within(target.as_of, since, until)]
     if not within:
         raise RunError(_nothing(scenario, store, targets, since, until) + hint)
@@ -102,7 +102,7 @@ def judged_so_far(store: Store, scenario: str) -> pl.DataFrame | None:
     return None if rows is None else rows.sort("as_of").collect()
 
 
-def _published(scenario: Scenario, store: Store) -> tuple[str, list[Target]]:
+def _published_targets(scenario: Scenario, store: Store) -> tuple[str, list[Target]]:
     """Name of the published table, and its partitions that the ledger knows, oldest first."""
     table = scenario.published_table({}).name
     path = Layout(scenario.name).table(table)
@@ -169,7 +169,7 @@ class _Touched:
         change = self._changes[name, after]
         if change is None or not verdict["rows"]:
             return False
-        first, last = (parsed(end, self._newest) for end in change)
+        first, last = (as_of_from(end, self._newest) for end in change)
         since, until = verdict["since"], verdict["until"]
         return bool((until is None or first <= until) and (since is None or last >= since))
 
@@ -209,6 +209,6 @@ def _nothing(
     )
 
 
-def parsed(text: str | None, like: AsOf) -> AsOf | None:
+def as_of_from(text: str | None, like: AsOf) -> AsOf | None:
     """The moment or day that `text` stands for in ISO 8601, of the kind of `like`."""
     return None if text is None else type(like).fromisoformat(text)

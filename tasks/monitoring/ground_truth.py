@@ -18,7 +18,7 @@ from deltalake import CommitProperties, write_deltalake
 from prefect import task
 
 from models.scenario import TALLIES, AsOf, HasControlCharts, HasGroundTruth, Scenario
-from tasks.monitoring.due import JUDGED, Judging, Target, judged_so_far, parsed
+from tasks.monitoring.due import JUDGED, Judging, Target, as_of_from, judged_so_far
 from tasks.registry import bundles, tracking
 from tasks.scoring.publishing import (
     DataFile,
@@ -58,7 +58,7 @@ def _judge(scenario: Scenario, run: Run, target: Target) -> Judgement:
     marker = run.path(f"judged/{name}.json")
     record = run.store.get_json(marker)
     if record and (data_file := DataFile(**record["part"])) and _in_place(run, data_file):
-        since, until = (parsed(record[end], target.as_of) for end in ("since", "until"))
+        since, until = (as_of_from(record[end], target.as_of) for end in ("since", "until"))
         points = tuple({**row, "period": date.fromisoformat(row["period"])} for row in record["tallies"])
         return Judgement(target, data_file, record["pending"], since, until, points)
     assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"

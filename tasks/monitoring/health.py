@@ -68,7 +68,7 @@ def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
         fallback_share=None if run is None else round(run["fallback"] / max(run["requested"], 1), 4),
         failed_keys=None if run is None else int(run["failed"]),
         quarantined_rows=store.rows(Layout(scenario.name).table("quarantine")),
-        drifted_features=_drifted(store, scenario.name),
+        drifted_features=_drifted_features(store, scenario.name),
     )
 
 
@@ -121,7 +121,7 @@ def _age_days(store: Store, scenario: str, champion: int, now: datetime) -> floa
     )
 
 
-def _drifted(store: Store, scenario: str) -> int | None:
+def _drifted_features(store: Store, scenario: str) -> int | None:
     """The number of drifted features in the last comparison."""
     path = Layout(scenario).table(DRIFT)
     if not (as_ofs := store.as_ofs(path)):

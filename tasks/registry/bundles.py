@@ -200,8 +200,8 @@ def files(store: Store, scenario: str, number: int) -> dict[str, File]:
     """
     place = folder(scenario, number)
     facts = manifest(store, scenario, number)
-    contents = _checked(facts, lambda path: store.get(f"{place}/{path}"), f"{store.uri}/{place}")
-    if _registered(store, scenario, number) not in (None, _sha256(facts)):
+    contents = _contents(facts, lambda path: store.get(f"{place}/{path}"), f"{store.uri}/{place}")
+    if _registered_sha256(store, scenario, number) not in (None, _sha256(facts)):
         raise BundleError(
             f"{store.uri}/{place}/{MANIFEST}: not the manifest that was registered. Nothing was loaded; choose another "
             "bundle with --bundle, or train again, and find out who wrote it."
@@ -209,7 +209,7 @@ def files(store: Store, scenario: str, number: int) -> dict[str, File]:
     return contents
 
 
-def _registered(store: Store, scenario: str, number: int) -> str | None:
+def _registered_sha256(store: Store, scenario: str, number: int) -> str | None:
     """The hash of a bundle's manifest in the registry; None for a bundle of an earlier version, which wrote none."""
     registry = events(store, scenario)
     if registry is None or MANIFEST_SHA256 not in registry.columns:
@@ -239,10 +239,10 @@ def read_folder(place: Path) -> dict[str, File]:
     def read(path: str) -> bytes | None:
         return (place / path).read_bytes() if (place / path).is_file() else None
 
-    return _checked(read_manifest(place), read, str(place))
+    return _contents(read_manifest(place), read, str(place))
 
 
-def _checked(
+def _contents(
     facts: Mapping[str, Any], content_of: Callable[[str], bytes | None], where: str
 ) -> dict[str, File]:
     contents: dict[str, File] = {}

@@ -73,7 +73,7 @@ def log_run(
     from mlflow.entities import Param
 
     client = client_of(uri)
-    mlflow_run = _known(client, store, scenario, kind, run_id)
+    mlflow_run = _mlflow_run(client, store, scenario, kind, run_id)
     record = str(mlflow_run.info.run_id)
     if mlflow_run.info.status == "FINISHED":
         return record
@@ -82,7 +82,7 @@ def log_run(
     pairs = [Param(name, json.dumps(value, default=str)[:_TEXT]) for name, value in params.items()]
     for first in range(0, len(pairs), 100):
         client.log_batch(record, params=pairs[first : first + 100])
-    values = [*_headline(metrics), *([] if sliced is None else _sliced(sliced))]
+    values = [*_headline(metrics), *([] if sliced is None else _slice_metrics(sliced))]
     for first in range(0, len(values), _BATCH):
         client.log_batch(record, metrics=values[first : first + _BATCH])
     for name, text in (files or {}).items():
@@ -101,7 +101,7 @@ def track_run(store: Store, **facts: Any) -> str | None:
         return None
 
 
-def _known(client: Any, store: Store, scenario: str, kind: str, run_id: str) -> Any:
+def _mlflow_run(client: Any, store: Store, scenario: str, kind: str, run_id: str) -> Any:
     """The run with this `run_id` and kind, created where there is none."""
     experiment = _experiment(client, store, model_name(scenario))
     query = f"tags.{RUN_ID} = '{run_id}' and tags.kind = '{kind}'"
@@ -136,7 +136,7 @@ def _headline(headline: Mapping[str, float]) -> list[Any]:
     ]
 
 
-def _sliced(metrics: pl.DataFrame) -> list[Any]:
+def _slice_metrics(metrics: pl.DataFrame) -> list[Any]:
     """The long table of metrics: `pinball.kind.promoted`; a slice by step becomes the metric's step."""
     from mlflow.entities import Metric
 

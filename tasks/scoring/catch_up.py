@@ -13,7 +13,7 @@ from tasks.ingest.status import is_stale
 from tasks.registry import bundles, ledger
 from tasks.scoring.events import emit
 from tasks.scoring.runs import Run, input_versions, scans
-from tasks.storage.commits import touched
+from tasks.storage.commits import moment_spans
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
@@ -62,7 +62,7 @@ def due(scenario: Scenario, store: Store, flow: str, at_most: int) -> Due:
     if not isinstance(scenario, CatchesUp):
         return Due([newest], [], newest)
     past = published_as_ofs(scenario, store, flow, newest)
-    again = _changed(scenario, store, flow, tables, [one for one in past if one <= newest])
+    again = _changed_as_ofs(scenario, store, flow, tables, [one for one in past if one <= newest])
     every = sorted({*scenario.due_as_ofs(tables, newest, past, at_most), *again})
     batch = every[-at_most:]
     result = Due(batch, every[:-at_most], newest, [one for one in again if one in batch])
@@ -81,7 +81,9 @@ def published_as_ofs(scenario: Scenario, store: Store, flow: str, like: AsOf) ->
     return sorted(type(like).fromisoformat(text) for text in texts.unique())
 
 
-def _changed(scenario: Scenario, store: Store, flow: str, tables: Frames, past: Sequence[AsOf]) -> list[AsOf]:
+def _changed_as_ofs(
+    scenario: Scenario, store: Store, flow: str, tables: Frames, past: Sequence[AsOf]
+) -> list[AsOf]:
     """The published `as_of`s of the last month whose rows in a table have changed since they were scored."""
     assert isinstance(scenario, CatchesUp)
     cadence = scenario.cadence or timedelta(0)
@@ -98,7 +100,7 @@ def _changed(scenario: Scenario, store: Store, flow: str, tables: Frames, past: 
         if not by_version:
             continue
         path = Layout(scenario.name).table(name)
-        commits = touched(store, path, min(by_version))
+        commits = moment_spans(store, path, min(by_version))
         for number, some in by_version.items():
             spans = [(begin, end) for version, begin, end in commits if version > number]
             near = [one for one in some if _touches(as_moment(one), cadence, spans)]

@@ -87,7 +87,7 @@ class Run:
         """The input tables at the run's versions, lazily; sharded tables cut to `shard`."""
         return {
             name: scan_table(
-                _opened(self.store, Layout(scenario.name).table(name), number, self.started),
+                _table_at(self.store, Layout(scenario.name).table(name), number, self.started),
                 shard if scenario.tables[name].shard_by else None,
             )
             for name, number in self.versions.items()
@@ -95,7 +95,7 @@ class Run:
 
 
 @lru_cache(maxsize=32)
-def _opened(store: Store, path: str, version: int, _started: datetime) -> DeltaTable:
+def _table_at(store: Store, path: str, version: int, _started: datetime) -> DeltaTable:
     """A table at a version, opened once per process each time a run is started."""
     return store.table(path, version)
 
@@ -220,7 +220,7 @@ def with_context_notes(scenario: Scenario, run: Run) -> Run:
     return with_notes(run, scenario.context_notes(run.tables(scenario), context, run.as_of))
 
 
-def started(run: Run) -> datetime:
+def first_start(run: Run) -> datetime:
     """When the run was first started."""
     first = run.store.get_json(run.path("run.json")) or {}
     return datetime.fromisoformat(first["started"]) if "started" in first else run.started

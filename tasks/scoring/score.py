@@ -48,10 +48,10 @@ def score_shards(
     An error raised here belongs to a shard, such as storage that does not answer, and is retried: the first shard
     without a result is at fault. Where a shard takes longer than `limit` seconds, its process is ended.
     """
-    return [_watched(scenario, run, shard, limit) for shard in shards]
+    return [_score_under_watch(scenario, run, shard, limit) for shard in shards]
 
 
-def _watched(scenario: Scenario, run: Run, shard: int, limit: float) -> ShardResult:
+def _score_under_watch(scenario: Scenario, run: Run, shard: int, limit: float) -> ShardResult:
     with ended_when_stuck(run, f"Shard {shard}", limit):
         return finished_result(run, shard) or _score_shard(scenario, run, shard)
 
@@ -106,7 +106,7 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
             raise
         except Exception as error:
             if some.height == 1:
-                return [_failed(scenario, run, some, f"{type(error).__name__}: {error}")]
+                return [_failure(scenario, run, some, f"{type(error).__name__}: {error}")]
             half = some.height // 2
             return in_halves(some[:half], inputs) + in_halves(some[half:], inputs)
 
@@ -129,7 +129,7 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
         pl.lit(run.bundle, dtype=pl.Int64).alias("bundle"), pl.lit(run.id, dtype=pl.String).alias("run_id")
     )
     data_file = write_data_file(run, run.table, f"{run.id}-{shard:04d}", rows)
-    run.store.put_frame(keys_path(run, shard), _typed(scenario, scores.keys).sort(scenario.key))
+    run.store.put_frame(keys_path(run, shard), _with_types(scenario, scores.keys).sort(scenario.key))
     result = ShardResult(
         shard=shard,
         path=data_file.path,
@@ -150,17 +150,17 @@ def _context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
     return read_context(store, folder)
 
 
-def _failed(scenario: Scenario, run: Run, keys: pl.DataFrame, reason: str) -> Scores:
+def _failure(scenario: Scenario, run: Run, keys: pl.DataFrame, reason: str) -> Scores:
     rows = pl.DataFrame(schema=dict(scenario.published_table(run.options).schema))
     result = keys.with_columns(
         pl.lit("failed").alias("status"),
         pl.lit(None, pl.String).alias("rung"),
         pl.lit(reason[:500]).alias("reason"),
     )
-    return Scores(rows, _typed(scenario, result))
+    return Scores(rows, _with_types(scenario, result))
 
 
-def _typed(scenario: Scenario, keys: pl.DataFrame) -> pl.DataFrame:
+def _with_types(scenario: Scenario, keys: pl.DataFrame) -> pl.DataFrame:
     return keys.select(*scenario.key, pl.col("status", "rung", "reason").cast(pl.String))
 
 

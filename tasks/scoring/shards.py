@@ -55,7 +55,7 @@ def keys_path(run: Run, shard: int) -> str:
     return run.path(f"shards/{shard:04d}.parquet")
 
 
-def grouped(counts: Mapping[int, int], keys: int, alone: Collection[int] = ()) -> list[list[int]]:
+def shard_groups(counts: Mapping[int, int], keys: int, alone: Collection[int] = ()) -> list[list[int]]:
     """Shards in groups, one group per task. `counts` holds the number of keys of each shard.
 
     Neighbours share a group of at most `keys` keys; a larger shard and each shard in `alone` have their own.

@@ -62,7 +62,7 @@ def transaction(url: SecretStr) -> Iterator[Database]:
 
     Errors are raised as a `SqlError` with the message of the database, without any secret of `url`.
     """
-    address = _parsed(url)
+    address = _address_of(url)
     try:
         connect = _postgresql if address.drivername in ("postgresql", "postgres") else _other
         with connect(address) as database:
@@ -71,12 +71,12 @@ def transaction(url: SecretStr) -> Iterator[Database]:
         raise
     except ModuleNotFoundError as error:
         raise SqlError(
-            f"{_shown(address)}: the package '{error.name}' is missing. Install it next to Almanac "
+            f"{_public_address(address)}: the package '{error.name}' is missing. Install it next to Almanac "
             f"(for Azure SQL: pip install pyodbc, and Microsoft's ODBC driver), or use another database. {_EXPECTED}"
         ) from None
     except (sa.exc.SQLAlchemyError, _adbc_error(), OSError) as error:
         raise SqlError(
-            f"{_shown(address)}: {_without_secrets(error, address)}\n"
+            f"{_public_address(address)}: {_without_secrets(error, address)}\n"
             "The run is published in the store nevertheless. Correct the cause and start the run again: it copies "
             "its rows to the database; so does the next run of the scenario."
         ) from None
@@ -170,7 +170,7 @@ def _postgresql(address: sa.URL) -> Iterator[Database]:
 def _other(address: sa.URL) -> Iterator[Database]:
     kind = address.get_backend_name()
     if kind not in ("mssql", "sqlite", "postgresql"):
-        raise SqlError(f"{_shown(address)}: {kind} is not a supported kind of database. {_EXPECTED}")
+        raise SqlError(f"{_public_address(address)}: {kind} is not a supported kind of database. {_EXPECTED}")
     fast = {"fast_executemany": True} if address.drivername == "mssql+pyodbc" else {}
     engine = sa.create_engine(address, poolclass=sa.NullPool, hide_parameters=True, **fast)
     if kind == "sqlite":
@@ -196,7 +196,7 @@ def _lock_from_the_beginning(engine: sa.Engine) -> None:
         connection.exec_driver_sql("begin immediate")
 
 
-def _parsed(url: SecretStr) -> sa.URL:
+def _address_of(url: SecretStr) -> sa.URL:
     text = url.get_secret_value()
     try:
         address = sa.make_url(text)
@@ -215,7 +215,7 @@ def _adbc_error() -> type[Exception]:
     return Error
 
 
-def _shown(address: sa.URL) -> str:
+def _public_address(address: sa.URL) -> str:
     """Kind, host and name of a database: the parts of its address that cannot be secret."""
     host = address.host or ""
     return f"{address.get_backend_name()}://{host}/{address.database or ''}"

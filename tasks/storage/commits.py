@@ -39,7 +39,7 @@ def commit_summary(store: Store, path: str, after: int) -> dict[str, Any]:
     return summary
 
 
-def touched(store: Store, path: str, after: int) -> list[tuple[int, datetime, datetime]]:
+def moment_spans(store: Store, path: str, after: int) -> list[tuple[int, datetime, datetime]]:
     """`spans` with the times as moments."""
     return [
         (version, datetime.fromisoformat(begin), datetime.fromisoformat(end))

@@ -55,7 +55,7 @@ def upsert(
         new, changes = Staged(folder / "new", _FEW), Staged(folder / "changed", _FEW)
         repeats, superseded, late = 0, 0, []
         removals = None if target is None else obsolete(table, pl.scan_delta(target), rows, whole=whole)
-        for step in _folded(table, target, rows, whole=whole):
+        for step in _fold_results(table, target, rows, whole=whole):
             new.add(step.new)
             changes.add(step.changed)
             repeats += step.repeated
@@ -109,7 +109,7 @@ def obsolete(table: Table, before: pl.LazyFrame, rows: pl.LazyFrame, *, whole: b
     return others.select(table.identity).collect(engine="streaming")
 
 
-def _folded(
+def _fold_results(
     table: Table, target: DeltaTable | None, rows: pl.LazyFrame, *, whole: bool
 ) -> Iterator[FoldResult]:
     before = None if target is None else pl.scan_delta(target)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deployments.pool_template import TemplateError, filled
+from deployments.pool_template import TemplateError, with_defaults
 from tests.arm import Template, resource_id
 from tests.conftest import ROOT
 from tests.deployments.test_container_pool import TEMPLATE as POOL
@@ -381,7 +381,7 @@ def test_a_password_with_any_character_reaches_the_database():
 def test_the_template_gives_the_pool_every_value_that_it_needs():
     variables = TEMPLATE["outputs"]["poolVariables"]["value"]
     assert set(POOL["variables"]["required"]) <= set(variables) <= set(POOL["variables"]["properties"])
-    assert filled(POOL, variables)["variables"]["required"] == []
+    assert with_defaults(POOL, variables)["variables"]["required"] == []
 
 
 @both
@@ -399,7 +399,7 @@ def test_what_the_pool_is_told_is_what_was_made(template):
 
 def test_a_filled_template_has_values_as_defaults_and_is_otherwise_the_same():
     values = {"image": "r.azurecr.io/almanac:2", "subnet_ids": None}
-    template = filled(POOL, values)
+    template = with_defaults(POOL, values)
     variables = template["variables"]["properties"]
     assert variables["image"]["default"] == "r.azurecr.io/almanac:2"
     assert variables["subnet_ids"] == POOL["variables"]["properties"]["subnet_ids"]
@@ -410,4 +410,4 @@ def test_a_filled_template_has_values_as_defaults_and_is_otherwise_the_same():
 
 def test_a_value_without_a_variable_is_an_error_that_names_it():
     with pytest.raises(TemplateError, match="imgae: not a variable"):
-        filled(POOL, {"imgae": "x"})
+        with_defaults(POOL, {"imgae": "x"})

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deployments.base_image import DOCKERFILES, ImageError, digest_of, moved
+from deployments.base_image import DOCKERFILES, ImageError, digest_of, move_digest
 
 FIRST, SECOND = (f"sha256:{digit * 64}" for digit in "12")
 
@@ -50,13 +50,13 @@ def test_a_dockerfile_names_the_digest_of_its_bases_tag_until_the_tag_moves(regi
     file = tmp_path / "Dockerfile"
     image = f"{registry.host}/library/python:3.11"
     file.write_text(f"# base\nARG BASE_IMAGE={image}\nFROM ${{BASE_IMAGE}}\n")
-    assert "was not pinned" in (moved(file, check=True) or "")
+    assert "was not pinned" in (move_digest(file, check=True) or "")
     assert "@" not in file.read_text()
-    assert FIRST in (moved(file, check=False) or "")
+    assert FIRST in (move_digest(file, check=False) or "")
     assert f"ARG BASE_IMAGE={image}@{FIRST}\n" in file.read_text()
-    assert moved(file, check=True) is None
+    assert move_digest(file, check=True) is None
     registry.digest = SECOND
-    assert f"was {FIRST}, is {SECOND}" in (moved(file, check=False) or "")
+    assert f"was {FIRST}, is {SECOND}" in (move_digest(file, check=False) or "")
     assert file.read_text() == f"# base\nARG BASE_IMAGE={image}@{SECOND}\nFROM ${{BASE_IMAGE}}\n"
 
 

@@ -9,7 +9,7 @@ import pytest
 from prefect.flows import load_flow_from_entrypoint
 from prefect.server.schemas.schedules import CronSchedule
 
-from deployments.declarations import PREFECT_FILE, declared
+from deployments.declarations import PREFECT_FILE, declaration
 from deployments.environment import VARIABLES, VariableError, environment
 from models.errors import AlmanacError
 from tests.conftest import ROOT
@@ -51,7 +51,7 @@ TABLE = {
 
 def the_file(**variables: str) -> dict[str, dict]:
     """The declared deployments by flow and name."""
-    content = declared(environment({**SERVER, **variables}))
+    content = declaration(environment({**SERVER, **variables}))
     return {f"{flow_of(one).name}/{one['name']}": one for one in content["deployments"]}
 
 
@@ -186,7 +186,7 @@ def test_a_variable_that_the_file_asks_for_and_nobody_knows_is_named(tmp_path):
     path = tmp_path / "prefect.yaml"
     path.write_text(PREFECT_FILE.read_text().replace("$ALMANAC_TIMEZONE", "$ALMANAC_TIMEZON"))
     with pytest.raises(VariableError, match="ALMANAC_TIMEZON"):
-        declared(environment(SERVER), path)
+        declaration(environment(SERVER), path)
 
 
 def test_every_variable_is_in_the_operations_page():

@@ -103,7 +103,7 @@ def record(tmp_path):
             "started_as": server._started_as(),
         }
         server._write_down({"server": description | other, "stays": stays})
-        return server._known(leave_up=leave_up) is not None
+        return server._running_server(leave_up=leave_up) is not None
 
     with temporary_settings({PREFECT_HOME: tmp_path}):
         yield known

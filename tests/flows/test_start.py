@@ -111,10 +111,10 @@ def test_a_change_of_the_source_makes_the_catalogue_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("flows.__path__", [str(package)])
     before = catalogue._fingerprint()
     catalogue._keep(before, ())
-    assert catalogue._kept(before) == ()
+    assert catalogue._stored_catalogue(before) == ()
     (package / "weather.py").write_text("COMMANDS = ()\n")
     assert catalogue._fingerprint() != before
-    assert catalogue._kept(catalogue._fingerprint()) is None
+    assert catalogue._stored_catalogue(catalogue._fingerprint()) is None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_change_of_the_source_makes_the_catalogue_anew(tmp_path, monkeypatch):
 def test_a_catalogue_that_cannot_be_read_counts_as_none(content, tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "_place", lambda: tmp_path / "catalogue.json")
     (tmp_path / "catalogue.json").write_bytes(content)
-    assert catalogue._kept("source") is None
+    assert catalogue._stored_catalogue("source") is None
 
 
 def test_where_the_catalogue_cannot_be_kept_nothing_is_left_behind(tmp_path, monkeypatch):
@@ -142,11 +142,13 @@ def test_a_direct_command_that_only_its_module_can_make_is_loaded_with_it():
 
 
 def test_a_catalogue_comes_back_from_its_file_as_it_was_made():
-    groups = [catalogue._written(catalogue._group(module)) for module in with_commands()]
-    assert [catalogue._written(group) for group in catalogue._kept(catalogue._fingerprint())] == groups
+    groups = [catalogue._record_of(catalogue._group(module)) for module in with_commands()]
+    assert [
+        catalogue._record_of(group) for group in catalogue._stored_catalogue(catalogue._fingerprint())
+    ] == groups
     assert any(command["signature"] for group in groups for command in group["commands"])
 
 
 def test_a_catalogue_refers_to_nothing_outside_the_project():
     with pytest.raises(LookupError, match="not in a module of the project"):
-        annotations.referred("os:system")
+        annotations.object_at("os:system")

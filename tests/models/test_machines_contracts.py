@@ -10,7 +10,7 @@ import pytest
 from models.contracts import ROW, RULE, AcceptResult
 from models.errors import ContractError
 from models.machines import contracts
-from models.machines.contracts import TABLES, end_labelled, interval_hours, sensors, tables_at
+from models.machines.contracts import TABLES, interval_hours, sensors, tables_at, with_end_times
 from models.machines.findings import (
     EFFECTS,
     FINDINGS,
@@ -135,7 +135,7 @@ def test_what_is_known_ends_at_as_of_included_and_tables_without_time_are_whole(
 
 
 def test_a_label_at_the_start_becomes_one_at_the_end():
-    assert end_labelled(telemetry(0, 24), 24.0).collect()["time"].to_list() == [
+    assert with_end_times(telemetry(0, 24), 24.0).collect()["time"].to_list() == [
         START + 24 * HOUR,
         START + 48 * HOUR,
     ]

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 from sklearn.tree import DecisionTreeClassifier
 
 from models.machines import costs, estimators, evaluation
-from models.machines.calibration import IDENTITY, calibrated, calibration, isotonic, platt
+from models.machines.calibration import IDENTITY, calibrated_probabilities, calibration, isotonic, platt
 from models.machines.estimators import Learner
 from models.machines.explanations import reasons
 from models.machines.features import feature_list
@@ -141,7 +141,7 @@ def test_platt_undoes_a_known_distortion(seed, slope, intercept):
     z = (np.log(truth / (1 - truth)) - intercept) / slope
     distorted = np.clip(1 / (1 + np.exp(-z)), 1e-6, 1 - 1e-6)
     how = json.loads(json.dumps(platt(distorted, failed)))
-    assert np.abs(calibrated(distorted, how) - truth).mean() < 0.02
+    assert np.abs(calibrated_probabilities(distorted, how) - truth).mean() < 0.02
 
 
 @settings(max_examples=30)
@@ -153,7 +153,7 @@ def test_calibration_never_falls_and_stays_between_0_and_1(seed, failures):
     failed[rng.choice(400, failures, replace=False)] = True
     grid = np.concatenate([[0.0], np.linspace(1e-9, 1, 500)])
     for how in (platt(raw, failed), isotonic(raw, failed), calibration(raw, failed)):
-        out = calibrated(grid, how)
+        out = calibrated_probabilities(grid, how)
         assert (np.diff(out) >= -1e-12).all()
         assert out.min() >= 0
         assert out.max() <= 1
@@ -162,7 +162,7 @@ def test_calibration_never_falls_and_stays_between_0_and_1(seed, failures):
 def test_a_perfectly_separated_sample_gives_no_certainty_and_one_class_gives_no_calibration():
     raw = np.concatenate([np.full(500, 1e-5), np.full(6, 0.999)])
     failed = np.arange(506) >= 500
-    out = calibrated(raw, platt(raw, failed))
+    out = calibrated_probabilities(raw, platt(raw, failed))
     assert 0.9 < out[-1] < 1
     assert 0 < out[0] < 0.01
     assert (

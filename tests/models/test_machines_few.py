@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.machines.calibration import IDENTITY, calibrated, calibrations_of_few, towards
+from models.machines.calibration import IDENTITY, calibrated_probabilities, calibrations_of_few, towards
 from models.machines.chains import first_of_chains
 from models.machines.contracts import TABLES, repeats, tables_at
 from models.machines.estimators import Flags, Floats
@@ -17,7 +17,7 @@ from models.machines.rates import without_model
 from models.machines.risks import BASE_RATE, Risk
 from models.machines.scenario import MACHINES
 from models.machines.simulation import simulate
-from models.machines.training import unmodelled
+from models.machines.training import missing_models
 from models.machines.vocabulary import (
     OTHER,
     OTHER_COMPONENTS,
@@ -111,13 +111,15 @@ def test_a_few_kinds_of_error_stay_as_they_are():
 def test_the_mean_of_few_failures_is_the_base_rate_and_the_order_stays():
     raw = np.random.default_rng(1).uniform(0.0001, 0.01, 5_000)
     weight = np.linspace(0.5, 1.5, 5_000)
-    probabilities = calibrated(raw, towards(IDENTITY, raw, weight, 0.02))
+    probabilities = calibrated_probabilities(raw, towards(IDENTITY, raw, weight, 0.02))
     assert np.average(probabilities, weights=weight) == pytest.approx(0.02, rel=1e-6)
     assert (np.argsort(probabilities) == np.argsort(raw)).all()
 
 
 def calibrated_few(raw: Floats, failed: Flags) -> Floats:
-    return calibrated(raw, calibrations_of_few({"c": raw}, {"c": failed}, np.ones(len(raw)))["c"])
+    return calibrated_probabilities(
+        raw, calibrations_of_few({"c": raw}, {"c": failed}, np.ones(len(raw)))["c"]
+    )
 
 
 def test_components_that_fail_seldom_share_a_slope_and_keep_their_own_means():
@@ -128,7 +130,7 @@ def test_components_that_fail_seldom_share_a_slope_and_keep_their_own_means():
     calibrations = calibrations_of_few(raw, failed, np.ones(2_000))
     assert len({how["slope"] for how in calibrations.values()}) == 1
     for c, how in calibrations.items():
-        assert calibrated(raw[c], how).mean() == pytest.approx(failed[c].mean(), rel=1e-6)
+        assert calibrated_probabilities(raw[c], how).mean() == pytest.approx(failed[c].mean(), rel=1e-6)
 
 
 def test_what_tells_nothing_of_machines_that_were_not_seen_is_taken_for_the_base_rate():
@@ -175,10 +177,10 @@ def test_what_is_said_of_a_component_without_model_is_true_of_its_failures():
 
 def test_of_components_that_are_texts_a_few_are_named_and_the_way_out_is():
     risks = [Risk(f"pump of order {n}", 24, BASE_RATE, 0.1, "it failed once") for n in range(40)]
-    first, *examples = unmodelled([*risks, Risk("gear", 24, "model", 0.1, None)])
+    first, *examples = missing_models([*risks, Risk("gear", 24, "model", 0.1, None)])
     assert first.startswith("40 of 41 components have no model")
     assert len(examples) == 10
-    assert unmodelled(risks[:2]) == [f"pump of order {n} at 24 h: it failed once" for n in range(2)]
+    assert missing_models(risks[:2]) == [f"pump of order {n} at 24 h: it failed once" for n in range(2)]
 
 
 def test_few_failures_are_told_with_what_they_leave_open():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.machines.labels import OBSERVED, fails_within, next_failure_column, outcomes
-from models.machines.sampling import STEPS, draw, folds, masked, row_count, shares
+from models.machines.sampling import STEPS, draw, folds, masked_copies, row_count, shares
 
 START = datetime(2024, 3, 1, 6, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -172,7 +172,7 @@ def test_masked_copies_lack_one_sensor_or_all_and_nothing_else():
     features = feature_list(Vocabulary(("a", "b"), ("pump",), ("e",), (), 1.0), Options())
     X = np.arange(4000 * len(features), dtype=np.float32).reshape(4000, -1)
     draws = np.linspace(0, 1, 4000, endpoint=False)
-    copies, which = masked(X, draws, features)
+    copies, which = masked_copies(X, draws, features)
     assert len(copies) == 200
     patterns = set()
     for copy, row in zip(copies, which, strict=True):

@@ -135,7 +135,9 @@ def forest(
             classifier.fit(X[labelled], label.drop_nulls().to_numpy())
             probabilities = classifier.predict_proba(fresh)[:, -1]
             parts.append(
-                evaluation.judged(rows, Risk(component, hours, "forest", 0.0), probabilities, 0.5, Options())
+                evaluation.judged_rows(
+                    rows, Risk(component, hours, "forest", 0.0), probabilities, 0.5, Options()
+                )
             )
     return pl.concat(parts)
 
@@ -192,7 +194,7 @@ def rule(
             is_visible, 1.0, np.where((due <= 24) | (due > hours), 0.0, booster.predict(x.to_numpy()))
         )
         parts.append(
-            evaluation.judged(rows, Risk(component, hours, "rule", 0.0), probabilities, 0.5, Options())
+            evaluation.judged_rows(rows, Risk(component, hours, "rule", 0.0), probabilities, 0.5, Options())
         )
     return pl.concat(parts)
 

@@ -11,7 +11,7 @@ from models.machines.findings import record_ends_early
 from models.machines.labels import OBSERVED, fails_within, outcomes
 from models.machines.scenario import MACHINES
 from models.machines.scoring import OUT_OF_SERVICE
-from models.machines.service import ended, failures_until, longest_silence, silent_since
+from models.machines.service import failures_until, longest_silence, out_of_service, silent_since
 from models.machines.simulation import simulate
 from tests.models.test_machines_scenario import cut, score, train, with_shards
 
@@ -33,7 +33,7 @@ def failures(*rows: tuple[str, float]) -> pl.LazyFrame:
 
 
 def test_a_machine_is_out_of_service_after_a_month_of_silence_and_not_before():
-    ends = ended({"telemetry": daily({"a": 100, "b": 60, "c": 75})}, START + 99 * DAY, 24)
+    ends = out_of_service({"telemetry": daily({"a": 100, "b": 60, "c": 75})}, START + 99 * DAY, 24)
     assert ends.rows() == [("b", START + 59 * DAY)]
 
 
@@ -93,7 +93,7 @@ def test_a_machine_that_stopped_with_a_failure_is_out_of_service_at_once_and_not
         "failures": failures(("failed", 97), ("goes on", 90), ("repaired", 97)),
         "maintenance": failures(("repaired", 97)),
     }
-    assert ended(tables, START + 99 * DAY, 24).rows() == [("failed", START + 97 * DAY)]
+    assert out_of_service(tables, START + 99 * DAY, 24).rows() == [("failed", START + 97 * DAY)]
     times = [START + d * DAY for d in (96, 97, 98)]
     for machine, since in {"failed": START + 97 * DAY, "repaired": None}.items():
         rows = pl.DataFrame({"machine_id": machine, "time": times, "readings": [1, 1, 1]}).cast(

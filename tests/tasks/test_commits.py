@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
-from tasks.storage.commits import touched
+from tasks.storage.commits import moment_spans
 
 TABLE = "toy/values"
 
@@ -23,7 +23,7 @@ def commit(store, hour: int | None) -> None:
 
 
 def versions(store, after: int) -> list[int]:
-    return sorted(version for version, _, _ in touched(store, TABLE, after))
+    return sorted(version for version, _, _ in moment_spans(store, TABLE, after))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_each_commit_is_read_once_however_often_it_is_asked_for(store, read):
     commit(store, 7)
     assert versions(store, 3) == [4, 5, 7]
     assert read == [4, 2]
-    begins = {version: begin for version, begin, _ in touched(store, TABLE, 3)}
+    begins = {version: begin for version, begin, _ in moment_spans(store, TABLE, 3)}
     assert begins[7] == datetime(2026, 1, 1, 7, tzinfo=UTC)
     assert read == [4, 2]
 
@@ -66,5 +66,5 @@ def test_commits_before_those_that_are_known_are_read_and_so_are_those_of_a_tabl
     store.put_json(
         "toy/commits/other.json", {"after": 0, "through": 40, "spans": [[30, "2026-01-01", "2026-01-02"]]}
     )
-    assert touched(store, "toy/other", 0) == []
+    assert moment_spans(store, "toy/other", 0) == []
     assert read == [1, 4]

@@ -13,9 +13,9 @@ from tasks.scoring.runs import (
     Run,
     RunError,
     begin,
+    first_start,
     input_versions,
     read_context,
-    started,
     with_context_notes,
 )
 from tasks.storage.faults import StoreError
@@ -125,7 +125,7 @@ def test_what_a_run_begins_with_is_kept_when_it_is_started_again(store):
     files = {name: store.get(name) for name in store.names(run.folder)}
     begin.fn(TOY, replace(run, started=run.started + timedelta(hours=1)))
     assert {name: store.get(name) for name in store.names(run.folder)} == files
-    assert started(replace(run, started=datetime(2030, 1, 1, tzinfo=UTC))) == run.started
+    assert first_start(replace(run, started=datetime(2030, 1, 1, tzinfo=UTC))) == run.started
 
 
 def test_the_context_is_that_of_the_runs_versions_and_day(store):
