@@ -15,7 +15,7 @@ from models.sales.events import EventsOfKeys
 from models.sales.neighbours import PRICE
 from models.sales.panel import OFFSET, Panel, Shared, mean, panel_of, ratio
 from models.sales.promotions import FLAGGED, Others, Promotions, others, promotions
-from models.sales.seasons import YEAR, from_easter, year_before
+from models.sales.seasons import YEAR, from_easter, share_of_week_before, year_before
 
 ENOUGH_WEEKS = 8
 """Weeks with units, in the last year, that a key needs for the pooled model, one of them in the last `LEVEL_WEEKS`."""
@@ -167,7 +167,8 @@ def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarr
 
     The mean, on the log scale, of what the key sold in that week and what its SKU sold in all stores then, on the
     key's scale: the single week of a key is noisy. Times how much more the key sells in the last `GROWTH_WEEKS` than
-    in the same weeks a year before. What events did then is taken out, and what they do now put in.
+    in the same weeks a year before. What events did then is taken out, and what they do now put in; without events,
+    the days around Christmas are compared with the same days.
     """
     level, moves, at = fixed["_level"], fixed["_easter"], year_before(origin, target)
     if at < 0:
@@ -176,8 +177,9 @@ def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarr
     weeks = np.where(moves & (0 <= of_easter <= origin), of_easter, at)
     units, sku, of_key = view.panel.units, view.sku.units, view.sku_of_key
     around = slice(max(0, at - SEASON_WEEKS), min(at + SEASON_WEEKS, origin) + 1)
-    of_sku = mean(units[around]) * ratio(sku[weeks, of_key], mean(sku[around])[of_key])
-    own = units[weeks, np.arange(len(weeks))]
+    before = 0.0 if view.events is not None else share_of_week_before(view.panel, target, at)
+    of_sku = mean(units[around]) * ratio(_mixed(sku, weeks, of_key, before), mean(sku[around])[of_key])
+    own = _mixed(units, weeks, np.arange(len(weeks)), before)
     own, theirs = to_log(np.maximum(own, 0.0), level), to_log(np.maximum(of_sku, 0.0), level)
     theirs = np.clip(theirs, own - APART, own + APART)
     season = np.where(np.isfinite(theirs), OWN_SHARE * own + (1 - OWN_SHARE) * theirs, own)
@@ -186,6 +188,12 @@ def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarr
         now, then, at_easter = view.events.effects(fixed["_event_ratios"], weeks_of)
         season = season + now - np.where(weeks == at, then, at_easter)
     return from_log(season, level) * _growth(units, origin, target - at)
+
+
+def _mixed(units: np.ndarray, weeks: np.ndarray, columns: np.ndarray, before: float) -> np.ndarray:
+    """Units of one of the `weeks` for each of the `columns`, with the share `before` of the week before it if known."""
+    of_week, of_before = units[weeks, columns], units[np.maximum(weeks - 1, 0), columns]
+    return np.where(np.isfinite(of_before), (1 - before) * of_week + before * of_before, of_week)
 
 
 def moves_with_easter(units: np.ndarray, panel: Panel, origin: int) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""The week of an earlier year that a week resembles: the same week of the year, except around Easter."""
+"""The week of an earlier year that a week resembles: the same week of the year, except around Easter and Christmas."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 
+import numpy as np
 from dateutil.easter import easter
 
 from models.sales.panel import Panel
@@ -34,3 +35,16 @@ def from_easter(panel: Panel, target: int, at: int) -> int:
 
 def _good_friday(panel: Panel, year: int) -> int:
     return panel.index(easter(year) - timedelta(days=2))
+
+
+def share_of_week_before(panel: Panel, target: int, at: int) -> float:
+    """The share of the days of `target` whose like lies in the week before `at`, which lies whole years before it.
+
+    Christmas comes a day or two later in its week than a year before. In its week and those next to it, days count from
+    Christmas; in all other weeks the share is zero.
+    """
+    start = panel.week(target)
+    year = (start - timedelta(days=7)).year
+    days = (date(year, 12, 25) - start).days
+    then = (date(year - round((target - at) / YEAR), 12, 25) - panel.week(at)).days
+    return float(np.clip(days - then, 0, 7)) / 7 if -7 <= days < 14 else 0.0

@@ -422,6 +422,18 @@ def test_one_easter_does_not_tell_whether_a_key_moves_with_it():
     assert not features.origin_features(view, view.panel.last)["_easter"].any()
 
 
+def test_days_around_christmas_are_compared_with_the_same_days_of_last_year():
+    """Christmas is on a Monday in 2023 and on a Wednesday in 2024: two days of its week were in the week before."""
+    before_christmas, christmas = date(2023, 12, 18), date(2024, 12, 23)
+    target = (christmas - MONDAY).days // 7
+    weeks = (MONDAY + timedelta(weeks=at) for at in range(target - 9))
+    view = seen([400.0 if week == before_christmas else 100.0 for week in weeks])
+    fixed = at_level(np.array([100.0]))
+    expected = {target: (5 * 100 + 2 * 400) / 7, target - 1: (5 * 400 + 2 * 100) / 7, target - 4: 100.0}
+    forecasts = {at: features.last_year(view, target - 10, at, fixed).item() for at in expected}
+    assert forecasts == pytest.approx(expected, rel=0.02)
+
+
 def test_another_numeric_covariate_is_a_feature_with_its_deviation_from_usual():
     frames = market(5)
     warmth = pl.col("week").dt.month().cast(pl.Float64) * 10
