@@ -29,11 +29,11 @@ Duplicates = Literal["add", "average", "last", "refuse"]
 """What to do with rows of a file that have the same unique columns and differ in others."""
 _CONTROL = r"[\x00-\x1f\x7f]"
 FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
-_YES = ("y", "j", "ja", "wahr", "o", "oui", "vrai", "si", "sí", "s", "sì", "vero",
+_YES = ("y", "j", "ja", "wahr", "oui", "vrai", "si", "sí", "sì", "vero",
     "verdadero", "sim", "tak", "да")  # fmt: skip
 _NO = ("n", "nein", "nee", "nej", "falsch", "non", "faux", "não", "nie", "нет")
 _FLAG_WORDS = FLAGS | dict.fromkeys(_YES, "1") | dict.fromkeys(_NO, "0")
-"""Words for 1 and 0 in people's tables, in lower case."""
+"""Words for 1 and 0 in people's tables, in lower case; S and O are rather south and east beside N."""
 
 
 @dataclass(frozen=True)

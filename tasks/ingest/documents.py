@@ -133,6 +133,11 @@ def _of_document(rows: pl.DataFrame) -> pl.DataFrame:
     if rows.height != 1:
         return rows
     rows = flat(rows)
+    if (
+        all(isinstance(dtype, pl.List) for dtype in rows.dtypes)
+        and len({len(cells) for cells in rows.row(0)}) == 1
+    ):
+        return rows.explode(rows.columns)
     lists = [n for n, d in rows.schema.items() if isinstance(d, pl.List) and isinstance(d.inner, pl.Struct)]
     if len(lists) != 1:
         return rows

@@ -433,6 +433,7 @@ TABLE = [{"time": 1, "temp": 20.5}, {"time": 2, "temp": 21.5}]
     ("document", "expected"),
     [
         ({"columns": ["time", "temp"], "rows": [[1, 20.5], [2, 21.5]]}, TABLE),
+        ({"time": [1, 2], "temp": [20.5, 21.5]}, TABLE),
         (
             {"tables": [{"columns": [{"name": "time"}, {"name": "temp"}], "rows": [[1, 20.5], [2, 21.5]]}]},
             TABLE,
@@ -464,7 +465,15 @@ TABLE = [{"time": 1, "temp": 20.5}, {"time": 2, "temp": 21.5}]
             [{"member": "temp", "ts": 1, "value": 2}, {"member": "speed", "ts": 1, "value": 3}],
         ),
     ],
-    ids=["columns and rows", "Log Analytics", "InfluxDB", "Grafana", "Prometheus", "ThingsBoard"],
+    ids=[
+        "columns and rows",
+        "lists of cells",
+        "Log Analytics",
+        "InfluxDB",
+        "Grafana",
+        "Prometheus",
+        "ThingsBoard",
+    ],
 )
 def test_tables_of_a_document_may_have_their_names_apart(tmp_path, document, expected):
     (tmp_path / "a.json").write_text(json.dumps(document))

@@ -230,6 +230,13 @@ def test_a_last_row_without_its_week_is_a_row_and_no_footer(store, tmp_path):
         read(store, "history", source, SALES)
 
 
+def test_north_and_south_are_words_and_no_flags(store, tmp_path):
+    read(store, "history", csv(tmp_path, sales()), SALES)
+    stores = csv(tmp_path, "store,region,open\nA,N,J\nB,S,N\n", "stores.csv")
+    read(store, "stores", stores, SALES)
+    assert table(store, "sales/stores").sort("store").rows() == [("A", 1.0, "N"), ("B", 0.0, "S")]
+
+
 def test_a_line_of_totals_is_told(store, tmp_path):
     history = csv(tmp_path, sales().with_columns(sku=pl.col("sku").replace("3", "Grand total")))
     (note,) = read(store, "history", history, SALES).alike
