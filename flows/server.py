@@ -117,8 +117,10 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
             meanwhile()
         else:
             server = _start(meanwhile, leave_up=leave_up)
-        # While this connection is open, the server stays.
+        # While this connection is open, the server stays. Its answer to a later one shows that it knows of this one; until
+        # then a server that is idle, such as with ALMANAC_SERVER_IDLE_SECONDS=0, may end as soon as it gets the lock.
         use = socket.create_connection(("127.0.0.1", server.port))
+        _answers(server.url, _HANGING_SECONDS)
     own = {PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.password}
     before = {one.name: os.environ.get(one.name) for one in own}
     try:

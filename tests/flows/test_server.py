@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows import server
 from tests.conftest import ROOT, wait_until
@@ -93,7 +94,6 @@ def listening():
 @pytest.fixture
 def record(tmp_path):
     """Records a server of this process, as an earlier command would have, and returns whether the next one uses it."""
-    from prefect.settings import PREFECT_HOME, temporary_settings
 
     def known(port, *, stays=False, leave_up=False, **other):
         description = {
@@ -115,6 +115,28 @@ def test_the_password_is_sent_to_no_one_who_has_taken_the_port_of_a_server_that_
         assert not record(port, pid=os.getppid())
         assert not record(port, pid=2**22 + 1)
     assert not record(port)
+
+
+def test_a_command_lets_others_look_for_the_server_only_once_the_server_knows_that_it_is_used(record):
+    events = []
+
+    class Watched(ThreadingHTTPServer):
+        def get_request(self):
+            events.append("connection")
+            return super().get_request()
+
+    class Answering(Healthy):
+        def do_GET(self):
+            super().do_GET()
+            events.append("answer")
+
+    with Watched(("127.0.0.1", 0), Answering) as healthy:
+        threading.Thread(target=healthy.serve_forever, daemon=True).start()
+        assert record(healthy.server_port)
+        with temporary_settings(restore_defaults={PREFECT_API_URL}), server.prefect_server(leave_up=False):
+            assert events.count("connection") == events.count("answer") + 1, "one is kept open"
+            assert events[-1] == "answer"
+        healthy.shutdown()
 
 
 def test_a_server_that_hangs_is_not_used(record, monkeypatch):
