@@ -34,7 +34,16 @@ from tasks.scoring.runs import (
     with_notes,
 )
 from tasks.scoring.score import finished_result, score_shards, written_result
-from tasks.scoring.shards import ShardResult, gaps_path, keys_path, plan, read_frame, reasons, reconcile
+from tasks.scoring.shards import (
+    ShardResult,
+    find_gaps,
+    gaps_path,
+    keys_path,
+    plan,
+    read_frame,
+    reasons,
+    reconcile,
+)
 from tasks.scoring.watchdog import limit_seconds, remember_pace, stuck
 from tasks.storage.format import state_format
 from tasks.storage.store import Store
@@ -136,6 +145,7 @@ def score(
     if as_of is None:
         run = with_context_notes(scenario, run)
     shards = plan(scenario, run)
+    find_gaps(scenario, run)
     clock.mark("plan")
     results = _score_shards(scenario, run, shards)
     clock.mark("score")

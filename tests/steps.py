@@ -13,7 +13,7 @@ from tasks.registry import bundles, ledger
 from tasks.scoring import score as scoring
 from tasks.scoring.publishing import Publication, complete, publish
 from tasks.scoring.runs import Run, begin, first_start, resolve_scoring, resolve_training
-from tasks.scoring.shards import ShardResult, plan, reasons, reconcile
+from tasks.scoring.shards import ShardResult, find_gaps, plan, reasons, reconcile
 from tasks.storage.store import Store
 from tasks.training.fit import Challenger, Verdict, compare, fit, prepare_shards, training_shards
 from tests.toy import TOY, values
@@ -73,8 +73,10 @@ def outcome(run: Run, shard: int, scenario: Scenario = TOY) -> ShardResult:
 
 
 def outcomes(run: Run, scenario: Scenario = TOY) -> list[ShardResult]:
-    """Score all shards of a run."""
-    return [outcome(run, shard, scenario) for shard in plan.fn(scenario, run)]
+    """Plan a run and score all of its shards."""
+    shards = plan.fn(scenario, run)
+    find_gaps.fn(scenario, run)
+    return [outcome(run, shard, scenario) for shard in shards]
 
 
 def commit(run: Run, results: list[ShardResult], scenario: Scenario = TOY) -> Publication:

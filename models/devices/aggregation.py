@@ -5,12 +5,11 @@ function of that set alone. So the order in which readings arrive, in how many f
 does not matter: merging gives, to the last bit, the table that a single pass would have given.
 
 Two readings are the same when device, tag, time and value are: a message that was delivered twice
-is recognised in whichever file it comes, also where its offset and sequence number differ. Points
-older than the retention may be forgotten (`forget`); a reading that comes later than that for such
-an interval is not merged but returned as too late.
+is recognised in whichever file it comes, also where its offset and sequence number differ. An interval
+that came aggregated has no points; a reading for it is not merged but returned as too late.
 """
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 
 import polars as pl
@@ -127,7 +126,7 @@ def merge(stored: pl.DataFrame, new: pl.DataFrame) -> Merged:
 
     `stored` are readings of at least the intervals that `new` touches; `new` are points. Intervals
     without a new point are not returned. A point that `stored` has is a duplicate. A point for an
-    interval whose own points were forgotten is too late.
+    interval without points of its own is too late.
     """
     fresh = once(new)
     touched = stored.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
@@ -135,9 +134,9 @@ def merge(stored: pl.DataFrame, new: pl.DataFrame) -> Merged:
         return Merged(aggregate(fresh), fresh.clear(), fresh.clear())
     apart = fresh.join(touched, on=_INTERVAL, how="anti")
     fresh = fresh.join(touched, on=_INTERVAL, how="semi")
-    forgotten = touched.filter(pl.col("point_times").is_null())
-    too_late = fresh.join(forgotten, on=_INTERVAL, how="semi")
-    fresh = fresh.join(forgotten, on=_INTERVAL, how="anti")
+    closed = touched.filter(pl.col("point_times").is_null())
+    too_late = fresh.join(closed, on=_INTERVAL, how="semi")
+    fresh = fresh.join(closed, on=_INTERVAL, how="anti")
     earlier = unfold(touched.filter(pl.col("point_times").is_not_null()))
     duplicates = fresh.join(earlier, on=POINT, how="semi")
     fresh = fresh.join(earlier, on=POINT, how="anti")
@@ -153,11 +152,3 @@ def unfold(readings: pl.DataFrame) -> pl.DataFrame:
         *_INTERVAL, pl.col("point_times").alias("at"), pl.col("point_values").alias("value")
     )
     return lists.explode("at", "value", empty_as_null=False).sort(*POINT)
-
-
-def forget(readings: pl.DataFrame, before: datetime) -> pl.DataFrame:
-    """`readings` without the points of intervals that start before `before`; their figures stay."""
-    recent = pl.col("time") >= before
-    return readings.with_columns(
-        pl.when(recent).then(pl.col(c)).alias(c) for c in ("point_times", "point_values")
-    )

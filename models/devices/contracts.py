@@ -32,8 +32,7 @@ class Readings(dy.Schema):
 
     `std` is the sample standard deviation, null for a single reading. `point_times` and
     `point_values` are the readings that the interval is made of, sorted by both: late readings
-    and repeated ones are recognised by them. They are null in readings that came aggregated, or
-    whose points were forgotten.
+    and repeated ones are recognised by them. They are null in readings that came aggregated.
     """
 
     device = dy.String(min_length=1)

@@ -220,7 +220,7 @@ class Machines(
         if run_options.score_from and run_options.score_from > until:
             raise ContractError(
                 f"--from is {run_options.score_from:%Y-%m-%dT%H:%MZ}; the last telemetry up to --to is from "
-                f"{until:%Y-%m-%dT%H:%MZ}. Expected an earlier --from. Give another, or ingest newer telemetry."
+                f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that. Give an earlier one, or ingest newer telemetry."
             )
         time = pl.col("time")
         begin = min(run_options.score_from or until, until) - timedelta(days=run_options.normal_days)

@@ -96,12 +96,17 @@ def plan(scenario: Scenario, run: Run) -> dict[int, int]:
         )
     keys = keys.select(*scenario.key, "shard").sort("shard", *scenario.key)
     run.store.put_frame(requested_path(run), keys)
+    return dict(keys.group_by("shard").len().sort("shard").iter_rows())
+
+
+@task(name="find-gaps")
+def find_gaps(scenario: Scenario, run: Run) -> None:
+    """Write what the inputs lack for the requested keys to a file of the run, which has begun and is planned."""
     gaps = pl.DataFrame()
     if isinstance(scenario, ReportsGaps):
-        context = read_context(run.store, run.folder)
+        keys, context = read_frame(run, requested_path(run)), read_context(run.store, run.folder)
         gaps = scenario.gaps(run.tables(scenario), context, keys, run.as_of, run.options)
     run.store.put_frame(gaps_path(run), gaps)
-    return dict(keys.group_by("shard").len().sort("shard").iter_rows())
 
 
 @task(name="reconcile")

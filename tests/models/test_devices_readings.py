@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.devices.aggregation import aggregate, forget, interval_of, merge, points, unfold
+from models.devices.aggregation import aggregate, interval_of, merge, points, unfold
 from models.devices.contracts import Readings, check_raw, utc
 from models.errors import ContractError
 
@@ -155,9 +155,16 @@ def test_a_repeated_reading_changes_no_interval_and_is_counted():
     assert intervals["last"].to_list() == [2.0]
 
 
-def test_a_reading_for_an_interval_whose_points_are_forgotten_is_too_late_and_changes_nothing():
+def without_points(readings: pl.DataFrame, before: datetime) -> pl.DataFrame:
+    """`readings` of which those of intervals before this time came aggregated."""
+    has_points = pl.col("time") >= before
+    lists = ("point_times", "point_values")
+    return readings.with_columns(pl.when(has_points).then(pl.col(name)).alias(name) for name in lists)
+
+
+def test_a_reading_for_an_interval_that_came_aggregated_is_too_late_and_changes_nothing():
     intervals = aggregate(as_points([("d", "a", START, 1.0), ("d", "a", START + MINUTE, 2.0)]))
-    old = forget(intervals, START + MINUTE)
+    old = without_points(intervals, START + MINUTE)
     late = as_points([("d", "a", START + timedelta(seconds=5), 9.0), ("d", "a", START + MINUTE * 1.5, 4.0)])
     result = merge(old, late)
     assert result.too_late["value"].to_list() == [9.0]

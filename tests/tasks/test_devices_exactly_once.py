@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from models.devices import aggregation
 from models.errors import ContractError
 from tasks.storage.store import Store
 from tests.capture_files import START, content, message, name, put, reading
+from tests.models.test_devices_readings import without_points
 from tests.tasks.test_ingest_readings import at, bring, capture_of, csv, many, quarantine, table
 
 pytestmark = pytest.mark.usefixtures("without_run_logger")
@@ -145,9 +145,9 @@ def test_a_mapping_that_fits_no_message_is_told_by_the_first_message(store, tmp_
         bring(store, tmp_path)
 
 
-def test_an_interval_whose_points_were_forgotten_takes_no_more_and_says_so(store, tmp_path):
+def test_an_interval_that_came_aggregated_takes_no_more_and_says_so(store, tmp_path):
     bring(store, csv(tmp_path, f"d,t,{at(0)},1", f"d,t,{at(60)},1"))
-    closed = aggregation.forget(table(store), START + timedelta(minutes=1))
+    closed = without_points(table(store), START + timedelta(minutes=1))
     from deltalake import write_deltalake
 
     write_deltalake(store.uri_of("devices/readings"), closed, mode="overwrite")

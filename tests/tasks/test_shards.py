@@ -10,7 +10,16 @@ from models.scenario import Scores
 from tasks.registry import bundles
 from tasks.scoring.runs import RunError
 from tasks.scoring.score import score_keys
-from tasks.scoring.shards import keys_path, plan, read_frame, reasons, reconcile, requested_path, result_path
+from tasks.scoring.shards import (
+    find_gaps,
+    keys_path,
+    plan,
+    read_frame,
+    reasons,
+    reconcile,
+    requested_path,
+    result_path,
+)
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store
 from tests import steps
@@ -73,6 +82,7 @@ def test_what_the_inputs_lack_is_kept_with_the_run(store):
     steps.train(store)
     run = steps.resolve(store)
     plan.fn(TOY, run)
+    find_gaps.fn(TOY, run)
     assert run.store.get_frame(run.path("gaps.parquet"))["name"].to_list() == ["n05"]
 
 
