@@ -31,6 +31,10 @@ _FOOTER, _SUBTOTAL = "footer", "subtotal"
 _SUM_OF = rf"{SUM}|(?i)\S\s+(total|summe|gesamt|ergebnis)\s*:?\s*$"
 """How sums, also of one thing, such as `A1 Total`, are named."""
 _FOOTERS = 5
+_AS_WRITTEN = (
+    "\nDates and times are such as 2024-01-29, 29.1.2024 14:30 or 2024-W05. If several columns make one, join them, "
+    "such as --column week=Year+Week or --column time=Date+Time."
+)
 
 
 @dataclass
@@ -259,14 +263,7 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: boo
         .iter_rows(named=True)
     )
     is_time = "|date" in rules or "time_unparsable" in rules
-    as_written = (
-        (
-            "\nDates and times are such as 2024-01-29, 29.1.2024 14:30 or 2024-W05. If several columns make one, join them, "
-            "such as --column week=Year+Week or --column time=Date+Time."
-        )
-        if is_time
-        else ""
-    )
+    as_written = _AS_WRITTEN if is_time else ""
     raise ContractError(
         f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract, "
         f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\n"
