@@ -36,10 +36,9 @@ test: install
 pytest: install
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 
-# Tests that need neither a server nor processes of their own, and the examples in docstrings.
+# Tests that need neither a server nor processes of their own; as in all runs, with the examples in docstrings.
 quick: install
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not served" --doctest-modules \
-		tests flows tasks models
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not served"
 
 check: install
 	$(BIN)/ruff format --check .

@@ -276,7 +276,7 @@ def _score_groups(
 ) -> tuple[list[ShardResult], list[list[int]]]:
     """Results of groups of shards, a task each, and the groups that remain once shards at fault are left out.
 
-    The error of a shard at fault is entered into `unscored`.
+    The error of a shard at fault is entered into `errors`.
     """
     remaining: list[list[int]] = []
 

@@ -30,7 +30,7 @@ class SourceFile:
     @property
     def stem(self) -> str:
         """
-        >>> Part("plant/pump 7.csv.gz", pl.LazyFrame()).stem
+        >>> SourceFile("plant/pump 7.csv.gz", pl.LazyFrame()).stem
         'pump 7'
         """
         return self.name.rpartition("/")[2].partition(".")[0]

@@ -109,7 +109,7 @@ def isotonic(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
 def calibrated_probabilities(probability: Floats, how: Calibration) -> Floats:
     """Probabilities after calibration, in the order of `probability`.
 
-    >>> calibrated(np.array([0.2, 0.6]), {"kind": "isotonic", "from": [0.0, 1.0], "to": [0.0, 0.5]}).tolist()
+    >>> calibrated_probabilities(np.array([0.2, 0.6]), {"kind": "isotonic", "from": [0.0, 1.0], "to": [0.0, 0.5]}).tolist()
     [0.1, 0.3]
     """
     if how["kind"] == "platt":

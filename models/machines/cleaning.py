@@ -16,7 +16,7 @@ _WHOLE = r"^([+-]?\d+)\.0+$"
 def tidy_rows(raw: pl.DataFrame) -> pl.DataFrame:
     """`raw` with ids, components, errors, models and readings in one spelling.
 
-    >>> tidied(pl.DataFrame({"machine_id": [1.0, 2.0], "component": [" Oil  Pump", "oil pump"]})).rows()
+    >>> tidy_rows(pl.DataFrame({"machine_id": [1.0, 2.0], "component": [" Oil  Pump", "oil pump"]})).rows()
     [('1', 'oil pump'), ('2', 'oil pump')]
     """
     changes = []

@@ -201,8 +201,9 @@ def begin(scenario: Scenario, run: Run) -> None:
         run.store.put_json(run.path("context.json"), sorted(frames))
 
 
+@lru_cache(maxsize=4)
 def read_context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
-    """The context of the run in `folder`, as `begin` wrote it."""
+    """The context of the run in `folder`, as `begin` wrote it; read once per process."""
     frames = {}
     for name in store.get_json(f"{folder}/context.json") or []:
         frame = store.get_frame(f"{folder}/context/{name}.parquet")

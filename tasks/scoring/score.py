@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import polars as pl
@@ -24,7 +23,6 @@ from tasks.scoring.shards import (
     result_path,
 )
 from tasks.scoring.watchdog import LIMIT_SECONDS, ended_when_stuck
-from tasks.storage.store import Store
 
 
 def _worth_another_try(_task: Any, _task_run: Any, state: State[Any]) -> bool:
@@ -94,7 +92,7 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
     """
     tables = run.tables(scenario, shard)
     model = bundles.model(scenario, run.store, run.bundle or 0)
-    context = _context(run.store, run.folder)
+    context = read_context(run.store, run.folder)
 
     def attempt(some: pl.DataFrame, inputs: Frames) -> Scores:
         return scenario.score(model, inputs, context, some, run.as_of, run.options)
@@ -142,12 +140,6 @@ def write(scenario: Scenario, run: Run, shard: int, scores: Scores, seconds: flo
     )
     run.store.put_json(result_path(run, shard), result.as_json())
     return result
-
-
-@lru_cache(maxsize=4)
-def _context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
-    """A run's context, read once per process."""
-    return read_context(store, folder)
 
 
 def _failure(scenario: Scenario, run: Run, keys: pl.DataFrame, reason: str) -> Scores:

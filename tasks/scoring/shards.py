@@ -60,7 +60,7 @@ def shard_groups(counts: Mapping[int, int], keys: int, alone: Collection[int] = 
 
     Neighbours share a group of at most `keys` keys; a larger shard and each shard in `alone` have their own.
 
-    >>> grouped({0: 3, 1: 4, 2: 9, 5: 1, 6: 1}, 8, alone=[6])
+    >>> shard_groups({0: 3, 1: 4, 2: 9, 5: 1, 6: 1}, 8, alone=[6])
     [[0, 1], [2], [5], [6]]
     """
     groups: list[list[int]] = []

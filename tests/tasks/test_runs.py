@@ -134,6 +134,7 @@ def test_the_context_is_that_of_the_runs_versions_and_day(store):
     run = steps.resolve(store)
     assert read_context(store, run.folder)["count"]["names"].item() == 12
     store.files.delete(run.path("context/count.parquet"))
+    read_context.cache_clear()  # as in another process
     with pytest.raises(RunError, match=r"lacks its context 'count'.*Delete"):
         read_context(store, run.folder)
 
