@@ -15,9 +15,9 @@ from flows.parameters import Moment, ParameterError
 from flows.progress import name_run, steps
 from flows.runs import score
 from flows.settings import open_store
-from models.errors import AlmanacError
+from models.errors import AlmanacError, ContractError
 from models.scenario import AsOf, Scenario
-from models.times import as_moment
+from models.times import as_moment, end_of
 from tasks.scoring.catch_up import published_as_ofs
 from tasks.scoring.runs import input_versions, scans
 from tasks.storage.store import Store
@@ -93,8 +93,15 @@ def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None)
 
     Raises `ParameterError` where there are none, or more than `AT_MOST`.
     """
+    if last is not None and first != last and as_moment(last, end_of) <= as_moment(first):
+        raise ParameterError(
+            f"--from {first} is after --to {last}. Expected the earlier time first; swap them."
+        )
     tables = scans(scenario, store, input_versions(scenario, store))
-    until = scenario.resolve_as_of(tables, last, datetime.now(UTC))
+    try:
+        until = scenario.resolve_as_of(tables, last, datetime.now(UTC))
+    except ContractError as error:
+        raise ParameterError(str(error).replace("--as-of", "--to")) from None
     cadence = scenario.cadence or timedelta(days=1)
     count = (as_moment(until) - as_moment(first)) // cadence + 1
     if not 0 < count <= AT_MOST:

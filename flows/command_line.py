@@ -44,6 +44,10 @@ _SHORT = 20
 _LARGE = 1000.0
 
 
+class EncodingError(AlmanacError):
+    """An option has bytes that are no text."""
+
+
 @Parameter(name="*", group=_EVERYWHERE)
 @dataclass(frozen=True)
 class Shown:
@@ -145,7 +149,9 @@ def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
     for name, value in parameters.items():
         for text in value if isinstance(value, list | tuple) else [value]:
             if isinstance(text, str):
-                refuse_credential(f"--{name.replace('_', '-')}", text)
+                option = f"--{name.replace('_', '-')}"
+                _refuse_other_encodings(option, text)
+                refuse_credential(option, text)
     if isinstance(session, Session):
         result = _on_a_server(command, parameters, session)
     else:
@@ -158,6 +164,16 @@ def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
     else:
         _show(result)
     return result.exit_status if isinstance(result, WithStatus) else 0
+
+
+def _refuse_other_encodings(option: str, text: str) -> None:
+    """Raise `EncodingError` for text with bytes that this process cannot read as letters."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        written = os.fsencode(text).decode(errors="backslashreplace")
+        raise EncodingError(
+            f"{option} {written}: not read as UTF-8. Expected a locale with UTF-8, and a name in it. Set PYTHONUTF8=1, or "
+            "give the file a name in UTF-8."
+        )
 
 
 def _on_a_server(command: Command, parameters: dict[str, Any], session: Session) -> Any:

@@ -4,6 +4,7 @@ A file is known by its first bytes, not by its name. CSV columns stay text, sinc
 contract's business; a plain CSV or Parquet file is still read lazily, some rows at a time.
 """
 
+import csv
 import io
 import zipfile
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ _PACKED = (".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst", ".jsonl.gz", ".zip")
 SUFFIXES = (*_PLAIN, *_PACKED, ".parquet", ".arrow", ".feather", ".xlsx", ".xls")
 """Ends of the names of files that are read from a folder."""
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
+_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+"""The name of the stream that holds a workbook with a password."""
 _JSON, _PAGE = r"\{|\[\s*[\[{]", r"<[!?\w]|%PDF"
 
 
@@ -56,6 +59,10 @@ def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame
     head = beginning(path)
     if head.startswith((ZIP, _OLD_EXCEL)):
         content = bytes_of(path)
+        if head.startswith(_OLD_EXCEL) and _ENCRYPTED in content:
+            raise DialectError(
+                "this Excel file needs a password. Expected one without. Save it without a password."
+            )
         if head.startswith(_OLD_EXCEL) or "xl/workbook.xml" in _zip(content).namelist():
             yield "", *_of_people(rows_of_excel(content, part))
             return
@@ -83,6 +90,21 @@ def dialect_in_words(path: str) -> str:
     before = f", {dialect.before} lines before the header" if dialect.before else ""
     separator = "blanks" if dialect.blanks else SEPARATORS[dialect.separator]
     return f"CSV{packed}, {separator}, {dialect.encoding}{comma}{ends}{before}"
+
+
+def longest_line(path: str) -> int | None:
+    """The number of the first line of a CSV file with more fields than the header; None in a zip."""
+    content = unpacked(path)
+    if content.startswith(ZIP):
+        return None
+    text = dialect_of(content[:HEAD])
+    lines = io.StringIO(content.decode(text.encoding, "replace"), newline="")
+    rows = csv.reader(
+        lines, delimiter=text.separator, quoting=csv.QUOTE_MINIMAL if text.quoted else csv.QUOTE_NONE
+    )
+    return next(
+        (rows.line_num for row in rows if rows.line_num > text.before and len(row) > len(text.names)), None
+    )
 
 
 def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Notation | None]:

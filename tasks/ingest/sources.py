@@ -14,7 +14,7 @@ from models.addresses import refuse_credential
 from models.contracts import ROW
 from models.errors import AlmanacError
 from tasks.ingest.contents import DialectError
-from tasks.ingest.dialect import SUFFIXES, dialect_in_words, is_table, scan
+from tasks.ingest.dialect import SUFFIXES, dialect_in_words, is_table, longest_line, scan
 from tasks.ingest.numbers import Notation
 from tasks.storage.faults import first_line
 from tasks.storage.tables import Table
@@ -36,11 +36,15 @@ class UnreadableError(SourceError):
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one file or Delta table. `name` is what a person calls it, `notation` how its text has numbers."""
+    """Rows of one file or Delta table. `name` is what a person calls it, `notation` how its text has numbers.
+
+    `path` is where the file is.
+    """
 
     name: str
     frame: pl.LazyFrame
     notation: Notation | None = None
+    path: str | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -51,7 +55,7 @@ class Source:
         try:
             return self.frame.collect()
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise UnreadableError(_unreadable(self.name, error)) from None
+            raise UnreadableError(_unreadable(self.name, error, self.path)) from None
 
     def batches(self, rows: int | None) -> Iterator[pl.DataFrame]:
         """All rows, numbered by `ROW` from 1, about so many at a time; None: at once. Raises as `rows` does."""
@@ -61,7 +65,7 @@ class Source:
         try:
             yield from self.frame.with_row_index(ROW, offset=1).collect_batches(chunk_size=rows)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise UnreadableError(_unreadable(self.name, error)) from None
+            raise UnreadableError(_unreadable(self.name, error, self.path)) from None
 
 
 def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
@@ -132,7 +136,7 @@ def read(uri: str) -> Iterator[Source]:
         name = _name(path, place)
         try:
             tables = [
-                (Source(name + member, frame, notation), frame.collect_schema())
+                (Source(name + member, frame, notation, path), frame.collect_schema())
                 for member, frame, notation in scan(path, part)
             ]
         except pl.exceptions.NoDataError:
@@ -250,10 +254,12 @@ def unlisted(uri: str, error: Exception) -> str:
     )
 
 
-def _unreadable(name: str, error: Exception) -> str:
+def _unreadable(name: str, error: Exception, path: str | None = None) -> str:
     if "more fields than defined" in str(error):
+        line = longest_line(path) if path else None
+        where = f"line {line:,}" if line else "a row"
         return (
-            f"{name}: cannot be read: a row has more fields than the header. Put quotes around text that has the "
+            f"{name}: cannot be read: {where} has more fields than the header. Put quotes around text that has the "
             "separator in it, or name all columns."
         )
     return f"{name}: cannot be read: {str(error).strip().splitlines()[0][:200]}"

@@ -36,6 +36,14 @@ def test_a_range_of_no_times_or_too_many_is_refused(ready, first):
         as_ofs(toy.TOY, ready, first, None)
 
 
+def test_a_range_of_reversed_or_unknown_times_is_told_by_its_own_options(ready):
+    with pytest.raises(ParameterError, match=r"--from 2024-03-03 is after --to 2024-03-02"):
+        as_ofs(toy.TOY, ready, DAYS[2], DAYS[1])
+    with pytest.raises(ParameterError, match=r"--to 2024-04-01"):
+        as_ofs(toy.TOY, ready, DAYS[2], date(2024, 4, 1))
+    assert as_ofs(toy.TOY, ready, DAYS[2], DAYS[2]) == [DAYS[2]]
+
+
 @pytest.mark.slow
 def test_what_is_published_stays_and_what_cannot_be_scored_stops_no_other(command, ready):
     steps.score(ready, DAYS[3])

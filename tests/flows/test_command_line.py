@@ -190,6 +190,15 @@ def test_a_mistake_on_the_command_line_is_told_in_words(command, trained, words,
     assert re.search(pattern.lower().replace("(", r"\("), text), text[-2000:]
 
 
+def test_a_path_that_the_locale_cannot_read_is_told_with_a_way_out():
+    words = ("-m", "flows", "sales", "ingest", "--source", "d\u00e9j\u00e0.csv", "--dry-run")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    process = python(*words, **ascii_only)
+    assert process.returncode == 1
+    assert process.stderr.startswith("EncodingError: --source")
+    assert "Set PYTHONUTF8=1" in process.stderr
+
+
 def test_too_many_failed_keys_stop_the_run_with_their_reasons(command, trained):
     store = Store(str(trained))
     before = store.version("toy/doubled")

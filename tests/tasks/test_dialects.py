@@ -332,9 +332,25 @@ def test_a_column_that_is_there_twice_is_refused_by_its_name(tmp_path):
 def test_text_with_the_separator_in_it_needs_quotes(tmp_path):
     (tmp_path / "a.csv").write_text("time,error\n1,door open\n2,axis 3, retry\n")
     with pytest.raises(
-        SourceError, match=r"a\.csv: cannot be read: a row has more fields than the header.* quotes"
+        SourceError, match=r"a\.csv: cannot be read: line 3 has more fields than the header.* quotes"
     ):
         rows(tmp_path / "a.csv")
+
+
+def test_a_row_with_too_many_fields_is_named_by_its_line_also_below_a_title_and_in_a_compressed_file(
+    tmp_path,
+):
+    text = 'Errors of May\n\ntime;error\n1;"door\nopen"\n' + "2;axis\n" * 300 + "3;axis 3; retry\n"
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(SourceError, match=r"line 306 has more fields"):
+        rows(tmp_path / "a.csv.gz")
+
+
+def test_a_workbook_with_a_password_is_told_as_such(tmp_path):
+    name = "EncryptedPackage".encode("utf-16-le")
+    (tmp_path / "a.xlsx").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504) + name + bytes(512))
+    with pytest.raises(SourceError, match=r"a\.xlsx: this Excel file needs a password.* Save it without"):
+        rows(tmp_path / "a.xlsx")
 
 
 def test_annotations_of_influx_are_no_rows(tmp_path):
