@@ -72,9 +72,7 @@ def dialect_of(head: bytes) -> Text:
             "this is a binary file. Expected CSV, Parquet, Excel, JSON lines, Arrow, or a zip."
         )
     line_end = "\r" if "\r" in text and "\n" not in text else "\n"
-    every = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    if len(head) >= HEAD and len(every) > 1:
-        every = every[:-1]
+    every = _lines(text, complete=len(head) < HEAD)
     before = _before_header(every) if line_end == "\n" else 0
     lines = [line for line in every[before:] if line][:LINES]
     annotated = bool(lines) and lines[0].startswith(("#group", "#datatype", "#default"))
@@ -96,14 +94,7 @@ def dialect_of(head: bytes) -> Text:
     names = (*names, "") if overhang else names
     if headless:
         names = tuple(f"column {n}" for n in range(1, len(names) + 1))
-    columns = pl.DataFrame(
-        {str(i): [row[i] if len(row) > i else None for row in rows[1:]] for i in range(len(names))},
-        schema_overrides={str(i): pl.String for i in range(len(names))},
-    )
-    filled = pl.all().replace("", None)
-    is_padded = (pl.all().str.len_chars().n_unique() == 1) | filled.str.ends_with(" ").all()
-    is_wrapped = filled.str.contains(_WRAPPED).all() | is_padded & pl.all().str.ends_with(" ").any()
-    wrapped = where(columns, is_wrapped & filled.is_not_null().any())
+    columns = _columns(rows[1:], len(names))
     has_commas = separator == ","
     notation = notation_of(
         columns, [name.strip() for name in names], commas=not has_commas, has_points=has_commas
@@ -123,8 +114,28 @@ def dialect_of(head: bytes) -> Text:
         quoted=is_quoted,
         overhang=overhang,
         below=below,
-        wrapped=wrapped,
+        wrapped=_wrapped(columns),
     )
+
+
+def _lines(text: str, *, complete: bool) -> list[str]:
+    """The lines of `text`; the last one only of `complete` text."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if complete or len(lines) == 1 else lines[:-1]
+
+
+def _columns(rows: Sequence[Sequence[str]], width: int) -> pl.DataFrame:
+    """The first `width` cells of `rows`, a column for each, named by its position."""
+    columns = {str(i): [row[i] if len(row) > i else None for row in rows] for i in range(width)}
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+
+
+def _wrapped(columns: pl.DataFrame) -> tuple[int, ...]:
+    """Positions of the columns that are `wrapped`: see `Text`."""
+    filled = pl.all().replace("", None)
+    is_padded = (pl.all().str.len_chars().n_unique() == 1) | filled.str.ends_with(" ").all()
+    is_wrapped = filled.str.contains(_WRAPPED).all() | is_padded & pl.all().str.ends_with(" ").any()
+    return where(columns, is_wrapped & filled.is_not_null().any())
 
 
 def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFrame, Notation]:
