@@ -152,14 +152,6 @@ def with_timezone(keys: pl.DataFrame, zones: pl.DataFrame | None, otherwise: str
     return result.with_columns(pl.col("timezone").fill_null(otherwise))
 
 
-def grid_of(
-    readings: pl.DataFrame, keys: pl.DataFrame, start: datetime, end: datetime, interval: timedelta
-) -> Grid:
-    """As `panel_of`, in one grid; keys sorted."""
-    panel = panel_of(readings.lazy(), keys, start, end, interval)
-    return next(panel.grids(2**62))
-
-
 def matrix_of(lists: pl.Series, width: int) -> Floats:
     """Lists of numbers as the rows of a matrix, padded with zeros to `width`."""
     matrix = np.zeros((lists.len(), width))

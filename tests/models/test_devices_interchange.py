@@ -21,13 +21,13 @@ from models.devices import (
 from models.devices.aggregation import interval_of
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
-from models.devices.grid import grid_of
 from models.devices.joint_graph import joint as joint_graph
 from models.devices.model import Model
 from models.devices.p_value_graph import p_values
 from models.devices.scenario import DEVICES
 from models.devices.simulation import FAULTS, inject, readings_of, simulate
 from models.devices.window_graphs import RECENT, WINDOW
+from tests.grids import grid_of
 from tests.models import test_devices_scenario as scenario
 from tests.models.test_devices_detectors import grid, noise
 

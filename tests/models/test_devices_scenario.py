@@ -14,13 +14,13 @@ from sklearn.svm import OneClassSVM
 
 from models.devices.aggregation import aggregate, points
 from models.devices.contracts import JOINT_TAG, KEY, check_raw
-from models.devices.grid import grid_of
 from models.devices.one_class_svm import labels
 from models.devices.rows import SCORES
 from models.devices.scenario import DEVICES
 from models.devices.simulation import readings_of, simulate
 from models.devices.training import fit_columns
 from models.errors import ContractError
+from tests.grids import grid_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 AS_OF = START + timedelta(days=1)

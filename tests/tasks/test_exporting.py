@@ -12,7 +12,6 @@ import onnx
 import polars as pl
 import pytest
 
-from models.devices.grid import grid_of
 from models.devices.scenario import DEVICES
 from models.devices.simulation import readings_of, simulate
 from models.sales import SALES
@@ -21,6 +20,7 @@ from tasks.registry.export import ExportError, export
 from tasks.storage.store import Store
 from tests import steps
 from tests.conftest import ROOT
+from tests.grids import grid_of
 from tests.models import test_devices_scenario as devices
 from tests.toy import TOY
 
