@@ -12,7 +12,6 @@ before the imports. `cluster` is the start of the workers, which `scoring` leave
 the ledger, and the time between the steps; `shutdown` begins with the end of the run.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -20,26 +19,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Any
+
+from benchmarks.command_line import folder_or_temporary, run_benchmark
 
 PHASES = ("imports", "server", "cluster", "plan", "scoring", "publishing", "page", "other", "shutdown")
 _LIBRARIES = ("prefect", "distributed", "polars", "flows")
 
 
-def main() -> None:
-    arguments = _arguments()
-    if arguments.marks:
-        _marked(Path(arguments.marks), arguments.words)
-        return
+def main(*, folder: Path | None = None, seed: int = 7) -> None:
+    """Print the table of phases.
+
+    folder: Keep the data and the stores there, and use those that are there.
+    seed: Of the simulated data.
+    """
+    with folder_or_temporary(folder) as root:
+        _prepare(root, seed)
+        _print_phases(root)
+
+
+def _print_phases(root: Path) -> None:
     from benchmarks.measure import table
     from flows.server import prefect_server
 
-    root = Path(arguments.folder or tempfile.mkdtemp(prefix="almanac-benchmark-"))
-    _prepare(root, arguments.seed)
     print(f"Python's bytecode: {_bytecode()}\n", flush=True)
     sales, devices = (str(root / name / "store") for name in ("sales", "devices"))
     forecast, score = (
@@ -56,8 +61,6 @@ def main() -> None:
         rows.append(_measured("forecast, PREFECT_API_URL", forecast, anew=root / "sales"))
         rows.append(_measured("an hour, 60 sensors", score, anew=root / "devices"))
     print(table(rows))
-    if not arguments.folder:
-        shutil.rmtree(root)
 
 
 def _measured(name: str, words: Sequence[str], anew: Path | None = None) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def _measured(name: str, words: Sequence[str], anew: Path | None = None) -> dict
         shutil.copytree(anew / "trained", anew / "store")
     with tempfile.TemporaryDirectory() as folder:
         marks = Path(folder, "marks.json")
-        program = [sys.executable, "-m", "benchmarks.start", "--marks", str(marks), "--", *words]
+        program = [sys.executable, "-m", "benchmarks.marks", str(marks), *words]
         start = time.time()
         with counted() as usage:
             process = subprocess.run(program, capture_output=True, text=True)
@@ -102,62 +105,6 @@ def _phases(times: dict[str, Any], start: float, end: float) -> dict[str, float]
         "shutdown": end - times["returned"],
     }
     return phases | {"other": end - start - sum(phases.values())}
-
-
-def _marked(path: Path, words: Sequence[str]) -> None:
-    """Run a command as `python -m flows` does, and record when its phases ended; nothing for one without a server."""
-    from flows import command_line
-    from flows.workers import ONE_THREAD
-
-    marks: dict[str, Any] = {}
-    on_a_server = command_line._on_a_server
-
-    def watched(*arguments: Any) -> Any:
-        os.environ.update(ONE_THREAD)
-        _watch(marks)
-        return on_a_server(*arguments)
-
-    command_line._on_a_server = watched  # type: ignore[assignment]
-    sys.argv = ["python -m flows", *words, *([] if words == ["--help"] else ["--json"])]
-    try:
-        command_line.main()
-    finally:
-        path.write_text(json.dumps(marks))
-
-
-def _watch(marks: dict[str, Any]) -> None:
-    """Patch `flows.server` to record in `marks` when a command was loaded and its server answered, and its result."""
-    from distributed import LocalCluster
-
-    from flows import command_line, server
-
-    original, start = server.prefect_server, LocalCluster.__init__
-    show = command_line.json.dumps
-
-    @contextmanager
-    def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: None) -> Iterator[Any]:
-        def load() -> None:
-            meanwhile()
-            marks["loaded"] = time.time()
-
-        with original(leave_up=leave_up, meanwhile=load) as api:
-            marks["served"] = time.time()
-            marks.setdefault("loaded", marks["served"])
-            yield api
-            marks["returned"] = time.time()
-
-    def begin(cluster: Any, *arguments: Any, **options: Any) -> None:
-        since = time.time()
-        start(cluster, *arguments, **options)
-        marks["cluster"] = time.time() - since
-
-    def dumps(result: Any, **options: Any) -> str:
-        marks["stages"] = result["stages"]
-        return show(result, **options)
-
-    server.prefect_server = prefect_server
-    LocalCluster.__init__ = begin  # type: ignore[method-assign, assignment]
-    command_line.json = type("Json", (), {"dumps": staticmethod(dumps)})  # type: ignore[assignment]
 
 
 def _prepare(root: Path, seed: int) -> None:
@@ -209,16 +156,5 @@ def _bytecode() -> str:
     return f"{'not compiled: ' + ', '.join(lacking) if lacking else 'compiled'}; what a process compiles {policy}"
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--folder", help="Keep the data and the stores here, and reuse existing ones.")
-    parser.add_argument("--marks", help=argparse.SUPPRESS)
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)
