@@ -194,6 +194,10 @@ TABLES: dict[str, Table] = {
         rows_at_a_time=2_000_000,
         harmless=("duplicate", "tag_of_words"),
         wide=("tag", "value"),
+        advice={
+            "value_not_a_number": "A unit, such as 20 bar, is left out where all values of the column have it. Remove "
+            "units that differ, and put each into the name of its tag."
+        },
     ),
     "labels": LabelsTable("labels", Labels, unique=(*KEY, "start"), shard_by=("device",), required=False),
     "kinds": KindsTable("kinds", Kinds, unique=KEY, required=False),

@@ -125,8 +125,8 @@ class Weekly(Table):
             raise ContractError(
                 f"{self.name}: weeks start on different weekdays.\n"
                 + "\n".join(lines)
-                + "\nExpected one week anchor in all files. Give every row the first day of its week, "
-                "or all of them its last day and --week-ending."
+                + "\nExpected one week anchor in all files. "
+                + (_NOT_WEEKLY if anchors.height == _DAYS_OF_A_WEEK else _OTHER_ANCHOR)
             )
 
 
@@ -245,6 +245,9 @@ def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
 
 NUMBERS = (PRICE, IN_STOCK)
 """Further columns that mean something, of numbers only."""
+_DAYS_OF_A_WEEK = 7
+_NOT_WEEKLY = "Days and months are not read: sum the days of each whole week, and give every row the first day of its week."
+_OTHER_ANCHOR = "Give every row the first day of its week, or all of them its last day and --week-ending."
 _YEARS = timedelta(days=5 * 366)
 _KEY_AND_WEEK = ("sku", "store", "week")
 
@@ -258,6 +261,9 @@ TABLES: dict[str, Table] = {
         ahead=timedelta(days=7),
         amounts=("units",),
         wide=("week", "units"),
+        advice={
+            "units|min": "Negative units are returns: say how they count with --returns net or --returns zero."
+        },
     ),
     "plan": Weekly(
         "plan",

@@ -45,6 +45,8 @@ class Table:
     """The number of rows that are read and folded at a time; None: all, as `check` needs them."""
     harmless: tuple[str, ...] = ()
     """Rules whose breach costs only the row: it does not count towards refusing a source."""
+    advice: Mapping[str, str] = field(default_factory=dict)
+    """By rule, what to do about rows that break it."""
     ahead: timedelta = timedelta(days=2)
     """How far in the future the times that identify a row may be; later ones are mistakes."""
     amounts: tuple[str, ...] = ()

@@ -264,10 +264,11 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: boo
     )
     is_time = "|date" in rules or "time_unparsable" in rules
     as_written = _AS_WRITTEN if is_time else ""
+    advice = "".join(f"\n{text}" for rule, text in table.advice.items() if rule in {*bad["rule"]})
     raise ContractError(
         f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract, "
         f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\n"
-        f"The first of each:\n{examples}{as_written}\n"
+        f"The first of each:\n{examples}{as_written}{advice}\n"
         "Correct the source, map columns with --column, or allow more with --max-bad-share."
     )
 

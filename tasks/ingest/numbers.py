@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from models.contracts import Decimals
+from models.contracts import UNKNOWN, Decimals
 
 _BLANK = r" '’\x{a0}\x{202f}"
 _SIGN = r"[€$£¥%‰]|°[CF]?|\b(?:EUR|USD|GBP|CHF)\b"
+_UNIT = r"\d\s*([\p{L}°][\p{L}\d°%/²³·^]*)$"
 _THOUSANDS = rf"[.{_BLANK}]"
 _DECIMAL_COMMA = rf"^[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+$"
 _WHOLE = rf"^[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+$"
@@ -24,7 +25,7 @@ _SURE = rf"[{_BLANK}]|,\d{{3}},|\.|^[^,]+$"
 class Notation:
     """How numbers are written in a table's columns of text, called `names`, by the positions of these columns.
 
-    `signs` are the currencies and the like that all numbers of a column have. Of columns with decimal commas and with
+    `signs` are the currencies and the like that all numbers of a column have, `units` such as bar behind them. Of columns with decimal commas and with
     decimal points, `either` have numbers such as 1.234 alone, which are thousands where decimals have commas; `groups` have
     numbers that `grouped` reads, and `unsure` such as 1,234 alone. Where `has_points`, decimals have points if nothing
     shows otherwise, as programs write them.
@@ -32,6 +33,7 @@ class Notation:
 
     names: tuple[str, ...]
     signs: Mapping[int, str]
+    units: Mapping[int, str]
     commas: tuple[int, ...]
     points: tuple[int, ...]
     either: tuple[int, ...]
@@ -45,14 +47,19 @@ class Notation:
 
     @property
     def pointed(self) -> frozenset[str]:
-        """Names of the columns with decimal commas, in place of which `plain` puts points."""
-        return self.named(self.commas)
+        """Names of the columns with decimal commas and no unit, in place of which `plain` puts points."""
+        return self.named([i for i in self.commas if i not in self.units])
 
     @property
     def shown(self) -> Decimals | None:
         """What the table shows of how its decimals are written."""
         points = len(self.points) > len(self.either) or self.has_points
         return "comma" if self.commas else "point" if points else None
+
+    def without_units(self, columns: Sequence[str]) -> list[pl.Expr]:
+        """Those of `columns` of numbers that have a unit, without it."""
+        units = {self.names[i]: unit for i, unit in self.units.items()}
+        return [_without(units[name], pl.col(name)) for name in columns if name in units]
 
     def plain(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """`frame` without the signs, with decimal points in place of commas."""
@@ -66,8 +73,11 @@ def notation_of(
     columns: pl.DataFrame, names: Sequence[str], *, commas: bool = True, has_points: bool = False
 ) -> Notation:
     """How the numbers in columns of text, of these names, are written; `commas` may be decimal ones."""
-    signs = _signs(columns)
-    columns = columns.with_columns(_without(s, pl.col(columns.columns[i])) for i, s in signs.items())
+    signs, units = (_signs(columns, pattern) for pattern in (f"({_SIGN})", _UNIT))
+    units = {i: unit for i, unit in units.items() if i not in signs}
+    columns = columns.with_columns(
+        _without(s, pl.col(columns.columns[i])) for i, s in {**signs, **units}.items()
+    )
     signed = columns.select(_signed(pl.all()))
     turned = {*where(columns, _signed(pl.all()).ne_missing(pl.all().str.strip_chars()).any())}
     decimal = where(signed, _any(pl.all(), _DECIMAL_COMMA)) if commas else ()
@@ -78,7 +88,7 @@ def notation_of(
     unsure = {*where(signed, is_plain & is_grouped)} - {*sure}
     groups = {*sure} | turned & {*where(signed, is_plain)}
     order = tuple(sorted(groups)), tuple(sorted(unsure))
-    return Notation(tuple(names), signs, decimal, points, either, *order, has_points)
+    return Notation(tuple(names), signs, units, decimal, points, either, *order, has_points)
 
 
 def notation_of_text(frame: pl.LazyFrame, lines: int, *, has_points: bool) -> Notation:
@@ -87,16 +97,18 @@ def notation_of_text(frame: pl.LazyFrame, lines: int, *, has_points: bool) -> No
     return notation_of(frame.select(names).head(lines).collect(), names, has_points=has_points)
 
 
-def _signs(columns: pl.DataFrame) -> dict[int, str]:
-    """By position, the one currency, percent sign or degree that all numbers of a column of text have."""
-    text = pl.all().str.strip_chars().replace("", None)
-    sign = text.str.extract(f"({_SIGN})")
-    alone = where(columns, (sign.drop_nulls().n_unique() == 1) & (sign.null_count() == text.null_count()))
+def _signs(columns: pl.DataFrame, pattern: str) -> dict[int, str]:
+    """By position, the one sign, such as a currency or a unit, that all numbers of a column of text have."""
+    text = pl.all().str.strip_chars()
+    text = pl.when(~text.str.to_lowercase().is_in(UNKNOWN)).then(text)
+    sign = text.str.extract(pattern)
+    is_one = (sign.drop_nulls().n_unique() == 1) & (sign.null_count() == text.null_count())
+    alone = where(columns, is_one & text.cast(pl.Float64, strict=False).is_null().all())
     first = columns[:, [*alone]].select(sign.drop_nulls().first())
     signs = dict(zip(alone, first.row(0) if alone else (), strict=True))
     number = f"{_PLAIN}|{_DECIMAL_COMMA}|{_WHOLE}|{_GROUPED}|^$"
     return {
-        i: s for i, s in signs.items() if where(columns[:, [i]], _all(_signed(_without(s, pl.all())), number))
+        i: s for i, s in signs.items() if where(columns[:, [i]], _all(_signed(_without(s, text)), number))
     }
 
 

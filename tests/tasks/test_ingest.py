@@ -296,6 +296,7 @@ def test_more_bad_rows_than_allowed_stop_before_anything_is_written(store, tmp_p
     assert f"units|min: {bad_lines}" in message
     assert "sales.csv, row 81" in message
     assert "--max-bad-share" in message
+    assert "--returns net" in message
     assert not Path(store.uri).exists()
 
 
@@ -387,6 +388,13 @@ def test_weeks_that_start_on_different_days_are_refused_with_examples_of_each(st
     assert "history: 80 rows start on Monday, e.g. sku 0, store A, week 2024-01-01" in message
     assert "history: 1 rows start on Thursday, e.g. sku 7, store B, week 2024-01-04" in message
     assert written(store) == {}
+
+
+def test_sales_of_days_are_refused_with_what_makes_weeks_of_them(store, tmp_path):
+    days = "".join(f"A,N,{MONDAY + timedelta(days=n)},5\n" for n in range(14))
+    (tmp_path / "sales.csv").write_text(f"sku,store,week,units\n{days}")
+    with pytest.raises(ContractError, match="sum the days of each whole week"):
+        read(store, "history", str(tmp_path / "sales.csv"), SALES)
 
 
 def test_weeks_of_the_plan_start_on_the_same_day_as_those_of_the_sales(store, tmp_path):

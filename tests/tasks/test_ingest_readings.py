@@ -263,7 +263,7 @@ def test_a_clock_that_jumps_back_fills_the_intervals_that_it_names(store, tmp_pa
 def test_more_bad_readings_than_allowed_stop_before_anything_is_written(store, tmp_path):
     lines = [f"d,t,{at(n)},{n if n % 2 else 'x'}" for n in range(10)]
     with pytest.raises(
-        ContractError, match=r"5 of 10 rows(.|\n)*value_not_a_number: 5(.|\n)*--max-bad-share"
+        ContractError, match=r"5 of 10 rows(.|\n)*value_not_a_number: 5(.|\n)*A unit(.|\n)*--max-bad-share"
     ):
         bring(store, csv(tmp_path, *lines))
     assert not Path(store.uri).exists()
