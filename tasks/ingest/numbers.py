@@ -9,7 +9,7 @@ from models.contracts import UNKNOWN, Decimals
 
 _BLANK = r" '’\x{a0}\x{202f}"
 _SIGN = r"[€$£¥%‰]|°[CF]?|\b(?:EUR|USD|GBP|CHF)\b"
-_UNIT = r"\d\s*([\p{L}°][\p{L}\d°%/²³·^]*)$"
+_UNIT = r"\d\s+([\p{L}°][\p{L}\d°%/²³·^]*)$"
 _THOUSANDS = rf"[.{_BLANK}]"
 _DECIMAL_COMMA = rf"^[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+$"
 _WHOLE = rf"^[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+$"
@@ -25,10 +25,10 @@ _SURE = rf"[{_BLANK}]|,\d{{3}},|\.|^[^,]+$"
 class Notation:
     """How numbers are written in a table's columns of text, called `names`, by the positions of these columns.
 
-    `signs` are the currencies and the like that all numbers of a column have, `units` such as bar behind them. Of columns with decimal commas and with
-    decimal points, `either` have numbers such as 1.234 alone, which are thousands where decimals have commas; `groups` have
-    numbers that `grouped` reads, and `unsure` such as 1,234 alone. Where `has_points`, decimals have points if nothing
-    shows otherwise, as programs write them.
+    `signs` are the currencies and the like that all numbers of a column have, `units` such as bar behind them, after a
+    blank. Of columns with decimal commas and with decimal points, `either` have numbers such as 1.234 alone, which are
+    thousands where decimals have commas; `groups` have numbers that `grouped` reads, and `unsure` such as 1,234 alone. Where
+    `has_points`, decimals have points if nothing shows otherwise, as programs write them.
     """
 
     names: tuple[str, ...]

@@ -249,7 +249,7 @@ def test_a_currency_is_left_out_of_numbers_with_decimal_commas_and_not_of_names(
 
 def test_a_unit_that_all_numbers_of_a_column_have_is_left_out_and_not_of_names(tmp_path):
     (tmp_path / "a.csv").write_text(
-        "store;pressure;speed;mixed;code\n1 Nord;20,5 bar;3km/h;5 m;1e5\n2 Nord;n/a;1.200km/h;5 km;2e5\n"
+        "store;pressure;speed;mixed;code\n1 Nord;20,5 bar;3 km/h;5 m;1e5\n2 Nord;n/a;1.200 km/h;5 km;2e5\n"
     )
     assert read_stores(tmp_path / "a.csv").rows() == [
         ("1 Nord", "20.5", "3", "5 m", "1e5"),
