@@ -1,7 +1,7 @@
 """Which candidate forecasts which kind of demand, with and without a plan, and which keys use their SKU's own model.
 
 Without a plan, candidates are the pooled model without plan, the SKUs' own models, the last week known, the same week of
-last year, and means of few of them, also with last year's weeks at this year's level (`features.last_year`), which
+last year, and means of few of them, also with last year's weeks at this year's level (`last_year.last_year`), which
 count once or twice as much as the models. The naive ones have a single value; the quantiles of a candidate lie
 around it as those of the models lie around their median. Means are of the values on the log scale, level
 by level, of all that a candidate lists; the narrower a forecast's own band, the more it counts (see `mean_of`).
@@ -17,14 +17,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from models.sales.features import KINDS, from_log, to_log
+from models.sales.demand import KINDS, from_log, to_log
 from models.sales.options import quantile_column
 from models.sales.panel import KEY
 
 POOLED, NO_PLAN, STATISTICAL, BLEND = "pooled", "pooled_no_plan", "statistical", "blend"
 LAST_WEEK, LAST_YEAR = "naive", "seasonal_naive"
 SEASON = "last_year"
-"""Last year's weeks, of the key and of its SKU, at this year's level; see `features.last_year`."""
+"""Last year's weeks, of the key and of its SKU, at this year's level; see `last_year.last_year`."""
 TWICE_BOTH = (SEASON,) * 4
 """Last year's weeks, repeated so that they count twice as much as two models together."""
 MEMBERS: dict[str, tuple[str, ...]] = {
@@ -137,7 +137,7 @@ def better_than(
 ) -> pl.DataFrame:
     """kind and rung: the one of the candidates `members` that takes the place of `usual`, for kinds where one does.
 
-    `raw` are rows of `training.raw_of_origin`. What a candidate saves is its share of the loss of `usual` (see
+    `raw` are rows of `raw_forecasts.of_origin`. What a candidate saves is its share of the loss of `usual` (see
     `losses`) at each origin, on the rows of both. It counts less one standard error over the origins, `ONE_ORIGIN` with
     one, and has to be more than `MARGIN`. Of several, the one that saves most is taken. All origins count alike: the
     models of the first have learnt from less, and what replaces them saves more than it will.

@@ -1,6 +1,6 @@
 """What moves a forecast away from its key's level: season, price, promotion, other SKUs, trend and the rest.
 
-The published median of a row is the key's level (see `features.level_of`) and what each group of `GROUPS` adds to
+The published median of a row is the key's level (see `demand.level_of`) and what each group of `GROUPS` adds to
 it, in units. The models work on a logarithm, where the contributions of features (pooled LightGBM) or regressors
 (SKUs' own models) add up; of a mean of models, the mean of their contributions. In units a group gets its
 share of the difference between median and level, in proportion to its logarithm; so the sums are exact
@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.sales import contest, features, pooled, scoring, statistical, successors
+from models.sales import contest, forecast_rows, pooled, regression, scoring, statistical, successors, views
 from models.sales.categories import column_of
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
+from models.sales.demand import to_log
 from models.sales.model import Model, aligned, log_values, middle_of
 from models.sales.neighbours import PRICE, store_attributes
 from models.sales.options import Options, quantile_column
@@ -78,7 +79,7 @@ _OF_NAME = {
     **dict.fromkeys(("sku_depth", "sku_price_spread", "elasticity", "effect_deep"), "price"),
     **dict.fromkeys(("since_promotion", "promoted_before", "promoted_share"), "promotion"),
     **dict.fromkeys(("price_to_others", "price_to_others_moved", PRICE_OTHERS), "other_skus"),
-    **dict.fromkeys(("step", "base", statistical.TREND), "trend"),
+    **dict.fromkeys(("step", "base", regression.TREND), "trend"),
 }
 _OF_BEGIN = {
     "effect_": "promotion",
@@ -86,7 +87,7 @@ _OF_BEGIN = {
     "regular_": "trend",
     "all_": "trend",
     "group_season_": "season",
-    statistical.WAVE: "season",
+    regression.WAVE: "season",
 }
 
 
@@ -144,8 +145,8 @@ def explain(
     panel = scoring.panel_with_plan(model, tables, keys, as_of, options)
     own = scoring.own_rows(model, panel, keys, context, options)
     selection = panel.of(pl.struct(KEY).is_in(keys.select(pl.struct(KEY).implode()).to_series()))
-    view = features.view_of(selection, context, model.flags, store_attributes(tables))
-    inputs = features.build(view, [selection.last], {selection.last: range(1, options.horizon + 1)})
+    view = views.view_of(selection, context, model.flags, store_attributes(tables))
+    inputs = forecast_rows.build(view, [selection.last], {selection.last: range(1, options.horizon + 1)})
     enough = inputs.frame["enough"].to_numpy()
     values = inputs.values[enough]
     forecasts = model.forecast(
@@ -204,9 +205,9 @@ def _contributions(
         POOLED: _of_pooled(model.with_plan, model, values, names, middle),
         NO_PLAN: _of_pooled(model.without_plan, model, values, names, middle),
         STATISTICAL: _of_own(model, panel, own, context, forecasts, middle, options),
-        contest.LAST_WEEK: _of_one(features.to_log(forecasts["naive"].to_numpy(), level), "trend"),
-        contest.LAST_YEAR: _of_one(features.to_log(forecasts["seasonal_naive"].to_numpy(), level), "season"),
-        contest.SEASON: _of_one(features.to_log(forecasts["last_year"].to_numpy(), level), "season"),
+        contest.LAST_WEEK: _of_one(to_log(forecasts["naive"].to_numpy(), level), "trend"),
+        contest.LAST_YEAR: _of_one(to_log(forecasts["seasonal_naive"].to_numpy(), level), "season"),
+        contest.SEASON: _of_one(to_log(forecasts["last_year"].to_numpy(), level), "season"),
     }
     trust = _trust(model, own, forecasts, values, names)
     total, count = np.zeros((forecasts.height, len(GROUPS))), np.zeros(forecasts.height)
@@ -218,7 +219,7 @@ def _contributions(
         total += np.where(weight[:, None] > 0, parts, 0.0) * weight[:, None]
         count += weight
     logs = total / np.where(count > 0, count, 1.0)[:, None]
-    reached = features.to_log(forecasts[middle].to_numpy(), level) - _USUAL
+    reached = to_log(forecasts[middle].to_numpy(), level) - _USUAL
     logs[:, -1] = reached - logs[:, :-1].sum(axis=1)
     return logs
 
@@ -236,7 +237,7 @@ def _trust(
         rows = forecasts.join(
             own.select(*on, *model.columns), on=on, how="left", maintain_order="left", suffix="_own"
         )
-        by_member[STATISTICAL] = features.to_log(
+        by_member[STATISTICAL] = to_log(
             rows.select(f"{name}_own" for name in model.columns).to_numpy(), rows["level"].to_numpy()[:, None]
         )
     for rung in (POOLED, NO_PLAN):
@@ -292,7 +293,7 @@ def _of_own(
         by_group[:, group] += parts[name].to_numpy().astype(float) - (
             np.log1p(level) if name == "base" else 0.0
         )
-    here, there = np.log1p(units) - np.log1p(level), features.to_log(units, level) - _USUAL
+    here, there = np.log1p(units) - np.log1p(level), to_log(units, level) - _USUAL
     same = (1 + level) / ((1 + OFFSET) * level)
     stretch = np.divide(there, here, out=same, where=np.abs(here) > 1e-9)
     return by_group * stretch[:, None]

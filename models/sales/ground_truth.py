@@ -13,7 +13,8 @@ import polars as pl
 
 from models import metrics
 from models.sales import backtest as measuring
-from models.sales import features, seasons
+from models.sales import seasons
+from models.sales.demand import kinds_of_keys, last_known, share_of_zeros
 from models.sales.neighbours import flag_names, ranges
 from models.sales.options import Options
 from models.sales.panel import KEY, Panel, demanded, known_covariates, panel_of
@@ -62,8 +63,8 @@ def _known(tables: Frames, keys: pl.DataFrame, origin: date, end: date) -> pl.Da
 
 def _weeks(panel: Panel, origin: int, promoted: np.ndarray) -> list[pl.DataFrame]:
     units = panel.units[: origin + 1]
-    naive = features.last_known(units)
-    kinds = features.kinds_of_keys(np.isfinite(units).sum(axis=0), features.share_of_zeros(units))
+    naive = last_known(units)
+    kinds = kinds_of_keys(np.isfinite(units).sum(axis=0), share_of_zeros(units))
     frames = []
     for target in range(origin + 1, panel.weeks):
         ago = seasons.year_before(origin, target)

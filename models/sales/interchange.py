@@ -9,9 +9,9 @@ from models.interchange import Graph, Interchange, Port
 from models.onnx_graphs import Builder
 from models.sales import contest
 from models.sales.contest import NO_PLAN, POOLED
-from models.sales.features import OFFSET
 from models.sales.model import Model
 from models.sales.options import quantile_column
+from models.sales.panel import OFFSET
 from models.sales.pooled import Pooled
 from models.sales.preparation import FEATURE
 

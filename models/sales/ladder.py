@@ -2,13 +2,13 @@
 
 Contract::
 
-    profiles(history, as_of, quantiles) -> {"ladder_sku", "ladder_store", "ladder_all", "ladder_flags"}
     answer(keys, own_history, profiles, as_of, horizon, quantiles, plan=None)
         -> sku, store, week, step (Int32), one column per quantile, rung, reason
 
 `history`, `own_history`: sku, store, week, units and covariates, where there are any; frames or lazy
-frames. Rows after `as_of` are ignored. `plan`: sku, store, week and covariates. `profiles` come from all
-shards together and are the `context` that makes a key's answer independent of the other keys.
+frames. Rows after `as_of` are ignored. `plan`: sku, store, week and covariates. `profiles` are those of
+`ladder_profiles`, from all shards together, and are the `context` that makes a key's answer independent of the
+other keys.
 
 Rule: a key gets the first rung that applies, for all its weeks:
 
@@ -23,87 +23,32 @@ Rule: a key gets the first rung that applies, for all its weeks:
 
 Fallback: where a rung lacks what it needs (an SKU whose profile is empty), the next one answers.
 
-Promotions: each week is `promoted` (by a flag, or a price `PROMOTED_DEPTH` below the usual one), `regular`,
-or `any` where the plan says nothing. Flags are recognised by what they hold, whatever their name. Quantiles
-come from weeks of the same demand; where those are fewer than `OWN_WEEKS`, from all weeks, scaled by what the
-SKU's weeks of that demand sell relative to all its weeks.
+Promotions: each week is `promoted`, `regular`, or `any` where the plan says nothing. Quantiles come from weeks of
+the same demand; where those are fewer than `OWN_WEEKS`, from all weeks, scaled by what the SKU's weeks of that
+demand sell relative to all its weeks.
 
 Invariant: every key and every step 1..horizon is answered exactly once; quantiles are finite, not
 negative and do not fall from one level to the next; rung and reason are the same for all weeks of a key;
 a key's rows depend on its own history, its plan and the profiles only.
-
-Empirical quantiles are order statistics: of n values the one with rank nearest to level * (n + 1), which
-a next value falls below with about that probability, even where n is small (Weibull 1939; Hyndman & Fan
-1996, definition 6, without interpolation so that counts stay counts).
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import polars as pl
 
+from models.sales.ladder_profiles import DEMAND, OWN_WEEKS, by_demand, demand_of, plausible, rounded, rows_of
 from models.sales.options import quantile_column
-from models.sales.panel import IMPLAUSIBLE, IMPLAUSIBLE_EARLY, LEAST_WEEKS, covariate_columns
+from models.sales.panel import KEY
 
-OWN_WEEKS = 8
 PRIOR_WEEKS = 2.0
 RECENT_WEEKS = 52
-PROFILE_WEEKS = 26
 STOPPED_WEEKS = 26
-PROMOTED_DEPTH = 0.05
 
 RUNGS = ("stopped", "own_history", "short_history", "sku_profile", "store_profile", "everything")
-KEY = ["sku", "store"]
-DEMAND = pl.Enum(["any", "promoted", "regular"])
-ZERO_SHARE = 0.25
-"""A covariate between 0 and 1 is a flag of promotions where it is zero in at least this share of the rows."""
 _EARLIER_FLAGS = ("deal", "feat")
 """The flags of profiles that do not name theirs."""
-
-
-def profiles(
-    history: pl.DataFrame | pl.LazyFrame, as_of: date, quantiles: Sequence[float]
-) -> dict[str, pl.DataFrame]:
-    """Profiles of SKUs, of stores and of everything in the last `PROFILE_WEEKS` weeks; a few rows per SKU.
-
-    `ladder_sku`: sku, demand (any, promoted, regular), rows, stores, usual_price, mean and quantiles of
-    units in a store of size 1, `shape_*`: quantiles of units relative to the key's own mean.
-    `ladder_store`: store, size, demand, rows, mean and quantiles of units over the store's SKUs. A store's
-    size is what it sells relative to what its SKUs sell in an average store. `ladder_all`: demand, rows,
-    mean and quantiles. `ladder_flags`: the names of the covariates that mark promotions. All are empty where
-    the history is.
-    """
-    names = [quantile_column(level) for level in quantiles]
-    recent = history.lazy().filter(
-        pl.col("week") <= as_of, pl.col("week") > as_of - timedelta(weeks=PROFILE_WEEKS)
-    )
-    flags = _flags(recent)
-    recent = _typed(recent, flags)
-    short = pl.col(KEY).cast(pl.Categorical)
-    rows = recent.with_columns(short).collect(engine="streaming")
-    rows = _plausible(rows).with_columns(_demand(pl.col("price").median().over(KEY)))
-    key = rows.group_by(KEY).agg(key_mean=_steady(pl.col("units").mean()), key_rows=pl.len())
-    key = key.with_columns(expected=_steady(pl.col("key_mean").mean().over("sku")))
-    size = key.group_by("store").agg(size=_steady(pl.col("key_mean").sum() / pl.col("expected").sum()))
-    size = size.with_columns(pl.when(pl.col("size") > 0).then("size").otherwise(1.0))
-    usual = rows.group_by("sku").agg(usual_price=pl.col("price").median(), stores=pl.col("store").n_unique())
-    rows = rows.select(*KEY, "units", "demand")
-    by_store = _by_demand(rows, ["store"], quantiles).join(size, on="store")
-    overall = _by_demand(rows, [], quantiles)
-    of_size = rows.join(size, on="store").with_columns(pl.col("units") / pl.col("size"))
-    by_sku = _by_demand(of_size, ["sku"], quantiles).join(usual, on="sku")
-    steady = rows.join(key.filter(pl.col("key_rows") >= OWN_WEEKS, pl.col("key_mean") > 0), on=KEY)
-    relative = steady.with_columns(pl.col("units") / pl.col("key_mean"))
-    shapes = _by_demand(relative, ["sku"], quantiles).drop("rows", "mean")
-    shapes = shapes.rename({name: f"shape_{name}" for name in names})
-    by_sku = by_sku.join(shapes, on=["sku", "demand"], how="left")
-    return {
-        "ladder_sku": by_sku.cast({"sku": pl.String, "demand": pl.String}).sort("sku", "demand"),
-        "ladder_store": by_store.cast({"store": pl.String, "demand": pl.String}).sort("store", "demand"),
-        "ladder_all": overall.cast({"demand": pl.String}).sort("demand"),
-        "ladder_flags": pl.DataFrame({"name": flags}, schema={"name": pl.String}),
-    }
 
 
 def answer(
@@ -125,17 +70,17 @@ def answer(
     book = _complete(profiles, names)
     flags = profiles["ladder_flags"]["name"].to_list() if "ladder_flags" in profiles else _EARLIER_FLAGS
     own = (
-        _typed(own_history, flags)
+        rows_of(own_history, flags)
         .filter(pl.col("week") <= as_of)
         .join(keys.lazy(), on=KEY, how="semi")
         .collect()
     )
-    own = _plausible(own).sort(*KEY, "week").filter(pl.int_range(pl.len()).reverse().over(KEY) < RECENT_WEEKS)
+    own = plausible(own).sort(*KEY, "week").filter(pl.int_range(pl.len()).reverse().over(KEY) < RECENT_WEEKS)
     sku_price = book["ladder_sku"].filter(demand="any").select("sku", "usual_price")
     usual = keys.join(own.group_by(KEY).agg(own_price=pl.col("price").median()), on=KEY, how="left")
     usual = usual.join(sku_price, on="sku", how="left")
     usual = usual.select(*KEY, usual_price=pl.coalesce("own_price", "usual_price"))
-    own = own.join(usual, on=KEY).with_columns(_demand(pl.col("usual_price")))
+    own = own.join(usual, on=KEY).with_columns(demand_of(pl.col("usual_price")))
     targets = _targets(keys, plan, flags, as_of, horizon, usual)
     rows = targets.join(_rungs(keys, own, targets, book, as_of), on=KEY)
     rows = rows.join(_uplifts(rows, book), on=["sku", "demand"])
@@ -145,7 +90,7 @@ def answer(
 
     answers = [
         of("stopped").with_columns(pl.lit(0.0).alias(name) for name in names),
-        _looked_up(of("own_history"), _by_demand(own, KEY, quantiles), KEY, names),
+        _looked_up(of("own_history"), by_demand(own, KEY, quantiles), KEY, names),
         _scaled_to_own(of("short_history"), own, book, names),
         _sized(_looked_up(of("sku_profile"), book["ladder_sku"], ["sku"], names), book, names),
         _looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
@@ -153,91 +98,6 @@ def answer(
     ]
     columns = [*KEY, "week", "step", *names, "rung", "reason"]
     return _valid(pl.concat(part.select(columns) for part in answers), names).sort(*KEY, "week")
-
-
-def _flags(history: pl.LazyFrame) -> list[str]:
-    """Covariates that mark promotions, by what they hold: between 0 and 1, and often zero."""
-    names = [name for name in covariate_columns(history.collect_schema()) if name != "price"]
-    values = {name: pl.col(name).cast(pl.Float64).fill_nan(None) for name in names}
-    marks = history.select(
-        (value.is_between(0.0, 1.0).all() & ((value == 0).mean() >= ZERO_SHARE)).alias(name)
-        for name, value in values.items()
-    ).collect(engine="streaming")
-    return [name for name in names if marks[name].item()]
-
-
-def _typed(history: pl.DataFrame | pl.LazyFrame, flags: Sequence[str]) -> pl.LazyFrame:
-    """Key, week, units, price, and `flagged`, the largest of `flags`; null where the history lacks them."""
-    rows = history.lazy()
-    schema = rows.collect_schema()
-    price = pl.col("price") if "price" in schema else pl.lit(None)
-    marks = [pl.col(name).cast(pl.Float64).fill_nan(None) for name in flags if name in schema]
-    hints = [
-        price.cast(pl.Float64).fill_nan(None).alias("price"),
-        (pl.max_horizontal(marks) if marks else pl.lit(None, dtype=pl.Float64)).alias("flagged"),
-    ]
-    if "units" not in schema:
-        return rows.select(*KEY, "week", *hints)
-    return rows.select(*KEY, "week", pl.col("units").cast(pl.Float64), *hints).filter(
-        pl.col("units").is_finite()
-    )
-
-
-def _plausible(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` with a single week of a key that can only be a typing error replaced by its next highest week.
-
-    It is `IMPLAUSIBLE` times that one, in `OWN_WEEKS` weeks and fewer `IMPLAUSIBLE_EARLY` times; a negative week as far
-    from zero counts as zero. See `panel.plausible`.
-    """
-    times = pl.when(pl.len() <= OWN_WEEKS).then(IMPLAUSIBLE_EARLY).otherwise(IMPLAUSIBLE)
-    units = pl.col("units")
-    keys = rows.group_by(KEY).agg(
-        weeks=pl.len(), second=units.top_k(2).min(), farthest=units.abs().max(), times=times
-    )
-    limit = pl.col("times") * pl.col("second")
-    wrong = keys.filter(pl.col("weeks") >= LEAST_WEEKS, pl.col("second") > 0, pl.col("farthest") > limit)
-    if wrong.is_empty():
-        return rows
-    with_limits = rows.join(
-        wrong.select(*KEY, "second", limit=limit), on=KEY, how="left", maintain_order="left"
-    )
-    mended = pl.when(units > pl.col("limit")).then("second").when(units < -pl.col("limit")).then(0.0)
-    return with_limits.with_columns(mended.otherwise(units).alias("units")).drop("second", "limit")
-
-
-def _demand(usual_price: pl.Expr) -> pl.Expr:
-    """`promoted`, `regular`, or `any` where price and flags are all unknown."""
-    cheap = pl.col("price") < (1 - PROMOTED_DEPTH) * usual_price
-    promoted = (pl.col("flagged") > 0).fill_null(False) | cheap.fill_null(False)
-    is_unknown = pl.col("price").is_null() & pl.col("flagged").is_null()
-    demand = pl.when(promoted).then(pl.lit("promoted")).otherwise(pl.lit("regular"))
-    return pl.when(is_unknown).then(pl.lit("any")).otherwise(demand).cast(DEMAND).alias("demand")
-
-
-def _steady(mean: pl.Expr) -> pl.Expr:
-    """A mean without the last digits, which depend on the order in which rows were added."""
-    return mean.round_sig_figs(10)
-
-
-def _by_demand(rows: pl.DataFrame, by: list[str], quantiles: Sequence[float]) -> pl.DataFrame:
-    """Number, mean and order statistics of units, of the weeks of each demand and of `any` week."""
-    n = pl.len().cast(pl.Float64)
-    ranked = [
-        pl.col("units")
-        .get((level * (n + 1) + 0.5).floor().clip(1, n).cast(pl.Int64) - 1)
-        .alias(quantile_column(level))
-        for level in quantiles
-    ]
-    aggregates = [
-        *ranked,
-        pl.len().cast(pl.Int64).alias("rows"),
-        _steady(pl.col("units").mean()).alias("mean"),
-    ]
-    rising = rows.select(*by, "demand", "units").sort("units")
-    every = rising.with_columns(demand=pl.lit("any").cast(DEMAND))
-    of_demand = rising.filter(pl.col("demand") != "any")
-    parts = [part.group_by(*by, "demand", maintain_order=True).agg(aggregates) for part in (every, of_demand)]
-    return pl.concat(parts)
 
 
 def _complete(profiles: Mapping[str, pl.DataFrame], names: Sequence[str]) -> dict[str, pl.DataFrame]:
@@ -270,12 +130,12 @@ def _targets(
     targets = keys.join(weeks, how="cross")
     if plan is None:
         return targets.with_columns(planned=False, demand=pl.lit("any").cast(DEMAND))
-    plan_weeks = _typed(plan, flags).join(keys.lazy(), on=KEY, how="semi").collect()
+    plan_weeks = rows_of(plan, flags).join(keys.lazy(), on=KEY, how="semi").collect()
     plan_weeks = plan_weeks.unique([*KEY, "week"], keep="last", maintain_order=True).with_columns(
         planned=True
     )
     targets = targets.join(plan_weeks, on=[*KEY, "week"], how="left").join(usual, on=KEY)
-    demand = _demand(pl.col("usual_price"))
+    demand = demand_of(pl.col("usual_price"))
     return targets.select(*KEY, "week", "step", pl.col("planned").fill_null(False), demand)
 
 
@@ -332,7 +192,7 @@ def _uplifts(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame]) -> pl.DataFra
     """Sales in weeks of a demand relative to all weeks: of the SKU, else of everything, else 1."""
     enough = pl.col("rows") >= OWN_WEEKS
 
-    def relative(table: pl.DataFrame, by: list[str], name: str) -> pl.DataFrame:
+    def relative(table: pl.DataFrame, by: Sequence[str], name: str) -> pl.DataFrame:
         overall = pl.col("mean").filter(demand="any").first()
         overall = overall.over(by) if by else overall
         ratio = pl.when(enough & (overall > 0)).then(pl.col("mean") / overall)
@@ -344,7 +204,9 @@ def _uplifts(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame]) -> pl.DataFra
     return pairs.select("sku", "demand", uplift=pl.coalesce("of_sku", "of_all", 1.0))
 
 
-def _looked_up(rows: pl.DataFrame, table: pl.DataFrame, by: list[str], names: Sequence[str]) -> pl.DataFrame:
+def _looked_up(
+    rows: pl.DataFrame, table: pl.DataFrame, by: Sequence[str], names: Sequence[str]
+) -> pl.DataFrame:
     """`rows` with the values `names` of `table` for their demand, else of all weeks times the uplift."""
     same = table.filter(pl.col("rows") >= OWN_WEEKS).select(*by, "demand", *names)
     rows = rows.join(same, on=[*by, "demand"], how="left")
@@ -387,7 +249,7 @@ def _scaled_to_own(
     prior = PRIOR_WEEKS * pl.col("expected") / pl.col("weeks")
     factor = ((pl.col("own") + prior) / (pl.col("expected") + prior)).fill_nan(1.0)
     level = level.select(
-        *KEY, factor=_steady(factor), trust=pl.col("weeks") / (pl.col("weeks") + PRIOR_WEEKS)
+        *KEY, factor=rounded(factor), trust=pl.col("weeks") / (pl.col("weeks") + PRIOR_WEEKS)
     )
 
     shapes = [f"shape_{name}" for name in names]

@@ -9,7 +9,7 @@ import polars as pl
 
 from models.sales import categories, conformal, contest, pooled
 from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
-from models.sales.features import from_log, to_log
+from models.sales.demand import from_log, to_log
 from models.sales.options import quantile_column
 from models.sales.panel import KEY
 from models.scenario import File
@@ -89,7 +89,7 @@ class Model:
         own: pl.DataFrame | None,
         threads: int,
     ) -> pl.DataFrame:
-        """`rows` with `rung` and the quantiles in units; see `features.build` for rows, values and names.
+        """`rows` with `rung` and the quantiles in units; see `forecast_rows.build` for rows, values and names.
 
         Planned rows have the rung `pooled`, where the bundle has such an ensemble, all others
         `pooled_no_plan`; with `own`, forecasts of `statistical`, also `statistical` and `blend`. Without any

@@ -1,6 +1,6 @@
 """The pooled model: LightGBM quantiles of units relative to a key's own level, one model for all keys and steps.
 
-Two stages, on the logarithm of units relative to the level (`features.to_log`):
+Two stages, on the logarithm of units relative to the level (`demand.to_log`):
 
 - the location is one least-squares ensemble, monotone where the direction is known: a lower price never
   lowers the forecast, nor does a flag; the others' promotions never raise it;

@@ -8,7 +8,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 
-from models.sales import features, ladder, statistical
+from models.sales import forecast_rows, ladder, ladder_profiles, statistical, views
 from models.sales.backtest import NAIVES
 from models.sales.neighbours import first_week_of, flag_names, store_attributes, with_plan
 from models.sales.options import Options
@@ -54,14 +54,14 @@ def prepare(
     parts: dict[str, pl.DataFrame] = {}
     if train_keys.height:
         panel = panel_of(rows, train_keys, covariates, first, as_of, 0)
-        view = features.view_of(panel, context, flags, attributes)
+        view = views.view_of(panel, context, flags, attributes)
         parts["train"] = training_rows(view, context, options)
     panel = panel_of(rows, test_keys, covariates, first, as_of, 0)
     origins = backtest_origins(panel, as_of, options)
     if test_keys.height and origins:
-        view = features.view_of(panel, context, flags, attributes)
+        view = views.view_of(panel, context, flags, attributes)
         steps = {origin: range(1, known_steps(panel, origin, options) + 1) for origin in origins}
-        inputs = features.build(view, origins, steps)
+        inputs = forecast_rows.build(view, origins, steps)
         test = _as_part(inputs)
         if not with_plan(context["covariates"]):
             test = _unplanned(test)
@@ -122,7 +122,7 @@ def _chances(names: Sequence[str]) -> np.ndarray:
     return np.array([zlib.crc32(name.encode()) / 2**32 for name in names], dtype=float)
 
 
-def training_rows(view: features.View, context: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
+def training_rows(view: views.View, context: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
     """Rows of all origins of the view, some steps each, whose target week is known."""
     count = options.training_rows / max(context["calendar"]["rows"][0], 1)
     each = int(np.clip(np.floor(count), 1, MAX_STEPS))
@@ -138,7 +138,7 @@ def training_rows(view: features.View, context: Mapping[str, pl.DataFrame], opti
         flagged |= {(origin, step) for step, is_marked in pairs if is_marked}
     if not steps:
         return pl.DataFrame()
-    return _as_part(features.build(view, list(steps), steps, frozenset(flagged))).filter("enough")
+    return _as_part(forecast_rows.build(view, list(steps), steps, frozenset(flagged))).filter("enough")
 
 
 def backtest_origins(panel: Panel, as_of: date, options: Options) -> list[int]:
@@ -152,7 +152,7 @@ def known_steps(panel: Panel, origin: int, options: Options) -> int:
     return min(options.horizon, panel.last - origin)
 
 
-def _as_part(rows: features.Rows) -> pl.DataFrame:
+def _as_part(rows: forecast_rows.Rows) -> pl.DataFrame:
     """Rows with an actual, their features as float32 columns."""
     values = pl.DataFrame(rows.values, schema=[(FEATURE + name, pl.Float32) for name in rows.names])
     return pl.concat([rows.frame, values], how="horizontal").filter(pl.col("units").is_not_null())
@@ -174,7 +174,7 @@ def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, has_plan: bool, option
     parts = []
     for (origin,), part in about.group_by("origin", maintain_order=True):
         assert isinstance(origin, date)
-        profiles = ladder.profiles(rows, origin, options.quantiles)
+        profiles = ladder_profiles.profiles(rows, origin, options.quantiles)
         plan = rows.drop("units").filter(pl.col("week") > origin) if has_plan else None
         keys = part.select(KEY).unique().sort(KEY)
         answers = ladder.answer(keys, rows, profiles, origin, options.horizon, options.quantiles, plan)

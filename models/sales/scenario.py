@@ -18,7 +18,7 @@ from models.sales import (
     explanations,
     ground_truth,
     interchange,
-    ladder,
+    ladder_profiles,
     neighbours,
     preparation,
     scoring,
@@ -131,7 +131,7 @@ class Sales(
         first, until = neighbours.first_week_of(as_of), as_of + timedelta(weeks=sales_options.horizon)
         frames |= assortment.frames_of(tables, frames["sku_weeks"])
         frames["events"] = events.events(tables, sales_options.holidays, first, until)
-        return frames | ladder.profiles(demanded(tables["history"]), as_of, sales_options.quantiles)
+        return frames | ladder_profiles.profiles(demanded(tables["history"]), as_of, sales_options.quantiles)
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]

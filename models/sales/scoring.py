@@ -5,16 +5,17 @@ from datetime import date, timedelta
 
 import polars as pl
 
-from models.sales import assortment, categories, contest, features, ladder, statistical
+from models.sales import assortment, categories, contest, forecast_rows, ladder, statistical, views
 from models.sales.contest import NO_PLAN
 from models.sales.model import Model, ladder_level
 from models.sales.neighbours import store_attributes
 from models.sales.options import Options
 from models.sales.panel import KEY, Panel, demanded, known_covariates, panel_of, past_and_plan
 from models.sales.promotions import with_prices_of_others
+from models.sales.seasons import YEAR
 from models.scenario import Frames, Scores
 
-PANEL_WEEKS = 2 * features.YEAR + 13
+PANEL_WEEKS = 2 * YEAR + 13
 """Weeks of history that a forecast uses."""
 KEYS_AT_A_TIME = 2_000
 """Keys whose features are in memory together: 8 MB for 13 steps and 80 features."""
@@ -30,7 +31,7 @@ def score(
 ) -> Scores:
     """Rows and outcomes of `keys`, from the shard's tables and the `context`.
 
-    A key with `features.ENOUGH_WEEKS` weeks of history in the last year is forecast by the pooled model or,
+    A key with `forecast_rows.ENOUGH_WEEKS` weeks of history in the last year is forecast by the pooled model or,
     where the bundle says so, by its SKU's own; every other one by the ladder. A key's rows depend on
     its own history and plan, on the `context`, and with its SKU's own model on that SKU's other stores.
     """
@@ -78,8 +79,8 @@ def _fitted_rows(
     frames = []
     for start in range(0, max(panel.keys.height, 1), KEYS_AT_A_TIME):
         part = panel.cut(start, start + KEYS_AT_A_TIME)
-        view = features.view_of(part, context, model.flags, attributes)
-        inputs = features.build(view, [part.last], steps)
+        view = views.view_of(part, context, model.flags, attributes)
+        inputs = forecast_rows.build(view, [part.last], steps)
         enough = inputs.frame["enough"]
         values = inputs.values if enough.all() else inputs.values[enough.to_numpy()]
         rows = inputs.frame.filter(enough)

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from models.sales import backtest, preparation, training
+from models.sales import backtest, choices, ensembles, preparation, raw_forecasts, training
 from models.sales.contest import NO_PLAN, POOLED
 from models.sales.groups import GROUPS
 from models.sales.model import ladder_level
@@ -69,24 +69,24 @@ class SalesSearch(Search):
     ) -> Iterator[float]:
         study_options = _of_study(options)
         frames = {name: frame.collect() for name, frame in parts.items()}
-        answered = frames.get("ladder_backtest", pl.DataFrame())
-        if answered.height:
-            answered = answered.with_columns(ladder_level(study_options.columns))
+        answers = frames.get("ladder_backtest", pl.DataFrame())
+        if answers.height:
+            answers = answers.with_columns(ladder_level(study_options.columns))
         has_plan = with_plan(context["covariates"])
         earlier: list[pl.DataFrame] = []
         for (origin,), rows in frames["backtest"].sort("origin").group_by("origin", maintain_order=True):
             assert isinstance(origin, date)
             train = frames["train"].lazy().filter(pl.col("week") <= origin)
             raw = _raw(train, rows, frames.get("statistical_backtest"), context, study_options)
-            short = answered.filter(pl.col("origin") == origin) if answered.height else answered
+            short = answers.filter(pl.col("origin") == origin) if answers.height else answers
             if short.height:
-                ladder = training.raw_ladder(short.filter(pl.col("level") > 0), study_options)
+                ladder = raw_forecasts.of_ladder(short.filter(pl.col("level") > 0), study_options)
                 raw = pl.concat([raw, ladder], how="diagonal")
             if earlier:
-                forecasts = training.judged_by(
+                forecasts = choices.forecasts_of_origin(
                     pl.concat(earlier, how="diagonal"), raw, has_plan, study_options
                 )
-                yield backtest.loss(training.assembled(forecasts, short, study_options), study_options)
+                yield backtest.loss(training.published_rows(forecasts, short, study_options), study_options)
             earlier.append(raw)
 
 
@@ -102,10 +102,10 @@ def _raw(
     context: Mapping[str, pl.DataFrame],
     options: Options,
 ) -> pl.DataFrame:
-    """See `training.raw_of_origin`. Ensembles that no row would use are not fitted."""
+    """See `raw_forecasts.of_origin`. Ensembles that no row would use are not fitted."""
     planned = train.filter("planned").select(pl.len()).collect().item()
-    all_planned = rows["planned"].all() and planned >= training.LEAST_ROWS
+    all_planned = rows["planned"].all() and planned >= ensembles.LEAST_ROWS
     rungs = (POOLED,) if all_planned else (POOLED, NO_PLAN)
     covariates, flags = tuple(context["covariates"]["name"]), flag_names(context["covariates"])
-    ensembles = training.ensembles(train, covariates, flags, options, rungs)
-    return training.raw_of_origin(ensembles, rows, own, options)
+    models = ensembles.fit(train, covariates, flags, options, rungs)
+    return raw_forecasts.of_origin(models, rows, own, options)

@@ -39,24 +39,20 @@ exponential smoothing with `FORGETTING`.
 Invariant: quantiles are finite, not negative, and do not fall from one level to the next.
 """
 
-import itertools
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from models.sales.categories import BETWEEN
+from models.sales import local_level
+from models.sales.local_level import ENOUGH_WEEKS, FORGETTING
 from models.sales.options import quantile_column
 from models.sales.panel import KEY, Panel, mean, ratio, sum_of_weeks
+from models.sales.regression import Arrays, Logs, coefficients, logs_of, sku_index
 from models.sales.seasons import YEAR
 
-ENOUGH_WEEKS = 12
-FORGETTING = 0.1
-RIDGE_WEEKS = 10.0
 KEY_WEEKS = 30.0
-HARMONICS = 2
 DEFAULT_VARIANCE = 0.25
 """Variance of a forecast error in logs where there are no errors yet: half to twice the median, roughly."""
 ENOUGH_ERRORS = 50
@@ -64,46 +60,7 @@ STEPS = (1, 4, 8, 13, 26)
 EXTRAPOLATION = 2.0
 """Log units above the SKU's highest ever that a forecast may reach: a promotion deeper than any seen."""
 
-DAMPING = 0.9
-"""Share of a trend that remains from one week of the forecast to the next."""
-
-BETA, SHAPE, WAVE, TREND = "beta_", "shape_", "year_", "_trend"
-RATIOS = np.array([0.0, *np.geomspace(1e-4, 10.0, 12)])
-"""Ratios of the level's variance to the noise's that trend and season are estimated with."""
-Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class _Logs:
-    """Log units `y` (weeks up to the origin, keys); regressors `x` by name (weeks up to the last target, keys),
-    and as `waves` those that are the same for all keys (weeks up to the last target); the SKU `names`, the first
-    key of each (`starts`), and the SKU's number of each key (`sku`)."""
-
-    y: np.ndarray
-    x: Arrays
-    waves: Arrays
-    names: pl.Series
-    starts: np.ndarray
-    sku: np.ndarray
-
-    def runs(self) -> list[slice]:
-        """The keys of each SKU."""
-        bounds = [*self.starts, self.y.shape[1]]
-        return [slice(bounds[at], bounds[at + 1]) for at in range(len(self.starts))]
-
-    def mean_by_sku(self, values: np.ndarray) -> np.ndarray:
-        """Mean over the finite values of a SKU's keys, shape (weeks, SKUs); NaN where there is none."""
-        finite = np.isfinite(values)
-        total = np.add.reduceat(np.where(finite, values, 0.0), self.starts, axis=1)
-        return ratio(total, np.add.reduceat(finite.astype(float), self.starts, axis=1))
-
-    def regression(self, betas: Arrays) -> np.ndarray:
-        """`x @ beta`, shape of the regressors; `betas` by covariate, one value per SKU."""
-        total = np.zeros(next(iter(self.x.values())).shape)
-        for name, values in self.x.items():
-            if name in betas:
-                total += values * betas[name][self.sku]
-        return total
+BETA, SHAPE = "beta_", "shape_"
 
 
 @dataclass(frozen=True)
@@ -124,11 +81,11 @@ def fit(panel: Panel, origin: int, horizon: int, quantiles: Sequence[float]) -> 
     `beta_<covariate>` and `shape_<quantile>` (quantiles of the standardised errors). Deterministic.
     Raises ValueError where `origin` is not a week of the panel.
     """
-    logs = _logs(panel, origin, 0)
-    betas = _betas(logs)
+    logs = logs_of(panel, origin, 0)
+    betas = coefficients(logs)
     rest = logs.y - logs.regression(betas)
-    series = _index(logs, rest)
-    estimates = [_local_level(series[:, at]) for at in range(series.shape[1])]
+    series = sku_index(logs, rest)
+    estimates = [local_level.variances(series[:, at]) for at in range(series.shape[1])]
     noise, drift = (np.array([one[at] for one in estimates], dtype=float) for at in (0, 1))
     spread = _spread(logs, rest, _state(logs, rest, noise, drift), horizon, quantiles)
     params = pl.DataFrame(
@@ -189,9 +146,9 @@ def contributions(params: pl.DataFrame, panel: Panel, origin: int, horizon: int)
 
 def _filtered_at(
     params: pl.DataFrame, panel: Panel, origin: int, horizon: int
-) -> tuple[_Logs, Arrays, Arrays, _State, np.ndarray]:
+) -> tuple[Logs, Arrays, Arrays, _State, np.ndarray]:
     """Logs, parameters per SKU, coefficients per SKU, states up to `origin`, and the keys that have a forecast."""
-    logs = _logs(panel, origin, horizon)
+    logs = logs_of(panel, origin, horizon)
     saved = pl.DataFrame({"sku": logs.names}).join(params, on="sku", how="left", maintain_order="left")
     by_sku = {
         name: saved[name].to_numpy().astype(float) for name in saved.columns if name not in ("sku", "reason")
@@ -203,192 +160,9 @@ def _filtered_at(
     return logs, by_sku, betas, state, indices
 
 
-def _logs(panel: Panel, origin: int, horizon: int) -> _Logs:
-    """Log units up to `origin` and centred regressors up to `horizon` weeks later."""
-    if not 0 <= origin < panel.weeks:
-        raise ValueError(
-            f"origin is {origin}. Expected the index of a week of the panel, 0 to {panel.weeks - 1}."
-        )
-    end = origin + 1 + horizon
-    x = {"": np.zeros((end, panel.keys.height))}
-    for name, values in panel.covariates.items():
-        value = np.array(values[:end], dtype=float, order="C")
-        if name.startswith("price") and BETWEEN not in name:
-            value = np.log(np.where(value > 0, value, np.nan))
-        usual = mean(value[max(0, origin + 1 - YEAR) : origin + 1])
-        deviations = np.zeros(x[""].shape)
-        deviations[: len(value)] = np.nan_to_num(value - usual)
-        x[name] = deviations
-    phase = 2 * np.pi * np.array([panel.week(at).toordinal() for at in range(end)]) / 365.25
-    ahead = np.cumsum(DAMPING ** np.arange(1, horizon + 1))
-    waves = {TREND: np.concatenate([np.arange(-origin, 1.0), ahead])}
-    for at in range(1, HARMONICS + 1):
-        waves |= {f"{WAVE}sin{at}": np.sin(at * phase), f"{WAVE}cos{at}": np.cos(at * phase)}
-    x |= {name: np.broadcast_to(values[:, None], x[""].shape) for name, values in waves.items()}
-    skus = panel.keys["sku"].rle_id().to_numpy()
-    starts = np.flatnonzero(np.diff(skus, prepend=-1.0))
-    y = np.log1p(np.maximum(np.ascontiguousarray(panel.units[: origin + 1]), 0.0))
-    return _Logs(y, x, waves, panel.keys["sku"].gather(starts), starts, skus.astype(np.int64))
-
-
-def _betas(logs: _Logs) -> dict[str, np.ndarray]:
-    """Coefficients by regressor, one value per SKU: covariates by least squares, then trend and season.
-
-    Least squares are of log units, less each key's mean, on covariates and harmonics, so that a promotion
-    of every December is not taken for December; the harmonics' coefficients are then estimated anew.
-    The ridge is worth `RIDGE_WEEKS` store-weeks in which the regressor varies as it usually does.
-    """
-    names = [name for name in logs.x if name and name != TREND]
-    seasonal = np.array([name.startswith(WAVE) for name in names])
-    effects = mean(logs.y)
-    betas = np.zeros((len(logs.names), len(names)))
-    for at, keys in enumerate(logs.runs()):
-        y = logs.y[:, keys] - effects[keys]
-        finite = np.isfinite(y)
-        x = np.stack([logs.x[name][: len(y), keys][finite] for name in names] or [[]], axis=-1)
-        if names and len(x) > len(names):
-            x = x - x.mean(axis=0)
-            usual = (x**2).mean(axis=0)
-            weeks = np.flatnonzero(finite.any(axis=1))
-            useful = (usual > 1e-9) & (~seasonal | (weeks[-1] - weeks[0] >= 2 * YEAR))
-            x[:, ~useful] = 0.0
-            ridge = np.diag(RIDGE_WEEKS * usual + 1e-9)
-            squares = np.einsum("ij,ik->jk", x, x)
-            betas[at] = np.linalg.solve(squares + ridge, np.einsum("ij,i->j", x, y[finite]))
-    by_name = {name: betas[:, at] for at, name in enumerate(names) if not seasonal[at]}
-    return by_name | _trend_and_season(logs, _index(logs, logs.y - logs.regression(by_name)[: len(logs.y)]))
-
-
-def _trend_and_season(logs: _Logs, series: np.ndarray) -> dict[str, np.ndarray]:
-    """Coefficients of the trend and of the year's harmonics, by name, one value per SKU.
-
-    Generalised least squares of the SKU's index `series` (weeks, SKUs): index and regressors go through the
-    same local-level filter, and their innovations are regressed on each other. By least squares, a level
-    that wanders would pass for a trend or a season (Granger & Newbold 1974, Journal of Econometrics 2). The
-    ratio of the two variances is the likeliest of `RATIOS`. Coefficients are the mean over the models with and
-    without trend and with 0 to `HARMONICS` harmonics, weighted by exp(-AIC / 2) (Burnham & Anderson 2002, Model
-    Selection and Multimodel Inference, ch. 4). A trend needs a year of history, a season two.
-    """
-    names = [TREND, *(name for name in logs.x if name.startswith(WAVE))]
-    regressors = np.stack([logs.waves[name][: len(series)] for name in names], axis=-1)
-    squares, deviance, weeks = _innovations(series, regressors)
-    n, span = np.maximum(weeks, 1), _span(series)
-    criteria, betas = [], []
-    for trend, harmonics in itertools.product((False, True), range(HARMONICS + 1)):
-        at = np.array([0] * trend + list(range(1, 1 + 2 * harmonics)), dtype=int)
-        inner, cross = squares[..., 1 + at[:, None], 1 + at], squares[..., 1 + at, 0]
-        beta = np.linalg.solve(inner + 1e-9 * np.eye(len(at)), cross[..., None])[..., 0]
-        rest = np.maximum(squares[..., 0, 0] - (beta * cross).sum(axis=-1), 1e-12)
-        criterion = n * np.log(rest / n) + deviance + 2 * len(at)
-        likeliest = criterion.argmin(axis=0)[None]
-        enough = span >= YEAR * (2 if harmonics else int(trend))
-        criteria.append(np.where(enough, np.take_along_axis(criterion, likeliest, axis=0)[0], np.inf))
-        betas.append(np.zeros((series.shape[1], len(names))))
-        betas[-1][:, at] = np.take_along_axis(beta, likeliest[..., None], axis=0)[0]
-    weights = np.exp((np.min(criteria, axis=0) - criteria) / 2)
-    coefficients = (np.array(betas) * (weights / weights.sum(axis=0))[..., None]).sum(axis=0)
-    return {name: coefficients[:, at] for at, name in enumerate(names)}
-
-
-def _span(series: np.ndarray) -> np.ndarray:
-    """Weeks from the first to the last value of each SKU."""
-    finite = np.isfinite(series)
-    first, last = finite.argmax(axis=0), len(series) - 1 - finite[::-1].argmax(axis=0)
-    return np.where(finite.any(axis=0), last - first, 0)
-
-
-def _innovations(series: np.ndarray, regressors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Innovations of local-level filters of the series (weeks, SKUs) and of `regressors` (weeks, regressors).
-
-    One filter per ratio of `RATIOS`. Returns the sums of products of the innovations over their variance, shape
-    (ratios, SKUs, 1 + regressors, 1 + regressors), the sums of the variances' logarithms (ratios, SKUs), and the
-    number of innovations (SKUs,). The first value of a SKU is its level, and no innovation.
-    """
-    skus, width = series.shape[1], 1 + regressors.shape[1]
-    squares, deviance = np.zeros((len(RATIOS), skus, width, width)), np.zeros((len(RATIOS), skus))
-    level, variance = np.zeros((len(RATIOS), skus, width)), np.zeros((len(RATIOS), skus))
-    weeks, has_level = np.zeros(skus), np.zeros(skus, dtype=bool)
-    now = np.empty((skus, width))
-    for value, regressor in zip(series, regressors, strict=True):
-        finite = np.isfinite(value)
-        later = finite & has_level
-        now[:, 0], now[:, 1:] = np.nan_to_num(value), regressor
-        variance = variance + RATIOS[:, None]
-        spread = variance + 1
-        gain = np.where(has_level, variance / spread, 1.0) * finite
-        error = now - level
-        weighted = error * (later / spread)[..., None]
-        squares += weighted[..., :, None] * error[..., None, :]
-        deviance += later * np.log(spread)
-        weeks += later
-        level += gain[..., None] * error
-        variance = np.where(finite, gain, variance * has_level)
-        has_level |= finite
-    return squares, deviance, weeks
-
-
-def _index(logs: _Logs, rest: np.ndarray) -> np.ndarray:
-    """Each SKU's level week by week, shape (weeks, SKUs): the mean over its stores, each less its mean.
-
-    Two-way means by turns, so that a store that reports in some weeks only does not move the level.
-    NaN in weeks in which no store reports.
-    """
-    effect = mean(rest)
-    for _ in range(4):
-        effect = mean(rest - logs.mean_by_sku(rest - effect)[:, logs.sku])
-    return logs.mean_by_sku(rest - effect)
-
-
-def _local_level(series: np.ndarray) -> tuple[float, float, str | None]:
-    """Variances of noise and level by maximum likelihood, and the reason where they are not."""
-    observed = np.flatnonzero(np.isfinite(series))
-    if len(observed) < ENOUGH_WEEKS:
-        weeks = f"{len(observed)} week{'' if len(observed) == 1 else 's'}"
-        return 1.0, 0.0, f"mean: {weeks} of history, {ENOUGH_WEEKS} are needed"
-    series = series[observed[0] :]
-    deviation = float(np.nanstd(series))
-    if deviation < 1e-6:
-        return 1.0, 0.0, "mean: it never changes"
-
-    from statsmodels.tsa.statespace.structural import UnobservedComponents
-
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        model = UnobservedComponents(series / deviation, "llevel", use_exact_diffuse=True)
-        for method in ("bfgs", "nm"):
-            try:
-                estimate = model.fit(method=method, maxiter=200, disp=False, cov_type="none")
-            except (np.linalg.LinAlgError, ValueError, FloatingPointError):
-                continue
-            noise, drift = (float(variance) * deviation**2 for variance in estimate.params)
-            if estimate.mle_retvals["converged"] and np.isfinite([noise, drift]).all() and noise + drift > 0:
-                return noise, drift, None
-    return 1.0, FORGETTING**2 / (1 - FORGETTING), "exponential smoothing: the optimiser did not converge"
-
-
-def _filtered(series: np.ndarray, noise: np.ndarray, drift: np.ndarray) -> np.ndarray:
-    """Filtered levels of local level models, shape (weeks, SKUs), NaN before the first value.
-
-    The Kalman filter with an exact diffuse start: the first value is the level, with the noise's variance.
-    """
-    level = np.full(series.shape[1], np.nan)
-    variance = np.full(series.shape[1], np.inf)
-    levels = np.empty(series.shape)
-    for at, value in enumerate(series):
-        finite, first = np.isfinite(value), np.isnan(level)
-        variance = variance + drift
-        with np.errstate(invalid="ignore"):
-            gain = np.where(first, 1.0, variance / np.maximum(variance + noise, 1e-300))
-            after = np.where(first, noise, variance * (1 - gain))
-        level = np.where(finite, np.where(first, value, level + gain * (value - level)), level)
-        variance = np.where(finite, after, variance)
-        levels[at] = level
-    return levels
-
-
-def _state(logs: _Logs, rest: np.ndarray, noise: np.ndarray, drift: np.ndarray) -> _State:
+def _state(logs: Logs, rest: np.ndarray, noise: np.ndarray, drift: np.ndarray) -> _State:
     """Levels and store effects, each week from that week and earlier ones at fixed variances."""
-    level = _filtered(_index(logs, rest), noise, drift)
+    level = local_level.filtered_levels(sku_index(logs, rest), noise, drift)
     residual = rest - level[:, logs.sku]
     total, weight = np.zeros(residual.shape[1]), np.zeros(residual.shape[1])
     effect = np.empty(residual.shape)
@@ -400,7 +174,7 @@ def _state(logs: _Logs, rest: np.ndarray, noise: np.ndarray, drift: np.ndarray) 
     return _State(level, effect, residual)
 
 
-def _own_variance(logs: _Logs, residual: np.ndarray) -> np.ndarray:
+def _own_variance(logs: Logs, residual: np.ndarray) -> np.ndarray:
     """A key's variance relative to its SKU's, of the residuals of the last year; near 1 for few weeks."""
     recent = residual[-YEAR:]
     squares = (recent - mean(recent)) ** 2
@@ -411,7 +185,7 @@ def _own_variance(logs: _Logs, residual: np.ndarray) -> np.ndarray:
 
 
 def _spread(
-    logs: _Logs, rest: np.ndarray, state: _State, horizon: int, quantiles: Sequence[float]
+    logs: Logs, rest: np.ndarray, state: _State, horizon: int, quantiles: Sequence[float]
 ) -> dict[str, np.ndarray]:
     """Variance of forecast errors as a line in the step, and the quantiles of their shape, per SKU."""
     from scipy.stats import norm

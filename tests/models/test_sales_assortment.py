@@ -8,7 +8,7 @@ import pytest
 
 from models.contracts import ROW
 from models.errors import ContractError
-from models.sales import SALES, assortment, features
+from models.sales import SALES, assortment, forecast_rows, views
 from models.sales.contracts import TABLES
 from models.sales.panel import KEY, panel_of
 
@@ -38,7 +38,7 @@ def built(history: pl.DataFrame, origin: int = WEEKS - 1) -> pl.DataFrame:
     tables = {"history": history.lazy(), "skus": skus.cast({"fat": pl.Float64}).lazy()}
     context = SALES.context(tables, AS_OF, {"horizon": 13})
     panel = panel_of(tables["history"], history.select(KEY).unique(), (), MONDAY, AS_OF, 0)
-    rows = features.build(features.view_of(panel, context, (), None), [origin], {origin: [13]})
+    rows = forecast_rows.build(views.view_of(panel, context, (), None), [origin], {origin: [13]})
     return pl.concat(
         [rows.frame.select("sku"), pl.DataFrame(rows.values, schema=list(rows.names))], how="horizontal"
     )

@@ -8,7 +8,7 @@ import pytest
 
 from models.contracts import ROW
 from models.errors import ContractError
-from models.sales import SALES, features
+from models.sales import SALES, forecast_rows, views
 from models.sales.contracts import TABLES
 from models.sales.events import PRIOR_WEEKS, Events, events, holidays
 from models.sales.panel import KEY, panel_of
@@ -36,7 +36,7 @@ def features_at(tables: dict[str, pl.LazyFrame], origin: int, steps: range) -> d
     context = SALES.context(tables, AS_OF, {"horizon": 4})
     rows = tables["history"].select(*KEY, "week", "units")
     panel = panel_of(rows, rows.select(KEY).unique().collect(), (), MONDAY, AS_OF, 0)
-    matrix = features.build(features.view_of(panel, context, (), None), [origin], {origin: steps})
+    matrix = forecast_rows.build(views.view_of(panel, context, (), None), [origin], {origin: steps})
     return {name: matrix.values[:, at].tolist() for at, name in enumerate(matrix.names)}
 
 
@@ -107,7 +107,7 @@ def test_an_event_of_one_store_counts_there_alone_for_all_its_skus_and_an_unknow
     for stores in (["s"], ["s", "t"]):
         keys = history.select(KEY).unique().filter(pl.col("store").is_in(stores)).sort(KEY)
         panel = panel_of(tables["history"], keys, (), MONDAY, AS_OF, 0)
-        matrix = features.build(features.view_of(panel, context, (), None), [WEEKS - 1], {WEEKS - 1: [2]})
+        matrix = forecast_rows.build(views.view_of(panel, context, (), None), [WEEKS - 1], {WEEKS - 1: [2]})
         effects[len(stores)] = matrix.values[:, matrix.names.index("event_effect")].tolist()
     near = 2 * (np.log(2.1) - np.log(1.1)) / (2 + PRIOR_WEEKS)
     assert effects[1] == [0, 0]

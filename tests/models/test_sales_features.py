@@ -10,7 +10,7 @@ from dateutil.easter import easter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.sales import features, neighbours
+from models.sales import demand, features, forecast_rows, last_year, neighbours, views
 from models.sales.panel import KEY, panel_of, past_and_plan
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -60,7 +60,7 @@ def market(seed: int, covariates: tuple[str, ...] = ("price", "deal", "feat")) -
 
 def view_of(
     frames: dict[str, pl.DataFrame], keys: pl.DataFrame | None = None, as_of: date = AS_OF
-) -> features.View:
+) -> views.View:
     tables = {name: frame.lazy() for name, frame in frames.items()}
     covariates = [name for name in ("deal", "feat", "price") if name in frames["history"].columns]
     context = neighbours.shared_frames(tables, as_of, HORIZON)
@@ -68,11 +68,11 @@ def view_of(
     rows = past_and_plan(tables, covariates, as_of, HORIZON)
     panel = panel_of(rows, keys, covariates, MONDAY, as_of, HORIZON)
     flags = neighbours.flag_names(context["covariates"])
-    return features.view_of(panel, context, flags, neighbours.store_attributes(tables))
+    return views.view_of(panel, context, flags, neighbours.store_attributes(tables))
 
 
-def built(view: features.View, origin: int) -> pl.DataFrame:
-    rows = features.build(view, [origin], {origin: range(1, HORIZON + 1)})
+def built(view: views.View, origin: int) -> pl.DataFrame:
+    rows = forecast_rows.build(view, [origin], {origin: range(1, HORIZON + 1)})
     values = pl.DataFrame(rows.values, schema=[f"f:{name}" for name in rows.names])
     return pl.concat([rows.frame, values], how="horizontal")
 
@@ -273,7 +273,7 @@ def test_a_key_has_the_same_features_alone_and_in_company(seed, origin, n):
 @pytest.mark.parametrize("covariates", [(), ("price",), ("deal",), ("price", "deal", "feat")])
 def test_features_need_no_covariate_in_particular(covariates):
     view = view_of(market(5, covariates))
-    rows = features.build(view, [LAST], {LAST: [1, HORIZON]})
+    rows = forecast_rows.build(view, [LAST], {LAST: [1, HORIZON]})
     assert rows.values.shape == (2 * view.panel.keys.height, len(rows.names))
     plain = [name for name in rows.names if not features.needs_plan(name, covariates)]
     assert ("depth" in rows.names) == ("price" in covariates)
@@ -282,8 +282,8 @@ def test_features_need_no_covariate_in_particular(covariates):
 
 def test_a_week_flagged_wholesale_changes_flags_only():
     view = view_of(market(5))
-    plain = features.build(view, [LAST], {LAST: [1]})
-    flagged = features.build(view, [LAST], {LAST: [1]}, frozenset({(LAST, 1)}))
+    plain = forecast_rows.build(view, [LAST], {LAST: [1]})
+    flagged = forecast_rows.build(view, [LAST], {LAST: [1]}, frozenset({(LAST, 1)}))
     differ = {
         name
         for i, name in enumerate(plain.names)
@@ -343,7 +343,9 @@ def test_a_horizon_beyond_a_year_does_not_look_ahead(seed, step):
     frames = market(seed)
     origin = 20
     other = changed_after(frames, MONDAY + timedelta(weeks=origin), ["units"])
-    before, after = (features.build(view_of(some), [origin], {origin: [step]}) for some in (frames, other))
+    before, after = (
+        forecast_rows.build(view_of(some), [origin], {origin: [step]}) for some in (frames, other)
+    )
     assert np.array_equal(before.values, after.values, equal_nan=True)
     assert before.frame["seasonal_naive"].equals(after.frame["seasonal_naive"])
 
@@ -361,19 +363,19 @@ def grown(stores: dict[str, float], spike: str) -> pl.DataFrame:
 
 
 def at_level(level: np.ndarray) -> dict[str, np.ndarray]:
-    """The arguments of `features.last_year` at the origin, for keys that do not move with Easter."""
+    """The arguments of `last_year.last_year` at the origin, for keys that do not move with Easter."""
     return {"_level": level, "_easter": np.zeros(len(level), dtype=bool)}
 
 
 def test_last_year_is_the_week_of_the_key_and_of_its_sku_at_the_level_of_this_year():
     view = view_of({"history": grown({"s1": 100.0, "s2": 50.0}, "s1")})
     level = np.array([130.0, 65.0])
-    expected_logs = features.last_year(view, 69, 72, at_level(level))
+    expected_logs = last_year.last_year(view, 69, 72, at_level(level))
     around = view.panel.units[:47].mean(axis=0)
     of_sku = around * (225.0 / view.sku.units[:47, 0].mean())
     own = np.array([400.0, 50.0])
-    logs = 0.6 * features.to_log(own, level) + 0.4 * features.to_log(of_sku, level)
-    assert expected_logs == pytest.approx(features.from_log(logs, level) * 1.5**features.GROWTH_SHARE)
+    logs = 0.6 * demand.to_log(own, level) + 0.4 * demand.to_log(of_sku, level)
+    assert expected_logs == pytest.approx(demand.from_log(logs, level) * 1.5**last_year.GROWTH_SHARE)
 
 
 def test_a_typing_error_of_a_store_a_year_ago_hardly_moves_last_year_of_the_others():
@@ -381,16 +383,16 @@ def test_a_typing_error_of_a_store_a_year_ago_hardly_moves_last_year_of_the_othe
     typo = (pl.col("store") == "s1") & (pl.col("week") == MONDAY + timedelta(weeks=20))
     market = market.with_columns(units=pl.when(typo).then(12_000.0).otherwise("units"))
     level = np.full(4, 130.0)
-    logs = features.last_year(view_of({"history": market}), 69, 72, at_level(level))
-    assert logs[[0, 2, 3]] == pytest.approx(np.full(3, 100 * 1.5**features.GROWTH_SHARE), rel=0.7)
+    logs = last_year.last_year(view_of({"history": market}), 69, 72, at_level(level))
+    assert logs[[0, 2, 3]] == pytest.approx(np.full(3, 100 * 1.5**last_year.GROWTH_SHARE), rel=0.7)
 
 
 def test_last_year_is_unknown_in_the_first_year():
     view = view_of({"history": grown({"s1": 100.0}, "s1")})
-    assert np.isnan(features.last_year(view, 30, 34, features.origin_features(view, 30))).all()
+    assert np.isnan(last_year.last_year(view, 30, 34, features.origin_features(view, 30))).all()
 
 
-def seen(weekly_units: list[float]) -> features.View:
+def seen(weekly_units: list[float]) -> views.View:
     """The view of one key with these weekly units."""
     weeks = [MONDAY + timedelta(weeks=at) for at in range(len(weekly_units))]
     rows = [("a", "s", week, units, 0) for week, units in zip(weeks, weekly_units, strict=True)]
@@ -398,7 +400,7 @@ def seen(weekly_units: list[float]) -> features.View:
     return view_of({"history": frame}, as_of=weeks[-1])
 
 
-def with_easter(weeks: int) -> features.View:
+def with_easter(weeks: int) -> views.View:
     """A key that sells 100 a week, and 400 in that of Good Friday."""
     days = [MONDAY + timedelta(weeks=at, days=4) for at in range(weeks)]
     return seen([400.0 if day == easter(day.year) - timedelta(days=2) else 100.0 for day in days])
@@ -410,10 +412,10 @@ def test_what_moved_with_easter_before_is_expected_where_easter_is():
     view = with_easter(target - 3)
     fixed = features.origin_features(view, target - 4)
     assert fixed["_easter"].all()
-    assert features.last_year(view, target - 4, target, fixed) == pytest.approx(400.0, rel=0.02)
+    assert last_year.last_year(view, target - 4, target, fixed) == pytest.approx(400.0, rel=0.02)
     then = (easter(MONDAY.year + 2) - timedelta(days=2) - MONDAY).days // 7
     assert then + 52 != target
-    assert features.last_year(view, target - 4, then + 52, fixed) == pytest.approx(100.0, rel=0.02)
+    assert last_year.last_year(view, target - 4, then + 52, fixed) == pytest.approx(100.0, rel=0.02)
 
 
 def test_one_easter_does_not_tell_whether_a_key_moves_with_it():
@@ -430,7 +432,7 @@ def test_days_around_christmas_are_compared_with_the_same_days_of_last_year():
     view = seen([400.0 if week == before_christmas else 100.0 for week in weeks])
     fixed = at_level(np.array([100.0]))
     expected = {target: (5 * 100 + 2 * 400) / 7, target - 1: (5 * 400 + 2 * 100) / 7, target - 4: 100.0}
-    forecasts = {at: features.last_year(view, target - 10, at, fixed).item() for at in expected}
+    forecasts = {at: last_year.last_year(view, target - 10, at, fixed).item() for at in expected}
     assert forecasts == pytest.approx(expected, rel=0.02)
 
 
@@ -446,7 +448,7 @@ def test_another_numeric_covariate_is_a_feature_with_its_deviation_from_usual():
     covariates = ["deal", "feat", "price", "warmth"]
     rows = past_and_plan(tables, covariates, AS_OF, HORIZON)
     panel = panel_of(rows, frames["history"].select(KEY).unique(), covariates, MONDAY, AS_OF, HORIZON)
-    feature_rows = built(features.view_of(panel, context, FLAGS, None), LAST)
+    feature_rows = built(views.view_of(panel, context, FLAGS, None), LAST)
     year = frames["history"].filter(pl.col("week") > AS_OF - timedelta(weeks=52))
     usual = year.group_by(KEY).agg(usual=pl.col("warmth").mean())
     plan_rows = feature_rows.filter("planned").join(usual, on=KEY)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from models.sales import ladder
+from models.sales import ladder, ladder_profiles
 from models.sales.options import QUANTILES, quantile_column
 from models.sales.simulation import NEW_WEEKS, Simulated, simulate
 from tests.quantiles import attained_level
@@ -24,7 +24,7 @@ def market() -> Simulated:
 
 @pytest.fixture(scope="module")
 def profiles(market) -> dict[str, pl.DataFrame]:
-    return ladder.profiles(market.history, market.as_of, QUANTILES)
+    return ladder_profiles.profiles(market.history, market.as_of, QUANTILES)
 
 
 def weeks(sku: str, store: str, units: list[float], last: date = AS_OF, **covariates: float) -> pl.DataFrame:
@@ -45,7 +45,7 @@ def keys(*pairs: tuple[str, str]) -> pl.DataFrame:
 
 
 def answer(pairs: pl.DataFrame, history: pl.DataFrame, plan: pl.DataFrame | None = None, horizon: int = 3):
-    profiles = ladder.profiles(history, AS_OF, QUANTILES)
+    profiles = ladder_profiles.profiles(history, AS_OF, QUANTILES)
     return ladder.answer(pairs, history, profiles, AS_OF, horizon, QUANTILES, plan)
 
 
@@ -105,7 +105,7 @@ def test_a_new_key_takes_its_sku_in_other_stores_scaled_by_the_size_of_its_store
     answers = answer(keys(("a", "u")), history)
     assert answers["rung"].unique().to_list() == ["sku_profile"]
     assert answers["reason"][0] == "no history; taken from 2 stores that have the SKU"
-    profiles = ladder.profiles(history, AS_OF, QUANTILES)
+    profiles = ladder_profiles.profiles(history, AS_OF, QUANTILES)
     size = profiles["ladder_store"].filter(store="u", demand="any")["size"].item()
     assert size == pytest.approx(1.0)
     sizes = {"s": (10 + 20) / (20 + 40), "t": (30 + 60) / (20 + 40)}
@@ -117,7 +117,7 @@ def test_a_new_key_takes_its_sku_in_other_stores_scaled_by_the_size_of_its_store
 def test_a_short_history_moves_its_skus_level_towards_its_own():
     others = [weeks("a", f"s{at}", [100.0, 110.0, 90.0, 100.0] * 5) for at in range(6)]
     history = pl.concat([*others, weeks("a", "u", [40.0, 40.0, 40.0])])
-    profiles = ladder.profiles(pl.concat(others), AS_OF, QUANTILES)
+    profiles = ladder_profiles.profiles(pl.concat(others), AS_OF, QUANTILES)
     answers = ladder.answer(keys(("a", "u")), history, profiles, AS_OF, 2, QUANTILES)
     assert answers["rung"].unique().to_list() == ["short_history"]
     assert answers["reason"][0] == "3 weeks of history, 8 are needed"
@@ -143,7 +143,7 @@ def test_what_is_unknown_takes_the_next_rung(pair, rung):
 
 def test_without_any_history_the_last_rung_still_answers():
     nothing = weeks("a", "s", [1.0]).clear()
-    for profiles in ({}, ladder.profiles(nothing, AS_OF, QUANTILES)):
+    for profiles in ({}, ladder_profiles.profiles(nothing, AS_OF, QUANTILES)):
         answers = ladder.answer(keys(("a", "s"), ("b", "t")), nothing, profiles, AS_OF, 4, QUANTILES)
         assert len(answers) == 8
         assert answers["rung"].unique().to_list() == ["everything"]
@@ -168,7 +168,7 @@ def test_flat_and_tiny_histories_are_repeated(units):
 def test_no_row_later_than_as_of_counts(market, profiles):
     later = market.plan.with_columns(units=pl.lit(1e6)).select(market.history.columns)
     history = pl.concat([market.history, later])
-    of_the_past = ladder.profiles(history, market.as_of, QUANTILES)
+    of_the_past = ladder_profiles.profiles(history, market.as_of, QUANTILES)
     pairs = market.plan.select(KEY).unique().sort(KEY).head(50)
     for name, frame in profiles.items():
         assert_frame_equal(of_the_past[name], frame)
@@ -180,7 +180,7 @@ def test_no_row_later_than_as_of_counts(market, profiles):
 
 
 def test_the_order_of_rows_does_not_matter(market, profiles):
-    shuffled = ladder.profiles(
+    shuffled = ladder_profiles.profiles(
         market.history.sample(fraction=1.0, shuffle=True, seed=1), market.as_of, QUANTILES
     )
     for name, frame in profiles.items():
@@ -201,7 +201,7 @@ def test_profiles_are_small_and_survive_without_covariates(market, profiles):
     assert len(profiles["ladder_sku"]) <= 3 * skus
     assert len(profiles["ladder_store"]) <= 3 * stores
     assert len(profiles["ladder_all"]) <= 3
-    bare = ladder.profiles(market.history.select(*KEY, "week", "units"), market.as_of, QUANTILES)
+    bare = ladder_profiles.profiles(market.history.select(*KEY, "week", "units"), market.as_of, QUANTILES)
     assert set(bare["ladder_sku"]["demand"]) == {"any", "regular"} - {"regular"}
 
 
@@ -253,7 +253,7 @@ def test_every_key_and_week_is_answered_and_quantiles_are_finite_positive_and_in
 ):
     history = frame_of(history, without)
     plan = frame_of(plan, {"units"}).with_columns(pl.col("week") + timedelta(weeks=2))
-    profiles = {} if empty_context else ladder.profiles(history, AS_OF, QUANTILES)
+    profiles = {} if empty_context else ladder_profiles.profiles(history, AS_OF, QUANTILES)
     answers = ladder.answer(keys(*pairs), history, profiles, AS_OF, 3, QUANTILES, plan)
     expected = sorted({(sku, store, step) for sku, store in pairs for step in (1, 2, 3)})
     assert answers.select(*KEY, "step").rows() == expected
@@ -268,7 +268,7 @@ def test_every_key_and_week_is_answered_and_quantiles_are_finite_positive_and_in
 
 
 def test_what_is_new_is_the_same_here_and_in_the_simulation():
-    assert ladder.OWN_WEEKS == NEW_WEEKS
+    assert ladder_profiles.OWN_WEEKS == NEW_WEEKS
 
 
 def test_a_flag_of_any_name_has_the_same_uplift():
@@ -287,7 +287,7 @@ def test_a_flag_of_any_name_has_the_same_uplift():
 
 def test_a_covariate_that_is_hardly_ever_zero_marks_no_promotion():
     history = weeks("a", "s", [4.0] * 12, in_stock=1.0, share=0.4)
-    assert ladder.profiles(history, AS_OF, QUANTILES)["ladder_flags"].is_empty()
+    assert ladder_profiles.profiles(history, AS_OF, QUANTILES)["ladder_flags"].is_empty()
 
 
 @pytest.mark.parametrize("count", [5, 20])

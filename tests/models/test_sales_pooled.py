@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.sales import pooled
-from models.sales.features import from_log, to_log
+from models.sales.demand import from_log, to_log
 from models.sales.options import Options
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)

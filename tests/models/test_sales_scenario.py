@@ -10,7 +10,18 @@ import polars as pl
 import pytest
 
 from models.errors import ContractError
-from models.sales import SALES, backtest, contest, explanations, preparation, training, whatif
+from models.sales import (
+    SALES,
+    backtest,
+    choices,
+    contest,
+    explanations,
+    preparation,
+    training,
+    training_notes,
+    whatif,
+)
+from models.sales.model import steps
 from models.sales.options import Options
 from models.sales.panel import KEY, panel_of, plausible
 from models.sales.simulation import simulate
@@ -133,12 +144,12 @@ def test_errors_of_the_weeks_that_are_judged_do_not_choose_or_calibrate(trained,
             pl.Series(f"v{i}", np.log(raw[name].to_numpy() / raw["level"].to_numpy() + 0.1))
             for i, name in enumerate(QUANTILES)
         ]
-    ).with_columns(training.steps(HORIZON))
+    ).with_columns(steps(HORIZON))
     rows = raw.filter(pl.col("origin") == raw["origin"].max())
     late = rows.with_columns(units=pl.col("units") * 9, origin=pl.col("origin") - timedelta(weeks=1))
     rest = raw.filter(pl.col("origin") < raw["origin"].max())
-    assert training.judged_by(pl.concat([rest, late]), rows, True, options).equals(
-        training.judged_by(rest, rows, True, options)
+    assert choices.forecasts_of_origin(pl.concat([rest, late]), rows, True, options).equals(
+        choices.forecasts_of_origin(rest, rows, True, options)
     )
 
 
@@ -160,7 +171,7 @@ def test_calibration_moves_the_median_less_the_fewer_origins_a_third_of_the_hori
             for sku in range(300)
         ]
     ).with_columns(units=20.0, level=10.0, v0=0.0)
-    offsets = training._offsets(raw, options).drop_nulls("steps")["offset0"]
+    offsets = choices.offsets(raw, options).drop_nulls("steps")["offset0"]
     assert offsets[1] == pytest.approx(offsets[0] * (1 / 5) / (3 / 7), rel=0.1)
 
 
@@ -430,7 +441,7 @@ def test_what_was_sold_in_weeks_out_of_stock_is_not_believed(model, tables, simu
     assert all(parts[name].equals(other[name]) for name in parts)
     assert "in_stock" not in "".join(parts["train"].columns)
     count = simulated.history.filter(sold_out).height
-    assert f"demanded: {count:,}." in training._about_weeks(parts["weeks"])[0]
+    assert f"demanded: {count:,}." in training_notes.about_weeks(parts["weeks"])[0]
 
 
 def test_pieces_on_hand_are_not_taken_for_a_share_in_stock(simulated):
@@ -452,7 +463,7 @@ def about_weeks(units: list[float]) -> list[str]:
     weeks = [first + timedelta(weeks=at) for at in range(len(units))]
     rows = pl.DataFrame({"sku": "a", "store": "s", "week": weeks, "units": units}).drop_nans("units")
     panel = panel_of(rows.lazy(), rows.select(KEY).unique(), (), first, weeks[-1], 0)
-    return training._about_weeks(preparation._weeks(panel))
+    return training_notes.about_weeks(preparation._weeks(panel))
 
 
 def test_many_weeks_without_a_row_are_asked_about_and_a_few_are_not():

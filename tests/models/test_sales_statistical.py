@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.sales import contest, statistical
+from models.sales import contest, local_level, regression, statistical
 from models.sales.options import QUANTILES, quantile_column
 from models.sales.panel import Panel, panel_of, past_and_plan
 from models.sales.simulation import FIRST_WEEK, Shares, simulate
@@ -84,7 +84,7 @@ def test_the_filter_gives_what_statsmodels_gives_with_the_same_parameters(varian
 
     series = np.stack([gappy_walk(seed) for seed in range(6)], axis=1)
     noise, drift = (np.full(6, value) for value in variances)
-    levels = statistical._filtered(series, noise, drift)
+    levels = local_level.filtered_levels(series, noise, drift)
     for at in range(6):
         first = np.flatnonzero(np.isfinite(series[:, at]))[0]
         model = UnobservedComponents(series[first:, at], "llevel", use_exact_diffuse=True)
@@ -127,7 +127,7 @@ def test_coefficients_are_least_squares_with_a_ridge_over_all_store_weeks():
             x.append([log_price[week] - log_price[-52:].mean(), deal[week, store] - deal[-52:, store].mean()])
             y.append(np.log1p(units[week, store]) - logs.mean())
     x = np.array(x) - np.mean(x, axis=0)
-    ridge = np.diag(statistical.RIDGE_WEEKS * x.var(axis=0))
+    ridge = np.diag(regression.RIDGE_WEEKS * x.var(axis=0))
     expected = np.linalg.inv(x.T @ x + ridge) @ x.T @ np.array(y)
     assert params.select("beta_price", "beta_deal").row(0) == pytest.approx(tuple(expected), rel=1e-6)
     assert params["beta_price"].item() == pytest.approx(-2, abs=0.15)
@@ -347,12 +347,12 @@ def test_an_optimiser_that_fails_leaves_smoothing_and_says_so(monkeypatch, failu
 
 
 def test_the_fixed_variances_are_exponential_smoothing():
-    noise, drift = 1.0, statistical.FORGETTING**2 / (1 - statistical.FORGETTING)
+    noise, drift = 1.0, local_level.FORGETTING**2 / (1 - local_level.FORGETTING)
     rng = np.random.default_rng(0)
     series = rng.normal(0, 1, 200)
-    level = statistical._filtered(series[:, None], np.array([noise]), np.array([drift]))[:, 0]
+    level = local_level.filtered_levels(series[:, None], np.array([noise]), np.array([drift]))[:, 0]
     gain = (level[-1] - level[-2]) / (series[-1] - level[-2])
-    assert gain == pytest.approx(statistical.FORGETTING, rel=1e-3)
+    assert gain == pytest.approx(local_level.FORGETTING, rel=1e-3)
 
 
 def test_short_histories_say_how_many_weeks_are_needed():
@@ -463,7 +463,7 @@ def test_two_years_of_history_are_needed_for_a_season():
     assert 0.0 not in statistical.fit(long, long.last, 13, QUANTILES)["beta_year_sin1"].to_list()
 
 
-TIMELY = (statistical.TREND, "year_sin1", "year_cos1", "year_sin2", "year_cos2")
+TIMELY = (regression.TREND, "year_sin1", "year_cos1", "year_sin2", "year_cos2")
 """Regressors that are the same for all keys."""
 
 
@@ -497,9 +497,9 @@ def test_coefficients_of_one_model_are_generalised_least_squares():
     rng = np.random.default_rng(6)
     series, x = rng.normal(0, 1, (40, 1)).cumsum(axis=0), rng.normal(0, 1, (40, 2))
     series[[3, 17]] = np.nan
-    squares, deviance, weeks = statistical._innovations(series, x)
+    squares, deviance, weeks = local_level.innovations(series, x)
     weeks_of_units = np.flatnonzero(np.isfinite(series[:, 0]))
-    for at, ratio in enumerate(statistical.RATIOS):
+    for at, ratio in enumerate(local_level.RATIOS):
         walk = ratio * np.minimum.outer(
             weeks_of_units - weeks_of_units[0], weeks_of_units - weeks_of_units[0]
         )
@@ -517,7 +517,7 @@ def test_coefficients_of_one_model_are_generalised_least_squares():
 
 def test_an_sku_that_grows_goes_on_growing_by_less_and_less():
     units = 100 * 1.01 ** np.arange(150) * np.exp(np.random.default_rng(5).normal(0, 0.05, 150))
-    assert coefficients(np.log1p(units)[:, None])[statistical.TREND].item() == pytest.approx(
+    assert coefficients(np.log1p(units)[:, None])[regression.TREND].item() == pytest.approx(
         np.log(1.01), rel=0.1
     )
     panel = panel_from({("a", "s"): units})

@@ -1,0 +1,134 @@
+"""What follows from the errors at the backtest's origins: the calibration, and which rung forecasts which rows.
+
+The errors are those of rows of `raw_forecasts.of_origin`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from models.sales import backtest, conformal, contest
+from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
+from models.sales.demand import to_log
+from models.sales.model import CLUSTER, GROUPS, empty_keys, middle_of
+from models.sales.options import AUTO, Options
+from models.sales.panel import KEY
+from models.sales.raw_forecasts import TEXT, in_units, log_quantiles, only, with_units
+
+STEADY_ORIGINS = 4.0
+"""Origins without an error that are mixed into what calibration adds to the median, and with it to all quantiles.
+
+All keys share the season of an origin, so that a few origins say less about it than about the spread."""
+
+
+def of_errors(raw: pl.DataFrame, has_plan: bool, options: Options) -> dict[str, Any]:
+    """Those fields of the model that follow from the errors at all origins: calibration, and which rung forecasts what."""
+    blended = has_plan and _blended(raw, options)
+    return {
+        "offsets": offsets(raw, options),
+        "own_keys": (_own_keys(raw, blended, options) if has_plan else empty_keys()).with_columns(TEXT),
+        "blended": blended,
+        "unplanned": contest.nothing() if has_plan else _unplanned(raw, options),
+        "planned": _planned(raw, blended, options) if has_plan else contest.nothing(),
+    }
+
+
+def _unplanned(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Which candidate forecasts weeks without a plan, by kind of demand; see `contest`."""
+    if options.estimator == AUTO:
+        replacements = contest.better_than(raw, contest.DEFAULT, contest.MEMBERS, options.quantiles)
+        return contest.always(contest.DEFAULT).update(replacements, on="kind")
+    return contest.always({POOLED: NO_PLAN, STATISTICAL: STATISTICAL}.get(options.estimator, contest.DEFAULT))
+
+
+def _planned(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame:
+    """Which candidate takes the place of the models in planned weeks, by kind of demand; see `contest`."""
+    if options.estimator != AUTO:
+        return contest.nothing()
+    usual = BLEND if blended else POOLED
+    return contest.better_than(raw, usual, contest.PLANNED, options.quantiles)
+
+
+def _blended(raw: pl.DataFrame, options: Options) -> bool:
+    """Whether the blend did better than the pooled model at the origins of `raw`, on the rows of both."""
+    if options.estimator != AUTO:
+        return options.estimator == BLEND
+    both, alone = _by_rung(raw, BLEND, options), _by_rung(raw, POOLED, options)
+    if both.is_empty():
+        return False
+    alone = alone.join(both, on=[*KEY, "origin", "week"], how="semi")
+    return backtest.loss(both, options) < backtest.loss(alone, options)
+
+
+def _own_keys(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame:
+    """Keys whose SKU's own model did better than their alternative, at the origins of `raw`."""
+    own = _by_rung(raw, STATISTICAL, options)
+    if own.is_empty() or options.estimator != AUTO:
+        return empty_keys()
+    others = _by_rung(raw, BLEND if blended else POOLED, options)
+    keys = contest.better_keys(others, own, options.quantiles) if others.height else empty_keys()
+    return keys.select(KEY)
+
+
+def _by_rung(raw: pl.DataFrame, rung: str, options: Options) -> pl.DataFrame:
+    """The forecasts of a rung before calibration, in units."""
+    rows = raw.filter(rung=rung) if raw.height else raw
+    return with_units(rows, options) if rows.height else rows
+
+
+def offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Calibration from the errors of `raw`; without rows for any group where there are none."""
+    n = len(options.quantiles)
+    if raw.is_empty():
+        schema = {"rung": pl.String, "kind": pl.String, "steps": pl.Int32}
+        return pl.DataFrame(schema=schema | {f"offset{i}": pl.Float64 for i in range(n)})
+    actual = to_log(raw["units"].to_numpy(), raw["level"].to_numpy())
+    errors = [pl.Series(f"r{i}", actual - raw[f"v{i}"].to_numpy()) for i in range(n)]
+    residuals = raw.select(*GROUPS, *CLUSTER, *errors)
+    by_group = conformal.fit_offsets(residuals, options.quantiles, GROUPS, CLUSTER)
+    common = (
+        STEADY_ORIGINS / (pl.col("times") + STEADY_ORIGINS) * pl.col(f"offset{middle_of(options.quantiles)}")
+    )
+    return by_group.with_columns(pl.col(f"offset{i}") - common for i in range(n))
+
+
+def forecasts_of_origins(
+    raws: Mapping[object, pl.DataFrame], has_plan: bool, options: Options
+) -> pl.DataFrame:
+    """The forecast of each row of each origin, calibrated and with its rung chosen by the errors at the other origins."""
+    parts = []
+    for origin, rows in raws.items():
+        rest = [other for name, other in raws.items() if name != origin] or [rows.clear()]
+        parts.append(forecasts_of_origin(pl.concat(rest), rows, has_plan, options).with_columns(TEXT))
+    return pl.concat(parts) if parts else pl.DataFrame()
+
+
+def forecasts_of_origin(
+    rest: pl.DataFrame, rows: pl.DataFrame, has_plan: bool, options: Options
+) -> pl.DataFrame:
+    """`rows`, forecasts of one origin, calibrated and with their rungs chosen by the errors in `rest`, of others.
+
+    Errors in the weeks of `rows` do not count, whatever origin they were made at.
+    """
+    rest = only(rest, ~pl.col("week").is_in(rows["week"].unique().implode()))
+    values = conformal.calibrated(log_quantiles(rows, options), rows, offsets(rest, options), GROUPS)
+    forecasts = in_units(rows, values, options)
+    model_rungs = [STATISTICAL, BLEND, POOLED, NO_PLAN, *contest.MEMBERS, *contest.PLANNED]
+    answers = forecasts.filter(~pl.col("rung").is_in(model_rungs))
+    if not has_plan:
+        choice = forecasts.join(_unplanned(rest, options), on=["kind", "rung"], how="semi")
+        return pl.concat([choice, answers])
+    blended = _blended(rest, options)
+    keys = forecasts.select(KEY).unique()
+    keys = keys if options.estimator == STATISTICAL else _own_keys(rest, blended, options)
+    own_keys = keys.cast(forecasts.select(KEY).schema).with_columns(pl.lit(STATISTICAL).alias("rung"))
+    rungs = [BLEND] * blended + [POOLED, NO_PLAN]
+    parts = [
+        forecasts.join(_planned(rest, blended, options), on=["kind", "rung"], how="semi"),
+        forecasts.join(own_keys, on=[*KEY, "rung"], how="semi"),
+        *[forecasts.filter(rung=rung) for rung in rungs],
+        answers,
+    ]
+    # the first rung that a row has is its rung
+    return pl.concat(parts).unique([*KEY, "origin", "week"], keep="first", maintain_order=True)

@@ -1,0 +1,153 @@
+"""What SKUs, stores and all keys together sell: the profiles that the `ladder` answers from.
+
+Each week is `promoted` (by a flag, or a price `PROMOTED_DEPTH` below the usual one), `regular`, or `any` where
+neither is known. Flags are recognised by what they hold, whatever their name.
+
+Empirical quantiles are order statistics: of n values the one with rank nearest to level * (n + 1), which
+a next value falls below with about that probability, even where n is small (Weibull 1939; Hyndman & Fan
+1996, definition 6, without interpolation so that counts stay counts).
+"""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import polars as pl
+
+from models.sales.options import quantile_column
+from models.sales.panel import IMPLAUSIBLE, IMPLAUSIBLE_EARLY, KEY, LEAST_WEEKS, covariate_columns
+
+OWN_WEEKS = 8
+PROFILE_WEEKS = 26
+PROMOTED_DEPTH = 0.05
+DEMAND = pl.Enum(["any", "promoted", "regular"])
+ZERO_SHARE = 0.25
+"""A covariate between 0 and 1 is a flag of promotions where it is zero in at least this share of the rows."""
+
+
+def profiles(
+    history: pl.DataFrame | pl.LazyFrame, as_of: date, quantiles: Sequence[float]
+) -> dict[str, pl.DataFrame]:
+    """Profiles of SKUs, of stores and of everything in the last `PROFILE_WEEKS` weeks; a few rows per SKU.
+
+    `ladder_sku`: sku, demand (any, promoted, regular), rows, stores, usual_price, mean and quantiles of
+    units in a store of size 1, `shape_*`: quantiles of units relative to the key's own mean.
+    `ladder_store`: store, size, demand, rows, mean and quantiles of units over the store's SKUs. A store's
+    size is what it sells relative to what its SKUs sell in an average store. `ladder_all`: demand, rows,
+    mean and quantiles. `ladder_flags`: the names of the covariates that mark promotions. All are empty where
+    the history is.
+    """
+    names = [quantile_column(level) for level in quantiles]
+    recent = history.lazy().filter(
+        pl.col("week") <= as_of, pl.col("week") > as_of - timedelta(weeks=PROFILE_WEEKS)
+    )
+    flags = _flags(recent)
+    recent = rows_of(recent, flags)
+    short = pl.col(KEY).cast(pl.Categorical)
+    rows = recent.with_columns(short).collect(engine="streaming")
+    rows = plausible(rows).with_columns(demand_of(pl.col("price").median().over(KEY)))
+    key = rows.group_by(KEY).agg(key_mean=rounded(pl.col("units").mean()), key_rows=pl.len())
+    key = key.with_columns(expected=rounded(pl.col("key_mean").mean().over("sku")))
+    size = key.group_by("store").agg(size=rounded(pl.col("key_mean").sum() / pl.col("expected").sum()))
+    size = size.with_columns(pl.when(pl.col("size") > 0).then("size").otherwise(1.0))
+    usual = rows.group_by("sku").agg(usual_price=pl.col("price").median(), stores=pl.col("store").n_unique())
+    rows = rows.select(*KEY, "units", "demand")
+    by_store = by_demand(rows, ["store"], quantiles).join(size, on="store")
+    overall = by_demand(rows, [], quantiles)
+    of_size = rows.join(size, on="store").with_columns(pl.col("units") / pl.col("size"))
+    by_sku = by_demand(of_size, ["sku"], quantiles).join(usual, on="sku")
+    steady = rows.join(key.filter(pl.col("key_rows") >= OWN_WEEKS, pl.col("key_mean") > 0), on=KEY)
+    relative = steady.with_columns(pl.col("units") / pl.col("key_mean"))
+    shapes = by_demand(relative, ["sku"], quantiles).drop("rows", "mean")
+    shapes = shapes.rename({name: f"shape_{name}" for name in names})
+    by_sku = by_sku.join(shapes, on=["sku", "demand"], how="left")
+    return {
+        "ladder_sku": by_sku.cast({"sku": pl.String, "demand": pl.String}).sort("sku", "demand"),
+        "ladder_store": by_store.cast({"store": pl.String, "demand": pl.String}).sort("store", "demand"),
+        "ladder_all": overall.cast({"demand": pl.String}).sort("demand"),
+        "ladder_flags": pl.DataFrame({"name": flags}, schema={"name": pl.String}),
+    }
+
+
+def _flags(history: pl.LazyFrame) -> list[str]:
+    """Covariates that mark promotions, by what they hold: between 0 and 1, and often zero."""
+    names = [name for name in covariate_columns(history.collect_schema()) if name != "price"]
+    values = {name: pl.col(name).cast(pl.Float64).fill_nan(None) for name in names}
+    marks = history.select(
+        (value.is_between(0.0, 1.0).all() & ((value == 0).mean() >= ZERO_SHARE)).alias(name)
+        for name, value in values.items()
+    ).collect(engine="streaming")
+    return [name for name in names if marks[name].item()]
+
+
+def rows_of(history: pl.DataFrame | pl.LazyFrame, flags: Sequence[str]) -> pl.LazyFrame:
+    """Key, week, units, price, and `flagged`, the largest of `flags`; null where the history lacks them."""
+    rows = history.lazy()
+    schema = rows.collect_schema()
+    price = pl.col("price") if "price" in schema else pl.lit(None)
+    marks = [pl.col(name).cast(pl.Float64).fill_nan(None) for name in flags if name in schema]
+    hints = [
+        price.cast(pl.Float64).fill_nan(None).alias("price"),
+        (pl.max_horizontal(marks) if marks else pl.lit(None, dtype=pl.Float64)).alias("flagged"),
+    ]
+    if "units" not in schema:
+        return rows.select(*KEY, "week", *hints)
+    return rows.select(*KEY, "week", pl.col("units").cast(pl.Float64), *hints).filter(
+        pl.col("units").is_finite()
+    )
+
+
+def plausible(rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` with a single week of a key that can only be a typing error replaced by its next highest week.
+
+    It is `IMPLAUSIBLE` times that one, in `OWN_WEEKS` weeks and fewer `IMPLAUSIBLE_EARLY` times; a negative week as far
+    from zero counts as zero. See `panel.plausible`.
+    """
+    times = pl.when(pl.len() <= OWN_WEEKS).then(IMPLAUSIBLE_EARLY).otherwise(IMPLAUSIBLE)
+    units = pl.col("units")
+    keys = rows.group_by(KEY).agg(
+        weeks=pl.len(), second=units.top_k(2).min(), farthest=units.abs().max(), times=times
+    )
+    limit = pl.col("times") * pl.col("second")
+    wrong = keys.filter(pl.col("weeks") >= LEAST_WEEKS, pl.col("second") > 0, pl.col("farthest") > limit)
+    if wrong.is_empty():
+        return rows
+    with_limits = rows.join(
+        wrong.select(*KEY, "second", limit=limit), on=KEY, how="left", maintain_order="left"
+    )
+    mended = pl.when(units > pl.col("limit")).then("second").when(units < -pl.col("limit")).then(0.0)
+    return with_limits.with_columns(mended.otherwise(units).alias("units")).drop("second", "limit")
+
+
+def demand_of(usual_price: pl.Expr) -> pl.Expr:
+    """`promoted`, `regular`, or `any` where price and flags are all unknown."""
+    cheap = pl.col("price") < (1 - PROMOTED_DEPTH) * usual_price
+    promoted = (pl.col("flagged") > 0).fill_null(False) | cheap.fill_null(False)
+    is_unknown = pl.col("price").is_null() & pl.col("flagged").is_null()
+    demand = pl.when(promoted).then(pl.lit("promoted")).otherwise(pl.lit("regular"))
+    return pl.when(is_unknown).then(pl.lit("any")).otherwise(demand).cast(DEMAND).alias("demand")
+
+
+def rounded(mean: pl.Expr) -> pl.Expr:
+    """A mean without the last digits, which depend on the order in which rows were added."""
+    return mean.round_sig_figs(10)
+
+
+def by_demand(rows: pl.DataFrame, by: Sequence[str], quantiles: Sequence[float]) -> pl.DataFrame:
+    """Number, mean and order statistics of units, of the weeks of each demand and of `any` week."""
+    n = pl.len().cast(pl.Float64)
+    ranked = [
+        pl.col("units")
+        .get((level * (n + 1) + 0.5).floor().clip(1, n).cast(pl.Int64) - 1)
+        .alias(quantile_column(level))
+        for level in quantiles
+    ]
+    aggregates = [
+        *ranked,
+        pl.len().cast(pl.Int64).alias("rows"),
+        rounded(pl.col("units").mean()).alias("mean"),
+    ]
+    rising = rows.select(*by, "demand", "units").sort("units")
+    every = rising.with_columns(demand=pl.lit("any").cast(DEMAND))
+    of_demand = rising.filter(pl.col("demand") != "any")
+    parts = [part.group_by(*by, "demand", maintain_order=True).agg(aggregates) for part in (every, of_demand)]
+    return pl.concat(parts)

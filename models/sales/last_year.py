@@ -1,0 +1,93 @@
+"""Last year's weeks at this year's level."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from models.sales.demand import from_log, to_log
+from models.sales.panel import Panel, mean, ratio
+from models.sales.seasons import YEAR, from_easter, share_of_week_before, year_before
+from models.sales.views import View
+
+OWN_SHARE = 0.6
+"""Weight of the key's own week in `last_year`; the rest is its SKU's, over all stores, on the key's scale."""
+APART = float(np.log(3.0))
+"""On the log scale, at most, between the two: one store's typing error does not distort the season of all others."""
+SEASON_WEEKS = 26
+"""The season of a week is relative to this many weeks before and after it."""
+GROWTH_WEEKS, GROWTH_SHARE, MOST_GROWTH = 8, 0.7, 3.0
+"""Growth compares this many weeks with the same weeks of last year; this share of its logarithm is believed."""
+EASTER_WEEKS, EASTER_SHARE = 6, 0.8
+"""A SKU's Easter is looked at relative to so many weeks before and after; it moves where that leaves at most this share
+of the differences from year to year."""
+
+
+def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Units of the week a year before `target`, at the level of this year; NaN where that week is not known.
+
+    The mean, on the log scale, of what the key sold in that week and what its SKU sold in all stores then, on the
+    key's scale: the single week of a key is noisy. Times how much more the key sells in the last `GROWTH_WEEKS` than
+    in the same weeks a year before. What events did then is taken out, and what they do now put in; without events,
+    the days around Christmas are compared with the same days.
+    """
+    level, moves, at = fixed["_level"], fixed["_easter"], year_before(origin, target)
+    if at < 0:
+        return np.full(level.shape, np.nan)
+    of_easter = from_easter(view.panel, target, at)
+    weeks = np.where(moves & (0 <= of_easter <= origin), of_easter, at)
+    units, sku, of_key = view.panel.units, view.sku.units, view.sku_of_key
+    around = slice(max(0, at - SEASON_WEEKS), min(at + SEASON_WEEKS, origin) + 1)
+    before = 0.0 if view.events is not None else share_of_week_before(view.panel, target, at)
+    of_sku = mean(units[around]) * ratio(_mixed(sku, weeks, of_key, before), mean(sku[around])[of_key])
+    own = _mixed(units, weeks, np.arange(len(weeks)), before)
+    own, theirs = to_log(np.maximum(own, 0.0), level), to_log(np.maximum(of_sku, 0.0), level)
+    theirs = np.clip(theirs, own - APART, own + APART)
+    season = np.where(np.isfinite(theirs), OWN_SHARE * own + (1 - OWN_SHARE) * theirs, own)
+    if view.events is not None:
+        weeks_of = [target, at, max(of_easter, 0)]
+        now, then, at_easter = view.events.effects(fixed["_event_ratios"], weeks_of)
+        season = season + now - np.where(weeks == at, then, at_easter)
+    return from_log(season, level) * _growth(units, origin, target - at)
+
+
+def _mixed(units: np.ndarray, weeks: np.ndarray, columns: np.ndarray, before: float) -> np.ndarray:
+    """Units of one of the `weeks` for each of the `columns`, with the share `before` of the week before it if known."""
+    of_week, of_before = units[weeks, columns], units[np.maximum(weeks - 1, 0), columns]
+    return np.where(np.isfinite(of_before), (1 - before) * of_week + before * of_before, of_week)
+
+
+def moves_with_easter(units: np.ndarray, panel: Panel, origin: int) -> np.ndarray:
+    """Whether the pattern of each column of `units` around Easter moves with it from year to year.
+
+    Where these weeks, and those a year after an Easter, are more like the weeks of `from_easter` than like the same
+    weeks of the year before, over all years that are known at `origin`. False where no two Easters are.
+    """
+    plain, with_easter = np.zeros(units.shape[1]), np.zeros(units.shape[1])
+    for target in range(YEAR, origin + 1):
+        like = from_easter(panel, target, target - YEAR)
+        if like == target - YEAR or not 0 <= like <= origin:
+            continue
+        now, then, same = (_unusual(units[: origin + 1], week) for week in (target, like, target - YEAR))
+        finite = np.isfinite(now) & np.isfinite(then) & np.isfinite(same)
+        plain += np.where(finite, np.abs(now - same), 0.0)
+        with_easter += np.where(finite, np.abs(now - then), 0.0)
+    return with_easter < EASTER_SHARE * plain
+
+
+def _unusual(units: np.ndarray, week: int) -> np.ndarray:
+    """A week on the log scale relative to the `EASTER_WEEKS` before and after it."""
+    around = mean(units[max(0, week - EASTER_WEEKS) : week + EASTER_WEEKS + 1])
+    return to_log(units[week], np.where(around > 0, around, np.nan))
+
+
+def _growth(units: np.ndarray, origin: int, weeks: int) -> np.ndarray:
+    """The factor by which keys are believed to sell more than so many `weeks` before; 1 where nothing is known."""
+    first = max(origin + 1 - GROWTH_WEEKS, weeks)
+    if first > origin:
+        return np.ones(units.shape[1])
+    now, before = units[first : origin + 1], units[first - weeks : origin + 1 - weeks]
+    both = np.isfinite(now) & np.isfinite(before)
+    grown = ratio(mean(np.where(both, now, np.nan)), mean(np.where(both, before, np.nan)))
+    believed = GROWTH_SHARE * both.sum(axis=0) / GROWTH_WEEKS
+    grown = np.where(np.isfinite(grown) & (grown > 0), grown, 1.0)
+    return np.clip(grown, 1 / MOST_GROWTH, MOST_GROWTH) ** believed

@@ -1,0 +1,139 @@
+"""Forecasts of the backtest's origins by every candidate, before calibration: rows of `of_origin`."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import polars as pl
+
+from models.sales import backtest, contest, ensembles, pooled
+from models.sales.contest import BLEND, NO_PLAN, POOLED, STATISTICAL
+from models.sales.demand import from_log, to_log
+from models.sales.model import log_values, middle_of, steps
+from models.sales.options import Options
+from models.sales.panel import KEY
+from models.sales.preparation import FEATURE
+
+SHORT, TEXT = pl.col(KEY).cast(pl.Categorical), pl.col(KEY).cast(pl.String)
+"""Keys as numbers of categories, while forecasts are compared, and as text."""
+ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", *backtest.NAIVES, "last_year")
+
+
+def of_origins(
+    train: pl.LazyFrame | None,
+    test: pl.LazyFrame | None,
+    own: pl.DataFrame | None,
+    learn: Callable[[pl.LazyFrame | None], Mapping[str, pooled.Pooled]],
+    options: Options,
+) -> dict[object, pl.DataFrame]:
+    """Forecasts of each origin by each rung before calibration; see `of_origin`.
+
+    The features of one origin are in memory at a time.
+    """
+    if test is None:
+        return {}
+    raws: dict[object, pl.DataFrame] = {}
+    for origin in test.select(pl.col("origin").unique().sort()).collect()["origin"]:
+        models = learn(None if train is None else train.filter(pl.col("week") <= origin))
+        rows = test.filter(pl.col("origin") == origin).collect().sort(*KEY, "week").with_columns(SHORT)
+        own_rows = None if own is None else own.filter(pl.col("origin") == origin).with_columns(SHORT)
+        raws[origin] = of_origin(models, rows, own_rows, options)
+    return {origin: raw for origin, raw in raws.items() if raw.height}
+
+
+def of_origin(
+    models: Mapping[str, pooled.Pooled], rows: pl.DataFrame, own: pl.DataFrame | None, options: Options
+) -> pl.DataFrame:
+    """Forecasts of one origin by each rung before calibration: `ABOUT`, rung, and `v<i>` on the log scale.
+
+    `models` are ensembles that know nothing after the origin, `own` the forecasts of the SKUs' own models. `rows` are in
+    the order of key and week. All rungs that forecast all of them share their columns in memory.
+    """
+    names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
+    frames = []
+    for rung, ensemble in models.items():
+        fitting = only(rows, pl.col("planned")) if rung == POOLED else rows
+        if fitting.height:
+            values = log_values(ensemble, ensembles.matrix(fitting, names), names, options.threads)
+            frames.append(_with_values(fitting, rung, values))
+    if own is not None:
+        quantiles = list(options.columns)
+        on = [*KEY, "origin", "week"]
+        own_rows = rows.select(*ABOUT, "planned").join(
+            own.select(*on, *quantiles), on=on, maintain_order="left"
+        )
+        values = to_log(own_rows.select(quantiles).to_numpy(), own_rows["level"].to_numpy()[:, None])
+        frames.append(_with_values(own_rows, STATISTICAL, values))
+        if own_rows["planned"].any():
+            frames.append(_raw_blend(pl.concat(frames), options))
+    if frames and rows["planned"].any():
+        frames += _candidates(rows, pl.concat(frames), options, has_plan=True)
+    elif frames:
+        frames = _candidates(rows, pl.concat(frames), options, has_plan=False)
+    return pl.concat(frames).with_columns(steps(options.horizon)) if frames else pl.DataFrame()
+
+
+def _candidates(
+    rows: pl.DataFrame, raw: pl.DataFrame, options: Options, *, has_plan: bool
+) -> list[pl.DataFrame]:
+    """The rows of each candidate of `contest`, from `raw`, those of the two models."""
+    on = [*KEY, "origin", "week"]
+    ensemble = POOLED if has_plan else NO_PLAN
+    names = [f"v{i}" for i in range(len(options.quantiles))]
+
+    def of(rung: str) -> np.ndarray:
+        values = raw.filter(rung=rung).select(*on, *names)
+        return rows.select(on).join(values, on=on, how="left", maintain_order="left").select(names).to_numpy()
+
+    middle = middle_of(options.quantiles)
+    every = contest.candidates(of(ensemble), of(STATISTICAL), rows, middle, has_plan=has_plan)
+    return [
+        only(_with_values(rows, name, values), pl.col("v0").is_finite()) for name, values in every.items()
+    ]
+
+
+def _raw_blend(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """The blend of the rows that have a forecast by both, in the shape of `of_origin`."""
+    on = [*KEY, "origin", "week"]
+    pooled_rows, own = raw.filter(rung=POOLED), raw.filter(rung=STATISTICAL)
+    both = pooled_rows.join(own.select(on), on=on, how="semi").sort(on)
+    own = own.join(both.select(on), on=on, how="semi").sort(on)
+    return _with_values(
+        both, BLEND, contest.mean_of([log_quantiles(both, options), log_quantiles(own, options)])
+    )
+
+
+def of_ladder(answers: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """The ladder's answers, in the shape of `of_origin`."""
+    level = answers["level"].to_numpy()[:, None]
+    values = to_log(answers.select(options.columns).to_numpy(), level)
+    return answers.select(*ABOUT, "rung", *_columns(values), steps(options.horizon))
+
+
+def only(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
+    """The rows that meet a condition; `rows` itself, and no copy, where all do."""
+    return rows if rows.select(condition.all()).item() else rows.filter(condition)
+
+
+def _with_values(rows: pl.DataFrame, rung: str, values: np.ndarray) -> pl.DataFrame:
+    return rows.select(*ABOUT, pl.lit(rung).alias("rung"), *_columns(values))
+
+
+def _columns(values: np.ndarray) -> list[pl.Series]:
+    return [pl.Series(f"v{i}", values[:, i]) for i in range(values.shape[1])]
+
+
+def log_quantiles(raw: pl.DataFrame, options: Options) -> np.ndarray:
+    """The quantiles of `raw` on the log scale, of shape (rows, quantiles)."""
+    return raw.select([f"v{i}" for i in range(len(options.quantiles))]).to_numpy()
+
+
+def with_units(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """The rows of `raw` with their quantiles in units."""
+    return in_units(raw, log_quantiles(raw, options), options)
+
+
+def in_units(raw: pl.DataFrame, values: np.ndarray, options: Options) -> pl.DataFrame:
+    """The rows of `raw` with the quantiles `values`, which are on the log scale, in units."""
+    units = from_log(values, raw["level"].to_numpy()[:, None])
+    columns = [pl.Series(name, units[:, i]) for i, name in enumerate(options.columns)]
+    return raw.select(*ABOUT, "rung", *columns)

@@ -1,0 +1,161 @@
+"""The regression of a SKU's log units on covariates, trend and season; see `statistical`."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from models.sales.categories import BETWEEN
+from models.sales.local_level import innovations
+from models.sales.panel import Panel, mean, ratio
+from models.sales.seasons import YEAR
+
+RIDGE_WEEKS = 10.0
+HARMONICS = 2
+DAMPING = 0.9
+"""Share of a trend that remains from one week of the forecast to the next."""
+WAVE, TREND = "year_", "_trend"
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Log units `y` (weeks up to the origin, keys); regressors `x` by name (weeks up to the last target, keys),
+    and as `waves` those that are the same for all keys (weeks up to the last target); the SKU `names`, the first
+    key of each (`starts`), and the SKU's number of each key (`sku`)."""
+
+    y: np.ndarray
+    x: Arrays
+    waves: Arrays
+    names: pl.Series
+    starts: np.ndarray
+    sku: np.ndarray
+
+    def runs(self) -> list[slice]:
+        """The keys of each SKU."""
+        bounds = [*self.starts, self.y.shape[1]]
+        return [slice(bounds[at], bounds[at + 1]) for at in range(len(self.starts))]
+
+    def mean_by_sku(self, values: np.ndarray) -> np.ndarray:
+        """Mean over the finite values of a SKU's keys, shape (weeks, SKUs); NaN where there is none."""
+        finite = np.isfinite(values)
+        total = np.add.reduceat(np.where(finite, values, 0.0), self.starts, axis=1)
+        return ratio(total, np.add.reduceat(finite.astype(float), self.starts, axis=1))
+
+    def regression(self, betas: Arrays) -> np.ndarray:
+        """`x @ beta`, shape of the regressors; `betas` by covariate, one value per SKU."""
+        total = np.zeros(next(iter(self.x.values())).shape)
+        for name, values in self.x.items():
+            if name in betas:
+                total += values * betas[name][self.sku]
+        return total
+
+
+def logs_of(panel: Panel, origin: int, horizon: int) -> Logs:
+    """Log units up to `origin` and centred regressors up to `horizon` weeks later."""
+    if not 0 <= origin < panel.weeks:
+        raise ValueError(
+            f"origin is {origin}. Expected the index of a week of the panel, 0 to {panel.weeks - 1}."
+        )
+    end = origin + 1 + horizon
+    x = {"": np.zeros((end, panel.keys.height))}
+    for name, values in panel.covariates.items():
+        value = np.array(values[:end], dtype=float, order="C")
+        if name.startswith("price") and BETWEEN not in name:
+            value = np.log(np.where(value > 0, value, np.nan))
+        usual = mean(value[max(0, origin + 1 - YEAR) : origin + 1])
+        deviations = np.zeros(x[""].shape)
+        deviations[: len(value)] = np.nan_to_num(value - usual)
+        x[name] = deviations
+    phase = 2 * np.pi * np.array([panel.week(at).toordinal() for at in range(end)]) / 365.25
+    ahead = np.cumsum(DAMPING ** np.arange(1, horizon + 1))
+    waves = {TREND: np.concatenate([np.arange(-origin, 1.0), ahead])}
+    for at in range(1, HARMONICS + 1):
+        waves |= {f"{WAVE}sin{at}": np.sin(at * phase), f"{WAVE}cos{at}": np.cos(at * phase)}
+    x |= {name: np.broadcast_to(values[:, None], x[""].shape) for name, values in waves.items()}
+    skus = panel.keys["sku"].rle_id().to_numpy()
+    starts = np.flatnonzero(np.diff(skus, prepend=-1.0))
+    y = np.log1p(np.maximum(np.ascontiguousarray(panel.units[: origin + 1]), 0.0))
+    return Logs(y, x, waves, panel.keys["sku"].gather(starts), starts, skus.astype(np.int64))
+
+
+def coefficients(logs: Logs) -> dict[str, np.ndarray]:
+    """Coefficients by regressor, one value per SKU: covariates by least squares, then trend and season.
+
+    Least squares are of log units, less each key's mean, on covariates and harmonics, so that a promotion
+    of every December is not taken for December; the harmonics' coefficients are then estimated anew.
+    The ridge is worth `RIDGE_WEEKS` store-weeks in which the regressor varies as it usually does.
+    """
+    names = [name for name in logs.x if name and name != TREND]
+    seasonal = np.array([name.startswith(WAVE) for name in names])
+    effects = mean(logs.y)
+    betas = np.zeros((len(logs.names), len(names)))
+    for at, keys in enumerate(logs.runs()):
+        y = logs.y[:, keys] - effects[keys]
+        finite = np.isfinite(y)
+        x = np.stack([logs.x[name][: len(y), keys][finite] for name in names] or [[]], axis=-1)
+        if names and len(x) > len(names):
+            x = x - x.mean(axis=0)
+            usual = (x**2).mean(axis=0)
+            weeks = np.flatnonzero(finite.any(axis=1))
+            useful = (usual > 1e-9) & (~seasonal | (weeks[-1] - weeks[0] >= 2 * YEAR))
+            x[:, ~useful] = 0.0
+            ridge = np.diag(RIDGE_WEEKS * usual + 1e-9)
+            squares = np.einsum("ij,ik->jk", x, x)
+            betas[at] = np.linalg.solve(squares + ridge, np.einsum("ij,i->j", x, y[finite]))
+    by_name = {name: betas[:, at] for at, name in enumerate(names) if not seasonal[at]}
+    return by_name | _trend_and_season(
+        logs, sku_index(logs, logs.y - logs.regression(by_name)[: len(logs.y)])
+    )
+
+
+def _trend_and_season(logs: Logs, series: np.ndarray) -> dict[str, np.ndarray]:
+    """Coefficients of the trend and of the year's harmonics, by name, one value per SKU.
+
+    Generalised least squares of the SKU's index `series` (weeks, SKUs): index and regressors go through the
+    same local-level filter, and their innovations are regressed on each other. By least squares, a level
+    that wanders would pass for a trend or a season (Granger & Newbold 1974, Journal of Econometrics 2). The
+    ratio of the two variances is the likeliest of `RATIOS`. Coefficients are the mean over the models with and
+    without trend and with 0 to `HARMONICS` harmonics, weighted by exp(-AIC / 2) (Burnham & Anderson 2002, Model
+    Selection and Multimodel Inference, ch. 4). A trend needs a year of history, a season two.
+    """
+    names = [TREND, *(name for name in logs.x if name.startswith(WAVE))]
+    regressors = np.stack([logs.waves[name][: len(series)] for name in names], axis=-1)
+    squares, deviance, weeks = innovations(series, regressors)
+    n, span = np.maximum(weeks, 1), _span(series)
+    criteria, betas = [], []
+    for trend, harmonics in itertools.product((False, True), range(HARMONICS + 1)):
+        at = np.array([0] * trend + list(range(1, 1 + 2 * harmonics)), dtype=int)
+        inner, cross = squares[..., 1 + at[:, None], 1 + at], squares[..., 1 + at, 0]
+        beta = np.linalg.solve(inner + 1e-9 * np.eye(len(at)), cross[..., None])[..., 0]
+        rest = np.maximum(squares[..., 0, 0] - (beta * cross).sum(axis=-1), 1e-12)
+        criterion = n * np.log(rest / n) + deviance + 2 * len(at)
+        likeliest = criterion.argmin(axis=0)[None]
+        enough = span >= YEAR * (2 if harmonics else int(trend))
+        criteria.append(np.where(enough, np.take_along_axis(criterion, likeliest, axis=0)[0], np.inf))
+        betas.append(np.zeros((series.shape[1], len(names))))
+        betas[-1][:, at] = np.take_along_axis(beta, likeliest[..., None], axis=0)[0]
+    weights = np.exp((np.min(criteria, axis=0) - criteria) / 2)
+    coefficients = (np.array(betas) * (weights / weights.sum(axis=0))[..., None]).sum(axis=0)
+    return {name: coefficients[:, at] for at, name in enumerate(names)}
+
+
+def _span(series: np.ndarray) -> np.ndarray:
+    """Weeks from the first to the last value of each SKU."""
+    finite = np.isfinite(series)
+    first, last = finite.argmax(axis=0), len(series) - 1 - finite[::-1].argmax(axis=0)
+    return np.where(finite.any(axis=0), last - first, 0)
+
+
+def sku_index(logs: Logs, rest: np.ndarray) -> np.ndarray:
+    """Each SKU's level week by week, shape (weeks, SKUs): the mean over its stores, each less its mean.
+
+    Two-way means by turns, so that a store that reports in some weeks only does not move the level.
+    NaN in weeks in which no store reports.
+    """
+    effect = mean(rest)
+    for _ in range(4):
+        effect = mean(rest - logs.mean_by_sku(rest - effect)[:, logs.sku])
+    return logs.mean_by_sku(rest - effect)
