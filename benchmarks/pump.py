@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from models.devices.contracts import JOINT_TAG, KEY
-from models.devices.evaluation import trained
+from models.devices.evaluation import trained_model
 from models.devices.grid import Floats
 from models.devices.options import Options
 from models.devices.scoring import score_span
@@ -86,7 +86,7 @@ def joint_p_values(values: Floats) -> Floats:
     long = wide.unpivot(index="time", variable_name="tag", value_name="mean")
     readings = long.select(pl.lit("pump").alias("device"), "tag", "time", "mean").lazy()
     until = START + LEARNT * SECOND
-    model = trained(readings.filter(pl.col("time") < until), START, until, options)
+    model = trained_model(readings.filter(pl.col("time") < until), START, until, options)
     keys = pl.DataFrame({"device": ["pump"] * 9, "tag": [*SENSORS, JOINT_TAG]}).select(KEY)
     rows = score_span(model, readings, keys, until, START + LENGTH * SECOND, options).rows
     return rows.filter(tag=JOINT_TAG).sort("time")["p_value"].to_numpy()

@@ -19,7 +19,7 @@ import polars as pl
 from models.devices import new_normal
 from models.devices.alarms import REMEMBERED, alarming, past_alarms
 from models.devices.contracts import JOINT_TAG, KEY
-from models.devices.evaluation import trained
+from models.devices.evaluation import trained_model
 from models.devices.incidents import INCIDENTS, incidents
 from models.devices.options import Options
 from models.devices.rows import SCORES
@@ -114,7 +114,7 @@ def judged(series: Series) -> pl.DataFrame:
     options = Options.of({"interval": series.interval, "timezone": series.timezone, "alpha": ALPHA})
     readings, first = series.readings.lazy(), series.readings["time"].min()
     assert isinstance(first, datetime)
-    model = trained(
+    model = trained_model(
         readings.filter(pl.col("time") < series.until), first.replace(minute=0), series.until, options
     )
     keys = series.readings.select(*KEY).unique()
@@ -136,7 +136,9 @@ def judged(series: Series) -> pl.DataFrame:
         assert isinstance(hour, datetime)
         scores = Scores(rows, raw.keys)
         hours.append(
-            new_normal.relearnt(scores, readings, _NOTHING, hour, hour + HOUR, options, scorer, model).rows
+            new_normal.with_new_normal(
+                scores, readings, _NOTHING, hour, hour + HOUR, options, scorer, model
+            ).rows
         )
     return pl.concat(hours).sort(*KEY, "time")
 

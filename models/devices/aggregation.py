@@ -83,8 +83,8 @@ def aggregate(points: pl.DataFrame) -> pl.DataFrame:
     values = pl.col("point_values").list
     way, mean = values, values.mean()
     if lists.select(is_direction().any()).item():
-        turned = pl.when(_passes_north()).then(_turned()).otherwise("point_values")
-        lists = lists.with_columns(turned.alias("way"))
+        shorter = pl.when(_passes_north()).then(_shorter_way_round()).otherwise("point_values")
+        lists = lists.with_columns(shorter.alias("way"))
         way = pl.col("way").list
         mean = pl.when(_passes_north()).then(way.mean() % TURN).otherwise(way.mean())
     states = values.max() >= words.LEAST
@@ -115,7 +115,7 @@ def _passes_north() -> pl.Expr:
     )
 
 
-def _turned() -> pl.Expr:
+def _shorter_way_round() -> pl.Expr:
     """The values, with a turn subtracted from those above half a turn."""
     value = pl.element()
     return pl.col("point_values").list.eval(pl.when(value > TURN / 2).then(value - TURN).otherwise(value))
@@ -129,15 +129,15 @@ def merge(stored: pl.DataFrame, new: pl.DataFrame) -> Merged:
     interval without points of its own is too late.
     """
     fresh = once(new)
-    touched = stored.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
-    if touched.is_empty():
+    rows = stored.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
+    if rows.is_empty():
         return Merged(aggregate(fresh), fresh.clear(), fresh.clear())
-    apart = fresh.join(touched, on=_INTERVAL, how="anti")
-    fresh = fresh.join(touched, on=_INTERVAL, how="semi")
-    closed = touched.filter(pl.col("point_times").is_null())
+    apart = fresh.join(rows, on=_INTERVAL, how="anti")
+    fresh = fresh.join(rows, on=_INTERVAL, how="semi")
+    closed = rows.filter(pl.col("point_times").is_null())
     too_late = fresh.join(closed, on=_INTERVAL, how="semi")
     fresh = fresh.join(closed, on=_INTERVAL, how="anti")
-    earlier = unfold(touched.filter(pl.col("point_times").is_not_null()))
+    earlier = unfold(rows.filter(pl.col("point_times").is_not_null()))
     duplicates = fresh.join(earlier, on=POINT, how="semi")
     fresh = fresh.join(earlier, on=POINT, how="anti")
     earlier = earlier.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")

@@ -46,9 +46,9 @@ def level(chances: pl.DataFrame, alarms_per_day: float | None) -> float:
     budget = alarms_per_day / 24
     chance = chances["evidence"].sort()
     rate = min(budget, HIGHEST_RATE)
-    allowed = rate * pl.int_range(1, chances.height + 1, eager=True) / chances.height
-    rejected = (chance <= allowed).to_numpy().nonzero()[0]
-    by_rate = float(allowed[int(rejected[-1])]) if len(rejected) else 0.0
+    limits = rate * pl.int_range(1, chances.height + 1, eager=True) / chances.height
+    rejections = (chance <= limits).to_numpy().nonzero()[0]
+    by_rate = float(limits[int(rejections[-1])]) if len(rejections) else 0.0
     return max(budget / chances.height, by_rate)
 
 

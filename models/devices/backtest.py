@@ -102,7 +102,7 @@ def predictions(parts: Mapping[str, pl.DataFrame], options: Options) -> pl.DataF
     if "readings" not in frames or not frames["readings"]["held_out"].any():
         return pl.DataFrame(schema=dict(zip(COLUMNS, _TYPES, strict=True)))
     model = Model.of(files_of(frames, options))
-    return predicted(model, frames["readings"], options)
+    return predictions_of(model, frames["readings"], options)
 
 
 _TYPES = (
@@ -117,7 +117,7 @@ _TYPES = (
 )
 
 
-def predicted(model: Model, readings: pl.DataFrame, options: Options) -> pl.DataFrame:
+def predictions_of(model: Model, readings: pl.DataFrame, options: Options) -> pl.DataFrame:
     """The scores of the backtest's readings by `model`, without joint detectors and missing readings."""
     model = replace(
         model, frames={**model.frames, "sensors": conversion.as_they_are(model.frames["sensors"])}

@@ -241,7 +241,7 @@ def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def corrected(p: Floats, correction: pl.DataFrame) -> Floats:
+def corrected_p_values(p: Floats, correction: pl.DataFrame) -> Floats:
     """p-values of one rung, corrected by its rows of `corrections`; unchanged if there are none."""
     if correction.is_empty():
         return p
@@ -249,11 +249,11 @@ def corrected(p: Floats, correction: pl.DataFrame) -> Floats:
     logs = np.log(np.maximum(p, P_FLOOR))
     inside = np.interp(logs, np.log(grid[::-1]), np.log(value[::-1]))
     below = logs + np.log(value[-1] / grid[-1])
-    p_corrected = np.exp(np.where(logs < np.log(grid[-1]), below, inside))
-    return np.where(p >= grid[0], np.maximum(p, value[0]), p_corrected)
+    result = np.exp(np.where(logs < np.log(grid[-1]), below, inside))
+    return np.where(p >= grid[0], np.maximum(p, value[0]), result)
 
 
-def uncorrected(alpha: float, correction: pl.DataFrame) -> float:
+def p_value_before_correction(alpha: float, correction: pl.DataFrame) -> float:
     """The greatest p-value that becomes at most `alpha` when corrected."""
     if correction.is_empty():
         return alpha

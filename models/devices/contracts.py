@@ -161,18 +161,18 @@ def check_raw(
             f"readings: column '{missing[0]}' is missing. Found: {', '.join(raw.columns)}. "
             f"Map it with --column {missing[0]}=NAME."
         )
-    typed = raw.select(
+    rows = raw.select(
         pl.exclude(RAW_COLUMNS),
         *(pl.col(c).cast(pl.String).str.strip_chars().alias(c) for c in KEY),
         utc(raw["time"], timezone, dates),
         _number(raw["value"]),
     )
-    states, texts = _words(raw["value"], typed)
-    typed = typed.with_columns(pl.coalesce("value", states)).with_columns(_limit_columns(raw, limits))
+    states, texts = _words(raw["value"], rows)
+    rows = rows.with_columns(pl.coalesce("value", states)).with_columns(_limit_columns(raw, limits))
     latest = now + tolerance
-    far = far_from_others(typed.select(pl.col("time").clip(upper_bound=latest)).to_series())
+    far = far_from_others(rows.select(pl.col("time").clip(upper_bound=latest)).to_series())
     rule = _broken_rule(raw, latest, far, texts)
-    rows = typed.with_columns(rule.alias("rule"))
+    rows = rows.with_columns(rule.alias("rule"))
     is_repeat = ~pl.struct(RAW_COLUMNS).is_first_distinct().over(pl.col("rule").is_null())
     rows = rows.with_columns(pl.coalesce("rule", pl.when(is_repeat).then(pl.lit("duplicate"))).alias("rule"))
     fine = rows["rule"].is_null()
@@ -185,29 +185,29 @@ def _number(values: pl.Series) -> pl.Series:
     if values.dtype == pl.String:
         values = values.str.strip_chars()
         numbers = values.cast(pl.Float64, strict=False)
-        lost = numbers.is_null() & values.is_not_null()
-        if lost.any():
-            flags = values.filter(lost).str.to_lowercase().replace_strict(FLAGS, default=None)
-            numbers = numbers.scatter(lost.arg_true(), flags.cast(pl.Float64))
+        no_number = numbers.is_null() & values.is_not_null()
+        if no_number.any():
+            flags = values.filter(no_number).str.to_lowercase().replace_strict(FLAGS, default=None)
+            numbers = numbers.scatter(no_number.arg_true(), flags.cast(pl.Float64))
         return numbers.alias("value")
     if values.dtype == pl.Boolean or values.dtype.is_numeric() or values.dtype == pl.Null:
         return values.cast(pl.Float64, strict=False).alias("value")
     return pl.Series("value", [None] * values.len(), dtype=pl.Float64)
 
 
-def _words(values: pl.Series, typed: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
+def _words(values: pl.Series, rows: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     """For tags without any number: their words as numbers of states, and which rows hold words that are not states.
 
     A word begins with a letter; those for true and false are no sign of either. States are at most
     `words.MOST_STATES` words, and not only such as stand for no reading.
     """
     nothing = pl.repeat(None, values.len(), dtype=pl.Float64, eager=True)
-    if values.dtype != pl.String or typed["value"].null_count() == values.null_count():
+    if values.dtype != pl.String or rows["value"].null_count() == values.null_count():
         return nothing, nothing.is_not_null()
     lower = values.str.strip_chars().str.to_lowercase().alias("word")
     flag = lower.is_in([*FLAGS])
     word = lower.str.contains(r"^\p{L}") & ~flag & ~lower.is_in(["nan", "inf", "infinity"])
-    signs = typed.select(*KEY, lower, is_word=word, is_other=~(word | flag | (lower == "")))
+    signs = rows.select(*KEY, lower, is_word=word, is_other=~(word | flag | (lower == "")))
     of_words = pl.col("is_word").any() & ~pl.col("is_other").any()
     distinct = pl.col("word").filter("is_word")
     few = (distinct.n_unique() <= words.MOST_STATES) & ~distinct.is_in([*words.NOTHING]).all()
@@ -252,23 +252,23 @@ def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Se
 
 def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, texts: pl.Series) -> pl.Expr:
     """The first rule that a row breaks, null for none. `raw` tells an empty cell from an unreadable one."""
-    time_given, value_given = raw["time"].is_not_null(), raw["value"].is_not_null()
+    has_time, has_value = raw["time"].is_not_null(), raw["value"].is_not_null()
     if raw["value"].dtype == pl.String:
-        value_given &= raw["value"].str.strip_chars() != ""
+        has_value &= raw["value"].str.strip_chars() != ""
     time, value = pl.col("time"), pl.col("value")
     rules = {
         "device_missing": pl.col("device").fill_null("") == "",
         "tag_missing": pl.col("tag").fill_null("") == "",
         "control_characters": pl.any_horizontal(pl.col(*KEY).str.contains(r"[\x00-\x1f\x7f]")),
         "tag_reserved": pl.col("tag") == JOINT_TAG,
-        "time_missing": pl.lit(~time_given),
+        "time_missing": pl.lit(~has_time),
         "time_unparsable": time.is_null(),
         "time_in_future": time > latest,
         "time_far_from_others": pl.lit(far),
-        "value_missing": pl.lit(~value_given),
+        "value_missing": pl.lit(~has_value),
         "tag_of_words": pl.lit(texts),
         "value_not_a_number": value.is_null(),
         "value_not_finite": ~value.is_finite(),
         "value_outside_limits": (value < pl.col("low")) | (value > pl.col("high")),
     }
-    return pl.coalesce(*(pl.when(broken).then(pl.lit(name)) for name, broken in rules.items()))
+    return pl.coalesce(*(pl.when(rule).then(pl.lit(name)) for name, rule in rules.items()))

@@ -79,9 +79,9 @@ def rises(x: Floats) -> Floats:
     """
     before, apart = _before(x)
     rise = (x - before) / np.maximum(apart, 1)
-    fallen = rise < 0
-    again = np.zeros_like(fallen)
-    row, column = np.nonzero(fallen)
+    falls = rise < 0
+    again = np.zeros_like(falls)
+    row, column = np.nonzero(falls)
     present = ~np.isnan(x)
     following = np.where(present, np.arange(x.shape[1])[None, :], x.shape[1])
     following = np.minimum.accumulate(following[:, ::-1], axis=1)[:, ::-1]
@@ -91,7 +91,7 @@ def rises(x: Floats) -> Floats:
         )
         inside = after < x.shape[1]
         again[row[inside], after[inside]] = True
-    return np.where(fallen | again, np.nan, rise)
+    return np.where(falls | again, np.nan, rise)
 
 
 def is_counter(x: Floats) -> NDArray[np.bool_]:
@@ -194,15 +194,15 @@ def of_readings(readings: pl.LazyFrame, sensors: pl.DataFrame, column: str, step
         return readings
     types = sensors.select(*KEY, "taken", "zero", "pace").lazy()
     change, apart = (pl.col(name).diff().over(*KEY, order_by="time") for name in (column, "time"))
-    fallen = change < 0
-    restart = fallen | fallen.shift(1).over(*KEY, order_by="time").fill_null(value=False)
+    falls = change < 0
+    restart = falls | falls.shift(1).over(*KEY, order_by="time").fill_null(value=False)
     rise = change / (apart / (pl.col("pace") * step)).cast(pl.Float64)
-    turned = pl.col("zero") + (pl.col(column) - pl.col("zero") + TURN / 2) % TURN - TURN / 2
+    angle = pl.col("zero") + (pl.col(column) - pl.col("zero") + TURN / 2) % TURN - TURN / 2
     value = (
         pl.when(pl.col("taken") == COUNTER)
         .then(pl.when(~restart).then(rise))
         .when(pl.col("taken") == ANGLE)
-        .then(turned)
+        .then(angle)
         .otherwise(column)
     )
     both = readings.join(types, on=list(KEY), how="left")

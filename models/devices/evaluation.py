@@ -109,7 +109,7 @@ def _rows(grid: Grid, is_anomaly: NDArray[np.bool_]) -> pl.DataFrame:
     return pl.DataFrame([*(grid.keys[c].gather(row).alias(c) for c in KEY), grid.times.gather(column)])
 
 
-def trained(readings: pl.LazyFrame, start: datetime, as_of: datetime, options: Options) -> Model:
+def trained_model(readings: pl.LazyFrame, start: datetime, as_of: datetime, options: Options) -> Model:
     """The model of simulated readings from `start` to `as_of`, all in one shard."""
     devices = readings.select(pl.col("device").n_unique().cast(pl.Int64)).collect().item()
     fleet = pl.DataFrame({"first": [start], "devices": [devices]})
@@ -140,7 +140,7 @@ def trial(
     faulty = inject(simulated, list(FAULTS), past, seed=seed)
     as_of, until = start + DAY * days, start + DAY * days + timedelta(hours=hours)
     options = Options.of({"detector": detector, "seed": seed})
-    model = trained(readings_of(simulated.grid).lazy(), start, as_of, options)
+    model = trained_model(readings_of(simulated.grid).lazy(), start, as_of, options)
     keys = pl.concat(
         [simulated.grid.keys, simulated.grid.keys.select("device", pl.lit(JOINT_TAG).alias("tag")).unique()]
     )

@@ -43,7 +43,7 @@ def judge(published_rows: pl.LazyFrame, tables: Frames, options: Options) -> pl.
     first = rows.select(pl.col("as_of").first()).collect()
     as_of = first.item() if first.height else None
     labels, labelled = _labels(tables, as_of, options)
-    marks = _marked(rows.select(*KEY, "time"), labels)
+    marks = _marks(rows.select(*KEY, "time"), labels)
     p = pl.col("p_value")
     place = [*KEY, "rung", "phase", "fault", "fault_tag", "fault_start"]
     return (
@@ -77,14 +77,14 @@ def _labels(tables: Frames, as_of: datetime | None, options: Options) -> tuple[p
     return renamed.select(columns), last is not None and last >= as_of
 
 
-def _marked(rows: pl.LazyFrame, labels: pl.LazyFrame) -> pl.LazyFrame:
+def _marks(rows: pl.LazyFrame, labels: pl.LazyFrame) -> pl.LazyFrame:
     """The rows in a fault or its aftermath: sensor, time, phase and the fault."""
     time, tag = pl.col("time"), pl.col("fault_tag")
-    concerned = (tag == pl.col("tag")) | (tag == JOINT_TAG) | (pl.col("tag") == JOINT_TAG)
+    concerns = (tag == pl.col("tag")) | (tag == JOINT_TAG) | (pl.col("tag") == JOINT_TAG)
     during = time < pl.col("end")
     return (
         rows.join(labels, on="device", how="inner")
-        .filter(concerned, time >= pl.col("fault_start"), time < pl.col("over"))
+        .filter(concerns, time >= pl.col("fault_start"), time < pl.col("over"))
         .with_columns(pl.when(during).then(pl.lit("during")).otherwise(pl.lit("after")).alias("phase"))
         .sort("phase", "fault_start", "fault_tag", "fault", descending=[True, False, False, False])
         .unique([*KEY, "time"], keep="first", maintain_order=True)
@@ -102,15 +102,15 @@ def measures(judged_rows: pl.LazyFrame) -> pl.DataFrame:
     """
     day = pl.col("hour").dt.date().alias("day")
     normal = judged_rows.filter(_SENSORS, pl.col("phase").is_null()).group_by("tag", "rung", day)
-    sums = ("readings", "anomalies", *_AT.values())
-    summed = normal.agg(pl.col(*sums).sum()).sort("day", "rung", "tag").collect(engine="streaming")
+    counts = ("readings", "anomalies", *_AT.values())
+    sums = normal.agg(pl.col(*counts).sum()).sort("day", "rung", "tag").collect(engine="streaming")
     readings = pl.col("readings").sum()
     rates = {"readings": readings, "alarm_rate": pl.col("anomalies").sum() / readings}
     rates |= {f"alarm_rate_{name}": pl.col(name).sum() / readings for name in _AT.values()}
-    return pl.concat([by_slice(summed, rates, [None, "day", "rung", "tag"]), _found(judged_rows)])
+    return pl.concat([by_slice(sums, rates, [None, "day", "rung", "tag"]), _of_faults(judged_rows)])
 
 
-def _found(sums: pl.LazyFrame) -> pl.DataFrame:
+def _of_faults(sums: pl.LazyFrame) -> pl.DataFrame:
     """Measures of labelled faults, overall and by kind; no rows without labels."""
     labelled = sums.filter("labelled", (pl.col("anomalies") > 0) | (pl.col("phase") == "during"))
     rows = labelled.collect(engine="streaming")

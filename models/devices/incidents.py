@@ -61,23 +61,23 @@ def incidents(
     are the incidents that the last run before it returned; of those only the ones that may go on are used. Returned are
     the incidents with an anomaly in this hour, and those that are still open.
     """
-    past = _carried(previous, as_of)
+    past = _still_open(previous, as_of)
     strands = _strands(rows.filter("is_anomaly"), past, interval, cooldown)
-    groups = _grouped(strands, alarming)
-    touched = groups.join(past, on=["incident", "device"], how="semi")
-    quiet = past.join(touched, on="incident", how="anti").with_columns(is_new_alarm=pl.lit(value=False))
-    continued = past.join(touched, on="incident", how="semi")
-    new = groups.join(touched, on="incident", how="anti").with_columns(is_alarm="is_new_alarm")
-    merged = pl.concat([new, _merge(continued, touched), quiet])
+    groups = _by_incident(strands, alarming)
+    current = groups.join(past, on=["incident", "device"], how="semi")
+    quiet = past.join(current, on="incident", how="anti").with_columns(is_new_alarm=pl.lit(value=False))
+    past_now = past.join(current, on="incident", how="semi")
+    new = groups.join(current, on="incident", how="anti").with_columns(is_alarm="is_new_alarm")
+    every = pl.concat([new, _merge(past_now, current), quiet])
     return (
-        merged.with_columns(is_open=pl.col("end") + cooldown >= as_of)
+        every.with_columns(is_open=pl.col("end") + cooldown >= as_of)
         .filter(pl.col("is_open") | pl.col("incident").is_in(groups["incident"].implode()))
         .select(list(INCIDENTS))
         .sort("device", "start", "incident")
     )
 
 
-def _carried(previous: pl.DataFrame | None, as_of: datetime) -> pl.DataFrame:
+def _still_open(previous: pl.DataFrame | None, as_of: datetime) -> pl.DataFrame:
     """The previous incidents from before this hour that are still open."""
     if previous is None or previous.is_empty():
         return pl.DataFrame(schema=INCIDENTS)
@@ -109,10 +109,10 @@ def _strands(
     return rows.with_columns(
         pl.col("time").min().over(of_strand).alias("begun"),
         pl.when(pl.col("strand") == 0).then("incident").alias("known"),
-    ).pipe(_joined, past, min(TOGETHER, cooldown))
+    ).pipe(_with_incidents, past, min(TOGETHER, cooldown))
 
 
-def _joined(strands: pl.DataFrame, past: pl.DataFrame, together: timedelta) -> pl.DataFrame:
+def _with_incidents(strands: pl.DataFrame, past: pl.DataFrame, together: timedelta) -> pl.DataFrame:
     """The strands with the incident of each: a known one, one that began a short time ago, or a new one."""
     young = past.select("device", _kind(), pl.col("incident").alias("young"), pl.col("start").alias("since"))
     young = young.sort("since", "young").unique(["device", "kind"], keep="last", maintain_order=True)
@@ -136,7 +136,7 @@ def _joined(strands: pl.DataFrame, past: pl.DataFrame, together: timedelta) -> p
     return both.with_columns(pl.coalesce("known", "new").alias("incident"))
 
 
-def _grouped(strands: pl.DataFrame, alarming: pl.DataFrame) -> pl.DataFrame:
+def _by_incident(strands: pl.DataFrame, alarming: pl.DataFrame) -> pl.DataFrame:
     """One row per incident of this hour; `is_new_alarm` if one of its tags alarms."""
     order = ["p_value", "joint_last", "score", "time", "tag"]
     by_peak = strands.join(
@@ -165,8 +165,8 @@ def _merge(past: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
         return past
     both = past.join(now.select(pl.all().name.suffix("|now")), left_on="incident", right_on="incident|now")
     worse = pl.col("p_value|now") < pl.col("p_value")
-    doubled = (pl.col("tag|now") == pl.col("tag")) & (pl.col("score|now") >= WORSE * pl.col("score"))
-    rings = pl.col("is_new_alarm|now") & (~pl.col("is_alarm") | doubled)
+    is_double = (pl.col("tag|now") == pl.col("tag")) & (pl.col("score|now") >= WORSE * pl.col("score"))
+    rings = pl.col("is_new_alarm|now") & (~pl.col("is_alarm") | is_double)
     peak = [pl.when(worse).then(f"{c}|now").otherwise(c).alias(c) for c in _PEAK]
     tags = pl.col("tags").list.set_union("tags|now").list.sort().alias("tags")
     return both.with_columns(

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.devices.contracts import KEY
+from models.devices.grid import matrix_of
 from models.devices.joint_graph import joint
 from models.devices.model import Model
 from models.devices.options import HIGHEST_ALPHA, Options
@@ -85,7 +86,7 @@ def _one_class_svm(params: pl.DataFrame) -> Graph:
         builder.rows(params[name].to_numpy(), "sensor") for name in ("center", "scale", "gamma", "intercept")
     )
     support, coefficient = (
-        builder.rows(_padded(params[name], widest), "sensor") for name in ("support", "coefficient")
+        builder.rows(matrix_of(params[name], widest), "sensor") for name in ("support", "coefficient")
     )
     z = builder.op("Div", builder.op("Sub", "value", center), scale)
     one = builder.constant([1], np.int64)
@@ -97,13 +98,6 @@ def _one_class_svm(params: pl.DataFrame) -> Graph:
     return builder.graph(
         "one_class_svm", _INPUTS, [(builder.op("Neg", builder.op("Add", total, intercept)), SCORE)]
     )
-
-
-def _padded(lists: pl.Series, width: int) -> np.ndarray:
-    matrix = np.zeros((len(lists), width))
-    for row, values in enumerate(lists):
-        matrix[row, : len(values)] = values
-    return matrix
 
 
 def _isolation_forest(params: pl.DataFrame) -> Graph:

@@ -202,13 +202,11 @@ def _of_present(x: Floats, present: NDArray[np.bool_], precision: Floats) -> Flo
     pull = np.zeros_like(x)
     for j in tags:
         pull -= precision[:, :, j] * x[:, j : j + 1]
-    completed = np.where(
-        present, x, np.linalg.solve(system, np.where(absent, pull, 0.0)[:, :, None])[:, :, 0]
-    )
+    point = np.where(present, x, np.linalg.solve(system, np.where(absent, pull, 0.0)[:, :, None])[:, :, 0])
     distance = np.zeros(len(x))
     for i in tags:
         for j in tags:
-            distance += precision[:, i, j] * completed[:, i] * completed[:, j]
+            distance += precision[:, i, j] * point[:, i] * point[:, j]
     return distance
 
 

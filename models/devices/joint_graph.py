@@ -44,12 +44,12 @@ def joint(params: pl.DataFrame) -> Graph:
     stacked = builder.op("Concat", *channels, axis=1)
     stacked = builder.op("Where", builder.op("IsNaN", stacked), builder.constant(-np.inf), stacked)
     now = (builder.column(value, RECENT - 1) for value in (few, square))
-    absent, squared = (builder.squeeze(value) for value in now)
+    absent, squares = (builder.squeeze(value) for value in now)
     score = builder.op("ReduceMax", stacked, axes=[1], keepdims=0)
     outputs = [
         (builder.op("Where", absent, nothing, score), _SCORE),
         (
-            builder.op("Where", absent, nothing, builder.op("Sqrt", squared)),
+            builder.op("Where", absent, nothing, builder.op("Sqrt", squares)),
             Port("distance", "double", (), "Mahalanobis distance of the tags"),
         ),
     ]
@@ -119,11 +119,11 @@ def _of_present(
     return builder.op("Reshape", whole, builder.constant([-1, RECENT], np.int64))
 
 
-def _normal(builder: Builder, squared: str, count: str) -> str:
+def _normal(builder: Builder, squares: str, count: str) -> str:
     """As `models.devices.joint._normal`."""
     least = builder.op("Max", count, builder.constant(1.0))
     share = builder.op("Div", builder.constant(2 / 9), least)
-    root = builder.op("Pow", builder.op("Div", squared, least), builder.constant(1 / 3))
+    root = builder.op("Pow", builder.op("Div", squares, least), builder.constant(1 / 3))
     middle = builder.op("Sub", builder.constant(1.0), share)
     return builder.op("Div", builder.op("Sub", root, middle), builder.op("Sqrt", share))
 

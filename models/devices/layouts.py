@@ -102,9 +102,9 @@ def _influx(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceF
             file, columns = SourceFile(file.name, long.drop_nulls("_value")), [*index, "_field", "_value"]
         own = [pl.col(c).cast(pl.String) for c in ("_measurement", "_field") if c in columns]
         names = [pl.col(c).cast(pl.String) for c in keys]
-        tagged = pl.concat_str(names or [pl.lit("")], separator="/", ignore_nulls=True)
+        path = pl.concat_str(names or [pl.lit("")], separator="/", ignore_nulls=True)
         device = (
-            pl.when(tagged == "").then(own[0] if own else pl.lit(file.stem)).otherwise(tagged).alias("device")
+            pl.when(path == "").then(own[0] if own else pl.lit(file.stem)).otherwise(path).alias("device")
         )
         tag = (pl.concat_str(own, separator=".") if own else pl.lit("value")).alias("tag")
         result.append(SourceFile(file.name, file.frame.with_columns(device, tag)))

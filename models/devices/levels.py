@@ -45,10 +45,10 @@ def levels(
     rests = past.join(now, on=list(KEY), how="anti")
     new = now.join(past, on=list(KEY), how="anti")
     earlier = pl.concat([goes_on, rests]).with_columns(is_new=pl.lit(value=False))
-    return pl.concat([earlier, _begun(new, incidents, as_of)]).select(list(LEVELS)).sort(*KEY)
+    return pl.concat([earlier, _first_rows(new, incidents, as_of)]).select(list(LEVELS)).sort(*KEY)
 
 
-def _begun(new: pl.DataFrame, incidents: pl.LazyFrame | None, as_of: datetime) -> pl.DataFrame:
+def _first_rows(new: pl.DataFrame, incidents: pl.LazyFrame | None, as_of: datetime) -> pl.DataFrame:
     """The rows of `new` levels: device, tag, normal_since."""
     first = pl.DataFrame(
         schema={"device": pl.String, "tag": pl.String, "begun": _TIME, "incident": pl.String}

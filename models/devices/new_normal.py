@@ -68,7 +68,7 @@ def called_for_of(step: timedelta) -> timedelta:
     return max(CALLED_FOR, FEWEST_CALLED * step)
 
 
-def relearnt(
+def with_new_normal(
     scores: Scores,
     readings: pl.LazyFrame,
     faults: pl.DataFrame,
@@ -90,26 +90,26 @@ def relearnt(
         return scores
     keys = scores.keys.select(*KEY).join(devices, on="device", how="semi")
     past = scorer(model, keys, first - memory_of(options.hold_hours, step), first).rows
-    stayed = _stayed(past.filter(pl.col("time") >= first - hold), first - hold, hold)
+    lasting = _lasting(past.filter(pl.col("time") >= first - hold), first - hold, hold)
     usual = outside(past, faults, step)
     called_for = called_for_of(step)
-    remembered = remembering(scores.rows, usual, first, options.alpha, called_for, without=stayed)
-    if stayed.is_empty():
-        return Scores(remembered, scores.keys)
-    devices = stayed.select("device").unique()
+    rows = with_memory(scores.rows, usual, first, options.alpha, called_for, without=lasting)
+    if lasting.is_empty():
+        return Scores(rows, scores.keys)
+    devices = lasting.select("device").unique()
     keys = keys.join(devices, on="device", how="semi")
-    again = _fitted(readings, devices, faults, first - hold, first, options, model)
-    both = scorer(again, keys, first - hold, until).rows.join(stayed, on=list(KEY), how="semi")
-    rows, before = both.filter(pl.col("time") >= first), both.filter(pl.col("time") < first)
-    rows = remembering(rows, outside(before, faults, step), first, options.alpha, called_for)
-    judged_keys = rows.filter(pl.col("p_value").is_not_null()).select(*KEY).unique()
+    again = _model_of(readings, devices, faults, first - hold, first, options, model)
+    both = scorer(again, keys, first - hold, until).rows.join(lasting, on=list(KEY), how="semi")
+    now, before = both.filter(pl.col("time") >= first), both.filter(pl.col("time") < first)
+    now = with_memory(now, outside(before, faults, step), first, options.alpha, called_for)
+    judged_keys = now.filter(pl.col("p_value").is_not_null()).select(*KEY).unique()
     return Scores(
-        _since(_lesser(remembered, rows), judged_keys, first - hold),
+        _since(_lesser(rows, now), judged_keys, first - hold),
         _with_reason(scores.keys, judged_keys, hold),
     )
 
 
-def remembering(
+def with_memory(
     rows: pl.DataFrame,
     past: pl.DataFrame,
     first: datetime,
@@ -131,6 +131,22 @@ def remembering(
     )
     if now.is_empty() or before.is_empty():
         return rows
+    shares = _shares(now, before, first, called_for)
+    both = rows.join(shares, on=[*KEY, "time"], how="left", maintain_order="left")
+    beyond = OFTEN_AT * (pl.col("p_value").clip(upper_bound=OFTEN_AT) / OFTEN_AT).pow(pl.col("power"))
+    p = pl.max_horizontal("p_value", beyond, "share")
+    is_higher = pl.col("share").is_not_null() & pl.col("value").is_not_null()
+    return both.with_columns(
+        pl.when(is_higher).then(p).otherwise("p_value").alias("p_value"),
+        pl.when(is_higher).then(p <= alpha).otherwise("is_anomaly").alias("is_anomaly"),
+    ).select(rows.columns)
+
+
+def _shares(now: pl.DataFrame, before: pl.DataFrame, first: datetime, called_for: timedelta) -> pl.DataFrame:
+    """For each row of `now`: device, tag, time, the `share` of earlier rows that were as unusual, and `power`.
+
+    `power` is that of a p-value below `OFTEN_AT`, by how unusual the sensor's readings were `before`.
+    """
     is_old = pl.col("time") < first - called_for
     share = (pl.col("p_value") <= OFTEN_AT).filter(is_old).mean().fill_null(0.0)
     usual = pl.col("p_value").filter(is_old).quantile(USUAL_SHARE).fill_null(USUAL_SHARE)
@@ -142,19 +158,7 @@ def remembering(
     near = pl.concat([before.filter(~is_old), now]).select(*KEY, "time", "score")
     shares = shares.join(_near(now.join(facts, on=list(KEY)), near, called_for), on=[*KEY, "time"])
     n, as_unusual = (pl.col(name) + pl.col(f"near_{name}") for name in ("n", "as_unusual"))
-    both = rows.join(
-        shares.select(*KEY, "time", "power", share=as_unusual / (n + 1)),
-        on=[*KEY, "time"],
-        how="left",
-        maintain_order="left",
-    )
-    beyond = OFTEN_AT * (pl.col("p_value").clip(upper_bound=OFTEN_AT) / OFTEN_AT).pow(pl.col("power"))
-    p = pl.max_horizontal("p_value", beyond, "share")
-    is_higher = pl.col("share").is_not_null() & pl.col("value").is_not_null()
-    return both.with_columns(
-        pl.when(is_higher).then(p).otherwise("p_value").alias("p_value"),
-        pl.when(is_higher).then(p <= alpha).otherwise("is_anomaly").alias("is_anomaly"),
-    ).select(rows.columns)
+    return shares.select(*KEY, "time", "power", share=as_unusual / (n + 1))
 
 
 def _as_high_as(score: str) -> pl.Expr:
@@ -195,11 +199,11 @@ def outside(rows: pl.DataFrame, faults: pl.DataFrame, step: timedelta) -> pl.Dat
     if faults.is_empty():
         return rows
     near = rows.select(*KEY, "time").join(faults, on="device", suffix="|fault")
-    concerned = (pl.col("tag|fault") == pl.col("tag")) | pl.any_horizontal(
+    concerns = (pl.col("tag|fault") == pl.col("tag")) | pl.any_horizontal(
         pl.col("tag", "tag|fault") == JOINT_TAG
     )
     inside = (
-        concerned
+        concerns
         & (pl.col("time") >= pl.col("start"))
         & (pl.col("time") < pl.col("end") + len(LEVEL_WEIGHTS) * step)
     )
@@ -220,7 +224,7 @@ def _called_often(rows: pl.DataFrame) -> pl.DataFrame:
     return _values(rows).group_by(KEY).agg(often.alias("often")).filter("often").select(KEY)
 
 
-def _stayed(rows: pl.DataFrame, start: datetime, hold: timedelta) -> pl.DataFrame:
+def _lasting(rows: pl.DataFrame, start: datetime, hold: timedelta) -> pl.DataFrame:
     """Keys that are different in each quarter of the hold."""
     quarter = (
         (pl.col("time") - start).dt.total_microseconds() * QUARTERS // (hold // timedelta(microseconds=1))
@@ -235,7 +239,7 @@ def _stayed(rows: pl.DataFrame, start: datetime, hold: timedelta) -> pl.DataFram
     return different.group_by(KEY).len().filter(pl.col("len") == QUARTERS).select(*KEY).sort(*KEY)
 
 
-def _fitted(
+def _model_of(
     readings: pl.LazyFrame,
     devices: pl.DataFrame,
     faults: pl.DataFrame,

@@ -37,15 +37,15 @@ def p_values(calibration: pl.DataFrame, corrections: pl.DataFrame) -> Graph:
         builder.op("Max", tail, builder.constant(P_FLOOR)),
         builder.op("Max", inner, base),
     )
-    p = _corrected(builder, p, calibration["rung"], corrections)
+    p = _corrected_p_values(builder, p, calibration["rung"], corrections)
     nothing = builder.op("Or", builder.op("IsNaN", "score"), builder.op("IsNaN", threshold))
     p = builder.op("Where", nothing, builder.constant(np.nan), p)
     score = Port("score", "double", (), "of the sensor's own detector")
     return builder.graph("p_values", (SENSOR, score), [(p, P_VALUE)])
 
 
-def _corrected(builder: Builder, p: str, rung: pl.Series, corrections: pl.DataFrame) -> str:
-    """As `models.devices.calibration.corrected`: on logarithms a sum of slopes, each over its own range."""
+def _corrected_p_values(builder: Builder, p: str, rung: pl.Series, corrections: pl.DataFrame) -> str:
+    """As `models.devices.calibration.corrected_p_values`: on logarithms a sum of slopes, each over its own range."""
     if corrections.is_empty():
         return p
     rungs = corrections["rung"].unique(maintain_order=True).to_list()
@@ -59,10 +59,10 @@ def _corrected(builder: Builder, p: str, rung: pl.Series, corrections: pl.DataFr
     logarithm = builder.op("Log", p)
     apart = builder.op("Sub", builder.unsqueeze(logarithm), builder.rows(begin, at))
     inside = builder.op("Min", builder.op("Max", apart, builder.constant(0.0)), builder.rows(width, at))
-    climbed = builder.total(builder.op("Mul", inside, builder.rows(slope, at)), 1)
+    climb = builder.total(builder.op("Mul", inside, builder.rows(slope, at)), 1)
     first, start = builder.rows(grid[:, 0], at), builder.rows(value[:, 0], at)
     below = builder.op("Add", logarithm, builder.op("Sub", start, first))
-    between = builder.op("Add", start, climbed)
+    between = builder.op("Add", start, climb)
     result = builder.op("Exp", builder.op("Where", builder.op("Less", logarithm, first), below, between))
     last, end = (builder.rows([part[c][-1] for part in by_rung], at) for c in ("p", "corrected"))
     high = builder.op("GreaterOrEqual", p, last)

@@ -37,12 +37,12 @@ def paces_of(readings: pl.LazyFrame, step: timedelta) -> pl.DataFrame:
     usual = gaps.filter(pl.col("regular") >= REGULAR)
     parts = pl.DataFrame({"part": [float(n) for n in _parts_of_an_hour(step)]})
     usual = usual.with_columns(part=1.1 * pl.col("gap")).sort("part")
-    paced = usual.join_asof(parts.with_columns(pace="part"), on="part").select(
+    regular = usual.join_asof(parts.with_columns(pace="part"), on="part").select(
         *KEY, pl.col("pace").cast(pl.Int64)
     )
     return (
         keys.select(KEY)
-        .join(paced, on=list(KEY), how="left")
+        .join(regular, on=list(KEY), how="left")
         .with_columns(pl.col("pace").fill_null(1))
         .sort(*KEY)
     )
@@ -121,6 +121,5 @@ def with_joint(paces: pl.DataFrame) -> pl.DataFrame:
 
 def by_pace(frames: Mapping[str, pl.DataFrame], keys: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
     """The keys of each pace (see `paces_in`), in their order."""
-    paced = paces_in(frames, keys).partition_by("pace", as_dict=True, maintain_order=True)
-    for (pace,), some in paced.items():
+    for (pace,), some in paces_in(frames, keys).group_by("pace", maintain_order=True):
         yield int(pace), some.select(KEY)

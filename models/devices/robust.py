@@ -172,8 +172,8 @@ def _profile(grid: Grid, x: Floats, center: Floats, design: Floats) -> Floats:
         course = channels.seasonal(design, profile)
         rest = x - course
         scale = channels.robust_scale(rest)[:, None]
-        pulled = np.where(present, np.clip(rest, -2 * scale, 2 * scale), 0.0)
-        right = np.stack([(pulled * design[None, :, i]).sum(axis=1) for i in range(PROFILE)], axis=1)
+        near = np.where(present, np.clip(rest, -2 * scale, 2 * scale), 0.0)
+        right = np.stack([(near * design[None, :, i]).sum(axis=1) for i in range(PROFILE)], axis=1)
         profile += np.linalg.solve(normal, np.where(in_use, right, 0.0)[:, :, None])[:, :, 0]
     return profile
 

@@ -154,12 +154,12 @@ class Devices(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> FitResult:
         settings = Options.of(options)
-        collected = {name: frame.collect() for name, frame in parts.items()}
-        files = training.files_of(collected, settings)
-        backtest = backtests.predictions(collected, settings)
+        frames = {name: frame.collect() for name, frame in parts.items()}
+        files = training.files_of(frames, settings)
+        backtest = backtests.predictions(frames, settings)
         metrics = backtests.metrics(backtest)
         headline = dict(metrics.filter(pl.col("slice") == "all").select("metric", "value").iter_rows())
-        rungs = collected["sensors"]["rung"]
+        rungs = frames["sensors"]["rung"]
         notes = [
             f"{count:,} sensor{'s' * (count > 1)}: {rung}"
             for rung, count in rungs.value_counts().sort("rung").iter_rows()
@@ -194,7 +194,7 @@ class Devices(
         if unseen.is_empty() or "backtest_readings" not in parts:
             return None
         options = Options.of(model.options)
-        theirs = backtests.predicted(model, parts["backtest_readings"].collect(), options)
+        theirs = backtests.predictions_of(model, parts["backtest_readings"].collect(), options)
         row = [*KEY, "time", "injected"]
         theirs = theirs.join(unseen, on=row, how="semi")
         ours = unseen.join(theirs, on=row, how="semi")

@@ -21,7 +21,7 @@ from models.devices import (
     presence,
     robust,
 )
-from models.devices.calibration import Tails, corrected, uncorrected
+from models.devices.calibration import Tails, corrected_p_values, p_value_before_correction
 from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.detectors import DETECTORS
 from models.devices.grid import LOOKBACK, Floats, Grid, panel_of, with_timezone
@@ -57,7 +57,7 @@ def score(
     for pace, some in by_pace(model.frames, keys):
         scores = scorer(model, some, first, as_of)
         parts.append(
-            new_normal.relearnt(scores, readings, labels, first, as_of, options, scorer, model, pace)
+            new_normal.with_new_normal(scores, readings, labels, first, as_of, options, scorer, model, pace)
         )
     return _together(parts)
 
@@ -182,9 +182,9 @@ def _score_varying(model: Model, block: Block, rung: pl.Series, options: Options
     p = tails.p_values(scores)
     for name in names.unique():
         rows, correction = _where(names, (name,)), model.correction(name)
-        p[rows] = corrected(p[rows], correction)
+        p[rows] = corrected_p_values(p[rows], correction)
         if name in ROBUST_RUNGS:
-            width[rows] = tails.scores_at(uncorrected(options.alpha, correction))[rows]
+            width[rows] = tails.scores_at(p_value_before_correction(options.alpha, correction))[rows]
     block.score[at], block.p_value[at], block.cause[at] = scores, p, cause
     band = (width * parameters.scales.scale)[:, None]
     block.low[at], block.high[at] = block.expected[at] - band, block.expected[at] + band
@@ -267,7 +267,9 @@ def _joint_rows(
     own = joint.keys_of(params)
     p = scores
     if params.height:
-        p = corrected(Tails.of(model.rows("calibration", own)).p_values(scores), model.correction("joint"))
+        p = corrected_p_values(
+            Tails.of(model.rows("calibration", own)).p_values(scores), model.correction("joint")
+        )
     row, column = np.nonzero(~np.isnan(scores))
     nothing = pl.lit(None, pl.Float64)
     rows = pl.DataFrame(

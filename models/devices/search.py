@@ -11,7 +11,7 @@ from models.devices import backtest, pace
 from models.devices.contracts import KEY
 from models.devices.detectors import DETECTORS
 from models.devices.options import AUTO, Options, moment_of
-from models.devices.training import history_start, kinds_and_zones, labelled_faults, sampled, stacked
+from models.devices.training import backtest_keys, history_start, kinds_and_zones, labelled_faults, stacked
 from models.scenario import AsOf, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
@@ -48,12 +48,12 @@ class DevicesSearch(Search):
         start = history_start(context, until, replace(settings, history_days=LONGEST_DAYS))
         readings = tables["readings"].filter(pl.col("time") >= start, pl.col("time") < until)
         keys = readings.select(KEY).unique().sort(*KEY).collect()
-        devices = sampled(keys, context, settings)
+        devices = backtest_keys(keys, context, settings)
         sample = readings.select(*KEY, "time", "mean").join(devices.lazy(), on=KEY, how="semi")
-        prepared = {"readings": sample.sort(*KEY, "time").collect()}
+        parts = {"readings": sample.sort(*KEY, "time").collect()}
         kinds, zones = kinds_and_zones(tables)
         some = {"labels": labelled_faults(tables, until), "kinds": kinds, "sites": zones}
-        return prepared | {n: frame for n, frame in some.items() if frame is not None and frame.height}
+        return parts | {n: frame for n, frame in some.items() if frame is not None and frame.height}
 
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
         return [f"{end:%Y-%m-%d %H:%M}" for end in _ends(parts, moment_of(as_of))]

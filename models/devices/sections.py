@@ -166,20 +166,6 @@ def _explorer(view: _View) -> list[Block]:
     devices = sample.lazy().select("device")
     discrete = view.run.files.get("discrete")
     places = states.states_of(discrete if isinstance(discrete, pl.DataFrame) else None)
-    rows = view.rows.join(devices, on="device", how="semi")
-    rows = states.as_places(rows, ("value", "expected", "low", "high"), places).with_columns(_panel())
-    tracks = [
-        Track(
-            rows,
-            actual=Line("value", "Reading"),
-            expected=Line("expected", "Expected"),
-            bands=[Band("low", "high", "Normal")],
-            marks=[Mark("is_anomaly", "Anomaly", page.ALERT)],
-        )
-    ]
-    if "readings" in view.run.tables:
-        past = states.as_places(_past(view, devices), ("past",), places)
-        tracks.insert(0, Track(past, actual=Line("past", "Reading before this hour", page.MUTED)))
     about = view.run.keys.join(devices, on="device", how="semi")
     about = about.join(states.named(places).lazy(), on=list(KEY), how="left").select(
         "device",
@@ -199,7 +185,7 @@ def _explorer(view: _View) -> list[Block]:
     explorer = Explorer(
         key={"device": "Device", "tag": "Sensor"},
         time="time",
-        tracks=tracks,
+        tracks=_tracks(view, devices, places),
         panels="tag",
         order=[TOGETHER],
         start=start,
@@ -210,6 +196,25 @@ def _explorer(view: _View) -> list[Block]:
     return [explorer]
 
 
+def _tracks(view: _View, devices: pl.LazyFrame, places: pl.DataFrame) -> list[Track]:
+    """The readings of this hour and, where the run has them, those before it; states by their `places`."""
+    rows = view.rows.join(devices, on="device", how="semi")
+    rows = states.as_places(rows, ("value", "expected", "low", "high"), places).with_columns(_panel())
+    tracks = [
+        Track(
+            rows,
+            actual=Line("value", "Reading"),
+            expected=Line("expected", "Expected"),
+            bands=[Band("low", "high", "Normal")],
+            marks=[Mark("is_anomaly", "Anomaly", page.ALERT)],
+        )
+    ]
+    if "readings" in view.run.tables:
+        past = states.as_places(_past(view, devices), ("past",), places)
+        tracks.insert(0, Track(past, actual=Line("past", "Reading before this hour", page.MUTED)))
+    return tracks
+
+
 def _panel() -> pl.Expr:
     return pl.col("tag").replace(JOINT_TAG, TOGETHER)
 
@@ -217,10 +222,8 @@ def _panel() -> pl.Expr:
 def _shown_devices(view: _View) -> tuple[pl.DataFrame, int]:
     """Devices in the explorer, and how many there are; those with alarms come first."""
     sizes = view.rows.group_by("device").len().sort("device").collect(engine="streaming")
-    alarmed = pl.col("device").is_in(view.current["device"].to_list())
-    in_order = sizes.with_columns(alarmed.alias("alarmed")).sort(
-        "alarmed", "device", descending=[True, False]
-    )
+    has_alarm = pl.col("device").is_in(view.current["device"].to_list())
+    in_order = sizes.sort(has_alarm, "device", descending=[True, False])
     return in_order.filter(pl.col("len").cum_sum() <= EXPLORER_ROWS), sizes.height
 
 
@@ -324,7 +327,7 @@ def _detectors(view: _View) -> list[Block]:
 def _rates(p_values: np.ndarray) -> Chart:
     share = [float((p_values <= alpha).mean()) for alpha in _CURVE]
     points = [(float(a), s) for a, s in zip(_CURVE, share, strict=True) if s > 0]
-    promised = {"color": page.MUTED, "width": 1.5, "dash": "dash"}
+    diagonal = {"color": page.MUTED, "width": 1.5, "dash": "dash"}
     line = {"color": page.ACCENT, "width": 2}
     axis = {"type": "log", "tickformat": ".2~%"}
     data = [
@@ -334,7 +337,7 @@ def _rates(p_values: np.ndarray) -> Chart:
             "name": "Promised",
             "x": list(_CURVE),
             "y": list(_CURVE),
-            "line": promised,
+            "line": diagonal,
         },
         {"type": "scatter", "mode": "lines+markers", "name": "In the backtest", "line": line},
     ]
@@ -347,8 +350,8 @@ def _rates(p_values: np.ndarray) -> Chart:
 
 
 def _findings(view: _View) -> list[Block]:
-    noted = view.run.keys.filter(pl.col("reason").is_not_null(), pl.col("tag") != JOINT_TAG)
-    frame = noted.select(
+    notes = view.run.keys.filter(pl.col("reason").is_not_null(), pl.col("tag") != JOINT_TAG)
+    frame = notes.select(
         pl.col("device").alias("Device"),
         pl.col("tag").alias("Sensor"),
         pl.col("status").str.to_titlecase().alias("Outcome"),

@@ -63,7 +63,7 @@ class ReadingsTable(Table):
         bad = split.bad.select(ROW, pl.col("rule").alias(RULE))
         good = split.good
         if ENQUEUED in raw.columns:
-            ahead = good.filter(pl.col("time") > _enqueued(good[ENQUEUED]) + tolerance)
+            ahead = good.filter(pl.col("time") > _enqueue_times(good[ENQUEUED]) + tolerance)
             good = good.join(ahead, on=ROW, how="anti", maintain_order="left")
             bad = pl.concat([bad, ahead.select(ROW, pl.lit(_FUTURE).alias(RULE))])
         ignored = tuple(c for c in raw.columns if c not in (ROW, *RAW_COLUMNS))
@@ -74,42 +74,42 @@ class ReadingsTable(Table):
     def fold(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """Merges points into the stored intervals that they touch. Points of a closed interval are refused."""
         points = rows.drop("shard")
-        touched = (
-            aggregation.aggregate(points.clear()) if stored_rows is None else _touched(stored_rows, points)
+        current = (
+            aggregation.aggregate(points.clear()) if stored_rows is None else _current(stored_rows, points)
         )
-        merged = aggregation.merge(touched, points)
+        merge = aggregation.merge(current, points)
         shards = rows.select("device", "shard").unique()
-        readings = merged.readings.join(shards, on="device", how="left", maintain_order="left")
+        readings = merge.readings.join(shards, on="device", how="left", maintain_order="left")
         new, updates, count = readings, readings.clear(), int(readings["count"].sum())
-        if touched.height:
+        if current.height:
             new, updates = (
-                readings.join(touched, on=[*KEY, "time"], how=how, maintain_order="left")
+                readings.join(current, on=[*KEY, "time"], how=how, maintain_order="left")
                 for how in _NEW_AND_CHANGED
             )
-            count -= int(touched.join(updates, on=[*KEY, "time"], how="semi")["count"].sum())
-        late = merged.too_late.with_columns(pl.lit(_LATE).alias(RULE))
+            count -= int(current.join(updates, on=[*KEY, "time"], how="semi")["count"].sum())
+        late = merge.too_late.with_columns(pl.lit(_LATE).alias(RULE))
         return FoldResult(new, updates, rows.height - count - late.height, late)
 
     def replace(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """Replaces the stored points of the same intervals."""
-        folded = self.fold(None, rows)
+        fold = self.fold(None, rows)
         if stored_rows is None:
-            return folded
-        touched = _touched(stored_rows, rows.drop("shard"))
-        compared = replace(touched.lazy(), folded.new, self.unique)
-        count = int(folded.new["count"].sum())
-        unchanged = count - int(compared.new["count"].sum()) - int(compared.changed["count"].sum())
-        return FoldResult(compared.new, compared.changed, folded.repeated + unchanged, folded.refused)
+            return fold
+        current = _current(stored_rows, rows.drop("shard"))
+        result = replace(current.lazy(), fold.new, self.unique)
+        count = int(fold.new["count"].sum())
+        same = count - int(result.new["count"].sum()) - int(result.changed["count"].sum())
+        return FoldResult(result.new, result.changed, fold.repeated + same, fold.refused)
 
 
-def _enqueued(text: pl.Series) -> pl.Series:
+def _enqueue_times(text: pl.Series) -> pl.Series:
     """When messages were enqueued, as Event Hubs Capture writes it, in UTC; null where it cannot be read."""
     times = text.str.to_datetime("%m/%d/%Y %I:%M:%S %p", strict=False, time_unit="us")
     other = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", strict=False, time_unit="us")
     return times.fill_null(other).dt.replace_time_zone("UTC").cast(TIME)
 
 
-def _touched(stored: pl.LazyFrame, points: pl.DataFrame) -> pl.DataFrame:
+def _current(stored: pl.LazyFrame, points: pl.DataFrame) -> pl.DataFrame:
     """The stored readings of the intervals of `points`."""
     intervals = points.select(*KEY, "time").unique()
     time = pl.col("time")

@@ -71,7 +71,7 @@ def prepare(
     readings = tables["readings"].filter(pl.col("time") >= start, pl.col("time") < as_of)
     readings = readings.select(*KEY, "time", "mean")
     paces = pace.paces_of(readings, options.step)
-    sample = sampled(paces.select(KEY), context, options)
+    sample = backtest_keys(paces.select(KEY), context, options)
     faults = labelled_faults(tables, as_of)
     kinds, zones = kinds_and_zones(tables)
     parts = []
@@ -125,7 +125,7 @@ def history_start(context: Mapping[str, pl.DataFrame], as_of: datetime, options:
     return as_of - -(-(as_of - start) // options.step) * options.step
 
 
-def sampled(keys: pl.DataFrame, context: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
+def backtest_keys(keys: pl.DataFrame, context: Mapping[str, pl.DataFrame], options: Options) -> pl.DataFrame:
     """Keys of the devices that the backtest is made on: chosen by a hash of the name, whatever the shard."""
     share = min(1.0, options.backtest_devices / max(1, context["fleet"]["devices"].item() or 0))
     names = keys["device"].unique(maintain_order=True)
@@ -159,19 +159,37 @@ def fit_grid(
     kind = conversion.kind_of(grid.keys, kinds)
     conversions = conversion.converted(readings_grid, types)
     grid = replace(conversions, values=np.where(left_out.in_faults(grid, faults), np.nan, conversions.values))
+    frames, rung = _detectors(grid, kind, options, sample)
+    frames["sensors"] = presence.fit(readings_grid).with_columns(
+        pl.lit(grid.interval // options.step, pl.Int64).alias("pace"),
+        pl.lit(grid.timezone).alias("timezone"),
+        pl.Series("rung", rung, dtype=pl.String),
+        pl.Series("trend_per_day", trend.trend_per_day(grid), nan_to_null=True),
+        pl.Series("sentinels", sentinels, dtype=pl.List(pl.Float64)),
+        kind,
+        types["taken"],
+        types["zero"],
+    )
+    return frames
+
+
+def _detectors(
+    grid: Grid, kind: pl.Series, options: Options, sample: pl.DataFrame
+) -> tuple[dict[str, pl.DataFrame], NDArray[np.object_]]:
+    """The detectors by kind, their `tails` and `folds`, and the rung of each sensor, whose `kind` may be set."""
     part = fit_columns(grid)
     present = ~np.isnan(grid.values)
     readings = present.sum(axis=1)
     few = discrete.is_discrete(grid.values, kind) & (readings >= options.fewest_readings)
     halves = np.minimum(present[:, part].sum(axis=1), present[:, ~part].sum(axis=1))
-    own = (readings >= options.fewest_readings) & (halves >= FEWEST_PER_PART) & ~few
-    own &= ~words.has_words(grid.values)
+    has_scale = (halves >= FEWEST_PER_PART) & ~words.has_words(grid.values)
+    own = (readings >= options.fewest_readings) & ~few & has_scale
     rung = np.where(few, DISCRETE_RUNGS[1], "none").astype(object)
     frames: dict[str, pl.DataFrame] = {}
     if few.any():
         frames["discrete"] = discrete.fit(grid.take(np.flatnonzero(few)))
         rung[np.flatnonzero(few)[frames["discrete"]["distinct"].to_numpy() == 1]] = DISCRETE_RUNGS[0]
-    coarse = few & kind.is_null().to_numpy() & (halves >= FEWEST_PER_PART) & ~words.has_words(grid.values)
+    coarse = few & kind.is_null().to_numpy() & has_scale
     coarse[coarse] = discrete.is_coarse(grid.values[coarse])
     if own.any() or coarse.sum() > 1:
         rows = np.flatnonzero(own | coarse)
@@ -184,18 +202,8 @@ def fit_grid(
             rung[rows] = names if options.detector == "auto" else options.detector
             score_sets.append(_detector(grid.take(rows), mine, options, rung[rows], frames))
         held_out = ~part
-        frames |= stacked([_calibrated(s, held_out, sample) for s in score_sets])
-    frames["sensors"] = presence.fit(readings_grid).with_columns(
-        pl.lit(grid.interval // options.step, pl.Int64).alias("pace"),
-        pl.lit(grid.timezone).alias("timezone"),
-        pl.Series("rung", rung, dtype=pl.String),
-        pl.Series("trend_per_day", trend.trend_per_day(grid), nan_to_null=True),
-        pl.Series("sentinels", sentinels, dtype=pl.List(pl.Float64)),
-        kind,
-        types["taken"],
-        types["zero"],
-    )
-    return frames
+        frames |= stacked([_tails_and_folds(s, held_out, sample) for s in score_sets])
+    return frames, rung
 
 
 def _fit_own(grid: Grid, part: NDArray[np.bool_], kind: pl.Series) -> _Own:
@@ -217,7 +225,7 @@ class _Scored:
     worth: float = 1.0
 
 
-def _calibrated(
+def _tails_and_folds(
     scores: _Scored, held_out: NDArray[np.bool_], sample: pl.DataFrame
 ) -> dict[str, pl.DataFrame]:
     """The tails of the scores by which p-values are found, and the folds by which they are checked."""
@@ -265,10 +273,10 @@ def files_of(parts: Mapping[str, pl.DataFrame], options: Options) -> dict[str, F
             files[name] = frame.sort([c for c in KEY if c in frame.columns])
     if "tails" in parts:
         by_rung = parts["tails"].sort("rung", *KEY).partition_by("rung", maintain_order=True)
-        shaped = pl.concat([fit_shapes(tails) for tails in by_rung]).sort(*KEY)
-        files["calibration"] = shaped
+        calibration = pl.concat([fit_shapes(tails) for tails in by_rung]).sort(*KEY)
+        files["calibration"] = calibration
         if "folds" in parts:
-            files["corrections"] = corrections(parts["folds"], shaped)
+            files["corrections"] = corrections(parts["folds"], calibration)
     if "robust" in parts:
         center = pl.col("profile").arr.get(0).alias("center")
         as_they_are = parts["sensors"].filter(

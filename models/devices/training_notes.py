@@ -110,8 +110,8 @@ def _slow(sensors: pl.DataFrame, options: Options) -> list[str]:
 
 def _irregular(sensors: pl.DataFrame, options: Options) -> list[str]:
     span = (pl.col("last") - pl.col("first")) / options.step
-    paced = sensors.filter(pl.col("readings") > 1).select(*KEY, pace=span / (pl.col("readings") - 1))
-    slow = paced.filter(pl.col("pace") >= _SLOW)
+    paces = sensors.filter(pl.col("readings") > 1).select(*KEY, pace=span / (pl.col("readings") - 1))
+    slow = paces.filter(pl.col("pace") >= _SLOW)
     if slow.is_empty():
         return []
     pace = options.step * float(slow["pace"].median())  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ def watched_inputs(
     """
     hourly = _every_hour(_hourly(readings, since, as_of), as_of).collect(engine="streaming").lazy()
     past = hourly.filter(pl.col(CYCLE) <= trained_as_of)
-    compared = hourly.join(_usual(past), on=list(KEY), how="left")
+    both = hourly.join(_usual(past), on=list(KEY), how="left")
     scale = pl.max_horizontal("scale", 1e-6 * pl.col("centre").abs(), 1e-9)
     values = {
         "": (pl.col("mean") - pl.col("centre")) / scale,
@@ -38,7 +38,7 @@ def watched_inputs(
         " readings": ((pl.col("n") + 1) / (pl.col("usual_n") + 1)).log(),
     }
     columns = [value.fill_null(_NOT_KNOWN).alias(name) for name, value in values.items()]
-    long = compared.select("device", "tag", CYCLE, *columns).unpivot(
+    long = both.select("device", "tag", CYCLE, *columns).unpivot(
         on=list(values), index=["device", "tag", CYCLE], variable_name="of"
     )
     wide = (

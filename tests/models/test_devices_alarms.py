@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from models.devices.alarms import REMEMBERED, alarming, evidence, level, past_alarms
 from models.devices.calibration import (
     Tails,
-    corrected,
+    corrected_p_values,
     corrections,
     fit_shapes,
     folds_of,
+    p_value_before_correction,
     tails_of,
-    uncorrected,
 )
 from models.devices.contracts import JOINT_TAG
 from models.devices.evaluation import (
@@ -26,7 +26,7 @@ from models.devices.evaluation import (
     outcomes,
     rate_with_error,
     rolling_z_score,
-    trained,
+    trained_model,
     trial,
 )
 from models.devices.incidents import INCIDENTS, incidents, what_happened
@@ -94,22 +94,22 @@ def test_p_values_that_come_out_too_small_on_held_out_blocks_are_raised_to_what_
     keyed = pl.concat([keys[folds["row"]], folds.drop("row")], how="horizontal")
     correction = corrections(keyed, shaped).filter(rung="r")
     p = np.logspace(-8, 0, 200)
-    adjusted = corrected(p, correction)
+    adjusted = corrected_p_values(p, correction)
     assert (np.diff(adjusted) >= 0).all()
     assert (adjusted >= p).all()
-    assert corrected(np.array([0.001]), correction)[0] > 0.002
+    assert corrected_p_values(np.array([0.001]), correction)[0] > 0.002
     for alpha in (0.05, 0.01, 1e-4, 1e-6):
-        assert corrected(np.array([uncorrected(alpha, correction)]), correction)[0] == pytest.approx(
-            alpha, rel=0.01
-        )
-    assert corrected(p, pl.DataFrame()).tolist() == p.tolist()
+        assert corrected_p_values(np.array([p_value_before_correction(alpha, correction)]), correction)[
+            0
+        ] == pytest.approx(alpha, rel=0.01)
+    assert corrected_p_values(p, pl.DataFrame()).tolist() == p.tolist()
 
 
 @pytest.fixture(scope="module")
 def fault_free():
     simulated = simulate(100, START, 1440 + 240, seed=21)
     readings = readings_of(simulated.grid).lazy()
-    model = trained(readings, START, START + 24 * HOUR, Options.of({"backtest_devices": 100}))
+    model = trained_model(readings, START, START + 24 * HOUR, Options.of({"backtest_devices": 100}))
     tags = simulated.grid.keys
     keys = pl.concat([tags, tags.select("device", pl.lit(JOINT_TAG).alias("tag")).unique()])
     return score_span(

@@ -249,7 +249,7 @@ def test_p_values_of_the_graph_are_those_of_the_calibration(corrected):
     expected = calibration.Tails.of(shaped).p_values(scores)
     for row, rung in enumerate(rungs):
         own = corrections.filter(rung=rung) if corrected else corrections
-        expected[row] = calibration.corrected(expected[row], own)
+        expected[row] = calibration.corrected_p_values(expected[row], own)
     outputs = run(p_values(shaped, corrections), sensor=np.repeat(np.arange(5), 632), score=scores.ravel())
     equal(outputs["p_value"], expected)
     np.testing.assert_allclose(outputs["p_value"], expected.ravel(), rtol=1e-9)

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from models.devices.new_normal import remembering
+from models.devices.new_normal import with_memory
 from models.devices.scenario import DEVICES
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -98,7 +98,7 @@ def test_a_rolling_p_value_is_the_share_of_earlier_scores_that_are_as_high():
     rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
     rows = rows.with_columns(p_value=pl.lit(1e-4), is_anomaly=pl.lit(value=True))
     rows = rows.with_columns(p_value=pl.when(pl.col("score") > 1.0).then(1e-4).otherwise(0.5))
-    p_values = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
     earlier = scores + np.abs(scores) / 100
     expected = [
         max(rows["p_value"][340 + i], (earlier[: 340 + i] >= scores[340 + i]).sum() / (341 + i))
@@ -112,7 +112,7 @@ def test_readings_of_the_last_half_hour_do_not_count_where_the_day_was_calm():
     times = [START + n * MINUTE for n in range(400)]
     rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
     rows = rows.with_columns(p_value=pl.when(pl.col("score") > 0).then(1e-6).otherwise(0.5), is_anomaly=True)
-    p_values = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
     assert (p_values[:30] == 1e-6).all()
     np.testing.assert_allclose(p_values[30:], np.arange(1, 31) / (342 + np.arange(30)))
 
@@ -123,7 +123,7 @@ def test_what_is_hardly_more_unusual_than_before_is_no_more_unusual(last, share)
     times = [START + n * MINUTE for n in range(400)]
     rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "score": scores})
     rows = rows.with_columns(p_value=pl.when(pl.col("score") > 0).then(1e-6).otherwise(0.5), is_anomaly=True)
-    p_value = remembering(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"][-1]
+    p_value = with_memory(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"][-1]
     assert p_value == pytest.approx(share, rel=0.1)
 
 
@@ -134,7 +134,7 @@ def test_a_share_at_a_hundredth_that_is_far_too_high_returns_to_a_hundredth():
     rows = rows.with_columns(
         p_value=pl.when(pl.col("score") > 2.5).then(0.008).otherwise(0.5), is_anomaly=False
     )
-    p_values = remembering(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
+    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 30 * MINUTE)["p_value"].to_numpy()
     np.testing.assert_allclose(p_values[3::4], 0.25, atol=0.01)
 
 
@@ -228,7 +228,7 @@ def test_how_far_out_a_reading_is_counts_less_on_a_sensor_that_has_been_far_out_
     times = [START + n * MINUTE for n in range(400)]
     rows = pl.DataFrame({"device": "d", "tag": "t", "time": times, "value": 1.0, "p_value": chance})
     rows = rows.with_columns(score=-pl.col("p_value").log(), is_anomaly=pl.col("p_value") <= 0.001)
-    p_values = remembering(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"].to_numpy()
+    p_values = with_memory(rows[340:], rows[:340], times[340], 0.001, 20 * MINUTE)["p_value"].to_numpy()
     power = np.log(0.1) / np.log(np.quantile(chance[:340], 0.1))
     assert power == pytest.approx(0.5, abs=0.1)
     assert p_values[-1] == pytest.approx(1e-3 * 1e-4**power, rel=0.1)
