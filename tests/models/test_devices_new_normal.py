@@ -166,23 +166,32 @@ def test_the_verdict_depends_on_no_later_reading(model, past):
     assert plain.rows.equals(DEVICES.score(model, more, {}, KEYS, as_of, OPTIONS).rows)
 
 
-def test_a_new_level_is_told_once_with_the_time_at_which_its_incident_began(model, past):
-    """Hours of a shifted sensor, each with the tables that the ones before it left behind."""
-    values = noise(9, 30.0)
+def new_levels(model, past, values):
+    """The events of the hours of `values`, each with the tables that the ones before it left behind, and the last levels."""
     tables, earlier, events = tables_of(np.r_[past, values]), {}, []
-    for hour in range(1, 10):
+    for hour in range(1, len(values) // 60 + 1):
         as_of = START + (len(past) + 60 * hour) * MINUTE
         rows = DEVICES.score(model, tables, {}, KEYS, as_of, OPTIONS).rows.lazy()
         derived = DEVICES.derive(rows, earlier, tables, as_of, OPTIONS)
         events += [(hour, e) for e in DEVICES.events(rows, derived, as_of, OPTIONS) if e.name == "new_level"]
         stamped = {name: frame.with_columns(as_of=pl.lit(as_of)).lazy() for name, frame in derived.items()}
         earlier = {n: pl.concat([earlier[n], f]) if n in earlier else f for n, f in stamped.items()}
-    ((hour, event),) = events
+    return events, earlier["levels"].filter(pl.col("as_of") == pl.col("as_of").max()).collect()
+
+
+def test_a_new_level_is_told_once_with_the_time_at_which_its_incident_began(model, past):
+    ((hour, event),), last = new_levels(model, past, noise(9, 30.0))
     assert hour >= 5
     assert event.payload["since"] == (START + DAY * MINUTE).isoformat()
     assert event.payload["incident"].startswith("d 2026-01-02T00:00Z")
-    last = earlier["levels"].filter(pl.col("as_of") == pl.col("as_of").max()).collect()
     assert last.select("device", "tag", "is_new").rows() == [("d", "t", False)]
+
+
+@pytest.mark.parametrize("hours_per_deviation", [1, 4])
+def test_a_drift_is_told_once_however_far_it_goes(model, past, hours_per_deviation):
+    values = noise(16) + np.arange(16 * 60) / 60 / hours_per_deviation
+    (_,), last = new_levels(model, past, values)
+    assert last.select("is_new", pl.col("last") == pl.col("as_of")).row(0) == (False, True)
 
 
 def test_files_of_incidents_of_days_ago_are_not_opened(model, past, tmp_path):
