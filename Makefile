@@ -28,7 +28,7 @@ deploy: install
 undeploy:
 	$(BIN)/python -m deployments down
 
-# The types are checked while the tests wait: at the lowest priority, they hardly delay them.
+# Types and examples are checked while the tests wait: at the lowest priority, they hardly delay them.
 test: install
 	$(MAKE) --jobs=2 check pytest
 
@@ -36,14 +36,16 @@ test: install
 pytest: install
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=25
 
-# Tests that need neither a server nor processes of their own; as in all runs, with the examples in docstrings.
+# Tests that need neither a server nor processes of their own, and the examples in docstrings.
 quick: install
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not served"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not served" --doctest-modules \
+		tests flows tasks models
 
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	nice -n 19 $(BIN)/mypy
+	nice -n 19 $(BIN)/python -m pytest --doctest-modules flows tasks models
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
