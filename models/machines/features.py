@@ -34,7 +34,7 @@ from models.errors import ContractError
 from models.machines.contracts import tables_at
 from models.machines.moments import Floats, Moments, in_blocks, merge
 from models.machines.options import Options
-from models.machines.vocabulary import Vocabulary, by_component, kind_of_error
+from models.machines.vocabulary import Vocabulary, by_component, by_end_of_day, kind_of_error
 from models.scenario import Frames
 
 ROW = ("machine_id", "time")
@@ -169,7 +169,8 @@ def build(
     `readings` is the number of readings in the longest window, of the sensor that has most.
     Rows are sorted by machine and time; every machine has all of them, whether it has data or not.
     """
-    visible = tables_at(by_component(tables, vocabulary.components), last)
+    records = by_end_of_day(by_component(tables, vocabulary.components), vocabulary.dated)
+    visible = tables_at(records, last)
     ids = sorted(set(machines))
     step = timedelta(hours=options.every_hours)
     times = pl.Series("time", [last - step * back for back in range(count - 1, -1, -1)])

@@ -149,6 +149,11 @@ def _data_notes(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options
         notes.append(
             f"{repeats:,} records repeat a failure of the previous 24 hours that was not repaired yet: it counts once"
         )
+    if vocabulary.dated:
+        notes.append(
+            f"{' and '.join(vocabulary.dated)}: all times are 00:00, so they are days, and count from the end of the day "
+            "on: a failure may have come before"
+        )
     if OTHER_COMPONENTS in vocabulary.components:
         notes.append(
             f"components: {len(vocabulary.components) - 1} are on record three times or more, and all others count as "

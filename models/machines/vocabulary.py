@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, time
 from typing import Any
 
 import polars as pl
@@ -10,6 +10,7 @@ import polars as pl
 from models.machines import contracts
 from models.machines.cleaning import words
 from models.scenario import Frames
+from models.times import local_timezone
 
 OTHER = "other errors"
 """The name in `Vocabulary.errors` for all errors that are not distinguished; present only where there are some."""
@@ -20,21 +21,25 @@ OTHER_COMPONENTS = "other components"
 _MOST = 40
 _SELDOM, _CODES = 3, 0.9
 _EVENTS = ("maintenance", "failures")
-_LISTS = ("sensors", "components", "errors", "models")
+_LISTS = ("sensors", "components", "errors", "models", "dated")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Names that features and models are made from, each list sorted; known at one `as_of`."""
+    """Names that features and models are made from, each list sorted; known at one `as_of`.
+
+    `dated` are the tables of which only the day of each record is known, see `by_end_of_day`.
+    """
 
     sensors: tuple[str, ...]
     components: tuple[str, ...]
     errors: tuple[str, ...]
     models: tuple[str, ...]
     interval_hours: float
+    dated: tuple[str, ...] = ()
 
     def to_frame(self) -> pl.DataFrame:
-        """One row per name: `kind` (sensors, components, errors, models, interval_hours), `name`."""
+        """One row per name: `kind` (sensors, components, errors, models, dated, interval_hours), `name`."""
         rows = [(kind, name) for kind in _LISTS for name in getattr(self, kind)]
         rows.append(("interval_hours", repr(self.interval_hours)))
         return pl.DataFrame(rows, schema={"kind": pl.String, "name": pl.String}, orient="row")
@@ -52,7 +57,7 @@ class Vocabulary:
     @classmethod
     def of_dict(cls, values: Mapping[str, Any]) -> "Vocabulary":
         """The inverse of `to_dict`, also after a way through JSON."""
-        names = {kind: tuple(values[kind]) for kind in _LISTS}
+        names = {kind: tuple(values.get(kind, ())) for kind in _LISTS}
         return cls(**names, interval_hours=float(values["interval_hours"]))
 
 
@@ -70,7 +75,37 @@ def vocabulary(tables: Frames, as_of: datetime) -> Vocabulary:
         errors=_errors(visible["errors"]) if "errors" in visible else (),
         models=_distinct(visible["machines"], "model") if "machines" in visible else (),
         interval_hours=contracts.interval_hours(visible["telemetry"]) or 1.0,
+        dated=_dated(visible),
     )
+
+
+def by_end_of_day(tables: Frames, dated: Sequence[str]) -> dict[str, pl.LazyFrame]:
+    """`tables` with the records of those that are `dated` at the end of their day.
+
+    At its start a repair that a failure of that day led to would be on record before the failure.
+    """
+    end = pl.col("time") + pl.duration(days=1)
+    return {t: f.with_columns(end) if t in dated else f for t, f in tables.items()}
+
+
+def _dated(tables: Frames) -> tuple[str, ...]:
+    """Of maintenance and errors those all of whose times are midnight, where those of failures are not.
+
+    Midnight is that of UTC or of `ALMANAC_TIMEZONE`.
+    """
+    if "failures" not in tables or _is_dated(tables["failures"]) is not False:
+        return ()
+    return tuple(name for name in ("errors", "maintenance") if name in tables and _is_dated(tables[name]))
+
+
+def _is_dated(events: pl.LazyFrame) -> bool | None:
+    """Whether all times are the start of a day; None where there are hardly any."""
+    midnights = [
+        (pl.col("time").dt.convert_time_zone(zone).dt.time() == time()).all().alias(name)
+        for name, zone in (("utc", "UTC"), ("local", local_timezone().key))
+    ]
+    some, *all_of = events.select(pl.len() >= _SELDOM, *midnights).collect().row(0)
+    return any(all_of) if some else None
 
 
 def components_of(tables: Frames, as_of: datetime) -> tuple[str, ...]:

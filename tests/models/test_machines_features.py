@@ -271,6 +271,23 @@ def test_a_failure_without_a_maintenance_record_counts_as_a_replacement():
     assert rows["pump_replaced_days"].item() == rows["any_failed_days"].item() == 2.0
 
 
+def test_repairs_and_errors_that_are_dated_by_day_are_known_at_its_end_and_not_before_the_failure_of_that_day():
+    tables = only(hourly(days=10))
+    days = [START + timedelta(days=n) for n in (2, 4, 6)]
+    failed = pl.DataFrame({"machine_id": "m", "time": [day + 15 * HOUR for day in days], "component": "pump"})
+    repaired = pl.DataFrame({"machine_id": "m", "time": days, "component": "pump"})
+    errors = pl.DataFrame({"machine_id": "m", "time": days, "error": "E7"})
+    inputs = {**tables, "failures": failed, "maintenance": repaired, "errors": errors}
+    rows = features(inputs, START + timedelta(days=7), 3)
+    assert rows["pump_replaced_days"].to_list() == pytest.approx([1.0, 1.5, 0.0])
+    assert rows["E7_count_24h"].to_list() == [0, 0, 1]
+    assert vocabulary(lazy(inputs), START + timedelta(days=7)).dated == ("errors", "maintenance")
+    by_hour = {**inputs, "maintenance": repaired.with_columns(pl.col("time") + HOUR)}
+    assert vocabulary(lazy(by_hour), START + timedelta(days=7)).dated == ("errors",)
+    by_day = {**inputs, "failures": repaired}
+    assert vocabulary(lazy(by_day), START + timedelta(days=7)).dated == ()
+
+
 def test_windows_that_the_interval_cannot_resolve_are_left_out_and_said():
     daily = windows(24.0, Options())
     assert (daily.hours, daily.spread) == ((24,), ())
