@@ -23,7 +23,7 @@ from models.devices.left_out import in_faults
 from models.devices.model import Model
 from models.devices.options import Options
 from models.devices.scoring import score_span
-from models.devices.training import files_of, fit_grid, stacked
+from models.devices.training import files_of, fit_grid, frames_of
 from models.metrics import by_slice
 
 HELD_OUT = timedelta(hours=2)
@@ -60,7 +60,7 @@ def part_of_shard(
         normal = replace(grid, values=np.where(in_faults(grid, faults), np.nan, grid.values))
         frames = fit_grid(past, options, sample, faults, types) | {"readings": _readings(normal, held_out)}
         parts.append({_PREFIX + name: frame for name, frame in frames.items()})
-    return stacked(parts)
+    return frames_of(parts)
 
 
 def _readings(grid: Grid, held_out: int) -> pl.DataFrame:

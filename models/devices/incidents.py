@@ -93,7 +93,7 @@ def _kind() -> pl.Expr:
 def _strands(
     anomalies: pl.DataFrame, past: pl.DataFrame, interval: timedelta, cooldown: timedelta
 ) -> pl.DataFrame:
-    """The anomalies with the `start` of their strand, the run of their tag and kind, and its `known` incident, if any."""
+    """The anomalies with the start of their strand, the run of their tag and kind, and its `earlier` incident, if any."""
     strand = ["device", "kind", "tag"]
     open_ones = past.select(
         "device", _kind(), pl.col("tags").alias("tag"), "incident", pl.col("end").alias("last_end")
@@ -107,33 +107,27 @@ def _strands(
     rows = rows.with_columns(apart.cum_sum().over(strand).alias("strand"))
     of_strand = [*strand, "strand"]
     return rows.with_columns(
-        pl.col("time").min().over(of_strand).alias("begun"),
-        pl.when(pl.col("strand") == 0).then("incident").alias("known"),
+        pl.col("time").min().over(of_strand).alias("strand_start"),
+        pl.when(pl.col("strand") == 0).then("incident").alias("earlier"),
     ).pipe(_with_incidents, past, min(TOGETHER, cooldown))
 
 
 def _with_incidents(strands: pl.DataFrame, past: pl.DataFrame, together: timedelta) -> pl.DataFrame:
-    """The strands with the incident of each: a known one, one that began a short time ago, or a new one."""
+    """The strands with the incident of each: an earlier one, one that began a short time ago, or a new one."""
     young = past.select("device", _kind(), pl.col("incident").alias("young"), pl.col("start").alias("since"))
     young = young.sort("since", "young").unique(["device", "kind"], keep="last", maintain_order=True)
     both = strands.join(young, on=["device", "kind"], how="left")
-    soon = pl.col("begun") - pl.col("since") <= together
-    both = both.with_columns(pl.coalesce("known", pl.when(soon).then("young")).alias("known"))
-    new = (
-        both.filter(pl.col("known").is_null())
-        .select("device", "kind", "begun")
-        .unique()
-        .sort("device", "kind", "begun")
-    )
-    later = (pl.col("begun") - pl.col("begun").shift(1) > together).over("device", "kind").fill_null(True)
-    new = new.with_columns(later.cum_sum().over("device", "kind").alias("group"))
-    new = new.with_columns(pl.col("begun").min().over("device", "kind", "group").alias("first"))
+    soon = pl.col("strand_start") - pl.col("since") <= together
+    both = both.with_columns(pl.coalesce("earlier", pl.when(soon).then("young")).alias("earlier"))
+    start = ["device", "kind", "strand_start"]
+    new = both.filter(pl.col("earlier").is_null()).select(start).unique().sort(start)
+    apart = (pl.col("strand_start").diff() > together).over("device", "kind").fill_null(True)
+    new = new.with_columns(apart.cum_sum().over("device", "kind").alias("group"))
+    new = new.with_columns(pl.col("strand_start").min().over("device", "kind", "group").alias("first"))
     plain = pl.format("{} {}", "device", pl.col("first").dt.strftime("%Y-%m-%dT%H:%MZ"))
     name = pl.when(pl.col("kind") == "value").then(plain).otherwise(pl.format("{} {}", plain, "kind"))
-    both = both.join(
-        new.select("device", "kind", "begun", name.alias("new")), on=["device", "kind", "begun"], how="left"
-    )
-    return both.with_columns(pl.coalesce("known", "new").alias("incident"))
+    both = both.join(new.select(*start, name.alias("new")), on=start, how="left")
+    return both.with_columns(pl.coalesce("earlier", "new").alias("incident"))
 
 
 def _by_incident(strands: pl.DataFrame, alarming: pl.DataFrame) -> pl.DataFrame:

@@ -41,11 +41,11 @@ def joint(params: pl.DataFrame) -> Graph:
         *_with_mean(builder, params, "whole", whole),
         *_with_mean(builder, params, "residual", residual),
     ]
-    stacked = builder.op("Concat", *channels, axis=1)
-    stacked = builder.op("Where", builder.op("IsNaN", stacked), builder.constant(-np.inf), stacked)
+    values = builder.op("Concat", *channels, axis=1)
+    values = builder.op("Where", builder.op("IsNaN", values), builder.constant(-np.inf), values)
     now = (builder.column(value, RECENT - 1) for value in (few, square))
     absent, squares = (builder.squeeze(value) for value in now)
-    score = builder.op("ReduceMax", stacked, axes=[1], keepdims=0)
+    score = builder.op("ReduceMax", values, axes=[1], keepdims=0)
     outputs = [
         (builder.op("Where", absent, nothing, score), _SCORE),
         (

@@ -53,7 +53,7 @@ def of_sensors(model: Model, block: Block, rungs: pl.DataFrame, options: Options
         pl.Series("run", length),
         rung.alias("own"),
     )
-    return frame.select(*KEY, _status(), _rung_shown(), _reason())
+    return frame.select(*KEY, _status(), _rung(), _reason())
 
 
 _OWN = ~pl.col("own").is_in(["pooled", "none"])
@@ -71,7 +71,7 @@ def _status() -> pl.Expr:
     )
 
 
-def _rung_shown() -> pl.Expr:
+def _rung() -> pl.Expr:
     return pl.when(~_NOTHING).then("own").alias("rung")
 
 

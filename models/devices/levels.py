@@ -50,23 +50,17 @@ def levels(
 
 def _first_rows(new: pl.DataFrame, incidents: pl.LazyFrame | None, as_of: datetime) -> pl.DataFrame:
     """The rows of `new` levels: device, tag, normal_since."""
-    first = pl.DataFrame(
-        schema={"device": pl.String, "tag": pl.String, "begun": _TIME, "incident": pl.String}
-    )
+    first = pl.DataFrame(schema={**dict.fromkeys((*KEY, "incident"), pl.String), "start": _TIME})
     if incidents is not None and new.height:
         since = new["normal_since"].min() - _BEFORE  # type: ignore[operator]
-        near = incidents.filter(pl.col("as_of") >= since, pl.col("start") >= since).select(
-            "device", "incident", "tags", begun="start"
-        )
-        each = near.explode("tags").rename({"tags": "tag"}).collect()
-        each = each.join(new, on=list(KEY), how="inner").filter(
-            pl.col("begun") >= pl.col("normal_since") - _BEFORE
-        )
-        first = each.sort("begun", "incident").unique(KEY, keep="first").select(*KEY, "begun", "incident")
+        near = incidents.filter(pl.col("as_of") >= since, pl.col("start") >= since)
+        each = near.select("device", "incident", "start", tag="tags").explode("tag").collect()
+        each = each.join(new, on=list(KEY)).filter(pl.col("start") >= pl.col("normal_since") - _BEFORE)
+        first = each.sort("start", "incident").unique(KEY, keep="first").select(*KEY, "incident", "start")
     rows = new.join(first, on=list(KEY), how="left")
     return rows.select(
         *KEY,
-        pl.coalesce("begun", "normal_since").alias("since"),
+        pl.coalesce("start", "normal_since").alias("since"),
         "incident",
         pl.lit(as_of, _TIME).alias("last"),
         pl.lit(value=True).alias("is_new"),

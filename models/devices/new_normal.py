@@ -31,7 +31,7 @@ from models.devices.contracts import JOINT_TAG, KEY
 from models.devices.model import Model
 from models.devices.options import Options
 from models.devices.pace import paces_in, panels
-from models.devices.training import files_of, fit_grid, one_joint, stacked
+from models.devices.training import files_of, fit_grid, frames_of, one_joint
 from models.scenario import Scores
 
 HOUR = timedelta(hours=1)
@@ -257,9 +257,9 @@ def _model_of(
     kinds = conversion.kinds_in(sensors)
     for panel in panels(recent, paces, start, end, options, sensors):
         grids = panel.grids(options.cells)
-        part = stacked([fit_grid(grid, options, keys.clear(), faults, kinds) for grid in grids])
+        part = frames_of([fit_grid(grid, options, keys.clear(), faults, kinds) for grid in grids])
         parts.append(one_joint(part, paces, panel.interval // options.step))
-    return Model.of(files_of(stacked(parts), options))
+    return Model.of(files_of(frames_of(parts), options))
 
 
 def _lesser(rows: pl.DataFrame, again: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from models.devices import backtest, pace
 from models.devices.contracts import KEY
 from models.devices.detectors import DETECTORS
 from models.devices.options import AUTO, Options, moment_of
-from models.devices.training import backtest_keys, history_start, kinds_and_zones, labelled_faults, stacked
+from models.devices.training import backtest_keys, frames_of, history_start, kinds_and_zones, labelled_faults
 from models.scenario import AsOf, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
@@ -72,7 +72,7 @@ class DevicesSearch(Search):
                 backtest.part_of_shard(panel, paces.select(KEY), settings, faults, kinds)
                 for panel in pace.panels(readings, paces, start, end, settings, zones)
             ]
-            yield backtest.loss(backtest.predictions(stacked(frames), settings))
+            yield backtest.loss(backtest.predictions(frames_of(frames), settings))
 
 
 def _ends(parts: Frames, as_of: datetime) -> list[datetime]:

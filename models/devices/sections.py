@@ -167,7 +167,7 @@ def _explorer(view: _View) -> list[Block]:
     discrete = view.run.files.get("discrete")
     places = states.states_of(discrete if isinstance(discrete, pl.DataFrame) else None)
     about = view.run.keys.join(devices, on="device", how="semi")
-    about = about.join(states.named(places).lazy(), on=list(KEY), how="left").select(
+    about = about.join(states.legend(places).lazy(), on=list(KEY), how="left").select(
         "device",
         _panel(),
         pl.col("rung").str.replace_all("_", " ").alias("Detector"),

@@ -71,7 +71,7 @@ def simulate(
     noise, lost, draws = _draws(devices, first, intervals, seed)
     noise[:, 3] = CORRELATION * noise[:, 2] + np.sqrt(1 - CORRELATION**2) * noise[:, 3]
     coefficients = traits["autocorrelation"].to_numpy()
-    noise = np.round(_autocorrelated(noise.reshape(-1, intervals), coefficients), 2).reshape(noise.shape)
+    noise = np.round(_ar1_noise(noise.reshape(-1, intervals), coefficients), 2).reshape(noise.shape)
     grid = Grid(traits.select(*KEY), np.empty((0, intervals)), start, interval)
     course = np.zeros(noise.shape)
     course[:, 1] = 4 * np.sin(2 * np.pi * (grid.phase + draws[:, 0, :1]))
@@ -122,7 +122,7 @@ def _draws(devices: int, first: int, intervals: int, seed: int) -> tuple[Floats,
     return noise, lost, course
 
 
-def _autocorrelated(noise: Floats, coefficients: Floats) -> Floats:
+def _ar1_noise(noise: Floats, coefficients: Floats) -> Floats:
     """AR(1) series of unit variance from white noise, one per row."""
     from scipy.signal import lfilter
 
@@ -176,7 +176,7 @@ def inject(simulated: Simulated, faults: Sequence[str], first: int, *, seed: int
         if fault == "missing":
             values[s, span] = np.nan
         elif fault == "flat":
-            values[s, span] = _last_known(values[s, :begin])
+            values[s, span] = _last_reading(values[s, :begin])
         elif fault == "correlation":
             values[s, span] = simulated.expected[s, span] + np.roll(noise[s], grid.intervals // 2)[span]
         else:
@@ -196,7 +196,7 @@ def _disturbance(fault: str, noise: Floats, amount: float, ramp: Floats) -> Floa
     }[fault]
 
 
-def _last_known(values: Floats) -> float:
+def _last_reading(values: Floats) -> float:
     finite = values[np.isfinite(values)]
     return float(finite[-1]) if len(finite) else np.nan
 

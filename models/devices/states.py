@@ -34,7 +34,7 @@ def as_places(rows: pl.LazyFrame, columns: Sequence[str], states: pl.DataFrame) 
     return rows.drop("states")
 
 
-def named(states: pl.DataFrame) -> pl.DataFrame:
+def legend(states: pl.DataFrame) -> pl.DataFrame:
     """What the places of `states_of` stand for, in words: device, tag, `states`."""
     flag = pl.when(value=1.0).then(pl.lit("on")).when(value=0.0).then(pl.lit("off"))
     word = flag.otherwise(words.shown("value"))

@@ -77,10 +77,10 @@ def prepare(
     parts = []
     for panel in pace.panels(readings, paces, start, as_of, options, zones):
         grids = panel.grids(options.cells)
-        part = stacked([fit_grid(grid, options, sample, faults, kinds) for grid in grids])
+        part = frames_of([fit_grid(grid, options, sample, faults, kinds) for grid in grids])
         backtest = part_of_shard(panel, sample, options, faults, kinds)
         parts.append(one_joint(part | backtest, paces, panel.interval // options.step))
-    return stacked(parts)
+    return frames_of(parts)
 
 
 def one_joint(frames: dict[str, pl.DataFrame], paces: pl.DataFrame, at: int) -> dict[str, pl.DataFrame]:
@@ -133,7 +133,7 @@ def backtest_keys(keys: pl.DataFrame, context: Mapping[str, pl.DataFrame], optio
     return keys.filter(pl.col("device").is_in(sample))
 
 
-def stacked(parts: list[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
+def frames_of(parts: list[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
     """Concatenates the frames of each name; names without rows are left out."""
     names = dict.fromkeys(name for part in parts for name in part)
     frames = {name: pl.concat([part[name] for part in parts if name in part]) for name in names}
@@ -202,7 +202,7 @@ def _detectors(
             rung[rows] = names if options.detector == "auto" else options.detector
             score_sets.append(_detector(grid.take(rows), mine, options, rung[rows], frames))
         held_out = ~part
-        frames |= stacked([_tails_and_folds(s, held_out, sample) for s in score_sets])
+        frames |= frames_of([_tails_and_folds(s, held_out, sample) for s in score_sets])
     return frames, rung
 
 

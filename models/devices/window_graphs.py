@@ -111,8 +111,8 @@ def robust(params: pl.DataFrame, interval: NDArray[np.int64]) -> Graph:
         builder.op("Div", builder.op("Abs", builder.op("Sub", logarithm, usual)), spread),
         builder.op("Sqrt", builder.op("Mul", builder.constant(2.0), again)),
     ]
-    stacked = builder.op("Concat", *distances, axis=1)
-    channels = builder.op("Where", builder.op("IsNaN", stacked), builder.constant(-1.0), stacked)
+    channels = builder.op("Concat", *distances, axis=1)
+    channels = builder.op("Where", builder.op("IsNaN", channels), builder.constant(-1.0), channels)
     absent = builder.squeeze(builder.op("IsNaN", builder.column("readings", WINDOW - 1)))
     score = builder.op("ReduceMax", channels, axes=[1], keepdims=0)
     score = builder.op("Where", absent, builder.constant(np.nan), score)

@@ -13,7 +13,7 @@ from models.devices.grid import Grid
 from models.devices.incidents import what_happened
 from models.devices.kinds import kinds
 from models.devices.scenario import DEVICES
-from models.devices.states import as_places, named, states_of
+from models.devices.states import as_places, legend, states_of
 from models.devices.tables import TABLES
 from models.devices.words import number_of
 
@@ -205,7 +205,7 @@ def test_states_are_drawn_by_their_places_which_are_named():
         tables_of({"mode": np.tile([number_of(word) for word in ("on", "idle", "run")], 480)})
     ).files
     states = states_of(files["discrete"])
-    assert named(states)["states"].item() == "0 on, 1 run, 2 idle, 3 any other"
+    assert legend(states)["states"].item() == "0 on, 1 run, 2 idle, 3 any other"
     values = [number_of(word) for word in ("run", "on", "fault")]
     rows = pl.LazyFrame({"device": "d", "tag": ["mode"] * 3 + ["t"], "value": [*values, 7.5]})
     assert as_places(rows, ["value"], states).collect()["value"].to_list() == [1.0, 0.0, 3.0, 7.5]
