@@ -142,7 +142,7 @@ def explain(
     """
     middle = middle_column(options)
     keys = rows.select(KEY).unique().sort(KEY)
-    panel = scoring.panel_with_plan(model, tables, keys, as_of, options)
+    panel = scoring.panel_with_plan(model, tables, context, keys, as_of, options)
     own = scoring.own_rows(model, panel, keys, context, options)
     selection = panel.of(pl.struct(KEY).is_in(keys.select(pl.struct(KEY).implode()).to_series()))
     view = views.view_of(selection, context, model.flags, store_attributes(tables))

@@ -19,8 +19,13 @@ _DIGITS = {"units": 1e3, "price": 1e12, "square": 1e12, "share": 1e9}
 
 
 def first_week_of(as_of: date) -> date:
-    """The first week of history in use."""
+    """The first week that may be in use."""
     return as_of - timedelta(weeks=HISTORY_WEEKS - 1)
+
+
+def first_week(context: Mapping[str, pl.DataFrame], as_of: date) -> date:
+    """The first week of history in use that the history has: `as_of` where it has none; see `shared_frames`."""
+    return max(first_week_of(as_of), context["calendar"]["first_week"][0] or as_of)
 
 
 def shared_frames(tables: Frames, as_of: date, horizon: int) -> dict[str, pl.DataFrame]:

@@ -10,7 +10,7 @@ import polars as pl
 
 from models.sales import forecast_rows, ladder, ladder_profiles, statistical, views
 from models.sales.backtest import NAIVES
-from models.sales.neighbours import first_week_of, flag_names, store_attributes, with_plan
+from models.sales.neighbours import first_week, flag_names, store_attributes, with_plan
 from models.sales.options import Options
 from models.sales.panel import IN_STOCK, KEY, Panel, known_covariates, out_of_stock, panel_of, past_and_plan
 from models.sales.promotions import with_prices_of_others
@@ -45,7 +45,7 @@ def prepare(
     of rows.
     """
     covariates = known_covariates(tables)
-    first = max(first_week_of(as_of), context["calendar"]["first_week"][0])
+    first = first_week(context, as_of)
     rows = past_and_plan({"history": tables["history"]}, covariates, as_of, 0).filter(pl.col("week") >= first)
     keys = rows.select(KEY).unique().collect().sort(KEY)
     train_keys, test_keys, skus = sampled(keys, context, options)

@@ -8,7 +8,7 @@ import polars as pl
 from models.sales import assortment, categories, contest, forecast_rows, ladder, statistical, views
 from models.sales.contest import NO_PLAN
 from models.sales.model import Model, ladder_level
-from models.sales.neighbours import store_attributes
+from models.sales.neighbours import first_week, store_attributes
 from models.sales.options import Options
 from models.sales.panel import KEY, Panel, demanded, known_covariates, panel_of, past_and_plan
 from models.sales.promotions import with_prices_of_others
@@ -16,7 +16,7 @@ from models.sales.seasons import YEAR
 from models.scenario import Frames, Scores
 
 PANEL_WEEKS = 2 * YEAR + 13
-"""Weeks of history that a forecast uses."""
+"""Weeks before a forecast, at least, that its panel has."""
 KEYS_AT_A_TIME = 2_000
 """Keys whose features are in memory together: 8 MB for 13 steps and 80 features."""
 
@@ -36,7 +36,7 @@ def score(
     its own history and plan, on the `context`, and with its SKU's own model on that SKU's other stores.
     """
     unique_keys = keys.select(KEY).unique().sort(KEY)
-    panel = panel_with_plan(model, tables, unique_keys, as_of, options)
+    panel = panel_with_plan(model, tables, context, unique_keys, as_of, options)
     own = own_rows(model, panel, unique_keys, context, options)
     selection = panel.of(pl.struct(KEY).is_in(unique_keys.select(pl.struct(KEY).implode()).to_series()))
     forecasts = _fitted_rows(model, selection, own, context, store_attributes(tables), options)
@@ -55,11 +55,18 @@ def score(
     return Scores(every, outcomes)
 
 
-def panel_with_plan(model: Model, tables: Frames, keys: pl.DataFrame, as_of: date, options: Options) -> Panel:
-    """The panel of `keys` and of all other keys of their SKUs: history, and after `as_of` the plan."""
+def panel_with_plan(
+    model: Model,
+    tables: Frames,
+    context: Mapping[str, pl.DataFrame],
+    keys: pl.DataFrame,
+    as_of: date,
+    options: Options,
+) -> Panel:
+    """The panel of `keys` and of all other keys of their SKUs: the history in use, and after `as_of` the plan."""
     available = known_covariates(tables)
     covariates = [name for name in model.covariates if name in available]
-    first = as_of - timedelta(weeks=PANEL_WEEKS - 1)
+    first = min(first_week(context, as_of), as_of - timedelta(weeks=PANEL_WEEKS - 1))
     rows = past_and_plan(tables, covariates, as_of, options.horizon).filter(pl.col("week") >= first)
     stores = rows.join(keys.lazy().select("sku").unique(), on="sku", how="semi")
     every = pl.concat([stores.select(KEY).unique().collect(), keys]).unique().sort(KEY)

@@ -11,7 +11,10 @@ from models.errors import ContractError
 from models.sales import SALES, forecast_rows, views
 from models.sales.contracts import TABLES
 from models.sales.events import PRIOR_WEEKS, Events, events, holidays
+from models.sales.model import Model
+from models.sales.options import QUANTILES, Options
 from models.sales.panel import KEY, panel_of
+from models.sales.scoring import panel_with_plan
 
 MONDAY = date(2021, 1, 4)
 WEEKS = 120
@@ -75,6 +78,29 @@ def test_an_event_that_moves_takes_its_effect_with_it():
     assert "event_effect" not in unaware
     # week 123 is a year after the fair of week 71, which was none: the fair was in week 73
     assert values["last_year"][1] > unaware["last_year"][1] + near / 2
+
+
+def test_an_event_of_four_years_ago_is_still_expected_when_scoring():
+    weeks = 240
+    history = pl.DataFrame(
+        {
+            "sku": "a",
+            "store": "s",
+            "week": [MONDAY + timedelta(weeks=week) for week in range(weeks)],
+            "shard": 0,
+        }
+    ).with_columns(units=pl.when(pl.col("week") == MONDAY + timedelta(weeks=23)).then(20.0).otherwise(10.0))
+    tables = tables_of(history, FAIRS[0], FAIRS[0] + timedelta(weeks=weeks + 1 - 23))
+    as_of, options = history["week"].max(), Options(horizon=4)
+    context = SALES.context(tables, as_of, {"horizon": 4})
+    nothing = pl.DataFrame()
+    model = Model(QUANTILES, 4, (), (), None, None, nothing, nothing, nothing, own_first=False, blended=False)
+    panel = panel_with_plan(model, tables, context, history.select(KEY).unique(), as_of, options)
+    view = views.view_of(panel, context, (), None)
+    rows = forecast_rows.build(view, [panel.last], {panel.last: range(1, 5)})
+    near = (np.log(2.1) - np.log(1.1)) / (1 + PRIOR_WEEKS)
+    effects = rows.values[:, rows.names.index("event_effect")]
+    assert effects == pytest.approx([0.0, near, 0.0, 0.0], abs=1e-6)
 
 
 def test_a_week_between_two_positions_counts_in_proportion():
