@@ -11,6 +11,7 @@ import polars as pl
 
 from models.machines.clocks import span
 from models.machines.contracts import sensors, tables_at
+from models.machines.equipment import missing_components
 from models.machines.service import failures_until, record_ends
 from models.scenario import Frames
 
@@ -42,6 +43,7 @@ EFFECTS = {
     "uneven interval": "windows hold fewer readings",
     "constant sensor": "its deviation from normal is missing",
     "missing sensor": "its features are missing, not zero",
+    "without component": "not scored for it: no machine of its type has ever had it replaced or failed",
     "no telemetry": "scored without telemetry, as a fallback",
     "record of failures ends early": "rows after it are neither failing nor healthy",
     "range before the data": "scored from the first telemetry on",
@@ -93,6 +95,14 @@ def stray_clocks(telemetry: pl.LazyFrame) -> pl.DataFrame:
     counts = strays.agg(pl.len().cast(pl.Int64).alias("count"), pl.col("time").min())
     detail = pl.format("first {}", pl.col("time").dt.strftime("%Y-%m-%d %H:%M"))
     return _finding("stray clock", "telemetry", counts, detail)
+
+
+def without_component(tables: Frames, as_of: datetime, days: int = 28) -> pl.DataFrame:
+    """Components that machines of a type do not have, see `equipment`, of machines with telemetry in the last `days`."""
+    missing = missing_components(tables, as_of - timedelta(days=days), as_of).lazy()
+    names = missing.group_by("machine_id", "type").agg(pl.col("component").sort(), pl.len().alias("count"))
+    detail = pl.format("{} has no {}", "type", pl.col("component").list.join(", "))
+    return _finding("without component", "machines", names, detail)
 
 
 def record_ends_early(tables: Frames, as_of: datetime) -> pl.DataFrame:

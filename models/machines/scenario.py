@@ -23,7 +23,15 @@ from models.machines import (
 )
 from models.machines.clocks import span
 from models.machines.contracts import TABLES, repeats
-from models.machines.findings import before_the_data, findings, record_ends_early, stray_clocks, summary
+from models.machines.equipment import missing_components
+from models.machines.findings import (
+    before_the_data,
+    findings,
+    record_ends_early,
+    stray_clocks,
+    summary,
+    without_component,
+)
 from models.machines.labels import OBSERVED
 from models.machines.layouts import LAYOUTS
 from models.machines.options import Options, moment
@@ -209,10 +217,10 @@ class Machines(
         return None if ours is None or other is None else (ours, other, unseen.height)
 
     def requested_keys(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> pl.LazyFrame:
-        """Every component that was replaced or failed, of every machine on record or with recent telemetry.
+        """Every component that was replaced or failed, of every machine on record or with recent telemetry that has it.
 
-        Recent telemetry is that which reaches into the range to be scored, so machines that ended within it
-        have rows.
+        See `equipment` for the components of a machine. Recent telemetry is that which reaches into the range to be
+        scored, so machines that ended within it have rows.
 
         Raises `ContractError` where the range that is to be scored begins after `as_of`.
         """
@@ -228,11 +236,11 @@ class Machines(
         machines = [tables["telemetry"].filter(recent).select("machine_id", "shard")]
         if "machines" in tables:
             machines.append(tables["machines"].select("machine_id", "shard"))
-        components = pl.LazyFrame(
-            {"component": [*components_of(tables, until)]}, schema={"component": pl.String}
-        )
+        names = components_of(tables, until)
+        components = pl.LazyFrame({"component": [*names]}, schema={"component": pl.String})
         every = pl.concat(machines, how="vertical_relaxed").unique()
-        keys = every.join(components, how="cross")
+        missing = missing_components(by_component(tables, names), begin, until)
+        keys = every.join(components, how="cross").join(missing.lazy(), on=[*self.key], how="anti")
         return keys.select(*self.key, "shard").sort(*self.key)
 
     def gaps(
@@ -246,10 +254,9 @@ class Machines(
         """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
         until, since = moment(as_of), Options.of(options).score_from
         telemetry = tables["telemetry"]
+        records = by_component(tables, components_of(tables, until))
         odd = summary(
-            pl.concat(
-                [stray_clocks(telemetry), findings(by_component(tables, components_of(tables, until)), until)]
-            )
+            pl.concat([stray_clocks(telemetry), without_component(records, until), findings(records, until)])
         )
         return pl.concat([before_the_data(telemetry, since), record_ends_early(tables, until), odd])
 

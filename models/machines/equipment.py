@@ -1,0 +1,69 @@
+"""Which components a machine has: those that are on record for machines of its type.
+
+A machine's type is its model or, where that is not on record, the set of sensors that it sends.
+"""
+
+from datetime import datetime
+from math import comb
+
+import polars as pl
+
+from models.machines.contracts import sensors
+from models.scenario import Frames
+
+_BY_CHANCE, _BY_CHANCE_OF_MACHINES = 0.001, 0.01
+_EVENTS = ("failures", "maintenance")
+
+
+def missing_components(tables: Frames, since: datetime, until: datetime) -> pl.DataFrame:
+    """Components that a machine does not have: machine_id, component, `type`, sorted; by what is known at `until`.
+
+    A type has no such component where none of its machines has a record of it, and this is no chance: the records
+    of all machines, spread over their time in service, would leave it out less than once in a thousand times, and
+    the machines with a record, drawn from all, less than once in a hundred. Sensors are those sent after `since`.
+    """
+    machines = _machines(tables, since, until)
+    nothing = pl.LazyFrame(schema={"machine_id": pl.String, "component": pl.String, "day": pl.Date})
+    day = pl.col("time").dt.date().alias("day")
+    parts = [
+        tables[name].filter(pl.col("time") <= until).select("machine_id", "component", day)
+        for name in _EVENTS
+        if name in tables
+    ]
+    records = pl.concat([nothing, *parts]).unique().collect().join(machines, on="machine_id")
+    types = machines.group_by("type").agg(pl.len().alias("machines"), pl.col("days").sum())
+    kinds = records.group_by("component").agg(pl.len().alias("records"), pl.col("machine_id").n_unique())
+    pairs = types.join(kinds, how="cross").join(records, on=["type", "component"], how="anti")
+    pairs = pairs.filter((1 - pl.col("days") / machines["days"].sum()) ** pl.col("records") < _BY_CHANCE)
+    chances = [
+        comb(machines.height - of_type, having) / comb(machines.height, having)
+        for of_type, having in pairs.select("machines", "machine_id").iter_rows()
+    ]
+    pairs = pairs.filter(pl.Series(chances, dtype=pl.Float64) < _BY_CHANCE_OF_MACHINES)
+    missing = machines.join(pairs.select("type", "component"), on="type")
+    return missing.select("machine_id", "component", "type").sort("machine_id", "component")
+
+
+def _machines(tables: Frames, since: datetime, until: datetime) -> pl.DataFrame:
+    """The machines with telemetry after `since`: machine_id, `type`, `days` in service."""
+    telemetry = tables["telemetry"].filter(pl.col("time") <= until)
+    sent = [pl.col(name).is_not_null().any() for name in sensors(telemetry)]
+    names = pl.concat_str(
+        [pl.when(name).then(pl.lit(name)) for name in sensors(telemetry)], separator=", ", ignore_nulls=True
+    )
+    types = (
+        telemetry.filter(pl.col("time") > since)
+        .group_by("machine_id")
+        .agg(sent)
+        .select("machine_id", type=names)
+    )
+    length = (pl.col("time").max() - pl.col("time").min()).dt.total_seconds() / 86_400
+    days = telemetry.group_by("machine_id").agg(length.alias("days"))
+    machines = types.join(days, on="machine_id").sort("machine_id").collect(engine="streaming")
+    if "machines" not in tables:
+        return machines
+    models = tables["machines"].select("machine_id", "model").collect()
+    model = pl.coalesce("model", "type").alias("type")
+    return machines.join(models, on="machine_id", how="left", maintain_order="left").select(
+        "machine_id", model, "days"
+    )

@@ -1,0 +1,75 @@
+"""Machines of several types: which components they have."""
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from models.machines.equipment import missing_components
+from models.machines.findings import without_component
+from models.machines.scenario import MACHINES
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+END = START + 99 * DAY
+TIMES = [START + n * DAY for n in range(100)]
+
+
+def telemetry(trucks: int, pumps: int, since: int = 0) -> pl.DataFrame:
+    """Readings of trucks, which send `rpm`, and of pumps, which send `flow` from day `since` on."""
+    frames = [
+        pl.DataFrame({"machine_id": f"{kind}{i}", "time": TIMES[first:], sensor: 1.0})
+        for kind, many, sensor, first in (("truck", trucks, "rpm", 0), ("pump", pumps, "flow", since))
+        for i in range(many)
+    ]
+    return pl.concat(frames, how="diagonal").with_columns(shard=pl.lit(0))
+
+
+def records(kind: str, component: str, machines: int, each: int) -> pl.DataFrame:
+    rows = [
+        (f"{kind}{i}", START + (5 + 7 * n + i) * DAY, component) for i in range(machines) for n in range(each)
+    ]
+    schema = {"machine_id": pl.String, "time": pl.Datetime("us", "UTC"), "component": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def missing(failures: pl.DataFrame, fleet: pl.DataFrame, **tables: pl.DataFrame) -> list[tuple[str, str]]:
+    frames = {"telemetry": fleet, "failures": failures, **tables}
+    rows = missing_components({name: frame.lazy() for name, frame in frames.items()}, END - 28 * DAY, END)
+    return sorted({(machine[:4], component) for machine, component, _ in rows.rows()})
+
+
+def test_a_machine_has_no_component_that_only_machines_with_other_sensors_have():
+    failures = pl.concat([records("truck", "engine", 5, 4), records("pump", "seal", 5, 4)])
+    fleet = telemetry(5, 5)
+    assert missing(failures, fleet) == [("pump", "engine"), ("truc", "seal")]
+    tables = {"telemetry": fleet.lazy(), "failures": failures.lazy()}
+    keys = MACHINES.requested_keys(tables, END, {}).collect()
+    assert set(keys.select(pl.col("machine_id").str.head(4), "component").rows()) == {
+        ("pump", "seal"),
+        ("truc", "engine"),
+    }
+    details = without_component(tables, END)["detail"].unique().sort().to_list()
+    assert details == ["flow has no engine", "rpm has no seal"]
+
+
+def test_the_model_is_the_type_where_it_is_on_record():
+    fleet = telemetry(10, 0)
+    models = pl.DataFrame({"machine_id": [f"truck{i}" for i in range(10)], "model": ["A"] * 5 + ["B"] * 5})
+    failures = records("truck", "gearbox", 5, 4)
+    assert missing(failures, fleet) == []
+    assert missing(failures, fleet, machines=models) == [("truc", "gearbox")]
+
+
+@pytest.mark.parametrize(
+    ("having", "each", "fleet"),
+    [
+        (1, 12, telemetry(5, 5)),
+        (5, 1, telemetry(5, 5)),
+        (5, 4, telemetry(5, 5, since=95)),
+        (2, 8, telemetry(2, 2)),
+    ],
+    ids=["one that fails often", "few records", "new machines", "few machines"],
+)
+def test_without_evidence_a_machine_may_have_any_component(having, each, fleet):
+    assert missing(records("truck", "engine", having, each), fleet) == []
