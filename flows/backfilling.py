@@ -17,7 +17,7 @@ from flows.runs import score
 from flows.settings import open_store
 from models.errors import AlmanacError, ContractError
 from models.scenario import AsOf, Scenario
-from models.times import as_moment, end_of
+from models.times import as_moment, end_of, time_text
 from tasks.scoring.catch_up import published_as_ofs
 from tasks.scoring.runs import input_versions, scans
 from tasks.storage.store import Store
@@ -71,9 +71,9 @@ def score_range(
         return score(scenario, store, scores, as_of, bundle, options, dry_run=False)
 
     rows, errors = _each(missing, publish)
-    name_run(f"{scenario.name}-backfill {every[0]} to {every[-1]}")
+    name_run(f"{scenario.name}-backfill {time_text(every[0])} to {time_text(every[-1])}")
     if errors:
-        lines = "\n".join(f"{one}: {error}" for one, error in list(errors.items())[:10])
+        lines = "\n".join(f"{time_text(one)}: {error}" for one, error in list(errors.items())[:10])
         raise BackfillError(
             f"{len(errors):,} of {len(missing):,} times could not be scored; the others are published. Correct the cause "
             f"and start again with the same range.\n{lines}"

@@ -8,6 +8,7 @@ from flows.clock import Clock
 from flows.progress import over_shards
 from models.drift import Rule
 from models.scenario import AsOf, Scenario
+from models.times import time_text
 from tasks.monitoring.drift import (
     accuracy_since,
     announce_drift,
@@ -66,7 +67,7 @@ def watch(
     if announced:
         announce_drift(run, lines, accuracy)
     alarms = lines.filter("drifted")
-    message = reason(run, alarms) if alarms.height else f"Nothing has drifted as of {run.as_of}."
+    message = reason(run, alarms) if alarms.height else f"Nothing has drifted as of {time_text(run.as_of)}."
     get_run_logger().info(message)
     return result | {
         "drifted": alarms["feature"].to_list(),

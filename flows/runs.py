@@ -16,6 +16,7 @@ from flows.progress import gather, in_tasks, name_run, over_shards
 from flows.settings import settings
 from models.errors import AlmanacError
 from models.scenario import AsOf, Scenario
+from models.times import time_text
 from tasks.ingest.pipeline import IngestResult, ingest
 from tasks.ingest.sources import column_mapping
 from tasks.page.run_page import write_page
@@ -89,7 +90,7 @@ def train_bundle(
     clock = Clock()
     tuned, notes = with_tuned(scenario, store, options)
     run = resolve_training(scenario, store, as_of, tuned)
-    name_run(f"{scenario.name}-train {run.as_of}")
+    name_run(f"{scenario.name}-train {time_text(run.as_of)}")
     begin(scenario, run)
     if as_of is None:
         run = with_context_notes(scenario, run)
@@ -138,7 +139,7 @@ def score(
     """
     clock = Clock()
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options, again=again)
-    name_run(f"{scenario.name}-{flow} {run.as_of}")
+    name_run(f"{scenario.name}-{flow} {time_text(run.as_of)}")
     if as_of is None:
         run = with_notes(run, stale(scenario, store, run.as_of))
     begin(scenario, run)
@@ -158,7 +159,7 @@ def score(
         )
     newer = covered_by(run)
     if newer:
-        note = f"Run {newer} has published {run.as_of} from newer data: these rows are no longer needed."
+        note = f"Run {newer} has published {time_text(run.as_of)} from newer data: these rows are no longer needed."
         return summary | _unpublished_summary(run, clock, note) | {"covered_by": newer}
     return _publish(scenario, run, results, counts, clock)
 

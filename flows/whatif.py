@@ -19,7 +19,7 @@ from models.sales import SALES, whatif, whatif_page
 from models.sales.explanations import middle_column
 from models.sales.options import Options
 from models.sales.panel import KEY
-from models.times import DateOrder
+from models.times import DateOrder, time_text
 from tasks.ingest.pipeline import read_checked
 from tasks.ingest.sources import column_mapping
 from tasks.page.whatif_page import announce_whatif, write_lines, write_whatif_page
@@ -69,7 +69,7 @@ def compare_plans(
     clock = Clock()
     data_store = open_store(store)
     run = resolve_scoring(SALES, data_store, "forecast", as_of, bundle, {})
-    name_run(f"sales-whatif {run.as_of}")
+    name_run(f"sales-whatif {time_text(run.as_of)}")
     reading = {"dates": dates, "decimals": decimals, "duplicates": duplicates, "week_ending": week_ending}
     rows, notes = read_checked(
         SALES, data_store, "plan", plan, column_mapping(column or []), max_bad_share, reading

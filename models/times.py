@@ -143,6 +143,15 @@ def as_moment(when: date, of_day: Callable[[date], datetime] = start_of) -> date
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
+def time_text(when: date) -> str:
+    """A day, or a moment in UTC to the minute, as people are shown it.
+
+    >>> time_text(datetime(2026, 3, 3, 4, 30, tzinfo=UTC)), time_text(date(2026, 3, 3))
+    ('2026-03-03T04:30Z', '2026-03-03')
+    """
+    return f"{as_moment(when).astimezone(UTC):%Y-%m-%dT%H:%MZ}" if isinstance(when, datetime) else f"{when}"
+
+
 def far_from_others(times: pl.Series) -> pl.Series:
     """Whether each time is far from all others, such as the times of a clock that was never set.
 

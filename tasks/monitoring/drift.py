@@ -14,6 +14,7 @@ from prefect import task
 
 from models.drift import CYCLE, SCHEMA, Rule, drift, in_order_of_rank
 from models.scenario import AsOf, Event, Scenario, WatchesInputs
+from models.times import time_text
 from tasks.monitoring.due import judged_so_far
 from tasks.registry import bundles
 from tasks.scoring.events import emit
@@ -186,7 +187,7 @@ def reason(run: Run, alarms: pl.DataFrame) -> str:
         for row in alarms.head(3).to_dicts()
     ]
     more = f" and {alarms.height - 3} more" if alarms.height > 3 else ""
-    return f"Drifted as of {run.as_of}, against bundle {run.bundle}: {', '.join(features)}{more}."
+    return f"Drifted as of {time_text(run.as_of)}, against bundle {run.bundle}: {', '.join(features)}{more}."
 
 
 def _part(run: Run, shard: int) -> str:

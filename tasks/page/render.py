@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from models.page.blocks import Block, Chart, Explorer, Figures, Grid, Section, Text, number
 from models.page.explorer import pack
+from models.times import time_text
 from tasks.scoring.runs import Run
 
 SCRIPTS = ("page.js", "series.js", "traces.js", "explorer.js", "picker.js", "start.js")
@@ -77,7 +78,7 @@ def render_run(run: Run, what: str, sections: Sequence[Section], facts: Mapping[
     versions = {f"Table {name}": f"version {number}" for name, number in run.versions.items()}
     small_print = {**facts, "Store": run.store.uri, **versions}
     return render(
-        f"{run.scenario.capitalize()}: {what}", f"As of {run.as_of}", sections, small_print
+        f"{run.scenario.capitalize()}: {what}", f"As of {time_text(run.as_of)}", sections, small_print
     ).encode()
 
 

@@ -13,6 +13,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging import get_run_logger
 
 from models.scenario import DerivesFromBundle, DerivesTables, EmitsEvents, Event, Scenario
+from models.times import time_text
 from tasks.registry import bundles
 from tasks.scoring.publishing import Publication, publish_derived
 from tasks.scoring.runs import Run
@@ -166,9 +167,11 @@ def _artifacts(scenario: Scenario, run: Run, summary: Mapping[str, Any], page: s
     key = f"{scenario.name}-{run.flow}"
     rows = [{"figure": name, "value": str(value)} for name, value in summary.items() if name != "gaps"]
     if summary["gaps"]:
-        title = f"Gaps in the inputs of {scenario.name} as of {run.as_of}"
+        title = f"Gaps in the inputs of {scenario.name} as of {time_text(run.as_of)}"
         create_table_artifact(list(summary["gaps"]), key=f"{key}-gaps", description=title)
-    create_table_artifact(rows, key=f"{key}-summary", description=f"{scenario.name} as of {run.as_of}")
+    create_table_artifact(
+        rows, key=f"{key}-summary", description=f"{scenario.name} as of {time_text(run.as_of)}"
+    )
     create_link_artifact(link, key=f"{key}-page", link_text="Page of the run")
     notes = "\n".join(f"- {note}" for note in summary["notes"]) or "Nothing out of the ordinary."
     create_markdown_artifact(f"# {run.id}\n\n[{page}]({link})\n\n{notes}", key=f"{key}-notes")

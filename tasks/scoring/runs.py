@@ -13,6 +13,7 @@ from prefect import task
 
 from models.errors import AlmanacError
 from models.scenario import AsOf, Frames, Scenario
+from models.times import time_text
 from tasks.registry import bundles, ledger
 from tasks.registry.code import code_version
 from tasks.storage.faults import StoreError
@@ -160,9 +161,10 @@ def resolve_scoring(
         notes.append(f"Repeats run {entry['run_id']}: its table versions are used.")
     number = bundle or (entry["bundle"] if entry else None) or bundles.for_as_of(store, scenario.name, time)
     manifest = bundles.manifest(store, scenario.name, number)
-    if _earlier(time, type(time).fromisoformat(manifest["as_of"])):
+    trained = type(time).fromisoformat(manifest["as_of"])
+    if _earlier(time, trained):
         notes.append(
-            f"Bundle {number} was trained on data up to {manifest['as_of']}, later than {time}: "
+            f"Bundle {number} was trained on data up to {time_text(trained)}, later than {time_text(time)}: "
             "these rows use some of their own future."
         )
     all_options = {**manifest["options"], **options}

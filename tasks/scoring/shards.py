@@ -8,6 +8,7 @@ import polars as pl
 from prefect import task
 
 from models.scenario import ReportsGaps, Scenario
+from models.times import time_text
 from tasks.scoring.runs import Run, RunError, read_context
 
 STATUSES = ("scored", "fallback", "skipped", "failed")
@@ -91,7 +92,7 @@ def plan(scenario: Scenario, run: Run) -> dict[int, int]:
     keys = scenario.requested_keys(run.tables(scenario), run.as_of, run.options).collect(engine="streaming")
     if keys.is_empty():
         raise RunError(
-            f"{scenario.name}: there is no key to score as of {run.as_of}. "
+            f"{scenario.name}: there is no key to score as of {time_text(run.as_of)}. "
             "Expected recent rows; ingest newer data or give another --as-of."
         )
     keys = keys.select(*scenario.key, "shard").sort("shard", *scenario.key)
