@@ -20,6 +20,7 @@ SCHEMA = {
 WITHOUT = "forecast without a plan"
 UNKNOWN = "forecast with these values as unknown"
 _EVERY = "every one"
+_FAR = 5.0
 
 
 def plan_gaps(tables: Frames, keys: pl.DataFrame, as_of: date, horizon: int) -> pl.DataFrame:
@@ -44,6 +45,37 @@ def plan_gaps(tables: Frames, keys: pl.DataFrame, as_of: date, horizon: int) -> 
         )
         return pl.DataFrame([line], schema=SCHEMA, orient="row")
     return _grouped(_missing(tables["plan"], keys, covariates, weeks), len({*map(column_of, covariates)}))
+
+
+def other_scales(tables: Frames, newest: date) -> list[str]:
+    """A note per column whose planned values are of another scale than those of the history, such as cents for euros.
+
+    They are where, for most of the SKUs, all are more than `_FAR` times the highest or less than that part of the lowest
+    value on record, which is above 0.
+    """
+    if "plan" not in tables:
+        return []
+    plan, history = tables["plan"].filter(pl.col("week") > newest), tables["history"]
+    schema = history.collect_schema()
+    names = [
+        n for n, kind in plan.collect_schema().items() if kind.is_numeric() and n in schema and n != "shard"
+    ]
+    ends = [pl.col(names).min().name.prefix("low "), pl.col(names).max().name.prefix("high ")]
+    planned, before = (frame.group_by("sku").agg(ends) for frame in (plan, history))
+    skus = planned.join(before, on="sku", suffix=" before").sort("sku").collect()
+    notes = []
+    for name in names:
+        low, high = pl.col(f"low {name}"), pl.col(f"high {name}")
+        lowest, highest = pl.col(f"low {name} before"), pl.col(f"high {name} before")
+        far = skus.filter(lowest > 0, (low > _FAR * highest) | (_FAR * high < lowest))
+        if 2 * far.height > skus.height:
+            row = far.row(0, named=True)
+            notes.append(
+                f"{name} is of another scale in the plan than in the history for {far.height:,} of {skus.height:,} SKUs, "
+                f"e.g. {row['sku']}: {row[f'low {name}']:g} to {row[f'high {name}']:g} planned, "
+                f"{row[f'low {name} before']:g} to {row[f'high {name} before']:g} before. Use one unit in both."
+            )
+    return notes
 
 
 def _missing(

@@ -30,7 +30,7 @@ from models.sales import (
 from models.sales.calendar import incomplete_weeks, resolve_as_of
 from models.sales.contracts import TABLES
 from models.sales.covariates import joined
-from models.sales.gaps import plan_gaps
+from models.sales.gaps import other_scales, plan_gaps
 from models.sales.layouts import LAYOUTS
 from models.sales.model import Model, load
 from models.sales.options import Options, quantile_column
@@ -99,12 +99,13 @@ class Sales(
         return resolve_as_of(tables["history"], as_of, now)
 
     def omissions(self, tables: Frames, newest: AsOf) -> list[str]:
-        """Notes on incomplete weeks, SKUs that seem to have ended, predecessors, and events of unknown stores."""
+        """Notes on incomplete weeks, ended SKUs, predecessors, events of unknown stores, and plans of another scale."""
         return [
             *incomplete_weeks(tables["history"], newest),
             *assortment.unsold(tables, newest),
             *successors.notes(tables, newest),
             *events.unknown_stores(tables),
+            *other_scales(tables, newest),
         ]
 
     def context_notes(self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf) -> list[str]:

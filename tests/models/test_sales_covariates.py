@@ -9,6 +9,7 @@ from models.contracts import ROW
 from models.errors import ContractError
 from models.sales.contracts import TABLES
 from models.sales.covariates import EVERY_STORE, joined
+from models.sales.gaps import other_scales
 from models.sales.panel import known_covariates
 
 MONDAY = date(2024, 1, 1)
@@ -75,3 +76,20 @@ def test_what_is_known_only_afterwards_is_no_part_of_the_plan():
     assert known_covariates(tables) == ["sun"]
     assert tables["plan"].collect().rows() == [("a", "s", NEXT, 0, 4.0)]
     assert "plan" not in joined(tables_of([(EVERY_STORE, MONDAY, 1.0, 1.0)]), AS_OF)
+
+
+def test_planned_prices_of_another_scale_than_those_of_the_history_are_told_and_a_sale_is_not():
+    weeks = [date(2024, 1, 1) + timedelta(weeks=n) for n in range(12)]
+    rows = pl.DataFrame([("A", "s", week, 4.0 if n % 3 else 2.0, n % 2) for n, week in enumerate(weeks)],
+        ["sku", "store", "week", "price", "deal"], orient="row")  # fmt: skip
+    history = rows[:8].with_columns(units=1.0)
+
+    def notes(factor: float) -> list[str]:
+        plan = rows[8:].with_columns(pl.col("price") * factor, pl.col("deal") * 100)
+        return other_scales({"history": history.lazy(), "plan": plan.lazy()}, weeks[7])
+
+    (note,) = notes(100)
+    assert "1 of 1 SKUs, e.g. A: 200 to 400 planned, 2 to 4 before" in note
+    assert len(notes(0.05)) == 1
+    assert notes(0.5) == notes(2) == []
+    assert other_scales({"history": history.lazy()}, weeks[7]) == []
