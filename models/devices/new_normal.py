@@ -4,7 +4,7 @@
 twentieths one of at most 0.01, each of them is compared with the readings of the last `Options.hold_hours`, at least
 `MEMORY_INTERVALS` intervals: its p-value is at least the share of these that were as unusual (a rolling conformal
 p-value; so the share of calls follows alpha whatever the sensor does, as in Gibbs & Candes 2021, NeurIPS 34). Readings
-less than 20 minutes older, or two intervals, count only where more than `BROKEN` times that share of the others have a
+less than 15 minutes older, or two intervals, count only where more than `BROKEN` times that share of the others have a
 p-value of at most 0.001: so a fault after a calm day is called for so long, and then again where it gets worse. How
 far a p-value lies below `OFTEN_AT`, in logarithms, counts less where the sensor was unusual: as much less as the
 `USUAL_SHARE` quantile of its p-values before is less than `USUAL_SHARE`. On a sensor that drifts, a reading that is farther
@@ -41,7 +41,7 @@ SUSPECT = ((OFTEN_AT, 0.05), (0.01, 0.15))
 """Pairs of a p-value and the share of an hour's readings, at or below it, from which on a sensor is called often."""
 HARDLY_WORSE = 0.01
 """A score that is higher by at most this share counts as equally unusual: expected values move over the day."""
-CALLED_FOR, FEWEST_CALLED = timedelta(minutes=20), 2
+CALLED_FOR, FEWEST_CALLED = timedelta(minutes=15), 2
 USUAL_SHARE = 0.1
 """The quantile of the earlier p-values that measures how unusual they were."""
 QUARTERS = 4

@@ -54,7 +54,7 @@ def test_a_level_or_scale_that_stays_becomes_normal_after_the_hold(model, past, 
     first = hour_after(model, past, [], noise(1, level, scale))
     early = hour_after(model, past, noise(3, level, scale), noise(1, level, scale))
     late = hour_after(model, past, noise(4.5, level, scale), noise(1, level, scale))
-    assert first.rows["is_anomaly"][:20].all()
+    assert first.rows["is_anomaly"][:15].all()
     second = hour_after(model, past, noise(1, level, scale), noise(1, level, scale))
     assert second.rows["is_anomaly"].mean() < 0.1
     assert early.rows["is_anomaly"].mean() < 0.05
@@ -67,7 +67,7 @@ def test_on_a_new_level_a_fault_is_called_and_a_return_to_the_old_level_is_not(m
     fault = noise(1, 30.0)
     fault[20:40] += 10
     is_anomaly = hour_after(model, past, noise(5, 30.0), fault).rows["is_anomaly"].to_numpy()
-    assert is_anomaly[20:40].all()
+    assert is_anomaly[20:35].all()
     assert is_anomaly[:20].mean() < 0.1
     back = hour_after(model, past, noise(5, 30.0), noise(1, 20.0))
     assert back.rows["is_anomaly"][35:].mean() < 0.05
@@ -138,12 +138,12 @@ def test_a_share_at_a_hundredth_that_is_far_too_high_returns_to_a_hundredth():
     np.testing.assert_allclose(p_values[3::4], 0.25, atol=0.01)
 
 
-def test_what_departs_from_a_new_normal_again_and_again_is_called_for_20_minutes(model, past):
+def test_what_departs_from_a_new_normal_again_and_again_is_called_for_15_minutes(model, past):
     spiky = noise(1, 30.0)
     spiky[::6], spiky[3::6] = 45, 15
     is_anomaly = hour_after(model, past, noise(9, 30.0), spiky).rows["is_anomaly"].to_numpy()[::3]
-    assert is_anomaly[:6].all()
-    assert is_anomaly[14:].mean() < 0.5
+    assert is_anomaly[:5].all()
+    assert is_anomaly[11:].mean() < 0.5
 
 
 def test_without_a_hold_nothing_becomes_normal(model, past):
