@@ -19,9 +19,15 @@ from models.scenario import Frames
 LEAST_SKUS = 2
 """SKUs per value of an attribute, on average; with fewer, the attribute identifies SKUs and forms no groups."""
 ENDED = "ended"
-"""The rung of weeks after the end of a SKU."""
+"""The rung of weeks after the end of a SKU or store."""
 UNSOLD_WEEKS = 10
-"""A SKU without sales for this many weeks seems to have ended."""
+"""A SKU or store without sales for this many weeks seems to have ended."""
+_UNSOLD = {
+    "sku": "Not sold in any store for {weeks} weeks or more, but still forecast as if they were on sale: SKUs {names}. If "
+    "one has ended, give its last day in a column `end` of the table of SKUs: sales ingest --skus.",
+    "store": "Nothing sold for {weeks} weeks or more, but still forecast as if they were open: stores {names}. If one has "
+    "closed, give its last day in a column `end` of the table of stores: sales ingest --stores.",
+}
 _NO_GROUPS = ("sku", END, PREDECESSOR)
 NAMED = 5
 """SKUs, at most, that a note names."""
@@ -98,38 +104,39 @@ def numbers(panel: Panel, context: Mapping[str, pl.DataFrame]) -> dict[str, np.n
 
 
 def without_ended(rows: pl.DataFrame, tables: Frames, columns: Sequence[str]) -> pl.DataFrame:
-    """`rows` with zero as the quantiles `columns`, and the rung `ended`, in weeks that begin after the end of a SKU."""
-    ends = _ends(tables).collect()
-    if ends.is_empty():
-        return rows
-    over = (pl.col("week") > pl.col(END)).fill_null(value=False)
-    zero = [pl.when(over).then(0.0).otherwise(name).alias(name) for name in columns]
-    rung = pl.when(over).then(pl.lit(ENDED)).otherwise("rung").alias("rung")
-    return rows.join(ends, on="sku", how="left", maintain_order="left").with_columns(*zero, rung).drop(END)
+    """`rows` with zero as the quantiles `columns`, and the rung `ended`, in weeks after the end of a SKU or store."""
+    for key in _UNSOLD:
+        ends = _ends(tables, key).collect()
+        if ends.is_empty():
+            continue
+        over = (pl.col("week") > pl.col(END)).fill_null(value=False)
+        zero = [pl.when(over).then(0.0).otherwise(name).alias(name) for name in columns]
+        rung = pl.when(over).then(pl.lit(ENDED)).otherwise("rung").alias("rung")
+        joined = rows.join(ends, on=key, how="left", maintain_order="left")
+        rows = joined.with_columns(*zero, rung).drop(END)
+    return rows
 
 
 def unsold(tables: Frames, as_of: date) -> list[str]:
-    """A note on SKUs that sold nothing in any store in the `UNSOLD_WEEKS` up to `as_of` and have no end."""
+    """Notes on SKUs and stores that sold nothing in the `UNSOLD_WEEKS` up to `as_of` and have no end."""
     week, has_sales = pl.col("week"), pl.col("units") > 0
     year = tables["history"].filter(week > as_of - timedelta(weeks=YEAR), week <= as_of, has_sales)
-    last = year.group_by("sku").agg(week.max()).filter(week <= as_of - timedelta(weeks=UNSOLD_WEEKS))
-    last = last.join(_ends(tables), on="sku", how="anti")
-    if "plan" in tables:
-        last = last.join(tables["plan"].filter(week > as_of), on="sku", how="anti")
-    skus = last.sort("sku").collect()["sku"]
-    if skus.is_empty():
-        return []
-    more = f" and {len(skus) - NAMED:,} more" if len(skus) > NAMED else ""
-    return [
-        f"Not sold in any store for {UNSOLD_WEEKS} weeks or more, but still forecast as if they were on sale: SKUs "
-        f"{', '.join(skus.head(NAMED))}{more}. If one has ended, give its last day in a column `end` of the table of "
-        "SKUs: sales ingest --skus."
-    ]
+    notes = []
+    for key, note in _UNSOLD.items():
+        last = year.group_by(key).agg(week.max()).filter(week <= as_of - timedelta(weeks=UNSOLD_WEEKS))
+        last = last.join(_ends(tables, key), on=key, how="anti")
+        if "plan" in tables:
+            last = last.join(tables["plan"].filter(week > as_of), on=key, how="anti")
+        names = last.sort(key).collect()[key]
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        if len(names):
+            notes.append(note.format(weeks=UNSOLD_WEEKS, names=", ".join(names.head(NAMED)) + more))
+    return notes
 
 
-def _ends(tables: Frames) -> pl.LazyFrame:
-    """sku and end, as a date, of the SKUs that have one."""
-    skus = tables.get("skus", pl.LazyFrame(schema={"sku": pl.String}))
-    if END not in skus.collect_schema():
-        return pl.LazyFrame(schema={"sku": pl.String, END: pl.Date})
-    return skus.select("sku", pl.col(END).str.to_date("%Y-%m-%d", strict=False)).drop_nulls()
+def _ends(tables: Frames, key: str) -> pl.LazyFrame:
+    """The SKUs or stores that have an end, and it as a date."""
+    rows = tables.get(f"{key}s", pl.LazyFrame(schema={key: pl.String}))
+    if END not in rows.collect_schema():
+        return pl.LazyFrame(schema={key: pl.String, END: pl.Date})
+    return rows.select(key, pl.col(END).str.to_date("%Y-%m-%d", strict=False)).drop_nulls()

@@ -46,7 +46,7 @@ class Plan(dy.Schema):
 
 
 class Stores(dy.Schema):
-    """Attributes of each store, numbers or text."""
+    """Attributes of each store, numbers or text; `end`, where there is one, is the last day on which it sells."""
 
     store = dy.String(min_length=1)
 
@@ -161,7 +161,7 @@ class Attributes(Table):
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         (key,) = self.unique
-        if key == "sku" and END in raw.columns:
+        if END in raw.columns:
             raw = raw.with_columns(_ends(raw, key, options))
         if key == "sku" and PREDECESSOR in raw.columns:
             name = pl.col(PREDECESSOR).cast(pl.String).str.strip_chars().replace("", None)

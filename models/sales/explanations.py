@@ -62,7 +62,7 @@ ABOUT = {
     contest.LAST_WEEK: "the last week known",
     contest.LAST_YEAR: "the same week of last year",
     contest.SEASON: "last year's weeks of the key and its SKU, at this year's level",
-    "ended": "zero, since the table of SKUs says that it has ended",
+    "ended": "zero, since the table of SKUs or stores says that it has ended",
     "stopped": "zero, since it was not sold for long and is not in the plan",
     "own_history": "quantiles of the key's own weeks",
     "short_history": "the key's few weeks, mixed with what its SKU and store sell elsewhere",

@@ -102,3 +102,16 @@ def test_a_text_that_each_sku_has_another_of_is_no_group():
 def test_what_is_sold_after_the_origin_changes_nothing():
     before, after = (built(market(shift), WEEKS - 15) for shift in (0.0, 500.0))
     assert before.equals(after)
+
+
+def test_a_store_without_sales_for_ten_weeks_is_told_unless_it_has_an_end_or_a_plan():
+    closed = market().filter(pl.col("week") <= AS_OF - timedelta(weeks=12)).with_columns(store=pl.lit("shut"))
+    tables = {"history": pl.concat([market(), closed]).lazy()}
+    (note,) = assortment.unsold(tables, AS_OF)
+    assert "stores shut. If one has closed, give its last day in a column `end`" in note
+    stores = TABLES["stores"].accept(
+        pl.DataFrame({"store": ["shut"], "end": ["31.10.2022"]}).with_row_index(ROW), {}
+    )
+    assert assortment.unsold({**tables, "stores": stores.good.lazy()}, AS_OF) == []
+    plan = pl.LazyFrame({"sku": ["old"], "store": ["shut"], "week": [AS_OF + timedelta(weeks=1)]})
+    assert assortment.unsold({**tables, "plan": plan}, AS_OF) == []

@@ -153,10 +153,11 @@ def test_errors_of_the_weeks_that_are_judged_do_not_choose_or_calibrate(trained,
     )
 
 
-def test_a_sku_that_has_ended_sells_nothing(model, tables, simulated):
-    sku = simulated.history["sku"].min()
-    skus = pl.LazyFrame({"sku": [sku], "end": [str(simulated.as_of)]})
-    rows = scored(model, {**tables, "skus": skus}, simulated.as_of).rows.filter(sku=sku)
+@pytest.mark.parametrize("key", ["sku", "store"])
+def test_a_sku_or_store_that_has_ended_sells_nothing(model, tables, simulated, key):
+    name = simulated.history[key].min()
+    ends = pl.LazyFrame({key: [name], "end": [str(simulated.as_of)]})
+    rows = scored(model, {**tables, f"{key}s": ends}, simulated.as_of).rows.filter(pl.col(key) == name)
     assert rows.height
     assert rows.select("rung", *QUANTILES).unique().row(0) == ("ended", *[0.0] * len(QUANTILES))
 
