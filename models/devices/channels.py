@@ -70,22 +70,22 @@ def weighted_mean(x: Floats, weights: Floats, least: float = 0.5, first: int = 0
     """
     present = ~np.isnan(x)
     gappy = np.flatnonzero(~present.all(axis=1))
-    total = _windowed(np.where(present, x, 0.0), weights, first)
-    weight = np.repeat(_windowed(np.ones((1, x.shape[1])), weights, first), len(x), axis=0)
-    weight[gappy] = _windowed(present[gappy].astype(float), weights, first)
+    total = _window_sums(np.where(present, x, 0.0), weights, first)
+    weight = np.repeat(_window_sums(np.ones((1, x.shape[1])), weights, first), len(x), axis=0)
+    weight[gappy] = _window_sums(present[gappy].astype(float), weights, first)
     enough = weight > least * weights.sum()
     return np.divide(total, weight, out=np.full_like(total, np.nan), where=enough)
 
 
-def _windowed(x: Floats, weights: Floats, first: int) -> Floats:
+def _window_sums(x: Floats, weights: Floats, first: int) -> Floats:
     """Weighted sum of each cell and those before it, always added in the same order."""
     columns = x.shape[1] - first
     pad = max(0, len(weights) - 1 - first)
-    padded = np.pad(x, ((0, 0), (pad, 0)))
+    history = np.pad(x, ((0, 0), (pad, 0)))
     total, term = np.zeros((len(x), columns)), np.empty((len(x), columns))
     for lag, w in enumerate(weights):
         begin = first + pad - lag
-        np.multiply(padded[:, begin : begin + columns], w, out=term)
+        np.multiply(history[:, begin : begin + columns], w, out=term)
         total += term
     return total
 
@@ -193,9 +193,9 @@ def level_ratio(phi: Floats) -> Floats:
 
 def autocorrelation_of(unit: Floats) -> Floats:
     """Correlation of neighbours, from values clipped at three scales; from -0.5 to 0.99."""
-    clipped = np.clip(unit, -3, 3)
-    before = lagged(clipped, 1)
-    both = ~np.isnan(clipped) & ~np.isnan(before)
-    now, then = np.where(both, clipped, 0.0), np.where(both, before, 0.0)
+    near = np.clip(unit, -3, 3)
+    before = lagged(near, 1)
+    both = ~np.isnan(near) & ~np.isnan(before)
+    now, then = np.where(both, near, 0.0), np.where(both, before, 0.0)
     power = np.sqrt((now * now).sum(axis=1) * (then * then).sum(axis=1))
     return np.clip((now * then).sum(axis=1) / np.maximum(power, 1e-12), -0.5, 0.99)

@@ -37,9 +37,9 @@ def outcomes(anomalies: pl.DataFrame, faulty: Faulty) -> pl.DataFrame:
     moment = {c: grid.start + pl.col(c) * grid.interval for c in ("start", "end")}
     faults = faulty.faults.rename({"tag": "fault_tag"}).with_columns(**moment)
     pairs = anomalies.select(*KEY, "time").join(faults, on="device", how="inner")
-    concerned = (pl.col("tag") == pl.col("fault_tag")) | (pl.col("tag") == JOINT_TAG)
+    concerns = (pl.col("tag") == pl.col("fault_tag")) | (pl.col("tag") == JOINT_TAG)
     pair = (pl.col("fault") == "correlation") & pl.col("tag").is_in(["speed", "current"])
-    inside = (concerned | pair) & (pl.col("time") >= pl.col("start"))
+    inside = (concerns | pair) & (pl.col("time") >= pl.col("start"))
     pairs = pairs.with_columns(
         (inside & (pl.col("time") < pl.col("end"))).alias("during"),
         (inside & (pl.col("time") < pl.col("end") + AFTERMATH * grid.interval)).alias("true"),
@@ -92,8 +92,8 @@ def rolling_z_score(grid: Grid, first: int, threshold: float = 3.0) -> pl.DataFr
     for lag in range(1, _WINDOW + 1):
         before: Floats = lagged(grid.values, lag)
         present = ~np.isnan(before)
-        filled = np.where(present, before, 0.0)
-        count, total, squares = count + present, total + filled, squares + filled**2
+        values = np.where(present, before, 0.0)
+        count, total, squares = count + present, total + values, squares + values**2
     mean = total / np.maximum(count, 1)
     deviation = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0.0))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -162,7 +162,7 @@ def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines:
         p_values = trial.fine.filter(pl.col("rung") != "missing")["p_value"].to_numpy()
         rate = float((p_values <= alpha).mean())
         summary = outcomes(called_by_scores(trial.with_faults, alpha), trial.faulty)
-        frames.append(_labelled(f"{trial.options.detector}, alpha {alpha:g}", summary, rate))
+        frames.append(_lines_of(f"{trial.options.detector}, alpha {alpha:g}", summary, rate))
     if not baselines:
         return pl.concat(frames)
     past, grid = trial.past, trial.simulated.grid
@@ -173,7 +173,7 @@ def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines:
         ("rolling z-score above 3", lambda grid: rolling_z_score(grid, past)),
     ):
         summary = outcomes(rows_of(trial.faulty.grid), trial.faulty)
-        frames.append(_labelled(method, summary, rows_of(grid).height / cells))
+        frames.append(_lines_of(method, summary, rows_of(grid).height / cells))
     return pl.concat(frames)
 
 
@@ -220,7 +220,7 @@ def rate_with_error(alarms: pl.Series, rows: pl.Series) -> tuple[float, float]:
     return rate, float(1.96 * np.sqrt(many * ((k - rate * n) ** 2).sum()) / n.sum())
 
 
-def _labelled(method: str, frame: pl.DataFrame, rate: float) -> pl.DataFrame:
+def _lines_of(method: str, frame: pl.DataFrame, rate: float) -> pl.DataFrame:
     return frame.select(pl.lit(method).alias("method"), pl.all(), pl.lit(rate).alias("alarm_rate"))
 
 

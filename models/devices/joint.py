@@ -132,12 +132,12 @@ def _correlation(x: Floats) -> Floats:
     """Correlation matrices (n, d, d) of n devices, from the cells of x (n, d, T) in which both tags have values."""
     tags = x.shape[1]
     present = ~np.isnan(x)
-    filled = np.where(present, x, 0.0)
+    values = np.where(present, x, 0.0)
     matrix = np.zeros((len(x), tags, tags))
     for i in range(tags):
         for j in range(i):
             both = present[:, i] & present[:, j]
-            a, b = np.where(both, filled[:, i], 0.0), np.where(both, filled[:, j], 0.0)
+            a, b = np.where(both, values[:, i], 0.0), np.where(both, values[:, j], 0.0)
             power = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
             enough = both.sum(axis=1) >= 30
             matrix[:, i, j] = np.where(enough, (a * b).sum(axis=1) / np.maximum(power, 1e-12), 0.0)
@@ -147,25 +147,25 @@ def _correlation(x: Floats) -> Floats:
     return matrix
 
 
-def _normal(squared: Floats, count: Floats | NDArray[np.int64]) -> Floats:
+def _normal(squares: Floats, count: Floats | NDArray[np.int64]) -> Floats:
     """Squared distances in `count` directions as if they were standard normal; NaN for none."""
     share = 2 / (9 * np.maximum(count, 1))
     return np.where(
-        count < 1, np.nan, ((squared / np.maximum(count, 1)) ** (1 / 3) - (1 - share)) / np.sqrt(share)
+        count < 1, np.nan, ((squares / np.maximum(count, 1)) ** (1 / 3) - (1 - share)) / np.sqrt(share)
     )
 
 
 def _whole(x: Floats, precision: Floats) -> tuple[Floats, Floats]:
     """The whole distance of x (n, d, T): as a standard normal and as it is, (n, T); NaN for fewer than two tags."""
-    squared, tags = squared_distances(x, precision)
+    squares, tags = squared_distances(x, precision)
     few = tags < 2
-    return np.where(few, np.nan, _normal(squared, tags)), np.where(few, np.nan, np.sqrt(squared))
+    return np.where(few, np.nan, _normal(squares, tags)), np.where(few, np.nan, np.sqrt(squares))
 
 
 def _residual(x: Floats, matrix: Floats, directions: NDArray[np.int64]) -> Floats:
     """The distance in the weak directions as a standard normal, (n, T); NaN where a tag is missing."""
-    squared = _quadratic(np.clip(x, -CLIP, CLIP), matrix)
-    return np.where(directions[:, None] < 1, np.nan, _normal(np.maximum(squared, 0.0), directions[:, None]))
+    squares = _quadratic(np.clip(x, -CLIP, CLIP), matrix)
+    return np.where(directions[:, None] < 1, np.nan, _normal(np.maximum(squares, 0.0), directions[:, None]))
 
 
 def _quadratic(x: Floats, matrix: Floats) -> Floats:
@@ -182,14 +182,14 @@ def squared_distances(x: Floats, precision: Floats) -> tuple[Floats, NDArray[np.
     Cells that lack tags have the distance of the others: the least over all values of the missing tags.
     """
     present = ~np.isnan(x)
-    filled = np.clip(np.where(present, x, 0.0), -CLIP, CLIP)
+    values = np.clip(np.where(present, x, 0.0), -CLIP, CLIP)
     tags = x.shape[1]
-    squares = _quadratic(filled, precision)
+    squares = _quadratic(values, precision)
     count = present.sum(axis=1)
     device, column = np.nonzero((count < tags) & (count > 1))
     for begin in range(0, len(device), 20_000):
         d, t = device[begin : begin + 20_000], column[begin : begin + 20_000]
-        squares[d, t] = _of_present(filled[d, :, t], present[d, :, t], precision[d])
+        squares[d, t] = _of_present(values[d, :, t], present[d, :, t], precision[d])
     return np.maximum(squares, 0.0), count
 
 

@@ -71,8 +71,8 @@ def _tags(builder: Builder, size: str, widest: int) -> tuple[str, str]:
     tags = builder.op("Transpose", cube, perm=[0, 2, 1])
     own = builder.op("Less", builder.constant(np.arange(widest), np.int64), builder.unsqueeze(size, 2))
     present = builder.op("And", builder.op("Not", builder.op("IsNaN", tags)), own)
-    filled = builder.op("Where", present, tags, builder.constant(0.0))
-    return builder.op("Clip", filled, builder.constant(-CLIP), builder.constant(CLIP)), present
+    values = builder.op("Where", present, tags, builder.constant(0.0))
+    return builder.op("Clip", values, builder.constant(-CLIP), builder.constant(CLIP)), present
 
 
 def _matrices(builder: Builder, lists: pl.Series, sizes: np.ndarray, widest: int) -> str:

@@ -37,7 +37,7 @@ def of_sensors(model: Model, block: Block, rungs: pl.DataFrame, options: Options
     """One row per sensor of the block: status, rung and reason; silent and flat sensors are findings."""
     values = block.grid.values
     count = block.received[:, LOOKBACK:].sum(axis=1)
-    alarmed = (block.cause == CAUSES.index("missing")).any(axis=1)
+    is_silent = (block.cause == CAUSES.index("missing")).any(axis=1)
     length, chance = np.zeros(len(values), np.int16), np.full(len(values), np.nan)
     at = np.flatnonzero(rungs["rung"].is_not_null().to_numpy())
     if len(at):
@@ -48,7 +48,7 @@ def of_sensors(model: Model, block: Block, rungs: pl.DataFrame, options: Options
     rung = pl.Series(RUNGS, dtype=pl.String).gather(block.rung)
     frame = rungs.with_columns(
         pl.Series("count", count),
-        pl.Series("alarmed", alarmed),
+        pl.Series("is_silent", is_silent),
         pl.Series("flat", flat),
         pl.Series("run", length),
         rung.alias("own"),
@@ -57,7 +57,7 @@ def of_sensors(model: Model, block: Block, rungs: pl.DataFrame, options: Options
 
 
 _OWN = ~pl.col("own").is_in(["pooled", "none"])
-_NOTHING = (pl.col("count") == 0) & ~pl.col("alarmed")
+_NOTHING = (pl.col("count") == 0) & ~pl.col("is_silent")
 
 
 def _status() -> pl.Expr:
@@ -80,7 +80,7 @@ def _reason() -> pl.Expr:
     few = pl.format("too few readings in the history for a detector of its own: {}", "readings")
     silent = pl.format("silent: no reading in the hour; the last one that training saw is of {}", last)
     return (
-        pl.when(pl.col("count") == 0, pl.col("alarmed"))
+        pl.when(pl.col("count") == 0, pl.col("is_silent"))
         .then(silent)
         .when(pl.col("count") == 0)
         .then(pl.lit("no reading in the hour, which is not unusual for it"))

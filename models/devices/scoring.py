@@ -100,20 +100,20 @@ def _at_pace(
     start = floor(first, step) - LOOKBACK * step
     recent = readings.filter(pl.col("time") >= start, pl.col("time") < until)
     recent = recent.join(keys.lazy().select("device").unique(), on="device", how="semi")
-    paced = recent if pace == 1 else at_pace(recent, step).collect().lazy()
+    steps = recent if pace == 1 else at_pace(recent, step).collect().lazy()
     sensors = with_timezone(_sensors(model, keys), model.frames["sensors"], options.timezone)
-    panel = panel_of(paced, sensors, start, ceiling(until, step), step)
+    panel = panel_of(steps, sensors, start, ceiling(until, step), step)
     for grid in panel.grids(options.cells):
         devices = grid.keys.select("device").unique()
         device_keys = keys.join(devices, on="device", how="semi")
         rows, outcomes = _score_grid(model.within(devices), grid, device_keys, options)
         if pace > 1:
-            rows = _at_last_readings(rows, paced.collect()).filter(pl.col("time") >= first)
+            rows = _at_last_readings(rows, steps.collect()).filter(pl.col("time") >= first)
         yield Scores(rows, outcomes)
 
 
-def _at_last_readings(rows: pl.DataFrame, paced: pl.DataFrame) -> pl.DataFrame:
-    ends = paced.select(*KEY, "time", "last")
+def _at_last_readings(rows: pl.DataFrame, steps: pl.DataFrame) -> pl.DataFrame:
+    ends = steps.select(*KEY, "time", "last")
     both = rows.join(ends, on=[*KEY, "time"], how="left", maintain_order="left")
     return both.with_columns(pl.coalesce("last", "time").alias("time")).drop("last")
 

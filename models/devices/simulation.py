@@ -68,7 +68,7 @@ def simulate(
 ) -> Simulated:
     """Devices number `first` up to `first + devices`, free of faults; a share `missing` of readings is lost."""
     traits = _traits(devices, first, seed)
-    noise, lost, draws = _draws(devices, first, intervals, seed)
+    noise, chance, draws = _draws(devices, first, intervals, seed)
     noise[:, 3] = CORRELATION * noise[:, 2] + np.sqrt(1 - CORRELATION**2) * noise[:, 3]
     coefficients = traits["autocorrelation"].to_numpy()
     noise = np.round(_ar1_noise(noise.reshape(-1, intervals), coefficients), 2).reshape(noise.shape)
@@ -81,7 +81,7 @@ def simulate(
     level, scale = _column(traits, "level", devices), _column(traits, "scale", devices)
     expected = (level + scale * course).reshape(-1, intervals)
     values = expected + (scale * noise).reshape(-1, intervals)
-    values[lost.reshape(-1, intervals) < missing] = np.nan
+    values[chance.reshape(-1, intervals) < missing] = np.nan
     return Simulated(replace(grid, values=values), expected, traits)
 
 
@@ -112,14 +112,14 @@ def _traits(devices: int, first: int, seed: int) -> pl.DataFrame:
 def _draws(devices: int, first: int, intervals: int, seed: int) -> tuple[Floats, NDArray[np.float32], Floats]:
     """Standard normal noise, uniform numbers for losses, and uniform numbers for the device's own course."""
     noise = np.empty((devices, len(TAGS), intervals))
-    lost = np.empty((devices, len(TAGS), intervals), np.float32)
+    chance = np.empty((devices, len(TAGS), intervals), np.float32)
     course = np.empty((devices, 2, intervals))
     for i in range(devices):
         rng = np.random.default_rng([seed, 0, first + i])
         rng.standard_normal(out=noise[i])
-        rng.random(out=lost[i], dtype=np.float32)
+        rng.random(out=chance[i], dtype=np.float32)
         rng.random(out=course[i])
-    return noise, lost, course
+    return noise, chance, course
 
 
 def _ar1_noise(noise: Floats, coefficients: Floats) -> Floats:

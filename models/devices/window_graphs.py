@@ -75,10 +75,10 @@ def weighted_mean(
         lags = np.arange(min(len(weights), last + 1))
         kernel[last - lags, column] = weights[lags]
     absent, weigh = builder.op("IsNaN", values), builder.constant(kernel)
-    filled = builder.op("Where", absent, builder.constant(0.0), values)
+    summands = builder.op("Where", absent, builder.constant(0.0), values)
     weight = builder.op("MatMul", builder.cast(builder.op("Not", absent), "double"), weigh)
     enough = builder.op("Greater", weight, builder.constant(least * weights.sum()))
-    mean = builder.op("Div", builder.op("MatMul", filled, weigh), weight)
+    mean = builder.op("Div", builder.op("MatMul", summands, weigh), weight)
     return builder.op("Where", enough, mean, builder.constant(np.nan))
 
 
