@@ -126,7 +126,7 @@ class Weekly(Table):
                 f"{self.name}: weeks start on different weekdays.\n"
                 + "\n".join(lines)
                 + "\nExpected one week anchor in all files. "
-                + (_NOT_WEEKLY if anchors.height == _DAYS_OF_A_WEEK else _OTHER_ANCHOR)
+                + (_NOT_WEEKLY if anchors.height > _MOST_ANCHORS else _OTHER_ANCHOR)
             )
 
 
@@ -245,7 +245,8 @@ def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
 
 NUMBERS = (PRICE, IN_STOCK)
 """Further columns that mean something, of numbers only."""
-_DAYS_OF_A_WEEK = 7
+_MOST_ANCHORS = 2
+"""Weeks of one file that start on more weekdays are days or months."""
 _NOT_WEEKLY = "Days and months are not read: sum the days of each whole week, and give every row the first day of its week."
 _OTHER_ANCHOR = "Give every row the first day of its week, or all of them its last day and --week-ending."
 _YEARS = timedelta(days=5 * 366)

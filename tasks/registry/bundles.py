@@ -137,8 +137,8 @@ def for_as_of(store: Store, scenario: str, as_of: AsOf) -> int:
     if candidates.is_empty():
         raise BundleError(
             f"{store.uri}: no bundle of {scenario} was trained on data up to {as_of} or earlier; "
-            f"the oldest was trained on data up to {min(registry['as_of'].to_list())}. Train one with "
-            f"`python -m flows {scenario} train --as-of {as_of.isoformat()}`, or name a bundle with --bundle."
+            f"the oldest was trained on data up to {min(registry['as_of'].to_list())}. Train one on "
+            f"data up to then (`python -m flows {scenario} train --help`), or name a bundle with --bundle."
         )
     return int(candidates["bundle"][-1])
 

@@ -322,5 +322,7 @@ def test_where_every_bundle_knows_too_much_the_way_out_is_said(store):
         bundles.for_as_of(store, "toy", days(1))
     save(store, "r1", days(5))
     bundles.promote(store, "toy", 1, "first")
-    with pytest.raises(BundleError, match=r"up to 2024-01-01 or earlier.*2024-01-05.*--as-of 2024-01-01"):
+    with pytest.raises(
+        BundleError, match=r"up to 2024-01-01 or earlier.*2024-01-05.*toy train --help.*--bundle"
+    ):
         bundles.for_as_of(store, "toy", days(1))

@@ -391,7 +391,7 @@ def test_weeks_that_start_on_different_days_are_refused_with_examples_of_each(st
 
 
 def test_sales_of_days_are_refused_with_what_makes_weeks_of_them(store, tmp_path):
-    days = "".join(f"A,N,{MONDAY + timedelta(days=n)},5\n" for n in range(14))
+    days = "".join(f"A,N,{MONDAY + timedelta(days=n)},5\n" for n in range(14) if n % 7 != 6)
     (tmp_path / "sales.csv").write_text(f"sku,store,week,units\n{days}")
     with pytest.raises(ContractError, match="sum the days of each whole week"):
         read(store, "history", str(tmp_path / "sales.csv"), SALES)
