@@ -13,7 +13,9 @@ from models.sales.panel import Panel, mean, ratio
 from models.sales.seasons import YEAR
 
 RIDGE_WEEKS = 10.0
-HARMONICS = 2
+HARMONICS, SLOW_HARMONICS = 12, 2
+"""Harmonics of the year, at most, and those of them that covariates are told apart from."""
+SKUS_AT_A_TIME = 256
 DAMPING = 0.9
 """Share of a trend that remains from one week of the forecast to the next."""
 WAVE, TREND = "year_", "_trend"
@@ -84,11 +86,12 @@ def logs_of(panel: Panel, origin: int, horizon: int) -> Logs:
 def coefficients(logs: Logs) -> dict[str, np.ndarray]:
     """Coefficients by regressor, one value per SKU: covariates by least squares, then trend and season.
 
-    Least squares are of log units, less each key's mean, on covariates and harmonics, so that a promotion
+    Least squares are of log units, less each key's mean, on covariates and slow harmonics, so that a promotion
     of every December is not taken for December; the harmonics' coefficients are then estimated anew.
     The ridge is worth `RIDGE_WEEKS` store-weeks in which the regressor varies as it usually does.
     """
-    names = [name for name in logs.x if name and name != TREND]
+    slow = list(logs.waves)[1 : 1 + 2 * SLOW_HARMONICS]
+    names = [name for name in logs.x if name and (name not in logs.waves or name in slow)]
     seasonal = np.array([name.startswith(WAVE) for name in names])
     effects = mean(logs.y)
     betas = np.zeros((len(logs.names), len(names)))
@@ -106,9 +109,12 @@ def coefficients(logs: Logs) -> dict[str, np.ndarray]:
             squares = np.einsum("ij,ik->jk", x, x)
             betas[at] = np.linalg.solve(squares + ridge, np.einsum("ij,i->j", x, y[finite]))
     by_name = {name: betas[:, at] for at, name in enumerate(names) if not seasonal[at]}
-    return by_name | _trend_and_season(
-        logs, sku_index(logs, logs.y - logs.regression(by_name)[: len(logs.y)])
-    )
+    index = sku_index(logs, logs.y - logs.regression(by_name)[: len(logs.y)])
+    parts = [
+        _trend_and_season(logs, index[:, at : at + SKUS_AT_A_TIME])
+        for at in range(0, max(index.shape[1], 1), SKUS_AT_A_TIME)
+    ]
+    return by_name | {name: np.concatenate([part[name] for part in parts]) for name in logs.waves}
 
 
 def _trend_and_season(logs: Logs, series: np.ndarray) -> dict[str, np.ndarray]:
@@ -118,11 +124,11 @@ def _trend_and_season(logs: Logs, series: np.ndarray) -> dict[str, np.ndarray]:
     same local-level filter, and their innovations are regressed on each other. By least squares, a level
     that wanders would pass for a trend or a season (Granger & Newbold 1974, Journal of Econometrics 2). The
     ratio of the two variances is the likeliest of `RATIOS`. Coefficients are the mean over the models with and
-    without trend and with 0 to `HARMONICS` harmonics, weighted by exp(-AIC / 2) (Burnham & Anderson 2002, Model
-    Selection and Multimodel Inference, ch. 4). A trend needs a year of history, a season two.
+    without trend and with 0 to `HARMONICS` harmonics, weighted by exp(-AICc / 2) (Burnham & Anderson 2002, Model
+    Selection and Multimodel Inference, ch. 2 and 4). A trend needs a year of history, a season two, and each coefficient
+    two weeks.
     """
-    names = [TREND, *(name for name in logs.x if name.startswith(WAVE))]
-    regressors = np.stack([logs.waves[name][: len(series)] for name in names], axis=-1)
+    regressors = np.stack([values[: len(series)] for values in logs.waves.values()], axis=-1)
     squares, deviance, weeks = innovations(series, regressors)
     n, span = np.maximum(weeks, 1), _span(series)
     criteria, betas = [], []
@@ -131,15 +137,15 @@ def _trend_and_season(logs: Logs, series: np.ndarray) -> dict[str, np.ndarray]:
         inner, cross = squares[..., 1 + at[:, None], 1 + at], squares[..., 1 + at, 0]
         beta = np.linalg.solve(inner + 1e-9 * np.eye(len(at)), cross[..., None])[..., 0]
         rest = np.maximum(squares[..., 0, 0] - (beta * cross).sum(axis=-1), 1e-12)
-        criterion = n * np.log(rest / n) + deviance + 2 * len(at)
+        criterion = n * np.log(rest / n) + deviance + 2 * len(at) * n / np.maximum(n - len(at) - 1, 1)
         likeliest = criterion.argmin(axis=0)[None]
-        enough = span >= YEAR * (2 if harmonics else int(trend))
+        enough = (span >= YEAR * (2 if harmonics else int(trend))) & (n > 2 * len(at))
         criteria.append(np.where(enough, np.take_along_axis(criterion, likeliest, axis=0)[0], np.inf))
-        betas.append(np.zeros((series.shape[1], len(names))))
+        betas.append(np.zeros((series.shape[1], len(logs.waves))))
         betas[-1][:, at] = np.take_along_axis(beta, likeliest[..., None], axis=0)[0]
     weights = np.exp((np.min(criteria, axis=0) - criteria) / 2)
     coefficients = (np.array(betas) * (weights / weights.sum(axis=0))[..., None]).sum(axis=0)
-    return {name: coefficients[:, at] for at, name in enumerate(names)}
+    return {name: coefficients[:, at] for at, name in enumerate(logs.waves)}
 
 
 def _span(series: np.ndarray) -> np.ndarray:

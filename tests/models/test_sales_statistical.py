@@ -493,6 +493,16 @@ def test_a_season_beside_a_level_that_wanders_is_found():
     assert coefficient["year_cos1"] == pytest.approx(0.0, abs=0.1)
 
 
+def test_a_peak_of_a_few_weeks_comes_back_after_five_years_of_it():
+    weeks = 268
+    of_year = np.arange(weeks) % 52.18
+    units = 100 * np.exp(np.random.default_rng(8).normal(0, 0.1, weeks)) * np.where(of_year < 3, 3, 1)
+    panel = panel_from({("a", "s"): units})
+    params = statistical.fit(panel, 254, 13, QUANTILES)
+    median = statistical.forecast(params, panel, 254, 13, QUANTILES)["q50"].to_numpy()
+    assert median[of_year[255:] < 3].mean() > 2 * np.median(median)
+
+
 def test_coefficients_of_one_model_are_generalised_least_squares():
     rng = np.random.default_rng(6)
     series, x = rng.normal(0, 1, (40, 1)).cumsum(axis=0), rng.normal(0, 1, (40, 2))
