@@ -161,7 +161,7 @@ class Devices(
         headline = dict(metrics.filter(pl.col("slice") == "all").select("metric", "value").iter_rows())
         rungs = frames["sensors"]["rung"]
         notes = [
-            f"{count:,} sensor{'s' * (count > 1)}: {rung}"
+            f"{count:,} sensor{'s' * (count > 1)} in intervals of {settings.interval}: {rung}"
             for rung, count in rungs.value_counts().sort("rung").iter_rows()
         ]
         notes += [*training_notes.of_backtest(backtest), *training_notes.of_sensors(files, settings)]
