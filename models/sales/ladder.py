@@ -16,7 +16,7 @@ Rule: a key gets the first rung that applies, for all its weeks:
 2. `own_history`    at least `OWN_WEEKS` weeks of history: empirical quantiles of its last `RECENT_WEEKS`
                     reported weeks.
 3. `short_history`  fewer weeks: its SKU's spread around a level, which is the mean of its own weeks and,
-                    counted as `PRIOR_WEEKS` more weeks, what its SKU and store lead to expect.
+                    counted as up to `PRIOR_WEEKS` more weeks, what its SKU and store lead to expect.
 4. `sku_profile`    no history: quantiles of the SKU's sales in the other stores, times the store's size.
 5. `store_profile`  the SKU is unknown, too: quantiles over all SKUs of the store.
 6. `everything`     the store is unknown, too: quantiles over all sales; zero where there are none at all.
@@ -38,11 +38,19 @@ from typing import Any
 
 import polars as pl
 
-from models.sales.ladder_profiles import DEMAND, OWN_WEEKS, by_demand, demand_of, plausible, rounded, rows_of
+from models.sales.ladder_profiles import (
+    DEMAND,
+    OWN_WEEKS,
+    PRIOR_WEEKS,
+    by_demand,
+    demand_of,
+    plausible,
+    rounded,
+    rows_of,
+)
 from models.sales.options import quantile_column
 from models.sales.panel import KEY
 
-PRIOR_WEEKS = 2.0
 RECENT_WEEKS = 52
 STOPPED_WEEKS = 26
 
@@ -106,7 +114,14 @@ def _complete(profiles: Mapping[str, pl.DataFrame], names: Sequence[str]) -> dic
     columns: dict[str, Any] = {"demand": DEMAND, "rows": pl.Int64, **values}
     shapes = {f"shape_{name}": pl.Float64 for name in names}
     empty: dict[str, dict[str, Any]] = {
-        "ladder_sku": {"sku": pl.String, **columns, **shapes, "stores": pl.UInt32, "usual_price": pl.Float64},
+        "ladder_sku": {
+            "sku": pl.String,
+            **columns,
+            **shapes,
+            "stores": pl.UInt32,
+            "usual_price": pl.Float64,
+            "prior_weeks": pl.Float64,
+        },
         "ladder_store": {"store": pl.String, **columns, "size": pl.Float64},
         "ladder_all": columns,
     }
@@ -236,9 +251,10 @@ def _scaled_to_own(
     """The SKU's quantiles around a key's own level.
 
     Of a key with n weeks that sold `own` where its SKU and store led to expect `expected`, the level is
-    the expected one times `(own + p) / (expected + p)`, `p` being `PRIOR_WEEKS` expected weeks. Its
-    quantiles are the mean of two, weighted n to `PRIOR_WEEKS`: the level times the spread of a single
-    key about its mean, and the SKU's profile, which has the spread between keys, too.
+    the expected one times `(own + p) / (expected + p)`, `p` being what is expected of the SKU's prior weeks, in the
+    share of it that the key sold where that is less: about a low level, weeks vary less. Its quantiles are the mean of
+    two, weighted n to the prior weeks: the level times the spread of a single key about its mean, and the SKU's profile,
+    which has the spread between keys, too.
     """
     own_weeks = own.join(rows.select(KEY).unique(), on=KEY, how="semi")
     own_weeks = own_weeks.join(_uplifts(own_weeks, book), on=["sku", "demand"])
@@ -246,11 +262,15 @@ def _scaled_to_own(
     level = own_weeks.group_by(KEY).agg(
         weeks=pl.len(), own=pl.col("units").sum(), expected=pl.col("mean").sum()
     )
-    prior = PRIOR_WEEKS * pl.col("expected") / pl.col("weeks")
-    factor = ((pl.col("own") + prior) / (pl.col("expected") + prior)).fill_nan(1.0)
-    level = level.select(
-        *KEY, factor=rounded(factor), trust=pl.col("weeks") / (pl.col("weeks") + PRIOR_WEEKS)
+    prior_weeks = (
+        book["ladder_sku"].filter(demand="any").select("sku", pl.col("prior_weeks").fill_null(PRIOR_WEEKS))
     )
+    level = level.join(prior_weeks, on="sku")
+    share = ((pl.col("own") + 1) / (pl.col("expected") + 1)).clip(upper_bound=1.0)
+    prior = share * pl.col("prior_weeks") * pl.col("expected") / pl.col("weeks")
+    factor = ((pl.col("own") + prior) / (pl.col("expected") + prior)).fill_nan(1.0)
+    trust = pl.col("weeks") / (pl.col("weeks") + pl.col("prior_weeks"))
+    level = level.select(*KEY, factor=rounded(factor), trust=trust)
 
     shapes = [f"shape_{name}" for name in names]
     mean = book["ladder_sku"].filter(demand="any").select("sku", "mean")

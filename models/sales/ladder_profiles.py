@@ -17,6 +17,7 @@ from models.sales.options import quantile_column
 from models.sales.panel import IMPLAUSIBLE, IMPLAUSIBLE_EARLY, KEY, LEAST_WEEKS, covariate_columns
 
 OWN_WEEKS = 8
+PRIOR_WEEKS = 2.0
 PROFILE_WEEKS = 26
 PROMOTED_DEPTH = 0.05
 DEMAND = pl.Enum(["any", "promoted", "regular"])
@@ -29,7 +30,7 @@ def profiles(
 ) -> dict[str, pl.DataFrame]:
     """Profiles of SKUs, of stores and of everything in the last `PROFILE_WEEKS` weeks; a few rows per SKU.
 
-    `ladder_sku`: sku, demand (any, promoted, regular), rows, stores, usual_price, mean and quantiles of
+    `ladder_sku`: sku, demand (any, promoted, regular), rows, stores, usual_price, `prior_weeks`, mean and quantiles of
     units in a store of size 1, `shape_*`: quantiles of units relative to the key's own mean.
     `ladder_store`: store, size, demand, rows, mean and quantiles of units over the store's SKUs. A store's
     size is what it sells relative to what its SKUs sell in an average store. `ladder_all`: demand, rows,
@@ -55,6 +56,7 @@ def profiles(
     overall = by_demand(rows, [], quantiles)
     of_size = rows.join(size, on="store").with_columns(pl.col("units") / pl.col("size"))
     by_sku = by_demand(of_size, ["sku"], quantiles).join(usual, on="sku")
+    by_sku = by_sku.join(_prior_weeks(of_size), on="sku", how="left")
     steady = rows.join(key.filter(pl.col("key_rows") >= OWN_WEEKS, pl.col("key_mean") > 0), on=KEY)
     relative = steady.with_columns(pl.col("units") / pl.col("key_mean"))
     shapes = by_demand(relative, ["sku"], quantiles).drop("rows", "mean")
@@ -66,6 +68,20 @@ def profiles(
         "ladder_all": overall.cast({"demand": pl.String}).sort("demand"),
         "ladder_flags": pl.DataFrame({"name": flags}, schema={"name": pl.String}),
     }
+
+
+def _prior_weeks(of_size: pl.DataFrame) -> pl.DataFrame:
+    """Weeks of a key, `PRIOR_WEEKS` at most, that its own mean needs to count as much as its SKU's.
+
+    Bühlmann's k: the variance of the weeks of a key to that of the means of keys (Bühlmann & Gisler 2005, A Course in
+    Credibility Theory, ch. 3). Where stores sell very different amounts of a SKU, a few weeks say more than other stores.
+    """
+    units = pl.col("units")
+    keys = of_size.group_by(KEY).agg(mean=units.mean(), variance=units.var(), weeks=pl.len())
+    within, between = pl.col("variance").mean(), pl.col("mean").var()
+    between -= (pl.col("variance") / pl.col("weeks")).mean()
+    prior = keys.group_by("sku").agg(prior_weeks=pl.when(between > 0).then(within / between))
+    return prior.with_columns(rounded(pl.col("prior_weeks").clip(upper_bound=PRIOR_WEEKS)))
 
 
 def _flags(history: pl.LazyFrame) -> list[str]:

@@ -121,9 +121,21 @@ def test_a_short_history_moves_its_skus_level_towards_its_own():
     answers = ladder.answer(keys(("a", "u")), history, profiles, AS_OF, 2, QUANTILES)
     assert answers["rung"].unique().to_list() == ["short_history"]
     assert answers["reason"][0] == "3 weeks of history, 8 are needed"
-    factor = (3 * 40 + ladder.PRIOR_WEEKS * 100) / (3 * 100 + ladder.PRIOR_WEEKS * 100)
+    prior = ladder.PRIOR_WEEKS * 100 * (3 * 40 + 1) / (3 * 100 + 1)
+    factor = (3 * 40 + prior) / (3 * 100 + prior)
     assert answers["q50"][0] == pytest.approx(factor * 100)
     assert answers["q5"][0] == pytest.approx(factor * 90)
+
+
+def test_where_stores_sell_very_different_amounts_two_weeks_of_a_key_say_more_than_other_stores():
+    others = [
+        weeks("a", f"s{level}", [0.9 * level, 1.1 * level, 1.0 * level] * 6)
+        for level in (10, 100, 1000, 10_000)
+    ]
+    history = pl.concat([*others, weeks("a", "u", [10.0, 11.0])])
+    answers = answer(keys(("a", "u")), history)
+    assert answers["rung"].unique().to_list() == ["short_history"]
+    assert 9 < answers["q50"][0] < 20
 
 
 def test_the_reason_of_a_single_week_is_in_the_singular():
