@@ -11,7 +11,6 @@ import polars as pl
 
 from models.machines.clocks import span
 from models.machines.contracts import sensors, tables_at
-from models.machines.equipment import missing_components
 from models.machines.service import failures_until, record_ends
 from models.scenario import Frames
 
@@ -97,10 +96,11 @@ def stray_clocks(telemetry: pl.LazyFrame) -> pl.DataFrame:
     return _finding("stray clock", "telemetry", counts, detail)
 
 
-def without_component(tables: Frames, as_of: datetime, days: int = 28) -> pl.DataFrame:
-    """Components that machines of a type do not have, see `equipment`, of machines with telemetry in the last `days`."""
-    missing = missing_components(tables, as_of - timedelta(days=days), as_of).lazy()
-    names = missing.group_by("machine_id", "type").agg(pl.col("component").sort(), pl.len().alias("count"))
+def without_component(missing: pl.DataFrame) -> pl.DataFrame:
+    """A line as in `findings` for each machine with `equipment.missing_components`."""
+    names = (
+        missing.lazy().group_by("machine_id", "type").agg(pl.col("component").sort(), pl.len().alias("count"))
+    )
     detail = pl.format("{} has no {}", "type", pl.col("component").list.join(", "))
     return _finding("without component", "machines", names, detail)
 

@@ -231,7 +231,7 @@ class Machines(
                 f"{until:%Y-%m-%dT%H:%MZ}. Expected --from before that. Give an earlier one, or ingest newer telemetry."
             )
         time = pl.col("time")
-        begin = min(run_options.score_from or until, until) - timedelta(days=run_options.normal_days)
+        begin = _begin(run_options, until)
         recent = time.is_between(begin, until, closed="right")
         machines = [tables["telemetry"].filter(recent).select("machine_id", "shard")]
         if "machines" in tables:
@@ -252,13 +252,16 @@ class Machines(
         options: Mapping[str, Any],
     ) -> pl.DataFrame:
         """One line per finding: finding, table, machines, examples, effect; see `findings.findings`."""
-        until, since = moment(as_of), Options.of(options).score_from
+        run_options, until = Options.of(options), moment(as_of)
         telemetry = tables["telemetry"]
         records = by_component(tables, components_of(tables, until))
+        missing = missing_components(records, _begin(run_options, until), until)
         odd = summary(
-            pl.concat([stray_clocks(telemetry), without_component(records, until), findings(records, until)])
+            pl.concat([stray_clocks(telemetry), without_component(missing), findings(records, until)])
         )
-        return pl.concat([before_the_data(telemetry, since), record_ends_early(tables, until), odd])
+        return pl.concat(
+            [before_the_data(telemetry, run_options.score_from), record_ends_early(tables, until), odd]
+        )
 
     def score(
         self,
@@ -376,6 +379,11 @@ def _options(context: Mapping[str, pl.DataFrame], options: Mapping[str, Any]) ->
     """The options of a training, with windows that follow the interval of the telemetry."""
     interval = Vocabulary.of_frame(context["vocabulary"]).interval_hours
     return Options.of(options).at_interval(interval, training.span_hours(context["observed"]))
+
+
+def _begin(options: Options, until: datetime) -> datetime:
+    """Since when a machine must have sent telemetry to be scored: long enough before the range for its features."""
+    return min(options.score_from or until, until) - timedelta(days=options.normal_days)
 
 
 MACHINES = Machines()
