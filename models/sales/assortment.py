@@ -121,6 +121,7 @@ def unsold(tables: Frames, as_of: date) -> list[str]:
     """Notes on SKUs and stores that sold nothing in the `UNSOLD_WEEKS` up to `as_of` and have no end."""
     week, has_sales = pl.col("week"), pl.col("units") > 0
     year = tables["history"].filter(week > as_of - timedelta(weeks=YEAR), week <= as_of, has_sales)
+    year = year.group_by(*_UNSOLD).agg(week.max()).collect(engine="streaming").lazy()
     notes = []
     for key, note in _UNSOLD.items():
         last = year.group_by(key).agg(week.max()).filter(week <= as_of - timedelta(weeks=UNSOLD_WEEKS))

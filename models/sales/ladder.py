@@ -38,16 +38,7 @@ from typing import Any
 
 import polars as pl
 
-from models.sales.ladder_profiles import (
-    DEMAND,
-    OWN_WEEKS,
-    PRIOR_WEEKS,
-    by_demand,
-    demand_of,
-    plausible,
-    rounded,
-    rows_of,
-)
+from models.sales.ladder_profiles import DEMAND, OWN_WEEKS, by_demand, demand_of, plausible, rounded, rows_of
 from models.sales.options import quantile_column
 from models.sales.panel import KEY
 
@@ -262,20 +253,16 @@ def _scaled_to_own(
     level = own_weeks.group_by(KEY).agg(
         weeks=pl.len(), own=pl.col("units").sum(), expected=pl.col("mean").sum()
     )
-    prior_weeks = (
-        book["ladder_sku"].filter(demand="any").select("sku", pl.col("prior_weeks").fill_null(PRIOR_WEEKS))
-    )
-    level = level.join(prior_weeks, on="sku")
+    level = level.join(book["ladder_sku"].filter(demand="any").select("sku", "mean", "prior_weeks"), on="sku")
     share = ((pl.col("own") + 1) / (pl.col("expected") + 1)).clip(upper_bound=1.0)
     prior = share * pl.col("prior_weeks") * pl.col("expected") / pl.col("weeks")
     factor = ((pl.col("own") + prior) / (pl.col("expected") + prior)).fill_nan(1.0)
     trust = pl.col("weeks") / (pl.col("weeks") + pl.col("prior_weeks"))
-    level = level.select(*KEY, factor=rounded(factor), trust=trust)
+    level = level.select(*KEY, "mean", factor=rounded(factor), trust=trust)
 
     shapes = [f"shape_{name}" for name in names]
-    mean = book["ladder_sku"].filter(demand="any").select("sku", "mean")
     rows = _looked_up(rows, book["ladder_sku"], ["sku"], [*names, *shapes])
-    rows = _sized(rows.join(mean, on="sku").join(level, on=KEY), book, [*names, "mean"])
+    rows = _sized(rows.join(level, on=KEY), book, [*names, "mean"])
 
     def blend(name: str) -> pl.Expr:
         profile = pl.col(name)

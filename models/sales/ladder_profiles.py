@@ -81,7 +81,9 @@ def _prior_weeks(of_size: pl.DataFrame) -> pl.DataFrame:
     within, between = pl.col("variance").mean(), pl.col("mean").var()
     between -= (pl.col("variance") / pl.col("weeks")).mean()
     prior = keys.group_by("sku").agg(prior_weeks=pl.when(between > 0).then(within / between))
-    return prior.with_columns(rounded(pl.col("prior_weeks").clip(upper_bound=PRIOR_WEEKS)))
+    return prior.with_columns(
+        rounded(pl.col("prior_weeks").clip(upper_bound=PRIOR_WEEKS).fill_null(PRIOR_WEEKS))
+    )
 
 
 def _flags(history: pl.LazyFrame) -> list[str]:

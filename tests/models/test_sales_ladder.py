@@ -121,7 +121,7 @@ def test_a_short_history_moves_its_skus_level_towards_its_own():
     answers = ladder.answer(keys(("a", "u")), history, profiles, AS_OF, 2, QUANTILES)
     assert answers["rung"].unique().to_list() == ["short_history"]
     assert answers["reason"][0] == "3 weeks of history, 8 are needed"
-    prior = ladder.PRIOR_WEEKS * 100 * (3 * 40 + 1) / (3 * 100 + 1)
+    prior = ladder_profiles.PRIOR_WEEKS * 100 * (3 * 40 + 1) / (3 * 100 + 1)
     factor = (3 * 40 + prior) / (3 * 100 + prior)
     assert answers["q50"][0] == pytest.approx(factor * 100)
     assert answers["q5"][0] == pytest.approx(factor * 90)
