@@ -17,8 +17,10 @@ HEAD = 1 << 20
 LINES = 200
 ZIP, _GZIP, _ZSTD = b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_BEGIN = 16
+"""Bytes that show text of Latin letters in UTF-16 without a mark."""
 
-Encoding = Literal["utf-8", "utf-16", "cp1252"]
+Encoding = Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
 
 
 class DialectError(AlmanacError):
@@ -66,9 +68,13 @@ def unpacked(source: str | bytes) -> bytes:
 
 
 def encoding_of(head: bytes) -> Encoding:
-    """UTF-16 with its mark, UTF-8, or else Windows-1252, of which Latin-1 is a part."""
+    """UTF-16 with its mark, or where each second byte at the beginning is zero; UTF-8, or else Windows-1252, of which
+    Latin-1 is a part."""
     if head.startswith(_UTF16):
         return "utf-16"
+    zeros = [not any(head[start:_BEGIN:2]) for start in (0, 1)]
+    if len(head) > 1 and any(zeros):
+        return "utf-16-be" if zeros[0] else "utf-16-le"
     try:
         head.decode("utf-8")
     except UnicodeDecodeError as error:

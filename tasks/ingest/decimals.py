@@ -24,7 +24,9 @@ def with_points(
     own = {old: new for new, old in _own(source, table, mapping).items()}
     texts = [c for c in source.columns if c in notation.names]
     numbers = [c for c in texts if own.get(c) not in types or types[own[c]].dtype.is_numeric()]
-    source = replace(source, frame=source.frame.with_columns(notation.without_units(numbers)))
+    sure = [c for c in numbers if c in own or table.words == 0]
+    units = notation.without_units(sure, [c for c in numbers if c not in sure])
+    source = replace(source, frame=source.frame.with_columns(units))
     shown = decimals or notation.shown
     if shown == "comma":
         frame = source.frame.with_columns(

@@ -86,7 +86,7 @@ def dialect_in_words(path: str) -> str:
         return f"InfluxDB line protocol{packed}"
     dialect = dialect_of(text)
     ends = ", lines end with CR" if dialect.line_end == "\r" else ""
-    comma = ", decimal comma" if dialect.notation.pointed else ""
+    comma = ", decimal comma" if rows_of_csv(path, text, packed=text is not head)[1].pointed else ""
     before = f", {dialect.before} lines before the header" if dialect.before else ""
     separator = "blanks" if dialect.blanks else SEPARATORS[dialect.separator]
     return f"CSV{packed}, {separator}, {dialect.encoding}{comma}{ends}{before}"

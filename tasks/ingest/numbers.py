@@ -9,13 +9,16 @@ from models.contracts import UNKNOWN, Decimals
 
 _BLANK = r" '’\x{a0}\x{202f}"
 _SIGN = r"[€$£¥%‰]|°[CF]?|\b(?:EUR|USD|GBP|CHF)\b"
-_UNIT = r"\d\s+([\p{L}°][\p{L}\d°%/²³·^]*)$"
+_UNIT = r"\d(\s*[\p{L}°][\p{L}\d°%/²³·^]*)$"
 _THOUSANDS = rf"[.{_BLANK}]"
 _DECIMAL_COMMA = rf"^[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+$"
+_SURE_COMMA = rf"^[+-]?(0,\d+|\d[\d.{_BLANK}]*,(\d\d?|\d{{4,}}))$"
+"""A number with a decimal comma that could not divide thousands."""
 _WHOLE = rf"^[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+$"
 _EITHER = r"^[+-]?[1-9]\d{0,2}\.\d{3}$|^[+-]?\d{0,3}$"
 _POINTS = r"^[+-]?\d*\.\d+$"
 _PLAIN = r"^[+-]?\d*\.?\d+$"
+_DIGITS, _USUAL = r"^[+-]?\d*$", r"^[+-]?\d*\.?\d*$"
 _GROUPED = rf"^[+-]?[1-9]\d{{0,2}}([,{_BLANK}]\d{{3}})+(\.\d+)?$"
 _SURE = rf"[{_BLANK}]|,\d{{3}},|\.|^[^,]+$"
 """In a number that is grouped by commas, or beside it: what a decimal comma would not allow."""
@@ -25,10 +28,10 @@ _SURE = rf"[{_BLANK}]|,\d{{3}},|\.|^[^,]+$"
 class Notation:
     """How numbers are written in a table's columns of text, called `names`, by the positions of these columns.
 
-    `signs` are the currencies and the like that all numbers of a column have, `units` such as bar behind them, after a
-    blank. Of columns with decimal commas and with decimal points, `either` have numbers such as 1.234 alone, which are
-    thousands where decimals have commas; `groups` have numbers that `grouped` reads, and `unsure` such as 1,234 alone. Where
-    `has_points`, decimals have points if nothing shows otherwise, as programs write them.
+    `signs` are the currencies and the like that all numbers of a column have, `units` such as bar behind them, with a blank
+    before it, if there is one. Of columns with decimal commas and with decimal points, `either` have numbers such as 1.234
+    alone, which are thousands where decimals have commas; `groups` have numbers that `grouped` reads, and `unsure` such as
+    1,234 alone. Where `has_points`, decimals have points if nothing shows otherwise, as programs write them.
     """
 
     names: tuple[str, ...]
@@ -52,13 +55,16 @@ class Notation:
 
     @property
     def shown(self) -> Decimals | None:
-        """What the table shows of how its decimals are written."""
-        points = len(self.points) > len(self.either) or self.has_points
-        return "comma" if self.commas else "point" if points else None
+        """What the table shows of how its decimals are written; nothing where it has both."""
+        points = len(self.points) > len(self.either)
+        if self.commas:
+            return None if points else "comma"
+        return "point" if points or self.has_points else None
 
-    def without_units(self, columns: Sequence[str]) -> list[pl.Expr]:
-        """Those of `columns` of numbers that have a unit, without it."""
+    def without_units(self, numbers: Sequence[str], others: Sequence[str]) -> list[pl.Expr]:
+        """The columns that have a unit, without it; those of `others`, where 12A may be a name, only after a blank."""
         units = {self.names[i]: unit for i, unit in self.units.items()}
+        columns = [*numbers, *(name for name in others if units.get(name, "")[:1].isspace())]
         return [_without(units[name], pl.col(name)) for name in columns if name in units]
 
     def plain(self, frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -72,7 +78,10 @@ class Notation:
 def notation_of(
     columns: pl.DataFrame, names: Sequence[str], *, commas: bool = True, has_points: bool = False
 ) -> Notation:
-    """How the numbers in columns of text, of these names, are written; `commas` may be decimal ones."""
+    """How the numbers in columns of text, of these names, are written.
+
+    `commas` are decimal ones; else they may divide thousands, too.
+    """
     signs, units = (_signs(columns, pattern) for pattern in (f"({_SIGN})", _UNIT))
     units = {i: unit for i, unit in units.items() if i not in signs}
     columns = columns.with_columns(
@@ -80,9 +89,10 @@ def notation_of(
     )
     signed = columns.select(_signed(pl.all()))
     turned = {*where(columns, _signed(pl.all()).ne_missing(pl.all().str.strip_chars()).any())}
-    decimal = where(signed, _any(pl.all(), _DECIMAL_COMMA)) if commas else ()
     points = where(signed, _any(pl.all(), _POINTS))
     either = where(signed, _any(pl.all(), _POINTS) & _all(pl.all(), _EITHER))
+    comma = _any(pl.all(), _DECIMAL_COMMA if commas else _SURE_COMMA)
+    decimal = where(signed, comma) if commas or len(points) == len(either) else ()
     is_plain, is_grouped = _all(pl.all(), rf"{_PLAIN}|{_GROUPED}|^$"), _any(pl.all(), _GROUPED)
     sure = where(signed, is_plain & is_grouped & _any(pl.all(), _SURE))
     unsure = {*where(signed, is_plain & is_grouped)} - {*sure}
@@ -91,10 +101,24 @@ def notation_of(
     return Notation(tuple(names), signs, units, decimal, points, either, *order, has_points)
 
 
-def notation_of_text(frame: pl.LazyFrame, lines: int, *, has_points: bool) -> Notation:
-    """How the numbers in the columns of text of a table are written, by its first `lines`."""
+def notation_of_text(
+    frame: pl.LazyFrame, lines: int, *, commas: bool = True, has_points: bool = False
+) -> Notation:
+    """How the numbers in the columns of text of a table are written.
+
+    Its first `lines` show it, and as many later ones with a number of another kind than there, such as the first 1.234 after
+    numbers below a thousand.
+    """
     names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
-    return notation_of(frame.select(names).head(lines).collect(), names, has_points=has_points)
+    texts = frame.select(names)
+    first = texts.head(lines).collect()
+    has_values = pl.all().is_not_null().any()
+    kinds = [(kind, where(first, has_values & _all(pl.all(), kind))) for kind in (_DIGITS, _USUAL)]
+    usual = {names[i]: kind for kind, positions in reversed(kinds) for i in positions}
+    if usual and first.height == lines:
+        others = pl.any_horizontal(~pl.col(name).str.contains(kind) for name, kind in usual.items())
+        first = pl.concat([first, texts.slice(lines).filter(others).head(lines).collect(engine="streaming")])
+    return notation_of(first, names, commas=commas, has_points=has_points)
 
 
 def _signs(columns: pl.DataFrame, pattern: str) -> dict[int, str]:

@@ -144,7 +144,7 @@ def read(uri: str) -> Iterator[Source]:
         except DialectError as error:
             raise SourceError(f"{name}: {error}") from None
         except Exception as error:
-            raise UnreadableError(_unreadable(name, error)) from None
+            raise UnreadableError(_unreadable(name, error, path)) from None
         for source, columns in tables:
             if not columns:
                 raise SourceError(
@@ -232,7 +232,7 @@ def renaming(
 
 def _alike(columns: Sequence[str], missing: Sequence[str], in_use: Collection[str]) -> dict[str, str]:
     """Columns of a source that stand for missing ones, since their names differ only in how they are written."""
-    plain = {name: re.sub(r"[\s_-]", "", name).casefold() for name in (*columns, *missing)}
+    plain = {name: re.sub(r"[\s_#-]", "", name).casefold() for name in (*columns, *missing)}
     alike = {c: [n for n in columns if n not in in_use and plain[n] == plain[c]] for c in missing}
     return {column: names[0] for column, names in alike.items() if len(names) == 1}
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from models.contracts import UNKNOWN
 from tasks.ingest.contents import HEAD, LINES, DialectError, Encoding, bytes_of, encoding_of, unpacked
-from tasks.ingest.numbers import Notation, notation_of, where
+from tasks.ingest.numbers import Notation, notation_of_text, where
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _WRAPPED = r'^(?:="(.*)"|\s+(.*))$'
@@ -44,7 +44,6 @@ class Text:
     line_end: str
     annotated: bool
     names: tuple[str, ...]
-    notation: Notation
     before: int = 0
     blanks: bool = False
     headless: bool = False
@@ -59,8 +58,7 @@ def dialect_of(head: bytes) -> Text:
     """How the text that begins with `head` is written.
 
     The separator is the one of four that gives the header the most fields among those that split
-    the first lines most evenly. A file has decimal commas where it has another separator and a value
-    such as 1,5. Text that is no UTF-8 is Windows-1252, of which Latin-1 is a part.
+    the first lines most evenly. Text that is no UTF-8 is Windows-1252, of which Latin-1 is a part.
 
     >>> dialect_of(b"sku;units\\nA;1,5\\n").separator
     ';'
@@ -94,11 +92,6 @@ def dialect_of(head: bytes) -> Text:
     names = (*names, "") if overhang else names
     if headless:
         names = tuple(f"column {n}" for n in range(1, len(names) + 1))
-    columns = _columns(rows[1:], len(names))
-    has_commas = separator == ","
-    notation = notation_of(
-        columns, [name.strip() for name in names], commas=not has_commas, has_points=has_commas
-    )
     renamed = names != header or not is_quoted
     return Text(
         encoding,
@@ -106,7 +99,6 @@ def dialect_of(head: bytes) -> Text:
         line_end,
         annotated,
         names,
-        notation,
         before,
         blanks,
         headless,
@@ -114,7 +106,7 @@ def dialect_of(head: bytes) -> Text:
         quoted=is_quoted,
         overhang=overhang,
         below=below,
-        wrapped=_wrapped(columns),
+        wrapped=_wrapped(_columns(rows[1:], len(names))),
     )
 
 
@@ -153,9 +145,8 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
         content = bytes_of(source) if isinstance(source, str) else source
         blocks = _blocks(content)
         if len(blocks) > 1:
-            return pl.concat(
-                [rows_of_csv(block, block, packed=False)[0] for block in blocks], how="diagonal"
-            ), text.notation
+            tables = [rows_of_csv(block, block, packed=False) for block in blocks]
+            return pl.concat([rows for rows, _ in tables], how="diagonal"), tables[0][1]
     if text.blanks:
         source = b"".join(b",".join(line.split()) + b"\n" for line in unpacked(source).splitlines())
     names = [name.strip().removeprefix("\ufeff") for name in text.names]
@@ -175,26 +166,32 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
         has_header=not (text.headless or text.overhang),
         new_columns=[name or f"column {n}" for n, name in enumerate(text.names)] if text.renamed else None,
     )
-    return _tidy(frame, text), text.notation
+    rows, has_commas = _tidy(frame, text), text.separator == ","
+    notation = notation_of_text(rows, LINES, commas=not has_commas, has_points=has_commas)
+    return notation.plain(rows), notation
 
 
 def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
-    """Without empty rows, headers that come again and columns that have no name; names without blanks at their ends,
-    numbers without a currency, decimal points for commas."""
+    """Without empty rows, headers that come again and columns that have no name; names without blanks at their ends."""
     names = frame.collect_schema().names()
     blank = {name for name, stated in zip(names, text.names, strict=False) if not stated.strip()}
     index = {names[0]} if names and names[0].startswith("Unnamed: 0") else set()
     columns = [name for name in names if name not in blank | index]
     frame = frame.select(columns)
     if len(columns) > 1 or text.annotated:
-        frame = frame.filter(~pl.all_horizontal(pl.col(name).eq_missing(name) for name in columns))
+        frame = frame.filter(
+            ~pl.all_horizontal(pl.col(name).str.strip_chars("\ufeff").eq_missing(name) for name in columns)
+        )
     frame = frame.rename({name: name.strip() for name in columns if name != name.strip()})
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     if not text.quoted:
         frame = frame.with_columns(pl.all().str.replace('^"(.*)"$', "${1}").str.replace_all('""', '"'))
-    wrapped = [name for name in frame.collect_schema() if name in text.notation.named(text.wrapped)]
-    frame = frame.with_columns(pl.col(wrapped).str.replace(_WRAPPED, "${1}${2}").str.strip_chars_end())
-    return text.notation.plain(frame)
+    wrapped = {text.names[i].strip() for i in text.wrapped} & {*frame.collect_schema()}
+    return (
+        frame.with_columns(pl.col(*wrapped).str.replace(_WRAPPED, "${1}${2}").str.strip_chars_end())
+        if wrapped
+        else frame
+    )
 
 
 def refuse_twice(names: Sequence[str]) -> None:
@@ -309,7 +306,7 @@ def _before_header(lines: Sequence[str]) -> int:
     """How many lines of a CSV file stand before its header: the line of Excel that names the separator, and such as have
     no separator where a later one has."""
     first = next((n for n, line in enumerate(lines[:LINES]) if line.strip()), 0)
-    if lines[first].lower().startswith("sep="):
+    if lines[first].lower().lstrip('"').startswith("sep="):
         return first + 1
     split = (n for n, line in enumerate(lines[:LINES]) if any(one in line for one in SEPARATORS))
     return next(split, 0)

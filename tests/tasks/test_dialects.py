@@ -30,7 +30,7 @@ def rows(path) -> pl.DataFrame:
     table=TABLES,
     separator=st.sampled_from(",;\t|"),
     line_end=st.sampled_from(["\n", "\r\n", "\r"]),
-    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]),
     index=st.booleans(),
     quote=st.sampled_from(["", '"']),
     packed=st.booleans(),
@@ -257,6 +257,13 @@ def test_a_unit_that_all_numbers_of_a_column_have_is_left_out_and_not_of_names(t
     ]
 
 
+def test_a_unit_without_a_blank_is_left_out_of_what_must_be_a_number_and_may_be_a_part_of_a_word(tmp_path):
+    (tmp_path / "a.csv").write_text("sku,store,week,units,size\n1A,N,2024-01-01,5pcs,38EU\n")
+    (source,) = read(str(tmp_path / "a.csv"))
+    history = with_points(source, SALES.tables["history"], {}, None).rows()
+    assert history.rows() == [("1A", "N", "2024-01-01", "5", "38EU")]
+
+
 def test_two_currencies_in_a_column_are_no_numbers(tmp_path):
     (tmp_path / "a.csv").write_text("store;area\nA;5 €\nB;5 $\n")
     assert read_stores(tmp_path / "a.csv")["area"].to_list() == ["5 €", "5 $"]
@@ -270,6 +277,36 @@ def test_numbers_such_as_a_thousand_with_a_comma_are_asked_for_unless_others_tel
         read_stores(tmp_path / "a.csv")
     assert read_stores(tmp_path / "a.csv", "point")["area"].to_list() == ["1234", "2345"]
     assert read_stores(tmp_path / "a.csv", "comma")["area"].to_list() == ["1.234", "2.345"]
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [('B,"1,234"', "1234"), ("B;1.234,5", "1234.5"), ("B,5-", "-5"), ("B;12,5", "12.5")],
+)
+def test_numbers_far_below_the_header_are_read_as_well(tmp_path, last, expected):
+    separator = last[1]
+    lines = [f"A{n}{separator}{n}" for n in range(300)]
+    (tmp_path / "a.csv").write_text("\n".join([f"store{separator}area", *lines, last]))
+    assert read_stores(tmp_path / "a.csv")["area"].to_list() == [*map(str, range(300)), expected]
+
+
+def test_a_number_far_below_the_header_that_could_be_two_is_asked_for(tmp_path):
+    lines = [f"A{n};{n}" for n in range(300)]
+    (tmp_path / "a.csv").write_text("\n".join(["store;area", *lines, "B;1.234"]))
+    with pytest.raises(SourceError, match=r"area has only numbers such as 1\.234.*--decimals"):
+        read_stores(tmp_path / "a.csv")
+
+
+def test_decimal_commas_in_quotes_between_commas_are_read_where_they_divide_no_thousands(tmp_path):
+    (tmp_path / "a.csv").write_text('store,area,rent\nA,"2,5","1.234"\nB,"0,125",5\n')
+    assert read_stores(tmp_path / "a.csv").rows() == [("A", "2.5", "1234"), ("B", "0.125", "5")]
+    (tmp_path / "a.csv").write_text('store,area,sizes\nA,2.5,"1,2"\n')
+    assert read_stores(tmp_path / "a.csv").rows() == [("A", "2.5", "1,2")]
+
+
+def test_a_file_with_decimal_points_and_commas_makes_no_thousands_of_points(tmp_path):
+    (tmp_path / "a.csv").write_text("store;area;size\nA;2.345;1,5\nB;2.50;1,5\n")
+    assert read_stores(tmp_path / "a.csv")["area"].to_list() == ["2.345", "2.50"]
 
 
 def read_stores(path, decimals=None) -> pl.DataFrame:
@@ -289,7 +326,7 @@ def test_the_header_is_the_fullest_line_above_the_numbers(tmp_path):
 
 
 def test_a_header_that_comes_again_is_no_row(tmp_path):
-    (tmp_path / "a.csv").write_text("sku,units \nA,1\nsku,units \nsku,2\n")
+    (tmp_path / "a.csv").write_text("sku,units \nA,1\n\ufeffsku,units \nsku,2\n")
     assert rows(tmp_path / "a.csv").rows() == [("A", "1"), ("sku", "2")]
 
 
@@ -393,7 +430,7 @@ def test_a_zip_without_tables_and_a_damaged_one_are_named(tmp_path):
 
 
 def test_a_column_is_found_in_another_case_and_with_blanks(tmp_path):
-    (tmp_path / "a.csv").write_text(" Machine ID ,Time\n1,2024-01-01\n")
+    (tmp_path / "a.csv").write_text(" Machine ID #,Time\n1,2024-01-01\n")
     (source,) = read(str(tmp_path / "a.csv"))
     assert rename(source, {}, ["machine_id", "time"]).columns == ["machine_id", "time"]
 
