@@ -1,6 +1,7 @@
 """LightGBM models from their text, which is checked first, because the library trusts every index in it.
 
-A child that is its own ancestor causes an endless loop, and a feature or leaf that does not exist reads foreign memory.
+A child that is its own ancestor causes an endless loop, a feature or leaf that does not exist reads foreign memory, and an
+objective of many classes writes it.
 """
 
 import re
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _NUMBER = r"[-+]?(\d+(\.\d*)?(e[-+]?\d+)?|inf|nan)"
 _LINE = re.compile(rf"\w+=({_NUMBER}( {_NUMBER})*)?")
+_OBJECTIVE = re.compile(r"(quantile|binary|regression)( \w+:[\w.+-]+)*")
+"""Objectives of which each row has one value. Others write as many as the text says."""
 _END = "\nend of trees\n"
 _MOST_LEAVES = 131_072
 """LightGBM's own limit."""
@@ -57,6 +60,8 @@ def check(text: str) -> None:
     fields = _fields(head, "the head")
     if (fields.get("num_class"), fields.get("num_tree_per_iteration")) != ("1", "1"):
         raise _error("num_class and num_tree_per_iteration have to be 1")
+    if not _OBJECTIVE.fullmatch(fields.get("objective", "regression")):
+        raise _error(f"its objective is {fields['objective'][:100]!r}")
     features = _whole(fields, "max_feature_idx", "the head") + 1
     for name in ("feature_names", "feature_infos"):
         if features < 1 or len(fields.get(name, "").split()) != features:
@@ -104,6 +109,8 @@ def _check_splits(fields: dict[str, str], nodes: int, features: int, where: str)
         raise _error(f"{where}: decision_type is not between 0 and 15")
     threshold = _numbers(fields, "threshold", nodes, where)
     sets = _whole(fields, "num_cat", where)
+    if sets < 0:
+        raise _error(f"{where}: num_cat is {sets}")
     set_numbers = threshold[(kind & _CATEGORICAL) > 0]
     if not ((set_numbers >= 0) & (set_numbers < sets) & (set_numbers == np.floor(set_numbers))).all():
         raise _error(f"{where}: a threshold names a set of categories that is not among the {sets}")

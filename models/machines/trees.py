@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models.errors import ContractError
+
 Floats = NDArray[np.float64]
 _CHUNK_CELLS = 400_000
 
@@ -62,8 +64,20 @@ class Trees:
 
     @classmethod
     def of_frame(cls, frame: pl.DataFrame) -> "Trees":
-        """The inverse of `to_frame`."""
+        """The inverse of `to_frame`.
+
+        Raises `ContractError` unless each child follows its parent within the frame, so that every path ends.
+        """
         columns = {name: frame[name].to_numpy() for name in cls.__dataclass_fields__ if name != "roots"}
+        left, right = columns["left"], columns["right"]
+        node = np.arange(len(left))
+        is_leaf = (left == node) & (right == node)
+        follows = (np.minimum(left, right) > node) & (np.maximum(left, right) < len(node))
+        if not (is_leaf | follows).all() or (columns["feature"] < 0).any():
+            raise ContractError(
+                "The nodes of a decision tree are damaged: a child precedes its parent or does not exist. Use another "
+                "bundle, or train again."
+            )
         return cls(np.flatnonzero(frame["root"].to_numpy()).astype(np.int32), **columns)
 
     def predict(self, X: NDArray[np.float32]) -> Floats:

@@ -200,13 +200,12 @@ def files(store: Store, scenario: str, number: int) -> dict[str, File]:
     """
     place = folder(scenario, number)
     facts = manifest(store, scenario, number)
-    contents = _contents(facts, lambda path: store.get(f"{place}/{path}"), f"{store.uri}/{place}")
     if _registered_sha256(store, scenario, number) not in (None, _sha256(facts)):
         raise BundleError(
             f"{store.uri}/{place}/{MANIFEST}: not the manifest that was registered. Nothing was loaded; choose another "
             "bundle with --bundle, or train again, and find out who wrote it."
         )
-    return contents
+    return _contents(facts, lambda path: store.get(f"{place}/{path}"), f"{store.uri}/{place}")
 
 
 def _registered_sha256(store: Store, scenario: str, number: int) -> str | None:
@@ -260,7 +259,7 @@ def _contents(
             )
         try:
             contents[path.rsplit(".", 1)[0]] = _decode(path, data)
-        except (ValueError, pl.exceptions.PolarsError):
+        except (ValueError, TypeError, RecursionError, pl.exceptions.PolarsError):
             raise BundleError(
                 f"{where}/{path}: its content is not of the type that its name says. "
                 "Nothing was loaded; train again, and find out who wrote it."

@@ -14,6 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 from sklearn.tree import DecisionTreeClassifier
 
+from models.errors import ContractError
 from models.machines import costs, estimators, evaluation
 from models.machines.calibration import IDENTITY, calibrated_probabilities, calibration, isotonic, platt
 from models.machines.estimators import Learner
@@ -58,6 +59,15 @@ def test_trees_from_their_frame_score_as_sklearn_does(trees, depth):
     edges = np.concatenate([fresh, np.repeat(again.threshold[:9, None], 9, axis=1).astype(np.float32)])
     edges = np.concatenate([edges, np.full((1, 9), np.nan, dtype=np.float32)])
     np.testing.assert_allclose(again.predict(edges), model.predict_proba(edges)[:, 1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("side", "child"), [("left", 0), ("right", 0), ("left", 10**6), ("right", -1)])
+def test_trees_whose_paths_do_not_end_or_leave_the_frame_are_refused(side, child):
+    X, failed = problem()
+    frame = Trees.of_sklearn([DecisionTreeClassifier(max_depth=3, random_state=0).fit(X, failed)]).to_frame()
+    crafted = frame.with_columns(pl.when(pl.int_range(pl.len()) == 1).then(child).otherwise(side).alias(side))
+    with pytest.raises(ContractError, match="The nodes of a decision tree are damaged"):
+        Trees.of_frame(crafted)
 
 
 def test_a_row_s_score_does_not_depend_on_the_rows_beside_it(monkeypatch):

@@ -143,15 +143,22 @@ def test_a_pickle_in_the_place_of_another_file_is_never_executed(store, trace, n
         bundles.files(store, "toy", number)
 
 
+@pytest.mark.parametrize("content", [b"[1, 2]", b"3", b"[" * 100_000])
+def test_json_that_is_no_mapping_is_refused(store, content):
+    number = save(store)
+    smuggle(store, "factor.json", content)
+    with pytest.raises(BundleError, match=r"factor\.json: its content is not"):
+        bundles.files(store, "toy", number)
+
+
 @pytest.mark.parametrize(
     "name", ["../2/factor.json", "/etc/passwd.txt", "sub/x.json", "..\\x.json", "../../x.json"]
 )
 def test_a_name_that_leads_out_of_the_bundle_is_refused(store, name):
     number = save(store)
-    path = folder(store) / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = bundles.manifest(store, "toy", number)
     manifest["files"][name] = {"sha256": hashlib.sha256(b"{}").hexdigest(), "bytes": 2}
-    path.write_text(json.dumps(manifest))
+    steps.forge(store, number, manifest)
     with pytest.raises(BundleError, match="not a kind of file"):
         bundles.files(store, "toy", number)
 
@@ -163,7 +170,7 @@ def test_a_file_that_was_changed_is_refused(store):
         bundles.files(store, "toy", number)
 
 
-def test_a_manifest_that_was_changed_with_its_files_is_refused(store):
+def test_a_manifest_that_was_changed_with_its_files_is_refused(store, monkeypatch):
     number = save(store)
     content = b'{"factor": 3.0}'
     (folder(store) / "factor.json").write_bytes(content)
@@ -171,6 +178,7 @@ def test_a_manifest_that_was_changed_with_its_files_is_refused(store):
     manifest = json.loads(path.read_text())
     manifest["files"]["factor.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     path.write_text(json.dumps(manifest))
+    monkeypatch.setattr(bundles, "_decode", lambda *_: pytest.fail("a file of the bundle was read"))
     with pytest.raises(BundleError, match=r"manifest\.json: not the manifest that was registered.*--bundle"):
         bundles.files(store, "toy", number)
 
