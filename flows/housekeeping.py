@@ -10,6 +10,7 @@ from pydantic import Field
 
 from flows.limits import TIDYING, limited
 from flows.settings import open_store
+from models.errors import AlmanacError
 from tasks.housekeeping.container_groups import expire_deployment_records, orphaned_container_groups, parts
 from tasks.housekeeping.records import (
     expire_ledger,
@@ -117,7 +118,7 @@ def _expire_records(
         count["studies"] += len(expire_studies(store, one, study, now, dry_run=dry_run))
         try:
             count["tracked_runs"] += len(expire_tracking(store, one, tracking, now, dry_run=dry_run))
-        except HousekeepingError as error:
+        except AlmanacError as error:
             problems.append(Cleanup(f"{one}, MLflow", problem=str(error)))
     return count | {"ledger_rows": expire_ledger(store, entry, now, dry_run=dry_run)}, problems
 

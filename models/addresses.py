@@ -11,12 +11,8 @@ from models.errors import AlmanacError
 
 _SECRET_NAMES = re.compile(
     r"""[?&;\#]\s*(
-        sig | sas | se | sv | signature | token | (ssl)?password | passwd | pwd | passphrase | secret | credential
-      | (api|account|access|shared|secret|private|storage)[_-]?key([_-]?id)? | key | code
-      | shared[_-]?access[_-]?(key|signature) | client[_-]?secret | (access|session|security|sas|auth)[_-]?token
-      | (x-(amz|goog)-)(signature|credential|security-token) | (aws|google)access(key)?id
-      | aws[_-](access[_-]key[_-]id|secret[_-]access[_-]key|session[_-]token)
-      | azure[_-]storage[_-](account[_-]key|access[_-]key|sas[_-]token|sas[_-]key)
+        [\w-]*(sig | signature | token | password | passwd | passphrase | pwd | secret | credentials? | key | key[_-]?id)
+      | sas | se | sv | pass | auth | jwt | code
     )\s*=""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -25,6 +21,7 @@ _CONNECTION_STRING = re.compile(
 )
 _USER_AND_PASSWORD = re.compile(r"\s*(//)?[^/\s:@]+:[^/\s@]+@[^/\s@]+[:/]")
 """What precedes a host where no scheme does."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAMES_A_CONTAINER = re.compile(r"(abfss?|wasbs?|adl)://[^:@/]+@[^@/]+(/|$)", re.IGNORECASE)
 _DECODINGS = 3
 
@@ -59,13 +56,16 @@ def refuse_credential(
 
 
 def _has_user(address: str) -> bool:
-    """Whether a user precedes the host. A raw `/` or `@` in a password does not hide it."""
-    scheme, separator, rest = address.partition("://")
+    """Whether a user precedes a host. A raw `/`, `@` or blank in a password does not hide it.
+
+    Text may stand before an address, as in `jdbc:postgresql://`; such an address ends at a blank.
+    """
     if _USER_AND_PASSWORD.match(address):
         return True
-    if not separator or not re.fullmatch(r"\s*[A-Za-z][A-Za-z0-9+.-]*", scheme) or "@" not in rest:
-        return False
-    if _NAMES_A_CONTAINER.match(address.strip()):
-        return False
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    return "@" in authority or ":" in authority
+    for match in _SCHEME.finditer(address):
+        rest = address[match.start() :]
+        one = rest.split()[0] if address[: match.start()].strip() else rest
+        authority = re.split(r"[/?#]", one.removeprefix(match[0]), maxsplit=1)[0]
+        if "@" in one and re.search("[@:]", authority) and not _NAMES_A_CONTAINER.match(one):
+            return True
+    return False

@@ -17,21 +17,27 @@ import polars as pl
 from prefect import task
 from prefect.logging import get_run_logger
 
+from models.addresses import refuse_credential
 from tasks.registry.code import code_version
 from tasks.storage.store import Store
 from tasks.storage.uris import is_remote
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+_PASSWORDS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGUSER and PGPASSWORD for PostgreSQL"
 _BATCH = 500
 _TEXT = 500
 RUN_ID = "almanac_run_id"
 
 
 def tracking_uri(store: Store) -> str | None:
-    """The address of MLflow's records; None for a remote store without a tracking server."""
+    """The address of MLflow's records; None for a remote store without a tracking server.
+
+    Raises `CredentialError` for an address with a password, which errors of MLflow would repeat.
+    """
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
+        refuse_credential("MLFLOW_TRACKING_URI", server, _PASSWORDS)
         return server
     return None if is_remote(store.uri) else f"sqlite:///{store.uri}/mlflow.db"
 

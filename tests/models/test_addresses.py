@@ -58,6 +58,12 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(address_and_secret
         "user:s3cret@host:5432/db",
         "//user:s3cret@host/db",
         "az://c/sales.csv#sig=s3cret",
+        "simplecache::s3://key:s3cret@b/x",
+        "jdbc:postgresql://u:s3cret@h/db",
+        "'https://u:s3cret@h/a.csv'",
+        "az://c/a.csv,s3://key:s3cret@b/b.csv",
+        "https://h/a.csv?private_token=s3cret",
+        "https://h/a.csv?subscription-key=s3cret",
     ],
 )
 def test_other_forms_of_a_secret_are_refused_too(address):
@@ -78,6 +84,8 @@ def test_a_plain_address_is_not_refused(scheme, path):
         "C:/Users/max@example/sales.csv",
         "az://c/year=2024/signal=3/key=4.csv",
         "tcp://127.0.0.1:8786",
+        "see https://wiki:8443/pumps, or ask max@example.com",
+        "abfss://raw@plant.dfs.core.windows.net/a.csv abfss://raw@plant.dfs.core.windows.net/b.csv",
     ],
 )
 def test_a_container_before_the_account_and_partitions_of_a_path_are_no_secret(address):
@@ -98,13 +106,20 @@ def test_the_command_line_refuses_a_secret_before_a_run_has_it(monkeypatch, caps
     assert "hush" not in output.err + output.out
 
 
-def test_the_environment_names_neither_a_server_nor_a_scheduler_by_a_password():
+def test_the_environment_names_no_server_scheduler_or_tracking_server_by_a_password(monkeypatch):
     from flows.cluster import check_scheduler
     from flows.server import check_api
+    from tasks.registry.tracking import tracking_uri
+
+    def check_tracking(address: str) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        tracking_uri(Store("store"))
 
     for address, check in (
         ("http://admin:hush@127.0.0.1:9/api", lambda address: check_api(address, "")),
         ("tls://admin:hush@127.0.0.1:9", check_scheduler),
+        ("https://admin:hush@mlflow.example", check_tracking),
+        ("postgresql://admin:hush@127.0.0.1/mlflow", check_tracking),
     ):
         with pytest.raises(CredentialError, match="carries a credential") as error:
             check(address)
