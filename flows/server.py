@@ -6,6 +6,7 @@ loopback interface only, requires its password, and lets no web page but its own
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -109,7 +110,10 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
             "Start it with `prefect server start`, or unset the variable to use a server of the command's own.",
         )
         meanwhile()
-        yield Api(url)
+        try:
+            yield Api(url)
+        finally:
+            _send_what_is_left()
         return
     with _one_at_a_time():
         server = _running_server(leave_up=leave_up)
@@ -168,7 +172,11 @@ def _lock() -> Path:
 
 
 def _send_what_is_left() -> None:
-    """Wait until the logs and events of this process have reached the server."""
+    """Wait until the logs and events of this process have reached the server.
+
+    A worker of Prefect that is told to stop warns of what it still sends at its next event, however short the wait is.
+    """
+    logging.getLogger(EventsWorker.__name__).setLevel(logging.ERROR)
     APILogWorker.drain_all(timeout=10)
     EventsWorker.drain_all(timeout=10)
 

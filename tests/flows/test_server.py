@@ -1,5 +1,6 @@
 """The Prefect server of a command: the first starts it, the next finds it, it is closed to others, and ends when unused."""
 
+import asyncio
 import json
 import os
 import socket
@@ -13,6 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import psutil
 import pytest
+from prefect.events import emit_event
+from prefect.events.clients import AssertingEventsClient
+from prefect.events.schemas.events import Event
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows import server
@@ -151,6 +156,33 @@ def test_a_server_that_was_started_otherwise_is_not_used(record):
         assert record(port, leave_up=True, stays=True)
         assert not record(port, started_as="with another version")
         assert not record(port, unknown="member of a later version")
+
+
+def test_events_of_a_command_that_ends_with_an_error_are_sent_first_without_a_word(
+    prefect_api, caplog, monkeypatch
+):
+    events = []
+
+    async def emit(_: AssertingEventsClient, event: Event) -> None:
+        await asyncio.sleep(0.2)
+        events.append(event.event)
+
+    monkeypatch.setattr(AssertingEventsClient, "_emit", emit)
+
+    @server.prefect_server(leave_up=False)
+    def fail() -> None:
+        for name in "abc":
+            emit_event(name, resource={"prefect.resource.id": name})
+        raise server.ServerError("the error")
+
+    EventsWorker.set_client_override(AssertingEventsClient)
+    try:
+        with pytest.raises(server.ServerError, match="the error"):
+            fail()
+        assert events == ["a", "b", "c"]
+        assert "Still processing" not in caplog.text
+    finally:
+        EventsWorker.set_client_override(None)
 
 
 @pytest.fixture
