@@ -305,6 +305,35 @@ def test_a_server_of_our_own_and_its_database_have_no_public_address():
     assert "'database')" in variables["databaseSubnet"]
 
 
+ANSWERS = """
+import json
+from fastapi.testclient import TestClient
+from prefect.server.api.server import create_app
+client = TestClient(create_app(), base_url="http://10.20.0.4:4200")
+asked = {"Origin": "https://other.example", "Access-Control-Request-Method": "POST"}
+allowed = client.options("/api/deployments/filter", headers=asked).headers.get("access-control-allow-origin")
+print(json.dumps([allowed, client.get("/ui-settings").json()["api_url"]]))
+"""
+
+
+def test_the_server_answers_no_other_web_page_and_its_ui_asks_the_address_that_it_came_from(tmp_path):
+    (group,) = [one for one in Template(TEMPLATE, **OWN).resources() if one["name"] == "almanac-server"]
+    (container,) = group["properties"]["containers"]
+    variables = {
+        one["name"]: one.get("value", one.get("secureValue"))
+        for one in container["properties"]["environmentVariables"]
+    }
+    del variables["PREFECT_API_DATABASE_CONNECTION_URL"]
+    process = subprocess.run(
+        [sys.executable, "-c", ANSWERS],
+        env={**variables, "PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_API_HOST": "0.0.0.0"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout.splitlines()[-1]) == [None, "/api"]
+
+
 def test_container_groups_write_to_the_workspace_and_pull_by_identity():
     for group in of_type("Microsoft.ContainerInstance/containerGroups"):
         logs = group["properties"]["diagnostics"]["logAnalytics"]
