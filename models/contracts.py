@@ -27,7 +27,8 @@ Decimals = Literal["comma", "point"]
 """The decimal separator."""
 Duplicates = Literal["add", "average", "last", "refuse"]
 """What to do with rows of a file that have the same unique columns and differ in others."""
-_CONTROL = r"[\x00-\x1f\x7f]"
+ODD_NAMES = {"control_characters": r"[\x00-\x1f\x7f]", "digits_lost": r"^\d([.,]\d+)?[eE]\+\d+$"}
+"""The rules that names of things break, and how such names are: 4.01E+12 is what a spreadsheet has left of a long number."""
 FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 _YES = ("y", "j", "ja", "wahr", "oui", "vrai", "si", "sí", "sì", "vero",
     "verdadero", "sim", "tak", "да")  # fmt: skip
@@ -275,15 +276,17 @@ def _as_numbers(values: pl.Series) -> pl.Series:
 
 
 def _odd(rows: pl.DataFrame, latest: datetime | None) -> pl.DataFrame:
-    """Implausible rows (`ROW` and a unique column) with the rule: text with control characters, odd times."""
+    """Implausible rows (`ROW` and a unique column) with the rule: odd names, odd times."""
     column = rows.columns[1]
     if rows[column].dtype.is_temporal():
         return _implausible(rows, latest)
     if rows[column].dtype != pl.String:
         return rows.select(ROW, pl.lit(None, pl.String).alias(RULE)).clear()
-    return rows.filter(pl.col(column).str.contains(_CONTROL)).select(
-        ROW, pl.lit(f"{column}|control_characters").alias(RULE)
+    rule = pl.coalesce(
+        pl.when(pl.col(column).str.contains(odd)).then(pl.lit(f"{column}|{name}"))
+        for name, odd in ODD_NAMES.items()
     )
+    return rows.select(ROW, rule.alias(RULE)).drop_nulls(RULE)
 
 
 def _implausible(times: pl.DataFrame, latest: datetime | None) -> pl.DataFrame:

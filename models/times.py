@@ -38,6 +38,8 @@ _MIDNIGHT = r" 24:00(:00)?(\.0+)?$"
 """How the end of a day may be written. ISO 8601."""
 _YEAR_LAST = r"^(\d{1,2})[/-](\d{1,2})[/-](\d{4}|\d{2})\b"
 _NUMBER = r"^(\d{5}|\d{8,19})(\.\d*)?$|^\d(\.\d+)?[eE]\+?\d{1,2}$"
+_SHORTENED = r"^\d(\.\d{1,5})?[eE]"
+"""A number of which Excel has left at most six digits."""
 _EPOCHS = {"s": 1e0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _FIRST_SECOND, _LAST_SECOND = 1e8, 4.2e9
 """Numbers are seconds (or thousandths of them, and so on) since 1970 if that makes them times from 1973 to 2103."""
@@ -250,7 +252,9 @@ def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few
 def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Series, pl.Series]:
     """The local times that text shows, and the moments that numbers stand for."""
     text = tidied(text)
-    is_number = text.str.contains(_NUMBER)
+    is_number, is_shortened = text.str.contains(_NUMBER), text.str.contains(_SHORTENED)
+    if is_shortened.sum() == is_number.sum():
+        is_number &= ~is_shortened
     numbers = text.zip_with(is_number, pl.Series([None], dtype=pl.String)).cast(pl.Float64, strict=False)
     clocks, moments = _of_numbers(numbers)
     offset = text.str.extract(OFFSET).fill_null("")
@@ -308,7 +312,11 @@ def _of_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:
     clocks = clocks.fill_null(_parsed(long, ("%Y%m%d%H%M%S", "%Y%m%d%H%M")))
     moments = pl.Series([None] * values.len(), dtype=pl.Int64)
     for factor in _EPOCHS.values():
-        within = values.is_between(_FIRST_SECOND * factor, _LAST_SECOND * factor) & clocks.is_null()
+        within = (
+            values.is_between(_FIRST_SECOND * factor, _LAST_SECOND * factor)
+            & clocks.is_null()
+            & long.is_null()
+        )
         micros = (values * (1e6 / factor)).round().cast(pl.Int64, strict=False)
         moments = micros.zip_with(within.fill_null(False), moments)
     if values.is_between(_FIRST_DAY, _LAST_DAY).all() and values.count():

@@ -10,7 +10,7 @@ from zoneinfo import available_timezones
 
 import polars as pl
 
-from models.contracts import FLAGS
+from models.contracts import FLAGS, ODD_NAMES
 from models.devices import words
 from models.errors import ContractError
 from models.schemas import dy
@@ -146,9 +146,9 @@ def check_raw(
     Columns `device`, `tag`, `time`, `value` of any type; others are passed on. `time` comes out in
     UTC: without an offset of its own it is taken to be in `timezone`; `dates` says whether the day or the
     month comes first, where that cannot be seen. The rules, of which a bad row
-    names the first that it breaks: `device_missing`, `tag_missing`, `control_characters`, `tag_reserved`, `time_missing`,
-    `time_unparsable` (also: an hour that `timezone` has twice or not at all), `time_in_future` (more
-    than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
+    names the first that it breaks: `device_missing`, `tag_missing`, `control_characters`, `digits_lost` (a name such as
+    4.01E+12), `tag_reserved`, `time_missing`, `time_unparsable` (also: an hour that `timezone` has twice or not at all),
+    `time_in_future` (more than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
     `tag_of_words` (no value of the tag is a number, and its words are no states), `value_not_a_number`, `value_not_finite`,
     `value_outside_limits`, `duplicate` (the same device, tag, time and value as an earlier row).
     `limits` has `tag`, `low`, `high` and may have `device`; a null limit is none.
@@ -259,7 +259,7 @@ def _broken_rule(raw: pl.DataFrame, latest: datetime, far: pl.Series, texts: pl.
     rules = {
         "device_missing": pl.col("device").fill_null("") == "",
         "tag_missing": pl.col("tag").fill_null("") == "",
-        "control_characters": pl.any_horizontal(pl.col(*KEY).str.contains(r"[\x00-\x1f\x7f]")),
+        **{name: pl.any_horizontal(pl.col(*KEY).str.contains(odd)) for name, odd in ODD_NAMES.items()},
         "tag_reserved": pl.col("tag") == JOINT_TAG,
         "time_missing": pl.lit(~has_time),
         "time_unparsable": time.is_null(),

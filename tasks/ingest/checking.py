@@ -31,10 +31,16 @@ _FOOTER, _SUBTOTAL = "footer", "subtotal"
 _SUM_OF = rf"{SUM}|(?i)\S\s+(total|summe|gesamt|ergebnis)\s*:?\s*$"
 """How sums, also of one thing, such as `A1 Total`, are named."""
 _FOOTERS = 5
-_AS_WRITTEN = (
-    "\nDates and times are such as 2024-01-29, 29.1.2024 14:30 or 2024-W05. If several columns make one, join them, "
-    "such as --column week=Year+Week or --column time=Date+Time."
+_TIMES = (
+    "Dates and times are such as 2024-01-29, 29.1.2024 14:30 or 2024-W05. If several columns make one, join them, such as "
+    "--column week=Year+Week or --column time=Date+Time."
 )
+_SHORTENED = (
+    "A spreadsheet shortens long numbers: 4.01E+12 has lost its last digits. Save the file again with all digits, as text "
+    "or in the number format 0."
+)
+_ADVICE = {"date": _TIMES, "datetime": _TIMES, "time_unparsable": _TIMES, "digits_lost": _SHORTENED}
+"""By rule, without its column, what to do about rows of any table that break it."""
 
 
 @dataclass
@@ -262,13 +268,13 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: boo
         .first()
         .iter_rows(named=True)
     )
-    is_time = "|date" in rules or "time_unparsable" in rules
-    as_written = _AS_WRITTEN if is_time else ""
-    advice = "".join(f"\n{text}" for rule, text in table.advice.items() if rule in {*bad["rule"]})
+    names = {name for rule in by_rule(bad) for name in (rule, rule.rpartition("|")[2])}
+    texts = dict.fromkeys(text for name, text in {**_ADVICE, **table.advice}.items() if name in names)
+    advice = "".join(f"\n{text}" for text in texts)
     raise ContractError(
         f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract, "
         f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\n"
-        f"The first of each:\n{examples}{as_written}{advice}\n"
+        f"The first of each:\n{examples}{advice}\n"
         "Correct the source, map columns with --column, or allow more with --max-bad-share."
     )
 

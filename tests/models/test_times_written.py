@@ -118,12 +118,34 @@ def test_a_year_and_a_number_are_a_week_where_a_number_is_above_twelve(values):
         "1/29/2024 2:30:00 p.m.", "1/29/2024 9:30 AM EST", "2024-01-29T15:30:00+01:00[Europe/Berlin]", "2024 1 29 14:30",
         "2024-01-29 00:00:00 14:30:00", "2024-01-29 1899-12-31 14:30:00.000",
         "/Date(1706538600000)/", "1706538600,0", "29 de enero de 2024 14:30",
+        "Mon Jan 29 14:30:00 2024", "Mon Jan 29 2024 15:30:00 GMT+0100 (Central European Time)", "2024-01-29 15:30 UTC+1",
+        "29.01.2024 14h30", "'2024-01-29 14:30", "2024-01-29T14:30:00+00:00Z", "29JAN2024:14:30:00", "2024年1月29日 14:30",
         "29 stycznia 2024 14:30", "Montag, 29. Januar 2024 14:30", "20240129 143000.000",
     ],
 )  # fmt: skip
 def test_times_of_databases_logs_and_people_are_read(value):
     assert utc(pl.Series([value]), "UTC").to_list() == [datetime(2024, 1, 29, 14, 30, tzinfo=UTC)]
     assert days(pl.Series([value])).to_list() == [date(2024, 1, 29)]
+
+
+@pytest.mark.parametrize(
+    "value", ["W/C 29/01/2024", "Week of 1/29/2024", "2024-01-29 - 2024-02-04", "29.01.2024 bis 04.02.2024"]
+)
+def test_a_week_may_be_written_by_its_first_day_or_both_ends(value):
+    assert days(pl.Series("week", [value])).to_list() == [date(2024, 1, 29)]
+    assert days(pl.Series("week", ["29.01.2024 - 10:00"])).to_list() == [None]
+
+
+def test_numbers_that_a_spreadsheet_has_shortened_are_no_times_and_such_as_are_round_among_others_are():
+    assert utc(pl.Series(["1.70649E+12", "1.7065E+12"]), "UTC").to_list() == [None, None]
+    assert utc(pl.Series(["1706486400", "1.7e+09"]), "UTC").null_count() == 0
+
+
+@pytest.mark.parametrize("value", ["202401282400", "20240128T240000", "2024-01-28 12 PM"])
+def test_midnight_and_noon_may_be_short(value):
+    hour = datetime(2024, 1, 28, 12, tzinfo=UTC) if "PM" in value else datetime(2024, 1, 29, tzinfo=UTC)
+    assert utc(pl.Series([value]), "UTC").to_list() == [hour]
+    assert utc(pl.Series([202401282500]), "UTC").to_list() == [None]
 
 
 def test_a_time_may_name_its_zone():

@@ -162,6 +162,14 @@ def test_keys_with_control_characters_go_to_quarantine(store, tmp_path):
     assert result.rules == {"sku|control_characters": 1}
 
 
+def test_keys_that_a_spreadsheet_has_shortened_are_refused_with_the_way_to_write_them(store, tmp_path):
+    path = below_header(tmp_path, "4.01E+12,A,2024-01-01,1", "4.01E+12,A,2024-01-01,2")
+    with pytest.raises(
+        ContractError, match=r"sku\|digits_lost: 2\n(.*\n)*.*Save the file again with all digits"
+    ):
+        read(store, "history", path, SALES)
+
+
 def _plan(tmp_path, *skus: str) -> str:
     lines = "".join(f"{sku},A,2024-03-04,1\n" for sku in skus)
     return csv(tmp_path, f"sku,store,week,price\n{lines}", "plan.csv")
