@@ -17,9 +17,11 @@ Rule: a key gets the first rung that applies, for all its weeks:
                     reported weeks.
 3. `short_history`  fewer weeks: its SKU's spread around a level, which is the mean of its own weeks and,
                     counted as up to `PRIOR_WEEKS` more weeks, what its SKU and store lead to expect.
-4. `sku_profile`    no history: quantiles of the SKU's sales in the other stores, times the store's size.
-5. `store_profile`  the SKU is unknown, too: quantiles over all SKUs of the store.
-6. `everything`     the store is unknown, too: quantiles over all sales; zero where there are none at all.
+4. `late_start`     no history, SKU and store are not new, and pairs that began late sell little: the SKU's mean, times
+                    the store's size, times the quantiles of what such pairs sold relative to their SKU's mean.
+5. `sku_profile`    no history: quantiles of the SKU's sales in the other stores, times the store's size.
+6. `store_profile`  the SKU is unknown, too: quantiles over all SKUs of the store.
+7. `everything`     the store is unknown, too: quantiles over all sales; zero where there are none at all.
 
 Fallback: where a rung lacks what it needs (an SKU whose profile is empty), the next one answers.
 
@@ -45,7 +47,15 @@ from models.sales.panel import KEY
 RECENT_WEEKS = 52
 STOPPED_WEEKS = 26
 
-RUNGS = ("stopped", "own_history", "short_history", "sku_profile", "store_profile", "everything")
+RUNGS = (
+    "stopped",
+    "own_history",
+    "short_history",
+    "late_start",
+    "sku_profile",
+    "store_profile",
+    "everything",
+)
 _EARLIER_FLAGS = ("deal", "feat")
 """The flags of profiles that do not name theirs."""
 
@@ -91,6 +101,7 @@ def answer(
         of("stopped").with_columns(pl.lit(0.0).alias(name) for name in names),
         _looked_up(of("own_history"), by_demand(own, KEY, quantiles), KEY, names),
         _scaled_to_own(of("short_history"), own, book, names),
+        _sized(_of_late_pairs(of("late_start"), book, names), book, names),
         _sized(_looked_up(of("sku_profile"), book["ladder_sku"], ["sku"], names), book, names),
         _looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
         _looked_up(of("everything"), book["ladder_all"], [], names),
@@ -100,7 +111,7 @@ def answer(
 
 
 def _complete(profiles: Mapping[str, pl.DataFrame], names: Sequence[str]) -> dict[str, pl.DataFrame]:
-    """The three profiles; those that are missing are empty."""
+    """The four profiles; those that are missing are empty."""
     values = dict.fromkeys(["mean", *names], pl.Float64)
     columns: dict[str, Any] = {"demand": DEMAND, "rows": pl.Int64, **values}
     shapes = {f"shape_{name}": pl.Float64 for name in names}
@@ -112,9 +123,11 @@ def _complete(profiles: Mapping[str, pl.DataFrame], names: Sequence[str]) -> dic
             "stores": pl.UInt32,
             "usual_price": pl.Float64,
             "prior_weeks": pl.Float64,
+            "launching": pl.Boolean,
         },
-        "ladder_store": {"store": pl.String, **columns, "size": pl.Float64},
+        "ladder_store": {"store": pl.String, **columns, "size": pl.Float64, "launching": pl.Boolean},
         "ladder_all": columns,
+        "ladder_late": {**columns, "pairs": pl.UInt32},
     }
     return {
         name: profiles.get(name, pl.DataFrame(schema=schema)).with_columns(pl.col("demand").cast(DEMAND))
@@ -157,8 +170,8 @@ def _rungs(
         weeks=pl.len().cast(pl.Int64), sold=(pl.col("units") > 0).sum(), last=pl.col("week").max()
     )
     anything = pl.col("demand") == "any"
-    sku = book["ladder_sku"].filter(anything).select("sku", "stores", sku_mean="mean")
-    store = book["ladder_store"].filter(anything).select("store", in_store=pl.lit(True))
+    sku = book["ladder_sku"].filter(anything).select("sku", "stores", "launching", sku_mean="mean")
+    store = book["ladder_store"].filter(anything).select("store", store_launching="launching")
     facts = (
         keys.join(had, on=KEY, how="left")
         .join(targets.group_by(KEY).agg(pl.col("planned").any()), on=KEY)
@@ -172,15 +185,19 @@ def _rungs(
     some = pl.format("sold in {} of its last {} weeks", "sold", weeks)
     stopped = pl.format("last seen {} weeks ago and not in the plan", idle)
     elsewhere = pl.format("no history; taken from {} stores that have the SKU", "stores")
+    pairs = book["ladder_late"]["pairs"].sum()
+    late = pl.lit(f"no history; taken from {pairs} pairs of SKU and store that began late")
+    is_late = (pairs > 0) & ~pl.col("launching") & ~pl.col("store_launching")
     nothing = pl.lit("no history, and neither SKU nor store is known")
     rules: list[tuple[pl.Expr, str, pl.Expr]] = [
         ((weeks > 0) & (idle >= STOPPED_WEEKS) & ~pl.col("planned"), "stopped", stopped),
         (weeks >= OWN_WEEKS, "own_history", some),
         ((weeks > 0) & (pl.col("sku_mean") > 0), "short_history", short),
         (weeks > 0, "own_history", short),
+        (is_late, "late_start", late),
         (pl.col("sku_mean").is_not_null(), "sku_profile", elsewhere),
         (
-            pl.col("in_store").is_not_null(),
+            pl.col("store_launching").is_not_null(),
             "store_profile",
             pl.lit("no history, and the SKU is new everywhere"),
         ),
@@ -227,6 +244,15 @@ def _looked_up(
 
     filled = [pl.coalesce(name, lifted(pl.col(f"any_{name}"))).alias(name) for name in names]
     return rows.with_columns(filled).drop(f"any_{name}" for name in names)
+
+
+def _of_late_pairs(
+    rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]
+) -> pl.DataFrame:
+    """`rows` with the quantiles of the share of late pairs, times the SKU's mean in weeks of their demand."""
+    rows = _looked_up(rows, book["ladder_sku"], ["sku"], ["mean"])
+    rows = rows.join(book["ladder_late"].select(names), how="cross")
+    return rows.with_columns(pl.col(name) * pl.col("mean") for name in names)
 
 
 def _sized(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:

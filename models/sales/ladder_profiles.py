@@ -21,12 +21,42 @@ PRIOR_WEEKS = 2.0
 PROFILE_WEEKS = 26
 PROMOTED_DEPTH = 0.05
 DEMAND = pl.Enum(["any", "promoted", "regular"])
+LAUNCH_WEEKS, LATE_WEEKS = 8, 13
+"""A pair of SKU and store begins late if other stores have sold the SKU, and the store other SKUs, for so many weeks
+before; and so many of its weeks count as its start."""
+LATE_PAIRS, LATE_SHARE = 8, 0.5
+"""Late pairs count as unlike the others where there are so many, and their median week sells less than this share of the
+SKU's mean."""
 ZERO_SHARE = 0.25
 """A covariate between 0 and 1 is a flag of promotions where it is zero in at least this share of the rows."""
 
 
+def late_weeks(history: pl.LazyFrame, sku_weeks: pl.DataFrame) -> pl.DataFrame:
+    """The first `LATE_WEEKS` weeks of pairs of SKU and store that began late: sku, store, week and `share`.
+
+    The share is units relative to the mean of the SKU's other stores in that week, from the `sku_weeks` of
+    `neighbours.shared_frames`. A new store and a new SKU have no late pairs until `LAUNCH_WEEKS` have passed.
+    """
+    pairs = history.group_by(KEY).agg(first=pl.col("week").min()).collect(engine="streaming")
+    known = pl.max_horizontal(pl.col("first").min().over(name) for name in KEY)
+    late = pairs.filter(pl.col("first") >= known + pl.duration(weeks=LAUNCH_WEEKS))
+    rows = (
+        history.join(late.lazy(), on=KEY, how="inner")
+        .filter(pl.col("week") < pl.col("first") + pl.duration(weeks=LATE_WEEKS))
+        .select(*KEY, "week", own=pl.col("units").cast(pl.Float64))
+        .collect(engine="streaming")
+    )
+    rows = rows.join(sku_weeks.select("sku", "week", "keys", "units"), on=["sku", "week"])
+    rest = (pl.col("units") * pl.col("keys") - pl.col("own")) / (pl.col("keys") - 1)
+    rows = rows.select(*KEY, "week", share=rounded(pl.when(rest > 0).then(pl.col("own") / rest)))
+    return rows.filter(pl.col("share").is_finite()).sort(*KEY, "week")
+
+
 def profiles(
-    history: pl.DataFrame | pl.LazyFrame, as_of: date, quantiles: Sequence[float]
+    history: pl.DataFrame | pl.LazyFrame,
+    as_of: date,
+    quantiles: Sequence[float],
+    late: pl.DataFrame | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Profiles of SKUs, of stores and of everything in the last `PROFILE_WEEKS` weeks; a few rows per SKU.
 
@@ -35,7 +65,9 @@ def profiles(
     `ladder_store`: store, size, demand, rows, mean and quantiles of units over the store's SKUs. A store's
     size is what it sells relative to what its SKUs sell in an average store. `ladder_all`: demand, rows,
     mean and quantiles. `ladder_flags`: the names of the covariates that mark promotions. All are empty where
-    the history is.
+    the history is. `launching` marks SKUs and stores in their first `LAUNCH_WEEKS` weeks. `ladder_late`: one row with the
+    quantiles of the share of the `late` weeks, those of `late_weeks`, and their number of `pairs`; without a row where
+    late pairs are few or sell like others.
     """
     names = [quantile_column(level) for level in quantiles]
     recent = history.lazy().filter(
@@ -50,7 +82,11 @@ def profiles(
     key = key.with_columns(expected=rounded(pl.col("key_mean").mean().over("sku")))
     size = key.group_by("store").agg(size=rounded(pl.col("key_mean").sum() / pl.col("expected").sum()))
     size = size.with_columns(pl.when(pl.col("size") > 0).then("size").otherwise(1.0))
-    usual = rows.group_by("sku").agg(usual_price=pl.col("price").median(), stores=pl.col("store").n_unique())
+    launching = pl.col("week").min() > as_of - timedelta(weeks=LAUNCH_WEEKS)
+    usual = rows.group_by("sku").agg(
+        usual_price=pl.col("price").median(), stores=pl.col("store").n_unique(), launching=launching
+    )
+    size = size.join(rows.group_by("store").agg(launching=launching), on="store")
     rows = rows.select(*KEY, "units", "demand")
     by_store = by_demand(rows, ["store"], quantiles).join(size, on="store")
     overall = by_demand(rows, [], quantiles)
@@ -66,8 +102,19 @@ def profiles(
         "ladder_sku": by_sku.cast({"sku": pl.String, "demand": pl.String}).sort("sku", "demand"),
         "ladder_store": by_store.cast({"store": pl.String, "demand": pl.String}).sort("store", "demand"),
         "ladder_all": overall.cast({"demand": pl.String}).sort("demand"),
+        "ladder_late": _late_share(late, as_of, quantiles).cast({"demand": pl.String}),
         "ladder_flags": pl.DataFrame({"name": flags}, schema={"name": pl.String}),
     }
+
+
+def _late_share(late: pl.DataFrame | None, as_of: date, quantiles: Sequence[float]) -> pl.DataFrame:
+    """The `ladder_late` of `profiles`."""
+    empty = pl.DataFrame(schema={**dict.fromkeys(KEY, pl.String), "week": pl.Date, "share": pl.Float64})
+    weeks = (empty if late is None else late).filter(pl.col("week") <= as_of)
+    pairs = weeks.select(KEY).n_unique()
+    is_unlike = pl.lit(pairs >= LATE_PAIRS) & (pl.col("share").median() < LATE_SHARE)
+    rows = weeks.filter(is_unlike).select(demand=pl.lit("any").cast(DEMAND), units="share")
+    return by_demand(rows, [], quantiles).with_columns(pairs=pl.lit(pairs, pl.UInt32))
 
 
 def _prior_weeks(of_size: pl.DataFrame) -> pl.DataFrame:

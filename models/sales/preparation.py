@@ -67,7 +67,7 @@ def prepare(
             test = _unplanned(test)
         parts["backtest"] = test.filter("enough")
         short = test.filter(~pl.col("enough"))
-        parts["ladder_backtest"] = _ladder_rows(short, rows, with_plan(context["covariates"]), options)
+        parts["ladder_backtest"] = _ladder_rows(short, rows, context, options)
     every = panel_of(rows, keys, covariates, first, as_of, 0)
     parts["weeks"] = _weeks(every).with_columns(out_of_stock=_out_of_stock(tables["history"], first, as_of))
     every = with_prices_of_others(every, context["store_weeks"])
@@ -164,7 +164,9 @@ def _unplanned(test: pl.DataFrame) -> pl.DataFrame:
     return test.with_columns(pl.lit(value=False).alias("planned"), kind)
 
 
-def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, has_plan: bool, options: Options) -> pl.DataFrame:
+def _ladder_rows(
+    short: pl.DataFrame, rows: pl.LazyFrame, context: Mapping[str, pl.DataFrame], options: Options
+) -> pl.DataFrame:
     """The ladder's answers for the keys and weeks of `short`, as of each origin.
 
     Profiles of SKUs are complete, since a shard holds all stores of its SKUs; those of stores are of the
@@ -174,8 +176,9 @@ def _ladder_rows(short: pl.DataFrame, rows: pl.LazyFrame, has_plan: bool, option
     parts = []
     for (origin,), part in about.group_by("origin", maintain_order=True):
         assert isinstance(origin, date)
-        profiles = ladder_profiles.profiles(rows, origin, options.quantiles)
-        plan = rows.drop("units").filter(pl.col("week") > origin) if has_plan else None
+        profiles = ladder_profiles.profiles(rows, origin, options.quantiles, context.get("late_weeks"))
+        planned = with_plan(context["covariates"])
+        plan = rows.drop("units").filter(pl.col("week") > origin) if planned else None
         keys = part.select(KEY).unique().sort(KEY)
         answers = ladder.answer(keys, rows, profiles, origin, options.horizon, options.quantiles, plan)
         parts.append(part.join(answers.drop("reason", "step"), on=[*KEY, "week"], maintain_order="left"))

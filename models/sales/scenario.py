@@ -132,7 +132,11 @@ class Sales(
         first, until = neighbours.first_week_of(as_of), as_of + timedelta(weeks=sales_options.horizon)
         frames |= assortment.frames_of(tables, frames["sku_weeks"])
         frames["events"] = events.events(tables, sales_options.holidays, first, until)
-        return frames | ladder_profiles.profiles(demanded(tables["history"]), as_of, sales_options.quantiles)
+        history = demanded(tables["history"]).filter(pl.col("week").is_between(first, as_of))
+        frames["late_weeks"] = ladder_profiles.late_weeks(history, frames["sku_weeks"])
+        return frames | ladder_profiles.profiles(
+            history, as_of, sales_options.quantiles, frames["late_weeks"]
+        )
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from models.sales import ladder, ladder_profiles
+from models.sales import ladder, ladder_profiles, neighbours
 from models.sales.options import QUANTILES, quantile_column
 from models.sales.simulation import NEW_WEEKS, Simulated, simulate
 from tests.quantiles import attained_level
@@ -112,6 +112,58 @@ def test_a_new_key_takes_its_sku_in_other_stores_scaled_by_the_size_of_its_store
     pooled = [10 / sizes["s"]] * 12 + [30 / sizes["t"]] * 12
     for level, name in zip(QUANTILES, NAMES, strict=True):
         assert answers[name][0] == pytest.approx(size * order_statistic(pooled, level))
+
+
+def chain_with_late_pairs(share: float) -> pl.DataFrame:
+    """Ten SKUs in three stores for 30 weeks, each in a fourth one for its last 5, with `share` of the usual sales."""
+    old = [weeks(f"k{sku}", store, [100.0] * 30) for sku in range(10) for store in "stu"]
+    filler = [weeks(f"f{sku}", "v", [100.0] * 30) for sku in range(10)]
+    shelf = [weeks(f"f{sku}", store, [100.0] * 30) for sku in range(10) for store in "stu"]
+    late = [weeks(f"k{sku}", "v", [100.0 * share * (1 + sku)] * 5) for sku in range(10)]
+    return pl.concat([*old, *filler, *shelf, *late])
+
+
+def answer_after_late_pairs(pairs: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
+    context = neighbours.shared_frames({"history": history.lazy()}, AS_OF, 3)
+    late = ladder_profiles.late_weeks(history.lazy(), context["sku_weeks"])
+    profiles = ladder_profiles.profiles(history, AS_OF, QUANTILES, late)
+    return ladder.answer(pairs, history, profiles, AS_OF, 3, QUANTILES)
+
+
+def test_a_pair_that_begins_late_sells_as_little_as_such_pairs_did():
+    history = pl.concat(
+        [chain_with_late_pairs(0.01), *(weeks("n", store, [50.0] * 20) for store in ("s", "t", "u"))]
+    )
+    answers = answer_after_late_pairs(keys(("n", "v")), history)
+    assert answers["rung"].unique().to_list() == ["late_start"]
+    assert answers["reason"][0] == "no history; taken from 10 pairs of SKU and store that began late"
+    profiles = ladder_profiles.profiles(history, AS_OF, QUANTILES)
+    size = profiles["ladder_store"].filter(store="v", demand="any")["size"].item()
+    shares = [0.01 * (1 + sku) for sku in range(10) for _ in range(5)]
+    expected = [50 * size * order_statistic(shares, level) for level in QUANTILES]
+    sku_mean = profiles["ladder_sku"].filter(sku="n", demand="any")["mean"].item()
+    assert answers.select(NAMES).row(0) == pytest.approx([sku_mean / 50 * value for value in expected])
+
+
+def test_a_new_pair_is_like_the_others_where_late_pairs_are_or_its_sku_or_store_is_new():
+    new_sku = [weeks("n", store, [50.0] * 5) for store in ("s", "t", "u")]
+    alike = pl.concat([chain_with_late_pairs(0.15), *new_sku, weeks("k0", "w", [100.0] * 5)])
+    low = pl.concat([chain_with_late_pairs(0.01), *new_sku, weeks("k0", "w", [100.0] * 5)])
+    for history, pair in ((alike, ("f0", "w")), (low, ("n", "v")), (low, ("k1", "w"))):
+        assert answer_after_late_pairs(keys(pair), history)["rung"].unique().to_list() == ["sku_profile"]
+
+
+def test_what_late_pairs_sell_after_the_origin_does_not_change_their_share():
+    history = chain_with_late_pairs(0.01)
+    later = [weeks(f"f{sku}", "z", [1.0] * 3, AS_OF + timedelta(weeks=20)) for sku in range(10)]
+    later += [weeks(f"k{sku}", "v", [9999.0] * 3, AS_OF + timedelta(weeks=3)) for sku in range(10)]
+    shares = []
+    for rows in (history, pl.concat([history, *later])):
+        context = neighbours.shared_frames({"history": rows.lazy()}, rows["week"].max(), 3)
+        late = ladder_profiles.late_weeks(rows.lazy(), context["sku_weeks"])
+        shares.append(ladder_profiles.profiles(rows, AS_OF, QUANTILES, late)["ladder_late"])
+    assert shares[0].height == 1
+    assert_frame_equal(*shares)
 
 
 def test_a_short_history_moves_its_skus_level_towards_its_own():
