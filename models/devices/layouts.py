@@ -93,11 +93,12 @@ def _influx(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceF
     result = []
     for file in files:
         columns = file.columns
-        keys = sorted(c for c in columns if not c.startswith("_") and c not in ("result", "table", ""))
+        own_columns = ("result", "table", "", *TIMES)
+        keys = sorted(c for c in columns if not c.startswith("_") and c not in own_columns)
         if not {"_value", "value"} & {*columns}:
             numbers = _numeric(file, keys) - {request.mapping.get("device")}
             fields, keys = [k for k in keys if k in numbers], [k for k in keys if k not in numbers]
-            index = [*keys, *(c for c in columns if c.startswith("_"))]
+            index = [*keys, *(c for c in columns if c.startswith("_") or c in TIMES)]
             long = file.frame.unpivot(fields, index=index, variable_name="_field", value_name="_value")
             file, columns = SourceFile(file.name, long.drop_nulls("_value")), [*index, "_field", "_value"]
         own = [pl.col(c).cast(pl.String) for c in ("_measurement", "_field") if c in columns]
@@ -175,7 +176,7 @@ LAYOUTS = {
     "influxdb": Layout(
         "InfluxDB: annotated CSV, pivoted or not, and line protocol; the values of its tags name the device, and "
         "measurement.field is the tag",
-        {"time": ("_time",), "value": ("_value",)},
+        {"time": ("_time", *TIMES), "value": ("_value",)},
         arrange=_influx,
     ),
     "home-assistant": Layout(

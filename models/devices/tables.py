@@ -196,7 +196,10 @@ TABLES: dict[str, Table] = {
         wide=("tag", "value"),
         advice={
             "value_not_a_number": "A unit, such as 20 bar, is left out where all values of the column have it. Remove "
-            "units that differ, and put each into the name of its tag."
+            "units that differ, and put each into the name of its tag.",
+            "body|lacks tag": "Where text stands beside the numbers of a message, it may name the sensor: map it with "
+            "--column tag=MEMBER --column value=MEMBER, and, if it has no time, --column time=EnqueuedTimeUtc. If each "
+            "number is a sensor, give --column tag=* --column value=*.",
         },
     ),
     "labels": LabelsTable("labels", Labels, unique=(*KEY, "start"), shard_by=("device",), required=False),

@@ -73,7 +73,7 @@ def _drives(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceF
         return [SourceFile(p.name, p.frame.drop("failure", strict=False)) for p in files]
     if request.table != "failures":
         return list(files)
-    has_failed = pl.col("failure").cast(pl.String).str.strip_chars() == "1"
+    has_failed = pl.col("failure").cast(pl.String).str.strip_chars().str.contains(r"(?i)^(1(\.0*)?|true)$")
     return [
         SourceFile(p.name, p.frame.filter(has_failed).with_columns(component=pl.lit("drive")).drop("failure"))
         if "failure" in p.columns

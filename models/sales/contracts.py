@@ -263,7 +263,9 @@ TABLES: dict[str, Table] = {
         amounts=("units",),
         wide=("week", "units"),
         advice={
-            "units|min": "Negative units are returns: say how they count with --returns net or --returns zero."
+            "units|min": "Negative units are returns: say how they count with --returns net or --returns zero.",
+            "units|nullability": "Weeks to come belong into --plan. Write 0 where nothing was sold, and leave out rows of "
+            "weeks whose sales are not known.",
         },
     ),
     "plan": Weekly(

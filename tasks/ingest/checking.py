@@ -114,7 +114,11 @@ def _check(
     checked = Checked(Staged(folder / "good", spill), Staged(folder / "bad"))
     checked.bad.add(pl.DataFrame(schema=QUARANTINE))
     names, types = set(), dict(schemas.get(table.name, {}))
-    for batch in _batches(request, table, checked, folder / "sql"):
+    similar = [one.name for one in request.scenario.tables.values() if one.unique[-1:] == table.unique[-1:]]
+    further = (
+        {name for one in similar for name in schemas.get(one, ())} - {"shard"} if table.covariates else ()
+    )
+    for batch in _batches(request, table, checked, further, folder / "sql"):
         try:
             accepted = table.accept(batch.raw, options)
         except ContractError as error:
@@ -185,8 +189,13 @@ def _as_before(good: pl.DataFrame, types: dict[str, pl.DataType]) -> tuple[pl.Da
     return good.with_columns(plain).drop(texts), texts
 
 
-def _batches(request: Request, table: Table, checked: Checked, folder: Path) -> Iterator[_Batch]:
-    """The rows of the table's source; of a capture, only those of files that were not read before."""
+def _batches(
+    request: Request, table: Table, checked: Checked, further: Collection[str], folder: Path
+) -> Iterator[_Batch]:
+    """The rows of the table's source; of a capture, only those of files that were not read before.
+
+    `further` columns are called as in similar tables.
+    """
     scenario, store, options = request.scenario, request.store, request.options
     source, layout = request.sources[table.name], layout_of(scenario, options.get("layout"))
     mapping = of_table(request.mapping, table.name, scenario.tables)
@@ -211,9 +220,9 @@ def _batches(request: Request, table: Table, checked: Checked, folder: Path) -> 
             plain, notes = with_group_keys(plain, table, names_of)
             checked.alike += notes
         long = as_long(plain, table, names_of, options.get("dates"), wide=bool(options.get("wide")))
-        renamed.append(rename(long, names_of, table.required_columns, table.aliases))
+        renamed.append(rename(long, names_of, table.required_columns, table.aliases, further))
         checked.columns |= {*one.columns}
-        checked.mapped |= renaming(long.columns, names_of, table.required_columns, table.aliases)
+        checked.mapped |= renaming(long.columns, names_of, table.required_columns, table.aliases, further)
     for one in renamed:
         for rows in one.batches(table.rows_at_a_time):
             yield _Batch(one.name, rows)

@@ -10,7 +10,7 @@ from models.layouts import Layout, LayoutRequest, SourceFile
 from models.scenario import Scenario, Table
 from models.times import DateOrder
 from tasks.ingest.dialect import SUFFIXES
-from tasks.ingest.sources import Source, SourceError, renaming
+from tasks.ingest.sources import Source, SourceError, renaming, spellings
 
 
 def layout_of(scenario: Scenario, name: str | None) -> Layout | None:
@@ -40,6 +40,7 @@ def laid_out(
     """
     if layout is None:
         return [(one, mapping) for one in sources_read]
+    sources_read = [_spelled(layout, one, mapping) for one in sources_read]
     if layout.arrange is None:
         return [_filled(layout, table, one, mapping) for one in sources_read]
     request = LayoutRequest(table.name, {name: stem_of(uri) for name, uri in sources.items()}, mapping, dates)
@@ -56,6 +57,14 @@ def of_messages(layout: Layout | None, source: str) -> dict[str, str]:
             f"{source} is a capture of messages. Expected files of another kind: {layout.about}."
         )
     return {column: names[0] for column, names in layout.columns.items()}
+
+
+def _spelled(layout: Layout, source: Source, own: Mapping[str, str]) -> Source:
+    """A source with the names of the layout for columns that only differ in how they are written."""
+    names = dict.fromkeys(name for names in layout.columns.values() for name in names)
+    missing = [name for name in names if name not in source.columns]
+    columns = spellings(source.columns, missing, {*own.values(), *names})
+    return replace(source, frame=source.frame.rename({old: new for new, old in reversed(columns.items())}))
 
 
 def _filled(

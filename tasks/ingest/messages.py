@@ -108,8 +108,9 @@ def _of_object(
     """The readings in one object of a body, by column, or the rule that it breaks."""
     members = {**around, **reading}
     tag, value = columns.get("tag", ""), columns.get("value", "")
-    mapped = {*columns.values()}
-    others = [one for name, one in reading.items() if name not in mapped]
+    of_device = [around.get(f"SystemProperties.{name}") for name in _DEVICES]
+    known = {*columns.values(), *_DEVICES}
+    others = [one for name, one in reading.items() if name not in known and one not in of_device]
     is_spread = bool(tag and value) and _is_spread(members, tag, value, others)
     by_column: dict[str, Any] = {}
     for column, name in columns.items():

@@ -91,8 +91,7 @@ def ingest(
             intake = check_table(request, name, stored, folder / name)
             if intake.good.height:
                 stored[name] = concat_lazy([*([stored[name]] if name in stored else []), intake.good.rows()])
-                if scenario.tables[name].rows_at_a_time is None:
-                    refuse_alike(source, stored[name].collect_schema().names())
+                refuse_alike(source, stored[name].collect_schema().names())
             checked[name] = intake
         refuse_unused(mapping, checked)
         if settings.get("dry_run"):

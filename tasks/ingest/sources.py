@@ -169,15 +169,17 @@ def rename(
     mapping: Mapping[str, str],
     needed: Sequence[str],
     aliases: Mapping[str, str] = MappingProxyType({}),
+    further: Collection[str] = (),
 ) -> Source:
     """`source` with the table's column names. Raises `SourceError` where a needed column is missing.
 
     A mapping applies where its source column exists, so that one mapping serves several files;
     `aliases` stand in for a column that neither the source nor the mapping has; failing that, the only
-    column whose name differs just in case, blanks, hyphens and underscores.
+    column whose name differs just in case, blanks, hyphens, underscores and `#`. So do `further` columns, which similar
+    tables have.
     """
     columns_present = source.columns
-    applied = renaming(columns_present, mapping, needed, aliases)
+    applied = renaming(columns_present, mapping, needed, aliases, further)
     uses = {old: [new for new, name in applied.items() if name == old] for old in applied.values()}
     lacking = [c for c in needed if c not in applied and (c not in columns_present or c in uses)]
     if lacking:
@@ -220,17 +222,21 @@ def _are_small_numbers(source: Source, column: str) -> bool:
 
 
 def renaming(
-    columns: Sequence[str], mapping: Mapping[str, str], needed: Sequence[str], aliases: Mapping[str, str]
+    columns: Sequence[str],
+    mapping: Mapping[str, str],
+    needed: Sequence[str],
+    aliases: Mapping[str, str],
+    further: Collection[str] = (),
 ) -> dict[str, str]:
     """Which of a source's columns each of the table's is, see `rename`; without those of the same name."""
     applied = {new: old for new, old in mapping.items() if old in columns}
     names = {*columns, *applied}
     applied |= {new: old for new, old in aliases.items() if new not in names and old in columns}
-    missing = [c for c in needed if c not in {*columns, *applied}]
-    return applied | _alike(columns, missing, {*applied.values()})
+    missing = [c for c in (*needed, *sorted(further)) if c not in {*columns, *applied}]
+    return applied | spellings(columns, missing, {*applied.values(), *needed})
 
 
-def _alike(columns: Sequence[str], missing: Sequence[str], in_use: Collection[str]) -> dict[str, str]:
+def spellings(columns: Sequence[str], missing: Sequence[str], in_use: Collection[str]) -> dict[str, str]:
     """Columns of a source that stand for missing ones, since their names differ only in how they are written."""
     plain = {name: re.sub(r"[\s_#-]", "", name).casefold() for name in (*columns, *missing)}
     alike = {c: [n for n in columns if n not in in_use and plain[n] == plain[c]] for c in missing}

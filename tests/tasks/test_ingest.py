@@ -680,16 +680,20 @@ def test_names_that_mean_something_here_are_no_trouble_in_a_source(store, tmp_pa
     assert result.ignored == ("a`b",)
 
 
-def test_names_that_differ_only_in_case_are_refused_here_and_against_the_table(store, tmp_path):
+def test_names_that_differ_only_in_case_are_refused_in_a_file_and_are_the_same_in_several(store, tmp_path):
     both = csv(tmp_path, sales().with_columns(Price=pl.lit(1.0)), "both.csv")
     message = r"'price' and 'Price' differ only .*--column price=Price"
     with pytest.raises(SourceError, match=message):
         read(store, "history", both, SALES)
     read(store, "history", csv(tmp_path, sales()), SALES)
     other = csv(tmp_path, sales().rename({"price": "Price"}), "other.csv")
-    with pytest.raises(SourceError, match=message):
-        read(store, "history", other, SALES)
-    assert read(store, "history", other, SALES, mapping={"price": "Price"}).changed == 0
+    assert read(store, "history", other, SALES).changed == 0
+    plan = csv(tmp_path, "SKU,Store,Week,PRICE\n1,A,2024-03-04,2\n", "plan.csv")
+    read(store, "plan", plan, SALES)
+    assert table(store, "sales/plan")["price"].to_list() == [2.0]
+    telemetry = csv(tmp_path, "machine_id,time,Temp,temp\n1,2024-01-01T00:00:00Z,1,2\n", "telemetry.csv")
+    with pytest.raises(SourceError, match="'Temp' and 'temp' differ only"):
+        read(store, "telemetry", telemetry, MACHINES)
     assert read(store, "history", both, SALES, mapping={"price": "Price"}).changed == 64
 
 

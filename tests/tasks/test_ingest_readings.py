@@ -131,6 +131,12 @@ def test_a_run_opens_no_more_files_of_the_readings_however_often_they_came(store
     assert store.scan("devices/readings", version=3).collect().height == 4
 
 
+def test_devices_whose_names_look_alike_are_told_and_not_refused(store, tmp_path):
+    result = bring(store, csv(tmp_path, f"pump,t,{at(0)},1", f"Pump,t,{at(60)},2"))
+    assert result.accepted == 2
+    assert result.alike == ("readings: 2 of 2 values of 'device' look like others: 'Pump' like 'pump'.",)
+
+
 def test_the_interval_is_settled_by_the_first_ingest(store, tmp_path):
     source = csv(tmp_path, *(f"d,t,{at(second)},{second}" for second in range(0, 600, 60)))
     bring(store, source, interval="5m")

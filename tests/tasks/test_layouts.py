@@ -49,6 +49,13 @@ def test_unique_id_of_nixtla_is_the_sku_of_one_store(store, put):
     ]
 
 
+def test_names_of_a_layout_are_known_in_any_case_unless_they_are_mapped(store, put):
+    read(store, "history", put("a.csv", "Unique_ID,DS,Y\nA,2024-01-01,5\n"), SALES, layout="nixtla")
+    mapped = put("b.csv", "Unique_ID,DS,week,Y\nA,2024-01-02,2024-01-08,6\n")
+    read(store, "history", mapped, SALES, mapping={"week": "week", "sku": "Unique_ID"}, layout="nixtla")
+    assert sales(store, "units") == [("A", "all", "2024-01-01", 5.0), ("A", "all", "2024-01-08", 6.0)]
+
+
 def test_unique_id_of_nixtla_is_split_where_that_is_said(store, put):
     source = put("a.csv", "unique_id,ds,y\nA_1_CA,2024-01-01,5\na/b_c,2024-01-01,6\nwhole,2024-01-01,7\n")
     result = read(store, "history", source, SALES, layout="nixtla-stores", max_bad_share=0.5)
@@ -241,6 +248,12 @@ def test_pivoted_rows_and_line_protocol_of_influxdb_have_several_fields(store, p
     ]
 
 
+def test_the_time_of_influxs_own_command_is_no_field(store, put):
+    source = put("a.csv", "name,tags,time,mean\ncpu,host=a,1704067200000000000,5\n")
+    read(store, "readings", source, DEVICES, layout="influxdb")
+    assert readings(store) == [("cpu/host=a", "mean", "00:00", 5.0)]
+
+
 def test_a_minimal_response_of_home_assistant_names_an_entity_once(store, put):
     states = [{"state": str(n), "last_changed": f"2024-01-01T00:0{n}:00+00:00"} for n in range(2)]
     entities = [[{"entity_id": name} | states[0], states[1]] for name in ("sensor.a", "sensor.b")]
@@ -304,10 +317,12 @@ def test_a_file_may_be_named_after_its_machine(store, put):
     assert fleet(store, "telemetry", "vib") == [(f"P {n}", "01", 5.0) for n in (7, 8, 9)]
 
 
-def test_the_flag_of_drives_is_their_failures_and_no_sensor(store, put):
+@pytest.mark.parametrize(("works", "fails"), [("0", "1"), ("0.0", "1.0"), ("False", "True")])
+def test_the_flag_of_drives_is_their_failures_and_no_sensor(store, put, works, fails):
     source = put(
         "d.csv",
-        "date,serial_number,failure,smart_5_raw\n2024-01-01,Z1,0,5\n2024-01-02,Z1,0,6\n2024-01-03,Z1,1,9\n",
+        f"date,serial_number,failure,smart_5_raw\n2024-01-01,Z1,{works},5\n2024-01-02,Z1,{works},6\n"
+        f"2024-01-03,Z1,{fails},9\n",
     )
     options = {"timezone": "UTC", "layout": "backblaze"}
     sources = {"telemetry": source, "failures": source}

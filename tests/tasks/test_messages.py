@@ -13,6 +13,7 @@ HUB = {
     "EnqueuedTimeUtc": "3/2/2026 08:00:00 PM",
     "SystemProperties": {"iothub-connection-device-id": "pump-1"},
 }
+DEVICE = "SystemProperties.iothub-connection-device-id"
 ONE = {"device": "d", "tag": "t", "time": "2026-03-02T00:00:00Z", "value": 1.5}
 
 
@@ -47,8 +48,17 @@ def test_members_of_a_message_of_iot_hub_are_its_sensors_and_the_hub_names_the_d
     ]
 
 
+def test_text_that_names_the_device_names_no_sensor():
+    reading = ("pump-1", "t", "2026-03-02T20:00:00+00:00", 5)
+    columns = {**COLUMNS, "device": DEVICE}
+    for body in ({"deviceId": "Kitchen", "t": 5}, {"id": "pump-1", "t": 5}):
+        assert found(body, columns, **HUB) == ([reading], None)
+    assert found({"status": "ok", "t": 5}, columns, **HUB) == ([], "body|lacks tag")
+    assert found({"status": "ok", "t": 5}, {**columns, "tag": "*", "value": "*"}, **HUB) == ([reading], None)
+
+
 def test_a_member_that_is_mapped_to_both_tag_and_value_is_one_sensor():
-    columns = {**COLUMNS, "device": "SystemProperties.iothub-connection-device-id", "tag": "t", "value": "t"}
+    columns = {**COLUMNS, "device": DEVICE, "tag": "t", "value": "t"}
     assert found({"t": 5, "u": 6, "time": "x"}, columns, **HUB) == ([("pump-1", "t", "x", 5)], None)
 
 
