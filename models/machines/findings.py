@@ -44,6 +44,7 @@ EFFECTS = {
     "missing sensor": "its features are missing, not zero",
     "without component": "not scored for it: no machine of its type has ever had it replaced or failed",
     "no telemetry": "scored without telemetry, as a fallback",
+    "failure without telemetry": "nothing is learnt from it",
     "record of failures ends early": "rows after it are neither failing nor healthy",
     "range before the data": "scored from the first telemetry on",
 }
@@ -58,6 +59,7 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
     visible = tables_at(tables, as_of)
     since = as_of - timedelta(days=days)
     again, history = failures_logged_again(tables, visible, since, as_of), visible["telemetry"]
+    lost = failures_without_telemetry(visible)
     visible = {
         name: frame.filter(pl.col("time") > as_of - timedelta(days=days))
         if "time" in frame.collect_schema()
@@ -71,7 +73,7 @@ def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
     if "failures" in visible and "maintenance" in visible:
         overdue = visible["failures"].filter(pl.col("time") <= as_of - MAINTAINED_WITHIN)
         parts.append(failures_without_maintenance(overdue, visible["maintenance"]))
-    parts.append(again)
+    parts += [again, lost]
     return pl.concat([pl.DataFrame(schema=FINDINGS), *parts])
 
 
@@ -131,6 +133,15 @@ def machines_without_telemetry(machines: pl.LazyFrame, recent: pl.LazyFrame, day
         pl.lit(0, pl.Int64).alias("count")
     )
     return _finding("no telemetry", "telemetry", silent, pl.lit(f"none in {days} days"))
+
+
+def failures_without_telemetry(visible: Frames) -> pl.DataFrame:
+    """Machines with failures that have never sent anything, such as those that other tables call by another name."""
+    if "failures" not in visible:
+        return pl.DataFrame(schema=FINDINGS)
+    lost = visible["failures"].join(visible["telemetry"], on="machine_id", how="anti")
+    counts = lost.group_by("machine_id").agg(pl.len().cast(pl.Int64).alias("count"))
+    return _finding("failure without telemetry", "failures", counts, pl.format("{} times", "count"))
 
 
 def failures_logged_again(tables: Frames, visible: Frames, since: datetime, until: datetime) -> pl.DataFrame:

@@ -174,7 +174,7 @@ def without_leaks(
     resolved = windows(vocabulary.interval_hours, options).hours
     if not resolved:
         return vocabulary, []
-    reasons = leaks(rows, vocabulary, resolved[0], max(options.horizons_hours))
+    reasons = leaks(rows, vocabulary, resolved[0], options.horizons_hours)
     notes = [
         f"sensor {name}: {reason}; it is "
         + (

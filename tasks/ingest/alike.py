@@ -18,7 +18,7 @@ def alike(
     stored: Mapping[str, pl.LazyFrame],
     most: float,
 ) -> tuple[str, ...]:
-    """Notes on keys of a table that the scenario's first table has only in another spelling.
+    """Notes on keys of a table that the scenario's first table has only in another spelling or, of events, not at all.
 
     `stored` are the tables with what is ingested before this one. Raises `ContractError` where such keys
     exceed the share `most` of a column's values. The first table itself is compared with itself and, where it is read
@@ -36,6 +36,12 @@ def alike(
         values, others = (_values(frame, column) for frame in (rows.rows(), reference))
         lacking = values.join(others, on=column, how="anti")
         others = pl.concat([others, lacking]) if is_first else others
+        unknown = lacking[column].filter(lacking[column] != "*").sort()
+        if len(unknown) and not (is_first or table.covariates):
+            notes.append(
+                f"{table.name}: {len(unknown):,} of {values.height:,} values of '{column}' are not in {first}, such as "
+                f"'{unknown[0]}'."
+            )
         pairs = lacking.join(others.rename({column: "known"}), on="plain").filter(
             pl.col(column) != pl.col("known")
         )

@@ -198,11 +198,13 @@ def test_a_healthy_fleet_has_no_findings_and_every_finding_has_an_effect(fleet):
         ),
         "telemetry": tables["telemetry"].with_columns(pl.lit(3.0).alias("volt")),
         "maintenance": tables["maintenance"].head(0),
+        "failures": events(("P-7", 1, "pump")),
     }
     lines_of_findings = findings(broken, START + timedelta(days=20))
     assert dict(lines_of_findings.schema) == FINDINGS
     lines = summary(lines_of_findings)
-    assert {"unknown machine", "no telemetry", "constant sensor"} <= set(lines["finding"])
+    expected = {"unknown machine", "no telemetry", "constant sensor", "failure without telemetry"}
+    assert expected <= set(lines["finding"])
     assert set(lines["finding"]) <= set(EFFECTS)
     assert set(lines["effect"]) <= set(EFFECTS.values())
     assert contracts.sensors(broken["telemetry"]) == ["pressure", "rotate", "vibration", "volt"]

@@ -41,10 +41,15 @@ def rows() -> pl.LazyFrame:
 
 
 def test_a_remaining_life_and_a_warning_of_hindsight_are_found_and_a_worn_sensor_is_not(rows):
-    reasons = leaks(rows, WORDS, 12, 100)
+    reasons = leaks(rows, WORDS, 12, [100])
     assert set(reasons) == {"life", "warning"}
     assert reasons["life"] == "its rank correlation with the time to the next failure is 1.00"
     assert reasons["warning"] == "alone it separates rows before a failure from others in 100.0% of pairs"
+
+
+def test_a_flag_of_the_shorter_of_two_horizons_is_found(rows):
+    assert set(leaks(rows, WORDS, 12, [100, 300])) == {"life", "warning"}
+    assert set(leaks(rows, WORDS, 12, [50, 300])) == {"life"}
 
 
 def test_what_leaks_is_left_out_unless_it_is_to_be_kept_and_told_either_way(rows):

@@ -182,6 +182,19 @@ def test_a_plan_whose_keys_lost_their_leading_zeros_is_refused_with_an_example(s
     assert written(store) == {}
 
 
+def test_events_of_machines_that_sent_nothing_are_told(store, tmp_path):
+    sources = {
+        "telemetry": csv(tmp_path, "machine_id,time,v\nm1,2024-01-01T00:00:00Z,1\n", "telemetry.csv"),
+        "failures": csv(
+            tmp_path,
+            "machine_id,time,component\nm1,2024-01-01T00:00:00Z,c\nP-7,2024-01-01T00:00:00Z,c\n",
+            "failures.csv",
+        ),
+    }
+    *_, result = ingest.fn(MACHINES, store, sources, {}, 4, 0.05)
+    assert result.alike == ("failures: 1 of 2 values of 'machine_id' are not in telemetry, such as 'P-7'.",)
+
+
 def test_few_keys_that_look_like_known_ones_are_told_and_new_ones_are_not(store, tmp_path):
     renamed = sales().with_columns(sku=pl.col("sku").replace("3", "M03"))
     history, plan = csv(tmp_path, renamed), _plan(tmp_path, "1", "2", "m3", "new", "4.0")
