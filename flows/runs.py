@@ -21,7 +21,7 @@ from tasks.ingest.pipeline import IngestResult, ingest
 from tasks.ingest.sources import column_mapping
 from tasks.page.run_page import write_page
 from tasks.registry import ledger
-from tasks.scoring.catch_up import covered_by, stale
+from tasks.scoring.catch_up import covered_by, skipped, stale
 from tasks.scoring.events import announce, announce_ingest, derivation_notes, derive
 from tasks.scoring.publishing import complete, publish
 from tasks.scoring.runs import (
@@ -141,7 +141,8 @@ def score(
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options, again=again)
     name_run(f"{scenario.name}-{flow} {time_text(run.as_of)}")
     if as_of is None:
-        run = with_notes(run, stale(scenario, store, run.as_of))
+        notes = [*stale(scenario, store, run.as_of), *skipped(scenario, store, flow, run.as_of)]
+        run = with_notes(run, notes)
     begin(scenario, run)
     if as_of is None:
         run = with_context_notes(scenario, run)

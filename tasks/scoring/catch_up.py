@@ -133,6 +133,25 @@ def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
     ]
 
 
+@task(name="skipped")
+def skipped(scenario: Scenario, store: Store, flow: str, as_of: AsOf) -> list[str]:
+    """A note on complete times between `as_of` and the last published one before it, which an event reports, too."""
+    past = [one for one in published_as_ofs(scenario, store, flow, as_of) if one < as_of]
+    if not past or scenario.cadence is None:
+        return []
+    count = round((as_moment(as_of) - as_moment(past[-1])) / scenario.cadence) - 1
+    if count < 1:
+        return []
+    first, last = past[-1] + scenario.cadence, as_of - scenario.cadence
+    payload = {"from": str(first), "to": str(last), "count": count}
+    emit(store, scenario.name, Event("left_out", scenario.name, payload), str(sorted(payload.items())))
+    periods = f"{count:,} complete periods were" if count > 1 else "1 complete period was"
+    return [
+        f"{periods} never scored, from {first} to {last}. To score them: "
+        f"python -m flows {scenario.name} backfill --from '{first}' --to '{last}'"
+    ]
+
+
 def bundle_for(scenario: Scenario, store: Store, as_of: AsOf) -> int | None:
     """The first champion, for an `as_of` before all trainings. None where the run chooses its bundle."""
     events = bundles.events(store, scenario.name)

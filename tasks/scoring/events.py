@@ -78,6 +78,7 @@ def announce(
 ) -> None:
     """Create the Prefect artifacts of a published run, and emit its events and `almanac.<scenario>.published`.
 
+    Where keys failed, `almanac.<scenario>.keys_failed` reports how many.
     Returns when the events have been delivered. An event's id follows from the run and the event,
     so that an event which a repeated run emits again can be recognised.
     """
@@ -90,7 +91,11 @@ def announce(
         "version": publication.version,
         "rows": publication.rows,
     }
-    for event in [*events, Event("published", scenario.name, payload)]:
+    final = [Event("published", scenario.name, payload)]
+    if summary["failed"]:
+        counts = {name: summary[name] for name in ("as_of", "failed", "requested")}
+        final.append(Event("keys_failed", scenario.name, counts | {"notes": "\n".join(summary["notes"])}))
+    for event in [*events, *final]:
         message = Event(event.name, event.resource, {"run_id": run.id, "page": link, **event.payload})
         _emit(scenario.name, message, f"{run.store.uri}/{run.id}/{event.name}/{event.resource}")
     _hand_over()

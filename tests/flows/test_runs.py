@@ -187,6 +187,20 @@ def test_others_can_act_on_a_published_run(command, trained, prefect_api):
     assert event["payload"]["as_of"] == "2024-01-03"
 
 
+def test_keys_that_failed_are_an_event_of_the_published_run(command, trained, prefect_api):
+    words = ("--raises", "n03", "--max-failed-share", "0.1", "--store", trained.uri, "--json")
+    summary = command("toy", "score", *words).json
+
+    def arrived():
+        answer = ask(prefect_api, "events", filter={"event": {"name": ["almanac.toy.keys_failed"]}})["events"]
+        return [event["payload"] for event in answer if event["payload"]["run_id"] == summary["run_id"]]
+
+    wait_until(arrived, 60, "the event has arrived")
+    (payload,) = arrived()
+    assert (payload["failed"], payload["requested"]) == (1, 12)
+    assert "n03 cannot be doubled" in payload["notes"]
+
+
 @pytest.mark.parametrize("keys", [1, 250])
 def test_small_shards_share_a_task_run_and_others_have_their_own(
     command, trained, prefect_api, monkeypatch, keys

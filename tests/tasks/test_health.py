@@ -8,6 +8,8 @@ import pytest
 from flows import health as health_command
 from flows import watching
 from tasks.monitoring.health import health, prometheus
+from tasks.scoring import catch_up
+from tasks.scoring.catch_up import skipped
 from tests import steps, toy
 from tests.toy import TOY, Toy
 
@@ -41,6 +43,23 @@ def test_what_is_due_is_late_once_there_was_time_to_publish_it(store):
     assert (status.champion, status.fallback_share, status.quarantined_rows) == (1, 0.0, 0)
     steps.put(store, toy.values(days=4))
     assert health(Daily(), store, AFTER + timedelta(days=1)).late
+
+
+def test_days_between_the_last_published_one_and_this_are_named_once_there_is_one(store, monkeypatch):
+    events = []
+    monkeypatch.setattr(catch_up, "emit", lambda *event: events.append(event[2]))
+    steps.put(store)
+    steps.train(store)
+    assert skipped.fn(Daily(), store, "score", date(2024, 1, 3)) == []
+    steps.score(store)
+    assert skipped.fn(Daily(), store, "score", date(2024, 1, 3)) == []
+    assert skipped.fn(Daily(), store, "score", date(2024, 1, 4)) == []
+    assert skipped.fn(TOY, store, "score", date(2024, 1, 9)) == []
+    assert not events
+    (note,) = skipped.fn(Daily(), store, "score", date(2024, 1, 6))
+    assert "2 complete periods were never scored" in note
+    assert "toy backfill --from '2024-01-04' --to '2024-01-05'" in note
+    assert [(one.name, dict(one.payload)["count"]) for one in events] == [("left_out", 2)]
 
 
 def test_data_that_no_newer_ones_follow_are_stale(store):
