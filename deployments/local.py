@@ -13,7 +13,7 @@ import httpx
 import psutil
 
 from deployments.environment import PROJECT
-from flows.server import KEPT_BY_THE_SERVER, spare_loopback
+from flows.server import KEPT_BY_THE_SERVER, RECORDED_TOGETHER, spare_loopback
 from models.errors import AlmanacError
 
 _START_SECONDS = 180
@@ -56,6 +56,7 @@ class Local:
             "DO_NOT_TRACK": "true",
             **LEASES_ON_DISK,
             **KEPT_BY_THE_SERVER,
+            **RECORDED_TOGETHER,
         }
         return {"ALMANAC_STORE": str(PROJECT / "store"), **os.environ, **own}
 

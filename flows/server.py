@@ -30,6 +30,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_HOME,
     temporary_settings,
 )
@@ -48,6 +49,12 @@ KEPT_BY_THE_SERVER = {
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(SERVER_DAYS * 86400),
 }
 """How long the server keeps finished runs with their logs and artifacts; Prefect keeps them for ever by default."""
+
+RECORDED_TOGETHER = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
+"""States of task runs that come within a second enter the database in one statement; by default, each takes its own."""
 
 _SCHEMA = "almanac-schema.txt"
 """The file in PREFECT_HOME with the schema version that a server last migrated the database to."""
@@ -129,7 +136,8 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
     before = {one.name: os.environ.get(one.name) for one in own}
     try:
         os.environ.update({one.name: value for one, value in own.items()})
-        with temporary_settings(own):
+        # Nothing there looks at heartbeats, and a run waits at its end, for up to a second, until they have stopped.
+        with temporary_settings({**own, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield Api(server.url, _record())
     finally:
         _send_what_is_left()
@@ -217,6 +225,7 @@ def _start(meanwhile: Callable[[], object], *, leave_up: bool) -> _Server:
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
         "OTEL_SDK_DISABLED": "true",
         **KEPT_BY_THE_SERVER,
+        **RECORDED_TOGETHER,
         **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE_SERVICES},
     }
     if _schema_is_known():

@@ -107,18 +107,23 @@ def prefect_database(prefect_home: Path, made_once: MadeOnce) -> Path:
 @pytest.fixture(scope="session")
 def prefect_api(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the one Prefect server of all tests of this process; it plans no runs and calls none late."""
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
+
+    from flows.server import RECORDED_TOGETHER
 
     folder = tmp_path_factory.mktemp("prefect-server")
     shutil.copy(prefect_database, folder / "prefect-test.db")
     with ExitStack() as server, pytest.MonkeyPatch.context() as patch:
         for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS"):
             patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
+        for name, value in RECORDED_TOGETHER.items():
+            patch.setenv(name, value)
         patch.setenv("PREFECT_API_DATABASE_MIGRATE_ON_START", "false")
         patch.setenv("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")
         patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
         server.enter_context(prefect_test_harness(server_startup_timeout=120))
+        server.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))  # as in `prefect_server`
         patch.undo()
         yield str(PREFECT_API_URL.value())
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,15 @@ def test_one_json_object_is_printed_and_no_traceback(done):
     }  # fmt: skip
     assert set(result) >= keys
     assert "Traceback" not in done["err"]
+
+
+def test_the_server_has_recorded_the_end_of_every_task_before_it_ended(done, prefect_home):
+    states = """select task_run.state_type from task_run join flow_run on flow_run.id = task_run.flow_run_id
+        where flow_run.parameters like ?"""
+    with closing(sqlite3.connect(prefect_home / "prefect.db")) as database:
+        rows = database.execute(states, [f"%{done['store'].uri}%"]).fetchall()
+    assert len(rows) > 10
+    assert set(rows) == {("COMPLETED",)}
 
 
 def test_every_series_is_accounted_for_and_every_row_of_the_plan_is_forecast(done, tables):
