@@ -123,7 +123,9 @@ def prefect_api(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory
         patch.setenv("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")
         patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
         server.enter_context(prefect_test_harness(server_startup_timeout=120))
-        server.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))  # as in `prefect_server`
+        server.enter_context(
+            temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+        )  # as in `prefect_server`
         patch.undo()
         yield str(PREFECT_API_URL.value())
 
