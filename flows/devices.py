@@ -19,7 +19,7 @@ from flows.retraining import Budget, train_for
 from flows.runs import ingest_sources
 from flows.runs import score as score_run
 from flows.settings import open_store
-from models.devices.hours import devices_behind, first_split
+from models.devices.hours import devices_behind, first_split, fleet_end
 from models.devices.options import Options, moment_of
 from models.devices.scenario import DEVICES
 from models.scenario import AsOf
@@ -233,12 +233,13 @@ def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:
     """The end of a first training's history, the number of hours scored after it, and a note that says so."""
     readings = store.scan(Layout(DEVICES.name).table("readings"))
     newest = moment_of(DEVICES.resolve_as_of({"readings": readings}, None, datetime.now(UTC)))
-    until, count = first_split(readings, newest, catch_up)
-    message = f"The first training learnt from the readings up to {until:%Y-%m-%d %H:%M} UTC. " + (
-        f"It judges the {count} hours after that."
-        if until < newest
-        else "It judges the same hours, as there are no others."
-    )
+    last = fleet_end(readings, newest, Options.requested_hours)
+    until, count = first_split(readings, last, catch_up)
+    message = f"The first training learnt from the readings up to {until:%Y-%m-%d %H:%M} UTC."
+    if until == newest:
+        message += " It judges the same hours, as there are no others."
+    elif last == newest:
+        message += f" It judges the {count} hours after that."
     get_run_logger().info(message)
     return until, count, message
 

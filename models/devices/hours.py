@@ -13,6 +13,7 @@ LOOK_BACK = timedelta(days=31)
 
 LEARNT_SHARE = 2 / 3
 """At least this share of the first history is for training and is not scored."""
+_NEARLY_ALL = 0.99
 
 
 def first_split(readings: pl.LazyFrame, newest: datetime, at_most: int) -> tuple[datetime, int]:
@@ -32,23 +33,44 @@ def first_split(readings: pl.LazyFrame, newest: datetime, at_most: int) -> tuple
 def devices_behind(readings: pl.LazyFrame, newest: datetime, memory_hours: int) -> str | None:
     """A message if most devices end more than `memory_hours` before `newest`; else None.
 
-    The few that go on may have a clock that is ahead. Devices that end `LOOK_BACK` before are not counted.
+    The few that go on may have a clock that is ahead.
     """
-    recent = readings.filter(pl.col("time") >= newest - LOOK_BACK, pl.col("time") < newest)
-    ends = recent.group_by("device").agg(pl.col("time").max())
-    by_device = ends.collect(engine="streaming").sort("device")
+    by_device = _ends(readings, newest)
     behind = by_device.filter(pl.col("time") < newest - HOUR * memory_hours)
-    if behind.height <= by_device.height / 2:
+    last = fleet_end(readings, newest, memory_hours)
+    if last == newest:
         return None
-    last = behind["time"].max()
-    assert isinstance(last, datetime)
     ahead = by_device.join(behind, on="device", how="anti")["device"]
     names = ", ".join(ahead.head(3)) + (", ..." if len(ahead) > 3 else "")
     return (
         f"{behind.height:,} of {by_device.height:,} devices have no reading in the {memory_hours} hours up to "
         f"{newest:%Y-%m-%d %H:%M} UTC and are not judged. Is the clock of {names} ahead? Score the others: "
-        f"python -m flows devices score --as-of {last.replace(minute=0, second=0) + HOUR:%Y-%m-%dT%H:%M}"
+        f"python -m flows devices score --as-of {last:%Y-%m-%dT%H:%M}"
     )
+
+
+def fleet_end(readings: pl.LazyFrame, newest: datetime, memory_hours: int) -> datetime:
+    """The end of the last hour of most devices, which is before `newest` if they end more than `memory_hours` before it."""
+    by_device = _ends(readings, newest)
+    behind = by_device.filter(pl.col("time") < newest - HOUR * memory_hours)
+    last = behind["time"].max()
+    if behind.height <= by_device.height / 2 or not isinstance(last, datetime):
+        return newest
+    return last.replace(minute=0, second=0) + HOUR
+
+
+def _ends(readings: pl.LazyFrame, newest: datetime) -> pl.DataFrame:
+    """The last reading of each device before `newest`.
+
+    Devices that end `LOOK_BACK` before are not counted, unless nearly all readings are older.
+    """
+    time = pl.col("time")
+    is_old = time < newest - LOOK_BACK
+    summary = readings.select(pl.len(), is_old.sum().alias("old"), time.filter(is_old).max())
+    count, old, last_old = summary.collect(engine="streaming").row(0)
+    until = last_old if old >= _NEARLY_ALL * count else newest
+    recent = readings.filter(time >= until - LOOK_BACK, time < newest)
+    return recent.group_by("device").agg(time.max()).collect(engine="streaming").sort("device")
 
 
 def due_hours(

@@ -8,7 +8,7 @@ import pytest
 
 from models.devices import discrete, presence, training_notes
 from models.devices.grid import Grid
-from models.devices.hours import changed_hours, devices_behind, first_split
+from models.devices.hours import changed_hours, devices_behind, first_split, fleet_end
 from models.devices.left_out import in_faults, sentinels_of
 from models.devices.model import Model
 from models.devices.options import Options
@@ -333,6 +333,18 @@ def test_most_devices_that_end_before_the_last_hours_are_told_with_the_hour_to_s
     assert note.endswith("score --as-of 2026-01-01T21:00")
     assert devices_behind(rows, START + 30 * HOUR, 24) is None
     assert devices_behind(rows.filter(pl.col("device") != "a"), START + 200 * HOUR, 24) is None
+
+
+@pytest.mark.parametrize("days", [20, 200])
+def test_a_first_training_ends_with_most_devices_however_far_ahead_one_clock_is(days):
+    hours = pl.DataFrame({"time": [START + n * HOUR for n in range(200)]})
+    newest = START + timedelta(days=days)
+    rows = pl.concat(hours.with_columns(device=pl.lit(name)) for name in "abc")
+    ahead = pl.DataFrame({"time": [newest - HOUR], "device": ["d"]})
+    rows = pl.concat([rows, ahead]).with_columns(pl.col("time").cast(pl.Datetime("us", "UTC"))).lazy()
+    assert fleet_end(rows, newest, 24) == START + 200 * HOUR
+    assert "Is the clock of d ahead?" in devices_behind(rows, newest, 24)
+    assert fleet_end(rows, START + 200 * HOUR, 24) == START + 200 * HOUR
 
 
 @pytest.mark.parametrize("per_day", [0.08, -0.08, 0.0])
