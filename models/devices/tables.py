@@ -22,7 +22,7 @@ from models.devices.contracts import (
     check_raw,
 )
 from models.scenario import Table
-from models.times import TIME
+from models.times import TIME, days
 
 ENQUEUED = "EnqueuedTimeUtc"
 TOLERANCE = timedelta(minutes=5)
@@ -134,7 +134,8 @@ def _hours(points: pl.DataFrame) -> list[tuple[datetime, datetime]]:
 class LabelsTable(Table):
     """Labelled faults. `tag` is optional; without one, the fault concerns all tags: `*`.
 
-    If several labels have the same start, the last one counts, unless the options say otherwise.
+    If several labels have the same start, the last one counts, unless the options say otherwise. Where all ends are dates
+    without a time, they are the last days of the faults.
     """
 
     @property
@@ -142,7 +143,16 @@ class LabelsTable(Table):
         return tuple(column for column in super().required_columns if column != "tag")
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
-        return super().accept(_or_all(raw, "tag", JOINT_TAG), _the_last_counts(options))
+        rows = _or_all(raw, "tag", JOINT_TAG)
+        if raw["end"].dtype == pl.Date or (raw["end"].dtype == pl.String and _are_days(raw["end"])):
+            last = days(raw["end"], options.get("dates"))
+            rows = rows.with_columns((last + timedelta(days=1)).alias("end"))
+        return super().accept(rows, _the_last_counts(options))
+
+
+def _are_days(ends: pl.Series) -> bool:
+    """Whether text holds dates alone: no time of day and no long number, which has one."""
+    return not ends.str.contains(r":|\d{9}|T\d").any()
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame],
     """The checked rows of a table's source. Raises where too many of them, or the source as a whole, are wrong."""
     table = request.scenario.tables[name]
     checked = _check(request, table, folder, {name: frame.collect_schema() for name, frame in stored.items()})
-    _refuse(table, checked, request.max_bad_share, exists=name in stored)
+    whole = bool(request.options.get("replace")) and table.rows_at_a_time is None
+    _refuse(table, checked, 0.0 if whole else request.max_bad_share, exists=name in stored, whole=whole)
     checked.alike += alike(request.scenario, table, checked.good, stored, request.max_bad_share)
     checked.alike += sums(request.scenario, table, checked.good)
     if table.rows_at_a_time is None and checked.good.height:
@@ -252,9 +253,10 @@ def _captured(
         checked.looked = [*(checked.looked or []), capture_file]
 
 
-def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: bool) -> None:
+def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: bool, whole: bool) -> None:
     """Raise `ContractError` where more rows are bad than allowed, or none is good.
 
+    A file that is to be the `whole` truth may have none: what is stored in their place would be removed.
     Once there is a table, a few bad messages of a capture are always allowed, unless each lacks a member
     that a column is mapped from: then the mapping is wrong.
     """
@@ -280,11 +282,12 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: boo
     names = {name for rule in by_rule(bad) for name in (rule, rule.rpartition("|")[2])}
     texts = dict.fromkeys(text for name, text in {**_ADVICE, **table.advice}.items() if name in names)
     advice = "".join(f"\n{text}" for text in texts)
+    way = "leave --replace out, which removes stored rows" if whole else "allow more with --max-bad-share"
     raise ContractError(
         f"{table.name}: {bad.height:,} of {checked.read:,} rows ({bad.height / checked.read:.1%}) break the contract, "
         f"{max_bad_share:.1%} are allowed. Nothing was written.\nRules broken:\n{rules}\n"
         f"The first of each:\n{examples}{advice}\n"
-        "Correct the source, map columns with --column, or allow more with --max-bad-share."
+        f"Correct the source, map columns with --column, or {way}."
     )
 
 

@@ -152,6 +152,20 @@ def test_a_label_without_tag_is_of_all_tags():
     assert "tag" not in TABLES["labels"].required_columns
 
 
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ("2026-03-02", "2026-03-03T00:00"),
+        ("2.3.2026", "2026-03-03T00:00"),
+        ("2026-03-02T00:00", "2026-03-02T00:00"),
+    ],
+)
+def test_a_label_that_ends_on_a_date_ends_with_that_day(end, expected):
+    raw = pl.DataFrame({"device": ["d"], "start": ["2026-03-01"], "end": [end], "fault": ["f"]})
+    accepted = TABLES["labels"].accept(raw.with_row_index(ROW), {"timezone": "UTC"})
+    assert accepted.good["end"].dt.strftime("%Y-%m-%dT%H:%M").to_list() == [expected]
+
+
 def test_a_label_that_ends_before_its_start_is_bad_and_a_later_row_of_the_same_start_counts():
     moment = ["2026-03-02 08:00"] * 3
     ends = ["2026-03-02 07:00", "2026-03-02 09:00", "2026-03-02 10:00"]

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from models.devices.scenario import DEVICES
+from models.errors import ContractError
 from models.machines.scenario import MACHINES
 from models.sales import SALES
 from tasks.ingest.sources import SourceError
@@ -46,6 +47,18 @@ def bring(store, frame: pl.DataFrame, scenario=SALES, table: str = "history", **
 
 def stored(store, name: str) -> pl.DataFrame:
     return store.scan(name).collect().drop("shard", strict=False)
+
+
+def test_with_replace_a_row_that_cannot_be_read_removes_nothing(store):
+    bring(store, sales(weeks=range(50)))
+    broken = sales(weeks=range(50)).with_columns(pl.col("units").cast(pl.String))
+    broken[3, "units"] = "?"
+    with pytest.raises(
+        ContractError, match=r"1 of 100 rows .* 0\.0% are allowed(.*\n)*.*leave --replace out"
+    ):
+        bring(store, broken, replace=True)
+    assert stored(store, HISTORY).height == 100
+    assert bring(store, broken).quarantined == 1
 
 
 def test_with_replace_rows_of_the_time_of_a_file_that_it_lacks_are_removed_and_counted(store):
