@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,6 +100,7 @@ def application() -> App:
 def main() -> None:
     """Run the command of the command line. The exit status is 0 only when it achieved its purpose."""
     try:
+        _check_words(sys.argv[1:])
         status = application()(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
@@ -146,12 +148,6 @@ def _command(command: Command) -> Callable[..., int]:
 
 
 def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
-    for name, value in parameters.items():
-        for text in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(text, str):
-                option = f"--{name.replace('_', '-')}"
-                _refuse_other_encodings(option, text)
-                refuse_credential(option, text)
     if isinstance(session, Session):
         result = _on_a_server(command, parameters, session)
     else:
@@ -164,6 +160,19 @@ def _run(command: Command, parameters: dict[str, Any], session: Shown) -> int:
     else:
         _show(result)
     return result.exit_status if isinstance(result, WithStatus) else 0
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raise `CredentialError` or `EncodingError` for a password or unreadable bytes, before any other error repeats them."""
+    option = "An argument"
+    for word in words:
+        texts = [word]
+        if match := re.fullmatch(r"(--[\w-]+)(=(.*))?", word, re.DOTALL):
+            option = match[1]
+            texts = [match[3] or "", word]
+        for text in texts:
+            _refuse_other_encodings(option, text)
+            refuse_credential(option, text)
 
 
 def _refuse_other_encodings(option: str, text: str) -> None:

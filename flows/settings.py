@@ -3,6 +3,7 @@
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.addresses import carries_credential
 from models.errors import AlmanacError
 from tasks.storage.format import check_format
 from tasks.storage.store import Store
@@ -49,10 +50,14 @@ def settings() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = "\n".join(
-            f"ALMANAC_{'_'.join(map(str, one['loc'])).upper()}={one['input']}: {one['msg']}."
+            f"ALMANAC_{'_'.join(map(str, one['loc'])).upper()}={_shown(str(one['input']))}: {one['msg']}."
             for one in error.errors()
         )
         raise SettingsError(lines) from None
+
+
+def _shown(value: str) -> str:
+    return "..." if carries_credential(value) else value
 
 
 def open_store(uri: str | None) -> Store:

@@ -92,18 +92,36 @@ def test_a_container_before_the_account_and_partitions_of_a_path_are_no_secret(a
     assert not carries_credential(address)
 
 
-def test_the_command_line_refuses_a_secret_before_a_run_has_it(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["ingest", "--source", "az://c/a.csv?SIG=hush", "--json"], "--source"),
+        (["ingest", "--source=az://c/a.csv?SIG=hush"], "--source"),
+        (["ingest", "--source=pwd=hush"], "--source"),
+        (["forecast", "--as-of", "https://user:hush@host/2024-01-01"], "--as-of"),
+        (["forecast", "--total-weeks", "4", "s3://key:hush@bucket"], "--total-weeks"),
+        (["--s3://key:hush@bucket"], "An argument"),
+    ],
+)
+def test_the_command_line_refuses_a_secret_before_a_run_has_it(words, name, monkeypatch, capsys):
     from flows import command_line
 
     monkeypatch.setattr(command_line, "_on_a_server", lambda *_: pytest.fail("a run has it"))
-    words = ["python -m flows", "sales", "ingest", "--source", "az://c/a.csv?SIG=hush", "--json"]
-    monkeypatch.setattr("sys.argv", words)
+    monkeypatch.setattr("sys.argv", ["python -m flows", "sales", *words])
     with pytest.raises(SystemExit) as exit:
         command_line.main()
     output = capsys.readouterr()
     assert exit.value.code == 1
-    assert "--source carries a credential" in output.err
+    assert f"{name} carries a credential" in output.err
     assert "hush" not in output.err + output.out
+
+
+def test_a_variable_with_a_wrong_value_is_named_without_a_secret_in_it(monkeypatch):
+    from flows.settings import SettingsError, settings
+
+    monkeypatch.setenv("ALMANAC_WORKERS", "https://user:hush@host")
+    with pytest.raises(SettingsError, match=r"^ALMANAC_WORKERS=\.\.\.: "):
+        settings()
 
 
 def test_the_environment_names_no_server_scheduler_or_tracking_server_by_a_password(monkeypatch):
