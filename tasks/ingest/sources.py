@@ -143,7 +143,7 @@ def read(uri: str) -> Iterator[Source]:
             raise SourceError(f"{name}: the file is empty. Expected a header and at least one row.") from None
         except DialectError as error:
             raise SourceError(f"{name}: {error}") from None
-        except Exception as error:
+        except (Exception, pl.exceptions.PanicException) as error:
             raise UnreadableError(_unreadable(name, error, path)) from None
         for source, columns in tables:
             if not columns:

@@ -25,6 +25,13 @@ KINDS = (".parquet", ".json", ".txt")
 ROLLED_BACK = "rolled_back"
 MANIFEST = "manifest.json"
 MANIFEST_SHA256 = "manifest_sha256"
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    RecursionError,
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+)
 FORMAT = "format"
 """The field of a manifest for the format of the bundle's files, one of `Scenario.formats`; 1 where it is absent."""
 
@@ -259,7 +266,7 @@ def _contents(
             )
         try:
             contents[path.rsplit(".", 1)[0]] = _decode(path, data)
-        except (ValueError, TypeError, RecursionError, pl.exceptions.PolarsError):
+        except _UNREADABLE:
             raise BundleError(
                 f"{where}/{path}: its content is not of the type that its name says. "
                 "Nothing was loaded; train again, and find out who wrote it."

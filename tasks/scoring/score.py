@@ -88,7 +88,8 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
     """Score keys in one pass; where that raises, in halves, until the keys that raise stand alone.
 
     A key that raises alone, with its inputs in memory, is `failed` with the error as its reason; the
-    others are not affected. Errors of reading, writing and memory are not the key's fault and are raised.
+    others are not affected. Errors of reading, writing and memory are not the key's fault and are raised. A panic of polars
+    is no `Exception` in Python.
     """
     tables = run.tables(scenario, shard)
     model = bundles.model(scenario, run.store, run.bundle or 0)
@@ -102,7 +103,7 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
             return [attempt(some, inputs)]
         except (OSError, MemoryError, AlmanacError):
             raise
-        except Exception as error:
+        except (Exception, pl.exceptions.PanicException) as error:
             if some.height == 1:
                 return [_failure(scenario, run, some, f"{type(error).__name__}: {error}")]
             half = some.height // 2
@@ -112,7 +113,7 @@ def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> 
         return attempt(keys, tables)
     except (OSError, MemoryError, AlmanacError):
         raise
-    except Exception:
+    except (Exception, pl.exceptions.PanicException):
         inputs = {name: table.collect().lazy() for name, table in tables.items()}
     halves = in_halves(keys, inputs)
     return Scores(pl.concat([one.rows for one in halves]), pl.concat([one.keys for one in halves]))

@@ -141,6 +141,20 @@ def test_keys_that_raise_fail_alone_and_the_others_are_as_without_them(trained):
     assert rows_of(run, outcomes).drop("run_id").equals(others.drop("run_id"))
 
 
+def test_a_key_on_which_polars_panics_fails_alone(trained, monkeypatch):
+    double = Toy.score
+
+    def score(self, model, tables, context, keys, as_of, options):
+        if "n03" in keys["name"]:
+            raise pl.exceptions.PanicException("index out of bounds")
+        return double(self, model, tables, context, keys, as_of, options)
+
+    monkeypatch.setattr(Toy, "score", score)
+    run = steps.resolve(trained)
+    assert reconcile.fn(TOY, run, steps.outcomes(run))["failed"] == 1
+    assert told(run).filter(status="failed")["reason"].to_list() == ["PanicException: index out of bounds"]
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sets(st.sampled_from([f"n{n:02d}" for n in range(12)])))
 def test_whichever_keys_raise_exactly_those_fail(trained, raising):
