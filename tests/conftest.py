@@ -121,6 +121,7 @@ def prefect_api(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory
             patch.setenv(name, value)
         patch.setenv("PREFECT_API_DATABASE_MIGRATE_ON_START", "false")
         patch.setenv("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")
+        patch.setenv("PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION", "false")
         patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
         server.enter_context(prefect_test_harness(server_startup_timeout=120))
         server.enter_context(
