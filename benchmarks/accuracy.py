@@ -7,6 +7,7 @@ forecast by models that have not seen what came after it. A FOLDER has the sales
 `history.parquet` and, where there are any, `plan.parquet` and `stores.parquet`; by default they are the public sets in
 `$ALMANAC_TEST_DATA`, or `../shared/data`. One that is absent is skipped. For each it prints the whole backtest, its
 origins, kinds of demand and estimators beside the naive forecasts, the notes of the training, and one line to quote;
+the coverage of the bands of totals over the horizon, each origin with what the other origins say of shared errors;
 and on a sample of `SAMPLE` rows every candidate, before calibration, by kind of demand. MASE is the mean over keys of
 the mean absolute error of the medians over the key's mean absolute change from week to week.
 
@@ -28,8 +29,8 @@ import polars as pl
 from benchmarks.command_line import run_benchmark
 from benchmarks.measure import run, table
 from models import metrics
-from models.sales import neighbours, preparation, training
-from models.sales.backtest import NAIVES
+from models.sales import neighbours, preparation, totals, training
+from models.sales.backtest import NAIVES, in_full
 from models.sales.options import QUANTILES, QUARTER, Options, quantile_column
 from tasks.storage.store import Store
 
@@ -91,10 +92,36 @@ def _benchmark(data: Path, horizon: int) -> str:
             for name, rows in forecasts.items():
                 lines.append({**about, "forecast": name, **_measured(rows.filter(chosen), scale)})
     print(table(lines))
+    print(f"\nTotals of {horizon} weeks at held-out origins\n")
+    print(table(_totals(backtest, horizon)))
     print(f"\nEvery candidate before calibration, on a sample of {SAMPLE:,} rows\n")
     print(table(candidates))
     print("\n".join(["", *trained["notes"]]))
     return "; ".join(_quote(line) for line in lines if line["slice"] == "all")
+
+
+def _totals(backtest: pl.DataFrame, horizon: int) -> list[dict[str, Any]]:
+    """A line per level of totals: how many sums there are, and the share of them in each band."""
+    options = Options(horizon=horizon)
+    rows = in_full(backtest, options)
+    values = {"total": pl.lit("all"), "store": pl.col("store"), "sku": pl.col("sku")}
+    sums = []
+    for (origin,), part in rows.group_by("origin", maintain_order=True):
+        files = totals.fit(rows.filter(pl.col("origin") != origin), options)
+        bands = totals.totals(part.lazy(), files, {}, options).filter(pl.col("weeks") == horizon)
+        for level, value in values.items():
+            units = part.group_by(value.alias("value")).agg(pl.col("units").sum())
+            sums.append(bands.filter(level=level).join(units, on="value"))
+    coverage = {
+        "50% band": metrics.coverage("units", "q25", "q75"),
+        "90% band": metrics.coverage("units", "q5", "q95"),
+    }
+    return (
+        pl.concat(sums)
+        .group_by("level", maintain_order=True)
+        .agg(pl.len().alias("sums"), **coverage)
+        .to_dicts()
+    )
 
 
 def _public_sets() -> list[Path]:
