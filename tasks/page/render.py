@@ -261,4 +261,4 @@ def _plotly() -> str:
 
 @cache
 def _plotly_packed() -> Markup:
-    return _base64(zlib.compress(_plotly().encode(), 9))
+    return _base64(zlib.compress(_plotly().encode()))
