@@ -23,6 +23,9 @@ _GROUPED = rf"^[+-]?[1-9]\d{{0,2}}([,{_BLANK}]\d{{3}})+(\.\d+)?$"
 _SURE = rf"[{_BLANK}]|,\d{{3}},|\.|^[^,]+$"
 """In a number that is grouped by commas, or beside it: what a decimal comma would not allow."""
 
+_LATER_LINES = 1_000_000
+"""So many lines are searched for numbers that are written in another way than the first ones."""
+
 
 @dataclass(frozen=True)
 class Notation:
@@ -106,8 +109,8 @@ def notation_of_text(
 ) -> Notation:
     """How the numbers in the columns of text of a table are written.
 
-    Its first `lines` show it, and as many later ones with a number of another kind than there, such as the first 1.234 after
-    numbers below a thousand.
+    Its first `lines` show it, and as many of the next million with a number of another kind than there, such as the first
+    1.234 after numbers below a thousand.
     """
     names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
     texts = frame.select(names)
@@ -117,7 +120,8 @@ def notation_of_text(
     usual = {names[i]: kind for kind, positions in reversed(kinds) for i in positions}
     if usual and first.height == lines:
         others = pl.any_horizontal(~pl.col(name).str.contains(kind) for name, kind in usual.items())
-        first = pl.concat([first, texts.slice(lines).filter(others).head(lines).collect(engine="streaming")])
+        later = texts.slice(lines, _LATER_LINES).filter(others).head(lines)
+        first = pl.concat([first, later.collect(engine="streaming")])
     return notation_of(first, names, commas=commas, has_points=has_points)
 
 
