@@ -79,6 +79,7 @@ def application() -> App:
         help="Batch scoring on a schedule: sales quantiles, device anomalies, machine failures.",
         version_flags=[],
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
     )
     lines = []

@@ -2,6 +2,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import flows.sales
+from flows import command_line
 from flows.command_line import application
 from flows.modules import Direct, with_commands
 from tasks.storage.store import Store
@@ -220,6 +222,22 @@ def test_an_error_in_the_code_is_shown_with_its_traceback_and_is_a_failure(comma
     monkeypatch.setattr(toy.Toy, "resolve_as_of", broken)
     with pytest.raises(ZeroDivisionError):
         command("toy", "score", "--store", trained)
+
+
+def test_who_interrupts_a_command_is_told_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "_run", interrupted)
+    monkeypatch.setattr("sys.argv", ["python -m flows", "health"])
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as exit:
+            command_line.main()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert exit.value.code == 130
+    assert "Stopped. Start it again with the same parameters" in capsys.readouterr().err
 
 
 def test_the_store_can_be_named_by_the_environment(command, trained, monkeypatch):
