@@ -27,8 +27,13 @@ Decimals = Literal["comma", "point"]
 """The decimal separator."""
 Duplicates = Literal["add", "average", "last", "refuse"]
 """What to do with rows of a file that have the same unique columns and differ in others."""
-ODD_NAMES = {"control_characters": r"[\x00-\x1f\x7f]", "digits_lost": r"^\d([.,]\d+)?[eE]\+\d+$"}
-"""The rules that names of things break, and how such names are: 4.01E+12 is what a spreadsheet has left of a long number."""
+ODD_NAMES = {
+    "control_characters": r"[\x00-\x1f\x7f]",
+    "digits_lost": r"^\d([.,]\d+)?[eE]\+\d+$",
+    "no_name": r"(?i)^(nan|null|\(null\)|none|<na>|n/a|\\n|#(n/a|ref!|value!|name\?|div/0!|num!))$",
+}
+"""The rules that names of things break, and how such names are: 4.01E+12 is what a spreadsheet has left of a long
+number, and nan what pandas writes for a missing one. NA may be a name."""
 FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 _YES = ("y", "j", "ja", "wahr", "oui", "vrai", "si", "sí", "sì", "vero",
     "verdadero", "sim", "tak", "да")  # fmt: skip

@@ -147,8 +147,8 @@ def check_raw(
     UTC: without an offset of its own it is taken to be in `timezone`; `dates` says whether the day or the
     month comes first, where that cannot be seen. The rules, of which a bad row
     names the first that it breaks: `device_missing`, `tag_missing`, `control_characters`, `digits_lost` (a name such as
-    4.01E+12), `tag_reserved`, `time_missing`, `time_unparsable` (also: an hour that `timezone` has twice or not at all),
-    `time_in_future` (more than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
+    4.01E+12), `no_name` (such as nan), `tag_reserved`, `time_missing`, `time_unparsable` (also: an hour that `timezone` has
+    twice or not at all), `time_in_future` (more than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
     `tag_of_words` (no value of the tag is a number, and its words are no states), `value_not_a_number`, `value_not_finite`,
     `value_outside_limits`, `duplicate` (the same device, tag, time and value as an earlier row).
     `limits` has `tag`, `low`, `high` and may have `device`; a null limit is none.

@@ -39,7 +39,14 @@ _SHORTENED = (
     "A spreadsheet shortens long numbers: 4.01E+12 has lost its last digits. Save the file again with all digits, as text "
     "or in the number format 0."
 )
-_ADVICE = {"date": _TIMES, "datetime": _TIMES, "time_unparsable": _TIMES, "digits_lost": _SHORTENED}
+_NAMELESS = "Words such as NULL, nan and none are no names. Remove these rows, or give them names."
+_ADVICE = {
+    "date": _TIMES,
+    "datetime": _TIMES,
+    "time_unparsable": _TIMES,
+    "digits_lost": _SHORTENED,
+    "no_name": _NAMELESS,
+}
 """By rule, without its column, what to do about rows of any table that break it."""
 
 

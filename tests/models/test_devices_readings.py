@@ -33,6 +33,7 @@ def checked(*rows, **options):
         (("d", "", "2026-03-01T10:00:00Z", "1"), "tag_missing"),
         (("d", "*", "2026-03-01T10:00:00Z", "1"), "tag_reserved"),
         (("3.56938E+14", "a", "2026-03-01T10:00:00Z", "1"), "digits_lost"),
+        (("NULL", "a", "2026-03-01T10:00:00Z", "1"), "no_name"),
         (("d", "a", None, "1"), "time_missing"),
         (("d", "a", "yesterday", "1"), "time_unparsable"),
         (("d", "a", "2026-03-01T12:06:00Z", "1"), "time_in_future"),

@@ -162,6 +162,15 @@ def test_keys_with_control_characters_go_to_quarantine(store, tmp_path):
     assert result.rules == {"sku|control_characters": 1}
 
 
+@pytest.mark.parametrize("word", ["nan", "NULL", "None", "#N/A", "\\N"])
+def test_keys_that_stand_for_no_name_go_to_quarantine_and_na_may_be_one(store, tmp_path, word):
+    result = read(
+        store, "history", with_lines(tmp_path, f"{word},A,2024-01-01,1,1", "NA,A,2024-01-01,1,1"), SALES
+    )
+    assert result.rules == {"sku|no_name": 1}
+    assert table(store).filter(sku="NA").height == 1
+
+
 def test_keys_that_a_spreadsheet_has_shortened_are_refused_with_the_way_to_write_them(store, tmp_path):
     path = below_header(tmp_path, "4.01E+12,A,2024-01-01,1", "4.01E+12,A,2024-01-01,2")
     with pytest.raises(
