@@ -8,7 +8,7 @@ import polars as pl
 from prefect import task
 
 from models.scenario import AsOf, CatchesUp, Event, Frames, Scenario
-from models.times import as_moment, in_words
+from models.times import as_moment, in_words, time_text
 from tasks.ingest.status import is_stale
 from tasks.registry import bundles, ledger
 from tasks.scoring.events import emit
@@ -147,8 +147,8 @@ def skipped(scenario: Scenario, store: Store, flow: str, as_of: AsOf) -> list[st
     emit(store, scenario.name, Event("left_out", scenario.name, payload), str(sorted(payload.items())))
     periods = f"{count:,} complete periods were" if count > 1 else "1 complete period was"
     return [
-        f"{periods} never scored, from {first} to {last}. To score them: "
-        f"python -m flows {scenario.name} backfill --from '{first}' --to '{last}'"
+        f"{periods} never scored, from {time_text(first)} to {time_text(last)}. To score them: "
+        f"python -m flows {scenario.name} backfill --from {time_text(first)} --to {time_text(last)}"
     ]
 
 

@@ -58,7 +58,7 @@ def test_days_between_the_last_published_one_and_this_are_named_once_there_is_on
     assert not events
     (note,) = skipped.fn(Daily(), store, "score", date(2024, 1, 6))
     assert "2 complete periods were never scored" in note
-    assert "toy backfill --from '2024-01-04' --to '2024-01-05'" in note
+    assert "toy backfill --from 2024-01-04 --to 2024-01-05" in note
     assert [(one.name, dict(one.payload)["count"]) for one in events] == [("left_out", 2)]
 
 
