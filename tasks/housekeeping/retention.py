@@ -14,7 +14,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from models.errors import AlmanacError
 from tasks.registry import ledger
-from tasks.storage.faults import StoreError
+from tasks.storage.faults import StoreError, lasting_error
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 from tasks.storage.tables import compact, crowded_partitions, partition_column
@@ -84,7 +84,8 @@ def tidy_table(store: Store, name: str, retention_days: int, now: datetime, *, d
     except StoreError as error:
         problem = str(error)
     except Exception as error:
-        problem = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        other = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        problem = str(lasting_error(store.uri, error) or other)
     return Cleanup(name, compacted, removed, versions, problem)
 
 
