@@ -13,7 +13,7 @@ from models.sales.explanations import GROUPS, about
 from models.sales.names import suggestion
 from models.sales.panel import KEY
 from tasks.registry import bundles, ledger
-from tasks.scoring.runs import input_versions, read_context, scans
+from tasks.scoring.runs import RunError, input_versions, read_context, scans
 from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
@@ -43,8 +43,10 @@ def explain(
     versions = entry["versions"] if same else input_versions(SALES, data_store)
     tables = scans(SALES, data_store, versions)
     options = bundles.manifest(data_store, SALES.name, row["bundle"])["options"]
-    context = read_context(data_store, f"{Layout(SALES.name).runs}/{row['run_id']}")
-    context = context or SALES.context(tables, when, options)
+    try:
+        context = read_context(data_store, f"{Layout(SALES.name).runs}/{row['run_id']}")
+    except RunError:
+        context = SALES.context(tables, when, options)
     model = bundles.model(SALES, data_store, row["bundle"])
     lines = SALES.explain(model, tables, context, rows, when, options)
     notes = [] if same else ["The ledger has no such run: the newest tables are used."]

@@ -205,9 +205,18 @@ def begin(scenario: Scenario, run: Run) -> None:
 
 @lru_cache(maxsize=4)
 def read_context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
-    """The context of the run in `folder`, as `begin` wrote it; read once per process."""
+    """The context of the run in `folder`, as `begin` wrote it; read once per process.
+
+    Raises `RunError` where it is incomplete, or where no run has begun: the folder depends on the version of the code.
+    """
+    names = store.get_json(f"{folder}/context.json")
+    if names is None:
+        raise RunError(
+            f"{store.uri_of(folder)}: no run has begun there. Expected the same version of Almanac in the driver of a "
+            "run and in its workers. Start the workers of --scheduler from the driver's image, and run again."
+        )
     frames = {}
-    for name in store.get_json(f"{folder}/context.json") or []:
+    for name in names:
         frame = store.get_frame(f"{folder}/context/{name}.parquet")
         if frame is None:
             raise RunError(

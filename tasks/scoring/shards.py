@@ -153,7 +153,8 @@ def read_frame(run: Run, path: str) -> pl.DataFrame:
     frame = run.store.get_frame(path)
     if frame is None:
         raise RunError(
-            f"{run.store.uri_of(path)} is missing. Delete {run.store.uri_of(run.folder)} and run again."
+            f"{run.store.uri_of(path)} is missing. Delete {run.store.uri_of(run.folder)} and run again. The workers of "
+            "--scheduler need the driver's version of Almanac."
         )
     return frame
 

@@ -16,10 +16,12 @@ from tasks.scoring.runs import (
     first_start,
     input_versions,
     read_context,
+    resolve_training,
     with_context_notes,
 )
 from tasks.storage.faults import StoreError
 from tasks.storage.store import Store
+from tasks.training.fit import prepare_shards
 from tests import steps
 from tests.toy import TOY, Toy, values
 
@@ -137,6 +139,15 @@ def test_the_context_is_that_of_the_runs_versions_and_day(store):
     read_context.cache_clear()  # as in another process
     with pytest.raises(RunError, match=r"lacks its context 'count'.*Delete"):
         read_context(store, run.folder)
+
+
+def test_a_worker_with_other_code_than_its_drivers_says_so(store, monkeypatch):
+    steps.put(store)
+    run = resolve_training.fn(TOY, store, None, {})
+    begin.fn(TOY, run)
+    monkeypatch.setattr(runs, "code_version", lambda: "another")
+    with pytest.raises(RunError, match=r"no run has begun there\. Expected the same version of Almanac"):
+        prepare_shards.fn(TOY, replace(run, notes=("as unpickled",)), [0])
 
 
 # resolving
