@@ -171,6 +171,8 @@ def test_all_that_is_missing_is_named_at_once_with_what_it_is_for():
         ({"ALMANAC_STORE": "s3://bucket"}, "ALMANAC_STORE: s3:// is not a kind of store"),
         ({"ALMANAC_STORE": "az://c/f?sig=SECRET"}, "carries a credential"),
         ({"ALMANAC_SALES_SOURCE": "az://c/f?sig=SECRET"}, "ALMANAC_SALES_SOURCE"),
+        ({"PREFECT_API_URL": "http://u:SECRET@host/api"}, "PREFECT_API_URL carries a credential"),
+        ({"ALMANAC_TIMEZONE": "https://u:SECRET@host"}, "ALMANAC_TIMEZONE carries a credential"),
         ({"ALMANAC_MACHINES_TELEMETRY": "az://in/t"}, "ALMANAC_MACHINES_MAINTENANCE is not set"),
         ({"ALMANAC_POOL_TYPE": "kubernets"}, "Expected one of: "),
     ],
