@@ -116,13 +116,15 @@ def score(
     return commit(run, outcomes(run, scenario), scenario)
 
 
-def forge(store: Store, number: int, manifest: Mapping[str, Any]) -> None:
-    """Replace a manifest of the toy and register it, as anyone with write access to the whole store could."""
-    store.put_json(f"{bundles.folder('toy', number)}/{bundles.MANIFEST}", manifest)
-    rows = store.scan("toy/registry").filter(bundle=number, event="registered").collect()
-    DeltaTable(Path(store.uri) / "toy" / "registry").delete(f"bundle = {number} and event = 'registered'")
+def forge(store: Store, number: int, manifest: Mapping[str, Any], scenario: str = "toy") -> None:
+    """Replace a manifest and register it, as anyone with write access to the whole store could."""
+    store.put_json(f"{bundles.folder(scenario, number)}/{bundles.MANIFEST}", manifest)
+    rows = store.scan(f"{scenario}/registry").filter(bundle=number, event="registered").collect()
+    DeltaTable(Path(store.uri) / scenario / "registry").delete(f"bundle = {number} and event = 'registered'")
     row = bundles._row(number, "registered", rows["at"][0], manifest, "trained")
-    store.append("toy/registry", pl.DataFrame([row]), once=f"forged-{number}-{row[bundles.MANIFEST_SHA256]}")
+    store.append(
+        f"{scenario}/registry", pl.DataFrame([row]), once=f"forged-{number}-{row[bundles.MANIFEST_SHA256]}"
+    )
 
 
 def published(store: Store, table: str = "toy/doubled", version: int | None = None) -> pl.DataFrame:

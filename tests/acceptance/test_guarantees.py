@@ -25,7 +25,7 @@ from models.sales.scenario import SALES
 from models.scenario import DerivesTables, Scenario
 from tasks.registry import ledger
 from tasks.storage.store import Store
-from tests import fleet
+from tests import fleet, steps
 from tests.conftest import ROOT, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -331,7 +331,7 @@ def test_a_pickle_in_a_bundle_is_refused_and_not_executed(ready, command, tmp_pa
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "model.pkl").write_bytes(pickle.dumps(Smuggled(tmp_path / "executed")))
     manifest["files"]["model.pkl"] = {"sha256": "", "bytes": 0}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    steps.forge(smuggled.store, 1, manifest, smuggled.name)
     output = command(*smuggled.words)
     assert (output.status, output.out) == (1, "")
     assert output.err.startswith("BundleError: ")

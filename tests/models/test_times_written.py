@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.contracts import ROW, RULE, accept
@@ -38,8 +38,10 @@ def text(moment: datetime, form: str) -> str:
     return str(int(moment.replace(tzinfo=UTC).timestamp())) if form == "%s" else moment.strftime(form)
 
 
-@given(moments=MOMENTS, form=st.sampled_from(list(WRITTEN.values())))
-def test_a_time_means_the_same_however_it_is_written(moments, form):
+@pytest.mark.parametrize("form", WRITTEN.values(), ids=WRITTEN)
+@settings(max_examples=4)
+@given(moments=MOMENTS)
+def test_a_time_means_the_same_however_it_is_written(form, moments):
     order = {"%d/": "day-first", "%m/": "month-first"}.get(form[:3])
     texts = pl.Series("time", [text(moment, form) for moment in moments])
     assert utc(texts, "UTC", order).dt.replace_time_zone(None).to_list() == moments
