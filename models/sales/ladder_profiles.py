@@ -199,20 +199,16 @@ def rounded(mean: pl.Expr) -> pl.Expr:
 
 def by_demand(rows: pl.DataFrame, by: Sequence[str], quantiles: Sequence[float]) -> pl.DataFrame:
     """Number, mean and order statistics of units, of the weeks of each demand and of `any` week."""
-    n = pl.len().cast(pl.Float64)
+    units, n = pl.col("units"), pl.col("units").list.len().cast(pl.Float64)
+    rows = rows.select(*by, "demand", "units")
+    every = rows.with_columns(demand=pl.lit("any").cast(DEMAND))
+    of_demand = rows.filter(pl.col("demand") != "any")
+    rising = pl.concat(part.group_by(*by, "demand").agg(units.sort()) for part in (every, of_demand))
     ranked = [
-        pl.col("units")
-        .get((level * (n + 1) + 0.5).floor().clip(1, n).cast(pl.Int64) - 1)
-        .alias(quantile_column(level))
+        units.list.get((level * (n + 1) + 0.5).floor().clip(1, n).cast(pl.Int64) - 1).alias(
+            quantile_column(level)
+        )
         for level in quantiles
     ]
-    aggregates = [
-        *ranked,
-        pl.len().cast(pl.Int64).alias("rows"),
-        rounded(pl.col("units").mean()).alias("mean"),
-    ]
-    rising = rows.select(*by, "demand", "units").sort("units")
-    every = rising.with_columns(demand=pl.lit("any").cast(DEMAND))
-    of_demand = rising.filter(pl.col("demand") != "any")
-    parts = [part.group_by(*by, "demand", maintain_order=True).agg(aggregates) for part in (every, of_demand)]
-    return pl.concat(parts)
+    about = [units.list.len().cast(pl.Int64).alias("rows"), rounded(units.list.mean()).alias("mean")]
+    return rising.select(*by, "demand", *ranked, *about).sort(*by, "demand")
