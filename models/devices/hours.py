@@ -36,8 +36,7 @@ def devices_behind(readings: pl.LazyFrame, newest: datetime, memory_hours: int) 
     The few that go on may have a clock that is ahead.
     """
     by_device = _ends(readings, newest)
-    behind = by_device.filter(pl.col("time") < newest - HOUR * memory_hours)
-    last = fleet_end(readings, newest, memory_hours)
+    behind, last = _behind(by_device, newest, memory_hours)
     if last == newest:
         return None
     ahead = by_device.join(behind, on="device", how="anti")["device"]
@@ -51,26 +50,33 @@ def devices_behind(readings: pl.LazyFrame, newest: datetime, memory_hours: int) 
 
 def fleet_end(readings: pl.LazyFrame, newest: datetime, memory_hours: int) -> datetime:
     """The end of the last hour of most devices, which is before `newest` if they end more than `memory_hours` before it."""
-    by_device = _ends(readings, newest)
+    return _behind(_ends(readings, newest), newest, memory_hours)[1]
+
+
+def _behind(by_device: pl.DataFrame, newest: datetime, memory_hours: int) -> tuple[pl.DataFrame, datetime]:
+    """The devices that end more than `memory_hours` before `newest`, and the fleet's end; see `fleet_end`."""
     behind = by_device.filter(pl.col("time") < newest - HOUR * memory_hours)
     last = behind["time"].max()
     if behind.height <= by_device.height / 2 or not isinstance(last, datetime):
-        return newest
-    return last.replace(minute=0, second=0) + HOUR
+        return behind, newest
+    return behind, last.replace(minute=0, second=0) + HOUR
 
 
 def _ends(readings: pl.LazyFrame, newest: datetime) -> pl.DataFrame:
     """The last reading of each device before `newest`.
 
-    Devices that end `LOOK_BACK` before are not counted, unless nearly all readings are older.
+    Devices that end `LOOK_BACK` before are not counted, unless nearly all readings are older; only then are these read.
     """
-    time = pl.col("time")
-    is_old = time < newest - LOOK_BACK
-    summary = readings.select(pl.len(), is_old.sum().alias("old"), time.filter(is_old).max())
-    count, old, last_old = summary.collect(engine="streaming").row(0)
-    until = last_old if old >= _NEARLY_ALL * count else newest
-    recent = readings.filter(time >= until - LOOK_BACK, time < newest)
-    return recent.group_by("device").agg(time.max()).collect(engine="streaming").sort("device")
+    time, until = pl.col("time"), newest
+    recent = time >= newest - LOOK_BACK
+    count, new = (
+        rows.select(pl.len()).collect(engine="streaming").item()
+        for rows in (readings, readings.filter(recent))
+    )
+    if count - new >= _NEARLY_ALL * count:
+        until = readings.filter(~recent).select(time.max()).collect(engine="streaming").item()
+    last = readings.filter(time >= until - LOOK_BACK, time < newest)
+    return last.group_by("device").agg(time.max()).collect(engine="streaming").sort("device")
 
 
 def due_hours(
