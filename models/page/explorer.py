@@ -7,7 +7,9 @@ from high bytes, which deflates well.
 
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,16 +64,20 @@ def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
     chunk_series = max(1, CHUNK_VALUES // max(1, per_series))
     chunks: list[bytes] = []
     starts: list[int] = []
-    for batch in batches:
-        frames = [p.read(batch) for p in packers]
-        keys = index.keys_of(frames)
-        first = index.add(keys)
-        blocks = [p.encode(frame, keys) for p, frame in zip(packers, frames, strict=True)]
-        del frames
-        for at in range(0, keys.height, chunk_series):
-            rows_of = slice(at, at + chunk_series)
-            starts.append(first + at)
-            chunks.append(zlib.compress(b"".join(block.bytes_of(rows_of) for block in blocks), 6))
+    with ThreadPoolExecutor() as pool:
+        for batch in batches:
+            parts = [p.read(batch) for p in packers]
+            keys = pl.concat([part.keys.unique() for part in parts]).unique().sort(index.key)
+            first = index.add(keys)
+            blocks = [p.encode(part, keys) for p, part in zip(packers, parts, strict=True)]
+            del parts
+            chunk_starts = range(0, keys.height, chunk_series)
+            starts += [first + at for at in chunk_starts]
+            plain = (
+                b"".join(block.bytes_of(slice(at, at + chunk_series)) for block in blocks)
+                for at in chunk_starts
+            )
+            chunks += pool.map(partial(zlib.compress, level=6), plain)
     header = {
         "key": [{"column": c, "label": label} for c, label in explorer.key.items()],
         "panels": explorer.panels,
@@ -189,9 +195,6 @@ class _Index:
         self.codes: dict[str, list[np.ndarray]] = {c: [] for c in self.labels}
         self.size = 0
 
-    def keys_of(self, frames: list[pl.DataFrame]) -> pl.DataFrame:
-        return pl.concat([f.select(self.key).unique() for f in frames]).unique().sort(self.key)
-
     def add(self, keys: pl.DataFrame) -> int:
         """Append the keys; the number of the first one."""
         first, self.size = self.size, self.size + keys.height
@@ -241,6 +244,18 @@ class _Block:
         return scale + _planes(self.codes[rows]) + marks
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a track, and the key of each run of rows that have the same one, with the number of each row's run.
+
+    Tables are sorted by key, so that a few keys stand for many rows.
+    """
+
+    frame: pl.DataFrame
+    keys: pl.DataFrame
+    run: np.ndarray
+
+
 class _TrackPacker:
     """Reads and encodes one track, batch by batch."""
 
@@ -282,8 +297,8 @@ class _TrackPacker:
             ],
         }
 
-    def read(self, batch: _Batch) -> pl.DataFrame:
-        """The batch's rows: the key as text, the time, the values and the marks."""
+    def read(self, batch: _Batch) -> _Rows:
+        """The batch's rows: the time, the values and the marks; keys are text."""
         first = self.key[0]
         condition = pl.col(first).is_in(
             pl.Series(batch.values, dtype=pl.String).cast(self.schema[first]).implode()
@@ -291,18 +306,19 @@ class _TrackPacker:
         if "shard" in self.schema:
             condition = pl.col("shard").is_between(*batch.shards) & condition
         names = dict.fromkeys([*self.columns, *self.labels])
-        return (
-            self.track.frame.filter(condition)
-            .select(*self.key, self.time, *names)
-            .with_columns(pl.col(*self.key).cast(pl.String))
-            .collect(engine="streaming")
-        )
+        every = self.track.frame.filter(condition).select(*self.key, self.time, *names)
+        rows = every.collect(engine="streaming")
+        is_next = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in self.key)
+        run = rows.select(is_next.cum_sum() - is_next.first()).to_series()
+        keys = rows.select(self.key).filter(run.is_first_distinct()).cast(pl.String)
+        return _Rows(rows.drop(self.key), keys, run.to_numpy())
 
-    def encode(self, frame: pl.DataFrame, keys: pl.DataFrame) -> _Block:
+    def encode(self, rows: _Rows, keys: pl.DataFrame) -> _Block:
         """The rows as arrays of `keys.height` series."""
+        frame = rows.frame
         numbered = keys.with_row_index("__series")
-        rows = frame.join(numbered, on=self.key, how="left", maintain_order="left")
-        series = rows["__series"].to_numpy()
+        of_run = rows.keys.join(numbered, on=self.key, how="left", maintain_order="left")
+        series = of_run["__series"].to_numpy()[rows.run]
         when = np.searchsorted(self.times.to_physical().to_numpy(), frame[self.time].to_physical().to_numpy())
         values = np.full((keys.height, len(self.columns), len(self.times)), np.nan)
         for i, column in enumerate(self.columns):
