@@ -108,8 +108,8 @@ def train(
         every: Distance of the rows of a machine that are learnt from and scored.
         windows: Lengths of the windows that telemetry is summarised over; default 12h, 24h and 36h,
             or 1, 5 and 20 intervals where telemetry comes every 12 hours to every month.
-        keep_column: A sensor to use although it reveals the outcome by itself; by default such a column is
-            left out, and named in the notes.
+        keep_column: A sensor or error to use although it reveals the outcome by itself; by default it is left
+            out, and named in the notes.
         missed_failure_cost: Cost of a failure without an inspection before it; together with
             needless_inspection_cost it sets the probability from which an inspection is worth it.
         component_cost: Cost of such a failure of one component, where it differs: COMPONENT=AMOUNT.

@@ -1,12 +1,13 @@
 """Columns that reveal the outcome, such as a remaining useful life that was computed afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 
 from models.machines.features import replaced_column
-from models.machines.labels import next_failure_column
+from models.machines.labels import fails_within, next_failure_column
+from models.machines.rates import failures_after
 from models.machines.sampling import DRAWN
 from models.machines.vocabulary import Vocabulary
 
@@ -17,6 +18,8 @@ _LEAST_FAILING = 20
 _MOMENT_HOURS = 0.01
 _MOST_STATES = 25
 """A flag has at most so many different means over a window."""
+_SURE, _LEAST_FAILURES, _LEAST_SHARE = 0.995, 10, 0.5
+_DAY_HOURS = 24
 
 
 def leaks(
@@ -47,6 +50,52 @@ def leaks(
         )
         if reason := _leak(sample, sorted(horizons_hours)):
             reasons[sensor] = reason
+    return reasons
+
+
+def only_before_failures(
+    rows: pl.LazyFrame, components: Sequence[str], columns: Mapping[str, str], window_hours: int, hours: int
+) -> dict[str, str]:
+    """Those of `columns`, features by name of a flag or an error, that are on only before failures, with the reason.
+
+    A feature is on where it is not at its least (or greatest) value. It leaks where a failure follows within `hours` of
+    99.5 % of such rows, and they come before half of a component's failures, ten or more: a label, or a record of the
+    failure, that is dated by its day. Rows of the day after a replacement, whose window holds the flag, are left out.
+    """
+    if not columns:
+        return {}
+    since = pl.min_horizontal(replaced_column(c) for c in components) * 24
+    later = rows.filter((since >= window_hours + _DAY_HOURS).fill_null(value=True))
+    least, most = (
+        later.select(end).collect().row(0, named=True)
+        for end in (pl.col(columns.values()).min(), pl.col(columns.values()).max())
+    )
+    states = [
+        (name, f"{word} {end:g}", is_on)
+        for name, column in columns.items()
+        for word, end, is_on in (
+            ("above", least[column], pl.col(column) > least[column]),
+            ("below", most[column], pl.col(column) < most[column]),
+        )
+        if end is not None
+    ]
+    fails = pl.any_horizontal(fails_within(c, hours) for c in components)
+    shares = (
+        later.select(fails.filter(on).mean().alias(f"{i}") for i, (*_, on) in enumerate(states))
+        .collect()
+        .row(0)
+    )
+    reasons = {}
+    for (name, state, is_on), share in zip(states, shares, strict=True):
+        for component in components if (share or 0.0) >= _SURE else ():
+            due = later.filter(fails_within(component, hours))
+            every, warned = (
+                failures_after(some, [component])[component] for some in (due, due.filter(is_on))
+            )
+            if warned >= max(_LEAST_FAILURES, _LEAST_SHARE * every):
+                reasons[name] = (
+                    f"it is {state} only before failures, {warned:,} of {every:,} of {component} within {hours} h"
+                )
     return reasons
 
 

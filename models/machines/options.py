@@ -94,7 +94,7 @@ class Options:
     under_work_hours: int = 12
     """A component counts as under work for this long after its replacement or failure."""
     keep_columns: tuple[str, ...] = ()
-    """Sensors that are used although they reveal the outcome by themselves, see `leaks`."""
+    """Sensors and errors that are used although they reveal the outcome by themselves, see `leaks`."""
     held_out_share: float = 0.2
     """Share of the time range that calibrates, and again that tests."""
     min_failures: int = 3

@@ -16,7 +16,7 @@ from models.machines.features import build, used_features, windows
 from models.machines.few_failures import few_failures
 from models.machines.horizons import AT_ONCE, Horizon, Work, fitted_horizons
 from models.machines.labels import outcomes
-from models.machines.leaks import leaks
+from models.machines.leaks import leaks, only_before_failures
 from models.machines.lives import Life
 from models.machines.options import Options
 from models.machines.rates import failures_after
@@ -170,22 +170,32 @@ def _data_notes(vocabulary: Vocabulary, observed: pl.DataFrame, options: Options
 def without_leaks(
     rows: pl.LazyFrame, vocabulary: Vocabulary, options: Options
 ) -> tuple[Vocabulary, list[str]]:
-    """`vocabulary` without sensors that reveal the outcome, except those in `keep_columns`, and notes on them."""
-    resolved = windows(vocabulary.interval_hours, options).hours
-    if not resolved:
-        return vocabulary, []
-    reasons = leaks(rows, vocabulary, resolved[0], options.horizons_hours)
+    """`vocabulary` without sensors and errors that reveal the outcome, except those in `keep_columns`, and notes on them."""
+    components, hours = vocabulary.components, min(options.horizons_hours)
+    errors = {e: f"{e}_count_{options.error_windows_hours[0]}h" for e in vocabulary.errors}
+    reasons = {
+        "sensors": {},
+        "errors": only_before_failures(rows, components, errors, options.error_windows_hours[0], hours),
+    }
+    if resolved := windows(vocabulary.interval_hours, options).hours:
+        means = {s: f"{s}_mean_{resolved[0]}h" for s in vocabulary.sensors}
+        flags = only_before_failures(rows, components, means, resolved[0], hours)
+        reasons["sensors"] = flags | leaks(rows, vocabulary, resolved[0], options.horizons_hours)
     notes = [
-        f"sensor {name}: {reason}; it is "
+        f"{kind[:-1]} {name}: {reason}; it is "
         + (
             "kept"
             if name in options.keep_columns
-            else f"left out. If its value is known at that time, use --keep-column {name}"
+            else f"left out. If it is known at that time, use --keep-column {name}"
         )
-        for name, reason in reasons.items()
+        for kind, of_names in reasons.items()
+        for name, reason in sorted(of_names.items())
     ]
-    sensors = tuple(s for s in vocabulary.sensors if s not in reasons or s in options.keep_columns)
-    return replace(vocabulary, sensors=sensors), notes
+    left = {
+        kind: tuple(n for n in getattr(vocabulary, kind) if n not in names or n in options.keep_columns)
+        for kind, names in reasons.items()
+    }
+    return replace(vocabulary, sensors=left["sensors"], errors=left["errors"]), notes
 
 
 def _judged(

@@ -8,7 +8,7 @@ import pytest
 
 from models.machines import horizons
 from models.machines.features import feature_list, used_features, windows
-from models.machines.leaks import leaks
+from models.machines.leaks import leaks, only_before_failures
 from models.machines.options import Options
 from models.machines.training import without_leaks
 from models.machines.vocabulary import Vocabulary
@@ -36,6 +36,7 @@ def rows() -> pl.LazyFrame:
     }
     nothing = pl.Series([None] * len(remaining), dtype=pl.Float64)
     names = {"pump|next_failure_hours": remaining, "gear|next_failure_hours": nothing}
+    names["observed_hours"] = np.full(len(remaining), 1e3)
     times = [START + timedelta(hours=10 * i) for i in range(len(remaining))]
     return pl.DataFrame({"machine_id": ["m"] * len(remaining), "time": times, **values, **names}).lazy()
 
@@ -57,7 +58,7 @@ def test_what_leaks_is_left_out_unless_it_is_to_be_kept_and_told_either_way(rows
     words, notes = without_leaks(rows, WORDS, options)
     assert words.sensors == ("vib",)
     assert len(notes) == 2
-    assert "left out. If its value is known at that time, use --keep-column life" in notes[0]
+    assert "left out. If it is known at that time, use --keep-column life" in notes[0]
     kept_words, messages = without_leaks(
         rows, WORDS, Options.of({"horizons_hours": [100], "keep_columns": ["life"]})
     )
@@ -115,3 +116,48 @@ def test_longer_windows_than_a_reading_are_learnt_from_where_they_help_on_other_
     assert bool(hidden) is not telling
     assert all(name.endswith(("120h", "480h")) for name in hidden)
     assert bool(work.notes) is not telling
+
+
+@pytest.fixture(scope="module")
+def daily_records() -> pl.LazyFrame:
+    """Ten pumps fail every 20 days at 08:00; rows come every 12 hours.
+
+    A label and an error are dated by the start of the day of the failure, a trip now and then without one.
+    """
+    rows = pl.DataFrame({"hour": np.arange(0, 24 * 200, 12)}).join(
+        pl.DataFrame({"machine_id": [f"m{i}" for i in range(10)]}), how="cross"
+    )
+    hour, period = pl.col("hour"), 24 * 20
+    into = (hour - 8) % period
+    day = ((hour // 24 * 24) % period == 0).cast(pl.Float64)
+    trip = ((hour % period == 0) | (hour % 1200 == 0)).cast(pl.Float64)
+    return rows.select(
+        "machine_id",
+        time=pl.lit(START) + pl.duration(hours=hour),
+        label_mean_12h=day,
+        ok_mean_12h=1 - day,
+        trip_mean_12h=trip,
+        e9_count_24h=day,
+        pump_replaced_days=into / 24,
+        observed_hours=24.0 * 200 - hour,
+        **{"pump|next_failure_hours": (period - into).cast(pl.Float64)},
+    ).lazy()
+
+
+def test_a_label_and_an_error_that_are_dated_by_the_day_of_the_failure_are_found(daily_records):
+    names = {"label": "label_mean_12h", "ok": "ok_mean_12h", "trip": "trip_mean_12h", "e9": "e9_count_24h"}
+    reasons = only_before_failures(daily_records, ["pump"], names, 12, 24)
+    assert reasons == {
+        "label": "it is above 0 only before failures, 100 of 100 of pump within 24 h",
+        "ok": "it is below 1 only before failures, 100 of 100 of pump within 24 h",
+        "e9": "it is above 0 only before failures, 100 of 100 of pump within 24 h",
+    }
+
+
+def test_an_error_that_is_dated_by_the_day_of_the_failure_is_left_out_unless_it_is_to_be_kept(daily_records):
+    words = Vocabulary((), ("pump",), ("e8", "e9"), (), 1.0)
+    rows = daily_records.with_columns(e8_count_24h=pl.col("trip_mean_12h"))
+    left, notes = without_leaks(rows, words, Options())
+    assert left.errors == ("e8",)
+    assert notes[0].startswith("error e9: it is above 0 only before failures")
+    assert without_leaks(rows, words, Options.of({"keep_columns": ["e9"]}))[0] == words
