@@ -46,7 +46,7 @@ _LARGE = 1000.0
 
 
 class EncodingError(AlmanacError):
-    """An option has bytes that are no text."""
+    """An option has bytes that are not text."""
 
 
 @Parameter(name="*", group=_EVERYWHERE)

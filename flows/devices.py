@@ -63,19 +63,19 @@ def ingest(
     Args:
         source: Raw readings: device, tag, time, value. CSV, Parquet, a folder or glob of either, a Delta
             table, or Event Hubs Capture (a folder with Avro files); local, az:// or abfss://.
-        timezone: What times without an offset are in, such as UTC or Europe/Zurich.
+        timezone: Time zone of times without an offset, such as UTC or Europe/Zurich.
         interval: Length of an interval, a number and s, m or h; fixed by the first ingest (default 1m).
         limits: Physical limits: tag, low, high, and device where they differ. A reading outside is bad.
-        labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag where it is one's.
-        kinds: What kind of sensor a tag is, where training takes it for another: tag, kind (counter, angle, state, level,
+        labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag for those of one sensor.
+        kinds: What kind of sensor a tag is, where training gets it wrong: tag, kind (counter, angle, state, level,
             daily, levels, wanders or varies), and device where they differ.
         sites: The time zone of each device, whose days its cycles follow: device, timezone, and site if it has a name.
         tolerance_seconds: Seconds that a reading may be ahead of the clock.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the devices are spread over; fixed by the first ingest (default 32).
-        again: Of a capture, read also the messages in quarantine, such as after a mapping was corrected; those that
-            are well now leave it.
+        again: Also read the messages of a capture that are in quarantine, for example with a corrected mapping; those
+            that are valid now leave it.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     sources = {"readings": source, "labels": labels, "kinds": kinds, "sites": sites}
@@ -102,7 +102,7 @@ def train(
     Args:
         as_of: End of the last hour to learn from; times without an offset are UTC. Default: the last
             complete hour.
-        detector: auto: chosen by what the sensor's past looks like; or one for all that vary. Default: the
+        detector: auto chooses by the history of each sensor; or one for all that vary. Default: the
             champion's where it was tuned, else auto.
         history_days: Days to learn from, at most; default: the champion's where it was tuned, else 14.
         reason: Why an event asks for this training; with one, it counts towards the budget.
@@ -137,7 +137,7 @@ def score(
             all complete hours that are not published yet.
         alpha: Share of normal readings that may be called anomalies.
         bundle: Number of the bundle to score with; default: the champion.
-        alarms_per_day: False alarms a day to bear, of all devices; default: one for 100 devices.
+        alarms_per_day: Acceptable false alarms a day, of all devices together; default: one for 100 devices.
         catch_up: Hours to cover, at most, the newest of those that are due; the next runs cover older ones.
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
@@ -169,7 +169,7 @@ def backfill(
         to: Last day (all of it) or end of the last hour; default: the last complete one.
         alpha: Share of normal readings that may be called anomalies.
         bundle: Number of the bundle to score with; default: for each hour the champion that knew no later data.
-        alarms_per_day: False alarms a day to bear, of all devices; default: one for 100 devices.
+        alarms_per_day: Acceptable false alarms a day, of all devices together; default: one for 100 devices.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     options = _verdicts(alpha, alarms_per_day)
@@ -191,9 +191,9 @@ def run(
     A first training learns from the hours before those that this run scores, at least two thirds of all.
 
     Args:
-        detector: Of a first training. auto: chosen by what the sensor's past looks like; or one for all.
+        detector: For a first training: auto chooses by the history of each sensor; or one for all.
         alpha: Share of normal readings that may be called anomalies.
-        alarms_per_day: False alarms a day to bear, of all devices; default: one for 100 devices.
+        alarms_per_day: Acceptable false alarms a day, of all devices together; default: one for 100 devices.
         catch_up: Hours to cover, at most, the newest of those that are due; the next runs cover older ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """

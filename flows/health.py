@@ -34,7 +34,7 @@ def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
         "scenarios": [asdict(one) for one in reports],
         "notes": notes
         if reports
-        else [f"{data_store.uri}: nothing has been ingested yet. Begin: python -m flows demo"],
+        else [f"{data_store.uri}: nothing has been ingested yet. Start with: python -m flows demo"],
     }
     text = prometheus(reports) if metrics else None
     return WithStatus(result, exit_status=3 if late or stale else 0, text=text)

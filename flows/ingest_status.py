@@ -40,7 +40,7 @@ def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
         "quarantine": [line for scenario in every for line in quarantined(data_store, scenario.name)],
         "notes": notes
         if some
-        else [f"{data_store.uri}: nothing has been ingested yet. Begin: python -m flows demo"],
+        else [f"{data_store.uri}: nothing has been ingested yet. Start with: python -m flows demo"],
     }
     return WithStatus(
         result, exit_status=3 if check and any(one["fresh"] is False for one in summaries) else 0

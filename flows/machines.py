@@ -205,7 +205,7 @@ def evaluate(
         bundle: Number of a bundle to judge over a range, whether it was used or not; default: what was published.
         at_most: Published times to judge without from and to, at most; the others are left for the next run.
         cooldown_days: Days after an announced degraded week in which no other is announced.
-        machines_per_day: How many machines can be looked at in a day: the first so many of each day are judged, beside
+        machines_per_day: Machines that can be inspected in a day: that many at the top of each day's list are judged, beside
             the best possible.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """

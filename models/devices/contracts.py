@@ -149,7 +149,7 @@ def check_raw(
     names the first that it breaks: `device_missing`, `tag_missing`, `control_characters`, `digits_lost` (a name such as
     4.01E+12), `no_name` (such as nan), `tag_reserved`, `time_missing`, `time_unparsable` (also: an hour that `timezone` has
     twice or not at all), `time_in_future` (more than `tolerance` after `now`), `time_far_from_others`, `value_missing`,
-    `tag_of_words` (no value of the tag is a number, and its words are no states), `value_not_a_number`, `value_not_finite`,
+    `tag_of_words` (no value of the tag is a number, and its words are not states), `value_not_a_number`, `value_not_finite`,
     `value_outside_limits`, `duplicate` (the same device, tag, time and value as an earlier row).
     `limits` has `tag`, `low`, `high` and may have `device`; a null limit is none.
 
@@ -198,7 +198,7 @@ def _number(values: pl.Series) -> pl.Series:
 def _words(values: pl.Series, rows: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     """For tags without any number: their words as numbers of states, and which rows hold words that are not states.
 
-    A word begins with a letter; those for true and false are no sign of either. States are at most
+    A word begins with a letter; those for true and false count as neither. States are at most
     `words.MOST_STATES` words, and not only such as stand for no reading.
     """
     nothing = pl.repeat(None, values.len(), dtype=pl.Float64, eager=True)

@@ -155,7 +155,7 @@ def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines:
     """The faults as the scenario finds them, and two baselines.
 
     Long: `method`, then as `outcomes`, and `alarm_rate`: the share of the readings of the same devices,
-    without faults, that are called anomalies; a lost reading is no reading.
+    without faults, that are called anomalies; a lost reading does not count as a reading.
     """
     frames = []
     for alpha in alphas:

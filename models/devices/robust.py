@@ -123,7 +123,7 @@ def _regimes(x: Floats, sure: bool) -> Floats:
     """The levels between which one sensor jumps: groups of values with nothing in between, lowest first.
 
     A sensor that wanders passes through nearly all values between its extremes; where it steps over some, the step
-    is no leap (`_leaps`). So it has one group, unless one is `sure` that there are levels.
+    is not a leap (`_leaps`). So it has one group, unless one is `sure` that there are levels.
     Groups of less than a fiftieth of the values are none; of more than PROFILE, the largest are kept.
     """
     values = np.sort(x[~np.isnan(x)])

@@ -54,7 +54,7 @@ EFFECTS = {
 def findings(tables: Frames, as_of: datetime, days: int = 14) -> pl.DataFrame:
     """All findings among what is known at `as_of`, in rows of the last `days`.
 
-    A failure of the last day may still be recorded as maintenance, so it is no finding yet.
+    A failure of the last day may still be recorded as maintenance, so it is not a finding yet.
     """
     visible = tables_at(tables, as_of)
     since = as_of - timedelta(days=days)

@@ -84,7 +84,7 @@ class Options:
     inspect_every_days: int = 14
     """The plan to compare with: every component is inspected once in this many days."""
     machines_per_day: int = 10
-    """How many machines can be looked at in a day: an evaluation judges the first so many of each day."""
+    """Machines that can be inspected in a day: an evaluation judges that many at the top of each day's list."""
     lead_hours: int | None = None
     """How long before a failure an alarm has to come; see `lead`."""
     inspections_per_day: int | None = None

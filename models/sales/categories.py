@@ -1,6 +1,6 @@
 """Columns of words, such as the kind of a promotion: each category but the usual one becomes a flag.
 
-Surrounding blanks and case do not matter; an empty cell, or a word such as `none`, is no category. The most frequent
+Surrounding blanks and case do not matter; an empty cell, or a word such as `none`, is not a category. The most frequent
 category is the usual one, which has no flag; a category that a bundle has not learnt counts as the usual one.
 """
 

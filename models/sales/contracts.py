@@ -95,7 +95,7 @@ class Weekly(Table):
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         """As every table; with the option `week_ending`, the dates of a source are the last days of its weeks.
 
-        Text is no price and no share of a week in stock.
+        Text is neither a price nor a share of a week in stock.
         """
         accepted = super().accept(raw, options)
         no_numbers = [c for c in NUMBERS if accepted.good.schema.get(c) == pl.String]
@@ -171,7 +171,7 @@ class Attributes(Table):
 
 
 def _ends(raw: pl.DataFrame, key: str, options: Mapping[str, Any]) -> pl.Series:
-    """The column `end` as text such as 2024-03-31; `ContractError` for one that is no date."""
+    """The column `end` as text such as 2024-03-31; `ContractError` for text that is not a date."""
     values = raw[END].replace("", None) if raw[END].dtype == pl.String else raw[END]
     dates = days(values, options.get("dates"))
     wrong = raw.filter(values.is_not_null() & dates.is_null()).head(1)
@@ -217,7 +217,7 @@ class Days(Table):
 
 
 def _check_in_stock(frame: pl.DataFrame, table: str) -> None:
-    """Raise `ContractError` where `in_stock` is no share, such as a percentage or the pieces on hand."""
+    """Raise `ContractError` where `in_stock` is not a share, such as a percentage or the pieces on hand."""
     if IN_STOCK not in frame.columns:
         return
     wrong = frame.filter(~pl.col(IN_STOCK).is_between(0, 1))

@@ -230,7 +230,7 @@ def _trust(
 ) -> dict[str, np.ndarray]:
     """The weight that `contest.mean_of` gives each model in each row of `forecasts`, and as `BLEND` that of the others.
 
-    A forecast that is no model is as wide as the models of its row together, so that it has the mean of their weights.
+    A forecast without a model is as wide as the models of its row together, so that it has the mean of their weights.
     """
     on, missing = [*KEY, "week"], np.full((forecasts.height, len(model.columns)), np.nan)
     by_member = {POOLED: missing, NO_PLAN: missing, STATISTICAL: missing}

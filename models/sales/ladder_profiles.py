@@ -23,7 +23,7 @@ PROMOTED_DEPTH = 0.05
 DEMAND = pl.Enum(["any", "promoted", "regular"])
 LAUNCH_WEEKS, LATE_WEEKS = 8, 13
 """A pair of SKU and store begins late if other stores have sold the SKU, and the store other SKUs, for so many weeks
-before; and so many of its weeks count as its start."""
+before; and that many of its weeks count as its start."""
 LATE_PAIRS, LATE_SHARE = 8, 0.5
 """Late pairs count as unlike the others where there are so many, and their median week sells less than this share of the
 SKU's mean."""

@@ -26,7 +26,7 @@ _TREES = ("auto", "pooled", "blend")
 class SalesSearch(Search):
     """See `models.scenario.Search`. A fold is a backtest origin, named by its week.
 
-    The first origin that the history reaches back to is no fold: its errors calibrate the next. A fold's
+    The first origin that the history reaches back to is not a fold: its errors calibrate the next. A fold's
     loss is that of the bundle, the pinball loss per unit sold, after calibration and choice of rungs by all
     earlier origins.
     """

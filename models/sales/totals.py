@@ -73,7 +73,7 @@ class Level:
 def levels_of(names: Sequence[str], tables: Frames) -> list[Level]:
     """The levels of such names as `total`, `store`, `sku*region`, with the tables of stores and SKUs.
 
-    Raises `ContractError` for a part of a name that is no column of the keys and no attribute.
+    Raises `ContractError` for a part of a name that is neither a column of the keys nor an attribute.
     """
     attributes = {name: sorted(_attributes(tables, name)) for name in KEY}
     levels = []

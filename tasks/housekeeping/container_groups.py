@@ -44,7 +44,7 @@ def expire_deployment_records(group: str, record_days: int, now: datetime, *, dr
     """Delete the deployment records of runs that are older than `record_days`; their names. `group` is a resource ID.
 
     Only records that the container worker made for finished runs are deleted, not others, such as those of the
-    template. A record that someone else has deleted is no error. Raises `AzureError`.
+    template. A record that someone else has deleted is not an error. Raises `AzureError`.
     """
     subscription, name = parts(group)
 

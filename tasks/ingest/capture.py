@@ -295,7 +295,7 @@ def _as_it_came(message: Mapping[str, Any]) -> str:
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pl.DataFrame:
-    """Readings as columns; members of several types, or that are no plain values, as text."""
+    """Readings as columns; members of several types, or that are not plain values, as text."""
     names = dict.fromkeys((*columns, SEQUENCE, OFFSET, ENQUEUED))
     return pl.DataFrame([_column(name, [row[name] for row in rows]) for name in names])
 

@@ -39,7 +39,7 @@ _SHORTENED = (
     "A spreadsheet shortens long numbers: 4.01E+12 has lost its last digits. Save the file again with all digits, as text "
     "or in the number format 0."
 )
-_NAMELESS = "Words such as NULL, nan and none are no names. Remove these rows, or give them names."
+_NAMELESS = "Words such as NULL, nan and none are not names. Remove these rows, or give them names."
 _ADVICE = {
     "date": _TIMES,
     "datetime": _TIMES,

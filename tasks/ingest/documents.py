@@ -47,7 +47,7 @@ def _loaded(content: bytes, *, whole: bool) -> list[dict[str, Any]]:
         raise DialectError(f"this JSON is damaged: {error}.") from None
     rows = rows[0] if whole and isinstance(rows[0], list) else rows
     if not all(isinstance(row, dict) for row in rows):
-        raise DialectError("this JSON has values that are no objects. Expected an object for each row.")
+        raise DialectError("this JSON has values that are not objects. Expected an object for each row.")
     return rows
 
 

@@ -159,7 +159,7 @@ def _all(text: pl.Expr, pattern: str) -> pl.Expr:
 
 
 def pointed(name: str) -> pl.Expr:
-    """A column of numbers as text with decimal points in the place of commas; 1.234 is a thousand and more.
+    """A column of numbers as text with decimal points instead of commas; 1.234 is a thousand and more.
 
     Not to be called again on what it returns: 1,234 is 1.234 by then.
     """

@@ -133,14 +133,14 @@ def _wrapped(columns: pl.DataFrame) -> tuple[int, ...]:
 def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFrame, Notation]:
     """The rows of CSV, an address or its content, that begins with `head`, all columns text; and how its numbers are.
 
-    Raises `DialectError` for text in no known encoding, and for a name that is there twice.
+    Raises `DialectError` for text in no known encoding, and for a header with the same name twice.
     """
     text = dialect_of(head)
     if text.encoding != "utf-8":
         try:
             source = unpacked(source).decode(text.encoding).encode()
         except UnicodeDecodeError as error:
-            raise DialectError(f"this is no text in {text.encoding}: {error.reason}.") from None
+            raise DialectError(f"this is not text in {text.encoding}: {error.reason}.") from None
     if text.annotated and not packed:
         content = bytes_of(source) if isinstance(source, str) else source
         blocks = _blocks(content)
@@ -199,7 +199,7 @@ def refuse_twice(names: Sequence[str]) -> None:
     twice = [a for a, b in pairwise(sorted(names)) if a == b and a]
     if twice:
         raise DialectError(
-            f"column '{twice[0]}' is there twice. Expected each name once. Remove or rename one of the two."
+            f"column '{twice[0]}' appears twice. Expected each name once. Remove or rename one of the two."
         )
 
 
@@ -222,7 +222,7 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
 
 
 def lines_below(rows: Sequence[Sequence[str | None]]) -> int:
-    """How many lines below the header, the first of `rows`, are no values: of hyphens, or of units such as mm/s.
+    """How many lines below the header, the first of `rows`, are not values but hyphens, or units such as mm/s.
 
     Units stand above numbers, and beside a column such as times, all of whose other values have digits.
 
@@ -303,8 +303,8 @@ def _has_blanks(lines: Sequence[str]) -> bool:
 
 
 def _before_header(lines: Sequence[str]) -> int:
-    """How many lines of a CSV file stand before its header: the line of Excel that names the separator, and such as have
-    no separator where a later one has."""
+    """How many lines of a CSV file stand before its header: Excel's line that names the separator, or lines without a
+    separator that later lines have."""
     first = next((n for n, line in enumerate(lines[:LINES]) if line.strip()), 0)
     if lines[first].lower().lstrip('"').startswith("sep="):
         return first + 1

@@ -372,7 +372,7 @@ def test_blocks_of_annotated_csv_may_have_different_columns(tmp_path):
 
 def test_a_column_that_is_there_twice_is_refused_by_its_name(tmp_path):
     (tmp_path / "a.csv").write_text("sku,units,units \nA,1,2\n")
-    with pytest.raises(SourceError, match=r"a\.csv: column 'units' is there twice"):
+    with pytest.raises(SourceError, match=r"a\.csv: column 'units' appears twice"):
         rows(tmp_path / "a.csv")
 
 
