@@ -12,7 +12,7 @@ from models.errors import ContractError
 from models.scenario import Scenario, Table
 from tasks.ingest import capture
 from tasks.ingest.alike import SUM, alike, sums
-from tasks.ingest.decimals import with_points
+from tasks.ingest.decimals import units_of, with_points
 from tasks.ingest.groups import with_group_keys
 from tasks.ingest.layouts import laid_out, layout_of, of_messages
 from tasks.ingest.quarantine import as_bad, by_rule, held
@@ -219,10 +219,13 @@ def _batches(
         yield from _captured(files, table, {**of_messages(layout, source), **mapping}, checked, again)
         return
     renamed = []
+    units: dict[str, dict[str, str]] = {}
     raw_sources = [read_sql(source, options.get("query"), folder)] if is_sql(source) else list(read(source))
     raw_sources = [with_mapped(one, mapping, table.required_columns) for one in raw_sources]
     checked.columns |= {column for file in raw_sources for column in file.columns}
     for one, names_of in laid_out(layout, table, raw_sources, request.sources, mapping, options.get("dates")):
+        for column, unit in units_of(one, table, names_of).items():
+            units.setdefault(column, {}).setdefault(unit.strip(), one.name)
         plain = with_points(one, table, names_of, options.get("decimals"))
         if table.rows_at_a_time is None:
             plain, notes = with_group_keys(plain, table, names_of)
@@ -231,9 +234,28 @@ def _batches(
         renamed.append(rename(long, names_of, table.required_columns, table.aliases, further))
         checked.columns |= {*one.columns}
         checked.mapped |= renaming(long.columns, names_of, table.required_columns, table.aliases, further)
+    checked.alike += _units_in_words(table, units)
     for one in renamed:
         for rows in one.batches(table.rows_at_a_time):
             yield _Batch(one.name, rows)
+
+
+def _units_in_words(table: Table, units: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """Notes on units that are left out, by column and unit with the first file that has it.
+
+    Raises `SourceError` where a column has another unit in another file, unless its rows are of several sensors.
+    """
+    for column, files in units.items():
+        if table.covariates and len(files) > 1:
+            (unit, name), (other, later) = [*files.items()][:2]
+            raise SourceError(
+                f"{later}: the numbers of '{column}' are in {other}, those of {name} in {unit}. Expected one unit. Convert "
+                "one of the files, or read only files of one unit."
+            )
+    return tuple(
+        f"{table.name}: {' and '.join(files)} in the numbers of '{column}' is left out. Other files must have the same unit."
+        for column, files in units.items()
+    )
 
 
 def _captured(

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import polars as pl
+
 from models.contracts import Decimals
 from models.scenario import Table
-from tasks.ingest.numbers import grouped, pointed
+from tasks.ingest.numbers import grouped, pointed, without
 from tasks.ingest.sources import Source, SourceError, renaming
 
 
@@ -20,13 +22,10 @@ def with_points(
     notation = source.notation
     if notation is None:
         return source
-    types = table.schema.columns()
-    own = {old: new for new, old in _own(source, table, mapping).items()}
-    texts = [c for c in source.columns if c in notation.names]
-    numbers = [c for c in texts if own.get(c) not in types or types[own[c]].dtype.is_numeric()]
-    sure = [c for c in numbers if c in own or table.words == 0]
-    units = notation.without_units(sure, [c for c in numbers if c not in sure])
-    source = replace(source, frame=source.frame.with_columns(units))
+    own, numbers = _numbers(source, table, mapping)
+    units = units_of(source, table, mapping)
+    plain = (without(unit, pl.col(c)) for c, unit in units.items() if c not in notation.signs_by_name)
+    source = replace(source, frame=source.frame.with_columns(plain))
     shown = decimals or notation.shown
     if shown == "comma":
         frame = source.frame.with_columns(
@@ -43,6 +42,27 @@ def with_points(
         )
     groups = [c for c in numbers if decimals or c in notation.named(notation.groups)]
     return replace(source, frame=source.frame.with_columns(grouped(c) for c in groups))
+
+
+def units_of(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
+    """The currency, unit or the like that is dropped from the numbers of a column, by the source's columns.
+
+    A column that may hold words loses a unit only where a blank precedes it: 12A may be a name.
+    """
+    if source.notation is None:
+        return {}
+    own, numbers = _numbers(source, table, mapping)
+    signs, units = source.notation.signs_by_name, source.notation.units_by_name
+    is_sure = {c: c in own or table.words == 0 or units.get(c, "")[:1].isspace() for c in numbers}
+    return {c: signs.get(c) or units[c] for c in numbers if c in signs or (c in units and is_sure[c])}
+
+
+def _numbers(source: Source, table: Table, mapping: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The table's column for each of the source's that it has, and the columns of text that may hold numbers."""
+    types, names = table.schema.columns(), source.notation.names if source.notation else ()
+    own = {old: new for new, old in _own(source, table, mapping).items()}
+    texts = [c for c in source.columns if c in names]
+    return own, [c for c in texts if own.get(c) not in types or types[own[c]].dtype.is_numeric()]
 
 
 def _own(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[str, str]:

@@ -64,17 +64,19 @@ class Notation:
             return None if points else "comma"
         return "point" if points or self.has_points else None
 
-    def without_units(self, numbers: Sequence[str], others: Sequence[str]) -> list[pl.Expr]:
-        """The columns that have a unit, without it; those of `others`, where 12A may be a name, only after a blank."""
-        units = {self.names[i]: unit for i, unit in self.units.items()}
-        columns = [*numbers, *(name for name in others if units.get(name, "")[:1].isspace())]
-        return [_without(units[name], pl.col(name)) for name in columns if name in units]
+    @property
+    def signs_by_name(self) -> dict[str, str]:
+        return {self.names[i]: sign for i, sign in self.signs.items()}
+
+    @property
+    def units_by_name(self) -> dict[str, str]:
+        return {self.names[i]: unit for i, unit in self.units.items()}
 
     def plain(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """`frame` without the signs, with decimal points in place of commas."""
         names = frame.collect_schema().names()
-        signs = {self.names[i]: sign for i, sign in self.signs.items()}
-        frame = frame.with_columns(_without(signs[name], pl.col(name)) for name in names if name in signs)
+        signs = self.signs_by_name.items()
+        frame = frame.with_columns(without(sign, pl.col(name)) for name, sign in signs if name in names)
         return frame.with_columns(pointed(name) for name in names if name in self.pointed)
 
 
@@ -88,7 +90,7 @@ def notation_of(
     signs, units = (_signs(columns, pattern) for pattern in (f"({_SIGN})", _UNIT))
     units = {i: unit for i, unit in units.items() if i not in signs}
     columns = columns.with_columns(
-        _without(s, pl.col(columns.columns[i])) for i, s in {**signs, **units}.items()
+        without(s, pl.col(columns.columns[i])) for i, s in {**signs, **units}.items()
     )
     signed = columns.select(_signed(pl.all()))
     turned = {*where(columns, _signed(pl.all()).ne_missing(pl.all().str.strip_chars()).any())}
@@ -135,12 +137,10 @@ def _signs(columns: pl.DataFrame, pattern: str) -> dict[int, str]:
     first = columns[:, [*alone]].select(sign.drop_nulls().first())
     signs = dict(zip(alone, first.row(0) if alone else (), strict=True))
     number = f"{_PLAIN}|{_DECIMAL_COMMA}|{_WHOLE}|{_GROUPED}|^$"
-    return {
-        i: s for i, s in signs.items() if where(columns[:, [i]], _all(_signed(_without(s, text)), number))
-    }
+    return {i: s for i, s in signs.items() if where(columns[:, [i]], _all(_signed(without(s, text)), number))}
 
 
-def _without(sign: str, column: pl.Expr) -> pl.Expr:
+def without(sign: str, column: pl.Expr) -> pl.Expr:
     """Text without the first such sign."""
     return column.str.replace(sign, "", literal=True).str.strip_chars()
 

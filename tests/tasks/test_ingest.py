@@ -1,4 +1,5 @@
 import json
+import re
 from csv import reader
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -857,3 +858,18 @@ def test_a_dry_run_shows_rows_as_they_would_be_stored_and_what_would_not_and_wri
     assert [row["rule"] for row in result.preview["quarantine"]] == ["units|min"]
     assert (result.read, result.accepted, result.merged, result.quarantined) == (9, 1, 7, 1)
     assert not Path(store.uri).exists()
+
+
+@pytest.mark.parametrize(("unit", "other"), [(" bar", " kPa"), (" €", " $")])
+def test_a_unit_is_noted_and_another_one_in_the_next_file_is_refused(store, tmp_path, unit, other):
+    header = "sku,store,week,units,price\n"
+    csv(tmp_path / "files", f"{header}A,N,2024-01-01,1,20{unit}\n", "a.csv")
+    result = read(store, "history", str(tmp_path / "files"), SALES, dry_run=True)
+    assert result.alike == (
+        f"history: {unit.strip()} in the numbers of 'price' is left out. Other files must have the same unit.",
+    )
+    csv(tmp_path / "files", f"{header}A,N,2024-01-08,1,2000{other}\n", "b.csv")
+    with pytest.raises(
+        SourceError, match=rf"b\.csv: .* 'price' are in {re.escape(other.strip())}, those of a\.csv in"
+    ):
+        read(store, "history", str(tmp_path / "files"), SALES)
