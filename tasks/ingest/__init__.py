@@ -1,1 +1,1 @@
-"""From sources to input tables: reading, contracts, quarantine, and what the tables hold."""
+"""From sources to input tables: reading, contracts, quarantine, and the status of the tables."""

@@ -18,11 +18,11 @@ def alike(
     stored: Mapping[str, pl.LazyFrame],
     most: float,
 ) -> tuple[str, ...]:
-    """Notes on keys of a table that the scenario's first table has only in another spelling or, of events, not at all.
+    """Notes on keys that the scenario's first table has only in another spelling or, without covariates, not at all.
 
-    `stored` are the tables with what is ingested before this one. Raises `ContractError` where such keys
-    exceed the share `most` of a column's values. The first table itself is compared with itself and, where it is read
-    whole, with the stored rows; where it is not, nothing is raised.
+    `stored` are the tables, including rows ingested before this one. Raises `ContractError` if such keys exceed the
+    share `most` of a column's values. The first table is compared with itself and, if it is read whole, with the stored
+    rows; if it is read in batches, nothing is raised.
     """
     first = next(iter(scenario.tables))
     is_first = table.name == first
@@ -39,7 +39,7 @@ def alike(
         unknown = lacking[column].filter(lacking[column] != "*").sort()
         if len(unknown) and not (is_first or table.covariates):
             notes.append(
-                f"{table.name}: {len(unknown):,} of {values.height:,} values of '{column}' are not in {first}, such as "
+                f"{table.name}: {len(unknown):,} of {values.height:,} values of '{column}' are not in {first}, for example "
                 f"'{unknown[0]}'."
             )
         pairs = lacking.join(others.rename({column: "known"}), on="plain").filter(
@@ -55,7 +55,7 @@ def alike(
         )
         if count > most * values.height and not is_stream:
             raise ContractError(
-                f"{text} Nothing was written. Write them alike in both (Excel takes leading zeros away), or "
+                f"{text} Nothing was written. Spell them the same in both (Excel removes leading zeros), or "
                 "allow more with --max-bad-share."
             )
         notes.append(text)
@@ -63,7 +63,8 @@ def alike(
 
 
 def sums(scenario: Scenario, table: Table, rows: Staged) -> tuple[str, ...]:
-    """Notes on keys that are named like sums: a line of totals at the end of a report is read like any other."""
+    """Notes on keys that are named like sums, because a line of totals at the end of a report is read like any other
+    row."""
     if not rows.height or table.rows_at_a_time:
         return ()
     first_of = {
@@ -71,7 +72,7 @@ def sums(scenario: Scenario, table: Table, rows: Staged) -> tuple[str, ...]:
         for column in sorted({*table.unique} & {*scenario.key})
     }
     return tuple(
-        f"{table.name}: {column} '{one.item()}' looks like a sum of others, and is read as one more. If it is a sum, "
+        f"{table.name}: {column} '{one.item()}' looks like a sum, but is read like any other. If it is one, "
         "remove its rows."
         for column, one in first_of.items()
         if one.height
@@ -79,7 +80,7 @@ def sums(scenario: Scenario, table: Table, rows: Staged) -> tuple[str, ...]:
 
 
 def _values(rows: pl.LazyFrame, column: str) -> pl.DataFrame:
-    """The distinct values of a column, and each without what people and programs add or take away."""
+    """The distinct values of a column, each with a plain spelling, without what people and programs add or remove."""
     plain = (
         pl.col(column)
         .str.to_lowercase()

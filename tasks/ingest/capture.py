@@ -1,9 +1,9 @@
-"""Event Hubs Capture: the Avro files that Azure writes of an event hub, each read once.
+"""Event Hubs Capture: the Avro files that Azure writes for an event hub, each read once.
 
-Capture writes `namespace/hub/partition/YYYY/MM/DD/HH/MM/SS.avro`. The record of the files that were
-read is a table, one row per file that was looked at; it moves on only after the commit of the
-readings. So a file is not missed when it arrives late or out of order, or when a run is killed in
-between: it is then read again, which changes nothing, since merging readings is exact.
+Capture writes `namespace/hub/partition/YYYY/MM/DD/HH/MM/SS.avro`. The record of files is a table with one row per file
+that was read, which is added only after the readings are committed. So no file is missed if it arrives late or out of
+order, or if a run is killed in between: the file is then read again, which changes nothing, because merging the same
+readings again has no effect.
 """
 
 import fnmatch
@@ -31,19 +31,19 @@ from tasks.storage.uris import is_remote, object_store
 
 SUFFIX = ".avro"
 LINES = (".json", ".jsonl")
-"""Ends of the names of files in which IoT Hub routes messages to storage as JSON, one a line."""
+"""Suffixes of the files in which IoT Hub routes messages to storage as JSON, one per line."""
 RECORD = "captures"
 MESSAGES_AT_A_TIME = 50_000
-"""Messages of a file that are held in memory together, at most."""
+"""The most messages of a file that are held in memory together."""
 _BYTES_AT_A_TIME = 32_000_000
 _LONGEST_PLAIN, _MOST_MEMBERS, _SAMPLE = 4_000, 200, 1_000
-"""Messages are understood all at once where none has a longer body, and a sample no more different members."""
+"""Messages are read all at once if no body is longer, and a sample of them has no more different members."""
 _LONGEST_BODY = 2_000
 
 
 @dataclass(frozen=True)
 class CaptureFile:
-    """A file as it was listed. `partition` is `namespace/hub/number`, empty where the path has another form."""
+    """A file as listed. `partition` is `namespace/hub/number`, or empty if the path has another form."""
 
     uri: str
     partition: str
@@ -55,9 +55,9 @@ class CaptureFile:
 class Messages:
     """Some messages of a file.
 
-    `rows` has one row per reading, under the table's column names, and the message's sequence number,
-    offset and enqueue time. `broken` are the messages that hold no reading, in the shape of the
-    quarantine: source, row_number (the sequence number), row, rule.
+    `rows` has one row per reading, with the table's column names, and the message's sequence number, offset and enqueue
+    time. `broken` are the messages without valid readings, with the columns of the quarantine: source, row_number (the
+    sequence number), row, rule.
     """
 
     rows: pl.DataFrame
@@ -67,14 +67,14 @@ class Messages:
 
 @dataclass
 class Looked:
-    """What was found in a file; `rule` says what is wrong with it as a whole, None where nothing is."""
+    """The result of reading a file; `rule` says what is wrong with the file as a whole, None if nothing is."""
 
     file: CaptureFile
     messages: int = 0
     rule: str | None = None
 
     def quarantined(self) -> pl.DataFrame:
-        """The file itself in the shape of the quarantine, without rows where nothing is wrong."""
+        """The file itself with the columns of the quarantine; no rows if nothing is wrong."""
         facts = {"bytes": self.file.size, "messages": self.messages}
         rows = [(self.file.uri, None, json.dumps(facts), self.rule)] if self.rule else []
         return _quarantine(rows)
@@ -89,10 +89,10 @@ def is_capture(uri: str) -> bool:
 
 
 def pending(store: Store, scenario: str, uri: str, again: Collection[str] = ()) -> list[CaptureFile]:
-    """The files under `uri` that are not on record, or whose address is in `again`; by address.
+    """The files under `uri` that are not on record, or whose address is in `again`, sorted by address.
 
-    A file is on record with its size; one that was not whole, with its ETag, too. So one that has
-    changed since is pending again.
+    A file is on record with its size, and a damaged one also with its ETag. So a file that has changed since is pending
+    again.
     """
     listed_now = list(_listed(uri)) or list(_listed(uri, LINES))
     files = sorted(listed_now, key=lambda file: file.uri)
@@ -110,7 +110,7 @@ def pending(store: Store, scenario: str, uri: str, again: Collection[str] = ()) 
 
 
 def record(store: Store, scenario: str, progress: Sequence[Looked]) -> None:
-    """Enter files into the record: to be called when what they hold is committed."""
+    """Enter files into the record; call it when their readings are committed."""
     if not progress:
         return
     rows = [{**asdict(one.file), "messages": one.messages, "rule": one.rule} for one in progress]
@@ -122,10 +122,10 @@ def record(store: Store, scenario: str, progress: Sequence[Looked]) -> None:
 def read(
     progress: Looked, columns: Mapping[str, str], at_a_time: int = MESSAGES_AT_A_TIME
 ) -> Iterator[Messages]:
-    """The messages of a file, some at a time; sets `messages` and `rule` of `looked` as it goes.
+    """The messages of a file, some at a time; sets `messages` and `rule` of `progress` as it goes.
 
-    `columns` says which JSON member each column comes from; a message's own fields can be named, too.
-    Of a truncated file the messages before the break are read.
+    `columns` names the JSON member of each column; it can also name a message's own fields. A truncated file is read up
+    to the break.
     """
     for messages in _chunks(_messages(progress), at_a_time):
         plain = _plain(messages, columns)
@@ -149,9 +149,9 @@ def _quarantine(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
 
 
 def _listed(uri: str, suffixes: tuple[str, ...] = (SUFFIX,)) -> Iterator[CaptureFile]:
-    """The Avro files, or those with other suffixes, at a path, below a folder, or matching a glob; may be none.
+    """The Avro files, or those with other suffixes, at a path, below a folder, or matching a glob; possibly none.
 
-    Raises `SourceError` where they cannot be listed.
+    Raises `SourceError` if they cannot be listed.
     """
     check_source(uri)
     place = (uri if is_remote(uri) else str(Path(uri).expanduser().resolve())).rstrip("/")
@@ -200,7 +200,7 @@ def _start(uri: str) -> bytes:
 
 
 def _messages(progress: Looked) -> Iterator[dict[str, Any]]:
-    """The messages of a file, block by block; sets what is wrong with it in `looked`."""
+    """The messages of a file, block by block; sets `rule` of `progress` if the file cannot be read."""
     from fastavro import block_reader
 
     content = _content(progress.file.uri)
@@ -223,7 +223,7 @@ def _messages(progress: Looked) -> Iterator[dict[str, Any]]:
 
 
 def _message_of(line: bytes) -> dict[str, Any]:
-    """A message that IoT Hub wrote as JSON; what is none is a body that cannot be read."""
+    """A message that IoT Hub wrote as JSON. Any other line becomes the body of a message, which then breaks a rule."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -245,9 +245,9 @@ def _chunks(messages: Iterator[dict[str, Any]], at_a_time: int) -> Iterator[list
 
 
 def _plain(messages: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pl.DataFrame | None:
-    """The readings of messages that all hold exactly one, whose members are all there and are text or numbers.
+    """The readings of messages that each hold exactly one reading, with all members present as text or numbers.
 
-    None where that is not so: `readings` then looks at each by itself, and finds the same in those that are.
+    None if any message does not: `readings` then parses each message by itself, with the same result for those that do.
     """
     if not all(isinstance(message.get("Body"), bytes) for message in messages):
         return None
@@ -272,7 +272,7 @@ def _plain(messages: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) ->
 
 
 def _is_odd(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether bodies are so long, or have so many different members, that a table of all of them is large."""
+    """Whether bodies are so long, or have so many different members, that a table of all of them would be large."""
     bodies = [message.get("Body") or b"" for message in messages]
     if max(map(len, bodies)) > _LONGEST_PLAIN:
         return True
@@ -281,7 +281,7 @@ def _is_odd(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _is_always_text(name: str, text: bytes, times: int) -> bool:
-    """Whether a member is given so many times, and is text each time."""
+    """Whether a member occurs `times` times, each time as text."""
     return len(re.findall(re.escape(json.dumps(name).encode()) + rb"\s*:\s*\"", text)) == times
 
 
@@ -295,7 +295,7 @@ def _as_it_came(message: Mapping[str, Any]) -> str:
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pl.DataFrame:
-    """Readings as columns; members of several types, or that are not plain values, as text."""
+    """Readings as columns; members of several types, or with nested values, as text."""
     names = dict.fromkeys((*columns, SEQUENCE, OFFSET, ENQUEUED))
     return pl.DataFrame([_column(name, [row[name] for row in rows]) for name in names])
 
@@ -321,7 +321,7 @@ def _float(value: float) -> float:
 
 
 def _text(value: Any) -> str:
-    """A value as JSON, cut where it is long; what is nested too deeply for that, in words."""
+    """A value as JSON, cut if it is long; if it is nested too deeply for JSON, a description."""
     try:
         return json.dumps(value)[:_LONGEST_BODY]
     except (RecursionError, ValueError):

@@ -1,4 +1,4 @@
-"""Source -> contract: the rows of a source that are good, those that are not, and sources that are refused."""
+"""Source -> contract: good rows, bad rows, and sources that are refused."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,13 +27,14 @@ _STAGED_IN_MEMORY = 1_000_000
 _FEW_MESSAGES = 100
 """Up to this many bad messages never stop a capture, whatever their share: a stream must go on."""
 _FOOTER, _SUBTOTAL = "footer", "subtotal"
-"""The rules of up to `_FOOTERS` rows at the end of a file that lack a key or a time, and of sums. They stop no ingest."""
+"""The rules of up to `_FOOTERS` rows at the end of a file that lack a key or a time, and of sums. They never stop an
+ingest."""
 _SUM_OF = rf"{SUM}|(?i)\S\s+(total|summe|gesamt|ergebnis)\s*:?\s*$"
-"""How sums, also of one thing, such as `A1 Total`, are named."""
+"""Matches the names of sums, including those of one key, such as `A1 Total`."""
 _FOOTERS = 5
 _TIMES = (
-    "Dates and times are such as 2024-01-29, 29.1.2024 14:30 or 2024-W05. If several columns make one, join them, such as "
-    "--column week=Year+Week or --column time=Date+Time."
+    "Write dates and times like 2024-01-29, 29.1.2024 14:30 or 2024-W05. If several columns make up one, join them, "
+    "for example --column week=Year+Week or --column time=Date+Time."
 )
 _SHORTENED = (
     "A spreadsheet shortens long numbers: 4.01E+12 has lost its last digits. Save the file again with all digits, as text "
@@ -47,14 +48,14 @@ _ADVICE = {
     "digits_lost": _SHORTENED,
     "no_name": _NAMELESS,
 }
-"""By rule, without its column, what to do about rows of any table that break it."""
+"""What to do about rows of any table that break a rule, by the rule without its column."""
 
 
 @dataclass
 class Checked:
-    """What was read from one source: `good` rows with their shard, `bad` ones in the shape of the quarantine.
+    """What was read from one source: `good` rows with their shard, `bad` ones with the columns of the quarantine.
 
-    `read` counts also rows that a later file has superseded. `looked` are the files of a capture.
+    `read` includes rows that a later file superseded. `looked` are the files of a capture.
     """
 
     good: Staged
@@ -70,10 +71,10 @@ class Checked:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows of one file as they came, numbered by `ROW`, with the table's column names.
+    """Unchecked rows of one file, numbered by `ROW`, with the table's column names.
 
-    `broken` are rows, in the shape of the quarantine, that could not even be read as such. `number` is
-    the column with the row's number for people.
+    `broken` are messages that could not be read as rows, with the columns of the quarantine. `number` is the column
+    with the row number that people see.
     """
 
     name: str
@@ -84,7 +85,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class Request:
-    """What an ingest is to do: sources by table, the mapping of their columns, and options, including fixed ones."""
+    """The request for an ingest: sources by table, the mapping of their columns, and options, including fixed ones."""
 
     scenario: Scenario
     store: Store
@@ -95,7 +96,7 @@ class Request:
 
 
 def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame], folder: Path) -> Checked:
-    """The checked rows of a table's source. Raises where too many of them, or the source as a whole, are wrong."""
+    """The checked rows of a table's source. Raises if too many of them, or the source as a whole, are wrong."""
     table = request.scenario.tables[name]
     checked = _check(request, table, folder, {name: frame.collect_schema() for name, frame in stored.items()})
     whole = bool(request.options.get("replace")) and table.rows_at_a_time is None
@@ -112,10 +113,10 @@ def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame],
 def _check(
     request: Request, table: Table, folder: Path, schemas: Mapping[str, Mapping[str, pl.DataType]]
 ) -> Checked:
-    """All rows at the table's source, split into good and bad; `schemas` are those of the stored tables.
+    """All rows of the table's source, split into good and bad; `schemas` are those of the stored tables.
 
-    Rows of one file with the same unique columns are merged; where files are read whole, a row of a later
-    file replaces that of an earlier one.
+    Rows of one file with the same unique columns are merged; if files are read whole, a row of a later file replaces
+    that of an earlier one.
     """
     options, whole = request.options, table.rows_at_a_time is None
     spill = None if whole else _STAGED_IN_MEMORY
@@ -159,8 +160,8 @@ def _check(
 
 
 def _with_footers(bad: pl.DataFrame, rows: pl.DataFrame, table: Table) -> pl.DataFrame:
-    """`bad` with the rule `_SUBTOTAL` for `rows` that lack a value in a unique column and are named like sums, and `_FOOTER`
-    for such as the last ones, also where they lack half of all required columns."""
+    """`bad` with the rule `_SUBTOTAL` for `rows` that lack a value in a unique column and are named like sums, and
+    `_FOOTER` for such rows at the end, which may instead lack half of all required columns."""
     columns = [name for name in table.required_columns if name in rows.columns]
     lacks = pl.any_horizontal(pl.col(name).is_null() for name in columns if name in table.unique)
     empty = pl.sum_horizontal(pl.col(columns).is_null()) * 2 >= len(columns)
@@ -175,7 +176,7 @@ def _with_footers(bad: pl.DataFrame, rows: pl.DataFrame, table: Table) -> pl.Dat
 
 
 def _empty_words(columns: pl.DataFrame, schemas: Mapping[str, Mapping[str, pl.DataType]]) -> list[str]:
-    """Names of `columns` without a value that hold words in some table, such as the promotions of a plan without any."""
+    """Names of empty `columns` that hold words in some table, such as the promotions of a plan without any."""
     words = {name for schema in schemas.values() for name, kind in schema.items() if kind == pl.String}
     texts = [each for each in columns if each.name in words and each.dtype in (pl.String, pl.Null)]
     return [
@@ -186,9 +187,9 @@ def _empty_words(columns: pl.DataFrame, schemas: Mapping[str, Mapping[str, pl.Da
 
 
 def _as_before(good: pl.DataFrame, types: dict[str, pl.DataType]) -> tuple[pl.DataFrame, list[str]]:
-    """`good` with further columns typed as before, and the names of those left out: text where there were numbers.
+    """`good` with columns typed as in earlier rows, and the names of those left out: text instead of numbers.
 
-    Numbers become text where there was text. `types` gets those of new columns.
+    Numbers become text in columns that were text before. The types of new columns are added to `types`.
     """
     before = {name: types.setdefault(name, kind) for name, kind in good.schema.items()}
     texts = [name for name, kind in good.schema.items() if kind == pl.String and before[name] != pl.String]
@@ -200,9 +201,9 @@ def _as_before(good: pl.DataFrame, types: dict[str, pl.DataType]) -> tuple[pl.Da
 def _batches(
     request: Request, table: Table, checked: Checked, further: Collection[str], folder: Path
 ) -> Iterator[_Batch]:
-    """The rows of the table's source; of a capture, only those of files that were not read before.
+    """The rows of the table's source; of a capture, only those of pending files.
 
-    `further` columns are called as in similar tables.
+    `further` columns take the names that similar tables have.
     """
     scenario, store, options = request.scenario, request.store, request.options
     source, layout = request.sources[table.name], layout_of(scenario, options.get("layout"))
@@ -210,8 +211,8 @@ def _batches(
     if not is_sql(source) and not table.covariates and capture.is_capture(source):
         if options.get("replace"):
             raise SourceError(
-                f"{source} is a capture, of which only new files are read. Expected with --replace files that hold "
-                "all rows of their time. Leave --replace out, or export the readings to a file."
+                f"{source} is a capture: only new files of it are read. With --replace, expected files that hold "
+                "all rows of their time range. Leave --replace out, or export the readings to a file."
             )
         checked.looked = []
         again = held(scenario, store, table) if options.get("again") else {}
@@ -265,7 +266,8 @@ def _captured(
     checked: Checked,
     again: Mapping[str, Collection[int | None]],
 ) -> Iterator[_Batch]:
-    """The messages of files; of a file in `again`, only those with the numbers listed there, unless one is None."""
+    """The messages of files; of a file in `again`, only those with the numbers listed there, unless one of these is
+    None."""
     columns = {column: mapping.get(column, column) for column in table.required_columns}
     checked.mapped |= columns
     checked.columns |= set(columns.values())
@@ -283,11 +285,11 @@ def _captured(
 
 
 def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: bool, whole: bool) -> None:
-    """Raise `ContractError` where more rows are bad than allowed, or none is good.
+    """Raise `ContractError` if more rows are bad than allowed, or none is good.
 
-    A file that is to be the `whole` truth may have none: what is stored in their place would be removed.
-    Once there is a table, a few bad messages of a capture are always allowed, unless each lacks a member
-    that a column is mapped from: then the mapping is wrong.
+    A file that replaces the `whole` table may have no bad rows, because the rows stored in their place would be
+    removed. Once the table exists, a few bad messages of a capture are always allowed, unless all messages lack a
+    member that a column is mapped from: then the mapping is wrong.
     """
     stream = checked.looked is not None and exists
     if checked.read == 0 or not checked.bad.height:
@@ -321,7 +323,7 @@ def _refuse(table: Table, checked: Checked, max_bad_share: float, *, exists: boo
 
 
 def refuse_unused(mapping: Mapping[str, str], checked: Mapping[str, Checked]) -> None:
-    """Raise `SourceError` where a column is mapped from one that no source has."""
+    """Raise `SourceError` if a column is mapped from a column that no source has."""
     for column, source in mapping.items():
         table, dot, _ = column.partition(".")
         of = [checked[table]] if dot and table in checked else checked.values()
@@ -333,7 +335,7 @@ def refuse_unused(mapping: Mapping[str, str], checked: Mapping[str, Checked]) ->
 
 
 def refuse_alike(source: str, columns: Sequence[str]) -> None:
-    """Raise `SourceError` where names differ only in upper and lower case: a table cannot hold both."""
+    """Raise `SourceError` if names differ only in upper and lower case, because a table cannot hold both."""
     first: dict[str, str] = {}
     for column in columns:
         other = first.setdefault(column.lower(), column)

@@ -1,4 +1,4 @@
-"""The bytes of a file: where it begins, all of it, unpacked, and in which encoding its text is."""
+"""The bytes of a file: its beginning, its whole content, unpacked, and the encoding of its text."""
 
 import gzip
 import re
@@ -13,22 +13,22 @@ from models.errors import AlmanacError
 from tasks.storage.uris import is_remote, object_store
 
 HEAD = 1 << 20
-"""So much of a file is looked at to tell what it is."""
+"""The most bytes that are examined to recognise a file."""
 LINES = 200
 ZIP, _GZIP, _ZSTD = b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BEGIN = 16
-"""Bytes that show text of Latin letters in UTF-16 without a mark."""
+"""The number of bytes that reveal Latin text in UTF-16 without a byte order mark."""
 
 Encoding = Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
 
 
 class DialectError(AlmanacError):
-    """The file is of a kind that is not read, or could be read in more than one way."""
+    """The file is of an unsupported kind, or could be read in more than one way."""
 
 
 def beginning(path: str) -> bytes:
-    """The first bytes of a file, `HEAD` at most."""
+    """The first bytes of a file, at most `HEAD`."""
     if not is_remote(path):
         with Path(path).open("rb") as file:
             return file.read(HEAD)
@@ -46,7 +46,7 @@ def bytes_of(path: str) -> bytes:
 
 
 def unpacked_head(source: str | bytes, head: bytes) -> bytes:
-    """The beginning of what is compressed in a file; of a plain one, `head`."""
+    """The beginning of a compressed file's content; `head` for a plain file."""
     if head.startswith(_GZIP):
         return zlib.decompressobj(wbits=31).decompress(head, HEAD)
     if not head.startswith(_ZSTD):
@@ -58,7 +58,7 @@ def unpacked_head(source: str | bytes, head: bytes) -> bytes:
 
 
 def unpacked(source: str | bytes) -> bytes:
-    """The whole content of a file, unpacked. Raises `DialectError` for what is compressed with zstd."""
+    """The whole content of a file, unpacked. Raises `DialectError` for zstd."""
     content = bytes_of(source) if isinstance(source, str) else source
     if content.startswith(_ZSTD):
         raise DialectError(
@@ -68,8 +68,8 @@ def unpacked(source: str | bytes) -> bytes:
 
 
 def encoding_of(head: bytes) -> Encoding:
-    """UTF-16 with its mark, or where each second byte at the beginning is zero; UTF-8, or else Windows-1252, of which
-    Latin-1 is a part."""
+    """The encoding of text: UTF-16 if it has a byte order mark or every second byte at the beginning is zero; else
+    UTF-8 if valid, or Windows-1252, which includes Latin-1."""
     if head.startswith(_UTF16):
         return "utf-16"
     zeros = [not any(head[start:_BEGIN:2]) for start in (0, 1)]
@@ -84,5 +84,5 @@ def encoding_of(head: bytes) -> Encoding:
 
 
 def begins(head: bytes, pattern: str) -> bool:
-    """Whether text begins with `pattern`, in whatever encoding."""
+    """Whether text begins with `pattern`, in any encoding."""
     return bool(re.match(rf"\ufeff?\s*(?:{pattern})", head[:1000].decode(encoding_of(head), "ignore")))

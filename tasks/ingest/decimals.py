@@ -1,4 +1,4 @@
-"""Numbers such as 1.234, which are a thousand and more where decimals have commas."""
+"""Numbers such as 1.234, which means 1234 if decimals have commas."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,10 +14,10 @@ from tasks.ingest.sources import Source, SourceError, renaming
 def with_points(
     source: Source, table: Table, mapping: Mapping[str, str], decimals: Decimals | None
 ) -> Source:
-    """`source` with decimal points in its columns of numbers, as `decimals` or else the file shows how they are written.
+    """`source` with decimal points in its numeric columns; the notation is `decimals`, or else what the file shows.
 
-    Raises `SourceError` where neither does and a number of the table could be read in two ways. Names of things stay
-    as they are: 1.234 may be one.
+    Raises `SourceError` if neither is known and a number of the table could be read in two ways. Columns of names are not
+    changed, because 1.234 may be a name.
     """
     notation = source.notation
     if notation is None:
@@ -37,8 +37,8 @@ def with_points(
     if decimals is None and ambiguous:
         mark, other = (",", "points") if shown else (".", "commas")
         raise SourceError(
-            f"{source.name}: {ambiguous[0]} has only numbers such as 1{mark}234, which is 1234 where decimals have {other}. "
-            "Say it with --decimals comma or --decimals point."
+            f"{source.name}: {ambiguous[0]} has only numbers such as 1{mark}234, which is 1234 if decimals have {other}. "
+            "Choose with --decimals comma or --decimals point."
         )
     groups = [c for c in numbers if decimals or c in notation.named(notation.groups)]
     return replace(source, frame=source.frame.with_columns(grouped(c) for c in groups))
@@ -66,6 +66,6 @@ def _numbers(source: Source, table: Table, mapping: Mapping[str, str]) -> tuple[
 
 
 def _own(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
-    """Which of a source's columns each of the table's is."""
+    """The source column of each table column."""
     same = {column: column for column in source.columns if column in table.required_columns}
     return same | renaming(source.columns, mapping, table.required_columns, table.aliases)

@@ -1,7 +1,7 @@
-"""What a file is, before what it says: format, compression, encoding, separator, line ends, decimal comma.
+"""How a file is written: format, compression, encoding, separator, line ends, decimal comma.
 
-A file is known by its first bytes, not by its name. CSV columns stay text, since types are the
-contract's business; a plain CSV or Parquet file is still read lazily, some rows at a time.
+A file is recognised by its first bytes, not by its name. CSV columns stay text, because the contract sets the types; a
+plain CSV or Parquet file is still read lazily, some rows at a time.
 """
 
 import csv
@@ -31,7 +31,7 @@ from tasks.ingest.text import SEPARATORS, dialect_of, rows_of_csv
 _PLAIN = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".lp")
 _PACKED = (".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst", ".jsonl.gz", ".zip")
 SUFFIXES = (*_PLAIN, *_PACKED, ".parquet", ".arrow", ".feather", ".xlsx", ".xls")
-"""Ends of the names of files that are read from a folder."""
+"""Suffixes of the files that are read from a folder."""
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
 """The name of the stream that holds a workbook with a password."""
@@ -39,7 +39,8 @@ _JSON, _PAGE = r"\{|\[\s*[\[{]", r"<[!?\w]|%PDF"
 
 
 def is_table(path: str) -> bool:
-    """Whether a file in a folder or zip is a table by its name; what Excel and macOS leave, and hidden files, are none."""
+    """Whether a file in a folder or zip is a table, judged by its name. Hidden files and those that Excel and macOS
+    leave are not."""
     parts = PurePosixPath(path.lower()).parts
     return (
         path.lower().endswith(SUFFIXES) and not parts[-1].startswith((".", "~$")) and "__macosx" not in parts
@@ -47,11 +48,11 @@ def is_table(path: str) -> bool:
 
 
 def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
-    """The tables in a file: what to add to the file's name (nothing, or the member of a zip), the rows, how the
-    numbers in its text are written.
+    """The tables in a file, each with a suffix for the file's name, its rows, and the notation of the numbers in its text.
 
-    Of an Excel file the sheet `part`, or the one that has rows; of a zip the member `part`, or all. Raises
-    `DialectError` for what is not read, and what polars raises for a damaged file.
+    The suffix is empty, or names the member of a zip. From an Excel file it reads the sheet `part`, or the only one
+    with rows; from a zip the member `part`, or all. Raises `DialectError` for an unsupported file, and the errors of
+    polars for a damaged one.
     """
     if path.lower().endswith(".parquet"):
         yield "", flat(pl.scan_parquet(path, glob=False)), None
@@ -72,7 +73,7 @@ def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame
 
 
 def dialect_in_words(path: str) -> str:
-    """How a file is written, for people, such as `CSV, semicolon, cp1252, decimal comma`."""
+    """A description of how a file is written, such as `CSV, semicolon, cp1252, decimal comma`."""
     head = beginning(path)
     kinds = {b"PAR1": "Parquet", b"ARROW1": "Arrow", ZIP: "zip or Excel", _OLD_EXCEL: "Excel"}
     for begin, kind in kinds.items():
@@ -93,7 +94,8 @@ def dialect_in_words(path: str) -> str:
 
 
 def longest_line(path: str) -> int | None:
-    """The number of the first line of a CSV file with more fields than the header; None in a zip."""
+    """The number of the first line of a CSV file with more fields than the header; None if there is none, and for a
+    zip."""
     content = unpacked(path)
     if content.startswith(ZIP):
         return None
@@ -108,13 +110,14 @@ def longest_line(path: str) -> int | None:
 
 
 def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Notation | None]:
-    """The rows of a file, an address or its content, that begins with `head`; and how the numbers in its text are."""
+    """The rows of a file and the notation of the numbers in its text. `source` is an address or the content, `head` its
+    beginning."""
     if head.startswith(b"PAR1"):
         return flat(pl.scan_parquet(source, glob=False)), None
     if head.startswith(b"ARROW1"):
         return flat(pl.scan_ipc(source, glob=False)), None
     if head.startswith(b"Obj\x01"):
-        raise DialectError("this is an Avro file. Expected the folder of an Event Hubs Capture for Avro.")
+        raise DialectError("this is an Avro file. For Avro, expected the folder of an Event Hubs Capture.")
     text = unpacked_head(source, head)
     if begins(text, _JSON):
         rows = rows_of_json(source, text)
@@ -128,18 +131,20 @@ def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Notation | N
 
 
 def _of_people(rows: pl.LazyFrame) -> tuple[pl.LazyFrame, Notation]:
-    """Rows of a sheet with the numbers in its text as such, and how they were written."""
+    """Rows of a sheet with plain numbers in its text, and the notation in which they were written."""
     notation = notation_of_text(rows, LINES, has_points=False)
     return notation.plain(rows), notation
 
 
 def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
-    """The tables in a zip, by name, as of `scan`; what is not a table by its name is left out."""
+    """The tables in a zip by name, as `scan` yields them, without members that are not tables by their names."""
     archive = _zip(content)
     tables = sorted(name for name in archive.namelist() if is_table(name))
     names = [name for name in tables if part in (None, name)]
     if not names:
-        hint = f"'{part}' among them" if part else f"a file that ends in {', '.join(SUFFIXES[:3])} or so"
+        hint = (
+            f"'{part}' among them" if part else f"a file that ends in {', '.join(SUFFIXES[:2])} or the like"
+        )
         tables_in_zip = f"the tables {', '.join(tables)}" if tables else "no table"
         raise DialectError(f"this zip holds {tables_in_zip}. Expected {hint}.")
     for name in names:

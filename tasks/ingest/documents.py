@@ -13,14 +13,14 @@ from tasks.ingest.contents import HEAD, DialectError, begins, encoding_of, unpac
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 _TABLES = rb'"(columns|Columns|metric|fields|schema)"\s*:|^\s*\{\s*"[^"]*"\s*:\s*\[\s*\{'
-"""What documents have in which tables are written otherwise than as a list of objects."""
+"""Marks of documents whose tables are not lists of objects."""
 
 
 def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
-    """JSON, one object a line, a list of them or of lists of them, or one document.
+    """The rows of JSON: an object per line, a list of objects or of lists of objects, or one document.
 
-    Members of members are named `outer.inner`. The rows of a document are the objects of its one list of objects, at
-    any depth, each beside the document's other members.
+    Nested members are named `outer.inner`. The rows of a document are the objects of its only list of objects, at any
+    depth, each with the document's other members.
     """
     encoding = encoding_of(head)
     if encoding != "utf-8" or head.startswith(codecs.BOM_UTF8):
@@ -39,7 +39,8 @@ def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
 
 
 def _loaded(content: bytes, *, whole: bool) -> list[dict[str, Any]]:
-    """Objects with null for NaN and Infinity, which are no JSON but written by Python. Raises `DialectError` for no JSON."""
+    """Objects with null for NaN and Infinity, which Python writes although they are not JSON. Raises `DialectError` for
+    damaged JSON and for values that are not objects."""
     lines = [content] if whole else content.splitlines()
     try:
         rows = [json.loads(line, parse_constant=lambda _: None) for line in lines if line.strip()]
@@ -52,14 +53,14 @@ def _loaded(content: bytes, *, whole: bool) -> list[dict[str, Any]]:
 
 
 def flat(frame: Frame) -> Frame:
-    """`frame` with members of members as columns of their own, named `outer.inner`."""
+    """`frame` with nested members as columns, named `outer.inner`."""
     while nested := [n for n, dtype in frame.collect_schema().items() if isinstance(dtype, pl.Struct)]:
         frame = frame.unnest(nested, separator=".")
     return frame
 
 
 def _is_document(head: bytes) -> bool:
-    """Whether JSON that begins with an object is that object alone, written over several lines or on one."""
+    """Whether JSON that begins with an object consists of that object alone, on one line or several."""
     lines = [line for line in head.splitlines() if line.strip()]
     if len(lines) == 1:
         return True
@@ -71,7 +72,8 @@ def _is_document(head: bytes) -> bool:
 
 
 def _rows_of(content: bytes) -> io.BytesIO:
-    """A document of JSON, of lists in a list their objects, of what pandas writes by column and of `_tables` rows."""
+    """The rows of a JSON document that is a list of lists, has columns as pandas writes them, or has `_tables`; else
+    unchanged."""
     if begins(content, r"\[\s*\["):
         content = json.dumps([row for rows in json.loads(content) for row in rows]).encode()
     elif begins(content, r'\{\s*"[^"]*"\s*:\s*\{\s*"0"\s*:'):
@@ -88,8 +90,11 @@ def _rows_of(content: bytes) -> io.BytesIO:
 
 
 def _tables(node: Any) -> Iterator[dict[str, Any]]:
-    """Rows of all tables in a document whose names stand apart, as pandas (`split`), InfluxDB, Log Analytics, Grafana and
-    Prometheus write them, and of several lists of objects, each with the name of its list as `member`."""
+    """Rows of all tables in a document.
+
+    They are tables whose column names are stated separately, as pandas (`split`), InfluxDB, Log Analytics, Grafana and
+    Prometheus do, and several lists of objects, each row with the name of its list as `member`.
+    """
     if isinstance(node, list):
         for item in node:
             yield from _tables(item)
@@ -120,7 +125,7 @@ def _tags(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(columns: list[Any]) -> list[str]:
-    """Names of columns that are given as such, or as objects with a name."""
+    """Names of columns that are given as strings, or as objects with a name."""
     members = ("name", "ColumnName", "text")
     return [c if isinstance(c, str) else str(next(c[m] for m in members if m in c)) for c in columns]
 
@@ -148,11 +153,11 @@ def _of_document(rows: pl.DataFrame) -> pl.DataFrame:
 
 _NAME = r"(?:\\.|[^\s\\,=#\"])+"
 LINE = rf'{_NAME}(?:,{_NAME}={_NAME})* {_NAME}=(?:"[^"]*"|[^\n"])+ -?\d{{10,19}}\s*?(?:\n|$)'
-"""How the line protocol begins."""
+"""Matches the first line in line protocol."""
 
 
 def rows_of_lines(content: bytes) -> pl.LazyFrame:
-    """Numbers and flags in InfluxDB's line protocol, with the columns that its annotated CSV has."""
+    """Numbers and flags in InfluxDB's line protocol, with the columns of its annotated CSV."""
     rows = []
     for line in content.decode().splitlines():
         parts = re.fullmatch(r"((?:\\.|[^ \\])+) (.+?)(?: (-?\d+))?\s*", line)

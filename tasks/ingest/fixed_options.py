@@ -17,7 +17,7 @@ def fixed_options(
 ) -> dict[str, Any]:
     """`shards` and the scenario's other fixed options: as in the store, else as `requested`, else the default.
 
-    None: no preference. Raises `StoreError` where a request differs from what is fixed.
+    None: no preference. Raises `StoreError` if a request differs from a fixed value.
     """
     defaults = {"shards": SHARDS, **scenario.fixed_options}
     ingested = any(store.version(Layout(scenario.name).table(name)) is not None for name in scenario.tables)
@@ -28,7 +28,7 @@ def fixed_options(
 
 
 def fix_options(scenario: Scenario, store: Store, facts: Mapping[str, Any]) -> None:
-    """Fix `facts` unless they are fixed already. Raises `StoreError` where another ingest fixed others."""
+    """Fix `facts` unless they are fixed already. Raises `StoreError` if another ingest fixed other values."""
     if not store.create(_path(scenario), json.dumps(facts, sort_keys=True).encode()):
         _check(scenario, store, store.get_json(_path(scenario)) or {}, facts)
 

@@ -1,4 +1,4 @@
-"""Keys that stand only in the first row of their group, as pivot tables and merged cells of a sheet have them."""
+"""Keys that are given only in the first row of their group, as in pivot tables and merged cells."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,8 +15,8 @@ def with_group_keys(
 ) -> tuple[Source, tuple[str, ...]]:
     """`source` with each key in all rows of its group, and a note for each column that was filled.
 
-    A column of keys is filled from above where its first row has a value and more than a third of the rows have none. A row
-    with a value in an earlier column of keys, such as `A1 Total`, begins a group of its own and is left as it is.
+    A key column is filled from above if its first row has a value and more than a third of the rows have none. A row
+    with a value in an earlier key column, such as `A1 Total`, begins a group of its own and is not filled.
     """
     applied = renaming(source.columns, mapping, table.required_columns, table.aliases)
     texts = [
@@ -36,7 +36,7 @@ def with_group_keys(
         for key, (inside, _) in gaps.items()
     ]
     notes = [
-        f"{table.name}: '{key}' is empty in {count:,} of {rows.height:,} rows and filled from the rows above, "
+        f"{table.name}: '{key}' is empty in {count:,} of {rows.height:,} rows and was filled from the rows above, "
         "as in a pivot table."
         for key, (_, count) in gaps.items()
     ]
@@ -44,7 +44,7 @@ def with_group_keys(
 
 
 def _gaps(rows: pl.DataFrame) -> dict[str, tuple[pl.Expr, int]]:
-    """The columns of `rows` to be filled, each with the condition of a row that is, and their number."""
+    """The columns of `rows` to fill, each with a condition for the rows to fill and their number."""
     gaps = {}
     for position, key in enumerate(rows.columns):
         inside = pl.all_horizontal(pl.col(rows.columns[: position + 1]).is_null())

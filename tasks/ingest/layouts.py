@@ -1,4 +1,4 @@
-"""Layouts of a scenario, by the name that `--layout` gives: sources as the scenario's tables."""
+"""Layouts of a scenario, selected by `--layout`: they turn sources into the scenario's tables."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ from tasks.ingest.sources import Source, SourceError, renaming, spellings
 
 
 def layout_of(scenario: Scenario, name: str | None) -> Layout | None:
-    """The layout of that name; None without one. Raises `SourceError`, which lists all, for an unknown one."""
+    """The layout with that name; None without a name. Raises `SourceError`, which lists all layouts, for an unknown
+    name."""
     if name is None:
         return None
     if name not in scenario.layouts:
@@ -34,9 +35,9 @@ def laid_out(
     mapping: Mapping[str, str],
     dates: DateOrder | None,
 ) -> list[tuple[Source, Mapping[str, str]]]:
-    """What the layout makes of the files of a source, each with the mapping to the table's columns.
+    """The files of a source as the layout arranges them, each with the mapping to the table's columns.
 
-    `sources` are those of the ingest, by table. Without a layout, the files as they are.
+    `sources` are those of the ingest, by table. Without a layout, the files are unchanged.
     """
     if layout is None:
         return [(one, mapping) for one in sources_read]
@@ -49,7 +50,7 @@ def laid_out(
 
 
 def of_messages(layout: Layout | None, source: str) -> dict[str, str]:
-    """The mapping of a layout for messages of a capture. Raises `SourceError` for a layout of files of another shape."""
+    """A layout's mapping for messages of a capture. Raises `SourceError` for a layout that rearranges files."""
     if layout is None:
         return {}
     if layout.arrange is not None:
@@ -60,7 +61,7 @@ def of_messages(layout: Layout | None, source: str) -> dict[str, str]:
 
 
 def _spelled(layout: Layout, source: Source, own: Mapping[str, str]) -> Source:
-    """A source with the names of the layout for columns that only differ in how they are written."""
+    """A source with the layout's names for columns that differ from them only in spelling."""
     names = dict.fromkeys(name for names in layout.columns.values() for name in names)
     missing = [name for name in names if name not in source.columns]
     columns = spellings(source.columns, missing, {*own.values(), *names})
@@ -82,7 +83,7 @@ def _filled(
 
 
 def stem_of(uri: str) -> str:
-    """The name of a file, zip or folder, of a glob that of the folder in which it begins.
+    """The name of a file, zip or folder without its suffix; for a glob, that of the folder in which it begins.
 
     >>> stem_of("az://raw/plant/pump 7.csv.gz"), stem_of("raw/pump7/*.csv"), stem_of("raw/v1.2/")
     ('pump 7', 'pump7', 'v1.2')

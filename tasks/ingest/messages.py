@@ -1,8 +1,8 @@
-"""The readings in one message of a device: what is in its body, and what the hub says around it.
+"""The readings in one message of a device: its body, and the properties that the hub adds.
 
-A body is a reading or a list of them, plain or compressed with gzip. A reading is an object with the members that
-the table's columns are mapped from. Where it has none for `tag` and `value`, or one for both, its other members
-are readings: each number or flag of it, by its name, whatever object or list it is in.
+A body is a reading or a list of them, plain or compressed with gzip. A reading is an object with the members that the
+table's columns are mapped from. If it has none for `tag` and `value`, or one for both, its other members are readings:
+each number or flag under its name, in any nested object or list.
 """
 
 import base64
@@ -15,21 +15,21 @@ from typing import Any
 SEQUENCE, ENQUEUED, OFFSET = "SequenceNumber", "EnqueuedTimeUtc", "Offset"
 OWN = (SEQUENCE, OFFSET, ENQUEUED)
 SURROGATES = (b"\\ud", b"\\uD")
-"""How an escaped UTF-16 surrogate begins, which stands for a character only in pairs."""
+"""How an escaped UTF-16 surrogate begins; only a pair of them stands for a character."""
 _GZIP = b"\x1f\x8b"
 _LONGEST = 16_000_000
-"""Bytes of a body once it is unpacked, at most."""
+"""The most bytes of an unpacked body."""
 _MOST_READINGS, _DEEPEST = 1_000, 16
 _DEVICES = ("connectionDeviceId", "iothub-connection-device-id", "deviceId")
-"""Where IoT Hub names the device that sent a message, among its `SystemProperties`."""
+"""The `SystemProperties` in which IoT Hub names the device that sent a message."""
 
 
 def readings(
     message: Mapping[str, Any], columns: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The readings in a message's body, by column; with the rule that the message breaks where it holds none.
+    """The readings in a message's body, by column, and the rule that the message breaks; None if it breaks none.
 
-    A message is broken as a whole where one of its readings is none.
+    If one reading is invalid, the whole message is.
     """
     body = message.get("Body")
     if not body:
@@ -57,7 +57,7 @@ def readings(
 
 
 def _value(body: Any) -> Any:
-    """The JSON value of a body; None where it is too long."""
+    """The JSON value of a body; None if it is too long."""
     if isinstance(body, str):
         try:
             body = base64.b64decode(body, validate=True)
@@ -77,12 +77,12 @@ def _value(body: Any) -> Any:
 
 
 def _first_of_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; a member that occurs twice has its first value."""
+    """An object; if a name occurs twice, its first value counts."""
     return dict(reversed(members))
 
 
 def _around(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message's own fields; those of objects by `outer.inner`."""
+    """The fields of a message besides its body; those of objects also as `outer.inner`."""
     flat: dict[str, Any] = {}
     for name, value in message.items():
         if name == "Body":
@@ -95,7 +95,7 @@ def _around(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _iso(text: Any) -> Any:
-    """When a message was enqueued as ISO 8601; Event Hubs Capture writes month, day and year, and AM or PM."""
+    """The enqueue time as ISO 8601. Event Hubs Capture writes month, day and year, and AM or PM."""
     try:
         return datetime.strptime(text, "%m/%d/%Y %I:%M:%S %p").replace(tzinfo=UTC).isoformat()
     except (TypeError, ValueError):
@@ -136,7 +136,7 @@ def _of_object(
 def _is_spread(members: Mapping[str, Any], tag: str, value: str, others: Iterable[Any]) -> bool:
     """Whether the members of an object are readings themselves.
 
-    Where nothing says so, they are not if one of the `others` is a name, since it may be that of a sensor.
+    If nothing tells, they are not if one of the `others` is a name, because it may be that of a sensor.
     """
     if tag == value:
         return True
@@ -147,7 +147,7 @@ def _is_spread(members: Mapping[str, Any], tag: str, value: str, others: Iterabl
 
 
 def _member(members: Mapping[str, Any], name: str) -> Any:
-    """A member by its name, or by the names of those that it is in: `outer.inner`."""
+    """A member by its name, or by its path, `outer.inner`."""
     if name in members:
         return members[name]
     value_inside: Any = members
@@ -157,14 +157,14 @@ def _member(members: Mapping[str, Any], name: str) -> Any:
 
 
 def _stated_by_the_hub(column: str, around: Mapping[str, Any]) -> tuple[bool, Any]:
-    """What the hub says of a message where its body does not: the device, and when it was enqueued."""
+    """Whether the hub states the device or the enqueue time of a message, and the value, for a body that lacks it."""
     names = [f"SystemProperties.{name}" for name in _DEVICES] if column == "device" else []
     names += [ENQUEUED] if column == "time" else []
     return next(((True, around[name]) for name in names if around.get(name)), (False, None))
 
 
 def _numbers(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Numbers and flags in a value with their names; a member `value` has the name of what it is in."""
+    """Numbers and flags in a value with their names; a member `value` takes the name of the object that contains it."""
     if isinstance(value, bool | int | float):
         yield name, value
     elif isinstance(value, Mapping | list) and depth < _DEEPEST:

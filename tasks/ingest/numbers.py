@@ -1,4 +1,4 @@
-"""Numbers as people write them: 1.234,5 and 1'234.5, with a currency, a percent sign or a minus behind, as 1234.5."""
+"""Numbers as people write them, such as 1.234,5, 1'234.5 or 5-, with a currency or a percent sign, read as plain ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _UNIT = r"\d(\s*[\p{L}°][\p{L}\d°%/²³·^]*)$"
 _THOUSANDS = rf"[.{_BLANK}]"
 _DECIMAL_COMMA = rf"^[+-]?(\d+|\d{{1,3}}({_THOUSANDS}\d{{3}})+),\d+$"
 _SURE_COMMA = rf"^[+-]?(0,\d+|\d[\d.{_BLANK}]*,(\d\d?|\d{{4,}}))$"
-"""A number with a decimal comma that could not divide thousands."""
+"""A number with a comma that cannot separate thousands."""
 _WHOLE = rf"^[+-]?\d{{1,3}}({_THOUSANDS}\d{{3}})+$"
 _EITHER = r"^[+-]?[1-9]\d{0,2}\.\d{3}$|^[+-]?\d{0,3}$"
 _POINTS = r"^[+-]?\d*\.\d+$"
@@ -21,20 +21,21 @@ _PLAIN = r"^[+-]?\d*\.?\d+$"
 _DIGITS, _USUAL = r"^[+-]?\d*$", r"^[+-]?\d*\.?\d*$"
 _GROUPED = rf"^[+-]?[1-9]\d{{0,2}}([,{_BLANK}]\d{{3}})+(\.\d+)?$"
 _SURE = rf"[{_BLANK}]|,\d{{3}},|\.|^[^,]+$"
-"""In a number that is grouped by commas, or beside it: what a decimal comma would not allow."""
+"""Matches, in a column of grouped numbers, what rules out a decimal comma."""
 
 _LATER_LINES = 1_000_000
-"""So many lines are searched for numbers that are written in another way than the first ones."""
+"""The number of lines searched for numbers in another notation than in the first lines."""
 
 
 @dataclass(frozen=True)
 class Notation:
-    """How numbers are written in a table's columns of text, called `names`, by the positions of these columns.
+    """The notation of numbers in a table's text columns, called `names`; the other fields are positions of columns.
 
-    `signs` are the currencies and the like that all numbers of a column have, `units` such as bar behind them, with a blank
-    before it, if there is one. Of columns with decimal commas and with decimal points, `either` have numbers such as 1.234
-    alone, which are thousands where decimals have commas; `groups` have numbers that `grouped` reads, and `unsure` such as
-    1,234 alone. Where `has_points`, decimals have points if nothing shows otherwise, as programs write them.
+    `signs` are currencies and the like that all numbers of a column have, `units` such as bar behind the numbers,
+    including a blank before the unit. `commas` and `points` are the columns with decimal commas and decimal points.
+    Columns in `either` have no decimals other than 1.234, which is 1234 if decimals have commas. `groups` have numbers
+    that `grouped` reads; `unsure` have only numbers such as 1,234. With `has_points`, decimals have points unless the
+    table shows otherwise, as in files that programs write.
     """
 
     names: tuple[str, ...]
@@ -53,12 +54,12 @@ class Notation:
 
     @property
     def pointed(self) -> frozenset[str]:
-        """Names of the columns with decimal commas and no unit, in place of which `plain` puts points."""
+        """Names of the columns with decimal commas and no unit; `plain` replaces these commas with points."""
         return self.named([i for i in self.commas if i not in self.units])
 
     @property
     def shown(self) -> Decimals | None:
-        """What the table shows of how its decimals are written; nothing where it has both."""
+        """The decimal mark that the table shows; None if it shows both or neither."""
         points = len(self.points) > len(self.either)
         if self.commas:
             return None if points else "comma"
@@ -73,7 +74,7 @@ class Notation:
         return {self.names[i]: unit for i, unit in self.units.items()}
 
     def plain(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """`frame` without the signs, with decimal points in place of commas."""
+        """`frame` without the signs, with decimal points instead of commas."""
         names = frame.collect_schema().names()
         signs = self.signs_by_name.items()
         frame = frame.with_columns(without(sign, pl.col(name)) for name, sign in signs if name in names)
@@ -83,9 +84,9 @@ class Notation:
 def notation_of(
     columns: pl.DataFrame, names: Sequence[str], *, commas: bool = True, has_points: bool = False
 ) -> Notation:
-    """How the numbers in columns of text, of these names, are written.
+    """The notation of the numbers in text columns with these names.
 
-    `commas` are decimal ones; else they may divide thousands, too.
+    With `commas`, commas are decimal; otherwise they may also separate thousands.
     """
     signs, units = (_signs(columns, pattern) for pattern in (f"({_SIGN})", _UNIT))
     units = {i: unit for i, unit in units.items() if i not in signs}
@@ -109,10 +110,10 @@ def notation_of(
 def notation_of_text(
     frame: pl.LazyFrame, lines: int, *, commas: bool = True, has_points: bool = False
 ) -> Notation:
-    """How the numbers in the columns of text of a table are written.
+    """The notation of the numbers in a table's text columns.
 
-    Its first `lines` show it, and as many of the next million with a number of another kind than there, such as the first
-    1.234 after numbers below a thousand.
+    It is taken from the first `lines`, and from up to as many of the next million that have numbers of another kind,
+    such as the first 1.234 after numbers below a thousand.
     """
     names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
     texts = frame.select(names)
@@ -128,7 +129,7 @@ def notation_of_text(
 
 
 def _signs(columns: pl.DataFrame, pattern: str) -> dict[int, str]:
-    """By position, the one sign, such as a currency or a unit, that all numbers of a column of text have."""
+    """By position, the sign, such as a currency or a unit, that all numbers of a text column share."""
     text = pl.all().str.strip_chars()
     text = pl.when(~text.str.to_lowercase().is_in(UNKNOWN)).then(text)
     sign = text.str.extract(pattern)
@@ -141,12 +142,12 @@ def _signs(columns: pl.DataFrame, pattern: str) -> dict[int, str]:
 
 
 def without(sign: str, column: pl.Expr) -> pl.Expr:
-    """Text without the first such sign."""
+    """Text without the first occurrence of a sign."""
     return column.str.replace(sign, "", literal=True).str.strip_chars()
 
 
 def where(columns: pl.DataFrame, test: pl.Expr) -> tuple[int, ...]:
-    """Positions of the columns of which `test`, of all columns, is true."""
+    """Positions of the columns for which `test`, an expression over all columns, is true."""
     return tuple(i for i, flag in enumerate(columns.select(test).row(0)) if flag) if columns.width else ()
 
 
@@ -159,9 +160,9 @@ def _all(text: pl.Expr, pattern: str) -> pl.Expr:
 
 
 def pointed(name: str) -> pl.Expr:
-    """A column of numbers as text with decimal points instead of commas; 1.234 is a thousand and more.
+    """A text column of numbers with decimal points instead of commas; 1.234 becomes 1234.
 
-    Not to be called again on what it returns: 1,234 is 1.234 by then.
+    Do not apply it twice: 1,234 becomes 1.234, and then 1234.
     """
     signed = _signed(pl.col(name))
     plain = signed.str.replace_all(_THOUSANDS, "").str.replace(",", ".", literal=True)
@@ -170,13 +171,13 @@ def pointed(name: str) -> pl.Expr:
 
 
 def grouped(name: str) -> pl.Expr:
-    """A column of numbers as text without what divides their thousands, with the minus before them."""
+    """A text column of numbers without thousands separators, with the minus in front."""
     signed = _signed(pl.col(name))
     plain = signed.str.replace_all(rf"[,{_BLANK}]", "")
     return pl.when(signed.str.contains(f"{_GROUPED}|{_PLAIN}")).then(plain).otherwise(name).alias(name)
 
 
 def _signed(column: pl.Expr) -> pl.Expr:
-    """Text with the minus of a number before it: of accountants (5), of SAP 5-, and the one of typographers."""
+    """Text with the minus in front of a number, for an accountant's (5), SAP's 5- and a typographic minus."""
     plain = column.str.strip_chars().str.replace("−", "-", literal=True)
     return plain.str.replace(r"^\((\d.*)\)$|^(\d.*)-$", "-${1}${2}")

@@ -27,16 +27,16 @@ _PREVIEWED = 5
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What became of one source: rows read = accepted + quarantined + superseded + merged.
+    """The result of ingesting one source: rows read = accepted + quarantined + superseded + merged.
 
-    Rows are merged with others of the same file that have the same unique columns: they are equal in all
-    columns, or an option says what becomes of them. `alike` names keys that look like others.
+    `merged` rows have the same unique columns as another row of the same file: they are equal in all columns, or an
+    option says how to combine them. `alike` are notes, for example on keys that look like others.
 
-    A row is superseded where a later file of the same source has another one for the same unique
-    columns. `changed` rows of the table are new or have other values than before; `repeated` of the
-    accepted rows changed nothing, since the table had them. `removed` rows of the table were corrected under another
-    time or key, or are missing from a file that holds everything. `files` of a capture were read.
-    With the option `again`, messages in quarantine are, too; `released` rows left it, since their messages are valid now.
+    A row is superseded if a later file of the same source has another row with the same unique columns. `changed` rows
+    of the table are new or have new values; `repeated` of the accepted rows changed nothing, because the table had
+    them. `removed` rows of the table were corrected under another time or key, or are missing from a file that holds
+    everything. `files` is the number of files of a capture that were read. With the option `again`, these include files
+    with messages in quarantine; `released` rows left it, because their messages are valid now.
     """
 
     table: str
@@ -56,7 +56,8 @@ class IngestResult:
     removed: int = 0
     released: int = 0
     preview: Mapping[str, Any] | None = None
-    """Of a dry run: how the files are written, which of their columns is which, and rows as they would be stored."""
+    """For a dry run: how the files are written, the source column of each table column, and rows as they would be
+    stored."""
 
 
 @task(name="ingest")
@@ -71,16 +72,16 @@ def ingest(
 ) -> list[IngestResult]:
     """Read sources into the tables that they are named after, in their order.
 
-    Nothing is written with the option `dry_run`, when more than `max_bad_share` of the rows of any source
-    break the contract, or when its rows are wrong as a whole. Rows that a table has already change nothing; what other
-    rows do to those that are stored is the table's business, see `models.scenario.Table.fold`.
+    Nothing is written with the option `dry_run`, if more than `max_bad_share` of the rows of any source break the
+    contract, or if its rows are wrong as a whole. Rows that a table already has change nothing;
+    `models.scenario.Table.fold` defines how other rows change those that are stored.
     """
     facts = fixed_options(scenario, store, {**(options or {}), "shards": shards})
     settings = {**(options or {}), **facts}
     layout_of(scenario, settings.get("layout"))
     if settings.get("query") and sum(is_sql(uri) and "#" not in uri for uri in sources.values()) != 1:
         raise SourceError(
-            "--query is what to select from one SQL database. Expected one source such as postgresql://HOST/DATABASE "
+            "--query selects from one SQL database. Expected one source such as postgresql://HOST/DATABASE "
             "without #TABLE; name a table in the others, or leave --query out."
         )
     request = Request(scenario, store, sources, mapping, settings, max_bad_share)
@@ -110,10 +111,9 @@ def read_checked(
     max_bad_share: float,
     options: Mapping[str, Any],
 ) -> tuple[pl.DataFrame, list[str]]:
-    """The good rows of a source for the table `name` with their shard, and notes; checked as `ingest` does it.
+    """The good rows of a source for the table `name`, with their shard, and notes; checked as `ingest` checks them.
 
-    Nothing is written. Rows that break the contract are left out and counted in a note, as far as `max_bad_share`
-    allows any.
+    Nothing is written. Rows that break the contract, at most `max_bad_share`, are left out and counted in a note.
     """
     settings = {**options, **fixed_options(scenario, store, {**options, "shards": None})}
     with scratch("read") as folder:
@@ -137,7 +137,7 @@ def _stored(scenario: Scenario, store: Store) -> dict[str, pl.LazyFrame]:
 
 
 def _previewed(request: Request, name: str, checked: Checked) -> IngestResult:
-    """What an ingest of a source would do, with some rows as they would be stored and some for quarantine."""
+    """The result that an ingest of a source would have, with some rows as they would be stored and some for quarantine."""
     store, options, source = request.store, request.options, request.sources[name]
     table, removed = request.scenario.tables[name], 0
     layout, whole = options.get("layout"), bool(options.get("replace"))
@@ -160,7 +160,7 @@ def _previewed(request: Request, name: str, checked: Checked) -> IngestResult:
 
 
 def _ingested(name: str, source: str, checked: Checked, bad: pl.DataFrame, accepted: int) -> IngestResult:
-    """What became of a source, as far as it follows from what was read; nothing changed."""
+    """The result of a source as far as reading determines it, with nothing changed yet."""
     return IngestResult(
         table=name,
         source=source,

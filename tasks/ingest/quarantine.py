@@ -1,4 +1,4 @@
-"""Rows that broke a rule: in the scenario's quarantine, each with where it came from and which rule it was."""
+"""Rows that broke a rule, kept in the scenario's quarantine with their source and the rule."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from tasks.storage.store import Store, digest
 
 
 def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame) -> None:
-    """Append bad rows to the scenario's quarantine; rows that are there already are not repeated."""
+    """Append bad rows to the scenario's quarantine, except those that it already holds."""
     if bad.is_empty():
         return
     path = _path(scenario)
@@ -32,7 +32,8 @@ def quarantine(scenario: Scenario, store: Store, table: Table, bad: pl.DataFrame
 
 
 def held(scenario: Scenario, store: Store, table: Table) -> dict[str, set[int | None]]:
-    """The numbers of a table's rows in quarantine, by source; None for a source as a whole, or a row without one."""
+    """The row numbers of a table in quarantine, by source; None stands for a source as a whole, or a row without a
+    number."""
     if (every := store.find(_path(scenario))) is None:
         return {}
     rows = every.filter(table=table.name).group_by("source").agg("row_number").collect()
@@ -40,7 +41,7 @@ def held(scenario: Scenario, store: Store, table: Table) -> dict[str, set[int | 
 
 
 def release(scenario: Scenario, store: Store, table: Table, sources: Sequence[str], bad: pl.DataFrame) -> int:
-    """Remove from quarantine the rows of sources that were read again and are not among `bad` any more; how many."""
+    """Remove from quarantine the rows of reread sources that are no longer among `bad`, and return how many."""
     path = _path(scenario)
     if (every := store.find(path)) is None:
         return 0
@@ -70,7 +71,7 @@ def _delete(quarantined: DeltaTable, name: str, rows: pl.DataFrame) -> None:
 
 
 def as_bad(rows: pl.DataFrame, source: str, number: str | None) -> pl.DataFrame:
-    """Rows in the shape of the quarantine: source, row number, the row as JSON, the rule."""
+    """Rows with the columns of the quarantine: source, row number, the row as JSON, the rule."""
     rows = rows.with_columns(selectors.binary().bin.encode("base64"))
     apart = [c for c in (ROW, RULE, number) if c in rows.columns]
     return rows.select(

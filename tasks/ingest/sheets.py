@@ -10,13 +10,14 @@ from tasks.ingest.text import header_of, lines_below, refuse_twice, with_years
 
 
 def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
-    """A sheet of an Excel file, or the one with rows. Raises `DialectError` where there is none or several."""
+    """The rows of a sheet of an Excel file, or of the only one with rows. Raises `DialectError` if there is none or
+    several."""
     tops = {name: frame.rows() for name, frame in _sheets(content, n_rows=LINES, dtypes="string").items()}
     filled = {name: rows for name, rows in tops.items() if sum(any(row) for row in rows) > 1}
     matches = [name for name in filled if sheet in (None, name)]
     if len(matches) != 1:
         hint = "one" if sheet is None else f"'{sheet}' among them"
-        way = f" Name it behind the file, such as sales.xlsx#{next(iter(filled))}." if filled else ""
+        way = f" Name it after the file, for example sales.xlsx#{next(iter(filled))}." if filled else ""
         names_in_file = f": {', '.join(filled)}" if filled else ""
         raise DialectError(
             f"this Excel file has {len(filled)} sheets with rows{names_in_file}. Expected {hint}.{way}"
@@ -32,7 +33,7 @@ def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
 
 
 def _sheets(content: bytes, **reading: Any) -> dict[str, pl.DataFrame]:
-    """The sheets of an Excel file by name, all rows and columns of them, also empty ones, and no header."""
+    """The sheets of an Excel file by name, with all rows and columns, including empty ones, and no header."""
     return pl.read_excel(
         io.BytesIO(content),
         sheet_id=0,

@@ -21,25 +21,23 @@ from tasks.storage.tables import Table
 from tasks.storage.uris import encoded, is_remote, object_store
 
 _FIRST = 20
-"""So many rows show what a column holds."""
+"""The number of rows that show what a column holds."""
 
 
 class SourceError(AlmanacError):
-    """The source cannot be found, or lacks what is needed."""
+    """The source cannot be found, or lacks something that is needed."""
 
 
 class UnreadableError(SourceError):
-    """The source cannot be read: it is damaged, or what holds it does not answer."""
+    """The source cannot be read: it is damaged, or the service that holds it does not answer."""
 
     passing = True
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one file or Delta table. `name` is what a person calls it, `notation` how its text has numbers.
-
-    `path` is where the file is.
-    """
+    """Rows of one file or Delta table. `name` is for people, `path` is that of the file, `notation` that of numbers in
+    its text."""
 
     name: str
     frame: pl.LazyFrame
@@ -51,14 +49,14 @@ class Source:
         return self.frame.collect_schema().names()
 
     def rows(self) -> pl.DataFrame:
-        """All rows. Raises `UnreadableError` where the file turns out not to be what it began as."""
+        """All rows. Raises `UnreadableError` if a later part of the file cannot be read."""
         try:
             return self.frame.collect()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise UnreadableError(_unreadable(self.name, error, self.path)) from None
 
     def batches(self, rows: int | None) -> Iterator[pl.DataFrame]:
-        """All rows, numbered by `ROW` from 1, about so many at a time; None: at once. Raises as `rows` does."""
+        """All rows, numbered by `ROW` from 1, about `rows` at a time; None: all at once. Raises the errors of `rows()`."""
         if rows is None:
             yield self.rows().with_row_index(ROW, offset=1)
             return
@@ -71,7 +69,7 @@ class Source:
 def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
     """`["week=date"]` -> `{"week": "date"}`: column of the table -> column of the source.
 
-    A column may be named with its table, `plan.week=date`, see `of_table`.
+    A column may be named with its table, `plan.week=date`; see `of_table`.
     """
     mapping = {}
     for pair in pairs:
@@ -85,7 +83,7 @@ def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def of_table(mapping: Mapping[str, str], table: str, tables: Collection[str]) -> dict[str, str]:
-    """The part of a mapping that is for `table`, one of `tables`; what names it counts more than what names none.
+    """The part of a mapping that applies to `table`, one of `tables`; an entry that names the table overrides others.
 
     >>> of_table({"week": "date", "plan.week": "wk", "stores.store": "shop"}, "plan", ["plan", "stores"])
     {'week': 'wk'}
@@ -96,11 +94,11 @@ def of_table(mapping: Mapping[str, str], table: str, tables: Collection[str]) ->
 
 
 def with_mapped(source: Source, mapping: Mapping[str, str], needed: Sequence[str]) -> Source:
-    """`source` with the columns that a mapping makes of others: one value in all rows, or several columns in one.
+    """`source` with the columns that a mapping makes: a constant, or several columns joined into one.
 
-    `--column store==main` maps `store` to the column `=main`, which holds `main` in every row; `--column time=Date+Time`
-    maps `time` to the column `Date+Time`, which holds both with a blank between them, nothing where one is missing.
-    Columns that are joined are dropped, unless they are mapped by themselves.
+    `--column store==main` maps `store` to the column `=main`, which holds `main` in every row; `--column
+    time=Date+Time` maps `time` to the column `Date+Time`, which holds both, separated by a blank, or null if one is
+    missing. Joined columns are dropped, unless they are also mapped themselves.
     """
     available, additions = source.columns, {}
     joined: set[str] = set()
@@ -115,12 +113,12 @@ def with_mapped(source: Source, mapping: Mapping[str, str], needed: Sequence[str
 
 
 def read(uri: str) -> Iterator[Source]:
-    """The sources at `uri`, in the order of their names, so that a later file comes later.
+    """The sources at `uri`, in the order of their names.
 
-    A sheet of an Excel file is given after its name, `sales.xlsx#Sheet 1`; so is a member of a zip, `all.zip#sales.csv`.
+    Add the name of a sheet of an Excel file, `sales.xlsx#Sheet 1`, or of a member of a zip, `all.zip#sales.csv`.
 
-    CSV columns are read as text: types are the contract's business, so that nothing is lost on the
-    way. Raises `SourceError` where nothing is there, and for a file that cannot be read.
+    CSV columns are read as text, so that nothing is lost; the contract sets the types. Raises `SourceError` if nothing
+    is there or a file cannot be read.
     """
     check_source(uri)
     place = uri if is_remote(uri) else str(Path(uri).expanduser())
@@ -154,13 +152,13 @@ def read(uri: str) -> Iterator[Source]:
 
 
 def described(uri: str) -> str:
-    """In words how the first file at `uri` is written."""
+    """A description of how the first file at `uri` is written."""
     place = uri if is_remote(uri) else str(Path(uri).expanduser())
     return "a Delta table" if _is_delta(place) else dialect_in_words(_files(_with_part(uri)[0])[0])
 
 
 def small_table(uri: str) -> pl.DataFrame:
-    """All rows of a small source at once. Raises as `read` does."""
+    """All rows of a small source at once. Raises the errors of `read`."""
     return pl.concat([source.rows() for source in read(uri)], how="diagonal_relaxed")
 
 
@@ -171,12 +169,11 @@ def rename(
     aliases: Mapping[str, str] = MappingProxyType({}),
     further: Collection[str] = (),
 ) -> Source:
-    """`source` with the table's column names. Raises `SourceError` where a needed column is missing.
+    """`source` with the table's column names. Raises `SourceError` if a needed column is missing.
 
-    A mapping applies where its source column exists, so that one mapping serves several files;
-    `aliases` stand in for a column that neither the source nor the mapping has; failing that, the only
-    column whose name differs just in case, blanks, hyphens, underscores and `#`. So do `further` columns, which similar
-    tables have.
+    A mapping applies if its source column exists, so that one mapping serves several files. A column that neither the
+    source nor the mapping has is taken from `aliases`, or else from the only column whose name differs just in case,
+    blanks, hyphens, underscores and `#`. The latter also applies to `further` columns, which similar tables have.
     """
     columns_present = source.columns
     applied = renaming(columns_present, mapping, needed, aliases, further)
@@ -185,7 +182,7 @@ def rename(
     if lacking:
         archive, _, member = source.name.partition(".zip/")
         of_zip = (
-            f"\nOf a zip with other tables, name the one to read, such as {archive}.zip#NAME.csv."
+            f"\nIf the zip has other tables, name the one to read, for example {archive}.zip#NAME.csv."
             if member
             else ""
         )
@@ -216,7 +213,7 @@ def _missing(
 
 
 def _are_small_numbers(source: Source, column: str) -> bool:
-    """Whether the first values of a column are numbers such as readings, neither dates nor names."""
+    """Whether the first values of a column are numbers such as readings, rather than dates or names."""
     values = replace(source, frame=source.frame.select(pl.col(column).cast(pl.String)).head(_FIRST)).rows()
     return bool(values[column].str.contains(r"^-?\d{0,5}(\.\d*)?$").all())
 
@@ -228,7 +225,7 @@ def renaming(
     aliases: Mapping[str, str],
     further: Collection[str] = (),
 ) -> dict[str, str]:
-    """Which of a source's columns each of the table's is, see `rename`; without those of the same name."""
+    """The source column of each table column that has another name there; see `rename`."""
     applied = {new: old for new, old in mapping.items() if old in columns}
     names = {*columns, *applied}
     applied |= {new: old for new, old in aliases.items() if new not in names and old in columns}
@@ -237,14 +234,14 @@ def renaming(
 
 
 def spellings(columns: Sequence[str], missing: Sequence[str], in_use: Collection[str]) -> dict[str, str]:
-    """Columns of a source that stand for missing ones, since their names differ only in how they are written."""
+    """The source column of each missing column whose name differs from it only in spelling."""
     plain = {name: re.sub(r"[\s_#-]", "", name).casefold() for name in (*columns, *missing)}
     alike = {c: [n for n in columns if n not in in_use and plain[n] == plain[c]] for c in missing}
     return {column: names[0] for column, names in alike.items() if len(names) == 1}
 
 
 def check_source(uri: str) -> None:
-    """Raise `SourceError` for an address of a kind that is not read, `CredentialError` for one with a key."""
+    """Raise `SourceError` for an address of an unsupported kind, `CredentialError` for one with a key."""
     refuse_credential("The address of a source", uri)
     if "://" in uri and not is_remote(uri):
         raise SourceError(
@@ -253,7 +250,7 @@ def check_source(uri: str) -> None:
 
 
 def unlisted(uri: str, error: Exception) -> str:
-    """What to say of a place in Blob whose files cannot be listed."""
+    """The message for a place in Blob Storage whose files cannot be listed."""
     return (
         f"{uri}: cannot be listed: {first_line(error)}\n"
         "Expected a container that exists and that this user or identity may read."
@@ -265,14 +262,14 @@ def _unreadable(name: str, error: Exception, path: str | None = None) -> str:
         line = longest_line(path) if path else None
         where = f"line {line:,}" if line else "a row"
         return (
-            f"{name}: cannot be read: {where} has more fields than the header. Put quotes around text that has the "
-            "separator in it, or name all columns."
+            f"{name}: cannot be read: {where} has more fields than the header. Put quotes around text that contains the "
+            "separator, or name all columns."
         )
     return f"{name}: cannot be read: {str(error).strip().splitlines()[0][:200]}"
 
 
 def _name(path: str, uri: str) -> str:
-    """`path` below the folder that `uri` names, or in which its wildcards begin."""
+    """`path` relative to the folder that `uri` names, or in which its wildcards begin."""
     fixed = re.split(r"[*?\[]", uri)[0]
     if not is_remote(uri) and fixed:
         fixed = str(Path(fixed).expanduser())
@@ -282,7 +279,7 @@ def _name(path: str, uri: str) -> str:
 
 
 def _with_part(uri: str) -> tuple[str, str | None]:
-    """A place and the sheet or member of a zip whose name follows it.
+    """A place, and the sheet or the member of a zip that is named after it.
 
     >>> _with_part("az://raw/sales.xlsx#Sheet 1"), _with_part("a#b.xlsx")
     (('az://raw/sales.xlsx', 'Sheet 1'), ('a#b.xlsx', None))
@@ -302,12 +299,12 @@ def _is_glob(uri: str) -> bool:
 
 
 def _files(uri: str) -> list[str]:
-    """The files at a path, folder or glob; raises `SourceError` where there is none."""
+    """The files at a path, folder or glob. Raises `SourceError` if there are none."""
     files = _remote_files(uri) if is_remote(uri) else _local_files(uri)
     if not files:
         raise SourceError(
             f"{uri}: no such file, and no folder or glob with files that end in {', '.join(SUFFIXES)}. "
-            "Check the path; relative ones begin at the working directory."
+            "Check the path; relative paths start at the working directory."
         )
     return files
 
@@ -325,7 +322,7 @@ def _local_files(uri: str) -> list[str]:
 
 
 def _remote_files(uri: str) -> list[str]:
-    """Files in Blob under a folder, or matching a glob, or the one of that name."""
+    """Files in Blob Storage in a folder, matching a glob, or with that name."""
     fixed = uri.split("*")[0].split("?")[0]
     folder = uri if fixed == uri else fixed.rsplit("/", 1)[0]
     scheme, _, rest = folder.partition("://")

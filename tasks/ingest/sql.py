@@ -1,8 +1,8 @@
-"""Rows of a SQL database as a source: PostgreSQL by ADBC, others by SQLAlchemy, some rows at a time.
+"""Rows of a SQL database as a source: PostgreSQL through ADBC, others through SQLAlchemy, some rows at a time.
 
-An address names no user: PostgreSQL's is in `PGUSER` and `PGPASSWORD` (Azure's takes the identity of the process where
-there is no password), SQL Server's in `SQLCMDUSER` and `SQLCMDPASSWORD`.
-Nothing is written: transactions are read-only, or rolled back.
+An address has no user or password. For PostgreSQL they come from `PGUSER` and `PGPASSWORD` (on Azure, the identity of
+the process is used if there is no password), for SQL Server from `SQLCMDUSER` and `SQLCMDPASSWORD`. Nothing is written:
+transactions are read-only, or rolled back.
 """
 
 import os
@@ -34,18 +34,18 @@ _EXPECTED = (
 
 
 def is_sql(uri: str) -> bool:
-    """Whether a source is a SQL database by its address."""
+    """Whether the address of a source is that of a SQL database."""
     return bool(_KINDS.match(uri))
 
 
 def read_sql(uri: str, query: str | None, folder: Path) -> Source:
     """The rows of a query, or of the table that the address names, kept in Parquet files in `folder`.
 
-    Raises `SourceError` for an address with a user or password, without a driver, and for what the database refuses.
+    Raises `SourceError` if the address has a user or password, a driver is missing, or the database refuses the query.
     """
     if carries_credential(uri):
         raise SourceError(
-            "The address of a SQL source carries a user or password. Expected it without: set PGUSER and PGPASSWORD for "
+            "The address of a SQL source has a user or password. Expected neither: set PGUSER and PGPASSWORD for "
             "PostgreSQL, SQLCMDUSER and SQLCMDPASSWORD for SQL Server."
         )
     import sqlalchemy as sa
@@ -68,10 +68,10 @@ def read_sql(uri: str, query: str | None, folder: Path) -> Source:
     except (sa.exc.SQLAlchemyError, _adbc_error(), OSError) as error:
         message = " ".join(str(getattr(error, "orig", None) or error).split())[:400]
         raise UnreadableError(
-            f"{address}: {message}\nExpected a database that answers, and a query or table that it knows: {statement[:200]}"
+            f"{address}: {message}\nExpected a database that answers, and a query or table that exists: {statement[:200]}"
         ) from None
     if not frames:
-        raise SourceError(f"{uri}: the query has no rows. Expected at least one: {statement[:200]}")
+        raise SourceError(f"{uri}: the query returned no rows. Expected at least one: {statement[:200]}")
     return Source(uri, pl.concat(frames, how="vertical_relaxed"))
 
 
@@ -109,7 +109,7 @@ def _of_postgresql(url: "sa.URL", query: str) -> Iterator[pl.DataFrame]:
 
 
 def _plain(column: pl.Series) -> pl.Series:
-    """A column without the database's own type, such as `numeric`, whose values come as text."""
+    """A column without a database-specific type, such as `numeric`, whose values arrive as text."""
     return column.ext.storage() if isinstance(column.dtype, pl.BaseExtension) else column
 
 

@@ -1,4 +1,4 @@
-"""What is in the input tables, how fresh it is, and what is in quarantine; from statistics where they tell."""
+"""The contents and the freshness of the input tables, and the quarantine; from file statistics where possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from tasks.storage.layout import Layout
 from tasks.storage.store import Store
 
 _COMMITS = 50
-"""So many commits are looked at for the last one that brought rows; compacting brings none."""
+"""The number of commits searched for the last one that brought rows; compaction brings none."""
 _EXAMPLE = 200
 _LATE = 2
 
 
 @dataclass(frozen=True)
 class TableStatus:
-    """What is in one table. `first` and `last` are the range of its times; None where it has none.
+    """The contents of one table. `first` and `last` are the range of its times; None if it has no times.
 
-    `keys` counts the scenario's keys, or as much of them as the table has; None where it has none.
+    `keys` counts the scenario's keys, or the part of them that the table has; None if it has no part.
     """
 
     table: str
@@ -35,7 +35,7 @@ class TableStatus:
 
 
 def table_status(scenario: Scenario, store: Store, table: Table) -> TableStatus | None:
-    """What is in a table, None where it does not exist. Only the columns of the key are read, and those lazily."""
+    """The contents of a table, None if it does not exist. Only the columns of the key are read, and those lazily."""
     path = Layout(scenario.name).table(table.name)
     version = store.version(path)
     if version is None:
@@ -56,7 +56,7 @@ def table_status(scenario: Scenario, store: Store, table: Table) -> TableStatus 
 
 
 def _range(log: pl.DataFrame, rows: pl.LazyFrame, table: Table) -> tuple[date | None, date | None]:
-    """The first and the last time, by the statistics of the files; by the rows where a file has none."""
+    """The first and the last time, from the statistics of the files; from the rows if a file has none."""
     schema = rows.collect_schema()
     times = [column for column in table.unique if schema[column].is_temporal()]
     if not times:
@@ -73,7 +73,7 @@ def _range(log: pl.DataFrame, rows: pl.LazyFrame, table: Table) -> tuple[date | 
 
 
 def _written(store: Store, path: str, version: int) -> datetime:
-    """When rows were last brought into a table."""
+    """When rows were last written to a table."""
     commits = store.table(path, version).history(_COMMITS)
     last_commit = next((commit for commit in commits if "changed" in commit), commits[0])
     return datetime.fromtimestamp(last_commit["timestamp"] / 1000, UTC)
@@ -82,9 +82,9 @@ def _written(store: Store, path: str, version: int) -> datetime:
 def freshness(
     scenario: Scenario, statuses: Sequence[TableStatus], now: datetime
 ) -> tuple[float | None, bool | None]:
-    """Hours since the last time of the scenario's first table, and whether that is less than two of its cadences.
+    """Hours since the last time of the scenario's first table, and whether that is at most two of its cadences.
 
-    None for both where the table has no times or does not exist, and for the latter without a cadence.
+    Both are None if the table has no times or does not exist; the second also without a cadence.
     """
     first = next(iter(scenario.tables))
     last = next((status.last for status in statuses if status.table == first), None)
@@ -95,12 +95,13 @@ def freshness(
 
 
 def is_stale(scenario: Scenario, last: date, now: datetime) -> bool:
-    """Whether data that end with `last` are more than two of the scenario's cadences old; never without a cadence."""
+    """Whether data that ends at `last` is more than two of the scenario's cadences old; never without a cadence."""
     return scenario.cadence is not None and now - as_moment(last) > _LATE * scenario.cadence
 
 
 def quarantined(store: Store, scenario: str) -> list[dict[str, Any]]:
-    """Rows in quarantine by table and rule, most first: how many, of how many sources, when, and the last one."""
+    """Rows in quarantine by table and rule, most first: number of rows and sources, time of the last one, and an
+    example."""
     rows = store.find(Layout(scenario).table("quarantine"))
     if rows is None:
         return []

@@ -1,4 +1,4 @@
-"""CSV: separator, line ends, decimal comma, and what stands before and beside the table."""
+"""CSV: separator, line ends, decimal comma, and text before and beside the table."""
 
 import csv
 import re
@@ -16,9 +16,9 @@ from tasks.ingest.numbers import Notation, notation_of_text, where
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _WRAPPED = r'^(?:="(.*)"|\s+(.*))$'
 _TOP = 30
-"""Lines among which the header is."""
+"""The header is among this many lines."""
 _MOST_BELOW = 3
-"""So many lines of units and the like may stand below a header."""
+"""The most lines of units and the like below a header."""
 WEEK = r"(?i)(?:w|kw|cw|wk|week)[ .-]?\d{1,2}"
 """The name of a week without its year."""
 _YEAR = r"(?i)\s*(?:year|jahr|fy)?\s*((?:19|20)\d\d)\s*"
@@ -30,13 +30,14 @@ _NUMBER = r"\s*[+-]?\d+(\.\d*)?\s*"
 
 @dataclass(frozen=True)
 class Text:
-    """How the text of a CSV file is written. `names` are those of its header, as they stand there unless it is `renamed`.
+    """How the text of a CSV file is written. `names` are the names in its header, unchanged unless `renamed`.
 
-    `before` are lines before the header, such as a title or `sep=;`. `wrapped` are the positions of columns all of whose
-    values begin or end with a blank, have blanks to the same length, or are such as ="007", which Excel takes as text.
-    `blanks` divide the values where no separator does. A file whose first line is one of values is `headless`: its columns
-    are `column 1`, `column 2`, ... Where values are not `quoted`, quotes in them are marks such as those of inches. Rows
-    may `overhang` the header: a separator ends each of them. Lines of hyphens or units stand `below` it.
+    `before` is the number of lines before the header, such as a title or `sep=;`. `wrapped` are the positions of
+    columns whose values all begin or end with a blank, are padded with blanks to one length, or look like ="007", which
+    Excel treats as text. With `blanks`, blanks separate the values. In a `headless` file the first line holds values;
+    its columns are `column 1`, `column 2`, ... If values are not `quoted`, quotes in them are marks, for example for
+    inches. Rows `overhang` the header if a separator ends each of them. `below` is the number of lines of hyphens or
+    units below the header.
     """
 
     encoding: Encoding
@@ -57,8 +58,8 @@ class Text:
 def dialect_of(head: bytes) -> Text:
     """How the text that begins with `head` is written.
 
-    The separator is the one of four that gives the header the most fields among those that split
-    the first lines most evenly. Text that is no UTF-8 is Windows-1252, of which Latin-1 is a part.
+    Of four separators, it takes the one that splits the first lines most evenly; of equals, the one that gives the
+    header the most fields. Text that is not UTF-8 is read as Windows-1252, which includes Latin-1.
 
     >>> dialect_of(b"sku;units\\nA;1,5\\n").separator
     ';'
@@ -111,19 +112,19 @@ def dialect_of(head: bytes) -> Text:
 
 
 def _lines(text: str, *, complete: bool) -> list[str]:
-    """The lines of `text`; the last one only of `complete` text."""
+    """The lines of `text`, without the last one if the text is not `complete`."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if complete or len(lines) == 1 else lines[:-1]
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int) -> pl.DataFrame:
-    """The first `width` cells of `rows`, a column for each, named by its position."""
+    """The first `width` cells of each row, as columns named by position."""
     columns = {str(i): [row[i] if len(row) > i else None for row in rows] for i in range(width)}
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
 def _wrapped(columns: pl.DataFrame) -> tuple[int, ...]:
-    """Positions of the columns that are `wrapped`: see `Text`."""
+    """Positions of the `wrapped` columns; see `Text`."""
     filled = pl.all().replace("", None)
     is_padded = (pl.all().str.len_chars().n_unique() == 1) | filled.str.ends_with(" ").all()
     is_wrapped = filled.str.contains(_WRAPPED).all() | is_padded & pl.all().str.ends_with(" ").any()
@@ -131,9 +132,10 @@ def _wrapped(columns: pl.DataFrame) -> tuple[int, ...]:
 
 
 def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.LazyFrame, Notation]:
-    """The rows of CSV, an address or its content, that begins with `head`, all columns text; and how its numbers are.
+    """The rows of a CSV file, all columns text, and the notation of its numbers.
 
-    Raises `DialectError` for text in no known encoding, and for a header with the same name twice.
+    `source` is an address or the content, which begins with `head`. Raises `DialectError` if the text does not fit its
+    encoding, or if a name occurs twice in the header.
     """
     text = dialect_of(head)
     if text.encoding != "utf-8":
@@ -172,7 +174,7 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
 
 
 def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
-    """Without empty rows, headers that come again and columns that have no name; names without blanks at their ends."""
+    """`frame` without empty rows, repeated headers and nameless columns, and without blanks around names."""
     names = frame.collect_schema().names()
     blank = {name for name, stated in zip(names, text.names, strict=False) if not stated.strip()}
     index = {names[0]} if names and names[0].startswith("Unnamed: 0") else set()
@@ -195,7 +197,7 @@ def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:
 
 
 def refuse_twice(names: Sequence[str]) -> None:
-    """Raise `DialectError` where a header has a name twice."""
+    """Raise `DialectError` if a name occurs twice in a header."""
     twice = [a for a, b in pairwise(sorted(names)) if a == b and a]
     if twice:
         raise DialectError(
@@ -204,10 +206,10 @@ def refuse_twice(names: Sequence[str]) -> None:
 
 
 def header_of(rows: Sequence[Sequence[str | None]]) -> int:
-    """Which of the first rows of a table is its header: the fullest of those above the first one with numbers.
+    """Index of the header among the first rows of a table: the fullest row above the first one with numbers.
 
-    A row with nothing in most of the columns is a title or a note, one of years stands above the weeks. The first column
-    does not count: an index has no name.
+    A row that is mostly empty is a title or a note; a row of years belongs to the weeks below it. The first column does
+    not count, because an index has no name.
     """
     rows = rows[:_TOP]
     if not rows:
@@ -222,9 +224,10 @@ def header_of(rows: Sequence[Sequence[str | None]]) -> int:
 
 
 def lines_below(rows: Sequence[Sequence[str | None]]) -> int:
-    """How many lines below the header, the first of `rows`, are not values but hyphens, or units such as mm/s.
+    """Number of lines below the header, the first of `rows`, that hold hyphens or units such as mm/s instead of values.
 
-    Units stand above numbers, and beside a column such as times, all of whose other values have digits.
+    A line of units has text above numbers, and text without digits above a column such as times, whose values all have
+    digits.
 
     >>> lines_below([["time", "speed"], ["UTC", "mm/s"], ["2024-01-01", "1.5"]])
     1
@@ -260,7 +263,7 @@ def _is_below(row: Sequence[str | None], values: Sequence[Sequence[str | None]])
 
 
 def _is_data(names: Sequence[str], row: Sequence[str]) -> bool:
-    """Whether a first line is one of values: all are numbers, or one is, and the next `row` repeats a text."""
+    """Whether the first line holds values: all are numbers, or one is and the next `row` repeats a text."""
     if all(re.fullmatch(_NUMBER, name) for name in names):
         return True
     repeats = any(
@@ -275,9 +278,9 @@ def _is_number(cell: str | None) -> bool:
 
 
 def with_years(above: Sequence[Sequence[str | None]], names: Sequence[str]) -> list[str]:
-    """`names` of a header, those of weeks with the year that stands in a line above them, and to the left in a merged cell.
+    """`names` of a header; weeks with the year from a line above them, in a merged cell the next year to the left.
 
-    A column without a name has the one in the line of years.
+    A column without a name takes the one in the line of years.
 
     >>> with_years([["sku", "2023", "", "2024"]], ["", "KW51", "KW52", "KW1"])
     ['sku', '2023 KW51', '2023 KW52', '2024 KW1']
@@ -297,14 +300,14 @@ def with_years(above: Sequence[Sequence[str | None]], names: Sequence[str]) -> l
 
 
 def _has_blanks(lines: Sequence[str]) -> bool:
-    """Whether blanks divide the values: all lines have as many of them, two or more, and no separator."""
+    """Whether blanks separate the values: all lines have the same number of values, at least two, and no separator."""
     many = {len(line.split()) for line in lines}
     return len(many) == 1 and many != {1} and not any(c in line for line in lines for c in (*SEPARATORS, '"'))
 
 
 def _before_header(lines: Sequence[str]) -> int:
-    """How many lines of a CSV file stand before its header: Excel's line that names the separator, or lines without a
-    separator that later lines have."""
+    """Number of lines before the header of a CSV file: Excel's line that names the separator, or lines without a
+    separator above the first line that has one."""
     first = next((n for n, line in enumerate(lines[:LINES]) if line.strip()), 0)
     if lines[first].lower().lstrip('"').startswith("sep="):
         return first + 1
@@ -313,7 +316,8 @@ def _before_header(lines: Sequence[str]) -> int:
 
 
 def _fit(lines: Sequence[str], separator: str) -> tuple[bool, float, int]:
-    """How well a separator splits lines: whether the header has it, the share of lines alike, and its fields."""
+    """How well a separator splits lines: whether the header has it, the share of lines with as many fields, and that
+    number."""
     rows = _split(lines, separator)
     if not rows or len(rows[0]) < 2:
         return False, 0.0, 0
@@ -321,15 +325,15 @@ def _fit(lines: Sequence[str], separator: str) -> tuple[bool, float, int]:
 
 
 def _has_stray_quotes(lines: Sequence[str], separator: str) -> bool:
-    """Whether quotes are parts of values, such as 12" pan, and enclose none. Raises `DialectError` where both may be."""
+    """Whether quotes are part of values, such as 12" pan, and enclose none. Raises `DialectError` if they may be both."""
     mark = re.escape(separator)
     if not any(re.search(rf'(?:^|{mark}) *"', line) for line in lines):
         return any('"' in line for line in lines)
     stray = next((line for line in lines if re.search(rf'[^"{mark} ]" *[^"{mark} ]', line)), None)
     if stray is not None and len({line.count(separator) for line in lines if line.strip()}) > 1:
         raise DialectError(
-            f"quotes enclose values and stand within them: {stray.strip()[:80]}. Expected those within to be doubled. "
-            "Double or remove them."
+            f"quotes both enclose values and occur inside them: {stray.strip()[:80]}. Expected quotes inside values to be "
+            "doubled. Double or remove them."
         )
     return stray is not None
 
@@ -344,7 +348,7 @@ def _split(lines: Sequence[str], separator: str, *, quoted: bool = True) -> list
 
 
 def _blocks(content: bytes) -> list[bytes]:
-    """Annotated CSV by its headers: what stands below each of them, wherever it is in the file."""
+    """Annotated CSV by header: all rows below each header, wherever they are in the file."""
     blocks: dict[bytes, list[bytes]] = {}
     header, below = b"", False
     for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():

@@ -18,13 +18,13 @@ _FEWEST = 2
 def as_long(
     source: Source, table: Table, mapping: Mapping[str, str], order: DateOrder | None, *, wide: bool
 ) -> Source:
-    """`source`, or its rows with a column for the names of its columns and one for what is in them.
+    """`source`, or for a wide file its rows with one column for the names of its columns and one for their values.
 
-    A file is wide where it lacks the two columns of `Table.wide` and has others in their place: such as are
-    dates where the names are dates, else all that are not mapped. Cells without a value give no row. A wide
-    file of sensors that has no device is of the one that it is named after. A column of totals is left out, and the
-    last rows, where they lack a key, such as those of totals, are one row each. Raises `SourceError` for a wide file
-    where `wide` does not say that it is to be read, and for one whose weeks have no year.
+    A file is wide if it lacks the two columns of `Table.wide` and has others in their place: those named after dates if
+    the names are dates, otherwise all that are not mapped. Empty cells give no row. A wide file of sensors without a
+    device belongs to the device that it is named after. A column of totals is left out. Each row at the end that lacks
+    a key, such as one of totals, stays one row. Raises `SourceError` for a wide file without `wide`, and for one whose
+    weeks have no year.
     """
     if table.wide is None:
         return source
@@ -74,7 +74,7 @@ def _dates(name: str, columns: Sequence[str], order: DateOrder | None) -> list[s
     if len(weeks) >= _FEWEST:
         raise SourceError(
             f"{name}: columns {', '.join(weeks[:3])}, ... are weeks without a year. Expected names such as 2024-W05. Add "
-            "the year to them, or write it into the line above them."
+            "the year to each, or write it in the line above them."
         )
     try:
         parsed_days = days(pl.Series("the columns' names", columns), order)

@@ -160,7 +160,7 @@ def test_of_an_excel_file_with_several_sheets_one_is_named(tmp_path):
     book = tmp_path / "book.xlsx"
     book.write_bytes(_xlsx(Sales=sales, Plan=plan))
     assert rows(f"{book}#Plan").rows() == [("B",)]
-    with pytest.raises(SourceError, match=r"2 sheets with rows: Sales, Plan.*such as sales\.xlsx#Sales"):
+    with pytest.raises(SourceError, match=r"2 sheets with rows: Sales, Plan.*for example sales\.xlsx#Sales"):
         rows(book)
     with pytest.raises(SourceError, match="Expected 'Sums' among them"):
         rows(f"{book}#Sums")
@@ -468,7 +468,7 @@ def test_quotes_that_enclose_nothing_are_parts_of_a_value(tmp_path, text, name):
 def test_quotes_that_can_be_both_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text('sku,name\nA,"12" pan, black"\nB,"pan"\n')
     with pytest.raises(
-        SourceError, match=r"quotes enclose values and stand within them.*Double or remove them"
+        SourceError, match=r"quotes both enclose values and occur inside them.*Double or remove them"
     ):
         rows(tmp_path / "a.csv")
 

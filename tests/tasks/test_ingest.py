@@ -202,7 +202,9 @@ def test_events_of_machines_that_sent_nothing_are_told(store, tmp_path):
         ),
     }
     *_, result = ingest.fn(MACHINES, store, sources, {}, 4, 0.05)
-    assert result.alike == ("failures: 1 of 2 values of 'machine_id' are not in telemetry, such as 'P-7'.",)
+    assert result.alike == (
+        "failures: 1 of 2 values of 'machine_id' are not in telemetry, for example 'P-7'.",
+    )
 
 
 def test_few_keys_that_look_like_known_ones_are_told_and_new_ones_are_not(store, tmp_path):
@@ -246,7 +248,7 @@ def test_keys_of_a_pivot_table_stand_once_above_their_rows(store, tmp_path):
     assert table(store).select("sku", "store", "units").sort("units").rows() == [
         ("1", "A", 1.0), ("1", "A", 2.0), ("1", "B", 3.0), ("1", "B", 4.0), ("2", "A", 5.0)
     ]  # fmt: skip
-    assert "'sku' is empty in 3 of 6 rows and filled from the rows above" in result.alike[0]
+    assert "'sku' is empty in 3 of 6 rows and was filled from the rows above" in result.alike[0]
 
 
 def test_a_few_keys_that_are_missing_are_not_filled(store, tmp_path):
@@ -271,7 +273,7 @@ def test_north_and_south_are_words_and_no_flags(store, tmp_path):
 def test_a_line_of_totals_is_told(store, tmp_path):
     history = csv(tmp_path, sales().with_columns(sku=pl.col("sku").replace("3", "Grand total")))
     (note,) = read(store, "history", history, SALES).alike
-    assert note.startswith("history: sku 'Grand total' looks like a sum of others")
+    assert note.startswith("history: sku 'Grand total' looks like a sum, but is read like any other")
 
 
 def test_a_key_that_one_file_writes_in_two_ways_is_told_and_refused_where_many_are(store, tmp_path):

@@ -109,8 +109,8 @@ def test_a_dry_run_shows_what_a_query_selects(store, file):
     [
         ("postgresql://me:secret@host/db#sales", None, "PGUSER and PGPASSWORD"),
         ("postgresql://host/db", None, "neither a table nor --query"),
-        ("postgresql://host/db#sales", "select 1", "--query is what to select from one"),
-        ("sales.csv", "select 1", "--query is what to select from one"),
+        ("postgresql://host/db#sales", "select 1", "--query selects from one"),
+        ("sales.csv", "select 1", "--query selects from one"),
         ("mssql+pyodbc://host/db#sales", None, "'pyodbc' is missing"),
         ("sqlite:////nowhere.db#sales", None, "no such file"),
     ],
