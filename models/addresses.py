@@ -1,7 +1,7 @@
 """Credentials in an address, whatever its scheme and notation.
 
-An address with a credential is refused before anything repeats it: the command line checks before a run has
-parameters, a store and a source before they are opened.
+An address with a credential is refused before anything logs or shows it: the command line checks its parameters before a
+run starts, and stores and sources are checked before they are opened.
 """
 
 import re
@@ -20,7 +20,7 @@ _CONNECTION_STRING = re.compile(
     r"(account|shared\s?access)\s?(key|signature)\s*=|(^|\s)(ssl)?(password|pwd)=", re.IGNORECASE
 )
 _USER_AND_PASSWORD = re.compile(r"\s*(//)?[^/\s:@]+:[^/\s@]+@[^/\s@]+[:/]")
-"""What precedes a host where no scheme does."""
+"""A user and a password before a host, in an address without a scheme."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAMES_A_CONTAINER = re.compile(r"(abfss?|wasbs?|adl)://[^:@/]+@[^@/]+(/|$)", re.IGNORECASE)
 _DECODINGS = 3
@@ -31,7 +31,7 @@ class CredentialError(AlmanacError):
 
 
 def carries_credential(address: str) -> bool:
-    """Whether an address contains a user, password, key or signature, also a percent-encoded one.
+    """Whether an address contains a user, password, key or signature, even if it is percent-encoded.
 
     A container before the account, as in `abfss://CONTAINER@ACCOUNT...`, is not a credential.
 
@@ -48,7 +48,7 @@ def carries_credential(address: str) -> bool:
 def refuse_credential(
     name: str, address: str, instead: str = "a managed identity or the AZURE_* environment variables"
 ) -> None:
-    """Raise `CredentialError`, which does not repeat the address, where it carries a credential; `instead` is the advice."""
+    """Raise `CredentialError`, which does not repeat the address, if it carries a credential; `instead` is what to use."""
     if carries_credential(address):
         raise CredentialError(
             f"{name} carries a credential. Expected a plain address.\nUse {instead}, and revoke the exposed credential."
@@ -56,9 +56,9 @@ def refuse_credential(
 
 
 def _has_user(address: str) -> bool:
-    """Whether a user precedes a host. A raw `/`, `@` or blank in a password does not hide it.
+    """Whether the address names a user. A raw `/`, `@` or space in a password does not hide it.
 
-    Text may stand before an address, as in `jdbc:postgresql://`; such an address ends at a blank.
+    Text may precede the address, as in `jdbc:postgresql://`; it then ends at a space.
     """
     if _USER_AND_PASSWORD.match(address):
         return True

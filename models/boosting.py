@@ -11,6 +11,6 @@ __all__ = ["lgb", "release_memory"]
 
 
 def release_memory() -> None:
-    """Return to the system what was freed: glibc keeps it for each thread that grew an ensemble, see malloc_trim(3)."""
+    """Return freed memory to the system: glibc keeps it for each thread that grew an ensemble, see malloc_trim(3)."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)

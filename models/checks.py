@@ -1,4 +1,4 @@
-"""Checks of what signatures cannot express about a scenario. Run them on your own:
+"""Checks of the rules for a scenario that signatures cannot express. Run them on your own scenario:
 
     from models.checks import check_scenario
     check_scenario(MINE, {"values": frame})
@@ -36,7 +36,7 @@ _NEARLY = 1e-6
 
 
 class ScenarioError(AlmanacError):
-    """A scenario breaks a rule that applies to all; `fault` names it."""
+    """A scenario breaks a rule that applies to all scenarios; `fault` names it."""
 
     def __init__(self, scenario: str, fault: str, detail: str) -> None:
         super().__init__(f"{scenario}: {fault}. {detail}")
@@ -103,10 +103,10 @@ def check_scenario(
 ) -> None:
     """Train and score a scenario, and raise `ScenarioError` for the first rule that it breaks.
 
-    `frames` are its tables as stored, without `shard`, with rows after `as_of`, which is by default the time after
-    four fifths of those in the first sharded table. `times` names the column of each table that says when a
-    row becomes known; by default the column of dates or times in `unique`. Leave out a table whose rows are
-    known in advance, such as a plan.
+    `frames` are its tables as stored, without `shard`, and must have rows after `as_of`. The default `as_of` is later than
+    four fifths of the times in the first sharded table. `times` names the column of each table that says when a row
+    becomes known; by default the column of dates or times in `unique`. Leave out tables whose rows are known in advance,
+    such as a plan.
     """
     times = _times(scenario, frames) if times is None else times
     if as_of is None:
@@ -132,7 +132,7 @@ def _check_training(case: _Case, past: _Case) -> FitResult:
         raise ScenarioError(
             case.scenario.name,
             RANDOM if again else LOOKS_AHEAD,
-            f"{again} Two trainings on the same tables must give the same bundle."
+            f"{again} Two trainings on the same tables must produce the same bundle."
             if again
             else f"{difference} A training must not use rows after {case.as_of}.",
         )
@@ -157,18 +157,22 @@ def _check_round_trip(case: _Case, bundle: FitResult) -> Any:
 def _check_scoring(case: _Case, past: _Case, model: Any) -> None:
     scores, name = case.scores(model), case.scenario.name
     if difference := _difference(scores.rows, case.scores(model).rows):
-        raise ScenarioError(name, RANDOM, f"{difference} Scoring twice must give the same rows.")
+        raise ScenarioError(name, RANDOM, f"{difference} Scoring twice must produce the same rows.")
     _check_keys(case, scores)
     missing = set(case.scenario.published_table(case.options).schema) - set(scores.rows.columns)
     if missing:
-        raise ScenarioError(name, COLUMNS, f"Published columns that rows lack: {', '.join(sorted(missing))}.")
+        raise ScenarioError(name, COLUMNS, f"The rows lack published columns: {', '.join(sorted(missing))}.")
     others = (
         (LOOKS_AHEAD, past.scores(model), f"Rows must not use anything after {case.as_of}."),
-        (OTHER_KEYS, case.scores(model, calls=2), "Rows of a key must be the same in any call."),
+        (
+            OTHER_KEYS,
+            case.scores(model, calls=2),
+            "Rows of a key must not depend on the other keys of a call.",
+        ),
         (
             SHARDING,
             _Case(case.scenario, case.frames, case.as_of, case.options, shards=2).scores(model),
-            "Rows of a key must be the same in any number of shards.",
+            "Rows of a key must not depend on the number of shards.",
         ),
     )
     for fault, other, rule in others:
@@ -186,13 +190,13 @@ def _check_keys(case: _Case, scores: Scores) -> None:
         (
             scores.keys.filter(pl.col("status").is_in(["scored", "fallback"])),
             scores.rows,
-            "scored but have no row",
+            "reported as scored but have no row",
         ),
     ):
         missing = there.select(key).unique().join(here.select(key), on=key, how="anti").sort(key)
         if missing.height:
             raise ScenarioError(
-                name, LOST_KEY, f"{missing.height} keys were {what}, such as {missing.row(0)}."
+                name, LOST_KEY, f"{missing.height} keys were {what}, for example {missing.row(0)}."
             )
     if scores.keys.height != scores.keys.select(key).n_unique():
         raise ScenarioError(name, LOST_KEY, "A key was accounted for more than once.")
@@ -204,7 +208,7 @@ def _check_keys(case: _Case, scores: Scores) -> None:
 
 
 def _training_difference(one: FitResult, other: FitResult) -> str:
-    """The first file or figure in which two bundles differ, in words; empty where they are equal."""
+    """A sentence about the first file or figure in which two bundles differ; empty if they are equal."""
     if set(one.files) != set(other.files):
         return f"The files are {sorted(one.files)} and {sorted(other.files)}."
     for name, file in one.files.items():

@@ -22,7 +22,7 @@ _NUMERIC_SHARE = 0.95
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 UNKNOWN = ("", "na", "n/a", "#n/a", "nan", "null", "(null)", "none", "<na>", "\\n", "-", "--", ".", "#value!", "#div/0!",
     "#num!", "#ref!", "#name?", "bad", "bad input", "no data", "i/o timeout")  # fmt: skip
-"""Words for an unknown number, in lower case, from databases, pandas, Excel and plant historians."""
+"""Words that stand for an unknown number in databases, pandas, Excel and plant historians, in lower case."""
 Decimals = Literal["comma", "point"]
 """The decimal separator."""
 Duplicates = Literal["add", "average", "last", "refuse"]
@@ -32,21 +32,21 @@ ODD_NAMES = {
     "digits_lost": r"^\d([.,]\d+)?[eE]\+\d+$",
     "no_name": r"(?i)^(nan|null|\(null\)|none|<na>|n/a|\\n|#(n/a|ref!|value!|name\?|div/0!|num!))$",
 }
-"""The rules that names of things break, and how such names are: 4.01E+12 is what a spreadsheet has left of a long
-number, and nan what pandas writes for a missing one. NA may be a name."""
+"""Rules for the names of things -> the pattern of names that break them: a spreadsheet turns a long number into
+4.01E+12, and pandas writes nan for a missing name. NA may be a name."""
 FLAGS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 _YES = ("y", "j", "ja", "wahr", "oui", "vrai", "si", "sí", "sì", "vero",
     "verdadero", "sim", "tak", "да")  # fmt: skip
 _NO = ("n", "nein", "nee", "nej", "falsch", "non", "faux", "não", "nie", "нет")
 _FLAG_WORDS = FLAGS | dict.fromkeys(_YES, "1") | dict.fromkeys(_NO, "0")
-"""Words for 1 and 0 in people's tables, in lower case; S and O are rather south and east beside N."""
+"""Words for 1 and 0 in people's tables, in lower case. S and O are missing: next to N, they may mean south and east."""
 
 
 @dataclass(frozen=True)
 class AcceptResult:
-    """`good` rows, typed; `bad` has `ROW` and `RULE` of the others; `ignored` columns were not read.
+    """`good` has the typed rows, `bad` the `ROW` and `RULE` of the others; `ignored` names columns that were not read.
 
-    `merged` counts rows that another row with the same unique columns represents in `good`.
+    `merged` counts rows that were merged into another row of `good` with the same unique columns.
     """
 
     good: pl.DataFrame
@@ -59,9 +59,9 @@ class AcceptResult:
 class FoldResult:
     """The result of folding rows into the stored ones.
 
-    `new` are rows to add, `changed` rows that replace stored ones. `repeated` counts rows
-    that were stored already. `refused` are rows that can no longer be accepted, with `RULE`. `superseded`
-    counts rows that later ones among them replace.
+    `new` has the rows to add, `changed` those that replace stored ones, `refused` those that can no longer be
+    accepted, with `RULE`. `repeated` counts rows that were already stored, `superseded` those that later ones among
+    the folded rows replace.
     """
 
     new: pl.DataFrame
@@ -84,15 +84,15 @@ def accept(
     amounts: Sequence[str] = (),
     words: int | None = 0,
 ) -> AcceptResult:
-    """`raw`, numbered by `ROW`, split by a contract. Of rows with the same `unique` columns one is good.
+    """`raw`, numbered by `ROW`, split by a contract. Of rows with the same `unique` columns, one is good.
 
-    Where they differ in other columns, `duplicates` says what to do; without it `ContractError` is raised.
+    If such rows differ in other columns, `duplicates` says what to do; without it, `ContractError` is raised.
     `add` sums the columns in `amounts` and averages the other numbers. With `covariates`, further numeric
     columns are kept, and text columns with at most `words` distinct values; None: any number.
 
-    Times without an offset are in `timezone`; raises `ContractError` where that is None. `dates`
-    says whether the day or the month comes first, where the column does not show it. Rows whose time is after
-    `latest`, or far from all others, are bad.
+    Times without an offset are in `timezone`; if that is None, they raise `ContractError`. `dates` says whether the
+    day or the month comes first in a column that does not show it. Rows whose time is after `latest`, or far from all
+    others, are bad.
     """
     required = schema.column_names()
     texts: list[pl.Series] = []
@@ -180,7 +180,7 @@ def last_of_each(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def replace(table: pl.LazyFrame, rows: pl.DataFrame, unique: Sequence[str]) -> FoldResult:
-    """`rows`, each combination of `unique` once, replace rows of the stored `table` where their values differ.
+    """The result of replacing rows of the stored `table` by `rows` with other values; `unique` is unique in `rows`.
 
     Columns that `table` has and `rows` lacks keep their stored values.
     """
@@ -201,7 +201,7 @@ def replace(table: pl.LazyFrame, rows: pl.DataFrame, unique: Sequence[str]) -> F
 
 
 def as_new_rows(rows: pl.DataFrame) -> FoldResult:
-    """`rows`, all of them new."""
+    """The result of adding all `rows`."""
     return FoldResult(rows, rows.clear(), 0, _no_refusals(rows))
 
 
@@ -210,7 +210,7 @@ def _no_refusals(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _valid(schema: "type[dy.Schema]", typed: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows that satisfy `schema`, and for each other row the first rule that it breaks."""
+    """The rows that satisfy `schema`, and the first rule that each of the others breaks."""
     from models.schemas import dy
 
     contract: type[dy.Schema] = type("Numbered", (schema,), {"row": dy.UInt32(alias=ROW)})
@@ -232,7 +232,7 @@ def _with_covariates(schema: "type[dy.Schema]", numbers: list[str], texts: list[
 
 
 def _texts(columns: pl.DataFrame, words: int | None) -> list[pl.Series]:
-    """Stripped text columns, null where empty, that have at most `words` distinct values."""
+    """Text columns with at most `words` distinct values, stripped; empty cells are null."""
     texts = []
     for column in columns.iter_columns():
         if column.dtype not in _TEXT or column.name == "shard" or "`" in column.name:
@@ -245,9 +245,9 @@ def _texts(columns: pl.DataFrame, words: int | None) -> list[pl.Series]:
 
 
 def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
-    """Further columns that hold numbers: by their type or, for text, by nearly all of their values.
+    """The names of further columns of numbers: by their type or, for text, by nearly all of their values.
 
-    `shard` is not one of them, nor is a column whose name a Delta table does not allow.
+    Excludes `shard` and columns whose names a Delta table does not allow.
     """
     names = []
     for column in raw.drop(ROW, *exclude).iter_columns():
@@ -263,7 +263,7 @@ def _numeric(raw: pl.DataFrame, exclude: list[str]) -> list[str]:
 
 
 def _as_numbers(values: pl.Series) -> pl.Series:
-    """Text of a covariate with null for unknown values and, where all others are flags, 1 and 0 for those.
+    """Text of a covariate with null for unknown values and, if all others are flags, 1 and 0 for them.
 
     >>> _as_numbers(pl.Series(["TRUE", "no", "NA", "I/O Timeout"])).to_list()
     ['1', '0', None, None]
@@ -310,7 +310,7 @@ def _implausible(times: pl.DataFrame, latest: datetime | None) -> pl.DataFrame:
 
 
 def _cast(values: pl.Series, dtype: Any, timezone: str | None, dates: DateOrder | None) -> pl.Series:
-    """`values` as `dtype`, null where that is impossible."""
+    """`values` as `dtype`; null if they cannot be converted."""
     if values.dtype == pl.String and not isinstance(dtype, pl.String):
         values = values.str.strip_chars()
     try:
@@ -324,7 +324,7 @@ def _cast(values: pl.Series, dtype: Any, timezone: str | None, dates: DateOrder 
 
 
 def _unparsable(raw: pl.DataFrame, typed: pl.DataFrame) -> pl.DataFrame:
-    """Rows with a value that is not of its column's type, with the first such column as the rule."""
+    """Rows with a value that is not of its column's type; the rule names the first such column."""
     columns = [c for c in raw.columns if raw[c].dtype != typed[c].dtype]
     if not columns:
         return pl.DataFrame(schema={ROW: pl.UInt32, RULE: pl.String})

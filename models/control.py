@@ -7,14 +7,13 @@ ratios (Bartlett 1936, JRSS Supplement 3)::
 
     mean +- t(1 - alpha, n - 1) * s * sqrt(1 + 1/n)
 
-Unlike the three sigma of a Shewhart chart for individuals, they are valid for few points, too: where points
+Unlike the three sigma of a Shewhart chart for individuals, they are also valid for few points: if points
 are identically distributed and independent, one in 1 / `FALSE_ALARMS` is beyond a watched limit, however small n
-is (Hahn & Meeker 1991, Statistical Intervals, chapter 4). Points with a season or autocorrelation are beyond them
-more often.
+is (Hahn & Meeker 1991, Statistical Intervals, chapter 4). Seasonal or autocorrelated points are beyond them more often.
 
 A point beyond a watched limit is `degraded`. It is left out of the baseline of later points, unless fewer than
 `FEWEST` remain: a lasting degradation eventually becomes the new normal. A published point with less than half
-as many rows as the published ones before it, such as that of the current day, is `incomplete`: it is not
+as many rows as the published ones before it, such as the point of the current day, is `incomplete`: it is not
 judged, and not part of any baseline.
 """
 
@@ -46,7 +45,7 @@ CONTROL: dict[str, Any] = {
 }
 """The points of control charts. `source`: `backtest` or `published`. `baseline`: the number of points that centre and
 limits come from; null without limits. `verdict`: `as expected`, `degraded`, `improved` (beyond the limit that is not
-watched), `incomplete`, or `unknown` where there are no limits yet, and of the backtest."""
+watched), `incomplete`, or `unknown` (no limits yet, or a point of the backtest)."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ class Limits:
 
 
 def limits(values: Sequence[float], tail: float = FALSE_ALARMS) -> Limits | None:
-    """The limits, beyond each of which one more value lies with probability `tail`; None where they are undefined.
+    """The two limits beyond each of which the next value lies with probability `tail`; None if they are undefined.
 
-    They are undefined for fewer than `FEWEST` values, or values that are all equal. Values are not negative.
+    They are undefined for fewer than `FEWEST` values and for equal values. Values must not be negative.
 
     >>> found = limits([0.25, 0.16, 0.25, 0.36])
     >>> round(found.centre, 2), found.baseline
@@ -84,10 +83,10 @@ def limits(values: Sequence[float], tail: float = FALSE_ALARMS) -> Limits | None
 def points(
     published: pl.DataFrame, backtest: pl.DataFrame, charts: Mapping[str, ControlChart]
 ) -> pl.DataFrame:
-    """The points of `charts` with their limits and verdicts, see `CONTROL`, by chart, series and period.
+    """The points of `charts` with their limits and verdicts, sorted by chart, series and period; see `CONTROL`.
 
-    `published` and `backtest` are tallies (`models.scenario.TALLIES`) of any number of `as_of`s; those of the
-    backtest count up to the first published point. Limits depend on earlier points only.
+    `published` and `backtest` are tallies (`models.scenario.TALLIES`) of any number of `as_of`s; the
+    backtest counts up to the first published point. Limits depend only on earlier points.
     """
     place = ["chart", "series", "period"]
     sums_by_source = []
@@ -110,7 +109,7 @@ def points(
 
 
 def _points_of(series: pl.DataFrame, chart: ControlChart) -> list[dict[str, Any]]:
-    """The points of one series, oldest first, each judged by the ones before it."""
+    """The points of one series, oldest first, each judged by the points before it."""
     points: list[dict[str, Any]] = []
     for row in series.iter_rows(named=True):
         value = row["numerator"] / row["denominator"]
@@ -156,6 +155,6 @@ def _verdict(
 
 
 def newest(control: pl.DataFrame) -> pl.DataFrame:
-    """The newest published point of each series that was judged."""
+    """The newest judged published point of each series."""
     rows = control.filter(pl.col("source") == PUBLISHED, pl.col("verdict") != "incomplete")
     return rows.sort("period").group_by("chart", "series", maintain_order=True).last().sort("chart", "series")

@@ -1,18 +1,18 @@
 """Drift: whether a bundle's inputs still resemble those that it was trained on.
 
-Rows are wide: `cycle`, the time of the cycle that they belong to, and a column per feature, numbers or
-text. Null is a missing value. NaN is not applicable, such as the relative price of a product without a
+Rows are wide: `cycle`, the time of the cycle that they belong to, and a column of numbers or text per feature.
+Null means that a value is missing, NaN that the feature does not apply, such as the relative price of a product without a
 past: those rows do not count for that feature.
 
-The distance between two samples is the population stability index (PSI), of which textbooks call 0.1
-moderate and 0.25 large. But inputs have seasons, and the rows of a cycle depend on each other: perfectly
+The distance between two samples is the population stability index (PSI). Textbooks call a PSI of 0.1
+moderate and of 0.25 large. But inputs have seasons, and the rows of a cycle depend on each other: perfectly
 ordinary weeks can differ by more. So the limit is learnt from the past: each cycle of the
 reference is compared with all others, and the limit is above all of these values and above their upper
 prediction limit, see `Usual`.
 
-That limit lies where the past has no values: a rate of 1 in 1,000 split among 16 features is 1 cycle in 16,000
-for each, and the past has a hundred or so. With few rows, the PSI exceeds it several times as often. So one
-excess is not an alarm, but a second one in the next cycle is, or one that is far beyond the limit.
+That limit is an extrapolation: a rate of 1 in 1,000 split among 16 features is 1 cycle in 16,000
+for each, and the past has a hundred cycles or so. With few rows, the PSI exceeds it several times as often. So one
+excess is not an alarm, but a second one in the next cycle is, and so is one that is far beyond the limit.
 
 Siddiqi (2006), Credit Risk Scorecards, for the PSI; Whitmore (1986), The American Statistician 40(2), for
 prediction limits.
@@ -44,11 +44,11 @@ SCHEMA: dict[str, Any] = {
     "rows": pl.Int64,
     "cycles": pl.Int64,
 }
-"""`psi` of the current cycle against the reference, `usual` its median among the cycles of the reference,
-`limit` the value that it has to exceed, see `Rule`, `p_value` the probability of a value as high, for one feature in
+"""`psi` compares the current cycle with the reference, `usual` is its median among the cycles of the reference,
+`limit` the value above which it counts, see `Rule`, `p_value` the probability of a value as high, for one feature in
 one cycle. `distance` is the greatest difference of shares: Kolmogorov-Smirnov for numbers, total variation for text.
-`unseen` is the share of values outside the reference's range, or not among its values. `rows` are those of
-the current cycle, `cycles` those of the reference that could be compared. Null where unknown.
+`unseen` is the share of numbers outside the reference's range, or of text not among its values. `rows` counts the rows
+of the current cycle, `cycles` the comparable cycles of the reference. Null means unknown.
 """
 
 _ROOT = 1 / 6
@@ -68,7 +68,7 @@ class Rule:
     rate: float = 0.001
     """Share of cycles with a false alarm, over all features together."""
     far: float = 2.0
-    """One cycle is enough where the PSI is more than this multiple of its limit."""
+    """One cycle is enough if the PSI is more than this multiple of its limit."""
     material: float = 0.1
     """A PSI below this is not an alarm, however unusual it is."""
     fewest_rows: int = 2
@@ -76,15 +76,15 @@ class Rule:
     fewest_cycles: int = 12
     """With fewer cycles in the reference, nothing is an alarm."""
     bins: int = 5
-    """Bins of numbers, by quantiles of the reference; fewer where a cycle has few rows."""
+    """Maximum number of bins of numbers, by quantiles of the reference; fewer if a cycle has few rows."""
 
 
 def drift(reference: pl.DataFrame, current: pl.DataFrame, rule: Rule | None = None) -> pl.DataFrame:
-    """Each feature of each cycle of `current` against the many cycles of `reference`; see `SCHEMA`. The worst first.
+    """Each feature of each cycle of `current`, compared with the many cycles of `reference`, worst first; see `SCHEMA`.
 
-    The cycles of `current` are successive; the one before the first of them counts as usual.
-    Within a cycle, drifted features rank before others, then by the ratio of the PSI to its limit, then
-    by name. Features that are missing in one of the two are left out.
+    The cycles of `current` are successive; the cycle before the first one is assumed to be as usual.
+    Within a cycle, features are ranked by whether they drifted, then by the ratio of the PSI to its limit, then
+    by name. Features that are missing in either frame are left out.
     """
     rule = rule or Rule()
     features = [name for name in reference.columns if name != CYCLE and name in current.columns]
@@ -103,11 +103,11 @@ def in_order_of_rank(lines: pl.DataFrame) -> pl.DataFrame:
 
 
 def psi(counts: Counts, reference: Counts) -> Counts:
-    """Population stability index of each row of `counts` against its row of `reference`; bins are columns.
+    """Population stability index of each row of `counts` against its row of `reference`; columns are bins.
 
-    The sum over the bins of the difference of shares times the logarithm of their ratio, 0 where they are
-    equal. Half a row is added to each bin of the reference, and one row, spread like the reference, to a
-    sample, so that an empty bin counts no more than so few rows justify.
+    It is the sum over the bins of the difference of shares times the logarithm of their ratio, 0 for equal shares.
+    Half a row is added to each bin of the reference, and one row, spread like the reference, to each
+    sample, so that an empty bin of a small sample counts little.
 
     >>> psi(np.array([[50.0, 50.0], [0.0, 100.0]]), np.array([[500.0, 500.0], [500.0, 500.0]])).round(2).tolist()
     [0.0, 2.63]
@@ -120,7 +120,7 @@ def psi(counts: Counts, reference: Counts) -> Counts:
 
 @dataclass(frozen=True)
 class Usual:
-    """The distribution of the PSI of the reference's cycles, each against the others.
+    """The distribution of the PSI of the reference's cycles, each compared with the others.
 
     For the PSI of a further cycle, `(root - mean) / error` has Student's t distribution with `freedom` degrees of
     freedom. The root is the sixth root: the cube root makes the PSI of independent rows nearly normal, the
@@ -135,11 +135,11 @@ class Usual:
 
     @classmethod
     def of(cls, values: Counts) -> "Usual":
-        """From the PSI of at least three cycles, in their order.
+        """From the PSI of at least three cycles, in order of time.
 
         Autocorrelated cycles are less informative than independent ones: `n` count as
-        `n (1 - r) / (1 + r)`, where r is the autocorrelation. Where the past hardly varies, as for an event
-        that has not happened yet, the PSI is assumed to vary by half of itself.
+        `n (1 - r) / (1 + r)`, where r is the autocorrelation. If the past hardly varies, as for an event
+        that has not happened yet, the standard deviation of the PSI is assumed to be half its mean.
         """
         roots = values**_ROOT
         mean = float(roots.mean())
@@ -153,13 +153,13 @@ class Usual:
         return cls(float(np.median(values)), float(values.max()), mean, error, effective - 1)
 
     def limit(self, rate: float) -> float:
-        """The value that a further one exceeds with probability `rate`; not below the highest value so far."""
+        """The value that the next PSI exceeds with probability `rate`; not below the highest PSI so far."""
         from scipy.stats import t
 
         return max((self.mean + float(t.isf(rate, self.freedom)) * self.error) ** (1 / _ROOT), self.highest)
 
     def p_value(self, value: float) -> float:
-        """The probability of a further value as high as `value`."""
+        """The probability that the next PSI is at least `value`."""
         from scipy.stats import t
 
         return float(t.sf((value**_ROOT - self.mean) / self.error, self.freedom))
@@ -168,7 +168,7 @@ class Usual:
 def _feature(
     reference: pl.DataFrame, current: pl.DataFrame, name: str, rule: Rule, features: int
 ) -> list[dict[str, object]]:
-    """The lines of one feature, one per cycle of `current`, without their ranks."""
+    """The lines of one feature, one per cycle of `current`, without ranks."""
     before = _pairs(reference, name)
     nothing = {"feature": name, "drifted": False, "rows": 0, "cycles": 0}
     if before.is_empty():
@@ -206,7 +206,7 @@ def _feature(
 
 
 def _pairs(rows: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Cycle and value of the rows that count for a feature; booleans as numbers."""
+    """The cycle and value of the rows to which a feature applies; booleans as numbers."""
     column = pl.col(name)
     pairs = rows.select(CYCLE, column)
     if pairs.schema[name].is_float():
@@ -217,9 +217,9 @@ def _pairs(rows: pl.DataFrame, name: str) -> pl.DataFrame:
 
 
 def _among_themselves(rows: pl.DataFrame, place: NDArray[np.int64], bins: int) -> tuple[Counts, int]:
-    """The PSI of each cycle against all others, in order, and the number of cycles.
+    """The PSI of each cycle against all others, in order of time, and the number of cycles.
 
-    Cycles with less than half the rows of the median cycle are left out: with few rows the PSI is high by chance.
+    Cycles with less than half the rows of the median cycle are left out: with few rows, the PSI is high by chance.
     """
     cycle = rows[CYCLE].rank("dense").to_numpy().astype(np.int64) - 1
     number = int(cycle.max()) + 1
@@ -230,7 +230,7 @@ def _among_themselves(rows: pl.DataFrame, place: NDArray[np.int64], bins: int) -
 
 
 def _of_few_rows(reference: Counts, rows: int, few: int) -> float:
-    """The PSI of `rows` rows that are spread like the reference, except that `few` of them are in its rarest bin."""
+    """The PSI of `rows` rows that are spread like the reference, except for `few` of them, which are in its rarest bin."""
     few = min(few, rows)
     counts = reference / reference.sum() * (rows - few)
     counts[0, reference[0].argmin()] += few
@@ -238,7 +238,7 @@ def _of_few_rows(reference: Counts, rows: int, few: int) -> float:
 
 
 def _description(old: pl.Series, new: pl.Series) -> dict[str, float | None]:
-    """The further figures of a line: distance, means, and shares of missing and unseen values. `old` is sorted."""
+    """The other figures of a line: distance, means, and shares of missing and unseen values. `old` is sorted."""
     facts: dict[str, float | None] = {
         "missing_before": old.null_count() / len(old),
         "missing_now": new.null_count() / len(new),
@@ -266,7 +266,7 @@ def _description(old: pl.Series, new: pl.Series) -> dict[str, float | None]:
 
 
 def _distance(x: Counts, y: Counts) -> float:
-    """The greatest difference of the distribution functions of sorted `x` and `y`, which is at a value of `y`."""
+    """The greatest difference between the distribution functions of sorted `x` and `y`, at the values of `y`."""
     sides: tuple[Literal["left"], Literal["right"]] = ("left", "right")
     shares = [[np.searchsorted(one, y, side=side) / len(one) for one in (x, y)] for side in sides]
     return float(max(np.abs(a - b).max() for a, b in shares))
@@ -274,10 +274,9 @@ def _distance(x: Counts, y: Counts) -> float:
 
 @dataclass(frozen=True)
 class _Bins:
-    """The bins of a feature: missing values are the first; numbers by `edges`, or text by `names`.
+    """The bins of a feature: the first is for missing values, the others for numbers by `edges` or text by `names`.
 
-    A number lies in the bin that begins at the last edge up to it. Text that is not in the reference is in
-    the last bin.
+    A bin of numbers includes its lower edge. Text that is not in `names` is in the last bin.
     """
 
     edges: Counts
@@ -285,10 +284,10 @@ class _Bins:
 
     @classmethod
     def of(cls, values: pl.Series, rows: float, most: int) -> "_Bins":
-        """For a reference of `values`, in cycles of about `rows` rows.
+        """The bins for a reference of `values`, in cycles of about `rows` rows.
 
-        Bins of numbers end at quantiles, so that they hold about the same number of rows; the outermost hundredth
-        on either side is a separate bin where there are enough rows, and so is a value that many rows share.
+        Bins of numbers end at quantiles, so that they hold about the same number of rows. The outermost hundredth
+        on either side is a separate bin if there are enough rows, and so is a value that many rows share.
         """
         present = values.drop_nulls()
         if values.dtype == pl.String:

@@ -6,7 +6,7 @@ from typing import ClassVar
 class AlmanacError(Exception):
     """An error that says what was given, what was expected and what to do; shown without a traceback.
 
-    `passing` says whether it may disappear by itself, so that a retry is worthwhile. Most errors do not: the input
+    `passing` says whether it may disappear by itself, so that a retry is worthwhile. Most do not: the input
     stays wrong until someone corrects it.
     """
 
@@ -14,4 +14,4 @@ class AlmanacError(Exception):
 
 
 class ContractError(AlmanacError):
-    """The data as a whole breaks its contract: none of it can be used."""
+    """The data breaks its contract as a whole: none of it can be used."""

@@ -1,4 +1,4 @@
-"""Importing libraries without the dependencies of features that nothing here uses."""
+"""Importing libraries without dependencies that serve only unused features."""
 
 import sys
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without(*modules: str) -> Iterator[None]:
-    """Make imports of these modules fail in the block, as if they were not installed; loaded ones stay."""
+    """Make imports of these modules fail in the block, as if they were not installed; loaded modules stay."""
     hidden = [name for name in modules if name not in sys.modules]
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]

@@ -10,7 +10,7 @@ OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a graph: a matrix with `columns` in their order, or without them one value per row."""
+    """An input or output of a graph: a matrix with `columns` in this order; without `columns`, one value per row."""
 
     name: str
     kind: str
@@ -20,7 +20,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX graph as bytes; every input has a row per row to score."""
+    """An ONNX graph as bytes; every input has one row for each row to score."""
 
     name: str
     onnx: bytes
@@ -30,8 +30,8 @@ class Graph:
 
 @dataclass(frozen=True)
 class Interchange:
-    """`graphs` to score with elsewhere, `facts` that a caller needs to use them, ready for JSON, and
-    descriptions of what is `outside` the graphs."""
+    """`graphs` for scoring elsewhere, JSON-ready `facts` that a caller needs to use them, and descriptions of what is
+    `outside` the graphs."""
 
     graphs: Sequence[Graph]
     outside: Sequence[str]

@@ -1,4 +1,4 @@
-"""Layouts: how the files of other products hold a scenario's tables, by name (`--layout`).
+"""Layouts: how the files of other products hold a scenario's tables (`--layout`).
 
 `Layout.columns` has the names of the table's columns in those files, and `Layout.arrange` converts files of another
 shape into rows of the table. The user's `--column` takes precedence.
@@ -18,7 +18,7 @@ TIMES = ("timestamp", "Timestamp", "TIMESTAMP", "time", "date")
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source, or one member of a zip: its path for messages, and its rows."""
+    """One file of a source, or one member of a zip archive: its path for messages, and its rows."""
 
     name: str
     frame: pl.LazyFrame
@@ -37,15 +37,15 @@ class SourceFile:
 
     @property
     def folder(self) -> str | None:
-        """The name of the folder or zip that contains the file; None where its path names none."""
+        """The name of the folder or zip archive that contains the file; None if its path has neither."""
         above = self.name.rpartition("/")[0].rpartition("/")[2]
         return above.removesuffix(".zip") or None
 
 
 @dataclass(frozen=True)
 class LayoutRequest:
-    """An ingest's request to a layout: the table; the name of each table's source, without folders and endings; and
-    the user's options for columns and dates."""
+    """An ingest's request to a layout: the table; the name of each table's source, without folders and extensions;
+    and the user's options for columns and dates."""
 
     table: str
     sources: Mapping[str, str]
@@ -62,10 +62,10 @@ Arrange = Callable[[Sequence[SourceFile], LayoutRequest], Sequence[SourceFile]]
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of files: `about` describes it in a sentence, the other fields say how a table is made of them.
+    """A kind of file: `about` describes it in a sentence, the other fields say how such files become a table.
 
     `columns` has the possible names of each column of a table; the first one that a file has is used.
-    `constants` are values of columns that a file lacks.
+    `constants` are the values of columns that a file lacks.
     """
 
     about: str
@@ -80,7 +80,7 @@ class Layout:
 
 
 def with_header(file: SourceFile, names: Sequence[str]) -> SourceFile:
-    """A part with the column `names` where its first line is not a header but a row, which contains a time."""
+    """The file with column `names` if its first line is not a header but a row, that is, contains a time."""
     header = file.columns
     if len(header) < len(names) or {*names} & {*header}:
         return file
@@ -93,7 +93,7 @@ def with_header(file: SourceFile, names: Sequence[str]) -> SourceFile:
 
 
 def time_and_others(file: SourceFile, request: LayoutRequest) -> tuple[str, list[str]]:
-    """The time column, which is the one that the user names, else one in `TIMES`, else the first; and the others."""
+    """The time column (the one that the user names, else one in `TIMES`, else the first) and the other columns."""
     columns = file.columns
     candidates = (request.mapping.get("time"), *TIMES)
     time = next((c for c in candidates if c in columns), columns[0])
@@ -108,7 +108,7 @@ def day(column: str, order: DateOrder | None) -> pl.Expr:
 def beside(
     base: SourceFile, side: SourceFile, on: Sequence[str], dated: Mapping[str, str], order: DateOrder | None
 ) -> SourceFile:
-    """`base` with the columns of `side` that it lacks, joined by `on` and the day. Raises where no row matches.
+    """`base` with the columns of `side` that it lacks, joined by `on` and the day. `ContractError` if no row matches.
 
     `dated` maps the day column of the base to that of the side.
     """

@@ -1,7 +1,7 @@
 """LightGBM models from their text, which is checked first, because the library trusts every index in it.
 
-A child that is its own ancestor causes an endless loop, a feature or leaf that does not exist reads foreign memory, and an
-objective of many classes writes it.
+A node that is its own ancestor causes an endless loop, a feature or leaf that does not exist makes LightGBM read memory
+out of bounds, and an objective of several classes makes it write there.
 """
 
 import re
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NUMBER = r"[-+]?(\d+(\.\d*)?(e[-+]?\d+)?|inf|nan)"
 _LINE = re.compile(rf"\w+=({_NUMBER}( {_NUMBER})*)?")
 _OBJECTIVE = re.compile(r"(quantile|binary|regression)( \w+:[\w.+-]+)*")
-"""Objectives of which each row has one value. Others write as many as the text says."""
+"""Objectives with one value per row. Others write as many values as the text says."""
 _END = "\nend of trees\n"
 _MOST_LEAVES = 131_072
 """LightGBM's own limit."""
@@ -34,7 +34,7 @@ class ModelTextError(AlmanacError):
 
 
 def booster_of(text: str) -> "lgb.Booster":
-    """The model of a text. Raises `ModelTextError` where `check` does or LightGBM cannot read it.
+    """The model of a text. Raises `ModelTextError` if `check` does or if LightGBM cannot read it.
 
     The text after the trees, such as the training parameters, is left out: predictions do not need it.
     """
@@ -56,16 +56,18 @@ def check(text: str) -> None:
     body, end, _ = text.partition(_END)
     head, *trees = body.split("\nTree=")
     if not text.startswith("tree\n") or not end:
-        raise _error("it does not begin with 'tree' or has no 'end of trees'")
+        raise _error("it does not begin with 'tree', or lacks 'end of trees'")
     fields = _fields(head, "the head")
     if (fields.get("num_class"), fields.get("num_tree_per_iteration")) != ("1", "1"):
-        raise _error("num_class and num_tree_per_iteration have to be 1")
+        raise _error("num_class and num_tree_per_iteration must be 1")
     if not _OBJECTIVE.fullmatch(fields.get("objective", "regression")):
         raise _error(f"its objective is {fields['objective'][:100]!r}")
     features = _whole(fields, "max_feature_idx", "the head") + 1
     for name in ("feature_names", "feature_infos"):
         if features < 1 or len(fields.get(name, "").split()) != features:
-            raise _error(f"{name} has not one entry for each of the {features} features of max_feature_idx")
+            raise _error(
+                f"{name} does not have one entry for each of the {features} features of max_feature_idx"
+            )
     if "tree_sizes" in fields:
         _check_sizes(_wholes(fields, "tree_sizes", "the head"), trees)
     for number, tree in enumerate(trees):
@@ -81,7 +83,7 @@ def _check_sizes(sizes: NDArray[np.int64], trees: Sequence[str]) -> None:
     """LightGBM locates each tree by the sizes of the trees before it."""
     actual = [len(f"Tree={tree}\n".encode()) for tree in trees]
     if sizes.tolist() != actual:
-        raise _error("tree_sizes are not the sizes of the trees")
+        raise _error("tree_sizes does not match the sizes of the trees")
 
 
 def _check_tree(fields: dict[str, str], features: int, where: str) -> None:
@@ -103,7 +105,7 @@ def _check_tree(fields: dict[str, str], features: int, where: str) -> None:
 def _check_splits(fields: dict[str, str], nodes: int, features: int, where: str) -> None:
     feature = _wholes(fields, "split_feature", where, nodes)
     if ((feature < 0) | (feature >= features)).any():
-        raise _error(f"{where}: split_feature names a feature that is not among the {features}")
+        raise _error(f"{where}: split_feature names a feature that does not exist; there are {features}")
     kind = _wholes(fields, "decision_type", where, nodes)
     if ((kind < 0) | (kind > 15)).any():
         raise _error(f"{where}: decision_type is not between 0 and 15")
@@ -113,16 +115,16 @@ def _check_splits(fields: dict[str, str], nodes: int, features: int, where: str)
         raise _error(f"{where}: num_cat is {sets}")
     set_numbers = threshold[(kind & _CATEGORICAL) > 0]
     if not ((set_numbers >= 0) & (set_numbers < sets) & (set_numbers == np.floor(set_numbers))).all():
-        raise _error(f"{where}: a threshold names a set of categories that is not among the {sets}")
+        raise _error(f"{where}: a threshold names a set of categories that does not exist; there are {sets}")
     if sets:
         bounds = _wholes(fields, "cat_boundaries", where, sets + 1)
         words = _wholes(fields, "cat_threshold", where)
         if bounds[0] != 0 or bounds[-1] != len(words) or (np.diff(bounds) < 0).any():
-            raise _error(f"{where}: cat_boundaries do not divide the {len(words)} words of cat_threshold")
+            raise _error(f"{where}: cat_boundaries does not divide the {len(words)} words of cat_threshold")
 
 
 def _check_paths(left: NDArray[np.int64], right: NDArray[np.int64], where: str) -> None:
-    """Every node and leaf has one parent, and a node has a greater number than its parent, so that no path is a cycle."""
+    """Check the depth, and that each node and leaf has one parent, a node one with a smaller number: there is no cycle."""
     children, nodes = np.concatenate([left, right]), len(left)
     parents = np.tile(np.arange(nodes), 2)
     complete = np.concatenate([np.arange(-nodes - 1, 0), np.arange(1, nodes)]) if nodes else children
@@ -144,7 +146,7 @@ def _fields(text: str, where: str) -> dict[str, str]:
     pairs = [line.partition("=")[::2] for line in text.split("\n") if "=" in line]
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise _error(f"{where} has a line twice")
+        raise _error(f"{where} has a repeated line")
     return fields
 
 

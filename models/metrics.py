@@ -24,7 +24,7 @@ def pinball_loss(actual: pl.Expr, forecast: pl.Expr, q: float) -> pl.Expr:
 def pinball(actual: str, quantiles: Mapping[str, float]) -> pl.Expr:
     """Pinball loss averaged over `quantiles` (column -> level), summed over rows, per summed `actual`.
 
-    Dimensionless, 0 is perfect. Null where the actuals sum to nothing.
+    Dimensionless, 0 is perfect. Null if the sum of the actuals is not positive.
     """
     y = pl.col(actual)
     losses = [pinball_loss(y, pl.col(name), q) for name, q in quantiles.items()]
@@ -32,13 +32,13 @@ def pinball(actual: str, quantiles: Mapping[str, float]) -> pl.Expr:
 
 
 def wape(actual: str, forecast: str) -> pl.Expr:
-    """Summed absolute error per summed `actual`: 0 is perfect. Null where the actuals sum to nothing."""
+    """Summed absolute error per summed `actual`: 0 is perfect. Null if the sum of the actuals is not positive."""
     y = pl.col(actual)
     return per_unit((y - pl.col(forecast)).abs().sum(), y.sum())
 
 
 def mape(actual: str, forecast: str) -> pl.Expr:
-    """Mean over rows of the absolute error per actual; rows whose actual is 0 are left out."""
+    """Mean over rows of the absolute error relative to the actual; rows whose actual is 0 are left out."""
     y = pl.col(actual)
     return ((y - pl.col(forecast)).abs() / y).filter(y > 0).mean()
 
@@ -71,7 +71,7 @@ def bands(quantiles: Sequence[float]) -> dict[int, tuple[float, float]]:
 def by_slice(
     frame: pl.DataFrame, measures: Mapping[str, pl.Expr], slices: Sequence[str | None]
 ) -> pl.DataFrame:
-    """`measures` of the whole `frame` (slice None, named `all`) and for each value of the columns in `slices`.
+    """`measures` of the whole `frame` (slice None, named `all`) and of each value of the columns in `slices`.
 
     Long: slice, value_of_slice, metric, value; sorted within a slice by its values.
     """
@@ -96,5 +96,5 @@ def by_slice(
 
 
 def per_unit(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
-    """`numerator` over `denominator`, null where that is not positive."""
+    """`numerator` over `denominator`; null if the denominator is not positive."""
     return pl.when(denominator > 0).then(numerator / denominator)

@@ -22,7 +22,7 @@ class Builder:
         self._constants: list[Any] = []
 
     def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node with one output; its name."""
+        """Add a node with one output, and return the output's name."""
         from onnx import helper
 
         output = f"{kind.lower()}_{len(self._nodes)}"
@@ -30,7 +30,7 @@ class Builder:
         return output
 
     def constant(self, values: Any, dtype: Any = np.float64) -> str:
-        """Add a tensor that is part of the graph; its name."""
+        """Add a tensor that is part of the graph, and return its name."""
         from onnx import numpy_helper
 
         name = f"constant_{len(self._constants)}"
@@ -41,15 +41,15 @@ class Builder:
         return self.op("Cast", value, to=_KINDS[kind])
 
     def column(self, value: str, number: int) -> str:
-        """One column of a matrix, as a matrix of that column."""
+        """One column of a matrix, as a matrix of one column."""
         return self.op("Gather", value, self.constant([number], np.int64), axis=1)
 
     def columns(self, value: str, begin: int, end: int) -> str:
-        """The columns of a matrix from `begin` up to, not including, `end`."""
+        """The columns of a matrix from `begin` (included) to `end` (excluded)."""
         return self.op("Slice", value, *(self.constant([n], np.int64) for n in (begin, end, 1)))
 
     def rows(self, values: Any, numbers: str, dtype: Any = np.float64) -> str:
-        """The rows of a tensor that is part of the graph, by their numbers."""
+        """Rows, by number, of a tensor that becomes part of the graph."""
         return self.op("Gather", self.constant(values, dtype), numbers, axis=0)
 
     def unsqueeze(self, value: str, axis: int = 1) -> str:
@@ -70,7 +70,7 @@ class Builder:
         return self.op("Concat", *maxima, axis=1)
 
     def boosted(self, features: str, text: str) -> str:
-        """The raw score (rows, 1), as double, of a LightGBM model whose trees are added up; see `for_single`."""
+        """The raw score (rows, 1), in double precision, of a LightGBM model, the sum of its trees; see `for_single`."""
         from onnxmltools import convert_lightgbm
         from onnxmltools.convert.common.data_types import FloatTensorType
 
@@ -93,7 +93,7 @@ class Builder:
         missing_left: NDArray[np.bool_],
         value: NDArray[np.float64],
     ) -> str:
-        """The mean of the trees' leaves (rows, 1), as double; arrays as in `models.machines.trees.Trees`."""
+        """The mean of the trees' leaves (rows, 1), in double precision; arrays as in `models.machines.trees.Trees`."""
         tree = np.searchsorted(roots, np.arange(len(feature)), side="right") - 1
         begin, leaf = roots[tree], left == np.arange(len(left))
         attributes = {
@@ -119,7 +119,7 @@ class Builder:
         return self.cast(trees, "double")
 
     def graph(self, name: str, inputs: Sequence[Port], outputs: Sequence[tuple[str, Port]]) -> Graph:
-        """The checked graph of all nodes; `outputs` are values with the ports that name them."""
+        """The graph of all nodes, checked; `outputs` are values with the ports that name them."""
         import onnx
         from onnx import helper
 
@@ -138,10 +138,10 @@ class Builder:
 
 
 def for_single(text: str) -> str:
-    """A LightGBM model's text, adapted so that the converted model scores single-precision features alike.
+    """A LightGBM model's text, adapted so that the converted model scores single-precision features equally.
 
-    Each threshold becomes the greatest single-precision number that is not above it, and where a missing value
-    counts as zero, the side that zero goes to is made explicit. The objective's link is left out: the
+    Each threshold becomes the greatest single-precision number that is not above it. Where a missing value
+    counts as zero, the side to which zero goes is made explicit. The objective's link is left out: the
     model's output is its raw score.
     """
     trees = re.sub(r"(?m)^objective=.*$", "objective=regression", text)

@@ -1,4 +1,4 @@
-"""dataframely without SQLAlchemy and two of its dialects, which saves a quarter of a processor second in every process."""
+"""dataframely without SQLAlchemy and two of its dialects; saves a quarter of a processor second in every process."""
 
 from models.imports import without
 

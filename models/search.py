@@ -1,7 +1,7 @@
 """The space of a search for hyperparameters, as data, and the rule for giving up a trial.
 
 A space maps names of options to choices, in the order in which they are made. A later choice may depend
-on an earlier one: it is made only where that one has one of the values in `when`.
+on an earlier one: it is made only if the earlier choice has one of the values in `when`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 When = Mapping[str, Sequence[Any]]
-"""Earlier choices, each with the values of which one is required."""
+"""Earlier choices, each with the values that it may have."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class OneOf:
     when: When = field(default_factory=dict)
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is one of the values; a list counts as the tuple of its items."""
+        """Whether `value` is one of the values; a list counts as a tuple."""
         return (tuple(value) if isinstance(value, list) else value) in self.values
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number from `low` to `high`, both included; with `log`, spread evenly over its logarithm."""
+    """A whole number from `low` to `high`, both included; with `log`, its logarithm is uniform."""
 
     low: int
     high: int
@@ -41,7 +41,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Real:
-    """A number from `low` to `high`; with `log`, spread evenly over its logarithm."""
+    """A number from `low` to `high`; with `log`, its logarithm is uniform."""
 
     low: float
     high: float
@@ -86,19 +86,19 @@ def of_options(space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def inside(space: Space, values: Mapping[str, Any]) -> bool:
-    """Whether each of the `values` is one that its choice holds."""
+    """Whether the `space` allows each of the `values`."""
     return all(space[name].holds(value) for name, value in values.items())
 
 
 LEAST_TRIALS = 5
-"""Complete trials before any trial is given up."""
+"""Number of complete trials before a trial may be given up."""
 
 
 def bars(complete: Sequence[Sequence[float]]) -> list[float]:
-    """For each fold, the mean loss of the folds so far above which a trial is given up; infinite at first.
+    """For each fold, the mean loss up to that fold above which a trial is given up.
 
-    It is the median over the `complete` trials, each with the losses of all folds, of their means up to that fold,
-    once there are `LEAST_TRIALS` of them. It is infinite at the last fold, after which the trial is complete.
+    It is the median of these means over the `complete` trials, which have the losses of all folds. It is infinite
+    with fewer than `LEAST_TRIALS` complete trials, and at the last fold, after which a trial is complete.
     The median stopping rule of Golovin et al. (2017), Google Vizier, KDD, on running means.
 
     >>> bars([[1.0, 3.0]] * 5)
@@ -114,7 +114,7 @@ def bars(complete: Sequence[Sequence[float]]) -> list[float]:
 
 
 def given_up(losses: Sequence[float], bars: Sequence[float]) -> bool:
-    """Whether a trial with these losses, of the folds so far, is not worth another fold.
+    """Whether a trial with these losses of its folds so far is not worth another fold.
 
     >>> given_up([2.0], [1.0, float("inf")]), given_up([1.0], [1.0, float("inf")])
     (True, False)

@@ -1,4 +1,4 @@
-"""How people and programs write dates and times, and how ISO 8601 writes the same."""
+"""How people and programs write dates and times, and the same in ISO 8601."""
 
 import polars as pl
 
@@ -77,7 +77,7 @@ _ISO = (
 
 
 def tidied(text: pl.Series) -> pl.Series:
-    """Times without a weekday and the like, the time of day with colons and behind the date, zones as offsets.
+    """Times without weekdays and the like, with the time of day after the date and with colons, and zones as offsets.
 
     >>> tidied(pl.Series(["Mon, 29 Jan 2024, 10:30 CET", "29.01.2024 10.30.00"])).to_list()
     ['29 Jan 2024 10:30 +01:00', '29.01.2024 10:30:00']
@@ -86,7 +86,7 @@ def tidied(text: pl.Series) -> pl.Series:
 
 
 def as_iso(text: pl.Series) -> pl.Series:
-    """Dates whose order is known as in ISO 8601, with the time of day, if any, behind a blank; all others as they are.
+    """Dates whose order is known in ISO 8601, with a space before the time of day, if any; others unchanged.
 
     >>> as_iso(pl.Series(["29-JAN-24 10:30", "29 janvier 2024", "KW 5/2024"])).to_list()
     ['2024-01-29 10:30', '2024-01-29', '2024-W05-1']

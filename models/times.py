@@ -1,12 +1,12 @@
-"""Times as people write them -> dates, and moments in UTC, one reader for all tables; and when a day ends.
+"""Reads times as people write them, for all tables, as dates or moments in UTC; and says when a day ends.
 
 It reads ISO 8601 (with `-`, `/` or nothing between the parts, with weeks such as 2024-W05, with or without an offset),
 dd.mm.yyyy, dd/mm/yyyy or mm/dd/yyyy, names of months in several languages, AM and PM, seconds, milliseconds, microseconds or
 nanoseconds since 1970, and days as Excel counts them. A date without a time is the start of that day; an ISO week is
 its Monday.
 
-A date as `as_of` means the same in every scenario: that day is used, all of it, until it ends in `ALMANAC_TIMEZONE`.
-Sales use the week that it belongs to, devices its hours up to the last one, machines its telemetry up to the last.
+A date as `as_of` means the same in every scenario: all of that day is used, until it ends in `ALMANAC_TIMEZONE`.
+Sales use the week that contains the day, devices all of its hours, machines all of its telemetry.
 """
 
 import os
@@ -23,7 +23,7 @@ from models.time_notations import OFFSET, as_iso, tidied
 
 TIME = pl.Datetime("us", "UTC")
 DateOrder = Literal["day-first", "month-first", "year-week"]
-"""What comes first in dates with slashes or hyphens and the year at the end; or that 202405 is a week of a year."""
+"""What comes first in dates with slashes or hyphens and the year at the end; `year-week`: 202405 is a week of 2024."""
 _CLOCK = pl.Datetime("us")
 _FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d %I:%M:%S%.f %p", "%Y-%m-%d %I:%M %p",
@@ -33,16 +33,16 @@ _DAYS = ("%Y-%m-%d", "%Y%m%d", "%G-W%V-%u")
 _YEAR_AND_NUMBER = r"^(?:((?:19|20)\d\d)[ /.-]?(\d{1,2})|(\d{1,2})[ /.-]((?:19|20)\d\d))$"
 """A year and the number of a week or a month in either order."""
 _ZONE = r"\s([A-Z][A-Za-z]+(?:/[A-Za-z_+-]+)+)$"
-"""The name of a time zone behind a time."""
+"""The name of a time zone after a time."""
 _MIDNIGHT = r" 24:00(:00)?(\.0+)?$"
-"""How the end of a day may be written. ISO 8601."""
+"""The end of a day, as ISO 8601 allows it to be written."""
 _YEAR_LAST = r"^(\d{1,2})[/-](\d{1,2})[/-](\d{4}|\d{2})\b"
 _NUMBER = r"^(\d{5}|\d{8,19})(\.\d*)?$|^\d(\.\d+)?[eE]\+?\d{1,2}$"
 _SHORTENED = r"^\d(\.\d{1,5})?[eE]"
-"""A number of which Excel has left at most six digits."""
+"""A number that Excel has shortened to at most six digits."""
 _EPOCHS = {"s": 1e0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _FIRST_SECOND, _LAST_SECOND = 1e8, 4.2e9
-"""Numbers are seconds (or thousandths of them, and so on) since 1970 if that makes them times from 1973 to 2103."""
+"""Numbers are seconds (or milliseconds, and so on) since 1970 if that makes them times from 1973 to 2103."""
 _EXCEL = 25_569
 """1970-01-01 as Excel counts days."""
 _FIRST_DAY, _LAST_DAY = 36_526, 55_153
@@ -54,9 +54,9 @@ _HALF_AN_HOUR = timedelta(minutes=30)
 
 
 def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) -> pl.Series:
-    """`times` as UTC in microseconds, null where they cannot be read; under the same name.
+    """`times` as UTC in microseconds, under the same name; null if they cannot be read.
 
-    Text may carry an offset (`2018-08-28T23:00:05+02:00`, `…Z`). Raises `ContractError` where times
+    Text may carry an offset (`2018-08-28T23:00:05+02:00`, `…Z`). Raises `ContractError` if times
     have no offset and `timezone` is None, for an unknown `timezone`, and for dates of an unknown `order`.
 
     >>> utc(pl.Series(["2.3.2026 08:00", "1772438400", "2026-03-02T09:00:00+01:00"]), "UTC").dt.hour().to_list()
@@ -89,7 +89,7 @@ def utc(times: pl.Series, timezone: str | None, order: DateOrder | None = None) 
 
 
 def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
-    """`values` as dates, null where they cannot be read; a time becomes the day that it names, whatever its offset.
+    """`values` as dates, null if they cannot be read; a time becomes the day that it names, whatever its offset.
 
     Raises `ContractError` for dates whose order of day and month is unknown.
 
@@ -113,7 +113,7 @@ def days(values: pl.Series, order: DateOrder | None = None) -> pl.Series:
 
 
 def local_timezone() -> ZoneInfo:
-    """The time zone by which days and weeks end: `ALMANAC_TIMEZONE`, or UTC. Raises `ContractError` for an unknown one."""
+    """The time zone in which days and weeks end: `ALMANAC_TIMEZONE`, or UTC. Raises `ContractError` if it is unknown."""
     name = os.environ.get("ALMANAC_TIMEZONE") or "UTC"
     try:
         return ZoneInfo(name)
@@ -129,7 +129,7 @@ def local_day(now: datetime) -> date:
 
 
 def start_of(day: date) -> datetime:
-    """The moment in UTC at which a day begins in `local_timezone`, even where its clock changes on that day."""
+    """The moment in UTC at which a day begins in `local_timezone`, even if its clock changes on that day."""
     return datetime.combine(day, time(), local_timezone()).astimezone(UTC)
 
 
@@ -139,14 +139,14 @@ def end_of(day: date) -> datetime:
 
 
 def as_moment(when: date, of_day: Callable[[date], datetime] = start_of) -> datetime:
-    """A time with an offset, UTC where it has none; a day is its start or, with `end_of`, its end."""
+    """A time with its offset (by default UTC); a day becomes its start or, with `end_of`, its end."""
     if not isinstance(when, datetime):
         return of_day(when)
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def time_text(when: date) -> str:
-    """A day, or a moment in UTC to the minute, as people are shown it.
+    """A day, or a moment in UTC to the minute, as text for people.
 
     >>> time_text(datetime(2026, 3, 3, 4, 30, tzinfo=UTC)), time_text(date(2026, 3, 3))
     ('2026-03-03T04:30Z', '2026-03-03')
@@ -155,9 +155,9 @@ def time_text(when: date) -> str:
 
 
 def far_from_others(times: pl.Series) -> pl.Series:
-    """Whether each time is far from all others, such as the times of a clock that was never set.
+    """Whether each time is far from all others, such as a time of a clock that was never set.
 
-    These are at most one in a hundred (one, among twenty or more) at either end, more than a year and
+    Such times are at most one in a hundred (or one among twenty or more) at either end, and more than a year and
     ten times the range of all others away from them.
 
     >>> far_from_others(pl.Series([0, *range(19_000, 19_030)]).cast(pl.Date)).sum()
@@ -182,7 +182,7 @@ def far_from_others(times: pl.Series) -> pl.Series:
 
 
 def _beyond_gap(ends: pl.Series, other_end: object) -> object | None:
-    """The outermost time that is not beyond a gap, from outside; None where there is no gap."""
+    """The outermost time inside the innermost gap; None if there is no gap. `ends` run from the outermost inwards."""
     span = abs(ends[-1] - other_end)
     gaps = [inner for outer, inner in pairwise(ends) if abs(inner - outer) > max(_LONG, _FAR * span)]
     return gaps[-1] if gaps else None
@@ -200,7 +200,7 @@ def _dates(clocks: pl.Series, moments: pl.Series) -> pl.Series:
 def _filled(
     values: pl.Series, text: pl.Series, rest: pl.Series, parse: Callable[[pl.Series], pl.Series]
 ) -> pl.Series:
-    """`values` with those of the `rest` parsed from their text, each distinct one once."""
+    """`values` with those of the `rest` parsed from their text, each distinct text once."""
     some = text.filter(rest)
     distinct = some.unique(maintain_order=True)
     parsed = pl.DataFrame({"text": distinct, "value": parse(distinct)})
@@ -211,7 +211,7 @@ def _filled(
 def _with_weeks(dates: pl.Series, text: pl.Series, order: DateOrder | None) -> pl.Series:
     """`dates` with the Mondays of ISO weeks that are written as a year and a number, such as 202405.
 
-    Raises `ContractError` where no number is above 12, so that all could be months, unless `order` says what they are.
+    Raises `ContractError` if no number is above 12, so that all could be months, unless `order` is `year-week`.
     """
     if _are_few(text, _YEAR_AND_NUMBER):
         return dates
@@ -219,20 +219,20 @@ def _with_weeks(dates: pl.Series, text: pl.Series, order: DateOrder | None) -> p
     year, number = parts["1"].fill_null(parts["4"]), parts["2"].fill_null(parts["3"]).str.zfill(2)
     if order != "year-week" and not (number.cast(pl.Int64) > 12).any():
         raise ContractError(
-            f"{text.name}: {text.filter(number.is_not_null())[0]} and the like could be weeks or months. Expected days or "
-            "weeks. If they are weeks of a year, give --dates year-week."
+            f"{text.name}: values such as {text.filter(number.is_not_null())[0]} could be weeks or months. Expected days or "
+            "weeks. If they are weeks of a year, add --dates year-week."
         )
     weeks = (year + "-W" + number + "-1").str.to_date("%G-W%V-%u", strict=False)
     return dates.fill_null(weeks)
 
 
 def _are_few(text: pl.Series, pattern: str = _YEAR_LAST) -> bool:
-    """Whether so few values are written like that, by default with the year last, that they are probably mistakes."""
+    """Whether so few values match `pattern`, by default a date with the year last, that they are probably mistakes."""
     return int(text.str.contains(pattern).sum()) <= _FEW * text.len()
 
 
 def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few: bool) -> pl.Series:
-    """Text in any supported notation as UTC; null where it names a zone that is none."""
+    """Text in any supported notation as UTC; null if it names an unknown time zone."""
     zones = text.str.extract(_ZONE)
     text = tidied(text.str.replace(_ZONE, ""))
     clocks, moments = _clocks(text, order, few)
@@ -250,7 +250,7 @@ def _moments(text: pl.Series, timezone: str | None, order: DateOrder | None, few
 
 
 def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Series, pl.Series]:
-    """The local times that text shows, and the moments that numbers stand for."""
+    """The local times of text, and the moments of numbers."""
     text = tidied(text)
     is_number, is_shortened = text.str.contains(_NUMBER), text.str.contains(_SHORTENED)
     if is_shortened.sum() == is_number.sum():
@@ -271,10 +271,10 @@ def _clocks(text: pl.Series, order: DateOrder | None, few: bool) -> tuple[pl.Ser
 
 
 def _year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> pl.Series:
-    """Dates with slashes or hyphens and the year last as YYYY-MM-DD; unchanged where their order is unknown.
+    """Dates with slashes or hyphens and the year last as YYYY-MM-DD; unchanged if their order is unknown.
 
-    The order is the one that all of them allow. 24/01/29 is in 2024 where first numbers are all above 12 and differ less
-    than the last ones. Raises `ContractError` where both orders or none are possible, unless `may_lack`.
+    The order is the one that fits all of them. 24/01/29 is in 2024 if all first numbers are above 12 and differ less
+    than the last ones. Raises `ContractError` if both orders fit or neither does, unless `may_lack`.
     """
     parts = text.str.extract_groups(_YEAR_LAST).struct.unnest()
     first, second, third = (parts[name].cast(pl.Int64) for name in ("1", "2", "3"))
@@ -302,7 +302,7 @@ def _year_first(text: pl.Series, order: DateOrder | None, *, may_lack: bool) -> 
 
 
 def _of_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Numbers as local times, for YYYYMMDD with or without a time, and as moments since 1970."""
+    """Numbers as local times, if they are YYYYMMDD with or without a time, and as moments since 1970."""
     whole = values.cast(pl.Int64, strict=False).cast(pl.String)
     clocks = whole.str.to_date("%Y%m%d", strict=False).cast(_CLOCK)
     clocks = clocks.zip_with((whole.str.len_chars() == 8).fill_null(False), pl.Series([None], dtype=_CLOCK))
@@ -335,20 +335,20 @@ def _parsed(text: pl.Series, formats: tuple[str, ...]) -> pl.Series:
 
 
 def _with_whole_years(times: pl.Series) -> pl.Series:
-    """`times` with null for years of two digits, which polars reads as the first century."""
+    """`times` with null for two-digit years, which polars reads as years of the first century."""
     return times.zip_with(
         (times.dt.year() >= 1000).fill_null(False), times.clear().extend_constant(None, len(times))
     )
 
 
 def _located(naive: pl.Series, timezone: str | None) -> pl.Series:
-    """Local times as UTC; null where they occur twice or never."""
+    """Local times as UTC; null if they occur twice or never."""
     if timezone is None:
         naive_times = naive.drop_nulls()
         if naive_times.len():
             raise ContractError(
                 f"{naive.name}: times have no time zone, e.g. {naive_times[0]}. Expected an offset such as "
-                f"{naive_times[0].isoformat()}Z; or name their time zone with --timezone, e.g. --timezone UTC."
+                f"{naive_times[0].isoformat()}Z. Or name their time zone, e.g. --timezone UTC."
             )
         return pl.Series(naive.name, [None] * naive.len(), dtype=TIME)
     there = naive.dt.replace_time_zone(timezone, ambiguous="null", non_existent="null")
@@ -356,9 +356,9 @@ def _located(naive: pl.Series, timezone: str | None) -> pl.Series:
 
 
 def _by_order(moments: pl.Series, clocks: pl.Series, timezone: str) -> pl.Series:
-    """Moments of `clocks` that occur twice in a zone, where the order of rows shows which one is meant; else null.
+    """Moments of `clocks` that occur twice in a zone, if the order of rows shows which occurrence is meant; else null.
 
-    It does where such rows, between an earlier and a later one, go back by half an hour or more exactly once:
+    It does if such rows, between an earlier and a later one, go back by half an hour or more exactly once:
     rows before that are the first occurrence, rows after it the second.
     """
     first, second = (
@@ -397,7 +397,7 @@ def _known_timezone(timezone: str) -> None:
 
 
 def in_words(duration: timedelta) -> str:
-    """A duration in whole days, or in hours where it is less than two days.
+    """A duration in whole days, or in hours if it is less than two days.
 
     >>> in_words(timedelta(hours=1)), in_words(timedelta(days=1)), in_words(timedelta(days=1023, hours=3))
     ('1 hour', '24 hours', '1,023 days')

@@ -40,7 +40,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of at most `limit` rows; of the rest only the number is shown.
+    """A table of at most `limit` rows, and the number of those left out.
 
     Column names are the headings. `formats` gives a column's number format (`".1%"`, `"+,.0f"`);
     other numbers have thousands separators and as many decimals as their size needs. `key` maps
@@ -111,15 +111,15 @@ class Track:
 
 @dataclass(frozen=True)
 class Explorer:
-    """A chart of one key, which is selected on the page.
+    """A chart of one key, which the reader selects on the page.
 
     `key` maps key columns to their names on the page; each becomes a searchable selector, except
     `panels`, the last of them, whose values are drawn one below the other: those in `order` first,
     then the rest by name. `start` is the key shown first, by default the first one. `about` has the
     key columns and further text columns, named as shown, at most one row per key. With
-    `recent`, the chart opens on that many last points in time, and a button shows them all. `unit`
-    is the title of the value axis; with panels, the panel's name is. A `shard` column, where a track
-    has one, saves reading.
+    `recent`, the chart opens on that many of the last points in time, and a button shows them all.
+    `unit` is the title of the value axis; with panels, it is the panel's name. A track with a `shard`
+    column is read faster.
     """
 
     key: Mapping[str, str]
@@ -146,7 +146,7 @@ class Section:
 
 
 def number(value: object, form: str) -> str:
-    """A number as text, with a real minus sign; what rounds to zero has no sign.
+    """A number as text, with a real minus sign; a number that rounds to zero has no sign.
 
     >>> number(-1234.5, "+,.0f"), number(-0.2, "+,.0f"), number(0.0004, ".1%")
     ('−1,234', '0', '0.0%')
@@ -156,7 +156,7 @@ def number(value: object, form: str) -> str:
 
 
 def compact(units: float) -> str:
-    """A number to read at a glance, three digits of it.
+    """A number to read at a glance: three significant digits.
 
     >>> compact(950), compact(12_345), compact(5_432_100), compact(0.4)
     ('950', '12,345', '5.43 M', '0.4')

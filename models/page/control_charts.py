@@ -15,7 +15,7 @@ POINTS = 60
 
 
 def sections(charts: Mapping[str, ControlChart], control: pl.DataFrame) -> list[Section]:
-    """One section with a chart per series and the newest points as a table; none without evaluations."""
+    """One section with a chart per series and a table of the newest points; none without evaluations."""
     if control.is_empty():
         return []
     latest = newest(control)
@@ -43,7 +43,9 @@ def _summary(latest: pl.DataFrame) -> str:
         names = ", ".join(f"**{row['series']}** ({row['period']})" for row in worse.iter_rows(named=True))
         summary = f"Worse than chance would explain: {names}."
     elif verdicts.height:
-        summary = "Published rows are as accurate as before, within what chance explains."
+        summary = (
+            "Published rows are as accurate as before; differences are no larger than chance would explain."
+        )
     else:
         summary = "There are too few points yet to say what chance would explain."
     return (

@@ -29,9 +29,9 @@ _LABELS = {
 
 
 def sections(drift: pl.DataFrame) -> list[Section]:
-    """One section with the newest lines as a table, worst first, and a chart of the first few over time.
+    """One section with a table of the newest lines, worst first, and a chart of the first few over time.
 
-    `drift` has the lines of all cycles, see `models.drift.SCHEMA`, with `as_of` and `kind`. None where
+    `drift` has the lines of all cycles, see `models.drift.SCHEMA`, with `as_of` and `kind`. No section if
     nothing has been compared yet.
     """
     if drift.is_empty():
@@ -57,9 +57,9 @@ def _summary(latest: pl.DataFrame) -> str:
     elif latest.filter(pl.col("psi") > pl.col("limit")).height:
         summary = "Beyond its limit once, which is not an alarm yet: see the next cycle."
     else:
-        summary = "All watched features are as usual in the training."
+        summary = "All watched features are within the usual range of the training."
     return (
-        f"{summary} The population stability index (PSI) measures how far a cycle is from the training; "
+        f"{summary} The population stability index (PSI) measures how much a cycle differs from the training; "
         "the limit reflects how much cycles of the training differ from each other."
     )
 
@@ -82,9 +82,7 @@ def _course(drift: pl.DataFrame, latest: pl.DataFrame) -> list[Block]:
         "yaxis": {"title": {"text": "PSI over its limit"}, "rangemode": "tozero"},
         "shapes": [limit | {"line": {"color": page.ALERT, "width": 1, "dash": "4px,3px"}}],
     }
-    note = (
-        f"The features that moved furthest. Above 1 twice in a row is an alarm, above {Rule.far:g} at once."
-    )
+    note = f"The features that moved furthest. Above 1 twice in a row is an alarm; above {Rule.far:g}, once is enough."
     return [Chart({"data": data, "layout": layout}, note)]
 
 

@@ -1,8 +1,8 @@
 """An explorer's series as compressed chunks that a page holds and decodes one at a time.
 
 Tens of thousands of series fit into one page because a value is stored as a small integer, in
-steps of its own series, and the integers of neighbouring columns as differences, low bytes apart
-from high bytes, which deflates well.
+steps of its own series, and each column as its difference from the one before, with low and high
+bytes apart, which deflates well.
 """
 
 import zlib
@@ -49,11 +49,11 @@ class Packed:
 
 
 def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
-    """Every series of the explorer's tracks; a key is included if any track has a row of it.
+    """Every series of the explorer's tracks; a key is included if any track has a row for it.
 
-    Reads the tracks in batches of about `batch_rows` rows, each made of whole values of the first
-    key column. A value is off by at most half a step; steps are 1, 2 or 5 times a power of ten,
-    whole numbers stay whole, and are exact where the series spans no more steps than there are.
+    Reads the tracks in batches of about `batch_rows` rows; all rows of a value of the first key column are in the
+    same batch. A value is off by at most half a step; steps are 1, 2 or 5 times a power of ten.
+    Whole numbers stay whole, and are exact if the range of the series is at most the number of steps.
     """
     batches, rows = _batches(explorer, batch_rows)
     width = max((len(columns(track)) for track in explorer.tracks), default=1)
@@ -95,7 +95,7 @@ def pack(explorer: Explorer, *, batch_rows: int = BATCH_ROWS) -> Packed:
 
 
 def columns(track: Track) -> list[str]:
-    """The value columns of a track in the order they are stored: from low to high, then the actual.
+    """The value columns of a track in the order in which they are stored: from low to high, then the actual.
 
     >>> from models.page.blocks import Band
     >>> columns(Track(pl.LazyFrame(), Line("y", "Sold"), Line("q50", "Median"), [Band("q5", "q95", "90 %")]))
@@ -111,7 +111,7 @@ def columns(track: Track) -> list[str]:
 def quantise(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`(codes, origin, step)` of an array of series; codes have its shape, the others its length.
 
-    NaN and infinite values get code 0. All values of a series (its columns too) share the step, so
+    NaN and infinite values get code 0. All values of a series, in all of its columns, have the same step, so that
     their order survives.
 
     >>> codes, origin, step = quantise(np.array([[3.0, 7.0, np.nan]]), 1000)
@@ -135,7 +135,7 @@ def quantise(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _round_up(x: np.ndarray) -> np.ndarray:
-    """The next larger of 1, 2, 5 times a power of ten."""
+    """`x`, rounded up to 1, 2 or 5 times a power of ten."""
     exponent = np.floor(np.log10(x))
     mantissa = x / 10.0**exponent
     return np.select([mantissa <= 1, mantissa <= 2, mantissa <= 5], [1.0, 2.0, 5.0], 10.0) * 10.0**exponent
@@ -181,7 +181,7 @@ def _batches(explorer: Explorer, batch_rows: int) -> tuple[list[_Batch], int]:
 
 
 class _Index:
-    """The keys in the order of their series, as codes into labels that grow by the batch."""
+    """The keys in the order of their series, as codes into labels, which grow with each batch."""
 
     def __init__(self, explorer: Explorer) -> None:
         self.key = list(explorer.key)
@@ -196,7 +196,7 @@ class _Index:
         self.size = 0
 
     def add(self, keys: pl.DataFrame) -> int:
-        """Append the keys; the number of the first one."""
+        """Append the keys, and return the number of the first one."""
         first, self.size = self.size, self.size + keys.height
         rows = keys
         if self.about is not None:
@@ -246,9 +246,9 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a track, and the key of each run of rows that have the same one, with the number of each row's run.
+    """Rows of a track, the number of each row's run, and the key of each run. A run is consecutive rows of one key.
 
-    Tables are sorted by key, so that a few keys stand for many rows.
+    Tables are sorted by key, so that there are few runs.
     """
 
     frame: pl.DataFrame
@@ -270,7 +270,7 @@ class _TrackPacker:
         self.labels = {mark.column: self._labels(mark) for mark in track.marks}
 
     def _labels(self, mark: Mark) -> list[str]:
-        """The texts of a mark; a single empty one where it is not text."""
+        """The texts of a mark; a single empty text if the mark is not text."""
         if self.schema[mark.column] != pl.String:
             return [""]
         texts = self.track.frame.select(pl.col(mark.column).drop_nulls().unique().sort()).collect(

@@ -19,7 +19,7 @@ class StudyView:
     """The result of a study.
 
     `trials` has number, state (complete, pruned or failed), loss, folds, seconds, reason and one text column
-    per choice, empty where the choice did not apply. `folds` names the folds, the judging one last; `before`
+    per choice, empty if the choice did not apply. `folds` names the folds; the last one judges the winner. `before`
     and `after` are the losses of the incumbent and the winner at each fold, empty without a winner.
     `choices` has one row per choice: choice, before, after, importance (null where unknown).
     """
@@ -76,7 +76,9 @@ def _by_fold(view: StudyView) -> Chart:
         "yaxis": {"title": {"text": "Loss"}},
         "hovermode": "x",
     }
-    caption = "The loss that bundles are compared by, fold by fold. The last fold took no part in the search."
+    caption = (
+        "The loss by which bundles are compared, fold by fold. The last fold took no part in the search."
+    )
     return Chart({"data": data, "layout": layout}, caption)
 
 
@@ -107,15 +109,15 @@ def _importance(ranking: pl.DataFrame) -> Chart:
     layout = {
         "height": 130 + 26 * rows.height,
         "xaxis": {
-            "title": {"text": "Share of what set the best trials apart"},
+            "title": {"text": "Share of the difference between the best and all trials"},
             "tickformat": ".0%",
             "type": "linear",
         },
         "yaxis": {"type": "category", "automargin": True},
     }
     caption = (
-        "How far the best trials' values of a choice differ from those of all complete trials (PED-ANOVA). "
-        "With few trials it is a rough guide."
+        "How much the best trials' values of a choice differ from those of all complete trials (PED-ANOVA). "
+        "With few trials, this is only a rough guide."
     )
     return Chart({"data": [bar], "layout": layout}, caption)
 
@@ -166,7 +168,7 @@ def _history(view: StudyView) -> Chart:
         "hovermode": "closest",
     }
     caption = (
-        "The mean loss over the folds that a trial reached; for one given up early, over its first folds."
+        "The mean loss over the folds that a trial reached; if it was given up early, over its first folds."
     )
     return Chart({"data": data, "layout": layout}, caption)
 

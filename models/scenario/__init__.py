@@ -1,35 +1,34 @@
 """The contract of a scenario.
 
 A scenario is one object. Flows name it; tasks take it and never check which one it is. It is pure:
-frames in, frames out, with no files, no environment and no orchestration.
+frames in, frames out, without files, environment or orchestration.
 
-`Scenario` is an abstract class with what every scenario has. Everything else is a capability, a further base
-class: `class Mine(Scenario, HasPage, ReportsGaps)`. Tasks check for
-a capability with `isinstance`. An incomplete class, of either kind, cannot be instantiated;
-`models.checks.check_scenario` tests what signatures cannot express.
+`Scenario` is an abstract class with the members of every scenario. Everything else is a capability, another base
+class: `class Mine(Scenario, HasPage, ReportsGaps)`. Tasks check for a capability with `isinstance`. A class that lacks
+a member of either cannot be instantiated; `models.checks.check_scenario` tests the rules that signatures cannot express.
 
 The members in the order in which tasks call them; those without a class are members of `Scenario`::
 
-    tables                     what is ingested, and the contract of each table
-    context                    small frames that every shard needs, computed once a run
-    prepare_shard              what one shard contributes to training        (mapped over the shards)
+    tables                     the input tables, each with its contract
+    context                    small frames that every shard needs, computed once per run
+    prepare_shard              the contribution of one shard to training     (mapped over the shards)
     fit                        the estimators, the backtest and its metrics   (once, from all the parts)
     load                       files of a bundle -> a model that can score
     MeetsChampions.rebacktest  losses of a champion on the backtest of a challenger
     CatchesUp.due_as_ofs       the `as_of`s that a run without one covers
-    requested_keys             which keys a scoring run must account for
-    ReportsGaps.gaps           what the inputs lack for them
+    requested_keys             the keys that a scoring run must account for
+    ReportsGaps.gaps           gaps in the inputs for these keys
     score                      the published rows of some keys                (mapped over the shards)
-    CompletesRows.complete     what rows need from those of other shards, such as a rank
+    CompletesRows.complete     values that depend on the rows of other shards, such as a rank
     ExplainsRows.explain       how published rows differ from what is usual
-    DerivesTables.derive       tables derived from the published rows; `DerivesFromBundle`: and from the bundle
+    DerivesTables.derive       tables derived from the published rows; `DerivesFromBundle`: also from the bundle
     EmitsEvents.events         events for the published rows
     HasPage.sections           the page of a run
     HasGroundTruth.judge       published rows with their ground truth         (mapped over the `as_of`s)
-    HasGroundTruth.measures    their accuracy; `HasControlCharts.tallies`: the same, as points of charts
+    HasGroundTruth.measures    their accuracy; `HasControlCharts.tallies`: the same, for points of charts
     WatchesInputs.watched_inputs   the inputs that are watched for drift      (mapped over the shards)
     EvaluatesBundles.evaluate  judged rows of a bundle over a range           (mapped over the shards)
-    HasEstimators              the estimators without a store, and as ONNX graphs
+    HasEstimators              using the estimators without a store, and as ONNX graphs
     HasSearch.search           the search for better hyperparameters of `fit`
 """
 

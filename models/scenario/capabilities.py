@@ -1,4 +1,4 @@
-"""Capabilities: base classes that a scenario has besides `Scenario`, for what not every scenario has."""
+"""Capabilities: base classes besides `Scenario`, for members that not every scenario has."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ from models.scenario.searches import Search
 class MeetsChampions(ABC):
     """A challenger can be compared with a champion on rows that the champion has not seen.
 
-    Without it only bundles trained up to the same `as_of` are compared, by the losses of their backtests.
+    Without it, only bundles trained up to the same `as_of` are compared, by the losses of their backtests.
     """
 
     @abstractmethod
@@ -26,12 +26,12 @@ class MeetsChampions(ABC):
     ) -> tuple[float, float, int] | None:
         """Losses of (`backtest`, `model`) on the rows that `model` has not seen, and the number of rows.
 
-        None where `model`, trained on data up to `trained_as_of`, has seen all of them.
+        None if `model`, which was trained on data up to `trained_as_of`, has seen all of them.
         """
 
 
 class CatchesUp(ABC):
-    """A run without an `as_of` covers the ones that were missed. Otherwise it covers only the newest."""
+    """A run without an `as_of` covers those that were missed. Without this capability, it covers only the newest."""
 
     @abstractmethod
     def due_as_ofs(
@@ -39,11 +39,11 @@ class CatchesUp(ABC):
     ) -> Sequence[AsOf]:
         """Every complete `as_of` that is not among `published_as_ofs`, oldest first; `newest` is the last complete one.
 
-        Those before the first published one are not due. Where nothing has been published, the newest `at_most`.
+        Those before the first published one are not due. If nothing has been published, the newest `at_most`.
         """
 
     def changed_as_ofs(self, before: Frames, now: Frames, as_ofs: Collection[AsOf]) -> Sequence[AsOf]:
-        """Those of `as_ofs` whose own rows differ between two versions of the tables: they are scored again."""
+        """Those of `as_ofs` whose own input rows differ between two versions of the tables: they are scored again."""
         return []
 
 
@@ -64,7 +64,7 @@ class ExplainsRows(ABC):
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> pl.DataFrame:
-        """A line per row of `rows`, which are published rows of some keys: additive numbers, and `reasons` in words."""
+        """A line per row of `rows`, the published rows of some keys: additive numbers, and `reasons` in words."""
 
 
 class ReportsGaps(ABC):
@@ -79,19 +79,19 @@ class ReportsGaps(ABC):
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> pl.DataFrame:
-        """What the inputs lack for `keys`, and what the run does about it: a few lines in words; often none."""
+        """The gaps in the inputs for `keys`, and what the run does about them: a few lines in words, often none."""
 
 
 class CompletesRows(ABC):
-    """Published rows need something from those of other shards, such as a rank."""
+    """Published rows have values that depend on the rows of other shards, such as a rank."""
 
     @abstractmethod
     def complete(self, rows: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows of all shards with what they need from each other."""
+        """The rows of all shards, with the values that depend on other shards."""
 
 
 class DerivesTables(ABC):
-    """Further tables are published by `as_of` together with the scored rows."""
+    """Other tables are published, by `as_of`, together with the scored rows."""
 
     @property
     @abstractmethod
@@ -103,13 +103,13 @@ class DerivesTables(ABC):
     ) -> dict[str, pl.DataFrame]:
         """The tables derived from the published `rows`.
 
-        `earlier` holds the rows before `as_of` of the derived tables that exist; `tables` are the inputs.
+        `earlier` holds the rows before `as_of` of those derived tables that exist; `tables` are the inputs.
         """
         return {}
 
 
 class DerivesFromBundle(DerivesTables):
-    """The derived tables need something of the bundle."""
+    """The derived tables depend on the bundle."""
 
     @abstractmethod
     def derive_from_bundle(
@@ -123,7 +123,7 @@ class DerivesFromBundle(DerivesTables):
         """The tables derived from the published `rows` and the bundle's `files`; `tables` are the inputs."""
 
     def derivation_notes(self, files: Mapping[str, File]) -> list[str]:
-        """Notes of a run on derived tables that the bundle's `files` do not support."""
+        """Notes for a run on derived tables that the bundle's `files` do not support."""
         return []
 
 
@@ -134,11 +134,11 @@ class EmitsEvents(ABC):
     def events(
         self, rows: pl.LazyFrame, derived: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> list[Event]:
-        """The events for others to act on; few."""
+        """The few events that others may act on."""
 
 
 class HasPage(ABC):
-    """The page of a run shows more than its control charts and its drift."""
+    """The page of a run shows more than control charts and drift."""
 
     @abstractmethod
     def sections(self, run: RunView) -> list[Section]:
@@ -146,7 +146,7 @@ class HasPage(ABC):
 
 
 class WatchesInputs(ABC):
-    """Inputs are watched for drift. Without it, only the rungs of published rows are."""
+    """Inputs are watched for drift. Without this capability, only the rungs of published rows are watched."""
 
     @abstractmethod
     def watched_inputs(
@@ -154,13 +154,13 @@ class WatchesInputs(ABC):
     ) -> pl.LazyFrame:
         """The watched inputs of some shards.
 
-        At most one row per key and `cycle`, the `as_of` that it belongs to, up to `as_of`; a column per feature, in
-        a form with little seasonality. See `models.drift` for null and NaN. What is usual for a
-        key does not come from rows after `trained_as_of`, or only from rows before each cycle.
+        At most one row per key and `cycle` (the `as_of` that it belongs to) up to `as_of`; a column per feature, in
+        a form with little seasonality. See `models.drift` for null and NaN. A key's usual values come from rows up to
+        `trained_as_of`, or only from rows before each cycle.
         """
 
     def watched_scores(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Published columns whose drift is watched, those that exist."""
+        """The existing published columns whose drift is watched."""
         return ("rung",)
 
 

@@ -1,4 +1,4 @@
-"""What every scenario has."""
+"""The base class of every scenario."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Scenario(ABC):
     @property
     @abstractmethod
     def key(self) -> tuple[str, ...]:
-        """Columns that identify what is scored separately."""
+        """The columns that identify what is scored separately."""
 
     @property
     @abstractmethod
@@ -38,17 +38,17 @@ class Scenario(ABC):
 
     @property
     def cadence(self) -> timedelta | None:
-        """How often new data is expected in the first of `tables`; None where it is not expected at set times."""
+        """How often new data is expected in the first of `tables`; None if there is no set interval."""
         return None
 
     @property
     def fixed_options(self) -> Mapping[str, Any]:
-        """Options that the first ingest fixes, because every stored row depends on them."""
+        """Options that the first ingest fixes because every stored row depends on them."""
         return {}
 
     @property
     def layouts(self) -> Mapping[str, Layout]:
-        """How files of other products hold the tables, by the name that `--layout` gives. By default none."""
+        """How files of other products hold the tables, by the name for `--layout`. By default none."""
         return {}
 
     @property
@@ -68,15 +68,15 @@ class Scenario(ABC):
     def resolve_as_of(self, tables: Frames, as_of: AsOf | None, now: datetime) -> AsOf:
         """The time up to which data is used: `as_of` on the scenario's grid, or the last complete time.
 
-        Raises `ContractError` where `as_of` is before or after the data.
+        Raises `ContractError` if `as_of` is before or after the data.
         """
 
     def omissions(self, tables: Frames, newest: AsOf) -> list[str]:
-        """Notes on data that runs at `newest`, the last complete time, leave out or cannot know. By default none."""
+        """Notes on data that runs at `newest`, the last complete time, leave out or cannot have. By default none."""
         return []
 
     def context(self, tables: Frames, as_of: AsOf, options: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
-        """Small frames that every shard needs, from all shards together; known at `as_of`. By default none."""
+        """Small frames from all shards together that every shard needs, as known at `as_of`. By default none."""
         return {}
 
     def context_notes(self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf) -> list[str]:
@@ -86,9 +86,9 @@ class Scenario(ABC):
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """What one shard contributes to training, by name; frames of one name are concatenated.
+        """The frames that one shard contributes to training, by name; frames of the same name are concatenated.
 
-        By default all rows of the shard in each sharded table: `fit` then cuts them at `as_of`.
+        By default, all rows of the shard in each sharded table; `fit` then cuts them at `as_of`.
         """
         return {
             name: tables[name].collect()
@@ -120,4 +120,4 @@ class Scenario(ABC):
         as_of: AsOf,
         options: Mapping[str, Any],
     ) -> Scores:
-        """Score `keys` in one vectorised pass. The rows of a key do not depend on other keys."""
+        """The scores of `keys`, in one vectorised pass. The rows of a key do not depend on other keys."""

@@ -1,4 +1,4 @@
-"""Capabilities of a scenario that gets ground truth for its published rows."""
+"""Capabilities of a scenario that receives ground truth for its published rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class GroundTruth:
     """The source of the ground truth of published rows.
 
     `tables` are the inputs that contain it: a change in them can change the judgement of rows. `since` and
-    `until` aggregate judged rows to the range of those tables' times that the judgement depends on, both ends
+    `until` aggregate judged rows to the range of times in those tables on which the judgement depends, both ends
     included; null or None: unbounded.
     """
 
@@ -29,7 +29,7 @@ class GroundTruth:
 class ControlChart:
     """A measure that is watched over time: its label on the page, and the side of the limits on which it is worse.
 
-    `every` is the time that a point covers, beginning at its period.
+    `every` is the time that a point covers, starting at its period.
     """
 
     label: str
@@ -46,11 +46,11 @@ TALLIES: dict[str, Any] = {
     "denominator": pl.Float64,
     "rows": pl.Int64,
 }
-"""What judged rows add to points of control charts: sums over all rows of a point, whose value is the ratio."""
+"""What judged rows add to points of control charts: sums over all rows of a point. The point's value is their ratio."""
 
 
 class HasGroundTruth(ABC):
-    """Tables of the scenario tell later whether published rows were right."""
+    """Tables of the scenario later show whether published rows were right."""
 
     @property
     @abstractmethod
@@ -77,7 +77,7 @@ class HasGroundTruth(ABC):
         """Losses of (`backtest`, `judged_rows`) on the targets and origins that both have, and the number of rows.
 
         `backtest` is a challenger's, out of sample; `judged_rows` are rows that the champion published, not
-        pending. None where they have nothing in common.
+        pending. None if they have nothing in common.
         """
         return None
 
@@ -95,7 +95,7 @@ class HasControlCharts(HasGroundTruth):
         """What judged rows of one `as_of` add to the points of `charts`; see `TALLIES`."""
 
     def backtest_tallies(self, backtest: pl.LazyFrame, options: Mapping[str, Any]) -> pl.DataFrame:
-        """The tallies of a bundle's backtest, for the points before the first published one."""
+        """The tallies of a bundle's backtest, for the points before the first published point."""
         return pl.DataFrame(schema=TALLIES)
 
 
@@ -105,7 +105,7 @@ class EvaluatesBundles(Scenario, HasGroundTruth):
     @property
     @abstractmethod
     def bundle_evaluations(self) -> str:
-        """Name of the table of the judged rows of bundles, by the last `as_of` at that time."""
+        """The name of the table of bundles' judged rows, partitioned by the last `as_of` at the time of the evaluation."""
 
     @abstractmethod
     def evaluate(

@@ -25,9 +25,9 @@ class Table:
 
     `schema` holds columns, types and the rules of a row. `unique` names the columns that identify
     a row: a later row with the same values replaces the earlier one. `shard_by` is the part of
-    the key whose hash is the row's shard; empty for a small table that every shard reads as a whole.
-    With `covariates`, further numeric columns are kept as float64. `aliases` are frequent names of
-    columns in sources: column -> name, used for a source that lacks the column.
+    the key whose hash is the row's shard; empty for a small table that every shard reads completely.
+    With `covariates`, further numeric columns are kept as float64. `aliases` maps columns to frequent names
+    in sources, for a source that lacks the column.
     """
 
     name: str
@@ -36,23 +36,23 @@ class Table:
     shard_by: tuple[str, ...] = ()
     covariates: bool = False
     words: int | None = 0
-    """Different words that a further column of text may have to be kept; None: any number of them."""
+    """Maximum number of different words in a further text column that is kept; None: unlimited."""
     required: bool = True
     aliases: Mapping[str, str] = field(default_factory=dict)
     may_be_empty: bool = False
     """Whether a source may have no rows, such as a night without a failure."""
     rows_at_a_time: int | None = None
-    """The number of rows that are read and folded at a time; None: all, as `check` needs them."""
+    """The number of rows that are read and folded at a time; None: all, because `check` needs them."""
     harmless: tuple[str, ...] = ()
-    """Rules whose breach costs only the row: it does not count towards refusing a source."""
+    """Rules whose breach costs only the row: it does not count towards refusing the source."""
     advice: Mapping[str, str] = field(default_factory=dict)
-    """By rule, what to do about rows that break it."""
+    """Rule -> what to do about rows that break it."""
     ahead: timedelta = timedelta(days=2)
     """How far in the future the times that identify a row may be; later ones are mistakes."""
     amounts: tuple[str, ...] = ()
-    """Columns that are summed where rows with the same unique columns are added up."""
+    """Columns that are summed when rows with the same unique columns are added up."""
     wide: tuple[str, str] | None = None
-    """The columns for the names and the cells of the many columns of a wide file."""
+    """The columns that receive the names and the cells of the many columns of a wide file."""
 
     @property
     def required_columns(self) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ class Table:
         return tuple(self.schema.column_names())
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
-        """Raw rows of a file, numbered by `models.contracts.ROW`, split by the contract.
+        """The result of checking raw rows of a file, numbered by `models.contracts.ROW`, against the contract.
 
         `options` are those of the ingest; every table has `timezone`, `dates` (see
         `models.times`), `duplicates` (see `models.contracts`) and `now`.
@@ -79,13 +79,13 @@ class Table:
         )
 
     def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
-        """Raise `ContractError` where `frame`, the good rows, is wrong as a whole.
+        """Raise `ContractError` if `frame`, the good rows, is wrong as a whole.
 
         `stored_tables` are the scenario's existing tables. Not called for tables with `rows_at_a_time`.
         """
 
     def notes(self, frame: pl.DataFrame, stored_tables: Frames) -> tuple[str, ...]:
-        """Notes on good rows that are not read literally; called as `check` is."""
+        """Notes on good rows that are not taken literally; called when `check` is."""
         return ()
 
     def fold(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
@@ -98,11 +98,11 @@ class Table:
         return dataclasses.replace(folded, superseded=rows.height - latest.height)
 
     def replace(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
-        """As `fold`, for accepted rows that are complete for their range of time."""
+        """As `fold`, for accepted rows that are complete for the range of time that they cover."""
         return self.fold(stored_rows, rows)
 
     def corrections(self, stored_rows: pl.LazyFrame, rows: pl.LazyFrame) -> pl.DataFrame:
-        """The unique columns and shard of stored rows that accepted `rows` correct under other unique columns.
+        """The unique columns and shard of stored rows that accepted `rows` correct with other unique columns.
 
         They are removed once `rows` are in the table. By default there are none.
         """
@@ -110,5 +110,5 @@ class Table:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """The columns that locate a row in the table: the unique ones, and the shard where there are shards."""
+        """The columns that locate a row in the table: the unique ones, and the shard if the table has shards."""
         return (*self.unique, "shard") if self.shard_by else self.unique

@@ -1,4 +1,4 @@
-"""What a scenario returns: a bundle, scores, events."""
+"""The results of a scenario: a bundle, scores, events."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ File = pl.DataFrame | str | dict[str, Any]
 
 @dataclass(frozen=True)
 class FitResult:
-    """What `fit` returns: a bundle that has not been saved yet.
+    """The result of `fit`: a bundle that has not been saved yet.
 
     `backtest` holds out-of-sample predictions with actuals, so that anyone can recompute the metrics.
     `metrics` is long: `slice, value_of_slice, metric, value`. `headline` are the
@@ -34,7 +34,7 @@ class Scores:
 
     `rows` are the rows to publish, without `as_of`, `bundle` and `run_id`, which publishing adds.
     `keys` has one row per requested key: the key's columns, `status` (one of `scored`, `fallback`,
-    `skipped`, `failed`), `rung` and `reason` (both null for `scored` where there is nothing to say).
+    `skipped`, `failed`), `rung` and `reason` (both may be null for `scored`).
     """
 
     rows: pl.DataFrame
@@ -43,7 +43,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """The table that a scoring run publishes: columns with polars types, without those that publishing adds."""
+    """The table that a scoring run publishes: its columns and polars types, without the columns that publishing adds."""
 
     name: str
     schema: Mapping[str, Any]
@@ -52,7 +52,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class Event:
-    """An event that others may act on: emitted as `almanac.<scenario>.<name>` about `resource`."""
+    """An event that others may act on, emitted as `almanac.<scenario>.<name>` about `resource`."""
 
     name: str
     resource: str

@@ -25,12 +25,12 @@ class RunView:
     metrics: pl.DataFrame
     headline: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, File] = field(default_factory=dict)
-    """The files of the bundle, see `models.scenario.File`."""
+    """The files of the bundle; see `models.scenario.File`."""
     gaps: pl.DataFrame = field(default_factory=pl.DataFrame)
     derived_tables: Frames = field(default_factory=dict)
     explanations: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """Lines of `ExplainsRows.explain` for the rows worth explaining; empty where the scenario has none."""
+    """Lines of `ExplainsRows.explain` for the rows worth explaining; empty if the scenario explains none."""
     control: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """The points of the control charts, see `models.control`; empty where nothing has been evaluated yet."""
+    """The points of the control charts, see `models.control`; empty if nothing has been evaluated yet."""
     drift: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """The lines of all cycles that were compared with a training, see `models.drift`; empty where there are none."""
+    """The lines of all cycles that were compared with a training, see `models.drift`; empty if there are none."""

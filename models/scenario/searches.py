@@ -13,15 +13,15 @@ from models.search import Space
 class Search(ABC):
     """The search for the hyperparameters of a scenario.
 
-    A trial is a value for each choice of `space`. It is judged on folds, one after the other, by the loss
-    that bundles are compared by; a fold's estimators are trained on data before it. The last fold takes no
+    A trial is a value for each choice of `space`. It is judged on one fold after the other, by the loss by
+    which bundles are compared; a fold's estimators are trained on data before it. The last fold takes no
     part in the search: it judges the winner.
     """
 
     @property
     @abstractmethod
     def space(self) -> Space:
-        """The search space, by the options of `fit` and `prepare_shard` that it sets."""
+        """The search space: the options of `fit` and `prepare_shard` that a trial sets, and their choices."""
 
     @abstractmethod
     def defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -31,14 +31,14 @@ class Search(ABC):
     def prepare(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """What one shard contributes to all trials, by name, independent of their values."""
+        """The frames that one shard contributes to all trials, by name; they do not depend on the trials' values."""
 
     @abstractmethod
     def folds(self, parts: Frames, as_of: AsOf, options: Mapping[str, Any]) -> list[str]:
-        """The names of the folds, earliest first, as far as the history reaches; the last one judges."""
+        """The names of the folds that the history covers, earliest first; the last one judges the winner."""
 
     @abstractmethod
     def losses(
         self, parts: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> Iterator[float]:
-        """The loss of `options` at each fold, computed lazily, from that fold and earlier ones."""
+        """The loss of `options` at each fold, computed lazily from that fold and earlier ones."""

@@ -46,7 +46,7 @@ def test_what_has_moved_is_named_and_drawn_first_above_the_line():
 
 
 def test_a_cycle_like_the_training_is_said_to_be_so():
-    assert "as usual in the training" in parts(page.Text, sections(lines()))[0].markdown
+    assert "within the usual range of the training" in parts(page.Text, sections(lines()))[0].markdown
 
 
 def test_a_first_excess_is_told_as_no_alarm_yet():

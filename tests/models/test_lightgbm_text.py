@@ -74,8 +74,8 @@ def first(value):
         (with_line("num_class", lambda _: 9), "num_class"),
         (with_line("tree_sizes", first(10**9), TEXT), "tree_sizes"),
         (FREE.replace("Tree=1", "Tree=5"), "tree 1 is called 5"),
-        (FREE.replace("num_leaves=6", "num_leaves=6\nnum_leaves=9", 1), "has a line twice"),
-        (FREE[:900], "no 'end of trees'"),
+        (FREE.replace("num_leaves=6", "num_leaves=6\nnum_leaves=9", 1), "has a repeated line"),
+        (FREE[:900], "lacks 'end of trees'"),
         ("", "does not begin with 'tree'"),
     ],
 )
