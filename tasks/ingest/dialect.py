@@ -14,7 +14,6 @@ import polars as pl
 
 from tasks.ingest.contents import (
     HEAD,
-    LINES,
     ZIP,
     DialectError,
     beginning,
@@ -24,7 +23,7 @@ from tasks.ingest.contents import (
     unpacked_head,
 )
 from tasks.ingest.documents import LINE, flat, rows_of_json, rows_of_lines
-from tasks.ingest.numbers import Notation, notation_of_text
+from tasks.ingest.numbers import Notation, plain_numbers
 from tasks.ingest.sheets import rows_of_excel
 from tasks.ingest.text import SEPARATORS, dialect_of, rows_of_csv
 
@@ -55,7 +54,7 @@ def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame
     polars for a damaged one.
     """
     if path.lower().endswith(".parquet"):
-        yield "", flat(pl.scan_parquet(path, glob=False)), None
+        yield "", *_table(path, b"PAR1")
         return
     head = beginning(path)
     if head.startswith((ZIP, _OLD_EXCEL)):
@@ -65,7 +64,7 @@ def scan(path: str, part: str | None = None) -> Iterator[tuple[str, pl.LazyFrame
                 "this Excel file needs a password. Expected one without. Save it without a password."
             )
         if head.startswith(_OLD_EXCEL) or "xl/workbook.xml" in _zip(content).namelist():
-            yield "", *_of_people(rows_of_excel(content, part))
+            yield "", *plain_numbers(rows_of_excel(content, part))
             return
         yield from _members(content, part)
         return
@@ -113,27 +112,19 @@ def _table(source: str | bytes, head: bytes) -> tuple[pl.LazyFrame, Notation | N
     """The rows of a file and the notation of the numbers in its text. `source` is an address or the content, `head` its
     beginning."""
     if head.startswith(b"PAR1"):
-        return flat(pl.scan_parquet(source, glob=False)), None
+        return plain_numbers(flat(pl.scan_parquet(source, glob=False)), has_points=True)
     if head.startswith(b"ARROW1"):
-        return flat(pl.scan_ipc(source, glob=False)), None
+        return plain_numbers(flat(pl.scan_ipc(source, glob=False)), has_points=True)
     if head.startswith(b"Obj\x01"):
         raise DialectError("this is an Avro file. For Avro, expected the folder of an Event Hubs Capture.")
     text = unpacked_head(source, head)
     if begins(text, _JSON):
-        rows = rows_of_json(source, text)
-        notation = notation_of_text(rows, LINES, has_points=True)
-        return notation.plain(rows), notation
+        return plain_numbers(rows_of_json(source, text), has_points=True)
     if begins(text, _PAGE):
         raise DialectError("this is HTML, XML or PDF. Expected a table. Save it as CSV or .xlsx.")
     if begins(text, LINE):
         return rows_of_lines(unpacked(source)), None
     return rows_of_csv(source, text, packed=text is not head)
-
-
-def _of_people(rows: pl.LazyFrame) -> tuple[pl.LazyFrame, Notation]:
-    """Rows of a sheet with plain numbers in its text, and the notation in which they were written."""
-    notation = notation_of_text(rows, LINES, has_points=False)
-    return notation.plain(rows), notation
 
 
 def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFrame, Notation | None]]:
@@ -152,7 +143,7 @@ def _members(content: bytes, part: str | None) -> Iterator[tuple[str, pl.LazyFra
         if not member:
             raise pl.exceptions.NoDataError(name)
         if member.startswith(ZIP):
-            yield f"/{name}", *_of_people(rows_of_excel(member))
+            yield f"/{name}", *plain_numbers(rows_of_excel(member))
         else:
             yield f"/{name}", *_table(member, member[:HEAD])
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from models.contracts import UNKNOWN, Decimals
+from tasks.ingest.contents import LINES
 
 _BLANK = r" '’\x{a0}\x{202f}"
 _SIGN = r"[€$£¥%‰]|°[CF]?|\b(?:EUR|USD|GBP|CHF)\b"
@@ -107,25 +108,26 @@ def notation_of(
     return Notation(tuple(names), signs, units, decimal, points, either, *order, has_points)
 
 
-def notation_of_text(
-    frame: pl.LazyFrame, lines: int, *, commas: bool = True, has_points: bool = False
-) -> Notation:
-    """The notation of the numbers in a table's text columns.
+def plain_numbers(
+    frame: pl.LazyFrame, *, commas: bool = True, has_points: bool = False
+) -> tuple[pl.LazyFrame, Notation]:
+    """A table with plain numbers in its text columns, and the notation in which they were written.
 
-    It is taken from the first `lines`, and from up to as many of the next million that have numbers of another kind,
+    It is taken from the first 200 lines, and from up to as many of the next million that have numbers of another kind,
     such as the first 1.234 after numbers below a thousand.
     """
     names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
     texts = frame.select(names)
-    first = texts.head(lines).collect()
+    first = texts.head(LINES).collect()
     has_values = pl.all().is_not_null().any()
     kinds = [(kind, where(first, has_values & _all(pl.all(), kind))) for kind in (_DIGITS, _USUAL)]
     usual = {names[i]: kind for kind, positions in reversed(kinds) for i in positions}
-    if usual and first.height == lines:
+    if usual and first.height == LINES:
         others = pl.any_horizontal(~pl.col(name).str.contains(kind) for name, kind in usual.items())
-        later = texts.slice(lines, _LATER_LINES).filter(others).head(lines)
+        later = texts.slice(LINES, _LATER_LINES).filter(others).head(LINES)
         first = pl.concat([first, later.collect(engine="streaming")])
-    return notation_of(first, names, commas=commas, has_points=has_points)
+    notation = notation_of(first, names, commas=commas, has_points=has_points)
+    return notation.plain(frame), notation
 
 
 def _signs(columns: pl.DataFrame, pattern: str) -> dict[int, str]:

@@ -15,7 +15,7 @@ from models.contracts import ROW
 from models.errors import AlmanacError
 from tasks.ingest.contents import DialectError
 from tasks.ingest.dialect import SUFFIXES, dialect_in_words, is_table, longest_line, scan
-from tasks.ingest.numbers import Notation
+from tasks.ingest.numbers import Notation, plain_numbers
 from tasks.storage.faults import first_line
 from tasks.storage.tables import Table
 from tasks.storage.uris import encoded, is_remote, object_store
@@ -124,10 +124,10 @@ def read(uri: str) -> Iterator[Source]:
     place = uri if is_remote(uri) else str(Path(uri).expanduser())
     if _is_delta(place):
         try:
-            table = Table(place)
+            rows = plain_numbers(pl.scan_delta(Table(place)), has_points=True)
         except Exception as error:
             raise UnreadableError(_unreadable(uri, error)) from None
-        yield Source(uri, pl.scan_delta(table))
+        yield Source(uri, *rows)
         return
     place, part = _with_part(uri)
     for path in _files(place):

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from models.addresses import carries_credential
+from tasks.ingest.numbers import plain_numbers
 from tasks.ingest.sources import Source, SourceError, UnreadableError
 from tasks.storage.azure_postgresql import with_identity
 
@@ -72,7 +73,7 @@ def read_sql(uri: str, query: str | None, folder: Path) -> Source:
         ) from None
     if not frames:
         raise SourceError(f"{uri}: the query returned no rows. Expected at least one: {statement[:200]}")
-    return Source(uri, pl.concat(frames, how="vertical_relaxed"))
+    return Source(uri, *plain_numbers(pl.concat(frames, how="vertical_relaxed"), has_points=True))
 
 
 def _kept(rows: pl.DataFrame, path: Path) -> pl.LazyFrame:

@@ -11,7 +11,7 @@ import polars as pl
 
 from models.contracts import UNKNOWN
 from tasks.ingest.contents import HEAD, LINES, DialectError, Encoding, bytes_of, encoding_of, unpacked
-from tasks.ingest.numbers import Notation, notation_of_text, where
+from tasks.ingest.numbers import Notation, plain_numbers, where
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _WRAPPED = r'^(?:="(.*)"|\s+(.*))$'
@@ -169,8 +169,7 @@ def rows_of_csv(source: str | bytes, head: bytes, *, packed: bool) -> tuple[pl.L
         new_columns=[name or f"column {n}" for n, name in enumerate(text.names)] if text.renamed else None,
     )
     rows, has_commas = _tidy(frame, text), text.separator == ","
-    notation = notation_of_text(rows, LINES, commas=not has_commas, has_points=has_commas)
-    return notation.plain(rows), notation
+    return plain_numbers(rows, commas=not has_commas, has_points=has_commas)
 
 
 def _tidy(frame: pl.LazyFrame, text: Text) -> pl.LazyFrame:

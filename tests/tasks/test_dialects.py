@@ -7,6 +7,7 @@ import zipfile
 
 import polars as pl
 import pytest
+from deltalake import write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -190,14 +191,15 @@ def test_a_number_is_the_name_of_a_column_of_a_sheet(tmp_path):
         (["9 €", "10 $"], ["9 €", "10 $"]),
     ],
 )
-def test_currencies_in_the_text_of_sheets_and_json_are_dropped_where_all_are_the_same(
-    tmp_path, prices, numbers
-):
+def test_currencies_in_text_that_is_not_of_csv_are_dropped_where_all_are_the_same(tmp_path, prices, numbers):
     table = pl.DataFrame({"sku": ["A", "B"], "price": prices})
     (tmp_path / "a.xlsx").write_bytes(_xlsx(Sales=table))
     table.write_json(tmp_path / "a.json")
     table.write_ndjson(tmp_path / "a.jsonl")
-    for name in ("a.xlsx", "a.json", "a.jsonl"):
+    table.write_parquet(tmp_path / "a.parquet")
+    table.write_ipc(tmp_path / "a.arrow")
+    write_deltalake(tmp_path / "delta", table)
+    for name in ("a.xlsx", "a.json", "a.jsonl", "a.parquet", "a.arrow", "delta"):
         assert rows(tmp_path / name)["price"].to_list() == numbers
 
 

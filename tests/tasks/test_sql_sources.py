@@ -49,6 +49,12 @@ def history(store) -> list[tuple]:
     return sorted(store.scan("sales/history").select("sku", "store", "units").collect().rows())
 
 
+def test_numbers_in_text_of_a_database_are_read_as_people_write_them(store, file):
+    values = "select sku, store, week, '1.00' || (rowid + 1) || ',5' as units from sales"
+    read(store, "history", file, SALES, query=values)
+    assert history(store) == [("A", "N", 1002.5), ("B", "N", 1003.5)]
+
+
 def test_a_table_of_postgresql_is_a_source(store, address):
     result = read(store, "history", f"{address}#public.Sales", SALES)
     assert history(store) == [("A", "1", 1.5), ("B", "1", 3.0)]
