@@ -67,7 +67,7 @@ ABOUT = {
     "own_history": "quantiles of the key's own weeks",
     "short_history": "the key's few weeks, mixed with what its SKU and store sell elsewhere",
     "late_start": "the SKU's mean, scaled to this store and to what pairs of SKU and store that began late sold",
-    "sku_profile": "quantiles of the SKU in other stores, scaled to this store",
+    "sku_profile": "quantiles of the SKU in other stores, scaled to this store; if they are few, mixed with its SKUs",
     "store_profile": "quantiles of all SKUs of the store",
     "everything": "quantiles of all sales",
 }

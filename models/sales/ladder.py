@@ -19,7 +19,8 @@ Rule: a key gets the first rung that applies, for all its weeks:
                     counted as up to `PRIOR_WEEKS` more weeks, what its SKU and store lead to expect.
 4. `late_start`     no history, SKU and store are not new, and pairs that began late sell little: the SKU's mean, times
                     the store's size, times the quantiles of what such pairs sold relative to their SKU's mean.
-5. `sku_profile`    no history: quantiles of the SKU's sales in the other stores, times the store's size.
+5. `sku_profile`    no history: quantiles of the SKU's sales in the other stores, times the store's size, mixed with
+                    those of all SKUs of the store, which count where the SKU has few weeks.
 6. `store_profile`  the SKU is unknown, too: quantiles over all SKUs of the store.
 7. `everything`     the store is unknown, too: quantiles over all sales; zero where there are none at all.
 
@@ -42,10 +43,12 @@ import polars as pl
 
 from models.sales.ladder_profiles import DEMAND, OWN_WEEKS, by_demand, demand_of, plausible, rounded, rows_of
 from models.sales.options import quantile_column
-from models.sales.panel import KEY
+from models.sales.panel import KEY, OFFSET
 
 RECENT_WEEKS = 52
 STOPPED_WEEKS = 26
+LEVEL_PRIOR, SHAPE_PRIOR = 4.0, 16.0
+"""Weeks of an SKU that count as much for its level, and for its spread, as what the other SKUs sell."""
 
 RUNGS = (
     "stopped",
@@ -102,7 +105,11 @@ def answer(
         _looked_up(of("own_history"), by_demand(own, KEY, quantiles), KEY, names),
         _scaled_to_own(of("short_history"), own, book, names),
         _sized(_of_late_pairs(of("late_start"), book, names), book, names),
-        _sized(_looked_up(of("sku_profile"), book["ladder_sku"], ["sku"], names), book, names),
+        _with_others(
+            _sized(_looked_up(of("sku_profile"), book["ladder_sku"], ["sku"], names), book, names),
+            book,
+            names,
+        ),
         _looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
         _looked_up(of("everything"), book["ladder_all"], [], names),
     ]
@@ -260,6 +267,40 @@ def _sized(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence
     size = book["ladder_store"].filter(demand="any").select("store", "size")
     sized = rows.join(size, on="store", how="left")
     return sized.with_columns(pl.col(name) * pl.col("size").fill_null(1.0) for name in names).drop("size")
+
+
+def _with_others(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:
+    """`rows` with an SKU's quantiles `names` mixed with those of all SKUs of its store; of all stores if it is unknown.
+
+    An SKU that few stores have sold, or that has just begun, may turn out to be any SKU. The weeks of the SKU in all
+    stores count as `LEVEL_PRIOR` weeks of the others for the level, the mean over the quantiles, and as `SHAPE_PRIOR`
+    weeks for the quantiles relative to it. Both are means of logarithms.
+    """
+    others = [f"others_{name}" for name in names]
+    keys = rows.select(*KEY, "week", "demand", "uplift")
+    of_store = _looked_up(keys, book["ladder_store"], ["store"], names)
+    of_all = _looked_up(keys, book["ladder_all"], [], names)
+    values = [pl.coalesce(of_store[n], of_all[n], 0.0).alias(o) for n, o in zip(names, others, strict=True)]
+    weeks = book["ladder_sku"].filter(demand="any").select("sku", sku_weeks="rows")
+    rows = rows.join(weeks, on="sku", how="left", maintain_order="left").with_columns(values)
+    n, other_level = pl.col("sku_weeks"), pl.mean_horizontal(others)
+    level = pl.max_horizontal(pl.mean_horizontal(names), OFFSET * other_level / (n + 1))
+
+    def mean(own: pl.Expr, other: pl.Expr, prior: float) -> pl.Expr:
+        return ((n * own.log() + prior * other.log()) / (n + prior)).exp()
+
+    def relative(own: pl.Expr, other: pl.Expr) -> pl.Expr:
+        return mean(own / level + OFFSET, other / other_level + OFFSET, SHAPE_PRIOR)
+
+    zero = relative(pl.lit(0.0), pl.lit(0.0))
+    mixed = [
+        mean(level, other_level, LEVEL_PRIOR) * (relative(pl.col(name), pl.col(other)) - zero)
+        for name, other in zip(names, others, strict=True)
+    ]
+    return rows.with_columns(
+        pl.when(other_level > 0).then(value).otherwise(name).alias(name)
+        for name, value in zip(names, mixed, strict=True)
+    )
 
 
 def _scaled_to_own(

@@ -110,8 +110,46 @@ def test_a_new_key_takes_its_sku_in_other_stores_scaled_by_the_size_of_its_store
     assert size == pytest.approx(1.0)
     sizes = {"s": (10 + 20) / (20 + 40), "t": (30 + 60) / (20 + 40)}
     pooled = [10 / sizes["s"]] * 12 + [30 / sizes["t"]] * 12
-    for level, name in zip(QUANTILES, NAMES, strict=True):
-        assert answers[name][0] == pytest.approx(size * order_statistic(pooled, level))
+    of_sku = [size * order_statistic(pooled, level) for level in QUANTILES]
+    assert answers.select(NAMES).row(0) == pytest.approx(mixed(of_sku, [40.0] * 5, weeks=24))
+
+
+def mixed(of_sku: list[float], of_store: list[float], weeks: int) -> list[float]:
+    """The quantiles of an SKU that has so many weeks, mixed with those of its store's SKUs, by the definition."""
+
+    def mean(own: float, other: float, prior: float) -> float:
+        return (own**weeks * other**prior) ** (1 / (weeks + prior))
+
+    level, store_level = np.mean(of_sku), np.mean(of_store)
+    shape = [
+        mean(own / level + 0.1, other / store_level + 0.1, 16) - 0.1
+        for own, other in zip(of_sku, of_store, strict=True)
+    ]
+    return [mean(level, store_level, 4) * value for value in shape]
+
+
+def test_an_sku_that_few_weeks_show_may_sell_as_much_as_any_other_of_the_store(market):
+    """A third of the SKUs are known from two weeks in one store; the band of their other stores is of all SKUs."""
+    old = market.history.filter(pl.col("week") < market.as_of - timedelta(weeks=20))
+    of_old = market.history.join(old.select(KEY).unique(), on=KEY, how="semi")
+    late = of_old.select("sku").unique().sort("sku").gather_every(3)
+    of_late = of_old.join(late, on="sku", how="semi").filter(
+        pl.col("week") > market.as_of - timedelta(weeks=2)
+    )
+    seen = of_late.filter(pl.col("store") == pl.col("store").first().over("sku"))
+    history = pl.concat([of_old.join(late, on="sku", how="anti"), seen])
+    profiles = ladder_profiles.profiles(history, market.as_of, QUANTILES)
+    truth = market.truth.filter(kind="regular").join(seen.select("sku").unique(), on="sku")
+    truth = truth.join(seen, on=KEY, how="anti")
+    answers = ladder.answer(truth.select(KEY), history, profiles, market.as_of, 13, QUANTILES, market.plan)
+    rows = answers.join(truth, on=[*KEY, "week"], suffix="_true")
+    assert rows["rung"].unique().to_list() == ["sku_profile"]
+    assert len(rows) > 3000
+    shares = rows.select(
+        half=pl.col("units").is_between("q25", "q75"), most=pl.col("units").is_between("q5", "q95")
+    )
+    assert shares["most"].mean() == pytest.approx(0.9, abs=0.08)
+    assert shares["half"].mean() == pytest.approx(0.5, abs=0.1)
 
 
 def chain_with_late_pairs(share: float) -> pl.DataFrame:
