@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,12 @@ class AttributesTable(MachinesTable):
 class EventsTable(MachinesTable):
     """Failures or replacements; a record whose time or component was corrected does not stay beside its correction."""
 
-    def notes(self, frame: pl.DataFrame, stored_tables: Frames) -> tuple[str, ...]:
+    def notes(
+        self,
+        frame: pl.DataFrame,
+        stored_tables: Frames,
+        options: Mapping[str, Any],  # noqa: ARG002
+    ) -> tuple[str, ...]:
         """A note that names the texts which are read as one component because they have the same words."""
         before = [stored_tables[self.name].select("component")] if self.name in stored_tables else []
         texts = pl.concat([frame.lazy().select("component"), *before]).unique().sort("component")
@@ -151,6 +156,25 @@ class FailuresTable(EventsTable):
             )
         return super().accept(raw, options)
 
+    def notes(
+        self, frame: pl.DataFrame, stored_tables: Frames, options: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """Also a note where telemetry is dated by days, and failures are not: its rows may know what follows."""
+        notes = super().notes(frame, stored_tables, options)
+        zone = options.get("timezone") or "UTC"
+        is_by_day = "telemetry" in stored_tables and is_dated(stored_tables["telemetry"], zone)
+        if (
+            not is_by_day
+            or options.get("telemetry_marks") == "start"
+            or is_dated(frame.lazy(), zone) is not False
+        ):
+            return notes
+        return (
+            *notes,
+            "telemetry: all times are 00:00, so a row is of the day that ended then. If rows are of the day that begins, "
+            "they know of failures of that day: read them into another store with --telemetry-marks start.",
+        )
+
 
 @dataclass(frozen=True)
 class TelemetryTable(MachinesTable):
@@ -196,13 +220,23 @@ class TelemetryTable(MachinesTable):
         return dataclasses.replace(accepted, good=with_end_times(good.lazy(), hours).collect())
 
 
+def is_dated(rows: pl.LazyFrame, timezone: str) -> bool | None:
+    """Whether all times are the start of a day, in UTC or in `timezone`; None where there are hardly any."""
+    midnights = [
+        (pl.col("time").dt.convert_time_zone(zone).dt.time() == time()).all().alias(name)
+        for name, zone in (("utc", "UTC"), ("local", timezone))
+    ]
+    some, *all_of = rows.select(pl.len() >= _FEW, *midnights).collect(engine="streaming").row(0)
+    return any(all_of) if some else None
+
+
 def _counts(numbers: pl.Series) -> bool:
     """Whether all are numbers too small to be times, even as days in Excel's count."""
     return not numbers.null_count() and bool(numbers.is_between(0, 20_000).all())
 
 
 _REGULAR = 0.25
-_SHOWN = 5
+_SHOWN, _FEW = 5, 3
 _ALIKE = 1.1
 _MACHINE = {"machine_id": "machineID"}
 _EVENT = {**_MACHINE, "time": "datetime"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, time
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -93,19 +93,11 @@ def _dated(tables: Frames) -> tuple[str, ...]:
 
     Midnight is that of UTC or of `ALMANAC_TIMEZONE`.
     """
-    if "failures" not in tables or _is_dated(tables["failures"]) is not False:
+    zone = local_timezone().key
+    if "failures" not in tables or contracts.is_dated(tables["failures"], zone) is not False:
         return ()
-    return tuple(name for name in ("errors", "maintenance") if name in tables and _is_dated(tables[name]))
-
-
-def _is_dated(events: pl.LazyFrame) -> bool | None:
-    """Whether all times are the start of a day; None where there are hardly any."""
-    midnights = [
-        (pl.col("time").dt.convert_time_zone(zone).dt.time() == time()).all().alias(name)
-        for name, zone in (("utc", "UTC"), ("local", local_timezone().key))
-    ]
-    some, *all_of = events.select(pl.len() >= _SELDOM, *midnights).collect().row(0)
-    return any(all_of) if some else None
+    names = [name for name in ("errors", "maintenance") if name in tables]
+    return tuple(name for name in names if contracts.is_dated(tables[name], zone))
 
 
 def components_of(tables: Frames, as_of: datetime) -> tuple[str, ...]:

@@ -84,7 +84,9 @@ class Table:
         `stored_tables` are the scenario's existing tables. Not called for tables with `rows_at_a_time`.
         """
 
-    def notes(self, frame: pl.DataFrame, stored_tables: Frames) -> tuple[str, ...]:
+    def notes(
+        self, frame: pl.DataFrame, stored_tables: Frames, options: Mapping[str, Any]
+    ) -> tuple[str, ...]:
         """Notes on good rows that are not taken literally; called when `check` is."""
         return ()
 

@@ -106,7 +106,7 @@ def check_table(request: Request, name: str, stored: Mapping[str, pl.LazyFrame],
     if table.rows_at_a_time is None and checked.good.height:
         rows = checked.good.rows().drop("shard", strict=False).collect()
         table.check(rows, stored)
-        checked.alike += table.notes(rows, stored)
+        checked.alike += table.notes(rows, stored, request.options)
     return checked
 
 

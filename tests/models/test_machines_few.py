@@ -219,10 +219,32 @@ def test_of_many_components_those_that_are_seldom_are_one():
 
 def test_an_ingest_tells_which_texts_are_one_component():
     rows = pl.concat(events(n, component=text) for n, text in enumerate(PUMP)).collect()
-    assert TABLES["failures"].notes(rows, {}) == (
+    assert TABLES["failures"].notes(rows, {}, {}) == (
         "failures: 4 texts are read as 2 components: 'pump seal leak' = 'pump seal, leak' = 'pump-seal leak.'.",
     )
-    assert TABLES["failures"].notes(rows.tail(1), {}) == ()
+    assert TABLES["failures"].notes(rows.tail(1), {}, {}) == ()
+
+
+@pytest.mark.parametrize(
+    ("hour", "options", "is_noted"),
+    [
+        (0, {}, True),
+        (0, {"telemetry_marks": "start"}, False),
+        (6, {}, False),
+        (22, {}, False),
+        (22, {"timezone": "Europe/Zurich"}, True),
+    ],
+)
+def test_an_ingest_asks_which_day_telemetry_is_of_where_failures_have_times(hour, options, is_noted):
+    midnight = datetime(2024, 7, 1, hour, tzinfo=UTC)
+    telemetry = pl.LazyFrame({"time": [midnight + timedelta(days=day) for day in range(5)]})
+    failures = pl.DataFrame(
+        {"time": [midnight + timedelta(hours=31 * n) for n in range(4)], "component": "pump"}
+    )
+    notes = TABLES["failures"].notes(failures, {"telemetry": telemetry}, options)
+    assert [note.partition(",")[0] for note in notes] == ["telemetry: all times are 00:00"] * is_noted
+    by_day = telemetry.collect().with_columns(component=pl.lit("pump"))
+    assert TABLES["failures"].notes(by_day, {"telemetry": telemetry}, options) == ()
 
 
 def test_failures_in_many_spellings_are_learnt_scored_and_judged_as_one_component():
