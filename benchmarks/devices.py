@@ -106,7 +106,7 @@ def _compared(row: dict[str, Any], loop: dict[str, float], sample: int) -> dict[
 
 def _loop(sample: int, minutes: int) -> dict[str, float]:
     """Seconds to score the hour of a sample of sensors: in a `loop`, its share `of it loading`, and in `one pass`."""
-    grid = simulate(-(-sample // len(TAGS)), START, minutes + HOUR, missing=0.0).grid
+    grid = simulate(-(-sample // len(TAGS)), START, minutes + HOUR, missing_share=0.0).grid
     grid = grid.take(np.arange(sample))
     past = np.arange(grid.intervals) < minutes
     with tempfile.TemporaryDirectory(prefix="almanac-loop-") as folder:

@@ -121,22 +121,22 @@ def _shorter_way_round() -> pl.Expr:
     return pl.col("point_values").list.eval(pl.when(value > TURN / 2).then(value - TURN).otherwise(value))
 
 
-def merge(stored: pl.DataFrame, new: pl.DataFrame) -> Merged:
+def merge(readings: pl.DataFrame, new: pl.DataFrame) -> Merged:
     """Merges new points into the stored readings of the same intervals.
 
-    `stored` are readings of at least the intervals that `new` touches; `new` are points. Intervals
-    without a new point are not returned. A point that `stored` has is a duplicate. A point for an
-    interval without points of its own is too late.
+    `readings` cover at least the intervals that the points `new` touch. Intervals without a new point are not
+    returned. A point that `readings` already has is a duplicate. A point for an interval without points of its
+    own is too late.
     """
     fresh = once(new)
-    rows = stored.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
+    rows = readings.join(fresh.select(_INTERVAL).unique(), on=_INTERVAL, how="semi")
     if rows.is_empty():
         return Merged(aggregate(fresh), fresh.clear(), fresh.clear())
     apart = fresh.join(rows, on=_INTERVAL, how="anti")
     fresh = fresh.join(rows, on=_INTERVAL, how="semi")
-    closed = rows.filter(pl.col("point_times").is_null())
-    too_late = fresh.join(closed, on=_INTERVAL, how="semi")
-    fresh = fresh.join(closed, on=_INTERVAL, how="anti")
+    closed_intervals = rows.filter(pl.col("point_times").is_null())
+    too_late = fresh.join(closed_intervals, on=_INTERVAL, how="semi")
+    fresh = fresh.join(closed_intervals, on=_INTERVAL, how="anti")
     earlier = unfold(rows.filter(pl.col("point_times").is_not_null()))
     duplicates = fresh.join(earlier, on=POINT, how="semi")
     fresh = fresh.join(earlier, on=POINT, how="anti")

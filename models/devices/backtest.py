@@ -71,9 +71,9 @@ def _readings(grid: Grid, held_out: int) -> pl.DataFrame:
     turn = np.array([crc32(" ".join(key).encode()) for key in grid.keys.iter_rows()], np.int64)[:, None]
     cells[:, -held_out:] = (grid.index[-held_out:] + turn) % _EVERY == 0
     sign = np.where((grid.index[first:] // _EVERY + turn) % 2, 1.0, -1.0)
-    moved = np.where(cells, x + INJECTED_SCALES * sign * _short_term_scale(grid)[:, None], x)
-    as_is = _long(grid, x, first, np.zeros_like(cells), moved=False)
-    frame = pl.concat([as_is, _long(grid, moved, first, cells, moved=True)])
+    with_changes = np.where(cells, x + INJECTED_SCALES * sign * _short_term_scale(grid)[:, None], x)
+    as_is = _long(grid, x, first, np.zeros_like(cells), is_moved=False)
+    frame = pl.concat([as_is, _long(grid, with_changes, first, cells, is_moved=True)])
     begin = grid.times[grid.intervals - held_out]
     return frame.with_columns((pl.col("time") >= begin).alias("held_out"))
 
@@ -83,15 +83,15 @@ def _short_term_scale(grid: Grid) -> Floats:
     return robust_scale(grid.values - recent_level(grid.values, center))
 
 
-def _long(grid: Grid, x: Floats, first: int, injected: Any, moved: bool) -> pl.DataFrame:
+def _long(grid: Grid, x: Floats, first: int, is_injected: Any, is_moved: bool) -> pl.DataFrame:
     row, column = np.nonzero(~np.isnan(x))
     return pl.DataFrame(
         [
             *(grid.keys[c].gather(row).alias(c) for c in KEY),
             grid.times.gather(column + first),
             pl.Series("mean", x[row, column]),
-            pl.Series("moved", np.full(len(row), moved)),
-            pl.Series("injected", injected[row, column]),
+            pl.Series("moved", np.full(len(row), is_moved)),
+            pl.Series("injected", is_injected[row, column]),
         ]
     )
 
@@ -126,8 +126,8 @@ def predictions_of(model: Model, readings: pl.DataFrame, options: Options) -> pl
     time, held_out = pl.col("time"), pl.col("held_out")
     first, last = readings.filter(held_out).select(time.min().alias("first"), time.max().alias("last")).row(0)
     rows = []
-    for moved in (False, True):
-        part = readings.filter(moved=moved)
+    for is_moved in (False, True):
+        part = readings.filter(moved=is_moved)
         scores = score_span(model, part.lazy(), keys, first, last + options.step, options).rows
         part = part.filter("held_out")
         rows.append(scores.join(part.select(*KEY, "time", "injected"), on=[*KEY, "time"], how="inner"))
@@ -143,9 +143,9 @@ def loss(backtest: pl.DataFrame) -> float:
     if backtest.is_empty():
         return float("inf")
     alarm = (backtest["p_value"] <= LOSS_ALPHA).to_numpy()
-    injected = backtest["injected"].to_numpy()
-    missed_share = 1 - alarm[injected].mean() if injected.any() else 0.0
-    rate = alarm[~injected].mean() if (~injected).any() else LOSS_ALPHA
+    is_injected = backtest["injected"].to_numpy()
+    missed_share = 1 - alarm[is_injected].mean() if is_injected.any() else 0.0
+    rate = alarm[~is_injected].mean() if (~is_injected).any() else LOSS_ALPHA
     return float(missed_share + 10 * abs(rate - LOSS_ALPHA))
 
 
@@ -156,9 +156,9 @@ def metrics(backtest: pl.DataFrame) -> pl.DataFrame:
 
 
 def _measures() -> dict[str, pl.Expr]:
-    p, injected = pl.col("p_value"), pl.col("injected")
+    p, is_injected = pl.col("p_value"), pl.col("injected")
     measures = {}
     for alpha in ALPHAS:
-        measures[f"alarm_rate_at_{alpha:g}"] = (p.filter(~injected) <= alpha).mean()
-        measures[f"missed_at_{alpha:g}"] = (p.filter(injected) > alpha).mean()
+        measures[f"alarm_rate_at_{alpha:g}"] = (p.filter(~is_injected) <= alpha).mean()
+        measures[f"missed_at_{alpha:g}"] = (p.filter(is_injected) > alpha).mean()
     return measures

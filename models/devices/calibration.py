@@ -51,17 +51,17 @@ def tails_of(scores: Floats, held_out: NDArray[np.bool_], worth: float = 1.0) ->
     n = (~np.isnan(cells)).sum(axis=1)
     k = np.minimum(np.maximum(np.ceil(TAIL_SHARE * n).astype(np.int64), FEWEST_EXCESSES), n // 2)
     usable = n >= 2 * FEWEST_EXCESSES
-    ascending = np.sort(cells, axis=1)
+    sorted_scores = np.sort(cells, axis=1)
     position = np.clip(n - k - 1, 0, None)
     rows = np.arange(len(cells))
-    threshold = ascending[rows, position]
-    column = np.arange(ascending.shape[1])[None, :]
+    threshold = sorted_scores[rows, position]
+    column = np.arange(sorted_scores.shape[1])[None, :]
     above = (column > position[:, None]) & (column < n[:, None])
-    excess = np.where(above, ascending - threshold[:, None], 0.0)
+    excess = np.where(above, sorted_scores - threshold[:, None], 0.0)
     weight = np.where(above, (n[:, None] - column - 0.65) / np.maximum(k, 1)[:, None], 0.0)
     steps = np.linspace(0, 1, BODY)
     places = np.rint(steps[None, :] * position[:, None]).astype(np.int64)
-    body = np.where(usable[:, None], np.take_along_axis(ascending, places, axis=1), np.nan)
+    body = np.where(usable[:, None], np.take_along_axis(sorted_scores, places, axis=1), np.nan)
     over = np.nan_to_num(cells, nan=-np.inf) > threshold[:, None]
     frame = pl.DataFrame(
         {
@@ -228,12 +228,12 @@ def corrections(folds: pl.DataFrame, shapes: pl.DataFrame) -> pl.DataFrame:
         p = np.sort(Tails.of(part[row]).p_values(scores[:, None])[:, 0])
         share = np.searchsorted(p, _GRID, side="right") / max(total, 1)
         factor = share / _GRID
-        lowered = (factor < TOLERATED) & (_GRID >= LOWERED_FROM)
-        factor = np.where(lowered, np.maximum(factor, LEAST_FACTOR), np.maximum(factor, 1.0))
+        is_lowered = (factor < TOLERATED) & (_GRID >= LOWERED_FROM)
+        factor = np.where(is_lowered, np.maximum(factor, LEAST_FACTOR), np.maximum(factor, 1.0))
         enough = np.maximum(int((total * _GRID >= _FEWEST_EXPECTED).sum()), 1)
         factor[enough:] = factor[enough - 1]
-        corrected = np.minimum.accumulate(np.minimum(factor * _GRID, 0.25))
-        frames.append(pl.DataFrame({"rung": [rung] * len(_GRID), "p": _GRID, "corrected": corrected}))
+        corrected_p = np.minimum.accumulate(np.minimum(factor * _GRID, 0.25))
+        frames.append(pl.DataFrame({"rung": [rung] * len(_GRID), "p": _GRID, "corrected": corrected_p}))
     return (
         pl.concat(frames)
         if frames

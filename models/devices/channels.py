@@ -133,12 +133,12 @@ def distances(x: Floats, expected: Floats, scales: Scales, first: int = 0) -> tu
     return greatest, cause
 
 
-def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_], estimated: Floats) -> Scales:
+def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_], dof: Floats) -> Scales:
     """Robust scales of each sensor from the cells where `fit`: medians, and clipped products.
 
     Where theory for AR(1) noise gives a larger scale of level and spread than the few independent
-    windows of the past show, it is used: a window's own past says little about it. `estimated` is how
-    many numbers `expected` was estimated by; its own error, which lasts, is part of the scale of the level.
+    windows of the past show, it is used: a window's own past says little about it. `dof` are the degrees of
+    freedom of `expected`: its own error, which lasts, is part of the scale of the level.
     """
     rest = x - expected
     inside = np.where(fit, rest, np.nan)
@@ -150,7 +150,7 @@ def fit_scales(x: Floats, expected: Floats, fit: NDArray[np.bool_], estimated: F
     usual = row_quantiles(spread, (0.5,))[:, 0]
     levels = np.where(fit, weighted_mean(rest, LEVEL_WEIGHTS), np.nan)
     same = fit & ~np.isnan(rest) & ~np.isnan(lagged(rest, 1))
-    error = estimated * (1 + phi) / (1 - phi) / np.maximum((~np.isnan(inside)).sum(axis=1), 1)
+    error = dof * (1 + phi) / (1 - phi) / np.maximum((~np.isnan(inside)).sum(axis=1), 1)
     repeats = (same & (x == lagged(x, 1))).sum(axis=1)
     return Scales(
         scale=scale,

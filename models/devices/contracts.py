@@ -155,11 +155,11 @@ def check_raw(
 
     Raises `ContractError` for a missing column, and for times without offset where no `timezone` is given.
     """
-    missing = [c for c in RAW_COLUMNS if c not in raw.columns]
-    if missing:
+    missing_columns = [c for c in RAW_COLUMNS if c not in raw.columns]
+    if missing_columns:
         raise ContractError(
-            f"readings: column '{missing[0]}' is missing. Found: {', '.join(raw.columns)}. "
-            f"Map it with --column {missing[0]}=NAME."
+            f"readings: column '{missing_columns[0]}' is missing. Found: {', '.join(raw.columns)}. "
+            f"Map it with --column {missing_columns[0]}=NAME."
         )
     rows = raw.select(
         pl.exclude(RAW_COLUMNS),
@@ -224,10 +224,10 @@ def _limit_columns(raw: pl.DataFrame, limits: pl.DataFrame | None) -> list[pl.Se
     if limits is None:
         return [pl.Series(name, [None] * raw.height, dtype=pl.Float64) for name in ("low", "high")]
     on = [c for c in KEY if c in limits.columns]
-    lacking = [c for c in ("tag", "low", "high") if c not in limits.columns]
-    if lacking:
+    missing_columns = [c for c in ("tag", "low", "high") if c not in limits.columns]
+    if missing_columns:
         raise ContractError(
-            f"limits: column '{lacking[0]}' is missing. Found: {', '.join(limits.columns)}. "
+            f"limits: column '{missing_columns[0]}' is missing. Found: {', '.join(limits.columns)}. "
             "Expected tag, low, high, and device where they differ."
         )
     bounds = limits.select(

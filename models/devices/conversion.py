@@ -83,11 +83,11 @@ def rises(x: Floats) -> Floats:
     again = np.zeros_like(falls)
     row, column = np.nonzero(falls)
     present = ~np.isnan(x)
-    following = np.where(present, np.arange(x.shape[1])[None, :], x.shape[1])
-    following = np.minimum.accumulate(following[:, ::-1], axis=1)[:, ::-1]
+    next_reading = np.where(present, np.arange(x.shape[1])[None, :], x.shape[1])
+    next_reading = np.minimum.accumulate(next_reading[:, ::-1], axis=1)[:, ::-1]
     if len(row):
         after = np.where(
-            column + 1 < x.shape[1], following[row, np.minimum(column + 1, x.shape[1] - 1)], x.shape[1]
+            column + 1 < x.shape[1], next_reading[row, np.minimum(column + 1, x.shape[1] - 1)], x.shape[1]
         )
         inside = after < x.shape[1]
         again[row[inside], after[inside]] = True
@@ -98,17 +98,17 @@ def is_counter(x: Floats) -> NDArray[np.bool_]:
     """Which rows only rise, but for falls to near their lowest value that are rare beside the rises."""
     before, _ = _before(x)
     change = x - before
-    rising, falling = (change > 0).sum(axis=1), change < 0
+    rise_count, is_fall = (change > 0).sum(axis=1), change < 0
     readings = (~np.isnan(x)).sum(axis=1)
     low = np.where(np.isnan(x), np.inf, x).min(axis=1, initial=np.inf)
     high = np.where(np.isnan(x), -np.inf, x).max(axis=1, initial=-np.inf)
     span = np.where(high > low, high - low, 0.0)
-    near = np.where(falling, x - low[:, None] <= _LOW_SHARE * span[:, None], True).all(axis=1)
-    falls = falling.sum(axis=1)
+    near = np.where(is_fall, x - low[:, None] <= _LOW_SHARE * span[:, None], True).all(axis=1)
+    fall_count = is_fall.sum(axis=1)
     result: NDArray[np.bool_] = (
-        (rising >= _FEWEST_RISES)
-        & (rising >= _RISING_SHARE * readings)
-        & (falls <= _RESTART_SHARE * rising)
+        (rise_count >= _FEWEST_RISES)
+        & (rise_count >= _RISING_SHARE * readings)
+        & (fall_count <= _RESTART_SHARE * rise_count)
         & near
     )
     return result
@@ -128,9 +128,9 @@ def _within_a_turn(x: Floats) -> NDArray[np.bool_]:
     """Rows with values from 0 to 360, or from -180 to 180, on both sides of where these meet."""
     low = np.where(np.isnan(x), np.inf, x).min(axis=1, initial=np.inf)
     high = np.where(np.isnan(x), -np.inf, x).max(axis=1, initial=-np.inf)
-    positive = (low >= 0) & (high <= TURN)
-    signed = (low >= -TURN / 2) & (high <= TURN / 2)
-    result: NDArray[np.bool_] = (positive | signed) & (high - low > TURN / 2)
+    is_positive = (low >= 0) & (high <= TURN)
+    is_signed = (low >= -TURN / 2) & (high <= TURN / 2)
+    result: NDArray[np.bool_] = (is_positive | is_signed) & (high - low > TURN / 2)
     return result
 
 

@@ -53,11 +53,11 @@ def is_coarse(x: Floats) -> NDArray[np.bool_]:
     return result
 
 
-def _changes(ascending: Floats) -> NDArray[np.bool_]:
+def _changes(sorted_values: Floats) -> NDArray[np.bool_]:
     """First cell of each group of equal values in sorted rows."""
-    starts = np.ones(ascending.shape, bool)
-    starts[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
-    return starts & ~np.isnan(ascending)
+    starts = np.ones(sorted_values.shape, bool)
+    starts[:, 1:] = sorted_values[:, 1:] != sorted_values[:, :-1]
+    return starts & ~np.isnan(sorted_values)
 
 
 def fit(grid: Grid) -> pl.DataFrame:
@@ -138,7 +138,7 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Flo
         which[x == values[:, j : j + 1]] = j
     rows = np.arange(len(x))[:, None]
     absent = np.isnan(x)
-    rarity, lasting = of_value[rows, which], of_run[rows, channels.runs(x).astype(np.int64) - 1]
+    rarity, persistence = of_value[rows, which], of_run[rows, channels.runs(x).astype(np.int64) - 1]
     new = ~absent & (which == _UNSEEN)
     again = np.maximum(ages(new).astype(np.int64), 1) - 1
     low, high = (params[name].to_numpy()[:, None] for name in ("low", "high"))
@@ -148,7 +148,7 @@ def score(params: pl.DataFrame, grid: Grid, first: int = 0) -> tuple[Floats, Flo
     for j in range(MOST_VALUES):
         drifts |= np.abs(x - values[:, j : j + 1]) <= step
     rarity = np.where(new, np.where(drifts, np.maximum(of_new, late), of_new), rarity)
-    p = np.where(absent, np.nan, np.minimum(rarity, lasting))[:, first:]
+    p = np.where(absent, np.nan, np.minimum(rarity, persistence))[:, first:]
     flat = channels.CHANNELS.index("flat")
-    cause = np.where(absent, -1, np.where(lasting < rarity, flat, 0)).astype(np.int8)
+    cause = np.where(absent, -1, np.where(persistence < rarity, flat, 0)).astype(np.int8)
     return np.sqrt(-2 * np.log(p)), p, cause[:, first:]

@@ -120,7 +120,7 @@ def trained_model(readings: pl.LazyFrame, start: datetime, as_of: datetime, opti
 class Trial:
     """Simulated devices: a model of the past without faults, and the `hours` after it, with and without faults."""
 
-    simulated: Simulated
+    simulation: Simulated
     faulty: Faulty
     past: int
     model: Model
@@ -136,19 +136,19 @@ def trial(
 ) -> Trial:
     """Train on `days` without faults, score the `hours` after without faults, and with all kinds of them in turn."""
     past = days * (DAY // timedelta(minutes=1))
-    simulated = simulate(devices, start, past + 60 * hours, seed=seed)
-    faulty = inject(simulated, list(FAULTS), past, seed=seed)
+    simulation = simulate(devices, start, past + 60 * hours, seed=seed)
+    faulty = inject(simulation, list(FAULTS), past, seed=seed)
     as_of, until = start + DAY * days, start + DAY * days + timedelta(hours=hours)
     options = Options.of({"detector": detector, "seed": seed})
-    model = trained_model(readings_of(simulated.grid).lazy(), start, as_of, options)
+    model = trained_model(readings_of(simulation.grid).lazy(), start, as_of, options)
     keys = pl.concat(
-        [simulated.grid.keys, simulated.grid.keys.select("device", pl.lit(JOINT_TAG).alias("tag")).unique()]
+        [simulation.grid.keys, simulation.grid.keys.select("device", pl.lit(JOINT_TAG).alias("tag")).unique()]
     )
     fine, scores = (
         score_span(model, readings_of(grid).lazy(), keys, as_of, until, options).rows
-        for grid in (simulated.grid, faulty.grid)
+        for grid in (simulation.grid, faulty.grid)
     )
-    return Trial(simulated, faulty, past, model, options, fine, scores)
+    return Trial(simulation, faulty, past, model, options, fine, scores)
 
 
 def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines: bool = True) -> pl.DataFrame:
@@ -165,7 +165,7 @@ def compare(trial: Trial, alphas: Sequence[float] = (0.01, 0.001), *, baselines:
         frames.append(_lines_of(f"{trial.options.detector}, alpha {alpha:g}", summary, rate))
     if not baselines:
         return pl.concat(frames)
-    past, grid = trial.past, trial.simulated.grid
+    past, grid = trial.past, trial.simulation.grid
     svms = plain_one_class_svms(replace(grid, values=grid.values[:, :past]))
     cells = int(np.isfinite(grid.values[:, past:]).sum())
     for method, rows_of in (

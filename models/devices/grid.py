@@ -172,7 +172,7 @@ def row_quantiles(x: Floats, quantiles: tuple[float, ...]) -> Floats:
 
     Linear between the order statistics, as numpy's default.
     """
-    ascending = np.sort(x, axis=1)
+    sorted_values = np.sort(x, axis=1)
     count = (~np.isnan(x)).sum(axis=1)
     result = np.full((len(x), len(quantiles)), np.nan)
     some = count > 0
@@ -181,7 +181,7 @@ def row_quantiles(x: Floats, quantiles: tuple[float, ...]) -> Floats:
         position = q * (count[some] - 1)
         low = np.floor(position).astype(np.int64)
         high = np.ceil(position).astype(np.int64)
-        below, above = ascending[rows, low], ascending[rows, high]
+        below, above = sorted_values[rows, low], sorted_values[rows, high]
         result[some, i] = below + (above - below) * (position - low)
     return result
 
@@ -189,10 +189,10 @@ def row_quantiles(x: Floats, quantiles: tuple[float, ...]) -> Floats:
 def ages(event: NDArray[np.bool_], cap: int = LOOKBACK) -> NDArray[np.int16]:
     """Number of columns up to and with this one for which `event` has held without a break, at most `cap`."""
     age = np.zeros(event.shape, np.int16)
-    running = np.zeros(len(event), np.int16)
+    current = np.zeros(len(event), np.int16)
     for t in range(event.shape[1]):
-        running = np.where(event[:, t], np.minimum(running + 1, cap), 0).astype(np.int16)
-        age[:, t] = running
+        current = np.where(event[:, t], np.minimum(current + 1, cap), 0).astype(np.int16)
+        age[:, t] = current
     return age
 
 

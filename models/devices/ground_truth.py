@@ -42,7 +42,7 @@ def judge(published_rows: pl.LazyFrame, tables: Frames, options: Options) -> pl.
     rows = published_rows.select(columns)
     first = rows.select(pl.col("as_of").first()).collect()
     as_of = first.item() if first.height else None
-    labels, labelled = _labels(tables, as_of, options)
+    labels, is_labelled = _labels(tables, as_of, options)
     marks = _marks(rows.select(*KEY, "time"), labels)
     p = pl.col("p_value")
     place = [*KEY, "rung", "phase", "fault", "fault_tag", "fault_start"]
@@ -57,7 +57,7 @@ def judge(published_rows: pl.LazyFrame, tables: Frames, options: Options) -> pl.
             *((p <= alpha).sum().cast(pl.Int64).alias(name) for alpha, name in _AT.items()),
             pl.col("bundle", "run_id").first(),
         )
-        .with_columns(pl.lit(labelled).alias("labelled"), pl.lit(value=False).alias("pending"))
+        .with_columns(pl.lit(is_labelled).alias("labelled"), pl.lit(value=False).alias("pending"))
         .sort(place, nulls_last=True)
         .collect(engine="streaming")
     )
@@ -72,9 +72,9 @@ def _labels(tables: Frames, as_of: datetime | None, options: Options) -> tuple[p
     last = tables["labels"].select(pl.col("end").max()).collect().item()
     over = pl.col("end") + AFTERMATH * options.step
     near = tables["labels"].filter(pl.col("start") < as_of, over > as_of - _HOUR)
-    renamed = near.rename({"tag": "fault_tag", "start": "fault_start"}).with_columns(over.alias("over"))
+    faults = near.rename({"tag": "fault_tag", "start": "fault_start"}).with_columns(over.alias("over"))
     columns = ["device", "fault_tag", "fault", "fault_start", "end", "over"]
-    return renamed.select(columns), last is not None and last >= as_of
+    return faults.select(columns), last is not None and last >= as_of
 
 
 def _marks(rows: pl.LazyFrame, labels: pl.LazyFrame) -> pl.LazyFrame:
@@ -112,8 +112,8 @@ def measures(judged_rows: pl.LazyFrame) -> pl.DataFrame:
 
 def _of_faults(sums: pl.LazyFrame) -> pl.DataFrame:
     """Measures of labelled faults, overall and by kind; no rows without labels."""
-    labelled = sums.filter("labelled", (pl.col("anomalies") > 0) | (pl.col("phase") == "during"))
-    rows = labelled.collect(engine="streaming")
+    is_relevant = (pl.col("anomalies") > 0) | (pl.col("phase") == "during")
+    rows = sums.filter("labelled", is_relevant).collect(engine="streaming")
     alarms = pl.col("anomalies").sum()
     faults = (
         rows.filter(phase="during")

@@ -52,18 +52,18 @@ def incidents(
     previous: pl.DataFrame | None,
     as_of: datetime,
     interval: timedelta,
-    alarming: pl.DataFrame,
+    alarm_keys: pl.DataFrame,
     cooldown: timedelta = COOLDOWN,
 ) -> pl.DataFrame:
     """Incidents (see `INCIDENTS`) after the hour that ends at `as_of`, by device and start.
 
-    `rows` are the hour's published rows, `alarming` the keys (device, tag) that show enough for an alarm. `previous`
+    `rows` are the hour's published rows, `alarm_keys` the keys (device, tag) that show enough for an alarm. `previous`
     are the incidents that the last run before it returned; of those only the ones that may go on are used. Returned are
     the incidents with an anomaly in this hour, and those that are still open.
     """
     past = _still_open(previous, as_of)
     strands = _strands(rows.filter("is_anomaly"), past, interval, cooldown)
-    groups = _by_incident(strands, alarming)
+    groups = _by_incident(strands, alarm_keys)
     current = groups.join(past, on=["incident", "device"], how="semi")
     quiet = past.join(current, on="incident", how="anti").with_columns(is_new_alarm=pl.lit(value=False))
     past_now = past.join(current, on="incident", how="semi")
@@ -130,11 +130,11 @@ def _with_incidents(strands: pl.DataFrame, past: pl.DataFrame, together: timedel
     return both.with_columns(pl.coalesce("earlier", "new").alias("incident"))
 
 
-def _by_incident(strands: pl.DataFrame, alarming: pl.DataFrame) -> pl.DataFrame:
+def _by_incident(strands: pl.DataFrame, alarm_keys: pl.DataFrame) -> pl.DataFrame:
     """One row per incident of this hour; `is_new_alarm` if one of its tags alarms."""
     order = ["p_value", "joint_last", "score", "time", "tag"]
     by_peak = strands.join(
-        alarming.with_columns(is_alarming=pl.lit(value=True)), on=["device", "tag"], how="left"
+        alarm_keys.with_columns(is_alarming=pl.lit(value=True)), on=["device", "tag"], how="left"
     ).with_columns((pl.col("tag") == JOINT_TAG).alias("joint_last"))
     by_peak = by_peak.sort("device", "incident", *order, descending=[False] * 4 + [True, False, False])
     return (

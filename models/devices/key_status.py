@@ -36,7 +36,7 @@ def of_joint(keys: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
 def of_sensors(model: Model, block: Block, rungs: pl.DataFrame, options: Options) -> pl.DataFrame:
     """One row per sensor of the block: status, rung and reason; silent and flat sensors are findings."""
     values = block.grid.values
-    count = block.received[:, LOOKBACK:].sum(axis=1)
+    count = block.has_reading[:, LOOKBACK:].sum(axis=1)
     is_silent = (block.cause == CAUSES.index("missing")).any(axis=1)
     length, chance = np.zeros(len(values), np.int16), np.full(len(values), np.nan)
     at = np.flatnonzero(rungs["rung"].is_not_null().to_numpy())

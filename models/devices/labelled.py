@@ -24,12 +24,12 @@ def precision(incidents: pl.LazyFrame, tables: Frames, until: datetime) -> pl.Da
     recent = incidents.filter(pl.col("as_of") > until - RECENT, pl.col("as_of") <= until, "is_alarm")
     newest = recent.sort("as_of").unique("incident", keep="last", maintain_order=True)
     alarms = newest.select("incident", "device", "tag", "tags", "start", "end").collect()
-    labelled = alarms.join(labels, on="device", how="inner").filter(
+    matches = alarms.join(labels, on="device", how="inner").filter(
         pl.col("since") < pl.col("end"),
         pl.col("over") > pl.col("start"),
         (pl.col("of") == JOINT_TAG) | pl.col("tags").list.contains(pl.col("of")),
     )
-    last = labelled.sort("at", "verdict", nulls_last=False).unique(
+    last = matches.sort("at", "verdict", nulls_last=False).unique(
         "incident", keep="last", maintain_order=True
     )
     each = alarms.join(last.select("incident", "verdict"), on="incident", how="left")

@@ -90,16 +90,16 @@ def with_new_normal(
         return scores
     keys = scores.keys.select(*KEY).join(devices, on="device", how="semi")
     past = scorer(model, keys, first - memory_of(options.hold_hours, step), first).rows
-    lasting = _lasting(past.filter(pl.col("time") >= first - hold), first - hold, hold)
+    shifts = _lasting(past.filter(pl.col("time") >= first - hold), first - hold, hold)
     usual = outside(past, faults, step)
     called_for = called_for_of(step)
-    rows = with_memory(scores.rows, usual, first, options.alpha, called_for, without=lasting)
-    if lasting.is_empty():
+    rows = with_memory(scores.rows, usual, first, options.alpha, called_for, without=shifts)
+    if shifts.is_empty():
         return Scores(rows, scores.keys)
-    devices = lasting.select("device").unique()
+    devices = shifts.select("device").unique()
     keys = keys.join(devices, on="device", how="semi")
     again = _model_of(readings, devices, faults, first - hold, first, options, model)
-    both = scorer(again, keys, first - hold, until).rows.join(lasting, on=list(KEY), how="semi")
+    both = scorer(again, keys, first - hold, until).rows.join(shifts, on=list(KEY), how="semi")
     now, before = both.filter(pl.col("time") >= first), both.filter(pl.col("time") < first)
     now = with_memory(now, outside(before, faults, step), first, options.alpha, called_for)
     judged_keys = now.filter(pl.col("p_value").is_not_null()).select(*KEY).unique()

@@ -58,8 +58,8 @@ def _beyond(gaps: NDArray[np.int16], n: NDArray[np.int64]) -> Floats:
     longest = gaps[rows].max(axis=1, initial=0)
     beyond = np.maximum(np.arange(LOOKBACK)[None, :] - longest[:, None], 0)
     onward = (absent - starts + 0.5)[:, None] + np.arange(LOOKBACK - 1)[None, :]
-    lasting = np.concatenate([np.ones((len(rows), 1)), onward / (onward + starts[:, None] + 0.5)], axis=1)
-    tail = p[rows] * np.take_along_axis(np.cumprod(lasting, axis=1), beyond, axis=1)
+    chances = np.concatenate([np.ones((len(rows), 1)), onward / (onward + starts[:, None] + 0.5)], axis=1)
+    tail = p[rows] * np.take_along_axis(np.cumprod(chances, axis=1), beyond, axis=1)
     tail = np.where((starts == 0)[:, None], exchangeable(n[rows], LOOKBACK), tail)
     p[rows] = np.minimum(p[rows], np.maximum(tail, P_FLOOR))
     return p

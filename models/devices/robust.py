@@ -109,8 +109,8 @@ def _fit(grid: Grid, x: Floats, part: NDArray[np.bool_], choice: NDArray[np.int8
             baseline[s], profile[s] = REGIMES, np.nan
             profile[s, : len(regimes)] = regimes
     expected = expected_of(grid, x, baseline, profile)
-    estimated = np.where(baseline == SEASONAL, (daily != 0).sum(axis=1), np.where(baseline == LOCAL, 0, 1))
-    scales = channels.fit_scales(x, expected, np.broadcast_to(part[None, :], x.shape), estimated)
+    dof = np.where(baseline == SEASONAL, (daily != 0).sum(axis=1), np.where(baseline == LOCAL, 0, 1))
+    scales = channels.fit_scales(x, expected, np.broadcast_to(part[None, :], x.shape), dof)
     return Fitted(baseline, profile, scales, x)
 
 
@@ -203,12 +203,12 @@ def _suspects(grid: Grid, parameters: Fitted) -> NDArray[np.bool_]:
 def expected_of(grid: Grid, x: Floats, baseline: NDArray[np.int8], profile: Floats) -> Floats:
     """The expected values of sensors with the values `x` on the columns of `grid`; see the module."""
     expected = np.empty_like(x)
-    steady = np.flatnonzero(baseline <= SEASONAL)
-    expected[steady] = channels.seasonal(channels.seasonal_design(grid), profile[steady])
-    wandering = np.flatnonzero(baseline == LOCAL)
-    expected[wandering] = channels.recent_level(x[wandering], profile[wandering, 0])
-    jumping = np.flatnonzero(baseline == REGIMES)
-    expected[jumping] = _nearest(x[jumping], profile[jumping])
+    with_profile = np.flatnonzero(baseline <= SEASONAL)
+    expected[with_profile] = channels.seasonal(channels.seasonal_design(grid), profile[with_profile])
+    with_level = np.flatnonzero(baseline == LOCAL)
+    expected[with_level] = channels.recent_level(x[with_level], profile[with_level, 0])
+    with_regimes = np.flatnonzero(baseline == REGIMES)
+    expected[with_regimes] = _nearest(x[with_regimes], profile[with_regimes])
     return expected
 
 

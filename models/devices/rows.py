@@ -42,8 +42,8 @@ readings since then are taken for normal, too (`models.devices.new_normal`), els
 def as_scores(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Published rows with the columns `SCORES`; columns that an earlier version did not publish are null."""
     names = rows.collect_schema().names()
-    lacking = [pl.lit(None, dtype).alias(name) for name, dtype in SCORES.items() if name not in names]
-    return rows.with_columns(lacking).select(list(SCORES))
+    nulls = [pl.lit(None, dtype).alias(name) for name, dtype in SCORES.items() if name not in names]
+    return rows.with_columns(nulls).select(list(SCORES))
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Block:
     """The results for the cells of some sensors in the hour; arrays of shape (S, columns), to be filled in."""
 
     grid: Grid
-    received: NDArray[np.bool_]
+    has_reading: NDArray[np.bool_]
     """Whether there is a reading, over all of the grid; that of a counter may have no value."""
     rung: NDArray[np.int8]
     score: Floats
@@ -64,13 +64,13 @@ class Block:
     """Distances from what is expected in the sensor's scale, over all of the grid; NaN without one."""
 
     @classmethod
-    def of(cls, grid: Grid, first: int, received: NDArray[np.bool_]) -> "Block":
+    def of(cls, grid: Grid, first: int, has_reading: NDArray[np.bool_]) -> "Block":
         """An empty block for the columns of `grid` from `first` on."""
         keys, columns = grid.keys.height, grid.intervals - first
         score, p_value, expected, low, high = (np.full((keys, columns), np.nan) for _ in range(5))
         return cls(
             grid=grid,
-            received=received,
+            has_reading=has_reading,
             rung=np.full(keys, RUNGS.index("none"), np.int8),
             score=score,
             p_value=p_value,
@@ -86,9 +86,9 @@ def rows_of(block: Block, options: Options) -> pl.DataFrame:
     """The rows of a block: one for each reading, and for each missing reading that is unusual."""
     value = block.grid.values[:, LOOKBACK:]
     absent = np.isnan(value)
-    missing = block.cause == CAUSES.index("missing")
-    row, column = np.nonzero(~absent | missing)
-    rung = np.where(missing[row, column], RUNGS.index("missing"), block.rung[row])
+    is_missing = block.cause == CAUSES.index("missing")
+    row, column = np.nonzero(~absent | is_missing)
+    rung = np.where(is_missing[row, column], RUNGS.index("missing"), block.rung[row])
     columns = {"value": value, "score": block.score, "p_value": block.p_value}
     bands = {"expected": block.expected, "low": block.low, "high": block.high}
     cause = block.cause[row, column]

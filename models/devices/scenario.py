@@ -240,7 +240,7 @@ class Devices(
             pl.col("as_of") > until - timedelta(days=1), pl.col("as_of") == pl.col("as_of").max()
         )
         past_alarms = alarms.past_alarms(past, training.labelled_faults(tables, until), settings.step)
-        alarming = alarms.alarming(rows, settings.alarms_per_day, _verdicts(tables, until), past_alarms)
+        alarm_keys = alarms.alarming(rows, settings.alarms_per_day, _verdicts(tables, until), past_alarms)
         rows = as_scores(rows)
         anomalies = rows.filter("is_anomaly").collect(engine="streaming")
         last_levels = None
@@ -251,7 +251,7 @@ class Devices(
             )
             last_levels = earlier_levels.filter(pl.col("as_of") == pl.col("as_of").max())
         return {
-            "incidents": incidents.incidents(anomalies, previous, until, settings.step, alarming),
+            "incidents": incidents.incidents(anomalies, previous, until, settings.step, alarm_keys),
             "levels": levels.levels(rows, last_levels, earlier.get("incidents"), until),
         }
 

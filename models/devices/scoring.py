@@ -134,9 +134,9 @@ def _score_grid(
     model: Model, grid: Grid, keys: pl.DataFrame, options: Options
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     grid = _without_sentinels(model, grid)
-    received = ~np.isnan(grid.values)
+    has_reading = ~np.isnan(grid.values)
     grid = conversion.converted(grid, conversion.taken_in(model.frames["sensors"], grid.keys))
-    block = Block.of(grid, LOOKBACK, received)
+    block = Block.of(grid, LOOKBACK, has_reading)
     rungs = model.rungs(grid.keys)
     _score_varying(model, block, rungs["rung"], options)
     _score_discrete(model, block, rungs["rung"])
@@ -247,7 +247,7 @@ def _score_missing(model: Model, block: Block, rung: pl.Series) -> None:
     if not len(at):
         return
     some = block.grid.take(at)
-    grid = replace(some, values=np.where(block.received[at], 0.0, np.nan))
+    grid = replace(some, values=np.where(block.has_reading[at], 0.0, np.nan))
     p = presence.gap_p_values(model.rows("sensors", grid.keys), grid, LOOKBACK)
     row, column = np.nonzero(p <= HIGHEST_ALPHA)
     block.p_value[at[row], column] = p[row, column]

@@ -64,9 +64,9 @@ def simulate(
     first: int = 0,
     seed: int = 7,
     interval: timedelta = MINUTE,
-    missing: float = 0.0005,
+    missing_share: float = 0.0005,
 ) -> Simulated:
-    """Devices number `first` up to `first + devices`, free of faults; a share `missing` of readings is lost."""
+    """Devices number `first` up to `first + devices`, free of faults; a share `missing_share` of readings is lost."""
     traits = _traits(devices, first, seed)
     noise, chance, draws = _draws(devices, first, intervals, seed)
     noise[:, 3] = CORRELATION * noise[:, 2] + np.sqrt(1 - CORRELATION**2) * noise[:, 3]
@@ -81,7 +81,7 @@ def simulate(
     level, scale = _column(traits, "level", devices), _column(traits, "scale", devices)
     expected = (level + scale * course).reshape(-1, intervals)
     values = expected + (scale * noise).reshape(-1, intervals)
-    values[chance.reshape(-1, intervals) < missing] = np.nan
+    values[chance.reshape(-1, intervals) < missing_share] = np.nan
     return Simulated(replace(grid, values=values), expected, traits)
 
 
@@ -153,7 +153,7 @@ def _course_of_modes(kinds: NDArray[np.object_], draws: Floats) -> Floats:
     return course
 
 
-def inject(simulated: Simulated, faults: Sequence[str], first: int, *, seed: int = 7) -> Faulty:
+def inject(simulation: Simulated, faults: Sequence[str], first: int, *, seed: int = 7) -> Faulty:
     """One fault in each device, of `faults` in turn, starting at column `first` or later.
 
     In units of the sensor's noise: a spike is 6 high and lasts 1 interval; a level shift is 4, for 40
@@ -161,10 +161,10 @@ def inject(simulated: Simulated, faults: Sequence[str], first: int, *, seed: int
     flat line repeats the value before it for 40; 20 readings are missing; with a broken correlation
     `current` goes on as before, but independently of `speed`, for 60.
     """
-    grid = simulated.grid
+    grid = simulation.grid
     values, rng, rows = grid.values.copy(), np.random.default_rng([seed, 2]), []
-    noise = values - simulated.expected
-    scales = simulated.traits["scale"].to_numpy()
+    noise = values - simulation.expected
+    scales = simulation.traits["scale"].to_numpy()
     for device in range(grid.keys.height // len(TAGS)):
         fault = faults[device % len(faults)]
         s = device * len(TAGS) + (3 if fault == "correlation" else int(rng.integers(0, 4)))
@@ -178,7 +178,7 @@ def inject(simulated: Simulated, faults: Sequence[str], first: int, *, seed: int
         elif fault == "flat":
             values[s, span] = _last_reading(values[s, :begin])
         elif fault == "correlation":
-            values[s, span] = simulated.expected[s, span] + np.roll(noise[s], grid.intervals // 2)[span]
+            values[s, span] = simulation.expected[s, span] + np.roll(noise[s], grid.intervals // 2)[span]
         else:
             values[s, span] += _disturbance(fault, noise[s, span], amount, np.arange(1, size + 1) / length)
         rows.append((*grid.keys.row(s), fault, span.start, span.stop))

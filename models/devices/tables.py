@@ -66,10 +66,10 @@ class ReadingsTable(Table):
             ahead = good.filter(pl.col("time") > _enqueue_times(good[ENQUEUED]) + tolerance)
             good = good.join(ahead, on=ROW, how="anti", maintain_order="left")
             bad = pl.concat([bad, ahead.select(ROW, pl.lit(_FUTURE).alias(RULE))])
-        ignored = tuple(c for c in raw.columns if c not in (ROW, *RAW_COLUMNS))
+        ignored_columns = tuple(c for c in raw.columns if c not in (ROW, *RAW_COLUMNS))
         begin = pl.col("time").dt.truncate(interval)
         points = good.select(*KEY, begin, pl.col("time").alias("at"), "value")
-        return AcceptResult(points, bad, ignored)
+        return AcceptResult(points, bad, ignored_columns)
 
     def fold(self, stored_rows: pl.LazyFrame | None, rows: pl.DataFrame) -> FoldResult:
         """Merges points into the stored intervals that they touch. Points of a closed interval are refused."""
@@ -109,12 +109,12 @@ def _enqueue_times(text: pl.Series) -> pl.Series:
     return times.fill_null(other).dt.replace_time_zone("UTC").cast(TIME)
 
 
-def _current(stored: pl.LazyFrame, points: pl.DataFrame) -> pl.DataFrame:
+def _current(readings: pl.LazyFrame, points: pl.DataFrame) -> pl.DataFrame:
     """The stored readings of the intervals of `points`."""
     intervals = points.select(*KEY, "time").unique()
     time = pl.col("time")
     near = pl.any_horizontal(*(time.is_between(*hours, closed="left") for hours in _hours(points)))
-    rows = stored.filter(near).select(Readings.column_names())
+    rows = readings.filter(near).select(Readings.column_names())
     return rows.join(intervals.lazy(), on=[*KEY, "time"], how="semi").collect(engine="streaming")
 
 

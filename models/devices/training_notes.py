@@ -115,13 +115,13 @@ def _irregular(sensors: pl.DataFrame, options: Options) -> list[str]:
     if slow.is_empty():
         return []
     pace = options.step * float(slow["pace"].median())  # type: ignore[arg-type]
-    fitting = [text for text in _INTERVALS if options.step < interval_of(text) <= 1.1 * pace]
-    if not fitting:
+    intervals = [text for text in _INTERVALS if options.step < interval_of(text) <= 1.1 * pace]
+    if not intervals:
         return []
     return [
         f"{slow.height:,} sensors, such as {_example(slow)}, send a reading about every "
         f"{pace.total_seconds() / 60:.3g} minutes and not regularly, in a store of intervals of {options.interval}: "
-        f"their jumps, drifts and flat lines are hard to see. A store of their own with --interval {fitting[-1]} fits."
+        f"their jumps, drifts and flat lines are hard to see. A store of their own with --interval {intervals[-1]} fits."
     ]
 
 

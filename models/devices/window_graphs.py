@@ -140,9 +140,9 @@ def _expected(builder: Builder, parameters: Fitted, recent: str, interval: NDArr
     mean = weighted_mean(builder, "readings", LOCAL_WEIGHTS, newest, WINDOW, least=0.0)
     center = builder.rows(np.where(regimes, 0.0, parameters.profile[:, :1]), "sensor")
     local = builder.op("Where", builder.op("IsNaN", mean), center, mean)
-    wandering = builder.op("Equal", baseline, builder.constant(LOCAL, np.int64))
-    jumping = builder.op("Equal", baseline, builder.constant(REGIMES, np.int64))
-    return builder.op("Where", wandering, local, builder.op("Where", jumping, nearest, course))
+    is_local = builder.op("Equal", baseline, builder.constant(LOCAL, np.int64))
+    has_regimes = builder.op("Equal", baseline, builder.constant(REGIMES, np.int64))
+    return builder.op("Where", is_local, local, builder.op("Where", has_regimes, nearest, course))
 
 
 def _course(builder: Builder, profile: Floats, interval: NDArray[np.int64]) -> str:
@@ -191,16 +191,16 @@ def discrete(params: pl.DataFrame) -> Graph:
     )
     rarity = builder.op("ReduceMin", chances, axes=[1], keepdims=1)
     rarity = builder.op("Where", builder.op("IsInf", rarity), _of_new(builder, params), rarity)
-    lasting = _at(builder, of_run, _repeats(builder))
+    persistence = _at(builder, of_run, _repeats(builder))
     absent = builder.squeeze(builder.op("IsNaN", now))
     cause = builder.op(
         "Where",
-        builder.op("Less", lasting, rarity),
+        builder.op("Less", persistence, rarity),
         builder.constant(CHANNELS.index("flat"), np.int64),
         builder.constant(CHANNELS.index("value"), np.int64),
     )
     p = builder.op(
-        "Where", absent, builder.constant(np.nan), builder.squeeze(builder.op("Min", rarity, lasting))
+        "Where", absent, builder.constant(np.nan), builder.squeeze(builder.op("Min", rarity, persistence))
     )
     cause = builder.op("Where", absent, builder.constant(-1, np.int64), builder.squeeze(cause))
     outputs = [(_of_p(builder, p), SCORE), (p, P_VALUE), (cause, _CAUSE)]

@@ -199,7 +199,7 @@ def test_faults_change_only_their_sensor_and_their_time():
 
 
 def test_the_rolling_z_score_is_that_of_a_loop():
-    grid = simulate(1, START, 200, missing=0.05).grid
+    grid = simulate(1, START, 200, missing_share=0.05).grid
     calls = set(rolling_z_score(grid, 100, threshold=2.0).rows())
     for s, key in enumerate(grid.keys.rows()):
         for t in range(100, 200):

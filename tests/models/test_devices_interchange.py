@@ -277,7 +277,7 @@ def test_a_score_that_another_library_adds_up_has_the_p_value_of_the_reading_tha
 @pytest.fixture(scope="module")
 def hour():
     """A bundle of the default detector, an hour after it with a fault in each device, and its rows without memory."""
-    simulated = simulate(len(FAULTS), scenario.START, 1440 + 60, missing=0.01)
+    simulated = simulate(len(FAULTS), scenario.START, 1440 + 60, missing_share=0.01)
     readings = readings_of(inject(simulated, list(FAULTS), 1440).grid).with_columns(shard=0)
     files = scenario.train(readings, timezone="Asia/Kolkata").files
     return files, readings, scenario.score(DEVICES.load(files), readings, hold_hours=0).rows

@@ -31,7 +31,7 @@ DEVICES_COUNT = 12
 
 @pytest.fixture(scope="module")
 def readings():
-    grid = simulate(DEVICES_COUNT, START, 1440 + 180, missing=0.002).grid
+    grid = simulate(DEVICES_COUNT, START, 1440 + 180, missing_share=0.002).grid
     return readings_of(grid).with_columns(shard=pl.col("device").str.slice(1).cast(pl.Int32) % 3)
 
 

@@ -23,7 +23,7 @@ OPTIONS = {"alpha": 0.001}
 @pytest.fixture(scope="module")
 def hours():
     """The views of two hours of three devices: a level shift in the first hour, and one silent sensor."""
-    simulated = simulate(6, START, 1440 + 120, missing=0.0)
+    simulated = simulate(6, START, 1440 + 120, missing_share=0.0)
     faulty = inject(simulated, ["level_shift"], 1440)
     readings = readings_of(faulty.grid).with_columns(shard=pl.lit(0))
     silent = (pl.col("device") == "d00005") & (pl.col("tag") == "mode") & (pl.col("time") >= AS_OF)

@@ -100,7 +100,7 @@ class TestSales:
 class TestDevices:
     @pytest.fixture(scope="class")
     def readings(self) -> pl.DataFrame:
-        grid = simulate(4, devices.START, 1440 + 60, missing=0.01).grid
+        grid = simulate(4, devices.START, 1440 + 60, missing_share=0.01).grid
         return readings_of(grid).with_columns(shard=pl.lit(0, pl.Int32))
 
     @pytest.fixture(scope="class")
