@@ -53,29 +53,29 @@ def alarms(
     both = rows.select(*PLACE, "probability", "threshold", "rank", "reasons", "above_threshold", "rung")
     both = both.join(past, on=list(PLACE), how="full", coalesce=True)
     above = pl.col("above_threshold").fill_null(value=False)
-    working = (pl.col("rung") == UNDER_WORK).fill_null(value=False)
-    high = (pl.col("probability") >= STAYS * pl.col("threshold")).fill_null(value=False) & ~working
-    running = pl.col("state").is_in([OPENED, GOES_ON]).fill_null(value=False)
-    resting = (pl.col("state") == CLOSED) & (pl.col("why") != _WORK)
-    resting = resting & (pl.col("closed_at") >= as_of - timedelta(hours=options.cooldown_hours))
+    is_under_work = (pl.col("rung") == UNDER_WORK).fill_null(value=False)
+    high = (pl.col("probability") >= STAYS * pl.col("threshold")).fill_null(value=False) & ~is_under_work
+    is_open = pl.col("state").is_in([OPENED, GOES_ON]).fill_null(value=False)
+    is_resting = (pl.col("state") == CLOSED) & (pl.col("why") != _WORK)
+    is_resting = is_resting & (pl.col("closed_at") >= as_of - timedelta(hours=options.cooldown_hours))
     why = (
-        pl.when(working)
+        pl.when(is_under_work)
         .then(pl.lit(_WORK))
         .when(pl.col("probability").is_null())
         .then(pl.lit("it no longer has a probability"))
         .otherwise(pl.lit("the probability fell"))
     )
     state = (
-        pl.when(running & (above | high) | resting.fill_null(value=False) & above)
+        pl.when(is_open & (above | high) | is_resting.fill_null(value=False) & above)
         .then(pl.lit(GOES_ON))
-        .when(running)
+        .when(is_open)
         .then(pl.lit(CLOSED))
         .when(above)
         .then(pl.lit(WAITS))
         .when(pl.col("state") == CLOSED)
         .then(pl.lit(CLOSED))
     )
-    closes = running & ~(above | high)
+    closes = is_open & ~(above | high)
     current = both.with_columns(
         state.alias("state"),
         pl.when(closes).then(pl.lit(as_of, _TIME)).otherwise("closed_at").alias("closed_at"),
@@ -105,20 +105,20 @@ def _with_openings(
     """`current`, in which alarms that wait are opened as far as inspections are free."""
     p = pl.col("probability")
     saves = p * missed_cost(options) - (1 - p) * options.needless_inspection_cost
-    waiting = current.filter(state=WAITS).with_columns(saves.alias("saves"))
-    running = current.filter(state=GOES_ON).select(KEY).unique().with_columns(inspected=pl.lit(value=True))
-    waiting = waiting.join(running, on=list(KEY), how="left").sort(
+    candidates = current.filter(state=WAITS).with_columns(saves.alias("saves"))
+    inspections = current.filter(state=GOES_ON).select(*KEY, inspected=pl.lit(value=True)).unique()
+    candidates = candidates.join(inspections, on=list(KEY), how="left").sort(
         "horizon_hours", "saves", *KEY, descending=[False, True, False, False]
     )
     counts = pl.struct(KEY).is_first_distinct() & pl.col("inspected").is_null()
-    waiting = waiting.with_columns(counts.cum_sum().alias("nth"))
-    waiting = waiting.with_columns(
+    candidates = candidates.with_columns(counts.cum_sum().alias("nth"))
+    candidates = candidates.with_columns(
         pl.when(pl.col("inspected").is_null()).then(pl.col("nth").first().over(KEY)).otherwise(0).alias("nth")
     )
     if options.inspections_per_day is not None:
         lately = past.filter(pl.col("since") > as_of - _DAY).select(KEY).unique().height
-        waiting = waiting.filter(pl.col("nth") <= max(0, options.inspections_per_day - lately))
-    openings = waiting.select(*PLACE, opens=pl.lit(value=True))
+        candidates = candidates.filter(pl.col("nth") <= max(0, options.inspections_per_day - lately))
+    openings = candidates.select(*PLACE, opens=pl.lit(value=True))
     opens = pl.col("opens").fill_null(value=False)
     return current.join(openings, on=list(PLACE), how="left").with_columns(
         pl.when(opens).then(pl.lit(OPENED)).otherwise("state").alias("state"),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 Calibration = Mapping[str, Any]
 
 IDENTITY: Calibration = {"kind": "identity"}
@@ -22,20 +23,20 @@ _MANY_FAILURES = 1_000
 _PRIOR, _FEW_PRIOR = 5.0, 0.1
 
 
-def calibration(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
+def calibration(probability: Floats, is_failure: Flags) -> Calibration:
     """The monotone calibration that fits held-out outcomes best.
 
     Isotonic regression where at least 1,000 rows failed, as it bends to any shape but needs many;
     else Platt's sigmoid; identity where none or all failed.
     """
-    positives = int(failed.sum())
-    if positives in (0, len(failed)):
+    positives = int(is_failure.sum())
+    if positives in (0, len(is_failure)):
         return IDENTITY
-    return (isotonic if positives >= _MANY_FAILURES else platt)(probability, failed)
+    return (isotonic if positives >= _MANY_FAILURES else platt)(probability, is_failure)
 
 
 def calibrations_of_few(
-    probability: Mapping[str, Floats], failed: Mapping[str, NDArray[np.bool_]], weight: Floats
+    probability: Mapping[str, Floats], is_failure: Mapping[str, Flags], weight: Floats
 ) -> dict[str, Calibration]:
     """Platt's sigmoid of each component, with the mean that its rows have; all components share one slope.
 
@@ -43,11 +44,11 @@ def calibrations_of_few(
     others. For probabilities of estimators that have not seen the machine of a row: then all rows can be used, not only
     the few failures among those of later time. `weight`, of each row, makes up for how rows were drawn.
     """
-    probabilities, outcomes = ([values[c] for c in probability] for values in (probability, failed))
+    probabilities, outcomes = ([values[c] for c in probability] for values in (probability, is_failure))
     weights = np.tile(weight, len(probability))
     common = platt(np.concatenate(probabilities), np.concatenate(outcomes), weights, _FEW_PRIOR)
     return {
-        c: towards(common, own, weight, float(np.average(failed[c], weights=weight)))
+        c: towards(common, own, weight, float(np.average(is_failure[c], weights=weight)))
         for c, own in probability.items()
     }
 
@@ -67,7 +68,7 @@ def towards(how: Calibration, probability: Floats, weight: Floats, base_rate: fl
 
 
 def platt(
-    probability: Floats, failed: NDArray[np.bool_], weight: Floats | float = 1.0, prior_weight: float = _PRIOR
+    probability: Floats, is_failure: Flags, weight: Floats | float = 1.0, prior_weight: float = _PRIOR
 ) -> Calibration:
     """Logistic regression on the logit of `probability`, with targets drawn in from 0 and 1.
 
@@ -76,8 +77,8 @@ def platt(
     of variance 1/`prior_weight`, which a handful of failures cannot overrule. A slope below 0 is taken as 0.
     """
     z = _logit(probability)
-    positives = float(failed.sum())
-    target = np.where(failed, (positives + 1) / (positives + 2), 1 / (len(failed) - positives + 2))
+    positives = float(is_failure.sum())
+    target = np.where(is_failure, (positives + 1) / (positives + 2), 1 / (len(is_failure) - positives + 2))
     design = np.column_stack([z, np.ones_like(z)])
     prior = np.array([1.0, 0.0])
     weights = prior.copy()
@@ -95,14 +96,14 @@ def platt(
     return {"kind": "platt", "slope": float(weights[0]), "intercept": float(weights[1])}
 
 
-def isotonic(probability: Floats, failed: NDArray[np.bool_]) -> Calibration:
+def isotonic(probability: Floats, is_failure: Flags) -> Calibration:
     """The least-squares fit to the outcomes by a function that never falls.
 
     Zadrozny & Elkan (2002), "Transforming classifier scores into accurate multiclass probability estimates".
     """
     from sklearn.isotonic import IsotonicRegression
 
-    curve = IsotonicRegression(out_of_bounds="clip").fit(probability, failed)
+    curve = IsotonicRegression(out_of_bounds="clip").fit(probability, is_failure)
     return {"kind": "isotonic", "from": curve.X_thresholds_.tolist(), "to": curve.y_thresholds_.tolist()}
 
 

@@ -16,9 +16,9 @@ def first_of_chains(failures: pl.LazyFrame, maintenance: pl.LazyFrame | None) ->
     """`failures` without the records that repeat one before them; the columns stay."""
     before = pl.col("time").shift().over(_COMPONENT)
     records = failures.sort("time", *_COMPONENT).with_columns(before.alias("|before"))
-    repaired = pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias("|repaired")
+    repair = pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias("|repaired")
     if maintenance is None:
-        records = records.with_columns(repaired)
+        records = records.with_columns(repair)
     else:
         repairs = maintenance.select(*_COMPONENT, "time", pl.col("time").alias("|repaired")).sort("time")
         records = records.join_asof(

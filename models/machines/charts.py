@@ -70,10 +70,10 @@ def curves(backtests: Mapping[int, pl.DataFrame]) -> Chart:
     """Precision against recall at every threshold, per horizon, with the average precision."""
     data = []
     for i, (hours, rows) in enumerate(backtests.items()):
-        p, failed = rows["probability"].to_numpy(), rows["failed"].to_numpy().astype(bool)
-        precision, recall, threshold = precision_recall(p, failed)
+        p, is_failure = rows["probability"].to_numpy(), rows["failed"].to_numpy().astype(bool)
+        precision, recall, threshold = precision_recall(p, is_failure)
         some = np.unique(np.linspace(0, len(recall) - 1, min(_POINTS, len(recall))).astype(int))
-        name = f"within {span(hours)}, average precision {average_precision(p, failed):.2f}"
+        name = f"within {span(hours)}, average precision {average_precision(p, is_failure):.2f}"
         trace = _line(name, recall[some].tolist(), precision[some].tolist(), COLOURS[i % 4])
         data.append({**trace, "text": [f"threshold {t:.3f}" for t in threshold[some]]})
     axes = {

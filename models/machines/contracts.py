@@ -125,11 +125,11 @@ class EventsTable(MachinesTable):
             stored_rows.filter(of_time).join(rows.select("machine_id"), on="machine_id", how="semi").collect()
         )
         news = rows.collect().join(before, on=list(self.unique), how="anti")
-        lacking = before.join(rows.collect(), on=list(self.unique), how="anti")
-        if 2 * lacking.height > before.height:
-            return lacking.head(0).select(self.identity)
+        missing_rows = before.join(rows.collect(), on=list(self.unique), how="anti")
+        if 2 * missing_rows.height > before.height:
+            return missing_rows.head(0).select(self.identity)
         times = news.select("machine_id", "time", pl.lit(True).alias("|new")).sort("time")
-        nearest = lacking.sort("time").join_asof(
+        nearest = missing_rows.sort("time").join_asof(
             times, on="time", by="machine_id", strategy="nearest", tolerance=near, check_sortedness=False
         )
         return nearest.filter("|new").select(self.identity)
@@ -201,8 +201,8 @@ class TelemetryTable(MachinesTable):
                 f"time is from {low:g} to {high:g}, so it counts cycles or rows. Expected times. "
                 "Read cycles as days with --layout cycles."
             )
-        accepted = super().accept(raw, options)
-        good = accepted.good
+        result = super().accept(raw, options)
+        good = result.good
         if not sensors(good.lazy()):
             raise ContractError(
                 f"{self.name}: no column with readings. Found: {', '.join(c for c in raw.columns if c != ROW)}. "
@@ -210,14 +210,14 @@ class TelemetryTable(MachinesTable):
                 "Check that its values are numbers."
             )
         if options.get("telemetry_marks", "end") == "end" or good.is_empty():
-            return accepted
+            return result
         hours = options.get("telemetry_hours") or interval_hours(good.lazy())
         if hours is None:
             raise ContractError(
                 f"{self.name}: times mark the start of an interval, but no machine has two rows that show "
                 "its length. Give it with --telemetry-hours, e.g. 1."
             )
-        return dataclasses.replace(accepted, good=with_end_times(good.lazy(), hours).collect())
+        return dataclasses.replace(result, good=with_end_times(good.lazy(), hours).collect())
 
 
 def is_dated(rows: pl.LazyFrame, timezone: str) -> bool | None:

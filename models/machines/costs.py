@@ -68,7 +68,7 @@ def counts(
     inspections: pl.DataFrame, failures: pl.DataFrame, horizon_hours: int, lead_hours: int = 0
 ) -> pl.DataFrame:
     """Per component of a machine with an inspection or a failure: `prevented`, `missed` and `needless`, see `bill`."""
-    following = inspections.sort("time").join_asof(
+    next_failures = inspections.sort("time").join_asof(
         failures.sort("time").with_columns(failed_at="time"),
         on="time",
         by=list(COMPONENT),
@@ -78,12 +78,12 @@ def counts(
     )
     useful = (pl.col("failed_at") <= pl.col("time") + pl.duration(hours=horizon_hours)).fill_null(value=False)
     soon = pl.col("failed_at") <= pl.col("time") + pl.duration(hours=lead_hours)
-    saved = following.filter(useful & ~soon).select(*COMPONENT, "failed_at").unique()
+    prevented_failures = next_failures.filter(useful & ~soon).select(*COMPONENT, "failed_at").unique()
     came = failures.select(*COMPONENT, "time").unique()
     parts = [
-        saved.group_by(COMPONENT).agg(prevented=pl.len(), missed=-pl.len().cast(pl.Int64)),
+        prevented_failures.group_by(COMPONENT).agg(prevented=pl.len(), missed=-pl.len().cast(pl.Int64)),
         came.group_by(COMPONENT).agg(missed=pl.len()),
-        following.group_by(COMPONENT).agg(needless=(~useful).sum()),
+        next_failures.group_by(COMPONENT).agg(needless=(~useful).sum()),
     ]
     schema = {
         **dict.fromkeys(COMPONENT, pl.String),
@@ -113,10 +113,10 @@ def alarms(rows: pl.DataFrame, horizon_hours: int) -> pl.DataFrame:
     picks = []
     while len(at):
         picks.append(at)
-        following = np.searchsorted(key, key[at] + pause)
-        inside = following < len(key)
-        here, following = at[inside], following[inside]
-        at = following[group[following] == group[here]]
+        next_at = np.searchsorted(key, key[at] + pause)
+        inside = next_at < len(key)
+        here, next_at = at[inside], next_at[inside]
+        at = next_at[group[next_at] == group[here]]
     return candidates[np.sort(np.concatenate(picks))]
 
 
@@ -130,8 +130,8 @@ def bills(
     lines = []
     awake = rows.filter(~pl.col("under_work"))
     for threshold in THRESHOLDS:
-        inspected = alarms(awake.filter(pl.col("probability") >= threshold), horizon_hours)
-        one = bill(inspected, failures, horizon_hours, Options(), lead_hours)
+        inspections = alarms(awake.filter(pl.col("probability") >= threshold), horizon_hours)
+        one = bill(inspections, failures, horizon_hours, Options(), lead_hours)
         lines.append({"threshold": threshold, "missed": one.missed, "needless": one.needless})
     return lines
 
@@ -152,9 +152,9 @@ def cheapest(table: Sequence[Mapping[str, float]], failures: int, options: Optio
     least, best = min(zip(cost, table, strict=True), key=lambda pair: (pair[0], pair[1]["missed"]))
 
     def is_as_good(row: Mapping[str, float], its_cost: float) -> bool:
-        fewer_missed, more_needless = best["missed"] - row["missed"], row["needless"] - best["needless"]
-        error = sqrt(failure_cost**2 * abs(fewer_missed) + inspection_cost**2 * abs(more_needless))
-        return its_cost <= least * (1 + 1e-12) or (fewer_missed >= 0 and its_cost - least <= error)
+        fewer_misses, more_needless = best["missed"] - row["missed"], row["needless"] - best["needless"]
+        error = sqrt(failure_cost**2 * abs(fewer_misses) + inspection_cost**2 * abs(more_needless))
+        return its_cost <= least * (1 + 1e-12) or (fewer_misses >= 0 and its_cost - least <= error)
 
     good = [row["threshold"] for row, its_cost in zip(table, cost, strict=True) if is_as_good(row, its_cost)]
     return min(good, key=lambda threshold: (abs(_logit(threshold) - _logit(options.threshold)), threshold))

@@ -121,15 +121,15 @@ class Learner:
     def _boosting(self) -> "_Boosting":
         return _Boosting(self._X, self._weight, self._options, self._judge)
 
-    def fit(self, failed: Flags, later_failed: Flags | None = None, trees: int | None = None) -> Fitted:
-        """The estimator for the outcomes `failed` of the rows.
+    def fit(self, outcomes: Flags, later_outcomes: Flags | None = None, trees: int | None = None) -> Fitted:
+        """The estimator for the `outcomes` of the rows.
 
-        LightGBM has `trees` of them, or stops adding more when the outcomes `later_failed` of the rows of later
-        time are no longer predicted better. The others have a fixed number of trees.
+        LightGBM has `trees` trees, or stops adding more when it no longer predicts `later_outcomes`, those of the rows of
+        later time, any better. The others have a fixed number of trees.
         """
         if self._options.estimator == "lightgbm":
-            return self._boosting.fit(failed, later_failed, trees)
-        return _classical(self._X, failed, self._weight, self._options)
+            return self._boosting.fit(outcomes, later_outcomes, trees)
+        return _classical(self._X, outcomes, self._weight, self._options)
 
 
 class _Boosting:
@@ -160,15 +160,15 @@ class _Boosting:
             nothing = np.zeros(len(judge))
             self._judge = self._data.create_valid(judge, nothing, params=self._parameters).construct()
 
-    def fit(self, failed: Flags, later_failed: Flags | None, trees: int | None) -> Fitted:
+    def fit(self, outcomes: Flags, later_outcomes: Flags | None, trees: int | None) -> Fitted:
         from models.boosting import lgb
 
-        self._data.set_label(failed.astype(np.float64))
-        if self._judge is None or later_failed is None or trees is not None or not later_failed.any():
+        self._data.set_label(outcomes.astype(np.float64))
+        if self._judge is None or later_outcomes is None or trees is not None or not later_outcomes.any():
             booster = lgb.train(dict(self._parameters), self._data, trees or _USUAL_TREES)
             best = booster.num_trees()
         else:
-            judge = self._judge.set_label(later_failed.astype(np.float64))
+            judge = self._judge.set_label(later_outcomes.astype(np.float64))
             stop = lgb.early_stopping(_PATIENCE, verbose=False)
             booster = lgb.train(
                 dict(self._parameters), self._data, MOST_TREES, valid_sets=[judge], callbacks=[stop]
@@ -186,7 +186,7 @@ def load(file: File, threads: int = 0) -> Estimator:
     raise TypeError(f"an estimator is text or a frame, not {type(file).__name__}")
 
 
-def _classical(X: Matrix, failed: Flags, weight: Floats, options: Options) -> Fitted:
+def _classical(X: Matrix, outcomes: Flags, weight: Floats, options: Options) -> Fitted:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.tree import DecisionTreeClassifier
 
@@ -194,7 +194,7 @@ def _classical(X: Matrix, failed: Flags, weight: Floats, options: Options) -> Fi
         tree = DecisionTreeClassifier(
             max_depth=options.depth or TREE_DEPTH, min_samples_leaf=10, random_state=options.seed
         )
-        tree.fit(X, failed, sample_weight=weight)
+        tree.fit(X, outcomes, sample_weight=weight)
         return Fitted(Classical(Trees.of_sklearn([tree]), tree.feature_importances_), 1)
     forest = RandomForestClassifier(
         n_estimators=FOREST_TREES,
@@ -203,5 +203,5 @@ def _classical(X: Matrix, failed: Flags, weight: Floats, options: Options) -> Fi
         random_state=options.seed,
         n_jobs=options.threads or -1,
     )
-    forest.fit(X, failed, sample_weight=weight)
+    forest.fit(X, outcomes, sample_weight=weight)
     return Fitted(Classical(Trees.of_sklearn(forest.estimators_), forest.feature_importances_), FOREST_TREES)

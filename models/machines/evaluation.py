@@ -63,7 +63,7 @@ def judged_rows(
     """
     value = pl.Series("probability", probability, dtype=pl.Float64).fill_nan(None)
     component, horizon_hours = risk.component, risk.horizon_hours
-    working = under_work(component, options)
+    is_under_work = under_work(component, options)
     return rows.select(
         "machine_id",
         pl.lit(component).alias("component"),
@@ -71,10 +71,10 @@ def judged_rows(
         "time",
         value,
         pl.lit(threshold).alias("threshold"),
-        ((value >= threshold) & ~working).alias("above_threshold"),
+        ((value >= threshold) & ~is_under_work).alias("above_threshold"),
         fails_within(component, horizon_hours).alias("failed"),
         pl.col(next_failure_column(component)).alias("next_failure_hours"),
-        working.alias("under_work"),
+        is_under_work.alias("under_work"),
         pl.lit(risk.rung).alias("rung"),
     )
 
@@ -106,20 +106,20 @@ def measures(rows: pl.DataFrame, options: Options) -> dict[str, float]:
     if final_rows.is_empty():
         return {}
     probability = final_rows["probability"].fill_null(0.0).to_numpy()
-    failed = final_rows["failed"].to_numpy().astype(bool)
+    is_failure = final_rows["failed"].to_numpy().astype(bool)
     alarm = final_rows["above_threshold"].fill_null(value=False).to_numpy().astype(bool)
-    hits = int((alarm & failed).sum())
-    result = {"rows": float(len(failed)), "failing_rows": float(failed.sum())}
+    hits = int((alarm & is_failure).sum())
+    result = {"rows": float(len(is_failure)), "failing_rows": float(is_failure.sum())}
     if alarm.any():
         result["precision"] = hits / int(alarm.sum())
-    if failed.any():
-        result["recall"] = hits / int(failed.sum())
-        result["f1"] = 2 * hits / int(alarm.sum() + failed.sum())
-        result["average_precision"] = average_precision(probability, failed)
-    clipped = np.clip(probability, _FLOOR, 1 - _FLOOR)
-    result["calibration_error"] = calibration_error(probability, failed)
-    result["brier"] = float(((probability - failed) ** 2).mean())
-    result["log_loss"] = float(-np.where(failed, np.log(clipped), np.log1p(-clipped)).mean())
+    if is_failure.any():
+        result["recall"] = hits / int(is_failure.sum())
+        result["f1"] = 2 * hits / int(alarm.sum() + is_failure.sum())
+        result["average_precision"] = average_precision(probability, is_failure)
+    p = np.clip(probability, _FLOOR, 1 - _FLOOR)
+    result["calibration_error"] = calibration_error(probability, is_failure)
+    result["brier"] = float(((probability - is_failure) ** 2).mean())
+    result["log_loss"] = float(-np.where(is_failure, np.log(p), np.log1p(-p)).mean())
     return result | _warnings(final_rows, options) | _savings(final_rows, options)
 
 
@@ -144,41 +144,41 @@ def metrics(rows: pl.DataFrame, options: Options) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=schema), *parts])
 
 
-def average_precision(probability: NDArray[np.float64], failed: NDArray[np.bool_]) -> float:
+def average_precision(probability: NDArray[np.float64], is_failure: NDArray[np.bool_]) -> float:
     """Area under the precision-recall steps: precision at each distinct probability times the recall it adds.
 
     >>> average_precision(np.array([0.9, 0.8, 0.1]), np.array([True, False, True]))
     0.8333333333333333
     """
-    precision, recall, _ = precision_recall(probability, failed)
+    precision, recall, _ = precision_recall(probability, is_failure)
     return float((precision * np.diff(recall, prepend=0.0)).sum())
 
 
 def precision_recall(
-    probability: NDArray[np.float64], failed: NDArray[np.bool_]
+    probability: NDArray[np.float64], is_failure: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Precision, recall and threshold at each distinct probability, falling; equal ones are taken together."""
     order = np.argsort(-probability, kind="stable")
     sorted_p = probability[order]
-    hits = np.cumsum(failed[order])
+    hits = np.cumsum(is_failure[order])
     last = np.flatnonzero(np.diff(sorted_p, append=-np.inf))
-    return hits[last] / (last + 1), hits[last] / max(int(failed.sum()), 1), sorted_p[last]
+    return hits[last] / (last + 1), hits[last] / max(int(is_failure.sum()), 1), sorted_p[last]
 
 
-def calibration_error(probability: NDArray[np.float64], failed: NDArray[np.bool_]) -> float:
+def calibration_error(probability: NDArray[np.float64], is_failure: NDArray[np.bool_]) -> float:
     """Expected calibration error over ten bins of equal width: |mean probability - share failed|, by rows.
 
     Naeini, Cooper & Hauskrecht (2015), AAAI: "Obtaining well calibrated probabilities".
     """
-    table = reliability(probability, failed)
+    table = reliability(probability, is_failure)
     off = (table["probability"] - table["share"]).abs().to_numpy()
     return float(np.average(off, weights=table["rows"].to_numpy())) if table.height else 0.0
 
 
-def reliability(probability: NDArray[np.float64], failed: NDArray[np.bool_]) -> pl.DataFrame:
+def reliability(probability: NDArray[np.float64], is_failure: NDArray[np.bool_]) -> pl.DataFrame:
     """Per bin of equal width that has rows: mean `probability`, `share` that failed, `rows`."""
     which = np.minimum((probability * _BINS).astype(int), _BINS - 1)
-    frame = pl.DataFrame({"bin": which, "probability": probability, "failed": failed})
+    frame = pl.DataFrame({"bin": which, "probability": probability, "failed": is_failure})
     return (
         frame.group_by("bin", maintain_order=True)
         .agg(pl.col("probability").mean(), pl.col("failed").mean().alias("share"), pl.len().alias("rows"))
@@ -238,19 +238,19 @@ def _savings(rows: pl.DataFrame, options: Options) -> dict[str, float]:
         for inspections in (alarms, visits, alarms.head(0))
     )
     result: dict[str, float] = {}
-    for name, saved in (("saved_to_never", never - ours), ("saved_to_every_n_days", plan - ours)):
+    for name, savings in (("saved_to_never", never - ours), ("saved_to_every_n_days", plan - ours)):
         draws = np.random.default_rng(options.seed).multinomial(
-            len(saved), np.full(len(saved), 1 / len(saved)), _DRAWS
+            len(savings), np.full(len(savings), 1 / len(savings)), _DRAWS
         )
-        low, high = np.quantile(draws @ saved, _INTERVAL)
-        result |= {name: float(saved.sum()), f"{name}_low": float(low), f"{name}_high": float(high)}
+        low, high = np.quantile(draws @ savings, _INTERVAL)
+        result |= {name: float(savings.sum()), f"{name}_low": float(low), f"{name}_high": float(high)}
     return result
 
 
 def _costs(machines: pl.DataFrame, counts: pl.DataFrame, options: Options) -> NDArray[np.float64]:
     """The cost of each of `machines`, from `costs.counts`."""
-    priced = counts.group_by("machine_id").agg(costs.cost_of_counts(options).sum().alias("cost"))
-    table = machines.join(priced, on="machine_id", how="left", maintain_order="left")
+    prices = counts.group_by("machine_id").agg(costs.cost_of_counts(options).sum().alias("cost"))
+    table = machines.join(prices, on="machine_id", how="left", maintain_order="left")
     return table["cost"].fill_null(0.0).to_numpy()
 
 
@@ -264,15 +264,15 @@ def _any_component(rows: pl.DataFrame) -> dict[str, float]:
         )
         .sort("machine_id", "time")
     )
-    failed = machines["failed"].to_numpy().astype(bool)
-    if not failed.any():
+    is_failure = machines["failed"].to_numpy().astype(bool)
+    if not is_failure.any():
         return {}
     p = machines["probability"].to_numpy()
     return {
-        "average_precision": average_precision(p, failed),
-        "calibration_error": calibration_error(p, failed),
-        "failing_rows": float(failed.sum()),
-        "rows": float(len(failed)),
+        "average_precision": average_precision(p, is_failure),
+        "calibration_error": calibration_error(p, is_failure),
+        "failing_rows": float(is_failure.sum()),
+        "rows": float(len(is_failure)),
     }
 
 

@@ -111,20 +111,17 @@ def _risk_tracks(view: View, machines: pl.LazyFrame, since: datetime, hours: int
         rows = rows.group_by(*KEY, "time").last().sort("time")
         marks = []
         if "failures" in view.run.tables:
-            failed = _failed_before(rows, view.run.tables["failures"], view.options.every_hours)
-            rows, marks = (
-                rows.join(failed, on=[*KEY, "time"], how="left"),
-                [Mark("failed", "Failed", page.ALERT)],
-            )
-        return rows.with_columns(pl.format(_panel("{}"), "component").alias("series")).drop(
-            "component"
-        ), marks
+            failures = _failed_before(rows, view.run.tables["failures"], view.options.every_hours)
+            rows = rows.join(failures, on=[*KEY, "time"], how="left")
+            marks = [Mark("failed", "Failed", page.ALERT)]
+        series = pl.format(_panel("{}"), "component").alias("series")
+        return rows.with_columns(series).drop("component"), marks
 
-    published, failed = track_rows([*_earlier(view, since, inside), view.run.published_rows])
-    backtest, failed_then = track_rows([view.run.backtest])
+    published_rows, marks = track_rows([*_earlier(view, since, inside), view.run.published_rows])
+    backtest, backtest_marks = track_rows([view.run.backtest])
     return [
-        Track(published, actual=Line("probability", "Published risk", page.ACCENT), marks=failed),
-        Track(backtest, expected=Line("probability", "Risk in the backtest"), marks=failed_then),
+        Track(published_rows, actual=Line("probability", "Published risk", page.ACCENT), marks=marks),
+        Track(backtest, expected=Line("probability", "Risk in the backtest"), marks=backtest_marks),
     ]
 
 
@@ -132,12 +129,12 @@ def _failed_before(rows: pl.LazyFrame, failures: pl.LazyFrame, every_hours: int)
     """The first of `rows` after each failure, if near: key, time and `failed`."""
     times = rows.select(*KEY, "time").with_columns(at="time")
     near = timedelta(hours=max(24, 2 * every_hours))
-    following = (
+    next_rows = (
         failures.select(*KEY, "time")
         .sort("time")
         .join_asof(times, on="time", by=list(KEY), strategy="forward", tolerance=near, check_sortedness=False)
     )
-    matches = following.filter(pl.col("at").is_not_null())
+    matches = next_rows.filter(pl.col("at").is_not_null())
     return matches.select(*KEY, pl.col("at").alias("time"), pl.lit(value=True).alias("failed")).unique()
 
 

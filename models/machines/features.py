@@ -311,12 +311,12 @@ def _errors(
 
 def _events(tables: Frames, vocabulary: Vocabulary, rows: pl.DataFrame) -> dict[str, pl.Series]:
     """Days since each component, and any, was last replaced, and since any failed; null if never on record."""
-    failed = [tables["failures"].select(*ROW, "component")] if "failures" in tables else []
-    replaced = [tables["maintenance"].select(*ROW, "component")] if "maintenance" in tables else []
-    since = _since(replaced + failed, vocabulary.components, rows)
+    failures = [tables["failures"].select(*ROW, "component")] if "failures" in tables else []
+    replacements = [tables["maintenance"].select(*ROW, "component")] if "maintenance" in tables else []
+    since = _since(replacements + failures, vocabulary.components, rows)
     columns = {replaced_column(c): since[_own(c)].alias(replaced_column(c)) for c in vocabulary.components}
     columns["any_replaced_days"] = since[_ANY].alias("any_replaced_days")
-    columns["any_failed_days"] = _since(failed, (), rows)[_ANY].alias("any_failed_days")
+    columns["any_failed_days"] = _since(failures, (), rows)[_ANY].alias("any_failed_days")
     columns["maintenance_due_days"] = _due(tables.get("maintenance"), rows)
     return columns
 

@@ -44,9 +44,9 @@ def judge(published_rows: pl.LazyFrame, tables: Frames, until: datetime) -> pl.D
     nothing = pl.LazyFrame(schema={name: rows.schema[name] for name in (*KEY, "time")})
     of_these = by_component(tables, rows["component"].unique().sort().to_list())
     failures = tables_at(of_these, until).get("failures", nothing)
-    following = failures.select(*KEY, time, failed_at=time).unique().sort("time").collect()
+    next_failures = failures.select(*KEY, time, failed_at=time).unique().sort("time").collect()
     table = rows.join_asof(
-        following,
+        next_failures,
         on="time",
         by=list(KEY),
         strategy="forward",
@@ -55,7 +55,7 @@ def judge(published_rows: pl.LazyFrame, tables: Frames, until: datetime) -> pl.D
     )
     due = time + pl.duration(hours="horizon_hours")
     record = pl.lit(failures_until(tables, until), rows.schema["time"])
-    pending = due > record
+    is_pending = due > record
     quiet = pl.col("failed_at").is_null().all().over("machine_id", "time")
     unseen = (due > pl.col(ENDED)).fill_null(value=False) & quiet
     end = pl.min_horizontal(record, pl.when(quiet).then(ENDED))
@@ -64,11 +64,11 @@ def judge(published_rows: pl.LazyFrame, tables: Frames, until: datetime) -> pl.D
     return (
         table.join(_ended(tables, until), on="machine_id", how="left", maintain_order="left")
         .with_columns(
-            pl.when(~pending & ~unseen).then(within).alias("failed"),
+            pl.when(~is_pending & ~unseen).then(within).alias("failed"),
             hours.alias("next_failure_hours"),
             ((end - time).dt.total_microseconds() / _HOUR).alias(OBSERVED),
             (pl.col("rung") == UNDER_WORK).alias("under_work"),
-            pending.alias("pending"),
+            is_pending.alias("pending"),
         )
         .drop("failed_at", ENDED)
         .sort(*KEY, "time", "horizon_hours")

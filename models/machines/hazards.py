@@ -39,9 +39,9 @@ class _Sample:
     X: Matrix
     weight: Floats
     hours: Floats
-    failed: Flags
+    is_failure: Flags
     machine: np.ndarray
-    drawn: Floats
+    draw: Floats
 
     def where(self, rows: Flags) -> "_Sample":
         return _Sample(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
@@ -72,23 +72,23 @@ def learn(
     names = [f.name for f in features]
     sample.X[:, [names.index(name) for name in hidden]] = np.nan
     fold = np.unique(sample.machine, return_inverse=True)[1] % _FOLDS
-    reached, remainder, median = np.empty(len(fold)), np.empty(len(fold)), np.empty(len(fold))
+    chance, remainder, median = np.empty(len(fold)), np.empty(len(fold)), np.empty(len(fold))
     for i in range(_FOLDS):
         other = _hazard(sample.where(fold != i), component, edges, features, options)
-        reached[fold == i], remainder[fold == i], median[fold == i] = _reached(other, sample.where(fold == i))
+        chance[fold == i], remainder[fold == i], median[fold == i] = _reached(other, sample.where(fold == i))
     life = _hazard(sample, component, edges, features, options)
-    return _calibrated(life, reached, remainder, median, _by_machine(sample))
+    return _calibrated(life, chance, remainder, median, _by_machine(sample))
 
 
-def _calibrated(life: Life, reached: Floats, remainder: Floats, median: Floats, weight: Floats) -> Life:
+def _calibrated(life: Life, chance: Floats, remainder: Floats, median: Floats, weight: Floats) -> Life:
     """`life` with levels for three groups of rows by their median; a group of few rows has those of all."""
     finite = median[np.isfinite(median)]
     if len(finite) < _FEW_ROWS:
-        return replace(life, levels=(_levels(reached, remainder, weight),))
+        return replace(life, levels=(_levels(chance, remainder, weight),))
     bounds = np.quantile(finite, [1 / 3, 2 / 3])
     group = np.searchsorted(bounds, median)
     groups = [group == i if (group == i).sum() >= _FEW_ROWS else group >= 0 for i in range(3)]
-    levels = tuple(_levels(reached[some], remainder[some], weight[some]) for some in groups)
+    levels = tuple(_levels(chance[some], remainder[some], weight[some]) for some in groups)
     return replace(life, bounds=tuple(bounds.tolist()), levels=levels)
 
 
@@ -120,9 +120,9 @@ def _sample(
     within = (hours <= last).fill_null(value=False)
     usable = rows.filter(hours.is_not_null() | (pl.col(OBSERVED) > 0))
     counts = usable.select(within.sum().alias("failing"), pl.len().alias("rows")).collect()
-    failing = int(counts["failing"].item())
+    positives = int(counts["failing"].item())
     share = shares(
-        failing, counts["rows"].item() - failing, max(1, round(options.training_rows * _ROWS_SHARE))
+        positives, counts["rows"].item() - positives, max(1, round(options.training_rows * _ROWS_SHARE))
     )
     of_row = pl.when(within).then(share[0]).otherwise(share[1])
     frame = (
@@ -143,9 +143,9 @@ def _sample(
         X=matrix(frame, names),
         weight=frame["|weight"].to_numpy(),
         hours=frame["|hours"].to_numpy(),
-        failed=frame["|failed"].to_numpy(),
+        is_failure=frame["|failed"].to_numpy(),
         machine=frame["machine_id"].to_numpy(),
-        drawn=frame["|drawn"].to_numpy(),
+        draw=frame["|drawn"].to_numpy(),
     )
 
 
@@ -153,31 +153,33 @@ def _hazard(
     sample: _Sample, component: str, edges: Sequence[float], features: Sequence[Feature], options: Options
 ) -> Life:
     """The hazard learnt from `sample`, uncalibrated."""
-    copies, which = masked_copies(sample.X, sample.drawn * 1009 % 1, features)
+    copies, which = masked_copies(sample.X, sample.draw * 1009 % 1, features)
     X = np.concatenate([sample.X, copies])
     origin = np.concatenate([np.arange(len(sample.X)), which])
-    row, period, failed = _periods(sample.hours[origin], sample.failed[origin], edges)
-    draws = (sample.drawn[origin][row] * 8191 + period * 0.6180339887) % 1
-    most = max(options.training_rows * _PERIOD_ROWS_SHARE - failed.sum(), failed.sum())
-    share = min(1.0, most / max(int((~failed).sum()), 1))
-    mask = failed | (draws < share)
-    row, period, failed = row[mask], period[mask], failed[mask]
+    row, period, is_failure = _periods(sample.hours[origin], sample.is_failure[origin], edges)
+    draws = (sample.draw[origin][row] * 8191 + period * 0.6180339887) % 1
+    most = max(options.training_rows * _PERIOD_ROWS_SHARE - is_failure.sum(), is_failure.sum())
+    share = min(1.0, most / max(int((~is_failure).sum()), 1))
+    mask = is_failure | (draws < share)
+    row, period, is_failure = row[mask], period[mask], is_failure[mask]
     ends = np.asarray(edges, dtype=np.float32)[period][:, None]
-    weight = sample.weight[origin][row] / np.where(failed, 1.0, share)
+    weight = sample.weight[origin][row] / np.where(is_failure, 1.0, share)
     learner = Learner(np.hstack([X[row], ends]), weight, replace(options, estimator="lightgbm"))
-    return Life(component, edges=tuple(edges), estimator=learner.fit(failed, trees=_TREES).estimator)
+    return Life(component, edges=tuple(edges), estimator=learner.fit(is_failure, trees=_TREES).estimator)
 
 
-def _periods(hours: Floats, failed: Flags, edges: Sequence[float]) -> tuple[np.ndarray, np.ndarray, Flags]:
+def _periods(
+    hours: Floats, is_failure: Flags, edges: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, Flags]:
     """Each pair of row and period with a known outcome, and whether the component failed in it.
 
     A period includes its end; the outcome of a period in which the row is censored is unknown.
     """
     last = np.searchsorted(edges, hours, side="left")
-    many = np.where(failed, np.minimum(last + 1, len(edges)), np.searchsorted(edges, hours, side="right"))
+    many = np.where(is_failure, np.minimum(last + 1, len(edges)), np.searchsorted(edges, hours, side="right"))
     row = np.repeat(np.arange(len(hours)), many)
     period = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
-    return row, period, failed[row] & (period == last[row])
+    return row, period, is_failure[row] & (period == last[row])
 
 
 def _reached(life: Life, sample: _Sample) -> tuple[Floats, Floats, Floats]:
@@ -188,9 +190,9 @@ def _reached(life: Life, sample: _Sample) -> tuple[Floats, Floats, Floats]:
     at = np.clip(np.searchsorted(ends, sample.hours, side="left"), 1, len(ends) - 1)
     part = np.clip((sample.hours - ends[at - 1]) / (ends[at] - ends[at - 1]), 0, 1)
     rows = np.arange(len(at))
-    reached = chances[rows, at - 1] * (1 - part) + chances[rows, at] * part
-    inside = sample.failed & (sample.hours <= life.edges[-1])
-    return reached, np.where(inside, 0.0, 1 - reached), inverse(edge_chances, life.edges, QUANTILES)[:, 1]
+    chance = chances[rows, at - 1] * (1 - part) + chances[rows, at] * part
+    inside = sample.is_failure & (sample.hours <= life.edges[-1])
+    return chance, np.where(inside, 0.0, 1 - chance), inverse(edge_chances, life.edges, QUANTILES)[:, 1]
 
 
 def _by_machine(sample: _Sample) -> Floats:
@@ -199,14 +201,14 @@ def _by_machine(sample: _Sample) -> Floats:
     return sample.weight / np.bincount(which, sample.weight)[which]
 
 
-def _levels(reached: Floats, remainder: Floats, weight: Floats) -> tuple[float, ...]:
+def _levels(chance: Floats, remainder: Floats, weight: Floats) -> tuple[float, ...]:
     """The levels below which the `QUANTILES` of the lives lie.
 
     A censored life counts as uniform over the chance that remained.
     """
 
     def below(level: float) -> float:
-        share = np.where(remainder > 0, (level - reached) / np.maximum(remainder, 1e-12), reached <= level)
+        share = np.where(remainder > 0, (level - chance) / np.maximum(remainder, 1e-12), chance <= level)
         return float(np.average(np.clip(share, 0, 1), weights=weight))
 
     levels = []

@@ -53,8 +53,8 @@ class Holdout:
 
     def failures(self, component: str, hours: int) -> int:
         """How often the component failed within `hours` of some row."""
-        failed = self.rows.filter(fails_within(component, hours))
-        return failures_after(failed.lazy(), [component])[component]
+        rows = self.rows.filter(fails_within(component, hours))
+        return failures_after(rows.lazy(), [component])[component]
 
     def failed(self, component: str, hours: int) -> Flags:
         return self.rows.select(fails_within(component, hours)).to_series().to_numpy().astype(bool)
@@ -80,7 +80,7 @@ class Sample:
 
     X: Matrix
     weight: Floats
-    failed: dict[str, Flags]
+    outcomes: dict[str, Flags]
     machine: Floats
 
 
@@ -122,20 +122,21 @@ class Work:
 
 def fitted_horizons(work: Work, cuts: Sequence[Fold], failures: Mapping[str, int]) -> list[Horizon]:
     """The estimators of each horizon, with predictions for held-out rows; several are fitted in parallel."""
-    horizons, components = work.options.horizons_hours, work.vocabulary.components
-    modelled = [c for c in components if failures[c] >= work.options.min_failures]
+    horizons = work.options.horizons_hours
+    components = [c for c in work.vocabulary.components if failures[c] >= work.options.min_failures]
     holdouts = {(hours, cut): held_out_rows(work, cut, hours) for hours in horizons for cut in cuts}
     with ThreadPoolExecutor(work.options.threads or AT_ONCE) as pool:
 
         def first_choice(hours: int) -> Choice:
-            return judge(work, cuts[0], holdouts[hours, cuts[0]], hours, modelled)
+            return judge(work, cuts[0], holdouts[hours, cuts[0]], hours, components)
 
         choices = dict(zip(horizons, pool.map(first_choice, horizons), strict=True))
         later = [
-            pool.submit(judge, work, cuts[1], holdouts[h, cuts[1]], h, modelled, choices[h]) for h in horizons
+            pool.submit(judge, work, cuts[1], holdouts[h, cuts[1]], h, components, choices[h])
+            for h in horizons
         ]
         final = {
-            h: pool.submit(_final, work, h, modelled, choices[h], [holdouts[h, cut] for cut in cuts])
+            h: pool.submit(_final, work, h, components, choices[h], [holdouts[h, cut] for cut in cuts])
             for h in horizons
         }
         for task in later:
@@ -185,7 +186,7 @@ def judge(
     cut: Fold,
     holdout: Holdout,
     hours: int,
-    modelled: Sequence[str],
+    components: Sequence[str],
     choice: Choice | None = None,
 ) -> Choice:
     """Predict the cut's held-out rows by estimators of its past, into `holdout`; the choice that they were fitted with.
@@ -193,16 +194,16 @@ def judge(
     Without `choice`, the held-out rows settle how many trees there are, and rows before the cut what is hidden.
     """
     X = matrix(holdout.rows, work.names)
-    sample = _learn(work, cut.learnt(hours) & (pl.col(OBSERVED) >= hours), hours, modelled)
+    sample = _learn(work, cut.learnt(hours) & (pl.col(OBSERVED) >= hours), hours, components)
     hidden = choice.hidden if choice else hidden_features(work, sample, hours)
     visible = _without(sample.X, work.names, hidden)
     learner = Learner(visible, sample.weight, work.options, X if choice is None else None)
     trees = {}
-    for component, failed in sample.failed.items():
+    for component, is_failure in sample.outcomes.items():
         if choice is None:
-            fit = learner.fit(failed, holdout.failed(component, hours))
+            fit = learner.fit(is_failure, holdout.failed(component, hours))
         else:
-            fit = learner.fit(failed, trees=choice.trees.get(component))
+            fit = learner.fit(is_failure, trees=choice.trees.get(component))
         holdout.probabilities[component], trees[component] = fit.estimator.predict(X), fit.trees
     holdout.rows = holdout.rows.drop([f.name for f in work.features if f.statistic != "replaced"])
     return Choice(trees, hidden)
@@ -237,10 +238,10 @@ def _loss_of_other_half(sample: Sample, X: Matrix, options: Options) -> float:
     for half in (first, ~first):
         learner = Learner(X[half], sample.weight[half], options)
         weight = sample.weight[~half]
-        for failed in sample.failed.values():
-            if failed[half].any():
-                p = np.clip(learner.fit(failed[half]).estimator.predict(X[~half]), EDGE, 1 - EDGE)
-                loss -= float((weight * np.log(np.where(failed[~half], p, 1 - p))).sum())
+        for is_failure in sample.outcomes.values():
+            if is_failure[half].any():
+                p = np.clip(learner.fit(is_failure[half]).estimator.predict(X[~half]), EDGE, 1 - EDGE)
+                loss -= float((weight * np.log(np.where(is_failure[~half], p, 1 - p))).sum())
     return loss
 
 
@@ -254,17 +255,17 @@ def _without(X: Matrix, names: Sequence[str], hidden: Sequence[str]) -> Matrix:
 
 
 def _final(
-    work: Work, hours: int, modelled: Sequence[str], choice: Choice, holdouts: Sequence[Holdout]
+    work: Work, hours: int, components: Sequence[str], choice: Choice, holdouts: Sequence[Holdout]
 ) -> dict[str, Final]:
     """The bundle's estimators, learnt from all rows whose horizon is over."""
-    sample = _learn(work, pl.col(OBSERVED) >= hours, hours, modelled)
+    sample = _learn(work, pl.col(OBSERVED) >= hours, hours, components)
     sample = replace(sample, X=_without(sample.X, work.names, choice.hidden))
-    few = [c for c in sample.failed if sum(h.failures(c, hours) for h in holdouts) < FEW_FAILURES]
+    few = [c for c in sample.outcomes if sum(h.failures(c, hours) for h in holdouts) < FEW_FAILURES]
     how = _calibrations_by_others(sample, few, work.options, choice.trees) if few else {}
     learner = Learner(sample.X, sample.weight, work.options)
     return {
-        c: Final(learner.fit(failed, trees=choice.trees.get(c)).estimator, how.get(c))
-        for c, failed in sample.failed.items()
+        c: Final(learner.fit(is_failure, trees=choice.trees.get(c)).estimator, how.get(c))
+        for c, is_failure in sample.outcomes.items()
     }
 
 
@@ -275,48 +276,48 @@ def _calibrations_by_others(
 
     Where there are many healthy rows, every n-th is taken, with a weight of n.
     """
-    some_failed = np.any([*sample.failed.values()], axis=0)
-    thin = 1 + len(some_failed) // _MANY_ROWS
-    some = some_failed | (np.arange(len(some_failed)) % thin == 0)
-    weight = sample.weight[some] * np.where(some_failed[some], 1, thin)
-    failed = {c: sample.failed[c][some] for c in components}
-    fewer = Sample(sample.X[some], weight, failed, sample.machine[some])
+    is_any_failure = np.any([*sample.outcomes.values()], axis=0)
+    thin = 1 + len(is_any_failure) // _MANY_ROWS
+    some = is_any_failure | (np.arange(len(is_any_failure)) % thin == 0)
+    weight = sample.weight[some] * np.where(is_any_failure[some], 1, thin)
+    outcomes = {c: sample.outcomes[c][some] for c in components}
+    fewer = Sample(sample.X[some], weight, outcomes, sample.machine[some])
     probabilities = {c: _cross_predictions(fewer, c, options, trees.get(c)) for c in components}
-    row_weight = weight / np.where(some_failed[some], options.failing_weight, 1)
-    return calibrations_of_few(probabilities, failed, row_weight)
+    row_weight = weight / np.where(is_any_failure[some], options.failing_weight, 1)
+    return calibrations_of_few(probabilities, outcomes, row_weight)
 
 
 def _cross_predictions(sample: Sample, component: str, options: Options, trees: int | None) -> Floats:
     """Probabilities by estimators of other groups of machines; failing machines are shared out evenly among the groups."""
-    failed = sample.failed[component]
+    is_failure = sample.outcomes[component]
     which = np.unique(sample.machine, return_inverse=True)[1]
-    order = np.argsort(np.bincount(which, failed) == 0, kind="stable")
+    order = np.argsort(np.bincount(which, is_failure) == 0, kind="stable")
     fold = np.argsort(order)[which] % _FOLDS
-    probabilities = np.full(len(failed), np.average(failed, weights=sample.weight))
+    probabilities = np.full(len(is_failure), np.average(is_failure, weights=sample.weight))
     for i in range(_FOLDS):
         others = fold != i
-        if failed[others].any() and not others.all():
+        if is_failure[others].any() and not others.all():
             learner = Learner(sample.X[others], sample.weight[others], options)
-            probabilities[~others] = learner.fit(failed[others], trees=trees).estimator.predict(
+            probabilities[~others] = learner.fit(is_failure[others], trees=trees).estimator.predict(
                 sample.X[~others]
             )
     return probabilities
 
 
-def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> Sample:
+def _learn(work: Work, where: pl.Expr, hours: int, components: Sequence[str]) -> Sample:
     """A sample of the rows `where`.
 
     Rows are the same for all components: all that some component fails after, and a share of the
     healthy ones, weighted so that proportions stay as they are.
     """
-    if not modelled:
+    if not components:
         return Sample(matrix(pl.DataFrame(), work.names), np.empty(0), {}, np.empty(0))
-    some = pl.any_horizontal(fails_within(c, hours) for c in modelled)
+    some = pl.any_horizontal(fails_within(c, hours) for c in components)
     counts = work.rows.filter(where).select(some.sum().alias("failing"), pl.len().alias("rows")).collect()
-    failing = int(counts["failing"].item() or 0)
-    share = shares(failing, counts["rows"].item() - failing, work.most_rows)
+    positives = int(counts["failing"].item() or 0)
+    share = shares(positives, counts["rows"].item() - positives, work.most_rows)
     of_row = pl.when(some).then(share[0]).otherwise(share[1])
-    labels = [fails_within(c, hours).alias(_label(c)) for c in modelled]
+    labels = [fails_within(c, hours).alias(_label(c)) for c in components]
     frame = (
         work.rows.filter(where, pl.col(DRAWN) < of_row)
         .select("machine_id", "time", *work.names, DRAWN, of_row.alias("|share"), *labels)
@@ -327,13 +328,13 @@ def _learn(work: Work, where: pl.Expr, hours: int, modelled: Sequence[str]) -> S
     again = (frame[DRAWN] / frame["|share"] * 1009) % 1
     copies, which = masked_copies(X, again.to_numpy(), work.features)
     weight = 1 / frame["|share"].to_numpy()
-    failing_rows = frame.select(pl.any_horizontal(_label(c) for c in modelled)).to_series().to_numpy()
+    failing_rows = frame.select(pl.any_horizontal(_label(c) for c in components)).to_series().to_numpy()
     weight = np.where(failing_rows, weight * work.options.failing_weight, weight)
-    failed = {c: frame[_label(c)].to_numpy().astype(bool) for c in modelled}
-    failed = {c: np.concatenate([flags, flags[which]]) for c, flags in failed.items() if flags.any()}
+    outcomes = {c: frame[_label(c)].to_numpy().astype(bool) for c in components}
+    outcomes = {c: np.concatenate([flags, flags[which]]) for c, flags in outcomes.items() if flags.any()}
     machine = frame["machine_id"].rle_id().to_numpy()
     machine = np.concatenate([machine, machine[which]])
-    return Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), failed, machine)
+    return Sample(np.concatenate([X, copies]), np.concatenate([weight, weight[which]]), outcomes, machine)
 
 
 def _label(component: str) -> str:
@@ -342,9 +343,9 @@ def _label(component: str) -> str:
 
 def held_out_rows(work: Work, fold: Fold, hours: int) -> Holdout:
     where = fold.held_out(hours, max(work.options.windows_hours)) & (pl.col(OBSERVED) >= hours)
-    needed = [*work.names, "machine_id", "time", OBSERVED]
-    needed += [next_failure_column(c) for c in work.vocabulary.components]
-    rows = work.rows.filter(where).select(needed).collect().sort("machine_id", "time")
+    columns = [*work.names, "machine_id", "time", OBSERVED]
+    columns += [next_failure_column(c) for c in work.vocabulary.components]
+    rows = work.rows.filter(where).select(columns).collect().sort("machine_id", "time")
     if rows.is_empty():
         note = f"horizon of {hours} h: the time range is too short to hold out rows after {fold.cut:%Y-%m-%d %H:%M}"
         work.notes.append(note)

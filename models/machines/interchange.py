@@ -93,8 +93,8 @@ def _interpolated(builder: Builder, x: str, start: np.ndarray, value: np.ndarray
             "Add", builder.op("Mul", x, builder.constant([[0.0]])), builder.constant([[value[0]]])
         )
     slope = np.diff(value) / np.diff(start)
-    reached = builder.cast(builder.op("GreaterOrEqual", x, builder.constant(start[None, :])), "int64")
-    count = builder.op("ReduceSum", reached, builder.constant([1], np.int64), keepdims=1)
+    is_above = builder.cast(builder.op("GreaterOrEqual", x, builder.constant(start[None, :])), "int64")
+    count = builder.op("ReduceSum", is_above, builder.constant([1], np.int64), keepdims=1)
     at = builder.op("Sub", count, builder.constant([[1]], np.int64))
     at = builder.op("Clip", at, builder.constant(0, np.int64), builder.constant(len(slope) - 1, np.int64))
     begin, level, rise = (

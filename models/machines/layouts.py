@@ -43,10 +43,10 @@ def _pivot(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
     }
     tag, value = sources["tag"], sources["value"]
     if tag is None or value is None:
-        lacking = "tag" if tag is None else "value"
+        name = "tag" if tag is None else "value"
         raise ContractError(
-            f"{file.name}: column '{lacking}' is missing. Found: {', '.join(columns)}. "
-            f"Map it with --column {lacking}=NAME_IN_THE_FILE."
+            f"{file.name}: column '{name}' is missing. Found: {', '.join(columns)}. "
+            f"Map it with --column {name}=NAME_IN_THE_FILE."
         )
     place = [c for c in (sources["machine_id"], sources["time"]) if c]
     readings = file.frame.select(*place, tag, value).drop_nulls(tag).unique(maintain_order=True).collect()
@@ -125,10 +125,10 @@ def _with_dates(file: SourceFile, request: LayoutRequest) -> pl.LazyFrame:
         for new, names in (("machine_id", UNITS), ("time", CYCLES))
     )
     if unit is None or cycle is None:
-        lacking = "machine_id" if unit is None else "time"
+        name = "machine_id" if unit is None else "time"
         raise ContractError(
             f"{file.name}: the column of the {'machine' if unit is None else 'cycle'} is missing. Found: "
-            f"{', '.join(columns)}. Map it with --column {lacking}=NAME_IN_THE_FILE."
+            f"{', '.join(columns)}. Map it with --column {name}=NAME_IN_THE_FILE."
         )
     days = pl.duration(days=pl.col(cycle).cast(pl.Float64, strict=False).round().cast(pl.Int64))
     time = (pl.lit(FIRST_CYCLE).cast(pl.Datetime("us", "UTC")) + days).alias(cycle)

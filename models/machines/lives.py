@@ -37,11 +37,11 @@ class Life:
         """Chance of a failure up to each edge, shape (rows, edges); never falling along a row."""
         if self.estimator is None:
             raise ValueError(f"{self.component} has no hazard: {self.reason}")
-        survived = np.ones((len(X), len(self.edges)))
+        survival = np.ones((len(X), len(self.edges)))
         for i, edge in enumerate(self.edges):
             end = np.full((len(X), 1), edge, dtype=np.float32)
-            survived[:, i] = 1 - self.estimator.predict(np.hstack([X, end]))
-        return np.asarray(1 - np.cumprod(survived, axis=1), dtype=np.float64)
+            survival[:, i] = 1 - self.estimator.predict(np.hstack([X, end]))
+        return np.asarray(1 - np.cumprod(survival, axis=1), dtype=np.float64)
 
     def quantiles(self, X: Matrix) -> Floats:
         """Hours to the next failure at the `QUANTILES`, shape (rows, 3), rising; infinite beyond the last edge."""
@@ -90,9 +90,9 @@ def agreeing(quantiles: Floats, probabilities: Mapping[int, Floats]) -> Floats:
     result = quantiles.copy()
     for hours, probability in sorted(probabilities.items()):
         for i, level in enumerate(QUANTILES):
-            reached, short = probability >= level, probability < level
-            result[reached, i] = np.minimum(result[reached, i], hours)
-            result[short, i] = np.maximum(result[short, i], hours + 1.0)
+            within, beyond = probability >= level, probability < level
+            result[within, i] = np.minimum(result[within, i], hours)
+            result[beyond, i] = np.maximum(result[beyond, i], hours + 1.0)
     return result
 
 

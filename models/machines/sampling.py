@@ -58,9 +58,9 @@ def draw(rows: pl.DataFrame, seed: int) -> pl.Series:
     """A number in [0, 1) for each row, from its machine, its `steps_back` and `seed` alone."""
     code = {name: crc32(name.encode()) for name in rows["machine_id"].unique()}
     machine = rows["machine_id"].replace_strict(code, return_dtype=pl.UInt64).to_numpy().astype(np.uint64)
-    mixed = (machine << np.uint64(32)) ^ rows[STEPS].to_numpy().astype(np.uint64)
+    bits = (machine << np.uint64(32)) ^ rows[STEPS].to_numpy().astype(np.uint64)
     start = np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
-    return pl.Series(DRAWN, _mix(mixed + start) / 2.0**64, dtype=pl.Float64)
+    return pl.Series(DRAWN, _mix(bits + start) / 2.0**64, dtype=pl.Float64)
 
 
 def shares(positives: int, negatives: int, most: int) -> tuple[float, float]:
@@ -71,9 +71,9 @@ def shares(positives: int, negatives: int, most: int) -> tuple[float, float]:
     >>> shares(positives=100, negatives=10_000, most=1_100)
     (1.0, 0.1)
     """
-    failing = min(1.0, most / 2 / max(positives, 1))
-    healthy = min(1.0, (most - failing * positives) / max(negatives, 1))
-    return failing, healthy
+    failing_share = min(1.0, most / 2 / max(positives, 1))
+    healthy_share = min(1.0, (most - failing_share * positives) / max(negatives, 1))
+    return failing_share, healthy_share
 
 
 def masked_copies(

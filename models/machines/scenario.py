@@ -158,7 +158,7 @@ class Machines(
         until = moment(as_of)
         observation = span(tables["telemetry"].filter(pl.col("time") <= until))
         when = pl.Datetime("us", "UTC")
-        observed = pl.DataFrame(
+        period = pl.DataFrame(
             {
                 "first": [observation.first],
                 "last": [observation.last],
@@ -167,7 +167,7 @@ class Machines(
             },
             schema={**dict.fromkeys(("first", "last", "outcomes"), when), "repeats": pl.Int64},
         )
-        return {"vocabulary": vocabulary(tables, until).to_frame(), "observed": observed}
+        return {"vocabulary": vocabulary(tables, until).to_frame(), "observed": period}
 
     def prepare_shard(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
@@ -208,8 +208,8 @@ class Machines(
         unseen = backtest.filter(pl.col("time") > moment(trained_as_of), pl.col("failed").is_not_null())
         if unseen.is_empty():
             return None
-        needed = unseen.select("machine_id", "time").unique().lazy()
-        rows = parts["rows"].join(needed, on=["machine_id", "time"], how="semi").collect()
+        times = unseen.select("machine_id", "time").unique().lazy()
+        rows = parts["rows"].join(times, on=["machine_id", "time"], how="semi").collect()
         place = ["machine_id", "component", "time", "horizon_hours"]
         probabilities = evaluation.judge(model, rows, model.options).select(*place, pl.col("probability"))
         theirs = unseen.drop("probability").join(probabilities, on=place, how="left", maintain_order="left")
@@ -239,8 +239,8 @@ class Machines(
         names = components_of(tables, until)
         components = pl.LazyFrame({"component": [*names]}, schema={"component": pl.String})
         every = pl.concat(machines, how="vertical_relaxed").unique()
-        missing = missing_components(by_component(tables, names), begin, until)
-        keys = every.join(components, how="cross").join(missing.lazy(), on=[*self.key], how="anti")
+        gaps = missing_components(by_component(tables, names), begin, until)
+        keys = every.join(components, how="cross").join(gaps.lazy(), on=[*self.key], how="anti")
         return keys.select(*self.key, "shard").sort(*self.key)
 
     def gaps(
@@ -255,10 +255,8 @@ class Machines(
         run_options, until = Options.of(options), moment(as_of)
         telemetry = tables["telemetry"]
         records = by_component(tables, components_of(tables, until))
-        missing = missing_components(records, _begin(run_options, until), until)
-        odd = summary(
-            pl.concat([stray_clocks(telemetry), without_component(missing), findings(records, until)])
-        )
+        gaps = missing_components(records, _begin(run_options, until), until)
+        odd = summary(pl.concat([stray_clocks(telemetry), without_component(gaps), findings(records, until)]))
         return pl.concat(
             [before_the_data(telemetry, run_options.score_from), record_ends_early(tables, until), odd]
         )
@@ -322,8 +320,8 @@ class Machines(
         if run_options.score_to:
             rows = rows.filter(pl.col("time") <= run_options.score_to)
         judged_rows = scoring.with_lives(evaluation.judge(model, rows, run_options), model, rows)
-        observed = rows.select("machine_id", "time", OBSERVED)
-        return judged_rows.join(observed, on=["machine_id", "time"], how="left", maintain_order="left")
+        hours = rows.select("machine_id", "time", OBSERVED)
+        return judged_rows.join(hours, on=["machine_id", "time"], how="left", maintain_order="left")
 
     @property
     def ground_truth(self) -> GroundTruth:

@@ -90,17 +90,17 @@ def score(
         risk_rows = _rows(
             risk, rows, probabilities.get(place, np.full(len(X), np.nan)), rungs, risk.threshold(run_options)
         )
-        working = (
+        is_under_work = (
             under_work(risk.component, run_options)
             if risk.component in model.vocabulary.components
             else pl.lit(value=False)
         )
-        risk_rows = _without_alarms(risk_rows, rows.select(working.alias("working"))["working"])
+        risk_rows = _without_alarms(risk_rows, rows.select(is_under_work).to_series())
         risk_rows = risk_rows.hstack(lives[risk.component])
         mine = rows.select(pl.col("machine_id").is_in(machine_ids))["machine_id"]
         parts.append(_in_service(_with_reasons(risk_rows, mine, X, risk, model, latest), silent).filter(mine))
-    published = pl.concat(part.select(list(RISKS)) for part in parts).sort(*KEY, "time", "horizon_hours")
-    return Scores(published, _outcomes(keys, published, as_of))
+    published_rows = pl.concat(part.select(list(RISKS)) for part in parts).sort(*KEY, "time", "horizon_hours")
+    return Scores(published_rows, _outcomes(keys, published_rows, as_of))
 
 
 def with_lives(judged_rows: pl.DataFrame, model: Model, rows: pl.DataFrame) -> pl.DataFrame:
@@ -163,8 +163,8 @@ def _telemetry(rows: pl.DataFrame, model: Model, telemetry: pl.LazyFrame) -> pl.
         pl.when(pl.col(means[s]).is_null() & (pl.col(f"{s}|began") <= pl.col("time"))).then(pl.lit(s))
         for s in quiet
     ]
-    missing = pl.concat_list(silent).list.drop_nulls().list.join(", ") if silent else pl.lit("")
-    return rows.select(pl.col("readings"), missing.alias("missing")).select(
+    names = pl.concat_list(silent).list.drop_nulls().list.join(", ") if silent else pl.lit("")
+    return rows.select(pl.col("readings"), names.alias("missing")).select(
         pl.when(pl.col("readings") == 0)
         .then(pl.lit(WITHOUT_TELEMETRY))
         .when(pl.col("missing") != "")
@@ -218,9 +218,9 @@ def _life(
     )
 
 
-def _without_alarms(rows: pl.DataFrame, working: pl.Series) -> pl.DataFrame:
+def _without_alarms(rows: pl.DataFrame, is_under_work: pl.Series) -> pl.DataFrame:
     """Rows under work raise no alarm; where a model with telemetry gave the probability, their rung is `under_work`."""
-    is_quiet = working & rows["probability"].is_not_null()
+    is_quiet = is_under_work & rows["probability"].is_not_null()
     by_model = is_quiet & rows["rung"].is_in([MODEL, PARTIAL])
     return rows.with_columns(
         pl.when(by_model).then(pl.lit(UNDER_WORK)).otherwise("rung").alias("rung"),
@@ -264,14 +264,14 @@ def _with_reasons(
     return rows.with_columns(whole.alias("reasons"))
 
 
-def _outcomes(keys: pl.DataFrame, published: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
+def _outcomes(keys: pl.DataFrame, published_rows: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
     """The status of each key at `as_of`: the worst of its horizons."""
     status = {MODEL: "scored", PARTIAL: "scored", UNDER_WORK: "scored"}
     status |= {WITHOUT_TELEMETRY: "fallback", BASE_RATE: "fallback", NO_MODEL: "skipped"}
     status |= {OUT_OF_SERVICE: "skipped"}
     worst = list(status)
     last = (
-        published.filter(pl.col("time") == as_of)
+        published_rows.filter(pl.col("time") == as_of)
         .with_columns(pl.col("rung").replace_strict({r: i for i, r in enumerate(worst)}).alias("order"))
         .sort(*KEY, "order", "horizon_hours", descending=[False, False, True, False])
         .group_by(KEY, maintain_order=True)

@@ -87,10 +87,10 @@ class MachinesSearch(Search):
         for cut in cuts:
             frames = []
             failures = rates.failures_after(_known(parts["rows"], words, cut), words.components)
-            modelled = [c for c in words.components if failures[c] >= settings.min_failures]
+            components = [c for c in words.components if failures[c] >= settings.min_failures]
             for hours, before in earlier.items():
                 holdout = horizons.held_out_rows(work, cut, hours)
-                choice = horizons.judge(work, cut, holdout, hours, modelled, choices.get(hours))
+                choice = horizons.judge(work, cut, holdout, hours, components, choices.get(hours))
                 choices.setdefault(hours, choice)
                 if before:
                     frames.append(_judged(work, cut, hours, holdout, before, failures))

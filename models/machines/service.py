@@ -36,9 +36,9 @@ def silent_since(tables: Frames, rows: pl.DataFrame, interval_hours: float) -> p
     """For each of `rows` (machine_id, time, readings) the last telemetry before, of a machine out of service by then."""
     place = ["machine_id", "time"]
     nothing = pl.LazyFrame(schema=rows.select(place).schema)
-    failed, replaced = (tables.get(name, nothing).select(place) for name in ("failures", "maintenance"))
+    failures, replacements = (tables.get(name, nothing).select(place) for name in ("failures", "maintenance"))
     quiet = rows.filter(pl.col("readings") == 0).lazy().select(place)
-    suspects = pl.concat([quiet, failed.join(replaced, on=place, how="anti")])
+    suspects = pl.concat([quiet, failures.join(replacements, on=place, how="anti")])
     history = tables["telemetry"].join(suspects, on="machine_id", how="semi")
     times = history.select(*place, pl.col("time").alias(ENDED)).sort("time").collect()
     targets = rows.select(place).with_row_index("|row").sort("time")
@@ -61,9 +61,9 @@ def _is_out(machines: pl.DataFrame, tables: Frames, interval_hours: float) -> pl
         table = table.join_asof(when, on="time", by="machine_id", check_sortedness=False)
     interval = timedelta(hours=interval_hours)
     silent = last < time - longest_silence(interval_hours)
-    unrepaired = (pl.col("replaced") < pl.col("failed")).fill_null(value=True)
-    stopped = (last < pl.col("failed") + interval) & (last <= time - interval) & unrepaired
-    out = silent.fill_null(value=False) | (stopped & (time > pl.col("failed"))).fill_null(value=False)
+    is_unrepaired = (pl.col("replaced") < pl.col("failed")).fill_null(value=True)
+    has_stopped = (last < pl.col("failed") + interval) & (last <= time - interval) & is_unrepaired
+    out = silent.fill_null(value=False) | (has_stopped & (time > pl.col("failed"))).fill_null(value=False)
     return table.select("|row", out.alias("out")).sort("|row")["out"]
 
 

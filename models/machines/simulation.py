@@ -43,10 +43,10 @@ _STRAY_ERRORS_PER_YEAR = 6.0
 
 @dataclass(frozen=True)
 class _Life:
-    """What happened to one machine, times in hours from the start; `replaced` holds failures too."""
+    """What happened to one machine, times in hours from the start; `replacements` include those after failures."""
 
-    failed: list[tuple[float, int]]
-    replaced: list[tuple[float, int]]
+    failures: list[tuple[float, int]]
+    replacements: list[tuple[float, int]]
     drifts: list[tuple[float, float, int]]
     errors: list[tuple[float, int]]
 
@@ -103,8 +103,8 @@ def _machine(
     return {
         "telemetry": telemetry,
         "errors": _events(name, [e for e in life.errors if 0 < e[0] <= end], "error", "error"),
-        "maintenance": _events(name, [r for r in life.replaced if r[0] <= end], "component", "comp"),
-        "failures": _events(name, [f for f in life.failed if 0 < f[0] <= end], "component", "comp"),
+        "maintenance": _events(name, [r for r in life.replacements if r[0] <= end], "component", "comp"),
+        "failures": _events(name, [f for f in life.failures if 0 < f[0] <= end], "component", "comp"),
         "machines": pl.DataFrame({"machine_id": [name], "model": [MODELS[model]], "age_years": [age]}),
     }
 
@@ -123,13 +123,13 @@ def _live(rng: np.random.Generator, model: int, age: float, end: float, componen
         while now < end:
             fails = np.ceil(now + max(48.0, scale * rng.weibull(_LIFE_SHAPE)))
             later = due[due > now]
-            replaced = float(later[0]) if len(later) else np.inf
-            if fails < replaced and fails > begin:
-                life.failed.append((fails, component))
+            replacement = float(later[0]) if len(later) else np.inf
+            if fails < replacement and fails > begin:
+                life.failures.append((fails, component))
                 _announce(rng, life, fails, component)
-            now = min(fails, replaced)
+            now = min(fails, replacement)
             if now > begin and now < np.inf:
-                life.replaced.append((now, component))
+                life.replacements.append((now, component))
         for _ in range(rng.poisson(_HARMLESS_DRIFTS_PER_YEAR * max(end, 0) / 8760)):
             ends = np.ceil(rng.uniform(0, end))
             life.drifts.append((ends - rng.uniform(12, 36), ends, component))
@@ -164,8 +164,8 @@ def _readings(
         for begin, end, component in drifts:
             if component == i:
                 first, last = np.searchsorted(hours, [begin, end], side="right")
-                reached = (hours[first:last] - begin) / (end - begin)
-                values[first:last] += 4.0 * np.sqrt(reached) * (-1 if i == 1 else 1)
+                progress = (hours[first:last] - begin) / (end - begin)
+                values[first:last] += 4.0 * np.sqrt(progress) * (-1 if i == 1 else 1)
         own = level * (1 + 0.03 * rng.standard_normal())
         columns.append(pl.Series(name, own + deviation * values))
     return columns

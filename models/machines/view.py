@@ -74,7 +74,7 @@ class View:
             return nothing
         table = self.run.derived_tables["alarms"].filter(pl.col("as_of") == self.run.as_of).collect()
         since = pl.format("{} since {}", "state", pl.col("since").dt.strftime("%Y-%m-%d %H:%M"))
-        closed = pl.format("closed: {}", "why")
-        text = pl.when(state=GOES_ON).then(since).when(state=CLOSED).then(closed).otherwise("state")
+        reason = pl.format("closed: {}", "why")
+        text = pl.when(state=GOES_ON).then(since).when(state=CLOSED).then(reason).otherwise("state")
         first = table.with_columns(text.alias("state")).sort(PLACE).group_by(KEY, maintain_order=True)
         return first.agg(pl.col("state").first()) if table.height else nothing
