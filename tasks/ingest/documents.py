@@ -33,20 +33,24 @@ def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
             frame = pl.scan_ndjson(source, infer_schema_length=None)
         return flat(frame)
     except (pl.exceptions.ComputeError, ValueError):
-        return flat(
-            pl.LazyFrame(_loaded(unpacked(source), whole=is_whole), infer_schema_length=None, strict=False)
-        )
+        return flat(pl.LazyFrame(_loaded(unpacked(source)), infer_schema_length=None, strict=False))
 
 
-def _loaded(content: bytes, *, whole: bool) -> list[dict[str, Any]]:
-    """Objects with null for NaN and Infinity, which Python writes although they are not JSON. Raises `DialectError` for
-    damaged JSON and for values that are not objects."""
-    lines = [content] if whole else content.splitlines()
+def _loaded(content: bytes) -> list[dict[str, Any]]:
+    """Objects of one document or several, also on one line, with null for NaN and Infinity, which Python writes although
+    they are not JSON. Raises `DialectError` for damaged JSON and for values that are not objects."""
+    decoder = json.JSONDecoder(parse_constant=lambda _: None)
+    rows: list[Any] = []
+    place = 0
     try:
-        rows = [json.loads(line, parse_constant=lambda _: None) for line in lines if line.strip()]
+        text = content.decode().strip()
+        while place < len(text):
+            value, place = decoder.raw_decode(text, place)
+            rows += value if isinstance(value, list) else [value]
+            while text[place : place + 1].isspace():
+                place += 1
     except ValueError as error:
         raise DialectError(f"this JSON is damaged: {error}.") from None
-    rows = rows[0] if whole and isinstance(rows[0], list) else rows
     if not all(isinstance(row, dict) for row in rows):
         raise DialectError("this JSON has values that are not objects. Expected an object for each row.")
     return rows

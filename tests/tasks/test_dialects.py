@@ -552,6 +552,16 @@ def test_nan_in_json_is_unknown(tmp_path, separator):
     assert rows(tmp_path / "a.json")["value"].to_list() == [1.5, None, None]
 
 
+@pytest.mark.parametrize("between", ["", "\n", " \n\n"])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_several_json_documents_one_after_another_are_the_rows_of_all(tmp_path, between, indent, is_listed):
+    objects = [{"sku": "A", "units": 1}, {"sku": "B", "units": 2}, {"sku": "C", "units": 3}]
+    documents = [json.dumps([one] if is_listed else one, indent=indent) for one in objects]
+    (tmp_path / "a.json").write_text(between.join(documents))
+    assert rows(tmp_path / "a.json").to_dicts() == objects
+
+
 def test_json_that_is_damaged_is_told(tmp_path):
     (tmp_path / "a.json").write_text('[{"device": "a", "val')
     with pytest.raises(SourceError, match="this JSON is damaged: Unterminated string"):
