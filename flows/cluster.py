@@ -5,10 +5,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
-from prefect.context import FlowRunContext
-from prefect_dask import DaskTaskRunner
+from prefect.context import FlowRunContext, SettingsContext, get_settings_context
+from prefect_dask import DaskTaskRunner, PrefectDaskClient
 
 from flows.settings import settings
 from flows.workers import FORKED, WORKER_ENVIRONMENT, begin_imports
@@ -120,7 +121,31 @@ def enough_workers(tasks: int) -> None:
 
 def task_runner() -> Any:
     """The task runner of a flow. It creates its cluster when the first task is submitted."""
-    return DaskTaskRunner(cluster_class=cast(Any, local_or_named))
+    return _TaskRunner(cluster_class=cast(Any, local_or_named))
+
+
+class _TaskRunner(DaskTaskRunner):
+    """Prefect's runner with 0.15 processor seconds less for each task.
+
+    That one writes out all settings for each task, which its worker validates, and Dask hashes what it submits, in case
+    it has the result already, which no two runs of a task share.
+    """
+
+    @property
+    def client(self) -> Any:
+        client: Any = super().client
+        client.submit = partial(PrefectDaskClient.submit, client, pure=False)
+        return client
+
+    def submit(self, *arguments: Any, **options: Any) -> Any:
+        current = get_settings_context()
+        with _SettingsAsObjects(profile=current.profile, settings=current.settings):
+            return super().submit(*arguments, **options)
+
+
+class _SettingsAsObjects(SettingsContext):
+    def serialize(self, include_secrets: bool = True) -> dict[str, Any]:  # noqa: ARG002
+        return {"profile": self.profile, "settings": self.settings}
 
 
 def check_scheduler(address: str) -> None:

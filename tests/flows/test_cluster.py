@@ -8,8 +8,12 @@ import sys
 import httpx
 import pytest
 from distributed import Client
+from prefect import flow, task
+from prefect.context import SettingsContext
+from prefect.runtime import task_run
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_REQUEST_TIMEOUT, temporary_settings
 
-from flows.cluster import enough_workers, local_or_named
+from flows.cluster import enough_workers, local_or_named, task_runner
 from flows.workers import WORKER_ENVIRONMENT
 
 
@@ -39,6 +43,28 @@ def test_a_worker_begins_with_its_imports_the_runs_environment_and_one_core(monk
     assert imported
     assert environment["ALMANAC_SOMETHING"] == "set after the first worker was forked"
     assert environment.items() >= WORKER_ENVIRONMENT.items()
+
+
+@pytest.mark.slow
+def test_a_task_has_the_settings_of_its_run_and_two_with_the_same_parameters_run_twice(
+    prefect_api, dask_cluster, monkeypatch
+):
+    monkeypatch.setenv("ALMANAC_SCHEDULER", dask_cluster.scheduler_address)
+
+    @task
+    def in_a_worker(_):
+        api = SettingsContext.get().settings.api
+        return api.request_timeout, api.auth_string.get_secret_value(), task_run.id, os.getpid()
+
+    @flow(task_runner=task_runner())
+    def twice():
+        return in_a_worker.map([1, 1]).result()
+
+    with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: 77.0, PREFECT_API_AUTH_STRING: "a:b"}):
+        first, second = twice()
+    assert first[:2] == second[:2] == (77.0, "a:b")
+    assert first[2] != second[2]
+    assert os.getpid() not in (first[3], second[3])
 
 
 @pytest.mark.slow
