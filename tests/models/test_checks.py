@@ -130,6 +130,7 @@ def test_sales_passes():
     market = simulate(4, 3, 90, seed=3)
     frames = {name: getattr(market, name) for name in ("history", "plan", "stores")}
     options = {"horizon": 6, "origins": 2, "training_rows": 2000, "statistical_skus": 2, "threads": 1}
+    options |= {"trees": 20, "spread_trees": 8}
     check_scenario(SALES, frames, market.as_of - timedelta(weeks=3), options, times={"history": "week"})
 
 

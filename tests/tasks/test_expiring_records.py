@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -76,10 +77,11 @@ def test_a_study_goes_when_no_trial_was_added_for_long(store):
 
 
 @pytest.mark.slow
-def test_mlflow_forgets_evaluations_in_time_and_no_training(store):
+def test_mlflow_forgets_evaluations_in_time_and_no_training(store, mlflow_database):
     from tasks.registry.tracking import client_of, log_run, tracking_uri
 
     assert expire_tracking.fn(store, "toy", 1, NOW, dry_run=False) == []
+    shutil.copy(mlflow_database, store.uri)
     ids = {
         kind: log_run(store, scenario="toy", kind=kind, run_id="1", params={}, metrics={"loss": 1.0})
         for kind in ("evaluate", "train")

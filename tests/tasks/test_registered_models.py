@@ -48,9 +48,10 @@ class Doubling(Toy, HasEstimators):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
+def server(mlflow_database, tmp_path_factory) -> Iterator[str]:
     """The address of a real `mlflow server` that keeps artifacts itself."""
     folder, port = tmp_path_factory.mktemp("mlflow-server"), free_port()
+    shutil.copy(mlflow_database, folder)
     words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     where = [
         "--backend-store-uri",
@@ -128,9 +129,11 @@ def test_on_a_server_a_bundle_is_trained_promoted_and_loaded_in_another_process(
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory) -> Store:
+def local(mlflow_database, tmp_path_factory) -> Store:
     """A store with a file of records beside it, and three bundles."""
     store = Store(str(tmp_path_factory.mktemp("registered") / "store"))
+    Path(store.uri).mkdir()
+    shutil.copy(mlflow_database, store.uri)
     with disable_run_logger():
         steps.put(store)
     for loss in (3.0, 4.0, 2.0):
