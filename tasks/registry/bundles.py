@@ -1,8 +1,8 @@
-"""Bundles, which are saved once, never changed and loaded without executing anything; and the champion among them.
+"""Bundles, which are saved once, never changed and loaded without executing anything; one of them is the champion.
 
-A bundle is a folder of Parquet, JSON and LightGBM text files with a manifest that holds the SHA-256
-of each. The registry is a table of events (`registered`, `promoted`, `refused`, `rolled_back`), each with the
-SHA-256 of the manifest and the reason of the decision. The champion is the bundle of the last promotion.
+A bundle is a folder of Parquet, JSON and LightGBM text files with a manifest that holds the SHA-256 of each. The
+registry is a table of events (`registered`, `promoted`, `refused`, `rolled_back`), each with the SHA-256 of the
+manifest and the reason for the decision. The champion is the bundle of the last promotion.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _UNREADABLE = (
     pl.exceptions.PanicException,
 )
 FORMAT = "format"
-"""The field of a manifest for the format of the bundle's files, one of `Scenario.formats`; 1 where it is absent."""
+"""The field of a manifest for the format of the bundle's files, one of `Scenario.formats`; if it is absent, 1."""
 
 
 class BundleError(AlmanacError):
@@ -41,7 +41,7 @@ class BundleError(AlmanacError):
 
 
 class BundleFormatError(BundleError):
-    """A bundle whose manifest states a format that this version of the scenario does not load."""
+    """The manifest of a bundle states a format that this version of the scenario does not load."""
 
 
 def save(
@@ -53,7 +53,7 @@ def save(
     as_of: AsOf,
     run_id: str,
 ) -> int:
-    """Save and register a bundle; its number. A `run_id` that is already registered is not saved again."""
+    """Save and register a bundle; return its number. A `run_id` that is already registered is not saved again."""
     registry = events(store, scenario)
     if registry is not None:
         same = registry.filter(run_id=run_id, event="registered")
@@ -117,23 +117,23 @@ def no_bundle(store: Store, scenario: str) -> str:
 
 
 def events(store: Store, scenario: str) -> pl.DataFrame | None:
-    """The registry, oldest event first; None where no bundle has been trained yet."""
+    """The registry, oldest event first; None if no bundle has been trained yet."""
     registry = store.find(Layout(scenario).table("registry"))
     return None if registry is None else registry.sort("at", "bundle").collect()
 
 
 def champion(store: Store, scenario: str) -> int | None:
-    """The bundle that scoring uses; None where none has been promoted yet."""
+    """The bundle that scoring uses; None if no bundle has been promoted yet."""
     registry = events(store, scenario)
     promotions = None if registry is None else registry.filter(event="promoted")
     return None if promotions is None or promotions.is_empty() else int(promotions["bundle"][-1])
 
 
 def for_as_of(store: Store, scenario: str, as_of: AsOf) -> int:
-    """The bundle to score `as_of` with: the champion or, where it was trained on data after `as_of`, an older bundle.
+    """The bundle to score `as_of` with: the champion or, if it was trained on data after `as_of`, an older bundle.
 
-    The older bundle is the last champion, else the last bundle, that was trained on no later data. Raises
-    `BundleError` where there is none.
+    The older bundle is the last champion, else the last bundle, that was trained on no later data. Raises `BundleError`
+    if there is none.
     """
     registry = events(store, scenario)
     if registry is None:
@@ -163,21 +163,21 @@ def manifest(store: Store, scenario: str, number: int) -> dict[str, Any]:
         registry = events(store, scenario)
         numbers = [] if registry is None else sorted(registry["bundle"].unique())
         choice = ", ".join(map(str, numbers)) or "none"
-        raise BundleError(f"{store.uri}: there is no bundle {number} of {scenario}. There are: {choice}.")
+        raise BundleError(f"{store.uri}: there is no bundle {number} of {scenario}. Found: {choice}.")
     return dict(content)
 
 
 @lru_cache(maxsize=4)
 def model(scenario: Scenario, store: Store, number: int) -> Any:
-    """A bundle's model, loaded once per process; see `load_model` for what it raises."""
+    """A bundle's model, loaded once per process. Raises the errors of `load_model`."""
     return load_model(scenario, store, number)
 
 
 def load_model(scenario: Scenario, store: Store, number: int) -> Any:
-    """A bundle's model, from its files as they are now.
+    """A bundle's model, loaded from its files.
 
-    Raises `BundleFormatError` where the manifest states a format that is not in `scenario.formats`, and
-    `BundleError` as `files` does, or where the scenario cannot load the files for another reason.
+    Raises `BundleFormatError` if the manifest states a format that is not in `scenario.formats`, and `BundleError` for
+    the reasons of `files`, or if the scenario cannot load the files.
     """
     place = f"{store.uri}/{folder(scenario.name, number)}"
     number_of_format = manifest(store, scenario.name, number).get(FORMAT, 1)
@@ -202,8 +202,8 @@ def load_model(scenario: Scenario, store: Store, number: int) -> Any:
 def files(store: Store, scenario: str, number: int) -> dict[str, File]:
     """The content of a bundle's files by name, checked against the manifest, which is checked against the registry.
 
-    Nothing is executed. Raises `BundleError` for a file that is missing, changed, or neither
-    Parquet, JSON nor text, and for a manifest that is not the registered one.
+    Nothing is executed. Raises `BundleError` for a file that is missing, changed, or neither Parquet, JSON nor text,
+    and for a manifest that is not the registered one.
     """
     place = folder(scenario, number)
     facts = manifest(store, scenario, number)
@@ -225,12 +225,12 @@ def _registered_sha256(store: Store, scenario: str, number: int) -> str | None:
 
 
 def _sha256(facts: Mapping[str, Any]) -> str:
-    """The hash of a manifest, which is the same before writing and after reading it."""
+    """The hash of a manifest, the same before writing as after reading."""
     return digest(json.loads(json.dumps(facts, default=str)))
 
 
 def read_manifest(place: Path) -> dict[str, Any]:
-    """The manifest of a bundle whose files are in a local folder. Raises `BundleError` where there is none."""
+    """The manifest of a bundle whose files are in a local folder. Raises `BundleError` if it has none."""
     try:
         return dict(json.loads((place / MANIFEST).read_bytes()))
     except (OSError, ValueError):
@@ -268,7 +268,7 @@ def _contents(
             contents[path.rsplit(".", 1)[0]] = _decode(path, data)
         except _UNREADABLE:
             raise BundleError(
-                f"{where}/{path}: its content is not of the type that its name says. "
+                f"{where}/{path}: its content does not match the suffix of its name. "
                 "Nothing was loaded; train again, and find out who wrote it."
             ) from None
     return contents

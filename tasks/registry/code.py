@@ -1,4 +1,4 @@
-"""The version of the code that made a result."""
+"""The version of the code that produced a result."""
 
 import hashlib
 from functools import cache
@@ -12,8 +12,7 @@ _FLOORS = Path(__file__).resolve().parents[2]
 def code_version() -> str:
     """The package's version and a digest of the source of `models` and `tasks`.
 
-    It is part of a run's id, so that an interrupted run is never completed by code other than the
-    code that began it.
+    It is part of a run's id, so that no other code completes an interrupted run.
     """
     content = hashlib.sha256()
     for floor in ("models", "tasks"):

@@ -1,4 +1,4 @@
-"""Exporting a bundle for other programs: its ONNX graphs, what a caller needs to use them, and its own files."""
+"""Exporting a bundle for other programs: its ONNX graphs, the facts that a caller needs, and its own files."""
 
 import json
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ ABOUT, README, PLAIN = "interchange.json", "README.md", "plain"
 
 
 class ExportError(BundleError):
-    """A bundle cannot be exported, or not to the given folder."""
+    """A bundle cannot be exported, or the given folder cannot be written."""
 
 
 def export(scenario: Scenario, store: Store, number: int, to: str) -> dict[str, Any]:
-    """Write a bundle to a folder, local or in Blob, and return what was written. Existing files are replaced.
+    """Write a bundle to a folder, local or in Blob Storage, and return a summary. Existing files are replaced.
 
     It writes `<name>.onnx` for each graph, `interchange.json`, `README.md`, and the bundle's own files in `plain/`.
-    Raises `BundleError` as `tasks.registry.bundles.load_model` does, and `ExportError` where the scenario exports nothing
-    or the folder cannot be written.
+    Raises the errors of `tasks.registry.bundles.load_model`, and `ExportError` if the scenario exports nothing or the
+    folder cannot be written.
     """
     facts = bundles.manifest(store, scenario.name, number)
     model = bundles.load_model(scenario, store, number)

@@ -29,10 +29,10 @@ def record(
     started: datetime,
     published: bool = True,
 ) -> bool:
-    """Enter the row of a run, which supersedes that of an earlier start; whether a row was entered.
+    """Enter the row of a run, which supersedes that of an earlier start; return whether a row was entered.
 
-    A start that has not `published`, because the rows were there already, only fills in a missing row.
-    `as_of` is stored as text in ISO form, since its type differs between scenarios.
+    A start that has not `published`, because the rows were already there, only fills in a missing row. `as_of` is
+    stored as text in ISO form, because its type differs between scenarios.
     """
     row = {
         "run_id": run_id,
@@ -53,7 +53,7 @@ def record(
 
 
 def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
-    """Append the row; whether it was appended. The cost does not depend on the number of rows."""
+    """Append the row; return whether it was appended. The cost does not depend on the number of rows."""
     frame = pl.DataFrame([row])
     if not replace:
         ledger = rows(store)
@@ -68,7 +68,7 @@ def _enter(store: Store, row: Mapping[str, Any], *, replace: bool) -> bool:
 
 
 def rows(store: Store) -> pl.LazyFrame | None:
-    """The ledger with the last row of each run; None where nothing has been published yet."""
+    """The ledger with the last row of each run; None if nothing has been published yet."""
     if (every := store.find(PATH)) is None:
         return None
     return every.sort("ended").unique("run_id", keep="last", maintain_order=True)

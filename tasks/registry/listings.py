@@ -11,10 +11,10 @@ from tasks.storage.store import Store
 
 
 def bundle_lines(store: Store, scenario: str, last: int) -> list[dict[str, Any]]:
-    """The newest `last` bundles, newest first; none where nothing has been trained yet.
+    """The newest `last` bundles, newest first; none if nothing has been trained yet.
 
-    `trained_on` has the version of each table and, where the manifest has it, the number of rows; `why` is the
-    last decision about the bundle: promoted, refused or rolled back, with the reason.
+    `trained_on` has the version of each table and, if the manifest has it, the number of rows; `why` is the last
+    decision about the bundle: promoted, refused or rolled back, with the reason.
     """
     registry = bundles.events(store, scenario)
     if registry is None:
@@ -50,7 +50,7 @@ def _table(version: int, rows: int | None) -> str:
 
 
 def run_lines(store: Store, scenario: str, last: int) -> list[dict[str, Any]]:
-    """The newest `last` ledger rows of a scenario, newest first; none where nothing has been published."""
+    """The newest `last` ledger rows of a scenario, newest first; none if nothing has been published."""
     rows = ledger.rows(store)
     if rows is None:
         return []

@@ -8,9 +8,9 @@ _MOST_VALUES = 100
 def plots(metrics: pl.DataFrame) -> dict[str, str]:
     """A page per slice of the long table `slice, value_of_slice, metric, value`, and the table itself as CSV.
 
-    A slice by `step` is drawn as a line, any other as a bar for each of its values; a slice with a single value
-    or very many has no page. The first metric is visible; a click on a name shows another. Pages load plotly
-    from its public address, as MLflow's own pages do.
+    A slice by `step` is drawn as a line, any other as a bar for each of its values; a slice with one value, or more
+    than 100, has no page. The first metric is visible; a click on a name shows another. Pages load plotly from its
+    public address, as MLflow's own pages do.
     """
     pages = {"metrics.csv": metrics.write_csv()}
     for (name,), rows in metrics.group_by("slice", maintain_order=True):

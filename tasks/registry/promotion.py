@@ -14,7 +14,7 @@ from tasks.storage.store import Store
 
 @dataclass(frozen=True)
 class Promotion:
-    """The champion now and before; `changed` is false where the bundle was the champion already."""
+    """The champion now and before; `changed` is false if the bundle already was the champion."""
 
     champion: int
     before: int | None
@@ -26,13 +26,13 @@ class Promotion:
 def promote(scenario: Scenario, store: Store, number: int, reason: str) -> Promotion:
     """Make a bundle the champion, whatever the comparison decided.
 
-    Raises `BundleError` for a bundle that does not exist, has changed since it was saved, or was saved by
-    another version and cannot score.
+    Raises `BundleError` if the bundle does not exist, has changed since it was saved, or cannot be loaded by this
+    version.
     """
     before = _champion(scenario, store)
     bundles.load_model(scenario, store, number)
     if before == number:
-        return Promotion(number, before, False, f"Bundle {number} is the champion already.")
+        return Promotion(number, before, False, f"Bundle {number} is already the champion.")
     bundles.promote(store, scenario.name, number, reason)
     return Promotion(number, before, True, reason)
 
@@ -41,7 +41,7 @@ def promote(scenario: Scenario, store: Store, number: int, reason: str) -> Promo
 def roll_back(scenario: Scenario, store: Store, reason: str) -> Promotion:
     """Revert to the previous champion.
 
-    Raises `BundleError` where there is no previous champion, and as `promote` where it cannot be used.
+    Raises `BundleError` if there is no previous champion, or for the reasons of `promote` if it cannot be used.
     """
     champion = _champion(scenario, store)
     before = _before(bundles.events(store, scenario.name))
@@ -57,7 +57,7 @@ def roll_back(scenario: Scenario, store: Store, reason: str) -> Promotion:
 
 @task(name="move-alias")
 def move_alias(scenario: Scenario, store: Store, number: int) -> str | None:
-    """Move MLflow's alias to the champion; a note where that failed, else None.
+    """Move MLflow's alias to the champion; return a note if that failed, else None.
 
     A failing tracking server does not undo a promotion: the store's registry is authoritative.
     """
@@ -75,7 +75,7 @@ def _champion(scenario: Scenario, store: Store) -> int | None:
 
 
 def _before(events: pl.DataFrame | None) -> int | None:
-    """The previous champion: that of the last promotion but one, of those that were not rolled back."""
+    """The previous champion: that of the second-to-last promotion that was not rolled back."""
     champions: list[int] = []
     for event, number in events.select("event", "bundle").iter_rows() if events is not None else ():
         if event == "promoted" and champions[-1:] != [number]:

@@ -1,8 +1,8 @@
 """Every bundle is a version of the scenario's registered model in MLflow; the alias `champion` follows the store.
 
 A version consists of the bundle's own files, uploaded as artifacts of the training's run, and an `MLmodel` file that
-names the loader below: `mlflow.pyfunc.load_model("models:/almanac-sales@champion")` returns a model wherever Almanac
-is installed. Nothing is pickled, and loading checks each file's SHA-256 as loading from the store does.
+names the loader below: `mlflow.pyfunc.load_model("models:/almanac-sales@champion")` returns a model wherever Almanac is
+installed. Nothing is pickled, and loading checks each file's SHA-256, as loading from the store does.
 """
 
 import importlib
@@ -23,7 +23,7 @@ from tasks.storage.store import Store
 CHAMPION = "champion"
 _MODEL, _DATA = "model", "bundle"
 _MODELS = "models"
-"""The package whose modules a bundle may have imported."""
+"""The package from which a bundle may have modules imported."""
 
 
 def register(store: Store, scenario: str, bundle: int, record: str, *, champion: bool) -> None:
@@ -53,7 +53,7 @@ def register(store: Store, scenario: str, bundle: int, record: str, *, champion:
 
 
 def move_alias(store: Store, scenario: str, bundle: int) -> str | None:
-    """Move the alias `champion` to a bundle; a note where that is impossible, else None."""
+    """Move the alias `champion` to a bundle; return a note if that is impossible, else None."""
     uri = tracking_uri(store)
     if uri is None:
         return None
@@ -66,7 +66,7 @@ def move_alias(store: Store, scenario: str, bundle: int) -> str | None:
 
 
 def _version(client: Any, name: str, bundle_uri: str) -> Any:
-    """The version for a bundle of this store; None where there is none. A server may serve several stores."""
+    """The version for a bundle of this store; None if it does not exist. A server may serve several stores."""
     query = f"name = '{name}' and tags.bundle_uri = '{bundle_uri}'"
     versions = client.search_model_versions(query, max_results=1)
     return versions[0] if versions else None
@@ -114,7 +114,7 @@ class BundleModel:
 def _load_pyfunc(path: str) -> BundleModel:
     """Called by `mlflow.pyfunc.load_model` with the folder of a bundle's files.
 
-    Importing a module runs it, so the module that a bundle names is imported only where it is one of Almanac's models.
+    Importing a module runs it, so the module that a bundle names is imported only if it is one of Almanac's models.
     Import the module of any other scenario first.
     """
     facts = bundles.read_manifest(Path(path))

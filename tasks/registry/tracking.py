@@ -1,7 +1,7 @@
-"""MLflow: every training, tuning and evaluation is a run; see `tasks.registry.registered_models` for bundles.
+"""MLflow: every training, tuning and evaluation is a run; for bundles, see `tasks.registry.registered_models`.
 
 The store's own tables and registry are authoritative; MLflow mirrors them for people and other tools.
-`MLFLOW_TRACKING_URI` names the server; without it a local store keeps a SQLite file beside its tables.
+`MLFLOW_TRACKING_URI` names the server; without it, a local store keeps a SQLite file beside its tables.
 """
 
 import json
@@ -33,7 +33,7 @@ RUN_ID = "almanac_run_id"
 def tracking_uri(store: Store) -> str | None:
     """The address of MLflow's records; None for a remote store without a tracking server.
 
-    Raises `CredentialError` for an address with a password, which errors of MLflow would repeat.
+    Raises `CredentialError` for an address with a password, because errors of MLflow would repeat it.
     """
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
@@ -66,12 +66,12 @@ def log_run(
     sliced: pl.DataFrame | None = None,
     files: Mapping[str, str] | None = None,
 ) -> str | None:
-    """Log a run to the scenario's experiment; the MLflow run's id, None where there is no tracking server.
+    """Log a run to the scenario's experiment; return the MLflow run's id, None without a tracking server.
 
-    `kind` is `train`, `tune` or `evaluate`; it becomes a tag, as does the version of the code. `metrics` that
-    are not finite are left out. `sliced` is the long table `slice, value_of_slice, metric, value`; a slice
-    by `step` becomes the metric's step. `files` are texts by name, such as a plot as HTML. A `run_id` that
-    is logged completely is not logged again; interrupted logging is completed.
+    `kind` is `train`, `tune` or `evaluate`; it becomes a tag, as does the version of the code. `metrics` that are not
+    finite are left out. `sliced` is the long table `slice, value_of_slice, metric, value`; a slice by `step` becomes
+    the metric's step. `files` are texts by name, such as a plot as HTML. A `run_id` that is logged completely is not
+    logged again; interrupted logging is completed.
     """
     uri = tracking_uri(store)
     if uri is None:
@@ -99,7 +99,7 @@ def log_run(
 
 @task(name="track-run")
 def track_run(store: Store, **facts: Any) -> str | None:
-    """`log_run`, where a failing tracking server causes only a warning, since the store is authoritative."""
+    """`log_run`, but a failing tracking server causes only a warning, because the store is authoritative."""
     try:
         return log_run(store, **facts)
     except Exception as error:
@@ -108,7 +108,7 @@ def track_run(store: Store, **facts: Any) -> str | None:
 
 
 def _mlflow_run(client: Any, store: Store, scenario: str, kind: str, run_id: str) -> Any:
-    """The run with this `run_id` and kind, created where there is none."""
+    """The run with this `run_id` and kind, created if it does not exist."""
     experiment = _experiment(client, store, model_name(scenario))
     query = f"tags.{RUN_ID} = '{run_id}' and tags.kind = '{kind}'"
     same = client.search_runs([experiment], query, max_results=1)
@@ -118,7 +118,7 @@ def _mlflow_run(client: Any, store: Store, scenario: str, kind: str, run_id: str
 
 
 def _experiment(client: Any, store: Store, name: str) -> str:
-    """The id of an experiment, created where it does not exist; several processes may try at the same time."""
+    """The id of an experiment, created if it does not exist; several processes may try at the same time."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
@@ -156,7 +156,7 @@ def _slice_metrics(metrics: pl.DataFrame) -> list[Any]:
 
 
 def _name(text: str) -> str:
-    """A name that MLflow takes: letters, digits, and a few signs."""
+    """A name that MLflow accepts: letters, digits, and a few signs."""
     return re.sub(r"[^\w./ -]", "_", text)
 
 
@@ -165,6 +165,6 @@ def _now() -> int:
 
 
 def _artifacts(store: Store) -> str | None:
-    """Where MLflow may put files; None where a tracking server decides."""
+    """Where MLflow may put files; None if a tracking server decides."""
     local = not is_remote(store.uri) and not os.environ.get("MLFLOW_TRACKING_URI")
     return Path(store.uri, "mlflow").as_uri() if local else None

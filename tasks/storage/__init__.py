@@ -1,1 +1,1 @@
-"""The store: tables, rows on their way into them, and the metadata of commits."""
+"""The store: tables, the staging of rows, and the metadata of commits."""

@@ -20,7 +20,7 @@ def with_identity(address: "sa.URL") -> "sa.URL":
     """The address of a database; an Azure database without a password gets a token instead.
 
     Whoever holds a token can use it, so it is sent only over TLS that verifies the server's name and certificate.
-    Raises `IdentityError` where the address asks for less, and where no user is named.
+    Raises `IdentityError` if the address asks for less, or names no user.
     """
     password = address.password or address.query.get("password") or os.environ.get("PGPASSWORD")
     host = address.host or os.environ.get("PGHOST", "")

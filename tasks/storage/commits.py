@@ -13,7 +13,7 @@ from tasks.storage.store import Store
 
 
 def facts(table: Table, rows: pl.LazyFrame) -> dict[str, str]:
-    """Metadata of a commit that brings `rows`: `changed`, and `from` and `to` where the table has times."""
+    """Metadata of a commit of `rows`: `changed`, and `from` and `to` if the table has times."""
     schema = rows.collect_schema()
     times = [pl.col(c) for c in table.unique if schema[c].is_temporal()][:1]
     ends = [end for time in times for end in (time.min().alias("from"), time.max().alias("to"))]
@@ -28,7 +28,7 @@ def facts(table: Table, rows: pl.LazyFrame) -> dict[str, str]:
 def commit_summary(store: Store, path: str, after: int) -> dict[str, Any]:
     """A summary of the commits of a table after version `after`: `version`, `changed`, `from`, `to`.
 
-    A row that several commits changed is counted by each. `from` and `to` are absent where there are no times.
+    A row that several commits changed is counted by each. `from` and `to` are absent if there are no times.
     """
     table = store.table(path)
     version = table.version()
@@ -52,9 +52,8 @@ def spans(store: Store, path: str, after: int) -> list[tuple[int, str, str]]:
 
     Commits without times are left out: they changed no rows, or rows of a table without times.
 
-    Each commit is a file of the table's log. What has been read is cached in a file, so that a run reads the commits
-    since the last one, and not those of a month. The cache is rebuilt where it does not reach back far enough, or
-    where the table has been replaced.
+    Each commit is a file of the table's log. A file caches what has been read, so that a run reads only the commits
+    since the last one. The cache is rebuilt if it does not reach back far enough, or if the table has been replaced.
     """
     table = store.table(path)
     version = table.version()

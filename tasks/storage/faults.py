@@ -53,13 +53,13 @@ patiently = retry(
 )
 """Retries an idempotent operation for ten seconds while requests get no answer.
 
-The object store has its own retries, which last some three seconds and cover only some of the ways in
-which a connection is lost. A wrong address should be reported soon, hence no more than ten seconds.
+The object store has its own retries, which last about three seconds and cover only some kinds of lost connections. A
+wrong address should be reported soon, hence at most ten seconds.
 """
 
 
 def first_line(error: BaseException | None) -> str:
-    """The message of an error: the answer of the Blob service, or the first line."""
+    """The message of an error: the answer of the Blob service, or else the first line."""
     text = str(error).strip()
     answer = re.search(r"<Message>([^<\n]+)", text)
     return answer[1] if answer else text.split("\n")[0][:300]

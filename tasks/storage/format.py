@@ -9,13 +9,13 @@ from tasks.storage.store import Store
 from tasks.storage.uris import is_remote
 
 FORMAT = 1
-"""The format that this version writes. Increment it with a change that an older version would misread, and describe
-the upgrade in docs/upgrading.md."""
+"""The format that this version writes. With a change that an older version would misread, increment it and describe the
+upgrade in docs/upgrading.md."""
 PATH = "format.json"
 
 
 def check_format(store: Store) -> None:
-    """Raise `StoreError` for a store that cannot be read, or of a format that this version does not know.
+    """Raise `StoreError` if a store cannot be read, or has a format that this version does not know.
 
     A store without the file has format 1.
     """
@@ -34,5 +34,5 @@ def check_format(store: Store) -> None:
 
 
 def state_format(store: Store) -> None:
-    """Write the format into a store that does not state one yet."""
+    """Write the format into a store that does not state it yet."""
     store.create(PATH, f'{{"format": {FORMAT}}}\n'.encode())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 DRIFT = "drift"
-"""Name of the table of the drift of inputs and scores."""
+"""The name of the table of the drift of inputs and scores."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Layout:
 
     @property
     def runs(self) -> str:
-        """The folder of the folders of all runs."""
+        """The folder that holds the folders of all runs."""
         return f"{self.scenario}/runs"
 
     def run(self, run_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Folders for what a command needs while it runs."""
+"""Temporary folders of commands."""
 
 import os
 import shutil

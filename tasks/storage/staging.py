@@ -1,4 +1,4 @@
-"""Rows on their way into a table, which need not fit into memory."""
+"""Rows collected on their way into a table; they need not fit into memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ _BATCH = 200_000
 
 
 class Staged:
-    """Frames that are collected in memory or, beyond `spill` rows, in files of `folder`.
+    """Frames that are collected in memory or, beyond `spill` rows, in files in `folder`.
 
     Frames may differ in their columns: a missing column is null.
     """
@@ -34,7 +34,7 @@ class Staged:
             self._frames, self._held = [], 0
 
     def rows(self) -> pl.LazyFrame:
-        """All rows in the order in which they were added. There must be a frame."""
+        """All rows in the order in which they were added. At least one frame must have been added."""
         files = [pl.scan_parquet(path, glob=False) for path in self._files]
         memory = [pl.concat(self._frames, how="diagonal_relaxed").lazy()] if self._frames else []
         return pl.concat([*files, *memory], how="diagonal_relaxed")

@@ -1,7 +1,7 @@
-"""The store: Delta tables and small files under one URI, on local disk or in Azure Blob.
+"""The store: Delta tables and small files under one URI, on local disk or in Azure Blob Storage.
 
-Credentials come from the environment only (managed identity or the standard `AZURE_*` variables);
-one object store library reads and writes everything, so there is one way to configure it.
+Credentials come only from the environment (managed identity or the standard `AZURE_*` variables). One object store
+library reads and writes everything, so there is one way to configure it.
 """
 
 import functools
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def _with_advice(write: Callable[..., T]) -> Callable[..., T]:
-    """A method of a store that writes, with a `StoreError` for faults that a retry does not cure."""
+    """Wrap a writing method of a store: faults that a retry does not cure become a `StoreError`."""
 
     @functools.wraps(write)
     def with_advice(store: "Store", *args: Any, **kwargs: Any) -> T:
@@ -91,13 +91,13 @@ class Store:
     @_with_advice
     @patiently
     def put(self, path: str, content: bytes) -> None:
-        """Write a file as a whole: readers see all of it or its previous content."""
+        """Write a file as a whole: readers see all of it, or its previous content."""
         self.files.put(path, content)
 
     @_with_advice
     @patiently
     def create(self, path: str, content: bytes) -> bool:
-        """Write a file unless it exists; whether it was written. Of several writers one wins."""
+        """Write a file unless it exists; return whether it was written. Of several writers one wins."""
         try:
             self.files.put(path, content, mode="create")
         except AlreadyExistsError:
@@ -106,7 +106,7 @@ class Store:
 
     @patiently
     def get(self, path: str) -> bytes | None:
-        """The content of a file, None where there is none."""
+        """The content of a file, None if it does not exist."""
         try:
             return bytes(self.files.get(path).bytes())
         except (NotFoundError, FileNotFoundError):
@@ -114,7 +114,7 @@ class Store:
 
     @patiently
     def size(self, path: str) -> int | None:
-        """Size of a file in bytes, None where there is none."""
+        """The size of a file in bytes, None if it does not exist."""
         try:
             return int(self.files.head(path)["size"])
         except (NotFoundError, FileNotFoundError):
@@ -133,13 +133,13 @@ class Store:
         return None if content is None else json.loads(content)
 
     def put_frame(self, path: str, frame: pl.DataFrame) -> int:
-        """Write a frame as one Parquet file, as a whole; its size in bytes."""
+        """Write a frame as one Parquet file, as a whole; return its size in bytes."""
         content = _parquet(frame)
         self.put(path, content)
         return len(content)
 
     def put_data_file(self, stem: str, frame: pl.DataFrame) -> tuple[str, int]:
-        """Write a frame as a Parquet file whose name ends in a digest of its content; its path and size.
+        """Write a frame as a Parquet file whose name ends in a digest of its content; return its path and size.
 
         Files that readers of a table see never change: different content is a different file.
         """
@@ -149,12 +149,12 @@ class Store:
         return path, len(content)
 
     def write_source(self, path: str, frame: pl.DataFrame) -> str:
-        """Write a frame as a Parquet file that can be ingested; its URI."""
+        """Write a frame as a Parquet file that can be ingested; return its URI."""
         self.put_frame(path, frame)
         return self.uri_of(path)
 
     def get_frame(self, path: str) -> pl.DataFrame | None:
-        """A frame from a Parquet file, None where there is none."""
+        """A frame from a Parquet file, None if the file does not exist."""
         content = self.get(path)
         return None if content is None else pl.read_parquet(content)
 
@@ -162,13 +162,13 @@ class Store:
         return f"{self.uri}/{path}"
 
     def url_of(self, path: str) -> str:
-        """The address under which a table is created."""
+        """The address at which a table is created."""
         return encoded(self.uri_of(path))
 
     # tables
 
     def table(self, name: str, version: int | None = None) -> DeltaTable:
-        """A table at a version (default: the newest). Raises `StoreError` where it does not exist."""
+        """A table at a version (default: the newest). Raises `StoreError` if it does not exist."""
         try:
             return _open(self.uri_of(name), version)
         except TableNotFoundError:
@@ -184,7 +184,7 @@ class Store:
             raise StoreError(f"{self.uri}: table '{name}' cannot be read: {first_line(error)}") from None
 
     def find_table(self, name: str) -> DeltaTable | None:
-        """The newest version of a table, None where it does not exist."""
+        """The newest version of a table, None if it does not exist."""
         try:
             return _open(self.uri_of(name))
         except TableNotFoundError:
@@ -193,12 +193,12 @@ class Store:
             raise StoreError(f"{self.uri}: table '{name}' cannot be read: {first_line(error)}") from None
 
     def version(self, name: str) -> int | None:
-        """The number of a table's newest version, None where it does not exist."""
+        """The number of a table's newest version, None if it does not exist."""
         table = self.find_table(name)
         return None if table is None else int(table.version())
 
     def find(self, name: str) -> pl.LazyFrame | None:
-        """A table's rows, lazily; None where it does not exist."""
+        """A table's rows, lazily; None if it does not exist."""
         table = self.find_table(name)
         return None if table is None else scan_table(table)
 
@@ -207,21 +207,21 @@ class Store:
         return scan_table(self.table(name, version), shard)
 
     def rows(self, name: str, version: int | None = None) -> int:
-        """The number of a table's rows, from its log; 0 where it does not exist."""
+        """The number of a table's rows, from its log; 0 if it does not exist."""
         table = self.find_table(name) if version is None else self.table(name, version)
         return 0 if table is None else int(pl.DataFrame(table.get_add_actions())["num_records"].sum())
 
     def as_ofs(self, name: str) -> list[Any]:
-        """Each `as_of` of a table's partitions, from its log, ascending; none where the table does not exist."""
+        """Each `as_of` of a table's partitions, from its log, ascending; none if the table does not exist."""
         if (table := self.find_table(name)) is None:
             return []
         files = pl.DataFrame(table.get_add_actions(flatten=True))
         return [] if files.is_empty() else files["partition.as_of"].unique().sort().to_list()
 
     def append(self, name: str, frame: pl.DataFrame, *, once: str, partition_by: str | None = None) -> bool:
-        """Append rows in one commit, unless a commit named `once` exists; whether rows were appended.
+        """Append rows in one commit, unless a commit named `once` exists; return whether rows were appended.
 
-        A table without partitions is compacted from time to time, see `compact_at_times`.
+        A table without partitions is compacted from time to time; see `compact_at_times`.
         """
 
         def attempt() -> bool:
@@ -248,7 +248,7 @@ class Store:
     def compact_at_times(self, name: str) -> None:
         """Merge the small files of partitions that have many, so that readers open few files.
 
-        Where another writer commits first, this is left to the next time.
+        If another writer commits first, the next call does it.
         """
         table = self.table(name)
         if (partitions := crowded_partitions(table, FILES_OF_A_PARTITION)).height:
@@ -257,10 +257,10 @@ class Store:
                 table.create_checkpoint()
 
     def retrying(self, name: str, attempt: Callable[[], T]) -> T:
-        """The result of `attempt`, which is repeated when another writer commits first or the connection is lost.
+        """The result of `attempt`, which is repeated if another writer commits first or the connection is lost.
 
-        An attempt must therefore begin by checking whether an earlier one succeeded. Raises `StoreError`
-        after a bounded number of attempts.
+        An attempt must therefore begin by checking whether an earlier one succeeded. Raises `StoreError` after a
+        bounded number of attempts.
         """
         attempts = Retrying(
             retry=retry_if_exception(lambda error: lost_race(error) or broke_off(error)),
@@ -278,7 +278,7 @@ class Store:
         why = "other writers came first" if lost_race(last_error) else "the connection was lost"
         raise StoreError(
             f"{self.uri}: table '{name}': {why} {_TRIES} times. "
-            f"Run it again; what was written is not repeated. The last error: {first_line(last_error)}"
+            f"Run it again; finished writes are not repeated. The last error: {first_line(last_error)}"
         )
 
 

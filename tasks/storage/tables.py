@@ -13,7 +13,7 @@ from deltalake.transaction import AddAction
 from tasks.storage.uris import check_holds_tables, encoded, is_remote
 
 FILE_BYTES, ROW_GROUP = 16_000_000, 100_000
-"""The size of data files, which are held in memory until they are this large, and the rows of a row group."""
+"""The size of data files, which are held in memory until they are this large, and the number of rows in a row group."""
 FILES_OF_A_PARTITION = 20
 """Once a partition, or a table without partitions, has this many small files, the next writer merges them."""
 
@@ -41,7 +41,7 @@ def scan_table(table: DeltaTable, shard: int | None = None) -> pl.LazyFrame:
 
 
 def partition_column(table: DeltaTable) -> str | None:
-    """The column that a table is partitioned by, if it is."""
+    """The column by which a table is partitioned; None if it is not."""
     return next(iter(table.metadata().partition_columns), None)
 
 
@@ -58,7 +58,7 @@ def crowded_partitions(table: DeltaTable, many: int) -> pl.DataFrame:
 
 
 def compact(table: DeltaTable, partitions: Sequence[Any]) -> int:
-    """Rewrite the small files of these partitions into fewer, in one commit; the number of files removed."""
+    """Rewrite the small files of these partitions into fewer, in one commit; return the number of files removed."""
     column = partition_column(table)
     metrics = table.optimize.compact(
         partition_filters=[(column, "in", [str(one) for one in partitions])] if column else None,
@@ -70,7 +70,7 @@ def compact(table: DeltaTable, partitions: Sequence[Any]) -> int:
 
 
 def add_action(path: str, size: int, rows: int, partition: Mapping[str, str]) -> AddAction:
-    """The action that commits a data file which is in place already."""
+    """The action that commits a data file that is already in place."""
     modified = int(datetime.now(UTC).timestamp() * 1000)
     return AddAction(path, size, dict(partition), modified, True, json.dumps({"numRecords": rows}))
 
@@ -84,5 +84,5 @@ def with_shard(frame: pl.DataFrame, columns: Sequence[str], shards: int) -> pl.D
 
 
 def concat_lazy(frames: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
-    """Frames one after the other; a missing column is null."""
+    """Frames concatenated in order; a missing column is null."""
     return pl.concat(list(frames), how="diagonal")

@@ -1,4 +1,4 @@
-"""Bringing rows into a table: what is new is appended, what replaces stored rows is merged."""
+"""Bringing rows into a table: new rows are appended, rows that replace stored ones are merged."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ _FEW = 1_000_000
 class UpsertResult:
     """The result of an upsert: `changed` rows of the table are new or differ from before.
 
-    `repeated` counts rows that changed nothing, `superseded` those that later rows replace; `refused`
-    are rows that arrived too late. `removed` stored rows are no longer in the table.
+    `repeated` counts rows that changed nothing, `superseded` those that later rows replace; `refused` are rows that
+    arrived too late. `removed` counts stored rows that are no longer in the table.
     """
 
     changed: int
@@ -40,13 +40,13 @@ def upsert(
 ) -> UpsertResult:
     """Bring accepted `rows` into a table, as the table folds them into the stored rows.
 
-    All rows become visible in one commit. Where they do not fit into memory, rows that replace
-    others are committed before the new ones. Nothing is committed where nothing changes. Where
-    another writer commits in between, all rows are folded again. They are compared with stored rows a
-    few shards at a time; `folder` holds what does not fit into memory meanwhile.
+    All rows become visible in one commit. If they do not fit into memory, rows that replace others are committed before
+    the new ones. Nothing is committed if nothing changes. If another writer commits in between, all rows are folded
+    again. They are compared with stored rows a few shards at a time; `folder` holds what does not fit into memory
+    meanwhile.
 
-    `obsolete` stored rows are removed in a later commit. Where that commit fails, it is made when the same
-    rows are ingested again.
+    `obsolete` stored rows are removed in a later commit. If that commit fails, it is repeated when the same rows are
+    ingested again.
     """
     partition = "shard" if table.shard_by else None
 
@@ -92,8 +92,8 @@ def upsert(
 def obsolete(table: Table, before: pl.LazyFrame, rows: pl.LazyFrame, *, whole: bool) -> pl.DataFrame:
     """The identifying columns of stored rows, `before`, that `rows` make obsolete.
 
-    With `whole`, `rows` are complete from their first time to their last, or altogether in a table without times:
-    other stored rows of that range are obsolete. Otherwise those that the table considers corrected.
+    With `whole`, `rows` are complete from their first time to their last, or altogether in a table without times: other
+    stored rows of that range are obsolete. Otherwise, those that the table considers corrected are.
     """
     if not whole:
         return table.corrections(before, rows)
@@ -139,13 +139,13 @@ def _groups(rows: pl.LazyFrame, at_a_time: int) -> Iterator[list[int]]:
 
 
 def _merge(target: DeltaTable, table: Table, news: pl.LazyFrame) -> None:
-    """Have `changed` take the place of the rows with the same unique columns, or be added, in one commit."""
+    """Replace the rows that have the same unique columns as `news`, and add the others, in one commit."""
     merger = _merger(target, table, news, merge_schema=True)
     merger.when_matched_update_all().when_not_matched_insert_all().execute()
 
 
 def _remove(target: DeltaTable, table: Table, rows: pl.LazyFrame) -> None:
-    """Remove the rows with the identifying columns of `gone`, in one commit."""
+    """Remove the rows with the identifying columns of `rows`, in one commit."""
     _merger(target, table, rows, merge_schema=False).when_matched_delete().execute()
 
 
@@ -163,7 +163,7 @@ def _merger(target: DeltaTable, table: Table, rows: pl.LazyFrame, *, merge_schem
 def _same(table: Table, rows: pl.LazyFrame) -> str:
     """The predicate of a merge by the identifying columns.
 
-    It bounds the shards and times, so that no other file is read.
+    It bounds shards and times, so that no other files are read.
     """
     keys = table.identity
     schema = rows.collect_schema()

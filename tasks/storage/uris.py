@@ -1,4 +1,4 @@
-"""Addresses of stores and sources: local folders, and containers in Blob storage."""
+"""Addresses of stores and sources: local folders, and containers in Blob Storage."""
 
 import re
 from pathlib import Path
@@ -14,12 +14,12 @@ REMOTE = ("az://", "abfss://", "abfs://", "azure://")
 
 
 def is_remote(uri: str) -> bool:
-    """Whether `uri` is in Blob storage."""
+    """Whether `uri` is in Blob Storage."""
     return uri.startswith(REMOTE)
 
 
 def check_uri(uri: str) -> None:
-    """Raise `StoreError` for a URI that is neither a folder nor in Blob storage, `CredentialError` for one with a key."""
+    """Raise `StoreError` for a URI that is neither a folder nor in Blob Storage, `CredentialError` for one with a key."""
     refuse_credential("The address of a store", uri)
     if not is_remote(uri) and "://" in uri:
         scheme = uri.split("://")[0]
@@ -30,7 +30,7 @@ def check_uri(uri: str) -> None:
 
 
 def object_store(uri: str, *, create: bool = False) -> ObjectStore:
-    """The objects under a folder or container URI; see `check_uri` for what it raises."""
+    """The objects under a folder or container URI. Raises the errors of `check_uri`."""
     check_uri(uri)
     return obstore.store.from_url(encoded(uri)) if is_remote(uri) else LocalStore(uri, mkdir=create)
 
@@ -38,7 +38,7 @@ def object_store(uri: str, *, create: bool = False) -> ObjectStore:
 def encoded(uri: str) -> str:
     """A folder or container URI as a URL, which opens a Delta table whatever characters its path has.
 
-    Paths are given unencoded, in Blob storage, too: a `%` stands for itself.
+    Paths are given unencoded, also in Blob Storage: a `%` stands for itself.
 
     >>> encoded("az://data/my store"), encoded("/srv/50%")
     ('az://data/my%20store', 'file:///srv/50%25')
@@ -56,7 +56,7 @@ def link_of(uri: str) -> str:
 
 
 def check_holds_tables(uri: str) -> None:
-    """Raise `StoreError` for a path that delta-rs or polars would misread and look elsewhere for a Delta table."""
+    """Raise `StoreError` for a path that delta-rs or polars would misread, looking elsewhere for a Delta table."""
     unfit = re.search(r"[][^|\\*?=]|%[0-9A-Fa-f]{2}", uri)
     if unfit:
         raise StoreError(

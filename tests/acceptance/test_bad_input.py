@@ -296,4 +296,4 @@ def test_a_week_outside_of_the_data_is_refused_with_the_weeks_that_there_are(odd
 def test_an_unknown_bundle_is_refused_with_those_that_there_are(odd, command):
     message = refused(command, "sales", "forecast", "--bundle", "7", "--store", odd["folder"] / "store")
     assert "BundleError: " in message
-    assert "there is no bundle 7 of sales. There are: 1." in message
+    assert "there is no bundle 7 of sales. Found: 1." in message

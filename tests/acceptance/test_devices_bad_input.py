@@ -233,9 +233,9 @@ def test_a_store_with_a_single_reading_trains_and_scores(command, tmp_path):
         (["train", "--as-of", "2020-01-01T00:00"], "expected the end of an hour up to 2026-03-02T04:00Z"),
         (
             ["score", "--as-of", "2026-03-02T04:00", "--bundle", "9"],
-            "there is no bundle 9 of devices. There are: 1.",
+            "there is no bundle 9 of devices. Found: 1.",
         ),
-        (["score", "--bundle", "9"], "there is no bundle 9 of devices. There are: 1."),
+        (["score", "--bundle", "9"], "there is no bundle 9 of devices. Found: 1."),
     ],
     ids=["future", "before the data", "training before the data", "unknown bundle", "and no hour is due"],
 )

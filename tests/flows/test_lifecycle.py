@@ -58,7 +58,7 @@ def test_a_promotion_needs_a_reason_and_a_bundle_that_is_there(command, trained)
     assert "reason" in without.err + without.out
     refusal = command("toy", "promote", "--bundle", "7", "--reason", "why not", "--store", trained)
     assert refusal.status == 1
-    assert "there is no bundle 7 of toy. There are: 1, 2." in refusal.err
+    assert "there is no bundle 7 of toy. Found: 1, 2." in refusal.err
 
 
 def test_the_ledger_and_what_was_ingested_are_listed(command, trained):

@@ -139,7 +139,7 @@ def test_a_pickle_under_any_name_is_refused_and_nothing_of_the_bundle_is_loaded(
 def test_a_pickle_in_the_place_of_another_file_is_never_executed(store, trace, name):
     number = save(store)
     smuggle(store, name, pickle.dumps(Bomb()))
-    with pytest.raises(BundleError, match=f"{name}: its content is not"):
+    with pytest.raises(BundleError, match=f"{name}: its content does not match"):
         bundles.files(store, "toy", number)
 
 
@@ -147,7 +147,7 @@ def test_a_pickle_in_the_place_of_another_file_is_never_executed(store, trace, n
 def test_json_that_is_no_mapping_is_refused(store, content):
     number = save(store)
     smuggle(store, "factor.json", content)
-    with pytest.raises(BundleError, match=r"factor\.json: its content is not"):
+    with pytest.raises(BundleError, match=r"factor\.json: its content does not match"):
         bundles.files(store, "toy", number)
 
 
@@ -246,11 +246,11 @@ def test_reading_a_bundle_imports_neither_pickle_formats_nor_what_they_need(stor
 
 
 def test_an_unknown_bundle_is_named_with_those_that_there_are(store):
-    with pytest.raises(BundleError, match=r"no bundle 7 of toy\. There are: none"):
+    with pytest.raises(BundleError, match=r"no bundle 7 of toy\. Found: none"):
         bundles.manifest(store, "toy", 7)
     save(store, "r1")
     save(store, "r2")
-    with pytest.raises(BundleError, match=r"no bundle 7 of toy\. There are: 1, 2"):
+    with pytest.raises(BundleError, match=r"no bundle 7 of toy\. Found: 1, 2"):
         bundles.manifest(store, "toy", 7)
 
 

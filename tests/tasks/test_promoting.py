@@ -70,7 +70,7 @@ def test_two_that_roll_back_at_once_go_back_once(trained):
 
 def test_a_bundle_that_is_unknown_changed_or_of_another_version_is_refused(trained):
     folder = Path(trained.uri) / "toy" / "bundles"
-    with pytest.raises(BundleError, match=r"no bundle 9 of toy. There are: 1, 2, 3"):
+    with pytest.raises(BundleError, match=r"no bundle 9 of toy. Found: 1, 2, 3"):
         promote.fn(TOY, trained, 9, "why not")
     (folder / "1" / "remark.txt").write_text("halves")
     with pytest.raises(BundleError, match=r"remark\.txt: changed since it was saved"):

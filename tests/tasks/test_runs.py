@@ -179,7 +179,7 @@ def test_a_run_uses_the_options_of_its_bundle_and_then_its_own(trained):
 
 
 def test_an_unknown_bundle_is_refused(trained):
-    with pytest.raises(BundleError, match=r"no bundle 9 of toy\. There are: 1"):
+    with pytest.raises(BundleError, match=r"no bundle 9 of toy\. Found: 1"):
         steps.resolve(trained, bundle=9)
 
 
