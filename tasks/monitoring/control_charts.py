@@ -23,7 +23,7 @@ CONTROL, DEGRADED = "control", "degraded"
 
 @task(name="control")
 def control_points(scenario: Scenario, store: Store) -> pl.DataFrame:
-    """The points of all control charts, see `models.control`, from all judged rows; stored in `control`.
+    """The points of all control charts (see `models.control`) from all judged rows; stored in `control`.
 
     The points before the first published one come from the backtest of the bundle that published it.
     """
@@ -43,11 +43,11 @@ def control_points(scenario: Scenario, store: Store) -> pl.DataFrame:
 def announce_degraded(
     scenario: Scenario, store: Store, points: pl.DataFrame, cooldown_days: int
 ) -> Mapping[str, Any] | None:
-    """Emit `almanac.<scenario>.degraded` where the newest point of a chart is outside its limits; its payload.
+    """Emit `almanac.<scenario>.degraded` if the newest point of a chart is outside its limits; return its payload.
 
-    None where no point is, where its period was announced before, and within `cooldown_days` after an announced
-    period. The announcement is stored in the table `degraded` after the event was delivered: where a run is
-    killed before that, the next run emits the event again under the same id.
+    None if no point is, if its period was announced before, or within `cooldown_days` after an announced period. The
+    announcement is stored in the table `degraded` after the event was delivered: if a run is killed before that, the
+    next run emits the event again under the same id.
     """
     worse = control.newest(points).filter(verdict="degraded")
     if worse.is_empty():
@@ -61,7 +61,7 @@ def announce_degraded(
     columns = ["chart", "series", "period", "value", "centre", "low", "high", "baseline"]
     lines = worse.select(columns).with_columns(pl.col("period").cast(pl.String)).to_dicts()
     summary = ", ".join(
-        f"{p['chart']} {p['series']} is {p['value']:.4g}, within {p['low']:.4g} and {p['high']:.4g} by chance"
+        f"{p['chart']} {p['series']} is {p['value']:.4g}, expected from {p['low']:.4g} to {p['high']:.4g}"
         for p in lines
     )
     reason = f"Degraded in {period}: {summary}."
@@ -73,7 +73,7 @@ def announce_degraded(
 
 
 def points_so_far(store: Store, scenario: str) -> pl.DataFrame:
-    """The table `control`; without rows where nothing has been evaluated yet."""
+    """The table `control`; no rows if nothing has been evaluated yet."""
     points = store.find(Layout(scenario).table(CONTROL))
     return pl.DataFrame() if points is None else points.collect()
 

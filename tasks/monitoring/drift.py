@@ -1,7 +1,7 @@
 """Drift of a bundle's inputs and scores since its training: measured, stored and announced.
 
-The table `<scenario>/drift` has a row per `as_of` and feature, see `models.drift.SCHEMA`, with `kind` (`input`
-or `score`), `announced`, and the bundle whose training is the reference.
+The table `<scenario>/drift` has a row per `as_of` and feature (see `models.drift.SCHEMA`) with `kind` (`input` or
+`score`), `announced`, and the bundle whose training is the reference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ from tasks.storage.layout import DRIFT, Layout
 from tasks.storage.store import Store
 
 WATCHED_KEYS = 2_000
-"""About how many keys are watched: those of the first shards, which are a random sample of all keys."""
+"""The approximate number of watched keys: those of the first shards, which are a random sample of all keys."""
 SCORED_CYCLES = 60
 """Scores are compared with those of at most this many published runs of the same bundle."""
 FEATURES = 60
-"""The maximum number of watched inputs: the more there are, the higher is the limit of each."""
+"""The maximum number of watched inputs: the more there are, the higher the limit of each."""
 _NAMED = 5
 
 
@@ -55,7 +55,7 @@ def trained_as_of(run: Run) -> AsOf:
 
 
 def watched_shards(shards: Mapping[int, int], keys: int = WATCHED_KEYS) -> list[int]:
-    """The first shards, by number, that have at least `keys` keys together; all where there are fewer.
+    """The first shards, by number, that have at least `keys` keys together; all if there are fewer keys.
 
     >>> watched_shards({0: 10, 1: 10, 2: 10}, keys=15)
     [0, 1]
@@ -70,7 +70,7 @@ def watched_shards(shards: Mapping[int, int], keys: int = WATCHED_KEYS) -> list[
 
 @task(name="watch-shards", task_run_name=name_of_shards("watch"), retries=1, retry_delay_seconds=1)
 def watch_shards(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[int]:
-    """Write the watched inputs of shards; their numbers of rows. A finished shard is kept."""
+    """Write the watched inputs of shards; return their numbers of rows. A finished shard is kept."""
     return [_watch_shard(scenario, run, shard) for shard in shards]
 
 
@@ -92,7 +92,7 @@ def _watch_shard(scenario: Scenario, run: Run, shard: int) -> int:
 def measure_drift(scenario: Scenario, run: Run, shards: Sequence[int], rule: Rule) -> pl.DataFrame:
     """Lines of all features, inputs and scores, ranked. The rate of the rule is split among them.
 
-    An alarm may need two successive cycles, so the one before `as_of` is compared, too; the lines are those of `as_of`.
+    An alarm may need two successive cycles, so the one before `as_of` is also compared; the lines are those of `as_of`.
     """
     inputs = _together([read_frame(run, _part(run, shard)) for shard in shards])
     pairs = {"input": _inputs(run, inputs), "score": _scores(scenario, run, shards)}
@@ -133,10 +133,10 @@ def accuracy_since(run: Run) -> list[dict[str, Any]]:
 
 @task(name="publish-drift")
 def publish_drift(run: Run, lines: pl.DataFrame, cooldown_days: float) -> bool:
-    """Replace the lines of `as_of` in the table, in one commit; whether to announce them.
+    """Replace the lines of `as_of` in the table, in one commit; return whether to announce them.
 
-    They are announced where a feature has drifted, unless drift was announced for an `as_of` less than
-    `cooldown_days` earlier.
+    They are announced if a feature has drifted, unless drift was announced for an `as_of` less than `cooldown_days`
+    earlier.
     """
     announced = bool(lines["drifted"].any()) and not _cooling_down(run, cooldown_days)
     publish_derived(run, DRIFT, lines.with_columns(pl.lit(announced).alias("announced")))
@@ -145,12 +145,12 @@ def publish_drift(run: Run, lines: pl.DataFrame, cooldown_days: float) -> bool:
 
 @task(name="announce-drift")
 def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str, Any]] = ()) -> bool:
-    """Emit `almanac.<scenario>.drifted` once for an `as_of`; whether it was emitted now.
+    """Emit `almanac.<scenario>.drifted` once for an `as_of`; return whether it was emitted now.
 
     The payload has the first drifted features, the `reason` in words, and the lines of `accuracy_since`.
 
-    It is stored after the event has been delivered: where a run is killed before that, the next run
-    emits the event again under the same id.
+    It is stored after the event has been delivered: if a run is killed before that, the next run emits the event again
+    under the same id.
     """
     path = f"{_announcements(run)}/{run.as_of_text.replace(' ', 'T').replace(':', '')}.json"
     if run.store.size(path) is not None:
@@ -174,7 +174,7 @@ def announce_drift(run: Run, lines: pl.DataFrame, accuracy: Sequence[Mapping[str
 
 
 def newest_drift(store: Store, scenario: str, cycles: int) -> pl.DataFrame:
-    """The lines of the newest `cycles` in the table `drift`; without rows where nothing has been compared yet."""
+    """The lines of the newest `cycles` in the table `drift`; no rows if nothing has been compared yet."""
     path = Layout(scenario).table(DRIFT)
     newest = store.as_ofs(path)[-cycles:]
     return store.scan(path).filter(pl.col("as_of") >= newest[0]).collect() if newest else pl.DataFrame()
@@ -195,7 +195,7 @@ def _part(run: Run, shard: int) -> str:
 
 
 def _together(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The rows of all shards. A numeric column that a shard lacks is NaN there, which means no value, not a missing one.
+    """The rows of all shards. A numeric column that a shard lacks is NaN there: not applicable, rather than missing.
 
     Of more than `FEATURES` features, those with the most values are kept.
     """
@@ -233,7 +233,7 @@ def _inputs(run: Run, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _first_of_newest(rows: pl.DataFrame, run: Run) -> AsOf:
-    """The cycle before `as_of`; `as_of` itself where the bundle was trained on that cycle, or where there is none."""
+    """The cycle before `as_of`; `as_of` itself if the bundle was trained on that cycle, or if there is none."""
     between = (pl.col(CYCLE) > trained_as_of(run)) & (pl.col(CYCLE) < run.as_of)
     return rows.filter(between).select(pl.col(CYCLE).max()).item() or run.as_of
 

@@ -1,4 +1,4 @@
-"""Which published rows are due to be judged, and what was judged so far."""
+"""The published rows that are due to be judged, and the judgements so far."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ from tasks.training.fit import EVALUATIONS
 
 JUDGED = "judged"
 _GROUPS = 32
-"""Most tasks of a run: each costs some tenths of a second, whatever it does."""
+"""The most tasks of a run: each costs some tenths of a second, whatever it does."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A published `as_of`: by which run, and with which bundle."""
+    """A published `as_of`, with the run and the bundle that published it."""
 
     as_of: AsOf
     run_id: str
@@ -34,9 +34,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Judging:
-    """What a run judges, in groups of one task each.
+    """The targets that a run judges, in groups of one task each.
 
-    The judgements of `unaffected` still hold. `left`: how many more are due and wait for the next run.
+    The judgements of `unaffected` still hold. `left` is the number of others that are due and wait for the next run.
     """
 
     run: Run
@@ -59,12 +59,12 @@ def resolve_judging(
     hint: str = "",
     overrides: Mapping[str, Any] | None = None,
 ) -> Judging:
-    """What to judge: everything published from `since` to `until`, or what is due where neither is given.
+    """The targets to judge: everything published from `since` to `until`, or what is due if neither is given.
 
-    An `as_of` is due if it was never judged or has been published anew since; if it has pending rows and its
-    tables have changed or time has passed; or if its ground truth may have been restated. At most `at_most` of
-    them are judged, the least recently judged first. In the measures, `overrides` take precedence over the
-    options of the bundle. Raises `RunError` where nothing was published.
+    An `as_of` is due if it was never judged or has been published anew since; if it has pending rows and its tables
+    have changed or time has passed; or if its ground truth may have been restated. At most `at_most` of them are
+    judged, the least recently judged first. In the measures, `overrides` take precedence over the options of the
+    bundle. Raises `RunError` if nothing was published.
     """
     if not isinstance(scenario, HasGroundTruth):
         raise RunError(
@@ -97,13 +97,13 @@ def resolve_judging(
 
 
 def judged_so_far(store: Store, scenario: str) -> pl.DataFrame | None:
-    """One row per judged `as_of`, oldest first; None where nothing was evaluated yet."""
+    """One row per judged `as_of`, oldest first; None if nothing has been evaluated yet."""
     rows = store.find(Layout(scenario).table(JUDGED))
     return None if rows is None else rows.sort("as_of").collect()
 
 
 def _published_targets(scenario: Scenario, store: Store) -> tuple[str, list[Target]]:
-    """Name of the published table, and its partitions that the ledger knows, oldest first."""
+    """Name of the published table, and its partitions that are in the ledger, oldest first."""
     table = scenario.published_table({}).name
     path = Layout(scenario.name).table(table)
     entries = ledger.rows(store)
@@ -129,7 +129,7 @@ def _last(verdict: Mapping[str, Any] | None) -> datetime:
 
 
 class _Touched:
-    """Whether a published `as_of` is due; what the commits of a table changed is looked up once."""
+    """Whether a published `as_of` is due; the changes of a table's commits are looked up once."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class _Touched:
         return bool((until is None or first <= until) and (since is None or last >= since))
 
     def _commits(self, name: str) -> list[tuple[int, str, str]]:
-        """All commits of a table that any verdict is older than, read once."""
+        """All commits of a table that are newer than some verdict, read once."""
         if name not in self._spans:
             path = Layout(self._scenario.name).table(name)
             self._spans[name] = spans(self._store, path, self._oldest[name])
@@ -198,17 +198,17 @@ def _nothing(
 ) -> str:
     if not targets:
         return (
-            f"{store.uri}: {scenario.name} has published nothing yet. There is something to evaluate after a "
+            f"{store.uri}: {scenario.name} has published nothing yet. Evaluate after a "
             f"scoring run: python -m flows {scenario.name} --help."
         )
     begin = since.isoformat() if since else "the first"
     end = until.isoformat() if until else "the last"
     return (
-        f"{scenario.name}: nothing was published from {begin} to {end}. There are {len(targets)} from "
+        f"{scenario.name}: nothing was published from {begin} to {end}. There are {len(targets)} published times from "
         f"{targets[0].as_of.isoformat()} to {targets[-1].as_of.isoformat()}: give another --from or --to."
     )
 
 
 def as_of_from(text: str | None, like: AsOf) -> AsOf | None:
-    """The moment or day that `text` stands for in ISO 8601, of the kind of `like`."""
+    """The moment or day that `text` states in ISO 8601, of the type of `like`; None for None."""
     return None if text is None else type(like).fromisoformat(text)

@@ -34,9 +34,9 @@ def resolve_evaluation(
     number: int,
     overrides: Mapping[str, Any],
 ) -> Run:
-    """The run that judges bundle `number` from `since` to `until`, by the newest tables.
+    """The run that judges bundle `number` from `since` to `until`, on the newest tables.
 
-    Without `since` the range begins where the bundle's data ends. `overrides` take precedence over the bundle's
+    Without `since`, the range begins where the bundle's data ends. `overrides` take precedence over the bundle's
     options. Raises `RunError` for a range without data.
     """
     versions = input_versions(scenario, store)
@@ -46,7 +46,7 @@ def resolve_evaluation(
     begin, end = since or trained_as_of, until or newest
     if not begin <= min(end, newest):
         raise RunError(
-            f"{scenario.name}: nothing to evaluate from {begin.isoformat()} to {end.isoformat()}: the data ends at "
+            f"{scenario.name}: there is nothing to evaluate from {begin.isoformat()} to {end.isoformat()}: the data ends at "
             f"{newest.isoformat()}. Expected --from before --to and before the end of the data; ingest newer data, "
             f"or name an older bundle than {number} with --bundle."
         )
@@ -83,7 +83,7 @@ def _evaluate_shard(scenario: EvaluatesBundles, run: Run, shard: int) -> DataFil
 
 @task(name="publish-evaluation")
 def publish_evaluation(run: Run, data_files: Sequence[DataFile]) -> Publication:
-    """Swap the judged rows into the table in one commit. Raises `RunError` where there are none."""
+    """Swap the judged rows into the table in one commit. Raises `RunError` if there are none."""
     some = [one for one in data_files if one.rows]
     if not some:
         raise RunError(

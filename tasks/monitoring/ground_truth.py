@@ -1,9 +1,8 @@
 """Published rows, judged by their ground truth as soon as that is known.
 
-`evaluations` holds the judged rows, by the `as_of` that they were published for. `judged` has one row per
-judged `as_of`: by which run it was published, from which tables it was judged, how many rows are pending,
-and what it adds to the control charts. It is written last: what is not in it is judged again, with the
-same result.
+`evaluations` holds the judged rows, by the `as_of` for which they were published. `judged` has one row per judged
+`as_of`: the run that published it, the tables it was judged from, the number of pending rows, and its contribution to
+the control charts. It is written last: an `as_of` that is not in it is judged again, with the same result.
 """
 
 import dataclasses
@@ -36,7 +35,7 @@ _MANY = 100
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on one target: its file, how many rows are pending, and what the control charts need."""
+    """The verdict on one target: its file, the number of pending rows, and the data for the control charts."""
 
     target: Target
     data_file: DataFile
@@ -88,13 +87,13 @@ def publish_judgements(run: Run, verdicts: Sequence[Judgement]) -> Publication:
     for data_file in by_bundle.values():
         schema |= scan_data_files(run, [data_file]).collect_schema()
     if not schema:
-        raise RunError(f"{run.scenario}: what was published has no rows. There is nothing to evaluate.")
+        raise RunError(f"{run.scenario}: the published runs have no rows. There is nothing to evaluate.")
     return replace_partitions(run, run.table, schema, data_files)
 
 
 @task(name="measure-judgements")
 def measure_judgements(scenario: Scenario, run: Run, targets: Sequence[Target], version: int) -> pl.DataFrame:
-    """The metrics of the judged rows of `targets`, by the options of the newest bundle; kept in `measures`."""
+    """The metrics of the judged rows of `targets`, with the options of the newest bundle; kept in `measures`."""
     assert isinstance(scenario, HasGroundTruth), "checked when the run was resolved"
     as_ofs = [target.as_of for target in targets]
     number = max(targets, key=lambda target: target.as_of).bundle
@@ -115,7 +114,7 @@ def measure_judgements(scenario: Scenario, run: Run, targets: Sequence[Target], 
 
 
 def track_judgements(run: Run, metrics: pl.DataFrame) -> str | None:
-    """Log the evaluation to MLflow; the address of its record. Slices with more than `_MANY` values stay in the store."""
+    """Log the evaluation to MLflow; return the id of its run. Slices with more than `_MANY` values stay in the store."""
     params = {
         "observed_until": run.as_of_text,
         "first": run.options["judged"][0][0],
@@ -141,7 +140,7 @@ def track_judgements(run: Run, metrics: pl.DataFrame) -> str | None:
 
 @task(name="remember-judgements")
 def remember_judgements(judging: Judging, verdicts: Sequence[Judgement]) -> None:
-    """Record what was judged, from which tables: the next run goes on from there."""
+    """Record the judgements and the tables they come from; the next run continues from there."""
     run = judging.run
     facts = {"versions": json.dumps(dict(run.versions), sort_keys=True), "observed": run.as_of}
     rows = [

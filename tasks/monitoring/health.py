@@ -1,4 +1,4 @@
-"""The health of a scenario: whether what is due is published, and from how fresh data and which bundle."""
+"""The health of a scenario: whether what is due has been published, how fresh its data is, and which bundle it uses."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,14 +16,14 @@ from tasks.storage.store import Store
 
 _HOUR = timedelta(hours=1)
 _SLACK = 2 * _HOUR
-"""How long a complete time may stay unpublished at least; a quarter of the cadence where that is longer."""
+"""The time for which a complete `as_of` may stay unpublished; a quarter of the cadence if that is longer."""
 
 
 @dataclass(frozen=True)
 class Health:
     """The health of a scenario. `late`: the last complete `as_of` is overdue; `stale`: new data is overdue.
 
-    Fields are None where nothing is known yet.
+    Fields are None if nothing is known yet.
     """
 
     scenario: str
@@ -46,7 +46,7 @@ class Health:
 
 
 def health(scenario: Scenario, store: Store, now: datetime) -> Health | None:
-    """The health of a scenario; None where nothing has been ingested for it."""
+    """The health of a scenario; None if nothing has been ingested for it."""
     paths = {name: Layout(scenario.name).table(name) for name in scenario.tables}
     tables = {name: rows for name, path in paths.items() if (rows := store.find(path)) is not None}
     if next(iter(scenario.tables)) not in tables:

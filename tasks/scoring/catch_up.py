@@ -1,4 +1,4 @@
-"""Scoring runs that cover what was missed since the last published one."""
+"""Scoring runs that catch up on what was missed since the last published one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ LOOK_BACK = timedelta(days=31)
 
 @dataclass(frozen=True)
 class Due:
-    """What a run without an `as_of` scores, oldest first; what it leaves for the next runs; the last complete `as_of`."""
+    """The `as_of`s that a run without one scores, oldest first, those left for later runs, and the last complete one."""
 
     as_ofs: Sequence[AsOf]
     left: Sequence[AsOf]
@@ -33,7 +33,7 @@ class Due:
 
     @property
     def notes(self) -> list[str]:
-        """Notes on what is scored again and on what is left; empty where there is nothing of either."""
+        """Notes on `as_of`s that are scored again and on those that are left; empty if there are none."""
         return [*self._again(), *self._left()]
 
     def _again(self) -> list[str]:
@@ -116,7 +116,7 @@ def _touches(end: datetime, cadence: timedelta, spans: Sequence[tuple[datetime, 
 
 @task(name="stale")
 def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
-    """A note where the data end more than two cadences ago, which the event `stale` reports once a day."""
+    """A note if the data end more than two cadences ago, which the event `stale` reports once a day."""
     now = datetime.now(UTC)
     if not is_stale(scenario, newest, now):
         return []
@@ -128,14 +128,14 @@ def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
     }
     emit(store, scenario.name, Event("stale", scenario.name, payload), f"{newest}/{now:%Y-%m-%d}")
     return [
-        f"The data are stale: they are complete up to {newest}, {in_words(age)} ago. New data is expected every "
+        f"The data is stale: it is complete up to {newest}, {in_words(age)} ago. New data is expected every "
         f"{in_words(scenario.cadence or age)}. See what was ingested: python -m flows ingest-status"
     ]
 
 
 @task(name="skipped")
 def skipped(scenario: Scenario, store: Store, flow: str, as_of: AsOf) -> list[str]:
-    """A note on complete times between `as_of` and the last published one before it, which an event reports, too."""
+    """A note on complete times between `as_of` and the last published one before it; an event reports them, too."""
     past = [one for one in published_as_ofs(scenario, store, flow, as_of) if one < as_of]
     if not past or scenario.cadence is None:
         return []
@@ -153,7 +153,7 @@ def skipped(scenario: Scenario, store: Store, flow: str, as_of: AsOf) -> list[st
 
 
 def bundle_for(scenario: Scenario, store: Store, as_of: AsOf) -> int | None:
-    """The first champion, for an `as_of` before all trainings. None where the run chooses its bundle."""
+    """The first champion, for an `as_of` before all trainings. None if the run chooses its bundle."""
     events = bundles.events(store, scenario.name)
     if events is None or events.filter(pl.col("as_of") <= as_of.isoformat()).height:
         return None
@@ -162,7 +162,7 @@ def bundle_for(scenario: Scenario, store: Store, as_of: AsOf) -> int | None:
 
 
 def covered_by(run: Run) -> str | None:
-    """The id of another run that has published the same `as_of` from newer data; None where there is none.
+    """The id of another run that has published the same `as_of` from newer data; None if there is none.
 
     This run began with older tables and must not replace those rows.
     """

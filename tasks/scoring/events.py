@@ -1,4 +1,4 @@
-"""What follows an ingest and a published run: derived tables, events, and Prefect artifacts."""
+"""The steps after an ingest or a published run: derived tables, events, and Prefect artifacts."""
 
 import threading
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _HANDOVER_SECONDS = 30
 def derive(scenario: Scenario, run: Run) -> list[Event]:
     """Publish the tables derived from the run's rows, and return the events to emit.
 
-    Where the run replaces rows that another run published for its `as_of`, events which that run emitted are left out.
+    If the run replaces rows that another run published for its `as_of`, events that the other run emitted are left out.
     """
     rows = run.store.scan(run.table).filter(pl.col("as_of") == run.as_of)
     tables_now: dict[str, pl.DataFrame] = {}
@@ -78,9 +78,8 @@ def announce(
 ) -> None:
     """Create the Prefect artifacts of a published run, and emit its events and `almanac.<scenario>.published`.
 
-    Where keys failed, `almanac.<scenario>.keys_failed` reports how many.
-    Returns when the events have been delivered. An event's id follows from the run and the event,
-    so that an event which a repeated run emits again can be recognised.
+    If keys failed, `almanac.<scenario>.keys_failed` reports how many. Returns when the events have been delivered. An
+    event's id follows from the run and the event, so that an event which a repeated run emits again can be recognised.
     """
     page = str(summary["page"])
     link = link_of(page)
@@ -103,12 +102,12 @@ def announce(
 
 @task(name="announce-ingest")
 def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
-    """Emit `almanac.<scenario>.ingested` for what was committed since the last such event; its payload, or None.
+    """Emit `almanac.<scenario>.ingested` for commits since the last such event; return its payload, or None.
 
-    The payload has `tables`: for each changed table its `version`, the number of `changed` rows and the range
-    of their times; `from` and `to`: the range of the first changed table that has times, null where none has;
-    and the `versions` of all tables. These versions are stored after the event has been delivered: where an ingest
-    is killed before that, the next ingest emits the event under the same id.
+    The payload has `tables`: for each changed table its `version`, the number of `changed` rows and the range of their
+    times; `from` and `to`: the range of the first changed table that has times, null if none has; and the `versions` of
+    all tables. These versions are stored after the event has been delivered: if an ingest is killed before that, the
+    next ingest emits the event under the same id.
     """
     layout = Layout(scenario.name)
     before = store.get_json(layout.announced) or {}
@@ -138,7 +137,7 @@ def announce_ingest(scenario: Scenario, store: Store) -> dict[str, Any] | None:
 
 
 def emit(store: Store, scenario: str, event: Event, occasion: str) -> None:
-    """Emit an event that does not belong to a published run; returns when it has been delivered.
+    """Emit an event that does not belong to a published run; return when it has been delivered.
 
     Its id follows from the store, the event and the `occasion`, so that a repetition can be recognised.
     """

@@ -1,4 +1,4 @@
-"""Publishing: one commit that replaces a table's `as_of` partition with files that are in place already."""
+"""Publishing: one commit that replaces a table's `as_of` partition with files that are already in place."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from tasks.storage.tables import add_action
 class DataFile:
     """A Parquet file in the folder of a table, invisible to readers until it is committed.
 
-    Its name ends in a digest of its content, see `Store.put_data_file`.
+    Its name ends in a digest of its content; see `Store.put_data_file`.
     """
 
     path: str
@@ -31,7 +31,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Publication:
-    """The version of the table that holds the run's rows; `already` where another start had published them."""
+    """The version of the table that holds the run's rows; `already` if another start had published them."""
 
     table: str
     version: int
@@ -41,7 +41,7 @@ class Publication:
 
 @task(name="complete")
 def complete(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> list[DataFile]:
-    """The files to publish: those of the shards or, where rows depend on other shards, a single one made from them."""
+    """The files to publish: those of the shards or, if rows depend on other shards, a single one made from them."""
     data_files = [DataFile(o.path, o.bytes, o.rows) for o in results if o.rows]
     if not data_files or not isinstance(scenario, CompletesRows):
         return data_files
@@ -89,9 +89,9 @@ def replace_partitions(
 ) -> Publication:
     """Replace `as_of` partitions in one commit, which readers see whole or not at all.
 
-    Where another run commits first, this one checks again: rows of the same run are left as they
-    are, those of another run are replaced. After a bounded number of lost races it raises
-    `StoreError`, and nothing has changed. File names differ between partitions.
+    If another run commits first, this one checks again: rows of the same run are kept, those of another run are
+    replaced. After a bounded number of lost races it raises `StoreError`, and nothing has changed. File names must
+    differ between partitions.
     """
     texts = {as_of: dataclasses.replace(run, as_of=as_of).as_of_text for as_of in data_files}
     every = [data_file for some in data_files.values() for data_file in some]
@@ -127,7 +127,7 @@ def scan_data_files(run: Run, data_files: Sequence[DataFile]) -> pl.LazyFrame:
 
 
 def _open(run: Run, name: str, schema: Mapping[str, Any]) -> DeltaTable:
-    """The published table, created where it does not exist, with any missing columns added."""
+    """The published table, created if it does not exist, with any missing columns added."""
     frame = pl.DataFrame(schema=schema)
     if run.store.version(name) is None:
         columns = frame.with_columns(pl.lit(run.as_of).alias("as_of")).to_arrow().schema

@@ -30,8 +30,8 @@ class RunError(AlmanacError):
 class Run:
     """Everything that determines the result of a run.
 
-    Two runs with the same `id` have the same result and share the files under `folder`: a run
-    that was stopped is continued by starting it again.
+    Two runs with the same `id` have the same result and share the files in `folder`: to continue a stopped run, start
+    it again.
     """
 
     scenario: str
@@ -102,7 +102,7 @@ def _table_at(store: Store, path: str, version: int, _started: datetime) -> Delt
 
 
 def input_versions(scenario: Scenario, store: Store) -> dict[str, int]:
-    """The newest version of each input table. Raises `StoreError` where a required one is missing."""
+    """The newest version of each input table. Raises `StoreError` if a required one is missing."""
     versions = {}
     for name, table in scenario.tables.items():
         path = Layout(scenario.name).table(name)
@@ -145,10 +145,9 @@ def resolve_scoring(
 ) -> Run:
     """The run that scores `as_of`.
 
-    An `as_of` before the newest one that has been published is repeated: the table versions and the
-    bundle are those recorded then, unless `bundle` names another. With `again`, only the bundle is
-    reused, and rows that arrived later are included. A bundle trained on data after `as_of` is used
-    only when it is named.
+    An `as_of` before the newest published one is repeated: the table versions and the bundle are those recorded then,
+    unless `bundle` names another. With `again`, only the bundle is reused, and rows that arrived later are included. A
+    bundle trained on data after `as_of` is used only if it is named.
     """
     versions = input_versions(scenario, store)
     tables = scans(scenario, store, versions)
@@ -183,7 +182,7 @@ def _earlier(one: date, other: date) -> bool:
 
 @task(name="begin")
 def begin(scenario: Scenario, run: Run) -> None:
-    """Write what all shards of a run need, its identity and its context. Existing files are kept."""
+    """Write what all shards of a run need: its identity and its context. Existing files are kept."""
     run.store.create(
         run.path("run.json"),
         _json(
@@ -207,7 +206,7 @@ def begin(scenario: Scenario, run: Run) -> None:
 def read_context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
     """The context of the run in `folder`, as `begin` wrote it; read once per process.
 
-    Raises `RunError` where it is incomplete, or where no run has begun: the folder depends on the version of the code.
+    Raises `RunError` if it is incomplete, or if no run has begun there: the folder depends on the version of the code.
     """
     names = store.get_json(f"{folder}/context.json")
     if names is None:
@@ -227,7 +226,7 @@ def read_context(store: Store, folder: str) -> dict[str, pl.DataFrame]:
 
 
 def with_context_notes(scenario: Scenario, run: Run) -> Run:
-    """The run, which has begun, with notes on what its context shows."""
+    """A run that has begun, with notes on what its context shows."""
     context = read_context(run.store, run.folder)
     return with_notes(run, scenario.context_notes(run.tables(scenario), context, run.as_of))
 

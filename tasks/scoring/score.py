@@ -42,9 +42,9 @@ def score_shards(
 ) -> list[ShardResult]:
     """Score the requested keys of shards, one shard after the other, each into a file of the published table.
 
-    Readers do not see the files before `publish`. A finished shard is not scored again.
-    An error raised here belongs to a shard, such as storage that does not answer, and is retried: the first shard
-    without a result is at fault. Where a shard takes longer than `limit` seconds, its process is ended.
+    Readers do not see the files before `publish`. A finished shard is not scored again. An error raised here belongs to
+    a shard, for example because storage does not answer, and is retried: the first shard without a result is at fault.
+    If a shard takes longer than `limit` seconds, its process is ended.
     """
     return [_score_under_watch(scenario, run, shard, limit) for shard in shards]
 
@@ -66,16 +66,16 @@ def _score_shard(scenario: Scenario, run: Run, shard: int) -> ShardResult:
 
 
 def finished_result(run: Run, shard: int) -> ShardResult | None:
-    """The result of a shard whose files are all in place; None where the shard is still to be scored.
+    """The result of a shard whose files are all in place; None if the shard is still to be scored.
 
-    A shard with failed keys is scored again: the cause may have been corrected.
+    A shard with failed keys is scored again, because the cause may have been corrected.
     """
     result = written_result(run, shard)
     return None if result is None or result.failed else result
 
 
 def written_result(run: Run, shard: int) -> ShardResult | None:
-    """The result of a shard whose files are all in place, with or without failed keys; None where there is none."""
+    """The result of a shard whose files are all in place, with or without failed keys; None if there is none."""
     record = run.store.get_json(result_path(run, shard))
     if record is None:
         return None
@@ -85,11 +85,11 @@ def written_result(run: Run, shard: int) -> ShardResult | None:
 
 
 def score_keys(scenario: Scenario, run: Run, shard: int, keys: pl.DataFrame) -> Scores:
-    """Score keys in one pass; where that raises, in halves, until the keys that raise stand alone.
+    """Score keys in one pass; if that raises, in halves, until the keys that raise are isolated.
 
-    A key that raises alone, with its inputs in memory, is `failed` with the error as its reason; the
-    others are not affected. Errors of reading, writing and memory are not the key's fault and are raised. A panic of polars
-    is no `Exception` in Python.
+    A key that raises alone, with its inputs in memory, is `failed` with the error as its reason; the others are not
+    affected. Errors of reading, writing and memory are not the key's fault and are raised. A panic of polars is not an
+    `Exception` in Python.
     """
     tables = run.tables(scenario, shard)
     model = bundles.model(scenario, run.store, run.bundle or 0)

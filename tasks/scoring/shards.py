@@ -43,7 +43,7 @@ def requested_path(run: Run) -> str:
 
 
 def gaps_path(run: Run) -> str:
-    """Path of the table of what the inputs lack for the requested keys."""
+    """Path of the table of missing inputs of the requested keys."""
     return run.path("gaps.parquet")
 
 
@@ -52,7 +52,7 @@ def result_path(run: Run, shard: int) -> str:
 
 
 def keys_path(run: Run, shard: int) -> str:
-    """Path of the table of the status of each key of a shard."""
+    """Path of the table with the status of each key of a shard."""
     return run.path(f"shards/{shard:04d}.parquet")
 
 
@@ -88,11 +88,11 @@ def name_of_shards(stem: str) -> Callable[..., str]:
 
 @task(name="plan-shards")
 def plan(scenario: Scenario, run: Run) -> dict[int, int]:
-    """Number of requested keys per shard; the keys themselves are written to a file of the run."""
+    """Number of requested keys per shard; the keys are written to a file of the run."""
     keys = scenario.requested_keys(run.tables(scenario), run.as_of, run.options).collect(engine="streaming")
     if keys.is_empty():
         raise RunError(
-            f"{scenario.name}: there is no key to score as of {time_text(run.as_of)}. "
+            f"{scenario.name}: there are no keys to score as of {time_text(run.as_of)}. "
             "Expected recent rows; ingest newer data or give another --as-of."
         )
     keys = keys.select(*scenario.key, "shard").sort("shard", *scenario.key)
@@ -102,7 +102,7 @@ def plan(scenario: Scenario, run: Run) -> dict[int, int]:
 
 @task(name="find-gaps")
 def find_gaps(scenario: Scenario, run: Run) -> None:
-    """Write what the inputs lack for the requested keys to a file of the run, which has begun and is planned."""
+    """Write the missing inputs of the requested keys to a file of the run, which has begun and is planned."""
     gaps = pl.DataFrame()
     if isinstance(scenario, ReportsGaps):
         keys, context = read_frame(run, requested_path(run)), read_context(run.store, run.folder)
@@ -114,7 +114,7 @@ def find_gaps(scenario: Scenario, run: Run) -> None:
 def reconcile(scenario: Scenario, run: Run, results: Sequence[ShardResult]) -> dict[str, int]:
     """Counts of the keys over all shards, after checking that every requested key is in exactly one result.
 
-    Raises `RunError` that names keys which are missing, counted twice or not requested.
+    Raises `RunError`, which names keys that are missing, counted twice or not requested.
     """
     names = list(scenario.key)
     requested = read_frame(run, requested_path(run))
@@ -149,7 +149,7 @@ def reasons(results: Sequence[ShardResult]) -> dict[str, int]:
 
 
 def read_frame(run: Run, path: str) -> pl.DataFrame:
-    """A Parquet file of the run. Raises `RunError` where it is missing."""
+    """A Parquet file of the run. Raises `RunError` if it is missing."""
     frame = run.store.get_frame(path)
     if frame is None:
         raise RunError(

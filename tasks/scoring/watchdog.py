@@ -1,6 +1,6 @@
 """A watchdog that ends a task which hangs.
 
-Whatever the cause, such as a library that waits for ever in native code, the worker process is ended and the
+Whatever the cause, for example a library that waits forever in native code, the worker process is ended and the
 scheduler retries the task elsewhere; the log shows where it was.
 """
 
@@ -24,7 +24,7 @@ from tasks.scoring.shards import ShardResult
 from tasks.storage.layout import Layout
 
 LIMIT_SECONDS = 1800.0
-"""A task counts as stuck after this time where no earlier duration is known. At scale the longest take minutes."""
+"""A task counts as stuck after this time if no earlier duration is known. At scale, the longest tasks take minutes."""
 _FLOOR_SECONDS = 300.0
 _TIMES_THE_LONGEST = 10
 
@@ -32,7 +32,7 @@ _TIMES_THE_LONGEST = 10
 def limit_seconds(run: Run, override: float | None = None) -> float:
     """The time after which a shard of `run` counts as stuck: `override`, or ten times the flow's longest so far.
 
-    At least five minutes; half an hour where the flow has never scored a shard.
+    It is at least five minutes, and half an hour if the flow has never scored a shard.
     """
     if override:
         return override
@@ -41,7 +41,8 @@ def limit_seconds(run: Run, override: float | None = None) -> float:
 
 
 def remember_pace(run: Run, results: Sequence[ShardResult]) -> None:
-    """Store the duration of the run's longest shard for `limit_seconds`, where it is longer or less than half."""
+    """Store the duration of the run's longest shard for `limit_seconds`, if it exceeds the stored one or is less than
+    half."""
     longest = max((one.seconds for one in results if not one.reused), default=0.0)
     paces = run.store.get_json(Layout(run.scenario).pace) or {}
     before = paces.get(run.flow, 0.0)
@@ -51,9 +52,9 @@ def remember_pace(run: Run, results: Sequence[ShardResult]) -> None:
 
 @contextmanager
 def ended_when_stuck(run: Run, work: str, limit: float = LIMIT_SECONDS) -> Iterator[None]:
-    """Kill this worker process where the block takes longer than `limit` seconds.
+    """Kill this worker process if the block takes longer than `limit` seconds.
 
-    The stack is logged and kept in the run's folder, see `stuck`. Outside a Dask worker nothing is watched.
+    The stack is logged and kept in the run's folder; see `stuck`. Outside a Dask worker nothing is watched.
     """
     if not _in_worker():
         yield
@@ -62,7 +63,7 @@ def ended_when_stuck(run: Run, work: str, limit: float = LIMIT_SECONDS) -> Itera
     here = contextvars.copy_context()
     arguments = (_watch, run, work, limit, threading.get_ident(), end)
     threading.Thread(target=here.run, args=arguments, name="watchdog", daemon=True).start()
-    # While native code holds the interpreter's lock, that thread does not run; this one needs no lock.
+    # While native code holds the interpreter's lock, the watchdog does not run; `faulthandler` needs no lock.
     faulthandler.dump_traceback_later(1.1 * limit + 5, exit=True, file=2)
     try:
         yield
@@ -88,7 +89,7 @@ def _in_worker() -> bool:
 def _watch(run: Run, work: str, limit: float, thread: int, end: threading.Event) -> None:
     if end.wait(limit):
         return
-    gc.disable()  # else `sys._current_frames` may wait for itself, see `flows.cluster.DASK_SETTINGS`
+    gc.disable()  # otherwise `sys._current_frames` may wait for itself, see `flows.cluster.DASK_SETTINGS`
     where = traceback.extract_stack(sys._current_frames()[thread])
     last = where[-1]
     message = (

@@ -42,7 +42,7 @@ class Verdict:
 
 @task(name="prepare-shards", task_run_name=name_of_shards("prepare"), retries=1, retry_delay_seconds=1)
 def prepare_shards(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[str]:
-    """Write the training parts of shards; the names of the parts. Finished parts are kept."""
+    """Write the training parts of shards; return the names of the parts. Finished parts are kept."""
     return names_of_parts(write_parts(scenario, run, shard, scenario.prepare_shard) for shard in shards)
 
 
@@ -54,7 +54,7 @@ def names_of_parts(names_by_shard: Iterable[Iterable[str]]) -> list[str]:
 def write_parts(
     scenario: Scenario, run: Run, shard: int, prepare: Callable[..., Mapping[str, pl.DataFrame]]
 ) -> tuple[str, ...]:
-    """Write the parts that `prepare` makes of a shard into the run's folder, unless they exist; their names."""
+    """Write the parts that `prepare` makes of a shard into the run's folder, unless they exist; return their names."""
     marker = run.path(f"parts/{shard:04d}.json")
     names = run.store.get_json(marker)
     if names is not None:
@@ -69,7 +69,7 @@ def write_parts(
 
 @task(name="plan-training")
 def training_shards(scenario: Scenario, run: Run) -> dict[int, int]:
-    """Number of keys per shard in the scenario's first table: keys that are no longer scored are trained on, too."""
+    """Number of keys per shard in the scenario's first table; keys that are no longer scored are also trained on."""
     table = next(iter(scenario.tables.values()))
     keys = pl.struct(table.shard_by).n_unique()
     rows = run.tables(scenario)[table.name].group_by("shard").agg(keys).sort("shard")
@@ -106,13 +106,13 @@ def fit(scenario: Scenario, run: Run, names: Sequence[str]) -> Challenger:
 def compare(scenario: Scenario, run: Run, challenger: Challenger, names: Sequence[str]) -> Verdict:
     """Make the challenger champion if its loss is lower than the champion's on the same backtest.
 
-    Nor may it be higher on published rows of the champion that have been judged, where the backtest has rows of the
-    same targets and origins that neither of the two had seen.
+    Nor may its loss be higher on judged rows that the champion published, if the backtest has rows with the same
+    targets and origins that neither of the two had seen.
     """
     store, number = run.store, challenger.bundle
     champion = bundles.champion(store, scenario.name)
     if champion == number:
-        return Verdict(number, True, number, "It is the champion already.")
+        return Verdict(number, True, number, "It is already the champion.")
     better, reason = _better(scenario, run, challenger, champion, names)
     decide = bundles.promote if better else bundles.refuse
     decide(store, scenario.name, number, reason)
@@ -175,9 +175,9 @@ def _on_outcomes(
 
 @task(name="track")
 def track(run: Run, challenger: Challenger, verdict: Verdict) -> str | None:
-    """Log the training to MLflow and register its bundle; the MLflow run's id, None without a tracking server.
+    """Log the training to MLflow and register its bundle; return the MLflow run's id, None without a tracking server.
 
-    A tracking server that fails does not fail the training: the bundle is registered in the store.
+    If the tracking server fails, the training does not: the bundle is registered in the store.
     """
     try:
         metrics = _metrics(run, challenger.bundle)
@@ -209,7 +209,7 @@ def _metrics(run: Run, bundle: int) -> pl.DataFrame:
 
 
 def parts_of(run: Run, names: Sequence[str]) -> dict[str, pl.LazyFrame]:
-    """The parts of all shards by name. Raises `RunError` where there are none."""
+    """The parts of all shards by name. Raises `RunError` if there are none."""
     if not names:
         raise RunError(f"{run.scenario}: no shard has any rows to train on as of {run.as_of}.")
     return {name: pl.scan_parquet(_uris(run, name), glob=False) for name in names}

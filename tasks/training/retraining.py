@@ -1,7 +1,7 @@
-"""Trainings that events request: within a budget, and each request on record, granted or not.
+"""Trainings that events request: within a budget, with a record of each request, granted or not.
 
-The table `<scenario>/retrainings` has a row per request: its time and reason, whether it was `granted` and why,
-the table versions at that time, and the result.
+The table `<scenario>/retrainings` has a row per request: its time and reason, whether it was `granted` and why, the
+table versions at that time, and the result.
 """
 
 import json
@@ -33,7 +33,7 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Request:
-    """A requested training. `refusal` says why it is not granted; None where it is."""
+    """A requested training. `refusal` says why it is refused; None if it is granted."""
 
     reason: str
     versions: str
@@ -63,7 +63,7 @@ def request_training(scenario: Scenario, store: Store, reason: str, budget: int)
 def record_training(
     scenario: Scenario, store: Store, request: Request, result: Mapping[str, Any] | None = None
 ) -> None:
-    """Record the result of a request; `result` is that of the training, None where there was none."""
+    """Record the result of a request; `result` is that of the training, None if there was none."""
     now = datetime.now(UTC)
     line = {
         "at": now,

@@ -1,8 +1,8 @@
 """A study: the trials of a search. Optuna keeps them in a SQLite file of the store.
 
-The values of a trial follow from the seed, its position in the study and the trials recorded before it, so
-that an interrupted study continues as if it had not been interrupted. Only the process that
-runs the study opens the file: it works on its own copy and writes it back as a whole.
+The values of a trial follow from the seed, its position in the study and the trials recorded before it, so that an
+interrupted study continues as if it had not been interrupted. Only the process that runs the study opens the file: it
+works on its own copy and writes it back as a whole.
 """
 
 import json
@@ -23,7 +23,7 @@ from tasks.storage.store import Store, digest
 
 COMPLETE, PRUNED, FAILED, STOPPED = "complete", "pruned", "failed", "stopped"
 LEAST_FOR_IMPORTANCE = 10
-"""The number of complete trials from which on the importance of choices is reported."""
+"""The fewest complete trials for which the importance of choices is reported."""
 _LOSSES, _REASON, _SECONDS = "losses", "reason", "seconds"
 
 
@@ -66,7 +66,7 @@ class Study:
             self._study.enqueue_trial(trial.params)
 
     def begin_with(self, values: Mapping[str, Any]) -> None:
-        """Make the next trial try `values`, unless one has; values outside the space are ignored."""
+        """Make the next trial try `values`, unless one already has; values outside the space are ignored."""
         if inside(self._space, values):
             labels = {name: _label(value) for name, value in values.items()}
             self._study.enqueue_trial(labels, skip_if_exists=True)
@@ -144,7 +144,7 @@ class Study:
         return pl.DataFrame(rows, schema=types, orient="row")
 
     def importance(self) -> dict[str, float]:
-        """The share of each choice in the quality of trials, greatest first; empty for few complete trials.
+        """The share of each choice in the quality of trials, greatest first; empty if fewer than 10 are complete.
 
         Watanabe, Bansal & Hutter (2023), PED-ANOVA, IJCAI.
         """
@@ -169,7 +169,7 @@ class Study:
 
 @contextmanager
 def open_study(store: Store, path: str, name: str, space: Space, seed: int) -> Iterator[tuple[Study, Any]]:
-    """The study stored at `path`, a new one where there is none, and a function that writes it back.
+    """The study stored at `path`, or a new one, and a function that writes it back.
 
     Trials that were running when it was last written are marked as failed and proposed again.
     """

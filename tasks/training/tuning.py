@@ -19,16 +19,16 @@ from tasks.training.fit import names_of_parts, parts_of, write_parts
 from tasks.training.study import COMPLETE, PRUNED, STOPPED, TrialResult
 
 STUDY = "study"
-"""The option that names the study from which a bundle's hyperparameters come."""
+"""The option that names the study that found a bundle's hyperparameters."""
 _OF_SEARCH = ("search_seed", "at_once")
 
 
 class TuningError(AlmanacError):
-    """The scenario cannot be tuned, or its stored data does not suffice."""
+    """The scenario cannot be tuned, or its stored data is insufficient."""
 
 
 def search_of(scenario: Scenario) -> Search:
-    """The search of a scenario. Raises `TuningError` where it has none."""
+    """The search of a scenario. Raises `TuningError` if it has none."""
     if not isinstance(scenario, HasSearch):
         raise TuningError(
             f"{scenario.name} has no hyperparameters to search. Expected a scenario with `search`; "
@@ -48,8 +48,8 @@ def resolve_study(
 ) -> Run:
     """The run that tunes on the newest tables, cut at `as_of`, with the champion's options, else `defaults`.
 
-    Its id depends neither on the champion's hyperparameters nor on the number of trials, so that the
-    study can be continued after its winner was promoted, or where it was stopped.
+    Its id depends neither on the champion's hyperparameters nor on the number of trials, so that the study can be
+    continued after its winner was promoted, or after it was stopped.
     """
     left_out = {STUDY, *search_of(scenario).space}
     versions = input_versions(scenario, store)
@@ -64,7 +64,7 @@ def resolve_study(
 def with_tuned(
     scenario: Scenario, store: Store, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Options to train with, and notes: the given options, else the champion's hyperparameters where it was tuned.
+    """Options to train with, and notes: the given options, else the champion's hyperparameters if it was tuned.
 
     Options of a study are not changed.
     """
@@ -96,14 +96,14 @@ def incumbent(scenario: Scenario, run: Run) -> dict[str, Any]:
 
 @task(name="prepare-study", task_run_name=name_of_shards("prepare-study"), retries=1, retry_delay_seconds=1)
 def prepare_study(scenario: Scenario, run: Run, shards: Sequence[int]) -> list[str]:
-    """Write the training parts of shards for all trials; the names of the parts. Finished parts are kept."""
+    """Write the training parts of shards for all trials; return the names of the parts. Finished parts are kept."""
     prepare = search_of(scenario).prepare
     return names_of_parts(write_parts(scenario, run, shard, prepare) for shard in shards)
 
 
 @task(name="find-folds")
 def find_folds(scenario: Scenario, run: Run, names: Sequence[str]) -> list[str]:
-    """The names of the folds, the judging one last. Raises `TuningError` for fewer than two."""
+    """The names of the folds; the last one judges. Raises `TuningError` if there are fewer than two."""
     folds = search_of(scenario).folds(parts_of(run, names), run.as_of, base_of(run)) if names else []
     if len(folds) < 2:
         raise TuningError(
@@ -125,10 +125,10 @@ def try_out(
     bars: Sequence[float],
     until: float | None,
 ) -> TrialResult:
-    """Losses of `values` at the first `folds` folds, one after the other until the trial is pruned; see `given_up`.
+    """Losses of `values` on the first `folds` folds, one after the other until the trial is pruned; see `given_up`.
 
-    Values that were tried before are not tried again, whatever the number of the trial. No fold starts after
-    `until`, in seconds since 1970.
+    Values that were tried before are not tried again, whatever the number of the trial. No fold starts after `until`,
+    in seconds since 1970.
     """
     path = run.path(f"trials/{digest([dict(values), folds])[:16]}.json")
     record = run.store.get_json(path)

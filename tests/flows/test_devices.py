@@ -219,7 +219,7 @@ def test_an_incident_that_is_labelled_and_a_site_that_is_muted_are_rows_with_who
     devices("ingest", "--sites", sites, "--store", store.uri)
     devices("mute", "--site", "north", *span, "--by", "bob", "--store", store.uri)
     refusal = command("devices", "mute", "--site", "nroth", *span, "--store", store.uri)
-    assert "--site is 'nroth'. Expected one that ingest --sites named: north, south." in refusal.err
+    assert "--site is 'nroth'. Expected a site from ingest --sites: north, south." in refusal.err
     rows = store.scan("devices/verdicts").collect()
     assert set(rows.filter(verdict="fault").select("device", "by").rows()) == {("d00001", "ann")}
     assert rows.filter(verdict="muted").select("device", "tag", "by").rows() == [("d00001", "*", "bob")]
@@ -231,7 +231,7 @@ def test_an_incident_that_is_labelled_and_a_site_that_is_muted_are_rows_with_who
 def test_readings_that_end_long_ago_are_called_stale_by_a_run_and_by_the_status(missed, devices, command):
     with emitted() as events:
         summary = devices("score", "--catch-up", "1", "--store", missed.uri)
-    assert any("The data are stale" in note for note in summary["notes"])
+    assert any("The data is stale" in note for note in summary["notes"])
     assert "almanac.devices.stale" in {event["event"] for event in events}
     status = command("ingest-status", "--check", "--store", missed.uri)
     assert status.status == 3
@@ -419,7 +419,7 @@ def test_published_hours_are_judged_by_labels_and_later_labels_restate_them(caug
 def test_an_ingest_of_nothing_is_refused(command, tmp_path):
     output = command("devices", "ingest", "--store", tmp_path / "store")
     assert output.status == 1
-    assert "Expected --source, --labels, --kinds or --sites" in output.err
+    assert "Expected at least one of --source, --labels, --kinds and --sites" in output.err
 
 
 def test_labels_that_break_the_contract_go_to_quarantine(own, devices, tmp_path):

@@ -247,7 +247,7 @@ def test_a_degraded_point_is_told_once_with_what_was_expected(store, emitted):
     ((event, _),) = emitted
     assert (event.name, event.resource, event.payload) == ("degraded", "toy", payload)
     (point,) = payload["points"]
-    assert payload["reason"].startswith(f"Degraded in {payload['period']}: error all is 5, within ")
+    assert payload["reason"].startswith(f"Degraded in {payload['period']}: error all is 5, expected from ")
     assert payload["store"] == store.uri
     assert (payload["period"], point["value"]) == (str(DAYS[0] + timedelta(days=6)), 5.0)
     assert point["low"] < 1.0 < point["high"] < 5.0
@@ -319,7 +319,8 @@ def test_where_nothing_was_published_it_says_so(store):
 
 def test_a_range_without_anything_published_is_refused_with_what_there_is(scored):
     with pytest.raises(
-        RunError, match=r"nothing was published from 2025-01-01 to the last\. There are 3 from"
+        RunError,
+        match=r"nothing was published from 2025-01-01 to the last\. There are 3 published times from",
     ):
         resolve(scored, since=date(2025, 1, 1))
 

@@ -73,7 +73,7 @@ def test_a_run_without_a_key_cannot_begin(store):
 
     steps.train(store)
     run = steps.resolve(store)
-    with pytest.raises(RunError, match=r"no key to score as of 2024-01-03.*--as-of"):
+    with pytest.raises(RunError, match=r"no keys to score as of 2024-01-03.*--as-of"):
         plan.fn(Nobody(), run)
 
 
