@@ -1,4 +1,4 @@
-"""Imports for the process from which workers are forked: what tasks import when they first use a block or LightGBM."""
+"""Imports for the process from which workers are forked: those that tasks need on first use of a block or LightGBM."""
 
 import atexit
 import os

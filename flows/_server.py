@@ -13,10 +13,9 @@ import uvicorn
 
 
 class Server(uvicorn.Server):
-    """A server that ends `idle` seconds after its last connection was closed, unless a command that looks for it holds
-    `lock`.
+    """A server that ends `idle` seconds after its last connection closes, unless a command looking for it holds `lock`.
 
-    `record` is the file with its address, which it removes. A server that never gets a connection ends, too.
+    `record` is the file with its address, which it removes. A server that never gets a connection also ends.
     """
 
     FIRST_SECONDS = 300
@@ -27,7 +26,7 @@ class Server(uvicorn.Server):
         self._until = time.monotonic() + max(idle, self.FIRST_SECONDS)
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second: whether to end."""
+        """Return whether to end; called ten times a second."""
         if self.server_state.connections:
             self._until = time.monotonic() + self._idle
         return await super().on_tick(counter) or (time.monotonic() >= self._until and self._leave())

@@ -15,7 +15,7 @@ _OURS = ("flows", "tasks", "models", "tests")
 
 
 def reference(target: Any, *modules: str) -> str | None:
-    """`module:name` under which one of these modules holds the object; None where none holds it."""
+    """`module:name` under which one of these modules holds the object; None if none does."""
     for module in modules:
         for name, value in vars(sys.modules[module]).items() if module in sys.modules else ():
             if value is target:

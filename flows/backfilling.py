@@ -38,13 +38,13 @@ def flow_of(scenario: Scenario, scores: str) -> Flow[..., dict[str, Any]]:
     ) -> dict[str, Any]:
         """Score every time in a range that is not published yet, oldest first, each in its own commit.
 
-        A time that cannot be scored does not stop the others: at the end the run fails and names
-        them. Start it again to score what is missing.
+        A time that cannot be scored does not stop the others: at the end the run fails and names it. Start it again to
+        score what is missing.
 
         Args:
             from_: First day or time to score. Times without an offset are UTC.
             to: Last day (all of it) or time; default: the last complete one.
-            bundle: Number of the bundle to score with; default: for each time the champion without later data.
+            bundle: Number of the bundle to score with; default: for each time, the champion trained on no later data.
             store: URI of the store; default: ALMANAC_STORE, or ./store.
         """
         return score_range(scenario, open_store(store), scores, from_, to, bundle, {})
@@ -61,7 +61,7 @@ def score_range(
     bundle: int | None,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Score what is not published in a range. Raises `BackfillError` where a time could not be scored."""
+    """Score the unpublished times of a range. Raises `BackfillError` if a time could not be scored."""
     clock = Clock()
     every = as_ofs(scenario, store, first, last)
     past = set(published_as_ofs(scenario, store, scores, every[0]))
@@ -91,7 +91,7 @@ def score_range(
 def as_ofs(scenario: Scenario, store: Store, first: Moment, last: Moment | None) -> list[AsOf]:
     """The times in a range, oldest first: the last one, and those a whole number of cadences before it.
 
-    Raises `ParameterError` where there are none, or more than `AT_MOST`.
+    Raises `ParameterError` if there are none, or more than `AT_MOST`.
     """
     if last is not None and first != last and as_moment(last, end_of) <= as_moment(first):
         raise ParameterError(

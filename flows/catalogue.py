@@ -1,8 +1,8 @@
 """The commands and their signatures, available without importing the commands' code.
 
-The catalogue is made from the modules that name their flows in `COMMANDS`, and stored as JSON beside their
-bytecode. It is valid for the source that it was made from: any change of `flows`, `tasks` or `models` rebuilds
-it. Where it cannot be stored, everything is imported each time.
+The catalogue is made from the modules that name their flows in `COMMANDS`, and stored as JSON beside their bytecode. It
+is valid for the source that it was made from: any change of `flows`, `tasks` or `models` rebuilds it. If it cannot be
+stored, everything is imported each time.
 """
 
 import hashlib
@@ -150,7 +150,7 @@ def _place() -> Path:
 
 
 def _stored_catalogue(source: str) -> tuple[Group, ...] | None:
-    """The stored catalogue of this source; None where there is none, or none that can be read."""
+    """The stored catalogue of this source; None if there is none, or it cannot be read."""
     try:
         content = json.loads(_place().read_bytes())
         return tuple(_group_of(group) for group in content["groups"]) if content["source"] == source else None

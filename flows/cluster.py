@@ -21,8 +21,8 @@ DASK_SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.worker.profile.enabled": False,
 }
-"""A worker process that died is restarted however long that takes: by default Dask gives up after
-15 seconds, and a run without workers waits for ever. A worker gets one shard at a time, so that its
+"""A worker process that died is restarted, however long that takes: by default Dask gives up after
+15 seconds, and a run without workers waits forever. A worker gets one shard at a time, so that its
 death is not blamed on another shard. Profiling is off: Dask's profiler calls `sys._current_frames` a hundred times a
 second, which in CPython before 3.11.9 can deadlock during a garbage collection
 (python/cpython#106883) while it holds the interpreter's lock.
@@ -34,16 +34,16 @@ LOCAL_SETTINGS = DASK_SETTINGS | {
     "distributed.worker.http.routes": [],
     "distributed.worker.multiprocessing-method": "forkserver" if FORKED else "spawn",
 }
-"""Dask always starts HTTP servers without TLS beside scheduler and workers. Their pages are removed, so that no other user
-of the machine can read keys there. Every process looks at its event loop fifty times a second and at the machine twice,
-for those pages: by default a cluster of two workers uses four processor seconds a minute, with these intervals one.
-For the method see `flows.workers`; a forked worker inherits the environment of the process that it is forked from, so the
+"""Dask always starts HTTP servers without TLS for scheduler and workers. Their pages are removed, so that no other user
+of the machine can read keys there. For these pages, every process checks its event loop fifty times a second and the
+machine twice: by default, a cluster of two workers uses four processor seconds a minute; with these intervals, one.
+For the method, see `flows.workers`; a forked worker inherits the environment of the process it is forked from, so the
 run passes on its own.
 """
 
 
 class ClusterError(AlmanacError):
-    """Nothing to compute on: the scheduler cannot be reached."""
+    """There is nothing to compute on: the scheduler cannot be reached."""
 
     passing = True
 
@@ -52,9 +52,9 @@ class ClusterError(AlmanacError):
 def local_or_named() -> Iterator[object]:
     """A Dask cluster: the one at the address in the settings, or worker processes on this machine.
 
-    Each local worker is one process with one thread, so that two never compete for a core. Certificates that are
-    made for the run and kept in memory close its ports to other users of the machine. A flow that another flow
-    calls uses the cluster of that flow.
+    Each local worker is one process with one thread, so that two never compete for a core. Certificates that are made
+    for the run and kept in memory close its ports to other users of the machine. A flow called by another flow uses
+    that flow's cluster.
     """
     import dask
     from distributed import LocalCluster
@@ -111,7 +111,7 @@ def most_workers() -> int:
 
 
 def enough_workers(tasks: int) -> None:
-    """Start a local cluster with, or scale it to, as many workers as this number of tasks can use."""
+    """Start a local cluster with as many workers as this number of tasks can use, or scale it up to them."""
     workers = min(tasks, most_workers())
     if _local.cluster is None:
         _local.workers = workers

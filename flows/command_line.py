@@ -46,7 +46,7 @@ _LARGE = 1000.0
 
 
 class EncodingError(AlmanacError):
-    """An option has bytes that are not text."""
+    """An argument has bytes that are not text."""
 
 
 @Parameter(name="*", group=_EVERYWHERE)
@@ -105,7 +105,7 @@ def main() -> None:
         status = application()(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader, such as `head`, has closed the pipe. Nothing more is written, even when the interpreter exits.
+        # The reader, for example `head`, has closed the pipe. Write nothing more, even when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 0
     except AlmanacError as error:
@@ -177,7 +177,7 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def _refuse_other_encodings(option: str, text: str) -> None:
-    """Raise `EncodingError` for text with bytes that this process cannot read as letters."""
+    """Raise `EncodingError` for text with bytes that this process cannot decode."""
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         written = os.fsencode(text).decode(errors="backslashreplace")
         raise EncodingError(
@@ -273,7 +273,7 @@ def _show(result: Mapping[str, Any], indent: str = "") -> None:
 
 
 def _show_records(name: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Print records as a table, or one below the other where the columns would be too narrow."""
+    """Print records as a table, or one below the other if the columns would be too narrow."""
     console = _console()
     cells = [{column: _cell(value) for column, value in record.items()} for record in records]
     widest = {column: max(len(cell.get(column, "")) for cell in cells) for column in cells[0]}
@@ -293,7 +293,7 @@ def _show_records(name: str, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _console() -> Console:
-    """Standard output, as wide as the terminal; 120 columns where there is none."""
+    """Standard output, as wide as the terminal; without a terminal, 120 columns."""
     return Console(width=None if sys.stdout.isatty() else 120)
 
 

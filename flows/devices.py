@@ -55,33 +55,34 @@ def ingest(
     store: str | None = None,
     reading: Reading = AS_THEY_ARE,
 ) -> dict[str, Any]:
-    """Read raw readings, and merge them into readings per interval; and labelled faults.
+    """Ingest raw readings, merged into readings per interval, and labelled faults.
 
-    A reading counts once, however often and in whichever order it comes. Of Event Hubs Capture, files
-    that were read before are not read again. Rows that break the contract go to quarantine.
+    A reading counts once, however often and in whatever order it arrives. Files of an Event Hubs Capture are read once.
+    Rows that break the contract go to quarantine.
 
     Args:
         source: Raw readings: device, tag, time, value. CSV, Parquet, a folder or glob of either, a Delta
             table, or Event Hubs Capture (a folder with Avro files); local, az:// or abfss://.
         timezone: Time zone of times without an offset, such as UTC or Europe/Zurich.
-        interval: Length of an interval, a number and s, m or h; fixed by the first ingest (default 1m).
-        limits: Physical limits: tag, low, high, and device where they differ. A reading outside is bad.
-        labels: Known faults, by which verdicts are judged: device, start, end, fault, and tag for those of one sensor.
-        kinds: What kind of sensor a tag is, where training gets it wrong: tag, kind (counter, angle, state, level,
-            daily, levels, wanders or varies), and device where they differ.
-        sites: The time zone of each device, whose days its cycles follow: device, timezone, and site if it has a name.
-        tolerance_seconds: Seconds that a reading may be ahead of the clock.
+        interval: Length of an interval, a number followed by s, m or h; fixed by the first ingest (default 1m).
+        limits: Physical limits: tag, low, high, and device if they differ between devices. Readings outside are bad.
+        labels: Known faults, used to judge verdicts: device, start, end, fault, and tag for a fault of one sensor.
+        kinds: Kinds of tags that training gets wrong: tag, kind (counter, angle, state, level, daily, levels, wanders
+            or varies), and device if they differ between devices.
+        sites: Time zone of each device, whose local days its cycles follow: device, timezone, and site if it has a
+            name.
+        tolerance_seconds: Seconds by which a reading may be ahead of the clock.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=TS.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the devices are spread over; fixed by the first ingest (default 32).
-        again: Also read the messages of a capture that are in quarantine, for example with a corrected mapping; those
-            that are valid now leave it.
+        again: Also reread the messages of a capture that are in quarantine, for example with a corrected mapping; valid
+            ones leave it.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     sources = {"readings": source, "labels": labels, "kinds": kinds, "sites": sites}
     if not any(sources.values()):
         raise ParameterError(
-            "There is nothing to read. Expected --source, --labels, --kinds or --sites, or several of them."
+            "There is nothing to read. Expected at least one of --source, --labels, --kinds and --sites."
         )
     options = reading.options() | _ingesting(timezone, interval, limits, tolerance_seconds) | {"again": again}
     return ingest_sources(DEVICES, open_store(store), sources, column or [], shards, max_bad_share, options)
@@ -102,11 +103,11 @@ def train(
     Args:
         as_of: End of the last hour to learn from; times without an offset are UTC. Default: the last
             complete hour.
-        detector: auto chooses by the history of each sensor; or one for all that vary. Default: the
-            champion's where it was tuned, else auto.
-        history_days: Days to learn from, at most; default: the champion's where it was tuned, else 14.
-        reason: Why an event asks for this training; with one, it counts towards the budget.
-        budget: Trainings in 30 days, at most, that events may ask for; over it, the run ends as skipped.
+        detector: auto chooses by the history of each sensor; another value applies to all sensors that vary. Default:
+            that of a tuned champion, else auto.
+        history_days: Maximum number of days to learn from; default: that of a tuned champion, else 14.
+        reason: Reason for which an event requests this training, which then counts towards the budget.
+        budget: Maximum number of trainings in 30 days that events may request; beyond it, the run ends as skipped.
         seed: Seed of everything random in training.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
@@ -127,18 +128,19 @@ def score(
     dry_run: bool = False,
     store: str | None = None,
 ) -> Any:
-    """Score every complete hour that is not published yet, or has got readings since, oldest first, one commit each.
+    """Score every complete hour that is not published yet, or has received readings since, oldest first, one commit each.
 
-    Where another run has covered them all, this one ends as skipped. A run that was stopped is started
-    again with the same parameters: it does what is missing.
+    If another run has covered them all, this one ends as skipped. To continue a stopped run, start it again with the
+    same parameters.
 
     Args:
-        as_of: End of the one hour to score, published or not; times without an offset are UTC. Default:
-            all complete hours that are not published yet.
+        as_of: End of a single hour to score, published or not; times without an offset are UTC. Default: all complete
+            hours that are not published yet.
         alpha: Share of normal readings that may be called anomalies.
         bundle: Number of the bundle to score with; default: the champion.
-        alarms_per_day: Acceptable false alarms a day, of all devices together; default: one for 100 devices.
-        catch_up: Hours to cover, at most, the newest of those that are due; the next runs cover older ones.
+        alarms_per_day: Acceptable number of false alarms per day, for all devices together; default: one per 100
+            devices.
+        catch_up: Maximum number of hours to score, the newest that are due; later runs score older ones.
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
@@ -159,17 +161,18 @@ def backfill(
     alarms_per_day: AlarmsPerDay = None,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Score every hour of a range that is not published yet, oldest first, each with a commit of its own.
+    """Score every hour of a range that is not published yet, oldest first, each in its own commit.
 
-    An hour that cannot be scored does not stop the others: at the end they are named, and the run has
-    failed. Started again, it does what is missing.
+    An hour that cannot be scored does not stop the others: at the end the run fails and names it. Start it again to
+    score what is missing.
 
     Args:
         from_: Day or end of the first hour to score. Times without an offset are UTC.
         to: Last day (all of it) or end of the last hour; default: the last complete one.
         alpha: Share of normal readings that may be called anomalies.
-        bundle: Number of the bundle to score with; default: for each hour the champion that knew no later data.
-        alarms_per_day: Acceptable false alarms a day, of all devices together; default: one for 100 devices.
+        bundle: Number of the bundle to score with; default: for each hour, the champion trained on no later data.
+        alarms_per_day: Acceptable number of false alarms per day, for all devices together; default: one per 100
+            devices.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     options = _verdicts(alpha, alarms_per_day)
@@ -188,13 +191,15 @@ def run(
 ) -> Any:
     """Ingest, train if there is no champion yet, and score every complete hour that is not published yet.
 
-    A first training learns from the hours before those that this run scores, at least two thirds of all.
+    A first training learns from the hours before those that this run scores, at least two thirds of all hours.
 
     Args:
-        detector: For a first training: auto chooses by the history of each sensor; or one for all.
+        detector: Detector of a first training: auto chooses by the history of each sensor; another value applies to
+            all.
         alpha: Share of normal readings that may be called anomalies.
-        alarms_per_day: Acceptable false alarms a day, of all devices together; default: one for 100 devices.
-        catch_up: Hours to cover, at most, the newest of those that are due; the next runs cover older ones.
+        alarms_per_day: Acceptable number of false alarms per day, for all devices together; default: one per 100
+            devices.
+        catch_up: Maximum number of hours to score, the newest that are due; later runs score older ones.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store)
@@ -230,16 +235,16 @@ def _of_store(store: Store) -> dict[str, str]:
 
 
 def _first_split(store: Store, catch_up: int) -> tuple[datetime, int, str]:
-    """The end of a first training's history, the number of hours scored after it, and a note that says so."""
+    """The end of a first training's history, the number of hours scored after it, and a note on both."""
     readings = store.scan(Layout(DEVICES.name).table("readings"))
     newest = moment_of(DEVICES.resolve_as_of({"readings": readings}, None, datetime.now(UTC)))
     last = fleet_end(readings, newest, Options.requested_hours)
     until, count = first_split(readings, last, catch_up)
     message = f"The first training learnt from the readings up to {until:%Y-%m-%d %H:%M} UTC."
     if until == newest:
-        message += " It judges the same hours, as there are no others."
+        message += " It scores the same hours, because there are no others."
     elif last == newest:
-        message += f" It judges the {count} hours after that."
+        message += f" It scores the {count} hours after that."
     get_run_logger().info(message)
     return until, count, message
 
@@ -255,7 +260,7 @@ def _behind(store: Store, newest: AsOf) -> list[str]:
 
 
 def _verdicts(alpha: float, alarms_per_day: float | None) -> dict[str, Any]:
-    """The options that decide what is an anomaly or an alarm."""
+    """The options that define an anomaly and an alarm."""
     return {"alpha": alpha} | ({} if alarms_per_day is None else {"alarms_per_day": alarms_per_day})
 
 

@@ -48,8 +48,8 @@ def watch(
 ) -> dict[str, Any]:
     """Compare the last cycle with the training data of its bundle; announce drift, then not again for `cooldown_days`.
 
-    `rate` is the share of cycles without a shift in which a false alarm may be raised. A cycle that the bundle
-    was trained on is not compared.
+    `rate` is the acceptable share of false alarms among cycles without a shift. A cycle that the bundle was trained on
+    is not compared.
     """
     clock = Clock()
     rule = Rule(rate=rate)

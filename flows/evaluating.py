@@ -57,9 +57,9 @@ def flow_of(scenario: Scenario) -> Flow[..., dict[str, Any]]:
     ) -> dict[str, Any]:
         """Judge published rows by what happened later, and check the inputs for drift.
 
-        Judges every published time that is due: never judged, published again, with ground truth that was
-        pending, or with ground truth that was corrected. Judging twice gives the same rows. Where published rows
-        have become worse than chance explains, the event `almanac.<scenario>.degraded` is emitted.
+        Judges every published time that is due: never judged, published again, with ground truth that was pending, or
+        with ground truth that was corrected. Judging twice gives the same rows. If published rows have become worse
+        than chance explains, the event `almanac.<scenario>.degraded` is emitted.
 
         Args:
             from_: First published time or day to judge, due or not; default: those that are due.
@@ -85,8 +85,8 @@ def evaluate_published(
 ) -> dict[str, Any]:
     """Resolve, judge, publish, measure, track, remember: in that order, so that a stopped run is repeated.
 
-    The control charts of all judged rows follow. `hint` is part of the error where nothing has been published.
-    `overrides` take precedence over the bundle's options in the measures.
+    The control charts of all judged rows follow. `hint` is part of the error if nothing has been published. `overrides`
+    take precedence over the bundle's options in the measures.
     """
     clock = Clock()
     judging = resolve_judging(scenario, store, since, until, at_most, hint, overrides)
@@ -174,7 +174,9 @@ def _judging_summary(scenario: Scenario, judging: Judging, clock: Clock) -> dict
 
 def _nothing_due(judging: Judging) -> dict[str, Any]:
     remember_judgements(judging, [])
-    note = "Everything published is judged by what is known now. Give --from and --to to judge it again."
+    note = (
+        "Everything published has been judged by what is known now. To judge it again, give --from and --to."
+    )
     return {"run_id": judging.run.id, "judged": 0, "notes": [note]}
 
 

@@ -25,13 +25,13 @@ def explain(
 ) -> Mapping[str, Any]:
     """Explain how a published forecast differs from what the SKU usually sells in the store.
 
-    The level and the contributions of season, price, promotion, other SKUs, trend and the rest add up to the
-    published median of each week, in units.
+    The level and the contributions of season, price, promotion, other SKUs, trend and the rest add up to the published
+    median of each week, in units.
 
     Args:
         sku: The SKU, as in the sales.
-        store: The store that sells it, as in the sales. For the store with Almanac's tables see --store-uri.
-        as_of: Last week that the forecast used, any day of it; default: the newest forecast.
+        store: The store that sells it, as in the sales. The store with Almanac's tables is --store-uri.
+        as_of: Any day of the last week that the forecast used; default: the newest forecast.
         store_uri: URI of the store with the tables; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store_uri)
@@ -54,7 +54,7 @@ def explain(
 
 
 def _published_rows(data_store: Store, sku: str, store: str, as_of: date | None) -> pl.DataFrame:
-    """The published rows of the key; `ParameterError` with near names where there are none."""
+    """The published rows of the key. Raises `ParameterError`, with similar names, if there are none."""
     table = Layout(SALES.name).table("forecasts")
     if (forecasts := data_store.find(table)) is None:
         raise ParameterError(
@@ -105,7 +105,7 @@ def _result(lines: pl.DataFrame, row: Mapping[str, Any], when: date, notes: list
 
 
 def _other_medians(lines: pl.DataFrame) -> list[str]:
-    """A note where the bundle now gives medians that differ from the published ones."""
+    """A note if the bundle now gives medians that differ from the published ones."""
     gap = (pl.sum_horizontal("level", *GROUPS) - pl.col("median")).abs()
     other = lines.drop_nulls("level").filter(gap > _EXACT * pl.col("median").clip(1.0)).height
     if not other:

@@ -13,10 +13,10 @@ from tasks.storage.store import Store
 
 
 def check(metrics: bool = False, store: str | None = None) -> Mapping[str, Any]:
-    """Show what is published and what is due of each scenario, and the age of its data and its champion.
+    """Show, for each scenario, what is published and what is due, and the age of its data and its champion.
 
-    The exit status is 3 where a scenario is late, because its last complete time is not published, or stale, because
-    no new data arrives.
+    The exit status is 3 if a scenario is late, because its last complete time is not published, or stale, because no
+    new data arrives.
 
     Args:
         metrics: Print the figures in Prometheus's text format.

@@ -54,7 +54,7 @@ def housekeeping(
     Tables are compacted and vacuumed; every version that a run within the retention has read stays readable.
 
     Args:
-        retention_days: Days for which earlier versions of tables can be read; older ones are removed.
+        retention_days: Days for which earlier versions of tables stay readable; older ones are removed.
         page_days: Days after which a run's page is removed; the newest of a scenario stays.
         run_days: Days after which the intermediate files of an unpublished run are removed; those of
             a published run are removed after a day.
@@ -65,9 +65,9 @@ def housekeeping(
         ledger_days: Days after which a run's row in the ledger is removed; the last one of each flow stays. An
             `as_of` without a row is no longer repeated, but scored as if it had not been published.
         stuck_hours: Hours in Running after which a flow run is reported as stuck; it is not stopped.
-        record_days: Days after which the record of a run's deployment is removed from the resource group.
-        resource_group: Resource ID of the Azure resource group of the runs, whose container groups without a run
-            are reported; default: Azure is not checked.
+        record_days: Days after which the deployment record of a run is removed from the resource group.
+        resource_group: Resource ID of the Azure resource group of the runs; container groups without a run are
+            reported. Default: Azure is not checked.
         dry_run: Report what would be done, and change nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
@@ -109,7 +109,7 @@ def housekeeping(
 def _expire_records(
     store: Store, scenarios: Sequence[str], days: tuple[int, int, int, int], now: datetime, *, dry_run: bool
 ) -> tuple[dict[str, int], list[Cleanup]]:
-    """The number of records of each kind that were removed, or would be, and what MLflow refused."""
+    """The number of records of each kind that were removed, or would be, and the errors of MLflow."""
     quarantine, study, tracking, entry = days
     count = {"quarantined_rows": 0, "studies": 0, "tracked_runs": 0}
     problems = []
@@ -131,7 +131,7 @@ def _report(result: dict[str, Any]) -> None:
     rows = [
         {"figure": name, "value": value} for name, value in result.items() if isinstance(value, int | str)
     ]
-    create_table_artifact(rows, key="housekeeping", description="What was tidied up")
+    create_table_artifact(rows, key="housekeeping", description="Results of housekeeping")
     descriptions = {
         "stuck_runs": "Runs that are stuck in Running",
         "orphaned_container_groups": "Container groups whose run is over; they cost until they are deleted",
@@ -143,11 +143,11 @@ def _report(result: dict[str, Any]) -> None:
 
 
 def _refuse_problems(cleanups: Sequence[Cleanup]) -> None:
-    """Raise `HousekeepingError` that names what could not be tidied; everything else was."""
+    """Raise `HousekeepingError`, which names what could not be tidied up."""
     lines = "\n".join(f"  {one.table}: {one.problem}" for one in cleanups if one.problem)
     if lines:
         raise HousekeepingError(
-            f"Some things could not be tidied; everything else was.\n{lines}\nRun it again."
+            f"Some things could not be tidied up; everything else was.\n{lines}\nRun it again."
         )
 
 

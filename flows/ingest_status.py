@@ -19,7 +19,7 @@ def status(check: bool = False, store: str | None = None) -> Mapping[str, Any]:
     A scenario is fresh if its data ends less than two of its cadences ago.
 
     Args:
-        check: Exit with status 3 where the data of a scenario is not fresh.
+        check: Exit with status 3 if the data of a scenario is not fresh.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store, now = open_store(store), datetime.now(UTC)

@@ -35,19 +35,18 @@ class Limits:
 
 
 INGESTING = Limits(3 * _HOUR, 3, 30)
-"""Sources are read over a network and may be written meanwhile: what fails now may work in half a minute.
-A million rows take a minute or two.
-"""
+"""Sources may be written while they are read over a network: a failed read may succeed half a minute later. A million
+rows take a minute or two."""
 SCORING = Limits(4 * _HOUR, 2, 60)
-"""Finished shards are kept, so a retry costs only what is missing. The largest benchmark takes 20 minutes."""
+"""Finished shards are kept, so a retry repeats only unfinished ones. The largest benchmark takes 20 minutes."""
 TRAINING = Limits(12 * _HOUR, 1, 300)
 """A training starts from the beginning, which is expensive: one retry, after a temporary fault has had time to pass."""
 TUNING = Limits(24 * _HOUR, 1, 300)
 """A study continues where it stopped; its own limits, in trials and in time, end it earlier."""
 BACKFILLING = Limits(48 * _HOUR, 2, 60)
-"""One scoring after the other; published ones are not repeated. A month of hours takes hours."""
+"""One scoring run after the other; published ones are not repeated. A month of hours takes hours."""
 BY_HAND = Limits(2 * _HOUR)
-"""Someone looks at the result and starts it again."""
+"""A person sees the result and starts the run again."""
 TIDYING = Limits(6 * _HOUR)
 """The next day's run does the rest. The first run on an old store has much to do."""
 
@@ -55,11 +54,11 @@ TIDYING = Limits(6 * _HOUR)
 def limited(kind: Limits, name: str, **options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
     """Prefect's decorator `@flow` with its `name` and `options`, and the limits of a kind of flow.
 
-    A run is named after the flow and its starting time until `progress.name_run` gives it a better name.
+    A run is named after the flow and its start time until `progress.name_run` gives it a better name.
 
-    The limits are read when the module is imported, which is when a run starts. `ALMANAC_TIMEOUT_SECONDS` sets another
+    The limits are read when the module is imported, that is, when a run starts. `ALMANAC_TIMEOUT_SECONDS` sets another
     timeout for everything that this process runs. Only a run that a worker has started is retried, and not after an
-    error that would recur: someone at a terminal sees the error at once. Parameters that a deployment omits may come
+    error that would recur: a person at a terminal sees the error at once. Parameters that a deployment omits may come
     from `flows.variables`.
     """
     limits: dict[str, Any] = {"timeout_seconds": settings().timeout_seconds or kind.timeout_seconds}
@@ -80,7 +79,7 @@ def _begun(name: str) -> str:
 
 
 def _worth_another_try(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, whose run is not retried after an error that does not pass by itself."""
+    """`function`, without retries after an error that does not pass by itself."""
 
     @wraps(function)
     def tried(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -105,5 +104,5 @@ def _try_no_more() -> None:
 
 
 def is_unattended() -> bool:
-    """Whether this process is the run of a deployment, which a worker has started."""
+    """Whether this process is the run of a deployment, started by a worker."""
     return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))

@@ -1,4 +1,4 @@
-"""Flows of the `machines` scenario: which component of which machine will fail, each time new data lands."""
+"""Flows of the `machines` scenario: which component of which machine will fail, whenever new data arrives."""
 
 from typing import Annotated, Any, Literal
 
@@ -45,20 +45,20 @@ def ingest(
     event `almanac.machines.ingested` reports the table versions and the new time range.
 
     Args:
-        telemetry: Readings at regular intervals: machine_id, time, and a numeric column per sensor. Like
-            all sources CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
+        telemetry: Readings at regular intervals: machine_id, time, and a numeric column per sensor. Like all sources:
+            CSV, Parquet, a folder or glob of either, or a Delta table; local, az:// or abfss://.
         failures: Failures of components: machine_id, time, component.
-        maintenance: Replacements of components: machine_id, time, component. Left out where machines run
-            to failure; a failure counts as a replacement.
+        maintenance: Replacements of components: machine_id, time, component. Omit it if machines run to failure; a
+            failure counts as a replacement.
         errors: Errors that machines reported: machine_id, time, error.
-        machines: Attributes of the machines: machine_id and, where known, model, age_years.
+        machines: Attributes of the machines: machine_id and, if known, model and age_years.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as time=ts, or errors.time=ts
             for one table; component==pump gives all rows one value. Recognised without a mapping: machineID,
             datetime, errorID, comp, failure, age.
-        timezone: What times without an offset are in, such as UTC or Europe/Zurich.
+        timezone: Time zone of times without an offset, such as UTC or Europe/Zurich.
         telemetry_marks: Which end of its interval a telemetry row's time marks; fixed by the first ingest
             (default end).
-        telemetry_hours: Length of that interval, where it marks the start and the rows do not show it.
+        telemetry_hours: Length of that interval, if times mark its start and the rows do not show it.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the machines are spread over; fixed by the first ingest (default 32).
         store: URI of the store; default: ALMANAC_STORE, or ./store.
@@ -103,22 +103,22 @@ def train(
         from_: First day or time to learn from; default: the first telemetry. Times without an offset are UTC.
         to: Last day (all of it) or time to learn from; default: the last telemetry.
         horizon: How far ahead failures are predicted, in hours, days or weeks; default 24h and 7d.
-        estimator: What predicts: gradient-boosted trees, a random forest, or one decision tree. Default: the
-            champion's where it was tuned, else lightgbm.
-        every: Distance of the rows of a machine that are learnt from and scored.
-        windows: Lengths of the windows that telemetry is summarised over; default 12h, 24h and 36h,
-            or 1, 5 and 20 intervals where telemetry comes every 12 hours to every month.
-        keep_column: A sensor or error to use although it reveals the outcome by itself; by default it is left
-            out, and named in the notes.
-        missed_failure_cost: Cost of a failure without an inspection before it; together with
-            needless_inspection_cost it sets the probability from which an inspection is worth it.
-        component_cost: Cost of such a failure of one component, where it differs: COMPONENT=AMOUNT.
+        estimator: Gradient-boosted trees, a random forest, or a single decision tree. Default: that of a tuned
+            champion, else lightgbm.
+        every: Time between the rows of a machine that are learnt from and scored.
+        windows: Lengths of the windows that telemetry is summarised over; default 12h, 24h and 36h, or 1, 5 and 20
+            intervals of telemetry that comes every 12 hours to every month.
+        keep_column: A sensor or error to use although it reveals the outcome by itself; by default it is left out and
+            named in the notes.
+        missed_failure_cost: Cost of a failure without an inspection before it; together with needless_inspection_cost
+            it sets the probability at which an inspection is worthwhile.
+        component_cost: Cost of such a failure for a component whose cost differs: COMPONENT=AMOUNT.
         needless_inspection_cost: Cost of an inspection that no failure would have followed.
-        inspect_every_days: The plan to compare with: every component is inspected once in this many days.
-        lead: How long before a failure an alarm has to come to prevent it; default: the next shorter horizon, so
-            the alarms of a week come earlier than those of a day.
-        reason: Why an event asks for this training; with one, it counts towards the budget.
-        budget: Trainings in 30 days, at most, that events may ask for; over it, the run ends as skipped.
+        inspect_every_days: Days between inspections of each component in the plan to compare with.
+        lead: Time by which an alarm must precede a failure to prevent it; default: the next shorter horizon, so that
+            alarms for a week come before those for a day.
+        reason: Reason for which an event requests this training, which then counts towards the budget.
+        budget: Maximum number of trainings in 30 days that events may request; beyond it, the run ends as skipped.
         seed: Seed of everything random in training.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
@@ -154,7 +154,7 @@ def score(
 ) -> dict[str, Any]:
     """Score every component of every machine at one time, or at each row time of a range, and publish.
 
-    A run that was stopped is started again with the same parameters: it does only what is missing.
+    To continue a stopped run, start it again with the same parameters.
 
     Args:
         as_of: Day (its end) or time up to which data is used; default: the last telemetry. Times without
@@ -162,17 +162,15 @@ def score(
         from_: First day or time of a range to score, instead of `as_of`.
         to: Last day (all of it) or time of the range; default: the last telemetry.
         bundle: Number of the bundle to score with; default: the champion.
-        inspections_per_day: How many alarms may be opened in 24 hours, the most worthwhile first; the others wait.
+        inspections_per_day: Maximum number of alarms opened in 24 hours, the most worthwhile first; the others wait.
             Default: all.
-        cooldown_hours: Hours after an alarm was closed in which the same one goes on where the risk rises again;
-            default 24.
+        cooldown_hours: Hours after an alarm closes in which the same alarm continues if the risk rises again; default
+            24.
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     if as_of is not None and (from_ is not None or to is not None):
-        raise ParameterError(
-            "--as-of is one time, --from and --to are a range. Expected one or the other; leave one out."
-        )
+        raise ParameterError("--as-of is one time, --from and --to are a range. Expected one or the other.")
     last = as_of if as_of is not None else to
     options: dict[str, Any] = _since("score_from", from_)
     decisions = {"inspections_per_day": inspections_per_day, "cooldown_hours": cooldown_hours}
@@ -190,23 +188,22 @@ def evaluate(
     machines_per_day: Annotated[int, Field(ge=1)] = 10,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Judge published risks, or the risks a bundle would have given, by their outcomes.
+    """Judge published risks, or the risks that a bundle would have given, by their outcomes.
 
-    Without a bundle: every published time that is due: never judged, published anew, with outcomes that
-    were pending, or whose outcomes were restated. Rows whose horizon reaches past the data are pending, and
-    count in no measure. Judging twice gives the same rows. Where what was published has become worse than
-    chance explains, the event `almanac.machines.degraded` reports it.
+    Without a bundle, it judges every published time that is due: never judged, published again, with outcomes that were
+    pending, or with outcomes that were restated. Rows whose horizon extends past the data are pending and count in no
+    measure. Judging twice gives the same rows. If published risks have become worse than chance explains, the event
+    `almanac.machines.degraded` reports it.
 
     Args:
-        from_: First published time or day to judge, due or not; of a bundle: first row time, by default the
-            last telemetry that the bundle knows. Times without an offset are UTC.
-        to: Last published time or day (all of it) to judge; of a bundle: last row time, by default the last
-            telemetry.
-        bundle: Number of a bundle to judge over a range, whether it was used or not; default: what was published.
-        at_most: Published times to judge without from and to, at most; the others are left for the next run.
-        cooldown_days: Days after an announced degraded week in which no other is announced.
-        machines_per_day: Machines that can be inspected in a day: that many at the top of each day's list are judged, beside
-            the best possible.
+        from_: First published time or day to judge, due or not; for a bundle: first row time, by default the last
+            telemetry that it was trained on. Times without an offset are UTC.
+        to: Last published time or day (all of it) to judge; for a bundle: last row time, by default the last telemetry.
+        bundle: Number of a bundle to judge over a range, whether it was used or not; default: judge published risks.
+        at_most: Maximum number of times to judge without from and to; the others are left for the next run.
+        cooldown_days: Days after an announced degraded week in which no other one is announced.
+        machines_per_day: Number of machines that can be inspected per day: as many at the top of each day's list are
+            judged, next to the best possible choice.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store)

@@ -11,7 +11,7 @@ import flows
 
 
 class WithStatus(dict[str, Any]):
-    """The result of a direct command with its exit status, and a text to print instead of the result."""
+    """The result of a direct command with its exit status, and text to print instead of the result."""
 
     def __init__(self, result: Mapping[str, Any], exit_status: int, text: str | None = None) -> None:
         super().__init__(result)

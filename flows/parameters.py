@@ -17,7 +17,7 @@ class ParameterError(AlmanacError):
 
 
 def _as_written(value: Any) -> Any:
-    """Text as a date where it is as short as one, else as a time: midnight is not the whole day."""
+    """Text as a date if it is as short as one, else as a time: midnight is not the whole day."""
     if not isinstance(value, str):
         return value
     return date.fromisoformat(value) if len(value) <= len("2015-07-31") else datetime.fromisoformat(value)

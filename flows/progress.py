@@ -25,9 +25,9 @@ from tasks.scoring.shards import shard_groups
 T = TypeVar("T")
 
 KEYS_OF_A_TASK = (100, 250)
-"""Small shards share a task, so that all keys are spread over the workers; the limits for the keys of a task."""
+"""The fewest and the most keys of a task: small shards share one, so that all keys are spread over the workers."""
 STUCK_SECONDS = 1800.0
-"""A run counts as stuck where no mapped task ends for this long. The longest task at scale takes minutes."""
+"""A run counts as stuck if no mapped task ends for this long. At scale, the longest tasks take minutes."""
 
 
 class StuckError(AlmanacError):
@@ -49,7 +49,7 @@ def gather(
 ) -> list[Any]:
     """The results of mapped tasks in their order; `on_error(position, error)` replaces the result of a failed task.
 
-    By default the first error is raised. Raises `StuckError` where no task ends for `stuck_seconds`.
+    By default the first error is raised. Raises `StuckError` if no task ends for `stuck_seconds`.
     """
     if not futures:
         return []
@@ -97,8 +97,8 @@ def _as_completed(
         except TimeoutError:
             if len(pending) == before:
                 raise StuckError(
-                    f"{label}: no task has ended for {stuck_seconds:,.0f} s, {len(pending):,} of {len(futures):,} "
-                    "tasks are left. The run gives up. Finished work is kept: start it again."
+                    f"{label}: no task has ended for {stuck_seconds:,.0f} s; {len(pending):,} of {len(futures):,} "
+                    "tasks are left. The run ends, and finished work is kept: start it again."
                 ) from None
 
 
@@ -123,7 +123,7 @@ def over_shards(
 
 
 def name_run(name: str) -> None:
-    """Name the flow run after what it does, such as `sales-forecast 2025-04-14`; a failure is only a warning."""
+    """Name the flow run after its work, for example `sales-forecast 2025-04-14`; a failure only causes a warning."""
     if not flow_run.id:
         return
     try:
@@ -134,7 +134,7 @@ def name_run(name: str) -> None:
 
 
 class _ProgressArtifact:
-    """The progress artifact. A failure never ends a run: where the server is away, one warning says so."""
+    """The progress artifact. A failure never ends a run: if the server is unavailable, one warning says so."""
 
     def __init__(self, label: str) -> None:
         self._artifact: UUID | None = None

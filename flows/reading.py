@@ -35,27 +35,25 @@ class Reading:
 
 AS_THEY_ARE = Reading()
 _ABOUT = {
-    "dates": "What comes first in dates such as 05/01/2024: day-first or month-first; year-week if 202405 is the fifth"
-    " week of a year. Default: what the column shows.",
-    "decimals": "What decimals are written with, where 1.234 could be 1234: comma or point. Default: what the file shows.",
+    "dates": "Order in dates such as 05/01/2024: day-first or month-first; year-week if 202405 is the fifth"
+    " week of a year. Default: as the column shows.",
+    "decimals": "Decimal mark, for files in which 1.234 could mean 1234: comma or point. Default: as the file shows.",
     "duplicates": "What to do with differing rows of the same key and time: add (amounts such as units; other"
     " numbers are averaged), average, last or refuse. Default: refuse. Identical rows count once.",
     "wide": "Read files with a column per week (sales) or per sensor (devices; a file without a device column belongs"
     " to the device that it is named after).",
-    "layout": "The product whose layout the files have, such as nixtla, amazon-forecast, m5, metrics-advisor or influxdb;"
-    " an unknown name lists those of the scenario. Columns can be mapped, too.",
+    "layout": "Product whose layout the files have, such as nixtla, amazon-forecast, m5, metrics-advisor or influxdb;"
+    " an unknown name lists the layouts of the scenario. It can be combined with --column.",
     "query": "SQL query for a source that is a database without #TABLE: postgresql://, mssql+pyodbc://, sqlite://.",
     "replace": "The files hold all rows from their first time to their last: other stored rows of that range are"
-    " removed, and counted.",
+    " removed and counted.",
     "dry_run": "Read and check the files, show five rows as they would be stored, and write nothing.",
 }
 
 
 def reads(function: Callable[..., R]) -> Callable[..., R]:
-    """`function` with the fields of `Reading` as parameters in place of its last one, `reading`.
-
-    Their help precedes that of `store`.
-    """
+    """`function` with the fields of `Reading` as parameters in place of `reading`, its last one; their help precedes
+    `store`."""
     signature = inspect.signature(function, eval_str=True)
     types = get_type_hints(Reading)
     own = [p for p in signature.parameters.values() if p.name != _PARAMETER]

@@ -13,7 +13,7 @@ from tasks.storage.store import Store
 from tasks.training.retraining import record_training, request_training
 
 Budget = Annotated[int, Field(ge=0, le=100)]
-"""Trainings in 30 days that events may start."""
+"""The number of trainings in 30 days that events may start."""
 
 
 def train_for(
@@ -24,7 +24,7 @@ def train_for(
     as_of: AsOf | None,
     options: Mapping[str, Any],
 ) -> Any:
-    """Train a bundle. With the `reason` of an event, only within the budget; beyond it the run ends as Skipped."""
+    """Train a bundle. With the `reason` of an event, train only within the budget; beyond it the run ends as Skipped."""
     if reason is None:
         return train_bundle(scenario, store, as_of, options)
     request = request_training(scenario, store, reason, budget)

@@ -85,7 +85,7 @@ def train_bundle(
 ) -> dict[str, Any]:
     """Prepare the shards' parts, fit, and let the challenger meet the champion.
 
-    Hyperparameters that `options` does not give are the champion's where it was tuned, else the defaults.
+    Hyperparameters that `options` omits are those of a tuned champion, else the defaults.
     """
     clock = Clock()
     tuned, notes = with_tuned(scenario, store, options)
@@ -135,7 +135,7 @@ def score(
 ) -> dict[str, Any]:
     """Resolve, plan, map, reconcile, publish, report: see "A scoring run" in docs/design.md.
 
-    The ledger comes last: a run that is not in it is repeated, so that nothing of it is missing.
+    The ledger comes last: a run that is not in it is repeated, so that nothing is missing.
     """
     clock = Clock()
     run = resolve_scoring(scenario, store, flow, as_of, bundle, options, again=again)
@@ -168,7 +168,7 @@ def score(
 def _publish(
     scenario: Scenario, run: Run, results: list[ShardResult], counts: dict[str, int], clock: Clock
 ) -> dict[str, Any]:
-    """Publish the rows, write the page, report, and copy the rows to a SQL database if one is named; the summary."""
+    """Publish the rows, write the page, report, and copy the rows to a SQL database if one is named; return the summary."""
     data_files = complete(scenario, run, results)
     publication = publish(scenario, run, data_files)
     events = derive(scenario, run)
@@ -231,11 +231,11 @@ def _record(
 
 
 def _score_shards(scenario: Scenario, run: Run, shards: Mapping[int, int]) -> list[ShardResult]:
-    """One result per shard, from an earlier start of the run where there is one.
+    """One result per shard, from an earlier start of the run if there is one.
 
-    Where no attempt could score a shard, because storage did not answer or its workers died, its keys are not
-    to blame: once all other shards are done, `RunError` names it. An error that says what to do,
-    such as a bundle that cannot be loaded, ends the run at once.
+    If no attempt could score a shard, because storage did not answer or its workers died, its keys are not to blame:
+    once all other shards are done, `RunError` names it. An error that says what to do, such as a bundle that cannot be
+    loaded, ends the run at once.
     """
     earlier = [result for shard in shards if (result := finished_result(run, shard))]
     pending = {shard: shards[shard] for shard in shards.keys() - {one.shard for one in earlier}}
@@ -259,8 +259,8 @@ def _score_pending(
 ) -> tuple[list[ShardResult], dict[int, str]]:
     """Results of the shards that could be scored, and the error of each other shard.
 
-    Small shards share a task. Where that fails, the first of its shards that has no result yet is at fault; those
-    after it are tried without it.
+    Small shards share a task. If that task fails, the first of its shards without a result is at fault; those after it
+    are tried without it.
     """
     again = [shard for shard in pending if written_result(run, shard)]
     groups = in_tasks(pending, alone=again)
@@ -276,9 +276,9 @@ def _score_pending(
 def _score_groups(
     scenario: Scenario, run: Run, groups: Sequence[Sequence[int]], errors: dict[int, str]
 ) -> tuple[list[ShardResult], list[list[int]]]:
-    """Results of groups of shards, a task each, and the groups that remain once shards at fault are left out.
+    """Results of groups of shards, a task each, and the groups that remain without the shards at fault.
 
-    The error of a shard at fault is entered into `errors`.
+    The errors of shards at fault are entered into `errors`.
     """
     remaining: list[list[int]] = []
 
@@ -307,11 +307,11 @@ def _score_groups(
 def _refuse_failures(
     run: Run, results: Sequence[ShardResult], counts: Mapping[str, int], max_failed_share: float
 ) -> None:
-    """Raise `RunError` where more keys failed than a published run may have."""
+    """Raise `RunError` if more keys failed than a published run may have."""
     if counts["failed"] > max_failed_share * counts["requested"]:
         lines = "\n".join(f"  {count:,} {reason}" for reason, count in list(reasons(results).items())[:10])
         raise RunError(
-            f"{run.scenario}: {counts['failed']:,} of {counts['requested']:,} keys failed, "
+            f"{run.scenario}: {counts['failed']:,} of {counts['requested']:,} keys failed; "
             f"at most {max_failed_share:.0%} may fail. Nothing was published.\n{lines}\n"
             "Shards that were scored are kept: correct the cause and run again."
         )
@@ -320,7 +320,7 @@ def _refuse_failures(
 def _failed_keys(
     scenario: Scenario, run: Run, results: Sequence[ShardResult], counts: Mapping[str, int]
 ) -> list[str]:
-    """A note that names the first ten failed keys; none where no key failed."""
+    """A note that names the first ten failed keys; none if no key failed."""
     if not counts["failed"]:
         return []
     frames = [read_frame(run, keys_path(run, one.shard)) for one in results if one.failed]
@@ -329,7 +329,7 @@ def _failed_keys(
     more = f" and {rows.height - 10:,} more" if rows.height > 10 else ""
     return [
         f"{rows.height:,} of {counts['requested']:,} keys failed and have no rows: {', '.join(names)}{more}. "
-        f"The first says: {rows['reason'][0]}"
+        f"The first error: {rows['reason'][0]}"
     ]
 
 

@@ -45,23 +45,23 @@ def ingest(
     Reading the same file again changes nothing. Rows that break the contract go to quarantine.
 
     Args:
-        source: Sales: sku, store, week, units, and covariates, numbers such as price or a few words such as the kind
+        source: Sales: sku, store, week, units, and covariates: numbers, such as price, or a few words, such as the kind
             of a promotion; in_stock (0 to 1) marks weeks that were sold out. CSV, Parquet, a folder or glob of either,
             or a Delta table; local, az:// or abfss://.
-        plan: Marketing plan of the weeks to come: sku, store, week and the covariates.
-        stores: Attributes of the stores: store, and any columns; text, such as a region, is for totals.
+        plan: Marketing plan of the coming weeks: sku, store, week and the covariates.
+        stores: Attributes of the stores: store, and any columns; text columns, such as a region, are for totals.
         skus: Attributes of the SKUs: sku, and any columns; SKUs with the same text, such as a product group, share
-            their season; predecessor is the SKU whose history one begins with, and end the last day of sales.
-        covariates: Covariates of all stores, or of each, such as the weather: week, any columns and, where it is
-            of one, store; also of the weeks to come, where they are known.
-        events: Days that move sales, such as a fair: name and date, a row for each date, also of the years to come, and
-            store for those of one store.
+            their season; predecessor is the SKU whose history continues in this one, end the last day of sales.
+        covariates: Covariates of all stores, or of single ones, such as the weather: week, any columns and, for single
+            stores, store; include the coming weeks if they are known.
+        events: Days that affect sales, such as a fair: name, date and, for events of one store, store; a row for each
+            date, including those of the coming years.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which nothing is written.
         shards: Number of shards the keys are spread over; fixed by the first ingest (default 32).
         week_ending: Dates of sales and plan are the last days of their weeks; default: the first ones.
-        returns: What negative units are: net for returns that count less what is sold in the same week (with
-            --duplicates add for rows of their own), and zero for weeks without sales. Default: rows with them are bad.
+        returns: Treatment of rows with negative units: net subtracts them from the sales of the same week (with
+            --duplicates add if returns have rows of their own), zero counts them as zero. Default: they are bad.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     more = {"stores": stores, "skus": skus, "covariates": covariates, "events": events}
@@ -85,14 +85,14 @@ def train(
     """Backtest and train a bundle; it becomes champion if it is better than the champion.
 
     Args:
-        as_of: Last week to learn from, any day of it; default: the last complete week.
-        horizon: Weeks to forecast; default: as many as the champion does, else 13.
+        as_of: Any day of the last week to learn from; default: the last complete week.
+        horizon: Number of weeks to forecast; default: that of the champion, else 13.
         quantiles: Quantiles to forecast, between 0 and 1; default: those of the champion, else 0.05 0.25 0.5 0.75 0.95.
-        holidays: Calendars of public holidays to learn from and to forecast by, such as DE, DE-BY or US; none for no
-            calendar; default: those of the champion.
-        training_rows: Rows to learn from, at most about; more keys and weeks are sampled down to it.
-        reason: Why an event asks for this training; with one, it counts towards the budget.
-        budget: Trainings in 30 days, at most, that events may ask for; over it, the run ends as skipped.
+        holidays: Calendars of public holidays to use, such as DE, DE-BY or US; none for no calendar; default: those of
+            the champion.
+        training_rows: Approximate maximum number of rows to learn from; more keys and weeks are sampled down to it.
+        reason: Reason for which an event requests this training, which then counts towards the budget.
+        budget: Maximum number of trainings in 30 days that events may request; beyond it, the run ends as skipped.
         seed: Seed of everything random in training.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
@@ -113,17 +113,17 @@ def forecast(
     dry_run: bool = False,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Forecast every SKU and store, and publish, with quantiles of sums in sales/totals.
+    """Forecast every SKU and store and publish the forecasts, with quantiles of sums in sales/totals.
 
-    A run that was stopped is started again with the same parameters: it does what is missing.
+    To continue a stopped run, start it again with the same parameters.
 
     Args:
-        as_of: Last week to use, any day of it; default: the last complete week.
+        as_of: Any day of the last week to use; default: the last complete week.
         bundle: Number of the bundle to forecast with; default: the champion.
-        totals: What totals are by: total, sku, store, an attribute of stores or SKUs, or several with * between
-            them, such as sku*region; default: total store sku.
-        total_weeks: Totals of so many weeks from the first one on, such as a lead time, besides those of
-            each week and of the whole horizon.
+        totals: Levels of totals: total, sku, store, an attribute of stores or SKUs, or several joined by *, such as
+            sku*region; default: total store sku.
+        total_weeks: Numbers of weeks, from the first one on, that get totals, such as a lead time, in addition to each
+            week and the whole horizon.
         dry_run: Score and account for every key, and publish nothing.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
@@ -151,20 +151,20 @@ def run(_: dict[str, Any], holidays: list[str] | None = None, store: str | None 
 
 
 def _first_training(store: Store, holidays: list[str] | None) -> list[str]:
-    """Train where there is no champion yet; the notes of it, or one where `holidays` are not the champion's."""
+    """Train if there is no champion yet; return its notes, or a note if `holidays` are not the champion's."""
     options = _options(store, holidays=holidays)
     if bundles.champion(store, SALES.name) is None:
         return list(train_bundle(SALES, store, None, options)["notes"])
     if options == _options(store):
         return []
-    return ["There is a champion, which keeps its holidays. Use sales train --holidays for others."]
+    return ["The champion keeps its holidays. To use others, run sales train --holidays."]
 
 
 def _reading(reading: Reading, week_ending: bool, returns: Returns | None) -> dict[str, Any]:
-    """The options of an ingest. Raises `ContractError` where the layout already determines what its dates are."""
+    """The options of an ingest. Raises `ContractError` if the layout already says that its dates are last days."""
     if week_ending and reading.layout in DATED_BY_LAST_DAY:
         raise ContractError(
-            f"--week-ending with --layout {reading.layout}: its dates are the last days of weeks already. "
+            f"--week-ending with --layout {reading.layout}: its dates already are the last days of weeks. "
             "Omit --week-ending."
         )
     return {**reading.options(), "week_ending": week_ending, "returns": returns}
@@ -177,7 +177,7 @@ def _options(
     holidays: list[str] | None = None,
     seed: int = 7,
 ) -> dict[str, Any]:
-    """The options to train with: horizon, quantiles and holidays that are not given are those of the champion."""
+    """The options to train with: a horizon, quantiles or holidays that are not given are those of the champion."""
     champion = bundles.champion(store, SALES.name)
     earlier = {} if champion is None else bundles.manifest(store, SALES.name, champion).get("options", {})
     defaults = {name: earlier[name] for name in ("horizon", "quantiles", "holidays") if name in earlier}

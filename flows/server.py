@@ -1,7 +1,7 @@
 """The Prefect server of a command: the one that `PREFECT_API_URL` names, or one on this machine.
 
-The first command starts it, the next ones find it, and it ends when none has used it for a while. It listens on the
-loopback interface only, requires its password, and lets no web page but its own UI read its answers.
+The first command starts it, later ones find it, and it ends when no command has used it for a while. It listens only on
+the loopback interface, requires its password, and lets no web page except its own UI read its answers.
 """
 
 import hashlib
@@ -48,21 +48,21 @@ KEPT_BY_THE_SERVER = {
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(SERVER_DAYS * 86400),
 }
-"""How long the server keeps finished runs with their logs and artifacts; Prefect keeps them for ever by default."""
+"""How long the server keeps finished runs with their logs and artifacts; by default Prefect keeps them forever."""
 
 RECORDED_TOGETHER = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
-"""States of task runs that come within a second enter the database in one statement; by default, each takes its own."""
+"""States of task runs that arrive within a second enter the database in one statement; by default each takes its own."""
 
 _SCHEMA = "almanac-schema.txt"
-"""The file in PREFECT_HOME with the schema version that a server last migrated the database to."""
+"""The file in PREFECT_HOME with the schema version to which a server last migrated the database."""
 _OTHER_DATABASE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 
 
 class ServerError(AlmanacError):
-    """No Prefect server can be reached, or none starts."""
+    """No Prefect server can be reached or started."""
 
     passing = True
 
@@ -82,7 +82,7 @@ class Api:
 
 @dataclass(frozen=True)
 class _Server:
-    """A server on this machine. `started_as` identifies the settings that it was started with."""
+    """A server on this machine. `started_as` identifies the settings with which it was started."""
 
     port: int
     pid: int
@@ -128,15 +128,15 @@ def prefect_server(*, leave_up: bool, meanwhile: Callable[[], object] = lambda: 
             meanwhile()
         else:
             server = _start(meanwhile, leave_up=leave_up)
-        # While this connection is open, the server stays. Its answer to a later one shows that it knows of this one; until
-        # then a server that is idle, such as with ALMANAC_SERVER_IDLE_SECONDS=0, may end as soon as it gets the lock.
+        # While this connection is open, the server stays. Its answer to a later one shows that it knows this one; until
+        # then an idle server, for example with ALMANAC_SERVER_IDLE_SECONDS=0, may end as soon as it gets the lock.
         use = socket.create_connection(("127.0.0.1", server.port))
         _answers(server.url, _HANGING_SECONDS)
     own = {PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.password}
     before = {one.name: os.environ.get(one.name) for one in own}
     try:
         os.environ.update({one.name: value for one, value in own.items()})
-        # Nothing there looks at heartbeats, and a run waits at its end, for up to a second, until they have stopped.
+        # This server does not use heartbeats, and a run would wait at its end, for up to a second, until they stop.
         with temporary_settings({**own, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield Api(server.url, _record())
     finally:
@@ -182,7 +182,8 @@ def _lock() -> Path:
 def _send_what_is_left() -> None:
     """Wait until the logs and events of this process have reached the server.
 
-    A worker of Prefect that is told to stop warns of what it still sends at its next event, however short the wait is.
+    A worker of Prefect that is told to stop warns, at its next event, of what it still has to send, however short the
+    wait.
     """
     logging.getLogger(EventsWorker.__name__).setLevel(logging.ERROR)
     APILogWorker.drain_all(timeout=10)
@@ -205,7 +206,7 @@ def _record() -> Path:
 
 
 def _started_as() -> str:
-    """A digest of the settings that a server is started with, without those that each command sets itself."""
+    """A digest of the settings with which a server is started, without those that each command sets itself."""
     own = {k: v for k, v in os.environ.items() if k.startswith(("PREFECT_SERVER_", "PREFECT_API_DATABASE_"))}
     return hashlib.sha256(
         json.dumps([prefect_version, sys.executable, sorted(own.items())]).encode()
@@ -232,7 +233,7 @@ def _start(meanwhile: Callable[[], object], *, leave_up: bool) -> _Server:
         variables |= {
             "PREFECT_API_DATABASE_MIGRATE_ON_START": "false",
             "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
-            # its digest of all blocks imports every integration: a quarter of the start
+            # The digest of all blocks imports every integration, a quarter of the start-up time.
             "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
         }
     idle = "inf" if leave_up else str(settings().server_idle_seconds)
@@ -309,7 +310,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def _answers(url: str, seconds: float) -> bool:
-    # With the default context every client reads all certificates: a twentieth of a processor second.
+    # With the default context, every client reads all certificates, which takes a twentieth of a processor second.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         return httpx.get(f"{url}/health", timeout=seconds, verify=context).status_code == httpx.codes.OK
@@ -318,9 +319,9 @@ def _answers(url: str, seconds: float) -> bool:
 
 
 def check_api(url: str, advice: str) -> None:
-    """Raise `ServerError`, with what to do, unless a Prefect server answers at the API's address and lets us in.
+    """Raise `ServerError`, with `advice`, unless a Prefect server answers at the API's address and admits us.
 
-    Raises `CredentialError` for an address with a password, which the worker would hand on to runs and logs would show.
+    Raises `CredentialError` for an address with a password, which the worker would pass on to runs and logs would show.
     """
     refuse_credential("PREFECT_API_URL", url, "PREFECT_API_AUTH_STRING or PREFECT_API_KEY")
     spare_loopback()
@@ -332,8 +333,8 @@ def check_api(url: str, advice: str) -> None:
         ) from None
     if health.text.strip() != "true" and health.status_code not in _REFUSED:
         raise ServerError(
-            f"PREFECT_API_URL={url}: what answers there, with status {health.status_code}, is not the API of a Prefect "
-            f"server. Expected an address that ends in /api, such as {_with_api(url)}"
+            f"PREFECT_API_URL={url}: the answer there, with status {health.status_code}, is not that of a Prefect "
+            f"API. Expected an address that ends in /api, such as {_with_api(url)}"
         )
     _check_admission(url)
 
@@ -348,7 +349,7 @@ def admission(url: str) -> dict[Any, str]:
 
 
 def _check_admission(url: str) -> None:
-    """Raise `ServerError` where the password or key that the server requires is missing or wrong."""
+    """Raise `ServerError` if the password or key that the server requires is missing or wrong."""
     other = {setting: value for setting, value in admission(url).items() if setting.value() != value}
     # Reading all of Prefect's settings again takes half a processor second.
     with temporary_settings(other) if other else nullcontext(), get_client(sync_client=True) as client:

@@ -45,7 +45,7 @@ class SettingsError(AlmanacError):
 
 
 def settings() -> Settings:
-    """The current settings. Raises `SettingsError` that names the invalid variable."""
+    """The current settings. Raises `SettingsError`, which names the invalid variable."""
     try:
         return Settings()
     except ValidationError as error:

@@ -46,7 +46,7 @@ AtOnce = Annotated[int, Field(ge=1, le=1_000)]
 def flow_of(
     scenario: Scenario, defaults: Callable[[Store], Mapping[str, Any]] = lambda _: {}
 ) -> Flow[..., dict[str, Any]]:
-    """The flow `<scenario>-tune`; `defaults(store)` are the options to start from where there is no champion."""
+    """The flow `<scenario>-tune`; `defaults(store)` are the options to start from if there is no champion."""
 
     @limited(TUNING, name=f"{scenario.name}-tune", task_runner=task_runner())
     def tune(
@@ -80,7 +80,7 @@ def flow_of(
 
 @dataclass(frozen=True)
 class _Searching:
-    """What every trial of a study uses."""
+    """Values shared by all trials of a study."""
 
     scenario: Scenario
     run: Run
@@ -116,7 +116,7 @@ class _Searching:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """The winner against the incumbent: values, losses at all folds, and whether it is better on the unseen fold."""
+    """The winner against the incumbent: values, losses on all folds, and whether it is better on the unseen fold."""
 
     before: Mapping[str, Any]
     after: Mapping[str, Any]
@@ -136,7 +136,7 @@ def tune_scenario(
     at_once: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Search, judge the winner on the unseen fold, and train a bundle with it where it is better."""
+    """Search, judge the winner on the unseen fold, and train a bundle with it if it is better."""
     clock = Clock()
     until = None if timeout is None else time.time() + seconds(timeout)
     run = resolve_study(scenario, store, as_of, defaults, seed, at_once)
@@ -204,7 +204,7 @@ def _search(
 
 
 def _judge(searching: _Searching, study: Study) -> _Verdict:
-    """The best trial against the incumbent, both on all folds; it must be better on the last fold, too."""
+    """The best trial against the incumbent, both on all folds; it must also be better on the last fold."""
     before = incumbent(searching.scenario, searching.run)
     complete = study.complete()
     if not complete:
@@ -287,7 +287,7 @@ def _means(verdict: _Verdict) -> dict[str, float] | None:
 
 
 def _unseen(searching: _Searching, verdict: _Verdict) -> dict[str, Any] | None:
-    """Losses of the fold that took no part in the search."""
+    """Losses on the fold that took no part in the search."""
     if not verdict.losses_after:
         return None
     before, after = verdict.losses_before[-1], verdict.losses_after[-1]

@@ -1,4 +1,4 @@
-"""Parameters that are not given may come from variables of the Prefect server, without another deploy."""
+"""Parameters that a run omits may come from variables of the Prefect server, without another deployment."""
 
 import inspect
 from collections.abc import Callable
@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 def with_variables(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` of a flow, with parameters that its run lacks taken from variables; see `names`.
+    """`function` of a flow; variables supply the parameters that its run omits, see `names`.
 
     A run that is started on a terminal or by another flow has all its parameters, so no variable is read. Raises
     `ParameterError` for an invalid value, `CredentialError` for an address with a key.
@@ -55,7 +55,7 @@ def names(flow: str, parameter: str) -> list[str]:
 
 
 def _values(flow: str, parameters: list[str]) -> dict[str, Any]:
-    """Values by parameter, of those that have a variable; the run's log names each."""
+    """Values of the parameters that have a variable; the run's log names each."""
     parameter_of = {name: one for one in parameters for name in names(flow, one)}
     with get_client(sync_client=True) as client:
         body = {"variables": {"name": {"any_": list(parameter_of)}}}

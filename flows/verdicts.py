@@ -1,4 +1,4 @@
-"""What people say about devices, as rows of `devices/verdicts`: what an incident was, and what is muted."""
+"""People's verdicts on devices, as rows of `devices/verdicts`: what an incident was, and what is muted."""
 
 import getpass
 from datetime import UTC, datetime
@@ -32,20 +32,20 @@ def label(
     by: str | None = None,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Say what an incident was: a fault, a false alarm, or a new normal.
+    """Record what an incident was: a fault, a false alarm, or a new normal.
 
-    A fault is left out of what is learnt and remembered; each false alarm or new normal raises what it takes to alarm
-    on that sensor again. It is a row of `devices/verdicts`, with who and when.
+    A fault is neither learnt nor remembered; each false alarm or new normal raises the evidence that the next alarm of
+    that sensor needs. The verdict is a row of `devices/verdicts`, with its author and time.
 
     Args:
         verdict: What it was: fault, false_alarm or new_normal.
-        incident: Name of the incident, as in `devices/incidents`; or say which device, and when.
-        device: The device, where no incident is named.
+        incident: Name of the incident, as in `devices/incidents`; or give a device, start and end instead.
+        device: The device, if no incident is named.
         start: When it began; times without an offset are UTC.
-        end: When it was over.
-        tag: The tag that it was on; default: all of the device's.
-        reason: What was found, for those who read it later.
-        by: Who says so; default: the user of this computer.
+        end: When it ended.
+        tag: The tag that it concerned; default: all tags of the device.
+        reason: What was found, for later readers.
+        by: Author of the verdict; default: the user of this computer.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store)
@@ -67,16 +67,16 @@ def mute(
     by: str | None = None,
     store: str | None = None,
 ) -> dict[str, Any]:
-    """Raise no alarm of a device or site for a time, such as during maintenance. Its readings are scored as ever.
+    """Mute the alarms of a device or site for a time, for example during maintenance; readings are still scored.
 
     Args:
-        start: From when; times without an offset are UTC.
-        end: Until when.
+        start: Start of that time; times without an offset are UTC.
+        end: End of that time.
         device: The device.
-        site: A site that `ingest --sites` named, for all devices that are at it now.
-        tag: The tag; default: all of the device's.
-        reason: Why, for those who read it later.
-        by: Who wants it; default: the user of this computer.
+        site: A site from `ingest --sites`, for all devices that are there now.
+        tag: The tag; default: all tags of the device.
+        reason: The reason, for later readers.
+        by: Author of the request; default: the user of this computer.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
     """
     data_store = open_store(store)
@@ -93,12 +93,12 @@ def at_site(store: Store, site: str) -> list[str]:
     devices = sites.filter(pl.col("site") == site)
     if devices.is_empty():
         names = ", ".join(sites["site"].drop_nulls().unique().sort()) or "none"
-        raise ParameterError(f"--site is '{site}'. Expected one that ingest --sites named: {names}.")
+        raise ParameterError(f"--site is '{site}'. Expected a site from ingest --sites: {names}.")
     return devices["device"].sort().to_list()
 
 
 def of_incident(store: Store, name: str) -> pl.DataFrame:
-    """A row (device, tag, start, end) for each tag of the incident, as it was last published.
+    """A row (device, tag, start, end) for each tag of the incident, as last published.
 
     Raises `ParameterError` if there is no such incident.
     """
@@ -109,7 +109,7 @@ def of_incident(store: Store, name: str) -> pl.DataFrame:
         rows = incidents.filter(incident=name).sort("as_of").tail(1).collect()
     if rows.is_empty():
         raise ParameterError(
-            f"--incident is '{name}'. Expected the name of one in {table}, such as 'PUMP-7 2026-03-02T07:50Z'."
+            f"--incident is '{name}'. Expected the name of an incident in {table}, such as 'PUMP-7 2026-03-02T07:50Z'."
         )
     return rows.select("device", pl.col("tags").alias("tag"), "start", "end").explode(
         "tag", empty_as_null=False
@@ -133,7 +133,7 @@ def of_range(
 
 
 def keep(store: Store, rows: pl.DataFrame, reason: str, by: str | None) -> dict[str, Any]:
-    """Ingest the rows into the table of verdicts, with author and time; returns the result of the ingest."""
+    """Ingest the rows into the table of verdicts, with author and time; return the result of the ingest."""
     who = by or getpass.getuser()
     at = datetime.now(UTC)
     full = rows.with_columns(reason=pl.lit(reason), by=pl.lit(who), at=pl.lit(at))

@@ -16,8 +16,8 @@ from tasks.scoring.events import emit
 def watch(store: str | None = None) -> dict[str, Any]:
     """Check every scenario as `health` does, and emit an event for those that are late.
 
-    `almanac.<scenario>.late` is emitted once for each time that is due and not published; the scoring runs themselves
-    report stale data.
+    `almanac.<scenario>.late` is emitted once for each time that is due and not published; the scoring runs report stale
+    data themselves.
 
     Args:
         store: URI of the store; default: ALMANAC_STORE, or ./store.

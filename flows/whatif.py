@@ -48,20 +48,20 @@ def compare_plans(
 ) -> dict[str, Any]:
     """Forecast with a changed plan and with the stored one, and show the differences. Nothing is published.
 
-    The file is checked as in an ingest of the plan. Its rows replace the stored rows of the same SKU,
-    store and week, column by column; rows and columns that it lacks keep their stored values.
+    The file is checked as in an ingest of the plan. Its rows replace the stored rows of the same SKU, store and week,
+    column by column; rows and columns that it lacks keep their stored values.
 
     Args:
         plan: The changed plan: sku, store, week, and the covariates that differ. CSV, Parquet, a folder or glob of
             either, or a Delta table; local, az:// or abfss://.
         page: Address of an HTML file to write, local, az:// or abfss://, that shows both forecasts.
         to: Address of a file to write, .csv or .parquet, with all differences by SKU, store and week.
-        as_of: Last week to use, any day of it; default: the last complete week.
+        as_of: Any day of the last week to use; default: the last complete week.
         bundle: Number of the bundle to forecast with; default: the champion.
         column: TABLE_COLUMN=SOURCE_COLUMN for a column of another name, such as week=date.
         max_bad_share: Share of bad rows (0 to 1) above which the plan is refused.
-        dates: What comes first in dates such as 05/01/2024: day-first or month-first. Default: what the column shows.
-        decimals: What decimals are written with, where 1.234 could be 1234: comma or point. Default: what the file shows.
+        dates: Order in dates such as 05/01/2024: day-first or month-first. Default: as the column shows.
+        decimals: Decimal mark, for files in which 1.234 could mean 1234: comma or point. Default: as the file shows.
         duplicates: What to do with differing rows of the same key and week: average, last or refuse (default).
         week_ending: Dates of the plan are the last days of their weeks; default: the first days.
         store: URI of the store; default: ALMANAC_STORE, or ./store.
@@ -109,7 +109,7 @@ def compare_plans(
 
 
 def _comparison(lines: pl.DataFrame, bands: pl.DataFrame) -> dict[str, Any]:
-    """The differences in a result: their sums, and the largest of them."""
+    """The differences in a result: their sums, and the largest ones."""
     return {
         "pairs": lines.select(KEY).n_unique(),
         "total": _rounded_total(whatif.summed(lines, []).row(0, named=True)),
@@ -140,7 +140,7 @@ def _about_plan(stored_plan: pl.DataFrame | None, differing: pl.DataFrame) -> li
 
 
 def _largest(lines: pl.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
-    """The lines with the largest differences, either way; those that differ."""
+    """The lines with the largest differences in either direction, without those that do not differ."""
     differing = lines.filter(pl.col("difference").abs() > 0)
     order = [True, *[False] * len(by)]
     return differing.sort(pl.col("difference").abs(), *by, descending=order).head(_LINES).to_dicts()

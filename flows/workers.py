@@ -1,9 +1,9 @@
 """The process from which local workers are forked, with the imports that all of them need.
 
-A forked worker is ready in a fiftieth of a second; a new interpreter spends two processor seconds on imports.
-A command that has imported its flow forks that process from itself; a flow that some other program runs starts one, which
-imports anew. Nothing is computed before the fork: threads and runtimes of polars, Delta Lake and LightGBM start in the
-worker. Only Linux forks safely after such imports; elsewhere workers are new interpreters.
+A forked worker is ready in a fiftieth of a second; a new interpreter spends two processor seconds on imports. A command
+that has imported its flow forks that process from itself; a flow that another program runs starts one, which imports
+everything anew. Nothing is computed before the fork: threads and runtimes of polars, Delta Lake and LightGBM start in
+the worker. Only Linux forks safely after such imports; elsewhere workers are new interpreters.
 """
 
 import gc
@@ -28,10 +28,10 @@ _PRELOADED = "flows._preloaded"
 
 
 def fork_from_here(module: str) -> None:
-    """Make a copy of this process, with its imports, the one that workers are forked from; returns at once.
+    """Make a copy of this process, with its imports, from which workers are forked; return at once.
 
     The numerical libraries must have been imported with `ONE_THREAD`. A process with several threads cannot be copied
-    safely, so there the new process imports `module`, as in `begin_imports`.
+    safely; in that case the new process imports `module`, as in `begin_imports`.
     """
     if not FORKED or threading.active_count() > 1:
         begin_imports(module)
@@ -47,7 +47,7 @@ def fork_from_here(module: str) -> None:
 
 
 def _fork(listener: int, alive: int) -> int:
-    """Start the server in a copy of this process; returns its process id."""
+    """Start the server in a copy of this process; return its process id."""
     gc.freeze()
     pid = os.fork()
     if not pid:
@@ -65,7 +65,7 @@ def _serve(listener: int, alive: int) -> NoReturn:
     os.environ.update(WORKER_ENVIRONMENT)
     try:
         for name in os.listdir("/proc/self/fd"):
-            with suppress(OSError):  # that of the folder itself is closed already
+            with suppress(OSError):  # the descriptor of the folder itself is already closed
                 if int(name) not in (listener, alive) and not os.get_inheritable(int(name)):
                     os.close(int(name))
         forkserver.main(listener, alive, [_PRELOADED])
@@ -74,9 +74,9 @@ def _serve(listener: int, alive: int) -> NoReturn:
 
 
 def begin_imports(module: str) -> None:
-    """Start the process, unless it is running, and make it import `module` and what tasks need; returns at once.
+    """Start the process, unless it is running, and make it import `module` and the needs of tasks; return at once.
 
-    The workers import what cannot be imported there. The process ends with this one.
+    Workers import what cannot be imported there. The process ends with this one.
     """
     if not FORKED:
         return
@@ -87,7 +87,7 @@ def begin_imports(module: str) -> None:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes that are started meanwhile inherit these variables."""
+    """Processes that are started in this context inherit these variables."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -121,4 +121,4 @@ def test_evaluating_it_all_again_changes_no_row(weeks, command):
     assert store.scan("sales/evaluations").collect().sort(before.columns).equals(before.sort(before.columns))
     nothing = command("sales", "evaluate", "--store", store.uri, "--json").json
     assert nothing["judged"] == 0
-    assert "is judged by what is known now" in nothing["notes"][0]
+    assert "has been judged by what is known now" in nothing["notes"][0]

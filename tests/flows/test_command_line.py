@@ -206,7 +206,7 @@ def test_too_many_failed_keys_stop_the_run_with_their_reasons(command, trained):
     before = store.version("toy/doubled")
     output = command("toy", "score", "--raises", "n03", "--store", trained)
     assert output.status == 1
-    assert "1 of 12 keys failed, at most 5% may fail. Nothing was published." in output.err
+    assert "1 of 12 keys failed; at most 5% may fail. Nothing was published." in output.err
     assert "ValueError: n03 cannot be doubled" in output.err
     assert store.version("toy/doubled") == before
     allowed = command(
