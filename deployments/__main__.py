@@ -44,12 +44,12 @@ File = Annotated[Path, Parameter(name="--prefect-file")]
 def check(*, variables_only: bool = False) -> int:
     """List the variables with their purposes and values, and check what they refer to.
 
-    Fails where a variable is missing or wrong, or where the server, its password, a worker, the store, the leases of the
-    server's limits, its retention or the alert block does not meet the needs of runs. The store is tried from here: a
+    Fails if a variable is missing or wrong, or if the server, its password, a worker, the store, the leases of the
+    server's limits, its retention or the alert block does not meet the needs of runs. The store is tried from here; a
     run has its own identity.
 
     Args:
-        variables_only: Check the variables only, without any connection.
+        variables_only: Check only the variables, without any connection.
     """
     values = environment()
     width = max(len(one.name) for one in VARIABLES)
@@ -69,8 +69,8 @@ def check(*, variables_only: bool = False) -> int:
 def deploy(prefect_file: File = PREFECT_FILE) -> int:
     """Deploy what the file declares; repeating it is harmless.
 
-    Checks the environment, creates or updates the work pool and its queues, lets Prefect deploy, removes schedules
-    that are no longer in the file, and applies the automations. Fails where file and server still differ afterwards.
+    Checks the environment, creates or updates the work pool and its queues, lets Prefect deploy, removes schedules that
+    are no longer in the file, and applies the automations. Fails if file and server still differ afterwards.
 
     Args:
         prefect_file: File with the declarations.
@@ -96,11 +96,11 @@ def deploy(prefect_file: File = PREFECT_FILE) -> int:
 
 @app.command
 def drift(*, repair: bool = False, prefect_file: File = PREFECT_FILE) -> int:
-    """List the differences between file and server; the exit status is 1 where there are any.
+    """List the differences between file and server; the exit status is 1 if there are any.
 
     Args:
-        repair: Remove schedules, triggers and deployments of this project that are no longer in the file, and deploy
-            again what differs.
+        repair: Remove schedules, triggers and deployments of this project that are no longer in the file, and redeploy
+            those that differ.
         prefect_file: File with the declarations.
     """
     values = environment()
@@ -120,16 +120,16 @@ def drift(*, repair: bool = False, prefect_file: File = PREFECT_FILE) -> int:
 def up(*, port: int = 4200) -> int:
     """Start a Prefect server and a worker on this machine, unless they are running, and deploy everything.
 
-    The server listens on the loopback interface only and has a password. Without ALMANAC_STORE the store is ./store.
+    The server listens only on the loopback interface and has a password. Without ALMANAC_STORE, the store is ./store.
 
     Args:
         port: Port of the server and its UI.
     """
     local = Local(port)
-    _say(f"Prefect server: {'started' if local.start_server() else 'is up already'}")
+    _say(f"Prefect server: {'started' if local.start_server() else 'is already running'}")
     os.environ.update(local.environment())
     status = deploy()
-    _say(f"worker: {'started' if local.start_worker(environment()) else 'is up already'}")
+    _say(f"worker: {'started' if local.start_worker(environment()) else 'is already running'}")
     file = os.path.relpath(local.password_file)
     _say(f"\nPrefect UI: {local.ui}, which asks for the password in {file}")
     _say(f'On the command line: export PREFECT_API_URL={local.url} PREFECT_API_AUTH_STRING="$(cat {file})"')
@@ -175,7 +175,7 @@ def _repair(
 
 
 def _prefect_deploy(content: Mapping[str, Any], values: Mapping[str, str]) -> None:
-    """Deploy the file, with the environment filled in, by Prefect's own command."""
+    """Deploy the file, with the environment filled in, with Prefect's own command."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
         path.write_text(yaml.safe_dump(dict(content), sort_keys=False))

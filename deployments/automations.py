@@ -1,4 +1,4 @@
-"""Automations as code: `automations.yaml` on the server."""
+"""Automations as code: the content of `automations.yaml`, applied to the server."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +23,8 @@ def automations(
 ) -> list[AutomationCore]:
     """The declared automations.
 
-    Notifications go to the block that `ALMANAC_ALERT_BLOCK` names, and are left out where it is empty: an automation
-    that fires is an event of the server in any case.
+    Notifications go to the block that `ALMANAC_ALERT_BLOCK` names, and are left out if it is empty: an automation that
+    fires is an event of the server in any case.
     """
     block = _block(client, values["ALMANAC_ALERT_BLOCK"])
     result = []
@@ -40,9 +40,9 @@ def automations(
 
 
 def apply_automations(client: SyncPrefectClient, declarations: list[AutomationCore]) -> dict[str, str]:
-    """Make the server's automations with the project's tag match the `declarations`; the action for each, by name.
+    """Make the server's automations with the project's tag match the `declarations`; return the action for each, by name.
 
-    An identical automation is not touched. Duplicates of a name, and automations that are no longer declared, are
+    An identical automation is not changed. Duplicates of a name, and automations that are no longer declared, are
     removed.
     """
     mine = [one for one in client.read_automations() if MINE in one.tags]
@@ -79,7 +79,7 @@ def _block(client: SyncPrefectClient, name: str) -> str | None:
 
 
 def check_block(client: SyncPrefectClient, name: str) -> str:
-    """The id of a notification block, TYPE/NAME. Raises `ServerError` where the server has no such block."""
+    """The id of a notification block, TYPE/NAME. Raises `ServerError` if the server has no such block."""
     kind, _, document = name.partition("/")
     try:
         return str(client.read_block_document_by_name(document, kind).id)

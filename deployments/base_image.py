@@ -1,10 +1,10 @@
 """The base image by its digest, so that every build uses the base that was reviewed.
 
     python -m deployments.base_image            # write the current digest of the tag into both Dockerfiles
-    python -m deployments.base_image --check    # report whether the tag has moved; exit status 1 where it has
+    python -m deployments.base_image --check    # report whether the tag has moved; if it has, exit status 1
 
-The publisher moves a tag such as `python:3.11-slim-bookworm`, for security fixes among others: run this every month
-or so, build, test, commit.
+The publisher moves a tag such as `python:3.11-slim-bookworm`, for example for security fixes: run this about every
+month, build, test, commit.
 """
 
 import re
@@ -58,7 +58,7 @@ def _token(challenge: str) -> str:
 
 
 def move_digest(dockerfile: Path, *, check: bool) -> str | None:
-    """Write the current digest of the base's tag into a Dockerfile, unless `check`; a note on a change, else None."""
+    """Write the current digest of the base's tag into a Dockerfile, unless `check`; return a note on a change, else None."""
     text = dockerfile.read_text()
     match = _ARG.search(text)
     if match is None:

@@ -1,4 +1,4 @@
-"""Live checks of what deployments and runs depend on: server, password, worker, store, leases, alerts."""
+"""Live checks of everything that deployments and runs depend on: server, password, worker, store, leases, alerts."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether something is `right`, and a message with its state or what to do."""
+    """Whether something is `right`, and a message with its state or with what to do."""
 
     what: str
     right: bool
@@ -50,7 +50,7 @@ def findings(values: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _finding(what: str, ask: Callable[[], str]) -> Finding:
-    """The finding of a check, which is right unless the check raises."""
+    """The finding of a check; it is right unless the check raises."""
     try:
         return Finding(what, True, ask())
     except AlmanacError as error:
@@ -84,7 +84,7 @@ class _Server:
         if _minor(server) < _minor(here):
             raise WrongError(
                 f"{self.values['PREFECT_API_URL']} is Prefect {server}, older than the client's {here}. Expected the same "
-                "minor version or a newer one: upgrade the server first, see docs/upgrading.md."
+                "minor version or a newer one: upgrade the server first; see docs/upgrading.md."
             )
         return f"{self.values['PREFECT_API_URL']} is Prefect {server}"
 
@@ -130,7 +130,7 @@ class _Server:
         vacuum = self._settings()["services"]["db_vacuum"]
         if not (vacuum["enabled"] is True or "flow_runs" in (vacuum["enabled"] or ())):
             variables = " ".join(f"{name}={value}" for name, value in KEPT_BY_THE_SERVER.items())
-            raise WrongError(f"the server keeps every run for ever, and grows. Start it with {variables}")
+            raise WrongError(f"the server keeps every run forever, and grows. Start it with {variables}")
         return f"finished runs are kept for {vacuum['retention_period']}"
 
     def alerts(self) -> str:
@@ -144,7 +144,7 @@ class _Server:
 
 
 def _minor(version: str) -> tuple[int, ...]:
-    """Its first two numbers.
+    """The first two numbers of a version.
 
     >>> _minor("3.8.8rc1")
     (3, 8)

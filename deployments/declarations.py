@@ -19,9 +19,9 @@ _VARIABLE = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
 def declaration(values: Mapping[str, str], path: Path = PREFECT_FILE) -> dict[str, Any]:
     """The file's content with `{{ $VARIABLE }}` replaced by `values`.
 
-    Parameters and job variables without a value are left out; `active` of a schedule is true or false.
-    Templates of events are kept: they are filled in when the event occurs. Raises `VariableError`
-    for a variable that is not in `values`, and for a deployment without the tag `almanac`.
+    Parameters and job variables without a value are left out; `active` of a schedule is true or false. Templates of
+    events are kept: they are filled in when the event occurs. Raises `VariableError` for a variable that is not in
+    `values`, and for a deployment without the tag `almanac`.
     """
     content = with_values(yaml.safe_load(path.read_text()), values, path)
     content.pop("definitions", None)

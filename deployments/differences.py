@@ -1,4 +1,4 @@
-"""The differences between `prefect.yaml` and the server, and how they are corrected."""
+"""The differences between `prefect.yaml` and the server, and their correction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ TRIGGER = "trigger "
 
 @dataclass(frozen=True)
 class Difference:
-    """One fact of a deployment that is `file` in the file and `server` on the server; None where there is none."""
+    """A fact of a deployment that is `file` in the file and `server` on the server; None if it is absent there."""
 
     deployment: str
     fact: str
@@ -43,7 +43,7 @@ def deployments_by_name(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]
 
 @cache
 def _flow_name(entrypoint: str) -> str:
-    """The name of a flow. It is cached, since Prefect runs the whole file of the flow each time."""
+    """The name of a flow. It is cached, because Prefect runs the whole file of the flow each time."""
     flow: Flow[Any, Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
     return flow.name
 
@@ -71,7 +71,7 @@ def differences(client: SyncPrefectClient, content: Mapping[str, Any], pool: str
 def remove_schedules(
     client: SyncPrefectClient, all_differences: Sequence[Difference], pool: str
 ) -> list[Difference]:
-    """Remove the schedules that only the server has, and the runs that they scheduled; the differences removed."""
+    """Remove the schedules that only the server has, and the runs that they scheduled; return these differences."""
     there = ours(client, pool)
     surplus = [one for one in all_differences if one.fact.startswith(SCHEDULE) and one.file is None]
     for one in surplus:
@@ -85,7 +85,7 @@ def remove_schedules(
 def remove_deployments(
     client: SyncPrefectClient, all_differences: Sequence[Difference], pool: str
 ) -> list[Difference]:
-    """Remove the project's deployments that only the server has, with their schedules; the differences removed."""
+    """Remove the project's deployments that only the server has, with their schedules; return these differences."""
     there = ours(client, pool)
     surplus = [one for one in all_differences if one.fact == GONE and one.file is None]
     for one in surplus:
@@ -96,7 +96,7 @@ def remove_deployments(
 def remove_triggers(
     client: SyncPrefectClient, all_differences: Sequence[Difference], pool: str
 ) -> list[Difference]:
-    """Remove the automations that run a deployment and are not in the file; the differences removed."""
+    """Remove the automations that run a deployment and are not in the file; return these differences."""
     there = ours(client, pool)
     surplus = [one for one in all_differences if one.fact.startswith(TRIGGER) and one.file is None]
     for one in surplus:

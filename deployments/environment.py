@@ -71,7 +71,7 @@ _URIS = ("SOURCE", "PLAN", "STORES", "LIMITS", "TELEMETRY", "MAINTENANCE", "FAIL
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """Every variable of `prefect.yaml` with its value, from `variables` (default: this process's environment).
 
-    A variable without a value is empty. `…_SCHEDULED` says whether a scenario has a source, without which none of its
+    A variable without a value is empty. `…_SCHEDULED` says whether a scenario has a source; without one, none of its
     schedules is active. Raises one `VariableError` that names all missing and invalid variables.
     """
     source_values = {
@@ -101,12 +101,12 @@ def _missing(values: Mapping[str, str], *, process: bool) -> list[str]:
 def _wrong(values: Mapping[str, str], *, process: bool) -> list[str]:
     secret = [name for name, value in values.items() if name != "ALMANAC_IMAGE" and carries_credential(value)]
     if secret:
-        return [f"{name} carries a credential. Expected a value without one." for name in secret]
+        return [f"{name} contains a credential. Expected a value without one." for name in secret]
     problems = []
     for name in ("ALMANAC_TIMEZONE", "ALMANAC_DEVICES_TIMEZONE", "ALMANAC_MACHINES_TIMEZONE"):
         if values[name] and not _known_zone(values[name]):
             problems.append(
-                f"{name}={values[name]}: no such time zone. Expected a name such as Europe/Zurich or UTC."
+                f"{name}={values[name]}: there is no such time zone. Expected a name such as Europe/Zurich or UTC."
             )
     if not re.fullmatch(r"(\d+(\.\d+)?)?", values["ALMANAC_TIMEOUT_SECONDS"]):
         problems.append(
@@ -115,7 +115,7 @@ def _wrong(values: Mapping[str, str], *, process: bool) -> list[str]:
     if not (POOLS / f"{values['ALMANAC_POOL_TYPE']}.json").exists():
         types = ", ".join(sorted(path.stem for path in POOLS.glob("*.json")))
         problems.append(
-            f"ALMANAC_POOL_TYPE={values['ALMANAC_POOL_TYPE']}: no such template. Expected one of: {types}."
+            f"ALMANAC_POOL_TYPE={values['ALMANAC_POOL_TYPE']}: there is no such template. Expected one of: {types}."
         )
     for name in ("ALMANAC_STORE", *(name for name in values if name.endswith(_URIS))):
         try:

@@ -23,8 +23,7 @@ LEASES_ON_DISK = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 """On disk, leases of concurrency limits survive a restart of the server. In memory, Prefect's default, they do not: a
-run cannot renew its lease and crashes, and the slot of a pending run is never released.
-"""
+run cannot renew its lease and crashes, and the slot of a pending run is never released."""
 
 
 class LocalError(AlmanacError):
@@ -42,7 +41,7 @@ class Local:
     def environment(self) -> dict[str, str]:
         """This process's environment, for a server on the loopback interface that keeps its files in the folder.
 
-        The server requires its password, and lets no web page but its own UI read its answers.
+        The server requires its password, and lets no web page except its own UI read its answers.
         """
         spare_loopback()
         password = self.password()
@@ -77,7 +76,7 @@ class Local:
         return self.password_file.read_text()
 
     def start_server(self) -> bool:
-        """Start the server unless it is running; whether it was started. Raises `LocalError` where the port is in use."""
+        """Start the server unless it is running; return whether it did. Raises `LocalError` if the port is in use."""
         if server := self.running(SERVER):
             if (port := _port_of(server)) != self.port:
                 raise LocalError(
@@ -97,7 +96,7 @@ class Local:
         return True
 
     def start_worker(self, values: Mapping[str, str]) -> bool:
-        """Start a worker of the process pool unless it is running; whether it was started."""
+        """Start a worker of the process pool unless it is running; return whether it was started."""
         if self.running(WORKER):
             return False
         words = ("worker", "start", "--pool", values["ALMANAC_POOL"], "--type", "process", "--name", "local")
@@ -105,7 +104,7 @@ class Local:
         return True
 
     def stop(self) -> list[str]:
-        """Stop worker and server, with the runs that the worker started; the names of what was stopped."""
+        """Stop worker and server, with the runs that the worker started; return the names of what was stopped."""
         names = []
         for name in (WORKER, SERVER):
             process = self.running(name)
@@ -122,7 +121,7 @@ class Local:
         return names
 
     def running(self, name: str) -> psutil.Process | None:
-        """The process of that name; None where it does not run, even if another process has its number."""
+        """The process of that name; None if it is not running, even if another process has its number."""
         try:
             record = json.loads(self._record(name).read_text())
             process = psutil.Process(record["pid"])
@@ -150,9 +149,7 @@ class Local:
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
             if not self.running(SERVER) or time.monotonic() > deadline:
-                raise LocalError(
-                    f"The Prefect server has not started; its log says why: {self._log(SERVER)}."
-                )
+                raise LocalError(f"The Prefect server did not start. Its log says why: {self._log(SERVER)}.")
             time.sleep(0.2)
 
     def _answers(self) -> bool:

@@ -2,8 +2,8 @@
 
     python deployments/locked.py requirements.lock [PACKAGE ...]
 
-prints what the named packages need, themselves included; with no name, what the project needs without
-its development tools. Standard library only: it runs before anything is installed.
+prints the named packages and everything that they need; without a name, what the project needs without its development
+tools. Standard library only: it runs before anything is installed.
 """
 
 import re
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PROJECT = "almanac (pyproject.toml)"
-"""The lock's name for what needs the project's own dependencies."""
+"""The name in the lock for the project itself, which needs its own dependencies."""
 
 _PINNED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==")
 _NEEDED_BY = re.compile(r"^    #(?: via)? +(\S.*)$")
@@ -41,7 +41,7 @@ def blocks(lock: str) -> dict[str, list[str]]:
 def part(lock: str, names: Iterable[str] = ()) -> str:
     """The lock of `names` and of everything that they need, directly or indirectly; see the module.
 
-    The "via" comments of a package say what needs it. Raises `LockError` for a name without a pin.
+    The "via" comments of a package name its dependents. Raises `LockError` for a name without a pin.
     """
     pins = blocks(lock)
     roots = set(names) or {PROJECT}

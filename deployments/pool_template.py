@@ -1,8 +1,8 @@
-"""A work pool's base job template with values as the defaults of its variables.
+"""Fill in the variables of a work pool's base job template: given values become their defaults.
 
     python deployments/pool_template.py TEMPLATE.json VALUES.json > FILLED.json
 
-so that a deployment names only its own values, such as cores and memory. Standard library only.
+A deployment then names only its own values, such as cores and memory. Standard library only.
 """
 
 import json
@@ -25,7 +25,7 @@ def with_defaults(template: Mapping[str, Any], values: Mapping[str, Any]) -> dic
     properties = variables["properties"]
     if extra := sorted(set(values) - set(properties)):
         raise TemplateError(
-            f"{', '.join(extra)}: not a variable of the template. It has {', '.join(properties)}."
+            f"{', '.join(extra)}: not a variable of the template. Expected {', '.join(properties)}."
         )
     defaults = {name: value for name, value in values.items() if value is not None}
     updates = {

@@ -8,9 +8,8 @@ from deployments.environment import PROCESS
 
 TRAINING = "training"
 QUEUES = ("scoring", "ingesting", "default", TRAINING)
-"""Due runs are started from the first queue that has any. Scores come first; an ingest that is due at
-the same time has its own deployment's limit, and the next scoring catches up. `default` has quick and manual runs.
-"""
+"""Due runs are started from the first queue that has any. Scores come first; an ingest that is due at the same time has
+the limit of its own deployment, and the next scoring catches up. `default` is for quick and manual runs."""
 
 
 def limits(kind: str) -> dict[str, int | None]:
@@ -23,7 +22,7 @@ def limits(kind: str) -> dict[str, int | None]:
 
 
 def apply_queues(client: SyncPrefectClient, pool: str, kind: str) -> dict[str, str]:
-    """Create or update the pool's queues, with their order and limits; the action for each, by name.
+    """Create or update the pool's queues, with their order and limits; return the action for each, by name.
 
     Other queues of the pool are served after those of the project.
     """

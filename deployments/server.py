@@ -20,7 +20,7 @@ from flows.server import ServerError, admission, check_api
 
 @contextmanager
 def connected(values: Mapping[str, str]) -> Iterator[SyncPrefectClient]:
-    """A client of the server that the environment names. Raises `ServerError` where none answers."""
+    """A client of the server that the environment names. Raises `ServerError` if none answers."""
     url = values["PREFECT_API_URL"]
     check_api(url, "Start one with `make deploy` or `prefect server start`, or correct the variable.")
     with temporary_settings(admission(url)), get_client(sync_client=True) as client:
@@ -28,9 +28,9 @@ def connected(values: Mapping[str, str]) -> Iterator[SyncPrefectClient]:
 
 
 def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:
-    """Create the work pool, or update its template from the file; `created`, `updated` or `unchanged`.
+    """Create the work pool, or update its template from the file; return `created`, `updated` or `unchanged`.
 
-    Raises `ServerError` where a pool of that name has another type.
+    Raises `ServerError` if a pool of that name has another type.
     """
     name, kind = values["ALMANAC_POOL"], values["ALMANAC_POOL_TYPE"]
     template = json.loads((POOLS / f"{kind}.json").read_text())
@@ -51,7 +51,7 @@ def apply_pool(client: SyncPrefectClient, values: Mapping[str, str]) -> str:
 
 
 def ours(client: SyncPrefectClient, pool: str) -> dict[str, DeploymentResponse]:
-    """The deployments of the work pool that carry the project's tag, by flow and name."""
+    """The deployments of the work pool that have the project's tag, by flow and name."""
     tag = DeploymentFilter.model_validate({"tags": {"all_": [MINE]}})
     deployments: dict[str, DeploymentResponse] = {}
     while True:

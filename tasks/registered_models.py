@@ -1,4 +1,4 @@
-"""The loader that MLflow artifacts of earlier versions name; it is in `tasks.registry.registered_models` now."""
+"""The loader that MLflow artifacts of earlier versions name; it is now in `tasks.registry.registered_models`."""
 
 from tasks.registry.registered_models import _load_pyfunc
 

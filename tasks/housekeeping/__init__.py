@@ -1,1 +1,1 @@
-"""Retention of what a store no longer needs, and of what runs leave in Azure."""
+"""Retention of data that a store no longer needs, and of leftovers of runs in Azure."""

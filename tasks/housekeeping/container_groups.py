@@ -1,4 +1,4 @@
-"""What runs leave behind in an Azure resource group: deployment records, and container groups without a run."""
+"""Leftovers of runs in an Azure resource group: deployment records, and container groups without a run."""
 
 import re
 from collections.abc import Callable
@@ -18,11 +18,11 @@ _RUN = re.compile(r"^(?P<flow>.+)-(?P<run>[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{
 _RECORD = "prefect-"
 _ENDED = ("Succeeded", "Failed", "Canceled")
 _GRACE = timedelta(hours=1)
-"""The time in which the container group of a finished run is deleted."""
+"""The time within which the container group of a finished run is deleted."""
 
 
 class AzureError(AlmanacError):
-    """Azure Resource Manager cannot be reached, or it refuses."""
+    """Azure Resource Manager cannot be reached, or refuses a request."""
 
     passing = True
 
@@ -41,10 +41,10 @@ def clients(subscription: str) -> tuple[Any, Any]:
 
 @task(name="expire-deployment-records")
 def expire_deployment_records(group: str, record_days: int, now: datetime, *, dry_run: bool) -> list[str]:
-    """Delete the deployment records of runs that are older than `record_days`; their names. `group` is a resource ID.
+    """Delete the deployment records of runs that are older than `record_days`; return their names. `group` is a resource ID.
 
-    Only records that the container worker made for finished runs are deleted, not others, such as those of the
-    template. A record that someone else has deleted is not an error. Raises `AzureError`.
+    Only records that the container worker made for finished runs are deleted, not others such as those of the template.
+    If someone else has deleted a record, that is not an error. Raises `AzureError`.
     """
     subscription, name = parts(group)
 
@@ -71,7 +71,7 @@ def expire_deployment_records(group: str, record_days: int, now: datetime, *, dr
 def orphaned_container_groups(group: str, now: datetime) -> list[dict[str, Any]]:
     """Container groups of runs that ended more than an hour ago, or that the Prefect server does not know.
 
-    `group` is a resource ID. The container groups are left alone: someone may have kept one to inspect it, and one
+    `group` is a resource ID. The container groups are not deleted: someone may have kept one to inspect it, and one
     that this server does not know may belong to another server. Raises `AzureError`.
     """
     subscription, name = parts(group)

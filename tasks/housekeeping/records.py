@@ -25,7 +25,7 @@ _PAGE = 200
 def expire_quarantine(
     store: Store, scenario: str, quarantine_days: int, now: datetime, *, dry_run: bool
 ) -> int:
-    """Remove the rows of a scenario's quarantine that are older than `quarantine_days`; their number."""
+    """Remove the rows of a scenario's quarantine that are older than `quarantine_days`; return their number."""
     table = Layout(scenario).table("quarantine")
     before = now - timedelta(days=quarantine_days)
     old = f"ingested_at < {_sql(before)}"
@@ -34,7 +34,7 @@ def expire_quarantine(
 
 @task(name="expire-ledger")
 def expire_ledger(store: Store, ledger_days: int, now: datetime, *, dry_run: bool) -> int:
-    """Remove the rows of the ledger that are older than `ledger_days`; their number.
+    """Remove the rows of the ledger that are older than `ledger_days`; return their number.
 
     The last run of each flow stays, however old it is: it records what was published last.
     """
@@ -53,7 +53,7 @@ def expire_ledger(store: Store, ledger_days: int, now: datetime, *, dry_run: boo
 def expire_studies(
     store: Store, scenario: str, study_days: int, now: datetime, *, dry_run: bool
 ) -> list[str]:
-    """Remove the studies of a scenario without a new trial for `study_days`; their paths.
+    """Remove the studies of a scenario without a new trial for `study_days`; return their paths.
 
     The result of a study stays on its page and in the manifest of the bundle that uses it.
     """
@@ -66,11 +66,11 @@ def expire_studies(
 def expire_tracking(
     store: Store, scenario: str, tracking_days: int, now: datetime, *, dry_run: bool
 ) -> list[str]:
-    """Remove the MLflow runs of a scenario's evaluations and studies that are older than `tracking_days`; their ids.
+    """Remove the MLflow runs of a scenario's evaluations and studies that are older than `tracking_days`; return their ids.
 
-    Runs of trainings stay as long as their bundles. On a tracking server, runs are only marked as
-    deleted, and `mlflow gc` there frees their space; in the file of a local store it is freed here. Raises
-    `HousekeepingError` where MLflow refuses.
+    Runs of trainings stay as long as their bundles. On a tracking server, runs are only marked as deleted, and `mlflow
+    gc` on that server frees their space; in the file of a local store it is freed here. Raises `HousekeepingError` if
+    MLflow refuses.
     """
     uri = tracking_uri(store)
     if uri is None or (uri.startswith("sqlite:///") and store.size("mlflow.db") is None):
@@ -131,7 +131,7 @@ def _expire(
     *,
     dry_run: bool,
 ) -> int:
-    """Delete the rows of a table that are older than `before`, except `spare`; their number.
+    """Delete the rows of a table that are older than `before`, except `spare`; return their number.
 
     `predicate` is the same condition in SQL.
     """
@@ -148,5 +148,5 @@ def _expire(
 
 
 def _sql(moment: datetime) -> str:
-    """A moment as a literal of the type that tables have."""
+    """A moment as a literal of the type that tables use."""
     return f"arrow_cast('{moment:%Y-%m-%dT%H:%M:%S.%f}Z', 'Timestamp(Microsecond, Some(\"UTC\"))')"

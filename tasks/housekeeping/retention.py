@@ -25,12 +25,12 @@ _MANY_FILES = 10
 """A partition with this many small files is compacted."""
 
 _FINISHED_DAYS = 1
-"""The folder of a published run is left alone this long: another start of the run may be reading it."""
+"""The days for which the folder of a published run is kept, because another start of the run may be reading it."""
 
 
 @dataclass(frozen=True)
 class Cleanup:
-    """What was done to a table, or would be: the numbers of `compacted` and `removed` files, and `kept` versions.
+    """The result of tidying a table: the numbers of files `compacted` and `removed`, or that would be, and `kept` versions.
 
     `kept` are the versions that runs within the retention recorded. `problem` says why something was left undone.
     """
@@ -58,10 +58,10 @@ def tables(store: Store) -> list[str]:
 def tidy_table(store: Store, name: str, retention_days: int, now: datetime, *, dry_run: bool) -> Cleanup:
     """Compact a table, and remove files that no version within the retention refers to.
 
-    A version is within the retention if it was the newest at any time in it, or if the ledger names it
-    for a run that ended in it, however old the version is. Partitions by `as_of` are compacted only once
-    they are older than the retention: until then a repeated run finds its own files there.
-    Where other writers always commit first, the table is left for the next time.
+    A version is within the retention if it was the newest at any time in it, or if the ledger names it for a run that
+    ended in it, however old the version is. Partitions by `as_of` are compacted only once they are older than the
+    retention: until then a repeated run finds its own files there. If other writers always commit first, the table is
+    left for the next time.
     """
     since = now - timedelta(days=retention_days)
     versions = recorded_versions(store, name, since)
@@ -102,7 +102,7 @@ def recorded_versions(store: Store, name: str, since: datetime) -> list[int]:
 
 @task(name="expire-pages")
 def expire_pages(store: Store, scenario: str, page_days: int, now: datetime, *, dry_run: bool) -> list[str]:
-    """Remove the pages of a scenario that are older than `page_days`, except the newest; their paths."""
+    """Remove the pages of a scenario that are older than `page_days`, except the newest; return their paths."""
     pages = sorted(files_under(store, Layout(scenario).pages), key=lambda file: file[1])
     old = [path for path, modified in pages[:-1] if modified < now - timedelta(days=page_days)]
     return remove(store, old, dry_run=dry_run)
@@ -110,10 +110,10 @@ def expire_pages(store: Store, scenario: str, page_days: int, now: datetime, *, 
 
 @task(name="expire-runs")
 def expire_runs(store: Store, scenario: str, run_days: int, now: datetime, *, dry_run: bool) -> list[str]:
-    """Remove the folders of a scenario's runs that are published or unchanged for `run_days`; their paths.
+    """Remove the folders of a scenario's runs that are published or unchanged for `run_days`; return their paths.
 
-    The folder of a published run is kept for a day after its last change. Where this is interrupted, a run
-    that is started again recreates the missing files.
+    The folder of a published run is kept for a day after its last change. If this is interrupted, a run that is started
+    again recreates the missing files.
     """
     entries = ledger.rows(store)
     run_ids = (
@@ -215,7 +215,7 @@ def files_under(store: Store, folder: str) -> Iterator[tuple[str, datetime]]:
 
 
 def remove(store: Store, paths: Iterable[str], *, dry_run: bool) -> list[str]:
-    """Remove files; their paths."""
+    """Remove files; return their paths."""
     batch = list(paths)
     if batch and not dry_run:
         store.files.delete(batch)

@@ -1,7 +1,7 @@
 """The page of a run: one self-contained HTML file.
 
-Scripts, styles, charts and data are inside the file. Its Content-Security-Policy allows no network access
-and no script but two, identified by their hashes, so that text from the data cannot be executed.
+Scripts, styles, charts and data are inside the file. Its Content-Security-Policy allows no network access and only two
+scripts, identified by their hashes, so that text from the data cannot be executed.
 """
 
 import base64
@@ -41,8 +41,8 @@ def render(
 ) -> str:
     """The page as HTML, including a few MB of the chart library.
 
-    `facts` are the small print at the end: run, bundle, table versions. Text from the data is
-    escaped everywhere. The same input gives the same page.
+    `facts` are the small print at the end: run, bundle, table versions. Text from the data is escaped everywhere. The
+    same input gives the same page.
     """
     numbers = count()
     names: set[str] = set()
@@ -74,7 +74,7 @@ def render(
 
 
 def render_run(run: Run, what: str, sections: Sequence[Section], facts: Mapping[str, str]) -> bytes:
-    """The page of `what` a run did; the small print is `facts`, the store and the versions of the tables."""
+    """The page of a run, titled with `what` it did; the small print is `facts`, the store and the table versions."""
     versions = {f"Table {name}": f"version {number}" for name, number in run.versions.items()}
     small_print = {**facts, "Store": run.store.uri, **versions}
     return render(
@@ -149,7 +149,7 @@ def _cells(values: pl.Series, form: str | None) -> list[str]:
 
 
 def _decimals(values: pl.Series) -> int:
-    """The decimals with which the column's median size has about three digits; none from 100 on.
+    """The number of decimals that gives the column's median size about three digits; none from 100 on.
 
     >>> _decimals(pl.Series([1234.5, 80.25])), _decimals(pl.Series([0.164, 0.473]))
     (0, 3)
@@ -214,7 +214,7 @@ def _hash(script: str) -> str:
 
 
 def _anchor(title: str, names: set[str]) -> str:
-    """A section's id: the title's letters and digits, with a number where that name is in use."""
+    """A section's id: the title's letters and digits, with a number if that name is in use."""
     stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
 
     def candidates() -> Iterator[str]:
@@ -249,7 +249,7 @@ def _packaged(name: str) -> str:
 
 @cache
 def _app() -> str:
-    """The page's own scripts as one, which defines no global names."""
+    """The page's own scripts as one script, which defines no global names."""
     body = "\n".join(_packaged(name) for name in SCRIPTS)
     return f'(() => {{\n"use strict";\n{body}\n}})();\n'
 

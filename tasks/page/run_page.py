@@ -28,7 +28,7 @@ from tasks.training.fit import BACKTESTS
 
 @task(name="write-page")
 def write_page(scenario: Scenario, run: Run, results: list[ShardResult], data_files: list[DataFile]) -> str:
-    """Write the run's page into the store; its address."""
+    """Write the run's page into the store; return its address."""
     view = _view(scenario, run, results, data_files)
     charts = scenario.charts if isinstance(scenario, HasControlCharts) else {}
     sections = [
@@ -75,7 +75,7 @@ def _view(scenario: Scenario, run: Run, results: list[ShardResult], data_files: 
 
 
 def _explanations(scenario: Scenario, run: Run, tables: Frames, published: pl.LazyFrame) -> pl.DataFrame:
-    """Explanations of the rows that are worth one; empty where the scenario gives none."""
+    """Explanations of the rows that are worth one; empty if the scenario gives none."""
     if not isinstance(scenario, ExplainsRows):
         return pl.DataFrame()
     rows = scenario.worth_explaining(published, run.options).collect()

@@ -15,7 +15,7 @@ from tasks.storage.uris import link_of
 
 @task(name="write-study-page")
 def write_study_page(run: Run, sections: Sequence[Section]) -> str:
-    """Write the study's page into the store; its address."""
+    """Write the study's page into the store; return its address."""
     path = Layout(run.scenario).page(run.id)
     run.store.put(path, render_run(run, "tuning", sections, {"Study": run.id}))
     return run.store.uri_of(path)

@@ -17,14 +17,14 @@ from tasks.storage.uris import link_of
 
 @task(name="write-whatif-page")
 def write_whatif_page(run: Run, to: str, plan: str, sections: Sequence[Section]) -> str:
-    """Write the page to an address outside the tables, local or in Blob; the address."""
+    """Write the page to an address outside the tables, local or in Blob Storage; return the address."""
     folder, name = _place(to)
     folder.put(name, render_run(run, "another plan", sections, {"Plan": plan, "Bundle": str(run.bundle)}))
     return folder.uri_of(name)
 
 
 def write_lines(lines: pl.DataFrame, to: str) -> str:
-    """Write lines as CSV or Parquet, according to the ending of the address; the address."""
+    """Write lines as CSV or Parquet, according to the suffix of the address; return the address."""
     folder, name = _place(to)
     if name.endswith(".parquet"):
         folder.put_frame(name, lines)
@@ -42,7 +42,7 @@ def _place(address: str) -> tuple[Store, str]:
 
 
 def announce_whatif(run: Run, weeks: Sequence[Mapping[str, Any]], page: str | None, plan: str) -> None:
-    """Create the Prefect artifacts of a changed plan: the weeks by both plans, and the page where there is one."""
+    """Create the Prefect artifacts of a changed plan: the weeks by both plans, and the page if there is one."""
     key = f"{run.scenario}-whatif"
     rows = [{name: str(value) for name, value in week.items()} for week in weeks]
     create_table_artifact(

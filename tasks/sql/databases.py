@@ -32,7 +32,7 @@ _EXPECTED = (
 
 
 class SqlError(AlmanacError):
-    """The SQL database cannot be reached, or it refuses."""
+    """The SQL database cannot be reached, or refuses a request."""
 
     passing = True
 
@@ -47,7 +47,7 @@ class Database(Protocol):
         """Add rows; their columns have the table's names and types."""
 
     def columns(self, table: sa.Table) -> set[str]:
-        """Names of the columns of a table; empty where it does not exist."""
+        """Names of the columns of a table; empty if it does not exist."""
 
     def has_schema(self) -> bool:
         """Whether the schema of the tables exists, or the database has no schemas."""
@@ -60,7 +60,7 @@ class Database(Protocol):
 def transaction(url: SecretStr) -> Iterator[Database]:
     """An exclusive write transaction, which is committed at the end and rolled back on an error.
 
-    Errors are raised as a `SqlError` with the message of the database, without any secret of `url`.
+    Errors are raised as `SqlError` with the message of the database, without any secret of `url`.
     """
     address = _address_of(url)
     try:

@@ -36,13 +36,13 @@ _TYPES: dict[type[pl.DataType], Any] = {
 
 @task(name="publish-sql", cache_policy=NO_CACHE)
 def publish_sql(scenario: Scenario, run: Run, url: SecretStr) -> dict[str, int]:
-    """Copy the newest published rows of the run's `as_of` to the database; the number of rows by table.
+    """Copy the newest published rows of the run's `as_of` to the database; return the number of rows by table.
 
-    Existing rows of the `as_of` are replaced, together with those of the derived tables, in one
-    transaction: readers see either the old or the new rows. The store's rows at that moment are copied, so that
-    of two runs that publish the same `as_of` the later one wins, in whatever order they get here. Earlier
-    `as_of`s that are in the ledger but missing here, because the database was down, are copied as well,
-    but none before the first one in the database. Raises `SqlError`; rows in the store stay published.
+    Existing rows of the `as_of` are replaced, together with those of the derived tables, in one transaction: readers
+    see either the old or the new rows. The store's rows at that moment are copied, so that of two runs that publish the
+    same `as_of` the later one wins, whichever copies first. Earlier `as_of`s that are in the ledger but missing here,
+    because the database was down, are copied as well, but none before the first one in the database. Raises `SqlError`;
+    rows in the store stay published.
     """
     derived = scenario.derived_tables if isinstance(scenario, DerivesTables) else ()
     names = list(dict.fromkeys([run.table, *(Layout(run.scenario).table(name) for name in derived)]))
@@ -54,7 +54,7 @@ def publish_sql(scenario: Scenario, run: Run, url: SecretStr) -> dict[str, int]:
 
 
 def _behind(run: Run, url: SecretStr) -> list[AsOf]:
-    """The `as_of`s of the ledger for which the database has another run's rows or none, oldest first."""
+    """The `as_of`s in the ledger for which the database has another run's rows or none, oldest first."""
     entries = ledger.rows(run.store)
     if entries is None:
         return []
@@ -143,7 +143,7 @@ def _cast(schema: pl.Schema) -> list[pl.Expr]:
 
 
 def _prepare(database: Database, table: sa.Table) -> None:
-    """Create the table where it does not exist, and any missing columns."""
+    """Create the table if it does not exist, and any missing columns."""
     names = database.columns(table)
     if not names:
         database.run(CreateTable(table))
