@@ -11,7 +11,7 @@ from deployments.environment import PROJECT, VariableError
 
 PREFECT_FILE = PROJECT / "prefect.yaml"
 MINE = "almanac"
-"""The tag of everything that this project deploys; it identifies what is the project's own."""
+"""The tag of everything that this project deploys; it identifies the project's own objects."""
 
 _VARIABLE = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
 

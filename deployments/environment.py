@@ -38,7 +38,7 @@ VARIABLES = (
     Variable("ALMANAC_POOL", "name of the work pool", "almanac"),
     Variable("ALMANAC_POOL_TYPE", "type of the work pool; its template is deployments/work_pools/TYPE.json", PROCESS),
     Variable("ALMANAC_IMAGE", "image of the runs; required unless the pool's type is process"),
-    Variable("ALMANAC_HOME", "folder of the code where runs execute; default: this one, in containers /app"),
+    Variable("ALMANAC_HOME", "folder of the code in which runs execute; default: this one, in containers /app"),
     Variable("ALMANAC_TIMEZONE", "time zone in which days and weeks end, and of schedules; such as Europe/Zurich", "UTC"),
     Variable("ALMANAC_TIMEOUT_SECONDS", "seconds after which any run is ended; default: by its kind"),
     Variable("ALMANAC_SALES_SOURCE", "sales to ingest every week; without it they are ingested by hand"),

@@ -333,7 +333,7 @@ def check_api(url: str, advice: str) -> None:
         ) from None
     if health.text.strip() != "true" and health.status_code not in _REFUSED:
         raise ServerError(
-            f"PREFECT_API_URL={url}: the answer there, with status {health.status_code}, is not that of a Prefect "
+            f"PREFECT_API_URL={url}: the answer, with status {health.status_code}, is not that of a Prefect "
             f"API. Expected an address that ends in /api, such as {_with_api(url)}"
         )
     _check_admission(url)

@@ -140,7 +140,7 @@ def _about_plan(stored_plan: pl.DataFrame | None, differing: pl.DataFrame) -> li
 
 
 def _largest(lines: pl.DataFrame, by: Sequence[str]) -> list[dict[str, Any]]:
-    """The lines with the largest differences in either direction, without those that do not differ."""
+    """The lines with the largest differences in either direction; equal lines are left out."""
     differing = lines.filter(pl.col("difference").abs() > 0)
     order = [True, *[False] * len(by)]
     return differing.sort(pl.col("difference").abs(), *by, descending=order).head(_LINES).to_dicts()

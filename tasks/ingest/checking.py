@@ -244,7 +244,7 @@ def _batches(
 def _units_in_words(table: Table, units: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
     """Notes on units that are left out, by column and unit with the first file that has it.
 
-    Raises `SourceError` where a column has another unit in another file, unless its rows are of several sensors.
+    Raises `SourceError` if a column has another unit in another file, unless its rows are of several sensors.
     """
     for column, files in units.items():
         if table.covariates and len(files) > 1:

@@ -47,7 +47,7 @@ def with_points(
 def units_of(source: Source, table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
     """The currency, unit or the like that is dropped from the numbers of a column, by the source's columns.
 
-    A column that may hold words loses a unit only where a blank precedes it: 12A may be a name.
+    A column that may hold words loses a unit only if a blank precedes it, because 12A may be a name.
     """
     if source.notation is None:
         return {}

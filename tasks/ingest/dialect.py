@@ -38,8 +38,7 @@ _JSON, _PAGE = r"\{|\[\s*[\[{]", r"<[!?\w]|%PDF"
 
 
 def is_table(path: str) -> bool:
-    """Whether a file in a folder or zip is a table, judged by its name. Hidden files and those that Excel and macOS
-    leave are not."""
+    """Whether a file in a folder or zip is a table, by its name. Hidden files and leftovers of Excel and macOS are not."""
     parts = PurePosixPath(path.lower()).parts
     return (
         path.lower().endswith(SUFFIXES) and not parts[-1].startswith((".", "~$")) and "__macosx" not in parts
@@ -93,8 +92,7 @@ def dialect_in_words(path: str) -> str:
 
 
 def longest_line(path: str) -> int | None:
-    """The number of the first line of a CSV file with more fields than the header; None if there is none, and for a
-    zip."""
+    """The number of the first line of a CSV file with more fields than the header; None without one, and for a zip."""
     content = unpacked(path)
     if content.startswith(ZIP):
         return None

@@ -37,8 +37,11 @@ def rows_of_json(source: str | bytes, head: bytes) -> pl.LazyFrame:
 
 
 def _loaded(content: bytes) -> list[dict[str, Any]]:
-    """Objects of one document or several, also on one line, with null for NaN and Infinity, which Python writes although
-    they are not JSON. Raises `DialectError` for damaged JSON and for values that are not objects."""
+    """The objects of one document or several, also on one line.
+
+    NaN and Infinity, which are not JSON but which Python writes, become null. Raises `DialectError` for damaged JSON and
+    for values that are not objects.
+    """
     decoder = json.JSONDecoder(parse_constant=lambda _: None)
     rows: list[Any] = []
     place = 0

@@ -136,7 +136,7 @@ def _of_object(
 def _is_spread(members: Mapping[str, Any], tag: str, value: str, others: Iterable[Any]) -> bool:
     """Whether the members of an object are readings themselves.
 
-    If nothing tells, they are not if one of the `others` is a name, because it may be that of a sensor.
+    In case of doubt, they are not if one of the `others` is a name, because it may be a sensor's.
     """
     if tag == value:
         return True

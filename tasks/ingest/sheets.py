@@ -10,8 +10,7 @@ from tasks.ingest.text import header_of, lines_below, refuse_twice, with_years
 
 
 def rows_of_excel(content: bytes, sheet: str | None = None) -> pl.LazyFrame:
-    """The rows of a sheet of an Excel file, or of the only one with rows. Raises `DialectError` if there is none or
-    several."""
+    """The rows of a sheet of an Excel file, by default the only one with rows. Raises `DialectError` without a match."""
     tops = {name: frame.rows() for name, frame in _sheets(content, n_rows=LINES, dtypes="string").items()}
     filled = {name: rows for name, rows in tops.items() if sum(any(row) for row in rows) > 1}
     matches = [name for name in filled if sheet in (None, name)]

@@ -36,8 +36,7 @@ class UnreadableError(SourceError):
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one file or Delta table. `name` is for people, `path` is that of the file, `notation` that of numbers in
-    its text."""
+    """Rows of one file or Delta table. `name` is for people, `path` the file's, `notation` that of its numbers in text."""
 
     name: str
     frame: pl.LazyFrame

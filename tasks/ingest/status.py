@@ -1,4 +1,4 @@
-"""The contents and the freshness of the input tables, and the quarantine; from file statistics where possible."""
+"""The contents and the freshness of the input tables, and the quarantine; from file statistics if possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -165,6 +165,6 @@ def _now() -> int:
 
 
 def _artifacts(store: Store) -> str | None:
-    """Where MLflow may put files; None if a tracking server decides."""
+    """The place in which MLflow may put files; None if a tracking server decides."""
     local = not is_remote(store.uri) and not os.environ.get("MLFLOW_TRACKING_URI")
     return Path(store.uri, "mlflow").as_uri() if local else None

@@ -135,7 +135,7 @@ def stale(scenario: Scenario, store: Store, newest: AsOf) -> list[str]:
 
 @task(name="skipped")
 def skipped(scenario: Scenario, store: Store, flow: str, as_of: AsOf) -> list[str]:
-    """A note on complete times between `as_of` and the last published one before it; an event reports them, too."""
+    """A note on complete times between `as_of` and the last published one before it; an event also reports them."""
     past = [one for one in published_as_ofs(scenario, store, flow, as_of) if one < as_of]
     if not past or scenario.cadence is None:
         return []
