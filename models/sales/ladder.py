@@ -20,7 +20,8 @@ Rule: a key gets the first rung that applies, for all its weeks:
 4. `late_start`     no history, SKU and store are not new, and pairs that began late sell little: the SKU's mean, times
                     the store's size, times the quantiles of what such pairs sold relative to their SKU's mean.
 5. `sku_profile`    no history: quantiles of the SKU's sales in the other stores, times the store's size, mixed with
-                    those of all SKUs of the store, which count where the SKU has few weeks.
+                    those of all SKUs of the store, which count where the SKU has few weeks. If the store is unknown,
+                    also the spread of the sizes of stores.
 6. `store_profile`  the SKU is unknown, too: quantiles over all SKUs of the store.
 7. `everything`     the store is unknown, too: quantiles over all sales; zero where there are none at all.
 
@@ -105,11 +106,7 @@ def answer(
         _looked_up(of("own_history"), by_demand(own, KEY, quantiles), KEY, names),
         _scaled_to_own(of("short_history"), own, book, names),
         _sized(_of_late_pairs(of("late_start"), book, names), book, names),
-        _with_others(
-            _sized(_looked_up(of("sku_profile"), book["ladder_sku"], ["sku"], names), book, names),
-            book,
-            names,
-        ),
+        _with_others(_of_sku(of("sku_profile"), book, names, quantiles), book, names),
         _looked_up(of("store_profile"), book["ladder_store"], ["store"], names),
         _looked_up(of("everything"), book["ladder_all"], [], names),
     ]
@@ -133,7 +130,7 @@ def _complete(profiles: Mapping[str, pl.DataFrame], names: Sequence[str]) -> dic
             "launching": pl.Boolean,
         },
         "ladder_store": {"store": pl.String, **columns, "size": pl.Float64, "launching": pl.Boolean},
-        "ladder_all": columns,
+        "ladder_all": {**columns, **shapes},
         "ladder_late": {**columns, "pairs": pl.UInt32},
     }
     return {
@@ -269,6 +266,29 @@ def _sized(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence
     return sized.with_columns(pl.col(name) * pl.col("size").fill_null(1.0) for name in names).drop("size")
 
 
+def _of_sku(
+    rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str], quantiles: Sequence[float]
+) -> pl.DataFrame:
+    """`rows` with the SKU's quantiles `names`, times the size of the store.
+
+    If that is unknown, stores differ from their median by a factor that does not depend on the SKU: the squares of the
+    logarithms of both spreads add up.
+    """
+    rows = _looked_up(rows, book["ladder_sku"], ["sku"], names)
+    sizes = book["ladder_store"].filter(demand="any").select("store", "size")
+    middle = pl.col(names[min(range(len(names)), key=lambda at: abs(quantiles[at] - 0.5))])
+    is_unknown = ~pl.col("store").is_in(sizes["store"].implode()) & (middle > 0)
+    median = sizes.select(pl.col("size").median()).item() or 1.0
+    differences = sizes.select((pl.col("size").quantile(q) / median).log().alias(str(q)) for q in quantiles)
+    wider = []
+    for name, difference in zip(names, differences.row(0), strict=True):
+        spread = ((pl.col(name) / middle + OFFSET) / (1 + OFFSET)).log()
+        spread = spread.sign() * (spread**2 + (difference or 0.0) ** 2).sqrt()
+        value = middle * median * ((1 + OFFSET) * spread.exp() - OFFSET)
+        wider.append(pl.when(is_unknown).then(value).otherwise(name).alias(name))
+    return _sized(rows.with_columns(wider), book, names)
+
+
 def _with_others(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:
     """`rows` with an SKU's quantiles `names` mixed with those of all SKUs of its store; of all stores if it is unknown.
 
@@ -281,26 +301,34 @@ def _with_others(rows: pl.DataFrame, book: Mapping[str, pl.DataFrame], names: Se
     of_store = _looked_up(keys, book["ladder_store"], ["store"], names)
     of_all = _looked_up(keys, book["ladder_all"], [], names)
     values = [pl.coalesce(of_store[n], of_all[n], 0.0).alias(o) for n, o in zip(names, others, strict=True)]
-    weeks = book["ladder_sku"].filter(demand="any").select("sku", sku_weeks="rows")
-    rows = rows.join(weeks, on="sku", how="left", maintain_order="left").with_columns(values)
+    rows = rows.join(_weeks_of_skus(book), on="sku", how="left", maintain_order="left").with_columns(values)
     n, other_level = pl.col("sku_weeks"), pl.mean_horizontal(others)
     level = pl.max_horizontal(pl.mean_horizontal(names), OFFSET * other_level / (n + 1))
-
-    def mean(own: pl.Expr, other: pl.Expr, prior: float) -> pl.Expr:
-        return ((n * own.log() + prior * other.log()) / (n + prior)).exp()
-
-    def relative(own: pl.Expr, other: pl.Expr) -> pl.Expr:
-        return mean(own / level + OFFSET, other / other_level + OFFSET, SHAPE_PRIOR)
-
-    zero = relative(pl.lit(0.0), pl.lit(0.0))
+    mean_level = ((n * level.log() + LEVEL_PRIOR * other_level.log()) / (n + LEVEL_PRIOR)).exp()
     mixed = [
-        mean(level, other_level, LEVEL_PRIOR) * (relative(pl.col(name), pl.col(other)) - zero)
+        mean_level * _mixed(pl.col(name) / level, pl.col(other) / other_level)
         for name, other in zip(names, others, strict=True)
     ]
     return rows.with_columns(
         pl.when(other_level > 0).then(value).otherwise(name).alias(name)
         for name, value in zip(names, mixed, strict=True)
     )
+
+
+def _weeks_of_skus(book: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """sku and `sku_weeks`, its weeks in all stores."""
+    return book["ladder_sku"].filter(demand="any").select("sku", sku_weeks="rows")
+
+
+def _mixed(own: pl.Expr, other: pl.Expr) -> pl.Expr:
+    """Mean on the log scale of two quantiles relative to their levels, as many weeks as the SKU has to `SHAPE_PRIOR`."""
+    n = pl.col("sku_weeks")
+
+    def mean(own: pl.Expr, other: pl.Expr) -> pl.Expr:
+        logs = n * (own + OFFSET).log() + SHAPE_PRIOR * (other + OFFSET).log()
+        return (logs / (n + SHAPE_PRIOR)).exp()
+
+    return mean(own, other) - mean(pl.lit(0.0), pl.lit(0.0))
 
 
 def _scaled_to_own(
@@ -328,12 +356,16 @@ def _scaled_to_own(
     level = level.select(*KEY, "mean", factor=rounded(factor), trust=trust)
 
     shapes = [f"shape_{name}" for name in names]
-    rows = _looked_up(rows, book["ladder_sku"], ["sku"], [*names, *shapes])
-    rows = _sized(rows.join(level, on=KEY), book, [*names, "mean"])
+    of_all = _looked_up(rows, book["ladder_all"], [], shapes)
+    rows = rows.with_columns(of_all[shape].alias(f"all_{shape}") for shape in shapes)
+    rows = _looked_up(rows, book["ladder_sku"], ["sku"], [*names, *shapes]).join(level, on=KEY)
+    rows = rows.join(_weeks_of_skus(book), on="sku")
+    rows = _sized(rows, book, [*names, "mean"])
 
     def blend(name: str) -> pl.Expr:
-        profile = pl.col(name)
-        steady = pl.coalesce(pl.col("mean") * pl.col(f"shape_{name}"), profile)
+        mean, usual = pl.col("mean"), pl.col(f"all_shape_{name}")
+        profile = pl.coalesce(mean * _mixed(pl.col(name) / mean, usual), name)
+        steady = pl.coalesce(mean * _mixed(pl.coalesce(f"shape_{name}", usual), usual), profile)
         return pl.col("factor") * (pl.col("trust") * steady + (1 - pl.col("trust")) * profile)
 
     return rows.with_columns(blend(name).alias(name) for name in names)

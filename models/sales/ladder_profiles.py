@@ -95,9 +95,12 @@ def profiles(
     by_sku = by_sku.join(_prior_weeks(of_size), on="sku", how="left")
     steady = rows.join(key.filter(pl.col("key_rows") >= OWN_WEEKS, pl.col("key_mean") > 0), on=KEY)
     relative = steady.with_columns(pl.col("units") / pl.col("key_mean"))
-    shapes = by_demand(relative, ["sku"], quantiles).drop("rows", "mean")
-    shapes = shapes.rename({name: f"shape_{name}" for name in names})
+    shape_names = {name: f"shape_{name}" for name in names}
+    shapes, shapes_of_all = (
+        by_demand(relative, by, quantiles).drop("rows", "mean").rename(shape_names) for by in (["sku"], [])
+    )
     by_sku = by_sku.join(shapes, on=["sku", "demand"], how="left")
+    overall = overall.join(shapes_of_all, on="demand", how="left")
     return {
         "ladder_sku": by_sku.cast({"sku": pl.String, "demand": pl.String}).sort("sku", "demand"),
         "ladder_store": by_store.cast({"store": pl.String, "demand": pl.String}).sort("store", "demand"),

@@ -114,6 +114,49 @@ def test_a_new_key_takes_its_sku_in_other_stores_scaled_by_the_size_of_its_store
     assert answers.select(NAMES).row(0) == pytest.approx(mixed(of_sku, [40.0] * 5, weeks=24))
 
 
+def coverage(rows: pl.DataFrame) -> tuple[float, float]:
+    """The shares of units in the 50 % and in the 90 % band."""
+    bands = rows.select(
+        pl.col("units").is_between("q25", "q75").mean().alias("half"),
+        pl.col("units").is_between("q5", "q95").mean().alias("most"),
+    )
+    return bands.row(0)
+
+
+def test_the_band_of_an_unknown_store_holds_stores_of_any_size(market):
+    """Five times, a fifth of the stores is withheld from the history."""
+    stores = market.stores["store"]
+    parts = []
+    for at in range(5):
+        out = pl.col("store").is_in(stores.gather_every(5, at).implode())
+        history = market.history.filter(~out)
+        profiles = ladder_profiles.profiles(history, market.as_of, QUANTILES)
+        pairs = market.truth.filter(out, kind="regular").select(KEY)
+        parts.append(ladder.answer(pairs, history, profiles, market.as_of, 13, QUANTILES, market.plan))
+    rows = pl.concat(parts).filter(rung="sku_profile")
+    rows = rows.join(market.truth.filter(kind="regular"), on=[*KEY, "week"], suffix="_true")
+    assert len(rows) > 20_000
+    half, most = coverage(rows)
+    assert most == pytest.approx(0.9, abs=0.03)
+    assert half == pytest.approx(0.5, abs=0.08)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_few_weeks_of_an_sku_in_a_single_store_have_the_spread_of_other_skus(count):
+    """A chain of one store, where half of the SKUs are new: what their profile lacks is how much weeks differ."""
+    market = simulate(80, 1, 120, seed=2)
+    names = market.history["sku"].unique().sort()
+    is_new = pl.col("sku").is_in(names.gather_every(2).implode())
+    recent = pl.col("week") > market.as_of - timedelta(weeks=count)
+    history = market.history.filter(~is_new | recent)
+    profiles = ladder_profiles.profiles(history, market.as_of, QUANTILES)
+    truth = market.truth.filter(is_new)
+    answers = ladder.answer(truth.select(KEY), history, profiles, market.as_of, 13, QUANTILES, market.plan)
+    rows = answers.filter(rung="short_history").join(truth, on=[*KEY, "week"], suffix="_true")
+    assert len(rows) > 300
+    assert coverage(rows)[1] > 0.75
+
+
 def mixed(of_sku: list[float], of_store: list[float], weeks: int) -> list[float]:
     """The quantiles of an SKU that has so many weeks, mixed with those of its store's SKUs, by the definition."""
 
@@ -145,11 +188,9 @@ def test_an_sku_that_few_weeks_show_may_sell_as_much_as_any_other_of_the_store(m
     rows = answers.join(truth, on=[*KEY, "week"], suffix="_true")
     assert rows["rung"].unique().to_list() == ["sku_profile"]
     assert len(rows) > 3000
-    shares = rows.select(
-        half=pl.col("units").is_between("q25", "q75"), most=pl.col("units").is_between("q5", "q95")
-    )
-    assert shares["most"].mean() == pytest.approx(0.9, abs=0.08)
-    assert shares["half"].mean() == pytest.approx(0.5, abs=0.1)
+    half, most = coverage(rows)
+    assert most == pytest.approx(0.9, abs=0.08)
+    assert half == pytest.approx(0.5, abs=0.1)
 
 
 def chain_with_late_pairs(share: float) -> pl.DataFrame:
