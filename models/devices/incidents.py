@@ -154,13 +154,16 @@ def _by_incident(strands: pl.DataFrame, alarm_keys: pl.DataFrame) -> pl.DataFram
 
 
 def _merge(past: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
-    """Incidents that go on: from their first anomaly to the last, with the lesser of the two p-values."""
+    """Incidents that go on: from their first anomaly to the last, with the peak of the lesser p-value.
+
+    Where the alarm rings again, the new peak replaces the old one, so that the score has to double once more for the next.
+    """
     if past.is_empty():
         return past
     both = past.join(now.select(pl.all().name.suffix("|now")), left_on="incident", right_on="incident|now")
-    worse = pl.col("p_value|now") < pl.col("p_value")
     is_double = (pl.col("tag|now") == pl.col("tag")) & (pl.col("score|now") >= WORSE * pl.col("score"))
     rings = pl.col("is_new_alarm|now") & (~pl.col("is_alarm") | is_double)
+    worse = (pl.col("p_value|now") < pl.col("p_value")) | (rings & pl.col("is_alarm"))
     peak = [pl.when(worse).then(f"{c}|now").otherwise(c).alias(c) for c in _PEAK]
     tags = pl.col("tags").list.set_union("tags|now").list.sort().alias("tags")
     return both.with_columns(

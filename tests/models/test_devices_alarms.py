@@ -263,6 +263,16 @@ def test_one_fault_over_three_hours_is_one_alarm_that_rings_once():
     assert row["p_value"] == 1e-7
 
 
+def test_a_score_that_doubled_and_stays_rings_once_also_with_a_greater_p_value():
+    previous, rung = None, []
+    for hour, score in enumerate((5.0, 9.0, 11.0, 12.0, 13.0, 30.0, 31.0), start=1):
+        as_of = START + hour * HOUR
+        rows = anomalies((30, {"score": score, "p_value": hour * 1e-8}), as_of=as_of)
+        previous = run(rows, previous, as_of)
+        rung += previous["is_new_alarm"].to_list()
+    assert rung == [True, False, True, False, False, True, False]
+
+
 def test_an_incident_is_an_alarm_in_the_first_hour_in_which_one_of_its_tags_alarms():
     weak = {"p_value": 9e-4}
     first = run(anomalies((50, weak)))
