@@ -23,7 +23,7 @@ def figures(metrics: pl.DataFrame) -> dict[str, str]:
 
 
 def accuracy_blocks(metrics: pl.DataFrame) -> list[Block]:
-    """The backtest in words, by step, and by kind of demand, estimator and origin; nothing without a backtest."""
+    """The backtest in words, by step, and by kind of demand, estimator and origin; a sentence if there is none."""
     overall = _measures(metrics, "all")
     if not overall.height:
         return []
@@ -61,12 +61,12 @@ def _verdict(overall: pl.DataFrame) -> str:
     return (
         f"On rolling origins that the models had not seen, the pinball loss is **{row['pinball']:.3f}** "
         f"(mean over the quantiles, per unit sold; lower is better).{against} "
-        f"{_wapes(row)}A 90% band should have held nine of ten weeks."
+        f"{_wapes(row)}A 90% band should contain nine of ten weeks."
     )
 
 
 def _wapes(row: dict[str, Any]) -> str:
-    """The WAPE of the medians beside those of the naive forecasts, as a sentence; empty where they are unknown."""
+    """A sentence that compares the WAPE of the medians with those of the naive forecasts; empty if they are unknown."""
     wapes = [
         f"{label.split(' (')[0].lower()} {row[f'wape_{name}']:.1%}"
         for name, label in BASELINES.items()
@@ -76,7 +76,7 @@ def _wapes(row: dict[str, Any]) -> str:
 
 
 def _against(gain: float, naive: str) -> str:
-    """How much better or worse than a naive forecast, in words; `gain` is the share by which its loss falls."""
+    """How much better or worse than a naive forecast, in words; `gain` is the share by which the loss is lower."""
     if gain < 0:
         return f"{-gain:.0%} above {naive}, which is better"
     return f"{gain:.0%} below {naive}"
@@ -106,7 +106,7 @@ def _coverage_by_step(steps: pl.DataFrame) -> Chart:
     layout["yaxis"] = {"range": [0, 1.02], "tickformat": ".0%"}
     return chart(
         data,
-        "Share of weeks inside the band, by step; dotted is what the band says.",
+        "Share of weeks inside the band, by step; the dotted line is the nominal share.",
         "Weeks inside the band",
         layout,
     )
@@ -135,7 +135,7 @@ def _measure_grid(rows: pl.DataFrame, head: str, caption: str) -> Grid:
 
 
 def _measures(table: pl.DataFrame, name: str) -> pl.DataFrame:
-    """The metrics of a slice, one column per metric and one row per value; empty where there are none."""
+    """The metrics of a slice, one column per metric and one row per value; empty if there are none."""
     if not table.height:
         return pl.DataFrame({"value_of_slice": []})
     rows = table.filter((pl.col("slice") == name) & pl.col("value").is_finite())
@@ -143,6 +143,6 @@ def _measures(table: pl.DataFrame, name: str) -> pl.DataFrame:
 
 
 def _coverages(table: pl.DataFrame) -> dict[str, str]:
-    """Columns of coverage, widest band first, and the band's name."""
+    """Coverage columns -> the names of their bands, widest band first."""
     columns = [name for name in table.columns if re.fullmatch(r"coverage_\d+", name)]
     return {name: f"{name.removeprefix('coverage_')}%" for name in sorted(columns, reverse=True)}

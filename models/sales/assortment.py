@@ -17,7 +17,7 @@ from models.sales.successors import PREDECESSOR
 from models.scenario import Frames
 
 LEAST_SKUS = 2
-"""SKUs per value of an attribute, on average; with fewer, the attribute identifies SKUs and forms no groups."""
+"""Least average number of SKUs per value of an attribute; with fewer, the attribute identifies SKUs and forms no groups."""
 ENDED = "ended"
 """The rung of weeks after the end of a SKU or store."""
 UNSOLD_WEEKS = 10
@@ -30,11 +30,11 @@ _UNSOLD = {
 }
 _NO_GROUPS = ("sku", END, PREDECESSOR)
 NAMED = 5
-"""SKUs, at most, that a note names."""
+"""Maximum number of SKUs that a note names."""
 
 
 def frames_of(tables: Frames, sku_weeks: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """The frames of attributes that every shard needs; none without the table `skus`.
+    """The frames of attributes that every shard needs; empty without the table `skus`.
 
     `skus`: sku and its attributes. `group_weeks`: attribute, value, week and the units of all SKUs with that value, from
     the `sku_weeks` of `neighbours.shared_frames`.
@@ -57,7 +57,7 @@ def frames_of(tables: Frames, sku_weeks: pl.DataFrame) -> dict[str, pl.DataFrame
 
 
 def _texts(skus: pl.DataFrame) -> list[str]:
-    """Attributes by which SKUs are pooled."""
+    """The names of the attributes by which SKUs are pooled."""
     texts = [name for name, kind in skus.schema.items() if kind == pl.String and name not in _NO_GROUPS]
     return [
         name for name in texts if 0 < LEAST_SKUS * skus[name].drop_nulls().n_unique() <= skus[name].count()
@@ -66,7 +66,7 @@ def _texts(skus: pl.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Sales of the values of an attribute, all SKUs together, and the index of each key's value; -1 for none."""
+    """Sales by value of an attribute, of all SKUs together, and the index of each key's value; -1 for none."""
 
     panel: Panel
     promotions: Promotions
@@ -104,7 +104,7 @@ def numbers(panel: Panel, context: Mapping[str, pl.DataFrame]) -> dict[str, np.n
 
 
 def without_ended(rows: pl.DataFrame, tables: Frames, columns: Sequence[str]) -> pl.DataFrame:
-    """`rows` with zero as the quantiles `columns`, and the rung `ended`, in weeks after the end of a SKU or store."""
+    """`rows` with the quantiles `columns` set to zero and the rung to `ended` in weeks after the end of a SKU or store."""
     for key in _UNSOLD:
         ends = _ends(tables, key).collect()
         if ends.is_empty():
@@ -136,7 +136,7 @@ def unsold(tables: Frames, as_of: date) -> list[str]:
 
 
 def _ends(tables: Frames, key: str) -> pl.LazyFrame:
-    """The SKUs or stores that have an end, and it as a date."""
+    """The SKUs or stores that have an end, with the end as a date."""
     rows = tables.get(f"{key}s", pl.LazyFrame(schema={key: pl.String}))
     if END not in rows.collect_schema():
         return pl.LazyFrame(schema={key: pl.String, END: pl.Date})

@@ -1,4 +1,4 @@
-"""How well the sales models forecast unseen weeks: measures, by slice, against naive forecasts."""
+"""How well the sales models forecast unseen weeks: measures by slice, compared with naive forecasts."""
 
 from collections.abc import Mapping
 
@@ -17,8 +17,8 @@ def measures(options: Options) -> dict[str, pl.Expr]:
     """Measures of backtest rows, by name.
 
     rows, units; pinball, wape and bias per unit sold, mape; `coverage_90` and so on: the share of actuals
-    in each central band, ends included; `pinball_naive`, `wape_naive` and the same for `seasonal_naive`: of
-    the last week known, and of the same week last year, each as a point forecast of every quantile.
+    in each central band, ends included; `pinball_naive`, `wape_naive` and the same for `seasonal_naive`: the loss if
+    every quantile were the last week known, or the same week last year.
     """
     by_column = dict(zip(options.columns, options.quantiles, strict=True))
     columns = {q: name for name, q in by_column.items()}
@@ -59,14 +59,14 @@ def measured(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 
 def in_full(backtest: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """The rows of origins whose whole horizon is known; all rows where there is no such origin."""
+    """The rows of origins whose whole horizon is known; all rows if there is no such origin."""
     weeks = options.horizon - options.origin_gap
     rows = backtest.filter(pl.col("origin") <= pl.col("origin").max() - pl.duration(weeks=weeks))
     return rows if rows.height else backtest
 
 
 def headline(metrics_table: pl.DataFrame) -> dict[str, float]:
-    """The few overall measures to show first; unknown ones are left out."""
+    """The few overall measures to show first, without unknown ones."""
     whole = metrics_table.filter(pl.col("slice") == "all").drop_nulls("value")
     values: Mapping[str, float] = dict(zip(whole["metric"], whole["value"], strict=True))
     return {
@@ -77,6 +77,6 @@ def headline(metrics_table: pl.DataFrame) -> dict[str, float]:
 
 
 def loss(rows: pl.DataFrame, options: Options) -> float:
-    """The pinball loss per unit sold; NaN where there is nothing to measure."""
+    """The pinball loss per unit sold; NaN if there is nothing to measure."""
     value = rows.select(measures(options)["pinball"]).item() if rows.height else None
     return float("nan") if value is None else float(value)

@@ -1,6 +1,6 @@
-"""Columns of words, such as the kind of a promotion: each category but the usual one becomes a flag.
+"""Columns of words, such as the kind of a promotion: each category except the usual one becomes a flag.
 
-Surrounding blanks and case do not matter; an empty cell, or a word such as `none`, is not a category. The most frequent
+Surrounding spaces and case do not matter; an empty cell, or a word such as `none`, is not a category. The most frequent
 category is the usual one, which has no flag; a category that a bundle has not learnt counts as the usual one.
 """
 
@@ -15,13 +15,13 @@ from models.sales.panel import KEY, NOT_COVARIATES
 from models.scenario import Frames
 
 MOST_CATEGORIES = 20
-"""A column with more different words is free text; where a table has collected more, the most frequent ones count."""
+"""A column with more different words is free text; if a table has collected more, only the most frequent ones count."""
 BETWEEN = "="
-"""Between a column and its category in the name of a flag."""
+"""Separates the column from its category in the name of a flag."""
 USUAL_SHARE = 0.25
-"""Least share of the weeks without a flag; with fewer, no category is usual."""
+"""Least share of the weeks without a flag; below it, no category is usual."""
 VARYING_SHARE = 0.05
-"""Least share of the keys whose weeks differ; with fewer, the column is an attribute of the SKU or the store."""
+"""Least share of the keys whose weeks differ; below it, the column is an attribute of the SKU or the store."""
 FLAG, USUAL, CONSTANT, VARIED, RARE = "flag", "usual", "constant", "varied", "rare"
 _NO_NAME = r'[\s",:\[\]{}=]+'
 """Characters that names of features cannot have."""
@@ -33,7 +33,7 @@ def text_columns(schema: Mapping[str, pl.DataType]) -> list[str]:
 
 
 def column_of(name: str) -> str:
-    """The column that a covariate is derived from: the column of words of a flag, else the covariate itself.
+    """The column from which a covariate is derived: the column of words for a flag, else the covariate itself.
 
     >>> column_of("promotion=two_for_one"), column_of("price")
     ('promotion', 'price')
@@ -53,11 +53,11 @@ def nothing() -> pl.DataFrame:
 
 
 def of_history(tables: Frames, as_of: date) -> pl.DataFrame:
-    """The categories of the history up to `as_of`: column, category, name (that of the flag) and `use`.
+    """The categories of the history up to `as_of`: column, category, name (of the flag) and `use`.
 
-    `use` is `flag`; `usual` for the one that most weeks have; `constant` for those of a column that is the same in all
-    weeks of nearly every key; `varied` where less than `USUAL_SHARE` of the weeks would have no flag; `rare` for those
-    beyond the `MOST_CATEGORIES`.
+    `use` is `flag`; `usual` for the most frequent category; `constant` if the column is the same in all weeks of nearly
+    every key; `varied` if less than `USUAL_SHARE` of the weeks would have no flag; `rare` for categories beyond the
+    `MOST_CATEGORIES` most frequent ones.
     """
     past = tables["history"].filter(pl.col("week") <= as_of)
     every = [nothing()]
@@ -74,7 +74,7 @@ def of_history(tables: Frames, as_of: date) -> pl.DataFrame:
 
 
 def _use(counts: pl.DataFrame, varying: float) -> pl.Expr:
-    """`use` of the categories of a column, of which the most frequent one, perhaps none, is the first."""
+    """`use` of the categories of a column, sorted with the most frequent one (possibly "no category") first."""
     usual = int(counts.filter((pl.int_range(pl.len()) == 0) | pl.col("category").is_null())["weeks"].sum())
     if varying < VARYING_SHARE:
         return pl.lit(CONSTANT).alias("use")
@@ -86,9 +86,9 @@ def _use(counts: pl.DataFrame, varying: float) -> pl.Expr:
 
 
 def with_flags(tables: Frames, names: Iterable[str]) -> Frames:
-    """The tables with those flags of categories among the `names` of covariates as columns of history and plan.
+    """The tables with the flags among the covariates `names` as columns of history and plan.
 
-    Each is 1 or 0; a table without the column of words gets no flags from it.
+    Flags are 1 or 0; a table without the column of words gets no flags from it.
     """
     result = dict(tables)
     for table in ("history", "plan"):
@@ -113,10 +113,10 @@ def flagged(tables: Frames, as_of: date) -> Frames:
 def notes(plan: pl.LazyFrame | None, every: pl.DataFrame, as_of: date) -> list[str]:
     """Notes on columns of words that forecasts do not use and why, and on words of the `plan` that are not in `every`."""
     why = {
-        CONSTANT: "is not used in forecasts: it is the same in all weeks of nearly every SKU and store. Give it as an "
-        "attribute with sales ingest --skus or --stores",
+        CONSTANT: "is not used in forecasts: it is the same in all weeks of nearly every SKU and store. Provide it as "
+        "an attribute with sales ingest --skus or --stores",
         VARIED: "is not used in forecasts: none of its words is usual. Less than "
-        f"{USUAL_SHARE:.0%} of the weeks have no word or the most frequent one",
+        f"{USUAL_SHARE:.0%} of the weeks have no word, or have the most frequent one",
         RARE: f"has more than {MOST_CATEGORIES} different words. The most frequent ones are used; all others count as none",
     }
     uses = every.select("column", "use").unique().sort("column", "use").iter_rows()
@@ -125,7 +125,7 @@ def notes(plan: pl.LazyFrame | None, every: pl.DataFrame, as_of: date) -> list[s
 
 
 def not_learnt(plan: pl.LazyFrame, every: pl.DataFrame) -> pl.DataFrame:
-    """sku, store and `words`, a text, of the keys whose plan has categories that `every`, the learnt ones, lacks."""
+    """sku, store and `words`, a text, for keys whose plan has categories that are not in `every`, the learnt ones."""
     frames = [pl.LazyFrame(schema=dict.fromkeys((*KEY, "words"), pl.String))]
     for column, _, rows in _strange(plan, every):
         message = pl.format(
@@ -136,7 +136,7 @@ def not_learnt(plan: pl.LazyFrame, every: pl.DataFrame) -> pl.DataFrame:
 
 
 def unknown(plan: pl.LazyFrame | None, every: pl.DataFrame, as_of: date) -> list[str]:
-    """A note for each column of words of the `plan` with categories that are not in `every`, those of the history."""
+    """A note for each column of the `plan` with categories that are not in `every`, those of the history."""
     if plan is None:
         return []
     lines = []
@@ -152,7 +152,7 @@ def unknown(plan: pl.LazyFrame | None, every: pl.DataFrame, as_of: date) -> list
 
 
 def _strange(plan: pl.LazyFrame, every: pl.DataFrame) -> Iterator[tuple[str, pl.Series, pl.LazyFrame]]:
-    """Each column of words of `every` that the plan has, its categories, and the rows of the plan with another one."""
+    """Each column of `every` that the plan has, its categories, and the rows of the plan with other categories."""
     schema = plan.collect_schema()
     for column in every["column"].unique().sort():
         if schema.get(column) == pl.String:

@@ -7,7 +7,7 @@ from models.page.blocks import Chart
 
 
 def line(name: str, x: list[Any], y: list[Any], colour: str, dash: str = "solid") -> dict[str, Any]:
-    """A trace of plotly: a line through `y` over `x`."""
+    """A plotly trace: a line through `y` over `x`."""
     style = {"color": colour, "width": 1.75, "dash": dash}
     return {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": style}
 

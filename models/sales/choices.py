@@ -1,4 +1,4 @@
-"""What follows from the errors at the backtest's origins: the calibration, and which rung forecasts which rows.
+"""Choices based on the errors at the backtest's origins: the calibration, and which rung forecasts which rows.
 
 The errors are those of rows of `raw_forecasts.of_origin`.
 """
@@ -17,13 +17,13 @@ from models.sales.panel import KEY
 from models.sales.raw_forecasts import TEXT, in_units, log_quantiles, only, with_units
 
 STEADY_ORIGINS = 4.0
-"""Origins without an error that are mixed into what calibration adds to the median, and with it to all quantiles.
+"""Origins with zero error that are mixed into the offset of the median, which shifts all quantiles.
 
-All keys share the season of an origin, so that a few origins say less about it than about the spread."""
+All keys share the season of an origin, so that a few origins say less about the median than about the spread."""
 
 
 def of_errors(raw: pl.DataFrame, has_plan: bool, options: Options) -> dict[str, Any]:
-    """Those fields of the model that follow from the errors at all origins: calibration, and which rung forecasts what."""
+    """The fields of the model that depend on the errors at all origins: calibration, and which rung forecasts what."""
     blended = has_plan and _blended(raw, options)
     return {
         "offsets": offsets(raw, options),
@@ -43,7 +43,7 @@ def _unplanned(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 
 def _planned(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame:
-    """Which candidate takes the place of the models in planned weeks, by kind of demand; see `contest`."""
+    """Which candidate replaces the models in planned weeks, by kind of demand; see `contest`."""
     if options.estimator != AUTO:
         return contest.nothing()
     usual = BLEND if blended else POOLED
@@ -51,7 +51,7 @@ def _planned(raw: pl.DataFrame, blended: bool, options: Options) -> pl.DataFrame
 
 
 def _blended(raw: pl.DataFrame, options: Options) -> bool:
-    """Whether the blend did better than the pooled model at the origins of `raw`, on the rows of both."""
+    """Whether the blend did better than the pooled model at the origins of `raw`, on rows that have both."""
     if options.estimator != AUTO:
         return options.estimator == BLEND
     both, alone = _by_rung(raw, BLEND, options), _by_rung(raw, POOLED, options)
@@ -78,7 +78,7 @@ def _by_rung(raw: pl.DataFrame, rung: str, options: Options) -> pl.DataFrame:
 
 
 def offsets(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """Calibration from the errors of `raw`; without rows for any group where there are none."""
+    """Calibration from the errors of `raw`; without rows if there are none."""
     n = len(options.quantiles)
     if raw.is_empty():
         schema = {"rung": pl.String, "kind": pl.String, "steps": pl.Int32}
@@ -107,9 +107,9 @@ def forecasts_of_origins(
 def forecasts_of_origin(
     rest: pl.DataFrame, rows: pl.DataFrame, has_plan: bool, options: Options
 ) -> pl.DataFrame:
-    """`rows`, forecasts of one origin, calibrated and with their rungs chosen by the errors in `rest`, of others.
+    """`rows`, forecasts of one origin, calibrated and with their rungs chosen by the errors in `rest`, at other origins.
 
-    Errors in the weeks of `rows` do not count, whatever origin they were made at.
+    Errors in the weeks of `rows` do not count, whatever their origin.
     """
     rest = only(rest, ~pl.col("week").is_in(rows["week"].unique().implode()))
     values = conformal.calibrated(log_quantiles(rows, options), rows, offsets(rest, options), GROUPS)

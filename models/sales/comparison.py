@@ -1,4 +1,4 @@
-"""A bundle against an older one, on rows that the older one has not seen."""
+"""Comparison of a bundle with an older one, on rows that the older one has not seen."""
 
 from datetime import date
 
@@ -20,9 +20,9 @@ def on_unseen(
     """Pinball losses of `backtest` and of `model` on the same rows, and the number of rows.
 
     The rows are those of the pooled model's backtest whose target week is after `trained_as_of`. The
-    model forecasts them from the features in `parts`, and where SKUs' own models have a part in it, by those that
-    `parts` hold, which are fitted at each origin. Rows of the ladder are the same for both, and left out.
-    Quantiles that only one of the two has do not count. None where there is no such row.
+    model forecasts them from the features in `parts` and, if it uses SKUs' own models, with those in `parts`, which
+    are fitted at each origin. Rows of the ladder are the same for both and are left out.
+    Quantiles that only one of the two has do not count. None if there are no such rows.
     """
     columns = [name for name in model.columns if name in backtest.columns]
     if "backtest" not in parts or not columns:

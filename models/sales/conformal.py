@@ -1,4 +1,4 @@
-"""Conformal calibration: quantile forecasts are shifted so that they are met on held-out data as often as they say."""
+"""Conformal calibration: quantile forecasts are shifted so that held-out data lies below each with its probability."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 BORROWED = 30.0
-"""Clusters' worth of the larger group that is mixed into the offset of a group."""
+"""Number of clusters as which the offset of the larger group counts in the offset of a group."""
 
 
 def fit_offsets(
@@ -14,11 +14,11 @@ def fit_offsets(
 ) -> pl.DataFrame:
     """Offsets to add to each quantile forecast, for groups of rows and for successively larger groups.
 
-    `residuals` has, for the i-th of `quantiles`, a column `r<i>`: the actual less that forecast, on held-out
-    rows, on the scale on which the offsets are to be added. The offset of a group is the residuals'
-    quantile of the same level: added, that share of the held-out rows lies below the forecast. A group
-    of n clusters (rows with the same values of `cluster` share their errors, so they count once) takes
-    its offset as n parts and that of the group without its last column of `by` as `BORROWED` parts; the
+    `residuals` has, for the i-th of `quantiles`, a column `r<i>`: the actual minus that forecast on held-out
+    rows, on the scale to which the offsets are added. The offset of a group is the residuals'
+    quantile of the same level: with it, that share of the held-out rows lies below the forecast. Rows with the same
+    values of `cluster` share their errors, so they count once. The offset of a group of n clusters is a weighted mean:
+    its own with weight n, and that of the larger group, without its last column of `by`, with weight `BORROWED`. The
     group of all rows borrows from zero.
 
     Columns: `by` (null stands for any), `clusters`, `times` (values of the last of `cluster`), and `offset<i>`. Sorted,
@@ -57,9 +57,9 @@ def _mixed(own: pl.Expr, larger: pl.Expr) -> pl.Expr:
 def calibrated(
     values: np.ndarray, rows: pl.DataFrame, offsets: pl.DataFrame, by: Sequence[str]
 ) -> np.ndarray:
-    """`values` (rows, quantiles) with the offsets of their groups added, made to rise along each row again.
+    """`values` (rows, quantiles) with the offsets of their groups added, and rising along each row.
 
-    A group that `offsets` lacks takes the offsets of the next larger group; without any, it stays as it is.
+    A group that `offsets` lacks takes the offsets of the next larger group; without any, it is not shifted.
     """
     names = [name for name in offsets.columns if name.startswith("offset")]
     shifts = np.zeros((rows.height, len(names)))

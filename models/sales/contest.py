@@ -1,15 +1,15 @@
 """Which candidate forecasts which kind of demand, with and without a plan, and which keys use their SKU's own model.
 
-Without a plan, candidates are the pooled model without plan, the SKUs' own models, the last week known, the same week of
-last year, and means of few of them, also with last year's weeks at this year's level (`last_year.last_year`), which
-count once or twice as much as the models. The naive ones have a single value; the quantiles of a candidate lie
-around it as those of the models lie around their median. Means are of the values on the log scale, level
-by level, of all that a candidate lists; the narrower a forecast's own band, the more it counts (see `mean_of`).
+Without a plan, candidates are the pooled model without a plan, the SKUs' own models, the last week known, the same week of
+last year, and means of some of them, also with last year's weeks at this year's level (`last_year.last_year`), which
+count once or twice as much as the models. Naive forecasts have a single value; the quantiles of such a candidate lie
+around it as those of the models lie around their median. A mean is taken on the log scale, quantile by quantile, over
+all members that a candidate lists; the narrower a forecast's own band, the more it counts (see `mean_of`).
 
-Without a plan, `MEMBERS` are the alternatives to `DEFAULT`; in planned weeks, `PLANNED` are those to what the models say
-with the plan, alone or with a naive forecast or last year's weeks. A kind of demand takes one where it is better at the
-backtest's origins by more than the noise between them; see `better_than`. So nothing is published that is known
-to be worse than a naive forecast: where a naive one is best, it is used.
+Without a plan, `MEMBERS` are the alternatives to `DEFAULT`; in planned weeks, `PLANNED` are the alternatives to the models
+with the plan: naive forecasts and last year's weeks, alone or with the models. A kind of demand takes one if it is better
+at the backtest's origins by more than the noise between them; see `better_than`. So no forecast is published that is
+known to be worse than a naive one: if a naive forecast is best, it is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from models.sales.panel import KEY
 POOLED, NO_PLAN, STATISTICAL, BLEND = "pooled", "pooled_no_plan", "statistical", "blend"
 LAST_WEEK, LAST_YEAR = "naive", "seasonal_naive"
 SEASON = "last_year"
-"""Last year's weeks, of the key and of its SKU, at this year's level; see `last_year.last_year`."""
+"""Last year's weeks of the key and its SKU, at this year's level; see `last_year.last_year`."""
 TWICE_BOTH = (SEASON,) * 4
 """Last year's weeks, repeated so that they count twice as much as two models together."""
 MEMBERS: dict[str, tuple[str, ...]] = {
@@ -41,7 +41,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "last_year_with_mean": (NO_PLAN, STATISTICAL, *TWICE_BOTH),
     "pooled_with_last_year": (NO_PLAN, SEASON),
 }
-"""The candidates, and the members that each is the mean of."""
+"""Each candidate -> the members of which it is the mean."""
 PLANNED: dict[str, tuple[str, ...]] = {
     LAST_WEEK: (LAST_WEEK,),
     LAST_YEAR: (LAST_YEAR,),
@@ -52,7 +52,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
     "last_year_with_blend": (POOLED, STATISTICAL, *TWICE_BOTH),
     "planned_with_last_year": (POOLED, SEASON),
 }
-"""Alternatives in weeks with a plan, and the members that each is the mean of; repeated members count repeatedly."""
+"""Each alternative in weeks with a plan -> the members of which it is the mean; repeated members count repeatedly."""
 DEFAULT = "mean_of_models"
 NAIVE = (LAST_WEEK, LAST_YEAR)
 MARGIN = 0.02
@@ -67,10 +67,10 @@ def candidates(
 ) -> dict[str, np.ndarray]:
     """Quantiles of each candidate on the log scale, each of shape (rows, quantiles), rising along a row.
 
-    `pooled` and `own` are those of the models, NaN where a model has no forecast; a mean is then of the other
+    `pooled` and `own` are the quantiles of the models, NaN if a model has no forecast; a mean is then over the other
     members. `rows` have naive, seasonal_naive and level; `middle` is the index of the quantile nearest to
     the median. With `has_plan`, `pooled` knows the plan, and the candidates are those of `PLANNED`; those with `SEASON`
-    are NaN where last year is not known, so that the models answer.
+    are NaN if last year is not known, so that the models forecast the row.
     """
     around = mean_of([values - values[:, middle : middle + 1] for values in (pooled, own)])
     level = rows["level"].to_numpy()
@@ -112,7 +112,7 @@ def naive_of(rung: str) -> str:
 
 
 def mean_of(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean of forecasts' quantiles on the log scale, each (rows, quantiles), over the known ones; NaN where there is none.
+    """Mean of the known forecasts' quantiles on the log scale, each (rows, quantiles); NaN if none is known.
 
     Quantile averaging (Lichtendahl, Grushka-Cockayne & Winkler 2013, Management Science 59), with the weights of
     `trust_in`.
@@ -127,7 +127,7 @@ def mean_of(values: Sequence[np.ndarray]) -> np.ndarray:
 def trust_in(values: np.ndarray) -> np.ndarray:
     """The weight of each row of a forecast in a mean, shape (rows, 1): the inverse of the width of its own band.
 
-    Bates & Granger 1969, Operational Research Quarterly 20, have the inverse of the variance.
+    Bates & Granger 1969, Operational Research Quarterly 20, use the inverse of the variance.
     """
     return 1 / np.maximum(values[:, -1:] - values[:, :1], LEAST_WIDTH)
 
@@ -135,12 +135,12 @@ def trust_in(values: np.ndarray) -> np.ndarray:
 def better_than(
     raw: pl.DataFrame, usual: str, members: Mapping[str, tuple[str, ...]], quantiles: Sequence[float]
 ) -> pl.DataFrame:
-    """kind and rung: the one of the candidates `members` that takes the place of `usual`, for kinds where one does.
+    """kind and rung: the candidate of `members` that replaces `usual`, for kinds for which one does.
 
-    `raw` are rows of `raw_forecasts.of_origin`. What a candidate saves is its share of the loss of `usual` (see
-    `losses`) at each origin, on the rows of both. It counts less one standard error over the origins, `ONE_ORIGIN` with
-    one, and has to be more than `MARGIN`. Of several, the one that saves most is taken. All origins count alike: the
-    models of the first have learnt from less, and what replaces them saves more than it will.
+    `raw` are rows of `raw_forecasts.of_origin`. A candidate's saving at an origin is the share by which its loss is below
+    that of `usual` (see `losses`), on the rows of both. The mean saving minus one standard error over the origins
+    (`ONE_ORIGIN` with a single origin) must exceed `MARGIN`. The candidate that saves most is taken. All origins count
+    equally, although the models of the first have learnt from less, so that savings there are larger than they will be.
     """
     if raw.is_empty():
         return nothing()
@@ -164,7 +164,7 @@ FAIRNESS = 0.5
 
 
 def losses(raw: pl.DataFrame, quantiles: Sequence[float]) -> pl.DataFrame:
-    """`raw` with `loss`: the mean pinball loss over the quantiles, over the key's level to `FAIRNESS`."""
+    """`raw` with `loss`: the mean pinball loss over the quantiles, divided by the key's level to the power of `FAIRNESS`."""
     level = raw["level"].to_numpy()
     units = raw["units"].to_numpy()
     total = np.zeros(raw.height)
@@ -180,13 +180,13 @@ def better_keys(
     """The keys whose own SKU's model was better by more than chance: sku, store, gain, error.
 
     `pooled` and `own` are backtest rows: sku, store, origin, week, units and the quantiles; rows that only
-    one of them has do not count. Per key and origin the gain is the pinball loss of `pooled` less that of
+    one of them has do not count. The gain of a key at an origin is the pinball loss of `pooled` minus that of
     `own`, relative to the larger of the two, so that it lies in -1..1 and one disaster does not outweigh
-    the other keys. A key's mean gain is shrunk to the mean of all keys in proportion to how noisy it is
-    (empirical Bayes; Efron & Morris 1975, JASA 70); the noise is estimated from the spread of gains
-    between the origins of a key, pooled over keys, and that of the mean from its spread between origins;
-    keys differ as far as their gains vary by more than noise and the sampling error of that variance.
-    A key is chosen when its shrunk gain exceeds both `margin` and its standard error (the one-standard-
+    the other keys. A key's mean gain is shrunk towards the mean of all keys in proportion to its noise
+    (empirical Bayes; Efron & Morris 1975, JASA 70). The noise is estimated from the spread of gains
+    between the origins of a key, pooled over keys; the noise of the overall mean from its spread between origins.
+    The variance between keys is that of their gains beyond the noise and the sampling error of that variance.
+    A key is chosen if its shrunk gain exceeds both `margin` and its standard error (the one-standard-
     error rule of Breiman et al. 1984). A key with fewer than two origins is never chosen.
     """
     on = ["sku", "store", "origin", "week"]

@@ -1,4 +1,4 @@
-"""The contracts of what is ingested: sales history, marketing plan, attributes of stores and SKUs, covariates, events."""
+"""The contracts of the inputs: sales history, marketing plan, attributes of stores and SKUs, covariates, events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,11 +19,11 @@ from models.schemas import dy
 from models.times import days
 
 Returns = Literal["net", "zero"]
-"""How negative units count."""
+"""How returns, that is, negative units, count."""
 
 
 class History(dy.Schema):
-    """Units sold per SKU, store and week; further columns of numbers, and of a few words, are covariates."""
+    """Units sold per SKU, store and week; further columns of numbers, or of a few different words, are covariates."""
 
     sku = dy.String(min_length=1)
     store = dy.String(min_length=1)
@@ -32,7 +32,7 @@ class History(dy.Schema):
 
 
 class WithReturns(History):
-    """The same before returns are settled."""
+    """History before returns are settled: units may be negative."""
 
     units = dy.Float64()
 
@@ -46,42 +46,42 @@ class Plan(dy.Schema):
 
 
 class Stores(dy.Schema):
-    """Attributes of each store, numbers or text; `end`, where there is one, is the last day on which it sells."""
+    """Attributes of each store, numbers or text; the optional `end` is the last day on which it sells."""
 
     store = dy.String(min_length=1)
 
 
 class Skus(dy.Schema):
-    """Attributes of each SKU, numbers or text; `end`, where there is one, is the last day on which it is sold.
+    """Attributes of each SKU, numbers or text; the optional `end` is the last day on which it is sold.
 
-    `predecessor` is the SKU whose place it takes.
+    `predecessor` is the SKU that it replaces.
     """
 
     sku = dy.String(min_length=1)
 
 
 class WithPredecessors(Skus):
-    """The same where SKUs name those whose place they take."""
+    """SKUs with a column for the SKU that each replaces."""
 
     predecessor = dy.String(nullable=True)
 
 
 class Covariates(dy.Schema):
-    """Covariates of a week, of a store or, where the store is `EVERY_STORE`, of all stores."""
+    """Covariates of a week in a store or, if the store is `EVERY_STORE`, in all stores."""
 
     store = dy.String(min_length=1)
     week = dy.Date()
 
 
 class Events(dy.Schema):
-    """Days that move sales, such as a fair: a row for each date of an event."""
+    """Days that affect sales, such as a fair: a row for each date of an event."""
 
     name = dy.String(min_length=1)
     date = dy.Date()
 
 
 class EventsOfStores(Events):
-    """The same where some are of one store; null: of all."""
+    """Events with a column for the store that they affect; null: all stores."""
 
     store = dy.String(nullable=True)
 
@@ -93,7 +93,7 @@ class Weekly(Table):
     words: int | None = MOST_CATEGORIES
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
-        """As every table; with the option `week_ending`, the dates of a source are the last days of its weeks.
+        """As for every table; with the option `week_ending`, the dates of a source are the last days of its weeks.
 
         Text is neither a price nor a share of a week in stock.
         """
@@ -107,7 +107,7 @@ class Weekly(Table):
         return replace(accepted, good=accepted.good.with_columns(pl.col("week") - timedelta(days=6)))
 
     def check(self, frame: pl.DataFrame, stored_tables: Frames) -> None:
-        """Raise `ContractError` where weeks of all tables start on different weekdays, or a share is none."""
+        """Raise `ContractError` if weeks start on different weekdays across all tables, or `in_stock` is not a share."""
         _check_in_stock(frame, self.name)
         anchors = _anchors(frame.lazy(), self.name)
         stored_anchors = [
@@ -132,11 +132,11 @@ class Weekly(Table):
 
 @dataclass(frozen=True)
 class Sold(Weekly):
-    """Units that were sold; negative ones are returns."""
+    """Units sold; negative units are returns."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
-        """As every table of weeks. By the option `returns`, negative units count: `net`, less what is sold in the same
-        week, and as zero where more comes back; `zero`, as zero. Else their rows break the contract.
+        """As for every table of weeks. With the option `returns`, negative units count as zero (`zero`), or reduce the
+        units sold in the same week, but not below zero (`net`). Without it, their rows break the contract.
         """
         returns = options.get("returns")
         if returns is None:
@@ -155,7 +155,7 @@ class Sold(Weekly):
 
 @dataclass(frozen=True)
 class Attributes(Table):
-    """Attributes, which do not change from week to week; any text is kept."""
+    """Attributes that do not change from week to week; any text is kept."""
 
     words: int | None = None
 
@@ -184,7 +184,7 @@ def _ends(raw: pl.DataFrame, key: str, options: Mapping[str, Any]) -> pl.Series:
 
 @dataclass(frozen=True)
 class OfStores(Weekly):
-    """Weeks of stores. A row without a store is of all of them, and so is a source without such a column."""
+    """Weeks of stores. A row without a store applies to all stores, and so does a source without such a column."""
 
     @property
     def required_columns(self) -> tuple[str, ...]:
@@ -199,7 +199,7 @@ class OfStores(Weekly):
 
 @dataclass(frozen=True)
 class Days(Table):
-    """Days of events. One of a single store has the store in its name, so that each store has its own dates."""
+    """Days of events. The name of a single store's event includes the store, so that each store has its own dates."""
 
     def accept(self, raw: pl.DataFrame, options: Mapping[str, Any]) -> AcceptResult:
         column = next((name for name in raw.columns if name.strip().casefold() == "store"), None)
@@ -217,7 +217,7 @@ class Days(Table):
 
 
 def _check_in_stock(frame: pl.DataFrame, table: str) -> None:
-    """Raise `ContractError` where `in_stock` is not a share, such as a percentage or the pieces on hand."""
+    """Raise `ContractError` if `in_stock` is not a share but, for example, a percentage or the pieces on hand."""
     if IN_STOCK not in frame.columns:
         return
     wrong = frame.filter(~pl.col(IN_STOCK).is_between(0, 1))
@@ -226,7 +226,7 @@ def _check_in_stock(frame: pl.DataFrame, table: str) -> None:
         raise ContractError(
             f"{table}: {IN_STOCK} is {row[IN_STOCK]:g} for sku {row['sku']}, store {row['store']}, week {row['week']} "
             f"({wrong.height:,} such rows). Expected the share of the week in which it could be bought, 0 to 1. "
-            "Divide percentages by 100; of pieces on hand, give 1 where there were any and 0 where there were none."
+            "Divide percentages by 100; replace pieces on hand by 1 if there were any, else by 0."
         )
 
 
@@ -244,11 +244,13 @@ def _anchors(frame: pl.LazyFrame, origin: str) -> pl.DataFrame:
 
 
 NUMBERS = (PRICE, IN_STOCK)
-"""Further columns that mean something, of numbers only."""
+"""Further columns that have a meaning; they hold only numbers."""
 _MOST_ANCHORS = 2
-"""Weeks of one file that start on more weekdays are days or months."""
-_NOT_WEEKLY = "Days and months are not read: sum the days of each whole week, and give every row the first day of its week."
-_OTHER_ANCHOR = "Give every row the first day of its week, or all of them its last day and --week-ending."
+"""If the weeks of one file start on more weekdays, they are days or months."""
+_NOT_WEEKLY = "Days and months are not read: sum the days of each whole week, and date each row by its week's first day."
+_OTHER_ANCHOR = (
+    "Date every row by the first day of its week, or all of them by the last day and add --week-ending."
+)
 _YEARS = timedelta(days=5 * 366)
 _KEY_AND_WEEK = ("sku", "store", "week")
 
@@ -263,8 +265,8 @@ TABLES: dict[str, Table] = {
         amounts=("units",),
         wide=("week", "units"),
         advice={
-            "units|min": "Negative units are returns: say how they count with --returns net or --returns zero.",
-            "units|nullability": "Weeks to come belong into --plan. Write 0 where nothing was sold, and leave out rows of "
+            "units|min": "Negative units are returns: choose how they count with --returns net or --returns zero.",
+            "units|nullability": "Future weeks belong in --plan. Write 0 if nothing was sold, and leave out rows of "
             "weeks whose sales are not known.",
         },
     ),

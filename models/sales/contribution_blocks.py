@@ -1,4 +1,4 @@
-"""Page blocks of what moved the forecasts: tables of contributions, and a chart of one key's weeks."""
+"""Page blocks on what moves the forecasts: tables of contributions, and a chart of one key's weeks."""
 
 import polars as pl
 
@@ -15,7 +15,7 @@ COLOURS = {
     "other_skus": page.THIRD,
     "trend": page.ALERT,
 }
-"""Groups of contributions that have a colour; all others share one."""
+"""Groups of contributions that have their own colour; all others share one."""
 NOTHING = 1e-9
 """Groups that add no more than this to any week are left out."""
 
@@ -37,24 +37,24 @@ def contribution_blocks(lines: pl.DataFrame) -> list[Block]:
     forms = {in_title(name): "+,.0f" for name in groups}
     forms |= {in_title(name): ",.0f" for name in ("level", "median")}
     text = (
-        "A forecast is the **level**, what the SKU usually sells in the store in a week without promotion, and what each "
-        f"group adds to it, in units a week. Here are the {mean.height} pairs with the largest forecasts. Of any pair: "
-        "`python -m flows sales explain --sku SKU --store STORE`."
+        "A forecast is the **level** (the SKU's usual sales in the store in a week without promotion) plus the "
+        f"contribution of each group, in units per week. Here are the {mean.height} pairs with the largest forecasts. "
+        "For any other pair: `python -m flows sales explain --sku SKU --store STORE`."
     )
     first = lines.join(mean.drop_nulls("level").head(1).select(KEY), on=KEY, how="semi").sort("week")
-    caption = "Mean of the weeks of the forecast. A row opens the pair above."
+    caption = "Means over the weeks of the forecast. Select a row to open the pair above."
     blocks: list[Block] = [
         Text(text),
         Grid(grid, caption, formats=forms, key={"sku": "SKU", "store": "Store"}),
     ]
     if first.height:
         blocks.append(_bars(first, groups))
-        blocks.append(Grid(_plan_lines(first), "Its plan, and what moves each week most"))
+        blocks.append(Grid(_plan_lines(first), "The plan of this pair, and what moves each week most"))
     return blocks
 
 
 def _bars(lines: pl.DataFrame, groups: list[str]) -> Block:
-    """The weeks of one key: what each group adds to the level, and the median less the level."""
+    """The weeks of one key: the contribution of each group, and the median minus the level."""
     weeks = lines["week"].to_list()
     rest = [name for name in groups if name not in COLOURS]
     bars = {in_title(name): (colour, lines[name]) for name, colour in COLOURS.items() if name in groups}
@@ -67,9 +67,7 @@ def _bars(lines: pl.DataFrame, groups: list[str]) -> Block:
     difference = (lines["median"] - lines["level"]).to_list()
     data.append(line("Median less level", weeks, difference, page.INK))
     sku, store, level = lines.select("sku", "store", "level").row(0)
-    caption = (
-        f"SKU {sku} in store {store}: what adds to its level of {page.compact(level)} units, week by week."
-    )
+    caption = f"SKU {sku} in store {store}: contributions to its level of {page.compact(level)} units, week by week."
     layout = {"barmode": "relative", "yaxis": {"rangemode": "normal"}}
     return chart(data, caption, "Units per week", layout)
 

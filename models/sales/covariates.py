@@ -1,4 +1,4 @@
-"""Covariates of one store or of all, such as the weather: a small table in place of columns of sales and plan."""
+"""Covariates of one store or of all, such as the weather: a small table instead of columns of sales and plan."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -12,14 +12,14 @@ from models.scenario import Frames
 EVERY_STORE = "*"
 """The store of a row that applies to all stores."""
 RECENT_WEEKS = 52
-"""A key without sales in this many weeks gets no plan that consists of covariates alone."""
+"""A key without sales in this many weeks gets no plan that consists only of covariates."""
 
 
 def joined(tables: Frames, as_of: date) -> Frames:
     """The tables with the covariates of the table `covariates` as columns of history and plan.
 
-    A value in a row of sales or plan takes precedence, then one of the store, then one of all stores. The plan gets
-    only the covariates known for some week after `as_of`. Without a plan, they become a plan of all recent keys.
+    A value in a row of sales or plan takes precedence, then one for the store, then one for all stores. The plan gets
+    only covariates that are known for some week after `as_of`. Without a plan, they become a plan for all recent keys.
     """
     if "covariates" not in tables:
         return tables
@@ -35,7 +35,7 @@ def joined(tables: Frames, as_of: date) -> Frames:
 
 
 def _with(table: pl.LazyFrame, rows: pl.DataFrame, names: Sequence[str]) -> pl.LazyFrame:
-    """`table` with the columns `names` of `rows`, filling values that it lacks."""
+    """`table` with its missing values in the columns `names` filled from `rows`."""
     there = table.collect_schema().names()
     every = pl.col("store") == EVERY_STORE
     of_all = rows.filter(every).select("week", pl.col(names).name.prefix("all "))

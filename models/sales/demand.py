@@ -1,4 +1,4 @@
-"""How much a key usually sells, what it sells relative to that, and which kind of demand it has."""
+"""A key's usual sales, its sales relative to them, and its kind of demand."""
 
 import numpy as np
 
@@ -13,10 +13,10 @@ KINDS = ("regular", "promoted", "intermittent", "new")
 
 
 def level_of(units: np.ndarray, promoted: np.ndarray) -> np.ndarray:
-    """Usual units of a key in a week without promotion: positive, NaN where it sold nothing.
+    """Usual units of a key in a week without promotion: positive, or NaN if it sold nothing.
 
-    The mean of the weeks without promotion among the last `LEVEL_WEEKS`; where fewer than four are
-    known, of the last year; where there are none either, or all are zero, of all weeks of the year.
+    The mean of the weeks without promotion among the last `LEVEL_WEEKS`; if fewer than four are
+    known, of the last year; if there are none in it, or all are zero, of all weeks of the last year.
     """
     regular = np.where(promoted == 1, np.nan, units)
     recent = regular[-LEVEL_WEEKS:]
@@ -26,7 +26,7 @@ def level_of(units: np.ndarray, promoted: np.ndarray) -> np.ndarray:
 
 
 def to_log(units: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Units as the logarithm of their ratio to the key's own level, `OFFSET` added to the ratio."""
+    """The logarithm of the ratio of units to the key's own level, plus `OFFSET`."""
     return np.log(units / level + OFFSET)
 
 
@@ -36,7 +36,7 @@ def from_log(values: np.ndarray, level: np.ndarray) -> np.ndarray:
 
 
 def last_known(units: np.ndarray) -> np.ndarray:
-    """The last units of each key that are known, within a year; zero where none are."""
+    """The last known units of each key within a year; zero if none are known."""
     last = np.zeros(units.shape[1])
     for now in units[-YEAR:]:
         last = np.where(np.isfinite(now), now, last)
@@ -44,12 +44,12 @@ def last_known(units: np.ndarray) -> np.ndarray:
 
 
 def share_of_zeros(units: np.ndarray) -> np.ndarray:
-    """Share of the last year's known weeks in which nothing was sold; NaN where none are known."""
+    """Share of the last year's known weeks in which nothing was sold; NaN if none are known."""
     year = units[-YEAR:]
     return mean(np.where(np.isfinite(year), year <= 0, np.nan))
 
 
 def kinds_of_keys(weeks_known: np.ndarray, zeros: np.ndarray) -> np.ndarray:
-    """The kind of demand of each key, but for promotions: new, intermittent or regular."""
+    """The kind of demand of each key, apart from promotions: new, intermittent or regular."""
     new, slow = weeks_known < NEW_WEEKS, zeros > 1 - INTERMITTENT_SHARE
     return np.array(["regular", "intermittent", "new"])[np.where(new, 2, np.where(slow, 1, 0))]

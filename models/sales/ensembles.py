@@ -14,11 +14,11 @@ from models.sales.preparation import FEATURE
 LEAST_ROWS = 200
 """Least number of training rows for the pooled model; with fewer, the other rungs forecast all keys."""
 LEARNT = ("units", "level", "week", "planned")
-"""Columns of training rows, besides their features, that ensembles are fitted to."""
+"""Columns of training rows to which ensembles are fitted, besides the features."""
 
 
 def learnt(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Training rows, in memory, with those columns that ensembles are fitted to."""
+    """Training rows, in memory, with the columns to which ensembles are fitted."""
     return rows.select(*LEARNT, f"^{FEATURE}.*$").collect().lazy()
 
 
@@ -29,7 +29,7 @@ def fit(
     options: Options,
     rungs: Sequence[str] = (POOLED, NO_PLAN),
 ) -> dict[str, pooled.Pooled]:
-    """The ensembles with and without plan, fitted to rows of `train`; neither where there are too few."""
+    """The ensembles with and without a plan, fitted to rows of `train`; neither if there are too few."""
     from models.boosting import release_memory
 
     if train is None:

@@ -1,7 +1,7 @@
 """Events that affect sales and are known in advance: public holidays, and those of the table `events`.
 
-What an event does to a SKU is learnt from the weeks near its earlier dates. Weeks are compared by the days from their
-first day to the event, so that a holiday that moves, such as Easter, takes its effect with it.
+The effect of an event on a SKU is learnt from the weeks near its earlier dates. Weeks are compared by the days from
+their first day to the event, so that the effect of a movable holiday, such as Easter, moves with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,22 +17,24 @@ from models.sales.panel import OFFSET, Panel, mean, panel_of, sum_of_weeks
 from models.scenario import Frames
 
 BEFORE, AFTER = 13, 7
-"""An event is near the week before it, its own week and the one after: so many days after or before their first day."""
+"""An event is near the week before it, its own week and the week after: up to this many days after or before their
+first day."""
 AROUND_WEEKS, LEAST_WEEKS = 6, 4
-"""Effects are relative to the mean of so many weeks before and after without an event, of which the least are known."""
+"""Effects are relative to the mean of this many weeks without an event before and after; at least `LEAST_WEEKS` of them
+must be known."""
 LONGEST = 104
 """Weeks of the longest horizon."""
 PRIOR_WEEKS = 0.5
-"""Weeks without an effect that each effect is mixed with."""
+"""Number of weeks without an effect that are mixed into each effect."""
 
 NONE = pl.DataFrame(schema={"name": pl.String, "date": pl.Date, "store": pl.String})
 
 
 def events(tables: Frames, calendars: Sequence[str], first: date, last: date) -> pl.DataFrame:
-    """name, date and store (null: of all) of the events near the weeks from `first` to `last`: of `holidays`, and of the
-    table `events`.
+    """name, date and store (null: all stores) of the events near the weeks from `first` to `last`: `holidays`, and those
+    of the table `events`.
 
-    Of days of the same name in a row the first one counts.
+    Of consecutive days with the same name, the first one counts.
     """
     since, until = first - timedelta(days=AFTER), last + timedelta(days=BEFORE)
     frames = [holidays(calendars, since, until)]
@@ -49,7 +51,7 @@ def events(tables: Frames, calendars: Sequence[str], first: date, last: date) ->
 
 
 def unknown_stores(tables: Frames) -> list[str]:
-    """A note for each store that events name and the history lacks."""
+    """A note for each store that events name but the history lacks."""
     if "events" not in tables or "store" not in tables["events"].collect_schema():
         return []
     stores = tables["history"].select("store").unique().collect()["store"]
@@ -65,7 +67,7 @@ def unknown_stores(tables: Frames) -> list[str]:
 def holidays(calendars: Sequence[str], first: date, last: date) -> pl.DataFrame:
     """name and date of the public holidays of `calendars`, such as DE, DE-BY or US, by the package `holidays`.
 
-    Raises `ContractError` for a country or region that it does not know.
+    Raises `ContractError` for a country or region that the package does not know.
     """
     from holidays import country_holidays
 
@@ -76,8 +78,8 @@ def holidays(calendars: Sequence[str], first: date, last: date) -> pl.DataFrame:
             days = country_holidays(country, subdiv=region or None, years=years, observed=False)
         except NotImplementedError as error:
             raise ContractError(
-                f"--holidays {calendar}: {error}. Expected a country as in ISO 3166, such as DE, or a region of "
-                "one, such as DE-BY."
+                f"--holidays {calendar}: {error}. Expected the ISO 3166 code of a country, such as DE, or of a "
+                "region, such as DE-BY."
             ) from None
         rows += [(name, day) for day in days for name in days.get_list(day)]
     return pl.DataFrame(rows, {"name": pl.String, "date": pl.Date}, orient="row")
@@ -87,8 +89,8 @@ def holidays(calendars: Sequence[str], first: date, last: date) -> pl.DataFrame:
 class Events:
     """The events near the weeks of a `panel` of SKUs, and which of its weeks are `promoted`.
 
-    `days` are those from the first day of a week to an event near it, NaN where none is: (weeks, events). The weeks
-    are those of the panel and of the `LONGEST` horizon after it.
+    `days` counts the days from the first day of a week to an event near it, NaN if it is not near: (weeks, events).
+    The weeks are those of the panel and of the `LONGEST` horizon after it.
     """
 
     panel: Panel
@@ -97,7 +99,7 @@ class Events:
 
     @classmethod
     def of(cls, frame: pl.DataFrame, panel: Panel, promoted: np.ndarray) -> "Events":
-        """Those of a frame of `events`; of dates of an event the one nearest to the middle of a week counts."""
+        """The events of a frame of `events`; of an event's dates, the one nearest to the middle of a week counts."""
         first = panel.first_week.toordinal() + 7 * np.arange(panel.weeks + LONGEST)
         columns = []
         for dates in frame.group_by("name", maintain_order=True).agg("date")["date"]:
@@ -107,7 +109,7 @@ class Events:
         return cls(panel, promoted, np.stack(columns, axis=1))
 
     def effects(self, ratios: np.ndarray, targets: Sequence[int]) -> np.ndarray:
-        """Effects of the events near weeks `targets`, in logarithms of units: (targets, SKUs); zero where none is near.
+        """Effects of the events near weeks `targets`, in logarithms of units: (targets, SKUs); zero if none is near.
 
         The mean of `ratios`, weighted by `likeness` and mixed with `PRIOR_WEEKS` without an effect.
         """
@@ -118,9 +120,9 @@ class Events:
         return np.array(by_target)
 
     def likeness(self, targets: Sequence[int], weeks: Sequence[int]) -> np.ndarray:
-        """Similarity of weeks in their distance to events: (targets, weeks), from 0 to 1, where all distances are equal.
+        """Similarity of weeks in their distances to events: (targets, weeks), from 0 to 1 (all distances are equal).
 
-        The mean over the events that are near either week; a seventh less for each day that one is nearer.
+        The mean over the events that are near either week; each day of difference costs a seventh.
         """
         one, other = self.days[targets][:, None], self.days[weeks][None]
         alike = np.nan_to_num(np.maximum(1 - np.abs(one - other) / 7, 0.0)).sum(axis=2)
@@ -128,9 +130,9 @@ class Events:
         return np.divide(alike, either, out=np.zeros(alike.shape), where=either > 0)
 
     def ratios(self, origin: int) -> np.ndarray:
-        """The logarithm of units to the mean of the weeks around: (weeks up to `origin`, SKUs).
+        """The logarithm of the ratio of units to the mean of the weeks around: (weeks up to `origin`, SKUs).
 
-        NaN in weeks far from events, promoted ones, and where too little is known.
+        NaN in weeks far from events, in promoted weeks, and if too little is known.
         """
         units = np.where(self.promoted[: origin + 1] == 1, np.nan, self.panel.units[: origin + 1])
         days = self.days[: origin + 1]
@@ -150,8 +152,8 @@ class Events:
 class EventsOfKeys:
     """The events of the keys of a panel: those of all stores by SKU, and those of one store by store.
 
-    What an event of one store does is the same for all its SKUs, so that one date of it tells something. `parts` are
-    events with the number of the column of their panel that each of the `keys` has; -1 for none.
+    The effect of one store's event is the same for all its SKUs, so that a single date is enough to estimate it. `parts`
+    are events with the column of their panel for each of the `keys`; -1 for none.
     """
 
     parts: Sequence[tuple[Events, np.ndarray]]
@@ -161,7 +163,7 @@ class EventsOfKeys:
     def of(
         cls, panel: Panel, context: Mapping[str, pl.DataFrame], of_all: tuple[Panel, np.ndarray, np.ndarray]
     ) -> "EventsOfKeys | None":
-        """Those of `context["events"]`; None where there are none. `of_all`: the panel of SKUs, promoted weeks, `of_key`."""
+        """Those of `context["events"]`; None if there are none. `of_all`: the panel of SKUs, promoted weeks, `of_key`."""
         frame = context.get("events", NONE)
         sku, promoted, of_key = of_all
         every, parts = frame.filter(pl.col("store").is_null()), []
@@ -178,7 +180,7 @@ class EventsOfKeys:
         return cls(parts, panel.keys.height) if frame.height else None
 
     def ratios(self, origin: int) -> np.ndarray:
-        """Those of all `parts` side by side; see `Events.ratios`."""
+        """The ratios of all `parts` side by side; see `Events.ratios`."""
         each = [events.ratios(origin) for events, _ in self.parts]
         return np.concatenate([np.zeros((origin + 1, 0)), *each], axis=1)
 

@@ -1,22 +1,22 @@
 """What moves a forecast away from its key's level: season, price, promotion, other SKUs, trend and the rest.
 
-The published median of a row is the key's level (see `demand.level_of`) and what each group of `GROUPS` adds to
-it, in units. The models work on a logarithm, where the contributions of features (pooled LightGBM) or regressors
-(SKUs' own models) add up; of a mean of models, the mean of their contributions. In units a group gets its
-share of the difference between median and level, in proportion to its logarithm; so the sums are exact
-(the logarithmic mean Divisia index: Ang 2005, Energy Policy 33). A group that stands against the others may be
+The published median of a row is the key's level (see `demand.level_of`) plus the contribution of each group of
+`GROUPS`, in units. The models work on a logarithm, where the contributions of features (pooled LightGBM) or regressors
+(SKUs' own models) add up; those of a mean of models are the means of their contributions. In units, a group gets a
+share of the difference between median and level in proportion to its logarithm, so that the sums are exact
+(the logarithmic mean Divisia index: Ang 2005, Energy Policy 33). If groups work against each other, one may be
 larger than the whole difference.
 
-    season        week of the year, events, last year's weeks, also of SKUs like it
-    price         the price against what it usually is
-    promotion     flags, now and before, and what they did before
+    season        week of the year, events, last year's weeks, also of similar SKUs
+    price         the price relative to the usual one
+    promotion     flags, now and before, and their earlier effects
     other_skus    prices and flags of the other SKUs in the store
-    trend         recent sales against the level, and how far ahead the week is
-    other_columns columns that are neither price nor flag
-    sku_and_store what the model expects of such a key in an average week
-    calibration   what is left: calibration, quantiles put in order, no less than zero
+    trend         recent sales relative to the level, and how far ahead the week is
+    other_columns columns that are neither prices nor flags
+    sku_and_store the model's expectation for such a key in an average week
+    calibration   the rest: calibration, quantiles put in order, no values below zero
 
-Keys that the ladder answers have no such parts; `ABOUT` says what their rung does.
+Forecasts of the ladder have no such contributions; `ABOUT` says what their rung does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ GROUPS = (
 KEYS_ON_PAGE = 40
 MOST = 3
 LEAST = 0.02
-"""Groups that move the forecast less than this, in logs, are not given as reasons."""
+"""Groups that move the forecast by less than this, in logs, are not given as reasons."""
 _USUAL = float(np.log(1 + OFFSET))
 """The level on the log scale."""
 _MEMBERS = {POOLED: (POOLED,), BLEND: (POOLED, STATISTICAL), **contest.PLANNED, **contest.MEMBERS}
@@ -62,11 +62,11 @@ ABOUT = {
     contest.LAST_WEEK: "the last week known",
     contest.LAST_YEAR: "the same week of last year",
     contest.SEASON: "last year's weeks of the key and its SKU, at this year's level",
-    "ended": "zero, since the table of SKUs or stores says that it has ended",
-    "stopped": "zero, since it was not sold for long and is not in the plan",
+    "ended": "zero, because it has ended according to the table of SKUs or stores",
+    "stopped": "zero, because it has not been sold for a long time and is not in the plan",
     "own_history": "quantiles of the key's own weeks",
-    "short_history": "the key's few weeks, mixed with what its SKU and store sell elsewhere",
-    "late_start": "the SKU's mean, scaled to this store and to what pairs of SKU and store that began late sold",
+    "short_history": "the key's few weeks, mixed with sales of its SKU in other stores and of its store",
+    "late_start": "the SKU's mean, scaled to this store and to the sales of pairs of SKU and store that began late",
     "sku_profile": "quantiles of the SKU in other stores, scaled to this store; if they are few, mixed with its SKUs",
     "store_profile": "quantiles of all SKUs of the store",
     "everything": "quantiles of all sales",
@@ -138,8 +138,8 @@ def explain(
     """One line per row of the published `rows`, sorted by key and week.
 
     Columns: sku, store, week, rung, `level`, the groups of `GROUPS` in units, `median` (their sum), `plan` (a struct
-    of its covariates), and `reasons`: the `MOST` strongest groups in words, each with the factor that it stands for.
-    `level` and groups are null for rungs that have no such parts; `reasons` then says what the rung does.
+    of its covariates), and `reasons`: the `MOST` strongest groups in words, each with its factor.
+    `level` and groups are null for rungs of the ladder; `reasons` then says what the rung does.
     """
     middle = middle_column(options)
     keys = rows.select(KEY).unique().sort(KEY)
@@ -199,7 +199,7 @@ def _contributions(
     middle: str,
     options: Options,
 ) -> np.ndarray:
-    """What each of `GROUPS` adds to each row of `forecasts` on the log scale, shape (rows, groups)."""
+    """The contribution of each of `GROUPS` to each row of `forecasts` on the log scale, shape (rows, groups)."""
     level = forecasts["level"].to_numpy()
     rungs = forecasts["rung"].to_list()
     of = {
@@ -228,9 +228,9 @@ def _contributions(
 def _trust(
     model: Model, own: pl.DataFrame | None, forecasts: pl.DataFrame, values: np.ndarray, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """The weight that `contest.mean_of` gives each model in each row of `forecasts`, and as `BLEND` that of the others.
+    """The weight that `contest.mean_of` gives each model in each row of `forecasts`; `BLEND`: that of naive forecasts.
 
-    A forecast without a model is as wide as the models of its row together, so that it has the mean of their weights.
+    A naive forecast is as wide as the models of its row together, so that it has the mean of their weights.
     """
     on, missing = [*KEY, "week"], np.full((forecasts.height, len(model.columns)), np.nan)
     by_member = {POOLED: missing, NO_PLAN: missing, STATISTICAL: missing}
@@ -253,7 +253,7 @@ def _trust(
 def _of_pooled(
     ensemble: pooled.Pooled | None, model: Model, values: np.ndarray, names: Sequence[str], middle: str
 ) -> np.ndarray:
-    """Contributions of the features, by group; NaN where there is no ensemble."""
+    """Contributions of the features, by group; NaN without an ensemble."""
     if ensemble is None or not len(values):
         return np.full((len(values), len(GROUPS)), np.nan)
     each = ensemble.contributions(aligned(ensemble, values, names), middle)
@@ -273,9 +273,9 @@ def _of_own(
     middle: str,
     options: Options,
 ) -> np.ndarray:
-    """Contributions of the regressors of SKUs' own models, by group; NaN where a key has no such forecast.
+    """Contributions of the regressors of SKUs' own models, by group; NaN if a key has no such forecast.
 
-    These models work on the logarithm of units plus one; what they add is stretched to the scale of the others.
+    These models work on the logarithm of units plus one; their contributions are stretched to the scale of the others.
     """
     nothing = np.full((forecasts.height, len(GROUPS)), np.nan)
     if own is None or not forecasts.height:
@@ -301,7 +301,7 @@ def _of_own(
 
 
 def _of_one(values: np.ndarray, group: str) -> np.ndarray:
-    """The whole of `values` as the contribution of one group."""
+    """All of `values` as the contribution of one group."""
     by_group = np.zeros((len(values), len(GROUPS)))
     by_group[:, GROUPS.index(group)] = values - _USUAL
     return by_group
@@ -318,7 +318,7 @@ def _in_units(forecasts: pl.DataFrame, logs: np.ndarray, middle: str) -> pl.Data
 
 
 def _with_plan(lines: pl.DataFrame, tables: Frames) -> pl.DataFrame:
-    """The lines with `plan`, a struct of the plan's covariates, null where the plan lacks the week."""
+    """The lines with `plan`, a struct of the plan's covariates; null if the plan lacks the week."""
     on = [*KEY, "week"]
     names = list(dict.fromkeys(column_of(name) for name in known_covariates(tables)))
     if "plan" not in tables or not names:
@@ -340,7 +340,7 @@ def _reasons(logs: np.ndarray, row: Mapping[str, Any], model: Model) -> str:
 
 
 def effect(total: float) -> str:
-    """What a contribution does to the forecast, as a factor.
+    """The effect of a contribution on the forecast, as a factor.
 
     >>> effect(0.35), effect(-0.105)
     ('x 1.42', 'x 0.90')

@@ -1,7 +1,7 @@
 """Features of a forecast row: a key, an origin (the last week known) and a target week after it.
 
-Units enter only as `panel.units[: origin + 1]`. Covariates of later weeks are the plan (in a backtest:
-what was then charged), and may enter up to the target week.
+Units are used only as `panel.units[: origin + 1]`. Covariates of later weeks are the plan (in a backtest: the actual
+covariates), and may be used up to the target week.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ from models.sales.seasons import YEAR, year_before
 from models.sales.views import View
 
 PRIOR_WEEKS = 4.0
-"""Weeks of the SKU's effect that are mixed into what promotions did to a key before."""
+"""Number of weeks of the SKU's effect that are mixed into a key's own promotion effects."""
 DEEP = 0.1
 """A price this share below the usual one is a deep cut."""
 
 
 def deviation(values: np.ndarray) -> np.ndarray:
-    """Standard deviation over weeks of what is known, NaN where fewer than two weeks are."""
+    """Standard deviation over the known weeks; NaN if fewer than two weeks are known."""
     spread = np.sqrt(np.maximum(mean((values - mean(values)) ** 2), 0.0))
     return np.where(np.isfinite(values).sum(axis=0) >= 2, spread, np.nan)
 
@@ -40,7 +40,7 @@ def _recent(panel: Panel, promotions: Promotions, origin: int, level: np.ndarray
 def _last_year(
     panel: Panel, promotions: Promotions, origin: int, target: int, level: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The same weeks a year ago (of the last year known), relative to the quarters around them."""
+    """The same weeks a year ago (in the last year known), relative to the quarters around them."""
     at = year_before(origin, target)
     if at < 2:
         empty = np.full(level.shape, np.nan)
@@ -58,8 +58,8 @@ def _last_year(
 def _effects(view: View, origin: int, level: np.ndarray, sku_level: np.ndarray) -> dict[str, np.ndarray]:
     """Effects of earlier promotions on each key: the mean of the log ratio to the level in promoted weeks.
 
-    Of the weeks of each flag, and of those with a price a tenth below the usual one; and the slope of the log
-    ratio on the depth. A key borrows `PRIOR_WEEKS` from its SKU, and the SKU as many from no effect.
+    For the weeks of each flag, and for those with a price a tenth below the usual one; and the slope of the log
+    ratio on the depth. `PRIOR_WEEKS` of the SKU's effect are mixed into a key's, and as many without effect into the SKU's.
     """
     at = view.sku_of_key
     of_sku = _effects_of(view.sku, view.sku_promotions, origin, sku_level, {})
@@ -164,7 +164,7 @@ def target_features(
 
 
 def _flags(view: View, target: int, fixed: Mapping[str, np.ndarray], flagged: bool) -> dict[str, np.ndarray]:
-    """Flags of the target week and the one before: the key's, the other SKUs', the SKU's over all stores."""
+    """Flags of the target week and the week before: of the key, of the other SKUs, and of the SKU in all stores."""
     own, week_before = view.promotions, max(target - 1, 0)
     features: dict[str, np.ndarray] = {}
     for name, values in own.flags.items():
@@ -188,7 +188,7 @@ def _flags(view: View, target: int, fixed: Mapping[str, np.ndarray], flagged: bo
 
 
 def _prices(view: View, target: int, fixed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The price of the target week, relative to what it usually is and to that of the other SKUs."""
+    """The price of the target week, relative to the usual price and to the prices of the other SKUs."""
     price, depth, rest = view.promotions.log_price, view.promotions.depth, view.others.log_price
     sku_depth, spread = view.sku_promotions.depth, view.sku_spread
     if price is None or depth is None or rest is None or sku_depth is None or spread is None:
@@ -225,7 +225,7 @@ _PLANNED = frozenset(
 
 
 def needs_plan(name: str, covariates: Sequence[str]) -> bool:
-    """Whether feature `name` is of the plan, or of promotions up to the target week."""
+    """Whether feature `name` depends on the plan, including promotions up to the target week."""
     about = {
         f"{kind}{covariate}"
         for covariate in covariates

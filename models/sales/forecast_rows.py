@@ -12,13 +12,13 @@ from models.sales.seasons import YEAR, year_before
 from models.sales.views import View
 
 ENOUGH_WEEKS = 8
-"""Weeks with units, in the last year, that a key needs for the pooled model, one of them in the last `LEVEL_WEEKS`."""
+"""Number of weeks with units in the last year that the pooled model needs, one of them in the last `LEVEL_WEEKS`."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Forecast rows: `frame` says which (sku, store, origin, week, step, units, level, kind, planned, enough,
-    naive (zero where nothing is known), seasonal_naive, last_year (NaN where not known)); `values` holds their
+    """Forecast rows: `frame` identifies them (sku, store, origin, week, step, units, level, kind, planned, enough,
+    naive (zero if nothing is known), seasonal_naive, last_year (NaN if unknown)); `values` holds their
     features, float32 of shape (rows, features)."""
 
     frame: pl.DataFrame
@@ -34,7 +34,7 @@ def build(
 ) -> Rows:
     """Rows of every key of the panel for each of the `origins` and each of its `steps`, in that order.
 
-    In the (origin, step) of `flagged`, every flag of the target week is 1.
+    For each (origin, step) in `flagged`, every flag of the target week is 1.
     """
     frames, blocks = [], []
     names: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ def build(
 
 
 def _about_origin(view: View, origin: int, fixed: Mapping[str, np.ndarray]) -> pl.DataFrame:
-    """Keys with origin, level, `enough` (history for the pooled model), naive, and kind but for promotions."""
+    """Keys with origin, level, `enough` (history for the pooled model), naive, and kind apart from promotions."""
     units = view.panel.units[: origin + 1]
     weeks_of_year = np.isfinite(units[-YEAR:]).sum(axis=0)
     is_recent = np.isfinite(units[-LEVEL_WEEKS:]).any(axis=0)

@@ -1,4 +1,4 @@
-"""What the plan lacks for a forecast: by SKU, store, week and column, and the effect on the forecast."""
+"""Gaps in the plan of a forecast, by SKU, store, week and column, and their effect on the forecast."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -18,7 +18,7 @@ SCHEMA = {
     "effect": pl.String,
 }
 WITHOUT = "forecast without a plan"
-UNKNOWN = "forecast with these values as unknown"
+UNKNOWN = "forecast with these values unknown"
 _EVERY = "every one"
 _FAR = 5.0
 
@@ -26,8 +26,8 @@ _FAR = 5.0
 def plan_gaps(tables: Frames, keys: pl.DataFrame, as_of: date, horizon: int) -> pl.DataFrame:
     """The rows and values that the plan lacks for `keys` in the `horizon` weeks after `as_of`.
 
-    One line stands for all combinations of its SKUs, stores, weeks and columns, each a list with
-    commas; `rows` counts the combinations of SKU, store and week. Empty where the history has no
+    One line stands for all combinations of its SKUs, stores, weeks and columns, each a comma-separated
+    list; `rows` counts the combinations of SKU, store and week. Empty if the history has no
     covariates.
     """
     covariates = known_covariates(tables)
@@ -48,10 +48,10 @@ def plan_gaps(tables: Frames, keys: pl.DataFrame, as_of: date, horizon: int) -> 
 
 
 def other_scales(tables: Frames, newest: date) -> list[str]:
-    """A note per column whose planned values are of another scale than those of the history, such as cents for euros.
+    """A note per column whose planned values are on another scale than those of the history, such as cents for euros.
 
-    They are where, for most of the SKUs, all are more than `_FAR` times the highest or less than that part of the lowest
-    value on record, which is above 0.
+    That is, for most of the SKUs, all planned values are more than `_FAR` times the highest value on record, or less than
+    1 / `_FAR` of the lowest, which must be above 0.
     """
     if "plan" not in tables:
         return []
@@ -71,9 +71,9 @@ def other_scales(tables: Frames, newest: date) -> list[str]:
         if 2 * far.height > skus.height:
             row = far.row(0, named=True)
             notes.append(
-                f"{name} is of another scale in the plan than in the history for {far.height:,} of {skus.height:,} SKUs, "
+                f"{name} is on another scale in the plan than in the history for {far.height:,} of {skus.height:,} SKUs, "
                 f"e.g. {row['sku']}: {row[f'low {name}']:g} to {row[f'high {name}']:g} planned, "
-                f"{row[f'low {name} before']:g} to {row[f'high {name} before']:g} before. Use one unit in both."
+                f"{row[f'low {name} before']:g} to {row[f'high {name} before']:g} before. Use the same unit in both."
             )
     return notes
 
@@ -81,7 +81,7 @@ def other_scales(tables: Frames, newest: date) -> list[str]:
 def _missing(
     plan: pl.LazyFrame, keys: pl.DataFrame, covariates: Sequence[str], weeks: list[date]
 ) -> pl.DataFrame:
-    """One row per SKU, store and week of which at least one covariate is not known, with their names."""
+    """One row per SKU, store and week with at least one unknown covariate, with the covariates' names."""
     combinations = keys.lazy().select(KEY).join(pl.LazyFrame({"week": weeks}), how="cross")
     names = [pl.when(pl.col(name).is_null()).then(pl.lit(column_of(name))) for name in covariates]
     return (

@@ -1,8 +1,8 @@
-"""Outcomes of published forecasts: the units sold, and how good the quantiles were.
+"""Ground truth of published forecasts: the units sold, and how good the quantiles were.
 
-A judged row is a published one (one SKU, store and week of one `as_of`) with `units`, null where the week
-has no row in the history; `pending` while the week is not over; the `kind` of demand,
-and the two naive forecasts, of the same definitions as in the backtest.
+A judged row is a published row (one SKU, store and week of one `as_of`) with `units`, null if the week
+has no row in the history; `pending` until the week is over; the `kind` of demand,
+and the two naive forecasts, defined as in the backtest.
 """
 
 from datetime import date, timedelta
@@ -25,10 +25,10 @@ from models.scenario import TALLIES, ControlChart, Frames, GroundTruth
 GROUND_TRUTH = GroundTruth(("history",), since=pl.col("week").min(), until=pl.col("week").max())
 CHARTS = {"pinball": ControlChart("Pinball loss per unit sold", every="week")}
 STEPS = (1, 4, 13)
-"""Steps whose loss is watched, as far as the horizon reaches."""
+"""Steps whose loss is watched, if they are within the horizon."""
 SLICES = (None, "as_of", "week", "step", "kind", "rung", "sku")
 KEYS_AT_A_TIME = 20_000
-"""Keys whose history is in memory together: 20 MB for a series of 130 weeks."""
+"""Number of keys whose history is in memory together: 20 MB for a series of 130 weeks."""
 
 
 def judge(forecasts: pl.LazyFrame, tables: Frames, until: date) -> pl.DataFrame:
@@ -85,7 +85,7 @@ def _weeks(panel: Panel, origin: int, promoted: np.ndarray) -> list[pl.DataFrame
 def measures(judged_rows: pl.LazyFrame, options: Options) -> pl.DataFrame:
     """`backtest.measures` of the rows whose units are known, per `SLICES`.
 
-    Rows without one of the quantiles of `options`, of a bundle with others, do not count.
+    Rows that lack one of the quantiles of `options`, because their bundle has others, do not count.
     """
     columns = [*KEY, "as_of", "week", "step", "units", *options.columns, "rung", "kind", *measuring.NAIVES]
     complete = judged_rows.select(columns).drop_nulls(["units", *options.columns])
@@ -94,7 +94,7 @@ def measures(judged_rows: pl.LazyFrame, options: Options) -> pl.DataFrame:
 
 
 def tallies(judged_rows: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """Losses, units and rows of each target week at each of `STEPS`, of rows whose units are known."""
+    """Losses, units and rows of each target week at each of `STEPS`, over rows whose units are known."""
     by_column = dict(zip(options.columns, options.quantiles, strict=True))
     if not set(by_column) <= set(judged_rows.columns):
         return pl.DataFrame(schema=TALLIES)
@@ -127,7 +127,7 @@ def losses(
 ) -> tuple[float, float, int] | None:
     """Pinball losses of `backtest` and `judged_rows` on the SKUs, stores and weeks that both forecast at one origin.
 
-    By the units of `judged_rows`, at the quantiles of `options` that both have. None where there is no such row.
+    They use the units of `judged_rows` and the quantiles of `options` that both have. None if there are no such rows.
     """
     theirs = judged_rows.filter(pl.col("units").is_not_null()).rename({"as_of": "origin"})
     both = set(backtest.collect_schema()) & set(theirs.collect_schema())

@@ -24,10 +24,10 @@ _ALWAYS |= {"depth", "price_to_median", "price_to_lowest"}
 
 
 def group_of(name: str, covariates: Sequence[str]) -> str | None:
-    """The group of `GROUPS` that feature `name` belongs to; None for features that are always used.
+    """The group of `GROUPS` to which feature `name` belongs; None for features that are always used.
 
-    `neighbours`: the other SKUs of the store, the SKU in other stores, and the season of SKUs like it. `promotions`: what
-    promotions did and when they were, but not the price and flags of the week. `stores`: what is left, the attributes of
+    `neighbours`: the other SKUs of the store, the SKU in other stores, and the season of similar SKUs. `promotions`: the
+    effects and times of promotions, but not the price and flags of the week. `stores`: the rest, that is, attributes of
     stores and SKUs.
 
     >>> [group_of(name, ["deal"]) for name in ("sku_season", "sku_regular_4", "deal", "education")]
@@ -42,6 +42,6 @@ def group_of(name: str, covariates: Sequence[str]) -> str | None:
 
 
 def used(names: Sequence[str], covariates: Sequence[str], options: Options) -> list[str]:
-    """Those of the feature `names` whose group the options use, in their order."""
+    """The feature `names` whose group the options use, in the same order."""
     without = {group for group in GROUPS if not getattr(options, f"use_{group}")}
     return [name for name in names if group_of(name, covariates) not in without]

@@ -1,4 +1,4 @@
-"""The pooled quantile models of a sales bundle as ONNX graphs, and the same for frames of features."""
+"""The pooled quantile models of a sales bundle as ONNX graphs, and their estimates for frames of features."""
 
 from dataclasses import replace
 
@@ -16,15 +16,15 @@ from models.sales.pooled import Pooled
 from models.sales.preparation import FEATURE
 
 _OUTSIDE = (
-    "Features: they are made from the history and the plan by Almanac (`sales train` writes those of its rows to "
-    "the run's folder, `parts/train`); the graphs take them ready.",
-    "Which graph is for a row: `pooled` where its week is in the plan, else `pooled_no_plan`.",
+    "Features: Almanac computes them from the history and the plan (`sales train` writes those of its rows to "
+    "the run's folder, `parts/train`); they are inputs of the graphs.",
+    "The choice of the graph for a row: `pooled` if its week is in the plan, else `pooled_no_plan`.",
     "The offsets of calibration: `calibration` in interchange.json, looked up by rung, kind and third of the "
-    "horizon, null standing for any; the first line that fits, from the most particular on.",
+    "horizon; null stands for any. Use the most specific line that matches.",
     "The rungs `statistical`, `blend` and those of keys with too little history: `own_models` and `own_keys` are "
     "in plain/ as Parquet, without a graph.",
-    "The naive forecasts and means: `unplanned` in interchange.json names the one of each kind of demand for weeks "
-    "without a plan, `planned` those that take the place of the models in planned weeks.",
+    "The naive forecasts and means: `unplanned` in interchange.json names the candidate of each kind of demand for weeks "
+    "without a plan, `planned` those that replace the models in planned weeks.",
 )
 
 
@@ -66,7 +66,7 @@ def _graph(rung: str, ensemble: Pooled, model: Model) -> Graph:
     inputs = (
         Port("features", "float", ensemble.features, "the features in this order; NaN where unknown"),
         Port("level", "double", ("level",), "units of a usual week of the key, above 0"),
-        Port("offsets", "double", tuple(names), "what calibration adds on the log scale; 0 for none"),
+        Port("offsets", "double", tuple(names), "the offsets of calibration on the log scale; 0 for none"),
     )
     outputs = (
         (
@@ -83,10 +83,10 @@ def _text(ensemble: Pooled, name: str) -> str:
 
 
 def estimate(model: Model, rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` with `rung` and calibrated quantiles in units, by the pooled models alone.
+    """`rows` with `rung` and calibrated quantiles in units, from the pooled models alone.
 
     Columns of `rows`: `planned`, `kind`, `step`, `level`, and the features as `f:<name>`, as in the parts of a
-    training; a feature that is absent is unknown. Quantiles are null where the bundle has no pooled model.
+    training; a feature that is absent is unknown. Quantiles are null if the bundle has no pooled model.
     """
     names = [name.removeprefix(FEATURE) for name in rows.columns if name.startswith(FEATURE)]
     values = np.ascontiguousarray(rows.select(pl.col(FEATURE + n).cast(pl.Float32) for n in names).to_numpy())

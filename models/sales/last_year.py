@@ -12,22 +12,23 @@ from models.sales.views import View
 OWN_SHARE = 0.6
 """Weight of the key's own week in `last_year`; the rest is its SKU's, over all stores, on the key's scale."""
 APART = float(np.log(3.0))
-"""On the log scale, at most, between the two: one store's typing error does not distort the season of all others."""
+"""Maximum distance of the two on the log scale, so that one store's typing error does not distort all other seasons."""
 SEASON_WEEKS = 26
 """The season of a week is relative to this many weeks before and after it."""
 GROWTH_WEEKS, GROWTH_SHARE, MOST_GROWTH = 8, 0.7, 3.0
-"""Growth compares this many weeks with the same weeks of last year; this share of its logarithm is believed."""
+"""Growth compares this many weeks with the same weeks of last year; this share of its logarithm is used, up to a factor
+of `MOST_GROWTH`."""
 EASTER_WEEKS, EASTER_SHARE = 6, 0.8
-"""A SKU's Easter is looked at relative to so many weeks before and after; it moves where that leaves at most this share
-of the differences from year to year."""
+"""A SKU's sales around Easter are relative to this many weeks before and after. Its pattern moves with Easter if that
+leaves at most this share of the differences from year to year."""
 
 
 def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Units of the week a year before `target`, at the level of this year; NaN where that week is not known.
+    """Units of the week a year before `target`, at the level of this year; NaN if that week is not known.
 
-    The mean, on the log scale, of what the key sold in that week and what its SKU sold in all stores then, on the
-    key's scale: the single week of a key is noisy. Times how much more the key sells in the last `GROWTH_WEEKS` than
-    in the same weeks a year before. What events did then is taken out, and what they do now put in; without events,
+    The mean, on the log scale, of the key's units in that week and its SKU's units in all stores, on the key's scale,
+    because a single week of a key is noisy; times the growth of the key in the last `GROWTH_WEEKS` over the same weeks a
+    year before. The effects of events then are removed, and those of events now added; without events,
     the days around Christmas are compared with the same days.
     """
     level, moves, at = fixed["_level"], fixed["_easter"], year_before(origin, target)
@@ -51,7 +52,7 @@ def last_year(view: View, origin: int, target: int, fixed: Mapping[str, np.ndarr
 
 
 def _mixed(units: np.ndarray, weeks: np.ndarray, columns: np.ndarray, before: float) -> np.ndarray:
-    """Units of one of the `weeks` for each of the `columns`, with the share `before` of the week before it if known."""
+    """Units of the week in `weeks` for each of the `columns`, with the share `before` from the week before if known."""
     of_week, of_before = units[weeks, columns], units[np.maximum(weeks - 1, 0), columns]
     return np.where(np.isfinite(of_before), (1 - before) * of_week + before * of_before, of_week)
 
@@ -59,8 +60,8 @@ def _mixed(units: np.ndarray, weeks: np.ndarray, columns: np.ndarray, before: fl
 def moves_with_easter(units: np.ndarray, panel: Panel, origin: int) -> np.ndarray:
     """Whether the pattern of each column of `units` around Easter moves with it from year to year.
 
-    Where these weeks, and those a year after an Easter, are more like the weeks of `from_easter` than like the same
-    weeks of the year before, over all years that are known at `origin`. False where no two Easters are.
+    It does if these weeks, and those a year after an Easter, are more like the weeks of `from_easter` than like the same
+    weeks of the year before, over all years known at `origin`. False unless two Easters are known.
     """
     plain, with_easter = np.zeros(units.shape[1]), np.zeros(units.shape[1])
     for target in range(YEAR, origin + 1):
@@ -75,13 +76,13 @@ def moves_with_easter(units: np.ndarray, panel: Panel, origin: int) -> np.ndarra
 
 
 def _unusual(units: np.ndarray, week: int) -> np.ndarray:
-    """A week on the log scale relative to the `EASTER_WEEKS` before and after it."""
+    """A week relative to the `EASTER_WEEKS` before and after it, on the log scale."""
     around = mean(units[max(0, week - EASTER_WEEKS) : week + EASTER_WEEKS + 1])
     return to_log(units[week], np.where(around > 0, around, np.nan))
 
 
 def _growth(units: np.ndarray, origin: int, weeks: int) -> np.ndarray:
-    """The factor by which keys are believed to sell more than so many `weeks` before; 1 where nothing is known."""
+    """The factor by which keys are assumed to sell more than `weeks` weeks before; 1 if nothing is known."""
     first = max(origin + 1 - GROWTH_WEEKS, weeks)
     if first > origin:
         return np.ones(units.shape[1])

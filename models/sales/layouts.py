@@ -18,7 +18,7 @@ _DAY_COLUMN = re.compile(r"d_(\d+)")
 
 
 def _item_and_store(files: Sequence[SourceFile], _: LayoutRequest) -> list[SourceFile]:
-    """`unique_id` split at its slash, else at its last underscore."""
+    """Files with `unique_id` split at its slash, or else at its last underscore."""
     name = "unique_id"
     there = r"^(.+)/([^/]+)$|^([^/]+)_([^_/]+)$"
     groups = pl.col(name).cast(pl.String).str.extract_groups(there)
@@ -30,7 +30,7 @@ def _item_and_store(files: Sequence[SourceFile], _: LayoutRequest) -> list[Sourc
 
 
 def _forecast(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """The target series with the related ones beside it; for the plan, the related ones. Item metadata is left out."""
+    """The target series joined with the related series; for the plan, the related series. Item metadata is left out."""
     timed = [file for file in files if "timestamp" in file.columns]
     targets = [file for file in timed if {*_TARGETS} & {*file.columns}]
     related = [file for file in timed if file not in targets]
@@ -47,7 +47,7 @@ def _forecast(files: Sequence[SourceFile], request: LayoutRequest) -> list[Sourc
 
 
 def _walmart(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """The files of the table in a folder of the competition, with each week's features, by its first day."""
+    """The files of the table in a folder of the competition, with the features of each week, dated by its first day."""
     if request.table == "stores":
         return [file for file in files if "Date" not in file.columns] or list(files)
     dated = [file for file in files if "Date" in file.columns]
@@ -65,10 +65,10 @@ def _walmart(files: Sequence[SourceFile], request: LayoutRequest) -> list[Source
 
 
 def _m5(files: Sequence[SourceFile], request: LayoutRequest) -> list[SourceFile]:
-    """Units of a day in columns d_1, d_2, ... summed to weeks that begin with d_1; incomplete weeks are left out.
+    """Daily units in columns d_1, d_2, ... summed to weeks, the first of which starts on d_1; incomplete weeks are left out.
 
-    With the calendar its dates count, and prices that are in the same folder are a covariate: a week without a price
-    and without a sale is one in which the item was not for sale. Without it d_1 is 29 January 2011.
+    A calendar in the same folder gives the dates, and then prices in the folder are a covariate: in a week without a price
+    or a sale, the item was not for sale. Without a calendar, d_1 is 29 January 2011.
     """
     sales = [file for file in files if any(_DAY_COLUMN.fullmatch(c) for c in file.columns)]
     calendar = next((file for file in files if {"d", "date"} <= {*file.columns}), None)
@@ -103,7 +103,7 @@ def _weekly(file: SourceFile, begin: date) -> SourceFile:
     starts = [n for n in range(1, max(numbers) + 1, 7) if all(n + i in numbers for i in range(7))]
     if not starts:
         raise ContractError(
-            f"{file.name}: {len(numbers)} columns of days. Expected d_1 to d_7 at least: a whole week."
+            f"{file.name}: {len(numbers)} columns of days. Expected at least d_1 to d_7, a whole week."
         )
     units = [
         pl.sum_horizontal(
@@ -122,20 +122,20 @@ _NIXTLA = {"sku": ("unique_id",), "week": ("ds",), "units": ("y",)}
 
 LAYOUTS = {
     "nixtla": Layout(
-        "Nixtla and MMF: unique_id (the SKU), ds, y and covariates; a file without a store column is taken as one store, "
+        "Nixtla and MMF: unique_id (the SKU), ds, y and covariates; a file without a store column counts as one store, "
         "'all'",
         _NIXTLA,
         ONE_STORE,
     ),
     "nixtla-stores": Layout(
-        "Nixtla and MMF: unique_id, ds, y; unique_id is SKU and store, separated by its slash or, without one, by its "
-        "last underscore",
+        "Nixtla and MMF: unique_id, ds, y; unique_id is the SKU and the store, separated by a slash or, without a slash, by "
+        "the last underscore",
         {"week": ("ds",), "units": ("y",)},
         arrange=_item_and_store,
     ),
     "amazon-forecast": Layout(
         "Amazon Forecast: the target series (item_id, timestamp, demand or target_value, location) and, in the same "
-        "folder, related series as covariates; as a plan, the related series",
+        "folder, related series as covariates; for --plan, only the related series",
         {"sku": _ITEMS, "week": ("timestamp",), "units": _TARGETS, "store": _PLACES},
         ONE_STORE,
         _forecast,

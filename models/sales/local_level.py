@@ -10,11 +10,11 @@ import numpy as np
 ENOUGH_WEEKS = 12
 FORGETTING = 0.1
 RATIOS = np.array([0.0, *np.geomspace(1e-4, 10.0, 12)])
-"""Ratios of the level's variance to the noise's that trend and season are estimated with."""
+"""Ratios of the level's variance to the noise's with which trend and season are estimated."""
 
 
 def variances(series: np.ndarray) -> tuple[float, float, str | None]:
-    """Variances of noise and level by maximum likelihood, and the reason where they are not."""
+    """Variances of noise and level by maximum likelihood, and the reason if they were found in another way."""
     observed = np.flatnonzero(np.isfinite(series))
     if len(observed) < ENOUGH_WEEKS:
         weeks = f"{len(observed)} week{'' if len(observed) == 1 else 's'}"
@@ -65,7 +65,7 @@ def innovations(series: np.ndarray, regressors: np.ndarray) -> tuple[np.ndarray,
 
     One filter per ratio of `RATIOS`. Returns the sums of products of the innovations over their variance, shape
     (ratios, SKUs, 1 + regressors, 1 + regressors), the sums of the variances' logarithms (ratios, SKUs), and the
-    number of innovations (SKUs,). The first value of a SKU is its level, and no innovation.
+    number of innovations (SKUs,). The first value of a SKU is its level, not an innovation.
     """
     skus, width = series.shape[1], 1 + regressors.shape[1]
     squares, deviance = np.zeros((len(RATIOS), skus, width, width)), np.zeros((len(RATIOS), skus))

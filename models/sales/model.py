@@ -15,23 +15,23 @@ from models.sales.panel import KEY
 from models.scenario import File
 
 GROUPS = ("rung", "kind", "steps")
-"""Columns that errors are calibrated by, from the largest group to the smallest; `steps` are thirds of the horizon."""
+"""Columns by which errors are calibrated, from the largest group to the smallest; `steps` are thirds of the horizon."""
 CLUSTER = ("sku", "origin")
-"""The errors of a SKU that are made at one origin share much of their fate, over its stores and weeks."""
+"""The errors of a SKU at one origin are strongly correlated, over its stores and weeks."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """Estimators of a bundle.
+    """The estimators of a bundle.
 
-    `with_plan` is for rows whose week is planned, `without_plan` for the others; None where there was
+    `with_plan` is for rows whose week is planned, `without_plan` for the others; None if there was
     too little to learn from. `own_models` are the parameters of `statistical`, and `own_keys` (sku, store)
-    the keys that they forecast; with `own_first` all keys that they can forecast. `unplanned` (kind, rung)
+    the keys that they forecast; with `own_first`, they forecast all keys that they can. `unplanned` (kind, rung)
     are the candidates of `contest` that forecast weeks without a plan, by kind of demand; without rows, the
-    pooled model does; `planned` are those that take the place of the models in planned weeks. With `blended`, the rows
+    pooled model does. `planned` are those that replace the models in planned weeks. With `blended`, the rows
     of all other keys that both can forecast with the plan are the mean of the two (see `contest.mean_of`).
-    `categories` are those of columns of words at training. `offsets` calibrate each rung on the log scale.
-    `quantiles`, `horizon`, `covariates` and `flags` are those of training.
+    `categories` are the categories of columns of words at training. `offsets` calibrate each rung on the log scale.
+    `quantiles`, `horizon`, `covariates` and `flags` are those of the training.
     """
 
     quantiles: tuple[float, ...]
@@ -91,8 +91,8 @@ class Model:
     ) -> pl.DataFrame:
         """`rows` with `rung` and the quantiles in units; see `forecast_rows.build` for rows, values and names.
 
-        Planned rows have the rung `pooled`, where the bundle has such an ensemble, all others
-        `pooled_no_plan`; with `own`, forecasts of `statistical`, also `statistical` and `blend`. Without any
+        Planned rows have the rung `pooled` if the bundle has such an ensemble, all others `pooled_no_plan`; with `own`,
+        forecasts of `statistical`, rows may also have the rungs `statistical` and `blend`. Without any
         estimator, rung and quantiles are null.
         """
         in_plan = pl.col("planned") & (self.with_plan is not None)
@@ -119,7 +119,7 @@ class Model:
     def _with_own(
         self, rows: pl.DataFrame, raw: np.ndarray, own: pl.DataFrame, level: np.ndarray
     ) -> tuple[pl.DataFrame, np.ndarray]:
-        """Rungs and quantiles on the log scale, where `own` has a part in them."""
+        """Rungs and quantiles on the log scale, with the forecasts `own` of the SKUs' own models."""
         own_rows = rows.select(*KEY, "week").join(
             own.select(*KEY, "week", *self.columns), on=[*KEY, "week"], how="left", maintain_order="left"
         )
@@ -163,8 +163,8 @@ class Model:
     def recalibrated(self, rows: pl.DataFrame, level: str) -> pl.DataFrame:
         """`rows` of another estimator, with rung, kind, step and quantiles in units, calibrated.
 
-        The column `level` holds the units that the log scale is relative to; where it is not positive,
-        the quantiles stay as they are.
+        The column `level` holds the units to which the log scale is relative; if it is not positive,
+        the quantiles stay the same.
         """
         columns = list(self.columns)
         scale = rows[level].to_numpy()[:, None]
@@ -176,7 +176,7 @@ class Model:
 
 
 def load(files: Mapping[str, Any]) -> Model:
-    """The model from the files of `Model.files`; nothing that is in them is executed."""
+    """The model from the files of `Model.files`; nothing in them is executed."""
     about = files["about"]
     return Model(
         quantiles=tuple(about["quantiles"]),
@@ -197,12 +197,12 @@ def load(files: Mapping[str, Any]) -> Model:
 
 
 def log_values(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str], threads: int) -> np.ndarray:
-    """Quantiles on the log scale; features of the ensemble that `names` lacks are unknown."""
+    """Quantiles on the log scale; features of the ensemble that are not in `names` are unknown."""
     return ensemble.predict(aligned(ensemble, values, names), threads)
 
 
 def aligned(ensemble: pooled.Pooled, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The columns of `values`, which `names` names, in the ensemble's order; NaN for those that are missing."""
+    """The columns `names` of `values` in the order of the ensemble's features; missing ones are NaN."""
     if tuple(names) == ensemble.features:
         return values
     at = {name: i for i, name in enumerate(names)}
@@ -219,12 +219,12 @@ def middle_of(quantiles: Sequence[float]) -> int:
 
 
 def ladder_level(columns: Sequence[str]) -> pl.Expr:
-    """The units that the errors of a ladder's row are measured by: the mean of its quantiles."""
+    """The units to which the errors of a ladder's row are relative: the mean of its quantiles."""
     return pl.mean_horizontal(columns).alias("level")
 
 
 def steps(horizon: int) -> pl.Expr:
-    """The third of the horizon that `step` is in: 0, 1 or 2."""
+    """The third of the horizon to which `step` belongs: 0, 1 or 2."""
     return ((pl.col("step").cast(pl.Int32) - 1) * 3 // horizon).clip(0, 2).cast(pl.Int32).alias("steps")
 
 

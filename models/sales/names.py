@@ -8,9 +8,9 @@ _CLOSE = 0.5
 
 
 def near(name: str, candidates: Iterable[str], most: int = NEAR) -> list[str]:
-    """Up to `most` of the `candidates`: those most like `name`, the nearest first.
+    """Up to `most` of the `candidates` that resemble `name`, the nearest first.
 
-    Case, blanks and leading zeros do not matter.
+    Case, spaces and leading zeros do not matter.
 
     >>> near("42", ["00042", "00043", "7"]), near("Espresso", ["espresso 250g", "tea"])
     (['00042', '00043'], ['espresso 250g'])
@@ -23,7 +23,7 @@ def near(name: str, candidates: Iterable[str], most: int = NEAR) -> list[str]:
 
 
 def suggestion(name: str, candidates: Iterable[str]) -> str:
-    """The near names as the end of a message; where none is near, the first existing ones.
+    """The end of a message that lists similar names or, if there are none, the first existing ones.
 
     >>> suggestion("42", ["00042", "7"]), suggestion("x", ["1", "2", "3", "4"])
     ("Near: '00042'.", "There are, for instance: '1', '2', '3'.")

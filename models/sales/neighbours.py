@@ -1,7 +1,7 @@
-"""What only all keys together show: totals per SKU and week, and per store and week, from all shards.
+"""Totals per SKU and week, and per store and week, which need the keys of all shards.
 
-Sums are sums of whole numbers (values times a power of ten, rounded), so that they are the same to the
-bit in whatever order, and on however many threads, rows are added.
+They are sums of whole numbers (values times a power of ten, rounded), so that they are the same to the
+bit whatever the order of the rows and the number of threads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,28 +14,28 @@ from models.scenario import Frames
 
 PRICE = "price"
 HISTORY_WEEKS = 312
-"""Weeks of history in use: six years. Seasons and wandering levels are learnt better from six than from three."""
+"""Weeks of history in use: six years. Seasons and wandering levels are learnt better from six years than from three."""
 _DIGITS = {"units": 1e3, "price": 1e12, "square": 1e12, "share": 1e9}
 
 
 def first_week_of(as_of: date) -> date:
-    """The first week that may be in use."""
+    """The first week that may be used."""
     return as_of - timedelta(weeks=HISTORY_WEEKS - 1)
 
 
 def first_week(context: Mapping[str, pl.DataFrame], as_of: date) -> date:
-    """The first week of history in use that the history has: `as_of` where it has none; see `shared_frames`."""
+    """The first week of the history that is used; `as_of` if there is none. See `shared_frames`."""
     return max(first_week_of(as_of), context["calendar"]["first_week"][0] or as_of)
 
 
 def shared_frames(tables: Frames, as_of: date, horizon: int) -> dict[str, pl.DataFrame]:
     """The frames that every shard needs; a few rows per SKU or store and week.
 
-    `sku_weeks`: sku, week, keys (that have a row), units (mean of a key, null in the plan), and the
-    mean of each covariate over the stores; for a price the geometric mean, and as `spread` the standard
+    `sku_weeks`: sku, week, keys (number that have a row), units (mean per key, null in the plan), and the
+    mean of each covariate over the stores; for a price, the geometric mean and, as `spread`, the standard
     deviation of its logarithm. `store_weeks`: store, week, keys, units, and for each covariate `sum_<name>` and
-    `n_<name>` over the store's SKUs; of logarithms for a price. `calendar`: one row with the
-    first week of the history and its number of rows, all and in the last `horizon` weeks.
+    `n_<name>` over the store's SKUs; for a price, of logarithms. `calendar`: one row with the
+    first week of the history and its number of rows, in total and in the last `horizon` weeks.
     `covariates`: name, low and high over the history, and `planned`, whether there is a plan at all.
     """
     covariates = known_covariates(tables)
@@ -57,18 +57,18 @@ def shared_frames(tables: Frames, as_of: date, horizon: int) -> dict[str, pl.Dat
 
 
 def with_plan(covariates: pl.DataFrame) -> bool:
-    """Whether weeks to come have covariates: the `covariates` of `shared_frames` are some, and of a plan."""
+    """Whether future weeks have covariates: the `covariates` of `shared_frames` are not empty, and there is a plan."""
     return covariates.height > 0 and bool(covariates["planned"].all())
 
 
 def flag_names(covariates: pl.DataFrame) -> tuple[str, ...]:
-    """Covariates that are shares or yes-or-no: all their values lie between 0 and 1."""
+    """Covariates that are shares or flags: all their values lie between 0 and 1."""
     shares = covariates.filter(pl.col("low") >= 0, pl.col("high") <= 1, pl.col("name") != PRICE)
     return tuple(shares["name"])
 
 
 def _value(name: str) -> pl.Expr:
-    """A covariate as it is averaged: a price as its logarithm, null where it is not known."""
+    """A covariate in the form in which it is averaged: a price as its logarithm; null if it is not known."""
     value = pl.col(name).fill_nan(None)
     return pl.when(value > 0).then(value.log()) if name == PRICE else value
 
@@ -125,7 +125,7 @@ def ranges(past: pl.LazyFrame, covariates: Sequence[str]) -> pl.LazyFrame:
 
 
 def store_attributes(tables: Frames) -> pl.DataFrame | None:
-    """store and its numeric attributes as float32, sorted; None where there are none."""
+    """store and its numeric attributes as float32, sorted; None if there are none."""
     if "stores" not in tables:
         return None
     names = covariate_columns(tables["stores"].collect_schema())

@@ -21,27 +21,27 @@ class Options:
     quantiles: tuple[float, ...] = QUANTILES
     seed: int = 7
     training_rows: int = 300_000
-    """At most about this many training rows; keys and horizons are sampled to stay below."""
+    """Approximate maximum number of training rows; keys and horizons are sampled to stay below it."""
     backtest_rows: int = 200_000
-    """At most about this many rows in the backtest of all origins together."""
+    """Approximate maximum number of rows in the backtest, over all origins."""
     origins: int = 4
     """Backtest origins whose whole horizon is known, see `backtest_origins`."""
     holidays: tuple[str, ...] = ()
-    """Calendars of public holidays that are learnt from and forecast by, see `models.sales.events`."""
+    """Calendars of public holidays whose effects are learnt and forecast; see `models.sales.events`."""
     requested_weeks: int = 52
-    """A key without history in this many weeks, and without plan, is not asked for."""
+    """A key without history in this many weeks, and without a plan, is not requested."""
     statistical_skus: int = 30
-    """SKUs, at most, whose own models are tried in the backtest; all of them where there are no covariates."""
+    """Maximum number of SKUs whose own models are tried in the backtest; without covariates, all are."""
     estimator: str = AUTO
-    """`auto`: what the backtest says, see `models.sales.training`; or one for all keys that it can forecast."""
+    """`auto`: chosen by the backtest, see `models.sales.training`; or one for all keys that it can forecast."""
     trees: int = 80
     """Trees of the pooled model's location; scoring costs in proportion to trees times the logarithm of leaves."""
     learning_rate: float = 0.1
     leaves: int = 31
     leaf_share: float = 1 / 150
-    """The least rows in a leaf, as a share of all rows."""
+    """Minimum number of rows in a leaf, as a share of all rows."""
     feature_share: float = 0.1
-    """The share of the features that a tree sees: many trees that each see few, averaged."""
+    """Share of the features that each tree sees: many trees are averaged, each of which sees few features."""
     spread_trees: int = 20
     """Trees of each quantile's ensemble, on the residuals of the location."""
     spread_learning_rate: float = 0.15
@@ -57,7 +57,7 @@ class Options:
     totals: tuple[str, ...] = ("total", "store", "sku")
     """Levels of the published totals, see `models.sales.totals`."""
     total_weeks: tuple[int, ...] = ()
-    """Numbers of first weeks to publish totals of, besides each week and the whole horizon."""
+    """Totals of the first n weeks are published for each n here, besides those of each week and the whole horizon."""
     threads: int = 0
     """Threads of LightGBM in training; 0 for all. The result does not depend on it."""
     scoring_threads: int = 1
@@ -95,13 +95,13 @@ class Options:
 
     @property
     def origin_gap(self) -> int:
-        """Weeks between two backtest origins, and between the last one and `as_of`: the horizon, a quarter at most."""
+        """Weeks between two backtest origins, and between the last one and `as_of`: the horizon, at most a quarter."""
         return min(self.horizon, QUARTER)
 
     def backtest_origins(self, as_of: date) -> list[date]:
-        """Dates of the backtest origins, latest first, without regard to how far the history reaches.
+        """Dates of the backtest origins, latest first, even if the history does not reach back to them.
 
-        The latest of a horizon of more than a quarter are there for the weeks that are known.
+        If the horizon is longer than a quarter, only part of the horizon is known at the latest of them.
         """
         in_part = -(-self.horizon // self.origin_gap) - 1
         return [as_of - timedelta(weeks=self.origin_gap * (i + 1)) for i in range(self.origins + in_part)]

@@ -1,9 +1,9 @@
 """Sales and covariates of many keys on one calendar: dense arrays of week x key.
 
 Windows over weeks are slices of such an array, so a gap in the table stays a gap (NaN) and never
-shifts a lag, and whatever is given `units[: origin + 1]` cannot see past the origin. Week is the
-first axis: sums over weeks add whole rows in calendar order, which makes the arithmetic of a key
-the same to the bit whichever keys stand next to it.
+shifts a lag, and code that receives `units[: origin + 1]` cannot see past the origin. Week is the
+first axis: sums over weeks add whole rows in calendar order, so that the results for a key are
+the same to the bit whatever keys are next to it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ from models.scenario import Frames
 KEY = ("sku", "store")
 IMPLAUSIBLE, PLAUSIBLE_WEEKS = 50.0, 8
 IMPLAUSIBLE_EARLY, LEAST_WEEKS = 1000.0, 3
-"""For the first `PLAUSIBLE_WEEKS` weeks of a key, of which at least `LEAST_WEEKS` must exist."""
+"""The same for the first `PLAUSIBLE_WEEKS` weeks of a key, of which at least `LEAST_WEEKS` must exist."""
 OFFSET = 0.1
-"""Added to units relative to a usual week before taking the logarithm, so that zero has one."""
+"""Added to units relative to a usual week before taking the logarithm, so that zero has a logarithm."""
 IN_STOCK, ENOUGH_STOCK = "in_stock", 0.9
-"""The history's column for the share of a week in which a SKU could be bought, and the least share that counts."""
+"""The history's column for the share of a week in which a SKU could be bought, and the least share at which units count."""
 END = "end"
-"""The attribute of a SKU that is the last day on which it is sold."""
+"""The attribute for the last day on which a SKU is sold."""
 NOT_COVARIATES = frozenset({"sku", "store", "week", "units", "shard", IN_STOCK})
 
 
 @dataclass(frozen=True)
 class Panel:
-    """`units` and each covariate are float64 of shape (weeks, keys); NaN is not observed or not known.
+    """`units` and each covariate are float64 of shape (weeks, keys); NaN means not observed or not known.
 
     Row `i` is the week `first_week + 7 * i` days. Rows after `last` hold the plan's covariates
     and no units. `implausible` counts the units that `plausible` replaced.
@@ -54,12 +54,12 @@ class Panel:
         return (week - self.first_week).days // 7
 
     def cut(self, start: int, stop: int) -> "Panel":
-        """The panel of the keys from `start` up to `stop`."""
+        """The panel of the keys from `start` (included) to `stop` (excluded)."""
         covariates = {name: values[:, start:stop] for name, values in self.covariates.items()}
         return Panel(self.keys[start:stop], self.first_week, self.last, self.units[:, start:stop], covariates)
 
     def of(self, condition: pl.Expr) -> "Panel":
-        """The panel of the `keys` for which `condition` is true; itself where it is true of all."""
+        """The panel of the `keys` for which `condition` is true; the panel itself if it is true for all."""
         mask = self.keys.select(condition.alias("chosen"))["chosen"].to_numpy()
         if mask.all():
             return self
@@ -70,7 +70,7 @@ class Panel:
 class Shared:
     """A frame with one row per week and value of one key column, as arrays of (weeks, keys of a panel).
 
-    Every key sees the rows of its own value; NaN where the frame has none.
+    Every key has the rows of its own value; NaN if the frame has none.
     """
 
     def __init__(self, panel: Panel, frame: pl.DataFrame, column: str) -> None:
@@ -91,18 +91,18 @@ class Shared:
 
 
 def mean(values: np.ndarray) -> np.ndarray:
-    """Mean over weeks (the first axis) of the known values; NaN where there are none."""
+    """Mean over weeks (the first axis) of the known values; NaN if there are none."""
     finite = np.isfinite(values)
     return ratio(sum_of_weeks(np.where(finite, values, 0.0)), finite.sum(axis=0))
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole`, NaN where the whole is not positive."""
+    """`part / whole`; NaN if the whole is not positive."""
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
 
 def sum_of_weeks(values: np.ndarray) -> np.ndarray:
-    """Sum over weeks, added in calendar order; of a single column numpy would add pairs, with other last digits."""
+    """Sum over weeks in calendar order; in a single column, numpy would add pairs, which changes the last digits."""
     if values.shape[1:] == (1,):
         return np.add.reduce(np.repeat(values, 2, axis=1), axis=0)[:1]
     return np.asarray(np.add.reduce(values, axis=0))
@@ -114,9 +114,9 @@ def covariate_columns(schema: Mapping[str, pl.DataType]) -> list[str]:
 
 
 def known_covariates(tables: Frames) -> list[str]:
-    """The covariates that a forecast may count on: those of the history that the plan has too.
+    """The covariates that a forecast can use: those that both history and plan have.
 
-    Without a plan, all covariates of the history: a plan may follow once the model is trained.
+    Without a plan, all covariates of the history: a plan may follow after the training.
     """
     history = covariate_columns(tables["history"].collect_schema())
     if "plan" not in tables:
@@ -131,7 +131,7 @@ def out_of_stock() -> pl.Expr:
 
 
 def demanded(history: pl.LazyFrame) -> pl.LazyFrame:
-    """The history with unknown units in weeks out of stock: demand was at least what was sold, but how much is unknown."""
+    """The history with unknown units in weeks out of stock: demand may have been higher than sales."""
     if IN_STOCK not in history.collect_schema():
         return history
     return history.with_columns(pl.when(~out_of_stock()).then("units").alias("units"))
@@ -207,10 +207,10 @@ def panel_of(
 def plausible(units: np.ndarray) -> np.ndarray:
     """`units` (weeks, keys) with single weeks that can only be typing errors replaced by the highest week before.
 
-    Such a week is more than `IMPLAUSIBLE` times the highest of all weeks of the key before it, of which there are
-    at least `PLAUSIBLE_WEEKS`, at least one of them with sales. A second such week in a row is believed. Negative
-    weeks as far from zero count as zero. Whether a week is replaced depends on earlier weeks only, so that no
-    backtest knows more than there was to know; but for a key's first `PLAUSIBLE_WEEKS` weeks, see `_early`.
+    Such a week is more than `IMPLAUSIBLE` times the highest of all earlier weeks of the key, of which there are
+    at least `PLAUSIBLE_WEEKS`, at least one of them with sales. A second such week in a row is accepted. Negative
+    weeks as far from zero count as zero. Whether a week is replaced depends only on earlier weeks, so that no
+    backtest knows the future; except in a key's first `PLAUSIBLE_WEEKS` weeks, see `_early`.
     """
     result = _early(units)
     highest, weeks = np.zeros(units.shape[1]), np.zeros(units.shape[1])
@@ -227,11 +227,11 @@ def plausible(units: np.ndarray) -> np.ndarray:
 
 
 def _early(units: np.ndarray) -> np.ndarray:
-    """A copy of `units` in which a single one of a key's first weeks, `IMPLAUSIBLE_EARLY` times the others, is the
-    highest of them; zero where it is negative.
+    """A copy of `units` in which a single one of a key's first weeks that is `IMPLAUSIBLE_EARLY` times the others is
+    replaced by the highest of them; by zero if it is negative.
 
-    The first weeks are judged by each other. No forecast looks back at fewer of them than `PLAUSIBLE_WEEKS`: before,
-    keys are left to the ladder.
+    The first weeks are judged by each other. No forecast uses fewer of them than `PLAUSIBLE_WEEKS`: keys with fewer
+    weeks are left to the ladder.
     """
     size = np.where(np.isfinite(units), np.abs(units), -1.0)
     early = (size >= 0) & (np.cumsum(size >= 0, axis=0) <= PLAUSIBLE_WEEKS)

@@ -8,9 +8,9 @@ Two stages, on the logarithm of units relative to the level (`demand.to_log`):
   blocks of weeks: the residual of a week comes from an ensemble that has not seen that block, so that the
   quantiles are as wide as errors on unseen weeks are. (Chernozhukov et al. 2018, Econometrics Journal 21.)
 
-In the real data that the defaults were tuned on, all stores of a SKU share the fate of a promotion week:
-300,000 rows are worth some thousand. What helps is averaging many trees that each see few features
-(`feature_share`), not deeper ones. Small leaves in the spread do the same: many weak trees averaged.
+In the real data on which the defaults were tuned, sales of a SKU in a promotion week are strongly correlated over all
+stores: 300,000 rows are worth a few thousand. Averaging many trees that each see few features (`feature_share`)
+helps; deeper trees do not. Small leaves in the spread have the same effect: many weak trees are averaged.
 
 Scoring costs in proportion to `trees` and `spread_trees`.
 """
@@ -28,11 +28,11 @@ from models.sales.categories import BETWEEN
 from models.sales.options import Options, quantile_column
 
 LEAST_FEATURES = 4
-"""Least number of features that a tree of the location sees."""
+"""Minimum number of features that a tree of the location sees."""
 FOLDS, BLOCK_WEEKS = 5, 4
 ONE_CORE = {"num_threads": 1, "verbosity": -1, "max_bin": 127}
-"""Ensembles are grown beside each other on a core each: threads within one wait for each other, with the
-processor, many times in every tree, which on a busy machine takes twenty times as long."""
+"""Ensembles are grown in parallel on one core each: threads within an ensemble busy-wait for each other
+many times in every tree, which takes twenty times as long on a busy machine."""
 
 RISING = ("depth", "sku_depth", "others_moved")
 FALLING = ("price_to_median", "price_to_lowest")
@@ -60,9 +60,9 @@ class Pooled:
         return np.maximum.accumulate(np.stack(columns, axis=1), axis=1)
 
     def contributions(self, values: np.ndarray, quantile: str) -> np.ndarray:
-        """What each feature adds to a quantile before quantiles are put in order, in logs: (rows, features + 1).
+        """The contribution of each feature to a quantile, before quantiles are put in order, in logs: (rows, features + 1).
 
-        The last column is what all rows have in common; a row's sum is the quantile on the log scale. Lundberg et
+        The last column is the same for all rows; a row's sum is the quantile on the log scale. Lundberg et
         al. (2020), From local explanations to global understanding with explainable AI for trees, Nature Machine
         Intelligence 2.
         """
@@ -75,7 +75,7 @@ class Pooled:
         return total
 
     def files(self, name: str) -> dict[str, Any]:
-        """The model as files of a bundle whose names begin with `name`."""
+        """The model as files of a bundle; their names begin with `name`."""
         texts = {f"{name}_{about}": booster.model_to_string() for about, booster in self.spread.items()}
         about = {"features": list(self.features), "start": dict(self.start)}
         return {f"{name}_location": self.location.model_to_string(), **texts, f"{name}_about": about}
@@ -91,8 +91,8 @@ def fit(
 ) -> Pooled:
     """The model of `target` (rows,) on the log scale, from `values` (rows, features).
 
-    `options` give the quantiles, the seed, the threads and how trees are grown. `weeks` are the numbers of
-    the target weeks, by whose blocks the residuals are cross-fitted; `flags` names the covariates that mark
+    `options` has the quantiles, the seed, the threads and the parameters of trees. `weeks` are the numbers of
+    the target weeks: residuals are cross-fitted over blocks of them. `flags` names the covariates that mark
     promotions.
     """
     from models.boosting import lgb
@@ -159,9 +159,9 @@ def _parameters(
 
 
 def read(files: Mapping[str, Any], name: str, quantiles: Sequence[float]) -> Pooled | None:
-    """The model of rising `quantiles` from the files that `Pooled.files` made; None where they are not there.
+    """The model of rising `quantiles` from the files of `Pooled.files`; None if they are missing.
 
-    The order of the quantiles is that of `quantiles`: a JSON object has none.
+    The quantiles are in the order of `quantiles`, because a JSON object has no order.
     """
     if f"{name}_about" not in files:
         return None
@@ -173,9 +173,9 @@ def read(files: Mapping[str, Any], name: str, quantiles: Sequence[float]) -> Poo
 
 
 def _directions(names: Sequence[str], flags: Sequence[str]) -> list[int]:
-    """1 where the location may only rise with a feature, -1 where it may only fall, else 0.
+    """Per feature: 1 if the location may only rise with it, -1 if it may only fall, else 0.
 
-    A category may do either: the usual one need not be the one that sells least.
+    The flag of a category may do either: the usual category is not always the one that sells least.
     """
     flags = [flag for flag in flags if BETWEEN not in flag]
     rising = {*RISING, *flags, *(f"sku_{flag}" for flag in flags)}

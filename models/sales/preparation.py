@@ -1,4 +1,4 @@
-"""What one shard contributes to training: rows to learn from, rows of the backtest, own models of SKUs."""
+"""The contribution of one shard to training: rows to learn from, rows of the backtest, own models of SKUs."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,16 @@ from models.sales.promotions import with_prices_of_others
 from models.scenario import Frames
 
 FEATURE = "f:"
-"""Begins the names of feature columns in a part."""
+"""Prefix of the names of feature columns in a part."""
 FIRST_ORIGIN = 8
 """Least number of weeks of history before the first training origin."""
 BACKTEST_WEEKS = 26
-"""Weeks of history that a backtest origin needs before it."""
+"""Number of weeks of history that a backtest origin needs before it."""
 FLAGGED_SHARE = 0.04
 """Share of the training weeks in which every flag of every key is set to 1.
 
-Plans are sometimes flagged wholesale. Together with the share of other SKUs that are flagged, this teaches
-the model to trust prices in such a week."""
+Some plans flag everything. Together with the share of other SKUs that are flagged, this teaches
+the model to rely on prices in such a week."""
 MAX_STEPS = 4
 
 
@@ -35,14 +35,13 @@ def prepare(
 ) -> dict[str, pl.DataFrame]:
     """The shard's parts, by name; a part without rows is left out.
 
-    `train`: rows whose target week is known, with features. `backtest`: rows of each backtest origin with
+    `train`: rows whose target week is known, with features. `backtest`: rows of each backtest origin that have
     actuals, with features; keys without enough history for the pooled model are in `ladder_backtest`
     instead, with the ladder's quantiles as of that origin. `statistical_backtest`: quantiles of SKUs' own models,
-    fitted at each origin; `statistical`: their parameters at `as_of`. `weeks`: how many weeks there are from
+    fitted at each origin; `statistical`: their parameters at `as_of`. `weeks`: the number of weeks from
     the first to the last row of each key, summed over the shard's keys, and how many of them are missing,
     implausible or out of stock.
-    Keys are sampled by a hash of their name, so that all shards together stay below the options' numbers
-    of rows.
+    Keys are sampled by a hash of their name, so that all shards together stay below the numbers of rows in the options.
     """
     covariates = known_covariates(tables)
     first = first_week(context, as_of)
@@ -78,7 +77,7 @@ def prepare(
 
 
 def _weeks(panel: Panel) -> pl.DataFrame:
-    """One row: the `weeks` from the first to the last of each key, and how many are `missing` or `implausible`."""
+    """One row: the number of `weeks` from the first to the last of each key, and how many are `missing` or `implausible`."""
     finite = np.isfinite(panel.units)
     since_first = np.maximum.accumulate(finite, axis=0)
     until_last = np.maximum.accumulate(finite[::-1], axis=0)[::-1]
@@ -100,8 +99,8 @@ def sampled(
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Keys to learn from, keys of the backtest, and SKUs whose own models are tried.
 
-    Each is the same share of the keys (or SKUs) in every shard. The keys of the SKUs that are tried are in
-    the backtest, too.
+    Each is the same share of the keys (or SKUs) in every shard. The keys of the SKUs that are tried are also in
+    the backtest.
     """
     calendar, has_plan = context["calendar"], with_plan(context["covariates"])
     train_share = options.training_rows / max(calendar["rows"][0], 1)
@@ -142,7 +141,7 @@ def training_rows(view: views.View, context: Mapping[str, pl.DataFrame], options
 
 
 def backtest_origins(panel: Panel, as_of: date, options: Options) -> list[int]:
-    """Indices of the backtest origins that the history reaches back to, earliest first."""
+    """Indices of the backtest origins that the history covers, earliest first."""
     indices = [panel.index(origin) for origin in options.backtest_origins(as_of)]
     return sorted(origin for origin in indices if origin >= BACKTEST_WEEKS - 1)
 
@@ -159,7 +158,7 @@ def _as_part(rows: forecast_rows.Rows) -> pl.DataFrame:
 
 
 def _unplanned(test: pl.DataFrame) -> pl.DataFrame:
-    """Backtest rows as they are without a plan: the covariates of the target week are not known in advance."""
+    """Backtest rows as without a plan: the covariates of the target week are unknown."""
     kind = pl.when(kind="promoted").then(pl.lit("regular")).otherwise("kind").alias("kind")
     return test.with_columns(pl.lit(value=False).alias("planned"), kind)
 
@@ -169,8 +168,8 @@ def _ladder_rows(
 ) -> pl.DataFrame:
     """The ladder's answers for the keys and weeks of `short`, as of each origin.
 
-    Profiles of SKUs are complete, since a shard holds all stores of its SKUs; those of stores are of the
-    shard alone.
+    Profiles of SKUs are complete, because a shard holds all stores of its SKUs; profiles of stores cover only the
+    shard.
     """
     about = short.select("sku", "store", "origin", "week", "step", "units", *NAIVES, "last_year", "kind")
     parts = []
@@ -193,7 +192,7 @@ def _without_plan(panel: Panel, origin: int) -> Panel:
 def _statistical_parts(
     panel: Panel, skus: pl.DataFrame, as_of: date, has_plan: bool, options: Options
 ) -> dict[str, pl.DataFrame]:
-    """Parameters of all SKUs' own models at `as_of`, and the backtest of those of `skus`."""
+    """Parameters of all SKUs' own models at `as_of`, and the backtest of the models of `skus`."""
     tried = panel.of(pl.col("sku").is_in(skus["sku"].implode()))
     tests = []
     for origin in backtest_origins(panel, as_of, options) if tried.keys.height else ():

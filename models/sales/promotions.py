@@ -1,7 +1,7 @@
 """Prices and promotions, week by week: arrays of (weeks, keys), as in a `Panel`.
 
-All of it follows from covariates of that week and earlier ones, never from units. After the origin the
-covariates are the plan, so it is known ahead.
+They depend on covariates of that week and earlier ones, never on units. After the origin, the
+covariates are the plan, so that they are known in advance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,20 @@ from models.sales.neighbours import PRICE
 from models.sales.panel import Panel, Shared
 
 PROMOTED_DEPTH = 0.05
-"""A price this share below the usual one is a promotion; so is a flag of at least `FLAGGED`."""
+"""A price this share below the usual one counts as a promotion, and so does a flag of at least `FLAGGED`."""
 FLAGGED = 0.5
 FORGETTING = 0.1
-"""The usual price follows a higher price at once, and a lower one by this share of the gap a week."""
+"""The usual price follows a higher price at once, and a lower price by this share of the gap per week."""
 PRICE_OTHERS = "price_others"
 LONG_AGO = 26.0
-"""The most weeks since the last promotion that are counted."""
+"""Maximum number of weeks since the last promotion that is counted."""
 
 
 @dataclass(frozen=True)
 class Promotions:
-    """`log_price` and `depth` (share below the usual price; negative above it) are NaN where there is no
-    price, `promoted` is 1, 0 or NaN where nothing is known, `since` the weeks since the last promotion
-    before a week, `flags` by name."""
+    """`log_price` and `depth` (share below the usual price; negative above it) are NaN without a
+    price; `promoted` is 1, 0 or NaN if nothing is known; `since` counts the weeks since the last promotion
+    before a week; `flags` are by name."""
 
     log_price: np.ndarray | None
     depth: np.ndarray | None
@@ -37,7 +37,7 @@ class Promotions:
 
 
 def promotions(panel: Panel, flags: Sequence[str]) -> Promotions:
-    """Promotions of the panel's keys; `flags` are those of its covariates that mark promotions."""
+    """Promotions of the panel's keys; `flags` are the covariates that mark promotions."""
     marks = {name: panel.covariates[name] for name in flags}
     log_price = depth = None
     if PRICE in panel.covariates:
@@ -56,16 +56,16 @@ def promotions(panel: Panel, flags: Sequence[str]) -> Promotions:
 
 
 def logarithm(values: np.ndarray) -> np.ndarray:
-    """Natural logarithm; NaN where a value is not positive."""
+    """Natural logarithm; NaN if a value is not positive."""
     positive = np.greater(values, 0, where=np.isfinite(values), out=np.zeros(values.shape, bool))
     return np.log(values, where=positive, out=np.full(values.shape, np.nan))
 
 
 def usual(log_price: np.ndarray) -> np.ndarray:
-    """Logarithm of the usual price at each week, from that week and those before; NaN before the first.
+    """Logarithm of the usual price in each week, from that week and earlier ones; NaN before the first.
 
-    It follows a higher price at once, and a lower one by `FORGETTING` of the gap a week, so that a
-    promotion of some weeks hardly moves it and a lasting cut becomes usual within a quarter.
+    It follows a higher price at once, and a lower price by `FORGETTING` of the gap per week, so that a
+    promotion of a few weeks hardly moves it and a lasting cut becomes usual within a quarter.
     """
     level = np.full(log_price.shape[1], np.nan)
     prices = np.empty_like(log_price)
@@ -95,7 +95,7 @@ class Others:
 
 
 def others(panel: Panel, own: Promotions, store_weeks: pl.DataFrame) -> Others:
-    """Means over the other SKUs of the key's store and week; NaN where there is no other.
+    """Means over the other SKUs of the key's store and week; NaN if there are none.
 
     `store_weeks` are those of `neighbours.shared_frames`: sums and counts that include the key itself.
     """
@@ -112,7 +112,7 @@ def others(panel: Panel, own: Promotions, store_weeks: pl.DataFrame) -> Others:
 
 
 def with_prices_of_others(panel: Panel, store_weeks: pl.DataFrame) -> Panel:
-    """The panel with a covariate `price_others`: the geometric mean of `others`; as it is without prices."""
+    """The panel with a covariate `price_others`, the geometric mean of `others`; unchanged without prices."""
     prices = others(panel, promotions(panel, ()), store_weeks).log_price
     if prices is None:
         return panel

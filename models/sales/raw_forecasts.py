@@ -1,4 +1,4 @@
-"""Forecasts of the backtest's origins by every candidate, before calibration: rows of `of_origin`."""
+"""Forecasts from the backtest's origins by every candidate, before calibration: rows of `of_origin`."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,7 +14,7 @@ from models.sales.panel import KEY
 from models.sales.preparation import FEATURE
 
 SHORT, TEXT = pl.col(KEY).cast(pl.Categorical), pl.col(KEY).cast(pl.String)
-"""Keys as numbers of categories, while forecasts are compared, and as text."""
+"""Keys as categories, while forecasts are compared, and as text."""
 ABOUT = ("sku", "store", "origin", "week", "step", "units", "level", "kind", *backtest.NAIVES, "last_year")
 
 
@@ -25,9 +25,9 @@ def of_origins(
     learn: Callable[[pl.LazyFrame | None], Mapping[str, pooled.Pooled]],
     options: Options,
 ) -> dict[object, pl.DataFrame]:
-    """Forecasts of each origin by each rung before calibration; see `of_origin`.
+    """Forecasts from each origin by each rung before calibration; see `of_origin`.
 
-    The features of one origin are in memory at a time.
+    Only the features of one origin are in memory at a time.
     """
     if test is None:
         return {}
@@ -43,7 +43,7 @@ def of_origins(
 def of_origin(
     models: Mapping[str, pooled.Pooled], rows: pl.DataFrame, own: pl.DataFrame | None, options: Options
 ) -> pl.DataFrame:
-    """Forecasts of one origin by each rung before calibration: `ABOUT`, rung, and `v<i>` on the log scale.
+    """Forecasts from one origin by each rung before calibration: `ABOUT`, rung, and `v<i>` on the log scale.
 
     `models` are ensembles that know nothing after the origin, `own` the forecasts of the SKUs' own models. `rows` are in
     the order of key and week. All rungs that forecast all of them share their columns in memory.
@@ -75,7 +75,7 @@ def of_origin(
 def _candidates(
     rows: pl.DataFrame, raw: pl.DataFrame, options: Options, *, has_plan: bool
 ) -> list[pl.DataFrame]:
-    """The rows of each candidate of `contest`, from `raw`, those of the two models."""
+    """The rows of each candidate of `contest`, from `raw`, the rows of the two models."""
     on = [*KEY, "origin", "week"]
     ensemble = POOLED if has_plan else NO_PLAN
     names = [f"v{i}" for i in range(len(options.quantiles))]
@@ -92,7 +92,7 @@ def _candidates(
 
 
 def _raw_blend(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """The blend of the rows that have a forecast by both, in the shape of `of_origin`."""
+    """The blend of the rows that have a forecast by both models, with the columns of `of_origin`."""
     on = [*KEY, "origin", "week"]
     pooled_rows, own = raw.filter(rung=POOLED), raw.filter(rung=STATISTICAL)
     both = pooled_rows.join(own.select(on), on=on, how="semi").sort(on)
@@ -103,14 +103,14 @@ def _raw_blend(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 
 def of_ladder(answers: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """The ladder's answers, in the shape of `of_origin`."""
+    """The ladder's answers, with the columns of `of_origin`."""
     level = answers["level"].to_numpy()[:, None]
     values = to_log(answers.select(options.columns).to_numpy(), level)
     return answers.select(*ABOUT, "rung", *_columns(values), steps(options.horizon))
 
 
 def only(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
-    """The rows that meet a condition; `rows` itself, and no copy, where all do."""
+    """The rows that meet a condition; `rows` itself, not a copy, if all do."""
     return rows if rows.select(condition.all()).item() else rows.filter(condition)
 
 
@@ -133,7 +133,7 @@ def with_units(raw: pl.DataFrame, options: Options) -> pl.DataFrame:
 
 
 def in_units(raw: pl.DataFrame, values: np.ndarray, options: Options) -> pl.DataFrame:
-    """The rows of `raw` with the quantiles `values`, which are on the log scale, in units."""
+    """The rows of `raw` with `values`, quantiles on the log scale, in units."""
     units = from_log(values, raw["level"].to_numpy()[:, None])
     columns = [pl.Series(name, units[:, i]) for i, name in enumerate(options.columns)]
     return raw.select(*ABOUT, "rung", *columns)

@@ -14,7 +14,7 @@ from models.sales.seasons import YEAR
 
 RIDGE_WEEKS = 10.0
 HARMONICS, SLOW_HARMONICS = 12, 2
-"""Harmonics of the year, at most, and those of them that covariates are told apart from."""
+"""Maximum number of harmonics of the year, and the number of slow ones that are fitted together with covariates."""
 SKUS_AT_A_TIME = 256
 DAMPING = 0.9
 """Share of a trend that remains from one week of the forecast to the next."""
@@ -24,9 +24,9 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Logs:
-    """Log units `y` (weeks up to the origin, keys); regressors `x` by name (weeks up to the last target, keys),
-    and as `waves` those that are the same for all keys (weeks up to the last target); the SKU `names`, the first
-    key of each (`starts`), and the SKU's number of each key (`sku`)."""
+    """Log units `y` (weeks up to the origin, keys); regressors by name: `x` (weeks up to the last target, keys),
+    and `waves`, which are the same for all keys (weeks up to the last target); the SKU `names`, the first
+    key of each (`starts`), and the number of each key's SKU (`sku`)."""
 
     y: np.ndarray
     x: Arrays
@@ -41,7 +41,7 @@ class Logs:
         return [slice(bounds[at], bounds[at + 1]) for at in range(len(self.starts))]
 
     def mean_by_sku(self, values: np.ndarray) -> np.ndarray:
-        """Mean over the finite values of a SKU's keys, shape (weeks, SKUs); NaN where there is none."""
+        """Mean over the finite values of a SKU's keys, shape (weeks, SKUs); NaN if there are none."""
         finite = np.isfinite(values)
         total = np.add.reduceat(np.where(finite, values, 0.0), self.starts, axis=1)
         return ratio(total, np.add.reduceat(finite.astype(float), self.starts, axis=1))
@@ -86,9 +86,9 @@ def logs_of(panel: Panel, origin: int, horizon: int) -> Logs:
 def coefficients(logs: Logs) -> dict[str, np.ndarray]:
     """Coefficients by regressor, one value per SKU: covariates by least squares, then trend and season.
 
-    Least squares are of log units, less each key's mean, on covariates and slow harmonics, so that a promotion
-    of every December is not taken for December; the harmonics' coefficients are then estimated anew.
-    The ridge is worth `RIDGE_WEEKS` store-weeks in which the regressor varies as it usually does.
+    Log units, minus each key's mean, are regressed on covariates and slow harmonics, so that a promotion
+    in every December is not mistaken for December; the harmonics' coefficients are then estimated again.
+    The ridge counts as `RIDGE_WEEKS` store-weeks in which the regressor varies as it usually does.
     """
     slow = list(logs.waves)[1 : 1 + 2 * SLOW_HARMONICS]
     names = [name for name in logs.x if name and (name not in logs.waves or name in slow)]
@@ -120,10 +120,10 @@ def coefficients(logs: Logs) -> dict[str, np.ndarray]:
 def _trend_and_season(logs: Logs, series: np.ndarray) -> dict[str, np.ndarray]:
     """Coefficients of the trend and of the year's harmonics, by name, one value per SKU.
 
-    Generalised least squares of the SKU's index `series` (weeks, SKUs): index and regressors go through the
-    same local-level filter, and their innovations are regressed on each other. By least squares, a level
-    that wanders would pass for a trend or a season (Granger & Newbold 1974, Journal of Econometrics 2). The
-    ratio of the two variances is the likeliest of `RATIOS`. Coefficients are the mean over the models with and
+    Generalised least squares of the SKU's index `series` (weeks, SKUs): index and regressors pass through the
+    same local-level filter, and the index's innovations are regressed on those of the regressors. With ordinary least
+    squares, a wandering level would look like a trend or a season (Granger & Newbold 1974, Journal of Econometrics 2).
+    The ratio of the two variances is the likeliest of `RATIOS`. Coefficients are the mean over the models with and
     without trend and with 0 to `HARMONICS` harmonics, weighted by exp(-AICc / 2) (Burnham & Anderson 2002, Model
     Selection and Multimodel Inference, ch. 2 and 4). A trend needs a year of history, a season two, and each coefficient
     two weeks.
@@ -156,9 +156,9 @@ def _span(series: np.ndarray) -> np.ndarray:
 
 
 def sku_index(logs: Logs, rest: np.ndarray) -> np.ndarray:
-    """Each SKU's level week by week, shape (weeks, SKUs): the mean over its stores, each less its mean.
+    """Each SKU's level week by week, shape (weeks, SKUs): the mean over its stores, each minus its own mean.
 
-    Two-way means by turns, so that a store that reports in some weeks only does not move the level.
+    Means over weeks and stores alternate, so that a store that reports only in some weeks does not move the level.
     NaN in weeks in which no store reports.
     """
     effect = mean(rest)

@@ -99,7 +99,7 @@ class Sales(
         return resolve_as_of(tables["history"], as_of, now)
 
     def omissions(self, tables: Frames, newest: AsOf) -> list[str]:
-        """Notes on incomplete weeks, ended SKUs, predecessors, events of unknown stores, and plans of another scale."""
+        """Notes on incomplete weeks, ended SKUs, predecessors, events of unknown stores, and plans on another scale."""
         return [
             *incomplete_weeks(tables["history"], newest),
             *assortment.unsold(tables, newest),
@@ -121,7 +121,7 @@ class Sales(
         tables = successors.with_inherited(tables, inherited)
         every = categories.of_history(tables, as_of)
         is_flag = pl.col("use") == categories.FLAG
-        # of all categories, since those that the bundle has learnt may have another use by now
+        # of all categories, because the use of those that the bundle has learnt may have changed since
         frames = neighbours.shared_frames(
             categories.with_flags(tables, every["name"]), as_of, sales_options.horizon
         )
@@ -287,7 +287,7 @@ class Sales(
 
 
 def _as_learnt(tables: Frames, as_of: AsOf, model: Model, context: Mapping[str, pl.DataFrame]) -> Frames:
-    """The tables with all that the model has learnt from: covariates of stores, predecessors, flags of categories."""
+    """The tables with all columns that the model uses: covariates of stores, predecessors' weeks, flags of categories."""
     tables = successors.with_inherited(joined(tables, as_of), context)
     names = [name for name in model.covariates if name in context["sku_weeks"].columns]
     return categories.with_flags(tables, names)

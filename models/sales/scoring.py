@@ -1,4 +1,4 @@
-"""One shard's forecast: each key by the highest rung that its history allows."""
+"""The forecasts of one shard: each key by the highest rung that its history allows."""
 
 from collections.abc import Mapping
 from datetime import date, timedelta
@@ -16,9 +16,9 @@ from models.sales.seasons import YEAR
 from models.scenario import Frames, Scores
 
 PANEL_WEEKS = 2 * YEAR + 13
-"""Weeks before a forecast, at least, that its panel has."""
+"""Minimum number of weeks before a forecast in its panel."""
 KEYS_AT_A_TIME = 2_000
-"""Keys whose features are in memory together: 8 MB for 13 steps and 80 features."""
+"""Number of keys whose features are in memory together: 8 MB for 13 steps and 80 features."""
 
 
 def score(
@@ -29,11 +29,11 @@ def score(
     as_of: date,
     options: Options,
 ) -> Scores:
-    """Rows and outcomes of `keys`, from the shard's tables and the `context`.
+    """Rows and statuses of `keys`, from the shard's tables and the `context`.
 
     A key with `forecast_rows.ENOUGH_WEEKS` weeks of history in the last year is forecast by the pooled model or,
-    where the bundle says so, by its SKU's own; every other one by the ladder. A key's rows depend on
-    its own history and plan, on the `context`, and with its SKU's own model on that SKU's other stores.
+    if the bundle says so, by its SKU's own model; every other key by the ladder. A key's rows depend on
+    its own history and plan, on the `context` and, with its SKU's own model, on that SKU's other stores.
     """
     unique_keys = keys.select(KEY).unique().sort(KEY)
     panel = panel_with_plan(model, tables, context, unique_keys, as_of, options)
@@ -81,7 +81,7 @@ def _fitted_rows(
     attributes: pl.DataFrame | None,
     options: Options,
 ) -> pl.DataFrame:
-    """Forecasts of the keys of `panel`, some keys at a time; rung is null where there is too little history."""
+    """Forecasts of the keys of `panel`, some keys at a time; the rung is null if a key has too little history."""
     steps = {panel.last: range(1, options.horizon + 1)}
     frames = []
     for start in range(0, max(panel.keys.height, 1), KEYS_AT_A_TIME):
@@ -103,7 +103,7 @@ def own_rows(
     context: Mapping[str, pl.DataFrame],
     options: Options,
 ) -> pl.DataFrame | None:
-    """Forecasts of the SKUs' own models; None where they have no part in the forecasts of `keys`."""
+    """Forecasts of the SKUs' own models; None if the forecasts of `keys` do not use them."""
     needed = (
         model.own_first
         or model.blended
@@ -134,13 +134,13 @@ def _ladder_rows(
 
 
 def _plan(tables: Frames, as_of: date, options: Options) -> pl.LazyFrame:
-    """The plan of the weeks that are forecast."""
+    """The plan for the weeks of the forecast."""
     until = as_of + timedelta(weeks=options.horizon)
     return tables["plan"].filter(pl.col("week") > as_of, pl.col("week") <= until)
 
 
 def _with_words(outcomes: pl.DataFrame, plan: pl.LazyFrame, vocabulary: pl.DataFrame) -> pl.DataFrame:
-    """The outcomes with the categories of their plan that `vocabulary` lacks, in the reason."""
+    """The outcomes, with the categories of their plan that `vocabulary` lacks added to the reason."""
     rows = outcomes.join(categories.not_learnt(plan, vocabulary), on=KEY, how="left", maintain_order="left")
     reason = pl.concat_str("reason", "words", separator="; ", ignore_nulls=True)
     return rows.with_columns(reason.replace("", None).alias("reason")).drop("words")

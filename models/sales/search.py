@@ -1,4 +1,4 @@
-"""What may be tuned in `sales`, and how a trial is judged: origin by origin, each calibrated by the earlier ones."""
+"""The options of `sales` that can be tuned, and how a trial is judged: by origin, each calibrated by the earlier ones."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -17,18 +17,18 @@ from models.scenario import AsOf, Frames, Search
 from models.search import OneOf, Real, Space, Whole
 
 ORIGINS = 6
-"""Origins of a study, where the history reaches back far enough: one calibrates, four search, the last judges."""
+"""Origins of a study if the history is long enough: one calibrates, four search, the last one judges."""
 TRIAL_ROWS = 40_000
-"""At most about this many rows for a trial to learn from; `training_rows` where that is fewer."""
+"""Approximate maximum number of training rows of a trial, unless `training_rows` is smaller."""
 _TREES = ("auto", "pooled", "blend")
 
 
 class SalesSearch(Search):
     """See `models.scenario.Search`. A fold is a backtest origin, named by its week.
 
-    The first origin that the history reaches back to is not a fold: its errors calibrate the next. A fold's
-    loss is that of the bundle, the pinball loss per unit sold, after calibration and choice of rungs by all
-    earlier origins.
+    The first origin that the history covers is not a fold: its errors calibrate the next. A fold's
+    loss is the loss of a bundle: the pinball loss per unit sold, after calibration and choice of rungs by the errors
+    at all earlier origins.
     """
 
     @property
@@ -54,7 +54,7 @@ class SalesSearch(Search):
     def prepare(
         self, tables: Frames, context: Mapping[str, pl.DataFrame], as_of: AsOf, options: Mapping[str, Any]
     ) -> dict[str, pl.DataFrame]:
-        """`preparation.prepare` with the rows and the origins of a study; see there."""
+        """See `preparation.prepare`, here with the rows and origins of a study."""
         parts = preparation.prepare(tables, context, as_of, _of_study(options))
         return {name: part for name, part in parts.items() if name != "statistical"}
 

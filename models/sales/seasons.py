@@ -1,4 +1,4 @@
-"""The week of an earlier year that a week resembles: the same week of the year, except around Easter and Christmas."""
+"""The week of an earlier year that resembles a week: the same week of the year, except around Easter and Christmas."""
 
 from datetime import date, timedelta
 
@@ -11,7 +11,7 @@ YEAR = 52
 
 
 def year_before(origin: int, target: int) -> int:
-    """The week that lies whole years before `target`, the last of them that is known at `origin`.
+    """The last week known at `origin` that lies whole years before `target`.
 
     >>> year_before(100, 104), year_before(100, 160)
     (52, 56)
@@ -21,10 +21,10 @@ def year_before(origin: int, target: int) -> int:
 
 
 def from_easter(panel: Panel, target: int, at: int) -> int:
-    """The week like `target` at about `at`, which lies whole years before it, for what sells more or less at Easter.
+    """The week that resembles `target` near `at`, which lies whole years before it, for keys that move with Easter.
 
-    Of the week of Good Friday, that of the other year; of a week in whose place it was only in that year, the week
-    next to it on the same side of Easter as `target`. All others stay where they are: `at`.
+    For the week of Good Friday, the week of Good Friday in the earlier year; if `at`, but not `target`, is that week, the
+    week next to it on the same side of Easter as `target`. For all other weeks, `at`.
     """
     year = (panel.week(target) + timedelta(days=6)).year
     now, then = _good_friday(panel, year), _good_friday(panel, year - round((target - at) / YEAR))
@@ -38,10 +38,10 @@ def _good_friday(panel: Panel, year: int) -> int:
 
 
 def share_of_week_before(panel: Panel, target: int, at: int) -> float:
-    """The share of the days of `target` whose like lies in the week before `at`, which lies whole years before it.
+    """The share of the days of `target` that correspond to days of the week before `at`, which lies whole years before it.
 
-    Christmas comes a day or two later in its week than a year before. In its week and those next to it, days count from
-    Christmas; in all other weeks the share is zero.
+    Christmas comes a day or two later in its week than a year before. In its week and those next to it, days are counted
+    from Christmas; in all other weeks, the share is zero.
     """
     start = panel.week(target)
     year = (start - timedelta(days=7)).year

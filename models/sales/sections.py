@@ -1,4 +1,4 @@
-"""The page of a sales run: key figures, any series, the total, and how far to trust it."""
+"""The page of a sales run: key figures, any series, the total, and its accuracy."""
 
 import re
 from datetime import timedelta
@@ -17,9 +17,9 @@ from models.scenario import RunView
 KEY = ("sku", "store")
 TOTALS = {"level": pl.String, "as_of": pl.Date, "weeks": pl.Int32, "week": pl.Date}
 EXPLORER_KEYS = 120_000
-"""Keys in the explorer at most; those with the largest forecasts stay."""
+"""Maximum number of keys in the explorer: those with the largest forecasts."""
 EXPLORER_WEEKS = 10_500_000
-"""History weeks of all keys in the explorer together, about; each key has between 52 and 208."""
+"""Approximate number of history weeks of all keys in the explorer together; each key has between 52 and 208."""
 TOTAL_WEEKS = 104
 RECENT_WEEKS = 52
 CHANGES = 25
@@ -27,9 +27,9 @@ FALLBACKS = 200
 
 
 def sections(run: RunView) -> list[Section]:
-    """Key figures, explorer, contributions, total demand, accuracy, fallbacks and changes, as far as there are data.
+    """Key figures, explorer, contributions, total demand, accuracy, fallbacks and changes, if there is data for them.
 
-    Columns of `run.published` that are named `q5`, `q97.5` and so on are its quantiles.
+    Columns of `run.published` with names such as `q5` and `q97.5` are quantiles.
     """
     view = _View(run)
     return [
@@ -44,7 +44,7 @@ def sections(run: RunView) -> list[Section]:
 
 
 class _View:
-    """The run, with what several sections need."""
+    """The run, with frames that several sections need."""
 
     def __init__(self, run: RunView) -> None:
         self.run = run
@@ -59,7 +59,7 @@ class _View:
         totals = run.derived_tables.get("totals", pl.LazyFrame(schema=TOTALS))
         of_all = (pl.col("level") == TOTAL) & (pl.col("as_of") == self.as_of)
         self.totals = totals.filter(of_all).sort("weeks", "week").collect()
-        """The totals of all keys, of single weeks and of more; empty where none were published."""
+        """The totals of all keys, for single weeks and several; empty if none were published."""
         self.status = dict(run.keys.group_by("status").len().collect().iter_rows())
 
     def count(self, *statuses: str) -> int:
@@ -150,7 +150,7 @@ def _explorer(view: _View) -> list[Block]:
 
 
 def _with_plan(published: pl.LazyFrame, plan: pl.LazyFrame | None) -> pl.LazyFrame:
-    """The published rows with the plan's deals, where there is such a column."""
+    """The published rows with the plan's deals, if there is such a column."""
     if plan is None or "deal" not in plan.collect_schema():
         return published
     return published.join(plan.select(*KEY, "week", "deal"), on=[*KEY, "week"], how="left")
@@ -171,10 +171,10 @@ def _about(keys: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _explorer_caption(weeks: int, limited: bool) -> str:
-    keys = f" The {EXPLORER_KEYS:,} pairs with the largest forecasts are here." if limited else ""
+    keys = f" The {EXPLORER_KEYS:,} pairs with the largest forecasts are shown." if limited else ""
     return (
         f"Up to {weeks} weeks of history.{keys} Missing weeks are gaps in the line. "
-        "Values are rounded to a small fraction of each series’ range; the published table holds them in full."
+        "Values are rounded to a small fraction of each series’ range; the published table has the exact values."
     )
 
 
@@ -204,7 +204,7 @@ def _total(view: _View) -> list[Block]:
         line("Sum of medians", ahead["week"].to_list(), ahead[view.median].to_list(), page.MEDIAN, "5px,3px")
     )
     note = (
-        "Where demand is skewed a sum of medians lies below the total to expect. There is no band: quantiles do not "
+        "If demand is skewed, a sum of medians lies below the expected total. There is no band: quantiles do not "
         "add up, and this run published no totals. "
     )
     return [
@@ -222,9 +222,9 @@ def _area(totals: pl.DataFrame, band: Band, at: int) -> dict[str, object]:
 
 
 def _totals(view: _View) -> Text:
-    """The bands explained, and the totals of the first weeks, in words."""
+    """An explanation of the bands, and the totals of the first weeks in words."""
     sentences = [
-        "The bands are of the total itself: they allow for errors that SKUs and stores had in common in the backtest, "
+        "The bands are those of the total: they allow for errors that SKUs and stores had in common in the backtest, "
         "and were calibrated on its sums."
     ]
     for row in view.totals.filter(pl.col("weeks") > 1).iter_rows(named=True):
@@ -257,8 +257,8 @@ def _total_error(view: _View) -> str:
     errors = totals.to_numpy()
     usual, lean = float(np.quantile(np.abs(errors), 0.9)), float(errors.mean())
     return (
-        f"In the backtest the sum of medians was within **{usual:.0%}** of what was sold in nine of ten weeks "
-        f"({len(errors)} weeks at all origins and steps), and on average {page.number(lean, '+.1%')} from it."
+        f"In the backtest, the sum of medians was within **{usual:.0%}** of the units sold in nine of ten weeks "
+        f"({len(errors)} weeks at all origins and steps); its mean error was {page.number(lean, '+.1%')}."
     )
 
 
@@ -316,12 +316,12 @@ def _changes(view: _View) -> list[Block]:
         .collect(engine="streaming")
     )
     if not pairs.height:
-        return [Text("The last forecast has no SKU, store and week in common with this one.")]
+        return [Text("This forecast has no SKU, store and week in common with the last one.")]
     total, old = float(pairs["now"].sum()), float(pairs["before"].sum())
     relative = f" ({page.number(total / old - 1, '+.1%')})" if old else ""
     text = (
-        f"Against the forecast as of **{pairs['as_of'].to_list()[0]}**, over the {pairs['weeks'].max()!s} weeks that both "
-        f"cover and {pairs.height:,} pairs: **{page.number(total - old, '+,.0f')} units**{relative}. Medians are compared."
+        f"Compared with the forecast as of **{pairs['as_of'].to_list()[0]}**, over the {pairs['weeks'].max()!s} weeks that "
+        f"both cover and {pairs.height:,} pairs: **{page.number(total - old, '+,.0f')} units**{relative}, by medians."
     )
     return [Text(text), _change_grid(pairs, up=True), _change_grid(pairs, up=False)]
 

@@ -10,9 +10,9 @@ Contract::
 `history`  sku: String, store: String, week: Date (Mondays), units: Float64, price, deal, feat: Float64;
            sorted by (sku, store, week), a missing week is a missing row.
 `plan`     the same without units, for the `horizon` weeks after `as_of`, complete for every key that is
-           still sold (stopped keys are not in it, keys that start in the plan are).
+           still sold (it includes keys that start in the plan, but not stopped keys).
 `stores`   store, size_m2, income_index, elderly_share, competitor_km.
-`truth`    sku, store, week, step (1..horizon), kind, units (what was then sold), mean, dispersion and one
+`truth`    sku, store, week, step (1..horizon), kind, units (actually sold), mean, dispersion and one
            column per quantile (`q5`..`q95`), one row per row of the plan.
 
 The units of a week are negative binomial with mean `m` and size `r` (`dispersion`, so the
@@ -22,7 +22,7 @@ variance is `m + m * m / r`), independent given `m`, and
           + season of the category + trend of the SKU
           + elasticity * log(price / first list price)
           + uplift of the flags deal and feat
-          - what promotions of the other SKUs of the category take away
+          - loss to promotions of the other SKUs of the category
 
 All terms are deterministic given the plan, so the true conditional quantiles are those of the negative
 binomial distribution: the least whole number `q` with `P(units <= q) >= level`.
@@ -31,13 +31,13 @@ Promotions are planned per category, run in some price zones, cut the price by 1
 not always carry a deal flag; `feat` (share of the week featured, 0..1) is likelier for deep cuts; either
 flag also occurs without a cut.
 
-`kind` of a row of the truth, first that holds: `new` (the key has less than `NEW_WEEKS` weeks at `as_of`),
+`kind` of a row of the truth, the first that applies: `new` (the key has less than `NEW_WEEKS` weeks at `as_of`),
 `intermittent` (the key sells less than about two units in a usual week), `promoted` (a price cut, deal or
 feat that week), `regular`. Keys that are not intermittent sell about `USUAL_UNITS` or more in a usual
 week, so that whole numbers hardly matter for their quantiles.
 
 Every SKU and every category has its own generator (Philox, seeded by `seed` and its number): a SKU's rows
-depend neither on the chunking nor on how many SKUs there are. They do depend on `stores`, `weeks` and
+depend neither on the chunking nor on the number of SKUs. They do depend on `stores`, `weeks` and
 `horizon`.
 """
 
@@ -85,7 +85,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Simulated:
-    """Simulated frames, see the module's docstring; `as_of` is the last week of the history."""
+    """Simulated frames; see the module's docstring. `as_of` is the last week of the history."""
 
     as_of: date
     history: pl.DataFrame
@@ -96,7 +96,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class _Setting:
-    """What all SKUs have in common. Hashable: calendars of categories are cached by it."""
+    """The settings that all SKUs share. Hashable, because the calendars of categories are cached by it."""
 
     stores: int
     weeks: int
@@ -125,12 +125,12 @@ def simulate(
     shares: Shares | None = None,
     with_truth: bool = True,
 ) -> Simulated:
-    """Simulated sales of the first `skus` SKUs, or of a range of them, see the module's docstring.
+    """Simulated sales of the first `skus` SKUs, or of a range of them; see the module's docstring.
 
     `with_truth=False` leaves the truth empty and saves a third of the time. The first n SKUs of a larger
-    simulation are the simulation of n SKUs.
+    simulation are equal to a simulation of n SKUs.
 
-    Raises ValueError where a count is below one or `first_week` is not a Monday.
+    Raises ValueError if a count is below one or `first_week` is not a Monday.
 
     >>> small = simulate(2, 3, 30, seed=1)
     >>> small.as_of, small.plan["week"].min()
@@ -190,7 +190,7 @@ def _store_attributes(setting: _Setting) -> pl.DataFrame:
 def _category(setting: _Setting, number: int) -> dict[str, np.ndarray]:
     """Season (weeks,) and the promotions of all SKUs of a category (SKU, zone, weeks).
 
-    Always of a full category, so that its SKUs do not depend on how many of them are simulated.
+    Always for a full category, so that its SKUs do not depend on how many of them are simulated.
     """
     rng = setting.rng(_CATEGORY, number)
     days = np.arange(setting.span) * 7 + setting.first_week.timetuple().tm_yday
@@ -262,7 +262,7 @@ def _true_quantiles(truth: pl.DataFrame, quantiles: Sequence[float]) -> list[pl.
 
 
 def _sku(setting: _Setting, sku: int, stores: pl.DataFrame) -> dict[str, np.ndarray]:
-    """One SKU on the grid (store, week), and per store where it is `stopped`."""
+    """One SKU on the grid (store, week), and whether it is `stopped` in each store."""
     rng = setting.rng(_SKU, sku)
     level, slow, dispersion = _levels(setting, rng, stores)
     life = _life(setting, rng)
@@ -348,7 +348,7 @@ def _life(setting: _Setting, rng: np.random.Generator) -> dict[str, np.ndarray]:
 def _prices(
     setting: _Setting, rng: np.random.Generator, depth: np.ndarray, zone: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shelf price in cents' steps, and its log relative to the first list price (store, week)."""
+    """Shelf price in whole cents, and its log relative to the first list price (store, week)."""
     first = 3 * np.exp(0.6 * rng.standard_normal()) * np.exp(rng.normal(0, 0.04, ZONES))
     changes = (rng.random(setting.span) < 1 / 26) * rng.normal(0.015, 0.05, setting.span)
     price = np.round(first[zone][:, None] * np.exp(np.cumsum(changes)) * (1 - depth), 2)
@@ -365,7 +365,7 @@ def _trend(setting: _Setting, rng: np.random.Generator) -> np.ndarray:
 
 
 def price_war(history: pl.DataFrame, since: date) -> pl.DataFrame:
-    """`history` in which all SKUs cost a fifth less from the week `since` on, at an elasticity of -2; units are whole."""
+    """`history`, but all SKUs cost a fifth less from the week `since` on, at an elasticity of -2; units are whole."""
     now = pl.col("week") >= since
     price, units = (pl.col("price") * 0.8).round(2), (pl.col("units") * 0.8**-2).round()
     return history.with_columns(

@@ -8,33 +8,33 @@ Contract::
 
 `panel` is a `models.sales.panel.Panel` with all the stores of each of its SKUs: a key's forecast depends on
 the other stores of its SKU, and on nothing else. `origin` is the index of the last week known; units after
-it are not looked at, covariates after it are the plan (in a backtest: what was then charged). Forecasts
-come for keys with units in the panel up to `origin` and whose SKU is in `params`; the caller takes the keys
-it wants. `units` are the actuals where the panel has them, null where not.
+it are not used, covariates after it are the plan (in a backtest: the actual covariates). There are forecasts
+for all keys with units in the panel up to `origin` whose SKU is in `params`; the caller selects the keys
+that it needs. `units` are the actuals, or null if the panel lacks them.
 
 The model of a SKU, with `y = log(1 + units)` of key k (a store) in week t::
 
     y[k, t] = effect[k, t] + level[t] + x[k, t] @ beta + noise
 
-- `x`: covariates less the key's mean of the last year; prices (names that start with `price`) as
-  logarithms. What is not known, or not in the plan, counts as usual (zero). Also a trend, which the forecast
-  damps by `DAMPING` a week, for SKUs with a year of history, and up to `HARMONICS` harmonics of the year for SKUs
-  with two.
+- `x`: covariates minus the key's mean of the last year; prices (names that start with `price`) as
+  logarithms. Values that are not known, or not in the plan, count as usual (zero). Also a trend, which the forecast
+  damps by `DAMPING` per week, for SKUs with a year of history, and up to `HARMONICS` harmonics of the year for SKUs
+  with two years.
 - `beta`: of covariates, least squares over all store-weeks with a little ridge, so that constant or collinear
   covariates do no harm; of trend and harmonics, generalised least squares, weighted by how likely they are.
 - `level`: local level model (a random walk plus noise; Durbin & Koopman 2012, Time Series Analysis by
   State Space Methods, ch. 2) of the SKU's index, which is the mean over the stores that report in a week,
-  each less its own mean and its regression. Missing store-weeks are missing, not zero. The two variances
-  are statsmodels' maximum likelihood (`UnobservedComponents`, exact diffuse start).
-- `effect`: what a store sells relative to the level: the mean of its residuals, with weights that fall by
-  `FORGETTING` a week.
+  each minus its own mean and its regression. Missing store-weeks are missing, not zero. The two variances
+  are statsmodels' maximum likelihood estimates (`UnobservedComponents`, exact diffuse start).
+- `effect`: a store's sales relative to the level: the mean of its residuals, with weights that fall by
+  `FORGETTING` per week.
 - Spread: forecast errors of several steps at the origins of the last year, at the fitted parameters. Their
   variance is a line in the step that does not fall; their shape is empirical, the same for all steps; a
   key's own variance counts in proportion to its weeks.
 
-Fallback, said in `reason` (null for the full model): with fewer than `ENOUGH_WEEKS` weeks the level is the
-mean of all weeks; so it is where the index never changes; where the optimiser does not converge, it is
-exponential smoothing with `FORGETTING`.
+Fallback, named in `reason` (null for the full model): with fewer than `ENOUGH_WEEKS` weeks, or if the index never
+changes, the level is the mean of all weeks; if the optimiser does not converge, it is exponential smoothing with
+`FORGETTING`.
 
 Invariant: quantiles are finite, not negative, and do not fall from one level to the next.
 """
@@ -54,18 +54,18 @@ from models.sales.seasons import YEAR
 
 KEY_WEEKS = 30.0
 DEFAULT_VARIANCE = 0.25
-"""Variance of a forecast error in logs where there are no errors yet: half to twice the median, roughly."""
+"""Variance of a forecast error in logs if there are no errors yet: roughly half to twice the median."""
 ENOUGH_ERRORS = 50
 STEPS = (1, 4, 8, 13, 26)
 EXTRAPOLATION = 2.0
-"""Log units above the SKU's highest ever that a forecast may reach: a promotion deeper than any seen."""
+"""Log units by which a forecast may exceed the SKU's highest week, for a promotion deeper than any so far."""
 
 BETA, SHAPE = "beta_", "shape_"
 
 
 @dataclass(frozen=True)
 class _State:
-    """Filtered at every week up to the origin: `level` (weeks, SKUs), store `effect` (weeks, keys), and
+    """The filtered state of every week up to the origin: `level` (weeks, SKUs), store `effect` (weeks, keys), and
     the residual of each store-week from the level, before the effect (weeks, keys)."""
 
     level: np.ndarray
@@ -79,7 +79,7 @@ def fit(panel: Panel, origin: int, horizon: int, quantiles: Sequence[float]) -> 
     Columns: sku, reason (String, null for the full model), weeks, variance_noise, variance_level,
     variance_start and variance_step (a forecast error in logs has variance start + step * its step),
     `beta_<covariate>` and `shape_<quantile>` (quantiles of the standardised errors). Deterministic.
-    Raises ValueError where `origin` is not a week of the panel.
+    Raises ValueError if `origin` is not a week of the panel.
     """
     logs = logs_of(panel, origin, 0)
     betas = coefficients(logs)
@@ -107,8 +107,8 @@ def forecast(
 ) -> pl.DataFrame:
     """Quantiles in units at week `origin` for the next `horizon` weeks, with saved `params`.
 
-    The parameters stay as they were fitted; levels, store effects and the keys' own variances are those
-    of the panel's units up to `origin`. See the module's docstring for columns; sorted by sku, store, week.
+    The parameters are not fitted again; levels, store effects and the keys' own variances come from
+    the panel's units up to `origin`. See the module's docstring for columns; sorted by sku, store, week.
     """
     logs, by_sku, betas, state, indices = _filtered_at(params, panel, origin, horizon)
     sku = logs.sku[indices]
@@ -161,7 +161,7 @@ def _filtered_at(
 
 
 def _state(logs: Logs, rest: np.ndarray, noise: np.ndarray, drift: np.ndarray) -> _State:
-    """Levels and store effects, each week from that week and earlier ones at fixed variances."""
+    """Levels and store effects of each week, from that week and earlier ones, with fixed variances."""
     level = local_level.filtered_levels(sku_index(logs, rest), noise, drift)
     residual = rest - level[:, logs.sku]
     total, weight = np.zeros(residual.shape[1]), np.zeros(residual.shape[1])
@@ -175,7 +175,7 @@ def _state(logs: Logs, rest: np.ndarray, noise: np.ndarray, drift: np.ndarray) -
 
 
 def _own_variance(logs: Logs, residual: np.ndarray) -> np.ndarray:
-    """A key's variance relative to its SKU's, of the residuals of the last year; near 1 for few weeks."""
+    """The variance of a key's residuals in the last year, relative to its SKU's; near 1 for few weeks."""
     recent = residual[-YEAR:]
     squares = (recent - mean(recent)) ** 2
     finite = np.isfinite(squares)

@@ -1,6 +1,6 @@
-"""SKUs that replace another one: until their own weeks begin, they use the history of their predecessor.
+"""SKUs that replace another SKU: before their own first week, they use the history of their predecessor.
 
-The attribute `predecessor` of a SKU names it. A SKU inherits from its predecessor only, not from earlier ones.
+The attribute `predecessor` of a SKU names it. A SKU inherits only from its predecessor, not from earlier ones.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ RECENT_WEEKS = 52
 
 
 def inherited(tables: Frames, as_of: date) -> dict[str, pl.DataFrame]:
-    """The frame `inherited`, where there are predecessors: weeks up to `as_of` of the predecessors, as the history has
-    them, with the SKU of the successor and, as `predecessor`, their own; those before the successor's first in the store.
+    """The frame `inherited`, if there are predecessors: their rows of the history up to `as_of` before the successor's
+    first week in the store, with the successor as `sku` and the predecessor as `predecessor`.
     """
     pairs = _pairs(tables)
     if pairs.is_empty():
@@ -40,7 +40,7 @@ def inherited(tables: Frames, as_of: date) -> dict[str, pl.DataFrame]:
 
 
 def with_inherited(tables: Frames, context: Mapping[str, pl.DataFrame]) -> Frames:
-    """The tables, or those of a shard, with the weeks that their SKUs have inherited."""
+    """The tables, complete or of a shard, with the weeks that their SKUs have inherited."""
     if "inherited" not in context or context["inherited"].is_empty():
         return tables
     there = pl.concat([tables[name].select("sku") for name in ("history", "plan") if name in tables]).unique()
@@ -49,7 +49,7 @@ def with_inherited(tables: Frames, context: Mapping[str, pl.DataFrame]) -> Frame
 
 
 def beginnings(context: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """sku, store and the text `begins`, which says whose history a key begins with."""
+    """sku, store and the text `begins`, which names the SKU whose history a key begins with."""
     if "inherited" not in context:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "begins"), pl.String))
     until = pl.col("week").max().alias("until")
@@ -60,7 +60,7 @@ def beginnings(context: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
 
 
 def notes(tables: Frames, as_of: date) -> list[str]:
-    """Notes on predecessors that the history lacks, and on those without an end, which are still forecast."""
+    """Notes on predecessors that are no longer sold, and on those without an end, which are still forecast."""
     pairs = _pairs(tables)
     if pairs.is_empty():
         return []
@@ -74,14 +74,14 @@ def notes(tables: Frames, as_of: date) -> list[str]:
             )
         elif end is None:
             lines.append(
-                f"SKU {sku} begins with the history of its predecessor {predecessor}, which is forecast, too. If "
-                f"{predecessor} ends, give its last day in a column `end` of the table of SKUs."
+                f"SKU {sku} begins with the history of its predecessor {predecessor}, which is also forecast. If "
+                f"{predecessor} ends, add its last day in a column `end` of the table of SKUs."
             )
     return lines
 
 
 def _pairs(tables: Frames) -> pl.DataFrame:
-    """sku, predecessor, and the predecessor's end, null where none is given; sorted by SKU."""
+    """sku, predecessor, and the predecessor's end, null if it has none; sorted by SKU."""
     if "skus" not in tables or PREDECESSOR not in (schema := tables["skus"].collect_schema()):
         return pl.DataFrame(schema=dict.fromkeys(("sku", PREDECESSOR, END), pl.String))
     end = pl.col(END) if END in schema else pl.lit(None, pl.String)

@@ -1,22 +1,22 @@
 """Quantiles of sums of forecasts: over stores, SKUs and attributes of either, over single weeks and the first weeks.
 
 Quantiles do not add up; expected values do. The expected value of a forecast is the mean over its quantiles, each
-weighted by the probability that it stands for, and the `expected` of a sum is exactly the sum of them: that of
-all stores is that of the total, that of all weeks that of the quarter. The quantiles of a sum lie around it like those
-of a log-normal distribution of that mean and a standard deviation S::
+weighted by the probability that it represents, and the `expected` of a sum is exactly the sum of these values: those of
+all stores add up to the total, those of all weeks to the quarter. The quantiles of a sum lie around it like those
+of a log-normal distribution with that mean and a standard deviation S::
 
     S**2 = sum over components c of share[c] * sum over blocks b of c of (sum over forecasts in b of s)**2
 
-where s is the standard deviation that a forecast's own quantiles tell. The components are what errors have
-in common: those of all keys, of a SKU, of a store, of a key, each in one week or in all weeks of the horizon. Their
-shares explain the mean products of the errors of pairs of forecasts in the backtest, over the products of their s
+where s is the standard deviation implied by a forecast's own quantiles. The components are the groups of forecasts with
+common errors: those of all keys, of a SKU, of a store, of a key, each in one week or in all weeks of the horizon. Their
+shares explain the mean products of the errors of pairs of forecasts in the backtest, relative to the products of their s
 (variance components by the method of moments, not negative; Searle, Casella & McCulloch 1992). So errors of a SKU
-that go the same way in all stores widen the total, and those that do not average out.
+with the same sign in all stores widen the total, and others average out.
 
 The distance of each quantile from the median is then scaled by a factor: conformal on the backtest's own sums of the
-same kind of level, of one week and of all (a finite-sample quantile of the absolute standardised error), drawn
-to that of all levels where the sums are few. All sums of many weeks of one origin share that season's luck, so that few
-origins say little of the tails: outer bands of many weeks are widened as by a t distribution, see `_tail`.
+same kind of level, of one week and of all (a finite-sample quantile of the absolute standardised error), and shrunk
+towards that of all levels if there are few sums. All sums of many weeks of one origin share the luck of that season, so
+that few origins say little about the tails: outer bands of many weeks are widened as by a t distribution, see `_tail`.
 
 A sum of one forecast, a key in one week, has the quantiles of that forecast.
 """
@@ -38,40 +38,40 @@ TOTAL, UNKNOWN = "total", "unknown"
 SHARES_FILE, FACTORS_FILE = "total_shares", "total_factors"
 NOTE = (
     "No totals are published: the bundle has no errors of sums. It was trained by an earlier version, or on too little "
-    "history for a backtest of two origins. Train a new one: python -m flows sales train"
+    "history for a backtest with two origins. Train a new one: python -m flows sales train"
 )
 BLOCKS: dict[str, tuple[str, ...]] = {"all": (), "sku": ("sku",), "store": ("store",), "key": KEY}
-"""Groups of forecasts that share errors, by name; each within a week and over all weeks."""
+"""Groups of forecasts that share errors, by name, each within a week and over all weeks."""
 LEAST_ORIGINS = 2
 """Least number of backtest origins from which shared errors can be estimated."""
 BORROWED = 30.0
-"""Clusters' worth of the factor of all levels that is mixed into that of a kind of level."""
+"""Number of clusters as which the factor of all levels counts in the factor of a kind of level."""
 FREEDOM = 1.5
-"""Degrees of freedom for each origin: sums of SKUs and stores of one origin share much of their errors, not all. Held-out
-origins of three public data sets cover 87 to 93 % with it, 81 to 90 % without."""
+"""Degrees of freedom per origin: sums of SKUs and stores of one origin share much of their errors, but not all. The 90 %
+bands of three public data sets cover 87 to 93 % at held-out origins with it, 81 to 90 % without."""
 SHARES = {"block": pl.String, "weekly": pl.Boolean, "share": pl.Float64}
 FARTHEST = 10.0
-"""Standard deviations, at most, that an error counts as; where nothing was sold, the logarithm has no end."""
+"""Maximum error in standard deviations; if nothing was sold, the logarithm is infinite."""
 DIGITS = 6
 """Significant digits of the published quantiles: more would depend on the order in which numbers are added."""
 BUNDLE_DIGITS = 8
 """Significant digits of shares and factors, for the same reason."""
 _SCALE = 1e4
-"""Sums are of whole numbers of this fraction of a unit: the same in whatever order they are added."""
+"""Sums add whole numbers of units times this, so that they do not depend on the order."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """What sums are grouped by: `columns` of the keys, or attributes of stores and SKUs."""
+    """The columns by which forecasts are summed: `columns` of the keys, or attributes of stores and SKUs."""
 
     name: str
     columns: tuple[str, ...]
     kind: str
-    """The one of `BLOCKS` whose sums behave like those of the level."""
+    """The name in `BLOCKS` of the groups whose sums behave like those of the level."""
 
 
 def levels_of(names: Sequence[str], tables: Frames) -> list[Level]:
-    """The levels of such names as `total`, `store`, `sku*region`, with the tables of stores and SKUs.
+    """The levels with names such as `total`, `store`, `sku*region`; attributes are those of the `tables` of stores and SKUs.
 
     Raises `ContractError` for a part of a name that is neither a column of the keys nor an attribute.
     """
@@ -82,9 +82,9 @@ def levels_of(names: Sequence[str], tables: Frames) -> list[Level]:
         for column in columns:
             if column not in (*KEY, *attributes["sku"], *attributes["store"]):
                 raise ContractError(
-                    f"Totals by {name!r}: {column!r} is neither sku nor store, and no attribute of theirs. "
+                    f"Totals by {name!r}: {column!r} is neither sku nor store, nor an attribute of either. "
                     f"Found: {', '.join([*attributes['sku'], *attributes['store']]) or 'no attributes'}. "
-                    "Give total, sku, store, an attribute, or several with * between them."
+                    "Use total, sku, store, an attribute, or several with * between them."
                 )
         of = {key for key in KEY if key in columns or set(attributes[key]) & set(columns)}
         kind = "key" if len(of) == len(KEY) else next(iter(of), "all")
@@ -99,7 +99,7 @@ def _attributes(tables: Frames, key: str) -> list[str]:
 
 
 def check(options: Options, tables: Frames) -> None:
-    """Raise `ContractError` where the options ask for totals that cannot be computed."""
+    """Raise `ContractError` if the options request totals that cannot be computed."""
     levels_of(options.totals, tables)
     for weeks in options.total_weeks:
         if not 1 <= weeks <= options.horizon:
@@ -116,7 +116,7 @@ def schema(options: Options) -> dict[str, pl.DataType]:
 
 
 def fit(backtest: pl.DataFrame, options: Options) -> dict[str, pl.DataFrame]:
-    """What a bundle needs for totals, from its calibrated backtest; empty where that has too few origins.
+    """The frames that a bundle needs for totals, from its calibrated backtest; none if it has too few origins.
 
     `total_shares`: block, weekly, share. `total_factors`: kind, weeks, mass (of the band), factor.
     """
@@ -130,8 +130,8 @@ def fit(backtest: pl.DataFrame, options: Options) -> dict[str, pl.DataFrame]:
 
 
 def totals(rows: pl.LazyFrame, files: Mapping[str, File], tables: Frames, options: Options) -> pl.DataFrame:
-    """The totals of published `rows`, by the options' levels: of every week, of the whole horizon, and of the
-    first weeks that the options name. Without rows where the bundle's `files` have nothing for totals.
+    """The totals of published `rows` by the options' levels: of every week, of the whole horizon, and of the
+    first weeks in `total_weeks`. Without rows if the bundle's `files` lack the frames of `fit`.
     """
     shares, factors = files.get(SHARES_FILE), files.get(FACTORS_FILE)
     if not isinstance(shares, pl.DataFrame) or not isinstance(factors, pl.DataFrame):
@@ -173,7 +173,7 @@ def _forecasts(rows: pl.LazyFrame, options: Options, *others: str) -> pl.LazyFra
 
 
 def _weights(quantiles: Sequence[float]) -> list[float]:
-    """The probability that each quantile stands for: from halfway to the one before to halfway to the next.
+    """The probability that each quantile represents: from halfway to the previous one to halfway to the next.
 
     >>> _weights([0.1, 0.5, 0.9])
     [0.3, 0.4, 0.3]
@@ -183,7 +183,7 @@ def _weights(quantiles: Sequence[float]) -> list[float]:
 
 
 def _valued(keys: pl.DataFrame, level: Level, tables: Frames) -> pl.DataFrame:
-    """The keys with the `value` of the level that each belongs to."""
+    """The keys, each with its `value` of the level."""
     with_values = keys.with_columns(pl.col(KEY).cast(pl.String).name.prefix("_"))
     for key in KEY:
         names = [c for c in level.columns if c not in KEY and c in _attributes(tables, key)]
@@ -196,7 +196,7 @@ def _valued(keys: pl.DataFrame, level: Level, tables: Frames) -> pl.DataFrame:
 
 
 def _text(name: str) -> pl.Expr:
-    """An attribute as text; whole numbers without a point."""
+    """An attribute as text; whole numbers without a decimal point."""
     return pl.col(name).cast(pl.String).str.strip_suffix(".0")
 
 
@@ -205,7 +205,7 @@ def _sums(
 ) -> list[pl.DataFrame]:
     """Sums of every week, of the first weeks of each of `windows`, and of all weeks.
 
-    `by`, week (the first), weeks, keys, expected, sd, and the sum of units where there are some.
+    Columns: `by`, week (the first), weeks, keys, expected, sd, and the sum of units if `rows` have units.
     """
     share = {(block, weekly): value for block, weekly, value in shares.iter_rows()}
     aggregates = [pl.col("m", *(["units"] if "units" in rows.columns else [])).sum()]
@@ -255,7 +255,7 @@ def _shares(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _products(rows: pl.DataFrame) -> dict[tuple[str, bool], float]:
-    """The sum of products of `s` over pairs of rows of an origin, by what a pair has in common: block, same week."""
+    """The sum of products of `s` over pairs of rows of an origin, by what both have in common: block, same week."""
     week, every = (
         {name: float(sums[name].sum()) for name in BLOCKS}
         for sums in (_blocks(rows, ["origin", "week"], []), _blocks(rows, ["origin"], []))
@@ -269,7 +269,7 @@ def _products(rows: pl.DataFrame) -> dict[tuple[str, bool], float]:
 
 
 def _factors(rows: pl.DataFrame, shares: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """How much wider each band is than log-normal: kind, weeks, mass, factor."""
+    """The factor by which each band is wider than log-normal: kind, weeks, mass, factor."""
     records = []
     origins = rows["origin"].n_unique()
     for kind, columns in BLOCKS.items():
@@ -292,7 +292,7 @@ def _factors(rows: pl.DataFrame, shares: pl.DataFrame, options: Options) -> pl.D
 
 
 def _tail(mass: float, origins: int) -> float:
-    """How much wider a band is whose quartiles stay, for the tails of a t distribution; 1 for bands within the quartiles.
+    """The factor that widens a band to the tails of a t distribution with the same quartiles; 1 within the quartiles.
 
     >>> [round(_tail(mass, 4), 2) for mass in (0.4, 0.5, 0.9)]
     [1.0, 1.0, 1.11]
@@ -315,14 +315,14 @@ def _masses(options: Options) -> list[float]:
 
 
 def _log_normal(sums: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Median and standard deviation of the logarithm, of sums with `expected` and `sd`."""
+    """Median, and standard deviation of the logarithm, of sums with `expected` and `sd`."""
     mean, sd = sums["expected"].to_numpy(), sums["sd"].to_numpy()
     spread = np.sqrt(np.log1p((sd / np.maximum(mean, 1e-12)) ** 2))
     return np.log(np.maximum(mean, 1e-12)) - spread**2 / 2, spread
 
 
 def _published(sums: pl.DataFrame, level: Level, factors: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """Sums with their quantiles, and the `level`."""
+    """Sums with their quantiles and the `level`."""
     median, spread = _log_normal(sums)
     weeks = sums.select(pl.col("weeks").max()).item()
     nearness = np.log(weeks) / np.log(options.horizon) if options.horizon > 1 else 0.0
@@ -341,7 +341,7 @@ def _published(sums: pl.DataFrame, level: Level, factors: pl.DataFrame, options:
 
 
 def _alone(rows: pl.DataFrame, level: Level) -> pl.DataFrame:
-    """The forecasts of a key in a week as they are."""
+    """The forecasts of a key in a week, unchanged."""
     about = [pl.lit(level.name).alias("level"), pl.col("value").cast(pl.String)]
     about += [pl.lit(1).alias("weeks"), pl.lit(1).alias("keys"), (pl.col("m") / _SCALE).alias("expected")]
     return rows.with_columns(about)

@@ -20,8 +20,8 @@ def fit(parts: Frames, context: Mapping[str, pl.DataFrame], as_of: date, options
     """The bundle from the parts of `preparation.prepare`.
 
     Each backtest origin is forecast by ensembles fitted to target weeks up to it. Its quantiles are then
-    calibrated, and the rungs of its keys chosen, by the errors made at the other origins, never its own;
-    the bundle itself uses those of all origins.
+    calibrated, and the rungs of its keys chosen, by the errors at the other origins, never by its own;
+    the bundle uses the errors at all origins.
     """
     read = ("statistical_backtest", "ladder_backtest", "statistical", "weeks")
     frames = {name: parts[name].collect() for name in read if name in parts}
@@ -87,7 +87,7 @@ def candidates(
 
 
 def published_rows(forecasts: pl.DataFrame, short: pl.DataFrame, options: Options) -> pl.DataFrame:
-    """The backtest to publish: the calibrated rows, and those that the ladder answers with zero."""
+    """The backtest to publish: the calibrated rows, and those for which the ladder's answer is zero."""
     columns = [*measuring.COLUMNS, *options.columns, "rung", "kind", *measuring.NAIVES]
     zeros = short.filter(pl.col("level") <= 0) if short.height else short
     parts = [part.select(columns) for part in (forecasts, zeros) if part.height]

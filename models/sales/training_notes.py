@@ -1,4 +1,4 @@
-"""What the notes of a training say: of the history, of the backtest, and of what forecasts what."""
+"""The notes of a training: on the history, on the backtest, and on the choice of estimators."""
 
 from datetime import date
 
@@ -13,13 +13,14 @@ from models.sales.options import Options
 from models.sales.panel import ENOUGH_STOCK, IMPLAUSIBLE, IN_STOCK
 
 MISSING_SHARE = 0.2
-"""Share of weeks without a row above which the notes ask what it means."""
+"""Share of weeks without a row above which the notes ask what a missing row means."""
 
 
 def about_weeks(weeks: pl.DataFrame | None) -> list[str]:
-    """Notes on oddities in the weeks of the history; `weeks` is that part of all shards.
+    """Notes on oddities in the weeks of the history: how many are out of stock, missing (if more than `MISSING_SHARE`)
+    or implausible.
 
-    How many are out of stock, missing (above `MISSING_SHARE`) or implausible.
+    `weeks` is the part of that name of all shards.
     """
     if weeks is None:
         return []
@@ -34,7 +35,7 @@ def about_weeks(weeks: pl.DataFrame | None) -> list[str]:
     if share > MISSING_SHARE:
         notes.append(
             f"{share:.0%} of the weeks between the first and the last row of a SKU in a store have no row. They count "
-            "as unknown, not as weeks without sales: forecasts are of the weeks that have a row. If nothing was sold "
+            "as unknown, not as weeks without sales: forecasts are for weeks that have a row. If nothing was sold "
             "in those weeks, add rows with 0 units for them and ingest again."
         )
     if implausible := weeks["implausible"].sum():
@@ -58,12 +59,12 @@ def about_training(
             f"The backtest has {origins} of {full_count} origins: the history before {as_of} does not reach back further."
         )
     if origins == 1:
-        notes.append("With one origin the backtest is not calibrated; the bundle is.")
+        notes.append("With only one origin, the backtest is not calibrated; the bundle is.")
     if origins == 0:
-        notes.append("The bundle is not calibrated: the history is too short to hold any of it out.")
+        notes.append("The bundle is not calibrated: the history is too short to hold out any of it.")
     if model.without_plan is None:
         notes.append(
-            f"{train_rows} rows to learn from are too few for the pooled model; {LEAST_ROWS} are needed."
+            f"There are {train_rows} training rows, too few for the pooled model; {LEAST_ROWS} are needed."
         )
     if model.blended:
         notes.append("Planned weeks are forecast by the mean of the pooled and the SKU's own model.")
@@ -73,7 +74,7 @@ def about_training(
 
 
 def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> list[str]:
-    """Notes on kinds of demand that use a naive forecast, and on where the backtest is worse than one; with both WAPEs."""
+    """Notes on kinds of demand that use a naive forecast, and on a backtest that is worse than one; with both WAPEs."""
     choices = pl.concat([model.unplanned.filter(pl.col("rung").is_in(contest.NAIVE)), model.planned])
     names = {contest.LAST_WEEK: "last week's units", contest.LAST_YEAR: "the same week of last year"}
     names[contest.SEASON] = "last year's weeks at this year's level"
@@ -93,7 +94,7 @@ def _beside_naive(backtest: pl.DataFrame, model: Model, options: Options) -> lis
             what = names[naive] if rung == naive else f"the mean of the models and {names[naive]}"
             notes.append(
                 f"Keys with {kind} demand are forecast by {what} (rung {rung}), which did best in the "
-                f"backtest: WAPE of the naive forecast {wapes.get(naive, wapes[name]):.1%}, of what is published {ours:.1%}."
+                f"backtest: WAPE of the naive forecast {wapes.get(naive, wapes[name]):.1%}, of the published one {ours:.1%}."
             )
         elif wapes[name] < ours:
             notes.append(

@@ -1,4 +1,4 @@
-"""What is known of the keys of a panel beyond the panel itself."""
+"""A panel together with the other inputs of its keys' features."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from models.sales.promotions import Others, Promotions, others, promotions
 
 @dataclass(frozen=True)
 class View:
-    """A panel and what is known of its keys' promotions, of the other SKUs, and of the SKUs over all stores.
+    """A panel, its keys' promotions, and data on the other SKUs and on the SKUs in all stores.
 
-    `attributes` are those of stores and SKUs that are numbers, `groups` those of SKUs that are text; `events` are None
-    where there are none.
+    `attributes` are the numeric attributes of stores and SKUs, `groups` the text attributes of SKUs; `events` is None
+    if there are none.
     """
 
     panel: Panel

@@ -1,4 +1,4 @@
-"""The inputs of a forecast that are watched for drift, in forms that have little season of their own."""
+"""The inputs of a forecast that are watched for drift, in forms with little seasonality."""
 
 from datetime import date, timedelta
 
@@ -9,7 +9,7 @@ from models.sales.panel import KEY, covariate_columns
 from models.scenario import Frames
 
 PAST_WEEKS = 26
-"""A key's usual value comes from this many weeks before a week, and from at least `FEWEST_WEEKS`."""
+"""A key's usual value comes from this many weeks before a week, at least `FEWEST_WEEKS` of them with values."""
 FEWEST_WEEKS = 8
 SILENT_WEEKS = 8
 """A key without a row for this many weeks is no longer expected to have one."""
@@ -19,12 +19,12 @@ _RARELY = 0.01
 
 
 def watched_inputs(tables: Frames, as_of: date) -> pl.LazyFrame:
-    """One row per key and week up to `as_of` in which it is sold, or was in the `SILENT_WEEKS` before.
+    """One row per key and week up to `as_of` in which the key is sold, or was in the `SILENT_WEEKS` before.
 
     `units`, and covariates that are hardly ever zero, such as a price, are logarithms of their ratio
-    to the key's usual: the mean or the median of the weeks before; other covariates are as they are.
-    `sells_nothing` and `no_row` are 0 or 1. The first 26 weeks of the table are left out, where there are twice
-    as many: in them, too little is known of what is usual.
+    to the key's usual value: the mean or the median of the weeks before; other covariates are unchanged.
+    `sells_nothing` and `no_row` are 0 or 1. The first 26 weeks of the table are left out if there are twice
+    as many, because too little is known about usual values then.
     """
     rows = tables["history"].filter(pl.col("week") <= as_of)
     covariates = covariate_columns(rows.collect_schema())
@@ -62,7 +62,7 @@ def watched_inputs(tables: Frames, as_of: date) -> pl.LazyFrame:
 def _every_week(rows: pl.LazyFrame, end: date) -> pl.LazyFrame:
     """`rows` sorted by key and week, with a row without values for each week that a key lacks.
 
-    The weeks are those from its first one to `SILENT_WEEKS` after its last one, at most to `end`.
+    The weeks run from the key's first one to `SILENT_WEEKS` after its last one, at most to `end`.
     """
     until = pl.min_horizontal(pl.col("week").max() + timedelta(weeks=SILENT_WEEKS), pl.lit(end))
     spans = rows.group_by(KEY).agg(pl.col("week").min().alias("first"), until.alias("until"))
@@ -72,7 +72,7 @@ def _every_week(rows: pl.LazyFrame, end: date) -> pl.LazyFrame:
 
 
 def _usual(value: pl.Expr, kind: str) -> pl.Expr:
-    """Mean or median of the weeks before; null where too few of them have a value."""
+    """Mean or median of the weeks before; null if too few of them have a value."""
     before = value.cast(pl.Float64).shift(1)
     rolling = before.rolling_mean if kind == "mean" else before.rolling_median
     return rolling(PAST_WEEKS, min_samples=FEWEST_WEEKS).over(KEY)

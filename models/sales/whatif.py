@@ -1,10 +1,10 @@
 """A changed plan compared with the stored one: the resulting plan, and the differences in the forecasts.
 
-A row of the changed plan takes the place of the stored one of its SKU, store and week, column by column: columns that
-the file lacks, and rows that it lacks, keep what is stored. A cell that is empty is unknown.
+A row of the changed plan replaces the stored row of its SKU, store and week, column by column: columns and rows that
+the file lacks keep the stored values. An empty cell is unknown.
 
-Forecasts of a key follow from its own plan, from that of the other SKUs of its store, and from that of its SKU in the other
-stores. So the keys that may differ are all those of a SKU or a store that has another plan.
+Forecasts of a key depend on its own plan, on the plan of the other SKUs of its store, and on the plan of its SKU in the
+other stores. So forecasts may differ for all keys of a SKU or a store whose plan has changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,15 @@ from models.scenario import File, Frames
 
 ON = [*KEY, "week"]
 NAMED = 5
-"""SKUs, stores or weeks, at most, that a note names."""
+"""Maximum number of SKUs, stores or weeks that a note names."""
 _DIFFERENCE = (pl.col("changed").fill_null(0.0) - pl.col("stored").fill_null(0.0)).alias("difference")
 
 
 def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tuple[pl.DataFrame, list[str]]:
     """Rows of a changed plan that the forecast uses, and notes on all others.
 
-    Left out are SKUs and stores that neither history nor stored plan knows, and weeks that are not forecast. A
-    pair of a known SKU and a known store that is new stays. Raises `ContractError` where nothing is left.
+    SKUs and stores that neither the history nor the stored plan has, and weeks that are not forecast, are left out. A
+    new pair of a known SKU and a known store is kept. Raises `ContractError` if nothing is left.
     """
     stored_keys = (
         pl.concat([tables[name].select(KEY) for name in ("history", "plan") if name in tables])
@@ -51,7 +51,7 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
         weeks = _listed(sorted(str(week) for week in outside["week"].unique()))
         notes.append(
             f"{outside.height:,} rows are left out because their weeks are not forecast: {weeks}. "
-            f"The forecast is of {first} to {last}."
+            f"The forecast covers {first} to {last}."
         )
         rows = rows.filter(pl.col("week").is_between(first, last))
     of_rows, of_history = (
@@ -71,7 +71,7 @@ def usable(rows: pl.DataFrame, tables: Frames, as_of: date, horizon: int) -> tup
     if rows.is_empty():
         lines = "\n".join(notes) or "It has no rows."
         raise ContractError(
-            f"The forecast uses no row of the plan.\n{lines}\nCorrect the plan, or its columns."
+            f"The forecast does not use any row of the plan.\n{lines}\nCorrect the plan or its columns."
         )
     return rows, notes
 
@@ -91,7 +91,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def merged(stored_plan: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
-    """The stored plan with `rows` in it; see the module's docstring."""
+    """The stored plan with `rows` merged into it; see the module's docstring."""
     if stored_plan is None:
         return rows.sort(ON)
     cast = rows.cast({name: stored_plan.schema[name] for name in rows.columns if name in stored_plan.columns})
@@ -114,7 +114,7 @@ def changed(stored_plan: pl.DataFrame | None, plan: pl.DataFrame) -> pl.DataFram
 
 
 def beside(stored_plan: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` of a plan as a table for people: columns that differ from the stored plan, before and now."""
+    """`rows` of a plan as a table for readers: the columns that differ from the stored plan, before and now."""
     names = [name for name in rows.columns if name not in (*ON, "shard")]
     if stored_plan is None:
         return rows.select(*ON, *names)
@@ -129,7 +129,7 @@ def beside(stored_plan: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame
 
 
 def affected(requested: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """The `requested` keys whose forecasts may differ where the plan differs in `rows`."""
+    """The `requested` keys whose forecasts may differ if the plan differs in `rows`."""
     return requested.filter(
         pl.col("sku").is_in(rows["sku"].unique().implode())
         | pl.col("store").is_in(rows["store"].unique().implode())
@@ -137,10 +137,10 @@ def affected(requested: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def differences(base: pl.DataFrame, other: pl.DataFrame, columns: Sequence[str], middle: str) -> pl.DataFrame:
-    """A line per key and week of the forecasts by two plans, sorted by key and week.
+    """A line per key and week that compares the forecasts with two plans, sorted by key and week.
 
-    Columns: sku, store, week; `stored` and `changed`, the medians, null where a plan has no such key; `difference`,
-    where a missing one counts as zero; and all quantiles of both, as `stored_q5`, `changed_q5` and so on.
+    Columns: sku, store, week; `stored` and `changed`, the medians, null if a plan lacks the key; `difference`, in which
+    a missing median counts as zero; and all quantiles of both, as `stored_q5`, `changed_q5` and so on.
     """
     both = _named(base, "stored", columns, middle).join(
         _named(other, "changed", columns, middle), on=ON, how="full", coalesce=True
@@ -159,12 +159,12 @@ def _named(rows: pl.DataFrame, name: str, columns: Sequence[str], middle: str) -
 def in_order(
     lines: pl.DataFrame, stored_plan: pl.DataFrame | None, plan: pl.DataFrame
 ) -> tuple[pl.DataFrame, list[str]]:
-    """`lines` of `differences` in which a lower price alone never lowers a forecast, nor a higher one raises it.
+    """`lines` of `differences` in which a lower price alone never lowers a forecast, and a higher price never raises it.
 
-    The models are held to that, but the calibration of a promoted week is another than that of a regular one, and the
-    price relative to other SKUs is free. A quantile that moves the wrong way stays at that of the stored plan, in the
-    rows where the price of the week is all that differs for the key and nothing differs for the other SKUs of the
-    store; a note says in how many.
+    The models are constrained in this way, but promoted and regular weeks are calibrated differently, and the
+    price relative to other SKUs is not constrained. A quantile that moves the wrong way keeps the value of the stored plan
+    in rows in which only the price of the week differs for the key, and nothing for the other SKUs of the
+    store; a note gives their number.
     """
     if stored_plan is None or PRICE not in plan.columns or PRICE not in stored_plan.columns:
         return lines, []
@@ -189,17 +189,17 @@ def in_order(
     count = (result["changed"] != with_move["changed"]).sum()
     result = result.with_columns(_DIFFERENCE)
     note = (
-        f"{count:,} medians moved with the price, not against it, and are held at those of the stored plan: promoted "
-        "and regular weeks are calibrated differently. A forecast with this plan leaves them as they are."
+        f"{count:,} medians moved with the price, not against it, and are kept as in the stored plan: promoted and "
+        "regular weeks are calibrated differently. A scoring run with this plan would not correct them."
     )
     return result.select(lines.columns), [note] if count else []
 
 
 def bands(lines: pl.DataFrame, files: Mapping[str, File], as_of: date, options: Options) -> pl.DataFrame:
-    """Totals of the pairs of `lines` by both plans, each week and all of them; see `models.sales.totals`.
+    """Totals of the pairs of `lines` with both plans, for each week and all weeks; see `models.sales.totals`.
 
-    plan (`stored` or `changed`), week, weeks, expected and the quantiles; without rows where the bundle's `files` have
-    nothing for sums. A pair that a plan lacks does not count in its totals.
+    Columns: plan (`stored` or `changed`), week, weeks, expected and the quantiles; without rows if the bundle's `files`
+    do not support totals. A pair that a plan lacks does not count in its totals.
     """
     only = replace(options, totals=(totals.TOTAL,))
     step = ((pl.col("week") - as_of).dt.total_days() // 7).cast(pl.Int32).alias("step")
@@ -213,7 +213,7 @@ def bands(lines: pl.DataFrame, files: Mapping[str, File], as_of: date, options: 
 
 
 def summed(lines: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """The medians of `differences`, summed by columns, with the difference and its share of the stored sum."""
+    """The medians of `differences` summed by the columns `by`, the difference, and its share of the stored sum."""
     sums = [pl.col(name).sum() for name in ("stored", "changed", "difference")]
     result = lines.group_by(by).agg(sums) if by else lines.select(sums)
     share = pl.when(pl.col("stored") > 0).then(pl.col("difference") / pl.col("stored"))

@@ -16,17 +16,17 @@ from models.scenario import Frames
 HISTORY_WEEKS = 52
 KEYS = 200
 NO_BAND = (
-    "Sums are of medians. Quantiles do not add up, so a sum has no band here; where demand is skewed, a sum of medians lies "
-    "below the total to expect."
+    "Sums are of medians. Quantiles do not add up, so a sum has no band here; if demand is skewed, a sum of medians lies "
+    "below the expected total."
 )
 BANDS = (
-    "Sums of pairs are of medians; where demand is skewed, such a sum lies below the total to expect. The bands of the "
-    "totals are of each plan alone. The difference is more certain than they suggest: most errors move both totals alike."
+    "Sums of pairs are of medians; if demand is skewed, such a sum lies below the expected total. Each band is that of one "
+    "plan's total. The difference is more certain than the bands suggest: most errors move both totals equally."
 )
 
 
 def about_sums(bands: pl.DataFrame) -> str:
-    """What the sums and their `bands` are; see `whatif.bands`."""
+    """An explanation of the sums and their `bands`; see `whatif.bands`."""
     return NO_BAND if bands.is_empty() else BANDS
 
 
@@ -40,7 +40,7 @@ def sections(
 ) -> list[Section]:
     """The totals, any key, and the keys that differ most.
 
-    `bands` are of the totals, see `whatif.bands`; `plans` are sku, store, week and what differs in the plan.
+    `bands` are those of the totals, see `whatif.bands`; `plans` has sku, store, week and the columns that differ.
     """
     total = summed(lines, []).row(0, named=True)
     figures = {
@@ -54,8 +54,8 @@ def sections(
     figures |= _whole(bands)
     items = "\n".join(f"- {note}" for note in notes)
     text = (
-        f"Nothing was published. Sales are known up to the week of **{as_of}**. All figures are of the pairs that have a "
-        f"SKU or a store whose plan differs: other pairs are forecast alike by both plans. {about_sums(bands)}\n\n{items}"
+        f"Nothing was published. Sales are known up to the week of **{as_of}**. All figures are for pairs with a SKU "
+        f"or a store whose plan differs: other pairs have the same forecast with both plans. {about_sums(bands)}\n\n{items}"
     )
     return [
         Section("Both plans", [Figures(figures), Text(text), _weeks(lines, bands)]),
@@ -82,7 +82,7 @@ def _weeks(lines: pl.DataFrame, bands: pl.DataFrame) -> page.Block:
         line("Stored plan", at, weeks["stored"].to_list(), page.MUTED, "5px,3px"),
         line("Changed plan", at, weeks["changed"].to_list(), page.MEDIAN),
     ]
-    caption = "Sum of the median forecasts of these pairs, by both plans."
+    caption = "Sum of the median forecasts of these pairs, with both plans."
     single = bands.filter(plan="changed", weeks=1)
     if single.height:
         quantiles = quantile_columns(bands.columns)
@@ -93,7 +93,7 @@ def _weeks(lines: pl.DataFrame, bands: pl.DataFrame) -> page.Block:
         data.insert(
             0, area | {"fill": "toself", "fillcolor": page.OUTER, "hoverinfo": "skip", "legendrank": 1}
         )
-        caption += f" The area is the {span} band of the total by the changed plan."
+        caption += f" The area is the {span} band of the total with the changed plan."
     return chart(data, caption, "Units per week")
 
 
@@ -115,7 +115,7 @@ def _explorer(lines: pl.DataFrame, tables: Frames, as_of: date) -> Explorer:
         [Track(past, Line("units", "Sold")), other, base],
         unit="Units per week",
         start=dict(zip(KEY, keys.select(KEY).row(0), strict=True)),
-        caption="Median forecasts by both plans. The pair that differs most comes first.",
+        caption="Median forecasts with both plans. The pair that differs most comes first.",
     )
 
 
@@ -138,6 +138,4 @@ def _keys(lines: pl.DataFrame) -> Grid:
 
 
 def _plans(plans: pl.DataFrame) -> Grid:
-    return Grid(
-        plans, "Rows of the changed plan that are not so in the stored one; before, and now", limit=KEYS
-    )
+    return Grid(plans, "Rows of the changed plan that differ from the stored one: before and now", limit=KEYS)

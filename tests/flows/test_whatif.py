@@ -40,7 +40,7 @@ def test_a_changed_plan_is_scored_beside_the_stored_one_and_the_store_stays_as_i
     whole = {band["plan"]: band for band in output.json["bands"] if band["weeks"] == 13}
     assert whole["stored"]["q5"] < whole["stored"]["expected"] < whole["stored"]["q95"]
     assert whole["changed"]["expected"] != whole["stored"]["expected"]
-    assert "band of the total by the changed plan" in (tmp_path / "page.html").read_text()
+    assert "band of the total with the changed plan" in (tmp_path / "page.html").read_text()
     forecasts = Store(sales_store.uri).scan("sales/forecasts").collect()
     both = lines.join(forecasts, on=["sku", "store", "week"])
     assert both.height == lines.height

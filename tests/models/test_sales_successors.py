@@ -71,7 +71,7 @@ def test_nothing_after_the_origin_is_inherited(tables):
 
 def test_predecessors_that_are_unknown_or_have_no_end_are_told(tables):
     (note,) = SALES.omissions(tables, AS_OF)
-    assert note.startswith("SKU new begins with the history of its predecessor 4, which is forecast, too.")
+    assert note.startswith("SKU new begins with the history of its predecessor 4, which is also forecast.")
     stray = pl.LazyFrame({"sku": ["new"], "predecessor": ["five"]})
     (note,) = SALES.omissions({**tables, "skus": stray}, AS_OF)
     assert note == "SKU new has the predecessor five, which was not sold in the last 52 weeks."
